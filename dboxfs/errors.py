@@ -1,0 +1,62 @@
+"""The errors of dboxfs: a small family, raised where the reason is known.
+
+Codecs (``dboxfs.dbox``, ``dboxfs.index``) see bytes only and raise :class:`FormatError`: an offset
+into those bytes and a reason.  ``dboxfs.store`` knows which file the bytes came from and turns it into
+:class:`CorruptFile`.  Everything else derives from :class:`DboxfsError` too, so that one place
+(``dboxfs.fuse.errno``) maps errors to errno values and one place (``dboxfs.cli``) maps them to one
+line on stderr and an exit status.
+"""
+
+from __future__ import annotations
+
+
+class DboxfsError(Exception):
+    """Base of every error that dboxfs raises on purpose.  ``str()`` is one line for a person."""
+
+
+class FormatError(DboxfsError):
+    """Bytes that break a format.
+
+    :param offset: position of the damage in the bytes that the codec was given (bytes, from 0),
+        plus whatever base offset the caller passed in.
+    :param reason: one line: what was found, what was expected.
+    """
+
+    def __init__(self, offset: int, reason: str) -> None:
+        super().__init__(f"offset {offset}: {reason}")
+        self.offset = offset
+        self.reason = reason
+
+
+class CorruptFile(DboxfsError):
+    """A file of the store is damaged at a known place (maps to EIO)."""
+
+    def __init__(self, path: str, offset: int, reason: str) -> None:
+        super().__init__(f"{path}: damaged at offset {offset}: {reason}")
+        self.path = path
+        self.offset = offset
+        self.reason = reason
+
+
+class NoSuchStore(DboxfsError):
+    """The location is missing, unreadable, or no dbox store."""
+
+
+class NoSuchMailbox(DboxfsError):
+    """The mailbox does not exist (any more); maps to ENOENT."""
+
+
+class NoSuchMessage(DboxfsError):
+    """The message does not exist (any more); maps to ENOENT."""
+
+
+class StoreBusy(DboxfsError):
+    """A lock could not be had in time; maps to EBUSY."""
+
+
+class Unsupported(DboxfsError):
+    """A feature of the store or a request that dboxfs does not handle; maps to EOPNOTSUPP."""
+
+
+class MountError(DboxfsError):
+    """The mount could not be made: mountpoint, /dev/fuse, options."""
