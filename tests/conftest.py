@@ -1,0 +1,48 @@
+"""What all tests share: one private Dovecot a session, mounts that are always taken down again.
+
+A test that makes Dovecot log a warning or an error fails, unless it carries
+``@pytest.mark.expected_log("part of the line", …)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.dovecot import Dovecot
+from tests.live.mounts import Mounts
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "expected_log(*parts): log lines with these parts are no failure")
+
+
+@pytest.fixture(scope="session")
+def dovecot_daemon() -> Iterator[Dovecot]:
+    with Dovecot() as daemon:
+        yield daemon
+
+
+def _unexpected(request: pytest.FixtureRequest, lines: list[str]) -> list[str]:
+    marker = request.node.get_closest_marker("expected_log")
+    parts = marker.args if marker else ()
+    return [line for line in lines if not any(part in line for part in parts)]
+
+
+@pytest.fixture
+def dovecot(dovecot_daemon: Dovecot, request: pytest.FixtureRequest) -> Iterator[Dovecot]:
+    """The session's Dovecot; the test fails when Dovecot logs a warning or an error meanwhile."""
+    before = len(dovecot_daemon.log_lines())
+    yield dovecot_daemon
+    assert _unexpected(request, dovecot_daemon.log_lines()[before:]) == []
+
+
+@pytest.fixture
+def mounts(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Mounts]:
+    """Mounts stores with ``dboxfs mount``; afterwards unmounts all and looks at their logs."""
+    with Mounts(tmp_path) as made:
+        yield made
+        lines = made.log_lines()
+    assert _unexpected(request, lines) == []

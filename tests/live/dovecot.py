@@ -1,0 +1,363 @@
+"""One private Dovecot for a test run: the source of every expected value of the live tests.
+
+A :class:`Dovecot` keeps all it needs in one temporary directory, listens on one free loopback port and
+is started once a session.  An :class:`Account` is one of its users, with any ``mail_location`` and any
+userdb settings; each has a home of its own, so tests don't meet.
+
+What Dovecot says is taken from ``doveadm``:
+
+* ``doveadm -f pager fetch`` prints, for each message, ``field: value`` lines in the order asked for,
+  then ``text:`` LF, then the message exactly as stored (LF line ends, whatever came in), then form feed
+  and LF unless it is the last one.  Nothing is escaped, so the text can only be delimited by
+  ``size.physical``: :func:`parse_pager` does that and fails on anything left over.  The other formats
+  can't be used: ``tab`` puts tabs into long texts, ``json`` can't hold 8-bit bytes.
+* Line ends are therefore compared in the stored form everywhere: what :meth:`Account.fetch` returns as
+  ``text`` and what a reader of the mount gets are the same bytes.
+* ``\\Recent`` is a property of a session, not of a message, and is dropped.
+* Fetching ``modseq`` or asking for ``highestmodseq`` makes Dovecot write a modseq extension into the
+  index.  Ask Dovecot first, look at the mount afterwards.
+
+Warnings and errors, of the daemon and of every ``doveadm`` run, are collected by
+:meth:`Dovecot.log_lines`; a fixture fails the test that caused one it didn't announce.
+"""
+
+from __future__ import annotations
+
+import getpass
+import imaplib
+import json
+import os
+import pwd
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_LOUD = re.compile(r"\b(Warning|Error|Panic|Fatal): ")
+_FETCH_FIELDS = (
+    "uid guid seq flags modseq date.received.unixtime date.saved.unixtime "
+    "pop3.uidl size.virtual size.physical"
+)
+
+
+class DoveadmError(Exception):
+    """``doveadm`` ended with a status other than 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """One message as ``doveadm fetch`` reports it; dates in seconds since the epoch, sizes in bytes."""
+
+    uid: int
+    guid: str
+    seq: int
+    flags: str
+    keywords: str
+    modseq: int
+    received: int
+    saved: int
+    pop3_uidl: str
+    virtual_size: int
+    physical_size: int
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One mailbox as ``doveadm mailbox status`` reports it."""
+
+    mailbox: str
+    guid: str
+    messages: int
+    unseen: int
+    uidnext: int
+    uidvalidity: int
+    highestmodseq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """One message for :meth:`Account.append`; ``date`` is an IMAP date-time without quotes, or empty."""
+
+    data: bytes
+    flags: str = ""
+    date: str = ""
+
+
+@dataclass(slots=True)
+class Account:
+    """One user of the private Dovecot."""
+
+    dovecot: Dovecot
+    name: str
+    location: str  # the STORE argument for dboxfs: mail_location with final paths
+    home: Path
+    settings: dict[str, str]
+
+    @property
+    def root(self) -> Path:
+        """The root directory of the store."""
+        return Path(self.location.split(":")[1])
+
+    def doveadm(self, *args: str, stdin: bytes = b"") -> bytes:
+        """Run ``doveadm COMMAND -u NAME …``; a two word command is given as one argument, "mailbox list"."""
+        command, *rest = args
+        return self.dovecot.doveadm(*command.split(" "), "-u", self.name, *rest, stdin=stdin)
+
+    def save(self, data: bytes, mailbox: str = "INBOX") -> None:
+        self.doveadm("save", "-m", mailbox, stdin=data)
+
+    def imap(self) -> imaplib.IMAP4:
+        """A logged-in IMAP session over TCP."""
+        client = imaplib.IMAP4("127.0.0.1", self.dovecot.port)
+        client.login(self.name, "any")
+        return client
+
+    def append(self, messages: Iterable[Append], mailbox: str = "INBOX") -> None:
+        """APPEND the messages over IMAP, byte for byte (``imaplib``'s own append rewrites line ends).
+
+        An IMAP literal holds no NUL and is not empty; such messages go through ``doveadm save``.
+        """
+        client = self.imap()
+        for message in messages:
+            if not message.data or b"\0" in message.data:
+                self.save(message.data, mailbox)
+                continue
+            head = f'A APPEND "{mailbox}" ({message.flags})'
+            if message.date:
+                head += f' "{message.date}"'
+            client.send(f"{head} {{{len(message.data)}+}}\r\n".encode() + message.data + b"\r\n")
+            line = client.readline()
+            while not line.startswith(b"A "):
+                line = client.readline()
+            if not line.startswith(b"A OK"):
+                raise DoveadmError(f"APPEND: {line!r}")
+        client.logout()
+
+    def mailboxes(self) -> list[str]:
+        """The full names, in UTF-8, of all mailboxes and of parents that are none themselves."""
+        return sorted(self.doveadm("mailbox list").decode().splitlines())
+
+    def subscriptions(self) -> list[str]:
+        return sorted(self.doveadm("mailbox list", "-s").decode().splitlines())
+
+    def status(self) -> dict[str, Status]:
+        """The status of every selectable mailbox, by name."""
+        fields = "messages unseen uidnext uidvalidity highestmodseq guid"
+        out = self.dovecot.doveadm("-f", "json", "mailbox", "status", "-u", self.name, fields, "*")
+        found = {}
+        for row in json.loads(out):
+            counts = {
+                k: int(row[k]) for k in ("messages", "unseen", "uidnext", "uidvalidity", "highestmodseq")
+            }
+            found[row["mailbox"]] = Status(mailbox=row["mailbox"], guid=row["guid"], **counts)
+        return found
+
+    def fetch(self, mailbox: str = "INBOX", search: str = "all") -> list[Fetched]:
+        """Every message of the mailbox that the search finds, with its exact stored text, in uid order."""
+        args = ("fetch", "-u", self.name, f"{_FETCH_FIELDS} text", "mailbox", mailbox, *search.split())
+        return [
+            _fetched(values, text) for values, text in parse_pager(self.dovecot.doveadm("-f", "pager", *args))
+        ]
+
+    def fetch_body(self, mailbox: str, uid: int) -> bytes:
+        """The exact stored bytes of one message."""
+        (message,) = self.fetch(mailbox, f"uid {uid}")
+        return message.text
+
+    def purge(self) -> None:
+        self.doveadm("purge")
+
+    def force_resync(self, mailbox: str = "*") -> None:
+        self.doveadm("force-resync", mailbox)
+
+
+def parse_pager(out: bytes) -> list[tuple[dict[str, str], bytes]]:
+    """Split the output of ``doveadm -f pager fetch '… size.physical text'`` into field values and text."""
+    records = []
+    at = 0
+    while at < len(out):
+        head_end = out.index(b"text:\n", at)
+        lines = out[at:head_end].decode().splitlines()
+        values = {name: value.removeprefix(" ") for name, _, value in (line.partition(":") for line in lines)}
+        start = head_end + len(b"text:\n")
+        end = start + int(values["size.physical"])
+        text = out[start:end]
+        if end < len(out) and out[end : end + 2] != b"\f\n":
+            raise ValueError(f"doveadm fetch: uid {values['uid']}: text longer than size.physical")
+        if len(text) != int(values["size.physical"]):
+            raise ValueError(f"doveadm fetch: uid {values['uid']}: text shorter than size.physical")
+        records.append((values, text))
+        at = end + 2
+    return records
+
+
+def _fetched(values: dict[str, str], text: bytes) -> Fetched:
+    names = values["flags"].split()
+    return Fetched(
+        uid=int(values["uid"]),
+        guid=values["guid"],
+        seq=int(values["seq"]),
+        flags=" ".join(n for n in names if n.startswith("\\") and n != "\\Recent"),
+        keywords=" ".join(n for n in names if not n.startswith("\\")),
+        modseq=int(values["modseq"]),
+        received=int(values["date.received.unixtime"]),
+        saved=int(values["date.saved.unixtime"]),
+        pop3_uidl=values["pop3.uidl"],
+        virtual_size=int(values["size.virtual"]),
+        physical_size=int(values["size.physical"]),
+        text=text,
+    )
+
+
+@dataclass(slots=True)
+class Dovecot:
+    """The daemon: use as a context manager, then :meth:`account`."""
+
+    root: Path = field(init=False)
+    port: int = field(init=False, default=0)
+    _process: subprocess.Popen[bytes] | None = field(init=False, default=None)
+    _doveadm_log: list[str] = field(init=False, default_factory=list)
+    _accounts: int = field(init=False, default=0)
+
+    def __enter__(self) -> Dovecot:
+        # Not below pytest's directory, which is closed to the mail user; short, since it holds sockets.
+        self.root = Path(tempfile.mkdtemp(prefix="dboxfs-dovecot."))
+        self.root.chmod(0o755)
+        for name in ("run", "state", "users", "home"):
+            (self.root / name).mkdir()
+        os.chown(self.root / "home", self.mail_uid, -1)
+        self._start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+        shutil.rmtree(self.root)
+
+    @property
+    def mail_user(self) -> str:
+        return "vmail" if os.geteuid() == 0 else getpass.getuser()
+
+    @property
+    def mail_uid(self) -> int:
+        return pwd.getpwnam(self.mail_user).pw_uid
+
+    @property
+    def config(self) -> Path:
+        return self.root / "dovecot.conf"
+
+    def stop(self) -> None:
+        """End the daemon and all its sessions; accounts stay usable through ``doveadm``."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(timeout=20)
+            self._process = None
+
+    def account(self, mail: str, **userdb: str) -> Account:
+        """A new user whose ``mail_location`` is ``mail``; ``{home}`` in it and in the settings is its home.
+
+        ``userdb`` are Dovecot settings by name: ``zlib_save="gz"``, ``mdbox_rotate_size="64k"`` …
+        """
+        self._accounts += 1
+        name = f"user{self._accounts}"
+        home = self.root / "home" / name
+        home.mkdir(mode=0o700)
+        entry = pwd.getpwnam(self.mail_user)
+        os.chown(home, entry.pw_uid, entry.pw_gid)
+        location = mail.format(home=home)
+        settings = {key: value.format(home=home) for key, value in userdb.items()}
+        extra = "".join(f" userdb_{key}={value}" for key, value in settings.items())
+        line = f"{name}::{entry.pw_uid}:{entry.pw_gid}::{home}::userdb_mail={location}{extra}\n"
+        (self.root / "users" / name).write_text(line)
+        return Account(self, name, location, home, settings)
+
+    def doveadm(self, *args: str, stdin: bytes = b"") -> bytes:
+        """Run ``doveadm`` with this daemon's configuration and return its standard output."""
+        command = ["doveadm", "-c", str(self.config), *args]
+        done = subprocess.run(command, input=stdin, capture_output=True, timeout=300, check=False)
+        stderr = done.stderr.decode(errors="replace")
+        self._doveadm_log += [line for line in stderr.splitlines() if _LOUD.search(line)]
+        if done.returncode != 0:
+            raise DoveadmError(f"{' '.join(args)}: status {done.returncode}: {stderr.strip()}")
+        return done.stdout
+
+    def log_lines(self) -> list[str]:
+        """All warnings and errors so far, of the daemon first, then of ``doveadm``."""
+        log = self.root / "dovecot.log"
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        # Ending the master is how a test run ends, and how a session is cut.
+        loud = [line for line in lines if _LOUD.search(line) and "Killed with signal" not in line]
+        return loud + self._doveadm_log
+
+    def _start(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        self.config.write_text(self._configuration())
+        binary = shutil.which("dovecot", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+        if binary is None:
+            raise FileNotFoundError("dovecot is not installed: run scripts/setup")
+        self._process = subprocess.Popen([binary, "-F", "-c", str(self.config)])
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            except OSError:
+                time.sleep(0.02)
+            else:
+                return
+        log = self.root / "dovecot.log"
+        raise RuntimeError(f"dovecot did not start: {log.read_text() if log.exists() else 'no log'}")
+
+    def _configuration(self) -> str:
+        root = self.root
+        privileged = os.geteuid() == 0
+        internal, login = ("dovecot", "dovenull") if privileged else (self.mail_user, self.mail_user)
+        return f"""\
+base_dir = {root}/run
+state_dir = {root}/state
+log_path = {root}/dovecot.log
+default_internal_user = {internal}
+default_login_user = {login}
+default_process_limit = 40
+default_client_limit = 200
+mail_uid = {self.mail_user}
+mail_gid = {self.mail_user}
+first_valid_uid = 1
+ssl = no
+protocols = imap
+disable_plaintext_auth = no
+listen = 127.0.0.1
+mail_home = {root}/home/%u
+mail_plugins = zlib
+mail_max_userip_connections = 100
+passdb {{
+  driver = static
+  args = nopassword=y
+}}
+userdb {{
+  driver = passwd-file
+  args = {root}/users/%u
+}}
+namespace inbox {{
+  inbox = yes
+  separator = /
+}}
+service imap-login {{
+  chroot =
+  inet_listener imap {{
+    address = 127.0.0.1
+    port = {self.port}
+  }}
+  inet_listener imaps {{
+    port = 0
+  }}
+}}
+service anvil {{
+  chroot =
+}}
+"""

@@ -1,0 +1,129 @@
+"""Mounting with the installed ``dboxfs``, as a user would, and always unmounting.
+
+The mount is a daemon of its own, so a test that fails, hangs or is interrupted can't take it along:
+:class:`Mounts` takes down whatever is left (lazily, by ``fusermount3 -u -z``) when it is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DBOXFS = Path(sys.executable).with_name("dboxfs")
+_LOUD = re.compile(r"\b(WARNING|ERROR|CRITICAL|Traceback)\b", re.IGNORECASE)
+
+
+def dboxfs(*args: str | Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run ``dboxfs`` to its end, whatever its status."""
+    return subprocess.run(
+        [DBOXFS, *args],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def is_mounted(mountpoint: Path) -> bool:
+    """Whether something is mounted there, by the kernel's own table (which asks no daemon)."""
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return str(mountpoint) in [point.encode().decode("unicode_escape") for point in points]
+
+
+def wait_until_unmounted(mountpoint: Path, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while is_mounted(mountpoint):
+        assert time.monotonic() < deadline, f"{mountpoint} is still mounted"
+        time.sleep(0.01)
+
+
+@dataclass(slots=True)
+class Mounts:
+    """Makes mounts below a directory and remembers them."""
+
+    directory: Path
+    _made: list[Path] = field(default_factory=list)
+
+    def __enter__(self) -> Mounts:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for mountpoint in self._made:
+            if is_mounted(mountpoint):
+                subprocess.run(["fusermount3", "-u", "-z", mountpoint], check=True)
+
+    def mountpoint(self) -> Path:
+        """A new empty directory, unmounted at the end whoever mounts there."""
+        path = self.directory / f"mnt{len(self._made) + 1}"
+        path.mkdir()
+        self._made.append(path)
+        return path
+
+    def log_file(self, mountpoint: Path) -> Path:
+        return mountpoint.with_suffix(".log")
+
+    def mount(self, store: str | Path, options: str = "") -> Path:
+        """``dboxfs mount`` as a daemon; returns the mountpoint once the command says that it is usable."""
+        mountpoint = self.mountpoint()
+        args: list[str | Path] = ["mount", "--log-file", self.log_file(mountpoint)]
+        if options:
+            args += ["-o", options]
+        done = dboxfs(*args, store, mountpoint)
+        assert done.returncode == 0, f"dboxfs mount: status {done.returncode}: {done.stderr}"
+        assert is_mounted(mountpoint)
+        return mountpoint
+
+    def umount(self, mountpoint: Path) -> None:
+        done = dboxfs("umount", mountpoint)
+        assert done.returncode == 0, f"dboxfs umount: status {done.returncode}: {done.stderr}"
+        wait_until_unmounted(mountpoint)
+
+    @contextlib.contextmanager
+    def foreground(
+        self, store: str | Path, *args: str, prefix: tuple[str, ...] = ()
+    ) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+        """``dboxfs mount -f`` as a child process (after ``prefix``, say strace), ended by SIGTERM."""
+        mountpoint = self.mountpoint()
+        log = self.log_file(mountpoint)
+        command = [
+            *prefix,
+            str(DBOXFS),
+            "mount",
+            "-f",
+            "--log-file",
+            str(log),
+            *args,
+            str(store),
+            str(mountpoint),
+        ]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        try:
+            deadline = time.monotonic() + 30
+            while not is_mounted(mountpoint):
+                assert process.poll() is None, f"dboxfs mount -f: status {process.returncode}"
+                assert time.monotonic() < deadline, "dboxfs mount -f: nothing mounted after 30 seconds"
+                time.sleep(0.01)
+            yield mountpoint, process
+        finally:
+            process.terminate()
+            process.communicate(timeout=20)
+
+    def log_lines(self) -> list[str]:
+        """The warnings and errors in the logs of all mounts."""
+        logs = [self.log_file(made) for made in self._made]
+        lines = [line for log in logs if log.exists() for line in log.read_text().splitlines()]
+        return [line for line in lines if _LOUD.search(line)]
+
+
+def xattrs(path: Path) -> dict[str, str]:
+    """The ``user.dbox.`` attributes of a file or directory, by the name after that prefix."""
+    names = [name for name in os.listxattr(path) if name.startswith("user.dbox.")]
+    return {name.removeprefix("user.dbox."): os.getxattr(path, name).decode() for name in names}
