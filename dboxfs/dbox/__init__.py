@@ -1,0 +1,80 @@
+"""dbox message files: sans-I/O codecs (bytes in, values out; no files, no clock, no event loop).
+
+What a message is on disk, from the outside in:
+
+* :mod:`~dboxfs.dbox.format2`: file header line, message header, metadata magic (format 2, the one Dovecot
+  writes; its docstring is the grammar of a whole file),
+* :mod:`~dboxfs.dbox.metadata`: the metadata block behind the body, every key,
+* :mod:`~dboxfs.dbox.scan`: one record after the other,
+* :mod:`~dboxfs.dbox.compression`: compressed bodies, decompressed as a stream,
+* :mod:`~dboxfs.dbox.attachments`: bodies whose attachments are files of their own,
+* :mod:`~dboxfs.dbox.describe`: a dbox file in words.
+
+A reader takes these steps: file header, message header (they give the body's place and stored size),
+metadata; ``detect`` on the first bytes of the body says whether to decompress; ``plan`` says where
+attachments go.
+
+Parsers return a value, or :class:`NeedMore` when they were given too few bytes, or raise
+:class:`~dboxfs.errors.FormatError` with offset and reason.  No input makes them raise anything else.
+"""
+
+from __future__ import annotations
+
+from dboxfs.dbox.attachments import (
+    ExtRef,
+    Segment,
+    SegmentPlan,
+    encode_base64_range,
+    encoded_size,
+    parse_ext_refs,
+    plan,
+    raw_range,
+)
+from dboxfs.dbox.compression import PREFIX_SIZE, Compression, Decompressor, detect
+from dboxfs.dbox.format2 import (
+    MAX_FILE_HEADER,
+    MESSAGE_HEADER_SIZE,
+    METADATA_MAGIC,
+    Buffer,
+    FileHeader,
+    MessageHeader,
+    NeedMore,
+    encode_file_header,
+    encode_message_header,
+    parse_file_header,
+    parse_message_header,
+)
+from dboxfs.dbox.metadata import Metadata, encode_metadata, parse_metadata
+from dboxfs.dbox.scan import Record, find_record, next_record
+
+__all__ = [
+    "MAX_FILE_HEADER",
+    "MESSAGE_HEADER_SIZE",
+    "METADATA_MAGIC",
+    "PREFIX_SIZE",
+    "Buffer",
+    "Compression",
+    "Decompressor",
+    "ExtRef",
+    "FileHeader",
+    "MessageHeader",
+    "Metadata",
+    "NeedMore",
+    "Record",
+    "Segment",
+    "SegmentPlan",
+    "detect",
+    "encode_base64_range",
+    "encode_file_header",
+    "encode_message_header",
+    "encode_metadata",
+    "encoded_size",
+    "find_record",
+    "next_record",
+    "parse_ext_refs",
+    "parse_file_header",
+    "parse_message_header",
+    "parse_metadata",
+    "plan",
+    "raw_range",
+]

@@ -1,0 +1,88 @@
+"""One record after the other in the bytes of a dbox file.
+
+A record is message header, body, metadata block (grammar in :mod:`dboxfs.dbox.format2`); the next one starts
+where the terminator of its metadata ended.  There is no count and no trailer: the file ends where its last
+record does.  Nothing but a record's own size leads to the next one, so behind a damaged record the rest of a
+file is found by :func:`find_record`, or by the offsets of the map (mdbox).
+
+Offsets.  ``data`` is a window of a file, ``base`` the file offset of ``data[0]``.  ``offset`` arguments
+and :class:`~dboxfs.dbox.format2.NeedMore` count from ``data[0]``; the offsets in records and errors are
+offsets in the file.
+
+Source: dbox-files section 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from dboxfs.dbox.format2 import Buffer, FileHeader, MessageHeader, NeedMore, parse_message_header
+from dboxfs.dbox.metadata import Metadata, parse_metadata
+from dboxfs.errors import FormatError
+
+MAX_FOUND_METADATA: Final = 65536
+"""Longest metadata block of a record that :func:`find_record` accepts (bytes)."""
+
+_RECORD_START: Final = b"\x01\x02N"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Where one message is in its file, and what its metadata say.
+
+    ``offset``, ``body_offset``, ``metadata_offset``: offsets in the file.  ``size``: bytes of the whole
+    record (what the mdbox map stores); the next one starts at ``offset + size``.
+    """
+
+    offset: int
+    header: MessageHeader
+    body_offset: int
+    metadata_offset: int
+    metadata: Metadata
+    size: int
+
+
+def next_record(
+    data: Buffer, offset: int, header: FileHeader, *, base: int = 0, limit: int | None = None
+) -> Record | NeedMore:
+    """Parse the record at ``data[offset:]``.  The body is skipped, not looked at.
+
+    :param header: the header line of the file, for the size of message headers.
+    :param base: offset of ``data[0]`` in the file.
+    :param limit: bytes that the metadata block may have; None: any.
+    :return: the record, or how many bytes ``data`` must have.  ``NeedMore(offset + …)`` at the exact end of a
+        file only says that there is no further record; compare ``offset`` with the file's size first.
+    :raises FormatError: damage, with its offset in the file.
+    """
+    view = memoryview(data)
+    message = parse_message_header(view[offset:], header.message_header_size, base=base + offset)
+    if isinstance(message, NeedMore):
+        return NeedMore(offset + message.size)
+    body_offset = offset + header.message_header_size
+    metadata_offset = body_offset + message.body_size
+    if metadata_offset >= len(view):
+        return NeedMore(metadata_offset + 1)
+    metadata = parse_metadata(view[metadata_offset:], base=base + metadata_offset, limit=limit)
+    if isinstance(metadata, NeedMore):
+        return NeedMore(metadata_offset + metadata.size)
+    size = metadata_offset + metadata.size - offset
+    return Record(base + offset, message, base + body_offset, base + metadata_offset, metadata, size)
+
+
+def find_record(data: bytes | bytearray, offset: int, header: FileHeader, *, base: int = 0) -> Record | None:
+    """The first complete record that starts at or behind ``data[offset]``, or None.
+
+    For going on behind damage.  A record inside a body (a dbox file as an attachment) looks like any other:
+    what is found is a guess that the caller must not serve without other evidence.  Metadata blocks above
+    :data:`MAX_FOUND_METADATA` bytes are not found, which keeps the search linear.
+    """
+    while (offset := data.find(_RECORD_START, offset)) >= 0:
+        try:
+            found = next_record(data, offset, header, base=base, limit=MAX_FOUND_METADATA)
+        except FormatError:
+            found = None  # only looked like one
+        if isinstance(found, Record):
+            return found
+        offset += 1
+    return None
