@@ -1,0 +1,36 @@
+"""The nonblocking file API: handles, drivers, streams, a page cache.  It knows nothing of mail.
+
+Everything runs on one trio event loop; a driver runs the operations somewhere else and completes them on the
+loop in batches.  Start with :class:`FileSystem`; ``handle.py`` has the contract of a handle, ``driver.py``
+that of a driver.
+"""
+
+from dboxfs.fsapi.driver import Driver
+from dboxfs.fsapi.filesystem import FileSystem
+from dboxfs.fsapi.handle import Handle
+from dboxfs.fsapi.memory import MemoryDriver
+from dboxfs.fsapi.threads import ThreadsDriver
+from dboxfs.fsapi.types import (
+    Capabilities,
+    CreateMode,
+    DirEntry,
+    OpenMode,
+    Peek,
+    PeekResult,
+    Permissions,
+)
+
+__all__ = [
+    "Capabilities",
+    "CreateMode",
+    "DirEntry",
+    "Driver",
+    "FileSystem",
+    "Handle",
+    "MemoryDriver",
+    "OpenMode",
+    "Peek",
+    "PeekResult",
+    "Permissions",
+    "ThreadsDriver",
+]

@@ -1,0 +1,283 @@
+"""The file system: handles by path, whole operations by ``await``, counters.
+
+One :class:`FileSystem` belongs to one trio event loop and one driver.  Opening and creating never fail and
+never block; whole operations (``stat``, ``listdir``, ``rename`` ...) are one driver operation each.
+
+Cancellation: every awaitable here is a checkpoint and can be cancelled.  Operations that only look are
+dropped; an operation that changes something and has not begun never happens, one that has begun ends in the
+background as if nobody had cancelled.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import TypeVar
+
+import trio
+
+from dboxfs.fsapi import ops
+from dboxfs.fsapi.driver import Driver
+from dboxfs.fsapi.handle import Handle
+from dboxfs.fsapi.ops import Job, Op, os_error
+from dboxfs.fsapi.types import Capabilities, DirEntry, OpenMode, Peek, PeekResult, Permissions
+
+R = TypeVar("R")
+
+_PEEK_BATCH = 64
+_CLOSE_SECONDS = 2.0
+
+
+class FileSystem:
+    """Files through a driver.
+
+    Use it as ``async with FileSystem(ThreadsDriver()) as fs``, or call :meth:`start` with a nursery and
+    :meth:`aclose` at the end.
+
+    :param driver: runs the operations; it belongs to this file system from now on.
+    :param readahead: bytes read ahead of a sequential reader, at most.
+    :param write_buffer: bytes that one handle takes before ``write`` says EAGAIN.
+    :param cache_size: bytes of the daemon's own page cache.
+    :param dirty_limit: bytes of all handles together that are written but not yet at the driver.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        *,
+        readahead: int = 1 << 20,
+        write_buffer: int = 256 << 10,
+        cache_size: int = 64 << 20,
+        dirty_limit: int = 16 << 20,
+    ) -> None:
+        self.driver = driver
+        self.readahead = readahead
+        self.write_buffer = write_buffer
+        self.cache_size = cache_size
+        self.dirty_limit = dirty_limit
+        self.inline_reads = 0
+        self.driver_reads = 0
+        self.driver_bytes = 0
+        self._opens = 0
+        self._inline_opens = 0
+        self._handles: set[Handle] = set()
+        self._in_flight = 0
+        self._idle: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()
+        self._state = "new"
+        self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
+
+    # -- life --------------------------------------------------------------------------------------------
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Start the driver; tasks (and what a callback raises) go into ``nursery``.  A checkpoint."""
+        if self._state != "new":
+            raise RuntimeError("a FileSystem can be started once")
+        await self.driver.start(nursery)
+        self._state = "running"
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        """Close every handle, wait for what is in flight (2 seconds at most) and stop the driver.
+
+        Not cancellable; an operation that hangs longer than that is left to itself.
+        """
+        if self._state != "running":
+            self._state = "closed"
+            return
+        self._state = "closing"
+        for handle in tuple(self._handles):
+            handle.close()
+        with trio.move_on_after(_CLOSE_SECONDS, shield=True):
+            while self._in_flight:
+                await self._idle.park()
+        self._state = "closed"
+        with trio.CancelScope(shield=True):
+            await self.driver.aclose()
+
+    async def __aenter__(self) -> FileSystem:
+        self._nursery_manager = trio.open_nursery()
+        await self.start(await self._nursery_manager.__aenter__())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        manager = self._nursery_manager
+        assert manager is not None
+        self._nursery_manager = None
+        await self.aclose()
+        try:
+            return await manager.__aexit__(kind, error, traceback)
+        except BaseExceptionGroup as group:
+            if group.exceptions == (error,):  # the body's own exception, which the nursery has wrapped
+                return False
+            raise
+
+    # -- handles -----------------------------------------------------------------------------------------
+
+    def open(self, path: str, mode: OpenMode = OpenMode.READ, *, willneed: int = 0) -> Handle:
+        """Open an existing file.  Never fails and never waits: an error comes out of the handle's first use.
+
+        :param willneed: bytes from the beginning of the file that will be read soon.
+        """
+        self._opens += 1
+        handle = Handle(self, path, mode)
+        if self._state != "running":
+            handle.open_failed(os_error(errno.EBADF, path))
+            return handle
+        self._handles.add(handle)
+        if mode is OpenMode.READ and self._open_inline(handle):
+            if willneed:
+                handle.willneed(0, willneed)
+            return handle
+        handle.open_submitted()
+        self.submit(ops.Open(path, mode is OpenMode.APPEND, willneed), handle.open_job_done)
+        return handle
+
+    def forget(self, handle: Handle) -> None:
+        """Called by a handle that is closed."""
+        self._handles.discard(handle)
+
+    # -- whole operations --------------------------------------------------------------------------------
+
+    async def stat(self, path: str) -> os.stat_result:
+        """Attributes of a file, symbolic links followed.  A checkpoint; cancelled: nothing happened."""
+        return await self._run(ops.Stat(path))
+
+    async def lstat(self, path: str) -> os.stat_result:
+        """Attributes of a file or of a symbolic link itself.  A checkpoint; cancelled: nothing happened."""
+        return await self._run(ops.Stat(path, follow=False))
+
+    async def listdir(self, path: str) -> list[DirEntry]:
+        """The entries of a directory, unordered.  A checkpoint; cancelled: nothing happened."""
+        return await self._run(ops.Listdir(path))
+
+    async def readlink(self, path: str) -> str:
+        """What a symbolic link holds.  A checkpoint; cancelled: nothing happened."""
+        return await self._run(ops.Readlink(path))
+
+    async def peek(self, requests: Sequence[Peek]) -> list[PeekResult | OSError]:
+        """Read small ranges of many files, spread over the workers: one answer or error for each request.
+
+        What comes back is what the files hold now, never something cached.  A short chunk at the end of a
+        file is no error.  A checkpoint; cancelled: what has not begun is not begun.
+        """
+        depth = max(1, self.driver.depth)
+        step = max(1, min(_PEEK_BATCH, -(-len(requests) // depth)))
+        batches = [
+            ops.PeekMany(tuple(requests[start : start + step])) for start in range(0, len(requests), step)
+        ]
+        answers = await self._run_all(batches)
+        return [answer for batch in answers for answer in batch]
+
+    async def rename(self, source: str, target: str) -> None:
+        """Rename; replaces an existing file.  A checkpoint; cancelled: see the module's docstring."""
+        await self._run(ops.Rename(source, target))
+
+    async def link(self, source: str, target: str) -> None:
+        """Give a file another name.  A checkpoint; cancelled: see the module's docstring.
+
+        :raises FileExistsError: the name is taken.
+        """
+        await self._run(ops.Link(source, target))
+
+    async def unlink(self, path: str) -> None:
+        """Take a file's name away.  A checkpoint; cancelled: see the module's docstring."""
+        await self._run(ops.Unlink(path))
+
+    async def mkdir(self, path: str, permissions: Permissions | None = None) -> None:
+        """Make a directory (mode 0700 if left out).  A checkpoint; cancelled: see the module's docstring."""
+        await self._run(ops.Mkdir(path, permissions or Permissions(0o700)))
+
+    async def rmdir(self, path: str) -> None:
+        """Remove an empty directory.  A checkpoint; cancelled: see the module's docstring."""
+        await self._run(ops.Rmdir(path))
+
+    async def fsync_dir(self, path: str) -> None:
+        """Make the names in a directory durable.  A checkpoint; cancelled: see the module's docstring."""
+        await self._run(ops.SyncDir(path))
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this driver's files can do."""
+        return self.driver.capabilities
+
+    def stats(self) -> dict[str, int | float]:
+        """Counters since the start and gauges of now; the driver's own have the prefix ``driver_``."""
+        result: dict[str, int | float] = {
+            "opens": self._opens,
+            "inline_opens": self._inline_opens,
+            "open_handles": len(self._handles),
+            "inline_reads": self.inline_reads,
+            "driver_reads": self.driver_reads,
+            "driver_bytes": self.driver_bytes,
+            "in_flight": self._in_flight,
+        }
+        result.update((f"driver_{name}", value) for name, value in self.driver.stats().items())
+        return result
+
+    # -- inside the package ------------------------------------------------------------------------------
+
+    def submit(self, op: Op[R], done: Callable[[Job[R]], None], *, background: bool = False) -> Job[R]:
+        """Hand an operation to the driver and count it as in flight until ``done`` has been called."""
+
+        def finished(job: Job[R]) -> None:
+            self._in_flight -= 1
+            try:
+                done(job)
+            finally:
+                if not self._in_flight and self._state == "closing":
+                    self._idle.unpark_all()
+
+        self._in_flight += 1
+        return self.driver.submit(op, finished, background=background)
+
+    def _open_inline(self, handle: Handle) -> bool:
+        try:
+            fd = self.driver.open_nowait(handle.path)
+        except OSError as error:
+            handle.open_failed(error)
+            return True
+        if fd is None:
+            return False
+        handle.set_open(fd, None)
+        self._inline_opens += 1
+        return True
+
+    async def _run(self, op: Op[R]) -> R:
+        (answer,) = await self._run_all([op])
+        return answer
+
+    async def _run_all(self, batch: Sequence[Op[R]]) -> list[R]:
+        """Run operations side by side and give their answers in order; the first error is raised."""
+        if self._state != "running":
+            raise os_error(errno.EBADF)
+        if not batch:
+            await trio.lowlevel.checkpoint()
+            return []
+        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+        missing = len(batch)
+
+        def done(job: Job[R]) -> None:
+            nonlocal missing, task
+            missing -= 1
+            if not missing and task is not None:
+                trio.lowlevel.reschedule(task)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            nonlocal task
+            task = None
+            for job in jobs:
+                job.cancel()
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.checkpoint_if_cancelled()
+        jobs = [self.submit(op, done) for op in batch]
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        return [job.value() for job in jobs]

@@ -1,0 +1,270 @@
+"""The operations that a driver runs: plain values, each with the type of its answer.
+
+The protocol between :class:`~dboxfs.fsapi.filesystem.FileSystem` and a driver is: an :class:`Op` goes in, a
+:class:`Job` comes back at once, the operation runs elsewhere, and ``job.done(job)`` is called exactly once on
+the event loop's thread, never from inside ``submit``.  An operation is small: one or two system calls that
+belong together, so that a fault or a crash can be put between any two steps of something longer.
+
+An open file is an ``int`` that the driver gave out (a descriptor for drivers over the operating system).
+No operation overwrites bytes: :class:`Append` writes at the end, :class:`Truncate` takes back an append.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from dboxfs.fsapi.types import DirEntry, Peek, PeekResult, Permissions
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Op(Generic[R]):
+    """An operation that answers with an ``R`` or an :class:`OSError`."""
+
+    kind: ClassVar[str] = "op"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A file that was opened or created: the driver's number for it, and its attributes at that time."""
+
+    fd: int
+    stat: os.stat_result
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """How many bytes of an :class:`Append` reached the file, and what stopped the rest."""
+
+    written: int
+    error: OSError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Open(Op[Opened]):
+    """Open an existing file.  ``advise`` bytes from its beginning are asked for in the same step."""
+
+    kind: ClassVar[str] = "open"
+    path: str
+    append: bool = False
+    advise: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Create(Op[Opened]):
+    """Create a file that must not exist (no symbolic link is followed), open for appending and reading."""
+
+    kind: ClassVar[str] = "create"
+    path: str
+    permissions: Permissions
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Op[bytes]):
+    """Read up to ``size`` bytes.  Fewer come only at the end of the file, or where a driver reads short."""
+
+    kind: ClassVar[str] = "read"
+    fd: int
+    size: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Advise(Op[None]):
+    """Bring a range into the kernel's page cache without waiting for it."""
+
+    kind: ClassVar[str] = "advise"
+    fd: int
+    size: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Append(Op[Appended]):
+    """Write at the end of the file.  An error after some bytes is part of the answer, not an exception."""
+
+    kind: ClassVar[str] = "append"
+    fd: int
+    chunks: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate(Op[None]):
+    """Cut a file back to ``size``; EBUSY if it is longer than ``expected``: another program appended."""
+
+    kind: ClassVar[str] = "truncate"
+    fd: int
+    size: int
+    expected: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sync(Op[None]):
+    """Make the file's data and size durable."""
+
+    kind: ClassVar[str] = "sync"
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Publish(Op[None]):
+    """Give a temporary file its final name, atomically.  Without ``replace``: EEXIST if the name is taken."""
+
+    kind: ClassVar[str] = "publish"
+    temporary: str
+    path: str
+    replace: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SyncDir(Op[None]):
+    """Make the names in a directory durable."""
+
+    kind: ClassVar[str] = "sync_dir"
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Close(Op[None]):
+    """Give an open file back.  The number is free whatever the answer is."""
+
+    kind: ClassVar[str] = "close"
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stat(Op[os.stat_result]):
+    """Attributes by name; ``follow``: of what a symbolic link leads to."""
+
+    kind: ClassVar[str] = "stat"
+    path: str
+    follow: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Listdir(Op[list[DirEntry]]):
+    """All entries of a directory but ``.`` and ``..``, in no particular order."""
+
+    kind: ClassVar[str] = "listdir"
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Readlink(Op[str]):
+    """What a symbolic link holds."""
+
+    kind: ClassVar[str] = "readlink"
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeekMany(Op[list[PeekResult | OSError]]):
+    """Open, stat, read and close several files one after the other; one answer or error each."""
+
+    kind: ClassVar[str] = "peek"
+    requests: tuple[Peek, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rename(Op[None]):
+    """Rename; an existing file of the new name is replaced atomically."""
+
+    kind: ClassVar[str] = "rename"
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Link(Op[None]):
+    """Another name for a file; EEXIST if the name is taken."""
+
+    kind: ClassVar[str] = "link"
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unlink(Op[None]):
+    """Take away a name of a file."""
+
+    kind: ClassVar[str] = "unlink"
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mkdir(Op[None]):
+    """Make a directory with exactly these permissions."""
+
+    kind: ClassVar[str] = "mkdir"
+    path: str
+    permissions: Permissions
+
+
+@dataclass(frozen=True, slots=True)
+class Rmdir(Op[None]):
+    """Remove an empty directory."""
+
+    kind: ClassVar[str] = "rmdir"
+    path: str
+
+
+class Job(Generic[R]):
+    """One operation on its way through a driver.
+
+    ``done`` is called once, on the loop's thread, when either ``error`` or ``result`` is set.  ``cancel`` may
+    be called at any time before that: an operation that has not begun is then never run and ends with
+    ECANCELED; one that has begun ends as it would have.
+    """
+
+    __slots__ = ("cancelled", "done", "error", "op", "result")
+
+    def __init__(self, op: Op[R], done: Callable[[Job[R]], None]) -> None:
+        self.op = op
+        self.done = done
+        self.result: R | None = None
+        self.error: BaseException | None = None
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Don't begin this operation if it hasn't begun."""
+        self.cancelled = True
+
+    def run(self, execute: Callable[[Op[R]], R]) -> None:
+        """Run the operation with ``execute`` and keep what comes of it (called by drivers, on any thread)."""
+        if self.cancelled:
+            self.error = OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+            return
+        try:
+            self.result = execute(self.op)
+        except OSError as error:
+            self.error = error
+        except ValueError as error:  # a path with a NUL byte
+            self.error = OSError(errno.EINVAL, str(error))
+        except BaseException as error:  # noqa: BLE001 - raised by value() in the task that asked
+            self.error = error
+
+    def value(self) -> R:
+        """The answer, or the operation's error raised."""
+        if self.error is not None:
+            raise fresh(self.error)
+        result: Any = self.result
+        return result  # type: ignore[no-any-return]
+
+
+def fresh(error: BaseException) -> BaseException:
+    """A copy of an OSError, so that several tasks can raise it without sharing a traceback."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return error
+    if error.filename2 is not None:
+        return OSError(error.errno, error.strerror, error.filename, None, error.filename2)
+    return OSError(error.errno, error.strerror, error.filename)
+
+
+def os_error(code: int, path: str | None = None) -> OSError:
+    """The OSError (of the fitting subclass) of an errno."""
+    return OSError(code, os.strerror(code), path)

@@ -1,0 +1,262 @@
+"""The operations of :mod:`dboxfs.fsapi.ops` as system calls.  Everything here may block: workers call it.
+
+Rules that hold for every call: descriptors are close-on-exec; no call overwrites bytes; a new file is made
+with O_EXCL and O_NOFOLLOW; names given as final are reached by one atomic step.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat as stat_module
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from dboxfs.fsapi import ops
+from dboxfs.fsapi.ops import Appended, Op, Opened, os_error
+from dboxfs.fsapi.types import DirEntry, Peek, PeekResult, Permissions
+
+R = TypeVar("R")
+
+_IOV_MAX = 1024
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+# O_NONBLOCK: opening a FIFO that lies in a mailstore must not wait for a writer; regular files ignore it.
+_READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_APPEND_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_CREATE_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def execute(op: Op[R]) -> R:
+    """Run one operation and give its answer; OSError as the system raises it."""
+    result: R = _CALLS[type(op)](op)
+    return result
+
+
+def dispose(job: ops.Job[Any]) -> None:
+    """Close what a job opened whose caller is gone."""
+    if isinstance(job.result, Opened):
+        os.close(job.result.fd)
+
+
+def _open(op: ops.Open) -> Opened:
+    fd = os.open(op.path, _APPEND_FLAGS if op.append else _READ_FLAGS)
+    try:
+        status = os.fstat(fd)
+        if op.append and not stat_module.S_ISREG(status.st_mode):
+            raise os_error(errno.EINVAL, op.path)
+        if op.advise and stat_module.S_ISREG(status.st_mode):
+            os.posix_fadvise(fd, 0, op.advise, os.POSIX_FADV_WILLNEED)
+    except BaseException:
+        os.close(fd)
+        raise
+    return Opened(fd, status)
+
+
+def _create(op: ops.Create) -> Opened:
+    fd = os.open(op.path, _CREATE_FLAGS, op.permissions.mode & 0o700)
+    try:
+        _set_permissions(fd, op.permissions)
+        return Opened(fd, os.fstat(fd))
+    except BaseException:
+        os.close(fd)
+        os.unlink(op.path)
+        raise
+
+
+def _set_permissions(target: int | str, permissions: Permissions) -> None:
+    uid = -1 if permissions.uid is None else permissions.uid
+    gid = -1 if permissions.gid is None else permissions.gid
+    if (uid, gid) != (-1, -1):
+        os.chown(target, uid, gid)
+    os.chmod(target, permissions.mode)
+
+
+def _read(op: ops.Read) -> bytes:
+    data = os.pread(op.fd, op.size, op.offset)
+    if not data or len(data) == op.size:
+        return data
+    parts = [data]
+    got = len(data)
+    while data and got < op.size:
+        data = os.pread(op.fd, op.size - got, op.offset + got)
+        parts.append(data)
+        got += len(data)
+    return b"".join(parts)
+
+
+def _advise(op: ops.Advise) -> None:
+    os.posix_fadvise(op.fd, op.offset, op.size, os.POSIX_FADV_WILLNEED)
+
+
+def _append(op: ops.Append) -> Appended:
+    views = [memoryview(chunk) for chunk in op.chunks if chunk]
+    written = 0
+    try:
+        while views:
+            count = os.writev(op.fd, views[:_IOV_MAX])
+            written += count
+            while count:
+                if count < len(views[0]):
+                    views[0] = views[0][count:]
+                    break
+                count -= len(views.pop(0))
+    except OSError as error:
+        return Appended(written, error)
+    return Appended(written, None)
+
+
+def _truncate(op: ops.Truncate) -> None:
+    size = os.fstat(op.fd).st_size
+    if size > op.expected:
+        raise os_error(errno.EBUSY)
+    if size > op.size:
+        os.ftruncate(op.fd, op.size)
+
+
+def _sync(op: ops.Sync) -> None:
+    os.fdatasync(op.fd)
+
+
+def _publish(op: ops.Publish) -> None:
+    if op.replace:
+        os.rename(op.temporary, op.path)
+        return
+    try:
+        _rename_noreplace(op.temporary, op.path)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
+        os.link(op.temporary, op.path)
+        os.unlink(op.temporary)
+
+
+def _rename_noreplace(source: str, target: str) -> None:
+    """renameat2 with RENAME_NOREPLACE; EINVAL or ENOSYS where the file system or C library has none."""
+    call = getattr(_libc, "renameat2", None)
+    if call is None:
+        raise os_error(errno.ENOSYS, source)
+    if call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), source, None, target)
+
+
+def _sync_dir(op: ops.SyncDir) -> None:
+    fd = os.open(op.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _close(op: ops.Close) -> None:
+    os.close(op.fd)
+
+
+def _stat(op: ops.Stat) -> os.stat_result:
+    return os.stat(op.path, follow_symlinks=op.follow)
+
+
+def _listdir(op: ops.Listdir) -> list[DirEntry]:
+    with os.scandir(op.path) as entries:
+        return [
+            DirEntry(entry.name, entry.is_dir(follow_symlinks=False), entry.is_symlink()) for entry in entries
+        ]
+
+
+def _readlink(op: ops.Readlink) -> str:
+    return os.readlink(op.path)
+
+
+def _peek_many(op: ops.PeekMany) -> list[PeekResult | OSError]:
+    answers: list[PeekResult | OSError] = []
+    for request in op.requests:
+        try:
+            answers.append(_peek(request))
+        except OSError as error:
+            answers.append(error)
+        except ValueError as error:
+            answers.append(OSError(errno.EINVAL, str(error), request.path))
+    return answers
+
+
+def _peek(request: Peek) -> PeekResult:
+    fd = os.open(request.path, _READ_FLAGS)
+    try:
+        status = os.fstat(fd)
+        if stat_module.S_ISDIR(status.st_mode):
+            raise os_error(errno.EISDIR, request.path)
+        return PeekResult(
+            status, tuple(_peek_range(fd, item, status.st_size, request.limit) for item in request.ranges)
+        )
+    finally:
+        os.close(fd)
+
+
+def _peek_range(fd: int, wanted: tuple[int, int | None], file_size: int, limit: int) -> bytes:
+    offset, size = wanted
+    if offset < 0:
+        offset = max(0, file_size + offset)
+    if size is None:
+        return _read_to_end(fd, offset, max(0, file_size - offset), limit)
+    return _read(ops.Read(fd, min(size, limit), offset))
+
+
+def _read_to_end(fd: int, offset: int, expected: int, limit: int) -> bytes:
+    """Up to ``limit`` bytes to the end as it is when it is reached: the file may grow meanwhile."""
+    data = _read(ops.Read(fd, min(expected + 1, limit), offset))
+    while len(data) == expected + 1 and len(data) < limit:
+        expected += 1 << 16
+        data += _read(ops.Read(fd, min(expected + 1, limit) - len(data), offset + len(data)))
+    return data
+
+
+def _rename(op: ops.Rename) -> None:
+    os.rename(op.source, op.target)
+
+
+def _link(op: ops.Link) -> None:
+    os.link(op.source, op.target, follow_symlinks=False)
+
+
+def _unlink(op: ops.Unlink) -> None:
+    os.unlink(op.path)
+
+
+def _mkdir(op: ops.Mkdir) -> None:
+    os.mkdir(op.path, op.permissions.mode & 0o700)
+    try:
+        _set_permissions(op.path, op.permissions)
+    except BaseException:
+        os.rmdir(op.path)
+        raise
+
+
+def _rmdir(op: ops.Rmdir) -> None:
+    os.rmdir(op.path)
+
+
+_CALLS: dict[type[Op[Any]], Callable[[Any], Any]] = {
+    ops.Open: _open,
+    ops.Create: _create,
+    ops.Read: _read,
+    ops.Advise: _advise,
+    ops.Append: _append,
+    ops.Truncate: _truncate,
+    ops.Sync: _sync,
+    ops.Publish: _publish,
+    ops.SyncDir: _sync_dir,
+    ops.Close: _close,
+    ops.Stat: _stat,
+    ops.Listdir: _listdir,
+    ops.Readlink: _readlink,
+    ops.PeekMany: _peek_many,
+    ops.Rename: _rename,
+    ops.Link: _link,
+    ops.Unlink: _unlink,
+    ops.Mkdir: _mkdir,
+    ops.Rmdir: _rmdir,
+}

@@ -1,0 +1,119 @@
+"""The ``threads`` driver: worker threads, a queue in, one wake-up of the loop for all completions out.
+
+Operations wait in two deques, asked-for ones before background ones (readahead); the :class:`SimpleQueue`
+holds one token an operation, and workers block on it in C.  Threads are started as they are needed, up to
+``workers``, and are daemon threads: a system call that never returns holds up neither the other workers
+nor the end of the process.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+import trio
+
+from dboxfs.fsapi import posix
+from dboxfs.fsapi.driver import Completions
+from dboxfs.fsapi.nowait import NowaitCalls
+from dboxfs.fsapi.ops import Job, Op
+from dboxfs.fsapi.types import Capabilities
+
+R = TypeVar("R")
+
+_JOIN_SECONDS = 0.05
+
+
+class ThreadsDriver:
+    """Files of the operating system, operated on by ``workers`` threads."""
+
+    def __init__(self, workers: int = 10) -> None:
+        if workers < 1:
+            raise ValueError("at least one worker is needed")
+        self.capabilities = Capabilities()
+        self.depth = workers
+        self.kernel_cached = True
+        self._tokens: SimpleQueue[bool] = SimpleQueue()
+        self._asked: deque[Job[Any]] = deque()
+        self._background: deque[Job[Any]] = deque()
+        self._completions = Completions(posix.dispose)
+        self._threads: list[threading.Thread] = []
+        self._submitted = 0
+        self._calls = NowaitCalls()
+        self.open_nowait = self._calls.open
+        self.read_nowait = self._calls.read
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Remember the loop.  No thread is started before there is work."""
+        self._completions.start(nursery)
+
+    def submit(self, op: Op[R], done: Callable[[Job[R]], None], *, background: bool = False) -> Job[R]:
+        """Queue an operation for the next free worker."""
+        job = Job(op, done)
+        (self._background if background else self._asked).append(job)
+        self._submitted += 1
+        if len(self._threads) < self.depth and self._submitted - self._completions.completed > len(
+            self._threads
+        ):
+            self._start_thread()
+        self._tokens.put(True)
+        return job
+
+    def stat_nowait(self, fd: int) -> os.stat_result | None:
+        """fstat(2): the inode of an open file is in memory."""
+        return os.fstat(fd)
+
+    def close_nowait(self, fd: int) -> bool:
+        """close(2) of a file that was only read."""
+        os.close(fd)
+        return True
+
+    def stats(self) -> dict[str, int | float]:
+        """jobs, wakeups, queue (waiting operations), in_flight (waiting or running), workers (threads)."""
+        return {
+            "jobs": self._submitted,
+            "wakeups": self._completions.wakeups,
+            "queue": len(self._asked) + len(self._background),
+            "in_flight": self._submitted - self._completions.completed,
+            "workers": len(self._threads),
+        }
+
+    async def aclose(self) -> None:
+        """Stop the threads.  One that hangs is left behind, and closes what it opened when it comes back."""
+        self._completions.close()
+        for _ in self._threads:
+            self._tokens.put(False)
+        deadline = time.monotonic() + _JOIN_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._threads.clear()
+
+    def _start_thread(self) -> None:
+        name = f"dboxfs-io-{len(self._threads)}"
+        thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        take = self._tokens.get
+        post = self._completions.post
+        while take():
+            job = self._next()
+            job.run(posix.execute)
+            post(job)
+            del job
+
+    def _next(self) -> Job[Any]:
+        """One token stands for one job in one of the deques, so a job is there, though another worker may
+        have taken the one that was seen."""
+        while True:
+            for jobs in (self._asked, self._background):
+                try:
+                    return jobs.popleft()
+                except IndexError:
+                    continue

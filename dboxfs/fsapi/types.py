@@ -1,0 +1,85 @@
+"""The values of the file API: modes, permissions, directory entries, small reads, capabilities.
+
+Paths are ``str``; bytes that are no valid UTF-8 are carried as surrogate escapes, as ``os.fsdecode`` does.
+Sizes and offsets are bytes, counted from 0.  All values are immutable and hold nothing open.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from dataclasses import dataclass
+
+
+class OpenMode(enum.Enum):
+    """What an existing file is opened for."""
+
+    READ = "read"
+    APPEND = "append"
+
+
+class CreateMode(enum.Enum):
+    """What :meth:`Handle.commit` does when a file of the final name is there already."""
+
+    FAIL_IF_EXISTS = "fail-if-exists"
+    REPLACE_IF_EXISTS = "replace-if-exists"
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """Owner and mode of a new file or directory.  They are set exactly: the umask takes nothing away.
+
+    :param mode: permission bits.
+    :param gid: group, None: whatever the file system gives.
+    :param uid: owner, None: whatever the file system gives (root only).
+    """
+
+    mode: int = 0o600
+    gid: int | None = None
+    uid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DirEntry:
+    """One name in a directory.  ``is_dir`` is about the entry itself: False for a link to a directory."""
+
+    name: str
+    is_dir: bool
+    is_symlink: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Peek:
+    """A request to read small ranges of one file.
+
+    :param path: the file; symbolic links are followed.
+    :param ranges: ``(offset, size)`` pairs.  A negative offset counts from the end of the file, and from its
+        beginning where the file is shorter than that.  Size None reads up to the end of the file.
+    :param limit: upper bound of one range in bytes, whatever its size says.
+    """
+
+    path: str
+    ranges: tuple[tuple[int, int | None], ...]
+    limit: int = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PeekResult:
+    """What a :class:`Peek` found: the file's attributes and one chunk a range, short at its end."""
+
+    stat: os.stat_result
+    chunks: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a driver can do.
+
+    :param locks: ``try_lock`` works.  Without it a multi-dbox store can't be held for writing.
+    :param rename: rename within the file system is atomic.
+    :param link: hard links exist.
+    """
+
+    locks: bool = True
+    rename: bool = True
+    link: bool = True
