@@ -31,6 +31,7 @@ from dboxfs.dbox.attachments import (
     raw_range,
 )
 from dboxfs.dbox.compression import PREFIX_SIZE, Compression, Decompressor, detect
+from dboxfs.dbox.describe import describe
 from dboxfs.dbox.format2 import (
     MAX_FILE_HEADER,
     MESSAGE_HEADER_SIZE,
@@ -63,6 +64,7 @@ __all__ = [
     "Record",
     "Segment",
     "SegmentPlan",
+    "describe",
     "detect",
     "encode_base64_range",
     "encode_file_header",

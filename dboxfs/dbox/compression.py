@@ -10,7 +10,8 @@ No flag says that a body is compressed; the first bytes do::
             end of the body chunks: uint32 big-endian compressed size (1 to 1 MiB), one raw LZ4 block
 
 That is what Dovecot 2.3 accepts, and how it treats what follows a complete stream (as in Dovecot, the method
-byte, reserved flags and header checksum of gzip are not looked at, nor is its ISIZE; the CRC is).
+byte, reserved flags and header checksum of gzip are not looked at, nor is its ISIZE; the CRC is).  One
+difference: Dovecot ignores 1 to 3 bytes behind the last lz4 chunk, here they are a truncated chunk.
 
 :class:`Decompressor` is a push decoder: ``feed`` compressed bytes, ``read`` plain ones.  Invariants: one
 ``read`` gives at most what was asked for, and produces no more than one block (zstd 128 KiB, lz4 1 MiB)

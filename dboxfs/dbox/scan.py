@@ -21,7 +21,7 @@ from dboxfs.dbox.format2 import Buffer, FileHeader, MessageHeader, NeedMore, par
 from dboxfs.dbox.metadata import Metadata, parse_metadata
 from dboxfs.errors import FormatError
 
-MAX_FOUND_METADATA: Final = 65536
+MAX_FOUND_METADATA: Final = 16384
 """Longest metadata block of a record that :func:`find_record` accepts (bytes)."""
 
 _RECORD_START: Final = b"\x01\x02N"
@@ -75,7 +75,7 @@ def find_record(data: bytes | bytearray, offset: int, header: FileHeader, *, bas
 
     For going on behind damage.  A record inside a body (a dbox file as an attachment) looks like any other:
     what is found is a guess that the caller must not serve without other evidence.  Metadata blocks above
-    :data:`MAX_FOUND_METADATA` bytes are not found, which keeps the search linear.
+    :data:`MAX_FOUND_METADATA` bytes are not found, which bounds the time by the size of ``data``.
     """
     while (offset := data.find(_RECORD_START, offset)) >= 0:
         try:
