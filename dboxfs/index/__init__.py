@@ -1,0 +1,13 @@
+"""Dovecot's index files: sans-I/O codecs and the state that they build.
+
+``log``       ``dovecot.index.log``: header, records, modseq counting, encoding
+``payload``   the bodies of log records, to write them
+``base``      ``dovecot.index``: the snapshot, read and written
+``state``     :class:`~dboxfs.index.state.IndexState`: snapshot + log replay, in columns
+``reader``    which of the files make the current state (a pure decision)
+``mailbox``   typed views of a mailbox index; ``mapindex`` of the mdbox map
+``cachefile`` ``dovecot.index.cache``, read only
+``describe``  all of them as text
+
+Bytes in, values out: no module here opens a file or waits.  Damage is :class:`~dboxfs.errors.FormatError`.
+"""

@@ -1,0 +1,58 @@
+"""Pieces of an index state that its replay shares: array types, a column, what a replay changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+UidArray: TypeAlias = npt.NDArray[np.uint32]
+ByteArray: TypeAlias = npt.NDArray[np.uint8]
+RowArray: TypeAlias = npt.NDArray[np.int64]
+
+
+class Column:
+    """Record data of one extension: ``array`` is uint8[capacity, size], ``flat`` its bytes in a row."""
+
+    __slots__ = ("array", "flat", "size")
+
+    def __init__(self, array: ByteArray) -> None:
+        self.array = array
+        self.size = int(array.shape[1])
+        self.flat = array.reshape(-1).data
+
+    def resized(self, rows: int, size: int) -> Column:
+        """A copy with room for ``rows`` rows of ``size`` bytes; what is new is zero."""
+        array = np.zeros((rows, size), np.uint8)
+        keep = min(rows, len(self.array)), min(size, self.size)
+        array[: keep[0], : keep[1]] = self.array[: keep[0], : keep[1]]
+        return Column(array)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What one replay did.  uids are ascending; ``updated`` may name too many.
+
+    ``updated``: flags, keywords, extension data or modseq changed.  ``mailbox_changed``: base header,
+    extension headers, extension list, or the deleted mark.
+    """
+
+    head_offset: int
+    appended: UidArray
+    expunged: UidArray
+    updated: UidArray
+    mailbox_changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The extension that the last EXT_INTRO selected: its ext_id, the stride of its record updates.
+
+    ``position`` -1: none was introduced yet.  ``ignore``: the intro was for another generation.
+    """
+
+    position: int = -1
+    record_size: int = 0
+    ignore: bool = False

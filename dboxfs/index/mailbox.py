@@ -1,0 +1,91 @@
+"""Typed views of a mailbox's index: the extensions that dbox keeps in it (mail-index section 5).
+
+Each function reads one extension of an :class:`~dboxfs.index.state.IndexState`; arrays are read-only views
+that hold until the state's next ``apply_log``.  What an index does not have is None, never an error: old
+stores lack some of it.  Writers of these extensions: ``payload``.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dboxfs.index.state import IndexState
+
+SDBOX_HEADER = "dbox-hdr"
+MDBOX_HEADER = "mdbox-hdr"
+
+#: Flags of the header: some message has a P (POP3 UIDL), or an O (POP3 order) metadata line.
+HAVE_POP3_UIDLS = 0x01
+HAVE_POP3_ORDERS = 0x02
+
+_HEADER = struct.Struct("<I16sB")
+_MDBOX_RECORD = np.dtype([("map_uid", "<u4"), ("save_date", "<u4")])
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxHeader:
+    """Header of ``dbox-hdr`` or ``mdbox-hdr``.  ``guid``: 16 bytes of mailbox GUID (zeros: none yet).
+
+    ``map_uid_validity``: mdbox; uid_validity of the map index that the map_uids belong to.
+    ``rebuild_count``: sdbox.  The other one is 0.
+    """
+
+    kind: str
+    guid: bytes
+    flags: int
+    map_uid_validity: int = 0
+    rebuild_count: int = 0
+
+
+def mailbox_header(state: IndexState) -> MailboxHeader | None:
+    """The dbox header of a mailbox index, sdbox or mdbox; None if it has neither (or an old, short one)."""
+    for kind in (MDBOX_HEADER, SDBOX_HEADER):
+        hdr = state.header_data(kind)
+        if hdr is None or len(hdr) < _HEADER.size:
+            continue
+        number, guid, flags = _HEADER.unpack_from(hdr)
+        if kind == MDBOX_HEADER:
+            return MailboxHeader(kind, guid, flags, map_uid_validity=number)
+        return MailboxHeader(kind, guid, flags, rebuild_count=number)
+    return None
+
+
+def encode_mailbox_header(header: MailboxHeader) -> bytes:
+    """The 24 bytes of extension header data."""
+    number = header.map_uid_validity if header.kind == MDBOX_HEADER else header.rebuild_count
+    return _HEADER.pack(number, header.guid, header.flags) + bytes(3)
+
+
+def map_uids(state: IndexState) -> npt.NDArray[np.uint32] | None:
+    """mdbox: map_uid of each row (0 = damaged)."""
+    column = state.column("mdbox", _MDBOX_RECORD)
+    return None if column is None else column["map_uid"]
+
+
+def save_dates(state: IndexState) -> npt.NDArray[np.uint32] | None:
+    """mdbox: when each row's message was saved or copied here, seconds since the epoch."""
+    column = state.column("mdbox", _MDBOX_RECORD)
+    return None if column is None else column["save_date"]
+
+
+def guids(state: IndexState) -> npt.NDArray[np.uint8] | None:
+    """mdbox: GUID of each row's message, uint8[n, 16]; all zero = not known."""
+    column = state.column("guid")
+    return column if column is not None and column.shape[1] == 16 else None
+
+
+def virtual_sizes(state: IndexState) -> npt.NDArray[np.uint32] | None:
+    """Size with CRLF line ends plus 1 of each row, 0 = not known (extension ``vsize``)."""
+    return state.column("vsize", "<u4")
+
+
+def cache_offsets(state: IndexState, cache_file_seq: int) -> npt.NDArray[np.uint32] | None:
+    """Offset of each row's newest cache record, 0 = none; None unless the cache has that file_seq."""
+    for ext in state.extensions:
+        if ext.name == "cache" and ext.reset_id == cache_file_seq:
+            return state.column("cache", "<u4")
+    return None

@@ -1,0 +1,109 @@
+"""The mdbox map: where each stored message lies (format: mdbox-map).
+
+A map index is an ordinary index whose uids are map uids.  Extension ``map``: record file_id u32, offset u32,
+size u32; header highest_file_id u32, rebuild_count u32.  Extension ``ref``: record refcount u16.
+
+:class:`MapIndex` is a view of an :class:`~dboxfs.index.state.IndexState`, not a copy: it always answers from
+the state as it is, arrays it gave out hold until the state's next ``apply_log``.  A map uid that is missing
+may be newer than the state that was read.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dboxfs.index.state import IndexState
+
+_MAP_RECORD = np.dtype([("file_id", "<u4"), ("offset", "<u4"), ("size", "<u4")])
+_MAP_HEADER = struct.Struct("<II")
+
+
+@dataclass(frozen=True, slots=True)
+class MapRecord:
+    """Place of one stored message.  ``offset``: of its dbox header in ``m.<file_id>``, bytes.
+
+    ``size``: header, body, metadata and terminator, bytes; 0 = 4 GiB or more, and last in its file.
+    """
+
+    map_uid: int
+    file_id: int
+    offset: int
+    size: int
+    refcount: int
+
+
+class MapIndex:
+    """The map as of the state's ``head_offset``."""
+
+    def __init__(self, state: IndexState) -> None:
+        self.state = state
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+    @property
+    def uid_validity(self) -> int:
+        """Every mailbox of the store repeats it as map_uid_validity."""
+        return self.state.uid_validity
+
+    @property
+    def highest_file_id(self) -> int:
+        """Highest file_id ever used; 0 in an empty map."""
+        return self._header()[0]
+
+    @property
+    def rebuild_count(self) -> int:
+        """How often the storage was rebuilt."""
+        return self._header()[1]
+
+    @property
+    def map_uids(self) -> npt.NDArray[np.uint32]:
+        """All map uids, ascending."""
+        return self.state.uids
+
+    @property
+    def file_ids(self) -> npt.NDArray[np.uint32]:
+        """file_id of each row."""
+        return self._field("file_id")
+
+    @property
+    def offsets(self) -> npt.NDArray[np.uint32]:
+        """Offset of each row's message in its file, bytes."""
+        return self._field("offset")
+
+    @property
+    def sizes(self) -> npt.NDArray[np.uint32]:
+        """Size of each row's record, bytes."""
+        return self._field("size")
+
+    @property
+    def refcounts(self) -> npt.NDArray[np.uint16]:
+        """Mailbox records that point to each row; 0 = waits for a purge."""
+        column = self.state.column("ref", "<u2")
+        return np.zeros(len(self.state), np.uint16) if column is None else column
+
+    def lookup(self, map_uid: int) -> MapRecord | None:
+        """The record of ``map_uid``; None if the map (as read) has none."""
+        row = self.state.row_of(map_uid)
+        records = self.state.column("map", _MAP_RECORD)
+        if row < 0 or records is None:
+            return None
+        file_id, offset, size = records[row].item()
+        return MapRecord(map_uid, file_id, offset, size, int(self.refcounts[row]))
+
+    def rows_of(self, map_uids: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Rows of many map uids at once, to index the arrays with; -1 where the map has none."""
+        return self.state.rows_of(map_uids)
+
+    def _header(self) -> tuple[int, int]:
+        hdr = (self.state.header_data("map") or b"").ljust(_MAP_HEADER.size, b"\0")
+        highest, rebuilds = _MAP_HEADER.unpack_from(hdr)
+        return highest, rebuilds
+
+    def _field(self, name: str) -> npt.NDArray[np.uint32]:
+        records = self.state.column("map", _MAP_RECORD)
+        return np.zeros(len(self.state), np.uint32) if records is None else records[name]

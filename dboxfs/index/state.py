@@ -1,0 +1,430 @@
+"""The state of one index: what the snapshot says, brought up to date by the log, in columns.
+
+A message is a row.  Its uid and flags, and its record in each extension, stand at the same row of
+separate arrays (``uids`` uint32, ``flags`` uint8, one uint8[n, record_size] per extension), so that a
+million messages cost what their data costs and questions about all of them are one numpy call.
+
+Invariants:
+
+* rows are sorted by uid, ascending, without duplicates; every uid < ``next_uid``;
+* arrays have room for more rows than there are messages; the extension columns are zero there;
+* the position of an extension in ``extensions`` is its ext_id and never changes;
+* ``head_offset`` is the end of the last whole transaction of log ``log_file_seq`` in the state.
+
+Growing is geometric.  Expunges of one :meth:`IndexState.apply_log` are compacted once, into new arrays.
+Array views that the properties return are read-only and hold until the next ``apply_log``.
+
+One owner, no locks: a state may be read by anyone while nobody calls ``apply_log``.
+How records change a state is in ``replay``; the file format in ``base`` and ``log``.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dboxfs.errors import FormatError
+from dboxfs.index import extensions as ext_format
+from dboxfs.index import replay
+from dboxfs.index.columns import ByteArray, Changes, Column, Selection, UidArray
+from dboxfs.index.extensions import KEYWORDS, MODSEQ, Extension
+from dboxfs.index.log import Buffer, LogHeader, LogRecord, RecordType, count_modseq
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BASE_HEADER_SIZE = 120
+
+FLAG_ANSWERED = 0x01
+FLAG_FLAGGED = 0x02
+FLAG_DELETED = 0x04
+FLAG_SEEN = 0x08
+FLAG_DRAFT = 0x10
+FLAG_BACKEND = 0x40
+FLAG_DIRTY = 0x80
+
+#: Header flag: repaired by Dovecot's own check, a rebuild of the mailbox is due.
+HEADER_FSCKED = 0x4
+
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+
+
+class IndexState:
+    """One index as of ``head_offset`` of log ``log_file_seq``.
+
+    Made by :func:`dboxfs.index.base.parse_index` (then :meth:`attach_log`) or :meth:`empty`; advanced by
+    :meth:`apply_log` and :meth:`follow_rotation`.
+    """
+
+    def __init__(
+        self,
+        header: Buffer,
+        uids: UidArray,
+        flags: ByteArray,
+        extensions: Sequence[Extension] = (),
+        columns: Sequence[ByteArray | None] = (),
+        record_size: int = ext_format.MIN_RECORD_SIZE,
+    ) -> None:
+        """Take a base header (120 bytes or more) and the columns, which the state then owns.
+
+        ``header`` and ``columns`` must agree with each other: ``parse_index`` is the one that checks.
+        """
+        self._header = bytes(header)
+        self._count = len(uids)
+        self._uids = uids
+        self._flags = flags
+        self._uid_view = uids.data
+        self._flag_view = flags.data
+        self._extensions = tuple(extensions)
+        self._columns = tuple(None if c is None else Column(c) for c in columns)
+        self._ext_index = {e.name: i for i, e in enumerate(self._extensions)}
+        self._record_size = record_size
+        self._laid_out = True
+        self.next_uid: int = _U32.unpack_from(header, 28)[0]
+        self.log_file_seq: int = _U32.unpack_from(header, 60)[0]
+        self.tail_offset: int = _U32.unpack_from(header, 64)[0]
+        self.head_offset: int = _U32.unpack_from(header, 68)[0]
+        self.highest_modseq = 1
+        self.hides_internal_flags = True
+        self.deleted = False
+        self.unknown_records = 0
+        self.selection = Selection()
+        self._pending: list[LogRecord] = []
+        self._keywords: list[bytes] = []
+        self._keyword_index: dict[bytes, int] = {}
+        self._keyword_bytes = 0
+        hdr = self._raw_header_data(KEYWORDS)
+        for name in ext_format.parse_keywords(hdr, 0) if hdr else ():
+            self._keyword_index.setdefault(name.lower(), len(self._keywords))
+            self._keywords.append(name)
+            self._keyword_bytes += len(name)
+        self._take_modseq_header()
+
+    @classmethod
+    def empty(cls, header: LogHeader) -> IndexState:
+        """The state before the first record of a log that starts from nothing (prev_file_seq 0)."""
+        raw = bytearray(BASE_HEADER_SIZE)
+        struct.pack_into("<BBHIIB", raw, 0, 7, 3, BASE_HEADER_SIZE, BASE_HEADER_SIZE, 8, 1)
+        for offset, value in ((16, header.indexid), (28, 1), (48, 1), (60, header.file_seq)):
+            _U32.pack_into(raw, offset, value)
+        for offset in (64, 68):
+            _U32.pack_into(raw, offset, header.hdr_size)
+        state = cls(raw, np.zeros(0, np.uint32), np.zeros(0, np.uint8))
+        state._start_log(header)
+        return state
+
+    def __len__(self) -> int:
+        return self._count
+
+    # -- base header ------------------------------------------------------------------------------
+
+    @property
+    def indexid(self) -> int:
+        """Creation time of the index; the same in index, log and cache."""
+        return self._header_field(16)
+
+    @property
+    def header_flags(self) -> int:
+        """Flags of the base header (:data:`HEADER_FSCKED`)."""
+        return self._header_field(20)
+
+    @property
+    def uid_validity(self) -> int:
+        """IMAP UIDVALIDITY; 0 only while the mailbox is being created."""
+        return self._header_field(24)
+
+    @property
+    def first_recent_uid(self) -> int:
+        """This uid and later ones are \\Recent for the next session."""
+        return self._header_field(48)
+
+    @property
+    def log2_rotate_time(self) -> int:
+        """When ``.log.2`` was made, seconds since the epoch; 0 unknown, 0xffffffff none."""
+        return self._header_field(76)
+
+    @property
+    def day_stamp(self) -> int:
+        """Local midnight of the day of the last append, seconds since the epoch."""
+        return self._header_field(84)
+
+    # -- messages ---------------------------------------------------------------------------------
+
+    @property
+    def uids(self) -> UidArray:
+        """uid of each row, ascending (read-only view, valid until the next ``apply_log``)."""
+        view = self._uids[: self._count]
+        view.flags.writeable = False
+        return view
+
+    @property
+    def flags(self) -> ByteArray:
+        """Flag byte of each row (mail-index section 3; read-only view)."""
+        view = self._flags[: self._count]
+        view.flags.writeable = False
+        return view
+
+    def row_of(self, uid: int) -> int:
+        """Row of ``uid``, -1 if there is no such message."""
+        row = bisect_left(self._uid_view, uid, 0, self._count)
+        return row if row < self._count and self._uid_view[row] == uid else -1
+
+    def rows_of(self, uids: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Rows of many uids in one step, -1 where there is no such message."""
+        wanted = np.asarray(uids, dtype=np.uint32)
+        rows = np.searchsorted(self.uids, wanted).astype(np.int64)
+        if self._count == 0:
+            return np.full(wanted.shape, -1, np.int64)
+        found = self._uids[np.minimum(rows, self._count - 1)] == wanted
+        return np.where(found, rows, np.int64(-1))
+
+    def column(self, name: str, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any] | None:
+        """Record data of extension ``name``: uint8[n, record_size], or as ``dtype`` of that size, [n].
+
+        None if the index has no such extension, or it has no record data, or another size than ``dtype``.
+        """
+        position = self._ext_index.get(name, -1)
+        column = self._columns[position] if position >= 0 else None
+        if column is None:
+            return None
+        view: npt.NDArray[Any] = column.array[: self._count]
+        if dtype is not None:
+            if np.dtype(dtype).itemsize != column.size:
+                return None
+            view = view.view(dtype).reshape(self._count)
+        view.flags.writeable = False
+        return view
+
+    def modseq(self, row: int) -> int:
+        """modseq of a message; the highest one while the index tracks none, or none for this message."""
+        column = self._modseq_column()
+        if column is None:
+            return self.highest_modseq
+        value: int = _U64.unpack_from(column.flat, row * 8)[0]
+        return value or self.highest_modseq
+
+    def modseqs(self) -> npt.NDArray[np.uint64]:
+        """modseq of every row, as :meth:`modseq` gives it."""
+        column = self._modseq_column()
+        highest = np.uint64(self.highest_modseq)
+        if column is None:
+            return np.full(self._count, highest, np.uint64)
+        values = column.array[: self._count].view("<u8").reshape(self._count).astype(np.uint64)
+        values[values == 0] = highest
+        return values
+
+    # -- keywords ---------------------------------------------------------------------------------
+
+    def keyword_names(self) -> tuple[str, ...]:
+        """All keywords of the index in the order of their bits, used by a message or not."""
+        return tuple(name.decode("utf-8", "surrogateescape") for name in self._keywords)
+
+    def keywords(self, row: int) -> tuple[str, ...]:
+        """Keywords of a message, in the order of their bits."""
+        column = self._column(KEYWORDS)
+        if column is None:
+            return ()
+        mask = int.from_bytes(column.flat[row * column.size : (row + 1) * column.size], "little")
+        return tuple(
+            name.decode("utf-8", "surrogateescape") for i, name in enumerate(self._keywords) if mask >> i & 1
+        )
+
+    # -- counts -----------------------------------------------------------------------------------
+
+    @property
+    def seen_count(self) -> int:
+        """Messages with \\Seen."""
+        return int(np.count_nonzero(self._flags[: self._count] & np.uint8(FLAG_SEEN)))
+
+    @property
+    def deleted_count(self) -> int:
+        """Messages with \\Deleted."""
+        return int(np.count_nonzero(self._flags[: self._count] & np.uint8(FLAG_DELETED)))
+
+    @property
+    def unseen_count(self) -> int:
+        """Messages without \\Seen."""
+        return self._count - self.seen_count
+
+    # -- extensions -------------------------------------------------------------------------------
+
+    @property
+    def extensions(self) -> list[Extension]:
+        """The extensions in order of their ext_id, with current header data and record layout."""
+        self._lay_out()
+        return [
+            replace(e, hdr=self._keywords_header()) if e.name == KEYWORDS else e for e in self._extensions
+        ]
+
+    @property
+    def record_size(self) -> int:
+        """Bytes of a record in a file that holds this state."""
+        self._lay_out()
+        return self._record_size
+
+    @property
+    def base_header(self) -> bytes:
+        """The base header's bytes (120 or more), unknown fields kept; counts and log position are stale."""
+        return bytes(self._header)
+
+    def header_data(self, name: str) -> bytes | None:
+        """Header data of extension ``name``; None if the index has no such extension."""
+        if name == KEYWORDS and name in self._ext_index:
+            return self._keywords_header()
+        return self._raw_header_data(name)
+
+    # -- log --------------------------------------------------------------------------------------
+
+    @property
+    def pending_requests(self) -> tuple[LogRecord, ...]:
+        """Internal records between tail and head that a sync must execute (mail-index-log section 5).
+
+        EXPUNGE*, FLAG_UPDATE with 0x40, INDEX_DELETED; in the order of the log.
+        """
+        return tuple(r for r in self._pending if r.offset >= self.tail_offset)
+
+    @property
+    def pending_expunges(self) -> UidArray:
+        """uids of existing messages that someone asked to expunge and nobody has expunged yet."""
+        asked = np.zeros(self._count, np.bool_)
+        for record in self.pending_requests:
+            for low, high in replay.requested_rows(self, record):
+                asked[low:high] = True
+        return self._uids[: self._count][asked]
+
+    def attach_log(self, header: LogHeader, data: Buffer) -> None:
+        """Tie a fresh snapshot to the log that it ends in, so that :meth:`apply_log` can go on from there.
+
+        ``header`` is the header of log ``log_file_seq``; ``data`` that log's bytes from
+        ``header.hdr_size`` on, at least up to ``head_offset`` (more is fine).  From them come the highest
+        modseq at ``head_offset``, the tail, and the requests between tail and head.
+        :class:`FormatError` (file offset) if the log is shorter or broken before ``head_offset``.
+        """
+        if header.file_seq != self.log_file_seq:
+            raise ValueError(f"log {header.file_seq} does not continue a snapshot of log {self.log_file_seq}")
+        view = memoryview(data).cast("B")[: max(self.head_offset - header.hdr_size, 0)]
+        if header.hdr_size + len(view) < self.head_offset:
+            raise FormatError(
+                header.hdr_size + len(view), f"log ends before the snapshot's {self.head_offset}"
+            )
+        self.hides_internal_flags = header.hides_internal_flags
+        self.tail_offset = max(self.tail_offset, header.hdr_size)
+        tracked = self._modseq_position(header)
+        counted = count_modseq(header, view, self.head_offset, start=tracked)
+        self.highest_modseq = max(self.highest_modseq, counted)
+        replay.collect_pending(self, view, header.hdr_size)
+
+    def follow_rotation(self, header: LogHeader) -> None:
+        """Go on with the next log file (mail-index-log section 4): replay it from its hdr_size.
+
+        :class:`FormatError` if that log does not continue this state exactly; the state is unchanged then.
+        """
+        if (header.prev_file_seq, header.prev_file_offset) != (self.log_file_seq, self.head_offset):
+            raise FormatError(
+                12,
+                f"log {header.file_seq} continues {header.prev_file_seq}:{header.prev_file_offset}, "
+                f"the state is at {self.log_file_seq}:{self.head_offset}",
+            )
+        self._start_log(header)
+
+    def apply_log(self, data: Buffer, offset: int) -> Changes:
+        """Replay log bytes that start at file offset ``offset``, which must be ``head_offset``.
+
+        Applies every complete transaction and moves ``head_offset`` (and ``tail_offset``) behind the last
+        one; what is incomplete at the end is left for the next call.  :class:`FormatError` (file offset)
+        for a broken record: the state is then that of the last whole transaction before it.
+        """
+        if offset != self.head_offset:
+            raise ValueError(f"log bytes from {offset} given, the state is at {self.head_offset}")
+        return replay.Replay(self, memoryview(data).cast("B"), offset).run()
+
+    # -- for replay and base ----------------------------------------------------------------------
+
+    def _start_log(self, header: LogHeader) -> None:
+        self.log_file_seq = header.file_seq
+        self.head_offset = self.tail_offset = header.hdr_size
+        self.highest_modseq = max(self.highest_modseq, header.initial_modseq)
+        self.hides_internal_flags = header.hides_internal_flags
+        self.selection = Selection()
+        self._pending = []
+
+    def _header_field(self, offset: int) -> int:
+        value: int = _U32.unpack_from(self._header, offset)[0]
+        return value
+
+    def _refresh_views(self) -> None:
+        self._uid_view = self._uids.data
+        self._flag_view = self._flags.data
+
+    def _keep_rows(self, alive: npt.NDArray[np.bool_]) -> None:
+        """Forget all rows but those of ``alive`` (one entry for each row); into new arrays."""
+        count = self._count
+        self._uids = self._uids[:count][alive]
+        self._flags = self._flags[:count][alive]
+        self._columns = tuple(c and Column(c.array[:count][alive]) for c in self._columns)
+        self._count = len(self._uids)
+        self._refresh_views()
+
+    def _truncate(self, keywords: int, pending: int) -> None:
+        """After a rollback: drop what a broken transaction added in place."""
+        for name in self._keywords[keywords:]:
+            del self._keyword_index[name.lower()]
+        del self._keywords[keywords:]
+        del self._pending[pending:]
+        for column in self._columns:
+            if column is not None:
+                column.array[self._count :] = 0
+
+    def _column(self, name: str) -> Column | None:
+        position = self._ext_index.get(name, -1)
+        return self._columns[position] if position >= 0 else None
+
+    def _modseq_column(self) -> Column | None:
+        column = self._column(MODSEQ)
+        return column if column is not None and column.size == 8 else None
+
+    def _raw_header_data(self, name: str) -> bytes | None:
+        position = self._ext_index.get(name, -1)
+        return self._extensions[position].hdr if position >= 0 else None
+
+    def _keywords_header(self) -> bytes:
+        return ext_format.encode_keywords(self._keywords, len(self._raw_header_data(KEYWORDS) or b""))
+
+    def _take_modseq_header(self) -> None:
+        hdr = self._raw_header_data(MODSEQ)
+        if hdr is not None and len(hdr) == 16:
+            self.highest_modseq = max(self.highest_modseq, _U64.unpack_from(hdr)[0])
+
+    def _modseq_position(self, header: LogHeader) -> tuple[int, int] | None:
+        """(offset, modseq) that the ``modseq`` header knows for this log, if it is of use."""
+        hdr = self._raw_header_data(MODSEQ)
+        if hdr is None or len(hdr) != 16:
+            return None
+        highest, log_seq, log_offset = struct.unpack("<QII", hdr)
+        if log_seq != header.file_seq or not header.hdr_size <= log_offset <= self.head_offset:
+            return None
+        return log_offset, highest
+
+    def _lay_out(self) -> None:
+        if not self._laid_out:
+            placed, self._record_size = ext_format.place_records(self._extensions)
+            self._extensions = tuple(placed)
+            self._laid_out = True
+
+    def _keep_pending(self, record: LogRecord) -> None:
+        """Remember a request (a copy of it: the log's bytes are the caller's)."""
+        if record.type == RecordType.FLAG_UPDATE:
+            body = record.payload
+            if not any((body[i + 8] | body[i + 9]) & FLAG_BACKEND for i in range(0, len(body) - 11, 12)):
+                return
+        self._pending.append(replace(record, payload=memoryview(bytes(record.payload))))
+
+    def _drop_done_requests(self) -> None:
+        if self._pending and self._pending[0].offset < self.tail_offset:
+            self._pending = [r for r in self._pending if r.offset >= self.tail_offset]
