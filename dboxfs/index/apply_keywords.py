@@ -1,0 +1,103 @@
+"""Replay of keyword records (mail-index section 4, mail-index-log section 3).
+
+A keyword is a bit in the extension ``keywords``, which the first KEYWORD_UPDATE creates as the next ext_id
+without any EXT_INTRO.  Names are compared without case, the first spelling stays, and none is ever removed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from dboxfs.index import extensions as ext_format
+from dboxfs.index.apply_extensions import add_extension, replace_extension
+from dboxfs.index.columns import Column
+from dboxfs.index.context import Context
+from dboxfs.index.extensions import KEYWORDS, Extension
+from dboxfs.index.payload import KEYWORD_ADD, KEYWORD_REMOVE
+
+
+def keyword_update(ctx: Context, body: memoryview) -> None:
+    if len(body) < 4:
+        raise ctx.broken("keyword update without a name")
+    modify, _, size_low, size_high = body[:4]
+    name_size = size_low | size_high << 8
+    start = 4 + name_size + -name_size % 4
+    name = bytes(body[4 : 4 + name_size]).split(b"\0", 1)[0]
+    if not name or start > len(body) or modify not in (KEYWORD_ADD, KEYWORD_REMOVE):
+        raise ctx.broken(f"keyword update with modify type {modify} and a name of {name_size} bytes")
+    found = ctx.uid_ranges(body[start:], 8)
+    state = ctx.state
+    bit = state._keyword_index.get(name.lower())
+    if bit is None:
+        bit = add_keyword(ctx, name)
+    column = state._column(KEYWORDS)
+    if column is None or bit >= 8 * column.size:
+        if modify == KEYWORD_REMOVE:
+            return
+        resize_keywords(ctx, None)
+        column = state._column(KEYWORDS)
+        assert column is not None
+    mask = 1 << (bit & 7)
+    for _, low, high in found:
+        change_bit(ctx, column, bit >> 3, mask, low, high, modify == KEYWORD_ADD)
+        ctx.touch(low, high)
+        ctx.raise_modseq(low, high)
+
+
+def change_bit(ctx: Context, column: Column, byte: int, mask: int, low: int, high: int, add: bool) -> None:
+    if high == low + 1:
+        where = low * column.size + byte
+        old = column.flat[where]
+        ctx.undo.entries.append((column.flat, where, old))
+        column.flat[where] = old | mask if add else old & ~mask
+        return
+    ctx.undo.note_rows(column.array, low, high, ctx.state._count)
+    part = column.array[low:high, byte]
+    if add:
+        part |= np.uint8(mask)
+    else:
+        part &= np.uint8(~mask & 0xFF)
+
+
+def keyword_reset(ctx: Context, body: memoryview) -> None:
+    found = ctx.uid_ranges(body, 8)
+    column = ctx.state._column(KEYWORDS)
+    if column is None:
+        return
+    for _, low, high in found:
+        ctx.undo.note_rows(column.array, low, high, ctx.state._count)
+        column.array[low:high] = 0
+        ctx.touch(low, high)
+        ctx.raise_modseq(low, high)
+
+
+def add_keyword(ctx: Context, name: bytes) -> int:
+    """Register a new keyword as the next bit; creates the extension if it is the first."""
+    state = ctx.state
+    bit = len(state._keywords)
+    state._keywords.append(name)
+    state._keyword_index[name.lower()] = bit
+    state._keyword_bytes += len(name)
+    used = ext_format.keywords_used(state._keyword_bytes, bit + 1)
+    position = state._ext_index.get(KEYWORDS)
+    if position is None:
+        add_extension(ctx, Extension(KEYWORDS, record_align=1))
+        resize_keywords(ctx, used)
+    else:
+        ext = state._extensions[position]
+        if used > len(ext.hdr) or ext.record_size * 8 <= bit:
+            resize_keywords(ctx, used)
+    ctx.mailbox_changed = True
+    return bit
+
+
+def resize_keywords(ctx: Context, used: int | None) -> None:
+    """Grow ``keywords`` for its names as Dovecot does: 128 spare header bytes, whole bitmask bytes."""
+    state = ctx.state
+    position = state._ext_index[KEYWORDS]
+    ext = state._extensions[position]
+    size = max(ext.record_size, ext_format.keyword_record_size(len(state._keywords)))
+    hdr = ext.hdr if used is None else bytes(used + 128)
+    replace_extension(ctx, position, replace(ext, hdr=hdr, record_size=size, record_align=1))
