@@ -26,6 +26,7 @@ _INC = struct.Struct("<Ii")
 
 
 def ext_intro(ctx: Context, body: memoryview) -> None:
+    """EXT_INTRO: select, create or grow one extension (or several, the last one stays selected)."""
     pos = 0
     while pos + _INTRO.size <= len(body):
         fields = _INTRO.unpack_from(body, pos)
@@ -38,6 +39,7 @@ def ext_intro(ctx: Context, body: memoryview) -> None:
 
 
 def introduce(ctx: Context, fields: tuple[int, ...], raw_name: bytes) -> None:
+    """One intro of the record: ``fields`` is its fixed part."""
     ext_id, reset_id, hdr_size, record_size, record_align, flags, _ = fields
     state = ctx.state
     if ext_id == EXT_BY_NAME:
@@ -77,7 +79,10 @@ def resize(ctx: Context, position: int, hdr_size: int, record_size: int, align: 
 
 
 def add_extension(ctx: Context, ext: Extension) -> None:
+    """Append an extension that has no data yet; its position is the next ext_id."""
     state = ctx.state
+    if len(state._extensions) >= ext_format.MAX_EXTENSIONS:
+        raise ctx.broken(f"more than {ext_format.MAX_EXTENSIONS} extensions")
     state._ext_index = {**state._ext_index, ext.name: len(state._extensions)}
     state._extensions = (*state._extensions, ext)
     state._columns = (*state._columns, None)
@@ -111,6 +116,7 @@ def replace_extension(ctx: Context, position: int, ext: Extension, hdr_size: int
 
 
 def selected(ctx: Context) -> int:
+    """ext_id that the last intro selected."""
     position = ctx.state.selection.position
     if position < 0:
         raise ctx.broken("extension update without an intro before it")
@@ -118,6 +124,7 @@ def selected(ctx: Context) -> int:
 
 
 def ext_reset(ctx: Context, body: memoryview) -> None:
+    """EXT_RESET: a new generation, its data zero unless the record says to keep it."""
     if len(body) < 4:
         raise ctx.broken("extension reset without an id")
     position = selected(ctx)
@@ -134,14 +141,17 @@ def ext_reset(ctx: Context, body: memoryview) -> None:
 
 
 def ext_hdr_update(ctx: Context, body: memoryview) -> None:
+    """EXT_HDR_UPDATE: 16 bit offsets and sizes."""
     update_ext_header(ctx, body, _HH)
 
 
 def ext_hdr_update32(ctx: Context, body: memoryview) -> None:
+    """EXT_HDR_UPDATE32: 32 bit offsets and sizes."""
     update_ext_header(ctx, body, _II)
 
 
 def update_ext_header(ctx: Context, body: memoryview, form: struct.Struct) -> None:
+    """Write into the header data of the selected extension."""
     position = selected(ctx)
     if ctx.state.selection.ignore:
         return
@@ -172,6 +182,7 @@ def start_modseqs(ctx: Context) -> None:
 
 
 def ext_rec_update(ctx: Context, body: memoryview) -> None:
+    """EXT_REC_UPDATE: record data of messages; the intro's record_size is the stride."""
     position = selected(ctx)
     state = ctx.state
     selection = state.selection
@@ -203,6 +214,7 @@ def record_row(ctx: Context, body: memoryview, pos: int) -> int:
 
 
 def ext_atomic_inc(ctx: Context, body: memoryview) -> None:
+    """EXT_ATOMIC_INC: add to a little-endian number of the intro's record_size; it must stay in range."""
     position = selected(ctx)
     state = ctx.state
     width = state.selection.record_size

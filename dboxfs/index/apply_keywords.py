@@ -19,6 +19,7 @@ from dboxfs.index.payload import KEYWORD_ADD, KEYWORD_REMOVE
 
 
 def keyword_update(ctx: Context, body: memoryview) -> None:
+    """KEYWORD_UPDATE: set or clear one keyword's bit."""
     if len(body) < 4:
         raise ctx.broken("keyword update without a name")
     modify, _, size_low, size_high = body[:4]
@@ -36,9 +37,7 @@ def keyword_update(ctx: Context, body: memoryview) -> None:
     if column is None or bit >= 8 * column.size:
         if modify == KEYWORD_REMOVE:
             return
-        resize_keywords(ctx, None)
-        column = state._column(KEYWORDS)
-        assert column is not None
+        column = resize_keywords(ctx, None)
     mask = 1 << (bit & 7)
     for _, low, high in found:
         change_bit(ctx, column, bit >> 3, mask, low, high, modify == KEYWORD_ADD)
@@ -47,6 +46,7 @@ def keyword_update(ctx: Context, body: memoryview) -> None:
 
 
 def change_bit(ctx: Context, column: Column, byte: int, mask: int, low: int, high: int, add: bool) -> None:
+    """Set or clear a bit of rows low..high."""
     if high == low + 1:
         where = low * column.size + byte
         old = column.flat[where]
@@ -62,6 +62,7 @@ def change_bit(ctx: Context, column: Column, byte: int, mask: int, low: int, hig
 
 
 def keyword_reset(ctx: Context, body: memoryview) -> None:
+    """KEYWORD_RESET: clear all keywords."""
     found = ctx.uid_ranges(body, 8)
     column = ctx.state._column(KEYWORDS)
     if column is None:
@@ -93,7 +94,7 @@ def add_keyword(ctx: Context, name: bytes) -> int:
     return bit
 
 
-def resize_keywords(ctx: Context, used: int | None) -> None:
+def resize_keywords(ctx: Context, used: int | None) -> Column:
     """Grow ``keywords`` for its names as Dovecot does: 128 spare header bytes, whole bitmask bytes."""
     state = ctx.state
     position = state._ext_index[KEYWORDS]
@@ -101,3 +102,7 @@ def resize_keywords(ctx: Context, used: int | None) -> None:
     size = max(ext.record_size, ext_format.keyword_record_size(len(state._keywords)))
     hdr = ext.hdr if used is None else bytes(used + 128)
     replace_extension(ctx, position, replace(ext, hdr=hdr, record_size=size, record_align=1))
+    column = state._columns[position]
+    if column is None:
+        raise ctx.broken("keywords without record data")
+    return column

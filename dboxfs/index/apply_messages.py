@@ -27,6 +27,7 @@ _APPEND = np.dtype([("uid", "<u4"), ("flags", "u1"), ("pad", "V3")])
 
 
 def append(ctx: Context, body: memoryview) -> None:
+    """APPEND: new messages behind all others."""
     if len(body) % 8:
         raise ctx.broken(f"append of {len(body)} bytes, a multiple of 8 expected")
     state = ctx.state
@@ -58,6 +59,7 @@ def append(ctx: Context, body: memoryview) -> None:
 
 
 def expunge_ranges(ctx: Context, body: memoryview) -> None:
+    """EXPUNGE, the old form; only an EXTERNAL one removes."""
     found = ctx.uid_ranges(body, 8)
     if ctx.external:
         for _, low, high in found:
@@ -65,6 +67,7 @@ def expunge_ranges(ctx: Context, body: memoryview) -> None:
 
 
 def expunge_guids(ctx: Context, body: memoryview) -> None:
+    """EXPUNGE_GUID; only an EXTERNAL one removes.  The guid was checked by its writer."""
     if len(body) % 20:
         raise ctx.broken(f"expunge of {len(body)} bytes, a multiple of 20 expected")
     for pos in range(0, len(body), 20):
@@ -78,6 +81,7 @@ def expunge_guids(ctx: Context, body: memoryview) -> None:
 
 
 def flag_update(ctx: Context, body: memoryview) -> None:
+    """FLAG_UPDATE: flags & ~remove | add."""
     state = ctx.state
     for pos, low, high in ctx.uid_ranges(body, 12):
         add, remove, modseq_inc = body[pos + 8], body[pos + 9], body[pos + 10]
@@ -97,6 +101,7 @@ def flag_update(ctx: Context, body: memoryview) -> None:
 
 
 def modseq_update(ctx: Context, body: memoryview) -> None:
+    """MODSEQ_UPDATE: raise a message's modseq (the highest one is counted by the caller)."""
     if len(body) % 12:
         raise ctx.broken(f"modseq update of {len(body)} bytes, a multiple of 12 expected")
     column = ctx.state._modseq_column()
@@ -114,6 +119,7 @@ def modseq_update(ctx: Context, body: memoryview) -> None:
 
 
 def header_update(ctx: Context, body: memoryview) -> None:
+    """HEADER_UPDATE of the base header; next_uid never shrinks, the log position is not taken."""
     state = ctx.state
     header = bytearray(state._header)
     header[_NEXT_UID] = _U32.pack(state.next_uid)
@@ -131,18 +137,21 @@ def header_update(ctx: Context, body: memoryview) -> None:
 
 
 def index_deleted(ctx: Context, body: memoryview) -> None:
+    """INDEX_DELETED: an EXTERNAL one says that the mailbox is gone."""
     if ctx.external:
         ctx.state.deleted = True
         ctx.mailbox_changed = True
 
 
 def index_undeleted(ctx: Context, body: memoryview) -> None:
+    """INDEX_UNDELETED takes it back."""
     if ctx.external:
         ctx.state.deleted = False
         ctx.mailbox_changed = True
 
 
 def attribute_update(ctx: Context, body: memoryview) -> None:
+    """ATTRIBUTE_UPDATE: nothing here but its form; the values are elsewhere."""
     text = bytes(body)
     pos = 0
     while pos + 2 < len(text) and text[pos]:
@@ -152,7 +161,3 @@ def attribute_update(ctx: Context, body: memoryview) -> None:
         pos = end + 1
     if pos == 0:
         raise ctx.broken("attribute update without a name")
-
-
-def boundary(ctx: Context, body: memoryview) -> None:
-    """Transactions are cut in :func:`dboxfs.index.log.iter_transactions`."""

@@ -120,6 +120,8 @@ def _parse_extensions(view: memoryview, base_size: int, end: int, record_size: i
         if size and (offset < ext_format.BASE_RECORD_SIZE or offset + size > record_size or offset % align):
             raise FormatError(start + 8, f"index: extension {name} at {offset}+{size} of {record_size} bytes")
         names.add(name)
+        if len(names) > ext_format.MAX_EXTENSIONS:
+            raise FormatError(start, f"index: more than {ext_format.MAX_EXTENSIONS} extensions")
         ext = Extension(name, bytes(view[hdr : hdr + hdr_size]), reset_id, offset, size, align)
         if name == KEYWORDS:
             ext_format.parse_keywords(ext.hdr, hdr)
@@ -175,6 +177,7 @@ def encode_index(state: IndexState, *, log2_rotate_time: int | None = None) -> b
     struct.pack_into("<II", header, 28, state.next_uid, len(state))
     struct.pack_into("<II", header, 40, state.seen_count, state.deleted_count)
     _lower_marks(header, state)
+    struct.pack_into("<I", header, 48, min(max(state.first_recent_uid, 1), state.next_uid))
     struct.pack_into("<III", header, 60, state.log_file_seq, state.tail_offset, state.head_offset)
     if log2_rotate_time is not None:
         struct.pack_into("<I", header, 76, log2_rotate_time)

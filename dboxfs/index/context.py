@@ -51,11 +51,13 @@ class Undo:
         self.entries.append((target, slice(low, high), target[low:high].copy()))
 
     def restore(self) -> None:
+        """Put all noted values back, newest first."""
         for target, where, old in reversed(self.entries):
             target[where] = old
         self.forget()
 
     def forget(self) -> None:
+        """The transaction is whole: nothing will be taken back."""
         self.entries.clear()
         self._noted.clear()
         self._whole.clear()
@@ -87,7 +89,12 @@ class Context:
         """Rows low..high (exclusive) of the uids in uid1..uid2."""
         state = self.state
         uids, count = state._uid_view, state._count
-        low = bisect_left(uids, uid1, 0, count)
+        # A row is never further from the start than its uid from the first one.
+        limit = min(count, max(uid1 - uids[0] + 1, 0)) if count else 0
+        if limit and uids[limit - 1] == uid1:
+            low = limit - 1
+        else:
+            low = bisect_left(uids, uid1, 0, limit)
         if uid1 == uid2:
             return low, low + (low < count and uids[low] == uid1)
         return low, bisect_right(uids, uid2, low, count)
@@ -148,6 +155,7 @@ class Context:
         state._refresh_views()
 
     def kill(self, low: int, high: int) -> None:
+        """Mark rows as expunged."""
         if self.dead is None or len(self.dead) < high:
             dead = np.zeros(len(self.state._uids), np.uint8)
             if self.dead is not None:
@@ -157,6 +165,7 @@ class Context:
         self.dead[low:high] = 1
 
     def is_dead(self, row: int) -> bool:
+        """Whether this replay has expunged the row."""
         return self.dead is not None and row < len(self.dead) and bool(self.dead[row])
 
     def check_columns(self, rows: int, extensions: tuple[Extension, ...]) -> None:

@@ -34,6 +34,9 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_COLUMN_BYTES = 64 << 20
 MAX_COLUMN_BYTES_PER_MESSAGE = 512
 
+#: An index with more extensions than this is damaged (real ones have about ten).
+MAX_EXTENSIONS = 1024
+
 _NAME = re.compile(r"[A-Za-z0-9 _-]{1,63}\Z")
 _U32 = struct.Struct("<I")
 

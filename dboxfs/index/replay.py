@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from dboxfs.index.state import IndexState
 
 TAIL_FIELD = 64
+FLAG_BACKEND = 0x40
 
 _HH = struct.Struct("<HH")
 _II = struct.Struct("<II")
@@ -166,9 +167,17 @@ def track_tail(state: IndexState, offset: int, size: int, raw: int, kind: int, b
             state.tail_offset = max(state.tail_offset, tail)
         elif state.tail_offset == offset:
             state.tail_offset = offset + size
-    elif kind in _REQUESTS:
-        record = LogRecord(offset, size, RecordType(kind), False, bool(raw & SYNC), body)
-        state._keep_pending(record)
+    elif kind in _REQUESTS and (kind != RecordType.FLAG_UPDATE or _moves_message(body)):
+        copy = memoryview(bytes(body))
+        state._pending.append(LogRecord(offset, size, RecordType(kind), False, bool(raw & SYNC), copy))
+
+
+def _moves_message(body: memoryview) -> bool:
+    """Whether a FLAG_UPDATE asks to move messages to or from the alt storage (flag 0x40)."""
+    for pos in range(0, len(body) - 11, 12):
+        if (body[pos + 8] | body[pos + 9]) & FLAG_BACKEND:
+            return True
+    return False
 
 
 def _tail_value(body: memoryview) -> int | None:

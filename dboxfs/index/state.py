@@ -33,7 +33,7 @@ from dboxfs.index import extensions as ext_format
 from dboxfs.index import replay
 from dboxfs.index.columns import ByteArray, Changes, Column, Selection, UidArray
 from dboxfs.index.extensions import KEYWORDS, MODSEQ, Extension
-from dboxfs.index.log import Buffer, LogHeader, LogRecord, RecordType, count_modseq
+from dboxfs.index.log import Buffer, LogHeader, LogRecord, count_modseq
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -314,6 +314,7 @@ class IndexState:
                 header.hdr_size + len(view), f"log ends before the snapshot's {self.head_offset}"
             )
         self.hides_internal_flags = header.hides_internal_flags
+        self.head_offset = max(self.head_offset, header.hdr_size)
         self.tail_offset = max(self.tail_offset, header.hdr_size)
         tracked = self._modseq_position(header)
         counted = count_modseq(header, view, self.head_offset, start=tracked)
@@ -338,7 +339,8 @@ class IndexState:
 
         Applies every complete transaction and moves ``head_offset`` (and ``tail_offset``) behind the last
         one; what is incomplete at the end is left for the next call.  :class:`FormatError` (file offset)
-        for a broken record: the state is then that of the last whole transaction before it.
+        for a broken record: the state is then that of the last whole transaction before it; what changed
+        until then is not reported, so compare or reload.
         """
         if offset != self.head_offset:
             raise ValueError(f"log bytes from {offset} given, the state is at {self.head_offset}")
@@ -416,14 +418,6 @@ class IndexState:
             placed, self._record_size = ext_format.place_records(self._extensions)
             self._extensions = tuple(placed)
             self._laid_out = True
-
-    def _keep_pending(self, record: LogRecord) -> None:
-        """Remember a request (a copy of it: the log's bytes are the caller's)."""
-        if record.type == RecordType.FLAG_UPDATE:
-            body = record.payload
-            if not any((body[i + 8] | body[i + 9]) & FLAG_BACKEND for i in range(0, len(body) - 11, 12)):
-                return
-        self._pending.append(replace(record, payload=memoryview(bytes(record.payload))))
 
     def _drop_done_requests(self) -> None:
         if self._pending and self._pending[0].offset < self.tail_offset:
