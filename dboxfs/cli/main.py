@@ -1,0 +1,107 @@
+"""The command line.
+
+Exit statuses: 0 done; 1 something else failed; 2 the command line is wrong; 3 the store is missing,
+unreadable or no dbox store; 4 the mountpoint or FUSE is the problem.  Every error is one line on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from dboxfs import __version__
+from dboxfs.cli import inspect, mounting
+from dboxfs.cli.status import EXIT_FAILURE, exit_status, first_error
+from dboxfs.errors import DboxfsError
+
+_DESCRIPTION = """\
+Mount a Dovecot dbox mailstore (sdbox or mdbox) as a directory tree: mailboxes are
+directories, messages are files, flags and dates are extended attributes.
+
+  dboxfs info ~/mdbox                     what is in the store
+  dboxfs mount ~/mdbox /mnt/mail          mount it (read-only)
+  ls /mnt/mail/INBOX; less /mnt/mail/INBOX/17.eml
+  getfattr -d /mnt/mail/INBOX/17.eml      uid, guid, flags, keywords, dates ...
+  dboxfs umount /mnt/mail
+"""
+
+_STORE = """\
+STORE is the root of the store (the directory with mailboxes/ in it), or a Dovecot
+mail_location such as mdbox:/srv/mail/ann:INDEX=/var/index/ann:ALT=/archive/ann
+(doveadm user -f mail ann prints it).
+"""
+
+_STATUS = "exit status: 0 done, 1 failed, 2 wrong usage, 3 store missing or unreadable, 4 mountpoint or FUSE"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run dboxfs with *argv* (``sys.argv[1:]`` if left out); gives the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+    except KeyboardInterrupt:
+        return EXIT_FAILURE
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone: that is no error worth a word
+        return EXIT_FAILURE
+    except (DboxfsError, OSError, BaseExceptionGroup) as exc:
+        error = first_error(exc)
+        if not isinstance(error, DboxfsError | OSError):
+            raise
+        print(f"dboxfs: {error}", file=sys.stderr)
+        return exit_status(error)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "dboxfs", description=_DESCRIPTION, epilog=_STORE + "\n" + _STATUS, formatter_class=raw
+    )
+    parser.add_argument("--version", action="version", version=f"dboxfs {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    mount = commands.add_parser(
+        "mount", help="mount a store", description="Mount STORE on the empty directory MOUNTPOINT.\n\n" +
+        _STORE, epilog=mounting.OPTIONS_HELP + "\n" + _STATUS, formatter_class=raw,
+    )  # fmt: skip
+    mounting.add_arguments(mount)
+    mount.set_defaults(run=mounting.mount)
+
+    umount = commands.add_parser(
+        "umount", help="unmount", description="Unmount MOUNTPOINT; waits until the daemon has gone."
+    )
+    umount.add_argument("mountpoint", metavar="MOUNTPOINT")
+    umount.add_argument("-z", "--lazy", action="store_true", help="detach now even if it is in use")
+    umount.set_defaults(run=mounting.umount)
+
+    listing = commands.add_parser(
+        "ls",
+        help="list mailboxes, or the messages of one",
+        description="List the mailboxes of STORE, or the messages of MAILBOX: uid, size, received, flags.\n\n"
+        + _STORE,
+        formatter_class=raw,
+    )
+    listing.add_argument("store", metavar="STORE")
+    listing.add_argument("mailbox", metavar="MAILBOX", nargs="?")
+    listing.set_defaults(run=inspect.ls)
+
+    info = commands.add_parser(
+        "info", help="what a store is and holds", formatter_class=raw,
+        description="Show where the parts of STORE are, its mailboxes and their counts.\n\n" + _STORE,
+    )  # fmt: skip
+    info.add_argument("store", metavar="STORE")
+    info.set_defaults(run=inspect.info)
+
+    dump = commands.add_parser(
+        "dump", help="show a file of a store in readable form",
+        description="Show any u.N, m.N, dovecot.index, .log, .cache or map file in readable form.",
+    )  # fmt: skip
+    dump.add_argument("file", metavar="FILE")
+    dump.set_defaults(run=inspect.dump)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""One open directory: a snapshot of its names, so that a listing shows each name once while things change.
+
+The snapshot is taken at opendir and again when the reader rewinds.  Children come first, in the order of
+their names, then messages in the order of their uids; the position of a name in the snapshot, plus 1, is
+its offset.  Messages that went away since are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from dboxfs.store import UNKNOWN, Folder, Mailbox
+
+_WINDOW = 2048
+
+
+class Listing:
+    """The names of one folder as they were when :meth:`take` was called last."""
+
+    __slots__ = ("_rows", "_window_start", "children", "deadline", "folder", "mailbox", "uids")
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self.deadline = 0.0
+        self.take()
+
+    def take(self) -> None:
+        """Take the snapshot."""
+        self.children = sorted(self.folder.children.items())
+        self.mailbox: Mailbox | None = self.folder.mailbox
+        self.uids = self.mailbox.uids if self.mailbox is not None else np.empty(0, np.uint32)
+        self._rows: list[tuple[int, int, int, int, int]] = []
+        self._window_start = -1
+
+    def rows(self, start: int) -> Iterator[tuple[int, int, int, int, int, int]]:
+        """Messages from number *start* of the snapshot on: (position, uid, state, size, received, saved)."""
+        position = start
+        while position < len(self.uids):
+            window = position - position % _WINDOW
+            if window != self._window_start or any(row[1] == UNKNOWN for row in self._rows):
+                self._load(window)
+            for uid, state, size, received, saved in self._rows[position - window :]:
+                if uid:
+                    yield position, uid, state, size, received, saved
+                position += 1
+
+    def _load(self, start: int) -> None:
+        uids = self.uids[start : start + _WINDOW]
+        assert self.mailbox is not None
+        table = self.mailbox.facts
+        at = np.minimum(table.uids.searchsorted(uids), max(len(table) - 1, 0))
+        there = table.uids[at] == uids if len(table) else np.zeros(len(uids), bool)
+        at = at[there] if len(table) else at[:0]
+        columns = [np.zeros(len(uids), np.int64) for _ in range(5)]
+        sources: tuple[np.ndarray, ...] = (table.uids, table.state, table.size, table.received, table.saved)
+        for column, source in zip(columns, sources, strict=True):
+            column[there] = source[at]
+        self._rows = list(zip(*(column.tolist() for column in columns), strict=True))
+        self._window_start = start
+
+    def unknown(self, start: int, count: int) -> bool:
+        """Whether one of *count* messages from number *start* on has not been looked at yet."""
+        if self.mailbox is None or not self.mailbox.facts.unknown:
+            return False
+        table = self.mailbox.facts
+        uids = self.uids[start : start + count]
+        at = np.minimum(table.uids.searchsorted(uids), len(table) - 1)
+        return bool(np.any((table.state[at] == UNKNOWN) & (table.uids[at] == uids)))

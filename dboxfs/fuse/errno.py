@@ -1,0 +1,44 @@
+"""The one place where errors become errno values, and where it is decided what goes into the log.
+
+================================ ============ ==========================================
+error                            errno        log
+================================ ============ ==========================================
+NoSuchMailbox, NoSuchMessage     ENOENT       nothing
+CorruptFile, FormatError         EIO          one line, by the layer that found the damage
+Unsupported                      EOPNOTSUPP   nothing
+StoreBusy                        EBUSY        one line
+OSError                          its errno    one line, except ENOENT
+anything else                    EIO          with traceback: a bug in dboxfs
+================================ ============ ==========================================
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+
+from dboxfs.errors import CorruptFile, FormatError, NoSuchMailbox, NoSuchMessage, StoreBusy, Unsupported
+
+log = logging.getLogger(__name__)
+
+
+def errno_of(error: Exception, what: str) -> int:
+    """The errno for *error*, which came up while doing *what*; writes the log line."""
+    match error:
+        case NoSuchMailbox() | NoSuchMessage():
+            return errno.ENOENT
+        case CorruptFile() | FormatError():
+            return errno.EIO
+        case Unsupported():
+            return errno.EOPNOTSUPP
+        case StoreBusy():
+            log.warning("%s: %s", what, error)
+            return errno.EBUSY
+        case OSError():
+            number = error.errno or errno.EIO
+            if number != errno.ENOENT:
+                log.error("%s: %s", what, error)
+            return number
+        case _:
+            log.error("%s: unexpected %r", what, error, exc_info=error)
+            return errno.EIO

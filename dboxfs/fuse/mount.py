@@ -1,0 +1,142 @@
+"""Make the mount, answer the kernel until somebody unmounts, clean up.
+
+:func:`run` is the whole life of a mount in one trio task tree.  It ends when the file system is unmounted
+(from outside, or because of SIGTERM or SIGINT) and returns normally then.  Whatever can be wrong with the
+mountpoint is looked at before libfuse is asked, because its own words go to stderr and tell little.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import stat
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pyfuse3
+import trio
+
+from dboxfs.errors import MountError
+from dboxfs.fsapi import FileSystem
+from dboxfs.fuse.operations import Operations
+from dboxfs.fuse.options import ViewOptions
+from dboxfs.store import Location, open_store
+
+log = logging.getLogger(__name__)
+
+MAX_TASKS = 1024
+"""Requests that are answered at the same time, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """What is given to the kernel and to the view.  ``fuse``: further options for libfuse, as they are."""
+
+    allow_other: bool = False
+    view: ViewOptions = field(default_factory=ViewOptions)
+    fuse: tuple[str, ...] = ()
+
+
+def check_mountpoint(path: str) -> str:
+    """The absolute path of a usable mountpoint.
+
+    :raises MountError: it is missing, no directory, not empty, already mounted on, not ours; or FUSE is
+    missing.
+    """
+    path = os.path.abspath(path)
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        raise MountError(f"{path}: no such directory; make it with: mkdir {path}") from None
+    except OSError as exc:
+        hint = "; a dead mount? try: dboxfs umount " + path if exc.errno in (107, 103) else ""
+        raise MountError(f"{path}: {exc.strerror}{hint}") from None
+    if not stat.S_ISDIR(found.st_mode):
+        raise MountError(f"{path}: not a directory; give an empty directory to mount on")
+    if os.path.ismount(path):
+        raise MountError(
+            f"{path}: something is mounted there already; unmount it first: dboxfs umount {path}"
+        )
+    try:
+        if os.listdir(path):
+            raise MountError(f"{path}: not empty; what is in it would be hidden. Give an empty directory")
+    except PermissionError:
+        raise MountError(f"{path}: permission denied") from None
+    if os.geteuid() != 0 and not os.access(path, os.W_OK):
+        raise MountError(f"{path}: you must be able to write there to mount on it")
+    _check_fuse()
+    return path
+
+
+def _check_fuse() -> None:
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        raise MountError(
+            "/dev/fuse is missing; load the kernel module (modprobe fuse) or allow the device here"
+        ) from None
+    except OSError as exc:
+        raise MountError(f"/dev/fuse: {exc.strerror}; may you use FUSE here?") from None
+    if os.geteuid() != 0 and shutil.which("fusermount3") is None:
+        raise MountError("fusermount3 is missing; install the package fuse3")
+
+
+async def run(
+    fs: FileSystem, location: Location, mountpoint: str, options: MountOptions, ready: Callable[[], None]
+) -> None:
+    """Mount the store at *location* on *mountpoint* and serve it until it is unmounted.
+
+    :param ready: called once the mount answers.
+    :raises NoSuchStore, MountError: it can't be done.
+    """
+    async with open_store(fs, location) as store, trio.open_nursery() as nursery:
+        operations = Operations(store, options.view, _spawner(nursery))
+        _init(operations, location, mountpoint, options)
+        operations.notifier.start()
+        try:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+                nursery.start_soon(_terminate_on, signals)
+                nursery.start_soon(_report_ready, mountpoint, ready)
+                await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
+                log.info("%s: unmounted", mountpoint)
+                nursery.cancel_scope.cancel()
+        finally:
+            operations.notifier.stop()
+            pyfuse3.close(unmount=True)
+
+
+def _spawner(nursery: trio.Nursery) -> Callable[[Callable[[], Awaitable[object]]], None]:
+    async def guarded(work: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await work()
+        except OSError as exc:
+            log.error("background work: %s", exc)
+
+    return lambda work: nursery.start_soon(guarded, work)
+
+
+def _init(operations: Operations, location: Location, mountpoint: str, options: MountOptions) -> None:
+    name = f"{location.kind.value}:{location.root}".replace("\\", "\\\\").replace(",", "\\,")
+    given = {f"fsname={name}", "subtype=dboxfs", "default_permissions", "ro", *options.fuse}
+    if options.allow_other:
+        given.add("allow_other")
+    try:
+        pyfuse3.init(operations, mountpoint, given)
+    except (RuntimeError, UnicodeError) as exc:
+        hint = ""
+        if options.allow_other and os.geteuid() != 0:
+            hint = "; allow_other needs the line user_allow_other in /etc/fuse.conf"
+        raise MountError(f"{mountpoint}: the kernel or fusermount3 refused the mount{hint}") from exc
+
+
+async def _terminate_on(signals: object) -> None:
+    async for number in signals:  # type: ignore[attr-defined]
+        log.info("signal %s: unmounting", signal.Signals(number).name)
+        pyfuse3.terminate()
+
+
+async def _report_ready(mountpoint: str, ready: Callable[[], None]) -> None:
+    await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
+    ready()

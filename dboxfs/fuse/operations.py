@@ -1,0 +1,375 @@
+"""The kernel's requests, answered from the store.
+
+A thin adapter: what a request means is decided here, what is in the store is asked there.  Every handler
+runs through
+:func:`handler`, which counts it and maps errors to errno values in one place.
+
+The mount is read-only: the kernel refuses writing itself (mount option ``ro``); a handler that is reached
+all the same answers EROFS.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import FUSEError
+
+from dboxfs.errors import CorruptFile, NoSuchMessage
+from dboxfs.fuse import control as control_files
+from dboxfs.fuse import xattrs
+from dboxfs.fuse.attributes import SHORT, Attributes, fill
+from dboxfs.fuse.directory import Listing
+from dboxfs.fuse.errno import errno_of
+from dboxfs.fuse.inodes import CONTROL, ROOT, UID_MASK, Inodes
+from dboxfs.fuse.notify import Notifier
+from dboxfs.fuse.options import ViewOptions
+from dboxfs.store import UNKNOWN, Body, Delta, Facts, Folder, Listener, Store
+
+SCAN_PATIENCE = 2.0
+"""Seconds that a listing waits in all for sizes; the kernel asks for the others when it needs them."""
+
+_READDIR_AHEAD = 64
+_MESSAGE = re.compile(rb"([1-9][0-9]{0,9})\.eml")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def handler(
+    method: Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]]:
+    """Count the request, and let nothing out but FUSEError."""
+    name = method.__name__
+
+    async def answered(self: Operations, *args: P.args, **kwargs: P.kwargs) -> R:
+        self.requests[name] += 1
+        try:
+            return await method(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except Exception as exc:
+            raise FUSEError(errno_of(exc, name)) from exc
+
+    return wraps(method)(answered)  # type: ignore[return-value]
+
+
+class _OpenFile:
+    """An open message: its bytes, and the attributes that fstat goes on giving after an expunge."""
+
+    __slots__ = ("body", "facts", "inode")
+
+    def __init__(self, inode: int, body: Body, facts: Facts) -> None:
+        self.inode = inode
+        self.body = body
+        self.facts = facts
+
+
+class Operations(pyfuse3.Operations):
+    """One mounted store.
+
+    :param spawn: starts a background task that lives as long as the mount.
+    """
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+    enable_acl = False
+
+    def __init__(
+        self, store: Store, options: ViewOptions, spawn: Callable[[Callable[[], Awaitable[object]]], None]
+    ) -> None:
+        super().__init__()
+        self.requests = dict.fromkeys(
+            ("lookup", "getattr", "open", "read", "release", "opendir", "readdir", "releasedir", "getxattr",
+             "listxattr", "statfs", "flush", "setattr"), 0,
+        )  # fmt: skip
+        self.notifier = Notifier()
+        self._store = store
+        self._options = options
+        self._spawn = spawn
+        self._inodes = Inodes()
+        self._control = control_files.Control(store, lambda: self.requests)
+        self._attributes = Attributes(store, options, self._control.mounted_at)
+        self._template = self._attributes.template()
+        self._files: dict[int, _OpenFile | bytes] = {}
+        self._listings: dict[int, Listing | None] = {}
+        self._open_inodes: dict[int, _OpenFile] = {}
+        self._next_handle = 1
+        for folder in sorted(store.folders.values(), key=lambda folder: folder.name):
+            self._inodes.add(folder)
+        store.listen(Listener(self._messages_changed, self._folder_gone, self._folder_new))
+
+    # -- what the store tells ------------------------------------------------------------------
+
+    def _messages_changed(self, folder: Folder, delta: Delta) -> None:
+        inode = self._inodes.of(folder)
+        for uid in delta.expunged.tolist():
+            self.notifier.entry(inode, b"%d.eml" % uid, inode | uid)
+        self.notifier.attributes(inode)
+
+    def _folder_gone(self, folder: Folder) -> None:
+        self._inodes.remove(folder)
+        if folder.parent is not None:
+            parent = self._inodes.of(folder.parent) if folder.parent in self._inodes else 0
+            if parent:
+                self.notifier.entry(parent, _encode(folder.shown))
+                self.notifier.attributes(parent)
+
+    def _folder_new(self, folder: Folder) -> None:
+        self._inodes.add(folder)
+        if folder.parent is not None:
+            parent = self._inodes.of(folder.parent)
+            self.notifier.entry(parent, _encode(folder.shown))
+            self.notifier.attributes(parent)
+
+    # -- names ---------------------------------------------------------------------------------
+
+    @handler
+    async def lookup(self, parent_inode: int, name: bytes, ctx: object) -> pyfuse3.EntryAttributes:
+        if parent_inode == CONTROL:
+            inode = self._control.files.get(name)
+            if inode is None:
+                raise FUSEError(errno.ENOENT)
+            return self._attributes.control_file(inode)
+        if parent_inode == ROOT and name == control_files.NAME:
+            return self._attributes.control_dir(CONTROL)
+        folder = self._folder(parent_inode)
+        await self._store.check(folder)
+        match = _MESSAGE.fullmatch(name)
+        if match is not None and folder.mailbox is not None:
+            uid = int(match[1])
+            if uid > UID_MASK or uid not in folder.mailbox:
+                raise FUSEError(errno.ENOENT)
+            facts = await folder.mailbox.facts_of(uid)
+            return self._limited(folder, self._attributes.message(self._inodes.of(folder) | uid, facts))
+        child = folder.children.get(_decode(name))
+        if child is None:
+            raise FUSEError(errno.ENOENT)
+        return self._limited(folder, self._attributes.folder(child, self._inodes.of(child)))
+
+    def _limited(self, folder: Folder, entry: pyfuse3.EntryAttributes) -> pyfuse3.EntryAttributes:
+        if not self._store.is_watched(folder):
+            entry.entry_timeout = SHORT
+        return entry
+
+    def _folder(self, inode: int) -> Folder:
+        folder = self._store.root if inode == ROOT else self._inodes.folder(inode)
+        if folder is None:
+            raise FUSEError(errno.ENOENT)
+        return folder
+
+    @handler
+    async def getattr(self, inode: int, ctx: object) -> pyfuse3.EntryAttributes:
+        if inode == CONTROL:
+            return self._attributes.control_dir(inode)
+        if inode >> 32 == 0 and inode != ROOT:
+            return self._attributes.control_file(inode)
+        uid = inode & UID_MASK
+        if inode == ROOT or not uid:
+            folder = self._folder(inode)
+            return self._attributes.folder(folder, inode)
+        return self._attributes.message(inode, await self._facts(inode, uid))
+
+    async def _facts(self, inode: int, uid: int) -> Facts:
+        held = self._open_inodes.get(inode)
+        if held is not None:
+            return held.facts
+        box = self._folder(inode).mailbox
+        if box is None:
+            raise FUSEError(errno.ENOENT)
+        return await box.facts_of(uid)
+
+    # -- directories ---------------------------------------------------------------------------
+
+    @handler
+    async def opendir(self, inode: int, ctx: object) -> int:
+        handle = self._next_handle
+        self._next_handle += 1
+        if inode == CONTROL:
+            self._listings[handle] = None
+            return handle
+        folder = self._folder(inode)
+        await self._store.check(folder)
+        self._listings[handle] = Listing(folder)
+        box = folder.mailbox
+        if box is not None and box.facts.unknown and not box.scanning:
+            self._spawn(box.scan)
+        return handle
+
+    @handler
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        listing = self._listings[fh]
+        if listing is None:
+            self._list_control(start_id, token)
+            return
+        if start_id == 0:
+            listing.take()
+            listing.deadline = trio.current_time() + SCAN_PATIENCE
+        children = listing.children
+        for position in range(start_id, len(children)):
+            shown, child = children[position]
+            if child not in self._inodes:
+                continue
+            entry = self._limited(listing.folder, self._attributes.folder(child, self._inodes.of(child)))
+            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(_encode(shown)), entry, position + 1):
+                return
+        first = max(start_id - len(children), 0)
+        await self._wait_for_sizes(listing, first)
+        self._list_messages(listing, first, token)
+
+    def _list_messages(self, listing: Listing, first: int, token: pyfuse3.ReaddirToken) -> None:
+        if first >= len(listing.uids) or listing.folder not in self._inodes:
+            return
+        base, after = self._inodes.of(listing.folder), len(listing.children) + 1
+        entry = self._limited(listing.folder, self._attributes.template())
+        long = entry.attr_timeout
+        reply = pyfuse3.readdir_reply
+        for position, uid, state, size, received, saved in listing.rows(first):
+            fill(entry, base | uid, size, received, saved)
+            entry.attr_timeout = 0.0 if state == UNKNOWN else long
+            if not reply(token, b"%d.eml" % uid, entry, position + after):
+                return
+
+    async def _wait_for_sizes(self, listing: Listing, first: int) -> None:
+        box = listing.mailbox
+        if box is None or not box.facts.unknown:
+            return
+        with trio.move_on_at(listing.deadline):
+            while box.scanning and listing.unknown(first, _READDIR_AHEAD):
+                await box.wait_scan()
+
+    def _list_control(self, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        for position, (name, inode) in enumerate(self._control.files.items()):
+            if position >= start_id:
+                entry = self._attributes.control_file(inode)
+                if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), entry, position + 1):
+                    return
+
+    @handler
+    async def releasedir(self, fh: int) -> None:
+        del self._listings[fh]
+
+    # -- files ---------------------------------------------------------------------------------
+
+    @handler
+    async def open(self, inode: int, flags: int, ctx: object) -> pyfuse3.FileInfo:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND):
+            raise FUSEError(errno.EROFS)
+        handle = self._next_handle
+        self._next_handle += 1
+        if inode >> 32 == 0:
+            content = self._control.content(inode)
+            if content is None:
+                raise FUSEError(errno.ENOENT)
+            self._files[handle] = content
+            return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), direct_io=True, keep_cache=False)
+        box = self._folder(inode).mailbox
+        if box is None:
+            raise FUSEError(errno.ENOENT)
+        uid = inode & UID_MASK
+        body = await box.open(uid)
+        try:
+            facts = await box.facts_of(uid)
+        except NoSuchMessage:
+            body.close()
+            raise
+        opened = _OpenFile(inode, body, facts)
+        self._files[handle] = opened
+        self._open_inodes[inode] = opened
+        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), keep_cache=True)
+
+    @handler
+    async def read(self, fh: int, offset: int, size: int) -> bytes:
+        opened = self._files[fh]
+        if isinstance(opened, bytes):
+            return opened[offset : offset + size]
+        body = opened.body
+        try:
+            return body.pread(size, offset)
+        except BlockingIOError:
+            pass
+        try:
+            return await body.read(size, offset)
+        except CorruptFile as exc:
+            self._store.report_damage(exc)
+            raise
+
+    @handler
+    async def release(self, fh: int) -> None:
+        opened = self._files.pop(fh)
+        if isinstance(opened, _OpenFile):
+            opened.body.close()
+            if self._open_inodes.get(opened.inode) is opened:
+                del self._open_inodes[opened.inode]
+
+    @handler
+    async def flush(self, fh: int) -> None:
+        raise FUSEError(errno.ENOSYS)  # nothing is ever written: the kernel needn't ask again
+
+    @handler
+    async def setattr(
+        self, inode: int, attr: object, fields: object, fh: int | None, ctx: object
+    ) -> pyfuse3.EntryAttributes:
+        raise FUSEError(errno.EROFS)
+
+    # -- extended attributes -------------------------------------------------------------------
+
+    @handler
+    async def getxattr(self, inode: int, name: bytes, ctx: object) -> bytes:
+        if not name.startswith(b"user."):
+            raise FUSEError(errno.EOPNOTSUPP)
+        value: str | None = None
+        if name.startswith(xattrs.PREFIX):
+            value = await self._xattr(inode, _decode(name[len(xattrs.PREFIX) :]))
+        if value is None:
+            raise FUSEError(pyfuse3.ENOATTR)
+        return _encode(value)
+
+    async def _xattr(self, inode: int, name: str) -> str | None:
+        if inode >> 32 == 0:
+            return None
+        folder = self._folder(inode)
+        uid = inode & UID_MASK
+        if not uid:
+            return await xattrs.folder_value(self._store, folder, name, self._options.separator)
+        if folder.mailbox is None:
+            return None
+        return await xattrs.message_value(folder.mailbox, uid, name)
+
+    @handler
+    async def listxattr(self, inode: int, ctx: object) -> Sequence[pyfuse3.XAttrNameT]:
+        if inode >> 32 == 0:
+            return []
+        folder = self._folder(inode)
+        uid = inode & UID_MASK
+        if not uid or folder.mailbox is None:
+            names = xattrs.folder_names(folder)
+        else:
+            names = await xattrs.message_names(folder.mailbox, uid)
+        return [pyfuse3.XAttrNameT(xattrs.PREFIX + name.encode()) for name in names]
+
+    # -- the file system -----------------------------------------------------------------------
+
+    @handler
+    async def statfs(self, ctx: object) -> pyfuse3.StatvfsData:
+        found = await self._store.statvfs()
+        data = pyfuse3.StatvfsData()
+        data.f_bsize, data.f_frsize = found.f_bsize, found.f_frsize
+        data.f_blocks, data.f_bfree, data.f_bavail = found.f_blocks, found.f_bfree, found.f_bavail
+        data.f_files, data.f_ffree, data.f_favail = found.f_files, found.f_ffree, found.f_favail
+        data.f_namemax = 255
+        return data
+
+
+def _encode(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _decode(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")

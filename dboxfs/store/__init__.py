@@ -1,0 +1,27 @@
+"""The mailstore as a plain library: ``Store``, ``Folder``, ``Mailbox``, bodies.  Knows nothing of FUSE."""
+
+from dboxfs.store.content import Body
+from dboxfs.store.facts import DAMAGED, KNOWN, UNKNOWN, Facts, FactTable
+from dboxfs.store.indexfiles import Delta
+from dboxfs.store.location import Kind, Location, parse_location
+from dboxfs.store.mailbox import Details, Mailbox
+from dboxfs.store.store import Folder, Listener, Store, open_store
+
+__all__ = [
+    "DAMAGED",
+    "KNOWN",
+    "UNKNOWN",
+    "Body",
+    "Delta",
+    "Details",
+    "FactTable",
+    "Facts",
+    "Folder",
+    "Kind",
+    "Listener",
+    "Location",
+    "Mailbox",
+    "Store",
+    "open_store",
+    "parse_location",
+]

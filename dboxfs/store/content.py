@@ -1,0 +1,309 @@
+"""The plain bytes of a message, whatever they are stored as.
+
+Three kinds of body, stacked as they are stored: the bytes of the record (:class:`PlainBody`), decompressed
+(:class:`CompressedBody`, pages in the daemon's cache), and with the attachments put back that Dovecot keeps
+in files of their own (:class:`AssembledBody`).  All have a ``size`` in bytes that is known before the first
+read, ``pread`` that answers at once or raises BlockingIOError, and ``read`` that waits.  Both give exactly
+the bytes asked for, fewer only at the end of the message; a body that turns out shorter or longer than its
+record says raises CorruptFile.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from dboxfs.dbox import (
+    Compression,
+    Decompressor,
+    ExtRef,
+    Segment,
+    encode_base64_range,
+    parse_ext_refs,
+    plan,
+    raw_range,
+)
+from dboxfs.errors import CorruptFile, FormatError
+from dboxfs.fsapi import FileSystem, Handle
+from dboxfs.store.messages import Opened
+
+PAGE = 64 << 10
+"""Bytes of plain text in one page of the cache."""
+
+_CHUNK = 64 << 10
+_PAGES_KEPT = 32
+# These take milliseconds for a page; the others a fraction of one.
+_SLOW = frozenset({Compression.BZIP2, Compression.XZ})
+
+
+class Body(Protocol):
+    """A message's bytes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """The bytes at *offset*, if that takes no waiting.
+
+        :raises BlockingIOError: not at once; ``read`` waits.
+        """
+
+    async def read(self, size: int, offset: int) -> bytes:
+        """The bytes at *offset*.  May be cancelled at any time; nothing is lost then."""
+
+    def close(self) -> None:
+        """Give up the files behind it."""
+
+
+class PlainBody:
+    """The bytes of a record as they are stored."""
+
+    __slots__ = ("_base", "_handle", "_opened", "size")
+
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+        self._handle = opened.handle
+        self._base = opened.record.body_offset
+        self.size = opened.record.stored_size
+
+    def pread(self, size: int, offset: int) -> bytes:
+        wanted = min(size, self.size - offset)
+        if wanted <= 0:
+            return b""
+        data = self._handle.pread(wanted, self._base + offset)
+        if len(data) < wanted:
+            raise BlockingIOError
+        return data
+
+    async def read(self, size: int, offset: int) -> bytes:
+        wanted = min(size, self.size - offset)
+        if wanted <= 0:
+            return b""
+        data = await self._handle.read(wanted, self._base + offset)
+        if len(data) < wanted:
+            at = self._base + offset + len(data)
+            raise CorruptFile(self._opened.path, at, "the file ends inside a message")
+        return data
+
+    def close(self) -> None:
+        self._opened.close()
+
+
+class CompressedBody:
+    """A decompressed body.  Reading forward decompresses once; going far back begins again."""
+
+    def __init__(self, inner: PlainBody, opened: Opened, size: int) -> None:
+        self._pages: OrderedDict[int, bytes] = OrderedDict()
+        self._inner = inner
+        self._path = opened.path
+        self._base = opened.record.body_offset
+        assert opened.record.compression is not None
+        self._kind = opened.record.compression
+        self.size = size
+        self._decoder = Decompressor(self._kind)
+        self._taken = 0
+        self._next_page = 0
+        self._lock = trio.Lock()
+
+    def pread(self, size: int, offset: int) -> bytes:
+        end = min(offset + size, self.size)
+        if end <= offset:
+            return b""
+        pages = []
+        for number in range(offset // PAGE, (end - 1) // PAGE + 1):
+            page = self._pages.get(number)
+            if page is None:
+                raise BlockingIOError
+            pages.append(page)
+        return _cut(pages, offset, end)
+
+    async def read(self, size: int, offset: int) -> bytes:
+        end = min(offset + size, self.size)
+        if end <= offset:
+            return b""
+        async with self._lock:
+            pages = [await self._page(number) for number in range(offset // PAGE, (end - 1) // PAGE + 1)]
+        return _cut(pages, offset, end)
+
+    async def _page(self, number: int) -> bytes:
+        page = self._pages.get(number)
+        if page is not None:
+            return page
+        if number < self._next_page:
+            self._restart()
+        while True:
+            try:
+                page = await self._decode_page()
+            except BaseException:
+                self._restart()  # a cancelled or failed step leaves the decoder somewhere in the middle
+                raise
+            self._pages[self._next_page] = page
+            if len(self._pages) > _PAGES_KEPT:
+                self._pages.popitem(last=False)
+            self._next_page += 1
+            if self._next_page > number:
+                return page
+
+    def _restart(self) -> None:
+        self._decoder = Decompressor(self._kind)
+        self._taken = self._next_page = 0
+
+    async def _decode_page(self) -> bytes:
+        wanted = min(PAGE, self.size - self._next_page * PAGE)
+        out: list[bytes] = []
+        try:
+            while wanted:
+                piece = await self._step(wanted)
+                if not piece:
+                    raise FormatError(
+                        self._taken, f"decompressed text ends {wanted} bytes before its size of {self.size}"
+                    )
+                out.append(piece)
+                wanted -= len(piece)
+            if (self._next_page + 1) * PAGE >= self.size and await self._step(1):
+                raise FormatError(self._taken, f"decompressed text is longer than its size of {self.size}")
+        except FormatError as exc:
+            raise CorruptFile(self._path, self._base + exc.offset, exc.reason) from exc
+        return b"".join(out)
+
+    async def _step(self, wanted: int) -> bytes:
+        decoder = self._decoder
+        while True:
+            if self._kind in _SLOW:
+                piece = await trio.to_thread.run_sync(decoder.read, wanted)
+            else:
+                piece = decoder.read(wanted)
+            if piece or decoder.eof:
+                return piece
+            chunk = await self._inner.read(_CHUNK, self._taken)
+            if chunk:
+                self._taken += len(chunk)
+                decoder.feed(chunk)
+            else:
+                decoder.finish()
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def _cut(pages: list[bytes], offset: int, end: int) -> bytes:
+    start = offset % PAGE
+    if len(pages) == 1:
+        return pages[0][start : start + end - offset]
+    return b"".join(pages)[start : start + end - offset]
+
+
+class AssembledBody:
+    """A body with its attachments put back (dbox-files section 3).
+
+    :param paths: gives the file of an attachment.
+    """
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        inner: PlainBody | CompressedBody,
+        segments: tuple[Segment, ...],
+        files: Callable[[ExtRef], str],
+    ) -> None:
+        self._fs = fs
+        self._inner = inner
+        self._segments = segments
+        self._starts = [segment.out_start for segment in segments]
+        self._files = files
+        self._handles: dict[str, Handle] = {}
+        last = segments[-1] if segments else None
+        self.size = last.out_start + last.size if last is not None else 0
+
+    def pread(self, size: int, offset: int) -> bytes:
+        if offset >= self.size or size <= 0:
+            return b""
+        raise BlockingIOError
+
+    async def read(self, size: int, offset: int) -> bytes:
+        end = min(offset + size, self.size)
+        out: list[bytes] = []
+        at = max(bisect.bisect_right(self._starts, offset) - 1, 0)
+        while offset < end:
+            segment = self._segments[at]
+            skip = offset - segment.out_start
+            wanted = min(end - offset, segment.size - skip)
+            if isinstance(segment.source, ExtRef):
+                out.append(await self._external(segment.source, skip, skip + wanted))
+            else:
+                out.append(await self._inner.read(wanted, segment.source + skip))
+            offset += wanted
+            at += 1
+        return b"".join(out)
+
+    async def _external(self, ref: ExtRef, start: int, end: int) -> bytes:
+        path = self._files(ref)
+        handle = self._handles.get(ref.path)
+        if handle is None:
+            handle = self._handles[ref.path] = self._fs.open(path)
+        try:
+            raw_size = (await handle.wait_open()).st_size
+            ref.check_raw_size(raw_size)
+            if ref.line_length is None:
+                return await self._exactly(handle, path, start, end)
+            first, last = raw_range(start, end, ref.line_length, ref.crlf, raw_size)
+            raw = await self._exactly(handle, path, first, last)
+            return encode_base64_range(raw, start, end, ref.line_length, ref.crlf)
+        except FileNotFoundError as exc:
+            raise CorruptFile(path, 0, "the file of an external attachment is missing") from exc
+        except FormatError as exc:
+            raise CorruptFile(path, exc.offset, exc.reason) from exc
+
+    @staticmethod
+    async def _exactly(handle: Handle, path: str, start: int, end: int) -> bytes:
+        data = await handle.read(end - start, start)
+        if len(data) < end - start:
+            raise CorruptFile(path, start + len(data), "the file of an external attachment ends early")
+        return data
+
+    def close(self) -> None:
+        for handle in self._handles.values():
+            handle.close()
+        self._handles.clear()
+        self._inner.close()
+
+
+def open_body(fs: FileSystem, opened: Opened, attachments: str | None, suffix: str) -> Body:
+    """The plain bytes of the record in *opened*; the body owns it from now on, also when this raises.
+
+    :param attachments: Dovecot's ``mail_attachment_dir``; None: not known.
+    :param suffix: what follows an attachment's path in the file name (sdbox: mailbox guid and uid).
+    :raises CorruptFile: the record contradicts itself, or needs attachments that can't be found.
+    """
+    record = opened.record
+    try:
+        plain = PlainBody(opened)
+        refs: tuple[ExtRef, ...] = ()
+        value = record.metadata.ext_refs
+        if value is not None:
+            refs = parse_ext_refs(value, base=record.metadata.value_offset(b"X") or 0)
+        inner_size = record.size - sum(ref.size for ref in refs)
+        inner: PlainBody | CompressedBody = plain
+        if record.compression is not None:
+            inner = CompressedBody(plain, opened, inner_size)
+        elif inner_size != plain.size:
+            raise FormatError(record.offset, f"stored {plain.size} bytes, expected {inner_size}")
+        if not refs:
+            return inner
+        if attachments is None:
+            raise FormatError(
+                record.offset, "its attachments are in files of their own; mount with -o attachments=DIR"
+            )
+        directory = attachments
+        return AssembledBody(
+            fs, inner, plan(refs, inner_size), lambda ref: os.path.join(directory, ref.path + suffix)
+        )
+    except FormatError as exc:
+        opened.close()
+        raise CorruptFile(opened.path, exc.offset, exc.reason) from exc

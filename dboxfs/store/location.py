@@ -1,0 +1,222 @@
+"""Where a store is: a Dovecot ``mail_location`` string or a plain directory (mailbox-layout section 1).
+
+``driver:root[:KEY=value|:FLAG]...`` with the drivers ``sdbox`` (alias ``dbox``) and ``mdbox``; ``::`` is a
+literal colon.  ``%``-variables are Dovecot's to expand and are refused here.  A plain directory is looked
+at: ``storage/`` in it makes it an mdbox, ``mailboxes/`` alone an sdbox.
+
+Only the layout ``fs`` is supported; ``LAYOUT=index`` and ``INDEX=MEMORY`` are refused by name.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from dataclasses import dataclass
+
+from dboxfs.errors import NoSuchStore, Unsupported
+
+
+class Kind(enum.Enum):
+    """The two dbox formats: one file a message, or many."""
+
+    SDBOX = "sdbox"
+    MDBOX = "mdbox"
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """All paths of a store.  Directories are absolute, without a trailing slash."""
+
+    kind: Kind
+    root: str
+    index: str | None = None
+    index_cache: str | None = None
+    control: str | None = None
+    alt: str | None = None
+    inbox: str | None = None
+    mailbox_dir: str = "mailboxes"
+    dirname: str = "dbox-Mails"
+    full_dirname: bool = False
+    utf8: bool = False
+    subscriptions: str = "subscriptions"
+    attachments: str | None = None
+
+    @property
+    def tree(self) -> str:
+        """The directory whose subdirectories are the mailboxes."""
+        return _join(self.root, self.mailbox_dir)
+
+    def mailbox_path(self, name: str) -> str:
+        """The directory that makes mailbox *name* exist (sdbox: that holds its messages)."""
+        if name == "INBOX" and self.inbox is not None:
+            return self.inbox
+        return _join(self.tree, name, self.dirname)
+
+    def index_path(self, name: str) -> str:
+        """The directory of the index files of mailbox *name* (mailbox-layout section 2)."""
+        if self.index is None:
+            return self.mailbox_path(name)
+        base = _join(self.index, self.mailbox_dir, name)
+        return _join(base, self.dirname) if self.full_dirname else base
+
+    def cache_path(self, name: str) -> str:
+        """The file ``dovecot.index.cache`` of mailbox *name*."""
+        if self.index_cache is None:
+            return _join(self.index_path(name), "dovecot.index.cache")
+        base = _join(self.index_cache, self.mailbox_dir, name)
+        return _join(base, self.dirname if self.full_dirname else "", "dovecot.index.cache")
+
+    def alt_mailbox_path(self, name: str) -> str | None:
+        """The directory of mailbox *name* in the alternative storage, if there is one."""
+        return None if self.alt is None else _join(self.alt, self.mailbox_dir, name, self.dirname)
+
+    @property
+    def storage(self) -> str:
+        """mdbox: the directory of the ``m.N`` files."""
+        return _join(self.root, "storage")
+
+    @property
+    def alt_storage(self) -> str | None:
+        """mdbox: the directory of ``m.N`` files that were moved away."""
+        return None if self.alt is None else _join(self.alt, "storage")
+
+    @property
+    def map_dir(self) -> str:
+        """mdbox: the directory of ``dovecot.map.index*``."""
+        return _join(self.index or self.root, "storage")
+
+    @property
+    def control_dir(self) -> str:
+        """The directory of ``subscriptions`` and ``dovecot-uidvalidity*``."""
+        return self.control or self.root
+
+
+def _join(*parts: str) -> str:
+    return os.path.join(*[p for p in parts if p])
+
+
+_KEYS = {
+    "INDEX": "index",
+    "INDEXCACHE": "index_cache",
+    "CONTROL": "control",
+    "ALT": "alt",
+    "INBOX": "inbox",
+    "MAILBOXDIR": "mailbox_dir",
+    "DIRNAME": "dirname",
+    "FULLDIRNAME": "dirname",
+    "SUBSCRIPTIONS": "subscriptions",
+}
+_PATHS = frozenset({"INDEX", "INDEXCACHE", "CONTROL", "ALT", "INBOX"})
+# Keys that change nothing for a program that reads the tree itself.
+_IGNORED = frozenset({"LISTINDEX", "VOLATILEDIR", "INDEXPVT", "BROKENCHAR", "ITERINDEX", "NO-NOSELECT"})
+_DRIVERS = {"sdbox": Kind.SDBOX, "dbox": Kind.SDBOX, "mdbox": Kind.MDBOX}
+
+
+def parse_location(text: str) -> Location:
+    """Read *text*, a ``mail_location`` string or a plain directory, and check that a store is there.
+
+    :raises NoSuchStore: nothing there, no dbox, or not readable.
+    :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.
+    """
+    driver, colon, rest = text.partition(":")
+    if colon and driver.lower() in _DRIVERS:
+        return _checked(_parse_mail_location(_DRIVERS[driver.lower()], rest, text))
+    if colon and driver.lower() in ("maildir", "mbox", "imapc", "pop3c", "auto", "cydir", "obox"):
+        raise NoSuchStore(f"{text}: {driver} is no dbox format; dboxfs reads sdbox and mdbox")
+    root = os.path.abspath(os.path.expanduser(text))
+    return _checked(Location(_detect(root), root, alt=_alt_root(root)))
+
+
+def _parse_mail_location(kind: Kind, rest: str, text: str) -> Location:
+    if "%" in rest:
+        raise NoSuchStore(
+            f"{text}: % variables are expanded by Dovecot; give the final path (doveadm user -f mail)"
+        )
+    parts = [part.replace("\0", ":") for part in rest.replace("::", "\0").split(":")]
+    if not parts[0]:
+        raise NoSuchStore(f"{text}: no directory after the driver name")
+    values: dict[str, str | bool] = {}
+    for part in parts[1:]:
+        key, _, value = part.partition("=")
+        _take_key(values, key.upper(), value, text)
+    root = _absolute(parts[0])
+    location = Location(kind, root, **values)  # type: ignore[arg-type]
+    if location.alt is None and (alt := _alt_root(root)) is not None:
+        location = Location(kind, root, **{**values, "alt": alt})  # type: ignore[arg-type]
+    return location
+
+
+def _take_key(values: dict[str, str | bool], key: str, value: str, text: str) -> None:
+    if key == "LAYOUT":
+        if value.lower() != "fs":
+            raise Unsupported(f"{text}: LAYOUT={value} is not supported; dboxfs reads LAYOUT=fs")
+    elif key == "UTF-8":
+        values["utf8"] = True
+    elif key in _KEYS:
+        if key == "INDEX" and value.upper() == "MEMORY":
+            raise Unsupported(f"{text}: INDEX=MEMORY leaves no index on disk; dbox can't be read without one")
+        values[_KEYS[key]] = _absolute(value) if key in _PATHS else value
+        if key == "FULLDIRNAME":
+            values["full_dirname"] = True
+    elif key not in _IGNORED and key:
+        raise NoSuchStore(f"{text}: unknown key {key!r} in the mail location")
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _alt_root(root: str) -> str | None:
+    """Where ``dbox-alt-root`` points: Dovecot leaves this symlink in every store with an ALT."""
+    try:
+        target = os.readlink(os.path.join(root, "dbox-alt-root"))
+    except OSError:
+        return None
+    return os.path.normpath(os.path.join(root, target))
+
+
+def _detect(root: str) -> Kind:
+    try:
+        names = set(os.listdir(root))
+    except FileNotFoundError:
+        raise NoSuchStore(f"{root}: no such directory; give the root of a dbox store") from None
+    except NotADirectoryError:
+        raise NoSuchStore(f"{root}: not a directory; give the root of a dbox store") from None
+    except PermissionError:
+        raise NoSuchStore(f"{root}: permission denied; run dboxfs as the store's owner or as root") from None
+    except OSError as exc:
+        raise NoSuchStore(f"{root}: {exc.strerror}") from None
+    if "storage" in names:
+        return Kind.MDBOX
+    if "mailboxes" in names:
+        return Kind.SDBOX
+    for inner in ("mdbox", "sdbox", "dbox", "mail", "Mail"):
+        if inner in names and os.path.isdir(os.path.join(root, inner, "mailboxes")):
+            raise NoSuchStore(f"{root}: no dbox store, but {os.path.join(root, inner)} looks like one")
+    if {"cur", "new", "tmp"} <= names:
+        raise NoSuchStore(f"{root}: this is a Maildir; dboxfs reads sdbox and mdbox")
+    raise NoSuchStore(f"{root}: no dbox store (neither mailboxes/ nor storage/ in it)")
+
+
+def _checked(location: Location) -> Location:
+    needed = [location.root, location.tree]
+    if location.kind is Kind.MDBOX:
+        needed += [location.storage, location.map_dir]
+    for path in needed:
+        try:
+            os.scandir(path).close()
+        except FileNotFoundError:
+            raise NoSuchStore(
+                f"{path}: no such directory; is {location.root} an {location.kind.value} store?"
+            ) from None
+        except NotADirectoryError:
+            raise NoSuchStore(
+                f"{path}: not a directory; is {location.root} an {location.kind.value} store?"
+            ) from None
+        except PermissionError:
+            raise NoSuchStore(
+                f"{path}: permission denied; run dboxfs as the store's owner or as root"
+            ) from None
+        except OSError as exc:
+            raise NoSuchStore(f"{path}: {exc.strerror}") from None
+    return location

@@ -1,0 +1,393 @@
+"""One mailbox: its index, its messages, and what is known of each.
+
+A :class:`Mailbox` shows what Dovecot would show: the messages of the index state, less those whose expunge
+somebody asked for (Dovecot executes such a request before it shows the mailbox again).  ``uids`` is
+replaced, never changed, so an array that somebody holds stays what it was.
+
+Facts (exact size, dates) are read from the message files once: for one message when somebody asks for it
+(:meth:`facts_of`), for all of them in the background when a listing begins (:meth:`start_scan`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import trio
+
+from dboxfs.dbox import Metadata
+from dboxfs.errors import CorruptFile, DboxfsError, FormatError, NoSuchMessage
+from dboxfs.fsapi import FileSystem, Peek, PeekResult
+from dboxfs.index.cachefile import CacheFile
+from dboxfs.index.mailbox import MailboxHeader, cache_offsets, guids, mailbox_header, map_uids, save_dates
+from dboxfs.index.state import IndexState
+from dboxfs.store.content import Body, open_body
+from dboxfs.store.facts import DAMAGED, UNKNOWN, Facts, FactTable, Uids
+from dboxfs.store.indexfiles import NOTHING, Delta, IndexFiles
+from dboxfs.store.location import Kind, Location
+from dboxfs.store.mdbox import MdboxFiles, MdboxStorage
+from dboxfs.store.messages import MessageFiles, Scanned
+from dboxfs.store.names import display_name
+from dboxfs.store.sdbox import SdboxFiles
+
+log = logging.getLogger(__name__)
+
+FLAG_NAMES = (
+    (0x01, "\\Answered"),
+    (0x02, "\\Flagged"),
+    (0x04, "\\Deleted"),
+    (0x08, "\\Seen"),
+    (0x10, "\\Draft"),
+)
+"""System flags in the order in which Dovecot prints them (mail-index section 3)."""
+
+_BATCH = 256
+_BATCHES_AT_ONCE = 4
+_CACHE_LIMIT = 1 << 30
+_NO_UIDS: Uids = np.empty(0, np.uint32)
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What only the metadata tell.  ``location``: path below the root, offset, bytes of the record."""
+
+    metadata: Metadata
+    location: str
+
+
+class Mailbox:
+    """A selectable mailbox.  Made and kept up to date by :class:`dboxfs.store.Store`."""
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        location: Location,
+        name: str,
+        storage: MdboxStorage | None,
+        *,
+        damage: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self.display_name = display_name(name, utf8=location.utf8)
+        self.uids: Uids = _NO_UIDS
+        self.facts = FactTable()
+        self.scanning = False
+        self._fs = fs
+        self._location = location
+        self._index = IndexFiles(fs, location.index_path(name))
+        self._header: MailboxHeader | None = None
+        self._damage = damage
+        self._cache: CacheFile | None = None
+        self._cache_wanted = location.kind is Kind.SDBOX
+        self._progress = trio.Event()
+        self.files: MessageFiles
+        if storage is None:
+            self.files = SdboxFiles(fs, location, name, self._saved_date)
+        else:
+            self.files = MdboxFiles(storage, self._map_uids)
+
+    # -- the mailbox ---------------------------------------------------------------------------
+
+    @property
+    def state(self) -> IndexState | None:
+        """The index state; None while the mailbox has no index (Dovecot makes one when it opens it)."""
+        return self._index.state
+
+    @property
+    def index_directory(self) -> str:
+        """The directory to watch for changes."""
+        return self._index.directory
+
+    @property
+    def guid(self) -> bytes | None:
+        """16 bytes; None while the mailbox has no index."""
+        return self._header.guid if self._header is not None else None
+
+    @property
+    def uid_validity(self) -> int:
+        return self.state.uid_validity if self.state is not None else 0
+
+    @property
+    def uid_next(self) -> int:
+        return self.state.next_uid if self.state is not None else 1
+
+    @property
+    def highest_modseq(self) -> int:
+        return self.state.highest_modseq if self.state is not None else 1
+
+    @property
+    def deleted(self) -> bool:
+        """Dovecot has marked the index as deleted."""
+        return self.state is not None and self.state.deleted
+
+    @property
+    def changed_ns(self) -> int:
+        """When the index was last written: ns since the epoch."""
+        return self._index.log_mtime_ns
+
+    @property
+    def unseen(self) -> int:
+        """Visible messages without ``\\Seen``."""
+        state = self.state
+        if state is None:
+            return 0
+        rows = state.rows_of(self.uids)
+        return int(np.count_nonzero((state.flags[rows] & 0x08) == 0))
+
+    def __len__(self) -> int:
+        return len(self.uids)
+
+    def __contains__(self, uid: int) -> bool:
+        at = int(self.uids.searchsorted(uid))
+        return at < len(self.uids) and int(self.uids[at]) == uid
+
+    async def refresh(self) -> Delta:
+        """Follow the index on disk.
+
+        :raises CorruptFile: the index is damaged; the mailbox stays as it was.
+        """
+        delta = await self._index.refresh()
+        state = self._index.state
+        if state is None:
+            self.uids, self._header = _NO_UIDS, None
+            self.facts.sync(self.uids)
+            return delta
+        identity = (self.guid, self.uid_validity)
+        self._header = mailbox_header(state)
+        uids = state.uids
+        pending = state.pending_expunges
+        if len(pending):
+            uids = np.setdiff1d(uids, np.asarray(pending, np.uint32), assume_unique=True)
+        if len(uids) != len(self.uids) or not np.array_equal(uids, self.uids):
+            before, self.uids = self.uids, np.array(uids, np.uint32)
+            delta = _visible(delta, before, self.uids)
+        else:
+            delta = _visible(delta, self.uids, self.uids)
+        if identity != (self.guid, self.uid_validity):
+            self.facts = FactTable()
+            self._cache_wanted = self._location.kind is Kind.SDBOX
+        self.facts.sync(self.uids)
+        if delta.reloaded or len(delta.appended):
+            self.files.forget()
+        return delta
+
+    # -- facts ---------------------------------------------------------------------------------
+
+    async def facts_of(self, uid: int) -> Facts:
+        """Exact size and dates of *uid*, read from its file if they aren't known yet.
+
+        :raises NoSuchMessage: the mailbox doesn't have it.
+        """
+        facts = self.facts.get(uid)
+        if facts is not None and facts.state != UNKNOWN:
+            return facts
+        if facts is None:
+            raise NoSuchMessage(f"{self.display_name}: no message with uid {uid}")
+        await self._want_cache()
+        await self._scan_batch(np.array([uid], np.uint32))
+        facts = self.facts.get(uid)
+        if facts is None:
+            raise NoSuchMessage(f"{self.display_name}: no message with uid {uid}")
+        if facts.state == UNKNOWN:
+            raise OSError(5, f"{self.display_name}: uid {uid} can't be read")
+        return facts
+
+    async def scan(self) -> None:
+        """Read the facts of all messages of which nothing is known; returns when that is done."""
+        if self.scanning:
+            await self.wait_scan()
+            return
+        self.scanning = True
+        try:
+            await self._want_cache()
+            todo = self.facts.unknown_uids()
+            batches = iter([todo[i : i + _BATCH] for i in range(0, len(todo), _BATCH)])
+            async with trio.open_nursery() as nursery:
+                for _ in range(_BATCHES_AT_ONCE):
+                    nursery.start_soon(self._scan_batches, batches)
+        finally:
+            self.scanning = False
+            self._cache = None
+            self._advance()
+
+    async def _scan_batches(self, batches: object) -> None:
+        for batch in batches:  # type: ignore[attr-defined]
+            await self._scan_batch(batch)
+            self._advance()
+
+    async def _scan_batch(self, uids: Uids) -> None:
+        for scanned in await self.files.scan(uids):
+            self._take(scanned)
+
+    def _take(self, scanned: Scanned) -> None:
+        if scanned.error is None and scanned.facts is not None:
+            self.facts.put(scanned.uid, scanned.facts)
+        elif isinstance(scanned.error, DboxfsError):
+            before = self.facts.get(scanned.uid)
+            self.facts.put(scanned.uid, scanned.facts or Facts(DAMAGED, 0, 0, 0))
+            if before is not None and not before.damaged:
+                self._report(scanned.uid, scanned.error)
+        elif scanned.error is not None:
+            log.error("%s: uid %d: %s", self.display_name, scanned.uid, scanned.error)
+
+    def _report(self, uid: int, error: DboxfsError) -> None:
+        self._damage()
+        log.error("%s: uid %d: %s", self.display_name, uid, error)
+
+    def _advance(self) -> None:
+        self._progress.set()
+        self._progress = trio.Event()
+
+    async def wait_scan(self) -> None:
+        """Wait until a scan that runs has made some progress.  Returns at once when none runs."""
+        if self.scanning:
+            await self._progress.wait()
+
+    # -- one message ---------------------------------------------------------------------------
+
+    async def open(self, uid: int) -> Body:
+        """The bytes of *uid*.  What is open goes on reading after an expunge or a purge.
+
+        :raises NoSuchMessage: the mailbox doesn't have it (any more).
+        :raises CorruptFile: it is damaged, or its file is missing.
+        :raises OSError: its file can't be opened or read.
+        """
+        if uid not in self:
+            raise NoSuchMessage(f"{self.display_name}: no message with uid {uid}")
+        try:
+            opened = await self.files.open(uid)
+            body = open_body(self._fs, opened, self._location.attachments, self._suffix(uid))
+        except (CorruptFile, NoSuchMessage) as exc:
+            await self.refresh()
+            if uid not in self:
+                raise NoSuchMessage(f"{self.display_name}: no message with uid {uid}") from exc
+            error = (
+                exc
+                if isinstance(exc, CorruptFile)
+                else CorruptFile(self._path_hint(uid, exc), 0, "the file is missing")
+            )
+            facts = self.facts.get(uid)
+            if facts is not None and not facts.damaged:
+                self.facts.put(uid, Facts(DAMAGED, facts.size, facts.received, facts.saved))
+                self._report(uid, error)
+            raise error from exc
+        return body
+
+    @staticmethod
+    def _path_hint(uid: int, exc: Exception) -> str:
+        return str(exc).split(":", 1)[0] or f"u.{uid}"
+
+    def _suffix(self, uid: int) -> str:
+        if self._location.kind is Kind.MDBOX or self.guid is None:
+            return ""
+        return f"-{self.guid.hex()}-{uid}"
+
+    async def details(self, uid: int) -> Details:
+        """What the message's own metadata say.
+
+        :raises NoSuchMessage, CorruptFile, OSError: as :meth:`open`.
+        """
+        if uid not in self:
+            raise NoSuchMessage(f"{self.display_name}: no message with uid {uid}")
+        opened = await self.files.open(uid)
+        try:
+            return Details(opened.record.metadata, self.files.where(opened))
+        finally:
+            opened.close()
+
+    def flags(self, uid: int) -> tuple[str, ...]:
+        """System flags as IMAP names, in Dovecot's order."""
+        state, row = self._row(uid)
+        value = int(state.flags[row])
+        return tuple(name for bit, name in FLAG_NAMES if value & bit)
+
+    def keywords(self, uid: int) -> tuple[str, ...]:
+        """Keywords in the order in which the mailbox learnt them."""
+        state, row = self._row(uid)
+        return state.keywords(row)
+
+    def modseq(self, uid: int) -> int:
+        state, row = self._row(uid)
+        return state.modseq(row)
+
+    def index_guid(self, uid: int) -> bytes | None:
+        """The 16 bytes GUID that the index holds (mdbox); None where it holds none."""
+        state, row = self._row(uid)
+        column = guids(state)
+        if column is None:
+            return None
+        guid = column[row].tobytes()
+        return guid if any(guid) else None
+
+    def _row(self, uid: int) -> tuple[IndexState, int]:
+        state = self.state
+        row = state.row_of(uid) if state is not None else -1
+        if state is None or row < 0:
+            raise NoSuchMessage(f"{self.display_name}: no message with uid {uid}")
+        return state, row
+
+    # -- what the message files ask ------------------------------------------------------------
+
+    def _map_uids(self, uids: Uids) -> tuple[np.ndarray, np.ndarray]:
+        """(map_uid, save_date) of *uids*; zeros for those that the index doesn't have."""
+        numbers, dates = np.zeros(len(uids), np.uint32), np.zeros(len(uids), np.uint32)
+        state = self.state
+        if (
+            state is not None
+            and (of_row := map_uids(state)) is not None
+            and (saved := save_dates(state)) is not None
+        ):
+            rows = state.rows_of(uids)
+            found = rows >= 0
+            numbers[found] = of_row[rows[found]]
+            dates[found] = saved[rows[found]]
+        return numbers, dates
+
+    def _saved_date(self, uid: int) -> int | None:
+        """What ``dovecot.index.cache`` knows as ``date.save`` of *uid* (seconds since the epoch)."""
+        cache, state = self._cache, self.state
+        if cache is None or state is None:
+            return None
+        row, offsets = state.row_of(uid), cache_offsets(state, cache.header.file_seq)
+        if row < 0 or offsets is None or not offsets[row]:
+            return None
+        value = cache.lookup(int(offsets[row])).get("date.save")
+        return value if isinstance(value, int) else None
+
+    async def _want_cache(self) -> None:
+        """Read ``dovecot.index.cache`` before the first messages of an sdbox are looked at.
+
+        Messages that come later have no need of it: what their saved date is, their file says.
+        """
+        if not self._cache_wanted or self._cache is not None:
+            return
+        self._cache_wanted = False
+        state = self.state
+        offsets = state.column("cache", "<u4") if state is not None else None
+        if state is None or offsets is None or not np.any(offsets):
+            return
+        path = self._location.cache_path(self.name)
+        (found,) = await self._fs.peek([Peek(path, ((0, None),), limit=_CACHE_LIMIT)])
+        if not isinstance(found, PeekResult):
+            return
+        try:
+            cache = CacheFile(found.chunks[0])
+        except FormatError as exc:  # it is only Dovecot's memory of what the files say
+            log.info("%s: not used: %s", path, exc)
+            return
+        if cache.header.indexid == state.indexid:
+            self._cache = cache
+
+
+def _visible(delta: Delta, before: Uids, after: Uids) -> Delta:
+    """*delta* in terms of what is shown, not of what the index holds."""
+    if before is after and not delta:
+        return NOTHING
+    return Delta(
+        np.setdiff1d(after, before, assume_unique=True),
+        np.setdiff1d(before, after, assume_unique=True),
+        np.intersect1d(delta.updated, after, assume_unique=True) if len(delta.updated) else delta.updated,
+        delta.reloaded,
+    )

@@ -1,0 +1,396 @@
+"""multi-dbox: many messages in each ``storage/m.<file_id>``, found through the map (mdbox-map).
+
+mailbox record -> ``map_uid`` -> map record -> (file_id, offset, size) -> ``m.<file_id>`` in the storage,
+else in the alternative storage.  A purge writes the live messages of a file into another one, changes the
+map and unlinks the file: whoever finds file or record missing reads the map again and tries once more.  An
+open handle goes on reading the old file, whose bytes don't change.
+
+The map is read after the mailbox (a map uid that is not there yet may just be newer than our map), lazily:
+a change of the map only sets a flag.
+
+Handles of ``m.N`` files are shared between the messages that are open in them, and the last few are kept
+open.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from dboxfs.dbox import FileHeader, NeedMore, parse_file_header
+from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
+from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
+from dboxfs.index.mapindex import MapIndex, MapRecord
+from dboxfs.store.facts import Uids
+from dboxfs.store.indexfiles import IndexFiles
+from dboxfs.store.location import Location
+from dboxfs.store.messages import Opened, Scanned
+from dboxfs.store.record import RECORD_HEAD, TAIL, NeedRange, Record, damaged_facts, parse_record
+
+KEEP_OPEN = 32
+"""How many ``m.N`` files stay open without an open message in them."""
+
+_FILE_HEAD = 64
+
+MapUids = Callable[[Uids], tuple[np.ndarray, np.ndarray]]
+"""uids of a mailbox -> (map_uid, save_date) of each; 0 where the mailbox has none."""
+
+
+@dataclass(slots=True)
+class _Container:
+    """One open ``m.N`` and how many messages are open in it."""
+
+    path: str
+    handle: Handle
+    header: FileHeader
+    users: int = 0
+    stale: bool = False
+
+
+class MdboxStorage:
+    """The storage that all mailboxes of an mdbox store share: the map and the ``m.N`` files."""
+
+    def __init__(self, fs: FileSystem, location: Location) -> None:
+        self.fs = fs
+        self.location = location
+        self.index = IndexFiles(fs, location.map_dir, "dovecot.map.index")
+        self.changed = True
+        self._map: MapIndex | None = None
+        self._open: OrderedDict[int, _Container] = OrderedDict()
+
+    async def map(self, *, fresh: bool = False) -> MapIndex:
+        """The map, read again when it changed (or when *fresh*).
+
+        :raises CorruptFile: the map is damaged or gone.
+        """
+        if self._map is None or self.changed or fresh:
+            self.changed = False
+            try:
+                delta = await self.index.refresh()
+            except BaseException:
+                self.changed = True
+                raise
+            if self.index.state is None:
+                raise CorruptFile(
+                    self.index.log_path, 0, "the map of the storage is missing; messages can't be found"
+                )
+            if delta or self._map is None:
+                self._map = MapIndex(self.index.state)
+        return self._map
+
+    def paths(self, file_id: int) -> list[str]:
+        """Where ``m.<file_id>`` may be, in the order of looking."""
+        name = f"m.{file_id}"
+        paths = [os.path.join(self.location.storage, name)]
+        if self.location.alt_storage is not None:
+            paths.append(os.path.join(self.location.alt_storage, name))
+        return paths
+
+    async def container(self, file_id: int) -> _Container:
+        """``m.<file_id>``, open; give it back with :meth:`release`.
+
+        :raises FileNotFoundError: in neither storage.
+        """
+        found = self._open.get(file_id)
+        if found is None or found.stale:
+            found = await self._open_container(file_id)
+            other = self._open.get(file_id)
+            if other is not None and not other.stale:  # somebody else opened it meanwhile
+                found.handle.close()
+                found = other
+            else:
+                self._open[file_id] = found
+        found.users += 1
+        self._open.move_to_end(file_id)
+        self._trim()
+        return found
+
+    async def _open_container(self, file_id: int) -> _Container:
+        for path in self.paths(file_id):
+            handle = self.fs.open(path)
+            try:
+                await handle.wait_open()
+                header = parse_file_header(await handle.read(_FILE_HEAD, 0))
+                if isinstance(header, NeedMore):
+                    raise CorruptFile(path, 0, "the file ends inside its header line")
+                return _Container(path, handle, header)
+            except FileNotFoundError:
+                handle.close()
+            except FormatError as exc:
+                handle.close()
+                raise CorruptFile(path, exc.offset, exc.reason) from exc
+            except BaseException:
+                handle.close()
+                raise
+        raise FileNotFoundError(2, os.strerror(2), self.paths(file_id)[0])
+
+    def release(self, file_id: int, container: _Container) -> None:
+        """Give *container* back."""
+        container.users -= 1
+        if container.users == 0 and self._open.get(file_id) is not container:
+            container.handle.close()
+        else:
+            self._trim()
+
+    def drop(self, file_id: int) -> None:
+        """Open ``m.<file_id>`` anew next time: its name may mean another file now."""
+        container = self._open.pop(file_id, None)
+        if container is not None:
+            container.stale = True
+            if container.users == 0:
+                container.handle.close()
+
+    def _trim(self) -> None:
+        if len(self._open) <= KEEP_OPEN:
+            return
+        for file_id, container in list(self._open.items()):
+            if len(self._open) <= KEEP_OPEN:
+                break
+            if container.users == 0:
+                del self._open[file_id]
+                container.handle.close()
+
+    def close(self) -> None:
+        """Close every file that no message is open in; the others close with their messages."""
+        for file_id in list(self._open):
+            self.drop(file_id)
+
+
+class MdboxFiles:
+    """The messages of one mailbox in the storage.
+
+    :param map_uids: gives map uid and saved date for uids of the mailbox.
+    """
+
+    def __init__(self, storage: MdboxStorage, map_uids: MapUids) -> None:
+        self._storage = storage
+        self._map_uids = map_uids
+
+    # -- scanning ------------------------------------------------------------------------------
+
+    async def scan(self, uids: Uids) -> list[Scanned]:
+        """Read what a listing needs of *uids*, in one batch: neighbours in a file share a read."""
+        answers = await self._scan_once(uids, fresh=False)
+        again = [
+            i for i, answer in enumerate(answers) if isinstance(answer.error, CorruptFile | NoSuchMessage)
+        ]
+        if again:  # the map may have changed between looking and reading
+            for i, answer in zip(again, await self._scan_once(uids[again], fresh=True), strict=True):
+                answers[i] = answer
+        return answers
+
+    async def _scan_once(self, uids: Uids, *, fresh: bool) -> list[Scanned]:
+        mapping = await self._storage.map(fresh=fresh)
+        map_uids, saved = self._map_uids(uids)
+        wanted: list[_Wanted] = []
+        answers: dict[int, Scanned] = {}
+        for uid, map_uid, when in zip(uids.tolist(), map_uids.tolist(), saved.tolist(), strict=True):
+            place = mapping.lookup(map_uid)
+            if place is None:
+                answers[uid] = Scanned(uid, None, None, self._unmapped(uid, map_uid))
+            else:
+                wanted.append(_Wanted(uid, when, place))
+        wanted.sort(key=lambda want: (want.place.file_id, want.place.offset))
+        for scanned in await self._read(wanted):
+            answers[scanned.uid] = scanned
+        return [answers[uid] for uid in uids.tolist()]
+
+    def _unmapped(self, uid: int, map_uid: int) -> CorruptFile:
+        return CorruptFile(
+            self._storage.index.log_path,
+            0,
+            f"uid {uid} refers to map uid {map_uid}, which the map doesn't have",
+        )
+
+    async def _read(self, wanted: list[_Wanted]) -> list[Scanned]:
+        groups: dict[int, list[_Wanted]] = {}
+        for want in wanted:
+            groups.setdefault(want.place.file_id, []).append(want)
+        files = list(groups.items())
+        found = await self._peek([(self._storage.paths(file_id)[0], group) for file_id, group in files])
+        if self._storage.location.alt is not None:
+            missing = [i for i, peek in enumerate(found) if isinstance(peek, FileNotFoundError)]
+            elsewhere = [(self._storage.paths(files[i][0])[1], files[i][1]) for i in missing]
+            for i, peek in zip(missing, await self._peek(elsewhere), strict=True):
+                found[i] = peek
+        answers: list[Scanned] = []
+        for (file_id, group), peek in zip(files, found, strict=True):
+            answers += await self._understand(self._storage.paths(file_id)[0], group, peek)
+        return answers
+
+    async def _peek(self, files: list[tuple[str, list[_Wanted]]]) -> list[PeekResult | OSError]:
+        return (
+            await self._storage.fs.peek([Peek(path, _ranges(group)) for path, group in files])
+            if files
+            else []
+        )
+
+    async def _understand(self, path: str, group: list[_Wanted], peek: PeekResult | OSError) -> list[Scanned]:
+        if isinstance(peek, FileNotFoundError):
+            error: CorruptFile | OSError = CorruptFile(path, 0, "the map names this file, but it is missing")
+            return [Scanned(want.uid, None, None, error) for want in group]
+        if isinstance(peek, OSError):
+            return [Scanned(want.uid, None, None, peek) for want in group]
+        try:
+            header = parse_file_header(peek.chunks[0])
+            if isinstance(header, NeedMore):
+                raise FormatError(0, "the file ends inside its header line")
+        except FormatError as exc:
+            error = CorruptFile(path, exc.offset, exc.reason)
+            return [Scanned(want.uid, None, None, error) for want in group]
+        chunks = dict(zip([at for at, _ in _ranges(group)], peek.chunks, strict=True))
+        pieces = _Pieces(chunks)
+        return [await self._one(path, want, header, pieces, peek.stat.st_size) for want in group]
+
+    async def _one(
+        self, path: str, want: _Wanted, header: FileHeader, pieces: _Pieces, file_size: int
+    ) -> Scanned:
+        place = want.place
+        end = place.offset + place.size if place.size else file_size
+        head = pieces.get(place.offset, RECORD_HEAD)
+        tail_offset = max(place.offset, end - TAIL)
+        tail = pieces.get(tail_offset, end - tail_offset)
+        if place.size == 0:  # larger than the map can say: its end is the end of the file
+            tail_offset, tail = end, memoryview(b"")
+        size = header.message_header_size
+        try:
+            if end > file_size:
+                raise FormatError(
+                    file_size, f"the file ends here, the map says that a message reaches to {end}"
+                )
+            found = parse_record(head, tail, tail_offset, place.offset, end, header_size=size, whole=True)
+            if isinstance(found, NeedRange):
+                (again,) = await self._storage.fs.peek(
+                    [Peek(path, ((found.offset, found.end - found.offset),))]
+                )
+                if isinstance(again, OSError):
+                    return Scanned(want.uid, None, None, again)
+                found = parse_record(
+                    head,
+                    memoryview(again.chunks[0]),
+                    found.offset,
+                    place.offset,
+                    end,
+                    header_size=size,
+                    whole=True,
+                )
+                assert isinstance(found, Record)
+        except FormatError as exc:
+            guess = damaged_facts(head, place.offset, end, size, want.saved)
+            return Scanned(want.uid, guess, None, CorruptFile(path, exc.offset, exc.reason))
+        return Scanned(want.uid, found.facts(want.saved), found, None)
+
+    # -- opening -------------------------------------------------------------------------------
+
+    async def open(self, uid: int) -> Opened:
+        """Open the file that holds *uid* and find its record; looks into a fresh map before it gives up."""
+        try:
+            return await self._open_once(uid, fresh=False)
+        except (CorruptFile, FileNotFoundError, NoSuchMessage):
+            return await self._open_again(uid)
+
+    async def _open_again(self, uid: int) -> Opened:
+        try:
+            return await self._open_once(uid, fresh=True)
+        except FileNotFoundError as exc:
+            raise CorruptFile(str(exc.filename), 0, "the map names this file, but it is missing") from exc
+
+    async def _open_once(self, uid: int, *, fresh: bool) -> Opened:
+        mapping = await self._storage.map(fresh=fresh)
+        map_uids, _ = self._map_uids(np.array([uid], np.uint32))
+        map_uid = int(map_uids[0])
+        if map_uid == 0:
+            raise NoSuchMessage(f"uid {uid}: not in the mailbox")
+        place = mapping.lookup(map_uid)
+        if place is None:
+            raise self._unmapped(uid, map_uid)
+        if fresh:
+            self._storage.drop(place.file_id)
+        container = await self._storage.container(place.file_id)
+        try:
+            record = await _read_record(container, place)
+        except BaseException:
+            self._storage.release(place.file_id, container)
+            raise
+        return Opened(
+            container.handle, container.path, record, lambda: self._storage.release(place.file_id, container)
+        )
+
+    def where(self, opened: Opened) -> str:
+        """``<path below the root> <offset> <bytes>``: where the record lies, for people."""
+        path = os.path.relpath(opened.path, self._storage.location.root)
+        return f"{path} {opened.record.offset} {opened.record.end - opened.record.offset}"
+
+    def forget(self) -> None:
+        """Look into the map again before the next message is located."""
+        self._storage.changed = True
+
+
+async def _read_record(container: _Container, place: MapRecord) -> Record:
+    handle, size = container.handle, container.header.message_header_size
+    end = place.offset + place.size if place.size else (await handle.wait_open()).st_size
+    tail_offset = max(place.offset, end - TAIL) if place.size else end
+    try:
+        head = memoryview(await handle.read(max(RECORD_HEAD, size + 15), place.offset))
+        while True:
+            tail = await handle.read(end - tail_offset, tail_offset) if tail_offset < end else b""
+            if len(tail) < end - tail_offset:
+                raise FormatError(
+                    tail_offset + len(tail),
+                    f"the file ends here, the map says that a message reaches to {end}",
+                )
+            found = parse_record(
+                head, memoryview(tail), tail_offset, place.offset, end, header_size=size, whole=True
+            )
+            if isinstance(found, Record):
+                return found
+            tail_offset = found.offset
+    except FormatError as exc:
+        raise CorruptFile(container.path, exc.offset, exc.reason) from exc
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    uid: int
+    saved: int
+    place: MapRecord
+
+
+class _Pieces:
+    """Ranges that were read of one file, found again by offset."""
+
+    def __init__(self, chunks: dict[int, bytes]) -> None:
+        self._starts = sorted(chunks)
+        self._chunks = chunks
+
+    def get(self, offset: int, size: int) -> memoryview:
+        """Up to *size* bytes from *offset* on, as far as they were read in one piece."""
+        at = int(np.searchsorted(self._starts, offset, side="right")) - 1
+        if at < 0:
+            return memoryview(b"")
+        start = self._starts[at]
+        return memoryview(self._chunks[start])[offset - start : offset - start + size]
+
+
+def _ranges(group: list[_Wanted]) -> tuple[tuple[int, int | None], ...]:
+    """What to read of one file for *group* (ascending by offset): its header line, the ends of each record.
+
+    The tail of one record and the head of the next are one range where they touch.
+    """
+    ranges: list[list[int]] = [[0, _FILE_HEAD]]
+    for want in group:
+        place = want.place
+        end = place.offset + place.size
+        parts = [(place.offset, place.offset + RECORD_HEAD)]
+        if place.size:
+            parts.append((max(place.offset, end - TAIL), end))
+        for start, stop in parts:
+            if start <= ranges[-1][1]:
+                ranges[-1][1] = max(ranges[-1][1], stop)
+            else:
+                ranges.append([start, stop])
+    return tuple((start, stop - start) for start, stop in ranges)

@@ -1,0 +1,57 @@
+"""What single-dbox and multi-dbox have in common: the interface between a mailbox and its message files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from dboxfs.errors import CorruptFile, NoSuchMessage
+from dboxfs.fsapi import Handle
+from dboxfs.store.facts import Facts, Uids
+from dboxfs.store.record import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """What a scan found out about one message: ``facts`` and ``record``, or ``error``.
+
+    A damaged message may have facts too: the guess that a listing shows.  An ``OSError`` says nothing about
+    the message: it may be asked for again.
+    """
+
+    uid: int
+    facts: Facts | None
+    record: Record | None
+    error: CorruptFile | NoSuchMessage | OSError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open dbox file and the record in it.  ``close()`` gives the handle back; call it once."""
+
+    handle: Handle
+    path: str
+    record: Record
+    close: Callable[[], None]
+
+
+class MessageFiles(Protocol):
+    """The message files of one mailbox."""
+
+    async def scan(self, uids: Uids) -> list[Scanned]:
+        """Read what a listing needs of *uids*, in one batch; the answers come in the order of *uids*."""
+
+    async def open(self, uid: int) -> Opened:
+        """Open the file that holds *uid* and find its record there.
+
+        :raises NoSuchMessage: there is none (any more).
+        :raises CorruptFile: the message is damaged.
+        :raises OSError: the file can't be opened or read.
+        """
+
+    def where(self, opened: Opened) -> str:
+        """``<path below the root> <offset> <bytes>``: where the record lies, for people."""
+
+    def forget(self) -> None:
+        """Drop what is cached about positions: the mailbox changed its identity or the storage moved."""

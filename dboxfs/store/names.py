@@ -1,0 +1,140 @@
+"""Mailbox names: what is on disk, and what the user sees.
+
+A *storage name* is the path of a mailbox below the mailboxes directory, parts joined with ``/``; each part
+is modified UTF-7 (RFC 3501 section 5.1.3), or UTF-8 where the location says so (mailbox-layout section 3).
+It is kept as ``str`` with surrogate escapes, as ``os.fsdecode`` gives it.
+
+A *shown part* is the UTF-8 name of one directory of the mount.  It is the decoded part, except where that
+can't be shown or would be ambiguous; then single bytes are percent-escaped:
+
+* ``.`` and ``..``, ``.dboxfs``, and names that a message could have (``5.eml``): their first dot becomes
+``%2E``;
+* a ``/`` or NUL inside a part: ``%2F``, ``%00``;
+* bytes that are no valid (or not canonical) modified UTF-7 or UTF-8: ``%26`` for a stray ``&``, ``%E9`` for
+a byte;
+* a ``%`` before two hex digits: ``%25``, so that what looks like an escape is always one.
+
+``%XX`` therefore always stands for one raw byte of the storage name, and :func:`storage_part` is the exact
+inverse of
+:func:`shown_part` for every possible part.
+"""
+
+from __future__ import annotations
+
+import binascii
+import os
+import re
+
+_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+_MESSAGE_NAME = re.compile(r"[0-9]+\.eml")
+_RESERVED = frozenset({".", "..", ".dboxfs"})
+_SHIFTED = re.compile(rb"&([^-]*)-")
+
+
+def decode_mutf7(part: bytes) -> str:
+    """Decode one modified UTF-7 part.
+
+    :raises ValueError: not modified UTF-7, or not the canonical form of what it says (so that encoding the
+        result gives *part* back).
+    """
+    out: list[str] = []
+    pos = 0
+    while pos < len(part):
+        start = part.find(b"&", pos)
+        if start < 0:
+            out.append(part[pos:].decode("ascii"))
+            break
+        out.append(part[pos:start].decode("ascii"))
+        match = _SHIFTED.match(part, start)
+        if match is None:
+            raise ValueError("unterminated & sequence")
+        out.append(_decode_shifted(match[1]))
+        pos = match.end()
+    name = "".join(out)
+    if encode_mutf7(name) != part:
+        raise ValueError("not canonical modified UTF-7")
+    return name
+
+
+def _decode_shifted(text: bytes) -> str:
+    if not text:
+        return "&"
+    try:
+        raw = binascii.a2b_base64(text.replace(b",", b"/") + b"=" * (-len(text) % 4))
+        return raw.decode("utf-16-be")
+    except (binascii.Error, UnicodeDecodeError) as exc:
+        raise ValueError(f"bad & sequence: {exc}") from exc
+
+
+def encode_mutf7(name: str) -> bytes:
+    """Encode *name* as modified UTF-7.
+
+    :raises ValueError: *name* holds lone surrogates.
+    """
+    out: list[bytes] = []
+    for run in re.findall(r"[\x20-\x7e]+|[^\x20-\x7e]+", name):
+        if " " <= run[0] <= "~":
+            out.append(run.replace("&", "&-").encode("ascii"))
+        else:
+            packed = binascii.b2a_base64(run.encode("utf-16-be"), newline=False)
+            out.append(b"&" + packed.rstrip(b"=").replace(b"/", b",") + b"-")
+    return b"".join(out)
+
+
+def shown_part(part: str, *, utf8: bool) -> str:
+    """The directory name that the mount shows for the storage part *part*."""
+    raw = os.fsencode(part)
+    try:
+        name = raw.decode("utf-8") if utf8 else decode_mutf7(raw)
+    except ValueError:
+        return _escape_raw(raw, utf8=utf8)
+    return _escape_shown(name)
+
+
+def _escape_shown(name: str) -> str:
+    name = _ESCAPE.sub(lambda m: "%25" + m[1], name)
+    name = name.replace("/", "%2F").replace("\0", "%00")
+    if name in _RESERVED or _MESSAGE_NAME.fullmatch(name):
+        name = name.replace(".", "%2E", 1)
+    return name
+
+
+def _escape_raw(raw: bytes, *, utf8: bool) -> str:
+    """Show a part that does not decode: stray bytes escaped, the rest as it is."""
+    if utf8:
+        name = _ESCAPE.sub(lambda m: "%25" + m[1], raw.decode("utf-8", "surrogateescape"))
+        return re.sub("[\udc80-\udcff]", lambda m: f"%{ord(m[0]) - 0xDC00:02X}", name)
+    name = _ESCAPE.sub(lambda m: "%25" + m[1], raw.decode("latin-1"))
+    return re.sub("[&\x80-\xff]", lambda m: f"%{ord(m[0]):02X}", name)
+
+
+def storage_part(shown: str, *, utf8: bool) -> str:
+    """The storage part that *shown* stands for: the inverse of :func:`shown_part`.
+
+    :raises ValueError: *shown* can't be a part of a name (lone surrogates outside an escape).
+    """
+    out: list[bytes] = []
+    pos = 0
+    for match in _ESCAPE.finditer(shown):
+        out.append(_encode(shown[pos : match.start()], utf8=utf8))
+        out.append(bytes([int(match[1], 16)]))
+        pos = match.end()
+    out.append(_encode(shown[pos:], utf8=utf8))
+    return os.fsdecode(b"".join(out))
+
+
+def _encode(text: str, *, utf8: bool) -> bytes:
+    return text.encode("utf-8") if utf8 else encode_mutf7(text)
+
+
+def display_name(storage_name: str, *, utf8: bool, separator: str = "/") -> str:
+    """The full name for people: decoded parts joined with *separator*, undecodable ones as in the mount."""
+    return separator.join(_display_part(part, utf8=utf8) for part in storage_name.split("/"))
+
+
+def _display_part(part: str, *, utf8: bool) -> str:
+    raw = os.fsencode(part)
+    try:
+        return raw.decode("utf-8") if utf8 else decode_mutf7(raw)
+    except ValueError:
+        return _escape_raw(raw, utf8=utf8)

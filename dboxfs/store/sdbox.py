@@ -1,0 +1,163 @@
+"""single-dbox: each message is one file ``u.<uid>`` in its mailbox's directory (dbox-files section 5).
+
+A message file is looked for in the mailbox directory, then in the alternative storage (dbox-files section
+4).  It never changes once it has its name; Dovecot's repair replaces it by rename.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from dboxfs.dbox import FileHeader, NeedMore, parse_file_header
+from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
+from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
+from dboxfs.store.facts import Facts, Uids
+from dboxfs.store.location import Location
+from dboxfs.store.messages import Opened, Scanned
+from dboxfs.store.record import HEAD, TAIL, NeedRange, Record, damaged_facts, parse_record
+
+_RANGES = ((0, HEAD), (-TAIL, None))
+
+SavedDate = Callable[[int], int | None]
+
+
+class SdboxFiles:
+    """The ``u.N`` files of one mailbox.
+
+    :param saved_date: uid to the saved date that ``dovecot.index.cache`` knows; None: the file's ctime
+    counts.
+    """
+
+    def __init__(self, fs: FileSystem, location: Location, name: str, saved_date: SavedDate) -> None:
+        self._fs = fs
+        self._root = location.root
+        self._dir = location.mailbox_path(name)
+        self._alt = location.alt_mailbox_path(name)
+        self._saved_date = saved_date
+
+    def _paths(self, uid: int) -> list[str]:
+        name = f"u.{uid}"
+        paths = [os.path.join(self._dir, name)]
+        if self._alt is not None:
+            paths.append(os.path.join(self._alt, name))
+        return paths
+
+    async def scan(self, uids: Uids) -> list[Scanned]:
+        """Read what a listing needs of *uids*, in one batch."""
+        wanted = [int(uid) for uid in uids]
+        found = await self._peek(wanted, 0)
+        if self._alt is not None:
+            missing = [i for i, peek in enumerate(found) if isinstance(peek, FileNotFoundError)]
+            for i, peek in zip(missing, await self._peek([wanted[i] for i in missing], 1), strict=True):
+                found[i] = peek
+        return [await self._understand(uid, peek) for uid, peek in zip(wanted, found, strict=True)]
+
+    async def _peek(self, uids: list[int], storage: int) -> list[PeekResult | OSError]:
+        return await self._fs.peek([Peek(self._paths(uid)[storage], _RANGES) for uid in uids]) if uids else []
+
+    async def _understand(self, uid: int, peek: PeekResult | OSError) -> Scanned:
+        path = self._paths(uid)[0]
+        if isinstance(peek, FileNotFoundError):
+            return Scanned(
+                uid, None, None, CorruptFile(path, 0, "the index names this message, but its file is missing")
+            )
+        if isinstance(peek, OSError):
+            return Scanned(uid, None, None, peek)
+        saved = self._saved_date(uid)
+        if saved is None:
+            saved = int(peek.stat.st_ctime)
+        try:
+            record = await self._record(path, peek)
+        except FormatError as exc:
+            return Scanned(uid, self._guess(peek, saved), None, CorruptFile(path, exc.offset, exc.reason))
+        return Scanned(uid, record.facts(saved), record, None)
+
+    async def _record(self, path: str, peek: PeekResult) -> Record:
+        head, tail = memoryview(peek.chunks[0]), memoryview(peek.chunks[1])
+        size = peek.stat.st_size
+        header = _file_header(head)
+        if len(head) < header.size + header.message_header_size and size > len(head):
+            (peek,) = _good(await self._fs.peek([Peek(path, ((0, header.size + HEAD), (-TAIL, None)))]))
+            head, tail = memoryview(peek.chunks[0]), memoryview(peek.chunks[1])
+        found = parse_record(
+            head[header.size :], tail, size - len(tail), header.size, size,
+            header_size=header.message_header_size, whole=False,
+        )  # fmt: skip
+        if isinstance(found, NeedRange):
+            (again,) = _good(await self._fs.peek([Peek(path, ((found.offset, found.end - found.offset),))]))
+            found = parse_record(
+                head[header.size :], memoryview(again.chunks[0]), found.offset, header.size, size,
+                header_size=header.message_header_size, whole=False,
+            )  # fmt: skip
+            assert isinstance(found, Record)
+        return found
+
+    @staticmethod
+    def _guess(peek: PeekResult, saved: int) -> Facts:
+        head = memoryview(peek.chunks[0])
+        try:
+            header = _file_header(head)
+        except FormatError:
+            return damaged_facts(memoryview(b""), 0, 0, 30, saved)
+        size = peek.stat.st_size
+        return damaged_facts(head[header.size :], header.size, size, header.message_header_size, saved)
+
+    async def open(self, uid: int) -> Opened:
+        """Open the file of *uid* and find its record.
+
+        :raises NoSuchMessage: there is no such file.
+        :raises CorruptFile: it is damaged.
+        """
+        for path in self._paths(uid):
+            handle = self._fs.open(path)
+            try:
+                return Opened(handle, path, await self._open_record(handle, path), handle.close)
+            except FileNotFoundError:
+                handle.close()
+            except BaseException:
+                handle.close()
+                raise
+        raise NoSuchMessage(f"{self._paths(uid)[0]}: no such file")
+
+    async def _open_record(self, handle: Handle, path: str) -> Record:
+        size = (await handle.wait_open()).st_size
+        try:
+            head = await handle.read(HEAD, 0)
+            header = _file_header(memoryview(head))
+            if len(head) < header.size + HEAD - 50:
+                head = await handle.read(header.size + HEAD, 0)
+            tail_offset = max(0, size - TAIL)
+            while True:
+                tail = await handle.read(size - tail_offset, tail_offset)
+                found = parse_record(
+                    memoryview(head)[header.size :], memoryview(tail), tail_offset, header.size, size,
+                    header_size=header.message_header_size, whole=False,
+                )  # fmt: skip
+                if isinstance(found, Record):
+                    return found
+                tail_offset = found.offset
+        except FormatError as exc:
+            raise CorruptFile(path, exc.offset, exc.reason) from exc
+
+    def where(self, opened: Opened) -> str:
+        """``<path below the root> <offset> <bytes>``: where the record lies, for people."""
+        record = opened.record
+        return f"{os.path.relpath(opened.path, self._root)} {record.offset} {record.end - record.offset}"
+
+    def forget(self) -> None:
+        """Nothing is kept between calls."""
+
+
+def _file_header(head: memoryview) -> FileHeader:
+    header = parse_file_header(head)
+    if isinstance(header, NeedMore):
+        raise FormatError(len(head), "the file ends inside its header line")
+    return header
+
+
+def _good(results: list[PeekResult | OSError]) -> list[PeekResult]:
+    for result in results:
+        if isinstance(result, OSError):
+            raise result
+    return [result for result in results if isinstance(result, PeekResult)]

@@ -1,0 +1,117 @@
+"""The mailbox tree of layout ``fs``: directories below ``mailboxes/`` (mailbox-layout section 2).
+
+A directory is a folder; a folder with the directory ``dbox-Mails`` in it is a mailbox.  With ``INDEX=`` a
+folder whose index directory holds ``dovecot.index.log`` is a mailbox too.  The tree itself is looked at,
+not ``dovecot.list.index``, which is only Dovecot's cache of it.
+
+Symbolic links to directories are followed, except to a directory that the path already went through.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from dboxfs.fsapi import DirEntry, FileSystem
+from dboxfs.store.location import Location
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 32
+
+
+@dataclass(slots=True)
+class Found:
+    """One directory of the tree: its storage name ("" is the root), and whether it is a mailbox."""
+
+    name: str
+    selectable: bool
+    children: list[Found] = field(default_factory=list)
+
+    def walk(self) -> list[Found]:
+        """This directory and all below it, parents first, in the order of their names."""
+        out = [self]
+        for child in sorted(self.children, key=lambda found: found.name):
+            out += child.walk()
+        return out
+
+
+async def scan_tree(fs: FileSystem, location: Location, watch: Callable[[str], None]) -> Found:
+    """Look at the whole tree.
+
+    :param watch: called with each directory before it is read, so that no change falls between.
+    """
+    root = Found("", False)
+    limit = trio.CapacityLimiter(_AT_ONCE)
+    scanner = _Scanner(fs, location, watch, limit)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scanner.visit, nursery, root, location.tree, frozenset())
+        if location.inbox is not None:
+            nursery.start_soon(scanner.add_inbox, root, location.inbox)
+    return root
+
+
+class _Scanner:
+    def __init__(
+        self, fs: FileSystem, location: Location, watch: Callable[[str], None], limit: trio.CapacityLimiter
+    ) -> None:
+        self._fs = fs
+        self._location = location
+        self._watch = watch
+        self._limit = limit
+
+    async def visit(
+        self, nursery: trio.Nursery, folder: Found, path: str, above: frozenset[tuple[int, int]]
+    ) -> None:
+        """Fill in *folder* from the directory *path*; visits of its children are started in *nursery*."""
+        async with self._limit:
+            self._watch(path)
+            try:
+                here = await self._fs.stat(path)
+                entries = await self._fs.listdir(path)
+            except OSError as exc:
+                if folder.name == "" or not isinstance(exc, FileNotFoundError | NotADirectoryError):
+                    log.error("%s: %s", path, exc.strerror)
+                return
+        above |= {(here.st_dev, here.st_ino)}
+        for entry in entries:
+            if folder.name and entry.name == self._location.dirname:
+                folder.selectable = True
+            elif not folder.name and self._location.inbox is not None and entry.name == "INBOX":
+                continue
+            elif await self._is_folder(path, entry, above):
+                child = Found(f"{folder.name}/{entry.name}" if folder.name else entry.name, False)
+                folder.children.append(child)
+                nursery.start_soon(self.visit, nursery, child, os.path.join(path, entry.name), above)
+        if folder.name and not folder.selectable and self._location.index is not None:
+            folder.selectable = await self._exists(
+                os.path.join(self._location.index_path(folder.name), "dovecot.index.log")
+            )
+
+    async def add_inbox(self, root: Found, path: str) -> None:
+        """INBOX, where it lives outside of the tree (``INBOX=``)."""
+        self._watch(path)
+        if await self._exists(path):
+            root.children.append(Found("INBOX", True))
+
+    async def _is_folder(self, parent: str, entry: DirEntry, above: frozenset[tuple[int, int]]) -> bool:
+        if entry.is_dir:
+            return True
+        if not entry.is_symlink:
+            return False
+        try:
+            target = await self._fs.stat(os.path.join(parent, entry.name))
+        except OSError:
+            return False  # a dangling link is no folder, for Dovecot neither
+        return (target.st_mode & 0o170000) == 0o040000 and (target.st_dev, target.st_ino) not in above
+
+    async def _exists(self, path: str) -> bool:
+        try:
+            await self._fs.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
