@@ -178,18 +178,39 @@ def _gzip_header_size(data: Input) -> int | None:
     return size if size <= len(data) else None
 
 
+class _LibraryStream:
+    """A library object that has an output limit, and keeps the input that it does not use at once."""
+
+    def __init__(self, name: str, inflater: bz2.BZ2Decompressor | lzma.LZMADecompressor) -> None:
+        self._name = name
+        self.inflater = inflater
+        self._step_offset = 0
+
+    def step(self, data: Input, max_bytes: int) -> bytes | None:
+        chunk = b""
+        if self.inflater.needs_input:
+            self._step_offset = data.offset
+            chunk = data.take(INPUT_STEP)
+            if not chunk:
+                return None
+        try:
+            return self.inflater.decompress(chunk, max_bytes)
+        except (OSError, lzma.LZMAError) as error:
+            raise FormatError(self._step_offset, f"{self._name}: {error}") from error
+
+
 class Bzip2:
     """One stream; what follows it is ignored."""
 
     def __init__(self) -> None:
-        self._inflater = bz2.BZ2Decompressor()
+        self._stream = _LibraryStream("bzip2", bz2.BZ2Decompressor())
 
     @property
     def ended(self) -> bool:
-        return self._inflater.eof
+        return self._stream.inflater.eof
 
     def step(self, data: Input, max_bytes: int) -> bytes | None:
-        return _library_step("bzip2", self._inflater, data, max_bytes)
+        return self._stream.step(data, max_bytes)
 
     def check_end(self, data: Input) -> None:
         raise data.truncated("bzip2 body")
@@ -201,23 +222,23 @@ class Xz:
     ended = False
 
     def __init__(self) -> None:
-        self._inflater: lzma.LZMADecompressor | None = None  # None: between streams
+        self._stream: _LibraryStream | None = None  # None: between streams
         self._streams = 0
         self._padding = 0
 
     def step(self, data: Input, max_bytes: int) -> bytes | None:
-        if self._inflater is None:
+        if self._stream is None:
             return self._between(data)
-        output = _library_step("xz", self._inflater, data, max_bytes)
-        if self._inflater.eof:
-            data.skip(-len(self._inflater.unused_data))
-            self._inflater = None
+        output = self._stream.step(data, max_bytes)
+        if self._stream.inflater.eof:
+            data.skip(-len(self._stream.inflater.unused_data))
+            self._stream = None
             self._streams += 1
             self._padding = 0
         return output
 
     def check_end(self, data: Input) -> None:
-        if self._inflater is not None or self._padding % 4 or not self._streams:
+        if self._stream is not None or self._padding % 4 or not self._streams:
             raise data.truncated("xz body")
 
     def _between(self, data: Input) -> bytes | None:
@@ -230,24 +251,9 @@ class Xz:
         if padding < len(head):
             if self._padding % 4:
                 raise FormatError(data.offset, f"xz: {self._padding} bytes of padding, not a multiple of 4")
-            self._inflater = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_LIMIT)
+            inflater = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_LIMIT)
+            self._stream = _LibraryStream("xz", inflater)
         return b""
-
-
-def _library_step(
-    name: str, inflater: bz2.BZ2Decompressor | lzma.LZMADecompressor, data: Input, max_bytes: int
-) -> bytes | None:
-    """A step of a library object that keeps the input it does not use at once, and has an output limit."""
-    chunk = b""
-    offset = data.offset
-    if inflater.needs_input:
-        chunk = data.take(INPUT_STEP)
-        if not chunk:
-            return None
-    try:
-        return inflater.decompress(chunk, max_bytes)
-    except (OSError, lzma.LZMAError) as error:
-        raise FormatError(offset, f"{name}: {error}") from error
 
 
 class Zstd:

@@ -40,6 +40,9 @@ from dboxfs.errors import FormatError
 _NUMBER: Final = re.compile(rb"0*([0-9]{1,19})")
 _OPTIONS: Final = re.compile(rb"-|(?:C|B[0-9]+)+")
 _BASE64_OPTION: Final = re.compile(rb"B([0-9]+)")
+MAX_REFS: Final = 16384
+"""Most parts of one message: bounds the memory of a damaged value."""
+
 MAX_LINE_LENGTH: Final = 2**31 - 4
 """Longest base64 line (characters)."""
 
@@ -98,7 +101,9 @@ def parse_ext_refs(value: bytes, *, base: int = 0) -> tuple[ExtRef, ...]:
     :raises FormatError: not groups of four, bad numbers or options, parts that overlap or do not ascend, or a
         path that could leave the attachment directory.
     """
-    fields = value.split(b" ")
+    fields = value.split(b" ", 4 * MAX_REFS)
+    if len(fields) > 4 * MAX_REFS:
+        raise FormatError(base, f"more than {MAX_REFS} external attachments")
     if len(fields) % 4:
         raise FormatError(base, f"external attachments are not groups of four: {len(fields)} fields")
     refs: list[ExtRef] = []

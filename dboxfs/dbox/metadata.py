@@ -16,8 +16,8 @@ occurs twice the first one counts, as in Dovecot.  Dovecot's line reader drops o
 properties do too, the items keep it, and a line that is a lone CR ends the block.  A line that begins with
 NUL is a block that was never written (a crash can leave NULs) and therefore an error.
 
-Limits.  There is no save date in a dbox file.  Values are decoded when they are asked for; a malformed one
-raises :class:`~dboxfs.errors.FormatError` then, and damages nothing else.
+Limits.  At most :data:`MAX_LINES` lines.  There is no save date in a dbox file.  Values are decoded when they
+are asked for; a malformed one raises :class:`~dboxfs.errors.FormatError` then, and damages nothing else.
 
 Source: dbox-files section 1.4.
 """
@@ -33,6 +33,9 @@ from typing import Final
 
 from dboxfs.dbox.format2 import MAX_SIZE, METADATA_MAGIC, Buffer, NeedMore
 from dboxfs.errors import FormatError
+
+MAX_LINES: Final = 4096
+"""Most lines of a block: bounds the memory of a damaged one.  Dovecot writes at most eight."""
 
 _FIRST_LINE: Final = len(METADATA_MAGIC)
 _LAST_LF_OF_MAGIC: Final = _FIRST_LINE - 1
@@ -152,7 +155,7 @@ def parse_metadata(data: Buffer, *, base: int = 0, limit: int | None = None) -> 
     :param base: offset of ``data`` in the file, added to the offsets of errors.
     :param limit: bytes from the start of ``data`` within which the block must end (what the map says of the
         record, or the end of the file); None: no limit.
-    :raises FormatError: no magic, NULs where a line should begin, or no end within ``limit``.
+    :raises FormatError: no magic, NULs where a line should begin, no end within ``limit``, too many lines.
     """
     if isinstance(data, memoryview):
         return _parse_view(data, base, limit)
@@ -167,8 +170,9 @@ def parse_metadata(data: Buffer, *, base: int = 0, limit: int | None = None) -> 
         if limit is not None and len(data) >= limit:
             raise FormatError(base + limit, "metadata does not end where the record does")
         return NeedMore(len(data) + 1)
-    lines = bytes(data[_FIRST_LINE:lines_end]).split(b"\n")
-    lines.pop()
+    lines = bytes(data[_FIRST_LINE:lines_end]).split(b"\n", MAX_LINES)
+    if lines.pop():
+        raise FormatError(base, f"metadata has more than {MAX_LINES} lines")
     return Metadata(tuple([(line[:1], line[1:]) for line in lines]), end, base)
 
 

@@ -14,6 +14,7 @@ Source: dbox-files section 1.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,7 +25,7 @@ from dboxfs.errors import FormatError
 MAX_FOUND_METADATA: Final = 16384
 """Longest metadata block of a record that :func:`find_record` accepts (bytes)."""
 
-_RECORD_START: Final = b"\x01\x02N"
+_RECORD_START: Final = re.compile(rb"\x01\x02N[\0-\xff]{10}[0-7][0-9a-fA-F]{15}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,12 @@ def find_record(data: bytes | bytearray, offset: int, header: FileHeader, *, bas
     what is found is a guess that the caller must not serve without other evidence.  Metadata blocks above
     :data:`MAX_FOUND_METADATA` bytes are not found, which bounds the time by the size of ``data``.
     """
-    while (offset := data.find(_RECORD_START, offset)) >= 0:
+    while (start := _RECORD_START.search(data, offset)) is not None:
         try:
-            found = next_record(data, offset, header, base=base, limit=MAX_FOUND_METADATA)
+            found = next_record(data, start.start(), header, base=base, limit=MAX_FOUND_METADATA)
         except FormatError:
             found = None  # only looked like one
         if isinstance(found, Record):
             return found
-        offset += 1
+        offset = start.start() + 1
     return None

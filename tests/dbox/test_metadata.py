@@ -7,6 +7,7 @@ import hashlib
 import pytest
 
 from dboxfs.dbox import METADATA_MAGIC, Metadata, NeedMore, encode_metadata, parse_metadata
+from dboxfs.dbox.metadata import MAX_LINES
 from dboxfs.errors import FormatError
 from tests.dbox.vectors import MDBOX_M1, SDBOX_U1
 
@@ -191,6 +192,13 @@ def test_block_that_was_never_written(block: bytes, at: int) -> None:
 def test_nul_in_a_value_and_behind_the_block_is_no_damage() -> None:
     assert only(b"Bx\0y").orig_mailbox == b"x\0y"
     assert parsed(METADATA_MAGIC + b"R1\n\n\0\0").size == 8
+
+
+def test_number_of_lines_is_bounded() -> None:
+    assert len(only(b"\n".join([b"x"] * MAX_LINES)).items) == MAX_LINES
+    with pytest.raises(FormatError, match="more than 4096 lines") as caught:
+        only(b"\n".join([b"x"] * (MAX_LINES + 1)), base=5)
+    assert caught.value.offset == 5
 
 
 @pytest.mark.parametrize("limit", [1, 3, 4, 20, 52])
