@@ -6,9 +6,11 @@ that of a driver.
 """
 
 from dboxfs.fsapi.driver import Driver
+from dboxfs.fsapi.faults import Crash, Fault, FaultsDriver
 from dboxfs.fsapi.filesystem import FileSystem
 from dboxfs.fsapi.handle import Handle
 from dboxfs.fsapi.memory import MemoryDriver
+from dboxfs.fsapi.streams import InputStream, OutputStream
 from dboxfs.fsapi.threads import ThreadsDriver
 from dboxfs.fsapi.types import (
     Capabilities,
@@ -22,13 +24,18 @@ from dboxfs.fsapi.types import (
 
 __all__ = [
     "Capabilities",
+    "Crash",
     "CreateMode",
     "DirEntry",
     "Driver",
+    "Fault",
+    "FaultsDriver",
     "FileSystem",
     "Handle",
+    "InputStream",
     "MemoryDriver",
     "OpenMode",
+    "OutputStream",
     "Peek",
     "PeekResult",
     "Permissions",

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
@@ -22,8 +24,10 @@ import trio
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.driver import Driver
 from dboxfs.fsapi.handle import Handle
-from dboxfs.fsapi.ops import Job, Op, os_error
-from dboxfs.fsapi.types import Capabilities, DirEntry, OpenMode, Peek, PeekResult, Permissions
+from dboxfs.fsapi.locks import LockTable
+from dboxfs.fsapi.ops import Job, Op, Opened, os_error
+from dboxfs.fsapi.types import Capabilities, CreateMode, DirEntry, OpenMode, Peek, PeekResult, Permissions
+from dboxfs.fsapi.writing import Writer
 
 R = TypeVar("R")
 
@@ -42,6 +46,7 @@ class FileSystem:
     :param write_buffer: bytes that one handle takes before ``write`` says EAGAIN.
     :param cache_size: bytes of the daemon's own page cache.
     :param dirty_limit: bytes of all handles together that are written but not yet at the driver.
+    :param sync: a commit waits until data and name are durable.  False, for bulk loads: it doesn't.
     """
 
     def __init__(
@@ -52,20 +57,30 @@ class FileSystem:
         write_buffer: int = 256 << 10,
         cache_size: int = 64 << 20,
         dirty_limit: int = 16 << 20,
+        sync: bool = True,
     ) -> None:
         self.driver = driver
         self.readahead = readahead
         self.write_buffer = write_buffer
         self.cache_size = cache_size
         self.dirty_limit = dirty_limit
+        self.sync = sync
         self.inline_reads = 0
         self.driver_reads = 0
         self.driver_bytes = 0
         self._opens = 0
         self._inline_opens = 0
+        self.written_bytes = 0
+        self.lost_errors = 0
+        self.dirty = 0
+        self.dirty_writers: set[Writer] = set()
+        self.locks = LockTable()
+        self._creates = 0
+        self._room_wanted: dict[Writer, None] = {}
         self._handles: set[Handle] = set()
         self._in_flight = 0
         self._idle: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()
+        self._token: trio.lowlevel.TrioToken | None = None
         self._state = "new"
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
 
@@ -75,6 +90,7 @@ class FileSystem:
         """Start the driver; tasks (and what a callback raises) go into ``nursery``.  A checkpoint."""
         if self._state != "new":
             raise RuntimeError("a FileSystem can be started once")
+        self._token = trio.lowlevel.current_trio_token()
         await self.driver.start(nursery)
         self._state = "running"
         await trio.lowlevel.checkpoint()
@@ -127,18 +143,35 @@ class FileSystem:
         :param willneed: bytes from the beginning of the file that will be read soon.
         """
         self._opens += 1
-        handle = Handle(self, path, mode)
-        if self._state != "running":
-            handle.open_failed(os_error(errno.EBADF, path))
-            return handle
-        self._handles.add(handle)
-        if mode is OpenMode.READ and self._open_inline(handle):
+        handle = Handle(self, path)
+        if mode is OpenMode.APPEND:
+            handle.attach_writer(partial(Writer, self, path, None, CreateMode.FAIL_IF_EXISTS))
+        elif self._state == "running" and self._open_inline(handle):
+            self._handles.add(handle)
             if willneed:
                 handle.willneed(0, willneed)
             return handle
-        handle.open_submitted()
-        self.submit(ops.Open(path, mode is OpenMode.APPEND, willneed), handle.open_job_done)
-        return handle
+        return self._open_by_worker(handle, ops.Open(path, mode is OpenMode.APPEND, willneed))
+
+    def create(
+        self,
+        path: str,
+        mode: CreateMode = CreateMode.FAIL_IF_EXISTS,
+        permissions: Permissions | None = None,
+    ) -> Handle:
+        """Begin a new file.  Never fails and never waits: an error comes out of the handle's first use.
+
+        The file lies under a temporary name (``.temp.``...) in the directory of ``path`` until
+        :meth:`Handle.commit`, which gives it its final name; without a commit it vanishes.
+
+        :param mode: what the commit does if the name is taken.
+        :param permissions: set exactly (mode 0600 if left out).
+        """
+        self._creates += 1
+        temporary = os.path.join(os.path.dirname(path), self._temporary_name())
+        handle = Handle(self, path)
+        handle.attach_writer(partial(Writer, self, path, temporary, mode))
+        return self._open_by_worker(handle, ops.Create(temporary, permissions or Permissions()))
 
     def forget(self, handle: Handle) -> None:
         """Called by a handle that is closed."""
@@ -217,6 +250,11 @@ class FileSystem:
             "inline_reads": self.inline_reads,
             "driver_reads": self.driver_reads,
             "driver_bytes": self.driver_bytes,
+            "creates": self._creates,
+            "written_bytes": self.written_bytes,
+            "dirty_bytes": self.dirty,
+            "locks": len(self.locks),
+            "lost_errors": self.lost_errors,
             "in_flight": self._in_flight,
         }
         result.update((f"driver_{name}", value) for name, value in self.driver.stats().items())
@@ -238,6 +276,41 @@ class FileSystem:
         self._in_flight += 1
         return self.driver.submit(op, finished, background=background)
 
+    def want_room(self, writer: Writer) -> None:
+        """Called by a writer that has told somebody EAGAIN: make room, and call it when there is some."""
+        self._room_wanted[writer] = None
+        for other in tuple(self.dirty_writers) if self.dirty >= self.dirty_limit else (writer,):
+            other.flush()
+
+    def cleaned(self, writer: Writer, count: int) -> None:
+        """Called by a writer when ``count`` bytes of its buffer are written or forgotten."""
+        self.dirty -= count
+        if not writer.dirty:
+            self.dirty_writers.discard(writer)
+        if count and self._room_wanted and self._token is not None:
+            self._token.run_sync_soon(self._tell_room, idempotent=True)
+
+    def _tell_room(self) -> None:
+        waiting, self._room_wanted = self._room_wanted, {}
+        for writer in waiting:
+            writer.on_progress()
+
+    def _temporary_name(self) -> str:
+        """Dovecot's own pattern, so that its clean-up finds leftovers (dbox-files, "directory contents")."""
+        now = time.time_ns()
+        host = os.uname().nodename.replace("/", "_")
+        seconds, micros = now // 10**9, now // 1000 % 10**6
+        return f".temp.{seconds}.P{os.getpid()}Q{self._creates}M{micros}.{host}"
+
+    def _open_by_worker(self, handle: Handle, op: Op[Opened]) -> Handle:
+        if self._state != "running":
+            handle.open_failed(os_error(errno.EBADF, handle.path))
+            return handle
+        self._handles.add(handle)
+        handle.begin_open()
+        self.submit(op, handle.open_done)
+        return handle
+
     def _open_inline(self, handle: Handle) -> bool:
         try:
             fd = self.driver.open_nowait(handle.path)
@@ -246,7 +319,7 @@ class FileSystem:
             return True
         if fd is None:
             return False
-        handle.set_open(fd, None)
+        handle.open_inline(fd)
         self._inline_opens += 1
         return True
 

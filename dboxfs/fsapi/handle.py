@@ -3,13 +3,16 @@
 A call answers from what is in memory or raises :class:`BlockingIOError` (EAGAIN), and then what it needs is
 on its way; the input or output callback, or one of the awaitables, tells when to ask again.  The error of the
 open comes out of the first use, and of every later one.  A read error comes out of the read that met it; the
-next read tries again.
+next read tries again.  A write error comes out of the next write or commit, and stays until ``rollback``.
 
 How a read is answered, in this order:
 
-1. bytes that a worker brought for an earlier EAGAIN (``_arrived``, consumed by the read that takes them);
+1. bytes that a worker brought for an earlier EAGAIN;
 2. the driver's ``read_nowait``: the kernel's page cache, on the loop's own thread, without a hop;
-3. a worker's read: EAGAIN now, a :class:`_Fetch` in flight that several readers may wait for.
+3. a worker's read: EAGAIN now (``reading.py``).
+
+Writing is append-only and goes through a bounded buffer (``writing.py``).  A handle that writes reads its own
+bytes, committed or not.
 
 Concurrency: everything runs on the loop's thread, so nothing here is locked.  The file is given back to the
 driver when the handle is closed *and* no operation uses it any more: a descriptor number is never reused
@@ -20,7 +23,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -28,72 +31,41 @@ import trio
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.ops import Job, Opened, fresh, os_error
-from dboxfs.fsapi.types import OpenMode
+from dboxfs.fsapi.reading import Reader
+from dboxfs.fsapi.writing import Writer
 
 if TYPE_CHECKING:
     from dboxfs.fsapi.filesystem import FileSystem
 
 Callback = Callable[[Any], None]
 
-_FETCH_LIMIT = 1 << 20
-_ARRIVED_LIMIT = 64
-
-
-class _Fetch:
-    """A range that a worker reads, and who waits for it."""
-
-    __slots__ = ("data", "error", "keep", "lot", "offset", "size")
-
-    def __init__(self, offset: int, size: int) -> None:
-        self.offset = offset
-        self.size = size
-        self.keep = False
-        self.data: bytes | None = None
-        self.error: OSError | None = None
-        self.lot: trio.lowlevel.ParkingLot | None = None
-
-    def covers(self, offset: int) -> bool:
-        return self.offset <= offset < self.offset + self.size
-
-    def slice(self, size: int, offset: int) -> bytes | None:
-        """The bytes at ``offset``, b"" at the end of the file, None where this fetch knows nothing."""
-        data = self.data
-        if data is None or not self.covers(offset):
-            return None
-        start = offset - self.offset
-        if start == 0 and size >= len(data):
-            return data
-        return data[start : start + size]
-
-    async def wait(self) -> None:
-        if self.lot is None:
-            self.lot = trio.lowlevel.ParkingLot()
-        await self.lot.park()
-
-    def wake(self) -> None:
-        if self.lot is not None:
-            self.lot.unpark_all()
+_NO_NOWAIT = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class Handle:
-    """An open file; made by :meth:`FileSystem.open` and :meth:`FileSystem.create`, never directly."""
+    """An open file; made by :meth:`FileSystem.open` and :meth:`FileSystem.create`, never directly.
 
-    def __init__(self, fs: FileSystem, path: str, mode: OpenMode) -> None:
+    :ivar path: the file's name; of a new file, its final name (:meth:`commit` may change it).
+    """
+
+    def __init__(self, fs: FileSystem, path: str) -> None:
         self.path = path
-        self.mode = mode
         self._fs = fs
         self._driver = fs.driver
         self._fd = -1
         self._nowait: Callable[[int, int, int], bytes | None] | None = None
+        self._reader = Reader(fs, self._call_input, self._release)
+        self._arrived = self._reader.arrived
+        self._writer: Writer | None = None
+        self._opening = False
         self._stat: os.stat_result | None = None
         self._error: OSError | None = None
         self._closed = False
-        self._in_flight = 0
-        self._fetches: list[_Fetch] = []
-        self._arrived: list[_Fetch] = []
-        self._open_lot: trio.lowlevel.ParkingLot | None = None
-        self._input_callback: Callback | None = None
-        self._input_context: Any = None
+        self._releasing = False
+        self._released = False
+        self._lot: trio.lowlevel.ParkingLot | None = None
+        self._input: tuple[Callback, Any] | None = None
+        self._output: tuple[Callback, Any] | None = None
 
     # -- state -------------------------------------------------------------------------------------------
 
@@ -109,8 +81,19 @@ class Handle:
 
     @property
     def error(self) -> OSError | None:
-        """What every use of this handle raises (the open failed), or None."""
+        """What every use of this handle raises because the open failed, or None."""
         return self._error
+
+    @property
+    def size(self) -> int:
+        """Length of the file in bytes with everything written through this handle, committed or not.
+
+        :raises BlockingIOError: the file exists already and is not open yet.
+        """
+        if self._writer is not None and (self._fd >= 0 or self._writer.temporary is not None):
+            self._check()
+            return self._writer.size
+        return self.stat().st_size
 
     def set_input_callback(self, callback: Callback | None, context: Any = None) -> None:
         """Have ``callback(context)`` called whenever a read that said EAGAIN is worth another try.
@@ -119,8 +102,14 @@ class Handle:
         once for each range that arrives.  It must not raise: an exception ends the nursery of the file
         system.  None takes the callback away.
         """
-        self._input_callback = callback
-        self._input_context = context
+        self._input = None if callback is None else (callback, context)
+
+    def set_output_callback(self, callback: Callback | None, context: Any = None) -> None:
+        """Have ``callback(context)`` called whenever a write or commit that said EAGAIN is worth another try.
+
+        The rules are those of :meth:`set_input_callback`.
+        """
+        self._output = None if callback is None else (callback, context)
 
     def stat(self) -> os.stat_result:
         """Attributes of the file as they are now, or, where asking could wait, as they were at the open.
@@ -131,11 +120,21 @@ class Handle:
         self._check()
         if self._fd < 0:
             raise BlockingIOError(errno.EAGAIN, "not open yet", self.path)
-        now = self._driver.stat_nowait(self._fd)
-        if now is None:
-            assert self._stat is not None
-            return self._stat
+        now = self._driver.stat_nowait(self._fd) or self._stat
+        assert now is not None, "a driver that opens without a stat must answer stat_nowait"
         return now
+
+    async def wait_open(self) -> os.stat_result:
+        """Wait for the open and give the file's attributes (see :meth:`stat`).
+
+        A checkpoint only if it has to wait.  Cancelled: the open goes on.
+
+        :raises OSError: the open failed; EBADF: closed (also while waiting).
+        """
+        while self._fd < 0:
+            self._check()
+            await self._park()
+        return self.stat()
 
     # -- reading -----------------------------------------------------------------------------------------
 
@@ -157,10 +156,10 @@ class Handle:
             if data is not None:
                 self._fs.inline_reads += 1
                 return data
-        data = self._from_arrived(size, offset)
+        data = self._from_memory(size, offset)
         if data is None:
             if self._fd >= 0:
-                self._fetch(size, offset).keep = True
+                self._reader.fetch(self._bounded(size, offset), offset, keep=True)
             raise BlockingIOError(errno.EAGAIN, "not in memory yet", self.path)
         return data
 
@@ -197,62 +196,170 @@ class Handle:
         await trio.lowlevel.checkpoint()
         while not self._closed and self._error is None:
             if self._fd < 0:
-                await self._park_open()
+                await self._park()
                 continue
-            if any(fetch.covers(offset) for fetch in self._arrived) or self._cached(offset):
+            if self._in_memory(offset):
                 return
-            fetch = self._fetch(max(1, size), offset)
-            fetch.keep = True
-            await fetch.wait()
+            await self._reader.fetch(self._bounded(max(1, size), offset), offset, keep=True).wait()
         if self._closed:
             raise os_error(errno.EBADF, self.path)
 
-    async def wait_open(self) -> os.stat_result:
-        """Wait for the open and give the file's attributes (see :meth:`stat`).
-
-        A checkpoint only if it has to wait.  Cancelled: the open goes on.
-
-        :raises OSError: the open failed; EBADF: closed (also while waiting).
-        """
-        while self._fd < 0:
-            self._check()
-            await self._park_open()
-        return self.stat()
-
     def willneed(self, offset: int, size: int) -> None:
         """A hint: this range will be read soon.  It never fails and never waits."""
-        if self._closed or self._error is not None or size <= 0 or self._fd < 0:
-            return
-        if self._driver.kernel_cached:
-            self._in_flight += 1
-            self._fs.submit(ops.Advise(self._fd, size, offset), self._advised, background=True)
+        if self._fd >= 0 and not self._closed and size > 0 and self._driver.kernel_cached:
+            self._reader.advise(size, offset)
+
+    # -- writing -----------------------------------------------------------------------------------------
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Append bytes and say how many the buffer took, at least one unless ``data`` is empty.
+
+        :raises BlockingIOError: the buffer is full, all handles together have too much in their buffers, or
+            a commit is on its way; the output callback will tell.
+        :raises OSError: the open, an earlier write or commit failed; EBADF: closed, or for reading.
+        """
+        return self._for_writing().write(data)
+
+    def commit(self, filename: str | None = None) -> None:
+        """Make everything written visible and durable; returns when it is.
+
+        A new file gets its final name now: ``filename``, or the one it was created for.  Its mode decides
+        what happens to a file of that name.  With nothing to commit it returns at once.
+
+        :raises BlockingIOError: on its way; call again when the output callback tells.
+        :raises FileExistsError: the name is taken; nothing has changed, and another name may be tried.
+        :raises OSError: writing failed, and nothing of it counts: only :meth:`rollback` or :meth:`close` help
+            (EBUSY: another program has written to the file); EINVAL: another name for a committed file;
+            EBADF: closed, or for reading.
+        """
+        writer = self._for_writing()
+        target = os.path.abspath(filename or writer.path)
+        self._fs.locks.extend(self, target)
+        try:
+            writer.commit(filename)
+        except BlockingIOError:
+            raise
+        except OSError:
+            if target != os.path.abspath(self.path) or writer.temporary is not None:
+                self._fs.locks.retract(self, target)
+            raise
+        finally:
+            self.path = writer.path
+
+    def rollback(self) -> None:
+        """Forget every write since the last commit.  Never waits; an error comes out of the next use.
+
+        A commit on its way is called off, unless it has begun to give the file its name.
+
+        :raises OSError: the open failed; EBADF: closed, or for reading.
+        """
+        self._arrived.clear()
+        self._for_writing().rollback()
+
+    async def writable(self) -> None:
+        """Wait until :meth:`write` takes a byte or raises an error.
+
+        A checkpoint.  Cancelled: nothing happened.
+
+        :raises OSError: EBADF: closed (also while waiting), or for reading.
+        """
+        await trio.lowlevel.checkpoint()
+        while self._error is None and not self._for_writing().ready():
+            await self._park()
+
+    async def write_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Append all of ``data``.  A checkpoint only if it has to wait.
+
+        Cancelled: some bytes, from the beginning, may have been taken; :meth:`rollback` takes them back.
+
+        :raises OSError: see :meth:`write`.
+        """
+        view = memoryview(data)
+        taken = 0
+        while True:
+            try:
+                taken += self.write(view[taken:] if taken else data)
+            except BlockingIOError:
+                await self._park()
+            else:
+                if taken == len(data):
+                    return
+
+    async def commit_async(self, filename: str | None = None) -> None:
+        """:meth:`commit`, waited for.  A checkpoint only if it has to wait.
+
+        Cancelled: the commit goes on, and happens or not; :meth:`close` takes it back if it has not begun to
+        give the file its name.
+
+        :raises OSError: see :meth:`commit`; ECANCELED: rolled back while waiting.
+        """
+        writer = self._for_writing()
+        before = writer.rollbacks
+        while True:
+            try:
+                return self.commit(filename)
+            except BlockingIOError:
+                await self._park()
+            if writer.rollbacks != before:
+                raise os_error(errno.ECANCELED, self.path)
+
+    # -- locks -------------------------------------------------------------------------------------------
+
+    def try_lock(self) -> bool:
+        """Lock the file exclusively among the handles of this file system; False: another handle has it.
+
+        Immediate, also before the file is open.  The lock is in memory: other programs don't see it.  It
+        ends with :meth:`unlock` or :meth:`close`.
+
+        :raises OSError: EOPNOTSUPP: the driver has no locks; EBADF: closed.
+        """
+        if self._closed:
+            raise os_error(errno.EBADF, self.path)
+        if not self._driver.capabilities.locks:
+            raise os_error(errno.EOPNOTSUPP, self.path)
+        return self._fs.locks.acquire(self, self._lock_keys())
+
+    def unlock(self) -> None:
+        """Give the lock back, if this handle has it."""
+        self._fs.locks.release(self)
+
+    def _lock_keys(self) -> list[Hashable]:
+        new = self._writer is not None and self._writer.temporary
+        keys: list[Hashable] = [os.path.abspath(new or self.path)]
+        if self._fd >= 0:
+            status = self.stat()
+            keys.append((status.st_dev, status.st_ino))
+        return keys
 
     # -- the end -----------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Give the file back; whoever waits on this handle gets EBADF.
+        """Give the file back: an implicit rollback; a new file that was not committed is deleted.
 
-        Never fails and never waits; calling it again does nothing.
+        Whoever waits on this handle gets EBADF.  Never fails and never waits (the work goes on in the
+        background); calling it again does nothing.
         """
         if self._closed:
             return
         self._closed = True
         self._nowait = None
-        self._arrived.clear()
-        self._input_callback = None
+        self._input = self._output = None
         self._fs.forget(self)
-        for fetch in self._fetches:
-            fetch.wake()
-        self._wake_open()
+        self._reader.close()
+        self._wake()
+        if self._writer is not None:
+            self._writer.close()
         self._release()
 
     async def aclose(self) -> None:
-        """:meth:`close`, and wait until it has happened.
+        """:meth:`close`, and wait until its work is done: the file is closed, what was not committed is gone.
 
         A checkpoint.  Cancelled: the handle is closed all the same, in the background.
         """
         self.close()
         await trio.lowlevel.checkpoint()
+        while not self._released:
+            await self._park()
 
     async def __aenter__(self) -> Handle:
         return self
@@ -267,35 +374,48 @@ class Handle:
 
     # -- called by the file system -----------------------------------------------------------------------
 
-    def set_open(self, fd: int, status: os.stat_result | None) -> None:
-        """The open has succeeded (inline: ``status`` None)."""
+    def attach_writer(self, writer: Callable[[Callable[[], None], Callable[[], None]], Writer]) -> None:
+        """This handle writes."""
+        self._writer = writer(self._progress, self._release)
+
+    def begin_open(self) -> None:
+        """A worker is opening the file."""
+        self._opening = True
+
+    def open_inline(self, fd: int) -> None:
+        """The file is open for reading already, without a hop."""
         self._fd = fd
-        self._stat = status
-        if self._driver.kernel_cached:
-            self._nowait = self._driver.read_nowait
+        self._nowait = self._driver.read_nowait
+        self._reader.opened(fd, 0)
 
     def open_failed(self, error: OSError) -> None:
         """The open has failed."""
         self._error = error
+        if self._writer is not None:
+            self._writer.open_failed()
 
-    def open_job_done(self, job: Job[Opened]) -> None:
+    def open_done(self, job: Job[Opened]) -> None:
         """A worker has opened the file, or failed to."""
-        self._in_flight -= 1
+        self._opening = False
         if isinstance(job.error, OSError):
             self.open_failed(job.error)
         else:
-            opened = job.value()
-            self.set_open(opened.fd, opened.stat)
+            self._set_open(job.value())
         if self._closed:
-            self._nowait = None
             self._release()
             return
-        self._wake_open()
+        self._progress()
         self._call_input()
 
-    def open_submitted(self) -> None:
-        """A worker is opening the file."""
-        self._in_flight += 1
+    def _set_open(self, opened: Opened) -> None:
+        self._fd = opened.fd
+        self._stat = opened.stat
+        self._reader.opened(opened.fd, opened.stat.st_size)
+        if self._writer is not None:
+            self._fs.locks.extend(self, (opened.stat.st_dev, opened.stat.st_ino))
+            self._writer.opened(opened.fd, opened.stat.st_size)
+        elif self._driver.kernel_cached and not self._closed:
+            self._nowait = self._driver.read_nowait
 
     # -- inside ------------------------------------------------------------------------------------------
 
@@ -305,40 +425,44 @@ class Handle:
         if self._error is not None:
             raise fresh(self._error)
 
+    def _for_writing(self) -> Writer:
+        self._check()
+        if self._writer is None:
+            raise os_error(errno.EBADF, self.path)
+        return self._writer
+
     def _nowait_failed(self, error: OSError) -> None:
         """This file can't be read from the kernel's cache without waiting: leave it to the workers."""
-        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+        if error.errno not in _NO_NOWAIT:
             raise error
         self._nowait = None
 
-    def _cached(self, offset: int) -> bool:
-        if self._nowait is None:
-            return False
+    def _in_memory(self, offset: int) -> bool:
+        if self._reader.has(offset):
+            return True
         try:
-            return self._nowait(self._fd, 1, offset) is not None
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
-                return True  # pread will raise it
-            self._nowait = None
-            return False
+            if self._nowait is not None and self._nowait(self._fd, 1, offset) is not None:
+                return True
+            return self._from_memory(1, offset) is not None
+        except OSError:
+            return True  # and pread will raise it
 
-    def _from_arrived(self, size: int, offset: int) -> bytes | None:
-        """Bytes that were brought for an earlier EAGAIN; forgotten once they are read to their end."""
+    def _from_memory(self, size: int, offset: int) -> bytes | None:
+        """Bytes that were fetched or are in the write buffer; None where they are in the file."""
         self._check()
         if size < 0 or offset < 0:
             raise os_error(errno.EINVAL, self.path)
-        for index, fetch in enumerate(self._arrived):
-            if not fetch.covers(offset):
-                continue
-            if fetch.error is not None:
-                del self._arrived[index]
-                raise fresh(fetch.error)
-            data = fetch.slice(size, offset)
+        writer = self._writer
+        if writer is not None and (self._fd >= 0 or writer.temporary is not None):
+            data = writer.slice(size, offset)
             if data is not None:
-                if fetch.data is None or offset + len(data) >= fetch.offset + len(fetch.data):
-                    del self._arrived[index]
                 return data
-        return b"" if size == 0 and self._fd >= 0 else None
+        data = self._reader.take(size, offset)
+        return b"" if data is None and size == 0 and self._fd >= 0 else data
+
+    def _bounded(self, size: int, offset: int) -> int:
+        """Not into bytes that are still being written."""
+        return size if self._writer is None else min(size, self._writer.flushed - offset)
 
     async def _read_some(self, size: int, offset: int) -> bytes:
         while True:
@@ -352,13 +476,13 @@ class Handle:
                 if data is not None:
                     self._fs.inline_reads += 1
                     return data
-            data = self._from_arrived(size, offset)
+            data = self._from_memory(size, offset)
             if data is not None:
                 return data
             if self._fd < 0:
-                await self._park_open()
+                await self._park()
                 continue
-            fetch = self._fetch(size, offset)
+            fetch = self._reader.fetch(self._bounded(size, offset), offset, keep=False)
             await fetch.wait()
             self._check()
             if fetch.error is not None:
@@ -367,67 +491,45 @@ class Handle:
             if data is not None:
                 return data
 
-    def _fetch(self, size: int, offset: int) -> _Fetch:
-        """The fetch in flight that brings ``offset``, started if there is none."""
-        for fetch in self._fetches:
-            if fetch.covers(offset):
-                return fetch
-        fetch = _Fetch(offset, min(max(1, size), _FETCH_LIMIT))
-        self._fetches.append(fetch)
-        self._in_flight += 1
-        self._fs.driver_reads += 1
-
-        def done(job: Job[bytes]) -> None:
-            self._fetched(fetch, job)
-
-        self._fs.submit(ops.Read(self._fd, fetch.size, offset), done)
-        return fetch
-
-    def _fetched(self, fetch: _Fetch, job: Job[bytes]) -> None:
-        self._in_flight -= 1
-        self._fetches.remove(fetch)
-        if isinstance(job.error, OSError):
-            fetch.error = job.error
-        else:
-            fetch.data = job.value()
-            self._fs.driver_bytes += len(fetch.data)
-        if self._closed:
-            self._release()
-            return
-        if fetch.keep:
-            self._arrived.append(fetch)
-            if len(self._arrived) > _ARRIVED_LIMIT:
-                del self._arrived[0]
-        fetch.wake()
-        if fetch.keep:
-            self._call_input()
-
-    def _advised(self, job: Job[None]) -> None:
-        self._in_flight -= 1
-        if self._closed:
-            self._release()
-
     def _release(self) -> None:
-        """Give the descriptor back if nothing uses it any more."""
-        if self._fd < 0 or self._in_flight:
+        """Give the file back if the handle is closed and nothing uses the file any more."""
+        if not self._closed or self._releasing or self._opening or self._reader.in_flight:
             return
+        if self._writer is not None and not self._writer.finished:
+            return
+        self._releasing = True
+        self._fs.locks.release(self)
         fd, self._fd = self._fd, -1
-        if not self._driver.close_nowait(fd):
-            self._fs.submit(ops.Close(fd), _ignore)
+        if fd < 0 or (self._writer is None and self._driver.close_nowait(fd)):
+            self._set_released()
+        else:
+            self._fs.submit(ops.Close(fd), self._close_done)
 
-    async def _park_open(self) -> None:
-        if self._open_lot is None:
-            self._open_lot = trio.lowlevel.ParkingLot()
-        await self._open_lot.park()
+    def _close_done(self, job: Job[None]) -> None:
+        if job.error is not None:
+            self._fs.lost_errors += 1
+        self._set_released()
 
-    def _wake_open(self) -> None:
-        if self._open_lot is not None:
-            self._open_lot.unpark_all()
+    def _set_released(self) -> None:
+        self._released = True
+        self._wake()
+
+    async def _park(self) -> None:
+        if self._lot is None:
+            self._lot = trio.lowlevel.ParkingLot()
+        await self._lot.park()
+
+    def _wake(self) -> None:
+        if self._lot is not None:
+            self._lot.unpark_all()
+
+    def _progress(self) -> None:
+        self._wake()
+        if self._output is not None:
+            callback, context = self._output
+            callback(context)
 
     def _call_input(self) -> None:
-        if self._input_callback is not None:
-            self._input_callback(self._input_context)
-
-
-def _ignore(job: Job[None]) -> None:
-    """A read-only file whose close fails has lost nothing."""
+        if self._input is not None:
+            callback, context = self._input
+            callback(context)

@@ -192,7 +192,8 @@ class MemoryDriver:
         del file.node.data[op.size :]
 
     def _sync(self, op: ops.Sync) -> None:
-        self._file(op.fd)
+        if len(self._file(op.fd).node.data) != op.expected:
+            raise os_error(errno.EBUSY)
 
     def _publish(self, op: ops.Publish) -> None:
         self.tree.rename(op.temporary, op.path, replace=op.replace)

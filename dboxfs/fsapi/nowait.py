@@ -68,6 +68,8 @@ class NowaitCalls:
 
     def read(self, fd: int, size: int, offset: int) -> bytes | None:
         """Bytes from the kernel's page cache (at most 1 MiB), or None where reading could wait; OSError."""
+        if size < 0 or offset < 0:  # preadv2 takes offset -1 for "where the file stands"
+            raise OSError(errno.EINVAL, "negative size or offset")
         view = self._view
         try:
             count = os.preadv(fd, (view[:size],), offset, os.RWF_NOWAIT)

@@ -105,10 +105,15 @@ class Truncate(Op[None]):
 
 @dataclass(frozen=True, slots=True)
 class Sync(Op[None]):
-    """Make the file's data and size durable."""
+    """Make the file's data and size durable (unless ``durable`` is off, for bulk loads).
+
+    EBUSY if the file is not ``expected`` bytes long: another program has written to it.
+    """
 
     kind: ClassVar[str] = "sync"
     fd: int
+    expected: int
+    durable: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,10 @@ def _truncate(op: ops.Truncate) -> None:
 
 
 def _sync(op: ops.Sync) -> None:
-    os.fdatasync(op.fd)
+    if os.fstat(op.fd).st_size != op.expected:
+        raise os_error(errno.EBUSY)
+    if op.durable:
+        os.fdatasync(op.fd)
 
 
 def _publish(op: ops.Publish) -> None:
