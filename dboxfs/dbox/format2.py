@@ -180,11 +180,11 @@ def _check_message_header(head: bytes, message_header_size: int, base: int) -> N
     if len(head) > 2 and head[2] != 0x4E:
         raise FormatError(base + 2, f"message type is {head[2:3]!r}, expected b'N'")
     digits = head[13:29]
+    if digits and digits[0] in b"89abcdefABCDEF":
+        raise FormatError(base + 13, f"message size is too large: {digits!r}")
     wrong = _NOT_HEX.search(digits)
     if wrong is not None:
         raise FormatError(base + 13 + wrong.start(), f"message size is not 16 hexadecimal digits: {digits!r}")
-    if digits and digits[0] not in b"01234567":
-        raise FormatError(base + 13, f"message size is too large: {digits!r}")
     if len(head) == message_header_size and head[-1] != 0x0A:
         raise FormatError(
             base + message_header_size - 1, f"message header ends with {head[-1:]!r}, expected LF"

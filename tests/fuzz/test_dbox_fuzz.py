@@ -109,6 +109,7 @@ def test_file_header_of_any_bytes(data: bytes) -> None:
 
 @unhurried
 @given(NEARLY, st.sampled_from([30, 31, 60]))
+@example(encode_message_header(0)[:13] + b"a\0", 30)
 def test_message_header_of_any_bytes(data: bytes, size: int) -> None:
     check_prefixes(data, lambda d: parse_message_header(d, size))
     assert outcome(lambda: parse_message_header(bytearray(data), size)) == outcome(
