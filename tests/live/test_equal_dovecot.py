@@ -6,7 +6,7 @@ Each store is made by Dovecot in the test, asked through ``doveadm``, and read t
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -119,7 +119,7 @@ def test_mailbox_names_and_the_tree(
     real = list(corpus.real().values())
     for n, name in enumerate([*NAMES, *ESCAPED, "INBOX"]):
         if name != "INBOX":
-            account.doveadm("mailbox create", *(["-s"] if n % 3 == 0 else []), name)
+            account.doveadm("mailbox create", *(["-s"] if n % 3 == 0 else []), "--", name)
         for data in real[n : n + n % 3]:
             account.save(data, name)
     account.doveadm("mailbox subscribe", "Not There")
@@ -258,7 +258,7 @@ def _random_command(account: Account, rng: random.Random, boxes: list[str], mess
     imap.logout()
 
 
-def _uids(answers: list[object]) -> str:
+def _uids(answers: Iterable[object]) -> str:
     return ",".join(str(answer).split("UID ")[1].split(")")[0] for answer in answers)
 
 
