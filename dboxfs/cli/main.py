@@ -7,6 +7,7 @@ unreadable or no dbox store; 4 the mountpoint or FUSE is the problem.  Every err
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -40,13 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        return EXIT_FAILURE
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader has gone: that is no error worth a word
         return EXIT_FAILURE
     except (DboxfsError, OSError, BaseExceptionGroup) as exc:
         error = first_error(exc)
+        if isinstance(error, BrokenPipeError):  # the reader of our output has gone: not worth a word
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return EXIT_FAILURE
         if not isinstance(error, DboxfsError | OSError):
             raise
         print(f"dboxfs: {error}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """One open directory: a snapshot of its names, so that a listing shows each name once while things change.
 
-The snapshot is taken at opendir and again when the reader rewinds.  Children come first, in the order of
-their names, then messages in the order of their uids; the position of a name in the snapshot, plus 1, is
+The snapshot is taken at opendir and again when the reader rewinds.  ``.`` and ``..`` come first, then the
+children in the order of their names, then messages in the order of their uids; the position of a name in the snapshot, plus 1, is
 its offset.  Messages that went away since are left out.
 """
 

@@ -211,22 +211,31 @@ class Operations(pyfuse3.Operations):
         if start_id == 0:
             listing.take()
             listing.deadline = trio.current_time() + SCAN_PATIENCE
-        children = listing.children
-        for position in range(start_id, len(children)):
-            shown, child = children[position]
-            if child not in self._inodes:
-                continue
-            entry = self._limited(listing.folder, self._attributes.folder(child, self._inodes.of(child)))
-            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(_encode(shown)), entry, position + 1):
-                return
-        first = max(start_id - len(children), 0)
+        above = self._entries_above(listing)
+        for position in range(start_id, len(above)):
+            name, folder = above[position]
+            if folder in self._inodes:
+                entry = self._limited(
+                    listing.folder, self._attributes.folder(folder, self._inodes.of(folder))
+                )
+                if not pyfuse3.readdir_reply(token, name, entry, position + 1):
+                    return
+        first = max(start_id - len(above), 0)
         await self._wait_for_sizes(listing, first)
         self._list_messages(listing, first, token)
+
+    @staticmethod
+    def _entries_above(listing: Listing) -> list[tuple[pyfuse3.FileNameT, Folder]]:
+        """The entries that come before the messages."""
+        folder = listing.folder
+        dots = [(b".", folder), (b"..", folder.parent or folder)]
+        children = [(_encode(shown), child) for shown, child in listing.children]
+        return [(pyfuse3.FileNameT(name), entry) for name, entry in dots + children]
 
     def _list_messages(self, listing: Listing, first: int, token: pyfuse3.ReaddirToken) -> None:
         if first >= len(listing.uids) or listing.folder not in self._inodes:
             return
-        base, after = self._inodes.of(listing.folder), len(listing.children) + 1
+        base, after = self._inodes.of(listing.folder), len(listing.children) + 3
         entry = self._limited(listing.folder, self._attributes.template())
         long = entry.attr_timeout
         reply = pyfuse3.readdir_reply
