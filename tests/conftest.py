@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.dovecot import Dovecot
-from tests.live.mounts import Mounts
+pytest.register_assert_rewrite("tests.live.equal")
+
+from tests.live.dovecot import Dovecot  # noqa: E402
+from tests.live.mounts import Mounts  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -160,7 +160,7 @@ class Account:
 
     def fetch(self, mailbox: str = "INBOX", search: str = "all") -> list[Fetched]:
         """Every message of the mailbox that the search finds, with its exact stored text, in uid order."""
-        args = ("fetch", "-u", self.name, f"{_FETCH_FIELDS} text", "mailbox", mailbox, *search.split())
+        args = ("fetch", "-u", self.name, "--", f"{_FETCH_FIELDS} text", "mailbox", mailbox, *search.split())
         return [
             _fetched(values, text) for values, text in parse_pager(self.dovecot.doveadm("-f", "pager", *args))
         ]
