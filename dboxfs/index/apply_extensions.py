@@ -15,7 +15,7 @@ import numpy as np
 from dboxfs.index import extensions as ext_format
 from dboxfs.index.columns import Column, Selection
 from dboxfs.index.context import Context
-from dboxfs.index.extensions import KEYWORDS, MODSEQ, Extension
+from dboxfs.index.extensions import CACHE, KEYWORDS, MODSEQ, Extension
 from dboxfs.index.payload import EXT_BY_NAME, INTRO_NO_SHRINK
 
 _HH = struct.Struct("<HH")
@@ -135,7 +135,8 @@ def ext_reset(ctx: Context, body: memoryview) -> None:
         if ext.record_size:
             column = Column(np.zeros((len(state._uids), ext.record_size), np.uint8))
             state._columns = (*state._columns[:position], column, *state._columns[position + 1 :])
-            ctx.touch(0, state._count)
+            if ext.name != CACHE:
+                ctx.touch(0, state._count)
     state._extensions = (*state._extensions[:position], ext, *state._extensions[position + 1 :])
     ctx.mailbox_changed = True
 
@@ -193,6 +194,7 @@ def ext_rec_update(ctx: Context, body: memoryview) -> None:
     if len(body) % stride:
         raise ctx.broken(f"extension records of {len(body)} bytes, a multiple of {stride} expected")
     column = state._columns[position]
+    reported = state._extensions[position].name != CACHE
     for pos in range(0, len(body), stride):
         row = record_row(ctx, body, pos)
         if row < 0 or column is None:
@@ -201,7 +203,8 @@ def ext_rec_update(ctx: Context, body: memoryview) -> None:
         ctx.undo.entries.append((column.flat, where, bytes(column.flat[where])))
         data = body[pos + 4 : pos + 4 + width]
         column.flat[where] = data if width == column.size else bytes(data).ljust(column.size, b"\0")
-        ctx.touch(row, row + 1)
+        if reported:
+            ctx.touch(row, row + 1)
 
 
 def record_row(ctx: Context, body: memoryview, pos: int) -> int:

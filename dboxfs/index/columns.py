@@ -1,4 +1,4 @@
-"""Pieces of an index state that its replay shares: array types, a column, what a replay changed."""
+"""Pieces of an index state that its replay shares: flags, array types, a column, what a replay changed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+#: Flag bits of a message (mail-index section 3); BACKEND: sdbox, the file is in the alt storage.
+FLAG_ANSWERED = 0x01
+FLAG_FLAGGED = 0x02
+FLAG_DELETED = 0x04
+FLAG_SEEN = 0x08
+FLAG_DRAFT = 0x10
+FLAG_BACKEND = 0x40
+FLAG_DIRTY = 0x80
 
 UidArray: TypeAlias = npt.NDArray[np.uint32]
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
@@ -35,8 +44,10 @@ class Column:
 class Changes:
     """What one replay did.  uids are ascending; ``updated`` may name too many.
 
-    ``updated``: flags, keywords, extension data or modseq changed.  ``mailbox_changed``: base header,
-    extension headers, extension list, or the deleted mark.
+    ``updated``: flags, keywords, extension data or modseq changed; not reported are cache offsets (any
+    reader of the mailbox makes Dovecot add some) and the start of modseq tracking (it changes no answer).
+    As long as modseqs are not tracked, every message's modseq is the index's highest one and moves with it.
+    ``mailbox_changed``: base header, extension headers, extension list, or the deleted mark.
     """
 
     head_offset: int

@@ -24,6 +24,7 @@ from dboxfs.errors import FormatError
 
 KEYWORDS = "keywords"
 MODSEQ = "modseq"
+CACHE = "cache"
 
 BASE_RECORD_SIZE = 5
 MIN_RECORD_SIZE = 8

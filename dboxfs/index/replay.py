@@ -26,7 +26,7 @@ import numpy as np
 
 from dboxfs.errors import FormatError
 from dboxfs.index import apply_extensions, apply_keywords, apply_messages
-from dboxfs.index.columns import Changes
+from dboxfs.index.columns import FLAG_BACKEND, Changes
 from dboxfs.index.context import Context
 from dboxfs.index.log import (
     EXTERNAL,
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from dboxfs.index.state import IndexState
 
 TAIL_FIELD = 64
-FLAG_BACKEND = 0x40
 
 _HH = struct.Struct("<HH")
 _II = struct.Struct("<II")
@@ -174,10 +173,9 @@ def track_tail(state: IndexState, offset: int, size: int, raw: int, kind: int, b
 
 def _moves_message(body: memoryview) -> bool:
     """Whether a FLAG_UPDATE asks to move messages to or from the alt storage (flag 0x40)."""
-    for pos in range(0, len(body) - 11, 12):
-        if (body[pos + 8] | body[pos + 9]) & FLAG_BACKEND:
-            return True
-    return False
+    if len(body) == 12:
+        return bool((body[8] | body[9]) & FLAG_BACKEND)
+    return any((body[pos + 8] | body[pos + 9]) & FLAG_BACKEND for pos in range(0, len(body) - 11, 12))
 
 
 def _tail_value(body: memoryview) -> int | None:

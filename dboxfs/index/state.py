@@ -31,7 +31,15 @@ import numpy.typing as npt
 from dboxfs.errors import FormatError
 from dboxfs.index import extensions as ext_format
 from dboxfs.index import replay
-from dboxfs.index.columns import ByteArray, Changes, Column, Selection, UidArray
+from dboxfs.index.columns import FLAG_ANSWERED as FLAG_ANSWERED
+from dboxfs.index.columns import FLAG_BACKEND as FLAG_BACKEND
+from dboxfs.index.columns import FLAG_DELETED as FLAG_DELETED
+from dboxfs.index.columns import FLAG_DIRTY as FLAG_DIRTY
+from dboxfs.index.columns import FLAG_DRAFT as FLAG_DRAFT
+from dboxfs.index.columns import FLAG_FLAGGED as FLAG_FLAGGED
+from dboxfs.index.columns import FLAG_SEEN as FLAG_SEEN
+from dboxfs.index.columns import ByteArray, Column, Selection, UidArray
+from dboxfs.index.columns import Changes as Changes
 from dboxfs.index.extensions import KEYWORDS, MODSEQ, Extension
 from dboxfs.index.log import Buffer, LogHeader, LogRecord, count_modseq
 
@@ -39,14 +47,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BASE_HEADER_SIZE = 120
-
-FLAG_ANSWERED = 0x01
-FLAG_FLAGGED = 0x02
-FLAG_DELETED = 0x04
-FLAG_SEEN = 0x08
-FLAG_DRAFT = 0x10
-FLAG_BACKEND = 0x40
-FLAG_DIRTY = 0x80
 
 #: Header flag: repaired by Dovecot's own check, a rebuild of the mailbox is due.
 HEADER_FSCKED = 0x4
