@@ -22,6 +22,7 @@ from typing import TypeVar
 import trio
 
 from dboxfs.fsapi import ops
+from dboxfs.fsapi.cache import PageCache
 from dboxfs.fsapi.driver import Driver
 from dboxfs.fsapi.handle import Handle
 from dboxfs.fsapi.locks import LockTable
@@ -44,7 +45,7 @@ class FileSystem:
     :param driver: runs the operations; it belongs to this file system from now on.
     :param readahead: bytes read ahead of a sequential reader, at most.
     :param write_buffer: bytes that one handle takes before ``write`` says EAGAIN.
-    :param cache_size: bytes of the daemon's own page cache.
+    :param cache_size: bytes of the daemon's own page cache (``cache``), write buffers included.
     :param dirty_limit: bytes of all handles together that are written but not yet at the driver.
     :param sync: a commit waits until data and name are durable.  False, for bulk loads: it doesn't.
     """
@@ -62,7 +63,7 @@ class FileSystem:
         self.driver = driver
         self.readahead = readahead
         self.write_buffer = write_buffer
-        self.cache_size = cache_size
+        self.cache = PageCache(cache_size)
         self.dirty_limit = dirty_limit
         self.sync = sync
         self.inline_reads = 0
@@ -151,6 +152,8 @@ class FileSystem:
             if willneed:
                 handle.willneed(0, willneed)
             return handle
+        if willneed and not self.driver.kernel_cached:
+            handle.willneed(0, willneed)
         return self._open_by_worker(handle, ops.Open(path, mode is OpenMode.APPEND, willneed))
 
     def create(
@@ -241,8 +244,13 @@ class FileSystem:
         """What this driver's files can do."""
         return self.driver.capabilities
 
+    @property
+    def in_flight(self) -> int:
+        """Operations at the driver whose answers are still to come."""
+        return self._in_flight
+
     def stats(self) -> dict[str, int | float]:
-        """Counters since the start and gauges of now; the driver's own have the prefix ``driver_``."""
+        """Counters since the start and gauges of now; with a prefix those of the cache and of the driver."""
         result: dict[str, int | float] = {
             "opens": self._opens,
             "inline_opens": self._inline_opens,
@@ -257,6 +265,7 @@ class FileSystem:
             "lost_errors": self.lost_errors,
             "in_flight": self._in_flight,
         }
+        result.update((f"cache_{name}", value) for name, value in self.cache.stats().items())
         result.update((f"driver_{name}", value) for name, value in self.driver.stats().items())
         return result
 
@@ -282,9 +291,16 @@ class FileSystem:
         for other in tuple(self.dirty_writers) if self.dirty >= self.dirty_limit else (writer,):
             other.flush()
 
+    def dirtied(self, writer: Writer, count: int) -> None:
+        """Called by a writer when its buffer has taken ``count`` bytes."""
+        self.dirty += count
+        self.cache.reserve(count)
+        self.dirty_writers.add(writer)
+
     def cleaned(self, writer: Writer, count: int) -> None:
         """Called by a writer when ``count`` bytes of its buffer are written or forgotten."""
         self.dirty -= count
+        self.cache.reserve(-count)
         if not writer.dirty:
             self.dirty_writers.discard(writer)
         if count and self._room_wanted and self._token is not None:

@@ -56,6 +56,8 @@ class Handle:
         self._nowait: Callable[[int, int, int], bytes | None] | None = None
         self._reader = Reader(fs, self._call_input, self._release)
         self._arrived = self._reader.arrived
+        self._readahead = self._reader.readahead
+        self._wanted: tuple[int, int] | None = None
         self._writer: Writer | None = None
         self._opening = False
         self._stat: os.stat_result | None = None
@@ -155,6 +157,10 @@ class Handle:
                 data = None
             if data is not None:
                 self._fs.inline_reads += 1
+                end = offset + len(data)
+                if end > self._readahead.mark:
+                    self._reader.ahead(len(data), offset)
+                self._readahead.position = end
                 return data
         data = self._from_memory(size, offset)
         if data is None:
@@ -206,8 +212,12 @@ class Handle:
 
     def willneed(self, offset: int, size: int) -> None:
         """A hint: this range will be read soon.  It never fails and never waits."""
-        if self._fd >= 0 and not self._closed and size > 0 and self._driver.kernel_cached:
-            self._reader.advise(size, offset)
+        if size <= 0 or offset < 0:
+            return
+        if self._fd >= 0:
+            self._reader.prefetch(offset, size)
+        else:
+            self._wanted = (offset, size)
 
     # -- writing -----------------------------------------------------------------------------------------
 
@@ -414,8 +424,14 @@ class Handle:
         if self._writer is not None:
             self._fs.locks.extend(self, (opened.stat.st_dev, opened.stat.st_ino))
             self._writer.opened(opened.fd, opened.stat.st_size)
-        elif self._driver.kernel_cached and not self._closed:
+        elif self._closed:
+            return
+        elif self._driver.kernel_cached:
             self._nowait = self._driver.read_nowait
+        else:
+            self._reader.use_pages(opened.stat)
+        if self._wanted is not None:
+            self._reader.prefetch(*self._wanted)
 
     # -- inside ------------------------------------------------------------------------------------------
 
@@ -436,6 +452,7 @@ class Handle:
         if error.errno not in _NO_NOWAIT:
             raise error
         self._nowait = None
+        self._reader.use_pages(self.stat())
 
     def _in_memory(self, offset: int) -> bool:
         if self._reader.has(offset):
@@ -443,22 +460,28 @@ class Handle:
         try:
             if self._nowait is not None and self._nowait(self._fd, 1, offset) is not None:
                 return True
-            return self._from_memory(1, offset) is not None
-        except OSError:
-            return True  # and pread will raise it
+        except OSError as error:
+            if error.errno not in _NO_NOWAIT:
+                return True  # and pread will raise it
+            self._nowait_failed(error)
+        return self._from_buffer(1, offset) is not None
 
     def _from_memory(self, size: int, offset: int) -> bytes | None:
         """Bytes that were fetched or are in the write buffer; None where they are in the file."""
         self._check()
         if size < 0 or offset < 0:
             raise os_error(errno.EINVAL, self.path)
+        if size == 0 and self._fd >= 0:
+            return b""
+        data = self._from_buffer(size, offset)
+        return self._reader.take(size, offset) if data is None else data
+
+    def _from_buffer(self, size: int, offset: int) -> bytes | None:
+        """Bytes that this handle has written and that are not in the file yet."""
         writer = self._writer
-        if writer is not None and (self._fd >= 0 or writer.temporary is not None):
-            data = writer.slice(size, offset)
-            if data is not None:
-                return data
-        data = self._reader.take(size, offset)
-        return b"" if data is None and size == 0 and self._fd >= 0 else data
+        if writer is None or (self._fd < 0 and writer.temporary is None):
+            return None
+        return writer.slice(size, offset)
 
     def _bounded(self, size: int, offset: int) -> int:
         """Not into bytes that are still being written."""
@@ -475,6 +498,10 @@ class Handle:
                     data = None
                 if data is not None:
                     self._fs.inline_reads += 1
+                    end = offset + len(data)
+                    if end > self._readahead.mark:
+                        self._reader.ahead(len(data), offset)
+                    self._readahead.position = end
                     return data
             data = self._from_memory(size, offset)
             if data is not None:

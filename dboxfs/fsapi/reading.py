@@ -1,15 +1,21 @@
-"""The reading half of a handle where the kernel's cache has no answer: fetches by workers.
+"""The reading half of a handle where the kernel's cache has no answer: fetches by workers, and readahead.
 
 A :class:`Fetch` is a range on its way.  Several readers may wait for one fetch; each takes its bytes from it.
 A fetch that a nonblocking read asked for is kept when it has arrived (``arrived``) until that read comes back
 for it; one that only awaiting tasks asked for is handed to them and forgotten.
 
-End of file: a worker's read that is short says "end" only if it reaches the size that the file had when it
-was opened.  Files grow while they are read, so an end is believed once and never remembered.
+Two kinds of files: most are kept by the kernel once they were read, and then readahead is a hint to it.
+Files of a driver that isn't ``kernel_cached``, and files that can't be read without waiting at all, are read
+in whole pages into the daemon's page cache (``pages.py``), and readahead is a fetch that nobody waits for.
+
+End of file: a worker's read that is short says "end" only if it reaches the size that the file has then.
+Files grow while they are read, so an end is believed once and never remembered.
 """
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -17,22 +23,26 @@ import trio
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.ops import Job, fresh
+from dboxfs.fsapi.pages import PAGE, PagedFile
+from dboxfs.fsapi.readahead import Readahead
 
 if TYPE_CHECKING:
     from dboxfs.fsapi.filesystem import FileSystem
 
 _FETCH_LIMIT = 1 << 20
+_PREFETCH_LIMIT = 256 << 10
 _ARRIVED_LIMIT = 64
 
 
 class Fetch:
     """A range that a worker reads, and who waits for it."""
 
-    __slots__ = ("data", "eof", "error", "keep", "lot", "offset", "size")
+    __slots__ = ("asked", "data", "eof", "error", "keep", "lot", "offset", "size")
 
     def __init__(self, offset: int, size: int) -> None:
         self.offset = offset
         self.size = size
+        self.asked = False
         self.keep = False
         self.eof = False
         self.data: bytes | None = None
@@ -72,19 +82,9 @@ class Reader:
 
     :param on_arrival: called when a fetch has arrived that a nonblocking read asked for.
     :param on_idle: called when the last operation of a closed reader has ended.
+    :ivar arrived: what has arrived and waits for a nonblocking read.
+    :ivar readahead: the sequential detector.
     """
-
-    __slots__ = (
-        "_fd",
-        "_fs",
-        "_known_size",
-        "_on_arrival",
-        "_on_idle",
-        "_on_way",
-        "arrived",
-        "closed",
-        "in_flight",
-    )
 
     def __init__(self, fs: FileSystem, on_arrival: Callable[[], None], on_idle: Callable[[], None]) -> None:
         self._fs = fs
@@ -93,7 +93,9 @@ class Reader:
         self._fd = -1
         self._known_size = 0
         self._on_way: list[Fetch] = []
+        self._pages: PagedFile | None = None
         self.arrived: list[Fetch] = []
+        self.readahead = Readahead(fs.readahead)
         self.closed = False
         self.in_flight = 0
 
@@ -102,8 +104,13 @@ class Reader:
         self._fd = fd
         self._known_size = size
 
+    def use_pages(self, status: os.stat_result) -> None:
+        """The kernel's cache can't answer for this file: keep its pages here."""
+        if self._pages is None and stat.S_ISREG(status.st_mode):
+            self._pages = PagedFile(self._fs.cache, status)
+
     def take(self, size: int, offset: int) -> bytes | None:
-        """Bytes that were fetched for an earlier EAGAIN; a fetch is forgotten once it is read to its end."""
+        """Bytes that are here, b"" at the end of the file, or None; what a fetch brought is taken once."""
         for index, fetch in enumerate(self.arrived):
             if not fetch.covers(offset):
                 continue
@@ -115,37 +122,62 @@ class Reader:
                 if fetch.data is None or offset + len(data) >= fetch.offset + len(fetch.data):
                     del self.arrived[index]
                 return data
-        return None
+        if self._pages is None or self._fd < 0:
+            return None
+        data = self._pages.lookup(size, offset)
+        if data is None:
+            return b"" if self._is_behind_the_end(offset) else None
+        if offset + len(data) > self.readahead.mark:
+            self.ahead(len(data), offset)
+        self.readahead.position = offset + len(data)
+        return data
 
     def has(self, offset: int) -> bool:
         """Whether :meth:`take` has an answer, be it an error."""
-        return any(
+        if any(
             fetch.covers(offset) and (fetch.error is not None or fetch.slice(1, offset) is not None)
             for fetch in self.arrived
-        )
+        ):
+            return True
+        return self._pages is not None and self.take(1, offset) is not None
 
     def fetch(self, size: int, offset: int, *, keep: bool) -> Fetch:
         """The fetch on its way that brings ``offset``, started if there is none."""
-        for fetch in self._on_way:
-            if fetch.covers(offset):
-                fetch.keep |= keep
-                return fetch
-        fetch = Fetch(offset, min(max(1, size), _FETCH_LIMIT))
-        fetch.keep = keep
-        self._on_way.append(fetch)
-        self._fs.driver_reads += 1
-
-        def done(job: Job[bytes]) -> None:
-            self._fetched(fetch, job)
-
-        self.in_flight += 1
-        self._fs.submit(ops.Read(self._fd, fetch.size, offset), done)
+        fetch = self._find(offset)
+        if fetch is None:
+            start, end = offset, offset + max(1, size)
+            if self._pages is not None:
+                start = self._pages.start_of(offset)
+                end += -end % PAGE
+            fetch = self._start(start, min(end - start, _FETCH_LIMIT), background=False)
+            self.ahead(fetch.offset + fetch.size - offset, offset)
+            self.readahead.position = fetch.offset + fetch.size
+        fetch.asked = True
+        fetch.keep |= keep
         return fetch
 
-    def advise(self, size: int, offset: int) -> None:
-        """Have the kernel read ahead."""
-        self.in_flight += 1
-        self._fs.submit(ops.Advise(self._fd, size, offset), self._advised, background=True)
+    def ahead(self, size: int, offset: int) -> None:
+        """Tell the detector of a read, and bring what it wants."""
+        wanted = self.readahead.observe(offset, size)
+        if wanted is None:
+            return
+        end = self._size_now()
+        if sum(wanted) >= end:
+            self.readahead.end_of_file()
+        if wanted[0] < end:
+            self.prefetch(wanted[0], min(wanted[1], end - wanted[0]))
+
+    def prefetch(self, offset: int, size: int) -> None:
+        """Bring a range that nobody has asked for yet, if there is room for it."""
+        if self._fd < 0 or self.closed:
+            return
+        if self._pages is None:
+            self.in_flight += 1
+            self._fs.submit(ops.Advise(self._fd, size, offset), self._advised, background=True)
+        elif self._pages.may_prefetch(size):
+            for start, length in self._pages.missing(offset, size, _PREFETCH_LIMIT):
+                if self._find(start) is None:
+                    self._start(start, length, background=True)
 
     def close(self) -> None:
         """Wake everybody who waits, and forget what has arrived."""
@@ -153,15 +185,35 @@ class Reader:
         self.arrived.clear()
         for fetch in self._on_way:
             fetch.wake()
+        if self._pages is not None:
+            self._pages.close()
+
+    # -- inside ------------------------------------------------------------------------------------------
+
+    def _find(self, offset: int) -> Fetch | None:
+        for fetch in self._on_way:
+            if fetch.covers(offset):
+                return fetch
+        return None
+
+    def _start(self, offset: int, size: int, *, background: bool) -> Fetch:
+        fetch = Fetch(offset, size)
+        self._on_way.append(fetch)
+        self._fs.driver_reads += 1
+
+        def done(job: Job[bytes]) -> None:
+            self._fetched(fetch, job)
+
+        self.in_flight += 1
+        self._fs.submit(ops.Read(self._fd, size, offset), done, background=background)
+        return fetch
 
     def _fetched(self, fetch: Fetch, job: Job[bytes]) -> None:
         self._on_way.remove(fetch)
         if isinstance(job.error, OSError):
             fetch.error = job.error
         else:
-            fetch.data = job.value()
-            self._fs.driver_bytes += len(fetch.data)
-            fetch.eof = len(fetch.data) < fetch.size and self._reaches_end(fetch.offset + len(fetch.data))
+            self._arrive(fetch, job.value())
         if self._ended():
             return
         if fetch.keep:
@@ -172,9 +224,22 @@ class Reader:
         if fetch.keep:
             self._on_arrival()
 
-    def _reaches_end(self, end: int) -> bool:
+    def _arrive(self, fetch: Fetch, data: bytes) -> None:
+        fetch.data = data
+        self._fs.driver_bytes += len(data)
+        if len(data) < fetch.size:
+            fetch.eof = not data or fetch.offset + len(data) >= self._size_now()
+        if self._pages is not None and not self.closed:
+            self._pages.store(fetch.offset, data, prefetched=not fetch.asked)
+
+    def _size_now(self) -> int:
         now = self._fs.driver.stat_nowait(self._fd)
-        return end >= (self._known_size if now is None else now.st_size)
+        return self._known_size if now is None else now.st_size
+
+    def _is_behind_the_end(self, offset: int) -> bool:
+        """Without a worker; False where that can't be known."""
+        now = self._fs.driver.stat_nowait(self._fd)
+        return now is not None and offset >= now.st_size
 
     def _advised(self, job: Job[None]) -> None:
         """A hint that failed is no error of anybody's."""

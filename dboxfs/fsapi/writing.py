@@ -134,8 +134,7 @@ class Writer:
             whole = room == len(data) and isinstance(data, bytes)
             self._chunks.append(data if whole and isinstance(data, bytes) else bytes(data[:room]))
             self.dirty += room
-            self._fs.dirty += room
-            self._fs.dirty_writers.add(self)
+            self._fs.dirtied(self, room)
             self.step()
         return room
 
