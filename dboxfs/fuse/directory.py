@@ -1,8 +1,8 @@
 """One open directory: a snapshot of its names, so that a listing shows each name once while things change.
 
 The snapshot is taken at opendir and again when the reader rewinds.  ``.`` and ``..`` come first, then the
-children in the order of their names, then messages in the order of their uids; the position of a name in the snapshot, plus 1, is
-its offset.  Messages that went away since are left out.
+children in the order of their names, then messages in the order of their uids; the position of a name in
+the snapshot, plus 1, is its offset.  Messages that went away since are left out.
 """
 
 from __future__ import annotations

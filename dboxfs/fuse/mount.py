@@ -20,6 +20,7 @@ import trio
 
 from dboxfs.errors import MountError
 from dboxfs.fsapi import FileSystem
+from dboxfs.fuse import loop
 from dboxfs.fuse.operations import Operations
 from dboxfs.fuse.options import ViewOptions
 from dboxfs.store import Location, open_store
@@ -32,9 +33,13 @@ MAX_TASKS = 1024
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """What is given to the kernel and to the view.  ``fuse``: further options for libfuse, as they are."""
+    """What is given to the kernel and to the view.
+
+    ``fast_loop``: use the stand-in of :mod:`dboxfs.fuse.loop`.  ``fuse``: further options for libfuse.
+    """
 
     allow_other: bool = False
+    fast_loop: bool = True
     view: ViewOptions = field(default_factory=ViewOptions)
     fuse: tuple[str, ...] = ()
 
@@ -93,6 +98,7 @@ async def run(
     """
     async with open_store(fs, location) as store, trio.open_nursery() as nursery:
         operations = Operations(store, options.view, _spawner(nursery))
+        operations.loop = loop.install(lambda: fs.in_flight > 0) if options.fast_loop else None
         _init(operations, location, mountpoint, options)
         operations.notifier.start()
         try:
@@ -103,6 +109,7 @@ async def run(
                 log.info("%s: unmounted", mountpoint)
                 nursery.cancel_scope.cancel()
         finally:
+            loop.uninstall()
             operations.notifier.stop()
             pyfuse3.close(unmount=True)
 

@@ -21,19 +21,24 @@ import pyfuse3
 import trio
 from pyfuse3 import FUSEError
 
-from dboxfs.errors import CorruptFile, NoSuchMessage
+from dboxfs.errors import CorruptFile
 from dboxfs.fuse import control as control_files
 from dboxfs.fuse import xattrs
 from dboxfs.fuse.attributes import SHORT, Attributes, fill
 from dboxfs.fuse.directory import Listing
 from dboxfs.fuse.errno import errno_of
 from dboxfs.fuse.inodes import CONTROL, ROOT, UID_MASK, Inodes
+from dboxfs.fuse.loop import LoopLowlevel
 from dboxfs.fuse.notify import Notifier
 from dboxfs.fuse.options import ViewOptions
+from dboxfs.fuse.pushed import Pushed
 from dboxfs.store import UNKNOWN, Body, Delta, Facts, Folder, Listener, Store
 
 SCAN_PATIENCE = 2.0
 """Seconds that a listing waits in all for sizes; the kernel asks for the others when it needs them."""
+
+PUSH_MOST = 128 << 10
+"""Messages up to this many bytes are put into the kernel's cache when they are opened."""
 
 _READDIR_AHEAD = 64
 _MESSAGE = re.compile(rb"([1-9][0-9]{0,9})\.eml")
@@ -90,6 +95,7 @@ class Operations(pyfuse3.Operations):
              "listxattr", "statfs", "flush", "setattr"), 0,
         )  # fmt: skip
         self.notifier = Notifier()
+        self.loop: LoopLowlevel | None = None
         self._store = store
         self._options = options
         self._spawn = spawn
@@ -101,6 +107,7 @@ class Operations(pyfuse3.Operations):
         self._listings: dict[int, Listing | None] = {}
         self._open_inodes: dict[int, _OpenFile] = {}
         self._next_handle = 1
+        self._pushed = Pushed()
         for folder in sorted(store.folders.values(), key=lambda folder: folder.name):
             self._inodes.add(folder)
         store.listen(Listener(self._messages_changed, self._folder_gone, self._folder_new))
@@ -282,16 +289,37 @@ class Operations(pyfuse3.Operations):
         if box is None:
             raise FUSEError(errno.ENOENT)
         uid = inode & UID_MASK
-        body = await box.open(uid)
+        body = box.open_now(uid) or await box.open(uid)
         try:
-            facts = await box.facts_of(uid)
-        except NoSuchMessage:
+            facts = box.facts.get(uid) or await box.facts_of(uid)
+            if inode not in self._open_inodes and body.size <= PUSH_MOST:
+                await self._push(inode, body)
+        except BaseException:
             body.close()
             raise
-        opened = _OpenFile(inode, body, facts)
-        self._files[handle] = opened
+        self._files[handle] = opened = _OpenFile(inode, body, facts)
         self._open_inodes[inode] = opened
         return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), keep_cache=True)
+
+    async def _push(self, inode: int, body: Body) -> None:
+        """Put a whole small message into the kernel's cache, so that it needn't ask for it.
+
+        Only while nobody has the inode open: the kernel would wait for a READ in flight, which only we can
+        answer.  What was pushed before is most likely there still, and if not, the kernel asks.
+        """
+        if not body.size or not self._pushed.first(inode):
+            return
+        try:
+            data = body.pread(body.size, 0)
+        except BlockingIOError:
+            data = await body.read(body.size, 0)
+            if inode in self._open_inodes:
+                return
+        try:
+            pyfuse3.notify_store(pyfuse3.InodeT(inode), 0, data)
+        except OSError as exc:
+            if exc.errno != errno.ENOENT:
+                raise
 
     @handler
     async def read(self, fh: int, offset: int, size: int) -> bytes:
@@ -299,6 +327,7 @@ class Operations(pyfuse3.Operations):
         if isinstance(opened, bytes):
             return opened[offset : offset + size]
         body = opened.body
+        self._pushed.forget(opened.inode)
         try:
             return body.pread(size, offset)
         except BlockingIOError:

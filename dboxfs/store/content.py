@@ -31,6 +31,7 @@ from dboxfs.dbox import (
 from dboxfs.errors import CorruptFile, FormatError
 from dboxfs.fsapi import FileSystem, Handle
 from dboxfs.store.messages import Opened
+from dboxfs.store.plain import PlainBody
 
 PAGE = 64 << 10
 """Bytes of plain text in one page of the cache."""
@@ -59,40 +60,6 @@ class Body(Protocol):
 
     def close(self) -> None:
         """Give up the files behind it."""
-
-
-class PlainBody:
-    """The bytes of a record as they are stored."""
-
-    __slots__ = ("_base", "_handle", "_opened", "size")
-
-    def __init__(self, opened: Opened) -> None:
-        self._opened = opened
-        self._handle = opened.handle
-        self._base = opened.record.body_offset
-        self.size = opened.record.stored_size
-
-    def pread(self, size: int, offset: int) -> bytes:
-        wanted = min(size, self.size - offset)
-        if wanted <= 0:
-            return b""
-        data = self._handle.pread(wanted, self._base + offset)
-        if len(data) < wanted:
-            raise BlockingIOError
-        return data
-
-    async def read(self, size: int, offset: int) -> bytes:
-        wanted = min(size, self.size - offset)
-        if wanted <= 0:
-            return b""
-        data = await self._handle.read(wanted, self._base + offset)
-        if len(data) < wanted:
-            at = self._base + offset + len(data)
-            raise CorruptFile(self._opened.path, at, "the file ends inside a message")
-        return data
-
-    def close(self) -> None:
-        self._opened.close()
 
 
 class CompressedBody:
@@ -283,7 +250,7 @@ def open_body(fs: FileSystem, opened: Opened, attachments: str | None, suffix: s
     """
     record = opened.record
     try:
-        plain = PlainBody(opened)
+        plain = PlainBody(opened.handle, opened.path, record.body_offset, record.stored_size, opened.close)
         refs: tuple[ExtRef, ...] = ()
         value = record.metadata.ext_refs
         if value is not None:

@@ -97,7 +97,7 @@ class FactTable:
         row = self.row(uid)
         if row < 0:
             return None
-        return Facts(int(self.state[row]), int(self.size[row]), int(self.received[row]), int(self.saved[row]))
+        return Facts(self.state.item(row), self.size.item(row), self.received.item(row), self.saved.item(row))
 
     def put(self, uid: int, facts: Facts) -> None:
         """Remember *facts*; nothing happens when the message has gone meanwhile."""

@@ -24,13 +24,14 @@ from dboxfs.index.cachefile import CacheFile
 from dboxfs.index.mailbox import MailboxHeader, cache_offsets, guids, mailbox_header, map_uids, save_dates
 from dboxfs.index.state import IndexState
 from dboxfs.store.content import Body, open_body
-from dboxfs.store.facts import DAMAGED, UNKNOWN, Facts, FactTable, Uids
+from dboxfs.store.facts import DAMAGED, KNOWN, UNKNOWN, Facts, FactTable, Uids
 from dboxfs.store.indexfiles import NOTHING, Delta, IndexFiles
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.mdbox import MdboxFiles, MdboxStorage
 from dboxfs.store.messages import MessageFiles, Scanned
 from dboxfs.store.names import display_name
 from dboxfs.store.sdbox import SdboxFiles
+from dboxfs.store.walk import Walk
 
 log = logging.getLogger(__name__)
 
@@ -82,11 +83,12 @@ class Mailbox:
         self._cache: CacheFile | None = None
         self._cache_wanted = location.kind is Kind.SDBOX
         self._progress = trio.Event()
+        self._ahead = Walk(self._prefetch)
         self.files: MessageFiles
         if storage is None:
             self.files = SdboxFiles(fs, location, name, self._saved_date)
         else:
-            self.files = MdboxFiles(storage, self._map_uids)
+            self.files = MdboxFiles(storage, self._map_uids, self._map_uid)
 
     # -- the mailbox ---------------------------------------------------------------------------
 
@@ -284,6 +286,23 @@ class Mailbox:
             return ""
         return f"-{self.guid.hex()}-{uid}"
 
+    def open_now(self, uid: int) -> Body | None:
+        """The bytes of *uid* if everything that :meth:`open` needs is in memory; None: ``open`` it is.
+
+        Opening message after message in the order of the mailbox makes the next ones come ahead.
+        """
+        row = self.facts.row(uid)
+        if row < 0:
+            return None
+        self._ahead.opened(row)
+        if self.facts.state.item(row) != KNOWN:
+            return None
+        return self.files.open_now(uid, self.facts.size.item(row))
+
+    def _prefetch(self, first: int, last: int) -> None:
+        uids = self.facts.uids[first:last]
+        self.files.prefetch(uids, self.facts.size[first:last].tolist())
+
     async def details(self, uid: int) -> Details:
         """What the message's own metadata say.
 
@@ -344,6 +363,13 @@ class Mailbox:
             numbers[found] = of_row[rows[found]]
             dates[found] = saved[rows[found]]
         return numbers, dates
+
+    def _map_uid(self, uid: int) -> int:
+        """The map uid of *uid*; 0 if the index has none."""
+        state = self.state
+        column = map_uids(state) if state is not None else None
+        row = state.row_of(uid) if state is not None else -1
+        return 0 if column is None or row < 0 else column.item(row)
 
     def _saved_date(self, uid: int) -> int | None:
         """What ``dovecot.index.cache`` knows as ``date.save`` of *uid* (seconds since the epoch)."""

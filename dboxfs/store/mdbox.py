@@ -18,10 +18,11 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from dboxfs.dbox import FileHeader, NeedMore, parse_file_header
+from dboxfs.dbox import FileHeader, NeedMore, parse_file_header, parse_message_header
 from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
 from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
 from dboxfs.index.mapindex import MapIndex, MapRecord
@@ -29,12 +30,14 @@ from dboxfs.store.facts import Uids
 from dboxfs.store.indexfiles import IndexFiles
 from dboxfs.store.location import Location
 from dboxfs.store.messages import Opened, Scanned
+from dboxfs.store.plain import PlainBody
 from dboxfs.store.record import RECORD_HEAD, TAIL, NeedRange, Record, damaged_facts, parse_record
 
 KEEP_OPEN = 32
 """How many ``m.N`` files stay open without an open message in them."""
 
 _FILE_HEAD = 64
+_GAP = 64 << 10
 
 MapUids = Callable[[Uids], tuple[np.ndarray, np.ndarray]]
 """uids of a mailbox -> (map_uid, save_date) of each; 0 where the mailbox has none."""
@@ -81,6 +84,36 @@ class MdboxStorage:
             if delta or self._map is None:
                 self._map = MapIndex(self.index.state)
         return self._map
+
+    def place_now(self, map_uid: int) -> MapRecord | None:
+        """Where *map_uid* lies, by the map as it was read last; None when it has to be read again."""
+        return None if self.changed or self._map is None else self._map.lookup(map_uid)
+
+    def container_now(self, file_id: int) -> _Container | None:
+        """``m.<file_id>`` if it is open."""
+        container = self._open.get(file_id)
+        return None if container is None or container.stale else container
+
+    def ranges_now(self, map_uids: np.ndarray) -> list[tuple[int, int, int]]:
+        """(file_id, start, end) of the records of *map_uids*, neighbours in one range."""
+        mapping = self._map
+        if mapping is None or self.changed:
+            return []
+        rows = mapping.rows_of(map_uids)
+        rows = rows[rows >= 0]
+        places = zip(
+            mapping.file_ids[rows].tolist(),
+            mapping.offsets[rows].tolist(),
+            mapping.sizes[rows].tolist(),
+            strict=True,
+        )
+        ranges: list[tuple[int, int, int]] = []
+        for file_id, offset, size in places:
+            if ranges and ranges[-1][0] == file_id and ranges[-1][2] <= offset <= ranges[-1][2] + _GAP:
+                ranges[-1] = (file_id, ranges[-1][1], offset + size)
+            else:
+                ranges.append((file_id, offset, offset + size))
+        return ranges
 
     def paths(self, file_id: int) -> list[str]:
         """Where ``m.<file_id>`` may be, in the order of looking."""
@@ -164,11 +197,13 @@ class MdboxFiles:
     """The messages of one mailbox in the storage.
 
     :param map_uids: gives map uid and saved date for uids of the mailbox.
+    :param map_uid: gives the map uid of one uid, 0 where there is none.
     """
 
-    def __init__(self, storage: MdboxStorage, map_uids: MapUids) -> None:
+    def __init__(self, storage: MdboxStorage, map_uids: MapUids, map_uid: Callable[[int], int]) -> None:
         self._storage = storage
         self._map_uids = map_uids
+        self._map_uid = map_uid
 
     # -- scanning ------------------------------------------------------------------------------
 
@@ -319,6 +354,32 @@ class MdboxFiles:
         return Opened(
             container.handle, container.path, record, lambda: self._storage.release(place.file_id, container)
         )
+
+    def open_now(self, uid: int, size: int) -> PlainBody | None:
+        """*uid*, known to be plain and of *size* bytes, if its ``m.N`` is open and its header in memory."""
+        place = self._storage.place_now(self._map_uid(uid))
+        container = self._storage.container_now(place.file_id) if place is not None else None
+        if place is None or container is None:
+            return None
+        header_size = container.header.message_header_size
+        try:
+            head = container.handle.pread(header_size, place.offset)
+            header = parse_message_header(head, header_size)
+        except (BlockingIOError, FormatError, OSError):
+            return None
+        if isinstance(header, NeedMore) or header.body_size != size:
+            return None
+        container.users += 1
+        release = partial(self._storage.release, place.file_id, container)
+        return PlainBody(container.handle, container.path, place.offset + header_size, size, release)
+
+    def prefetch(self, uids: Uids, sizes: list[int]) -> None:
+        """Ask for the records of *uids* in as few ranges of their files as possible."""
+        map_uids, _ = self._map_uids(uids)
+        for file_id, start, end in self._storage.ranges_now(map_uids):
+            container = self._storage.container_now(file_id)
+            if container is not None:
+                container.handle.willneed(start, end - start)
 
     def where(self, opened: Opened) -> str:
         """``<path below the root> <offset> <bytes>``: where the record lies, for people."""

@@ -9,6 +9,7 @@ from typing import Protocol
 from dboxfs.errors import CorruptFile, NoSuchMessage
 from dboxfs.fsapi import Handle
 from dboxfs.store.facts import Facts, Uids
+from dboxfs.store.plain import PlainBody
 from dboxfs.store.record import Record
 
 
@@ -49,6 +50,15 @@ class MessageFiles(Protocol):
         :raises CorruptFile: the message is damaged.
         :raises OSError: the file can't be opened or read.
         """
+
+    def open_now(self, uid: int, size: int) -> PlainBody | None:
+        """*uid*, which is known to be plain and of *size* bytes, if its file can be opened without waiting.
+
+        None means nothing but "not now, or not like that": :meth:`open` tells.
+        """
+
+    def prefetch(self, uids: Uids, sizes: list[int]) -> None:
+        """*uids* will be opened soon: begin to bring them into memory.  Never waits or fails."""
 
     def where(self, opened: Opened) -> str:
         """``<path below the root> <offset> <bytes>``: where the record lies, for people."""

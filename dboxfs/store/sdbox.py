@@ -7,15 +7,20 @@ A message file is looked for in the mailbox directory, then in the alternative s
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Callable
 
-from dboxfs.dbox import FileHeader, NeedMore, parse_file_header
+from dboxfs.dbox import FileHeader, MessageHeader, NeedMore, parse_file_header, parse_message_header
 from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
 from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
 from dboxfs.store.facts import Facts, Uids
 from dboxfs.store.location import Location
 from dboxfs.store.messages import Opened, Scanned
+from dboxfs.store.plain import PlainBody
 from dboxfs.store.record import HEAD, TAIL, NeedRange, Record, damaged_facts, parse_record
+
+AHEAD = 128
+"""How many files of a mailbox may be open before anybody asks for them."""
 
 _RANGES = ((0, HEAD), (-TAIL, None))
 
@@ -35,6 +40,7 @@ class SdboxFiles:
         self._dir = location.mailbox_path(name)
         self._alt = location.alt_mailbox_path(name)
         self._saved_date = saved_date
+        self._ahead: OrderedDict[int, Handle] = OrderedDict()
 
     def _paths(self, uid: int) -> list[str]:
         name = f"u.{uid}"
@@ -140,13 +146,45 @@ class SdboxFiles:
         except FormatError as exc:
             raise CorruptFile(path, exc.offset, exc.reason) from exc
 
+    def open_now(self, uid: int, size: int) -> PlainBody | None:
+        """*uid*, known to be plain and of *size* bytes, if its file can be opened without waiting."""
+        handle = self._ahead.pop(uid, None)
+        path = self._paths(uid)[0]
+        if handle is None:
+            handle = self._fs.open(path)
+        if handle.opened:
+            try:
+                head = memoryview(handle.pread(HEAD, 0))
+                file_header = _file_header(head)
+                header = parse_message_header(
+                    head[file_header.size :][: file_header.message_header_size],
+                    file_header.message_header_size,
+                )
+            except (BlockingIOError, FormatError, OSError):
+                header = None
+            if isinstance(header, MessageHeader) and header.body_size == size:
+                base = file_header.size + file_header.message_header_size
+                return PlainBody(handle, path, base, size, handle.close)
+        handle.close()
+        return None
+
+    def prefetch(self, uids: Uids, sizes: list[int]) -> None:
+        """Open the files of *uids*, in the background, and ask for their bytes."""
+        for uid, size in zip(uids.tolist(), sizes, strict=True):
+            if uid not in self._ahead:
+                self._ahead[uid] = self._fs.open(self._paths(uid)[0], willneed=size + HEAD + TAIL)
+        while len(self._ahead) > AHEAD:
+            self._ahead.popitem(last=False)[1].close()
+
     def where(self, opened: Opened) -> str:
         """``<path below the root> <offset> <bytes>``: where the record lies, for people."""
         record = opened.record
         return f"{os.path.relpath(opened.path, self._root)} {record.offset} {record.end - record.offset}"
 
     def forget(self) -> None:
-        """Nothing is kept between calls."""
+        """Close what was opened ahead."""
+        while self._ahead:
+            self._ahead.popitem()[1].close()
 
 
 def _file_header(head: memoryview) -> FileHeader:
