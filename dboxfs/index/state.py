@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
 BASE_HEADER_SIZE = 120
 
+#: Up to so many runs of rows between expunged ones are copied as runs.
+MAX_COPIED_RUNS = 4096
+
 #: Header flag: repaired by Dovecot's own check, a rebuild of the mailbox is due.
 HEADER_FSCKED = 0x4
 
@@ -366,10 +369,17 @@ class IndexState:
 
     def _keep_rows(self, alive: npt.NDArray[np.bool_]) -> None:
         """Forget all rows but those of ``alive`` (one entry for each row); into new arrays."""
-        count = self._count
-        self._uids = self._uids[:count][alive]
-        self._flags = self._flags[:count][alive]
-        self._columns = tuple(c and Column(c.array[:count][alive]) for c in self._columns)
+        edges = np.flatnonzero(np.diff(alive, prepend=False, append=False))
+        runs = [slice(low, high) for low, high in edges.reshape(-1, 2).tolist()]
+
+        def kept(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            if 0 < len(runs) <= MAX_COPIED_RUNS:  # whole runs copy about ten times as fast as a mask
+                return np.concatenate([rows[run] for run in runs])
+            return rows[: self._count][alive]
+
+        self._uids = kept(self._uids)
+        self._flags = kept(self._flags)
+        self._columns = tuple(c and Column(kept(c.array)) for c in self._columns)
         self._count = len(self._uids)
         self._refresh_views()
 

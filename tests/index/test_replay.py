@@ -476,3 +476,24 @@ def test_the_next_log_must_continue_exactly() -> None:
     assert (state.log_file_seq, state.head_offset, state.highest_modseq) == (3, 40, 77)
     apply(state, build.append(11))
     assert state.highest_modseq == 78
+
+
+@pytest.mark.parametrize("step", [2, 3, 1000])
+def test_scattered_and_few_expunges_keep_the_same_rows(step: int) -> None:
+    state = replayed(build.append(*range(1, 20_001)), build.intro("x", 4, 4), build.flags(1, 10_000, 8))
+    apply(state, *(build.ext_records((uid, u32(uid))) for uid in range(1, 20_001, 7)))
+    apply(state, build.expunge(*range(1, 20_001, step)))
+    left = [uid for uid in range(1, 20_001) if (uid - 1) % step]
+    column = state.column("x", "<u4")
+    assert column is not None
+    assert state.uids.tolist() == left
+    assert state.flags.tolist() == [8 if uid <= 10_000 else 0 for uid in left]
+    assert column.tolist() == [0 if (uid - 1) % 7 else uid for uid in left]
+
+
+def test_all_messages_can_be_expunged() -> None:
+    state = replayed(TEN, build.intro("x", 4, 4), build.expunge(*range(1, 11)), build.append(11))
+    assert state.uids.tolist() == [11]
+    apply(state, build.expunge(11))
+    assert (len(state), state.unseen_count, state.next_uid) == (0, 0, 12)
+    assert state.column("x", "<u4") is not None
