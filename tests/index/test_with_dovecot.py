@@ -6,16 +6,17 @@ import json
 import os
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dboxfs.index import mailbox
+from dboxfs.index import mailbox, payload
 from dboxfs.index.base import encode_index, parse_index
 from dboxfs.index.cachefile import CacheFile
 from dboxfs.index.describe import describe_cache, describe_index, describe_log
-from dboxfs.index.log import parse_log_header
+from dboxfs.index.log import RecordType, encode_record, encode_transaction, parse_log_header
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.index.reader import Action, decide, load
 from dboxfs.index.state import FLAG_BACKEND, FLAG_DIRTY, IndexState
@@ -308,3 +309,33 @@ def test_every_file_can_be_dumped(account: Account) -> None:
         assert not any(line.startswith(("damaged", "incomplete")) for line in lines), path
         found += 1
     assert found >= 4
+
+
+def test_dovecot_obeys_records_written_here(account: Account) -> None:
+    before = {m.uid: m for m in account.fetch("INBOX")}
+    where = directory(account, "INBOX")
+    state = state_of(where)
+    changes = encode_transaction(
+        [
+            encode_record(RecordType.FLAG_UPDATE, payload.flag_update([(1, 3), (10, 10)], 0x12, 0x08)),
+            encode_record(RecordType.KEYWORD_UPDATE, payload.keyword_update("Written", [(3, 12)])),
+            encode_record(
+                RecordType.KEYWORD_UPDATE, payload.keyword_update("work", [(7, 7)], payload.KEYWORD_REMOVE)
+            ),
+            encode_record(RecordType.KEYWORD_RESET, payload.keyword_reset([(9, 9)])),
+        ]
+    )
+    request = encode_record(RecordType.EXPUNGE_GUID, payload.expunge_guid([(11, bytes(16)), (13, bytes(16))]))
+    with (where / "dovecot.index.log").open("ab") as log:
+        log.write(changes + request)
+    ours = state_of(where)
+    assert ours.pending_expunges.tolist() == [11, 13]
+    after = check_messages(account, "INBOX")
+    assert after.pending_expunges.tolist() == []
+    assert after.uids.tolist() == [uid for uid in state.uids.tolist() if uid not in (11, 13)]
+    now = {m.uid: m for m in account.fetch("INBOX")}
+    assert set(now[1].flags.split()) == {*before[1].flags.split(), "\\Flagged", "\\Draft"} - {"\\Seen"}
+    assert "Written" in now[3].keywords.split()
+    assert "Work" not in now[7].keywords.split()
+    assert now[9].keywords == ""
+    assert now[5] == replace(before[5], keywords=now[5].keywords, modseq=now[5].modseq)
