@@ -4,6 +4,8 @@
 ``payload``   the bodies of log records, to write them
 ``base``      ``dovecot.index``: the snapshot, read and written
 ``state``     :class:`~dboxfs.index.state.IndexState`: snapshot + log replay, in columns
+``replay``    how log records change a state; ``context``, ``apply_messages``, ``apply_keywords``,
+              ``apply_extensions``, ``columns`` and ``extensions`` are its parts
 ``reader``    which of the files make the current state (a pure decision)
 ``mailbox``   typed views of a mailbox index; ``mapindex`` of the mdbox map
 ``cachefile`` ``dovecot.index.cache``, read only
