@@ -20,6 +20,8 @@ import trio
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.driver import Completions
+from dboxfs.fsapi.lock_ops import LockKind
+from dboxfs.fsapi.locked import MEMORY_CALLS
 from dboxfs.fsapi.memory_tree import Node, Tree
 from dboxfs.fsapi.ops import Appended, Job, Op, Opened, os_error
 from dboxfs.fsapi.types import Capabilities, DirEntry, Peek, PeekResult, Permissions
@@ -46,6 +48,7 @@ class MemoryDriver:
         self._nowait = nowait
         self._files: dict[int, _OpenFile] = {}
         self._next_fd = 1
+        self.lock_holders: dict[tuple[int, LockKind], int] = {}
         self._completions = Completions(self._dispose)
         self._submitted = 0
 
@@ -276,4 +279,5 @@ class MemoryDriver:
         ops.Unlink: _unlink,
         ops.Mkdir: _mkdir,
         ops.Rmdir: _rmdir,
+        **MEMORY_CALLS,
     }

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from dboxfs.fsapi import ops
+from dboxfs.fsapi.locked import POSIX_CALLS
 from dboxfs.fsapi.ops import Appended, Op, Opened, os_error
 from dboxfs.fsapi.types import DirEntry, Peek, PeekResult, Permissions
 
@@ -262,4 +263,5 @@ _CALLS: dict[type[Op[Any]], Callable[[Any], Any]] = {
     ops.Unlink: _unlink,
     ops.Mkdir: _mkdir,
     ops.Rmdir: _rmdir,
+    **POSIX_CALLS,
 }
