@@ -63,14 +63,13 @@ async def run_all(fs: FileSystem, ops: Sequence[Op[R]]) -> list[R | OSError]:
     if jobs:
         with trio.CancelScope(shield=True):
             await over.wait()
-    return [_answer(job) for job in jobs]
-
-
-def _answer(job: Job[R]) -> R | OSError:
-    try:
-        return job.value()
-    except OSError as error:
-        return error
+    answers: list[R | OSError] = []
+    for job in jobs:
+        try:
+            answers.append(job.value())
+        except OSError as error:
+            answers.append(error)
+    return answers
 
 
 async def settle(handle: Handle) -> int:
