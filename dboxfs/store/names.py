@@ -8,15 +8,15 @@ A *shown part* is the UTF-8 name of one directory of the mount.  It is the decod
 can't be shown or would be ambiguous; then single bytes are percent-escaped:
 
 * ``.`` and ``..``, ``.dboxfs``, and names that a message could have (``5.eml``): their first dot becomes
-``%2E``;
-* a ``/`` or NUL inside a part: ``%2F``, ``%00``;
-* bytes that are no valid (or not canonical) modified UTF-7 or UTF-8: ``%26`` for a stray ``&``, ``%E9`` for
-a byte;
+  ``%2E``;
+* bytes that are no valid UTF-8, and the stray ``&``, control and 8-bit bytes of a part that is no modified
+  UTF-7: ``%E9``, ``%26``, ``%0A``;
+* a part that says in modified UTF-7 what it should say plainly (``&AC8-`` for ``/``) or must not say (NUL) is
+  shown as it is stored, its ``&`` escaped: ``%26AC8-``;
 * a ``%`` before two hex digits: ``%25``, so that what looks like an escape is always one.
 
 ``%XX`` therefore always stands for one raw byte of the storage name, and :func:`storage_part` is the exact
-inverse of
-:func:`shown_part` for every possible part.
+inverse of :func:`shown_part` for every possible part: no two parts are ever shown equal.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _MESSAGE_NAME = re.compile(r"[0-9]+\.eml")
 _RESERVED = frozenset({".", "..", ".dboxfs"})
 _SHIFTED = re.compile(rb"&([^-]*)-")
+_NOT_MUTF7 = re.compile("[\x00-\x1f&\x7f-\xff]")
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
 def decode_mutf7(part: bytes) -> str:
@@ -84,16 +86,21 @@ def encode_mutf7(name: str) -> bytes:
 def shown_part(part: str, *, utf8: bool) -> str:
     """The directory name that the mount shows for the storage part *part*."""
     raw = os.fsencode(part)
+    name = _decode(raw, utf8=utf8)
+    return _escape_raw(raw, utf8=utf8) if name is None else _escape_shown(name)
+
+
+def _decode(raw: bytes, *, utf8: bool) -> str | None:
+    """What *raw* says; None if it can't be shown like that."""
     try:
         name = raw.decode("utf-8") if utf8 else decode_mutf7(raw)
     except ValueError:
-        return _escape_raw(raw, utf8=utf8)
-    return _escape_shown(name)
+        return None
+    return None if "\0" in name else name
 
 
 def _escape_shown(name: str) -> str:
     name = _ESCAPE.sub(lambda m: "%25" + m[1], name)
-    name = name.replace("/", "%2F").replace("\0", "%00")
     if name in _RESERVED or _MESSAGE_NAME.fullmatch(name):
         name = name.replace(".", "%2E", 1)
     return name
@@ -101,11 +108,10 @@ def _escape_shown(name: str) -> str:
 
 def _escape_raw(raw: bytes, *, utf8: bool) -> str:
     """Show a part that does not decode: stray bytes escaped, the rest as it is."""
-    if utf8:
-        name = _ESCAPE.sub(lambda m: "%25" + m[1], raw.decode("utf-8", "surrogateescape"))
-        return re.sub("[\udc80-\udcff]", lambda m: f"%{ord(m[0]) - 0xDC00:02X}", name)
-    name = _ESCAPE.sub(lambda m: "%25" + m[1], raw.decode("latin-1"))
-    return re.sub("[&\x80-\xff]", lambda m: f"%{ord(m[0]):02X}", name)
+    name = raw.decode("utf-8", "surrogateescape") if utf8 else raw.decode("latin-1")
+    name = _ESCAPE.sub(lambda m: "%25" + m[1], name)
+    stray = _NOT_UTF8 if utf8 else _NOT_MUTF7
+    return stray.sub(lambda m: f"%{ord(m[0]) & 0xFF:02X}", name)
 
 
 def storage_part(shown: str, *, utf8: bool) -> str:
@@ -134,7 +140,5 @@ def display_name(storage_name: str, *, utf8: bool, separator: str = "/") -> str:
 
 def _display_part(part: str, *, utf8: bool) -> str:
     raw = os.fsencode(part)
-    try:
-        return raw.decode("utf-8") if utf8 else decode_mutf7(raw)
-    except ValueError:
-        return _escape_raw(raw, utf8=utf8)
+    name = _decode(raw, utf8=utf8)
+    return _escape_raw(raw, utf8=utf8) if name is None else name
