@@ -32,7 +32,7 @@ from dboxfs.fuse.loop import LoopLowlevel
 from dboxfs.fuse.notify import Notifier
 from dboxfs.fuse.options import ViewOptions
 from dboxfs.fuse.pushed import Pushed
-from dboxfs.store import UNKNOWN, Body, Delta, Facts, Folder, Listener, Store
+from dboxfs.store import UNKNOWN, Body, Delta, Facts, Folder, Kind, Listener, Store
 
 SCAN_PATIENCE = 2.0
 """Seconds that a listing waits in all for sizes; the kernel asks for the others when it needs them."""
@@ -118,6 +118,9 @@ class Operations(pyfuse3.Operations):
         inode = self._inodes.of(folder)
         for uid in delta.expunged.tolist():
             self.notifier.entry(inode, b"%d.eml" % uid, inode | uid)
+        if self._store.location.kind is Kind.SDBOX:  # Dovecot may have told a saved date by now
+            for uid in delta.updated.tolist():
+                self.notifier.attributes(inode | uid)
         self.notifier.attributes(inode)
 
     def _folder_gone(self, folder: Folder) -> None:

@@ -1,7 +1,7 @@
 """What a listing needs to know of every message: size, received date, saved date.  Columns, not objects.
 
 The index doesn't hold these; they stand in the dbox files (message header and metadata) and are read once,
-since a message never changes.  :class:`FactTable` keeps them in numpy columns beside the uids, 29 bytes a
+since a message never changes.  :class:`FactTable` keeps them in numpy columns beside the uids, 33 bytes a
 message, in the order of the uids.
 
 =========== ======= ======================================================================
@@ -12,6 +12,7 @@ state       uint8   UNKNOWN, KNOWN or DAMAGED, and HAS_ATTACHMENTS, COMPRESSED
 size        int64   bytes of the plain message as the user reads it; DAMAGED: the best guess, or 0
 received    int64   seconds since the epoch (``R``)
 saved       int64   seconds since the epoch
+cached_at   uint32  sdbox: where ``dovecot.index.cache`` had the message when ``saved`` was found
 =========== ======= ======================================================================
 
 All methods run between two checkpoints of the event loop, so no lock guards the table.
@@ -29,6 +30,8 @@ KNOWN = 1
 DAMAGED = 2
 COMPRESSED = 4
 HAS_ATTACHMENTS = 8
+
+_COLUMNS = ("state", "size", "received", "saved", "cached_at")
 
 Uids = npt.NDArray[np.uint32]
 
@@ -54,7 +57,7 @@ class Facts:
 class FactTable:
     """The columns for one mailbox.  ``sync`` follows the mailbox; ``put`` fills rows; ``row`` finds them."""
 
-    __slots__ = ("received", "saved", "size", "state", "uids", "unknown")
+    __slots__ = ("cached_at", "received", "saved", "size", "state", "uids", "unknown")
 
     def __init__(self) -> None:
         self.uids: Uids = np.empty(0, np.uint32)
@@ -62,6 +65,7 @@ class FactTable:
         self.size = np.empty(0, np.int64)
         self.received = np.empty(0, np.int64)
         self.saved = np.empty(0, np.int64)
+        self.cached_at = np.empty(0, np.uint32)
         self.unknown = 0
 
     def __len__(self) -> int:
@@ -74,12 +78,12 @@ class FactTable:
             return
         if len(uids) > len(old) and np.array_equal(uids[: len(old)], old):
             more = len(uids) - len(old)
-            for name in ("state", "size", "received", "saved"):
+            for name in _COLUMNS:
                 column = getattr(self, name)
                 setattr(self, name, np.concatenate((column, np.zeros(more, column.dtype))))
         else:
             _, at_new, at_old = np.intersect1d(uids, old, assume_unique=True, return_indices=True)
-            for name in ("state", "size", "received", "saved"):
+            for name in _COLUMNS:
                 column = getattr(self, name)
                 fresh = np.zeros(len(uids), column.dtype)
                 fresh[at_new] = column[at_old]

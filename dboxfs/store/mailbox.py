@@ -11,18 +11,18 @@ Facts (exact size, dates) are read from the message files once: for one message 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import trio
 
 from dboxfs.dbox import Metadata
-from dboxfs.errors import CorruptFile, DboxfsError, FormatError, NoSuchMessage
-from dboxfs.fsapi import FileSystem, Peek, PeekResult
-from dboxfs.index.cachefile import CacheFile
-from dboxfs.index.mailbox import MailboxHeader, cache_offsets, guids, mailbox_header, map_uids, save_dates
+from dboxfs.errors import CorruptFile, DboxfsError, NoSuchMessage
+from dboxfs.fsapi import FileSystem
+from dboxfs.index.mailbox import MailboxHeader, guids, mailbox_header, map_uids, save_dates
 from dboxfs.index.state import IndexState
+from dboxfs.store import saveddates
 from dboxfs.store.content import Body, open_body
 from dboxfs.store.facts import DAMAGED, KNOWN, UNKNOWN, Facts, FactTable, Uids
 from dboxfs.store.indexfiles import NOTHING, Delta, IndexFiles
@@ -30,6 +30,7 @@ from dboxfs.store.location import Kind, Location
 from dboxfs.store.mdbox import MdboxFiles, MdboxStorage
 from dboxfs.store.messages import MessageFiles, Scanned
 from dboxfs.store.names import display_name
+from dboxfs.store.saveddates import SavedDates, load_saved_dates
 from dboxfs.store.sdbox import SdboxFiles
 from dboxfs.store.walk import Walk
 
@@ -46,7 +47,6 @@ FLAG_NAMES = (
 
 _BATCH = 256
 _BATCHES_AT_ONCE = 4
-_CACHE_LIMIT = 1 << 30
 _NO_UIDS: Uids = np.empty(0, np.uint32)
 
 
@@ -80,13 +80,11 @@ class Mailbox:
         self._index = IndexFiles(fs, location.index_path(name))
         self._header: MailboxHeader | None = None
         self._damage = damage
-        self._cache: CacheFile | None = None
-        self._cache_wanted = location.kind is Kind.SDBOX
         self._progress = trio.Event()
         self._ahead = Walk(self._prefetch)
         self.files: MessageFiles
         if storage is None:
-            self.files = SdboxFiles(fs, location, name, self._saved_date)
+            self.files = SdboxFiles(fs, location, name)
         else:
             self.files = MdboxFiles(storage, self._map_uids, self._map_uid)
 
@@ -169,10 +167,13 @@ class Mailbox:
             delta = _visible(delta, self.uids, self.uids)
         if identity != (self.guid, self.uid_validity):
             self.facts = FactTable()
-            self._cache_wanted = self._location.kind is Kind.SDBOX
         self.facts.sync(self.uids)
         if delta.reloaded or len(delta.appended):
             self.files.forget()
+        if self._location.kind is Kind.SDBOX:
+            changed = await self._look_again()
+            if len(changed):
+                delta = replace(delta, updated=np.union1d(delta.updated, changed))
         return delta
 
     # -- facts ---------------------------------------------------------------------------------
@@ -187,8 +188,8 @@ class Mailbox:
             return facts
         if facts is None:
             raise NoSuchMessage(f"{self.display_name}: no message with uid {uid}")
-        await self._want_cache()
-        await self._scan_batch(np.array([uid], np.uint32))
+        uids = np.array([uid], np.uint32)
+        await self._scan_batch(uids, await self._saved_dates(uids, saveddates.FEW))
         facts = self.facts.get(uid)
         if facts is None:
             raise NoSuchMessage(f"{self.display_name}: no message with uid {uid}")
@@ -203,32 +204,33 @@ class Mailbox:
             return
         self.scanning = True
         try:
-            await self._want_cache()
             todo = self.facts.unknown_uids()
+            dates = await self._saved_dates(todo, saveddates.ALL)
             batches = iter([todo[i : i + _BATCH] for i in range(0, len(todo), _BATCH)])
             async with trio.open_nursery() as nursery:
                 for _ in range(_BATCHES_AT_ONCE):
-                    nursery.start_soon(self._scan_batches, batches)
+                    nursery.start_soon(self._scan_batches, batches, dates)
         finally:
             self.scanning = False
-            self._cache = None
             self._advance()
 
-    async def _scan_batches(self, batches: object) -> None:
-        for batch in batches:  # type: ignore[attr-defined]
-            await self._scan_batch(batch)
+    async def _scan_batches(self, batches: Iterator[Uids], dates: SavedDates | None) -> None:
+        for batch in batches:
+            await self._scan_batch(batch, dates)
             self._advance()
 
-    async def _scan_batch(self, uids: Uids) -> None:
+    async def _scan_batch(self, uids: Uids, dates: SavedDates | None) -> None:
         for scanned in await self.files.scan(uids):
-            self._take(scanned)
+            self._take(scanned, dates)
 
-    def _take(self, scanned: Scanned) -> None:
-        if scanned.error is None and scanned.facts is not None:
-            self.facts.put(scanned.uid, scanned.facts)
+    def _take(self, scanned: Scanned, dates: SavedDates | None) -> None:
+        facts = scanned.facts
+        if scanned.error is None and facts is not None:
+            saved = dates.get(scanned.uid) if dates is not None else None
+            self._put(scanned.uid, facts if saved is None else replace(facts, saved=saved))
         elif isinstance(scanned.error, DboxfsError):
             before = self.facts.get(scanned.uid)
-            self.facts.put(scanned.uid, scanned.facts or Facts(DAMAGED, 0, 0, 0))
+            self.facts.put(scanned.uid, facts or Facts(DAMAGED, 0, 0, 0))
             if before is not None and not before.damaged:
                 self._report(scanned.uid, scanned.error)
         elif scanned.error is not None:
@@ -371,40 +373,40 @@ class Mailbox:
         row = state.row_of(uid) if state is not None else -1
         return 0 if column is None or row < 0 else column.item(row)
 
-    def _saved_date(self, uid: int) -> int | None:
-        """What ``dovecot.index.cache`` knows as ``date.save`` of *uid* (seconds since the epoch)."""
-        cache, state = self._cache, self.state
-        if cache is None or state is None:
+    async def _saved_dates(self, uids: Uids, limit: int) -> SavedDates | None:
+        """sdbox: what Dovecot remembers of when *uids* were saved; None: the files say it."""
+        if self._location.kind is not Kind.SDBOX or self.state is None:
             return None
-        row, offsets = state.row_of(uid), cache_offsets(state, cache.header.file_seq)
-        if row < 0 or offsets is None or not offsets[row]:
-            return None
-        value = cache.lookup(int(offsets[row])).get("date.save")
-        return value if isinstance(value, int) else None
+        return await load_saved_dates(self._fs, self._location.cache_path(self.name), self.state, uids, limit)
 
-    async def _want_cache(self) -> None:
-        """Read ``dovecot.index.cache`` before the first messages of an sdbox are looked at.
+    async def _look_again(self) -> Uids:
+        """sdbox: Dovecot may have remembered a saved date since.  The uids whose date changed."""
+        state, table = self.state, self.facts
+        column = state.column("cache", "<u4") if state is not None else None
+        if state is None or column is None or not len(table):
+            return _NO_UIDS
+        rows = state.rows_of(table.uids)
+        moved = (rows >= 0) & (column[rows] != table.cached_at) & ((table.state & KNOWN) != 0)
+        uids: Uids = table.uids[moved]
+        if not len(uids):
+            return uids
+        dates = await self._saved_dates(uids, saveddates.FEW)
+        changed: list[int] = []
+        for uid in uids.tolist():
+            facts, saved = self.facts.get(uid), dates.get(uid) if dates is not None else None
+            if facts is not None and saved is not None:
+                if saved != facts.saved:
+                    changed.append(uid)
+                self._put(uid, replace(facts, saved=saved))
+        return np.array(changed, np.uint32)
 
-        Messages that come later have no need of it: what their saved date is, their file says.
-        """
-        if not self._cache_wanted or self._cache is not None:
-            return
-        self._cache_wanted = False
-        state = self.state
-        offsets = state.column("cache", "<u4") if state is not None else None
-        if state is None or offsets is None or not np.any(offsets):
-            return
-        path = self._location.cache_path(self.name)
-        (found,) = await self._fs.peek([Peek(path, ((0, None),), limit=_CACHE_LIMIT)])
-        if not isinstance(found, PeekResult):
-            return
-        try:
-            cache = CacheFile(found.chunks[0])
-        except FormatError as exc:  # it is only Dovecot's memory of what the files say
-            log.info("%s: not used: %s", path, exc)
-            return
-        if cache.header.indexid == state.indexid:
-            self._cache = cache
+    def _put(self, uid: int, facts: Facts) -> None:
+        self.facts.put(uid, facts)
+        row = self.facts.row(uid)
+        if row >= 0 and self._location.kind is Kind.SDBOX and self.state is not None:
+            column = self.state.column("cache", "<u4")
+            if column is not None:
+                self.facts.cached_at[row] = column[self.state.row_of(uid)]
 
 
 def _visible(delta: Delta, before: Uids, after: Uids) -> Delta:

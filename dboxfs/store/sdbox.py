@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable
 
 from dboxfs.dbox import FileHeader, MessageHeader, NeedMore, parse_file_header, parse_message_header
 from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
@@ -24,22 +23,15 @@ AHEAD = 128
 
 _RANGES = ((0, HEAD), (-TAIL, None))
 
-SavedDate = Callable[[int], int | None]
-
 
 class SdboxFiles:
-    """The ``u.N`` files of one mailbox.
+    """The ``u.N`` files of one mailbox.  The saved date of a message is here the ctime of its file."""
 
-    :param saved_date: uid to the saved date that ``dovecot.index.cache`` knows; None: the file's ctime
-    counts.
-    """
-
-    def __init__(self, fs: FileSystem, location: Location, name: str, saved_date: SavedDate) -> None:
+    def __init__(self, fs: FileSystem, location: Location, name: str) -> None:
         self._fs = fs
         self._root = location.root
         self._dir = location.mailbox_path(name)
         self._alt = location.alt_mailbox_path(name)
-        self._saved_date = saved_date
         self._ahead: OrderedDict[int, Handle] = OrderedDict()
 
     def _paths(self, uid: int) -> list[str]:
@@ -70,9 +62,7 @@ class SdboxFiles:
             )
         if isinstance(peek, OSError):
             return Scanned(uid, None, None, peek)
-        saved = self._saved_date(uid)
-        if saved is None:
-            saved = int(peek.stat.st_ctime)
+        saved = int(peek.stat.st_ctime)
         try:
             record = await self._record(path, peek)
         except FormatError as exc:
