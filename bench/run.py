@@ -1,0 +1,165 @@
+"""Rounds in which every subject takes its turn.
+
+A *visit* makes one subject fresh and runs some clients on it, one after the other: the first one finds
+nothing in the caches, the same client again finds all of it.  A round is one visit of each kind to each
+subject; subjects that are compared come right after each other, and each round begins with another one and
+goes the other way round, so that a slow minute of the machine hits all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import subjects
+from bench.clients import CAT, GREP, LS, TAR, Client, Sample, drop_caches, measure
+from bench.dovecot import Doveadm
+from bench.goals import Cells
+from bench.mail import ABSENT, Corpus
+from bench.stores import Stores, location_of
+
+Progress = Callable[[str], None]
+
+# What one visit does: each client with the state of the caches that it finds.
+_VISITS: tuple[tuple[tuple[Client, str], ...], ...] = (
+    ((TAR, "cold"), (TAR, "warm"), (GREP, "warm")),
+    ((GREP, "cold"),),
+    ((CAT, "cold"),),
+    ((LS, "cold"),),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all scenarios share.  ``seed``: of the messages."""
+
+    work: Path
+    corpus: Corpus
+    seed: int
+    stores: Stores
+    doveadm: Doveadm
+    cells: Cells
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    subject: subjects.Subject
+    steps: tuple[tuple[Client, str], ...]
+
+
+def rounds(bench: Bench, wanted: set[str], count: int) -> None:
+    """Measure the *wanted* cells *count* times."""
+    groups = _plan(bench, wanted)
+    peers = _doveadm_steps(bench, wanted)
+    for number in range(count):
+        for group in groups:
+            for visit in _turned(group, number):
+                bench.progress(
+                    f"round {number + 1} of {count}: {visit.steps[0][0].name} {visit.subject.name}"
+                )
+                _make_visit(bench, visit, wanted)
+        for name, step in peers:
+            bench.progress(f"round {number + 1} of {count}: doveadm {name}")
+            step()
+
+
+def _turned(group: Sequence[_Visit], number: int) -> list[_Visit]:
+    start = number % len(group)
+    turned = [*group[start:], *group[:start]]
+    return turned[::-1] if number % 2 else turned
+
+
+def _plan(bench: Bench, wanted: set[str]) -> list[list[_Visit]]:
+    plan = []
+    for steps in _VISITS:
+        group = []
+        for subject in _subjects(bench):
+            cells = [f"{client.name}/{heat}/{subject.name}" for client, heat in steps]
+            asked = [i for i, cell in enumerate(cells) if cell in wanted]
+            if asked:
+                group.append(_Visit(subject, steps[: asked[-1] + 1]))
+        if group:
+            plan.append(group)
+    return plan
+
+
+def _subjects(bench: Bench) -> list[subjects.Subject]:
+    work, stores = bench.work, bench.stores
+    mdbox, sdbox = location_of(stores.mdbox), location_of(stores.sdbox)
+    return [
+        subjects.Dboxfs("mdbox", mdbox, work),
+        subjects.floor(len(bench.corpus), bench.seed, work),
+        subjects.Subject("plain", stores.plain),
+        subjects.Dboxfs("sdbox", sdbox, work),
+        subjects.passthrough("passthrough", stores.plain, work),
+        subjects.Subject("plain-again", stores.plain),
+        subjects.Dboxfs("mdbox-again", mdbox, work),
+    ]
+
+
+def _make_visit(bench: Bench, visit: _Visit, wanted: set[str]) -> None:
+    subject = visit.subject
+    with subject:
+        subject.fresh(cold=True)
+        for client, heat in visit.steps:
+            cell = f"{client.name}/{heat}/{subject.name}"
+            sample, requests = _client_on(bench, client, subject)
+            if cell in wanted:
+                bench.cells.samples.setdefault(cell, []).append(sample)
+                if requests is not None:
+                    bench.cells.requests.setdefault(cell, []).append(requests / len(bench.corpus))
+
+
+def _client_on(bench: Bench, client: Client, subject: subjects.Subject) -> tuple[Sample, int | None]:
+    """Run it; with the requests that the kernel made because of it."""
+    first, before = subject.requests(), subject.requests()
+    sample = measure(
+        client.command(subject.path),
+        status=client.status,
+        must_read=bench.corpus.size if client.reads_all else 0,
+        daemon=subject.pid,
+    )
+    after = subject.requests()
+    if first is None or before is None or after is None:
+        return sample, None
+    return sample, after - before - (before - first)
+
+
+# -- doveadm -----------------------------------------------------------------------------------------
+
+
+def _doveadm_steps(bench: Bench, wanted: set[str]) -> list[tuple[str, Callable[[], None]]]:
+    location = location_of(bench.stores.mdbox)
+    copies = bench.work / "backup"
+
+    def run(cell: str, *args: str | Path, must_read: int = 0) -> None:
+        sample = measure(
+            bench.doveadm.command(location, *args),
+            environment=bench.doveadm.environment(),
+            must_read=must_read,
+        )
+        bench.cells.samples.setdefault(cell, []).append(sample)
+
+    def fetch() -> None:
+        drop_caches()
+        run("fetch/cold/doveadm", "fetch", "text", "all", must_read=bench.corpus.size)
+
+    def search() -> None:
+        for folder in bench.stores.mdbox.glob("storage/m.*"):  # warm: all of it in the kernel's cache
+            folder.read_bytes()
+        run("search/warm/doveadm", "search", "body", ABSENT, must_read=bench.corpus.size)
+
+    def backup() -> None:
+        shutil.rmtree(copies, ignore_errors=True)
+        bench.doveadm.directory(copies)
+        drop_caches()
+        run("backup/cold/doveadm", "backup", f"maildir:{copies}:LAYOUT=fs", must_read=bench.corpus.size)
+        shutil.rmtree(copies)
+        os.sync()
+
+    steps = {"fetch/cold/doveadm": fetch, "search/warm/doveadm": search, "backup/cold/doveadm": backup}
+    return [(cell.partition("/")[0], step) for cell, step in steps.items() if cell in wanted]

@@ -1,0 +1,85 @@
+"""Scenarios that are no walk over all messages: one of 30 MB, and a mailbox with very many."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from bench import subjects
+from bench.clients import FIND, LS, Sample, cpu_of, drop_caches, measure, memory_of
+from bench.giant import build_giant
+from bench.run import Bench
+from bench.stores import location_of
+
+_SCAN_PATIENCE = 300.0
+
+
+def big_message(bench: Bench, rounds: int) -> None:
+    """Read each 30 MB message of a fresh mount for the first time, its bytes in the kernel's cache below."""
+    work, stores = bench.work, bench.stores
+    ours = subjects.Dboxfs("big-mdbox", location_of(stores.big_mdbox), work)
+    peer = subjects.passthrough("big-passthrough", stores.big_plain, work)
+    both = [("big/first/mdbox", ours, stores.big_mdbox), ("big/first/passthrough", peer, stores.big_plain)]
+    for number in range(rounds):
+        bench.progress(f"round {number + 1} of {rounds}: large messages")
+        for cell, subject, source in both[:: -1 if number % 2 else 1]:
+            for path in source.rglob("*"):
+                if path.is_file():
+                    path.read_bytes()
+            with subject:
+                subject.fresh(cold=False)
+                for path in sorted(subject.path.rglob("*.eml")):
+                    bench.cells.samples.setdefault(cell, []).append(_read_once(path, subject))
+
+
+def _read_once(path: Path, subject: subjects.Subject) -> Sample:
+    buffer = memoryview(bytearray(1 << 20))
+    daemon, mine, start = cpu_of(subject.pid), time.process_time(), time.perf_counter()
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        while os.readv(descriptor, [buffer]):
+            pass
+    finally:
+        os.close(descriptor)
+    wall = time.perf_counter() - start
+    return Sample(wall, time.process_time() - mine, cpu_of(subject.pid) - daemon)
+
+
+def many_messages(bench: Bench, entries: int, rounds: int) -> None:
+    """``find`` on a fresh mount of *entries* messages; ``ls -l`` of a tenth of them, sizes known."""
+    giant, seconds = build_giant(bench.work, "giant", entries, bench.doveadm)
+    hundred, more = build_giant(bench.work, "hundred", max(entries // 10, 1), bench.doveadm)
+    bench.stores.seconds["giant"] = seconds + more
+    for number in range(rounds):
+        bench.progress(f"round {number + 1} of {rounds}: {entries} messages")
+        _find(bench, subjects.Dboxfs("giant", location_of(giant), bench.work), entries)
+        _list(bench, subjects.Dboxfs("hundred", location_of(hundred), bench.work), max(entries // 10, 1))
+
+
+def _find(bench: Bench, mount: subjects.Dboxfs, entries: int) -> None:
+    with mount:
+        mount.fresh(cold=True)
+        sample = measure(FIND.command(mount.path / "INBOX"), daemon=mount.pid)
+        assert mount.pid is not None
+        memory = memory_of(mount.pid)
+    _take(bench, "find/cold/giant", sample, entries)
+    bench.cells.values.setdefault("memory/cold/giant", []).append(memory / 1e6)
+
+
+def _list(bench: Bench, mount: subjects.Dboxfs, entries: int) -> None:
+    with mount:
+        mount.fresh(cold=True)
+        command = LS.command(mount.path / "INBOX")
+        measure(command)
+        deadline = time.monotonic() + _SCAN_PATIENCE
+        while mount.stats()["scans_running"] and time.monotonic() < deadline:
+            time.sleep(0.1)
+        drop_caches()
+        sample = measure(command, daemon=mount.pid)
+    _take(bench, "ls/known/hundred", sample, entries)
+
+
+def _take(bench: Bench, cell: str, sample: Sample, entries: int) -> None:
+    bench.cells.samples.setdefault(cell, []).append(sample)
+    bench.cells.values.setdefault(cell, []).append(sample.wall / entries * 1e6)

@@ -1,0 +1,119 @@
+"""``scripts/bench`` runs from end to end on a small store, and what it prints and writes makes sense.
+
+Speed is not looked at here: nothing of it is certain on a machine that does other things as well.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.goals import LATER, NOISE, ROWS, wanted_cells
+from bench.mail import ABSENT, MEAN, MEDIAN, Corpus
+
+ROOT = Path(__file__).parent.parent.parent
+MESSAGES = 200
+
+
+def run_bench(*args: str | Path) -> subprocess.CompletedProcess[str]:
+    """What ``scripts/bench`` does once the machine is set up."""
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *args],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The JSON of one quick run."""
+    file = tmp_path_factory.mktemp("bench") / "bench.json"
+    done = run_bench(
+        "--quick", "--messages", str(MESSAGES), "--rounds", "1", "--entries", "2000", "--json", file
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tar mdbox cold / plain files" in done.stdout
+    value: dict[str, Any] = json.loads(file.read_text())
+    return value
+
+
+def test_every_scenario_has_numbers(found: dict[str, Any]) -> None:
+    rows = {row["label"]: row for row in found["rows"]}
+    assert len(rows) == len(ROWS) + len(NOISE)
+    for row in (*ROWS, *NOISE):
+        assert rows[row.label]["value"] > 0, row.label
+        assert rows[row.label]["low"] <= rows[row.label]["high"], row.label
+    assert set(found["not_measured"]) == {str(scenario) for scenario in LATER}
+
+
+def test_every_cell_was_measured_and_took_time(found: dict[str, Any]) -> None:
+    timed = wanted_cells(row for row in (*ROWS, *NOISE)) - {"memory/cold/giant"}
+    assert timed <= set(found["cells"])
+    assert all(wall > 0 for cell in timed for wall in found["cells"][cell]["wall"])
+
+
+def test_requests_are_counted_for_our_mounts_only(found: dict[str, Any]) -> None:
+    for name, cell in found["cells"].items():
+        client, _, subject = name.split("/")
+        ours = subject.startswith(("mdbox", "sdbox")) and client in ("tar", "grep", "cat", "ls")
+        assert (cell["requests_a_file"] is not None) == ours, name
+    opened = found["cells"]["tar/warm/mdbox"]["requests_a_file"][0]
+    assert opened >= 2  # an open and a release for each file, at least
+
+
+def test_machine_and_options_are_told(found: dict[str, Any]) -> None:
+    assert found["options"]["messages"] == MESSAGES
+    assert {"cpu", "kernel", "python", "dovecot", "pyfuse3", "filesystem"} <= set(found["machine"])
+    assert all(found["machine"].values())
+
+
+def test_stores_are_used_again(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents[:3]:
+        parent.chmod(parent.stat().st_mode | 0o011)  # pytest's directories are closed to the mail user
+    first = run_bench("--keep", tmp_path, "--messages", "50", "--rounds", "1", "--only", "3")
+    assert first.returncode == 0, first.stderr
+    made = (tmp_path / "mdbox.json").stat().st_mtime_ns
+    again = run_bench("--keep", tmp_path, "--messages", "50", "--rounds", "1", "--only", "3")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "mdbox.json").stat().st_mtime_ns == made
+    assert not list((tmp_path / "mnt" / "mdbox").iterdir())  # nothing is left mounted
+
+
+@pytest.mark.parametrize("args", [("--only", "15"), ("--messages", "0"), ("--rounds", "x")])
+def test_a_wrong_command_line_is_refused(args: tuple[str, str]) -> None:
+    assert run_bench(*args).returncode == 2
+
+
+def test_plot_says_in_one_line_what_is_missing(tmp_path: Path) -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        done = run_bench("--plot", tmp_path / "x.png")
+        assert done.returncode == 1
+        assert done.stderr.splitlines() == [
+            "bench: --plot needs matplotlib: .venv/bin/pip install matplotlib"
+        ]
+        return
+    picture = tmp_path / "x.png"
+    done = run_bench("--messages", "50", "--rounds", "1", "--only", "3", "--plot", picture)
+    assert done.returncode == 0, done.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_messages_are_the_same_every_time_and_as_large_as_planned() -> None:
+    one, other = Corpus(3000, seed=7), Corpus(3000, seed=7)
+    sizes = sorted(mail.size for mail in one.mails)
+    assert one.mails == other.mails
+    assert all(len(one.text(mail)) == mail.size for mail in one.mails)
+    assert one.text(one.mails[5]) == other.text(other.mails[5])
+    assert ABSENT.encode() not in b"".join(one.text(mail) for mail in one.mails[:200])
+    assert 0.8 * MEDIAN < sizes[len(sizes) // 2] < 1.2 * MEDIAN
+    assert 0.7 * MEAN < one.size / len(one) < 1.4 * MEAN
