@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import os
+import re
 from dataclasses import dataclass
 
 from dboxfs.errors import NoSuchStore, Unsupported
@@ -109,6 +110,7 @@ _KEYS = {
 _PATHS = frozenset({"INDEX", "INDEXCACHE", "CONTROL", "ALT", "INBOX"})
 # Keys that change nothing for a program that reads the tree itself.
 _IGNORED = frozenset({"LISTINDEX", "VOLATILEDIR", "INDEXPVT", "BROKENCHAR", "ITERINDEX", "NO-NOSELECT"})
+_GUID = re.compile("[0-9a-f]{32}")
 _DRIVERS = {"sdbox": Kind.SDBOX, "dbox": Kind.SDBOX, "mdbox": Kind.MDBOX}
 
 
@@ -118,12 +120,14 @@ def parse_location(text: str) -> Location:
     :raises NoSuchStore: nothing there, no dbox, or not readable.
     :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.
     """
+    if not text:
+        raise NoSuchStore("STORE is empty; give the root of a dbox store or a mail location")
     driver, colon, rest = text.partition(":")
     if colon and driver.lower() in _DRIVERS:
         return _checked(_parse_mail_location(_DRIVERS[driver.lower()], rest, text))
     if colon and driver.lower() in ("maildir", "mbox", "imapc", "pop3c", "auto", "cydir", "obox"):
         raise NoSuchStore(f"{text}: {driver} is no dbox format; dboxfs reads sdbox and mdbox")
-    root = os.path.abspath(os.path.expanduser(text))
+    root = _absolute(text)
     return _checked(Location(_detect(root), root, alt=_alt_root(root)))
 
 
@@ -153,6 +157,8 @@ def _take_key(values: dict[str, str | bool], key: str, value: str, text: str) ->
     elif key == "UTF-8":
         values["utf8"] = True
     elif key in _KEYS:
+        if not value:
+            raise NoSuchStore(f"{text}: {key}= needs a value")
         if key == "INDEX" and value.upper() == "MEMORY":
             raise Unsupported(f"{text}: INDEX=MEMORY leaves no index on disk; dbox can't be read without one")
         values[_KEYS[key]] = _absolute(value) if key in _PATHS else value
@@ -219,4 +225,19 @@ def _checked(location: Location) -> Location:
             ) from None
         except OSError as exc:
             raise NoSuchStore(f"{path}: {exc.strerror}") from None
+    _refuse_layout_index(location)
     return location
+
+
+def _refuse_layout_index(location: Location) -> None:
+    """Such a store keeps its mailboxes under their guids (mailbox-layout section 4): it would look empty."""
+    for name in os.listdir(location.tree):
+        inner = os.path.join(location.index or location.root, location.mailbox_dir, name)
+        if (
+            _GUID.fullmatch(name)
+            and os.path.exists(os.path.join(inner, "dovecot.index.log"))
+            and not os.path.exists(location.mailbox_path(name))
+        ):
+            raise Unsupported(
+                f"{location.root}: a store with LAYOUT=index is not supported; dboxfs reads LAYOUT=fs"
+            )
