@@ -37,7 +37,7 @@ from dboxfs.store import UNKNOWN, Body, Delta, Facts, Folder, Kind, Listener, St
 SCAN_PATIENCE = 2.0
 """Seconds that a listing waits in all for sizes; the kernel asks for the others when it needs them."""
 
-PUSH_MOST = 128 << 10
+PUSH_MOST = 1 << 20
 """Messages up to this many bytes are put into the kernel's cache when they are opened."""
 
 _READDIR_AHEAD = 64

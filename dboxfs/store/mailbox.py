@@ -5,13 +5,17 @@ somebody asked for (Dovecot executes such a request before it shows the mailbox 
 replaced, never changed, so an array that somebody holds stays what it was.
 
 Facts (exact size, dates) are read from the message files once: for one message when somebody asks for it
-(:meth:`facts_of`), for all of them in the background when a listing begins (:meth:`start_scan`).
+(:meth:`facts_of`), for all of them in the background when a listing begins (:meth:`scan`).  When the index
+was rebuilt they are read again: Dovecot may have repaired the files.
+
+A message that isn't where the index says may have been expunged or moved a moment ago.  So the index is
+followed once more before a message counts as damaged.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+import errno
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,17 +28,15 @@ from dboxfs.index.mailbox import MailboxHeader, guids, mailbox_header, map_uids,
 from dboxfs.index.state import IndexState
 from dboxfs.store import saveddates
 from dboxfs.store.content import Body, open_body
-from dboxfs.store.facts import DAMAGED, KNOWN, UNKNOWN, Facts, FactTable, Uids
+from dboxfs.store.facts import DAMAGED, KNOWN, Facts, FactTable, Uids
 from dboxfs.store.indexfiles import NOTHING, Delta, IndexFiles
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.mdbox import MdboxFiles, MdboxStorage
-from dboxfs.store.messages import MessageFiles, Scanned
+from dboxfs.store.messages import MessageFiles, Opened, Scanned
 from dboxfs.store.names import display_name
 from dboxfs.store.saveddates import SavedDates, load_saved_dates
 from dboxfs.store.sdbox import SdboxFiles
 from dboxfs.store.walk import Walk
-
-log = logging.getLogger(__name__)
 
 FLAG_NAMES = (
     (0x01, "\\Answered"),
@@ -59,7 +61,11 @@ class Details:
 
 
 class Mailbox:
-    """A selectable mailbox.  Made and kept up to date by :class:`dboxfs.store.Store`."""
+    """A selectable mailbox.  Made and kept up to date by :class:`dboxfs.store.Store`.
+
+    :param report: told of damage and of files that can't be read, with the message that it is about.
+    :param resync: follows the index of the mailbox now, and tells whoever has to know what changed.
+    """
 
     def __init__(
         self,
@@ -68,7 +74,8 @@ class Mailbox:
         name: str,
         storage: MdboxStorage | None,
         *,
-        damage: Callable[[], None],
+        report: Callable[[str, Exception], None],
+        resync: Callable[[Mailbox], Awaitable[None]],
     ) -> None:
         self.name = name
         self.display_name = display_name(name, utf8=location.utf8)
@@ -79,7 +86,8 @@ class Mailbox:
         self._location = location
         self._index = IndexFiles(fs, location.index_path(name))
         self._header: MailboxHeader | None = None
-        self._damage = damage
+        self._report = report
+        self._resync = resync
         self._progress = trio.Event()
         self._ahead = Walk(self._prefetch)
         self.files: MessageFiles
@@ -134,7 +142,7 @@ class Mailbox:
         if state is None:
             return 0
         rows = state.rows_of(self.uids)
-        return int(np.count_nonzero((state.flags[rows] & 0x08) == 0))
+        return int(np.count_nonzero((state.flags[rows[rows >= 0]] & 0x08) == 0))
 
     def __len__(self) -> int:
         return len(self.uids)
@@ -144,15 +152,15 @@ class Mailbox:
         return at < len(self.uids) and int(self.uids[at]) == uid
 
     async def refresh(self) -> Delta:
-        """Follow the index on disk.
+        """Follow the index on disk.  One at a time: :class:`Store` sees to that.
 
         :raises CorruptFile: the index is damaged; the mailbox stays as it was.
         """
+        known = self._index.state is not None
         delta = await self._index.refresh()
         state = self._index.state
         if state is None:
-            self.uids, self._header = _NO_UIDS, None
-            self.facts.sync(self.uids)
+            self.uids, self._header, self.facts = _NO_UIDS, None, FactTable()
             return delta
         identity = (self.guid, self.uid_validity)
         self._header = mailbox_header(state)
@@ -160,18 +168,17 @@ class Mailbox:
         pending = state.pending_expunges
         if len(pending):
             uids = np.setdiff1d(uids, np.asarray(pending, np.uint32), assume_unique=True)
+        before = self.uids
         if len(uids) != len(self.uids) or not np.array_equal(uids, self.uids):
-            before, self.uids = self.uids, np.array(uids, np.uint32)
-            delta = _visible(delta, before, self.uids)
-        else:
-            delta = _visible(delta, self.uids, self.uids)
-        if identity != (self.guid, self.uid_validity):
-            self.facts = FactTable()
+            self.uids = np.array(uids, np.uint32)
+        delta = _visible(delta, before, self.uids)
+        if identity != (self.guid, self.uid_validity) or (delta.reloaded and known):
+            self.facts = FactTable()  # another mailbox, or one that was rebuilt and its files repaired
         self.facts.sync(self.uids)
         if delta.reloaded or len(delta.appended):
             self.files.forget()
         if self._location.kind is Kind.SDBOX:
-            changed = await self._look_again()
+            changed = await saveddates.look_again(self._fs, self._cache_path, state, self.facts)
             if len(changed):
                 delta = replace(delta, updated=np.union1d(delta.updated, changed))
         return delta
@@ -179,28 +186,39 @@ class Mailbox:
     # -- facts ---------------------------------------------------------------------------------
 
     async def facts_of(self, uid: int) -> Facts:
-        """Exact size and dates of *uid*, read from its file if they aren't known yet.
+        """Exact size and dates of *uid*, read from its file if they aren't known yet, or if it was damaged.
 
         :raises NoSuchMessage: the mailbox doesn't have it.
+        :raises OSError: its file can't be read.
         """
-        facts = self.facts.get(uid)
-        if facts is not None and facts.state != UNKNOWN:
+        error: Exception | None = None
+        for _ in range(2):  # again if the mailbox was reloaded meanwhile
+            facts = self._known(uid)
+            if facts.known and not facts.damaged:
+                return facts
+            table = self.facts
+            error = (await self._look_at(np.array([uid], np.uint32), saveddates.FEW)).get(uid)
+            if table is self.facts:
+                break
+        facts = self._known(uid)
+        if facts.known:
             return facts
-        if facts is None:
-            raise NoSuchMessage(f"{self.display_name}: no message with uid {uid}")
-        uids = np.array([uid], np.uint32)
-        await self._scan_batch(uids, await self._saved_dates(uids, saveddates.FEW))
+        raise error if isinstance(error, OSError) else OSError(errno.EIO, f"uid {uid} can't be read")
+
+    def _known(self, uid: int) -> Facts:
         facts = self.facts.get(uid)
         if facts is None:
             raise NoSuchMessage(f"{self.display_name}: no message with uid {uid}")
-        if facts.state == UNKNOWN:
-            raise OSError(5, f"{self.display_name}: uid {uid} can't be read")
         return facts
 
     async def scan(self) -> None:
-        """Read the facts of all messages of which nothing is known; returns when that is done."""
+        """Read the facts of all messages of which nothing is known; returns when that is done.
+
+        What can't be read is reported, not raised.
+        """
         if self.scanning:
-            await self.wait_scan()
+            while self.scanning:
+                await self.wait_scan()
             return
         self.scanning = True
         try:
@@ -219,26 +237,48 @@ class Mailbox:
             await self._scan_batch(batch, dates)
             self._advance()
 
-    async def _scan_batch(self, uids: Uids, dates: SavedDates | None) -> None:
-        for scanned in await self.files.scan(uids):
-            self._take(scanned, dates)
+    async def _look_at(self, uids: Uids, limit: int) -> dict[int, Exception]:
+        return await self._scan_batch(uids, await self._saved_dates(uids, limit))
+
+    async def _scan_batch(self, uids: Uids, dates: SavedDates | None) -> dict[int, Exception]:
+        """Read the facts of *uids* into the table; gives what went wrong, by uid."""
+        table = self.facts
+        answers = {scanned.uid: scanned for scanned in await self._read_facts(uids)}
+        if any(scanned.error is not None for scanned in answers.values()):
+            await self._resync(self)  # maybe it is expunged or moved, and we only haven't heard of it yet
+            if table is not self.facts:
+                return {}
+            failed = [uid for uid, scanned in answers.items() if scanned.error is not None]
+            again = np.array([uid for uid in failed if uid in self], np.uint32)
+            answers.update((scanned.uid, scanned) for scanned in await self._read_facts(again))
+        if table is not self.facts:
+            return {}
+        for uid, scanned in answers.items():
+            if uid in self:
+                self._take(scanned, dates)
+        return {uid: scanned.error for uid, scanned in answers.items() if scanned.error is not None}
+
+    async def _read_facts(self, uids: Uids) -> list[Scanned]:
+        if not len(uids):
+            return []
+        try:
+            return await self.files.scan(uids)
+        except (DboxfsError, OSError) as exc:  # nothing can be found or read: the map, the storage
+            error = exc if isinstance(exc, CorruptFile | NoSuchMessage | OSError) else _damage(exc)
+            return [Scanned(uid, None, None, error) for uid in uids.tolist()]
 
     def _take(self, scanned: Scanned, dates: SavedDates | None) -> None:
         facts = scanned.facts
         if scanned.error is None and facts is not None:
             saved = dates.get(scanned.uid) if dates is not None else None
-            self._put(scanned.uid, facts if saved is None else replace(facts, saved=saved))
-        elif isinstance(scanned.error, DboxfsError):
-            before = self.facts.get(scanned.uid)
-            self.facts.put(scanned.uid, facts or Facts(DAMAGED, 0, 0, 0))
-            if before is not None and not before.damaged:
-                self._report(scanned.uid, scanned.error)
+            facts = facts if saved is None else replace(facts, saved=saved)
+            self.facts.put(scanned.uid, facts)
+            if dates is not None:
+                saveddates.remember(self.facts, scanned.uid, dates)
         elif scanned.error is not None:
-            log.error("%s: uid %d: %s", self.display_name, scanned.uid, scanned.error)
-
-    def _report(self, uid: int, error: DboxfsError) -> None:
-        self._damage()
-        log.error("%s: uid %d: %s", self.display_name, uid, error)
+            if isinstance(scanned.error, DboxfsError):
+                self.facts.put(scanned.uid, facts or Facts(DAMAGED, 0, 0, 0))
+            self._report(f"{self.display_name}: uid {scanned.uid}", scanned.error)
 
     def _advance(self) -> None:
         self._progress.set()
@@ -258,30 +298,31 @@ class Mailbox:
         :raises CorruptFile: it is damaged, or its file is missing.
         :raises OSError: its file can't be opened or read.
         """
-        if uid not in self:
-            raise NoSuchMessage(f"{self.display_name}: no message with uid {uid}")
         try:
-            opened = await self.files.open(uid)
+            opened = await self._open(uid)
             body = open_body(self._fs, opened, self._location.attachments, self._suffix(uid))
-        except (CorruptFile, NoSuchMessage) as exc:
-            await self.refresh()
-            if uid not in self:
-                raise NoSuchMessage(f"{self.display_name}: no message with uid {uid}") from exc
-            error = (
-                exc
-                if isinstance(exc, CorruptFile)
-                else CorruptFile(self._path_hint(uid, exc), 0, "the file is missing")
-            )
-            facts = self.facts.get(uid)
-            if facts is not None and not facts.damaged:
-                self.facts.put(uid, Facts(DAMAGED, facts.size, facts.received, facts.saved))
-                self._report(uid, error)
-            raise error from exc
+        except CorruptFile as exc:
+            facts = self._known(uid)
+            self.facts.put(uid, Facts(DAMAGED, facts.size, facts.received, facts.saved))
+            self._report(f"{self.display_name}: uid {uid}", exc)
+            raise
         return body
 
-    @staticmethod
-    def _path_hint(uid: int, exc: Exception) -> str:
-        return str(exc).split(":", 1)[0] or f"u.{uid}"
+    async def _open(self, uid: int) -> Opened:
+        """Open *uid*; what can't be found is looked for again in a fresh index."""
+        self._known(uid)
+        try:
+            return await self.files.open(uid)
+        except (CorruptFile, NoSuchMessage):
+            await self._resync(self)
+        self._known(uid)
+        try:
+            return await self.files.open(uid)
+        except NoSuchMessage as exc:
+            path = str(exc).rpartition(": ")[0]
+            if not path.startswith("/"):
+                path = self._index.log_path
+            raise CorruptFile(path, 0, "the index names this message, but its file is missing") from exc
 
     def _suffix(self, uid: int) -> str:
         if self._location.kind is Kind.MDBOX or self.guid is None:
@@ -294,12 +335,11 @@ class Mailbox:
         Opening message after message in the order of the mailbox makes the next ones come ahead.
         """
         row = self.facts.row(uid)
-        if row < 0:
+        if row < 0 or self.facts.state.item(row) != KNOWN:
             return None
-        self._ahead.opened(row)
-        if self.facts.state.item(row) != KNOWN:
-            return None
-        return self.files.open_now(uid, self.facts.size.item(row))
+        body = self.files.open_now(uid, self.facts.size.item(row))
+        self._ahead.opened(row, useful=self.files.ahead_pays)
+        return body
 
     def _prefetch(self, first: int, last: int) -> None:
         uids = self.facts.uids[first:last]
@@ -310,9 +350,7 @@ class Mailbox:
 
         :raises NoSuchMessage, CorruptFile, OSError: as :meth:`open`.
         """
-        if uid not in self:
-            raise NoSuchMessage(f"{self.display_name}: no message with uid {uid}")
-        opened = await self.files.open(uid)
+        opened = await self._open(uid)
         try:
             return Details(opened.record.metadata, self.files.where(opened))
         finally:
@@ -373,40 +411,19 @@ class Mailbox:
         row = state.row_of(uid) if state is not None else -1
         return 0 if column is None or row < 0 else column.item(row)
 
+    @property
+    def _cache_path(self) -> str:
+        return self._location.cache_path(self.name)
+
     async def _saved_dates(self, uids: Uids, limit: int) -> SavedDates | None:
         """sdbox: what Dovecot remembers of when *uids* were saved; None: the files say it."""
         if self._location.kind is not Kind.SDBOX or self.state is None:
             return None
-        return await load_saved_dates(self._fs, self._location.cache_path(self.name), self.state, uids, limit)
+        return await load_saved_dates(self._fs, self._cache_path, self.state, uids, limit)
 
-    async def _look_again(self) -> Uids:
-        """sdbox: Dovecot may have remembered a saved date since.  The uids whose date changed."""
-        state, table = self.state, self.facts
-        column = state.column("cache", "<u4") if state is not None else None
-        if state is None or column is None or not len(table):
-            return _NO_UIDS
-        rows = state.rows_of(table.uids)
-        moved = (rows >= 0) & (column[rows] != table.cached_at) & ((table.state & KNOWN) != 0)
-        uids: Uids = table.uids[moved]
-        if not len(uids):
-            return uids
-        dates = await self._saved_dates(uids, saveddates.FEW)
-        changed: list[int] = []
-        for uid in uids.tolist():
-            facts, saved = self.facts.get(uid), dates.get(uid) if dates is not None else None
-            if facts is not None and saved is not None:
-                if saved != facts.saved:
-                    changed.append(uid)
-                self._put(uid, replace(facts, saved=saved))
-        return np.array(changed, np.uint32)
 
-    def _put(self, uid: int, facts: Facts) -> None:
-        self.facts.put(uid, facts)
-        row = self.facts.row(uid)
-        if row >= 0 and self._location.kind is Kind.SDBOX and self.state is not None:
-            column = self.state.column("cache", "<u4")
-            if column is not None:
-                self.facts.cached_at[row] = column[self.state.row_of(uid)]
+def _damage(error: DboxfsError) -> CorruptFile:
+    return CorruptFile("", 0, str(error))
 
 
 def _visible(delta: Delta, before: Uids, after: Uids) -> Delta:

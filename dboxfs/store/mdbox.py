@@ -22,7 +22,7 @@ from functools import partial
 
 import numpy as np
 
-from dboxfs.dbox import FileHeader, NeedMore, parse_file_header, parse_message_header
+from dboxfs.dbox import FileHeader, MessageHeader, NeedMore, parse_file_header, parse_message_header
 from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
 from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
 from dboxfs.index.mapindex import MapIndex, MapRecord
@@ -204,6 +204,7 @@ class MdboxFiles:
         self._storage = storage
         self._map_uids = map_uids
         self._map_uid = map_uid
+        self.ahead_pays = True  # what is in memory already is found out a range at a time, which costs little
 
     # -- scanning ------------------------------------------------------------------------------
 
@@ -363,11 +364,11 @@ class MdboxFiles:
             return None
         header_size = container.header.message_header_size
         try:
-            head = container.handle.pread(header_size, place.offset)
-            header = parse_message_header(head, header_size)
-        except (BlockingIOError, FormatError, OSError):
+            head = container.handle.pread_now(header_size, place.offset)
+            header = parse_message_header(head, header_size) if head is not None else None
+        except (FormatError, OSError):
             return None
-        if isinstance(header, NeedMore) or header.body_size != size:
+        if not isinstance(header, MessageHeader) or header.body_size != size:
             return None
         container.users += 1
         release = partial(self._storage.release, place.file_id, container)
@@ -378,8 +379,11 @@ class MdboxFiles:
         map_uids, _ = self._map_uids(uids)
         for file_id, start, end in self._storage.ranges_now(map_uids):
             container = self._storage.container_now(file_id)
-            if container is not None:
-                container.handle.willneed(start, end - start)
+            if container is None:
+                continue
+            handle = container.handle
+            if handle.pread_now(1, start) is None or handle.pread_now(1, end - 1) is None:
+                handle.willneed(start, end - start)
 
     def where(self, opened: Opened) -> str:
         """``<path below the root> <offset> <bytes>``: where the record lies, for people."""

@@ -38,7 +38,12 @@ class Opened:
 
 
 class MessageFiles(Protocol):
-    """The message files of one mailbox."""
+    """The message files of one mailbox.
+
+    ``ahead_pays``: by what the last :meth:`open_now` met, it is worth the while to bring the next ones ahead.
+    """
+
+    ahead_pays: bool
 
     async def scan(self, uids: Uids) -> list[Scanned]:
         """Read what a listing needs of *uids*, in one batch; the answers come in the order of *uids*."""

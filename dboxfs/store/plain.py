@@ -29,8 +29,8 @@ class PlainBody:
         wanted = min(size, self.size - offset)
         if wanted <= 0:
             return b""
-        data = self._handle.pread(wanted, self._base + offset)
-        if len(data) < wanted:
+        data = self._handle.pread_now(wanted, self._base + offset)
+        if data is None or len(data) < wanted:
             raise BlockingIOError
         return data
 

@@ -32,6 +32,7 @@ class SdboxFiles:
         self._root = location.root
         self._dir = location.mailbox_path(name)
         self._alt = location.alt_mailbox_path(name)
+        self.ahead_pays = False
         self._ahead: OrderedDict[int, Handle] = OrderedDict()
 
     def _paths(self, uid: int) -> list[str]:
@@ -138,19 +139,17 @@ class SdboxFiles:
 
     def open_now(self, uid: int, size: int) -> PlainBody | None:
         """*uid*, known to be plain and of *size* bytes, if its file can be opened without waiting."""
-        handle = self._ahead.pop(uid, None)
+        ahead = self._ahead.pop(uid, None)
         path = self._paths(uid)[0]
-        if handle is None:
-            handle = self._fs.open(path)
-        if handle.opened:
+        handle = ahead if ahead is not None else self._fs.open(path)
+        head = handle.pread_now(HEAD, 0)
+        self.ahead_pays = ahead is not None or head is None
+        if head is not None:
             try:
-                head = memoryview(handle.pread(HEAD, 0))
-                file_header = _file_header(head)
-                header = parse_message_header(
-                    head[file_header.size :][: file_header.message_header_size],
-                    file_header.message_header_size,
-                )
-            except (BlockingIOError, FormatError, OSError):
+                view = memoryview(head)
+                file_header = _file_header(view)
+                header = parse_message_header(view[file_header.size :], file_header.message_header_size)
+            except FormatError:
                 header = None
             if isinstance(header, MessageHeader) and header.body_size == size:
                 base = file_header.size + file_header.message_header_size

@@ -31,11 +31,11 @@ class Walk:
         self._brought = 0
         self._window = 0
 
-    def opened(self, position: int) -> None:
-        """The message at *position* is opened now."""
+    def opened(self, position: int, *, useful: bool) -> None:
+        """The message at *position* is opened now; *useful*: not everything is in memory anyhow."""
         step = position - self._last
         self._last = position
-        if not 0 < step <= _GAP:
+        if not 0 < step <= _GAP or not useful:
             self._window = 0
             return
         if not self._window:
