@@ -90,7 +90,7 @@ class Mounts:
     def foreground(
         self, store: str | Path, *args: str, prefix: tuple[str, ...] = ()
     ) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
-        """``dboxfs mount -f`` as a child process (after ``prefix``, say strace), ended by SIGTERM."""
+        """``dboxfs mount -f`` as a child process (after ``prefix``, say strace), ended by unmounting."""
         mountpoint = self.mountpoint()
         log = self.log_file(mountpoint)
         command = [
@@ -113,7 +113,8 @@ class Mounts:
                 time.sleep(0.01)
             yield mountpoint, process
         finally:
-            process.terminate()
+            if is_mounted(mountpoint) and process.poll() is None:
+                subprocess.run(["fusermount3", "-u", "-z", mountpoint], check=True)
             process.communicate(timeout=20)
 
     def log_lines(self) -> list[str]:

@@ -196,6 +196,9 @@ def history(account: Account) -> Iterator[str]:
     yield "purge again"
 
 
+READ_AFRESH = ("copy", "purge", "rename with a child", "index rewrite", "purge again")
+
+
 # What force-resync says of its own work.
 @pytest.mark.expected_log("Rebuilding index", "fscking index file", "rebuilding indexes")
 @kinds(PLAIN, COMPRESSED[6:7], SPLIT_KINDS)
@@ -206,9 +209,8 @@ def test_every_step_of_a_history(dovecot: Dovecot, mounts: Mounts, tally: Tally,
     for step in history(account):
         try:
             assert_shows_soon(account, followed, tally)
-            fresh = mounts.mount(account.location)
-            assert_shows(fresh, Expected.of(account), tally)
-            mounts.umount(fresh)
+            if step in READ_AFRESH:
+                assert_shows(mounts.mount(account.location), Expected.of(account), tally)
         except (AssertionError, OSError) as exc:
             exc.add_note(f"after: {step}")
             raise
