@@ -5,11 +5,13 @@ loop in batches.  Start with :class:`FileSystem`; ``handle.py`` has the contract
 that of a driver.
 """
 
+from dboxfs.fsapi.cache import PageCache
 from dboxfs.fsapi.driver import Driver
 from dboxfs.fsapi.faults import Crash, Fault, FaultsDriver
 from dboxfs.fsapi.filesystem import FileSystem
 from dboxfs.fsapi.handle import Handle
 from dboxfs.fsapi.memory import MemoryDriver
+from dboxfs.fsapi.readahead import Readahead
 from dboxfs.fsapi.streams import InputStream, OutputStream
 from dboxfs.fsapi.threads import ThreadsDriver
 from dboxfs.fsapi.types import (
@@ -36,8 +38,10 @@ __all__ = [
     "MemoryDriver",
     "OpenMode",
     "OutputStream",
+    "PageCache",
     "Peek",
     "PeekResult",
     "Permissions",
+    "Readahead",
     "ThreadsDriver",
 ]

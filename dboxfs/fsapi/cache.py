@@ -34,8 +34,8 @@ Without demand nothing decays, because nothing better wants the room.
 others weigh: otherwise new pages would push each other out before their reader comes.  (2) The names of
 evicted pages are remembered for a while ("ghosts"); a page that comes back while its ghost is there was
 evicted too early, counts as used twice, and starts at 6.  That is how a new hot set takes the place of an
-old one.  (3) Readahead that nobody has read yet may fill a quarter of the budget; :meth:`may_prefetch` says
-no beyond that.
+old one.  (3) Readahead that nobody has read yet, here or on its way, may fill half of what other pages in
+and above the centre leave, and an eighth of the budget at least (:meth:`prefetch_room`).
 
 **Pressure** is measured, not guessed: ``pressure_reuse`` is the share of the recent uses that met pages above
 the centre or ghosts (a scan adds nothing to it), ``pressure_dirty`` the share of unwritten bytes in what the
@@ -58,7 +58,6 @@ HANDED = 0
 _OVERHEAD = 256
 """Bytes that a page costs beside its data: objects and table entries (measured: some 250)."""
 _CENTRE_SHARE = 8
-_UNREAD_SHARE = 4
 _WINDOW = 1024
 _GHOSTS = 4096
 _BY_WEIGHT = tuple(range(HIGHEST + 1))
@@ -100,6 +99,7 @@ class PageCache:
         self._centre_bytes = 0
         self._hot_bytes = 0
         self._unread_bytes = 0
+        self._expected = 0
         self._dirty = 0
         self._window = [0, 0, 0, 0]
         self._hits = 0
@@ -198,9 +198,16 @@ class PageCache:
         self._size = size
         self._shrink(None)
 
-    def may_prefetch(self, size: int) -> bool:
-        """Whether so many bytes may be read ahead now without pushing out what was read ahead before."""
-        return (self._unread_bytes + size) * _UNREAD_SHARE <= self._room_in_all()
+    def prefetch_room(self) -> int:
+        """How many bytes may be read ahead now without pushing out what was read ahead before."""
+        room = self._room_in_all()
+        in_use = self._hot_bytes + max(0, self._centre_bytes - self._unread_bytes)
+        most = max(room // _CENTRE_SHARE, (room - in_use) // 2)
+        return max(0, most - self._unread_bytes - self._expected)
+
+    def expect(self, change: int) -> None:
+        """So many bytes more (or less) are on their way that nobody has asked for."""
+        self._expected += change
 
     def weight(self, key: Hashable, page_no: int) -> int | None:
         """The weight of a page, None if it is not here."""
@@ -242,7 +249,6 @@ class PageCache:
         if page.uses == 0:
             page.uses = 1
             self._count_use(False)
-            self._levels[page.weight].move_to_end(page)
             return
         page.uses = 2
         hot = page.weight > CENTRE

@@ -210,6 +210,8 @@ class FaultsDriver:
         elif fault.short is not None and isinstance(op, ops.Append):
             short_append = replace(op, chunks=(b"".join(op.chunks)[: fault.short],))
             self._inner.submit(short_append, lambda inner: self._short(job, inner, fault.error))
+        elif fault.error is not None and isinstance(op, ops.Close):
+            self._inner.submit(op, lambda inner: self._fail_after(job, fault.error))
         elif fault.error is not None:
             self._fail(job, fault.error)
         else:
@@ -230,6 +232,11 @@ class FaultsDriver:
         job.error = os_error(errno.EIO)
         if isinstance(inner.result, Opened):
             self._inner.submit(ops.Close(inner.result.fd), _nothing)
+        self._end(job)
+
+    def _fail_after(self, job: Job[Any], code: int | None) -> None:
+        """A close that fails has closed the file all the same."""
+        job.error = os_error(code or errno.EIO)
         self._end(job)
 
     def _fail(self, job: Job[Any], code: int) -> None:

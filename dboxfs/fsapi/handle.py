@@ -148,25 +148,36 @@ class Handle:
         :raises BlockingIOError: nothing is in memory; it is on its way, and the input callback will tell.
         :raises OSError: the open or this read failed; EBADF: closed.
         """
-        nowait = self._nowait
-        if nowait is not None and not self._arrived:
-            try:
-                data = nowait(self._fd, size, offset)
-            except OSError as error:
-                self._nowait_failed(error)
-                data = None
-            if data is not None:
-                self._fs.inline_reads += 1
-                end = offset + len(data)
-                if end > self._readahead.mark:
-                    self._reader.ahead(len(data), offset)
-                self._readahead.position = end
-                return data
-        data = self._from_memory(size, offset)
+        data = None if self._arrived else self.pread_now(size, offset)
+        if data is None:
+            data = self._from_memory(size, offset)
         if data is None:
             if self._fd >= 0:
                 self._reader.fetch(self._bounded(size, offset), offset, keep=True)
             raise BlockingIOError(errno.EAGAIN, "not in memory yet", self.path)
+        return data
+
+    def pread_now(self, size: int, offset: int) -> bytes | None:
+        """Like :meth:`pread`, but from the kernel's cache alone; None: not there, and nothing was begun.
+
+        For whoever waits with :meth:`read` when it isn't there, or goes without.
+
+        :raises OSError: this read failed.
+        """
+        nowait = self._nowait
+        if nowait is None:
+            return None
+        try:
+            data = nowait(self._fd, size, offset)
+        except OSError as error:
+            self._nowait_failed(error)
+            return None
+        if data is not None:
+            self._fs.inline_reads += 1
+            end = offset + len(data)
+            if end > self._readahead.mark:
+                self._reader.ahead(len(data), offset)
+            self._readahead.position = end
         return data
 
     async def read(self, size: int, offset: int) -> bytes:
@@ -479,7 +490,7 @@ class Handle:
     def _from_buffer(self, size: int, offset: int) -> bytes | None:
         """Bytes that this handle has written and that are not in the file yet."""
         writer = self._writer
-        if writer is None or (self._fd < 0 and writer.temporary is None):
+        if writer is None or self._fd < 0:
             return None
         return writer.slice(size, offset)
 

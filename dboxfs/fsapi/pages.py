@@ -63,8 +63,12 @@ class PagedFile:
         page = self._cache.peek(self._key, number)
         return number * PAGE + (0 if page is None else min(len(page), offset % PAGE))
 
-    def store(self, offset: int, data: bytes, *, prefetched: bool) -> None:
-        """Keep what was read from ``offset`` (see :meth:`start_of`)."""
+    def store(self, offset: int, data: bytes, asked: int | None) -> None:
+        """Keep what was read from ``offset`` (see :meth:`start_of`).
+
+        ``asked``: it was read ahead, and nobody but a reader of this offset (-1: nobody) has asked for it;
+        None: all of it was asked for.
+        """
         number, start = divmod(offset, PAGE)
         if start:
             page = self._cache.peek(self._key, number)
@@ -73,6 +77,7 @@ class PagedFile:
             data = page[:start] + data
         for start in range(0, len(data), PAGE):
             piece = data if len(data) <= PAGE else data[start : start + PAGE]
+            prefetched = asked is not None and asked // PAGE != number
             self._cache.put(self._key, number, piece, prefetched=prefetched)
             number += 1
 
@@ -88,11 +93,20 @@ class PagedFile:
                 ranges.append((start, PAGE))
         return ranges
 
-    def may_prefetch(self, size: int) -> bool:
-        """Whether the cache has room for so many bytes that nobody has asked for."""
-        return self._cache.may_prefetch(size)
+    def expect(self, size: int) -> bool:
+        """Take room in the cache for bytes that nobody has asked for; False: there is none."""
+        if size > self._cache.prefetch_room():
+            return False
+        self._cache.expect(size)
+        return True
+
+    def end_expect(self, size: int) -> None:
+        """They have come, or not."""
+        self._cache.expect(-size)
 
     def close(self) -> None:
-        """The file is closed: pages that nobody could find again go."""
+        """The file is closed: its reader has passed the last page; pages that nobody could find again go."""
         if self._own_key:
             self._cache.drop(self._key)
+        else:
+            self._cache.passed(self._key, self._last)

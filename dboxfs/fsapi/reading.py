@@ -35,14 +35,19 @@ _ARRIVED_LIMIT = 64
 
 
 class Fetch:
-    """A range that a worker reads, and who waits for it."""
+    """A range that a worker reads, and who waits for it.
 
-    __slots__ = ("asked", "data", "eof", "error", "keep", "lot", "offset", "size")
+    :ivar background: it was begun before anybody asked for it.
+    :ivar asked: the offset that somebody asked for meanwhile, -1: nobody.
+    """
 
-    def __init__(self, offset: int, size: int) -> None:
+    __slots__ = ("asked", "background", "data", "eof", "error", "keep", "lot", "offset", "size")
+
+    def __init__(self, offset: int, size: int, background: bool) -> None:
         self.offset = offset
         self.size = size
-        self.asked = False
+        self.background = background
+        self.asked = -1
         self.keep = False
         self.eof = False
         self.data: bytes | None = None
@@ -152,7 +157,7 @@ class Reader:
             fetch = self._start(start, min(end - start, _FETCH_LIMIT), background=False)
             self.ahead(fetch.offset + fetch.size - offset, offset)
             self.readahead.position = fetch.offset + fetch.size
-        fetch.asked = True
+        fetch.asked = offset
         fetch.keep |= keep
         return fetch
 
@@ -161,23 +166,24 @@ class Reader:
         wanted = self.readahead.observe(offset, size)
         if wanted is None:
             return
-        end = self._size_now()
-        if sum(wanted) >= end:
+        if sum(wanted) >= self._size_now():
             self.readahead.end_of_file()
-        if wanted[0] < end:
-            self.prefetch(wanted[0], min(wanted[1], end - wanted[0]))
+        self.prefetch(*wanted)
 
     def prefetch(self, offset: int, size: int) -> None:
         """Bring a range that nobody has asked for yet, if there is room for it."""
         if self._fd < 0 or self.closed:
             return
+        size = min(size, self._size_now() - offset)
+        if size <= 0:
+            return
         if self._pages is None:
             self.in_flight += 1
             self._fs.submit(ops.Advise(self._fd, size, offset), self._advised, background=True)
-        elif self._pages.may_prefetch(size):
-            for start, length in self._pages.missing(offset, size, _PREFETCH_LIMIT):
-                if self._find(start) is None:
-                    self._start(start, length, background=True)
+            return
+        for start, length in self._pages.missing(offset, size, _PREFETCH_LIMIT):
+            if self._find(start) is None and self._pages.expect(length):
+                self._start(start, length, background=True)
 
     def close(self) -> None:
         """Wake everybody who waits, and forget what has arrived."""
@@ -197,7 +203,7 @@ class Reader:
         return None
 
     def _start(self, offset: int, size: int, *, background: bool) -> Fetch:
-        fetch = Fetch(offset, size)
+        fetch = Fetch(offset, size, background)
         self._on_way.append(fetch)
         self._fs.driver_reads += 1
 
@@ -210,6 +216,8 @@ class Reader:
 
     def _fetched(self, fetch: Fetch, job: Job[bytes]) -> None:
         self._on_way.remove(fetch)
+        if fetch.background and self._pages is not None:
+            self._pages.end_expect(fetch.size)
         if isinstance(job.error, OSError):
             fetch.error = job.error
         else:
@@ -230,7 +238,7 @@ class Reader:
         if len(data) < fetch.size:
             fetch.eof = not data or fetch.offset + len(data) >= self._size_now()
         if self._pages is not None and not self.closed:
-            self._pages.store(fetch.offset, data, prefetched=not fetch.asked)
+            self._pages.store(fetch.offset, data, fetch.asked if fetch.background else None)
 
     def _size_now(self) -> int:
         now = self._fs.driver.stat_nowait(self._fd)

@@ -14,7 +14,7 @@ import errno
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from dboxfs.fsapi.handle import Handle
 
@@ -119,7 +119,7 @@ class InputStream:
         self._buffer = memoryview(b"")
         self.handle.close()
 
-    async def __aenter__(self) -> InputStream:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -239,7 +239,7 @@ class OutputStream:
         self._out = memoryview(b"")
         self.handle.close()
 
-    async def __aenter__(self) -> OutputStream:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

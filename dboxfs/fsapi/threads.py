@@ -1,9 +1,12 @@
 """The ``threads`` driver: worker threads, a queue in, one wake-up of the loop for all completions out.
 
 Operations wait in two deques, asked-for ones before background ones (readahead); the :class:`SimpleQueue`
-holds one token an operation, and workers block on it in C.  Threads are started as they are needed, up to
-``workers``, and are daemon threads: a system call that never returns holds up neither the other workers
-nor the end of the process.
+holds one token for each operation that may begin, and workers block on it in C.  Background operations occupy
+at most three quarters of the workers, so that readahead on a storage that hangs leaves some for those who
+wait.  Threads are started as they are needed, up to ``workers``, and are daemon threads: a system call that
+never returns holds up neither the other workers nor the end of the process.
+
+Concurrency: the deques and ``_background_busy`` are guarded by ``_lock``, held for a few instructions.
 """
 
 from __future__ import annotations
@@ -38,6 +41,9 @@ class ThreadsDriver:
         self.capabilities = Capabilities()
         self.depth = workers
         self.kernel_cached = True
+        self._background_most = max(1, workers * 3 // 4)
+        self._background_busy = 0
+        self._lock = threading.Lock()
         self._tokens: SimpleQueue[bool] = SimpleQueue()
         self._asked: deque[Job[Any]] = deque()
         self._background: deque[Job[Any]] = deque()
@@ -57,9 +63,8 @@ class ThreadsDriver:
         job = Job(op, done)
         (self._background if background else self._asked).append(job)
         self._submitted += 1
-        if len(self._threads) < self.depth and self._submitted - self._completions.completed > len(
-            self._threads
-        ):
+        in_flight = self._submitted - self._completions.completed
+        if in_flight > len(self._threads) < self.depth:
             self._start_thread()
         self._tokens.put(True)
         return job
@@ -86,6 +91,9 @@ class ThreadsDriver:
     async def aclose(self) -> None:
         """Stop the threads.  One that hangs is left behind, and closes what it opened when it comes back."""
         self._completions.close()
+        with self._lock:
+            self._asked.clear()
+            self._background.clear()
         for _ in self._threads:
             self._tokens.put(False)
         deadline = time.monotonic() + _JOIN_SECONDS
@@ -100,20 +108,30 @@ class ThreadsDriver:
         thread.start()
 
     def _work(self) -> None:
-        take = self._tokens.get
-        post = self._completions.post
-        while take():
-            job = self._next()
+        while self._tokens.get():
+            job, background = self._next()
+            if job is None:
+                continue
             job.run(posix.execute)
-            post(job)
+            self._completions.post(job)
             del job
+            if background:
+                self._background_ended()
 
-    def _next(self) -> Job[Any]:
-        """One token stands for one job in one of the deques, so a job is there, though another worker may
-        have taken the one that was seen."""
-        while True:
-            for jobs in (self._asked, self._background):
-                try:
-                    return jobs.popleft()
-                except IndexError:
-                    continue
+    def _next(self) -> tuple[Job[Any] | None, bool]:
+        """The job of one token; None if it has to wait for a background one to end (or there is none)."""
+        with self._lock:
+            if self._asked:
+                return self._asked.popleft(), False
+            if self._background and self._background_busy < self._background_most:
+                self._background_busy += 1
+                return self._background.popleft(), True
+        return None, False
+
+    def _background_ended(self) -> None:
+        """What had to wait for it gets its token back."""
+        with self._lock:
+            self._background_busy -= 1
+            waiting = bool(self._background)
+        if waiting:
+            self._tokens.put(True)

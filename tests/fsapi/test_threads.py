@@ -1,0 +1,246 @@
+"""The threads driver: hanging operations, shutdown, batches, descriptors, the calls that never wait."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from dboxfs.fsapi import FileSystem, OpenMode, Peek, ThreadsDriver, ops, posix
+from dboxfs.fsapi.nowait import NowaitCalls
+
+
+class Gate:
+    """Makes one kind of operation hang until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, kind: type[ops.Op[Any]]) -> None:
+        self.event = threading.Event()
+        original = posix._CALLS[kind]
+
+        def call(op: Any) -> Any:
+            self.event.wait()
+            return original(op)
+
+        monkeypatch.setitem(posix._CALLS, kind, call)
+
+
+@pytest.fixture
+def hang_sync(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate(monkeypatch, ops.Sync)
+    yield gate
+    gate.event.set()
+
+
+@pytest.fixture
+def hang_open(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate(monkeypatch, ops.Open)
+    yield gate
+    gate.event.set()
+
+
+@pytest.fixture
+def hang_advise(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate(monkeypatch, ops.Advise)
+    yield gate
+    gate.event.set()
+
+
+async def test_hanging_operations_hold_up_nobody_while_a_worker_is_free(
+    tmp_path: Path, hang_sync: Gate
+) -> None:
+    async with FileSystem(ThreadsDriver(4)) as fs:
+        handles = [fs.create(str(tmp_path / f"f{number}")) for number in range(3)]
+        for handle in handles:
+            handle.write(b"x")
+            with pytest.raises(BlockingIOError):
+                handle.commit()
+        with trio.fail_after(5):
+            for _ in range(500):
+                await fs.stat(str(tmp_path))
+        assert not list(tmp_path.glob("f*"))
+        hang_sync.event.set()
+        for handle in handles:
+            await handle.commit_async()
+            await handle.aclose()
+    assert len(list(tmp_path.glob("f*"))) == 3
+
+
+async def test_hanging_readahead_leaves_workers_for_those_who_wait(tmp_path: Path, hang_advise: Gate) -> None:
+    (tmp_path / "a").write_bytes(bytes(100_000))
+    async with FileSystem(ThreadsDriver(4)) as fs, fs.open(str(tmp_path / "a")) as handle:
+        for _ in range(20):
+            handle.willneed(0, 1000)
+        with trio.fail_after(5):
+            for _ in range(20):
+                await fs.stat(str(tmp_path))
+        hang_advise.event.set()
+
+
+async def test_shutdown_does_not_wait_for_a_hanging_operation_and_leaks_no_descriptor(
+    tmp_path: Path, hang_open: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    monkeypatch.setattr("dboxfs.fsapi.filesystem._CLOSE_SECONDS", 0.01)
+    before = len(os.listdir("/proc/self/fd"))
+    threads = threading.active_count()
+    with trio.fail_after(5):
+        async with FileSystem(ThreadsDriver(2)) as fs:
+            fs.open(str(tmp_path / "a"), OpenMode.APPEND)
+            await fs.stat(str(tmp_path))
+    hang_open.event.set()
+    with trio.fail_after(5):
+        while threading.active_count() > threads:
+            await trio.sleep(0.001)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_completions_that_are_ready_share_a_wake_up(tmp_path: Path) -> None:
+    async with FileSystem(ThreadsDriver(4)) as fs:
+        jobs = 0
+
+        def done(job: ops.Job[os.stat_result]) -> None:
+            nonlocal jobs
+            jobs += 1
+
+        for _ in range(400):
+            fs.submit(ops.Stat(str(tmp_path)), done)
+        while fs.stats()["driver_queue"]:
+            pass  # the loop is busy: completions pile up
+        with trio.fail_after(5):
+            while jobs < 400:
+                await trio.lowlevel.checkpoint()
+        assert fs.stats()["driver_wakeups"] <= 10
+
+
+async def test_no_thread_is_started_before_there_is_work_and_none_is_left(tmp_path: Path) -> None:
+    before = threading.active_count()
+    async with FileSystem(ThreadsDriver(8)) as fs:
+        assert threading.active_count() == before
+        await fs.stat(str(tmp_path))
+        assert before < threading.active_count() <= before + 8
+    assert threading.active_count() == before
+
+
+async def test_no_descriptor_is_left(tmp_path: Path) -> None:
+    for number in range(50):
+        (tmp_path / str(number)).write_bytes(bytes(10_000))
+    before = len(os.listdir("/proc/self/fd"))
+    async with FileSystem(ThreadsDriver(4)) as fs:
+        handles = [fs.open(str(tmp_path / str(number)), willneed=1000) for number in range(60)]
+        handles += [fs.open(str(tmp_path / str(number)), OpenMode.APPEND) for number in range(60)]
+        handles += [fs.create(str(tmp_path / f"n{number}")) for number in range(20)]
+        for number, handle in enumerate(handles):
+            if number % 3:
+                handle.close()
+        await fs.peek([Peek(str(tmp_path / str(number)), ((0, 1),)) for number in range(60)])
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert not list(tmp_path.glob(".temp.*"))
+    assert not list(tmp_path.glob("n*"))
+
+
+async def test_hot_files_are_opened_and_read_without_a_worker(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"hot")
+    async with FileSystem(ThreadsDriver()) as fs:
+        await fs.stat(str(path))
+        jobs = fs.stats()["driver_jobs"]
+        handle = fs.open(str(path))
+        assert handle.opened
+        assert handle.pread(10, 0) == b"hot"
+        assert handle.stat().st_size == 3
+        handle.close()
+        missing = fs.open(str(tmp_path / "missing"))
+        if missing.error is None:  # the missing name was not cached
+            with pytest.raises(FileNotFoundError):
+                await missing.wait_open()
+            missing.close()
+        stats = fs.stats()
+        assert stats["inline_opens"] == 1
+        assert stats["inline_reads"] == 1
+        assert stats["driver_jobs"] <= jobs + 1
+
+
+async def test_a_fifo_in_the_store_blocks_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    async with FileSystem(ThreadsDriver(1)) as fs:
+        with trio.fail_after(5):
+            async with fs.open(str(tmp_path / "fifo")) as handle:
+                with pytest.raises(OSError, match="seek"):
+                    await handle.read(1, 0)
+            async with fs.open(str(tmp_path / "fifo"), OpenMode.APPEND) as handle:
+                with pytest.raises(OSError, match="Invalid"):
+                    await handle.wait_open()
+
+
+async def test_files_that_cannot_be_read_without_waiting_go_through_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(self: NowaitCalls, fd: int, size: int, offset: int) -> bytes | None:
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(NowaitCalls, "read", unsupported)
+    body = os.urandom(500_000)
+    (tmp_path / "a").write_bytes(body)
+    async with FileSystem(ThreadsDriver(4)) as fs, fs.open(str(tmp_path / "a")) as handle:
+        for offset in range(0, len(body), 4096):
+            assert await handle.read(4096, offset) == body[offset : offset + 4096]
+        assert await handle.read(4096, len(body)) == b""
+        stats = fs.stats()
+        assert stats["cache_prefetched_used"] > 3
+        assert stats["driver_reads"] < 20
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM])
+def test_a_kernel_without_openat2_leaves_opening_to_the_workers(
+    code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = NowaitCalls()
+    monkeypatch.setattr(calls, "_syscall", lambda *arguments: -1)
+    monkeypatch.setattr("ctypes.get_errno", lambda: code)
+    assert calls.open("/etc/passwd") is None
+    monkeypatch.undo()
+    calls._syscall = None
+    assert calls.open("/etc/passwd") is None
+
+
+def test_a_driver_needs_a_worker() -> None:
+    with pytest.raises(ValueError, match="worker"):
+        ThreadsDriver(0)
+
+
+async def test_a_name_that_is_taken_is_never_overwritten_without_renameat2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(source: str, target: str) -> None:
+        raise OSError(errno.ENOSYS, "no renameat2")
+
+    monkeypatch.setattr(posix, "_rename_noreplace", missing)
+    (tmp_path / "a").write_bytes(b"old")
+    async with FileSystem(ThreadsDriver(2)) as fs, fs.create(str(tmp_path / "a")) as handle:
+        handle.write(b"new")
+        with pytest.raises(FileExistsError):
+            await handle.commit_async()
+        await handle.commit_async(str(tmp_path / "b"))
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert (tmp_path / "b").read_bytes() == b"new"
+    assert not list(tmp_path.glob(".temp.*"))
+
+
+async def test_without_sync_nothing_is_synced(
+    tmp_path: Path, hang_sync: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang_sync.event.set()
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    monkeypatch.setattr(os, "fsync", synced.append)
+    async with FileSystem(ThreadsDriver(2), sync=False) as fs, fs.create(str(tmp_path / "a")) as handle:
+        handle.write(b"x")
+        await handle.commit_async()
+    assert (tmp_path / "a").read_bytes() == b"x"
+    assert not synced
