@@ -28,8 +28,7 @@ def dovecot_daemon() -> Iterator[Dovecot]:
 
 
 def _unexpected(request: pytest.FixtureRequest, lines: list[str]) -> list[str]:
-    marker = request.node.get_closest_marker("expected_log")
-    parts = marker.args if marker else ()
+    parts = [part for marker in request.node.iter_markers("expected_log") for part in marker.args]
     return [line for line in lines if not any(part in line for part in parts)]
 
 

@@ -68,8 +68,9 @@ def damaged(path: Path) -> bool:
     try:
         path.read_bytes()
     except OSError as exc:
-        assert exc.errno == errno.EIO, path
-        return True
+        if exc.errno == errno.EIO:
+            return True
+        raise
     return False
 
 
@@ -166,6 +167,8 @@ def test_a_file_damaged_while_mounted(dovecot: Dovecot, mounts: Mounts, driver: 
     assert_only_damaged(mounts, mnt, expected, {50})
 
 
+# Making the index file by force-resync logs what it does.
+@pytest.mark.expected_log("Rebuilding index", "fscking index file", "rebuilding indexes")
 @pytest.mark.parametrize("driver", ["sdbox", "mdbox"])
 @pytest.mark.parametrize("how", ["bytes flipped", "cut", "empty", "log missing"])
 def test_a_damaged_index_costs_its_own_mailbox_alone(
@@ -200,7 +203,8 @@ def test_a_damaged_index_costs_its_own_mailbox_alone(
     try:
         shown = [path for path in (mnt / "INBOX").iterdir() if path.is_file()]
     except OSError as exc:
-        assert exc.errno == errno.EIO
+        if exc.errno != errno.EIO:
+            raise
         shown = []
     for path in shown:
         assert path.read_bytes() == known[int(path.stem)].text
