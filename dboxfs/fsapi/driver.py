@@ -50,8 +50,11 @@ class Driver(Protocol):
         """Take an operation.  ``background``: it may wait for those that are not."""
         ...
 
-    def open_nowait(self, path: str) -> int | None:
-        """Open a file for reading whose path is cached; None where that would need a disk; OSError."""
+    def open_nowait(self, path: str, nofollow: bool = False) -> int | None:
+        """Open a file for reading whose path is cached; None where that would need a disk; OSError.
+
+        ``nofollow``: ELOOP if the last component of the path is a symbolic link.
+        """
         ...
 
     def read_nowait(self, fd: int, size: int, offset: int) -> bytes | None:

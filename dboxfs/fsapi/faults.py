@@ -118,9 +118,9 @@ class FaultsDriver:
         self._begin()
         return job
 
-    def open_nowait(self, path: str) -> int | None:
+    def open_nowait(self, path: str, nofollow: bool = False) -> int | None:
         """The inner driver's answer, where let through."""
-        return self._inner.open_nowait(path) if self._nowait and not self.crashed else None
+        return self._inner.open_nowait(path, nofollow) if self._nowait and not self.crashed else None
 
     def read_nowait(self, fd: int, size: int, offset: int) -> bytes | None:
         """The inner driver's answer, where let through."""

@@ -138,23 +138,26 @@ class FileSystem:
 
     # -- handles -----------------------------------------------------------------------------------------
 
-    def open(self, path: str, mode: OpenMode = OpenMode.READ, *, willneed: int = 0) -> Handle:
+    def open(
+        self, path: str, mode: OpenMode = OpenMode.READ, *, willneed: int = 0, nofollow: bool = False
+    ) -> Handle:
         """Open an existing file.  Never fails and never waits: an error comes out of the handle's first use.
 
         :param willneed: bytes from the beginning of the file that will be read soon.
+        :param nofollow: ELOOP if the last component of the path is a symbolic link.
         """
         self._opens += 1
         handle = Handle(self, path)
         if mode is OpenMode.APPEND:
             handle.attach_writer(partial(Writer, self, path, None, CreateMode.FAIL_IF_EXISTS))
-        elif self._state == "running" and self._open_inline(handle):
+        elif self._state == "running" and self._open_inline(handle, nofollow):
             self._handles.add(handle)
             if willneed:
                 handle.willneed(0, willneed)
             return handle
         if willneed and not self.driver.kernel_cached:
             handle.willneed(0, willneed)
-        return self._open_by_worker(handle, ops.Open(path, mode is OpenMode.APPEND, willneed))
+        return self._open_by_worker(handle, ops.Open(path, mode is OpenMode.APPEND, willneed, nofollow))
 
     def create(
         self,
@@ -327,9 +330,9 @@ class FileSystem:
         self.submit(op, handle.open_done)
         return handle
 
-    def _open_inline(self, handle: Handle) -> bool:
+    def _open_inline(self, handle: Handle, nofollow: bool) -> bool:
         try:
-            fd = self.driver.open_nowait(handle.path)
+            fd = self.driver.open_nowait(handle.path, nofollow)
         except OSError as error:
             handle.open_failed(error)
             return True

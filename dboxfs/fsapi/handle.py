@@ -148,7 +148,9 @@ class Handle:
         :raises BlockingIOError: nothing is in memory; it is on its way, and the input callback will tell.
         :raises OSError: the open or this read failed; EBADF: closed.
         """
-        data = None if self._arrived else self.pread_now(size, offset)
+        data = self._from_memory(size, offset) if self._arrived else None
+        if data is None:
+            data = self.pread_now(size, offset)
         if data is None:
             data = self._from_memory(size, offset)
         if data is None:
@@ -500,21 +502,9 @@ class Handle:
 
     async def _read_some(self, size: int, offset: int) -> bytes:
         while True:
-            nowait = self._nowait
-            if nowait is not None:
-                try:
-                    data = nowait(self._fd, size, offset)
-                except OSError as error:
-                    self._nowait_failed(error)
-                    data = None
-                if data is not None:
-                    self._fs.inline_reads += 1
-                    end = offset + len(data)
-                    if end > self._readahead.mark:
-                        self._reader.ahead(len(data), offset)
-                    self._readahead.position = end
-                    return data
-            data = self._from_memory(size, offset)
+            data = self.pread_now(size, offset)
+            if data is None:
+                data = self._from_memory(size, offset)
             if data is not None:
                 return data
             if self._fd < 0:

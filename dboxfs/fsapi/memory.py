@@ -99,11 +99,11 @@ class MemoryDriver:
         self._completions.post(job)
         return job
 
-    def open_nowait(self, path: str) -> int | None:
+    def open_nowait(self, path: str, nofollow: bool = False) -> int | None:
         """The file, if this driver was made to answer at once."""
         if not self._nowait:
             return None
-        return self._open(ops.Open(path)).fd
+        return self._open(ops.Open(path, nofollow=nofollow)).fd
 
     def read_nowait(self, fd: int, size: int, offset: int) -> bytes | None:
         """The bytes, if this driver was made to answer at once."""
@@ -159,10 +159,16 @@ class MemoryDriver:
         return Opened(fd, node.stat())
 
     def _open(self, op: ops.Open) -> Opened:
-        node = self.tree.find(op.path)
+        node = self._found(op.path, op.nofollow)
         if op.append and node.is_dir:
             raise os_error(errno.EISDIR, op.path)
         return self._add_file(node, op.append)
+
+    def _found(self, path: str, nofollow: bool) -> Node:
+        node = self.tree.find(path, follow=not nofollow)
+        if node.is_symlink:
+            raise os_error(errno.ELOOP, path)
+        return node
 
     def _create(self, op: ops.Create) -> Opened:
         return self._add_file(self.tree.add(op.path, stat.S_IFREG, op.permissions), True)
@@ -234,7 +240,7 @@ class MemoryDriver:
         return answers
 
     def _peek(self, request: Peek) -> PeekResult:
-        node = self.tree.find(request.path)
+        node = self._found(request.path, request.nofollow)
         if node.is_dir:
             raise os_error(errno.EISDIR, request.path)
         chunks = []

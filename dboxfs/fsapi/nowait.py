@@ -35,7 +35,8 @@ class NowaitCalls:
     def __init__(self) -> None:
         self._view = memoryview(bytearray(_SCRATCH))
         self._how = _OpenHow(_FLAGS, 0, _RESOLVE_CACHED)
-        self._how_pointer = ctypes.addressof(self._how)
+        self._how_nofollow = _OpenHow(_FLAGS | os.O_NOFOLLOW, 0, _RESOLVE_CACHED)
+        self._pointers = (ctypes.addressof(self._how), ctypes.addressof(self._how_nofollow))
         self._syscall = None
         if sys.platform == "linux":
             self._syscall = ctypes.PyDLL(None, use_errno=True).syscall
@@ -48,14 +49,14 @@ class NowaitCalls:
             )
             self._syscall.restype = ctypes.c_long
 
-    def open(self, path: str) -> int | None:
+    def open(self, path: str, nofollow: bool = False) -> int | None:
         """A descriptor, or None where opening could wait; OSError as open(2) gives it."""
         if self._syscall is None:
             return None
         name = os.fsencode(path)
         if b"\0" in name:
             raise OSError(errno.EINVAL, "embedded null byte", path)
-        fd = int(self._syscall(_SYS_OPENAT2, _AT_FDCWD, name, self._how_pointer, 24))
+        fd = int(self._syscall(_SYS_OPENAT2, _AT_FDCWD, name, self._pointers[nofollow], 24))
         if fd >= 0:
             return fd
         code = ctypes.get_errno()

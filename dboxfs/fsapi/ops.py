@@ -47,12 +47,16 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Open(Op[Opened]):
-    """Open an existing file.  ``advise`` bytes from its beginning are asked for in the same step."""
+    """Open an existing file.  ``advise`` bytes from its beginning are asked for in the same step.
+
+    ``nofollow``: ELOOP if the last component of the path is a symbolic link.
+    """
 
     kind: ClassVar[str] = "open"
     path: str
     append: bool = False
     advise: int = 0
+    nofollow: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,8 @@ def dispose(job: ops.Job[Any]) -> None:
 
 
 def _open(op: ops.Open) -> Opened:
-    fd = os.open(op.path, _APPEND_FLAGS if op.append else _READ_FLAGS)
+    flags = _APPEND_FLAGS if op.append else _READ_FLAGS
+    fd = os.open(op.path, flags | os.O_NOFOLLOW if op.nofollow else flags)
     try:
         status = os.fstat(fd)
         if op.append and not stat_module.S_ISREG(status.st_mode):
@@ -188,7 +189,7 @@ def _peek_many(op: ops.PeekMany) -> list[PeekResult | OSError]:
 
 
 def _peek(request: Peek) -> PeekResult:
-    fd = os.open(request.path, _READ_FLAGS)
+    fd = os.open(request.path, _READ_FLAGS | os.O_NOFOLLOW if request.nofollow else _READ_FLAGS)
     try:
         status = os.fstat(fd)
         if stat_module.S_ISDIR(status.st_mode):

@@ -52,15 +52,17 @@ class DirEntry:
 class Peek:
     """A request to read small ranges of one file.
 
-    :param path: the file; symbolic links are followed.
+    :param path: the file.
     :param ranges: ``(offset, size)`` pairs.  A negative offset counts from the end of the file, and from its
         beginning where the file is shorter than that.  Size None reads up to the end of the file.
     :param limit: upper bound of one range in bytes, whatever its size says.
+    :param nofollow: ELOOP if the last component of the path is a symbolic link.
     """
 
     path: str
     ranges: tuple[tuple[int, int | None], ...]
     limit: int = 16 << 20
+    nofollow: bool = False
 
 
 @dataclass(frozen=True, slots=True)

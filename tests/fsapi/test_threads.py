@@ -12,7 +12,17 @@ from typing import Any
 import pytest
 import trio
 
-from dboxfs.fsapi import FileSystem, OpenMode, Peek, ThreadsDriver, ops, posix
+from dboxfs.fsapi import (
+    Driver,
+    FileSystem,
+    MemoryDriver,
+    OpenMode,
+    Peek,
+    PeekResult,
+    ThreadsDriver,
+    ops,
+    posix,
+)
 from dboxfs.fsapi.nowait import NowaitCalls
 
 
@@ -244,3 +254,62 @@ async def test_without_sync_nothing_is_synced(
         await handle.commit_async()
     assert (tmp_path / "a").read_bytes() == b"x"
     assert not synced
+
+
+@pytest.mark.parametrize("kind", ["threads", "memory", "memory-nowait"])
+async def test_a_symbolic_link_is_not_followed_where_that_was_asked_for(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("a")
+    driver: Driver = ThreadsDriver(2)
+    root = str(tmp_path)
+    if kind != "threads":
+        driver = memory = MemoryDriver(nowait=kind == "memory-nowait")
+        memory.put(f"{root}/a", b"x")
+        memory.symlink("a", f"{root}/link")
+    async with FileSystem(driver) as fs:
+        for _ in range(2):  # the second time the names are cached
+            for mode in OpenMode:
+                async with fs.open(f"{root}/link", mode, nofollow=True) as handle:
+                    with pytest.raises(OSError, match="symbolic links") as caught:
+                        await handle.wait_open()
+                    assert caught.value.errno == errno.ELOOP
+                async with fs.open(f"{root}/a", mode, nofollow=True) as handle:
+                    assert await handle.read(5, 0) == b"x"
+                async with fs.open(f"{root}/link", mode) as handle:
+                    assert await handle.read(5, 0) == b"x"
+        followed, refused = await fs.peek(
+            [Peek(f"{root}/link", ((0, 1),)), Peek(f"{root}/link", ((0, 1),), nofollow=True)]
+        )
+        assert isinstance(followed, PeekResult)
+        assert isinstance(refused, OSError)
+        assert refused.errno == errno.ELOOP
+        assert [entry.is_symlink for entry in await fs.listdir(root) if entry.name == "link"] == [True]
+        assert await fs.readlink(f"{root}/link") == "a"
+        assert (await fs.lstat(f"{root}/link")).st_ino != (await fs.stat(f"{root}/link")).st_ino
+
+
+async def test_what_is_in_memory_is_read_without_beginning_anything(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"0123456789")
+    async with FileSystem(ThreadsDriver(2)) as fs, fs.open(str(tmp_path / "a")) as handle:
+        await handle.wait_open()
+        jobs = fs.stats()["driver_jobs"]
+        assert handle.pread_now(4, 2) == b"2345"
+        assert handle.pread_now(4, 10) == b""
+        assert fs.stats()["driver_jobs"] == jobs
+        handle.close()
+        assert handle.pread_now(4, 2) is None
+
+
+async def test_a_fetch_that_waits_for_its_reader_does_not_keep_others_from_the_kernels_cache(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a").write_bytes(bytes(range(200)))
+    async with FileSystem(ThreadsDriver(2)) as fs, fs.open(str(tmp_path / "a")) as handle:
+        await handle.wait_open()
+        handle._reader.fetch(10, 100, keep=True)
+        with trio.fail_after(5):
+            while not handle._arrived:
+                await trio.lowlevel.checkpoint()
+        assert handle.pread(10, 0) == bytes(range(10))
+        assert handle.pread(10, 100) == bytes(range(100, 110))
+        assert fs.stats()["driver_reads"] == 1
