@@ -59,13 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.plot is not None:
             plot.check()
         with _work(arguments.keep) as work:
-            _run(arguments, work)
+            return _run(arguments, work)
     except BenchError as exc:
         print(f"bench: {exc}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 1
-    return 0
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -141,9 +140,11 @@ def _progress(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _run(arguments: argparse.Namespace, work: Path) -> None:
+def _run(arguments: argparse.Namespace, work: Path) -> int:
+    """Measure and tell; 1 if something didn't run."""
     rows = wanted_rows(arguments.only)
-    cells, about = Cells(), {"machine": machine.describe(work)}
+    cells = Cells()
+    about: dict[str, object] = {"machine": machine.describe(work)}
     (work / "mnt").mkdir(exist_ok=True)
     if os.geteuid() != 0:
         print(
@@ -153,7 +154,7 @@ def _run(arguments: argparse.Namespace, work: Path) -> None:
     start = time.perf_counter()
     corpus, doveadm = Corpus(arguments.messages, arguments.seed), Doveadm(work)
     stores = build(work, doveadm, corpus, arguments.seed, _progress)
-    bench = Bench(work, corpus, arguments.seed, stores, doveadm, cells, _progress)
+    bench = Bench(work, corpus, arguments.seed, stores, doveadm, cells, _progress, [])
     if 10 in arguments.only:
         build_big(work, stores, doveadm, arguments.seed)
     built = time.perf_counter()
@@ -169,14 +170,11 @@ def _run(arguments: argparse.Namespace, work: Path) -> None:
         "stores": {name: round(value, 1) for name, value in stores.seconds.items()},
     }
     _progress("")
-    _tell(
-        arguments,
-        corpus,
-        [answer(row, cells) for row in rows],
-        not_measured,
-        cells,
-        {**about, "seconds": seconds},
-    )
+    about["seconds"] = seconds
+    _tell(arguments, corpus, [answer(row, cells) for row in rows], not_measured, cells, about)
+    for failure in bench.failures:
+        print(f"bench: {failure}", file=sys.stderr)
+    return 1 if bench.failures else 0
 
 
 def _later(bench: Bench, chosen: list[int]) -> dict[int, str]:

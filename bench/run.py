@@ -12,11 +12,13 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench import subjects
 from bench.clients import CAT, GREP, LS, TAR, Client, Sample, drop_caches, measure
 from bench.dovecot import Doveadm
+from bench.errors import BenchError
 from bench.goals import Cells
 from bench.mail import ABSENT, Corpus
 from bench.stores import Stores, location_of
@@ -43,6 +45,15 @@ class Bench:
     doveadm: Doveadm
     cells: Cells
     progress: Progress
+    failures: list[str]
+
+    def attempt(self, what: str, step: Callable[[], None]) -> None:
+        """Run *step*; what goes wrong in it is noted, and the rest of the bench goes on."""
+        self.progress(what)
+        try:
+            step()
+        except BenchError as exc:
+            self.failures.append(f"{what}: {exc}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +69,10 @@ def rounds(bench: Bench, wanted: set[str], count: int) -> None:
     for number in range(count):
         for group in groups:
             for visit in _turned(group, number):
-                bench.progress(
-                    f"round {number + 1} of {count}: {visit.steps[0][0].name} {visit.subject.name}"
-                )
-                _make_visit(bench, visit, wanted)
+                what = f"round {number + 1} of {count}: {visit.steps[0][0].name} {visit.subject.name}"
+                bench.attempt(what, partial(_make_visit, bench, visit, wanted))
         for name, step in peers:
-            bench.progress(f"round {number + 1} of {count}: doveadm {name}")
-            step()
+            bench.attempt(f"round {number + 1} of {count}: doveadm {name}", step)
 
 
 def _turned(group: Sequence[_Visit], number: int) -> list[_Visit]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 from bench import subjects
@@ -22,15 +23,19 @@ def big_message(bench: Bench, rounds: int) -> None:
     peer = subjects.passthrough("big-passthrough", stores.big_plain, work)
     both = [("big/first/mdbox", ours, stores.big_mdbox), ("big/first/passthrough", peer, stores.big_plain)]
     for number in range(rounds):
-        bench.progress(f"round {number + 1} of {rounds}: large messages")
         for cell, subject, source in both[:: -1 if number % 2 else 1]:
-            for path in source.rglob("*"):
-                if path.is_file():
-                    path.read_bytes()
-            with subject:
-                subject.fresh(cold=False)
-                for path in sorted(subject.path.rglob("*.eml")):
-                    bench.cells.samples.setdefault(cell, []).append(_read_once(path, subject))
+            what = f"round {number + 1} of {rounds}: {subject.name}"
+            bench.attempt(what, partial(_read_all, bench, cell, subject, source))
+
+
+def _read_all(bench: Bench, cell: str, subject: subjects.Subject, source: Path) -> None:
+    for path in source.rglob("*"):
+        if path.is_file():
+            path.read_bytes()
+    with subject:
+        subject.fresh(cold=False)
+        for path in sorted(subject.path.rglob("*.eml")):
+            bench.cells.samples.setdefault(cell, []).append(_read_once(path, subject))
 
 
 def _read_once(path: Path, subject: subjects.Subject) -> Sample:
@@ -52,9 +57,12 @@ def many_messages(bench: Bench, entries: int, rounds: int) -> None:
     hundred, more = build_giant(bench.work, "hundred", max(entries // 10, 1), bench.doveadm)
     bench.stores.seconds["giant"] = seconds + more
     for number in range(rounds):
-        bench.progress(f"round {number + 1} of {rounds}: {entries} messages")
-        _find(bench, subjects.Dboxfs("giant", location_of(giant), bench.work), entries)
-        _list(bench, subjects.Dboxfs("hundred", location_of(hundred), bench.work), max(entries // 10, 1))
+        what = f"round {number + 1} of {rounds}: {entries} messages"
+        mount = subjects.Dboxfs("giant", location_of(giant), bench.work)
+        bench.attempt(what, partial(_find, bench, mount, entries))
+        what = f"round {number + 1} of {rounds}: {max(entries // 10, 1)} messages"
+        mount = subjects.Dboxfs("hundred", location_of(hundred), bench.work)
+        bench.attempt(what, partial(_list, bench, mount, max(entries // 10, 1)))
 
 
 def _find(bench: Bench, mount: subjects.Dboxfs, entries: int) -> None:
