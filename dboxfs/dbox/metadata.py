@@ -82,8 +82,11 @@ class Metadata:
 
     @property
     def received(self) -> int:
-        """R: received date (INTERNALDATE), seconds since the epoch; 0 if missing."""
-        return self._hex(b"R") or 0
+        """R: received date (INTERNALDATE), seconds since the epoch; 0 if missing.
+
+        Dates before 1970 are negative: Dovecot prints them as 64 bit numbers with the sign bit set.
+        """
+        return self._hex(b"R", signed=True) or 0
 
     @property
     def virtual_size(self) -> int | None:
@@ -138,11 +141,13 @@ class Metadata:
             offset += len(value) + 2
         return offset + 1
 
-    def _hex(self, key: bytes) -> int | None:
+    def _hex(self, key: bytes, *, signed: bool = False) -> int | None:
         value = self.get(key)
         if value is None:
             return None
         number = int(value, 16) if _HEX.fullmatch(value) is not None else -1
+        if signed and 2**63 <= number < 2**64:
+            return number - 2**64
         if not 0 <= number <= MAX_SIZE:
             reason = f"metadata {key.decode()} is not a hexadecimal number: {value[:32]!r}"
             raise FormatError(self._value_offset(key), reason)

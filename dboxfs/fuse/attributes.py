@@ -1,9 +1,9 @@
 """Attributes of everything in the mount, and how long the kernel may keep them.
 
 Sizes and dates are exact, a message never changes, and what changes is invalidated, so the kernel may keep
-all of it for a long time (:data:`LONG`).  Two exceptions: a message whose size isn't known yet when its
-directory is read (its entry is given, its attributes have to be asked for), and a directory that can't be
-watched (:data:`SHORT`).
+all of it for a long time (:data:`LONG`).  Three exceptions: a message whose size isn't known yet when its
+directory is read (its entry is given, its attributes have to be asked for); a damaged message, which may be
+repaired; and a directory that can't be watched (both :data:`SHORT`).
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class Attributes:
         """A message: mtime = received, ctime = saved, and enough blocks for its bytes."""
         entry = self.template()
         fill(entry, inode, facts.size, facts.received, facts.saved)
+        if facts.damaged:
+            entry.attr_timeout = SHORT
         return entry
 
     def template(self) -> pyfuse3.EntryAttributes:

@@ -19,7 +19,17 @@ _WINDOW = 2048
 class Listing:
     """The names of one folder as they were when :meth:`take` was called last."""
 
-    __slots__ = ("_rows", "_window_start", "children", "deadline", "folder", "mailbox", "uids")
+    __slots__ = (
+        "_rows",
+        "_seen",
+        "_unknown",
+        "_window_start",
+        "children",
+        "deadline",
+        "folder",
+        "mailbox",
+        "uids",
+    )
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
@@ -33,23 +43,32 @@ class Listing:
         self.uids = self.mailbox.uids if self.mailbox is not None else np.empty(0, np.uint32)
         self._rows: list[tuple[int, int, int, int, int]] = []
         self._window_start = -1
+        self._seen: object = None
+        self._unknown = 0
 
     def rows(self, start: int) -> Iterator[tuple[int, int, int, int, int, int]]:
         """Messages from number *start* of the snapshot on: (position, uid, state, size, received, saved)."""
         position = start
         while position < len(self.uids):
             window = position - position % _WINDOW
-            if window != self._window_start or any(row[1] == UNKNOWN for row in self._rows):
+            if window != self._window_start or not self._is_current():
                 self._load(window)
             for uid, state, size, received, saved in self._rows[position - window :]:
                 if uid:
                     yield position, uid, state, size, received, saved
                 position += 1
 
+    def _is_current(self) -> bool:
+        """Nothing of the mailbox came, went or became known since the window was loaded."""
+        assert self.mailbox is not None
+        table = self.mailbox.facts
+        return self._seen is table.uids and self._unknown == table.unknown
+
     def _load(self, start: int) -> None:
         uids = self.uids[start : start + _WINDOW]
         assert self.mailbox is not None
         table = self.mailbox.facts
+        self._seen, self._unknown = table.uids, table.unknown
         at = np.minimum(table.uids.searchsorted(uids), max(len(table) - 1, 0))
         there = table.uids[at] == uids if len(table) else np.zeros(len(uids), bool)
         at = at[there] if len(table) else at[:0]

@@ -7,7 +7,7 @@ NoSuchMailbox, NoSuchMessage     ENOENT       nothing
 CorruptFile, FormatError         EIO          one line, by the layer that found the damage
 Unsupported                      EOPNOTSUPP   nothing
 StoreBusy                        EBUSY        one line
-OSError                          its errno    one line, except ENOENT
+OSError                          its errno    one line, except ENOENT; the same line not again
 anything else                    EIO          with traceback: a bug in dboxfs
 ================================ ============ ==========================================
 """
@@ -16,29 +16,46 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections import OrderedDict
 
 from dboxfs.errors import CorruptFile, FormatError, NoSuchMailbox, NoSuchMessage, StoreBusy, Unsupported
 
 log = logging.getLogger(__name__)
 
+_REMEMBERED = 1000
 
-def errno_of(error: Exception, what: str) -> int:
-    """The errno for *error*, which came up while doing *what*; writes the log line."""
-    match error:
-        case NoSuchMailbox() | NoSuchMessage():
-            return errno.ENOENT
-        case CorruptFile() | FormatError():
-            return errno.EIO
-        case Unsupported():
-            return errno.EOPNOTSUPP
-        case StoreBusy():
-            log.warning("%s: %s", what, error)
-            return errno.EBUSY
-        case OSError():
-            number = error.errno or errno.EIO
-            if number != errno.ENOENT:
-                log.error("%s: %s", what, error)
-            return number
-        case _:
-            log.error("%s: unexpected %r", what, error, exc_info=error)
-            return errno.EIO
+
+class ErrorMap:
+    """The table above, with a memory of what is in the log already.  One for each mount."""
+
+    def __init__(self) -> None:
+        self._logged: OrderedDict[tuple[int, object], None] = OrderedDict()
+
+    def _is_new(self, error: tuple[int, object]) -> bool:
+        known = error in self._logged
+        self._logged[error] = None
+        self._logged.move_to_end(error)
+        if len(self._logged) > _REMEMBERED:
+            self._logged.popitem(last=False)
+        return not known
+
+    def errno_of(self, error: Exception, what: str) -> int:
+        """The errno for *error*, which came up while doing *what*; writes the log line."""
+        match error:
+            case NoSuchMailbox() | NoSuchMessage():
+                return errno.ENOENT
+            case CorruptFile() | FormatError():
+                return errno.EIO
+            case Unsupported():
+                return errno.EOPNOTSUPP
+            case StoreBusy():
+                log.warning("%s: %s", what, error)
+                return errno.EBUSY
+            case OSError():
+                number = error.errno or errno.EIO
+                if number != errno.ENOENT and self._is_new((number, error.filename)):
+                    log.error("%s: %s", what, error)
+                return number
+            case _:
+                log.error("%s: unexpected %r", what, error, exc_info=error)
+                return errno.EIO

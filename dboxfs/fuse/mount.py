@@ -118,14 +118,15 @@ def _spawner(nursery: trio.Nursery) -> Callable[[Callable[[], Awaitable[object]]
     async def guarded(work: Callable[[], Awaitable[object]]) -> None:
         try:
             await work()
-        except OSError as exc:
-            log.error("background work: %s", exc)
+        except Exception as exc:  # the mount goes on whatever becomes of this
+            log.error("background work failed: %r", exc, exc_info=exc)
 
     return lambda work: nursery.start_soon(guarded, work)
 
 
 def _init(operations: Operations, location: Location, mountpoint: str, options: MountOptions) -> None:
-    name = f"{location.kind.value}:{location.root}".replace("\\", "\\\\").replace(",", "\\,")
+    name = f"{location.kind.value}:{location.root}".encode("utf-8", "backslashreplace").decode()
+    name = "".join(c if c.isprintable() else "?" for c in name).replace("\\", "\\\\").replace(",", "\\,")
     given = {f"fsname={name}", "subtype=dboxfs", "default_permissions", "ro", *options.fuse}
     if options.allow_other:
         given.add("allow_other")

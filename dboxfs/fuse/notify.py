@@ -5,8 +5,8 @@ loop; so it must never be made on the event loop's thread (pyfuse3 releases the 
 The thread takes what is queued in order; the kernel answers ENOENT for what it doesn't know, which is not
 an error.
 
-The queue is bounded by what changes between two rounds of the thread; a mailbox of which more than
-:data:`ENTRY_LIMIT` messages were expunged at once still costs one call a message, about 2 µs each.
+The queue holds what changed since the last round of the thread: one entry for each message that was
+expunged, at about 2 µs a call.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Notifier:
 
     def __init__(self) -> None:
         self.sent = 0
+        self._ending = threading.Event()
         self._queue: queue.SimpleQueue[tuple[int, bytes | None, int] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="dboxfs-notify", daemon=True)
 
@@ -33,8 +34,11 @@ class Notifier:
         self._thread.start()
 
     def stop(self) -> None:
-        """Send what is queued, then end.  Doesn't wait: an invalidation may wait for the kernel."""
+        """Drop what is queued and end: the mount is gone.  Waits for the call under way, a second at most."""
+        self._ending.set()
         self._queue.put(None)
+        if self._thread.is_alive():
+            self._thread.join(1.0)
 
     def attributes(self, inode: int) -> None:
         """The attributes of *inode* changed."""
@@ -47,6 +51,8 @@ class Notifier:
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
             inode, name, deleted = item
+            if self._ending.is_set():
+                continue
             try:
                 if name is None:
                     pyfuse3.invalidate_inode(pyfuse3.InodeT(inode), attr_only=True)
@@ -59,3 +65,5 @@ class Notifier:
                 continue
             except OSError as exc:
                 log.debug("invalidation of %s in inode %d: %s", name, inode, exc)
+            except Exception:
+                log.exception("invalidation of %s in inode %d", name, inode)

@@ -13,7 +13,9 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -26,18 +28,18 @@ from dboxfs.fuse import control as control_files
 from dboxfs.fuse import xattrs
 from dboxfs.fuse.attributes import SHORT, Attributes, fill
 from dboxfs.fuse.directory import Listing
-from dboxfs.fuse.errno import errno_of
+from dboxfs.fuse.errno import ErrorMap
 from dboxfs.fuse.inodes import CONTROL, ROOT, UID_MASK, Inodes
 from dboxfs.fuse.loop import LoopLowlevel
 from dboxfs.fuse.notify import Notifier
 from dboxfs.fuse.options import ViewOptions
 from dboxfs.fuse.pushed import Pushed
-from dboxfs.store import UNKNOWN, Body, Delta, Facts, Folder, Kind, Listener, Store
+from dboxfs.store import KNOWN, UNKNOWN, Body, Delta, Facts, Folder, Kind, Listener, Store
 
 SCAN_PATIENCE = 2.0
 """Seconds that a listing waits in all for sizes; the kernel asks for the others when it needs them."""
 
-PUSH_MOST = 1 << 20
+PUSH_MOST = 2 << 20
 """Messages up to this many bytes are put into the kernel's cache when they are opened."""
 
 _READDIR_AHEAD = 64
@@ -60,7 +62,7 @@ def handler(
         except FUSEError:
             raise
         except Exception as exc:
-            raise FUSEError(errno_of(exc, name)) from exc
+            raise FUSEError(self._errors.errno_of(exc, name)) from exc
 
     return wraps(method)(answered)  # type: ignore[return-value]
 
@@ -105,9 +107,10 @@ class Operations(pyfuse3.Operations):
         self._template = self._attributes.template()
         self._files: dict[int, _OpenFile | bytes] = {}
         self._listings: dict[int, Listing | None] = {}
-        self._open_inodes: dict[int, _OpenFile] = {}
+        self._open_inodes: dict[int, list[_OpenFile]] = {}
         self._next_handle = 1
         self._pushed = Pushed()
+        self._errors = ErrorMap()
         for folder in sorted(store.folders.values(), key=lambda folder: folder.name):
             self._inodes.add(folder)
         store.listen(Listener(self._messages_changed, self._folder_gone, self._folder_new))
@@ -118,7 +121,7 @@ class Operations(pyfuse3.Operations):
         inode = self._inodes.of(folder)
         for uid in delta.expunged.tolist():
             self.notifier.entry(inode, b"%d.eml" % uid, inode | uid)
-        if self._store.location.kind is Kind.SDBOX:  # Dovecot may have told a saved date by now
+        if delta.reloaded or self._store.location.kind is Kind.SDBOX:  # sizes and dates may be others now
             for uid in delta.updated.tolist():
                 self.notifier.attributes(inode | uid)
         self.notifier.attributes(inode)
@@ -166,6 +169,8 @@ class Operations(pyfuse3.Operations):
     def _limited(self, folder: Folder, entry: pyfuse3.EntryAttributes) -> pyfuse3.EntryAttributes:
         if not self._store.is_watched(folder):
             entry.entry_timeout = SHORT
+            if entry.st_mode & stat.S_IFDIR:
+                entry.attr_timeout = SHORT
         return entry
 
     def _folder(self, inode: int) -> Folder:
@@ -183,13 +188,14 @@ class Operations(pyfuse3.Operations):
         uid = inode & UID_MASK
         if inode == ROOT or not uid:
             folder = self._folder(inode)
-            return self._attributes.folder(folder, inode)
+            await self._store.check(folder)
+            return self._limited(folder, self._attributes.folder(folder, inode))
         return self._attributes.message(inode, await self._facts(inode, uid))
 
     async def _facts(self, inode: int, uid: int) -> Facts:
         held = self._open_inodes.get(inode)
-        if held is not None:
-            return held.facts
+        if held:
+            return held[0].facts
         box = self._folder(inode).mailbox
         if box is None:
             raise FUSEError(errno.ENOENT)
@@ -219,6 +225,7 @@ class Operations(pyfuse3.Operations):
             self._list_control(start_id, token)
             return
         if start_id == 0:
+            await self._store.check(listing.folder)
             listing.take()
             listing.deadline = trio.current_time() + SCAN_PATIENCE
         above = self._entries_above(listing)
@@ -251,7 +258,7 @@ class Operations(pyfuse3.Operations):
         reply = pyfuse3.readdir_reply
         for position, uid, state, size, received, saved in listing.rows(first):
             fill(entry, base | uid, size, received, saved)
-            entry.attr_timeout = 0.0 if state == UNKNOWN else long
+            entry.attr_timeout = long if state & KNOWN else 0.0 if state == UNKNOWN else SHORT
             if not reply(token, b"%d.eml" % uid, entry, position + after):
                 return
 
@@ -294,14 +301,19 @@ class Operations(pyfuse3.Operations):
         uid = inode & UID_MASK
         body = box.open_now(uid) or await box.open(uid)
         try:
-            facts = box.facts.get(uid) or await box.facts_of(uid)
-            if inode not in self._open_inodes and body.size <= PUSH_MOST:
+            facts = box.facts.get(uid)
+            if facts is None or not facts.known:
+                facts = await box.facts_of(uid)
+            if body.size <= PUSH_MOST:
                 await self._push(inode, body)
         except BaseException:
             body.close()
             raise
+        if facts.size != body.size:  # it was damaged when its size was looked at, and is repaired
+            facts = replace(facts, size=body.size)
+            self.notifier.attributes(inode)
         self._files[handle] = opened = _OpenFile(inode, body, facts)
-        self._open_inodes[inode] = opened
+        self._open_inodes.setdefault(inode, []).append(opened)
         return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), keep_cache=True)
 
     async def _push(self, inode: int, body: Body) -> None:
@@ -310,13 +322,13 @@ class Operations(pyfuse3.Operations):
         Only while nobody has the inode open: the kernel would wait for a READ in flight, which only we can
         answer.  What was pushed before is most likely there still, and if not, the kernel asks.
         """
-        if not body.size or not self._pushed.first(inode):
+        if not body.size or inode in self._open_inodes or not self._pushed.first(inode):
             return
         try:
             data = body.pread(body.size, 0)
         except BlockingIOError:
             data = await body.read(body.size, 0)
-            if inode in self._open_inodes:
+            if inode in self._open_inodes:  # meanwhile
                 return
         try:
             pyfuse3.notify_store(pyfuse3.InodeT(inode), 0, data)
@@ -346,7 +358,9 @@ class Operations(pyfuse3.Operations):
         opened = self._files.pop(fh)
         if isinstance(opened, _OpenFile):
             opened.body.close()
-            if self._open_inodes.get(opened.inode) is opened:
+            held = self._open_inodes[opened.inode]
+            held.remove(opened)
+            if not held:
                 del self._open_inodes[opened.inode]
 
     @handler
@@ -377,6 +391,7 @@ class Operations(pyfuse3.Operations):
             return None
         folder = self._folder(inode)
         uid = inode & UID_MASK
+        await self._store.check(folder)
         if not uid:
             return await xattrs.folder_value(self._store, folder, name, self._options.separator)
         if folder.mailbox is None:
@@ -389,6 +404,7 @@ class Operations(pyfuse3.Operations):
             return []
         folder = self._folder(inode)
         uid = inode & UID_MASK
+        await self._store.check(folder)
         if not uid or folder.mailbox is None:
             names = xattrs.folder_names(folder)
         else:

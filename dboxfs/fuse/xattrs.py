@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
+from dboxfs.errors import NoSuchMessage
 from dboxfs.store import Folder, Mailbox, Store
 
 PREFIX = b"user.dbox."
@@ -68,6 +69,8 @@ async def _orig_mailbox(box: Mailbox, uid: int) -> str | None:
 
 
 async def _uid(box: Mailbox, uid: int) -> str | None:
+    if uid not in box:
+        raise NoSuchMessage(f"{box.display_name}: no message with uid {uid}")
     return str(uid)
 
 

@@ -83,7 +83,15 @@ class MdboxStorage:
                 )
             if delta or self._map is None:
                 self._map = MapIndex(self.index.state)
+                self._drop_purged(self._map)
         return self._map
+
+    def _drop_purged(self, mapping: MapIndex) -> None:
+        """Give back the files that a purge has taken out of the map: they hold disk space."""
+        if self._open:
+            named = set(np.unique(mapping.file_ids).tolist())
+            for file_id in [file_id for file_id in self._open if file_id not in named]:
+                self.drop(file_id)
 
     def place_now(self, map_uid: int) -> MapRecord | None:
         """Where *map_uid* lies, by the map as it was read last; None when it has to be read again."""
@@ -315,10 +323,10 @@ class MdboxFiles:
                     whole=True,
                 )
                 assert isinstance(found, Record)
+            return Scanned(want.uid, found.facts(want.saved), found, None)
         except FormatError as exc:
             guess = damaged_facts(head, place.offset, end, size, want.saved)
             return Scanned(want.uid, guess, None, CorruptFile(path, exc.offset, exc.reason))
-        return Scanned(want.uid, found.facts(want.saved), found, None)
 
     # -- opening -------------------------------------------------------------------------------
 
@@ -446,16 +454,17 @@ def _ranges(group: list[_Wanted]) -> tuple[tuple[int, int | None], ...]:
 
     The tail of one record and the head of the next are one range where they touch.
     """
-    ranges: list[list[int]] = [[0, _FILE_HEAD]]
+    parts: list[tuple[int, int]] = []
     for want in group:
         place = want.place
         end = place.offset + place.size
-        parts = [(place.offset, place.offset + RECORD_HEAD)]
+        parts.append((place.offset, place.offset + RECORD_HEAD))
         if place.size:
             parts.append((max(place.offset, end - TAIL), end))
-        for start, stop in parts:
-            if start <= ranges[-1][1]:
-                ranges[-1][1] = max(ranges[-1][1], stop)
-            else:
-                ranges.append([start, stop])
+    ranges: list[list[int]] = [[0, _FILE_HEAD]]
+    for start, stop in sorted(parts):
+        if start <= ranges[-1][1]:
+            ranges[-1][1] = max(ranges[-1][1], stop)
+        else:
+            ranges.append([start, stop])
     return tuple((start, stop - start) for start, stop in ranges)

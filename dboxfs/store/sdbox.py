@@ -7,19 +7,16 @@ A message file is looked for in the mailbox directory, then in the alternative s
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 
 from dboxfs.dbox import FileHeader, MessageHeader, NeedMore, parse_file_header, parse_message_header
 from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
 from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
+from dboxfs.store.ahead import AheadFiles
 from dboxfs.store.facts import Facts, Uids
 from dboxfs.store.location import Location
 from dboxfs.store.messages import Opened, Scanned
 from dboxfs.store.plain import PlainBody
 from dboxfs.store.record import HEAD, TAIL, NeedRange, Record, damaged_facts, parse_record
-
-AHEAD = 128
-"""How many files of a mailbox may be open before anybody asks for them."""
 
 _RANGES = ((0, HEAD), (-TAIL, None))
 
@@ -27,13 +24,15 @@ _RANGES = ((0, HEAD), (-TAIL, None))
 class SdboxFiles:
     """The ``u.N`` files of one mailbox.  The saved date of a message is here the ctime of its file."""
 
-    def __init__(self, fs: FileSystem, location: Location, name: str) -> None:
+    def __init__(
+        self, fs: FileSystem, location: Location, name: str, ahead: AheadFiles | None = None
+    ) -> None:
         self._fs = fs
         self._root = location.root
         self._dir = location.mailbox_path(name)
         self._alt = location.alt_mailbox_path(name)
         self.ahead_pays = False
-        self._ahead: OrderedDict[int, Handle] = OrderedDict()
+        self._ahead = ahead if ahead is not None else AheadFiles(fs)
 
     def _paths(self, uid: int) -> list[str]:
         name = f"u.{uid}"
@@ -44,19 +43,19 @@ class SdboxFiles:
 
     async def scan(self, uids: Uids) -> list[Scanned]:
         """Read what a listing needs of *uids*, in one batch."""
-        wanted = [int(uid) for uid in uids]
-        found = await self._peek(wanted, 0)
+        wanted = uids.tolist()
+        paths = [self._paths(uid)[0] for uid in wanted]
+        found = await self._fs.peek([Peek(path, _RANGES) for path in paths])
         if self._alt is not None:
             missing = [i for i, peek in enumerate(found) if isinstance(peek, FileNotFoundError)]
-            for i, peek in zip(missing, await self._peek([wanted[i] for i in missing], 1), strict=True):
-                found[i] = peek
-        return [await self._understand(uid, peek) for uid, peek in zip(wanted, found, strict=True)]
+            elsewhere = [self._paths(wanted[i])[1] for i in missing]
+            again = await self._fs.peek([Peek(path, _RANGES) for path in elsewhere])
+            for i, path, peek in zip(missing, elsewhere, again, strict=True):
+                if not isinstance(peek, FileNotFoundError):
+                    found[i], paths[i] = peek, path
+        return [await self._understand(*one) for one in zip(wanted, paths, found, strict=True)]
 
-    async def _peek(self, uids: list[int], storage: int) -> list[PeekResult | OSError]:
-        return await self._fs.peek([Peek(self._paths(uid)[storage], _RANGES) for uid in uids]) if uids else []
-
-    async def _understand(self, uid: int, peek: PeekResult | OSError) -> Scanned:
-        path = self._paths(uid)[0]
+    async def _understand(self, uid: int, path: str, peek: PeekResult | OSError) -> Scanned:
         if isinstance(peek, FileNotFoundError):
             return Scanned(
                 uid, None, None, CorruptFile(path, 0, "the index names this message, but its file is missing")
@@ -66,9 +65,11 @@ class SdboxFiles:
         saved = int(peek.stat.st_ctime)
         try:
             record = await self._record(path, peek)
+            return Scanned(uid, record.facts(saved), record, None)
         except FormatError as exc:
             return Scanned(uid, self._guess(peek, saved), None, CorruptFile(path, exc.offset, exc.reason))
-        return Scanned(uid, record.facts(saved), record, None)
+        except OSError as exc:
+            return Scanned(uid, None, None, exc)
 
     async def _record(self, path: str, peek: PeekResult) -> Record:
         head, tail = memoryview(peek.chunks[0]), memoryview(peek.chunks[1])
@@ -139,8 +140,8 @@ class SdboxFiles:
 
     def open_now(self, uid: int, size: int) -> PlainBody | None:
         """*uid*, known to be plain and of *size* bytes, if its file can be opened without waiting."""
-        ahead = self._ahead.pop(uid, None)
         path = self._paths(uid)[0]
+        ahead = self._ahead.take(path)
         handle = ahead if ahead is not None else self._fs.open(path)
         head = handle.pread_now(HEAD, 0)
         self.ahead_pays = ahead is not None or head is None
@@ -160,10 +161,7 @@ class SdboxFiles:
     def prefetch(self, uids: Uids, sizes: list[int]) -> None:
         """Open the files of *uids*, in the background, and ask for their bytes."""
         for uid, size in zip(uids.tolist(), sizes, strict=True):
-            if uid not in self._ahead:
-                self._ahead[uid] = self._fs.open(self._paths(uid)[0], willneed=size + HEAD + TAIL)
-        while len(self._ahead) > AHEAD:
-            self._ahead.popitem(last=False)[1].close()
+            self._ahead.open(self._paths(uid)[0], size + HEAD + TAIL)
 
     def where(self, opened: Opened) -> str:
         """``<path below the root> <offset> <bytes>``: where the record lies, for people."""
@@ -172,8 +170,7 @@ class SdboxFiles:
 
     def forget(self) -> None:
         """Close what was opened ahead."""
-        while self._ahead:
-            self._ahead.popitem()[1].close()
+        self._ahead.drop(self._dir)
 
 
 def _file_header(head: memoryview) -> FileHeader:
