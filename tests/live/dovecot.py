@@ -23,6 +23,7 @@ Warnings and errors, of the daemon and of every ``doveadm`` run, are collected b
 
 from __future__ import annotations
 
+import base64
 import getpass
 import imaplib
 import json
@@ -124,11 +125,12 @@ class Account:
         An IMAP literal holds no NUL and is not empty; such messages go through ``doveadm save``.
         """
         client = self.imap()
+        encoded = _mutf7(mailbox)
         for message in messages:
             if not message.data or b"\0" in message.data:
                 self.save(message.data, mailbox)
                 continue
-            head = f'A APPEND "{mailbox}" ({message.flags})'
+            head = f'A APPEND "{encoded}" ({message.flags})'
             if message.date:
                 head += f' "{message.date}"'
             client.send(f"{head} {{{len(message.data)}+}}\r\n".encode() + message.data + b"\r\n")
@@ -175,6 +177,16 @@ class Account:
 
     def force_resync(self, mailbox: str = "*") -> None:
         self.doveadm("force-resync", mailbox)
+
+
+def _mutf7(name: str) -> str:
+    """A mailbox name as IMAP wants it (RFC 3501 section 5.1.3)."""
+
+    def shift(match: re.Match[str]) -> str:
+        packed = base64.b64encode(match[0].encode("utf-16-be")).decode()
+        return f"&{packed.rstrip('=').replace('/', ',')}-"
+
+    return re.sub(r"[^\x20-\x7e]+", shift, name.replace("&", "&-"))
 
 
 def parse_pager(out: bytes) -> list[tuple[dict[str, str], bytes]]:

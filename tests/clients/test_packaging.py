@@ -1,0 +1,150 @@
+"""What comes along with the program: the mount helper, the systemd unit, the demo, the sample stores."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.live import corpus
+from tests.live.dovecot import Account, Dovecot
+from tests.live.equal import Expected, assert_shows
+from tests.live.mounts import DBOXFS, Mounts, is_mounted
+
+ROOT = Path(__file__).parent.parent.parent
+HELPER = ROOT / "packaging" / "mount.dboxfs"
+UNIT = ROOT / "packaging" / "dboxfs@.service"
+
+
+@pytest.fixture
+def account(dovecot: Dovecot) -> Account:
+    made = dovecot.account("mdbox:{home}/mail")
+    made.append(corpus.with_flags(corpus.real()))
+    return made
+
+
+def run(*args: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = os.environ | {"DBOXFS": str(DBOXFS)} | environment
+    return subprocess.run(args, capture_output=True, text=True, timeout=120, check=False, env=variables)
+
+
+class TestMountHelper:
+    def test_as_mount_calls_it(self, account: Account, mounts: Mounts) -> None:
+        mountpoint = mounts.mountpoint()
+        args = ("-o", "rw,noauto,ro,umask=0077", "-s", "-n", "-v", "-t", "fuse.dboxfs")
+        done = run(HELPER, f"mdbox:{account.root}", mountpoint, *args)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(list((mountpoint / "INBOX").iterdir())) == 103
+        mounts.umount(mountpoint)
+
+    def test_mount_finds_it(self, account: Account, mounts: Mounts, tmp_path: Path) -> None:
+        """``mount -t dboxfs`` with the helper in /sbin, in a mount namespace of its own."""
+        mountpoint = mounts.mountpoint()
+        sbin = tmp_path / "sbin"
+        sbin.mkdir()
+        shutil.copy(HELPER, sbin)
+        script = """
+            mount --bind "$1" /sbin
+            mount -t dboxfs "$2" "$3" -o allow_other
+            findmnt -n -o FSTYPE,OPTIONS "$3"
+            ls "$3/INBOX" | wc -l
+            umount "$3"
+        """
+        command = ["unshare", "-m", "sh", "-ec", script, "sh", str(sbin), str(account.root), str(mountpoint)]
+        done = run(*command)
+        assert (done.returncode, done.stderr) == (0, "")
+        kind, count = done.stdout.splitlines()
+        assert kind.startswith("fuse.dboxfs ro,")
+        assert "allow_other" in kind
+        assert count.strip() == "103"
+
+    def test_failures_have_the_statuses_of_mount(
+        self, account: Account, mounts: Mounts, tmp_path: Path
+    ) -> None:
+        mountpoint = mounts.mountpoint()
+        failed = run(HELPER, tmp_path / "gone", mountpoint)
+        assert failed.returncode == 32
+        assert str(tmp_path / "gone") in failed.stderr
+        assert run(HELPER, account.root).returncode == 1
+        assert run(HELPER, account.root, mountpoint, "-o", "nonsense").returncode == 1
+        nowhere = run(HELPER, account.root, mountpoint, DBOXFS="", PATH="/nonexistent")
+        assert nowhere.returncode in (2, 127)
+        assert not is_mounted(mountpoint)
+
+    def test_fake_mounts_nothing(self, account: Account, mounts: Mounts) -> None:
+        mountpoint = mounts.mountpoint()
+        assert run(HELPER, account.root, mountpoint, "-f").returncode == 0
+        assert not is_mounted(mountpoint)
+
+
+class TestUnit:
+    def command(self, key: str, variables: dict[str, str]) -> list[str]:
+        """An Exec line of the unit as systemd would run it, with the program of this checkout."""
+        (line,) = re.findall(rf"^{key}=-?(.*)$", UNIT.read_text(), re.MULTILINE)
+        line = re.sub(r"\$\{(\w+)\}", lambda match: shlex.quote(variables[match[1]]), line)
+        return shlex.split(line.replace("/usr/local/bin/dboxfs", str(DBOXFS)))
+
+    def test_its_commands_mount_and_unmount(self, account: Account, mounts: Mounts) -> None:
+        mountpoint = mounts.mountpoint()
+        variables = {"OPTIONS": "ro", "STORE": f"mdbox:{account.root}", "MOUNTPOINT": str(mountpoint)}
+        assert run(*self.command("ExecStart", variables)).returncode == 0
+        assert len(list((mountpoint / "INBOX").iterdir())) == 103
+        assert run(*self.command("ExecStop", variables)).returncode == 0
+        assert not is_mounted(mountpoint)
+        assert run(*self.command("ExecStart", variables)).returncode == 0
+        assert run(*self.command("ExecStopPost", variables)).returncode == 0
+        assert not is_mounted(mountpoint)
+
+    def test_systemd_understands_it(self, tmp_path: Path) -> None:
+        text = UNIT.read_text().replace("/usr/local/bin/dboxfs", str(DBOXFS))
+        sections = re.findall(r"^\[(\w+)\]$", text, re.MULTILINE)
+        assert sections == ["Unit", "Service", "Install"]
+        analyze = shutil.which("systemd-analyze")
+        if analyze is not None:
+            (tmp_path / "dboxfs@.service").write_text(text)
+            done = run(analyze, "verify", "--man=no", tmp_path / "dboxfs@.service")
+            assert (done.returncode, done.stderr) == (0, "")
+
+
+class TestSamples:
+    @pytest.mark.parametrize("driver", ["sdbox", "mdbox"])
+    def test_are_what_dovecot_reports(self, dovecot: Dovecot, mounts: Mounts, driver: str) -> None:
+        account = dovecot.account(f"{driver}:{{home}}/mail")
+        shutil.copytree(ROOT / "samples" / driver, account.root)
+        for path in [account.root, *account.root.rglob("*")]:
+            os.chown(path, account.home.stat().st_uid, account.home.stat().st_gid)
+        expected = Expected.of(account)
+        assert sum(len(messages) for messages in expected.messages.values()) == 18
+        assert_shows(mounts.mount(account.root), expected)
+
+    def test_are_small(self) -> None:
+        files = [path for path in (ROOT / "samples").rglob("*") if path.is_file()]
+        assert sum(path.stat().st_size for path in files) < 200_000
+
+
+class TestDemo:
+    @pytest.mark.parametrize("driver", ["sdbox", "mdbox"])
+    def test_shows_everything_and_unmounts(self, tmp_path: Path, driver: str) -> None:
+        done = run(ROOT / "scripts" / "demo", driver, TMPDIR=str(tmp_path))
+        assert done.returncode == 0, done.stderr
+        for part in ("./Entwürfe", "Subject: ", 'user.dbox.guid="', 'user.dbox.flags="', '"requests"'):
+            assert part in done.stdout
+        assert list(tmp_path.iterdir()) == []
+
+    def test_keep_leaves_it_mounted(self, tmp_path: Path) -> None:
+        done = run(ROOT / "scripts" / "demo", "--keep", TMPDIR=str(tmp_path))
+        assert done.returncode == 0, done.stderr
+        (directory,) = tmp_path.iterdir()
+        try:
+            assert (directory / "mail" / "INBOX" / "1.eml").is_file()
+            assert f"umount {directory}/mail" in done.stdout
+        finally:
+            run("fusermount3", "-u", "-z", directory / "mail")
+
+    def test_wrong_usage(self) -> None:
+        assert run(ROOT / "scripts" / "demo", "--nonsense").returncode == 2
