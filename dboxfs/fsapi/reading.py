@@ -178,8 +178,9 @@ class Reader:
         if size <= 0:
             return
         if self._pages is None:
-            self.in_flight += 1
-            self._fs.submit(ops.Advise(self._fd, size, offset), self._advised, background=True)
+            if not self._is_cached(offset) or not self._is_cached(offset + size - 1):
+                self.in_flight += 1
+                self._fs.submit(ops.Advise(self._fd, size, offset), self._advised, background=True)
             return
         for start, length in self._pages.missing(offset, size, _PREFETCH_LIMIT):
             if self._find(start) is None and self._pages.expect(length):
@@ -239,6 +240,13 @@ class Reader:
             fetch.eof = not data or fetch.offset + len(data) >= self._size_now()
         if self._pages is not None and not self.closed:
             self._pages.store(fetch.offset, data, fetch.asked if fetch.background else None)
+
+    def _is_cached(self, offset: int) -> bool:
+        """A look at one byte costs a hundredth of a hop."""
+        try:
+            return bool(self._fs.driver.read_nowait(self._fd, 1, offset))
+        except OSError:
+            return False  # the hint is only a hint; the reader will meet the error
 
     def _size_now(self) -> int:
         now = self._fs.driver.stat_nowait(self._fd)
