@@ -5,6 +5,9 @@ State = base index + replay of the log from the base's head (mail-index-log sect
 bytes; when another file took the log's name (rotation) it reads the old one to its end under its new name
 and goes on; anything else loads both halves again.  Nothing is locked and nothing is written.
 
+A log is the one that was followed when its inode and its header are: a new file may get the inode of an old
+one.  When base and log are damaged, they are read again only after one of them has changed.
+
 One refresh runs at a time for each object (``self._lock``); the state changes only inside of it, in one
 step between two checkpoints, so whoever holds no ``await`` sees a whole state.
 """
@@ -21,7 +24,7 @@ import trio
 from dboxfs.errors import CorruptFile, FormatError
 from dboxfs.fsapi import FileSystem, Peek, PeekResult
 from dboxfs.index.base import parse_index
-from dboxfs.index.log import parse_log_header
+from dboxfs.index.log import HEADER_SIZE, parse_log_header
 from dboxfs.index.reader import Action, decide, load
 from dboxfs.index.state import IndexState
 
@@ -32,6 +35,9 @@ _PARSE_IN_THREAD = 1 << 20
 _REPLAY_IN_THREAD = 128 << 10
 _ATTEMPTS = 6
 _LIMIT = 1 << 31
+
+_LogId = tuple[int, int, bytes]
+"""Device, inode, header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,8 @@ class IndexFiles:
         self.state: IndexState | None = None
         self.log_mtime_ns = 0
         self._fs = fs
-        self._log_id: tuple[int, int] | None = None
+        self._log_id: _LogId | None = None
+        self._failure: tuple[object, CorruptFile] | None = None
         self._lock = trio.Lock()
 
     async def refresh(self) -> Delta:
@@ -75,11 +82,31 @@ class IndexFiles:
         :raises OSError: the directory can't be read.
         """
         async with self._lock:
+            await self._fail_again()
             try:
                 delta = await self._follow() if self.state is not None else None
             except (FormatError, _Moving):
                 delta = None
             return delta if delta is not None else await self._load()
+
+    async def _fail_again(self) -> None:
+        """Raise the last failure again while the files are the same."""
+        if self._failure is None:
+            return
+        files, error = self._failure
+        if await self._fingerprint() == files:
+            raise CorruptFile(error.path, error.offset, error.reason)
+        self._failure = None
+
+    async def _fingerprint(self) -> object:
+        paths = (self.base_path, self.log_path, self.log_path + ".2")
+        found = await self._fs.peek([Peek(path, ()) for path in paths])
+        return [
+            (one.stat.st_dev, one.stat.st_ino, one.stat.st_size, one.stat.st_mtime_ns)
+            if isinstance(one, PeekResult)
+            else one.errno
+            for one in found
+        ]
 
     # -- following -----------------------------------------------------------------------------
 
@@ -95,7 +122,7 @@ class IndexFiles:
         if new.stat.st_size < state.head_offset:
             return None
         self.log_mtime_ns = new.stat.st_mtime_ns
-        return _replay(state, new.chunks[0])
+        return _replay(state, new.chunks[1])
 
     async def _follow_rotation(self, state: IndexState) -> Delta | None:
         """Read the log that has become ``.log.2`` to its end and go on with the new one."""
@@ -104,10 +131,10 @@ class IndexFiles:
         )
         if isinstance(old, OSError) or isinstance(new, OSError) or _file_id(old) != self._log_id:
             return None
-        first = _replay(state, old.chunks[0])
-        header = parse_log_header(new.chunks[0])
+        first = _replay(state, old.chunks[1])
+        header = parse_log_header(new.chunks[1])
         state.follow_rotation(header)
-        second = _replay(state, new.chunks[0][header.hdr_size :])
+        second = _replay(state, new.chunks[1][header.hdr_size :])
         self._log_id = _file_id(new)
         self.log_mtime_ns = new.stat.st_mtime_ns
         return Delta(
@@ -122,6 +149,7 @@ class IndexFiles:
     async def _load(self) -> Delta:
         old = self.state
         reason: Exception | None = None
+        files = await self._fingerprint()
         for attempt in range(_ATTEMPTS):
             if attempt:
                 await trio.sleep(0.005 * 2**attempt)
@@ -138,9 +166,10 @@ class IndexFiles:
                 continue
             self.state = state
             return _difference(old, state)
-        if isinstance(reason, CorruptFile):
-            raise reason
-        raise CorruptFile(self.log_path, 0, f"base index and log don't fit together: {reason}")
+        if not isinstance(reason, CorruptFile):
+            reason = CorruptFile(self.log_path, 0, f"base index and log don't fit together: {reason}")
+        self._failure = files, reason
+        raise reason
 
     async def _load_once(self) -> IndexState | None:
         base = await self._load_base()
@@ -150,7 +179,7 @@ class IndexFiles:
             return base
         if isinstance(found, OSError):
             raise found
-        data = found.chunks[0]
+        data = found.chunks[1]
         state = await self._join(base, data)
         self._log_id = _file_id(found)
         self.log_mtime_ns = found.stat.st_mtime_ns
@@ -162,7 +191,7 @@ class IndexFiles:
             return None
         if isinstance(found, OSError):
             raise found
-        data = found.chunks[0]
+        data = found.chunks[1]
         try:
             if len(data) < _PARSE_IN_THREAD:
                 return parse_index(data)
@@ -177,7 +206,7 @@ class IndexFiles:
         older: bytes | None = None
         if plan.action is Action.NEED_LOG2:
             (found,) = await self._fs.peek([_whole(self.log_path + ".2")])
-            older = found.chunks[0] if isinstance(found, PeekResult) else None
+            older = found.chunks[1] if isinstance(found, PeekResult) else None
             older_header = parse_log_header(older) if older is not None else None
             plan = decide(base, header, older_header, log_size=len(data), log2_read=True)
         if plan.action is Action.RETRY:
@@ -188,7 +217,8 @@ class IndexFiles:
 
 
 def _whole(path: str, offset: int = 0) -> Peek:
-    return Peek(path, ((offset, None),), limit=_LIMIT)
+    """The header of a log (and what stands there in a base), and everything from *offset* on."""
+    return Peek(path, ((0, HEADER_SIZE), (offset, None)), limit=_LIMIT)
 
 
 def _replay(state: IndexState, data: bytes) -> Delta:
@@ -198,8 +228,8 @@ def _replay(state: IndexState, data: bytes) -> Delta:
     return Delta(changes.appended, changes.expunged, changes.updated, False)
 
 
-def _file_id(found: PeekResult) -> tuple[int, int]:
-    return found.stat.st_dev, found.stat.st_ino
+def _file_id(found: PeekResult) -> _LogId:
+    return found.stat.st_dev, found.stat.st_ino, found.chunks[0]
 
 
 def _difference(old: IndexState | None, new: IndexState | None) -> Delta:

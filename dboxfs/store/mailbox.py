@@ -27,6 +27,7 @@ from dboxfs.fsapi import FileSystem
 from dboxfs.index.mailbox import MailboxHeader, guids, mailbox_header, map_uids, save_dates
 from dboxfs.index.state import IndexState
 from dboxfs.store import saveddates
+from dboxfs.store.ahead import AheadFiles
 from dboxfs.store.content import Body, open_body
 from dboxfs.store.facts import DAMAGED, KNOWN, Facts, FactTable, Uids
 from dboxfs.store.indexfiles import NOTHING, Delta, IndexFiles
@@ -65,6 +66,7 @@ class Mailbox:
 
     :param report: told of damage and of files that can't be read, with the message that it is about.
     :param resync: follows the index of the mailbox now, and tells whoever has to know what changed.
+    :param ahead: the store's table of files that are opened ahead (sdbox).
     """
 
     def __init__(
@@ -76,12 +78,14 @@ class Mailbox:
         *,
         report: Callable[[str, Exception], None],
         resync: Callable[[Mailbox], Awaitable[None]],
+        ahead: AheadFiles | None = None,
     ) -> None:
         self.name = name
         self.display_name = display_name(name, utf8=location.utf8)
         self.uids: Uids = _NO_UIDS
         self.facts = FactTable()
         self.scanning = False
+        self.lock = trio.Lock()
         self._fs = fs
         self._location = location
         self._index = IndexFiles(fs, location.index_path(name))
@@ -92,7 +96,7 @@ class Mailbox:
         self._ahead = Walk(self._prefetch)
         self.files: MessageFiles
         if storage is None:
-            self.files = SdboxFiles(fs, location, name)
+            self.files = SdboxFiles(fs, location, name, ahead)
         else:
             self.files = MdboxFiles(storage, self._map_uids, self._map_uid)
 
@@ -216,10 +220,8 @@ class Mailbox:
 
         What can't be read is reported, not raised.
         """
-        if self.scanning:
-            while self.scanning:
-                await self.wait_scan()
-            return
+        while self.scanning:
+            await self.wait_scan()
         self.scanning = True
         try:
             todo = self.facts.unknown_uids()
@@ -246,26 +248,29 @@ class Mailbox:
         answers = {scanned.uid: scanned for scanned in await self._read_facts(uids)}
         if any(scanned.error is not None for scanned in answers.values()):
             await self._resync(self)  # maybe it is expunged or moved, and we only haven't heard of it yet
-            if table is not self.facts:
-                return {}
             failed = [uid for uid, scanned in answers.items() if scanned.error is not None]
             again = np.array([uid for uid in failed if uid in self], np.uint32)
             answers.update((scanned.uid, scanned) for scanned in await self._read_facts(again))
-        if table is not self.facts:
+        if self._replaced(table):
             return {}
         for uid, scanned in answers.items():
             if uid in self:
                 self._take(scanned, dates)
         return {uid: scanned.error for uid, scanned in answers.items() if scanned.error is not None}
 
+    def _replaced(self, table: FactTable) -> bool:
+        return self.facts is not table
+
     async def _read_facts(self, uids: Uids) -> list[Scanned]:
         if not len(uids):
             return []
         try:
             return await self.files.scan(uids)
-        except (DboxfsError, OSError) as exc:  # nothing can be found or read: the map, the storage
-            error = exc if isinstance(exc, CorruptFile | NoSuchMessage | OSError) else _damage(exc)
-            return [Scanned(uid, None, None, error) for uid in uids.tolist()]
+        except OSError as exc:
+            return [Scanned(uid, None, None, exc) for uid in uids.tolist()]
+        except CorruptFile as exc:  # not a message but the map: nothing can be found
+            self._report("", exc)
+            return [Scanned(uid, Facts(DAMAGED, 0, 0, 0), None, None) for uid in uids.tolist()]
 
     def _take(self, scanned: Scanned, dates: SavedDates | None) -> None:
         facts = scanned.facts
@@ -275,9 +280,8 @@ class Mailbox:
             self.facts.put(scanned.uid, facts)
             if dates is not None:
                 saveddates.remember(self.facts, scanned.uid, dates)
-        elif scanned.error is not None:
-            if isinstance(scanned.error, DboxfsError):
-                self.facts.put(scanned.uid, facts or Facts(DAMAGED, 0, 0, 0))
+        elif isinstance(scanned.error, DboxfsError):
+            self.facts.put(scanned.uid, facts or Facts(DAMAGED, 0, 0, 0))
             self._report(f"{self.display_name}: uid {scanned.uid}", scanned.error)
 
     def _advance(self) -> None:
@@ -420,10 +424,6 @@ class Mailbox:
         if self._location.kind is not Kind.SDBOX or self.state is None:
             return None
         return await load_saved_dates(self._fs, self._cache_path, self.state, uids, limit)
-
-
-def _damage(error: DboxfsError) -> CorruptFile:
-    return CorruptFile("", 0, str(error))
 
 
 def _visible(delta: Delta, before: Uids, after: Uids) -> Delta:

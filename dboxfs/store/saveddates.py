@@ -12,13 +12,16 @@ Dovecot; one that is damaged or doesn't belong to the index counts as empty (mai
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+
+import numpy as np
 
 from dboxfs.errors import FormatError
 from dboxfs.fsapi import FileSystem, Peek, PeekResult
 from dboxfs.index.cachefile import CacheFile
 from dboxfs.index.mailbox import cache_offsets
 from dboxfs.index.state import IndexState
-from dboxfs.store.facts import Uids
+from dboxfs.store.facts import KNOWN, FactTable, Uids
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,11 @@ class SavedDates:
         value = file.lookup(int(offsets[row])).get("date.save")
         return value if isinstance(value, int) else None
 
+    def offset(self, uid: int) -> int:
+        """Where the index says that the cache has *uid*; 0: nowhere."""
+        row, column = self._state.row_of(uid), self._state.column("cache", "<u4")
+        return 0 if row < 0 or column is None else int(column[row])
+
 
 async def load_saved_dates(
     fs: FileSystem, path: str, state: IndexState, uids: Uids, limit: int
@@ -70,3 +78,34 @@ async def load_saved_dates(
         log.info("%s: not used: %s", path, exc)
         return nothing
     return SavedDates(state, file) if file.header.indexid == state.indexid else nothing
+
+
+def remember(table: FactTable, uid: int, dates: SavedDates) -> None:
+    """*table* holds what *dates* say of *uid* now: no need to look again until Dovecot caches more."""
+    row = table.row(uid)
+    if row >= 0:
+        table.cached_at[row] = dates.offset(uid)
+
+
+async def look_again(fs: FileSystem, path: str, state: IndexState, table: FactTable) -> Uids:
+    """Dovecot may have remembered saved dates since *table* was filled.  The uids whose date changed."""
+    column = state.column("cache", "<u4")
+    if column is None or not len(table):
+        return np.empty(0, np.uint32)
+    if len(table) == len(state):
+        offsets = column
+    else:
+        rows = state.rows_of(table.uids)
+        offsets = np.where(rows >= 0, column[rows], table.cached_at)
+    uids: Uids = table.uids[(offsets != table.cached_at) & ((table.state & KNOWN) != 0)]
+    if not len(uids):
+        return uids
+    dates = await load_saved_dates(fs, path, state, uids, FEW)
+    changed: list[int] = []
+    for uid in uids.tolist():
+        facts, saved = table.get(uid), dates.get(uid)
+        if facts is not None and saved is not None and saved != facts.saved:
+            changed.append(uid)
+            table.put(uid, replace(facts, saved=saved))
+        remember(table, uid, dates)
+    return np.array(changed, np.uint32)

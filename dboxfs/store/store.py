@@ -10,9 +10,13 @@
 
 Concurrency.  Everything runs on one trio event loop.  ``folders`` and the contents of a mailbox change only
 inside :meth:`Store.refresh_tree` and :meth:`Store.refresh_mailbox`, between two checkpoints; listeners are
-called right after, on the same thread, and must not block.  One task follows inotify events: events of some
-milliseconds are taken together, then tree and mailboxes are read again side by side.  Where a directory
-can't be watched, whoever is asked about it calls :meth:`Store.check` first.
+called right after, on the same thread, and must not block.  The tree is read by one task at a time
+(``_tree_lock``), and so is each mailbox (``Mailbox.lock``, taken after the tree's).  One task follows
+inotify events: events of some milliseconds are taken together, then tree and mailboxes are read again side by
+side.  Where a directory can't be watched, whoever is asked about it calls :meth:`Store.check` first.
+
+What can't be read is never shown as empty: a folder that was known stays as it was, and :meth:`Store.check`
+raises what is wrong with one of which nothing is known.
 """
 
 from __future__ import annotations
@@ -26,15 +30,18 @@ from dataclasses import dataclass, field
 import trio
 
 from dboxfs.errors import CorruptFile, DboxfsError, NoSuchStore
-from dboxfs.fsapi import FileSystem, Peek, PeekResult
+from dboxfs.fsapi import FileSystem, Peek
+from dboxfs.fsapi.ops import fresh
+from dboxfs.store.ahead import AheadFiles
 from dboxfs.store.indexfiles import Delta
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.mailbox import Mailbox
 from dboxfs.store.mdbox import MdboxStorage
 from dboxfs.store.names import display_name, shown_part
+from dboxfs.store.reports import Reports
 from dboxfs.store.subscriptions import parse_subscriptions
 from dboxfs.store.tree import Found, scan_tree
-from dboxfs.store.watch import Watcher
+from dboxfs.store.watch import Watched, Watcher
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +56,7 @@ class Folder:
     """A directory of the mailbox tree.  ``mailbox`` is None for a parent that holds no messages itself.
 
     ``name``: storage name ("" is the root).  ``shown``: name of its directory in the mount (one part, UTF-8).
-    ``children``: by shown name.
+    ``children``: by shown name.  ``error``: why its directory can't be read; what was known of it stays.
     """
 
     name: str
@@ -57,6 +64,7 @@ class Folder:
     parent: Folder | None
     mailbox: Mailbox | None
     children: dict[str, Folder] = field(default_factory=dict)
+    error: OSError | None = None
 
     @property
     def identity(self) -> bytes:
@@ -84,18 +92,20 @@ class Store:
         self.location = location
         self.root = Folder("", "", None, None)
         self.folders: dict[str, Folder] = {"": self.root}
-        self.damaged_messages = 0
+        self.reports = Reports()
         self.refreshes = 0
         self.owner: os.stat_result
         self.storage = MdboxStorage(fs, location) if location.kind is Kind.MDBOX else None
+        self.ahead = AheadFiles(fs)
         self._listeners: list[Listener] = []
         self._watcher = Watcher()
-        self._watched: set[tuple[str, str]] = set()
         self._checked: dict[str, float] = {}
+        self._tree_checked = 0.0
+        self._tree_lock = trio.Lock()
         self._tree_dirty = False
         self._dirty: set[str] = set()
         self._wake = trio.Event()
-        self._index_errors: dict[str, str] = {}
+        self._index_errors: dict[str, DboxfsError | OSError] = {}
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -109,13 +119,14 @@ class Store:
         except OSError as exc:
             raise NoSuchStore(f"{self.location.root}: {exc.strerror}") from exc
         if self.storage is not None:
-            self._watch("map", self.location.map_dir, self._map_changed)
+            self._watcher.add(self.location.map_dir, "map", self._map_changed)
         await self.refresh_tree()
 
     async def follow(self) -> None:
         """Keep the store up to date with what happens on disk, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watcher.run)
+            nursery.start_soon(self.ahead.run)
             while True:
                 await self._wake.wait()
                 await trio.sleep(_SETTLE)
@@ -136,6 +147,7 @@ class Store:
     def close(self) -> None:
         """Stop watching and close the files that are kept open."""
         self._watcher.close()
+        self.ahead.close()
         if self.storage is not None:
             self.storage.close()
 
@@ -147,37 +159,29 @@ class Store:
 
     async def refresh_tree(self) -> None:
         """Look at the whole tree again; mailboxes that are new are loaded before anybody sees them."""
-        found = await scan_tree(self.fs, self.location, self._watch_tree)
-        wanted = {item.name: item for item in found.walk()}
-        gone = [folder for name, folder in self.folders.items() if name not in wanted]
-        changed = [
-            folder
-            for name, folder in self.folders.items()
-            if name in wanted and (folder.mailbox is not None) != wanted[name].selectable
-        ]
-        boxes = await self._load_mailboxes(
-            [name for name, item in wanted.items() if item.selectable and not self._has_mailbox(name)]
-        )
-        for folder in changed:
-            self._unwatch(folder)
-            folder.mailbox = None
-            self._tell_gone(folder)
-        for folder in sorted(gone, key=lambda folder: len(folder.name), reverse=True):
-            self._remove(folder)
-        for item in wanted.values():
-            self._add(item, boxes.get(item.name))
-        for folder in self.folders.values():
-            if folder.mailbox is not None:
-                self._watch_index(folder.name, folder.mailbox)
-        for folder in changed:
-            self._tell_new(folder)
+        async with self._tree_lock:
+            self._tree_checked = trio.current_time()
+            found = await scan_tree(self.fs, self.location, self._watch_tree)
+            wanted = {item.name: item for item in found.walk()}
+            self._keep_unreadable(wanted)
+            boxes = await self._load_mailboxes(wanted)
+            self._take_tree(wanted, boxes)
 
-    def _has_mailbox(self, name: str) -> bool:
-        folder = self.folders.get(name)
-        return folder is not None and folder.mailbox is not None
+    def _keep_unreadable(self, wanted: dict[str, Found]) -> None:
+        """Of a directory that can't be read everything stays as it was."""
+        for item in [item for item in wanted.values() if item.error is not None]:
+            assert item.error is not None
+            self.reports.error(item.name, item.error)
+            item.selectable = self._has_mailbox(item.name)
+            above = item.name + "/" if item.name else ""
+            for name in self.folders:
+                if name.startswith(above) and name not in wanted:
+                    wanted[name] = Found(name, self._has_mailbox(name))
 
-    async def _load_mailboxes(self, names: list[str]) -> dict[str, Mailbox]:
-        boxes = {name: self._new_mailbox(name) for name in names}
+    async def _load_mailboxes(self, wanted: dict[str, Found]) -> dict[str, Mailbox]:
+        """Load the mailboxes that are new; follow those whose directory isn't the one it was."""
+        names = [item.name for item in wanted.values() if item.selectable]
+        new = {name: self._new_mailbox(name) for name in names if not self._has_mailbox(name)}
         limit = trio.CapacityLimiter(_LOADS_AT_ONCE)
 
         async def load(name: str, box: Mailbox) -> None:
@@ -185,16 +189,51 @@ class Store:
                 self._watch_index(name, box)
                 await self._refresh_box(name, box)
 
+        async def follow(folder: Folder) -> None:
+            async with limit:
+                await self.refresh_mailbox(folder)
+
         async with trio.open_nursery() as nursery:
-            for name, box in boxes.items():
+            for name, box in new.items():
                 nursery.start_soon(load, name, box)
-        return boxes
+            for name in names:
+                folder = self.folders.get(name)
+                old = folder.mailbox if folder is not None else None
+                if folder is not None and old is not None and self._watch_index(name, old) is Watched.NEW:
+                    nursery.start_soon(follow, folder)
+        return new
+
+    def _take_tree(self, wanted: dict[str, Found], boxes: dict[str, Mailbox]) -> None:
+        gone = [folder for name, folder in self.folders.items() if name not in wanted]
+        changed = [
+            folder
+            for name, folder in self.folders.items()
+            if name in wanted and (folder.mailbox is not None) != wanted[name].selectable
+        ]
+        for folder in changed:
+            self._drop_mailbox(folder)
+            self._tell_gone(folder)
+        for folder in sorted(gone, key=lambda folder: folder.name.count("/"), reverse=True):
+            self._remove(folder)
+        for item in sorted(wanted.values(), key=lambda item: item.name.split("/")):
+            self._add(item, boxes.get(item.name))
+        for folder in changed:
+            self._tell_new(folder)
+
+    def _has_mailbox(self, name: str) -> bool:
+        folder = self.folders.get(name)
+        return folder is not None and folder.mailbox is not None
 
     def _new_mailbox(self, name: str) -> Mailbox:
-        return Mailbox(self.fs, self.location, name, self.storage, damage=self._count_damage)
-
-    def _count_damage(self) -> None:
-        self.damaged_messages += 1
+        return Mailbox(
+            self.fs,
+            self.location,
+            name,
+            self.storage,
+            report=self.reports.error,
+            resync=self._resync,
+            ahead=self.ahead,
+        )
 
     def _add(self, item: Found, box: Mailbox | None) -> None:
         folder = self.folders.get(item.name)
@@ -207,14 +246,23 @@ class Store:
             self._tell_new(folder)
         elif box is not None:
             folder.mailbox = box
+        folder.error = item.error
 
     def _remove(self, folder: Folder) -> None:
-        self._unwatch(folder)
+        self._drop_mailbox(folder)
+        self._watcher.remove(self._tree_directory(folder))
         del self.folders[folder.name]
         if folder.parent is not None:
             folder.parent.children.pop(folder.shown, None)
-        self._index_errors.pop(folder.name, None)
         self._tell_gone(folder)
+
+    def _drop_mailbox(self, folder: Folder) -> None:
+        if folder.mailbox is not None:
+            self._watcher.remove(folder.mailbox.index_directory)
+            folder.mailbox.files.forget()
+            folder.mailbox = None
+            self._index_errors.pop(folder.name, None)
+            self._checked.pop(folder.name, None)
 
     def _tell_new(self, folder: Folder) -> None:
         for listener in self._listeners:
@@ -231,16 +279,17 @@ class Store:
         box = folder.mailbox
         if box is None:
             return
-        identity = folder.identity
-        delta = await self._refresh_box(folder.name, box)
-        if self.folders.get(folder.name) is not folder or folder.mailbox is not box or not delta:
-            return
-        if identity != folder.identity:
-            self._tell_gone(folder)
-            self._tell_new(folder)
-        else:
-            for listener in self._listeners:
-                listener.messages(folder, delta)
+        async with box.lock:
+            identity = folder.identity
+            delta = await self._refresh_box(folder.name, box)
+            if self.folders.get(folder.name) is not folder or folder.mailbox is not box or not delta:
+                return
+            if identity != folder.identity:
+                self._tell_gone(folder)
+                self._tell_new(folder)
+            else:
+                for listener in self._listeners:
+                    listener.messages(folder, delta)
 
     async def _refresh_box(self, name: str, box: Mailbox) -> Delta | None:
         self._checked[name] = trio.current_time()
@@ -248,40 +297,83 @@ class Store:
         try:
             delta = await box.refresh()
         except (DboxfsError, OSError) as exc:
-            if self._index_errors.get(name) != str(exc):
-                self._index_errors[name] = str(exc)
+            if str(self._index_errors.get(name)) != str(exc):
                 log.error("%s: %s", box.display_name, exc)
+            self._index_errors[name] = exc
             return None
         self._index_errors.pop(name, None)
         return delta
 
+    async def _resync(self, box: Mailbox) -> None:
+        """Follow *box* now: it needs to know whether it is up to date."""
+        folder = self.folders.get(box.name)
+        if folder is not None and folder.mailbox is box:
+            await self.refresh_mailbox(folder)
+
     async def check(self, folder: Folder) -> None:
-        """Look at what can't be watched: to be called when somebody opens or looks into *folder*."""
+        """Look at what can't be watched: to be called when somebody opens or looks into *folder*.
+
+        :raises CorruptFile, OSError: nothing is known of the folder, because it can't be read.
+        """
+        now = trio.current_time()
+        if not self._tree_followed(folder) and now - self._tree_checked > _STALE_AFTER:
+            await self.refresh_tree()
         box = folder.mailbox
-        if box is None or self.is_watched(folder):
-            return
-        if trio.current_time() - self._checked.get(folder.name, 0.0) > _STALE_AFTER:
+        stale = now - self._checked.get(folder.name, -_STALE_AFTER) >= _STALE_AFTER
+        if box is not None and stale and not self._index_followed(box):
             self._watch_index(folder.name, box)
             await self.refresh_mailbox(folder)
+        self._raise_unknown(folder)
+
+    def _raise_unknown(self, folder: Folder) -> None:
+        if folder.error is not None:
+            raise fresh(folder.error)
+        if folder.mailbox is not None and folder.mailbox.state is None:
+            error = self._index_errors.get(folder.name)
+            if isinstance(error, CorruptFile):
+                raise CorruptFile(error.path, error.offset, error.reason)
+            if error is not None:
+                raise fresh(error)
 
     def is_watched(self, folder: Folder) -> bool:
         """Whether changes of *folder* come by themselves; otherwise :meth:`check` has to look for them."""
-        return folder.mailbox is None or ("index", folder.mailbox.index_directory) in self._watched
+        return self._tree_followed(folder) and (
+            folder.mailbox is None or self._index_followed(folder.mailbox)
+        )
+
+    def _tree_followed(self, folder: Folder) -> bool:
+        if folder.name == "INBOX" and self.location.inbox is not None:
+            return folder.error is None
+        return folder.error is None and self._watcher.watching(self._tree_directory(folder), "tree")
+
+    def _index_followed(self, box: Mailbox) -> bool:
+        return self._watcher.watching(box.index_directory, "index")
 
     def report_damage(self, error: CorruptFile) -> None:
         """Count and log damage that came up while a message was read."""
-        self.damaged_messages += 1
-        log.error("%s", error)
+        self.reports.error("", error)
+
+    @property
+    def damaged_messages(self) -> int:
+        """How many different pieces of damage were met."""
+        return self.reports.damaged
 
     async def statvfs(self) -> os.statvfs_result:
         """The file system that the store lies on."""
         return await trio.to_thread.run_sync(os.statvfs, self.location.root)
 
     async def subscribed(self) -> frozenset[str]:
-        """The subscribed storage names, as the file has them now."""
+        """The subscribed storage names, as the file has them now.
+
+        :raises OSError: there is such a file, but it can't be read.
+        """
         path = os.path.join(self.location.control_dir, self.location.subscriptions)
         (found,) = await self.fs.peek([Peek(path, ((0, None),))])
-        return parse_subscriptions(found.chunks[0]) if isinstance(found, PeekResult) else frozenset()
+        if isinstance(found, FileNotFoundError):
+            return frozenset()
+        if isinstance(found, OSError):
+            raise found
+        return parse_subscriptions(found.chunks[0])
 
     def display_name(self, folder: Folder, separator: str = "/") -> str:
         """The full name of *folder* for people."""
@@ -290,7 +382,7 @@ class Store:
     @property
     def index_errors(self) -> dict[str, str]:
         """Mailboxes (storage names) whose index can't be read, and why."""
-        return dict(self._index_errors)
+        return {name: str(error) for name, error in self._index_errors.items()}
 
     @property
     def watches(self) -> int:
@@ -299,37 +391,27 @@ class Store:
 
     # -- watching ------------------------------------------------------------------------------
 
-    def _watch(self, kind: str, directory: str, callback: Callable[[set[str | None]], None]) -> None:
-        if (kind, directory) not in self._watched and self._watcher.add(directory, callback):
-            self._watched.add((kind, directory))
+    def _tree_directory(self, folder: Folder) -> str:
+        return os.path.join(self.location.tree, folder.name) if folder.name else self.location.tree
 
     def _watch_tree(self, directory: str) -> None:
-        self._watch("tree", directory, lambda changed: self._tree_changed(directory, changed))
+        self._watcher.add(directory, "tree", lambda changed: self._tree_changed(directory, changed))
 
-    def _watch_index(self, name: str, box: Mailbox) -> None:
+    def _watch_index(self, name: str, box: Mailbox) -> Watched:
         directory = box.index_directory
-        self._watch("index", directory, lambda changed: self._index_changed(name, directory, changed))
-
-    def _unwatch(self, folder: Folder) -> None:
-        directories = [os.path.join(self.location.tree, folder.name)]
-        if folder.mailbox is not None:
-            directories.append(folder.mailbox.index_directory)
-        for directory in directories:
-            self._forget_watch(directory)
-
-    def _forget_watch(self, directory: str) -> None:
-        self._watched -= {("tree", directory), ("index", directory)}
-        self._watcher.remove(directory)
+        return self._watcher.add(
+            directory, "index", lambda changed: self._index_changed(name, directory, changed)
+        )
 
     def _tree_changed(self, directory: str, changed: set[str | None]) -> None:
         if None in changed:
-            self._forget_watch(directory)
+            self._watcher.remove(directory)
         self._tree_dirty = True
         self._wake.set()
 
     def _index_changed(self, name: str, directory: str, changed: set[str | None]) -> None:
         if None in changed:
-            self._forget_watch(directory)
+            self._watcher.remove(directory)
             self._tree_dirty = True
         elif not any(entry is not None and entry.startswith("dovecot.index") for entry in changed):
             return
@@ -339,8 +421,6 @@ class Store:
     def _map_changed(self, changed: set[str | None]) -> None:
         if self.storage is not None:
             self.storage.changed = True
-        if None in changed:
-            self._watched.discard(("map", self.location.map_dir))
 
 
 @asynccontextmanager

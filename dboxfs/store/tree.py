@@ -4,12 +4,13 @@ A directory is a folder; a folder with the directory ``dbox-Mails`` in it is a m
 folder whose index directory holds ``dovecot.index.log`` is a mailbox too.  The tree itself is looked at,
 not ``dovecot.list.index``, which is only Dovecot's cache of it.
 
-Symbolic links to directories are followed, except to a directory that the path already went through.
+Symbolic links to directories are followed, as Dovecot does, except to a directory that the path already
+went through.  A directory that can't be read is a folder with an ``error``; nothing is known of what is in
+it.  The scan itself never fails.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,8 +19,6 @@ import trio
 
 from dboxfs.fsapi import DirEntry, FileSystem
 from dboxfs.store.location import Location
-
-log = logging.getLogger(__name__)
 
 _AT_ONCE = 32
 
@@ -30,13 +29,17 @@ class Found:
 
     name: str
     selectable: bool
+    error: OSError | None = None
     children: list[Found] = field(default_factory=list)
 
     def walk(self) -> list[Found]:
         """This directory and all below it, parents first, in the order of their names."""
-        out = [self]
-        for child in sorted(self.children, key=lambda found: found.name):
-            out += child.walk()
+        out: list[Found] = []
+        todo = [self]
+        while todo:
+            found = todo.pop()
+            out.append(found)
+            todo += sorted(found.children, key=lambda child: child.name, reverse=True)
         return out
 
 
@@ -46,8 +49,7 @@ async def scan_tree(fs: FileSystem, location: Location, watch: Callable[[str], N
     :param watch: called with each directory before it is read, so that no change falls between.
     """
     root = Found("", False)
-    limit = trio.CapacityLimiter(_AT_ONCE)
-    scanner = _Scanner(fs, location, watch, limit)
+    scanner = _Scanner(fs, location, watch, trio.CapacityLimiter(_AT_ONCE))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scanner.visit, nursery, root, location.tree, frozenset())
         if location.inbox is not None:
@@ -75,12 +77,12 @@ class _Scanner:
                 entries = await self._fs.listdir(path)
             except OSError as exc:
                 if folder.name == "" or not isinstance(exc, FileNotFoundError | NotADirectoryError):
-                    log.error("%s: %s", path, exc.strerror)
+                    folder.error = exc
                 return
         above |= {(here.st_dev, here.st_ino)}
         for entry in entries:
-            if folder.name and entry.name == self._location.dirname:
-                folder.selectable = True
+            if entry.name == self._location.dirname:
+                folder.selectable = bool(folder.name)  # no mailbox has this name
             elif not folder.name and self._location.inbox is not None and entry.name == "INBOX":
                 continue
             elif await self._is_folder(path, entry, above):
@@ -88,15 +90,14 @@ class _Scanner:
                 folder.children.append(child)
                 nursery.start_soon(self.visit, nursery, child, os.path.join(path, entry.name), above)
         if folder.name and not folder.selectable and self._location.index is not None:
-            folder.selectable = await self._exists(
-                os.path.join(self._location.index_path(folder.name), "dovecot.index.log")
-            )
+            log = os.path.join(self._location.index_path(folder.name), "dovecot.index.log")
+            folder.selectable = await self._exists(folder, log)
 
     async def add_inbox(self, root: Found, path: str) -> None:
         """INBOX, where it lives outside of the tree (``INBOX=``)."""
-        self._watch(path)
-        if await self._exists(path):
-            root.children.append(Found("INBOX", True))
+        inbox = Found("INBOX", True)
+        if await self._exists(inbox, path) or inbox.error is not None:
+            root.children.append(inbox)
 
     async def _is_folder(self, parent: str, entry: DirEntry, above: frozenset[tuple[int, int]]) -> bool:
         if entry.is_dir:
@@ -109,9 +110,12 @@ class _Scanner:
             return False  # a dangling link is no folder, for Dovecot neither
         return (target.st_mode & 0o170000) == 0o040000 and (target.st_dev, target.st_ino) not in above
 
-    async def _exists(self, path: str) -> bool:
+    async def _exists(self, folder: Found, path: str) -> bool:
         try:
             await self._fs.stat(path)
         except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as exc:
+            folder.error = exc
             return False
         return True

@@ -1,17 +1,23 @@
 """Know when files of the store change: inotify on directories, one descriptor for the whole store.
 
-A watch is a directory and a callback; the callback gets the set of names in that directory that changed
-since the last call (``None`` in the set means: events were lost, look at everything).  Callbacks run on the
-event loop's thread, one after the other, and must not block.
+A watch is a directory, a key and a callback; the callback gets the set of names in that directory that
+changed since the last call (``None`` in the set means: the directory itself went or was renamed, or events
+were lost: look at everything).  Callbacks run on the event loop's thread, one after the other, and must not
+block.
+
+A watch sticks to the directory, not to its name: it goes along when the directory, or one above it, is
+renamed.  So names are watched again from time to time with :meth:`Watcher.add`, which tells whether a name
+means the same directory as before.  Several names may lead to one directory (symbolic links).
 
 inotify is not everywhere (network file systems) and not without end (``fs.inotify.max_user_watches``).  A
-directory that can't be watched is reported by :meth:`Watcher.add` returning False, once in the log; whoever
+directory that can't be watched is reported by :meth:`Watcher.add`, the first one in the log; whoever
 asked must then look at the files when somebody asks for them.  inotify says nothing of changes made on
 another host: the same holds.
 """
 
 from __future__ import annotations
 
+import enum
 import errno
 import logging
 import os
@@ -33,7 +39,18 @@ _EVENTS = (
     | flags.DELETE_SELF
     | flags.MOVE_SELF
 )
-_MASK = _EVENTS | flags.ONLYDIR | flags.DONT_FOLLOW
+_MASK = _EVENTS | flags.ONLYDIR
+
+
+class Watched(enum.Enum):
+    """What :meth:`Watcher.add` found.
+
+    ``NEW``: the directory wasn't watched under this name before: what happened in it until now is unknown.
+    """
+
+    NO = enum.auto()
+    NEW = enum.auto()
+    STILL = enum.auto()
 
 
 class Watcher:
@@ -41,7 +58,7 @@ class Watcher:
 
     def __init__(self) -> None:
         self._inotify: INotify | None = None
-        self._by_wd: dict[int, tuple[str, list[Callback]]] = {}
+        self._by_wd: dict[int, dict[str, dict[str, Callback]]] = {}
         self._by_path: dict[str, int] = {}
         self._complained = False
         try:
@@ -54,34 +71,39 @@ class Watcher:
         """How many directories are watched."""
         return len(self._by_wd)
 
-    def add(self, directory: str, callback: Callback) -> bool:
-        """Call *callback* too when names in *directory* change; False when that can't be had."""
+    def watching(self, directory: str, key: str) -> bool:
+        """Whether *directory* is watched with *key*, as far as we have heard."""
+        wd = self._by_path.get(directory)
+        return wd is not None and key in self._by_wd[wd][directory]
+
+    def add(self, directory: str, key: str, callback: Callback) -> Watched:
+        """Call *callback* when names in *directory* change, instead of an earlier one of the same *key*."""
         if self._inotify is None:
-            return False
+            return Watched.NO
         try:
             wd = self._inotify.add_watch(os.fsencode(directory), _MASK)
-        except FileNotFoundError:
-            return False
         except OSError as exc:
-            self._complain(directory, exc)
-            return False
-        old = self._by_path.get(directory)
-        if old is not None and old != wd:
-            self._by_wd.pop(old, None)
-        known = self._by_wd.get(wd)
-        if known is None or known[0] != directory:  # another name for this watch: the directory was renamed
-            if known is not None:
-                self._by_path.pop(known[0], None)
-            known = self._by_wd[wd] = (directory, [])
-        known[1].append(callback)
+            self.remove(directory)
+            if exc.errno not in (errno.ENOENT, errno.ENOTDIR):
+                self._complain(directory, exc)
+            return Watched.NO
+        if self._by_path.get(directory, wd) != wd:  # the name means another directory now
+            self.remove(directory)
+        callbacks = self._by_wd.setdefault(wd, {}).setdefault(directory, {})
         self._by_path[directory] = wd
-        return True
+        known = key in callbacks
+        callbacks[key] = callback
+        return Watched.STILL if known else Watched.NEW
 
     def remove(self, directory: str) -> None:
-        """Watch *directory* no more.  Nothing happens when it isn't watched."""
+        """Watch *directory* no more, whatever the key.  Nothing happens when it isn't watched."""
         wd = self._by_path.pop(directory, None)
-        if wd is None or self._by_wd.pop(wd, None) is None or self._inotify is None:
+        if wd is None or self._inotify is None:
             return
+        del self._by_wd[wd][directory]
+        if self._by_wd[wd]:
+            return
+        del self._by_wd[wd]
         try:
             self._inotify.rm_watch(wd)
         except OSError as exc:
@@ -104,7 +126,7 @@ class Watcher:
             if event.mask & flags.Q_OVERFLOW:
                 lost = True
             elif event.mask & flags.IGNORED:
-                self._forget(event.wd)
+                self._gone(event.wd)
             else:
                 name = None if event.mask & (flags.DELETE_SELF | flags.MOVE_SELF) else event.name
                 changed.setdefault(event.wd, set()).add(name)
@@ -112,16 +134,14 @@ class Watcher:
             log.warning("inotify events were lost; looking at the whole store again")
             changed = {wd: {None} for wd in self._by_wd}
         for wd, names in changed.items():
-            watch = self._by_wd.get(wd)
-            for callback in watch[1] if watch is not None else ():
-                callback(names)
+            _call(self._by_wd.get(wd, {}), names)
 
-    def _forget(self, wd: int) -> None:
-        watch = self._by_wd.pop(wd, None)
-        if watch is not None and self._by_path.get(watch[0]) == wd:
-            del self._by_path[watch[0]]
-            for callback in watch[1]:
-                callback({None})
+    def _gone(self, wd: int) -> None:
+        """The kernel has ended the watch *wd*: its directory is gone."""
+        names = self._by_wd.pop(wd, {})
+        for directory in names:
+            del self._by_path[directory]
+        _call(names, {None})
 
     def close(self) -> None:
         """Close the descriptor; all watches end."""
@@ -137,3 +157,8 @@ class Watcher:
                 what,
                 exc.strerror,
             )
+
+
+def _call(names: dict[str, dict[str, Callback]], changed: set[str | None]) -> None:
+    for callback in [callback for keys in names.values() for callback in keys.values()]:
+        callback(changed)
