@@ -107,10 +107,10 @@ class Completions:
 
     def post(self, job: Job[Any]) -> None:
         """Have ``job.done(job)`` called on the loop's thread soon (any thread)."""
-        if self._closed or self._token is None:
-            self._dispose(job)
-            return
         self._ready.append(job)
+        if self._closed or self._token is None:  # looked at behind the append: close() may run meanwhile
+            self._dispose_ready()
+            return
         if self._armed:
             return
         self._armed = True
@@ -137,6 +137,9 @@ class Completions:
     def close(self) -> None:
         """Nobody listens any more: dispose of what is ready and of whatever comes later."""
         self._closed = True
+        self._dispose_ready()
+
+    def _dispose_ready(self) -> None:
         while self._ready:
             try:
                 job = self._ready.popleft()

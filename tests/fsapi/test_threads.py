@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from dboxfs.fsapi import (
     Driver,
@@ -23,6 +24,7 @@ from dboxfs.fsapi import (
     ops,
     posix,
 )
+from dboxfs.fsapi.driver import Completions
 from dboxfs.fsapi.nowait import NowaitCalls
 
 
@@ -313,3 +315,23 @@ async def test_a_fetch_that_waits_for_its_reader_does_not_keep_others_from_the_k
         assert handle.pread(10, 0) == bytes(range(10))
         assert handle.pread(10, 100) == bytes(range(100, 110))
         assert fs.stats()["driver_reads"] == 1
+
+
+async def test_what_a_job_has_opened_is_taken_back_when_nobody_listens_any_more(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    before = len(os.listdir("/proc/self/fd"))
+    completions = Completions(posix.dispose)
+
+    def finished(name: str) -> ops.Job[Any]:
+        job: ops.Job[Any] = ops.Job(ops.Open(str(tmp_path / name)), lambda job: pytest.fail("called"))
+        job.run(posix.execute)
+        return job
+
+    async with trio.open_nursery() as nursery:
+        completions.start(nursery)
+        completions.post(finished("a"))
+        completions.close()
+        completions.post(finished("a"))
+        completions.post(finished("missing"))
+        await trio.testing.wait_all_tasks_blocked()
+    assert len(os.listdir("/proc/self/fd")) == before
