@@ -36,7 +36,7 @@ def run(*args: str | Path, **environment: str) -> subprocess.CompletedProcess[st
 class TestMountHelper:
     def test_as_mount_calls_it(self, account: Account, mounts: Mounts) -> None:
         mountpoint = mounts.mountpoint()
-        args = ("-o", "rw,noauto,ro,umask=0077", "-s", "-n", "-v", "-t", "fuse.dboxfs")
+        args = ("-o", "rw,noauto,umask=0077", "-s", "-n", "-v", "-t", "fuse.dboxfs")
         done = run(HELPER, f"mdbox:{account.root}", mountpoint, *args)
         assert (done.returncode, done.stderr) == (0, "")
         assert len(list((mountpoint / "INBOX").iterdir())) == 103
