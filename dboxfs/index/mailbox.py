@@ -23,6 +23,7 @@ HAVE_POP3_UIDLS = 0x01
 HAVE_POP3_ORDERS = 0x02
 
 _HEADER = struct.Struct("<I16sB")
+_MDBOX_LAYOUT = struct.Struct("<II")
 _MDBOX_RECORD = np.dtype([("map_uid", "<u4"), ("save_date", "<u4")])
 
 
@@ -64,6 +65,12 @@ def map_uids(state: IndexState) -> npt.NDArray[np.uint32] | None:
     """mdbox: map_uid of each row (0 = damaged)."""
     column = state.column("mdbox", _MDBOX_RECORD)
     return None if column is None else column["map_uid"]
+
+
+def map_uid(state: IndexState, row: int) -> int:
+    """mdbox: map_uid of one row; 0 = damaged, or no mdbox."""
+    record = state.unpack("mdbox", row, _MDBOX_LAYOUT)
+    return 0 if record is None else int(record[0])
 
 
 def save_dates(state: IndexState) -> npt.NDArray[np.uint32] | None:

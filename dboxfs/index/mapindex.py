@@ -19,6 +19,8 @@ import numpy.typing as npt
 from dboxfs.index.state import IndexState
 
 _MAP_RECORD = np.dtype([("file_id", "<u4"), ("offset", "<u4"), ("size", "<u4")])
+_PLACE = struct.Struct("<III")
+_REFCOUNT = struct.Struct("<H")
 _MAP_HEADER = struct.Struct("<II")
 
 
@@ -89,11 +91,11 @@ class MapIndex:
     def lookup(self, map_uid: int) -> MapRecord | None:
         """The record of ``map_uid``; None if the map (as read) has none."""
         row = self.state.row_of(map_uid)
-        records = self.state.column("map", _MAP_RECORD)
-        if row < 0 or records is None:
+        place = self.state.unpack("map", row, _PLACE) if row >= 0 else None
+        if place is None:
             return None
-        file_id, offset, size = records[row].item()
-        return MapRecord(map_uid, file_id, offset, size, int(self.refcounts[row]))
+        refcount = self.state.unpack("ref", row, _REFCOUNT) or (0,)
+        return MapRecord(map_uid, *place, *refcount)
 
     def rows_of(self, map_uids: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Rows of many map uids at once, to index the arrays with; -1 where the map has none."""

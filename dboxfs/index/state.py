@@ -204,6 +204,14 @@ class IndexState:
         view.flags.writeable = False
         return view
 
+    def unpack(self, name: str, row: int, layout: struct.Struct) -> tuple[Any, ...] | None:
+        """Record data of extension ``name`` of one row, quicker than :meth:`column`; None as there."""
+        position = self._ext_index.get(name, -1)
+        column = self._columns[position] if position >= 0 else None
+        if column is None or column.size != layout.size:
+            return None
+        return layout.unpack_from(column.flat, row * layout.size)
+
     def modseq(self, row: int) -> int:
         """modseq of a message; the highest one while the index tracks none, or none for this message."""
         column = self._modseq_column()

@@ -20,6 +20,7 @@ All methods run between two checkpoints of the event loop, so no lock guards the
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,10 +58,11 @@ class Facts:
 class FactTable:
     """The columns for one mailbox.  ``sync`` follows the mailbox; ``put`` fills rows; ``row`` finds them."""
 
-    __slots__ = ("cached_at", "received", "saved", "size", "state", "uids", "unknown")
+    __slots__ = ("_uid_view", "cached_at", "received", "saved", "size", "state", "uids", "unknown")
 
     def __init__(self) -> None:
         self.uids: Uids = np.empty(0, np.uint32)
+        self._uid_view = self.uids.data
         self.state = np.empty(0, np.uint8)
         self.size = np.empty(0, np.int64)
         self.received = np.empty(0, np.int64)
@@ -89,12 +91,13 @@ class FactTable:
                 fresh[at_new] = column[at_old]
                 setattr(self, name, fresh)
         self.uids = np.array(uids, np.uint32)
+        self._uid_view = self.uids.data
         self.unknown = int(np.count_nonzero(self.state == UNKNOWN))
 
     def row(self, uid: int) -> int:
         """The row of *uid*, -1 when it is not in the table."""
-        at = int(self.uids.searchsorted(uid))
-        return at if at < len(self.uids) and self.uids[at] == uid else -1
+        at = bisect_left(self._uid_view, uid)
+        return at if at < len(self._uid_view) and self._uid_view[at] == uid else -1
 
     def get(self, uid: int) -> Facts | None:
         """What is known of *uid*; None when the mailbox doesn't have it."""

@@ -24,7 +24,7 @@ import trio
 from dboxfs.dbox import Metadata
 from dboxfs.errors import CorruptFile, DboxfsError, NoSuchMessage
 from dboxfs.fsapi import FileSystem
-from dboxfs.index.mailbox import MailboxHeader, guids, mailbox_header, map_uids, save_dates
+from dboxfs.index.mailbox import MailboxHeader, guids, mailbox_header, map_uid, map_uids, save_dates
 from dboxfs.index.state import IndexState
 from dboxfs.store import saveddates
 from dboxfs.store.ahead import AheadFiles
@@ -152,8 +152,7 @@ class Mailbox:
         return len(self.uids)
 
     def __contains__(self, uid: int) -> bool:
-        at = int(self.uids.searchsorted(uid))
-        return at < len(self.uids) and int(self.uids[at]) == uid
+        return self.facts.row(uid) >= 0
 
     async def refresh(self) -> Delta:
         """Follow the index on disk.  One at a time: :class:`Store` sees to that.
@@ -411,9 +410,8 @@ class Mailbox:
     def _map_uid(self, uid: int) -> int:
         """The map uid of *uid*; 0 if the index has none."""
         state = self.state
-        column = map_uids(state) if state is not None else None
         row = state.row_of(uid) if state is not None else -1
-        return 0 if column is None or row < 0 else column.item(row)
+        return map_uid(state, row) if state is not None and row >= 0 else 0
 
     @property
     def _cache_path(self) -> str:
