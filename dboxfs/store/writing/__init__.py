@@ -1,0 +1,33 @@
+"""Writing a store, as a plain library; ``PROTOCOL.md`` beside this file says how, step by step."""
+
+from dboxfs.store.writing.errors import (
+    InvalidName,
+    MailboxExists,
+    MailboxInUse,
+    RefusedMessage,
+    StoreExists,
+)
+from dboxfs.store.writing.message import BytesSource, HandleSource, NewMessage, Source
+from dboxfs.store.writing.options import Eol, Fsync, LockMethod, Neighbour, WriteOptions
+from dboxfs.store.writing.outcome import Copied, Saved
+from dboxfs.store.writing.writer import StoreWriter
+
+__all__ = [
+    "BytesSource",
+    "Copied",
+    "Eol",
+    "Fsync",
+    "HandleSource",
+    "InvalidName",
+    "LockMethod",
+    "MailboxExists",
+    "MailboxInUse",
+    "Neighbour",
+    "NewMessage",
+    "RefusedMessage",
+    "Saved",
+    "Source",
+    "StoreExists",
+    "StoreWriter",
+    "WriteOptions",
+]

@@ -1,0 +1,234 @@
+"""Room for new records in ``m.N`` files (PROTOCOL section 4, steps 1 and 2).
+
+A :class:`Placer` belongs to one transaction.  :meth:`Placer.place` finds room for a record, in a file that
+it holds already, in an existing one, or in a new ``.temp.*``, and appends it; :meth:`Placer.sync` makes it
+durable.  Then either the map names the records, or :meth:`Placer.rollback` takes them away again.
+
+An existing file is taken only if all of this holds, else the next one is looked at, at most ten of them:
+
+* it is among the newest that the map knows, and is not in the alternative storage;
+* nobody of this process appends to it (the in-memory lock) and nobody else (flock, never waited for);
+* its name still means the file that was opened, and its header line is one that may be appended to;
+* it ends exactly where the map says that its last record does: nobody died while appending to it;
+* record and file together stay below the rotation size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dboxfs.dbox import MESSAGE_HEADER_SIZE, FileHeader, encode_file_header, parse_file_header
+from dboxfs.errors import FormatError
+from dboxfs.fsapi import ops
+from dboxfs.fsapi.lock_ops import LockKind
+from dboxfs.index.mapindex import MapIndex
+from dboxfs.store.indexfiles import IndexFiles
+from dboxfs.store.writing.disk import AppendFile
+from dboxfs.store.writing.message import Composed
+from dboxfs.store.writing.outcome import now_seconds
+from dboxfs.store.writing.work import Work
+
+_MOST_LOOKED_AT = 10
+_FILE_HEAD = 64
+
+
+@dataclass(eq=False, slots=True)
+class Container:
+    """A file that is being appended to.
+
+    ``file_id`` 0: new, not named yet.  ``start``: its size before.  ``header``: still to be written.
+    """
+
+    file: AppendFile
+    file_id: int
+    start: int
+    new: bool = False
+    header: bytes = b""
+
+    @property
+    def end(self) -> int:
+        """Where the next record will begin (bytes)."""
+        return self.file.size + len(self.header)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A record and where it lies: *offset* (bytes) in *container*."""
+
+    composed: Composed
+    container: Container
+    offset: int
+
+
+class Placer:
+    """Finds room for the records of one transaction.
+
+    :ivar named: the map names the records: they stay, whatever happens.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.containers: list[Container] = []
+        self.named = False
+        self._work = work
+        self._disk = work.disk
+        self._refused: set[int] = set()
+        self._index = IndexFiles(work.fs, work.location.map_dir, "dovecot.map.index")
+
+    # -- placing -----------------------------------------------------------------------------------------
+
+    async def place(self, composed: Composed) -> Placed:
+        """Append one record.  On an error :meth:`rollback` is due."""
+        container = await self._room_for(composed.size)
+        offset = container.end
+        header, container.header = container.header, b""
+        await composed.write_to(container.file, header)
+        return Placed(composed, container, offset)
+
+    async def place_all(self, batch: list[Composed]) -> list[Placed]:
+        """Append small records, those that go into one file with one write."""
+        placed: list[Placed] = []
+        at = 0
+        while at < len(batch):
+            container = await self._room_for(batch[at].size)
+            offset, parts = container.end, [container.header]
+            while at < len(batch) and (len(parts) == 1 or self._fits(offset, batch[at].size)):
+                data = batch[at].data
+                assert data is not None, "a small record is in memory"
+                placed.append(Placed(batch[at], container, offset))
+                parts.append(data)
+                offset += len(data)
+                at += 1
+            container.header = b""
+            await container.file.append(b"".join(parts))
+        return placed
+
+    async def sync(self) -> None:
+        """Make everything that was placed durable."""
+        for container in self.containers:
+            await container.file.sync()
+
+    async def rollback(self) -> None:
+        """Take away everything that was placed, unless the map names it, and close.  Never fails."""
+        if not self.named:
+            for container in self.containers:
+                if not container.new and container.file.size > container.start:
+                    await self._disk.attempt(container.file.cut(container.start))
+            await self._disk.discard([c.file.path for c in self.containers if c.new])
+        await self.close()
+
+    async def close(self) -> None:
+        """Give the files and their locks back."""
+        for container in self.containers:
+            await self._give_back(container)
+        self.containers.clear()
+
+    async def _give_back(self, container: Container) -> None:
+        self._work.fs.locks.release(container)
+        await container.file.close()
+
+    # -- choosing ----------------------------------------------------------------------------------------
+
+    def _fits(self, offset: int, size: int) -> bool:
+        return offset + size <= self._work.options.rotate_size
+
+    async def _room_for(self, size: int) -> Container:
+        for container in self.containers:
+            if self._fits(container.end, size):
+                return container
+        found: Container | None = None
+        if size < self._work.options.rotate_size:
+            found = await self._existing(size)
+        if found is None:
+            found = await self._new()
+        self.containers.append(found)
+        return found
+
+    async def _new(self) -> Container:
+        file = await self._disk.create_temporary(self._work.location.storage)
+        container = Container(file, 0, 0, True, encode_file_header(now_seconds()))
+        if not self._work.fs.locks.acquire(container, [file.path, file.identity]):
+            raise AssertionError("a new file can't be locked by anybody else")
+        if not await file.try_lock(LockKind.FLOCK):
+            raise AssertionError("a new file can't be locked by anybody else")
+        return container
+
+    async def _existing(self, size: int) -> Container | None:
+        """A file of the map with room for *size* bytes, locked."""
+        await self._index.refresh()
+        if self._index.state is None:
+            return None
+        for file_id in self._newest(MapIndex(self._index.state)):
+            if file_id in self._refused or any(c.file_id == file_id for c in self.containers):
+                continue
+            container = await self._take(file_id, size)
+            if container is not None:
+                return container
+            self._refused.add(file_id)
+        return None
+
+    @staticmethod
+    def _newest(mapping: MapIndex) -> list[int]:
+        ids = mapping.file_ids
+        found: list[int] = []
+        end = len(ids)
+        while end > 0 and len(found) < _MOST_LOOKED_AT:
+            start = max(0, end - 4096)
+            for file_id in ids[start:end][::-1].tolist():
+                if file_id not in found:
+                    found.append(file_id)
+                    if len(found) == _MOST_LOOKED_AT:
+                        break
+            end = start
+        return found
+
+    def _end(self, file_id: int) -> int | None:
+        """Where the map says that a file ends; None if it can't say."""
+        assert self._index.state is not None
+        mapping = MapIndex(self._index.state)
+        rows = np.flatnonzero(mapping.file_ids == file_id)
+        if not len(rows) or bool((mapping.sizes[rows] == 0).any()):
+            return None
+        return int((mapping.offsets[rows].astype(np.int64) + mapping.sizes[rows]).max())
+
+    async def _take(self, file_id: int, size: int) -> Container | None:
+        end = self._end(file_id)
+        if end is None or not self._fits(end, size):
+            return None
+        path = self._work.storage_paths(file_id)[0]
+        try:
+            file = await self._disk.open(path)
+        except FileNotFoundError:
+            return None  # in the alternative storage, or purged meanwhile
+        container = Container(file, file_id, file.size)
+        if self._work.fs.locks.acquire(container, [path, file.identity]):
+            try:
+                if await self._is_good(container, path, size):
+                    return container
+            except BaseException:
+                await self._give_back(container)
+                raise
+        await self._give_back(container)
+        return None
+
+    async def _is_good(self, container: Container, path: str, size: int) -> bool:
+        file = container.file
+        if not await file.try_lock(LockKind.FLOCK):
+            return False
+        now = await self._disk.run_all([ops.Stat(path, follow=False)])
+        if isinstance(now[0], OSError) or (now[0].st_dev, now[0].st_ino) != file.identity:
+            return False
+        file.size = container.start = now[0].st_size
+        await self._index.refresh()  # somebody may have appended before the file was locked
+        if self._end(container.file_id) != file.size or not self._fits(file.size, size):
+            return False
+        try:
+            header = parse_file_header(await file.read(_FILE_HEAD, 0))
+        except FormatError:
+            return False
+        return (
+            isinstance(header, FileHeader)
+            and header.version == 2
+            and header.message_header_size == MESSAGE_HEADER_SIZE
+        )

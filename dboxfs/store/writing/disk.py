@@ -1,0 +1,272 @@
+"""The file operations that the write protocol is made of, with the store's owner, group and modes.
+
+Every method here is exactly one operation of the driver (or says so), runs to its end whatever is cancelled,
+and follows no symbolic link when it makes or replaces something.  Clean-up after an error is done with
+:meth:`Disk.discard` and :meth:`AppendFile.close`, which count what they can't do and never hide the error
+that led to them.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import stat
+import time
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import TypeVar
+
+from dboxfs.fsapi import DirEntry, FileSystem, Permissions, ops
+from dboxfs.fsapi.lock_ops import CopyRange, LockKind, OpenShared, TryLock
+from dboxfs.fsapi.locked import run, run_all
+from dboxfs.fsapi.ops import Op, Opened
+from dboxfs.store.writing.options import WriteOptions
+
+R = TypeVar("R")
+
+_PIECE = 16 << 20
+_READ_PIECE = 4 << 20
+TEMPORARY = ".temp."
+"""How temporary names begin; Dovecot cleans such leftovers too (dbox-files section 5)."""
+
+
+class Disk:
+    """Runs the operations of one store.
+
+    :param owner: attributes of the store's root: owner, group and modes of everything new.
+    :ivar lost_errors: clean-ups that failed after another error.
+    """
+
+    def __init__(self, fs: FileSystem, owner: os.stat_result, options: WriteOptions) -> None:
+        self.fs = fs
+        self.options = options
+        self.lost_errors = 0
+        self._numbers = itertools.count(1)
+        mode = stat.S_IMODE(owner.st_mode)
+        root = os.geteuid() == 0
+        uid = owner.st_uid if root else None
+        gid = owner.st_gid if root or owner.st_gid in os.getgroups() else None
+        self.file_permissions = Permissions(mode & 0o666, gid, uid)
+        self.dir_permissions = Permissions(mode & 0o2777, gid, uid)
+
+    def temporary(self, directory: str) -> str:
+        """A name for a temporary file in *directory*, of Dovecot's pattern."""
+        now = time.time_ns()
+        host = os.uname().nodename.replace("/", "_")
+        number = next(self._numbers)
+        name = f"{TEMPORARY}{now // 10**9}.P{os.getpid()}Q{number}W{now // 1000 % 10**6}.{host}"
+        return os.path.join(directory, name)
+
+    async def run(self, op: Op[R]) -> R:
+        """One operation.
+
+        :raises OSError: what the system says.
+        """
+        return await run(self.fs, op)
+
+    async def run_all(self, batch: Sequence[Op[R]]) -> list[R | OSError]:
+        """Operations side by side: an answer or an error for each."""
+        return await run_all(self.fs, batch)
+
+    # -- names -------------------------------------------------------------------------------------------
+
+    async def stat(self, path: str) -> os.stat_result | None:
+        """Attributes of what *path* names (a symbolic link itself), None if there is nothing."""
+        try:
+            return await self.run(ops.Stat(path, follow=False))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    async def exists(self, path: str) -> bool:
+        """Whether there is anything of that name."""
+        return await self.stat(path) is not None
+
+    async def listdir(self, path: str) -> list[DirEntry]:
+        """The entries of a directory; none if it is missing."""
+        try:
+            return await self.run(ops.Listdir(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    async def mkdir(self, path: str) -> bool:
+        """Make a directory; False if it is there."""
+        try:
+            await self.run(ops.Mkdir(path, self.dir_permissions))
+        except FileExistsError:
+            return False
+        return True
+
+    async def make_dirs(self, path: str) -> None:
+        """Make a directory and the missing ones above it (an operation each)."""
+        missing = []
+        while not await self.mkdir_or_parent_missing(path):
+            missing.append(path)
+            path = os.path.dirname(path)
+        for directory in reversed(missing):
+            await self.mkdir(directory)
+
+    async def mkdir_or_parent_missing(self, path: str) -> bool:
+        """Make a directory unless it is there; False if the one above is missing."""
+        try:
+            await self.mkdir(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    async def sync_dir(self, path: str) -> None:
+        """Make the names in a directory durable, if commits are."""
+        if self.options.durable:
+            await self.run(ops.SyncDir(path))
+
+    async def unlink(self, path: str) -> bool:
+        """Take a name away; False if it is gone already."""
+        try:
+            await self.run(ops.Unlink(path))
+        except FileNotFoundError:
+            return False
+        return True
+
+    async def discard(self, paths: Iterable[str]) -> None:
+        """Take names away after an error.  Never fails: what can't be done is counted."""
+        for answer in await self.run_all([ops.Unlink(path) for path in paths]):
+            if isinstance(answer, OSError) and answer.errno != errno.ENOENT:
+                self.lost_errors += 1
+
+    async def attempt(self, change: Awaitable[None]) -> bool:
+        """Something that should be done after an error.  Never fails: what can't be done is counted."""
+        try:
+            await change
+        except OSError:
+            self.lost_errors += 1
+            return False
+        return True
+
+    # -- files -------------------------------------------------------------------------------------------
+
+    async def create(self, path: str, permissions: Permissions | None = None) -> AppendFile:
+        """A new file (with the store's permissions); FileExistsError if the name is taken."""
+        opened = await self.run(ops.Create(path, permissions or self.file_permissions))
+        return AppendFile(self, path, opened)
+
+    async def create_temporary(self, directory: str) -> AppendFile:
+        """A new file under a temporary name."""
+        while True:
+            try:
+                return await self.create(self.temporary(directory))
+            except FileExistsError:
+                continue
+
+    async def open(self, path: str) -> AppendFile:
+        """An existing file, for reading and appending."""
+        return AppendFile(self, path, await self.run(OpenShared(path)))
+
+    async def open_read(self, path: str) -> AppendFile:
+        """An existing file, for reading only."""
+        return AppendFile(self, path, await self.run(ops.Open(path)))
+
+    async def read_whole(self, path: str) -> bytes | None:
+        """What a (small) file holds, None if it is missing.  Three operations."""
+        try:
+            file = await self.open_read(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            return await file.read(file.size, 0)
+        finally:
+            await file.close()
+
+    async def replace(self, path: str, data: bytes, temporary: str | None = None) -> None:
+        """Put *data* in place of what *path* holds, by rename: create, append, sync, rename."""
+        file = await (self.create(temporary) if temporary else self.create_temporary(os.path.dirname(path)))
+        try:
+            await file.append(data)
+            await file.sync()
+            await self.run(ops.Rename(file.path, path))
+        except OSError:
+            await file.close()
+            await self.discard([file.path])
+            raise
+        await file.close()
+
+
+class AppendFile:
+    """An open file.  ``size`` is its length in bytes as far as this writer knows; it alone appends."""
+
+    __slots__ = ("_closed", "disk", "fd", "path", "size", "stat")
+
+    def __init__(self, disk: Disk, path: str, opened: Opened) -> None:
+        self.disk = disk
+        self.path = path
+        self.fd = opened.fd
+        self.stat = opened.stat
+        self.size = opened.stat.st_size
+        self._closed = False
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and inode."""
+        return self.stat.st_dev, self.stat.st_ino
+
+    async def read(self, size: int, offset: int) -> bytes:
+        """Exactly *size* bytes, fewer only at the end of the file."""
+        parts = []
+        while size > 0:
+            data = await self.disk.run(ops.Read(self.fd, min(size, _READ_PIECE), offset))
+            if not data:
+                break
+            parts.append(data)
+            size -= len(data)
+            offset += len(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def append(self, data: bytes) -> None:
+        """Write at the end, in one write.
+
+        :raises OSError: some bytes may have been written; :meth:`cut` takes them back.
+        """
+        answer = await self.disk.run(ops.Append(self.fd, (data,)))
+        self.size += answer.written
+        if answer.error is not None:
+            raise answer.error
+        if answer.written != len(data):
+            raise OSError(errno.EIO, f"{answer.written} of {len(data)} bytes were written", self.path)
+
+    async def append_from(self, fd: int, size: int, offset: int = 0) -> None:
+        """Append *size* bytes of another open file, an operation for every 16 MiB.
+
+        :raises OSError: as :meth:`append`; EIO: the other file has less.
+        """
+        while size > 0:
+            piece = min(size, _PIECE)
+            answer = await self.disk.run(CopyRange(fd, offset, piece, self.fd, self.size))
+            self.size += answer.written
+            if answer.error is not None:
+                raise answer.error
+            if answer.written == 0:
+                raise OSError(errno.EIO, f"{size} bytes are missing at offset {offset}", self.path)
+            size -= answer.written
+            offset += answer.written
+
+    async def cut(self, size: int) -> None:
+        """Take back what was appended behind *size* (bytes)."""
+        await self.disk.run(ops.Truncate(self.fd, size, self.size))
+        self.size = size
+
+    async def sync(self) -> None:
+        """Make the bytes durable, if commits are."""
+        if self.disk.options.durable:
+            await self.disk.run(ops.Sync(self.fd, self.size))
+
+    async def try_lock(self, kind: LockKind) -> bool:
+        """Lock the file, or don't."""
+        return await self.disk.run(TryLock(self.fd, kind))
+
+    async def close(self) -> None:
+        """Close the file; its lock ends.  Never fails; a second time does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self.disk.run(ops.Close(self.fd))
+        except OSError:
+            self.disk.lost_errors += 1

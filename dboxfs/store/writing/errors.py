@@ -1,0 +1,41 @@
+"""What a writer refuses, beyond the errors that reading has too (``dboxfs.errors``).
+
+``errno`` is what the request maps to for programs that know errors by number.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import ClassVar
+
+from dboxfs.errors import DboxfsError
+
+
+class RefusedMessage(DboxfsError):
+    """Bytes that can't be a message of a dbox store: Dovecot would take them for something else."""
+
+    errno: ClassVar[int] = errno.EINVAL
+
+
+class InvalidName(DboxfsError):
+    """No mailbox can have this name."""
+
+    errno: ClassVar[int] = errno.EINVAL
+
+
+class MailboxExists(DboxfsError):
+    """The name is taken."""
+
+    errno: ClassVar[int] = errno.EEXIST
+
+
+class MailboxInUse(DboxfsError):
+    """The mailbox has children, or messages that came while it was being deleted."""
+
+    errno: ClassVar[int] = errno.ENOTEMPTY
+
+
+class StoreExists(DboxfsError):
+    """There is something already where a store should be made."""
+
+    errno: ClassVar[int] = errno.EEXIST

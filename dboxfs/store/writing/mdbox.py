@@ -1,0 +1,431 @@
+"""Writing multi-dbox: records in ``m.N`` files, the map, the mailboxes (PROTOCOL sections 4, 5, 6, 8).
+
+Every change goes through the map's lock and has the same shape: change the map with internal records, change
+the mailboxes, then say in the map that all is done (the tail).  Saves that are ready together, whatever their
+mailboxes, are one such change.
+
+A record that was written but whose mailbox can't be had any more gets a map entry with refcount 0: it is
+then nobody's, like an expunged message, and a purge takes it away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+from dboxfs.errors import DboxfsError, NoSuchMessage, Unsupported
+from dboxfs.fsapi import ops
+from dboxfs.index.mailbox import guids, map_uids
+from dboxfs.index.mapindex import MapIndex
+from dboxfs.store.writing import records
+from dboxfs.store.writing.containers import Placed, Placer
+from dboxfs.store.writing.group import GroupCommit, Request
+from dboxfs.store.writing.indexlog import IndexLog
+from dboxfs.store.writing.message import Composed, NewMessage, compose
+from dboxfs.store.writing.outcome import Copied, Saved, now_seconds
+from dboxfs.store.writing.sdbox import finish_expunge
+from dboxfs.store.writing.work import Work, present
+
+SHARED_LIMIT = 1 << 20
+"""Bytes that a save may have to go into a file together with others that are ready."""
+
+MOST_REFERENCES = 32768
+"""Copies that a stored message may have (mdbox-map)."""
+
+
+@dataclass(slots=True)
+class _Save:
+    """A save on its way.  Its records are in memory (``composed``) or placed already by its own placer."""
+
+    name: str
+    composed: list[Composed] = field(default_factory=list)
+    placed: list[Placed] = field(default_factory=list)
+    placer: Placer | None = None
+
+
+@dataclass(slots=True)
+class _Share:
+    """What one mailbox gets of a group: its requests, and the messages they replace (uid, map uid)."""
+
+    index: IndexLog
+    requests: list[Request[_Save, Saved]]
+    appended: list[records.Appended] = field(default_factory=list)
+    replaced: list[tuple[int, int]] = field(default_factory=list)
+
+
+_Request = Request[_Save, Saved]
+
+
+class MdboxWriter:
+    """The write paths of a multi-dbox store."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._disk = work.disk
+        self.queue: GroupCommit[_Save, Saved] = GroupCommit(self._commit_group)
+
+    # -- save --------------------------------------------------------------------------------------------
+
+    async def save(self, name: str, messages: Sequence[NewMessage]) -> Saved:
+        """Save *messages* into a mailbox in one transaction."""
+        options = self._work.options
+        save = _Save(name)
+        request: _Request = Request(save)
+        total = 0
+        try:
+            for message in messages:
+                composed = await compose(
+                    message, eol=options.eol, memory_limit=options.memory_limit, mailbox=name
+                )
+                total += composed.size
+                save.composed.append(composed)
+                if save.placer is not None or total > SHARED_LIMIT or composed.data is None:
+                    save.placer = save.placer or Placer(self._work)
+                    await self._place_own(save, save.placer)
+            if save.placer is not None:
+                await save.placer.sync()
+            return await self.queue.run(request)
+        except BaseException:
+            if save.placer is not None and not request.taken:
+                await save.placer.rollback()
+            raise
+
+    async def _place_own(self, save: _Save, placer: Placer) -> None:
+        """Append what is composed to files of the save's own."""
+        waiting, save.composed = save.composed, []
+        for composed in waiting:
+            save.placed.append(await placer.place(composed))
+
+    # -- commit ------------------------------------------------------------------------------------------
+
+    async def _commit_group(self, group: Sequence[_Request]) -> None:
+        shared = Placer(self._work)
+        placers = [shared, *(r.what.placer for r in group if r.what.placer is not None)]
+        try:
+            await self._place_shared(shared, group)
+            async with self._work.locked_map() as mapping, self._shares(group) as shares:
+                if shares:
+                    await self._change(mapping, placers, group, shares)
+        except BaseException:
+            for placer in placers:
+                await placer.rollback()
+            raise
+        if not shares:
+            for placer in placers:
+                await placer.rollback()
+        for placer in placers:
+            await placer.close()
+
+    async def _place_shared(self, placer: Placer, group: Sequence[_Request]) -> None:
+        """All small records of the group: one write and one sync, if they fit one file."""
+        todo = [composed for request in group for composed in request.what.composed]
+        if not todo:
+            return
+        placed = iter(await placer.place_all(todo))
+        for request in group:
+            request.what.placed += [next(placed) for _ in request.what.composed]
+            request.what.composed = []
+        await placer.sync()
+
+    @asynccontextmanager
+    async def _shares(self, group: Sequence[_Request]) -> AsyncIterator[list[_Share]]:
+        """Hold the mailboxes of the group; a request whose mailbox can't be had gets its error."""
+        async with AsyncExitStack() as stack:
+            shares = []
+            for name in sorted({request.what.name for request in group}):
+                requests = [request for request in group if request.what.name == name]
+                try:
+                    index = await stack.enter_async_context(self._work.mailbox(name))
+                except (DboxfsError, OSError) as error:
+                    for request in requests:
+                        request.error = error
+                else:
+                    shares.append(_Share(index, requests))
+            yield shares
+
+    async def _change(
+        self, mapping: MapIndex, placers: list[Placer], group: Sequence[_Request], shares: list[_Share]
+    ) -> None:
+        """From the names of new files to the map's tail; map and mailboxes are locked."""
+        highest = await self._name_files(mapping, placers)
+        entries = self._entries(mapping, group, shares)
+        batch = records.highest_file_id(self._work.map.state, highest) if highest else []
+        batch += records.append_to_map(self._work.map.state, entries)
+        if self._work.options.alone:
+            lost = sorted(map_uid for share in shares for _, map_uid in share.replaced)
+            batch += records.change_refcounts(self._work.map.state, [(map_uid, -1) for map_uid in lost])
+        try:
+            await self._work.map.append(batch, durable=True)
+        except OSError:
+            await self._disown(shares, placers)
+            raise
+        for placer in placers:
+            placer.named = True
+        if await self._append(shares):
+            await self._disk.attempt(self._work.map_done())
+        self._answer(shares)
+
+    async def _name_files(self, mapping: MapIndex, placers: list[Placer]) -> int:
+        """Give new files their names; the highest file_id that was given, 0 if there was no new file."""
+        new = [c for placer in placers for c in placer.containers if c.new]
+        file_id = mapping.highest_file_id
+        for container in new:
+            while True:
+                file_id += 1
+                path, *others = self._work.storage_paths(file_id)
+                if others and await self._disk.exists(others[0]):
+                    continue
+                try:
+                    await self._disk.run(ops.Publish(container.file.path, path, False))
+                except FileExistsError:
+                    continue
+                break
+            container.file.path, container.file_id = path, file_id
+            self._work.fs.locks.extend(container, path)
+        if new:
+            await self._disk.sync_dir(self._work.location.storage)
+        return file_id if new else 0
+
+    def _entries(
+        self, mapping: MapIndex, group: Sequence[_Request], shares: list[_Share]
+    ) -> list[records.MapEntry]:
+        """Map entries for everything that was placed, and the mailbox records for what has a mailbox."""
+        map_uid = mapping.state.next_uid
+        entries: list[records.MapEntry] = []
+        share_of = {id(request): share for share in shares for request in share.requests}
+        next_uid = {id(share): share.index.state.next_uid for share in shares}
+        for request in group:
+            share = share_of.get(id(request))
+            for placed in request.what.placed:
+                size, file_id = placed.composed.size, placed.container.file_id
+                entries.append(
+                    records.MapEntry(map_uid, file_id, placed.offset, size, int(share is not None))
+                )
+                if share is not None:
+                    self._append_to(share, next_uid[id(share)], map_uid, placed.composed)
+                    next_uid[id(share)] += 1
+                map_uid += 1
+        return entries
+
+    def _append_to(self, share: _Share, uid: int, map_uid: int, composed: Composed) -> None:
+        """The mailbox record of a new message; a message that it replaces gives flags and keywords."""
+        state, message = share.index.state, composed.message
+        flags, keywords = message.flags, message.keywords
+        row = -1 if message.replaces is None else state.row_of(message.replaces)
+        column = map_uids(state)
+        if row >= 0 and message.replaces is not None and column is not None:
+            old = (message.replaces, int(column[row]))
+            flags, keywords = int(state.flags[row]), state.keywords(row)
+            if old not in share.replaced:
+                share.replaced.append(old)
+        share.appended.append(records.Appended(uid, flags, keywords, composed.guid, map_uid, now_seconds()))
+
+    async def _append(self, shares: list[_Share]) -> bool:
+        """Write the mailboxes.  One that fails gives its requests the error, and its messages back.
+
+        False: something could not be taken back, and the map must not say that all is done.
+        """
+        consistent = True
+        for share in shares:
+            batch = records.append_messages(share.index.state, share.appended, mdbox=True)
+            replaced = sorted(uid for uid, _ in share.replaced)
+            if replaced:
+                batch += records.expunge(share.index.state, replaced, external=self._work.options.alone)
+            try:
+                await share.index.append(batch, durable=True)
+            except OSError as error:
+                for request in share.requests:
+                    request.error = error
+                consistent &= await self._take_back(share.index, share.appended, share.replaced)
+        return consistent
+
+    async def _take_back(
+        self,
+        index: IndexLog,
+        appended: Sequence[records.Appended],
+        replaced: Sequence[tuple[int, int]] = (),
+        references: int = 1,
+    ) -> bool:
+        """What a mailbox could not take, or not durably, shall not count; False: that failed too.
+
+        Messages that are in its log are expunged again; but not if they replaced others, which are expunged
+        by now: then one of the two would be lost.
+
+        :param replaced: (uid, map uid) of messages whose references are given back if they still exist.
+        :param references: how many references each appended message was given in the map.
+        """
+        uids = present(index.state, (message.uid for message in appended))
+        if uids and replaced:
+            return True
+        if uids:
+            again = records.expunge(index.state, uids, external=True)
+            if not await self._disk.attempt(index.append(again)):
+                return False
+        diffs = [(message.map_uid, -references) for message in appended]
+        if self._work.options.alone and not uids:
+            diffs += [(map_uid, 1) for _, map_uid in replaced]
+        return await self._disk.attempt(self._refer(diffs))
+
+    async def _refer(self, diffs: Iterable[tuple[int, int]]) -> None:
+        """Change refcounts in the map: (map uid, difference), in any order."""
+        sums: dict[int, int] = {}
+        for map_uid, diff in diffs:
+            sums[map_uid] = sums.get(map_uid, 0) + diff
+        change = records.change_refcounts(self._work.map.state, sorted(sums.items()))
+        if change:
+            await self._work.map.append(change)
+
+    async def _disown(self, shares: list[_Share], placers: list[Placer]) -> None:
+        """The map could not be made durable: if it has the new entries, they shall be nobody's."""
+        appended = [message.map_uid for share in shares for message in share.appended]
+        known = present(self._work.map.state, appended)
+        if known:
+            for placer in placers:
+                placer.named = True
+            change = records.change_refcounts(self._work.map.state, [(map_uid, -1) for map_uid in known])
+            await self._disk.attempt(self._work.map.append(change, tail=True))
+
+    def _answer(self, shares: list[_Share]) -> None:
+        for share in shares:
+            rows = iter(share.appended)
+            for request in share.requests:
+                mine = [next(rows) for _ in request.what.placed]
+                if request.error is None:
+                    request.result = Saved(
+                        share.index.state.uid_validity,
+                        tuple(row.uid for row in mine),
+                        tuple(row.guid for row in mine),
+                    )
+                    self._work.count("saved", len(mine))
+
+    # -- copy and move -----------------------------------------------------------------------------------
+
+    async def copy(self, source: str, uids: Sequence[int], target: str, *, move: bool = False) -> Copied:
+        """Copy (or move) messages: one more reference each (or none).
+
+        :raises NoSuchMessage: one of them is gone; nothing was changed.
+        :raises Unsupported: one of them has too many copies already.
+        """
+        async with (
+            self._work.locked_map() as mapping,
+            self._work.mailboxes([source, target]) as indexes,
+        ):
+            here, there = indexes[source], indexes[target]
+            wanted = present(here.state, uids)
+            if len(wanted) != len(set(uids)):
+                raise NoSuchMessage(f"{source}: some of the messages to be copied are gone")
+            rows = self._copies(here, there, wanted, mapping)
+            self._check_references(mapping, rows)
+            await self._transfer(here, there, rows, wanted if move else [])
+            self._work.count("moved" if move else "copied", len(rows))
+            return Copied(there.state.uid_validity, tuple(wanted), tuple(row.uid for row in rows))
+
+    async def _transfer(
+        self, here: IndexLog, there: IndexLog, rows: Sequence[records.Appended], gone: Sequence[int]
+    ) -> None:
+        """Append *rows* to one mailbox and expunge *gone* from the other, map first."""
+        execute = bool(gone) and self._work.options.alone
+        more = _references(rows, 1)
+        # Executed at once a move changes no refcount in the end; what is written says that it is under way.
+        await self._begin(more, _references(rows, -1) if execute else [])
+        arrived = False
+        consistent = True
+        try:
+            await there.append(records.append_messages(there.state, rows, mdbox=True), durable=True)
+            arrived = True
+            if gone:
+                await here.append(records.expunge(here.state, gone, external=execute), durable=execute)
+        except OSError:
+            if not arrived:
+                consistent = await self._take_back(there, rows, references=0 if execute else 1)
+            elif execute and present(here.state, gone):
+                consistent = await self._disk.attempt(self._refer(more))
+            raise
+        finally:
+            if consistent:
+                await self._disk.attempt(self._work.map_done())
+
+    async def _begin(self, *changes: Sequence[tuple[int, int]]) -> None:
+        """Change refcounts before mailboxes are changed; one write, durable.
+
+        :raises OSError: refcounts are as they were.
+        """
+        batch = [r for diffs in changes for r in records.change_refcounts(self._work.map.state, diffs)]
+        if not batch:
+            return
+        try:
+            await self._work.map.append(batch, durable=True)
+        except OSError:
+            back = [(map_uid, -diff) for diffs in changes for map_uid, diff in diffs]
+            if not self._work.map.tail_is_head and await self._disk.attempt(self._refer(back)):
+                await self._disk.attempt(self._work.map_done())
+            raise
+
+    def _copies(
+        self, here: IndexLog, there: IndexLog, wanted: Sequence[int], mapping: MapIndex
+    ) -> list[records.Appended]:
+        state = here.state
+        names, places = guids(state), map_uids(state)
+        if places is None or names is None:
+            raise NoSuchMessage(f"{here.what}: its messages are not in the map")
+        now, uid = now_seconds(), there.state.next_uid
+        rows = []
+        for number, row in enumerate(state.rows_of(wanted).tolist()):
+            map_uid = int(places[row])
+            if mapping.lookup(map_uid) is None:
+                raise NoSuchMessage(f"{here.what}: uid {wanted[number]} is not in the map")
+            flags, keywords = int(state.flags[row]), state.keywords(row)
+            guid = names[row].tobytes()
+            rows.append(records.Appended(uid + number, flags, keywords, guid, map_uid, now))
+        return rows
+
+    @staticmethod
+    def _check_references(mapping: MapIndex, rows: Sequence[records.Appended]) -> None:
+        for map_uid, more in _references(rows, 1):
+            found = mapping.lookup(map_uid)
+            if found is not None and found.refcount + more >= MOST_REFERENCES:
+                raise Unsupported(f"a stored message can't have more than {MOST_REFERENCES - 1} copies")
+
+    # -- expunge -----------------------------------------------------------------------------------------
+
+    async def expunge(self, name: str, uids: Sequence[int]) -> list[int]:
+        """Expunge messages, and those that others asked for; gives the uids that were there."""
+        async with self._work.locked_map() as mapping, self._work.mailbox(name) as index:
+            gone = sorted({*present(index.state, uids), *records.requested_expunges(index.state)})
+            diffs = self._lost_references(index, mapping, gone)
+            await self._begin(diffs)
+            consistent = True
+            try:
+                await finish_expunge(index, gone)
+            except OSError:
+                if present(index.state, gone):
+                    back = [(map_uid, -diff) for map_uid, diff in diffs]
+                    consistent = await self._disk.attempt(self._refer(back))
+                raise
+            finally:
+                if consistent:
+                    await self._disk.attempt(self._work.map_done())
+        self._work.count("expunged", len(gone))
+        return gone
+
+    @staticmethod
+    def _lost_references(index: IndexLog, mapping: MapIndex, gone: Sequence[int]) -> list[tuple[int, int]]:
+        """The changes of refcounts, none below 0."""
+        column = map_uids(index.state)
+        if column is None or not gone:
+            return []
+        counts: dict[int, int] = {}
+        for map_uid in column[index.state.rows_of(gone)].tolist():
+            found = mapping.lookup(map_uid)
+            if found is not None and found.refcount > -counts.get(map_uid, 0):
+                counts[map_uid] = counts.get(map_uid, 0) - 1
+        return sorted(counts.items())
+
+
+def _references(rows: Sequence[records.Appended], each: int) -> list[tuple[int, int]]:
+    """(map uid, difference) for *rows*, ascending."""
+    counts: dict[int, int] = {}
+    for row in rows:
+        counts[row.map_uid] = counts.get(row.map_uid, 0) + each
+    return sorted(counts.items())

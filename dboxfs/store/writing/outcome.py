@@ -1,0 +1,60 @@
+"""What a change of a store answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Messages that were saved: uid and guid (16 bytes) of each, in the order in which they were given."""
+
+    uid_validity: int
+    uids: tuple[int, ...]
+    guids: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """Messages that were copied or moved: uids in the source, ascending, and their uids in the target."""
+
+    uid_validity: int
+    source_uids: tuple[int, ...]
+    uids: tuple[int, ...]
+
+
+def now_seconds() -> int:
+    """Seconds since the epoch."""
+    return int(time.time())
+
+
+def first_error(group: BaseExceptionGroup) -> Exception | None:
+    """The error to report of several that tasks side by side met; None: only cancellations."""
+    for error in group.exceptions:
+        found = first_error(error) if isinstance(error, BaseExceptionGroup) else error
+        if isinstance(found, Exception):
+            return found
+    return None
+
+
+async def side_by_side(work: Callable[[int, T], Awaitable[None]], items: Sequence[T]) -> None:
+    """Run *work* for all items, with their positions; the first error ends the others and is raised."""
+    if len(items) == 1:
+        await work(0, items[0])
+        return
+    try:
+        async with trio.open_nursery() as nursery:
+            for at, item in enumerate(items):
+                nursery.start_soon(work, at, item)
+    except BaseExceptionGroup as group:
+        error = first_error(group)
+        if error is None:
+            raise
+        raise error from group

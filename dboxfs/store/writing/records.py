@@ -1,0 +1,232 @@
+"""The log records of the write protocol, for the state that was read under the lock.
+
+Pure functions: state and values in, encoded records out (one transaction's worth, in the order that
+mail-index-log section 3 asks for).  ``EXT_INTRO`` is always by name, with the generation that the index has.
+Everything here is EXTERNAL ("has happened") but flag and keyword changes, expunge requests, and what is
+written to the map before the mailboxes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dboxfs.index import payload
+from dboxfs.index.log import RecordType, encode_record
+from dboxfs.index.mailbox import guids
+from dboxfs.index.state import IndexState
+
+USER_FLAGS = 0x1F
+NO_GUID = bytes(16)
+_MAP = (8, 12, 4)
+_REF = (0, 2, 2)
+_MDBOX = (0, 8, 4)
+_GUID = (0, 16, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """A message that a mailbox gets.  ``map_uid`` and ``save_date`` (seconds): mdbox only."""
+
+    uid: int
+    flags: int
+    keywords: tuple[str, ...]
+    guid: bytes
+    map_uid: int = 0
+    save_date: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MapEntry:
+    """A message that the map gets: its place in ``m.<file_id>`` (bytes; size 0: 4 GiB or more)."""
+
+    map_uid: int
+    file_id: int
+    offset: int
+    size: int
+    refcount: int = 1
+
+    def encode(self) -> bytes:
+        """The record of extension ``map``."""
+        size = self.size if self.size < 1 << 32 else 0
+        return struct.pack("<III", self.file_id, self.offset, size)
+
+
+def uid_ranges(uids: Iterable[int]) -> list[tuple[int, int]]:
+    """Ascending uids as inclusive ranges of consecutive ones."""
+    numbers = np.unique(np.fromiter(uids, np.int64))
+    if not len(numbers):
+        return []
+    breaks = np.flatnonzero(np.diff(numbers) != 1)
+    starts = numbers[np.concatenate(([0], breaks + 1))]
+    ends = numbers[np.concatenate((breaks, [len(numbers) - 1]))]
+    return list(zip(starts.tolist(), ends.tolist(), strict=True))
+
+
+def intro(state: IndexState, name: str, sizes: tuple[int, int, int], *, external: bool = True) -> bytes:
+    """Select extension *name*; sizes are (hdr_size, record_size, record_align) if it is new."""
+    found = next((ext for ext in state.extensions if ext.name == name), None)
+    hdr_size, record_size, align = sizes
+    if found is not None:
+        hdr_size, record_size, align = len(found.hdr), found.record_size, found.record_align
+    body = payload.ext_intro(
+        name,
+        reset_id=found.reset_id if found is not None else 0,
+        hdr_size=hdr_size,
+        record_size=record_size,
+        record_align=align,
+    )
+    return encode_record(RecordType.EXT_INTRO, body, external)
+
+
+def append_messages(state: IndexState, messages: Sequence[Appended], *, mdbox: bool) -> list[bytes]:
+    """New messages of a mailbox, uids ascending from ``state.next_uid`` on."""
+    append = payload.append((m.uid, m.flags & USER_FLAGS) for m in messages)
+    records = [encode_record(RecordType.APPEND, append, external=True)]
+    if mdbox:
+        places = [(m.uid, struct.pack("<II", m.map_uid, m.save_date)) for m in messages]
+        records += [intro(state, "mdbox", _MDBOX), _external(RecordType.EXT_REC_UPDATE, places)]
+        names = [(m.uid, m.guid) for m in messages]
+        records += [intro(state, "guid", _GUID), _external(RecordType.EXT_REC_UPDATE, names)]
+    with_keyword: dict[str, list[int]] = {}
+    for message in messages:
+        for keyword in message.keywords:
+            with_keyword.setdefault(keyword, []).append(message.uid)
+    for keyword, uids in with_keyword.items():
+        body = payload.keyword_update(keyword, uid_ranges(uids))
+        records.append(encode_record(RecordType.KEYWORD_UPDATE, body, external=True))
+    return records
+
+
+def _external(kind: RecordType, rows: Sequence[tuple[int, bytes]]) -> bytes:
+    return encode_record(kind, payload.ext_rec_update(rows), external=True)
+
+
+def expunge(state: IndexState, uids: Sequence[int], *, external: bool) -> list[bytes]:
+    """Expunge messages (or ask for it); with the guid that the index has, so that it is checked."""
+    column = guids(state)
+    rows = state.rows_of(uids)
+    entries = [
+        (uid, column[row].tobytes() if column is not None and row >= 0 else NO_GUID)
+        for uid, row in zip(uids, rows.tolist(), strict=True)
+    ]
+    return [encode_record(RecordType.EXPUNGE_GUID, payload.expunge_guid(entries), external=external)]
+
+
+def change_flags(uids: Iterable[int], add: int, remove: int) -> list[bytes]:
+    """Set and clear flags (bits of :data:`USER_FLAGS`)."""
+    ranges = uid_ranges(uids)
+    if not ranges or not (add | remove) & USER_FLAGS:
+        return []
+    body = payload.flag_update(ranges, add & USER_FLAGS, remove & USER_FLAGS)
+    return [encode_record(RecordType.FLAG_UPDATE, body)]
+
+
+def change_keyword(uids: Iterable[int], keyword: str, *, add: bool) -> list[bytes]:
+    """Add or remove one keyword."""
+    ranges = uid_ranges(uids)
+    if not ranges:
+        return []
+    modify = payload.KEYWORD_ADD if add else payload.KEYWORD_REMOVE
+    return [encode_record(RecordType.KEYWORD_UPDATE, payload.keyword_update(keyword, ranges, modify))]
+
+
+def index_deleted() -> list[bytes]:
+    """The mailbox is gone."""
+    return [encode_record(RecordType.INDEX_DELETED, payload.index_deleted(), external=True)]
+
+
+# -- the map ------------------------------------------------------------------------------------------------
+
+
+def highest_file_id(state: IndexState, file_id: int, *, external: bool = False) -> list[bytes]:
+    """The map's header data: the highest file_id that was ever used."""
+    update = payload.ext_hdr_update(0, struct.pack("<I", file_id))
+    return [
+        intro(state, "map", _MAP, external=external),
+        encode_record(RecordType.EXT_HDR_UPDATE, update, external),
+    ]
+
+
+def append_to_map(state: IndexState, entries: Sequence[MapEntry]) -> list[bytes]:
+    """New stored messages.  Internal: the tail says when all is done."""
+    append = payload.append((entry.map_uid, 0) for entry in entries)
+    places = payload.ext_rec_update((entry.map_uid, entry.encode()) for entry in entries)
+    refs = payload.ext_rec_update((entry.map_uid, struct.pack("<H", entry.refcount)) for entry in entries)
+    return [
+        encode_record(RecordType.APPEND, append),
+        intro(state, "map", _MAP, external=False),
+        encode_record(RecordType.EXT_REC_UPDATE, places),
+        intro(state, "ref", _REF, external=False),
+        encode_record(RecordType.EXT_REC_UPDATE, refs),
+    ]
+
+
+def change_refcounts(state: IndexState, diffs: Iterable[tuple[int, int]]) -> list[bytes]:
+    """Add to refcounts: (map_uid, difference), map uids ascending."""
+    changes = [(map_uid, diff) for map_uid, diff in diffs if diff]
+    if not changes:
+        return []
+    body = payload.ext_atomic_inc(changes)
+    return [intro(state, "ref", _REF, external=False), encode_record(RecordType.EXT_ATOMIC_INC, body)]
+
+
+def set_refcounts(state: IndexState, counts: Iterable[tuple[int, int]]) -> list[bytes]:
+    """Write refcounts as they should be: (map_uid, count)."""
+    rows = [(map_uid, struct.pack("<H", count)) for map_uid, count in counts]
+    if not rows:
+        return []
+    body = payload.ext_rec_update(rows)
+    return [intro(state, "ref", _REF, external=False), encode_record(RecordType.EXT_REC_UPDATE, body)]
+
+
+def move_in_map(
+    state: IndexState, entries: Sequence[MapEntry], dead: Sequence[int], highest: int | None
+) -> list[bytes]:
+    """What a purge does: new places (same map uids), dead map uids expunged.  All EXTERNAL."""
+    records: list[bytes] = []
+    if highest is not None:
+        records += highest_file_id(state, highest, external=True)
+    if entries:
+        places = [(entry.map_uid, entry.encode()) for entry in entries]
+        records += [intro(state, "map", _MAP), _external(RecordType.EXT_REC_UPDATE, places)]
+    if dead:
+        body = payload.expunge_guid((map_uid, NO_GUID) for map_uid in dead)
+        records.append(encode_record(RecordType.EXPUNGE_GUID, body, external=True))
+    return records
+
+
+# -- requests -----------------------------------------------------------------------------------------------
+
+
+def requested_expunges(state: IndexState) -> list[int]:
+    """uids that somebody asked to expunge: they exist, and a guid that came along is the index's."""
+    column = guids(state)
+    found: set[int] = set()
+    for record in state.pending_requests:
+        body = record.payload
+        if record.type == RecordType.EXPUNGE_GUID:
+            for at in range(0, len(body) - 19, 20):
+                (uid,) = struct.unpack_from("<I", body, at)
+                if _may_expunge(state, column, uid, bytes(body[at + 4 : at + 20])):
+                    found.add(uid)
+        elif record.type == RecordType.EXPUNGE:
+            for at in range(0, len(body) - 7, 8):
+                first, last = struct.unpack_from("<II", body, at)
+                low, high = np.searchsorted(state.uids, (first, last + 1))
+                found.update(state.uids[low:high].tolist())
+    return sorted(found)
+
+
+def _may_expunge(state: IndexState, column: npt.NDArray[np.uint8] | None, uid: int, guid: bytes) -> bool:
+    row = state.row_of(uid)
+    return row >= 0 and (guid == NO_GUID or column is None or column[row].tobytes() == guid)
+
+
+def only_expunges_pending(state: IndexState) -> bool:
+    """Whether the tail may pass all that is pending once the expunges are carried out."""
+    return all(r.type in (RecordType.EXPUNGE, RecordType.EXPUNGE_GUID) for r in state.pending_requests)

@@ -1,0 +1,332 @@
+"""Writing single-dbox: a file a message (PROTOCOL sections 3, 5, 6, 8).
+
+A new message is a finished ``.temp.*`` file in the mailbox's directory, whatever it comes from (a save, a
+copy); what follows is the same for all: under the mailbox's lock it gets uid and name, then the index record.
+Saves and copies into one mailbox that are ready together are one transaction.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import trio
+
+from dboxfs.dbox import encode_file_header, parse_ext_refs
+from dboxfs.errors import NoSuchMailbox, NoSuchMessage, Unsupported
+from dboxfs.fsapi import ops
+from dboxfs.store.sdbox import SdboxFiles
+from dboxfs.store.writing import records
+from dboxfs.store.writing.disk import AppendFile
+from dboxfs.store.writing.group import GroupCommit, Request
+from dboxfs.store.writing.indexlog import IndexLog
+from dboxfs.store.writing.message import Composed, NewMessage, compose
+from dboxfs.store.writing.outcome import Copied, Saved, now_seconds, side_by_side
+from dboxfs.store.writing.work import Work, present
+
+_AT_ONCE = 16
+_BATCH = 256
+
+
+@dataclass(slots=True)
+class _New:
+    """A message that waits for its uid.  ``attachments``: (existing file, path without the suffix)."""
+
+    temporary: str
+    flags: int
+    keywords: tuple[str, ...]
+    guid: bytes
+    replaces: int | None = None
+    attachments: tuple[tuple[str, str], ...] = ()
+    uid: int = 0
+
+
+_Request = Request[list[_New], Saved]
+
+
+class SdboxWriter:
+    """The write paths of a single-dbox store."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._disk = work.disk
+        self._queues: dict[str, GroupCommit[list[_New], Saved]] = {}
+
+    @property
+    def queues(self) -> list[GroupCommit[list[_New], Saved]]:
+        """Where saves wait, one for each mailbox."""
+        return list(self._queues.values())
+
+    # -- save --------------------------------------------------------------------------------------------
+
+    async def save(self, name: str, messages: Sequence[NewMessage]) -> Saved:
+        """Save *messages* into a mailbox in one transaction."""
+        made: list[_New] = []
+        limit = trio.CapacityLimiter(_AT_ONCE)
+        found: list[_New | None] = [None] * len(messages)
+
+        async def prepare(at: int, message: NewMessage) -> None:
+            async with limit:
+                found[at] = await self._prepare(name, message, made)
+
+        try:
+            await side_by_side(prepare, messages)
+        except BaseException:
+            await self._discard(made)
+            raise
+        return await self._commit(name, [new for new in found if new is not None])
+
+    async def _need_directory(self, name: str, directory: str) -> None:
+        """With ``INDEX=`` a mailbox may have an index and no directory yet."""
+        if await self._disk.exists(directory):
+            return
+        if self._work.location.index is None or not await self._disk.exists(self._work.index(name).log_path):
+            raise NoSuchMailbox(f"{name}: no such mailbox")
+        await self._disk.make_dirs(directory)
+
+    async def _prepare(self, name: str, message: NewMessage, made: list[_New]) -> _New:
+        """Write one message to a temporary file."""
+        options, directory = self._work.options, self._work.location.mailbox_path(name)
+        composed = await compose(message, eol=options.eol, memory_limit=options.memory_limit, mailbox=None)
+        try:
+            file = await self._disk.create_temporary(directory)
+        except FileNotFoundError:
+            await self._need_directory(name, directory)
+            file = await self._disk.create_temporary(directory)
+        new = _New(file.path, message.flags, message.keywords, composed.guid, message.replaces)
+        made.append(new)
+        try:
+            await self._write(composed, file)
+        finally:
+            await file.close()
+        return new
+
+    @staticmethod
+    async def _write(composed: Composed, file: AppendFile) -> None:
+        await composed.write_to(file, encode_file_header(now_seconds()))
+        await file.sync()
+
+    async def _commit(self, name: str, new: list[_New]) -> Saved:
+        queue = self._queues.get(name)
+        if queue is None:
+
+            async def commit(group: Sequence[_Request]) -> None:
+                await self._commit_group(name, group)
+
+            queue = self._queues[name] = GroupCommit(commit)
+        request: _Request = Request(new)
+        try:
+            return await queue.run(request)
+        except BaseException:
+            if not request.taken or request.error is not None:
+                await self._discard(new)
+            raise
+
+    async def _discard(self, made: Sequence[_New]) -> None:
+        await self._disk.discard([new.temporary for new in made])
+
+    # -- commit ------------------------------------------------------------------------------------------
+
+    async def _commit_group(self, name: str, group: Sequence[_Request]) -> None:
+        news = [new for request in group for new in request.what]
+        replaced: list[int] = []
+        async with self._work.mailbox(name) as index:
+            validity = index.state.uid_validity
+            await self._take_uids(name, index, news)
+            replaced = self._inherit(index, news)
+            try:
+                await self._link_attachments(index, news)
+                await self._publish(name, news)
+                await self._append(index, news, replaced)
+            except OSError:
+                await self._unpublish(name, index, news)
+                raise
+            await self._sync(name, index, news, replaced)
+            self._work.count("saved", len(news))
+        if self._work.options.alone:
+            await self.unlink(name, replaced, [])
+        for request in group:
+            request.result = Saved(
+                validity, tuple(new.uid for new in request.what), tuple(new.guid for new in request.what)
+            )
+
+    async def _take_uids(self, name: str, index: IndexLog, news: Sequence[_New]) -> None:
+        """The next uids, but none whose file is in the alternative storage."""
+        uid = index.state.next_uid
+        alt = self._work.location.alt_mailbox_path(name)
+        for new in news:
+            while alt is not None and await self._disk.exists(os.path.join(alt, f"u.{uid}")):
+                uid += 1
+            new.uid = uid
+            uid += 1
+
+    def _inherit(self, index: IndexLog, news: Sequence[_New]) -> list[int]:
+        """Flags and keywords of replaced messages go to their successors; gives those that still exist."""
+        replaced = []
+        for new in news:
+            row = -1 if new.replaces is None else index.state.row_of(new.replaces)
+            if row >= 0 and new.replaces is not None and new.replaces not in replaced:
+                new.flags = int(index.state.flags[row])
+                new.keywords = index.state.keywords(row)
+                replaced.append(new.replaces)
+        return sorted(replaced)
+
+    async def _publish(self, name: str, news: list[_New]) -> None:
+        """Give the files their names; a uid whose name is taken (a crash left it) is stepped over."""
+        directory = self._work.location.mailbox_path(name)
+        todo = list(news)
+        while todo:
+            batch = [
+                ops.Publish(new.temporary, os.path.join(directory, f"u.{new.uid}"), False) for new in todo
+            ]
+            answers = await self._disk.run_all(batch)
+            taken = []
+            for new, answer in zip(todo, answers, strict=True):
+                if isinstance(answer, FileExistsError):
+                    taken.append(new)
+                elif isinstance(answer, OSError):
+                    raise answer
+            highest = max(new.uid for new in news)
+            for number, new in enumerate(taken, highest + 1):
+                new.uid = number
+            todo = taken
+        await self._disk.sync_dir(directory)
+
+    async def _append(self, index: IndexLog, news: Sequence[_New], replaced: Sequence[int]) -> None:
+        ordered = sorted(news, key=lambda new: new.uid)
+        rows = [records.Appended(new.uid, new.flags, new.keywords, new.guid) for new in ordered]
+        batch = records.append_messages(index.state, rows, mdbox=False)
+        if replaced:
+            batch += records.expunge(index.state, replaced, external=self._work.options.alone)
+        await index.append(batch)
+
+    async def _sync(self, name: str, index: IndexLog, news: Sequence[_New], replaced: Sequence[int]) -> None:
+        """Wait for the log to be on disk; if that fails, take the messages back.
+
+        Not if some replaced others, which are expunged by now: then one of the two would be lost.
+        """
+        try:
+            await index.sync()
+        except OSError:
+            if replaced:
+                raise
+            uids = sorted(new.uid for new in news)
+            await self._disk.attempt(index.append(records.expunge(index.state, uids, external=True)))
+            await self._unpublish(name, index, news)
+            raise
+
+    async def _unpublish(self, name: str, index: IndexLog, news: Sequence[_New]) -> None:
+        """Take away what has no record."""
+        known = set(present(index.state, (new.uid for new in news)))
+        gone = [new for new in news if new.uid not in known]
+        suffix = self._suffix(index)
+        names = [self._work.message_paths(name, new.uid)[0] for new in gone]
+        links = [f"{path}{suffix}{new.uid}" for new in gone for _, path in new.attachments]
+        own = await self._disk.run_all([ops.Stat(new.temporary, follow=False) for new in gone])
+        published = [path for path, st in zip(names, own, strict=True) if isinstance(st, FileNotFoundError)]
+        await self._disk.discard(published + links)
+
+    async def _link_attachments(self, index: IndexLog, news: Sequence[_New]) -> None:
+        for new in news:
+            for existing, path in new.attachments:
+                await self._work.link_or_copy(existing, f"{path}{self._suffix(index)}{new.uid}")
+
+    def _suffix(self, index: IndexLog) -> str:
+        """What the attachment files of this mailbox's messages end with, before the uid."""
+        return f"-{self._work.header(index).guid.hex()}-"
+
+    # -- copy --------------------------------------------------------------------------------------------
+
+    async def copy(self, source: str, uids: Sequence[int], target: str) -> Copied:
+        """Copy messages by hard links.
+
+        :raises NoSuchMessage: one of them is gone; nothing was copied.
+        """
+        made: list[_New] = []
+        directory = self._work.location.mailbox_path(target)
+        await self._need_directory(target, directory)
+        try:
+            async with self._work.mailbox(source) as index:
+                wanted = present(index.state, uids)
+                if len(wanted) != len(set(uids)):
+                    raise NoSuchMessage(f"{source}: some of the messages to be copied are gone")
+                guid = self._work.header(index).guid
+                rows = index.state.rows_of(wanted).tolist()
+                state = index.state
+                facts = [(int(state.flags[row]), state.keywords(row)) for row in rows]
+                attachments = await self._attachments(source, wanted, guid)
+                for uid, (flags, keywords) in zip(wanted, facts, strict=True):
+                    new = _New(self._disk.temporary(directory), flags, keywords, b"")
+                    new.attachments = attachments.get(uid, ())
+                    made.append(new)
+                    await self._link(source, uid, new.temporary)
+        except BaseException:
+            await self._discard(made)
+            raise
+        saved = await self._commit(target, made)
+        return Copied(saved.uid_validity, tuple(wanted), saved.uids)
+
+    async def _link(self, source: str, uid: int, temporary: str) -> None:
+        for path in self._work.message_paths(source, uid):
+            try:
+                return await self._work.link_or_copy(path, temporary)
+            except FileNotFoundError:
+                continue
+        raise NoSuchMessage(f"{source}: the file of uid {uid} is gone")
+
+    async def _attachments(
+        self, name: str, uids: Sequence[int], guid: bytes
+    ) -> dict[int, tuple[tuple[str, str], ...]]:
+        """The attachment files of messages: (file, path without suffix), by uid."""
+        files = SdboxFiles(self._work.fs, self._work.location, name)
+        found = {}
+        for start in range(0, len(uids), _BATCH):
+            for scanned in await files.scan(np.array(uids[start : start + _BATCH], np.uint32)):
+                refs = scanned.record.metadata.ext_refs if scanned.record is not None else None
+                if refs is None:
+                    continue
+                directory = self._work.location.attachments
+                if directory is None:
+                    raise Unsupported(
+                        f"{name}: uid {scanned.uid} has external attachments; say where they are"
+                    )
+                paths = [os.path.join(directory, ref.path) for ref in parse_ext_refs(refs)]
+                found[scanned.uid] = tuple((f"{p}-{guid.hex()}-{scanned.uid}", p) for p in paths)
+        return found
+
+    # -- expunge -----------------------------------------------------------------------------------------
+
+    async def expunge(self, name: str, uids: Sequence[int]) -> list[int]:
+        """Expunge messages, and those that others asked for; gives the uids that were there."""
+        async with self._work.mailbox(name) as index:
+            gone = sorted({*present(index.state, uids), *records.requested_expunges(index.state)})
+            attachments: dict[int, tuple[tuple[str, str], ...]] = {}
+            if gone and self._work.location.attachments is not None:
+                attachments = await self._attachments(name, gone, self._work.header(index).guid)
+            await finish_expunge(index, gone)
+        files = [file for uid in gone for file, _ in attachments.get(uid, ())]
+        await self.unlink(name, gone, files)
+        self._work.count("expunged", len(gone))
+        return gone
+
+    async def unlink(self, name: str, uids: Sequence[int], attachments: Sequence[str]) -> None:
+        """Remove the files of messages that have no record any more.  What can't be done is counted."""
+        paths = [self._work.message_paths(name, uid) for uid in uids]
+        answers = await self._disk.run_all([ops.Unlink(some[0]) for some in paths])
+        again = []
+        for some, answer in zip(paths, answers, strict=True):
+            if isinstance(answer, FileNotFoundError):
+                again += some[1:]
+            elif isinstance(answer, OSError):
+                self._disk.lost_errors += 1
+        await self._disk.discard([*again, *attachments])
+
+
+async def finish_expunge(index: IndexLog, gone: Sequence[int]) -> None:
+    """Write the expunge of *gone* to a locked mailbox, and with it that all requests are carried out."""
+    tail = records.only_expunges_pending(index.state) and bool(index.state.pending_requests)
+    batch = records.expunge(index.state, gone, external=True) if gone else []
+    if batch or tail:
+        await index.append(batch, tail=tail, durable=True)

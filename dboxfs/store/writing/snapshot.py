@@ -1,0 +1,104 @@
+"""Rewriting ``dovecot.index`` and rotating its log, where no Dovecot does (PROTOCOL section 10).
+
+Both happen under the log's lock, at the end of a change.  The snapshot is rewritten when the log has grown
+by :data:`REWRITE_AFTER` and by a quarter of what a snapshot takes to write, so that many small changes of a
+large mailbox don't cost a rewrite each.
+"""
+
+from __future__ import annotations
+
+import time
+
+from dboxfs.fsapi import ops
+from dboxfs.fsapi.lock_ops import LockKind
+from dboxfs.index.base import encode_index
+from dboxfs.index.log import LogHeader, encode_log_header
+from dboxfs.store.writing.indexlog import IndexLog
+from dboxfs.store.writing.locks import DOTLOCK_STALE
+from dboxfs.store.writing.options import LockMethod
+
+REWRITE_AFTER = 32 << 10
+ROTATE_SIZE = 1 << 20
+ROTATE_OLD_SIZE = 32 << 10
+ROTATE_AGE = 300
+
+
+async def tidy(index: IndexLog) -> None:
+    """Rotate or rewrite a locked index if it is time to.  A failure is counted; the index stays as it was."""
+    try:
+        if _rotation_is_due(index):
+            await rotate(index)
+        elif _rewrite_is_due(index):
+            await rewrite(index)
+    except OSError:
+        index.disk.lost_errors += 1
+
+
+def _rewrite_is_due(index: IndexLog) -> bool:
+    state = index.state
+    seq, head = index.snapshot_head
+    grown = state.head_offset - (head if seq == state.log_file_seq else 0)
+    return grown > max(REWRITE_AFTER, len(state) * state.record_size // 4)
+
+
+def _rotation_is_due(index: IndexLog) -> bool:
+    state = index.state
+    if state.pending_requests:
+        return False
+    age = time.time() - index.header.create_stamp
+    size = state.head_offset
+    return size > ROTATE_SIZE or (size > ROTATE_OLD_SIZE and age > ROTATE_AGE and _rewrite_is_due(index))
+
+
+async def rewrite(index: IndexLog, *, log2_rotate_time: int | None = None) -> None:
+    """Write ``dovecot.index`` as the locked log has it now."""
+    data = encode_index(index.state, log2_rotate_time=log2_rotate_time)
+    temporary = index.base_path + ".tmp"
+    await index.disk.unlink(temporary)
+    await index.disk.replace(index.base_path, data, temporary)
+    await index.disk.sync_dir(index.directory)
+    index.snapshot_head = (index.state.log_file_seq, index.state.head_offset)
+
+
+async def rotate(index: IndexLog) -> None:
+    """Begin a new log; the locked one becomes ``.log.2``.  Afterwards the new one is locked.
+
+    Nothing happens if another program is making a log just now.
+    """
+    state, disk = index.state, index.disk
+    now = int(time.time())
+    header = LogHeader(
+        indexid=state.indexid,
+        file_seq=state.log_file_seq + 1,
+        prev_file_seq=state.log_file_seq,
+        prev_file_offset=state.head_offset,
+        create_stamp=now,
+        initial_modseq=state.highest_modseq,
+    )
+    newlock, older = index.log_path + ".newlock", index.log_path + ".2"
+    await _remove_stale(index, newlock)
+    try:
+        file = await disk.create(newlock)
+    except FileExistsError:
+        return
+    try:
+        await file.append(encode_log_header(header))
+        await file.sync()
+        method = disk.options.lock_method
+        if method is not LockMethod.DOTLOCK:
+            await file.try_lock(LockKind.FLOCK if method is LockMethod.FLOCK else LockKind.RECORD)
+        await disk.unlink(older)
+        await disk.run(ops.Link(index.log_path, older))
+        await disk.run(ops.Rename(newlock, index.log_path))
+    except OSError:
+        await file.close()
+        await disk.discard([newlock])
+        raise
+    await index.follow_rotation(file, header)
+    await rewrite(index, log2_rotate_time=now)
+
+
+async def _remove_stale(index: IndexLog, newlock: str) -> None:
+    found = await index.disk.stat(newlock)
+    if found is not None and time.time() - found.st_mtime > DOTLOCK_STALE:
+        await index.disk.unlink(newlock)

@@ -1,0 +1,208 @@
+"""What all write paths of one store share: the disk, the indexes, and the way to a locked mailbox or map.
+
+Lock order (PROTOCOL section 2): ``mailboxes.lock``, the map, then mailboxes by name.
+:meth:`Work.mailboxes` takes several in that order; only under the map's or the tree's lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from dboxfs.errors import CorruptFile, NoSuchMailbox, Unsupported
+from dboxfs.fsapi import FileSystem, ops
+from dboxfs.index.mailbox import MailboxHeader, mailbox_header
+from dboxfs.index.mapindex import MapIndex
+from dboxfs.index.state import IndexState
+from dboxfs.store.location import Kind, Location
+from dboxfs.store.writing.disk import Disk
+from dboxfs.store.writing.indexlog import IndexLog
+from dboxfs.store.writing.newindex import make_mailbox_index, make_map
+from dboxfs.store.writing.options import WriteOptions
+from dboxfs.store.writing.snapshot import tidy
+
+KEEP_STATES = 64
+"""Mailboxes whose index state stays in memory between two changes."""
+
+
+class Work:
+    """One store being written.
+
+    :ivar map: the map's log (mdbox).
+    :ivar counts: changes so far, by kind, for statistics.
+    """
+
+    def __init__(
+        self, fs: FileSystem, location: Location, owner: os.stat_result, options: WriteOptions
+    ) -> None:
+        self.fs = fs
+        self.location = location
+        self.options = options
+        self.disk = Disk(fs, owner, options)
+        self.mdbox = self.location.kind is Kind.MDBOX
+        if self.mdbox and not fs.capabilities.locks:
+            raise Unsupported("this driver has no locks; a multi-dbox store can't be written through it")
+        self.map = IndexLog(self.disk, self.location.map_dir, "dovecot.map.index", "the map of the storage")
+        self.counts: dict[str, int] = {}
+        self._indexes: OrderedDict[str, IndexLog] = OrderedDict()
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Add to a counter."""
+        self.counts[what] = self.counts.get(what, 0) + number
+
+    # -- indexes -----------------------------------------------------------------------------------------
+
+    def index(self, name: str) -> IndexLog:
+        """The index of a mailbox, not locked."""
+        found = self._indexes.get(name)
+        if found is None:
+            found = IndexLog(self.disk, self.location.index_path(name), "dovecot.index", name)
+            self._indexes[name] = found
+        self._indexes.move_to_end(name)
+        if len(self._indexes) > KEEP_STATES:
+            oldest = next(iter(self._indexes))
+            if not self._indexes[oldest].busy:
+                del self._indexes[oldest]
+        return found
+
+    def forget(self, name: str) -> None:
+        """A mailbox was renamed or deleted: nothing that is known of it and of those below counts."""
+        for known in list(self._indexes):
+            if known == name or known.startswith(name + "/"):
+                self._indexes[known].forget()
+                if not self._indexes[known].busy:
+                    del self._indexes[known]
+
+    @asynccontextmanager
+    async def mailbox(self, name: str) -> AsyncIterator[IndexLog]:
+        """Hold a mailbox; its index is made if only its directory is there.
+
+        :raises NoSuchMailbox: there is none.
+        :raises CorruptFile, StoreBusy: see :meth:`IndexLog.locked`.
+        """
+        index = self.index(name)
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(index.locked())
+            except FileNotFoundError:
+                await self._make_missing_index(name, index)
+                await stack.enter_async_context(index.locked())
+            self._check_header(name, index)
+            yield index
+            if self.options.alone:
+                await tidy(index)
+
+    @asynccontextmanager
+    async def mailboxes(self, names: Iterable[str]) -> AsyncIterator[dict[str, IndexLog]]:
+        """Hold several mailboxes, each once, taken in order.  Only under the map's or the tree's lock."""
+        async with AsyncExitStack() as stack:
+            yield {name: await stack.enter_async_context(self.mailbox(name)) for name in sorted(set(names))}
+
+    async def _make_missing_index(self, name: str, index: IndexLog) -> None:
+        if not await self.disk.exists(self.location.mailbox_path(name)):
+            raise NoSuchMailbox(f"{name}: no such mailbox")
+        await self.disk.make_dirs(index.directory)
+        await make_mailbox_index(self.disk, self.location, index)
+
+    def header(self, index: IndexLog) -> MailboxHeader:
+        """The dbox header of a locked mailbox.
+
+        :raises CorruptFile: it has none.
+        """
+        header = mailbox_header(index.state)
+        if header is None or not any(header.guid):
+            raise CorruptFile(index.log_path, 0, f"the index of {index.what} has no dbox header")
+        return header
+
+    def _check_header(self, name: str, index: IndexLog) -> None:
+        header = self.header(index)
+        if self.mdbox and self.map.busy and self.map.known_uid_validity not in (0, header.map_uid_validity):
+            raise CorruptFile(index.log_path, 0, f"{name} belongs to another map; run doveadm force-resync")
+
+    # -- the map -----------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def locked_map(self) -> AsyncIterator[MapIndex]:
+        """Hold the map; it is made if there is none.  Whatever changes it ends with :meth:`map_done`.
+
+        :raises CorruptFile: somebody died between changing the map and changing a mailbox.
+        """
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self.map.locked())
+            except FileNotFoundError:
+                await make_map(self.disk, self.location, self.map)
+                await stack.enter_async_context(self.map.locked())
+            if not self.map.tail_is_head:
+                await self.repair_map()
+            yield MapIndex(self.map.state)
+            if self.options.alone and self.map.tail_is_head:
+                await tidy(self.map)
+
+    async def repair_map(self) -> None:
+        """Bring map and mailboxes together after a crash, under the map's lock (PROTOCOL section 10)."""
+        if not self.options.alone:
+            raise CorruptFile(
+                self.map.log_path,
+                self.map.state.tail_offset,
+                "a writer died here; let Dovecot repair the storage (doveadm force-resync '*')",
+            )
+        from dboxfs.store.writing.repair import repair_storage
+
+        await repair_storage(self)
+
+    async def map_done(self) -> None:
+        """Say in the map that all is done, if anything was changed."""
+        if not self.map.tail_is_head:
+            await self.map.append([], tail=True)
+
+    # -- paths -------------------------------------------------------------------------------------------
+
+    def message_paths(self, name: str, uid: int) -> list[str]:
+        """sdbox: where the file of a message may be."""
+        paths = [os.path.join(self.location.mailbox_path(name), f"u.{uid}")]
+        alt = self.location.alt_mailbox_path(name)
+        if alt is not None:
+            paths.append(os.path.join(alt, f"u.{uid}"))
+        return paths
+
+    def storage_paths(self, file_id: int) -> list[str]:
+        """mdbox: where ``m.<file_id>`` may be."""
+        paths = [os.path.join(self.location.storage, f"m.{file_id}")]
+        if self.location.alt_storage is not None:
+            paths.append(os.path.join(self.location.alt_storage, f"m.{file_id}"))
+        return paths
+
+    async def link_or_copy(self, source: str, target: str) -> None:
+        """Another name for a file, or, where that can't be, a copy of its bytes.
+
+        :raises FileNotFoundError: the source is gone.
+        """
+        try:
+            await self.disk.run(ops.Link(source, target))
+            return
+        except OSError as exc:
+            if exc.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP):
+                raise
+        original = await self.disk.open_read(source)
+        try:
+            copy = await self.disk.create(target)
+            try:
+                await copy.append_from(original.fd, original.size)
+                await copy.sync()
+            except OSError:
+                await self.disk.discard([target])
+                raise
+            finally:
+                await copy.close()
+        finally:
+            await original.close()
+
+
+def present(state: IndexState, uids: Iterable[int]) -> list[int]:
+    """Those of *uids* that the index has, ascending, each once."""
+    wanted = sorted(set(uids))
+    return [uid for uid, row in zip(wanted, state.rows_of(wanted).tolist(), strict=True) if row >= 0]

@@ -1,0 +1,179 @@
+"""The writing side of a store, as one object: :class:`StoreWriter`.
+
+::
+
+    async with open_store(fs, location) as store:
+        writer = StoreWriter(store.fs, location, store.owner, WriteOptions())
+        saved = await writer.save("INBOX", [NewMessage(b"Subject: hello\\n\\ntext\\n")])
+        await writer.set_flags("INBOX", saved.uids, add=0x08)
+
+Mailboxes are named by their storage names (``Work/Sub``, modified UTF-7 unless the location says UTF-8).
+What a call has changed is in the store's files when it returns; the reading side sees it there, as it would
+see a change of Dovecot's.  What each call does to the files, step by step, is in ``PROTOCOL.md``.
+
+Every call is one transaction, or one for each mailbox where it says so.  Errors, all of them before or
+instead of a change: :class:`~dboxfs.errors.NoSuchMailbox`, :class:`~dboxfs.errors.NoSuchMessage`,
+:class:`~dboxfs.errors.StoreBusy` (somebody holds a lock for too long), :class:`~dboxfs.errors.CorruptFile`,
+:class:`~dboxfs.errors.Unsupported`, those of ``errors``, and OSError from the file system.
+
+Cancellation: a call that waits for a lock ends without a change; one that has begun to change something
+goes on to its end first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+from dboxfs.errors import NoSuchMessage
+from dboxfs.fsapi import FileSystem
+from dboxfs.store.location import Location
+from dboxfs.store.writing import records
+from dboxfs.store.writing.indexlog import IndexLog
+from dboxfs.store.writing.mdbox import MdboxWriter
+from dboxfs.store.writing.message import NewMessage
+from dboxfs.store.writing.options import WriteOptions
+from dboxfs.store.writing.outcome import Copied, Saved
+from dboxfs.store.writing.sdbox import SdboxWriter
+from dboxfs.store.writing.work import Work, present
+
+
+class StoreWriter:
+    """Writes one store; see the module.  One for each store and process.
+
+    :param owner: attributes of the store's root directory: what is new gets its owner, group and modes.
+    """
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        location: Location,
+        owner: os.stat_result,
+        options: WriteOptions | None = None,
+    ) -> None:
+        self.options = options or WriteOptions()
+        self._work = Work(fs, location, owner, self.options)
+        self._sdbox = SdboxWriter(self._work)
+        self._mdbox = MdboxWriter(self._work) if self._work.mdbox else None
+
+    # -- messages ----------------------------------------------------------------------------------------
+
+    async def save(self, name: str, messages: Sequence[NewMessage]) -> Saved:
+        """Save messages; all of them or none.  Returns when they are durable (``fsync=commit``).
+
+        A message with ``replaces`` takes the place of another one in the same transaction.
+
+        :raises RefusedMessage: one begins with the magic of a compression format.
+        """
+        if not messages:
+            return Saved(0, (), ())
+        if self._mdbox is not None:
+            return await self._mdbox.save(name, messages)
+        return await self._sdbox.save(name, messages)
+
+    async def copy(self, source: str, uids: Iterable[int], target: str) -> Copied:
+        """Copy messages to another mailbox (or the same); no bytes are copied."""
+        wanted = sorted(set(uids))
+        if not wanted:
+            return Copied(0, (), ())
+        if self._mdbox is not None:
+            return await self._mdbox.copy(source, wanted, target)
+        return await self._sdbox.copy(source, wanted, target)
+
+    async def move(self, source: str, uids: Iterable[int], target: str) -> Copied:
+        """Copy messages, then expunge them in the source."""
+        wanted = sorted(set(uids))
+        if not wanted:
+            return Copied(0, (), ())
+        if self._mdbox is not None:
+            return await self._mdbox.copy(source, wanted, target, move=True)
+        copied = await self._sdbox.copy(source, wanted, target)
+        await self.expunge(source, wanted)
+        return copied
+
+    async def expunge(self, name: str, uids: Iterable[int], *, execute: bool | None = None) -> list[int]:
+        """Expunge messages; gives the uids that were there.
+
+        :param execute: carry it out, and whatever others have asked for too; False: ask Dovecot to.
+            None: as ``options.neighbour`` says.
+        """
+        wanted = sorted(set(uids))
+        if execute if execute is not None else self.options.alone:
+            if self._mdbox is not None:
+                return await self._mdbox.expunge(name, wanted)
+            return await self._sdbox.expunge(name, wanted)
+        return await self._request_expunge(name, wanted)
+
+    async def _request_expunge(self, name: str, uids: Sequence[int]) -> list[int]:
+        async with self._work.mailbox(name) as index:
+            asked = set(index.state.pending_expunges.tolist())
+            wanted = [uid for uid in present(index.state, uids) if uid not in asked]
+            if wanted:
+                await index.append(records.expunge(index.state, wanted, external=False))
+        self._work.count("expunged", len(wanted))
+        return wanted
+
+    # -- flags and keywords ------------------------------------------------------------------------------
+
+    async def set_flags(self, name: str, uids: Iterable[int], *, add: int = 0, remove: int = 0) -> None:
+        """Set and clear flags (bits of ``NewMessage.flags``); a flag in both is set.
+
+        :raises NoSuchMessage: a message is gone; nothing was changed.
+        """
+        async with self._work.mailbox(name) as index:
+            wanted = self._all_of(index, uids)
+            await index.append(records.change_flags(wanted, add, remove & ~add))
+        self._work.count("flagged", len(wanted))
+
+    async def set_keywords(
+        self, name: str, uids: Iterable[int], *, add: Iterable[str] = (), remove: Iterable[str] = ()
+    ) -> None:
+        """Add and remove keywords.
+
+        :raises NoSuchMessage: a message is gone; nothing was changed.
+        :raises ValueError: something that can't be a keyword.
+        """
+        added, removed = tuple(dict.fromkeys(add)), tuple(dict.fromkeys(remove))
+        async with self._work.mailbox(name) as index:
+            wanted = self._all_of(index, uids)
+            known = {keyword.lower() for keyword in index.state.keyword_names()}
+            batch = [r for word in added for r in records.change_keyword(wanted, word, add=True)]
+            for word in removed:
+                if word.lower() in known:
+                    batch += records.change_keyword(wanted, word, add=False)
+            await index.append(batch)
+        self._work.count("flagged", len(wanted))
+
+    async def replace_flags(self, name: str, uid: int, flags: int, keywords: Sequence[str] | None) -> None:
+        """Give one message exactly these flags, and exactly these keywords (None: those it has)."""
+        async with self._work.mailbox(name) as index:
+            (uid,) = self._all_of(index, [uid])
+            row = index.state.row_of(uid)
+            old = int(index.state.flags[row])
+            batch = records.change_flags([uid], flags & ~old, old & ~flags)
+            if keywords is not None:
+                had = {word.lower(): word for word in index.state.keywords(row)}
+                wanted = {word.lower(): word for word in keywords}
+                for word in (wanted[key] for key in wanted if key not in had):
+                    batch += records.change_keyword([uid], word, add=True)
+                for word in (had[key] for key in had if key not in wanted):
+                    batch += records.change_keyword([uid], word, add=False)
+            await index.append(batch)
+        self._work.count("flagged")
+
+    @staticmethod
+    def _all_of(index: IndexLog, uids: Iterable[int]) -> list[int]:
+        wanted = sorted(set(uids))
+        found = present(index.state, wanted)
+        if len(found) != len(wanted):
+            missing = sorted(set(wanted) - set(found))
+            raise NoSuchMessage(f"{index.what}: no message with uid {missing[0]}")
+        return found
+
+    # -- statistics --------------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, int]:
+        """Changes so far by kind (``saved`` …), groups of saves, clean-ups that failed (``lost_errors``)."""
+        queues = [self._mdbox.queue] if self._mdbox is not None else self._sdbox.queues
+        groups = sum(queue.groups for queue in queues)
+        return {**self._work.counts, "groups": groups, "lost_errors": self._work.disk.lost_errors}
