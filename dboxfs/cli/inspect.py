@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 
 import trio
 
-from dboxfs.errors import NoSuchMailbox
+from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.errors import DboxfsError, NoSuchMailbox
 from dboxfs.fsapi import FileSystem, ThreadsDriver
+from dboxfs.fuse.xattrs import rfc3339
 from dboxfs.store import Folder, Store, open_store, parse_location
 from dboxfs.store.dump import describe_file
 
@@ -35,7 +35,7 @@ def dump(arguments: argparse.Namespace) -> int:
 
 
 def _with_store(location_text: str, work: Callable[[Store], Awaitable[int]]) -> int:
-    logging.basicConfig(format="dboxfs: %(message)s", level=logging.WARNING)
+    log_to_stderr()
     location = parse_location(location_text)
 
     async def run() -> int:
@@ -55,8 +55,8 @@ def _folders(store: Store) -> list[Folder]:
 async def _list_mailboxes(store: Store) -> int:
     for folder in _folders(store):
         count = f"{len(folder.mailbox):>9}" if folder.mailbox is not None else f"{'-':>9}"
-        print(f"{count}  {store.display_name(folder)}")
-    return 1 if store.index_errors else 0
+        print(f"{count}  {_name(store, folder)}")
+    return _trouble(store)
 
 
 async def _list_messages(store: Store, name: str) -> int:
@@ -68,24 +68,35 @@ async def _list_messages(store: Store, name: str) -> int:
         raise NoSuchMailbox(
             f"{name}: no such mailbox in {store.location.root}; dboxfs ls {store.location.root} lists them"
         )
+    await store.check(found[0])
     await box.scan()
-    failed = 0
+    failed = False
     for uid in box.uids.tolist():
-        facts = await box.facts_of(uid)
-        failed |= facts.damaged
-        received = "damaged             " if facts.damaged else _time(facts.received)
+        try:
+            facts = await box.facts_of(uid)
+            size = facts.size
+            received = "damaged" if facts.damaged else rfc3339(facts.received)
+            failed |= facts.damaged
+        except (DboxfsError, OSError) as exc:
+            size, received, failed = 0, one_line(f"{exc}"), True
         marks = " ".join((*box.flags(uid), *box.keywords(uid)))
-        print(f"{uid:>9} {facts.size:>10}  {received}  {marks}".rstrip())
+        print(f"{uid:>9} {size:>10}  {received:<20}  {marks}".rstrip())
     return int(failed)
+
+
+def _name(store: Store, folder: Folder) -> str:
+    """The full name, in one line."""
+    return one_line(store.display_name(folder))
+
+
+def _trouble(store: Store) -> int:
+    """Exit status 1 when some folder could not be read (the log has said so)."""
+    return int(bool(store.index_errors) or any(folder.error for folder in store.folders.values()))
 
 
 def _path(folder: Folder) -> str:
     above = folder.parent
     return folder.shown if above is None or above.parent is None else f"{_path(above)}/{folder.shown}"
-
-
-def _time(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 async def _print_info(store: Store) -> int:
@@ -99,7 +110,7 @@ async def _print_info(store: Store) -> int:
         ("attachments", location.attachments),
     ):
         if value is not None:
-            print(f"{label + ':':<14}{value}")
+            print(f"{label + ':':<14}{one_line(value)}")
     boxes = [folder.mailbox for folder in _folders(store) if folder.mailbox is not None]
     print(f"mailboxes:    {len(boxes)}")
     print(f"messages:     {sum(len(box) for box in boxes)}")
@@ -112,8 +123,8 @@ async def _print_info(store: Store) -> int:
     for folder in _folders(store):
         box = folder.mailbox
         if box is None:
-            print(f"{'-':>9} {'-':>9} {'-':>9} {'-':>11}  {store.display_name(folder)}")
+            print(f"{'-':>9} {'-':>9} {'-':>9} {'-':>11}  {_name(store, folder)}")
         else:
             counts = f"{len(box):>9} {box.unseen:>9} {box.uid_next:>9} {box.uid_validity:>11}"
-            print(f"{counts}  {store.display_name(folder)}")
-    return 1 if store.index_errors else 0
+            print(f"{counts}  {_name(store, folder)}")
+    return _trouble(store)

@@ -1,19 +1,22 @@
 """The command line.
 
 Exit statuses: 0 done; 1 something else failed; 2 the command line is wrong; 3 the store is missing,
-unreadable or no dbox store; 4 the mountpoint or FUSE is the problem.  Every error is one line on stderr.
+unreadable or no dbox store; 4 the mountpoint or FUSE is the problem; 130 interrupted.  Every error is one
+line on stderr.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
 
 from dboxfs import __version__
 from dboxfs.cli import inspect, mounting
-from dboxfs.cli.status import EXIT_FAILURE, exit_status, first_error
+from dboxfs.cli.logs import one_line
+from dboxfs.cli.status import EXIT_FAILURE, EXIT_INTERRUPTED, exit_status, first_error, message
 from dboxfs.errors import DboxfsError
 
 _DESCRIPTION = """\
@@ -38,22 +41,30 @@ _STATUS = "exit status: 0 done, 1 failed, 2 wrong usage, 3 store missing or unre
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run dboxfs with *argv* (``sys.argv[1:]`` if left out); gives the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may be no text of this locale, or of any
     arguments = _parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        return EXIT_FAILURE
-    except (DboxfsError, OSError, BaseExceptionGroup) as exc:
-        error = first_error(exc)
-        if isinstance(error, BrokenPipeError):  # the reader of our output has gone: not worth a word
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            return EXIT_FAILURE
-        if not isinstance(error, DboxfsError | OSError):
-            raise
-        print(f"dboxfs: {error}", file=sys.stderr)
-        return exit_status(error)
+    except (DboxfsError, OSError, KeyboardInterrupt, BaseExceptionGroup) as exc:
+        return _failed(exc)
     return status
+
+
+def _failed(exc: BaseException) -> int:
+    """Say what went wrong in one line; gives the exit status.  A bug in dboxfs is raised again."""
+    error = first_error(exc)
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    if isinstance(error, BrokenPipeError):  # the reader of our output has gone: not worth a word
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_FAILURE
+    text = message(error)
+    if text is None:
+        raise exc
+    print(f"dboxfs: {one_line(text)}", file=sys.stderr)
+    return exit_status(error)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     mount.set_defaults(run=mounting.mount)
 
     umount = commands.add_parser(
-        "umount", help="unmount", description="Unmount MOUNTPOINT; waits until the daemon has gone."
+        "umount", help="unmount", description="Unmount MOUNTPOINT, also one whose daemon has died."
     )
     umount.add_argument("mountpoint", metavar="MOUNTPOINT")
     umount.add_argument("-z", "--lazy", action="store_true", help="detach now even if it is in use")

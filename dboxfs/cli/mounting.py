@@ -1,31 +1,30 @@
-"""``mount`` and ``umount``: options, going into the background, logging.
-
-In the background the caller gets its answer when the mount is usable or has failed: the daemon says so
-through a pipe, and what goes wrong before is one line on the caller's stderr and its exit status.
-"""
+"""``mount`` and ``umount``: their options, and how they run."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import logging.handlers
 import os
+import resource
 import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
 import trio
 
-from dboxfs.cli.status import EXIT_FAILURE, EXIT_USAGE, exit_status, first_error
-from dboxfs.errors import DboxfsError, MountError, Unsupported
+from dboxfs.cli.daemon import in_background
+from dboxfs.cli.logs import log_to
+from dboxfs.cli.status import UsageError
+from dboxfs.errors import MountError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.fuse import MountOptions, ViewOptions, check_mountpoint, run
 from dboxfs.store import Location, parse_location
 
 log = logging.getLogger("dboxfs")
+
+_MAX_ID = (1 << 32) - 2
 
 OPTIONS_HELP = """\
 options for -o:
@@ -64,10 +63,6 @@ _KERNEL = frozenset(
 class _Parsed:
     mount: MountOptions
     attachments: str | None
-
-
-class _BadOption(Exception):
-    """A wrong value of ``-o``; the text is one line."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,29 +105,28 @@ def _bytes(text: str) -> int:
 def parse_options(texts: list[str]) -> _Parsed:
     """Understand the values of ``-o``.
 
-    :raises _BadOption: one of them is wrong.
-    :raises Unsupported: one that this version doesn't do.
+    :raises UsageError: one of them is wrong, or this version doesn't do it.
     """
     mount, view, attachments = MountOptions(), ViewOptions(), None
     kernel: list[str] = []
     for option in [part for text in texts for part in text.split(",") if part]:
         key, equals, value = option.partition("=")
         if key == "rw":
-            raise Unsupported("-o rw: this version mounts read-only; leave the option out")
-        if key == "allow_other":
+            raise UsageError("-o rw: this version mounts read-only; leave the option out")
+        if option == "allow_other":
             mount = replace(mount, allow_other=True)
-        elif key in ("uid", "gid") and value.isascii() and value.isdigit():
+        elif key in ("uid", "gid") and value.isascii() and value.isdigit() and int(value) <= _MAX_ID:
             view = replace(view, uid=int(value)) if key == "uid" else replace(view, gid=int(value))
         elif key == "umask" and value and set(value) <= set("01234567"):
             view = replace(view, umask=int(value, 8) & 0o777)
-        elif key == "separator" and len(value) == 1:
+        elif key == "separator" and len(value) == 1 and value.isprintable():
             view = replace(view, separator=value)
         elif key == "attachments" and value:
             attachments = os.path.abspath(value)
         elif key in _KERNEL and not equals:
             kernel.append(key)
         elif key not in _IGNORED and key != "ro" and not key.startswith(("x-", "comment")):
-            raise _BadOption(f"-o {option}: unknown option or bad value; dboxfs mount --help lists them")
+            raise UsageError(f"-o {option}: unknown option or bad value; dboxfs mount --help lists them")
     return _Parsed(replace(mount, view=view, fuse=tuple(kernel)), attachments)
 
 
@@ -141,20 +135,38 @@ def parse_options(texts: list[str]) -> _Parsed:
 
 def mount(arguments: argparse.Namespace) -> int:
     """``dboxfs mount STORE MOUNTPOINT``."""
-    try:
-        options = parse_options(arguments.options)
-    except _BadOption as exc:
-        print(f"dboxfs: {exc}", file=sys.stderr)
-        return EXIT_USAGE
+    options = parse_options(arguments.options)
     location = parse_location(arguments.store)
     if options.attachments is not None:
         location = replace(location, attachments=options.attachments)
     mountpoint = check_mountpoint(arguments.mountpoint)
+    _check_apart(location, mountpoint)
+    if arguments.log_file is not None:
+        arguments.log_file = os.path.abspath(arguments.log_file)
+        with open(arguments.log_file, "ab"):  # said here, to the caller, if it can't be written
+            pass
+    _raise_file_limit()
     serve = partial(_serve, arguments, location, mountpoint, options.mount)
-    if arguments.foreground:
-        _log_to(_handler(arguments.log_file, foreground=True), arguments.log_level)
-        return serve(lambda: log.info("%s is mounted on %s", location.root, mountpoint))
-    return _in_background(serve, arguments)
+    start_log = partial(log_to, arguments.log_file, arguments.log_level, foreground=arguments.foreground)
+    if not arguments.foreground:
+        return in_background(serve, start_log)
+    start_log()
+    return serve(lambda: log.info("%s is mounted on %s", location.root, mountpoint))
+
+
+def _check_apart(location: Location, mountpoint: str) -> None:
+    """A mount inside of its own store would make the daemon wait for itself."""
+    place = os.path.realpath(mountpoint)
+    for path in (location.root, location.index, location.control, location.alt, location.inbox):
+        store = None if path is None else os.path.realpath(path)
+        if store is not None and os.path.commonpath((place, store)) in (place, store):
+            raise MountError(f"{mountpoint}: lies inside of the store {store}, or the store in it")
+
+
+def _raise_file_limit() -> None:
+    """Each open message is an open file: take as many as the system allows without asking."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _serve(
@@ -173,95 +185,15 @@ def _serve(
     return 0
 
 
-def _handler(log_file: str | None, *, foreground: bool) -> logging.Handler:
-    if log_file is not None:
-        handler: logging.Handler = logging.handlers.WatchedFileHandler(log_file)
-    elif foreground or not os.path.exists("/dev/log"):
-        handler = logging.StreamHandler()
-    else:
-        handler = logging.handlers.SysLogHandler("/dev/log", logging.handlers.SysLogHandler.LOG_MAIL)
-        handler.setFormatter(logging.Formatter(f"dboxfs[{os.getpid()}]: %(message)s"))
-        return handler
-    handler.setFormatter(logging.Formatter("%(asctime)s dboxfs %(levelname)s: %(message)s"))
-    return handler
-
-
-def _log_to(handler: logging.Handler, level: str) -> None:
-    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-
-
-def _in_background(serve: Callable[[Callable[[], None]], int], arguments: argparse.Namespace) -> int:
-    """Fork; the parent answers when the child has mounted or failed."""
-    handler_check = arguments.log_file
-    if handler_check is not None:
-        with open(handler_check, "ab"):
-            arguments.log_file = os.path.abspath(handler_check)
-    reader, writer = os.pipe()
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid:
-        os.close(writer)
-        return _await_daemon(reader, pid)
-    os.close(reader)
-    os.setsid()
-    os.chdir("/")
-    _log_to(_handler(arguments.log_file, foreground=False), arguments.log_level)
-    status = _daemon(serve, writer)
-    logging.shutdown()
-    os._exit(status)
-
-
-def _await_daemon(reader: int, pid: int) -> int:
-    with os.fdopen(reader, "rb") as pipe:
-        answer = pipe.read().decode("utf-8", "replace")
-    if answer == "ok":
-        return 0
-    status, _, message = answer.partition("\n")
-    if not status.isdigit():
-        _, code = os.waitpid(pid, 0)
-        print(
-            f"dboxfs: the daemon ended before the mount was usable (status {code}); see its log",
-            file=sys.stderr,
-        )
-        return EXIT_FAILURE
-    print(f"dboxfs: {message}", file=sys.stderr)
-    return int(status)
-
-
-def _daemon(serve: Callable[[Callable[[], None]], int], writer: int) -> int:
-    answered = False
-
-    def answer(text: str) -> None:
-        nonlocal answered
-        if not answered:
-            answered = True
-            os.write(writer, text.encode("utf-8", "surrogateescape"))
-            os.close(writer)
-
-    def ready() -> None:
-        null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(null, descriptor)
-        os.close(null)
-        answer("ok")
-
-    try:
-        return serve(ready)
-    except (DboxfsError, OSError, BaseExceptionGroup) as exc:
-        error = first_error(exc)
-        log.error("%s", error, exc_info=None if isinstance(error, DboxfsError | OSError) else error)
-        answer(f"{exit_status(error)}\n{error}")
-        return exit_status(error)
-
-
 # -- umount ------------------------------------------------------------------------------------
 
 
 def umount(arguments: argparse.Namespace) -> int:
     """``dboxfs umount MOUNTPOINT``."""
-    mountpoint = os.path.abspath(arguments.mountpoint)
-    if not _mounted(mountpoint):
-        raise MountError(f"{mountpoint}: no dboxfs mount")
+    given = os.path.abspath(arguments.mountpoint)
+    mountpoint = next((path for path in _names_of(given) if _mounted(path)), None)
+    if mountpoint is None:
+        raise MountError(f"{given}: no dboxfs mount")
     command = ["fusermount3", "-u", mountpoint] if os.geteuid() else ["umount", mountpoint]
     if arguments.lazy:
         command.insert(-1, "-z" if os.geteuid() else "-l")
@@ -275,6 +207,14 @@ def umount(arguments: argparse.Namespace) -> int:
     while _mounted(mountpoint) and time.monotonic() < deadline:
         time.sleep(0.01)
     return 0
+
+
+def _names_of(mountpoint: str) -> Iterator[str]:
+    """What the kernel may call *mountpoint*.  The last one asks its daemon, which may be dead or hang."""
+    above, name = os.path.split(mountpoint)
+    yield mountpoint
+    yield os.path.join(os.path.realpath(above), name)
+    yield os.path.realpath(mountpoint)
 
 
 def _mounted(mountpoint: str) -> bool:

@@ -1,4 +1,4 @@
-"""Errors as exit statuses: the one place that decides."""
+"""Errors as exit statuses and as one line: the one place that decides."""
 
 from __future__ import annotations
 
@@ -8,20 +8,35 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_STORE = 3
 EXIT_MOUNT = 4
+EXIT_INTERRUPTED = 130
+
+
+class UsageError(DboxfsError):
+    """The command line is wrong in a way that argparse doesn't see."""
 
 
 def first_error(error: BaseException) -> BaseException:
-    """The error inside of what a nursery wrapped, a known one before any other."""
+    """The error inside of what a nursery wrapped: an interrupt first, then a known one, then any other."""
     if not isinstance(error, BaseExceptionGroup):
         return error
     inner = [first_error(one) for one in error.exceptions]
-    known = [one for one in inner if isinstance(one, DboxfsError)]
-    return (known or inner)[0]
+    interrupts = [one for one in inner if not isinstance(one, Exception)]
+    unknown = [one for one in inner if message(one) is None]
+    return (interrupts or unknown or inner)[0]
+
+
+def message(error: BaseException) -> str | None:
+    """One line for a person; None: dboxfs doesn't expect such an error, it is a bug."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return str(error) if isinstance(error, DboxfsError | OSError) else None
 
 
 def exit_status(error: BaseException) -> int:
     """The exit status for *error*."""
     match error:
+        case UsageError():
+            return EXIT_USAGE
         case NoSuchStore() | Unsupported():
             return EXIT_STORE
         case MountError():

@@ -1,0 +1,54 @@
+"""Where the log goes: stderr, a file, or syslog; one line for each record, whatever is in it.
+
+Names of mailboxes and files are the users': they may hold line ends, escape sequences and bytes that are no
+UTF-8.  In the log these are backslash-escaped, so that nobody can forge a line or play with the terminal of
+whoever reads it.  Only tracebacks, which stand for a bug in dboxfs, take more lines.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import re
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+
+def one_line(text: str) -> str:
+    """*text* without control characters and in valid Unicode: backslash escapes in their place."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+class _OneLine(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
+
+
+def log_to(log_file: str | None, level: str, *, foreground: bool) -> None:
+    """Send the log to *log_file*, else to stderr in the foreground (or without syslog), else to syslog.
+
+    :raises OSError: the file can't be written.
+    """
+    syslog = log_file is None and not foreground and os.path.exists("/dev/log")
+    handler: logging.Handler
+    if log_file is not None:
+        handler = logging.handlers.WatchedFileHandler(log_file, encoding="utf-8")
+    elif syslog:
+        handler = logging.handlers.SysLogHandler("/dev/log", logging.handlers.SysLogHandler.LOG_MAIL)
+    else:
+        handler = logging.StreamHandler()
+    if syslog:
+        handler.setFormatter(_OneLine(f"dboxfs[{os.getpid()}]: %(levelname)s: %(message)s"))
+    else:
+        handler.setFormatter(_OneLine("%(asctime)s dboxfs %(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+
+
+def log_to_stderr(level: int = logging.WARNING) -> None:
+    """For commands that end by themselves: ``dboxfs: message``."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("dboxfs: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=level, force=True)

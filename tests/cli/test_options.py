@@ -1,0 +1,76 @@
+"""``dboxfs mount``: what ``-o`` and the other options mean, and what is wrong usage."""
+
+from __future__ import annotations
+
+import pytest
+
+from dboxfs.cli.main import main
+from dboxfs.cli.mounting import parse_options
+from dboxfs.cli.status import UsageError
+from dboxfs.fuse import ViewOptions
+
+
+def test_without_options_the_view_is_the_stores_own() -> None:
+    parsed = parse_options([])
+    assert parsed.mount.view == ViewOptions()
+    assert not parsed.mount.allow_other
+    assert parsed.mount.fuse == ()
+    assert parsed.attachments is None
+
+
+def test_every_option_is_understood() -> None:
+    parsed = parse_options(["ro,allow_other,uid=1000,gid=0", "umask=0277,separator=.,attachments=/a/../b"])
+    assert parsed.mount.view == ViewOptions(uid=1000, gid=0, umask=0o277, separator=".")
+    assert parsed.mount.allow_other
+    assert parsed.attachments == "/b"
+
+
+def test_what_fstab_adds_is_taken_or_ignored() -> None:
+    parsed = parse_options(
+        ["defaults,noauto,nofail,_netdev,x-systemd.automount,comment=mine,relatime,,nosuid,nodev"]
+    )
+    assert parsed.mount.fuse == ("nosuid", "nodev")
+
+
+def test_the_last_of_two_values_counts() -> None:
+    assert parse_options(["uid=1,uid=2"]).mount.view.uid == 2
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["uid=", "uid=-1", "uid=root", "uid=4294967295", "gid=٣", "umask=8", "umask=", "separator=ab",
+     "separator=", "separator=\n", "attachments=", "allow_other=1", "allow_othr", "nosuid=1", "rw", "fsname=x"],
+)  # fmt: skip
+def test_a_wrong_option_is_refused_by_name(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match=r"^-o "):
+        parse_options([option])
+    assert main(["mount", "-o", option, "/nonexistent", "/nonexistent"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"dboxfs: -o {option.rstrip()}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--workers", "0"],
+        ["--workers", "x"],
+        ["--readahead", "1T"],
+        ["--cache-size", ""],
+        ["--log-level", "loud"],
+    ],
+)
+def test_a_wrong_value_is_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["mount", *arguments, "/nonexistent", "/nonexistent"])
+    assert caught.value.code == 2
+    assert f"argument {arguments[0]}" in capsys.readouterr().err
+
+
+def test_an_empty_store_is_not_the_working_directory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mount", "", "/nonexistent"]) == 3
+    assert (
+        capsys.readouterr().err
+        == "dboxfs: STORE is empty; give the root of a dbox store or a mail location\n"
+    )
