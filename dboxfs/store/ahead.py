@@ -45,7 +45,9 @@ class AheadFiles:
         if path in self._waiting:
             return
         self.opened += 1
-        self._waiting[path] = _Waiting(self._fs.open(path, willneed=willneed), trio.current_time())
+        self._waiting[path] = _Waiting(
+            self._fs.open(path, willneed=willneed, nofollow=True), trio.current_time()
+        )
         self._some.set()
         self.trim()
 

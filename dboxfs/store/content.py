@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import bisect
 import os
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
@@ -29,7 +28,7 @@ from dboxfs.dbox import (
     raw_range,
 )
 from dboxfs.errors import CorruptFile, FormatError
-from dboxfs.fsapi import FileSystem, Handle
+from dboxfs.fsapi import FileSystem, Handle, PageCache
 from dboxfs.store.messages import Opened
 from dboxfs.store.plain import PlainBody
 
@@ -37,7 +36,6 @@ PAGE = 64 << 10
 """Bytes of plain text in one page of the cache."""
 
 _CHUNK = 64 << 10
-_PAGES_KEPT = 32
 # These take milliseconds for a page; the others a fraction of one.
 _SLOW = frozenset({Compression.BZIP2, Compression.XZ})
 
@@ -63,10 +61,16 @@ class Body(Protocol):
 
 
 class CompressedBody:
-    """A decompressed body.  Reading forward decompresses once; going far back begins again."""
+    """A decompressed body, its pages in the daemon's cache.
 
-    def __init__(self, inner: PlainBody, opened: Opened, size: int) -> None:
-        self._pages: OrderedDict[int, bytes] = OrderedDict()
+    Reading forward decompresses once; going back to a page that the cache has dropped begins again.  The
+    pages are named by what the message is and where it lies, so they serve whoever opens it next.
+    """
+
+    def __init__(self, cache: PageCache, inner: PlainBody, opened: Opened, size: int) -> None:
+        record = opened.record
+        self._cache = cache
+        self._key = (opened.path, record.offset, record.metadata.guid, record.stored_size, size)
         self._inner = inner
         self._path = opened.path
         self._base = opened.record.body_offset
@@ -84,7 +88,7 @@ class CompressedBody:
             return b""
         pages = []
         for number in range(offset // PAGE, (end - 1) // PAGE + 1):
-            page = self._pages.get(number)
+            page = self._cache.get(self._key, number)
             if page is None:
                 raise BlockingIOError
             pages.append(page)
@@ -99,7 +103,7 @@ class CompressedBody:
         return _cut(pages, offset, end)
 
     async def _page(self, number: int) -> bytes:
-        page = self._pages.get(number)
+        page = self._cache.get(self._key, number)
         if page is not None:
             return page
         if number < self._next_page:
@@ -110,9 +114,9 @@ class CompressedBody:
             except BaseException:
                 self._restart()  # a cancelled or failed step leaves the decoder somewhere in the middle
                 raise
-            self._pages[self._next_page] = page
-            if len(self._pages) > _PAGES_KEPT:
-                self._pages.popitem(last=False)
+            self._cache.put(self._key, self._next_page, page)
+            if self._next_page:
+                self._cache.passed(self._key, self._next_page - 1)
             self._next_page += 1
             if self._next_page > number:
                 return page
@@ -258,7 +262,7 @@ def open_body(fs: FileSystem, opened: Opened, attachments: str | None, suffix: s
         inner_size = record.size - sum(ref.size for ref in refs)
         inner: PlainBody | CompressedBody = plain
         if record.compression is not None:
-            inner = CompressedBody(plain, opened, inner_size)
+            inner = CompressedBody(fs.cache, plain, opened, inner_size)
         elif inner_size != plain.size:
             raise FormatError(record.offset, f"stored {plain.size} bytes, expected {inner_size}")
         if not refs:

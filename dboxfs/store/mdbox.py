@@ -152,7 +152,7 @@ class MdboxStorage:
 
     async def _open_container(self, file_id: int) -> _Container:
         for path in self.paths(file_id):
-            handle = self.fs.open(path)
+            handle = self.fs.open(path, nofollow=True)
             try:
                 await handle.wait_open()
                 header = parse_file_header(await handle.read(_FILE_HEAD, 0))
@@ -268,7 +268,7 @@ class MdboxFiles:
 
     async def _peek(self, files: list[tuple[str, list[_Wanted]]]) -> list[PeekResult | OSError]:
         return (
-            await self._storage.fs.peek([Peek(path, _ranges(group)) for path, group in files])
+            await self._storage.fs.peek([Peek(path, _ranges(group), nofollow=True) for path, group in files])
             if files
             else []
         )
@@ -309,7 +309,7 @@ class MdboxFiles:
             found = parse_record(head, tail, tail_offset, place.offset, end, header_size=size, whole=True)
             if isinstance(found, NeedRange):
                 (again,) = await self._storage.fs.peek(
-                    [Peek(path, ((found.offset, found.end - found.offset),))]
+                    [Peek(path, ((found.offset, found.end - found.offset),), nofollow=True)]
                 )
                 if isinstance(again, OSError):
                     return Scanned(want.uid, None, None, again)

@@ -45,11 +45,11 @@ class SdboxFiles:
         """Read what a listing needs of *uids*, in one batch."""
         wanted = uids.tolist()
         paths = [self._paths(uid)[0] for uid in wanted]
-        found = await self._fs.peek([Peek(path, _RANGES) for path in paths])
+        found = await self._fs.peek([Peek(path, _RANGES, nofollow=True) for path in paths])
         if self._alt is not None:
             missing = [i for i, peek in enumerate(found) if isinstance(peek, FileNotFoundError)]
             elsewhere = [self._paths(wanted[i])[1] for i in missing]
-            again = await self._fs.peek([Peek(path, _RANGES) for path in elsewhere])
+            again = await self._fs.peek([Peek(path, _RANGES, nofollow=True) for path in elsewhere])
             for i, path, peek in zip(missing, elsewhere, again, strict=True):
                 if not isinstance(peek, FileNotFoundError):
                     found[i], paths[i] = peek, path
@@ -76,14 +76,18 @@ class SdboxFiles:
         size = peek.stat.st_size
         header = _file_header(head)
         if len(head) < header.size + header.message_header_size and size > len(head):
-            (peek,) = _good(await self._fs.peek([Peek(path, ((0, header.size + HEAD), (-TAIL, None)))]))
+            (peek,) = _good(
+                await self._fs.peek([Peek(path, ((0, header.size + HEAD), (-TAIL, None)), nofollow=True)])
+            )
             head, tail = memoryview(peek.chunks[0]), memoryview(peek.chunks[1])
         found = parse_record(
             head[header.size :], tail, size - len(tail), header.size, size,
             header_size=header.message_header_size, whole=False,
         )  # fmt: skip
         if isinstance(found, NeedRange):
-            (again,) = _good(await self._fs.peek([Peek(path, ((found.offset, found.end - found.offset),))]))
+            (again,) = _good(
+                await self._fs.peek([Peek(path, ((found.offset, found.end - found.offset),), nofollow=True)])
+            )
             found = parse_record(
                 head[header.size :], memoryview(again.chunks[0]), found.offset, header.size, size,
                 header_size=header.message_header_size, whole=False,
@@ -108,7 +112,7 @@ class SdboxFiles:
         :raises CorruptFile: it is damaged.
         """
         for path in self._paths(uid):
-            handle = self._fs.open(path)
+            handle = self._fs.open(path, nofollow=True)
             try:
                 return Opened(handle, path, await self._open_record(handle, path), handle.close)
             except FileNotFoundError:
@@ -142,7 +146,7 @@ class SdboxFiles:
         """*uid*, known to be plain and of *size* bytes, if its file can be opened without waiting."""
         path = self._paths(uid)[0]
         ahead = self._ahead.take(path)
-        handle = ahead if ahead is not None else self._fs.open(path)
+        handle = ahead if ahead is not None else self._fs.open(path, nofollow=True)
         head = handle.pread_now(HEAD, 0)
         self.ahead_pays = ahead is not None or head is None
         if head is not None:

@@ -102,7 +102,7 @@ def test_numbers_in_both_cases_and_with_leading_zeros() -> None:
     assert only(b"O0000000000004294967295").pop3_order == 2**32 - 1
 
 
-@pytest.mark.parametrize("value", [b"", b"g", b"0x1", b"-1", b"1_0", b" 1", b"8000000000000000", b"f" * 5000])
+@pytest.mark.parametrize("value", [b"", b"g", b"0x1", b"-1", b"1_0", b" 1", b"f" * 5000])
 def test_malformed_hex_is_damage_at_its_value_only(value: bytes) -> None:
     metadata = only(b"Bbox\nR" + value + b"\nV" + value + b"\nZ" + value + b"\nG" + GUID, base=100)
     expected = 100 + 4 + 5 + 1
@@ -113,6 +113,16 @@ def test_malformed_hex_is_damage_at_its_value_only(value: bytes) -> None:
         expected += len(value) + 2
     assert metadata.orig_mailbox == b"box"
     assert metadata.guid == GUID
+
+
+def test_a_size_with_the_sign_bit_is_damage() -> None:
+    with pytest.raises(FormatError, match="V is not a hexadecimal number"):
+        _ = only(b"V8000000000000000").virtual_size
+
+
+def test_a_received_date_before_1970_is_negative() -> None:
+    """Dovecot 2.3.19 writes INTERNALDATE "01-Jan-1960 00:00:00 +0000" like this."""
+    assert only(b"Rffffffffed300880").received == -315619200
 
 
 @pytest.mark.parametrize("value", [b"", b"a", b"-1", b"+1", b"1_0", b"4294967296", b"9" * 5000])
