@@ -121,9 +121,11 @@ class Operations(pyfuse3.Operations):
         inode = self._inodes.of(folder)
         for uid in delta.expunged.tolist():
             self.notifier.entry(inode, b"%d.eml" % uid, inode | uid)
-        if delta.reloaded or self._store.location.kind is Kind.SDBOX:  # sizes and dates may be others now
-            for uid in delta.updated.tolist():
-                self.notifier.attributes(inode | uid)
+        changed = delta.updated if self._store.location.kind is Kind.SDBOX else delta.appended[:0]
+        if delta.reloaded and folder.mailbox is not None:  # files may have been repaired: sizes too
+            changed = folder.mailbox.uids
+        for uid in changed.tolist():
+            self.notifier.attributes(inode | uid)
         self.notifier.attributes(inode)
 
     def _folder_gone(self, folder: Folder) -> None:
@@ -327,7 +329,7 @@ class Operations(pyfuse3.Operations):
         try:
             data = body.pread(body.size, 0)
         except BlockingIOError:
-            data = await body.read(body.size, 0)
+            data = await self._read(body, body.size, 0)
             if inode in self._open_inodes:  # meanwhile
                 return
         try:
@@ -347,6 +349,9 @@ class Operations(pyfuse3.Operations):
             return body.pread(size, offset)
         except BlockingIOError:
             pass
+        return await self._read(body, size, offset)
+
+    async def _read(self, body: Body, size: int, offset: int) -> bytes:
         try:
             return await body.read(size, offset)
         except CorruptFile as exc:
