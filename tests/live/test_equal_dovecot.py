@@ -178,7 +178,8 @@ def history(account: Account) -> Iterator[str]:
     imap.logout()
     account.purge()
     yield "purge"
-    account.append(corpus.with_flags(corpus.nasty()), "Archive/2026")
+    small = {name: data for name, data in corpus.nasty().items() if len(data) < 200_000}
+    account.append(corpus.with_flags(small), "Archive/2026")
     yield "append after purge"
     account.doveadm("move", "Trash", "mailbox", "Archive", "uid", "1:12")
     account.doveadm("flags add", r"\Seen $Label1", "mailbox", "Trash", "all")
@@ -201,7 +202,7 @@ READ_AFRESH = ("copy", "purge", "rename with a child", "index rewrite", "purge a
 
 # What force-resync says of its own work.
 @pytest.mark.expected_log("Rebuilding index", "fscking index file", "rebuilding indexes")
-@kinds(PLAIN, COMPRESSED[6:7], SPLIT_KINDS)
+@kinds(PLAIN, SPLIT_KINDS[1:])
 def test_every_step_of_a_history(dovecot: Dovecot, mounts: Mounts, tally: Tally, kind: Kind) -> None:
     account = kind.account(dovecot)
     account.save(b"Subject: first\n\n")
