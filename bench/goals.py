@@ -58,12 +58,16 @@ class Cells:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A row with its number, and the smallest and largest that single rounds would have given."""
+    """A row with its number, and the smallest and largest that single rounds would have given.
+
+    ``cut``: nobody waited for the end of what it is about, so the number is only a bound.
+    """
 
     row: Row
     value: float
     low: float
     high: float
+    cut: bool = False
 
     @property
     def measured(self) -> bool:
@@ -112,14 +116,16 @@ def _requests() -> list[Row]:
     return rows
 
 
+FIND_CELL, MEMORY_CELL, LIST_CELL = "find/cold/giant", "memory/cold/giant", "ls/known/hundred"
+
 ROWS: tuple[Row, ...] = (
     *_requests(),
     *_ratios(),
     Row(10, "30 MB message, first read / C passthrough", "big/first/mdbox", "big/first/passthrough",
         Measure.SPEED, 0.8),
-    Row(11, "find, many messages, first time", "find/cold/giant", None, Measure.PER_ENTRY, 6.0),
-    Row(11, "find, many messages: daemon's memory", "memory/cold/giant", None, Measure.MEMORY, 100.0),
-    Row(11, "ls -l of a tenth of them, sizes known", "ls/known/hundred", None, Measure.PER_ENTRY, 6.0),
+    Row(11, "find, many messages, first time", FIND_CELL, None, Measure.PER_ENTRY, 6.0),
+    Row(11, "find, many messages: daemon's memory", MEMORY_CELL, None, Measure.MEMORY, 100.0),
+    Row(11, "ls -l of a tenth of them, sizes known", LIST_CELL, None, Measure.PER_ENTRY, 6.0),
 )  # fmt: skip
 
 NOISE: tuple[Row, ...] = tuple(
@@ -149,9 +155,9 @@ def wanted_cells(rows: Iterable[Row]) -> set[str]:
 def answer(row: Row, cells: Cells) -> Answer:
     """The number for a row: medians first, then their ratio; the range is that of the single rounds."""
     if row.measure is Measure.REQUESTS:
-        return _of_values(row, cells.requests)
+        return _of_values(row, cells, cells.requests)
     if row.measure in (Measure.MEMORY, Measure.PER_ENTRY):
-        return _of_values(row, cells.values)
+        return _of_values(row, cells, cells.values)
     above, below = (row.ours, row.peer) if row.measure is Measure.RATIO else (row.peer, row.ours)
     assert above is not None
     assert below is not None
@@ -160,11 +166,16 @@ def answer(row: Row, cells: Cells) -> Answer:
         one.wall / other.wall
         for one, other in zip(cells.samples.get(above, []), cells.samples.get(below, []), strict=False)
     ]
-    return Answer(row, value, min(each, default=math.nan), max(each, default=math.nan))
+    return Answer(row, value, min(each, default=math.nan), max(each, default=math.nan), _cut(row, cells))
 
 
-def _of_values(row: Row, values: Mapping[str, Sequence[float]]) -> Answer:
+def _cut(row: Row, cells: Cells) -> bool:
+    samples = [*cells.samples.get(row.ours, []), *cells.samples.get(row.peer or "", [])]
+    return any(sample.cut for sample in samples)
+
+
+def _of_values(row: Row, cells: Cells, values: Mapping[str, Sequence[float]]) -> Answer:
     found = values.get(row.ours, [])
     if not found:
         return Answer(row, math.nan, math.nan, math.nan)
-    return Answer(row, statistics.median(found), min(found), max(found))
+    return Answer(row, statistics.median(found), min(found), max(found), _cut(row, cells))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping
 
@@ -31,10 +32,10 @@ def _line(one: Answer) -> str:
     goal, verdict = "", ""
     if row.goal is not None:
         goal = f"{'≥' if row.at_least else '≤'} {_number(row.goal)}"
-        verdict = "reached" if one.reached else f"off {_off(one):.2f}x"
+        verdict = "reached" if one.reached else f"off {_off(one):.2f}x" if one.measured else "failed"
     rounds = f"{_number(one.low)} to {_number(one.high)}" if one.low != one.high else ""
     unit = "" if row.measure is Measure.RATIO else f" {row.measure.value}"
-    value = _number(one.value)
+    value = (">" if one.cut else "") + _number(one.value)
     return f"{number:>3}  {row.label:<42} {value:>8}  {goal:>8} {verdict:<10} {rounds}{unit}".rstrip()
 
 
@@ -45,6 +46,8 @@ def _off(one: Answer) -> float:
 
 
 def _number(value: float) -> str:
+    if math.isnan(value):
+        return "-"
     return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
@@ -73,12 +76,13 @@ def as_json(
                 "ours": one.row.ours,
                 "peer": one.row.peer,
                 "unit": one.row.measure.value,
-                "value": one.value,
-                "low": one.low,
-                "high": one.high,
+                "value": one.value if one.measured else None,
+                "low": one.low if one.measured else None,
+                "high": one.high if one.measured else None,
                 "goal": one.row.goal,
                 "at_least": one.row.at_least,
                 "reached": one.reached,
+                "cut": one.cut,
             }
             for one in answers
         ],

@@ -10,10 +10,13 @@ from pathlib import Path
 from bench import subjects
 from bench.clients import FIND, LS, Sample, cpu_of, drop_caches, measure, memory_of
 from bench.giant import build_giant
+from bench.goals import FIND_CELL, LIST_CELL, MEMORY_CELL
 from bench.run import Bench
 from bench.stores import location_of
 
-_SCAN_PATIENCE = 300.0
+_SCAN_PATIENCE = 60.0
+_PATIENCE = 60.0
+"""Seconds that are spent on one listing at most; who needs more has missed the goal by a factor of ten."""
 
 
 def big_message(bench: Bench, rounds: int) -> None:
@@ -56,36 +59,37 @@ def many_messages(bench: Bench, entries: int, rounds: int) -> None:
     giant, seconds = build_giant(bench.work, "giant", entries, bench.doveadm)
     hundred, more = build_giant(bench.work, "hundred", max(entries // 10, 1), bench.doveadm)
     bench.stores.seconds["giant"] = seconds + more
+    plan = [(FIND_CELL, giant, entries, _find), (LIST_CELL, hundred, max(entries // 10, 1), _list)]
     for number in range(rounds):
-        what = f"round {number + 1} of {rounds}: {entries} messages"
-        mount = subjects.Dboxfs("giant", location_of(giant), bench.work)
-        bench.attempt(what, partial(_find, bench, mount, entries))
-        what = f"round {number + 1} of {rounds}: {max(entries // 10, 1)} messages"
-        mount = subjects.Dboxfs("hundred", location_of(hundred), bench.work)
-        bench.attempt(what, partial(_list, bench, mount, max(entries // 10, 1)))
+        for cell, store, count, step in plan:
+            if any(sample.cut for sample in bench.cells.samples.get(cell, [])):
+                continue  # once too slow is enough
+            mount = subjects.Dboxfs(store.name.partition("-")[0], location_of(store), bench.work)
+            what = f"round {number + 1} of {rounds}: {count} messages"
+            bench.attempt(what, partial(step, bench, mount, count))
 
 
 def _find(bench: Bench, mount: subjects.Dboxfs, entries: int) -> None:
     with mount:
         mount.fresh(cold=True)
-        sample = measure(FIND.command(mount.path / "INBOX"), daemon=mount.pid)
+        sample = measure(FIND.command(mount.path / "INBOX"), daemon=mount.pid, patience=_PATIENCE)
         assert mount.pid is not None
         memory = memory_of(mount.pid)
-    _take(bench, "find/cold/giant", sample, entries)
-    bench.cells.values.setdefault("memory/cold/giant", []).append(memory / 1e6)
+    _take(bench, FIND_CELL, sample, entries)
+    bench.cells.values.setdefault(MEMORY_CELL, []).append(memory / 1e6)
 
 
 def _list(bench: Bench, mount: subjects.Dboxfs, entries: int) -> None:
     with mount:
         mount.fresh(cold=True)
         command = LS.command(mount.path / "INBOX")
-        measure(command)
+        measure(command, patience=_PATIENCE)
         deadline = time.monotonic() + _SCAN_PATIENCE
         while mount.stats()["scans_running"] and time.monotonic() < deadline:
             time.sleep(0.1)
         drop_caches()
-        sample = measure(command, daemon=mount.pid)
-    _take(bench, "ls/known/hundred", sample, entries)
+        sample = measure(command, daemon=mount.pid, patience=_PATIENCE)
+    _take(bench, LIST_CELL, sample, entries)
 
 
 def _take(bench: Bench, cell: str, sample: Sample, entries: int) -> None:
