@@ -5,8 +5,9 @@ State = base index + replay of the log from the base's head (mail-index-log sect
 bytes; when another file took the log's name (rotation) it reads the old one to its end under its new name
 and goes on; anything else loads both halves again.  Nothing is locked and nothing is written.
 
-A log is the one that was followed when its inode and its header are: a new file may get the inode of an old
-one.  When base and log are damaged, they are read again only after one of them has changed.
+A log is the one that was followed when its inode is, and its first bytes are: a mailbox that is deleted and
+made again may get the inode of the old log, and within the same second even its header; the guid in the first
+record is another one.  When base and log are damaged, they are read again only after one of them has changed.
 
 One refresh runs at a time for each object (``self._lock``); the state changes only inside of it, in one
 step between two checkpoints, so whoever holds no ``await`` sees a whole state.
@@ -24,7 +25,7 @@ import trio
 from dboxfs.errors import CorruptFile, FormatError
 from dboxfs.fsapi import FileSystem, Peek, PeekResult
 from dboxfs.index.base import parse_index
-from dboxfs.index.log import HEADER_SIZE, parse_log_header
+from dboxfs.index.log import parse_log_header
 from dboxfs.index.reader import Action, decide, load
 from dboxfs.index.state import IndexState
 
@@ -35,9 +36,7 @@ _PARSE_IN_THREAD = 1 << 20
 _REPLAY_IN_THREAD = 128 << 10
 _ATTEMPTS = 6
 _LIMIT = 1 << 31
-
-_LogId = tuple[int, int, bytes]
-"""Device, inode, header."""
+_START = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,8 @@ class IndexFiles:
         self.state: IndexState | None = None
         self.log_mtime_ns = 0
         self._fs = fs
-        self._log_id: _LogId | None = None
+        self._log_id: tuple[int, int] | None = None
+        self._log_start = b""
         self._failure: tuple[object, CorruptFile] | None = None
         self._lock = trio.Lock()
 
@@ -117,32 +117,41 @@ class IndexFiles:
         (new,) = await self._fs.peek([_whole(self.log_path, state.head_offset)])
         if isinstance(new, OSError):
             return None
-        if _file_id(new) != self._log_id:
+        if not self._is_followed(new):
             return await self._follow_rotation(state)
         if new.stat.st_size < state.head_offset:
             return None
-        self.log_mtime_ns = new.stat.st_mtime_ns
-        return _replay(state, new.chunks[1])
+        delta = _replay(state, new.chunks[1])
+        self._remember(new, state)
+        return delta
 
     async def _follow_rotation(self, state: IndexState) -> Delta | None:
         """Read the log that has become ``.log.2`` to its end and go on with the new one."""
         old, new = await self._fs.peek(
             [_whole(self.log_path + ".2", state.head_offset), _whole(self.log_path)]
         )
-        if isinstance(old, OSError) or isinstance(new, OSError) or _file_id(old) != self._log_id:
+        if isinstance(old, OSError) or isinstance(new, OSError) or not self._is_followed(old):
             return None
         first = _replay(state, old.chunks[1])
         header = parse_log_header(new.chunks[1])
         state.follow_rotation(header)
         second = _replay(state, new.chunks[1][header.hdr_size :])
-        self._log_id = _file_id(new)
-        self.log_mtime_ns = new.stat.st_mtime_ns
+        self._remember(new, state)
         return Delta(
             np.union1d(first.appended, second.appended),
             np.union1d(first.expunged, second.expunged),
             np.union1d(first.updated, second.updated),
             False,
         )
+
+    def _is_followed(self, found: PeekResult) -> bool:
+        return _file_id(found) == self._log_id and found.chunks[0].startswith(self._log_start)
+
+    def _remember(self, found: PeekResult, state: IndexState) -> None:
+        """*found* is the log that *state* has replayed up to its head."""
+        self._log_id = _file_id(found)
+        self._log_start = found.chunks[0][: state.head_offset]
+        self.log_mtime_ns = found.stat.st_mtime_ns
 
     # -- loading -------------------------------------------------------------------------------
 
@@ -181,8 +190,7 @@ class IndexFiles:
             raise found
         data = found.chunks[1]
         state = await self._join(base, data)
-        self._log_id = _file_id(found)
-        self.log_mtime_ns = found.stat.st_mtime_ns
+        self._remember(found, state)
         return state
 
     async def _load_base(self) -> IndexState | None:
@@ -217,8 +225,8 @@ class IndexFiles:
 
 
 def _whole(path: str, offset: int = 0) -> Peek:
-    """The header of a log (and what stands there in a base), and everything from *offset* on."""
-    return Peek(path, ((0, HEADER_SIZE), (offset, None)), limit=_LIMIT)
+    """The start of a file, and everything from *offset* on."""
+    return Peek(path, ((0, _START), (offset, None)), limit=_LIMIT)
 
 
 def _replay(state: IndexState, data: bytes) -> Delta:
@@ -228,8 +236,8 @@ def _replay(state: IndexState, data: bytes) -> Delta:
     return Delta(changes.appended, changes.expunged, changes.updated, False)
 
 
-def _file_id(found: PeekResult) -> _LogId:
-    return found.stat.st_dev, found.stat.st_ino, found.chunks[0]
+def _file_id(found: PeekResult) -> tuple[int, int]:
+    return found.stat.st_dev, found.stat.st_ino
 
 
 def _difference(old: IndexState | None, new: IndexState | None) -> Delta:

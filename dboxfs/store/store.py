@@ -430,12 +430,21 @@ async def open_store(fs: FileSystem, location: Location, *, follow: bool = True)
     :raises NoSuchStore: it can't be read.
     """
     store = Store(fs, location)
+    inner: BaseException | None = None
     try:
         await store.load()
         async with trio.open_nursery() as nursery:
             if follow:
                 nursery.start_soon(store.follow)
-            yield store
+            try:
+                yield store
+            except BaseException as exc:
+                inner = exc
+                raise
             nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        if inner is not None and group.exceptions == (inner,):
+            raise inner from None  # what went wrong inside, without the nursery's wrapping
+        raise
     finally:
         store.close()
