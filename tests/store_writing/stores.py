@@ -67,7 +67,7 @@ def assert_resync_changes_nothing(account: Account) -> None:
 
 
 def _kept(message: Fetched) -> dict[str, object]:
-    """What a repair keeps: all but the modseq, and the saved date, which is the file's where no cache has it."""
+    """What a repair keeps: all but the modseq, and the saved date, which may then be the file's."""
     values = asdict(message)
     del values["modseq"], values["saved"]
     return values

@@ -8,6 +8,7 @@ from dboxfs.store.writing.errors import (
     StoreExists,
 )
 from dboxfs.store.writing.message import BytesSource, HandleSource, NewMessage, Source
+from dboxfs.store.writing.newstore import init_store
 from dboxfs.store.writing.options import Eol, Fsync, LockMethod, Neighbour, WriteOptions
 from dboxfs.store.writing.outcome import Copied, Saved
 from dboxfs.store.writing.writer import StoreWriter
@@ -30,4 +31,5 @@ __all__ = [
     "StoreExists",
     "StoreWriter",
     "WriteOptions",
+    "init_store",
 ]

@@ -25,7 +25,7 @@ from dboxfs.store.writing.indexlog import IndexLog
 from dboxfs.store.writing.message import Composed, NewMessage, compose
 from dboxfs.store.writing.outcome import Copied, Saved, now_seconds
 from dboxfs.store.writing.sdbox import finish_expunge
-from dboxfs.store.writing.work import Work, present
+from dboxfs.store.writing.work import Work, present, visible
 
 SHARED_LIMIT = 1 << 20
 """Bytes that a save may have to go into a file together with others that are ready."""
@@ -212,9 +212,9 @@ class MdboxWriter:
         """The mailbox record of a new message; a message that it replaces gives flags and keywords."""
         state, message = share.index.state, composed.message
         flags, keywords = message.flags, message.keywords
-        row = -1 if message.replaces is None else state.row_of(message.replaces)
         column = map_uids(state)
-        if row >= 0 and message.replaces is not None and column is not None:
+        if message.replaces is not None and column is not None and visible(state, [message.replaces]):
+            row = state.row_of(message.replaces)
             old = (message.replaces, int(column[row]))
             flags, keywords = int(state.flags[row]), state.keywords(row)
             if old not in share.replaced:
@@ -312,7 +312,7 @@ class MdboxWriter:
             self._work.mailboxes([source, target]) as indexes,
         ):
             here, there = indexes[source], indexes[target]
-            wanted = present(here.state, uids)
+            wanted = visible(here.state, uids)
             if len(wanted) != len(set(uids)):
                 raise NoSuchMessage(f"{source}: some of the messages to be copied are gone")
             rows = self._copies(here, there, wanted, mapping)
@@ -389,10 +389,11 @@ class MdboxWriter:
 
     # -- expunge -----------------------------------------------------------------------------------------
 
-    async def expunge(self, name: str, uids: Sequence[int]) -> list[int]:
-        """Expunge messages, and those that others asked for; gives the uids that were there."""
+    async def expunge(self, name: str, uids: Sequence[int] | None) -> list[int]:
+        """Expunge messages (None: all), and those that others asked for; gives the uids that were there."""
         async with self._work.locked_map() as mapping, self._work.mailbox(name) as index:
-            gone = sorted({*present(index.state, uids), *records.requested_expunges(index.state)})
+            wanted = index.state.uids.tolist() if uids is None else present(index.state, uids)
+            gone = sorted({*wanted, *records.requested_expunges(index.state)})
             diffs = self._lost_references(index, mapping, gone)
             await self._begin(diffs)
             consistent = True

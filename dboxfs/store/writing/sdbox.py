@@ -24,7 +24,7 @@ from dboxfs.store.writing.group import GroupCommit, Request
 from dboxfs.store.writing.indexlog import IndexLog
 from dboxfs.store.writing.message import Composed, NewMessage, compose
 from dboxfs.store.writing.outcome import Copied, Saved, now_seconds, side_by_side
-from dboxfs.store.writing.work import Work, present
+from dboxfs.store.writing.work import Work, present, visible
 
 _AT_ONCE = 16
 _BATCH = 256
@@ -164,14 +164,13 @@ class SdboxWriter:
 
     def _inherit(self, index: IndexLog, news: Sequence[_New]) -> list[int]:
         """Flags and keywords of replaced messages go to their successors; gives those that still exist."""
-        replaced = []
+        olds = visible(index.state, (new.replaces for new in news if new.replaces is not None))
         for new in news:
-            row = -1 if new.replaces is None else index.state.row_of(new.replaces)
-            if row >= 0 and new.replaces is not None and new.replaces not in replaced:
+            if new.replaces is not None and new.replaces in olds:
+                row = index.state.row_of(new.replaces)
                 new.flags = int(index.state.flags[row])
                 new.keywords = index.state.keywords(row)
-                replaced.append(new.replaces)
-        return sorted(replaced)
+        return olds
 
     async def _publish(self, name: str, news: list[_New]) -> None:
         """Give the files their names; a uid whose name is taken (a crash left it) is stepped over."""
@@ -249,7 +248,7 @@ class SdboxWriter:
         await self._need_directory(target, directory)
         try:
             async with self._work.mailbox(source) as index:
-                wanted = present(index.state, uids)
+                wanted = visible(index.state, uids)
                 if len(wanted) != len(set(uids)):
                     raise NoSuchMessage(f"{source}: some of the messages to be copied are gone")
                 guid = self._work.header(index).guid
@@ -298,10 +297,11 @@ class SdboxWriter:
 
     # -- expunge -----------------------------------------------------------------------------------------
 
-    async def expunge(self, name: str, uids: Sequence[int]) -> list[int]:
-        """Expunge messages, and those that others asked for; gives the uids that were there."""
+    async def expunge(self, name: str, uids: Sequence[int] | None) -> list[int]:
+        """Expunge messages (None: all), and those that others asked for; gives the uids that were there."""
         async with self._work.mailbox(name) as index:
-            gone = sorted({*present(index.state, uids), *records.requested_expunges(index.state)})
+            wanted = index.state.uids.tolist() if uids is None else present(index.state, uids)
+            gone = sorted({*wanted, *records.requested_expunges(index.state)})
             attachments: dict[int, tuple[tuple[str, str], ...]] = {}
             if gone and self._work.location.attachments is not None:
                 attachments = await self._attachments(name, gone, self._work.header(index).guid)

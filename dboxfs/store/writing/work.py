@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from dboxfs.errors import CorruptFile, NoSuchMailbox, Unsupported
@@ -33,6 +33,7 @@ class Work:
 
     :ivar map: the map's log (mdbox).
     :ivar counts: changes so far, by kind, for statistics.
+    :ivar repair: brings map and mailboxes together after a crash (``repair.repair_storage``).
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Work:
             raise Unsupported("this driver has no locks; a multi-dbox store can't be written through it")
         self.map = IndexLog(self.disk, self.location.map_dir, "dovecot.map.index", "the map of the storage")
         self.counts: dict[str, int] = {}
+        self.repair: Callable[[Work], Awaitable[None]] | None = None
         self._indexes: OrderedDict[str, IndexLog] = OrderedDict()
 
     def count(self, what: str, number: int = 1) -> None:
@@ -144,15 +146,13 @@ class Work:
 
     async def repair_map(self) -> None:
         """Bring map and mailboxes together after a crash, under the map's lock (PROTOCOL section 10)."""
-        if not self.options.alone:
+        if not self.options.alone or self.repair is None:
             raise CorruptFile(
                 self.map.log_path,
                 self.map.state.tail_offset,
                 "a writer died here; let Dovecot repair the storage (doveadm force-resync '*')",
             )
-        from dboxfs.store.writing.repair import repair_storage
-
-        await repair_storage(self)
+        await self.repair(self)
 
     async def map_done(self) -> None:
         """Say in the map that all is done, if anything was changed."""
@@ -206,3 +206,10 @@ def present(state: IndexState, uids: Iterable[int]) -> list[int]:
     """Those of *uids* that the index has, ascending, each once."""
     wanted = sorted(set(uids))
     return [uid for uid, row in zip(wanted, state.rows_of(wanted).tolist(), strict=True) if row >= 0]
+
+
+def visible(state: IndexState, uids: Iterable[int]) -> list[int]:
+    """Those of *uids* that the index has and that nobody has asked to expunge, ascending, each once."""
+    found = present(state, uids)
+    asked = set(state.pending_expunges.tolist()) if state.pending_requests else set()
+    return [uid for uid in found if uid not in asked]

@@ -30,12 +30,15 @@ from dboxfs.fsapi import FileSystem
 from dboxfs.store.location import Location
 from dboxfs.store.writing import records
 from dboxfs.store.writing.indexlog import IndexLog
+from dboxfs.store.writing.mailboxes import MailboxTree
 from dboxfs.store.writing.mdbox import MdboxWriter
 from dboxfs.store.writing.message import NewMessage
 from dboxfs.store.writing.options import WriteOptions
 from dboxfs.store.writing.outcome import Copied, Saved
+from dboxfs.store.writing.repair import repair_storage
 from dboxfs.store.writing.sdbox import SdboxWriter
-from dboxfs.store.writing.work import Work, present
+from dboxfs.store.writing.subscriptions import subscribe
+from dboxfs.store.writing.work import Work, visible
 
 
 class StoreWriter:
@@ -53,8 +56,10 @@ class StoreWriter:
     ) -> None:
         self.options = options or WriteOptions()
         self._work = Work(fs, location, owner, self.options)
+        self._work.repair = repair_storage
         self._sdbox = SdboxWriter(self._work)
         self._mdbox = MdboxWriter(self._work) if self._work.mdbox else None
+        self._tree = MailboxTree(self._work, self._execute_expunge)
 
     # -- messages ----------------------------------------------------------------------------------------
 
@@ -99,15 +104,17 @@ class StoreWriter:
         """
         wanted = sorted(set(uids))
         if execute if execute is not None else self.options.alone:
-            if self._mdbox is not None:
-                return await self._mdbox.expunge(name, wanted)
-            return await self._sdbox.expunge(name, wanted)
+            return await self._execute_expunge(name, wanted)
         return await self._request_expunge(name, wanted)
+
+    async def _execute_expunge(self, name: str, uids: Sequence[int] | None = None) -> list[int]:
+        if self._mdbox is not None:
+            return await self._mdbox.expunge(name, uids)
+        return await self._sdbox.expunge(name, uids)
 
     async def _request_expunge(self, name: str, uids: Sequence[int]) -> list[int]:
         async with self._work.mailbox(name) as index:
-            asked = set(index.state.pending_expunges.tolist())
-            wanted = [uid for uid in present(index.state, uids) if uid not in asked]
+            wanted = visible(index.state, uids)
             if wanted:
                 await index.append(records.expunge(index.state, wanted, external=False))
         self._work.count("expunged", len(wanted))
@@ -164,11 +171,39 @@ class StoreWriter:
     @staticmethod
     def _all_of(index: IndexLog, uids: Iterable[int]) -> list[int]:
         wanted = sorted(set(uids))
-        found = present(index.state, wanted)
+        found = visible(index.state, wanted)
         if len(found) != len(wanted):
             missing = sorted(set(wanted) - set(found))
             raise NoSuchMessage(f"{index.what}: no message with uid {missing[0]}")
         return found
+
+    # -- mailboxes ---------------------------------------------------------------------------------------
+
+    async def create_mailbox(self, name: str) -> None:
+        """Make a mailbox, and what is missing above it.
+
+        :raises MailboxExists, InvalidName: it can't be made.
+        """
+        await self._tree.create(name)
+
+    async def delete_mailbox(self, name: str, *, only_empty: bool = False) -> None:
+        """Delete a mailbox with its messages, which are expunged first; children stay.
+
+        :param only_empty: as rmdir(2): refuse if there are messages or children.
+        :raises MailboxInUse, NoSuchMailbox, Unsupported: it can't be deleted.
+        """
+        await self._tree.delete(name, only_empty=only_empty)
+
+    async def rename_mailbox(self, old: str, new: str) -> None:
+        """Rename a mailbox or a parent, with all children.
+
+        :raises MailboxExists, InvalidName, NoSuchMailbox, Unsupported: it can't be renamed.
+        """
+        await self._tree.rename(old, new)
+
+    async def subscribe(self, name: str, subscribed: bool = True) -> bool:
+        """Subscribe to a mailbox (it need not exist), or end that; False: it was so already."""
+        return await subscribe(self._work, name, subscribed=subscribed)
 
     # -- statistics --------------------------------------------------------------------------------------
 

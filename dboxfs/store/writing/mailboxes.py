@@ -1,0 +1,267 @@
+"""Mailboxes: create, delete, rename, subscribe (PROTOCOL section 9).
+
+Everything but subscribing holds ``mailboxes.lock``.  Names are storage names.  The tree is the truth;
+``dovecot.list.index`` is a cache of it that Dovecot believes until its refresh flag is set, so whatever
+changes the tree sets that flag at the end.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from dboxfs.errors import DboxfsError, NoSuchMailbox, Unsupported
+from dboxfs.fsapi import ops
+from dboxfs.index import payload
+from dboxfs.index.log import RecordType, encode_record
+from dboxfs.store.names import decode_mutf7
+from dboxfs.store.writing import records
+from dboxfs.store.writing.errors import InvalidName, MailboxExists, MailboxInUse
+from dboxfs.store.writing.indexlog import IndexLog
+from dboxfs.store.writing.locks import tree_lock
+from dboxfs.store.writing.newindex import make_mailbox_index
+from dboxfs.store.writing.work import Work
+
+TRASH = "..DOVECOT-TrasH"
+_LIST_FLAG = b"\x01"
+_ATTEMPTS = 10
+_LONGEST_PART = 255
+
+ExpungeAll = Callable[[str], Awaitable[object]]
+
+
+class MailboxTree:
+    """The tree of mailboxes of one store.
+
+    :param expunge_all: executes the expunge of every message of a mailbox.
+    """
+
+    def __init__(self, work: Work, expunge_all: ExpungeAll) -> None:
+        self._work = work
+        self._disk = work.disk
+        self._location = work.location
+        self._expunge_all = expunge_all
+        self._list_directory = self._location.index or self._location.root
+
+    @asynccontextmanager
+    async def _locked(self) -> AsyncIterator[None]:
+        """Hold ``mailboxes.lock``; afterwards Dovecot looks at the tree again."""
+        async with tree_lock(self._disk, os.path.join(self._list_directory, "mailboxes.lock")):
+            try:
+                yield
+            finally:
+                await self._want_refresh()
+
+    # -- create ------------------------------------------------------------------------------------------
+
+    async def create(self, name: str) -> None:
+        """Make a mailbox, and the directories above it.
+
+        :raises MailboxExists: it is there.
+        :raises InvalidName: it can't be.
+        """
+        self._check_name(name)
+        async with self._locked():
+            path = self._location.mailbox_path(name)
+            await self._disk.make_dirs(os.path.dirname(path))
+            if not await self._disk.mkdir(path):
+                raise MailboxExists(f"{name}: the mailbox exists")
+            index = self._work.index(name)
+            index.forget()
+            await self._disk.make_dirs(index.directory)
+            await make_mailbox_index(self._disk, self._location, index)
+            await self._sync_parents(path)
+        self._work.count("mailboxes")
+
+    async def _sync_parents(self, path: str) -> None:
+        """Make the names that lead to *path* durable."""
+        while len(path) > len(self._location.root):
+            path = os.path.dirname(path)
+            await self._disk.sync_dir(path)
+
+    def _check_name(self, name: str) -> None:
+        """
+        :raises InvalidName: Dovecot would not take it.
+        """
+        for part in name.split("/"):
+            raw = os.fsencode(part)
+            if part in ("", ".", "..", self._location.dirname) or part.startswith("~"):
+                raise InvalidName(f"{name!r}: a mailbox name can't have the part {part!r}")
+            if len(raw) > _LONGEST_PART or any(byte < 0x20 or byte == 0x7F for byte in raw):
+                raise InvalidName(f"{name!r}: too long, or control characters in the name")
+            try:
+                text = raw.decode("utf-8") if self._location.utf8 else decode_mutf7(raw)
+            except ValueError as exc:
+                raise InvalidName(f"{name!r}: not a valid name in this store: {exc}") from exc
+            if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in text):
+                raise InvalidName(f"{name!r}: control characters in the name")
+
+    # -- delete ------------------------------------------------------------------------------------------
+
+    async def delete(self, name: str, *, only_empty: bool = False) -> None:
+        """Delete a mailbox and its messages; its children stay.  A parent without messages is just removed.
+
+        :param only_empty: refuse if there are messages or children.
+        :raises MailboxInUse: there are (or a message came while it was being deleted).
+        :raises NoSuchMailbox: it is not there.
+        """
+        if name == "INBOX":
+            raise Unsupported("INBOX can't be deleted")
+        async with self._locked():
+            folder, path = os.path.join(self._location.tree, name), self._location.mailbox_path(name)
+            if only_empty:
+                await self._check_empty(name, folder)
+            if await self._disk.exists(path) or await self._disk.exists(self._work.index(name).log_path):
+                await self._mark_deleted(name, only_empty=only_empty)
+                self._work.forget(name)
+                await self._remove_mailbox(name, path)
+            elif not await self._disk.exists(folder):
+                raise NoSuchMailbox(f"{name}: no such mailbox")
+            await self._remove_if_empty(folder)
+        self._work.count("mailboxes")
+
+    async def _check_empty(self, name: str, folder: str) -> None:
+        entries = await self._disk.listdir(folder)
+        if any(entry.is_dir and entry.name != self._location.dirname for entry in entries):
+            raise MailboxInUse(f"{name}: the mailbox has children")
+
+    async def _mark_deleted(self, name: str, *, only_empty: bool) -> None:
+        """Expunge all messages and write INDEX_DELETED; nothing happens where that was done already."""
+        for _ in range(_ATTEMPTS):
+            try:
+                if only_empty:
+                    await self._mark_if_empty(name, requested_ok=True)
+                    return
+                await self._expunge_all(name)
+                if await self._mark_if_empty(name, requested_ok=False):
+                    return
+            except NoSuchMailbox:  # marked by an earlier attempt that a crash ended
+                return
+        raise MailboxInUse(f"{name}: messages keep coming while the mailbox is being deleted")
+
+    async def _mark_if_empty(self, name: str, *, requested_ok: bool) -> bool:
+        async with self._work.mailbox(name) as index:
+            count = len(index.state)
+            if requested_ok and count and count == len(index.state.pending_expunges):
+                count = -1
+            elif count and requested_ok:
+                raise MailboxInUse(f"{name}: the mailbox has messages")
+            elif not count:
+                await index.append(records.index_deleted(), durable=True)
+                return True
+        if count < 0:
+            await self._expunge_all(name)
+            return await self._mark_if_empty(name, requested_ok=requested_ok)
+        return False
+
+    async def _remove_mailbox(self, name: str, path: str) -> None:
+        """Put the mailbox out of sight, then take it apart: also in alt, control and index trees."""
+        trash = os.path.join(self._location.root, TRASH)
+        await self._remove_tree(trash, itself=False)
+        await self._disk.mkdir(trash)
+        if await self._disk.exists(path):
+            await self._disk.run(ops.Rename(path, os.path.join(trash, uuid.uuid4().hex)))
+        await self._disk.sync_dir(os.path.dirname(path))
+        alt = self._location.alt_mailbox_path(name)
+        if alt is not None:
+            await self._remove_tree(alt)
+            await self._remove_if_empty(os.path.dirname(alt))
+        if self._location.index is not None:
+            await self._remove_index_files(self._work.index(name).directory)
+        if self._location.control is not None:
+            control = os.path.join(self._location.control, self._location.mailbox_dir, name)
+            await self._remove_if_empty(control)
+        await self._remove_tree(trash)
+
+    async def _remove_index_files(self, directory: str) -> None:
+        for entry in await self._disk.listdir(directory):
+            if entry.name.startswith("dovecot.") and not entry.is_dir:
+                await self._disk.unlink(os.path.join(directory, entry.name))
+        await self._remove_if_empty(directory)
+
+    async def _remove_tree(self, path: str, *, itself: bool = True) -> None:
+        """Remove a directory and all in it.  What is missing is no error."""
+        for entry in await self._disk.listdir(path):
+            child = os.path.join(path, entry.name)
+            if entry.is_dir:
+                await self._remove_tree(child)
+            else:
+                await self._disk.unlink(child)
+        if itself:
+            await self._remove_if_empty(path)
+
+    async def _remove_if_empty(self, path: str) -> bool:
+        try:
+            await self._disk.run(ops.Rmdir(path))
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
+            return False
+        return True
+
+    # -- rename ------------------------------------------------------------------------------------------
+
+    async def rename(self, old: str, new: str) -> None:
+        """Rename a mailbox (or a parent) with all its children.
+
+        :raises MailboxExists: the new name is taken.
+        :raises InvalidName: it can't be, or lies below the old one.
+        :raises NoSuchMailbox: the old one is not there.
+        """
+        self._check_name(new)
+        if old == "INBOX" or new == "INBOX":
+            raise Unsupported("INBOX can't be renamed or replaced")
+        if f"{new}/".startswith(f"{old}/"):
+            raise InvalidName(f"{new!r}: lies below {old!r}, which is to be renamed")
+        async with self._locked():
+            pairs = [(os.path.join(tree, old), os.path.join(tree, new)) for tree in self._trees()]
+            there = [await self._disk.exists(source) for source, _ in pairs]
+            taken = [await self._disk.exists(target) for _, target in pairs]
+            if not any(there):
+                raise NoSuchMailbox(f"{old}: no such mailbox")
+            if any(here and used for here, used in zip(there, taken, strict=True)) or (
+                there[0] and any(taken)
+            ):
+                raise MailboxExists(f"{new}: the mailbox exists")
+            self._work.forget(old)
+            for (source, target), here in zip(pairs, there, strict=True):
+                if here:
+                    await self._disk.make_dirs(os.path.dirname(target))
+                    await self._disk.run(ops.Rename(source, target))
+                    await self._disk.sync_dir(os.path.dirname(target))
+                    await self._disk.sync_dir(os.path.dirname(source))
+            for tree in self._trees():
+                await self._remove_empty_parents(tree, old)
+        self._work.count("mailboxes")
+
+    def _trees(self) -> list[str]:
+        """The trees in which a mailbox may have a directory, the one that makes it exist first."""
+        roots = (self._location.root, self._location.alt, self._location.control, self._location.index)
+        found = dict.fromkeys(root for root in roots if root is not None)
+        return [os.path.join(root, self._location.mailbox_dir) for root in found]
+
+    async def _remove_empty_parents(self, tree: str, name: str) -> None:
+        parent = os.path.dirname(name)
+        while parent and await self._remove_if_empty(os.path.join(tree, parent)):
+            parent = os.path.dirname(parent)
+
+    # -- the list index ----------------------------------------------------------------------------------
+
+    async def _want_refresh(self) -> None:
+        """Tell Dovecot to look at the tree again (mailbox-layout section 5).  Only a cache: never fails."""
+        index = IndexLog(self._disk, self._list_directory, "dovecot.list.index", "the list index")
+        try:
+            async with index.locked(deleted_ok=True):
+                found = next((e for e in index.state.extensions if e.name == "list"), None)
+                if found is None:
+                    return
+                update = payload.ext_hdr_update(0, _LIST_FLAG)
+                intro = records.intro(index.state, "list", (len(found.hdr), found.record_size, 4))
+                await index.append([intro, encode_record(RecordType.EXT_HDR_UPDATE, update, external=True)])
+        except FileNotFoundError:
+            return
+        except (DboxfsError, OSError):
+            self._disk.lost_errors += 1

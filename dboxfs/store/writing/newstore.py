@@ -1,0 +1,62 @@
+"""An empty store that Dovecot opens without a word: ``dboxfs init``.
+
+Made in this order, so that what a crash leaves is an empty directory or a store with something missing that
+Dovecot makes by itself: root, ``mailboxes/``, mdbox: ``storage/`` with the map; INBOX with its index.
+"""
+
+from __future__ import annotations
+
+import os
+
+from dboxfs.errors import NoSuchStore
+from dboxfs.fsapi import FileSystem, Permissions, ops
+from dboxfs.fsapi.locked import run
+from dboxfs.store.location import Location
+from dboxfs.store.writing.errors import StoreExists
+from dboxfs.store.writing.newindex import make_mailbox_index, make_map
+from dboxfs.store.writing.options import WriteOptions
+from dboxfs.store.writing.work import Work
+
+ROOT = Permissions(0o700)
+
+
+async def init_store(
+    fs: FileSystem,
+    location: Location,
+    permissions: Permissions = ROOT,
+    options: WriteOptions | None = None,
+) -> None:
+    """Make an empty store at *location*, with an empty INBOX.
+
+    :param permissions: of a root that has to be made; one that is there (and empty) keeps its own.  All
+        that is in the store gets the root's owner, group and modes.
+    :raises StoreExists: there is something already.
+    :raises NoSuchStore: the directory above is missing, or can't be written.
+    """
+    try:
+        owner = await _make_root(fs, location.root, permissions)
+    except OSError as exc:
+        raise NoSuchStore(f"{location.root}: {exc.strerror}") from exc
+    work = Work(fs, location, owner, options or WriteOptions())
+    for path in (location.index, location.control):
+        if path is not None:
+            await work.disk.make_dirs(path)
+    if work.mdbox:
+        await make_map(work.disk, location, work.map)
+    inbox = location.mailbox_path("INBOX")
+    await work.disk.make_dirs(location.tree)
+    await work.disk.make_dirs(inbox)
+    index = work.index("INBOX")
+    await work.disk.make_dirs(index.directory)
+    await make_mailbox_index(work.disk, location, index)
+    for path in (os.path.dirname(inbox), location.tree, location.root):
+        await work.disk.sync_dir(path)
+
+
+async def _make_root(fs: FileSystem, root: str, permissions: Permissions) -> os.stat_result:
+    try:
+        await run(fs, ops.Mkdir(root, permissions))
+    except FileExistsError:
+        if await run(fs, ops.Listdir(root)):
+            raise StoreExists(f"{root}: the directory is not empty") from None
+    return await run(fs, ops.Stat(root))

@@ -1,0 +1,142 @@
+"""Map and mailboxes after a crash between changing the one and the other (PROTOCOL section 10, mdbox).
+
+The map's tail is behind its head: somebody changed the map, and may or may not have changed a mailbox.
+Under the map's lock and those of all mailboxes the references are counted, and
+
+* refcounts that differ are written as they should be;
+* a stored message with a refcount but no reference is appended to the mailbox of its B line (or INBOX, where
+  that is gone): it was perhaps acknowledged;
+* the tail is moved.
+
+Nothing is thrown away, and doing it twice changes nothing.  A message that can't be read keeps its refcount.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from dataclasses import dataclass
+
+from dboxfs.dbox import MESSAGE_HEADER_SIZE
+from dboxfs.errors import DboxfsError, FormatError
+from dboxfs.index.mailbox import map_uids
+from dboxfs.index.mapindex import MapIndex, MapRecord
+from dboxfs.store.record import RECORD_HEAD, TAIL, NeedRange, parse_record
+from dboxfs.store.tree import scan_tree
+from dboxfs.store.writing import records
+from dboxfs.store.writing.indexlog import IndexLog
+from dboxfs.store.writing.outcome import now_seconds
+from dboxfs.store.writing.work import Work
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """A stored message that no mailbox has: its guid and the mailbox that it was saved to."""
+
+    place: MapRecord
+    guid: bytes
+    mailbox: str
+
+
+async def repair_storage(work: Work) -> None:
+    """Bring the locked map and all mailboxes together.
+
+    :raises CorruptFile, StoreBusy, OSError: a mailbox can't be read; nothing was changed.
+    """
+    names = await selectable(work)
+    async with work.mailboxes(names) as indexes:
+        mapping = MapIndex(work.map.state)
+        counted = _references(indexes)
+        found = await _lost_messages(work, mapping, counted)
+        for lost in found:
+            index = indexes.get(lost.mailbox) or indexes.get("INBOX")
+            if index is None:
+                log.warning("map uid %d is in no mailbox, and there is no INBOX", lost.place.map_uid)
+                counted[lost.place.map_uid] = lost.place.refcount
+                continue
+            await _append(index, lost)
+            counted[lost.place.map_uid] = 1
+        wrong = [
+            (map_uid, counted[map_uid])
+            for map_uid, count in zip(mapping.map_uids.tolist(), mapping.refcounts.tolist(), strict=True)
+            if count != counted[map_uid]
+        ]
+        batch = records.set_refcounts(work.map.state, wrong)
+        await work.map.append(batch, tail=True, durable=True)
+    log.warning(
+        "%s: a writer died here; %d messages were brought back and %d reference counts corrected",
+        work.map.log_path,
+        len(found),
+        len(wrong),
+    )
+
+
+async def selectable(work: Work) -> list[str]:
+    """The storage names of all mailboxes."""
+    found = await scan_tree(work.fs, work.location, lambda _: None)
+    return [item.name for item in found.walk() if item.selectable]
+
+
+def _references(indexes: dict[str, IndexLog]) -> Counter[int]:
+    counted: Counter[int] = Counter()
+    for index in indexes.values():
+        column = map_uids(index.state)
+        if column is not None:
+            counted.update(column.tolist())
+    return counted
+
+
+async def _lost_messages(work: Work, mapping: MapIndex, counted: Counter[int]) -> list[_Lost]:
+    found = []
+    for map_uid, count in zip(mapping.map_uids.tolist(), mapping.refcounts.tolist(), strict=True):
+        if not count or counted[map_uid]:
+            continue
+        place = mapping.lookup(map_uid)
+        assert place is not None
+        try:
+            found.append(await _read(work, place))
+        except (DboxfsError, OSError) as error:
+            log.warning("map uid %d can't be read and stays as it is: %s", map_uid, error)
+            counted[map_uid] = count
+    return found
+
+
+async def _read(work: Work, place: MapRecord) -> _Lost:
+    """What the record of a message says of itself."""
+    error: OSError | None = None
+    for path in work.storage_paths(place.file_id):
+        try:
+            file = await work.disk.open_read(path)
+        except FileNotFoundError as exc:
+            error = exc
+            continue
+        try:
+            end = place.offset + place.size if place.size else file.size
+            head = await file.read(RECORD_HEAD, place.offset)
+            start = max(place.offset, end - TAIL)
+            found = parse_record(
+                memoryview(head), memoryview(await file.read(end - start, start)), start, place.offset, end,
+                header_size=MESSAGE_HEADER_SIZE, whole=bool(place.size),
+            )  # fmt: skip
+            if isinstance(found, NeedRange):
+                tail = await file.read(end - found.offset, found.offset)
+                found = parse_record(
+                    memoryview(head), memoryview(tail), found.offset, place.offset, end,
+                    header_size=MESSAGE_HEADER_SIZE, whole=bool(place.size),
+                )  # fmt: skip
+        finally:
+            await file.close()
+        if isinstance(found, NeedRange) or found.metadata.guid128 is None:
+            raise FormatError(place.offset, "the message has no guid")
+        return _Lost(place, found.metadata.guid128, os.fsdecode(found.metadata.orig_mailbox or b"INBOX"))
+    assert error is not None
+    raise error
+
+
+async def _append(index: IndexLog, lost: _Lost) -> None:
+    uid = index.state.next_uid
+    row = records.Appended(uid, 0, (), lost.guid, lost.place.map_uid, now_seconds())
+    await index.append(records.append_messages(index.state, [row], mdbox=True), durable=True)
