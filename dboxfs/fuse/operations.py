@@ -16,7 +16,7 @@ import re
 import stat
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
@@ -34,7 +34,7 @@ from dboxfs.fuse.loop import LoopLowlevel
 from dboxfs.fuse.notify import Notifier
 from dboxfs.fuse.options import ViewOptions
 from dboxfs.fuse.pushed import Pushed
-from dboxfs.store import KNOWN, UNKNOWN, Body, Delta, Facts, Folder, Kind, Listener, Store
+from dboxfs.store import KNOWN, UNKNOWN, Body, Delta, Facts, Folder, Kind, Listener, Mailbox, Store
 
 SCAN_PATIENCE = 2.0
 """Seconds that a listing waits in all for sizes; the kernel asks for the others when it needs them."""
@@ -110,6 +110,7 @@ class Operations(pyfuse3.Operations):
         self._open_inodes: dict[int, list[_OpenFile]] = {}
         self._next_handle = 1
         self._pushed = Pushed()
+        self._scans: set[Mailbox] = set()
         self._errors = ErrorMap()
         for folder in sorted(store.folders.values(), key=lambda folder: folder.name):
             self._inodes.add(folder)
@@ -216,9 +217,16 @@ class Operations(pyfuse3.Operations):
         await self._store.check(folder)
         self._listings[handle] = Listing(folder)
         box = folder.mailbox
-        if box is not None and box.facts.unknown and not box.scanning:
-            self._spawn(box.scan)
+        if box is not None and box.facts.unknown and box not in self._scans:
+            self._scans.add(box)
+            self._spawn(partial(self._scan, box))
         return handle
+
+    async def _scan(self, box: Mailbox) -> None:
+        try:
+            await box.scan()
+        finally:
+            self._scans.discard(box)
 
     @handler
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
@@ -269,7 +277,8 @@ class Operations(pyfuse3.Operations):
         if box is None or not box.facts.unknown:
             return
         with trio.move_on_at(listing.deadline):
-            while box.scanning and listing.unknown(first, _READDIR_AHEAD):
+            while box in self._scans and listing.unknown(first, _READDIR_AHEAD):
+                await trio.lowlevel.checkpoint()  # it may not even have begun
                 await box.wait_scan()
 
     def _list_control(self, start_id: int, token: pyfuse3.ReaddirToken) -> None:
