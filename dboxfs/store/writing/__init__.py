@@ -7,10 +7,12 @@ from dboxfs.store.writing.errors import (
     RefusedMessage,
     StoreExists,
 )
+from dboxfs.store.writing.maintain import Maintained
 from dboxfs.store.writing.message import BytesSource, HandleSource, NewMessage, Source
 from dboxfs.store.writing.newstore import init_store
 from dboxfs.store.writing.options import Eol, Fsync, LockMethod, Neighbour, WriteOptions
 from dboxfs.store.writing.outcome import Copied, Saved
+from dboxfs.store.writing.purge import Purged, PurgeProgress
 from dboxfs.store.writing.writer import StoreWriter
 
 __all__ = [
@@ -23,8 +25,11 @@ __all__ = [
     "LockMethod",
     "MailboxExists",
     "MailboxInUse",
+    "Maintained",
     "Neighbour",
     "NewMessage",
+    "PurgeProgress",
+    "Purged",
     "RefusedMessage",
     "Saved",
     "Source",

@@ -20,7 +20,6 @@ from dboxfs.index.log import RecordType, encode_record
 from dboxfs.store.names import decode_mutf7
 from dboxfs.store.writing import records
 from dboxfs.store.writing.errors import InvalidName, MailboxExists, MailboxInUse
-from dboxfs.store.writing.indexlog import IndexLog
 from dboxfs.store.writing.locks import tree_lock
 from dboxfs.store.writing.newindex import make_mailbox_index
 from dboxfs.store.writing.work import Work
@@ -252,7 +251,7 @@ class MailboxTree:
 
     async def _want_refresh(self) -> None:
         """Tell Dovecot to look at the tree again (mailbox-layout section 5).  Only a cache: never fails."""
-        index = IndexLog(self._disk, self._list_directory, "dovecot.list.index", "the list index")
+        index = self._work.list_index()
         try:
             async with index.locked(deleted_ok=True):
                 found = next((e for e in index.state.extensions if e.name == "list"), None)

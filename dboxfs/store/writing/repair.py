@@ -13,6 +13,7 @@ Nothing is thrown away, and doing it twice changes nothing.  A message that can'
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections import Counter
@@ -22,9 +23,10 @@ from dboxfs.dbox import MESSAGE_HEADER_SIZE
 from dboxfs.errors import DboxfsError, FormatError
 from dboxfs.index.mailbox import map_uids
 from dboxfs.index.mapindex import MapIndex, MapRecord
-from dboxfs.store.record import RECORD_HEAD, TAIL, NeedRange, parse_record
+from dboxfs.store.record import RECORD_HEAD, TAIL, Record, parse_record
 from dboxfs.store.tree import scan_tree
 from dboxfs.store.writing import records
+from dboxfs.store.writing.disk import AppendFile
 from dboxfs.store.writing.indexlog import IndexLog
 from dboxfs.store.writing.outcome import now_seconds
 from dboxfs.store.writing.work import Work
@@ -106,34 +108,42 @@ async def _lost_messages(work: Work, mapping: MapIndex, counted: Counter[int]) -
 
 async def _read(work: Work, place: MapRecord) -> _Lost:
     """What the record of a message says of itself."""
-    error: OSError | None = None
+    metadata = (await read_record(work, place)).metadata
+    if metadata.guid128 is None:
+        raise FormatError(place.offset, "the message has no guid")
+    return _Lost(place, metadata.guid128, os.fsdecode(metadata.orig_mailbox or b"INBOX"))
+
+
+async def read_record(work: Work, place: MapRecord) -> Record:
+    """The record at a place of the map.
+
+    :raises FormatError: it is damaged.
+    :raises FileNotFoundError: its file is in no storage.
+    """
     for path in work.storage_paths(place.file_id):
         try:
             file = await work.disk.open_read(path)
-        except FileNotFoundError as exc:
-            error = exc
+        except FileNotFoundError:
             continue
         try:
-            end = place.offset + place.size if place.size else file.size
-            head = await file.read(RECORD_HEAD, place.offset)
-            start = max(place.offset, end - TAIL)
-            found = parse_record(
-                memoryview(head), memoryview(await file.read(end - start, start)), start, place.offset, end,
-                header_size=MESSAGE_HEADER_SIZE, whole=bool(place.size),
-            )  # fmt: skip
-            if isinstance(found, NeedRange):
-                tail = await file.read(end - found.offset, found.offset)
-                found = parse_record(
-                    memoryview(head), memoryview(tail), found.offset, place.offset, end,
-                    header_size=MESSAGE_HEADER_SIZE, whole=bool(place.size),
-                )  # fmt: skip
+            return await _read_from(file, place)
         finally:
             await file.close()
-        if isinstance(found, NeedRange) or found.metadata.guid128 is None:
-            raise FormatError(place.offset, "the message has no guid")
-        return _Lost(place, found.metadata.guid128, os.fsdecode(found.metadata.orig_mailbox or b"INBOX"))
-    assert error is not None
-    raise error
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), work.storage_paths(place.file_id)[0])
+
+
+async def _read_from(file: AppendFile, place: MapRecord) -> Record:
+    end = place.offset + place.size if place.size else file.size
+    head = memoryview(await file.read(RECORD_HEAD, place.offset))
+    start = max(place.offset, end - TAIL)
+    while True:
+        tail = memoryview(await file.read(end - start, start))
+        found = parse_record(
+            head, tail, start, place.offset, end, header_size=MESSAGE_HEADER_SIZE, whole=bool(place.size)
+        )
+        if isinstance(found, Record):
+            return found
+        start = found.offset
 
 
 async def _append(index: IndexLog, lost: _Lost) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -70,6 +71,11 @@ class Work:
                 del self._indexes[oldest]
         return found
 
+    def list_index(self) -> IndexLog:
+        """``dovecot.list.index``, Dovecot's cache of the tree."""
+        directory = self.location.index or self.location.root
+        return IndexLog(self.disk, directory, "dovecot.list.index", "the list index")
+
     def forget(self, name: str) -> None:
         """A mailbox was renamed or deleted: nothing that is known of it and of those below counts."""
         for known in list(self._indexes):
@@ -130,7 +136,7 @@ class Work:
     async def locked_map(self) -> AsyncIterator[MapIndex]:
         """Hold the map; it is made if there is none.  Whatever changes it ends with :meth:`map_done`.
 
-        :raises CorruptFile: somebody died between changing the map and changing a mailbox.
+        If somebody died between changing the map and changing a mailbox, that is repaired first.
         """
         async with AsyncExitStack() as stack:
             try:
@@ -146,12 +152,8 @@ class Work:
 
     async def repair_map(self) -> None:
         """Bring map and mailboxes together after a crash, under the map's lock (PROTOCOL section 10)."""
-        if not self.options.alone or self.repair is None:
-            raise CorruptFile(
-                self.map.log_path,
-                self.map.state.tail_offset,
-                "a writer died here; let Dovecot repair the storage (doveadm force-resync '*')",
-            )
+        if self.repair is None:
+            raise CorruptFile(self.map.log_path, self.map.state.tail_offset, "a writer died here")
         await self.repair(self)
 
     async def map_done(self) -> None:
@@ -200,6 +202,12 @@ class Work:
                 await copy.close()
         finally:
             await original.close()
+
+
+def message_number(name: str, prefix: str) -> int:
+    """The number in a file name ``u.N`` or ``m.N``; 0: it is not such a name."""
+    found = re.fullmatch(rf"{prefix}\.([1-9][0-9]{{0,9}})", name)
+    return int(found[1]) if found is not None else 0
 
 
 def present(state: IndexState, uids: Iterable[int]) -> list[int]:

@@ -25,16 +25,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from dboxfs.errors import NoSuchMessage
+from dboxfs.errors import NoSuchMessage, Unsupported
 from dboxfs.fsapi import FileSystem
 from dboxfs.store.location import Location
 from dboxfs.store.writing import records
 from dboxfs.store.writing.indexlog import IndexLog
 from dboxfs.store.writing.mailboxes import MailboxTree
+from dboxfs.store.writing.maintain import Maintained, maintain, recover
 from dboxfs.store.writing.mdbox import MdboxWriter
 from dboxfs.store.writing.message import NewMessage
 from dboxfs.store.writing.options import WriteOptions
 from dboxfs.store.writing.outcome import Copied, Saved
+from dboxfs.store.writing.purge import Purged, Report, finish_journal, purge
 from dboxfs.store.writing.repair import repair_storage
 from dboxfs.store.writing.sdbox import SdboxWriter
 from dboxfs.store.writing.subscriptions import subscribe
@@ -55,6 +57,7 @@ class StoreWriter:
         options: WriteOptions | None = None,
     ) -> None:
         self.options = options or WriteOptions()
+        self.location = location
         self._work = Work(fs, location, owner, self.options)
         self._work.repair = repair_storage
         self._sdbox = SdboxWriter(self._work)
@@ -204,6 +207,37 @@ class StoreWriter:
     async def subscribe(self, name: str, subscribed: bool = True) -> bool:
         """Subscribe to a mailbox (it need not exist), or end that; False: it was so already."""
         return await subscribe(self._work, name, subscribed=subscribed)
+
+    # -- the store as a whole ----------------------------------------------------------------------------
+
+    async def recover(self) -> int:
+        """To be called before the first change: ends what an earlier writer could not (``maintain.recover``).
+
+        Gives the number of logs that had an unfinished end.
+        """
+        if self._work.mdbox and self.options.alone:
+            await finish_journal(self._work)
+        return await recover(self._work)
+
+    async def maintain(self) -> Maintained:
+        """What has to be done now and then where no Dovecot does it.
+
+        :raises Unsupported: a Dovecot may be beside.
+        """
+        if not self.options.alone:
+            raise Unsupported("next to a Dovecot only Dovecot cleans up")
+        if self._work.mdbox:
+            await finish_journal(self._work)
+        return await maintain(self._work, self._execute_expunge)
+
+    async def purge(self, *, dry_run: bool = False, report: Report | None = None) -> Purged:
+        """mdbox: give back the bytes of messages that no mailbox has.
+
+        :param dry_run: change nothing; tell what would be given back.
+        :param report: called after each file.
+        :raises Unsupported: an sdbox, or a Dovecot may be beside.
+        """
+        return await purge(self._work, dry_run=dry_run, report=report)
 
     # -- statistics --------------------------------------------------------------------------------------
 

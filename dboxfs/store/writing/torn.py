@@ -1,0 +1,103 @@
+"""mdbox: records at the end of ``m.N`` files that were never finished.
+
+A writer that dies while it appends leaves bytes behind the last record that the map knows.  A whole record
+is a save that was not acknowledged: it is left for whoever purges or rebuilds.  What is no whole record is
+cut off, under the file's lock and the map's, so that the file can be appended to again and Dovecot does not
+have to repair it.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from dboxfs.dbox import FileHeader, NeedMore, next_record, parse_file_header
+from dboxfs.errors import FormatError
+from dboxfs.fsapi import ops
+from dboxfs.fsapi.lock_ops import LockKind
+from dboxfs.index.mapindex import MapIndex
+from dboxfs.store.writing.disk import AppendFile
+from dboxfs.store.writing.work import Work, message_number
+
+_WINDOW = 1 << 20
+_LONGEST = 64 << 20
+
+
+async def cut_torn_records(work: Work) -> int:
+    """Cut the ends of all files that have a torn one; gives their number."""
+    storage = work.location.storage
+    names = [entry.name for entry in await work.disk.listdir(storage) if message_number(entry.name, "m")]
+    if not names or not await work.disk.exists(work.map.log_path):
+        return 0
+    ends = _ends(MapIndex(await work.map.peek()))
+    answers = await work.disk.run_all([ops.Stat(os.path.join(storage, name)) for name in names])
+    cut = 0
+    for name, answer in zip(names, answers, strict=True):
+        end = ends.get(message_number(name, "m"))
+        if not isinstance(answer, OSError) and end is not None and answer.st_size > end:
+            cut += await _look_at(work, os.path.join(storage, name))
+    return cut
+
+
+def _ends(mapping: MapIndex) -> dict[int, int]:
+    """Where each file ends by the map; without those that have a record of 4 GiB or more."""
+    ends: dict[int, int] = {}
+    sums = mapping.offsets.astype(np.int64) + mapping.sizes
+    for file_id, end, size in zip(
+        mapping.file_ids.tolist(), sums.tolist(), mapping.sizes.tolist(), strict=True
+    ):
+        ends[file_id] = max(ends.get(file_id, 0), end if size else 1 << 62)
+    return ends
+
+
+async def _look_at(work: Work, path: str) -> bool:
+    """Cut one file, if nobody is appending to it and its end is torn indeed."""
+    try:
+        file = await work.disk.open(path)
+    except FileNotFoundError:
+        return False
+    holder = object()
+    try:
+        if not work.fs.locks.acquire(holder, [path, file.identity]):
+            return False
+        if not await file.try_lock(LockKind.FLOCK):
+            return False
+        async with work.locked_map() as mapping:
+            now = await work.disk.stat(path)
+            end = _ends(mapping).get(message_number(os.path.basename(path), "m"))
+            if now is None or end is None or (now.st_dev, now.st_ino) != file.identity:
+                return False
+            file.size = now.st_size
+            whole = await _end_of_whole_records(file, end)
+            if whole is None or whole >= file.size:
+                return False
+            await file.cut(whole)
+            await file.sync()
+            return True
+    finally:
+        work.fs.locks.release(holder)
+        await file.close()
+
+
+async def _end_of_whole_records(file: AppendFile, end: int) -> int | None:
+    """Where the last whole record ends, from *end* on; None: it can't be told."""
+    try:
+        header = parse_file_header(await file.read(64, 0))
+        if not isinstance(header, FileHeader):
+            return None
+        while end < file.size:
+            window = min(_WINDOW, file.size - end)
+            while True:
+                found = next_record(await file.read(window, end), 0, header, base=end)
+                if not isinstance(found, NeedMore):
+                    break
+                if found.size > file.size - end:
+                    return end
+                if found.size > _LONGEST:
+                    return None
+                window = min(max(found.size, 2 * window), file.size - end)
+            end += found.size
+    except FormatError:
+        return end
+    return end

@@ -1,0 +1,207 @@
+"""Stop a writer at every single file operation, then let Dovecot and another writer open what is left.
+
+A :class:`Scenario` is a store that Dovecot made and one change of it.  The change is made once on a copy, to
+count its operations and to learn what it ends with; then once for every operation, on a copy each, with a
+driver that lets nothing reach the disk any more after that operation (:class:`~dboxfs.fsapi.Crash`).  An
+append has a second point: only some of its bytes were written.
+
+What must hold for the store that is left (:func:`check`):
+
+* a change that was acknowledged is there as a whole;
+* of one that was not, each message is there as it was before or as it would be after, never less, never a
+  part of one; messages that may not be lost in between (``together``) are in one place at least;
+* messages that have nothing to do with it keep uid, guid, flags and keywords;
+* force-resync changes none of this, and Dovecot's log has nothing but what ``EXPECTED`` allows;
+* another dboxfs writer can save and Dovecot shows it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+from dboxfs.errors import DboxfsError
+from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, ThreadsDriver
+from dboxfs.store import parse_location
+from dboxfs.store.writing import Neighbour, NewMessage, StoreWriter, WriteOptions
+from tests.live.dovecot import Account, Dovecot
+
+EXPECTED = (
+    "Rebuilding index",
+    "rebuilding indexes",
+    "fscking index file",
+    "Inconsistency in map index",
+    "already exists",
+)
+"""What Dovecot may log about a store whose writer died (recovery section 1)."""
+
+LAST_WORDS = b"Subject: after the crash\n\nstill alive\n"
+
+Key = tuple[str, bytes]
+"""A message's mailbox and text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A change of a store.
+
+    ``prepare`` is done by Dovecot.  ``together``: sets of places of which one at least must hold the message.
+    """
+
+    name: str
+    driver: str
+    options: WriteOptions
+    prepare: Callable[[Account], None]
+    change: Callable[[StoreWriter, FileSystem], Awaitable[object]]
+    together: tuple[frozenset[Key], ...] = ()
+    suffix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Where the writer dies: after the nth operation (0: before the first); ``torn``: inside it."""
+
+    nth: int
+    torn: bool = False
+
+    def plan(self) -> list[Fault]:
+        if self.torn:
+            return [Fault("*", self.nth, short=7, error=5), Fault("*", self.nth + 1, crash=Crash.BEFORE)]
+        if self.nth == 0:
+            return [Fault("*", 1, crash=Crash.BEFORE)]
+        return [Fault("*", self.nth, crash=Crash.AFTER)]
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A prepared store, what it holds before and after, and the operations of the change."""
+
+    account: Account
+    before: Counter[Key]
+    after: Counter[Key]
+    kept: dict[Key, tuple[int, str, str, str]]
+    operations: list[str]
+
+    def points(self) -> Iterator[Point]:
+        yield Point(0)
+        for nth, kind in enumerate(self.operations, 1):
+            yield Point(nth)
+            if kind == "append":
+                yield Point(nth, torn=True)
+
+
+class _Recorder(FaultsDriver):
+    """Writes down the kind of every operation."""
+
+    def __init__(self) -> None:
+        super().__init__(ThreadsDriver(1), depth=1)
+        self.kinds: list[str] = []
+
+    def submit(self, op, done, *, background=False):  # type: ignore[no-untyped-def]
+        self.kinds.append(op.kind)
+        return super().submit(op, done, background=background)
+
+
+def contents(account: Account) -> dict[str, list[tuple[bytes, int, str, str, str]]]:
+    """Every message: text, uid, guid, flags, keywords."""
+    return {
+        name: [(m.text, m.uid, m.guid, m.flags, m.keywords) for m in account.fetch(name)]
+        for name in account.status()
+    }
+
+
+def counted(found: dict[str, list[tuple[bytes, int, str, str, str]]]) -> Counter[Key]:
+    return Counter((name, row[0]) for name, rows in found.items() for row in rows)
+
+
+def clone(dovecot: Dovecot, scenario: Scenario, template: Account) -> Account:
+    """A store of another user with the same files."""
+    account = dovecot.account(f"{scenario.driver}:{{home}}/mail{scenario.suffix}")
+    for entry in template.home.iterdir():
+        subprocess.run(["cp", "-a", str(entry), str(account.home)], check=True)
+    return account
+
+
+async def run(scenario: Scenario, account: Account, driver: FaultsDriver) -> bool:
+    """Make the change; whether it was acknowledged."""
+    where = parse_location(account.location)
+    try:
+        async with FileSystem(driver) as fs:
+            owner = account.root.stat()
+            await scenario.change(StoreWriter(fs, where, owner, scenario.options), fs)
+    except (OSError, DboxfsError):
+        if not driver.crashed:
+            raise
+    return not driver.crashed
+
+
+async def template(dovecot: Dovecot, scenario: Scenario) -> Template:
+    """Prepare the store and make the change once, without a crash."""
+    account = dovecot.account(f"{scenario.driver}:{{home}}/mail{scenario.suffix}")
+    scenario.prepare(account)
+    before = contents(account)
+    copy = clone(dovecot, scenario, account)
+    recorder = _Recorder()
+    assert await run(scenario, copy, recorder)
+    after = contents(copy)
+    first = {(name, row[0]): row[1:] for name, rows in before.items() for row in rows}
+    last = {(name, row[0]): row[1:] for name, rows in after.items() for row in rows}
+    kept = {key: row for key, row in first.items() if last.get(key) == row}
+    return Template(account, counted(before), counted(after), kept, recorder.kinds)
+
+
+async def crash(dovecot: Dovecot, scenario: Scenario, made: Template, point: Point) -> bool:
+    """Let the writer die at *point* and check what is left; whether the change was acknowledged before."""
+    account = clone(dovecot, scenario, made.account)
+    driver = FaultsDriver(ThreadsDriver(1), point.plan(), depth=1)
+    acknowledged = await run(scenario, account, driver)
+    where = f"{scenario.name}: {point}, after {made.operations[max(point.nth - 1, 0)]}"
+    extra: Counter[Key] = Counter()
+    # Dovecot takes a torn log for damaged, also one that it tore itself: it needs us to be first.
+    if point.torn or scenario.options.neighbour is Neighbour.ALONE:
+        extra = await _go_on(account, scenario, extra)
+    check(account, scenario, made, acknowledged, extra, where)
+    extra = await _go_on(account, scenario, extra)
+    account.force_resync()
+    check(account, scenario, made, acknowledged, extra, f"{where}, after force-resync")
+    return acknowledged
+
+
+async def _go_on(account: Account, scenario: Scenario, extra: Counter[Key]) -> Counter[Key]:
+    """The next writer saves a message."""
+    async with FileSystem(ThreadsDriver()) as fs:
+        writer = StoreWriter(fs, parse_location(account.location), account.root.stat(), scenario.options)
+        await writer.recover()
+        if scenario.options.neighbour is Neighbour.ALONE:
+            await writer.maintain()
+        text = LAST_WORDS + b"%d\n" % len(extra)
+        await writer.save("INBOX", [NewMessage(text)])
+    return extra + Counter([("INBOX", text)])
+
+
+def check(
+    account: Account,
+    scenario: Scenario,
+    made: Template,
+    acknowledged: bool,
+    extra: Counter[Key],
+    where: str,
+) -> None:
+    """See the module."""
+    found = contents(account)
+    have = counted(found)
+    for key in have.keys() | made.before.keys() | made.after.keys() | extra.keys():
+        low, high = sorted((made.before[key], made.after[key]))
+        if acknowledged:
+            low = high = made.after[key]
+        count = have[key]
+        assert low + extra[key] <= count <= high + extra[key], (
+            f"{where}: {count} times in {key[0]}, {low} to {high} expected: {key[1][:60]!r}"
+        )
+    for places in scenario.together:
+        assert any(have[key] for key in places), f"{where}: a message is nowhere"
+    rows = {(name, row[0]): row[1:] for name, some in found.items() for row in some}
+    for key, row in made.kept.items():
+        assert rows[key] == row, f"{where}: {key[1][:60]!r} has changed"
