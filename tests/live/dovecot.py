@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import base64
 import getpass
+import grp
 import imaplib
 import json
 import os
@@ -328,17 +329,21 @@ class Dovecot:
     def _configuration(self) -> str:
         root = self.root
         privileged = os.geteuid() == 0
+        group = grp.getgrgid(pwd.getpwnam(self.mail_user).pw_gid).gr_name
+        # Without privileges all of Dovecot runs as the one user there is.
         internal, login = ("dovecot", "dovenull") if privileged else (self.mail_user, self.mail_user)
+        internal_group = "dovecot" if privileged else group
         return f"""\
 base_dir = {root}/run
 state_dir = {root}/state
 log_path = {root}/dovecot.log
 default_internal_user = {internal}
+default_internal_group = {internal_group}
 default_login_user = {login}
 default_process_limit = 40
 default_client_limit = 200
 mail_uid = {self.mail_user}
-mail_gid = {self.mail_user}
+mail_gid = {group}
 first_valid_uid = 1
 ssl = no
 protocols = imap
