@@ -139,12 +139,19 @@ class FileSystem:
     # -- handles -----------------------------------------------------------------------------------------
 
     def open(
-        self, path: str, mode: OpenMode = OpenMode.READ, *, willneed: int = 0, nofollow: bool = False
+        self,
+        path: str,
+        mode: OpenMode = OpenMode.READ,
+        *,
+        willneed: int = 0,
+        nofollow: bool = False,
+        background: bool = False,
     ) -> Handle:
         """Open an existing file.  Never fails and never waits: an error comes out of the handle's first use.
 
         :param willneed: bytes from the beginning of the file that will be read soon.
         :param nofollow: ELOOP if the last component of the path is a symbolic link.
+        :param background: nobody waits for it yet: other work goes first.
         """
         self._opens += 1
         handle = Handle(self, path)
@@ -157,7 +164,8 @@ class FileSystem:
             return handle
         if willneed and not self.driver.kernel_cached:
             handle.willneed(0, willneed)
-        return self._open_by_worker(handle, ops.Open(path, mode is OpenMode.APPEND, willneed, nofollow))
+        op = ops.Open(path, mode is OpenMode.APPEND, willneed, nofollow)
+        return self._open_by_worker(handle, op, background=background)
 
     def create(
         self,
@@ -321,13 +329,13 @@ class FileSystem:
         seconds, micros = now // 10**9, now // 1000 % 10**6
         return f".temp.{seconds}.P{os.getpid()}Q{self._creates}M{micros}.{host}"
 
-    def _open_by_worker(self, handle: Handle, op: Op[Opened]) -> Handle:
+    def _open_by_worker(self, handle: Handle, op: Op[Opened], *, background: bool = False) -> Handle:
         if self._state != "running":
             handle.open_failed(os_error(errno.EBADF, handle.path))
             return handle
         self._handles.add(handle)
         handle.begin_open()
-        self.submit(op, handle.open_done)
+        self.submit(op, handle.open_done, background=background)
         return handle
 
     def _open_inline(self, handle: Handle, nofollow: bool) -> bool:

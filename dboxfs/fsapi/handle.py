@@ -160,15 +160,15 @@ class Handle:
         return data
 
     def pread_now(self, size: int, offset: int) -> bytes | None:
-        """Like :meth:`pread`, but from the kernel's cache alone; None: not there, and nothing was begun.
+        """Like :meth:`pread`, but None where the bytes are not in memory, and nothing was begun.
 
         For whoever waits with :meth:`read` when it isn't there, or goes without.
 
-        :raises OSError: this read failed.
+        :raises OSError: the open or this read failed; EBADF: closed.
         """
         nowait = self._nowait
         if nowait is None:
-            return None
+            return self._from_memory(size, offset) if self._fd >= 0 or self._error is not None else None
         try:
             data = nowait(self._fd, size, offset)
         except OSError as error:

@@ -2,7 +2,7 @@
 
 Operations wait in two deques, asked-for ones before background ones (readahead); the :class:`SimpleQueue`
 holds one token for each operation that may begin, and workers block on it in C.  Background operations occupy
-at most three quarters of the workers, so that readahead on a storage that hangs leaves some for those who
+all workers but one in eight, so that readahead on a storage that hangs leaves some for those who
 wait.  Threads are started as they are needed, up to ``workers``, and are daemon threads: a system call that
 never returns holds up neither the other workers nor the end of the process.
 
@@ -41,7 +41,7 @@ class ThreadsDriver:
         self.capabilities = Capabilities()
         self.depth = workers
         self.kernel_cached = True
-        self._background_most = max(1, workers * 3 // 4)
+        self._background_most = max(1, workers - max(1, workers // 8))
         self._background_busy = 0
         self._lock = threading.Lock()
         self._tokens: SimpleQueue[bool] = SimpleQueue()

@@ -46,8 +46,17 @@ class AheadFiles:
             return
         self.opened += 1
         self._waiting[path] = _Waiting(
-            self._fs.open(path, willneed=willneed, nofollow=True), trio.current_time()
+            self._fs.open(path, willneed=willneed, nofollow=True, background=True), trio.current_time()
         )
+        self._some.set()
+        self.trim()
+
+    def put(self, path: str, handle: Handle) -> None:
+        """Keep *handle*, which is being opened, for whoever takes it."""
+        old = self._waiting.pop(path, None)
+        if old is not None:
+            old.handle.close()
+        self._waiting[path] = _Waiting(handle, trio.current_time())
         self._some.set()
         self.trim()
 

@@ -21,17 +21,19 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
 from dboxfs.dbox import FileHeader, MessageHeader, NeedMore, parse_file_header, parse_message_header
 from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
 from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
 from dboxfs.index.mapindex import MapIndex, MapRecord
-from dboxfs.store.facts import Uids
+from dboxfs.store.facts import Marks, Uids
 from dboxfs.store.indexfiles import IndexFiles
 from dboxfs.store.location import Location
-from dboxfs.store.messages import Opened, Scanned
+from dboxfs.store.messages import Marked, Opened, Scanned
 from dboxfs.store.plain import PlainBody
 from dboxfs.store.record import RECORD_HEAD, TAIL, NeedRange, Record, damaged_facts, parse_record
+from dboxfs.store.sizetable import generation_of, marks_of
 
 KEEP_OPEN = 32
 """How many ``m.N`` files stay open without an open message in them."""
@@ -41,6 +43,9 @@ _GAP = 64 << 10
 
 MapUids = Callable[[Uids], tuple[np.ndarray, np.ndarray]]
 """uids of a mailbox -> (map_uid, save_date) of each; 0 where the mailbox has none."""
+
+Guids = Callable[[Uids], npt.NDArray[np.uint8]]
+"""uids of a mailbox -> the GUID of each, uint8[n, 16]; zeros where the mailbox has none."""
 
 
 @dataclass(slots=True)
@@ -206,13 +211,32 @@ class MdboxFiles:
 
     :param map_uids: gives map uid and saved date for uids of the mailbox.
     :param map_uid: gives the map uid of one uid, 0 where there is none.
+    :param guids: gives the GUIDs of messages as the mailbox's index has them.
     """
 
-    def __init__(self, storage: MdboxStorage, map_uids: MapUids, map_uid: Callable[[int], int]) -> None:
+    marks_at_once = 16384
+
+    def __init__(
+        self, storage: MdboxStorage, map_uids: MapUids, map_uid: Callable[[int], int], guids: Guids
+    ) -> None:
         self._storage = storage
         self._map_uids = map_uids
         self._map_uid = map_uid
+        self._guids = guids
         self.ahead_pays = True  # what is in memory already is found out a range at a time, which costs little
+
+    # -- marks ---------------------------------------------------------------------------------
+
+    async def generation(self) -> bytes | None:
+        """Changes when Dovecot has rebuilt the storage or made the map anew."""
+        mapping = await self._storage.map()
+        return generation_of(mapping.state.indexid, mapping.uid_validity, mapping.rebuild_count)
+
+    async def marks(self, uids: Uids) -> Marked:
+        """What is stored for *uids* at present, by index and map; no message is read."""
+        mapping = await self._storage.map()
+        map_uids, saved = self._map_uids(uids)
+        return Marked(_marks(mapping, map_uids, self._guids(uids)), saved.astype(np.int64))
 
     # -- scanning ------------------------------------------------------------------------------
 
@@ -230,14 +254,17 @@ class MdboxFiles:
     async def _scan_once(self, uids: Uids, *, fresh: bool) -> list[Scanned]:
         mapping = await self._storage.map(fresh=fresh)
         map_uids, saved = self._map_uids(uids)
+        guids = self._guids(uids)
+        marks = _marks(mapping, map_uids, guids).tolist()
         wanted: list[_Wanted] = []
         answers: dict[int, Scanned] = {}
-        for uid, map_uid, when in zip(uids.tolist(), map_uids.tolist(), saved.tolist(), strict=True):
+        columns = zip(uids.tolist(), map_uids.tolist(), saved.tolist(), marks, guids, strict=True)
+        for uid, map_uid, when, mark, guid in columns:
             place = mapping.lookup(map_uid)
             if place is None:
                 answers[uid] = Scanned(uid, None, None, self._unmapped(uid, map_uid))
             else:
-                wanted.append(_Wanted(uid, when, place))
+                wanted.append(_Wanted(uid, when, place, guid.tobytes(), mark))
         wanted.sort(key=lambda want: (want.place.file_id, want.place.offset))
         for scanned in await self._read(wanted):
             answers[scanned.uid] = scanned
@@ -323,7 +350,8 @@ class MdboxFiles:
                     whole=True,
                 )
                 assert isinstance(found, Record)
-            return Scanned(want.uid, found.facts(want.saved), found, None)
+            mark = want.mark if found.metadata.guid128 == want.guid else 0
+            return Scanned(want.uid, found.facts(want.saved), found, None, mark)
         except FormatError as exc:
             guess = damaged_facts(head, place.offset, end, size, want.saved)
             return Scanned(want.uid, guess, None, CorruptFile(path, exc.offset, exc.reason))
@@ -387,11 +415,8 @@ class MdboxFiles:
         map_uids, _ = self._map_uids(uids)
         for file_id, start, end in self._storage.ranges_now(map_uids):
             container = self._storage.container_now(file_id)
-            if container is None:
-                continue
-            handle = container.handle
-            if handle.pread_now(1, start) is None or handle.pread_now(1, end - 1) is None:
-                handle.willneed(start, end - start)
+            if container is not None:
+                container.handle.willneed(start, end - start)
 
     def where(self, opened: Opened) -> str:
         """``<path below the root> <offset> <bytes>``: where the record lies, for people."""
@@ -431,6 +456,18 @@ class _Wanted:
     uid: int
     saved: int
     place: MapRecord
+    guid: bytes
+    mark: int
+
+
+def _marks(mapping: MapIndex, map_uids: np.ndarray, guids: npt.NDArray[np.uint8]) -> Marks:
+    """The marks of messages; 0 for those that have no GUID, or no record of known size in the map."""
+    rows = mapping.rows_of(map_uids)
+    sizes = np.where(rows >= 0, mapping.sizes[rows], 0) if len(mapping) else np.zeros(len(rows), np.uint32)
+    halves = np.ascontiguousarray(guids).view("<u8").astype(np.uint64, copy=False)
+    marks = marks_of(halves[:, 0], halves[:, 1], map_uids.astype(np.uint64), sizes.astype(np.uint64))
+    marks[(sizes == 0) | ~halves.any(axis=1)] = 0
+    return marks
 
 
 class _Pieces:

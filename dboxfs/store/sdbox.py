@@ -7,25 +7,39 @@ A message file is looked for in the mailbox directory, then in the alternative s
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+
+import numpy as np
 
 from dboxfs.dbox import FileHeader, MessageHeader, NeedMore, parse_file_header, parse_message_header
 from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
 from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
 from dboxfs.store.ahead import AheadFiles
-from dboxfs.store.facts import Facts, Uids
+from dboxfs.store.facts import Facts, Marks, Uids
 from dboxfs.store.location import Location
-from dboxfs.store.messages import Opened, Scanned
+from dboxfs.store.messages import Marked, Opened, Scanned
 from dboxfs.store.plain import PlainBody
 from dboxfs.store.record import HEAD, TAIL, NeedRange, Record, damaged_facts, parse_record
+from dboxfs.store.sizetable import generation_of, marks_of_files
 
 _RANGES = ((0, HEAD), (-TAIL, None))
 
 
 class SdboxFiles:
-    """The ``u.N`` files of one mailbox.  The saved date of a message is here the ctime of its file."""
+    """The ``u.N`` files of one mailbox.  The saved date of a message is here the ctime of its file.
+
+    :param rebuilds: gives the rebuild_count of the mailbox's index.
+    """
+
+    marks_at_once = 1024
 
     def __init__(
-        self, fs: FileSystem, location: Location, name: str, ahead: AheadFiles | None = None
+        self,
+        fs: FileSystem,
+        location: Location,
+        name: str,
+        ahead: AheadFiles | None = None,
+        rebuilds: Callable[[], int] = int,
     ) -> None:
         self._fs = fs
         self._root = location.root
@@ -33,6 +47,17 @@ class SdboxFiles:
         self._alt = location.alt_mailbox_path(name)
         self.ahead_pays = False
         self._ahead = ahead if ahead is not None else AheadFiles(fs)
+        self._rebuilds = rebuilds
+
+    async def generation(self) -> bytes | None:
+        """Changes when Dovecot has rebuilt the mailbox."""
+        return generation_of(self._rebuilds())
+
+    async def marks(self, uids: Uids) -> Marked:
+        """What the files of *uids* are at present; the saved dates are their ctimes."""
+        _, found = await self._peek(uids.tolist(), ())
+        saved = [int(peek.stat.st_ctime) if isinstance(peek, PeekResult) else 0 for peek in found]
+        return Marked(_marks(found), np.array(saved, np.int64))
 
     def _paths(self, uid: int) -> list[str]:
         name = f"u.{uid}"
@@ -44,18 +69,26 @@ class SdboxFiles:
     async def scan(self, uids: Uids) -> list[Scanned]:
         """Read what a listing needs of *uids*, in one batch."""
         wanted = uids.tolist()
-        paths = [self._paths(uid)[0] for uid in wanted]
-        found = await self._fs.peek([Peek(path, _RANGES, nofollow=True) for path in paths])
+        paths, found = await self._peek(wanted, _RANGES)
+        marks = _marks(found).tolist()
+        return [await self._understand(*one) for one in zip(wanted, paths, found, marks, strict=True)]
+
+    async def _peek(
+        self, uids: list[int], ranges: tuple[tuple[int, int | None], ...]
+    ) -> tuple[list[str], list[PeekResult | OSError]]:
+        """The path where each message was found or looked for first, and what is there."""
+        paths = [self._paths(uid)[0] for uid in uids]
+        found = await self._fs.peek([Peek(path, ranges, nofollow=True) for path in paths])
         if self._alt is not None:
             missing = [i for i, peek in enumerate(found) if isinstance(peek, FileNotFoundError)]
-            elsewhere = [self._paths(wanted[i])[1] for i in missing]
-            again = await self._fs.peek([Peek(path, _RANGES, nofollow=True) for path in elsewhere])
+            elsewhere = [self._paths(uids[i])[1] for i in missing]
+            again = await self._fs.peek([Peek(path, ranges, nofollow=True) for path in elsewhere])
             for i, path, peek in zip(missing, elsewhere, again, strict=True):
                 if not isinstance(peek, FileNotFoundError):
                     found[i], paths[i] = peek, path
-        return [await self._understand(*one) for one in zip(wanted, paths, found, strict=True)]
+        return paths, found
 
-    async def _understand(self, uid: int, path: str, peek: PeekResult | OSError) -> Scanned:
+    async def _understand(self, uid: int, path: str, peek: PeekResult | OSError, mark: int) -> Scanned:
         if isinstance(peek, FileNotFoundError):
             return Scanned(
                 uid, None, None, CorruptFile(path, 0, "the index names this message, but its file is missing")
@@ -65,7 +98,7 @@ class SdboxFiles:
         saved = int(peek.stat.st_ctime)
         try:
             record = await self._record(path, peek)
-            return Scanned(uid, record.facts(saved), record, None)
+            return Scanned(uid, record.facts(saved), record, None, mark)
         except FormatError as exc:
             return Scanned(uid, self._guess(peek, saved), None, CorruptFile(path, exc.offset, exc.reason))
         except OSError as exc:
@@ -112,7 +145,7 @@ class SdboxFiles:
         :raises CorruptFile: it is damaged.
         """
         for path in self._paths(uid):
-            handle = self._fs.open(path, nofollow=True)
+            handle = self._ahead.take(path) or self._fs.open(path, nofollow=True)
             try:
                 return Opened(handle, path, await self._open_record(handle, path), handle.close)
             except FileNotFoundError:
@@ -147,8 +180,14 @@ class SdboxFiles:
         path = self._paths(uid)[0]
         ahead = self._ahead.take(path)
         handle = ahead if ahead is not None else self._fs.open(path, nofollow=True)
-        head = handle.pread_now(HEAD, 0)
+        try:
+            head = handle.pread_now(HEAD, 0)
+        except OSError:
+            head = None
         self.ahead_pays = ahead is not None or head is None
+        if head is None and handle.error is None:  # on its way: whoever waits for it takes it from there
+            self._ahead.put(path, handle)
+            return None
         if head is not None:
             try:
                 view = memoryview(head)
@@ -175,6 +214,14 @@ class SdboxFiles:
     def forget(self) -> None:
         """Close what was opened ahead."""
         self._ahead.drop(self._dir)
+
+
+def _marks(found: list[PeekResult | OSError]) -> Marks:
+    """The mark of each file, 0 for one that isn't there."""
+    marks = np.zeros(len(found), np.uint64)
+    there = [i for i, peek in enumerate(found) if isinstance(peek, PeekResult)]
+    marks[there] = marks_of_files([peek.stat for peek in found if isinstance(peek, PeekResult)])
+    return marks
 
 
 def _file_header(head: memoryview) -> FileHeader:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-FIRST = 8
-MOST = 64
+FIRST = 16
+MOST = 128
 _GAP = 4
 
 
