@@ -245,7 +245,11 @@ class Dovecot:
         for name in ("run", "state", "users", "home"):
             (self.root / name).mkdir()
         os.chown(self.root / "home", self.mail_uid, -1)
-        self._start()
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
