@@ -6,6 +6,7 @@ with a fixed seed.  The memory driver and a clock that jumps make a thousand dam
 
 from __future__ import annotations
 
+import base64
 import random
 import re
 from collections.abc import Iterator
@@ -20,10 +21,21 @@ from dboxfs.store import Kind, Location, Mailbox, open_store
 from tests.live.dovecot import Append, Dovecot
 
 COUNT = 9
+OUTSIDE = "sdbox gz attachments"
+KINDS = pytest.mark.parametrize("kind", ["sdbox", "mdbox", OUTSIDE])
 
 
 def message(n: int) -> bytes:
     return b"Subject: %d\n\n" % n + b"body of %d\n" % n * (n + 1)
+
+
+def with_attachments(n: int) -> bytes:
+    """A message with parts that Dovecot keeps in files of their own, base64 and plain."""
+    head = b'Subject: %d\nContent-Type: multipart/mixed; boundary="b"\n\n--b\n\ntext %d\n' % (n, n)
+    line = base64.b64encode(bytes(range(n, n + 54))) + b"\n"
+    encoded = b"--b\nContent-Type: image/x\nContent-Transfer-Encoding: base64\n\n" + line * 30
+    plain = b"--b\nContent-Type: application/x\n\n" + b"some bytes\n" * 150
+    return head + encoded + plain + b"--b--\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +48,10 @@ class Made:
 
     def owner(self, path: str, at: int) -> int | None:
         """The uid of the message whose record the byte is in; None: in no one's, or in no message file."""
-        if not re.fullmatch(r"[um]\.[0-9]+", Path(path).name):
+        name = Path(path).name
+        if match := re.fullmatch(r"u\.([0-9]+)|[0-9a-f]+-[0-9a-f]+-[0-9a-f]+-([0-9]+)", name):
+            return int(match[1] or match[2])
+        if not re.fullmatch(r"m\.[0-9]+", name):
             return None
         data = self.files[path]
         for uid, text in self.texts.items():
@@ -50,14 +65,29 @@ class Made:
 @pytest.fixture(scope="module")
 def stores(dovecot_daemon: Dovecot) -> dict[str, Made]:
     found = {}
-    for driver in ("sdbox", "mdbox"):
-        account = dovecot_daemon.account(f"{driver}:{{home}}/mail")
-        account.append(Append(message(n), flags="\\Seen work") for n in range(1, COUNT + 2))
+    outside = {
+        "zlib_save": "gz",
+        "mail_attachment_dir": "{home}/attachments",
+        "mail_attachment_min_size": "1000",
+        "mail_attachment_fs": "posix",
+    }
+    for kind, settings, make in (
+        ("sdbox", {}, message),
+        ("mdbox", {}, message),
+        (OUTSIDE, outside, with_attachments),
+    ):
+        driver = kind.split(" ")[0]
+        account = dovecot_daemon.account(f"{driver}:{{home}}/mail", **settings)
+        account.append(Append(make(n), flags="\\Seen work") for n in range(1, COUNT + 2))
         account.doveadm("expunge", "mailbox", "INBOX", "uid", "4")
         account.doveadm("flags add", "\\Flagged", "mailbox", "INBOX", "uid", "2:6")
-        files = {str(path): path.read_bytes() for path in account.root.rglob("*") if path.is_file()}
-        texts = {n: message(n) for n in range(1, COUNT + 2) if n != 4}
-        found[driver] = Made(Location(Kind(driver), str(account.root)), files, texts)
+        files = {str(path): path.read_bytes() for path in account.home.rglob("*") if path.is_file()}
+        texts = {n: make(n) for n in range(1, COUNT + 2) if n != 4}
+        location = Location(
+            Kind(driver), str(account.root), attachments=account.settings.get("mail_attachment_dir")
+        )
+        found[kind] = Made(location, files, texts)
+    assert sum("/attachments/" in path for path in found[OUTSIDE].files) > COUNT
     return found
 
 
@@ -98,7 +128,7 @@ def index_files(made: Made) -> list[str]:
 
 
 def message_files(made: Made) -> list[str]:
-    return sorted(path for path in made.files if re.search(r"/[um]\.[0-9]+$", path))
+    return sorted(path for path in made.files if re.search(r"/[um]\.[0-9]+$|/attachments/", path))
 
 
 def flips(
@@ -113,13 +143,13 @@ def flips(
         yield path, at, bytes(data)
 
 
-@pytest.mark.parametrize("kind", ["sdbox", "mdbox"])
+@KINDS
 async def test_undamaged_stores_in_memory_read_as_they_are(stores: dict[str, Made], kind: str) -> None:
     made = stores[kind]
     assert await look(made, made.files) == (made.texts, True)
 
 
-@pytest.mark.parametrize("kind", ["sdbox", "mdbox"])
+@KINDS
 async def test_a_bit_in_a_message_file_costs_its_message_alone(
     stores: dict[str, Made], kind: str, autojump_clock: object
 ) -> None:
