@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -134,9 +135,11 @@ async def test_what_dovecot_repairs_is_read_again(dovecot: Dovecot, caplog: pyte
         await box.scan()
         assert (await box.facts_of(2)).state == DAMAGED
         assert len(caplog.records) == 1
-        with pytest.raises(DoveadmError):
-            account.fetch()  # Dovecot notices, and repairs the file
-        expected = {m.uid: m.physical_size for m in account.fetch()}
+        expected: dict[int, int] = {}
+        for _ in range(5):
+            with contextlib.suppress(DoveadmError):  # Dovecot notices, and repairs the file
+                expected = {m.uid: m.physical_size for m in account.fetch()}
+                break
         assert expected[2] == len(message(2))
 
         async def sizes() -> dict[int, int]:
