@@ -44,6 +44,10 @@ class Notifier:
         """The attributes of *inode* changed."""
         self._queue.put((inode, None, 0))
 
+    def contents(self, inode: int) -> None:
+        """Bytes and attributes of *inode* may be others."""
+        self._queue.put((inode, None, 1))
+
     def entry(self, parent: int, name: bytes, deleted: int = 0) -> None:
         """*name* in *parent* may mean something else now; *deleted*: it was this inode, which is gone."""
         self._queue.put((parent, name, deleted))
@@ -55,7 +59,7 @@ class Notifier:
                 continue
             try:
                 if name is None:
-                    pyfuse3.invalidate_inode(pyfuse3.InodeT(inode), attr_only=True)
+                    pyfuse3.invalidate_inode(pyfuse3.InodeT(inode), attr_only=not deleted)
                 else:
                     pyfuse3.invalidate_entry(
                         pyfuse3.InodeT(inode), pyfuse3.FileNameT(name), pyfuse3.InodeT(deleted)

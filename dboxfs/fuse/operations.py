@@ -123,10 +123,12 @@ class Operations(pyfuse3.Operations):
         for uid in delta.expunged.tolist():
             self.notifier.entry(inode, b"%d.eml" % uid, inode | uid)
         changed = delta.updated if self._store.location.kind is Kind.SDBOX else delta.appended[:0]
-        if delta.reloaded and folder.mailbox is not None:  # files may have been repaired: sizes too
-            changed = folder.mailbox.uids
         for uid in changed.tolist():
             self.notifier.attributes(inode | uid)
+        if delta.reloaded and folder.mailbox is not None:  # files may have been repaired
+            for uid in folder.mailbox.uids.tolist():
+                self._pushed.forget(inode | uid)
+                self.notifier.contents(inode | uid)
         self.notifier.attributes(inode)
 
     def _folder_gone(self, folder: Folder) -> None:
@@ -155,17 +157,16 @@ class Operations(pyfuse3.Operations):
             return self._attributes.control_file(inode)
         if parent_inode == ROOT and name == control_files.NAME:
             return self._attributes.control_dir(CONTROL)
-        folder = self._folder(parent_inode)
-        await self._store.check(folder)
+        folder = await self._checked(parent_inode)
         match = _MESSAGE.fullmatch(name)
         if match is not None and folder.mailbox is not None:
             uid = int(match[1])
             if uid > UID_MASK or uid not in folder.mailbox:
                 raise FUSEError(errno.ENOENT)
             facts = await folder.mailbox.facts_of(uid)
-            return self._limited(folder, self._attributes.message(self._inodes.of(folder) | uid, facts))
+            return self._limited(folder, self._attributes.message(parent_inode | uid, facts))
         child = folder.children.get(_decode(name))
-        if child is None:
+        if child is None or child not in self._inodes:
             raise FUSEError(errno.ENOENT)
         return self._limited(folder, self._attributes.folder(child, self._inodes.of(child)))
 
@@ -175,6 +176,11 @@ class Operations(pyfuse3.Operations):
             if entry.st_mode & stat.S_IFDIR:
                 entry.attr_timeout = SHORT
         return entry
+
+    async def _checked(self, inode: int) -> Folder:
+        """The folder of *inode*, looked at on disk where nobody tells of changes; ENOENT when it is gone."""
+        await self._store.check(self._folder(inode))
+        return self._folder(inode)
 
     def _folder(self, inode: int) -> Folder:
         folder = self._store.root if inode == ROOT else self._inodes.folder(inode)
@@ -190,8 +196,7 @@ class Operations(pyfuse3.Operations):
             return self._attributes.control_file(inode)
         uid = inode & UID_MASK
         if inode == ROOT or not uid:
-            folder = self._folder(inode)
-            await self._store.check(folder)
+            folder = await self._checked(inode)
             return self._limited(folder, self._attributes.folder(folder, inode))
         return self._attributes.message(inode, await self._facts(inode, uid))
 
@@ -213,8 +218,7 @@ class Operations(pyfuse3.Operations):
         if inode == CONTROL:
             self._listings[handle] = None
             return handle
-        folder = self._folder(inode)
-        await self._store.check(folder)
+        folder = await self._checked(inode)
         self._listings[handle] = Listing(folder)
         box = folder.mailbox
         if box is not None and box.facts.unknown and box not in self._scans:
@@ -320,12 +324,14 @@ class Operations(pyfuse3.Operations):
         except BaseException:
             body.close()
             raise
-        if facts.size != body.size:  # it was damaged when its size was looked at, and is repaired
+        resized = facts.size != body.size
+        if resized:  # it was damaged when its size was looked at, and is repaired
             facts = replace(facts, size=body.size)
             self.notifier.attributes(inode)
         self._files[handle] = opened = _OpenFile(inode, body, facts)
         self._open_inodes.setdefault(inode, []).append(opened)
-        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), keep_cache=True)
+        # direct_io: read past the size that the kernel still believes
+        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), keep_cache=not resized, direct_io=resized)
 
     async def _push(self, inode: int, body: Body) -> None:
         """Put a whole small message into the kernel's cache, so that it needn't ask for it.
@@ -403,24 +409,24 @@ class Operations(pyfuse3.Operations):
     async def _xattr(self, inode: int, name: str) -> str | None:
         if inode >> 32 == 0:
             return None
-        folder = self._folder(inode)
+        folder = await self._checked(inode)
         uid = inode & UID_MASK
-        await self._store.check(folder)
         if not uid:
             return await xattrs.folder_value(self._store, folder, name, self._options.separator)
         if folder.mailbox is None:
-            return None
+            raise FUSEError(errno.ENOENT)
         return await xattrs.message_value(folder.mailbox, uid, name)
 
     @handler
     async def listxattr(self, inode: int, ctx: object) -> Sequence[pyfuse3.XAttrNameT]:
         if inode >> 32 == 0:
             return []
-        folder = self._folder(inode)
+        folder = await self._checked(inode)
         uid = inode & UID_MASK
-        await self._store.check(folder)
-        if not uid or folder.mailbox is None:
+        if not uid:
             names = xattrs.folder_names(folder)
+        elif folder.mailbox is None:
+            raise FUSEError(errno.ENOENT)
         else:
             names = await xattrs.message_names(folder.mailbox, uid)
         return [pyfuse3.XAttrNameT(xattrs.PREFIX + name.encode()) for name in names]
