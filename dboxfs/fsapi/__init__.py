@@ -10,8 +10,10 @@ from dboxfs.fsapi.driver import Driver
 from dboxfs.fsapi.faults import Crash, Fault, FaultsDriver
 from dboxfs.fsapi.filesystem import FileSystem
 from dboxfs.fsapi.handle import Handle
+from dboxfs.fsapi.ksm import Ksm
 from dboxfs.fsapi.memory import MemoryDriver
 from dboxfs.fsapi.readahead import Readahead
+from dboxfs.fsapi.select import choose_driver
 from dboxfs.fsapi.streams import InputStream, OutputStream
 from dboxfs.fsapi.threads import ThreadsDriver
 from dboxfs.fsapi.types import (
@@ -23,6 +25,7 @@ from dboxfs.fsapi.types import (
     PeekResult,
     Permissions,
 )
+from dboxfs.fsapi.uring import UringDriver
 
 __all__ = [
     "Capabilities",
@@ -35,6 +38,7 @@ __all__ = [
     "FileSystem",
     "Handle",
     "InputStream",
+    "Ksm",
     "MemoryDriver",
     "OpenMode",
     "OutputStream",
@@ -44,4 +48,6 @@ __all__ = [
     "Permissions",
     "Readahead",
     "ThreadsDriver",
+    "UringDriver",
+    "choose_driver",
 ]

@@ -50,6 +50,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 
+from dboxfs.fsapi.ksm import Ksm
+
 CENTRE = 5
 HIGHEST = 10
 PASSED = 2
@@ -65,9 +67,12 @@ _CENTRE_LATER = (*range(CENTRE), *range(CENTRE + 1, HIGHEST + 1), CENTRE)
 
 
 class _Page:
-    """One page; ``uses`` counts to 2 and stays there, ``recent``: used since the hand came by."""
+    """One page; ``uses`` counts to 2 and stays there, ``recent``: used since the hand came by.
 
-    __slots__ = ("data", "key", "number", "prefetched", "recent", "uses", "weight")
+    ``mergeable``: its memory is marked for the kernel (``ksm.py``).
+    """
+
+    __slots__ = ("data", "key", "mergeable", "number", "prefetched", "recent", "uses", "weight")
 
     def __init__(self, key: Hashable, number: int, data: bytes, prefetched: bool) -> None:
         self.key = key
@@ -76,6 +81,7 @@ class _Page:
         self.weight = CENTRE
         self.uses = 0
         self.recent = False
+        self.mergeable = False
         self.prefetched = prefetched
 
 
@@ -94,6 +100,7 @@ class PageCache:
         self._ring: OrderedDict[_Page, None] = OrderedDict()
         self._ghosts: OrderedDict[tuple[Hashable, int], None] = OrderedDict()
         self._last: _Page | None = None
+        self._ksm: Ksm | None = None
         self._pages = 0
         self._bytes = 0
         self._centre_bytes = 0
@@ -161,6 +168,8 @@ class PageCache:
         if prefetched:
             self._prefetched += 1
             self._unread_bytes += cost
+        if self._ksm is not None:
+            page.mergeable = self._ksm.mark(data)
         self._shrink(page)
 
     def passed(self, key: Hashable, page_no: int) -> None:
@@ -177,13 +186,24 @@ class PageCache:
             self._unlink(page)
 
     def clear(self) -> None:
-        """Forget all pages, in one step."""
+        """Forget all pages, in one step (with KSM, in one step a page)."""
+        self._end_merging(unmark=False)
         self._files = {}
         self._levels = tuple(OrderedDict() for _ in range(HIGHEST + 1))
         self._ring = OrderedDict()
         self._ghosts = OrderedDict()
         self._last = None
         self._pages = self._bytes = self._centre_bytes = self._hot_bytes = self._unread_bytes = 0
+
+    def merge(self, ksm: Ksm | None) -> None:
+        """Have equal pages kept once by the kernel from now on; None: no longer, and all is taken back."""
+        if self._ksm is not None:
+            self._end_merging(unmark=True)
+        self._ksm = ksm
+        if ksm is not None:
+            for level in self._levels:
+                for page in level:
+                    page.mergeable = ksm.mark(page.data)
 
     # -- the budget --------------------------------------------------------------------------------------
 
@@ -313,6 +333,17 @@ class PageCache:
         if page is not None and page.uses == 1 and page.weight > weight:
             self._move(page, weight)
 
+    def _end_merging(self, *, unmark: bool) -> None:
+        if self._ksm is None:
+            return
+        marked = [page for level in self._levels for page in level if page.mergeable]
+        for page in marked:
+            page.mergeable = False
+            if not unmark:
+                self._ksm.forget(page.data)
+        if unmark:
+            self._ksm.take_back(page.data for page in marked)
+
     def _room_in_all(self) -> int:
         return self._size - self._dirty
 
@@ -350,6 +381,8 @@ class PageCache:
         if not file:
             del self._files[page.key]
         self._leave(page)
+        if page.mergeable and self._ksm is not None:
+            self._ksm.forget(page.data)
         cost = len(page.data) + _OVERHEAD
         self._pages -= 1
         self._bytes -= cost

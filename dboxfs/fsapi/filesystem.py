@@ -25,6 +25,7 @@ from dboxfs.fsapi import ops
 from dboxfs.fsapi.cache import PageCache
 from dboxfs.fsapi.driver import Driver
 from dboxfs.fsapi.handle import Handle
+from dboxfs.fsapi.ksm import Ksm
 from dboxfs.fsapi.locks import LockTable
 from dboxfs.fsapi.ops import Job, Op, Opened, os_error
 from dboxfs.fsapi.types import Capabilities, CreateMode, DirEntry, OpenMode, Peek, PeekResult, Permissions
@@ -48,6 +49,7 @@ class FileSystem:
     :param cache_size: bytes of the daemon's own page cache (``cache``), write buffers included.
     :param dirty_limit: bytes of all handles together that are written but not yet at the driver.
     :param sync: a commit waits until data and name are durable.  False, for bulk loads: it doesn't.
+    :param ksm: has equal pages of the cache kept once by the kernel (see :mod:`dboxfs.fsapi.ksm`).
     """
 
     def __init__(
@@ -59,11 +61,14 @@ class FileSystem:
         cache_size: int = 64 << 20,
         dirty_limit: int = 16 << 20,
         sync: bool = True,
+        ksm: Ksm | None = None,
     ) -> None:
         self.driver = driver
         self.readahead = readahead
         self.write_buffer = write_buffer
         self.cache = PageCache(cache_size)
+        self.ksm = ksm
+        self.cache.merge(ksm)
         self.dirty_limit = dirty_limit
         self.sync = sync
         self.inline_reads = 0
@@ -113,6 +118,7 @@ class FileSystem:
         self._state = "closed"
         with trio.CancelScope(shield=True):
             await self.driver.aclose()
+        self.cache.merge(None)
 
     async def __aenter__(self) -> FileSystem:
         self._nursery_manager = trio.open_nursery()
@@ -261,7 +267,7 @@ class FileSystem:
         return self._in_flight
 
     def stats(self) -> dict[str, int | float]:
-        """Counters since the start and gauges of now; with a prefix those of the cache and of the driver."""
+        """Counters since the start and gauges of now; with a prefix those of cache, driver and KSM."""
         result: dict[str, int | float] = {
             "opens": self._opens,
             "inline_opens": self._inline_opens,
@@ -278,6 +284,8 @@ class FileSystem:
         }
         result.update((f"cache_{name}", value) for name, value in self.cache.stats().items())
         result.update((f"driver_{name}", value) for name, value in self.driver.stats().items())
+        if self.ksm is not None:
+            result.update((f"ksm_{name}", value) for name, value in self.ksm.stats().items())
         return result
 
     # -- inside the package ------------------------------------------------------------------------------
