@@ -83,6 +83,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=_positive, default=10, metavar="N", help="worker threads (default 10)"
     )
     parser.add_argument("--readahead", type=_bytes, default=1 << 20, metavar="BYTES", help="default 1M")
+    parser.add_argument(
+        "--cache-dir",
+        metavar="DIR",
+        help="where to keep sizes of messages for the next mount, or none (default ~/.cache/dboxfs, "
+        "as root /var/cache/dboxfs)",
+    )
     parser.add_argument("--cache-size", type=_bytes, default=64 << 20, metavar="BYTES", help="default 64M")
 
 
@@ -141,6 +147,10 @@ def mount(arguments: argparse.Namespace) -> int:
         location = replace(location, attachments=options.attachments)
     mountpoint = check_mountpoint(arguments.mountpoint)
     _check_apart(location, mountpoint)
+    options = replace(
+        options,
+        mount=replace(options.mount, cache_dir=_cache_dir(arguments.cache_dir, location, mountpoint)),
+    )
     if arguments.log_file is not None:
         arguments.log_file = os.path.abspath(arguments.log_file)
         with open(arguments.log_file, "ab"):  # said here, to the caller, if it can't be written
@@ -161,6 +171,36 @@ def _check_apart(location: Location, mountpoint: str) -> None:
         store = None if path is None else os.path.realpath(path)
         if store is not None and os.path.commonpath((place, store)) in (place, store):
             raise MountError(f"{mountpoint}: lies inside of the store {store}, or the store in it")
+
+
+def _cache_dir(given: str | None, location: Location, mountpoint: str) -> str | None:
+    """Where sizes are kept; None: nowhere.  Never in the store, which only mail programs may write to.
+
+    :raises MountError: DIR of --cache-dir can't be used.
+    """
+    if given == "none":
+        return None
+    path = os.path.realpath(given if given is not None else _default_cache_dir())
+    for outer in (*_store_paths(location), os.path.realpath(mountpoint)):
+        if os.path.commonpath((path, outer)) == outer:
+            if given is None:
+                return None
+            raise MountError(f"--cache-dir {given}: lies inside of {outer}; give a directory of its own")
+    return path
+
+
+def _default_cache_dir() -> str:
+    """What the XDG base directory specification says, and a system-wide one for root."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):
+        base = "/var/cache" if os.geteuid() == 0 else os.path.expanduser("~/.cache")
+    return os.path.join(base, "dboxfs")
+
+
+def _store_paths(location: Location) -> list[str]:
+    index = (location.index, location.index_cache, location.control)
+    mail = (location.root, location.alt, location.inbox, location.attachments)
+    return [os.path.realpath(path) for path in (*mail, *index) if path is not None]
 
 
 def _raise_file_limit() -> None:

@@ -53,6 +53,8 @@ class Control:
             "messages": sum(len(box) for box in boxes),
             "messages_not_looked_at_yet": sum(box.facts.unknown for box in boxes),
             "scans_running": sum(box.scanning for box in boxes),
+            **_progress(boxes),
+            "size_table": store.sizes.stats() if store.sizes is not None else None,
             "damaged_messages": store.damaged_messages,
             "index_errors": len(store.index_errors),
             "refreshes": store.refreshes,
@@ -81,6 +83,17 @@ class Control:
                 if folder.parent is not None
             ],
         }
+
+
+def _progress(boxes: list[Mailbox]) -> dict[str, object]:
+    """How fast the running scans are, and when they will be done if they go on like that."""
+    running = [box for box in boxes if box.scanning]
+    rate = sum(box.scan_rate for box in running)
+    left = sum(box.facts.unknown for box in running)
+    return {
+        "messages_scanned_per_second": round(rate, 1),
+        "scan_seconds_left": round(left / rate, 1) if rate else None,
+    }
 
 
 def _mailbox(box: Mailbox) -> dict[str, object]:

@@ -22,7 +22,6 @@ class Listing:
     __slots__ = (
         "_rows",
         "_seen",
-        "_unknown",
         "_window_start",
         "children",
         "deadline",
@@ -43,8 +42,7 @@ class Listing:
         self.uids = self.mailbox.uids if self.mailbox is not None else np.empty(0, np.uint32)
         self._rows: list[tuple[int, int, int, int, int]] = []
         self._window_start = -1
-        self._seen: object = None
-        self._unknown = 0
+        self._seen: tuple[object, int] | None = None
 
     def rows(self, start: int) -> Iterator[tuple[int, int, int, int, int, int]]:
         """Messages from number *start* of the snapshot on: (position, uid, state, size, received, saved)."""
@@ -59,23 +57,24 @@ class Listing:
                 position += 1
 
     def _is_current(self) -> bool:
-        """Nothing of the mailbox came, went or became known since the window was loaded."""
+        """Nothing of the mailbox came, went, became known or changed since the window was loaded."""
         assert self.mailbox is not None
         table = self.mailbox.facts
-        return self._seen is table.uids and self._unknown == table.unknown
+        return self._seen == (table, table.version)
 
     def _load(self, start: int) -> None:
         uids = self.uids[start : start + _WINDOW]
         assert self.mailbox is not None
         table = self.mailbox.facts
-        self._seen, self._unknown = table.uids, table.unknown
+        self._seen = table, table.version
         at = np.minimum(table.uids.searchsorted(uids), max(len(table) - 1, 0))
         there = table.uids[at] == uids if len(table) else np.zeros(len(uids), bool)
         at = at[there] if len(table) else at[:0]
+        facts = table.columns(at)
         columns = [np.zeros(len(uids), np.int64) for _ in range(5)]
-        sources: tuple[np.ndarray, ...] = (table.uids, table.state, table.size, table.received, table.saved)
+        sources = (table.uids[at], facts.state, facts.size, facts.received, facts.saved)
         for column, source in zip(columns, sources, strict=True):
-            column[there] = source[at]
+            column[there] = source
         self._rows = list(zip(*(column.tolist() for column in columns), strict=True))
         self._window_start = start
 
@@ -86,4 +85,4 @@ class Listing:
         table = self.mailbox.facts
         uids = self.uids[start : start + count]
         at = np.minimum(table.uids.searchsorted(uids), len(table) - 1)
-        return bool(np.any((table.state[at] == UNKNOWN) & (table.uids[at] == uids)))
+        return bool(np.any((table.columns(at).state == UNKNOWN) & (table.uids[at] == uids)))

@@ -36,12 +36,14 @@ class MountOptions:
     """What is given to the kernel and to the view.
 
     ``fast_loop``: use the stand-in of :mod:`dboxfs.fuse.loop`.  ``fuse``: further options for libfuse.
+    ``cache_dir``: where sizes are kept for the next mount; None: nowhere.
     """
 
     allow_other: bool = False
     fast_loop: bool = True
     view: ViewOptions = field(default_factory=ViewOptions)
     fuse: tuple[str, ...] = ()
+    cache_dir: str | None = None
 
 
 def check_mountpoint(path: str) -> str:
@@ -96,7 +98,10 @@ async def run(
     :param ready: called once the mount answers.
     :raises NoSuchStore, MountError: it can't be done.
     """
-    async with open_store(fs, location) as store, trio.open_nursery() as nursery:
+    async with (
+        open_store(fs, location, cache_dir=options.cache_dir) as store,
+        trio.open_nursery() as nursery,
+    ):
         operations = Operations(store, options.view, _spawner(nursery))
         operations.loop = loop.install(lambda: fs.in_flight > 0) if options.fast_loop else None
         _init(operations, location, mountpoint, options)

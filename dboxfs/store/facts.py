@@ -1,19 +1,23 @@
 """What a listing needs to know of every message: size, received date, saved date.  Columns, not objects.
 
 The index doesn't hold these; they stand in the dbox files (message header and metadata) and are read once,
-since a message never changes.  :class:`FactTable` keeps them in numpy columns beside the uids, 33 bytes a
-message, in the order of the uids.
+since a message never changes.  :class:`FactTable` keeps them in numpy columns beside the uids, 13 bytes a
+message, in the order of the uids.  Before the first fact is put there are no columns.
 
 =========== ======= ======================================================================
 column      type    meaning
 =========== ======= ======================================================================
-uids        uint32  ascending
+uids        uint32  ascending; the mailbox's own array
 state       uint8   UNKNOWN, KNOWN or DAMAGED, and HAS_ATTACHMENTS, COMPRESSED
-size        int64   bytes of the plain message as the user reads it; DAMAGED: the best guess, or 0
-received    int64   seconds since the epoch (``R``)
-saved       int64   seconds since the epoch
+size        uint32  bytes of the plain message as the user reads it; DAMAGED: the best guess, or 0
+received    uint32  seconds since the epoch (``R``)
+saved       uint32  seconds since the epoch
 cached_at   uint32  sdbox: where ``dovecot.index.cache`` had the message when ``saved`` was found
+mark        uint64  what the facts were read from (``sizetable``), until they are written there; else 0
 =========== ======= ======================================================================
+
+``size`` and the dates become int64 the first time that a value doesn't fit (4 GiB, before 1970).
+``cached_at`` and ``mark`` exist only while there is something in them.
 
 All methods run between two checkpoints of the event loop, so no lock guards the table.
 """
@@ -22,6 +26,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +37,14 @@ DAMAGED = 2
 COMPRESSED = 4
 HAS_ATTACHMENTS = 8
 
-_COLUMNS = ("state", "size", "received", "saved", "cached_at")
+_NARROW = ("size", "received", "saved")
+_LAZY = {"state": np.uint8, "size": np.uint32, "received": np.uint32, "saved": np.uint32}
+_OPTIONAL = {"cached_at": np.uint32, "mark": np.uint64}
+_MOST = 0xFFFFFFFF
 
 Uids = npt.NDArray[np.uint32]
+Rows = npt.NDArray[np.int64]
+Marks = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,44 +65,87 @@ class Facts:
         return bool(self.state & DAMAGED)
 
 
-class FactTable:
-    """The columns for one mailbox.  ``sync`` follows the mailbox; ``put`` fills rows; ``row`` finds them."""
+@dataclass(frozen=True, slots=True)
+class FactColumns:
+    """Facts of many messages: arrays of one length, any integer types."""
 
-    __slots__ = ("_uid_view", "cached_at", "received", "saved", "size", "state", "uids", "unknown")
+    state: npt.NDArray[Any]
+    size: npt.NDArray[Any]
+    received: npt.NDArray[Any]
+    saved: npt.NDArray[Any]
+
+    def __getitem__(self, rows: Any) -> FactColumns:
+        """Those of some rows: a slice, an array of row numbers, or a mask."""
+        return FactColumns(self.state[rows], self.size[rows], self.received[rows], self.saved[rows])
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+
+class FactTable:
+    """The columns for one mailbox.  ``sync`` follows the mailbox; ``put`` fills rows; ``row`` finds them.
+
+    ``unknown``: rows of which nothing is known yet.  ``version``: changes whenever the table does.
+    ``cache_seq``: of which cache file ``cached_at`` speaks; 0: of several.
+    """
+
+    __slots__ = (
+        "_cached_at", "_mark", "_received", "_saved", "_size", "_state", "_uid_view", "cache_seq", "uids",
+        "unknown", "version",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.uids: Uids = np.empty(0, np.uint32)
         self._uid_view = self.uids.data
-        self.state = np.empty(0, np.uint8)
-        self.size = np.empty(0, np.int64)
-        self.received = np.empty(0, np.int64)
-        self.saved = np.empty(0, np.int64)
-        self.cached_at = np.empty(0, np.uint32)
+        self._state: npt.NDArray[Any] | None = None
+        self._size: npt.NDArray[Any] | None = None
+        self._received: npt.NDArray[Any] | None = None
+        self._saved: npt.NDArray[Any] | None = None
+        self._cached_at: npt.NDArray[Any] | None = None
+        self._mark: npt.NDArray[Any] | None = None
         self.unknown = 0
+        self.version = 0
+        self.cache_seq: int | None = None
 
     def __len__(self) -> int:
         return len(self.uids)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the columns take, without the uids."""
+        columns = [getattr(self, "_" + name) for name in (*_LAZY, *_OPTIONAL)]
+        return sum(column.nbytes for column in columns if column is not None)
+
+    # -- following the mailbox -----------------------------------------------------------------
+
     def sync(self, uids: Uids) -> None:
-        """Make the table hold exactly *uids* (ascending); what was known of those that stay is kept."""
+        """Make the table hold exactly *uids* (ascending); what was known of those that stay is kept.
+
+        The table keeps the array itself: nobody may change it from now on.
+        """
         old = self.uids
-        if len(uids) == len(old) and np.array_equal(uids, old):
+        if uids is old or (len(uids) == len(old) and np.array_equal(uids, old)):
+            return
+        self.uids = uids
+        self._uid_view = uids.data
+        self.version += 1
+        if self._state is None:
+            self.unknown = len(uids)
             return
         if len(uids) > len(old) and np.array_equal(uids[: len(old)], old):
-            more = len(uids) - len(old)
-            for name in _COLUMNS:
-                column = getattr(self, name)
-                setattr(self, name, np.concatenate((column, np.zeros(more, column.dtype))))
+            at_new: Any = slice(0, len(old))
+            at_old: Any = slice(None)
         else:
-            _, at_new, at_old = np.intersect1d(uids, old, assume_unique=True, return_indices=True)
-            for name in _COLUMNS:
-                column = getattr(self, name)
+            at_new, at_old = _common(uids, old)
+        for name in ("_" + name for name in (*_LAZY, *_OPTIONAL)):
+            column = getattr(self, name)
+            if column is not None:
                 fresh = np.zeros(len(uids), column.dtype)
                 fresh[at_new] = column[at_old]
                 setattr(self, name, fresh)
-        self.uids = np.array(uids, np.uint32)
-        self._uid_view = self.uids.data
-        self.unknown = int(np.count_nonzero(self.state == UNKNOWN))
+        self.unknown = int(np.count_nonzero(self._state == UNKNOWN))
+
+    # -- looking -------------------------------------------------------------------------------
 
     def row(self, uid: int) -> int:
         """The row of *uid*, -1 when it is not in the table."""
@@ -102,22 +155,119 @@ class FactTable:
     def get(self, uid: int) -> Facts | None:
         """What is known of *uid*; None when the mailbox doesn't have it."""
         row = self.row(uid)
-        if row < 0:
-            return None
-        return Facts(self.state.item(row), self.size.item(row), self.received.item(row), self.saved.item(row))
+        return None if row < 0 else self.at(row)
 
-    def put(self, uid: int, facts: Facts) -> None:
-        """Remember *facts*; nothing happens when the message has gone meanwhile."""
-        row = self.row(uid)
-        if row < 0:
-            return
-        self.unknown += (facts.state == UNKNOWN) - int(self.state[row] == UNKNOWN)
-        self.state[row] = facts.state
-        self.size[row] = facts.size
-        self.received[row] = facts.received
-        self.saved[row] = facts.saved
+    def at(self, row: int) -> Facts:
+        """What is known of the message in *row*."""
+        state, size, received, saved = self._state, self._size, self._received, self._saved
+        if state is None or size is None or received is None or saved is None:
+            return Facts(UNKNOWN, 0, 0, 0)
+        return Facts(state.item(row), size.item(row), received.item(row), saved.item(row))
+
+    def columns(self, rows: Any = slice(None)) -> FactColumns:
+        """The facts of many rows: copies for row numbers and masks, views for a slice."""
+        state, size, received, saved = self._state, self._size, self._received, self._saved
+        if state is None or size is None or received is None or saved is None:
+            none = np.broadcast_to(np.zeros(1, np.uint8), len(self.uids))[rows]
+            return FactColumns(none, none, none, none)
+        return FactColumns(state[rows], size[rows], received[rows], saved[rows])
 
     def unknown_uids(self) -> Uids:
         """The uids of which nothing is known yet, ascending."""
-        unknown: Uids = self.uids[self.state == UNKNOWN]
+        unknown: Uids = self.uids if self._state is None else self.uids[self._state == UNKNOWN]
         return unknown
+
+    @property
+    def cached_at(self) -> Uids:
+        """Where the cache had each message (read-only)."""
+        column = self._cached_at
+        return np.broadcast_to(np.zeros(1, np.uint32), len(self.uids)) if column is None else column
+
+    @property
+    def marks(self) -> Marks:
+        """The marks of facts that are not in the size table yet, 0 for others (read-only)."""
+        column = self._mark
+        return np.broadcast_to(np.zeros(1, np.uint64), len(self.uids)) if column is None else column
+
+    # -- filling -------------------------------------------------------------------------------
+
+    def put(self, uid: int, facts: Facts, mark: int | None = None) -> None:
+        """Remember *facts*; nothing happens when the message has gone meanwhile.
+
+        :param mark: what they were read from, 0: not sure enough to be kept; None: as it was.
+        """
+        row = self.row(uid)
+        if row < 0:
+            return
+        state = self._allocated()
+        self.version += 1
+        self.unknown += (facts.state == UNKNOWN) - int(state[row] == UNKNOWN)
+        state[row] = facts.state
+        for name, value in (("_size", facts.size), ("_received", facts.received), ("_saved", facts.saved)):
+            if not 0 <= value <= _MOST:
+                self._widen(name)
+            getattr(self, name)[row] = value
+        if mark is not None:
+            self._set_optional("mark", row, mark)
+
+    def put_many(self, rows: Rows, facts: FactColumns) -> None:
+        """Remember the facts of many *rows*, which are in the size table already."""
+        if not len(rows):
+            return
+        state = self._allocated()
+        self.version += 1
+        state[rows] = facts.state
+        for name in _NARROW:
+            values: npt.NDArray[Any] = getattr(facts, name)
+            if values.dtype.itemsize > 4 and not _fits(values):
+                self._widen("_" + name)
+            getattr(self, "_" + name)[rows] = values
+        if self._mark is not None:
+            self._mark[rows] = 0
+        self.unknown = int(np.count_nonzero(state == UNKNOWN))
+
+    def set_cached_at(self, rows: Any, offsets: Any, cache_seq: int) -> None:
+        """Remember where the cache with *cache_seq* had the messages in *rows* (one row, or an array)."""
+        self._set_optional("cached_at", rows, offsets)
+        self.cache_seq = cache_seq if self.cache_seq in (None, cache_seq) else 0
+
+    def forget_marks(self, rows: Any) -> None:
+        """The facts in *rows* are in the size table now."""
+        if self._mark is not None:
+            self._mark[rows] = 0
+            if not self._mark.any():
+                self._mark = None
+
+    def _set_optional(self, name: str, rows: Any, values: Any) -> None:
+        column = getattr(self, "_" + name)
+        if column is None:
+            if not np.any(values):
+                return
+            column = np.zeros(len(self.uids), _OPTIONAL[name])
+            setattr(self, "_" + name, column)
+        column[rows] = values
+
+    def _allocated(self) -> npt.NDArray[Any]:
+        if self._state is None:
+            for name, dtype in _LAZY.items():
+                setattr(self, "_" + name, np.zeros(len(self.uids), dtype))
+        state = self._state
+        assert state is not None
+        return state
+
+    def _widen(self, name: str) -> None:
+        setattr(self, name, getattr(self, name).astype(np.int64))
+
+
+def _fits(values: npt.NDArray[Any]) -> bool:
+    return int(values.min()) >= 0 and int(values.max()) <= _MOST
+
+
+def _common(new: Uids, old: Uids) -> tuple[Rows, Rows]:
+    """The rows in *new* and in *old* of the uids that both have; both are ascending."""
+    if not len(old) or not len(new):
+        nothing = np.empty(0, np.int64)
+        return nothing, nothing
+    at_old = np.minimum(np.searchsorted(old, new), len(old) - 1)
+    there = old[at_old] == new
+    return np.flatnonzero(there), at_old[there]

@@ -17,8 +17,10 @@ from __future__ import annotations
 import errno
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import trio
 
 from dboxfs.dbox import Metadata
@@ -35,8 +37,10 @@ from dboxfs.store.location import Kind, Location
 from dboxfs.store.mdbox import MdboxFiles, MdboxStorage
 from dboxfs.store.messages import MessageFiles, Opened, Scanned
 from dboxfs.store.names import display_name
+from dboxfs.store.recall import CachePlaces, Recall
 from dboxfs.store.saveddates import SavedDates, load_saved_dates
 from dboxfs.store.sdbox import SdboxFiles
+from dboxfs.store.sizetable import SizeTables
 from dboxfs.store.walk import Walk
 
 FLAG_NAMES = (
@@ -50,6 +54,7 @@ FLAG_NAMES = (
 
 _BATCH = 256
 _BATCHES_AT_ONCE = 4
+_KEEP_EVERY = 16384  # rows; then each time that a scan has doubled what is known
 _NO_UIDS: Uids = np.empty(0, np.uint32)
 
 
@@ -67,6 +72,7 @@ class Mailbox:
     :param report: told of damage and of files that can't be read, with the message that it is about.
     :param resync: follows the index of the mailbox now, and tells whoever has to know what changed.
     :param ahead: the store's table of files that are opened ahead (sdbox).
+    :param sizes: where facts are kept beyond this mount; None: nowhere.
     """
 
     def __init__(
@@ -79,12 +85,16 @@ class Mailbox:
         report: Callable[[str, Exception], None],
         resync: Callable[[Mailbox], Awaitable[None]],
         ahead: AheadFiles | None = None,
+        sizes: SizeTables | None = None,
     ) -> None:
         self.name = name
         self.display_name = display_name(name, utf8=location.utf8)
         self.uids: Uids = _NO_UIDS
         self.facts = FactTable()
         self.scanning = False
+        self._scan_began = 0.0
+        self._scan_todo = 0
+        self._fresh = 0
         self.lock = trio.Lock()
         self._fs = fs
         self._location = location
@@ -96,9 +106,10 @@ class Mailbox:
         self._ahead = Walk(self._prefetch)
         self.files: MessageFiles
         if storage is None:
-            self.files = SdboxFiles(fs, location, name, ahead)
+            self.files = SdboxFiles(fs, location, name, ahead, self._rebuilds)
         else:
-            self.files = MdboxFiles(storage, self._map_uids, self._map_uid)
+            self.files = MdboxFiles(storage, self._map_uids, self._map_uid, self._guids)
+        self._recall = Recall(sizes, self.files) if sizes is not None else None
 
     # -- the mailbox ---------------------------------------------------------------------------
 
@@ -222,7 +233,9 @@ class Mailbox:
         while self.scanning:
             await self.wait_scan()
         self.scanning = True
+        self._scan_began, self._scan_todo = trio.current_time(), self.facts.unknown
         try:
+            await self._take_remembered()
             todo = self.facts.unknown_uids()
             dates = await self._saved_dates(todo, saveddates.ALL)
             batches = iter([todo[i : i + _BATCH] for i in range(0, len(todo), _BATCH)])
@@ -232,11 +245,47 @@ class Mailbox:
         finally:
             self.scanning = False
             self._advance()
+        await self.keep_sizes()
+
+    @property
+    def scan_rate(self) -> float:
+        """Messages a second that the scan that runs gets known; 0: none runs."""
+        seconds = trio.current_time() - self._scan_began
+        done = self._scan_todo - self.facts.unknown
+        return max(done, 0) / seconds if self.scanning and seconds > 0 else 0.0
+
+    async def _take_remembered(self) -> None:
+        """What an earlier mount has read needn't be read again."""
+        table, guid, state = self.facts, self.guid, self.state
+        if self._recall is None or guid is None or state is None or not table.unknown:
+            return
+
+        def advance() -> bool:
+            self._advance()
+            return not self._replaced(table)
+
+        cache: CachePlaces | None = None
+        if self._location.kind is Kind.SDBOX:
+            cache = CachePlaces(
+                partial(saveddates.offsets_of, state),
+                saveddates.cache_seq(state),
+                lambda uids: self._saved_dates(uids, saveddates.ALL),
+            )
+        await self._recall.take(table, guid, self.uid_validity, cache, advance)
+
+    async def keep_sizes(self, *, final: bool = False) -> None:
+        """Write new facts into the size table, if they are many enough.  *final*: the mount ends."""
+        if self._recall is not None and self.guid is not None:
+            await self._recall.keep(self.facts, self.guid, self.uid_validity, final=final)
 
     async def _scan_batches(self, batches: Iterator[Uids], dates: SavedDates | None) -> None:
         for batch in batches:
             await self._scan_batch(batch, dates)
             self._advance()
+            self._fresh += len(batch)
+            if self._fresh >= max(_KEEP_EVERY, len(self.facts) - self.facts.unknown - self._fresh):
+                self._fresh = 0
+                await self.keep_sizes()
 
     async def _look_at(self, uids: Uids, limit: int) -> dict[int, Exception]:
         return await self._scan_batch(uids, await self._saved_dates(uids, limit))
@@ -276,7 +325,7 @@ class Mailbox:
         if scanned.error is None and facts is not None:
             saved = dates.get(scanned.uid) if dates is not None else None
             facts = facts if saved is None else replace(facts, saved=saved)
-            self.facts.put(scanned.uid, facts)
+            self.facts.put(scanned.uid, facts, scanned.mark if self._recall is not None else None)
             if dates is not None:
                 saveddates.remember(self.facts, scanned.uid, dates)
         elif isinstance(scanned.error, DboxfsError):
@@ -338,15 +387,16 @@ class Mailbox:
         Opening message after message in the order of the mailbox makes the next ones come ahead.
         """
         row = self.facts.row(uid)
-        if row < 0 or self.facts.state.item(row) != KNOWN:
+        facts = self.facts.at(row) if row >= 0 else None
+        if facts is None or facts.state != KNOWN:
             return None
-        body = self.files.open_now(uid, self.facts.size.item(row))
+        body = self.files.open_now(uid, facts.size)
         self._ahead.opened(row, useful=self.files.ahead_pays)
         return body
 
     def _prefetch(self, first: int, last: int) -> None:
         uids = self.facts.uids[first:last]
-        self.files.prefetch(uids, self.facts.size[first:last].tolist())
+        self.files.prefetch(uids, self.facts.columns(slice(first, last)).size.tolist())
 
     async def details(self, uid: int) -> Details:
         """What the message's own metadata say.
@@ -412,6 +462,19 @@ class Mailbox:
         state = self.state
         row = state.row_of(uid) if state is not None else -1
         return map_uid(state, row) if state is not None and row >= 0 else 0
+
+    def _guids(self, uids: Uids) -> npt.NDArray[np.uint8]:
+        """The GUIDs that the index has of *uids*, uint8[n, 16]; zeros for those that it has none of."""
+        found, state = np.zeros((len(uids), 16), np.uint8), self.state
+        column = guids(state) if state is not None else None
+        if state is not None and column is not None:
+            rows = state.rows_of(uids)
+            found[rows >= 0] = column[rows[rows >= 0]]
+        return found
+
+    def _rebuilds(self) -> int:
+        """sdbox: how often Dovecot has rebuilt the index."""
+        return self._header.rebuild_count if self._header is not None else 0
 
     @property
     def _cache_path(self) -> str:

@@ -30,7 +30,7 @@ from dboxfs.index.mapindex import MapIndex, MapRecord
 from dboxfs.store.facts import Marks, Uids
 from dboxfs.store.indexfiles import IndexFiles
 from dboxfs.store.location import Location
-from dboxfs.store.messages import Marked, Opened, Scanned
+from dboxfs.store.messages import Marked, Opened, Scanned, scanned
 from dboxfs.store.plain import PlainBody
 from dboxfs.store.record import RECORD_HEAD, TAIL, NeedRange, Record, damaged_facts, parse_record
 from dboxfs.store.sizetable import generation_of, marks_of
@@ -266,8 +266,8 @@ class MdboxFiles:
             else:
                 wanted.append(_Wanted(uid, when, place, guid.tobytes(), mark))
         wanted.sort(key=lambda want: (want.place.file_id, want.place.offset))
-        for scanned in await self._read(wanted):
-            answers[scanned.uid] = scanned
+        for one in await self._read(wanted):
+            answers[one.uid] = one
         return [answers[uid] for uid in uids.tolist()]
 
     def _unmapped(self, uid: int, map_uid: int) -> CorruptFile:
@@ -351,7 +351,7 @@ class MdboxFiles:
                 )
                 assert isinstance(found, Record)
             mark = want.mark if found.metadata.guid128 == want.guid else 0
-            return Scanned(want.uid, found.facts(want.saved), found, None, mark)
+            return scanned(want.uid, found, path, want.saved, mark)
         except FormatError as exc:
             guess = damaged_facts(head, place.offset, end, size, want.saved)
             return Scanned(want.uid, guess, None, CorruptFile(path, exc.offset, exc.reason))

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from dboxfs.errors import CorruptFile, NoSuchMessage
+import numpy as np
+import numpy.typing as npt
+
+from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
 from dboxfs.fsapi import Handle
-from dboxfs.store.facts import Facts, Uids
+from dboxfs.store.facts import DAMAGED, Facts, Marks, Uids
 from dboxfs.store.plain import PlainBody
 from dboxfs.store.record import Record
 
@@ -18,13 +21,26 @@ class Scanned:
     """What a scan found out about one message: ``facts`` and ``record``, or ``error``.
 
     A damaged message may have facts too: the guess that a listing shows.  An ``OSError`` says nothing about
-    the message: it may be asked for again.
+    the message: it may be asked for again.  ``mark``: what the facts were read from (``sizetable``); 0: it
+    isn't sure enough to be remembered beyond this mount.
     """
 
     uid: int
     facts: Facts | None
     record: Record | None
     error: CorruptFile | NoSuchMessage | OSError | None
+    mark: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """What the bytes of some messages are at present: the mark of each (0: not known), and its saved date.
+
+    Dates in seconds since the epoch, as the message files or the mailbox's index have them.
+    """
+
+    marks: Marks
+    saved: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +53,36 @@ class Opened:
     close: Callable[[], None]
 
 
+def scanned(uid: int, record: Record, path: str, saved: int, mark: int) -> Scanned:
+    """*record*, understood; one whose received date is damaged can still be read, and has its true size."""
+    try:
+        return Scanned(uid, record.facts(saved), record, None, mark)
+    except FormatError as exc:
+        error = CorruptFile(path, exc.offset, exc.reason)
+        return Scanned(uid, Facts(DAMAGED, record.size, 0, saved), record, error)
+
+
 class MessageFiles(Protocol):
     """The message files of one mailbox.
 
     ``ahead_pays``: by what the last :meth:`open_now` met, it is worth the while to bring the next ones ahead.
+    ``marks_at_once``: how many messages :meth:`marks` is best asked for in one call.
     """
 
     ahead_pays: bool
+    marks_at_once: int
+
+    async def generation(self) -> bytes | None:
+        """16 bytes that change when Dovecot has repaired what these files are found by; None: not known.
+
+        :raises CorruptFile, OSError: it can't be read.
+        """
+
+    async def marks(self, uids: Uids) -> Marked:
+        """The marks of *uids* as of now (``sizetable``), without reading a message.
+
+        :raises CorruptFile, OSError: nothing can be found.
+        """
 
     async def scan(self, uids: Uids) -> list[Scanned]:
         """Read what a listing needs of *uids*, in one batch; the answers come in the order of *uids*."""

@@ -33,11 +33,15 @@ ALL = 1 << 30
 
 
 class SavedDates:
-    """What one reading of the cache file knows; immutable.  Made by :func:`load_saved_dates`."""
+    """What one reading of the cache file knows; immutable.  Made by :func:`load_saved_dates`.
+
+    ``cache_seq``: file_seq of the cache file that the offsets are for.
+    """
 
     def __init__(self, state: IndexState, file: CacheFile | None) -> None:
         self._state = state
         self._file = file
+        self.cache_seq = cache_seq(state)
 
     def get(self, uid: int) -> int | None:
         """``date.save`` of *uid* in seconds since the epoch; None: Dovecot remembers nothing."""
@@ -80,24 +84,39 @@ async def load_saved_dates(
     return SavedDates(state, file) if file.header.indexid == state.indexid else nothing
 
 
+def cache_seq(state: IndexState) -> int:
+    """file_seq of the cache file that the index's offsets are for; 0: none."""
+    return next((extension.reset_id for extension in state.extensions if extension.name == "cache"), 0)
+
+
+def offsets_of(state: IndexState, uids: Uids) -> Uids:
+    """Where the index says that the cache has *uids*; 0: nowhere."""
+    column = state.column("cache", "<u4")
+    found = np.zeros(len(uids), np.uint32)
+    if column is not None:
+        rows = state.rows_of(uids)
+        found[rows >= 0] = column[rows[rows >= 0]]
+    return found
+
+
 def remember(table: FactTable, uid: int, dates: SavedDates) -> None:
     """*table* holds what *dates* say of *uid* now: no need to look again until Dovecot caches more."""
     row = table.row(uid)
     if row >= 0:
-        table.cached_at[row] = dates.offset(uid)
+        table.set_cached_at(row, dates.offset(uid), dates.cache_seq)
 
 
 async def look_again(fs: FileSystem, path: str, state: IndexState, table: FactTable) -> Uids:
     """Dovecot may have remembered saved dates since *table* was filled.  The uids whose date changed."""
     column = state.column("cache", "<u4")
-    if column is None or not len(table):
+    if column is None or table.unknown == len(table):
         return np.empty(0, np.uint32)
     if len(table) == len(state):
         offsets = column
     else:
         rows = state.rows_of(table.uids)
         offsets = np.where(rows >= 0, column[rows], table.cached_at)
-    uids: Uids = table.uids[(offsets != table.cached_at) & ((table.state & KNOWN) != 0)]
+    uids: Uids = table.uids[(offsets != table.cached_at) & ((table.columns().state & np.uint8(KNOWN)) != 0)]
     if not len(uids):
         return uids
     dates = await load_saved_dates(fs, path, state, uids, FEW)

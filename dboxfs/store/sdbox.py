@@ -17,7 +17,7 @@ from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
 from dboxfs.store.ahead import AheadFiles
 from dboxfs.store.facts import Facts, Marks, Uids
 from dboxfs.store.location import Location
-from dboxfs.store.messages import Marked, Opened, Scanned
+from dboxfs.store.messages import Marked, Opened, Scanned, scanned
 from dboxfs.store.plain import PlainBody
 from dboxfs.store.record import HEAD, TAIL, NeedRange, Record, damaged_facts, parse_record
 from dboxfs.store.sizetable import generation_of, marks_of_files
@@ -98,7 +98,7 @@ class SdboxFiles:
         saved = int(peek.stat.st_ctime)
         try:
             record = await self._record(path, peek)
-            return Scanned(uid, record.facts(saved), record, None, mark)
+            return scanned(uid, record, path, saved, mark)
         except FormatError as exc:
             return Scanned(uid, self._guess(peek, saved), None, CorruptFile(path, exc.offset, exc.reason))
         except OSError as exc:

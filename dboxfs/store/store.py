@@ -39,6 +39,7 @@ from dboxfs.store.mailbox import Mailbox
 from dboxfs.store.mdbox import MdboxStorage
 from dboxfs.store.names import display_name, shown_part
 from dboxfs.store.reports import Reports
+from dboxfs.store.sizetable import SizeTables
 from dboxfs.store.subscriptions import parse_subscriptions
 from dboxfs.store.tree import Found, scan_tree
 from dboxfs.store.watch import Watched, Watcher
@@ -49,6 +50,8 @@ _SETTLE = 0.002
 _LOADS_AT_ONCE = 32
 # A directory that can't be watched is looked at again when it was last looked at this long ago.
 _STALE_AFTER = 0.5
+# The end of the mount waits so long for what it would be a pity to lose.
+_KEEP_SECONDS = 10.0
 
 
 @dataclass(eq=False, slots=True)
@@ -85,9 +88,12 @@ class Listener:
 
 
 class Store:
-    """A dbox mailstore.  Made by :func:`open_store`."""
+    """A dbox mailstore.  Made by :func:`open_store`.
 
-    def __init__(self, fs: FileSystem, location: Location) -> None:
+    :param cache_dir: where sizes are kept beyond this process, outside of the store; None: nowhere.
+    """
+
+    def __init__(self, fs: FileSystem, location: Location, cache_dir: str | None = None) -> None:
         self.fs = fs
         self.location = location
         self.root = Folder("", "", None, None)
@@ -97,6 +103,8 @@ class Store:
         self.owner: os.stat_result
         self.storage = MdboxStorage(fs, location) if location.kind is Kind.MDBOX else None
         self.ahead = AheadFiles(fs)
+        self.sizes: SizeTables | None = None
+        self._cache_dir = cache_dir
         self._listeners: list[Listener] = []
         self._watcher = Watcher()
         self._checked: dict[str, float] = {}
@@ -118,6 +126,9 @@ class Store:
             self.owner = await self.fs.stat(self.location.root)
         except OSError as exc:
             raise NoSuchStore(f"{self.location.root}: {exc.strerror}") from exc
+        if self._cache_dir is not None:
+            self.sizes = SizeTables(self.fs, self._cache_dir, self.location.root, self.owner)
+            await self.sizes.prepare()
         if self.storage is not None:
             self._watcher.add(self.location.map_dir, "map", self._map_changed)
         await self.refresh_tree()
@@ -150,6 +161,12 @@ class Store:
         self.ahead.close()
         if self.storage is not None:
             self.storage.close()
+
+    async def keep_sizes(self) -> None:
+        """Write the sizes that were read since the last time into the cache directory."""
+        boxes = [folder.mailbox for folder in self.folders.values() if folder.mailbox is not None]
+        for box in boxes:
+            await box.keep_sizes(final=True)
 
     def listen(self, listener: Listener) -> None:
         """Tell *listener* of every change from now on."""
@@ -233,6 +250,7 @@ class Store:
             report=self.reports.error,
             resync=self._resync,
             ahead=self.ahead,
+            sizes=self.sizes,
         )
 
     def _add(self, item: Found, box: Mailbox | None) -> None:
@@ -424,12 +442,15 @@ class Store:
 
 
 @asynccontextmanager
-async def open_store(fs: FileSystem, location: Location, *, follow: bool = True) -> AsyncIterator[Store]:
+async def open_store(
+    fs: FileSystem, location: Location, *, follow: bool = True, cache_dir: str | None = None
+) -> AsyncIterator[Store]:
     """The store at *location*, loaded; with *follow* it keeps itself up to date while the context lasts.
 
+    :param cache_dir: where sizes are kept for the next time, outside of the store; None: nowhere.
     :raises NoSuchStore: it can't be read.
     """
-    store = Store(fs, location)
+    store = Store(fs, location, cache_dir)
     inner: BaseException | None = None
     try:
         await store.load()
@@ -441,6 +462,9 @@ async def open_store(fs: FileSystem, location: Location, *, follow: bool = True)
             except BaseException as exc:
                 inner = exc
                 raise
+            finally:
+                with trio.move_on_after(_KEEP_SECONDS, shield=True):
+                    await store.keep_sizes()
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         if inner is not None and group.exceptions == (inner,):
