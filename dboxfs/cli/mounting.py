@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import enum
 import logging
 import os
 import resource
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import trio
 
@@ -21,6 +23,7 @@ from dboxfs.errors import MountError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.fuse import MountOptions, ViewOptions, check_mountpoint, run
 from dboxfs.store import Location, parse_location
+from dboxfs.store.writing import Eol, Fsync, LockMethod, Neighbour, WriteOptions
 
 log = logging.getLogger("dboxfs")
 
@@ -29,9 +32,16 @@ _MAX_ID = (1 << 32) - 2
 OPTIONS_HELP = """\
 options for -o:
   ro                   read-only (the default)
+  rw                   writable; with it:
+    fsync=commit|never   when a change is acknowledged: on disk (default), or at once (bulk loads)
+    eol=keep|lf          line ends: as written (default), or LF as Dovecot saves them
+    lock_method=fcntl|flock|dotlock
+                         Dovecot's lock_method (default fcntl)
+    alone                no Dovecot uses the store meanwhile: expunge for good, rewrite indexes
   allow_other          other users may look into the mount, as its modes allow
   uid=N, gid=N         who the files seem to belong to (default: the store's owner)
-  umask=OCTAL          permission bits to take away from 0400 (files) and 0500 (directories)
+  umask=OCTAL          permission bits to take away from 0400 (files) and 0500 (directories);
+                       with rw: from 0600 and 0700
   separator=C          between the parts of user.dbox.mailbox (default /)
   attachments=DIR      Dovecot's mail_attachment_dir, for messages stored with it
 """
@@ -114,12 +124,18 @@ def parse_options(texts: list[str]) -> _Parsed:
     :raises UsageError: one of them is wrong, or this version doesn't do it.
     """
     mount, view, attachments = MountOptions(), ViewOptions(), None
+    write: WriteOptions | None = None
+    changes: dict[str, Any] = {}
     kernel: list[str] = []
     for option in [part for text in texts for part in text.split(",") if part]:
         key, equals, value = option.partition("=")
-        if key == "rw":
-            raise UsageError("-o rw: this version mounts read-only; leave the option out")
-        if option == "allow_other":
+        if key == "rw" and not equals:
+            write = write or WriteOptions()
+        elif key == "ro" and not equals:
+            write = None
+        elif (changed := _write_option(key, value)) is not None:
+            changes |= changed
+        elif option == "allow_other":
             mount = replace(mount, allow_other=True)
         elif key in ("uid", "gid") and value.isascii() and value.isdigit() and int(value) <= _MAX_ID:
             view = replace(view, uid=int(value)) if key == "uid" else replace(view, gid=int(value))
@@ -131,9 +147,23 @@ def parse_options(texts: list[str]) -> _Parsed:
             attachments = os.path.abspath(value)
         elif key in _KERNEL and not equals:
             kernel.append(key)
-        elif key not in _IGNORED and key != "ro" and not key.startswith(("x-", "comment")):
+        elif key not in _IGNORED and not key.startswith(("x-", "comment")):
             raise UsageError(f"-o {option}: unknown option or bad value; dboxfs mount --help lists them")
-    return _Parsed(replace(mount, view=view, fuse=tuple(kernel)), attachments)
+    if write is not None:
+        write = replace(write, **changes)
+    elif changes:
+        raise UsageError("-o fsync, eol, lock_method and alone say how to write; they need -o rw")
+    return _Parsed(replace(mount, view=view, fuse=tuple(kernel), write=write), attachments)
+
+
+def _write_option(key: str, value: str) -> dict[str, Any] | None:
+    """What an option changes in WriteOptions; None: it is another option, or has a bad value."""
+    kinds: dict[str, type[enum.Enum]] = {"fsync": Fsync, "eol": Eol, "lock_method": LockMethod}
+    if key == "alone" and not value:
+        return {"neighbour": Neighbour.ALONE}
+    if key in kinds and value in [kind.value for kind in kinds[key]]:
+        return {key: kinds[key](value)}
+    return None
 
 
 # -- mount -------------------------------------------------------------------------------------
@@ -218,7 +248,12 @@ def _serve(
 ) -> int:
     async def main() -> None:
         driver = ThreadsDriver(workers=arguments.workers)
-        async with FileSystem(driver, readahead=arguments.readahead, cache_size=arguments.cache_size) as fs:
+        async with FileSystem(
+            driver,
+            readahead=arguments.readahead,
+            cache_size=arguments.cache_size,
+            sync=options.write is None or options.write.durable,
+        ) as fs:
             await run(fs, location, mountpoint, options, ready)
 
     trio.run(main)

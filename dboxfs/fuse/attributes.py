@@ -30,8 +30,8 @@ class Attributes:
     def __init__(self, store: Store, options: ViewOptions, mounted_at: int) -> None:
         self._uid = store.owner.st_uid if options.uid is None else options.uid
         self._gid = store.owner.st_gid if options.gid is None else options.gid
-        self._file_mode = stat.S_IFREG | (0o400 & ~options.umask)
-        self._dir_mode = stat.S_IFDIR | (0o500 & ~options.umask)
+        self._file_mode = stat.S_IFREG | ((0o600 if options.writable else 0o400) & ~options.umask)
+        self._dir_mode = stat.S_IFDIR | ((0o700 if options.writable else 0o500) & ~options.umask)
         self._mounted_ns = mounted_at * _NS
 
     def _entry(self, inode: int, mode: int, nlink: int) -> pyfuse3.EntryAttributes:

@@ -6,6 +6,7 @@ error                            errno        log
 NoSuchMailbox, NoSuchMessage     ENOENT       nothing
 CorruptFile, FormatError         EIO          one line, by the layer that found the damage
 Unsupported                      EOPNOTSUPP   nothing
+refused by the writer            its errno    nothing
 StoreBusy                        EBUSY        one line
 OSError                          its errno    one line, except ENOENT; the same line not again
 anything else                    EIO          with traceback: a bug in dboxfs
@@ -19,6 +20,7 @@ import logging
 from collections import OrderedDict
 
 from dboxfs.errors import CorruptFile, FormatError, NoSuchMailbox, NoSuchMessage, StoreBusy, Unsupported
+from dboxfs.store.writing import InvalidName, MailboxExists, MailboxInUse, RefusedMessage
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ class ErrorMap:
                 return errno.EIO
             case Unsupported():
                 return errno.EOPNOTSUPP
+            case RefusedMessage() | InvalidName() | MailboxExists() | MailboxInUse():
+                return error.errno
             case StoreBusy():
                 log.warning("%s: %s", what, error)
                 return errno.EBUSY

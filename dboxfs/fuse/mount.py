@@ -13,7 +13,7 @@ import shutil
 import signal
 import stat
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyfuse3
 import trio
@@ -21,9 +21,12 @@ import trio
 from dboxfs.errors import MountError
 from dboxfs.fsapi import FileSystem
 from dboxfs.fuse import loop
+from dboxfs.fuse.names import load_names
 from dboxfs.fuse.operations import Operations
 from dboxfs.fuse.options import ViewOptions
-from dboxfs.store import Location, open_store
+from dboxfs.fuse.writable import WritableOperations
+from dboxfs.store import Location, Store, open_store
+from dboxfs.store.writing import StoreWriter, WriteOptions
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,7 @@ class MountOptions:
     """What is given to the kernel and to the view.
 
     ``fast_loop``: use the stand-in of :mod:`dboxfs.fuse.loop`.  ``fuse``: further options for libfuse.
+    ``write``: how the store is written; None: not at all.
     ``cache_dir``: where sizes are kept for the next mount; None: nowhere.
     """
 
@@ -43,6 +47,7 @@ class MountOptions:
     fast_loop: bool = True
     view: ViewOptions = field(default_factory=ViewOptions)
     fuse: tuple[str, ...] = ()
+    write: WriteOptions | None = None
     cache_dir: str | None = None
 
 
@@ -102,7 +107,7 @@ async def run(
         open_store(fs, location, cache_dir=options.cache_dir) as store,
         trio.open_nursery() as nursery,
     ):
-        operations = Operations(store, options.view, _spawner(nursery))
+        operations = await _operations(store, options, _spawner(nursery))
         operations.loop = loop.install(lambda: fs.in_flight > 0) if options.fast_loop else None
         _init(operations, location, mountpoint, options)
         operations.notifier.start()
@@ -112,11 +117,26 @@ async def run(
                 nursery.start_soon(_report_ready, mountpoint, fs.readahead, ready)
                 await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
                 log.info("%s: unmounted", mountpoint)
+                if isinstance(operations, WritableOperations):
+                    await operations.finish()
                 nursery.cancel_scope.cancel()
         finally:
             loop.uninstall()
             operations.notifier.stop()
             pyfuse3.close(unmount=True)
+
+
+async def _operations(
+    store: Store, options: MountOptions, spawn: Callable[[Callable[[], Awaitable[object]]], None]
+) -> Operations:
+    """The handlers, read-only or writable."""
+    names = await load_names(store)
+    if options.write is None:
+        return Operations(store, options.view, spawn, names)
+    writer = StoreWriter(store.fs, store.location, store.owner, options.write)
+    await writer.recover()
+    view = replace(options.view, writable=True)
+    return WritableOperations(store, view, spawn, writer, names)
 
 
 def _spawner(nursery: trio.Nursery) -> Callable[[Callable[[], Awaitable[object]]], None]:
@@ -132,7 +152,8 @@ def _spawner(nursery: trio.Nursery) -> Callable[[Callable[[], Awaitable[object]]
 def _init(operations: Operations, location: Location, mountpoint: str, options: MountOptions) -> None:
     name = f"{location.kind.value}:{location.root}".encode("utf-8", "backslashreplace").decode()
     name = "".join(c if c.isprintable() else "?" for c in name).replace("\\", "\\\\").replace(",", "\\,")
-    given = {f"fsname={name}", "subtype=dboxfs", "default_permissions", "ro", *options.fuse}
+    given = {f"fsname={name}", "subtype=dboxfs", "default_permissions", *options.fuse}
+    given.add("ro" if options.write is None else "rw")
     if options.allow_other:
         given.add("allow_other")
     try:

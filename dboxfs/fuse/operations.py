@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -31,6 +30,7 @@ from dboxfs.fuse.directory import Listing
 from dboxfs.fuse.errno import ErrorMap
 from dboxfs.fuse.inodes import CONTROL, ROOT, UID_MASK, Inodes
 from dboxfs.fuse.loop import LoopLowlevel
+from dboxfs.fuse.names import WrittenNames
 from dboxfs.fuse.notify import Notifier
 from dboxfs.fuse.options import ViewOptions
 from dboxfs.fuse.pushed import Pushed
@@ -43,19 +43,19 @@ PUSH_MOST = 2 << 20
 """Messages up to this many bytes are put into the kernel's cache when they are opened."""
 
 _READDIR_AHEAD = 64
-_MESSAGE = re.compile(rb"([1-9][0-9]{0,9})\.eml")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+O = TypeVar("O", bound="Operations")  # noqa: E741 - as P and R
 
 
 def handler(
-    method: Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]],
-) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]]:
+    method: Callable[Concatenate[O, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[O, P], Coroutine[Any, Any, R]]:
     """Count the request, and let nothing out but FUSEError."""
     name = method.__name__
 
-    async def answered(self: Operations, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def answered(self: O, *args: P.args, **kwargs: P.kwargs) -> R:
         self.requests[name] += 1
         try:
             return await method(self, *args, **kwargs)
@@ -89,7 +89,11 @@ class Operations(pyfuse3.Operations):
     enable_acl = False
 
     def __init__(
-        self, store: Store, options: ViewOptions, spawn: Callable[[Callable[[], Awaitable[object]]], None]
+        self,
+        store: Store,
+        options: ViewOptions,
+        spawn: Callable[[Callable[[], Awaitable[object]]], None],
+        names: WrittenNames | None = None,
     ) -> None:
         super().__init__()
         self.requests = dict.fromkeys(
@@ -101,6 +105,7 @@ class Operations(pyfuse3.Operations):
         self._store = store
         self._options = options
         self._spawn = spawn
+        self._names = names or WrittenNames()
         self._inodes = Inodes()
         self._control = control_files.Control(store, lambda: self.requests)
         self._attributes = Attributes(store, options, self._control.mounted_at)
@@ -122,6 +127,9 @@ class Operations(pyfuse3.Operations):
         inode = self._inodes.of(folder)
         for uid in delta.expunged.tolist():
             self.notifier.entry(inode, b"%d.eml" % uid, inode | uid)
+            if (name := self._names.written(folder, uid)) is not None:
+                self.notifier.entry(inode, name, inode | uid)
+        self._names.forget(folder, delta.expunged.tolist())
         changed = delta.updated if self._store.location.kind is Kind.SDBOX else delta.appended[:0]
         for uid in changed.tolist():
             self.notifier.attributes(inode | uid)
@@ -158,17 +166,22 @@ class Operations(pyfuse3.Operations):
         if parent_inode == ROOT and name == control_files.NAME:
             return self._attributes.control_dir(CONTROL)
         folder = await self._checked(parent_inode)
-        match = _MESSAGE.fullmatch(name)
-        if match is not None and folder.mailbox is not None:
-            uid = int(match[1])
-            if uid > UID_MASK or uid not in folder.mailbox:
-                raise FUSEError(errno.ENOENT)
+        uid = self._resolve(folder, name)
+        if uid is not None and folder.mailbox is not None:
             facts = await folder.mailbox.facts_of(uid)
             return self._limited(folder, self._attributes.message(parent_inode | uid, facts))
         child = folder.children.get(_decode(name))
         if child is None or child not in self._inodes:
             raise FUSEError(errno.ENOENT)
         return self._limited(folder, self._attributes.folder(child, self._inodes.of(child)))
+
+    def _resolve(self, folder: Folder, name: bytes) -> int | None:
+        """The uid of the message called *name*; None: there is none."""
+        return self._names.resolve(folder, name)
+
+    def _shown(self, folder: Folder) -> Mapping[int, bytes]:
+        """The names in a listing that differ from ``<uid>.eml``; an empty one: not listed."""
+        return self._names.shown(folder)
 
     def _limited(self, folder: Folder, entry: pyfuse3.EntryAttributes) -> pyfuse3.EntryAttributes:
         if not self._store.is_watched(folder):
@@ -269,11 +282,12 @@ class Operations(pyfuse3.Operations):
         base, after = self._inodes.of(listing.folder), len(listing.children) + 3
         entry = self._limited(listing.folder, self._attributes.template())
         long = entry.attr_timeout
-        reply = pyfuse3.readdir_reply
+        reply, shown = pyfuse3.readdir_reply, self._shown(listing.folder)
         for position, uid, state, size, received, saved in listing.rows(first):
             fill(entry, base | uid, size, received, saved)
             entry.attr_timeout = long if state & KNOWN else 0.0 if state == UNKNOWN else SHORT
-            if not reply(token, b"%d.eml" % uid, entry, position + after):
+            name = shown.get(uid, b"%d.eml" % uid) if shown else b"%d.eml" % uid
+            if name and not reply(token, name, entry, position + after):
                 return
 
     async def _wait_for_sizes(self, listing: Listing, first: int) -> None:

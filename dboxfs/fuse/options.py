@@ -10,9 +10,11 @@ class ViewOptions:
     """How files are shown.  ``uid``, ``gid``: owner, None: the store's.
 
     ``umask``: permission bits taken away.  ``separator``: between the parts of ``user.dbox.mailbox``.
+    ``writable``: the modes allow the owner to write.
     """
 
     uid: int | None = None
     gid: int | None = None
     umask: int = 0
+    writable: bool = False
     separator: str = "/"

@@ -1,0 +1,228 @@
+"""What turns written bytes into messages, and messages into other ones: saves, replacements, moves, copies.
+
+Each of these returns when the change is on disk, the mailbox has been read again, and the name is recorded.
+An inode whose message has got another uid (a replacement, a move) or has become one (an upload) stays usable:
+:meth:`Commits.follow` says what it is now.  That memory is bounded (:data:`FOLLOWED`); the kernel is told of
+every name that means something else, so it only serves those who were faster.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from pyfuse3 import FUSEError
+
+from dboxfs.errors import DboxfsError
+from dboxfs.fuse.inodes import UID_MASK, Inodes
+from dboxfs.fuse.names import NameFiles, WrittenNames
+from dboxfs.fuse.uploads import BodySource, Upload
+from dboxfs.store import Folder, Kind, Mailbox, Store
+from dboxfs.store.mailbox import FLAG_NAMES
+from dboxfs.store.writing import NewMessage, Source, StoreWriter
+
+log = logging.getLogger(__name__)
+
+FOLLOWED = 1 << 16
+"""Inodes that are followed to what has become of them."""
+
+_BITS = {name.lower(): bit for bit, name in FLAG_NAMES}
+
+
+def flag_bits(names: Iterable[str]) -> int:
+    """The bits of system flags.
+
+    :raises FUSEError: EINVAL: there is no such flag.
+    """
+    try:
+        return sum({_BITS[name.lower()] for name in names})
+    except KeyError:
+        raise FUSEError(errno.EINVAL) from None
+
+
+class Commits:
+    """See the module."""
+
+    def __init__(
+        self, store: Store, writer: StoreWriter, inodes: Inodes, names: WrittenNames, files: NameFiles
+    ) -> None:
+        self._store = store
+        self._writer = writer
+        self._inodes = inodes
+        self._names = names
+        self._files = files
+        self._became: OrderedDict[int, int] = OrderedDict()
+
+    # -- inodes --------------------------------------------------------------------------------
+
+    def follow(self, inode: int) -> int:
+        """The inode of what *inode* has become, or *inode*."""
+        seen = 0
+        while (now := self._became.get(inode)) is not None and seen < FOLLOWED:
+            inode = now
+            seen += 1
+        return inode
+
+    def became(self, inode: int, folder: Folder, uid: int) -> None:
+        """*inode* is message *uid* of *folder* now."""
+        now = self._inodes.of(folder) | uid
+        if now != inode:
+            self._became[inode] = now
+            self._became.move_to_end(inode)
+            if len(self._became) > FOLLOWED:
+                self._became.popitem(last=False)
+
+    # -- messages ------------------------------------------------------------------------------
+
+    def directory(self, folder: Folder) -> str:
+        """Where temporary files of uploads into *folder* lie."""
+        location = self._store.location
+        return location.storage if location.kind is Kind.MDBOX else location.mailbox_path(folder.name)
+
+    @staticmethod
+    def box(folder: Folder) -> Mailbox:
+        """The mailbox of a folder that can hold messages.
+
+        :raises FUSEError: EPERM: it can't.
+        """
+        if folder.mailbox is None:
+            raise FUSEError(errno.EPERM)
+        return folder.mailbox
+
+    async def commit(self, upload: Upload) -> bool:
+        """Make a message of what is not committed yet (the lock is held); False: there was nothing.
+
+        :raises Exception: nothing has changed, and nothing of it will ever be committed.
+        """
+        if not upload.dirty or upload.discarded:
+            return False
+        try:
+            old = upload.uid
+            if old is None or old not in self.box(upload.folder):
+                old = self._names.resolve(upload.folder, upload.name)
+            uid = await self.save(upload.folder, upload, upload.name, replaces=old)
+        except BaseException as exc:
+            upload.failed = upload.failed or getattr(exc, "errno", None) or errno.EIO
+            raise
+        upload.uid, upload.dirty = uid, False
+        self.became(upload.inode, upload.folder, uid)
+        return True
+
+    async def save(self, folder: Folder, upload: Upload, name: bytes, *, replaces: int | None) -> int:
+        """Save the bytes of *upload* as a message with this name; gives its uid."""
+        message = NewMessage(
+            upload.source(), upload.received, upload.flags, upload.keywords, replaces=replaces
+        )
+        return await self._save(folder, message, name)
+
+    async def redate(self, folder: Folder, uid: int, received: int) -> int:
+        """Give a message another received date: a replacement; gives the new uid."""
+        box = self.box(folder)
+        name = self._names.name(folder, uid)
+        body = await box.open(uid)
+        try:
+            source: Source = BodySource(body)
+            return await self._save(folder, NewMessage(source, received, replaces=uid), name)
+        finally:
+            body.close()
+
+    async def _save(self, folder: Folder, message: NewMessage, name: bytes) -> int:
+        saved = await self._writer.save(folder.name, [message])
+        uid = saved.uids[0]
+        if self.box(folder).guid is None:
+            await self._store.refresh_mailbox(folder)
+        try:
+            await self._named(folder, uid, name)
+        except OSError:
+            if message.replaces is None:
+                await self._take_back(folder, uid)
+            raise
+        finally:
+            await self._store.refresh_mailbox(folder)
+            if message.replaces is not None:
+                self.became(self._inodes.of(folder) | message.replaces, folder, uid)
+        return uid
+
+    async def _take_back(self, folder: Folder, uid: int) -> None:
+        """The name can't be kept, and the writer hears of that: then there shall be no message either."""
+        try:
+            await self._writer.expunge(folder.name, [uid])
+        except (DboxfsError, OSError) as exc:
+            log.error("%s: uid %d was saved, but its name can't be: %s", folder.name, uid, exc)
+
+    async def _named(self, folder: Folder, uid: int, name: bytes) -> None:
+        if name != b"%d.eml" % uid or self._names.written(folder, uid) is not None:
+            await self._files.record(self.box(folder), uid, name)
+
+    async def rename(self, folder: Folder, uid: int, name: bytes, *, over: int | None) -> None:
+        """Another name in the same mailbox; *over*: the message that had it, whose place this one takes."""
+        if over is not None:
+            await self._inherit(folder, uid, over)
+        await self._files.record(self.box(folder), uid, name)
+        if over is not None:
+            await self._expunge(folder, over)
+            self.became(self._inodes.of(folder) | over, folder, uid)
+
+    async def move(self, source: Folder, uid: int, target: Folder, name: bytes, *, over: int | None) -> int:
+        """Move a message to another mailbox; gives its uid there."""
+        copied = await self._writer.move(source.name, [uid], target.name)
+        new = copied.uids[0]
+        await self._arrived(target, new, name, over)
+        self.became(self._inodes.of(source) | uid, target, new)
+        await self._store.refresh_mailbox(source)
+        return new
+
+    async def copy(self, source: Folder, uid: int, target: Folder, name: bytes) -> int:
+        """Copy a message; gives the uid of the copy."""
+        copied = await self._writer.copy(source.name, [uid], target.name)
+        await self._arrived(target, copied.uids[0], name, None)
+        return copied.uids[0]
+
+    async def _arrived(self, folder: Folder, uid: int, name: bytes, over: int | None) -> None:
+        await self._store.refresh_mailbox(folder)
+        if over is not None:
+            await self._inherit(folder, uid, over)
+        await self._named(folder, uid, name)
+        if over is not None:
+            await self._expunge(folder, over)
+            self.became(self._inodes.of(folder) | over, folder, uid)
+
+    async def _inherit(self, folder: Folder, uid: int, old: int) -> None:
+        """*uid* takes the place of *old*, and its flags and keywords."""
+        box = self.box(folder)
+        flags = flag_bits(box.flags(old))
+        await self._writer.replace_flags(folder.name, uid, flags, list(box.keywords(old)))
+
+    async def _expunge(self, folder: Folder, uid: int) -> None:
+        await self._writer.expunge(folder.name, [uid])
+        await self._store.refresh_mailbox(folder)
+
+    async def set_flags(self, inode: int, flags: int | None, keywords: list[str] | None) -> None:
+        """Give the message behind *inode* exactly these flags, or keywords.
+
+        :raises FUSEError: EINVAL: something that can't be a keyword.
+        """
+        folder = self._inodes.folder(inode)
+        if folder is None:
+            raise FUSEError(errno.ENOENT)
+        uid = inode & UID_MASK
+        if flags is None:
+            flags = flag_bits(self.box(folder).flags(uid))
+        try:
+            await self._writer.replace_flags(folder.name, uid, flags, keywords)
+        except ValueError:
+            raise FUSEError(errno.EINVAL) from None
+        await self._store.refresh_mailbox(folder)
+
+
+def check_name(name: bytes) -> None:
+    """
+    :raises FUSEError: no file of the mount can have this name.
+    """
+    if len(name) > 255:
+        raise FUSEError(errno.ENAMETOOLONG)
+    if os.sep.encode() in name or name in (b"", b".", b"..", b".dboxfs"):
+        raise FUSEError(errno.EINVAL)

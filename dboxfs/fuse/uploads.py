@@ -1,0 +1,254 @@
+"""A file being written: bytes that are no message yet.
+
+An :class:`Upload` only ever grows at its end, or begins again from nothing.  Its bytes are in memory as long
+as it is small and all uploads together are (:class:`Budget`), then in a temporary file of the store's, which
+goes away with the upload: through the file API, so that a fast writer waits and memory stays bounded.
+
+Opened on a message that exists (*base*), it may be written
+
+* at the end: the message's bytes come first, then those that are written;
+* from offset 0 on, as ``rsync --inplace`` does: the message is written again.  This has to reach the old end,
+  or to set its own with ftruncate; a commit before that is refused, and changes nothing.
+
+Anything else is EOPNOTSUPP.  After an error nothing of it is ever committed (``failed``).
+
+Concurrency: whoever changes an upload holds ``lock``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from dataclasses import dataclass
+
+import trio
+from pyfuse3 import FUSEError
+
+from dboxfs.fsapi import CreateMode, FileSystem, Handle
+from dboxfs.fsapi.locked import settle
+from dboxfs.store import Body, Folder
+from dboxfs.store.writing import BytesSource, HandleSource, Source
+
+EACH = 256 << 10
+"""Bytes that one upload may have in memory."""
+
+ALL = 16 << 20
+"""Bytes that all uploads together may have in memory."""
+
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class BodySource:
+    """The bytes of a message that exists, for saving them again."""
+
+    body: Body
+
+    @property
+    def size(self) -> int:
+        return self.body.size
+
+    async def read(self, size: int, offset: int) -> bytes:
+        return await self.body.read(size, offset)
+
+    async def descriptor(self) -> int | None:
+        return None
+
+
+class Budget:
+    """Memory of all uploads together (bytes)."""
+
+    def __init__(self, limit: int = ALL) -> None:
+        self.used = 0
+        self._limit = limit
+
+    def take(self, size: int) -> bool:
+        """Take *size* bytes; False: there are not so many left."""
+        if self.used + size > self._limit:
+            return False
+        self.used += size
+        return True
+
+    def give(self, size: int) -> None:
+        """Give *size* bytes back."""
+        self.used -= size
+
+
+class Upload:
+    """See the module.
+
+    :ivar inode: the number under which the kernel knows it.
+    :ivar name: the name of the message to be, or of the temporary.
+    :ivar received: seconds since the epoch; None: the time of the commit.
+    :ivar uid: the message that it is, or takes the place of; None: none yet.
+    :ivar dirty: it has bytes that no commit has had.
+    :ivar failed: the errno that a write or a commit has reported; 0: none.
+    """
+
+    def __init__(
+        self, fs: FileSystem, budget: Budget, directory: str, inode: int, folder: Folder, name: bytes
+    ) -> None:
+        self.inode = inode
+        self.folder = folder
+        self.name = name
+        self.received: int | None = None
+        self.flags = 0
+        self.keywords: tuple[str, ...] = ()
+        self.uid: int | None = None
+        self.base: Body | None = None
+        self.dirty = False
+        self.failed = 0
+        self.discarded = False
+        self.handles = 0
+        self.created = int(time.time())
+        self.lock = trio.Lock()
+        self._fs = fs
+        self._budget = budget
+        self._path = os.path.join(directory, "upload")
+        self._memory = bytearray()
+        self._handle: Handle | None = None
+        self._started = False
+        self._rewriting = False
+
+    @property
+    def temporary(self) -> bool:
+        """Its name begins with a dot: it becomes a message when it is renamed."""
+        return self.name.startswith(b".")
+
+    @property
+    def size(self) -> int:
+        """Bytes that reading it gives."""
+        if self.base is not None and not self._started:
+            return self.base.size
+        return self._written
+
+    @property
+    def _written(self) -> int:
+        return len(self._memory) if self._handle is None else self._handle.size
+
+    # -- writing -------------------------------------------------------------------------------
+
+    async def write(self, data: bytes, offset: int | None) -> int:
+        """Append *data*, which the writer wants at *offset* (None: at the end, wherever that is).
+
+        :raises FUSEError: EOPNOTSUPP: that is not the end; the error of an earlier write.
+        :raises OSError: the temporary file can't be written.
+        """
+        self.check()
+        try:
+            await self._start(offset)
+            await self._append(data)
+        except FUSEError as exc:
+            self.failed = exc.errno
+            raise
+        except OSError as exc:
+            self.failed = exc.errno or errno.EIO
+            raise
+        self.dirty = True
+        return len(data)
+
+    async def _start(self, offset: int | None) -> None:
+        if not self._started and self.base is not None:
+            if offset is None or offset == self.base.size:
+                await self._copy_base()
+            elif offset == 0:
+                self._rewriting = True
+            else:
+                raise FUSEError(errno.EOPNOTSUPP)
+        elif offset is not None and offset != self._written:
+            raise FUSEError(errno.EOPNOTSUPP)
+        self._started = True
+
+    async def _copy_base(self) -> None:
+        assert self.base is not None
+        at = 0
+        while at < self.base.size:
+            piece = await self.base.read(_PIECE, at)
+            if not piece:
+                raise OSError(errno.EIO, "the message ends early")
+            await self._append(piece)
+            at += len(piece)
+
+    async def _append(self, data: bytes) -> None:
+        if self._handle is None and len(self._memory) + len(data) <= EACH and self._budget.take(len(data)):
+            self._memory += data
+            return
+        if self._handle is None:
+            self._handle = self._fs.create(self._path, CreateMode.FAIL_IF_EXISTS)
+            await self._handle.write_all(bytes(self._memory))
+            self._forget_memory()
+        await self._handle.write_all(data)
+
+    def truncate(self, size: int) -> None:
+        """ftruncate: to nothing, or to the size that it has.
+
+        :raises FUSEError: EOPNOTSUPP: to any other size.
+        """
+        self.check()
+        if size == 0:
+            self._forget_memory()
+            if self._handle is not None:
+                self._handle.rollback()
+            self._started = True
+            self._rewriting = False
+            self.dirty = False
+        elif size == self.size:
+            self._rewriting = False
+        else:
+            self.failed = errno.EOPNOTSUPP
+            raise FUSEError(errno.EOPNOTSUPP)
+
+    def check(self) -> None:
+        """
+        :raises FUSEError: an earlier write or commit has failed.
+        """
+        if self.failed:
+            raise FUSEError(self.failed)
+
+    # -- reading and the end -------------------------------------------------------------------
+
+    async def read(self, size: int, offset: int) -> bytes:
+        """Bytes at *offset*, fewer than *size* at the end."""
+        if self.base is not None and not self._started:
+            return await self.base.read(size, offset)
+        if self._handle is not None:
+            return await self._handle.read(size, offset)
+        return bytes(self._memory[offset : offset + size])
+
+    async def settle(self) -> None:
+        """Hand everything to the file system, so that its errors are known.
+
+        :raises OSError: it can't be written.
+        """
+        if self._handle is not None:
+            try:
+                await settle(self._handle)
+            except OSError as exc:
+                self.failed = exc.errno or errno.EIO
+                raise
+
+    def source(self) -> Source:
+        """The bytes, for a save.
+
+        :raises FUSEError: EOPNOTSUPP: only the beginning of a message was written over.
+        """
+        self.check()
+        if self._rewriting and self.base is not None and self._written < self.base.size:
+            self.failed = errno.EOPNOTSUPP
+            raise FUSEError(errno.EOPNOTSUPP)
+        return BytesSource(bytes(self._memory)) if self._handle is None else HandleSource(self._handle)
+
+    def _forget_memory(self) -> None:
+        self._budget.give(len(self._memory))
+        self._memory = bytearray()
+
+    def close(self) -> None:
+        """Forget everything; the temporary file is deleted."""
+        self.discarded = True
+        self._forget_memory()
+        if self._handle is not None:
+            self._handle.close()
+        if self.base is not None:
+            self.base.close()
+            self.base = None
