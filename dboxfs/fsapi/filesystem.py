@@ -34,6 +34,7 @@ from dboxfs.fsapi.writing import Writer
 R = TypeVar("R")
 
 _PEEK_BATCH = 64
+_WILLNEED_BATCH = 16
 _CLOSE_SECONDS = 2.0
 
 
@@ -229,6 +230,18 @@ class FileSystem:
         answers = await self._run_all(batches)
         return [answer for batch in answers for answer in batch]
 
+    def willneed(self, files: Sequence[tuple[str, int]]) -> None:
+        """Hint: the first *size* bytes of these files, (path, size), will be read soon.
+
+        Never fails or waits.  Only of use where the kernel keeps what was read (``driver.kernel_cached``);
+        symbolic links are left out.
+        """
+        if self._state != "running":
+            return
+        for start in range(0, len(files), _WILLNEED_BATCH):
+            op = ops.WillneedMany(tuple(files[start : start + _WILLNEED_BATCH]))
+            self.submit(op, _ignore, background=True)
+
     async def rename(self, source: str, target: str) -> None:
         """Rename; replaces an existing file.  A checkpoint; cancelled: see the module's docstring."""
         await self._run(ops.Rename(source, target))
@@ -389,3 +402,7 @@ class FileSystem:
         jobs = [self.submit(op, done) for op in batch]
         await trio.lowlevel.wait_task_rescheduled(abort)
         return [job.value() for job in jobs]
+
+
+def _ignore(job: Job[None]) -> None:
+    """What became of a hint, nobody asks."""

@@ -230,6 +230,9 @@ class MemoryDriver:
             raise os_error(errno.EINVAL, op.path)
         return node.target
 
+    def _willneed_many(self, op: ops.WillneedMany) -> None:
+        """All of it is in memory."""
+
     def _peek_many(self, op: ops.PeekMany) -> list[PeekResult | OSError]:
         answers: list[PeekResult | OSError] = []
         for request in op.requests:
@@ -280,6 +283,7 @@ class MemoryDriver:
         ops.Listdir: _listdir,
         ops.Readlink: _readlink,
         ops.PeekMany: _peek_many,
+        ops.WillneedMany: _willneed_many,
         ops.Rename: _rename,
         ops.Link: _link,
         ops.Unlink: _unlink,

@@ -180,6 +180,14 @@ class PeekMany(Op[list[PeekResult | OSError]]):
 
 
 @dataclass(frozen=True, slots=True)
+class WillneedMany(Op[None]):
+    """Bring the first bytes of files, (path, size), into the kernel's cache.  No links, no errors."""
+
+    kind: ClassVar[str] = "advise"
+    files: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Rename(Op[None]):
     """Rename; an existing file of the new name is replaced atomically."""
 

@@ -219,6 +219,18 @@ def _read_to_end(fd: int, offset: int, expected: int, limit: int) -> bytes:
     return data
 
 
+def _willneed_many(op: ops.WillneedMany) -> None:
+    for path, size in op.files:
+        try:
+            fd = os.open(path, _READ_FLAGS | os.O_NOFOLLOW)
+        except (OSError, ValueError):
+            continue  # whoever really opens it will be told
+        try:
+            os.posix_fadvise(fd, 0, size, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(fd)
+
+
 def _rename(op: ops.Rename) -> None:
     os.rename(op.source, op.target)
 
@@ -259,6 +271,7 @@ _CALLS: dict[type[Op[Any]], Callable[[Any], Any]] = {
     ops.Listdir: _listdir,
     ops.Readlink: _readlink,
     ops.PeekMany: _peek_many,
+    ops.WillneedMany: _willneed_many,
     ops.Rename: _rename,
     ops.Link: _link,
     ops.Unlink: _unlink,

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 import pyfuse3
 import trio
@@ -38,6 +39,12 @@ from dboxfs.store import KNOWN, UNKNOWN, Body, Delta, Facts, Folder, Kind, Liste
 
 SCAN_PATIENCE = 2.0
 """Seconds that a listing waits in all for sizes; the kernel asks for the others when it needs them."""
+
+SCAN_AT_ONCE = 100_000
+"""A listing doesn't begin to read the sizes of more messages than this: ``find`` needs none."""
+
+MANY_ASKED = 256
+"""When the sizes of so many messages were asked for one by one, the rest is read too."""
 
 PUSH_MOST = 2 << 20
 """Messages up to this many bytes are put into the kernel's cache when they are opened."""
@@ -116,6 +123,7 @@ class Operations(pyfuse3.Operations):
         self._next_handle = 1
         self._pushed = Pushed()
         self._scans: set[Mailbox] = set()
+        self._asked: WeakKeyDictionary[Mailbox, int] = WeakKeyDictionary()
         self._errors = ErrorMap()
         for folder in sorted(store.folders.values(), key=lambda folder: folder.name):
             self._inodes.add(folder)
@@ -220,6 +228,11 @@ class Operations(pyfuse3.Operations):
         box = self._folder(inode).mailbox
         if box is None:
             raise FUSEError(errno.ENOENT)
+        facts = box.facts.get(uid)
+        if facts is None or not facts.known:
+            self._asked[box] = asked = self._asked.get(box, 0) + 1
+            if asked == MANY_ASKED:
+                self._begin_scan(box)
         return await box.facts_of(uid)
 
     # -- directories ---------------------------------------------------------------------------
@@ -234,10 +247,14 @@ class Operations(pyfuse3.Operations):
         folder = await self._checked(inode)
         self._listings[handle] = Listing(folder)
         box = folder.mailbox
-        if box is not None and box.facts.unknown and box not in self._scans:
+        if box is not None and 0 < box.facts.unknown <= SCAN_AT_ONCE:
+            self._begin_scan(box)
+        return handle
+
+    def _begin_scan(self, box: Mailbox) -> None:
+        if box not in self._scans:
             self._scans.add(box)
             self._spawn(partial(self._scan, box))
-        return handle
 
     async def _scan(self, box: Mailbox) -> None:
         try:

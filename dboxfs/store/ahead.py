@@ -1,13 +1,17 @@
-"""Files that are opened before anybody asks for them: one bounded table for the whole store.
+"""Files that are brought ahead before anybody asks for them: one bounded table for the whole store.
 
-A walk through an sdbox mailbox opens each message's file; this opens the next ones in parallel, and asks
-for their bytes.  What nobody takes is closed when newer ones need the room, or a few seconds later, so that
-a deleted file doesn't hold its disk space and descriptors don't run out.
+A walk through an sdbox mailbox opens each message's file; this prepares the next ones in parallel.  Where
+the kernel keeps what was read, that means to open each, ask for its bytes and close it, some at a time:
+what follows finds path and bytes in the kernel's caches.  Elsewhere (storage that can't be read without
+waiting) the handle stays open here until it is taken.  What nobody takes is closed when newer ones need the
+room, or a few seconds later, so that a deleted file doesn't hold its disk space and descriptors don't run
+out.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import trio
@@ -23,12 +27,12 @@ SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    handle: Handle
+    handle: Handle | None
     since: float
 
 
 class AheadFiles:
-    """Handles by path, the oldest first."""
+    """What was brought ahead, by path, the oldest first."""
 
     def __init__(self, fs: FileSystem) -> None:
         self._fs = fs
@@ -40,33 +44,36 @@ class AheadFiles:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def open(self, path: str, willneed: int) -> None:
-        """Begin to open *path* and to read its first *willneed* bytes, unless that was done already."""
-        if path in self._waiting:
-            return
-        self.opened += 1
-        self._waiting[path] = _Waiting(
-            self._fs.open(path, willneed=willneed, nofollow=True, background=True), trio.current_time()
-        )
-        self._some.set()
+    def bring(self, files: Iterable[tuple[str, int]]) -> None:
+        """Begin to open the files and to read their first bytes, (path, size), unless that was done."""
+        wanted = [(path, size) for path, size in files if path not in self._waiting]
+        self.opened += len(wanted)
+        if self._fs.driver.kernel_cached:
+            self._fs.willneed(wanted)
+            for path, _ in wanted:
+                self._keep(path, None)
+        else:
+            for path, size in wanted:
+                self._keep(path, self._fs.open(path, willneed=size, nofollow=True, background=True))
         self.trim()
+
+    def _keep(self, path: str, handle: Handle | None) -> None:
+        self._waiting[path] = _Waiting(handle, trio.current_time())
+        self._some.set()
 
     def put(self, path: str, handle: Handle) -> None:
         """Keep *handle*, which is being opened, for whoever takes it."""
-        old = self._waiting.pop(path, None)
-        if old is not None:
-            old.handle.close()
-        self._waiting[path] = _Waiting(handle, trio.current_time())
-        self._some.set()
+        self._close(self._waiting.pop(path, None))
+        self._keep(path, handle)
         self.trim()
 
-    def take(self, path: str) -> Handle | None:
-        """The handle of *path* if there is one; the caller closes it."""
+    def take(self, path: str) -> tuple[bool, Handle | None]:
+        """Whether *path* was brought ahead, and its handle if there is one; the caller closes it."""
         waiting = self._waiting.pop(path, None)
         if waiting is None:
-            return None
+            return False, None
         self.taken += 1
-        return waiting.handle
+        return True, waiting.handle
 
     def trim(self) -> None:
         """Close what is too many or too old."""
@@ -75,8 +82,7 @@ class AheadFiles:
             path, waiting = next(iter(self._waiting.items()))
             if len(self._waiting) <= MOST and waiting.since > old:
                 return
-            del self._waiting[path]
-            waiting.handle.close()
+            self._close(self._waiting.pop(path))
 
     async def run(self) -> None:
         """Close what nobody took in time, until cancelled.  Sleeps while there is nothing."""
@@ -90,9 +96,14 @@ class AheadFiles:
     def drop(self, directory: str) -> None:
         """Close everything in *directory*."""
         for path in [path for path in self._waiting if path.rpartition("/")[0] == directory]:
-            self._waiting.pop(path).handle.close()
+            self._close(self._waiting.pop(path))
 
     def close(self) -> None:
         """Close everything."""
         while self._waiting:
-            self._waiting.popitem()[1].handle.close()
+            self._close(self._waiting.popitem()[1])
+
+    @staticmethod
+    def _close(waiting: _Waiting | None) -> None:
+        if waiting is not None and waiting.handle is not None:
+            waiting.handle.close()

@@ -145,7 +145,7 @@ class SdboxFiles:
         :raises CorruptFile: it is damaged.
         """
         for path in self._paths(uid):
-            handle = self._ahead.take(path) or self._fs.open(path, nofollow=True)
+            handle = self._ahead.take(path)[1] or self._fs.open(path, nofollow=True)
             try:
                 return Opened(handle, path, await self._open_record(handle, path), handle.close)
             except FileNotFoundError:
@@ -178,13 +178,13 @@ class SdboxFiles:
     def open_now(self, uid: int, size: int) -> PlainBody | None:
         """*uid*, known to be plain and of *size* bytes, if its file can be opened without waiting."""
         path = self._paths(uid)[0]
-        ahead = self._ahead.take(path)
+        brought, ahead = self._ahead.take(path)
         handle = ahead if ahead is not None else self._fs.open(path, nofollow=True)
         try:
             head = handle.pread_now(HEAD, 0)
         except OSError:
             head = None
-        self.ahead_pays = ahead is not None or head is None
+        self.ahead_pays = brought or head is None
         if head is None and handle.error is None:  # on its way: whoever waits for it takes it from there
             self._ahead.put(path, handle)
             return None
@@ -203,8 +203,8 @@ class SdboxFiles:
 
     def prefetch(self, uids: Uids, sizes: list[int]) -> None:
         """Open the files of *uids*, in the background, and ask for their bytes."""
-        for uid, size in zip(uids.tolist(), sizes, strict=True):
-            self._ahead.open(self._paths(uid)[0], size + HEAD + TAIL)
+        names = (self._paths(uid)[0] for uid in uids.tolist())
+        self._ahead.bring([(path, size + HEAD + TAIL) for path, size in zip(names, sizes, strict=True)])
 
     def where(self, opened: Opened) -> str:
         """``<path below the root> <offset> <bytes>``: where the record lies, for people."""
