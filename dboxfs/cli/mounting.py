@@ -20,7 +20,8 @@ from dboxfs.cli.daemon import in_background
 from dboxfs.cli.logs import log_to
 from dboxfs.cli.status import UsageError
 from dboxfs.errors import MountError
-from dboxfs.fsapi import FileSystem, ThreadsDriver
+from dboxfs.fsapi import FileSystem, Ksm, choose_driver
+from dboxfs.fsapi.select import CHOICES
 from dboxfs.fuse import MountOptions, ViewOptions, check_mountpoint, run
 from dboxfs.store import Location, parse_location
 from dboxfs.store.writing import Eol, Fsync, LockMethod, Neighbour, WriteOptions
@@ -91,6 +92,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument(
         "--workers", type=_positive, default=10, metavar="N", help="worker threads (default 10)"
+    )
+    parser.add_argument(
+        "--io", choices=CHOICES, default="auto", help="how to reach the disk (default auto, which is threads)"
+    )
+    parser.add_argument(
+        "--ksm", action="store_true", help="have the kernel keep equal pages of the cache's memory once"
     )
     parser.add_argument("--readahead", type=_bytes, default=1 << 20, metavar="BYTES", help="default 1M")
     parser.add_argument(
@@ -247,11 +254,12 @@ def _serve(
     ready: Callable[[], None],
 ) -> int:
     async def main() -> None:
-        driver = ThreadsDriver(workers=arguments.workers)
+        driver = choose_driver(arguments.io, arguments.workers)
         async with FileSystem(
             driver,
             readahead=arguments.readahead,
             cache_size=arguments.cache_size,
+            ksm=Ksm() if arguments.ksm else None,
             sync=options.write is None or options.write.durable,
         ) as fs:
             await run(fs, location, mountpoint, options, ready)
