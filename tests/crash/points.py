@@ -19,14 +19,14 @@ from __future__ import annotations
 
 import subprocess
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Set
 from dataclasses import dataclass
 
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.store import parse_location
 from dboxfs.store.writing import Neighbour, NewMessage, StoreWriter, WriteOptions
-from tests.live.dovecot import Account, Dovecot
+from tests.live.dovecot import Account, Dovecot, parse_pager
 
 EXPECTED = (
     "Rebuilding index",
@@ -43,20 +43,29 @@ Key = tuple[str, bytes]
 """A message's mailbox and text."""
 
 
+Contents = dict[str, list[tuple[bytes, int, str, str]]]
+"""By mailbox: text, uid, guid, flags and keywords of every message."""
+
+Acknowledge = Callable[[str, bytes], None]
+"""To be called with the mailbox and text of a message when its save has been acknowledged."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """A change of a store.
 
     ``prepare`` is done by Dovecot.  ``together``: sets of places of which one at least must hold the message.
+    ``ours_first``: dboxfs opens what is left before Dovecot does.
     """
 
     name: str
     driver: str
     options: WriteOptions
     prepare: Callable[[Account], None]
-    change: Callable[[StoreWriter, FileSystem], Awaitable[object]]
+    change: Callable[[StoreWriter, FileSystem, Acknowledge], Awaitable[object]]
     together: tuple[frozenset[Key], ...] = ()
     suffix: str = ""
+    ours_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,7 @@ class Template:
     account: Account
     before: Counter[Key]
     after: Counter[Key]
-    kept: dict[Key, tuple[int, str, str, str]]
+    kept: dict[Key, tuple[int, str, str]]
     operations: list[str]
 
     def points(self) -> Iterator[Point]:
@@ -104,15 +113,18 @@ class _Recorder(FaultsDriver):
         return super().submit(op, done, background=background)
 
 
-def contents(account: Account) -> dict[str, list[tuple[bytes, int, str, str, str]]]:
-    """Every message: text, uid, guid, flags, keywords."""
-    return {
-        name: [(m.text, m.uid, m.guid, m.flags, m.keywords) for m in account.fetch(name)]
-        for name in account.status()
-    }
+def contents(account: Account) -> Contents:
+    """Every message of every mailbox: text, uid, guid, flags and keywords."""
+    fields = "mailbox uid guid flags size.physical text"
+    out = account.dovecot.doveadm("-f", "pager", "fetch", "-u", account.name, fields, "all")
+    found: Contents = {}
+    for values, text in parse_pager(out):
+        flags = " ".join(sorted(set(values["flags"].split()) - {"\\Recent"}))
+        found.setdefault(values["mailbox"], []).append((text, int(values["uid"]), values["guid"], flags))
+    return found
 
 
-def counted(found: dict[str, list[tuple[bytes, int, str, str, str]]]) -> Counter[Key]:
+def counted(found: Contents) -> Counter[Key]:
     return Counter((name, row[0]) for name, rows in found.items() for row in rows)
 
 
@@ -124,17 +136,23 @@ def clone(dovecot: Dovecot, scenario: Scenario, template: Account) -> Account:
     return account
 
 
-async def run(scenario: Scenario, account: Account, driver: FaultsDriver) -> bool:
-    """Make the change; whether it was acknowledged."""
+async def run(scenario: Scenario, account: Account, driver: FaultsDriver) -> tuple[bool, set[Key]]:
+    """Make the change; whether it was acknowledged as a whole, and of which messages it was."""
     where = parse_location(account.location)
+    acknowledged: set[Key] = set()
+
+    def acknowledge(name: str, text: bytes) -> None:
+        if not driver.crashed:  # else it is a message of a process that is dead
+            acknowledged.add((name, text))
+
     try:
         async with FileSystem(driver) as fs:
             owner = account.root.stat()
-            await scenario.change(StoreWriter(fs, where, owner, scenario.options), fs)
-    except (OSError, DboxfsError):
+            await scenario.change(StoreWriter(fs, where, owner, scenario.options), fs, acknowledge)
+    except* (OSError, DboxfsError):
         if not driver.crashed:
             raise
-    return not driver.crashed
+    return not driver.crashed, acknowledged
 
 
 async def template(dovecot: Dovecot, scenario: Scenario) -> Template:
@@ -144,7 +162,8 @@ async def template(dovecot: Dovecot, scenario: Scenario) -> Template:
     before = contents(account)
     copy = clone(dovecot, scenario, account)
     recorder = _Recorder()
-    assert await run(scenario, copy, recorder)
+    whole, _ = await run(scenario, copy, recorder)
+    assert whole
     after = contents(copy)
     first = {(name, row[0]): row[1:] for name, rows in before.items() for row in rows}
     last = {(name, row[0]): row[1:] for name, rows in after.items() for row in rows}
@@ -156,17 +175,18 @@ async def crash(dovecot: Dovecot, scenario: Scenario, made: Template, point: Poi
     """Let the writer die at *point* and check what is left; whether the change was acknowledged before."""
     account = clone(dovecot, scenario, made.account)
     driver = FaultsDriver(ThreadsDriver(1), point.plan(), depth=1)
-    acknowledged = await run(scenario, account, driver)
+    whole, parts = await run(scenario, account, driver)
     where = f"{scenario.name}: {point}, after {made.operations[max(point.nth - 1, 0)]}"
+    acknowledged = made.after.keys() | made.before.keys() if whole else parts
     extra: Counter[Key] = Counter()
     # Dovecot takes a torn log for damaged, also one that it tore itself: it needs us to be first.
-    if point.torn or scenario.options.neighbour is Neighbour.ALONE:
+    if point.torn or scenario.ours_first or scenario.options.neighbour is Neighbour.ALONE:
         extra = await _go_on(account, scenario, extra)
     check(account, scenario, made, acknowledged, extra, where)
     extra = await _go_on(account, scenario, extra)
     account.force_resync()
     check(account, scenario, made, acknowledged, extra, f"{where}, after force-resync")
-    return acknowledged
+    return whole
 
 
 async def _go_on(account: Account, scenario: Scenario, extra: Counter[Key]) -> Counter[Key]:
@@ -185,7 +205,7 @@ def check(
     account: Account,
     scenario: Scenario,
     made: Template,
-    acknowledged: bool,
+    acknowledged: Set[Key],
     extra: Counter[Key],
     where: str,
 ) -> None:
@@ -194,7 +214,7 @@ def check(
     have = counted(found)
     for key in have.keys() | made.before.keys() | made.after.keys() | extra.keys():
         low, high = sorted((made.before[key], made.after[key]))
-        if acknowledged:
+        if key in acknowledged:
             low = high = made.after[key]
         count = have[key]
         assert low + extra[key] <= count <= high + extra[key], (

@@ -10,16 +10,25 @@ import os
 import pytest
 import trio
 
-from dboxfs.fsapi import FileSystem
-from dboxfs.store.writing import HandleSource, Neighbour, NewMessage, StoreWriter, WriteOptions
-from tests.crash.points import EXPECTED, Scenario, crash, template
+from dboxfs.errors import DboxfsError
+from dboxfs.fsapi import FaultsDriver, FileSystem, Permissions, ThreadsDriver
+from dboxfs.store import Kind, Location
+from dboxfs.store.writing import (
+    HandleSource,
+    Neighbour,
+    NewMessage,
+    StoreWriter,
+    WriteOptions,
+    init_store,
+)
+from tests.crash.points import EXPECTED, Acknowledge, Point, Scenario, crash, template
 from tests.live.dovecot import Account, Dovecot
 from tests.store_writing.stores import body
 
 pytestmark = pytest.mark.expected_log(*EXPECTED)
 
 EVERY = os.environ.get("DBOXFS_CRASH") == "all"
-SOME = 4
+SOME = 2
 
 
 def three_messages(account: Account) -> None:
@@ -30,15 +39,15 @@ def three_messages(account: Account) -> None:
     account.doveadm("flags add", r"\Seen $Label1", "mailbox", "INBOX", "uid", "2")
 
 
-async def save_one(writer: StoreWriter, fs: FileSystem) -> None:
+async def save_one(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
     await writer.save("INBOX", [NewMessage(body(100), flags=8, keywords=("new",))])
 
 
-async def save_many(writer: StoreWriter, fs: FileSystem) -> None:
+async def save_many(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
     await writer.save("INBOX", [NewMessage(body(n)) for n in range(100, 104)])
 
 
-async def save_large(writer: StoreWriter, fs: FileSystem) -> None:
+async def save_large(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
     temporary = fs.create(os.path.join(writer.location.root, "mailboxes/INBOX/dbox-Mails/new"))
     await temporary.write_all(body(100, 50_000))
     try:
@@ -47,48 +56,83 @@ async def save_large(writer: StoreWriter, fs: FileSystem) -> None:
         await temporary.aclose()
 
 
-async def save_together(writer: StoreWriter, fs: FileSystem) -> None:
+async def save_together(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
+    async def save(name: str, text: bytes) -> None:
+        await writer.save(name, [NewMessage(text)])
+        acknowledge(name, text)
+
     async with trio.open_nursery() as nursery:
         for n in range(3):
-            nursery.start_soon(writer.save, "INBOX", [NewMessage(body(100 + n))])
-            nursery.start_soon(writer.save, "Work", [NewMessage(body(200 + n))])
+            nursery.start_soon(save, "INBOX", body(100 + n))
+            nursery.start_soon(save, "Work", body(200 + n))
 
 
-async def replace(writer: StoreWriter, fs: FileSystem) -> None:
+async def replace(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
     await writer.save("INBOX", [NewMessage(body(100), replaces=2)])
 
 
-async def expunge(writer: StoreWriter, fs: FileSystem) -> None:
+async def expunge(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
     await writer.expunge("INBOX", [1, 3])
 
 
-async def copy(writer: StoreWriter, fs: FileSystem) -> None:
+async def copy(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
     await writer.copy("INBOX", [1, 2], "Work")
 
 
-async def move(writer: StoreWriter, fs: FileSystem) -> None:
+async def move(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
     await writer.move("INBOX", [1, 2], "Work")
 
 
-async def flags(writer: StoreWriter, fs: FileSystem) -> None:
+async def flags(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
     await writer.set_flags("INBOX", [1, 2], add=2)
     await writer.set_keywords("INBOX", [1, 2], add=["a", "b"])
 
 
-async def create(writer: StoreWriter, fs: FileSystem) -> None:
+async def create(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
     await writer.create_mailbox("New/Deep")
 
 
-async def delete(writer: StoreWriter, fs: FileSystem) -> None:
+async def delete(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
     await writer.delete_mailbox("Work")
 
 
-async def rename(writer: StoreWriter, fs: FileSystem) -> None:
+async def rename(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
     await writer.rename_mailbox("Work", "Else/Where")
 
 
-async def subscribe(writer: StoreWriter, fs: FileSystem) -> None:
+async def subscribe(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
     await writer.subscribe("Work")
+
+
+async def purge(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
+    await writer.purge()
+
+
+async def maintain(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
+    await writer.maintain()
+
+
+async def rewrite(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
+    await writer.save("INBOX", [NewMessage(body(100))])
+
+
+def with_dead_messages(account: Account) -> None:
+    three_messages(account)
+    for n in range(20, 24):
+        account.save(body(n, 3000))
+    account.doveadm("copy", "Work", "mailbox", "INBOX", "uid", "4:5")
+    account.doveadm("expunge", "mailbox", "INBOX", "uid", "2,4,6")
+
+
+def with_leftovers(account: Account) -> None:
+    three_messages(account)
+    directory = account.root / "mailboxes/INBOX/dbox-Mails"
+    if account.location.startswith("sdbox"):
+        os.link(directory / "u.3", directory / "keep")
+        account.doveadm("expunge", "mailbox", "INBOX", "uid", "3")
+        os.rename(directory / "keep", directory / "u.3")
+    old = directory / ".temp.1.P1Q1M1.host"
+    old.write_bytes(b"left over")
 
 
 BETWEEN = tuple(frozenset({("INBOX", body(n)), ("Work", body(n))}) for n in range(3))
@@ -117,10 +161,30 @@ SCENARIOS = [
         three_messages,
         change,
         together,
+        ours_first=change is delete,  # Dovecot complains of a mailbox that is half deleted, whoever did it
     )
     for change, together in CHANGES
     for driver in ("sdbox", "mdbox")
     for neighbour in Neighbour
+]
+
+
+ALONE = WriteOptions(Neighbour.ALONE)
+SCENARIOS += [
+    Scenario("purge-mdbox-alone", "mdbox", ALONE, with_dead_messages, purge),
+    Scenario("maintain-sdbox-alone", "sdbox", ALONE, with_leftovers, maintain),
+    Scenario("maintain-mdbox-alone", "mdbox", ALONE, with_leftovers, maintain),
+    *(
+        Scenario(
+            f"{name}-{driver}-alone",
+            driver,
+            WriteOptions(Neighbour.ALONE, rewrite_after=100, rotate_log=size),
+            three_messages,
+            rewrite,
+        )
+        for name, size in (("rewrite", 1 << 20), ("rotate", 200))
+        for driver in ("sdbox", "mdbox")
+    ),
 ]
 
 
@@ -132,3 +196,25 @@ async def test_a_crash(dovecot: Dovecot, points: dict[str, int], scenario: Scena
     for point in chosen:
         await crash(dovecot, scenario, made, point)
     points[scenario.name] = len(chosen)
+
+
+@pytest.mark.parametrize("driver", ["sdbox", "mdbox"])
+async def test_a_crash_while_a_store_is_made(dovecot: Dovecot, points: dict[str, int], driver: str) -> None:
+    count = 0
+    while True:
+        account = dovecot.account(f"{driver}:{{home}}/mail")
+        kind = Kind.MDBOX if driver == "mdbox" else Kind.SDBOX
+        faults = FaultsDriver(ThreadsDriver(1), Point(count).plan(), depth=1)
+        entry = account.home.stat()
+        try:
+            async with FileSystem(faults) as fs:
+                permissions = Permissions(0o700, entry.st_gid, entry.st_uid)
+                await init_store(fs, Location(kind, str(account.root)), permissions)
+        except (OSError, DboxfsError):
+            assert faults.crashed
+        account.save(body(1))
+        assert [m.text for m in account.fetch()] == [body(1)]
+        if not faults.crashed:
+            break
+        count += 1 if EVERY else 5
+    points[f"init-{driver}"] = count

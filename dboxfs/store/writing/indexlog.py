@@ -44,7 +44,7 @@ from dboxfs.index.reader import Action, decide, load
 from dboxfs.index.state import IndexState
 from dboxfs.store.indexfiles import IndexFiles
 from dboxfs.store.writing.disk import AppendFile, Disk
-from dboxfs.store.writing.locks import DOTLOCK_STALE, lock_log, take_exclusive, unlock_log
+from dboxfs.store.writing.locks import DOTLOCK_STALE, link_exclusive, lock_log, unlock_log
 
 _IN_THREAD = 1 << 20
 
@@ -237,22 +237,27 @@ async def index_exists(disk: Disk, index: IndexLog) -> bool:
     return await disk.exists(index.log_path)
 
 
-async def new_log(disk: Disk, index: IndexLog, header: LogHeader, records: bytes) -> bool:
+async def new_log(disk: Disk, index: IndexLog, header: LogHeader, records: bytes, *, contended: bool) -> bool:
     """Make a log with its first records; nobody ever sees a part of it.  False: there is one already.
 
-    Steps: create ``.newlock``, append, sync, link to the log's name, unlink ``.newlock``, sync the directory.
-    """
+    It is written under a temporary name and linked to its own.
 
-    file = await take_exclusive(disk, index.log_path + ".newlock", DOTLOCK_STALE)
+    :param contended: others may be about to make it too: hold Dovecot's lock for that, ``.newlock``.
+    """
+    file = await disk.create_temporary(index.directory)
+    names = [file.path]
     try:
         await file.append(encode_log_header(header) + records)
         await file.sync()
+        if contended:
+            await link_exclusive(disk, file.path, index.log_path + ".newlock", DOTLOCK_STALE)
+            names.insert(0, index.log_path + ".newlock")
         try:
             await disk.run(ops.Link(file.path, index.log_path))
         except FileExistsError:
             return False
     finally:
         await file.close()
-        await disk.discard([file.path])
+        await disk.discard(names)
     await disk.sync_dir(index.directory)
     return True

@@ -194,8 +194,22 @@ async def take_exclusive(disk: Disk, path: str, stale: float) -> AppendFile:
         try:
             return await disk.create(path)
         except FileExistsError:
-            found = await disk.stat(path)
-            if found is not None and time.time() - found.st_mtime > stale:
-                await disk.unlink(path)
-            else:
-                await patience.wait()
+            await _wait_or_break(disk, path, stale, patience)
+
+
+async def link_exclusive(disk: Disk, source: str, path: str, stale: float) -> None:
+    """As :func:`take_exclusive`, for a file that is whole already: give it the lock's name too."""
+    patience = _Patience(path, disk.options.lock_timeout)
+    while True:
+        try:
+            return await disk.run(ops.Link(source, path))
+        except FileExistsError:
+            await _wait_or_break(disk, path, stale, patience)
+
+
+async def _wait_or_break(disk: Disk, path: str, stale: float, patience: _Patience) -> None:
+    found = await disk.stat(path)
+    if found is not None and time.time() - found.st_mtime > stale:
+        await disk.unlink(path)
+    else:
+        await patience.wait()

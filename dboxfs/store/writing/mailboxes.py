@@ -20,6 +20,7 @@ from dboxfs.index.log import RecordType, encode_record
 from dboxfs.store.names import decode_mutf7
 from dboxfs.store.writing import records
 from dboxfs.store.writing.errors import InvalidName, MailboxExists, MailboxInUse
+from dboxfs.store.writing.indexlog import IndexLog
 from dboxfs.store.writing.locks import tree_lock
 from dboxfs.store.writing.newindex import make_mailbox_index
 from dboxfs.store.writing.work import Work
@@ -43,6 +44,7 @@ class MailboxTree:
         self._disk = work.disk
         self._location = work.location
         self._expunge_all = expunge_all
+        self._trash = os.path.join(self._location.root, TRASH)
         self._list_directory = self._location.index or self._location.root
 
     @asynccontextmanager
@@ -65,15 +67,39 @@ class MailboxTree:
         self._check_name(name)
         async with self._locked():
             path = self._location.mailbox_path(name)
-            await self._disk.make_dirs(os.path.dirname(path))
-            if not await self._disk.mkdir(path):
+            if await self._disk.exists(path):
                 raise MailboxExists(f"{name}: the mailbox exists")
-            index = self._work.index(name)
-            index.forget()
-            await self._disk.make_dirs(index.directory)
-            await make_mailbox_index(self._disk, self._location, index)
+            self._work.index(name).forget()
+            if self._location.index is None:
+                await self._create_whole(name, path)
+            else:
+                await self._create_apart(name, path)
             await self._sync_parents(path)
         self._work.count("mailboxes")
+
+    async def _create_whole(self, name: str, path: str) -> None:
+        """The index lies in the mailbox's directory: make that out of sight, and give it its name."""
+        staging = os.path.join(self._trash, uuid.uuid4().hex)
+        await self._disk.make_dirs(staging)
+        try:
+            index = IndexLog(self._disk, staging, "dovecot.index", name)
+            await make_mailbox_index(self._disk, self._location, index, contended=False)
+            await self._disk.make_dirs(os.path.dirname(path))
+            await self._disk.run(ops.Rename(staging, path))
+        except OSError:
+            await self._disk.attempt(self._remove_tree(staging))
+            raise
+        finally:
+            await self._disk.attempt(self._remove_if_empty(self._trash))
+
+    async def _create_apart(self, name: str, path: str) -> None:
+        """The index lies elsewhere: with it the mailbox exists."""
+        index = self._work.index(name)
+        await self._disk.make_dirs(index.directory)
+        made = await make_mailbox_index(self._disk, self._location, index, contended=False)
+        await self._disk.make_dirs(path)
+        if not made:
+            raise MailboxExists(f"{name}: the mailbox exists")
 
     async def _sync_parents(self, path: str) -> None:
         """Make the names that lead to *path* durable."""
@@ -158,7 +184,7 @@ class MailboxTree:
 
     async def _remove_mailbox(self, name: str, path: str) -> None:
         """Put the mailbox out of sight, then take it apart: also in alt, control and index trees."""
-        trash = os.path.join(self._location.root, TRASH)
+        trash = self._trash
         await self._remove_tree(trash, itself=False)
         await self._disk.mkdir(trash)
         if await self._disk.exists(path):
@@ -192,7 +218,11 @@ class MailboxTree:
         if itself:
             await self._remove_if_empty(path)
 
-    async def _remove_if_empty(self, path: str) -> bool:
+    async def _remove_if_empty(self, path: str) -> None:
+        await self._was_empty(path)
+
+    async def _was_empty(self, path: str) -> bool:
+        """Remove a directory if there is nothing in it."""
         try:
             await self._disk.run(ops.Rmdir(path))
         except OSError as exc:
@@ -244,7 +274,7 @@ class MailboxTree:
 
     async def _remove_empty_parents(self, tree: str, name: str) -> None:
         parent = os.path.dirname(name)
-        while parent and await self._remove_if_empty(os.path.join(tree, parent)):
+        while parent and await self._was_empty(os.path.join(tree, parent)):
             parent = os.path.dirname(parent)
 
     # -- the list index ----------------------------------------------------------------------------------

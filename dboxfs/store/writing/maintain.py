@@ -35,6 +35,7 @@ TEMPORARY_AGE = 36 * 3600
 """Seconds after which a temporary file belongs to nobody (dbox-files section 5)."""
 
 Expunge = Callable[[str, list[int]], Awaitable[list[int]]]
+Delete = Callable[[str], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -46,22 +47,31 @@ class Maintained:
     removed: int = 0
 
 
-async def recover(work: Work) -> int:
-    """Cut off what was never finished; gives the number of logs that had such an end.
+async def recover(work: Work, delete: Delete) -> int:
+    """End what an earlier writer began; gives the number of logs and files that had an unfinished end.
 
     A mailbox that can't be read is left to whoever opens it.
+
+    :param delete: deletes a mailbox; called for those that are marked as deleted and still there.
     """
     cut = 0
-    names = await selectable(work)
-    indexes = [work.index(name) for name in names]
+    indexes = []
+    for name in await selectable(work):
+        if await _is_deleted(work, name):
+            await delete(name)
+        else:
+            indexes.append(work.index(name))
     if work.mdbox:
         indexes.append(work.map)
     indexes.append(work.list_index())
     for index in indexes:
         try:
-            if await _has_garbage(work, index):
+            stale = work.options.alone and await work.disk.exists(index.log_path + ".newlock")
+            if stale or await _has_garbage(work, index):
                 async with index.locked(deleted_ok=True):
                     cut += 1
+                    if stale:  # whoever made it held this lock, and died
+                        await work.disk.unlink(index.log_path + ".newlock")
         except (DboxfsError, OSError) as error:
             log.warning("%s: not looked at: %s", index.what, error)
     if work.mdbox and await work.disk.exists(work.map.log_path):
@@ -69,6 +79,13 @@ async def recover(work: Work) -> int:
             pass
         cut += await cut_torn_records(work)
     return cut
+
+
+async def _is_deleted(work: Work, name: str) -> bool:
+    try:
+        return (await work.index(name).peek()).deleted
+    except (DboxfsError, OSError):
+        return False  # damaged, or without an index: no reason to delete anything
 
 
 async def _has_garbage(work: Work, index: IndexLog) -> bool:
@@ -81,13 +98,14 @@ async def _has_garbage(work: Work, index: IndexLog) -> bool:
     return reader.state is not None and now is not None and now.st_size > reader.state.head_offset
 
 
-async def maintain(work: Work, expunge: Expunge) -> Maintained:
+async def maintain(work: Work, expunge: Expunge, delete: Delete) -> Maintained:
     """Do everything that is due; see the module.
 
     :param expunge: executes expunges, and requests, of one mailbox.
+    :param delete: as for :func:`recover`.
     """
     done = Maintained()
-    done.recovered += await recover(work)
+    done.recovered += await recover(work, delete)
     for name in await selectable(work):
         try:
             done.expunged += len(await expunge(name, []))

@@ -27,14 +27,17 @@ _ATTEMPTS = 10
 _FIRST_SEQ = 2
 
 
-async def make_map(disk: Disk, location: Location, index: IndexLog) -> None:
-    """Make ``storage/`` and an empty map; nothing happens where there is one."""
+async def make_map(disk: Disk, location: Location, index: IndexLog, *, contended: bool = True) -> None:
+    """Make ``storage/`` and an empty map; nothing happens where there is one.
+
+    :param contended: others may be making it at the same time.
+    """
     await disk.make_dirs(location.storage)
     await disk.make_dirs(index.directory)
     now = int(time.time())
     body = payload.header_update(24, struct.pack("<I", now))
     records = encode_record(RecordType.HEADER_UPDATE, body, external=True)
-    await new_log(disk, index, _log_header(now), records)
+    await new_log(disk, index, _log_header(now), records, contended=contended)
 
 
 async def map_uid_validity(disk: Disk, location: Location) -> int:
@@ -48,8 +51,11 @@ async def map_uid_validity(disk: Disk, location: Location) -> int:
     return found.uid_validity
 
 
-async def make_mailbox_index(disk: Disk, location: Location, index: IndexLog) -> bool:
-    """Make the log of a mailbox whose directories are there; False: there is one already."""
+async def make_mailbox_index(disk: Disk, location: Location, index: IndexLog, *, contended: bool) -> bool:
+    """Make the log of a mailbox whose directories are there; False: there is one already.
+
+    :param contended: others may be making it at the same time.
+    """
     mdbox = location.kind is Kind.MDBOX
     map_validity = await map_uid_validity(disk, location) if mdbox else 0
     uid_validity = await next_uid_validity(disk, location)
@@ -65,7 +71,7 @@ async def make_mailbox_index(disk: Disk, location: Location, index: IndexLog) ->
             encode_record(RecordType.HEADER_UPDATE, validity, external=True),
         ]
     )
-    return await new_log(disk, index, _log_header(int(time.time())), records)
+    return await new_log(disk, index, _log_header(int(time.time())), records, contended=contended)
 
 
 def _log_header(now: int) -> LogHeader:

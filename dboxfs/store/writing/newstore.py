@@ -42,13 +42,13 @@ async def init_store(
         if path is not None:
             await work.disk.make_dirs(path)
     if work.mdbox:
-        await make_map(work.disk, location, work.map)
+        await make_map(work.disk, location, work.map, contended=False)
     inbox = location.mailbox_path("INBOX")
     await work.disk.make_dirs(location.tree)
     await work.disk.make_dirs(inbox)
     index = work.index("INBOX")
     await work.disk.make_dirs(index.directory)
-    await make_mailbox_index(work.disk, location, index)
+    await make_mailbox_index(work.disk, location, index, contended=False)
     for path in (os.path.dirname(inbox), location.tree, location.root):
         await work.disk.sync_dir(path)
 

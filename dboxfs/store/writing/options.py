@@ -46,6 +46,8 @@ class WriteOptions:
     :param lock_timeout: seconds to wait for a lock before StoreBusy.
     :param rotate_size: mdbox: bytes that an ``m.N`` may have; a larger message gets a file of its own.
     :param memory_limit: bytes up to which a message is put together in memory.
+    :param rewrite_after: bytes by which a log grows before ``dovecot.index`` is rewritten (ALONE).
+    :param rotate_log: bytes of a log before a new one is begun (ALONE).
     """
 
     neighbour: Neighbour = Neighbour.DOVECOT
@@ -55,6 +57,8 @@ class WriteOptions:
     lock_timeout: float = 60.0
     rotate_size: int = 10 << 20
     memory_limit: int = 256 << 10
+    rewrite_after: int = 32 << 10
+    rotate_log: int = 1 << 20
 
     @property
     def alone(self) -> bool:

@@ -1,7 +1,7 @@
 """Rewriting ``dovecot.index`` and rotating its log, where no Dovecot does (PROTOCOL section 10).
 
 Both happen under the log's lock, at the end of a change.  The snapshot is rewritten when the log has grown
-by :data:`REWRITE_AFTER` and by a quarter of what a snapshot takes to write, so that many small changes of a
+by ``rewrite_after`` and by a quarter of what a snapshot takes to write, so that many small changes of a
 large mailbox don't cost a rewrite each.
 """
 
@@ -14,13 +14,10 @@ from dboxfs.fsapi.lock_ops import LockKind
 from dboxfs.index.base import encode_index
 from dboxfs.index.log import LogHeader, encode_log_header
 from dboxfs.store.writing.indexlog import IndexLog
-from dboxfs.store.writing.locks import DOTLOCK_STALE
 from dboxfs.store.writing.options import LockMethod
 
-REWRITE_AFTER = 32 << 10
-ROTATE_SIZE = 1 << 20
-ROTATE_OLD_SIZE = 32 << 10
 ROTATE_AGE = 300
+"""Seconds after which a log is old enough for a new one, when the snapshot is rewritten anyway."""
 
 
 async def tidy(index: IndexLog) -> None:
@@ -38,7 +35,7 @@ def _rewrite_is_due(index: IndexLog) -> bool:
     state = index.state
     seq, head = index.snapshot_head
     grown = state.head_offset - (head if seq == state.log_file_seq else 0)
-    return grown > max(REWRITE_AFTER, len(state) * state.record_size // 4)
+    return grown > max(index.disk.options.rewrite_after, len(state) * state.record_size // 4)
 
 
 def _rotation_is_due(index: IndexLog) -> bool:
@@ -47,7 +44,7 @@ def _rotation_is_due(index: IndexLog) -> bool:
         return False
     age = time.time() - index.header.create_stamp
     size = state.head_offset
-    return size > ROTATE_SIZE or (size > ROTATE_OLD_SIZE and age > ROTATE_AGE and _rewrite_is_due(index))
+    return size > index.disk.options.rotate_log or (age > ROTATE_AGE and _rewrite_is_due(index))
 
 
 async def rewrite(index: IndexLog, *, log2_rotate_time: int | None = None) -> None:
@@ -63,9 +60,12 @@ async def rewrite(index: IndexLog, *, log2_rotate_time: int | None = None) -> No
 async def rotate(index: IndexLog) -> None:
     """Begin a new log; the locked one becomes ``.log.2``.  Afterwards the new one is locked.
 
-    Nothing happens if another program is making a log just now.
+    A reader needs a snapshot that belongs to one of the two, at every moment: if there is none, it is
+    written first.
     """
     state, disk = index.state, index.disk
+    if index.snapshot_head[0] != state.log_file_seq:
+        await rewrite(index)
     now = int(time.time())
     header = LogHeader(
         indexid=state.indexid,
@@ -76,11 +76,8 @@ async def rotate(index: IndexLog) -> None:
         initial_modseq=state.highest_modseq,
     )
     newlock, older = index.log_path + ".newlock", index.log_path + ".2"
-    await _remove_stale(index, newlock)
-    try:
-        file = await disk.create(newlock)
-    except FileExistsError:
-        return
+    await disk.unlink(newlock)  # whoever made it held this log's lock, and died
+    file = await disk.create(newlock)
     try:
         await file.append(encode_log_header(header))
         await file.sync()
@@ -96,9 +93,3 @@ async def rotate(index: IndexLog) -> None:
         raise
     await index.follow_rotation(file, header)
     await rewrite(index, log2_rotate_time=now)
-
-
-async def _remove_stale(index: IndexLog, newlock: str) -> None:
-    found = await index.disk.stat(newlock)
-    if found is not None and time.time() - found.st_mtime > DOTLOCK_STALE:
-        await index.disk.unlink(newlock)

@@ -113,7 +113,7 @@ class Work:
         if not await self.disk.exists(self.location.mailbox_path(name)):
             raise NoSuchMailbox(f"{name}: no such mailbox")
         await self.disk.make_dirs(index.directory)
-        await make_mailbox_index(self.disk, self.location, index)
+        await make_mailbox_index(self.disk, self.location, index, contended=True)
 
     def header(self, index: IndexLog) -> MailboxHeader:
         """The dbox header of a locked mailbox.

@@ -23,7 +23,8 @@ goes on to its end first.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 
 from dboxfs.errors import NoSuchMessage, Unsupported
 from dboxfs.fsapi import FileSystem
@@ -217,7 +218,7 @@ class StoreWriter:
         """
         if self._work.mdbox and self.options.alone:
             await finish_journal(self._work)
-        return await recover(self._work)
+        return await recover(self._work, self._tree.delete)
 
     async def maintain(self) -> Maintained:
         """What has to be done now and then where no Dovecot does it.
@@ -228,7 +229,7 @@ class StoreWriter:
             raise Unsupported("next to a Dovecot only Dovecot cleans up")
         if self._work.mdbox:
             await finish_journal(self._work)
-        return await maintain(self._work, self._execute_expunge)
+        return await maintain(self._work, self._execute_expunge, self._tree.delete)
 
     async def purge(self, *, dry_run: bool = False, report: Report | None = None) -> Purged:
         """mdbox: give back the bytes of messages that no mailbox has.
@@ -238,6 +239,12 @@ class StoreWriter:
         :raises Unsupported: an sdbox, or a Dovecot may be beside.
         """
         return await purge(self._work, dry_run=dry_run, report=report)
+
+    @asynccontextmanager
+    async def held(self, name: str) -> AsyncIterator[None]:
+        """Hold the lock of a mailbox: nobody changes it meanwhile, also not this writer."""
+        async with self._work.mailbox(name):
+            yield
 
     # -- statistics --------------------------------------------------------------------------------------
 
