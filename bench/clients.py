@@ -145,6 +145,13 @@ def memory_of(pid: int) -> int:
     raise BenchError(f"process {pid} has gone")
 
 
+def load(directory: Path) -> None:
+    """Bring all files below *directory* into the kernel's cache."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            path.read_bytes()
+
+
 def drop_caches() -> bool:
     """Empty the kernel's caches, then load the clients again; False where we may not."""
     if os.geteuid() != 0:

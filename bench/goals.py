@@ -1,7 +1,7 @@
 """The rows of the answer: what is compared with what, and what is to be reached.
 
-A *cell* is everything that was measured for one ``client/temperature/subject``; a row takes the median of one
-cell, mostly over that of another.  Cells named here are measured; nothing else is.
+A *cell* is everything that was measured for one ``client/state of the caches/subject``; a row takes the
+median of one cell, mostly over that of another.  Cells named here are measured; nothing else is.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ def _ratios() -> list[Row]:
     rows = [
         ratio(2, "tar mdbox cold / floor", "tar/cold/mdbox", "tar/cold/floor", 1.3),
         ratio(2, "tar mdbox warm / floor", "tar/warm/mdbox", "tar/warm/floor", None),
+        ratio(2, "tar mdbox, bytes in RAM / floor", "tar/fresh/mdbox", "tar/cold/floor", None),
         ratio(3, "tar mdbox cold / plain files", "tar/cold/mdbox", "tar/cold/plain", 0.8),
         ratio(4, "tar sdbox cold / plain files", "tar/cold/sdbox", "tar/cold/plain", 1.0),
         ratio(5, "tar mdbox warm / plain files", "tar/warm/mdbox", "tar/warm/plain", 2.6),
@@ -96,6 +97,8 @@ def _ratios() -> list[Row]:
         ratio(7, "grep mdbox warm / doveadm search", "grep/warm/mdbox", "search/warm/doveadm", 1 / 6),
         ratio(8, "cat mdbox cold / doveadm fetch", "cat/cold/mdbox", "fetch/cold/doveadm", 3.0),
     ]
+    fresh = ("tar/fresh/mdbox", "tar/fresh/passthrough")
+    rows.append(ratio(9, "tar mdbox, bytes in RAM / C passthrough", *fresh, None))
     for client in ("tar", "grep", "cat"):
         for heat in ("cold",) if client == "cat" else ("cold", "warm"):
             for store in ("mdbox", "sdbox"):

@@ -1,7 +1,8 @@
 """Rounds in which every subject takes its turn.
 
 A *visit* makes one subject fresh and runs some clients on it, one after the other: the first one finds
-nothing in the caches, the same client again finds all of it.  A round is one visit of each kind to each
+nothing in the caches (*cold*), or nothing but the bytes below the mount (*fresh*); the same client again
+finds all of it (*warm*).  A round is one visit of each kind to each
 subject; subjects that are compared come right after each other, and each round begins with another one and
 goes the other way round, so that a slow minute of the machine hits all of them.
 """
@@ -16,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import subjects
-from bench.clients import CAT, GREP, LS, TAR, Client, Sample, drop_caches, measure
+from bench.clients import CAT, GREP, LS, TAR, Client, Sample, drop_caches, load, measure
 from bench.dovecot import Doveadm
 from bench.errors import BenchError
 from bench.goals import Cells
@@ -28,6 +29,7 @@ Progress = Callable[[str], None]
 # What one visit does: each client with the state of the caches that it finds.
 _VISITS: tuple[tuple[tuple[Client, str], ...], ...] = (
     ((TAR, "cold"), (TAR, "warm"), (GREP, "warm")),
+    ((TAR, "fresh"),),
     ((GREP, "cold"),),
     ((CAT, "cold"),),
     ((LS, "cold"),),
@@ -97,22 +99,24 @@ def _plan(bench: Bench, wanted: set[str]) -> list[list[_Visit]]:
 
 def _subjects(bench: Bench) -> list[subjects.Subject]:
     work, stores = bench.work, bench.stores
-    mdbox, sdbox = location_of(stores.mdbox), location_of(stores.sdbox)
     return [
-        subjects.Dboxfs("mdbox", mdbox, work),
+        subjects.Dboxfs("mdbox", stores.mdbox, work),
         subjects.floor(len(bench.corpus), bench.seed, work),
         subjects.Subject("plain", stores.plain),
-        subjects.Dboxfs("sdbox", sdbox, work),
+        subjects.Dboxfs("sdbox", stores.sdbox, work),
         subjects.passthrough("passthrough", stores.plain, work),
         subjects.Subject("plain-again", stores.plain),
-        subjects.Dboxfs("mdbox-again", mdbox, work),
+        subjects.Dboxfs("mdbox-again", stores.mdbox, work),
     ]
 
 
 def _make_visit(bench: Bench, visit: _Visit, wanted: set[str]) -> None:
     subject = visit.subject
     with subject:
-        subject.fresh(cold=True)
+        if visit.steps[0][1] == "fresh" and subject.source is not None:
+            subject.stop()
+            load(subject.source)
+        subject.fresh(cold=visit.steps[0][1] == "cold")
         for client, heat in visit.steps:
             cell = f"{client.name}/{heat}/{subject.name}"
             sample, requests = _client_on(bench, client, subject)
@@ -157,8 +161,7 @@ def _doveadm_steps(bench: Bench, wanted: set[str]) -> list[tuple[str, Callable[[
         run("fetch/cold/doveadm", "fetch", "text", "all", must_read=bench.corpus.size)
 
     def search() -> None:
-        for folder in bench.stores.mdbox.glob("storage/m.*"):  # warm: all of it in the kernel's cache
-            folder.read_bytes()
+        load(bench.stores.mdbox)
         run("search/warm/doveadm", "search", "body", ABSENT, must_read=bench.corpus.size)
 
     def backup() -> None:

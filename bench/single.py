@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from bench import subjects
-from bench.clients import FIND, LS, Sample, cpu_of, drop_caches, measure, memory_of
+from bench.clients import FIND, LS, Sample, cpu_of, drop_caches, load, measure, memory_of
 from bench.giant import build_giant
 from bench.goals import FIND_CELL, LIST_CELL, MEMORY_CELL
 from bench.run import Bench
-from bench.stores import location_of
 
 _SCAN_PATIENCE = 60.0
 _PATIENCE = 60.0
@@ -22,7 +21,7 @@ _PATIENCE = 60.0
 def big_message(bench: Bench, rounds: int) -> None:
     """Read each 30 MB message of a fresh mount for the first time, its bytes in the kernel's cache below."""
     work, stores = bench.work, bench.stores
-    ours = subjects.Dboxfs("big-mdbox", location_of(stores.big_mdbox), work)
+    ours = subjects.Dboxfs("big-mdbox", stores.big_mdbox, work)
     peer = subjects.passthrough("big-passthrough", stores.big_plain, work)
     both = [("big/first/mdbox", ours, stores.big_mdbox), ("big/first/passthrough", peer, stores.big_plain)]
     for number in range(rounds):
@@ -32,9 +31,7 @@ def big_message(bench: Bench, rounds: int) -> None:
 
 
 def _read_all(bench: Bench, cell: str, subject: subjects.Subject, source: Path) -> None:
-    for path in source.rglob("*"):
-        if path.is_file():
-            path.read_bytes()
+    load(source)
     with subject:
         subject.fresh(cold=False)
         for path in sorted(subject.path.rglob("*.eml")):
@@ -64,7 +61,7 @@ def many_messages(bench: Bench, entries: int, rounds: int) -> None:
         for cell, store, count, step in plan:
             if any(sample.cut for sample in bench.cells.samples.get(cell, [])):
                 continue  # once too slow is enough
-            mount = subjects.Dboxfs(store.name.partition("-")[0], location_of(store), bench.work)
+            mount = subjects.Dboxfs(store.name.partition("-")[0], store, bench.work)
             what = f"round {number + 1} of {rounds}: {count} messages"
             bench.attempt(what, partial(step, bench, mount, count))
 

@@ -16,17 +16,22 @@ from pathlib import Path
 
 from bench.clients import drop_caches
 from bench.errors import BenchError
+from bench.stores import location_of
 
 _DBOXFS = Path(sys.executable).with_name("dboxfs")
 _MOUNT_SECONDS = 120.0
 
 
 class Subject(AbstractContextManager["Subject"]):
-    """A tree at ``path``.  ``pid``: of the daemon behind it, None for plain files."""
+    """A tree at ``path``.  ``pid``: of the daemon behind it, None for plain files.
 
-    def __init__(self, name: str, path: Path) -> None:
+    ``source``: the directory that it takes its bytes from, if it is a mount of one.
+    """
+
+    def __init__(self, name: str, path: Path, source: Path | None = None) -> None:
         self.name = name
         self.path = path
+        self.source = source
 
     @property
     def pid(self) -> int | None:
@@ -54,12 +59,14 @@ class Subject(AbstractContextManager["Subject"]):
 
 
 class Mount(Subject):
-    """A file system whose daemon is *command* with the mountpoint behind it."""
+    """A file system at WORK/mnt/NAME whose daemon is *command* with the mountpoint behind it."""
 
-    def __init__(self, name: str, mountpoint: Path, command: Sequence[str | Path], log: Path) -> None:
-        super().__init__(name, mountpoint)
-        self._command = [*map(str, command), str(mountpoint)]
-        self._log = log
+    def __init__(
+        self, name: str, command: Sequence[str | Path], work: Path, source: Path | None = None
+    ) -> None:
+        super().__init__(name, work / "mnt" / name, source)
+        self._command = [*map(str, command), str(self.path)]
+        self._log = work / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -99,10 +106,10 @@ class Mount(Subject):
 class Dboxfs(Mount):
     """A mount of ours."""
 
-    def __init__(self, name: str, store: str, work: Path) -> None:
-        log = work / f"{name}.log"
+    def __init__(self, name: str, root: Path, work: Path) -> None:
+        store = location_of(root)
         command: list[str | Path] = [_DBOXFS, "mount", "-f", "--log-level", "warning", store]
-        super().__init__(name, work / "mnt" / name, command, log)
+        super().__init__(name, command, work, root)
 
     def stats(self) -> dict[str, object]:
         """What the mount says of itself."""
@@ -121,7 +128,7 @@ def passthrough(name: str, plain: Path, work: Path) -> Mount:
     source = Path(__file__).with_name("passthrough.c")
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         _compile(source, program)
-    return Mount(name, work / "mnt" / name, [program, plain], work / f"{name}.log")
+    return Mount(name, [program, plain], work, plain)
 
 
 def _compile(source: Path, program: Path) -> None:
@@ -140,7 +147,7 @@ def _compile(source: Path, program: Path) -> None:
 def floor(messages: int, seed: int, work: Path) -> Mount:
     """The bare in-memory file system with the same messages."""
     command = [sys.executable, "-m", "bench.floor", str(messages), str(seed)]
-    return Mount("floor", work / "mnt" / "floor", command, work / "floor.log")
+    return Mount("floor", command, work)
 
 
 def is_mounted(path: Path) -> bool:

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from bench.__main__ import main
+from bench.floor import Tree
 from bench.goals import LATER, MEMORY_CELL, NOISE, ROWS, wanted_cells
 from bench.mail import ABSENT, MEAN, MEDIAN, Corpus
 
@@ -91,7 +93,19 @@ def test_stores_are_used_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("args", [("--only", "15"), ("--messages", "0"), ("--rounds", "x")])
 def test_a_wrong_command_line_is_refused(args: tuple[str, str]) -> None:
-    assert run_bench(*args).returncode == 2
+    with pytest.raises(SystemExit) as refused:
+        main(args)
+    assert refused.value.code == 2
+
+
+def test_the_floor_serves_the_same_messages() -> None:
+    corpus = Corpus(60)
+    tree = Tree(corpus)
+    for mail in corpus.mails:
+        start, end = tree.starts[mail.number : mail.number + 2]
+        assert tree.data[start:end] == corpus.text(mail)
+        directory = tree.directories[tree.parents[mail.number]]
+        assert directory.by_name[f"{mail.uid}.eml".encode()] == tree.first + mail.number
 
 
 def test_plot_says_in_one_line_what_is_missing(tmp_path: Path) -> None:
