@@ -17,8 +17,9 @@ of the kernel, so it is off unless asked for, and what it saves and what it look
 The C library's heap puts each block somewhere else, and next to nothing is merged: of ten copies of 100
 messages of 30,000 bytes (some 7,200 pages too many) 743 pages were saved.  So ``mallopt(M_MMAP_THRESHOLD)``
 is lowered to 16 KiB: then each block of that size is a mapping of its own, which begins at a page boundary,
-and the bytes of all of them lie at one and the same offset: 7,996 pages (headers of Python objects too).
-Smaller pages of the cache aren't marked.  A C library without mallopt: they merge by luck.
+and the bytes of all of them lie at one and the same offset (but for blocks that fill an old gap in the heap):
+7,996 pages, headers of Python objects included.  Smaller pages of the cache aren't marked.  A C library
+without mallopt: they merge by luck.
 
 **What can go wrong.**  EINVAL: the kernel has no KSM; one log line, and nothing is marked any more.  EAGAIN,
 ENOMEM: it is short of something; this page and the next 255 are not marked.  Anything else is as EINVAL.

@@ -59,7 +59,7 @@ def choose_driver(io: str, workers: int = 10, *, make_ring: Callable[[int, int],
         try:
             make_ring(ENTRIES, depth).close()
         except OSError as error:
-            log.warning("io_uring can't be used (%s); going on with threads", error.strerror or error)
+            log.warning("io_uring can't be used (%s); going on with threads", error.strerror)
         else:
             return UringDriver(workers, depth)
     return ThreadsDriver(workers)

@@ -17,6 +17,7 @@ in the end keeps its descriptor until the process ends: nobody is there to hear 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import select
 import time
@@ -31,6 +32,8 @@ from dboxfs.fsapi.ops import Job, Op, os_error
 from dboxfs.fsapi.threads import ThreadsDriver
 from dboxfs.fsapi.uring_abi import Ring
 from dboxfs.fsapi.uring_steps import STEPS, ByThread, Steps
+
+log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
@@ -87,18 +90,19 @@ class UringDriver:
         self._enters = 0
 
     async def start(self, nursery: trio.Nursery) -> None:
-        """Make the rings.
-
-        :raises OSError: this kernel has no io_uring that will do (see :class:`Ring`).
-        """
-        self._ring = Ring(ENTRIES, self.depth)
+        """Make the rings.  If that fails, it is logged, and the inner driver does everything."""
         self._nursery = nursery
         await self._inner.start(nursery)
+        try:
+            self._ring = Ring(ENTRIES, self.depth)
+        except OSError as error:
+            log.warning("io_uring can't be used (%s); going on with threads", error.strerror)
+            return
         nursery.start_soon(self._run, self._ring.eventfd)
 
     def submit(self, op: Op[R], done: Callable[[Job[R]], None], *, background: bool = False) -> Job[R]:
         """Have the operation go to the kernel with all others of this turn of the loop."""
-        if type(op) not in STEPS:
+        if self._ring is None or type(op) not in STEPS:
             return self._inner.submit(op, done, background=background)
         job = Job(op, done)
         self._submitted += 1

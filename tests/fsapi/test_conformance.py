@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dboxfs.fsapi import Driver, Fault, FaultsDriver, MemoryDriver, ThreadsDriver
+from dboxfs.fsapi import Driver, Fault, FaultsDriver, MemoryDriver, ThreadsDriver, UringDriver
 from dboxfs.fsapi.conformance import CHECKS, Check, check_driver, run_check
 from dboxfs.fsapi.types import Capabilities
 
@@ -53,6 +53,31 @@ def faults_nowait(tmp_path: Path) -> tuple[Driver, str]:
     return FaultsDriver(driver, nowait=True), root
 
 
+def uring(tmp_path: Path) -> tuple[Driver, str]:
+    _, root = threads(tmp_path)
+    return UringDriver(4), root
+
+
+def uring_one_at_a_time(tmp_path: Path) -> tuple[Driver, str]:
+    _, root = threads(tmp_path)
+    return UringDriver(1, depth=1), root
+
+
+def uring_faults_off(tmp_path: Path) -> tuple[Driver, str]:
+    driver, root = uring(tmp_path)
+    return FaultsDriver(driver), root
+
+
+def uring_faults_nowait(tmp_path: Path) -> tuple[Driver, str]:
+    driver, root = uring(tmp_path)
+    return FaultsDriver(driver, nowait=True), root
+
+
+def uring_short_transfers(tmp_path: Path) -> tuple[Driver, str]:
+    driver, root = uring(tmp_path)
+    return FaultsDriver(driver, [Fault("read", short=700), Fault("append", short=5000)], depth=2), root
+
+
 def short_transfers(tmp_path: Path) -> tuple[Driver, str]:
     driver, root = memory(tmp_path)
     return FaultsDriver(driver, [Fault("read", short=700), Fault("append", short=5000)], depth=2), root
@@ -66,6 +91,11 @@ FACTORIES = (
     one_thread,
     faults_off,
     faults_nowait,
+    uring,
+    uring_one_at_a_time,
+    uring_faults_off,
+    uring_faults_nowait,
+    uring_short_transfers,
     short_transfers,
 )
 

@@ -18,6 +18,7 @@ from dboxfs.fsapi import (
     OpenMode,
     Peek,
     ThreadsDriver,
+    UringDriver,
 )
 
 OLD = b"old" * 1000
@@ -270,6 +271,62 @@ async def test_latency_is_spread_over_the_workers(autojump_clock: MockClock) -> 
     assert one_at_a_time / await seconds(64, 128) > 20
 
 
+async def test_many_readers_of_a_slow_storage_share_its_places(autojump_clock: MockClock) -> None:
+    async def seconds(readers: int) -> float:
+        memory = MemoryDriver()
+        for number in range(readers):
+            memory.put(f"/m/{number}", b"body")
+        driver = FaultsDriver(memory, latency={"open": 0.020, "read": 0.020}, depth=64)
+
+        async def reader(number: int) -> None:
+            async with fs.open(f"/m/{number}") as handle:
+                assert await handle.read(100, 0) == b"body"
+
+        async with FileSystem(driver) as fs:
+            start = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                for number in range(readers):
+                    nursery.start_soon(reader, number)
+            return trio.current_time() - start
+
+    one = await seconds(1)
+    assert one == pytest.approx(0.040)
+    assert await seconds(500) <= 12 * one
+
+
+@pytest.mark.parametrize("kind", ["read", "open", "sync", "rename"])
+async def test_one_hanging_operation_holds_up_none_of_499_readers(
+    kind: str, autojump_clock: MockClock
+) -> None:
+    memory = a_driver()
+    for number in range(500):
+        memory.put(f"/m/{number}", b"%d" % number)
+    ended: list[float] = []
+
+    async def reader(number: int) -> None:
+        async with fs.open(f"/m/{number}") as handle:
+            assert await handle.read(10, 0) == b"%d" % number
+        ended.append(trio.current_time())
+
+    async def writer() -> None:
+        async with fs.create("/m/new") as handle:
+            await handle.commit_async()
+
+    driver = FaultsDriver(memory, [Fault(kind, 1, delay=5)], depth=10)
+    async with FileSystem(driver) as fs:
+        start = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            if kind == "rename":
+                nursery.start_soon(fs.rename, "/m/old", "/m/older")
+            if kind == "sync":
+                nursery.start_soon(writer)
+            for number in range(500):
+                nursery.start_soon(reader, number)
+        assert trio.current_time() - start == pytest.approx(5)
+    at_once = [moment for moment in ended if moment - start < 0.001]
+    assert len(at_once) == (499 if kind in ("read", "open") else 500)
+
+
 async def test_an_operation_that_is_cancelled_before_it_begins_never_happens(
     autojump_clock: MockClock,
 ) -> None:
@@ -342,13 +399,16 @@ async def test_the_body_of_a_file_system_raises_its_own_exception() -> None:
             raise KeyError("mine")
 
 
+@pytest.mark.parametrize("real", [ThreadsDriver, UringDriver])
 async def test_delays_of_a_real_driver_keep_the_bytes(
-    tmp_path_factory: pytest.TempPathFactory, autojump_clock: MockClock
+    real: type[ThreadsDriver] | type[UringDriver],
+    tmp_path_factory: pytest.TempPathFactory,
+    autojump_clock: MockClock,
 ) -> None:
     root = tmp_path_factory.mktemp("files")
     (root / "a").write_bytes(BODY)
     autojump_clock.autojump_threshold = 0.05  # threads work in real time
-    driver = FaultsDriver(ThreadsDriver(2), latency={"read": 1.0})
+    driver = FaultsDriver(real(2), latency={"read": 1.0})
     async with FileSystem(driver, readahead=0) as fs, fs.open(str(root / "a")) as handle:
         start = trio.current_time()
         assert await handle.read(1 << 20, 0) == BODY

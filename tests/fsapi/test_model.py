@@ -25,6 +25,7 @@ from dboxfs.fsapi import (
     Peek,
     PeekResult,
     ThreadsDriver,
+    UringDriver,
 )
 
 NAMES = ("a", "b", "c", "d/a", "d/b", "none/a")
@@ -322,15 +323,32 @@ def test_any_calls_do_what_the_model_says(make: Callable[[], Driver], script: li
     trio.run(play, make(), "/r", script)
 
 
-@settings(max_examples=50, deadline=None)
-@given(script=st.lists(actions, max_size=40))
-def test_any_calls_do_what_the_model_says_on_a_disk(script: list[tuple[Any, ...]]) -> None:
-    with tempfile.TemporaryDirectory() as root:
-        trio.run(play, ThreadsDriver(3), root, script)
+def threads() -> Driver:
+    return ThreadsDriver(3)
 
 
+def uring() -> Driver:
+    return UringDriver(3, depth=5)
+
+
+ON_A_DISK = pytest.mark.parametrize("make", [threads, uring], ids=lambda make: make.__name__)
+
+
+@ON_A_DISK
 @settings(max_examples=50, deadline=None)
 @given(script=st.lists(actions, max_size=40))
-def test_any_calls_do_what_the_model_says_without_a_kernel_cache(script: list[tuple[Any, ...]]) -> None:
+def test_any_calls_do_what_the_model_says_on_a_disk(
+    make: Callable[[], Driver], script: list[tuple[Any, ...]]
+) -> None:
     with tempfile.TemporaryDirectory() as root:
-        trio.run(play, FaultsDriver(ThreadsDriver(3)), root, script)
+        trio.run(play, make(), root, script)
+
+
+@ON_A_DISK
+@settings(max_examples=50, deadline=None)
+@given(script=st.lists(actions, max_size=40))
+def test_any_calls_do_what_the_model_says_without_a_kernel_cache(
+    make: Callable[[], Driver], script: list[tuple[Any, ...]]
+) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        trio.run(play, FaultsDriver(make()), root, script)

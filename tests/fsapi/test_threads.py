@@ -21,6 +21,7 @@ from dboxfs.fsapi import (
     Peek,
     PeekResult,
     ThreadsDriver,
+    UringDriver,
     ops,
     posix,
 )
@@ -258,13 +259,13 @@ async def test_without_sync_nothing_is_synced(
     assert not synced
 
 
-@pytest.mark.parametrize("kind", ["threads", "memory", "memory-nowait"])
+@pytest.mark.parametrize("kind", ["threads", "uring", "memory", "memory-nowait"])
 async def test_a_symbolic_link_is_not_followed_where_that_was_asked_for(kind: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
     (tmp_path / "link").symlink_to("a")
-    driver: Driver = ThreadsDriver(2)
+    driver: Driver = UringDriver(2) if kind == "uring" else ThreadsDriver(2)
     root = str(tmp_path)
-    if kind != "threads":
+    if kind.startswith("memory"):
         driver = memory = MemoryDriver(nowait=kind == "memory-nowait")
         memory.put(f"{root}/a", b"x")
         memory.symlink("a", f"{root}/link")
