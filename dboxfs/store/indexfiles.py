@@ -89,6 +89,14 @@ class IndexFiles:
                 delta = None
             return delta if delta is not None else await self._load()
 
+    async def exists(self) -> bool:
+        """Whether the directory is there.  The state outlives it: the tree tells what became of it."""
+        try:
+            await self._fs.stat(self.directory)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
     async def _fail_again(self) -> None:
         """Raise the last failure again while the files are the same."""
         if self._failure is None:
@@ -173,6 +181,8 @@ class IndexFiles:
             except CorruptFile as exc:
                 reason = exc
                 continue
+            if old is not None and state is None and not await self.exists():
+                return NOTHING
             self.state = state
             return _difference(old, state)
         if not isinstance(reason, CorruptFile):

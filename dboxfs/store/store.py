@@ -129,8 +129,6 @@ class Store:
         if self._cache_dir is not None:
             self.sizes = SizeTables(self.fs, self._cache_dir, self.location.root, self.owner)
             await self.sizes.prepare()
-        if self.storage is not None:
-            self._watcher.add(self.location.map_dir, "map", self._map_changed)
         await self.refresh_tree()
 
     async def follow(self) -> None:
@@ -178,6 +176,7 @@ class Store:
         """Look at the whole tree again; mailboxes that are new are loaded before anybody sees them."""
         async with self._tree_lock:
             self._tree_checked = trio.current_time()
+            self._watch_top()
             found = await scan_tree(self.fs, self.location, self._watch_tree)
             wanted = {item.name: item for item in found.walk()}
             self._keep_unreadable(wanted)
@@ -325,8 +324,15 @@ class Store:
     async def _resync(self, box: Mailbox) -> None:
         """Follow *box* now: it needs to know whether it is up to date."""
         folder = self.folders.get(box.name)
-        if folder is not None and folder.mailbox is box:
-            await self.refresh_mailbox(folder)
+        if folder is None or folder.mailbox is not box:
+            return
+        await self.refresh_mailbox(folder)
+        if not await box.exists():  # deleted, renamed, or the whole store has gone
+            await self.refresh_tree()
+            if self.root.error is not None:
+                raise fresh(self.root.error)
+            if folder.mailbox is not box or self.folders.get(box.name) is not folder:
+                box.gone()
 
     async def check(self, folder: Folder) -> None:
         """Look at what can't be watched: to be called when somebody opens or looks into *folder*.
@@ -360,6 +366,8 @@ class Store:
         )
 
     def _tree_followed(self, folder: Folder) -> bool:
+        if self.root.error is not None:
+            return False
         if folder.name == "INBOX" and self.location.inbox is not None:
             return folder.error is None
         return folder.error is None and self._watcher.watching(self._tree_directory(folder), "tree")
@@ -411,6 +419,20 @@ class Store:
 
     def _tree_directory(self, folder: Folder) -> str:
         return os.path.join(self.location.tree, folder.name) if folder.name else self.location.tree
+
+    def _watch_top(self) -> None:
+        """What lies above all mailboxes: it may be replaced as a whole, say by a restored store."""
+        for directory in {self.location.root, self.location.index or self.location.root}:
+            self._watcher.add(directory, "top", self._top_changed)
+        if self.storage is not None:
+            self._watcher.add(self.location.map_dir, "map", self._map_changed)
+
+    def _top_changed(self, changed: set[str | None]) -> None:
+        if None in changed:
+            self._tree_dirty = True
+            self._dirty.update(self.folders)
+            self._map_changed(changed)
+            self._wake.set()
 
     def _watch_tree(self, directory: str) -> None:
         self._watcher.add(directory, "tree", lambda changed: self._tree_changed(directory, changed))

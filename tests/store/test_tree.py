@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from dboxfs.errors import CorruptFile
+from dboxfs.errors import CorruptFile, NoSuchMessage
 from dboxfs.fsapi import DirEntry, FileSystem
 from dboxfs.store import Store
 from dboxfs.store.watch import Callback, Watched, Watcher
@@ -298,3 +298,46 @@ async def test_a_mailbox_without_an_index_gets_one_later(dovecot: Dovecot) -> No
             account.save(MESSAGE, "Bare")
             await check()
             assert box_of(store, "Bare").guid is not None
+
+
+@LOCATIONS
+async def test_a_store_that_is_replaced_as_a_whole_is_read_anew(dovecot: Dovecot, location: str) -> None:
+    account = made(dovecot, location)
+    root, away = account.root, account.home / "away"
+    async with opened(account) as (store, _):
+        assert len(box_of(store)) == 1
+        root.rename(away)
+        shutil.copytree(away, account.home / "new")
+        await trio.sleep(0.05)
+        with pytest.raises(FileNotFoundError):
+            await store.check(store.root)
+        assert names(store) == {"INBOX!", "Work!", "Work/Sub!"}  # not empty
+        assert len(box_of(store)) == 1
+        (account.home / "new").rename(root)
+        subprocess.run(["chown", "-R", "--reference", away, root], check=True)
+        account.save(MESSAGE * 7)
+
+        async def seen() -> bool:
+            await store.check(store.folders["INBOX"])
+            return len(box_of(store)) == 2
+
+        with trio.fail_after(2):
+            while not await seen():
+                await trio.sleep(0.05)
+        assert (await box_of(store).facts_of(2)).size == len(MESSAGE * 7)
+
+
+async def test_messages_of_a_mailbox_that_was_just_deleted_are_gone_not_damaged(
+    dovecot: Dovecot, caplog: pytest.LogCaptureFixture
+) -> None:
+    for location in ("sdbox:{home}/mail", "sdbox:{home}/mail" + SPLIT):
+        account = made(dovecot, location)
+        async with opened(account, follow=False) as (store, _):
+            box = box_of(store, "Work/Sub")
+            account.doveadm("mailbox delete", "Work/Sub")
+            with pytest.raises(NoSuchMessage):
+                await box.facts_of(1)
+            with pytest.raises(NoSuchMessage):
+                await box.open(1)
+            assert "Work/Sub!" not in names(store)
+    assert caplog.records == []
