@@ -15,6 +15,7 @@ open.
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -479,7 +480,7 @@ class _Pieces:
 
     def get(self, offset: int, size: int) -> memoryview:
         """Up to *size* bytes from *offset* on, as far as they were read in one piece."""
-        at = int(np.searchsorted(self._starts, offset, side="right")) - 1
+        at = bisect_right(self._starts, offset) - 1
         if at < 0:
             return memoryview(b"")
         start = self._starts[at]

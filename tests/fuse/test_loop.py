@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from dboxfs.fuse import loop
-from dboxfs.fuse.loop import BURST, LoopLock, LoopLowlevel
+from dboxfs.fuse.loop import _BUSY_STEP, BURST, LoopLock, LoopLowlevel
 
 
 def stand_in() -> Any:
@@ -103,7 +103,7 @@ async def test_work_in_flight_gets_its_turn_sooner_and_is_never_spun_for(pipe: t
         for _ in range(BURST):
             await waits.wait_readable(reader)
         nursery.cancel_scope.cancel()
-    assert rounds >= 8
+    assert rounds >= _BUSY_STEP - 1  # the other task may miss the first turn
 
 
 async def test_an_empty_descriptor_is_slept_on_and_polling_ends_when_it_finds_nothing(
