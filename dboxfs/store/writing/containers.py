@@ -24,7 +24,6 @@ from dboxfs.errors import FormatError
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.lock_ops import LockKind
 from dboxfs.index.mapindex import MapIndex
-from dboxfs.store.indexfiles import IndexFiles
 from dboxfs.store.writing.disk import AppendFile
 from dboxfs.store.writing.message import Composed
 from dboxfs.store.writing.outcome import now_seconds
@@ -74,7 +73,7 @@ class Placer:
         self._work = work
         self._disk = work.disk
         self._refused: set[int] = set()
-        self._index = IndexFiles(work.fs, work.location.map_dir, "dovecot.map.index")
+        self._index = work.map_view
 
     # -- placing -----------------------------------------------------------------------------------------
 

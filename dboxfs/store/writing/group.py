@@ -15,6 +15,8 @@ from typing import Generic, TypeVar
 
 import trio
 
+from dboxfs.fsapi.ops import fresh
+
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -59,7 +61,7 @@ class GroupCommit(Generic[T, R]):
             if not request.taken and request in self._waiting:
                 self._waiting.remove(request)
         if request.error is not None:
-            raise request.error
+            raise fresh(request.error)
         assert request.result is not None
         return request.result
 

@@ -1,7 +1,7 @@
 """An empty store that Dovecot opens without a word: ``dboxfs init``.
 
 Made in this order, so that what a crash leaves is an empty directory or a store with something missing that
-Dovecot makes by itself: root, ``mailboxes/``, mdbox: ``storage/`` with the map; INBOX with its index.
+Dovecot makes by itself: root, mdbox: ``storage/`` with the map; ``mailboxes/``; INBOX, whole, with its index.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dboxfs.fsapi import FileSystem, Permissions, ops
 from dboxfs.fsapi.locked import run
 from dboxfs.store.location import Location
 from dboxfs.store.writing.errors import StoreExists
-from dboxfs.store.writing.newindex import make_mailbox_index, make_map
+from dboxfs.store.writing.mailboxes import MailboxTree
+from dboxfs.store.writing.newindex import make_map
 from dboxfs.store.writing.options import WriteOptions
 from dboxfs.store.writing.work import Work
 
@@ -43,14 +44,14 @@ async def init_store(
             await work.disk.make_dirs(path)
     if work.mdbox:
         await make_map(work.disk, location, work.map, contended=False)
-    inbox = location.mailbox_path("INBOX")
     await work.disk.make_dirs(location.tree)
-    await work.disk.make_dirs(inbox)
-    index = work.index("INBOX")
-    await work.disk.make_dirs(index.directory)
-    await make_mailbox_index(work.disk, location, index, contended=False)
-    for path in (os.path.dirname(inbox), location.tree, location.root):
+    await MailboxTree(work, _nothing_to_expunge).create("INBOX")
+    for path in (location.tree, location.root):
         await work.disk.sync_dir(path)
+
+
+async def _nothing_to_expunge(name: str) -> None:
+    """No mailbox is deleted here."""
 
 
 async def _make_root(fs: FileSystem, root: str, permissions: Permissions) -> os.stat_result:

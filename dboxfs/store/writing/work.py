@@ -18,6 +18,7 @@ from dboxfs.fsapi import FileSystem, ops
 from dboxfs.index.mailbox import MailboxHeader, mailbox_header
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.index.state import IndexState
+from dboxfs.store.indexfiles import IndexFiles
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.writing.disk import Disk
 from dboxfs.store.writing.indexlog import IndexLog
@@ -33,6 +34,7 @@ class Work:
     """One store being written.
 
     :ivar map: the map's log (mdbox).
+    :ivar map_view: the map as it was read last, without a lock.
     :ivar counts: changes so far, by kind, for statistics.
     :ivar repair: brings map and mailboxes together after a crash (``repair.repair_storage``).
     """
@@ -48,6 +50,7 @@ class Work:
         if self.mdbox and not fs.capabilities.locks:
             raise Unsupported("this driver has no locks; a multi-dbox store can't be written through it")
         self.map = IndexLog(self.disk, self.location.map_dir, "dovecot.map.index", "the map of the storage")
+        self.map_view = IndexFiles(fs, self.location.map_dir, "dovecot.map.index")
         self.counts: dict[str, int] = {}
         self.repair: Callable[[Work], Awaitable[None]] | None = None
         self._indexes: OrderedDict[str, IndexLog] = OrderedDict()
