@@ -184,18 +184,30 @@ class Mailbox:
             uids = np.setdiff1d(uids, np.asarray(pending, np.uint32), assume_unique=True)
         before = self.uids
         if len(uids) != len(self.uids) or not np.array_equal(uids, self.uids):
-            self.uids = np.array(uids, np.uint32)
+            self.uids = uids  # a part of the state's column, of which no entry ever changes
         delta = _visible(delta, before, self.uids)
         if identity != (self.guid, self.uid_validity) or (delta.reloaded and known):
             self.facts = FactTable()  # another mailbox, or one that was rebuilt and its files repaired
         self.facts.sync(self.uids)
         if delta.reloaded or len(delta.appended):
             self.files.forget()
-        if self._location.kind is Kind.SDBOX:
-            changed = await saveddates.look_again(self._fs, self._cache_path, state, self.facts)
-            if len(changed):
-                delta = replace(delta, updated=np.union1d(delta.updated, changed))
         return delta
+
+    async def refresh_dates(self) -> Uids:
+        """sdbox: Dovecot may have remembered saved dates since.  The uids whose date changed."""
+        state = self.state
+        if self._location.kind is not Kind.SDBOX or state is None:
+            return _NO_UIDS
+        return await saveddates.look_again(self._fs, self._cache_path, state, self.facts)
+
+    async def exists(self) -> bool:
+        """Whether the directory of the index is there (always, where there never was an index)."""
+        return self.state is None or await self._index.exists()
+
+    def gone(self) -> None:
+        """The mailbox is no more: it has no messages, for whoever still holds it."""
+        self.uids = _NO_UIDS
+        self.facts = FactTable()
 
     # -- facts ---------------------------------------------------------------------------------
 

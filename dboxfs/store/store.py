@@ -299,14 +299,23 @@ class Store:
         async with box.lock:
             identity = folder.identity
             delta = await self._refresh_box(folder.name, box)
-            if self.folders.get(folder.name) is not folder or folder.mailbox is not box or not delta:
+            if delta is None or not self._is_in(folder, box):
                 return
             if identity != folder.identity:
                 self._tell_gone(folder)
                 self._tell_new(folder)
-            else:
-                for listener in self._listeners:
-                    listener.messages(folder, delta)
+            elif delta:
+                self._tell_messages(folder, delta)
+            dates = await box.refresh_dates()  # what went is told already: this reads a file
+            if len(dates) and self._is_in(folder, box):
+                self._tell_messages(folder, Delta(dates[:0], dates[:0], dates, False))
+
+    def _is_in(self, folder: Folder, box: Mailbox) -> bool:
+        return self.folders.get(folder.name) is folder and folder.mailbox is box
+
+    def _tell_messages(self, folder: Folder, delta: Delta) -> None:
+        for listener in self._listeners:
+            listener.messages(folder, delta)
 
     async def _refresh_box(self, name: str, box: Mailbox) -> Delta | None:
         self._checked[name] = trio.current_time()

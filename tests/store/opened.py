@@ -25,10 +25,12 @@ class Told:
     new: list[str] = field(default_factory=list)
     expunged: list[tuple[str, int]] = field(default_factory=list)
     appended: list[tuple[str, int]] = field(default_factory=list)
+    updated: list[tuple[str, int]] = field(default_factory=list)
 
     def messages(self, folder: Folder, delta: Delta) -> None:
         self.expunged += [(folder.name, uid) for uid in delta.expunged.tolist()]
         self.appended += [(folder.name, uid) for uid in delta.appended.tolist()]
+        self.updated += [(folder.name, uid) for uid in delta.updated.tolist()]
 
 
 @asynccontextmanager

@@ -183,6 +183,23 @@ async def test_without_its_map_a_store_can_be_listed_but_not_read(
     assert 1 <= len(caplog.records) <= 2  # the map; the message that was opened
 
 
+async def test_a_saved_date_that_dovecot_settles_later_is_taken(dovecot: Dovecot) -> None:
+    account = made(dovecot, "sdbox", count=2)
+    account.doveadm("mailbox create", "Copies")
+    async with opened(account) as (store, told):
+        box = box_of(store)
+        await box.scan()
+        before = (await box.facts_of(1)).saved
+        await trio.sleep(1.1)
+        account.doveadm("copy", "Copies", "mailbox", "INBOX", "uid", "1")  # a hard link: another ctime
+        (saved,) = {m.saved for m in account.fetch(search="uid 1")}
+        assert saved > before
+        with trio.fail_after(1):
+            while (await box.facts_of(1)).saved != saved:
+                await trio.sleep(0.01)
+        assert ("INBOX", 1) in told.updated
+
+
 async def test_one_bad_date_costs_one_message(dovecot: Dovecot, caplog: pytest.LogCaptureFixture) -> None:
     for driver in ("sdbox", "mdbox"):
         account = made(dovecot, driver)
