@@ -7,10 +7,10 @@ interleaved rounds; the first two columns are the same driver, and show the nois
 ==========================  ==============  ==============  ==============
 seconds                     threads (10)    threads (10)    uring (64)
 ==========================  ==============  ==============  ==============
-open and read all, cold     1.98            2.52            2.08
-open and read all, warm     1.96            1.40            1.40
-peek at each, cold          1.17            1.25            0.94
-peek at each, warm          0.52            0.38            0.72
+open and read all, cold     1.57            1.68            1.77
+open and read all, warm     0.67            0.73            0.98
+peek at each, cold          0.92            0.94            0.95
+peek at each, warm          0.23            0.29            0.45
 one 4 KiB read, cold        123 µs          122 µs          127 µs
 one 4 KiB read, warm        30 µs           29 µs           31 µs
 one 128 KiB read, warm      39 µs           42 µs           109 µs
