@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 DBOXFS = Path(sys.executable).with_name("dboxfs")
+IO = os.environ.get("DBOXFS_TEST_IO", "auto")
+"""The driver that mounts use: the whole suite can be run with another one."""
 _LOUD = re.compile(r"\b(WARNING|ERROR|CRITICAL|Traceback)\b", re.IGNORECASE)
 
 
@@ -73,7 +75,7 @@ class Mounts:
     def mount(self, store: str | Path, options: str = "") -> Path:
         """``dboxfs mount`` as a daemon; returns the mountpoint once the command says that it is usable."""
         mountpoint = self.mountpoint()
-        args: list[str | Path] = ["mount", "--log-file", self.log_file(mountpoint)]
+        args: list[str | Path] = ["mount", "--io", IO, "--log-file", self.log_file(mountpoint)]
         if options:
             args += ["-o", options]
         done = dboxfs(*args, store, mountpoint)
@@ -98,6 +100,8 @@ class Mounts:
             str(DBOXFS),
             "mount",
             "-f",
+            "--io",
+            IO,
             "--log-file",
             str(log),
             *args,
