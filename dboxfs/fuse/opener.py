@@ -2,8 +2,8 @@
 
 The kernel sends FLUSH for every descriptor that is closed, also for copies of one that stays open (dup, a
 child that execs or exits).  A close is the last one for the process that opened the file when that process
-holds no descriptor of it any more, for writing.  The descriptor that is being closed has left the table by
-the time FLUSH is sent.
+holds no descriptor of it any more, for writing (but for those of other opens of the same file).  The
+descriptor that is being closed has left the table by the time FLUSH is sent.
 
 A descriptor is recognised by the inode number in ``fdinfo`` (Linux 5.14 and later).  Where that is missing,
 or /proc can't be read, nobody seems to hold anything.
@@ -17,16 +17,16 @@ _OTHERS = ("/dev/", "pipe:", "socket:", "anon_inode:", "/memfd:", "/proc/")
 _PF_SIGNALED = 0x400
 
 
-def holds(pid: int, inode: int) -> bool:
-    """Whether process (or thread) *pid* has a descriptor, open for writing, of the file *inode*."""
+def held(pid: int, inode: int) -> int:
+    """How many descriptors, open for writing, process (or thread) *pid* has of the file *inode*."""
     if pid <= 0:
-        return False
+        return 0
     directory = f"/proc/{pid}/fd"
     try:
         descriptors = os.listdir(directory)
     except OSError:
-        return False
-    return any(_is_ours(pid, descriptor, inode) for descriptor in descriptors)
+        return 0
+    return sum(_is_ours(pid, descriptor, inode) for descriptor in descriptors)
 
 
 def _is_ours(pid: int, descriptor: str, inode: int) -> bool:

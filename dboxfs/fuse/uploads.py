@@ -10,7 +10,8 @@ Opened on a message that exists (*base*), it may be written
 * from offset 0 on, as ``rsync --inplace`` does: the message is written again.  This has to reach the old end,
   or to set its own with ftruncate; a commit before that is refused, and changes nothing.
 
-Anything else is EOPNOTSUPP.  After an error nothing of it is ever committed (``failed``).
+A temporary whose name begins with a dot may be written anywhere while it is in memory: editors keep their
+swap files so.  Anything else is EOPNOTSUPP.  After an error nothing of it is ever committed (``failed``).
 
 Concurrency: whoever changes an upload holds ``lock``.
 """
@@ -137,6 +138,8 @@ class Upload:
         """
         self.check()
         try:
+            if offset is not None and self._scratch(data, offset):
+                return len(data)
             await self._start(offset)
             await self._append(data)
         except FUSEError as exc:
@@ -147,6 +150,18 @@ class Upload:
             raise
         self.dirty = True
         return len(data)
+
+    def _scratch(self, data: bytes, offset: int) -> bool:
+        """Write anywhere in a temporary that is in memory; False: it isn't, or that is its end."""
+        end = max(offset + len(data), len(self._memory))
+        if not self.temporary or self.base is not None or self._handle is not None or end > EACH:
+            return False
+        if offset == len(self._memory) or not self._budget.take(end - len(self._memory)):
+            return False
+        self._memory += bytes(max(offset - len(self._memory), 0))
+        self._memory[offset : offset + len(data)] = data
+        self.dirty = True
+        return True
 
     async def _start(self, offset: int | None) -> None:
         if not self._started and self.base is not None:

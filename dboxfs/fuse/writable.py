@@ -254,11 +254,17 @@ class WritableOperations(Operations):
             upload.check()
             if upload.discarded or not upload.dirty:
                 return
-            if upload.temporary or opener.holds(writing.pid, upload.inode):
+            if upload.temporary or self._is_held(writing):
                 await upload.settle()
                 return
             await self._commits.commit(upload)
         await self._tell(upload)
+
+    def _is_held(self, writing: _Writing) -> bool:
+        """Whether who opened the file has it open still, apart from having opened it again."""
+        inode, pid = writing.upload.inode, writing.pid
+        opens = [w for w in self._writing.values() if w.pid == pid and w.upload.inode == inode]
+        return opener.held(pid, inode) >= len(opens)
 
     async def _tell(self, upload: Upload) -> None:
         """Have the kernel look up the name again, before whoever has closed the file does."""

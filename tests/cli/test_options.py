@@ -39,7 +39,7 @@ def test_the_last_of_two_values_counts() -> None:
 @pytest.mark.parametrize(
     "option",
     ["uid=", "uid=-1", "uid=root", "uid=4294967295", "gid=٣", "umask=8", "umask=", "separator=ab",
-     "separator=", "separator=\n", "attachments=", "allow_other=1", "allow_othr", "nosuid=1", "rw",
+     "separator=", "separator=\n", "attachments=", "allow_other=1", "allow_othr", "nosuid=1",
      "fsname=x"],
 )  # fmt: skip
 def test_a_wrong_option_is_refused_by_name(option: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,157 @@
+"""Names that messages were written under, and what else is kept beside the messages."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from dboxfs.fuse.names import decode_lines, encode_line
+from tests.fuse_rw.rw import ONE, TWO, Writable, both, resynced
+from tests.live.dovecot import Dovecot
+from tests.live.mounts import Mounts
+
+
+@both
+@resynced
+class TestNames:
+    def test_a_name_stays(self, rw: Writable) -> None:
+        awkward = ["with space", "50%", "ümläut", "new\nline", "%41", "-rf", "a:2,S", "x" * 255]
+        for name in awkward:
+            (rw.inbox / name).write_bytes(TWO + name.encode())
+        for options in ("rw", "rw", "ro"):
+            assert rw.names() == sorted(["1.eml", *awkward])
+            for uid, name in enumerate(awkward, 2):
+                assert (rw.inbox / name).read_bytes() == TWO + name.encode()
+                assert (rw.inbox / f"{uid}.eml").read_bytes() == TWO + name.encode()
+                assert (rw.inbox / name).stat().st_ino == (rw.inbox / f"{uid}.eml").stat().st_ino
+            rw.remount(options)
+
+    def test_a_name_that_another_uid_would_have(self, rw: Writable) -> None:
+        (rw.inbox / "3.eml").write_bytes(TWO)
+        assert (rw.names(), rw.last().uid) == (["1.eml", "3.eml"], 2)
+        rw.account.save(b"Subject: third\n\n")
+        os.listdir(rw.inbox)
+        for _ in range(2):
+            assert (rw.inbox / "3.eml").read_bytes() == TWO
+            assert (rw.inbox / "uid-3.eml").read_bytes() == b"Subject: third\n\n"
+            assert rw.names() == ["1.eml", "3.eml", "uid-3.eml"]
+            rw.remount()
+        (rw.inbox / "3.eml").unlink()
+        assert rw.names() == ["1.eml", "3.eml"]
+        assert (rw.inbox / "3.eml").read_bytes() == b"Subject: third\n\n"
+
+    def test_names_go_with_a_renamed_mailbox_and_end_with_a_deleted_one(self, rw: Writable) -> None:
+        (rw.work / "mine").write_bytes(TWO)
+        rw.account.doveadm("mailbox rename", "Work", "Play")
+        rw.remount()
+        assert rw.names("Play") == ["mine"]
+        rw.account.doveadm("mailbox delete", "Play")
+        rw.account.doveadm("mailbox create", "Play")
+        rw.account.save(ONE, "Play")
+        rw.remount()
+        assert rw.names("Play") == ["1.eml"]
+
+    def test_names_end_with_an_expunge_by_dovecot(self, rw: Writable) -> None:
+        (rw.inbox / "mine").write_bytes(TWO)
+        rw.account.doveadm("expunge", "mailbox", "INBOX", "uid", "2")
+        rw.remount()
+        assert rw.names() == ["1.eml"]
+        (rw.inbox / "mine").write_bytes(ONE)
+        assert rw.names() == ["1.eml", "mine"]
+
+    def test_a_torn_line_is_left_out_and_the_file_mended(self, rw: Writable) -> None:
+        (rw.inbox / "mine").write_bytes(TWO)
+        (rw.inbox / "other").write_bytes(TWO)
+        (file,) = (rw.account.root / "dboxfs-names").iterdir()
+        rw.mounts.umount(rw.mnt)
+        os.truncate(file, file.stat().st_size - 3)
+        rw.mnt = rw.mounts.mount(rw.account.location, "rw")
+        assert rw.names() == ["1.eml", "3.eml", "mine"]
+        (rw.inbox / "3.eml").rename(rw.inbox / "third")
+        rw.remount()
+        assert rw.names() == ["1.eml", "mine", "third"]
+
+    def test_flags_keywords_and_subscriptions(self, rw: Writable) -> None:
+        path = rw.inbox / "1.eml"
+        os.setxattr(path, "user.dbox.flags", rb"\Seen \Flagged")
+        os.setxattr(path, "user.dbox.keywords", b"$Label other")
+        assert (rw.last().flags, rw.last().keywords) == (r"\Flagged \Seen", "$Label other")
+        os.setxattr(path, "user.dbox.flags", b"")
+        os.removexattr(path, "user.dbox.keywords")
+        assert (rw.last().flags, rw.last().keywords) == ("", "")
+        os.setxattr(rw.work, "user.dbox.subscribed", b"1")
+        assert rw.account.subscriptions() == ["Work"]
+        os.setxattr(rw.work, "user.dbox.subscribed", b"0")
+        assert rw.account.subscriptions() == []
+        for name, value, number in [
+            ("user.dbox.flags", b"Seen", errno.EINVAL),
+            ("user.dbox.flags", b"\xff", errno.EINVAL),
+            ("user.dbox.uid", b"5", errno.EPERM),
+            ("user.dbox.guid", b"", errno.EPERM),
+            ("user.dbox.unknown", b"", errno.EINVAL),
+            ("user.other", b"", errno.EINVAL),
+            ("trusted.other", b"", errno.EOPNOTSUPP),
+        ]:
+            with pytest.raises(OSError) as refused:  # noqa: PT011 - the errno is looked at
+                os.setxattr(path, name, value)
+            assert refused.value.errno == number
+        with pytest.RaisesExc(OSError, check=lambda error: error.errno == errno.EPERM):
+            os.setxattr(rw.work, "user.dbox.guid", b"x")
+        with pytest.RaisesExc(OSError, check=lambda error: error.errno == errno.EINVAL):
+            os.setxattr(rw.work, "user.dbox.subscribed", b"yes")
+        assert rw.last().text == ONE
+
+
+def test_lines_are_checked() -> None:
+    lines = [encode_line(7, 1, b"a b%\n\xff"), encode_line(7, 2, b"plain")]
+    data = b"".join(lines)
+    whole = [(len(lines[0]), 7, 1, b"a b%\n\xff"), (len(data), 7, 2, b"plain")]
+    assert list(decode_lines(data)) == whole
+    for end in range(len(lines[0]), len(data)):
+        assert list(decode_lines(data[:end])) == whole[:1]
+    for at in range(len(data)):
+        damaged = bytearray(data)
+        damaged[at] ^= 1
+        assert list(decode_lines(bytes(damaged))) == (whole[:1] if at >= len(lines[0]) else [])
+
+
+@both
+@resynced
+@pytest.mark.parametrize("options", ["rw,fsync=never", "rw,eol=lf", "rw,alone"])
+def test_options(dovecot: Dovecot, mounts: Mounts, tmp_path: Path, driver: str, options: str) -> None:
+    rw = Writable.make(dovecot, mounts, tmp_path, driver, options)
+    (rw.inbox / "new").write_bytes(b"Subject: x\r\n\r\ntext\r\n")
+    expected = b"Subject: x\n\ntext\n" if "eol" in options else b"Subject: x\r\n\r\ntext\r\n"
+    assert rw.texts() == [ONE, expected]
+    (rw.inbox / "1.eml").unlink()
+    (rw.inbox / "new").rename(rw.work / "new")
+    assert (rw.texts(), rw.texts("Work")) == ([], [expected])
+    rw.settled()
+
+
+@both
+@resynced
+@pytest.mark.expected_log("SIGKILL")
+def test_kill_9_of_the_daemon(dovecot: Dovecot, mounts: Mounts, tmp_path: Path, driver: str) -> None:
+    rw = Writable.make(dovecot, mounts, tmp_path, driver)
+    mounts.umount(rw.mnt)
+    with mounts.foreground(rw.account.location, "-o", "rw") as (mnt, daemon):
+        (mnt / "INBOX" / "whole").write_bytes(TWO)
+        (mnt / "INBOX" / ".temporary").write_bytes(TWO)
+        file = (mnt / "INBOX" / "half").open("wb", buffering=0)
+        file.write(TWO * 20_000)
+        daemon.kill()
+        daemon.wait()
+        with pytest.RaisesExc(OSError):
+            file.write(TWO)
+        with pytest.RaisesExc(OSError):
+            file.close()
+        mounts.umount(mnt)
+    rw.mnt = mounts.mount(rw.account.location, "rw")
+    assert (rw.names(), rw.texts()) == (["1.eml", "whole"], [ONE, TWO])
+    (rw.inbox / "after").write_bytes(ONE)
+    assert rw.texts() == [ONE, TWO, ONE]
+    rw.settled()
