@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import enum
 import logging
 import os
@@ -29,6 +30,11 @@ from dboxfs.store.writing import Eol, Fsync, LockMethod, Neighbour, WriteOptions
 log = logging.getLogger("dboxfs")
 
 _MAX_ID = (1 << 32) - 2
+
+# Parameters of mallopt(3).
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 
 OPTIONS_HELP = """\
 options for -o:
@@ -193,6 +199,7 @@ def mount(arguments: argparse.Namespace) -> int:
         with open(arguments.log_file, "ab"):  # said here, to the caller, if it can't be written
             pass
     _raise_file_limit()
+    _give_memory_back()
     serve = partial(_serve, arguments, location, mountpoint, options.mount)
     start_log = partial(log_to, arguments.log_file, arguments.log_level, foreground=arguments.foreground)
     if not arguments.foreground:
@@ -244,6 +251,19 @@ def _raise_file_limit() -> None:
     """Each open message is an open file: take as many as the system allows without asking."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _give_memory_back() -> None:
+    """Columns of large mailboxes are freed to the system, not kept for reuse by the C library.
+
+    glibc stops doing that by itself once it has seen a large block freed; a mailbox of a million messages
+    then costs twice its size for good.  Another C library does as it likes.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 2 << 20)  # above the buffers of reads, which are better reused
+        mallopt(_M_TRIM_THRESHOLD, 2 << 20)
+        mallopt(_M_ARENA_MAX, 2)
 
 
 def _serve(

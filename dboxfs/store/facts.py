@@ -177,6 +177,14 @@ class FactTable:
         unknown: Uids = self.uids if self._state is None else self.uids[self._state == UNKNOWN]
         return unknown
 
+    def is_unknown(self, uids: Uids) -> npt.NDArray[np.bool_]:
+        """Which of *uids* are in the table, and nothing is known of them yet."""
+        if not len(self.uids):
+            return np.zeros(len(uids), np.bool_)
+        at = np.minimum(np.searchsorted(self.uids, uids), len(self.uids) - 1)
+        found: npt.NDArray[np.bool_] = (self.uids[at] == uids) & (self.columns(at).state == UNKNOWN)
+        return found
+
     @property
     def cached_at(self) -> Uids:
         """Where the cache had each message (read-only)."""

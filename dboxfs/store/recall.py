@@ -12,6 +12,7 @@ during and after a scan and at the end of the mount, and writes only when there 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import numpy as np
@@ -20,7 +21,16 @@ from dboxfs.errors import CorruptFile
 from dboxfs.store.facts import DAMAGED, FactColumns, FactTable, Uids
 from dboxfs.store.messages import MessageFiles
 from dboxfs.store.saveddates import SavedDates
-from dboxfs.store.sizetable import Remembered, SizeTables, merged, usable
+from dboxfs.store.sizetable import (
+    BLOCK_ROWS,
+    NOT_CACHED,
+    Key,
+    Remembered,
+    SizeTables,
+    TableFile,
+    merged,
+    usable,
+)
 
 LEAST = 64
 """Fewer rows are not worth a file: their headers are read in no time."""
@@ -76,21 +86,29 @@ class Recall:
             self._generation = generation = await self._files.generation()
             if generation is None:
                 return
-            rows = await self._tables.load(self._tables.key(guid, uid_validity), generation)
+            file = await self._tables.open(self._tables.key(guid, uid_validity), generation)
             self._taken = table
-            if rows is None:
+            if file is None:
                 return
-            wanted = np.isin(rows.uids, table.unknown_uids(), assume_unique=True)
-            rows = rows[wanted & usable(rows.facts.state)]
-            dates = await _StaleDates.of(rows, cache)
-            step = self._files.marks_at_once
-            for first in range(0, len(rows), step):
-                some = slice(first, first + step)
-                await self._verify(table, rows[some], dates[some])
-                if not advance():
-                    return
+            with contextlib.closing(file):
+                while (rows := await file.next()) is not None:
+                    if not await self._take_block(table, rows, cache, advance):
+                        return
         except (CorruptFile, OSError):
             return  # whoever reads the messages meets it again, and tells
+
+    async def _take_block(
+        self, table: FactTable, rows: Remembered, cache: CachePlaces | None, advance: Callable[[], bool]
+    ) -> bool:
+        rows = rows[usable(rows.facts.state) & table.is_unknown(rows.uids)]
+        dates = await _StaleDates.of(rows, cache)
+        step = self._files.marks_at_once
+        for first in range(0, len(rows), step):
+            some = slice(first, first + step)
+            await self._verify(table, rows[some], dates[some])
+            if not advance():
+                return False
+        return True
 
     async def _verify(self, table: FactTable, rows: Remembered, dates: _StaleDates) -> None:
         now = await self._files.marks(rows.uids)
@@ -109,45 +127,92 @@ class Recall:
         self._tables.misses += len(rows) - hits
 
     async def keep(self, table: FactTable, guid: bytes, uid_validity: int, *, final: bool = False) -> None:
-        """Write what *table* has that isn't in the file yet, if that is enough (*final*: anything is)."""
-        marks = table.marks
-        fresh_rows = np.flatnonzero((marks != 0) & usable(table.columns().state))
+        """Write what *table* has that isn't in the file yet, if that is enough (*final*: anything is).
+
+        What was given to the file counts as kept, also when it couldn't be written.
+        """
+        new = int(np.count_nonzero(table.marks))
         enough = 1 if final else max(len(table) // SHARE, 1)
-        if self._saving or not self._tables.usable or len(table) < LEAST or len(fresh_rows) < enough:
+        if self._saving or not self._tables.usable or len(table) < LEAST or new < enough:
             return
         self._saving = True
         try:
-            await self._write(table, fresh_rows, guid, uid_validity)
+            generation = await self._files.generation()
+            if generation is not None and self._generation in (None, generation):  # else repaired meanwhile
+                await self._write(table, self._tables.key(guid, uid_validity), generation)
         except (CorruptFile, OSError):
             return  # as above
         finally:
             self._saving = False
 
-    async def _write(self, table: FactTable, rows: np.ndarray, guid: bytes, uid_validity: int) -> None:
-        fresh = Remembered(
-            table.uids[rows],
-            table.marks[rows],
-            table.columns(rows),
-            table.cached_at[rows],
-            table.cache_seq or 0,
-        )
-        generation = await self._files.generation()
-        if generation is None or self._generation not in (None, generation):
-            return  # repaired meanwhile: the mailbox is about to be read anew
-        key = self._tables.key(guid, uid_validity)
-        old = await self._tables.load(key, generation)
-        whole = table.uids[(table.columns().state & np.uint8(DAMAGED)) == 0]
-        if await self._tables.save(key, generation, merged(fresh, old, whole)):
-            self._written(table, fresh)
+    async def _write(self, table: FactTable, key: Key, generation: bytes) -> None:
+        old = await self._tables.open(key, generation)
+        try:
+            blocks = _Blocks(table, old)
+            await self._tables.save(key, generation, blocks.cache_seq, blocks.next)
+        finally:
+            if old is not None:
+                old.close()
 
-    @staticmethod
-    def _written(table: FactTable, fresh: Remembered) -> None:
-        """Those of *fresh* that are still as they were needn't be written again."""
-        if not len(table):
-            return
-        at = np.minimum(np.searchsorted(table.uids, fresh.uids), len(table) - 1)
-        same = (table.uids[at] == fresh.uids) & (table.marks[at] == fresh.marks)
-        table.forget_marks(at[same])
+
+class _Blocks:
+    """The blocks of a new file: a table's new facts, and what the old file has of its other messages.
+
+    Each block is a snapshot of its own; that is enough, since a row stands for itself.
+    """
+
+    def __init__(self, table: FactTable, old: TableFile | None) -> None:
+        self.cache_seq = table.cache_seq or 0
+        self._table = table
+        self._old = old
+        self._rest: Remembered | None = None
+        self._done = 0
+
+    async def next(self) -> Remembered | None:
+        """The next block; None: there is nothing more."""
+        while True:
+            uids = self._table.uids
+            rest = uids[np.searchsorted(uids, self._done, side="right") :]
+            if not len(rest):
+                return None
+            last = int(rest[min(BLOCK_ROWS, len(rest)) - 1])
+            old = await self._old_until(last)
+            block = self._block(last, old)
+            self._done = last
+            if len(block):
+                return block
+
+    def _block(self, last: int, old: list[Remembered]) -> Remembered:
+        """What there is of the messages up to uid *last*."""
+        table = self._table
+        low, high = np.searchsorted(table.uids, (self._done, last), side="right").tolist()
+        span = slice(low, high)
+        facts = table.columns(span)
+        good = usable(facts.state) & (table.marks[span] != 0)
+        rows = low + np.flatnonzero(good)
+        if table.cache_seq not in (None, self.cache_seq):
+            cached_at = np.full(len(rows), NOT_CACHED, np.uint32)
+        else:
+            cached_at = table.cached_at[rows]
+        fresh = Remembered(table.uids[rows], table.marks[rows], facts[good], cached_at, self.cache_seq)
+        whole = table.uids[span][(facts.state & np.uint8(DAMAGED)) == 0]
+        table.forget_marks(span)
+        return merged(fresh, old, whole)
+
+    async def _old_until(self, last: int) -> list[Remembered]:
+        """The old rows up to uid *last* that weren't given yet."""
+        found: list[Remembered] = []
+        while self._old is not None:
+            rows = self._rest if self._rest is not None else await self._old.next()
+            self._rest = None
+            if rows is None:
+                break
+            cut = int(np.searchsorted(rows.uids, last, side="right"))
+            found.append(rows[:cut])
+            if cut < len(rows):
+                self._rest = rows[cut:]
+                break
+        return found
 
 
 class _StaleDates:

@@ -5,12 +5,15 @@ directory of the user's own (never into the store) and taken from there after th
 
 ::
 
-    file    = header, columns, checksum;  everything little-endian, each column padded to 8 bytes
-    header  = "dboxsize", version u32, cache_seq u32, rows u64, widths u8[4], 4 unused, generation 16 bytes,
-              key 32 bytes
-    columns = mark u64, size, received, saved (u32 or i64: widths[0:3]), uid u32 ascending, cached_at u32,
-              state u8
-    checksum = BLAKE2b (32 bytes) of all before it
+    file   = header, block*, end;  everything little-endian
+    header = "dboxsize", version u32, cache_seq u32, generation 16 bytes, key 32 bytes
+    block  = rows u32 (16384 at most), widths u8[3], unused u8, columns, checksum;  uids rise through the file
+    columns = mark u64, size, received, saved (u32 or i64: widths), uid u32, cached_at u32, state u8;
+              each one padded to 8 bytes
+    end    = a block of 0 rows
+    checksum = BLAKE2b (32 bytes) of the header, the block's number u64, and the block before its checksum
+
+It is read and written a block at a time: a million rows need no more memory than a thousand.
 
 **Why it can't go wrong.**  A row says: "the bytes that bear this mark have these facts".  Nothing of a row is
 used before the mark of the bytes that are there *now* was found to be the same, so a row can be too old, but
@@ -50,15 +53,15 @@ import logging
 import os
 import stat
 import struct
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import trio
 
 from dboxfs.errors import FormatError
-from dboxfs.fsapi import CreateMode, FileSystem, Peek, PeekResult, Permissions
+from dboxfs.fsapi import CreateMode, FileSystem, Handle, Peek, PeekResult, Permissions
 from dboxfs.store.facts import DAMAGED, KNOWN, FactColumns, Marks, Uids
 
 log = logging.getLogger(__name__)
@@ -69,13 +72,17 @@ SUFFIX = ".sizes"
 DIRECTORY_BYTES = 1 << 30
 """The files of the cache directory take at most about so many bytes."""
 
+BLOCK_ROWS = 1 << 14
+"""Rows of a block, at most."""
+
 NOT_CACHED = 0xFFFFFFFF
 """``cached_at`` of a row whose saved date has to be looked up again."""
 
 _MAGIC = b"dboxsize"
-_HEADER = struct.Struct("<8sIIQ4B4x16s32s")
+_HEADER = struct.Struct("<8sII16s32s")
+_BLOCK = struct.Struct("<I3Bx")
+_NUMBER = struct.Struct("<Q")
 _CHECKSUM = 32
-_FILE_LIMIT = 1 << 30
 _TRIM_EVERY = DIRECTORY_BYTES // 16
 _OLD_TEMPORARY = 36 * 3600.0
 _MASK = (1 << 64) - 1
@@ -154,22 +161,30 @@ def generation_of(*numbers: int) -> bytes:
 # -- the format --------------------------------------------------------------------------------
 
 
-def encode(rows: Remembered, key: bytes, generation: bytes) -> list[bytes]:
-    """The file that holds *rows*, in pieces."""
-    narrow = [_narrowest(column) for column in (rows.facts.size, rows.facts.received, rows.facts.saved)]
-    widths = [column.dtype.itemsize for column in narrow]
-    header = _HEADER.pack(_MAGIC, VERSION, rows.cache_seq, len(rows), *widths, 0, generation, key)
+def encode_header(key: bytes, generation: bytes, cache_seq: int) -> bytes:
+    """The beginning of a file."""
+    return _HEADER.pack(_MAGIC, VERSION, cache_seq, generation, key)
+
+
+def encode_block(rows: Remembered, header: bytes, number: int) -> bytes:
+    """Block *number* of the file that begins with *header*."""
+    facts = rows.facts
+    narrow = [_narrowest(column) for column in (facts.size, facts.received, facts.saved)]
     columns = [
         rows.marks.astype("<u8"), *narrow, rows.uids.astype("<u4"), rows.cached_at.astype("<u4"),
-        rows.facts.state.astype("u1"),
+        facts.state.astype("u1"),
     ]  # fmt: skip
-    checksum = hashlib.blake2b(header, digest_size=_CHECKSUM)
-    pieces = [header]
+    pieces = [_BLOCK.pack(len(rows), *(column.dtype.itemsize for column in narrow))]
     for column in columns:
-        piece = column.tobytes() + bytes(-column.nbytes % 8)
-        checksum.update(piece)
-        pieces.append(piece)
-    return [*pieces, checksum.digest()]
+        pieces.append(column.tobytes() + bytes(-column.nbytes % 8))
+    block = b"".join(pieces)
+    return block + _checksum(header, number, block)
+
+
+def _checksum(header: bytes, number: int, block: bytes | memoryview) -> bytes:
+    checksum = hashlib.blake2b(header + _NUMBER.pack(number), digest_size=_CHECKSUM)
+    checksum.update(block)
+    return checksum.digest()
 
 
 def _narrowest(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -179,57 +194,83 @@ def _narrowest(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return column.astype("<u4" if fits else "<i8")
 
 
-def decode(data: bytes, key: bytes, generation: bytes) -> Remembered | None:
-    """The rows in a file; None: it is whole, but was written for another version, mailbox or generation.
+def decode_header(header: bytes, key: bytes, generation: bytes) -> int | None:
+    """cache_seq; None: the file is of another version, or for another mailbox or generation.
+
+    :raises FormatError: it is no size table.
+    """
+    if len(header) < _HEADER.size or not header.startswith(_MAGIC):
+        raise FormatError(0, "size table: it doesn't begin like one")
+    _, version, cache_seq, found_generation, found_key = _HEADER.unpack(header)
+    if (version, found_key, found_generation) != (VERSION, key, generation):
+        return None
+    return int(cache_seq)
+
+
+def block_size(start: bytes) -> int:
+    """Bytes of a block, with its checksum, that begins with *start* (8 bytes or more).
+
+    :raises FormatError: no block begins like that.
+    """
+    types, count = _block_types(start)
+    return _BLOCK.size + sum(_padded(kind, count) for kind in types) + _CHECKSUM
+
+
+def _block_types(start: bytes) -> tuple[list[str], int]:
+    if len(start) < _BLOCK.size:
+        raise FormatError(0, "size table: it ends too early")
+    count, *widths = _BLOCK.unpack_from(start)
+    if count > BLOCK_ROWS or not set(widths) <= {4, 8}:
+        raise FormatError(0, f"size table: a block of {count} rows, {widths} bytes wide")
+    return ["<u8", *("<i8" if width == 8 else "<u4" for width in widths), "<u4", "<u4", "u1"], count
+
+
+def _padded(kind: str, count: int) -> int:
+    size = np.dtype(kind).itemsize * count
+    return size + -size % 8
+
+
+def decode_block(block: bytes, header: bytes, number: int, cache_seq: int) -> Remembered:
+    """The rows of a whole block; none: the file ends here.
 
     :raises FormatError: it is damaged.
     """
-    if len(data) < _HEADER.size + _CHECKSUM:
-        raise FormatError(len(data), "size table: too short")
-    view = memoryview(data)
-    magic, version, cache_seq, count, *widths, _, found_generation, found_key = _HEADER.unpack_from(view)
-    if magic != _MAGIC:
-        raise FormatError(0, "size table: it doesn't begin like one")
-    checksum = hashlib.blake2b(view[:-_CHECKSUM], digest_size=_CHECKSUM).digest()
-    if checksum != view[-_CHECKSUM:]:
-        raise FormatError(len(data) - _CHECKSUM, "size table: wrong checksum")
-    if (version, found_key, found_generation) != (VERSION, key, generation):
-        return None
-    types = ["<u8", *("<i8" if width == 8 else "<u4" for width in widths), "<u4", "<u4", "u1"]
-    sizes = [np.dtype(kind).itemsize * count for kind in types]
-    if _HEADER.size + sum(size + -size % 8 for size in sizes) + _CHECKSUM != len(data):
-        raise FormatError(16, f"size table: {len(data)} bytes are not {count} rows")
-    offset, columns = _HEADER.size, []
-    for kind, size in zip(types, sizes, strict=True):
+    types, count = _block_types(block)
+    view = memoryview(block)
+    if len(block) != block_size(block) or _checksum(header, number, view[:-_CHECKSUM]) != view[-_CHECKSUM:]:
+        raise FormatError(0, f"size table: block {number} is damaged")
+    offset, columns = _BLOCK.size, []
+    for kind in types:
         columns.append(np.frombuffer(view, kind, count, offset))
-        offset += size + -size % 8
+        offset += _padded(kind, count)
     marks, plain, received, saved, uids, cached_at, state = columns
-    if count > 1 and not bool((uids[1:] > uids[:-1]).all()):
-        raise FormatError(_HEADER.size, "size table: uids out of order")
     return Remembered(uids, marks, FactColumns(state, plain, received, saved), cached_at, cache_seq)
 
 
-def merged(fresh: Remembered, old: Remembered | None, keep: Uids) -> Remembered:
-    """*fresh*, and those rows of *old* that it doesn't have and whose uid is in *keep*; all ascending."""
-    if old is None or not len(old):
+def merged(fresh: Remembered, old: list[Remembered], keep: Uids) -> Remembered:
+    """*fresh*, and the rows of *old* that it doesn't have and whose uid is in *keep*; all ascending."""
+    parts = [fresh]
+    for rows in old:
+        wanted = rows[np.isin(rows.uids, keep) & ~np.isin(rows.uids, fresh.uids)]
+        if rows.cache_seq != fresh.cache_seq:
+            cached_at = np.full(len(wanted), NOT_CACHED, np.uint32)
+            wanted = Remembered(wanted.uids, wanted.marks, wanted.facts, cached_at)
+        if len(wanted):
+            parts.append(wanted)
+    if len(parts) == 1:
         return fresh
-    known = np.isin(old.uids, fresh.uids, assume_unique=True)
-    wanted = old[np.isin(old.uids, keep, assume_unique=True) & ~known]
-    cached_at = wanted.cached_at
-    if old.cache_seq != fresh.cache_seq:
-        cached_at = np.full(len(wanted), NOT_CACHED, np.uint32)
-    uids = np.concatenate((fresh.uids, wanted.uids))
+    uids = np.concatenate([part.uids for part in parts])
     order = np.argsort(uids, kind="stable")
     return Remembered(
         uids[order],
-        np.concatenate((fresh.marks, wanted.marks))[order],
+        np.concatenate([part.marks for part in parts])[order],
         FactColumns(
-            np.concatenate((fresh.facts.state, wanted.facts.state))[order],
-            np.concatenate((fresh.facts.size, wanted.facts.size))[order],
-            np.concatenate((fresh.facts.received, wanted.facts.received))[order],
-            np.concatenate((fresh.facts.saved, wanted.facts.saved))[order],
+            np.concatenate([part.facts.state for part in parts])[order],
+            np.concatenate([part.facts.size for part in parts])[order],
+            np.concatenate([part.facts.received for part in parts])[order],
+            np.concatenate([part.facts.saved for part in parts])[order],
         ),
-        np.concatenate((fresh.cached_at, cached_at))[order],
+        np.concatenate([part.cached_at for part in parts])[order],
         fresh.cache_seq,
     )
 
@@ -238,6 +279,14 @@ def usable(state: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Which rows may be in a table: known ones that are whole."""
     found: npt.NDArray[np.bool_] = (state & np.uint8(KNOWN | DAMAGED)) == KNOWN
     return found
+
+
+_NO_ROWS = Remembered(
+    np.empty(0, np.uint32),
+    np.empty(0, np.uint64),
+    FactColumns(*(np.empty(0, np.uint32) for _ in range(4))),
+    np.empty(0, np.uint32),
+)
 
 
 # -- the directory -----------------------------------------------------------------------------
@@ -317,45 +366,63 @@ class SizeTables:
             with contextlib.suppress(FileExistsError):  # another daemon was quicker
                 await self._fs.mkdir(path, Permissions(0o700))
 
-    async def load(self, key: Key, generation: bytes) -> Remembered | None:
-        """What is remembered for *key*; None: nothing that can be used."""
+    async def open(self, key: Key, generation: bytes) -> TableFile | None:
+        """What is remembered for *key*, to be read by the block and closed; None: nothing of use."""
         if self._directory is None:
             return None
         digest = key.digest()
         path = self._path(digest)
-        (found,) = await self._fs.peek([Peek(path, ((0, None),), limit=_FILE_LIMIT, nofollow=True)])
+        handle = self._fs.open(path, nofollow=True)
         try:
-            if not isinstance(found, PeekResult):
-                raise found
-            if found.stat.st_uid != os.geteuid() or found.stat.st_mode & 0o022:
+            status = await handle.wait_open()
+            if status.st_uid != os.geteuid() or status.st_mode & 0o022:
                 raise FormatError(0, "size table: somebody else's, or others can write it")
-            rows = await trio.to_thread.run_sync(decode, found.chunks[0], digest, generation)
+            header = await handle.read(_HEADER.size, 0)
+            cache_seq = decode_header(header, digest, generation)
+            if cache_seq is not None:
+                self._loaded += 1
+                return TableFile(handle, path, header, cache_seq, self._reject)
+            self._rejected += 1
         except FileNotFoundError:
-            return None
+            pass
         except (OSError, FormatError) as exc:
-            log.warning("%s: ignored: %s", path, exc)
-            self._rejected += 1
-            return None
-        if rows is None:
-            self._rejected += 1
-            return None
-        self._loaded += 1
-        return rows
+            self._reject(path, exc)
+        except BaseException:
+            handle.close()
+            raise
+        handle.close()
+        return None
 
-    async def save(self, key: Key, generation: bytes, rows: Remembered) -> bool:
+    def _reject(self, path: str, error: Exception) -> None:
+        log.warning("%s: ignored: %s", path, error)
+        self._rejected += 1
+
+    async def save(
+        self,
+        key: Key,
+        generation: bytes,
+        cache_seq: int,
+        blocks: Callable[[], Awaitable[Remembered | None]],
+    ) -> bool:
         """Replace the table for *key*.  False: it couldn't be written; that is logged once.
 
         Cancelled: the old one stays.
+
+        :param blocks: gives the next rows, :data:`BLOCK_ROWS` at most; None: these were all.
         """
         if self._directory is None:
             return False
         digest = key.digest()
-        pieces = await trio.to_thread.run_sync(encode, rows, digest, generation)
+        header = encode_header(digest, generation, cache_seq)
         handle = self._fs.create(self._path(digest), CreateMode.REPLACE_IF_EXISTS, Permissions(0o600))
         try:
             async with handle:
-                for piece in pieces:
-                    await handle.write_all(piece)
+                await handle.write_all(header)
+                number = 0
+                while (rows := await blocks()) is not None:
+                    await self._write_block(handle, encode_block(rows, header, number))
+                    number += 1
+                await self._write_block(handle, encode_block(_NO_ROWS, header, number))
                 await handle.commit_async()
         except OSError as exc:
             if not self._failed:
@@ -363,11 +430,14 @@ class SizeTables:
             self._failed += 1
             return False
         self._saved += 1
-        self._written += sum(map(len, pieces))
         if self._written >= _TRIM_EVERY:
             self._written = 0
             await self._trim(self._directory)
         return True
+
+    async def _write_block(self, handle: Handle, block: bytes) -> None:
+        await handle.write_all(block)
+        self._written += len(block)
 
     def _path(self, digest: bytes) -> str:
         assert self._directory is not None
@@ -403,3 +473,55 @@ def _too_many(files: list[tuple[os.stat_result, str]]) -> list[str]:
         if temporary or total > DIRECTORY_BYTES:
             gone.append(path)
     return gone
+
+
+class TableFile:
+    """A size table that is being read.  Close it.
+
+    :param reject: told when the file turns out to be damaged.
+    """
+
+    def __init__(
+        self,
+        handle: Handle,
+        path: str,
+        header: bytes,
+        cache_seq: int,
+        reject: Callable[[str, Exception], None],
+    ) -> None:
+        self.cache_seq = cache_seq
+        self._handle = handle
+        self._path = path
+        self._header = header
+        self._reject = reject
+        self._offset = len(header)
+        self._number = 0
+        self._last_uid = 0
+        self._done = False
+
+    async def next(self) -> Remembered | None:
+        """The rows of the next block; None: the file ends here, or is damaged from here on."""
+        if self._done:
+            return None
+        self._done = True  # unless this block is good
+        try:
+            start = await self._handle.read(_BLOCK.size, self._offset)
+            block = await self._handle.read(block_size(start), self._offset)
+            rows = decode_block(block, self._header, self._number, self.cache_seq)
+            uids = rows.uids
+            if not len(rows):
+                return None
+            if int(uids[0]) <= self._last_uid or not bool((uids[1:] > uids[:-1]).all()):
+                raise FormatError(0, "size table: uids out of order")
+        except (OSError, FormatError) as exc:
+            self._reject(self._path, exc)
+            return None
+        self._done = False
+        self._number += 1
+        self._offset += len(block)
+        self._last_uid = int(uids[-1])
+        return rows
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._handle.close()
