@@ -86,11 +86,10 @@ async def test_each_handle_of_an_expunged_message_goes_on(
             await aside(path.stat)
 
 
-@BOTH
 async def test_what_goes_during_a_listing_does_not_stay_in_the_kernel(
-    dovecot: Dovecot, tmp_path: Path, driver: str
+    dovecot: Dovecot, tmp_path: Path
 ) -> None:
-    account = made(dovecot, driver, count=1200)
+    account = made(dovecot, "sdbox", count=1200)
     async with mounted(account, tmp_path / "mnt") as mnt:
         inbox = mnt / "INBOX"
         entries = await aside(lambda: os.scandir(inbox))

@@ -19,7 +19,7 @@ from tests.live.dovecot import Account, Append, Dovecot
 from tests.live.equal import Tally, assert_shows_soon
 from tests.live.mounts import Mounts, xattrs
 
-ROUNDS = int(os.environ.get("DBOXFS_MODEL_ROUNDS", "30"))
+ROUNDS = int(os.environ.get("DBOXFS_MODEL_ROUNDS", "20"))
 NAMES = ["INBOX", "A", "A/B", "A/B/C", "D", "Trés", "5.eml"]
 FLAGS = ["\\Seen", "\\Answered", "\\Flagged", "\\Deleted", "\\Draft", "$Forwarded", "work", "Later"]
 

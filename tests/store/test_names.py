@@ -25,7 +25,7 @@ ODD = (
 
 @pytest.mark.parametrize("utf8", [False, True])
 def test_every_part_is_shown_under_a_name_that_leads_back(utf8: bool) -> None:
-    @settings(max_examples=500, deadline=None)
+    @settings(max_examples=300, deadline=None)
     @given(PARTS)
     def check(raw: bytes) -> None:
         part = os.fsdecode(raw)
@@ -55,7 +55,7 @@ def test_no_two_parts_are_shown_equal(utf8: bool) -> None:
         assert shown.setdefault(name, raw) == raw
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.text(max_size=30))
 def test_modified_utf7_goes_both_ways(text: str) -> None:
     assume(not re.search("[\ud800-\udfff]", text))
