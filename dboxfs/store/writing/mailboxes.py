@@ -184,11 +184,9 @@ class MailboxTree:
 
     async def _remove_mailbox(self, name: str, path: str) -> None:
         """Put the mailbox out of sight, then take it apart: also in alt, control and index trees."""
-        trash = self._trash
-        await self._remove_tree(trash, itself=False)
-        await self._disk.mkdir(trash)
         if await self._disk.exists(path):
-            await self._disk.run(ops.Rename(path, os.path.join(trash, uuid.uuid4().hex)))
+            await self._disk.attempt(self._throw_away(path))
+            await self._remove_tree(path)
         await self._disk.sync_dir(os.path.dirname(path))
         alt = self._location.alt_mailbox_path(name)
         if alt is not None:
@@ -199,7 +197,12 @@ class MailboxTree:
         if self._location.control is not None:
             control = os.path.join(self._location.control, self._location.mailbox_dir, name)
             await self._remove_if_empty(control)
-        await self._remove_tree(trash)
+        await self._disk.attempt(self._remove_tree(self._trash))
+
+    async def _throw_away(self, path: str) -> None:
+        """Put a directory out of sight in one step.  Where that fails (disk full) it is emptied in place."""
+        await self._disk.mkdir(self._trash)
+        await self._disk.run(ops.Rename(path, os.path.join(self._trash, uuid.uuid4().hex)))
 
     async def _remove_index_files(self, directory: str) -> None:
         for entry in await self._disk.listdir(directory):
@@ -207,7 +210,7 @@ class MailboxTree:
                 await self._disk.unlink(os.path.join(directory, entry.name))
         await self._remove_if_empty(directory)
 
-    async def _remove_tree(self, path: str, *, itself: bool = True) -> None:
+    async def _remove_tree(self, path: str) -> None:
         """Remove a directory and all in it.  What is missing is no error."""
         for entry in await self._disk.listdir(path):
             child = os.path.join(path, entry.name)
@@ -215,8 +218,7 @@ class MailboxTree:
                 await self._remove_tree(child)
             else:
                 await self._disk.unlink(child)
-        if itself:
-            await self._remove_if_empty(path)
+        await self._remove_if_empty(path)
 
     async def _remove_if_empty(self, path: str) -> None:
         await self._was_empty(path)

@@ -146,7 +146,7 @@ class SdboxWriter:
             await self._sync(name, index, news, replaced)
             self._work.count("saved", len(news))
         if self._work.options.alone:
-            await self.unlink(name, replaced, [])
+            await self._disk.attempt(self.unlink(name, replaced, []))
         for request in group:
             request.result = Saved(
                 validity, tuple(new.uid for new in request.what), tuple(new.guid for new in request.what)
@@ -298,7 +298,10 @@ class SdboxWriter:
     # -- expunge -----------------------------------------------------------------------------------------
 
     async def expunge(self, name: str, uids: Sequence[int] | None) -> list[int]:
-        """Expunge messages (None: all), and those that others asked for; gives the uids that were there."""
+        """Expunge messages (None: all), and those that others asked for; gives the uids that were there.
+
+        :raises OSError: also if they are expunged, but a file could not be removed (``maintain`` will).
+        """
         async with self._work.mailbox(name) as index:
             wanted = index.state.uids.tolist() if uids is None else present(index.state, uids)
             gone = sorted({*wanted, *records.requested_expunges(index.state)})
@@ -312,16 +315,24 @@ class SdboxWriter:
         return gone
 
     async def unlink(self, name: str, uids: Sequence[int], attachments: Sequence[str]) -> None:
-        """Remove the files of messages that have no record any more.  What can't be done is counted."""
+        """Remove the files of messages that have no record any more.
+
+        :raises OSError: one could not be removed; the others were.
+        """
         paths = [self._work.message_paths(name, uid) for uid in uids]
-        answers = await self._disk.run_all([ops.Unlink(some[0]) for some in paths])
-        again = []
-        for some, answer in zip(paths, answers, strict=True):
-            if isinstance(answer, FileNotFoundError):
-                again += some[1:]
-            elif isinstance(answer, OSError):
-                self._disk.lost_errors += 1
-        await self._disk.discard([*again, *attachments])
+        answers: list[OSError | None] = []
+        answers += await self._disk.run_all([ops.Unlink(some[0]) for some in paths])
+        again = [
+            path
+            for some, answer in zip(paths, answers, strict=True)
+            if isinstance(answer, FileNotFoundError)
+            for path in some[1:]
+        ]
+        others = [ops.Unlink(path) for path in [*again, *attachments]]
+        answers += await self._disk.run_all(others)
+        for answer in answers:
+            if isinstance(answer, OSError) and not isinstance(answer, FileNotFoundError):
+                raise answer
 
 
 async def finish_expunge(index: IndexLog, gone: Sequence[int]) -> None:
