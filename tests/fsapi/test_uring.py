@@ -494,17 +494,19 @@ async def test_one_hanging_operation_holds_up_none_of_499_readers(
 
     async with FileSystem(only_by_workers(make(10), monkeypatch)) as fs, trio.open_nursery() as nursery:
         nursery.start_soon(hang)
-        with trio.fail_after(10):
+        with trio.move_on_after(10) as scope:
             while not hanging.begun:
                 await trio.sleep(0.001)
             for number in range(499):
                 nursery.start_soon(reader, str(number))
             while len(ended) < 499:
                 await trio.sleep(0.001)
-        assert "hangs" not in ended
+        first = ended[:]
         hanging.release()
-    assert ended[-1] == "hangs"
     hanging.close()
+    assert not scope.cancelled_caught
+    assert "hangs" not in first
+    assert ended[499:] == ["hangs"]
 
 
 @REAL
@@ -515,17 +517,22 @@ async def test_hanging_readahead_leaves_places_for_those_who_wait(
     (tmp_path / "a").write_bytes(b"x")
     hanging = Hanging(monkeypatch, ops.Advise, "hangs")
     driver = only_by_workers(make(4), monkeypatch)
-    async with FileSystem(driver) as fs, fs.open(str(tmp_path / "hangs")) as handle:
+    async with FileSystem(driver) as fs:
+        handle = fs.open(str(tmp_path / "hangs"))
         await handle.wait_open()
         for _ in range(100):
             handle.willneed(0, 1000)
-        with trio.fail_after(5):
+        with trio.move_on_after(5) as scope:
             for _ in range(20):
-                async with fs.open(str(tmp_path / "a")) as other:
-                    assert await other.read(1, 0) == b"x"
-        assert hanging.begun == driver.depth * 3 // 4
+                other = fs.open(str(tmp_path / "a"))
+                assert await other.read(1, 0) == b"x"
+                other.close()
+        begun = hanging.begun
         hanging.release()
+        await handle.aclose()
     hanging.close()
+    assert not scope.cancelled_caught
+    assert begun == driver.depth * 3 // 4
 
 
 @REAL
