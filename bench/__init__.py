@@ -8,7 +8,8 @@
 * :mod:`bench.clients`: one measured command, caches, counters,
 * :mod:`bench.run`: rounds in which all subjects take turns,
 * :mod:`bench.single`: scenarios that are no walk over all messages: one large message, a million small ones,
-* :mod:`bench.later`: scenarios that need a storage with faults,
+* :mod:`bench.latency`: scenarios on slow storage, which :mod:`bench.slow` mounts,
+* :mod:`bench.hotset`: what of the daemon's cache survives a scan, without a mount,
 * :mod:`bench.goals`: the rows of the answer, with the goals,
 * :mod:`bench.report`, :mod:`bench.plot`: table, JSON, picture.
 

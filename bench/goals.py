@@ -23,6 +23,7 @@ class Measure(Enum):
     SPEED = "x of its speed"
     PER_ENTRY = "µs an entry"
     MEMORY = "MB"
+    HITS = "% hits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Row:
     @property
     def at_least(self) -> bool:
         """The goal is a lower bound."""
-        return self.measure is Measure.SPEED
+        return self.measure in (Measure.SPEED, Measure.HITS)
 
 
 @dataclass(slots=True)
@@ -121,6 +122,12 @@ def _requests() -> list[Row]:
 
 FIND_CELL, MEMORY_CELL, LIST_CELL = "find/cold/giant", "memory/cold/giant", "ls/known/hundred"
 
+SLOW_CELL = {0: "tar/known/slow-one", 10: "tar/known/slow-10", 64: "tar/known/slow-64"}
+"""By workers; 0: one thing at a time."""
+
+ONE_CELL, MANY_CELL = "read/one/slow", "read/many/slow"
+HOT_CELL, HOT_LRU_CELL = "hits/scanned/cache", "hits/scanned/lru"
+
 ROWS: tuple[Row, ...] = (
     *_requests(),
     *_ratios(),
@@ -129,6 +136,11 @@ ROWS: tuple[Row, ...] = (
     Row(11, "find, many messages, first time", FIND_CELL, None, Measure.PER_ENTRY, 6.0),
     Row(11, "find, many messages: daemon's memory", MEMORY_CELL, None, Measure.MEMORY, 100.0),
     Row(11, "ls -l of a tenth of them, sizes known", LIST_CELL, None, Measure.PER_ENTRY, 6.0),
+    Row(12, "5 ms storage: tar, 10 workers / one by one", SLOW_CELL[10], SLOW_CELL[0], Measure.SPEED, 9.0),
+    Row(12, "5 ms storage: tar, 64 workers / one by one", SLOW_CELL[64], SLOW_CELL[0], Measure.SPEED, 20.0),
+    Row(13, "20 ms storage: 500 readers at once / one", MANY_CELL, ONE_CELL, Measure.RATIO, 12.0),
+    Row(14, "hot set after a scan (1% read, then pages)", HOT_CELL, None, Measure.HITS, 90.0),
+    Row(14, "the same with a cache that is an LRU", HOT_LRU_CELL, None, Measure.HITS, None),
 )  # fmt: skip
 
 NOISE: tuple[Row, ...] = tuple(
@@ -138,9 +150,6 @@ NOISE: tuple[Row, ...] = tuple(
     for client, heat in (("tar", "cold"), ("tar", "warm"))
 )  # fmt: skip
 """The A/A pairs: the same thing measured twice in each round.  What they differ by is noise."""
-
-LATER = (12, 13, 14)
-"""Scenarios of :mod:`bench.later`."""
 
 
 def wanted_rows(scenarios: Iterable[int]) -> list[Row]:
@@ -159,7 +168,7 @@ def answer(row: Row, cells: Cells) -> Answer:
     """The number for a row: medians first, then their ratio; the range is that of the single rounds."""
     if row.measure is Measure.REQUESTS:
         return _of_values(row, cells, cells.requests)
-    if row.measure in (Measure.MEMORY, Measure.PER_ENTRY):
+    if row.measure in (Measure.MEMORY, Measure.PER_ENTRY, Measure.HITS):
         return _of_values(row, cells, cells.values)
     above, below = (row.ours, row.peer) if row.measure is Measure.RATIO else (row.peer, row.ours)
     assert above is not None

@@ -10,12 +10,11 @@ from bench.clients import Sample
 from bench.goals import Answer, Cells, Measure
 
 
-def table(answers: Iterable[Answer], not_measured: Mapping[int, str], cells: Cells) -> str:
+def table(answers: Iterable[Answer], cells: Cells) -> str:
     """Rows with value, goal and range of the rounds; then the A/A pairs; then seconds of each cell."""
     rows = list(answers)
     lines = [f"{'#':>3}  {'':<42} {'median':>8}  {'goal':>8}          rounds"]
     lines += [_line(one) for one in rows if one.row.scenario]
-    lines += [f"{scenario:>3}  not measured: {reason}" for scenario, reason in not_measured.items()]
     noise = [one for one in rows if not one.row.scenario]
     if noise:
         lines += ["", "A/A pairs: the same thing twice in each round; what these are off from 1 is noise"]
@@ -42,7 +41,9 @@ def _line(one: Answer) -> str:
 def _off(one: Answer) -> float:
     """By what factor the goal is missed."""
     assert one.row.goal is not None
-    return one.row.goal / one.value if one.row.at_least else one.value / one.row.goal
+    if one.row.at_least:
+        return one.row.goal / one.value if one.value else math.inf
+    return one.value / one.row.goal
 
 
 def _number(value: float) -> str:
@@ -63,9 +64,7 @@ def _cell(name: str, samples: list[Sample]) -> str:
     return f"{name:<30} " + " ".join(f"{number:8.3f}" for number in numbers)
 
 
-def as_json(
-    answers: Iterable[Answer], not_measured: Mapping[int, str], cells: Cells, about: Mapping[str, object]
-) -> dict[str, object]:
+def as_json(answers: Iterable[Answer], cells: Cells, about: Mapping[str, object]) -> dict[str, object]:
     """Everything, for a program: *about* (machine, options, seconds), rows, and all samples."""
     return {
         **about,
@@ -86,7 +85,6 @@ def as_json(
             }
             for one in answers
         ],
-        "not_measured": {str(scenario): reason for scenario, reason in not_measured.items()},
         "cells": {
             name: {
                 "wall": [sample.wall for sample in samples],

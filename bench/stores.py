@@ -6,6 +6,7 @@
       plain/<mailbox>/<uid>.eml      the messages as files
       mdbox/, sdbox/                 the same, imported by doveadm from a Maildir of hard links to plain/
       big-mdbox/, big-plain/         BIG_COUNT messages of 30 MB, the same way
+      zstd-sdbox/                    fewer, compressed
       *.json                         what was made, how, and how long it took: made again if that differs
 
 Fastest way found to fill a store: ``doveadm import`` from a Maildir on the same file system with
@@ -97,6 +98,22 @@ def build_big(work: Path, stores: Stores, doveadm: Doveadm, seed: int) -> None:
     stores.seconds["big"] = cached(work, "big", recipe, make)
 
 
+def build_compressed(work: Path, corpus: Corpus, doveadm: Doveadm, seed: int) -> tuple[Path, float]:
+    """An sdbox store of *corpus*, compressed with zstd; with the seconds that it took."""
+    root = work / "zstd-sdbox"
+
+    def make() -> None:
+        plain, maildir = work / "zstd-plain", work / "zstd-maildir"
+        write_plain(plain, corpus)
+        link_maildir(plain, maildir, corpus, doveadm)
+        import_maildir(root, maildir, corpus, doveadm, "zstd")
+        shutil.rmtree(maildir)
+        shutil.rmtree(plain)
+
+    recipe: dict[str, object] = {"messages": len(corpus), "seed": seed}
+    return root, cached(work, "zstd-sdbox", recipe, make)
+
+
 def write_plain(plain: Path, corpus: Corpus) -> None:
     """Every message as a file ``<mailbox>/<uid>.eml`` below *plain*, with its received date as mtime."""
     shutil.rmtree(plain, ignore_errors=True)
@@ -126,12 +143,18 @@ def link_maildir(plain: Path, maildir: Path, corpus: Corpus, doveadm: Doveadm) -
         os.link(plain / mail.path, box[mail.folder] / name)
 
 
-def import_maildir(root: Path, maildir: Path, corpus: Corpus, doveadm: Doveadm) -> None:
-    """A dbox store at *root* (its name ends in the format) of all that is in *maildir*."""
+def import_maildir(
+    root: Path, maildir: Path, corpus: Corpus, doveadm: Doveadm, compression: str | None = None
+) -> None:
+    """A dbox store at *root* (its name ends in the format) of all that is in *maildir*.
+
+    :param compression: what the messages are stored with (Dovecot's ``zlib_save``).
+    """
     shutil.rmtree(root, ignore_errors=True)
     doveadm.directory(root)
     location = location_of(root)
-    doveadm.run(location, "import", f"maildir:{maildir}:LAYOUT=fs", "", "all")
+    options = ["-o", f"plugin/zlib_save={compression}"] if compression else []
+    doveadm.run(location, *options, "import", f"maildir:{maildir}:LAYOUT=fs", "", "all")
     _verified(location, corpus, doveadm)
 
 

@@ -104,12 +104,11 @@ class Mount(Subject):
 
 
 class Dboxfs(Mount):
-    """A mount of ours."""
+    """A mount of ours.  ``command``: another one than ``dboxfs mount`` that makes it."""
 
-    def __init__(self, name: str, root: Path, work: Path) -> None:
-        store = location_of(root)
-        command: list[str | Path] = [_DBOXFS, "mount", "-f", "--log-level", "warning", store]
-        super().__init__(name, command, work, root)
+    def __init__(self, name: str, root: Path, work: Path, command: Sequence[str | Path] = ()) -> None:
+        ours = (_DBOXFS, "mount", "-f", "--log-level", "warning", location_of(root))
+        super().__init__(name, command or ours, work, root)
 
     def stats(self) -> dict[str, object]:
         """What the mount says of itself."""

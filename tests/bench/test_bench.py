@@ -16,7 +16,7 @@ import pytest
 
 from bench.__main__ import main
 from bench.floor import Tree
-from bench.goals import LATER, MEMORY_CELL, NOISE, ROWS, wanted_cells
+from bench.goals import HOT_CELL, HOT_LRU_CELL, MEMORY_CELL, NOISE, ROWS, Measure, wanted_cells
 from bench.mail import ABSENT, MEAN, MEDIAN, Corpus
 
 ROOT = Path(__file__).parent.parent.parent
@@ -52,13 +52,13 @@ def test_every_scenario_has_numbers(found: dict[str, Any]) -> None:
     rows = {row["label"]: row for row in found["rows"]}
     assert len(rows) == len(ROWS) + len(NOISE)
     for row in (*ROWS, *NOISE):
-        assert rows[row.label]["value"] > 0, row.label
+        value = rows[row.label]["value"]
+        assert 0 <= value <= 100 if row.measure is Measure.HITS else value > 0, row.label
         assert rows[row.label]["low"] <= rows[row.label]["high"], row.label
-    assert set(found["not_measured"]) == {str(scenario) for scenario in LATER}
 
 
 def test_every_cell_was_measured_and_took_time(found: dict[str, Any]) -> None:
-    timed = wanted_cells(row for row in (*ROWS, *NOISE)) - {MEMORY_CELL}
+    timed = wanted_cells(row for row in (*ROWS, *NOISE)) - {MEMORY_CELL, HOT_CELL, HOT_LRU_CELL}
     assert timed <= set(found["cells"])
     assert all(wall > 0 for cell in timed for wall in found["cells"][cell]["wall"])
 
