@@ -72,7 +72,9 @@ def many_readers(bench: Bench, rounds: int) -> None:
 
 
 def _many_readers(bench: Bench) -> None:
-    single, many = _chosen([mail for mail in bench.corpus.mails if mail.folder == _READER_FOLDER], bench.seed)
+    single, many = chosen_messages(
+        [mail for mail in bench.corpus.mails if mail.folder == _READER_FOLDER], bench.seed
+    )
     mount = slow_mount(bench, READER_LATENCY, _READER_WORKERS)
     with mount:
         mount.start()
@@ -84,7 +86,7 @@ def _many_readers(bench: Bench) -> None:
     bench.cells.samples.setdefault(MANY_CELL, []).append(together)
 
 
-def _chosen(mails: Sequence[Mail], seed: int) -> tuple[list[Mail], list[Mail]]:
+def chosen_messages(mails: Sequence[Mail], seed: int) -> tuple[list[Mail], list[Mail]]:
     """Messages for the single reader, and other ones for all readers; in no order, so that nobody walks."""
     alone = min(_SINGLE_READS, len(mails) // 3)
     some = random.Random(seed).sample(mails, min(len(mails), alone + READERS))

@@ -10,6 +10,9 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.goals import Answer
 
+_FAR = 1000
+"""A value is drawn as if it were not smaller than its goal by more than this: 0 has no place on the scale."""
+
 
 def check() -> None:
     """:class:`BenchError` where nothing can be drawn: said before a run, not after it."""
@@ -38,4 +41,5 @@ def draw(answers: Iterable[Answer], path: Path) -> None:
 
 def _missing(one: Answer, value: float) -> float:
     assert one.row.goal is not None
+    value = max(value, one.row.goal / _FAR)
     return one.row.goal / value if one.row.at_least else value / one.row.goal

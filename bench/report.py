@@ -31,19 +31,20 @@ def _line(one: Answer) -> str:
     goal, verdict = "", ""
     if row.goal is not None:
         goal = f"{'≥' if row.at_least else '≤'} {_number(row.goal)}"
-        verdict = "reached" if one.reached else f"off {_off(one):.2f}x" if one.measured else "failed"
+        verdict = "reached" if one.reached else _missed(one) if one.measured else "failed"
     rounds = f"{_number(one.low)} to {_number(one.high)}" if one.low != one.high else ""
     unit = "" if row.measure is Measure.RATIO else f" {row.measure.value}"
     value = (">" if one.cut else "") + _number(one.value)
     return f"{number:>3}  {row.label:<42} {value:>8}  {goal:>8} {verdict:<10} {rounds}{unit}".rstrip()
 
 
-def _off(one: Answer) -> float:
+def _missed(one: Answer) -> str:
     """By what factor the goal is missed."""
     assert one.row.goal is not None
-    if one.row.at_least:
-        return one.row.goal / one.value if one.value else math.inf
-    return one.value / one.row.goal
+    if not one.value:
+        return "missed"
+    off = one.row.goal / one.value if one.row.at_least else one.value / one.row.goal
+    return f"off {off:.2f}x"
 
 
 def _number(value: float) -> str:

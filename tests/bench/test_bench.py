@@ -17,6 +17,8 @@ import pytest
 from bench.__main__ import main
 from bench.floor import Tree
 from bench.goals import HOT_CELL, HOT_LRU_CELL, MEMORY_CELL, NOISE, ROWS, Measure, wanted_cells
+from bench.hotset import Lru
+from bench.latency import READERS, chosen_messages
 from bench.mail import ABSENT, MEAN, MEDIAN, Corpus
 
 ROOT = Path(__file__).parent.parent.parent
@@ -96,6 +98,25 @@ def test_a_wrong_command_line_is_refused(args: tuple[str, str]) -> None:
     with pytest.raises(SystemExit) as refused:
         main(args)
     assert refused.value.code == 2
+
+
+def test_the_peer_of_the_cache_is_an_lru() -> None:
+    lru = Lru(30)
+    for number in range(3):
+        lru.put("a", number, bytes(10))
+    assert lru.get("a", 0) == bytes(10)
+    lru.put("b", 0, bytes(15))
+    assert [lru.get("a", number) is not None for number in range(3)] == [True, False, False]
+    assert lru.get("b", 0) == bytes(15)
+    assert lru.stats() == {"hits": 3, "misses": 2}
+
+
+def test_readers_read_different_messages_in_no_order() -> None:
+    mails = [mail for mail in Corpus(3000).mails if mail.folder == "INBOX"]
+    alone, together = chosen_messages(mails, 1)
+    assert len(together) == READERS == len({mail.number for mail in together})
+    assert not {mail.number for mail in alone} & {mail.number for mail in together}
+    assert together != sorted(together, key=lambda mail: mail.number)
 
 
 def test_the_floor_serves_the_same_messages() -> None:
