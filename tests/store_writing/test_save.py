@@ -6,6 +6,7 @@ import os
 import re
 
 import pytest
+import trio
 
 from dboxfs.errors import NoSuchMailbox
 from dboxfs.fsapi import CreateMode, FileSystem, ThreadsDriver
@@ -127,6 +128,26 @@ async def test_what_looks_compressed_is_refused_and_leaves_nothing(
             await writer.save("INBOX", [NewMessage(body(1)), NewMessage(bytes.fromhex(magic) + b"text\n")])
     assert sorted(str(p) for p in account.root.rglob("*")) == files
     assert Shown.of(account).texts == [body(0)]
+
+
+@BOTH
+async def test_what_no_mailbox_can_hold_is_refused_alone(dovecot: Dovecot, driver: str) -> None:
+    account = made(dovecot, driver)
+    wrong = [
+        NewMessage(body(1), keywords=("two words",)),
+        NewMessage(body(1), keywords=("",)),
+        NewMessage(body(1), keywords=("\\Seen",)),
+        NewMessage(body(1), guid=b"short"),
+    ]
+    async with writing(account.location) as writer, trio.open_nursery() as nursery:
+        for n in range(2, 6):
+            nursery.start_soon(writer.save, "INBOX", [NewMessage(body(n))])
+        for message in wrong:
+            with pytest.raises(ValueError, match=r"keyword|guid"):
+                await writer.save("INBOX", [message])
+    assert sorted(Shown.of(account).texts) == sorted(body(n) for n in range(6) if n != 1)
+    assert not list(account.root.rglob(".temp.*"))
+    assert_resync_changes_nothing(account)
 
 
 @BOTH

@@ -153,7 +153,7 @@ class IndexLog:
     async def _follow(self, file: AppendFile) -> None:
         state = self._state
         same = state is not None and self._identity == file.identity
-        if state is None or not same or state.log_file_seq != self.header.file_seq:
+        if state is None or not same or not self._continues(state):
             self._state = None
             self._state = await self._load(file)
             self._identity = file.identity
@@ -164,6 +164,10 @@ class IndexLog:
             return
         new = await file.read(file.size - state.head_offset, state.head_offset)
         state.apply_log(new, state.head_offset)
+
+    def _continues(self, state: IndexState) -> bool:
+        """Whether the log is the one that *state* was at; an inode number may be used again."""
+        return (state.indexid, state.log_file_seq) == (self.header.indexid, self.header.file_seq)
 
     async def _load(self, file: AppendFile) -> IndexState:
         base_data = await self.disk.read_whole(self.base_path)

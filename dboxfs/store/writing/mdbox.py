@@ -10,11 +10,11 @@ then nobody's, like an expunged message, and a purge takes it away.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
-from dboxfs.errors import DboxfsError, NoSuchMessage, Unsupported
+from dboxfs.errors import DboxfsError, NoSuchMessage
 from dboxfs.fsapi import ops
 from dboxfs.index.mailbox import guids, map_uids
 from dboxfs.index.mapindex import MapIndex
@@ -24,14 +24,12 @@ from dboxfs.store.writing.group import GroupCommit, Request
 from dboxfs.store.writing.indexlog import IndexLog
 from dboxfs.store.writing.message import Composed, NewMessage, compose
 from dboxfs.store.writing.outcome import Copied, Saved, now_seconds
+from dboxfs.store.writing.references import References, check_limit, lost_references, references_of
 from dboxfs.store.writing.sdbox import finish_expunge
 from dboxfs.store.writing.work import Work, present, visible
 
 SHARED_LIMIT = 1 << 20
 """Bytes that a save may have to go into a file together with others that are ready."""
-
-MOST_REFERENCES = 32768
-"""Copies that a stored message may have (mdbox-map)."""
 
 
 @dataclass(slots=True)
@@ -63,6 +61,7 @@ class MdboxWriter:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._disk = work.disk
+        self._references = References(work)
         self.queue: GroupCommit[_Save, Saved] = GroupCommit(self._commit_group)
 
     # -- save --------------------------------------------------------------------------------------------
@@ -237,44 +236,8 @@ class MdboxWriter:
             except OSError as error:
                 for request in share.requests:
                     request.error = error
-                consistent &= await self._take_back(share.index, share.appended, share.replaced)
+                consistent &= await self._references.take_back(share.index, share.appended, share.replaced)
         return consistent
-
-    async def _take_back(
-        self,
-        index: IndexLog,
-        appended: Sequence[records.Appended],
-        replaced: Sequence[tuple[int, int]] = (),
-        references: int = 1,
-    ) -> bool:
-        """What a mailbox could not take, or not durably, shall not count; False: that failed too.
-
-        Messages that are in its log are expunged again; but not if they replaced others, which are expunged
-        by now: then one of the two would be lost.
-
-        :param replaced: (uid, map uid) of messages whose references are given back if they still exist.
-        :param references: how many references each appended message was given in the map.
-        """
-        uids = present(index.state, (message.uid for message in appended))
-        if uids and replaced:
-            return True
-        if uids:
-            again = records.expunge(index.state, uids, external=True)
-            if not await self._disk.attempt(index.append(again)):
-                return False
-        diffs = [(message.map_uid, -references) for message in appended]
-        if self._work.options.alone and not uids:
-            diffs += [(map_uid, 1) for _, map_uid in replaced]
-        return await self._disk.attempt(self._refer(diffs))
-
-    async def _refer(self, diffs: Iterable[tuple[int, int]]) -> None:
-        """Change refcounts in the map: (map uid, difference), in any order."""
-        sums: dict[int, int] = {}
-        for map_uid, diff in diffs:
-            sums[map_uid] = sums.get(map_uid, 0) + diff
-        change = records.change_refcounts(self._work.map.state, sorted(sums.items()))
-        if change:
-            await self._work.map.append(change)
 
     async def _disown(self, shares: list[_Share], placers: list[Placer]) -> None:
         """The map could not be made durable: if it has the new entries, they shall be nobody's."""
@@ -316,7 +279,7 @@ class MdboxWriter:
             if len(wanted) != len(set(uids)):
                 raise NoSuchMessage(f"{source}: some of the messages to be copied are gone")
             rows = self._copies(here, there, wanted, mapping)
-            self._check_references(mapping, rows)
+            check_limit(mapping, rows)
             await self._transfer(here, there, rows, wanted if move else [])
             self._work.count("moved" if move else "copied", len(rows))
             return Copied(there.state.uid_validity, tuple(wanted), tuple(row.uid for row in rows))
@@ -326,9 +289,9 @@ class MdboxWriter:
     ) -> None:
         """Append *rows* to one mailbox and expunge *gone* from the other, map first."""
         execute = bool(gone) and self._work.options.alone
-        more = _references(rows, 1)
+        more = references_of(rows, 1)
         # Executed at once a move changes no refcount in the end; what is written says that it is under way.
-        await self._begin(more, _references(rows, -1) if execute else [])
+        await self._references.begin(more, references_of(rows, -1) if execute else [])
         arrived = False
         consistent = True
         try:
@@ -338,29 +301,13 @@ class MdboxWriter:
                 await here.append(records.expunge(here.state, gone, external=execute), durable=execute)
         except OSError:
             if not arrived:
-                consistent = await self._take_back(there, rows, references=0 if execute else 1)
+                consistent = await self._references.take_back(there, rows, references=0 if execute else 1)
             elif execute and present(here.state, gone):
-                consistent = await self._disk.attempt(self._refer(more))
+                consistent = await self._disk.attempt(self._references.change(more))
             raise
         finally:
             if consistent:
                 await self._disk.attempt(self._work.map_done())
-
-    async def _begin(self, *changes: Sequence[tuple[int, int]]) -> None:
-        """Change refcounts before mailboxes are changed; one write, durable.
-
-        :raises OSError: refcounts are as they were.
-        """
-        batch = [r for diffs in changes for r in records.change_refcounts(self._work.map.state, diffs)]
-        if not batch:
-            return
-        try:
-            await self._work.map.append(batch, durable=True)
-        except OSError:
-            back = [(map_uid, -diff) for diffs in changes for map_uid, diff in diffs]
-            if not self._work.map.tail_is_head and await self._disk.attempt(self._refer(back)):
-                await self._disk.attempt(self._work.map_done())
-            raise
 
     def _copies(
         self, here: IndexLog, there: IndexLog, wanted: Sequence[int], mapping: MapIndex
@@ -380,13 +327,6 @@ class MdboxWriter:
             rows.append(records.Appended(uid + number, flags, keywords, guid, map_uid, now))
         return rows
 
-    @staticmethod
-    def _check_references(mapping: MapIndex, rows: Sequence[records.Appended]) -> None:
-        for map_uid, more in _references(rows, 1):
-            found = mapping.lookup(map_uid)
-            if found is not None and found.refcount + more >= MOST_REFERENCES:
-                raise Unsupported(f"a stored message can't have more than {MOST_REFERENCES - 1} copies")
-
     # -- expunge -----------------------------------------------------------------------------------------
 
     async def expunge(self, name: str, uids: Sequence[int] | None) -> list[int]:
@@ -394,39 +334,18 @@ class MdboxWriter:
         async with self._work.locked_map() as mapping, self._work.mailbox(name) as index:
             wanted = index.state.uids.tolist() if uids is None else present(index.state, uids)
             gone = sorted({*wanted, *records.requested_expunges(index.state)})
-            diffs = self._lost_references(index, mapping, gone)
-            await self._begin(diffs)
+            diffs = lost_references(index, mapping, gone)
+            await self._references.begin(diffs)
             consistent = True
             try:
                 await finish_expunge(index, gone)
             except OSError:
                 if present(index.state, gone):
                     back = [(map_uid, -diff) for map_uid, diff in diffs]
-                    consistent = await self._disk.attempt(self._refer(back))
+                    consistent = await self._disk.attempt(self._references.change(back))
                 raise
             finally:
                 if consistent:
                     await self._disk.attempt(self._work.map_done())
         self._work.count("expunged", len(gone))
         return gone
-
-    @staticmethod
-    def _lost_references(index: IndexLog, mapping: MapIndex, gone: Sequence[int]) -> list[tuple[int, int]]:
-        """The changes of refcounts, none below 0."""
-        column = map_uids(index.state)
-        if column is None or not gone:
-            return []
-        counts: dict[int, int] = {}
-        for map_uid in column[index.state.rows_of(gone)].tolist():
-            found = mapping.lookup(map_uid)
-            if found is not None and found.refcount > -counts.get(map_uid, 0):
-                counts[map_uid] = counts.get(map_uid, 0) - 1
-        return sorted(counts.items())
-
-
-def _references(rows: Sequence[records.Appended], each: int) -> list[tuple[int, int]]:
-    """(map uid, difference) for *rows*, ascending."""
-    counts: dict[int, int] = {}
-    for row in rows:
-        counts[row.map_uid] = counts.get(row.map_uid, 0) + each
-    return sorted(counts.items())

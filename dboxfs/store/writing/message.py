@@ -28,6 +28,7 @@ from dboxfs.fsapi.locked import settle
 from dboxfs.store.writing.disk import AppendFile
 from dboxfs.store.writing.errors import RefusedMessage
 from dboxfs.store.writing.options import Eol
+from dboxfs.store.writing.records import check_keywords
 
 _PIECE = 1 << 20
 
@@ -183,7 +184,11 @@ async def compose(message: NewMessage, *, eol: Eol, memory_limit: int, mailbox: 
     :param memory_limit: bytes up to which the record is put together in memory.
     :param mailbox: storage name for the B line (mdbox).
     :raises RefusedMessage: it begins like a compressed one.
+    :raises ValueError: a guid that has not 16 bytes, or something that can't be a keyword.
     """
+    check_keywords(message.keywords)
+    if message.guid is not None and len(message.guid) != 16:
+        raise ValueError(f"a guid has 16 bytes, this one {len(message.guid)}")
     source = _source(message)
     convert = eol is Eol.LF
     keep = source.size <= memory_limit

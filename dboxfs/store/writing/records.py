@@ -8,6 +8,7 @@ written to the map before the mailboxes.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from dboxfs.index.state import IndexState
 
 USER_FLAGS = 0x1F
 NO_GUID = bytes(16)
+_KEYWORD = re.compile(r"[!#$&'+,\-./0-9:;<=>?@A-Z\[^_`a-z|}~]{1,255}")
 _MAP = (8, 12, 4)
 _REF = (0, 2, 2)
 _MDBOX = (0, 8, 4)
@@ -54,6 +56,16 @@ class MapEntry:
         """The record of extension ``map``."""
         size = self.size if self.size < 1 << 32 else 0
         return struct.pack("<III", self.file_id, self.offset, size)
+
+
+def check_keywords(words: Iterable[str]) -> None:
+    """Refuse what no IMAP client could say: keywords are atoms (RFC 3501), here of at most 255 characters.
+
+    :raises ValueError: one of *words* can't be a keyword.
+    """
+    for word in words:
+        if not _KEYWORD.fullmatch(word):
+            raise ValueError(f"{word!r} can't be a keyword")
 
 
 def uid_ranges(uids: Iterable[int]) -> list[tuple[int, int]]:

@@ -131,22 +131,24 @@ class SdboxWriter:
 
     async def _commit_group(self, name: str, group: Sequence[_Request]) -> None:
         news = [new for request in group for new in request.what]
-        replaced: list[int] = []
+        attachments: list[str] = []
         async with self._work.mailbox(name) as index:
             validity = index.state.uid_validity
             await self._take_uids(name, index, news)
             replaced = self._inherit(index, news)
+            if self._work.options.alone:
+                attachments = await self._attachment_files(index, replaced)
             try:
                 await self._link_attachments(index, news)
                 await self._publish(name, news)
                 await self._append(index, news, replaced)
-            except OSError:
+            except BaseException:
                 await self._unpublish(name, index, news)
                 raise
             await self._sync(name, index, news, replaced)
             self._work.count("saved", len(news))
         if self._work.options.alone:
-            await self._disk.attempt(self.unlink(name, replaced, []))
+            await self._disk.attempt(self.unlink(name, replaced, attachments))
         for request in group:
             request.result = Saved(
                 validity, tuple(new.uid for new in request.what), tuple(new.guid for new in request.what)
@@ -295,6 +297,13 @@ class SdboxWriter:
                 found[scanned.uid] = tuple((f"{p}-{guid.hex()}-{scanned.uid}", p) for p in paths)
         return found
 
+    async def _attachment_files(self, index: IndexLog, uids: Sequence[int]) -> list[str]:
+        """The attachment files of messages that will be expunged; none if one doesn't know where they are."""
+        if not uids or self._work.location.attachments is None:
+            return []
+        found = await self._attachments(index.what, uids, self._work.header(index).guid)
+        return [file for pairs in found.values() for file, _ in pairs]
+
     # -- expunge -----------------------------------------------------------------------------------------
 
     async def expunge(self, name: str, uids: Sequence[int] | None) -> list[int]:
@@ -305,12 +314,9 @@ class SdboxWriter:
         async with self._work.mailbox(name) as index:
             wanted = index.state.uids.tolist() if uids is None else present(index.state, uids)
             gone = sorted({*wanted, *records.requested_expunges(index.state)})
-            attachments: dict[int, tuple[tuple[str, str], ...]] = {}
-            if gone and self._work.location.attachments is not None:
-                attachments = await self._attachments(name, gone, self._work.header(index).guid)
+            attachments = await self._attachment_files(index, gone)
             await finish_expunge(index, gone)
-        files = [file for uid in gone for file, _ in attachments.get(uid, ())]
-        await self.unlink(name, gone, files)
+        await self.unlink(name, gone, attachments)
         self._work.count("expunged", len(gone))
         return gone
 
@@ -320,17 +326,15 @@ class SdboxWriter:
         :raises OSError: one could not be removed; the others were.
         """
         paths = [self._work.message_paths(name, uid) for uid in uids]
-        answers: list[OSError | None] = []
-        answers += await self._disk.run_all([ops.Unlink(some[0]) for some in paths])
+        first = await self._disk.run_all([ops.Unlink(some[0]) for some in paths])
         again = [
             path
-            for some, answer in zip(paths, answers, strict=True)
+            for some, answer in zip(paths, first, strict=True)
             if isinstance(answer, FileNotFoundError)
             for path in some[1:]
         ]
-        others = [ops.Unlink(path) for path in [*again, *attachments]]
-        answers += await self._disk.run_all(others)
-        for answer in answers:
+        second = await self._disk.run_all([ops.Unlink(path) for path in [*again, *attachments]])
+        for answer in [*first, *second]:
             if isinstance(answer, OSError) and not isinstance(answer, FileNotFoundError):
                 raise answer
 

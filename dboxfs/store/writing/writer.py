@@ -73,6 +73,7 @@ class StoreWriter:
         A message with ``replaces`` takes the place of another one in the same transaction.
 
         :raises RefusedMessage: one begins with the magic of a compression format.
+        :raises ValueError: a guid that has not 16 bytes, or something that can't be a keyword.
         """
         if not messages:
             return Saved(0, (), ())
@@ -145,6 +146,7 @@ class StoreWriter:
         :raises ValueError: something that can't be a keyword.
         """
         added, removed = tuple(dict.fromkeys(add)), tuple(dict.fromkeys(remove))
+        records.check_keywords(added)
         async with self._work.mailbox(name) as index:
             wanted = self._all_of(index, uids)
             known = {keyword.lower() for keyword in index.state.keyword_names()}
@@ -156,7 +158,12 @@ class StoreWriter:
         self._work.count("flagged", len(wanted))
 
     async def replace_flags(self, name: str, uid: int, flags: int, keywords: Sequence[str] | None) -> None:
-        """Give one message exactly these flags, and exactly these keywords (None: those it has)."""
+        """Give one message exactly these flags, and exactly these keywords (None: those it has).
+
+        :raises NoSuchMessage: it is gone.
+        :raises ValueError: something that can't be a keyword.
+        """
+        records.check_keywords(keywords or ())
         async with self._work.mailbox(name) as index:
             (uid,) = self._all_of(index, [uid])
             row = index.state.row_of(uid)
