@@ -107,6 +107,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--readahead", type=_bytes, default=1 << 20, metavar="BYTES", help="default 1M")
     parser.add_argument(
+        "--table-size",
+        type=_positive,
+        default=10_000,
+        metavar="N",
+        help="messages whose metadata are kept in memory (default 10000)",
+    )
+    parser.add_argument(
         "--cache-dir",
         metavar="DIR",
         help="where to keep sizes of messages for the next mount, or none (default ~/.cache/dboxfs, "
@@ -192,7 +199,11 @@ def mount(arguments: argparse.Namespace) -> int:
     _check_apart(location, mountpoint)
     options = replace(
         options,
-        mount=replace(options.mount, cache_dir=_cache_dir(arguments.cache_dir, location, mountpoint)),
+        mount=replace(
+            options.mount,
+            cache_dir=_cache_dir(arguments.cache_dir, location, mountpoint),
+            table_size=arguments.table_size,
+        ),
     )
     if arguments.log_file is not None:
         arguments.log_file = os.path.abspath(arguments.log_file)

@@ -54,6 +54,7 @@ class Control:
             "messages_not_looked_at_yet": sum(box.facts.unknown for box in boxes),
             "scans_running": sum(box.scanning for box in boxes),
             **_progress(boxes),
+            "location_table": store.records.stats(),
             "size_table": store.sizes.stats() if store.sizes is not None else None,
             "damaged_messages": store.damaged_messages,
             "index_errors": len(store.index_errors),

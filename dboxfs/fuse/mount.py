@@ -40,7 +40,8 @@ class MountOptions:
 
     ``fast_loop``: use the stand-in of :mod:`dboxfs.fuse.loop`.  ``fuse``: further options for libfuse.
     ``write``: how the store is written; None: not at all.
-    ``cache_dir``: where sizes are kept for the next mount; None: nowhere.
+    ``cache_dir``: where sizes are kept for the next mount; None: nowhere.  ``table_size``: of how many
+    messages parsed records are kept in memory.
     """
 
     allow_other: bool = False
@@ -49,6 +50,7 @@ class MountOptions:
     fuse: tuple[str, ...] = ()
     write: WriteOptions | None = None
     cache_dir: str | None = None
+    table_size: int = 10_000
 
 
 def check_mountpoint(path: str) -> str:
@@ -104,7 +106,7 @@ async def run(
     :raises NoSuchStore, MountError: it can't be done.
     """
     async with (
-        open_store(fs, location, cache_dir=options.cache_dir) as store,
+        open_store(fs, location, cache_dir=options.cache_dir, table_size=options.table_size) as store,
         trio.open_nursery() as nursery,
     ):
         operations = await _operations(store, options, _spawner(nursery))

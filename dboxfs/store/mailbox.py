@@ -34,6 +34,7 @@ from dboxfs.store.content import Body, open_body
 from dboxfs.store.facts import DAMAGED, KNOWN, Facts, FactTable, Uids
 from dboxfs.store.indexfiles import NOTHING, Delta, IndexFiles
 from dboxfs.store.location import Kind, Location
+from dboxfs.store.locations import LocationTable
 from dboxfs.store.mdbox import MdboxFiles, MdboxStorage
 from dboxfs.store.messages import MessageFiles, Opened, Scanned
 from dboxfs.store.names import display_name
@@ -73,6 +74,7 @@ class Mailbox:
     :param resync: follows the index of the mailbox now, and tells whoever has to know what changed.
     :param ahead: the store's table of files that are opened ahead (sdbox).
     :param sizes: where facts are kept beyond this mount; None: nowhere.
+    :param records: the store's table of parsed records.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Mailbox:
         resync: Callable[[Mailbox], Awaitable[None]],
         ahead: AheadFiles | None = None,
         sizes: SizeTables | None = None,
+        records: LocationTable[Details] | None = None,
     ) -> None:
         self.name = name
         self.display_name = display_name(name, utf8=location.utf8)
@@ -109,6 +112,8 @@ class Mailbox:
             self.files = SdboxFiles(fs, location, name, ahead, self._rebuilds)
         else:
             self.files = MdboxFiles(storage, self._map_uids, self._map_uid, self._guids)
+        self._records: LocationTable[Details] = records if records is not None else LocationTable()
+        self._owner = object()  # of what is in that table; another one when the mailbox changes
         self._recall = Recall(sizes, self.files) if sizes is not None else None
 
     # -- the mailbox ---------------------------------------------------------------------------
@@ -189,6 +194,8 @@ class Mailbox:
         if identity != (self.guid, self.uid_validity) or (delta.reloaded and known):
             self.facts = FactTable()  # another mailbox, or one that was rebuilt and its files repaired
         self.facts.sync(self.uids)
+        if delta.reloaded or (self._location.kind is Kind.SDBOX and len(delta.updated)):
+            self._owner = object()  # an altmove is an update of the message's flags
         if delta.reloaded or len(delta.appended):
             self.files.forget()
         return delta
@@ -415,11 +422,20 @@ class Mailbox:
 
         :raises NoSuchMessage, CorruptFile, OSError: as :meth:`open`.
         """
+        owner, place = self._owner, self.files.place_now(uid)
+        if place is not None and not self._known(uid).damaged:
+            known = self._records.get((owner, uid, place))
+            if known is not None:
+                return known
         opened = await self._open(uid)
         try:
-            return Details(opened.record.metadata, self.files.where(opened))
+            details = Details(opened.record.metadata, self.files.where(opened))
         finally:
             opened.close()
+        place = self.files.place_now(uid)
+        if place is not None and self._owner is owner:
+            self._records.put((owner, uid, place), details)
+        return details
 
     def flags(self, uid: int) -> tuple[str, ...]:
         """System flags as IMAP names, in Dovecot's order."""

@@ -411,6 +411,11 @@ class MdboxFiles:
         release = partial(self._storage.release, place.file_id, container)
         return PlainBody(container.handle, container.path, place.offset + header_size, size, release)
 
+    def place_now(self, uid: int) -> tuple[int, ...] | None:
+        """(file_id, offset) of *uid*, if the map is up to date."""
+        place = self._storage.place_now(self._map_uid(uid))
+        return None if place is None else (place.file_id, place.offset)
+
     def prefetch(self, uids: Uids, sizes: list[int]) -> None:
         """Ask for the records of *uids* in as few ranges of their files as possible."""
         map_uids, _ = self._map_uids(uids)

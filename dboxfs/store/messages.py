@@ -101,6 +101,9 @@ class MessageFiles(Protocol):
         None means nothing but "not now, or not like that": :meth:`open` tells.
         """
 
+    def place_now(self, uid: int) -> tuple[int, ...] | None:
+        """What changes when *uid* is moved within the storage; None: it would have to be read."""
+
     def prefetch(self, uids: Uids, sizes: list[int]) -> None:
         """*uids* will be opened soon: begin to bring them into memory.  Never waits or fails."""
 

@@ -35,7 +35,8 @@ from dboxfs.fsapi.ops import fresh
 from dboxfs.store.ahead import AheadFiles
 from dboxfs.store.indexfiles import Delta
 from dboxfs.store.location import Kind, Location
-from dboxfs.store.mailbox import Mailbox
+from dboxfs.store.locations import DEFAULT_LIMIT, LocationTable
+from dboxfs.store.mailbox import Details, Mailbox
 from dboxfs.store.mdbox import MdboxStorage
 from dboxfs.store.names import display_name, shown_part
 from dboxfs.store.reports import Reports
@@ -91,9 +92,16 @@ class Store:
     """A dbox mailstore.  Made by :func:`open_store`.
 
     :param cache_dir: where sizes are kept beyond this process, outside of the store; None: nowhere.
+    :param table_size: of how many messages parsed records are kept in memory.
     """
 
-    def __init__(self, fs: FileSystem, location: Location, cache_dir: str | None = None) -> None:
+    def __init__(
+        self,
+        fs: FileSystem,
+        location: Location,
+        cache_dir: str | None = None,
+        table_size: int = DEFAULT_LIMIT,
+    ) -> None:
         self.fs = fs
         self.location = location
         self.root = Folder("", "", None, None)
@@ -103,6 +111,7 @@ class Store:
         self.owner: os.stat_result
         self.storage = MdboxStorage(fs, location) if location.kind is Kind.MDBOX else None
         self.ahead = AheadFiles(fs)
+        self.records: LocationTable[Details] = LocationTable(table_size)
         self.sizes: SizeTables | None = None
         self._cache_dir = cache_dir
         self._listeners: list[Listener] = []
@@ -250,6 +259,7 @@ class Store:
             resync=self._resync,
             ahead=self.ahead,
             sizes=self.sizes,
+            records=self.records,
         )
 
     def _add(self, item: Found, box: Mailbox | None) -> None:
@@ -474,14 +484,20 @@ class Store:
 
 @asynccontextmanager
 async def open_store(
-    fs: FileSystem, location: Location, *, follow: bool = True, cache_dir: str | None = None
+    fs: FileSystem,
+    location: Location,
+    *,
+    follow: bool = True,
+    cache_dir: str | None = None,
+    table_size: int = DEFAULT_LIMIT,
 ) -> AsyncIterator[Store]:
     """The store at *location*, loaded; with *follow* it keeps itself up to date while the context lasts.
 
     :param cache_dir: where sizes are kept for the next time, outside of the store; None: nowhere.
+    :param table_size: of how many messages parsed records are kept in memory.
     :raises NoSuchStore: it can't be read.
     """
-    store = Store(fs, location, cache_dir)
+    store = Store(fs, location, cache_dir, table_size)
     inner: BaseException | None = None
     try:
         await store.load()
