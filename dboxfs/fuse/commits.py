@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 FOLLOWED = 1 << 16
 """Inodes that are followed to what has become of them."""
 
+SECOND_NAME = 1 << 63
+"""Added to the inode of a message that has a written name, when it is looked up as ``<uid>.eml``."""
+
 _BITS = {name.lower(): bit for bit, name in FLAG_NAMES}
 
 
@@ -61,6 +64,8 @@ class Commits:
     def follow(self, inode: int) -> int:
         """The inode of what *inode* has become, or *inode*."""
         seen = 0
+        if inode >> 63 and inode >> 32 != SECOND_NAME >> 32:
+            inode &= ~SECOND_NAME
         while (now := self._became.get(inode)) is not None and seen < FOLLOWED:
             inode = now
             seen += 1
@@ -102,7 +107,7 @@ class Commits:
         try:
             old = upload.uid
             if old is None or old not in self.box(upload.folder):
-                old = self._names.resolve(upload.folder, upload.name)
+                old = self._names.own(upload.folder, upload.name)
             uid = await self.save(upload.folder, upload, upload.name, replaces=old)
         except BaseException as exc:
             upload.failed = upload.failed or getattr(exc, "errno", None) or errno.EIO

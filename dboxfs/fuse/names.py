@@ -146,6 +146,11 @@ class WrittenNames:
         uid = int(match[1])
         return uid if uid <= _UID_MASK and uid in box else None
 
+    def own(self, folder: Folder, name: bytes) -> int | None:
+        """As :meth:`resolve`, but not a message that has a written name and only answers to this one too."""
+        uid = self.resolve(folder, name)
+        return uid if uid is not None and self.written(folder, uid) in (None, name) else None
+
     def shown(self, folder: Folder) -> Mapping[int, bytes]:
         """The names that a listing shows instead of ``<uid>.eml``, by uid."""
         names = self._of(folder.mailbox)

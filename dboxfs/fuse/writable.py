@@ -7,6 +7,11 @@
 * A message that is opened for writing stays what it is for everybody, until the commit replaces it.
 * Which close is the last: :mod:`dboxfs.fuse.opener`.
 
+* A message with a written name answers to ``<uid>.eml`` too: a second name with an inode of its own.
+  Whoever writes a file of that name (a restored backup is full of them) writes another message: opening it
+  with O_TRUNC begins a new file, otherwise it can't be written; unlink takes only the second name away (as
+  long as the mount lasts); a rename goes over nothing.
+
 Everything that is written goes past the kernel's cache (``direct_io``): nobody reads a mixture from there.
 
 Locks: ``Upload.lock``, held while an upload changes or is committed.  Telling the kernel about names waits
@@ -30,7 +35,7 @@ from pyfuse3 import FUSEError
 
 from dboxfs.fuse import opener, xattrs
 from dboxfs.fuse.attributes import fill
-from dboxfs.fuse.commits import Commits, check_name, flag_bits
+from dboxfs.fuse.commits import SECOND_NAME, Commits, check_name, flag_bits
 from dboxfs.fuse.control import NAME as CONTROL_NAME
 from dboxfs.fuse.inodes import ROOT, UID_MASK
 from dboxfs.fuse.names import NameFiles, WrittenNames
@@ -92,6 +97,7 @@ class WritableOperations(Operations):
         self._numbers = itertools.count(1)
         self._writing: dict[int, _Writing] = {}
         self._uploads: dict[int, Upload] = {}
+        self._unlinked: set[tuple[int, bytes]] = set()
         self._by_name: dict[tuple[int, bytes], Upload] = {}
 
     async def finish(self) -> None:
@@ -129,7 +135,24 @@ class WritableOperations(Operations):
             if upload.temporary or mine:
                 self.requests["lookup"] += 1
                 return self._upload_attributes(upload)
-        return await super().lookup(parent_inode, name, ctx)
+        if (parent_inode, name) in self._unlinked and not self._is_own(parent_inode, name):
+            self.requests["lookup"] += 1
+            raise FUSEError(errno.ENOENT)
+        entry = await super().lookup(parent_inode, name, ctx)
+        if entry.st_ino & UID_MASK and parent_inode >> 32:
+            folder = self._folder(parent_inode)
+            if self._resolve(folder, name) is not None and self._own(folder, name) is None:
+                entry.st_ino = pyfuse3.InodeT(entry.st_ino | SECOND_NAME)
+                entry.entry_timeout = entry.attr_timeout = 0.0
+        return entry
+
+    def _own(self, folder: Folder, name: bytes) -> int | None:
+        """The message whose first name this is: not one that only answers to it as ``<uid>.eml`` too."""
+        uid = self._resolve(folder, name)
+        return uid if uid is not None and self._names.written(folder, uid) in (None, name) else None
+
+    def _is_own(self, parent_inode: int, name: bytes) -> bool:
+        return self._own(self._folder(parent_inode), name) is not None
 
     def _upload_attributes(self, upload: Upload) -> pyfuse3.EntryAttributes:
         entry = self._attributes.template()
@@ -163,7 +186,7 @@ class WritableOperations(Operations):
         if folder.children.get(_decode(name)) is not None:
             raise FUSEError(errno.EISDIR)
         there = self._by_name.get((parent_inode, name))
-        uid = self._resolve(folder, name)
+        uid = self._own(folder, name)
         if flags & os.O_EXCL and (there is not None or uid is not None):
             raise FUSEError(errno.EEXIST)
         if there is not None and there.temporary:
@@ -214,6 +237,10 @@ class WritableOperations(Operations):
             raise FUSEError(errno.EACCES)
         folder, uid = self._folder(now), now & UID_MASK
         box = self._commits.box(folder)
+        if inode >> 63 and inode >> 32 != SECOND_NAME >> 32:
+            if not flags & os.O_TRUNC:
+                raise FUSEError(errno.EOPNOTSUPP)
+            return self._opened(self._new_upload(inode, folder, b"%d.eml" % (inode & UID_MASK)), flags, ctx)
         body = await box.open(uid)
         upload = self._new_upload(inode, folder, self._names.name(folder, uid))
         upload.uid = uid
@@ -367,7 +394,10 @@ class WritableOperations(Operations):
         folder = self._folder(parent_inode)
         uid = self._resolve(folder, name)
         if uid is None:
-            raise FUSEError(errno.ENOENT if upload is None else 0)
+            raise FUSEError(errno.ENOENT)
+        if self._own(folder, name) is None:
+            self._unlinked.add((parent_inode, name))
+            return
         await self._removals.remove(folder, uid)
 
     async def _discard(self, upload: Upload) -> None:
@@ -418,7 +448,7 @@ class WritableOperations(Operations):
         source, target = self._folder(parent_inode_old), self._folder(parent_inode_new)
         upload = self._by_name.get((parent_inode_old, name_old))
         child = source.children.get(_decode(name_old))
-        over = self._resolve(target, name_new)
+        over = self._own(target, name_new)
         taken = target.children.get(_decode(name_new)) is not None
         if flags & pyfuse3.RENAME_NOREPLACE and (over is not None or taken):
             raise FUSEError(errno.EEXIST)
@@ -446,7 +476,8 @@ class WritableOperations(Operations):
 
     async def _rename_upload(self, upload: Upload, target: Folder, name: bytes, over: int | None) -> None:
         async with upload.lock:
-            was_temporary = upload.temporary
+            upload.check()
+            was_temporary, before = upload.temporary, (upload.folder, upload.name, upload.uid)
             other = self._by_name.get((self._inodes.of(target), name))
             if other is not None and other is not upload and other.temporary:
                 await self._discard(other)
@@ -454,8 +485,14 @@ class WritableOperations(Operations):
             upload.folder, upload.name, upload.uid = target, name, over
             self._by_name[self._inodes.of(target), name] = upload
             if was_temporary and not upload.temporary:
-                upload.check()
-                await self._commits.commit(upload)
+                try:
+                    await self._commits.commit(upload)
+                except BaseException:  # nothing has changed: neither its name, and it may be tried again
+                    self._unname(upload)
+                    upload.folder, upload.name, upload.uid = before
+                    upload.failed = 0
+                    self._by_name[self._inodes.of(upload.folder), upload.name] = upload
+                    raise
                 if not upload.handles:
                     self._drop(upload)
 
@@ -477,7 +514,7 @@ class WritableOperations(Operations):
         check_name(new_name)
         target = self._folder(new_parent_inode)
         self._commits.box(target)
-        if self._resolve(target, new_name) is not None or (new_parent_inode, new_name) in self._by_name:
+        if self._own(target, new_name) is not None or (new_parent_inode, new_name) in self._by_name:
             raise FUSEError(errno.EEXIST)
         upload = self._uploads.get(inode)
         if upload is not None and (upload.temporary or upload.uid is None):

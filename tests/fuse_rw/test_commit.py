@@ -97,6 +97,18 @@ def test_a_name_with_a_dot_is_a_temporary_until_it_is_renamed(rw: Writable) -> N
     assert left == []
 
 
+def test_a_rename_that_is_refused_changes_nothing(rw: Writable) -> None:
+    temporary = rw.inbox / ".new"
+    temporary.write_bytes(b"\x1f\x8b\x08 not compressed")
+    for _ in range(2):
+        with refused(errno.EINVAL):
+            temporary.rename(rw.inbox / "new")
+    assert (rw.names(), temporary.read_bytes()) == (["1.eml"], b"\x1f\x8b\x08 not compressed")
+    temporary.write_bytes(TWO)
+    temporary.rename(rw.inbox / "new")
+    assert rw.texts() == [ONE, TWO]
+
+
 def test_link_commits_a_temporary(rw: Writable) -> None:
     (rw.inbox / ".new").write_bytes(TWO)
     os.link(rw.inbox / ".new", rw.inbox / "new")
