@@ -144,10 +144,13 @@ class PageCache:
         page = None if file is None else file.get(page_no)
         return None if page is None else page.data
 
-    def put(self, key: Hashable, page_no: int, data: bytes, *, prefetched: bool = False) -> None:
+    def put(
+        self, key: Hashable, page_no: int, data: bytes, *, prefetched: bool = False, used: bool = False
+    ) -> None:
         """Keep a page, in the place of an older one of this name.  Its first ``get`` counts as its first use.
 
         :param prefetched: nobody has asked for it yet.
+        :param used: somebody asked for it, missed it, and takes *data* as it is: this is its first use.
         """
         self._remove(key, page_no)
         cost = len(data) + _OVERHEAD
@@ -170,6 +173,10 @@ class PageCache:
             self._unread_bytes += cost
         if self._ksm is not None:
             page.mergeable = self._ksm.mark(data)
+        if used:
+            self._last = page
+            if not page.uses:
+                self._use(page)
         self._shrink(page)
 
     def passed(self, key: Hashable, page_no: int) -> None:

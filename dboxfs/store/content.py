@@ -114,7 +114,7 @@ class CompressedBody:
             except BaseException:
                 self._restart()  # a cancelled or failed step leaves the decoder somewhere in the middle
                 raise
-            self._cache.put(self._key, self._next_page, page)
+            self._cache.put(self._key, self._next_page, page, used=self._next_page == number)
             if self._next_page:
                 self._cache.passed(self._key, self._next_page - 1)
             self._next_page += 1

@@ -266,3 +266,18 @@ def check_books(cache: PageCache, room: int) -> None:
     for weight, level in enumerate(cache._levels):
         assert all(page.weight == weight for page in level)
     assert len(cache._ghosts) <= 4096
+
+
+def test_a_page_that_is_put_for_who_takes_it_was_used_once_then() -> None:
+    """Whoever misses a page, brings it and takes it without asking again has used it: twice makes it hot."""
+    cache = PageCache(MIB)
+    assert cache.get("message", 0) is None
+    cache.put("message", 0, bytes(KIB), used=True)
+    assert cache.weight("message", 0) == 5
+    assert cache.get("message", 0) is not None  # at once: the same use
+    assert cache.weight("message", 0) == 5
+    cache.put("other", 0, bytes(KIB), used=True)
+    assert cache.get("message", 0) is not None
+    assert cache.weight("message", 0) == 6
+    cache.passed("other", 0)
+    assert cache.weight("other", 0) == 2
