@@ -166,6 +166,7 @@ class Store:
         """Stop watching and close the files that are kept open."""
         self._watcher.close()
         self.ahead.close()
+        self.records.drop()
         if self.storage is not None:
             self.storage.close()
 
