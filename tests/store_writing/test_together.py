@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import imaplib
+import os
 import random
 import threading
 from collections import Counter
@@ -129,9 +130,11 @@ async def ours(writer: StoreWriter, number: int, rounds: int, kept: set[bytes], 
 
 
 @BOTH
-async def test_two_of_ours_and_two_imap_sessions(dovecot: Dovecot, driver: str) -> None:
+async def test_ours_and_two_imap_sessions(dovecot: Dovecot, driver: str) -> None:
+    """``DBOXFS_STRESS=8:600``: so many writers of ours, and so many rounds of each (2:60)."""
     account = made(dovecot, driver)
-    rounds = 60
+    writers, _, turns = os.environ.get("DBOXFS_STRESS", "2:60").partition(":")
+    rounds = int(turns)
     sessions = [Imap(account, number, rounds) for number in (1, 2)]
     for session in sessions:
         session.start()
@@ -141,7 +144,7 @@ async def test_two_of_ours_and_two_imap_sessions(dovecot: Dovecot, driver: str) 
     async with FileSystem(ThreadsDriver()) as fs:
         owner = await fs.stat(where.root)
         async with trio.open_nursery() as nursery:
-            for number in (3, 4):
+            for number in range(3, 3 + int(writers)):
                 writer = StoreWriter(fs, where, owner, WriteOptions())
                 nursery.start_soon(ours, writer, number, rounds, kept, copied)
     for session in sessions:

@@ -287,7 +287,7 @@ class MailboxTree:
         try:
             async with index.locked(deleted_ok=True):
                 found = next((e for e in index.state.extensions if e.name == "list"), None)
-                if found is None:
+                if found is None or found.hdr[:1] == _LIST_FLAG:
                     return
                 update = payload.ext_hdr_update(0, _LIST_FLAG)
                 intro = records.intro(index.state, "list", (len(found.hdr), found.record_size, 4))

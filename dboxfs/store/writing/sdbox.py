@@ -158,11 +158,22 @@ class SdboxWriter:
         """The next uids, but none whose file is in the alternative storage."""
         uid = index.state.next_uid
         alt = self._work.location.alt_mailbox_path(name)
-        for new in news:
-            while alt is not None and await self._disk.exists(os.path.join(alt, f"u.{uid}")):
-                uid += 1
-            new.uid = uid
-            uid += 1
+        todo = list(news)
+        while todo:
+            free = range(uid, uid + len(todo))
+            uid = free.stop
+            if alt is not None:
+                looks = [ops.Stat(os.path.join(alt, f"u.{number}")) for number in free]
+                answers = await self._disk.run_all(looks)
+                for answer in answers:
+                    if isinstance(answer, OSError) and not isinstance(answer, FileNotFoundError):
+                        raise answer
+                numbers = [n for n, st in zip(free, answers, strict=True) if isinstance(st, OSError)]
+            else:
+                numbers = list(free)
+            for new, number in zip(todo, numbers, strict=False):
+                new.uid = number
+            todo = todo[len(numbers) :]
 
     def _inherit(self, index: IndexLog, news: Sequence[_New]) -> list[int]:
         """Flags and keywords of replaced messages go to their successors; gives those that still exist."""
