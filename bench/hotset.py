@@ -56,7 +56,9 @@ class Lru(PageCache):
         self._held.move_to_end((key, page_no))
         return data
 
-    def put(self, key: Hashable, page_no: int, data: bytes, *, prefetched: bool = False) -> None:
+    def put(
+        self, key: Hashable, page_no: int, data: bytes, *, prefetched: bool = False, used: bool = False
+    ) -> None:
         old = self._held.pop((key, page_no), b"")
         self._held[key, page_no] = data
         self._room += len(old) - len(data)

@@ -41,8 +41,11 @@ def dovecot(dovecot_daemon: Dovecot, request: pytest.FixtureRequest) -> Iterator
 
 
 @pytest.fixture
-def mounts(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Mounts]:
+def mounts(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Mounts]:
     """Mounts stores with ``dboxfs mount``; afterwards unmounts all and looks at their logs."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg-cache"))
     with Mounts(tmp_path) as made:
         yield made
         lines = made.log_lines()
