@@ -21,12 +21,16 @@ import subprocess
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Set
 from dataclasses import dataclass
+from typing import TypeVar
 
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, ThreadsDriver
+from dboxfs.fsapi.ops import Job, Op
 from dboxfs.store import parse_location
 from dboxfs.store.writing import Neighbour, NewMessage, StoreWriter, WriteOptions
 from tests.live.dovecot import Account, Dovecot, parse_pager
+
+R = TypeVar("R")
 
 EXPECTED = (
     "Rebuilding index",
@@ -108,7 +112,7 @@ class _Recorder(FaultsDriver):
         super().__init__(ThreadsDriver(1), depth=1)
         self.kinds: list[str] = []
 
-    def submit(self, op, done, *, background=False):  # type: ignore[no-untyped-def]
+    def submit(self, op: Op[R], done: Callable[[Job[R]], None], *, background: bool = False) -> Job[R]:
         self.kinds.append(op.kind)
         return super().submit(op, done, background=background)
 
