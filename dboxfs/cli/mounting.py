@@ -50,6 +50,7 @@ options for -o:
   umask=OCTAL          permission bits to take away from 0400 (files) and 0500 (directories);
                        with rw: from 0600 and 0700
   separator=C          between the parts of user.dbox.mailbox (default /)
+  loop=fast|plain      answer requests with pyfuse3's loop made cheap (default), or as it is
   attachments=DIR      Dovecot's mail_attachment_dir, for messages stored with it
 """
 
@@ -163,6 +164,8 @@ def parse_options(texts: list[str]) -> _Parsed:
             view = replace(view, umask=int(value, 8) & 0o777)
         elif key == "separator" and len(value) == 1 and value.isprintable():
             view = replace(view, separator=value)
+        elif key == "loop" and value in ("fast", "plain"):
+            mount = replace(mount, fast_loop=value == "fast")
         elif key == "attachments" and value:
             attachments = os.path.abspath(value)
         elif key in _KERNEL and not equals:

@@ -26,10 +26,17 @@ class Control:
     """The files of the control directory, by name and by inode.
 
     :param operations: gives the counters of the requests that the kernel made, by operation.
+    :param kernel: gives counters of what the kernel was told, and of the request loop.
     """
 
-    def __init__(self, store: Store, operations: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        operations: Callable[[], Mapping[str, int]],
+        kernel: Callable[[], Mapping[str, object]],
+    ) -> None:
         self._store = store
+        self._kernel = kernel
         self._operations = operations
         self._started = trio.current_time()
         self.mounted_at = int(time.time())
@@ -54,6 +61,8 @@ class Control:
             "messages_not_looked_at_yet": sum(box.facts.unknown for box in boxes),
             "scans_running": sum(box.scanning for box in boxes),
             **_progress(boxes),
+            "brought_ahead": store.ahead.stats(),
+            **self._kernel(),
             "location_table": store.records.stats(),
             "size_table": store.sizes.stats() if store.sizes is not None else None,
             "damaged_messages": store.damaged_messages,

@@ -114,7 +114,7 @@ class Operations(pyfuse3.Operations):
         self._spawn = spawn
         self._names = names or WrittenNames()
         self._inodes = Inodes()
-        self._control = control_files.Control(store, lambda: self.requests)
+        self._control = control_files.Control(store, lambda: self.requests, self._kernel_stats)
         self._attributes = Attributes(store, options, self._control.mounted_at)
         self._template = self._attributes.template()
         self._files: dict[int, _OpenFile | bytes] = {}
@@ -122,12 +122,22 @@ class Operations(pyfuse3.Operations):
         self._open_inodes: dict[int, list[_OpenFile]] = {}
         self._next_handle = 1
         self._pushed = Pushed()
+        self._pushes = 0
+        self._pushed_bytes = 0
         self._scans: set[Mailbox] = set()
         self._asked: WeakKeyDictionary[Mailbox, int] = WeakKeyDictionary()
         self._errors = ErrorMap()
         for folder in sorted(store.folders.values(), key=lambda folder: folder.name):
             self._inodes.add(folder)
         store.listen(Listener(self._messages_changed, self._folder_gone, self._folder_new))
+
+    def _kernel_stats(self) -> dict[str, object]:
+        loop = self.loop
+        return {
+            "pushed_to_kernel": {"messages": self._pushes, "bytes": self._pushed_bytes},
+            "invalidations": self.notifier.sent,
+            "loop": {"polled": loop.polled, "spun": loop.spun, "slept": loop.slept} if loop else None,
+        }
 
     # -- what the store tells ------------------------------------------------------------------
 
@@ -380,6 +390,8 @@ class Operations(pyfuse3.Operations):
                 return
         try:
             pyfuse3.notify_store(pyfuse3.InodeT(inode), 0, data)
+            self._pushes += 1
+            self._pushed_bytes += len(data)
         except OSError as exc:
             if exc.errno != errno.ENOENT:
                 raise

@@ -44,6 +44,10 @@ class AheadFiles:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def stats(self) -> dict[str, int]:
+        """Files brought ahead, how many of them were then asked for, and how many wait for it."""
+        return {"brought": self.opened, "used": self.taken, "waiting": len(self._waiting)}
+
     def bring(self, files: Iterable[tuple[str, int]]) -> None:
         """Begin to open the files and to read their first bytes, (path, size), unless that was done."""
         wanted = [(path, size) for path, size in files if path not in self._waiting]
