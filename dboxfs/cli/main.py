@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from dboxfs import __version__
-from dboxfs.cli import inspect, mounting
+from dboxfs.cli import change, inspect, mounting
 from dboxfs.cli.logs import one_line
 from dboxfs.cli.status import EXIT_FAILURE, EXIT_INTERRUPTED, exit_status, first_error, message
 from dboxfs.errors import DboxfsError
@@ -113,6 +113,28 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     dump.add_argument("file", metavar="FILE")
     dump.set_defaults(run=inspect.dump)
+
+    init = commands.add_parser(
+        "init",
+        help="make an empty store",
+        description="Make an empty store in the directory STORE (new, or empty), with an INBOX.",
+    )
+    init.add_argument("store", metavar="STORE")
+    init.add_argument("--format", choices=("sdbox", "mdbox"), required=True)
+    init.set_defaults(run=change.init)
+
+    purge = commands.add_parser(
+        "purge",
+        help="give back the space of expunged messages (mdbox)",
+        formatter_class=raw,
+        description="Give back the space of messages that no mailbox has any more. Only where no Dovecot\n"
+        "uses STORE meanwhile; beside one, use: doveadm purge\n\n" + _STORE,
+    )
+    purge.add_argument("store", metavar="STORE")
+    purge.add_argument(
+        "-n", "--dry-run", action="store_true", help="change nothing, tell what would be freed"
+    )
+    purge.set_defaults(run=change.purge)
     return parser
 
 

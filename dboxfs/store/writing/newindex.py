@@ -36,8 +36,12 @@ async def make_map(disk: Disk, location: Location, index: IndexLog, *, contended
     await disk.make_dirs(index.directory)
     now = int(time.time())
     body = payload.header_update(24, struct.pack("<I", now))
+    header = _log_header(now)
     records = encode_record(RecordType.HEADER_UPDATE, body, external=True)
-    await new_log(disk, index, _log_header(now), records, contended=contended)
+    # a tail that is behind would tell Dovecot that a writer died (mdbox-map, the tail rule)
+    tail = payload.tail_update(header.hdr_size + len(records))
+    records += encode_record(RecordType.HEADER_UPDATE, tail, external=True)
+    await new_log(disk, index, header, records, contended=contended)
 
 
 async def map_uid_validity(disk: Disk, location: Location) -> int:
