@@ -116,7 +116,6 @@ class Operations(pyfuse3.Operations):
         self._inodes = Inodes()
         self._control = control_files.Control(store, lambda: self.requests, self._kernel_stats)
         self._attributes = Attributes(store, options, self._control.mounted_at)
-        self._template = self._attributes.template()
         self._files: dict[int, _OpenFile | bytes] = {}
         self._listings: dict[int, Listing | None] = {}
         self._open_inodes: dict[int, list[_OpenFile]] = {}

@@ -76,10 +76,10 @@ async def test_other_tasks_get_a_turn_after_a_burst(pipe: tuple[int, int]) -> No
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(other)
-        for _ in range(BURST * 10):
+        for _ in range(BURST * 11):  # a turn more: of the last one only one of the two may come
             await waits.wait_readable(reader)
         nursery.cancel_scope.cancel()
-    assert turns >= 9  # it may miss the first turn
+    assert turns >= 10
 
 
 async def test_work_in_flight_gets_its_turn_sooner_and_is_never_spun_for(pipe: tuple[int, int]) -> None:
@@ -100,10 +100,10 @@ async def test_work_in_flight_gets_its_turn_sooner_and_is_never_spun_for(pipe: t
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(other)
-        for _ in range(BURST):
+        for _ in range(BURST + _BUSY_STEP):
             await waits.wait_readable(reader)
         nursery.cancel_scope.cancel()
-    assert rounds >= _BUSY_STEP - 1  # the other task may miss the first turn
+    assert rounds >= 8
 
 
 async def test_an_empty_descriptor_is_slept_on_and_polling_ends_when_it_finds_nothing(

@@ -236,11 +236,6 @@ class IndexLog:
         return self.state.tail_offset == self.state.head_offset
 
 
-async def index_exists(disk: Disk, index: IndexLog) -> bool:
-    """Whether there is a log."""
-    return await disk.exists(index.log_path)
-
-
 async def new_log(disk: Disk, index: IndexLog, header: LogHeader, records: bytes, *, contended: bool) -> bool:
     """Make a log with its first records; nobody ever sees a part of it.  False: there is one already.
 
