@@ -1,0 +1,109 @@
+"""rename(2) and link(2) in a writable mount.
+
+A rename of a directory renames a mailbox.  A file is an upload, whose new name may commit it, or a message,
+which gets another name or is moved to another mailbox.  Over a message: it is replaced.
+"""
+
+from __future__ import annotations
+
+import errno
+
+import pyfuse3
+from pyfuse3 import FUSEError
+
+from dboxfs.fuse.commits import check_name
+from dboxfs.fuse.inodes import UID_MASK
+from dboxfs.fuse.mailboxes import Mailboxes
+from dboxfs.fuse.shared import Shared, decode
+from dboxfs.fuse.uploads import Upload
+from dboxfs.store import Folder
+
+
+class Renaming:
+    """See the module."""
+
+    def __init__(self, shared: Shared, mailboxes: Mailboxes) -> None:
+        self._shared = shared
+        self._uploads = shared.uploads
+        self._commits = shared.commits
+        self._inodes = shared.inodes
+        self._mailboxes = mailboxes
+
+    async def rename(self, old_parent: int, old: bytes, new_parent: int, new: bytes, flags: int) -> None:
+        """rename(2), with the flags of renameat2(2).
+
+        :raises FUSEError: it can't be done, and nothing has changed.
+        """
+        if flags & ~pyfuse3.RENAME_NOREPLACE:
+            raise FUSEError(errno.EINVAL)
+        check_name(new)
+        source, target = self._shared.folder(old_parent), self._shared.folder(new_parent)
+        upload = self._uploads.by_name(old_parent, old)
+        child = source.children.get(decode(old))
+        over = self._shared.own(target, new)
+        taken = target.children.get(decode(new)) is not None
+        if flags & pyfuse3.RENAME_NOREPLACE and (over is not None or taken):
+            raise FUSEError(errno.EEXIST)
+        if child is not None:
+            if over is not None:
+                raise FUSEError(errno.ENOTDIR)
+            await self._mailboxes.rename(child, target, new)
+            return
+        if taken:
+            raise FUSEError(errno.EISDIR)
+        self._commits.box(target)
+        if upload is not None and (upload.temporary or upload.uid is None):
+            await self._rename_upload(upload, target, new, over)
+        else:
+            await self._rename_message(source, old, target, new, over)
+        self._shared.notifier.entry(new_parent, new)
+
+    async def _rename_upload(self, upload: Upload, target: Folder, name: bytes, over: int | None) -> None:
+        async with upload.lock:
+            upload.check()
+            was_temporary, before = upload.temporary, (upload.folder, upload.name, upload.uid)
+            other = self._uploads.by_name(self._inodes.of(target), name)
+            if other is not None and other is not upload and other.temporary:
+                self._uploads.discard(other)
+            self._uploads.rename(upload, target, name, over)
+            if was_temporary and not upload.temporary:
+                try:
+                    await self._commits.commit(upload)
+                except BaseException:  # nothing has changed: neither its name, and it may be tried again
+                    self._uploads.rename(upload, *before)
+                    upload.failed = 0
+                    raise
+                if not upload.handles:
+                    self._uploads.drop(upload)
+
+    async def _rename_message(
+        self, source: Folder, old: bytes, target: Folder, new: bytes, over: int | None
+    ) -> None:
+        uid = self._shared.resolve(source, old)
+        if uid is None:
+            raise FUSEError(errno.ENOENT)
+        if source is target:
+            await self._commits.rename(source, uid, new, over=over if over != uid else None)
+        else:
+            await self._commits.move(source, uid, target, new, over=over)
+
+    async def link(self, inode: int, new_parent: int, new: bytes) -> tuple[Folder, int]:
+        """link(2); gives the folder and uid of the new message.
+
+        :raises FUSEError: it can't be done, and nothing has changed.
+        """
+        check_name(new)
+        target = self._shared.folder(new_parent)
+        self._commits.box(target)
+        if self._shared.own(target, new) is not None or self._uploads.by_name(new_parent, new) is not None:
+            raise FUSEError(errno.EEXIST)
+        upload = self._uploads.by_inode(inode)
+        if upload is not None and (upload.temporary or upload.uid is None):
+            if new.startswith(b"."):
+                raise FUSEError(errno.EOPNOTSUPP)
+            async with upload.lock:
+                return target, await self._commits.save(target, upload, new, replaces=None)
+        now = self._commits.follow(inode)
+        if now >> 32 == 0 or not now & UID_MASK:
+            raise FUSEError(errno.EPERM)
+        return target, await self._commits.copy(self._shared.folder(now), now & UID_MASK, target, new)

@@ -1,0 +1,73 @@
+"""What the parts of a writable mount have in common: the tables, the writer, and how names are understood."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import pyfuse3
+import trio
+from pyfuse3 import FUSEError
+
+from dboxfs.fuse.commits import Commits
+from dboxfs.fuse.inodes import Inodes
+from dboxfs.fuse.names import WrittenNames
+from dboxfs.fuse.notify import Notifier
+from dboxfs.fuse.removals import Removals
+from dboxfs.fuse.uploads import Upload
+from dboxfs.fuse.uploadtable import UploadTable
+from dboxfs.store import Folder, Store
+from dboxfs.store.writing import StoreWriter
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """See the module.
+
+    ``folder``: the folder of an inode, ENOENT if there is none.  ``resolve``: the uid of the message that a
+    name stands for, None if there is none.
+    """
+
+    store: Store
+    writer: StoreWriter
+    inodes: Inodes
+    names: WrittenNames
+    commits: Commits
+    removals: Removals
+    uploads: UploadTable
+    notifier: Notifier
+    folder: Callable[[int], Folder]
+    resolve: Callable[[Folder, bytes], int | None]
+
+    def own(self, folder: Folder, name: bytes) -> int | None:
+        """The message whose first name this is: not one that only answers to it as ``<uid>.eml`` too."""
+        uid = self.resolve(folder, name)
+        return uid if uid is not None and self.names.written(folder, uid) in (None, name) else None
+
+    def child(self, parent_inode: int, name: bytes) -> Folder:
+        """The directory *name* in another one.
+
+        :raises FUSEError: ENOENT: there is none.
+        """
+        child = self.folder(parent_inode).children.get(decode(name))
+        if child is None:
+            raise FUSEError(errno.ENOENT)
+        return child
+
+    async def tell(self, upload: Upload) -> None:
+        """Have the kernel look up the name again, before whoever has closed the file does."""
+        parent = self.inodes.of(upload.folder) if upload.folder in self.inodes else 0
+        if parent and upload.inode >> 63 == 0:
+            await trio.to_thread.run_sync(_invalidate, parent, upload.name)
+
+
+def _invalidate(parent: int, name: bytes) -> None:
+    with suppress(FileNotFoundError):
+        pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name))
+
+
+def decode(name: bytes) -> str:
+    """A file name as text."""
+    return name.decode("utf-8", "surrogateescape")

@@ -1,0 +1,134 @@
+"""All files that are being written in one mount, and who has them open.
+
+An upload is found by its inode, by its name (which nobody but its writer can look up before the commit, see
+:mod:`dboxfs.fuse.writable`), and by the file handle of an open that may write.  Those that take the place of
+a message when they are opened have the message's inode and no entry of their own: for everybody else the
+message is what it was.
+
+Inodes of uploads have bit 63 set, and count from 1 on below that.
+
+Concurrency: nothing here awaits, so every method is atomic.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+from dboxfs.fsapi import FileSystem
+from dboxfs.fuse.inodes import Inodes
+from dboxfs.fuse.uploads import Budget, Upload
+from dboxfs.store import Folder
+
+UPLOADS = 1 << 63
+"""Set in the inode numbers of uploads."""
+
+
+class Writing:
+    """One open file that may write.  ``pid``: who opened it.  ``append``: O_APPEND."""
+
+    __slots__ = ("append", "killed", "pid", "upload")
+
+    def __init__(self, upload: Upload, pid: int, *, append: bool) -> None:
+        self.upload = upload
+        self.pid = pid
+        self.append = append
+        self.killed = False
+
+
+class UploadTable:
+    """See the module.
+
+    :param directory: gives the directory of temporary files of uploads into a folder.
+    """
+
+    def __init__(self, fs: FileSystem, inodes: Inodes, directory: Callable[[Folder], str]) -> None:
+        self._fs = fs
+        self._inodes = inodes
+        self._directory = directory
+        self._budget = Budget()
+        self._numbers = itertools.count(1)
+        self._opens: dict[int, Writing] = {}
+        self._uploads: dict[int, Upload] = {}
+        self._by_name: dict[tuple[int, bytes], Upload] = {}
+
+    # -- making --------------------------------------------------------------------------------
+
+    def new(self, folder: Folder, name: bytes) -> Upload:
+        """A new file with an inode of its own."""
+        upload = self.replacement(UPLOADS | next(self._numbers), folder, name)
+        self._uploads[upload.inode] = upload
+        self._by_name[self._inodes.of(folder), name] = upload
+        return upload
+
+    def replacement(self, inode: int, folder: Folder, name: bytes) -> Upload:
+        """What is to take the place of the message that *inode* is."""
+        return Upload(self._fs, self._budget, self._directory(folder), inode, folder, name)
+
+    def opened(self, handle: int, upload: Upload, pid: int, *, append: bool) -> None:
+        """*pid* has opened an upload."""
+        upload.handles += 1
+        self._opens[handle] = Writing(upload, pid, append=append)
+
+    # -- finding -------------------------------------------------------------------------------
+
+    def of(self, handle: int) -> Writing | None:
+        """What a file handle stands for, if it may write."""
+        return self._opens.get(handle)
+
+    def by_inode(self, inode: int) -> Upload | None:
+        """The upload with this inode of its own."""
+        return self._uploads.get(inode)
+
+    def by_name(self, parent_inode: int, name: bytes) -> Upload | None:
+        """The upload with this name."""
+        return self._by_name.get((parent_inode, name))
+
+    def is_open(self, upload: Upload, pid: int) -> bool:
+        """Whether *pid* is who opened it."""
+        return any(w.upload is upload and w.pid == pid for w in self._opens.values())
+
+    def opens(self, inode: int, pid: int) -> int:
+        """How often *pid* has opened the file *inode* for writing, and not closed it for good."""
+        return sum(w.pid == pid and w.upload.inode == inode for w in self._opens.values())
+
+    def of_folder(self, folder: Folder) -> list[Upload]:
+        """The uploads of their own inode in *folder*."""
+        return [upload for upload in self._uploads.values() if upload.folder is folder]
+
+    # -- changing ------------------------------------------------------------------------------
+
+    def release(self, handle: int) -> Writing | None:
+        """The last descriptor of an open is gone."""
+        return self._opens.pop(handle, None)
+
+    def rename(self, upload: Upload, folder: Folder, name: bytes, uid: int | None) -> None:
+        """Another name, and the message that it is or replaces there."""
+        self.unname(upload)
+        upload.folder, upload.name, upload.uid = folder, name, uid
+        self._by_name[self._inodes.of(folder), name] = upload
+
+    def unname(self, upload: Upload) -> None:
+        """Nobody can look it up any more."""
+        if upload.folder in self._inodes:
+            key = (self._inodes.of(upload.folder), upload.name)
+            if self._by_name.get(key) is upload:
+                del self._by_name[key]
+
+    def discard(self, upload: Upload) -> None:
+        """Nothing of this upload will be committed; it stays readable for those who have it open."""
+        upload.discarded = True
+        self.unname(upload)
+        if not upload.handles:
+            self.drop(upload)
+
+    def drop(self, upload: Upload) -> None:
+        """The end of an upload."""
+        self._uploads.pop(upload.inode, None)
+        self.unname(upload)
+        upload.close()
+
+    def close(self) -> None:
+        """The mount ends: forget what was not committed."""
+        for upload in {*self._uploads.values(), *(w.upload for w in self._opens.values())}:
+            upload.close()
