@@ -202,8 +202,9 @@ class MdboxWriter:
                     records.MapEntry(map_uid, file_id, placed.offset, size, int(share is not None))
                 )
                 if share is not None:
-                    self._append_to(share, next_uid[id(share)], map_uid, placed.composed)
-                    next_uid[id(share)] += 1
+                    uid = max(next_uid[id(share)], placed.composed.message.uid or 0)
+                    self._append_to(share, uid, map_uid, placed.composed)
+                    next_uid[id(share)] = uid + 1
                 map_uid += 1
         return entries
 
@@ -218,7 +219,8 @@ class MdboxWriter:
             flags, keywords = int(state.flags[row]), state.keywords(row)
             if old not in share.replaced:
                 share.replaced.append(old)
-        share.appended.append(records.Appended(uid, flags, keywords, composed.guid, map_uid, now_seconds()))
+        saved = message.saved if message.saved is not None else now_seconds()
+        share.appended.append(records.Appended(uid, flags, keywords, composed.guid, map_uid, saved))
 
     async def _append(self, shares: list[_Share]) -> bool:
         """Write the mailboxes.  One that fails gives its requests the error, and its messages back.

@@ -92,6 +92,8 @@ class NewMessage:
     :param guid: 16 bytes; None: a new one.
     :param replaces: uid of a message in the same mailbox that this one takes the place of: it gives its
         flags and keywords to this one and is expunged in the same transaction.  One that is gone is ignored.
+    :param uid: the uid that it shall have; if uids are beyond that already, it gets the next one.
+    :param saved: when it was saved, seconds since the epoch; None: now.  sdbox: always now.
     """
 
     source: Source | bytes
@@ -100,6 +102,8 @@ class NewMessage:
     keywords: tuple[str, ...] = ()
     guid: bytes | None = None
     replaces: int | None = None
+    uid: int | None = None
+    saved: int | None = None
 
 
 class LineEnds:

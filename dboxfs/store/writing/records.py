@@ -118,6 +118,20 @@ def _external(kind: RecordType, rows: Sequence[tuple[int, bytes]]) -> bytes:
     return encode_record(kind, payload.ext_rec_update(rows), external=True)
 
 
+def identity(state: IndexState, kind: str, guid: bytes, uid_validity: int, next_uid: int) -> list[bytes]:
+    """Give a mailbox the guid, UIDVALIDITY and (if it is higher) next uid of another one.
+
+    :param kind: name of the extension with the dbox header.
+    """
+    fields = [(24, uid_validity)]
+    if next_uid > state.next_uid:
+        fields.append((28, next_uid))
+    updates = [payload.header_update(offset, struct.pack("<I", value)) for offset, value in fields]
+    batch = [encode_record(RecordType.HEADER_UPDATE, update, external=True) for update in updates]
+    name = encode_record(RecordType.EXT_HDR_UPDATE, payload.ext_hdr_update(4, guid), external=True)
+    return [*batch, intro(state, kind, (24, 0, 0)), name]
+
+
 def expunge(state: IndexState, uids: Sequence[int], *, external: bool) -> list[bytes]:
     """Expunge messages (or ask for it); with the guid that the index has, so that it is checked."""
     column = guids(state)

@@ -32,7 +32,10 @@ _BATCH = 256
 
 @dataclass(slots=True)
 class _New:
-    """A message that waits for its uid.  ``attachments``: (existing file, path without the suffix)."""
+    """A message that waits for its uid.  ``attachments``: (existing file, path without the suffix).
+
+    ``uid``: at first the lowest that it may have.
+    """
 
     temporary: str
     flags: int
@@ -96,6 +99,7 @@ class SdboxWriter:
             await self._need_directory(name, directory)
             file = await self._disk.create_temporary(directory)
         new = _New(file.path, message.flags, message.keywords, composed.guid, message.replaces)
+        new.uid = message.uid or 0
         made.append(new)
         try:
             await self._write(composed, file)
@@ -160,8 +164,10 @@ class SdboxWriter:
         alt = self._work.location.alt_mailbox_path(name)
         todo = list(news)
         while todo:
-            free = range(uid, uid + len(todo))
-            uid = free.stop
+            free = []
+            for new in todo:
+                free.append(max(uid, new.uid))
+                uid = free[-1] + 1
             if alt is not None:
                 looks = [ops.Stat(os.path.join(alt, f"u.{number}")) for number in free]
                 answers = await self._disk.run_all(looks)
@@ -170,7 +176,7 @@ class SdboxWriter:
                         raise answer
                 numbers = [n for n, st in zip(free, answers, strict=True) if isinstance(st, OSError)]
             else:
-                numbers = list(free)
+                numbers = free
             for new, number in zip(todo, numbers, strict=False):
                 new.uid = number
             todo = todo[len(numbers) :]

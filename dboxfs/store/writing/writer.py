@@ -212,6 +212,20 @@ class StoreWriter:
         """
         await self._tree.rename(old, new)
 
+    async def set_identity(self, name: str, *, guid: bytes, uid_validity: int, next_uid: int) -> None:
+        """Make a mailbox that nobody has seen yet stand for one of another store.
+
+        :param guid: 16 bytes.
+        :param next_uid: ignored if the mailbox is beyond it.
+        :raises ValueError: a guid that has not 16 bytes, or numbers out of range.
+        """
+        if len(guid) != 16 or not 0 < uid_validity < 1 << 32 or not 0 < next_uid < 1 << 32:
+            raise ValueError("a guid has 16 bytes; UIDVALIDITY and uids are 1 to 2**32-1")
+        async with self._work.mailbox(name) as index:
+            kind = self._work.header(index).kind
+            batch = records.identity(index.state, kind, guid, uid_validity, next_uid)
+            await index.append(batch, durable=True)
+
     async def subscribe(self, name: str, subscribed: bool = True) -> bool:
         """Subscribe to a mailbox (it need not exist), or end that; False: it was so already."""
         return await subscribe(self._work, name, subscribed=subscribed)
