@@ -1,6 +1,8 @@
 """dbox file format 2: the file header line, the message header, the metadata magic.
 
-What Dovecot writes into ``u.N`` (sdbox, one record a file) and ``m.N`` (mdbox, records back to back)::
+The header line says which format a file has, so :func:`parse_file_header` knows that of format 3 too
+(``FORMAT3.md``); all else here is format 2, what Dovecot writes into ``u.N`` (sdbox, one record a file) and
+``m.N`` (mdbox, records back to back)::
 
     file            = file-header *record
     file-header     = version SP token *(SP token) LF          ; "2 M1e C6b00a985" LF
@@ -22,8 +24,8 @@ changes a value or an error that a shorter one gave.  Input is ``bytes``, ``byte
 bytes), is not kept and not copied as a whole.
 
 Limits.  Header lines of at most :data:`MAX_FILE_HEADER` bytes, message headers of 30 to
-:data:`MAX_MESSAGE_HEADER` bytes, body sizes below 2**63.  Version 1 files are read and never written; other
-versions are an error here.  A message header of NULs is a message whose writer did not finish.
+:data:`MAX_MESSAGE_HEADER` bytes, body sizes below 2**63.  Version 1 files are read and never written;
+versions above 3 are an error.  A message header of NULs is a message whose writer did not finish.
 
 Source: dbox-files sections 1.1 and 1.2.
 """
@@ -41,6 +43,9 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 MESSAGE_HEADER_SIZE: Final = 30
 """Bytes of the message headers that Dovecot writes, and the only size that may be appended to."""
 
+MESSAGE_HEADER_SIZE_3: Final = 19
+"""Bytes of the message headers of format 3."""
+
 METADATA_MAGIC: Final = b"\n\x01\x03\n"
 """The four bytes between a body and its metadata lines."""
 
@@ -55,6 +60,7 @@ MAX_SIZE: Final = 2**63 - 1
 
 _MESSAGE_MAGIC: Final = b"\x01\x02"
 _USUAL_FILE_HEADER: Final = re.compile(rb"([12]) M1[eE] C([0-9a-fA-F]{1,15})\n")
+_FILE_HEADER_3: Final = re.compile(rb"3 M13 C([0-9a-f]{1,15}) K([0-9a-f]{32})\n")
 _USUAL_MESSAGE_HEADER: Final = re.compile(rb"\x01\x02N[\0-\xff]{10}([0-7][0-9a-fA-F]{15})")
 _HEX: Final = re.compile(rb"[0-9a-fA-F]+")
 _NOT_HEX: Final = re.compile(rb"[^0-9a-fA-F]")
@@ -76,15 +82,16 @@ class NeedMore:
 class FileHeader:
     """The first line of a dbox file.
 
-    ``version``: 1 or 2.  ``message_header_size``: bytes of every message header of the file (M).
+    ``version``: 1, 2 or 3.  ``message_header_size``: bytes of every message header of the file (M).
     ``created``: seconds since the epoch, None where the line has no C.  ``size``: bytes of the line, LF
-    included; the first record starts there.
+    included; the first record starts there.  ``key``: the file key of format 3, 16 bytes; else None.
     """
 
     version: int
     message_header_size: int
     created: int | None
     size: int
+    key: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +106,15 @@ def parse_file_header(data: Buffer, *, base: int = 0) -> FileHeader | NeedMore:
     """Parse the header line at the start of ``data``.
 
     :param base: offset of ``data`` in the file, added to the offsets of errors.
-    :raises FormatError: no dbox file of version 1 or 2, or a line that is too long or has bad values.
+    :raises FormatError: no dbox file of version 1, 2 or 3, or a line that is too long or has bad values.
     """
     usual = _USUAL_FILE_HEADER.match(data)
     if usual is not None:
         return FileHeader(int(usual[1]), MESSAGE_HEADER_SIZE, int(usual[2], 16), usual.end())
+    third = _FILE_HEADER_3.match(data)
+    if third is not None:
+        key = bytes.fromhex(third[2].decode("ascii"))
+        return FileHeader(3, MESSAGE_HEADER_SIZE_3, int(third[1], 16), third.end(), key)
     head = bytes(data[:MAX_FILE_HEADER])
     _check_version(head, base)
     end = head.find(b"\n")
@@ -111,6 +122,8 @@ def parse_file_header(data: Buffer, *, base: int = 0) -> FileHeader | NeedMore:
         if len(head) == MAX_FILE_HEADER:
             raise FormatError(base, f"file header line is longer than {MAX_FILE_HEADER} bytes")
         return NeedMore(len(head) + 1)
+    if head[:1] == b"3":
+        raise FormatError(base, f"damaged file header line of version 3: {head[: min(end, 64)]!r}")
     return _parse_tokens(head[:end], base)
 
 
@@ -121,7 +134,7 @@ def _check_version(head: bytes, base: int) -> None:
         raise FormatError(
             base + 1, f"not a dbox file: {head[1:2]!r} after the version digit, expected a space"
         )
-    if len(head) > 1 and head[0] not in b"12":
+    if len(head) > 1 and head[0] not in b"123":
         raise FormatError(base, f"dbox version {head[:1].decode()} is not supported")
 
 

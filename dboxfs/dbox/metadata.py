@@ -50,13 +50,14 @@ class Metadata:
     """The metadata of one message.
 
     ``items``: (key byte, value) in the order of the file, unknown keys included.  ``size``: bytes of the
-    block in the file, magic and terminator included.  ``base``: offset of the magic in the file, used in
-    errors only.
+    block in the file, magic and terminator included.  ``base``: offset of the magic in the file, and
+    ``head``: bytes from there to the first line (35 in format 3), used in errors only.
     """
 
     items: tuple[tuple[bytes, bytes], ...]
     size: int
     base: int = 0
+    head: int = _FIRST_LINE
 
     def get(self, key: bytes) -> bytes | None:
         """The value of the first line with this key (without a CR at its end), or None."""
@@ -134,7 +135,7 @@ class Metadata:
         return None if self.get(key) is None else self._value_offset(key)
 
     def _value_offset(self, key: bytes) -> int:
-        offset = self.base + _FIRST_LINE
+        offset = self.base + self.head
         for found, value in self.items:
             if found == key:
                 break

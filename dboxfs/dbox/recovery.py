@@ -1,0 +1,223 @@
+"""The records of a format 3 file that has no map or index, or is damaged: what is there, and what is not.
+
+Every trailer proves by its tag where its record begins, so the file is read once, in pieces of any size, and
+all trailers that hold are remembered (:class:`TrailerScan`); then :func:`resolve` puts them in order::
+
+    scan = TrailerScan()
+    for piece in file: scan.feed(piece)
+    heads = {offset: 19 bytes of the file there for offset in {size of the header line, *scan.offsets()}}
+    regions = resolve(scan.trailers, heads, header=…, size=size of the file)
+
+:func:`scan_file` does all of that for a file in memory (or mapped).
+
+What is a record of the file, and not of a file inside one of its bodies:
+
+1. its trailer's tag holds at this place (a copy of a dbox file has other places, even one of this file);
+2. its key is the file's: that of the file header line if a trailer agrees, else the one whose
+   records cover most bytes (records inside a body cover less than the one around them);
+3. it does not lie inside another one; where two claim a place, a record whose message header has the
+   trailer's separator goes before one that has not.
+
+What lies between is a :class:`Gap`, with a reason: one that begins with a message header and goes to the
+end of the file is a record that was never finished; anything else is damage.
+
+Limits.  A body's bytes are not looked at: compare their CRC-32 with ``trailer.crc``.  A damaged trailer
+takes its record with it (the gap tells where it lies).  Memory: about 1 KB a record, 1 MiB for the scan.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from dboxfs.dbox.format2 import MESSAGE_HEADER_SIZE_3, Buffer, FileHeader, parse_file_header
+from dboxfs.dbox.format3 import (
+    LAST_LINE_SIZE,
+    MAX_TRAILER,
+    TRAILER_HEAD_SIZE,
+    Trailer,
+    check_message_header,
+    parse_trailer,
+    separator_of,
+)
+from dboxfs.errors import FormatError
+
+_CANDIDATE: Final = re.compile(rb"\x01\x03[\0-\xff]{16}[0-7][0-9a-f]{15}\n")
+_PIECE: Final = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A record of the file.  ``damage``: what is wrong with its message header; None: nothing."""
+
+    trailer: Trailer
+    damage: str | None
+
+    @property
+    def offset(self) -> int:
+        """Where it begins in the file."""
+        return self.trailer.record_offset
+
+    @property
+    def end(self) -> int:
+        """Where it ends in the file."""
+        return self.trailer.end
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Bytes of the file, from ``offset`` to ``end``, that are no whole record.
+
+    ``incomplete``: a record that was begun and not finished, at the end of the file.
+    """
+
+    offset: int
+    end: int
+    incomplete: bool
+    reason: str
+
+
+class TrailerScan:
+    """Finds the trailers of a file that is fed from a place in it on, in order and without holes.
+
+    :param offset: where in the file the first byte is.
+    :ivar trailers: those whose tag holds, in the order of the file.
+    """
+
+    def __init__(self, offset: int = 0) -> None:
+        self.trailers: list[Trailer] = []
+        self._base = offset
+        self._buffer = b""
+
+    def feed(self, data: Buffer) -> None:
+        """The next bytes of the file."""
+        self._buffer += bytes(data)
+        self._scan()
+
+    def offsets(self) -> set[int]:
+        """Where :func:`resolve` has to see the file: where a record would begin, or a gap."""
+        return {at for trailer in self.trailers for at in (trailer.record_offset, trailer.end)}
+
+    def _scan(self) -> None:
+        buffer, at, empty_line = self._buffer, 0, -1
+        while (match := _CANDIDATE.search(buffer, at)) is not None:
+            at = match.start()
+            if empty_line < match.end() - 1:
+                empty_line = buffer.find(b"\n\n", match.end() - 1)
+            if empty_line < 0 and len(buffer) - at < MAX_TRAILER:
+                self._keep(at)
+                return
+            self._look_at(at, empty_line + 2)
+            at += 1
+        self._keep(max(at, len(buffer) - TRAILER_HEAD_SIZE + 1))
+
+    def _look_at(self, at: int, end: int) -> None:
+        """Remember the trailer between two places of the buffer, if it is one.
+
+        Most that look like one are given up for their L line: looking at each of them costs little.
+        """
+        buffer = self._buffer
+        if buffer[end - LAST_LINE_SIZE : end] != b"L%08x\n\n" % max(end - at, 0):
+            return
+        try:
+            found = parse_trailer(buffer[at:end], base=self._base + at)
+        except FormatError:
+            return  # it only looked like one
+        if isinstance(found, Trailer):
+            self.trailers.append(found)
+
+    def _keep(self, at: int) -> None:
+        self._buffer = self._buffer[at:]
+        self._base += at
+
+
+def scan_file(data: Buffer) -> list[Found | Gap]:
+    """All of a file in memory: its records and what lies between them, in order, without holes.
+
+    The header line is not part of it, unless it is damaged.  A file of another version gives one gap.
+    """
+    view = memoryview(data)
+    scan = TrailerScan()
+    for at in range(0, len(view), _PIECE):
+        scan.feed(view[at : at + _PIECE])
+    try:
+        header = parse_file_header(view[:1024])
+    except FormatError:
+        header = None
+    known = header if isinstance(header, FileHeader) else None
+    offsets = {_after_header(known), *scan.offsets()}
+    heads = {offset: bytes(view[offset : offset + MESSAGE_HEADER_SIZE_3]) for offset in offsets}
+    return resolve(scan.trailers, heads, header=known, size=len(view))
+
+
+def resolve(
+    trailers: Iterable[Trailer], heads: Mapping[int, bytes], *, header: FileHeader | None, size: int
+) -> list[Found | Gap]:
+    """Put what a scan has found in order; see the module.
+
+    :param heads: the 19 bytes of the file (fewer at its end) at each of :meth:`TrailerScan.offsets`, and
+        behind the header line.
+    :param header: the file header line; None: it is damaged.
+    :param size: of the file (bytes).
+    """
+    start = _after_header(header)
+    known = [t for t in trailers if t.record_offset >= start and t.end <= size]
+    candidates = [_found(trailer, heads) for trailer in _of_one_key(known, header)]
+    candidates.sort(key=lambda found: (found.offset, found.damage is not None, -found.end))
+    regions: list[Found | Gap] = []
+    at = start
+    for found in candidates:
+        if found.offset < at:
+            continue  # inside the one before, or the same place with less to say for it
+        if found.offset > at:
+            regions.append(_gap(at, found.offset, heads, at_end=False))
+        regions.append(found)
+        at = found.end
+    if at < size:
+        regions.append(_gap(at, size, heads, at_end=True))
+    return regions
+
+
+def _after_header(header: FileHeader | None) -> int:
+    return header.size if header is not None and header.version == 3 else 0
+
+
+def _of_one_key(trailers: list[Trailer], header: FileHeader | None) -> list[Trailer]:
+    by_key: dict[bytes, list[Trailer]] = defaultdict(list)
+    for trailer in trailers:
+        by_key[trailer.key].append(trailer)
+    if header is not None and header.key in by_key:
+        return by_key[header.key]
+    return max(by_key.values(), key=_covered, default=[])
+
+
+def _covered(trailers: list[Trailer]) -> int:
+    """Bytes that records cover, each counted once."""
+    covered = at = 0
+    for trailer in sorted(trailers, key=lambda t: t.record_offset):
+        covered += max(0, trailer.end - max(at, trailer.record_offset))
+        at = max(at, trailer.end)
+    return covered
+
+
+def _found(trailer: Trailer, heads: Mapping[int, bytes]) -> Found:
+    try:
+        check_message_header(heads.get(trailer.record_offset, b""), trailer)
+    except FormatError as error:
+        return Found(trailer, error.reason)
+    return Found(trailer, None)
+
+
+def _gap(start: int, end: int, heads: Mapping[int, bytes], *, at_end: bool) -> Gap:
+    begun = False
+    if at_end:
+        try:
+            separator_of(heads.get(start, b"")[: end - start] or b"\0")
+            begun = True
+        except FormatError:
+            pass  # no beginning of a record: damage, as the answer says
+    reason = "a record that was not finished" if begun else "no record can be made out here"
+    return Gap(start, end, begun, reason)
