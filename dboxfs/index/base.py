@@ -18,6 +18,7 @@ Limits: little-endian, major version 7, records below 64 KiB.
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,27 @@ def parse_index(data: Buffer) -> IndexState:
         flags &= np.uint8(~OLD_RECENT_FLAG & 0xFF)
     columns = [_column(view, header_size, record_size, count, ext) for ext in extensions]
     return IndexState(header, uids, flags, extensions, columns, record_size)
+
+
+@dataclass(frozen=True, slots=True)
+class LogPosition:
+    """What a snapshot covers: log *file_seq* of index *indexid* up to *head_offset* (bytes)."""
+
+    indexid: int
+    file_seq: int
+    head_offset: int
+
+
+def parse_log_position(data: Buffer) -> LogPosition:
+    """The position from the first :data:`BASE_HEADER_SIZE` bytes; the rest of the file isn't looked at.
+
+    :class:`FormatError` if they are too few, or of another version.
+    """
+    if len(data) < BASE_HEADER_SIZE or data[0] != MAJOR_VERSION:
+        raise FormatError(0, "index: the header is cut off or of another version")
+    (indexid,) = struct.unpack_from("<I", data, 16)
+    file_seq, _, head = struct.unpack_from("<III", data, 60)
+    return LogPosition(indexid, file_seq, head)
 
 
 def _parse_start(view: memoryview) -> tuple[bytes, int, int]:

@@ -48,6 +48,7 @@ class WriteOptions:
     :param memory_limit: bytes up to which a message is put together in memory.
     :param rewrite_after: bytes by which a log grows before ``dovecot.index`` is rewritten (ALONE).
     :param rotate_log: bytes of a log before a new one is begun (ALONE).
+    :param temporary_age: seconds after which a temporary file is nobody's (dbox-files section 5; ALONE).
     """
 
     neighbour: Neighbour = Neighbour.DOVECOT
@@ -59,6 +60,7 @@ class WriteOptions:
     memory_limit: int = 256 << 10
     rewrite_after: int = 32 << 10
     rotate_log: int = 1 << 20
+    temporary_age: float = 36 * 3600.0
 
     @property
     def alone(self) -> bool:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 
-from dboxfs.fsapi import ops
+from dboxfs.fsapi import Peek, PeekResult, ops
 from dboxfs.fsapi.lock_ops import LockKind
-from dboxfs.index.base import encode_index
+from dboxfs.index.base import encode_index, parse_log_position
 from dboxfs.index.log import LogHeader, encode_log_header
+from dboxfs.index.state import BASE_HEADER_SIZE, IndexState
 from dboxfs.store.writing.indexlog import IndexLog
-from dboxfs.store.writing.options import LockMethod
+from dboxfs.store.writing.options import LockMethod, WriteOptions
 
 ROTATE_AGE = 300
 """Seconds after which a log is old enough for a new one, when the snapshot is rewritten anyway."""
@@ -31,11 +32,25 @@ async def tidy(index: IndexLog) -> None:
         index.disk.lost_errors += 1
 
 
+async def is_due(index: IndexLog, state: IndexState) -> bool:
+    """Whether an index that is not locked, and was read as *state*, should be rewritten."""
+    (base,) = await index.disk.fs.peek([Peek(index.base_path, ((0, BASE_HEADER_SIZE),))])
+    covered = (0, 0)
+    if isinstance(base, PeekResult):
+        position = parse_log_position(base.chunks[0])
+        covered = (position.file_seq, position.head_offset)
+    return _has_grown(index.disk.options, covered, state)
+
+
 def _rewrite_is_due(index: IndexLog) -> bool:
-    state = index.state
-    seq, head = index.snapshot_head
+    return _has_grown(index.disk.options, index.snapshot_head, index.state)
+
+
+def _has_grown(options: WriteOptions, covered: tuple[int, int], state: IndexState) -> bool:
+    """*covered*: the log (file_seq) and its offset that the snapshot reaches to."""
+    seq, head = covered
     grown = state.head_offset - (head if seq == state.log_file_seq else 0)
-    return grown > max(index.disk.options.rewrite_after, len(state) * state.record_size // 4)
+    return grown > max(options.rewrite_after, len(state) * state.record_size // 4)
 
 
 def _rotation_is_due(index: IndexLog) -> bool:

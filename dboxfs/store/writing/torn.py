@@ -25,12 +25,13 @@ _LONGEST = 64 << 20
 
 
 async def cut_torn_records(work: Work) -> int:
-    """Cut the ends of all files that have a torn one; gives their number."""
+    """Cut the ends of all files that have a torn one; gives their number.  A broken map is repaired."""
     storage = work.location.storage
-    names = [entry.name for entry in await work.disk.listdir(storage) if message_number(entry.name, "m")]
-    if not names or not await work.disk.exists(work.map.log_path):
+    if not await work.disk.exists(work.map.log_path):
         return 0
-    ends = _ends(MapIndex(await work.map.peek()))
+    async with work.locked_map() as mapping:
+        ends = _ends(mapping)
+    names = [entry.name for entry in await work.disk.listdir(storage) if message_number(entry.name, "m")]
     answers = await work.disk.run_all([ops.Stat(os.path.join(storage, name)) for name in names])
     cut = 0
     for name, answer in zip(names, answers, strict=True):
@@ -42,13 +43,11 @@ async def cut_torn_records(work: Work) -> int:
 
 def _ends(mapping: MapIndex) -> dict[int, int]:
     """Where each file ends by the map; without those that have a record of 4 GiB or more."""
-    ends: dict[int, int] = {}
-    sums = mapping.offsets.astype(np.int64) + mapping.sizes
-    for file_id, end, size in zip(
-        mapping.file_ids.tolist(), sums.tolist(), mapping.sizes.tolist(), strict=True
-    ):
-        ends[file_id] = max(ends.get(file_id, 0), end if size else 1 << 62)
-    return ends
+    file_ids, number = np.unique(mapping.file_ids, return_inverse=True)
+    sums = np.where(mapping.sizes == 0, np.int64(1) << 62, mapping.offsets.astype(np.int64) + mapping.sizes)
+    last = np.zeros(len(file_ids), np.int64)
+    np.maximum.at(last, number, sums)
+    return dict(zip(file_ids.tolist(), last.tolist(), strict=True))
 
 
 async def _look_at(work: Work, path: str) -> bool:

@@ -65,7 +65,7 @@ class Work:
         """The index of a mailbox, not locked."""
         found = self._indexes.get(name)
         if found is None:
-            found = IndexLog(self.disk, self.location.index_path(name), "dovecot.index", name)
+            found = self.new_index(name)
             self._indexes[name] = found
         self._indexes.move_to_end(name)
         if len(self._indexes) > KEEP_STATES:
@@ -73,6 +73,14 @@ class Work:
             if not self._indexes[oldest].busy:
                 del self._indexes[oldest]
         return found
+
+    def new_index(self, name: str) -> IndexLog:
+        """An index of a mailbox that is not kept: for a look that should push nothing else out of memory."""
+        return IndexLog(self.disk, self.index_directory(name), "dovecot.index", name)
+
+    def index_directory(self, name: str) -> str:
+        """Where the index files of a mailbox lie."""
+        return self.location.index_path(name)
 
     def list_index(self) -> IndexLog:
         """``dovecot.list.index``, Dovecot's cache of the tree."""

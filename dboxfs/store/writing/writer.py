@@ -26,18 +26,21 @@ import os
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
+import trio
+
 from dboxfs.errors import NoSuchMessage, Unsupported
 from dboxfs.fsapi import FileSystem
 from dboxfs.store.location import Location
 from dboxfs.store.writing import records
 from dboxfs.store.writing.indexlog import IndexLog
 from dboxfs.store.writing.mailboxes import MailboxTree
-from dboxfs.store.writing.maintain import Maintained, maintain, recover
+from dboxfs.store.writing.maintain import Maintained, Pause, maintain
 from dboxfs.store.writing.mdbox import MdboxWriter
 from dboxfs.store.writing.message import NewMessage
 from dboxfs.store.writing.options import WriteOptions
 from dboxfs.store.writing.outcome import Copied, Saved
 from dboxfs.store.writing.purge import Purged, Report, finish_journal, purge
+from dboxfs.store.writing.recovery import recover
 from dboxfs.store.writing.repair import repair_storage
 from dboxfs.store.writing.sdbox import SdboxWriter
 from dboxfs.store.writing.subscriptions import subscribe
@@ -232,25 +235,30 @@ class StoreWriter:
 
     # -- the store as a whole ----------------------------------------------------------------------------
 
-    async def recover(self) -> int:
-        """To be called before the first change: ends what an earlier writer could not (``maintain.recover``).
+    async def recover(self, names: Iterable[str] | None = None) -> int:
+        """To be called before the first change: ends what an earlier writer could not (``recovery``).
 
-        Gives the number of logs that had an unfinished end.
+        Gives the number of logs and files that had an unfinished end.
+
+        :param names: the storage names of all mailboxes, if the caller has just looked at the tree.
         """
         if self._work.mdbox and self.options.alone:
             await finish_journal(self._work)
-        return await recover(self._work, self._tree.delete)
+        return await recover(self._work, self._tree.delete, names)
 
-    async def maintain(self) -> Maintained:
-        """What has to be done now and then where no Dovecot does it.
+    async def maintain(self, pause: Pause = trio.lowlevel.checkpoint) -> Maintained:
+        """What has to be done now and then where no Dovecot does it; beside everything else.
 
+        Cancellation: between two mailboxes, at the latest.
+
+        :param pause: awaited before each mailbox; it may wait until there is time.
         :raises Unsupported: a Dovecot may be beside.
         """
         if not self.options.alone:
             raise Unsupported("next to a Dovecot only Dovecot cleans up")
         if self._work.mdbox:
             await finish_journal(self._work)
-        return await maintain(self._work, self._execute_expunge, self._tree.delete)
+        return await maintain(self._work, self._execute_expunge, self._tree.delete, pause)
 
     async def purge(self, *, dry_run: bool = False, report: Report | None = None) -> Purged:
         """mdbox: give back the bytes of messages that no mailbox has.
