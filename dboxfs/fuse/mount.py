@@ -109,7 +109,8 @@ async def run(
         open_store(fs, location, cache_dir=options.cache_dir, table_size=options.table_size) as store,
         trio.open_nursery() as nursery,
     ):
-        operations = await _operations(store, options, _spawner(nursery))
+        spawn = _spawner(nursery)
+        operations = await _operations(store, options, spawn)
         operations.loop = loop.install(lambda: fs.in_flight > 0) if options.fast_loop else None
         _init(operations, location, mountpoint, options)
         operations.notifier.start()
@@ -117,6 +118,8 @@ async def run(
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
                 nursery.start_soon(_terminate_on, signals)
                 nursery.start_soon(_report_ready, mountpoint, fs.readahead, ready)
+                if isinstance(operations, WritableOperations) and operations.upkeep is not None:
+                    spawn(operations.upkeep.run)
                 await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
                 log.info("%s: unmounted", mountpoint)
                 if isinstance(operations, WritableOperations):
@@ -136,7 +139,7 @@ async def _operations(
     if options.write is None:
         return Operations(store, options.view, spawn, names)
     writer = StoreWriter(store.fs, store.location, store.owner, options.write)
-    await writer.recover()
+    await writer.recover(name for name, folder in store.folders.items() if folder.mailbox is not None)
     view = replace(options.view, writable=True)
     return WritableOperations(store, view, spawn, writer, names)
 

@@ -56,6 +56,11 @@ class _Names:
     lines: int = 0
     rewrite: bool = True
 
+    @property
+    def has_grown(self) -> bool:
+        """Whether most lines of the file mean nothing any more."""
+        return self.lines > 2 * len(self.by_uid) + _FEW
+
     def set(self, uid: int, name: bytes) -> None:
         old_name, old_uid = self.by_uid.get(uid), self.by_name.get(name)
         if old_uid is not None:
@@ -199,7 +204,7 @@ class WrittenNames:
                 names.set(uid, name)
         for uid in [uid for uid in names.by_uid if uid not in box]:
             names.drop(uid)
-        names.rewrite = whole != len(data) or not data or names.lines > 2 * len(names.by_uid) + _FEW
+        names.rewrite = whole != len(data) or not data or names.has_grown
         if box.guid is not None and (names.by_uid or not names.rewrite):
             self._boxes[box.guid] = names
 
@@ -270,7 +275,7 @@ class NameFiles:
             lines += encode_line(box.uid_validity, uid, name)
         path = os.path.join(self._names.directory, box.guid.hex())
         names.lines += len(group)
-        if names.rewrite or not await self._append(path, lines):
+        if names.rewrite or names.has_grown or not await self._append(path, lines):
             await self._rewrite(path, names)
         for request in group:
             request.result = True

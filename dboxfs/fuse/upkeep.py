@@ -1,9 +1,10 @@
 """Maintenance of a store that no Dovecot serves (``-o rw,alone``), while it is mounted.
 
-It runs once when the mount is made, in the background, and then every :data:`EVERY` seconds if something was
-written meanwhile, else every :data:`AT_LEAST`.  It gives way: it begins, and goes on to the next mailbox, when
-the kernel has asked nothing for :data:`QUIET` seconds, or when it has waited :data:`PATIENCE` seconds for that;
-and it rests as long as it has worked.  The end of the mount cancels it between two steps of the write protocol.
+It runs once when the mount is made, in the background, and then every :data:`EVERY` seconds if something
+was written meanwhile, else every :data:`AT_LEAST`.  It gives way: it goes on to the next mailbox when the
+kernel has asked nothing for :data:`QUIET` seconds, or when it has waited :data:`PATIENCE` seconds for that;
+and it rests as long as it has worked.  The end of the mount cancels it between two steps of the write
+protocol.
 
 What it did is in stats.json: ``maintenance``.  A run that fails is logged and counted; the next one is not
 given up for it.

@@ -45,6 +45,7 @@ from dboxfs.fuse.options import ViewOptions
 from dboxfs.fuse.removals import Removals
 from dboxfs.fuse.renaming import Renaming
 from dboxfs.fuse.shared import Shared, decode
+from dboxfs.fuse.upkeep import Upkeep
 from dboxfs.fuse.uploads import Upload
 from dboxfs.fuse.uploadtable import UploadTable
 from dboxfs.store import Folder, Store
@@ -90,6 +91,11 @@ class WritableOperations(Operations):
         self._renaming = Renaming(self._shared, self._mailboxes)
         self._changing = Changing(self._shared)
         self._unlinked: set[tuple[int, bytes]] = set()
+        self.upkeep = Upkeep(writer, lambda: self.requests) if writer.options.alone else None
+
+    def _kernel_stats(self) -> dict[str, object]:
+        upkeep = self.upkeep.stats() if self.upkeep is not None else None
+        return {**super()._kernel_stats(), "written": self._shared.writer.stats(), "maintenance": upkeep}
 
     async def finish(self) -> None:
         """The mount ends: carry out what was answered already, forget what was not committed."""
