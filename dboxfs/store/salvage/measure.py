@@ -1,0 +1,101 @@
+"""The text of one message, counted: its size, its size with CRLF line ends, and whether it decompresses.
+
+Format 2 has no checksum.  What shows that a text is complete is ``V``, the size with CRLF line ends, and for
+a compressed one the compression itself and ``Z``.  A flipped byte of a plain text that is no line end can't
+be noticed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dboxfs.dbox import PREFIX_SIZE, Compression, Decompressor, Metadata, detect, parse_ext_refs
+from dboxfs.errors import FormatError
+from dboxfs.store.salvage.window import Window
+from dboxfs.store.writing.message import LineEnds
+
+_STEP = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a stored text is.  Sizes in bytes: ``stored`` (file), ``plain``, ``virtual`` (CRLF line ends).
+
+    ``error``: why it can't be decompressed beyond ``plain`` bytes.
+    """
+
+    stored: int
+    plain: int
+    virtual: int
+    compression: Compression | None
+    error: str | None = None
+
+
+class Meter:
+    """Counts a text that comes in pieces."""
+
+    def __init__(self, kind: Compression | None) -> None:
+        self._kind = kind
+        self._decoder = Decompressor(kind) if kind is not None else None
+        self._lines = LineEnds()
+        self._stored = 0
+        self._error: str | None = None
+
+    def feed(self, piece: bytes) -> None:
+        """The next stored bytes."""
+        self._stored += len(piece)
+        if self._decoder is None:
+            self._lines.feed(piece)
+        elif self._error is None:
+            try:
+                self._decoder.feed(piece)
+                self._drain(self._decoder)
+            except FormatError as exc:
+                self._error = f"{exc.reason} (at byte {exc.offset} of the stored text)"
+
+    def _drain(self, decoder: Decompressor) -> None:
+        while plain := decoder.read(_STEP):
+            self._lines.feed(plain)
+
+    def result(self) -> Measured:
+        """What was counted; the text ends here."""
+        if self._decoder is not None and self._error is None:
+            try:
+                self._decoder.finish()
+                self._drain(self._decoder)
+            except FormatError as exc:
+                self._error = f"{exc.reason} (at byte {exc.offset} of the stored text)"
+        return Measured(self._stored, self._lines.size, self._lines.virtual_size, self._kind, self._error)
+
+
+async def measure(window: Window, start: int, end: int, *, compressed: bool | None = None) -> Measured:
+    """Read and count the stored text from *start* to *end*.
+
+    :param compressed: None: look at its first bytes (format 2); False: it is plain, whatever they are.
+    :raises OSError: the file can't be read.
+    """
+    kind = None
+    if compressed is not False:
+        kind = detect(await window.read(start, min(PREFIX_SIZE, end - start)))
+    meter = Meter(kind)
+    async for piece in window.pieces(start, end):
+        meter.feed(piece)
+    return meter.result()
+
+
+def contradictions(found: Measured, metadata: Metadata) -> list[str]:
+    """What *metadata* says otherwise, in words; an empty list: they agree, as far as they can be compared."""
+    if found.error is not None:
+        return [f"the text can't be decompressed: {found.error}"]
+    wrong = []
+    try:
+        refs = parse_ext_refs(metadata.ext_refs) if metadata.ext_refs is not None else ()
+        inner = found.plain + sum(ref.size for ref in refs)
+        size, virtual = metadata.physical_size, metadata.virtual_size
+        if size is not None and size != inner:
+            wrong.append(f"Z says {size} bytes, the text has {inner}")
+        if virtual is not None and not refs and virtual != found.virtual:
+            wrong.append(f"V says {virtual} bytes with CRLF line ends, the text has {found.virtual}")
+    except FormatError as exc:
+        wrong.append(exc.reason)
+    return wrong

@@ -1,0 +1,95 @@
+"""Metadata blocks of format 2 in files that may be damaged.
+
+A block that is read strictly (:func:`dboxfs.dbox.parse_metadata`) may still be damaged: without its
+terminator it goes on through the next record, up to that one's end.  So a block is as it should be only if
+its keys are upper-case letters and no message header lies in it.  Otherwise :func:`read_block` takes what is
+readable:
+
+* up to two of the four bytes of the magic may be wrong, where the size in front leads to it;
+* a block ends at its empty line, else where the next message header stands, else at the end of the file;
+* lines that do not begin with an upper-case letter are left out;
+* a guid is 32 hex digits somewhere in the block, if there is no whole G line.
+
+What was taken so is said in ``problems``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from dboxfs.dbox import METADATA_MAGIC, Metadata, parse_metadata
+from dboxfs.errors import FormatError
+
+RECORD_START: Final = re.compile(rb"\x01\x02N {10}[0-7][0-9a-fA-F]{15}\n")
+"""A message header as Dovecot writes it."""
+
+TRAILER_START: Final = re.compile(rb"\n\x01\x03\n[A-Z]")
+"""The beginning of a metadata block."""
+
+USUAL: Final = 16 << 10
+"""Bytes in which a block is looked for; only X lines make longer ones."""
+
+_MAGIC_SIZE: Final = len(METADATA_MAGIC)
+_KNOWN: Final = frozenset((b"G", b"R", b"V", b"Z", b"B", b"X", b"P", b"O"))
+_GUID: Final = re.compile(rb"[0-9a-f]{32}")
+_TWO_WRONG: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A metadata block.  ``problems``: what had to be guessed, in words; empty: it is as it should be."""
+
+    metadata: Metadata
+    problems: tuple[str, ...] = ()
+
+
+def read_block(data: bytes, base: int, *, to_the_end: bool) -> Block | None:
+    """The block at the start of *data*, or None: it is none, or does not end in *data*.
+
+    :param base: offset of *data* in the file.
+    :param to_the_end: *data* goes to the end of the file.
+    """
+    wrong = sum(a != b for a, b in zip(data, METADATA_MAGIC, strict=False))
+    if len(data) < _MAGIC_SIZE or wrong > _TWO_WRONG:
+        return None
+    if not wrong and (strict := _strict(data, base)) is not None:
+        return Block(strict)
+    return _lenient(data, base, wrong=wrong, to_the_end=to_the_end)
+
+
+def _strict(data: bytes, base: int) -> Metadata | None:
+    try:
+        found = parse_metadata(data, base=base)
+    except FormatError:
+        return None
+    if not isinstance(found, Metadata) or RECORD_START.search(data[: found.size]):
+        return None
+    return found if all(b"A" <= key <= b"Z" for key, _ in found.items) else None
+
+
+def _lenient(data: bytes, base: int, *, wrong: int, to_the_end: bool) -> Block | None:
+    problems = ["the magic before the metadata is damaged"] if wrong else []
+    next_record = RECORD_START.search(data)
+    stop = next_record.start() if next_record is not None else len(data)
+    empty = data.find(b"\n\n", _MAGIC_SIZE - 1, stop)
+    if empty >= 0:
+        size = empty + 2
+    elif next_record is not None or to_the_end:
+        size = stop
+        problems.append("the metadata have no end")
+    else:
+        return None
+    lines = data[_MAGIC_SIZE:size].split(b"\n")
+    items = [(line[:1], line[1:]) for line in lines if b"A" <= line[:1] <= b"Z"]
+    if not any(key in _KNOWN for key, _ in items):
+        return None
+    if len(items) < sum(1 for line in lines if line):
+        problems.append("a line of the metadata can't be read")
+    if not any(key == b"G" and _GUID.fullmatch(value) for key, value in items):
+        guess = _GUID.search(data[_MAGIC_SIZE:size])
+        if guess is not None:
+            items.insert(0, (b"G", guess[0]))
+            problems.append("the guid stands in a damaged line")
+    return Block(Metadata(tuple(items), size, base), tuple(problems) or ("the metadata are damaged",))

@@ -1,0 +1,91 @@
+"""The bytes of one file, read in chunks and looked at in any order.
+
+One chunk is kept; whoever goes forward reads each byte once.  Memory: two chunks, and what a single
+:meth:`Window.read` asks for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from dboxfs.fsapi import FileSystem, Handle
+
+CHUNK = 1 << 20
+"""Bytes that are read at once."""
+
+SPARSE_CHUNK = 4 << 10
+"""The same for whoever skips the bodies."""
+
+
+class Window:
+    """An open file of ``size`` bytes.
+
+    :ivar bytes_read: how many bytes were asked of the file so far.
+    """
+
+    def __init__(self, handle: Handle, path: str, size: int, chunk: int = CHUNK) -> None:
+        self.handle = handle
+        self.path = path
+        self.size = size
+        self.chunk = chunk
+        self.bytes_read = 0
+        self._start = 0
+        self._data = b""
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """The bytes at *offset*, fewer only at the end of the file.
+
+        :raises OSError: the file can't be read.
+        """
+        size = max(0, min(size, self.size - offset))
+        at = offset - self._start
+        if not 0 <= at <= at + size <= len(self._data):
+            wanted = min(max(size, self.chunk), self.size - offset)
+            self._data = await self.handle.read(wanted, offset) if wanted > 0 else b""
+            self.bytes_read += len(self._data)
+            self._start, at = offset, 0
+        return self._data[at : at + size]
+
+    async def pieces(self, start: int, end: int) -> AsyncIterator[bytes]:
+        """The bytes from *start* to *end*, chunk by chunk; what is in memory already first."""
+        while start < min(end, self.size):
+            at = start - self._start
+            ready = len(self._data) - at if 0 <= at < len(self._data) else self.chunk
+            piece = await self.read(start, min(end - start, ready))
+            if not piece:
+                return
+            yield piece
+            start += len(piece)
+
+    async def find(self, pattern: re.Pattern[bytes], start: int, end: int, longest: int) -> int:
+        """Where *pattern* begins first, at *start* or behind; -1: not before *end*.
+
+        :param longest: bytes that a match has at most; it must end at *end* or before.
+        """
+        end = min(end, self.size)
+        while start < end:
+            data = await self.read(start, min(self.chunk, end - start))
+            if not data:
+                return -1
+            match = pattern.search(data)
+            if match is not None:
+                return start + match.start()
+            if start + len(data) >= end:
+                return -1
+            start += max(1, len(data) - longest + 1)
+        return -1
+
+
+@asynccontextmanager
+async def open_window(fs: FileSystem, path: str, chunk: int = CHUNK) -> AsyncIterator[Window]:
+    """Open *path* (no symbolic link) for as long as the context lasts.
+
+    :raises OSError: it can't be opened.
+    """
+    handle = fs.open(path, nofollow=True)
+    try:
+        yield Window(handle, path, (await handle.wait_open()).st_size, chunk)
+    finally:
+        handle.close()
