@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+import trio
 
 from dboxfs.errors import StoreBusy, Unsupported
 from dboxfs.fsapi import FileSystem, ThreadsDriver
@@ -104,6 +105,41 @@ async def test_maintenance_leaves_what_is_young(dovecot: Dovecot, driver: str) -
     assert (done.removed, done.recovered, done.expunged) == (0, 0, 0)
     assert (directory / ".temp.1.P1Q1M1.host").exists()
     assert_resync_changes_nothing(account)
+
+
+@BOTH
+async def test_maintenance_takes_away_what_is_nobodys(dovecot: Dovecot, driver: str) -> None:
+    account = made(dovecot, driver, 3)
+    directory = account.root / "mailboxes/INBOX/dbox-Mails"
+    storage = account.root / "storage" if driver == "mdbox" else directory
+    left = [directory / ".temp.1.P1Q1M1.host", storage / ".temp.2.P1Q1M1.host"]
+    for path in left:
+        path.write_bytes(b"somebody died while writing this")
+    async with writing(account.location, WriteOptions(Neighbour.ALONE, temporary_age=-1)) as writer:
+        done = await writer.maintain()
+    assert (done.removed, done.mailboxes, done.failed) == (2, 2, 0)
+    assert not any(path.exists() for path in left)
+    assert Shown.of(account).texts == [body(n) for n in range(3)]
+    assert_resync_changes_nothing(account)
+
+
+async def test_maintenance_can_be_ended_between_two_mailboxes(dovecot: Dovecot) -> None:
+    account = made(dovecot, "sdbox")
+    looked_at = 0
+
+    async def pause() -> None:
+        nonlocal looked_at
+        looked_at += 1
+        if looked_at == 2:
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+
+    async with writing(account.location, ALONE) as writer:
+        with trio.CancelScope() as scope:
+            await writer.maintain(pause)
+        assert scope.cancelled_caught
+        assert (await writer.save("INBOX", [NewMessage(body(1))])).uids == (2,)
+    assert looked_at == 2
 
 
 async def test_files_without_a_record(dovecot: Dovecot) -> None:
