@@ -42,26 +42,53 @@ class TestMountHelper:
         assert len(list((mountpoint / "INBOX").iterdir())) == 103
         mounts.umount(mountpoint)
 
-    def test_mount_finds_it(self, account: Account, mounts: Mounts, tmp_path: Path) -> None:
-        """``mount -t dboxfs`` with the helper in /sbin, in a mount namespace of its own."""
-        mountpoint = mounts.mountpoint()
+    def in_namespace(self, tmp_path: Path, script: str, *args: str | Path) -> list[str]:
+        """The output of a shell script, with the helper in /sbin, in a mount namespace of its own."""
         sbin = tmp_path / "sbin"
         sbin.mkdir()
         shutil.copy(HELPER, sbin)
-        script = """
-            mount --bind "$1" /sbin
-            mount -t dboxfs "$2" "$3" -o allow_other
-            findmnt -n -o FSTYPE,OPTIONS "$3"
-            ls "$3/INBOX" | wc -l
-            umount "$3"
-        """
-        command = ["unshare", "-m", "sh", "-ec", script, "sh", str(sbin), str(account.root), str(mountpoint)]
-        done = run(*command)
+        script = 'mount --bind "$0" /sbin\n' + script
+        done = run("unshare", "-m", "sh", "-ec", script, sbin, *args)
         assert (done.returncode, done.stderr) == (0, "")
-        kind, count = done.stdout.splitlines()
+        return done.stdout.splitlines()
+
+    def test_mount_finds_it(self, account: Account, mounts: Mounts, tmp_path: Path) -> None:
+        script = """
+            mount -t dboxfs "$1" "$2" -o allow_other
+            findmnt -n -o FSTYPE,OPTIONS "$2"
+            ls "$2/INBOX" | wc -l
+            umount "$2"
+        """
+        kind, count = self.in_namespace(tmp_path, script, account.root, mounts.mountpoint())
         assert kind.startswith("fuse.dboxfs ro,")
         assert "allow_other" in kind
         assert count.strip() == "103"
+
+    def test_fstab_can_ask_for_a_writable_mount(
+        self, account: Account, mounts: Mounts, tmp_path: Path
+    ) -> None:
+        first, second = mounts.mountpoint(), mounts.mountpoint()
+        fstab = tmp_path / "fstab"
+        fstab.write_text(
+            f"{account.location} {first} dboxfs rw,nofail 0 0\n"
+            f"{account.location} {second} dboxfs writable,eol=lf,nofail 0 0\n"
+        )
+        script = """
+            mount -a -T "$1"
+            findmnt -n -o OPTIONS "$2"
+            findmnt -n -o OPTIONS "$3"
+            ! touch "$2/INBOX/new" 2> /dev/null
+            printf 'Subject: from fstab\n\ntext\n' > "$3/INBOX/new"
+            umount "$2" "$3"
+            mount -o ro -T "$1" "$3"
+            findmnt -n -o OPTIONS "$3"
+            cat "$3/INBOX/new"
+            umount "$3"
+        """
+        options = self.in_namespace(tmp_path, script, fstab, first, second)
+        assert [line.partition(",")[0] for line in options[:3]] == ["ro", "rw", "ro"]
+        assert options[3:] == ["Subject: from fstab", "", "text"]
+        assert account.fetch()[-1].text == b"Subject: from fstab\n\ntext\n"
 
     def test_failures_have_the_statuses_of_mount(
         self, account: Account, mounts: Mounts, tmp_path: Path
