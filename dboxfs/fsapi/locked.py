@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
+from dboxfs.fsapi import ops
 from dboxfs.fsapi.lock_ops import CopyRange, LockKind, OpenShared, TryLock
 from dboxfs.fsapi.ops import Appended, Job, Op, Opened, os_error
 
@@ -46,11 +47,11 @@ async def run(fs: FileSystem, op: Op[R]) -> R:
     return answer
 
 
-async def run_all(fs: FileSystem, ops: Sequence[Op[R]]) -> list[R | OSError]:
+async def run_all(fs: FileSystem, batch: Sequence[Op[R]]) -> list[R | OSError]:
     """Run operations side by side, all to their end: an answer or an error for each.  See :func:`run`."""
     if fs._state != "running":
         raise os_error(errno.EBADF)
-    missing = len(ops)
+    missing = len(batch)
     over = trio.Event()
 
     def done(job: Job[R]) -> None:
@@ -59,7 +60,7 @@ async def run_all(fs: FileSystem, ops: Sequence[Op[R]]) -> list[R | OSError]:
         if not missing:
             over.set()
 
-    jobs = [fs.submit(op, done) for op in ops]
+    jobs = [fs.submit(op, done) for op in batch]
     if jobs:
         with trio.CancelScope(shield=True):
             await over.wait()
@@ -81,12 +82,25 @@ async def settle(handle: Handle) -> int:
     """
     await handle.wait_open()
     writer = handle._writer
-    while writer is not None and writer.flushed < writer.size:
-        await handle.writable()  # raises what went wrong
+    while writer is not None and not writer.settled:
+        await handle.writable()
+        writer.check()
         writer.flush()
-        if writer.flushed < writer.size:
+        if not writer.settled:
             await handle._park()
+    if writer is not None:
+        writer.check()
     return handle._fd
+
+
+async def sync(handle: Handle) -> None:
+    """Make all that was written through a handle durable, unless the file system does without.  No commit:
+    a new file has no name of its own yet.  Nobody may write through the handle meanwhile.
+
+    :raises OSError: a write or the sync failed, and bytes may be lost; or the handle is closed.
+    """
+    fd = await settle(handle)
+    await run(handle._fs, ops.Sync(fd, handle.size, handle._fs.sync))
 
 
 # -- the operating system -----------------------------------------------------------------------------------

@@ -113,6 +113,18 @@ class Writer:
         base = self.committed if self._rollback else self.flushed + sum(map(len, self._in_append))
         return base + sum(map(len, self._chunks))
 
+    def check(self) -> None:
+        """
+        :raises OSError: a write has failed.
+        """
+        if self._error is not None:
+            raise fresh(self._error)
+
+    @property
+    def settled(self) -> bool:
+        """The file has everything that was written, and nothing else."""
+        return self._fd >= 0 and not self._rollback and self.flushed == self.size
+
     @property
     def committing(self) -> bool:
         """A commit is on its way."""

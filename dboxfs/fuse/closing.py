@@ -4,23 +4,54 @@ The kernel sends FLUSH for every descriptor that is closed, also for copies of o
 RELEASE, which nobody hears the error of, after the last.  Which close is the last:
 :mod:`dboxfs.fuse.opener`.
 
+================================  ==========================================================================
+a FLUSH, while                    what happens to bytes that no commit has had
+================================  ==========================================================================
+nobody else holds the file        they are committed; ``close`` gets the answer
+somebody holds it still           they are made durable in the temporary file
+the name begins with a dot        they go to the file system; the rename commits
+the opener is killed              they are given up
+================================  ==========================================================================
+
+fsync(2) is the second row, whoever holds the file.  When only others than the opener hold it, and none of
+them has written for :data:`PATIENCE` seconds, it is committed as it is: a descriptor that a server has
+inherited by mistake must not keep a message away for ever.  What comes later makes a replacement.
+
 Locks: ``Upload.lock`` while an upload is committed.  The kernel is told of names after that.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import trio
+from pyfuse3 import FUSEError
+
+from dboxfs.errors import DboxfsError
 from dboxfs.fuse import opener
 from dboxfs.fuse.shared import Shared
+from dboxfs.fuse.uploads import Upload
 from dboxfs.fuse.uploadtable import Writing
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 60.0
+"""Seconds; see the module."""
 
 
 class Closing:
-    """See the module."""
+    """See the module.
 
-    def __init__(self, shared: Shared) -> None:
+    :param spawn: starts a background task.
+    """
+
+    def __init__(self, shared: Shared, spawn: Callable[[Callable[[], Awaitable[object]]], None]) -> None:
         self._shared = shared
         self._uploads = shared.uploads
         self._commits = shared.commits
+        self._spawn = spawn
 
     async def flush(self, writing: Writing) -> None:
         """One descriptor was closed.
@@ -33,18 +64,50 @@ class Closing:
             return
         async with upload.lock:
             upload.check()
-            if upload.discarded or not upload.dirty:
+            if upload.discarded:
                 return
-            if upload.temporary or self._is_held(writing):
+            if upload.temporary:
                 await upload.settle()
+                return
+            # Also when there is nothing to commit: whoever closes now may have forked, and end.
+            is_held = writing.holders.look(upload.inode, partial(self._uploads.opens, upload.inode))
+            if not upload.dirty:
+                return
+            if is_held:
+                await upload.sync()
+                if not writing.holders.opener_holds:
+                    self._left(upload)
                 return
             await self._commits.commit(upload)
         await self._shared.tell(upload)
 
-    def _is_held(self, writing: Writing) -> bool:
-        """Whether who opened the file has it open still, apart from having opened it again."""
-        inode, pid = writing.upload.inode, writing.pid
-        return opener.held(pid, inode) >= self._uploads.opens(inode, pid)
+    def _left(self, upload: Upload) -> None:
+        if not upload.closed:
+            upload.closed = True
+            self._spawn(partial(self._wait_for_others, upload))
+
+    async def _wait_for_others(self, upload: Upload) -> None:
+        while upload.dirty and not (upload.discarded or upload.failed):
+            await trio.sleep_until(upload.written + PATIENCE)
+            if trio.current_time() >= upload.written + PATIENCE:
+                await self._commit_left(upload)
+        upload.closed = False
+
+    async def _commit_left(self, upload: Upload) -> None:
+        try:
+            async with upload.lock:
+                await self._commits.commit(upload)
+        except (DboxfsError, OSError, FUSEError) as exc:
+            log.error("%s: could not be committed: %s", upload.name.decode("utf-8", "replace"), exc)
+            return
+        await self._shared.tell(upload)
+
+    async def finish(self) -> None:
+        """The mount ends: what was closed by who opened it is committed, everything else forgotten."""
+        for upload in self._uploads.all():
+            if upload.closed and upload.dirty:
+                await self._commit_left(upload)
+            upload.close()
 
     async def fsync(self, writing: Writing) -> None:
         """Somebody wants to know that the bytes are safe.
@@ -53,7 +116,7 @@ class Closing:
         """
         async with writing.upload.lock:
             writing.upload.check()
-            await writing.upload.settle()
+            await writing.upload.sync()
 
     async def release(self, writing: Writing) -> None:
         """The last descriptor of an open is gone; *writing* was taken out of the table.

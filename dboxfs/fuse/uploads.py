@@ -11,7 +11,8 @@ Opened on a message that exists (*base*), it may be written
   or to set its own with ftruncate; a commit before that is refused, and changes nothing.
 
 A temporary whose name begins with a dot may be written anywhere while it is in memory: editors keep their
-swap files so.  Anything else is EOPNOTSUPP.  After an error nothing of it is ever committed (``failed``).
+swap files so.  :meth:`Upload.sync` then makes a copy of it durable, and it stays in memory.  Anything else is
+EOPNOTSUPP.  After an error nothing of it is ever committed (``failed``).
 
 Concurrency: whoever changes an upload holds ``lock``.
 """
@@ -21,13 +22,14 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
 
 import trio
 from pyfuse3 import FUSEError
 
 from dboxfs.fsapi import CreateMode, FileSystem, Handle
-from dboxfs.fsapi.locked import settle
+from dboxfs.fsapi.locked import settle, sync
 from dboxfs.store import Body, Folder
 from dboxfs.store.writing import BytesSource, HandleSource, Source
 
@@ -85,6 +87,8 @@ class Upload:
     :ivar uid: the message that it is, or takes the place of; None: none yet.
     :ivar dirty: it has bytes that no commit has had.
     :ivar failed: the errno that a write or a commit has reported; 0: none.
+    :ivar closed: who opened it has closed it, and was told that its bytes are safe; others hold it still.
+    :ivar written: when bytes last came (``trio.current_time``).
     """
 
     def __init__(
@@ -102,6 +106,8 @@ class Upload:
         self.failed = 0
         self.discarded = False
         self.handles = 0
+        self.closed = False
+        self.written = 0.0
         self.created = int(time.time())
         self.lock = trio.Lock()
         self._fs = fs
@@ -109,6 +115,8 @@ class Upload:
         self._path = os.path.join(directory, "upload")
         self._memory = bytearray()
         self._handle: Handle | None = None
+        self._copy: Handle | None = None
+        self._synced = True
         self._started = False
         self._rewriting = False
 
@@ -137,6 +145,8 @@ class Upload:
         :raises OSError: the temporary file can't be written.
         """
         self.check()
+        self._synced = False
+        self.written = trio.current_time()
         try:
             if offset is not None and self._scratch(data, offset):
                 return len(data)
@@ -154,7 +164,7 @@ class Upload:
     def _scratch(self, data: bytes, offset: int) -> bool:
         """Write anywhere in a temporary that is in memory; False: it isn't, or that is its end."""
         end = max(offset + len(data), len(self._memory))
-        if not self.temporary or self.base is not None or self._handle is not None or end > EACH:
+        if not self._may_scratch() or end > EACH:
             return False
         if offset == len(self._memory) or not self._budget.take(end - len(self._memory)):
             return False
@@ -162,6 +172,9 @@ class Upload:
         self._memory[offset : offset + len(data)] = data
         self.dirty = True
         return True
+
+    def _may_scratch(self) -> bool:
+        return self.temporary and self.base is None and self._handle is None
 
     async def _start(self, offset: int | None) -> None:
         if not self._started and self.base is not None:
@@ -189,11 +202,16 @@ class Upload:
         if self._handle is None and len(self._memory) + len(data) <= EACH and self._budget.take(len(data)):
             self._memory += data
             return
+        await (await self._spill()).write_all(data)
+
+    async def _spill(self) -> Handle:
+        """The temporary file; what is in memory goes there."""
         if self._handle is None:
             self._handle = self._fs.create(self._path, CreateMode.FAIL_IF_EXISTS)
             await self._handle.write_all(bytes(self._memory))
             self._forget_memory()
-        await self._handle.write_all(data)
+            self._drop_copy()
+        return self._handle
 
     def truncate(self, size: int) -> None:
         """ftruncate: to nothing, or to the size that it has.
@@ -237,11 +255,35 @@ class Upload:
         :raises OSError: it can't be written.
         """
         if self._handle is not None:
-            try:
-                await settle(self._handle)
-            except OSError as exc:
-                self.failed = exc.errno or errno.EIO
-                raise
+            await self._done(settle(self._handle))
+
+    async def sync(self) -> None:
+        """Make the bytes durable, in a temporary file, if commits are; :meth:`settle` included.
+
+        :raises OSError: they are not.
+        """
+        if self._synced:
+            return
+        await self._done(self._sync())
+        self._synced = True
+
+    async def _sync(self) -> None:
+        if self._handle is not None or not self._may_scratch():
+            await sync(await self._spill())
+            return
+        if self._copy is None:
+            self._copy = self._fs.create(self._path, CreateMode.FAIL_IF_EXISTS)
+        self._copy.rollback()
+        await self._copy.write_all(bytes(self._memory))
+        await sync(self._copy)
+
+    async def _done(self, work: Awaitable[object]) -> None:
+        """After an error the bytes may be lost, whatever the kernel says next time."""
+        try:
+            await work
+        except OSError as exc:
+            self.failed = exc.errno or errno.EIO
+            raise
 
     def source(self) -> Source:
         """The bytes, for a save.
@@ -258,10 +300,16 @@ class Upload:
         self._budget.give(len(self._memory))
         self._memory = bytearray()
 
+    def _drop_copy(self) -> None:
+        if self._copy is not None:
+            self._copy.close()
+            self._copy = None
+
     def close(self) -> None:
         """Forget everything; the temporary file is deleted."""
         self.discarded = True
         self._forget_memory()
+        self._drop_copy()
         if self._handle is not None:
             self._handle.close()
         if self.base is not None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from dboxfs.fsapi import FileSystem
 from dboxfs.fuse.inodes import Inodes
+from dboxfs.fuse.opener import Holders, process_of
 from dboxfs.fuse.uploads import Budget, Upload
 from dboxfs.store import Folder
 
@@ -25,15 +26,16 @@ UPLOADS = 1 << 63
 
 
 class Writing:
-    """One open file that may write.  ``pid``: who opened it.  ``append``: O_APPEND."""
+    """One open file that may write.  ``pid``: the process that opened it.  ``append``: O_APPEND."""
 
-    __slots__ = ("append", "killed", "pid", "upload")
+    __slots__ = ("append", "holders", "killed", "pid", "upload")
 
     def __init__(self, upload: Upload, pid: int, *, append: bool) -> None:
         self.upload = upload
         self.pid = pid
         self.append = append
         self.killed = False
+        self.holders = Holders(pid)
 
 
 class UploadTable:
@@ -66,9 +68,9 @@ class UploadTable:
         return Upload(self._fs, self._budget, self._directory(folder), inode, folder, name)
 
     def opened(self, handle: int, upload: Upload, pid: int, *, append: bool) -> None:
-        """*pid* has opened an upload."""
+        """The process of thread *pid* has opened an upload."""
         upload.handles += 1
-        self._opens[handle] = Writing(upload, pid, append=append)
+        self._opens[handle] = Writing(upload, process_of(pid), append=append)
 
     # -- finding -------------------------------------------------------------------------------
 
@@ -85,11 +87,12 @@ class UploadTable:
         return self._by_name.get((parent_inode, name))
 
     def is_open(self, upload: Upload, pid: int) -> bool:
-        """Whether *pid* is who opened it."""
-        return any(w.upload is upload and w.pid == pid for w in self._opens.values())
+        """Whether the process of thread *pid* is who opened it."""
+        process = process_of(pid)
+        return any(w.upload is upload and w.pid == process for w in self._opens.values())
 
     def opens(self, inode: int, pid: int) -> int:
-        """How often *pid* has opened the file *inode* for writing, and not closed it for good."""
+        """How often process *pid* has opened the file *inode* for writing, and not closed it for good."""
         return sum(w.pid == pid and w.upload.inode == inode for w in self._opens.values())
 
     def of_folder(self, folder: Folder) -> list[Upload]:
@@ -128,7 +131,6 @@ class UploadTable:
         self.unname(upload)
         upload.close()
 
-    def close(self) -> None:
-        """The mount ends: forget what was not committed."""
-        for upload in {*self._uploads.values(), *(w.upload for w in self._opens.values())}:
-            upload.close()
+    def all(self) -> list[Upload]:
+        """Everything that is being written."""
+        return list({*self._uploads.values(), *(w.upload for w in self._opens.values())})

@@ -86,7 +86,7 @@ class WritableOperations(Operations):
             store, writer, self._inodes, names, self._commits, self._removals, self._uploads, self.notifier,
             self._folder, self._resolve,
         )  # fmt: skip
-        self._closing = Closing(self._shared)
+        self._closing = Closing(self._shared, spawn)
         self._mailboxes = Mailboxes(self._shared)
         self._renaming = Renaming(self._shared, self._mailboxes)
         self._changing = Changing(self._shared)
@@ -102,7 +102,7 @@ class WritableOperations(Operations):
         try:
             await self._removals.finish_all()
         finally:
-            self._uploads.close()
+            await self._closing.finish()
 
     async def _answer(self, name: str, work: Awaitable[R]) -> R:
         """Count a request that only sometimes is ours, and let nothing out but FUSEError."""

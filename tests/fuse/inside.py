@@ -38,6 +38,7 @@ async def mounted(
     *,
     driver: Driver | None = None,
     fs_class: type[FileSystem] = FileSystem,
+    options: MountOptions | None = None,
 ) -> AsyncIterator[Path]:
     mountpoint.mkdir(exist_ok=True)
     ready = trio.Event()
@@ -45,7 +46,7 @@ async def mounted(
 
     async def serve() -> None:
         async with fs_class(driver or ThreadsDriver(workers=4)) as fs:
-            await run(fs, location, str(mountpoint), MountOptions(), ready.set)
+            await run(fs, location, str(mountpoint), options or MountOptions(), ready.set)
 
     try:
         async with trio.open_nursery() as nursery:
