@@ -175,7 +175,9 @@ def parse_options(texts: list[str]) -> _Parsed:
     if write is not None:
         write = replace(write, **changes)
     elif changes:
-        raise UsageError("-o fsync, eol, lock_method and alone say how to write; they need -o rw (in fstab: writable)")
+        raise UsageError(
+            "-o fsync, eol, lock_method and alone say how to write; they need -o rw (in fstab: writable)"
+        )
     return _Parsed(replace(mount, view=view, fuse=tuple(kernel), write=write), attachments)
 
 

@@ -163,15 +163,27 @@ class TestDemo:
             assert part in done.stdout
         assert list(tmp_path.iterdir()) == []
 
-    def test_keep_leaves_it_mounted(self, tmp_path: Path) -> None:
+    def test_keep_leaves_it_mounted_and_dovecot_shows_that_store(
+        self, dovecot: Dovecot, tmp_path: Path
+    ) -> None:
         done = run(ROOT / "scripts" / "demo", "--keep", TMPDIR=str(tmp_path))
         assert done.returncode == 0, done.stderr
         (directory,) = tmp_path.iterdir()
         try:
-            assert (directory / "mail" / "INBOX" / "1.eml").is_file()
+            assert (directory / "mail/INBOX/1.eml").is_file()
             assert f"umount {directory}/mail" in done.stdout
         finally:
             run("fusermount3", "-u", "-z", directory / "mail")
+        account = dovecot.account("mdbox:{home}/mail")
+        shutil.copytree(directory / "store", account.root)
+        for path in [account.root, *account.root.rglob("*")]:
+            os.chown(path, account.home.stat().st_uid, account.home.stat().st_gid)
+        for message in account.fetch("Lists/ruby-mail"):
+            letter = directory / "letters" / f"rfc2822-example{message.uid:02}.eml"
+            assert message.text == letter.read_bytes()
+        assert {name: status.messages for name, status in account.status().items()} == {
+            "Archive": 0, "Archive/2025": 1, "Entwürfe": 1, "INBOX": 6, "Lists": 0, "Lists/ruby-mail": 14,
+        }  # fmt: skip
 
     def test_wrong_usage(self) -> None:
         assert run(ROOT / "scripts" / "demo", "--nonsense").returncode == 2
