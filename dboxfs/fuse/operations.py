@@ -391,6 +391,7 @@ class Operations(pyfuse3.Operations):
             pyfuse3.notify_store(pyfuse3.InodeT(inode), 0, data)
             self._pushes += 1
             self._pushed_bytes += len(data)
+            body.handed()
         except OSError as exc:
             if exc.errno != errno.ENOENT:
                 raise

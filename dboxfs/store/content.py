@@ -56,6 +56,9 @@ class Body(Protocol):
     async def read(self, size: int, offset: int) -> bytes:
         """The bytes at *offset*.  May be cancelled at any time; nothing is lost then."""
 
+    def handed(self) -> None:
+        """The kernel has all of it in its cache now: what is kept of it here is the first to leave."""
+
     def close(self) -> None:
         """Give up the files behind it."""
 
@@ -159,6 +162,10 @@ class CompressedBody:
             else:
                 decoder.finish()
 
+    def handed(self) -> None:
+        for number in range((self.size + PAGE - 1) // PAGE):
+            self._cache.handed(self._key, number)
+
     def close(self) -> None:
         self._inner.close()
 
@@ -237,6 +244,9 @@ class AssembledBody:
         if len(data) < end - start:
             raise CorruptFile(path, start + len(data), "the file of an external attachment ends early")
         return data
+
+    def handed(self) -> None:
+        self._inner.handed()
 
     def close(self) -> None:
         for handle in self._handles.values():

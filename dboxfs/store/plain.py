@@ -44,5 +44,8 @@ class PlainBody:
             raise CorruptFile(self._path, at, "the file ends inside a message")
         return data
 
+    def handed(self) -> None:
+        """Nothing of its own is kept here."""
+
     def close(self) -> None:
         self._close()

@@ -302,3 +302,21 @@ async def test_many_readers_and_changes_at_once(dovecot: Dovecot, tmp_path: Path
                 nursery.start_soon(trio.to_thread.run_sync, work)
         assert wrong == []
         await soon(lambda: len(listed(mnt / "INBOX")) == 50)
+
+
+async def test_what_the_kernel_was_given_is_the_first_to_leave(dovecot: Dovecot, tmp_path: Path) -> None:
+    made: list[FileSystem] = []
+
+    class KeptFs(FileSystem):
+        async def start(self, nursery: trio.Nursery) -> None:
+            made.append(self)
+            await super().start(nursery)
+
+    account = dovecot.account("sdbox:{home}/mail", zlib_save="gz")
+    account.save(b"Subject: compressed\n\n" + b"line\n" * 30_000)
+    async with mounted(account, tmp_path / "mnt", fs_class=KeptFs) as mnt:
+        path = mnt / "INBOX" / "1.eml"
+        assert len(await aside(path.read_bytes)) == 21 + 5 * 30_000
+        cache = made[0].cache
+        pages = [(key, number) for key, some in cache._files.items() for number in some]
+        assert [cache.weight(*page) for page in pages] == [0, 0, 0]
