@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from dboxfs import __version__
-from dboxfs.cli import change, inspect, mounting
+from dboxfs.cli import change, converting, inspect, mounting
 from dboxfs.cli.logs import one_line
 from dboxfs.cli.status import EXIT_FAILURE, EXIT_INTERRUPTED, exit_status, first_error, message
 from dboxfs.errors import DboxfsError
@@ -135,6 +135,13 @@ def _parser() -> argparse.ArgumentParser:
         "-n", "--dry-run", action="store_true", help="change nothing, tell what would be freed"
     )
     purge.set_defaults(run=change.purge)
+
+    convert = commands.add_parser(
+        "convert", help="make a copy of a store in another format",
+        description=converting.DESCRIPTION + _STORE, epilog=_STATUS, formatter_class=raw,
+    )  # fmt: skip
+    converting.add_arguments(convert)
+    convert.set_defaults(run=converting.convert)
     return parser
 
 

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 
 from dboxfs.errors import NoSuchStore, Unsupported
 
+UNFINISHED = ".dboxfs-convert"
+"""A file in the root of a store that ``dboxfs convert`` is still making."""
+
 
 class Kind(enum.Enum):
     """The two dbox formats: one file a message, or many."""
@@ -192,6 +195,8 @@ def _detect(root: str) -> Kind:
         raise NoSuchStore(f"{root}: permission denied; run dboxfs as the store's owner or as root") from None
     except OSError as exc:
         raise NoSuchStore(f"{root}: {exc.strerror}") from None
+    if "mailboxes" not in names:
+        _refuse_unfinished(root)
     if "storage" in names:
         return Kind.MDBOX
     if "mailboxes" in names:
@@ -212,6 +217,7 @@ def _checked(location: Location) -> Location:
         try:
             os.scandir(path).close()
         except FileNotFoundError:
+            _refuse_unfinished(location.root)
             raise NoSuchStore(
                 f"{path}: no such directory; is {location.root} an {location.kind.value} store?"
             ) from None
@@ -227,6 +233,12 @@ def _checked(location: Location) -> Location:
             raise NoSuchStore(f"{path}: {exc.strerror}") from None
     _refuse_layout_index(location)
     return location
+
+
+def _refuse_unfinished(root: str) -> None:
+    """What an interrupted conversion has left becomes a store when the conversion goes on."""
+    if os.path.lexists(os.path.join(root, UNFINISHED)):
+        raise NoSuchStore(f"{root}: an unfinished conversion; the same dboxfs convert goes on with it")
 
 
 def _refuse_layout_index(location: Location) -> None:

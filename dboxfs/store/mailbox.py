@@ -379,6 +379,13 @@ class Mailbox:
             raise
         return body
 
+    async def open_record(self, uid: int) -> Opened:
+        """The record of *uid* as it is stored; give it back with its ``close``.
+
+        :raises NoSuchMessage, CorruptFile, OSError: as :meth:`open`.
+        """
+        return await self._open(uid)
+
     async def _open(self, uid: int) -> Opened:
         """Open *uid*; what can't be found is looked for again in a fresh index."""
         self._known(uid)

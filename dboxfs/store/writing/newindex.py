@@ -87,7 +87,7 @@ async def next_uid_validity(disk: Disk, location: Location) -> int:
     main = os.path.join(location.control_dir, "dovecot-uidvalidity")
     await disk.make_dirs(location.control_dir)
     for _ in range(_ATTEMPTS):
-        old = await _last_uid_validity(disk, location, main)
+        old = await last_uid_validity(disk, location)
         if old == 0:
             value = await _first_uid_validity(disk, main)
         else:
@@ -98,7 +98,9 @@ async def next_uid_validity(disk: Disk, location: Location) -> int:
     raise CorruptFile(main, 0, "no UIDVALIDITY can be had: other programs take them all")
 
 
-async def _last_uid_validity(disk: Disk, location: Location, main: str) -> int:
+async def last_uid_validity(disk: Disk, location: Location) -> int:
+    """The UIDVALIDITY that was given out last; 0: none was."""
+    main = os.path.join(location.control_dir, "dovecot-uidvalidity")
     text = await disk.read_whole(main)
     if text is not None and re.fullmatch(rb"[0-9a-fA-F]{8}", text[:8]) and int(text[:8], 16):
         value = int(text[:8], 16)
@@ -108,15 +110,27 @@ async def _last_uid_validity(disk: Disk, location: Location, main: str) -> int:
     return max((int(m[1], 16) for e in entries if (m := _NUMBERED.fullmatch(e.name))), default=0)
 
 
+async def set_uid_validity(disk: Disk, location: Location, value: int) -> None:
+    """Have a new store go on after *value*; nobody else may be there.  An operation for each step."""
+    main = os.path.join(location.control_dir, "dovecot-uidvalidity")
+    await _make_numbered(disk, main, value)
+    await disk.replace(main, b"%08x" % value)
+
+
 async def _first_uid_validity(disk: Disk, main: str) -> int:
     value = int(time.time())
+    return value if await _make_numbered(disk, main, value) else 0
+
+
+async def _make_numbered(disk: Disk, main: str, value: int) -> bool:
+    """Make the empty file that has *value* in its name; False: it is there."""
     try:
         permissions = replace(disk.file_permissions, mode=0o444)
         file = await disk.create(f"{main}.{value:08x}", permissions)
     except FileExistsError:
-        return 0
+        return False
     await file.close()
-    return value
+    return True
 
 
 async def _take_next(disk: Disk, main: str, old: int) -> int:

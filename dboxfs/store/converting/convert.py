@@ -1,0 +1,390 @@
+"""``dboxfs convert``: a whole store into another format, with everything that Dovecot shows of it.
+
+The steps (PROTOCOL.md beside this file says what a crash after each leaves):
+
+1. take possession of the destination (``workplace``); load its journal, or begin one with the fingerprints of
+   all mailboxes, as they are now;
+2. mailbox by mailbox: messages in chunks, each chunk durable before the journal names it; then the index,
+   whole; then the journal says that the mailbox is done;
+3. the map (mdbox), subscriptions, the last UIDVALIDITY;
+4. compare source and destination (``verify``), if wanted; look at the source once more: it must be what it
+   was;
+5. move the finished store to its place (``workplace.publish``).
+
+A message or a mailbox that can't be read is reported and left out; everything else is carried over.  While
+one chunk is written the next one is read.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dboxfs.errors import DboxfsError, Unsupported
+from dboxfs.fsapi import FileSystem, Peek, PeekResult
+from dboxfs.store.converting.encoding import FORMATS, FileFormat
+from dboxfs.store.converting.errors import OtherConversion, SourceChanged
+from dboxfs.store.converting.journal import Batch, Head, Journal
+from dboxfs.store.converting.newindexes import IndexFiles, Rows, mailbox_files, map_files
+from dboxfs.store.converting.placing import MdboxTarget, SdboxTarget, Target
+from dboxfs.store.converting.portrait import Portrait, take_portrait
+from dboxfs.store.converting.source import CHUNK, Found, MailboxSource, Stored, close_all, reason
+from dboxfs.store.converting.verify import verify
+from dboxfs.store.converting.workplace import Workplace, open_workplace
+from dboxfs.store.location import Kind
+from dboxfs.store.mailbox import Mailbox
+from dboxfs.store.names import display_name
+from dboxfs.store.store import Folder, Store, open_store
+from dboxfs.store.writing import WriteOptions
+from dboxfs.store.writing.newindex import last_uid_validity, set_uid_validity
+from dboxfs.store.writing.outcome import now_seconds, side_by_side
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a conversion is.  ``verifying``: it reads again what it wrote.
+
+    Counts of this run and earlier ones that it continues; ``bytes``: stored bytes of this run.
+    """
+
+    messages: int
+    of: int
+    bytes: int
+    verifying: bool = False
+
+
+@dataclass(slots=True)
+class Converted:
+    """What a conversion did.  ``failed``: a line for each message or mailbox that was left out."""
+
+    mailboxes: int = 0
+    messages: int = 0
+    bytes: int = 0
+    resumed: bool = False
+    verified: int | None = None
+    failed: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Collected:
+    """What is on disk of the mailbox that is being converted; columns with one entry a message."""
+
+    uids: array[int] = field(default_factory=lambda: array("I"))
+    refs: array[int] = field(default_factory=lambda: array("I"))
+    saved: array[int] = field(default_factory=lambda: array("I"))
+    guids: bytearray = field(default_factory=bytearray)
+    last_uid: int = 0
+
+    def add(self, batch: Batch) -> None:
+        for row in batch.rows:
+            self.uids.append(row.uid)
+            self.refs.append(row.ref)
+            self.saved.append(min(max(row.saved, 0), 0xFFFFFFFF))
+            self.guids += bytes.fromhex(row.guid)
+        self.last_uid = max([self.last_uid, *(row.uid for row in batch.rows), *(u for u, _ in batch.failed)])
+
+    def rows(self) -> Rows:
+        guids = np.frombuffer(bytes(self.guids), np.uint8).reshape(-1, 16)
+        uids, saved, refs = (np.array(column, np.uint32) for column in (self.uids, self.saved, self.refs))
+        return Rows(uids, saved, refs, guids)
+
+
+Report = Callable[[Progress], None]
+
+
+class Converter:
+    """One conversion of *store* into the directory *root*.
+
+    :param kind: what the destination is to be.
+    :param version: dbox format of its messages.
+    :param verify: read everything again and compare it before the destination becomes a store.
+    :param report: told now and then how far it is.
+    """
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        store: Store,
+        root: str,
+        kind: Kind,
+        *,
+        version: int = 2,
+        verify: bool = False,
+        options: WriteOptions,
+        report: Report | None = None,
+    ) -> None:
+        self._fs = fs
+        self._store = store
+        self._root = root
+        self._kind = kind
+        self._version = version
+        self._verify = verify
+        self._options = options
+        self._report = report
+        self._unreadable: set[str] = set()
+        self._left_out: set[tuple[str, int]] = set()
+        self._done: set[str] = set()
+        self._collected: dict[str, _Collected] = {}
+        self._portraits: dict[str, Portrait] = {}
+        self._total = 0
+        self._map_validity = 0
+        self.result = Converted()
+        self._place: Workplace
+        self._target: Target
+
+    async def run(self) -> Converted:
+        """Convert, or go on where an interrupted run ended.
+
+        :raises SourceChanged: the source was written meanwhile; the destination stays unfinished.
+        :raises StoreExists, OtherConversion, StoreBusy, NoSuchStore: the destination can't be had.
+        :raises OSError: it can't be written; the same command goes on later.
+        """
+        await self._look_at_source()
+        self._place = await open_workplace(self._fs, self._root, self._kind, self._store.owner, self._options)
+        try:
+            self._target = self._new_target()
+            await self._load(self._place.journal)
+            if not self._place.journal.publishing:
+                await self._place.check_nothing_else()
+                try:
+                    await self._convert()
+                finally:
+                    await self._target.close()
+            await self._place.publish()
+        finally:
+            await self._place.close()
+        return self.result
+
+    def _new_target(self) -> Target:
+        begin = FORMATS[self._version]
+
+        def new_file() -> FileFormat:
+            return begin(now_seconds())
+
+        if self._kind is Kind.MDBOX:
+            return MdboxTarget(self._place.work, new_file)
+        return SdboxTarget(self._place.work, new_file)
+
+    # -- the source --------------------------------------------------------------------------------------
+
+    async def _look_at_source(self) -> None:
+        """Portraits of all mailboxes; what can't be read is reported."""
+        for folder in self._folders():
+            try:
+                await self._store.check(folder)
+            except (DboxfsError, OSError) as exc:
+                self._fail(f"{self._shown(folder.name)}: the mailbox was left out: {reason(exc)}")
+                self._unreadable.add(folder.name)
+                continue
+            portrait = _portrait(folder)
+            if portrait is not None:
+                self._portraits[folder.name] = portrait
+        self._total = sum(len(portrait) for portrait in self._portraits.values())
+
+    def _folders(self) -> list[Folder]:
+        found = [folder for folder in self._store.folders.values() if folder.parent is not None]
+        return sorted(found, key=lambda folder: folder.name)
+
+    def _shown(self, name: str) -> str:
+        return display_name(name, utf8=self._store.location.utf8)
+
+    def _fail(self, line: str) -> None:
+        self.result.failed.append(line)
+
+    def _fingerprints(self) -> dict[str, str]:
+        return {name: portrait.fingerprint for name, portrait in self._portraits.items()}
+
+    async def _check_unchanged(self) -> None:
+        """Look at the source again."""
+        assert self._place.journal.head is not None
+        await self._store.refresh_tree()
+        now: dict[str, str] = {}
+        for folder in self._folders():
+            await self._store.refresh_mailbox(folder)
+            portrait = _portrait(folder)
+            if portrait is not None:
+                now[folder.name] = portrait.fingerprint
+        self._compare(now, self._place.journal.head)
+
+    def _compare(self, now: Mapping[str, str], head: Head) -> None:
+        names = {
+            name
+            for name in now.keys() | head.fingerprints.keys()
+            if now.get(name) != head.fingerprints.get(name)
+        }
+        if names:
+            shown = ", ".join(self._shown(name) for name in sorted(names)[:5])
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            raise SourceChanged(
+                f"the source has changed since the conversion began ({shown}{more}): "
+                f"see that nothing writes it, remove {self._root}, and begin again"
+            )
+
+    # -- the journal -------------------------------------------------------------------------------------
+
+    async def _load(self, journal: Journal) -> None:
+        """Begin, or go on where an earlier run ended."""
+        await journal.load(self._remember, self._done.add)
+        for name in self._done:
+            self._collected.pop(name, None)
+        head, wanted = journal.head, self._head()
+        if head is None:
+            await journal.begin(wanted)
+            return
+        if (head.source, head.kind, head.version) != (wanted.source, wanted.kind, wanted.version):
+            raise OtherConversion(
+                f"{self._root}: holds an interrupted conversion of {head.source} to {head.kind}, "
+                f"dbox version {head.version}; go on with that one, or remove the directory"
+            )
+        self.result.resumed = True
+        self._compare(wanted.fingerprints, head)
+
+    def _head(self) -> Head:
+        location = self._store.location
+        source = f"{location.kind.value}:{os.path.realpath(location.root)}"
+        return Head(source, self._kind.value, self._version, now_seconds(), self._fingerprints())
+
+    def _remember(self, batch: Batch) -> None:
+        self._collected.setdefault(batch.mailbox, _Collected()).add(batch)
+        self._target.remember(batch)
+        self._count(batch)
+
+    def _count(self, batch: Batch) -> None:
+        self.result.messages += len(batch.rows)
+        for uid, why in batch.failed:
+            self._left_out.add((batch.mailbox, uid))
+            self._fail(f"{self._shown(batch.mailbox)}: uid {uid} was left out: {why}")
+
+    # -- converting --------------------------------------------------------------------------------------
+
+    async def _convert(self) -> None:
+        await self._place.prepare()
+        await self._target.resume()
+        assert self._place.journal.head is not None
+        self._map_validity = max(self._place.journal.head.began, 1)
+        for folder in self._folders():
+            await self._place.work.disk.make_dirs(self._folder_path(folder))
+            if folder.name in self._portraits and folder.mailbox is not None:
+                if folder.name not in self._done:
+                    await self._convert_mailbox(folder.mailbox, self._portraits[folder.name])
+                self.result.mailboxes += 1
+        if isinstance(self._target, MdboxTarget):
+            await self._target.finish()
+            files = map_files(
+                self._target.rows(),
+                uid_validity=self._map_validity,
+                highest_file_id=self._target.highest_file_id,
+            )
+            await self._write_index(self._place.work.location.map_dir, "dovecot.map.index", files)
+        await self._write_control()
+        await self._place.sync_tree()
+        if self._verify:
+            await self._compare_stores()
+        await self._check_unchanged()
+        await self._place.journal.publish()
+
+    def _folder_path(self, folder: Folder) -> str:
+        """What has to be made of a directory of the tree: a mailbox, or only a parent."""
+        location = self._place.work.location
+        if location.dirname in folder.name.split("/"):
+            raise Unsupported(f"{folder.name}: no mailbox of the destination can have this name")
+        box = folder.mailbox
+        if box is not None and not box.deleted and folder.name not in self._unreadable:
+            return location.mailbox_path(folder.name)
+        return os.path.join(location.tree, folder.name)
+
+    async def _convert_mailbox(self, box: Mailbox, portrait: Portrait) -> None:
+        collected = self._collected.setdefault(box.name, _Collected())
+        begin = int(np.searchsorted(portrait.uids, collected.last_uid, side="right"))
+        if begin < len(portrait):
+            source = await MailboxSource.open(self._store, box, portrait)
+            chunks = [range(at, min(at + CHUNK, len(portrait))) for at in range(begin, len(portrait), CHUNK)]
+            ahead = await source.chunk(chunks[0], self._target.shared)
+            for rows in [*chunks[1:], None]:
+                ahead = await self._put(source, collected, ahead, rows)
+        now = self._map_validity
+        validity = now if self._kind is Kind.MDBOX else None
+        files = mailbox_files(portrait, collected.rows(), map_uid_validity=validity, now=now)
+        await self._write_index(self._place.work.location.index_path(box.name), "dovecot.index", files)
+        await self._place.journal.finish(box.name)
+        del self._collected[box.name]
+
+    async def _put(
+        self, source: MailboxSource, collected: _Collected, found: list[Found], ahead: range | None
+    ) -> list[Found]:
+        """Store one chunk while the next one is read."""
+        coming: list[Found] = []
+        batch = Batch(source.name)
+
+        async def read() -> None:
+            if ahead is not None:
+                coming.extend(await source.chunk(ahead, self._target.shared))
+
+        async def write() -> None:
+            nonlocal batch
+            batch = await self._target.put(source.name, found)
+
+        try:
+            await side_by_side(lambda _, part: part(), [read, write])
+        except BaseException:
+            close_all(coming)
+            raise
+        await self._place.journal.add(batch)
+        collected.add(batch)
+        self._count(batch)
+        self.result.bytes += sum(message.size for message in found if isinstance(message, Stored))
+        if self._report is not None:
+            self._report(Progress(self.result.messages, self._total, self.result.bytes))
+        return coming
+
+    async def _compare_stores(self) -> None:
+        """Read everything back."""
+        self.result.verified = 0
+        compared = 0
+
+        def count(messages: int, size: int) -> None:
+            nonlocal compared
+            assert self.result.verified is not None
+            self.result.verified += messages
+            compared += size
+            if self._report is not None:
+                self._report(Progress(self.result.verified, self._total, compared, verifying=True))
+
+        async with open_store(self._fs, self._place.work.location, follow=False) as made:
+            await verify(self._store, made, self._portraits, self._left_out, count)
+
+    async def _write_index(self, directory: str, stem: str, files: IndexFiles) -> None:
+        disk = self._place.work.disk
+        base = os.path.join(directory, stem)
+        await disk.replace(base + ".log", files.log)
+        if files.cache is not None:
+            await disk.replace(base + ".cache", files.cache)
+        await disk.replace(base, files.snapshot)
+        await disk.sync_dir(directory)
+
+    async def _write_control(self) -> None:
+        """Subscriptions as they are, and the highest UIDVALIDITY that was given out."""
+        disk, control = self._place.work.disk, self._place.work.location.control_dir
+        location = self._store.location
+        (found,) = await self._fs.peek(
+            [Peek(os.path.join(location.control_dir, location.subscriptions), ((0, None),))]
+        )
+        if isinstance(found, PeekResult):
+            await disk.replace(os.path.join(control, "subscriptions"), found.chunks[0])
+        elif not isinstance(found, FileNotFoundError):
+            self._fail(f"subscriptions can't be read: {reason(found)}")
+        given = [await last_uid_validity(disk, location)]
+        given += [portrait.uid_validity for portrait in self._portraits.values()]
+        if any(given):
+            await set_uid_validity(disk, self._place.work.location, max(given))
+
+
+def _portrait(folder: Folder) -> Portrait | None:
+    box = folder.mailbox
+    if box is None or box.state is None or box.deleted:
+        return None
+    return take_portrait(folder.name, box.state)

@@ -1,0 +1,188 @@
+"""The journal of a conversion: what is on disk already, so that an interrupted one goes on from there.
+
+A file of lines, one JSON object each, at the destination's root.  While it is there the destination is not
+a store (or not known to be whole)::
+
+    {"convert": 1, "source": ROOT, "format": KIND, "version": N, "began": SECONDS,
+     "fingerprints": {NAME: HEX}}
+    {"mailbox": NAME, "rows": [[uid, ref, saved, guid]], "stored": [[file_id, offset, size]],
+     "shared": {KEY: [place, ref, guid]}, "failed": [[uid, REASON]]}
+    {"done": NAME}
+    {"publish": true}
+
+A ``mailbox`` line is written when the messages that it names are on disk.  ``ref`` is the map uid in an
+mdbox, 0 in an sdbox; ``stored`` are the next map records.  ``shared``: messages that the source has in
+several places. ``done``: the mailbox's index is on disk.  ``publish``: all is, and what is left is renaming.
+
+A line without its end was being written when the writer died, and doesn't count; it is cut off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from dboxfs.errors import CorruptFile
+from dboxfs.store.location import UNFINISHED
+from dboxfs.store.writing.disk import AppendFile
+
+_PIECE = 4 << 20
+
+
+class Row(NamedTuple):
+    """A message that the destination has.  ``guid``: 32 hex digits.  ``saved``: seconds since the epoch."""
+
+    uid: int
+    ref: int
+    saved: int
+    guid: str
+
+
+class Place(NamedTuple):
+    """Where an mdbox has a message: bytes; size 0: 4 GiB or more."""
+
+    file_id: int
+    offset: int
+    size: int
+
+
+class Shared(NamedTuple):
+    """A message that others will refer to: its mailbox (sdbox) and uid or map uid, and its guid."""
+
+    mailbox: str
+    ref: int
+    guid: str
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one ``mailbox`` line says."""
+
+    mailbox: str
+    rows: list[Row] = field(default_factory=list)
+    stored: list[Place] = field(default_factory=list)
+    shared: dict[str, Shared] = field(default_factory=dict)
+    failed: list[tuple[int, str]] = field(default_factory=list)
+
+    def encode(self) -> dict[str, object]:
+        return {
+            "mailbox": self.mailbox,
+            "rows": self.rows,
+            "stored": self.stored,
+            "shared": self.shared,
+            "failed": self.failed,
+        }
+
+    @classmethod
+    def decode(cls, line: Mapping[str, Any]) -> Batch:
+        return cls(
+            line["mailbox"],
+            [Row(*row) for row in line["rows"]],
+            [Place(*place) for place in line["stored"]],
+            {key: Shared(*value) for key, value in line["shared"].items()},
+            [(uid, reason) for uid, reason in line["failed"]],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is converted into what.  ``fingerprints``: of each mailbox when the conversion began."""
+
+    source: str
+    kind: str
+    version: int
+    began: int
+    fingerprints: Mapping[str, str]
+
+    def encode(self) -> dict[str, object]:
+        return {
+            "convert": 1,
+            "source": self.source,
+            "format": self.kind,
+            "version": self.version,
+            "began": self.began,
+            "fingerprints": dict(self.fingerprints),
+        }
+
+    @classmethod
+    def decode(cls, line: Mapping[str, Any]) -> Head:
+        return cls(line["source"], line["format"], line["version"], line["began"], line["fingerprints"])
+
+
+class Journal:
+    """The open and locked journal.  :meth:`load` first; then the others.
+
+    :ivar head: None until :meth:`begin`, or what an interrupted conversion wrote.
+    """
+
+    def __init__(self, file: AppendFile) -> None:
+        self.head: Head | None = None
+        self.publishing = False
+        self._file = file
+
+    async def load(self, batch: Callable[[Batch], None], done: Callable[[str], None]) -> None:
+        """Read what is there, and cut off a line that was not finished.
+
+        :param batch: called with what each ``mailbox`` line says.
+        :param done: called with the name of each mailbox that is finished.
+        :raises CorruptFile: a line that no conversion has written.
+        """
+        rest, offset, end = b"", 0, 0
+        while offset < self._file.size:
+            data = await self._file.read(min(_PIECE, self._file.size - offset), offset)
+            offset += len(data)
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                try:
+                    self._take(json.loads(line), batch, done)
+                except (ValueError, KeyError, TypeError) as exc:
+                    raise CorruptFile(self._file.path, end, "no line of a conversion's journal") from exc
+                end += len(line) + 1
+        if rest:
+            await self._file.cut(end)
+
+    def _take(
+        self, line: Mapping[str, Any], batch: Callable[[Batch], None], done: Callable[[str], None]
+    ) -> None:
+        if "convert" in line:
+            self.head = Head.decode(line)
+        elif "mailbox" in line:
+            batch(Batch.decode(line))
+        elif "done" in line:
+            done(line["done"])
+        else:
+            self.publishing = bool(line["publish"])
+
+    async def begin(self, head: Head) -> None:
+        """Write the first line."""
+        self.head = head
+        await self._append(head.encode())
+
+    async def add(self, batch: Batch) -> None:
+        """Messages are on disk."""
+        await self._append(batch.encode())
+
+    async def finish(self, mailbox: str) -> None:
+        """A mailbox is on disk."""
+        await self._append({"done": mailbox})
+
+    async def publish(self) -> None:
+        """Everything is on disk."""
+        self.publishing = True
+        await self._append({"publish": True})
+
+    async def _append(self, line: Mapping[str, object]) -> None:
+        await self._file.append(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        await self._file.sync()
+
+    async def close(self) -> None:
+        """Give the file and its lock back."""
+        await self._file.close()
+
+
+def journal_path(root: str) -> str:
+    """Where the journal of the destination *root* is."""
+    return os.path.join(root, UNFINISHED)

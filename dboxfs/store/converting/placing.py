@@ -1,0 +1,339 @@
+"""Where a destination puts messages: ``u.<uid>`` files, or records in ``m.N`` files.
+
+A target takes a chunk of messages and answers with a :class:`~dboxfs.store.converting.journal.Batch`: what is
+on disk now, durable.  Nothing of it counts before the journal says so: what an interrupted conversion wrote
+beyond its journal is taken away again (:meth:`Target.resume`) or replaced when its turn comes.
+
+A message whose key is known already is not stored twice: in an mdbox one more reference to its map record,
+in an sdbox a hard link (a copy where there can be no more links).
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from dboxfs.store.converting.encoding import FileFormat, RecordFormat, completed_items
+from dboxfs.store.converting.errors import Unfit
+from dboxfs.store.converting.journal import Batch, Place, Row, Shared
+from dboxfs.store.converting.newindexes import MapRows
+from dboxfs.store.converting.source import PIECE, Found, Stored, Unreadable, close_all
+from dboxfs.store.writing.disk import AppendFile
+from dboxfs.store.writing.outcome import side_by_side
+from dboxfs.store.writing.work import Work, message_number
+
+_BUFFER = 1 << 20
+_FIRST = 16
+_MAX_RECORD = (1 << 32) - 1
+_MOST_REFERENCES = 32_000  # Dovecot refuses more than 32768; a chunk may come on top
+
+NewFile = Callable[[], FileFormat]
+"""Begins a file of the destination's format."""
+
+
+class Target(Protocol):
+    """See the module.  ``shared``: messages by their key, that others may refer to."""
+
+    shared: dict[str, Shared]
+
+    def remember(self, batch: Batch) -> None:
+        """What the journal of an interrupted conversion says is there."""
+
+    async def resume(self) -> None:
+        """Take away what is there without the journal saying so; once, before the first :meth:`put`."""
+
+    async def put(self, mailbox: str, found: list[Found]) -> Batch:
+        """Store messages, ascending by uid.  They are closed afterwards, whatever happens.
+
+        :raises OSError: the destination can't be written.
+        """
+
+    async def close(self) -> None:
+        """Give back what is open."""
+
+
+class SdboxTarget:
+    """One file a message.  ``u.<uid>`` is made under its own name: nobody looks at it before the end."""
+
+    def __init__(self, work: Work, new_file: NewFile) -> None:
+        self.shared: dict[str, Shared] = {}
+        self._work = work
+        self._disk = work.disk
+        self._new_file = new_file
+
+    def remember(self, batch: Batch) -> None:
+        """See :class:`Target`."""
+        self.shared.update(batch.shared)
+
+    async def resume(self) -> None:
+        """See :class:`Target`.  A file that doesn't count is replaced when its turn comes."""
+
+    async def put(self, mailbox: str, found: list[Found]) -> Batch:
+        """See :class:`Target`: files that stand for themselves side by side, then those that are shared."""
+        batch = Batch(mailbox)
+        stored = [message for message in found if isinstance(message, Stored)]
+        reasons = {item.uid: item.reason for item in found if isinstance(item, Unreadable)}
+
+        async def put(_: int, message: Stored) -> None:
+            try:
+                await self._put(batch, message)
+            except Unfit as exc:
+                reasons[message.uid] = str(exc)
+
+        try:
+            alone = [message for message in stored if message.key is None]
+            if alone:
+                await side_by_side(put, alone)
+            for message in stored:
+                if message.key is not None:
+                    await put(0, message)
+            await self._disk.sync_dir(self._work.location.mailbox_path(mailbox))
+        finally:
+            close_all(found)
+        batch.rows.sort()
+        batch.failed = sorted(reasons.items())
+        return batch
+
+    async def _put(self, batch: Batch, message: Stored) -> None:
+        path = self._work.message_paths(batch.mailbox, message.uid)[0]
+        known = self.shared.get(message.key) if message.key is not None else None
+        if known is not None:
+            await self._disk.unlink(path)
+            await self._work.link_or_copy(self._work.message_paths(known.mailbox, known.ref)[0], path)
+        else:
+            await self._write(path, message)
+            if message.key is not None:
+                shared = Shared(batch.mailbox, message.uid, message.guid.hex())
+                self.shared[message.key] = batch.shared[message.key] = shared
+        batch.rows.append(Row(message.uid, 0, message.saved, message.guid.hex()))
+
+    async def _write(self, path: str, message: Stored) -> None:
+        form = self._new_file()
+        record = form.record(len(form.header), message.size, await _first(message), message.compression)
+        try:
+            file = await self._disk.create(path)
+        except FileExistsError:  # an interrupted conversion was here
+            await self._disk.unlink(path)
+            file = await self._disk.create(path)
+        try:
+            out = _Output(file, form.header)
+            await _write_record(out, record, message, None)
+            await out.flush()
+            await file.sync()
+        except Unfit:
+            await self._disk.unlink(path)
+            raise
+        finally:
+            await file.close()
+
+    async def close(self) -> None:
+        """See :class:`Target`."""
+
+
+class MdboxTarget:
+    """Many messages a file: records one behind the other, a new file when the last one is full.
+
+    Small records are collected and written together.
+    """
+
+    def __init__(self, work: Work, new_file: NewFile) -> None:
+        self.shared: dict[str, Shared] = {}
+        self._work = work
+        self._disk = work.disk
+        self._new_file = new_file
+        self._places = (array("I"), array("I"), array("I"))
+        self._refcounts = array("H")
+        self._file_id = 0
+        self._end = 0
+        self._out: _Output | None = None
+        self._form: FileFormat
+        self._worn: dict[str, Shared] = {}
+
+    def remember(self, batch: Batch) -> None:
+        """See :class:`Target`."""
+        self.shared.update(batch.shared)
+        for place in batch.stored:
+            self._add_place(place)
+        for row in batch.rows:
+            self._refcounts[row.ref - 1] += 1
+
+    def _add_place(self, place: Place) -> int:
+        for column, value in zip(self._places, place, strict=True):
+            column.append(value)
+        self._refcounts.append(0)
+        self._file_id = max(self._file_id, place.file_id)
+        return len(self._refcounts)
+
+    @property
+    def highest_file_id(self) -> int:
+        """The last ``m.N``."""
+        return self._file_id
+
+    def rows(self) -> MapRows:
+        """The map."""
+        columns = [np.array(column, np.uint32) for column in self._places]
+        return MapRows(columns[0], columns[1], columns[2], np.array(self._refcounts, np.uint16))
+
+    async def resume(self) -> None:
+        """See :class:`Target`.  Files behind the last one go, and what was written behind its last record."""
+        for key, shared in list(self.shared.items()):
+            self._wear(key, shared)
+        storage = self._work.location.storage
+        last, offset, size = 0, 0, 0
+        if len(self._refcounts):
+            last, offset, size = (column[-1] for column in self._places)
+        for entry in await self._disk.listdir(storage):
+            if message_number(entry.name, "m") > last:
+                await self._disk.unlink(os.path.join(storage, entry.name))
+        if last and size:
+            file = await self._disk.open(self._work.storage_paths(last)[0])
+            try:
+                if file.size > offset + size:
+                    await file.cut(offset + size)
+                    await file.sync()
+            finally:
+                await file.close()
+
+    async def put(self, mailbox: str, found: list[Found]) -> Batch:
+        """See :class:`Target`."""
+        batch = Batch(mailbox)
+        try:
+            for item in found:
+                if isinstance(item, Unreadable):
+                    batch.failed.append((item.uid, item.reason))
+                    continue
+                try:
+                    await self._put(batch, item)
+                except Unfit as exc:
+                    batch.failed.append((item.uid, str(exc)))
+            if self._out is not None:
+                await self._out.flush()
+                await self._out.file.sync()
+        finally:
+            close_all(found)
+        return batch
+
+    async def _put(self, batch: Batch, message: Stored) -> None:
+        shared = self.shared.get(message.key) if message.key is not None else None
+        if message.known and message.key is not None:
+            shared = shared or self._worn[message.key]
+        if shared is None:
+            place = await self._write(batch.mailbox, message)
+            shared = Shared(batch.mailbox, self._add_place(place), message.guid.hex())
+            batch.stored.append(place)
+            if message.key is not None:
+                self.shared[message.key] = batch.shared[message.key] = shared
+        self._refcounts[shared.ref - 1] += 1
+        batch.rows.append(Row(message.uid, shared.ref, message.saved, shared.guid))
+        if message.key is not None:
+            self._wear(message.key, shared)
+
+    def _wear(self, key: str, shared: Shared) -> None:
+        """A record with too many references: the next copy of the message is stored anew."""
+        if self._refcounts[shared.ref - 1] >= _MOST_REFERENCES and self.shared.get(key) == shared:
+            self._worn[key] = self.shared.pop(key)
+
+    async def _write(self, mailbox: str, message: Stored) -> Place:
+        first = await _first(message)
+        out = self._out
+        limit = self._work.options.rotate_size
+        if out is None or out.end + message.size > limit or message.size >= limit:
+            out = await self._next_file()
+        start = out.end
+        record = self._form.record(start, message.size, first, message.compression)
+        try:
+            await _write_record(out, record, message, mailbox)
+        except Unfit:
+            await out.cut(start)
+            raise
+        size = out.end - start
+        if size > _MAX_RECORD or message.size >= limit:
+            await self._close_file()
+        return Place(self._file_id, start, size if size <= _MAX_RECORD else 0)
+
+    async def _next_file(self) -> _Output:
+        await self._close_file()
+        self._file_id += 1
+        self._form = self._new_file()
+        file = await self._disk.create(self._work.storage_paths(self._file_id)[0])
+        self._out = _Output(file, self._form.header)
+        await self._disk.sync_dir(self._work.location.storage)
+        return self._out
+
+    async def _close_file(self) -> None:
+        out, self._out = self._out, None
+        if out is None:
+            return
+        try:
+            await out.flush()
+            await out.file.sync()
+        finally:
+            await out.file.close()
+        if out.end == len(self._form.header):  # the only message for it could not be read
+            await self._disk.unlink(out.file.path)
+
+    async def close(self) -> None:
+        """See :class:`Target`."""
+        out, self._out = self._out, None
+        if out is not None:
+            await out.file.close()
+
+    async def finish(self) -> None:
+        """Everything was put."""
+        await self._close_file()
+
+
+class _Output:
+    """A file that is appended to through a buffer.  ``end``: its length with what waits (bytes)."""
+
+    def __init__(self, file: AppendFile, start: bytes) -> None:
+        self.file = file
+        self.end = file.size + len(start)
+        self._waiting = [start]
+        self._size = len(start)
+
+    async def append(self, data: bytes) -> None:
+        """Add bytes; they are written when there are enough."""
+        self._waiting.append(data)
+        self._size += len(data)
+        self.end += len(data)
+        if self._size >= _BUFFER:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what waits."""
+        if self._size:
+            data = b"".join(self._waiting)
+            self._waiting.clear()
+            self._size = 0
+            await self.file.append(data)
+
+    async def cut(self, end: int) -> None:
+        """Take back what is behind *end* (bytes)."""
+        await self.flush()
+        await self.file.cut(end)
+        self.end = end
+
+
+async def _first(message: Stored) -> bytes:
+    return await message.read(min(_FIRST, message.size), 0)
+
+
+async def _write_record(out: _Output, record: RecordFormat, message: Stored, mailbox: str | None) -> None:
+    """Append a record; a part of it may have been written when this raises.
+
+    :param mailbox: for the ``B`` line of an mdbox.
+    :raises Unfit: the source can't be read.
+    """
+    await out.append(record.head)
+    offset = 0
+    while offset < message.size:
+        piece = await message.read(min(PIECE, message.size - offset), offset)
+        record.feed(piece)
+        await out.append(piece)
+        offset += len(piece)
+    await out.append(record.tail(completed_items(message.items, message.guid, mailbox)))
