@@ -4,11 +4,13 @@ The header line, then every record with the offsets and sizes of its parts and i
 Bodies are not shown, only their place, how they are compressed, and their first eight bytes in hex.
 
 Damage is a line ``damage: offset …``, with offset and reason; the description then goes on at the next bytes
-that look like a whole record, and says how many bytes it passed over.
+that look like a whole record, and says how many bytes it passed over.  In a file of format 3 these are the
+records of this file for certain, and each body is compared with its CRC.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
@@ -17,6 +19,7 @@ from dboxfs.dbox.attachments import parse_ext_refs
 from dboxfs.dbox.compression import PREFIX_SIZE, detect
 from dboxfs.dbox.format2 import MESSAGE_HEADER_SIZE, FileHeader, NeedMore, parse_file_header
 from dboxfs.dbox.metadata import Metadata
+from dboxfs.dbox.recovery import Found, Gap, scan_file
 from dboxfs.dbox.scan import Record, find_record, next_record
 from dboxfs.errors import FormatError
 
@@ -31,6 +34,11 @@ def describe(data: bytes | bytearray) -> Iterator[str]:
     yield f"dbox file, {len(data)} bytes"
     header, lines = _file_header(data)
     yield from lines
+    if header.version == 3 or lines[0].startswith("damage"):
+        regions = scan_file(data)
+        if header.version == 3 or any(isinstance(region, Found) for region in regions):
+            yield from _regions(data, regions)
+            return
     offset = header.size
     records = damaged = 0
     while offset < len(data):
@@ -83,7 +91,47 @@ def _record(data: bytes | bytearray, number: int, record: Record) -> Iterator[st
     begins = f", begins {prefix[:_SHOWN_BODY].hex(' ')}" if prefix else ""
     yield f"  body: offset {body}, {header.body_size} bytes, {kind}{begins}"
     yield f"  metadata: offset {record.metadata_offset}, {metadata.size} bytes"
-    offset = record.metadata_offset + 4
+    yield from _metadata(metadata)
+
+
+def _regions(data: bytes | bytearray, regions: list[Found | Gap]) -> Iterator[str]:
+    """The records of a file of format 3, and what lies between them."""
+    records = damaged = 0
+    for region in regions:
+        if isinstance(region, Found):
+            records += 1
+            lines = list(_record3(data, records, region))
+            damaged += any(line.startswith("damage") for line in lines)
+            yield from lines
+        else:
+            damaged += 1
+            yield f"damage: offset {region.offset}: {region.reason}"
+            yield f"skipped: {region.end - region.offset} bytes from offset {region.offset}"
+    yield f"end: {records} records, {damaged} damaged places"
+
+
+def _record3(data: bytes | bytearray, number: int, found: Found) -> Iterator[str]:
+    trailer = found.trailer
+    body = memoryview(data)[trailer.body_offset : trailer.offset]
+    prefix = bytes(body[:_SHOWN_BODY])
+    yield f"record {number}: offset {found.offset}, {trailer.record_size} bytes, to {found.end}"
+    if found.damage is not None:
+        yield f"damage: offset {found.offset}: {found.damage}"
+    yield f"  header: offset {found.offset}, {trailer.body_offset - found.offset} bytes: separator " + (
+        trailer.separator.hex()
+    )
+    kind = "plain" if trailer.compression is None else f"compressed ({trailer.compression.value})"
+    begins = f", begins {prefix.hex(' ')}" if prefix else ""
+    yield f"  body: offset {trailer.body_offset}, {trailer.body_size} bytes, {kind}{begins}"
+    crc = zlib.crc32(body)
+    if crc != trailer.crc:
+        yield f"damage: offset {trailer.body_offset}: CRC-32 of the body is {crc:08x}, not {trailer.crc:08x}"
+    yield f"  trailer: offset {trailer.offset}, {trailer.size} bytes: file key {trailer.key.hex()}"
+    yield from _metadata(trailer.metadata)
+
+
+def _metadata(metadata: Metadata) -> Iterator[str]:
+    offset = metadata.base + metadata.head
     for key, value in metadata.items:
         # a block of this one line, so that a key that occurs twice is explained both times
         line = Metadata(((key, value),), 0, offset - 4)

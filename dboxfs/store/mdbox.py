@@ -24,7 +24,14 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from dboxfs.dbox import FileHeader, MessageHeader, NeedMore, parse_file_header, parse_message_header
+from dboxfs.dbox import (
+    TRAILER_HEAD_SIZE,
+    FileHeader,
+    MessageHeader,
+    begins_trailer,
+    parse_message_header,
+    separator_of,
+)
 from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
 from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
 from dboxfs.index.mapindex import MapIndex, MapRecord
@@ -33,13 +40,22 @@ from dboxfs.store.indexfiles import IndexFiles
 from dboxfs.store.location import Location
 from dboxfs.store.messages import Marked, Opened, Scanned, scanned
 from dboxfs.store.plain import PlainBody
-from dboxfs.store.record import RECORD_HEAD, TAIL, NeedRange, Record, damaged_facts, parse_record
+from dboxfs.store.record import (
+    FILE_HEAD,
+    LOST_HEADER,
+    RECORD_HEAD,
+    TAIL,
+    NeedRange,
+    Record,
+    damaged_facts,
+    file_header,
+    parse_record,
+)
 from dboxfs.store.sizetable import generation_of, marks_of
 
 KEEP_OPEN = 32
 """How many ``m.N`` files stay open without an open message in them."""
 
-_FILE_HEAD = 64
 _GAP = 64 << 10
 
 MapUids = Callable[[Uids], tuple[np.ndarray, np.ndarray]]
@@ -51,11 +67,12 @@ Guids = Callable[[Uids], npt.NDArray[np.uint8]]
 
 @dataclass(slots=True)
 class _Container:
-    """One open ``m.N`` and how many messages are open in it."""
+    """One open ``m.N`` and how many messages are open in it.  ``damage``: of its header line."""
 
     path: str
     handle: Handle
     header: FileHeader
+    damage: FormatError | None
     users: int = 0
     stale: bool = False
 
@@ -161,15 +178,9 @@ class MdboxStorage:
             handle = self.fs.open(path, nofollow=True)
             try:
                 await handle.wait_open()
-                header = parse_file_header(await handle.read(_FILE_HEAD, 0))
-                if isinstance(header, NeedMore):
-                    raise CorruptFile(path, 0, "the file ends inside its header line")
-                return _Container(path, handle, header)
+                return _Container(path, handle, *_header(await handle.read(FILE_HEAD, 0)))
             except FileNotFoundError:
                 handle.close()
-            except FormatError as exc:
-                handle.close()
-                raise CorruptFile(path, exc.offset, exc.reason) from exc
             except BaseException:
                 handle.close()
                 raise
@@ -307,16 +318,14 @@ class MdboxFiles:
             return [Scanned(want.uid, None, None, error) for want in group]
         if isinstance(peek, OSError):
             return [Scanned(want.uid, None, None, peek) for want in group]
-        try:
-            header = parse_file_header(peek.chunks[0])
-            if isinstance(header, NeedMore):
-                raise FormatError(0, "the file ends inside its header line")
-        except FormatError as exc:
-            error = CorruptFile(path, exc.offset, exc.reason)
-            return [Scanned(want.uid, None, None, error) for want in group]
+        header, damage = _header(peek.chunks[0])
         chunks = dict(zip([at for at, _ in _ranges(group)], peek.chunks, strict=True))
         pieces = _Pieces(chunks)
-        return [await self._one(path, want, header, pieces, peek.stat.st_size) for want in group]
+        found = [await self._one(path, want, header, pieces, peek.stat.st_size) for want in group]
+        if damage is not None:
+            error = CorruptFile(path, damage.offset, damage.reason)
+            return [one if one.record is not None else Scanned(one.uid, None, None, error) for one in found]
+        return found
 
     async def _one(
         self, path: str, want: _Wanted, header: FileHeader, pieces: _Pieces, file_size: int
@@ -328,33 +337,24 @@ class MdboxFiles:
         tail = pieces.get(tail_offset, end - tail_offset)
         if place.size == 0:  # larger than the map can say: its end is the end of the file
             tail_offset, tail = end, memoryview(b"")
-        size = header.message_header_size
         try:
             if end > file_size:
                 raise FormatError(
                     file_size, f"the file ends here, the map says that a message reaches to {end}"
                 )
-            found = parse_record(head, tail, tail_offset, place.offset, end, header_size=size, whole=True)
-            if isinstance(found, NeedRange):
+            found = parse_record(head, tail, tail_offset, place.offset, end, header=header, whole=True)
+            while isinstance(found, NeedRange):
                 (again,) = await self._storage.fs.peek(
                     [Peek(path, ((found.offset, found.end - found.offset),), nofollow=True)]
                 )
                 if isinstance(again, OSError):
                     return Scanned(want.uid, None, None, again)
-                found = parse_record(
-                    head,
-                    memoryview(again.chunks[0]),
-                    found.offset,
-                    place.offset,
-                    end,
-                    header_size=size,
-                    whole=True,
-                )
-                assert isinstance(found, Record)
+                tail, tail_offset = memoryview(again.chunks[0]), found.offset
+                found = parse_record(head, tail, tail_offset, place.offset, end, header=header, whole=True)
             mark = want.mark if found.metadata.guid128 == want.guid else 0
             return scanned(want.uid, found, path, want.saved, mark)
         except FormatError as exc:
-            guess = damaged_facts(head, place.offset, end, size, want.saved)
+            guess = damaged_facts(head, tail, place.offset, end, header, want.saved)
             return Scanned(want.uid, guess, None, CorruptFile(path, exc.offset, exc.reason))
 
     # -- opening -------------------------------------------------------------------------------
@@ -402,10 +402,9 @@ class MdboxFiles:
         header_size = container.header.message_header_size
         try:
             head = container.handle.pread_now(header_size, place.offset)
-            header = parse_message_header(head, header_size) if head is not None else None
+            if head is None or not _has_size(container, head, place.offset, size):
+                return None
         except (FormatError, OSError):
-            return None
-        if not isinstance(header, MessageHeader) or header.body_size != size:
             return None
         container.users += 1
         release = partial(self._storage.release, place.file_id, container)
@@ -434,12 +433,35 @@ class MdboxFiles:
         self._storage.changed = True
 
 
+def _header(head: bytes) -> tuple[FileHeader, FormatError | None]:
+    """The header line of an ``m.N``, and what is wrong with it."""
+    try:
+        return file_header(head), None
+    except FormatError as exc:
+        return LOST_HEADER, exc
+
+
+def _has_size(container: _Container, head: bytes, offset: int, size: int) -> bool:
+    """Whether the body of the record at *offset* has *size* bytes, by what is in memory.
+
+    :raises FormatError, OSError: it is damaged, or can't be read.
+    """
+    header = container.header
+    if header.version != 3:
+        message = parse_message_header(head, header.message_header_size)
+        return isinstance(message, MessageHeader) and message.body_size == size
+    separator = separator_of(head)
+    behind = offset + header.message_header_size + size
+    trailer = container.handle.pread_now(TRAILER_HEAD_SIZE, behind)
+    return trailer is not None and isinstance(separator, bytes) and begins_trailer(trailer, separator, size)
+
+
 async def _read_record(container: _Container, place: MapRecord) -> Record:
-    handle, size = container.handle, container.header.message_header_size
+    handle, header = container.handle, container.header
     end = place.offset + place.size if place.size else (await handle.wait_open()).st_size
     tail_offset = max(place.offset, end - TAIL) if place.size else end
     try:
-        head = memoryview(await handle.read(max(RECORD_HEAD, size + 15), place.offset))
+        head = memoryview(await handle.read(max(RECORD_HEAD, header.message_header_size + 15), place.offset))
         while True:
             tail = await handle.read(end - tail_offset, tail_offset) if tail_offset < end else b""
             if len(tail) < end - tail_offset:
@@ -448,13 +470,14 @@ async def _read_record(container: _Container, place: MapRecord) -> Record:
                     f"the file ends here, the map says that a message reaches to {end}",
                 )
             found = parse_record(
-                head, memoryview(tail), tail_offset, place.offset, end, header_size=size, whole=True
+                head, memoryview(tail), tail_offset, place.offset, end, header=header, whole=True
             )
             if isinstance(found, Record):
                 return found
             tail_offset = found.offset
     except FormatError as exc:
-        raise CorruptFile(container.path, exc.offset, exc.reason) from exc
+        wrong = container.damage or exc
+        raise CorruptFile(container.path, wrong.offset, wrong.reason) from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -504,7 +527,7 @@ def _ranges(group: list[_Wanted]) -> tuple[tuple[int, int | None], ...]:
         parts.append((place.offset, place.offset + RECORD_HEAD))
         if place.size:
             parts.append((max(place.offset, end - TAIL), end))
-    ranges: list[list[int]] = [[0, _FILE_HEAD]]
+    ranges: list[list[int]] = [[0, FILE_HEAD]]
     for start, stop in sorted(parts):
         if start <= ranges[-1][1]:
             ranges[-1][1] = max(ranges[-1][1], stop)

@@ -2,7 +2,8 @@
 
 A record is read by its two ends: :data:`HEAD` bytes from the message header on (they hold the header and
 enough of the body to recognise compression), and the last :data:`TAIL` bytes, in which the metadata
-normally fits.  What stands between is the body and is not needed to know size and dates.
+normally fits.  What stands between is the body and is not needed to know size and dates.  That is so in both
+formats; format 2 says in front how long the body is, format 3 behind it.
 
 :func:`parse_record` is pure: it is given the bytes that were read and where they stood, and answers with a
 :class:`Record`, or with :class:`NeedRange` when the metadata is longer than the tail.
@@ -13,11 +14,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dboxfs.dbox import (
+    MESSAGE_HEADER_SIZE_3,
     METADATA_MAGIC,
     Compression,
+    FileHeader,
     Metadata,
     NeedMore,
+    check_message_header,
     detect,
+    parse_file_header,
+    parse_last_trailer,
     parse_message_header,
     parse_metadata,
 )
@@ -25,16 +31,23 @@ from dboxfs.errors import FormatError
 from dboxfs.store.facts import COMPRESSED, DAMAGED, HAS_ATTACHMENTS, KNOWN, Facts
 
 HEAD = 96
-"""Bytes to read from the start of an sdbox file: header line (16), message header (30), magic (15)."""
+"""Bytes to read from the start of an sdbox file: header line (16), message header (30), magic (15); format 3:
+header line (50) and message header (19)."""
 
 RECORD_HEAD = 45
-"""Bytes to read from a message header on: 30 and the 15 of the longest compression magic."""
+"""Bytes to read from a message header on: 30 and the 15 of the longest compression magic; format 3: 19."""
 
 TAIL = 512
 """Bytes to read from the end of a record; the metadata that Dovecot writes is about 100 bytes long."""
 
 MAX_METADATA = 1 << 20
 """Longest metadata block that is read (bytes).  An ``X`` line takes about 100 bytes an attachment."""
+
+FILE_HEAD = 64
+"""Bytes to read from the start of an ``m.N``: its header line has 16, in format 3 50."""
+
+LOST_HEADER = FileHeader(3, MESSAGE_HEADER_SIZE_3, None, 0)
+"""For an ``m.N`` whose header line is damaged: the records of format 3 say themselves what they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +87,7 @@ def parse_record(
     offset: int,
     end: int,
     *,
-    header_size: int,
+    header: FileHeader,
     whole: bool,
 ) -> Record | NeedRange:
     """Understand the record at *offset*.
@@ -82,18 +95,21 @@ def parse_record(
     :param head: bytes from *offset* on, at least :data:`RECORD_HEAD` of them if the file has them.
     :param tail: bytes of the file from *tail_offset* to *end* or beyond.
     :param end: where the record must end: the end of the file (sdbox) or what the map says.
-    :param header_size: the file's message header size (``M``).
-    :param whole: the record must end exactly at *end* (mdbox), not somewhere before it.
+    :param header: the file's header line.
+    :param whole: the record must end exactly at *end* (mdbox, format 3), not somewhere before it.
     :raises FormatError: damage, with its offset in the file.
     """
-    header = parse_message_header(head[:header_size], header_size, base=offset)
-    if isinstance(header, NeedMore):
+    if header.version == 3:
+        return _parse_record3(head, tail[: max(0, end - tail_offset)], offset, end)
+    header_size = header.message_header_size
+    message = parse_message_header(head[:header_size], header_size, base=offset)
+    if isinstance(message, NeedMore):
         raise FormatError(offset + len(head), "the file ends inside a message header")
     body_offset = offset + header_size
-    metadata_offset = body_offset + header.body_size
+    metadata_offset = body_offset + message.body_size
     if metadata_offset + len(METADATA_MAGIC) > end:
         raise FormatError(
-            offset, f"message of {header.body_size} bytes reaches beyond its record, which ends at {end}"
+            offset, f"message of {message.body_size} bytes reaches beyond its record, which ends at {end}"
         )
     if metadata_offset < tail_offset:
         if end - metadata_offset > MAX_METADATA:
@@ -104,23 +120,62 @@ def parse_record(
         raise FormatError(end, "the record ends inside its metadata")
     if whole and metadata_offset + metadata.size != end:
         raise FormatError(metadata_offset + metadata.size, f"the record ends here, the map says at {end}")
-    compression = detect(head[header_size : min(header_size + header.body_size, len(head))])
-    size = header.body_size
-    if compression is not None or metadata.ext_refs is not None:
-        plain = metadata.physical_size
-        size = plain if plain is not None else size
+    compression = detect(head[header_size : min(header_size + message.body_size, len(head))])
+    size = _plain_size(message.body_size, compression, metadata)
     return Record(
-        offset, body_offset, header.body_size, size, compression, metadata, metadata_offset + metadata.size
+        offset, body_offset, message.body_size, size, compression, metadata, metadata_offset + metadata.size
     )
 
 
-def damaged_facts(head: memoryview, offset: int, end: int, header_size: int, saved: int) -> Facts:
-    """The row of a damaged message: the size that its header claims where that is possible, else 0."""
+def _parse_record3(head: memoryview, tail: memoryview, offset: int, end: int) -> Record | NeedRange:
+    found = parse_last_trailer(tail, end=end)
+    if isinstance(found, NeedMore):
+        start = max(offset, end - max(found.size, TAIL))
+        if end - start <= len(tail):
+            raise FormatError(offset, f"the {end - offset} bytes of the record are less than its trailer has")
+        return NeedRange(start, end)
+    if found.record_offset != offset:
+        raise FormatError(found.offset, f"the trailer is of a record at {found.record_offset}, not {offset}")
+    check_message_header(head, found)
+    size = _plain_size(found.body_size, found.compression, found.metadata)
+    return Record(
+        offset, found.body_offset, found.body_size, size, found.compression, found.metadata, found.end
+    )
+
+
+def _plain_size(stored: int, compression: Compression | None, metadata: Metadata) -> int:
+    """Size of the plain message (bytes)."""
+    if compression is None and metadata.ext_refs is None:
+        return stored
+    plain = metadata.physical_size
+    return stored if plain is None else plain
+
+
+def file_header(head: bytes | memoryview) -> FileHeader:
+    """The header line of a file that begins with *head*.
+
+    :raises FormatError: it is damaged, or not all there.
+    """
+    header = parse_file_header(head)
+    if isinstance(header, NeedMore):
+        raise FormatError(len(head), "the file ends inside its header line")
+    return header
+
+
+def damaged_facts(
+    head: memoryview, tail: memoryview, offset: int, end: int, header: FileHeader, saved: int
+) -> Facts:
+    """The row of a damaged message: the size that it claims to have where that is possible, else 0."""
     size = 0
+    header_size = header.message_header_size
     try:
-        header = parse_message_header(head[:header_size], header_size, base=offset)
-        if not isinstance(header, NeedMore) and offset + header_size + header.body_size <= end:
-            size = header.body_size
+        if header.version == 3:
+            trailer = parse_last_trailer(tail, end=end)
+            size = 0 if isinstance(trailer, NeedMore) else trailer.body_size
+        else:
+            message = parse_message_header(head[:header_size], header_size, base=offset)
+            if not isinstance(message, NeedMore) and offset + header_size + message.body_size <= end:
+                size = message.body_size
     except FormatError:
         pass  # the damage is already known; only the guess of the size is lost
     return Facts(DAMAGED, size, 0, saved)

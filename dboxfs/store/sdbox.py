@@ -11,15 +11,22 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dboxfs.dbox import FileHeader, MessageHeader, NeedMore, parse_file_header, parse_message_header
+from dboxfs.dbox import (
+    TRAILER_HEAD_SIZE,
+    MessageHeader,
+    NeedMore,
+    begins_trailer,
+    parse_message_header,
+    separator_of,
+)
 from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
 from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
 from dboxfs.store.ahead import AheadFiles
-from dboxfs.store.facts import Facts, Marks, Uids
+from dboxfs.store.facts import DAMAGED, Facts, Marks, Uids
 from dboxfs.store.location import Location
 from dboxfs.store.messages import Marked, Opened, Scanned, scanned
 from dboxfs.store.plain import PlainBody
-from dboxfs.store.record import HEAD, TAIL, NeedRange, Record, damaged_facts, parse_record
+from dboxfs.store.record import HEAD, TAIL, NeedRange, Record, damaged_facts, file_header, parse_record
 from dboxfs.store.sizetable import generation_of, marks_of_files
 
 _RANGES = ((0, HEAD), (-TAIL, None))
@@ -107,36 +114,30 @@ class SdboxFiles:
     async def _record(self, path: str, peek: PeekResult) -> Record:
         head, tail = memoryview(peek.chunks[0]), memoryview(peek.chunks[1])
         size = peek.stat.st_size
-        header = _file_header(head)
+        header = file_header(head)
         if len(head) < header.size + header.message_header_size and size > len(head):
             (peek,) = _good(
                 await self._fs.peek([Peek(path, ((0, header.size + HEAD), (-TAIL, None)), nofollow=True)])
             )
             head, tail = memoryview(peek.chunks[0]), memoryview(peek.chunks[1])
-        found = parse_record(
-            head[header.size :], tail, size - len(tail), header.size, size,
-            header_size=header.message_header_size, whole=False,
-        )  # fmt: skip
-        if isinstance(found, NeedRange):
-            (again,) = _good(
-                await self._fs.peek([Peek(path, ((found.offset, found.end - found.offset),), nofollow=True)])
-            )
+        tail_offset = size - len(tail)
+        while True:
             found = parse_record(
-                head[header.size :], memoryview(again.chunks[0]), found.offset, header.size, size,
-                header_size=header.message_header_size, whole=False,
-            )  # fmt: skip
-            assert isinstance(found, Record)
-        return found
+                head[header.size :], tail, tail_offset, header.size, size, header=header, whole=False
+            )
+            if isinstance(found, Record):
+                return found
+            (again,) = _good(await self._fs.peek([Peek(path, (_range(found),), nofollow=True)]))
+            tail, tail_offset = memoryview(again.chunks[0]), found.offset
 
     @staticmethod
     def _guess(peek: PeekResult, saved: int) -> Facts:
-        head = memoryview(peek.chunks[0])
+        head, tail = memoryview(peek.chunks[0]), memoryview(peek.chunks[1])
         try:
-            header = _file_header(head)
+            header = file_header(head)
         except FormatError:
-            return damaged_facts(memoryview(b""), 0, 0, 30, saved)
-        size = peek.stat.st_size
-        return damaged_facts(head[header.size :], header.size, size, header.message_header_size, saved)
+            return Facts(DAMAGED, 0, 0, saved)
+        return damaged_facts(head[header.size :], tail, header.size, peek.stat.st_size, header, saved)
 
     async def open(self, uid: int) -> Opened:
         """Open the file of *uid* and find its record.
@@ -159,7 +160,7 @@ class SdboxFiles:
         size = (await handle.wait_open()).st_size
         try:
             head = await handle.read(HEAD, 0)
-            header = _file_header(memoryview(head))
+            header = file_header(head)
             if len(head) < header.size + HEAD - 50:
                 head = await handle.read(header.size + HEAD, 0)
             tail_offset = max(0, size - TAIL)
@@ -167,7 +168,7 @@ class SdboxFiles:
                 tail = await handle.read(size - tail_offset, tail_offset)
                 found = parse_record(
                     memoryview(head)[header.size :], memoryview(tail), tail_offset, header.size, size,
-                    header_size=header.message_header_size, whole=False,
+                    header=header, whole=False,
                 )  # fmt: skip
                 if isinstance(found, Record):
                     return found
@@ -180,24 +181,19 @@ class SdboxFiles:
         path = self._paths(uid)[0]
         brought, ahead = self._ahead.take(path)
         handle = ahead if ahead is not None else self._fs.open(path, nofollow=True)
+        base, here = None, True
         try:
-            head = handle.pread_now(HEAD, 0)
+            base = _body_now(handle, size)
         except OSError:
-            head = None
-        self.ahead_pays = brought or head is None
-        if head is None and handle.error is None:  # on its way: whoever waits for it takes it from there
+            here = False
+        except FormatError:
+            pass  # whoever opens it with time to wait says what is wrong
+        self.ahead_pays = brought or not here
+        if not here and handle.error is None:  # on its way: whoever waits for it takes it from there
             self._ahead.put(path, handle)
             return None
-        if head is not None:
-            try:
-                view = memoryview(head)
-                file_header = _file_header(view)
-                header = parse_message_header(view[file_header.size :], file_header.message_header_size)
-            except FormatError:
-                header = None
-            if isinstance(header, MessageHeader) and header.body_size == size:
-                base = file_header.size + file_header.message_header_size
-                return PlainBody(handle, path, base, size, handle.close)
+        if base is not None:
+            return PlainBody(handle, path, base, size, handle.close)
         handle.close()
         return None
 
@@ -228,11 +224,34 @@ def _marks(found: list[PeekResult | OSError]) -> Marks:
     return marks
 
 
-def _file_header(head: memoryview) -> FileHeader:
-    header = parse_file_header(head)
-    if isinstance(header, NeedMore):
-        raise FormatError(len(head), "the file ends inside its header line")
-    return header
+def _body_now(handle: Handle, size: int) -> int | None:
+    """Where the body begins in a file whose message is stored in *size* bytes; None: it isn't.
+
+    :raises BlockingIOError: not without waiting.
+    :raises OSError, FormatError: the file can't be read, or is damaged.
+    """
+    head = _now(handle, HEAD, 0)
+    header = file_header(head)
+    base = header.size + header.message_header_size
+    view = memoryview(head)[header.size :]
+    if header.version != 3:
+        message = parse_message_header(view, header.message_header_size)
+        return base if isinstance(message, MessageHeader) and message.body_size == size else None
+    separator = separator_of(view)
+    if isinstance(separator, NeedMore):
+        return None
+    return base if begins_trailer(_now(handle, TRAILER_HEAD_SIZE, base + size), separator, size) else None
+
+
+def _now(handle: Handle, size: int, offset: int) -> bytes:
+    data = handle.pread_now(size, offset)
+    if data is None:
+        raise BlockingIOError
+    return data
+
+
+def _range(need: NeedRange) -> tuple[int, int]:
+    return need.offset, need.end - need.offset
 
 
 def _good(results: list[PeekResult | OSError]) -> list[PeekResult]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dboxfs.dbox import describe, encode_file_header, encode_message_header, encode_metadata
+from tests.dbox.golden3 import page_example
 from tests.dbox.vectors import MDBOX_M1, SDBOX_U1
 
 
@@ -119,3 +120,41 @@ def test_damaged_file_header() -> None:
     ]
     assert lines(b"2 M1e")[1] == "damage: offset 5: file header line has no end"
     assert lines(b"2 M1e\n")[1].endswith("message header size 30, no creation time")
+
+
+def test_file_of_format_3() -> None:
+    expected = [
+        "dbox file, 405 bytes",
+        "file header: offset 0, 50 bytes: version 3, message header size 19, "
+        "created 2026-11-20T20:11:49Z (1795205509)",
+        "record 1: offset 50, 210 bytes, to 260",
+        "  header: offset 50, 19 bytes: separator 7369787465656e206279746573212121",
+        "  body: offset 69, 19 bytes, plain, begins 53 75 62 6a 65 63 74 3a",
+        "  trailer: offset 88, 172 bytes: file key 101112131415161718191a1b1c1d1e1f",
+        "    R 6b00a985  (received 2026-11-20T20:11:49Z (1795205509))",
+        "    V 16  (virtual size 22 bytes, with CRLF)",
+        "    G 00112233445566778899aabbccddeeff  (guid, in indexes 00112233445566778899aabbccddeeff)",
+        "record 2: offset 260, 145 bytes, to 405",
+        "  header: offset 260, 19 bytes: separator f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff",
+        "  body: offset 279, 2 bytes, plain, begins 1f 8b",
+        "  trailer: offset 281, 124 bytes: file key 101112131415161718191a1b1c1d1e1f",
+        "end: 2 records, 0 damaged places",
+    ]
+    assert lines(page_example()) == expected
+
+
+def test_damage_in_a_file_of_format_3_is_named_and_gone_over() -> None:
+    data = bytearray(page_example())
+    data[4] ^= 1
+    out = lines(data)
+    assert out[1] == "damage: offset 0: damaged file header line of version 3: " + repr(bytes(data[:49]))
+    assert "record 2: offset 260, 145 bytes, to 405" in out
+    data = bytearray(page_example())
+    data[70] ^= 1
+    assert any(line.startswith("damage: offset 69: CRC-32 of the body is ") for line in lines(data))
+    data = bytearray(page_example())
+    data[52] ^= 1
+    assert any(line.startswith("damage: offset 50: the message header does not fit") for line in lines(data))
+    out = lines(page_example()[:-1])
+    assert "damage: offset 260: a record that was not finished" in out
+    assert out[-1] == "end: 1 records, 1 damaged places"

@@ -19,11 +19,10 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 
-from dboxfs.dbox import MESSAGE_HEADER_SIZE
 from dboxfs.errors import DboxfsError, FormatError
 from dboxfs.index.mailbox import map_uids
 from dboxfs.index.mapindex import MapIndex, MapRecord
-from dboxfs.store.record import RECORD_HEAD, TAIL, Record, parse_record
+from dboxfs.store.record import FILE_HEAD, RECORD_HEAD, TAIL, Record, file_header, parse_record
 from dboxfs.store.tree import scan_tree
 from dboxfs.store.writing import records
 from dboxfs.store.writing.disk import AppendFile
@@ -134,13 +133,12 @@ async def read_record(work: Work, place: MapRecord) -> Record:
 
 async def _read_from(file: AppendFile, place: MapRecord) -> Record:
     end = place.offset + place.size if place.size else file.size
+    header = file_header(await file.read(FILE_HEAD, 0))
     head = memoryview(await file.read(RECORD_HEAD, place.offset))
     start = max(place.offset, end - TAIL)
     while True:
         tail = memoryview(await file.read(end - start, start))
-        found = parse_record(
-            head, tail, start, place.offset, end, header_size=MESSAGE_HEADER_SIZE, whole=bool(place.size)
-        )
+        found = parse_record(head, tail, start, place.offset, end, header=header, whole=bool(place.size))
         if isinstance(found, Record):
             return found
         start = found.offset
