@@ -7,6 +7,7 @@ be noticed.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 from dboxfs.dbox import PREFIX_SIZE, Compression, Decompressor, Metadata, detect, parse_ext_refs
@@ -21,13 +22,14 @@ _STEP = 256 << 10
 class Measured:
     """What a stored text is.  Sizes in bytes: ``stored`` (file), ``plain``, ``virtual`` (CRLF line ends).
 
-    ``error``: why it can't be decompressed beyond ``plain`` bytes.
+    ``crc``: CRC-32 of the stored text.  ``error``: why it can't be decompressed beyond ``plain`` bytes.
     """
 
     stored: int
     plain: int
     virtual: int
     compression: Compression | None
+    crc: int = 0
     error: str | None = None
 
 
@@ -40,10 +42,12 @@ class Meter:
         self._lines = LineEnds()
         self._stored = 0
         self._error: str | None = None
+        self._crc = 0
 
     def feed(self, piece: bytes) -> None:
         """The next stored bytes."""
         self._stored += len(piece)
+        self._crc = zlib.crc32(piece, self._crc)
         if self._decoder is None:
             self._lines.feed(piece)
         elif self._error is None:
@@ -65,18 +69,25 @@ class Meter:
                 self._drain(self._decoder)
             except FormatError as exc:
                 self._error = f"{exc.reason} (at byte {exc.offset} of the stored text)"
-        return Measured(self._stored, self._lines.size, self._lines.virtual_size, self._kind, self._error)
+        lines = self._lines
+        return Measured(self._stored, lines.size, lines.virtual_size, self._kind, self._crc, self._error)
 
 
-async def measure(window: Window, start: int, end: int, *, compressed: bool | None = None) -> Measured:
-    """Read and count the stored text from *start* to *end*.
+async def measure(window: Window, start: int, end: int) -> Measured:
+    """Read and count the stored text from *start* to *end*; its first bytes tell how it is compressed (format 2).
 
-    :param compressed: None: look at its first bytes (format 2); False: it is plain, whatever they are.
     :raises OSError: the file can't be read.
     """
-    kind = None
-    if compressed is not False:
-        kind = detect(await window.read(start, min(PREFIX_SIZE, end - start)))
+    return await measure_as(
+        window, start, end, detect(await window.read(start, min(PREFIX_SIZE, end - start)))
+    )
+
+
+async def measure_as(window: Window, start: int, end: int, kind: Compression | None) -> Measured:
+    """The same for a text that is compressed as *kind* (format 3).
+
+    :raises OSError: the file can't be read.
+    """
     meter = Meter(kind)
     async for piece in window.pieces(start, end):
         meter.feed(piece)
