@@ -74,7 +74,7 @@ class Meter:
 
 
 async def measure(window: Window, start: int, end: int) -> Measured:
-    """Read and count the stored text from *start* to *end*; its first bytes tell how it is compressed (format 2).
+    """Count the stored text from *start* to *end*; format 2: its first bytes say how it is compressed.
 
     :raises OSError: the file can't be read.
     """

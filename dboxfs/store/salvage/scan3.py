@@ -4,8 +4,8 @@ The trailers tell (:mod:`dboxfs.dbox.recovery`): each says where its record begi
 So one pass finds them, and a second one reads the texts and compares their CRC-32.
 
 A record without a trailer that holds is incomplete: its text goes from its message header to the trailer
-magic with its separator, or to where the next record begins.  If a trailer is there but damaged, its lines are
-read as far as they can be, and a CRC-32 that fits proves the text.
+magic with its separator, or to where the next record begins.  If a trailer is there but damaged, its lines
+are read as far as they can be, and a CRC-32 that fits proves the text.
 """
 
 from __future__ import annotations
