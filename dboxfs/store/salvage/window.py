@@ -22,14 +22,18 @@ SPARSE_CHUNK = 4 << 10
 class Window:
     """An open file of ``size`` bytes.
 
+    :ivar changed: when the file was written last (seconds since the epoch).
     :ivar bytes_read: how many bytes were asked of the file so far.
     """
 
-    def __init__(self, handle: Handle, path: str, size: int, chunk: int = CHUNK) -> None:
+    def __init__(
+        self, handle: Handle, path: str, size: int, chunk: int = CHUNK, changed: float = 0.0
+    ) -> None:
         self.handle = handle
         self.path = path
         self.size = size
         self.chunk = chunk
+        self.changed = changed
         self.bytes_read = 0
         self._start = 0
         self._data = b""
@@ -86,6 +90,7 @@ async def open_window(fs: FileSystem, path: str, chunk: int = CHUNK) -> AsyncIte
     """
     handle = fs.open(path, nofollow=True)
     try:
-        yield Window(handle, path, (await handle.wait_open()).st_size, chunk)
+        found = await handle.wait_open()
+        yield Window(handle, path, found.st_size, chunk, found.st_mtime)
     finally:
         handle.close()

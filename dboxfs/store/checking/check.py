@@ -1,0 +1,200 @@
+"""The whole check of a store.
+
+The order: the tree; leftovers; sdbox: each mailbox with its files; mdbox: each ``m.N`` with the map, then all
+mailboxes with the map.  Indexes are read again before each comparison, mailboxes before the map, as any
+reader does it; what seems wrong is looked at again as long as others change the store (``findings``).
+
+Nothing is written, nothing is locked.  Memory: the index states (some 40 bytes a message), the guids (some
+100 bytes a message) and a few chunks of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dboxfs.errors import NoSuchStore
+from dboxfs.fsapi import FileSystem
+from dboxfs.store.checking.findings import Finding, Look, Severity, settled
+from dboxfs.store.checking.indexes import (
+    Index,
+    cache_findings,
+    list_index_findings,
+    mailbox_index,
+    map_index,
+)
+from dboxfs.store.checking.leftovers import leftover_findings
+from dboxfs.store.checking.references import ReferencesCheck
+from dboxfs.store.checking.singles import SinglesCheck, unequal_twins
+from dboxfs.store.checking.storage import StorageCheck
+from dboxfs.store.checking.tally import Tally, touched
+from dboxfs.store.location import Kind, Location
+from dboxfs.store.tree import Found, scan_tree
+
+PATIENCE = (0.5, 1.0, 2.0)
+"""Seconds between the looks at what seems wrong while the store is in use."""
+
+_ROUNDS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOptions:
+    """How to check.
+
+    :param texts: read every text (and decompress it); without, only sizes and metadata are compared.
+    :param patience: seconds to wait before each further look at what seems wrong in a store in use.
+    """
+
+    texts: bool = True
+    patience: Sequence[float] = PATIENCE
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was looked at: numbers, and bytes that were read.  ``external``: messages whose attachments are
+    files of their own."""
+
+    mailboxes: int
+    messages: int
+    bytes: int
+    external: int
+
+
+Emit = Callable[[Finding], None]
+
+
+async def check_store(
+    fs: FileSystem,
+    location: Location,
+    emit: Emit,
+    options: CheckOptions | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Checked:
+    """Check everything; every finding is given to *emit* as soon as it is sure.
+
+    :param progress: called now and then with the messages and the bytes that were looked at.
+    :raises NoSuchStore: the root can't be read.
+    """
+    return await _Check(fs, location, emit, options or CheckOptions(), progress).run()
+
+
+class _Check:
+    def __init__(
+        self,
+        fs: FileSystem,
+        location: Location,
+        emit: Emit,
+        options: CheckOptions,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        def report(tally: Tally) -> None:
+            if progress is not None:
+                progress(tally.messages, tally.bytes)
+
+        self._fs = fs
+        self._location = location
+        self._emit = emit
+        self._options = options
+        self._tally = Tally(options.texts, report)
+
+    async def run(self) -> Checked:
+        try:
+            await self._fs.listdir(self._location.root)
+        except OSError as exc:
+            raise NoSuchStore(f"{self._location.root}: {exc.strerror}") from exc
+        tree = await scan_tree(self._fs, self._location, lambda _: None)
+        names = self._names(tree)
+        self._emit_all(await leftover_findings(self._fs, self._location, names))
+        self._emit_all(await list_index_findings(self._fs, self._location))
+        boxes = [mailbox_index(self._fs, self._location, name) for name in names]
+        if self._location.kind is Kind.SDBOX:
+            await self._singles(boxes)
+        else:
+            await self._storage(boxes)
+        for box in boxes:
+            self._emit_all(await cache_findings(self._fs, self._location, box))
+        self._emit_all(_same_guid(boxes))
+        self._note_external()
+        tally = self._tally
+        return Checked(len(boxes), tally.messages, tally.bytes, tally.external)
+
+    def _emit_all(self, findings: Sequence[Finding]) -> None:
+        for finding in findings:
+            self._emit(finding)
+
+    def _names(self, tree: Found) -> list[str]:
+        """The mailboxes; what can't be read of the tree is reported."""
+        for folder in tree.walk():
+            if folder.error is not None:
+                path = self._location.mailbox_path(folder.name) if folder.name else self._location.tree
+                what = f"the directory can't be read: {folder.error.strerror}"
+                todo = "restore it from a backup, or check its owner and mode"
+                self._emit(
+                    Finding(Severity.ERROR, "directory", path, what, todo, mailbox=folder.name or None)
+                )
+        return [folder.name for folder in tree.walk() if folder.selectable]
+
+    async def _singles(self, boxes: Sequence[Index]) -> None:
+        texts: list[tuple[bytes, int]] = []
+        for box in boxes:
+            check = SinglesCheck(self._fs, self._location, box, self._tally)
+            assert box.mailbox is not None
+            paths = [box.files.log_path, self._location.mailbox_path(box.mailbox)]
+            self._emit_all(await self._settled(check.look, paths))
+            texts += check.texts
+        for guid in unequal_twins(texts):
+            what = f"messages of different size have the same guid {guid.hex()}"
+            todo = "they can be read; clients that go by guid may confuse them"
+            self._emit(Finding(Severity.WARNING, "same-guid", self._location.tree, what, todo))
+
+    async def _storage(self, boxes: Sequence[Index]) -> None:
+        index = map_index(self._fs, self._location)
+        live = bool(self._options.patience)
+        check = StorageCheck(self._fs, self._location, index, self._tally, live)
+        paths = [index.files.log_path, self._location.storage]
+        done: set[int] = set()
+        for _ in range(_ROUNDS):  # a purge makes new files while we read
+            files, findings = await check.files()
+            if not done:
+                self._emit_all(findings)
+            new = sorted((files.keys() | check.named()) - done)
+            if not new:
+                break
+            for file_id in new:
+
+                async def look(file_id: int = file_id) -> list[Finding]:
+                    return await check.look(file_id)
+
+                self._emit_all(await self._settled(look, paths))
+                done.add(file_id)
+        references = ReferencesCheck(self._fs, self._location, index, boxes, check.guids)
+        logs = [box.files.log_path for box in boxes]
+        self._emit_all(await self._settled(references.look, [*paths, *logs]))
+
+    async def _settled(self, look: Look, paths: list[str]) -> list[Finding]:
+        async def changing() -> bool:
+            return await touched(self._fs, paths)
+
+        return await settled(look, self._options.patience, changing)
+
+    def _note_external(self) -> None:
+        if self._tally.external and self._location.attachments is None:
+            what = f"{self._tally.external} messages have attachments in files of their own: not looked at"
+            todo = "give their directory with --attachments"
+            self._emit(Finding(Severity.NOTE, "external", self._location.root, what, todo))
+
+
+def _same_guid(boxes: Sequence[Index]) -> list[Finding]:
+    """Mailboxes that are copies of each other's directory."""
+    first: dict[bytes, Index] = {}
+    findings = []
+    for box in boxes:
+        header = box.header
+        if header is None or not any(header.guid):
+            continue
+        other = first.setdefault(header.guid, box)
+        if other is not box:
+            what = f"it has the same guid as {other.what}: a directory was copied"
+            todo = "make a new mailbox and move the messages there with a mail client"
+            findings.append(box.found(Severity.ERROR, "mailbox-guid", what, todo))
+    return findings

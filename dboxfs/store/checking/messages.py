@@ -1,0 +1,105 @@
+"""What a scan of a dbox file found, in words: for one message, and for what is none."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from dboxfs.dbox import ExtRef, parse_ext_refs
+from dboxfs.errors import FormatError
+from dboxfs.fsapi import FileSystem, Peek
+from dboxfs.store.checking.findings import Finding, Severity
+from dboxfs.store.checking.indexes import RESCUE, RESYNC
+from dboxfs.store.salvage import Found, Gap, Trust
+
+_SAYS = {
+    Trust.REPAIRED: ("record-damaged", "the record is damaged, the text is complete"),
+    Trust.DOUBTFUL: ("message-doubtful", "the message contradicts itself"),
+    Trust.DAMAGED: ("message-damaged", "the message is damaged"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """Which message it is: in words, and by numbers as far as they are known.
+
+    ``needed``: some mailbox has it.
+    """
+
+    text: str
+    mailbox: str | None = None
+    uid: int | None = None
+    map_uid: int | None = None
+    needed: bool = True
+
+    def finding(
+        self, severity: Severity, code: str, path: str, what: str, todo: str = "", offset: int | None = None
+    ) -> Finding:
+        """A finding about this message."""
+        what = f"{self.text}: {what}"
+        return Finding(severity, code, path, what, todo, offset, self.mailbox, self.uid, self.map_uid)
+
+
+def message_findings(found: Found, path: str, who: Who) -> list[Finding]:
+    """What is wrong with a message in itself."""
+    findings = []
+    if found.trust is not Trust.WHOLE:
+        code, says = _SAYS[found.trust]
+        severe = who.needed and found.trust is not Trust.DOUBTFUL
+        severity = Severity.ERROR if severe else Severity.WARNING
+        what = f"{says}: {'; '.join(found.problems)}"
+        todo = f"{RESYNC}; or {RESCUE}" if found.trust is Trust.REPAIRED else RESCUE
+        findings.append(who.finding(severity, code, path, what, todo, found.offset))
+    metadata = found.metadata
+    if metadata is None:
+        return findings
+    try:
+        _ = metadata.received, metadata.virtual_size, metadata.physical_size, metadata.pop3_order
+    except FormatError as exc:
+        findings.append(who.finding(Severity.WARNING, "metadata", path, exc.reason, RESCUE, exc.offset))
+    if metadata.guid is None and found.trust is Trust.WHOLE:
+        what = "the message has no guid"
+        findings.append(who.finding(Severity.WARNING, "no-guid", path, what, RESYNC, found.offset))
+    return findings
+
+
+def gap_finding(gap: Gap, path: str, mailbox: str | None = None) -> Finding:
+    """Bytes that are no message."""
+    severity = Severity.ERROR if gap.offset == 0 else Severity.WARNING
+    code = "file-header" if gap.offset == 0 else "garbage"
+    return Finding(severity, code, path, gap.reason, RESCUE, offset=gap.offset, mailbox=mailbox)
+
+
+async def attachment_findings(
+    fs: FileSystem, found: Found, directory: str, suffix: str, who: Who
+) -> list[Finding]:
+    """Whether the external attachments of a message are there.
+
+    :param directory: Dovecot's ``mail_attachment_dir``.
+    :param suffix: what follows the path in the file name (sdbox).
+    """
+    value = found.metadata.ext_refs if found.metadata is not None else None
+    if value is None:
+        return []
+    try:
+        refs = parse_ext_refs(value)
+    except FormatError:
+        return []  # the message's own findings say so
+    paths = [os.path.join(directory, ref.path + suffix) for ref in refs]
+    answers = await fs.peek([Peek(one, ()) for one in paths])
+    findings = []
+    for ref, one, answer in zip(refs, paths, answers, strict=True):
+        reason = answer.strerror if isinstance(answer, OSError) else _size_reason(ref, answer.stat.st_size)
+        if reason:
+            what = f"an attachment of it that is a file of its own: {reason}"
+            todo = "restore it from a backup"
+            findings.append(who.finding(Severity.ERROR, "attachment", one, what, todo))
+    return findings
+
+
+def _size_reason(ref: ExtRef, size: int) -> str:
+    try:
+        ref.check_raw_size(size)
+    except FormatError as exc:
+        return exc.reason
+    return ""

@@ -1,0 +1,164 @@
+"""The ``u.N`` files of an sdbox mailbox against its index."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass, field
+
+import numpy as np
+import trio
+
+from dboxfs.fsapi import FileSystem
+from dboxfs.index.mailbox import guids
+from dboxfs.index.state import IndexState
+from dboxfs.store.checking.findings import Finding, Severity
+from dboxfs.store.checking.indexes import RESCUE, RESYNC, Index, mailbox_findings, read_index
+from dboxfs.store.checking.messages import Who, attachment_findings, gap_finding, message_findings
+from dboxfs.store.checking.tally import Tally
+from dboxfs.store.location import Location
+from dboxfs.store.salvage import Found, Gap, open_window, scan_file
+from dboxfs.store.salvage.window import SPARSE_CHUNK
+from dboxfs.store.writing.work import message_number
+
+_AT_ONCE = 8
+_CHUNK = 256 << 10
+
+
+@dataclass(slots=True)
+class SinglesCheck:
+    """The check of one mailbox.  It may be asked again: what was found to be good is not read again.
+
+    :ivar texts: (guid, plain size) of every message that was read.
+    """
+
+    fs: FileSystem
+    location: Location
+    index: Index
+    tally: Tally
+    good: set[int] = field(default_factory=set)
+    texts: list[tuple[bytes, int]] = field(default_factory=list)
+
+    async def look(self) -> list[Finding]:
+        """Everything that is wrong with index and files at this moment."""
+        await read_index(self.fs, self.index)
+        findings = mailbox_findings(self.index, self.location.kind)
+        files = await self._files(findings)
+        state = self.index.state
+        if state is None:
+            if files and self.index.error is None:
+                what = f"there are {len(files)} message files and no index: Dovecot shows an empty mailbox"
+                findings.append(self.index.found(Severity.ERROR, "no-index", what, f"{RESYNC}; or {RESCUE}"))
+            await self._read(sorted(files), files, findings)
+            return findings
+        uids = set(state.uids.tolist())
+        findings += self._orphans(state, sorted(files.keys() - uids), files)
+        await self._read(state.uids.tolist(), files, findings)
+        return findings
+
+    async def _files(self, findings: list[Finding]) -> dict[int, str]:
+        """The message files by uid: where each is."""
+        assert self.index.mailbox is not None
+        files: dict[int, str] = {}
+        primary = self.location.mailbox_path(self.index.mailbox)
+        for directory in (primary, self.location.alt_mailbox_path(self.index.mailbox)):
+            if directory is None:
+                continue
+            try:
+                entries = await self.fs.listdir(directory)
+            except OSError as exc:
+                if exc.errno != errno.ENOENT:
+                    what = f"the directory can't be read: {exc.strerror}"
+                    found = self.index.found(Severity.ERROR, "directory", what)
+                    findings.append(found)
+                continue
+            for entry in entries:
+                uid = message_number(entry.name, "u")
+                if uid:
+                    files.setdefault(uid, os.path.join(directory, entry.name))
+        return files
+
+    def _orphans(self, state: IndexState, uids: list[int], files: dict[int, str]) -> list[Finding]:
+        findings = []
+        for uid in uids:
+            who = Who(f"{self.index.what}/{uid}", self.index.mailbox, uid)
+            if uid < state.next_uid:
+                what = "the file has no record in the index: expunged and not removed, or its record is lost"
+                todo = f"{RESYNC} brings it back; remove the file if the message is not wanted"
+            else:
+                what = f"the file has no record in the index (next uid {state.next_uid}): a save that died"
+                todo = f"{RESYNC} adds it"
+            findings.append(who.finding(Severity.WARNING, "no-record", files[uid], what, todo))
+        return findings
+
+    async def _read(self, uids: list[int], files: dict[int, str], findings: list[Finding]) -> None:
+        """Read the files of *uids*, several at a time."""
+        state = self.index.state
+        column = guids(state) if state is not None else None
+        known = column.copy() if column is not None else None
+        todo = iter(enumerate(uids))
+
+        async def work() -> None:
+            for row, uid in todo:
+                if uid in self.good:
+                    continue
+                guid = known[row].tobytes() if known is not None and state is not None else b""
+                bad = await self._message(uid, files.get(uid), guid)
+                if bad:
+                    findings.extend(bad)
+                else:
+                    self.good.add(uid)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(_AT_ONCE):
+                nursery.start_soon(work)
+
+    async def _message(self, uid: int, path: str | None, guid: bytes) -> list[Finding]:
+        who = Who(f"{self.index.what}/{uid}", self.index.mailbox, uid)
+        assert self.index.mailbox is not None
+        if path is None:
+            path = os.path.join(self.location.mailbox_path(self.index.mailbox), f"u.{uid}")
+            what = "the index has this message, its file is missing"
+            return [who.finding(Severity.ERROR, "no-file", path, what, "restore the file from a backup")]
+        try:
+            items = await self._scan(path)
+        except OSError as exc:
+            what = f"the file can't be read: {exc.strerror}"
+            return [who.finding(Severity.ERROR, "unreadable", path, what)]
+        findings = [gap_finding(item, path, self.index.mailbox) for item in items if isinstance(item, Gap)]
+        messages = [item for item in items if isinstance(item, Found)]
+        if not messages:
+            what = "there is no message in the file"
+            findings.append(who.finding(Severity.ERROR, "message-damaged", path, what, RESCUE))
+            return findings
+        found = messages[0]
+        findings += message_findings(found, path, who)
+        if any(guid) and found.guid is not None and found.guid != guid:
+            what = f"the index says guid {guid.hex()}, the file {found.guid.hex()}"
+            findings.append(who.finding(Severity.ERROR, "guid", path, what, RESYNC))
+        if self.location.attachments is not None and self.index.header is not None:
+            suffix = f"-{self.index.header.guid.hex()}-{uid}"
+            findings += await attachment_findings(self.fs, found, self.location.attachments, suffix, who)
+        self.tally.message(found, who)
+        if found.measured is not None and found.guid is not None:
+            self.texts.append((found.guid, found.measured.plain))
+        return findings
+
+    async def _scan(self, path: str) -> list[Found | Gap]:
+        chunk = _CHUNK if self.tally.texts else SPARSE_CHUNK
+        async with open_window(self.fs, path, chunk) as window:
+            items = [item async for item in scan_file(window, single=True, texts=self.tally.texts)]
+            self.tally.read(window.bytes_read)
+            return items
+
+
+def unequal_twins(texts: list[tuple[bytes, int]]) -> list[bytes]:
+    """guids that messages of different size have."""
+    if not texts:
+        return []
+    names = np.frombuffer(b"".join(guid for guid, _ in texts), "V16")
+    sizes = np.array([size for _, size in texts], np.int64)
+    order = np.argsort(names.view("S16"), kind="stable")
+    names, sizes = names[order], sizes[order]
+    same = (names[1:] == names[:-1]) & (sizes[1:] != sizes[:-1])
+    return sorted({names[at].tobytes() for at in np.flatnonzero(same)})
