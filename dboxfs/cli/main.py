@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from dboxfs import __version__
-from dboxfs.cli import change, converting, inspect, mounting
+from dboxfs.cli import change, checking, converting, inspect, mounting
 from dboxfs.cli.logs import one_line
 from dboxfs.cli.status import EXIT_FAILURE, EXIT_INTERRUPTED, exit_status, first_error, message
 from dboxfs.errors import DboxfsError
@@ -142,6 +142,13 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     converting.add_arguments(convert)
     convert.set_defaults(run=converting.convert)
+
+    check = commands.add_parser(
+        "check", help="compare everything in a store with everything else",
+        description=checking.DESCRIPTION + _STORE, epilog=checking.STATUS, formatter_class=raw,
+    )  # fmt: skip
+    checking.add_arguments(check)
+    check.set_defaults(run=checking.check)
     return parser
 
 

@@ -117,9 +117,10 @@ _GUID = re.compile("[0-9a-f]{32}")
 _DRIVERS = {"sdbox": Kind.SDBOX, "dbox": Kind.SDBOX, "mdbox": Kind.MDBOX}
 
 
-def parse_location(text: str) -> Location:
+def parse_location(text: str, *, damaged: bool = False) -> Location:
     """Read *text*, a ``mail_location`` string or a plain directory, and check that a store is there.
 
+    :param damaged: parts of the store may be missing or unreadable; only its root must be there.
     :raises NoSuchStore: nothing there, no dbox, or not readable.
     :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.
     """
@@ -127,11 +128,11 @@ def parse_location(text: str) -> Location:
         raise NoSuchStore("STORE is empty; give the root of a dbox store or a mail location")
     driver, colon, rest = text.partition(":")
     if colon and driver.lower() in _DRIVERS:
-        return _checked(_parse_mail_location(_DRIVERS[driver.lower()], rest, text))
+        return _checked(_parse_mail_location(_DRIVERS[driver.lower()], rest, text), damaged=damaged)
     if colon and driver.lower() in ("maildir", "mbox", "imapc", "pop3c", "auto", "cydir", "obox"):
         raise NoSuchStore(f"{text}: {driver} is no dbox format; dboxfs reads sdbox and mdbox")
     root = _absolute(text)
-    return _checked(Location(_detect(root), root, alt=_alt_root(root)))
+    return _checked(Location(_detect(root), root, alt=_alt_root(root)), damaged=damaged)
 
 
 def _parse_mail_location(kind: Kind, rest: str, text: str) -> Location:
@@ -209,9 +210,9 @@ def _detect(root: str) -> Kind:
     raise NoSuchStore(f"{root}: no dbox store (neither mailboxes/ nor storage/ in it)")
 
 
-def _checked(location: Location) -> Location:
-    needed = [location.root, location.tree]
-    if location.kind is Kind.MDBOX:
+def _checked(location: Location, *, damaged: bool) -> Location:
+    needed = [location.root] if damaged else [location.root, location.tree]
+    if location.kind is Kind.MDBOX and not damaged:
         needed += [location.storage, location.map_dir]
     for path in needed:
         try:
@@ -243,7 +244,11 @@ def _refuse_unfinished(root: str) -> None:
 
 def _refuse_layout_index(location: Location) -> None:
     """Such a store keeps its mailboxes under their guids (mailbox-layout section 4): it would look empty."""
-    for name in os.listdir(location.tree):
+    try:
+        names = os.listdir(location.tree)
+    except OSError:
+        return  # of a damaged store; any other has been looked at
+    for name in names:
         inner = os.path.join(location.index or location.root, location.mailbox_dir, name)
         if (
             _GUID.fullmatch(name)

@@ -47,6 +47,7 @@ LOOK_AHEAD = 32 << 20
 MOST_TRAILERS = 256
 """Metadata blocks that are tried as its end."""
 
+_FIRST = 512
 _LONGEST_BLOCK = 1 << 20
 _TEXT = re.compile(rb"[^\0]")
 _HEAD = 1100
@@ -164,7 +165,7 @@ class Format2Scan:
         return None
 
     async def _block(self, offset: int) -> Block | None:
-        size = USUAL
+        size = _FIRST
         while True:
             data = await self._window.read(offset, size)
             ends = offset + len(data) >= self._window.size
