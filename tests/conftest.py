@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import counted
+
 pytest.register_assert_rewrite("tests.live.equal")
 
 from tests.live.dovecot import Dovecot  # noqa: E402
@@ -18,6 +20,7 @@ from tests.live.mounts import Mounts  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    counted.plug_in(config)
     config.addinivalue_line("markers", "expected_log(*parts): log lines with these parts are no failure")
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
+from tests import counted
 from tests.live.equal import Tally
-
-_TALLY = pytest.StashKey[Tally]()
 
 
 @pytest.fixture
-def tally(pytestconfig: pytest.Config) -> Tally:
-    """Counts what was compared with Dovecot, over the whole session."""
-    return pytestconfig.stash.setdefault(_TALLY, Tally())
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    tally = config.stash.get(_TALLY, None)
-    if tally is not None:
-        what = f"{tally.messages} messages ({tally.bytes} bytes) in {tally.mailboxes} mailboxes"
-        terminalreporter.write_line(f"compared with Dovecot: {what}")
+def tally(pytestconfig: pytest.Config) -> Iterator[Tally]:
+    """Counts what was compared with Dovecot; the sums are printed at the end of the session."""
+    mine = Tally()
+    yield mine
+    found = {"mailboxes": mine.mailboxes, "messages": mine.messages, "bytes": mine.bytes}
+    for what, count in found.items():
+        counts = counted.of(pytestconfig, f"{what} compared with Dovecot")
+        counts[""] = counts.get("", 0) + count
