@@ -105,7 +105,7 @@ class Template:
                 yield Point(nth, torn=True)
 
 
-class _Recorder(FaultsDriver):
+class Recorder(FaultsDriver):
     """Writes down the kind of every operation."""
 
     def __init__(self) -> None:
@@ -165,7 +165,7 @@ async def template(dovecot: Dovecot, scenario: Scenario) -> Template:
     scenario.prepare(account)
     before = contents(account)
     copy = clone(dovecot, scenario, account)
-    recorder = _Recorder()
+    recorder = Recorder()
     whole, _ = await run(scenario, copy, recorder)
     assert whole
     after = contents(copy)

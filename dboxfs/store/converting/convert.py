@@ -103,6 +103,7 @@ class Converter:
     :param version: dbox format of its messages.
     :param verify: read everything again and compare it before the destination becomes a store.
     :param report: told now and then how far it is.
+    :param chunk: messages between two lines of the journal.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Converter:
         verify: bool = False,
         options: WriteOptions,
         report: Report | None = None,
+        chunk: int = CHUNK,
     ) -> None:
         self._fs = fs
         self._store = store
@@ -124,6 +126,7 @@ class Converter:
         self._version = version
         self._verify = verify
         self._options = options
+        self._chunk = chunk
         self._report = report
         self._unreadable: set[str] = set()
         self._left_out: set[tuple[str, int]] = set()
@@ -302,7 +305,10 @@ class Converter:
         begin = int(np.searchsorted(portrait.uids, collected.last_uid, side="right"))
         if begin < len(portrait):
             source = await MailboxSource.open(self._store, box, portrait)
-            chunks = [range(at, min(at + CHUNK, len(portrait))) for at in range(begin, len(portrait), CHUNK)]
+            chunks = [
+                range(at, min(at + self._chunk, len(portrait)))
+                for at in range(begin, len(portrait), self._chunk)
+            ]
             ahead = await source.chunk(chunks[0], self._target.shared)
             for rows in [*chunks[1:], None]:
                 ahead = await self._put(source, collected, ahead, rows)
@@ -358,13 +364,12 @@ class Converter:
             await verify(self._store, made, self._portraits, self._left_out, count)
 
     async def _write_index(self, directory: str, stem: str, files: IndexFiles) -> None:
-        disk = self._place.work.disk
         base = os.path.join(directory, stem)
-        await disk.replace(base + ".log", files.log)
+        await self._place.write(base + ".log", files.log)
         if files.cache is not None:
-            await disk.replace(base + ".cache", files.cache)
-        await disk.replace(base, files.snapshot)
-        await disk.sync_dir(directory)
+            await self._place.write(base + ".cache", files.cache)
+        await self._place.write(base, files.snapshot)
+        await self._place.work.disk.sync_dir(directory)
 
     async def _write_control(self) -> None:
         """Subscriptions as they are, and the highest UIDVALIDITY that was given out."""
@@ -374,7 +379,7 @@ class Converter:
             [Peek(os.path.join(location.control_dir, location.subscriptions), ((0, None),))]
         )
         if isinstance(found, PeekResult):
-            await disk.replace(os.path.join(control, "subscriptions"), found.chunks[0])
+            await self._place.write(os.path.join(control, "subscriptions"), found.chunks[0])
         elif not isinstance(found, FileNotFoundError):
             self._fail(f"subscriptions can't be read: {reason(found)}")
         given = [await last_uid_validity(disk, location)]

@@ -22,7 +22,7 @@ from dboxfs.fsapi.locked import run
 from dboxfs.store.converting.journal import Journal, journal_path
 from dboxfs.store.location import UNFINISHED, Kind, Location
 from dboxfs.store.writing import StoreExists, WriteOptions
-from dboxfs.store.writing.disk import Disk
+from dboxfs.store.writing.disk import TEMPORARY, Disk
 from dboxfs.store.writing.work import Work
 
 STAGING = ".dboxfs-store"
@@ -57,11 +57,24 @@ class Workplace:
         if location.kind is Kind.MDBOX:
             await self.work.disk.make_dirs(location.storage)
 
+    async def write(self, path: str, data: bytes) -> None:
+        """Make a file of the unfinished store; one that an interrupted conversion has left goes."""
+        await self.work.disk.unlink(path)
+        file = await self.work.disk.create(path)
+        try:
+            await file.append(data)
+            await file.sync()
+        finally:
+            await file.close()
+
     async def publish(self) -> None:
         """Move the finished store to its place; what an earlier attempt has moved stays."""
         disk, staging = self.work.disk, self.work.location.root
         names = [entry.name for entry in await disk.listdir(staging)]
         for name in sorted(names, key=lambda name: (name == "mailboxes", name)):
+            if name.startswith(TEMPORARY):  # an interrupted conversion has left it
+                await disk.unlink(os.path.join(staging, name))
+                continue
             if name == "mailboxes":
                 await disk.sync_dir(self.root)
             await disk.run(ops.Rename(os.path.join(staging, name), os.path.join(self.root, name)))
