@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.live.dovecot import Account, Dovecot
+from tests.live.dovecot import Account, Dovecot, parse_pager
 from tests.live.mounts import dboxfs
+
+
+_FIELDS = (
+    "mailbox uid guid seq flags modseq date.received.unixtime date.saved.unixtime pop3.uidl pop3.order "
+    "size.virtual size.physical text"
+)
 
 
 @dataclass(slots=True)
 class Showing:
     """A store as Dovecot shows it: status and messages by mailbox, subscriptions, all names."""
 
-    status: dict[str, dict[str, object]] = field(default_factory=dict)
-    messages: dict[str, list[dict[str, object]]] = field(default_factory=dict)
-    subscriptions: list[str] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
+    status: dict[str, dict[str, object]]
+    messages: dict[str, list[tuple[dict[str, str], bytes]]]
+    subscriptions: list[str]
+    names: list[str]
 
     @classmethod
     def of(cls, account: Account) -> Showing:
         names = account.mailboxes()
-        found = {name: asdict(status) for name, status in account.status().items()}
-        messages = {}
-        for name in found:
-            orders = account.doveadm("fetch", "pop3.order hdr.subject", "mailbox", name, "all")
-            messages[name] = [asdict(message) for message in account.fetch(name)]
-            messages[name].append({"orders": orders})
-        return cls(found, messages, account.subscriptions(), names)
+        out = account.dovecot.doveadm("-f", "pager", "fetch", "-u", account.name, _FIELDS, "all")
+        messages: dict[str, list[tuple[dict[str, str], bytes]]] = {}
+        for values, text in parse_pager(out):
+            values["flags"] = " ".join(word for word in values["flags"].split() if word != r"\Recent")
+            messages.setdefault(values["mailbox"], []).append((values, text))
+        status = {name: asdict(status) for name, status in account.status().items()}
+        return cls(status, messages, account.subscriptions(), names)
 
-    def texts(self, name: str) -> list[object]:
-        return [message["text"] for message in self.messages[name][:-1]]
+    def texts(self, name: str) -> list[bytes]:
+        return [text for _, text in self.messages[name]]
 
 
 def assert_shows(account: Account, expected: Showing) -> None:
@@ -39,6 +45,7 @@ def assert_shows(account: Account, expected: Showing) -> None:
     assert found.names == expected.names
     assert found.status == expected.status
     assert found.subscriptions == expected.subscriptions
+    assert found.messages.keys() == expected.messages.keys()
     for name, messages in expected.messages.items():
         for was, now in zip(messages, found.messages[name], strict=True):
             assert now == was, name

@@ -147,7 +147,7 @@ async def test_killed_again_and_again_it_gets_to_the_end(dovecot: Dovecot, tmp_p
     source.save(body(0))
     async with FileSystem(ThreadsDriver()) as fs:
         writer = StoreWriter(fs, parse_location(source.location), source.root.stat())
-        for _ in range(6):
+        for _ in range(3):
             await writer.save("INBOX", [NewMessage(body(n, 500)) for n in range(500)])
     target = dovecot.account("sdbox:{home}/mail")
     command = [str(DBOXFS), "convert", source.location, str(target.root), "--format", "sdbox", "-q"]
@@ -155,7 +155,7 @@ async def test_killed_again_and_again_it_gets_to_the_end(dovecot: Dovecot, tmp_p
     for kill in range(3):
         size = journal.stat().st_size if journal.exists() else 0
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        while process.poll() is None and (not journal.exists() or journal.stat().st_size < size + 20_000):
+        while process.poll() is None and (not journal.exists() or journal.stat().st_size < size + 10_000):
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, kill
