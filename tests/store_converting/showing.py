@@ -8,7 +8,6 @@ from pathlib import Path
 from tests.live.dovecot import Account, Dovecot, parse_pager
 from tests.live.mounts import dboxfs
 
-
 _FIELDS = (
     "mailbox uid guid seq flags modseq date.received.unixtime date.saved.unixtime pop3.uidl pop3.order "
     "size.virtual size.physical text"

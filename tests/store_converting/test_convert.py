@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
+from dboxfs.index import payload
+from dboxfs.index.log import RecordType, encode_record, encode_transaction
 from tests.live import corpus
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.store_converting.showing import Showing, assert_shows, converted, tree
@@ -41,3 +45,99 @@ def test_there_and_back_it_is_the_same_to_dovecot(dovecot: Dovecot, kind: str, z
     for one in (other, back):
         one.append([Append(b"Subject: new\n\ntext\n")])
     assert_resync_changes_nothing(other)
+
+
+@pytest.mark.parametrize(("kind", "between"), [("sdbox", "mdbox"), ("mdbox", "sdbox")])
+def test_through_format_3_and_back_it_is_the_same_to_dovecot(
+    dovecot: Dovecot, kind: str, between: str
+) -> None:
+    account = dovecot.account(f"{kind}:{{home}}/mail", zlib_save="zstd")
+    fill(account)
+    expected = Showing.of(account)
+    other = converted(dovecot, account.location, between, "--dbox-version", "3", "--verify")
+    assert not any(data.startswith(b"2 M") for _, _, _, data in tree(other.root).values())
+    back = converted(dovecot, str(other.root), kind, "--verify")
+    assert_shows(back, expected)
+
+
+@pytest.mark.parametrize(("kind", "target"), [("sdbox", "mdbox"), ("mdbox", "sdbox")])
+def test_external_attachments_are_put_back_into_their_messages(
+    dovecot: Dovecot, kind: str, target: str
+) -> None:
+    account = dovecot.account(
+        f"{kind}:{{home}}/mail", mail_attachment_dir="{home}/attachments", mail_attachment_min_size="1k"
+    )
+    account.append(corpus.with_flags(corpus.attachments()))
+    account.doveadm("copy", "INBOX", "mailbox", "INBOX", "uid", "1:2")
+    expected = Showing.of(account)
+    assert any((account.home / "attachments").rglob("*-*"))
+    other = converted(
+        dovecot, account.location, target, "--verify", "--attachments", str(account.home / "attachments")
+    )
+    assert_shows(other, expected)
+
+
+@pytest.mark.parametrize(("kind", "target"), [("sdbox", "mdbox"), ("mdbox", "sdbox")])
+def test_a_source_in_many_places_becomes_one_tree(dovecot: Dovecot, kind: str, target: str) -> None:
+    options = ":INDEX={home}/index:CONTROL={home}/control:ALT={home}/alt:UTF-8"
+    account = dovecot.account(f"{kind}:{{home}}/mail{options}")
+    account.doveadm("mailbox create", "Größe/日本", "a&b")
+    account.append([Append(body(n)) for n in range(9)], "Größe/日本")
+    account.append([Append(body(n)) for n in range(9)])
+    account.doveadm("altmove", "mailbox", "INBOX", "uid", "2:5")
+    assert any((account.home / "alt").rglob("[um].[0-9]*"))
+    account.doveadm("mailbox subscribe", "Größe/日本")
+    expected = Showing.of(account)
+    other = converted(dovecot, account.location, target, "--verify", suffix=":UTF-8")
+    assert_shows(other, expected)
+
+
+@pytest.mark.parametrize("target", ["sdbox", "mdbox"])
+def test_copies_are_stored_once(dovecot: Dovecot, target: str) -> None:
+    source = dovecot.account("mdbox:{home}/mail")
+    source.save(body(1, 50_000))
+    source.doveadm("mailbox create", "Copies")
+    for _ in range(3):
+        source.doveadm("copy", "Copies", "mailbox", "INBOX", "uid", "1")
+    other = converted(dovecot, source.location, target)
+    back = converted(dovecot, other.location, "mdbox")
+    for account in (other, back):
+        files = {path.stat().st_ino: path.stat().st_size for path in account.root.rglob("[um].[0-9]*")}
+        assert 50_000 < sum(files.values()) < 60_000
+        account.doveadm("expunge", "mailbox", "INBOX", "all")
+        account.doveadm("expunge", "mailbox", "Copies", "uid", "1,3")
+        account.doveadm("purge")
+        assert [message.text for message in account.fetch("Copies")] == [body(1, 50_000)]
+
+
+def test_pop3_uidls_and_orders_are_kept(dovecot: Dovecot) -> None:
+    source = dovecot.account("sdbox:{home}/mail")
+    source.append([Append(body(n)) for n in range(3)])
+    give_pop3_lines(source, {1: (b"first", 7), 2: (b"second", 3)})
+    expected = Showing.of(source)
+    shown = [(values["pop3.uidl"], values["pop3.order"]) for values, _ in expected.messages["INBOX"]]
+    assert shown[:2] == [("first", "7"), ("second", "3")]
+    other = converted(dovecot, source.location, "mdbox", "--verify")
+    assert_shows(other, expected)
+    assert_shows(converted(dovecot, other.location, "sdbox", "--verify"), expected)
+
+
+def give_pop3_lines(account: Account, lines: dict[int, tuple[bytes, int]]) -> None:
+    """What a migration to Dovecot leaves: P and O lines, an index that says so (dbox-files section 1.4)."""
+    directory = account.root / "mailboxes/INBOX/dbox-Mails"
+    for uid, (uidl, order) in lines.items():
+        path = directory / f"u.{uid}"
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + b"P%s\nO%d\n\n" % (uidl, order))
+    records = [
+        encode_record(RecordType.EXT_INTRO, payload.ext_intro("dbox-hdr", hdr_size=24), external=True),
+        encode_record(RecordType.EXT_HDR_UPDATE, payload.ext_hdr_update(20, b"\x03"), external=True),
+        encode_record(RecordType.EXT_INTRO, payload.ext_intro("hdr-pop3-uidl", hdr_size=4), external=True),
+        encode_record(
+            RecordType.EXT_HDR_UPDATE,
+            payload.ext_hdr_update(0, struct.pack("<I", max(lines))),
+            external=True,
+        ),
+    ]
+    with (directory / "dovecot.index.log").open("ab") as log:
+        log.write(encode_transaction(records))

@@ -26,6 +26,7 @@ import numpy as np
 
 from dboxfs.errors import DboxfsError, Unsupported
 from dboxfs.fsapi import FileSystem, Peek, PeekResult
+from dboxfs.fsapi.ops import fresh
 from dboxfs.store.converting.encoding import FORMATS, FileFormat
 from dboxfs.store.converting.errors import OtherConversion, SourceChanged
 from dboxfs.store.converting.journal import Batch, Head, Journal
@@ -176,6 +177,8 @@ class Converter:
 
     async def _look_at_source(self) -> None:
         """Portraits of all mailboxes; what can't be read is reported."""
+        if self._store.root.error is not None:
+            raise fresh(self._store.root.error)
         for folder in self._folders():
             try:
                 await self._store.check(folder)

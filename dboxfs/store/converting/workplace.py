@@ -126,9 +126,12 @@ async def open_workplace(
         file = await work.disk.create(path)
     except FileExistsError:
         file = await work.disk.open(path)
-    if not await file.try_lock(LockKind.FLOCK):
+    try:
+        if not await file.try_lock(LockKind.FLOCK):
+            raise StoreBusy(f"{root}: another dboxfs convert is writing it")
+    except BaseException:
         await file.close()
-        raise StoreBusy(f"{root}: another dboxfs convert is writing it")
+        raise
     return Workplace(root, work, Journal(file))
 
 

@@ -1,0 +1,163 @@
+"""What a conversion refuses, what it leaves out, and how it says so."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dboxfs.dbox import RecordWriter, encode_file_header3
+from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, ThreadsDriver
+from dboxfs.store import Kind, open_store, parse_location
+from dboxfs.store.converting import Converter
+from dboxfs.store.converting.workplace import open_workplace
+from dboxfs.store.writing import WriteOptions
+from tests.live.dovecot import Account, Append, Dovecot
+from tests.live.mounts import dboxfs
+from tests.store_converting.showing import Showing
+from tests.store_writing.stores import body
+
+
+@pytest.fixture
+def source(dovecot: Dovecot) -> Account:
+    account = dovecot.account("sdbox:{home}/mail")
+    account.append([Append(body(n), r"\Seen") for n in range(5)])
+    return account
+
+
+def refused(*arguments: str) -> str:
+    """The one line with which a conversion is refused."""
+    done = dboxfs("convert", *arguments)
+    assert done.returncode in (1, 2, 3), done.stdout
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    return done.stderr
+
+
+def test_a_directory_with_anything_in_it_is_left_alone(source: Account, tmp_path: Path) -> None:
+    (tmp_path / "mail").mkdir()
+    (tmp_path / "mail/precious").write_text("x")
+    assert "not empty (precious)" in refused(source.location, str(tmp_path / "mail"))
+    assert os.listdir(tmp_path / "mail") == ["precious"]
+
+
+def test_a_finished_conversion_is_not_begun_again(source: Account, tmp_path: Path) -> None:
+    assert dboxfs("convert", source.location, str(tmp_path / "mail")).returncode == 0
+    assert "not empty" in refused(source.location, str(tmp_path / "mail"))
+
+
+def test_source_and_destination_must_not_lie_in_each_other(source: Account) -> None:
+    for target in (source.root, source.root / "new", source.root.parent):
+        assert "must not lie in each other" in refused(source.location, str(target))
+    assert sorted(os.listdir(source.root))[0] != ".dboxfs-convert"
+
+
+def test_a_source_that_is_no_store_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "no dbox store" in refused(str(tmp_path / "empty"), str(tmp_path / "mail"))
+    assert not (tmp_path / "mail").exists()
+
+
+def test_a_missing_directory_above_the_destination_is_named(source: Account, tmp_path: Path) -> None:
+    assert "No such file or directory" in refused(source.location, str(tmp_path / "no/mail"))
+
+
+async def begun(source: Account, root: Path, kind: Kind) -> None:
+    """A conversion that died right after its journal's first line."""
+    where = parse_location(source.location)
+    driver = FaultsDriver(ThreadsDriver(), [Fault("append", 1, crash=Crash.AFTER)])
+    try:
+        async with FileSystem(driver) as fs, open_store(fs, where, follow=False) as store:
+            await Converter(fs, store, str(root), kind, options=WriteOptions()).run()
+    except* OSError:
+        pass
+    assert driver.crashed
+
+
+async def test_another_conversion_than_the_interrupted_one_is_refused(
+    source: Account, dovecot: Dovecot, tmp_path: Path
+) -> None:
+    await begun(source, tmp_path / "mail", Kind.MDBOX)
+    other = dovecot.account("sdbox:{home}/mail")
+    other.save(body(1))
+    target = str(tmp_path / "mail")
+    assert "interrupted conversion" in refused(other.location, target, "--format", "mdbox")
+    assert "interrupted conversion" in refused(source.location, target, "--format", "sdbox")
+    assert "unfinished conversion" in refused(target, str(tmp_path / "third"))
+    assert dboxfs("ls", target).returncode == 3
+    assert dboxfs("convert", source.location, target, "--format", "mdbox").returncode == 0
+    assert dboxfs("ls", target).returncode == 0
+
+
+async def test_what_somebody_puts_into_an_unfinished_destination_is_left_alone(
+    source: Account, tmp_path: Path
+) -> None:
+    await begun(source, tmp_path / "mail", Kind.MDBOX)
+    (tmp_path / "mail/mailboxes").mkdir()
+    assert "not empty (mailboxes)" in refused(source.location, str(tmp_path / "mail"), "--format", "mdbox")
+
+
+async def test_two_conversions_into_one_destination_exclude_each_other(
+    source: Account, tmp_path: Path
+) -> None:
+    async with FileSystem(ThreadsDriver()) as fs:
+        like = await fs.stat(str(source.root))
+        place = await open_workplace(fs, str(tmp_path / "mail"), Kind.MDBOX, like, WriteOptions())
+        try:
+            assert "another dboxfs convert" in refused(source.location, str(tmp_path / "mail"))
+        finally:
+            await place.close()
+
+
+@pytest.mark.parametrize("target", ["sdbox", "mdbox"])
+def test_a_damaged_message_is_left_out_and_named(source: Account, dovecot: Dovecot, target: str) -> None:
+    expected = Showing.of(source)
+    path = source.root / "mailboxes/INBOX/dbox-Mails/u.3"
+    data = path.read_bytes()
+    path.write_bytes(data[:16] + b"X" + data[17:])
+    account = dovecot.account(f"{target}:{{home}}/mail")
+    done = dboxfs("convert", source.location, str(account.root), "--format", target, "--verify")
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if "uid 3 was left out" in line and str(path) in line]
+    assert "Traceback" not in done.stderr
+    found = Showing.of(account)
+    assert [values["uid"] for values, _ in found.messages["INBOX"]] == ["1", "2", "4", "5"]
+    assert found.status["INBOX"]["uidnext"] == expected.status["INBOX"]["uidnext"]
+
+
+def test_an_unreadable_mailbox_is_left_out_and_named(source: Account, dovecot: Dovecot) -> None:
+    source.doveadm("mailbox create", "Bad")
+    log = source.root / "mailboxes/Bad/dbox-Mails/dovecot.index.log"
+    log.write_bytes(b"rubbish" * 20)
+    account = dovecot.account("mdbox:{home}/mail")
+    done = dboxfs("convert", source.location, str(account.root), "--format", "mdbox")
+    assert done.returncode == 1
+    assert "Bad: the mailbox was left out" in done.stderr
+    assert list(account.status()) == ["INBOX"]
+    assert len(account.fetch()) == 5
+
+
+def write_plain(path: Path, text: bytes) -> None:
+    """A message of format 3 that is not compressed, whatever it begins with."""
+    key = bytes(range(16))
+    head = encode_file_header3(1, key)
+    record = RecordWriter(key, len(head), bytes(16))
+    record.feed(text)
+    tail = record.trailer([(b"R", b"1"), (b"V", b"%x" % (len(text) + 1)), (b"G", b"0" * 31 + b"1")])
+    path.write_bytes(head + record.header + text + tail)
+
+
+def test_what_format_2_takes_for_compressed_stays_in_format_3(dovecot: Dovecot, tmp_path: Path) -> None:
+    account = dovecot.account("sdbox:{home}/mail")
+    account.append([Append(body(n)) for n in range(3)])
+    third = tmp_path / "third"
+    assert dboxfs("convert", account.location, str(third), "--dbox-version", "3").returncode == 0
+    write_plain(third / "mailboxes/INBOX/dbox-Mails/u.2", b"\x1f\x8b\x08 looks like gzip, is text\n")
+    back = dovecot.account("sdbox:{home}/mail")
+    done = dboxfs("convert", str(third), str(back.root), "--verify")
+    assert done.returncode == 1
+    assert "uid 2 was left out" in done.stderr
+    assert "magic of gz" in done.stderr
+    assert [message.uid for message in back.fetch()] == [1, 3]
+    fourth = tmp_path / "fourth"
+    assert dboxfs("convert", str(third), str(fourth), "--dbox-version", "3", "--verify").returncode == 0
