@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dboxfs.store.writing import NewMessage
+from dboxfs.store.writing import CopyAs, NewMessage
 from tests.live.dovecot import Dovecot
 from tests.store_writing.stores import RESYNC, Shown, assert_resync_changes_nothing, body, writing
 
@@ -34,6 +34,24 @@ async def test_dovecot_sees_the_uids_and_numbers_that_were_given(dovecot: Doveco
     if driver == "mdbox":
         assert [message.saved for message in shown.messages[:3]] == [1_000_000_000] * 3
     assert_resync_changes_nothing(account)
+
+
+@pytest.mark.parametrize("driver", ["sdbox", "mdbox"])
+async def test_a_copy_can_have_its_own_uid_flags_and_keywords(dovecot: Dovecot, driver: str) -> None:
+    account = dovecot.account(f"{driver}:{{home}}/mail")
+    account.save(body(99))
+    account.doveadm("mailbox create", "Box")
+    async with writing(account.location) as writer:
+        saved = await writer.save("INBOX", [NewMessage(body(n), flags=0x10) for n in range(3)])
+        like = {saved.uids[1]: CopyAs(40, 0x08, ("$Kept",), 1_000_000_000)}
+        copied = await writer.copy("INBOX", saved.uids[:2], "Box", like=like)
+    shown = Shown.of(account, "Box")
+    assert copied.uids == (1, 40)
+    assert [(m.uid, m.flags, m.keywords) for m in shown.messages] == [
+        (1, "\\Draft", ""),
+        (40, "\\Seen", "$Kept"),
+    ]
+    assert shown.texts == [body(0), body(1)]
 
 
 async def test_an_identity_that_cannot_be_is_refused(dovecot: Dovecot) -> None:

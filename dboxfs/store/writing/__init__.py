@@ -8,7 +8,7 @@ from dboxfs.store.writing.errors import (
     StoreExists,
 )
 from dboxfs.store.writing.maintain import Maintained
-from dboxfs.store.writing.message import BytesSource, HandleSource, NewMessage, Source
+from dboxfs.store.writing.message import BytesSource, CopyAs, HandleSource, NewMessage, Source
 from dboxfs.store.writing.newstore import init_store
 from dboxfs.store.writing.options import Eol, Fsync, LockMethod, Neighbour, WriteOptions
 from dboxfs.store.writing.outcome import Copied, Saved
@@ -18,6 +18,7 @@ from dboxfs.store.writing.writer import StoreWriter
 __all__ = [
     "BytesSource",
     "Copied",
+    "CopyAs",
     "Eol",
     "Fsync",
     "HandleSource",

@@ -10,7 +10,7 @@ then nobody's, like an expunged message, and a purge takes it away.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -22,7 +22,7 @@ from dboxfs.store.writing import records
 from dboxfs.store.writing.containers import Placed, Placer
 from dboxfs.store.writing.group import GroupCommit, Request
 from dboxfs.store.writing.indexlog import IndexLog
-from dboxfs.store.writing.message import Composed, NewMessage, compose
+from dboxfs.store.writing.message import Composed, CopyAs, NewMessage, compose
 from dboxfs.store.writing.outcome import Copied, Saved, now_seconds
 from dboxfs.store.writing.references import References, check_limit, lost_references, references_of
 from dboxfs.store.writing.sdbox import finish_expunge
@@ -266,9 +266,18 @@ class MdboxWriter:
 
     # -- copy and move -----------------------------------------------------------------------------------
 
-    async def copy(self, source: str, uids: Sequence[int], target: str, *, move: bool = False) -> Copied:
+    async def copy(
+        self,
+        source: str,
+        uids: Sequence[int],
+        target: str,
+        *,
+        move: bool = False,
+        like: Mapping[int, CopyAs] | None = None,
+    ) -> Copied:
         """Copy (or move) messages: one more reference each (or none).
 
+        :param like: by uid in the source: what its copy shall be.
         :raises NoSuchMessage: one of them is gone; nothing was changed.
         :raises Unsupported: one of them has too many copies already.
         """
@@ -280,7 +289,7 @@ class MdboxWriter:
             wanted = visible(here.state, uids)
             if len(wanted) != len(set(uids)):
                 raise NoSuchMessage(f"{source}: some of the messages to be copied are gone")
-            rows = self._copies(here, there, wanted, mapping)
+            rows = self._copies(here, there, wanted, mapping, like or {})
             check_limit(mapping, rows)
             await self._transfer(here, there, rows, wanted if move else [])
             self._work.count("moved" if move else "copied", len(rows))
@@ -312,7 +321,12 @@ class MdboxWriter:
                 await self._disk.attempt(self._work.map_done())
 
     def _copies(
-        self, here: IndexLog, there: IndexLog, wanted: Sequence[int], mapping: MapIndex
+        self,
+        here: IndexLog,
+        there: IndexLog,
+        wanted: Sequence[int],
+        mapping: MapIndex,
+        like: Mapping[int, CopyAs],
     ) -> list[records.Appended]:
         state = here.state
         names, places = guids(state), map_uids(state)
@@ -324,9 +338,13 @@ class MdboxWriter:
             map_uid = int(places[row])
             if mapping.lookup(map_uid) is None:
                 raise NoSuchMessage(f"{here.what}: uid {wanted[number]} is not in the map")
-            flags, keywords = int(state.flags[row]), state.keywords(row)
-            guid = names[row].tobytes()
-            rows.append(records.Appended(uid + number, flags, keywords, guid, map_uid, now))
+            copy = like.get(wanted[number])
+            if copy is None:
+                copy = CopyAs(uid, int(state.flags[row]), state.keywords(row))
+            saved = copy.saved if copy.saved is not None else now
+            uid, guid = max(uid, copy.uid), names[row].tobytes()
+            rows.append(records.Appended(uid, copy.flags, copy.keywords, guid, map_uid, saved))
+            uid += 1
         return rows
 
     # -- expunge -----------------------------------------------------------------------------------------

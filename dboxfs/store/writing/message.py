@@ -106,6 +106,16 @@ class NewMessage:
     saved: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class CopyAs:
+    """What a copy has that its original has not: see :class:`NewMessage`."""
+
+    uid: int
+    flags: int
+    keywords: tuple[str, ...]
+    saved: int | None = None
+
+
 class LineEnds:
     """Counts, over pieces of a text, its bytes and the LF that have no CR before them."""
 

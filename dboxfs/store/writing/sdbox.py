@@ -8,7 +8,7 @@ Saves and copies into one mailbox that are ready together are one transaction.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from dboxfs.store.writing import records
 from dboxfs.store.writing.disk import AppendFile
 from dboxfs.store.writing.group import GroupCommit, Request
 from dboxfs.store.writing.indexlog import IndexLog
-from dboxfs.store.writing.message import Composed, NewMessage, compose
+from dboxfs.store.writing.message import Composed, CopyAs, NewMessage, compose
 from dboxfs.store.writing.outcome import Copied, Saved, now_seconds, side_by_side
 from dboxfs.store.writing.work import Work, present, visible
 
@@ -257,9 +257,12 @@ class SdboxWriter:
 
     # -- copy --------------------------------------------------------------------------------------------
 
-    async def copy(self, source: str, uids: Sequence[int], target: str) -> Copied:
+    async def copy(
+        self, source: str, uids: Sequence[int], target: str, *, like: Mapping[int, CopyAs] | None = None
+    ) -> Copied:
         """Copy messages by hard links.
 
+        :param like: by uid in the source: what its copy shall be.
         :raises NoSuchMessage: one of them is gone; nothing was copied.
         """
         made: list[_New] = []
@@ -278,6 +281,9 @@ class SdboxWriter:
                 for uid, (flags, keywords) in zip(wanted, facts, strict=True):
                     new = _New(self._disk.temporary(directory), flags, keywords, b"")
                     new.attachments = attachments.get(uid, ())
+                    if like is not None and uid in like:
+                        copy = like[uid]
+                        new.uid, new.flags, new.keywords = copy.uid, copy.flags, copy.keywords
                     made.append(new)
                     await self._link(source, uid, new.temporary)
         except BaseException:

@@ -23,7 +23,7 @@ goes on to its end first.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -36,7 +36,7 @@ from dboxfs.store.writing.indexlog import IndexLog
 from dboxfs.store.writing.mailboxes import MailboxTree
 from dboxfs.store.writing.maintain import Maintained, Pause, maintain
 from dboxfs.store.writing.mdbox import MdboxWriter
-from dboxfs.store.writing.message import NewMessage
+from dboxfs.store.writing.message import CopyAs, NewMessage
 from dboxfs.store.writing.options import WriteOptions
 from dboxfs.store.writing.outcome import Copied, Saved
 from dboxfs.store.writing.purge import Purged, Report, finish_journal, purge
@@ -84,14 +84,19 @@ class StoreWriter:
             return await self._mdbox.save(name, messages)
         return await self._sdbox.save(name, messages)
 
-    async def copy(self, source: str, uids: Iterable[int], target: str) -> Copied:
-        """Copy messages to another mailbox (or the same); no bytes are copied."""
+    async def copy(
+        self, source: str, uids: Iterable[int], target: str, *, like: Mapping[int, CopyAs] | None = None
+    ) -> Copied:
+        """Copy messages to another mailbox (or the same); no bytes are copied.
+
+        :param like: by uid in the source: what its copy shall be instead of what the original is.
+        """
         wanted = sorted(set(uids))
         if not wanted:
             return Copied(0, (), ())
         if self._mdbox is not None:
-            return await self._mdbox.copy(source, wanted, target)
-        return await self._sdbox.copy(source, wanted, target)
+            return await self._mdbox.copy(source, wanted, target, like=like)
+        return await self._sdbox.copy(source, wanted, target, like=like)
 
     async def move(self, source: str, uids: Iterable[int], target: str) -> Copied:
         """Copy messages, then expunge them in the source."""
