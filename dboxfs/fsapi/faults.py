@@ -84,7 +84,7 @@ class FaultsDriver:
         depth: int | None = None,
         nowait: bool = False,
     ) -> None:
-        self.capabilities = inner.capabilities
+        self.capabilities = replace(inner.capabilities, chains=False)
         self.depth = depth or inner.depth
         self.kernel_cached = nowait and inner.kernel_cached
         self.crashed = False

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from dboxfs.fsapi import ops
+from dboxfs.fsapi.chain import Chain, execute_chain
 from dboxfs.fsapi.locked import POSIX_CALLS
 from dboxfs.fsapi.ops import Appended, Op, Opened, os_error
 from dboxfs.fsapi.types import DirEntry, Peek, PeekResult, Permissions
@@ -256,6 +257,10 @@ def _rmdir(op: ops.Rmdir) -> None:
     os.rmdir(op.path)
 
 
+def _chain(op: Chain[R]) -> R:
+    return execute_chain(op, execute)
+
+
 _CALLS: dict[type[Op[Any]], Callable[[Any], Any]] = {
     ops.Open: _open,
     ops.Create: _create,
@@ -277,5 +282,6 @@ _CALLS: dict[type[Op[Any]], Callable[[Any], Any]] = {
     ops.Unlink: _unlink,
     ops.Mkdir: _mkdir,
     ops.Rmdir: _rmdir,
+    Chain: _chain,
     **POSIX_CALLS,
 }

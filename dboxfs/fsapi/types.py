@@ -80,8 +80,10 @@ class Capabilities:
     :param locks: ``try_lock`` works.  Without it a multi-dbox store can't be held for writing.
     :param rename: rename within the file system is atomic.
     :param link: hard links exist.
+    :param chains: several operations can be handed over at once (:mod:`dboxfs.fsapi.chain`).
     """
 
     locks: bool = True
     rename: bool = True
     link: bool = True
+    chains: bool = False

@@ -15,13 +15,13 @@ An existing file is taken only if all of this holds, else the next one is looked
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
 
 from dboxfs.dbox import MESSAGE_HEADER_SIZE, FileHeader, encode_file_header, parse_file_header
 from dboxfs.errors import FormatError
-from dboxfs.fsapi import ops
 from dboxfs.fsapi.lock_ops import LockKind
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.writing.disk import AppendFile
@@ -86,7 +86,10 @@ class Placer:
         return Placed(composed, container, offset)
 
     async def place_all(self, batch: list[Composed]) -> list[Placed]:
-        """Append small records, those that go into one file with one write."""
+        """Append small records, those that go into one file with one write, durably.
+
+        On an error :meth:`rollback` is due.
+        """
         placed: list[Placed] = []
         at = 0
         while at < len(batch):
@@ -100,11 +103,13 @@ class Placer:
                 offset += len(data)
                 at += 1
             container.header = b""
-            await container.file.append(b"".join(parts))
+            error = await container.file.append_durably(b"".join(parts))
+            if error is not None:
+                raise error
         return placed
 
     async def sync(self) -> None:
-        """Make everything that was placed durable."""
+        """Make everything that was placed one by one durable."""
         for container in self.containers:
             await container.file.sync()
 
@@ -154,8 +159,20 @@ class Placer:
         return container
 
     async def _existing(self, size: int) -> Container | None:
-        """A file of the map with room for *size* bytes, locked."""
+        """A file of the map with room for *size* bytes, locked.
+
+        What was known of the map before is looked at first: a file that is taken is compared with the map as
+        it is then.
+        """
+        if self._index.state is not None:
+            found = await self._take_newest(size)
+            if found is not None:
+                return found
+            self._refused.clear()
         await self._index.refresh()
+        return await self._take_newest(size)
+
+    async def _take_newest(self, size: int) -> Container | None:
         if self._index.state is None:
             return None
         for file_id in self._newest(MapIndex(self._index.state)):
@@ -197,13 +214,13 @@ class Placer:
             return None
         path = self._work.storage_paths(file_id)[0]
         try:
-            file = await self._disk.open(path)
+            file, locked, now = await self._disk.open_locked(path, LockKind.FLOCK, _FILE_HEAD)
         except FileNotFoundError:
             return None  # in the alternative storage, or purged meanwhile
         container = Container(file, file_id, file.size)
         if self._work.fs.locks.acquire(container, [path, file.identity]):
             try:
-                if await self._is_good(container, path, size):
+                if locked and now is not None and await self._is_good(container, now, size):
                     return container
             except BaseException:
                 await self._give_back(container)
@@ -211,14 +228,11 @@ class Placer:
         await self._give_back(container)
         return None
 
-    async def _is_good(self, container: Container, path: str, size: int) -> bool:
+    async def _is_good(self, container: Container, now: os.stat_result, size: int) -> bool:
         file = container.file
-        if not await file.try_lock(LockKind.FLOCK):
+        if (now.st_dev, now.st_ino) != file.identity:
             return False
-        now = await self._disk.run_all([ops.Stat(path, follow=False)])
-        if isinstance(now[0], OSError) or (now[0].st_dev, now[0].st_ino) != file.identity:
-            return False
-        file.size = container.start = now[0].st_size
+        file.size = container.start = now.st_size
         await self._index.refresh()  # somebody may have appended before the file was locked
         if self._end(container.file_id) != file.size or not self._fits(file.size, size):
             return False

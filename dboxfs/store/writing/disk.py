@@ -13,13 +13,14 @@ import itertools
 import os
 import stat
 import time
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
 from dboxfs.fsapi import DirEntry, FileSystem, Permissions, ops
+from dboxfs.fsapi.chain import Steps, run_chain
 from dboxfs.fsapi.lock_ops import CopyRange, LockKind, OpenShared, TryLock
 from dboxfs.fsapi.locked import run, run_all
-from dboxfs.fsapi.ops import Op, Opened
+from dboxfs.fsapi.ops import Appended, Op, Opened
 from dboxfs.store.writing.options import WriteOptions
 
 R = TypeVar("R")
@@ -67,6 +68,13 @@ class Disk:
     async def run_all(self, batch: Sequence[Op[R]]) -> list[R | OSError]:
         """Operations side by side: an answer or an error for each."""
         return await run_all(self.fs, batch)
+
+    async def chain(self, program: Callable[[], Steps[R]]) -> R:
+        """Operations one after the other with one hop to a worker (:mod:`dboxfs.fsapi.chain`).
+
+        :raises OSError: what the program lets out.
+        """
+        return await run_chain(self.fs, program)
 
     # -- names -------------------------------------------------------------------------------------------
 
@@ -118,6 +126,30 @@ class Disk:
         if self.options.durable:
             await self.run(ops.SyncDir(path))
 
+    async def publish_all(self, batch: Sequence[ops.Publish], directory: str) -> list[OSError | None]:
+        """Give files their names, and make those durable if all of it worked: one operation after the other.
+
+        Gives the error of each.
+
+        :raises OSError: the names could not be made durable.
+        """
+        durable = self.options.durable
+
+        def program() -> Steps[list[OSError | None]]:
+            answers: list[OSError | None] = []
+            for op in batch:
+                try:
+                    yield op
+                except OSError as error:
+                    answers.append(error)
+                else:
+                    answers.append(None)
+            if durable and not any(answers):
+                yield ops.SyncDir(directory)
+            return answers
+
+        return await self.chain(program)
+
     async def unlink(self, path: str) -> bool:
         """Take a name away; False if it is gone already."""
         try:
@@ -148,6 +180,34 @@ class Disk:
         opened = await self.run(ops.Create(path, permissions or self.file_permissions))
         return AppendFile(self, path, opened)
 
+    async def write_new(self, path: str, data: bytes) -> None:
+        """A new file with *data*, durable if commits are: create, append, sync, close.
+
+        :raises FileExistsError: the name is taken.
+        :raises OSError: it is not whole; to take it away is the caller's business.
+        """
+        permissions, durable = self.file_permissions, self.options.durable
+
+        def program() -> Steps[tuple[OSError | None, bool]]:
+            opened = yield ops.Create(path, permissions)
+            failed: OSError | None = None
+            try:
+                check_appended((yield ops.Append(opened.fd, (data,))), len(data), path)
+                if durable:
+                    yield ops.Sync(opened.fd, len(data))
+            except OSError as error:
+                failed = error
+            try:
+                yield ops.Close(opened.fd)
+            except OSError:
+                return failed, False
+            return failed, True
+
+        failed, closed = await self.chain(program)
+        self.lost_errors += not closed
+        if failed is not None:
+            raise failed
+
     async def create_temporary(self, directory: str) -> AppendFile:
         """A new file under a temporary name."""
         while True:
@@ -159,6 +219,35 @@ class Disk:
     async def open(self, path: str) -> AppendFile:
         """An existing file, for reading and appending."""
         return AppendFile(self, path, await self.run(OpenShared(path)))
+
+    async def open_locked(
+        self, path: str, kind: LockKind | None, head: int
+    ) -> tuple[AppendFile, bool, os.stat_result | None]:
+        """Open a file, try to lock it, and then look what the path names: open, lock, stat, read.
+
+        :param kind: None: without a lock.
+        :param head: bytes to read from its beginning into ``AppendFile.head``.
+        :returns: the file, whether it is locked, and if so what the path names (None: nothing).
+        """
+
+        def program() -> Steps[tuple[Opened, bool, os.stat_result | None, bytes]]:
+            opened: Opened = yield OpenShared(path)
+            try:
+                if kind is not None and not (yield TryLock(opened.fd, kind)):
+                    return opened, False, None, b""
+                try:
+                    now = yield ops.Stat(path, follow=False)
+                except (FileNotFoundError, NotADirectoryError):
+                    return opened, True, None, b""
+                return opened, True, now, (yield ops.Read(opened.fd, head, 0))
+            except OSError:
+                yield ops.Close(opened.fd)
+                raise
+
+        opened, locked, now, start = await self.chain(program)
+        file = AppendFile(self, path, opened)
+        file.head = start
+        return file, locked, now
 
     async def open_read(self, path: str) -> AppendFile:
         """An existing file, for reading only."""
@@ -190,9 +279,12 @@ class Disk:
 
 
 class AppendFile:
-    """An open file.  ``size`` is its length in bytes as far as this writer knows; it alone appends."""
+    """An open file.  ``size`` is its length in bytes as far as this writer knows; it alone appends.
 
-    __slots__ = ("_closed", "disk", "fd", "path", "size", "stat")
+    ``head``: its first bytes, if they were read when it was opened.
+    """
+
+    __slots__ = ("_closed", "disk", "fd", "head", "path", "size", "stat")
 
     def __init__(self, disk: Disk, path: str, opened: Opened) -> None:
         self.disk = disk
@@ -200,6 +292,7 @@ class AppendFile:
         self.fd = opened.fd
         self.stat = opened.stat
         self.size = opened.stat.st_size
+        self.head = b""
         self._closed = False
 
     @property
@@ -209,6 +302,8 @@ class AppendFile:
 
     async def read(self, size: int, offset: int) -> bytes:
         """Exactly *size* bytes, fewer only at the end of the file."""
+        if offset + size <= len(self.head):
+            return self.head[offset : offset + size]
         parts = []
         while size > 0:
             data = await self.disk.run(ops.Read(self.fd, min(size, _READ_PIECE), offset))
@@ -226,10 +321,31 @@ class AppendFile:
         """
         answer = await self.disk.run(ops.Append(self.fd, (data,)))
         self.size += answer.written
-        if answer.error is not None:
-            raise answer.error
-        if answer.written != len(data):
-            raise OSError(errno.EIO, f"{answer.written} of {len(data)} bytes were written", self.path)
+        check_appended(answer, len(data), self.path)
+
+    async def append_durably(self, data: bytes) -> OSError | None:
+        """:meth:`append` and :meth:`sync`; gives the error of the sync: the bytes are there, but may go.
+
+        :raises OSError: as :meth:`append`; nothing was synced.
+        """
+        if not self.disk.options.durable:
+            await self.append(data)
+            return None
+
+        def program() -> Steps[tuple[Appended, OSError | None]]:
+            answer = yield ops.Append(self.fd, (data,))
+            if answer.error is not None or answer.written != len(data):
+                return answer, None
+            try:
+                yield ops.Sync(self.fd, self.size + len(data))
+            except OSError as error:
+                return answer, error
+            return answer, None
+
+        answer, error = await self.disk.chain(program)
+        self.size += answer.written
+        check_appended(answer, len(data), self.path)
+        return error
 
     async def append_from(self, fd: int, size: int, offset: int = 0) -> None:
         """Append *size* bytes of another open file, an operation for every 16 MiB.
@@ -270,3 +386,13 @@ class AppendFile:
             await self.disk.run(ops.Close(self.fd))
         except OSError:
             self.disk.lost_errors += 1
+
+
+def check_appended(answer: Appended, size: int, path: str) -> None:
+    """
+    :raises OSError: fewer than *size* bytes were written.
+    """
+    if answer.error is not None:
+        raise answer.error
+    if answer.written != size:
+        raise OSError(errno.EIO, f"{answer.written} of {size} bytes were written", path)

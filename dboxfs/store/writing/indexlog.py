@@ -191,7 +191,7 @@ class IndexLog:
 
         :param durable: wait for the disk, if commits do.
         :raises OSError: the log is as it was (write error), or has the records but may lose them (sync
-            error: ``written`` tells).
+            error: then ``state`` has them too).
         """
         state = self.state
         data = encode_transaction(records)
@@ -200,15 +200,19 @@ class IndexLog:
             data += encode_record(RecordType.HEADER_UPDATE, tail_update(where), external=True)
         if not data:
             return
+        error = None
         try:
-            await self.file.append(data)
+            if durable:
+                error = await self.file.append_durably(data)
+            else:
+                await self.file.append(data)
         except OSError:
             await self._cut_back()
             raise
         state.apply_log(data, state.head_offset)
         assert state.head_offset == self.file.size, "a reader does not accept what was just written"
-        if durable:
-            await self.file.sync()
+        if error is not None:
+            raise error
 
     async def follow_rotation(self, file: AppendFile, header: LogHeader) -> None:
         """Go on with a new log that has taken this one's name; it is locked, the old one is given back."""
@@ -219,10 +223,6 @@ class IndexLog:
         self.state.follow_rotation(header)
         self._held = file
         await old.close()
-
-    async def sync(self) -> None:
-        """Wait for the disk, if commits do."""
-        await self.file.sync()
 
     async def _cut_back(self) -> None:
         try:

@@ -28,6 +28,9 @@ DOTLOCK_STALE = 180.0
 SUBSCRIPTIONS_STALE = 30.0
 """The same for ``subscriptions.lock``."""
 
+_HEAD = 64
+"""Bytes of a file that are read as soon as it is locked."""
+
 _FIRST_WAIT = 0.0005
 _LONGEST_WAIT = 0.01
 
@@ -81,13 +84,16 @@ async def unlock_log(file: AppendFile) -> None:
 
 
 async def _open_and_lock(disk: Disk, path: str, patience: _Patience, method: LockMethod) -> AppendFile | None:
-    """The locked file, None if the path names another one by now."""
-    file = await disk.open(path)
+    """The locked file with its ``head``, None if the path names another one by now."""
+    kind = {LockMethod.FCNTL: LockKind.RECORD, LockMethod.FLOCK: LockKind.FLOCK}.get(method)
+    file, locked, now = await disk.open_locked(path, kind, _HEAD)
     try:
-        kind = LockKind.FLOCK if method is LockMethod.FLOCK else LockKind.RECORD
-        while method is not LockMethod.DOTLOCK and not await file.try_lock(kind):
+        while not locked:
             await patience.wait()
-        now = await disk.stat(path)
+            assert kind is not None
+            locked = await file.try_lock(kind)
+            if locked:
+                now = await disk.stat(path)
     except BaseException:
         await file.close()
         raise

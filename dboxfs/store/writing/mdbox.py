@@ -125,7 +125,6 @@ class MdboxWriter:
         for request in group:
             request.what.placed += [next(placed) for _ in request.what.composed]
             request.what.composed = []
-        await placer.sync()
 
     @asynccontextmanager
     async def _shares(self, group: Sequence[_Request]) -> AsyncIterator[list[_Share]]:

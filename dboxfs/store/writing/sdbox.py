@@ -19,7 +19,6 @@ from dboxfs.errors import NoSuchMailbox, NoSuchMessage, Unsupported
 from dboxfs.fsapi import ops
 from dboxfs.store.sdbox import SdboxFiles
 from dboxfs.store.writing import records
-from dboxfs.store.writing.disk import AppendFile
 from dboxfs.store.writing.group import GroupCommit, Request
 from dboxfs.store.writing.indexlog import IndexLog
 from dboxfs.store.writing.message import Composed, CopyAs, NewMessage, compose
@@ -93,24 +92,34 @@ class SdboxWriter:
         """Write one message to a temporary file."""
         options, directory = self._work.options, self._work.location.mailbox_path(name)
         composed = await compose(message, eol=options.eol, memory_limit=options.memory_limit, mailbox=None)
-        try:
-            file = await self._disk.create_temporary(directory)
-        except FileNotFoundError:
-            await self._need_directory(name, directory)
-            file = await self._disk.create_temporary(directory)
-        new = _New(file.path, message.flags, message.keywords, composed.guid, message.replaces)
+        new = _New("", message.flags, message.keywords, composed.guid, message.replaces)
         new.uid = message.uid or 0
         made.append(new)
         try:
-            await self._write(composed, file)
-        finally:
-            await file.close()
+            await self._write(composed, new, directory)
+        except FileNotFoundError:
+            await self._need_directory(name, directory)
+            await self._write(composed, new, directory)
         return new
 
-    @staticmethod
-    async def _write(composed: Composed, file: AppendFile) -> None:
-        await composed.write_to(file, encode_file_header(now_seconds()))
-        await file.sync()
+    async def _write(self, composed: Composed, new: _New, directory: str) -> None:
+        """Write the file under a temporary name; ``new`` knows that name as long as there may be a file."""
+        header = encode_file_header(now_seconds())
+        while True:
+            new.temporary = self._disk.temporary(directory)
+            try:
+                if composed.data is not None:
+                    await self._disk.write_new(new.temporary, header + composed.data)
+                    return
+                file = await self._disk.create(new.temporary)
+                break
+            except FileExistsError:
+                new.temporary = ""
+        try:
+            await composed.write_to(file, header)
+            await file.sync()
+        finally:
+            await file.close()
 
     async def _commit(self, name: str, new: list[_New]) -> Saved:
         queue = self._queues.get(name)
@@ -129,7 +138,7 @@ class SdboxWriter:
             raise
 
     async def _discard(self, made: Sequence[_New]) -> None:
-        await self._disk.discard([new.temporary for new in made])
+        await self._disk.discard([new.temporary for new in made if new.temporary])
 
     # -- commit ------------------------------------------------------------------------------------------
 
@@ -146,10 +155,9 @@ class SdboxWriter:
                 await self._link_attachments(index, news)
                 await self._publish(name, news)
                 await self._append(index, news, replaced)
-            except BaseException:
-                await self._unpublish(name, index, news)
+            except BaseException as error:
+                await self._take_back(name, index, news, replaced, error)
                 raise
-            await self._sync(name, index, news, replaced)
             self._work.count("saved", len(news))
         if self._work.options.alone:
             await self._disk.attempt(self.unlink(name, replaced, attachments))
@@ -199,7 +207,7 @@ class SdboxWriter:
             batch = [
                 ops.Publish(new.temporary, os.path.join(directory, f"u.{new.uid}"), False) for new in todo
             ]
-            answers = await self._disk.run_all(batch)
+            answers = await self._disk.publish_all(batch, directory)
             taken = []
             for new, answer in zip(todo, answers, strict=True):
                 if isinstance(answer, FileExistsError):
@@ -210,7 +218,6 @@ class SdboxWriter:
             for number, new in enumerate(taken, highest + 1):
                 new.uid = number
             todo = taken
-        await self._disk.sync_dir(directory)
 
     async def _append(self, index: IndexLog, news: Sequence[_New], replaced: Sequence[int]) -> None:
         ordered = sorted(news, key=lambda new: new.uid)
@@ -218,22 +225,27 @@ class SdboxWriter:
         batch = records.append_messages(index.state, rows, mdbox=False)
         if replaced:
             batch += records.expunge(index.state, replaced, external=self._work.options.alone)
-        await index.append(batch)
+        await index.append(batch, durable=True)
 
-    async def _sync(self, name: str, index: IndexLog, news: Sequence[_New], replaced: Sequence[int]) -> None:
-        """Wait for the log to be on disk; if that fails, take the messages back.
+    async def _take_back(
+        self,
+        name: str,
+        index: IndexLog,
+        news: Sequence[_New],
+        replaced: Sequence[int],
+        error: BaseException,
+    ) -> None:
+        """Take away what was published.  If the log has the records already, it could only not be synced.
 
-        Not if some replaced others, which are expunged by now: then one of the two would be lost.
+        Then they are expunged again; but not if some replaced others, which are expunged by now: one of the
+        two would be lost.
         """
-        try:
-            await index.sync()
-        except OSError:
+        uids = present(index.state, (new.uid for new in news))
+        if isinstance(error, OSError) and len(uids) == len(news):
             if replaced:
-                raise
-            uids = sorted(new.uid for new in news)
+                return
             await self._disk.attempt(index.append(records.expunge(index.state, uids, external=True)))
-            await self._unpublish(name, index, news)
-            raise
+        await self._unpublish(name, index, news)
 
     async def _unpublish(self, name: str, index: IndexLog, news: Sequence[_New]) -> None:
         """Take away what has no record."""
