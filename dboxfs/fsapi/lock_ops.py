@@ -1,4 +1,4 @@
-"""Operations for files that other programs write too: open without following links, lock, copy.
+"""Operations for files that other programs write too: open without following links, lock, copy, sync all.
 
 They complete :mod:`dboxfs.fsapi.ops` and follow its rules: plain values, each with the type of its answer,
 each one step that a fault or a crash can be put before or behind.  A lock belongs to the *open file* that
@@ -44,6 +44,17 @@ class TryLock(Op[bool]):
     kind: ClassVar[str] = "try_lock"
     fd: int
     lock: LockKind
+
+
+@dataclass(frozen=True, slots=True)
+class SyncAll(Op[None]):
+    """Make everything durable that was written to the file system on which an open file lies: data and names.
+
+    For somebody who has written many files and would wait for each of them otherwise (syncfs(2)).
+    """
+
+    kind: ClassVar[str] = "sync_all"
+    fd: int
 
 
 @dataclass(frozen=True, slots=True)

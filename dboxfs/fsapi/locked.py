@@ -7,6 +7,7 @@ so a step that was asked for is never dropped by a cancellation.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from dboxfs.fsapi import ops
-from dboxfs.fsapi.lock_ops import CopyRange, LockKind, OpenShared, TryLock
+from dboxfs.fsapi.lock_ops import CopyRange, LockKind, OpenShared, SyncAll, TryLock
 from dboxfs.fsapi.ops import Appended, Job, Op, Opened, os_error
 
 if TYPE_CHECKING:
@@ -131,6 +132,12 @@ def _try_lock(op: TryLock) -> bool:
     return True
 
 
+def _sync_all(op: SyncAll) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syncfs(op.fd) != 0:
+        raise os_error(ctypes.get_errno())
+
+
 def _copy_range(op: CopyRange) -> Appended:
     if os.fstat(op.fd).st_size != op.expected:
         raise os_error(errno.EBUSY)
@@ -176,6 +183,7 @@ def _copy_by_hand(op: CopyRange) -> Appended:
 POSIX_CALLS: dict[type[Op[Any]], Callable[[Any], Any]] = {
     OpenShared: _open_shared,
     TryLock: _try_lock,
+    SyncAll: _sync_all,
     CopyRange: _copy_range,
 }
 
@@ -201,6 +209,10 @@ def _memory_try_lock(driver: Any, op: TryLock) -> bool:
     return bool(holder == op.fd)
 
 
+def _memory_sync_all(driver: Any, op: SyncAll) -> None:
+    driver._file(op.fd)  # EBADF
+
+
 def _memory_copy_range(driver: Any, op: CopyRange) -> Appended:
     target = driver._file(op.fd).node
     if len(target.data) != op.expected:
@@ -213,5 +225,6 @@ def _memory_copy_range(driver: Any, op: CopyRange) -> Appended:
 MEMORY_CALLS: dict[type[Op[Any]], Callable[[Any, Any], Any]] = {
     OpenShared: _memory_open_shared,
     TryLock: _memory_try_lock,
+    SyncAll: _memory_sync_all,
     CopyRange: _memory_copy_range,
 }

@@ -15,7 +15,7 @@ import pytest
 
 from dboxfs.fsapi import FaultsDriver, FileSystem, MemoryDriver, Permissions, ThreadsDriver, ops
 from dboxfs.fsapi.driver import Driver
-from dboxfs.fsapi.lock_ops import CopyRange, LockKind, OpenShared, TryLock
+from dboxfs.fsapi.lock_ops import CopyRange, LockKind, OpenShared, SyncAll, TryLock
 from dboxfs.fsapi.locked import run, run_all, settle
 
 DRIVERS: dict[str, Callable[[], Driver]] = {
@@ -143,3 +143,14 @@ async def test_the_lock_of_another_program_is_respected(tmp_path: Path) -> None:
     finally:
         done.set()
         process.join(30)
+
+
+@EVERY
+async def test_a_whole_file_system_can_be_made_durable(name: str, tmp_path: Path) -> None:
+    async with files(name, tmp_path) as (fs, directory):
+        fd = await put(fs, f"{directory}/file", b"text")
+        await run(fs, SyncAll(fd))
+        await run(fs, ops.Close(fd))
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is looked at
+            await run(fs, SyncAll(1 << 20))
+        assert caught.value.errno == errno.EBADF

@@ -4,8 +4,8 @@ The steps (PROTOCOL.md beside this file says what a crash after each leaves):
 
 1. take possession of the destination (``workplace``); load its journal, or begin one with the fingerprints of
    all mailboxes, as they are now;
-2. mailbox by mailbox: messages in chunks, each chunk durable before the journal names it; then the index,
-   whole; then the journal says that the mailbox is done;
+2. mailbox by mailbox: messages in chunks, durable before the journal names them; then the index, whole; then
+   the journal says that the mailbox is done;
 3. the map (mdbox), subscriptions, the last UIDVALIDITY;
 4. compare source and destination (``verify``), if wanted; look at the source once more: it must be what it
    was;
@@ -43,6 +43,11 @@ from dboxfs.store.store import Folder, Store, open_store
 from dboxfs.store.writing import WriteOptions
 from dboxfs.store.writing.newindex import last_uid_validity, set_uid_validity
 from dboxfs.store.writing.outcome import now_seconds, side_by_side
+
+BATCH = 1024
+"""Messages after which what was written is made durable, and the journal says so."""
+
+_BATCH_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,7 @@ class Converter:
     :param version: dbox format of its messages.
     :param verify: read everything again and compare it before the destination becomes a store.
     :param report: told now and then how far it is.
-    :param chunk: messages between two lines of the journal.
+    :param batch: messages after which the journal is written.
     """
 
     def __init__(
@@ -118,7 +123,7 @@ class Converter:
         verify: bool = False,
         options: WriteOptions,
         report: Report | None = None,
-        chunk: int = CHUNK,
+        batch: int = BATCH,
     ) -> None:
         self._fs = fs
         self._store = store
@@ -127,8 +132,10 @@ class Converter:
         self._version = version
         self._verify = verify
         self._options = options
-        self._chunk = chunk
+        self._batch = batch
         self._report = report
+        self._fresh = 0
+        self._fresh_bytes = 0
         self._unreadable: set[str] = set()
         self._left_out: set[tuple[str, int]] = set()
         self._done: set[str] = set()
@@ -287,7 +294,7 @@ class Converter:
             )
             await self._write_index(self._place.work.location.map_dir, "dovecot.map.index", files)
         await self._write_control()
-        await self._place.sync_tree()
+        await self._place.journal.commit()
         if self._verify:
             await self._compare_stores()
         await self._check_unchanged()
@@ -308,10 +315,8 @@ class Converter:
         begin = int(np.searchsorted(portrait.uids, collected.last_uid, side="right"))
         if begin < len(portrait):
             source = await MailboxSource.open(self._store, box, portrait)
-            chunks = [
-                range(at, min(at + self._chunk, len(portrait)))
-                for at in range(begin, len(portrait), self._chunk)
-            ]
+            step, end = min(CHUNK, self._batch), len(portrait)
+            chunks = [range(at, min(at + step, end)) for at in range(begin, end, step)]
             ahead = await source.chunk(chunks[0], self._target.shared)
             for rows in [*chunks[1:], None]:
                 ahead = await self._put(source, collected, ahead, rows)
@@ -319,8 +324,9 @@ class Converter:
         validity = now if self._kind is Kind.MDBOX else None
         files = mailbox_files(portrait, collected.rows(), map_uid_validity=validity, now=now)
         await self._write_index(self._place.work.location.index_path(box.name), "dovecot.index", files)
-        await self._place.journal.finish(box.name)
+        self._place.journal.finish(box.name)
         del self._collected[box.name]
+        await self._commit_if_due()
 
     async def _put(
         self, source: MailboxSource, collected: _Collected, found: list[Found], ahead: range | None
@@ -342,13 +348,23 @@ class Converter:
         except BaseException:
             close_all(coming)
             raise
-        await self._place.journal.add(batch)
+        self._place.journal.add(batch)
         collected.add(batch)
         self._count(batch)
-        self.result.bytes += sum(message.size for message in found if isinstance(message, Stored))
+        size = sum(message.size for message in found if isinstance(message, Stored))
+        self.result.bytes += size
+        self._fresh += len(found)
+        self._fresh_bytes += size
+        await self._commit_if_due()
         if self._report is not None:
             self._report(Progress(self.result.messages, self._total, self.result.bytes))
         return coming
+
+    async def _commit_if_due(self) -> None:
+        """What an interruption may cost is bounded."""
+        if self._fresh >= self._batch or self._fresh_bytes >= _BATCH_BYTES:
+            self._fresh = self._fresh_bytes = 0
+            await self._place.journal.commit()
 
     async def _compare_stores(self) -> None:
         """Read everything back."""

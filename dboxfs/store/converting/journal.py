@@ -10,7 +10,8 @@ a store (or not known to be whole)::
     {"done": NAME}
     {"publish": true}
 
-A ``mailbox`` line is written when the messages that it names are on disk.  ``ref`` is the map uid in an
+A ``mailbox`` line is written when the messages that it names are on disk (one sync of the whole file system
+for many of them).  ``ref`` is the map uid in an
 mdbox, 0 in an sdbox; ``stored`` are the next map records.  ``shared``: messages that the source has in
 several places. ``done``: the mailbox's index is on disk.  ``publish``: all is, and what is left is renaming.
 
@@ -26,6 +27,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from dboxfs.errors import CorruptFile
+from dboxfs.fsapi import ops
+from dboxfs.fsapi.lock_ops import SyncAll
 from dboxfs.store.location import UNFINISHED
 from dboxfs.store.writing.disk import AppendFile
 
@@ -115,13 +118,16 @@ class Head:
 class Journal:
     """The open and locked journal.  :meth:`load` first; then the others.
 
+    :param durable: wait for the disk.
     :ivar head: None until :meth:`begin`, or what an interrupted conversion wrote.
     """
 
-    def __init__(self, file: AppendFile) -> None:
+    def __init__(self, file: AppendFile, *, durable: bool) -> None:
         self.head: Head | None = None
         self.publishing = False
         self._file = file
+        self._durable = durable
+        self._waiting: list[dict[str, object]] = []
 
     async def load(self, batch: Callable[[Batch], None], done: Callable[[str], None]) -> None:
         """Read what is there, and cut off a line that was not finished.
@@ -159,24 +165,34 @@ class Journal:
     async def begin(self, head: Head) -> None:
         """Write the first line."""
         self.head = head
-        await self._append(head.encode())
+        self._waiting.append(head.encode())
+        await self.commit()
 
-    async def add(self, batch: Batch) -> None:
-        """Messages are on disk."""
-        await self._append(batch.encode())
+    def add(self, batch: Batch) -> None:
+        """Messages are written; :meth:`commit` makes that count."""
+        self._waiting.append(batch.encode())
 
-    async def finish(self, mailbox: str) -> None:
-        """A mailbox is on disk."""
-        await self._append({"done": mailbox})
+    def finish(self, mailbox: str) -> None:
+        """A mailbox is written, with its index; :meth:`commit` makes that count."""
+        self._waiting.append({"done": mailbox})
 
     async def publish(self) -> None:
         """Everything is on disk."""
         self.publishing = True
-        await self._append({"publish": True})
+        self._waiting.append({"publish": True})
+        await self.commit()
 
-    async def _append(self, line: Mapping[str, object]) -> None:
-        await self._file.append(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-        await self._file.sync()
+    async def commit(self) -> None:
+        """First all that was written, then the lines that say so: both on disk when this returns."""
+        if not self._waiting:
+            return
+        lines = [json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in self._waiting]
+        if self._durable:
+            await self._file.disk.run(SyncAll(self._file.fd))
+        await self._file.append(b"".join(lines))
+        self._waiting.clear()
+        if self._durable:
+            await self._file.disk.run(ops.Sync(self._file.fd, self._file.size))
 
     async def close(self) -> None:
         """Give the file and its lock back."""

@@ -1,8 +1,9 @@
 """Where a destination puts messages: ``u.<uid>`` files, or records in ``m.N`` files.
 
-A target takes a chunk of messages and answers with a :class:`~dboxfs.store.converting.journal.Batch`: what is
-on disk now, durable.  Nothing of it counts before the journal says so: what an interrupted conversion wrote
-beyond its journal is taken away again (:meth:`Target.resume`) or replaced when its turn comes.
+A target takes a chunk of messages and answers with a :class:`~dboxfs.store.converting.journal.Batch`: what
+is written now.  Nothing of it counts before the journal says so, which makes it durable first: what an
+interrupted conversion wrote beyond its journal is taken away again (:meth:`Target.resume`) or replaced when
+its turn comes.
 
 A message whose key is known already is not stored twice: in an mdbox one more reference to its map record,
 in an sdbox a hard link (a copy where there can be no more links).
@@ -91,7 +92,6 @@ class SdboxTarget:
             for message in stored:
                 if message.key is not None:
                     await put(0, message)
-            await self._disk.sync_dir(self._work.location.mailbox_path(mailbox))
         finally:
             close_all(found)
         batch.rows.sort()
@@ -114,16 +114,22 @@ class SdboxTarget:
     async def _write(self, path: str, message: Stored) -> None:
         form = self._new_file()
         record = form.record(len(form.header), message.size, await _first(message), message.compression)
-        try:
-            file = await self._disk.create(path)
-        except FileExistsError:  # an interrupted conversion was here
-            await self._disk.unlink(path)
-            file = await self._disk.create(path)
+        if message.data is not None:
+            record.feed(message.data)
+            tail = record.tail(completed_items(message.items, message.guid, None))
+            data = b"".join([form.header, record.head, message.data, tail])
+            try:
+                await self._disk.write_new(path, data)
+            except FileExistsError:  # an interrupted conversion was here
+                await self._disk.unlink(path)
+                await self._disk.write_new(path, data)
+            return
+        await self._disk.unlink(path)
+        file = await self._disk.create(path)
         try:
             out = _Output(file, form.header)
             await _write_record(out, record, message, None)
             await out.flush()
-            await file.sync()
         except Unfit:
             await self._disk.unlink(path)
             raise
@@ -194,7 +200,6 @@ class MdboxTarget:
             try:
                 if file.size > offset + size:
                     await file.cut(offset + size)
-                    await file.sync()
             finally:
                 await file.close()
 
@@ -212,7 +217,6 @@ class MdboxTarget:
                     batch.failed.append((item.uid, str(exc)))
             if self._out is not None:
                 await self._out.flush()
-                await self._out.file.sync()
         finally:
             close_all(found)
         return batch
@@ -261,7 +265,6 @@ class MdboxTarget:
         self._form = self._new_file()
         file = await self._disk.create(self._work.storage_paths(self._file_id)[0])
         self._out = _Output(file, self._form.header)
-        await self._disk.sync_dir(self._work.location.storage)
         return self._out
 
     async def _close_file(self) -> None:
@@ -270,7 +273,6 @@ class MdboxTarget:
             return
         try:
             await out.flush()
-            await out.file.sync()
         finally:
             await out.file.close()
         if out.end == len(self._form.header):  # the only message for it could not be read

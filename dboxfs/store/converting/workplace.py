@@ -14,6 +14,7 @@ refused, and so is a journal of another conversion, or one that a running conver
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from dboxfs.errors import NoSuchStore, StoreBusy
 from dboxfs.fsapi import FileSystem, ops
@@ -21,7 +22,7 @@ from dboxfs.fsapi.lock_ops import LockKind
 from dboxfs.fsapi.locked import run
 from dboxfs.store.converting.journal import Journal, journal_path
 from dboxfs.store.location import UNFINISHED, Kind, Location
-from dboxfs.store.writing import StoreExists, WriteOptions
+from dboxfs.store.writing import Fsync, StoreExists, WriteOptions
 from dboxfs.store.writing.disk import TEMPORARY, Disk
 from dboxfs.store.writing.work import Work
 
@@ -32,14 +33,15 @@ STAGING = ".dboxfs-store"
 class Workplace:
     """An open destination.  Made by :func:`open_workplace`.
 
-    :ivar work: writes the store that is being made.
+    :ivar work: writes the store that is being made, without syncs: the journal sees to those.
     :ivar journal: not loaded yet.
     """
 
-    def __init__(self, root: str, work: Work, journal: Journal) -> None:
+    def __init__(self, root: str, work: Work, journal: Journal, *, durable: bool) -> None:
         self.root = root
         self.work = work
         self.journal = journal
+        self._durable = durable
 
     async def check_nothing_else(self) -> None:
         """See that nobody has put anything beside the unfinished store.
@@ -60,12 +62,7 @@ class Workplace:
     async def write(self, path: str, data: bytes) -> None:
         """Make a file of the unfinished store; one that an interrupted conversion has left goes."""
         await self.work.disk.unlink(path)
-        file = await self.work.disk.create(path)
-        try:
-            await file.append(data)
-            await file.sync()
-        finally:
-            await file.close()
+        await self.work.disk.write_new(path, data)
 
     async def publish(self) -> None:
         """Move the finished store to its place; what an earlier attempt has moved stays."""
@@ -76,24 +73,17 @@ class Workplace:
                 await disk.unlink(os.path.join(staging, name))
                 continue
             if name == "mailboxes":
-                await disk.sync_dir(self.root)
+                await self._sync_root()
             await disk.run(ops.Rename(os.path.join(staging, name), os.path.join(self.root, name)))
-        await disk.sync_dir(self.root)
+        await self._sync_root()
         if await disk.exists(staging):
             await disk.run(ops.Rmdir(staging))
         await disk.unlink(journal_path(self.root))
-        await disk.sync_dir(self.root)
+        await self._sync_root()
 
-    async def sync_tree(self) -> None:
-        """Make all names durable."""
-        await self._sync_below(self.work.location.root)
-        await self.work.disk.sync_dir(self.root)
-
-    async def _sync_below(self, path: str) -> None:
-        for entry in await self.work.disk.listdir(path):
-            if entry.is_dir:
-                await self._sync_below(os.path.join(path, entry.name))
-        await self.work.disk.sync_dir(path)
+    async def _sync_root(self) -> None:
+        if self._durable:
+            await self.work.disk.run(ops.SyncDir(self.root))
 
     async def close(self) -> None:
         """Give the journal and its lock back."""
@@ -120,7 +110,7 @@ async def open_workplace(
         raise NoSuchStore(f"{root}: {exc.strerror}") from exc
     owner = await run(fs, ops.Stat(root))
     staged = Location(kind, os.path.join(root, STAGING))
-    work = Work(fs, staged, owner, options)
+    work = Work(fs, staged, owner, replace(options, fsync=Fsync.NEVER))
     path = journal_path(root)
     try:
         file = await work.disk.create(path)
@@ -132,7 +122,8 @@ async def open_workplace(
     except BaseException:
         await file.close()
         raise
-    return Workplace(root, work, Journal(file))
+    durable = options.durable
+    return Workplace(root, work, Journal(file, durable=durable), durable=durable)
 
 
 async def _check_entries(fs: FileSystem, root: str) -> None:
