@@ -104,6 +104,22 @@ async def sync(handle: Handle) -> None:
     await run(handle._fs, ops.Sync(fd, handle.size, handle._fs.sync))
 
 
+def hand_over(handle: Handle) -> str:
+    """Give a new file, settled and never committed, to the caller; gives its temporary name.
+
+    The handle goes on reading what it wrote.  It must not write any more, and when it is closed it leaves
+    the file.
+
+    :raises ValueError: there is no such file.
+    """
+    writer = handle._writer
+    if writer is None or writer.temporary is None or not writer.settled:
+        raise ValueError(f"{handle.path}: no new file that could be handed over")
+    path, writer.temporary = writer.temporary, None
+    writer.committed = writer.flushed
+    return path
+
+
 # -- the operating system -----------------------------------------------------------------------------------
 
 

@@ -20,9 +20,9 @@ from dboxfs.errors import DboxfsError
 from dboxfs.fuse.inodes import UID_MASK, Inodes
 from dboxfs.fuse.names import NameFiles, WrittenNames
 from dboxfs.fuse.uploads import BodySource, Upload
-from dboxfs.store import Folder, Kind, Mailbox, Store
+from dboxfs.store import Folder, Mailbox, Store
 from dboxfs.store.mailbox import FLAG_NAMES
-from dboxfs.store.writing import NewMessage, Source, StoreWriter
+from dboxfs.store.writing import NewMessage, Source, Spool, StoreWriter
 
 log = logging.getLogger(__name__)
 
@@ -82,10 +82,9 @@ class Commits:
 
     # -- messages ------------------------------------------------------------------------------
 
-    def directory(self, folder: Folder) -> str:
-        """Where temporary files of uploads into *folder* lie."""
-        location = self._store.location
-        return location.storage if location.kind is Kind.MDBOX else location.mailbox_path(folder.name)
+    def spool(self, folder: Folder) -> Spool:
+        """A temporary file for an upload into *folder*."""
+        return self._writer.spool(folder.name)
 
     @staticmethod
     def box(folder: Folder) -> Mailbox:

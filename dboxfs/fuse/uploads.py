@@ -1,8 +1,8 @@
 """A file being written: bytes that are no message yet.
 
 An :class:`Upload` only ever grows at its end, or begins again from nothing.  Its bytes are in memory as long
-as it is small and all uploads together are (:class:`Budget`), then in a temporary file of the store's, which
-goes away with the upload: through the file API, so that a fast writer waits and memory stays bounded.
+as it is small and all uploads together are (:class:`Budget`), then in a temporary file of the store's
+(:class:`~dboxfs.store.writing.Spool`), which becomes the message or goes away with the upload.
 
 Opened on a message that exists (*base*), it may be written
 
@@ -20,18 +20,15 @@ Concurrency: whoever changes an upload holds ``lock``.
 from __future__ import annotations
 
 import errno
-import os
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import trio
 from pyfuse3 import FUSEError
 
-from dboxfs.fsapi import CreateMode, FileSystem, Handle
-from dboxfs.fsapi.locked import settle, sync
 from dboxfs.store import Body, Folder
-from dboxfs.store.writing import BytesSource, HandleSource, Source
+from dboxfs.store.writing import BytesSource, Source, Spool
 
 EACH = 256 << 10
 """Bytes that one upload may have in memory."""
@@ -92,7 +89,7 @@ class Upload:
     """
 
     def __init__(
-        self, fs: FileSystem, budget: Budget, directory: str, inode: int, folder: Folder, name: bytes
+        self, spool: Callable[[Folder], Spool], budget: Budget, inode: int, folder: Folder, name: bytes
     ) -> None:
         self.inode = inode
         self.folder = folder
@@ -110,12 +107,11 @@ class Upload:
         self.written = 0.0
         self.created = int(time.time())
         self.lock = trio.Lock()
-        self._fs = fs
+        self._new_spool = spool
         self._budget = budget
-        self._path = os.path.join(directory, "upload")
         self._memory = bytearray()
-        self._handle: Handle | None = None
-        self._copy: Handle | None = None
+        self._spool: Spool | None = None
+        self._copy: Spool | None = None
         self._synced = True
         self._started = False
         self._rewriting = False
@@ -134,7 +130,7 @@ class Upload:
 
     @property
     def _written(self) -> int:
-        return len(self._memory) if self._handle is None else self._handle.size
+        return len(self._memory) if self._spool is None else self._spool.size
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -174,7 +170,7 @@ class Upload:
         return True
 
     def _may_scratch(self) -> bool:
-        return self.temporary and self.base is None and self._handle is None
+        return self.temporary and self.base is None and self._spool is None
 
     async def _start(self, offset: int | None) -> None:
         if not self._started and self.base is not None:
@@ -199,19 +195,25 @@ class Upload:
             at += len(piece)
 
     async def _append(self, data: bytes) -> None:
-        if self._handle is None and len(self._memory) + len(data) <= EACH and self._budget.take(len(data)):
+        if self._spool is None and len(self._memory) + len(data) <= EACH and self._budget.take(len(data)):
             self._memory += data
             return
         await (await self._spill()).write_all(data)
 
-    async def _spill(self) -> Handle:
+    async def _spill(self) -> Spool:
         """The temporary file; what is in memory goes there."""
-        if self._handle is None:
-            self._handle = self._fs.create(self._path, CreateMode.FAIL_IF_EXISTS)
-            await self._handle.write_all(bytes(self._memory))
+        if self._spool is None:
+            self._spool = self._new_spool(self.folder)
+            await self._spool.write_all(bytes(self._memory))
             self._forget_memory()
             self._drop_copy()
-        return self._handle
+        elif self._spool.taken:  # a commit has made it a message: what comes now makes another one
+            old, self._spool = self._spool, self._new_spool(self.folder)
+            try:
+                await _copy(old, self._spool)
+            finally:
+                old.close()
+        return self._spool
 
     def truncate(self, size: int) -> None:
         """ftruncate: to nothing, or to the size that it has.
@@ -221,8 +223,11 @@ class Upload:
         self.check()
         if size == 0:
             self._forget_memory()
-            if self._handle is not None:
-                self._handle.rollback()
+            if self._spool is not None and self._spool.taken:
+                self._spool.close()
+                self._spool = None
+            if self._spool is not None:
+                self._spool.rollback()
             self._started = True
             self._rewriting = False
             self.dirty = False
@@ -245,8 +250,8 @@ class Upload:
         """Bytes at *offset*, fewer than *size* at the end."""
         if self.base is not None and not self._started:
             return await self.base.read(size, offset)
-        if self._handle is not None:
-            return await self._handle.read(size, offset)
+        if self._spool is not None:
+            return await self._spool.read(size, offset)
         return bytes(self._memory[offset : offset + size])
 
     async def settle(self) -> None:
@@ -254,28 +259,28 @@ class Upload:
 
         :raises OSError: it can't be written.
         """
-        if self._handle is not None:
-            await self._done(settle(self._handle))
+        if self._spool is not None:
+            await self._done(self._spool.settle())
 
     async def sync(self) -> None:
         """Make the bytes durable, in a temporary file, if commits are; :meth:`settle` included.
 
         :raises OSError: they are not.
         """
-        if self._synced:
+        if self._synced or (self._spool is not None and self._spool.taken):
             return
         await self._done(self._sync())
         self._synced = True
 
     async def _sync(self) -> None:
-        if self._handle is not None or not self._may_scratch():
-            await sync(await self._spill())
+        if self._spool is not None or not self._may_scratch():
+            await (await self._spill()).sync()
             return
         if self._copy is None:
-            self._copy = self._fs.create(self._path, CreateMode.FAIL_IF_EXISTS)
+            self._copy = self._new_spool(self.folder)
         self._copy.rollback()
         await self._copy.write_all(bytes(self._memory))
-        await sync(self._copy)
+        await self._copy.sync()
 
     async def _done(self, work: Awaitable[object]) -> None:
         """After an error the bytes may be lost, whatever the kernel says next time."""
@@ -294,7 +299,7 @@ class Upload:
         if self._rewriting and self.base is not None and self._written < self.base.size:
             self.failed = errno.EOPNOTSUPP
             raise FUSEError(errno.EOPNOTSUPP)
-        return BytesSource(bytes(self._memory)) if self._handle is None else HandleSource(self._handle)
+        return BytesSource(bytes(self._memory)) if self._spool is None else self._spool
 
     def _forget_memory(self) -> None:
         self._budget.give(len(self._memory))
@@ -310,8 +315,15 @@ class Upload:
         self.discarded = True
         self._forget_memory()
         self._drop_copy()
-        if self._handle is not None:
-            self._handle.close()
+        if self._spool is not None:
+            self._spool.close()
         if self.base is not None:
             self.base.close()
             self.base = None
+
+
+async def _copy(old: Spool, new: Spool) -> None:
+    at = 0
+    while piece := await old.read(_PIECE, at):
+        await new.write_all(piece)
+        at += len(piece)

@@ -15,11 +15,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-from dboxfs.fsapi import FileSystem
 from dboxfs.fuse.inodes import Inodes
 from dboxfs.fuse.opener import Holders, process_of
 from dboxfs.fuse.uploads import Budget, Upload
 from dboxfs.store import Folder
+from dboxfs.store.writing import Spool
 
 UPLOADS = 1 << 63
 """Set in the inode numbers of uploads."""
@@ -41,13 +41,12 @@ class Writing:
 class UploadTable:
     """See the module.
 
-    :param directory: gives the directory of temporary files of uploads into a folder.
+    :param spool: gives the temporary file of an upload into a folder.
     """
 
-    def __init__(self, fs: FileSystem, inodes: Inodes, directory: Callable[[Folder], str]) -> None:
-        self._fs = fs
+    def __init__(self, inodes: Inodes, spool: Callable[[Folder], Spool]) -> None:
         self._inodes = inodes
-        self._directory = directory
+        self._spool = spool
         self._budget = Budget()
         self._numbers = itertools.count(1)
         self._opens: dict[int, Writing] = {}
@@ -65,7 +64,7 @@ class UploadTable:
 
     def replacement(self, inode: int, folder: Folder, name: bytes) -> Upload:
         """What is to take the place of the message that *inode* is."""
-        return Upload(self._fs, self._budget, self._directory(folder), inode, folder, name)
+        return Upload(self._spool, self._budget, inode, folder, name)
 
     def opened(self, handle: int, upload: Upload, pid: int, *, append: bool) -> None:
         """The process of thread *pid* has opened an upload."""

@@ -81,7 +81,7 @@ class WritableOperations(Operations):
         files = NameFiles(store.fs, names, store.owner, writer.options)
         self._commits = Commits(store, writer, self._inodes, names, files)
         self._removals = Removals(store, writer, spawn)
-        self._uploads = UploadTable(store.fs, self._inodes, self._commits.directory)
+        self._uploads = UploadTable(self._inodes, self._commits.spool)
         self._shared = Shared(
             store, writer, self._inodes, names, self._commits, self._removals, self._uploads, self.notifier,
             self._folder, self._resolve,

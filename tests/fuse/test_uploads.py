@@ -10,10 +10,11 @@ from typing import TypeVar
 
 import pytest
 
-from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, ThreadsDriver
+from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, Permissions, ThreadsDriver
 from dboxfs.fsapi.ops import Job, Op, Sync
 from dboxfs.fuse.uploads import EACH, Budget, Upload
 from dboxfs.store import Folder
+from dboxfs.store.writing import Spool
 
 R = TypeVar("R")
 
@@ -39,7 +40,10 @@ async def uploading(
 ) -> AsyncIterator[tuple[Upload, Recorder]]:
     driver = Recorder(*plan)
     async with FileSystem(driver, sync=sync) as fs:
-        upload = Upload(fs, Budget(), str(directory), 1 << 63, Folder("x", "x", None, None), name)
+        folder = Folder("x", "x", None, None)
+        upload = Upload(
+            lambda _: Spool(fs, str(directory), Permissions(), ready=False), Budget(), 1 << 63, folder, name
+        )
         yield upload, driver
         upload.close()
     assert list(directory.iterdir()) == [], "left over"

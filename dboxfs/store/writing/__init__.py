@@ -13,6 +13,7 @@ from dboxfs.store.writing.newstore import init_store
 from dboxfs.store.writing.options import Eol, Fsync, LockMethod, Neighbour, WriteOptions
 from dboxfs.store.writing.outcome import Copied, Saved
 from dboxfs.store.writing.purge import Purged, PurgeProgress
+from dboxfs.store.writing.spool import Spool
 from dboxfs.store.writing.writer import StoreWriter
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "RefusedMessage",
     "Saved",
     "Source",
+    "Spool",
     "StoreExists",
     "StoreWriter",
     "WriteOptions",

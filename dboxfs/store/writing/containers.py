@@ -8,7 +8,8 @@ An existing file is taken only if all of this holds, else the next one is looked
 
 * it is among the newest that the map knows, and is not in the alternative storage;
 * nobody of this process appends to it (the in-memory lock) and nobody else (flock, never waited for);
-* its name still means the file that was opened, and its header line is one that may be appended to;
+* its name still means the file that was opened, and its header line is one that may be appended to, of the
+  dbox version that is written;
 * it ends exactly where the map says that its last record does: nobody died while appending to it;
 * record and file together stay below the rotation size.
 """
@@ -20,13 +21,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dboxfs.dbox import MESSAGE_HEADER_SIZE, FileHeader, encode_file_header, parse_file_header
+from dboxfs.dbox import MESSAGE_HEADER_SIZE, FileHeader, parse_file_header
 from dboxfs.errors import FormatError
 from dboxfs.fsapi.lock_ops import LockKind
 from dboxfs.index.mapindex import MapIndex
+from dboxfs.store.writing.compose import Composed, Place, Spooled, new_file
 from dboxfs.store.writing.disk import AppendFile
-from dboxfs.store.writing.message import Composed
-from dboxfs.store.writing.outcome import now_seconds
 from dboxfs.store.writing.work import Work
 
 _MOST_LOOKED_AT = 10
@@ -38,6 +38,7 @@ class Container:
     """A file that is being appended to.
 
     ``file_id`` 0: new, not named yet.  ``start``: its size before.  ``header``: still to be written.
+    ``key``: of a file of format 3.
     """
 
     file: AppendFile
@@ -45,20 +46,27 @@ class Container:
     start: int
     new: bool = False
     header: bytes = b""
+    key: bytes | None = None
 
     @property
     def end(self) -> int:
         """Where the next record will begin (bytes)."""
         return self.file.size + len(self.header)
 
+    @property
+    def next(self) -> Place:
+        """Where the next record will go."""
+        return Place(self.end, self.key)
+
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A record and where it lies: *offset* (bytes) in *container*."""
+    """A record and where it lies: *size* bytes at *offset* in *container*."""
 
     composed: Composed
     container: Container
     offset: int
+    size: int
 
 
 class Placer:
@@ -79,11 +87,18 @@ class Placer:
 
     async def place(self, composed: Composed) -> Placed:
         """Append one record.  On an error :meth:`rollback` is due."""
-        container = await self._room_for(composed.size)
-        offset = container.end
+        container = await self._room_for(composed.room)
+        place = container.next
         header, container.header = container.header, b""
-        await composed.write_to(container.file, header)
-        return Placed(composed, container, offset)
+        size = await composed.write_to(container.file, place, header)
+        return Placed(composed, container, place.offset, size)
+
+    async def adopt(self, spooled: Spooled) -> Placed:
+        """Take the file that a record was spooled to as a new one.  On an error :meth:`rollback` is due."""
+        file, place = await spooled.take(self._disk), spooled.place
+        self.containers.append(await self._own(Container(file, 0, 0, True, b"", place.key)))
+        size = await spooled.write_to(file, place)
+        return Placed(spooled, self.containers[-1], place.offset, size)
 
     async def place_all(self, batch: list[Composed]) -> list[Placed]:
         """Append small records, those that go into one file with one write, durably.
@@ -93,12 +108,11 @@ class Placer:
         placed: list[Placed] = []
         at = 0
         while at < len(batch):
-            container = await self._room_for(batch[at].size)
+            container = await self._room_for(batch[at].room)
             offset, parts = container.end, [container.header]
-            while at < len(batch) and (len(parts) == 1 or self._fits(offset, batch[at].size)):
-                data = batch[at].data
-                assert data is not None, "a small record is in memory"
-                placed.append(Placed(batch[at], container, offset))
+            while at < len(batch) and (len(parts) == 1 or self._fits(offset, batch[at].room)):
+                data = batch[at].encode(Place(offset, container.key))
+                placed.append(Placed(batch[at], container, offset, len(data)))
                 parts.append(data)
                 offset += len(data)
                 at += 1
@@ -151,7 +165,12 @@ class Placer:
 
     async def _new(self) -> Container:
         file = await self._disk.create_temporary(self._work.location.storage)
-        container = Container(file, 0, 0, True, encode_file_header(now_seconds()))
+        begun = new_file(self._work.options.dbox_version)
+        return await self._own(Container(file, 0, 0, True, begun.header, begun.key))
+
+    async def _own(self, container: Container) -> Container:
+        """Lock a file that is new."""
+        file = container.file
         if not self._work.fs.locks.acquire(container, [file.path, file.identity]):
             raise AssertionError("a new file can't be locked by anybody else")
         if not await file.try_lock(LockKind.FLOCK):
@@ -240,8 +259,7 @@ class Placer:
             header = parse_file_header(await file.read(_FILE_HEAD, 0))
         except FormatError:
             return False
-        return (
-            isinstance(header, FileHeader)
-            and header.version == 2
-            and header.message_header_size == MESSAGE_HEADER_SIZE
-        )
+        if not isinstance(header, FileHeader) or header.version != self._work.options.dbox_version:
+            return False
+        container.key = header.key
+        return header.version == 3 or header.message_header_size == MESSAGE_HEADER_SIZE

@@ -19,10 +19,11 @@ from dboxfs.fsapi import ops
 from dboxfs.index.mailbox import guids, map_uids
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.writing import records
+from dboxfs.store.writing.compose import Composed, Spooled, compose
 from dboxfs.store.writing.containers import Placed, Placer
 from dboxfs.store.writing.group import GroupCommit, Request
 from dboxfs.store.writing.indexlog import IndexLog
-from dboxfs.store.writing.message import Composed, CopyAs, NewMessage, compose
+from dboxfs.store.writing.message import CopyAs, NewMessage
 from dboxfs.store.writing.outcome import Copied, Saved, now_seconds
 from dboxfs.store.writing.references import References, check_limit, lost_references, references_of
 from dboxfs.store.writing.sdbox import finish_expunge
@@ -75,11 +76,12 @@ class MdboxWriter:
         try:
             for message in messages:
                 composed = await compose(
-                    message, eol=options.eol, memory_limit=options.memory_limit, mailbox=name
-                )
-                total += composed.size
+                    message, version=options.dbox_version, eol=options.eol, memory_limit=options.memory_limit,
+                    mailbox=name, directory=self._work.location.storage,
+                )  # fmt: skip
+                total += composed.room
                 save.composed.append(composed)
-                if save.placer is not None or total > SHARED_LIMIT or composed.data is None:
+                if save.placer is not None or total > SHARED_LIMIT or not composed.whole:
                     save.placer = save.placer or Placer(self._work)
                     await self._place_own(save, save.placer)
             if save.placer is not None:
@@ -94,7 +96,10 @@ class MdboxWriter:
         """Append what is composed to files of the save's own."""
         waiting, save.composed = save.composed, []
         for composed in waiting:
-            save.placed.append(await placer.place(composed))
+            if isinstance(composed, Spooled):
+                save.placed.append(await placer.adopt(composed))
+            else:
+                save.placed.append(await placer.place(composed))
 
     # -- commit ------------------------------------------------------------------------------------------
 
@@ -196,7 +201,7 @@ class MdboxWriter:
         for request in group:
             share = share_of.get(id(request))
             for placed in request.what.placed:
-                size, file_id = placed.composed.size, placed.container.file_id
+                size, file_id = placed.size, placed.container.file_id
                 entries.append(
                     records.MapEntry(map_uid, file_id, placed.offset, size, int(share is not None))
                 )

@@ -1,34 +1,17 @@
-"""A message on its way into a store: where its bytes come from, and the record that is made of them.
-
-A dbox record has the size in front and the metadata behind (dbox-files section 1)::
-
-    header (30 bytes, the size) | body | LF 01 03 LF | R.. V.. G.. [B..] lines | LF
-
-so nothing can be written before the size is known.  :func:`compose` looks at the source once (line ends, for
-``V``, and the first bytes) and gives a :class:`Composed`: all of the record in memory when the message is
-small, else its two ends, between which :meth:`Composed.write_to` puts the body without holding it.
+"""A message on its way into a store: where its bytes come from, and how they are looked at in passing.
 
 ``eol``: KEEP stores the bytes as they are.  LF drops the CR of every CRLF, once, and a CR at the very end,
-as Dovecot's own save does; lone CR and NUL stay.
-
-A body whose first bytes are the magic of a compression format is refused: Dovecot would decompress it.
+as Dovecot's own save does; lone CR and NUL stay.  The record that is made of them: ``compose``.
 """
 
 from __future__ import annotations
 
 import errno
-import os
-import time
 from dataclasses import dataclass
 from typing import Protocol
 
-from dboxfs.dbox import PREFIX_SIZE, detect, encode_message_header, encode_metadata
 from dboxfs.fsapi import Handle
 from dboxfs.fsapi.locked import settle
-from dboxfs.store.writing.disk import AppendFile
-from dboxfs.store.writing.errors import RefusedMessage
-from dboxfs.store.writing.options import Eol
-from dboxfs.store.writing.records import check_keywords
 
 _PIECE = 1 << 20
 
@@ -153,92 +136,11 @@ class DropCr:
         return text[: len(text) - len(self._held)].replace(b"\r\n", b"\n")
 
 
-@dataclass(frozen=True, slots=True)
-class Composed:
-    """A record: *head*, body, *tail*.  ``data``: the whole record, where it is small.
+class Pieces:
+    """The bytes to be stored, at most 1 MiB at a time; None at the end.
 
-    ``guid``: 16 bytes.  ``size``: of the whole record (bytes).
+    :param convert: make line ends LF.
     """
-
-    message: NewMessage
-    guid: bytes
-    size: int
-    head: bytes
-    tail: bytes
-    data: bytes | None
-    convert: bool
-
-    async def write_to(self, file: AppendFile, prefix: bytes = b"") -> None:
-        """Append *prefix* and the record.  Memory: 1 MiB.
-
-        :raises OSError: some of it may have been written; EIO: the source has changed its size.
-        """
-        if self.data is not None:
-            await file.append(prefix + self.data)
-            return
-        end = file.size + len(prefix) + self.size
-        source = _source(self.message)
-        await file.append(prefix + self.head)
-        descriptor = None if self.convert else await source.descriptor()
-        if descriptor is not None:
-            await file.append_from(descriptor, source.size)
-        else:
-            pieces = _Pieces(source, convert=self.convert)
-            while (piece := await pieces.next()) is not None:
-                if piece:
-                    await file.append(piece)
-        await file.append(self.tail)
-        if file.size != end:
-            raise OSError(errno.EIO, "the message changed while it was saved", file.path)
-
-
-async def compose(message: NewMessage, *, eol: Eol, memory_limit: int, mailbox: str | None) -> Composed:
-    """Make a record of *message*.
-
-    :param memory_limit: bytes up to which the record is put together in memory.
-    :param mailbox: storage name for the B line (mdbox).
-    :raises RefusedMessage: it begins like a compressed one.
-    :raises ValueError: a guid that has not 16 bytes, or something that can't be a keyword.
-    """
-    check_keywords(message.keywords)
-    if message.guid is not None and len(message.guid) != 16:
-        raise ValueError(f"a guid has 16 bytes, this one {len(message.guid)}")
-    source = _source(message)
-    convert = eol is Eol.LF
-    keep = source.size <= memory_limit
-    lines, first, kept = LineEnds(), b"", []
-    pieces = _Pieces(source, convert=convert)
-    while (piece := await pieces.next()) is not None:
-        if len(first) < PREFIX_SIZE:
-            first += piece[:PREFIX_SIZE]
-        lines.feed(piece)
-        if keep:
-            kept.append(piece)
-    compression = detect(first)
-    if compression is not None:
-        raise RefusedMessage(
-            f"the message begins with the magic of {compression.value}; Dovecot would take it for compressed"
-        )
-    guid = message.guid if message.guid is not None else os.urandom(16)
-    received = message.received if message.received is not None else int(time.time())
-    items = [
-        (b"R", b"%x" % max(received, 0)),
-        (b"V", b"%x" % lines.virtual_size),
-        (b"G", guid.hex().encode("ascii")),
-    ]
-    if mailbox is not None:
-        items.append((b"B", os.fsencode(mailbox)))
-    head, tail = encode_message_header(lines.size), encode_metadata(items)
-    data = b"".join([head, *kept, tail]) if keep else None
-    return Composed(message, guid, len(head) + lines.size + len(tail), head, tail, data, convert)
-
-
-def _source(message: NewMessage) -> Source:
-    return BytesSource(message.source) if isinstance(message.source, bytes) else message.source
-
-
-class _Pieces:
-    """The bytes to be stored, at most 1 MiB at a time; None at the end."""
 
     def __init__(self, source: Source, *, convert: bool) -> None:
         self._source = source
@@ -246,11 +148,14 @@ class _Pieces:
         self._offset = 0
 
     async def next(self) -> bytes | None:
-        size = min(_PIECE, self._source.size - self._offset)
-        if size <= 0:
-            return None
-        piece = await self._source.read(size, self._offset)
+        """The next piece, possibly empty.
+
+        :raises OSError: EIO: the source has fewer bytes than it said; its own errors.
+        """
+        piece = await self._source.read(_PIECE, self._offset)
         if not piece:
-            raise OSError(errno.EIO, "the message changed while it was saved")
+            if self._offset != self._source.size:
+                raise OSError(errno.EIO, "the message changed while it was saved")
+            return None
         self._offset += len(piece)
         return piece if self._drop is None else self._drop.feed(piece)

@@ -44,6 +44,8 @@ class WriteOptions:
     """Options of a :class:`~dboxfs.store.writing.StoreWriter`.
 
     :param lock_timeout: seconds to wait for a lock before StoreBusy.
+    :param dbox_version: 2 (what Dovecot reads) or 3 (``dbox/FORMAT3.md``), of new messages; messages of
+        both are read, copied, moved and expunged.
     :param rotate_size: mdbox: bytes that an ``m.N`` may have; a larger message gets a file of its own.
     :param memory_limit: bytes up to which a message is put together in memory.
     :param rewrite_after: bytes by which a log grows before ``dovecot.index`` is rewritten (ALONE).
@@ -56,6 +58,7 @@ class WriteOptions:
     eol: Eol = Eol.KEEP
     lock_method: LockMethod = LockMethod.FCNTL
     lock_timeout: float = 60.0
+    dbox_version: int = 2
     rotate_size: int = 10 << 20
     memory_limit: int = 256 << 10
     rewrite_after: int = 32 << 10

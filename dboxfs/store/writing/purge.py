@@ -8,7 +8,8 @@ Between the transaction and the unlink a crash would leave the old file for ever
 would bring its dead messages back), so a journal, ``storage/dboxfs.purge``, names the file before; the next
 purge, or the next writer that recovers the store, ends what the journal says.
 
-A file that is not exactly what the map says of it is left alone and named: that is damage.
+A file that is not exactly what the map says of it is left alone and named: that is damage.  The new file has
+the format of the old one; in format 3 each record gets a new trailer, which is as long as the old one.
 """
 
 from __future__ import annotations
@@ -19,14 +20,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dboxfs.dbox import MESSAGE_HEADER_SIZE, FileHeader, encode_file_header, parse_ext_refs, parse_file_header
+from dboxfs.dbox import (
+    MESSAGE_HEADER_SIZE,
+    FileHeader,
+    NeedMore,
+    Trailer,
+    move_trailer,
+    parse_ext_refs,
+    parse_file_header,
+    parse_last_trailer,
+)
 from dboxfs.errors import FormatError, Unsupported
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.lock_ops import LockKind
 from dboxfs.index.mapindex import MapIndex
+from dboxfs.store.record import TAIL
 from dboxfs.store.writing import records
+from dboxfs.store.writing.compose import NewFile, new_file
 from dboxfs.store.writing.disk import AppendFile
-from dboxfs.store.writing.outcome import now_seconds
 from dboxfs.store.writing.repair import read_record
 from dboxfs.store.writing.work import Work, message_number
 
@@ -133,6 +144,7 @@ class _Purge:
         self._work = work
         self._disk = work.disk
         self._plan = plan
+        self._begun = NewFile(b"", None)
 
     async def run(self) -> None:
         path, file = await self._open()
@@ -182,8 +194,11 @@ class _Purge:
             header = parse_file_header(await file.read(_FILE_HEAD, 0))
         except FormatError as exc:
             raise _Left(f"its header line is damaged: {exc}") from exc
-        if not isinstance(header, FileHeader) or header.message_header_size != MESSAGE_HEADER_SIZE:
+        if not isinstance(header, FileHeader) or (
+            header.version != 3 and header.message_header_size != MESSAGE_HEADER_SIZE
+        ):
             raise _Left("its header line is not one that can be copied")
+        self._begun = new_file(header.version)
         end = header.size
         for map_uid, offset, size in sorted((*self._plan.keep, *self._plan.drop), key=lambda e: e[1]):
             if offset != end or not size:
@@ -213,20 +228,33 @@ class _Purge:
         try:
             if not await new.try_lock(LockKind.FLOCK):
                 raise AssertionError("a new file can't be locked by anybody else")
-            await new.append(encode_file_header(now_seconds()))
-            start = end = 0
-            for _, offset, size in self._plan.keep:
-                if offset != end:
-                    await new.append_from(file.fd, end - start, start)
-                    start = offset
-                end = offset + size
-            await new.append_from(file.fd, end - start, start)
+            await new.append(self._begun.header)
+            if self._begun.key is None:
+                await self._copy_bytes(file, new)
+            else:
+                await self._copy_records(file, new, self._begun.key)
             await new.sync()
         except BaseException:
             await self._disk.discard([new.path])
             await new.close()
             raise
         return new
+
+    async def _copy_bytes(self, file: AppendFile, new: AppendFile) -> None:
+        start = end = 0
+        for _, offset, size in self._plan.keep:
+            if offset != end:
+                await new.append_from(file.fd, end - start, start)
+                start = offset
+            end = offset + size
+        await new.append_from(file.fd, end - start, start)
+
+    async def _copy_records(self, file: AppendFile, new: AppendFile, key: bytes) -> None:
+        for map_uid, offset, size in self._plan.keep:
+            trailer = await _trailer(file, offset, offset + size, map_uid)
+            moved = move_trailer(trailer, key, new.size)
+            await new.append_from(file.fd, size - trailer.size, offset)
+            await new.append(moved)
 
     async def _change_map(self, path: str, new: AppendFile | None) -> None:
         work = self._work
@@ -259,12 +287,28 @@ class _Purge:
 
     def _moved(self, file_id: int) -> list[records.MapEntry]:
         """The places of the live records in the new file, by map uid."""
-        offset = len(encode_file_header(now_seconds()))
+        offset = self._begun.first.offset
         entries = []
         for map_uid, _, size in self._plan.keep:
             entries.append(records.MapEntry(map_uid, file_id, offset, size))
             offset += size
         return sorted(entries, key=lambda entry: entry.map_uid)
+
+
+async def _trailer(file: AppendFile, offset: int, end: int, map_uid: int) -> Trailer:
+    """The trailer of the record between two places."""
+    size = TAIL
+    try:
+        while True:
+            start = max(offset, end - size)
+            found = parse_last_trailer(await file.read(end - start, start), end=end)
+            if isinstance(found, Trailer) and found.record_offset == offset:
+                return found
+            if not isinstance(found, NeedMore) or found.size <= end - start or found.size > end - offset:
+                raise _Left(f"damaged: the record of map uid {map_uid} is not the one between its bounds")
+            size = found.size
+    except FormatError as exc:
+        raise _Left(f"damaged: map uid {map_uid}: {exc}") from exc
 
 
 def journal_path(work: Work) -> str:

@@ -14,15 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 import trio
 
-from dboxfs.dbox import encode_file_header, parse_ext_refs
+from dboxfs.dbox import parse_ext_refs
 from dboxfs.errors import NoSuchMailbox, NoSuchMessage, Unsupported
 from dboxfs.fsapi import ops
 from dboxfs.store.sdbox import SdboxFiles
 from dboxfs.store.writing import records
+from dboxfs.store.writing.compose import Composed, Spooled, compose, new_file
 from dboxfs.store.writing.group import GroupCommit, Request
 from dboxfs.store.writing.indexlog import IndexLog
-from dboxfs.store.writing.message import Composed, CopyAs, NewMessage, compose
-from dboxfs.store.writing.outcome import Copied, Saved, now_seconds, side_by_side
+from dboxfs.store.writing.message import CopyAs, NewMessage
+from dboxfs.store.writing.outcome import Copied, Saved, side_by_side
 from dboxfs.store.writing.work import Work, present, visible
 
 _AT_ONCE = 16
@@ -91,10 +92,16 @@ class SdboxWriter:
     async def _prepare(self, name: str, message: NewMessage, made: list[_New]) -> _New:
         """Write one message to a temporary file."""
         options, directory = self._work.options, self._work.location.mailbox_path(name)
-        composed = await compose(message, eol=options.eol, memory_limit=options.memory_limit, mailbox=None)
+        composed = await compose(
+            message, version=options.dbox_version, eol=options.eol, memory_limit=options.memory_limit,
+            mailbox=None, directory=directory,
+        )  # fmt: skip
         new = _New("", message.flags, message.keywords, composed.guid, message.replaces)
         new.uid = message.uid or 0
         made.append(new)
+        if isinstance(composed, Spooled):
+            await self._finish(composed, new)
+            return new
         try:
             await self._write(composed, new, directory)
         except FileNotFoundError:
@@ -104,19 +111,29 @@ class SdboxWriter:
 
     async def _write(self, composed: Composed, new: _New, directory: str) -> None:
         """Write the file under a temporary name; ``new`` knows that name as long as there may be a file."""
-        header = encode_file_header(now_seconds())
+        begun = new_file(self._work.options.dbox_version)
         while True:
             new.temporary = self._disk.temporary(directory)
             try:
-                if composed.data is not None:
-                    await self._disk.write_new(new.temporary, header + composed.data)
+                if composed.whole:
+                    await self._disk.write_new(new.temporary, begun.header + composed.encode(begun.first))
                     return
                 file = await self._disk.create(new.temporary)
                 break
             except FileExistsError:
                 new.temporary = ""
         try:
-            await composed.write_to(file, header)
+            await composed.write_to(file, begun.first, begun.header)
+            await file.sync()
+        finally:
+            await file.close()
+
+    async def _finish(self, spooled: Spooled, new: _New) -> None:
+        """Make the file that a message was spooled to a whole one."""
+        file = await spooled.take(self._disk)
+        new.temporary = file.path
+        try:
+            await spooled.write_to(file, spooled.place)
             await file.sync()
         finally:
             await file.close()

@@ -12,7 +12,7 @@ import os
 
 import numpy as np
 
-from dboxfs.dbox import FileHeader, NeedMore, next_record, parse_file_header
+from dboxfs.dbox import FileHeader, ForwardParser, NeedMore, next_record, parse_file_header
 from dboxfs.errors import FormatError
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.lock_ops import LockKind
@@ -85,6 +85,8 @@ async def _end_of_whole_records(file: AppendFile, end: int) -> int | None:
         header = parse_file_header(await file.read(64, 0))
         if not isinstance(header, FileHeader):
             return None
+        if header.version == 3:
+            return await _end_of_whole_records3(file, end)
         while end < file.size:
             window = min(_WINDOW, file.size - end)
             while True:
@@ -99,4 +101,22 @@ async def _end_of_whole_records(file: AppendFile, end: int) -> int | None:
             end += found.size
     except FormatError:
         return end
+    return end
+
+
+async def _end_of_whole_records3(file: AppendFile, end: int) -> int:
+    """The same for a file of format 3, whose records are read forward, whatever their size."""
+    while end < file.size:
+        parser, at = ForwardParser(end), end
+        try:
+            while parser.record is None:
+                piece = await file.read(_WINDOW, at)
+                at += len(piece)
+                if piece:
+                    parser.feed(piece)
+                else:
+                    parser.finish()
+        except FormatError:
+            return end
+        end = parser.record.end
     return end

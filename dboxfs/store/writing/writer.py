@@ -37,12 +37,13 @@ from dboxfs.store.writing.mailboxes import MailboxTree
 from dboxfs.store.writing.maintain import Maintained, Pause, maintain
 from dboxfs.store.writing.mdbox import MdboxWriter
 from dboxfs.store.writing.message import CopyAs, NewMessage
-from dboxfs.store.writing.options import WriteOptions
+from dboxfs.store.writing.options import Eol, WriteOptions
 from dboxfs.store.writing.outcome import Copied, Saved
 from dboxfs.store.writing.purge import Purged, Report, finish_journal, purge
 from dboxfs.store.writing.recovery import recover
 from dboxfs.store.writing.repair import repair_storage
 from dboxfs.store.writing.sdbox import SdboxWriter
+from dboxfs.store.writing.spool import Spool
 from dboxfs.store.writing.subscriptions import subscribe
 from dboxfs.store.writing.work import Work, visible
 
@@ -132,6 +133,13 @@ class StoreWriter:
                 await index.append(records.expunge(index.state, wanted, external=False))
         self._work.count("expunged", len(wanted))
         return wanted
+
+    def spool(self, name: str) -> Spool:
+        """A file for a message that will be saved to a mailbox, once it is whole: its ``source`` then."""
+        options, location = self.options, self.location
+        directory = location.storage if self._work.mdbox else location.mailbox_path(name)
+        ready = options.dbox_version == 3 and options.eol is Eol.KEEP
+        return Spool(self._work.fs, directory, self._work.disk.file_permissions, ready=ready)
 
     # -- flags and keywords ------------------------------------------------------------------------------
 
