@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,9 @@ import pytest
 from dboxfs.dbox import RecordWriter, encode_file_header3
 from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.store import Kind, open_store, parse_location
-from dboxfs.store.converting import Converter
-from dboxfs.store.converting.workplace import open_workplace
-from dboxfs.store.writing import WriteOptions
+from dboxfs.store.converting import Converter, Progress, SourceChanged, VerifyFailed
+from dboxfs.store.converting.workplace import STAGING, open_workplace
+from dboxfs.store.writing import Neighbour, WriteOptions
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.live.mounts import dboxfs
 from tests.store_converting.showing import Showing
@@ -107,6 +109,64 @@ async def test_two_conversions_into_one_destination_exclude_each_other(
             assert "another dboxfs convert" in refused(source.location, str(tmp_path / "mail"))
         finally:
             await place.close()
+
+
+async def run_with(source: Account, root: Path, between: Callable[[], object], *, verify: bool) -> None:
+    """A conversion in the middle of which *between* is called."""
+    where = parse_location(source.location)
+    calls = 0
+
+    def report(progress: Progress) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            between()
+
+    async with FileSystem(ThreadsDriver()) as fs, open_store(fs, where, follow=False) as store:
+        options = WriteOptions(neighbour=Neighbour.ALONE)
+        converter = Converter(
+            fs, store, str(root), Kind.SDBOX, options=options, batch=2, verify=verify, report=report
+        )
+        await converter.run()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("flags add", r"\Flagged", "mailbox", "INBOX", "uid", "1"),
+        ("expunge", "mailbox", "INBOX", "uid", "5"),
+        ("mailbox create", "New"),
+        ("copy", "INBOX", "mailbox", "INBOX", "uid", "2"),
+    ],
+    ids=lambda change: change[0],
+)
+async def test_a_source_that_changes_while_it_is_read_is_noticed(
+    source: Account, tmp_path: Path, change: tuple[str, ...]
+) -> None:
+    with pytest.raises(SourceChanged, match="New" if "New" in change else "INBOX"):
+        await run_with(source, tmp_path / "mail", lambda: source.doveadm(*change), verify=False)
+    assert not (tmp_path / "mail/mailboxes").exists()
+
+
+async def test_verify_finds_a_changed_byte(source: Account, tmp_path: Path) -> None:
+    path = tmp_path / "mail" / STAGING / "mailboxes/INBOX/dbox-Mails/u.2"
+
+    def damage() -> None:
+        path.write_bytes(path.read_bytes().replace(b"Subject", b"Subjecz"))
+
+    with pytest.raises(VerifyFailed, match="uid 2: the text"):
+        await run_with(source, tmp_path / "mail", damage, verify=True)
+    assert not (tmp_path / "mail/mailboxes").exists()
+
+
+async def test_verify_finds_a_changed_date(source: Account, tmp_path: Path) -> None:
+    path = tmp_path / "mail" / STAGING / "mailboxes/INBOX/dbox-Mails/u.2"
+
+    def damage() -> None:
+        path.write_bytes(re.sub(rb"\nR[0-9a-f]+\n", b"\nR5\n", path.read_bytes()))
+
+    with pytest.raises(VerifyFailed, match="uid 2: the received"):
+        await run_with(source, tmp_path / "mail", damage, verify=True)
 
 
 @pytest.mark.parametrize("target", ["sdbox", "mdbox"])
