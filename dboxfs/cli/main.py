@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from dboxfs import __version__
-from dboxfs.cli import change, checking, converting, inspect, mounting
+from dboxfs.cli import change, checking, converting, inspect, mounting, rescuing
 from dboxfs.cli.logs import one_line
 from dboxfs.cli.status import EXIT_FAILURE, EXIT_INTERRUPTED, exit_status, first_error, message
 from dboxfs.errors import DboxfsError
@@ -149,6 +149,13 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     checking.add_arguments(check)
     check.set_defaults(run=checking.check)
+
+    rescue = commands.add_parser(
+        "rescue", help="make a new store of what is left of a damaged one",
+        description=rescuing.DESCRIPTION + _STORE, epilog=rescuing.STATUS, formatter_class=raw,
+    )  # fmt: skip
+    rescuing.add_arguments(rescue)
+    rescue.set_defaults(run=rescuing.rescue)
     return parser
 
 

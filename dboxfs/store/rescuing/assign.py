@@ -1,0 +1,245 @@
+"""Which message belongs where.
+
+sdbox: the file says mailbox and uid; the index, if it has that uid, flags and keywords.
+
+mdbox: a mailbox record refers to a map uid, which the map has at a place; and it has the message's guid.
+Both are followed; where they contradict each other the guid counts, since it stands in the message itself.
+A message that no record refers to is
+
+* expunged, if the map can be read and says that nobody has it: it is not brought back;
+* a second copy, if another message has its guid and size (a purge that died): left out;
+* otherwise nobody's: it goes to the mailbox that it names itself, behind all others.  If map or indexes are
+  lost it may have been expunged; nobody knows.
+
+Of several messages for one record the one that can be trusted most is taken.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dboxfs.store.location import Kind
+from dboxfs.store.rescuing.events import Event
+from dboxfs.store.rescuing.harvest import Harvest
+from dboxfs.store.rescuing.knowledge import Box, Known
+from dboxfs.store.rescuing.table import NO_GUID, Row
+from dboxfs.store.salvage import Trust
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Message *row* of the table shall be in a mailbox.  ``known``: None: nothing is known of it there."""
+
+    row: int
+    known: Known | None
+
+
+@dataclass(slots=True)
+class Assigned:
+    """``targets``: by mailbox (storage name), by uid.  ``damaged``: rows of incomplete messages."""
+
+    targets: dict[str, list[Target]] = field(default_factory=lambda: defaultdict(list))
+    damaged: list[int] = field(default_factory=list)
+
+
+def assign(harvest: Harvest) -> Assigned:
+    """Find a place for every message; what is lost is reported."""
+    assigned = Assigned()
+    if harvest.location.kind is Kind.SDBOX:
+        _assign_files(harvest, assigned)
+    else:
+        _Storage(harvest, assigned).run()
+    for number, row in enumerate(harvest.rows):
+        _report(harvest, number, row)
+    return assigned
+
+
+def _report(harvest: Harvest, number: int, row: Row) -> None:
+    """Say what is wrong with a message that is saved all the same."""
+    problems = harvest.trouble.get(number)
+    if problems and row.trust is not Trust.DAMAGED and not row.inside:
+        file = harvest.files[row.file]
+        code = "repaired" if row.trust is Trust.REPAIRED else "doubtful"
+        uid = file.number if file.mailbox is not None else None
+        event = Event(code, "; ".join(problems), file.path, row.offset, file.mailbox, uid, row.guid)
+        harvest.emit(event)
+
+
+def _damaged(
+    harvest: Harvest,
+    assigned: Assigned,
+    number: int,
+    row: Row,
+    box: Box | None = None,
+    uid: int | None = None,
+) -> None:
+    file = harvest.files[row.file]
+    problems = "; ".join(harvest.trouble.get(number, ("it is incomplete",)))
+    where = f" (was {box.name} uid {uid})" if box is not None else ""
+    what = f"a damaged message{where}: {problems}; {row.plain} bytes of its text are there"
+    name = box.name if box is not None else None
+    harvest.emit(Event("damaged", what, file.path, row.offset, name, uid, row.guid, row.plain))
+    assigned.damaged.append(number)
+
+
+def _assign_files(harvest: Harvest, assigned: Assigned) -> None:
+    boxes = {box.name: box for box in harvest.knowledge.boxes}
+    found: dict[str, set[int]] = defaultdict(set)
+    for number, row in enumerate(harvest.rows):
+        file = harvest.files[row.file]
+        assert file.mailbox is not None
+        box, uid = boxes[file.mailbox], file.number
+        found[box.name].add(uid)
+        if row.trust is Trust.DAMAGED:
+            _damaged(harvest, assigned, number, row, box, uid)
+            continue
+        at = box.state.row_of(uid) if box.state is not None else -1
+        if at < 0 and box.fresh:
+            what = "the message has no record in the index: flags not known, perhaps expunged"
+            harvest.emit(Event("no-record", what, file.path, None, box.name, uid, row.guid))
+        known = box.known(at) if at >= 0 else Known(uid, 0, (), None)
+        assigned.targets[box.name].append(Target(number, known))
+    for box in harvest.knowledge.boxes:
+        uids = box.state.uids.tolist() if box.state is not None else []
+        for uid in uids:
+            if uid not in found[box.name]:
+                path = f"{harvest.location.mailbox_path(box.name)}/u.{uid}"
+                what = "the index has this message, its file is missing"
+                harvest.emit(Event("lost", what, path, mailbox=box.name, uid=uid))
+
+
+class _Storage:
+    """The same for an mdbox."""
+
+    def __init__(self, harvest: Harvest, assigned: Assigned) -> None:
+        self._harvest = harvest
+        self._assigned = assigned
+        self._knowledge = harvest.knowledge
+        self._references = harvest.knowledge.references
+        self._trust = np.array([row.trust + 10 * row.inside for row in harvest.rows], np.int64)
+        self._claims = np.full(len(self._references), -1, np.int64)
+        self._used: set[int] = set()
+        self._dead: set[int] = set()
+
+    def run(self) -> None:
+        """Assign everything."""
+        self._claim_by_place()
+        self._claim_by_guid()
+        self._used = set(self._claims[self._claims >= 0].tolist())
+        self._place_referenced()
+        self._place_others()
+
+    # -- references --------------------------------------------------------------------------------------
+
+    def _claim_by_place(self) -> None:
+        mapping, fresh = self._knowledge.map, self._knowledge.map_fresh
+        if mapping is None:
+            return
+        keys = mapping.file_ids.astype(np.uint64) << np.uint64(32) | mapping.offsets.astype(np.uint64)
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        uids, counts = mapping.map_uids[order], mapping.refcounts[order]
+        valid = self._boxes_of_map(mapping.uid_validity)
+        for number, row in enumerate(self._harvest.rows):
+            file_id = self._harvest.files[row.file].number
+            if row.inside or row.offset >= 1 << 32:
+                continue
+            at = int(np.searchsorted(keys, np.uint64(file_id << 32 | row.offset)))
+            if at == len(keys) or int(keys[at]) != file_id << 32 | row.offset:
+                continue
+            for reference in self._references.of_map_uid(int(uids[at])):
+                if int(self._references.boxes[reference]) in valid and self._fits(reference, row):
+                    self._claim(reference, number)
+            if fresh and counts[at] == 0:
+                self._dead.add(number)
+
+    def _boxes_of_map(self, uid_validity: int) -> set[int]:
+        """Positions of the mailboxes whose map uids are those of this map."""
+        return {
+            number
+            for number, box in enumerate(self._knowledge.boxes)
+            if box.header is not None and box.header.map_uid_validity == uid_validity
+        }
+
+    def _fits(self, reference: int, row: Row) -> bool:
+        """Whether the guids allow that a record means this message."""
+        guid: bytes = self._references.guids[reference]
+        return not guid or row.guid == NO_GUID or guid == row.guid.rstrip(b"\0")
+
+    def _claim(self, reference: int, number: int) -> None:
+        other = int(self._claims[reference])
+        if other < 0 or self._trust[number] < self._trust[other]:
+            self._claims[reference] = number
+
+    def _claim_by_guid(self) -> None:
+        claimed = set(self._claims[self._claims >= 0].tolist())
+        for number, row in enumerate(self._harvest.rows):
+            if row.guid == NO_GUID or (number in claimed and row.trust is Trust.DAMAGED):
+                continue
+            for reference in self._references.of_guid(row.guid):
+                self._claim(reference, number)
+
+    # -- places ------------------------------------------------------------------------------------------
+
+    def _place_referenced(self) -> None:
+        references, rows = self._references, self._harvest.rows
+        told: set[int] = set()
+        for at in range(len(references)):
+            box = self._knowledge.boxes[int(references.boxes[at])]
+            known = box.known(int(references.rows[at]))
+            number = int(self._claims[at])
+            if number < 0:
+                guid: bytes = references.guids[at].ljust(16, b"\0")
+                what = f"{box.name} uid {known.uid}: no file has this message"
+                self._harvest.emit(Event("lost", what, "", None, box.name, known.uid, guid))
+            elif rows[number].trust is not Trust.DAMAGED:
+                self._assigned.targets[box.name].append(Target(number, known))
+            elif number not in told:
+                told.add(number)
+                _damaged(self._harvest, self._assigned, number, rows[number], box, known.uid)
+
+    def _place_others(self) -> None:
+        rows, done = self._harvest.rows, self._harvest.done
+        sizes = {rows[number].guid: rows[number].plain for number in sorted(self._used)}
+        for number, row in enumerate(rows):
+            if number in self._used:
+                continue
+            named = row.guid != NO_GUID
+            if number in self._dead:
+                done.expunged += 1
+                sizes.setdefault(row.guid, row.plain)
+            elif row.inside:
+                self._inside(number, row)
+            elif row.trust is Trust.DAMAGED:
+                if not named or row.guid not in sizes:
+                    _damaged(self._harvest, self._assigned, number, row)
+            elif named and sizes.get(row.guid) == row.plain:
+                done.twins += 1
+            else:
+                if named:
+                    sizes[row.guid] = row.plain
+                self._nobodys(number, row)
+
+    def _inside(self, number: int, row: Row) -> None:
+        file = self._harvest.files[row.file]
+        what = (
+            "a whole message within a damaged one; no index knows it, so it may be a part of that one's text"
+        )
+        event = Event("inside", what, file.path, row.offset, guid=row.guid, salvaged=row.plain)
+        self._harvest.emit(event)
+        self._assigned.damaged.append(number)
+
+    def _nobodys(self, number: int, row: Row) -> None:
+        self._harvest.done.unplaced += 1
+        home = self._harvest.rows.names[row.home].decode("utf-8", "surrogateescape") or "INBOX"
+        file = self._harvest.files[row.file]
+        what = f"no index knows this message; it goes to {home}, which is what it says itself"
+        if not row.home:
+            what = "no index knows this message, and it doesn't say where it belongs; it goes to INBOX"
+        if not self._knowledge.map_fresh:
+            what += "; perhaps it was expunged"
+        self._harvest.emit(Event("unplaced", what, file.path, row.offset, home, guid=row.guid))
+        self._assigned.targets[home].append(Target(number, None))

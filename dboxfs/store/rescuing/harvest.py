@@ -1,0 +1,144 @@
+"""The dbox files of a store, read from end to end: what goes into the table, and what is reported."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dboxfs.errors import FormatError
+from dboxfs.fsapi import FileSystem
+from dboxfs.store.location import Kind, Location
+from dboxfs.store.rescuing.events import Emit, Event, Rescued
+from dboxfs.store.rescuing.knowledge import Knowledge
+from dboxfs.store.rescuing.table import NO_GUID, Row, Table
+from dboxfs.store.salvage import Found, Gap, Place, Window, open_window, scan_file
+from dboxfs.store.writing.work import message_number
+
+_LONGEST_GUESS = (1 << 40) - 1
+"""Received dates beyond this are damage."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A dbox file.
+
+    ``mailbox`` and ``number``: sdbox: whose message it is, and its uid; mdbox: None, and the file id.
+    ``changed``: when it was written last, seconds since the epoch.
+    """
+
+    path: str
+    mailbox: str | None
+    number: int
+    changed: int = 0
+
+
+@dataclass(slots=True)
+class Harvest:
+    """All files and messages of a store.
+
+    :ivar files: by number.
+    :ivar rows: every message.
+    """
+
+    fs: FileSystem
+    location: Location
+    knowledge: Knowledge
+    emit: Emit
+    done: Rescued
+    progress: Callable[[int, int], None]
+    files: list[File] = field(default_factory=list)
+    rows: Table = field(default_factory=Table)
+    trouble: dict[int, tuple[str, ...]] = field(default_factory=dict)
+
+    async def gather(self) -> None:
+        """Read every file."""
+        for file in await self._all_files():
+            places = self._places(file)
+            chunk = 1 << 20 if file.mailbox is None else 256 << 10
+            try:
+                async with open_window(self.fs, file.path, chunk) as window:
+                    await self._file(file, window, places)
+            except OSError as exc:
+                what = f"the file can't be read: {exc.strerror}"
+                self.emit(Event("unreadable", what, file.path, mailbox=file.mailbox))
+
+    async def _all_files(self) -> list[File]:
+        found: list[File] = []
+        if self.location.kind is Kind.MDBOX:
+            for directory in (self.location.storage, self.location.alt_storage):
+                found += await self._directory(directory, "m", None)
+            return found
+        for box in self.knowledge.boxes:
+            primary = await self._directory(self.location.mailbox_path(box.name), "u", box.name)
+            known = {file.number for file in primary}
+            other = await self._directory(self.location.alt_mailbox_path(box.name), "u", box.name)
+            both = primary + [file for file in other if file.number not in known]
+            found += sorted(both, key=lambda file: file.number)
+        return found
+
+    async def _directory(self, directory: str | None, prefix: str, mailbox: str | None) -> list[File]:
+        if directory is None:
+            return []
+        try:
+            entries = await self.fs.listdir(directory)
+        except OSError as exc:
+            if exc.errno != errno.ENOENT or directory == self.location.storage:
+                what = f"the directory can't be read: {exc.strerror}"
+                self.emit(Event("unreadable", what, directory, mailbox=mailbox))
+            return []
+        numbers = ((message_number(entry.name, prefix), entry.name) for entry in entries)
+        return [
+            File(os.path.join(directory, name), mailbox, number) for number, name in sorted(numbers) if number
+        ]
+
+    def _places(self, file: File) -> list[Place]:
+        mapping = self.knowledge.map
+        if file.mailbox is not None or mapping is None:
+            return []
+        rows = np.flatnonzero(mapping.file_ids == file.number)
+        pairs = zip(mapping.offsets[rows].tolist(), mapping.sizes[rows].tolist(), strict=True)
+        return [Place(offset, size) for offset, size in sorted(set(pairs))]
+
+    async def _file(self, file: File, window: Window, places: list[Place]) -> None:
+        number = len(self.files)
+        self.files.append(File(file.path, file.mailbox, file.number, int(window.changed)))
+        empty = True
+        async for item in scan_file(window, places, single=file.mailbox is not None):
+            if isinstance(item, Gap):
+                self.emit(Event("gap", item.reason, file.path, item.offset, file.mailbox))
+                continue
+            empty = False
+            self._take(number, item)
+        if empty and file.mailbox is not None:
+            what = "there is no message in the file"
+            self.emit(Event("lost", what, file.path, mailbox=file.mailbox, uid=file.number))
+        self.done.files += 1
+        self.done.bytes += window.size
+        self.progress(len(self.rows), self.done.bytes)
+
+    def _take(self, number: int, found: Found) -> None:
+        metadata, measured = found.metadata, found.measured
+        received = -1
+        home = external = 0
+        if metadata is not None:
+            try:
+                received = metadata.received if metadata.get(b"R") is not None else -1
+            except FormatError:
+                received = -1
+            home = self.rows.name(metadata.orig_mailbox or b"")
+            external = metadata.ext_refs is not None
+        if found.problems:
+            self.trouble[len(self.rows)] = found.problems
+        plain = measured.plain if measured is not None else 0
+        row = Row(
+            number, home, found.offset, found.body_offset, found.body_size, plain,
+            received if -1 <= received <= _LONGEST_GUESS else -1,
+            metadata.base if metadata is not None else 0,
+            found.trust, measured.compression if measured is not None else None,
+            found.inside, bool(external), found.guid or NO_GUID,
+        )  # fmt: skip
+        self.rows.add(row)

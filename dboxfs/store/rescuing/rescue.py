@@ -1,0 +1,120 @@
+"""The whole way of a rescue.
+
+1. what the indexes know (``knowledge``); 2. the files, read from end to end (``harvest``, ``salvage``);
+3. which message belongs where (``assign``); 4. the new store (``plant``).
+
+The old store is only read.  The new one is written like any other (``writing/PROTOCOL.md``), each transaction
+durable; a rescue that is interrupted leaves a store with some of the messages in it, to be thrown away.
+Memory: about 500 bytes a message, and some megabytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dboxfs.errors import NoSuchStore
+from dboxfs.fsapi import FileSystem, Peek, PeekResult
+from dboxfs.store.location import Kind, Location
+from dboxfs.store.rescuing.assign import assign
+from dboxfs.store.rescuing.events import Emit, Event, Rescued
+from dboxfs.store.rescuing.harvest import Harvest
+from dboxfs.store.rescuing.knowledge import learn
+from dboxfs.store.rescuing.plant import Planter
+from dboxfs.store.rescuing.texts import Texts
+from dboxfs.store.subscriptions import parse_subscriptions
+from dboxfs.store.writing import Neighbour, StoreWriter, WriteOptions, init_store
+
+DAMAGED_MAILBOX = "Rescued-Damaged"
+"""Where incomplete messages go, if they are wanted."""
+
+_LARGEST_SUBSCRIPTIONS = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RescueOptions:
+    """How to rescue.
+
+    :param kind: format of the new store.
+    :param partial: save what there is of damaged messages into :data:`DAMAGED_MAILBOX`.
+    :param writing: how the new store is written.
+    """
+
+    kind: Kind
+    partial: bool = False
+    writing: WriteOptions = field(default_factory=lambda: WriteOptions(neighbour=Neighbour.ALONE))
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """``reading``: messages found and bytes read so far; else messages saved so far."""
+
+    reading: bool
+    messages: int
+    bytes: int = 0
+
+
+async def rescue_store(
+    fs: FileSystem,
+    source: Location,
+    root: str,
+    options: RescueOptions,
+    emit: Emit,
+    progress: Callable[[Progress], None] | None = None,
+) -> Rescued:
+    """Make a new store at *root* of everything that can be read of *source*.
+
+    :param root: a directory that is empty or does not exist; absolute.
+    :param emit: told of everything that was lost, guessed or left unknown.
+    :raises NoSuchStore: the source's root can't be read, or *root* can't be made.
+    :raises StoreExists: there is something in *root*.
+    :raises OSError: the new store can't be written.
+    """
+    done = Rescued()
+    told = progress or _nobody
+
+    def report(event: Event) -> None:
+        done.events[event.code] += 1
+        emit(event)
+
+    try:
+        await fs.listdir(source.root)
+    except OSError as exc:
+        raise NoSuchStore(f"{source.root}: {exc.strerror}") from exc
+    target = Location(options.kind, root, utf8=source.utf8)
+    await init_store(fs, target, options=options.writing)
+    knowledge = await learn(fs, source, report)
+
+    def reading(messages: int, size: int) -> None:
+        told(Progress(True, messages, size))
+
+    harvest = Harvest(fs, source, knowledge, report, done, reading)
+    await harvest.gather()
+    assigned = assign(harvest)
+    writer = StoreWriter(fs, target, await fs.stat(root), options.writing)
+    suffixes = {box.name: f"-{box.header.guid.hex()}-" for box in knowledge.boxes if box.header is not None}
+    texts = Texts(fs, source, suffixes)
+    try:
+        planter = Planter(
+            harvest, assigned, texts, writer, lambda messages: told(Progress(False, messages, done.bytes))
+        )
+        await planter.mailboxes()
+        if options.partial:
+            await planter.damaged(DAMAGED_MAILBOX)
+    finally:
+        texts.close()
+    await _subscribe(fs, source, writer)
+    return done
+
+
+def _nobody(progress: Progress) -> None:
+    """Nobody wants to know how far it is."""
+
+
+async def _subscribe(fs: FileSystem, source: Location, writer: StoreWriter) -> None:
+    path = os.path.join(source.control_dir, source.subscriptions)
+    (found,) = await fs.peek([Peek(path, ((0, None),), limit=_LARGEST_SUBSCRIPTIONS)])
+    if isinstance(found, PeekResult):
+        for name in sorted(parse_subscriptions(found.chunks[0])):
+            await writer.subscribe(name)

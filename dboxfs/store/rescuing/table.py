@@ -1,0 +1,89 @@
+"""Every message that the files have, in a few bytes each.
+
+A scan gives one :class:`Row` after the other; they are kept packed, 88 bytes each, since a store may have
+millions, and unpacked when they are asked for.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dboxfs.dbox import Compression
+from dboxfs.store.salvage import Trust
+
+NO_GUID = bytes(16)
+
+_ROW = struct.Struct("<IIQQQQqQBBBx16s")
+_KINDS: tuple[Compression | None, ...] = (None, *Compression)
+_INSIDE, _EXTERNAL = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One message.  Offsets in its file, sizes in bytes.
+
+    ``file``: number of its file (:class:`Files`).  ``home``: number of the mailbox that it names itself
+    (:attr:`Table.names`; 0: none).  ``body_size``: stored bytes of the text; ``plain``: of the text as far as
+    it can be decompressed.  ``received``: seconds since the epoch, -1: not known.  ``metadata_offset``: 0:
+    the metadata are lost.  ``guid``: zeros: not known.
+    """
+
+    file: int
+    home: int
+    offset: int
+    body_offset: int
+    body_size: int
+    plain: int
+    received: int
+    metadata_offset: int
+    trust: Trust
+    compression: Compression | None
+    inside: bool
+    external: bool
+    guid: bytes
+
+
+class Table:
+    """Rows, in the order in which they were found.
+
+    :ivar names: the mailboxes that messages name, storage names; the first is none.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[bytes] = [b""]
+        self._numbers: dict[bytes, int] = {b"": 0}
+        self._data = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._data) // _ROW.size
+
+    def __getitem__(self, at: int) -> Row:
+        if not 0 <= at < len(self):
+            raise IndexError(at)
+        file, home, *numbers, trust, kind, marks, guid = _ROW.unpack_from(self._data, at * _ROW.size)
+        offset, body_offset, body_size, plain, received, metadata_offset = numbers
+        return Row(
+            file, home, offset, body_offset, body_size, plain, received, metadata_offset,
+            Trust(trust), _KINDS[kind], bool(marks & _INSIDE), bool(marks & _EXTERNAL), guid,
+        )  # fmt: skip
+
+    def __iter__(self) -> Iterator[Row]:
+        for at in range(len(self)):
+            yield self[at]
+
+    def add(self, row: Row) -> None:
+        """One more row."""
+        marks = _INSIDE * row.inside | _EXTERNAL * row.external
+        self._data += _ROW.pack(
+            row.file, row.home, row.offset, row.body_offset, row.body_size, row.plain, row.received,
+            row.metadata_offset, row.trust, _KINDS.index(row.compression), marks, row.guid,
+        )  # fmt: skip
+
+    def name(self, mailbox: bytes) -> int:
+        """The number of a mailbox that a message names."""
+        number = self._numbers.setdefault(mailbox, len(self.names))
+        if number == len(self.names):
+            self.names.append(mailbox)
+        return number
