@@ -14,6 +14,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterable
 
+import trio
 from pyfuse3 import FUSEError
 
 from dboxfs.errors import DboxfsError
@@ -138,22 +139,28 @@ class Commits:
         uid = saved.uids[0]
         if self.box(folder).guid is None:
             await self._store.refresh_mailbox(folder)
+        failed: OSError | None = None
         try:
-            await self._named(folder, uid, name)
-        except OSError:
-            if message.replaces is None:
-                await self._take_back(folder, uid)
-            raise
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._store.refresh_mailbox, folder)
+                try:
+                    await self._named(folder, uid, name)
+                except OSError as exc:
+                    failed = exc
         finally:
-            await self._store.refresh_mailbox(folder)
             if message.replaces is not None:
                 self.became(self._inodes.of(folder) | message.replaces, folder, uid)
+        if failed is not None:
+            if message.replaces is None:
+                await self._take_back(folder, uid)
+            raise failed
         return uid
 
     async def _take_back(self, folder: Folder, uid: int) -> None:
         """The name can't be kept, and the writer hears of that: then there shall be no message either."""
         try:
             await self._writer.expunge(folder.name, [uid])
+            await self._store.refresh_mailbox(folder)
         except (DboxfsError, OSError) as exc:
             log.error("%s: uid %d was saved, but its name can't be: %s", folder.name, uid, exc)
 

@@ -30,7 +30,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from dboxfs.fsapi import CreateMode, FileSystem, OpenMode, Peek
+from dboxfs.fsapi import CreateMode, FileSystem, Peek
 from dboxfs.store import Folder, Mailbox, Store
 from dboxfs.store.writing.disk import Disk
 from dboxfs.store.writing.group import GroupCommit, Request
@@ -235,7 +235,7 @@ async def load_names(store: Store) -> WrittenNames:
     return names
 
 
-_Line = Request[tuple[Mailbox, int, bytes], bool]
+_Line = Request[tuple[Mailbox, _Names, bytes], bool]
 
 
 class NameFiles:
@@ -247,7 +247,7 @@ class NameFiles:
         self._fs = fs
         self._names = names
         self._disk = Disk(fs, owner, options)
-        self._queues: dict[bytes, GroupCommit[tuple[Mailbox, int, bytes], bool]] = {}
+        self._queues: dict[bytes, GroupCommit[tuple[Mailbox, _Names, bytes], bool]] = {}
 
     async def record(self, box: Mailbox, uid: int, name: bytes) -> None:
         """From now on *uid* has this name (which another message may have had until now).
@@ -256,37 +256,34 @@ class NameFiles:
         """
         if box.guid is None:
             return
+        names = self._names.put(box, uid, name)
         if self._names.directory is None:
-            self._names.put(box, uid, name)
             return
         queue = self._queues.get(box.guid)
         if queue is None:
             queue = self._queues[box.guid] = GroupCommit(self._commit)
-        await queue.run(Request((box, uid, name)))
+        await queue.run(Request((box, names, encode_line(box.uid_validity, uid, name))))
 
     async def _commit(self, group: Sequence[_Line]) -> None:
-        box = group[0].what[0]
+        box, names, _ = group[-1].what
         assert box.guid is not None
         assert self._names.directory is not None
-        lines = b""
-        for request in group:
-            _, uid, name = request.what
-            names = self._names.put(box, uid, name)
-            lines += encode_line(box.uid_validity, uid, name)
+        lines = b"".join(request.what[2] for request in group)
         path = os.path.join(self._names.directory, box.guid.hex())
         names.lines += len(group)
-        if names.rewrite or names.has_grown or not await self._append(path, lines):
+        if names.rewrite or names.has_grown or not await self._append(path, names, lines):
             await self._rewrite(path, names)
         for request in group:
             request.result = True
 
-    async def _append(self, path: str, lines: bytes) -> bool:
-        async with self._fs.open(path, OpenMode.APPEND, nofollow=True) as handle:
-            try:
-                await handle.write_all(lines)
-                await handle.commit_async()
-            except FileNotFoundError:
-                return False
+    async def _append(self, path: str, names: _Names, lines: bytes) -> bool:
+        """Append to the file; False: there is none."""
+        names.rewrite = True  # if this fails, there may be a torn line
+        try:
+            await self._disk.append_to(path, lines)
+        except FileNotFoundError:
+            return False
+        names.rewrite = False
         return True
 
     async def _rewrite(self, path: str, names: _Names) -> None:
