@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from bench import hotset, latency, machine, plot, report, single
+from bench import hotset, latency, machine, plot, report, saves, single
 from bench.dovecot import Doveadm
 from bench.errors import BenchError
 from bench.goals import Answer, Cells, answer, wanted_cells, wanted_rows
@@ -37,6 +37,7 @@ and, when root, empty caches of the kernel. Speed is never a reason to fail: the
 status is 0 when everything ran, 1 when something didn't, 2 when the command line is wrong.
 """
 
+LAST = 15
 _SCENARIOS = """\
 scenarios:
    1  requests a file that the kernel makes for tar, grep -r and ls -lR
@@ -48,6 +49,7 @@ scenarios:
   11  find and ls -l of very many messages
   12  tar on storage with latency              13  very many readers at once on such storage
   14  a hot set of compressed messages, read again after a scan
+  15  saves a second: mount and library, beside IMAP APPEND and doveadm save
 """
 
 
@@ -103,8 +105,8 @@ def _scenarios(text: str) -> list[int]:
         chosen = sorted({int(part) for part in text.split(",")})
     except ValueError:
         chosen = [0]
-    if not set(chosen) <= set(range(1, 15)):
-        raise argparse.ArgumentTypeError(f"{text!r}: scenarios are numbers from 1 to 14, such as 3,5")
+    if not set(chosen) <= set(range(1, LAST + 1)):
+        raise argparse.ArgumentTypeError(f"{text!r}: scenarios are numbers from 1 to {LAST}, such as 3,5")
     return chosen
 
 
@@ -116,7 +118,7 @@ def _scale(arguments: argparse.Namespace) -> None:
     ):
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
-    arguments.only = arguments.only or list(range(1, 15))
+    arguments.only = arguments.only or list(range(1, LAST + 1))
 
 
 @contextlib.contextmanager
@@ -170,6 +172,8 @@ def _run(arguments: argparse.Namespace, work: Path) -> int:
         latency.many_readers(bench, min(arguments.rounds, 3))
     if 14 in arguments.only:
         bench.attempt("hot set after a scan", lambda: hotset.hot_set(bench))
+    if 15 in arguments.only:
+        saves.saves(bench, arguments.rounds)
     seconds = {
         "build": round(built - start, 1),
         "run": round(time.perf_counter() - built, 1),

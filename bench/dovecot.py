@@ -1,8 +1,8 @@
 """``doveadm`` without a daemon: a configuration of the bench's own, the store given on the command line.
 
 Dovecot keeps no mail as root, so root's stores belong to the user ``vmail`` that ``scripts/setup`` makes.
-``mail_fsync = never`` throughout: stores are made faster, and the peer that writes (``doveadm backup``) is at
-its best.
+``mail_fsync = never`` unless a command says otherwise: stores are made faster, and the peer that writes
+(``doveadm backup``) is at its best.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ class Doveadm:
     """Commands on the stores below *work*, which is made ready for the user that Dovecot runs as."""
 
     def __init__(self, work: Path) -> None:
-        self._config = work / "dovecot.conf"
+        self.config = work / "dovecot.conf"
         self.user = "vmail" if os.geteuid() == 0 else getpass.getuser()
         try:
             self._entry = pwd.getpwnam(self.user)
         except KeyError:
             raise BenchError("no user vmail: run scripts/setup") from None
         self._home = self.directory(work / "home")
-        self._config.write_text(self._configuration(work))
+        self.config.write_text(self._configuration(work))
 
     def _configuration(self, work: Path) -> str:
         return f"""\
@@ -57,7 +57,7 @@ namespace inbox {{
 
     def command(self, location: str, *args: str | Path) -> list[str]:
         """The command line of ``doveadm ARGS`` on the store *location*."""
-        return ["doveadm", "-c", str(self._config), "-o", f"mail_location={location}", *map(str, args)]
+        return ["doveadm", "-c", str(self.config), "-o", f"mail_location={location}", *map(str, args)]
 
     def environment(self) -> dict[str, str]:
         """The environment that the command needs: whom it works for."""

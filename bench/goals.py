@@ -24,6 +24,7 @@ class Measure(Enum):
     PER_ENTRY = "µs an entry"
     MEMORY = "MB"
     HITS = "% hits"
+    SAVES = "saves a second"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Row:
     @property
     def at_least(self) -> bool:
         """The goal is a lower bound."""
-        return self.measure in (Measure.SPEED, Measure.HITS)
+        return self.measure in (Measure.SPEED, Measure.HITS, Measure.SAVES)
 
 
 @dataclass(slots=True)
@@ -128,6 +129,35 @@ SLOW_CELL = {0: "tar/known/slow-one", 10: "tar/known/slow-10", 64: "tar/known/sl
 ONE_CELL, MANY_CELL = "read/one/slow", "read/many/slow"
 HOT_CELL, HOT_LRU_CELL = "hits/scanned/cache", "hits/scanned/lru"
 
+FORMATS = ("sdbox", "mdbox")
+SAVE_WRITERS = (1, 8)
+"""How many save at once."""
+
+
+def save_cell(driver: str, fsync: str, writers: int, subject: str) -> str:
+    """The cell of *writers* at once that save into a store of the format *driver*."""
+    return f"save/{fsync}-{writers}/{subject}-{driver}"
+
+
+def _saves() -> list[Row]:
+    rows = []
+    for driver in FORMATS:
+        for writers in SAVE_WRITERS:
+            how = f"{driver}, {writers} at once"
+            for fsync, subject in (
+                ("commit", "mount"), ("commit", "library"), ("commit", "imap"), ("commit", "doveadm"),
+                ("never", "mount"), ("never", "library"),
+            ):  # fmt: skip
+                sync = f", fsync={fsync}" if subject in ("mount", "library") else ""
+                cell = save_cell(driver, fsync, writers, subject)
+                rows.append(Row(15, f"saves, {how}: {subject}{sync}", cell, None, Measure.SAVES, None))
+            for subject in ("mount", "library"):
+                for peer, name in (("imap", "IMAP APPEND"), ("doveadm", "doveadm save")):
+                    ours, other = (save_cell(driver, "commit", writers, one) for one in (subject, peer))
+                    rows.append(Row(15, f"{how}: {subject} / {name}", ours, other, Measure.SPEED, None))
+    return rows
+
+
 ROWS: tuple[Row, ...] = (
     *_requests(),
     *_ratios(),
@@ -141,6 +171,7 @@ ROWS: tuple[Row, ...] = (
     Row(13, "20 ms storage: 500 readers at once / one", MANY_CELL, ONE_CELL, Measure.RATIO, 12.0),
     Row(14, "hot set after a scan (1% read, then pages)", HOT_CELL, None, Measure.HITS, 90.0),
     Row(14, "the same with a cache that is an LRU", HOT_LRU_CELL, None, Measure.HITS, None),
+    *_saves(),
 )  # fmt: skip
 
 NOISE: tuple[Row, ...] = tuple(
@@ -168,7 +199,7 @@ def answer(row: Row, cells: Cells) -> Answer:
     """The number for a row: medians first, then their ratio; the range is that of the single rounds."""
     if row.measure is Measure.REQUESTS:
         return _of_values(row, cells, cells.requests)
-    if row.measure in (Measure.MEMORY, Measure.PER_ENTRY, Measure.HITS):
+    if row.measure in (Measure.MEMORY, Measure.PER_ENTRY, Measure.HITS, Measure.SAVES):
         return _of_values(row, cells, cells.values)
     above, below = (row.ours, row.peer) if row.measure is Measure.RATIO else (row.peer, row.ours)
     assert above is not None

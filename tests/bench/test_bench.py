@@ -93,7 +93,7 @@ def test_stores_are_used_again(tmp_path: Path) -> None:
     assert not list((tmp_path / "mnt" / "mdbox").iterdir())  # nothing is left mounted
 
 
-@pytest.mark.parametrize("args", [("--only", "15"), ("--messages", "0"), ("--rounds", "x")])
+@pytest.mark.parametrize("args", [("--only", "16"), ("--messages", "0"), ("--rounds", "x")])
 def test_a_wrong_command_line_is_refused(args: tuple[str, str]) -> None:
     with pytest.raises(SystemExit) as refused:
         main(args)
