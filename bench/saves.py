@@ -106,8 +106,8 @@ def _new_store(task: _Task, name: str) -> Path:
 
 def _library(task: _Task) -> float:
     root = _new_store(task, "library")
-    how = ("library", location_of(root), task.fsync, str(task.writers))
-    return _time_savers(task, [how])
+    how = (location_of(root), task.fsync, str(task.writers))
+    return _time_savers(task, "bench.saver", [how])
 
 
 def _mount(task: _Task) -> float:
@@ -118,13 +118,13 @@ def _mount(task: _Task) -> float:
         mount.start()
         inbox = mount.path / "INBOX"
         (inbox / "first").write_bytes(task.message.read_bytes())
-        hows = [("files", str(inbox), f"{writer}-") for writer in range(task.writers)]
-        return _time_savers(task, hows)
+        hows = [(str(inbox), f"{writer}-") for writer in range(task.writers)]
+        return _time_savers(task, "bench.filer", hows)
 
 
-def _time_savers(task: _Task, hows: Sequence[tuple[str, ...]]) -> float:
+def _time_savers(task: _Task, module: str, hows: Sequence[tuple[str, ...]]) -> float:
     """Start the processes, wait until all are ready, and take the time until all are done."""
-    base = [sys.executable, "-m", "bench.saver", "--count", str(task.count), "--message", str(task.message)]
+    base = [sys.executable, "-m", module, str(task.message), str(task.count)]
     savers = [
         subprocess.Popen([*base, *how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_root())
         for how in hows
