@@ -59,7 +59,9 @@ class Scenario:
     """A change of a store.
 
     ``prepare`` is done by Dovecot.  ``together``: sets of places of which one at least must hold the message.
-    ``ours_first``: dboxfs opens what is left before Dovecot does.
+    ``ours_first``: dboxfs opens what is left before Dovecot does.  ``atomic``: mailboxes that are as a whole
+    as they were before, flags and uids too, or as they are after (until a rebuild adds what was not
+    acknowledged).
     """
 
     name: str
@@ -70,6 +72,7 @@ class Scenario:
     together: tuple[frozenset[Key], ...] = ()
     suffix: str = ""
     ours_first: bool = False
+    atomic: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ class Template:
     before: Counter[Key]
     after: Counter[Key]
     kept: dict[Key, tuple[int, str, str]]
+    states: tuple[dict[Key, tuple[int, str, str]], dict[Key, tuple[int, str, str]]]
     operations: list[str]
 
     def points(self) -> Iterator[Point]:
@@ -172,7 +176,7 @@ async def template(dovecot: Dovecot, scenario: Scenario) -> Template:
     first = {(name, row[0]): row[1:] for name, rows in before.items() for row in rows}
     last = {(name, row[0]): row[1:] for name, rows in after.items() for row in rows}
     kept = {key: row for key, row in first.items() if last.get(key) == row}
-    return Template(account, counted(before), counted(after), kept, recorder.kinds)
+    return Template(account, counted(before), counted(after), kept, (first, last), recorder.kinds)
 
 
 async def crash(dovecot: Dovecot, scenario: Scenario, made: Template, point: Point) -> bool:
@@ -229,3 +233,7 @@ def check(
     rows = {(name, row[0]): row[1:] for name, some in found.items() for row in some}
     for key, row in made.kept.items():
         assert rows[key] == row, f"{where}: {key[1][:60]!r} has changed"
+    for name in scenario.atomic if "resync" not in where else ():
+        states = [{key: row for key, row in rows.items() if key[0] == name and key not in extra}]
+        states += [{key: row for key, row in some.items() if key[0] == name} for some in made.states]
+        assert states[0] in states[1:], f"{where}: {name} is half changed"

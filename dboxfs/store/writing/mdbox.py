@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dboxfs.errors import DboxfsError, NoSuchMessage
 from dboxfs.fsapi import ops
@@ -26,7 +26,7 @@ from dboxfs.store.writing.indexlog import IndexLog
 from dboxfs.store.writing.message import CopyAs, NewMessage
 from dboxfs.store.writing.outcome import Copied, Saved, now_seconds
 from dboxfs.store.writing.references import References, check_limit, lost_references, references_of
-from dboxfs.store.writing.sdbox import finish_expunge
+from dboxfs.store.writing.sdbox import finish_expunge, heritage
 from dboxfs.store.writing.work import Work, present, visible
 
 SHARED_LIMIT = 1 << 20
@@ -278,10 +278,12 @@ class MdboxWriter:
         *,
         move: bool = False,
         like: Mapping[int, CopyAs] | None = None,
+        replaces: int | None = None,
     ) -> Copied:
         """Copy (or move) messages: one more reference each (or none).
 
         :param like: by uid in the source: what its copy shall be.
+        :param replaces: the message in the target whose place the first one takes.
         :raises NoSuchMessage: one of them is gone; nothing was changed.
         :raises Unsupported: one of them has too many copies already.
         """
@@ -295,34 +297,62 @@ class MdboxWriter:
                 raise NoSuchMessage(f"{source}: some of the messages to be copied are gone")
             rows = self._copies(here, there, wanted, mapping, like or {})
             check_limit(mapping, rows)
-            await self._transfer(here, there, rows, wanted if move else [])
+            replaced = self._take_place(there, rows, replaces)
+            await self._transfer(here, there, rows, wanted if move else [], replaced)
             self._work.count("moved" if move else "copied", len(rows))
             return Copied(there.state.uid_validity, tuple(wanted), tuple(row.uid for row in rows))
 
     async def _transfer(
-        self, here: IndexLog, there: IndexLog, rows: Sequence[records.Appended], gone: Sequence[int]
+        self,
+        here: IndexLog,
+        there: IndexLog,
+        rows: Sequence[records.Appended],
+        gone: Sequence[int],
+        replaced: Sequence[tuple[int, int]],
     ) -> None:
-        """Append *rows* to one mailbox and expunge *gone* from the other, map first."""
-        execute = bool(gone) and self._work.options.alone
+        """Append *rows* to one mailbox and expunge *gone* from the other, map first.
+
+        :param replaced: (uid, map uid) of messages that are expunged with the append.
+        """
+        alone = self._work.options.alone
+        execute = bool(gone) and alone
         more = references_of(rows, 1)
+        lost = [(map_uid, -1) for _, map_uid in replaced] if alone else []
         # Executed at once a move changes no refcount in the end; what is written says that it is under way.
-        await self._references.begin(more, references_of(rows, -1) if execute else [])
+        await self._references.begin(more, references_of(rows, -1) if execute else [], lost)
         arrived = False
         consistent = True
         try:
-            await there.append(records.append_messages(there.state, rows, mdbox=True), durable=True)
+            batch = records.append_messages(there.state, rows, mdbox=True)
+            if replaced:
+                batch += records.expunge(there.state, [uid for uid, _ in replaced], external=alone)
+            await there.append(batch, durable=True)
             arrived = True
             if gone:
                 await here.append(records.expunge(here.state, gone, external=execute), durable=execute)
         except OSError:
             if not arrived:
-                consistent = await self._references.take_back(there, rows, references=0 if execute else 1)
+                consistent = await self._references.take_back(
+                    there, rows, replaced, references=0 if execute else 1
+                )
             elif execute and present(here.state, gone):
                 consistent = await self._disk.attempt(self._references.change(more))
             raise
         finally:
             if consistent:
                 await self._disk.attempt(self._work.map_done())
+
+    @staticmethod
+    def _take_place(
+        there: IndexLog, rows: list[records.Appended], replaces: int | None
+    ) -> list[tuple[int, int]]:
+        """The first of *rows* takes over from a message; gives its (uid, map uid), nothing if it is gone."""
+        state, column = there.state, map_uids(there.state)
+        if replaces is None or column is None or not visible(state, [replaces]):
+            return []
+        row = state.row_of(replaces)
+        rows[0] = replace(rows[0], flags=int(state.flags[row]), keywords=state.keywords(row))
+        return [(replaces, int(column[row]))]
 
     def _copies(
         self,
@@ -353,16 +383,21 @@ class MdboxWriter:
 
     # -- expunge -----------------------------------------------------------------------------------------
 
-    async def expunge(self, name: str, uids: Sequence[int] | None) -> list[int]:
-        """Expunge messages (None: all), and those that others asked for; gives the uids that were there."""
+    async def expunge(self, name: str, uids: Sequence[int] | None, *, heir: int | None = None) -> list[int]:
+        """Expunge messages (None: all), and those that others asked for; gives the uids that were there.
+
+        :param heir: takes the place of the only one of *uids*, if that is there.
+        :raises NoSuchMessage: there is no heir.
+        """
         async with self._work.locked_map() as mapping, self._work.mailbox(name) as index:
             wanted = index.state.uids.tolist() if uids is None else present(index.state, uids)
+            first = heritage(index, heir, wanted[0]) if heir is not None and wanted else None
             gone = sorted({*wanted, *records.requested_expunges(index.state)})
             diffs = lost_references(index, mapping, gone)
             await self._references.begin(diffs)
             consistent = True
             try:
-                await finish_expunge(index, gone)
+                await finish_expunge(index, gone, first or [])
             except OSError:
                 if present(index.state, gone):
                     back = [(map_uid, -diff) for map_uid, diff in diffs]

@@ -161,6 +161,27 @@ def change_keyword(uids: Iterable[int], keyword: str, *, add: bool) -> list[byte
     return [encode_record(RecordType.KEYWORD_UPDATE, payload.keyword_update(keyword, ranges, modify))]
 
 
+def exactly(state: IndexState, uid: int, flags: int, keywords: Iterable[str] | None) -> list[bytes]:
+    """Give a message that is there these flags, and these keywords (None: those that it has)."""
+    row = state.row_of(uid)
+    old = int(state.flags[row])
+    batch = change_flags([uid], flags & ~old, old & ~flags)
+    if keywords is not None:
+        had = {word.lower(): word for word in state.keywords(row)}
+        wanted = {word.lower(): word for word in keywords}
+        for word in (wanted[key] for key in wanted if key not in had):
+            batch += change_keyword([uid], word, add=True)
+        for word in (had[key] for key in had if key not in wanted):
+            batch += change_keyword([uid], word, add=False)
+    return batch
+
+
+def inherit(state: IndexState, uid: int, old: int) -> list[bytes]:
+    """Give a message the flags and keywords of another one; both are there."""
+    row = state.row_of(old)
+    return exactly(state, uid, int(state.flags[row]), state.keywords(row))
+
+
 def index_deleted() -> list[bytes]:
     """The mailbox is gone."""
     return [encode_record(RecordType.INDEX_DELETED, payload.index_deleted(), external=True)]

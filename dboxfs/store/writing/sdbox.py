@@ -287,11 +287,19 @@ class SdboxWriter:
     # -- copy --------------------------------------------------------------------------------------------
 
     async def copy(
-        self, source: str, uids: Sequence[int], target: str, *, like: Mapping[int, CopyAs] | None = None
+        self,
+        source: str,
+        uids: Sequence[int],
+        target: str,
+        *,
+        like: Mapping[int, CopyAs] | None = None,
+        replaces: int | None = None,
     ) -> Copied:
         """Copy messages by hard links.
 
+
         :param like: by uid in the source: what its copy shall be.
+        :param replaces: the message in the target whose place the first one takes.
         :raises NoSuchMessage: one of them is gone; nothing was copied.
         """
         made: list[_New] = []
@@ -318,6 +326,7 @@ class SdboxWriter:
         except BaseException:
             await self._discard(made)
             raise
+        made[0].replaces = replaces
         saved = await self._commit(target, made)
         return Copied(saved.uid_validity, tuple(wanted), saved.uids)
 
@@ -358,16 +367,19 @@ class SdboxWriter:
 
     # -- expunge -----------------------------------------------------------------------------------------
 
-    async def expunge(self, name: str, uids: Sequence[int] | None) -> list[int]:
+    async def expunge(self, name: str, uids: Sequence[int] | None, *, heir: int | None = None) -> list[int]:
         """Expunge messages (None: all), and those that others asked for; gives the uids that were there.
 
+        :param heir: takes the place of the only one of *uids*, if that is there.
+        :raises NoSuchMessage: there is no heir.
         :raises OSError: also if they are expunged, but a file could not be removed (``maintain`` will).
         """
         async with self._work.mailbox(name) as index:
             wanted = index.state.uids.tolist() if uids is None else present(index.state, uids)
+            first = heritage(index, heir, wanted[0]) if heir is not None and wanted else None
             gone = sorted({*wanted, *records.requested_expunges(index.state)})
             attachments = await self._attachment_files(index, gone)
-            await finish_expunge(index, gone)
+            await finish_expunge(index, gone, first or [])
         await self.unlink(name, gone, attachments)
         self._work.count("expunged", len(gone))
         return gone
@@ -391,9 +403,22 @@ class SdboxWriter:
                 raise answer
 
 
-async def finish_expunge(index: IndexLog, gone: Sequence[int]) -> None:
-    """Write the expunge of *gone* to a locked mailbox, and with it that all requests are carried out."""
-    tail = records.only_expunges_pending(index.state) and bool(index.state.pending_requests)
-    batch = records.expunge(index.state, gone, external=True) if gone else []
+def heritage(index: IndexLog, heir: int, old: int) -> list[bytes] | None:
+    """What gives *heir* the flags and keywords of *old*; None: that is gone, and there is nothing to give.
+
+    :raises NoSuchMessage: there is no heir.
+    """
+    if not visible(index.state, [heir]):
+        raise NoSuchMessage(f"{index.what}: no message with uid {heir}")
+    return records.inherit(index.state, heir, old) if visible(index.state, [old]) else None
+
+
+async def finish_expunge(index: IndexLog, gone: Sequence[int], first: Sequence[bytes] = ()) -> None:
+    """Write the expunge of *gone* to a locked mailbox, and with it that all requests are carried out.
+
+    :param first: what the same transaction says before that.
+    """
+    tail = not first and records.only_expunges_pending(index.state) and bool(index.state.pending_requests)
+    batch = [*first, *(records.expunge(index.state, gone, external=True) if gone else [])]
     if batch or tail:
         await index.append(batch, tail=tail, durable=True)

@@ -42,7 +42,7 @@ from dboxfs.store.writing.outcome import Copied, Saved
 from dboxfs.store.writing.purge import Purged, Report, finish_journal, purge
 from dboxfs.store.writing.recovery import recover
 from dboxfs.store.writing.repair import repair_storage
-from dboxfs.store.writing.sdbox import SdboxWriter
+from dboxfs.store.writing.sdbox import SdboxWriter, heritage
 from dboxfs.store.writing.spool import Spool
 from dboxfs.store.writing.subscriptions import subscribe
 from dboxfs.store.writing.work import Work, visible
@@ -99,16 +99,43 @@ class StoreWriter:
             return await self._mdbox.copy(source, wanted, target, like=like)
         return await self._sdbox.copy(source, wanted, target, like=like)
 
-    async def move(self, source: str, uids: Iterable[int], target: str) -> Copied:
-        """Copy messages, then expunge them in the source."""
+    async def move(
+        self, source: str, uids: Iterable[int], target: str, *, replaces: int | None = None
+    ) -> Copied:
+        """Copy messages, then expunge them in the source.
+
+        :param replaces: uid of a message in the target whose place the only one that is moved takes, as with
+            ``NewMessage.replaces``: in the transaction of the copy.
+        """
         wanted = sorted(set(uids))
         if not wanted:
             return Copied(0, (), ())
+        if replaces is not None and (len(wanted) > 1 or source == target):
+            raise ValueError("one message takes the place of one in another mailbox")
         if self._mdbox is not None:
-            return await self._mdbox.copy(source, wanted, target, move=True)
-        copied = await self._sdbox.copy(source, wanted, target)
+            return await self._mdbox.copy(source, wanted, target, move=True, replaces=replaces)
+        copied = await self._sdbox.copy(source, wanted, target, replaces=replaces)
         await self.expunge(source, wanted)
         return copied
+
+    async def take_place(self, name: str, uid: int, old: int) -> None:
+        """*uid* takes the place of *old* in the same mailbox: it gets its flags and keywords, and *old* is
+        expunged, in one transaction.  If *old* is gone, nothing changes.
+
+        :raises NoSuchMessage: *uid* is gone; nothing was changed.
+        """
+        if uid == old:
+            raise ValueError("a message has its own place")
+        if self.options.alone:
+            writer = self._mdbox if self._mdbox is not None else self._sdbox
+            await writer.expunge(name, [old], heir=uid)
+            return
+        async with self._work.mailbox(name) as index:
+            batch = heritage(index, uid, old)
+            if batch is not None:
+                batch += records.expunge(index.state, [old], external=False)
+                await index.append(batch, durable=True)
+                self._work.count("expunged")
 
     async def expunge(self, name: str, uids: Iterable[int], *, execute: bool | None = None) -> list[int]:
         """Expunge messages; gives the uids that were there.
@@ -182,17 +209,7 @@ class StoreWriter:
         records.check_keywords(keywords or ())
         async with self._work.mailbox(name) as index:
             (uid,) = self._all_of(index, [uid])
-            row = index.state.row_of(uid)
-            old = int(index.state.flags[row])
-            batch = records.change_flags([uid], flags & ~old, old & ~flags)
-            if keywords is not None:
-                had = {word.lower(): word for word in index.state.keywords(row)}
-                wanted = {word.lower(): word for word in keywords}
-                for word in (wanted[key] for key in wanted if key not in had):
-                    batch += records.change_keyword([uid], word, add=True)
-                for word in (had[key] for key in had if key not in wanted):
-                    batch += records.change_keyword([uid], word, add=False)
-            await index.append(batch)
+            await index.append(records.exactly(index.state, uid, flags, keywords))
         self._work.count("flagged")
 
     @staticmethod
