@@ -19,7 +19,8 @@ from pyfuse3 import FUSEError
 
 from dboxfs.errors import DboxfsError
 from dboxfs.fuse.inodes import UID_MASK, Inodes
-from dboxfs.fuse.names import NameFiles, WrittenNames
+from dboxfs.fuse.namefiles import NameFiles
+from dboxfs.fuse.names import WrittenNames
 from dboxfs.fuse.uploads import BodySource, Upload
 from dboxfs.store import Folder, Mailbox, Store
 from dboxfs.store.mailbox import FLAG_NAMES
@@ -139,13 +140,13 @@ class Commits:
         uid = saved.uids[0]
         if self.box(folder).guid is None:
             await self._store.refresh_mailbox(folder)
-        failed: OSError | None = None
+        failed: OSError | DboxfsError | None = None
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._store.refresh_mailbox, folder)
                 try:
                     await self._named(folder, uid, name)
-                except OSError as exc:
+                except (OSError, DboxfsError) as exc:
                     failed = exc
         finally:
             if message.replaces is not None:
@@ -166,22 +167,31 @@ class Commits:
 
     async def _named(self, folder: Folder, uid: int, name: bytes) -> None:
         if name != b"%d.eml" % uid or self._names.written(folder, uid) is not None:
-            await self._files.record(self.box(folder), uid, name)
+            await self._files.record(folder, uid, name)
 
     async def rename(self, folder: Folder, uid: int, name: bytes, *, over: int | None) -> None:
         """Another name in the same mailbox; *over*: the message that had it, whose place this one takes."""
-        if over is not None:
-            await self._inherit(folder, uid, over)
-        await self._files.record(self.box(folder), uid, name)
-        if over is not None:
-            await self._expunge(folder, over)
-            self.became(self._inodes.of(folder) | over, folder, uid)
+        if over is None:
+            await self._files.record(folder, uid, name)
+            return
+        # The name first: it stands for the one message or the other, whenever somebody dies.
+        await self._files.record(folder, uid, name, after=over)
+        try:
+            await self._writer.take_place(folder.name, uid, over)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._files.record(folder, over, name)
+            raise
+        await self._store.refresh_mailbox(folder)
+        self.became(self._inodes.of(folder) | over, folder, uid)
 
     async def move(self, source: Folder, uid: int, target: Folder, name: bytes, *, over: int | None) -> int:
-        """Move a message to another mailbox; gives its uid there."""
-        copied = await self._writer.move(source.name, [uid], target.name)
+        """Move a message to another mailbox, perhaps over another one; gives its uid there."""
+        copied = await self._writer.move(source.name, [uid], target.name, replaces=over)
         new = copied.uids[0]
-        await self._arrived(target, new, name, over)
+        await self._arrived(target, new, name)
+        if over is not None:
+            self.became(self._inodes.of(target) | over, target, new)
         self.became(self._inodes.of(source) | uid, target, new)
         await self._store.refresh_mailbox(source)
         return new
@@ -189,27 +199,12 @@ class Commits:
     async def copy(self, source: Folder, uid: int, target: Folder, name: bytes) -> int:
         """Copy a message; gives the uid of the copy."""
         copied = await self._writer.copy(source.name, [uid], target.name)
-        await self._arrived(target, copied.uids[0], name, None)
+        await self._arrived(target, copied.uids[0], name)
         return copied.uids[0]
 
-    async def _arrived(self, folder: Folder, uid: int, name: bytes, over: int | None) -> None:
+    async def _arrived(self, folder: Folder, uid: int, name: bytes) -> None:
         await self._store.refresh_mailbox(folder)
-        if over is not None:
-            await self._inherit(folder, uid, over)
         await self._named(folder, uid, name)
-        if over is not None:
-            await self._expunge(folder, over)
-            self.became(self._inodes.of(folder) | over, folder, uid)
-
-    async def _inherit(self, folder: Folder, uid: int, old: int) -> None:
-        """*uid* takes the place of *old*, and its flags and keywords."""
-        box = self.box(folder)
-        flags = flag_bits(box.flags(old))
-        await self._writer.replace_flags(folder.name, uid, flags, list(box.keywords(old)))
-
-    async def _expunge(self, folder: Folder, uid: int) -> None:
-        await self._writer.expunge(folder.name, [uid])
-        await self._store.refresh_mailbox(folder)
 
     async def set_flags(self, inode: int, flags: int | None, keywords: list[str] | None) -> None:
         """Give the message behind *inode* exactly these flags, or keywords.

@@ -21,7 +21,7 @@ import trio
 from dboxfs.errors import MountError
 from dboxfs.fsapi import FileSystem
 from dboxfs.fuse import loop
-from dboxfs.fuse.names import load_names
+from dboxfs.fuse.namefiles import NameReader
 from dboxfs.fuse.operations import Operations
 from dboxfs.fuse.options import ViewOptions
 from dboxfs.fuse.writable import WritableOperations
@@ -118,6 +118,8 @@ async def run(
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
                 nursery.start_soon(_terminate_on, signals)
                 nursery.start_soon(_report_ready, mountpoint, fs.readahead, ready)
+                if operations.follower is not None:
+                    spawn(operations.follower.run)
                 if isinstance(operations, WritableOperations) and operations.upkeep is not None:
                     spawn(operations.upkeep.run)
                 await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
@@ -135,13 +137,16 @@ async def _operations(
     store: Store, options: MountOptions, spawn: Callable[[Callable[[], Awaitable[object]]], None]
 ) -> Operations:
     """The handlers, read-only or writable."""
-    names = await load_names(store)
+    names = NameReader(store)
+    await names.load()
     if options.write is None:
         return Operations(store, options.view, spawn, names)
     writer = StoreWriter(store.fs, store.location, store.owner, options.write)
     await writer.recover(name for name, folder in store.folders.items() if folder.mailbox is not None)
     view = replace(options.view, writable=True)
-    return WritableOperations(store, view, spawn, writer, names)
+    operations = WritableOperations(store, view, spawn, writer, names)
+    await operations.begin()
+    return operations
 
 
 def _spawner(nursery: trio.Nursery) -> Callable[[Callable[[], Awaitable[object]]], None]:

@@ -31,6 +31,8 @@ from dboxfs.fuse.directory import Listing
 from dboxfs.fuse.errno import ErrorMap
 from dboxfs.fuse.inodes import CONTROL, ROOT, UID_MASK, Inodes
 from dboxfs.fuse.loop import LoopLowlevel
+from dboxfs.fuse.namefiles import NameReader
+from dboxfs.fuse.namefollower import NameFollower
 from dboxfs.fuse.names import WrittenNames
 from dboxfs.fuse.notify import Notifier
 from dboxfs.fuse.options import ViewOptions
@@ -100,7 +102,7 @@ class Operations(pyfuse3.Operations):
         store: Store,
         options: ViewOptions,
         spawn: Callable[[Callable[[], Awaitable[object]]], None],
-        names: WrittenNames | None = None,
+        reader: NameReader | None = None,
     ) -> None:
         super().__init__()
         self.requests = dict.fromkeys(
@@ -112,7 +114,10 @@ class Operations(pyfuse3.Operations):
         self._store = store
         self._options = options
         self._spawn = spawn
-        self._names = names or WrittenNames()
+        self._names = reader.names if reader is not None else WrittenNames()
+        self.follower = NameFollower(reader) if reader is not None else None
+        if reader is not None:
+            reader.changed = self._names_changed
         self._inodes = Inodes()
         self._control = control_files.Control(store, lambda: self.requests, self._kernel_stats)
         self._attributes = Attributes(store, options, self._control.mounted_at)
@@ -156,6 +161,11 @@ class Operations(pyfuse3.Operations):
                 self.notifier.contents(inode | uid)
         self.notifier.attributes(inode)
 
+    def _names_changed(self, folder: Folder, names: set[bytes]) -> None:
+        if folder in self._inodes:
+            for name in names:
+                self.notifier.entry(self._inodes.of(folder), name)
+
     def _folder_gone(self, folder: Folder) -> None:
         self._inodes.remove(folder)
         if folder.parent is not None:
@@ -166,6 +176,8 @@ class Operations(pyfuse3.Operations):
 
     def _folder_new(self, folder: Folder) -> None:
         self._inodes.add(folder)
+        if self.follower is not None:
+            self.follower.watch_mailbox(folder)
         if folder.parent is not None:
             parent = self._inodes.of(folder.parent)
             self.notifier.entry(parent, _encode(folder.shown))

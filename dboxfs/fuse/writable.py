@@ -25,6 +25,7 @@ awaited with an upload's lock held.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -32,6 +33,7 @@ from typing import Any, TypeVar
 import pyfuse3
 from pyfuse3 import FUSEError
 
+from dboxfs.errors import DboxfsError
 from dboxfs.fuse import xattrs
 from dboxfs.fuse.attributes import fill
 from dboxfs.fuse.changing import Changing
@@ -39,7 +41,7 @@ from dboxfs.fuse.closing import Closing
 from dboxfs.fuse.commits import SECOND_NAME, Commits, check_name
 from dboxfs.fuse.inodes import UID_MASK
 from dboxfs.fuse.mailboxes import Mailboxes
-from dboxfs.fuse.names import NameFiles, WrittenNames
+from dboxfs.fuse.namefiles import NameFiles, NameReader
 from dboxfs.fuse.operations import Operations, handler
 from dboxfs.fuse.options import ViewOptions
 from dboxfs.fuse.removals import Removals
@@ -50,6 +52,8 @@ from dboxfs.fuse.uploads import Upload
 from dboxfs.fuse.uploadtable import UploadTable
 from dboxfs.store import Folder, Store
 from dboxfs.store.writing import StoreWriter
+
+log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
@@ -65,7 +69,7 @@ class WritableOperations(Operations):
     """One mounted store that can be written.
 
     :param writer: writes the store.
-    :param names: the names that messages were written under.
+    :param reader: has read the names that messages were written under.
     """
 
     def __init__(
@@ -74,12 +78,13 @@ class WritableOperations(Operations):
         options: ViewOptions,
         spawn: Callable[[Callable[[], Awaitable[object]]], None],
         writer: StoreWriter,
-        names: WrittenNames,
+        reader: NameReader,
     ) -> None:
-        super().__init__(store, options, spawn, names)
+        names = reader.names
+        super().__init__(store, options, spawn, reader)
         self.requests.update(dict.fromkeys(_REQUESTS, 0))
-        files = NameFiles(store.fs, names, store.owner, writer.options)
-        self._commits = Commits(store, writer, self._inodes, names, files)
+        self._name_files = NameFiles(reader, writer.options)
+        self._commits = Commits(store, writer, self._inodes, names, self._name_files)
         self._removals = Removals(store, writer, spawn)
         self._uploads = UploadTable(self._inodes, self._commits.spool)
         self._shared = Shared(
@@ -96,6 +101,13 @@ class WritableOperations(Operations):
     def _kernel_stats(self) -> dict[str, object]:
         upkeep = self.upkeep.stats() if self.upkeep is not None else None
         return {**super()._kernel_stats(), "written": self._shared.writer.stats(), "maintenance": upkeep}
+
+    async def begin(self) -> None:
+        """The mount begins: take out what a crash has left in the files of names."""
+        try:
+            await self._name_files.mend()
+        except (DboxfsError, OSError) as exc:
+            log.warning("names of messages: %s", exc)
 
     async def finish(self) -> None:
         """The mount ends: carry out what was answered already, forget what was not committed."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dboxfs.fuse.names import decode_lines, encode_line
+from dboxfs.fuse.names import Line, decode_lines, encode_line
 from tests.fuse_rw.rw import ONE, TWO, Writable, both, resynced
 from tests.live.dovecot import Dovecot
 from tests.live.mounts import Mounts
@@ -128,9 +128,10 @@ class TestNames:
 
 
 def test_lines_are_checked() -> None:
-    lines = [encode_line(7, 1, b"a b%\n\xff"), encode_line(7, 2, b"plain")]
+    said = [Line(7, 1, b"a b%\n\xff"), Line(7, 2, b"plain", after=1)]
+    lines = [encode_line(line) for line in said]
     data = b"".join(lines)
-    whole = [(len(lines[0]), 7, 1, b"a b%\n\xff"), (len(data), 7, 2, b"plain")]
+    whole = [(len(lines[0]), said[0]), (len(data), said[1])]
     assert list(decode_lines(data)) == whole
     for end in range(len(lines[0]), len(data)):
         assert list(decode_lines(data[:end])) == whole[:1]

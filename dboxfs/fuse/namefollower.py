@@ -1,0 +1,95 @@
+"""Names that other mounts of the same store give: seen without a new mount.
+
+The directories that have files of names are watched.  Where inotify can't (network file systems), and for
+what another host does, names are read again when this mount writes one of the same mailbox, and at the next
+mount.  Between a message and its name there may be a moment in which it is ``<uid>.eml``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from functools import partial
+
+import trio
+
+from dboxfs.fuse.namefiles import DIRECTORY, NameReader
+from dboxfs.store import Folder, Mailbox
+from dboxfs.store.watch import Watched, Watcher
+
+log = logging.getLogger(__name__)
+
+_GUID = re.compile("[0-9a-f]{32}")
+
+
+class NameFollower:
+    """See the module."""
+
+    def __init__(self, reader: NameReader) -> None:
+        self._reader = reader
+        self._watcher = Watcher()
+        self._waiting: set[str] = set()
+        self._wake = trio.Event()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watcher.run)
+                self._watch()
+                while True:
+                    await self._wake.wait()
+                    self._wake = trio.Event()
+                    waiting, self._waiting = self._waiting, set()
+                    for guid in waiting:
+                        await self._look(guid)
+        finally:
+            self._watcher.close()
+
+    async def _look(self, guid: str) -> None:
+        folder = self._reader.folder(guid)
+        if folder is None:
+            return
+        try:
+            await self._reader.look(folder)
+        except OSError as exc:
+            log.warning("%s: the names that were written can't be read: %s", folder.name, exc.strerror)
+
+    def _watch(self) -> None:
+        directory = self._reader.directory
+        if directory is None:
+            for folder in self._reader.store.folders.values():
+                self.watch_mailbox(folder)
+        elif self._watcher.add(directory, "names", self._names_changed) is Watched.NO:
+            self._watcher.add(os.path.dirname(directory), "above", self._above_changed)
+
+    def watch_mailbox(self, folder: Folder) -> None:
+        """A mailbox that has its names beside its messages."""
+        if self._reader.directory is None and folder.mailbox is not None:
+            path = self._reader.store.location.mailbox_path(folder.name)
+            self._watcher.add(path, "names", partial(self._beside_changed, folder.mailbox))
+
+    def _above_changed(self, names: set[str | None]) -> None:
+        directory = self._reader.directory
+        if directory is None or not names & {None, DIRECTORY}:
+            return
+        if self._watcher.add(directory, "names", self._names_changed) is Watched.NEW:
+            self._watcher.remove(os.path.dirname(directory))
+            self._names_changed({None})
+
+    def _names_changed(self, names: set[str | None]) -> None:
+        guids = {name for name in names if name is not None and _GUID.fullmatch(name)}
+        if None in names:
+            boxes = [folder.mailbox for folder in self._reader.store.folders.values()]
+            guids |= {(box.guid or b"").hex() for box in boxes if box is not None}
+        self._later(guids)
+
+    def _beside_changed(self, box: Mailbox, names: set[str | None]) -> None:
+        if names & {None, DIRECTORY}:
+            self._later({(box.guid or b"").hex()})
+
+    def _later(self, guids: set[str]) -> None:
+        if guids:
+            self._waiting |= guids
+            self._wake.set()
