@@ -79,9 +79,17 @@ async def none(files: NameFiles, folder: Folder) -> None:
     """Nothing has a name yet."""
 
 
-@pytest.mark.parametrize("before", [prepare, none])
-@pytest.mark.parametrize("work", [add, take_over, swap, mend])
-@pytest.mark.parametrize("anew", [False, True])
+@pytest.mark.parametrize(
+    ("before", "work", "anew"),
+    [
+        (none, add, False),
+        (prepare, add, False),
+        (prepare, take_over, False),
+        (prepare, mend, False),
+        (prepare, swap, True),
+        (prepare, take_over, True),
+    ],
+)
 async def test_a_crash(
     root: Path, before: Change, work: Change, anew: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
