@@ -29,16 +29,22 @@ import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
-from dboxfs.fsapi import Peek, PeekResult
+from dboxfs.fsapi import Peek, PeekResult, ops
+from dboxfs.fsapi.chain import Steps
+from dboxfs.fsapi.lock_ops import LockKind, OpenShared, TryLock
+from dboxfs.fsapi.ops import Opened
 from dboxfs.fuse.names import Line, WrittenNames, decode_lines, encode_line
 from dboxfs.store import Folder, Mailbox, Store
-from dboxfs.store.writing.disk import AppendFile, Disk
+from dboxfs.store.writing.disk import AppendFile, Disk, check_appended
 from dboxfs.store.writing.group import GroupCommit, Request
 from dboxfs.store.writing.locks import lock_log, unlock_log
-from dboxfs.store.writing.options import WriteOptions
+from dboxfs.store.writing.options import LockMethod, WriteOptions
+
+_LOCKS = {LockMethod.FCNTL: LockKind.RECORD, LockMethod.FLOCK: LockKind.FLOCK}
 
 DIRECTORY = "dboxfs-names"
 """Of the directory with one file a mailbox, or of the file of a mailbox."""
@@ -166,6 +172,55 @@ class NameReader:
 
 
 @dataclass(frozen=True, slots=True)
+class Appended:
+    """What :func:`append_steps` has met: the file, and what it had behind ``start`` already."""
+
+    status: os.stat_result
+    start: int
+    before: bytes
+
+
+def append_steps(
+    path: str, kind: LockKind, identity: tuple[int, int] | None, end: int, data: bytes, durable: bool
+) -> Steps[Appended | None]:
+    """Lock the file, read what is new, cut off a torn end, append *data*, sync; None: it is locked.
+
+    :param identity: device and inode of the file of which *end* bytes were read.
+    :raises FileNotFoundError: there is none.
+    :raises OSError: the file is as it was, but for a torn end.
+    """
+    opened: Opened = yield OpenShared(path)
+    fd = opened.fd
+    try:
+        if not (yield TryLock(fd, kind)):
+            return None
+        status: os.stat_result = yield ops.Stat(path, follow=False)
+        if (status.st_dev, status.st_ino) != (opened.stat.st_dev, opened.stat.st_ino):
+            return None
+        size = status.st_size
+        start = end if (status.st_dev, status.st_ino) == identity and size >= end else 0
+        before: bytes = (yield ops.Read(fd, size - start, start)) if size > start else b""
+        whole = start + max((at for at, _ in decode_lines(before)), default=0)
+        if start + len(before) < size:
+            return None
+        if size > whole:
+            yield ops.Truncate(fd, whole, size)
+        written = 0
+        try:
+            answer: ops.Appended = yield ops.Append(fd, (data,))
+            written = answer.written
+            check_appended(answer, len(data), path)
+            if durable:
+                yield ops.Sync(fd, whole + len(data))
+        except OSError:
+            yield ops.Truncate(fd, whole, whole + written)
+            raise
+        return Appended(status, start, before)
+    finally:
+        yield ops.Close(fd)
+
+
+@dataclass(frozen=True, slots=True)
 class _Naming:
     folder: Folder
     uid: int
@@ -193,6 +248,7 @@ class NameFiles:
         box = folder.mailbox
         if box is None or box.guid is None:
             return
+        self._names.of(box).set(uid, name, after)
         queue = self._queues.get(box.guid)
         if queue is None:
             queue = self._queues[box.guid] = GroupCommit(self._commit)
@@ -216,20 +272,51 @@ class NameFiles:
         assert box is not None
         wanted = [request.what for request in group]
         lines = [Line(box.uid_validity, some.uid, some.name, some.after) for some in wanted]
-        async with self._locked(folder, box) as file:
-            place = self._reader.place(box)
-            data = b"".join(map(encode_line, lines))
-            try:
-                await file.append(data)
-                await file.sync()
-            except OSError:
-                await self._disk.attempt(file.cut(place.end))
-                raise
-            self._names.take(box, self._reader.lines(place, data))
-            if self._names.of(box).has_grown:
+        data = b"".join(map(encode_line, lines))
+        try:
+            if not await self._append_at_once(folder, box, data):
+                async with self._locked(folder, box) as file:
+                    await self._append(box, file, data)
+        except BaseException:
+            self._reader.place(box).end = 0
+            await self._disk.attempt(self._reader.look(folder))
+            raise
+        if self._names.of(box).has_grown:
+            async with self._locked(folder, box) as file:
                 await self._rewrite(box, file)
         for request in group:
             request.result = True
+
+    async def _append(self, box: Mailbox, file: AppendFile, data: bytes) -> None:
+        place = self._reader.place(box)
+        try:
+            await file.append(data)
+            await file.sync()
+        except OSError:
+            await self._disk.attempt(file.cut(place.end))
+            raise
+        self._names.take(box, self._reader.lines(place, data))
+
+    async def _append_at_once(self, folder: Folder, box: Mailbox, data: bytes) -> bool:
+        """All of it with one hop to a worker; False: there is no file, or it is locked."""
+        kind = _LOCKS.get(self._disk.options.lock_method)
+        place, path = self._reader.place(box), self._reader.path(folder, box)
+        if kind is None:
+            return False
+        async with place.lock:
+            program = partial(
+                append_steps, path, kind, place.identity, place.end, data, self._disk.options.durable
+            )
+            try:
+                done = await self._disk.chain(program)
+            except FileNotFoundError:
+                return False
+            if done is None:
+                return False
+            place.end = done.start
+            self._reader.take(folder, box, done.status, done.before)
+            self._names.take(box, self._reader.lines(place, data))
+            return True
 
     @asynccontextmanager
     async def _locked(self, folder: Folder, box: Mailbox) -> AsyncIterator[AppendFile]:

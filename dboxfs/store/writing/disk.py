@@ -220,25 +220,6 @@ class Disk:
         """An existing file, for reading and appending."""
         return AppendFile(self, path, await self.run(OpenShared(path)))
 
-    async def append_to(self, path: str, data: bytes) -> None:
-        """Append to an existing file, durably if commits are: open, append, sync, close.
-
-        :raises FileNotFoundError: there is none.
-        :raises OSError: some bytes may have been written, or may not be durable.
-        """
-        durable = self.options.durable
-
-        def program() -> Steps[None]:
-            opened: Opened = yield OpenShared(path)
-            try:
-                check_appended((yield ops.Append(opened.fd, (data,))), len(data), path)
-                if durable:
-                    yield ops.Sync(opened.fd, opened.stat.st_size + len(data))
-            finally:
-                yield ops.Close(opened.fd)
-
-        await self.chain(program)
-
     async def open_locked(
         self, path: str, kind: LockKind | None, head: int
     ) -> tuple[AppendFile, bool, os.stat_result | None]:
