@@ -33,6 +33,7 @@ from dboxfs.store.ahead import AheadFiles
 from dboxfs.store.content import Body, open_body
 from dboxfs.store.facts import DAMAGED, KNOWN, Facts, FactTable, Uids
 from dboxfs.store.indexfiles import NOTHING, Delta, IndexFiles
+from dboxfs.store.joined import Joined
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.locations import LocationTable
 from dboxfs.store.mdbox import MdboxFiles, MdboxStorage
@@ -98,7 +99,7 @@ class Mailbox:
         self._scan_began = 0.0
         self._scan_todo = 0
         self._fresh = 0
-        self.lock = trio.Lock()
+        self.refreshing = Joined()
         self._fs = fs
         self._location = location
         self._index = IndexFiles(fs, location.index_path(name))

@@ -11,7 +11,7 @@
 Concurrency.  Everything runs on one trio event loop.  ``folders`` and the contents of a mailbox change only
 inside :meth:`Store.refresh_tree` and :meth:`Store.refresh_mailbox`, between two checkpoints; listeners are
 called right after, on the same thread, and must not block.  The tree is read by one task at a time
-(``_tree_lock``), and so is each mailbox (``Mailbox.lock``, taken after the tree's).  One task follows
+(``_tree_lock``), and so is each mailbox (``Mailbox.refreshing``, after the tree's).  One task follows
 inotify events: events of some milliseconds are taken together, then tree and mailboxes are read again side by
 side.  Where a directory can't be watched, whoever is asked about it calls :meth:`Store.check` first.
 
@@ -26,6 +26,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
@@ -305,21 +306,22 @@ class Store:
     async def refresh_mailbox(self, folder: Folder) -> None:
         """Follow the index of *folder*'s mailbox and tell the listeners what changed."""
         box = folder.mailbox
-        if box is None:
+        if box is not None:
+            await box.refreshing.run(partial(self._refresh_mailbox, folder, box))
+
+    async def _refresh_mailbox(self, folder: Folder, box: Mailbox) -> None:
+        identity = folder.identity
+        delta = await self._refresh_box(folder.name, box)
+        if delta is None or not self._is_in(folder, box):
             return
-        async with box.lock:
-            identity = folder.identity
-            delta = await self._refresh_box(folder.name, box)
-            if delta is None or not self._is_in(folder, box):
-                return
-            if identity != folder.identity:
-                self._tell_gone(folder)
-                self._tell_new(folder)
-            elif delta:
-                self._tell_messages(folder, delta)
-            dates = await box.refresh_dates()  # what went is told already: this reads a file
-            if len(dates) and self._is_in(folder, box):
-                self._tell_messages(folder, Delta(dates[:0], dates[:0], dates, False))
+        if identity != folder.identity:
+            self._tell_gone(folder)
+            self._tell_new(folder)
+        elif delta:
+            self._tell_messages(folder, delta)
+        dates = await box.refresh_dates()  # what went is told already: this reads a file
+        if len(dates) and self._is_in(folder, box):
+            self._tell_messages(folder, Delta(dates[:0], dates[:0], dates, False))
 
     def _is_in(self, folder: Folder, box: Mailbox) -> bool:
         return self.folders.get(folder.name) is folder and folder.mailbox is box
