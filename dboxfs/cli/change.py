@@ -14,18 +14,21 @@ from dboxfs.store.writing import Neighbour, PurgeProgress, StoreWriter, WriteOpt
 
 
 def init(arguments: argparse.Namespace) -> int:
-    """``dboxfs init STORE --format sdbox|mdbox``."""
+    """``dboxfs init STORE --format sdbox|mdbox [--dbox-version 2|3]``."""
     log_to_stderr()
     root = os.path.abspath(os.path.expanduser(arguments.store))
     location = Location(Kind(arguments.format), root)
 
     async def run() -> None:
         async with FileSystem(ThreadsDriver()) as fs:
-            await init_store(fs, location)
+            await init_store(fs, location, options=WriteOptions(dbox_version=arguments.dbox_version))
 
     trio.run(run)
     kind = location.kind.value
-    print(f"{root}: an empty {kind} store; for Dovecot: mail_location = {kind}:{root}")
+    if arguments.dbox_version == 2:
+        print(f"{root}: an empty {kind} store; for Dovecot: mail_location = {kind}:{root}")
+    else:
+        print(f"{root}: an empty {kind} store of dbox version {arguments.dbox_version}, for dboxfs alone")
     return 0
 
 

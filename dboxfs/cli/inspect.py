@@ -101,7 +101,8 @@ def _path(folder: Folder) -> str:
 
 async def _print_info(store: Store) -> int:
     location = store.location
-    print(f"format:       {location.kind.value}, dbox version 2, layout fs")
+    version = {2: "2", 3: "3 (new messages; not for Dovecot)", None: "unknown"}[store.dbox_version]
+    print(f"format:       {location.kind.value}, dbox version {version}, layout fs")
     for label, value in (
         ("root", location.root),
         ("index", location.index),

@@ -121,6 +121,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     init.add_argument("store", metavar="STORE")
     init.add_argument("--format", choices=("sdbox", "mdbox"), required=True)
+    init.add_argument(
+        "--dbox-version",
+        type=int,
+        choices=(2, 3),
+        default=2,
+        help="of the messages that dboxfs will write: 2, Dovecot's (default), or 3, which only dboxfs reads",
+    )
     init.set_defaults(run=change.init)
 
     purge = commands.add_parser(

@@ -44,6 +44,7 @@ options for -o:
     eol=keep|lf          line ends: as written (default), or LF as Dovecot saves them
     lock_method=fcntl|flock|dotlock
                          Dovecot's lock_method (default fcntl)
+    dbox_version=2|3     of new messages (default: what the store was made with); Dovecot reads 2 only
     alone                no Dovecot uses the store meanwhile: expunge for good, rewrite indexes
   allow_other          other users may look into the mount, as its modes allow
   uid=N, gid=N         who the files seem to belong to (default: the store's owner)
@@ -120,6 +121,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where to keep sizes of messages for the next mount, or none (default ~/.cache/dboxfs, "
         "as root /var/cache/dboxfs)",
     )
+    parser.add_argument(
+        "--force", action="store_true", help="write dbox version 3 though a Dovecot has used the store"
+    )
     parser.add_argument("--cache-size", type=_bytes, default=64 << 20, metavar="BYTES", help="default 64M")
 
 
@@ -146,6 +150,7 @@ def parse_options(texts: list[str]) -> _Parsed:
     """
     mount, view, attachments = MountOptions(), ViewOptions(), None
     write: WriteOptions | None = None
+    version: int | None = None
     changes: dict[str, Any] = {}
     kernel: list[str] = []
     for option in [part for text in texts for part in text.split(",") if part]:
@@ -156,6 +161,8 @@ def parse_options(texts: list[str]) -> _Parsed:
             write = None
         elif (changed := _write_option(key, value)) is not None:
             changes |= changed
+        elif key == "dbox_version" and value in ("2", "3"):
+            version = int(value)
         elif option == "allow_other":
             mount = replace(mount, allow_other=True)
         elif key in ("uid", "gid") and value.isascii() and value.isdigit() and int(value) <= _MAX_ID:
@@ -174,11 +181,13 @@ def parse_options(texts: list[str]) -> _Parsed:
             raise UsageError(f"-o {option}: unknown option or bad value; dboxfs mount --help lists them")
     if write is not None:
         write = replace(write, **changes)
-    elif changes:
+    elif changes or version is not None:
         raise UsageError(
-            "-o fsync, eol, lock_method and alone say how to write; they need -o rw (in fstab: writable)"
+            "-o fsync, eol, lock_method, dbox_version and alone say how to write; "
+            "they need -o rw (in fstab: writable)"
         )
-    return _Parsed(replace(mount, view=view, fuse=tuple(kernel), write=write), attachments)
+    mount = replace(mount, view=view, fuse=tuple(kernel), write=write, dbox_version=version)
+    return _Parsed(mount, attachments)
 
 
 def _write_option(key: str, value: str) -> dict[str, Any] | None:
@@ -208,6 +217,7 @@ def mount(arguments: argparse.Namespace) -> int:
             options.mount,
             cache_dir=_cache_dir(arguments.cache_dir, location, mountpoint),
             table_size=arguments.table_size,
+            force=arguments.force,
         ),
     )
     if arguments.log_file is not None:

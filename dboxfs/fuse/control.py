@@ -76,6 +76,7 @@ class Control:
         store, location = self._store, self._store.location
         return {
             "format": location.kind.value,
+            "dbox_version": store.dbox_version,
             "root": location.root,
             "index": location.index,
             "control": location.control,

@@ -26,7 +26,7 @@ from dboxfs.fuse.operations import Operations
 from dboxfs.fuse.options import ViewOptions
 from dboxfs.fuse.writable import WritableOperations
 from dboxfs.store import Location, Store, open_store
-from dboxfs.store.writing import StoreWriter, WriteOptions
+from dboxfs.store.writing import StoreWriter, WriteOptions, with_version
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,8 @@ class MountOptions:
     """What is given to the kernel and to the view.
 
     ``fast_loop``: use the stand-in of :mod:`dboxfs.fuse.loop`.  ``fuse``: further options for libfuse.
-    ``write``: how the store is written; None: not at all.
+    ``write``: how the store is written; None: not at all.  ``dbox_version``: of new messages; None: what the
+    store says.  ``force``: also where a Dovecot can't read it.
     ``cache_dir``: where sizes are kept for the next mount; None: nowhere.  ``table_size``: of how many
     messages parsed records are kept in memory.
     """
@@ -49,6 +50,8 @@ class MountOptions:
     view: ViewOptions = field(default_factory=ViewOptions)
     fuse: tuple[str, ...] = ()
     write: WriteOptions | None = None
+    dbox_version: int | None = None
+    force: bool = False
     cache_dir: str | None = None
     table_size: int = 10_000
 
@@ -141,7 +144,8 @@ async def _operations(
     await names.load()
     if options.write is None:
         return Operations(store, options.view, spawn, names)
-    writer = StoreWriter(store.fs, store.location, store.owner, options.write)
+    write = await with_version(store, options.write, options.dbox_version, force=options.force)
+    writer = StoreWriter(store.fs, store.location, store.owner, write)
     await writer.recover(name for name, folder in store.folders.items() if folder.mailbox is not None)
     view = replace(options.view, writable=True)
     operations = WritableOperations(store, view, spawn, writer, names)

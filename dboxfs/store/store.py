@@ -34,6 +34,7 @@ from dboxfs.errors import CorruptFile, DboxfsError, NoSuchStore
 from dboxfs.fsapi import FileSystem, Peek
 from dboxfs.fsapi.ops import fresh
 from dboxfs.store.ahead import AheadFiles
+from dboxfs.store.dboxversion import recorded_version
 from dboxfs.store.indexfiles import Delta
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.locations import DEFAULT_LIMIT, LocationTable
@@ -94,6 +95,7 @@ class Store:
 
     :param cache_dir: where sizes are kept beyond this process, outside of the store; None: nowhere.
     :param table_size: of how many messages parsed records are kept in memory.
+    :ivar dbox_version: recorded version of new messages (``dboxversion``); None: it can't be read.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Store:
         self.folders: dict[str, Folder] = {"": self.root}
         self.reports = Reports()
         self.refreshes = 0
+        self.dbox_version: int | None = None
         self.owner: os.stat_result
         self.storage = MdboxStorage(fs, location) if location.kind is Kind.MDBOX else None
         self.ahead = AheadFiles(fs)
@@ -139,6 +142,10 @@ class Store:
         if self._cache_dir is not None:
             self.sizes = SizeTables(self.fs, self._cache_dir, self.location.root, self.owner)
             await self.sizes.prepare()
+        try:
+            self.dbox_version = await recorded_version(self.fs, self.location)
+        except (CorruptFile, OSError) as exc:
+            log.warning("%s", exc)
         await self.refresh_tree()
 
     async def follow(self) -> None:

@@ -36,6 +36,7 @@ from dboxfs.store.converting.portrait import Portrait, take_portrait
 from dboxfs.store.converting.source import CHUNK, Found, MailboxSource, Stored, close_all, reason
 from dboxfs.store.converting.verify import verify
 from dboxfs.store.converting.workplace import Workplace, open_workplace
+from dboxfs.store.dboxversion import DEFAULT, encode_version, version_path
 from dboxfs.store.location import Kind
 from dboxfs.store.mailbox import Mailbox
 from dboxfs.store.names import display_name
@@ -401,6 +402,9 @@ class Converter:
             await self._place.write(os.path.join(control, "subscriptions"), found.chunks[0])
         elif not isinstance(found, FileNotFoundError):
             self._fail(f"subscriptions can't be read: {reason(found)}")
+        if self._version != DEFAULT:
+            target = self._place.work.location
+            await self._place.write(version_path(target), encode_version(self._version))
         given = [await last_uid_validity(disk, location)]
         given += [portrait.uid_validity for portrait in self._portraits.values()]
         if any(given):

@@ -1,6 +1,7 @@
 """Writing a store, as a plain library; ``PROTOCOL.md`` beside this file says how, step by step."""
 
 from dboxfs.store.writing.errors import (
+    DovecotNeedsVersion2,
     InvalidName,
     MailboxExists,
     MailboxInUse,
@@ -14,12 +15,14 @@ from dboxfs.store.writing.options import Eol, Fsync, LockMethod, Neighbour, Writ
 from dboxfs.store.writing.outcome import Copied, Saved
 from dboxfs.store.writing.purge import Purged, PurgeProgress
 from dboxfs.store.writing.spool import Spool
+from dboxfs.store.writing.versions import with_version
 from dboxfs.store.writing.writer import StoreWriter
 
 __all__ = [
     "BytesSource",
     "Copied",
     "CopyAs",
+    "DovecotNeedsVersion2",
     "Eol",
     "Fsync",
     "HandleSource",
@@ -40,4 +43,5 @@ __all__ = [
     "StoreWriter",
     "WriteOptions",
     "init_store",
+    "with_version",
 ]

@@ -17,6 +17,12 @@ class RefusedMessage(DboxfsError):
     errno: ClassVar[int] = errno.EINVAL
 
 
+class DovecotNeedsVersion2(DboxfsError):
+    """Messages of dbox version 3 were to be written where a Dovecot reads."""
+
+    errno: ClassVar[int] = errno.EPERM
+
+
 class InvalidName(DboxfsError):
     """No mailbox can have this name."""
 

@@ -1,7 +1,8 @@
 """An empty store that Dovecot opens without a word: ``dboxfs init``.
 
 Made in this order, so that what a crash leaves is an empty directory or a store with something missing that
-Dovecot makes by itself: root, mdbox: ``storage/`` with the map; ``mailboxes/``; INBOX, whole, with its index.
+Dovecot makes by itself: root; with dbox version 3 the record of that (``dboxversion``); mdbox: ``storage/``
+with the map; ``mailboxes/``; INBOX, whole, with its index.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 from dboxfs.errors import NoSuchStore
 from dboxfs.fsapi import FileSystem, Permissions, ops
 from dboxfs.fsapi.locked import run
+from dboxfs.store.dboxversion import DEFAULT, encode_version, version_path
 from dboxfs.store.location import Location
 from dboxfs.store.writing.errors import StoreExists
 from dboxfs.store.writing.mailboxes import MailboxTree
@@ -42,6 +44,8 @@ async def init_store(
     for path in (location.index, location.control):
         if path is not None:
             await work.disk.make_dirs(path)
+    if work.options.dbox_version != DEFAULT:
+        await work.disk.replace(version_path(location), encode_version(work.options.dbox_version))
     if work.mdbox:
         await make_map(work.disk, location, work.map, contended=False)
     await work.disk.make_dirs(location.tree)
