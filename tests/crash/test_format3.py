@@ -1,4 +1,4 @@
-"""Whatever operation a writer of dbox version 3 dies at, nothing acknowledged is lost, nothing half-done shows.
+"""Whatever operation a writer of dbox version 3 dies at, nothing acknowledged is lost or half done.
 
 As in ``test_crash``, but without Dovecot, which can't read these stores: dboxfs opens what is left.  The
 stores have messages of both versions.  All points: ``DBOXFS_CRASH=all``.
