@@ -1,8 +1,7 @@
 """Where written names are kept, so that they outlast a mount: in files that Dovecot doesn't look at.
 
-``<control directory>/dboxfs-names/<mailbox guid, 32 hex digits>``, one file a mailbox.  Where mailboxes lie
-directly in the control directory (``MAILBOXDIR=`` empty), a directory of ours would be taken for a mailbox:
-there it is the file ``dboxfs-names`` beside the messages.  What is in them: :mod:`dboxfs.fuse.names`.
+``<control directory>/dboxfs-names/<mailbox guid, 32 hex digits>``, one file a mailbox (mailboxes lie in a
+directory of their own beside it).  What is in them: :mod:`dboxfs.fuse.names`.
 
 Several mounts may write one file: a writer holds its lock (as on a log: ``lock_method``), reads what others
 have appended, cuts off a torn end, and appends; when most lines mean nothing any more it writes the file
@@ -47,7 +46,7 @@ from dboxfs.store.writing.options import LockMethod, WriteOptions
 _LOCKS = {LockMethod.FCNTL: LockKind.RECORD, LockMethod.FLOCK: LockKind.FLOCK}
 
 DIRECTORY = "dboxfs-names"
-"""Of the directory with one file a mailbox, or of the file of a mailbox."""
+"""The directory with one file a mailbox."""
 
 _MOST = 1 << 30
 _GUID = re.compile("[0-9a-f]{32}")
@@ -83,16 +82,12 @@ class NameReader:
         self.store = store
         self.names = WrittenNames()
         self.changed: Changed = _nobody
-        location = store.location
-        shared = location.mailbox_dir or location.control is not None
-        self.directory = os.path.join(location.control_dir, DIRECTORY) if shared else None
+        self.directory = os.path.join(store.location.control_dir, DIRECTORY)
         self._places: dict[bytes, _Place] = {}
 
-    def path(self, folder: Folder, box: Mailbox) -> str:
+    def path(self, box: Mailbox) -> str:
         """The file of a mailbox."""
-        if self.directory is not None:
-            return os.path.join(self.directory, (box.guid or b"").hex())
-        return os.path.join(self.store.location.mailbox_path(folder.name), DIRECTORY)
+        return os.path.join(self.directory, (box.guid or b"").hex())
 
     def place(self, box: Mailbox) -> _Place:
         """How far the file of a mailbox was read."""
@@ -111,16 +106,14 @@ class NameReader:
 
         :raises OSError: the directory or a file is there, but can't be read.
         """
-        there: set[str] | None = None
-        if self.directory is not None:
-            try:
-                entries = await self.store.fs.listdir(self.directory)
-            except FileNotFoundError:
-                return
-            there = {entry.name for entry in entries if _GUID.fullmatch(entry.name)}
+        try:
+            entries = await self.store.fs.listdir(self.directory)
+        except FileNotFoundError:
+            return
+        there = {entry.name for entry in entries if _GUID.fullmatch(entry.name)}
         for folder in list(self.store.folders.values()):
             box = folder.mailbox
-            if box is not None and box.guid is not None and (there is None or box.guid.hex() in there):
+            if box is not None and box.guid is not None and box.guid.hex() in there:
                 await self.look(folder)
 
     async def look(self, folder: Folder) -> None:
@@ -131,7 +124,7 @@ class NameReader:
         box = folder.mailbox
         if box is None or box.guid is None:
             return
-        place, path = self.place(box), self.path(folder, box)
+        place, path = self.place(box), self.path(box)
         async with place.lock:
             found = await self._peek(path, place.end)
             if found is not None and place.end and not place.continues(found.stat):
@@ -300,7 +293,7 @@ class NameFiles:
     async def _append_at_once(self, folder: Folder, box: Mailbox, data: bytes) -> bool:
         """All of it with one hop to a worker; False: there is no file, or it is locked."""
         kind = _LOCKS.get(self._disk.options.lock_method)
-        place, path = self._reader.place(box), self._reader.path(folder, box)
+        place, path = self._reader.place(box), self._reader.path(box)
         if kind is None:
             return False
         async with place.lock:
@@ -323,7 +316,7 @@ class NameFiles:
         """The file of a mailbox, locked and read to its end."""
         place = self._reader.place(box)
         async with place.lock:
-            file = await self._open(self._reader.path(folder, box))
+            file = await self._open(self._reader.path(box))
             try:
                 if not place.continues(file.stat):
                     place.end = 0

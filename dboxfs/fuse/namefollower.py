@@ -10,12 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import re
-from functools import partial
 
 import trio
 
 from dboxfs.fuse.namefiles import DIRECTORY, NameReader
-from dboxfs.store import Folder, Mailbox
 from dboxfs.store.watch import Watched, Watcher
 
 log = logging.getLogger(__name__)
@@ -58,21 +56,12 @@ class NameFollower:
 
     def _watch(self) -> None:
         directory = self._reader.directory
-        if directory is None:
-            for folder in self._reader.store.folders.values():
-                self.watch_mailbox(folder)
-        elif self._watcher.add(directory, "names", self._names_changed) is Watched.NO:
+        if self._watcher.add(directory, "names", self._names_changed) is Watched.NO:
             self._watcher.add(os.path.dirname(directory), "above", self._above_changed)
-
-    def watch_mailbox(self, folder: Folder) -> None:
-        """A mailbox that has its names beside its messages."""
-        if self._reader.directory is None and folder.mailbox is not None:
-            path = self._reader.store.location.mailbox_path(folder.name)
-            self._watcher.add(path, "names", partial(self._beside_changed, folder.mailbox))
 
     def _above_changed(self, names: set[str | None]) -> None:
         directory = self._reader.directory
-        if directory is None or not names & {None, DIRECTORY}:
+        if not names & {None, DIRECTORY}:
             return
         if self._watcher.add(directory, "names", self._names_changed) is Watched.NEW:
             self._watcher.remove(os.path.dirname(directory))
@@ -84,10 +73,6 @@ class NameFollower:
             boxes = [folder.mailbox for folder in self._reader.store.folders.values()]
             guids |= {(box.guid or b"").hex() for box in boxes if box is not None}
         self._later(guids)
-
-    def _beside_changed(self, box: Mailbox, names: set[str | None]) -> None:
-        if names & {None, DIRECTORY}:
-            self._later({(box.guid or b"").hex()})
 
     def _later(self, guids: set[str]) -> None:
         if guids:

@@ -176,8 +176,6 @@ class Operations(pyfuse3.Operations):
 
     def _folder_new(self, folder: Folder) -> None:
         self._inodes.add(folder)
-        if self.follower is not None:
-            self.follower.watch_mailbox(folder)
         if folder.parent is not None:
             parent = self._inodes.of(folder.parent)
             self.notifier.entry(parent, _encode(folder.shown))

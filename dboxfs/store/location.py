@@ -10,6 +10,7 @@ Only the layout ``fs`` is supported; ``LAYOUT=index`` and ``INDEX=MEMORY`` are r
 from __future__ import annotations
 
 import enum
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Location:
     utf8: bool = False
     subscriptions: str = "subscriptions"
     attachments: str | None = None
+    volatile: str | None = None
 
     @property
     def tree(self) -> str:
@@ -90,6 +92,17 @@ class Location:
         return _join(self.index or self.root, "storage")
 
     @property
+    def tree_lock(self) -> str:
+        """The lock file for making, deleting and renaming mailboxes.
+
+        With VOLATILEDIR several namespaces may have theirs in one directory: Dovecot adds the SHA-1 of the
+        namespace's prefix, which a location doesn't tell; it is taken to be empty, as in most installations.
+        """
+        if self.volatile is None:
+            return _join(self.index or self.root, "mailboxes.lock")
+        return _join(self.volatile, "mailboxes.lock" + hashlib.sha1(b"", usedforsecurity=False).hexdigest())
+
+    @property
     def control_dir(self) -> str:
         """The directory of ``subscriptions`` and ``dovecot-uidvalidity*``."""
         return self.control or self.root
@@ -109,10 +122,13 @@ _KEYS = {
     "DIRNAME": "dirname",
     "FULLDIRNAME": "dirname",
     "SUBSCRIPTIONS": "subscriptions",
+    "VOLATILEDIR": "volatile",
 }
-_PATHS = frozenset({"INDEX", "INDEXCACHE", "CONTROL", "ALT", "INBOX"})
+_PATHS = frozenset({"INDEX", "INDEXCACHE", "CONTROL", "ALT", "INBOX", "VOLATILEDIR"})
+# Keys that mean their default when nothing is behind them.
+_DEFAULTS = frozenset({"MAILBOXDIR", "DIRNAME"})
 # Keys that change nothing for a program that reads the tree itself.
-_IGNORED = frozenset({"LISTINDEX", "VOLATILEDIR", "INDEXPVT", "BROKENCHAR", "ITERINDEX", "NO-NOSELECT"})
+_IGNORED = frozenset({"LISTINDEX", "INDEXPVT", "BROKENCHAR", "ITERINDEX", "NO-NOSELECT"})
 _GUID = re.compile("[0-9a-f]{32}")
 _DRIVERS = {"sdbox": Kind.SDBOX, "dbox": Kind.SDBOX, "mdbox": Kind.MDBOX}
 
@@ -160,6 +176,8 @@ def _take_key(values: dict[str, str | bool], key: str, value: str, text: str) ->
             raise Unsupported(f"{text}: LAYOUT={value} is not supported; dboxfs reads LAYOUT=fs")
     elif key == "UTF-8":
         values["utf8"] = True
+    elif key in _DEFAULTS and not value:
+        values.pop(_KEYS[key], None)
     elif key in _KEYS:
         if not value:
             raise NoSuchStore(f"{text}: {key}= needs a value")

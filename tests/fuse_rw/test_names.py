@@ -84,6 +84,26 @@ class TestNames:
         (rw.inbox / "mine").write_bytes(ONE)
         assert rw.names() == ["1.eml", "mine"]
 
+    def test_a_rename_over_a_message_keeps_flags_keywords_and_name(self, rw: Writable) -> None:
+        rw.account.doveadm("flags add", r"\Seen $Label", "mailbox", "INBOX", "uid", "1")
+        (rw.inbox / "mine").write_bytes(TWO)
+        log = rw.account.root / "mailboxes/INBOX/dbox-Mails/dovecot.index.log"
+        with (rw.inbox / "1.eml").open("rb") as old:
+            size = log.stat().st_size
+            (rw.inbox / "mine").rename(rw.inbox / "1.eml")
+            written = log.read_bytes()[size:]
+            assert old.read() == ONE
+        message = rw.last()
+        assert (message.uid, message.flags, message.keywords) == (2, r"\Seen", "$Label")
+        assert (rw.texts(), rw.names()) == ([TWO], ["1.eml"])
+        assert (rw.inbox / "1.eml").read_bytes() == TWO
+        (found,) = (rw.account.root / "dboxfs-names").iterdir()
+        lines = [line for _, line in decode_lines(found.read_bytes())]
+        assert (lines[-1].uid, lines[-1].name, lines[-1].after) == (2, b"1.eml", 1)
+        assert written.count(b"$Label") == 1
+        rw.remount()
+        assert rw.names() == ["1.eml"]
+
     def test_a_torn_line_is_left_out_and_the_file_mended(self, rw: Writable) -> None:
         (rw.inbox / "mine").write_bytes(TWO)
         (rw.inbox / "other").write_bytes(TWO)
@@ -153,6 +173,41 @@ def test_options(dovecot: Dovecot, mounts: Mounts, tmp_path: Path, driver: str, 
     (rw.inbox / "new").rename(rw.work / "new")
     assert (rw.texts(), rw.texts("Work")) == ([], [expected])
     rw.settled()
+
+
+@resynced
+@pytest.mark.parametrize("driver", ["mdbox"])
+@pytest.mark.parametrize("options", ["rw", "ro"])
+def test_another_mount_sees_names_at_once(rw: Writable, options: str) -> None:
+    other = rw.mounts.mount(rw.account.location, options) / "INBOX"
+
+    def soon(expected: list[str]) -> None:
+        deadline = time.monotonic() + 3
+        while sorted(os.listdir(other)) != expected:
+            assert time.monotonic() < deadline, os.listdir(other)
+            time.sleep(0.01)
+
+    (rw.inbox / "a").write_bytes(TWO)
+    soon(["1.eml", "a"])
+    assert (other / "a").read_bytes() == TWO
+    (rw.inbox / "1.eml").rename(rw.inbox / "b")
+    soon(["a", "b"])
+    assert (other / "b").read_bytes() == ONE
+    (rw.inbox / "b").rename(rw.inbox / "a")
+    soon(["a"])
+    assert (other / "a").read_bytes() == ONE
+    if options == "rw":
+        (other / "c").write_bytes(TWO)
+        (other / "a").rename(other / "d")
+        deadline = time.monotonic() + 3
+        while rw.names() != ["c", "d"]:
+            assert time.monotonic() < deadline, rw.names()
+            time.sleep(0.01)
+        (rw.inbox / "d").rename(rw.inbox / "e")
+    rw.mounts.umount(other.parent)
+    expected = rw.names()
+    rw.remount()
+    assert rw.names() == expected == (["c", "e"] if options == "rw" else ["a"])
 
 
 @both

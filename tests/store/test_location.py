@@ -63,6 +63,11 @@ def test_every_key_goes_to_its_path(mdbox: Path) -> None:
     assert location.map_dir == f"{mdbox}/i/storage"
     assert (location.control_dir, location.subscriptions) == (f"{mdbox}/c", "subs")
     assert location.utf8
+    assert location.tree_lock == "/v/mailboxes.lockda39a3ee5e6b4b0d3255bfef95601890afd80709"
+
+
+def test_a_directory_name_that_is_empty_is_the_default(sdbox: Path) -> None:
+    assert parse_location(f"sdbox:{sdbox}:MAILBOXDIR=:DIRNAME=") == parse_location(f"sdbox:{sdbox}")
 
 
 def test_fulldirname_counts_below_the_index_too(sdbox: Path) -> None:

@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 
 from dboxfs.errors import Unsupported
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import parse_location
 from dboxfs.store.writing import Neighbour, NewMessage, StoreWriter, WriteOptions
+from dboxfs.store.writing.locks import tree_lock
 from tests.live import corpus
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.store_writing.stores import RESYNC, Shown, assert_resync_changes_nothing, body, writing
@@ -99,3 +101,23 @@ async def test_attachments_that_cannot_be_found_are_not_copied(dovecot: Dovecot)
             await writer.copy("INBOX", [1], "Work")
     assert Shown.of(account, "Work").texts == []
     assert not list(account.root.rglob(".temp.*"))
+
+
+@pytest.mark.parametrize("suffix", [":VOLATILEDIR={home}/run/volatile", ":INDEX={home}/index"])
+async def test_dovecot_waits_for_our_lock_on_the_tree(dovecot: Dovecot, suffix: str) -> None:
+    account = dovecot.account(f"sdbox:{{home}}/mail{suffix}")
+    account.save(body(1))
+    async with writing(account.location) as writer:
+        await writer.create_mailbox("Ours")
+        async with tree_lock(writer._work.disk, writer.location.tree_lock):
+            with trio.move_on_after(0.5) as waited:
+                await trio.to_thread.run_sync(
+                    account.doveadm, "mailbox create", "Theirs", abandon_on_cancel=True
+                )
+            assert waited.cancelled_caught
+            assert account.mailboxes() == ["INBOX", "Ours"]
+        with trio.fail_after(10):
+            while account.mailboxes() != ["INBOX", "Ours", "Theirs"]:
+                await trio.sleep(0.05)
+        await writer.delete_mailbox("Theirs")
+    assert account.mailboxes() == ["INBOX", "Ours"]

@@ -50,7 +50,9 @@ class MailboxTree:
     @asynccontextmanager
     async def _locked(self) -> AsyncIterator[None]:
         """Hold ``mailboxes.lock``; afterwards Dovecot looks at the tree again."""
-        async with tree_lock(self._disk, os.path.join(self._list_directory, "mailboxes.lock")):
+        if self._location.volatile is not None:  # it may be gone with the last boot
+            await self._disk.make_dirs(self._location.volatile)
+        async with tree_lock(self._disk, self._location.tree_lock):
             try:
                 yield
             finally:
