@@ -65,10 +65,10 @@ def convert(arguments: argparse.Namespace) -> int:
 
     async def run() -> Converted:
         async with FileSystem(ThreadsDriver()) as fs, open_store(fs, location, follow=False) as store:
+            options = WriteOptions(neighbour=Neighbour.ALONE, dbox_version=arguments.dbox_version)
             converter = Converter(
-                fs, store, root, kind, version=arguments.dbox_version, verify=arguments.verify,
-                options=WriteOptions(neighbour=Neighbour.ALONE), report=meter.show,
-            )  # fmt: skip
+                fs, store, root, kind, verify=arguments.verify, options=options, report=meter.show
+            )
             return await converter.run()
 
     try:

@@ -25,9 +25,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dboxfs.errors import DboxfsError, Unsupported
-from dboxfs.fsapi import FileSystem, Peek, PeekResult
+from dboxfs.fsapi import FileSystem
 from dboxfs.fsapi.ops import fresh
-from dboxfs.store.converting.encoding import FORMATS, FileFormat
 from dboxfs.store.converting.errors import OtherConversion, SourceChanged
 from dboxfs.store.converting.journal import Batch, Head, Journal
 from dboxfs.store.converting.newindexes import IndexFiles, Rows, mailbox_files, map_files
@@ -107,7 +106,7 @@ class Converter:
     """One conversion of *store* into the directory *root*.
 
     :param kind: what the destination is to be.
-    :param version: dbox format of its messages.
+    :param options: ``dbox_version`` is that of its messages; ``fsync``, ``rotate_size`` count too.
     :param verify: read everything again and compare it before the destination becomes a store.
     :param report: told now and then how far it is.
     :param batch: messages after which the journal is written.
@@ -120,7 +119,6 @@ class Converter:
         root: str,
         kind: Kind,
         *,
-        version: int = 2,
         verify: bool = False,
         options: WriteOptions,
         report: Report | None = None,
@@ -130,7 +128,6 @@ class Converter:
         self._store = store
         self._root = root
         self._kind = kind
-        self._version = version
         self._verify = verify
         self._options = options
         self._batch = batch
@@ -172,14 +169,8 @@ class Converter:
         return self.result
 
     def _new_target(self) -> Target:
-        begin = FORMATS[self._version]
-
-        def new_file() -> FileFormat:
-            return begin(now_seconds())
-
-        if self._kind is Kind.MDBOX:
-            return MdboxTarget(self._place.work, new_file)
-        return SdboxTarget(self._place.work, new_file)
+        target = MdboxTarget if self._kind is Kind.MDBOX else SdboxTarget
+        return target(self._place.work)
 
     # -- the source --------------------------------------------------------------------------------------
 
@@ -260,7 +251,7 @@ class Converter:
     def _head(self) -> Head:
         location = self._store.location
         source = f"{location.kind.value}:{os.path.realpath(location.root)}"
-        return Head(source, self._kind.value, self._version, now_seconds(), self._fingerprints())
+        return Head(source, self._kind.value, self._options.dbox_version, now_seconds(), self._fingerprints())
 
     def _remember(self, batch: Batch) -> None:
         self._collected.setdefault(batch.mailbox, _Collected()).add(batch)
@@ -395,16 +386,17 @@ class Converter:
         """Subscriptions as they are, and the highest UIDVALIDITY that was given out."""
         disk, control = self._place.work.disk, self._place.work.location.control_dir
         location = self._store.location
-        (found,) = await self._fs.peek(
-            [Peek(os.path.join(location.control_dir, location.subscriptions), ((0, None),))]
-        )
-        if isinstance(found, PeekResult):
-            await self._place.write(os.path.join(control, "subscriptions"), found.chunks[0])
-        elif not isinstance(found, FileNotFoundError):
-            self._fail(f"subscriptions can't be read: {reason(found)}")
-        if self._version != DEFAULT:
+        path = os.path.join(location.control_dir, location.subscriptions)
+        try:
+            subscriptions = await disk.read_whole(path)
+        except OSError as exc:
+            self._fail(f"the subscriptions were left out: {reason(exc)}")
+        else:
+            if subscriptions is not None:
+                await self._place.write(os.path.join(control, "subscriptions"), subscriptions)
+        if self._options.dbox_version != DEFAULT:
             target = self._place.work.location
-            await self._place.write(version_path(target), encode_version(self._version))
+            await self._place.write(version_path(target), encode_version(self._options.dbox_version))
         given = [await last_uid_validity(disk, location)]
         given += [portrait.uid_validity for portrait in self._portraits.values()]
         if any(given):

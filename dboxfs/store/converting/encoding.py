@@ -1,19 +1,19 @@
 """Records of a destination, made of what a source has stored: the same body, new ends.
 
 The stored bytes of a body stay as they are, compressed or not; what changes is what stands around them.
-:class:`FileFormat` makes the first line of a file, and a :class:`RecordFormat` for each record in it, which
-sees the body (:meth:`RecordFormat.feed`) as it is written.
+:func:`begin_record` gives a :class:`RecordFormat`, which sees the body (:meth:`RecordFormat.feed`) as it is
+written.
 
 Metadata lines are kept, in their order, with these exceptions: ``X`` and ``Z`` go where attachments are put
-back into a message; a message without ``G`` gets one; in an mdbox a message without ``B`` gets one.
+back into a message; in format 3 lines whose keys are its own (leftovers of version 1 have such) go; a message
+without ``G`` gets one; in an mdbox a message without ``B`` gets one.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Protocol
 
 from dboxfs.dbox import (
@@ -23,13 +23,12 @@ from dboxfs.dbox import (
     Metadata,
     RecordWriter,
     detect,
-    encode_file_header,
-    encode_file_header3,
     encode_message_header,
     encode_metadata,
 )
-from dboxfs.dbox.format3 import KEY_SIZE, SEPARATOR_SIZE
+from dboxfs.dbox.format3 import SEPARATOR_SIZE
 from dboxfs.store.converting.errors import Unfit
+from dboxfs.store.writing.compose import Place
 
 Items = Sequence[tuple[bytes, bytes]]
 
@@ -43,20 +42,28 @@ class RecordFormat(Protocol):
         """The next stored bytes of the body."""
 
     def tail(self, items: Items) -> bytes:
-        """What stands behind the body."""
+        """What stands behind the body.
 
-
-class FileFormat(Protocol):
-    """One file that is being made.  ``header``: its first line."""
-
-    header: bytes
-
-    def record(self, offset: int, size: int, first: bytes, compression: Compression | None) -> RecordFormat:
-        """A record at *offset* (bytes from the beginning of the file) with a body of *size* stored bytes.
-
-        :param first: the first bytes of the body, at least :data:`PREFIX_SIZE` if there are so many.
-        :raises Unfit: the format can't hold it.
+        :raises Unfit: lines that the format can't have.
         """
+
+
+def begin_record(place: Place, size: int, first: bytes, compression: Compression | None) -> RecordFormat:
+    """A record at *place* with a body of *size* stored bytes.
+
+    :param first: the first bytes of the body, at least :data:`PREFIX_SIZE` if there are so many.
+    :raises Unfit: the format can't hold it: in format 2 the first bytes say whether a body is compressed.
+    """
+    if place.key is not None:
+        return _Record3(place.key, place.offset, compression)
+    seen = detect(first[:PREFIX_SIZE])
+    if seen is not compression:
+        raise Unfit(
+            f"it begins with the magic of {seen.value}, which format 2 takes for compressed"
+            if seen is not None
+            else "its compression can't be told from its first bytes"
+        )
+    return _Record2(encode_message_header(size))
 
 
 @dataclass(slots=True)
@@ -75,27 +82,6 @@ class _Record2:
             raise Unfit(f"its metadata can't be written: {exc}") from exc
 
 
-class Format2:
-    """A file of format 2.
-
-    :param created: seconds since the epoch.
-    """
-
-    def __init__(self, created: int) -> None:
-        self.header = encode_file_header(created)
-
-    def record(self, offset: int, size: int, first: bytes, compression: Compression | None) -> RecordFormat:
-        """See :class:`FileFormat`.  Here the first bytes of a body say whether it is compressed."""
-        seen = detect(first[:PREFIX_SIZE])
-        if seen is not compression:
-            raise Unfit(
-                f"it begins with the magic of {seen.value}, which format 2 takes for compressed"
-                if seen is not None
-                else "its compression can't be told from its first bytes"
-            )
-        return _Record2(encode_message_header(size))
-
-
 class _Record3:
     """Format 3: separator, body, trailer with the size and a line that says how the body is compressed."""
 
@@ -108,31 +94,11 @@ class _Record3:
         self._writer.feed(piece)
 
     def tail(self, items: Items) -> bytes:
+        own = [item for item in items if item[0] not in OWN_KEYS]
         try:
-            return self._writer.trailer(
-                [item for item in items if item[0] not in OWN_KEYS], self._compression
-            )
+            return self._writer.trailer(own, self._compression)
         except ValueError as exc:
             raise Unfit(f"its metadata can't be written: {exc}") from exc
-
-
-class Format3:
-    """A file of format 3, with a key of its own.
-
-    :param created: seconds since the epoch.
-    """
-
-    def __init__(self, created: int) -> None:
-        self._key = os.urandom(KEY_SIZE)
-        self.header = encode_file_header3(created, self._key)
-
-    def record(self, offset: int, size: int, first: bytes, compression: Compression | None) -> RecordFormat:
-        """See :class:`FileFormat`.  It holds everything."""
-        return _Record3(self._key, offset, compression)
-
-
-FORMATS: Mapping[int, Callable[[int], FileFormat]] = MappingProxyType({2: Format2, 3: Format3})
-"""By dbox version: begins a file; seconds since the epoch."""
 
 
 def kept_items(metadata: Metadata, *, inlined: bool) -> list[tuple[bytes, bytes]]:

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
-from dboxfs.store.converting.encoding import FileFormat, RecordFormat, completed_items
+from dboxfs.store.converting.encoding import RecordFormat, begin_record, completed_items
 from dboxfs.store.converting.errors import Unfit
 from dboxfs.store.converting.journal import Batch, Place, Row, Shared
 from dboxfs.store.converting.newindexes import MapRows
 from dboxfs.store.converting.source import PIECE, Found, Stored, Unreadable, close_all
+from dboxfs.store.writing.compose import NewFile, new_file
 from dboxfs.store.writing.disk import AppendFile
 from dboxfs.store.writing.outcome import side_by_side
 from dboxfs.store.writing.work import Work, message_number
@@ -31,9 +32,6 @@ _BUFFER = 1 << 20
 _FIRST = 16
 _MAX_RECORD = (1 << 32) - 1
 _MOST_REFERENCES = 32_000  # Dovecot refuses more than 32768; a chunk may come on top
-
-NewFile = Callable[[], FileFormat]
-"""Begins a file of the destination's format."""
 
 
 class Target(Protocol):
@@ -60,11 +58,10 @@ class Target(Protocol):
 class SdboxTarget:
     """One file a message.  ``u.<uid>`` is made under its own name: nobody looks at it before the end."""
 
-    def __init__(self, work: Work, new_file: NewFile) -> None:
+    def __init__(self, work: Work) -> None:
         self.shared: dict[str, Shared] = {}
         self._work = work
         self._disk = work.disk
-        self._new_file = new_file
 
     def remember(self, batch: Batch) -> None:
         """See :class:`Target`."""
@@ -112,8 +109,8 @@ class SdboxTarget:
         batch.rows.append(Row(message.uid, 0, message.saved, message.guid.hex()))
 
     async def _write(self, path: str, message: Stored) -> None:
-        form = self._new_file()
-        record = form.record(len(form.header), message.size, await _first(message), message.compression)
+        form = new_file(self._work.options.dbox_version)
+        record = begin_record(form.first, message.size, await _first(message), message.compression)
         if message.data is not None:
             record.feed(message.data)
             tail = record.tail(completed_items(message.items, message.guid, None))
@@ -146,17 +143,16 @@ class MdboxTarget:
     Small records are collected and written together.
     """
 
-    def __init__(self, work: Work, new_file: NewFile) -> None:
+    def __init__(self, work: Work) -> None:
         self.shared: dict[str, Shared] = {}
         self._work = work
         self._disk = work.disk
-        self._new_file = new_file
         self._places = (array("I"), array("I"), array("I"))
         self._refcounts = array("H")
         self._file_id = 0
         self._end = 0
         self._out: _Output | None = None
-        self._form: FileFormat
+        self._form: NewFile
         self._worn: dict[str, Shared] = {}
 
     def remember(self, batch: Batch) -> None:
@@ -248,7 +244,8 @@ class MdboxTarget:
         if out is None or out.end + message.size > limit or message.size >= limit:
             out = await self._next_file()
         start = out.end
-        record = self._form.record(start, message.size, first, message.compression)
+        place = replace(self._form.first, offset=start)
+        record = begin_record(place, message.size, first, message.compression)
         try:
             await _write_record(out, record, message, mailbox)
         except Unfit:
@@ -262,7 +259,7 @@ class MdboxTarget:
     async def _next_file(self) -> _Output:
         await self._close_file()
         self._file_id += 1
-        self._form = self._new_file()
+        self._form = new_file(self._work.options.dbox_version)
         file = await self._disk.create(self._work.storage_paths(self._file_id)[0])
         self._out = _Output(file, self._form.header)
         return self._out
