@@ -58,6 +58,12 @@ def converted(dovecot: Dovecot, source: str, kind: str, *options: str, suffix: s
     return account
 
 
+def assert_consistent(account: Account) -> None:
+    """``dboxfs check`` finds nothing: every index record, map record and message fits the others."""
+    done = dboxfs("check", account.location)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def tree(root: Path) -> dict[str, tuple[int, int, int, bytes]]:
     """Every file below *root*: inode, mtime and ctime (ns), contents."""
     found = {}

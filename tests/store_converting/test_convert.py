@@ -10,7 +10,7 @@ from dboxfs.index import payload
 from dboxfs.index.log import RecordType, encode_record, encode_transaction
 from tests.live import corpus
 from tests.live.dovecot import Account, Append, Dovecot
-from tests.store_converting.showing import Showing, assert_shows, converted, tree
+from tests.store_converting.showing import Showing, assert_consistent, assert_shows, converted, tree
 from tests.store_writing.stores import RESYNC, assert_resync_changes_nothing, body
 
 
@@ -39,6 +39,7 @@ def test_there_and_back_it_is_the_same_to_dovecot(dovecot: Dovecot, kind: str, z
     before = tree(account.root)
     other = converted(dovecot, account.location, "mdbox" if kind == "sdbox" else "sdbox", "--verify")
     assert tree(account.root) == before
+    assert_consistent(other)
     assert_shows(other, expected)
     back = converted(dovecot, other.location, kind, "--verify")
     assert_shows(back, expected)
@@ -55,6 +56,7 @@ def test_through_format_3_and_back_it_is_the_same_to_dovecot(
     fill(account)
     expected = Showing.of(account)
     other = converted(dovecot, account.location, between, "--dbox-version", "3", "--verify")
+    assert_consistent(other)
     assert not any(data.startswith(b"2 M") for _, _, _, data in tree(other.root).values())
     back = converted(dovecot, str(other.root), kind, "--verify")
     assert_shows(back, expected)

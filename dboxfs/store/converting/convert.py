@@ -155,7 +155,7 @@ class Converter:
         await self._look_at_source()
         self._place = await open_workplace(self._fs, self._root, self._kind, self._store.owner, self._options)
         try:
-            self._target = self._new_target()
+            self._target = (MdboxTarget if self._kind is Kind.MDBOX else SdboxTarget)(self._place.work)
             await self._load(self._place.journal)
             if not self._place.journal.publishing:
                 await self._place.check_nothing_else()
@@ -167,10 +167,6 @@ class Converter:
         finally:
             await self._place.close()
         return self.result
-
-    def _new_target(self) -> Target:
-        target = MdboxTarget if self._kind is Kind.MDBOX else SdboxTarget
-        return target(self._place.work)
 
     # -- the source --------------------------------------------------------------------------------------
 
@@ -189,6 +185,7 @@ class Converter:
             if portrait is not None:
                 self._portraits[folder.name] = portrait
         self._total = sum(len(portrait) for portrait in self._portraits.values())
+        self.result.mailboxes = len(self._portraits)
 
     def _folders(self) -> list[Folder]:
         found = [folder for folder in self._store.folders.values() if folder.parent is not None]
@@ -233,9 +230,7 @@ class Converter:
 
     async def _load(self, journal: Journal) -> None:
         """Begin, or go on where an earlier run ended."""
-        await journal.load(self._remember, self._done.add)
-        for name in self._done:
-            self._collected.pop(name, None)
+        await journal.load(self._remember, self._finished)
         head, wanted = journal.head, self._head()
         if head is None:
             await journal.begin(wanted)
@@ -246,7 +241,8 @@ class Converter:
                 f"dbox version {head.version}; go on with that one, or remove the directory"
             )
         self.result.resumed = True
-        self._compare(wanted.fingerprints, head)
+        if not journal.publishing:
+            self._compare(wanted.fingerprints, head)
 
     def _head(self) -> Head:
         location = self._store.location
@@ -257,6 +253,10 @@ class Converter:
         self._collected.setdefault(batch.mailbox, _Collected()).add(batch)
         self._target.remember(batch)
         self._count(batch)
+
+    def _finished(self, name: str) -> None:
+        self._done.add(name)
+        self._collected.pop(name, None)
 
     def _count(self, batch: Batch) -> None:
         self.result.messages += len(batch.rows)
@@ -273,10 +273,9 @@ class Converter:
         self._map_validity = max(self._place.journal.head.began, 1)
         for folder in self._folders():
             await self._place.work.disk.make_dirs(self._folder_path(folder))
-            if folder.name in self._portraits and folder.mailbox is not None:
-                if folder.name not in self._done:
-                    await self._convert_mailbox(folder.mailbox, self._portraits[folder.name])
-                self.result.mailboxes += 1
+            portrait = self._portraits.get(folder.name)
+            if portrait is not None and folder.mailbox is not None and folder.name not in self._done:
+                await self._convert_mailbox(folder.mailbox, portrait)
         if isinstance(self._target, MdboxTarget):
             await self._target.finish()
             files = map_files(
@@ -380,7 +379,6 @@ class Converter:
         if files.cache is not None:
             await self._place.write(base + ".cache", files.cache)
         await self._place.write(base, files.snapshot)
-        await self._place.work.disk.sync_dir(directory)
 
     async def _write_control(self) -> None:
         """Subscriptions as they are, and the highest UIDVALIDITY that was given out."""

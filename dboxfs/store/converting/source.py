@@ -175,6 +175,8 @@ class MailboxSource:
                 message.known = True
                 return message
             if inlined:
+                if self._store.location.attachments is None:
+                    raise Unfit("its attachments are in files of their own: --attachments DIR says where")
                 body = await self._box.open(uid)
                 message.size, message.compression = body.size, None
                 message._body = body
