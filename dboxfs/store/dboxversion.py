@@ -32,7 +32,7 @@ DEFAULT = 2
 """What Dovecot reads and writes."""
 
 _NAMES = ("dovecot.list.index", "dovecot.list.index.log", "dovecot.mailbox.log")
-_OURS = frozenset({CACHE, KEYWORDS, MODSEQ, MDBOX_HEADER, SDBOX_HEADER, "mdbox", "guid"})
+_OURS = frozenset({CACHE, KEYWORDS, MODSEQ, MDBOX_HEADER, SDBOX_HEADER, "mdbox", "guid", "hdr-pop3-uidl"})
 _CACHE_HEAD = 4096
 
 
