@@ -150,8 +150,12 @@ def _try_lock(op: TryLock) -> bool:
 
 def _sync_all(op: SyncAll) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syncfs(op.fd) != 0:
-        raise os_error(ctypes.get_errno())
+    if libc.syncfs(op.fd) == 0:
+        return
+    code = ctypes.get_errno()
+    if code != errno.ENOSYS:
+        raise os_error(code)
+    os.sync()
 
 
 def _copy_range(op: CopyRange) -> Appended:

@@ -57,6 +57,7 @@ def test_through_format_3_and_back_it_is_the_same_to_dovecot(
     expected = Showing.of(account)
     other = converted(dovecot, account.location, between, "--dbox-version", "3", "--verify")
     assert_consistent(other)
+    assert (other.root / "dboxfs-version").read_bytes() == b"3\n"
     assert not any(data.startswith(b"2 M") for _, _, _, data in tree(other.root).values())
     back = converted(dovecot, str(other.root), kind, "--verify")
     assert_shows(back, expected)

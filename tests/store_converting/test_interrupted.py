@@ -5,6 +5,7 @@ All points: ``DBOXFS_CRASH=all pytest tests/store_converting``.  Otherwise some 
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from dboxfs.errors import DboxfsError, NoSuchStore
-from dboxfs.fsapi import FaultsDriver, FileSystem, ThreadsDriver
+from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.fsapi.driver import Driver
 from dboxfs.store import open_store, parse_location
 from dboxfs.store.converting import Converted, Converter, SourceChanged
@@ -105,6 +106,19 @@ async def interrupted_at(point: Point, source: Account, account: Account, expect
         assert (await attempt(source, account, ThreadsDriver())).failed == [], point
     assert contents(account) == expected, point
     assert [name for name in os.listdir(account.root) if name.startswith(".")] == [], point
+
+
+@pytest.mark.parametrize("target", ["sdbox", "mdbox"])
+async def test_a_full_disk_ends_it_and_the_same_command_goes_on(dovecot: Dovecot, target: str) -> None:
+    source = dovecot.account("mdbox:{home}/mail")
+    fill(source)
+    account = dovecot.account(f"{target}:{{home}}/mail")
+    for nth in (1, 2, 4, 7):
+        driver = FaultsDriver(ThreadsDriver(), [Fault("append", nth, error=errno.ENOSPC)])
+        with pytest.raises(OSError, match="No space left"):
+            await attempt(source, account, driver)
+    await attempt(source, account, ThreadsDriver())
+    assert contents(account) == contents(source)
 
 
 async def test_what_is_done_is_not_done_again(dovecot: Dovecot) -> None:

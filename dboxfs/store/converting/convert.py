@@ -27,7 +27,7 @@ import numpy as np
 from dboxfs.errors import DboxfsError, Unsupported
 from dboxfs.fsapi import FileSystem
 from dboxfs.fsapi.ops import fresh
-from dboxfs.store.converting.errors import OtherConversion, SourceChanged
+from dboxfs.store.converting.errors import OtherConversion, SourceChanged, VerifyFailed
 from dboxfs.store.converting.journal import Batch, Head, Journal
 from dboxfs.store.converting.newindexes import IndexFiles, Rows, mailbox_files, map_files
 from dboxfs.store.converting.placing import MdboxTarget, SdboxTarget, Target
@@ -370,8 +370,11 @@ class Converter:
             if self._report is not None:
                 self._report(Progress(self.result.verified, self._total, compared, verifying=True))
 
-        async with open_store(self._fs, self._place.work.location, follow=False) as made:
-            await verify(self._store, made, self._portraits, self._left_out, count)
+        try:
+            async with open_store(self._fs, self._place.work.location, follow=False) as made:
+                await verify(self._store, made, self._portraits, self._left_out, count)
+        except VerifyFailed as exc:
+            raise VerifyFailed(f"{exc}; remove {self._root}, and begin again") from exc
 
     async def _write_index(self, directory: str, stem: str, files: IndexFiles) -> None:
         base = os.path.join(directory, stem)

@@ -31,7 +31,9 @@ from dboxfs.store.writing.work import Work, message_number
 _BUFFER = 1 << 20
 _FIRST = 16
 _MAX_RECORD = (1 << 32) - 1
-_MOST_REFERENCES = 32_000  # Dovecot refuses more than 32768; a chunk may come on top
+
+MOST_REFERENCES = 32_000
+"""References to one record; Dovecot refuses more than 32,768, and a chunk of messages may come on top."""
 
 
 class Target(Protocol):
@@ -141,12 +143,15 @@ class MdboxTarget:
     """Many messages a file: records one behind the other, a new file when the last one is full.
 
     Small records are collected and written together.
+
+    :param most_references: copies of a message behind which another record is begun.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, most_references: int = MOST_REFERENCES) -> None:
         self.shared: dict[str, Shared] = {}
         self._work = work
         self._disk = work.disk
+        self._most_references = most_references
         self._places = (array("I"), array("I"), array("I"))
         self._refcounts = array("H")
         self._file_id = 0
@@ -234,7 +239,7 @@ class MdboxTarget:
 
     def _wear(self, key: str, shared: Shared) -> None:
         """A record with too many references: the next copy of the message is stored anew."""
-        if self._refcounts[shared.ref - 1] >= _MOST_REFERENCES and self.shared.get(key) == shared:
+        if self._refcounts[shared.ref - 1] >= self._most_references and self.shared.get(key) == shared:
             self._worn[key] = self.shared.pop(key)
 
     async def _write(self, mailbox: str, message: Stored) -> Place:

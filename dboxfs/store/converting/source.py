@@ -161,13 +161,11 @@ class MailboxSource:
         try:
             record = opened.record
             inlined = record.metadata.ext_refs is not None
-            key, saved = self._keys.get(uid), self.saved(uid, row, opened)
-            if key is None and self._store.location.kind is Kind.SDBOX:
-                status = opened.handle.stat()
-                key = f"{status.st_dev}:{status.st_ino}" if status.st_nlink > 1 else None
+            guid, saved = self._guid(opened, row), self.saved(uid, row, opened)
+            key = self._key(uid, opened, guid)
             record.metadata.received  # noqa: B018 - raises what is wrong with it
             message = Stored(
-                uid, saved, self._guid(opened, row), key, record.stored_size, record.compression,
+                uid, saved, guid, key, record.stored_size, record.compression,
                 kept_items(record.metadata, inlined=inlined), None,
             )  # fmt: skip
             if key is not None and key in known:
@@ -190,6 +188,17 @@ class MailboxSource:
                 body.close()
             raise
         return message
+
+    def _key(self, uid: int, opened: Opened, guid: bytes) -> str | None:
+        """What all places of a message have in common; None: it has only this one.
+
+        With the guid: numbers may mean another message when an interrupted conversion goes on.
+        """
+        place = self._keys.get(uid)
+        if place is None and self._store.location.kind is Kind.SDBOX:
+            status = opened.handle.stat()
+            place = f"{status.st_dev}:{status.st_ino}" if status.st_nlink > 1 else None
+        return f"{place}:{guid.hex()}" if place is not None else None
 
     def saved(self, uid: int, row: int, opened: Opened) -> int:
         """When the message was saved or copied here: seconds since the epoch."""
