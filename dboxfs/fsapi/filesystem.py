@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -28,6 +27,7 @@ from dboxfs.fsapi.handle import Handle
 from dboxfs.fsapi.ksm import Ksm
 from dboxfs.fsapi.locks import LockTable
 from dboxfs.fsapi.ops import Job, Op, Opened, os_error
+from dboxfs.fsapi.temporary import Process
 from dboxfs.fsapi.types import Capabilities, CreateMode, DirEntry, OpenMode, Peek, PeekResult, Permissions
 from dboxfs.fsapi.writing import Writer
 
@@ -72,6 +72,7 @@ class FileSystem:
         self.cache.merge(ksm)
         self.dirty_limit = dirty_limit
         self.sync = sync
+        self._process = Process.this()
         self.inline_reads = 0
         self.driver_reads = 0
         self.driver_bytes = 0
@@ -344,11 +345,9 @@ class FileSystem:
             writer.on_progress()
 
     def _temporary_name(self) -> str:
-        """Dovecot's own pattern, so that its clean-up finds leftovers (dbox-files, "directory contents")."""
-        now = time.time_ns()
-        host = os.uname().nodename.replace("/", "_")
-        seconds, micros = now // 10**9, now // 1000 % 10**6
-        return f".temp.{seconds}.P{os.getpid()}Q{self._creates}M{micros}.{host}"
+        if self._process.pid != os.getpid():
+            self._process = Process.this()
+        return self._process.temporary_name(self._creates)
 
     def _open_by_worker(self, handle: Handle, op: Op[Opened], *, background: bool = False) -> Handle:
         if self._state != "running":

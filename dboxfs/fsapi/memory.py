@@ -222,7 +222,11 @@ class MemoryDriver:
         node = self.tree.find(op.path)
         if not node.is_dir:
             raise os_error(errno.ENOTDIR, op.path)
-        return [DirEntry(name, child.is_dir, child.is_symlink) for name, child in node.entries.items()]
+        return [
+            DirEntry(name, child.is_dir, child.is_symlink)
+            for name, child in node.entries.items()
+            if name.startswith(op.prefix)
+        ]
 
     def _readlink(self, op: ops.Readlink) -> str:
         node = self.tree.find(op.path, follow=False)

@@ -157,10 +157,14 @@ class Stat(Op[os.stat_result]):
 
 @dataclass(frozen=True, slots=True)
 class Listdir(Op[list[DirEntry]]):
-    """All entries of a directory but ``.`` and ``..``, in no particular order."""
+    """All entries of a directory but ``.`` and ``..``, in no particular order.
+
+    :param prefix: only those whose names begin so.
+    """
 
     kind: ClassVar[str] = "listdir"
     path: str
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)

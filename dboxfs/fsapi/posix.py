@@ -169,7 +169,9 @@ def _stat(op: ops.Stat) -> os.stat_result:
 def _listdir(op: ops.Listdir) -> list[DirEntry]:
     with os.scandir(op.path) as entries:
         return [
-            DirEntry(entry.name, entry.is_dir(follow_symlinks=False), entry.is_symlink()) for entry in entries
+            DirEntry(entry.name, entry.is_dir(follow_symlinks=False), entry.is_symlink())
+            for entry in entries
+            if entry.name.startswith(op.prefix)
         ]
 
 

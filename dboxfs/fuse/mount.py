@@ -123,6 +123,8 @@ async def run(
                 nursery.start_soon(_report_ready, mountpoint, fs.readahead, ready)
                 if operations.follower is not None:
                     spawn(operations.follower.run)
+                if isinstance(operations, WritableOperations):
+                    spawn(operations.sweep)
                 if isinstance(operations, WritableOperations) and operations.upkeep is not None:
                     spawn(operations.upkeep.run)
                 await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)

@@ -83,6 +83,7 @@ class WritableOperations(Operations):
         names = reader.names
         super().__init__(store, options, spawn, reader)
         self.requests.update(dict.fromkeys(_REQUESTS, 0))
+        self._reader = reader
         self._name_files = NameFiles(reader, writer.options)
         self._commits = Commits(store, writer, self._inodes, names, self._name_files)
         self._removals = Removals(store, writer, spawn)
@@ -101,6 +102,11 @@ class WritableOperations(Operations):
     def _kernel_stats(self) -> dict[str, object]:
         upkeep = self.upkeep.stats() if self.upkeep is not None else None
         return {**super()._kernel_stats(), "written": self._shared.writer.stats(), "maintenance": upkeep}
+
+    async def sweep(self) -> None:
+        """Remove what a daemon that was killed has left."""
+        names = [folder.name for folder in self._store.folders.values() if folder.mailbox is not None]
+        await self._shared.writer.sweep(names, [self._reader.directory])
 
     async def begin(self) -> None:
         """The mount begins: take out what a crash has left in the files of names."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dboxfs.fsapi.temporary import Process
 from dboxfs.fuse.names import Line, decode_lines, encode_line
 from tests.fuse_rw.rw import ONE, TWO, Writable, both, resynced
 from tests.live.dovecot import Dovecot
@@ -221,14 +222,33 @@ def test_kill_9_of_the_daemon(dovecot: Dovecot, mounts: Mounts, tmp_path: Path, 
         (mnt / "INBOX" / ".temporary").write_bytes(TWO)
         file = (mnt / "INBOX" / "half").open("wb", buffering=0)
         file.write(TWO * 20_000)
+        os.fsync(file.fileno())
+        synced = (mnt / "INBOX" / "synced").open("wb", buffering=0)
+        synced.write(TWO)
+        os.fsync(synced.fileno())
         daemon.kill()
         daemon.wait()
         with pytest.RaisesExc(OSError):
             file.write(TWO)
-        with pytest.RaisesExc(OSError):
-            file.close()
+        for left in (file, synced):
+            with pytest.RaisesExc(OSError):
+                left.close()
         mounts.umount(mnt)
+    directories = [path.parent for path in rw.account.root.rglob(".temp.*")]
+    assert len(directories) == 2, "nothing is left over"
+    mine = Process.this().temporary_name(1)
+    others = [
+        mine,
+        mine.replace(f".{mine.split('.')[-2]}.", ".elsewhere."),
+        ".temp.1700000000.P99999Q1M1.host",
+    ]
+    for name in others:
+        (directories[0] / name).write_bytes(b"another's")
     rw.mnt = mounts.mount(rw.account.location, "rw")
+    deadline = time.monotonic() + 3
+    while sorted(path.name for path in rw.account.root.rglob(".temp.*")) != sorted(others):
+        assert time.monotonic() < deadline, list(rw.account.root.rglob(".temp.*"))
+        time.sleep(0.01)
     assert (rw.names(), rw.texts()) == (["1.eml", "whole"], [ONE, TWO])
     (rw.inbox / "after").write_bytes(ONE)
     assert rw.texts() == [ONE, TWO, ONE]

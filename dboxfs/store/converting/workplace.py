@@ -20,10 +20,11 @@ from dboxfs.errors import NoSuchStore, StoreBusy
 from dboxfs.fsapi import FileSystem, ops
 from dboxfs.fsapi.lock_ops import LockKind
 from dboxfs.fsapi.locked import run
+from dboxfs.fsapi.temporary import PREFIX
 from dboxfs.store.converting.journal import Journal, journal_path
 from dboxfs.store.location import UNFINISHED, Kind, Location
 from dboxfs.store.writing import Fsync, StoreExists, WriteOptions
-from dboxfs.store.writing.disk import TEMPORARY, Disk
+from dboxfs.store.writing.disk import Disk
 from dboxfs.store.writing.work import Work
 
 STAGING = ".dboxfs-store"
@@ -69,7 +70,7 @@ class Workplace:
         disk, staging = self.work.disk, self.work.location.root
         names = [entry.name for entry in await disk.listdir(staging)]
         for name in sorted(names, key=lambda name: (name == "mailboxes", name)):
-            if name.startswith(TEMPORARY):  # an interrupted conversion has left it
+            if name.startswith(PREFIX):  # an interrupted conversion has left it
                 await disk.unlink(os.path.join(staging, name))
                 continue
             if name == "mailboxes":

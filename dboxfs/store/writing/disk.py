@@ -12,7 +12,6 @@ import errno
 import itertools
 import os
 import stat
-import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -21,14 +20,13 @@ from dboxfs.fsapi.chain import Steps, run_chain
 from dboxfs.fsapi.lock_ops import CopyRange, LockKind, OpenShared, TryLock
 from dboxfs.fsapi.locked import run, run_all
 from dboxfs.fsapi.ops import Appended, Op, Opened
+from dboxfs.fsapi.temporary import Process
 from dboxfs.store.writing.options import WriteOptions
 
 R = TypeVar("R")
 
 _PIECE = 16 << 20
 _READ_PIECE = 4 << 20
-TEMPORARY = ".temp."
-"""How temporary names begin; Dovecot cleans such leftovers too (dbox-files section 5)."""
 
 
 class Disk:
@@ -43,6 +41,7 @@ class Disk:
         self.options = options
         self.lost_errors = 0
         self._numbers = itertools.count(1)
+        self._process = Process.this()
         mode = stat.S_IMODE(owner.st_mode)
         root = os.geteuid() == 0
         uid = owner.st_uid if root else None
@@ -51,12 +50,8 @@ class Disk:
         self.dir_permissions = Permissions(mode & 0o2777, gid, uid)
 
     def temporary(self, directory: str) -> str:
-        """A name for a temporary file in *directory*, of Dovecot's pattern."""
-        now = time.time_ns()
-        host = os.uname().nodename.replace("/", "_")
-        number = next(self._numbers)
-        name = f"{TEMPORARY}{now // 10**9}.P{os.getpid()}Q{number}W{now // 1000 % 10**6}.{host}"
-        return os.path.join(directory, name)
+        """A name for a temporary file in *directory*, which says whose it is."""
+        return os.path.join(directory, self._process.temporary_name(next(self._numbers)))
 
     async def run(self, op: Op[R]) -> R:
         """One operation.

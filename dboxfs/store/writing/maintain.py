@@ -22,10 +22,10 @@ import trio
 
 from dboxfs.errors import DboxfsError, NoSuchMailbox
 from dboxfs.fsapi import DirEntry
+from dboxfs.fsapi.temporary import PREFIX
 from dboxfs.index.state import IndexState
 from dboxfs.store.sdbox import SdboxFiles
 from dboxfs.store.writing import records
-from dboxfs.store.writing.disk import TEMPORARY
 from dboxfs.store.writing.locks import DOTLOCK_STALE
 from dboxfs.store.writing.recovery import Delete, recover
 from dboxfs.store.writing.repair import selectable
@@ -166,7 +166,7 @@ async def _clean(work: Work, directory: str, entries: list[DirEntry], done: Main
     for entry in entries:
         if entry.is_dir:
             continue
-        if entry.name.startswith(TEMPORARY):
+        if entry.name.startswith(PREFIX):
             age = work.options.temporary_age
         elif entry.name.endswith((".newlock", ".index.tmp")):
             age = DOTLOCK_STALE

@@ -45,6 +45,7 @@ from dboxfs.store.writing.repair import repair_storage
 from dboxfs.store.writing.sdbox import SdboxWriter, heritage
 from dboxfs.store.writing.spool import Spool
 from dboxfs.store.writing.subscriptions import subscribe
+from dboxfs.store.writing.sweep import sweep
 from dboxfs.store.writing.work import Work, visible
 
 
@@ -275,6 +276,14 @@ class StoreWriter:
         if self._work.mdbox and self.options.alone:
             await finish_journal(self._work)
         return await recover(self._work, self._tree.delete, names)
+
+    async def sweep(self, names: Iterable[str], more: Iterable[str] = ()) -> int:
+        """Remove temporary files of processes that were killed, whoever else writes; gives their number.
+
+        :param names: the storage names of all mailboxes.
+        :param more: further directories to look into.
+        """
+        return await sweep(self._work, names, more)
 
     async def maintain(self, pause: Pause = trio.lowlevel.checkpoint) -> Maintained:
         """What has to be done now and then where no Dovecot does it; beside everything else.

@@ -1,0 +1,94 @@
+"""Names of temporary files, which say whose they are::
+
+    .temp.<seconds>.P<pid>Q<number>M<microseconds>.<host>.<boot>-<pid namespace>-<start>
+
+The beginning is Dovecot's own pattern, so that its clean-up takes leftovers away after 36 hours (dbox-files
+section 5).  The end tells more: the first 8 hex digits of the kernel's boot id, the inode number of the pid
+namespace, and when the process was started (clock ticks since the boot).  Where /proc can't be read there is
+no such end, and nobody but Dovecot's clean-up takes the file.
+
+:func:`is_left_over` is sure, or says no: a process of the same boot, host and pid namespace is looked up in
+/proc; one of an earlier boot is gone if the file system is of this machine alone and the file has not been
+touched since the boot.  Other hosts, other containers, and names that somebody else has given: no.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import dataclass
+
+PREFIX = ".temp."
+
+_NAME = re.compile(r"\.temp\.\d+\.P(\d+)Q\d+M\d+\.(.+)\.([0-9a-f]{8})-(\d+)-(\d+)")
+_LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "f2fs", "jfs", "reiserfs", "tmpfs", "zfs", "bcachefs"})
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Who makes temporary files.  ``mark``: boot and pid namespace; "" where that can't be told."""
+
+    pid: int
+    host: str
+    mark: str
+    start: str
+
+    @classmethod
+    def this(cls) -> Process:
+        """This process, now (a fork is another one)."""
+        pid = os.getpid()
+        try:
+            with open("/proc/sys/kernel/random/boot_id") as file:
+                boot = file.read()[:8]
+            mark = f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
+        except OSError:
+            mark = ""
+        return cls(pid, os.uname().nodename.replace("/", "_"), mark, _start(pid))
+
+    def temporary_name(self, number: int) -> str:
+        """A name for a temporary file; *number* makes it another one."""
+        now = time.time_ns()
+        name = f"{PREFIX}{now // 10**9}.P{self.pid}Q{number}M{now // 1000 % 10**6}.{self.host}"
+        return f"{name}.{self.mark}-{self.start}" if self.mark and self.start else name
+
+
+def is_left_over(name: str, status: os.stat_result, here: Process, booted: float) -> bool:
+    """Whether a temporary file is surely nobody's any more.
+
+    :param status: the file's attributes.
+    :param booted: when this machine was (seconds since the epoch).
+    """
+    found = _NAME.fullmatch(name)
+    if found is None or found[2] != here.host or not here.mark:
+        return False
+    if f"{found[3]}-{found[4]}" == here.mark:
+        return _start(int(found[1])) != found[5]
+    if here.mark.startswith(found[3]):
+        return False  # another pid namespace
+    return status.st_ctime < booted - 1 and _is_local(status.st_dev)
+
+
+def booted() -> float:
+    """When this machine was booted (seconds since the epoch)."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _start(pid: int) -> str:
+    """Clock ticks from the boot to the start of a process; "": there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[19].decode("ascii")
+    except (OSError, IndexError):
+        return ""
+
+
+def _is_local(device: int) -> bool:
+    """Whether no other machine can have a device mounted."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open("/proc/self/mountinfo") as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        return False
+    return any(line[2] == number and line[line.index("-") + 1] in _LOCAL for line in lines if "-" in line)

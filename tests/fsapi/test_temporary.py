@@ -1,0 +1,71 @@
+"""Whose a temporary file is: only what is surely nobody's is left over."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dboxfs.fsapi.temporary import Process, booted, is_left_over
+
+HERE = Process.this()
+
+
+@pytest.fixture
+def status(tmp_path: Path) -> os.stat_result:
+    return tmp_path.stat()
+
+
+def judge(owner: Process, status: os.stat_result, since: float | None = None) -> bool:
+    return is_left_over(owner.temporary_name(1), status, HERE, booted() if since is None else since)
+
+
+def ended() -> Process:
+    """A process that was."""
+    code = "from dboxfs.fsapi.temporary import Process; p = Process.this(); print(p.pid, p.start)"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    pid, start = out.split()
+    return replace(HERE, pid=int(pid), start=start)
+
+
+def test_a_process_that_has_ended(status: os.stat_result) -> None:
+    assert judge(ended(), status)
+
+
+def test_a_process_whose_number_another_one_has_now(status: os.stat_result) -> None:
+    assert judge(replace(HERE, start=str(int(HERE.start) - 1)), status)
+
+
+def test_living_processes(status: os.stat_result) -> None:
+    assert not judge(HERE, status)
+    other = subprocess.Popen(["sleep", "30"])
+    start = Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[19]
+    assert not judge(replace(HERE, pid=other.pid, start=start), status)
+    other.kill()
+    other.wait()
+    assert judge(replace(HERE, pid=other.pid, start=start), status)
+
+
+def test_other_hosts_other_containers_and_other_names(status: os.stat_result) -> None:
+    gone = ended()
+    assert not judge(replace(gone, host="elsewhere"), status)
+    boot, _, namespace = gone.mark.partition("-")
+    assert not judge(replace(gone, mark=f"{boot}-{int(namespace) + 1}"), status)
+    assert not judge(replace(gone, mark=""), status)
+    assert not is_left_over(".temp.1700000000.P99999Q1M1.host", status, HERE, booted())
+
+
+def test_an_earlier_boot(status: os.stat_result, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = replace(ended(), mark="00000000-1")
+    assert not judge(before, status), "touched since the boot: somebody has it"
+    later = time.time() + 100
+    assert not judge(replace(before, host="elsewhere"), status, later)
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    number = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+    kinds = {line.split(" - ")[1].split()[0] for line in mounts if line.split()[2] == number}
+    assert judge(before, status, later) == bool(kinds & {"ext4", "xfs", "tmpfs"})
