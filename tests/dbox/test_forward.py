@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 
 from dboxfs.dbox import (
     ForwardParser,
+    RecordWriter,
     Trailer,
     check_message_header,
+    encode_file_header3,
     encode_message_header,
     encode_metadata,
     parse_last_trailer,
 )
 from dboxfs.errors import FormatError
-from tests.dbox.golden3 import file_of, page_example, record, separator, trailer
+from tests.dbox.golden3 import KEY, file_of, page_example, record, separator, trailer
 from tests.dbox.vectors import MDBOX_M1, SDBOX_U1
 
 OTHER = page_example()
@@ -70,6 +72,24 @@ def test_every_message_of_a_file_is_read_exactly_both_ways(bodies: list[bytes], 
         check_message_header(data[start:], trailer)
         assert data[trailer.body_offset : trailer.offset] == body
         assert forward(data[:end], start, sizes, to_end=True)[:2] == (body, trailer)
+
+
+@given(BODIES, st.lists(st.integers(0, 200), max_size=30))
+def test_writer_makes_what_the_page_says_whatever_pieces_it_is_given(
+    bodies: list[bytes], sizes: list[int]
+) -> None:
+    expected, offsets = file_of(bodies)
+    data = encode_file_header3(0x6B00A985, KEY)
+    for number, body in enumerate(bodies):
+        assert len(data) == offsets[number]
+        writer = RecordWriter(KEY, len(data), separator(number))
+        data += writer.header
+        for piece in pieces_of(body, sizes):
+            writer.feed(piece)
+            data += piece
+        assert writer.size == len(body)
+        data += writer.trailer([(b"R", b"%x" % (1000 + number)), (b"G", b"%032x" % number)])
+    assert data == expected
 
 
 @given(BODIES)
