@@ -402,7 +402,13 @@ class MdboxFiles:
         header_size = container.header.message_header_size
         try:
             head = container.handle.pread_now(header_size, place.offset)
-            if head is None or not _has_size(container, head, place.offset, size):
+            if head is None:
+                return None
+            if container.header.version != 3:
+                message = parse_message_header(head, header_size)
+                if not isinstance(message, MessageHeader) or message.body_size != size:
+                    return None
+            elif not _has_size3(container, head, place.offset, size):
                 return None
         except (FormatError, OSError):
             return None
@@ -441,17 +447,13 @@ def _header(head: bytes) -> tuple[FileHeader, FormatError | None]:
         return LOST_HEADER, exc
 
 
-def _has_size(container: _Container, head: bytes, offset: int, size: int) -> bool:
-    """Whether the body of the record at *offset* has *size* bytes, by what is in memory.
+def _has_size3(container: _Container, head: bytes, offset: int, size: int) -> bool:
+    """Whether the body of the format 3 record at *offset* has *size* bytes, by what is in memory.
 
     :raises FormatError, OSError: it is damaged, or can't be read.
     """
-    header = container.header
-    if header.version != 3:
-        message = parse_message_header(head, header.message_header_size)
-        return isinstance(message, MessageHeader) and message.body_size == size
     separator = separator_of(head)
-    behind = offset + header.message_header_size + size
+    behind = offset + container.header.message_header_size + size
     trailer = container.handle.pread_now(TRAILER_HEAD_SIZE, behind)
     return trailer is not None and isinstance(separator, bytes) and begins_trailer(trailer, separator, size)
 
