@@ -28,7 +28,7 @@ dates, POP3 uidls and subscriptions stay what they are. SRC is only read; nothin
 write it meanwhile. Interrupted, the same command goes on where it was; DST becomes a
 store when everything is in it.
 
-SRC is what STORE is elsewhere. """
+"""
 
 _MEGABYTE = 1_000_000
 _EVERY = 1.0

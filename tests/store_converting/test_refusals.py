@@ -17,7 +17,7 @@ from dboxfs.store.converting.workplace import STAGING, open_workplace
 from dboxfs.store.writing import Neighbour, WriteOptions
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.live.mounts import dboxfs
-from tests.store_converting.showing import Showing
+from tests.store_converting.showing import Showing, assert_shows
 from tests.store_writing.stores import body
 
 
@@ -146,6 +146,19 @@ async def test_a_source_that_changes_while_it_is_read_is_noticed(
     with pytest.raises(SourceChanged, match="New" if "New" in change else "INBOX"):
         await run_with(source, tmp_path / "mail", lambda: source.doveadm(*change), verify=False)
     assert not (tmp_path / "mail/mailboxes").exists()
+
+
+async def test_a_purge_of_the_source_is_no_change(dovecot: Dovecot) -> None:
+    source = dovecot.account("mdbox:{home}/mail")
+    source.append([Append(body(n, 2000)) for n in range(12)])
+    source.doveadm("expunge", "mailbox", "INBOX", "uid", "1,3,7")
+    account = dovecot.account("sdbox:{home}/mail")
+    expected = Showing.of(source)
+    storage = source.root / "storage"
+    before = sorted(path.name for path in storage.glob("m.*"))
+    await run_with(source, account.root, source.purge, verify=True)
+    assert sorted(path.name for path in storage.glob("m.*")) != before
+    assert_shows(account, expected)
 
 
 async def test_verify_finds_a_changed_byte(source: Account, tmp_path: Path) -> None:
