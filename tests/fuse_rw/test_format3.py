@@ -186,6 +186,28 @@ def test_store_of_version_3_that_a_dovecot_has_been_at_since_is_not_written(
     assert [message.text for message in account.fetch()] == [ONE]
 
 
+@BOTH
+def test_store_that_was_converted_to_version_3_is_written_in_it(
+    dovecot: Dovecot, mounts: Mounts, tmp_path: Path, kind: str
+) -> None:
+    account = dovecot.account(f"{kind}:{{home}}/mail")
+    account.save(ONE)
+    account.save(TWO)
+    account.doveadm("fetch", "hdr.subject size.virtual", "all")
+    target = tmp_path / "converted"
+    done = dboxfs("convert", "--dbox-version", "3", account.root, target)
+    assert done.returncode == 0, done.stderr
+    assert "dbox version 3" in dboxfs("info", target).stdout
+    mnt = mounts.mount(target, "rw")
+    (mnt / "INBOX/new").write_bytes(LONG)
+    (mnt / "INBOX/1.eml").unlink()
+    mounts.umount(mnt)
+    mounts.umount(mounts.mount(target, "rw"))
+    assert LONG in bodies(target)
+    mnt = mounts.mount(target)
+    assert sorted(path.read_bytes() for path in (mnt / "INBOX").iterdir()) == sorted([TWO, LONG])
+
+
 def test_version_needs_rw(mounts: Mounts, tmp_path: Path) -> None:
     done = dboxfs("mount", "-o", "dbox_version=3", new_store(tmp_path, "sdbox"), mounts.mountpoint())
     assert done.returncode == 2

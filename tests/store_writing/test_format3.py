@@ -7,6 +7,7 @@ and read back by the reading side.
 from __future__ import annotations
 
 import re
+import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from dboxfs.store import Kind, Location, Mailbox, Store, open_store
 from dboxfs.store.writing import (
     BytesSource,
     Eol,
+    HandleSource,
     Neighbour,
     NewMessage,
     Spool,
@@ -108,6 +110,29 @@ async def test_every_message_is_read_back_exactly(kind: Kind, tmp_path: Path) ->
         assert items[SMALL][b"G"] == saved.guids[0].hex().encode()
         assert items[SMALL].get(b"B") == (b"INBOX" if kind is Kind.MDBOX else None)
         assert store.leftovers() == []
+
+
+@BOTH
+async def test_a_large_message_is_never_in_memory(kind: Kind, tmp_path: Path) -> None:
+    piece = b"a line of sixty-four bytes, CR and LF not counted among them...\r\n" * 1000
+    async with made(kind, tmp_path) as store:
+        writer = store.writer()
+        tracemalloc.start()
+        try:
+            for source in ("spool", "handle"):
+                begun = writer.spool("INBOX") if source == "spool" else None
+                handle = store.fs.create(str(tmp_path / "handle"))
+                for _ in range(400):
+                    await (begun or handle).write_all(piece)
+                await writer.save("INBOX", [NewMessage(begun or HandleSource(handle))])
+                if begun is not None:
+                    begun.close()
+                await handle.aclose()
+            assert tracemalloc.get_traced_memory()[1] < 12 << 20
+        finally:
+            tracemalloc.stop()
+        await store.store.refresh_mailbox(store.store.folders["INBOX"])
+        assert [(await store.box.facts_of(uid)).size for uid in (1, 2)] == [400 * len(piece)] * 2
 
 
 @BOTH
