@@ -145,7 +145,8 @@ def _parser() -> argparse.ArgumentParser:
 
     convert = commands.add_parser(
         "convert", help="make a copy of a store in another format",
-        description=converting.DESCRIPTION + _STORE.replace("STORE", "SRC", 1), epilog=_STATUS, formatter_class=raw,
+        description=converting.DESCRIPTION + _STORE.replace("STORE", "SRC", 1), epilog=_STATUS,
+        formatter_class=raw,
     )  # fmt: skip
     converting.add_arguments(convert)
     convert.set_defaults(run=converting.convert)
