@@ -85,7 +85,7 @@ class MailboxTree:
         await self._disk.make_dirs(staging)
         try:
             index = IndexLog(self._disk, staging, "dovecot.index", name)
-            await make_mailbox_index(self._disk, self._location, index, contended=False)
+            await make_mailbox_index(self._disk, self._location, index, self._work.map_view, contended=False)
             await self._disk.make_dirs(os.path.dirname(path))
             await self._disk.run(ops.Rename(staging, path))
         except OSError:
@@ -98,7 +98,9 @@ class MailboxTree:
         """The index lies elsewhere: with it the mailbox exists."""
         index = self._work.index(name)
         await self._disk.make_dirs(index.directory)
-        made = await make_mailbox_index(self._disk, self._location, index, contended=False)
+        made = await make_mailbox_index(
+            self._disk, self._location, index, self._work.map_view, contended=False
+        )
         await self._disk.make_dirs(path)
         if not made:
             raise MailboxExists(f"{name}: the mailbox exists")

@@ -18,6 +18,7 @@ from dboxfs.fsapi import ops
 from dboxfs.index import payload
 from dboxfs.index.log import LogHeader, RecordType, encode_record, encode_transaction
 from dboxfs.index.mailbox import MDBOX_HEADER, SDBOX_HEADER, MailboxHeader, encode_mailbox_header
+from dboxfs.store.indexfiles import IndexFiles
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.writing.disk import Disk
 from dboxfs.store.writing.indexlog import IndexLog, new_log
@@ -44,24 +45,30 @@ async def make_map(disk: Disk, location: Location, index: IndexLog, *, contended
     await new_log(disk, index, header, records, contended=contended)
 
 
-async def map_uid_validity(disk: Disk, location: Location) -> int:
-    """uid_validity of the map, which is made if there is none.  Not locked: it never changes."""
-    index = IndexLog(disk, location.map_dir, "dovecot.map.index", "the map of the storage")
-    if not await disk.exists(index.log_path):
-        await make_map(disk, location, index)
-    found = await index.peek()
-    if found.uid_validity == 0:
-        raise CorruptFile(index.log_path, 0, "the map of the storage has no uid_validity")
-    return found.uid_validity
+async def map_uid_validity(disk: Disk, location: Location, view: IndexFiles) -> int:
+    """uid_validity of the map, which is made if there is none.
+
+    :param view: follows the map.  Not locked: only a rebuild of the whole storage changes that number.
+    """
+    await view.refresh()
+    if view.state is None:
+        await make_map(disk, location, IndexLog(disk, location.map_dir, "dovecot.map.index", "the map"))
+        await view.refresh()
+    if view.state is None or view.state.uid_validity == 0:
+        raise CorruptFile(view.log_path, 0, "the map of the storage has no uid_validity")
+    return view.state.uid_validity
 
 
-async def make_mailbox_index(disk: Disk, location: Location, index: IndexLog, *, contended: bool) -> bool:
+async def make_mailbox_index(
+    disk: Disk, location: Location, index: IndexLog, map_view: IndexFiles, *, contended: bool
+) -> bool:
     """Make the log of a mailbox whose directories are there; False: there is one already.
 
+    :param map_view: follows the map (mdbox).
     :param contended: others may be making it at the same time.
     """
     mdbox = location.kind is Kind.MDBOX
-    map_validity = await map_uid_validity(disk, location) if mdbox else 0
+    map_validity = await map_uid_validity(disk, location, map_view) if mdbox else 0
     uid_validity = await next_uid_validity(disk, location)
     name = MDBOX_HEADER if mdbox else SDBOX_HEADER
     header = MailboxHeader(name, os.urandom(16), 0, map_uid_validity=map_validity)

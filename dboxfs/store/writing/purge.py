@@ -98,8 +98,7 @@ async def purge(work: Work, *, dry_run: bool = False, report: Report | None = No
         raise Unsupported("next to a Dovecot only Dovecot purges: doveadm purge")
     if not dry_run:
         await finish_journal(work)
-    state = await work.map.peek()
-    plans = _plans(MapIndex(state))
+    plans = _plans(await work.seen_map())
     done = Purged()
     left: list[str] = []
     for number, plan in enumerate(plans, 1):
@@ -187,7 +186,7 @@ class _Purge:
         if now is None or (now.st_dev, now.st_ino) != file.identity:
             raise _Left("it was replaced meanwhile")
         file.size = now.st_size
-        self._plan = _plan(MapIndex(await self._work.map.peek()), self._plan.file_id)
+        self._plan = _plan(await self._work.seen_map(), self._plan.file_id)
         if not self._plan.drop:
             raise _Left("nothing in it is dead any more")
         try:
@@ -212,7 +211,7 @@ class _Purge:
         directory = self._work.location.attachments
         if directory is None:
             return []
-        mapping = MapIndex(await self._work.map.peek())
+        mapping = await self._work.seen_map()
         found = []
         for map_uid, _, _ in self._plan.drop:
             place = mapping.lookup(map_uid)

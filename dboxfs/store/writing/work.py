@@ -124,7 +124,7 @@ class Work:
         if not await self.disk.exists(self.location.mailbox_path(name)):
             raise NoSuchMailbox(f"{name}: no such mailbox")
         await self.disk.make_dirs(index.directory)
-        await make_mailbox_index(self.disk, self.location, index, contended=True)
+        await make_mailbox_index(self.disk, self.location, index, self.map_view, contended=True)
 
     def header(self, index: IndexLog) -> MailboxHeader:
         """The dbox header of a locked mailbox.
@@ -160,6 +160,17 @@ class Work:
             yield MapIndex(self.map.state)
             if self.options.alone and self.map.tail_is_head:
                 await tidy(self.map)
+
+    async def seen_map(self) -> MapIndex:
+        """The map as it was a moment ago, without a lock; only what is new is read.
+
+        :raises FileNotFoundError: there is none.
+        :raises CorruptFile, OSError: it can't be read.
+        """
+        await self.map_view.refresh()
+        if self.map_view.state is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.map.log_path)
+        return MapIndex(self.map_view.state)
 
     async def repair_map(self) -> None:
         """Bring map and mailboxes together after a crash, under the map's lock (PROTOCOL section 10)."""
