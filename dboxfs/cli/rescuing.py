@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict, replace
 
 import trio
@@ -21,7 +22,15 @@ from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, parse_location
 from dboxfs.store.names import display_name
-from dboxfs.store.rescuing import DAMAGED_MAILBOX, Event, Progress, Rescued, RescueOptions, rescue_store
+from dboxfs.store.rescuing import (
+    DAMAGED_MAILBOX,
+    LOSSES,
+    Event,
+    Progress,
+    Rescued,
+    RescueOptions,
+    rescue_store,
+)
 
 DESCRIPTION = f"""\
 Make a new store in the directory DST (new, or empty) of all messages whose files can be
@@ -38,6 +47,7 @@ STATUS = "exit status: 0 all is there, 1 something was lost or left unknown, 2 i
 EXIT_NOT_DONE = 2
 _MEGABYTE = 1_000_000
 _EVERY = 0.5
+_FIRST = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,10 +113,14 @@ class _Output:
         self._shown = self._began = time.monotonic()
         self._terminal = sys.stderr.isatty()
         self._open = False
+        self._told: Counter[str] = Counter()
 
     def event(self, event: Event) -> None:
-        """Print one event."""
+        """Print one event; of those that are no loss only the first of each kind, as people read them."""
         self._clear()
+        self._told[event.code] += 1
+        if not self._json and event.code not in LOSSES and self._told[event.code] > _FIRST:
+            return
         mailbox = None if event.mailbox is None else display_name(event.mailbox, utf8=self._utf8)
         if self._json:
             found = {**asdict(event), "mailbox": mailbox, "guid": event.guid.hex() if event.guid else None}
@@ -141,6 +155,9 @@ class _Output:
             summary = {**numbers, "seconds": round(seconds, 3), "events": dict(done.events)}
             print(json.dumps({"summary": summary}))
             return
+        for code, count in self._told.items():
+            if code not in LOSSES and count > _FIRST:
+                print(f"{code}: {count - _FIRST} more like that (--json lists all)")
         rate = f"{done.bytes / _MEGABYTE:.1f} MB, {done.bytes / _MEGABYTE / seconds:.1f} MB/s"
         places = f"{done.messages} messages and {done.copies} copies in {done.mailboxes} mailboxes"
         print(one_line(f"{root}: {places}, from {done.files} files ({rate})"))

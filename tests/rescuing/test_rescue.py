@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -173,3 +174,22 @@ def test_a_directory_that_is_not_empty_is_refused(dovecot: Dovecot, tmp_path: Pa
     done = dboxfs("rescue", tmp_path / "nothing", tmp_path / "new")
     assert done.returncode == 2
     assert not (tmp_path / "new").exists()
+
+
+def test_of_what_is_no_loss_only_the_first_of_a_kind_are_told(tmp_path: Path) -> None:
+    assert dboxfs("init", tmp_path / "old", "--format", "mdbox").returncode == 0
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    assert dboxfs("mount", "-o", "rw,alone", tmp_path / "old", mount).returncode == 0
+    for number in range(13):
+        (mount / "INBOX" / f"{number}.txt").write_text(f"Subject: {number}\n\n")
+    assert dboxfs("umount", mount).returncode == 0
+    shutil.rmtree(tmp_path / "old" / "mailboxes")
+    for path in (tmp_path / "old").rglob("dovecot.map.index*"):
+        path.unlink()
+    done = dboxfs("rescue", tmp_path / "old", tmp_path / "new")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert len([line for line in lines if line.startswith("unplaced: INBOX: ")]) == 10
+    assert "unplaced: 3 more like that (--json lists all)" in lines
+    assert "13 messages were known to no index" in lines

@@ -10,7 +10,7 @@
 * :mod:`~dboxfs.store.rescuing.plant`: the new store, written.
 """
 
-from dboxfs.store.rescuing.events import Event, Rescued
+from dboxfs.store.rescuing.events import LOSSES, Event, Rescued
 from dboxfs.store.rescuing.rescue import DAMAGED_MAILBOX, Progress, RescueOptions, rescue_store
 
-__all__ = ["DAMAGED_MAILBOX", "Event", "Progress", "RescueOptions", "Rescued", "rescue_store"]
+__all__ = ["DAMAGED_MAILBOX", "LOSSES", "Event", "Progress", "RescueOptions", "Rescued", "rescue_store"]
