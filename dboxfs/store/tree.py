@@ -12,6 +12,7 @@ it.  The scan itself never fails.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -21,6 +22,7 @@ from dboxfs.fsapi import DirEntry, FileSystem
 from dboxfs.store.location import Location
 
 _AT_ONCE = 32
+_MESSAGE = re.compile(r"u\.[1-9][0-9]{0,9}")
 
 
 @dataclass(slots=True)
@@ -55,6 +57,16 @@ async def scan_tree(fs: FileSystem, location: Location, watch: Callable[[str], N
         if location.inbox is not None:
             nursery.start_soon(scanner.add_inbox, root, location.inbox)
     return root
+
+
+async def is_stray(fs: FileSystem, location: Location, name: str) -> bool:
+    """Whether a directory of the tree that is no mailbox holds what only a mailbox has."""
+    try:
+        entries = await fs.listdir(os.path.join(location.tree, name))
+    except OSError:
+        return False
+    names = {entry.name for entry in entries if not entry.is_dir}
+    return "dovecot.index.log" in names or any(_MESSAGE.fullmatch(one) for one in names)
 
 
 class _Scanner:

@@ -10,6 +10,7 @@ Nothing is written, nothing is locked.  Memory: the index states (some 40 bytes 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ from dboxfs.store.checking.singles import SinglesCheck, unequal_twins
 from dboxfs.store.checking.storage import StorageCheck
 from dboxfs.store.checking.tally import Tally, touched
 from dboxfs.store.location import Kind, Location
-from dboxfs.store.tree import Found, scan_tree
+from dboxfs.store.tree import Found, is_stray, scan_tree
 
 PATIENCE = (0.5, 1.0, 2.0)
 """Seconds between the looks at what seems wrong while the store is in use."""
@@ -104,6 +105,7 @@ class _Check:
             raise NoSuchStore(f"{self._location.root}: {exc.strerror}") from exc
         tree = await scan_tree(self._fs, self._location, lambda _: None)
         names = self._names(tree)
+        await self._strays(tree)
         self._emit_all(await leftover_findings(self._fs, self._location, names))
         self._emit_all(await list_index_findings(self._fs, self._location))
         boxes = [mailbox_index(self._fs, self._location, name) for name in names]
@@ -133,6 +135,19 @@ class _Check:
                     Finding(Severity.ERROR, "directory", path, what, todo, mailbox=folder.name or None)
                 )
         return [folder.name for folder in tree.walk() if folder.selectable]
+
+    async def _strays(self, tree: Found) -> None:
+        """Directories that hold a mailbox, but are none for Dovecot."""
+        for folder in tree.walk():
+            if (
+                folder.name
+                and not folder.selectable
+                and await is_stray(self._fs, self._location, folder.name)
+            ):
+                path = os.path.join(self._location.tree, folder.name)
+                what = f"it holds a mailbox, but is not called {self._location.dirname}"
+                todo = "rename it; dboxfs rescue takes it as it is"
+                self._emit(Finding(Severity.ERROR, "stray", path, what, todo, mailbox=folder.name))
 
     async def _singles(self, boxes: Sequence[Index]) -> None:
         texts: list[tuple[bytes, int]] = []

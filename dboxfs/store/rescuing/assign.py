@@ -16,6 +16,7 @@ Of several messages for one record the one that can be trusted most is taken.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -106,7 +107,7 @@ def _assign_files(harvest: Harvest, assigned: Assigned) -> None:
         uids = box.state.uids.tolist() if box.state is not None else []
         for uid in uids:
             if uid not in found[box.name]:
-                path = f"{harvest.location.mailbox_path(box.name)}/u.{uid}"
+                path = os.path.join(box.directories[0], f"u.{uid}")
                 what = "the index has this message, its file is missing"
                 harvest.emit(Event("lost", what, path, mailbox=box.name, uid=uid))
 

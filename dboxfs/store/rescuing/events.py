@@ -40,6 +40,7 @@ LOSSES = frozenset(
         "keywords",
         "no-record",
         "doubtful",
+        "stray",
     }
 )
 """Kinds of events after which the new store is not all that the old one was."""

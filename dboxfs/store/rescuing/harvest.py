@@ -73,11 +73,11 @@ class Harvest:
                 found += await self._directory(directory, "m", None)
             return found
         for box in self.knowledge.boxes:
-            primary = await self._directory(self.location.mailbox_path(box.name), "u", box.name)
-            known = {file.number for file in primary}
-            other = await self._directory(self.location.alt_mailbox_path(box.name), "u", box.name)
-            both = primary + [file for file in other if file.number not in known]
-            found += sorted(both, key=lambda file: file.number)
+            files: dict[int, File] = {}
+            for directory in box.directories:
+                for file in await self._directory(directory, "u", box.name):
+                    files.setdefault(file.number, file)
+            found += [files[uid] for uid in sorted(files)]
         return found
 
     async def _directory(self, directory: str | None, prefix: str, mailbox: str | None) -> list[File]:

@@ -8,6 +8,7 @@ on its word.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from dboxfs.index.state import IndexState
 from dboxfs.store.indexfiles import IndexFiles
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.rescuing.events import Emit, Event
-from dboxfs.store.tree import scan_tree
+from dboxfs.store.tree import is_stray, scan_tree
 from dboxfs.store.writing.records import USER_FLAGS
 
 _LIMIT = 1 << 31
@@ -41,9 +42,14 @@ class Known:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Box:
-    """A mailbox of the old store.  ``state``: what is readable of its index; None: nothing."""
+    """A mailbox of the old store.
+
+    ``directories``: where its messages may be (sdbox).  ``state``: what is readable of its index; None:
+    nothing.
+    """
 
     name: str
+    directories: tuple[str, ...]
     state: IndexState | None
     fresh: bool
 
@@ -119,6 +125,8 @@ async def learn(fs: FileSystem, location: Location, emit: Emit) -> Knowledge:
             emit(Event("unreadable", what, path, mailbox=folder.name or None))
         if folder.selectable:
             boxes.append(await _box(fs, location, folder.name, emit))
+        elif folder.name and folder.error is None and await is_stray(fs, location, folder.name):
+            boxes.append(await _stray(fs, location, folder.name, emit))
     mapping, fresh = None, False
     if location.kind is Kind.MDBOX:
         state, fresh = await _read(fs, location.map_dir, "dovecot.map.index", None, emit)
@@ -128,7 +136,17 @@ async def learn(fs: FileSystem, location: Location, emit: Emit) -> Knowledge:
 
 async def _box(fs: FileSystem, location: Location, name: str, emit: Emit) -> Box:
     state, fresh = await _read(fs, location.index_path(name), "dovecot.index", name, emit)
-    return Box(name, state, fresh)
+    alt = location.alt_mailbox_path(name)
+    directories = (location.mailbox_path(name), *((alt,) if alt is not None else ()))
+    return Box(name, directories, state, fresh)
+
+
+async def _stray(fs: FileSystem, location: Location, name: str, emit: Emit) -> Box:
+    directory = os.path.join(location.tree, name)
+    what = f"this directory holds a mailbox, but is not called {location.dirname}: taken as {name}"
+    emit(Event("stray", what, directory, mailbox=name))
+    state, fresh = await _read(fs, directory, "dovecot.index", name, emit)
+    return Box(name, (directory,), state, fresh)
 
 
 async def _read(

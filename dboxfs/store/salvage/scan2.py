@@ -285,6 +285,7 @@ class Format2Scan:
         behind = start + line_end + 1
         if line_end >= 0 and not (behind > start + 30 and await self._begins(behind - 30)):
             found.append(behind)
+        found.append(start)
         return [offset for offset in dict.fromkeys(found) if offset < self._window.size]
 
     async def _next_trailer(self, start: int, end: int) -> Block | None:
@@ -321,11 +322,11 @@ class Format2Scan:
 
     async def _incomplete(self, start: int, end: int, block: Block | None, why: str) -> Found | Gap:
         """What is left of the record at *start*."""
-        body_offset = (await self._body_offsets(start) or [end])[0]
+        header = await self._window.read(start, MESSAGE_HEADER_SIZE)
+        has_header = header[:2] == b"\x01\x02" or header[-1:] == b"\n" or not any(header)
         body_end = block.metadata.base if block is not None else end
-        body_offset = min(body_offset, body_end)
-        header = await self._window.read(start, 3)
-        if block is None and end - start < _SCRAP and header != b"\x01\x02N":
+        body_offset = min(start + self._header_sizes[0] if has_header else start, body_end)
+        if block is None and end - start < _SCRAP and header[:3] != b"\x01\x02N":
             return Gap(start, end, f"{end - start} bytes that are no message: {why}")
         if block is None and await self._window.find(_TEXT, start, end, 1) < 0:
             return Gap(start, end, f"{end - start} NUL bytes: {why}")
