@@ -56,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="DST")
     parser.add_argument("--format", choices=("sdbox", "mdbox"), help="of DST; left out: that of STORE")
     parser.add_argument(
+        "--dbox-version", type=int, choices=(2, 3), help="of the messages in DST; left out: that of STORE"
+    )
+    parser.add_argument(
         "--partial", action="store_true", help="also save what there is of incomplete messages"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line; the last is the summary")
@@ -75,7 +78,7 @@ def rescue(arguments: argparse.Namespace) -> int:
             print(f"dboxfs: {one_line(text)}", file=sys.stderr)
             return EXIT_NOT_DONE
         kind = Kind(arguments.format) if arguments.format is not None else location.kind
-        options = RescueOptions(kind, partial=arguments.partial)
+        options = RescueOptions(kind, arguments.dbox_version, partial=arguments.partial)
         output = _Output(as_json=arguments.json, utf8=location.utf8)
 
         async def run() -> Rescued:
@@ -172,7 +175,8 @@ class _Output:
             if count:
                 print(f"{count} {what}")
         utf8 = ":UTF-8" if self._utf8 else ""
-        print(one_line(f"for Dovecot: mail_location = {kind.value}:{root}{utf8}"))
+        if done.version == 2:
+            print(one_line(f"for Dovecot: mail_location = {kind.value}:{root}{utf8}"))
 
 
 def _text(value: object) -> object:

@@ -20,10 +20,10 @@ import pytest
 import trio
 
 from dboxfs.fsapi import FileSystem, ThreadsDriver
-from dboxfs.store import Kind, parse_location
+from dboxfs.store import Kind, Location, parse_location
 from dboxfs.store.checking import CheckOptions, Finding, Severity, check_store
 from dboxfs.store.rescuing import Event, RescueOptions, rescue_store
-from dboxfs.store.writing import Fsync, Neighbour, WriteOptions
+from dboxfs.store.writing import Fsync, Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
 from tests.checking.stores import DRIVERS, tree
 from tests.damage.mutations import mutate
 from tests.live import corpus
@@ -116,7 +116,7 @@ async def examine(store: Path, target: Path) -> Outcome:
         async with FileSystem(ThreadsDriver()) as fs:
             await check_store(fs, location, findings.append, CheckOptions(patience=()))
             assert tree(store) == before
-            options = RescueOptions(Kind.SDBOX, partial=True, writing=FAST)
+            options = RescueOptions(Kind.SDBOX, 2, partial=True, writing=FAST)
             await rescue_store(fs, location, str(target), options, events.append)
             assert tree(store) == before
     texts: dict[str, set[bytes]] = {}
@@ -182,6 +182,55 @@ def patiently(ask: Callable[[], T]) -> T | None:
         except (DoveadmError, ValueError):
             continue
     return None
+
+
+async def make_template3(root: Path, driver: str) -> Template:
+    """The same in version 3, which no Dovecot can read; made by dboxfs."""
+    nasty = corpus.nasty()
+    names = ("metadata-block", "dbox-file", "starts-with-record-header", "mixed-line-ends", "all-bytes")
+    texts = [*list(corpus.real().values())[:14], *(nasty[name] for name in names)]
+    options = WriteOptions(Neighbour.ALONE, Fsync.NEVER, dbox_version=3, rotate_size=32 << 10)
+    location = Location(Kind(driver), str(root))
+    async with FileSystem(ThreadsDriver()) as fs:
+        await init_store(fs, location, options=options)
+        writer = StoreWriter(fs, location, root.stat(), options)
+        await writer.create_mailbox("Other")
+        saved = await writer.save("INBOX", [NewMessage(text) for text in texts])
+        await writer.save("Other", [NewMessage(body(number, 700)) for number in range(6)])
+        await writer.copy("INBOX", saved.uids[:4], "Other")
+    files = [path.read_bytes() for path in root.rglob("[um].*")]
+    found = [
+        Original(guid.hex(), text, _record3(files, text, guid.hex()))
+        for guid, text in zip(saved.guids, texts, strict=True)
+    ]
+    return Template(root, driver, tuple(found), frozenset())
+
+
+def _record3(files: list[bytes], text: bytes, guid: str) -> bytes:
+    """The bytes of a record of version 3 (dbox/FORMAT3.md)."""
+    for data in files:
+        at = -1
+        while (at := data.find(text, at + 1)) >= 0:
+            separator = data[at - 17 : at - 1]
+            if not data.startswith(b"\x01\x03" + separator, at + len(text)):
+                continue
+            end = data.index(b"\n\n", at + len(text) + 34) + 2
+            if b"G" + guid.encode() in data[at + len(text) : end]:
+                return data[at - 19 : end]
+    raise AssertionError(f"no record of {guid}")
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_whatever_is_whole_of_version_3_is_found(tmp_path: Path, driver: str) -> None:
+    template = await make_template3(tmp_path / "template", driver)
+    for seed in range(0, SEEDS, 4):
+        store, target = tmp_path / f"store{seed}", tmp_path / f"new{seed}"
+        shutil.copytree(template.root, store, symlinks=True)
+        what = f"seed {seed}, {driver} of version 3: {'; '.join(mutate(store, seed))}"
+        outcome = await examine(store, target)
+        assert_found(outcome, template.whole(store), what)
+        shutil.rmtree(store)
+        shutil.rmtree(target)
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from dboxfs.store.checking.indexes import (
     list_index_findings,
     mailbox_index,
     map_index,
+    version_findings,
 )
 from dboxfs.store.checking.leftovers import leftover_findings
 from dboxfs.store.checking.references import ReferencesCheck
@@ -108,6 +109,7 @@ class _Check:
         await self._strays(tree)
         self._emit_all(await leftover_findings(self._fs, self._location, names))
         self._emit_all(await list_index_findings(self._fs, self._location))
+        self._emit_all(await version_findings(self._fs, self._location))
         boxes = [mailbox_index(self._fs, self._location, name) for name in names]
         if self._location.kind is Kind.SDBOX:
             await self._singles(boxes)

@@ -11,6 +11,7 @@ from dboxfs.index.cachefile import CacheFile
 from dboxfs.index.mailbox import MDBOX_HEADER, SDBOX_HEADER, MailboxHeader, mailbox_header
 from dboxfs.index.state import HEADER_FSCKED, IndexState
 from dboxfs.store.checking.findings import Finding, Severity
+from dboxfs.store.dboxversion import recorded_version, version_path
 from dboxfs.store.indexfiles import IndexFiles
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.names import display_name
@@ -148,3 +149,14 @@ async def list_index_findings(fs: FileSystem, location: Location) -> list[Findin
     todo = f"nothing is lost: stop Dovecot and remove {name}, {name}.log"
     what = f"the list of mailboxes can't be read: {index.error}"
     return [Finding(Severity.WARNING, "list-index", index.files.log_path, what, todo)]
+
+
+async def version_findings(fs: FileSystem, location: Location) -> list[Finding]:
+    """Whether it can be read which dbox version new messages get."""
+    try:
+        await recorded_version(fs, location)
+    except (CorruptFile, OSError) as exc:
+        what = f"which dbox version new messages get can't be read: {exc}"
+        todo = "write 2 or 3 into it"
+        return [Finding(Severity.ERROR, "version", version_path(location), what, todo)]
+    return []

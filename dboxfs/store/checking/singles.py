@@ -126,7 +126,7 @@ class SinglesCheck:
             what = f"the file can't be read: {exc.strerror}"
             return [who.finding(Severity.ERROR, "unreadable", path, what)]
         findings = [gap_finding(item, path, self.index.mailbox) for item in items if isinstance(item, Gap)]
-        messages = [item for item in items if isinstance(item, Found)]
+        messages = [item for item in items if isinstance(item, Found) and not item.inside]
         if not messages:
             what = "there is no message in the file"
             findings.append(who.finding(Severity.ERROR, "message-damaged", path, what, RESCUE))

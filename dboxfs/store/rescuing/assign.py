@@ -94,7 +94,7 @@ def _assign_files(harvest: Harvest, assigned: Assigned) -> None:
         assert file.mailbox is not None
         box, uid = boxes[file.mailbox], file.number
         found[box.name].add(uid)
-        if row.trust is Trust.DAMAGED:
+        if row.trust is Trust.DAMAGED or row.inside:
             _damaged(harvest, assigned, number, row, box, uid)
             continue
         at = box.state.row_of(uid) if box.state is not None else -1

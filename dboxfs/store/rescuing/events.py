@@ -53,7 +53,8 @@ class Rescued:
     ``messages``: saved, each once; ``copies``: further places of them.  ``damaged``: texts in the mailbox for
     damaged ones.  ``unplaced``: saved to the mailbox that the message itself names, or INBOX, since no index
     knows them.  ``expunged``: not brought back, since the map says that nobody has them.  ``twins``: second
-    copies of a message, left out.  ``bytes``: of the files that were read.  ``events``: by kind.
+    copies of a message, left out.  ``bytes``: of the files that were read.  ``version``: dbox version of the
+    new store.  ``events``: by kind.
     """
 
     mailboxes: int = 0
@@ -65,6 +66,7 @@ class Rescued:
     twins: int = 0
     files: int = 0
     bytes: int = 0
+    version: int = 2
     events: Counter[str] = field(default_factory=Counter)
 
     @property

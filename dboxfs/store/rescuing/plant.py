@@ -177,8 +177,8 @@ class Planter:
         except (DboxfsError, OSError) as exc:
             self._harvest.emit(Event("refused", f"{exc}", file.path, row.offset, name, uid, row.guid))
             return
-        if detect(first) is not None:
-            what = "the text begins like a compressed one: a dbox store can't hold it as it is"
+        if self._writer.options.dbox_version == 2 and detect(first) is not None:
+            what = "the text begins like a compressed one; only dbox version 3 can hold it"
             self._harvest.emit(Event("refused", what, file.path, row.offset, name, uid, row.guid))
             return
         batch.targets.append(target)

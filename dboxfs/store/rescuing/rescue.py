@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from dboxfs.errors import NoSuchStore
+from dboxfs.errors import CorruptFile, NoSuchStore
 from dboxfs.fsapi import FileSystem, Peek, PeekResult
+from dboxfs.store.dboxversion import DEFAULT, recorded_version
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.rescuing.assign import assign
 from dboxfs.store.rescuing.events import Emit, Event, Rescued
@@ -37,11 +38,13 @@ class RescueOptions:
     """How to rescue.
 
     :param kind: format of the new store.
+    :param version: dbox version of its messages, 2 or 3; None: what the old store records.
     :param partial: save what there is of damaged messages into :data:`DAMAGED_MAILBOX`.
     :param writing: how the new store is written.
     """
 
     kind: Kind
+    version: int | None = None
     partial: bool = False
     writing: WriteOptions = field(default_factory=lambda: WriteOptions(neighbour=Neighbour.ALONE))
 
@@ -83,7 +86,9 @@ async def rescue_store(
     except OSError as exc:
         raise NoSuchStore(f"{source.root}: {exc.strerror}") from exc
     target = Location(options.kind, root, utf8=source.utf8)
-    await init_store(fs, target, options=options.writing)
+    done.version = options.version or await _version(fs, source, report)
+    writing = replace(options.writing, dbox_version=done.version)
+    await init_store(fs, target, options=writing)
     knowledge = await learn(fs, source, report)
 
     def reading(messages: int, size: int) -> None:
@@ -92,7 +97,7 @@ async def rescue_store(
     harvest = Harvest(fs, source, knowledge, report, done, reading)
     await harvest.gather()
     assigned = assign(harvest)
-    writer = StoreWriter(fs, target, await fs.stat(root), options.writing)
+    writer = StoreWriter(fs, target, await fs.stat(root), writing)
     suffixes = {box.name: f"-{box.header.guid.hex()}-" for box in knowledge.boxes if box.header is not None}
     texts = Texts(fs, source, suffixes)
     try:
@@ -106,6 +111,14 @@ async def rescue_store(
         texts.close()
     await _subscribe(fs, source, writer)
     return done
+
+
+async def _version(fs: FileSystem, source: Location, report: Emit) -> int:
+    try:
+        return await recorded_version(fs, source)
+    except (CorruptFile, OSError) as exc:
+        report(Event("unreadable", f"which dbox version the store has can't be read: {exc}; 2 is taken"))
+        return DEFAULT
 
 
 def _nobody(progress: Progress) -> None:

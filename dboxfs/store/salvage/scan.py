@@ -60,6 +60,10 @@ class _Items:
                 scan.position = size
                 break
             items = await scan.next_at(scan.position)
+            if self._single:
+                first = next((at for at, item in enumerate(items) if isinstance(item, Found)), len(items))
+                items = items[: first + 1]
+                scan.position = items[-1].end
             self._found |= any(isinstance(item, Found) for item in items)
             self._ready += items
         return self._ready.popleft()

@@ -4,17 +4,19 @@ The trailers tell (:mod:`dboxfs.dbox.recovery`): each says where its record begi
 So one pass finds them, and a second one reads the texts and compares their CRC-32.
 
 A record without a trailer that holds is incomplete: its text goes from its message header to the trailer
-magic with its separator, or to where the next record begins.  If a trailer is there but damaged, its lines
-are read as far as they can be, and a CRC-32 that fits proves the text.
+magic with its separator, or to where the next record begins.  If a trailer is there but damaged (or not where
+it was written, because bytes before it are lost), its lines are read as far as they can be, and a CRC-32 that
+fits proves the text.  What is found so behind bytes that are no record is ``inside``.
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
+from dataclasses import replace
 from typing import Final
 
-from dboxfs.dbox import FileHeader, Metadata, parse_file_header, recovery
+from dboxfs.dbox import Compression, FileHeader, Metadata, parse_file_header, recovery
 from dboxfs.dbox.format2 import MESSAGE_HEADER_SIZE_3
 from dboxfs.dbox.format3 import MAX_TRAILER, TRAILER_HEAD_SIZE, separator_of
 from dboxfs.errors import FormatError
@@ -23,8 +25,8 @@ from dboxfs.store.salvage.measure import Measured, contradictions, measure_as
 from dboxfs.store.salvage.window import Window
 
 _HEAD: Final = 1100
-_CRC: Final = re.compile(rb"[0-9a-f]{8}")
-_NAMES: Final = {b"gz", b"bz2", b"xz", b"zst", b"lz4"}
+_LONGEST_LINE: Final = 200
+_RECORD_START: Final = re.compile(rb"\x01\x02[\0-\xff]{16}\n")
 
 
 class Format3Scan:
@@ -48,7 +50,9 @@ class Format3Scan:
             parsed = None
         header = parsed if isinstance(parsed, FileHeader) and parsed.version == 3 else None
         if header is None and not scan.trailers:
-            return False
+            whole = recovery.Gap(0, window.size, False, "no record can be made out here")
+            self._regions.append(whole)
+            return await self._next_proven(0, whole) < window.size
         offsets = {header.size if header is not None else 0, *scan.offsets()}
         heads = {at: await window.read(at, MESSAGE_HEADER_SIZE_3) for at in sorted(offsets)}
         self._regions += recovery.resolve(scan.trailers, heads, header=header, size=window.size)
@@ -62,7 +66,7 @@ class Format3Scan:
         self.position = region.end
         if isinstance(region, recovery.Found):
             return [await self._record(region)]
-        return [await self._incomplete(region)]
+        return await self._gap(region)
 
     async def _record(self, found: recovery.Found) -> Found:
         trailer = found.trailer
@@ -87,31 +91,72 @@ class Format3Scan:
             measured, trust, tuple(problems), version=3,
         )  # fmt: skip
 
-    async def _incomplete(self, gap: recovery.Gap) -> Found | Gap:
-        """What is left of a record without a trailer that holds."""
+    async def _gap(self, gap: recovery.Gap) -> list[Found | Gap]:
+        """Records without a trailer that holds, and what is none."""
+        items: list[Found | Gap] = []
+        at, inside = gap.offset, False
+        while at < gap.end:
+            found = await self._incomplete(at, gap)
+            if found is None:
+                start = await self._next_proven(at + 1, gap)
+                size = start - at
+                items.append(Gap(at, start, f"{size} bytes that are no message: {gap.reason}"))
+                if start == gap.end:
+                    break
+                found = await self._incomplete(start, gap)
+                assert found is not None
+                inside |= bool(at) or size > _LONGEST_LINE
+            items.append(replace(found, inside=inside))
+            at = found.end
+        return items
+
+    async def _next_proven(self, start: int, gap: recovery.Gap) -> int:
+        """Where the next record begins whose CRC-32 proves its text; the end of the gap if there is none."""
+        while (start := await self._window.find(_RECORD_START, start, gap.end, MESSAGE_HEADER_SIZE_3)) >= 0:
+            found = await self._incomplete(start, gap)
+            if found is not None and found.trust is Trust.REPAIRED:
+                return start
+            start += 1
+        return gap.end
+
+    async def _incomplete(self, at: int, gap: recovery.Gap) -> Found | None:
+        """What is left of the record whose message header is at *at*; None: there is no header."""
         window = self._window
         try:
-            separator = separator_of(await window.read(gap.offset, MESSAGE_HEADER_SIZE_3), base=gap.offset)
+            separator = separator_of(await window.read(at, MESSAGE_HEADER_SIZE_3), base=at)
         except FormatError:
-            separator = None
+            return None
         if not isinstance(separator, bytes):
-            return Gap(gap.offset, gap.end, f"{gap.end - gap.offset} bytes that are no message: {gap.reason}")
-        start = gap.offset + MESSAGE_HEADER_SIZE_3
+            return None
+        start = at + MESSAGE_HEADER_SIZE_3
         magic = re.compile(re.escape(b"\x01\x03" + separator))
-        at = await window.find(magic, start, gap.end, len(separator) + 2)
-        end = at if at >= 0 else gap.end
-        metadata = await self._lines(at, gap.end) if at >= 0 else None
-        measured = await measure_as(window, start, end, None)
-        proven = metadata is not None and metadata.get(b"D") == b"%08x" % measured.crc
-        if proven and metadata is not None and metadata.get(b"C") is None:
-            trust, reason = Trust.REPAIRED, "the trailer is damaged"
-        else:
-            trust, reason = Trust.DAMAGED, gap.reason
-        return Found(gap.offset, gap.end, start, end - start, metadata, measured, trust, (reason,), version=3)
+        trailer = await window.find(magic, start, gap.end, len(separator) + 2)
+        metadata = await self._lines(trailer, gap.end) if trailer >= 0 else None
+        body_end = trailer if trailer >= 0 else gap.end
+        end = metadata.base + metadata.size if metadata is not None else gap.end
+        kind = _kind(metadata)
+        measured = await measure_as(window, start, body_end, kind)
+        sums = metadata.get(b"D") if metadata is not None else None
+        trust, reason = Trust.DAMAGED, gap.reason
+        if sums == b"%08x" % measured.crc and measured.error is None:
+            trust, reason = Trust.REPAIRED, "the trailer is damaged, or has been moved"
+        size = body_end - start
+        return Found(at, end, start, size, metadata, measured, trust, (reason,), version=3)
 
     async def _lines(self, start: int, end: int) -> Metadata | None:
         """The metadata lines of a damaged trailer, as far as they can be read."""
         data = await self._window.read(start, min(end - start, MAX_TRAILER))
-        lines = data[TRAILER_HEAD_SIZE:].split(b"\n")
+        stop = data.find(b"\n\n", TRAILER_HEAD_SIZE - 1)
+        next_record = _RECORD_START.search(data, TRAILER_HEAD_SIZE)
+        size = stop + 2 if stop >= 0 else len(data)
+        if next_record is not None:
+            size = min(size, next_record.start())
+        lines = data[TRAILER_HEAD_SIZE:size].split(b"\n")
         items = [(line[:1], line[1:]) for line in lines if b"A" <= line[:1] <= b"Z"]
-        return Metadata(tuple(items), len(data), start) if items else None
+        return Metadata(tuple(items), size, start) if items else None
+
+
+def _kind(metadata: Metadata | None) -> Compression | None:
+    name = metadata.get(b"C") if metadata is not None else None
+    found = [kind for kind in Compression if name is not None and kind.value.encode("ascii") == name]
+    return found[0] if found else None
