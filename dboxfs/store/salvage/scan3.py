@@ -107,20 +107,24 @@ class Format3Scan:
                 assert found is not None
                 inside |= bool(at) or size > _LONGEST_LINE
             items.append(replace(found, inside=inside))
+            inside |= found.metadata is None  # what follows may be in its text
             at = found.end
         return items
 
     async def _next_proven(self, start: int, gap: recovery.Gap) -> int:
         """Where the next record begins whose CRC-32 proves its text; the end of the gap if there is none."""
         while (start := await self._window.find(_RECORD_START, start, gap.end, MESSAGE_HEADER_SIZE_3)) >= 0:
-            found = await self._incomplete(start, gap)
+            found = await self._incomplete(start, gap, whole=True)
             if found is not None and found.trust is Trust.REPAIRED:
                 return start
             start += 1
         return gap.end
 
-    async def _incomplete(self, at: int, gap: recovery.Gap) -> Found | None:
-        """What is left of the record whose message header is at *at*; None: there is no header."""
+    async def _incomplete(self, at: int, gap: recovery.Gap, *, whole: bool = False) -> Found | None:
+        """What is left of the record whose message header is at *at*; None: there is no header.
+
+        :param whole: None also if its trailer is missing.
+        """
         window = self._window
         try:
             separator = separator_of(await window.read(at, MESSAGE_HEADER_SIZE_3), base=at)
@@ -132,8 +136,13 @@ class Format3Scan:
         magic = re.compile(re.escape(b"\x01\x03" + separator))
         trailer = await window.find(magic, start, gap.end, len(separator) + 2)
         metadata = await self._lines(trailer, gap.end) if trailer >= 0 else None
-        body_end = trailer if trailer >= 0 else gap.end
-        end = metadata.base + metadata.size if metadata is not None else gap.end
+        if trailer < 0 and whole:
+            return None
+        if trailer < 0:
+            body_end = end = await self._next_proven(start, gap)
+        else:
+            body_end = trailer
+            end = metadata.base + metadata.size if metadata is not None else gap.end
         kind = _kind(metadata)
         measured = await measure_as(window, start, body_end, kind)
         sums = metadata.get(b"D") if metadata is not None else None
