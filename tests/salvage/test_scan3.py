@@ -24,7 +24,7 @@ OFFSETS, ENDS = PLACES[:-1], PLACES[1:]
 
 
 def texts(data: bytes, items: list[Found | Gap], *, inside: bool = False) -> list[bytes]:
-    """The stored texts of all messages that would be shown; *inside*: and of those that an index must know."""
+    """The stored texts of all messages to be shown; *inside*: and of those that an index must know."""
     messages = [item for item in items if isinstance(item, Found) and item.trust < Trust.DAMAGED]
     shown = [m for m in messages if inside or not m.inside]
     return [data[m.body_offset : m.body_offset + m.body_size] for m in shown]
