@@ -23,6 +23,7 @@ from dboxfs.store.checking.indexes import (
     list_index_findings,
     mailbox_index,
     map_index,
+    read_index,
     version_findings,
 )
 from dboxfs.store.checking.leftovers import leftover_findings
@@ -170,6 +171,7 @@ class _Check:
         check = StorageCheck(self._fs, self._location, index, self._tally, live)
         paths = [index.files.log_path, self._location.storage]
         done: set[int] = set()
+        await read_index(self._fs, index)
         for _ in range(_ROUNDS):  # a purge makes new files while we read
             files, findings = await check.files()
             if not done:
