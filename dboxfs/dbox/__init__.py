@@ -63,6 +63,7 @@ from dboxfs.dbox.format3 import (
     parse_last_trailer,
     parse_trailer,
     separator_of,
+    trailer_size,
     unreadable_header,
 )
 from dboxfs.dbox.forward import ForwardParser
@@ -122,5 +123,6 @@ __all__ = [
     "resolve",
     "scan_file",
     "separator_of",
+    "trailer_size",
     "unreadable_header",
 ]

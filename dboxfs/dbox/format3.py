@@ -300,6 +300,11 @@ def encode_trailer(
     return b"%sH%s\nL%08x\n\n" % (covered, tag, size)
 
 
+def trailer_size(items: Iterable[tuple[bytes, bytes]]) -> int:
+    """Bytes that :func:`encode_trailer` makes of these metadata lines, where nothing is compressed."""
+    return TRAILER_HEAD_SIZE + sum(len(key) + len(value) + 1 for key, value in items) + _END_SIZE
+
+
 def move_trailer(trailer: Trailer, key: bytes, offset: int) -> bytes:
     """The trailer of the same record at another ``offset``, in a file with another ``key``; equally long."""
     return encode_trailer(

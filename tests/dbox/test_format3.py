@@ -23,6 +23,7 @@ from dboxfs.dbox import (
     parse_last_trailer,
     parse_trailer,
     separator_of,
+    trailer_size,
 )
 from dboxfs.errors import FormatError
 from tests.dbox.golden3 import FIRST, HEADER, KEY, SECOND, page_example, record, separator, trailer
@@ -222,6 +223,11 @@ def test_moved_trailer_is_as_long_and_holds_only_there(
     assert len(moved) == found.size
     with pytest.raises(FormatError, match="tag"):
         parse_trailer(moved, base=offset + 20 + len(body))
+
+
+def test_size_of_a_trailer_is_known_before_it_is_made() -> None:
+    assert trailer_size(ITEMS) == 0xAC
+    assert trailer_size(()) == 0x7C
 
 
 def test_beginning_of_a_trailer_is_recognised_at_a_glance() -> None:

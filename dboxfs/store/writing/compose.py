@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dboxfs.dbox import (
+    MESSAGE_HEADER_SIZE_3,
     PREFIX_SIZE,
     RecordWriter,
     detect,
@@ -31,6 +32,7 @@ from dboxfs.dbox import (
     encode_file_header3,
     encode_message_header,
     encode_metadata,
+    trailer_size,
 )
 from dboxfs.store.writing.disk import AppendFile, Disk
 from dboxfs.store.writing.errors import RefusedMessage
@@ -144,14 +146,18 @@ class _Record2:
 
 @dataclass(frozen=True, slots=True)
 class _Record3:
-    """A record of format 3.  ``body``: the message, where it is small; ``room`` is exact then."""
+    """A record of format 3.
+
+    ``body`` and ``items``: the message and its metadata, where it is small; ``room`` is exact then.
+    """
 
     message: NewMessage
     guid: bytes
     room: int
     mailbox: str | None
-    body: bytes | None
     convert: bool
+    body: bytes | None = None
+    items: tuple[tuple[bytes, bytes], ...] = ()
 
     @property
     def whole(self) -> bool:
@@ -159,11 +165,9 @@ class _Record3:
 
     def encode(self, place: Place) -> bytes:
         assert self.body is not None, "a small record is in memory"
-        writer, lines = _begin(place), LineEnds()
+        writer = _begin(place)
         writer.feed(self.body)
-        lines.feed(self.body)
-        items = _items(self.message, self.guid, lines, self.mailbox)
-        return b"".join((writer.header, self.body, writer.trailer(items)))
+        return b"".join((writer.header, self.body, writer.trailer(self.items)))
 
     async def write_to(self, file: AppendFile, place: Place, prefix: bytes = b"") -> int:
         if self.body is not None:
@@ -239,10 +243,12 @@ async def compose(
         return Spooled(message, guid, mailbox, source)
     size = _source(message).size
     if size > memory_limit:
-        return _Record3(message, guid, size + _OVERHEAD, mailbox, None, convert)
-    body = b"".join(await _kept(_source(message), convert))
-    whole = _Record3(message, guid, 0, mailbox, body, convert)
-    return _Record3(message, guid, len(whole.encode(Place(0, bytes(16)))), mailbox, body, convert)
+        return _Record3(message, guid, size + _OVERHEAD, mailbox, convert)
+    body, lines = b"".join(await _kept(_source(message), convert)), LineEnds()
+    lines.feed(body)
+    items = tuple(_items(message, guid, lines, mailbox))
+    room = MESSAGE_HEADER_SIZE_3 + len(body) + trailer_size(items)
+    return _Record3(message, guid, room, mailbox, convert, body, items)
 
 
 async def _compose2(
