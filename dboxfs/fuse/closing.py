@@ -128,9 +128,23 @@ class Closing:
             upload.handles -= 1
             if upload.handles or (upload.temporary and not upload.discarded):
                 return
+            gone = writing.killed or upload.failed or upload.discarded
+            if not gone and self._is_new_and_empty(upload):
+                self._uploads.haunt(upload)
+                self._spawn(partial(self._lay_ghost, upload))
+                return
             try:
-                if not (writing.killed or upload.failed or upload.discarded):
+                if not gone:
                     await self._commits.commit(upload)
             finally:
                 self._uploads.drop(upload)
         await self._shared.tell(upload)
+
+    def _is_new_and_empty(self, upload: Upload) -> bool:
+        known = self._uploads.by_inode(upload.inode) is upload
+        return known and upload.uid is None and not upload.dirty and not upload.size
+
+    async def _lay_ghost(self, upload: Upload) -> None:
+        await trio.sleep(PATIENCE)
+        if self._uploads.is_ghost(upload):
+            self._uploads.drop(upload)

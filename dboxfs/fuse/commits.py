@@ -18,6 +18,7 @@ import trio
 from pyfuse3 import FUSEError
 
 from dboxfs.errors import DboxfsError
+from dboxfs.fuse.backups import Backups, PutAside
 from dboxfs.fuse.inodes import UID_MASK, Inodes
 from dboxfs.fuse.namefiles import NameFiles
 from dboxfs.fuse.names import WrittenNames
@@ -59,6 +60,7 @@ class Commits:
         self._inodes = inodes
         self._names = names
         self._files = files
+        self._backups = Backups()
         self._became: OrderedDict[int, int] = OrderedDict()
 
     # -- inodes --------------------------------------------------------------------------------
@@ -119,9 +121,11 @@ class Commits:
 
     async def save(self, folder: Folder, upload: Upload, name: bytes, *, replaces: int | None) -> int:
         """Save the bytes of *upload* as a message with this name; gives its uid."""
-        message = NewMessage(
-            upload.source(), upload.received, upload.flags, upload.keywords, replaces=replaces
-        )
+        flags, keywords = upload.flags, upload.keywords
+        if replaces is None and not flags and not keywords:
+            aside = self._given_up(folder, name)
+            flags, keywords = (aside.flags, aside.keywords) if aside is not None else (0, ())
+        message = NewMessage(upload.source(), upload.received, flags, keywords, replaces=replaces)
         return await self._save(folder, message, name)
 
     async def redate(self, folder: Folder, uid: int, received: int) -> int:
@@ -138,6 +142,7 @@ class Commits:
     async def _save(self, folder: Folder, message: NewMessage, name: bytes) -> int:
         saved = await self._writer.save(folder.name, [message])
         uid = saved.uids[0]
+        self._backups.saved(folder.name, uid)
         if self.box(folder).guid is None:
             await self._store.refresh_mailbox(folder)
         failed: OSError | DboxfsError | None = None
@@ -171,7 +176,12 @@ class Commits:
 
     async def rename(self, folder: Folder, uid: int, name: bytes, *, over: int | None) -> None:
         """Another name in the same mailbox; *over*: the message that had it, whose place this one takes."""
+        box, old = self.box(folder), self._names.name(folder, uid)
+        flags, keywords = flag_bits(box.flags(uid)), box.keywords(uid)
+        self._backups.put_aside(folder.name, old, name, uid, flags, keywords)
         if over is None:
+            if not flags and not keywords and self._backups.is_new(folder.name, uid):
+                await self._take_over(folder, uid, name)
             await self._files.record(folder, uid, name)
             return
         # The name first: it stands for the one message or the other, whenever somebody dies.
@@ -184,6 +194,21 @@ class Commits:
             raise
         await self._store.refresh_mailbox(folder)
         self.became(self._inodes.of(folder) | over, folder, uid)
+
+    def _given_up(self, folder: Folder, name: bytes) -> PutAside | None:
+        """What the message had that an editor has just renamed to a backup of this name."""
+        found = self._backups.find(folder.name, name)
+        return found if found is not None and found.uid in self.box(folder) else None
+
+    def is_given_up(self, folder: Folder, name: bytes) -> bool:
+        """Whether a message was called so until an editor made it a backup."""
+        return self._backups.find(folder.name, name) is not None
+
+    async def _take_over(self, folder: Folder, uid: int, name: bytes) -> None:
+        aside = self._given_up(folder, name)
+        if aside is not None:
+            await self._writer.replace_flags(folder.name, uid, aside.flags, list(aside.keywords))
+            await self._store.refresh_mailbox(folder)
 
     async def move(self, source: Folder, uid: int, target: Folder, name: bytes, *, over: int | None) -> int:
         """Move a message to another mailbox, perhaps over another one; gives its uid there."""

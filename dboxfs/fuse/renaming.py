@@ -29,8 +29,10 @@ class Renaming:
         self._inodes = shared.inodes
         self._mailboxes = mailboxes
 
-    async def rename(self, old_parent: int, old: bytes, new_parent: int, new: bytes, flags: int) -> None:
-        """rename(2), with the flags of renameat2(2).
+    async def rename(
+        self, old_parent: int, old: bytes, new_parent: int, new: bytes, flags: int, pid: int
+    ) -> None:
+        """rename(2) by thread *pid*, with the flags of renameat2(2).
 
         :raises FUSEError: it can't be done, and nothing has changed.
         """
@@ -38,7 +40,7 @@ class Renaming:
             raise FUSEError(errno.EINVAL)
         check_name(new)
         source, target = self._shared.folder(old_parent), self._shared.folder(new_parent)
-        upload = self._uploads.by_name(old_parent, old)
+        upload = self._uploads.lay(old_parent, old, pid)
         child = source.children.get(decode(old))
         over = self._shared.own(target, new)
         taken = target.children.get(decode(new)) is not None
@@ -56,6 +58,9 @@ class Renaming:
             await self._rename_upload(upload, target, new, over)
         else:
             await self._rename_message(source, old, target, new, over)
+            ghost = self._uploads.by_name(new_parent, new)
+            if ghost is not None and self._uploads.is_ghost(ghost):
+                self._uploads.drop(ghost)
         self._shared.notifier.entry(new_parent, new)
 
     async def _rename_upload(self, upload: Upload, target: Folder, name: bytes, over: int | None) -> None:
@@ -87,22 +92,30 @@ class Renaming:
         else:
             await self._commits.move(source, uid, target, new, over=over)
 
-    async def link(self, inode: int, new_parent: int, new: bytes) -> tuple[Folder, int]:
-        """link(2); gives the folder and uid of the new message.
+    async def link(self, inode: int, new_parent: int, new: bytes, pid: int) -> tuple[Folder, int | Upload]:
+        """link(2) by thread *pid*; gives the folder and uid of the new message, or the name of nothing yet.
 
         :raises FUSEError: it can't be done, and nothing has changed.
         """
         check_name(new)
         target = self._shared.folder(new_parent)
         self._commits.box(target)
-        if self._shared.own(target, new) is not None or self._uploads.by_name(new_parent, new) is not None:
+        if self._shared.own(target, new) is not None or self._uploads.lay(new_parent, new, pid) is not None:
             raise FUSEError(errno.EEXIST)
         upload = self._uploads.by_inode(inode)
+        if upload is not None and self._uploads.is_ghost(upload):
+            ghost = self._uploads.new(target, new)
+            ghost.creator = upload.creator
+            self._uploads.haunt(ghost)
+            return target, ghost
         if upload is not None and (upload.temporary or upload.uid is None):
             if new.startswith(b"."):
                 raise FUSEError(errno.EOPNOTSUPP)
             async with upload.lock:
-                return target, await self._commits.save(target, upload, new, replaces=None)
+                uid = await self._commits.save(target, upload, new, replaces=None)
+                if upload.temporary:
+                    self._uploads.link(upload, self._inodes.of(target) | uid)
+                return target, uid
         now = self._commits.follow(inode)
         if now >> 32 == 0 or not now & UID_MASK:
             raise FUSEError(errno.EPERM)

@@ -84,6 +84,7 @@ class Upload:
     :ivar uid: the message that it is, or takes the place of; None: none yet.
     :ivar dirty: it has bytes that no commit has had.
     :ivar failed: the errno that a write or a commit has reported; 0: none.
+    :ivar creator: the process that opened it first.
     :ivar closed: who opened it has closed it, and was told that its bytes are safe; others hold it still.
     :ivar written: when bytes last came (``trio.current_time``).
     """
@@ -103,6 +104,7 @@ class Upload:
         self.failed = 0
         self.discarded = False
         self.handles = 0
+        self.creator = 0
         self.closed = False
         self.written = 0.0
         self.created = int(time.time())

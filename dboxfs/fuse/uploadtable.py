@@ -5,6 +5,13 @@ An upload is found by its inode, by its name (which nobody but its writer can lo
 a message when they are opened have the message's inode and no entry of their own: for everybody else the
 message is what it was.
 
+A new file that is closed without a byte is a *ghost*: no message, and nothing for anybody but the process
+that made it, which may look it up, open, link, rename and remove it for a while.  Programs that save with
+care make the name first, with O_EXCL, and write later.
+
+A temporary that was linked to a plain name is the message from then on; its name stands for that until it is
+taken away (:meth:`UploadTable.linked`).
+
 Inodes of uploads have bit 63 set, and count from 1 on below that.
 
 Concurrency: nothing here awaits, so every method is atomic.
@@ -13,6 +20,7 @@ Concurrency: nothing here awaits, so every method is atomic.
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable
 
 from dboxfs.fuse.inodes import Inodes
@@ -23,6 +31,12 @@ from dboxfs.store.writing import Spool
 
 UPLOADS = 1 << 63
 """Set in the inode numbers of uploads."""
+
+GHOSTS = 64
+"""So many are kept."""
+
+LINKED = 1000
+"""Names of temporaries that are remembered to be a message's."""
 
 
 class Writing:
@@ -52,11 +66,14 @@ class UploadTable:
         self._opens: dict[int, Writing] = {}
         self._uploads: dict[int, Upload] = {}
         self._by_name: dict[tuple[int, bytes], Upload] = {}
+        self._ghosts: OrderedDict[int, Upload] = OrderedDict()
+        self._linked: OrderedDict[tuple[int, bytes], int] = OrderedDict()
 
     # -- making --------------------------------------------------------------------------------
 
     def new(self, folder: Folder, name: bytes) -> Upload:
         """A new file with an inode of its own."""
+        self._linked.pop((self._inodes.of(folder), name), None)
         upload = self.replacement(UPLOADS | next(self._numbers), folder, name)
         self._uploads[upload.inode] = upload
         self._by_name[self._inodes.of(folder), name] = upload
@@ -68,8 +85,11 @@ class UploadTable:
 
     def opened(self, handle: int, upload: Upload, pid: int, *, append: bool) -> None:
         """The process of thread *pid* has opened an upload."""
+        process = process_of(pid)
         upload.handles += 1
-        self._opens[handle] = Writing(upload, process_of(pid), append=append)
+        upload.creator = upload.creator or process
+        self._ghosts.pop(upload.inode, None)
+        self._opens[handle] = Writing(upload, process, append=append)
 
     # -- finding -------------------------------------------------------------------------------
 
@@ -86,9 +106,19 @@ class UploadTable:
         return self._by_name.get((parent_inode, name))
 
     def is_open(self, upload: Upload, pid: int) -> bool:
-        """Whether the process of thread *pid* is who opened it."""
+        """Whether the process of thread *pid* is who made it or has opened it."""
         process = process_of(pid)
+        if upload.creator == process:
+            return True
         return any(w.upload is upload and w.pid == process for w in self._opens.values())
+
+    def lay(self, parent_inode: int, name: bytes, pid: int) -> Upload | None:
+        """The upload with this name, for whoever wants the name; another process's ghost makes way."""
+        found = self._by_name.get((parent_inode, name))
+        if found is not None and found.inode in self._ghosts and found.creator != process_of(pid):
+            self.drop(found)
+            return None
+        return found
 
     def opens(self, inode: int, pid: int) -> int:
         """How often process *pid* has opened the file *inode* for writing, and not closed it for good."""
@@ -117,6 +147,32 @@ class UploadTable:
             if self._by_name.get(key) is upload:
                 del self._by_name[key]
 
+    def haunt(self, upload: Upload) -> None:
+        """A new file was closed without a byte."""
+        self._ghosts[upload.inode] = upload
+        if len(self._ghosts) > GHOSTS:
+            self.drop(next(iter(self._ghosts.values())))
+
+    def is_ghost(self, upload: Upload) -> bool:
+        """Whether it was closed without a byte, and nobody has opened it since."""
+        return upload.inode in self._ghosts
+
+    def link(self, upload: Upload, inode: int) -> None:
+        """A temporary has become the message with this inode; its name means that now."""
+        if upload.folder in self._inodes:
+            self._linked[self._inodes.of(upload.folder), upload.name] = inode
+            if len(self._linked) > LINKED:
+                self._linked.popitem(last=False)
+        self.discard(upload)
+
+    def linked(self, parent_inode: int, name: bytes) -> int | None:
+        """The inode of the message that a temporary of this name has become."""
+        return self._linked.get((parent_inode, name)) if self._linked else None
+
+    def unlink(self, parent_inode: int, name: bytes) -> bool:
+        """Take away the name of a temporary that has become a message; False: there is no such name."""
+        return self._linked.pop((parent_inode, name), None) is not None
+
     def discard(self, upload: Upload) -> None:
         """Nothing of this upload will be committed; it stays readable for those who have it open."""
         upload.discarded = True
@@ -127,6 +183,7 @@ class UploadTable:
     def drop(self, upload: Upload) -> None:
         """The end of an upload."""
         self._uploads.pop(upload.inode, None)
+        self._ghosts.pop(upload.inode, None)
         self.unname(upload)
         upload.close()
 

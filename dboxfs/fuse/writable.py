@@ -147,7 +147,13 @@ class WritableOperations(Operations):
         if upload is not None and self._may_see(upload, ctx.pid):
             self.requests["lookup"] += 1
             return self._upload_attributes(upload)
-        if (parent_inode, name) in self._unlinked and not self._is_own(parent_inode, name):
+        linked = self._uploads.linked(parent_inode, name)
+        if linked is not None:
+            self.requests["lookup"] += 1
+            entry = await self.getattr(self._commits.follow(linked), ctx)
+            entry.entry_timeout = 0.0
+            return entry
+        if self._is_hidden(parent_inode, name):
             self.requests["lookup"] += 1
             raise FUSEError(errno.ENOENT)
         entry = await super().lookup(parent_inode, name, ctx)
@@ -161,8 +167,14 @@ class WritableOperations(Operations):
     def _may_see(self, upload: Upload, pid: int) -> bool:
         return upload.temporary or (upload.uid is None and self._uploads.is_open(upload, pid))
 
-    def _is_own(self, parent_inode: int, name: bytes) -> bool:
-        return self._shared.own(self._folder(parent_inode), name) is not None
+    def _is_hidden(self, parent_inode: int, name: bytes) -> bool:
+        """A second name that was taken away, or that an editor expects to be free."""
+        if not parent_inode >> 32:
+            return False
+        folder = self._folder(parent_inode)
+        if (parent_inode, name) not in self._unlinked and not self._commits.is_given_up(folder, name):
+            return False
+        return self._shared.own(folder, name) is None and folder.children.get(decode(name)) is None
 
     def _upload_attributes(self, upload: Upload) -> pyfuse3.EntryAttributes:
         entry = self._attributes.template()
@@ -195,11 +207,11 @@ class WritableOperations(Operations):
         await self._store.check(folder)
         if folder.children.get(decode(name)) is not None:
             raise FUSEError(errno.EISDIR)
-        there = self._uploads.by_name(parent_inode, name)
+        there = self._uploads.lay(parent_inode, name, ctx.pid)
         uid = self._shared.own(folder, name)
         if flags & os.O_EXCL and (there is not None or uid is not None):
             raise FUSEError(errno.EEXIST)
-        if there is not None and there.temporary:
+        if there is not None and (there.temporary or self._uploads.is_ghost(there)):
             upload = there
             if flags & os.O_TRUNC:
                 async with upload.lock:
@@ -347,7 +359,7 @@ class WritableOperations(Operations):
 
     @handler
     async def unlink(self, parent_inode: int, name: bytes, ctx: Any) -> None:
-        upload = self._uploads.by_name(parent_inode, name)
+        upload = self._uploads.lay(parent_inode, name, ctx.pid)
         if upload is not None:
             async with upload.lock:
                 self._uploads.discard(upload)
@@ -355,6 +367,8 @@ class WritableOperations(Operations):
                 return
         folder = self._folder(parent_inode)
         uid = self._resolve(folder, name)
+        if uid is None and self._uploads.unlink(parent_inode, name):
+            return
         if uid is None:
             raise FUSEError(errno.ENOENT)
         if self._shared.own(folder, name) is None:
@@ -380,13 +394,15 @@ class WritableOperations(Operations):
         flags: int,
         ctx: Any,
     ) -> None:
-        await self._renaming.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+        await self._renaming.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags, ctx.pid)
 
     @handler
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Any
     ) -> pyfuse3.EntryAttributes:
-        target, uid = await self._renaming.link(inode, new_parent_inode, new_name)
+        target, uid = await self._renaming.link(inode, new_parent_inode, new_name, ctx.pid)
+        if isinstance(uid, Upload):
+            return self._upload_attributes(uid)
         facts = await self._commits.box(target).facts_of(uid)
         return self._limited(target, self._attributes.message(self._inodes.of(target) | uid, facts))
 

@@ -1,0 +1,66 @@
+"""Editors that save by renaming: ``rename f f~``, write a new ``f``, ``unlink f~`` (vim, emacs, sed -i.bak).
+
+Each of these steps is plain: another name, a new message, an expunge.  Together they are a replacement, and
+the user expects flags and keywords to stay.  So what a message had when it was renamed to a backup of its own
+name is remembered for a while: a new file that is written under the name, or a new message that is renamed to
+it, gets them, unless it has some already.
+
+While it is remembered, the name is free: also ``<uid>.eml``, to which the message would answer otherwise.
+
+A *backup name* holds the name itself and more: ``f~ f.bak f.orig f.~1~ #f#``.  The message must be there
+still, and only messages that came through this mount meanwhile inherit.  What is remembered is bounded:
+:data:`LONGEST` seconds, :data:`MOST` names, this mount.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import trio
+
+LONGEST = 300.0
+MOST = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class PutAside:
+    """What a message had whose name was given up: flags (bits), keywords; ``when``: ``trio.current_time``."""
+
+    uid: int
+    flags: int
+    keywords: tuple[str, ...]
+    when: float
+
+
+class Backups:
+    """See the module.  A mailbox is its storage name."""
+
+    def __init__(self) -> None:
+        self._aside: OrderedDict[tuple[str, bytes], PutAside] = OrderedDict()
+        self._new: OrderedDict[tuple[str, int], float] = OrderedDict()
+
+    def put_aside(
+        self, mailbox: str, old: bytes, new: bytes, uid: int, flags: int, keywords: tuple[str, ...]
+    ) -> None:
+        """A message was called *old* and will be called *new*."""
+        if old != new and old in new:
+            self._aside.pop((mailbox, old), None)
+            self._aside[mailbox, old] = PutAside(uid, flags, keywords, trio.current_time())
+            if len(self._aside) > MOST:
+                self._aside.popitem(last=False)
+
+    def saved(self, mailbox: str, uid: int) -> None:
+        """A message came through this mount."""
+        self._new[mailbox, uid] = trio.current_time()
+        if len(self._new) > MOST:
+            self._new.popitem(last=False)
+
+    def is_new(self, mailbox: str, uid: int) -> bool:
+        """Whether the message came through this mount a short while ago."""
+        return trio.current_time() - self._new.get((mailbox, uid), -LONGEST) < LONGEST
+
+    def find(self, mailbox: str, name: bytes) -> PutAside | None:
+        """What belongs to a name that was given up."""
+        found = self._aside.get((mailbox, name))
+        return found if found is not None and trio.current_time() - found.when < LONGEST else None
