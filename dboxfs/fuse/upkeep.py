@@ -1,6 +1,6 @@
 """Maintenance of a store that no Dovecot serves (``-o rw,alone``), while it is mounted.
 
-It runs once when the mount is made, in the background, and then every :data:`EVERY` seconds if something
+It runs :data:`BEGIN` seconds after the mount was made, and then every :data:`EVERY` seconds if something
 was written meanwhile, else every :data:`AT_LEAST`.  It gives way: it goes on to the next mailbox when the
 kernel has asked nothing for :data:`QUIET` seconds, or when it has waited :data:`PATIENCE` seconds for that;
 and it rests as long as it has worked.  The end of the mount cancels it between two steps of the write
@@ -22,6 +22,7 @@ from dboxfs.store.writing import Maintained, StoreWriter
 
 log = logging.getLogger(__name__)
 
+BEGIN = 1.0
 EVERY = 600.0
 AT_LEAST = 24 * 3600.0
 QUIET = 0.05
@@ -34,14 +35,20 @@ class Upkeep:
 
     :param requests: the counters of what the kernel has asked for so far.
     :param every: seconds between two runs.
+    :param begin: seconds until the first one.
     """
 
     def __init__(
-        self, writer: StoreWriter, requests: Callable[[], Mapping[str, int]], every: float = EVERY
+        self,
+        writer: StoreWriter,
+        requests: Callable[[], Mapping[str, int]],
+        every: float = EVERY,
+        begin: float = BEGIN,
     ) -> None:
         self._writer = writer
         self._requests = requests
         self._every = every
+        self._begin = begin
         self._total = Maintained()
         self._runs = 0
         self._failed_runs = 0
@@ -54,6 +61,7 @@ class Upkeep:
     async def run(self) -> None:
         """Until cancelled."""
         last = trio.current_time()
+        await trio.sleep(self._begin)
         while True:
             changes = self._written()
             if changes != self._changes or trio.current_time() - last >= AT_LEAST:
