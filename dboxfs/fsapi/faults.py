@@ -42,7 +42,7 @@ class Fault:
     """What goes wrong with which operation.
 
     :param kind: the operation (``open create read append sync publish sync_dir unlink`` ..., see
-        :mod:`dboxfs.fsapi.ops`), or ``*`` for any.
+        :mod:`dboxfs.fsapi.ops`), several of them with blanks in between, or ``*`` for any.
     :param nth: the nth one that fits ``kind`` and ``path``, from 1; None: each.
     :param path: only operations with a path that contains this text.
     :param error: it fails with this errno and does nothing.
@@ -71,6 +71,7 @@ class FaultsDriver:
     :param latency: seconds that every operation of a kind takes longer (a peek: for each of its files).
     :param depth: operations at work at once; as many as ``inner`` has if left out.
     :param nowait: let answers from memory through.
+    :param on_crash: called at the planned crash: a test may end the process here.
     :ivar crashed: the planned crash has happened: every operation but a close fails with EIO.
     :ivar counts: how many operations of each kind there were.
     """
@@ -83,6 +84,7 @@ class FaultsDriver:
         latency: Mapping[str, float] | None = None,
         depth: int | None = None,
         nowait: bool = False,
+        on_crash: Callable[[], None] | None = None,
     ) -> None:
         self.capabilities = replace(inner.capabilities, chains=False)
         self.depth = depth or inner.depth
@@ -90,8 +92,10 @@ class FaultsDriver:
         self.crashed = False
         self.counts: Counter[str] = Counter()
         self._inner = inner
-        self._plan = tuple(plan)
-        self._fitting = [0] * len(self._plan)
+        self._on_crash = on_crash
+        self._plan: tuple[Fault, ...] = ()
+        self._fitting: list[int] = []
+        self.replan(plan)
         self._latency = dict(latency or {})
         self._nowait = nowait
         self._completions = Completions(_nothing)
@@ -103,6 +107,11 @@ class FaultsDriver:
         self._asked: deque[_Planned] = deque()
         self._background: deque[_Planned] = deque()
         self._injected = 0
+
+    def replan(self, plan: Iterable[Fault]) -> None:
+        """Other faults from now on; what fits them is counted anew."""
+        self._plan = tuple(plan)
+        self._fitting = [0] * len(self._plan)
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Start the inner driver, and the clock that wakes what is delayed."""
@@ -155,7 +164,7 @@ class FaultsDriver:
     def _fault(self, op: Op[Any]) -> Fault | None:
         found = None
         for index, fault in enumerate(self._plan):
-            if fault.kind not in (op.kind, "*"):
+            if fault.kind != "*" and op.kind not in fault.kind.split():
                 continue
             if fault.path is not None and not any(fault.path in path for path in _paths(op)):
                 continue
@@ -195,7 +204,7 @@ class FaultsDriver:
         """Let the inner driver run the operation, or what its fault makes of it."""
         op = job.op
         if fault is not None and fault.crash is Crash.BEFORE:
-            self.crashed = True
+            self._crash()
         if job.cancelled:
             self._fail(job, errno.ECANCELED)
         elif self.crashed and not isinstance(op, ops.Close):
@@ -227,8 +236,13 @@ class FaultsDriver:
             job.result = Appended(inner.result.written, inner.result.error or os_error(error))
         self._end(job)
 
-    def _crash_after(self, job: Job[Any], inner: Job[Any]) -> None:
+    def _crash(self) -> None:
         self.crashed = True
+        if self._on_crash is not None:
+            self._on_crash()
+
+    def _crash_after(self, job: Job[Any], inner: Job[Any]) -> None:
+        self._crash()
         job.error = os_error(errno.EIO)
         if isinstance(inner.result, Opened):
             self._inner.submit(ops.Close(inner.result.fd), _nothing)

@@ -223,9 +223,13 @@ class Commits:
 
     async def copy(self, source: Folder, uid: int, target: Folder, name: bytes) -> int:
         """Copy a message; gives the uid of the copy."""
-        copied = await self._writer.copy(source.name, [uid], target.name)
-        await self._arrived(target, copied.uids[0], name)
-        return copied.uids[0]
+        new = (await self._writer.copy(source.name, [uid], target.name)).uids[0]
+        try:
+            await self._arrived(target, new, name)
+        except (OSError, DboxfsError):
+            await self._take_back(target, new)
+            raise
+        return new
 
     async def _arrived(self, folder: Folder, uid: int, name: bytes) -> None:
         await self._store.refresh_mailbox(folder)

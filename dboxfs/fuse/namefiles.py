@@ -230,7 +230,7 @@ class NameFiles:
     def __init__(self, reader: NameReader, options: WriteOptions) -> None:
         self._reader = reader
         self._names = reader.names
-        self._disk = Disk(reader.store.fs, reader.store.owner, options)
+        self._disk = Disk(reader.store.fs, reader.store.owner, options, reader.store.location.root)
         self._queues: dict[bytes, GroupCommit[_Naming, bool]] = {}
 
     async def record(self, folder: Folder, uid: int, name: bytes, *, after: int = 0) -> None:

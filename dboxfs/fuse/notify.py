@@ -5,6 +5,11 @@ loop; so it must never be made on the event loop's thread (pyfuse3 releases the 
 The thread takes what is queued in order; the kernel answers ENOENT for what it doesn't know, which is not
 an error.
 
+While the kernel waits for us to change a directory (create, rename ...) it holds its lock, and the
+invalidation of a name in it would hang in the kernel as long.  A process that is killed then never ends, and
+whoever waits for it waits for ever.  So names in a directory that is :meth:`busy <Notifier.busy>` are kept
+back, for :data:`PATIENCE` seconds at most.
+
 The queue holds what changed since the last round of the thread: one entry for each message that was
 expunged, at about 2 µs a call.
 """
@@ -14,10 +19,18 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pyfuse3
 
 log = logging.getLogger(__name__)
+
+PATIENCE = 0.25
+"""Seconds that the kernel is not told of a name because its directory is being changed."""
+
+_Item = tuple[int, bytes | None, int]
 
 
 class Notifier:
@@ -26,7 +39,10 @@ class Notifier:
     def __init__(self) -> None:
         self.sent = 0
         self._ending = threading.Event()
-        self._queue: queue.SimpleQueue[tuple[int, bytes | None, int] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._busy: Counter[int] = Counter()
+        self._ended: Counter[int] = Counter()
+        self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="dboxfs-notify", daemon=True)
 
     def start(self) -> None:
@@ -52,6 +68,33 @@ class Notifier:
         """*name* in *parent* may mean something else now; *deleted*: it was this inode, which is gone."""
         self._queue.put((parent, name, deleted))
 
+    @contextmanager
+    def busy(self, *directories: int) -> Iterator[None]:
+        """These directories are being changed: nothing is said of names in them meanwhile."""
+        with self._changed:
+            self._busy.update(directories)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy.subtract(directories)
+                for directory in directories:
+                    if not self._busy[directory]:
+                        del self._busy[directory]
+                        self._ended[directory] += 1
+                self._changed.notify_all()
+
+    def wait_until_idle(self, directory: int) -> None:
+        """Wait for a moment in which nobody changes *directory*, :data:`PATIENCE` seconds at most.
+
+        Blocks: not for the loop's thread.
+        """
+        with self._changed:
+            before = self._ended[directory]
+            self._changed.wait_for(
+                lambda: directory not in self._busy or self._ended[directory] != before, PATIENCE
+            )
+
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
             inode, name, deleted = item
@@ -61,6 +104,7 @@ class Notifier:
                 if name is None:
                     pyfuse3.invalidate_inode(pyfuse3.InodeT(inode), attr_only=not deleted)
                 else:
+                    self.wait_until_idle(inode)
                     pyfuse3.invalidate_entry(
                         pyfuse3.InodeT(inode), pyfuse3.FileNameT(name), pyfuse3.InodeT(deleted)
                     )

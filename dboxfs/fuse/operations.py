@@ -16,7 +16,7 @@ import stat
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import pyfuse3
@@ -53,6 +53,11 @@ PUSH_MOST = 2 << 20
 
 _READDIR_AHEAD = 64
 
+_DIRECTORIES = {
+    "create": (0,), "unlink": (0,), "mkdir": (0,), "rmdir": (0,), "rename": (0, 2), "link": (1,),
+}  # fmt: skip
+"""Requests that wait with the lock of directories held, and which arguments these are."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 O = TypeVar("O", bound="Operations")  # noqa: E741 - as P and R
@@ -63,10 +68,14 @@ def handler(
 ) -> Callable[Concatenate[O, P], Coroutine[Any, Any, R]]:
     """Count the request, and let nothing out but FUSEError."""
     name = method.__name__
+    directories = _DIRECTORIES.get(name, ())
 
     async def answered(self: O, *args: P.args, **kwargs: P.kwargs) -> R:
         self.requests[name] += 1
         try:
+            if directories:
+                with self.notifier.busy(*(cast(int, args[at]) for at in directories)):
+                    return await method(self, *args, **kwargs)
             return await method(self, *args, **kwargs)
         except FUSEError:
             raise

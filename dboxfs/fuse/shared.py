@@ -60,12 +60,12 @@ class Shared:
         """Have the kernel look up the name again, before whoever has closed the file does."""
         parent = self.inodes.of(upload.folder) if upload.folder in self.inodes else 0
         if parent and upload.inode >> 63 == 0:
-            await trio.to_thread.run_sync(_invalidate, parent, upload.name)
+            await trio.to_thread.run_sync(self._invalidate, parent, upload.name)
 
-
-def _invalidate(parent: int, name: bytes) -> None:
-    with suppress(FileNotFoundError):
-        pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name))
+    def _invalidate(self, parent: int, name: bytes) -> None:
+        self.notifier.wait_until_idle(parent)
+        with suppress(FileNotFoundError):
+            pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name))
 
 
 def decode(name: bytes) -> str:

@@ -111,6 +111,7 @@ class Upload:
         self.lock = trio.Lock()
         self._new_spool = spool
         self._budget = budget
+        self._written = 0
         self._memory = bytearray()
         self._spool: Spool | None = None
         self._copy: Spool | None = None
@@ -129,10 +130,6 @@ class Upload:
         if self.base is not None and not self._started:
             return self.base.size
         return self._written
-
-    @property
-    def _written(self) -> int:
-        return len(self._memory) if self._spool is None else self._spool.size
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -168,6 +165,7 @@ class Upload:
             return False
         self._memory += bytes(max(offset - len(self._memory), 0))
         self._memory[offset : offset + len(data)] = data
+        self._written = len(self._memory)
         self.dirty = True
         return True
 
@@ -199,8 +197,9 @@ class Upload:
     async def _append(self, data: bytes) -> None:
         if self._spool is None and len(self._memory) + len(data) <= EACH and self._budget.take(len(data)):
             self._memory += data
-            return
-        await (await self._spill()).write_all(data)
+        else:
+            await (await self._spill()).write_all(data)
+        self._written += len(data)
 
     async def _spill(self) -> Spool:
         """The temporary file; what is in memory goes there."""
@@ -230,6 +229,7 @@ class Upload:
                 self._spool = None
             if self._spool is not None:
                 self._spool.rollback()
+            self._written = 0
             self._started = True
             self._rewriting = False
             self.dirty = False

@@ -22,6 +22,7 @@ raises what is wrong with one of which nothing is known.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -53,6 +54,8 @@ _SETTLE = 0.002
 _LOADS_AT_ONCE = 32
 # A directory that can't be watched is looked at again when it was last looked at this long ago.
 _STALE_AFTER = 0.5
+# An index that the system could not read is tried again after so many seconds.
+_RETRY_AFTER = 1.0
 # The end of the mount waits so long for what it would be a pity to lose.
 _KEEP_SECONDS = 10.0
 
@@ -127,6 +130,7 @@ class Store:
         self._dirty: set[str] = set()
         self._wake = trio.Event()
         self._index_errors: dict[str, DboxfsError | OSError] = {}
+        self._failed: set[str] = set()
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -154,7 +158,11 @@ class Store:
             nursery.start_soon(self._watcher.run)
             nursery.start_soon(self.ahead.run)
             while True:
-                await self._wake.wait()
+                with trio.move_on_after(_RETRY_AFTER if self._failed else math.inf) as waited:
+                    await self._wake.wait()
+                if waited.cancelled_caught:
+                    self._failed &= self.folders.keys()
+                    self._dirty |= self._failed
                 await trio.sleep(_SETTLE)
                 self._wake = trio.Event()
                 await self._settle()
@@ -239,11 +247,11 @@ class Store:
 
     def _take_tree(self, wanted: dict[str, Found], boxes: dict[str, Mailbox]) -> None:
         gone = [folder for name, folder in self.folders.items() if name not in wanted]
-        changed = [
+        changed = {
             folder
             for name, folder in self.folders.items()
             if name in wanted and (folder.mailbox is not None) != wanted[name].selectable
-        ]
+        }
         for folder in changed:
             self._drop_mailbox(folder)
             self._tell_gone(folder)
@@ -251,8 +259,8 @@ class Store:
             self._remove(folder)
         for item in sorted(wanted.values(), key=lambda item: item.name.split("/")):
             self._add(item, boxes.get(item.name))
-        for folder in changed:
-            self._tell_new(folder)
+            if (folder := self.folders[item.name]) in changed:
+                self._tell_new(folder)  # before its children, which may be new too
 
     def _has_mailbox(self, name: str) -> bool:
         folder = self.folders.get(name)
@@ -298,6 +306,7 @@ class Store:
             folder.mailbox.files.forget()
             folder.mailbox = None
             self._index_errors.pop(folder.name, None)
+            self._failed.discard(folder.name)
             self._checked.pop(folder.name, None)
 
     def _tell_new(self, folder: Folder) -> None:
@@ -346,8 +355,12 @@ class Store:
             if str(self._index_errors.get(name)) != str(exc):
                 log.error("%s: %s", box.display_name, exc)
             self._index_errors[name] = exc
+            if isinstance(exc, OSError) and name not in self._failed:
+                self._failed.add(name)  # nobody will tell us when it can be read again
+                self._wake.set()
             return None
         self._index_errors.pop(name, None)
+        self._failed.discard(name)
         return delta
 
     async def _resync(self, box: Mailbox) -> None:
@@ -373,7 +386,8 @@ class Store:
             await self.refresh_tree()
         box = folder.mailbox
         stale = now - self._checked.get(folder.name, -_STALE_AFTER) >= _STALE_AFTER
-        if box is not None and stale and not self._index_followed(box):
+        failed = folder.name in self._failed
+        if box is not None and (failed or (stale and not self._index_followed(box))):
             self._watch_index(folder.name, box)
             await self.refresh_mailbox(folder)
         self._raise_unknown(folder)

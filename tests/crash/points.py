@@ -136,9 +136,9 @@ def counted(found: Contents) -> Counter[Key]:
     return Counter((name, row[0]) for name, rows in found.items() for row in rows)
 
 
-def clone(dovecot: Dovecot, scenario: Scenario, template: Account) -> Account:
+def clone(dovecot: Dovecot, template: Account) -> Account:
     """A store of another user with the same files."""
-    account = dovecot.account(f"{scenario.driver}:{{home}}/mail{scenario.suffix}")
+    account = dovecot.account(template.location.replace(str(template.home), "{home}"))
     for entry in template.home.iterdir():
         subprocess.run(["cp", "-a", str(entry), str(account.home)], check=True)
     return account
@@ -168,7 +168,7 @@ async def template(dovecot: Dovecot, scenario: Scenario) -> Template:
     account = dovecot.account(f"{scenario.driver}:{{home}}/mail{scenario.suffix}")
     scenario.prepare(account)
     before = contents(account)
-    copy = clone(dovecot, scenario, account)
+    copy = clone(dovecot, account)
     recorder = Recorder()
     whole, _ = await run(scenario, copy, recorder)
     assert whole
@@ -181,7 +181,7 @@ async def template(dovecot: Dovecot, scenario: Scenario) -> Template:
 
 async def crash(dovecot: Dovecot, scenario: Scenario, made: Template, point: Point) -> bool:
     """Let the writer die at *point* and check what is left; whether the change was acknowledged before."""
-    account = clone(dovecot, scenario, made.account)
+    account = clone(dovecot, made.account)
     driver = FaultsDriver(ThreadsDriver(1), point.plan(), depth=1)
     whole, parts = await run(scenario, account, driver)
     where = f"{scenario.name}: {point}, after {made.operations[max(point.nth - 1, 0)]}"
@@ -190,10 +190,10 @@ async def crash(dovecot: Dovecot, scenario: Scenario, made: Template, point: Poi
     # Dovecot takes a torn log for damaged, also one that it tore itself: it needs us to be first.
     if point.torn or scenario.ours_first or scenario.options.neighbour is Neighbour.ALONE:
         extra = await _go_on(account, scenario, extra)
-    check(account, scenario, made, acknowledged, extra, where)
+    check(account, scenario.together, made, acknowledged, extra, where)
     extra = await _go_on(account, scenario, extra)
     account.force_resync()
-    check(account, scenario, made, acknowledged, extra, f"{where}, after force-resync")
+    check(account, scenario.together, made, acknowledged, extra, f"{where}, after force-resync")
     return whole
 
 
@@ -211,7 +211,7 @@ async def _go_on(account: Account, scenario: Scenario, extra: Counter[Key]) -> C
 
 def check(
     account: Account,
-    scenario: Scenario,
+    together: tuple[frozenset[Key], ...],
     made: Template,
     acknowledged: Set[Key],
     extra: Counter[Key],
@@ -228,7 +228,7 @@ def check(
         assert low + extra[key] <= count <= high + extra[key], (
             f"{where}: {count} times in {key[0]}, {low} to {high} expected: {key[1][:60]!r}"
         )
-    for places in scenario.together:
+    for places in together:
         assert any(have[key] for key in places), f"{where}: a message is nowhere"
     rows = {(name, row[0]): row[1:] for name, some in found.items() for row in some}
     for key, row in made.kept.items():

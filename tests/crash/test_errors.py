@@ -76,7 +76,7 @@ async def test_an_error(dovecot: Dovecot, points: dict[str, int], scenario: Scen
 
 
 async def one_error(dovecot: Dovecot, scenario: Scenario, made: Template, nth: int, code: int) -> None:
-    account = clone(dovecot, scenario, made.account)
+    account = clone(dovecot, made.account)
     where = f"{scenario.name}: operation {nth} ({made.operations[nth - 1]}) fails"
     driver = FaultsDriver(ThreadsDriver(1), [Fault("*", nth, error=code)], depth=1)
     reported = False

@@ -56,6 +56,7 @@ class Workplace:
     async def prepare(self) -> None:
         """Make the directories that every store has."""
         location = self.work.location
+        await self.work.disk.mkdir(location.root)
         await self.work.disk.make_dirs(location.tree)
         if location.kind is Kind.MDBOX:
             await self.work.disk.make_dirs(location.storage)

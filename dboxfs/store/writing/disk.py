@@ -33,19 +33,24 @@ class Disk:
     """Runs the operations of one store.
 
     :param owner: attributes of the store's root: owner, group and modes of everything new.
+    :param root: the store's root directory, if it has one by now.  It is never made: where it is missing the
+        store has gone (a file system that was unmounted), and its place must stay empty.
     :ivar lost_errors: clean-ups that failed after another error.
     """
 
-    def __init__(self, fs: FileSystem, owner: os.stat_result, options: WriteOptions) -> None:
+    def __init__(
+        self, fs: FileSystem, owner: os.stat_result, options: WriteOptions, root: str | None = None
+    ) -> None:
         self.fs = fs
+        self._root = root
         self.options = options
         self.lost_errors = 0
         self._numbers = itertools.count(1)
         self._process = Process.this()
         mode = stat.S_IMODE(owner.st_mode)
-        root = os.geteuid() == 0
-        uid = owner.st_uid if root else None
-        gid = owner.st_gid if root or owner.st_gid in os.getgroups() else None
+        privileged = os.geteuid() == 0
+        uid = owner.st_uid if privileged else None
+        gid = owner.st_gid if privileged or owner.st_gid in os.getgroups() else None
         self.file_permissions = Permissions(mode & 0o666, gid, uid)
         self.dir_permissions = Permissions(mode & 0o2777, gid, uid)
 
@@ -100,11 +105,16 @@ class Disk:
         return True
 
     async def make_dirs(self, path: str) -> None:
-        """Make a directory and the missing ones above it (an operation each)."""
-        missing = []
-        while not await self.mkdir_or_parent_missing(path):
+        """Make a directory and the missing ones above it (an operation each).
+
+        :raises FileNotFoundError: the store has gone.
+        """
+        missing: list[str] = []
+        while path != self._root and not await self.mkdir_or_parent_missing(path):
             missing.append(path)
             path = os.path.dirname(path)
+        if path == self._root and not await self.exists(path):
+            raise ops.os_error(errno.ENOENT, path)
         for directory in reversed(missing):
             await self.mkdir(directory)
 

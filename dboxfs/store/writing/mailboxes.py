@@ -150,6 +150,8 @@ class MailboxTree:
             elif not await self._disk.exists(folder):
                 raise NoSuchMailbox(f"{name}: no such mailbox")
             await self._remove_if_empty(folder)
+            if not await self._disk.exists(self._location.root):
+                raise ops.os_error(errno.ENOENT, self._location.root)  # nothing was deleted: it all went away
         self._work.count("mailboxes")
 
     async def _check_empty(self, name: str, folder: str) -> None:

@@ -45,7 +45,7 @@ class Work:
         self.fs = fs
         self.location = location
         self.options = options
-        self.disk = Disk(fs, owner, options)
+        self.disk = Disk(fs, owner, options, location.root)
         self.mdbox = self.location.kind is Kind.MDBOX
         if self.mdbox and not fs.capabilities.locks:
             raise Unsupported("this driver has no locks; a multi-dbox store can't be written through it")

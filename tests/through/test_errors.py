@@ -1,0 +1,173 @@
+"""Whatever operation of the storage fails, the caller hears of it, nothing of it shows, nothing leaks.
+
+All points of all paths: ``DBOXFS_THROUGH=all pytest tests/through``.  Otherwise some of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.crash.points import Template, clone, contents, counted
+from tests.crash.test_errors import leftovers
+from tests.live.dovecot import Account
+from tests.through.changes import Change, Made, Workshop, agrees, chosen, ids, names, some
+from tests.through.daemons import Served
+from tests.through.serving import AWAY
+
+CODES = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS)
+CRASHED = ("Rebuilding index", "rebuilding indexes", "fscking index file", "Inconsistency in map index")
+
+
+@pytest.mark.expected_log(*CRASHED)
+@pytest.mark.parametrize("scenario", chosen(2), ids=ids)
+def test_an_error(workshop: Workshop, through: dict[str, int], scenario: tuple[Change, str, str]) -> None:
+    change, driver, options = scenario
+    made = workshop.make(change, driver, options)
+    kinds = made.template.operations
+    # What a failing close tells nobody needs: the bytes are where they are.
+    for nth in some(
+        [nth for nth, kind in enumerate(kinds, 1) if kind not in ("close", "advise")], ids(scenario)
+    ):
+        one_error(workshop, made, nth)
+        through["errors"] = through.get("errors", 0) + 1
+
+
+@pytest.mark.expected_log(*CRASHED)
+@pytest.mark.parametrize("scenario", chosen(4), ids=ids)
+def test_a_store_that_goes_away(
+    workshop: Workshop, through: dict[str, int], scenario: tuple[Change, str, str]
+) -> None:
+    change, driver, options = scenario
+    made = workshop.make(change, driver, options)
+    kinds = made.template.operations
+    for nth in some([nth for nth, kind in enumerate(kinds, 1) if kind != "close"], ids(scenario)):
+        goes_away(workshop, made, nth)
+        through["stores gone"] = through.get("stores gone", 0) + 1
+
+
+def one_error(workshop: Workshop, made: Made, nth: int) -> None:
+    change, account = made.change, clone(workshop.dovecot, made.template.account)
+    code = CODES[nth % len(CODES)]
+    what = f"{errno.errorcode[code]} at operation {made.operation(nth)}"
+    where = f"{change.name}, {account.location}, {made.options}: {what}"
+    with workshop.daemons.mounted(account.location, made.options) as served:
+        os.walk(served.mnt)
+        idle = settled(served)
+        served.plan({"kind": "*", "nth": nth, "error": code})
+        done = served.run(change.script, workshop.env)
+        served.plan()
+        said = done.stderr.decode()
+        if done.returncode:
+            # mv asks again when a rename has failed; the message may be there without its name by then.
+            assert os.strerror(code) in said or "cannot stat" in said, f"{where}: {said}"
+        nothing_leaks(served, idle, where)
+        if made.template.operations[nth - 1] not in ("unlink", "rmdir"):
+            assert leftovers(account.root) == [], where
+        check(account, made, done.returncode != 0, where)
+        agrees(served, account, where)
+        if not done.returncode:
+            assert names(served.mnt) == made.names, where
+        goes_on(workshop, made, served, account, done.returncode != 0, where)
+
+
+def goes_away(workshop: Workshop, made: Made, nth: int) -> None:
+    change, account = made.change, clone(workshop.dovecot, made.template.account)
+    where = f"{change.name}, {account.location}, {made.options}: away before operation {made.operation(nth)}"
+    away = account.root.with_name(account.root.name + AWAY)
+    with workshop.daemons.mounted(account.location, made.options) as served:
+        os.walk(served.mnt)
+        idle = settled(served)
+        served.plan(away=nth)
+        done = served.run(change.script, workshop.env)
+        assert not account.root.exists() or not away.exists(), where
+        if away.exists():
+            away.rename(account.root)
+        served.plan()
+        nothing_leaks(served, idle, where)
+        check(account, made, done.returncode != 0, where, undone=False)
+        agrees(served, account, where)
+        # A clean-up may have found nothing to clean: a repair may find what was left.
+        goes_on(workshop, made, served, account, True, where)
+
+
+def settled(served: Served) -> dict[str, Any]:
+    """The state of a daemon that has nothing to do."""
+    before = served.state()
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        time.sleep(0.005)
+        now = served.state()
+        if {**now, "resident": 0} == {**before, "resident": 0}:
+            break
+        before = now
+    return before
+
+
+def nothing_leaks(served: Served, idle: dict[str, Any], where: str) -> None:
+    """Soon there are no more descriptors, locks, buffers and uploads than when there was nothing to do."""
+    deadline = time.monotonic() + 3
+    while True:
+        now = served.state()
+        grown = {
+            name: value
+            for name, value in now.items()
+            if name not in ("resident", "descriptors", "handles") and value > idle[name]
+        }
+        descriptors = [name for name in now["descriptors"] if not re.search(r"/[um]\.\d+$", name)]
+        extra = Counter(descriptors) - Counter(idle["descriptors"])
+        if not grown and not extra:
+            return
+        assert time.monotonic() < deadline, f"{where}: {grown}, {dict(extra)}"
+        time.sleep(0.01)
+
+
+def check(account: Account, made: Made, reported: bool, where: str, *, undone: bool = True) -> None:
+    """All of it or, if it was reported, as little of it as can be.
+
+    ``undone``: what has been done before the error could be taken back.
+    """
+    found = contents(account)
+    have = counted(found)
+    template: Template = made.template
+    if not reported:
+        assert have == template.after, f"{where}: not reported"
+        assert account.mailboxes() == made.mailboxes[1], where
+    elif made.change.whole and undone:
+        assert have == template.before, f"{where}: reported, but something has changed"
+    elif made.change.whole:
+        assert have in (template.before, template.after), f"{where}: half done"
+    for key in have.keys() | template.before.keys() | template.after.keys():
+        low, high = sorted((template.before[key], template.after[key]))
+        assert low <= have[key] <= high, f"{where}: {have[key]} times in {key[0]}: {key[1][:60]!r}"
+    for places in made.change.together:
+        assert any(have[key] for key in places), f"{where}: a message is nowhere"
+    rows = {(name, row[0]): row[1:] for name, some_rows in found.items() for row in some_rows}
+    for key, row in template.kept.items():
+        assert rows[key] == row, f"{where}: {key[1][:60]!r} has changed"
+
+
+def goes_on(
+    workshop: Workshop, made: Made, served: Served, account: Account, reported: bool, where: str
+) -> None:
+    """The next operation succeeds; a repair finds nothing that was not acknowledged, nor loses anything."""
+    if made.change.ours_first and reported:  # a mailbox that is half gone: trying again ends it
+        done = served.run(made.change.script)
+        assert (done.returncode, done.stderr) == (0, b""), f"{where}: {done}"
+    extra = workshop.last_words(served, Counter(), "last")
+    after = counted(contents(account))
+    assert after[next(iter(extra))] == 1, where
+    account.force_resync()
+    repaired = counted(contents(account))
+    if not reported:
+        assert repaired == after, f"{where}: force-resync changed something"
+        return
+    for key in repaired.keys() | after.keys():
+        low, high = sorted((made.template.before[key], made.template.after[key]))
+        assert low + extra[key] <= repaired[key] <= high + extra[key], f"{where}, after force-resync: {key}"
