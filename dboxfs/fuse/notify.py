@@ -5,10 +5,10 @@ loop; so it must never be made on the event loop's thread (pyfuse3 releases the 
 The thread takes what is queued in order; the kernel answers ENOENT for what it doesn't know, which is not
 an error.
 
-While the kernel waits for us to change a directory (create, rename ...) it holds its lock, and the
-invalidation of a name in it would hang in the kernel as long.  A process that is killed then never ends, and
-whoever waits for it waits for ever.  So names in a directory that is :meth:`busy <Notifier.busy>` are kept
-back, for :data:`PATIENCE` seconds at most.
+While the kernel waits for us to change a directory or a file (create, rename, setattr ...) it holds its
+lock, and to tell it of the file, or of a name in the directory, would hang in the kernel as long.  A process
+that is killed then never ends, and whoever waits for it waits for ever.  So what is
+:meth:`busy <Notifier.busy>` is let alone until it has been idle, for :data:`PATIENCE` seconds at most.
 
 The queue holds what changed since the last round of the thread: one entry for each message that was
 expunged, at about 2 µs a call.
@@ -28,7 +28,7 @@ import pyfuse3
 log = logging.getLogger(__name__)
 
 PATIENCE = 0.25
-"""Seconds that the kernel is not told of a name because its directory is being changed."""
+"""Seconds that the kernel is not told of what is being changed."""
 
 _Item = tuple[int, bytes | None, int]
 
@@ -41,8 +41,8 @@ class Notifier:
         self._ending = threading.Event()
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._busy: Counter[int] = Counter()
-        self._ended: Counter[int] = Counter()
-        self._changed = threading.Condition()
+        self._waiting: dict[int, list[threading.Event]] = {}
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="dboxfs-notify", daemon=True)
 
     def start(self) -> None:
@@ -69,31 +69,32 @@ class Notifier:
         self._queue.put((parent, name, deleted))
 
     @contextmanager
-    def busy(self, *directories: int) -> Iterator[None]:
-        """These directories are being changed: nothing is said of names in them meanwhile."""
-        with self._changed:
-            self._busy.update(directories)
+    def busy(self, *inodes: int) -> Iterator[None]:
+        """These are being changed: nothing is said of them, or of names in them, meanwhile."""
+        with self._lock:
+            self._busy.update(inodes)
         try:
             yield
         finally:
-            with self._changed:
-                self._busy.subtract(directories)
-                for directory in directories:
-                    if not self._busy[directory]:
-                        del self._busy[directory]
-                        self._ended[directory] += 1
-                self._changed.notify_all()
+            with self._lock:
+                self._busy.subtract(inodes)
+                for inode in inodes:
+                    if not self._busy[inode]:
+                        del self._busy[inode]
+                        for waiter in self._waiting.pop(inode, ()):
+                            waiter.set()
 
-    def wait_until_idle(self, directory: int) -> None:
-        """Wait for a moment in which nobody changes *directory*, :data:`PATIENCE` seconds at most.
+    def wait_until_idle(self, inode: int) -> None:
+        """Wait for a moment in which nobody changes *inode*, :data:`PATIENCE` seconds at most.
 
         Blocks: not for the loop's thread.
         """
-        with self._changed:
-            before = self._ended[directory]
-            self._changed.wait_for(
-                lambda: directory not in self._busy or self._ended[directory] != before, PATIENCE
-            )
+        with self._lock:
+            if inode not in self._busy:
+                return
+            idle = threading.Event()
+            self._waiting.setdefault(inode, []).append(idle)
+        idle.wait(PATIENCE)
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
@@ -105,6 +106,8 @@ class Notifier:
                     pyfuse3.invalidate_inode(pyfuse3.InodeT(inode), attr_only=not deleted)
                 else:
                     self.wait_until_idle(inode)
+                    if deleted:
+                        self.wait_until_idle(deleted)
                     pyfuse3.invalidate_entry(
                         pyfuse3.InodeT(inode), pyfuse3.FileNameT(name), pyfuse3.InodeT(deleted)
                     )

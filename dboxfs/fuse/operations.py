@@ -53,10 +53,11 @@ PUSH_MOST = 2 << 20
 
 _READDIR_AHEAD = 64
 
-_DIRECTORIES = {
+_LOCKED = {
     "create": (0,), "unlink": (0,), "mkdir": (0,), "rmdir": (0,), "rename": (0, 2), "link": (1,),
+    "setattr": (0,), "setxattr": (0,), "removexattr": (0,),
 }  # fmt: skip
-"""Requests that wait with the lock of directories held, and which arguments these are."""
+"""Requests that the kernel waits for with inodes locked, and which arguments these are."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,13 +69,13 @@ def handler(
 ) -> Callable[Concatenate[O, P], Coroutine[Any, Any, R]]:
     """Count the request, and let nothing out but FUSEError."""
     name = method.__name__
-    directories = _DIRECTORIES.get(name, ())
+    locked = _LOCKED.get(name, ())
 
     async def answered(self: O, *args: P.args, **kwargs: P.kwargs) -> R:
         self.requests[name] += 1
         try:
-            if directories:
-                with self.notifier.busy(*(cast(int, args[at]) for at in directories)):
+            if locked:
+                with self.notifier.busy(*(cast(int, args[at]) for at in locked)):
                     return await method(self, *args, **kwargs)
             return await method(self, *args, **kwargs)
         except FUSEError:

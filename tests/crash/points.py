@@ -21,7 +21,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Set
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, ThreadsDriver
@@ -52,6 +52,16 @@ Contents = dict[str, list[tuple[bytes, int, str, str]]]
 
 Acknowledge = Callable[[str, bytes], None]
 """To be called with the mailbox and text of a message when its save has been acknowledged."""
+
+
+class Held(Protocol):
+    """What must hold at any time of a change; see :class:`Scenario`."""
+
+    @property
+    def together(self) -> tuple[frozenset[Key], ...]: ...
+
+    @property
+    def atomic(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +200,10 @@ async def crash(dovecot: Dovecot, scenario: Scenario, made: Template, point: Poi
     # Dovecot takes a torn log for damaged, also one that it tore itself: it needs us to be first.
     if point.torn or scenario.ours_first or scenario.options.neighbour is Neighbour.ALONE:
         extra = await _go_on(account, scenario, extra)
-    check(account, scenario.together, made, acknowledged, extra, where)
+    check(account, scenario, made, acknowledged, extra, where)
     extra = await _go_on(account, scenario, extra)
     account.force_resync()
-    check(account, scenario.together, made, acknowledged, extra, f"{where}, after force-resync")
+    check(account, scenario, made, acknowledged, extra, f"{where}, after force-resync")
     return whole
 
 
@@ -211,7 +221,7 @@ async def _go_on(account: Account, scenario: Scenario, extra: Counter[Key]) -> C
 
 def check(
     account: Account,
-    together: tuple[frozenset[Key], ...],
+    scenario: Held,
     made: Template,
     acknowledged: Set[Key],
     extra: Counter[Key],
@@ -228,7 +238,7 @@ def check(
         assert low + extra[key] <= count <= high + extra[key], (
             f"{where}: {count} times in {key[0]}, {low} to {high} expected: {key[1][:60]!r}"
         )
-    for places in together:
+    for places in scenario.together:
         assert any(have[key] for key in places), f"{where}: a message is nowhere"
     rows = {(name, row[0]): row[1:] for name, some in found.items() for row in some}
     for key, row in made.kept.items():

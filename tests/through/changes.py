@@ -34,6 +34,7 @@ class Change:
     ``together``: sets of places of which one at least must hold the message at any time.
     ``alone``: done where no Dovecot is beside, too.
     ``ours_first``: after a crash dboxfs opens the store before Dovecot does.
+    ``atomic``: mailboxes that are as a whole as they were, or as they will be.
     ``twin``: a message that is replaced by one with the same bytes: Dovecot's rebuild after a crash finds the
     file of the new one, too (PROTOCOL section 3).
     """
@@ -45,6 +46,7 @@ class Change:
     alone: bool = False
     ours_first: bool = False
     twin: Key | None = None
+    atomic: tuple[str, ...] = ()
 
 
 def _either(*keys: Key) -> tuple[frozenset[Key], ...]:
@@ -81,7 +83,7 @@ CHANGES = [
         "temporary_elsewhere", "{ cp $T/large INBOX/.new && mv -T INBOX/.new Work/new; }" + _CLEAN, whole=True
     ),
     Change("name", "mv INBOX/1.eml INBOX/name"),
-    Change("over", "mv -f INBOX/2.eml INBOX/1.eml", together=_either(("INBOX", body(1)))),
+    Change("over", "mv -f INBOX/2.eml INBOX/1.eml", together=_either(("INBOX", body(1))), atomic=("INBOX",)),
     Change("move", "mv INBOX/1.eml Work/moved", together=_either(FIRST, ("Work", body(0))), alone=True),
     Change("move_over", "mv -f INBOX/1.eml Work/1.eml", together=_either(FIRST, ("Work", body(0)))),
     Change("link", "ln INBOX/1.eml Work/copy", whole=True),
@@ -240,7 +242,7 @@ class Workshop:
         first = {(name, row[0]): row[1:] for name, rows in before.items() for row in rows}
         last = {(name, row[0]): row[1:] for name, rows in after.items() for row in rows}
         kept = {key: row for key, row in first.items() if last.get(key) == row}
-        template = Template(account, counted(before), counted(after), kept, operations)
+        template = Template(account, counted(before), counted(after), kept, (first, last), operations)
         mailboxes = account.mailboxes(), copy.mailboxes()
         return Made(change, options, template, on, mailboxes, listed, copy.subscriptions())
 

@@ -39,18 +39,18 @@ def kill(workshop: Workshop, made: Made, point: int) -> None:
     acknowledged = made.template.before.keys() | made.template.after.keys() if whole else set()
     extra: Counter[Key] = Counter()
     if not (change.ours_first or "alone" in made.options):
-        check(account, change.together, made.template, acknowledged, extra, where)
+        check(account, change, made.template, acknowledged, extra, where)
     with workshop.daemons.mounted(account.location, made.options) as served:
         agrees(served, account, where)
         if whole:
             assert names(served.mnt) == made.names, where
             assert account.mailboxes() == made.mailboxes[1], where
         extra = workshop.last_words(served, extra, "last")
-        check(account, change.together, made.template, acknowledged, extra, where)
+        check(account, change, made.template, acknowledged, extra, where)
         account.force_resync()
         template = made.template
         if change.twin is not None and not whole:
             template = replace(template, after=template.after + Counter([change.twin]))
-        check(account, change.together, template, acknowledged, extra, f"{where}, after force-resync")
+        check(account, change, template, acknowledged, extra, f"{where}, after force-resync")
         extra = workshop.last_words(served, extra, "again")
-        check(account, change.together, template, acknowledged, extra, f"{where}, in the end")
+        check(account, change, template, acknowledged, extra, f"{where}, in the end")
