@@ -53,8 +53,8 @@ def assign(harvest: Harvest) -> Assigned:
         _assign_files(harvest, assigned)
     else:
         _Storage(harvest, assigned).run()
-    for number, row in enumerate(harvest.rows):
-        _report(harvest, number, row)
+    for number in harvest.trouble:
+        _report(harvest, number, harvest.rows[number])
     return assigned
 
 
@@ -205,9 +205,10 @@ class _Storage:
     def _place_others(self) -> None:
         rows, done = self._harvest.rows, self._harvest.done
         sizes = {rows[number].guid: rows[number].plain for number in sorted(self._used)}
-        for number, row in enumerate(rows):
+        for number in range(len(rows)):
             if number in self._used:
                 continue
+            row = rows[number]
             named = row.guid != NO_GUID
             if number in self._dead:
                 done.expunged += 1

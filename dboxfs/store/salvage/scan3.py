@@ -54,7 +54,7 @@ class Format3Scan:
             self._regions.append(whole)
             return await self._next_proven(0, whole) < window.size
         offsets = {header.size if header is not None else 0, *scan.offsets()}
-        heads = {at: await window.read(at, MESSAGE_HEADER_SIZE_3) for at in sorted(offsets)}
+        heads = {at: await window.handle.read(MESSAGE_HEADER_SIZE_3, at) for at in sorted(offsets)}
         self._regions += recovery.resolve(scan.trailers, heads, header=header, size=window.size)
         self.position = header.size if header is not None else 0
         return True

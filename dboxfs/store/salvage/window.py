@@ -1,7 +1,7 @@
 """The bytes of one file, read in chunks and looked at in any order.
 
-One chunk is kept; whoever goes forward reads each byte once.  Memory: two chunks, and what a single
-:meth:`Window.read` asks for.
+The last two chunks are kept: whoever goes forward, and looks at the end of each record before its text,
+reads nearly every byte once.  Memory: two chunks, and what a single :meth:`Window.read` asks for.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Window:
         self.chunk = chunk
         self.changed = changed
         self.bytes_read = 0
-        self._start = 0
-        self._data = b""
+        self._start = self._older_start = 0
+        self._data = self._older = b""
 
     async def read(self, offset: int, size: int) -> bytes:
         """The bytes at *offset*, fewer only at the end of the file.
@@ -44,19 +44,40 @@ class Window:
         :raises OSError: the file can't be read.
         """
         size = max(0, min(size, self.size - offset))
-        at = offset - self._start
-        if not 0 <= at <= at + size <= len(self._data):
-            wanted = min(max(size, self.chunk), self.size - offset)
-            self._data = await self.handle.read(wanted, offset) if wanted > 0 else b""
-            self.bytes_read += len(self._data)
-            self._start, at = offset, 0
-        return self._data[at : at + size]
+        known = self._known(offset, size)
+        if known is not None:
+            return known
+        end = self._start + len(self._data)
+        begin = end if self._data and end <= offset < end + self.chunk else offset
+        wanted = min(max(offset + size - begin, self.chunk), self.size - begin)
+        self._older, self._older_start = self._data, self._start
+        self._data = await self.handle.read(wanted, begin) if wanted > 0 else b""
+        self.bytes_read += len(self._data)
+        self._start = begin
+        return self._data[offset - begin : offset - begin + size]
+
+    def _known(self, offset: int, size: int) -> bytes | None:
+        """The bytes at *offset*, if they are in memory."""
+        at, before = offset - self._start, offset - self._older_start
+        if 0 <= at <= at + size <= len(self._data):
+            return self._data[at : at + size]
+        if not 0 <= before <= len(self._older):
+            return None
+        if before + size <= len(self._older):
+            return self._older[before : before + size]
+        if self._older_start + len(self._older) == self._start and at + size <= len(self._data):
+            return self._older[before:] + self._data[: at + size]
+        return None
 
     async def pieces(self, start: int, end: int) -> AsyncIterator[bytes]:
         """The bytes from *start* to *end*, chunk by chunk; what is in memory already first."""
         while start < min(end, self.size):
-            at = start - self._start
-            ready = len(self._data) - at if 0 <= at < len(self._data) else self.chunk
+            at, before = start - self._start, start - self._older_start
+            ready = self.chunk
+            if 0 <= at < len(self._data):
+                ready = len(self._data) - at
+            elif 0 <= before < len(self._older):
+                ready = len(self._older) - before
             piece = await self.read(start, min(end - start, ready))
             if not piece:
                 return
