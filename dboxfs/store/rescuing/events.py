@@ -41,6 +41,7 @@ LOSSES = frozenset(
         "no-record",
         "doubtful",
         "stray",
+        "pop3",
     }
 )
 """Kinds of events after which the new store is not all that the old one was."""

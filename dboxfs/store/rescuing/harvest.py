@@ -42,6 +42,8 @@ class Harvest:
 
     :ivar files: by number.
     :ivar rows: every message.
+    :ivar trouble: what is wrong with some of them, in words.
+    :ivar pop3: how many have a POP3 UIDL or order of their own.
     """
 
     fs: FileSystem
@@ -53,6 +55,7 @@ class Harvest:
     files: list[File] = field(default_factory=list)
     rows: Table = field(default_factory=Table)
     trouble: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    pop3: int = 0
 
     async def gather(self) -> None:
         """Read every file."""
@@ -131,6 +134,7 @@ class Harvest:
                 received = -1
             home = self.rows.name(metadata.orig_mailbox or b"")
             external = metadata.ext_refs is not None
+            self.pop3 += metadata.get(b"P") is not None or metadata.get(b"O") is not None
         if found.problems:
             self.trouble[len(self.rows)] = found.problems
         plain = measured.plain if measured is not None else 0

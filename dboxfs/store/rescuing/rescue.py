@@ -96,6 +96,9 @@ async def rescue_store(
 
     harvest = Harvest(fs, source, knowledge, report, done, reading)
     await harvest.gather()
+    if harvest.pop3:
+        what = f"{harvest.pop3} messages had POP3 UIDLs or places of their own, which are not kept"
+        report(Event("pop3", what))
     assigned = assign(harvest)
     writer = StoreWriter(fs, target, await fs.stat(root), writing)
     suffixes = {box.name: f"-{box.header.guid.hex()}-" for box in knowledge.boxes if box.header is not None}
