@@ -190,10 +190,19 @@ class Commits:
             await self._writer.take_place(folder.name, uid, over)
         except BaseException:
             with trio.CancelScope(shield=True):
-                await self._files.record(folder, over, name)
+                await self._keep_name(folder, over, name)
             raise
         await self._store.refresh_mailbox(folder)
         self.became(self._inodes.of(folder) | over, folder, uid)
+
+    async def _keep_name(self, folder: Folder, uid: int, name: bytes) -> None:
+        """Nothing takes the place of a message after all."""
+        try:
+            await self._files.record(folder, uid, name)
+        except (DboxfsError, OSError) as exc:  # the next writable mount takes the line out
+            log.error(
+                "%s: the name of uid %d is still promised to another message: %s", folder.name, uid, exc
+            )
 
     def _given_up(self, folder: Folder, name: bytes) -> PutAside | None:
         """What the message had that an editor has just renamed to a backup of this name."""

@@ -66,8 +66,8 @@ class Holders:
             found |= holds
             if pid == self._opener:
                 self.opener_holds = holds
-            for child in children(pid):
-                if child not in seen and _started(child) >= self._since:
+            for child in children(pid)[-MOST:]:
+                if len(seen) <= MOST and child not in seen and _started(child) >= self._since:
                     seen.add(child)
                     todo.append(child)
                     self._members.add(child)

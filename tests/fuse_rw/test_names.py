@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from dboxfs.fsapi import Fault, FaultsDriver, ThreadsDriver
 from dboxfs.fsapi.temporary import Process
+from dboxfs.fuse import MountOptions
 from dboxfs.fuse.names import Line, decode_lines, encode_line
+from dboxfs.store.writing import WriteOptions
+from tests.fuse.inside import aside, mounted
 from tests.fuse_rw.rw import ONE, TWO, Writable, both, resynced
 from tests.live.dovecot import Dovecot
 from tests.live.mounts import Mounts
@@ -253,3 +257,27 @@ def test_kill_9_of_the_daemon(dovecot: Dovecot, mounts: Mounts, tmp_path: Path, 
     (rw.inbox / "after").write_bytes(ONE)
     assert rw.texts() == [ONE, TWO, ONE]
     rw.settled()
+
+
+@resynced
+async def test_a_rename_that_fails_leaves_both_names(dovecot: Dovecot, tmp_path: Path) -> None:
+    account = dovecot.account("sdbox:{home}/mail")
+    account.save(ONE)
+    account.save(TWO)
+    fault = Fault("open_shared", 1, path="INBOX/dbox-Mails/dovecot.index.log", error=errno.EIO)
+    driver = FaultsDriver(ThreadsDriver(workers=4), [fault])
+    options = MountOptions(write=WriteOptions())
+    async with mounted(account, tmp_path / "mnt", driver=driver, options=options) as mnt:
+        one, two = mnt / "INBOX" / "1.eml", mnt / "INBOX" / "2.eml"
+
+        def texts() -> dict[str, bytes]:
+            return {path.name: path.read_bytes() for path in (mnt / "INBOX").iterdir()}
+
+        with pytest.RaisesExc(OSError, check=lambda error: error.errno == errno.EIO):
+            await aside(lambda: two.rename(one))
+        assert await aside(texts) == {"1.eml": ONE, "2.eml": TWO}
+        await aside(one.unlink)
+        assert await aside(texts) == {"2.eml": TWO}
+        await aside(lambda: two.rename(one))
+        assert await aside(texts) == {"1.eml": TWO}
+    assert [message.text for message in account.fetch()] == [TWO]
