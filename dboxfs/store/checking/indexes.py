@@ -16,7 +16,8 @@ from dboxfs.store.indexfiles import IndexFiles
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.names import display_name
 
-RESYNC = "let Dovecot rebuild it: doveadm force-resync"
+FORCE_RESYNC = "doveadm force-resync"
+RESYNC = f"let Dovecot rebuild it: {FORCE_RESYNC}"
 RESCUE = "save what can be saved elsewhere: dboxfs rescue"
 
 _LARGEST_CACHE = 64 << 20

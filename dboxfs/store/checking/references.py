@@ -13,6 +13,7 @@ from dboxfs.index.mapindex import MapIndex
 from dboxfs.index.state import IndexState
 from dboxfs.store.checking.findings import Finding, Severity
 from dboxfs.store.checking.indexes import (
+    FORCE_RESYNC,
     RESCUE,
     RESYNC,
     Index,
@@ -154,9 +155,11 @@ class ReferencesCheck:
         path = self.map.files.log_path
         if has > says:
             what = f"{has} mailbox records refer to it, the map counts {says}: a purge may remove it"
-            return who.finding(Severity.ERROR, "refcount-low", path, what, f"don't purge; {RESYNC}")
+            return who.finding(
+                Severity.ERROR, "refcount-low", path, what, f"don't purge before this: {FORCE_RESYNC}"
+            )
         if has == 0:
             what = f"no mailbox has this message, the map counts {says} references"
-            return who.finding(Severity.ERROR, "in-no-mailbox", path, what, f"{RESYNC} brings it back")
+            return who.finding(Severity.ERROR, "in-no-mailbox", path, what, f"{FORCE_RESYNC} brings it back")
         what = f"{has} mailbox records refer to it, the map counts {says}: its space is never given back"
         return who.finding(Severity.WARNING, "refcount-high", path, what, RESYNC)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import trio
@@ -13,7 +13,7 @@ from dboxfs.fsapi import FileSystem
 from dboxfs.index.mailbox import guids
 from dboxfs.index.state import IndexState
 from dboxfs.store.checking.findings import Finding, Severity
-from dboxfs.store.checking.indexes import RESCUE, RESYNC, Index, mailbox_findings, read_index
+from dboxfs.store.checking.indexes import FORCE_RESYNC, RESCUE, RESYNC, Index, mailbox_findings, read_index
 from dboxfs.store.checking.messages import Who, attachment_findings, gap_finding, message_findings
 from dboxfs.store.checking.tally import Tally
 from dboxfs.store.location import Location
@@ -52,8 +52,12 @@ class SinglesCheck:
             await self._read(sorted(files), files, findings)
             return findings
         uids = set(state.uids.tolist())
-        findings += self._orphans(state, sorted(files.keys() - uids), files)
+        orphans = sorted(files.keys() - uids)
+        findings += self._orphans(state, orphans, files)
         await self._read(state.uids.tolist(), files, findings)
+        for uid in orphans:
+            bad = await self._message(uid, files[uid], b"")
+            findings += [replace(one, severity=Severity.WARNING) for one in bad]
         return findings
 
     async def _files(self, findings: list[Finding]) -> dict[int, str]:
@@ -84,10 +88,10 @@ class SinglesCheck:
             who = Who(f"{self.index.what}/{uid}", self.index.mailbox, uid)
             if uid < state.next_uid:
                 what = "the file has no record in the index: expunged and not removed, or its record is lost"
-                todo = f"{RESYNC} brings it back; remove the file if the message is not wanted"
+                todo = f"{FORCE_RESYNC} brings it back; remove the file if the message is not wanted"
             else:
                 what = f"the file has no record in the index (next uid {state.next_uid}): a save that died"
-                todo = f"{RESYNC} adds it"
+                todo = f"{FORCE_RESYNC} adds it"
             findings.append(who.finding(Severity.WARNING, "no-record", files[uid], what, todo))
         return findings
 
@@ -124,7 +128,7 @@ class SinglesCheck:
             items = await self._scan(path)
         except OSError as exc:
             what = f"the file can't be read: {exc.strerror}"
-            return [who.finding(Severity.ERROR, "unreadable", path, what)]
+            return [who.finding(Severity.ERROR, "unreadable", path, what, RESCUE)]
         findings = [gap_finding(item, path, self.index.mailbox) for item in items if isinstance(item, Gap)]
         messages = [item for item in items if isinstance(item, Found) and not item.inside]
         if not messages:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dboxfs.fsapi import FileSystem
+from dboxfs.fsapi import FileSystem, Peek
 from dboxfs.index.mapindex import MapIndex, MapRecord
 from dboxfs.store.checking.findings import Finding, Severity
-from dboxfs.store.checking.indexes import RESCUE, RESYNC, Index, read_index
+from dboxfs.store.checking.indexes import FORCE_RESYNC, RESCUE, RESYNC, Index, read_index
 from dboxfs.store.checking.messages import Who, attachment_findings, gap_finding, message_findings
 from dboxfs.store.checking.tally import LATELY, Tally
 from dboxfs.store.location import Location
@@ -65,8 +65,7 @@ class StorageCheck:
         """Everything that is wrong with one file and the map's records of it at this moment."""
         await read_index(self.fs, self.map)
         places = _places(self.map, file_id)
-        (files, _) = await self.files()
-        paths = files.get(file_id, [])
+        paths = await self._paths(file_id)
         if not paths:
             return self._missing(file_id, places)
         findings = []
@@ -79,10 +78,23 @@ class StorageCheck:
             return self._missing(file_id, places)
         except OSError as exc:
             what = f"the file can't be read: {exc.strerror}; it has {len(places)} messages by the map"
-            return [Finding(Severity.ERROR, "unreadable", paths[0], what)]
+            severity = Severity.ERROR if places else Severity.WARNING
+            todo = "restore it from a backup" if places else "remove it: the map doesn't know it"
+            return [Finding(severity, "unreadable", paths[0], what, todo)]
         findings += await self._compare(paths[0], places, items)
+        if not places:
+            findings = [replace(one, severity=Severity.WARNING) for one in findings]
         end = max((place.offset + place.size for place in places), default=0)
         return [_under_way(one, end) for one in findings] if changing else findings
+
+    async def _paths(self, file_id: int) -> list[str]:
+        """Where ``m.<file_id>`` is at this moment."""
+        directories = (self.location.storage, self.location.alt_storage)
+        paths = [os.path.join(one, f"m.{file_id}") for one in directories if one is not None]
+        found = await self.fs.peek([Peek(path, (), nofollow=True) for path in paths])
+        return [
+            path for path, one in zip(paths, found, strict=True) if not isinstance(one, FileNotFoundError)
+        ]
 
     def _missing(self, file_id: int, places: list[MapRecord]) -> list[Finding]:
         if not places:
@@ -173,7 +185,7 @@ def _unknown(found: Found, path: str, *, behind: bool, empty: bool) -> list[Find
     if not found.problems:
         where = "the file is not in the map" if empty else "the map has no record of it"
         what = f"a whole message{guid}, but {where}: a save or a purge that died"
-        todo = f"{RESYNC} brings it back if no mailbox has it already"
+        todo = f"{FORCE_RESYNC} brings it back if no mailbox has it already"
         return [Finding(Severity.WARNING, "not-in-map", path, what, todo, offset=found.offset)]
     kind = "torn" if behind else "message-damaged"
     what = f"a message{guid} that the map doesn't have: {'; '.join(found.problems)}"
