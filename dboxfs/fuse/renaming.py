@@ -1,7 +1,10 @@
-"""rename(2) and link(2) in a writable mount.
+"""rename(2), link(2) and unlink(2) in a writable mount.
 
 A rename of a directory renames a mailbox.  A file is an upload, whose new name may commit it, or a message,
 which gets another name or is moved to another mailbox.  Over a message: it is replaced.
+
+The second name of a message, ``<uid>.eml`` beside a written one, is not the message's to lose: unlink hides
+it as long as the mount lasts.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ class Renaming:
         self._commits = shared.commits
         self._inodes = shared.inodes
         self._mailboxes = mailboxes
+        self._unlinked: set[tuple[int, bytes]] = set()
 
     async def rename(
         self, old_parent: int, old: bytes, new_parent: int, new: bytes, flags: int, pid: int
@@ -120,3 +124,34 @@ class Renaming:
         if now >> 32 == 0 or not now & UID_MASK:
             raise FUSEError(errno.EPERM)
         return target, await self._commits.copy(self._shared.folder(now), now & UID_MASK, target, new)
+
+    async def unlink(self, parent: int, name: bytes, pid: int) -> None:
+        """unlink(2) by thread *pid*.
+
+        :raises Exception: what the expunge, or an earlier one, has met.
+        """
+        upload = self._uploads.lay(parent, name, pid)
+        if upload is not None:
+            async with upload.lock:
+                self._uploads.discard(upload)
+            if upload.uid is None:
+                return
+        folder = self._shared.folder(parent)
+        uid = self._shared.resolve(folder, name)
+        if uid is None and self._uploads.unlink(parent, name):
+            return
+        if uid is None:
+            raise FUSEError(errno.ENOENT)
+        if self._shared.own(folder, name) is None:
+            self._unlinked.add((parent, name))
+            return
+        await self._shared.removals.remove(folder, uid)
+
+    def is_hidden(self, parent: int, name: bytes) -> bool:
+        """A second name that was taken away, or that an editor expects to be free."""
+        if not parent >> 32:
+            return False
+        folder = self._shared.folder(parent)
+        if (parent, name) not in self._unlinked and not self._commits.is_given_up(folder, name):
+            return False
+        return self._shared.own(folder, name) is None and folder.children.get(decode(name)) is None

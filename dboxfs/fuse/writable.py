@@ -96,7 +96,6 @@ class WritableOperations(Operations):
         self._mailboxes = Mailboxes(self._shared)
         self._renaming = Renaming(self._shared, self._mailboxes)
         self._changing = Changing(self._shared)
-        self._unlinked: set[tuple[int, bytes]] = set()
         self.upkeep = Upkeep(writer, lambda: self.requests) if writer.options.alone else None
 
     def _kernel_stats(self) -> dict[str, object]:
@@ -153,7 +152,7 @@ class WritableOperations(Operations):
             entry = await self.getattr(self._commits.follow(linked), ctx)
             entry.entry_timeout = 0.0
             return entry
-        if self._is_hidden(parent_inode, name):
+        if self._renaming.is_hidden(parent_inode, name):
             self.requests["lookup"] += 1
             raise FUSEError(errno.ENOENT)
         entry = await super().lookup(parent_inode, name, ctx)
@@ -166,15 +165,6 @@ class WritableOperations(Operations):
 
     def _may_see(self, upload: Upload, pid: int) -> bool:
         return upload.temporary or (upload.uid is None and self._uploads.is_open(upload, pid))
-
-    def _is_hidden(self, parent_inode: int, name: bytes) -> bool:
-        """A second name that was taken away, or that an editor expects to be free."""
-        if not parent_inode >> 32:
-            return False
-        folder = self._folder(parent_inode)
-        if (parent_inode, name) not in self._unlinked and not self._commits.is_given_up(folder, name):
-            return False
-        return self._shared.own(folder, name) is None and folder.children.get(decode(name)) is None
 
     def _upload_attributes(self, upload: Upload) -> pyfuse3.EntryAttributes:
         entry = self._attributes.template()
@@ -359,22 +349,7 @@ class WritableOperations(Operations):
 
     @handler
     async def unlink(self, parent_inode: int, name: bytes, ctx: Any) -> None:
-        upload = self._uploads.lay(parent_inode, name, ctx.pid)
-        if upload is not None:
-            async with upload.lock:
-                self._uploads.discard(upload)
-            if upload.uid is None:
-                return
-        folder = self._folder(parent_inode)
-        uid = self._resolve(folder, name)
-        if uid is None and self._uploads.unlink(parent_inode, name):
-            return
-        if uid is None:
-            raise FUSEError(errno.ENOENT)
-        if self._shared.own(folder, name) is None:
-            self._unlinked.add((parent_inode, name))
-            return
-        await self._removals.remove(folder, uid)
+        await self._renaming.unlink(parent_inode, name, ctx.pid)
 
     @handler
     async def fsyncdir(self, fh: int, datasync: bool) -> None:

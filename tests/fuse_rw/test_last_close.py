@@ -166,6 +166,10 @@ class TestOthersHoldIt:
             inbox = mnt / "INBOX"
             end = await aside(lambda: self.leave(inbox / "new"))
             assert await aside(lambda: os.listdir(inbox)) == ["1.eml"]
+            empty = inbox / "empty"
+            await aside(lambda: empty.write_bytes(b""))
+            assert await aside(empty.exists)
+            await soon(lambda: not empty.exists(), 3)
             await soon(lambda: sorted(os.listdir(inbox)) == ["1.eml", "new"], 3)
             await aside(end)
         assert [message.text for message in account.fetch()] == [ONE, TWO]
