@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,17 @@ class Writable:
     def last(self, mailbox: str = "INBOX") -> Fetched:
         """The newest message, as Dovecot has it."""
         return self.account.fetch(mailbox)[-1]
+
+    def soon_keywords(self, name: str, seconds: float = 1.0) -> set[str]:
+        """The keywords of a message of INBOX, which may have changed a moment ago by somebody else's hand."""
+        deadline = time.monotonic() + seconds
+        dovecot = set(self.account.fetch("INBOX", "all")[0].keywords.split())
+        while (
+            shown := set(os.getxattr(self.inbox / name, "user.dbox.keywords").decode().split())
+        ) != dovecot:
+            assert time.monotonic() < deadline, f"{name}: {shown}, not {dovecot}"
+            time.sleep(0.01)
+        return shown
 
     def remount(self, options: str = "rw") -> None:
         self.mounts.umount(self.mnt)
