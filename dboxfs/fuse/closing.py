@@ -89,23 +89,24 @@ class Closing:
     async def _wait_for_others(self, upload: Upload) -> None:
         while upload.dirty and not (upload.discarded or upload.failed):
             await trio.sleep_until(upload.written + PATIENCE)
-            if trio.current_time() >= upload.written + PATIENCE:
-                await self._commit_left(upload)
+            if upload.temporary:  # it was given a name with a dot meanwhile
+                break
+            if trio.current_time() >= upload.written + PATIENCE and await self._commit_left(upload):
+                await self._shared.tell(upload)
         upload.closed = False
 
-    async def _commit_left(self, upload: Upload) -> None:
+    async def _commit_left(self, upload: Upload) -> bool:
         try:
             async with upload.lock:
-                await self._commits.commit(upload)
+                return await self._commits.commit(upload)
         except (DboxfsError, OSError, FUSEError) as exc:
             log.error("%s: could not be committed: %s", upload.name.decode("utf-8", "replace"), exc)
-            return
-        await self._shared.tell(upload)
+            return False
 
     async def finish(self) -> None:
         """The mount ends: what was closed by who opened it is committed, everything else forgotten."""
         for upload in self._uploads.all():
-            if upload.closed and upload.dirty:
+            if upload.closed and upload.dirty and not upload.temporary:
                 await self._commit_left(upload)
             upload.close()
 

@@ -147,13 +147,14 @@ class TestOthersHoldIt:
         rw = Writable.make(dovecot, mounts, tmp_path, driver)
         mounts.umount(rw.mnt)
         with mounts.foreground(rw.account.location, "-o", "rw") as (mnt, daemon):
-            end = self.leave(mnt / "INBOX" / "new")
+            ends = [self.leave(mnt / "INBOX" / name) for name in ("new", "1.eml")]
             assert rw.texts() == [ONE]
             daemon.terminate()
             assert daemon.wait() == 0
-            end()
+            for end in ends:
+                end()
         rw.mnt = rw.mounts.mount(rw.account.location, "rw")
-        assert (rw.texts(), rw.names()) == ([ONE, TWO], ["1.eml", "new"])
+        assert (rw.texts(), rw.names()) == ([TWO, TWO], ["1.eml", "new"])
         rw.settled()
 
     async def test_it_is_committed_after_a_while(
