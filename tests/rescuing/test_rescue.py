@@ -115,6 +115,7 @@ def test_without_a_map_messages_are_found_by_their_guids(dovecot: Dovecot) -> No
     back = [m for name, shown in after.items() for m in shown.messages if m.uid not in before[name].uids]
     assert len(back) == expunged  # nobody can know any more that they were
     assert all("perhaps it was expunged" in str(e["what"]) for e in done.events if e["code"] == "unplaced")
+    assert_resync_changes_nothing(done.account)
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
@@ -144,6 +145,7 @@ def test_damaged_messages_are_told_and_saved_apart_if_wanted(dovecot: Dovecot, d
     assert after.texts == [m.text for m in before["INBOX"].messages if m.uid != 25]
     partly = rescue(dovecot, account.location, driver, "--partial")
     assert partly.summary["damaged"] == 1
+    assert_resync_changes_nothing(partly.account)
     (piece,) = everything(partly.account)["Rescued-Damaged"].texts
     if driver == "sdbox":
         assert piece == victim.text[:100]

@@ -4,8 +4,8 @@ The order: the tree; leftovers; sdbox: each mailbox with its files; mdbox: each 
 mailboxes with the map.  Indexes are read again before each comparison, mailboxes before the map, as any
 reader does it; what seems wrong is looked at again as long as others change the store (``findings``).
 
-Nothing is written, nothing is locked.  Memory: the index states (some 40 bytes a message), the guids (some
-100 bytes a message) and a few chunks of files.
+Nothing is written, nothing is locked.  Memory: index states and guids, together some 450
+bytes a message, and a few chunks of files.
 """
 
 from __future__ import annotations

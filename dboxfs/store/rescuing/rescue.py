@@ -5,7 +5,7 @@
 
 The old store is only read.  The new one is written like any other (``writing/PROTOCOL.md``), each transaction
 durable; a rescue that is interrupted leaves a store with some of the messages in it, to be thrown away.
-Memory: about 500 bytes a message, and some megabytes.
+Memory: about 800 bytes a message, and some megabytes.
 """
 
 from __future__ import annotations
