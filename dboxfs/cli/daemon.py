@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from dboxfs.cli.logs import one_line
+from dboxfs.cli.logs import is_stderr, one_line
 from dboxfs.cli.status import EXIT_FAILURE, exit_status, first_error, message
 
 log = logging.getLogger("dboxfs")
@@ -92,7 +92,7 @@ def _run(serve: Callable[[Callable[[], None]], int], prepare: Callable[[], None]
         if text is None:
             log.exception("unexpected: a bug in dboxfs")
             text = f"unexpected {error!r}: a bug in dboxfs; see the log"
-        else:
+        elif not (waiting and is_stderr()):  # else the caller says it there
             log.error("%s", text)
         answer(f"{exit_status(error)}\n{one_line(text)}")
         return exit_status(error)

@@ -47,6 +47,11 @@ def log_to(log_file: str | None, level: str, *, foreground: bool) -> None:
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
 
 
+def is_stderr() -> bool:
+    """Whether the log goes to stderr."""
+    return any(type(handler) is logging.StreamHandler for handler in logging.getLogger().handlers)
+
+
 def log_to_stderr(level: int = logging.WARNING) -> None:
     """For commands that end by themselves: ``dboxfs: message``."""
     handler = logging.StreamHandler()

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 import pyfuse3
 import trio
 
-from dboxfs.errors import MountError
+from dboxfs.errors import MountError, NoSuchStore
 from dboxfs.fsapi import FileSystem
 from dboxfs.fuse import loop
 from dboxfs.fuse.namefiles import NameReader
@@ -147,6 +147,9 @@ async def _operations(
     if options.write is None:
         return Operations(store, options.view, spawn, names)
     write = await with_version(store, options.write, options.dbox_version, force=options.force)
+    if (await store.statvfs()).f_flag & os.ST_RDONLY:
+        root = store.location.root
+        raise NoSuchStore(f"{root}: lies on a read-only file system; mount it without -o rw")
     writer = StoreWriter(store.fs, store.location, store.owner, write)
     await writer.recover(name for name, folder in store.folders.items() if folder.mailbox is not None)
     view = replace(options.view, writable=True)
