@@ -11,8 +11,8 @@ for a message.  Where a record is damaged, the scan goes on like this:
    there), else where the next whole record begins, else at the next metadata block, else at the end of
    the file.
 
-Whole records within an incomplete one that the map knows as one are given too, as ``inside``: they may be
-parts of that text, or messages that the map has lost.
+Whole records within an incomplete one that the map knows as one, or within a text that its metadata
+contradict, are given too, as ``inside``: they may be parts of that text, or messages that were lost into it.
 
 Memory: a few chunks.  Time: linear, and for each damaged record at most :data:`LOOK_AHEAD` bytes more.
 
@@ -110,7 +110,11 @@ class Format2Scan:
         found = await self._whole(start)
         if found is not None:
             self.position = found.end
-            return [found]
+            if found.trust is not Trust.DOUBTFUL or self._single:
+                return [found]
+            end = found.body_offset + found.body_size  # bytes of other messages may have got into it
+            within = await self._records_within(found.body_offset, end, only_first=False)
+            return [found, *(replace(one, inside=True) for one in within)]
         items = await self._damaged(start)
         assert self.position > start
         return items
