@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -157,7 +157,10 @@ class Operations(pyfuse3.Operations):
 
     def _messages_changed(self, folder: Folder, delta: Delta) -> None:
         inode = self._inodes.of(folder)
+        forgotten = self._forgotten(folder)
         for uid in delta.expunged.tolist():
+            if uid in forgotten:
+                continue
             self.notifier.entry(inode, b"%d.eml" % uid, inode | uid)
             if (name := self._names.written(folder, uid)) is not None:
                 self.notifier.entry(inode, name, inode | uid)
@@ -175,6 +178,10 @@ class Operations(pyfuse3.Operations):
         if folder in self._inodes:
             for name in names:
                 self.notifier.entry(self._inodes.of(folder), name)
+
+    def _forgotten(self, folder: Folder) -> Container[int]:
+        """Messages of which the kernel knows that they go: it has told us."""
+        return ()
 
     def _folder_gone(self, folder: Folder) -> None:
         self._inodes.remove(folder)

@@ -27,7 +27,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pyfuse3
@@ -136,6 +136,9 @@ class WritableOperations(Operations):
     def _shown(self, folder: Folder) -> Mapping[int, bytes]:
         shown, hidden = super()._shown(folder), self._removals.hidden(folder)
         return {**shown, **dict.fromkeys(hidden, b"")} if hidden else shown
+
+    def _forgotten(self, folder: Folder) -> Container[int]:
+        return self._removals.hidden(folder)
 
     def _resolve(self, folder: Folder, name: bytes) -> int | None:
         uid = super()._resolve(folder, name)
