@@ -307,7 +307,7 @@ class Dovecot:
         """All warnings and errors so far, of the daemon first, then of ``doveadm``."""
         log = self.root / "dovecot.log"
         lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-        # Ending the master is how a test run ends, and how a session is cut; clocks that jump are the machine's.
+        # Ending the master is how a test run ends, and how a session is cut; clocks that jump are nobody's.
         quiet = ("Killed with signal", "Time moved forwards")
         loud = [line for line in lines if _LOUD.search(line) and not any(part in line for part in quiet)]
         return loud + self._doveadm_log

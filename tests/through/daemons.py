@@ -29,6 +29,7 @@ class Served:
     pid: int
     log: Path
     _lines: Any
+    freed: bool = False
 
     def ask(self, **request: object) -> Any:
         """What the daemon answers; ConnectionError: it is dead."""
@@ -63,15 +64,29 @@ class Served:
         return text.rpartition(")")[2].split()[0] not in "ZX"
 
     def run(self, script: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
-        """A shell script in the mountpoint, which ends at the first command that fails."""
-        return subprocess.run(
-            ["bash", "-ec", script],
-            cwd=self.mnt,
-            env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
+        """A shell script in the mountpoint, which ends at the first command that fails.
+
+        If the daemon dies, and the script waits for it all the same (see SEMANTICS, "Killed"), ``umount -f``
+        sets it free; ``freed`` tells.
+        """
+        script_env = {**os.environ, "LC_ALL": "C.UTF-8", **(env or {})}
+        command = ["bash", "-ec", script]
+        with subprocess.Popen(
+            command, cwd=self.mnt, env=script_env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    out, err = process.communicate(timeout=3)
+                except subprocess.TimeoutExpired:
+                    if time.monotonic() > deadline:
+                        process.kill()
+                        raise
+                    if not self.alive and not self.freed:
+                        self.freed = True
+                        subprocess.run(["umount", "-f", "-l", self.mnt], check=True)
+                else:
+                    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 @dataclass(slots=True)
