@@ -22,10 +22,10 @@ from dboxfs.fuse.backups import Backups, PutAside
 from dboxfs.fuse.inodes import UID_MASK, Inodes
 from dboxfs.fuse.namefiles import NameFiles
 from dboxfs.fuse.names import WrittenNames
-from dboxfs.fuse.uploads import BodySource, Upload
+from dboxfs.fuse.uploads import Upload
 from dboxfs.store import Folder, Mailbox, Store
 from dboxfs.store.mailbox import FLAG_NAMES
-from dboxfs.store.writing import NewMessage, Source, Spool, StoreWriter
+from dboxfs.store.writing import BodySource, NewMessage, Source, Spool, StoreWriter
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import trio
 from pyfuse3 import FUSEError
@@ -37,23 +36,6 @@ ALL = 16 << 20
 """Bytes that all uploads together may have in memory."""
 
 _PIECE = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class BodySource:
-    """The bytes of a message that exists, for saving them again."""
-
-    body: Body
-
-    @property
-    def size(self) -> int:
-        return self.body.size
-
-    async def read(self, size: int, offset: int) -> bytes:
-        return await self.body.read(size, offset)
-
-    async def descriptor(self) -> int | None:
-        return None
 
 
 class Budget:

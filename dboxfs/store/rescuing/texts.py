@@ -18,7 +18,7 @@ from dboxfs.store.rescuing.harvest import File
 from dboxfs.store.rescuing.table import Row
 from dboxfs.store.salvage import Trust
 from dboxfs.store.salvage.trailer import read_block
-from dboxfs.store.writing import Source
+from dboxfs.store.writing import BodySource, Source
 
 SMALL = 256 << 10
 """Bytes up to which a text is taken into memory."""
@@ -27,23 +27,6 @@ _MOST_PARTIAL = 64 << 20
 _LONGEST_METADATA = 1 << 20
 _STEP = 64 << 10
 _KEEP_OPEN = 16
-
-
-@dataclass(frozen=True, slots=True)
-class BodySource:
-    """A :class:`~dboxfs.store.content.Body` as what a save reads from."""
-
-    body: Body
-
-    @property
-    def size(self) -> int:
-        return self.body.size
-
-    async def read(self, size: int, offset: int) -> bytes:
-        return await self.body.read(size, offset)
-
-    async def descriptor(self) -> int | None:
-        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dboxfs.store.writing.errors import (
     StoreExists,
 )
 from dboxfs.store.writing.maintain import Maintained
-from dboxfs.store.writing.message import BytesSource, CopyAs, HandleSource, NewMessage, Source
+from dboxfs.store.writing.message import BodySource, BytesSource, CopyAs, HandleSource, NewMessage, Source
 from dboxfs.store.writing.newstore import init_store
 from dboxfs.store.writing.options import Eol, Fsync, LockMethod, Neighbour, WriteOptions
 from dboxfs.store.writing.outcome import Copied, Saved
@@ -19,6 +19,7 @@ from dboxfs.store.writing.versions import with_version
 from dboxfs.store.writing.writer import StoreWriter
 
 __all__ = [
+    "BodySource",
     "BytesSource",
     "Copied",
     "CopyAs",

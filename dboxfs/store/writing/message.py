@@ -12,6 +12,7 @@ from typing import Protocol
 
 from dboxfs.fsapi import Handle
 from dboxfs.fsapi.locked import settle
+from dboxfs.store.content import Body
 
 _PIECE = 1 << 20
 
@@ -62,6 +63,23 @@ class HandleSource:
 
     async def descriptor(self) -> int | None:
         return await settle(self.handle)
+
+
+@dataclass(frozen=True, slots=True)
+class BodySource:
+    """The text of a message that exists, for saving it again; the body stays the caller's."""
+
+    body: Body
+
+    @property
+    def size(self) -> int:
+        return self.body.size
+
+    async def read(self, size: int, offset: int) -> bytes:
+        return await self.body.read(size, offset)
+
+    async def descriptor(self) -> int | None:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
