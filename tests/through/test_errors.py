@@ -69,12 +69,14 @@ def one_error(workshop: Workshop, made: Made, nth: int) -> None:
             assert os.strerror(code) in said or "cannot stat" in said, f"{where}: {said}"
         nothing_leaks(served, idle, where)
         if made.template.operations[nth - 1] not in ("unlink", "rmdir"):
-            assert leftovers(account.root) == [], where
+            assert soon_clean(account) == [], where
         check(account, made, done.returncode != 0, where)
         agrees(served, account, where)
         if not done.returncode:
             assert names(served.mnt) == made.names, where
-        goes_on(workshop, made, served, account, done.returncode != 0, where)
+        # Alone, a clean-up that has failed is left to the maintenance; a repair may come before it.
+        excused = done.returncode != 0 or "alone" in made.options
+        goes_on(workshop, made, served, account, excused, where)
 
 
 def goes_away(workshop: Workshop, made: Made, nth: int) -> None:
@@ -126,6 +128,14 @@ def nothing_leaks(served: Served, idle: dict[str, Any], where: str) -> None:
             return
         assert time.monotonic() < deadline, f"{where}: {grown}, {dict(extra)}"
         time.sleep(0.01)
+
+
+def soon_clean(account: Account) -> list[str]:
+    """The temporary files that are still there after a while: who has closed a file does not wait for it."""
+    deadline = time.monotonic() + 2
+    while (found := leftovers(account.root)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
 
 
 def check(account: Account, made: Made, reported: bool, where: str, *, undone: bool = True) -> None:
