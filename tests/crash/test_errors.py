@@ -112,8 +112,8 @@ def check(account: Account, scenario: Scenario, made: Template, reported: bool, 
         assert have == made.after, f"{where}, not reported"
     elif scenario.name.split("-")[0] in ATOMIC:
         assert have in (made.before, made.after), f"{where}: half done"
-        if scenario.name.startswith("save"):
-            assert have == made.before, f"{where}: reported, but there"
+    if reported and scenario.name.startswith(("save", "take_place")):
+        assert have == made.before, f"{where}: reported, but done"
     within(have, made, where)
     for places in scenario.together:
         assert any(have[key] for key in places), f"{where}: a message is nowhere"

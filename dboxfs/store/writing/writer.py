@@ -22,6 +22,7 @@ goes on to its end first.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -47,6 +48,8 @@ from dboxfs.store.writing.spool import Spool
 from dboxfs.store.writing.subscriptions import subscribe
 from dboxfs.store.writing.sweep import sweep
 from dboxfs.store.writing.work import Work, visible
+
+log = logging.getLogger(__name__)
 
 
 class StoreWriter:
@@ -123,10 +126,24 @@ class StoreWriter:
         """*uid* takes the place of *old* in the same mailbox: it gets its flags and keywords, and *old* is
         expunged, in one transaction.  If *old* is gone, nothing changes.
 
+        Once *old* is gone this succeeds, even if the disk could not confirm it or a file could not be removed
+        (``lost_errors``): who hears of an error takes *uid* away again, and it is the only one left.
+
         :raises NoSuchMessage: *uid* is gone; nothing was changed.
+        :raises OSError: nothing was changed.
         """
         if uid == old:
             raise ValueError("a message has its own place")
+        try:
+            await self._take_place(name, uid, old)
+        except OSError as error:
+            async with self._work.mailbox(name) as index:
+                if visible(index.state, [old]):
+                    raise
+            self._work.disk.lost_errors += 1
+            log.error("%s: uid %d has the place of uid %d, but: %s", name, uid, old, error)
+
+    async def _take_place(self, name: str, uid: int, old: int) -> None:
         if self.options.alone:
             writer = self._mdbox if self._mdbox is not None else self._sdbox
             await writer.expunge(name, [old], heir=uid)
