@@ -1,15 +1,23 @@
-"""Directories of a writable mount: mailboxes are made, deleted, renamed and subscribed to."""
+"""Directories of a writable mount: mailboxes are made, deleted, renamed and subscribed to.
+
+The kernel takes a directory that it has removed or renamed out of its tree itself.  To tell it of the name
+would drop what has come there since, with the working directory of whoever is in it: so the kernel hears
+only of directories that have got another inode number by a rename (parents without messages).
+"""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pyfuse3 import FUSEError
 
 from dboxfs.fuse.commits import check_name
 from dboxfs.fuse.control import NAME as CONTROL_NAME
 from dboxfs.fuse.inodes import ROOT
-from dboxfs.fuse.shared import Shared, decode
+from dboxfs.fuse.names import decode, encode
+from dboxfs.fuse.shared import Shared
 from dboxfs.store import Folder
 from dboxfs.store.names import storage_part
 
@@ -21,6 +29,28 @@ class Mailboxes:
         self._shared = shared
         self._store = shared.store
         self._writer = shared.writer
+        self._going: list[str] = []
+
+    @contextmanager
+    def _takes_away(self, folder: Folder) -> Iterator[None]:
+        """The kernel has told us that this directory goes, with what is below it.
+
+        Whoever reads the tree first, the kernel is not told of it, unless it was told that it failed.
+        """
+        inodes, parent = self._shared.inodes, folder.parent
+        self._going.append(folder.name)
+        try:
+            yield
+        except BaseException:
+            if folder not in inodes and parent is not None and parent in inodes:
+                self._shared.notifier.entry(inodes.of(parent), encode(folder.shown))
+            raise
+        finally:
+            self._going.remove(folder.name)
+
+    def is_taken_away(self, folder: Folder) -> bool:
+        """Whether the kernel removes or renames this directory, or one above it, just now."""
+        return any(f"{folder.name}/".startswith(f"{name}/") for name in self._going)
 
     def _storage_name(self, parent: Folder, name: bytes) -> str:
         """The storage name of a mailbox that is shown as *name*.
@@ -56,10 +86,11 @@ class Mailboxes:
         uploads = self._shared.uploads
         if any(upload.handles for upload in uploads.of_folder(folder)):
             raise FUSEError(errno.ENOTEMPTY)
-        await self._writer.delete_mailbox(folder.name, only_empty=True)
-        for upload in uploads.of_folder(folder):
-            uploads.drop(upload)
-        await self._store.refresh_tree()
+        with self._takes_away(folder):
+            await self._writer.delete_mailbox(folder.name, only_empty=True)
+            for upload in uploads.of_folder(folder):
+                uploads.drop(upload)
+            await self._store.refresh_tree()
 
     async def rename(self, folder: Folder, target: Folder, name: bytes) -> None:
         """Rename a mailbox with its children."""
@@ -67,5 +98,21 @@ class Mailboxes:
         new = self._storage_name(target, name)
         if target.children.get(decode(name)) is not None:
             raise FUSEError(errno.EEXIST)
-        await self._writer.rename_mailbox(folder.name, new)
-        await self._store.refresh_tree()
+        old = folder.name
+        before = {name: self._shared.inodes.of(some) for name, some in self._below(old)}
+        with self._takes_away(folder):
+            await self._writer.rename_mailbox(old, new)
+            await self._store.refresh_tree()
+        for now, some in self._below(new):
+            inode = before.get(old + now.removeprefix(new))
+            if some.parent is not None and inode not in (None, self._shared.inodes.of(some)):
+                self._shared.notifier.entry(self._shared.inodes.of(some.parent), encode(some.shown))
+
+    def _below(self, name: str) -> list[tuple[str, Folder]]:
+        """A folder and all below it, the upper ones first."""
+        folders, inodes = self._store.folders, self._shared.inodes
+        return [
+            (some, folders[some])
+            for some in sorted(folders)
+            if f"{some}/".startswith(f"{name}/") and folders[some] in inodes
+        ]

@@ -237,3 +237,13 @@ class WrittenNames:
 def _is_gone(box: Mailbox, uid: int) -> bool:
     """Not those that the mailbox has and we have not heard of."""
     return uid < box.uid_next and uid not in box
+
+
+def encode(name: str) -> bytes:
+    """A file name as the kernel has it."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def decode(name: bytes) -> str:
+    """A file name as text."""
+    return name.decode("utf-8", "surrogateescape")

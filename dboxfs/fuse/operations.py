@@ -33,7 +33,7 @@ from dboxfs.fuse.inodes import CONTROL, ROOT, UID_MASK, Inodes
 from dboxfs.fuse.loop import LoopLowlevel
 from dboxfs.fuse.namefiles import NameReader
 from dboxfs.fuse.namefollower import NameFollower
-from dboxfs.fuse.names import WrittenNames
+from dboxfs.fuse.names import WrittenNames, decode, encode
 from dboxfs.fuse.notify import Notifier
 from dboxfs.fuse.options import ViewOptions
 from dboxfs.fuse.pushed import Pushed
@@ -188,15 +188,23 @@ class Operations(pyfuse3.Operations):
         if folder.parent is not None:
             parent = self._inodes.of(folder.parent) if folder.parent in self._inodes else 0
             if parent:
-                self.notifier.entry(parent, _encode(folder.shown))
+                if not self._is_taken_away(folder):
+                    self.notifier.entry(parent, encode(folder.shown))
                 self.notifier.attributes(parent)
 
     def _folder_new(self, folder: Folder) -> None:
+        """A name that was missing is nothing that the kernel remembers.
+
+        To tell it of a directory that it has just made would take away the working directory of whoever has
+        gone there meanwhile.
+        """
         self._inodes.add(folder)
         if folder.parent is not None:
-            parent = self._inodes.of(folder.parent)
-            self.notifier.entry(parent, _encode(folder.shown))
-            self.notifier.attributes(parent)
+            self.notifier.attributes(self._inodes.of(folder.parent))
+
+    def _is_taken_away(self, folder: Folder) -> bool:
+        """Whether the kernel knows that the directory goes, or moves: it has told us."""
+        return False
 
     # -- names ---------------------------------------------------------------------------------
 
@@ -214,7 +222,7 @@ class Operations(pyfuse3.Operations):
         if uid is not None and folder.mailbox is not None:
             facts = await folder.mailbox.facts_of(uid)
             return self._limited(folder, self._attributes.message(parent_inode | uid, facts))
-        child = folder.children.get(_decode(name))
+        child = folder.children.get(decode(name))
         if child is None or child not in self._inodes:
             raise FUSEError(errno.ENOENT)
         return self._limited(folder, self._attributes.folder(child, self._inodes.of(child)))
@@ -326,7 +334,7 @@ class Operations(pyfuse3.Operations):
         """The entries that come before the messages."""
         folder = listing.folder
         dots = [(b".", folder), (b"..", folder.parent or folder)]
-        children = [(_encode(shown), child) for shown, child in listing.children]
+        children = [(encode(shown), child) for shown, child in listing.children]
         return [(pyfuse3.FileNameT(name), entry) for name, entry in dots + children]
 
     def _list_messages(self, listing: Listing, first: int, token: pyfuse3.ReaddirToken) -> None:
@@ -471,10 +479,10 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.EOPNOTSUPP)
         value: str | None = None
         if name.startswith(xattrs.PREFIX):
-            value = await self._xattr(inode, _decode(name[len(xattrs.PREFIX) :]))
+            value = await self._xattr(inode, decode(name[len(xattrs.PREFIX) :]))
         if value is None:
             raise FUSEError(pyfuse3.ENOATTR)
-        return _encode(value)
+        return encode(value)
 
     async def _xattr(self, inode: int, name: str) -> str | None:
         if inode >> 32 == 0:
@@ -512,11 +520,3 @@ class Operations(pyfuse3.Operations):
         data.f_files, data.f_ffree, data.f_favail = found.f_files, found.f_ffree, found.f_favail
         data.f_namemax = 255
         return data
-
-
-def _encode(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")
-
-
-def _decode(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")

@@ -17,7 +17,8 @@ from pyfuse3 import FUSEError
 from dboxfs.fuse.commits import check_name
 from dboxfs.fuse.inodes import UID_MASK
 from dboxfs.fuse.mailboxes import Mailboxes
-from dboxfs.fuse.shared import Shared, decode
+from dboxfs.fuse.names import decode
+from dboxfs.fuse.shared import Shared
 from dboxfs.fuse.uploads import Upload
 from dboxfs.store import Folder
 

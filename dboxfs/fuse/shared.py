@@ -13,7 +13,7 @@ from pyfuse3 import FUSEError
 
 from dboxfs.fuse.commits import Commits
 from dboxfs.fuse.inodes import Inodes
-from dboxfs.fuse.names import WrittenNames
+from dboxfs.fuse.names import WrittenNames, decode
 from dboxfs.fuse.notify import Notifier
 from dboxfs.fuse.removals import Removals
 from dboxfs.fuse.uploads import Upload
@@ -66,8 +66,3 @@ class Shared:
         self.notifier.wait_until_idle(parent)
         with suppress(FileNotFoundError):
             pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name))
-
-
-def decode(name: bytes) -> str:
-    """A file name as text."""
-    return name.decode("utf-8", "surrogateescape")

@@ -42,11 +42,12 @@ from dboxfs.fuse.commits import SECOND_NAME, Commits, check_name
 from dboxfs.fuse.inodes import UID_MASK
 from dboxfs.fuse.mailboxes import Mailboxes
 from dboxfs.fuse.namefiles import NameFiles, NameReader
+from dboxfs.fuse.names import decode
 from dboxfs.fuse.operations import Operations, handler
 from dboxfs.fuse.options import ViewOptions
 from dboxfs.fuse.removals import Removals
 from dboxfs.fuse.renaming import Renaming
-from dboxfs.fuse.shared import Shared, decode
+from dboxfs.fuse.shared import Shared
 from dboxfs.fuse.upkeep import Upkeep
 from dboxfs.fuse.uploads import Upload
 from dboxfs.fuse.uploadtable import UploadTable
@@ -139,6 +140,9 @@ class WritableOperations(Operations):
 
     def _forgotten(self, folder: Folder) -> Container[int]:
         return self._removals.hidden(folder)
+
+    def _is_taken_away(self, folder: Folder) -> bool:
+        return self._mailboxes.is_taken_away(folder)
 
     def _resolve(self, folder: Folder, name: bytes) -> int | None:
         uid = super()._resolve(folder, name)
