@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pyfuse3 import FUSEError
 
+from dboxfs.errors import DboxfsError
 from dboxfs.fuse.commits import check_name
 from dboxfs.fuse.control import NAME as CONTROL_NAME
 from dboxfs.fuse.inodes import ROOT
@@ -72,12 +73,34 @@ class Mailboxes:
         storage = self._storage_name(parent, name)
         if self._shared.resolve(parent, name) is not None:
             raise FUSEError(errno.EEXIST)
-        await self._writer.create_mailbox(storage)
-        await self._store.refresh_tree()
-        child = self._store.folders.get(storage)
-        if child is None or child not in self._shared.inodes:
-            raise FUSEError(errno.EIO)
-        return parent, child
+        try:
+            await self._writer.create_mailbox(storage)
+        except OSError:
+            await self._store.refresh_tree()  # it may have been seen before it was taken back
+            raise
+        return parent, await self._made(parent, storage)
+
+    async def _made(self, parent: Folder, storage: str) -> Folder:
+        """The new mailbox, as the store shows it: what could not be read is read once more.
+
+        Its inode number is computed from what is in its index, and must not be another one a moment later.
+
+        :raises OSError, DboxfsError: it was made, but can't be read.
+        """
+        for again in (False, True):
+            await self._store.refresh_tree()
+            child = self._store.folders.get(storage)
+            if child is None or child not in self._shared.inodes:
+                continue
+            try:
+                await self._store.check(child)
+            except (OSError, DboxfsError):
+                if again:
+                    raise
+            else:
+                return child
+        await self._store.check(parent)
+        raise FUSEError(errno.EIO)
 
     async def delete(self, parent_inode: int, name: bytes) -> None:
         """rmdir(2)."""
@@ -104,6 +127,10 @@ class Mailboxes:
             await self._writer.rename_mailbox(old, new)
             await self._store.refresh_tree()
         for now, some in self._below(new):
+            with suppress(OSError, DboxfsError):  # what could not be read is read once more
+                await self._store.check(some)
+            if some not in self._shared.inodes:
+                continue
             inode = before.get(old + now.removeprefix(new))
             if some.parent is not None and inode not in (None, self._shared.inodes.of(some)):
                 self._shared.notifier.entry(self._shared.inodes.of(some.parent), encode(some.shown))

@@ -40,7 +40,9 @@ def test_a_parent_without_messages_is_usable_under_its_new_name_at_once(rw: Writ
         assert time.monotonic() < deadline
         time.sleep(0.01)
     # Nothing may be between the steps: the kernel has the old inode numbers at hand.
-    rw.sh("ls -lR Above >/dev/null; mv Above Else; echo x > Else/Below/new; stat Else Else/Below; mv Else Last")
+    rw.sh(
+        "ls -lR Above >/dev/null; mv Above Else; echo x > Else/Below/new; stat Else Else/Below; mv Else Last"
+    )
     rw.sh("cat Last/Below/new; mkdir Else; mv Last/Below Else; stat Else/Below; [ ! -e Last ]")
     assert rw.texts("Else/Below") == [b"x\n"]
 
@@ -60,7 +62,8 @@ soon(f"{top}/Work"); assert os.listdir(".") == ["Other"], os.listdir(".")
 """
     command = ["python3", "-I", "-c", BEGIN + waiting]
     with subprocess.Popen(command, cwd=rw.mnt, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         rw.account.doveadm("mailbox rename", "Work/Sub", "Work/Other")
         process.stdin.write(b"\n")

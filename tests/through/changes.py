@@ -37,6 +37,7 @@ class Change:
     ``atomic``: mailboxes that are as a whole as they were, or as they will be.
     ``twin``: a message that is replaced by one with the same bytes: Dovecot's rebuild after a crash finds the
     file of the new one, too (PROTOCOL section 3).
+    ``says``: what a program says in place of the error that it was told.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Change:
     ours_first: bool = False
     twin: Key | None = None
     atomic: tuple[str, ...] = ()
+    says: str = "cannot stat"  # mv, which asks again: the message may be there without its name by then
 
 
 def _either(*keys: Key) -> tuple[frozenset[Key], ...]:
@@ -99,17 +101,19 @@ CHANGES = [
     Change("date", "touch -d @1689000000 INBOX/1.eml", together=_either(FIRST), twin=FIRST),
     Change("sed", "sed -i 's/a /b /' INBOX/1.eml", together=_either(FIRST, ("INBOX", SEDDED))),
     Change("mkdir", "mkdir -p New/Deep && cp $T/new New/Deep/new"),
+    Change("mailbox", "mkdir New", whole=True),
     Change("rmdir", "rmdir Empty", ours_first=True, alone=True),
     Change(
         "rename_directory",
         "mv Old Else",
+        whole=True,
         together=(
             frozenset({("Old", body(12)), ("Else", body(12))}),
             frozenset({("Old/Sub", body(13)), ("Else/Sub", body(13))}),
         ),
     ),
     Change("subscribed", "setfattr -n user.dbox.subscribed -v 1 Work", whole=True),
-    Change("tar", "tar -xf $T/some.tar"),
+    Change("tar", "tar -xf $T/some.tar", says="Cannot open: No such file or directory"),
 ]
 
 EVERY = os.environ.get("DBOXFS_THROUGH") == "all"

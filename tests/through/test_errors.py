@@ -66,15 +66,14 @@ def one_error(workshop: Workshop, made: Made, nth: int) -> None:
         served.plan()
         said = done.stderr.decode()
         if done.returncode:
-            # mv asks again when a rename has failed; the message may be there without its name by then.
-            assert os.strerror(code) in said or "cannot stat" in said, f"{where}: {said}"
+            assert os.strerror(code) in said or change.says in said, f"{where}: {said}"
         nothing_leaks(served, idle, where)
         if hit not in ("unlink", "rmdir"):
             assert soon_clean(account) == [], where
         check(account, made, done.returncode != 0, where)
         agrees(served, account, where)
         if not done.returncode:
-            assert names(served.mnt) == made.names, where
+            assert soon_names(served, made) == made.names, where
         # Alone, a clean-up that has failed is left to the maintenance; a repair may come before it.
         excused = done.returncode != 0 or "alone" in made.options
         goes_on(workshop, made, served, account, excused, where)
@@ -89,10 +88,10 @@ def goes_away(workshop: Workshop, made: Made, nth: int) -> None:
         idle = settled(served)
         served.plan(away=nth)
         done = served.run(change.script, workshop.env)
+        served.plan()  # nothing goes away any more, while it is looked at
         assert not account.root.exists() or not away.exists(), where
         if away.exists():
             away.rename(account.root)
-        served.plan()
         nothing_leaks(served, idle, where)
         check(account, made, done.returncode != 0, where, undone=False)
         agrees(served, account, where)
@@ -139,6 +138,19 @@ def soon_clean(account: Account) -> list[str]:
     return found
 
 
+def soon_names(served: Served, made: Made) -> list[str]:
+    """What is listed; a directory that could not be read says so until it is read again."""
+    deadline = time.monotonic() + 3
+    while True:
+        try:
+            found = names(served.mnt)
+        except OSError:
+            found = []
+        if found == made.names or time.monotonic() > deadline:
+            return found
+        time.sleep(0.02)
+
+
 def check(account: Account, made: Made, reported: bool, where: str, *, undone: bool = True) -> None:
     """All of it or, if it was reported, as little of it as can be.
 
@@ -152,6 +164,7 @@ def check(account: Account, made: Made, reported: bool, where: str, *, undone: b
         assert account.mailboxes() == made.mailboxes[1], where
     elif made.change.whole and undone:
         assert have == template.before, f"{where}: reported, but something has changed"
+        assert account.mailboxes() == made.mailboxes[0], where
     elif made.change.whole:
         assert have in (template.before, template.after), f"{where}: half done"
     for key in have.keys() | template.before.keys() | template.after.keys():

@@ -76,12 +76,29 @@ class MailboxTree:
                 await self._create_whole(name, path)
             else:
                 await self._create_apart(name, path)
-            await self._sync_parents(path)
+            try:
+                await self._sync_parents(path)
+            except OSError:
+                # A power failure could take it, and what was saved in it by then.
+                await self._disk.attempt(self._take_back(name, path))
+                raise
         self._work.count("mailboxes")
+
+    async def _take_back(self, name: str, path: str) -> None:
+        """A mailbox that was made just now goes again, unless somebody has put a message there."""
+        try:
+            await self._mark_if_empty(name, requested_ok=True)
+        except DboxfsError:
+            self._disk.lost_errors += 1
+            return
+        self._work.forget(name)
+        await self._remove_mailbox(name, path)
+        await self._remove_if_empty(os.path.dirname(path))
 
     async def _create_whole(self, name: str, path: str) -> None:
         """The index lies in the mailbox's directory: make that out of sight, and give it its name."""
         staging = os.path.join(self._trash, uuid.uuid4().hex)
+        missing = await self._missing_above(path)
         await self._disk.make_dirs(staging)
         try:
             index = IndexLog(self._disk, staging, "dovecot.index", name)
@@ -90,9 +107,18 @@ class MailboxTree:
             await self._disk.run(ops.Rename(staging, path))
         except OSError:
             await self._disk.attempt(self._remove_tree(staging))
+            for directory in missing:
+                await self._disk.attempt(self._remove_if_empty(directory))
             raise
         finally:
             await self._disk.attempt(self._remove_if_empty(self._trash))
+
+    async def _missing_above(self, path: str) -> list[str]:
+        """The directories above *path* that are not there, the lowest first."""
+        missing = []
+        while not await self._disk.exists(path := os.path.dirname(path)):
+            missing.append(path)
+        return missing
 
     async def _create_apart(self, name: str, path: str) -> None:
         """The index lies elsewhere: with it the mailbox exists."""
@@ -264,15 +290,25 @@ class MailboxTree:
             ):
                 raise MailboxExists(f"{new}: the mailbox exists")
             self._work.forget(old)
-            for (source, target), here in zip(pairs, there, strict=True):
-                if here:
-                    await self._disk.make_dirs(os.path.dirname(target))
-                    await self._disk.run(ops.Rename(source, target))
-                    await self._disk.sync_dir(os.path.dirname(target))
-                    await self._disk.sync_dir(os.path.dirname(source))
+            await self._rename_all([pair for pair, here in zip(pairs, there, strict=True) if here])
             for tree in self._trees():
-                await self._remove_empty_parents(tree, old)
+                await self._disk.attempt(self._remove_empty_parents(tree, old))
         self._work.count("mailboxes")
+
+    async def _rename_all(self, pairs: list[tuple[str, str]]) -> None:
+        """Rename a directory in each tree; if one fails, none is renamed in the end."""
+        done: list[tuple[str, str]] = []
+        try:
+            for source, target in pairs:
+                await self._disk.make_dirs(os.path.dirname(target))
+                await self._disk.run(ops.Rename(source, target))
+                done.append((source, target))
+                await self._disk.sync_dir(os.path.dirname(target))
+                await self._disk.sync_dir(os.path.dirname(source))
+        except OSError:
+            for source, target in reversed(done):
+                await self._disk.attempt(self._disk.run(ops.Rename(target, source)))
+            raise
 
     def _trees(self) -> list[str]:
         """The trees in which a mailbox may have a directory, the one that makes it exist first."""

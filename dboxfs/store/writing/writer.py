@@ -24,12 +24,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import trio
 
-from dboxfs.errors import NoSuchMessage, Unsupported
+from dboxfs.errors import DboxfsError, NoSuchMessage, Unsupported
 from dboxfs.fsapi import FileSystem
 from dboxfs.store.location import Location
 from dboxfs.store.writing import records
@@ -50,6 +51,8 @@ from dboxfs.store.writing.sweep import sweep
 from dboxfs.store.writing.work import Work, visible
 
 log = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 
 class StoreWriter:
@@ -134,14 +137,26 @@ class StoreWriter:
         """
         if uid == old:
             raise ValueError("a message has its own place")
+        await self._done_when_gone(name, [old], self._take_place(name, uid, old))
+
+    async def _done_when_gone(self, name: str, uids: Sequence[int], change: Awaitable[R]) -> R | None:
+        """What takes *uids* out of a mailbox has succeeded when they are gone, whatever fails behind that."""
         try:
-            await self._take_place(name, uid, old)
+            return await change
         except OSError as error:
-            async with self._work.mailbox(name) as index:
-                if visible(index.state, [old]):
-                    raise
+            if await self._are_there(name, uids):
+                raise
             self._work.disk.lost_errors += 1
-            log.error("%s: uid %d has the place of uid %d, but: %s", name, uid, old, error)
+            log.error("%s: uid %s is expunged, but: %s", name, _few(uids), error)
+            return None
+
+    async def _are_there(self, name: str, uids: Sequence[int]) -> bool:
+        """Whether one of *uids* is there, or nobody can say."""
+        try:
+            async with self._work.mailbox(name) as index:
+                return bool(visible(index.state, uids))
+        except (DboxfsError, OSError):
+            return True
 
     async def _take_place(self, name: str, uid: int, old: int) -> None:
         if self.options.alone:
@@ -158,13 +173,18 @@ class StoreWriter:
     async def expunge(self, name: str, uids: Iterable[int], *, execute: bool | None = None) -> list[int]:
         """Expunge messages; gives the uids that were there.
 
+        Once they are gone this succeeds, even if the disk could not confirm it or a file could not be removed
+        (``lost_errors``; ``maintain`` does it again).
+
         :param execute: carry it out, and whatever others have asked for too; False: ask Dovecot to.
             None: as ``options.neighbour`` says.
+        :raises OSError: one of them is there still.
         """
         wanted = sorted(set(uids))
-        if execute if execute is not None else self.options.alone:
-            return await self._execute_expunge(name, wanted)
-        return await self._request_expunge(name, wanted)
+        if not (execute if execute is not None else self.options.alone):
+            return await self._request_expunge(name, wanted)
+        found = await self._done_when_gone(name, wanted, self._execute_expunge(name, wanted))
+        return wanted if found is None else found
 
     async def _execute_expunge(self, name: str, uids: Sequence[int] | None = None) -> list[int]:
         if self._mdbox is not None:
@@ -338,3 +358,8 @@ class StoreWriter:
         queues = [self._mdbox.queue] if self._mdbox is not None else self._sdbox.queues
         groups = sum(queue.groups for queue in queues)
         return {**self._work.counts, "groups": groups, "lost_errors": self._work.disk.lost_errors}
+
+
+def _few(uids: Sequence[int]) -> str:
+    """The first of many numbers, for a line in the log."""
+    return " ".join(map(str, uids[:10])) + (" ..." if len(uids) > 10 else "")
