@@ -62,7 +62,7 @@ def one_error(workshop: Workshop, made: Made, nth: int) -> None:
         idle = settled(served)
         served.plan({"kind": "*", "nth": nth, "error": code})
         done = served.run(change.script, workshop.env)
-        hit = (served.operations()[0][nth - 1 :] or ["none"])[0]  # side by side, not always in the same order
+        hit = (quiet(served)[nth - 1 :] or ["none"])[0]  # side by side, not always in the same order
         served.plan()
         said = done.stderr.decode()
         if done.returncode:
@@ -97,6 +97,16 @@ def goes_away(workshop: Workshop, made: Made, nth: int) -> None:
         agrees(served, account, where)
         # A clean-up may have found nothing to clean: a repair may find what was left.
         goes_on(workshop, made, served, account, True, where)
+
+
+def quiet(served: Served) -> list[str]:
+    """The operations since the last plan, when there are no more: nobody waits for a clean-up."""
+    done: list[str] = []
+    deadline = time.monotonic() + 3
+    while len(now := served.operations()[0]) != len(done) and time.monotonic() < deadline:
+        done = now
+        time.sleep(0.05)
+    return now
 
 
 def settled(served: Served) -> dict[str, Any]:
