@@ -20,7 +20,7 @@ from dboxfs.fuse.inodes import ROOT
 from dboxfs.fuse.names import decode, encode
 from dboxfs.fuse.shared import Shared
 from dboxfs.store import Folder
-from dboxfs.store.names import storage_part
+from dboxfs.store.names import shown_part, storage_part
 
 
 class Mailboxes:
@@ -56,13 +56,16 @@ class Mailboxes:
     def _storage_name(self, parent: Folder, name: bytes) -> str:
         """The storage name of a mailbox that is shown as *name*.
 
-        :raises FUSEError: EINVAL: there can't be one.
+        :raises FUSEError: EINVAL: there can't be one (``5.eml``, or an escape that stands for nothing).
         """
         check_name(name)
+        shown, utf8 = decode(name), self._store.location.utf8
         try:
-            part = storage_part(decode(name), utf8=self._store.location.utf8)
+            part = storage_part(shown, utf8=utf8)
         except ValueError:
             raise FUSEError(errno.EINVAL) from None
+        if shown_part(part, utf8=utf8) != shown:
+            raise FUSEError(errno.EINVAL)
         return f"{parent.name}/{part}" if parent.name else part
 
     async def create(self, parent_inode: int, name: bytes) -> tuple[Folder, Folder]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import subprocess
 import time
+
+import pytest
 
 from tests.fuse_rw.rw import Writable, both, resynced
 
@@ -69,3 +74,22 @@ soon(f"{top}/Work"); assert os.listdir(".") == ["Other"], os.listdir(".")
         process.stdin.write(b"\n")
         process.stdin.close()
         assert process.wait(10) == 0
+
+
+@both
+@resynced
+def test_a_name_that_would_not_be_shown_is_refused(rw: Writable) -> None:
+    for refused in (b"5.eml", b"x%41", b"%2Ex", b"nul%00", b"\xff"):
+        path = os.fsencode(rw.mnt) + b"/" + refused
+        with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+            os.mkdir(path)
+        with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+            os.rename(os.fsencode(rw.work), path)
+    assert sorted(rw.account.status()) == ["INBOX", "Work"]
+    for name in ("5%2Eeml", "x%2541", "100%", "a.eml"):
+        (rw.mnt / name).mkdir()
+        (rw.mnt / name / "new").write_bytes(b"in %s\n" % name.encode())
+    assert sorted(rw.account.status()) == ["100%", "5.eml", "INBOX", "Work", "a.eml", "x%41"]
+    assert rw.texts("5.eml") == [b"in 5%2Eeml\n"]
+    for name in ("5%2Eeml", "x%2541", "100%", "a.eml"):  # as a mailbox, its name is another one
+        shutil.rmtree(rw.mnt / name)
