@@ -32,6 +32,7 @@ class Inodes:
     def __init__(self) -> None:
         self._folder: dict[int, Folder] = {}
         self._number: dict[Folder, int] = {}
+        self._former: dict[int, Folder] = {}
 
     def add(self, folder: Folder) -> int:
         """Give *folder* its inode number (that of the directory)."""
@@ -48,7 +49,16 @@ class Inodes:
         """Forget *folder*; gives the inode number that it had, 0 if it had none."""
         number = self._number.pop(folder, 0)
         self._folder.pop(number, None)
+        for former in [former for former, now in self._former.items() if now is folder]:
+            del self._former[former]
         return number << 32
+
+    def was(self, inode: int, folder: Folder) -> None:
+        """*folder* had this number until it was renamed, and is found by it as long as it is there.
+
+        The kernel asks so until it has heard of the new one.
+        """
+        self._former[inode >> 32] = folder
 
     def __contains__(self, folder: Folder) -> bool:
         return folder.parent is None or folder in self._number
@@ -59,4 +69,5 @@ class Inodes:
 
     def folder(self, inode: int) -> Folder | None:
         """The folder that *inode* is, or is in; None for the root, control files and what has gone."""
-        return self._folder.get(inode >> 32)
+        number = inode >> 32
+        return self._folder.get(number) or self._former.get(number)

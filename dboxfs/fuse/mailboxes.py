@@ -132,11 +132,15 @@ class Mailboxes:
         for now, some in self._below(new):
             with suppress(OSError, DboxfsError):  # what could not be read is read once more
                 await self._store.check(some)
-            if some not in self._shared.inodes:
-                continue
-            inode = before.get(old + now.removeprefix(new))
-            if some.parent is not None and inode not in (None, self._shared.inodes.of(some)):
-                self._shared.notifier.entry(self._shared.inodes.of(some.parent), encode(some.shown))
+            if some in self._shared.inodes:
+                self._tell_number(before.get(old + now.removeprefix(new), 0), some)
+
+    def _tell_number(self, inode: int, folder: Folder) -> None:
+        """Have the kernel look *folder* up again, if it knows it by another inode number."""
+        inodes = self._shared.inodes
+        if folder.parent is not None and inode not in (0, inodes.of(folder)):
+            inodes.was(inode, folder)
+            self._shared.notifier.entry(inodes.of(folder.parent), encode(folder.shown))
 
     def _below(self, name: str) -> list[tuple[str, Folder]]:
         """A folder and all below it, the upper ones first."""

@@ -45,6 +45,22 @@ def test_a_number_depends_on_guid_and_uidvalidity_not_on_the_name() -> None:
     assert Inodes().add(folder("a")) == Inodes().add(folder("a")) != Inodes().add(folder("b"))
 
 
+def test_a_former_number_leads_to_the_folder_as_long_as_it_is_there() -> None:
+    table, old, new, other = Inodes(), folder("a"), folder("b"), folder("a")
+    former = table.add(old)
+    table.remove(old)
+    number = table.add(new)
+    assert table.folder(former) is None
+    table.was(former, new)
+    assert table.folder(former) is new
+    assert table.of(new) == number
+    assert table.add(other) == former  # one that has this number itself goes first
+    assert table.folder(former) is other
+    table.remove(other)
+    table.remove(new)
+    assert table.folder(former) is None
+
+
 def test_a_message_leads_to_its_folder() -> None:
     table, mine = Inodes(), folder("a", bytes(16))
     number = table.add(mine)

@@ -49,6 +49,14 @@ def test_a_parent_without_messages_is_usable_under_its_new_name_at_once(rw: Writ
         "ls -lR Above >/dev/null; mv Above Else; echo x > Else/Below/new; stat Else Else/Below; mv Else Last"
     )
     rw.sh("cat Last/Below/new; mkdir Else; mv Last/Below Else; stat Else/Below; [ ! -e Last ]")
+    # Nor does it remember anything of a directory that was not looked at.
+    rw.remount()
+    back_and_forth = """
+for _ in range(10):
+    for old, new in (("Else", "Third"), ("Third", "Else")):
+        os.rename(old, new); os.stat(f"{new}/Below"); os.stat(f"{new}/Below/new")
+"""
+    rw.run("python3", "-I", "-c", BEGIN + back_and_forth)
     assert rw.texts("Else/Below") == [b"x\n"]
 
 
