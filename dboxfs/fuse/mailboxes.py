@@ -113,10 +113,12 @@ class Mailboxes:
         if any(upload.handles for upload in uploads.of_folder(folder)):
             raise FUSEError(errno.ENOTEMPTY)
         with self._takes_away(folder):
-            await self._writer.delete_mailbox(folder.name, only_empty=True)
-            for upload in uploads.of_folder(folder):
-                uploads.drop(upload)
-            await self._store.refresh_tree()
+            try:
+                await self._writer.delete_mailbox(folder.name, only_empty=True)
+                for upload in uploads.of_folder(folder):
+                    uploads.drop(upload)
+            finally:
+                await self._store.refresh_tree()
 
     async def rename(self, folder: Folder, target: Folder, name: bytes) -> None:
         """Rename a mailbox with its children."""
@@ -125,10 +127,12 @@ class Mailboxes:
         if target.children.get(decode(name)) is not None:
             raise FUSEError(errno.EEXIST)
         old = folder.name
-        before = {name: self._shared.inodes.of(some) for name, some in self._below(old)}
+        before = {was: self._shared.inodes.of(some) for was, some in self._below(old)}
         with self._takes_away(folder):
-            await self._writer.rename_mailbox(old, new)
-            await self._store.refresh_tree()
+            try:
+                await self._writer.rename_mailbox(old, new)
+            finally:
+                await self._store.refresh_tree()
         for now, some in self._below(new):
             with suppress(OSError, DboxfsError):  # what could not be read is read once more
                 await self._store.check(some)
