@@ -12,6 +12,7 @@ from dboxfs.fuse.inodes import UID_MASK
 from dboxfs.fuse.shared import Shared
 from dboxfs.fuse.uploads import Upload
 from dboxfs.store import Facts
+from dboxfs.store.writing.records import check_keywords
 
 
 class Changing:
@@ -62,6 +63,7 @@ class Changing:
             words = _words(value)
             flags = flag_bits(words) if name == "flags" else None
             if upload is not None and upload.uid is None:
+                _check_keywords(words if flags is None else [])
                 upload.flags = upload.flags if flags is None else flags
                 upload.keywords = upload.keywords if flags is not None else tuple(words)
             else:
@@ -74,6 +76,16 @@ class Changing:
             raise FUSEError(errno.EPERM)
         else:
             raise FUSEError(errno.EINVAL)
+
+
+def _check_keywords(words: list[str]) -> None:
+    """
+    :raises FUSEError: EINVAL: one of them can't be a keyword.
+    """
+    try:
+        check_keywords(words)
+    except ValueError:
+        raise FUSEError(errno.EINVAL) from None
 
 
 def _words(value: bytes) -> list[str]:

@@ -4,6 +4,22 @@ Each of these returns when the change is on disk, the mailbox has been read agai
 An inode whose message has got another uid (a replacement, a move) or has become one (an upload) stays usable:
 :meth:`Commits.follow` says what it is now.  That memory is bounded (:data:`FOLLOWED`); the kernel is told of
 every name that means something else, so it only serves those who were faster.
+
+Between the transaction and the name there is a moment in which a name may stand for nothing; who looks it up
+then waits until it is over (:meth:`Commits.settled`).
+
+What the bytes of an upload become (:meth:`Commits.commit`), in the mailbox that it was opened in, whatever
+that is called by now:
+
+==========================================  ================================================================
+the message that it was opened on           is there: replaced.  Replaced by somebody else: that one is, and
+                                            what was only appended goes behind it.  Moved: there.  Expunged by
+                                            somebody else: a message of its own under the same name
+its name, if it is a new file               is free: it gets it.  Written by another file of this mount at the
+                                            same time: that is replaced.  Another message has it by now, or it
+                                            was given to another file: nothing is replaced, it becomes a
+                                            message of its own (``<uid>.eml``)
+==========================================  ================================================================
 """
 
 from __future__ import annotations
@@ -12,12 +28,14 @@ import errno
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from weakref import WeakValueDictionary
 
 import trio
 from pyfuse3 import FUSEError
 
-from dboxfs.errors import DboxfsError
+from dboxfs.errors import DboxfsError, NoSuchMailbox
 from dboxfs.fuse.backups import Backups, PutAside
 from dboxfs.fuse.inodes import UID_MASK, Inodes
 from dboxfs.fuse.namefiles import NameFiles
@@ -31,6 +49,9 @@ log = logging.getLogger(__name__)
 
 FOLLOWED = 1 << 16
 """Inodes that are followed to what has become of them."""
+
+PATIENCE = 5.0
+"""Seconds that who looks up a name waits for a commit that changes what it stands for."""
 
 SECOND_NAME = 1 << 63
 """Added to the inode of a message that has a written name, when it is looked up as ``<uid>.eml``."""
@@ -49,6 +70,11 @@ def flag_bits(names: Iterable[str]) -> int:
         raise FUSEError(errno.EINVAL) from None
 
 
+def flag_names(bits: int) -> list[str]:
+    """The system flags that are set."""
+    return [name for bit, name in FLAG_NAMES if bits & bit]
+
+
 class Commits:
     """See the module."""
 
@@ -62,6 +88,8 @@ class Commits:
         self._files = files
         self._backups = Backups()
         self._became: OrderedDict[int, int] = OrderedDict()
+        self._turning: dict[tuple[int, bytes], trio.Event] = {}
+        self._locks: WeakValueDictionary[tuple[int, bytes], trio.Lock] = WeakValueDictionary()
 
     # -- inodes --------------------------------------------------------------------------------
 
@@ -83,6 +111,28 @@ class Commits:
             self._became.move_to_end(inode)
             if len(self._became) > FOLLOWED:
                 self._became.popitem(last=False)
+
+    @contextmanager
+    def _turn(self, folder: Folder, name: bytes) -> Iterator[None]:
+        """*name* comes to stand for another message."""
+        key, event = (self._inodes.of(folder), name), trio.Event()
+        self._turning[key] = event
+        try:
+            yield
+        finally:
+            event.set()
+            if self._turning.get(key) is event:
+                del self._turning[key]
+
+    async def settled(self, folder: Folder, name: bytes | None = None) -> None:
+        """Wait until *name* (None: any in *folder*) stands for something again, if just now it may not."""
+        if not self._turning or folder not in self._inodes:
+            return
+        inode = self._inodes.of(folder)
+        events = [event for key, event in self._turning.items() if key[0] == inode and name in (None, key[1])]
+        with trio.move_on_after(PATIENCE):
+            for event in events:
+                await event.wait()
 
     # -- messages ------------------------------------------------------------------------------
 
@@ -108,21 +158,84 @@ class Commits:
         if not upload.dirty or upload.discarded:
             return False
         try:
-            old = upload.uid
-            if old is None or old not in self.box(upload.folder):
-                old = self._names.own(upload.folder, upload.name)
-            uid = await self.save(upload.folder, upload, upload.name, replaces=old)
+            try:
+                await self._commit(upload)
+            except NoSuchMailbox:  # it may have been renamed a moment ago
+                if upload.taken:
+                    raise
+                await self._store.refresh_tree()
+                await self._commit(upload)
         except BaseException as exc:
             upload.failed = upload.failed or getattr(exc, "errno", None) or errno.EIO
             raise
-        upload.uid, upload.dirty = uid, False
-        self.became(upload.inode, upload.folder, uid)
         return True
 
-    async def save(self, folder: Folder, upload: Upload, name: bytes, *, replaces: int | None) -> int:
-        """Save the bytes of *upload* as a message with this name; gives its uid."""
+    def _one_by_one(self, upload: Upload) -> trio.Lock:
+        """What those hold who commit under this name: each finds what the one before has made of it."""
+        key = self._inodes.of(upload.folder), upload.name
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = trio.Lock()
+        return lock
+
+    async def _commit(self, upload: Upload) -> None:
+        self._go_home(upload)
+        async with self._one_by_one(upload):
+            old = await self._find_old(upload)
+            name = None if old is None and self._is_taken(upload) else upload.name
+            uid = await self.save(upload.folder, upload, name, replaces=old)
+        upload.committed(uid)
+        upload.name = self._names.name(upload.folder, uid)
+        upload.unnamed = False
+        self.became(upload.inode, upload.folder, uid)
+
+    def _go_home(self, upload: Upload) -> None:
+        """The mailbox that it was opened in may have another name by now.
+
+        :raises NoSuchMailbox: it is gone, whatever has its name.
+        """
+        if upload.guid is None:
+            return
+        here = upload.folder
+        for folder in (here, *self._store.folders.values()):
+            if folder.mailbox is not None and folder.mailbox.guid == upload.guid and folder in self._inodes:
+                upload.folder = folder
+                return
+        raise NoSuchMailbox(f"{here.name}: the mailbox is gone")
+
+    async def _find_old(self, upload: Upload) -> int | None:
+        """The message that is to be replaced; None: there is none."""
+        uid = upload.uid
+        if uid is None:
+            uid = None if upload.unnamed else self._names.own(upload.folder, upload.name)
+            if uid is None or upload.exclusive or not self._backups.is_new(upload.folder.name, uid):
+                return None
+        elif uid not in self.box(upload.folder):
+            now = self.follow(self._inodes.of(upload.folder) | uid)
+            folder, uid = self._inodes.folder(now), now & UID_MASK
+            if folder is None or folder.mailbox is None or uid not in folder.mailbox:
+                upload.uid = None  # expunged by somebody else
+                return None
+            upload.folder, upload.uid, upload.guid = folder, uid, folder.mailbox.guid
+            upload.name = self._names.name(folder, uid)
+        else:
+            return uid
+        if upload.based is not None:
+            body = await self.box(upload.folder).open(uid)
+            try:
+                await upload.rebase(body)
+            finally:
+                body.close()
+        return uid
+
+    def _is_taken(self, upload: Upload) -> bool:
+        """Whether the name of a new message is another one's."""
+        return upload.unnamed or self._names.own(upload.folder, upload.name) is not None
+
+    async def save(self, folder: Folder, upload: Upload, name: bytes | None, *, replaces: int | None) -> int:
+        """Save the bytes of *upload* as a message with this name (None: with none); gives its uid."""
         flags, keywords = upload.flags, upload.keywords
-        if replaces is None and not flags and not keywords:
+        if replaces is None and name is not None and not flags and not keywords:
             aside = self._given_up(folder, name)
             flags, keywords = (aside.flags, aside.keywords) if aside is not None else (0, ())
         message = NewMessage(upload.source(), upload.received, flags, keywords, replaces=replaces)
@@ -139,7 +252,13 @@ class Commits:
         finally:
             body.close()
 
-    async def _save(self, folder: Folder, message: NewMessage, name: bytes) -> int:
+    async def _save(self, folder: Folder, message: NewMessage, name: bytes | None) -> int:
+        if name is None:
+            return await self._save_as(folder, message, None)
+        with self._turn(folder, name):
+            return await self._save_as(folder, message, name)
+
+    async def _save_as(self, folder: Folder, message: NewMessage, name: bytes | None) -> int:
         saved = await self._writer.save(folder.name, [message])
         uid = saved.uids[0]
         self._backups.saved(folder.name, uid)
@@ -170,7 +289,9 @@ class Commits:
         except (DboxfsError, OSError) as exc:
             log.error("%s: uid %d was saved, but its name can't be: %s", folder.name, uid, exc)
 
-    async def _named(self, folder: Folder, uid: int, name: bytes) -> None:
+    async def _named(self, folder: Folder, uid: int, name: bytes | None) -> None:
+        if name is None:
+            return
         if name != b"%d.eml" % uid or self._names.written(folder, uid) is not None:
             await self._files.record(folder, uid, name)
 
@@ -184,16 +305,17 @@ class Commits:
                 await self._take_over(folder, uid, name)
             await self._files.record(folder, uid, name)
             return
-        # The name first: it stands for the one message or the other, whenever somebody dies.
-        await self._files.record(folder, uid, name, after=over)
-        try:
-            await self._writer.take_place(folder.name, uid, over)
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await self._keep_name(folder, over, name)
-            raise
-        await self._store.refresh_mailbox(folder)
-        self.became(self._inodes.of(folder) | over, folder, uid)
+        with self._turn(folder, name):
+            # The name first: it stands for the one message or the other, whenever somebody dies.
+            await self._files.record(folder, uid, name, after=over)
+            try:
+                await self._writer.take_place(folder.name, uid, over)
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await self._keep_name(folder, over, name)
+                raise
+            self.became(self._inodes.of(folder) | over, folder, uid)
+            await self._store.refresh_mailbox(folder)
 
     async def _keep_name(self, folder: Folder, uid: int, name: bytes) -> None:
         """Nothing takes the place of a message after all."""
@@ -221,12 +343,13 @@ class Commits:
 
     async def move(self, source: Folder, uid: int, target: Folder, name: bytes, *, over: int | None) -> int:
         """Move a message to another mailbox, perhaps over another one; gives its uid there."""
-        copied = await self._writer.move(source.name, [uid], target.name, replaces=over)
-        new = copied.uids[0]
-        await self._arrived(target, new, name)
-        if over is not None:
-            self.became(self._inodes.of(target) | over, target, new)
-        self.became(self._inodes.of(source) | uid, target, new)
+        with self._turn(target, name):
+            copied = await self._writer.move(source.name, [uid], target.name, replaces=over)
+            new = copied.uids[0]
+            self.became(self._inodes.of(source) | uid, target, new)
+            if over is not None:
+                self.became(self._inodes.of(target) | over, target, new)
+            await self._arrived(target, new, name)
         await self._store.refresh_mailbox(source)
         return new
 

@@ -133,6 +133,10 @@ class Mailboxes:
                 await self._writer.rename_mailbox(old, new)
             finally:
                 await self._store.refresh_tree()
+        for upload in self._shared.uploads.all():
+            if f"{upload.folder.name}/".startswith(f"{old}/"):
+                now = new + upload.folder.name.removeprefix(old)
+                upload.folder = self._store.folders.get(now, upload.folder)
         for now, some in self._below(new):
             with suppress(OSError, DboxfsError):  # what could not be read is read once more
                 await self._store.check(some)

@@ -11,7 +11,7 @@ the other at any time.  Lines about uids that are gone mean nothing (uids are ne
 expunge by anybody needs no line, and a mailbox that Dovecot renames keeps its names.
 
 A written name goes before ``<uid>.eml``.  A message without a written name whose ``<uid>.eml`` is the written
-name of another one is shown as ``uid-<uid>.eml``.
+name of another one is shown as ``uid-<uid>.eml`` (or ``uid-uid-<uid>.eml``, if that is taken too).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dboxfs.store import Folder, Mailbox
 
 _FEW = 1000
 _DEFAULT = re.compile(rb"([1-9][0-9]{0,9})\.eml")
-_SECOND = re.compile(rb"uid-([1-9][0-9]{0,9})\.eml")
+_SECOND = re.compile(rb"(?:uid-)+([1-9][0-9]{0,9})\.eml")
 _UID_MASK = 0xFFFFFFFF
 
 
@@ -101,6 +101,8 @@ class BoxNames:
             name = self.by_uid.get(uid)
             if name is None and self.by_name.get(b"%d.eml" % uid, uid) != uid:
                 name = b"uid-%d.eml" % uid
+                while name in self.by_name:
+                    name = b"uid-" + name
             if name is None or name == b"%d.eml" % uid:
                 self.shown.pop(uid, None)
             else:
@@ -109,7 +111,7 @@ class BoxNames:
 
 def _default_of(name: bytes | None) -> int | None:
     """The uid that *name* would stand for if nobody had written it."""
-    match = _DEFAULT.fullmatch(name) if name is not None else None
+    match = (_DEFAULT.fullmatch(name) or _SECOND.fullmatch(name)) if name is not None else None
     return int(match[1]) if match is not None else None
 
 
@@ -172,7 +174,19 @@ class WrittenNames:
     def own(self, folder: Folder, name: bytes) -> int | None:
         """As :meth:`resolve`, but not a message that has a written name and only answers to this one too."""
         uid = self.resolve(folder, name)
-        return uid if uid is not None and self.written(folder, uid) in (None, name) else None
+        return uid if uid is not None and self.is_first(folder, uid, name) else None
+
+    def is_first(self, folder: Folder, uid: int, name: bytes) -> bool:
+        """Whether *name*, which stands for *uid*, is the name that a listing shows."""
+        written = self.written(folder, uid)
+        if written is None or written == name:
+            return True
+        return decode(written) in folder.children and name == self.name(folder, uid)
+
+    def is_written(self, folder: Folder, name: bytes) -> bool:
+        """Whether a message was written under this name."""
+        names = self._of(folder.mailbox)
+        return names is not None and name in names.by_name
 
     def shown(self, folder: Folder) -> Mapping[int, bytes]:
         """The names that a listing shows instead of ``<uid>.eml``, by uid."""

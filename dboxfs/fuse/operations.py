@@ -59,6 +59,9 @@ _LOCKED = {
 }  # fmt: skip
 """Requests that the kernel waits for with inodes locked, and which arguments these are."""
 
+_BY_INODE = frozenset({"getattr", "setattr", "open", "getxattr", "setxattr", "listxattr", "removexattr"})
+"""Requests about an inode that the kernel remembers of a name, which may stand for another one by now."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 O = TypeVar("O", bound="Operations")  # noqa: E741 - as P and R
@@ -70,6 +73,7 @@ def handler(
     """Count the request, and let nothing out but FUSEError."""
     name = method.__name__
     locked = _LOCKED.get(name, ())
+    by_inode = name in _BY_INODE
 
     async def answered(self: O, *args: P.args, **kwargs: P.kwargs) -> R:
         self.requests[name] += 1
@@ -78,12 +82,21 @@ def handler(
                 with self.notifier.busy(*(cast(int, args[at]) for at in locked)):
                     return await method(self, *args, **kwargs)
             return await method(self, *args, **kwargs)
-        except FUSEError:
+        except FUSEError as exc:
+            if by_inode and exc.errno == errno.ENOENT:
+                raise FUSEError(stale(cast(int, args[0]), exc.errno)) from exc
             raise
         except Exception as exc:
-            raise FUSEError(self._errors.errno_of(exc, name)) from exc
+            number = self._errors.errno_of(exc, name)
+            raise FUSEError(stale(cast(int, args[0]), number) if by_inode else number) from exc
 
     return wraps(method)(answered)  # type: ignore[return-value]
+
+
+def stale(inode: int, number: int) -> int:
+    """ESTALE where a message is gone (ENOENT): the kernel then looks up the name again, once, which tells."""
+    is_message = inode >> 32 and inode & UID_MASK
+    return errno.ESTALE if is_message and number == errno.ENOENT else number
 
 
 class _OpenFile:
@@ -179,6 +192,9 @@ class Operations(pyfuse3.Operations):
             for name in names:
                 self.notifier.entry(self._inodes.of(folder), name)
 
+    async def _before_listing(self, folder: Folder) -> None:
+        """Wait until what just now changes in *folder* can be listed."""
+
     def _forgotten(self, folder: Folder) -> Container[int]:
         """Messages of which the kernel knows that they go: it has told us."""
         return ()
@@ -200,7 +216,10 @@ class Operations(pyfuse3.Operations):
         """
         self._inodes.add(folder)
         if folder.parent is not None:
-            self.notifier.attributes(self._inodes.of(folder.parent))
+            parent, name = self._inodes.of(folder.parent), encode(folder.shown)
+            if self._names.is_written(folder.parent, name):  # it was a message's
+                self.notifier.entry(parent, name)
+            self.notifier.attributes(parent)
 
     def _is_taken_away(self, folder: Folder) -> bool:
         """Whether the kernel knows that the directory goes, or moves: it has told us."""
@@ -313,6 +332,7 @@ class Operations(pyfuse3.Operations):
             self._list_control(start_id, token)
             return
         if start_id == 0:
+            await self._before_listing(listing.folder)
             await self._store.check(listing.folder)
             listing.take()
             listing.deadline = trio.current_time() + SCAN_PATIENCE

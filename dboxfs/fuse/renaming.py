@@ -45,12 +45,14 @@ class Renaming:
             raise FUSEError(errno.EINVAL)
         check_name(new)
         source, target = self._shared.folder(old_parent), self._shared.folder(new_parent)
-        upload = self._uploads.lay(old_parent, old, pid)
+        upload = self._uploads.seen(old_parent, old, pid)
         child = source.children.get(decode(old))
         over = self._shared.own(target, new)
         taken = target.children.get(decode(new)) is not None
-        if flags & pyfuse3.RENAME_NOREPLACE and (over is not None or taken):
-            raise FUSEError(errno.EEXIST)
+        if flags & pyfuse3.RENAME_NOREPLACE:
+            other = self._uploads.lay(new_parent, new, pid)
+            if over is not None or taken or (other is not None and other is not upload):
+                raise FUSEError(errno.EEXIST)
         if child is not None:
             if over is not None:
                 raise FUSEError(errno.ENOTDIR)
@@ -63,27 +65,25 @@ class Renaming:
             await self._rename_upload(upload, target, new, over)
         else:
             await self._rename_message(source, old, target, new, over)
-            ghost = self._uploads.by_name(new_parent, new)
-            if ghost is not None and self._uploads.is_ghost(ghost):
-                self._uploads.drop(ghost)
         self._shared.notifier.entry(new_parent, new)
 
     async def _rename_upload(self, upload: Upload, target: Folder, name: bytes, over: int | None) -> None:
         async with upload.lock:
             upload.check()
-            was_temporary, before = upload.temporary, (upload.folder, upload.name, upload.uid)
-            other = self._uploads.by_name(self._inodes.of(target), name)
-            if other is not None and other is not upload and other.temporary:
-                self._uploads.discard(other)
+            was_temporary, before = upload.temporary, (upload.folder, upload.name, upload.uid, upload.guid)
             self._uploads.rename(upload, target, name, over)
             if was_temporary and not upload.temporary:
                 try:
                     await self._commits.commit(upload)
                 except BaseException:  # nothing has changed: neither its name, and it may be tried again
-                    self._uploads.rename(upload, *before)
-                    upload.failed = 0
+                    self._uploads.rename(upload, *before[:3])
+                    upload.guid, upload.failed = before[3], 0
                     raise
-                if not upload.handles:
+            self._uploads.give_name(target, name, over, upload)
+            if was_temporary and not upload.temporary and not upload.handles:
+                if upload.uid is None and not upload.size:
+                    self._uploads.haunt(upload)
+                else:
                     self._uploads.drop(upload)
 
     async def _rename_message(
@@ -91,11 +91,26 @@ class Renaming:
     ) -> None:
         uid = self._shared.resolve(source, old)
         if uid is None:
+            uid = self._linked(source, old)
+        if uid is None:
             raise FUSEError(errno.ENOENT)
+        over = over if over != uid or source is not target else None
+        followers = self._uploads.of_message(source, uid)
         if source is target:
-            await self._commits.rename(source, uid, new, over=over if over != uid else None)
+            await self._commits.rename(source, uid, new, over=over)
+            now = uid
         else:
-            await self._commits.move(source, uid, target, new, over=over)
+            now = await self._commits.move(source, uid, target, new, over=over)
+        self._uploads.give_name(target, new, over)
+        for upload in followers:  # whoever writes it goes on writing it
+            self._uploads.rename(upload, target, new, now)
+        self._uploads.unlink(self._inodes.of(source), old)
+
+    def _linked(self, folder: Folder, name: bytes) -> int | None:
+        """The message of this folder that a temporary of this name has become."""
+        inode = self._uploads.linked(self._inodes.of(folder), name)
+        now = self._commits.follow(inode) if inode is not None else 0
+        return now & UID_MASK if self._inodes.folder(now) is folder and now & UID_MASK else None
 
     async def link(self, inode: int, new_parent: int, new: bytes, pid: int) -> tuple[Folder, int | Upload]:
         """link(2) by thread *pid*; gives the folder and uid of the new message, or the name of nothing yet.
@@ -108,18 +123,23 @@ class Renaming:
         if self._shared.own(target, new) is not None or self._uploads.lay(new_parent, new, pid) is not None:
             raise FUSEError(errno.EEXIST)
         upload = self._uploads.by_inode(inode)
-        if upload is not None and self._uploads.is_ghost(upload):
+        if upload is not None and self._uploads.is_empty(upload):
             ghost = self._uploads.new(target, new)
             ghost.creator = upload.creator
             self._uploads.haunt(ghost)
             return target, ghost
-        if upload is not None and (upload.temporary or upload.uid is None):
+        if upload is not None and upload.uid is None:
             if new.startswith(b"."):
                 raise FUSEError(errno.EOPNOTSUPP)
+            if not upload.temporary:  # both names would show a part of it
+                raise FUSEError(errno.EBUSY)
             async with upload.lock:
                 uid = await self._commits.save(target, upload, new, replaces=None)
-                if upload.temporary:
-                    self._uploads.link(upload, self._inodes.of(target) | uid)
+                self._uploads.link(upload, self._inodes.of(target) | uid)
+                if not upload.discarded:  # what is written now changes the message
+                    self._commits.became(upload.inode, target, uid)
+                    self._uploads.rename(upload, target, new, uid)
+                    upload.committed(uid)
                 return target, uid
         now = self._commits.follow(inode)
         if now >> 32 == 0 or not now & UID_MASK:
@@ -131,7 +151,7 @@ class Renaming:
 
         :raises Exception: what the expunge, or an earlier one, has met.
         """
-        upload = self._uploads.lay(parent, name, pid)
+        upload = self._uploads.seen(parent, name, pid)
         if upload is not None:
             async with upload.lock:
                 self._uploads.discard(upload)
@@ -146,6 +166,8 @@ class Renaming:
         if self._shared.own(folder, name) is None:
             self._unlinked.add((parent, name))
             return
+        for writer in self._uploads.of_message(folder, uid):
+            self._uploads.discard(writer)
         await self._shared.removals.remove(folder, uid)
 
     def is_hidden(self, parent: int, name: bytes) -> bool:

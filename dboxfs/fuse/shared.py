@@ -44,7 +44,7 @@ class Shared:
     def own(self, folder: Folder, name: bytes) -> int | None:
         """The message whose first name this is: not one that only answers to it as ``<uid>.eml`` too."""
         uid = self.resolve(folder, name)
-        return uid if uid is not None and self.names.written(folder, uid) in (None, name) else None
+        return uid if uid is not None and self.names.is_first(folder, uid, name) else None
 
     def child(self, parent_inode: int, name: bytes) -> Folder:
         """The directory *name* in another one.

@@ -14,6 +14,10 @@ A temporary whose name begins with a dot may be written anywhere while it is in 
 swap files so.  :meth:`Upload.sync` then makes a copy of it durable, and it stays in memory.  Anything else is
 EOPNOTSUPP.  After an error nothing of it is ever committed (``failed``).
 
+The first bytes may be those of a message, with more behind them (``based``): an append.  If that message is
+another one by the time of the commit, because somebody else has appended to it, :meth:`Upload.rebase` puts
+what was appended here behind that.
+
 Concurrency: whoever changes an upload holds ``lock``.
 """
 
@@ -69,6 +73,11 @@ class Upload:
     :ivar creator: the process that opened it first.
     :ivar closed: who opened it has closed it, and was told that its bytes are safe; others hold it still.
     :ivar written: when bytes last came (``trio.current_time``).
+    :ivar guid: of the mailbox that it was opened in; None: not known.
+    :ivar based: how many of its first bytes are those of the message that it is or appends to; None: all are
+        its own, and take the place of that message as a whole.
+    :ivar exclusive: made with O_EXCL: it takes no message's place.
+    :ivar unnamed: another file was given its name meanwhile.
     """
 
     def __init__(
@@ -89,6 +98,10 @@ class Upload:
         self.creator = 0
         self.closed = False
         self.written = 0.0
+        self.guid = folder.mailbox.guid if folder.mailbox is not None else None
+        self.based: int | None = None
+        self.exclusive = False
+        self.unnamed = False
         self.created = int(time.time())
         self.lock = trio.Lock()
         self._new_spool = spool
@@ -103,8 +116,13 @@ class Upload:
 
     @property
     def temporary(self) -> bool:
-        """Its name begins with a dot: it becomes a message when it is renamed."""
-        return self.name.startswith(b".")
+        """Its name begins with a dot, and it is no message: it becomes one when it is renamed."""
+        return self.uid is None and self.name.startswith(b".")
+
+    @property
+    def taken(self) -> bool:
+        """Its temporary file was handed over to a commit."""
+        return self._spool is not None and self._spool.taken
 
     @property
     def size(self) -> int:
@@ -157,7 +175,8 @@ class Upload:
     async def _start(self, offset: int | None) -> None:
         if not self._started and self.base is not None:
             if offset is None or offset == self.base.size:
-                await self._copy_base()
+                await self._copy_in(self.base)
+                self.based = self.base.size
             elif offset == 0:
                 self._rewriting = True
             else:
@@ -166,15 +185,36 @@ class Upload:
             raise FUSEError(errno.EOPNOTSUPP)
         self._started = True
 
-    async def _copy_base(self) -> None:
-        assert self.base is not None
+    async def _copy_in(self, body: Body) -> None:
         at = 0
-        while at < self.base.size:
-            piece = await self.base.read(_PIECE, at)
+        while at < body.size:
+            piece = await body.read(_PIECE, at)
             if not piece:
                 raise OSError(errno.EIO, "the message ends early")
             await self._append(piece)
             at += len(piece)
+
+    async def rebase(self, body: Body) -> None:
+        """Have the bytes of *body* in front of those that were appended.
+
+        :raises OSError: it can't be read, or the temporary file not be written.
+        """
+        memory, spool, end, at = self._memory, self._spool, self._written, self.based or 0
+        self._memory, self._spool, self._written = bytearray(), None, 0
+        self._drop_copy()
+        try:
+            await self._copy_in(body)
+            while at < end:
+                piece = bytes(memory[at : at + _PIECE]) if spool is None else await spool.read(_PIECE, at)
+                if not piece:
+                    raise OSError(errno.EIO, "the temporary file ends early")
+                await self._append(piece)
+                at += len(piece)
+        finally:
+            self._budget.give(len(memory))
+            if spool is not None:
+                spool.close()
+        self.based, self._synced = body.size, False
 
     async def _append(self, data: bytes) -> None:
         if self._spool is None and len(self._memory) + len(data) <= EACH and self._budget.take(len(data)):
@@ -193,7 +233,7 @@ class Upload:
         elif self._spool.taken:  # a commit has made it a message: what comes now makes another one
             old, self._spool = self._spool, self._new_spool(self.folder)
             try:
-                await _copy(old, self._spool)
+                await _transfer(old, self._spool)
             finally:
                 old.close()
         return self._spool
@@ -206,7 +246,7 @@ class Upload:
         self.check()
         if size == 0:
             self._forget_memory()
-            if self._spool is not None and self._spool.taken:
+            if self._spool is not None and self.taken:
                 self._spool.close()
                 self._spool = None
             if self._spool is not None:
@@ -215,6 +255,7 @@ class Upload:
             self._started = True
             self._rewriting = False
             self.dirty = False
+            self.based = None
         elif size == self.size:
             self._rewriting = False
         else:
@@ -251,7 +292,7 @@ class Upload:
 
         :raises OSError: they are not.
         """
-        if self._synced or (self._spool is not None and self._spool.taken):
+        if self._synced or self.taken:
             return
         await self._done(self._sync())
         self._synced = True
@@ -285,6 +326,10 @@ class Upload:
             raise FUSEError(errno.EOPNOTSUPP)
         return BytesSource(bytes(self._memory)) if self._spool is None else self._spool
 
+    def committed(self, uid: int) -> None:
+        """It is this message now, with all its bytes."""
+        self.uid, self.dirty, self.based = uid, False, self._written
+
     def _forget_memory(self) -> None:
         self._budget.give(len(self._memory))
         self._memory = bytearray()
@@ -306,7 +351,7 @@ class Upload:
             self.base = None
 
 
-async def _copy(old: Spool, new: Spool) -> None:
+async def _transfer(old: Spool, new: Spool) -> None:
     at = 0
     while piece := await old.read(_PIECE, at):
         await new.write_all(piece)

@@ -113,12 +113,31 @@ class UploadTable:
         return any(w.upload is upload and w.pid == process for w in self._opens.values())
 
     def lay(self, parent_inode: int, name: bytes, pid: int) -> Upload | None:
-        """The upload with this name, for whoever wants the name; another process's ghost makes way."""
+        """The upload with this name, for whoever wants to make a file; another process's ghost makes way."""
         found = self._by_name.get((parent_inode, name))
         if found is not None and found.inode in self._ghosts and found.creator != process_of(pid):
             self.drop(found)
             return None
         return found
+
+    def seen(self, parent_inode: int, name: bytes, pid: int) -> Upload | None:
+        """The upload that *name* is for the process of thread *pid*; another one's new file is nothing."""
+        found = self.lay(parent_inode, name, pid)
+        return found if found is not None and self.may_see(found, pid) else None
+
+    def may_see(self, upload: Upload, pid: int) -> bool:
+        """Whether the process of thread *pid* sees a file that is no message yet."""
+        return upload.temporary or (upload.uid is None and self.is_open(upload, pid))
+
+    def replacing(self, inode: int, pid: int) -> Upload | None:
+        """What the process of thread *pid* writes that will take the place of the message *inode*."""
+        process = process_of(pid)
+        opens = (w for w in self._opens.values() if w.upload.inode == inode and w.pid == process)
+        return next((writing.upload for writing in opens), None)
+
+    def of_message(self, folder: Folder, uid: int) -> list[Upload]:
+        """Those that are a message, or will take its place."""
+        return [upload for upload in self.all() if upload.uid == uid and upload.folder is folder]
 
     def opens(self, inode: int, pid: int) -> int:
         """How often process *pid* has opened the file *inode* for writing, and not closed it for good."""
@@ -138,14 +157,14 @@ class UploadTable:
         """Another name, and the message that it is or replaces there."""
         self.unname(upload)
         upload.folder, upload.name, upload.uid = folder, name, uid
-        self._by_name[self._inodes.of(folder), name] = upload
+        upload.guid = folder.mailbox.guid if folder.mailbox is not None else None
+        if upload.inode in self._uploads:
+            self._by_name[self._inodes.of(folder), name] = upload
 
     def unname(self, upload: Upload) -> None:
         """Nobody can look it up any more."""
-        if upload.folder in self._inodes:
-            key = (self._inodes.of(upload.folder), upload.name)
-            if self._by_name.get(key) is upload:
-                del self._by_name[key]
+        for key in [key for key, found in self._by_name.items() if found is upload]:
+            del self._by_name[key]
 
     def haunt(self, upload: Upload) -> None:
         """A new file was closed without a byte."""
@@ -157,13 +176,36 @@ class UploadTable:
         """Whether it was closed without a byte, and nobody has opened it since."""
         return upload.inode in self._ghosts
 
+    def give_name(self, folder: Folder, name: bytes, over: int | None, heir: Upload | None = None) -> None:
+        """Another file gets this name, and takes the place of message *over*: whoever writes a file of that
+        name has none any more.
+
+        :param heir: the file that gets it.
+        """
+        losers = self.of_message(folder, over) if over is not None else []
+        named = [
+            some for some in self.all() if some.folder is folder and some.name == name and some.uid is None
+        ]
+        for upload in {*losers, *named} - {heir}:
+            if upload.temporary or self.is_ghost(upload):
+                self.discard(upload)
+                continue
+            self.unname(upload)
+            upload.uid, upload.unnamed = None, True
+
+    def is_empty(self, upload: Upload) -> bool:
+        """Whether it is a ghost, or will be one when it is closed as it is."""
+        new = upload.uid is None and not upload.temporary
+        return self.is_ghost(upload) or (new and not upload.dirty and not upload.size)
+
     def link(self, upload: Upload, inode: int) -> None:
         """A temporary has become the message with this inode; its name means that now."""
         if upload.folder in self._inodes:
             self._linked[self._inodes.of(upload.folder), upload.name] = inode
             if len(self._linked) > LINKED:
                 self._linked.popitem(last=False)
-        self.discard(upload)
+        if not upload.handles:
+            self.discard(upload)
 
     def linked(self, parent_inode: int, name: bytes) -> int | None:
         """The inode of the message that a temporary of this name has become."""

@@ -38,12 +38,12 @@ from dboxfs.fuse import xattrs
 from dboxfs.fuse.attributes import fill
 from dboxfs.fuse.changing import Changing
 from dboxfs.fuse.closing import Closing
-from dboxfs.fuse.commits import SECOND_NAME, Commits, check_name
+from dboxfs.fuse.commits import SECOND_NAME, Commits, check_name, flag_names
 from dboxfs.fuse.inodes import UID_MASK
 from dboxfs.fuse.mailboxes import Mailboxes
 from dboxfs.fuse.namefiles import NameFiles, NameReader
 from dboxfs.fuse.names import decode
-from dboxfs.fuse.operations import Operations, handler
+from dboxfs.fuse.operations import Operations, handler, stale
 from dboxfs.fuse.options import ViewOptions
 from dboxfs.fuse.removals import Removals
 from dboxfs.fuse.renaming import Renaming
@@ -122,21 +122,24 @@ class WritableOperations(Operations):
         finally:
             await self._closing.finish()
 
-    async def _answer(self, name: str, work: Awaitable[R]) -> R:
+    async def _answer(self, name: str, work: Awaitable[R], inode: int = 0) -> R:
         """Count a request that only sometimes is ours, and let nothing out but FUSEError."""
         self.requests[name] += 1
         try:
             return await work
-        except FUSEError:
-            raise
+        except FUSEError as exc:
+            raise FUSEError(stale(inode, exc.errno)) from exc
         except Exception as exc:
-            raise FUSEError(self._errors.errno_of(exc, name)) from exc
+            raise FUSEError(stale(inode, self._errors.errno_of(exc, name))) from exc
 
     # -- names and attributes ------------------------------------------------------------------
 
     def _shown(self, folder: Folder) -> Mapping[int, bytes]:
         shown, hidden = super()._shown(folder), self._removals.hidden(folder)
         return {**shown, **dict.fromkeys(hidden, b"")} if hidden else shown
+
+    async def _before_listing(self, folder: Folder) -> None:
+        await self._commits.settled(folder)
 
     def _forgotten(self, folder: Folder) -> Container[int]:
         return self._removals.hidden(folder)
@@ -150,7 +153,7 @@ class WritableOperations(Operations):
 
     async def lookup(self, parent_inode: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
         upload = self._uploads.by_name(parent_inode, name)
-        if upload is not None and self._may_see(upload, ctx.pid):
+        if upload is not None and self._uploads.may_see(upload, ctx.pid):
             self.requests["lookup"] += 1
             return self._upload_attributes(upload)
         linked = self._uploads.linked(parent_inode, name)
@@ -162,6 +165,10 @@ class WritableOperations(Operations):
         if self._renaming.is_hidden(parent_inode, name):
             self.requests["lookup"] += 1
             raise FUSEError(errno.ENOENT)
+        if parent_inode >> 32:
+            folder = self._folder(parent_inode)
+            if self._resolve(folder, name) is None:
+                await self._commits.settled(folder, name)
         entry = await super().lookup(parent_inode, name, ctx)
         if entry.st_ino & UID_MASK and parent_inode >> 32:
             folder = self._folder(parent_inode)
@@ -169,9 +176,6 @@ class WritableOperations(Operations):
                 entry.st_ino = pyfuse3.InodeT(entry.st_ino | SECOND_NAME)
                 entry.entry_timeout = entry.attr_timeout = 0.0
         return entry
-
-    def _may_see(self, upload: Upload, pid: int) -> bool:
-        return upload.temporary or (upload.uid is None and self._uploads.is_open(upload, pid))
 
     def _upload_attributes(self, upload: Upload) -> pyfuse3.EntryAttributes:
         entry = self._attributes.template()
@@ -217,6 +221,9 @@ class WritableOperations(Operations):
             body = await box.open(uid) if uid is not None and not flags & os.O_TRUNC else None
             upload = self._uploads.new(folder, name)
             upload.uid, upload.base = uid, body
+            upload.exclusive = bool(flags & os.O_EXCL)
+            if flags & os.O_APPEND and not flags & os.O_TRUNC:
+                upload.based = 0
         return self._opened(upload, flags, ctx), self._upload_attributes(upload)
 
     def _opened(self, upload: Upload, flags: int, ctx: Any) -> pyfuse3.FileInfo:
@@ -231,7 +238,7 @@ class WritableOperations(Operations):
             return await self._answer("open", self._open_upload(upload, flags, ctx))
         now = self._commits.follow(inode)
         if flags & _WRITING:
-            return await self._answer("open", self._open_message(inode, now, flags, ctx))
+            return await self._answer("open", self._open_message(inode, now, flags, ctx), inode)
         info = await super().open(now, flags, ctx)
         if now != inode:  # the kernel may have the bytes of the message that was here
             info.direct_io, info.keep_cache = True, False
@@ -305,6 +312,8 @@ class WritableOperations(Operations):
     ) -> pyfuse3.EntryAttributes:
         writing = self._uploads.of(fh) if fh is not None else None
         upload = writing.upload if writing is not None else self._uploads.by_inode(inode)
+        if upload is None and ctx is not None:  # futimens comes without a handle
+            upload = self._uploads.replacing(inode, ctx.pid)
         received = attr.st_mtime_ns // _NS if fields.update_mtime else None
         size = attr.st_size if fields.update_size else None
         if upload is not None:
@@ -341,6 +350,8 @@ class WritableOperations(Operations):
         if upload is None or upload.uid is not None:
             return await super().getxattr(self._commits.follow(inode), name, ctx)
         self.requests["getxattr"] += 1
+        if name == xattrs.PREFIX + b"flags" and upload.flags:
+            return " ".join(flag_names(upload.flags)).encode()
         if name == xattrs.PREFIX + b"keywords":
             return " ".join(upload.keywords).encode("utf-8", "surrogateescape")
         raise FUSEError(pyfuse3.ENOATTR if name.startswith(b"user.") else errno.EOPNOTSUPP)
@@ -350,7 +361,8 @@ class WritableOperations(Operations):
         if upload is None or upload.uid is not None:
             return await super().listxattr(self._commits.follow(inode), ctx)
         self.requests["listxattr"] += 1
-        return []
+        there = {"flags": upload.flags, "keywords": upload.keywords}
+        return [pyfuse3.XAttrNameT(xattrs.PREFIX + name.encode()) for name, value in there.items() if value]
 
     # -- taking away ---------------------------------------------------------------------------
 

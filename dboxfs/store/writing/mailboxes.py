@@ -141,6 +141,8 @@ class MailboxTree:
         """
         :raises InvalidName: Dovecot would not take it.
         """
+        if name.partition("/")[0] != "INBOX" and name.partition("/")[0].upper() == "INBOX":
+            raise InvalidName(f"{name!r}: for IMAP this is INBOX, whatever its case")
         for part in name.split("/"):
             raw = os.fsencode(part)
             if part in ("", ".", "..", self._location.dirname) or part.startswith("~"):
