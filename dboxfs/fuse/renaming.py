@@ -166,9 +166,17 @@ class Renaming:
         if self._shared.own(folder, name) is None:
             self._unlinked.add((parent, name))
             return
-        for writer in self._uploads.of_message(folder, uid):
+        writers = self._uploads.of_message(folder, uid)
+        for writer in writers:
+            writer.discarded = True
+        try:
+            await self._shared.removals.remove(folder, uid)
+        except BaseException:
+            for writer in writers:
+                writer.discarded = False
+            raise
+        for writer in writers:
             self._uploads.discard(writer)
-        await self._shared.removals.remove(folder, uid)
 
     def is_hidden(self, parent: int, name: bytes) -> bool:
         """A second name that was taken away, or that an editor expects to be free."""

@@ -187,9 +187,13 @@ def names(mnt: Path) -> list[str]:
 
 def agrees(served: Served, account: Account, where: str, seconds: float = 2.0) -> None:
     """The mount shows what Dovecot has, at once or soon."""
-    expected = {(name, uid, text) for name, rows in contents(account).items() for text, uid, _, _ in rows}
     deadline = time.monotonic() + seconds
-    while (found := view(served.mnt)) != expected and time.monotonic() < deadline:
+    while True:  # what was acknowledged and put off may still be carried out
+        shown = contents(account)
+        expected = {(name, uid, text) for name, rows in shown.items() for text, uid, _, _ in rows}
+        found = view(served.mnt)
+        if found == expected or time.monotonic() > deadline:
+            break
         time.sleep(0.02)
     missing, extra = sorted(expected - found), sorted(found - expected)
     assert found == expected, (

@@ -90,7 +90,8 @@ def _die() -> None:
 
 
 def _state(fs: FileSystem, home: str) -> dict[str, object]:
-    table = next(found for found in gc.get_objects() if isinstance(found, UploadTable))
+    # Not isinstance, which asks what a weak reference refers to, and that may be gone.
+    table = next(found for found in gc.get_objects() if type(found) is UploadTable)
     names = []
     for fd in os.listdir("/proc/self/fd"):
         try:
