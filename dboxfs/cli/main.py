@@ -16,7 +16,14 @@ from collections.abc import Sequence
 from dboxfs import __version__
 from dboxfs.cli import change, checking, converting, inspect, mounting, rescuing
 from dboxfs.cli.logs import one_line
-from dboxfs.cli.status import EXIT_FAILURE, EXIT_INTERRUPTED, exit_status, first_error, message
+from dboxfs.cli.status import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    exit_status,
+    first_error,
+    message,
+    not_empty,
+)
 from dboxfs.errors import DboxfsError
 
 _DESCRIPTION = """\
@@ -119,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         help="make an empty store",
         description="Make an empty store in the directory STORE (new, or empty), with an INBOX.",
     )
-    init.add_argument("store", metavar="STORE")
+    init.add_argument("store", metavar="STORE", type=not_empty)
     init.add_argument("--format", choices=("sdbox", "mdbox"), required=True)
     init.add_argument(
         "--dbox-version",

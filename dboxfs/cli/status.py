@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from dboxfs.errors import DboxfsError, MountError, NoSuchStore, Unsupported
 
 EXIT_FAILURE = 1
@@ -13,6 +15,16 @@ EXIT_INTERRUPTED = 130
 
 class UsageError(DboxfsError):
     """The command line is wrong in a way that argparse doesn't see."""
+
+
+def not_empty(text: str) -> str:
+    """An argument that names something.
+
+    :raises argparse.ArgumentTypeError: it is empty, as an unset variable of a script is.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: name a directory")
+    return text
 
 
 def first_error(error: BaseException) -> BaseException:

@@ -195,3 +195,96 @@ def test_of_what_is_no_loss_only_the_first_of_a_kind_are_told(tmp_path: Path) ->
     assert len([line for line in lines if line.startswith("unplaced: INBOX: ")]) == 10
     assert "unplaced: 3 more like that (--json lists all)" in lines
     assert "13 messages were known to no index" in lines
+
+
+@pytest.mark.parametrize("name", ["u.4294967295", "u.4294967296", "u.9999999999", "u.0123"])
+def test_a_file_with_an_impossible_number_is_told_and_nothing_else_suffers(
+    dovecot: Dovecot, name: str
+) -> None:
+    account = dovecot.account("sdbox:{home}/mail")
+    account.append(corpus.with_flags(corpus.real()))
+    before = everything(account)
+    box = account.root / "mailboxes/INBOX/dbox-Mails"
+    shutil.copy(box / "u.2", box / name)
+    done = rescue(dovecot, account.location, "sdbox")
+    assert (done.status, done.codes(), [e["path"] for e in done.events]) == (
+        1,
+        {"unreadable"},
+        [str(box / name)],
+    )
+    assert_same(before, everything(done.account), "sdbox")
+
+
+def test_a_container_with_an_impossible_number_is_told(dovecot: Dovecot) -> None:
+    account = dovecot.account("mdbox:{home}/mail")
+    account.append(corpus.with_flags(corpus.real()))
+    before = everything(account)
+    shutil.copy(account.root / "storage/m.1", account.root / "storage/m.9999999999")
+    done = rescue(dovecot, account.location, "mdbox")
+    assert (done.status, done.codes()) == (1, {"unreadable"})
+    assert_same(before, everything(done.account), "mdbox")
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_date_that_can_not_be_read_is_told(dovecot: Dovecot, driver: str) -> None:
+    account = dovecot.account(f"{driver}:{{home}}/mail")
+    account.save(b"Subject: one\n\ntext\n")
+    path = account.root / ("mailboxes/INBOX/dbox-Mails/u.1" if driver == "sdbox" else "storage/m.1")
+    data = path.read_bytes()
+    at = data.rindex(b"\nR") + 2
+    path.write_bytes(data[:at] + b"z" + data[at + 1 :])
+    done = rescue(dovecot, account.location, driver)
+    assert (done.status, done.codes()) == (1, {"doubtful"})
+    assert any("received date" in str(event["what"]) for event in done.events)
+    assert everything(done.account)["INBOX"].texts == [b"Subject: one\n\ntext\n"]
+
+
+def test_a_damaged_guid_costs_neither_uid_nor_flags(dovecot: Dovecot) -> None:
+    account = dovecot.account("mdbox:{home}/mail")
+    account.append(corpus.with_flags(corpus.real()))
+    before = everything(account)
+    victim = before["INBOX"].messages[1]
+    path = account.root / "storage/m.1"
+    data = path.read_bytes()
+    assert data.count(victim.guid.encode()) == 1
+    path.write_bytes(data.replace(victim.guid.encode(), victim.guid[:24].encode() + b"00000000"))
+    done = rescue(dovecot, account.location, "mdbox")
+    assert (done.status, done.codes(), done.summary["unplaced"]) == (1, {"doubtful"}, 0)
+    after = everything(done.account)["INBOX"].messages
+    changed = {**same(victim, "mdbox"), "guid": victim.guid[:24] + "00000000"}
+    assert [same(m, "mdbox") for m in after] == [
+        changed if m is victim else same(m, "mdbox") for m in before["INBOX"].messages
+    ]
+
+
+def test_a_loss_is_told_once(dovecot: Dovecot) -> None:
+    account = dovecot.account("sdbox:{home}/mail")
+    account.append(corpus.with_flags(corpus.real()))
+    (account.root / "mailboxes/INBOX/dbox-Mails/u.3").write_bytes(b"")
+    done = rescue(dovecot, account.location, "sdbox")
+    lost = [event["uid"] for event in done.events if event["code"] == "lost"]
+    assert (lost, "damaged" in done.codes()) == ([3], False)
+
+
+def test_subscriptions_that_can_not_be_read_are_told(dovecot: Dovecot, tmp_path: Path) -> None:
+    account = dovecot.account("mdbox:{home}/mail")
+    account.save(b"Subject: one\n\ntext\n")
+    (account.root / "subscriptions").mkdir()
+    done = rescue(dovecot, account.location, "mdbox")
+    assert (done.status, done.codes()) == (1, {"unreadable"})
+    converted = dboxfs("convert", "--verify", "-q", account.location, tmp_path / "new")
+    assert converted.returncode == 1
+    assert "the subscriptions were left out" in converted.stderr
+    assert (tmp_path / "new" / "mailboxes").is_dir()
+
+
+def test_a_directory_without_a_name_is_refused(tmp_path: Path) -> None:
+    assert dboxfs("init", tmp_path / "old", "--format", "mdbox").returncode == 0
+    for command in (
+        ["init", "", "--format", "mdbox"],
+        ["convert", tmp_path / "old", ""],
+        ["rescue", tmp_path / "old", ""],
+    ):
+        done = dboxfs(*command)
+        assert done.returncode == 2
+        assert "it is empty" in done.stderr

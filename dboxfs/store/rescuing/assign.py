@@ -88,12 +88,10 @@ def _damaged(
 
 def _assign_files(harvest: Harvest, assigned: Assigned) -> None:
     boxes = {box.name: box for box in harvest.knowledge.boxes}
-    found: dict[str, set[int]] = defaultdict(set)
     for number, row in enumerate(harvest.rows):
         file = harvest.files[row.file]
         assert file.mailbox is not None
         box, uid = boxes[file.mailbox], file.number
-        found[box.name].add(uid)
         if row.trust is Trust.DAMAGED or row.inside:
             _damaged(harvest, assigned, number, row, box, uid)
             continue
@@ -106,7 +104,7 @@ def _assign_files(harvest: Harvest, assigned: Assigned) -> None:
     for box in harvest.knowledge.boxes:
         uids = box.state.uids.tolist() if box.state is not None else []
         for uid in uids:
-            if uid not in found[box.name]:
+            if (box.name, uid) not in harvest.seen:
                 path = os.path.join(box.directories[0], f"u.{uid}")
                 what = "the index has this message, its file is missing"
                 harvest.emit(Event("lost", what, path, mailbox=box.name, uid=uid))
@@ -124,11 +122,13 @@ class _Storage:
         self._claims = np.full(len(self._references), -1, np.int64)
         self._used: set[int] = set()
         self._dead: set[int] = set()
+        self._unfitting: list[tuple[int, int]] = []
 
     def run(self) -> None:
         """Assign everything."""
         self._claim_by_place()
         self._claim_by_guid()
+        self._claim_in_spite_of_guid()
         self._used = set(self._claims[self._claims >= 0].tolist())
         self._place_referenced()
         self._place_others()
@@ -152,8 +152,12 @@ class _Storage:
             if at == len(keys) or int(keys[at]) != file_id << 32 | row.offset:
                 continue
             for reference in self._references.of_map_uid(int(uids[at])):
-                if int(self._references.boxes[reference]) in valid and self._fits(reference, row):
+                if int(self._references.boxes[reference]) not in valid:
+                    continue
+                if self._fits(reference, row):
                     self._claim(reference, number)
+                else:
+                    self._unfitting.append((reference, number))
             if fresh and counts[at] == 0:
                 self._dead.add(number)
 
@@ -182,6 +186,22 @@ class _Storage:
                 continue
             for reference in self._references.of_guid(row.guid):
                 self._claim(reference, number)
+
+    def _claim_in_spite_of_guid(self) -> None:
+        """A record whose message nobody has, and at its place one that no record means: a guid is damaged."""
+        claimed = set(self._claims[self._claims >= 0].tolist())
+        for reference, number in self._unfitting:
+            row = self._harvest.rows[number]
+            if self._claims[reference] >= 0 or number in claimed or row.trust is Trust.DAMAGED:
+                continue
+            self._claim(reference, number)
+            box = self._knowledge.boxes[int(self._references.boxes[reference])]
+            guid: bytes = self._references.guids[reference]
+            what = f"its guid is another one in the index ({guid.ljust(16, bytes(1)).hex()}); one is damaged"
+            file = self._harvest.files[row.file]
+            uid = box.known(int(self._references.rows[reference])).uid
+            event = Event("doubtful", what, file.path, row.offset, box.name, uid, row.guid)
+            self._harvest.emit(event)
 
     # -- places ------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from dboxfs.store.location import Kind, Location
 from dboxfs.store.rescuing.events import Emit, Event, Rescued
 from dboxfs.store.rescuing.knowledge import Knowledge
 from dboxfs.store.rescuing.table import NO_GUID, Row, Table
-from dboxfs.store.salvage import Found, Gap, Place, Window, open_window, scan_file
+from dboxfs.store.salvage import Found, Gap, Place, Trust, Window, open_window, scan_file
 from dboxfs.store.writing.work import message_number
 
 _LONGEST_GUESS = (1 << 40) - 1
@@ -44,6 +45,7 @@ class Harvest:
     :ivar rows: every message.
     :ivar trouble: what is wrong with some of them, in words.
     :ivar pop3: how many have a POP3 UIDL or order of their own.
+    :ivar seen: sdbox: mailbox and uid of every file that is there.
     """
 
     fs: FileSystem
@@ -56,10 +58,13 @@ class Harvest:
     rows: Table = field(default_factory=Table)
     trouble: dict[int, tuple[str, ...]] = field(default_factory=dict)
     pop3: int = 0
+    seen: set[tuple[str, int]] = field(default_factory=set)
 
     async def gather(self) -> None:
         """Read every file."""
         for file in await self._all_files():
+            if file.mailbox is not None:
+                self.seen.add((file.mailbox, file.number))
             places = self._places(file)
             chunk = 1 << 20 if file.mailbox is None else 256 << 10
             try:
@@ -93,7 +98,11 @@ class Harvest:
                 what = f"the directory can't be read: {exc.strerror}"
                 self.emit(Event("unreadable", what, directory, mailbox=mailbox))
             return []
-        numbers = ((message_number(entry.name, prefix), entry.name) for entry in entries)
+        numbers = [(message_number(entry.name, prefix), entry.name) for entry in entries]
+        for number, name in numbers:
+            if not number and re.fullmatch(rf"{prefix}\.[0-9]+", name):
+                what = "no message file has such a number: give it one, and rescue again"
+                self.emit(Event("unreadable", what, os.path.join(directory, name), mailbox=mailbox))
         return [
             File(os.path.join(directory, name), mailbox, number) for number, name in sorted(numbers) if number
         ]
@@ -146,3 +155,16 @@ class Harvest:
             found.inside, bool(external), found.guid or NO_GUID,
         )  # fmt: skip
         self.rows.add(row)
+        if found.trust is not Trust.DAMAGED and not found.inside:
+            self._unsure(self.files[number], found, row)
+
+    def _unsure(self, file: File, found: Found, row: Row) -> None:
+        """Say what of a whole message can't be trusted."""
+        uid = file.number if file.mailbox is not None else None
+        what = ""
+        if row.received < 0:
+            what = "its received date can't be read, that of the file is taken"
+        elif found.version == 3 and found.trust is Trust.REPAIRED:
+            what = "received date and guid are those of a trailer that does not prove them"
+        if what:
+            self.emit(Event("doubtful", what, file.path, row.offset, file.mailbox, uid, row.guid))

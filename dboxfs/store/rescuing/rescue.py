@@ -112,7 +112,7 @@ async def rescue_store(
             await planter.damaged(DAMAGED_MAILBOX)
     finally:
         texts.close()
-    await _subscribe(fs, source, writer)
+    await _subscribe(fs, source, writer, report)
     return done
 
 
@@ -128,9 +128,12 @@ def _nobody(progress: Progress) -> None:
     """Nobody wants to know how far it is."""
 
 
-async def _subscribe(fs: FileSystem, source: Location, writer: StoreWriter) -> None:
+async def _subscribe(fs: FileSystem, source: Location, writer: StoreWriter, report: Emit) -> None:
     path = os.path.join(source.control_dir, source.subscriptions)
     (found,) = await fs.peek([Peek(path, ((0, None),), limit=_LARGEST_SUBSCRIPTIONS)])
     if isinstance(found, PeekResult):
         for name in sorted(parse_subscriptions(found.chunks[0])):
             await writer.subscribe(name)
+    elif not isinstance(found, FileNotFoundError):
+        why = found.strerror if isinstance(found, OSError) else "the file is too large"
+        report(Event("unreadable", f"the subscriptions can't be read: {why}", path))

@@ -398,6 +398,7 @@ def check_appended(answer: Appended, size: int, path: str) -> None:
     :raises OSError: fewer than *size* bytes were written.
     """
     if answer.error is not None:
-        raise answer.error
+        number = answer.error.errno or errno.EIO
+        raise OSError(number, os.strerror(number), path) from answer.error
     if answer.written != size:
         raise OSError(errno.EIO, f"{answer.written} of {size} bytes were written", path)

@@ -26,6 +26,9 @@ from dboxfs.store.writing.newindex import make_mailbox_index, make_map
 from dboxfs.store.writing.options import WriteOptions
 from dboxfs.store.writing.snapshot import tidy
 
+HIGHEST_NUMBER = 0xFFFFFFFF
+"""uids and file ids are below it: the next one has to fit 32 bits, too."""
+
 KEEP_STATES = 64
 """Mailboxes whose index state stays in memory between two changes."""
 
@@ -227,9 +230,10 @@ class Work:
 
 
 def message_number(name: str, prefix: str) -> int:
-    """The number in a file name ``u.N`` or ``m.N``; 0: it is not such a name."""
+    """The number in a file name ``u.N`` or ``m.N``; 0: it is not such a name, or no number that can be."""
     found = re.fullmatch(rf"{prefix}\.([1-9][0-9]{{0,9}})", name)
-    return int(found[1]) if found is not None else 0
+    number = int(found[1]) if found is not None else 0
+    return number if number < HIGHEST_NUMBER else 0
 
 
 def present(state: IndexState, uids: Iterable[int]) -> list[int]:
