@@ -134,3 +134,23 @@ async def test_files_without_a_message() -> None:
     assert isinstance(rest, Gap)
     for data in (b"2", b"2 M1", b"\n", b"\n\x01\x03\n", HEADER + b"\x01", HEADER + b"\x01\x02N "):
         assert trusted(data, await scan(data)) == []
+
+
+@pytest.mark.parametrize("size", [-5, -1, 1, 300])
+async def test_a_message_that_lost_or_got_bytes_gives_away_none_of_those_in_its_text(size: int) -> None:
+    inner = HEADER + b"".join(record(50 + n, b"Subject: inner %d\n\ntext\n" % n) for n in range(3))
+    texts = [
+        b"Subject: first\n\none\n",
+        b"Subject: with a file\n\n" + inner + b"\nend\n",
+        b"Subject: last\n\nx\n",
+    ]
+    records = [record(number, text) for number, text in enumerate(texts)]
+    data, places = HEADER, []
+    for one in records:
+        places.append(Place(len(data), len(one)))
+        data += one
+    at = data.index(b"Subject: inner 1") + 8
+    data = data[:at] + bytes(max(size, 0)) + data[at + max(-size, 0) :]
+    items = await scan(data, tuple(places))
+    assert trusted(data, items) == [texts[0], texts[2]]
+    assert_covers(data, items)

@@ -7,9 +7,9 @@ for a message.  Where a record is damaged, the scan goes on like this:
 1. header whole, metadata nearly, or cut off: the record is known; what is wrong with it is said;
 2. a text whose metadata confirm it: of the metadata blocks that follow, the first whose ``V`` is the size of
    the text up to there ends the record.  That proves the text, whatever its header says;
-3. else the text is incomplete.  It ends where the map says that the next record begins (if one does begin
-   there), else where the next whole record begins, else at the next metadata block, else at the end of
-   the file.
+3. else the text is incomplete.  It ends where the map says that the next record begins, if one does begin
+   there, or as far from there as the file's end was moved by bytes that were lost or came in; else where the
+   next whole record begins, else at the next metadata block, else at the end of the file.
 
 Whole records within an incomplete one that the map knows as one, or within a text that its metadata
 contradict, are given too, as ``inside``: they may be parts of that text, or messages that were lost into it.
@@ -78,6 +78,7 @@ class Format2Scan:
         self.position = 0
         self._window = window
         self._offsets = [place.offset for place in places]
+        self._sizes = [place.size for place in places]
         self._single = single
         self._texts = texts
         self._header_sizes: tuple[int, ...] = (MESSAGE_HEADER_SIZE,)
@@ -249,11 +250,22 @@ class Format2Scan:
         if self._single:
             return self._window.size
         at = bisect_right(self._offsets, start)
-        for offset in self._offsets[at:]:
+        for number, offset in enumerate(self._offsets[at:], at):
             if offset < self._window.size and await self._is_boundary(offset):
                 return offset
+            if number == at and (moved := await self._moved(start, number)) is not None:
+                return moved
         last = bool(at) and at == len(self._offsets) and self._offsets[at - 1] == start
         return self._window.size if last else None
+
+    async def _moved(self, start: int, number: int) -> int | None:
+        """Where the map's record *number* begins behind *start*, if it was moved as far as the file's end."""
+        moved = self._window.size - self._offsets[-1] - self._sizes[-1]
+        at = self._offsets[number] + moved
+        if not moved or at <= start or not await self._begins(at):
+            return None
+        framed = await self._framed(at)
+        return at if framed is not None and framed.end - at == self._sizes[number] else None
 
     async def _is_boundary(self, offset: int) -> bool:
         """Whether a record seems to begin at *offset*, or to end there."""
