@@ -170,9 +170,12 @@ class Commits:
             raise
         return True
 
-    def _one_by_one(self, upload: Upload) -> trio.Lock:
-        """What those hold who commit under this name: each finds what the one before has made of it."""
-        key = self._inodes.of(upload.folder), upload.name
+    def _one_by_one(self, folder: Folder, name: bytes) -> trio.Lock:
+        """What those hold who change what a name stands for: each finds what the one before has made of it.
+
+        Who gives the name away (a rename) tells the writers of the old file before another task runs.
+        """
+        key = self._inodes.of(folder), name
         lock = self._locks.get(key)
         if lock is None:
             lock = self._locks[key] = trio.Lock()
@@ -180,7 +183,7 @@ class Commits:
 
     async def _commit(self, upload: Upload) -> None:
         self._go_home(upload)
-        async with self._one_by_one(upload):
+        async with self._one_by_one(upload.folder, upload.name):
             old = await self._find_old(upload)
             name = None if old is None and self._is_taken(upload) else upload.name
             uid = await self.save(upload.folder, upload, name, replaces=old)
@@ -305,6 +308,10 @@ class Commits:
                 await self._take_over(folder, uid, name)
             await self._files.record(folder, uid, name)
             return
+        async with self._one_by_one(folder, name):
+            await self._rename_over(folder, uid, name, over)
+
+    async def _rename_over(self, folder: Folder, uid: int, name: bytes, over: int) -> None:
         with self._turn(folder, name):
             # The name first: it stands for the one message or the other, whenever somebody dies.
             await self._files.record(folder, uid, name, after=over)
@@ -343,6 +350,10 @@ class Commits:
 
     async def move(self, source: Folder, uid: int, target: Folder, name: bytes, *, over: int | None) -> int:
         """Move a message to another mailbox, perhaps over another one; gives its uid there."""
+        async with self._one_by_one(target, name):
+            return await self._move(source, uid, target, name, over)
+
+    async def _move(self, source: Folder, uid: int, target: Folder, name: bytes, over: int | None) -> int:
         with self._turn(target, name):
             copied = await self._writer.move(source.name, [uid], target.name, replaces=over)
             new = copied.uids[0]

@@ -61,7 +61,7 @@ class Renaming:
         if taken:
             raise FUSEError(errno.EISDIR)
         self._commits.box(target)
-        if upload is not None and (upload.temporary or upload.uid is None):
+        if upload is not None:
             await self._rename_upload(upload, target, new, over)
         else:
             await self._rename_message(source, old, target, new, over)
@@ -70,14 +70,14 @@ class Renaming:
     async def _rename_upload(self, upload: Upload, target: Folder, name: bytes, over: int | None) -> None:
         async with upload.lock:
             upload.check()
-            was_temporary, before = upload.temporary, (upload.folder, upload.name, upload.uid, upload.guid)
+            was_temporary, before = upload.temporary, (upload.folder, upload.name, upload.uid)
             self._uploads.rename(upload, target, name, over)
             if was_temporary and not upload.temporary:
                 try:
                     await self._commits.commit(upload)
                 except BaseException:  # nothing has changed: neither its name, and it may be tried again
-                    self._uploads.rename(upload, *before[:3])
-                    upload.guid, upload.failed = before[3], 0
+                    self._uploads.rename(upload, *before)
+                    upload.failed = 0
                     raise
             self._uploads.give_name(target, name, over, upload)
             if was_temporary and not upload.temporary and not upload.handles:

@@ -134,6 +134,22 @@ class TestWhoGetsItsName:
         assert text(rw.inbox / "1.eml") == OTHER
         assert sorted(rw.texts()) == sorted([OTHER, ONE + MORE])
 
+    @pytest.mark.parametrize("where", ["INBOX", "Work"])
+    def test_nor_at_the_moment_in_which_it_is_closed(self, rw: Writable, where: str) -> None:
+        (rw.inbox / "it").write_bytes(ONE)
+        for n in range(12):
+            heir = b"Subject: heir %d\n\nits text\n" % n
+            (rw.mnt / where / "heir").write_bytes(heir)
+            fd = os.open(rw.inbox / "it", os.O_WRONLY | (os.O_TRUNC if n % 2 else os.O_APPEND))
+            os.write(fd, b"Subject: written %d\n\n" % n)
+            closing = threading.Thread(target=os.close, args=(fd,))
+            closing.start()
+            time.sleep(n / 2000)
+            (rw.mnt / where / "heir").rename(rw.inbox / "it")
+            closing.join()
+            assert text(rw.inbox / "it") == heir, n
+        assert heir in rw.texts()
+
     def test_two_mounts_that_make_the_same_file_keep_both(self, rw: Writable) -> None:
         mnt = rw.mounts.mount(rw.account.location, "rw")
         with open(rw.inbox / "new", "xb") as one, open(mnt / "INBOX" / "new", "xb") as two:
