@@ -67,7 +67,7 @@ from dboxfs.dbox.format3 import (
     unreadable_header,
 )
 from dboxfs.dbox.forward import ForwardParser
-from dboxfs.dbox.metadata import Metadata, encode_metadata, parse_metadata
+from dboxfs.dbox.metadata import Metadata, encode_date, encode_metadata, guid128_of, parse_metadata
 from dboxfs.dbox.recovery import Found, Gap, TrailerScan, resolve, scan_file
 from dboxfs.dbox.scan import Record, find_record, next_record
 
@@ -102,6 +102,7 @@ __all__ = [
     "describe",
     "detect",
     "encode_base64_range",
+    "encode_date",
     "encode_file_header",
     "encode_file_header3",
     "encode_message_header",
@@ -110,6 +111,7 @@ __all__ = [
     "encode_trailer",
     "encoded_size",
     "find_record",
+    "guid128_of",
     "move_trailer",
     "next_record",
     "parse_ext_refs",

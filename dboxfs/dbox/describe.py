@@ -25,6 +25,7 @@ from dboxfs.errors import FormatError
 
 _SHOWN_BODY: Final = 8
 _SHOWN_VALUE: Final = 200
+_FIRST_SECOND: Final = -62135596800  # of the year 1, before which no calendar of Python's goes
 _LAST_SECOND: Final = 253402300799  # of the year 9999
 _OBSOLETE: Final = "obsolete key of version 1, ignored"
 
@@ -183,9 +184,9 @@ def _ext_refs(value: bytes, offset: int) -> Iterator[str]:
 
 
 def _time(seconds: int) -> str:
-    if seconds > _LAST_SECOND:
+    if not _FIRST_SECOND <= seconds <= _LAST_SECOND:
         return f"{seconds}"
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ} ({seconds})"
+    return f"{datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()}Z ({seconds})"
 
 
 def _text(value: bytes) -> str:

@@ -75,17 +75,13 @@ class Metadata:
     def guid128(self) -> bytes | None:
         """The GUID of indexes, 16 bytes: G decoded if it is 32 hex digits, else the end of its SHA1."""
         text = self.guid
-        if text is None:
-            return None
-        if _GUID_HEX.fullmatch(text) is not None:
-            return binascii.unhexlify(text)
-        return hashlib.sha1(text, usedforsecurity=False).digest()[-16:]
+        return None if text is None else guid128_of(text)
 
     @property
     def received(self) -> int:
         """R: received date (INTERNALDATE), seconds since the epoch; 0 if missing.
 
-        Dates before 1970 are negative: Dovecot prints them as 64 bit numbers with the sign bit set.
+        Dates before 1970 are negative: see :func:`encode_date`.
         """
         return self._hex(b"R", signed=True) or 0
 
@@ -213,6 +209,24 @@ def _find_end(data: bytes | bytearray, limit: int | None) -> tuple[int, int]:
     if carriage_return >= 0:
         best = (carriage_return + 1, carriage_return + 3)
     return best
+
+
+def guid128_of(text: bytes) -> bytes:
+    """The GUID of indexes (16 bytes) for the text of a G line: 32 hex digits decoded, all else hashed."""
+    if _GUID_HEX.fullmatch(text) is not None:
+        return binascii.unhexlify(text)
+    return hashlib.sha1(text, usedforsecurity=False).digest()[-16:]
+
+
+def encode_date(seconds: int) -> bytes:
+    """The value of R for a date, as Dovecot writes it: hex, before 1970 16 digits with the sign bit set.
+
+    :param seconds: since the epoch.
+    :raises ValueError: a date that has not 64 bits.
+    """
+    if not -(2**63) <= seconds < 2**63:
+        raise ValueError(f"{seconds} seconds are no date of 64 bits")
+    return b"%x" % (seconds & (2**64 - 1))
 
 
 def encode_metadata(items: Iterable[tuple[bytes, bytes]]) -> bytes:

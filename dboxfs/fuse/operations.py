@@ -502,7 +502,7 @@ class Operations(pyfuse3.Operations):
             value = await self._xattr(inode, decode(name[len(xattrs.PREFIX) :]))
         if value is None:
             raise FUSEError(pyfuse3.ENOATTR)
-        return encode(value)
+        return xattrs.encoded(value)
 
     async def _xattr(self, inode: int, name: str) -> str | None:
         if inode >> 32 == 0:

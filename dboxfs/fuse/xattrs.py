@@ -16,19 +16,20 @@ PREFIX = b"user.dbox."
 
 
 def rfc3339(seconds: int) -> str:
-    """*seconds* since the epoch as RFC 3339 in UTC; times beyond the year 9999 as ``@seconds``."""
+    """*seconds* since the epoch as RFC 3339 in UTC; outside of the years 1 to 9999 as ``@seconds``."""
     try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return f"{datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()}Z"
     except (ValueError, OverflowError, OSError):
         return f"@{seconds}"
 
 
+def _text(value: bytes | None) -> str | None:
+    return value.decode("utf-8", "surrogateescape") if value is not None else None
+
+
 async def _guid(box: Mailbox, uid: int) -> str | None:
-    guid = box.index_guid(uid)
-    if guid is not None:
-        return guid.hex()
-    text = (await box.details(uid)).metadata.guid
-    return text.decode("utf-8", "surrogateescape") if text is not None else None
+    """What ``doveadm fetch guid`` gives: the text of the metadata, not the 128 bits of an mdbox's index."""
+    return _text((await box.details(uid)).metadata.guid)
 
 
 async def _flags(box: Mailbox, uid: int) -> str | None:
@@ -59,13 +60,11 @@ async def _location(box: Mailbox, uid: int) -> str | None:
 
 
 async def _pop3_uidl(box: Mailbox, uid: int) -> str | None:
-    value = (await box.details(uid)).metadata.pop3_uidl
-    return value.decode("utf-8", "surrogateescape") if value is not None else None
+    return _text((await box.details(uid)).metadata.pop3_uidl)
 
 
 async def _orig_mailbox(box: Mailbox, uid: int) -> str | None:
-    value = (await box.details(uid)).metadata.orig_mailbox
-    return value.decode("utf-8", "surrogateescape") if value is not None else None
+    return _text((await box.details(uid)).metadata.orig_mailbox)
 
 
 async def _uid(box: Mailbox, uid: int) -> str | None:
@@ -107,6 +106,11 @@ _MAILBOX: dict[str, Callable[[Mailbox], str | None]] = {
     "unseen": lambda box: str(box.unseen),
     "highestmodseq": lambda box: str(box.highest_modseq),
 }
+
+
+def encoded(value: str) -> bytes:
+    r"""*value* as bytes that are UTF-8: what is none in the store (damaged metadata) is shown as ``\xff``."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").encode("utf-8")
 
 
 async def message_value(box: Mailbox, uid: int, name: str) -> str | None:

@@ -181,6 +181,8 @@ def encode_index(state: IndexState, *, log2_rotate_time: int | None = None) -> b
     The layout of the records is kept if the state came from a file with the same extensions, otherwise it
     is Dovecot's.  ``log_file_tail_offset`` is the real tail, so that pending requests are not lost.
     ``log2_rotate_time``: seconds since the epoch, after a rotation.
+    :class:`FormatError` for a state that no file may hold (a log can make such: messages without a
+    uid_validity); what is written can always be read again.
     """
     header = bytearray(state.base_header)
     parts: list[bytes] = []
@@ -203,7 +205,16 @@ def encode_index(state: IndexState, *, log2_rotate_time: int | None = None) -> b
     struct.pack_into("<III", header, 60, state.log_file_seq, state.tail_offset, state.head_offset)
     if log2_rotate_time is not None:
         struct.pack_into("<I", header, 76, log2_rotate_time)
-    return bytes(header) + extensions + _encode_records(state)
+    data = bytes(header) + extensions + _encode_records(state)
+    _check_readable(data, state.uids)
+    return data
+
+
+def _check_readable(data: bytes, uids: UidArray) -> None:
+    view = memoryview(data)
+    header, header_size, record_size = _parse_start(view)
+    _parse_extensions(view, len(header), header_size, record_size)
+    _check(header, uids, header_size, record_size)
 
 
 def _lower_marks(header: bytearray, state: IndexState) -> None:

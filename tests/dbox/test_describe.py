@@ -158,3 +158,15 @@ def test_damage_in_a_file_of_format_3_is_named_and_gone_over() -> None:
     out = lines(page_example()[:-1])
     assert "damage: offset 260: a record that was not finished" in out
     assert out[-1] == "end: 1 records, 1 damaged places"
+
+
+def test_a_date_outside_of_the_calendar_is_a_number() -> None:
+    for value, shown in (
+        (b"fffffff000000000", "-68719476736"),
+        (b"fffffff1886eb1c0", "0001-01-01T12:00:00Z (-62135553600)"),
+        (b"3afff44180", "253402300800"),
+        (b"7fffffffffffffff", "9223372036854775807"),
+        (b"8000000000000000", "-9223372036854775808"),
+    ):
+        data = encode_file_header(0) + message(b"", (b"R", value))
+        assert f"    R {value.decode()}  (received {shown})" in lines(data)

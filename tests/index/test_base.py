@@ -180,3 +180,11 @@ def test_a_million_messages_load_in_no_time_and_few_bytes() -> None:
     stored = loaded.uids.nbytes + loaded.flags.nbytes
     stored += sum(c.nbytes for e in loaded.extensions if (c := loaded.column(e.name)) is not None)
     assert stored == 29 * count
+
+
+def test_what_is_written_can_be_read_again_or_is_not_written() -> None:
+    state = build.replayed(build.append(1, 2))
+    with pytest.raises(FormatError, match="uid_validity 0"):
+        encode_index(state)
+    empty = build.replayed()
+    assert len(parse_index(encode_index(empty))) == 0

@@ -210,6 +210,12 @@ def parse_pager(out: bytes) -> list[tuple[dict[str, str], bytes]]:
     return records
 
 
+def _signed(number: str) -> int:
+    """A date before 1970 is printed as a 64 bit number with the sign bit set."""
+    value = int(number)
+    return value - 2**64 if value >= 2**63 else value
+
+
 def _fetched(values: dict[str, str], text: bytes) -> Fetched:
     names = values["flags"].split()
     return Fetched(
@@ -219,7 +225,7 @@ def _fetched(values: dict[str, str], text: bytes) -> Fetched:
         flags=" ".join(n for n in names if n.startswith("\\") and n != "\\Recent"),
         keywords=" ".join(n for n in names if not n.startswith("\\")),
         modseq=int(values["modseq"]),
-        received=int(values["date.received.unixtime"]),
+        received=_signed(values["date.received.unixtime"]),
         saved=int(values["date.saved.unixtime"]),
         pop3_uidl=values["pop3.uidl"],
         virtual_size=int(values["size.virtual"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 
@@ -20,7 +21,7 @@ from dboxfs.store.writing import (
     StoreWriter,
     WriteOptions,
 )
-from tests.live.dovecot import Account, Dovecot
+from tests.live.dovecot import Account, Append, Dovecot
 from tests.store_writing.stores import RESYNC, Shown, assert_resync_changes_nothing, body, writing
 
 pytestmark = pytest.mark.expected_log(*RESYNC)
@@ -70,6 +71,62 @@ async def test_dates_flags_keywords_and_guid_are_kept(dovecot: Dovecot, driver: 
     assert second.received == 0
     assert second.flags == r"\Answered \Flagged \Deleted \Seen \Draft"
     assert [word.lower() for word in second.keywords.split()] == ["work", "other"]
+    assert_resync_changes_nothing(account)
+
+
+DATES = [
+    -(2**40),
+    -62_135_596_800,
+    -2_177_452_800,
+    -315_576_000,
+    -2,
+    -1,
+    0,
+    2**31,
+    2**32 + 5,
+    253_402_300_799,
+]
+
+
+@BOTH
+async def test_dates_of_any_year_are_stored_as_dovecot_reads_and_writes_them(
+    dovecot: Dovecot, driver: str
+) -> None:
+    account = made(dovecot, driver)
+    account.append([Append(body(1), date="01-Jan-1960 12:00:00 +0000")])
+    async with writing(account.location) as writer:
+        await writer.save("INBOX", [NewMessage(body(2), seconds) for seconds in DATES])
+        with pytest.raises(ValueError, match="64 bits"):
+            await writer.save("INBOX", [NewMessage(body(3), 2**63)])
+    messages = Shown.of(account).messages
+    assert [message.received for message in messages[1:]] == [-315_576_000, *DATES]
+    lines = [
+        line
+        for file in sorted(account.root.rglob("[um].[0-9]*"), key=lambda path: int(path.suffix[1:]))
+        for line in file.read_bytes().split(b"\n")
+        if line.startswith(b"R")
+    ]
+    assert b"Rffffffffed30b140" in lines[1:2], "Dovecot's own"
+    assert lines[2:] == [b"R%x" % (seconds % 2**64) for seconds in DATES]
+    assert_resync_changes_nothing(account)
+
+
+@BOTH
+async def test_a_guid_that_is_no_hex_digits_is_stored_as_its_text(dovecot: Dovecot, driver: str) -> None:
+    account = made(dovecot, driver)
+    name = b"1500000000.M1P1.host"
+    async with writing(account.location) as writer:
+        saved = await writer.save("INBOX", [NewMessage(body(1), guid_text=name)])
+        copied = await writer.copy("INBOX", saved.uids, "INBOX")
+        for wrong in (b"", b"a\nb", b"a\r"):
+            with pytest.raises(ValueError, match="no text of a guid"):
+                await writer.save("INBOX", [NewMessage(body(2), guid_text=wrong)])
+        with pytest.raises(ValueError, match="not that of its text"):
+            await writer.save("INBOX", [NewMessage(body(2), guid=bytes(16), guid_text=name)])
+    assert saved.guids == (hashlib.sha1(name).digest()[-16:],)
+    messages = Shown.of(account).messages
+    assert [m.guid for m in messages[1:]] == [name.decode()] * 2
+    assert [m.uid for m in messages[1:]] == [*saved.uids, *copied.uids]
     assert_resync_changes_nothing(account)
 
 

@@ -181,7 +181,7 @@ def _under_way(finding: Finding, end: int) -> Finding:
 
 def _unknown(found: Found, path: str, *, behind: bool, empty: bool) -> list[Finding]:
     """A message that the map doesn't have."""
-    guid = f" (guid {found.guid.hex()})" if found.guid is not None else ""
+    guid = f" (guid {found.guid_text})" if found.guid_text else ""
     if not found.problems:
         where = "the file is not in the map" if empty else "the map has no record of it"
         what = f"a whole message{guid}, but {where}: a save or a purge that died"

@@ -15,7 +15,7 @@ from dboxfs.fsapi import FileSystem
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.rescuing.events import Emit, Event, Rescued
 from dboxfs.store.rescuing.knowledge import Knowledge
-from dboxfs.store.rescuing.table import NO_GUID, Row, Table
+from dboxfs.store.rescuing.table import NO_DATE, NO_GUID, Row, Table
 from dboxfs.store.salvage import Found, Gap, Place, Trust, Window, open_window, scan_file
 from dboxfs.store.writing.work import message_number
 
@@ -134,13 +134,13 @@ class Harvest:
 
     def _take(self, number: int, found: Found) -> None:
         metadata, measured = found.metadata, found.measured
-        received = -1
+        received = NO_DATE
         home = external = 0
         if metadata is not None:
             try:
-                received = metadata.received if metadata.get(b"R") is not None else -1
+                received = metadata.received if metadata.get(b"R") is not None else NO_DATE
             except FormatError:
-                received = -1
+                received = NO_DATE
             home = self.rows.name(metadata.orig_mailbox or b"")
             external = metadata.ext_refs is not None
             self.pop3 += metadata.get(b"P") is not None or metadata.get(b"O") is not None
@@ -149,7 +149,7 @@ class Harvest:
         plain = measured.plain if measured is not None else 0
         row = Row(
             number, home, found.offset, found.body_offset, found.body_size, plain,
-            received if -1 <= received <= _LONGEST_GUESS else -1,
+            received if abs(received) <= _LONGEST_GUESS else NO_DATE,
             metadata.base if metadata is not None else 0,
             found.trust, measured.compression if measured is not None else None,
             found.inside, bool(external), found.guid or NO_GUID,
@@ -162,7 +162,7 @@ class Harvest:
         """Say what of a whole message can't be trusted."""
         uid = file.number if file.mailbox is not None else None
         what = ""
-        if row.received < 0:
+        if row.received == NO_DATE:
             what = "its received date can't be read, that of the file is taken"
         elif found.version == 3 and found.trust is Trust.REPAIRED:
             what = "received date and guid are those of a trailer that does not prove them"

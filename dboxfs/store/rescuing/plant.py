@@ -19,7 +19,7 @@ from dboxfs.store.rescuing.assign import Assigned, Target
 from dboxfs.store.rescuing.events import Event
 from dboxfs.store.rescuing.harvest import Harvest
 from dboxfs.store.rescuing.knowledge import Box, Known
-from dboxfs.store.rescuing.table import NO_GUID, Row
+from dboxfs.store.rescuing.table import NO_DATE, NO_GUID, Row
 from dboxfs.store.rescuing.texts import Texts
 from dboxfs.store.writing import (
     CopyAs,
@@ -193,7 +193,7 @@ class Planter:
         elif guid is not None:
             self._guids.add(guid)
         return NewMessage(
-            text, row.received if row.received >= 0 else changed, known.flags, self._keywords(known),
+            text, row.received if row.received != NO_DATE else changed, known.flags, self._keywords(known),
             guid, None, known.uid or None, known.saved,
         )  # fmt: skip
 

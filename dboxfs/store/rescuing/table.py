@@ -15,6 +15,9 @@ from dboxfs.store.salvage import Trust
 
 NO_GUID = bytes(16)
 
+NO_DATE = -(2**63)
+"""A received date that isn't known; every other number of 64 bits is a date."""
+
 _ROW = struct.Struct("<IIQQQQqQBBBx16s")
 _KINDS: tuple[Compression | None, ...] = (None, *Compression)
 _INSIDE, _EXTERNAL = 1, 2
@@ -26,8 +29,8 @@ class Row:
 
     ``file``: number of its file (:class:`Files`).  ``home``: number of the mailbox that it names itself
     (:attr:`Table.names`; 0: none).  ``body_size``: stored bytes of the text; ``plain``: of the text as far as
-    it can be decompressed.  ``received``: seconds since the epoch, -1: not known.  ``metadata_offset``: 0:
-    the metadata are lost.  ``guid``: zeros: not known.
+    it can be decompressed.  ``received``: seconds since the epoch, NO_DATE: not known.
+    ``metadata_offset``: 0: the metadata are lost.  ``guid``: zeros: not known.
     """
 
     file: int

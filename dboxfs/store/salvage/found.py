@@ -51,6 +51,12 @@ class Found:
         """16 bytes, None: not known."""
         return self.metadata.guid128 if self.metadata is not None else None
 
+    @property
+    def guid_text(self) -> str:
+        """The guid as ``doveadm fetch guid`` gives it, for people; empty: not known."""
+        text = self.metadata.guid if self.metadata is not None else None
+        return text.decode("utf-8", "backslashreplace") if text is not None else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Gap:

@@ -28,10 +28,12 @@ from dboxfs.dbox import (
     PREFIX_SIZE,
     RecordWriter,
     detect,
+    encode_date,
     encode_file_header,
     encode_file_header3,
     encode_message_header,
     encode_metadata,
+    guid128_of,
     trailer_size,
 )
 from dboxfs.store.writing.disk import AppendFile, Disk
@@ -229,12 +231,10 @@ async def compose(
     :param mailbox: storage name for the B line (mdbox).
     :param directory: where a file that the message is spooled to can be taken as it is.
     :raises RefusedMessage: format 2: it begins like a compressed one.
-    :raises ValueError: a guid that has not 16 bytes, or something that can't be a keyword.
+    :raises ValueError: a guid or a date that can't be, or something that can't be a keyword.
     """
     check_keywords(message.keywords)
-    if message.guid is not None and len(message.guid) != 16:
-        raise ValueError(f"a guid has 16 bytes, this one {len(message.guid)}")
-    guid = message.guid if message.guid is not None else os.urandom(16)
+    guid = _guid(message)
     convert = eol is Eol.LF
     if version != 3:
         return await _compose2(message, guid, convert, memory_limit, mailbox)
@@ -249,6 +249,20 @@ async def compose(
     items = tuple(_items(message, guid, lines, mailbox))
     room = MESSAGE_HEADER_SIZE_3 + len(body) + trailer_size(items)
     return _Record3(message, guid, room, mailbox, convert, body, items)
+
+
+def _guid(message: NewMessage) -> bytes:
+    """The 16 bytes that indexes have for it."""
+    guid, text = message.guid, message.guid_text
+    if guid is not None and len(guid) != 16:
+        raise ValueError(f"a guid has 16 bytes, this one {len(guid)}")
+    if text is None:
+        return guid if guid is not None else os.urandom(16)
+    if not text or b"\n" in text or text.endswith(b"\r"):
+        raise ValueError(f"no text of a guid: {text[:64]!r}")
+    if guid not in (None, guid128_of(text)):
+        raise ValueError(f"the guid is not that of its text {text[:64]!r}")
+    return guid128_of(text)
 
 
 async def _compose2(
@@ -292,9 +306,9 @@ def _items(
     """The metadata lines."""
     received = message.received if message.received is not None else int(time.time())
     items = [
-        (b"R", b"%x" % max(received, 0)),
+        (b"R", encode_date(received)),
         (b"V", b"%x" % lines.virtual_size),
-        (b"G", guid.hex().encode("ascii")),
+        (b"G", message.guid_text or guid.hex().encode("ascii")),
     ]
     if mailbox is not None:
         items.append((b"B", os.fsencode(mailbox)))

@@ -87,10 +87,12 @@ class NewMessage:
     """A message to be saved.
 
     :param source: its bytes (or ``bytes``).
-    :param received: seconds since the epoch; None: now.
+    :param received: seconds since the epoch, before 1970 negative; None: now.
     :param flags: bits 0x01 answered, 0x02 flagged, 0x04 deleted, 0x08 seen, 0x10 draft.
     :param keywords: their names.
-    :param guid: 16 bytes; None: a new one.
+    :param guid: 16 bytes; None: a new one, or that of *guid_text*.
+    :param guid_text: the GUID as its metadata line has it where that is no 32 hex digits (a message that was
+        migrated keeps the name that it had); ``guid`` is then what this text stands for in indexes.
     :param replaces: uid of a message in the same mailbox that this one takes the place of: it gives its
         flags and keywords to this one and is expunged in the same transaction.  One that is gone is ignored.
     :param uid: the uid that it shall have; if uids are beyond that already, it gets the next one.
@@ -105,6 +107,7 @@ class NewMessage:
     replaces: int | None = None
     uid: int | None = None
     saved: int | None = None
+    guid_text: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

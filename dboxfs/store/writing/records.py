@@ -24,6 +24,7 @@ from dboxfs.index.state import IndexState
 USER_FLAGS = 0x1F
 NO_GUID = bytes(16)
 _KEYWORD = re.compile(r"[!#$&'+,\-./0-9:;<=>?@A-Z\[^_`a-z|}~]{1,255}")
+_LATEST = 0xFFFFFFFF  # saved dates have 32 bits in an index
 _MAP = (8, 12, 4)
 _REF = (0, 2, 2)
 _MDBOX = (0, 8, 4)
@@ -100,7 +101,7 @@ def append_messages(state: IndexState, messages: Sequence[Appended], *, mdbox: b
     append = payload.append((m.uid, m.flags & USER_FLAGS) for m in messages)
     records = [encode_record(RecordType.APPEND, append, external=True)]
     if mdbox:
-        places = [(m.uid, struct.pack("<II", m.map_uid, m.save_date)) for m in messages]
+        places = [(m.uid, struct.pack("<II", m.map_uid, min(max(m.save_date, 0), _LATEST))) for m in messages]
         records += [intro(state, "mdbox", _MDBOX), _external(RecordType.EXT_REC_UPDATE, places)]
         names = [(m.uid, m.guid) for m in messages]
         records += [intro(state, "guid", _GUID), _external(RecordType.EXT_REC_UPDATE, names)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 
+from dboxfs.errors import CorruptFile, FormatError
 from dboxfs.fsapi import Peek, PeekResult, ops
 from dboxfs.fsapi.lock_ops import LockKind
 from dboxfs.index.base import encode_index, parse_log_position
@@ -28,7 +29,7 @@ async def tidy(index: IndexLog) -> None:
             await rotate(index)
         elif _rewrite_is_due(index):
             await rewrite(index)
-    except OSError:
+    except (CorruptFile, OSError):
         index.disk.lost_errors += 1
 
 
@@ -63,8 +64,14 @@ def _rotation_is_due(index: IndexLog) -> bool:
 
 
 async def rewrite(index: IndexLog, *, log2_rotate_time: int | None = None) -> None:
-    """Write ``dovecot.index`` as the locked log has it now."""
-    data = encode_index(index.state, log2_rotate_time=log2_rotate_time)
+    """Write ``dovecot.index`` as the locked log has it now.
+
+    :raises CorruptFile: the log gives a state that no snapshot may hold.
+    """
+    try:
+        data = encode_index(index.state, log2_rotate_time=log2_rotate_time)
+    except FormatError as exc:
+        raise CorruptFile(index.log_path, 0, f"no snapshot can be made of it: {exc.reason}") from exc
     temporary = index.base_path + ".tmp"
     await index.disk.unlink(temporary)
     await index.disk.replace(index.base_path, data, temporary)
