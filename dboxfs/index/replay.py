@@ -18,7 +18,6 @@ kinds of records that are unknown), it is skipped, as the format wants.
 from __future__ import annotations
 
 import struct
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 TAIL_FIELD = 64
 
 _HH = struct.Struct("<HH")
-_II = struct.Struct("<II")
 _U32 = struct.Struct("<I")
 
 #: Kinds of internal records that a later sync has to look at (mail-index-log section 5).
@@ -198,18 +196,3 @@ def collect_pending(state: IndexState, view: memoryview, base: int) -> None:
             body = view[pos + RECORD_HEADER_SIZE : pos + size]
             track_tail(state, base + pos, size, raw, record_kind(raw, base + pos), body)
     state._drop_done_requests()
-
-
-def requested_rows(state: IndexState, record: LogRecord) -> list[tuple[int, int]]:
-    """Rows low..high of the messages that an expunge request names."""
-    guids = record.type == RecordType.EXPUNGE_GUID
-    if not guids and record.type != RecordType.EXPUNGE:
-        return []
-    uids, count = state._uid_view, len(state)
-    stride = 20 if guids else 8
-    rows = []
-    for pos in range(0, len(record.payload) - stride + 1, stride):
-        uid1, uid2 = _II.unpack_from(record.payload, pos)
-        low = bisect_left(uids, uid1, 0, count)
-        rows.append((low, bisect_right(uids, uid1 if guids else uid2, low, count)))
-    return rows

@@ -42,6 +42,7 @@ from dboxfs.index.columns import ByteArray, Column, Selection, UidArray
 from dboxfs.index.columns import Changes as Changes
 from dboxfs.index.extensions import KEYWORDS, MODSEQ, Extension
 from dboxfs.index.log import Buffer, LogHeader, LogRecord, count_modseq
+from dboxfs.index.requests import PendingExpunges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,6 +100,7 @@ class IndexState:
         self.unknown_records = 0
         self.selection = Selection()
         self._pending: list[LogRecord] = []
+        self._asked = PendingExpunges(self._pending)
         self._keywords: list[bytes] = []
         self._keyword_index: dict[bytes, int] = {}
         self._keyword_bytes = 0
@@ -301,13 +303,19 @@ class IndexState:
         return tuple(r for r in self._pending if r.offset >= self.tail_offset)
 
     @property
+    def has_pending_requests(self) -> bool:
+        """Whether there are :attr:`pending_requests`, at no cost."""
+        return bool(self._pending)
+
+    @property
     def pending_expunges(self) -> UidArray:
-        """uids of existing messages that someone asked to expunge and nobody has expunged yet."""
-        asked = np.zeros(self._count, np.bool_)
-        for record in self.pending_requests:
-            for low, high in replay.requested_rows(self, record):
-                asked[low:high] = True
-        return self._uids[: self._count][asked]
+        """uids of existing messages that someone asked to expunge and nobody has expunged yet, ascending.
+
+        What counts as such a request, for whoever hides or expunges messages: :mod:`dboxfs.index.requests`.
+        """
+        if self._asked.records is not self._pending:
+            self._asked = PendingExpunges(self._pending)
+        return self._asked.uids(self)
 
     def attach_log(self, header: LogHeader, data: Buffer) -> None:
         """Tie a fresh snapshot to the log that it ends in, so that :meth:`apply_log` can go on from there.

@@ -91,7 +91,7 @@ async def _mailbox(work: Work, name: str, expunge: Expunge, done: Maintained) ->
         state = await work.new_index(name).peek()
     except FileNotFoundError:
         return  # its index is made by whoever changes it first
-    if state.pending_requests:
+    if state.has_pending_requests:
         done.expunged += len(await expunge(name, []))
     directory = work.location.mailbox_path(name)
     entries = await work.disk.listdir(directory)

@@ -392,7 +392,7 @@ class MdboxWriter:
         async with self._work.locked_map() as mapping, self._work.mailbox(name) as index:
             wanted = index.state.uids.tolist() if uids is None else present(index.state, uids)
             first = heritage(index, heir, wanted[0]) if heir is not None and wanted else None
-            gone = sorted({*wanted, *records.requested_expunges(index.state)})
+            gone = sorted({*wanted, *index.state.pending_expunges.tolist()})
             diffs = lost_references(index, mapping, gone)
             await self._references.begin(diffs)
             consistent = True

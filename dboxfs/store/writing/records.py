@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from dboxfs.index import payload
 from dboxfs.index.log import RecordType, encode_record
@@ -249,30 +248,6 @@ def move_in_map(
 
 
 # -- requests -----------------------------------------------------------------------------------------------
-
-
-def requested_expunges(state: IndexState) -> list[int]:
-    """uids that somebody asked to expunge: they exist, and a guid that came along is the index's."""
-    column = guids(state)
-    found: set[int] = set()
-    for record in state.pending_requests:
-        body = record.payload
-        if record.type == RecordType.EXPUNGE_GUID:
-            for at in range(0, len(body) - 19, 20):
-                (uid,) = struct.unpack_from("<I", body, at)
-                if _may_expunge(state, column, uid, bytes(body[at + 4 : at + 20])):
-                    found.add(uid)
-        elif record.type == RecordType.EXPUNGE:
-            for at in range(0, len(body) - 7, 8):
-                first, last = struct.unpack_from("<II", body, at)
-                low, high = np.searchsorted(state.uids, (first, last + 1))
-                found.update(state.uids[low:high].tolist())
-    return sorted(found)
-
-
-def _may_expunge(state: IndexState, column: npt.NDArray[np.uint8] | None, uid: int, guid: bytes) -> bool:
-    row = state.row_of(uid)
-    return row >= 0 and (guid == NO_GUID or column is None or column[row].tobytes() == guid)
 
 
 def only_expunges_pending(state: IndexState) -> bool:

@@ -377,7 +377,7 @@ class SdboxWriter:
         async with self._work.mailbox(name) as index:
             wanted = index.state.uids.tolist() if uids is None else present(index.state, uids)
             first = heritage(index, heir, wanted[0]) if heir is not None and wanted else None
-            gone = sorted({*wanted, *records.requested_expunges(index.state)})
+            gone = sorted({*wanted, *index.state.pending_expunges.tolist()})
             attachments = await self._attachment_files(index, gone)
             await finish_expunge(index, gone, first or [])
         await self.unlink(name, gone, attachments)
@@ -418,7 +418,7 @@ async def finish_expunge(index: IndexLog, gone: Sequence[int], first: Sequence[b
 
     :param first: what the same transaction says before that.
     """
-    tail = not first and records.only_expunges_pending(index.state) and bool(index.state.pending_requests)
+    tail = not first and records.only_expunges_pending(index.state) and index.state.has_pending_requests
     batch = [*first, *(records.expunge(index.state, gone, external=True) if gone else [])]
     if batch or tail:
         await index.append(batch, tail=tail, durable=True)

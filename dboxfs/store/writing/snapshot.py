@@ -56,7 +56,7 @@ def _has_grown(options: WriteOptions, covered: tuple[int, int], state: IndexStat
 
 def _rotation_is_due(index: IndexLog) -> bool:
     state = index.state
-    if state.pending_requests:
+    if state.has_pending_requests:
         return False
     age = time.time() - index.header.create_stamp
     size = state.head_offset

@@ -245,5 +245,5 @@ def present(state: IndexState, uids: Iterable[int]) -> list[int]:
 def visible(state: IndexState, uids: Iterable[int]) -> list[int]:
     """Those of *uids* that the index has and that nobody has asked to expunge, ascending, each once."""
     found = present(state, uids)
-    asked = set(state.pending_expunges.tolist()) if state.pending_requests else set()
+    asked = set(state.pending_expunges.tolist()) if state.has_pending_requests else set()
     return [uid for uid in found if uid not in asked]
