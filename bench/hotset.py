@@ -89,7 +89,7 @@ def hot_set(bench: Bench) -> None:
 
 async def _hit_rate(root: Path, cache: PageCache, hot: int, scan: int) -> float:
     async with FileSystem(ThreadsDriver()) as fs:
-        fs.cache = cache
+        fs.engine.cache = cache
         async with open_store(fs, parse_location(location_of(root)), follow=False) as store:
             boxes = [folder.mailbox for folder in store.folders.values() if folder.mailbox is not None]
             messages = [(box, uid) for box in boxes for uid in box.uids.tolist()]

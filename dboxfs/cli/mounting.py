@@ -22,7 +22,7 @@ from dboxfs.cli.logs import log_to
 from dboxfs.cli.status import UsageError
 from dboxfs.errors import MountError
 from dboxfs.fsapi import FileSystem, Ksm, choose_driver
-from dboxfs.fsapi.select import CHOICES
+from dboxfs.fsapi.drivers.choice import CHOICES
 from dboxfs.fuse import MountOptions, ViewOptions, check_mountpoint, run
 from dboxfs.store import Location, parse_location
 from dboxfs.store.writing import Eol, Fsync, LockMethod, Neighbour, WriteOptions

@@ -5,17 +5,18 @@ loop in batches.  Start with :class:`FileSystem`; ``handle.py`` has the contract
 that of a driver.
 """
 
-from dboxfs.fsapi.cache import PageCache
-from dboxfs.fsapi.driver import Driver
-from dboxfs.fsapi.faults import Crash, Fault, FaultsDriver
+from dboxfs.fsapi.cache.cache import PageCache
+from dboxfs.fsapi.cache.ksm import Ksm
+from dboxfs.fsapi.cache.readahead import Readahead
+from dboxfs.fsapi.drivers.base import Driver
+from dboxfs.fsapi.drivers.choice import choose_driver
+from dboxfs.fsapi.drivers.faults import Crash, Fault, FaultsDriver
+from dboxfs.fsapi.drivers.memory import MemoryDriver
+from dboxfs.fsapi.drivers.threads import ThreadsDriver
+from dboxfs.fsapi.drivers.uring import UringDriver
 from dboxfs.fsapi.filesystem import FileSystem
 from dboxfs.fsapi.handle import Handle
-from dboxfs.fsapi.ksm import Ksm
-from dboxfs.fsapi.memory import MemoryDriver
-from dboxfs.fsapi.readahead import Readahead
-from dboxfs.fsapi.select import choose_driver
 from dboxfs.fsapi.streams import InputStream, OutputStream
-from dboxfs.fsapi.threads import ThreadsDriver
 from dboxfs.fsapi.types import (
     Capabilities,
     CreateMode,
@@ -25,7 +26,6 @@ from dboxfs.fsapi.types import (
     PeekResult,
     Permissions,
 )
-from dboxfs.fsapi.uring import UringDriver
 
 __all__ = [
     "Capabilities",

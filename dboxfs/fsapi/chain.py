@@ -1,8 +1,9 @@
 """Several operations, one after the other, with one hop to a worker.
 
 A protocol of many small steps (open, lock, look, read; append, sync) pays a hop to a worker and back for each
-of them, which is more than most of them take.  :func:`run_chain` has a worker carry out a *program*: a
-generator that yields operations, is sent their answers, and gets their OSErrors raised where it yielded::
+of them, which is more than most of them take.  :meth:`FileSystem.run_chain
+<dboxfs.fsapi.filesystem.FileSystem.run_chain>` has a worker carry out a *program*: a generator that yields
+operations, is sent their answers, and gets their OSErrors raised where it yielded::
 
     def program() -> Steps[int]:
         opened = yield Open(path)
@@ -12,7 +13,7 @@ generator that yields operations, is sent their answers, and gets their OSErrors
             yield Close(opened.fd)
         return len(data)
 
-    size = await run_chain(fs, program)
+    size = await fs.run_chain(program)
 
 A driver that can't run chains (``Capabilities.chains``; the faults driver is one) is given the operations one
 at a time: so a fault or a crash can be put between any two steps of a chain too, and that is how the crash
@@ -26,13 +27,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
-from dboxfs.fsapi.locked import run
 from dboxfs.fsapi.ops import Op
-
-if TYPE_CHECKING:
-    from dboxfs.fsapi.filesystem import FileSystem
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -47,31 +44,6 @@ class Chain(Op[R]):
 
     kind: ClassVar[str] = "chain"
     program: Callable[[], Steps[R]]
-
-
-async def run_chain(fs: FileSystem, program: Callable[[], Steps[R]]) -> R:
-    """Run *program* to its end, whatever is cancelled meanwhile.
-
-    :raises OSError: an operation's, if the program lets it out; EBADF: the file system is closed.
-    """
-    if fs.capabilities.chains:
-        return await run(fs, Chain(program))
-    return await _run_stepwise(fs, program())
-
-
-async def _run_stepwise(fs: FileSystem, steps: Steps[R]) -> R:
-    try:
-        op = next(steps)
-        while True:
-            try:
-                answer = await run(fs, op)
-            except OSError as error:
-                op = steps.throw(error)
-            else:
-                op = steps.send(answer)
-    except StopIteration as end:
-        result: R = end.value
-        return result
 
 
 def execute_chain(chain: Chain[R], execute: Callable[[Op[Any]], Any]) -> R:

@@ -20,22 +20,23 @@ from typing import TypeVar
 
 import trio
 
-from dboxfs.fsapi import ops
-from dboxfs.fsapi.cache import PageCache
-from dboxfs.fsapi.driver import Driver
+from dboxfs.fsapi import ops, steps
+from dboxfs.fsapi.cache.cache import PageCache
+from dboxfs.fsapi.cache.ksm import Ksm
+from dboxfs.fsapi.chain import Steps
+from dboxfs.fsapi.drivers.base import Driver
+from dboxfs.fsapi.engine import Engine, Limits
 from dboxfs.fsapi.handle import Handle
-from dboxfs.fsapi.ksm import Ksm
 from dboxfs.fsapi.locks import LockTable
 from dboxfs.fsapi.ops import Job, Op, Opened, os_error
 from dboxfs.fsapi.temporary import Process
 from dboxfs.fsapi.types import Capabilities, CreateMode, DirEntry, OpenMode, Peek, PeekResult, Permissions
-from dboxfs.fsapi.writing import Writer
+from dboxfs.fsapi.writer import Writer
 
 R = TypeVar("R")
 
 _PEEK_BATCH = 64
 _WILLNEED_BATCH = 16
-_CLOSE_SECONDS = 2.0
 
 
 class FileSystem:
@@ -50,7 +51,7 @@ class FileSystem:
     :param cache_size: bytes of the daemon's own page cache (``cache``), write buffers included.
     :param dirty_limit: bytes of all handles together that are written but not yet at the driver.
     :param sync: a commit waits until data and name are durable.  False, for bulk loads: it doesn't.
-    :param ksm: has equal pages of the cache kept once by the kernel (see :mod:`dboxfs.fsapi.ksm`).
+    :param ksm: has equal pages of the cache kept once by the kernel (see :mod:`dboxfs.fsapi.cache.ksm`).
     """
 
     def __init__(
@@ -64,63 +65,24 @@ class FileSystem:
         sync: bool = True,
         ksm: Ksm | None = None,
     ) -> None:
-        self.driver = driver
-        self.readahead = readahead
-        self.write_buffer = write_buffer
-        self.cache = PageCache(cache_size)
-        self.ksm = ksm
-        self.cache.merge(ksm)
-        self.dirty_limit = dirty_limit
-        self.sync = sync
+        limits = Limits(readahead, write_buffer, dirty_limit, sync)
+        self.engine = Engine(driver, PageCache(cache_size), limits, ksm)
+        self.engine.cache.merge(ksm)
         self._process = Process.this()
-        self.inline_reads = 0
-        self.driver_reads = 0
-        self.driver_bytes = 0
-        self._opens = 0
-        self._inline_opens = 0
-        self.written_bytes = 0
-        self.lost_errors = 0
-        self.dirty = 0
-        self.dirty_writers: set[Writer] = set()
-        self.locks = LockTable()
-        self._creates = 0
-        self._room_wanted: dict[Writer, None] = {}
-        self._handles: set[Handle] = set()
-        self._in_flight = 0
-        self._idle: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()
-        self._token: trio.lowlevel.TrioToken | None = None
-        self._state = "new"
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
 
     # -- life --------------------------------------------------------------------------------------------
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Start the driver; tasks (and what a callback raises) go into ``nursery``.  A checkpoint."""
-        if self._state != "new":
-            raise RuntimeError("a FileSystem can be started once")
-        self._token = trio.lowlevel.current_trio_token()
-        await self.driver.start(nursery)
-        self._state = "running"
-        await trio.lowlevel.checkpoint()
+        await self.engine.start(nursery)
 
     async def aclose(self) -> None:
         """Close every handle, wait for what is in flight (2 seconds at most) and stop the driver.
 
         Not cancellable; an operation that hangs longer than that is left to itself.
         """
-        if self._state != "running":
-            self._state = "closed"
-            return
-        self._state = "closing"
-        for handle in tuple(self._handles):
-            handle.close()
-        with trio.move_on_after(_CLOSE_SECONDS, shield=True):
-            while self._in_flight:
-                await self._idle.park()
-        self._state = "closed"
-        with trio.CancelScope(shield=True):
-            await self.driver.aclose()
-        self.cache.merge(None)
+        await self.engine.aclose()
 
     async def __aenter__(self) -> FileSystem:
         self._nursery_manager = trio.open_nursery()
@@ -161,12 +123,12 @@ class FileSystem:
         :param nofollow: ELOOP if the last component of the path is a symbolic link.
         :param background: nobody waits for it yet: other work goes first.
         """
-        self._opens += 1
-        handle = Handle(self, path)
+        self.engine.counters.opens += 1
+        handle = Handle(self.engine, path)
         if mode is OpenMode.APPEND:
-            handle.attach_writer(partial(Writer, self, path, None, CreateMode.FAIL_IF_EXISTS))
-        elif self._state == "running" and self._open_inline(handle, nofollow):
-            self._handles.add(handle)
+            handle.attach_writer(partial(Writer, self.engine, path, None, CreateMode.FAIL_IF_EXISTS))
+        elif self.engine.running and self._open_inline(handle, nofollow):
+            self.engine.handles.add(handle)
             if willneed:
                 handle.willneed(0, willneed)
             return handle
@@ -189,15 +151,11 @@ class FileSystem:
         :param mode: what the commit does if the name is taken.
         :param permissions: set exactly (mode 0600 if left out).
         """
-        self._creates += 1
+        self.engine.counters.creates += 1
         temporary = os.path.join(os.path.dirname(path), self._temporary_name())
-        handle = Handle(self, path)
-        handle.attach_writer(partial(Writer, self, path, temporary, mode))
+        handle = Handle(self.engine, path)
+        handle.attach_writer(partial(Writer, self.engine, path, temporary, mode))
         return self._open_by_worker(handle, ops.Create(temporary, permissions or Permissions()))
-
-    def forget(self, handle: Handle) -> None:
-        """Called by a handle that is closed."""
-        self._handles.discard(handle)
 
     # -- whole operations --------------------------------------------------------------------------------
 
@@ -237,11 +195,11 @@ class FileSystem:
         Never fails or waits.  Only of use where the kernel keeps what was read (``driver.kernel_cached``);
         symbolic links are left out.
         """
-        if self._state != "running":
+        if not self.engine.running:
             return
         for start in range(0, len(files), _WILLNEED_BATCH):
             op = ops.WillneedMany(tuple(files[start : start + _WILLNEED_BATCH]))
-            self.submit(op, _ignore, background=True)
+            self.engine.submit(op, _ignore, background=True)
 
     async def rename(self, source: str, target: str) -> None:
         """Rename; replaces an existing file.  A checkpoint; cancelled: see the module's docstring."""
@@ -278,84 +236,89 @@ class FileSystem:
     @property
     def in_flight(self) -> int:
         """Operations at the driver whose answers are still to come."""
-        return self._in_flight
+        return self.engine.in_flight
 
     def stats(self) -> dict[str, int | float]:
         """Counters since the start and gauges of now; with a prefix those of cache, driver and KSM."""
+        engine, counters = self.engine, self.engine.counters
         result: dict[str, int | float] = {
-            "opens": self._opens,
-            "inline_opens": self._inline_opens,
-            "open_handles": len(self._handles),
-            "inline_reads": self.inline_reads,
-            "driver_reads": self.driver_reads,
-            "driver_bytes": self.driver_bytes,
-            "creates": self._creates,
-            "written_bytes": self.written_bytes,
-            "dirty_bytes": self.dirty,
-            "locks": len(self.locks),
-            "lost_errors": self.lost_errors,
-            "in_flight": self._in_flight,
+            "opens": counters.opens,
+            "inline_opens": counters.inline_opens,
+            "open_handles": len(engine.handles),
+            "inline_reads": counters.inline_reads,
+            "driver_reads": counters.driver_reads,
+            "driver_bytes": counters.driver_bytes,
+            "creates": counters.creates,
+            "written_bytes": counters.written_bytes,
+            "dirty_bytes": engine.dirty,
+            "locks": len(engine.locks),
+            "lost_errors": counters.lost_errors,
+            "in_flight": engine.in_flight,
         }
         result.update((f"cache_{name}", value) for name, value in self.cache.stats().items())
         result.update((f"driver_{name}", value) for name, value in self.driver.stats().items())
-        if self.ksm is not None:
-            result.update((f"ksm_{name}", value) for name, value in self.ksm.stats().items())
+        if engine.ksm is not None:
+            result.update((f"ksm_{name}", value) for name, value in engine.ksm.stats().items())
         return result
 
-    # -- inside the package ------------------------------------------------------------------------------
+    # -- protocols of many steps --------------------------------------------------------------------------
 
-    def submit(self, op: Op[R], done: Callable[[Job[R]], None], *, background: bool = False) -> Job[R]:
-        """Hand an operation to the driver and count it as in flight until ``done`` has been called."""
+    async def run(self, op: Op[R]) -> R:
+        """Run one operation to its end: cancellation never drops it.  Not a checkpoint for cancellation.
 
-        def finished(job: Job[R]) -> None:
-            self._in_flight -= 1
-            try:
-                done(job)
-            finally:
-                if not self._in_flight and self._state == "closing":
-                    self._idle.unpark_all()
+        :raises OSError: the operation's; EBADF: the file system is closed.
+        """
+        return await steps.run(self.engine, op)
 
-        self._in_flight += 1
-        return self.driver.submit(op, finished, background=background)
+    async def run_all(self, batch: Sequence[Op[R]]) -> list[R | OSError]:
+        """:meth:`run` of several operations, side by side: an answer or an error for each, in their order.
 
-    def want_room(self, writer: Writer) -> None:
-        """Called by a writer that has told somebody EAGAIN: make room, and call it when there is some."""
-        self._room_wanted[writer] = None
-        for other in tuple(self.dirty_writers) if self.dirty >= self.dirty_limit else (writer,):
-            other.flush()
+        :raises OSError: EBADF: the file system is closed.
+        """
+        return await steps.run_all(self.engine, batch)
 
-    def dirtied(self, writer: Writer, count: int) -> None:
-        """Called by a writer when its buffer has taken ``count`` bytes."""
-        self.dirty += count
-        self.cache.reserve(count)
-        self.dirty_writers.add(writer)
+    async def run_chain(self, program: Callable[[], Steps[R]]) -> R:
+        """Run a program of operations (:mod:`dboxfs.fsapi.chain`) to its end, with one hop to a worker where
+        the driver can.
 
-    def cleaned(self, writer: Writer, count: int) -> None:
-        """Called by a writer when ``count`` bytes of its buffer are written or forgotten."""
-        self.dirty -= count
-        self.cache.reserve(-count)
-        if not writer.dirty:
-            self.dirty_writers.discard(writer)
-        if count and self._room_wanted and self._token is not None:
-            self._token.run_sync_soon(self._tell_room, idempotent=True)
+        :raises OSError: an operation's, if the program lets it out; EBADF: the file system is closed.
+        """
+        return await steps.run_chain(self.engine, program)
 
-    def _tell_room(self) -> None:
-        waiting, self._room_wanted = self._room_wanted, {}
-        for writer in waiting:
-            writer.on_progress()
+    @property
+    def driver(self) -> Driver:
+        """The driver that carries out the operations."""
+        return self.engine.driver
+
+    @property
+    def cache(self) -> PageCache:
+        """The daemon's own page cache."""
+        return self.engine.cache
+
+    @property
+    def locks(self) -> LockTable:
+        """The exclusive locks in memory (:meth:`Handle.try_lock`)."""
+        return self.engine.locks
+
+    @property
+    def limits(self) -> Limits:
+        """What was chosen for this file system."""
+        return self.engine.limits
+
+    # -- inside ------------------------------------------------------------------------------------------
 
     def _temporary_name(self) -> str:
         if self._process.pid != os.getpid():
             self._process = Process.this()
-        return self._process.temporary_name(self._creates)
+        return self._process.temporary_name(self.engine.counters.creates)
 
     def _open_by_worker(self, handle: Handle, op: Op[Opened], *, background: bool = False) -> Handle:
-        if self._state != "running":
+        if not self.engine.running:
             handle.open_failed(os_error(errno.EBADF, handle.path))
             return handle
-        self._handles.add(handle)
+        self.engine.handles.add(handle)
         handle.begin_open()
-        self.submit(op, handle.open_done, background=background)
+        self.engine.submit(op, handle.open_done, background=background)
         return handle
 
     def _open_inline(self, handle: Handle, nofollow: bool) -> bool:
@@ -367,7 +330,7 @@ class FileSystem:
         if fd is None:
             return False
         handle.open_inline(fd)
-        self._inline_opens += 1
+        self.engine.counters.inline_opens += 1
         return True
 
     async def _run(self, op: Op[R]) -> R:
@@ -376,8 +339,7 @@ class FileSystem:
 
     async def _run_all(self, batch: Sequence[Op[R]]) -> list[R]:
         """Run operations side by side and give their answers in order; the first error is raised."""
-        if self._state != "running":
-            raise os_error(errno.EBADF)
+        self.engine.check_running()
         if not batch:
             await trio.lowlevel.checkpoint()
             return []
@@ -398,7 +360,7 @@ class FileSystem:
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.checkpoint_if_cancelled()
-        jobs = [self.submit(op, done) for op in batch]
+        jobs = [self.engine.submit(op, done) for op in batch]
         await trio.lowlevel.wait_task_rescheduled(abort)
         return [job.value() for job in jobs]
 

@@ -25,17 +25,15 @@ import errno
 import os
 from collections.abc import Callable, Hashable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 
-from dboxfs.fsapi import ops
+from dboxfs.fsapi import ops, steps
+from dboxfs.fsapi.engine import Engine
 from dboxfs.fsapi.ops import Job, Opened, fresh, os_error
-from dboxfs.fsapi.reading import Reader
-from dboxfs.fsapi.writing import Writer
-
-if TYPE_CHECKING:
-    from dboxfs.fsapi.filesystem import FileSystem
+from dboxfs.fsapi.reader import Reader
+from dboxfs.fsapi.writer import Writer
 
 Callback = Callable[[Any], None]
 
@@ -48,13 +46,13 @@ class Handle:
     :ivar path: the file's name; of a new file, its final name (:meth:`commit` may change it).
     """
 
-    def __init__(self, fs: FileSystem, path: str) -> None:
+    def __init__(self, engine: Engine, path: str) -> None:
         self.path = path
-        self._fs = fs
-        self._driver = fs.driver
+        self._engine = engine
+        self._driver = engine.driver
         self._fd = -1
         self._nowait: Callable[[int, int, int], bytes | None] | None = None
-        self._reader = Reader(fs, self._call_input, self._release)
+        self._reader = Reader(engine, self._call_input, self._release)
         self._arrived = self._reader.arrived
         self._readahead = self._reader.readahead
         self._wanted: tuple[int, int] | None = None
@@ -175,7 +173,7 @@ class Handle:
             self._nowait_failed(error)
             return None
         if data is not None:
-            self._fs.inline_reads += 1
+            self._engine.counters.inline_reads += 1
             end = offset + len(data)
             if end > self._readahead.mark:
                 self._reader.ahead(len(data), offset)
@@ -257,14 +255,14 @@ class Handle:
         """
         writer = self._for_writing()
         target = os.path.abspath(filename or writer.path)
-        self._fs.locks.extend(self, target)
+        self._engine.locks.extend(self, target)
         try:
             writer.commit(filename)
         except BlockingIOError:
             raise
         except OSError:
             if target != os.path.abspath(self.path) or writer.temporary is not None:
-                self._fs.locks.retract(self, target)
+                self._engine.locks.retract(self, target)
             raise
         finally:
             self.path = writer.path
@@ -340,11 +338,11 @@ class Handle:
             raise os_error(errno.EBADF, self.path)
         if not self._driver.capabilities.locks:
             raise os_error(errno.EOPNOTSUPP, self.path)
-        return self._fs.locks.acquire(self, self._lock_keys())
+        return self._engine.locks.acquire(self, self._lock_keys())
 
     def unlock(self) -> None:
         """Give the lock back, if this handle has it."""
-        self._fs.locks.release(self)
+        self._engine.locks.release(self)
 
     def _lock_keys(self) -> list[Hashable]:
         new = self._writer is not None and self._writer.temporary
@@ -353,6 +351,52 @@ class Handle:
             status = self.stat()
             keys.append((status.st_dev, status.st_ino))
         return keys
+
+    # -- for protocols that go on where a commit doesn't fit ----------------------------------------------
+
+    async def settle(self) -> int:
+        """Bring all that was written to the file and give the driver's number of that file.
+
+        Nothing is made durable and no name is given.  The number is good until the handle is closed.  A
+        checkpoint only if it has to wait.
+
+        :raises OSError: the open or a write failed; EBADF: closed.
+        """
+        await self.wait_open()
+        writer = self._writer
+        while writer is not None and not writer.settled:
+            await self.writable()
+            writer.check()
+            writer.flush()
+            if not writer.settled:
+                await self._park()
+        if writer is not None:
+            writer.check()
+        return self._fd
+
+    async def sync(self) -> None:
+        """Make all that was written durable (unless the file system does without).  No commit: a new file has
+        no name of its own yet.
+
+        Nothing may be written through the handle meanwhile.  Cancellation is not heard while the sync is on
+        its way.
+
+        :raises OSError: a write or the sync failed, and bytes may be lost; EBADF: closed.
+        """
+        fd = await self.settle()
+        await steps.run(self._engine, ops.Sync(fd, self.size, self._engine.limits.sync))
+
+    def hand_over(self) -> str:
+        """Give a new file, settled and never committed, to the caller; gives its temporary name.
+
+        The handle goes on reading what it wrote.  It must not write any more, and when it is closed it leaves
+        the file.
+
+        :raises ValueError: there is no such file.
+        """
+        if self._writer is None:
+            raise ValueError(f"{self.path}: no new file that could be handed over")
+        return self._writer.hand_over()
 
     # -- the end -----------------------------------------------------------------------------------------
 
@@ -367,7 +411,7 @@ class Handle:
         self._closed = True
         self._nowait = None
         self._input = self._output = None
-        self._fs.forget(self)
+        self._engine.handles.discard(self)
         self._reader.close()
         self._wake()
         if self._writer is not None:
@@ -435,7 +479,7 @@ class Handle:
         self._stat = opened.stat
         self._reader.opened(opened.fd, opened.stat.st_size)
         if self._writer is not None:
-            self._fs.locks.extend(self, (opened.stat.st_dev, opened.stat.st_ino))
+            self._engine.locks.extend(self, (opened.stat.st_dev, opened.stat.st_ino))
             self._writer.opened(opened.fd, opened.stat.st_size)
         elif self._closed:
             return
@@ -526,16 +570,16 @@ class Handle:
         if self._writer is not None and not self._writer.finished:
             return
         self._releasing = True
-        self._fs.locks.release(self)
+        self._engine.locks.release(self)
         fd, self._fd = self._fd, -1
         if fd < 0 or (self._writer is None and self._driver.close_nowait(fd)):
             self._set_released()
         else:
-            self._fs.submit(ops.Close(fd), self._close_done)
+            self._engine.submit(ops.Close(fd), self._close_done)
 
     def _close_done(self, job: Job[None]) -> None:
         if job.error is not None:
-            self._fs.lost_errors += 1
+            self._engine.counters.lost_errors += 1
         self._set_released()
 
     def _set_released(self) -> None:

@@ -7,10 +7,15 @@ belong together, so that a fault or a crash can be put between any two steps of 
 
 An open file is an ``int`` that the driver gave out (a descriptor for drivers over the operating system).
 No operation overwrites bytes: :class:`Append` writes at the end, :class:`Truncate` takes back an append.
+
+A lock (:class:`TryLock`) belongs to the *open file* that took it and ends with its :class:`Close` at the
+latest; two open files of one process exclude each other like those of two processes.  No operation waits for
+a lock: the caller asks again.
 """
 
 from __future__ import annotations
 
+import enum
 import errno
 import os
 from collections.abc import Callable
@@ -232,6 +237,68 @@ class Rmdir(Op[None]):
 
     kind: ClassVar[str] = "rmdir"
     path: str
+
+
+# -- files that other programs write too --------------------------------------------------------------------
+
+
+class LockKind(enum.Enum):
+    """Which lock of the operating system.
+
+    RECORD: a write lock of fcntl(2) on the whole file, as an open-file-description lock: it conflicts with
+    the ordinary record locks of other processes, and closing another descriptor of the file does not drop it.
+    FLOCK: flock(2), exclusive.
+    """
+
+    RECORD = "record"
+    FLOCK = "flock"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenShared(Op[Opened]):
+    """Open an existing regular file for reading and appending; ELOOP if the name is a symbolic link."""
+
+    kind: ClassVar[str] = "open_shared"
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class TryLock(Op[bool]):
+    """Lock an open file exclusively; False: somebody else has it.  Locked already: True."""
+
+    kind: ClassVar[str] = "try_lock"
+    fd: int
+    lock: LockKind
+
+
+@dataclass(frozen=True, slots=True)
+class SyncAll(Op[None]):
+    """Make everything durable that was written to the file system on which an open file lies: data and names.
+
+    For somebody who has written many files and would wait for each of them otherwise (syncfs(2)).
+    """
+
+    kind: ClassVar[str] = "sync_all"
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRange(Op[Appended]):
+    """Append ``size`` bytes of another open file, from its ``offset`` on, without taking them into memory.
+
+    EBUSY if the target is not ``expected`` bytes long: another program has written to it.  An error after
+    some bytes is part of the answer; fewer bytes without an error mean that the source has no more.
+    """
+
+    kind: ClassVar[str] = "copy_range"
+    source_fd: int
+    offset: int
+    size: int
+    fd: int
+    expected: int
+
+
+# -- one operation on its way -------------------------------------------------------------------------------
 
 
 class Job(Generic[R]):

@@ -120,7 +120,7 @@ async def run(
         try:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
                 nursery.start_soon(_terminate_on, signals)
-                nursery.start_soon(_report_ready, mountpoint, fs.readahead, ready)
+                nursery.start_soon(_report_ready, mountpoint, fs.limits.readahead, ready)
                 if operations.follower is not None:
                     spawn(operations.follower.run)
                 if isinstance(operations, WritableOperations):

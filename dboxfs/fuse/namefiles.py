@@ -34,8 +34,7 @@ import trio
 
 from dboxfs.fsapi import Peek, PeekResult, ops
 from dboxfs.fsapi.chain import Steps
-from dboxfs.fsapi.lock_ops import LockKind, OpenShared, TryLock
-from dboxfs.fsapi.ops import Opened
+from dboxfs.fsapi.ops import LockKind, Opened, OpenShared, TryLock
 from dboxfs.fuse.names import Line, WrittenNames, decode_lines, encode_line
 from dboxfs.store import Folder, Mailbox, Store
 from dboxfs.store.writing.disk import AppendFile, Disk, check_appended

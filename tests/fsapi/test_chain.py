@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, MemoryDriver, ThreadsDriver, UringDriver, ops
-from dboxfs.fsapi.chain import Steps, run_chain
-from dboxfs.fsapi.driver import Driver
+from dboxfs.fsapi.chain import Steps
+from dboxfs.fsapi.drivers.base import Driver
 from dboxfs.fsapi.types import Permissions
 
 DRIVERS: list[Callable[[], Driver]] = [
@@ -44,9 +44,9 @@ async def test_a_program_gets_the_answers_and_gives_its_own(
 ) -> None:
     async with FileSystem(driver()) as fs:
         path = "/file" if "memory" in request.node.name else str(tmp_path / "file")
-        assert await run_chain(fs, saving(path, b"text")) == b"tex"
+        assert await fs.run_chain(saving(path, b"text")) == b"tex"
         with pytest.raises(FileExistsError):
-            await run_chain(fs, saving(path, b"other"))
+            await fs.run_chain(saving(path, b"other"))
         assert (await fs.stat(path)).st_size == 4
 
 
@@ -62,7 +62,7 @@ async def test_a_program_can_go_on_after_an_error(driver: Callable[[], Driver], 
         return "there"
 
     async with FileSystem(driver()) as fs:
-        assert await run_chain(fs, program) == "missing"
+        assert await fs.run_chain(program) == "missing"
 
 
 @pytest.mark.parametrize("number", range(5))
@@ -71,7 +71,7 @@ async def test_a_fault_can_be_put_at_every_step(tmp_path: Path, number: int) -> 
     driver = FaultsDriver(ThreadsDriver(2), [Fault(kinds[number], 1, error=5)])
     async with FileSystem(driver) as fs:
         with pytest.raises(OSError, match="Input/output error"):
-            await run_chain(fs, saving(str(tmp_path / "file"), b"text"))
+            await fs.run_chain(saving(str(tmp_path / "file"), b"text"))
     begun = [*kinds[: number + 1], "close"] if number else ["create"]
     assert [kind for kind in kinds if driver.counts[kind]] == list(dict.fromkeys(begun))
 
@@ -79,6 +79,6 @@ async def test_a_fault_can_be_put_at_every_step(tmp_path: Path, number: int) -> 
 async def test_a_chain_takes_one_hop(tmp_path: Path) -> None:
     driver = ThreadsDriver(2)
     async with FileSystem(driver) as fs:
-        await run_chain(fs, saving(str(tmp_path / "file"), b"text"))
+        await fs.run_chain(saving(str(tmp_path / "file"), b"text"))
         assert driver.stats()["jobs"] == 1
     assert os.stat(tmp_path / "file").st_size == 4

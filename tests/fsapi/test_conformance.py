@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dboxfs.fsapi import Driver, Fault, FaultsDriver, MemoryDriver, ThreadsDriver, UringDriver
-from dboxfs.fsapi.conformance import CHECKS, Check, check_driver, run_check
+from dboxfs.fsapi.testing.conformance import CHECKS, Check, check_driver, run_check
 from dboxfs.fsapi.types import Capabilities
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dboxfs.fsapi import FileSystem, Ksm, MemoryDriver, PageCache
-from dboxfs.fsapi.ksm import MERGEABLE, MOST, PAUSE, SMALLEST, UNMERGEABLE, SystemCalls
+from dboxfs.fsapi.cache.ksm import MERGEABLE, MOST, PAUSE, SMALLEST, UNMERGEABLE, SystemCalls
 
 PIECE = 64 << 10
 # proc(5) and Documentation/admin-guide/mm/ksm.rst: the form of the kernel's files
@@ -196,7 +196,7 @@ def test_a_switched_off_ksmd_is_told_of(caplog: pytest.LogCaptureFixture) -> Non
 REAL = """
 import collections, os, re
 from dboxfs.fsapi import Ksm, PageCache
-from dboxfs.fsapi.ksm import _span
+from dboxfs.fsapi.cache.ksm import _span
 
 def flags(data):
     start, _ = _span(data)

@@ -23,10 +23,10 @@ from dboxfs.fsapi import (
     ThreadsDriver,
     UringDriver,
     ops,
-    posix,
 )
-from dboxfs.fsapi.driver import Completions
-from dboxfs.fsapi.nowait import NowaitCalls
+from dboxfs.fsapi.drivers import posix
+from dboxfs.fsapi.drivers.base import Completions
+from dboxfs.fsapi.drivers.nowait import NowaitCalls
 
 
 class Gate:
@@ -99,7 +99,7 @@ async def test_shutdown_does_not_wait_for_a_hanging_operation_and_leaks_no_descr
     tmp_path: Path, hang_open: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").write_bytes(b"x")
-    monkeypatch.setattr("dboxfs.fsapi.filesystem._CLOSE_SECONDS", 0.01)
+    monkeypatch.setattr("dboxfs.fsapi.engine.CLOSE_SECONDS", 0.01)
     before = len(os.listdir("/proc/self/fd"))
     threads = threading.active_count()
     with trio.fail_after(5):
@@ -122,7 +122,7 @@ async def test_completions_that_are_ready_share_a_wake_up(tmp_path: Path) -> Non
             jobs += 1
 
         for _ in range(400):
-            fs.submit(ops.Stat(str(tmp_path)), done)
+            fs.engine.submit(ops.Stat(str(tmp_path)), done)
         while fs.stats()["driver_queue"]:
             pass  # the loop is busy: completions pile up
         with trio.fail_after(5):

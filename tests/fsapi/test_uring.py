@@ -32,12 +32,11 @@ from dboxfs.fsapi import (
     UringDriver,
     choose_driver,
     ops,
-    posix,
-    uring_steps,
 )
-from dboxfs.fsapi import uring_abi as abi
-from dboxfs.fsapi.uring import ENTRIES
-from dboxfs.fsapi.uring_abi import Ring, address_of, new_bytes
+from dboxfs.fsapi.drivers import posix, uring_steps
+from dboxfs.fsapi.drivers import uring_abi as abi
+from dboxfs.fsapi.drivers.uring import ENTRIES
+from dboxfs.fsapi.drivers.uring_abi import Ring, address_of, new_bytes
 
 
 def descriptors() -> int:
@@ -197,7 +196,7 @@ def test_uring_is_taken_only_when_asked_for(caplog: pytest.LogCaptureFixture) ->
 async def test_a_driver_that_gets_no_rings_works_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("dboxfs.fsapi.uring.Ring", refuse(errno.ENOMEM))
+    monkeypatch.setattr("dboxfs.fsapi.drivers.uring.Ring", refuse(errno.ENOMEM))
     (tmp_path / "a").write_bytes(b"x")
     async with FileSystem(UringDriver(2)) as fs, fs.open(str(tmp_path / "a"), OpenMode.APPEND) as handle:
         assert await handle.read(1, 0) == b"x"
@@ -245,8 +244,8 @@ def test_where_a_filter_forbids_io_uring_there_are_threads() -> None:
 
 CLOSING = """
 import gc, os, sys, trio
-from dboxfs.fsapi import FileSystem, UringDriver, filesystem, ops
-filesystem._CLOSE_SECONDS = 0.001
+from dboxfs.fsapi import FileSystem, UringDriver, engine, ops
+engine.CLOSE_SECONDS = 0.001
 
 async def main(kept):
     async with FileSystem(UringDriver(2)) as fs:
@@ -254,7 +253,7 @@ async def main(kept):
         for _ in range(20):
             with trio.move_on_after(0):
                 await fs._run(ops.Read(ends[0], 30_000, 0))
-            fs.submit(ops.Read(ends[0], 30_000, 0), kept.append)
+            fs.engine.submit(ops.Read(ends[0], 30_000, 0), kept.append)
         await trio.sleep(0.001)
 
 for round in range(10):
@@ -302,7 +301,7 @@ async def test_what_was_submitted_together_enters_the_kernel_together(tmp_path: 
         before = fs.stats()["driver_wakeups"]
         jobs: list[ops.Job[bytes]] = []
         for _ in range(400):  # more than the ring takes at once
-            fs.submit(ops.Read(handle._fd, 100, 0), jobs.append)
+            fs.engine.submit(ops.Read(handle._fd, 100, 0), jobs.append)
         assert not jobs, "nothing is answered from inside submit"
         with trio.fail_after(5):
             while len(jobs) < 400:
@@ -540,7 +539,7 @@ async def test_closing_waits_for_nothing_that_hangs(
     make: Callable[[int], Driver], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "hangs").write_bytes(b"x")
-    monkeypatch.setattr("dboxfs.fsapi.filesystem._CLOSE_SECONDS", 0.01)
+    monkeypatch.setattr("dboxfs.fsapi.engine.CLOSE_SECONDS", 0.01)
     before, threads = descriptors(), threading.active_count()
     hanging = Hanging(monkeypatch, ops.Open, "hangs")
     with trio.fail_after(5):

@@ -8,7 +8,7 @@ import zlib
 from dataclasses import dataclass
 
 from dboxfs.fsapi import FileSystem
-from dboxfs.fsapi.memory import MemoryDriver
+from dboxfs.fsapi.drivers.memory import MemoryDriver
 from dboxfs.store.salvage import Found, Gap, Place, open_window, scan_file
 
 HEADER = b"2 M1e C6b00a985\n"

@@ -17,7 +17,7 @@ import pytest
 
 from dboxfs.errors import DboxfsError, NoSuchStore
 from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, ThreadsDriver
-from dboxfs.fsapi.driver import Driver
+from dboxfs.fsapi.drivers.base import Driver
 from dboxfs.store import open_store, parse_location
 from dboxfs.store.converting import Converted, Converter, SourceChanged
 from dboxfs.store.location import UNFINISHED, Kind

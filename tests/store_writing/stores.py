@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 
 from dboxfs.fsapi import FileSystem, ThreadsDriver
-from dboxfs.fsapi.driver import Driver
+from dboxfs.fsapi.drivers.base import Driver
 from dboxfs.store import parse_location
 from dboxfs.store.writing import StoreWriter, WriteOptions
 from tests.live.dovecot import Account, Fetched, Status

@@ -102,7 +102,7 @@ def _state(fs: FileSystem, home: str) -> dict[str, object]:
     return {
         "descriptors": sorted(name for name in names if name.startswith(home)),
         "locks": len(fs.locks),
-        "dirty": fs.dirty,
+        "dirty": fs.engine.dirty,
         "budget": table._budget.used,
         "uploads": len(table._uploads),
         "writing": len(table._opens),

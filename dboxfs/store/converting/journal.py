@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from dboxfs.errors import CorruptFile
 from dboxfs.fsapi import ops
-from dboxfs.fsapi.lock_ops import SyncAll
+from dboxfs.fsapi.ops import SyncAll
 from dboxfs.store.location import UNFINISHED
 from dboxfs.store.writing.disk import AppendFile
 

@@ -18,8 +18,7 @@ from dataclasses import replace
 
 from dboxfs.errors import NoSuchStore, StoreBusy
 from dboxfs.fsapi import FileSystem, ops
-from dboxfs.fsapi.lock_ops import LockKind
-from dboxfs.fsapi.locked import run
+from dboxfs.fsapi.ops import LockKind
 from dboxfs.fsapi.temporary import PREFIX
 from dboxfs.store.converting.journal import Journal, journal_path
 from dboxfs.store.location import UNFINISHED, Kind, Location
@@ -105,12 +104,12 @@ async def open_workplace(
     """
     probe = Disk(fs, like, options)
     try:
-        await run(fs, ops.Mkdir(root, probe.dir_permissions))
+        await fs.run(ops.Mkdir(root, probe.dir_permissions))
     except FileExistsError:
         await _check_entries(fs, root)
     except OSError as exc:
         raise NoSuchStore(f"{root}: {exc.strerror}") from exc
-    owner = await run(fs, ops.Stat(root))
+    owner = await fs.run(ops.Stat(root))
     staged = Location(kind, os.path.join(root, STAGING))
     work = Work(fs, staged, owner, replace(options, fsync=Fsync.NEVER))
     path = journal_path(root)
@@ -130,7 +129,7 @@ async def open_workplace(
 
 async def _check_entries(fs: FileSystem, root: str) -> None:
     try:
-        names = {entry.name for entry in await run(fs, ops.Listdir(root))}
+        names = {entry.name for entry in await fs.run(ops.Listdir(root))}
     except OSError as exc:
         raise NoSuchStore(f"{root}: {exc.strerror}") from exc
     if UNFINISHED not in names and names:

@@ -23,7 +23,7 @@ import numpy as np
 
 from dboxfs.dbox import MESSAGE_HEADER_SIZE, FileHeader, parse_file_header
 from dboxfs.errors import FormatError
-from dboxfs.fsapi.lock_ops import LockKind
+from dboxfs.fsapi.ops import LockKind
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.writing.compose import Composed, Place, Spooled, new_file
 from dboxfs.store.writing.disk import AppendFile

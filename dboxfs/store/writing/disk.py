@@ -16,10 +16,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
 from dboxfs.fsapi import DirEntry, FileSystem, Permissions, ops
-from dboxfs.fsapi.chain import Steps, run_chain
-from dboxfs.fsapi.lock_ops import CopyRange, LockKind, OpenShared, TryLock
-from dboxfs.fsapi.locked import run, run_all
-from dboxfs.fsapi.ops import Appended, Op, Opened
+from dboxfs.fsapi.chain import Steps
+from dboxfs.fsapi.ops import Appended, CopyRange, LockKind, Op, Opened, OpenShared, TryLock
 from dboxfs.fsapi.temporary import Process
 from dboxfs.store.writing.options import WriteOptions
 
@@ -63,18 +61,18 @@ class Disk:
 
         :raises OSError: what the system says.
         """
-        return await run(self.fs, op)
+        return await self.fs.run(op)
 
     async def run_all(self, batch: Sequence[Op[R]]) -> list[R | OSError]:
         """Operations side by side: an answer or an error for each."""
-        return await run_all(self.fs, batch)
+        return await self.fs.run_all(batch)
 
     async def chain(self, program: Callable[[], Steps[R]]) -> R:
         """Operations one after the other with one hop to a worker (:mod:`dboxfs.fsapi.chain`).
 
         :raises OSError: what the program lets out.
         """
-        return await run_chain(self.fs, program)
+        return await self.fs.run_chain(program)
 
     # -- names -------------------------------------------------------------------------------------------
 

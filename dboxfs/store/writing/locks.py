@@ -18,7 +18,7 @@ import trio
 
 from dboxfs.errors import StoreBusy
 from dboxfs.fsapi import ops
-from dboxfs.fsapi.lock_ops import LockKind
+from dboxfs.fsapi.ops import LockKind
 from dboxfs.store.writing.disk import AppendFile, Disk
 from dboxfs.store.writing.options import LockMethod
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dboxfs.fsapi import Handle
-from dboxfs.fsapi.locked import settle
 from dboxfs.store.content import Body
 
 _PIECE = 1 << 20
@@ -62,7 +61,7 @@ class HandleSource:
         return await self.handle.read(size, offset)
 
     async def descriptor(self) -> int | None:
-        return await settle(self.handle)
+        return await self.handle.settle()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import os
 
 from dboxfs.errors import NoSuchStore
 from dboxfs.fsapi import FileSystem, Permissions, ops
-from dboxfs.fsapi.locked import run
 from dboxfs.store.dboxversion import DEFAULT, encode_version, version_path
 from dboxfs.store.location import Location
 from dboxfs.store.writing.errors import StoreExists
@@ -60,8 +59,8 @@ async def _nothing_to_expunge(name: str) -> None:
 
 async def _make_root(fs: FileSystem, root: str, permissions: Permissions) -> os.stat_result:
     try:
-        await run(fs, ops.Mkdir(root, permissions))
+        await fs.run(ops.Mkdir(root, permissions))
     except FileExistsError:
-        if await run(fs, ops.Listdir(root)):
+        if await fs.run(ops.Listdir(root)):
             raise StoreExists(f"{root}: the directory is not empty") from None
-    return await run(fs, ops.Stat(root))
+    return await fs.run(ops.Stat(root))

@@ -32,7 +32,7 @@ from dboxfs.dbox import (
 )
 from dboxfs.errors import FormatError, Unsupported
 from dboxfs.fsapi import ops
-from dboxfs.fsapi.lock_ops import LockKind
+from dboxfs.fsapi.ops import LockKind
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.record import TAIL
 from dboxfs.store.writing import records

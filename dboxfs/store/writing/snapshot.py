@@ -11,7 +11,7 @@ import time
 
 from dboxfs.errors import CorruptFile, FormatError
 from dboxfs.fsapi import Peek, PeekResult, ops
-from dboxfs.fsapi.lock_ops import LockKind
+from dboxfs.fsapi.ops import LockKind
 from dboxfs.index.base import encode_index, parse_log_position
 from dboxfs.index.log import LogHeader, encode_log_header
 from dboxfs.index.state import BASE_HEADER_SIZE, IndexState

@@ -19,7 +19,6 @@ from collections.abc import Iterable
 
 from dboxfs.dbox import RecordWriter, encode_file_header3
 from dboxfs.fsapi import CreateMode, FileSystem, Permissions
-from dboxfs.fsapi.locked import hand_over, settle, sync
 from dboxfs.store.writing.disk import AppendFile, Disk
 from dboxfs.store.writing.message import LineEnds
 from dboxfs.store.writing.outcome import now_seconds
@@ -78,7 +77,7 @@ class Spool:
 
     async def descriptor(self) -> int | None:
         """An open file that holds exactly the message, if this one does."""
-        return None if self.ready else await settle(self._handle)
+        return None if self.ready else await self._handle.settle()
 
     def rollback(self) -> None:
         """Begin again from nothing."""
@@ -92,22 +91,22 @@ class Spool:
 
         :raises OSError: it can't be written.
         """
-        await settle(self._handle)
+        await self._handle.settle()
 
     async def sync(self) -> None:
         """Make everything durable, if commits are.
 
         :raises OSError: it isn't.
         """
-        await sync(self._handle)
+        await self._handle.sync()
 
     async def take(self, disk: Disk) -> AppendFile:
         """The file, with all but the trailer; it is the caller's from now on, under its temporary name.
 
         :raises OSError: something could not be written.
         """
-        await settle(self._handle)
-        path = hand_over(self._handle)
+        await self._handle.settle()
+        path = self._handle.hand_over()
         self.taken = True
         try:
             return await disk.open(path)

@@ -15,7 +15,7 @@ import numpy as np
 from dboxfs.dbox import FileHeader, ForwardParser, NeedMore, next_record, parse_file_header
 from dboxfs.errors import FormatError
 from dboxfs.fsapi import ops
-from dboxfs.fsapi.lock_ops import LockKind
+from dboxfs.fsapi.ops import LockKind
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.writing.disk import AppendFile
 from dboxfs.store.writing.work import Work, message_number

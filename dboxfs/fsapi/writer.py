@@ -28,14 +28,12 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from dboxfs.fsapi import ops
+from dboxfs.fsapi.engine import Engine
 from dboxfs.fsapi.ops import Appended, Job, Op, fresh
 from dboxfs.fsapi.types import CreateMode
-
-if TYPE_CHECKING:
-    from dboxfs.fsapi.filesystem import FileSystem
 
 R = TypeVar("R")
 
@@ -63,7 +61,7 @@ class Writer:
 
     def __init__(
         self,
-        fs: FileSystem,
+        engine: Engine,
         path: str,
         temporary: str | None,
         mode: CreateMode,
@@ -77,7 +75,7 @@ class Writer:
         self.committed = 0
         self.flushed = 0
         self.dirty = 0
-        self._fs = fs
+        self._engine = engine
         self._mode = mode
         self.on_progress = on_progress
         self._on_finished = on_finished
@@ -140,13 +138,13 @@ class Writer:
             raise BlockingIOError(errno.EAGAIN, "a commit is on its way", self.path)
         room = min(self._room(), len(data))
         if room <= 0 and len(data):
-            self._fs.want_room(self)
+            self._engine.want_room(self)
             raise BlockingIOError(errno.EAGAIN, "the write buffer is full", self.path)
         if room:
             whole = room == len(data) and isinstance(data, bytes)
             self._chunks.append(data if whole and isinstance(data, bytes) else bytes(data[:room]))
             self.dirty += room
-            self._fs.dirtied(self, room)
+            self._engine.dirtied(self, room)
             self.step()
         return room
 
@@ -178,7 +176,7 @@ class Writer:
             return False
         if self._room() > 0:
             return True
-        self._fs.want_room(self)
+        self._engine.want_room(self)
         return False
 
     def rollback(self) -> None:
@@ -202,6 +200,21 @@ class Writer:
         """Write what is buffered now, though no cluster is full."""
         self._flush = True
         self.step()
+
+    def has_room(self) -> None:
+        """The engine has room again."""
+        self.on_progress()
+
+    def hand_over(self) -> str:
+        """The file is no longer this writer's: nothing is rolled back, and closing leaves it; gives its name.
+
+        :raises ValueError: it is no new file, or not :attr:`settled`.
+        """
+        if self.temporary is None or not self.settled:
+            raise ValueError(f"{self.path}: no new file that could be handed over")
+        path, self.temporary = self.temporary, None
+        self.committed = self.flushed
+        return path
 
     def slice(self, size: int, offset: int) -> bytes | None:
         """Bytes at ``offset`` from the buffer, b"" behind the end; None: they are in the file."""
@@ -240,7 +253,7 @@ class Writer:
             self._chunks.clear()
             self._run(ops.Append(self._fd, self._in_append), self._appended)
         elif self._commit is _Commit.DATA:
-            self._run(ops.Sync(self._fd, self.flushed, self._fs.sync), self._synced)
+            self._run(ops.Sync(self._fd, self.flushed, self._engine.limits.sync), self._synced)
 
     def _step_close(self) -> None:
         if self.temporary is not None:
@@ -265,13 +278,13 @@ class Writer:
             self.on_progress()
 
         self._busy = True
-        self._fs.submit(op, ended)
+        self._engine.submit(op, ended)
 
     def _appended(self, job: Job[Appended]) -> None:
         chunks, self._in_append = self._in_append, ()
         answer = Appended(0, job.error) if isinstance(job.error, OSError) else job.value()
         self.flushed += answer.written
-        self._fs.written_bytes += answer.written
+        self._engine.counters.written_bytes += answer.written
         rest = _behind(chunks, answer.written)
         if answer.error is None and not self._rollback and not self._closing:
             self._chunks.extendleft(reversed(rest))
@@ -309,7 +322,7 @@ class Writer:
         self._next_directory()
 
     def _next_directory(self) -> None:
-        if self._unsynced_dir and self._fs.sync:
+        if self._unsynced_dir and self._engine.limits.sync:
             self._commit = _Commit.DIRECTORY
         else:
             self._end_commit(None)
@@ -325,7 +338,7 @@ class Writer:
     def _truncated(self, job: Job[None]) -> None:
         self._rollback = False
         if isinstance(job.error, OSError):
-            self._fs.lost_errors += 1
+            self._engine.counters.lost_errors += 1
             self._error = job.error
             self._dead = True
             return
@@ -334,13 +347,16 @@ class Writer:
 
     def _removed(self, job: Job[None]) -> None:
         if isinstance(job.error, OSError):
-            self._fs.lost_errors += 1
+            self._engine.counters.lost_errors += 1
         self._finish()
 
     # -- inside ------------------------------------------------------------------------------------------
 
     def _room(self) -> int:
-        return min(self._fs.write_buffer - self.dirty, self._fs.dirty_limit - self._fs.dirty)
+        return min(
+            self._engine.limits.write_buffer - self.dirty,
+            self._engine.limits.dirty_limit - self._engine.dirty,
+        )
 
     def _is_clean(self) -> bool:
         """Nothing to commit."""
@@ -348,7 +364,7 @@ class Writer:
         return (
             self.temporary is None
             and unchanged
-            and not (self._unsynced_dir and self._fs.sync)
+            and not (self._unsynced_dir and self._engine.limits.sync)
             and self._fd >= 0
         )
 
@@ -375,7 +391,7 @@ class Writer:
 
     def _clean(self, count: int) -> None:
         self.dirty -= count
-        self._fs.cleaned(self, count)
+        self._engine.cleaned(self, count)
 
     def _finish(self) -> None:
         self.finished = True

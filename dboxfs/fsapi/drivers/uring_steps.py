@@ -14,11 +14,12 @@ import stat as stat_module
 from collections.abc import Callable, Generator
 from typing import Any
 
-from dboxfs.fsapi import ops, posix
-from dboxfs.fsapi import uring_abi as abi
+from dboxfs.fsapi import ops
+from dboxfs.fsapi.drivers import posix
+from dboxfs.fsapi.drivers import uring_abi as abi
+from dboxfs.fsapi.drivers.uring_abi import address_of, new_bytes
 from dboxfs.fsapi.ops import Appended, Op, Opened, os_error
 from dboxfs.fsapi.types import Peek, PeekResult
-from dboxfs.fsapi.uring_abi import address_of, new_bytes
 
 Entry = tuple[Any, ...]
 Steps = Generator[Entry, int, Any]

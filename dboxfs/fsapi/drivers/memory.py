@@ -19,11 +19,9 @@ from typing import Any, ClassVar, TypeVar
 import trio
 
 from dboxfs.fsapi import ops
-from dboxfs.fsapi.driver import Completions
-from dboxfs.fsapi.lock_ops import LockKind
-from dboxfs.fsapi.locked import MEMORY_CALLS
-from dboxfs.fsapi.memory_tree import Node, Tree
-from dboxfs.fsapi.ops import Appended, Job, Op, Opened, os_error
+from dboxfs.fsapi.drivers.base import Completions
+from dboxfs.fsapi.drivers.memory_tree import Node, Tree
+from dboxfs.fsapi.ops import Appended, Job, LockKind, Op, Opened, os_error
 from dboxfs.fsapi.types import Capabilities, DirEntry, Peek, PeekResult, Permissions
 
 R = TypeVar("R")
@@ -272,6 +270,32 @@ class MemoryDriver:
     def _rmdir(self, op: ops.Rmdir) -> None:
         self.tree.rmdir(op.path)
 
+    def _open_shared(self, op: ops.OpenShared) -> Opened:
+        node = self.tree.find(op.path, follow=False)
+        if node.is_symlink:
+            raise os_error(errno.ELOOP, op.path)
+        if node.is_dir:
+            raise os_error(errno.EISDIR, op.path)
+        return self._add_file(node, True)
+
+    def _try_lock(self, op: ops.TryLock) -> bool:
+        key = (id(self._file(op.fd).node), op.lock)
+        holder = self.lock_holders.get(key)
+        if holder not in self._files:
+            self.lock_holders[key] = holder = op.fd
+        return holder == op.fd
+
+    def _sync_all(self, op: ops.SyncAll) -> None:
+        self._file(op.fd)  # EBADF
+
+    def _copy_range(self, op: ops.CopyRange) -> Appended:
+        target = self._file(op.fd).node
+        if len(target.data) != op.expected:
+            raise os_error(errno.EBUSY)
+        piece = bytes(self._file(op.source_fd).node.data[op.offset : op.offset + op.size])
+        target.data += piece
+        return Appended(len(piece), None)
+
     _CALLS: ClassVar[dict[type[Op[Any]], Callable[[Any, Any], Any]]] = {
         ops.Open: _open,
         ops.Create: _create,
@@ -293,5 +317,8 @@ class MemoryDriver:
         ops.Unlink: _unlink,
         ops.Mkdir: _mkdir,
         ops.Rmdir: _rmdir,
-        **MEMORY_CALLS,
+        ops.OpenShared: _open_shared,
+        ops.TryLock: _try_lock,
+        ops.SyncAll: _sync_all,
+        ops.CopyRange: _copy_range,
     }

@@ -30,10 +30,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from dboxfs.fsapi.driver import Driver
-from dboxfs.fsapi.threads import ThreadsDriver
-from dboxfs.fsapi.uring import ENTRIES, UringDriver
-from dboxfs.fsapi.uring_abi import Ring
+from dboxfs.fsapi.drivers.base import Driver
+from dboxfs.fsapi.drivers.threads import ThreadsDriver
+from dboxfs.fsapi.drivers.uring import ENTRIES, UringDriver
+from dboxfs.fsapi.drivers.uring_abi import Ring
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 
 import trio
 
-from dboxfs.fsapi import posix
-from dboxfs.fsapi.driver import Completions
-from dboxfs.fsapi.nowait import NowaitCalls
+from dboxfs.fsapi.drivers import posix
+from dboxfs.fsapi.drivers.base import Completions
+from dboxfs.fsapi.drivers.nowait import NowaitCalls
 from dboxfs.fsapi.ops import Job, Op
 from dboxfs.fsapi.types import Capabilities
 

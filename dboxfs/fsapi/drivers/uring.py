@@ -27,11 +27,11 @@ from typing import Any, TypeVar
 
 import trio
 
-from dboxfs.fsapi import uring_abi as abi
+from dboxfs.fsapi.drivers import uring_abi as abi
+from dboxfs.fsapi.drivers.threads import ThreadsDriver
+from dboxfs.fsapi.drivers.uring_abi import Ring
+from dboxfs.fsapi.drivers.uring_steps import STEPS, ByThread, Steps
 from dboxfs.fsapi.ops import Job, Op, os_error
-from dboxfs.fsapi.threads import ThreadsDriver
-from dboxfs.fsapi.uring_abi import Ring
-from dboxfs.fsapi.uring_steps import STEPS, ByThread, Steps
 
 log = logging.getLogger(__name__)
 

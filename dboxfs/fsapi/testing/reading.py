@@ -1,4 +1,4 @@
-"""The checks of :mod:`dboxfs.fsapi.conformance` for handles that read."""
+"""The checks of :mod:`dboxfs.fsapi.testing.conformance` for handles that read."""
 
 from __future__ import annotations
 

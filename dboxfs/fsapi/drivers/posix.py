@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import stat as stat_module
+import struct
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Chain, execute_chain
-from dboxfs.fsapi.locked import POSIX_CALLS
 from dboxfs.fsapi.ops import Appended, Op, Opened, os_error
 from dboxfs.fsapi.types import DirEntry, Peek, PeekResult, Permissions
 
@@ -30,6 +31,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _APPEND_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _CREATE_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_SHARED_FLAGS = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_F_OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)
+# struct flock: l_type, l_whence, l_start, l_len, l_pid (0 is demanded); start 0 and length 0: the whole file
+_WHOLE_FILE = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+_HELD = (errno.EAGAIN, errno.EACCES)
+_NO_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
+_PIECE = 1 << 20
 
 
 def execute(op: Op[R]) -> R:
@@ -263,6 +271,85 @@ def _chain(op: Chain[R]) -> R:
     return execute_chain(op, execute)
 
 
+# -- files that other programs write too --------------------------------------------------------------------
+
+
+def _open_shared(op: ops.OpenShared) -> Opened:
+    fd = os.open(op.path, _SHARED_FLAGS)
+    try:
+        status = os.fstat(fd)
+        if not stat_module.S_ISREG(status.st_mode):
+            raise os_error(errno.EINVAL, op.path)
+        return Opened(fd, status)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _try_lock(op: ops.TryLock) -> bool:
+    try:
+        if op.lock is ops.LockKind.RECORD:
+            fcntl.fcntl(op.fd, _F_OFD_SETLK, _WHOLE_FILE)
+        else:
+            fcntl.flock(op.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _HELD:
+            return False
+        raise
+    return True
+
+
+def _sync_all(op: ops.SyncAll) -> None:
+    if _libc.syncfs(op.fd) == 0:
+        return
+    code = ctypes.get_errno()
+    if code != errno.ENOSYS:
+        raise os_error(code)
+    os.sync()
+
+
+def _copy_range(op: ops.CopyRange) -> Appended:
+    if os.fstat(op.fd).st_size != op.expected:
+        raise os_error(errno.EBUSY)
+    flags = fcntl.fcntl(op.fd, fcntl.F_GETFL)
+    # copy_file_range refuses files that are open for appending; the place to write to is known anyway.
+    fcntl.fcntl(op.fd, fcntl.F_SETFL, flags & ~os.O_APPEND)
+    try:
+        return _copy(op)
+    finally:
+        fcntl.fcntl(op.fd, fcntl.F_SETFL, flags)
+
+
+def _copy(op: ops.CopyRange) -> Appended:
+    done = 0
+    try:
+        while done < op.size:
+            count = os.copy_file_range(
+                op.source_fd, op.fd, op.size - done, op.offset + done, op.expected + done
+            )
+            if count == 0:
+                break
+            done += count
+    except OSError as error:
+        if error.errno in _NO_COPY and done == 0:
+            return _copy_by_hand(op)
+        return Appended(done, error)
+    return Appended(done, None)
+
+
+def _copy_by_hand(op: ops.CopyRange) -> Appended:
+    done = 0
+    try:
+        while done < op.size:
+            piece = os.pread(op.source_fd, min(_PIECE, op.size - done), op.offset + done)
+            if not piece:
+                break
+            done += os.pwrite(op.fd, piece, op.expected + done)
+    except OSError as error:
+        return Appended(done, error)
+    return Appended(done, None)
+
+
 _CALLS: dict[type[Op[Any]], Callable[[Any], Any]] = {
     ops.Open: _open,
     ops.Create: _create,
@@ -285,5 +372,8 @@ _CALLS: dict[type[Op[Any]], Callable[[Any], Any]] = {
     ops.Mkdir: _mkdir,
     ops.Rmdir: _rmdir,
     Chain: _chain,
-    **POSIX_CALLS,
+    ops.OpenShared: _open_shared,
+    ops.TryLock: _try_lock,
+    ops.SyncAll: _sync_all,
+    ops.CopyRange: _copy_range,
 }

@@ -17,17 +17,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import trio
 
 from dboxfs.fsapi import ops
+from dboxfs.fsapi.cache.pages import PAGE, PagedFile
+from dboxfs.fsapi.cache.readahead import Readahead
+from dboxfs.fsapi.engine import Engine
 from dboxfs.fsapi.ops import Job, fresh
-from dboxfs.fsapi.pages import PAGE, PagedFile
-from dboxfs.fsapi.readahead import Readahead
-
-if TYPE_CHECKING:
-    from dboxfs.fsapi.filesystem import FileSystem
 
 _FETCH_LIMIT = 1 << 20
 _PREFETCH_LIMIT = 256 << 10
@@ -91,8 +88,8 @@ class Reader:
     :ivar readahead: the sequential detector.
     """
 
-    def __init__(self, fs: FileSystem, on_arrival: Callable[[], None], on_idle: Callable[[], None]) -> None:
-        self._fs = fs
+    def __init__(self, engine: Engine, on_arrival: Callable[[], None], on_idle: Callable[[], None]) -> None:
+        self._engine = engine
         self._on_arrival = on_arrival
         self._on_idle = on_idle
         self._fd = -1
@@ -100,7 +97,7 @@ class Reader:
         self._on_way: list[Fetch] = []
         self._pages: PagedFile | None = None
         self.arrived: list[Fetch] = []
-        self.readahead = Readahead(fs.readahead)
+        self.readahead = Readahead(engine.limits.readahead)
         self.closed = False
         self.in_flight = 0
 
@@ -112,7 +109,7 @@ class Reader:
     def use_pages(self, status: os.stat_result) -> None:
         """The kernel's cache can't answer for this file: keep its pages here."""
         if self._pages is None and stat.S_ISREG(status.st_mode):
-            self._pages = PagedFile(self._fs.cache, status)
+            self._pages = PagedFile(self._engine.cache, status)
 
     def take(self, size: int, offset: int) -> bytes | None:
         """Bytes that are here, b"" at the end of the file, or None; what a fetch brought is taken once."""
@@ -180,7 +177,7 @@ class Reader:
         if self._pages is None:
             if not self._is_cached(offset) or not self._is_cached(offset + size - 1):
                 self.in_flight += 1
-                self._fs.submit(ops.Advise(self._fd, size, offset), self._advised, background=True)
+                self._engine.submit(ops.Advise(self._fd, size, offset), self._advised, background=True)
             return
         for start, length in self._pages.missing(offset, size, _PREFETCH_LIMIT):
             if self._find(start) is None and self._pages.expect(length):
@@ -206,13 +203,13 @@ class Reader:
     def _start(self, offset: int, size: int, *, background: bool) -> Fetch:
         fetch = Fetch(offset, size, background)
         self._on_way.append(fetch)
-        self._fs.driver_reads += 1
+        self._engine.counters.driver_reads += 1
 
         def done(job: Job[bytes]) -> None:
             self._fetched(fetch, job)
 
         self.in_flight += 1
-        self._fs.submit(ops.Read(self._fd, size, offset), done, background=background)
+        self._engine.submit(ops.Read(self._fd, size, offset), done, background=background)
         return fetch
 
     def _fetched(self, fetch: Fetch, job: Job[bytes]) -> None:
@@ -235,7 +232,7 @@ class Reader:
 
     def _arrive(self, fetch: Fetch, data: bytes) -> None:
         fetch.data = data
-        self._fs.driver_bytes += len(data)
+        self._engine.counters.driver_bytes += len(data)
         if len(data) < fetch.size:
             fetch.eof = not data or fetch.offset + len(data) >= self._size_now()
         if self._pages is not None and not self.closed:
@@ -244,17 +241,17 @@ class Reader:
     def _is_cached(self, offset: int) -> bool:
         """A look at one byte costs a hundredth of a hop."""
         try:
-            return bool(self._fs.driver.read_nowait(self._fd, 1, offset))
+            return bool(self._engine.driver.read_nowait(self._fd, 1, offset))
         except OSError:
             return False  # the hint is only a hint; the reader will meet the error
 
     def _size_now(self) -> int:
-        now = self._fs.driver.stat_nowait(self._fd)
+        now = self._engine.driver.stat_nowait(self._fd)
         return self._known_size if now is None else now.st_size
 
     def _is_behind_the_end(self, offset: int) -> bool:
         """Without a worker; False where that can't be known."""
-        now = self._fs.driver.stat_nowait(self._fd)
+        now = self._engine.driver.stat_nowait(self._fd)
         return now is not None and offset >= now.st_size
 
     def _advised(self, job: Job[None]) -> None:

@@ -1,4 +1,4 @@
-"""The checks of :mod:`dboxfs.fsapi.conformance` for whole operations: attributes, directories, names."""
+"""Checks of whole operations (:mod:`dboxfs.fsapi.testing.conformance`): attributes, directories, names."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import stat
 
 import trio
 
-from dboxfs.fsapi.conformance_reading import fails, make
-from dboxfs.fsapi.conformance_writing import content, names
 from dboxfs.fsapi.filesystem import FileSystem
+from dboxfs.fsapi.testing.reading import fails, make
+from dboxfs.fsapi.testing.writing import content, names
 from dboxfs.fsapi.types import DirEntry, Permissions
 
 

@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Hashable
 
-from dboxfs.fsapi.cache import PageCache
+from dboxfs.fsapi.cache.cache import PageCache
 
 PAGE = 64 << 10
 _SETTLED_NS = 2 * 10**9

@@ -1,4 +1,4 @@
-"""The checks of :mod:`dboxfs.fsapi.conformance` for handles that write, and for locks."""
+"""The checks of :mod:`dboxfs.fsapi.testing.conformance` for handles that write, and for locks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import stat
 
 import trio
 
-from dboxfs.fsapi.conformance_reading import BODY, fails, failure, make, read_nonblocking
 from dboxfs.fsapi.filesystem import FileSystem
 from dboxfs.fsapi.handle import Handle
+from dboxfs.fsapi.testing.reading import BODY, fails, failure, make, read_nonblocking
 from dboxfs.fsapi.types import CreateMode, OpenMode, Permissions
 
 
@@ -149,12 +149,12 @@ async def the_write_buffer_is_bounded(fs: FileSystem, root: str) -> None:
     async with fs.create(path) as handle:
         event = trio.Event()
         handle.set_output_callback(lambda context: event.set())
-        data = os.urandom(5 * fs.write_buffer + 1)
+        data = os.urandom(5 * fs.limits.write_buffer + 1)
         sent = blocked = 0
         while sent < len(data):
             try:
                 took = handle.write(memoryview(data)[sent:])
-                assert 0 < took <= fs.write_buffer, "bytes taken at once"
+                assert 0 < took <= fs.limits.write_buffer, "bytes taken at once"
                 sent += took
             except BlockingIOError:
                 blocked += 1
@@ -163,7 +163,7 @@ async def the_write_buffer_is_bounded(fs: FileSystem, root: str) -> None:
                 else:
                     await event.wait()
                 event = trio.Event()
-            assert fs.stats()["dirty_bytes"] <= fs.write_buffer, "bytes in the buffer"
+            assert fs.stats()["dirty_bytes"] <= fs.limits.write_buffer, "bytes in the buffer"
         assert blocked, "EAGAIN never came"
         assert handle.write(b"") == 0, "no bytes"
         await handle.commit_async()

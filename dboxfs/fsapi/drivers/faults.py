@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import trio
 
 from dboxfs.fsapi import ops
-from dboxfs.fsapi.driver import Completions, Driver
+from dboxfs.fsapi.drivers.base import Completions, Driver
 from dboxfs.fsapi.ops import Appended, Job, Op, Opened, os_error
 
 R = TypeVar("R")

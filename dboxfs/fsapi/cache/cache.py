@@ -50,7 +50,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 
-from dboxfs.fsapi.ksm import Ksm
+from dboxfs.fsapi.cache.ksm import Ksm
 
 CENTRE = 5
 HIGHEST = 10

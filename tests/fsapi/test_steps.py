@@ -1,4 +1,5 @@
-"""Files that other programs write too: what every driver does with the operations of ``lock_ops``."""
+"""Files that other programs write too: what every driver does with the operations for them, and single steps
+run to their end."""
 
 from __future__ import annotations
 
@@ -14,9 +15,8 @@ from pathlib import Path
 import pytest
 
 from dboxfs.fsapi import FaultsDriver, FileSystem, MemoryDriver, Permissions, ThreadsDriver, ops
-from dboxfs.fsapi.driver import Driver
-from dboxfs.fsapi.lock_ops import CopyRange, LockKind, OpenShared, SyncAll, TryLock
-from dboxfs.fsapi.locked import run, run_all, settle
+from dboxfs.fsapi.drivers.base import Driver
+from dboxfs.fsapi.ops import CopyRange, LockKind, OpenShared, SyncAll, TryLock
 
 DRIVERS: dict[str, Callable[[], Driver]] = {
     "threads": ThreadsDriver,
@@ -37,8 +37,8 @@ async def files(name: str, tmp_path: Path) -> AsyncIterator[tuple[FileSystem, st
 
 
 async def put(fs: FileSystem, path: str, data: bytes) -> int:
-    opened = await run(fs, ops.Create(path, Permissions()))
-    await run(fs, ops.Append(opened.fd, (data,)))
+    opened = await fs.run(ops.Create(path, Permissions()))
+    await fs.run(ops.Append(opened.fd, (data,)))
     return opened.fd
 
 
@@ -47,31 +47,31 @@ async def put(fs: FileSystem, path: str, data: bytes) -> int:
 async def test_a_lock_belongs_to_one_open_file(name: str, tmp_path: Path, kind: LockKind) -> None:
     async with files(name, tmp_path) as (fs, directory):
         path = f"{directory}/log"
-        await run(fs, ops.Close(await put(fs, path, b"x")))
-        one = (await run(fs, OpenShared(path))).fd
-        two = (await run(fs, OpenShared(path))).fd
-        assert await run(fs, TryLock(one, kind))
-        assert await run(fs, TryLock(one, kind))
-        assert not await run(fs, TryLock(two, kind))
-        other = (await run(fs, OpenShared(path))).fd
-        await run(fs, ops.Close(other))
-        assert not await run(fs, TryLock(two, kind))
-        await run(fs, ops.Close(one))
-        assert await run(fs, TryLock(two, kind))
-        await run(fs, ops.Close(two))
+        await fs.run(ops.Close(await put(fs, path, b"x")))
+        one = (await fs.run(OpenShared(path))).fd
+        two = (await fs.run(OpenShared(path))).fd
+        assert await fs.run(TryLock(one, kind))
+        assert await fs.run(TryLock(one, kind))
+        assert not await fs.run(TryLock(two, kind))
+        other = (await fs.run(OpenShared(path))).fd
+        await fs.run(ops.Close(other))
+        assert not await fs.run(TryLock(two, kind))
+        await fs.run(ops.Close(one))
+        assert await fs.run(TryLock(two, kind))
+        await fs.run(ops.Close(two))
 
 
 @EVERY
 async def test_a_link_or_directory_is_not_opened(name: str, tmp_path: Path) -> None:
     async with files(name, tmp_path) as (fs, directory):
-        await run(fs, ops.Mkdir(f"{directory}/dir", Permissions(0o700)))
+        await fs.run(ops.Mkdir(f"{directory}/dir", Permissions(0o700)))
         if isinstance(fs.driver, MemoryDriver):
             fs.driver.symlink("dir", f"{directory}/link")
         else:
             os.symlink("dir", f"{directory}/link")
         for entry, code in (("link", errno.ELOOP), ("dir", errno.EISDIR), ("none", errno.ENOENT)):
             with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is looked at
-                await run(fs, OpenShared(f"{directory}/{entry}"))
+                await fs.run(OpenShared(f"{directory}/{entry}"))
             assert caught.value.errno == code
 
 
@@ -80,28 +80,28 @@ async def test_a_range_of_another_file_is_appended(name: str, tmp_path: Path) ->
     async with files(name, tmp_path) as (fs, directory):
         source = await put(fs, f"{directory}/source", bytes(range(256)) * 1000)
         target = await put(fs, f"{directory}/target", b"head")
-        answer = await run(fs, CopyRange(source, 100, 200_000, target, 4))
+        answer = await fs.run(CopyRange(source, 100, 200_000, target, 4))
         assert (answer.written, answer.error) == (200_000, None)
-        answer = await run(fs, CopyRange(source, 255_990, 100, target, 200_004))
+        answer = await fs.run(CopyRange(source, 255_990, 100, target, 200_004))
         assert (answer.written, answer.error) == (10, None)
         with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is looked at
-            await run(fs, CopyRange(source, 0, 10, target, 4))
+            await fs.run(CopyRange(source, 0, 10, target, 4))
         assert caught.value.errno == errno.EBUSY
-        await run(fs, ops.Append(target, (b"tail",)))
+        await fs.run(ops.Append(target, (b"tail",)))
         expected = (bytes(range(256)) * 1000)[100:200_100] + bytes(range(246, 256))
-        assert await run(fs, ops.Read(target, 1 << 20, 0)) == b"head" + expected + b"tail"
+        assert await fs.run(ops.Read(target, 1 << 20, 0)) == b"head" + expected + b"tail"
         for fd in (source, target):
-            await run(fs, ops.Close(fd))
+            await fs.run(ops.Close(fd))
 
 
 @EVERY
 async def test_every_answer_of_a_batch_is_given(name: str, tmp_path: Path) -> None:
     async with files(name, tmp_path) as (fs, directory):
-        await run(fs, ops.Close(await put(fs, f"{directory}/a", b"")))
-        first, second = await run_all(fs, [ops.Unlink(f"{directory}/b"), ops.Unlink(f"{directory}/a")])
+        await fs.run(ops.Close(await put(fs, f"{directory}/a", b"")))
+        first, second = await fs.run_all([ops.Unlink(f"{directory}/b"), ops.Unlink(f"{directory}/a")])
         assert isinstance(first, FileNotFoundError)
         assert second is None
-        assert await run_all(fs, []) == []
+        assert await fs.run_all([]) == []
 
 
 @EVERY
@@ -109,8 +109,8 @@ async def test_a_handle_is_settled_without_a_commit(name: str, tmp_path: Path) -
     async with files(name, tmp_path) as (fs, directory):
         async with fs.create(f"{directory}/new") as handle:
             await handle.write_all(b"some bytes")
-            fd = await settle(handle)
-            assert await run(fs, ops.Read(fd, 100, 0)) == b"some bytes"
+            fd = await handle.settle()
+            assert await fs.run(ops.Read(fd, 100, 0)) == b"some bytes"
             with pytest.raises(FileNotFoundError):
                 await fs.stat(f"{directory}/new")
         assert await fs.listdir(directory) == []
@@ -134,12 +134,12 @@ async def test_the_lock_of_another_program_is_respected(tmp_path: Path) -> None:
     try:
         assert ready.wait(30)
         async with FileSystem(ThreadsDriver()) as fs:
-            fd = (await run(fs, OpenShared(str(path)))).fd
-            assert not await run(fs, TryLock(fd, LockKind.RECORD))
+            fd = (await fs.run(OpenShared(str(path)))).fd
+            assert not await fs.run(TryLock(fd, LockKind.RECORD))
             done.set()
             process.join(30)
-            assert await run(fs, TryLock(fd, LockKind.RECORD))
-            await run(fs, ops.Close(fd))
+            assert await fs.run(TryLock(fd, LockKind.RECORD))
+            await fs.run(ops.Close(fd))
     finally:
         done.set()
         process.join(30)
@@ -149,8 +149,8 @@ async def test_the_lock_of_another_program_is_respected(tmp_path: Path) -> None:
 async def test_a_whole_file_system_can_be_made_durable(name: str, tmp_path: Path) -> None:
     async with files(name, tmp_path) as (fs, directory):
         fd = await put(fs, f"{directory}/file", b"text")
-        await run(fs, SyncAll(fd))
-        await run(fs, ops.Close(fd))
+        await fs.run(SyncAll(fd))
+        await fs.run(ops.Close(fd))
         with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is looked at
-            await run(fs, SyncAll(1 << 20))
+            await fs.run(SyncAll(1 << 20))
         assert caught.value.errno == errno.EBADF

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from dboxfs.fsapi import conformance_names, conformance_reading, conformance_writing
-from dboxfs.fsapi.driver import Driver
+from dboxfs.fsapi.drivers.base import Driver
 from dboxfs.fsapi.filesystem import FileSystem
+from dboxfs.fsapi.testing import names as conformance_names
+from dboxfs.fsapi.testing import reading as conformance_reading
+from dboxfs.fsapi.testing import writing as conformance_writing
 
 Factory = Callable[[], tuple[Driver, str]]
 Check = Callable[[FileSystem, str], Awaitable[None]]

@@ -1,0 +1,197 @@
+"""What handles and whole operations share: the driver, the cache, the locks in memory, the room for unwritten
+bytes, the counters.
+
+The engine is the lowest part of the file API that has state.  ``FileSystem`` makes one; readers, writers and
+handles are given it and know nothing of ``FileSystem``.
+
+Life: ``new`` -> ``running`` (:meth:`Engine.start`) -> ``closing`` -> ``closed`` (:meth:`Engine.aclose`).
+Operations are accepted while it is running, and from closing handles until it is closed.
+
+Concurrency: everything runs on the event loop's thread; a driver completes operations there.
+
+Room: each writer may buffer ``write_buffer`` bytes, all together ``dirty_limit``.  A writer that told its
+caller EAGAIN asks for room (:meth:`want_room`); when bytes have gone to the driver every one that asked is
+told, once.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import trio
+
+from dboxfs.fsapi.cache.cache import PageCache
+from dboxfs.fsapi.cache.ksm import Ksm
+from dboxfs.fsapi.drivers.base import Driver
+from dboxfs.fsapi.locks import LockTable
+from dboxfs.fsapi.ops import Job, Op, os_error
+
+R = TypeVar("R")
+
+CLOSE_SECONDS = 2.0
+"""Seconds that :meth:`Engine.aclose` waits for operations in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the caller of the file API chose.
+
+    :param readahead: bytes read ahead of a sequential reader, at most.
+    :param write_buffer: bytes that one handle takes before ``write`` says EAGAIN.
+    :param dirty_limit: bytes of all handles together that are written but not yet at the driver.
+    :param sync: a commit waits until data and name are durable.  False, for bulk loads: it doesn't.
+    """
+
+    readahead: int = 1 << 20
+    write_buffer: int = 256 << 10
+    dirty_limit: int = 16 << 20
+    sync: bool = True
+
+
+@dataclass(slots=True)
+class Counters:
+    """Counted since the start; see ``FileSystem.stats``."""
+
+    opens: int = 0
+    inline_opens: int = 0
+    inline_reads: int = 0
+    driver_reads: int = 0
+    driver_bytes: int = 0
+    creates: int = 0
+    written_bytes: int = 0
+    lost_errors: int = 0
+
+
+class Buffered(Protocol):
+    """A writer, as the engine sees it.
+
+    :ivar dirty: bytes in its buffer.
+    """
+
+    dirty: int
+
+    def flush(self) -> None:
+        """Write what is buffered now."""
+        ...
+
+    def has_room(self) -> None:
+        """There is room again: the caller may try once more."""
+        ...
+
+
+class Closable(Protocol):
+    """A handle, as the engine sees it."""
+
+    def close(self) -> None:
+        """Give the file back."""
+        ...
+
+
+@dataclass(eq=False)
+class Engine:
+    """One driver on one event loop; see the module."""
+
+    driver: Driver
+    cache: PageCache
+    limits: Limits
+    ksm: Ksm | None = None
+    locks: LockTable = field(default_factory=LockTable)
+    counters: Counters = field(default_factory=Counters)
+    dirty: int = 0
+    dirty_writers: set[Buffered] = field(default_factory=set)
+    handles: set[Closable] = field(default_factory=set)
+    in_flight: int = 0
+    state: str = "new"
+    _room_wanted: dict[Buffered, None] = field(default_factory=dict)
+    _idle: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+    _token: trio.lowlevel.TrioToken | None = None
+
+    # -- life --------------------------------------------------------------------------------------------
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Start the driver.  A checkpoint."""
+        if self.state != "new":
+            raise RuntimeError("a FileSystem can be started once")
+        self._token = trio.lowlevel.current_trio_token()
+        await self.driver.start(nursery)
+        self.state = "running"
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        """Close every handle, wait for what is in flight (:data:`CLOSE_SECONDS` at most) and stop the driver.
+
+        Not cancellable; an operation that hangs longer than that is left to itself.
+        """
+        if self.state != "running":
+            self.state = "closed"
+            return
+        self.state = "closing"
+        for handle in tuple(self.handles):
+            handle.close()
+        with trio.move_on_after(CLOSE_SECONDS, shield=True):
+            while self.in_flight:
+                await self._idle.park()
+        self.state = "closed"
+        with trio.CancelScope(shield=True):
+            await self.driver.aclose()
+        self.cache.merge(None)
+
+    @property
+    def running(self) -> bool:
+        """Whether operations are accepted."""
+        return self.state == "running"
+
+    def check_running(self) -> None:
+        """
+        :raises OSError: EBADF: not started yet, or closed.
+        """
+        if self.state != "running":
+            raise os_error(errno.EBADF)
+
+    # -- operations --------------------------------------------------------------------------------------
+
+    def submit(self, op: Op[R], done: Callable[[Job[R]], None], *, background: bool = False) -> Job[R]:
+        """Hand an operation to the driver and count it as in flight until ``done`` has been called."""
+
+        def finished(job: Job[R]) -> None:
+            self.in_flight -= 1
+            try:
+                done(job)
+            finally:
+                if not self.in_flight and self.state == "closing":
+                    self._idle.unpark_all()
+
+        self.in_flight += 1
+        return self.driver.submit(op, finished, background=background)
+
+    # -- room for unwritten bytes ------------------------------------------------------------------------
+
+    def want_room(self, writer: Buffered) -> None:
+        """A writer has told its caller EAGAIN: make room, and tell the writer when there is some."""
+        self._room_wanted[writer] = None
+        full = self.dirty >= self.limits.dirty_limit
+        for other in tuple(self.dirty_writers) if full else (writer,):
+            other.flush()
+
+    def dirtied(self, writer: Buffered, count: int) -> None:
+        """A writer's buffer has taken ``count`` bytes."""
+        self.dirty += count
+        self.cache.reserve(count)
+        self.dirty_writers.add(writer)
+
+    def cleaned(self, writer: Buffered, count: int) -> None:
+        """``count`` bytes of a writer's buffer are written or forgotten."""
+        self.dirty -= count
+        self.cache.reserve(-count)
+        if not writer.dirty:
+            self.dirty_writers.discard(writer)
+        if count and self._room_wanted and self._token is not None:
+            self._token.run_sync_soon(self._tell_room, idempotent=True)
+
+    def _tell_room(self) -> None:
+        waiting, self._room_wanted = self._room_wanted, {}
+        for writer in waiting:
+            writer.has_room()

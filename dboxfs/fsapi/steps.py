@@ -1,0 +1,84 @@
+"""Run operations to their end: for protocols that are made of many single steps.
+
+Who follows a protocol has to know which of its steps were done.  Cancellation therefore never drops a step
+that was submitted: each function here returns when all of its operations have ended, and the caller hears of
+the cancellation at its next checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import trio
+
+from dboxfs.fsapi.chain import Chain, Steps
+from dboxfs.fsapi.engine import Engine
+from dboxfs.fsapi.ops import Job, Op
+
+R = TypeVar("R")
+
+
+async def run(engine: Engine, op: Op[R]) -> R:
+    """Run one operation.  Not a checkpoint for cancellation.
+
+    :raises OSError: the operation's; EBADF: the file system is closed.
+    """
+    (answer,) = await run_all(engine, [op])
+    if isinstance(answer, OSError):
+        raise answer
+    return answer
+
+
+async def run_all(engine: Engine, batch: Sequence[Op[R]]) -> list[R | OSError]:
+    """Run operations side by side: an answer or an error for each, in their order.
+
+    :raises OSError: EBADF: the file system is closed.
+    """
+    engine.check_running()
+    missing = len(batch)
+    over = trio.Event()
+
+    def done(job: Job[R]) -> None:
+        nonlocal missing
+        missing -= 1
+        if not missing:
+            over.set()
+
+    jobs = [engine.submit(op, done) for op in batch]
+    if jobs:
+        with trio.CancelScope(shield=True):
+            await over.wait()
+    answers: list[R | OSError] = []
+    for job in jobs:
+        try:
+            answers.append(job.value())
+        except OSError as error:
+            answers.append(error)
+    return answers
+
+
+async def run_chain(engine: Engine, program: Callable[[], Steps[R]]) -> R:
+    """Run a program (:mod:`dboxfs.fsapi.chain`): by one worker, or, where the driver has no chains, operation
+    by operation.
+
+    :raises OSError: an operation's, if the program lets it out; EBADF: the file system is closed.
+    """
+    if engine.driver.capabilities.chains:
+        return await run(engine, Chain(program))
+    return await _run_stepwise(engine, program())
+
+
+async def _run_stepwise(engine: Engine, steps: Steps[R]) -> R:
+    try:
+        op = next(steps)
+        while True:
+            try:
+                answer = await run(engine, op)
+            except OSError as error:
+                op = steps.throw(error)
+            else:
+                op = steps.send(answer)
+    except StopIteration as end:
+        result: R = end.value
+        return result
