@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import time
@@ -18,9 +19,9 @@ from dboxfs.store import parse_location
 from dboxfs.store.checking import CheckOptions, Finding, Severity, check_store
 from dboxfs.store.writing import records
 from tests.checking.stores import DRIVERS, tree
-from tests.live.dovecot import Account, Dovecot
+from tests.live.dovecot import Account, Append, Dovecot
 from tests.live.mounts import DBOXFS, dboxfs
-from tests.store_writing.stores import body, writing
+from tests.store_writing.stores import RESYNC, body, writing
 
 Damage = Callable[[Path], object]
 
@@ -57,7 +58,7 @@ def new_guid(path: Path) -> None:
 
 
 def lose_indexes(directory: Path) -> None:
-    for path in directory.glob("dovecot.*index*"):
+    for path in directory.rglob("dovecot.*index*"):
         path.unlink()
 
 
@@ -83,6 +84,12 @@ SINGLE: dict[str, tuple[Damage, set[str]]] = {
         {"mailbox-guid"},
     ),
     "a renamed directory": (lambda root: (root / BOX).rename(root / "mailboxes/INBOX/old"), {"stray"}),
+    "a mailbox that Dovecot takes for INBOX": (
+        lambda root: (root / "mailboxes/Other").rename(root / "mailboxes/inbox"), {"hidden"},
+    ),
+    "a mailbox below such a one": (
+        lambda root: shutil.move(root / "mailboxes/Other", root / "mailboxes/Inbox/Other"), {"hidden"},
+    ),
     "messages with one guid": (
         lambda root: twin(root), {"same-guid"},
     ),
@@ -113,7 +120,11 @@ MULTI: dict[str, tuple[Damage, set[str]]] = {
     "a file that the map doesn't have": (
         lambda root: shutil.copy(root / "storage/m.1", root / "storage/m.9"), {"not-in-map"},
     ),
-    "no map": (lambda root: lose_indexes(root / "storage"), {"no-map", "not-in-map"}),
+    "no map": (lambda root: lose_indexes(root / "storage"), {"no-map"}),
+    "no index at all": (lambda root: lose_indexes(root), {"no-map"}),
+    "a mailbox that Dovecot takes for INBOX": (
+        lambda root: (root / "mailboxes/Other").rename(root / "mailboxes/inbox"), {"hidden"},
+    ),
     "a mailbox is gone": (
         lambda root: shutil.rmtree(root / "mailboxes/Other"), {"in-no-mailbox", "refcount-high"},
     ),
@@ -166,8 +177,88 @@ async def test_damage_is_found_and_named(
     assert {finding.code for finding in found} == codes
     for finding in found:
         assert finding.path.startswith(str(store))
-        assert finding.todo
+        assert_costs_in_order(finding.todo)
         assert "\n" not in finding.what
+        assert finding.mailbox is None or finding.mailbox in finding.what
+
+
+def assert_costs_in_order(todo: str) -> None:
+    """Before anything that may lose mail the advice says what to do first, and then what it may lose."""
+    assert todo
+    before, resync, behind = todo.partition("doveadm force-resync")
+    if resync:
+        assert any(word in before for word in ("copy the store", "restore", "avoid")), todo
+        assert ": it " in behind or "rescue or " in before, todo
+    assert re.search(r"(?<!then )\bremove\b", before) is None, todo
+
+
+@pytest.mark.parametrize("utf8", [False, True])
+async def test_a_mailbox_is_called_as_people_read_it(dovecot: Dovecot, utf8: bool) -> None:
+    account = dovecot.account(f"sdbox:{{home}}/mail{':UTF-8' if utf8 else ''}")
+    account.doveadm("mailbox create", "Entwürfe")
+    account.save(body(1), "Entwürfe")
+    (box,) = [path for path in account.root.rglob("dbox-Mails") if path.parent.name.startswith("Entw")]
+    (box / "u.1").unlink()
+    age(box / ".temp.1.P2Q3M4.host", 200_000)
+    done = dboxfs("check", "--unused", account.location)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("error", "warning"))]
+    assert len(lines) == 2
+    assert all("Entwürfe" in line.split(" (")[0] for line in lines), lines
+
+
+def damage_sizes(path: Path) -> None:
+    """The third record of a file has a size field that is no number."""
+    data = path.read_bytes()
+    starts = [at for at in range(len(data)) if data.startswith(b"\x01\x02N ", at)]
+    change(path, starts[2] + 14, b"z" * 15)
+
+
+@pytest.mark.expected_log(*RESYNC, "m.1.broken", "Corrupted dbox file")
+async def test_what_a_repair_dropped_is_told_as_long_as_its_copy_is_there(dovecot: Dovecot) -> None:
+    account = dovecot.account("mdbox:{home}/mail")
+    account.append([Append(body(number)) for number in range(8)])
+    damage_sizes(account.root / "storage/m.1")
+    (finding,) = await findings(account.root)
+    assert (finding.code, finding.mailbox, finding.uid) == ("record-damaged", "INBOX", 3)
+    first, second, third = finding.todo.split("; ")
+    assert first.startswith("copy the store")
+    assert second.startswith("dboxfs rescue")
+    assert third.startswith("doveadm force-resync only at the very end: it can drop every message behind")
+    account.force_resync("INBOX")
+    left = len(account.fetch())
+    (told,) = [one for one in await findings(account.root) if one.code == "broken-copy"]
+    assert (told.count, told.path) == (8 - left, str(account.root / "storage/m.1.broken"))
+    assert left == 2  # what the advice is about
+
+
+async def test_a_copy_of_a_damaged_file_that_has_nothing_else_is_a_note(dovecot: Dovecot) -> None:
+    account = small_account(dovecot, "sdbox")
+    for name in ("u.2", "u.3"):
+        path = account.root / BOX / name
+        shutil.copy(path, path.with_name(f"{name}.broken"))
+    assert await findings(account.root) == []
+    (account.root / BOX / "u.3.broken").write_bytes((account.root / BOX / "u.1").read_bytes())
+    assert await findings(account.root) == []
+    new_guid(account.root / BOX / "u.3.broken")
+    (told,) = await findings(account.root)
+    assert (told.code, told.mailbox, told.count) == ("broken-copy", "INBOX", 1)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_a_log_that_lost_its_end_is_an_error_and_nothing_is_said_to_be_unimportant(
+    dovecot: Dovecot, driver: str
+) -> None:
+    account = small_account(dovecot, driver)
+    log = account.root / LOG
+    size = log.stat().st_size
+    os.truncate(log, size - 3)
+    torn = [one for one in await findings(account.root) if one.code == "torn-log"]
+    (finding,) = torn
+    assert (finding.severity, finding.mailbox, finding.path) == (Severity.ERROR, "INBOX", str(log))
+    assert finding.offset is not None
+    assert finding.offset < size - 3
+    assert "acknowledged messages" in finding.what
+    assert finding.todo.startswith("copy the store")
 
 
 async def test_a_map_that_a_dead_writer_left_is_found(dovecot: Dovecot) -> None:
@@ -195,7 +286,7 @@ def test_the_command_says_what_and_where_and_what_to_do(dovecot: Dovecot) -> Non
     assert done.returncode == 1
     path = account.root / BOX / "u.2"
     assert lines[0] == f"error: INBOX/2: the index has this message, its file is missing ({path})"
-    assert lines[1] == "    restore the file from a backup"
+    assert lines[1].startswith("    restore the file from a backup before any doveadm force-resync: it drops")
     assert lines[-1] == "1 errors, 0 warnings, 0 notes"
     done = dboxfs("check", "--unused", "--json", account.location)
     (finding, summary) = [json.loads(line) for line in done.stdout.splitlines()]

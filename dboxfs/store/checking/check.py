@@ -10,12 +10,12 @@ bytes a message, and a few chunks of files.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dboxfs.errors import NoSuchStore
 from dboxfs.fsapi import FileSystem
+from dboxfs.store.checking.broken import broken_findings
 from dboxfs.store.checking.findings import Finding, Look, Severity, settled
 from dboxfs.store.checking.indexes import (
     Index,
@@ -27,12 +27,14 @@ from dboxfs.store.checking.indexes import (
     version_findings,
 )
 from dboxfs.store.checking.leftovers import leftover_findings
+from dboxfs.store.checking.owners import Owners
 from dboxfs.store.checking.references import ReferencesCheck
-from dboxfs.store.checking.singles import SinglesCheck, unequal_twins
+from dboxfs.store.checking.singles import SinglesCheck, Text, twin_findings
 from dboxfs.store.checking.storage import StorageCheck
 from dboxfs.store.checking.tally import Tally, touched
+from dboxfs.store.checking.tree import tree_findings
 from dboxfs.store.location import Kind, Location
-from dboxfs.store.tree import Found, is_stray, scan_tree
+from dboxfs.store.tree import scan_tree
 
 PATIENCE = (0.5, 1.0, 2.0)
 """Seconds between the looks at what seems wrong while the store is in use."""
@@ -106,16 +108,17 @@ class _Check:
         except OSError as exc:
             raise NoSuchStore(f"{self._location.root}: {exc.strerror}") from exc
         tree = await scan_tree(self._fs, self._location, lambda _: None)
-        names = self._names(tree)
-        await self._strays(tree)
+        names = [folder.name for folder in tree.walk() if folder.selectable]
+        self._emit_all(await tree_findings(self._fs, self._location, tree))
         self._emit_all(await leftover_findings(self._fs, self._location, names))
         self._emit_all(await list_index_findings(self._fs, self._location))
         self._emit_all(await version_findings(self._fs, self._location))
         boxes = [mailbox_index(self._fs, self._location, name) for name in names]
         if self._location.kind is Kind.SDBOX:
-            await self._singles(boxes)
+            guids = await self._singles(boxes)
         else:
-            await self._storage(boxes)
+            guids = await self._storage(boxes)
+        self._emit_all(await broken_findings(self._fs, self._location, boxes, guids))
         for box in boxes:
             self._emit_all(await cache_findings(self._fs, self._location, box))
         self._emit_all(_same_guid(boxes))
@@ -127,48 +130,26 @@ class _Check:
         for finding in findings:
             self._emit(finding)
 
-    def _names(self, tree: Found) -> list[str]:
-        """The mailboxes; what can't be read of the tree is reported."""
-        for folder in tree.walk():
-            if folder.error is not None:
-                path = self._location.mailbox_path(folder.name) if folder.name else self._location.tree
-                what = f"the directory can't be read: {folder.error.strerror}"
-                todo = "restore it from a backup, or check its owner and mode"
-                self._emit(
-                    Finding(Severity.ERROR, "directory", path, what, todo, mailbox=folder.name or None)
-                )
-        return [folder.name for folder in tree.walk() if folder.selectable]
-
-    async def _strays(self, tree: Found) -> None:
-        """Directories that hold a mailbox, but are none for Dovecot."""
-        for folder in tree.walk():
-            if (
-                folder.name
-                and not folder.selectable
-                and await is_stray(self._fs, self._location, folder.name)
-            ):
-                path = os.path.join(self._location.tree, folder.name)
-                what = f"it holds a mailbox, but is not called {self._location.dirname}"
-                todo = "rename it; dboxfs rescue takes it as it is"
-                self._emit(Finding(Severity.ERROR, "stray", path, what, todo, mailbox=folder.name))
-
-    async def _singles(self, boxes: Sequence[Index]) -> None:
-        texts: list[tuple[bytes, int]] = []
+    async def _singles(self, boxes: Sequence[Index]) -> set[bytes]:
+        """Gives the guids of all messages that were found."""
+        texts: list[Text] = []
         for box in boxes:
             check = SinglesCheck(self._fs, self._location, box, self._tally)
             assert box.mailbox is not None
             paths = [box.files.log_path, self._location.mailbox_path(box.mailbox)]
             self._emit_all(await self._settled(check.look, paths))
             texts += check.texts
-        for guid in unequal_twins(texts):
-            what = f"messages of different size have the same guid {guid.hex()}"
-            todo = "they can be read; clients that go by guid may confuse them"
-            self._emit(Finding(Severity.WARNING, "same-guid", self._location.tree, what, todo))
+        self._emit_all(twin_findings(texts))
+        return {text.guid for text in texts}
 
-    async def _storage(self, boxes: Sequence[Index]) -> None:
+    async def _storage(self, boxes: Sequence[Index]) -> set[bytes]:
+        """Gives the guids of all messages that the map has."""
         index = map_index(self._fs, self._location)
         live = bool(self._options.patience)
-        check = StorageCheck(self._fs, self._location, index, self._tally, live)
+        for box in boxes:
+            await read_index(self._fs, box)
+        owners = Owners(boxes)
+        check = StorageCheck(self._fs, self._location, index, self._tally, live, owners)
         paths = [index.files.log_path, self._location.storage]
         done: set[int] = set()
         await read_index(self._fs, index)
@@ -184,11 +165,15 @@ class _Check:
                 async def look(file_id: int = file_id) -> list[Finding]:
                     return await check.look(file_id)
 
-                self._emit_all(await self._settled(look, paths))
+                found = await self._settled(look, paths)
+                self._emit_all([owners.named(one) for one in found])
                 done.add(file_id)
-        references = ReferencesCheck(self._fs, self._location, index, boxes, check.guids)
+        references = ReferencesCheck(self._fs, self._location, index, boxes, check.guids, check.unmapped)
         logs = [box.files.log_path for box in boxes]
-        self._emit_all(await self._settled(references.look, [*paths, *logs]))
+        found = await self._settled(references.look, [*paths, *logs])
+        owners = Owners(boxes)
+        self._emit_all([owners.named(one) for one in found])
+        return set(check.guids.values())
 
     async def _settled(self, look: Look, paths: list[str]) -> list[Finding]:
         async def changing() -> bool:
@@ -214,6 +199,9 @@ def _same_guid(boxes: Sequence[Index]) -> list[Finding]:
         other = first.setdefault(header.guid, box)
         if other is not box:
             what = f"it has the same guid as {other.what}: a directory was copied"
-            todo = "make a new mailbox and move the messages there with a mail client"
+            todo = (
+                "delete neither of them while the map's counts are wrong; then make a new mailbox and move "
+                "the messages of the copy there with a mail client"
+            )
             findings.append(box.found(Severity.ERROR, "mailbox-guid", what, todo))
     return findings

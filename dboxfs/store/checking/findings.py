@@ -21,8 +21,8 @@ MOST_OF_A_KIND = 100
 class Severity(enum.Enum):
     """How bad it is.
 
-    ERROR: messages can't be read, or may get lost.  WARNING: something is left over or contradicts itself,
-    and no message is in danger now.  NOTE: a normal state that is good to know.
+    ERROR: messages can't be read or reached, or may get lost.  WARNING: something is left over or contradicts
+    itself, and no message is in danger now.  NOTE: a normal state that is good to know.
     """
 
     ERROR = "error"

@@ -10,15 +10,12 @@ from dboxfs.fsapi import FileSystem, Peek, PeekResult
 from dboxfs.index.cachefile import CacheFile
 from dboxfs.index.mailbox import MDBOX_HEADER, SDBOX_HEADER, MailboxHeader, mailbox_header
 from dboxfs.index.state import HEADER_FSCKED, IndexState
+from dboxfs.store.checking.advice import COPY, DROPS_FLAGS, rescue_first
 from dboxfs.store.checking.findings import Finding, Severity
 from dboxfs.store.dboxversion import recorded_version, version_path
 from dboxfs.store.indexfiles import IndexFiles
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.names import display_name
-
-FORCE_RESYNC = "doveadm force-resync"
-RESYNC = f"let Dovecot rebuild it: {FORCE_RESYNC}"
-RESCUE = "save what can be saved elsewhere: dboxfs rescue"
 
 _LARGEST_CACHE = 64 << 20
 
@@ -44,12 +41,11 @@ class Index:
         return mailbox_header(self.state) if self.state is not None else None
 
     def found(
-        self, severity: Severity, code: str, what: str, todo: str = "", *, uid: int | None = None
+        self, severity: Severity, code: str, what: str, todo: str = "", offset: int | None = None
     ) -> Finding:
-        """A finding about this index."""
-        return Finding(
-            severity, code, self.files.log_path, f"{self.what}: {what}", todo, mailbox=self.mailbox, uid=uid
-        )
+        """A finding about this index; *offset*: in its log."""
+        what = f"{self.what}: {what}"
+        return Finding(severity, code, self.files.log_path, what, todo, offset, self.mailbox)
 
 
 def mailbox_index(fs: FileSystem, location: Location, name: str) -> Index:
@@ -82,20 +78,25 @@ def index_findings(index: Index) -> list[Finding]:
         path = index.error.path if isinstance(index.error, CorruptFile) else index.files.log_path
         reason = index.error.reason if isinstance(index.error, CorruptFile) else str(index.error.strerror)
         what = f"{index.what}: the index can't be read: {reason}"
-        todo = f"{RESYNC}; or {RESCUE}"
+        todo = rescue_first(DROPS_FLAGS)
         error = Severity.ERROR
         return [Finding(error, "index-unreadable", path, what, todo, offset, index.mailbox)]
     if state is None:
         return []
     findings = []
     if index.log_size > state.head_offset:
-        what = f"{index.log_size - state.head_offset} bytes behind the last whole transaction of the log"
-        todo = "the next writer cuts them off; nothing was saved by them"
-        findings.append(found(Severity.WARNING, "torn-log", what, todo))
+        what = (
+            f"{index.log_size - state.head_offset} bytes behind the last whole transaction of the log: "
+            "a write that died, or the log lost bytes: then acknowledged messages and flags are not shown"
+        )
+        todo = f"{COPY}: Dovecot may drop all since its snapshot; a writable dboxfs mount cuts off that end"
+        findings.append(found(Severity.ERROR, "torn-log", what, todo, state.head_offset))
     if state.header_flags & HEADER_FSCKED:
-        findings.append(found(Severity.WARNING, "fscked", "Dovecot has marked it for a rebuild", RESYNC))
+        what = "Dovecot has marked it for a rebuild, which it does when it opens it"
+        findings.append(found(Severity.WARNING, "fscked", what, rescue_first(DROPS_FLAGS)))
     if state.uid_validity == 0 and len(state):
-        findings.append(found(Severity.ERROR, "no-uidvalidity", "it has messages and no UIDVALIDITY", RESYNC))
+        what = f"it has {len(state)} messages and no UIDVALIDITY"
+        findings.append(found(Severity.ERROR, "no-uidvalidity", what, rescue_first(DROPS_FLAGS)))
     return findings
 
 
@@ -106,14 +107,18 @@ def mailbox_findings(index: Index, kind: Kind) -> list[Finding]:
     if state is None:
         return findings
     if state.deleted:
-        findings.append(found(Severity.NOTE, "deleted", "it is marked as deleted and still there"))
+        what = f"it is marked as deleted and still there, with {len(state)} messages"
+        todo = "Dovecot, or the next writable dboxfs mount, finishes the deletion"
+        findings.append(found(Severity.NOTE, "deleted", what, todo))
     wanted = MDBOX_HEADER if kind is Kind.MDBOX else SDBOX_HEADER
     if header is None or not any(header.guid):
         severity = Severity.ERROR if len(state) else Severity.NOTE
-        findings.append(found(severity, "no-dbox-header", "the index has no dbox header", RESYNC))
+        what = f"the index has no dbox header, and {len(state)} messages"
+        findings.append(found(severity, "no-dbox-header", what, rescue_first(DROPS_FLAGS)))
     elif header.kind != wanted:
         what = f"this is the index of a mailbox of another format ({header.kind.removesuffix('-hdr')})"
-        findings.append(found(Severity.ERROR, "other-format", what, "give the right mail location"))
+        todo = f"give the mail location that Dovecot has: this was read as {kind.value}"
+        findings.append(found(Severity.ERROR, "other-format", what, todo))
     asked = len(state.pending_expunges)
     if asked:
         what = f"{asked} messages are to be expunged at Dovecot's next look"
@@ -132,7 +137,8 @@ async def cache_findings(fs: FileSystem, location: Location, index: Index) -> li
         CacheFile(found.chunks[0])
     except FormatError as exc:
         what = f"{index.what}: the cache file can't be read: {exc.reason}"
-        todo = "nothing is lost: Dovecot makes a new one"
+        dates = ", and with it when messages were saved" if location.kind is Kind.SDBOX else ""
+        todo = f"no message is lost: Dovecot drops it{dates}, and makes a new one"
         return [
             Finding(Severity.WARNING, "cache", path, what, todo, offset=exc.offset, mailbox=index.mailbox)
         ]
@@ -158,6 +164,6 @@ async def version_findings(fs: FileSystem, location: Location) -> list[Finding]:
         await recorded_version(fs, location)
     except (CorruptFile, OSError) as exc:
         what = f"which dbox version new messages get can't be read: {exc}"
-        todo = "write 2 or 3 into it"
+        todo = "write 2 into it if Dovecot uses the store; 3 only where dboxfs init or convert did"
         return [Finding(Severity.ERROR, "version", version_path(location), what, todo)]
     return []

@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterable
 
 from dboxfs.fsapi import FileSystem, Peek, PeekResult
+from dboxfs.store.checking.broken import BROKEN
 from dboxfs.store.checking.findings import Finding, Severity
 from dboxfs.store.location import Location
+from dboxfs.store.names import display_name
 
 TEMPORARY = ".temp."
 TEMPORARY_AGE = 36 * 3600
@@ -31,11 +33,11 @@ async def leftover_findings(fs: FileSystem, location: Location, mailboxes: Itera
         directories[location.alt_storage] = None
     findings: list[Finding] = []
     for directory, mailbox in directories.items():
-        findings += await _directory(fs, directory, mailbox)
+        findings += await _directory(fs, directory, mailbox, utf8=location.utf8)
     return findings
 
 
-async def _directory(fs: FileSystem, directory: str, mailbox: str | None) -> list[Finding]:
+async def _directory(fs: FileSystem, directory: str, mailbox: str | None, *, utf8: bool) -> list[Finding]:
     try:
         entries = await fs.listdir(directory)
     except OSError:
@@ -49,12 +51,14 @@ async def _directory(fs: FileSystem, directory: str, mailbox: str | None) -> lis
         found = _judge(path, age)
         if found is not None and not isinstance(answer, FileNotFoundError):
             severity, code, what, todo = found
+            if mailbox is not None:
+                what = f"{display_name(mailbox, utf8=utf8)}: {what}"
             findings.append(Finding(severity, code, path, what, todo, mailbox=mailbox))
     return findings
 
 
 def _is_suspect(name: str) -> bool:
-    return (
+    return not BROKEN.fullmatch(name) and (
         name.startswith((TEMPORARY, ".dboxfs-"))
         or name in (TRASH, "dboxfs.purge")
         or name.endswith((".broken", ".newlock", ".index.tmp"))
@@ -65,18 +69,23 @@ def _judge(path: str, age: float) -> tuple[Severity, str, str, str] | None:
     name = os.path.basename(path)
     if name.startswith(TEMPORARY):
         if age < TEMPORARY_AGE:
-            return Severity.NOTE, "temporary", "a temporary file: somebody is saving, or died", ""
+            todo = "nothing: it is cleaned away when it is 36 hours old"
+            return Severity.NOTE, "temporary", "a temporary file: somebody is saving, or died", todo
         what = f"a temporary file of {int(age / 3600)} hours ago: a save that died"
-        return Severity.WARNING, "temporary", what, "remove it"
+        todo = "it was not acknowledged: a writable dboxfs mount, or Dovecot, removes it"
+        return Severity.WARNING, "temporary", what, todo
     if name.endswith(".broken"):
-        what = "the copy of a damaged file that Dovecot has repaired"
-        return Severity.NOTE, "broken-copy", what, "remove it if nothing is missing"
+        what = "the copy of a damaged file that was repaired"
+        return Severity.NOTE, "broken-copy", what, "keep it if anything is missing"
     if name == TRASH:
-        return Severity.NOTE, "trash", "a deleted mailbox whose files are still there", "remove it"
+        what = "a deleted mailbox whose files are still there"
+        return Severity.NOTE, "trash", what, "nothing: Dovecot removes it with the next deletion"
     if name == "dboxfs.purge":
         return Severity.WARNING, "purge-died", "a purge was interrupted", "dboxfs purge ends it"
     if name.startswith(".dboxfs-"):
-        return Severity.ERROR, "unfinished", "this store was never finished", "end what makes it"
+        what = "this store was never finished: a conversion into it was interrupted"
+        return Severity.ERROR, "unfinished", what, "give the same command again, or throw the directory away"
     if age < LOCK_AGE:
         return None
-    return Severity.WARNING, "stale-lock", f"a lock file of {int(age)} seconds ago", "remove it"
+    todo = "see that no Dovecot, doveadm or dboxfs is at work on the store, then remove it"
+    return Severity.WARNING, "stale-lock", f"a lock file of {int(age)} seconds ago", todo

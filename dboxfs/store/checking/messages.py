@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from dboxfs.dbox import ExtRef, parse_ext_refs
 from dboxfs.errors import FormatError
 from dboxfs.fsapi import FileSystem, Peek
+from dboxfs.store.checking.advice import DROPS_BEHIND, DROPS_DAMAGED, rescue_first, restore_first
 from dboxfs.store.checking.findings import Finding, Severity
-from dboxfs.store.checking.indexes import RESCUE, RESYNC
 from dboxfs.store.salvage import Found, Gap, Trust
 
 _SAYS = {
@@ -23,7 +23,7 @@ _SAYS = {
 class Who:
     """Which message it is: in words, and by numbers as far as they are known.
 
-    ``needed``: some mailbox has it.
+    ``needed``: some mailbox has it.  ``single``: it has a file of its own (sdbox).
     """
 
     text: str
@@ -31,6 +31,7 @@ class Who:
     uid: int | None = None
     map_uid: int | None = None
     needed: bool = True
+    single: bool = False
 
     def finding(
         self, severity: Severity, code: str, path: str, what: str, todo: str = "", offset: int | None = None
@@ -39,35 +40,55 @@ class Who:
         what = f"{self.text}: {what}"
         return Finding(severity, code, path, what, todo, offset, self.mailbox, self.uid, self.map_uid)
 
+    @property
+    def repair(self) -> str:
+        """What to do about a damaged record or text."""
+        return rescue_first(DROPS_DAMAGED if self.single else DROPS_BEHIND)
 
-def message_findings(found: Found, path: str, who: Who) -> list[Finding]:
-    """What is wrong with a message in itself."""
+
+def message_findings(found: Found, path: str, who: Who, refused: str | None) -> list[Finding]:
+    """What is wrong with a message in itself.
+
+    :param refused: why a reader doesn't show it (:mod:`~dboxfs.store.checking.readable`); None: it does.
+    """
     findings = []
     if found.trust is not Trust.WHOLE:
         code, says = _SAYS[found.trust]
-        severe = who.needed and found.trust is not Trust.DOUBTFUL
+        severe = who.needed and (found.trust is not Trust.DOUBTFUL or refused is not None)
         severity = Severity.ERROR if severe else Severity.WARNING
-        what = f"{says}: {'; '.join(found.problems)}"
-        todo = f"{RESYNC}; or {RESCUE}" if found.trust is Trust.REPAIRED else RESCUE
-        findings.append(who.finding(severity, code, path, what, todo, found.offset))
+        problems = list(found.problems)
+        if refused is not None and refused not in problems:
+            problems.append(f"it can't be read: {refused}")
+        what = f"{says}: {'; '.join(problems)}"
+        findings.append(who.finding(severity, code, path, what, who.repair, found.offset))
+    elif refused is not None:
+        severity = Severity.ERROR if who.needed else Severity.WARNING
+        what = f"it can't be read: {refused}"
+        findings.append(who.finding(severity, "refused", path, what, who.repair, found.offset))
     metadata = found.metadata
     if metadata is None:
         return findings
     try:
         _ = metadata.received, metadata.virtual_size, metadata.physical_size, metadata.pop3_order
     except FormatError as exc:
-        findings.append(who.finding(Severity.WARNING, "metadata", path, exc.reason, RESCUE, exc.offset))
+        if exc.reason != refused:
+            findings.append(
+                who.finding(Severity.WARNING, "metadata", path, exc.reason, who.repair, exc.offset)
+            )
     if metadata.guid is None and found.trust is Trust.WHOLE:
-        what = "the message has no guid"
-        findings.append(who.finding(Severity.WARNING, "no-guid", path, what, RESYNC, found.offset))
+        what = "the message has no guid: clients can't tell it from others"
+        todo = "it can be read; dboxfs convert makes a store in which it has one"
+        findings.append(who.finding(Severity.WARNING, "no-guid", path, what, todo, found.offset))
     return findings
 
 
-def gap_finding(gap: Gap, path: str, mailbox: str | None = None) -> Finding:
-    """Bytes that are no message."""
+def gap_finding(gap: Gap, path: str, who: Who | None = None) -> Finding:
+    """Bytes that are no message.  *who*: whose file it is (sdbox)."""
     severity = Severity.ERROR if gap.offset == 0 else Severity.WARNING
     code = "file-header" if gap.offset == 0 else "garbage"
-    return Finding(severity, code, path, gap.reason, RESCUE, offset=gap.offset, mailbox=mailbox)
+    if who is not None:
+        return who.finding(severity, code, path, gap.reason, who.repair, gap.offset)
+    return Finding(severity, code, path, gap.reason, rescue_first(DROPS_BEHIND), gap.offset)
 
 
 async def attachment_findings(
@@ -92,8 +113,9 @@ async def attachment_findings(
         reason = answer.strerror if isinstance(answer, OSError) else _size_reason(ref, answer.stat.st_size)
         if reason:
             what = f"an attachment of it that is a file of its own: {reason}"
-            todo = "restore it from a backup"
-            findings.append(who.finding(Severity.ERROR, "attachment", one, what, todo))
+            todo = restore_first("the file", DROPS_DAMAGED)
+            severity = Severity.ERROR if who.needed else Severity.WARNING
+            findings.append(who.finding(severity, "attachment", one, what, todo))
     return findings
 
 

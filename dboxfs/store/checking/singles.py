@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,9 +13,19 @@ import trio
 from dboxfs.fsapi import FileSystem
 from dboxfs.index.mailbox import guids
 from dboxfs.index.state import IndexState
+from dboxfs.store.checking.advice import (
+    COPY,
+    DROPS_DAMAGED,
+    DROPS_FLAGS,
+    FORCE_RESYNC,
+    elsewhere,
+    rescue_first,
+    restore_first,
+)
 from dboxfs.store.checking.findings import Finding, Severity
-from dboxfs.store.checking.indexes import FORCE_RESYNC, RESCUE, RESYNC, Index, mailbox_findings, read_index
+from dboxfs.store.checking.indexes import Index, mailbox_findings, read_index
 from dboxfs.store.checking.messages import Who, attachment_findings, gap_finding, message_findings
+from dboxfs.store.checking.readable import open_reader
 from dboxfs.store.checking.tally import Tally
 from dboxfs.store.location import Location
 from dboxfs.store.salvage import Found, Gap, open_window, scan_file
@@ -25,11 +36,22 @@ _AT_ONCE = 8
 _CHUNK = 256 << 10
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A message that was read.  ``guid``: 16 bytes.  ``size``: of its plain text, -1: it was not read."""
+
+    guid: bytes
+    size: int
+    index: Index
+    uid: int
+    path: str
+
+
 @dataclass(slots=True)
 class SinglesCheck:
     """The check of one mailbox.  It may be asked again: what was found to be good is not read again.
 
-    :ivar texts: (guid, plain size) of every message that was read.
+    :ivar texts: every message that was read.
     """
 
     fs: FileSystem
@@ -37,7 +59,7 @@ class SinglesCheck:
     index: Index
     tally: Tally
     good: set[int] = field(default_factory=set)
-    texts: list[tuple[bytes, int]] = field(default_factory=list)
+    texts: list[Text] = field(default_factory=list)
 
     async def look(self) -> list[Finding]:
         """Everything that is wrong with index and files at this moment."""
@@ -48,7 +70,8 @@ class SinglesCheck:
         if state is None:
             if files and self.index.error is None:
                 what = f"there are {len(files)} message files and no index: Dovecot shows an empty mailbox"
-                findings.append(self.index.found(Severity.ERROR, "no-index", what, f"{RESYNC}; or {RESCUE}"))
+                todo = f"{elsewhere(self.location)}; else {rescue_first(DROPS_FLAGS)}"
+                findings.append(self.index.found(Severity.ERROR, "no-index", what, todo))
             await self._read(sorted(files), files, findings)
             return findings
         uids = set(state.uids.tolist())
@@ -72,9 +95,12 @@ class SinglesCheck:
                 entries = await self.fs.listdir(directory)
             except OSError as exc:
                 if exc.errno != errno.ENOENT:
-                    what = f"the directory can't be read: {exc.strerror}"
-                    found = self.index.found(Severity.ERROR, "directory", what)
-                    findings.append(found)
+                    what = f"{self.index.what}: the directory of the messages can't be read: {exc.strerror}"
+                    todo = "restore it from a backup, or check its owner and mode"
+                    error = Severity.ERROR
+                    findings.append(
+                        Finding(error, "directory", directory, what, todo, mailbox=self.index.mailbox)
+                    )
                 continue
             for entry in entries:
                 uid = message_number(entry.name, "u")
@@ -85,13 +111,15 @@ class SinglesCheck:
     def _orphans(self, state: IndexState, uids: list[int], files: dict[int, str]) -> list[Finding]:
         findings = []
         for uid in uids:
-            who = Who(f"{self.index.what}/{uid}", self.index.mailbox, uid)
+            who = self._who(uid)
             if uid < state.next_uid:
                 what = "the file has no record in the index: expunged and not removed, or its record is lost"
-                todo = f"{FORCE_RESYNC} brings it back; remove the file if the message is not wanted"
             else:
-                what = f"the file has no record in the index (next uid {state.next_uid}): a save that died"
-                todo = f"{FORCE_RESYNC} adds it"
+                what = (
+                    f"the file has no record in the index (next uid {state.next_uid}): "
+                    "a save that died, a file that was put back, or its record is lost"
+                )
+            todo = f"{COPY}; dboxfs rescue or {FORCE_RESYNC} brings it back without flags"
             findings.append(who.finding(Severity.WARNING, "no-record", files[uid], what, todo))
         return findings
 
@@ -118,51 +146,74 @@ class SinglesCheck:
                 nursery.start_soon(work)
 
     async def _message(self, uid: int, path: str | None, guid: bytes) -> list[Finding]:
-        who = Who(f"{self.index.what}/{uid}", self.index.mailbox, uid)
+        who = self._who(uid)
         assert self.index.mailbox is not None
         if path is None:
             path = os.path.join(self.location.mailbox_path(self.index.mailbox), f"u.{uid}")
             what = "the index has this message, its file is missing"
-            return [who.finding(Severity.ERROR, "no-file", path, what, "restore the file from a backup")]
+            return [who.finding(Severity.ERROR, "no-file", path, what, restore_first("the file"))]
         try:
-            items = await self._scan(path)
+            items, refused, misled = await self._scan(path)
         except OSError as exc:
             what = f"the file can't be read: {exc.strerror}"
-            return [who.finding(Severity.ERROR, "unreadable", path, what, RESCUE)]
-        findings = [gap_finding(item, path, self.index.mailbox) for item in items if isinstance(item, Gap)]
+            return [who.finding(Severity.ERROR, "unreadable", path, what, restore_first("the file"))]
+        findings = [gap_finding(item, path, who) for item in items if isinstance(item, Gap)]
         messages = [item for item in items if isinstance(item, Found) and not item.inside]
         if not messages:
             what = "there is no message in the file"
-            findings.append(who.finding(Severity.ERROR, "message-damaged", path, what, RESCUE))
+            findings.append(who.finding(Severity.ERROR, "message-damaged", path, what, restore_first("it")))
             return findings
         found = messages[0]
-        findings += message_findings(found, path, who)
+        if misled is not None:
+            findings.append(who.finding(Severity.ERROR, "file-header", path, misled, who.repair, 0))
+        known = any(finding.code == "file-header" for finding in findings)
+        findings += message_findings(found, path, who, None if known else refused)
         if any(guid) and found.guid is not None and found.guid != guid:
             what = f"the index says guid {guid.hex()}, the file {found.guid.hex()}"
-            findings.append(who.finding(Severity.ERROR, "guid", path, what, RESYNC))
+            todo = rescue_first(DROPS_DAMAGED)
+            findings.append(who.finding(Severity.ERROR, "guid", path, what, todo))
         if self.location.attachments is not None and self.index.header is not None:
             suffix = f"-{self.index.header.guid.hex()}-{uid}"
             findings += await attachment_findings(self.fs, found, self.location.attachments, suffix, who)
         self.tally.message(found, who)
-        if found.measured is not None and found.guid is not None:
-            self.texts.append((found.guid, found.measured.plain))
+        if found.guid is not None:
+            size = found.measured.plain if found.measured is not None else -1
+            self.texts.append(Text(found.guid, size, self.index, uid, path))
         return findings
 
-    async def _scan(self, path: str) -> list[Found | Gap]:
+    def _who(self, uid: int) -> Who:
+        return Who(f"{self.index.what}/{uid}", self.index.mailbox, uid, single=True)
+
+    async def _scan(self, path: str) -> tuple[list[Found | Gap], str | None, str | None]:
+        """What is in a file; why a reader refuses its message, and what of its header line makes it do so."""
         chunk = _CHUNK if self.tally.texts else SPARSE_CHUNK
+        refused = misled = None
         async with open_window(self.fs, path, chunk) as window:
-            items = [item async for item in scan_file(window, single=True, texts=self.tally.texts)]
+            reader = await open_reader(window, single=True)
+            items: list[Found | Gap] = []
+            async for item in scan_file(window, single=True, texts=self.tally.texts):
+                if isinstance(item, Found) and not any(isinstance(one, Found) for one in items):
+                    refused = await reader.refuses(item, window.size)
+                    misled = reader.misled_by(item) if refused is not None else None
+                items.append(item)
             self.tally.read(window.bytes_read)
-            return items
+            return items, refused, misled
 
 
-def unequal_twins(texts: list[tuple[bytes, int]]) -> list[bytes]:
-    """guids that messages of different size have."""
+def twin_findings(texts: Sequence[Text]) -> list[Finding]:
+    """Messages of different size that have one guid."""
     if not texts:
         return []
-    names = np.frombuffer(b"".join(guid for guid, _ in texts), "V16")
-    sizes = np.array([size for _, size in texts], np.int64)
+    names = np.frombuffer(b"".join(text.guid for text in texts), "V16")
+    sizes = np.array([text.size for text in texts], np.int64)
     order = np.argsort(names.view("S16"), kind="stable")
     names, sizes = names[order], sizes[order]
     same = (names[1:] == names[:-1]) & (sizes[1:] != sizes[:-1])
-    return sorted({names[at].tobytes() for at in np.flatnonzero(same)})
+    findings = []
+    for at in np.flatnonzero(same).tolist():
+        first, second = texts[order[at]], texts[order[at + 1]]
+        who = Who(f"{second.index.what}/{second.uid}", second.index.mailbox, second.uid, single=True)
+        what = f"it has the guid {second.guid.hex()} of {first.index.what}/{first.uid}, and another size"
+        todo = "both can be read; clients that go by guid may take the one for the other"
+        findings.append(who.finding(Severity.WARNING, "same-guid", second.path, what, todo))
+    return findings
