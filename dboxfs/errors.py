@@ -38,6 +38,18 @@ class CorruptFile(DboxfsError):
         self.reason = reason
 
 
+class EncryptedMessage(DboxfsError):
+    """A message whose text is ciphertext, which dboxfs can't decrypt (maps to EACCES)."""
+
+    def __init__(self, path: str, offset: int) -> None:
+        super().__init__(
+            f"{path}: the message at offset {offset} is encrypted (Dovecot's mail_crypt); "
+            "dboxfs can't decrypt it: read it through Dovecot"
+        )
+        self.path = path
+        self.offset = offset
+
+
 class NoSuchStore(DboxfsError):
     """The location is missing, unreadable, or no dbox store."""
 

@@ -9,12 +9,13 @@ What a message is on disk, from the outside in:
 * :mod:`~dboxfs.dbox.metadata`: the metadata block behind the body, every key,
 * :mod:`~dboxfs.dbox.scan`: one record after the other,
 * :mod:`~dboxfs.dbox.compression`: compressed bodies, decompressed as a stream,
+* :mod:`~dboxfs.dbox.stored`: whether a body that begins like a compressed or an encrypted one is that,
 * :mod:`~dboxfs.dbox.attachments`: bodies whose attachments are files of their own,
 * :mod:`~dboxfs.dbox.describe`: a dbox file in words.
 
 A reader takes these steps: file header, message header (they give the body's place and stored size),
-metadata; ``detect`` on the first bytes of the body says whether to decompress; ``plan`` says where
-attachments go.
+metadata; ``detect`` on the first bytes of the body says whether to decompress, and ``Doubt`` whether that is
+so where the metadata leave it open; ``plan`` says where attachments go.
 
 Parsers return a value, or :class:`NeedMore` when they were given too few bytes, or raise
 :class:`~dboxfs.errors.FormatError` with offset and reason.  No input makes them raise anything else.
@@ -67,9 +68,11 @@ from dboxfs.dbox.format3 import (
     unreadable_header,
 )
 from dboxfs.dbox.forward import ForwardParser
+from dboxfs.dbox.lineends import LineEnds
 from dboxfs.dbox.metadata import Metadata, encode_date, encode_metadata, guid128_of, parse_metadata
 from dboxfs.dbox.recovery import Found, Gap, TrailerScan, resolve, scan_file
 from dboxfs.dbox.scan import Record, find_record, next_record
+from dboxfs.dbox.stored import Doubt, is_as_it_is, is_doubtful, is_encrypted
 
 __all__ = [
     "MAX_FILE_HEADER",
@@ -83,11 +86,13 @@ __all__ = [
     "Buffer",
     "Compression",
     "Decompressor",
+    "Doubt",
     "ExtRef",
     "FileHeader",
     "ForwardParser",
     "Found",
     "Gap",
+    "LineEnds",
     "MessageHeader",
     "Metadata",
     "NeedMore",
@@ -112,6 +117,9 @@ __all__ = [
     "encoded_size",
     "find_record",
     "guid128_of",
+    "is_as_it_is",
+    "is_doubtful",
+    "is_encrypted",
     "move_trailer",
     "next_record",
     "parse_ext_refs",

@@ -5,6 +5,7 @@ error                            errno        log
 ================================ ============ ==========================================
 NoSuchMailbox, NoSuchMessage     ENOENT       nothing
 CorruptFile, FormatError         EIO          one line, by the layer that found the damage
+EncryptedMessage                 EACCES       one line, by the layer that found it
 Unsupported                      EOPNOTSUPP   nothing
 refused by the writer            its errno    nothing
 StoreBusy                        EBUSY        one line
@@ -19,7 +20,15 @@ import errno
 import logging
 from collections import OrderedDict
 
-from dboxfs.errors import CorruptFile, FormatError, NoSuchMailbox, NoSuchMessage, StoreBusy, Unsupported
+from dboxfs.errors import (
+    CorruptFile,
+    EncryptedMessage,
+    FormatError,
+    NoSuchMailbox,
+    NoSuchMessage,
+    StoreBusy,
+    Unsupported,
+)
 from dboxfs.store.writing import InvalidName, MailboxExists, MailboxInUse, RefusedMessage
 
 log = logging.getLogger(__name__)
@@ -48,6 +57,8 @@ class ErrorMap:
                 return errno.ENOENT
             case CorruptFile() | FormatError():
                 return errno.EIO
+            case EncryptedMessage():
+                return errno.EACCES
             case Unsupported():
                 return errno.EOPNOTSUPP
             case RefusedMessage() | InvalidName() | MailboxExists() | MailboxInUse():

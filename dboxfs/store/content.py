@@ -13,6 +13,7 @@ from __future__ import annotations
 import bisect
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import trio
@@ -20,6 +21,7 @@ import trio
 from dboxfs.dbox import (
     Compression,
     Decompressor,
+    Doubt,
     ExtRef,
     Segment,
     encode_base64_range,
@@ -27,7 +29,7 @@ from dboxfs.dbox import (
     plan,
     raw_range,
 )
-from dboxfs.errors import CorruptFile, FormatError
+from dboxfs.errors import CorruptFile, EncryptedMessage, FormatError
 from dboxfs.fsapi import FileSystem, Handle, PageCache
 from dboxfs.store.messages import Opened
 from dboxfs.store.plain import PlainBody
@@ -255,14 +257,45 @@ class AssembledBody:
         self._inner.close()
 
 
+async def settled(opened: Opened) -> Opened:
+    """The same record, of which is sure whether it is compressed or encrypted.
+
+    Where its first bytes say so and its metadata leave it open, the whole body is read, a piece at a time.
+    Cancelled or failed: *opened* is the caller's still.
+
+    :raises CorruptFile: the file ends inside the message.
+    :raises OSError: it can't be read.
+    """
+    record = opened.record
+    if not record.doubtful:
+        return opened
+    doubt = Doubt(record.compression, record.stored_size, record.metadata)
+    body = PlainBody(opened.handle, opened.path, record.body_offset, record.stored_size, opened.close)
+    for offset in range(0, record.stored_size, _CHUNK):
+        piece = await body.read(_CHUNK, offset)
+        if record.compression in _SLOW:
+            await trio.to_thread.run_sync(doubt.feed, piece)
+        else:
+            doubt.feed(piece)
+    sure = replace(record, doubtful=False)
+    if doubt.plain():
+        sure = replace(sure, compression=None, encrypted=False, as_it_is=True)
+    return replace(opened, record=sure)
+
+
 def open_body(fs: FileSystem, opened: Opened, attachments: str | None, suffix: str) -> Body:
     """The plain bytes of the record in *opened*; the body owns it from now on, also when this raises.
 
+    :param opened: its record is :func:`settled`.
     :param attachments: Dovecot's ``mail_attachment_dir``; None: not known.
     :param suffix: what follows an attachment's path in the file name (sdbox: mailbox guid and uid).
     :raises CorruptFile: the record contradicts itself, or needs attachments that can't be found.
+    :raises EncryptedMessage: it is ciphertext.
     """
     record = opened.record
+    if record.encrypted:
+        opened.close()
+        raise EncryptedMessage(opened.path, record.offset)
     try:
         plain = PlainBody(opened.handle, opened.path, record.body_offset, record.stored_size, opened.close)
         refs: tuple[ExtRef, ...] = ()

@@ -8,7 +8,7 @@ message, in the order of the uids.  Before the first fact is put there are no co
 column      type    meaning
 =========== ======= ======================================================================
 uids        uint32  ascending; the mailbox's own array
-state       uint8   UNKNOWN, KNOWN or DAMAGED, and HAS_ATTACHMENTS, COMPRESSED
+state       uint8   UNKNOWN, KNOWN or DAMAGED, and HAS_ATTACHMENTS, CODED (compressed, encrypted)
 size        uint32  bytes of the plain message as the user reads it; DAMAGED: the best guess, or 0
 received    uint32  seconds since the epoch (``R``)
 saved       uint32  seconds since the epoch
@@ -34,7 +34,7 @@ import numpy.typing as npt
 UNKNOWN = 0
 KNOWN = 1
 DAMAGED = 2
-COMPRESSED = 4
+CODED = 4
 HAS_ATTACHMENTS = 8
 
 _NARROW = ("size", "received", "saved")

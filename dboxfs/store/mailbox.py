@@ -24,13 +24,13 @@ import numpy.typing as npt
 import trio
 
 from dboxfs.dbox import Metadata
-from dboxfs.errors import CorruptFile, DboxfsError, NoSuchMessage
+from dboxfs.errors import CorruptFile, DboxfsError, EncryptedMessage, NoSuchMessage
 from dboxfs.fsapi import FileSystem
 from dboxfs.index.mailbox import MailboxHeader, guids, mailbox_header, map_uid, map_uids, save_dates
 from dboxfs.index.state import IndexState
 from dboxfs.store import saveddates
 from dboxfs.store.ahead import AheadFiles
-from dboxfs.store.content import Body, open_body
+from dboxfs.store.content import Body, open_body, settled
 from dboxfs.store.facts import DAMAGED, KNOWN, Facts, FactTable, Uids
 from dboxfs.store.indexfiles import NOTHING, Delta, IndexFiles
 from dboxfs.store.joined import Joined
@@ -368,11 +368,15 @@ class Mailbox:
 
         :raises NoSuchMessage: the mailbox doesn't have it (any more).
         :raises CorruptFile: it is damaged, or its file is missing.
+        :raises EncryptedMessage: it is ciphertext.
         :raises OSError: its file can't be opened or read.
         """
         try:
-            opened = await self._open(uid)
+            opened = await self.open_record(uid)
             body = open_body(self._fs, opened, self._location.attachments, self._suffix(uid))
+        except EncryptedMessage as exc:
+            self._report(f"{self.display_name}: uid {uid}", exc)
+            raise
         except CorruptFile as exc:
             facts = self._known(uid)
             self.facts.put(uid, Facts(DAMAGED, facts.size, facts.received, facts.saved))
@@ -381,11 +385,16 @@ class Mailbox:
         return body
 
     async def open_record(self, uid: int) -> Opened:
-        """The record of *uid* as it is stored; give it back with its ``close``.
+        """The record of *uid* as it is stored, settled; give it back with its ``close``.
 
         :raises NoSuchMessage, CorruptFile, OSError: as :meth:`open`.
         """
-        return await self._open(uid)
+        opened = await self._open(uid)
+        try:
+            return await settled(opened)
+        except BaseException:
+            opened.close()
+            raise
 
     async def _open(self, uid: int) -> Opened:
         """Open *uid*; what can't be found is looked for again in a fresh index."""

@@ -22,13 +22,15 @@ from dboxfs.dbox import (
     NeedMore,
     check_message_header,
     detect,
+    is_doubtful,
+    is_encrypted,
     parse_file_header,
     parse_last_trailer,
     parse_message_header,
     parse_metadata,
 )
 from dboxfs.errors import FormatError
-from dboxfs.store.facts import COMPRESSED, DAMAGED, HAS_ATTACHMENTS, KNOWN, Facts
+from dboxfs.store.facts import CODED, DAMAGED, HAS_ATTACHMENTS, KNOWN, Facts
 
 HEAD = 96
 """Bytes to read from the start of an sdbox file: header line (16), message header (30), magic (15); format 3:
@@ -52,7 +54,12 @@ LOST_HEADER = FileHeader(3, MESSAGE_HEADER_SIZE_3, None, 0)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Where one message lies.  Offsets and sizes in bytes; ``size`` is the plain message's."""
+    """Where one message lies.  Offsets and sizes in bytes; ``size`` is the plain message's.
+
+    ``encrypted``: its stored bytes are ciphertext.  ``doubtful``: whether it is compressed, or encrypted, is
+    not sure before its body was read (:func:`dboxfs.store.content.settled`); its size is.  ``as_it_is``: it
+    begins like such a one in format 2, and is none.
+    """
 
     offset: int
     body_offset: int
@@ -61,12 +68,15 @@ class Record:
     compression: Compression | None
     metadata: Metadata
     end: int
+    encrypted: bool = False
+    doubtful: bool = False
+    as_it_is: bool = False
 
     def facts(self, saved: int) -> Facts:
         """What a listing needs; *saved* in seconds since the epoch."""
         state = KNOWN
-        if self.compression is not None:
-            state |= COMPRESSED
+        if self.compression is not None or self.encrypted:
+            state |= CODED
         if self.metadata.ext_refs is not None:
             state |= HAS_ATTACHMENTS
         return Facts(state, self.size, self.metadata.received, saved)
@@ -120,11 +130,14 @@ def parse_record(
         raise FormatError(end, "the record ends inside its metadata")
     if whole and metadata_offset + metadata.size != end:
         raise FormatError(metadata_offset + metadata.size, f"the record ends here, the map says at {end}")
-    compression = detect(head[header_size : min(header_size + message.body_size, len(head))])
-    size = _plain_size(message.body_size, compression, metadata)
+    first = head[header_size : min(header_size + message.body_size, len(head))]
+    compression, encrypted = detect(first), is_encrypted(first)
+    coded = compression is not None or encrypted
+    size = _plain_size(message.body_size, metadata, coded=coded)
     return Record(
-        offset, body_offset, message.body_size, size, compression, metadata, metadata_offset + metadata.size
-    )
+        offset, body_offset, message.body_size, size, compression, metadata, metadata_offset + metadata.size,
+        encrypted, coded and is_doubtful(metadata),
+    )  # fmt: skip
 
 
 def _parse_record3(head: memoryview, tail: memoryview, offset: int, end: int) -> Record | NeedRange:
@@ -137,15 +150,25 @@ def _parse_record3(head: memoryview, tail: memoryview, offset: int, end: int) ->
     if found.record_offset != offset:
         raise FormatError(found.offset, f"the trailer is of a record at {found.record_offset}, not {offset}")
     check_message_header(head, found)
-    size = _plain_size(found.body_size, found.compression, found.metadata)
+    first = head[MESSAGE_HEADER_SIZE_3 : min(MESSAGE_HEADER_SIZE_3 + found.body_size, len(head))]
+    encrypted = found.compression is None and is_encrypted(first) and not is_doubtful(found.metadata)
+    coded = found.compression is not None or encrypted
+    size = _plain_size(found.body_size, found.metadata, coded=coded)
     return Record(
-        offset, found.body_offset, found.body_size, size, found.compression, found.metadata, found.end
+        offset,
+        found.body_offset,
+        found.body_size,
+        size,
+        found.compression,
+        found.metadata,
+        found.end,
+        encrypted,
     )
 
 
-def _plain_size(stored: int, compression: Compression | None, metadata: Metadata) -> int:
-    """Size of the plain message (bytes)."""
-    if compression is None and metadata.ext_refs is None:
+def _plain_size(stored: int, metadata: Metadata, *, coded: bool) -> int:
+    """Size of the plain message (bytes).  *coded*: it is stored compressed or encrypted."""
+    if not coded and metadata.ext_refs is None:
         return stored
     plain = metadata.physical_size
     return stored if plain is None else plain

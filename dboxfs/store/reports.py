@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 
-from dboxfs.errors import DboxfsError
+from dboxfs.errors import DboxfsError, EncryptedMessage
 
 log = logging.getLogger(__name__)
 
@@ -36,5 +36,5 @@ class Reports:
         if len(self._told) > KEPT:
             self._told.popitem(last=False)
         if not known:
-            self.damaged += isinstance(error, DboxfsError)
+            self.damaged += isinstance(error, DboxfsError) and not isinstance(error, EncryptedMessage)
             log.error("%s%s", f"{about}: " if about else "", error)

@@ -16,6 +16,7 @@ from dboxfs.dbox import (
     MessageHeader,
     NeedMore,
     begins_trailer,
+    is_encrypted,
     parse_message_header,
     separator_of,
 )
@@ -236,7 +237,8 @@ def _body_now(handle: Handle, size: int) -> int | None:
     view = memoryview(head)[header.size :]
     if header.version != 3:
         message = parse_message_header(view, header.message_header_size)
-        return base if isinstance(message, MessageHeader) and message.body_size == size else None
+        plain = isinstance(message, MessageHeader) and message.body_size == size
+        return base if plain and not is_encrypted(view[header.message_header_size :]) else None
     separator = separator_of(view)
     if isinstance(separator, NeedMore):
         return None

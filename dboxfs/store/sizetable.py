@@ -66,7 +66,7 @@ from dboxfs.store.facts import DAMAGED, KNOWN, FactColumns, Marks, Uids
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 SUFFIX = ".sizes"
 
 DIRECTORY_BYTES = 1 << 30

@@ -16,7 +16,7 @@ from dboxfs.errors import CorruptFile
 from dboxfs.fsapi import FileSystem, InputStream, MemoryDriver, ThreadsDriver
 from dboxfs.store import KNOWN, Body, parse_location
 from dboxfs.store.bodystream import BodyStream
-from dboxfs.store.facts import COMPRESSED
+from dboxfs.store.facts import CODED
 from dboxfs.store.mdbox import MdboxStorage
 from tests.dbox.golden3 import HEADER, file_of, record, separator
 from tests.live.dovecot import Account, Append, Dovecot
@@ -95,7 +95,7 @@ async def test_compressed_is_what_says_so(dovecot: Dovecot) -> None:
         box = box_of(store)
         await box.scan()
         facts = await box.facts_of(3)
-        assert (facts.state, facts.size) == (KNOWN | COMPRESSED, len(plain))
+        assert (facts.state, facts.size) == (KNOWN | CODED, len(plain))
         assert await text(await box.open(3)) == plain
         assert await text(await box.open(2)) == texts[2], "this one only begins like a compressed one"
 

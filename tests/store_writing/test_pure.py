@@ -12,8 +12,9 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dboxfs.dbox import LineEnds
 from dboxfs.store.writing.group import GroupCommit, Request
-from dboxfs.store.writing.message import DropCr, LineEnds
+from dboxfs.store.writing.message import DropCr
 from dboxfs.store.writing.records import check_keywords, uid_ranges
 from dboxfs.store.writing.subscriptions import changed_subscriptions
 

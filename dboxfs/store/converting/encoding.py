@@ -48,16 +48,29 @@ class RecordFormat(Protocol):
         """
 
 
-def begin_record(place: Place, size: int, first: bytes, compression: Compression | None) -> RecordFormat:
+def begin_record(
+    place: Place,
+    size: int,
+    first: bytes,
+    compression: Compression | None,
+    *,
+    encrypted: bool = False,
+    as_it_is: bool = False,
+) -> RecordFormat:
     """A record at *place* with a body of *size* stored bytes.
 
     :param first: the first bytes of the body, at least :data:`PREFIX_SIZE` if there are so many.
-    :raises Unfit: the format can't hold it: in format 2 the first bytes say whether a body is compressed.
+    :param encrypted: it is ciphertext.
+    :param as_it_is: format 2 has it as it is already, whatever it begins with: it may have it so again.
+    :raises Unfit: the format can't hold it: in format 2 the first bytes say whether a body is compressed, and
+        format 3 has no ciphertext.
     """
+    if encrypted and place.key is not None:
+        raise Unfit("it is encrypted (mail_crypt), which only dbox version 2 can hold")
     if place.key is not None:
         return _Record3(place.key, place.offset, compression)
     seen = detect(first[:PREFIX_SIZE])
-    if seen is not compression:
+    if seen is not compression and not as_it_is:
         raise Unfit(
             f"it begins with the magic of {seen.value}, which format 2 takes for compressed"
             if seen is not None

@@ -24,6 +24,7 @@ from dboxfs.store.converting.journal import Batch, Place, Row, Shared
 from dboxfs.store.converting.newindexes import MapRows
 from dboxfs.store.converting.source import PIECE, Found, Stored, Unreadable, close_all
 from dboxfs.store.writing.compose import NewFile, new_file
+from dboxfs.store.writing.compose import Place as FilePlace
 from dboxfs.store.writing.disk import AppendFile
 from dboxfs.store.writing.outcome import side_by_side
 from dboxfs.store.writing.work import Work, message_number
@@ -112,7 +113,7 @@ class SdboxTarget:
 
     async def _write(self, path: str, message: Stored) -> None:
         form = new_file(self._work.options.dbox_version)
-        record = begin_record(form.first, message.size, await _first(message), message.compression)
+        record = await _begin(form.first, message)
         if message.data is not None:
             record.feed(message.data)
             tail = record.tail(completed_items(message.items, message.guid, None))
@@ -243,14 +244,13 @@ class MdboxTarget:
             self._worn[key] = self.shared.pop(key)
 
     async def _write(self, mailbox: str, message: Stored) -> Place:
-        first = await _first(message)
         out = self._out
         limit = self._work.options.rotate_size
         if out is None or out.end + message.size > limit or message.size >= limit:
             out = await self._next_file()
         start = out.end
         place = replace(self._form.first, offset=start)
-        record = begin_record(place, message.size, first, message.compression)
+        record = await _begin(place, message)
         try:
             await _write_record(out, record, message, mailbox)
         except Unfit:
@@ -323,8 +323,12 @@ class _Output:
         self.end = end
 
 
-async def _first(message: Stored) -> bytes:
-    return await message.read(min(_FIRST, message.size), 0)
+async def _begin(place: FilePlace, message: Stored) -> RecordFormat:
+    first = await message.read(min(_FIRST, message.size), 0)
+    return begin_record(
+        place, message.size, first, message.compression,
+        encrypted=message.encrypted, as_it_is=message.as_it_is,
+    )  # fmt: skip
 
 
 async def _write_record(out: _Output, record: RecordFormat, message: Stored, mailbox: str | None) -> None:

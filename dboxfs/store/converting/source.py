@@ -52,7 +52,9 @@ class Stored:
     """A message as it is stored.  ``saved``: seconds since the epoch.  ``guid``: 16 bytes.
 
     ``size``: of its body as the destination will store it (bytes).  ``data``: that body, if it is small.
-    ``items``: metadata lines.  ``known``: the key is one of which no bytes are needed; there are none.
+    ``encrypted``: it is ciphertext.  ``as_it_is``: it begins like a compressed or encrypted one, and the
+    metadata say that it is none.  ``items``: metadata lines.  ``known``: the key is one of which no bytes are
+    needed; there are none.
     ``key``: None, or what other places of the same message have too.
     """
 
@@ -65,6 +67,8 @@ class Stored:
     items: list[tuple[bytes, bytes]]
     data: bytes | None
     known: bool = False
+    encrypted: bool = False
+    as_it_is: bool = False
     _opened: Opened | None = None
     _body: Body | None = None
 
@@ -168,6 +172,8 @@ class MailboxSource:
                 uid, saved, guid, key, record.stored_size, record.compression,
                 kept_items(record.metadata, inlined=inlined), None,
             )  # fmt: skip
+            message.encrypted = record.encrypted
+            message.as_it_is = record.as_it_is and not inlined
             if key is not None and key in known:
                 opened.close()
                 message.known = True

@@ -10,10 +10,11 @@ What is read again may come from the kernel's cache.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Container, Mapping
 
 from dboxfs.dbox import Metadata
-from dboxfs.errors import DboxfsError
+from dboxfs.errors import DboxfsError, EncryptedMessage
 from dboxfs.store.converting.errors import VerifyFailed
 from dboxfs.store.converting.portrait import Portrait
 from dboxfs.store.converting.source import reason
@@ -122,8 +123,27 @@ class _Comparison:
             raise VerifyFailed(f"{here.display_name}: uid {uid}: {reason(exc)}") from exc
         return was.size
 
+    @staticmethod
+    async def _stored(box: Mailbox, uid: int) -> bytes:
+        """The hash of the stored bytes of an encrypted message."""
+        opened = await box.open_record(uid)
+        try:
+            record, digest = opened.record, hashlib.sha256()
+            for offset in range(0, record.stored_size, _PIECE):
+                size = min(_PIECE, record.stored_size - offset)
+                digest.update(await opened.handle.read(size, record.body_offset + offset))
+            return digest.digest() if record.encrypted else b""
+        finally:
+            opened.close()
+
     async def _bytes(self, uid: int) -> None:
-        here = await self._here.open(uid)
+        try:
+            here = await self._here.open(uid)
+        except EncryptedMessage:
+            self._same(
+                "ciphertext", await self._stored(self._here, uid), await self._stored(self._there, uid), uid
+            )
+            return
         try:
             there = await self._there.open(uid)
             try:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from dboxfs.dbox import PREFIX_SIZE, detect
+from dboxfs.dbox import PREFIX_SIZE, detect, is_encrypted
 from dboxfs.errors import DboxfsError
 from dboxfs.store.location import Kind
 from dboxfs.store.rescuing.assign import Assigned, Target
@@ -174,15 +174,20 @@ class Planter:
         try:
             text = await self._texts.text(file, row)
             first = text[:PREFIX_SIZE] if isinstance(text, bytes) else await text.read(PREFIX_SIZE, 0)
+            coded = await self._texts.coded(file, row) if is_encrypted(first) else None
         except (DboxfsError, OSError) as exc:
             self._harvest.emit(Event("refused", f"{exc}", file.path, row.offset, name, uid, row.guid))
             return
-        if self._writer.options.dbox_version == 2 and detect(first) is not None:
+        version = self._writer.options.dbox_version
+        if (version == 2 and detect(first) is not None) or (version == 3 and coded is not None):
             what = "the text begins like a compressed one; only dbox version 3 can hold it"
+            if coded is not None:
+                what = "the message is encrypted; only dbox version 2 can hold it"
             self._harvest.emit(Event("refused", what, file.path, row.offset, name, uid, row.guid))
             return
         batch.targets.append(target)
-        batch.messages.append(self._message(text, row, target, file.changed))
+        message = self._message(text, row, target, file.changed)
+        batch.messages.append(replace(message, coded=coded))
         batch.size += len(text) if isinstance(text, bytes) else 0
 
     def _message(self, text: bytes | Source, row: Row, target: Target, changed: int) -> NewMessage:

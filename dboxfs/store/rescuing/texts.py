@@ -18,7 +18,7 @@ from dboxfs.store.rescuing.harvest import File
 from dboxfs.store.rescuing.table import Row
 from dboxfs.store.salvage import Trust
 from dboxfs.store.salvage.trailer import read_block
-from dboxfs.store.writing import BodySource, Source
+from dboxfs.store.writing import BodySource, Coded, Source
 
 SMALL = 256 << 10
 """Bytes up to which a text is taken into memory."""
@@ -70,6 +70,21 @@ class Texts:
         if row.plain <= SMALL or row.trust is Trust.DAMAGED:
             return await self._decompressed(file, row)
         return await self._assembled(file, row)
+
+    async def coded(self, file: File, row: Row) -> Coded:
+        """The sizes that the metadata of an encrypted message have: nobody can count them.
+
+        :raises CorruptFile: the metadata don't say them.
+        :raises OSError: the file can't be read.
+        """
+        metadata = await self._metadata(file, row)
+        try:
+            size, virtual = metadata.physical_size, metadata.virtual_size
+        except FormatError as exc:
+            raise CorruptFile(file.path, exc.offset, exc.reason) from exc
+        if virtual is None:
+            raise CorruptFile(file.path, row.offset, "the sizes of an encrypted message are lost")
+        return Coded(row.body_size if size is None else size, virtual)
 
     def done(self) -> None:
         """The sources that were given out are not needed any more."""

@@ -8,12 +8,22 @@ be noticed.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dboxfs.dbox import PREFIX_SIZE, Compression, Decompressor, Metadata, detect, parse_ext_refs
+from dboxfs.dbox import (
+    PREFIX_SIZE,
+    Compression,
+    Decompressor,
+    LineEnds,
+    Metadata,
+    detect,
+    is_as_it_is,
+    is_doubtful,
+    is_encrypted,
+    parse_ext_refs,
+)
 from dboxfs.errors import FormatError
 from dboxfs.store.salvage.window import Window
-from dboxfs.store.writing.message import LineEnds
 
 _STEP = 256 << 10
 
@@ -23,6 +33,7 @@ class Measured:
     """What a stored text is.  Sizes in bytes: ``stored`` (file), ``plain``, ``virtual`` (CRLF line ends).
 
     ``crc``: CRC-32 of the stored text.  ``error``: why it can't be decompressed beyond ``plain`` bytes.
+    ``raw``: the stored bytes, counted.  ``encrypted``: they are ciphertext (``mail_crypt``).
     """
 
     stored: int
@@ -31,6 +42,8 @@ class Measured:
     compression: Compression | None
     crc: int = 0
     error: str | None = None
+    raw: LineEnds | None = None
+    encrypted: bool = False
 
 
 class Meter:
@@ -40,17 +53,18 @@ class Meter:
         self._kind = kind
         self._decoder = Decompressor(kind) if kind is not None else None
         self._lines = LineEnds()
-        self._stored = 0
+        self._raw = LineEnds() if kind is not None else self._lines
+        self._first = b""
         self._error: str | None = None
         self._crc = 0
 
     def feed(self, piece: bytes) -> None:
         """The next stored bytes."""
-        self._stored += len(piece)
+        if len(self._first) < PREFIX_SIZE:
+            self._first += piece[:PREFIX_SIZE]
         self._crc = zlib.crc32(piece, self._crc)
-        if self._decoder is None:
-            self._lines.feed(piece)
-        elif self._error is None:
+        self._raw.feed(piece)
+        if self._decoder is not None and self._error is None:
             try:
                 self._decoder.feed(piece)
                 self._drain(self._decoder)
@@ -69,8 +83,11 @@ class Meter:
                 self._drain(self._decoder)
             except FormatError as exc:
                 self._error = f"{exc.reason} (at byte {exc.offset} of the stored text)"
-        lines = self._lines
-        return Measured(self._stored, lines.size, lines.virtual_size, self._kind, self._crc, self._error)
+        lines, raw = self._lines, self._raw
+        encrypted = self._kind is None and is_encrypted(self._first)
+        return Measured(
+            raw.size, lines.size, lines.virtual_size, self._kind, self._crc, self._error, raw, encrypted
+        )
 
 
 async def measure(window: Window, start: int, end: int) -> Measured:
@@ -94,8 +111,36 @@ async def measure_as(window: Window, start: int, end: int, kind: Compression | N
     return meter.result()
 
 
+def settled(found: Measured, metadata: Metadata) -> Measured:
+    """*found*, as a text that is stored as it is where *metadata* say so (:mod:`dboxfs.dbox.stored`)."""
+    if found.raw is None or (found.compression is None and not found.encrypted):
+        return found
+    text: LineEnds | None = None
+    if found.compression is not None and found.error is None:
+        text = LineEnds()
+        text.size, text.bare = found.plain, found.virtual - found.plain
+    try:
+        if not is_doubtful(metadata) or not is_as_it_is(metadata.virtual_size, found.raw, text):
+            return found
+    except FormatError:
+        return found
+    return replace(
+        found,
+        plain=found.raw.size,
+        virtual=found.raw.virtual_size,
+        compression=None,
+        error=None,
+        encrypted=False,
+    )
+
+
 def contradictions(found: Measured, metadata: Metadata) -> list[str]:
-    """What *metadata* says otherwise, in words; an empty list: they agree, as far as they can be compared."""
+    """What *metadata* says otherwise, in words; an empty list: they agree, as far as they can be compared.
+
+    What counts an encrypted text can't be compared with anything.
+    """
+    if found.encrypted:
+        return []
     if found.error is not None:
         return [f"the text can't be decompressed: {found.error}"]
     wrong = []

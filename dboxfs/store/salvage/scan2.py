@@ -30,16 +30,16 @@ from dboxfs.dbox import (
     MESSAGE_HEADER_SIZE,
     METADATA_MAGIC,
     FileHeader,
+    LineEnds,
     MessageHeader,
     parse_file_header,
     parse_message_header,
 )
 from dboxfs.errors import FormatError
 from dboxfs.store.salvage.found import Found, Gap, Place, Trust
-from dboxfs.store.salvage.measure import Measured, contradictions, measure
+from dboxfs.store.salvage.measure import Measured, contradictions, measure, settled
 from dboxfs.store.salvage.trailer import RECORD_START, TRAILER_START, USUAL, Block, read_block
 from dboxfs.store.salvage.window import Window
-from dboxfs.store.writing.message import LineEnds
 
 LOOK_AHEAD = 32 << 20
 """Bytes behind a damaged record in which its end is looked for."""
@@ -129,6 +129,7 @@ class Format2Scan:
         if not self._texts and not problems:
             return _found(start, framed, None, Trust.WHOLE, problems)
         measured = await measure(self._window, framed.body_offset, framed.body_end)
+        measured = settled(measured, framed.block.metadata)
         wrong = contradictions(measured, framed.block.metadata)
         if wrong:
             other = await self._by_text(start, framed.body_end) if measured.error is None else None
@@ -283,6 +284,7 @@ class Format2Scan:
                 body_end = block.metadata.base
                 if compressed:
                     measured = await measure(self._window, body_offset, body_end)
+                    measured = settled(measured, block.metadata)
                 else:
                     async for piece in self._window.pieces(counted, body_end):
                         lines.feed(piece)
@@ -332,6 +334,7 @@ class Format2Scan:
         if framed is None or framed.block.problems:
             return None
         measured = await measure(self._window, framed.body_offset, framed.body_end)
+        measured = settled(measured, framed.block.metadata)
         if contradictions(measured, framed.block.metadata):
             return None
         return _found(start, framed, measured, Trust.WHOLE, [])

@@ -21,7 +21,7 @@ from dboxfs.dbox.format2 import MESSAGE_HEADER_SIZE_3
 from dboxfs.dbox.format3 import MAX_TRAILER, TRAILER_HEAD_SIZE, separator_of
 from dboxfs.errors import FormatError
 from dboxfs.store.salvage.found import Found, Gap, Trust
-from dboxfs.store.salvage.measure import Measured, contradictions, measure_as
+from dboxfs.store.salvage.measure import Measured, contradictions, measure_as, settled
 from dboxfs.store.salvage.window import Window
 
 _HEAD: Final = 1100
@@ -77,6 +77,8 @@ class Format3Scan:
             measured = await measure_as(
                 self._window, trailer.body_offset, trailer.offset, trailer.compression
             )
+            if trailer.compression is None:
+                measured = settled(measured, trailer.metadata)
             wrong = contradictions(measured, trailer.metadata)
             if measured.crc != trailer.crc:
                 wrong.insert(

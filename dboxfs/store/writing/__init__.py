@@ -9,7 +9,15 @@ from dboxfs.store.writing.errors import (
     StoreExists,
 )
 from dboxfs.store.writing.maintain import Maintained
-from dboxfs.store.writing.message import BodySource, BytesSource, CopyAs, HandleSource, NewMessage, Source
+from dboxfs.store.writing.message import (
+    BodySource,
+    BytesSource,
+    Coded,
+    CopyAs,
+    HandleSource,
+    NewMessage,
+    Source,
+)
 from dboxfs.store.writing.newstore import init_store
 from dboxfs.store.writing.options import Eol, Fsync, LockMethod, Neighbour, WriteOptions
 from dboxfs.store.writing.outcome import Copied, Saved
@@ -21,6 +29,7 @@ from dboxfs.store.writing.writer import StoreWriter
 __all__ = [
     "BodySource",
     "BytesSource",
+    "Coded",
     "Copied",
     "CopyAs",
     "DovecotNeedsVersion2",

@@ -7,7 +7,9 @@ Format 2 has the size in front and the metadata behind (dbox-files section 1)::
 so nothing can be written before the size is known: :func:`compose` looks at the source once (line ends, for
 ``V``, and the first bytes), and :meth:`Composed.write_to` puts the body between the two ends in a second
 pass.
-A body whose first bytes are the magic of a compression format is refused: Dovecot would decompress it.
+A body whose first bytes are the magic of a compression format is refused: Dovecot would decompress it.  In
+both formats one that begins like an encrypted message is refused: it would never be shown again.  Bytes that
+are known to be compressed or encrypted (``coded``) are stored as they are.
 
 Format 3 has all of that behind the body (``dbox/FORMAT3.md``): one pass, in which size, line ends and CRC are
 counted as the bytes go by.  An upload whose spool file is such a file already (``spool``) needs none.
@@ -26,6 +28,7 @@ from typing import Protocol
 from dboxfs.dbox import (
     MESSAGE_HEADER_SIZE_3,
     PREFIX_SIZE,
+    LineEnds,
     RecordWriter,
     detect,
     encode_date,
@@ -34,11 +37,12 @@ from dboxfs.dbox import (
     encode_message_header,
     encode_metadata,
     guid128_of,
+    is_encrypted,
     trailer_size,
 )
 from dboxfs.store.writing.disk import AppendFile, Disk
 from dboxfs.store.writing.errors import RefusedMessage
-from dboxfs.store.writing.message import BytesSource, LineEnds, NewMessage, Pieces, Source
+from dboxfs.store.writing.message import BytesSource, NewMessage, Pieces, Source
 from dboxfs.store.writing.options import Eol
 from dboxfs.store.writing.outcome import now_seconds
 from dboxfs.store.writing.records import check_keywords
@@ -230,14 +234,18 @@ async def compose(
     :param memory_limit: bytes up to which the record is put together in memory.
     :param mailbox: storage name for the B line (mdbox).
     :param directory: where a file that the message is spooled to can be taken as it is.
-    :raises RefusedMessage: format 2: it begins like a compressed one.
+    :raises RefusedMessage: it begins like an encrypted one; format 2: like a compressed one.
     :raises ValueError: a guid or a date that can't be, or something that can't be a keyword.
     """
     check_keywords(message.keywords)
     guid = _guid(message)
-    convert = eol is Eol.LF
+    if message.coded is None and is_encrypted(await _source(message).read(PREFIX_SIZE, 0)):
+        raise RefusedMessage("the message begins like one that Dovecot's mail_crypt has encrypted")
+    convert = eol is Eol.LF and message.coded is None
     if version != 3:
         return await _compose2(message, guid, convert, memory_limit, mailbox)
+    if message.coded is not None:
+        raise RefusedMessage("dbox version 3 does not hold it as it is stored")
     source = message.source
     if isinstance(source, Spool) and source.ready and source.directory == directory and not convert:
         return Spooled(message, guid, mailbox, source)
@@ -279,7 +287,7 @@ async def _compose2(
         if keep:
             kept.append(piece)
     compression = detect(first)
-    if compression is not None:
+    if compression is not None and message.coded is None:
         raise RefusedMessage(
             f"the message begins with the magic of {compression.value}; Dovecot would take it for compressed"
         )
@@ -305,9 +313,12 @@ def _items(
 ) -> list[tuple[bytes, bytes]]:
     """The metadata lines."""
     received = message.received if message.received is not None else int(time.time())
-    items = [
-        (b"R", encode_date(received)),
-        (b"V", b"%x" % lines.virtual_size),
+    items = [(b"R", encode_date(received))]
+    coded = message.coded
+    if coded is not None and coded.size != lines.size:
+        items.append((b"Z", b"%x" % coded.size))
+    items += [
+        (b"V", b"%x" % (coded.virtual_size if coded is not None else lines.virtual_size)),
         (b"G", message.guid_text or guid.hex().encode("ascii")),
     ]
     if mailbox is not None:

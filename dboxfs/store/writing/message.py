@@ -82,6 +82,18 @@ class BodySource:
 
 
 @dataclass(frozen=True, slots=True)
+class Coded:
+    """What a text is that comes as it will be stored: compressed, or encrypted by Dovecot.
+
+    :param size: of the plain message with LF line ends (bytes): its ``Z``.
+    :param virtual_size: of the plain message with CRLF line ends (bytes): its ``V``.
+    """
+
+    size: int
+    virtual_size: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewMessage:
     """A message to be saved.
 
@@ -96,6 +108,8 @@ class NewMessage:
         flags and keywords to this one and is expunged in the same transaction.  One that is gone is ignored.
     :param uid: the uid that it shall have; if uids are beyond that already, it gets the next one.
     :param saved: when it was saved, seconds since the epoch; None: now.  sdbox: always now.
+    :param coded: the source gives compressed or encrypted bytes, which are stored as they come (only in dbox
+        version 2); None: it gives the message.
     """
 
     source: Source | bytes
@@ -107,6 +121,7 @@ class NewMessage:
     uid: int | None = None
     saved: int | None = None
     guid_text: bytes | None = None
+    coded: Coded | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,30 +132,6 @@ class CopyAs:
     flags: int
     keywords: tuple[str, ...]
     saved: int | None = None
-
-
-class LineEnds:
-    """Counts, over pieces of a text, its bytes and the LF that have no CR before them."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self.bare = 0
-        self._last_cr = False
-
-    def feed(self, piece: bytes) -> None:
-        """The next piece."""
-        if not piece:
-            return
-        self.size += len(piece)
-        self.bare += piece.count(b"\n") - piece.count(b"\r\n")
-        if self._last_cr and piece[0] == 0x0A:
-            self.bare -= 1
-        self._last_cr = piece[-1] == 0x0D
-
-    @property
-    def virtual_size(self) -> int:
-        """Size of the text with CRLF for every line end (bytes)."""
-        return self.size + self.bare
 
 
 class DropCr:

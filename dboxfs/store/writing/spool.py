@@ -17,10 +17,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from dboxfs.dbox import RecordWriter, encode_file_header3
+from dboxfs.dbox import LineEnds, RecordWriter, encode_file_header3
 from dboxfs.fsapi import CreateMode, FileSystem, Permissions
 from dboxfs.store.writing.disk import AppendFile, Disk
-from dboxfs.store.writing.message import LineEnds
 from dboxfs.store.writing.outcome import now_seconds
 
 
