@@ -4,8 +4,9 @@
 ``payload``   the bodies of log records, to write them
 ``base``      ``dovecot.index``: the snapshot, read and written
 ``state``     :class:`~dboxfs.index.state.IndexState`: snapshot + log replay, in columns
-``replay``    how log records change a state; ``context``, ``apply_messages``, ``apply_keywords``,
-              ``apply_extensions``, ``columns`` and ``extensions`` are its parts
+``table``     the rows, columns and log position that a state owns; made of ``columns`` and ``extensions``
+``replay``    how log records change a table
+``requests``  which messages pending requests ask to expunge, for readers and writers
 ``reader``    which of the files make the current state (a pure decision)
 ``mailbox``   typed views of a mailbox index; ``mapindex`` of the mdbox map
 ``cachefile`` ``dovecot.index.cache``, read only

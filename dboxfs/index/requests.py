@@ -15,7 +15,7 @@ Cost: requests are decoded once, however often the question is asked, and then c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,15 +23,31 @@ import numpy.typing as npt
 from dboxfs.index.columns import UidArray
 from dboxfs.index.log import LogRecord, RecordType
 
-if TYPE_CHECKING:
-    from dboxfs.index.state import IndexState
-
 GUID_COLUMN = "guid"
 
 _GUID_SIZE = 16
 _ENTRY = np.dtype([("uid", "<u4"), ("guid", "V16")])
 _RANGE = np.dtype([("first", "<u4"), ("last", "<u4")])
 _NO_GUID = bytes(_GUID_SIZE)
+
+
+class Rows(Protocol):
+    """What is asked of an index: :class:`~dboxfs.index.state.IndexState` has it."""
+
+    @property
+    def uids(self) -> UidArray:
+        """uid of each row, uint32[n], ascending."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def rows_of(self, uids: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Rows of many uids, int64[n], -1 where there is no such message."""
+        ...
+
+    def column(self, name: str) -> npt.NDArray[Any] | None:
+        """Record data of an extension, uint8[n, record_size]; None: there is none."""
+        ...
 
 
 class PendingExpunges:
@@ -48,18 +64,18 @@ class PendingExpunges:
         self._entries = np.zeros(16, _ENTRY)
         self._ranges: list[tuple[int, int]] = []
 
-    def uids(self, state: IndexState) -> UidArray:
+    def uids(self, index: Rows) -> UidArray:
         """uids of existing messages that somebody asked to expunge, ascending, each once."""
         self._decode()
-        asked = np.zeros(len(state), np.bool_)
+        asked = np.zeros(len(index), np.bool_)
         if self._count:
             entries = self._entries[: self._count]
-            rows = state.rows_of(entries["uid"])
-            asked[rows[(rows >= 0) & _fits(state, rows, entries["guid"])]] = True
+            rows = index.rows_of(entries["uid"])
+            asked[rows[(rows >= 0) & _fits(index, rows, entries["guid"])]] = True
         for first, last in self._ranges:
-            low, high = np.searchsorted(state.uids, (first, last + 1))
+            low, high = np.searchsorted(index.uids, (first, last + 1))
             asked[low:high] = True
-        found: UidArray = state.uids[asked]
+        found: UidArray = index.uids[asked]
         return found
 
     def _decode(self) -> None:
@@ -81,11 +97,9 @@ class PendingExpunges:
         self._count = end
 
 
-def _fits(
-    state: IndexState, rows: npt.NDArray[np.int64], wanted: npt.NDArray[np.void]
-) -> npt.NDArray[np.bool_]:
+def _fits(index: Rows, rows: npt.NDArray[np.int64], wanted: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
     """Whether each request may be obeyed, by the guid that it carries.  ``rows``: -1 where there is none."""
-    column = state.column(GUID_COLUMN)
+    column = index.column(GUID_COLUMN)
     if column is None or column.shape[1] != _GUID_SIZE or not len(column):
         return np.ones(len(rows), np.bool_)
     guids = np.ascontiguousarray(wanted).view(np.uint8).reshape(-1, _GUID_SIZE)

@@ -1,18 +1,10 @@
-"""The state of one index: what the snapshot says, brought up to date by the log, in columns.
+"""The state of one index: what the snapshot says, brought up to date by the log.
 
-A message is a row.  Its uid and flags, and its record in each extension, stand at the same row of
-separate arrays (``uids`` uint32, ``flags`` uint8, one uint8[n, record_size] per extension), so that a
-million messages cost what their data costs and questions about all of them are one numpy call.
+A state owns a :class:`~dboxfs.index.table.Table`, which has the rows and columns, and answers questions about
+it; a million messages cost what their data costs, and a question about all of them is one numpy call.
 
-Invariants:
-
-* rows are sorted by uid, ascending, without duplicates; every uid < ``next_uid``;
-* arrays have room for more rows than there are messages; the extension columns are zero there;
-* the position of an extension in ``extensions`` is its ext_id and never changes;
-* ``head_offset`` is the end of the last whole transaction of log ``log_file_seq`` in the state.
-
-Growing is geometric.  Expunges of one :meth:`IndexState.apply_log` are compacted once, into new arrays.
-Array views that the properties return are read-only and hold until the next ``apply_log``.
+Expunges of one :meth:`IndexState.apply_log` are compacted once, into new arrays.  Array views that the
+properties return are read-only and hold until the next ``apply_log``.
 
 One owner, no locks: a state may be read by anyone while nobody calls ``apply_log``.
 How records change a state is in ``replay``; the file format in ``base`` and ``log``.
@@ -22,8 +14,9 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,19 +31,14 @@ from dboxfs.index.columns import FLAG_DIRTY as FLAG_DIRTY
 from dboxfs.index.columns import FLAG_DRAFT as FLAG_DRAFT
 from dboxfs.index.columns import FLAG_FLAGGED as FLAG_FLAGGED
 from dboxfs.index.columns import FLAG_SEEN as FLAG_SEEN
-from dboxfs.index.columns import ByteArray, Column, Selection, UidArray
+from dboxfs.index.columns import ByteArray, UidArray
 from dboxfs.index.columns import Changes as Changes
 from dboxfs.index.extensions import KEYWORDS, MODSEQ, Extension
 from dboxfs.index.log import Buffer, LogHeader, LogRecord, count_modseq
 from dboxfs.index.requests import PendingExpunges
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from dboxfs.index.table import Table
 
 BASE_HEADER_SIZE = 120
-
-#: Up to so many runs of rows between expunged ones are copied as runs.
-MAX_COPIED_RUNS = 4096
 
 #: Header flag: repaired by Dovecot's own check, a rebuild of the mailbox is due.
 HEADER_FSCKED = 0x4
@@ -74,42 +62,15 @@ class IndexState:
         extensions: Sequence[Extension] = (),
         columns: Sequence[ByteArray | None] = (),
         record_size: int = ext_format.MIN_RECORD_SIZE,
+        highest_modseq: int = 1,
     ) -> None:
         """Take a base header (120 bytes or more) and the columns, which the state then owns.
 
         ``header`` and ``columns`` must agree with each other: ``parse_index`` is the one that checks.
         """
-        self._header = bytes(header)
-        self._count = len(uids)
-        self._uids = uids
-        self._flags = flags
-        self._uid_view = uids.data
-        self._flag_view = flags.data
-        self._extensions = tuple(extensions)
-        self._columns = tuple(None if c is None else Column(c) for c in columns)
-        self._ext_index = {e.name: i for i, e in enumerate(self._extensions)}
-        self._record_size = record_size
-        self._laid_out = True
-        self.next_uid: int = _U32.unpack_from(header, 28)[0]
-        self.log_file_seq: int = _U32.unpack_from(header, 60)[0]
-        self.tail_offset: int = _U32.unpack_from(header, 64)[0]
-        self.head_offset: int = _U32.unpack_from(header, 68)[0]
-        self.highest_modseq = 1
-        self.hides_internal_flags = True
-        self.deleted = False
-        self.unknown_records = 0
-        self.selection = Selection()
-        self._pending: list[LogRecord] = []
-        self._asked = PendingExpunges(self._pending)
-        self._keywords: list[bytes] = []
-        self._keyword_index: dict[bytes, int] = {}
-        self._keyword_bytes = 0
-        hdr = self._raw_header_data(KEYWORDS)
-        for name in ext_format.parse_keywords(hdr, 0) if hdr else ():
-            self._keyword_index.setdefault(name.lower(), len(self._keywords))
-            self._keywords.append(name)
-            self._keyword_bytes += len(name)
-        self._take_modseq_header()
+        self.table = Table(header, uids, flags, extensions, columns, record_size)
+        self.table.highest_modseq = max(self.table.highest_modseq, highest_modseq)
+        self._asked = PendingExpunges(self.table.pending)
 
     @classmethod
     def empty(cls, header: LogHeader) -> IndexState:
@@ -121,11 +82,53 @@ class IndexState:
         for offset in (64, 68):
             _U32.pack_into(raw, offset, header.hdr_size)
         state = cls(raw, np.zeros(0, np.uint32), np.zeros(0, np.uint8))
-        state._start_log(header)
+        state.table.start_log(header)
         return state
 
     def __len__(self) -> int:
-        return self._count
+        return self.table.count
+
+    # -- position -------------------------------------------------------------------------------
+
+    @property
+    def next_uid(self) -> int:
+        """The uid that the next message gets, at least (IMAP UIDNEXT)."""
+        return self.table.next_uid
+
+    @property
+    def log_file_seq(self) -> int:
+        """The log file that the state has been read to."""
+        return self.table.log_file_seq
+
+    @property
+    def tail_offset(self) -> int:
+        """Requests behind this offset of the log wait to be executed."""
+        return self.table.tail_offset
+
+    @property
+    def head_offset(self) -> int:
+        """End of the last whole transaction of the log in the state."""
+        return self.table.head_offset
+
+    @property
+    def highest_modseq(self) -> int:
+        """IMAP HIGHESTMODSEQ."""
+        return self.table.highest_modseq
+
+    @property
+    def hides_internal_flags(self) -> bool:
+        """Whether flag updates of the log that no user sees count no modseq."""
+        return self.table.hides_internal_flags
+
+    @property
+    def deleted(self) -> bool:
+        """The mailbox is marked as deleted."""
+        return self.table.deleted
+
+    @property
+    def unknown_records(self) -> int:
+        """Log records of kinds that the format page does not name; they were skipped."""
+        return self.table.unknown_records
 
     # -- base header ------------------------------------------------------------------------------
 
@@ -164,29 +167,29 @@ class IndexState:
     @property
     def uids(self) -> UidArray:
         """uid of each row, ascending (read-only view, valid until the next ``apply_log``)."""
-        view = self._uids[: self._count]
+        view = self.table.uids[: self.table.count]
         view.flags.writeable = False
         return view
 
     @property
     def flags(self) -> ByteArray:
         """Flag byte of each row (mail-index section 3; read-only view)."""
-        view = self._flags[: self._count]
+        view = self.table.flags[: self.table.count]
         view.flags.writeable = False
         return view
 
     def row_of(self, uid: int) -> int:
         """Row of ``uid``, -1 if there is no such message."""
-        row = bisect_left(self._uid_view, uid, 0, self._count)
-        return row if row < self._count and self._uid_view[row] == uid else -1
+        row = bisect_left(self.table.uid_view, uid, 0, self.table.count)
+        return row if row < self.table.count and self.table.uid_view[row] == uid else -1
 
     def rows_of(self, uids: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Rows of many uids in one step, -1 where there is no such message."""
         wanted = np.asarray(uids, dtype=np.uint32)
         rows = np.searchsorted(self.uids, wanted).astype(np.int64)
-        if self._count == 0:
+        if self.table.count == 0:
             return np.full(wanted.shape, -1, np.int64)
-        found = self._uids[np.minimum(rows, self._count - 1)] == wanted
+        found = self.table.uids[np.minimum(rows, self.table.count - 1)] == wanted
         return np.where(found, rows, np.int64(-1))
 
     def column(self, name: str, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any] | None:
@@ -194,29 +197,29 @@ class IndexState:
 
         None if the index has no such extension, or it has no record data, or another size than ``dtype``.
         """
-        position = self._ext_index.get(name, -1)
-        column = self._columns[position] if position >= 0 else None
+        position = self.table.ext_index.get(name, -1)
+        column = self.table.columns[position] if position >= 0 else None
         if column is None:
             return None
-        view: npt.NDArray[Any] = column.array[: self._count]
+        view: npt.NDArray[Any] = column.array[: self.table.count]
         if dtype is not None:
             if np.dtype(dtype).itemsize != column.size:
                 return None
-            view = view.view(dtype).reshape(self._count)
+            view = view.view(dtype).reshape(self.table.count)
         view.flags.writeable = False
         return view
 
     def unpack(self, name: str, row: int, layout: struct.Struct) -> tuple[Any, ...] | None:
         """Record data of extension ``name`` of one row, quicker than :meth:`column`; None as there."""
-        position = self._ext_index.get(name, -1)
-        column = self._columns[position] if position >= 0 else None
+        position = self.table.ext_index.get(name, -1)
+        column = self.table.columns[position] if position >= 0 else None
         if column is None or column.size != layout.size:
             return None
         return layout.unpack_from(column.flat, row * layout.size)
 
     def modseq(self, row: int) -> int:
         """modseq of a message; the highest one while the index tracks none, or none for this message."""
-        column = self._modseq_column()
+        column = self.table.modseq_column()
         if column is None:
             return self.highest_modseq
         value: int = _U64.unpack_from(column.flat, row * 8)[0]
@@ -224,11 +227,11 @@ class IndexState:
 
     def modseqs(self) -> npt.NDArray[np.uint64]:
         """modseq of every row, as :meth:`modseq` gives it."""
-        column = self._modseq_column()
+        column = self.table.modseq_column()
         highest = np.uint64(self.highest_modseq)
         if column is None:
-            return np.full(self._count, highest, np.uint64)
-        values = column.array[: self._count].view("<u8").reshape(self._count).astype(np.uint64)
+            return np.full(self.table.count, highest, np.uint64)
+        values = column.array[: self.table.count].view("<u8").reshape(self.table.count).astype(np.uint64)
         values[values == 0] = highest
         return values
 
@@ -236,16 +239,18 @@ class IndexState:
 
     def keyword_names(self) -> tuple[str, ...]:
         """All keywords of the index in the order of their bits, used by a message or not."""
-        return tuple(name.decode("utf-8", "surrogateescape") for name in self._keywords)
+        return tuple(name.decode("utf-8", "surrogateescape") for name in self.table.keywords)
 
     def keywords(self, row: int) -> tuple[str, ...]:
         """Keywords of a message, in the order of their bits."""
-        column = self._column(KEYWORDS)
+        column = self.table.column(KEYWORDS)
         if column is None:
             return ()
         mask = int.from_bytes(column.flat[row * column.size : (row + 1) * column.size], "little")
         return tuple(
-            name.decode("utf-8", "surrogateescape") for i, name in enumerate(self._keywords) if mask >> i & 1
+            name.decode("utf-8", "surrogateescape")
+            for i, name in enumerate(self.table.keywords)
+            if mask >> i & 1
         )
 
     # -- counts -----------------------------------------------------------------------------------
@@ -253,44 +258,45 @@ class IndexState:
     @property
     def seen_count(self) -> int:
         """Messages with \\Seen."""
-        return int(np.count_nonzero(self._flags[: self._count] & np.uint8(FLAG_SEEN)))
+        return int(np.count_nonzero(self.table.flags[: self.table.count] & np.uint8(FLAG_SEEN)))
 
     @property
     def deleted_count(self) -> int:
         """Messages with \\Deleted."""
-        return int(np.count_nonzero(self._flags[: self._count] & np.uint8(FLAG_DELETED)))
+        return int(np.count_nonzero(self.table.flags[: self.table.count] & np.uint8(FLAG_DELETED)))
 
     @property
     def unseen_count(self) -> int:
         """Messages without \\Seen."""
-        return self._count - self.seen_count
+        return self.table.count - self.seen_count
 
     # -- extensions -------------------------------------------------------------------------------
 
     @property
     def extensions(self) -> list[Extension]:
         """The extensions in order of their ext_id, with current header data and record layout."""
-        self._lay_out()
+        self.table.lay_out()
         return [
-            replace(e, hdr=self._keywords_header()) if e.name == KEYWORDS else e for e in self._extensions
+            replace(e, hdr=self.table.keywords_header()) if e.name == KEYWORDS else e
+            for e in self.table.extensions
         ]
 
     @property
     def record_size(self) -> int:
         """Bytes of a record in a file that holds this state."""
-        self._lay_out()
-        return self._record_size
+        self.table.lay_out()
+        return self.table.record_size
 
     @property
     def base_header(self) -> bytes:
         """The base header's bytes (120 or more), unknown fields kept; counts and log position are stale."""
-        return bytes(self._header)
+        return bytes(self.table.header)
 
     def header_data(self, name: str) -> bytes | None:
         """Header data of extension ``name``; None if the index has no such extension."""
-        if name == KEYWORDS and name in self._ext_index:
-            return self._keywords_header()
-        return self._raw_header_data(name)
+        if name == KEYWORDS and name in self.table.ext_index:
+            return self.table.keywords_header()
+        return self.table.header_data(name)
 
     # -- log --------------------------------------------------------------------------------------
 
@@ -300,12 +306,12 @@ class IndexState:
 
         EXPUNGE*, FLAG_UPDATE with 0x40, INDEX_DELETED; in the order of the log.
         """
-        return tuple(r for r in self._pending if r.offset >= self.tail_offset)
+        return tuple(r for r in self.table.pending if r.offset >= self.tail_offset)
 
     @property
     def has_pending_requests(self) -> bool:
         """Whether there are :attr:`pending_requests`, at no cost."""
-        return bool(self._pending)
+        return bool(self.table.pending)
 
     @property
     def pending_expunges(self) -> UidArray:
@@ -313,8 +319,8 @@ class IndexState:
 
         What counts as such a request, for whoever hides or expunges messages: :mod:`dboxfs.index.requests`.
         """
-        if self._asked.records is not self._pending:
-            self._asked = PendingExpunges(self._pending)
+        if self._asked.records is not self.table.pending:
+            self._asked = PendingExpunges(self.table.pending)
         return self._asked.uids(self)
 
     def attach_log(self, header: LogHeader, data: Buffer) -> None:
@@ -332,13 +338,14 @@ class IndexState:
             raise FormatError(
                 header.hdr_size + len(view), f"log ends before the snapshot's {self.head_offset}"
             )
-        self.hides_internal_flags = header.hides_internal_flags
-        self.head_offset = max(self.head_offset, header.hdr_size)
-        self.tail_offset = max(self.tail_offset, header.hdr_size)
+        table = self.table
+        table.hides_internal_flags = header.hides_internal_flags
+        table.head_offset = max(table.head_offset, header.hdr_size)
+        table.tail_offset = max(table.tail_offset, header.hdr_size)
         tracked = self._modseq_position(header)
         counted = count_modseq(header, view, self.head_offset, start=tracked)
-        self.highest_modseq = max(self.highest_modseq, counted)
-        replay.collect_pending(self, view, header.hdr_size)
+        table.highest_modseq = max(table.highest_modseq, counted)
+        replay.collect_pending(self.table, view, header.hdr_size)
 
     def follow_rotation(self, header: LogHeader) -> None:
         """Go on with the next log file (mail-index-log section 4): replay it from its hdr_size.
@@ -351,7 +358,7 @@ class IndexState:
                 f"log {header.file_seq} continues {header.prev_file_seq}:{header.prev_file_offset}, "
                 f"the state is at {self.log_file_seq}:{self.head_offset}",
             )
-        self._start_log(header)
+        self.table.start_log(header)
 
     def apply_log(self, data: Buffer, offset: int) -> Changes:
         """Replay log bytes that start at file offset ``offset``, which must be ``head_offset``.
@@ -363,88 +370,20 @@ class IndexState:
         """
         if offset != self.head_offset:
             raise ValueError(f"log bytes from {offset} given, the state is at {self.head_offset}")
-        return replay.Replay(self, memoryview(data).cast("B"), offset).run()
+        return replay.replay(self.table, memoryview(data).cast("B"), offset)
 
-    # -- for replay and base ----------------------------------------------------------------------
-
-    def _start_log(self, header: LogHeader) -> None:
-        self.log_file_seq = header.file_seq
-        self.head_offset = self.tail_offset = header.hdr_size
-        self.highest_modseq = max(self.highest_modseq, header.initial_modseq)
-        self.hides_internal_flags = header.hides_internal_flags
-        self.selection = Selection()
-        self._pending = []
+    # -- inside -----------------------------------------------------------------------------------
 
     def _header_field(self, offset: int) -> int:
-        value: int = _U32.unpack_from(self._header, offset)[0]
+        value: int = _U32.unpack_from(self.table.header, offset)[0]
         return value
-
-    def _refresh_views(self) -> None:
-        self._uid_view = self._uids.data
-        self._flag_view = self._flags.data
-
-    def _keep_rows(self, alive: npt.NDArray[np.bool_]) -> None:
-        """Forget all rows but those of ``alive`` (one entry for each row); into new arrays."""
-        edges = np.flatnonzero(np.diff(alive, prepend=False, append=False))
-        runs = [slice(low, high) for low, high in edges.reshape(-1, 2).tolist()]
-
-        def kept(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            if 0 < len(runs) <= MAX_COPIED_RUNS:  # whole runs copy about ten times as fast as a mask
-                return np.concatenate([rows[run] for run in runs])
-            return rows[: self._count][alive]
-
-        self._uids = kept(self._uids)
-        self._flags = kept(self._flags)
-        self._columns = tuple(c and Column(kept(c.array)) for c in self._columns)
-        self._count = len(self._uids)
-        self._refresh_views()
-
-    def _truncate(self, keywords: int, pending: int) -> None:
-        """After a rollback: drop what a broken transaction added in place."""
-        for name in self._keywords[keywords:]:
-            del self._keyword_index[name.lower()]
-        del self._keywords[keywords:]
-        del self._pending[pending:]
-        for column in self._columns:
-            if column is not None:
-                column.array[self._count :] = 0
-
-    def _column(self, name: str) -> Column | None:
-        position = self._ext_index.get(name, -1)
-        return self._columns[position] if position >= 0 else None
-
-    def _modseq_column(self) -> Column | None:
-        column = self._column(MODSEQ)
-        return column if column is not None and column.size == 8 else None
-
-    def _raw_header_data(self, name: str) -> bytes | None:
-        position = self._ext_index.get(name, -1)
-        return self._extensions[position].hdr if position >= 0 else None
-
-    def _keywords_header(self) -> bytes:
-        return ext_format.encode_keywords(self._keywords, len(self._raw_header_data(KEYWORDS) or b""))
-
-    def _take_modseq_header(self) -> None:
-        hdr = self._raw_header_data(MODSEQ)
-        if hdr is not None and len(hdr) == 16:
-            self.highest_modseq = max(self.highest_modseq, _U64.unpack_from(hdr)[0])
 
     def _modseq_position(self, header: LogHeader) -> tuple[int, int] | None:
         """(offset, modseq) that the ``modseq`` header knows for this log, if it is of use."""
-        hdr = self._raw_header_data(MODSEQ)
+        hdr = self.table.header_data(MODSEQ)
         if hdr is None or len(hdr) != 16:
             return None
         highest, log_seq, log_offset = struct.unpack("<QII", hdr)
         if log_seq != header.file_seq or not header.hdr_size <= log_offset <= self.head_offset:
             return None
         return log_offset, highest
-
-    def _lay_out(self) -> None:
-        if not self._laid_out:
-            placed, self._record_size = ext_format.place_records(self._extensions)
-            self._extensions = tuple(placed)
-            self._laid_out = True
-
-    def _drop_done_requests(self) -> None:
-        if self._pending and self._pending[0].offset < self.tail_offset:
-            self._pending = [r for r in self._pending if r.offset >= self.tail_offset]

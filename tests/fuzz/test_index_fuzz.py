@@ -264,7 +264,7 @@ def test_a_snapshot_and_the_rest_of_its_log_are_the_whole_log(parts: list[bytes]
     stored.attach_log(build.HEADER, log)
     assert stored.highest_modseq == first.highest_modseq
     assert stored.pending_expunges.tolist() == first.pending_expunges.tolist()
-    stored.selection = first.selection
+    stored.table.selection = first.table.selection
     stored.apply_log(log[stored.head_offset - build.START :], stored.head_offset)
     ours, theirs = build.contents(stored), build.contents(whole)
     assert ours[6:12] == theirs[6:12]

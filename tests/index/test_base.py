@@ -142,7 +142,7 @@ def test_counters_that_are_wrong_are_counted_again() -> None:
 def test_low_water_marks_are_lowered_when_they_promise_too_much() -> None:
     high = patched(patched(MAILBOX_INDEX, 52, b"\x03"), 56, b"\x03")
     state = parse_index(high)
-    state.head_offset = state.tail_offset = 840
+    state.table.head_offset = state.table.tail_offset = 840
     state.apply_log(build.flags(1, 1, 4), 840)
     assert struct.unpack_from("<II", encode_index(state), 52) == (2, 1)
 

@@ -169,6 +169,4 @@ class _Parts:
 
     def encode(self, base: bytearray, uids: UidArray, flags: ByteArray, highest_modseq: int) -> bytes:
         placed, size = place_records(self._extensions)
-        state = IndexState(base, uids, flags, placed, self._columns, size)
-        state.highest_modseq = highest_modseq
-        return encode_index(state)
+        return encode_index(IndexState(base, uids, flags, placed, self._columns, size, highest_modseq))

@@ -11,11 +11,11 @@ from dataclasses import replace
 import numpy as np
 
 from dboxfs.index import extensions as ext_format
-from dboxfs.index.apply_extensions import add_extension, replace_extension
 from dboxfs.index.columns import Column
-from dboxfs.index.context import Context
 from dboxfs.index.extensions import KEYWORDS, Extension
 from dboxfs.index.payload import KEYWORD_ADD, KEYWORD_REMOVE
+from dboxfs.index.replay.context import Context
+from dboxfs.index.replay.extensions import add_extension, replace_extension
 
 
 def keyword_update(ctx: Context, body: memoryview) -> None:
@@ -29,11 +29,11 @@ def keyword_update(ctx: Context, body: memoryview) -> None:
     if not name or start > len(body) or modify not in (KEYWORD_ADD, KEYWORD_REMOVE):
         raise ctx.broken(f"keyword update with modify type {modify} and a name of {name_size} bytes")
     found = ctx.uid_ranges(body[start:], 8)
-    state = ctx.state
-    bit = state._keyword_index.get(name.lower())
+    table = ctx.table
+    bit = table.keyword_index.get(name.lower())
     if bit is None:
         bit = add_keyword(ctx, name)
-    column = state._column(KEYWORDS)
+    column = table.column(KEYWORDS)
     if column is None or bit >= 8 * column.size:
         if modify == KEYWORD_REMOVE:
             return
@@ -53,7 +53,7 @@ def change_bit(ctx: Context, column: Column, byte: int, mask: int, low: int, hig
         ctx.undo.entries.append((column.flat, where, old))
         column.flat[where] = old | mask if add else old & ~mask
         return
-    ctx.undo.note_rows(column.array, low, high, ctx.state._count)
+    ctx.undo.note_rows(column.array, low, high, ctx.table.count)
     part = column.array[low:high, byte]
     if add:
         part |= np.uint8(mask)
@@ -64,11 +64,11 @@ def change_bit(ctx: Context, column: Column, byte: int, mask: int, low: int, hig
 def keyword_reset(ctx: Context, body: memoryview) -> None:
     """KEYWORD_RESET: clear all keywords."""
     found = ctx.uid_ranges(body, 8)
-    column = ctx.state._column(KEYWORDS)
+    column = ctx.table.column(KEYWORDS)
     if column is None:
         return
     for _, low, high in found:
-        ctx.undo.note_rows(column.array, low, high, ctx.state._count)
+        ctx.undo.note_rows(column.array, low, high, ctx.table.count)
         column.array[low:high] = 0
         ctx.touch(low, high)
         ctx.raise_modseq(low, high)
@@ -76,18 +76,18 @@ def keyword_reset(ctx: Context, body: memoryview) -> None:
 
 def add_keyword(ctx: Context, name: bytes) -> int:
     """Register a new keyword as the next bit; creates the extension if it is the first."""
-    state = ctx.state
-    bit = len(state._keywords)
-    state._keywords.append(name)
-    state._keyword_index[name.lower()] = bit
-    state._keyword_bytes += len(name)
-    used = ext_format.keywords_used(state._keyword_bytes, bit + 1)
-    position = state._ext_index.get(KEYWORDS)
+    table = ctx.table
+    bit = len(table.keywords)
+    table.keywords.append(name)
+    table.keyword_index[name.lower()] = bit
+    table.keyword_bytes += len(name)
+    used = ext_format.keywords_used(table.keyword_bytes, bit + 1)
+    position = table.ext_index.get(KEYWORDS)
     if position is None:
         add_extension(ctx, Extension(KEYWORDS, record_align=1))
         resize_keywords(ctx, used)
     else:
-        ext = state._extensions[position]
+        ext = table.extensions[position]
         if used > len(ext.hdr) or ext.record_size * 8 <= bit:
             resize_keywords(ctx, used)
     ctx.mailbox_changed = True
@@ -96,13 +96,13 @@ def add_keyword(ctx: Context, name: bytes) -> int:
 
 def resize_keywords(ctx: Context, used: int | None) -> Column:
     """Grow ``keywords`` for its names as Dovecot does: 128 spare header bytes, whole bitmask bytes."""
-    state = ctx.state
-    position = state._ext_index[KEYWORDS]
-    ext = state._extensions[position]
-    size = max(ext.record_size, ext_format.keyword_record_size(len(state._keywords)))
+    table = ctx.table
+    position = table.ext_index[KEYWORDS]
+    ext = table.extensions[position]
+    size = max(ext.record_size, ext_format.keyword_record_size(len(table.keywords)))
     hdr = ext.hdr if used is None else bytes(used + 128)
     replace_extension(ctx, position, replace(ext, hdr=hdr, record_size=size, record_align=1))
-    column = state._columns[position]
+    column = table.columns[position]
     if column is None:
         raise ctx.broken("keywords without record data")
     return column

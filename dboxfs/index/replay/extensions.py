@@ -14,9 +14,9 @@ import numpy as np
 
 from dboxfs.index import extensions as ext_format
 from dboxfs.index.columns import Column, Selection
-from dboxfs.index.context import Context
 from dboxfs.index.extensions import CACHE, KEYWORDS, MODSEQ, Extension
 from dboxfs.index.payload import EXT_BY_NAME, INTRO_NO_SHRINK
+from dboxfs.index.replay.context import Context
 
 _HH = struct.Struct("<HH")
 _II = struct.Struct("<II")
@@ -41,33 +41,33 @@ def ext_intro(ctx: Context, body: memoryview) -> None:
 def introduce(ctx: Context, fields: tuple[int, ...], raw_name: bytes) -> None:
     """One intro of the record: ``fields`` is its fixed part."""
     ext_id, reset_id, hdr_size, record_size, record_align, flags, _ = fields
-    state = ctx.state
+    table = ctx.table
     if ext_id == EXT_BY_NAME:
         name = ext_format.decode_name(raw_name, ctx.offset)
-        position = state._ext_index.get(name)
-    elif ext_id < len(state._extensions):
-        position, name = ext_id, state._extensions[ext_id].name
+        position = table.ext_index.get(name)
+    elif ext_id < len(table.extensions):
+        position, name = ext_id, table.extensions[ext_id].name
     else:
-        raise ctx.broken(f"extension id {ext_id} is unknown, there are {len(state._extensions)}")
+        raise ctx.broken(f"extension id {ext_id} is unknown, there are {len(table.extensions)}")
     if name == KEYWORDS:
         raise ctx.broken("an intro must not name keywords")
     ext_format.check_sizes(ctx.offset, name, hdr_size, record_size, record_align)
     if position is None:
-        position = len(state._extensions)
+        position = len(table.extensions)
         add_extension(ctx, Extension(name, bytes(0), reset_id))
-        grown = replace(state._extensions[position], record_size=record_size, record_align=record_align)
+        grown = replace(table.extensions[position], record_size=record_size, record_align=record_align)
         replace_extension(ctx, position, grown, hdr_size)
-    elif state._extensions[position].reset_id != reset_id:
-        state.selection = Selection(position, record_size, ignore=True)
+    elif table.extensions[position].reset_id != reset_id:
+        table.selection = Selection(position, record_size, ignore=True)
         return
     else:
         resize(ctx, position, hdr_size, record_size, record_align, bool(flags & INTRO_NO_SHRINK))
-    state.selection = Selection(position, record_size)
+    table.selection = Selection(position, record_size)
 
 
 def resize(ctx: Context, position: int, hdr_size: int, record_size: int, align: int, no_shrink: bool) -> None:
     """Bring a known extension to the sizes of an intro; with ``no_shrink`` never to smaller ones."""
-    ext = ctx.state._extensions[position]
+    ext = ctx.table.extensions[position]
     smaller_hdr = hdr_size + -hdr_size % 8 < len(ext.hdr) + -len(ext.hdr) % 8
     if smaller_hdr and no_shrink:
         hdr_size = len(ext.hdr)
@@ -80,44 +80,44 @@ def resize(ctx: Context, position: int, hdr_size: int, record_size: int, align: 
 
 def add_extension(ctx: Context, ext: Extension) -> None:
     """Append an extension that has no data yet; its position is the next ext_id."""
-    state = ctx.state
-    if len(state._extensions) >= ext_format.MAX_EXTENSIONS:
+    table = ctx.table
+    if len(table.extensions) >= ext_format.MAX_EXTENSIONS:
         raise ctx.broken(f"more than {ext_format.MAX_EXTENSIONS} extensions")
-    state._ext_index = {**state._ext_index, ext.name: len(state._extensions)}
-    state._extensions = (*state._extensions, ext)
-    state._columns = (*state._columns, None)
+    table.ext_index = {**table.ext_index, ext.name: len(table.extensions)}
+    table.extensions = (*table.extensions, ext)
+    table.columns = (*table.columns, None)
 
 
 def replace_extension(ctx: Context, position: int, ext: Extension, hdr_size: int | None = None) -> None:
     """Put ``ext`` in place of the extension at ``position``, with header and column of its sizes."""
-    state = ctx.state
-    others = state._extensions[:position], state._extensions[position + 1 :]
+    table = ctx.table
+    others = table.extensions[:position], table.extensions[position + 1 :]
     size = len(ext.hdr) if hdr_size is None else hdr_size
     headers = size + sum(len(e.hdr) for part in others for e in part)
-    if headers > ext_format.MAX_HEADER_BYTES and size > len(state._extensions[position].hdr):
+    if headers > ext_format.MAX_HEADER_BYTES and size > len(table.extensions[position].hdr):
         raise ctx.broken(f"extension {ext.name}: {headers} bytes of header data are too many")
     ext = replace(ext, hdr=ext.hdr[:size].ljust(size, b"\0"))
-    old = state._extensions[position]
+    old = table.extensions[position]
     extensions = (*others[0], ext, *others[1])
     if (old.record_size, old.record_align) != (ext.record_size, ext.record_align):
-        rows = len(state._uids)
+        rows = len(table.uids)
         ctx.check_columns(rows, extensions)
-        column = state._columns[position]
+        column = table.columns[position]
         if ext.record_size == 0:
             column = None
         elif column is None:
             column = Column(np.zeros((rows, ext.record_size), np.uint8))
         elif column.size != ext.record_size:
             column = column.resized(rows, ext.record_size)
-        state._columns = (*state._columns[:position], column, *state._columns[position + 1 :])
-        state._laid_out = False
-    state._extensions = extensions
+        table.columns = (*table.columns[:position], column, *table.columns[position + 1 :])
+        table.laid_out = False
+    table.extensions = extensions
     ctx.mailbox_changed = True
 
 
 def selected(ctx: Context) -> int:
     """ext_id that the last intro selected."""
-    position = ctx.state.selection.position
+    position = ctx.table.selection.position
     if position < 0:
         raise ctx.broken("extension update without an intro before it")
     return position
@@ -128,16 +128,16 @@ def ext_reset(ctx: Context, body: memoryview) -> None:
     if len(body) < 4:
         raise ctx.broken("extension reset without an id")
     position = selected(ctx)
-    state = ctx.state
-    ext = replace(state._extensions[position], reset_id=_U32.unpack_from(body)[0])
+    table = ctx.table
+    ext = replace(table.extensions[position], reset_id=_U32.unpack_from(body)[0])
     if len(body) < 5 or not body[4]:
         ext = replace(ext, hdr=bytes(len(ext.hdr)))
         if ext.record_size:
-            column = Column(np.zeros((len(state._uids), ext.record_size), np.uint8))
-            state._columns = (*state._columns[:position], column, *state._columns[position + 1 :])
+            column = Column(np.zeros((len(table.uids), ext.record_size), np.uint8))
+            table.columns = (*table.columns[:position], column, *table.columns[position + 1 :])
             if ext.name != CACHE:
-                ctx.touch(0, state._count)
-    state._extensions = (*state._extensions[:position], ext, *state._extensions[position + 1 :])
+                ctx.touch(0, table.count)
+    table.extensions = (*table.extensions[:position], ext, *table.extensions[position + 1 :])
     ctx.mailbox_changed = True
 
 
@@ -154,17 +154,17 @@ def ext_hdr_update32(ctx: Context, body: memoryview) -> None:
 def update_ext_header(ctx: Context, body: memoryview, form: struct.Struct) -> None:
     """Write into the header data of the selected extension."""
     position = selected(ctx)
-    if ctx.state.selection.ignore:
+    if ctx.table.selection.ignore:
         return
-    state = ctx.state
-    ext = state._extensions[position]
+    table = ctx.table
+    ext = table.extensions[position]
     hdr = bytearray(ext.hdr)
     for where, data in ctx.pieces(body, form):
         if where + len(data) > len(hdr):
             raise ctx.broken(f"extension {ext.name}: update {where}+{len(data)} of {len(hdr)} bytes")
         hdr[where : where + len(data)] = data
     ext = replace(ext, hdr=bytes(hdr))
-    state._extensions = (*state._extensions[:position], ext, *state._extensions[position + 1 :])
+    table.extensions = (*table.extensions[:position], ext, *table.extensions[position + 1 :])
     ctx.mailbox_changed = True
     if ext.name == MODSEQ:
         start_modseqs(ctx)
@@ -172,29 +172,29 @@ def update_ext_header(ctx: Context, body: memoryview, form: struct.Struct) -> No
 
 def start_modseqs(ctx: Context) -> None:
     """Tracking begins: messages without a modseq get the highest one (mail-index section 5)."""
-    state = ctx.state
-    column = state._modseq_column()
-    state._take_modseq_header()
-    if column is None or state._count == 0:
+    table = ctx.table
+    column = table.modseq_column()
+    table.take_modseq_header()
+    if column is None or table.count == 0:
         return
-    ctx.undo.note_rows(column.array, 0, state._count, state._count)
-    values = column.array[: state._count].view("<u8")
-    values[values == 0] = np.uint64(state.highest_modseq)
+    ctx.undo.note_rows(column.array, 0, table.count, table.count)
+    values = column.array[: table.count].view("<u8")
+    values[values == 0] = np.uint64(table.highest_modseq)
 
 
 def ext_rec_update(ctx: Context, body: memoryview) -> None:
     """EXT_REC_UPDATE: record data of messages; the intro's record_size is the stride."""
     position = selected(ctx)
-    state = ctx.state
-    selection = state.selection
+    table = ctx.table
+    selection = table.selection
     if selection.ignore:
         return
     width = selection.record_size
     stride = (4 + width + 3) & ~3
     if len(body) % stride:
         raise ctx.broken(f"extension records of {len(body)} bytes, a multiple of {stride} expected")
-    column = state._columns[position]
-    reported = state._extensions[position].name != CACHE
+    column = table.columns[position]
+    reported = table.extensions[position].name != CACHE
     for pos in range(0, len(body), stride):
         row = record_row(ctx, body, pos)
         if row < 0 or column is None:
@@ -210,8 +210,8 @@ def ext_rec_update(ctx: Context, body: memoryview) -> None:
 def record_row(ctx: Context, body: memoryview, pos: int) -> int:
     """Row of the uid at ``body[pos]``, -1 if the message is gone; the uid must have been appended."""
     (uid,) = _U32.unpack_from(body, pos)
-    if not 0 < uid < ctx.state.next_uid:
-        raise ctx.broken(f"extension record of uid {uid}, next_uid is {ctx.state.next_uid}")
+    if not 0 < uid < ctx.table.next_uid:
+        raise ctx.broken(f"extension record of uid {uid}, next_uid is {ctx.table.next_uid}")
     low, high = ctx.rows(uid, uid)
     return low if low < high else -1
 
@@ -219,13 +219,13 @@ def record_row(ctx: Context, body: memoryview, pos: int) -> int:
 def ext_atomic_inc(ctx: Context, body: memoryview) -> None:
     """EXT_ATOMIC_INC: add to a little-endian number of the intro's record_size; it must stay in range."""
     position = selected(ctx)
-    state = ctx.state
-    width = state.selection.record_size
-    if state.selection.ignore:
+    table = ctx.table
+    width = table.selection.record_size
+    if table.selection.ignore:
         return
     if len(body) % 8 or width not in (1, 2, 4, 8):
         raise ctx.broken(f"increments of {len(body)} bytes for numbers of {width} bytes")
-    column = state._columns[position]
+    column = table.columns[position]
     for pos in range(0, len(body), 8):
         row = record_row(ctx, body, pos)
         if row < 0 or column is None or ctx.is_dead(row):

@@ -1,9 +1,8 @@
-"""Replay of log records over an index state (mail-index-log sections 3 to 6).
+"""Replay of log records over a table, transaction by transaction.
 
-One :class:`Replay` is one ``apply_log`` call.  It goes through the log transaction by transaction; each is
-applied whole or not at all, so that a broken record leaves the state of the last whole transaction.
-For that, every change of a row in place is preceded by a note of the old value (:class:`_Undo`);
-everything else in a state is replaced, not changed, so that a copy of its attributes brings it back.
+Each transaction is applied whole or not at all, so that a broken record leaves the table of the last whole
+one.  For that, every change of a row in place is preceded by a note of the old value
+(:class:`~dboxfs.index.replay.context.Undo`), and the table is marked before each transaction.
 
 Expunged rows stay in place, marked dead, until the end of the call; one compaction then removes them all.
 Updates of dead rows are harmless and not looked at.
@@ -19,14 +18,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dboxfs.errors import FormatError
-from dboxfs.index import apply_extensions, apply_keywords, apply_messages
 from dboxfs.index.columns import FLAG_BACKEND, Changes
-from dboxfs.index.context import Context
 from dboxfs.index.log import (
     EXTERNAL,
     RECORD_HEADER_SIZE,
@@ -38,9 +34,9 @@ from dboxfs.index.log import (
     next_modseq,
     record_kind,
 )
-
-if TYPE_CHECKING:
-    from dboxfs.index.state import IndexState
+from dboxfs.index.replay import extensions, keywords, messages
+from dboxfs.index.replay.context import Context
+from dboxfs.index.table import Table
 
 TAIL_FIELD = 64
 
@@ -58,34 +54,44 @@ def _boundary(ctx: Context, body: memoryview) -> None:
 
 
 _HANDLERS: dict[int, Callable[[Context, memoryview], None]] = {
-    RecordType.EXPUNGE: apply_messages.expunge_ranges,
-    RecordType.EXPUNGE_GUID: apply_messages.expunge_guids,
-    RecordType.APPEND: apply_messages.append,
-    RecordType.FLAG_UPDATE: apply_messages.flag_update,
-    RecordType.MODSEQ_UPDATE: apply_messages.modseq_update,
-    RecordType.HEADER_UPDATE: apply_messages.header_update,
-    RecordType.INDEX_DELETED: apply_messages.index_deleted,
-    RecordType.INDEX_UNDELETED: apply_messages.index_undeleted,
-    RecordType.ATTRIBUTE_UPDATE: apply_messages.attribute_update,
-    RecordType.KEYWORD_UPDATE: apply_keywords.keyword_update,
-    RecordType.KEYWORD_RESET: apply_keywords.keyword_reset,
-    RecordType.EXT_INTRO: apply_extensions.ext_intro,
-    RecordType.EXT_RESET: apply_extensions.ext_reset,
-    RecordType.EXT_HDR_UPDATE: apply_extensions.ext_hdr_update,
-    RecordType.EXT_HDR_UPDATE32: apply_extensions.ext_hdr_update32,
-    RecordType.EXT_REC_UPDATE: apply_extensions.ext_rec_update,
-    RecordType.EXT_ATOMIC_INC: apply_extensions.ext_atomic_inc,
+    RecordType.EXPUNGE: messages.expunge_ranges,
+    RecordType.EXPUNGE_GUID: messages.expunge_guids,
+    RecordType.APPEND: messages.append,
+    RecordType.FLAG_UPDATE: messages.flag_update,
+    RecordType.MODSEQ_UPDATE: messages.modseq_update,
+    RecordType.HEADER_UPDATE: messages.header_update,
+    RecordType.INDEX_DELETED: messages.index_deleted,
+    RecordType.INDEX_UNDELETED: messages.index_undeleted,
+    RecordType.ATTRIBUTE_UPDATE: messages.attribute_update,
+    RecordType.KEYWORD_UPDATE: keywords.keyword_update,
+    RecordType.KEYWORD_RESET: keywords.keyword_reset,
+    RecordType.EXT_INTRO: extensions.ext_intro,
+    RecordType.EXT_RESET: extensions.ext_reset,
+    RecordType.EXT_HDR_UPDATE: extensions.ext_hdr_update,
+    RecordType.EXT_HDR_UPDATE32: extensions.ext_hdr_update32,
+    RecordType.EXT_REC_UPDATE: extensions.ext_rec_update,
+    RecordType.EXT_ATOMIC_INC: extensions.ext_atomic_inc,
     RecordType.BOUNDARY: _boundary,
 }
 
 
-class Replay:
+def replay(table: Table, view: memoryview, offset: int) -> Changes:
+    """Replay log bytes whose first byte is at file offset ``offset``, which must be the table's head.
+
+    Applies every complete transaction and moves head and tail behind the last one.
+
+    :raises FormatError: (file offset) a broken record; the transactions before it are applied.
+    """
+    return _Replay(table, view, offset).run()
+
+
+class _Replay:
     """One pass over log bytes ``view``, whose first byte is at file offset ``base``."""
 
-    def __init__(self, state: IndexState, view: memoryview, base: int) -> None:
+    def __init__(self, table: Table, view: memoryview, base: int) -> None:
         self._view = view
         self._base = base
-        self._ctx = Context(state, base)
+        self._ctx = Context(table, base)
 
     def run(self) -> Changes:
         """Apply all complete transactions.  On :class:`FormatError` those before it are applied."""
@@ -99,47 +105,45 @@ class Replay:
 
     def _transaction(self, places: list[Place]) -> None:
         ctx = self._ctx
-        state = ctx.state
-        before = state.__dict__.copy()
-        lengths = len(state._keywords), len(state._pending)
+        table = ctx.table
+        mark = table.mark()
         dead = ctx.dead
         try:
             for pos, size, raw in places:
                 self._record(pos, size, raw)
         except FormatError:
             ctx.undo.restore()
-            state.__dict__.update(before)
+            table.roll_back(mark)
             ctx.dead = dead
-            state._truncate(*lengths)
             raise
-        state.head_offset = ctx.offset + size
+        table.head_offset = ctx.offset + size
         if ctx.undo.entries:
             ctx.undo.forget()
 
     def _record(self, pos: int, size: int, raw: int) -> None:
         ctx = self._ctx
-        state = ctx.state
+        table = ctx.table
         ctx.offset = offset = self._base + pos
         body = self._view[pos + RECORD_HEADER_SIZE : pos + size]
         kind = record_kind(raw, offset)
         ctx.external = bool(raw & EXTERNAL)
         handler = _HANDLERS.get(kind)
         if handler is None:
-            state.unknown_records += 1
+            table.unknown_records += 1
         else:
-            state.highest_modseq = next_modseq(
-                state.highest_modseq, kind, raw, body, state.hides_internal_flags
+            table.highest_modseq = next_modseq(
+                table.highest_modseq, kind, raw, body, table.hides_internal_flags
             )
             handler(ctx, body)
-        track_tail(state, offset, size, raw, kind, body)
+        track_tail(table, offset, size, raw, kind, body)
 
     def _finish(self) -> Changes:
         """Remove the dead rows for good and sum up."""
         ctx = self._ctx
-        state = ctx.state
-        state._drop_done_requests()
-        count, first_new = state._count, ctx.first_new
-        uids = state._uids
+        table = ctx.table
+        table.drop_done_requests()
+        count, first_new = table.count, ctx.first_new
+        uids = table.uids
         touched = ctx.touched_rows(first_new)
         appended, expunged = uids[first_new:count].copy(), uids[:0].copy()
         updated = uids[touched]
@@ -150,23 +154,23 @@ class Replay:
             appended = appended[alive[first_new:]]
             expunged = uids[:first_new][~alive[:first_new]]
             updated = updated[alive[touched]]
-            state._keep_rows(alive)
-        return Changes(state.head_offset, appended, expunged, updated, ctx.mailbox_changed)
+            table.keep_rows(alive)
+        return Changes(table.head_offset, appended, expunged, updated, ctx.mailbox_changed)
 
 
-def track_tail(state: IndexState, offset: int, size: int, raw: int, kind: int, body: memoryview) -> None:
+def track_tail(table: Table, offset: int, size: int, raw: int, kind: int, body: memoryview) -> None:
     """Move the tail over one record, or remember the request in it (mail-index-log section 5)."""
     if raw & EXTERNAL:
         tail = _tail_value(body) if kind == RecordType.HEADER_UPDATE else None
         if tail is not None:
             if tail > offset + size:
                 raise FormatError(offset, f"log_file_tail_offset {tail} is beyond this record's end")
-            state.tail_offset = max(state.tail_offset, tail)
-        elif state.tail_offset == offset:
-            state.tail_offset = offset + size
+            table.tail_offset = max(table.tail_offset, tail)
+        elif table.tail_offset == offset:
+            table.tail_offset = offset + size
     elif kind in _REQUESTS and (kind != RecordType.FLAG_UPDATE or _moves_message(body)):
         copy = memoryview(bytes(body))
-        state._pending.append(LogRecord(offset, size, RecordType(kind), False, bool(raw & SYNC), copy))
+        table.pending.append(LogRecord(offset, size, RecordType(kind), False, bool(raw & SYNC), copy))
 
 
 def _moves_message(body: memoryview) -> bool:
@@ -188,11 +192,11 @@ def _tail_value(body: memoryview) -> int | None:
     return None
 
 
-def collect_pending(state: IndexState, view: memoryview, base: int) -> None:
+def collect_pending(table: Table, view: memoryview, base: int) -> None:
     """Walk the records between tail and head of a log whose bytes from ``base`` on are ``view``."""
-    start = min(max(state.tail_offset - base, 0), len(view))
+    start = min(max(table.tail_offset - base, 0), len(view))
     for places in iter_transactions(view, start, base):
         for pos, size, raw in places:
             body = view[pos + RECORD_HEADER_SIZE : pos + size]
-            track_tail(state, base + pos, size, raw, record_kind(raw, base + pos), body)
-    state._drop_done_requests()
+            track_tail(table, base + pos, size, raw, record_kind(raw, base + pos), body)
+    table.drop_done_requests()

@@ -1,8 +1,8 @@
-"""What a replay works on: the state, its undo notes, and the rows that it touched.
+"""What a replay works on: the table, its undo notes, and the rows that it touched.
 
-A :class:`Context` lives for one ``apply_log``.  Functions that apply records (``apply_messages``,
-``apply_keywords``, ``apply_extensions``) go through it for everything that a broken transaction must be
-able to take back: rows changed in place are noted in :attr:`Context.undo` first; all else in a state is
+A :class:`Context` lives for one ``apply_log``.  Functions that apply records (``messages``,
+``keywords``, ``extensions``) go through it for everything that a broken transaction must be
+able to take back: rows changed in place are noted in :attr:`Context.undo` first; all else in a table is
 replaced, never changed.  Expunged rows are only marked dead here; updates of dead rows do no harm.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_left, bisect_right
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,7 @@ from dboxfs.errors import FormatError
 from dboxfs.index import extensions as ext_format
 from dboxfs.index.columns import ByteArray, RowArray
 from dboxfs.index.extensions import Extension
-
-if TYPE_CHECKING:
-    from dboxfs.index.state import IndexState
+from dboxfs.index.table import Table
 
 _II = struct.Struct("<II")
 _U64 = struct.Struct("<Q")
@@ -66,15 +64,15 @@ class Undo:
 class Context:
     """One replay: where it is (``offset``, ``external`` of the current record) and what it did."""
 
-    __slots__ = ("dead", "external", "first_new", "high", "low", "mailbox_changed", "offset", "state", "undo")
+    __slots__ = ("dead", "external", "first_new", "high", "low", "mailbox_changed", "offset", "table", "undo")
 
-    def __init__(self, state: IndexState, offset: int) -> None:
-        self.state = state
+    def __init__(self, table: Table, offset: int) -> None:
+        self.table = table
         self.offset = offset
         self.external = False
         self.undo = Undo()
         #: Rows from here on were appended by this replay.
-        self.first_new = len(state)
+        self.first_new = table.count
         #: uint8 of each row, 1 = expunged by this replay; None or short: not.
         self.dead: ByteArray | None = None
         self.low = array("I")
@@ -87,8 +85,8 @@ class Context:
 
     def rows(self, uid1: int, uid2: int) -> tuple[int, int]:
         """Rows low..high (exclusive) of the uids in uid1..uid2."""
-        state = self.state
-        uids, count = state._uid_view, state._count
+        table = self.table
+        uids, count = table.uid_view, table.count
         # A row is never further from the start than its uid from the first one.
         limit = min(count, max(uid1 - uids[0] + 1, 0)) if count else 0
         if limit and uids[limit - 1] == uid1:
@@ -123,41 +121,35 @@ class Context:
 
     def raise_modseq(self, low: int, high: int) -> None:
         """Give rows the current modseq, unless they have a higher one."""
-        state = self.state
-        column = state._modseq_column()
+        table = self.table
+        column = table.modseq_column()
         if column is None:
             return
         if high == low + 1:
             where = slice(low * 8, low * 8 + 8)
             old = bytes(column.flat[where])
-            if int.from_bytes(old, "little") < state.highest_modseq:
+            if int.from_bytes(old, "little") < table.highest_modseq:
                 self.undo.entries.append((column.flat, where, old))
-                column.flat[where] = _U64.pack(state.highest_modseq)
+                column.flat[where] = _U64.pack(table.highest_modseq)
             return
-        self.undo.note_rows(column.array, low, high, state._count)
+        self.undo.note_rows(column.array, low, high, table.count)
         values = column.array[low:high].view("<u8")
-        np.maximum(values, np.uint64(state.highest_modseq), out=values)
+        np.maximum(values, np.uint64(table.highest_modseq), out=values)
 
     def reserve(self, extra: int) -> None:
         """Make room for ``extra`` more rows."""
-        state = self.state
-        needed = state._count + extra
-        if needed <= len(state._uids):
+        table = self.table
+        needed = table.count + extra
+        if needed <= len(table.uids):
             return
-        rows = max(needed, state._count + state._count // 4 + 16)
-        self.check_columns(rows, state._extensions)
-        for name in ("_uids", "_flags"):
-            old = getattr(state, name)
-            new = np.zeros(rows, old.dtype)
-            new[: state._count] = old[: state._count]
-            setattr(state, name, new)
-        state._columns = tuple(c and c.resized(rows, c.size) for c in state._columns)
-        state._refresh_views()
+        rows = max(needed, table.count + table.count // 4 + 16)
+        self.check_columns(rows, table.extensions)
+        table.grow(rows)
 
     def kill(self, low: int, high: int) -> None:
         """Mark rows as expunged."""
         if self.dead is None or len(self.dead) < high:
-            dead = np.zeros(len(self.state._uids), np.uint8)
+            dead = np.zeros(len(self.table.uids), np.uint8)
             if self.dead is not None:
                 dead[: len(self.dead)] = self.dead
             self.dead = dead

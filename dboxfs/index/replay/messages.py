@@ -1,7 +1,7 @@
 """Replay of the records about messages and about the mailbox (mail-index-log section 3).
 
 APPEND, EXPUNGE*, FLAG_UPDATE, MODSEQ_UPDATE; HEADER_UPDATE, INDEX_(UN)DELETED, ATTRIBUTE_UPDATE.
-Each function applies one record's payload to ``ctx.state`` and raises :class:`~dboxfs.errors.FormatError`
+Each function applies one record's payload to ``ctx.table`` and raises :class:`~dboxfs.errors.FormatError`
 if it breaks a rule; what it changed until then, the caller takes back.
 """
 
@@ -12,9 +12,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from dboxfs.index.context import Context
 from dboxfs.index.log import USER_FLAGS
 from dboxfs.index.payload import UID_MAX
+from dboxfs.index.replay.context import Context
 
 #: Fields of the base header that HEADER_UPDATE must not touch: layout, indexid, counts, log position.
 _PROTECTED = ((0, 20), (32, 48), (60, 76))
@@ -30,7 +30,7 @@ def append(ctx: Context, body: memoryview) -> None:
     """APPEND: new messages behind all others."""
     if len(body) % 8:
         raise ctx.broken(f"append of {len(body)} bytes, a multiple of 8 expected")
-    state = ctx.state
+    table = ctx.table
     entries = np.frombuffer(body, _APPEND) if len(body) > 64 else None
     if entries is not None:
         uids = entries["uid"]
@@ -42,19 +42,19 @@ def append(ctx: Context, body: memoryview) -> None:
         first, last, extra = singles[0][0], singles[-1][0], len(singles)
         if any(a[0] >= b[0] for a, b in pairwise(singles)):
             raise ctx.broken("appended uids are not ascending")
-    if first < state.next_uid or last == UID_MAX:
-        raise ctx.broken(f"append of uid {first}..{last}, next_uid is {state.next_uid}")
+    if first < table.next_uid or last == UID_MAX:
+        raise ctx.broken(f"append of uid {first}..{last}, next_uid is {table.next_uid}")
     ctx.reserve(extra)
-    row = state._count
+    row = table.count
     if entries is not None:
-        state._uids[row : row + extra] = entries["uid"]
-        state._flags[row : row + extra] = entries["flags"]
+        table.uids[row : row + extra] = entries["uid"]
+        table.flags[row : row + extra] = entries["flags"]
     else:
         for i, (uid, flags) in enumerate(singles, row):
-            state._uid_view[i] = uid
-            state._flag_view[i] = flags
-    state._count = row + extra
-    state.next_uid = last + 1
+            table.uid_view[i] = uid
+            table.flag_view[i] = flags
+    table.count = row + extra
+    table.next_uid = last + 1
     ctx.raise_modseq(row, row + extra)
 
 
@@ -82,17 +82,17 @@ def expunge_guids(ctx: Context, body: memoryview) -> None:
 
 def flag_update(ctx: Context, body: memoryview) -> None:
     """FLAG_UPDATE: flags & ~remove | add."""
-    state = ctx.state
+    table = ctx.table
     for pos, low, high in ctx.uid_ranges(body, 12):
         add, remove, modseq_inc = body[pos + 8], body[pos + 9], body[pos + 10]
         if high == low + 1:
-            flags = state._flag_view
+            flags = table.flag_view
             old = flags[low]
             ctx.undo.entries.append((flags, low, old))
             flags[low] = old & ~remove & 0xFF | add
         else:
-            ctx.undo.note_rows(state._flags, low, high, state._count)
-            part = state._flags[low:high]
+            ctx.undo.note_rows(table.flags, low, high, table.count)
+            part = table.flags[low:high]
             part &= np.uint8(~remove & 0xFF)
             part |= np.uint8(add)
         ctx.touch(low, high)
@@ -104,7 +104,7 @@ def modseq_update(ctx: Context, body: memoryview) -> None:
     """MODSEQ_UPDATE: raise a message's modseq (the highest one is counted by the caller)."""
     if len(body) % 12:
         raise ctx.broken(f"modseq update of {len(body)} bytes, a multiple of 12 expected")
-    column = ctx.state._modseq_column()
+    column = ctx.table.modseq_column()
     for pos in range(0, len(body), 12):
         (uid,) = _U32.unpack_from(body, pos)
         low, high = ctx.rows(uid, uid)
@@ -120,9 +120,9 @@ def modseq_update(ctx: Context, body: memoryview) -> None:
 
 def header_update(ctx: Context, body: memoryview) -> None:
     """HEADER_UPDATE of the base header; next_uid never shrinks, the log position is not taken."""
-    state = ctx.state
-    header = bytearray(state._header)
-    header[_NEXT_UID] = _U32.pack(state.next_uid)
+    table = ctx.table
+    header = bytearray(table.header)
+    header[_NEXT_UID] = _U32.pack(table.next_uid)
     old = bytes(header)
     for where, data in ctx.pieces(body, _HH):
         if where >= len(header) or where + len(data) > len(header):
@@ -131,22 +131,22 @@ def header_update(ctx: Context, body: memoryview) -> None:
     for start, end in _PROTECTED:
         header[start:end] = old[start:end]
     if header != old:
-        state.next_uid = max(state.next_uid, _U32.unpack_from(header, 28)[0])
-        state._header = bytes(header)
+        table.next_uid = max(table.next_uid, _U32.unpack_from(header, 28)[0])
+        table.header = bytes(header)
         ctx.mailbox_changed = True
 
 
 def index_deleted(ctx: Context, body: memoryview) -> None:
     """INDEX_DELETED: an EXTERNAL one says that the mailbox is gone."""
     if ctx.external:
-        ctx.state.deleted = True
+        ctx.table.deleted = True
         ctx.mailbox_changed = True
 
 
 def index_undeleted(ctx: Context, body: memoryview) -> None:
     """INDEX_UNDELETED takes it back."""
     if ctx.external:
-        ctx.state.deleted = False
+        ctx.table.deleted = False
         ctx.mailbox_changed = True
 
 
