@@ -271,6 +271,11 @@ class Dovecot:
         return pwd.getpwnam(self.mail_user).pw_uid
 
     @property
+    def lmtp(self) -> Path:
+        """The socket of the LMTP server."""
+        return self.root / "run" / "lmtp"
+
+    @property
     def config(self) -> Path:
         return self.root / "dovecot.conf"
 
@@ -357,7 +362,7 @@ mail_uid = {self.mail_user}
 mail_gid = {group}
 first_valid_uid = 1
 ssl = no
-protocols = imap
+protocols = imap lmtp
 disable_plaintext_auth = no
 listen = 127.0.0.1
 mail_home = {root}/home/%u
