@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -254,6 +254,10 @@ class Operations(pyfuse3.Operations):
         """The names in a listing that differ from ``<uid>.eml``; an empty one: not listed."""
         return self._names.shown(folder)
 
+    def _written(self) -> Collection[int]:
+        """The inodes whose size the kernel changes on its own, because they are open for writing."""
+        return ()
+
     def _limited(self, folder: Folder, entry: pyfuse3.EntryAttributes) -> pyfuse3.EntryAttributes:
         if not self._store.is_watched(folder):
             entry.entry_timeout = SHORT
@@ -363,10 +367,12 @@ class Operations(pyfuse3.Operations):
         base, after = self._inodes.of(listing.folder), len(listing.children) + 3
         entry = self._limited(listing.folder, self._attributes.template())
         long = entry.attr_timeout
-        reply, shown = pyfuse3.readdir_reply, self._shown(listing.folder)
+        reply, shown, written = pyfuse3.readdir_reply, self._shown(listing.folder), self._written()
         for position, uid, state, size, received, saved in listing.rows(first):
             fill(entry, base | uid, size, received, saved)
             entry.attr_timeout = long if state & KNOWN else 0.0 if state == UNKNOWN else SHORT
+            if written and base | uid in written:
+                entry.attr_timeout = 0.0
             name = shown.get(uid, b"%d.eml" % uid) if shown else b"%d.eml" % uid
             if name and not reply(token, name, entry, position + after):
                 return

@@ -20,8 +20,8 @@ Concurrency: nothing here awaits, so every method is atomic.
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection
 
 from dboxfs.fuse.inodes import Inodes
 from dboxfs.fuse.opener import Holders, process_of
@@ -40,13 +40,17 @@ LINKED = 1000
 
 
 class Writing:
-    """One open file that may write.  ``pid``: the process that opened it.  ``append``: O_APPEND."""
+    """One open file that may write.
 
-    __slots__ = ("append", "holders", "killed", "pid", "upload")
+    ``pid``: the process that opened it.  ``append``: O_APPEND.  ``inode``: what the kernel has opened.
+    """
+
+    __slots__ = ("append", "holders", "inode", "killed", "pid", "upload")
 
     def __init__(self, upload: Upload, pid: int, *, append: bool) -> None:
         self.upload = upload
         self.pid = pid
+        self.inode = upload.inode
         self.append = append
         self.killed = False
         self.holders = Holders(pid)
@@ -64,6 +68,7 @@ class UploadTable:
         self._budget = Budget()
         self._numbers = itertools.count(1)
         self._opens: dict[int, Writing] = {}
+        self._written: Counter[int] = Counter()
         self._uploads: dict[int, Upload] = {}
         self._by_name: dict[tuple[int, bytes], Upload] = {}
         self._ghosts: OrderedDict[int, Upload] = OrderedDict()
@@ -90,12 +95,18 @@ class UploadTable:
         upload.creator = upload.creator or process
         self._ghosts.pop(upload.inode, None)
         self._opens[handle] = Writing(upload, process, append=append)
+        self._written[upload.inode] += 1
 
     # -- finding -------------------------------------------------------------------------------
 
     def of(self, handle: int) -> Writing | None:
         """What a file handle stands for, if it may write."""
         return self._opens.get(handle)
+
+    @property
+    def written(self) -> Collection[int]:
+        """The inodes that are open for writing."""
+        return self._written
 
     def by_inode(self, inode: int) -> Upload | None:
         """The upload with this inode of its own."""
@@ -151,7 +162,12 @@ class UploadTable:
 
     def release(self, handle: int) -> Writing | None:
         """The last descriptor of an open is gone."""
-        return self._opens.pop(handle, None)
+        writing = self._opens.pop(handle, None)
+        if writing is not None:
+            self._written.subtract([writing.inode])
+            if not self._written[writing.inode]:
+                del self._written[writing.inode]
+        return writing
 
     def rename(self, upload: Upload, folder: Folder, name: bytes, uid: int | None) -> None:
         """Another name, and the message that it is or replaces there."""

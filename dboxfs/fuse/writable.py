@@ -27,7 +27,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pyfuse3
@@ -151,6 +151,16 @@ class WritableOperations(Operations):
         uid = super()._resolve(folder, name)
         return None if uid is not None and uid in self._removals.hidden(folder) else uid
 
+    def _written(self) -> Collection[int]:
+        return self._uploads.written
+
+    def _passing(self, entry: pyfuse3.EntryAttributes) -> pyfuse3.EntryAttributes:
+        """Attributes of a message.  While it is written over, the kernel has to ask for them each time: it
+        makes the size what was truncated and written, and others would find the message empty, or cut."""
+        if entry.st_ino in self._uploads.written:
+            entry.attr_timeout = 0.0
+        return entry
+
     async def lookup(self, parent_inode: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
         upload = self._uploads.by_name(parent_inode, name)
         if upload is not None and self._uploads.may_see(upload, ctx.pid):
@@ -175,7 +185,7 @@ class WritableOperations(Operations):
             if self._resolve(folder, name) is not None and self._shared.own(folder, name) is None:
                 entry.st_ino = pyfuse3.InodeT(entry.st_ino | SECOND_NAME)
                 entry.entry_timeout = entry.attr_timeout = 0.0
-        return entry
+        return self._passing(entry)
 
     def _upload_attributes(self, upload: Upload) -> pyfuse3.EntryAttributes:
         entry = self._attributes.template()
@@ -191,10 +201,10 @@ class WritableOperations(Operations):
             return self._upload_attributes(upload)
         now = self._commits.follow(inode)
         if now == inode or inode in self._open_inodes:
-            return await super().getattr(inode, ctx)
+            return self._passing(await super().getattr(inode, ctx))
         entry = await super().getattr(now, ctx)
         entry.st_ino = pyfuse3.InodeT(inode)
-        return entry
+        return self._passing(entry)
 
     # -- opening -------------------------------------------------------------------------------
 
@@ -240,7 +250,8 @@ class WritableOperations(Operations):
         if flags & _WRITING:
             return await self._answer("open", self._open_message(inode, now, flags, ctx), inode)
         info = await super().open(now, flags, ctx)
-        if now != inode:  # the kernel may have the bytes of the message that was here
+        # The kernel may have the bytes of the message that was here, or a size of its own.
+        if now != inode or inode in self._uploads.written:
             info.direct_io, info.keep_cache = True, False
         return info
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import threading
@@ -103,6 +104,21 @@ class TestWhoWritesIt:
                 os.link(rw.inbox / "new", rw.inbox / "other")
             file.write(TWO[9:])
         assert (rw.names(), rw.texts()) == (["1.eml", "new"], [ONE, TWO])
+
+    @pytest.mark.parametrize("mode", ["wb", "ab"])
+    def test_a_message_that_is_written_over_is_what_it_was_for_others(self, rw: Writable, mode: str) -> None:
+        def asked() -> int:
+            requests: dict[str, int] = json.loads((rw.mnt / ".dboxfs/stats.json").read_text())["requests"]
+            return requests["getattr"]
+
+        path = rw.inbox / "1.eml"
+        with another(path, MORE, mode):
+            before = asked()
+            for _ in range(5):  # whatever the kernel has made of the size meanwhile
+                assert (path.stat().st_size, text(path)) == (len(ONE), ONE)
+            assert asked() >= before + 5
+            (there,) = os.scandir(rw.inbox)
+            assert there.stat().st_size == len(ONE)
 
     def test_a_date_that_is_set_while_a_message_is_written_over_stays(self, rw: Writable) -> None:
         source = rw.file("source", TWO, JULY)
