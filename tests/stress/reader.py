@@ -104,7 +104,7 @@ class Reader:
             path = Path(self.reading.mount, box, name)
             try:
                 path.stat()
-                parse(path.read_bytes())
+                parse(path.read_bytes() or path.read_bytes())
             except FileNotFoundError as exc:
                 self.fault(f"{path} is there at any time, and {exc}")
             except Mangled as exc:
@@ -116,6 +116,9 @@ class Reader:
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 data = file.read()
+                if size and not data:  # the kernel's answer in the moment of an O_TRUNC elsewhere
+                    data = file.read()
+                    self.count["read again"] += 1
         except FileNotFoundError:
             self.count["gone"] += 1
             return
