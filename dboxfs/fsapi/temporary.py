@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import time
 from dataclasses import dataclass
 
 PREFIX = ".temp."
 
+_ANY_NAME = re.compile(r"\.temp\.\d+\.P\d+Q\d+M\d+\..+")
 _NAME = re.compile(r"\.temp\.\d+\.P(\d+)Q\d+M\d+\.(.+)\.([0-9a-f]{8})-(\d+)-(\d+)")
 _LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "f2fs", "jfs", "reiserfs", "tmpfs", "zfs", "bcachefs"})
 
@@ -53,6 +55,19 @@ class Process:
         return f"{name}.{self.mark}-{self.start}" if self.mark and self.start else name
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a name is one that dboxfs or Dovecot gives to a temporary file."""
+    return _ANY_NAME.fullmatch(name) is not None
+
+
+def is_alive(name: str, here: Process) -> bool:
+    """Whether a temporary file is surely that of a process which still runs on this machine."""
+    found = _NAME.fullmatch(name)
+    if found is None or found[2] != here.host or f"{found[3]}-{found[4]}" != here.mark:
+        return False
+    return _start(int(found[1])) == found[5]
+
+
 def is_left_over(name: str, status: os.stat_result, here: Process, booted: float) -> bool:
     """Whether a temporary file is surely nobody's any more.
 
@@ -60,7 +75,7 @@ def is_left_over(name: str, status: os.stat_result, here: Process, booted: float
     :param booted: when this machine was (seconds since the epoch).
     """
     found = _NAME.fullmatch(name)
-    if found is None or found[2] != here.host or not here.mark:
+    if found is None or found[2] != here.host or not here.mark or not stat.S_ISREG(status.st_mode):
         return False
     if f"{found[3]}-{found[4]}" == here.mark:
         return _start(int(found[1])) != found[5]

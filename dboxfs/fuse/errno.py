@@ -8,6 +8,7 @@ CorruptFile, FormatError         EIO          one line, by the layer that found 
 EncryptedMessage                 EACCES       one line, by the layer that found it
 Unsupported                      EOPNOTSUPP   nothing
 refused by the writer            its errno    nothing
+IndexMissing                     EROFS        one line; the same line not again
 StoreBusy                        EBUSY        one line
 OSError                          its errno    one line, except ENOENT; the same line not again
 anything else                    EIO          with traceback: a bug in dboxfs
@@ -29,7 +30,7 @@ from dboxfs.errors import (
     StoreBusy,
     Unsupported,
 )
-from dboxfs.store.writing import InvalidName, MailboxExists, MailboxInUse, RefusedMessage
+from dboxfs.store.writing import IndexMissing, InvalidName, MailboxExists, MailboxInUse, RefusedMessage
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,10 @@ class ErrorMap:
                 return errno.EACCES
             case Unsupported():
                 return errno.EOPNOTSUPP
+            case IndexMissing():
+                if self._is_new((error.errno, str(error))):
+                    log.error("%s: %s", what, error)
+                return error.errno
             case RefusedMessage() | InvalidName() | MailboxExists() | MailboxInUse():
                 return error.errno
             case StoreBusy():

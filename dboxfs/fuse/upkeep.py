@@ -71,7 +71,7 @@ class Upkeep:
             await trio.sleep(self._every)
 
     def stats(self) -> dict[str, object]:
-        """Totals over all runs; ``seconds``: that the last run took, waiting included."""
+        """Totals over all runs; of the last run ``left``, and ``seconds`` that it took, waiting included."""
         total = self._total
         return {
             "runs": self._runs,
@@ -82,6 +82,7 @@ class Upkeep:
             "expunged": total.expunged,
             "recovered": total.recovered,
             "removed": total.removed,
+            "left": total.left,
             "failed": total.failed,
         }
 
@@ -109,6 +110,7 @@ class Upkeep:
         total.expunged += done.expunged
         total.recovered += done.recovered
         total.removed += done.removed
+        total.left = done.left
         total.failed += done.failed
         if done.expunged or done.recovered or done.removed:
             log.info(

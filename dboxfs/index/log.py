@@ -49,6 +49,7 @@ _HEADER = struct.Struct("<BBHIIIIIQB7x")
 _RECORD = struct.Struct(">II")
 _TYPE = struct.Struct("<I")
 _U32 = struct.Struct("<I")
+_TAIL_UPDATE = struct.pack("<HH", 64, 4)
 
 
 class RecordType(IntEnum):
@@ -244,6 +245,46 @@ def iter_transactions(view: memoryview, pos: int, base: int) -> Iterator[list[Pl
             places.append((pos, size, raw))
             pos += size
         yield places
+
+
+def is_cut_short(rest: Buffer) -> bool:
+    """Whether bytes behind the last whole transaction can be what a writer left who died in its write.
+
+    A write is one transaction, and its end is missing.  So there is no other transaction behind its
+    beginning: where whole records reach exactly to the end of the log, and one of them can't be inside of a
+    transaction (a BOUNDARY, a tail update) or what they follow is a record of its own, a size was damaged,
+    and what is behind it was acknowledged.  Not noticed: the damaged size of a BOUNDARY that only
+    transactions of a single record each follow.
+    """
+    view = memoryview(rest).cast("B")
+    if not any(view[:4]):
+        return True  # Dovecot writes the first size last
+    alone = len(view) >= RECORD_HEADER_SIZE and decode_size(_RECORD.unpack_from(view, 0)[0]) > 0
+    alone = alone and _TYPE.unpack_from(view, 4)[0] & TYPE_MASK != RecordType.BOUNDARY
+    ends = {
+        len(view): False
+    }  # where a chain of whole records to the end begins: whether it has such a record
+    for pos in range(len(view) - RECORD_HEADER_SIZE - len(view) % 4, 0, -4):
+        encoded, raw = _RECORD.unpack_from(view, pos)[0], _TYPE.unpack_from(view, pos + 4)[0]
+        size = decode_size(encoded)
+        if size <= RECORD_HEADER_SIZE or pos + size not in ends or not _is_known(raw):
+            continue
+        ends[pos] = ends[pos + size] or _is_never_inside(raw, view[pos + RECORD_HEADER_SIZE : pos + size])
+        if alone or ends[pos]:
+            return False
+    return True
+
+
+def _is_known(raw: int) -> bool:
+    kind = raw & TYPE_MASK
+    return kind in _KNOWN or kind in _EXPUNGES
+
+
+def _is_never_inside(raw: int, body: memoryview) -> bool:
+    """Whether a record begins a transaction or stands behind one."""
+    if raw & TYPE_MASK == RecordType.HEADER_UPDATE and raw & EXTERNAL:
+        return bytes(body[:4]) == _TAIL_UPDATE
+    return raw & TYPE_MASK == RecordType.BOUNDARY
 
 
 def iter_records(data: Buffer, offset: int, *, base: int = 0) -> Iterator[LogRecord]:

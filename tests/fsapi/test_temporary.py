@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from dboxfs.fsapi.temporary import Process, booted, is_left_over
+from dboxfs.fsapi.temporary import Process, booted, is_alive, is_left_over, is_temporary
 
 HERE = Process.this()
 
 
 @pytest.fixture
 def status(tmp_path: Path) -> os.stat_result:
-    return tmp_path.stat()
+    (tmp_path / "file").touch()
+    return (tmp_path / "file").stat()
 
 
 def judge(owner: Process, status: os.stat_result, since: float | None = None) -> bool:
@@ -49,6 +50,23 @@ def test_living_processes(status: os.stat_result) -> None:
     other.kill()
     other.wait()
     assert judge(replace(HERE, pid=other.pid, start=start), status)
+
+
+def test_what_is_no_regular_file_is_nobodys_temporary(tmp_path: Path) -> None:
+    assert not judge(ended(), tmp_path.stat())
+
+
+def test_a_file_of_a_living_process_is_alive_however_old() -> None:
+    assert is_alive(HERE.temporary_name(1), HERE)
+    assert not is_alive(ended().temporary_name(1), HERE)
+    assert not is_alive(".temp.1700000000.P99999Q1M1.host", HERE)
+
+
+def test_only_names_that_dboxfs_and_dovecot_give_are_temporary() -> None:
+    assert is_temporary(HERE.temporary_name(1))
+    assert is_temporary(".temp.1700000000.P99999Q1M1.host")
+    assert not is_temporary(".temp.notes")
+    assert not is_temporary(".temp.")
 
 
 def test_other_hosts_other_containers_and_other_names(status: os.stat_result) -> None:

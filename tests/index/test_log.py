@@ -19,6 +19,7 @@ from dboxfs.index.log import (
     encode_record,
     encode_size,
     encode_transaction,
+    is_cut_short,
     iter_records,
     parse_log_header,
 )
@@ -266,3 +267,31 @@ def test_modseq_can_be_counted_from_a_known_place() -> None:
         header, MAILBOX_LOG[40:], 1100
     )
     assert middle == 3  # initial 1, two appends
+
+
+def _flags(uid: int) -> bytes:
+    return encode_record(RecordType.FLAG_UPDATE, payload.flag_update([(uid, uid)], 8, 0))
+
+
+def test_every_beginning_of_a_transaction_is_what_a_dead_writer_leaves() -> None:
+    whole = encode_transaction([_flags(1), _flags(2), _flags(3)])
+    single = _flags(1) * 1
+    for data in (whole, single):
+        assert [n for n in range(1, len(data)) if not is_cut_short(data[:n])] == []
+
+
+def test_transaction_whose_first_size_is_not_written_is_not_there() -> None:
+    assert is_cut_short(bytes(4) + encode_transaction([_flags(1), _flags(2)])[4:])
+
+
+@pytest.mark.parametrize(
+    "damage", [b"\x80\x80\xff\x90", b"\x80\x80\x00\x88"], ids=["too large", "a lost bit"]
+)
+def test_whole_transactions_behind_a_damaged_size_are_no_dead_writers(damage: bytes) -> None:
+    several = encode_transaction([_flags(2), _flags(3)])
+    tail = encode_record(RecordType.HEADER_UPDATE, payload.tail_update(400), external=True)
+    for behind in (several, tail, several + _flags(4)):
+        for first in (_flags(1), several):
+            assert not is_cut_short(damage + first[4:] + behind)
+    if damage[2] == 0xFF:
+        assert not is_cut_short(damage + _flags(1)[4:] + _flags(2))

@@ -2,6 +2,7 @@
 
 from dboxfs.store.writing.errors import (
     DovecotNeedsVersion2,
+    IndexMissing,
     InvalidName,
     MailboxExists,
     MailboxInUse,
@@ -36,6 +37,7 @@ __all__ = [
     "Eol",
     "Fsync",
     "HandleSource",
+    "IndexMissing",
     "InvalidName",
     "LockMethod",
     "MailboxExists",

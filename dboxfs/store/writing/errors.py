@@ -10,6 +10,17 @@ from typing import ClassVar
 
 from dboxfs.errors import DboxfsError
 
+WHERE_INDEX = (
+    "give INDEX= if the indexes lie elsewhere, or make a new store of the messages: dboxfs rescue STORE DST"
+)
+"""What to do where messages are and their index is not."""
+
+
+class IndexMissing(DboxfsError):
+    """There are message files, and the index or map that lists them is missing: nothing is written there."""
+
+    errno: ClassVar[int] = errno.EROFS
+
 
 class RefusedMessage(DboxfsError):
     """Bytes that can't be a message of a dbox store: Dovecot would take them for something else."""

@@ -37,6 +37,7 @@ from dboxfs.index.log import (
     encode_log_header,
     encode_record,
     encode_transaction,
+    is_cut_short,
     parse_log_header,
 )
 from dboxfs.index.payload import tail_update
@@ -148,7 +149,26 @@ class IndexLog:
             self._state = None
             raise
         if file.size > self.state.head_offset:
-            await file.cut(self.state.head_offset)
+            await self._cut_unfinished(file, self.state.head_offset)
+
+    async def _cut_unfinished(self, file: AppendFile, end: int) -> None:
+        """Cut off what a writer left who died in its write; nothing else that can't be read.
+
+        :raises CorruptFile: there are whole transactions behind it: they count, once the log is repaired.
+        """
+        rest = await file.read(file.size - end, end)
+        whole = (
+            is_cut_short(rest)
+            if len(rest) < _IN_THREAD
+            else await trio.to_thread.run_sync(is_cut_short, rest)
+        )
+        if not whole:
+            self._state = None
+            reason = (
+                "the size of a record is damaged, whole ones are behind it; dboxfs rescue keeps the messages"
+            )
+            raise CorruptFile(self.log_path, end, reason)
+        await file.cut(end)
 
     async def _follow(self, file: AppendFile) -> None:
         state = self._state

@@ -8,9 +8,10 @@ changes the tree sets that flag at the end.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 
 from dboxfs.errors import DboxfsError, NoSuchMailbox, Unsupported
@@ -23,7 +24,10 @@ from dboxfs.store.writing.errors import InvalidName, MailboxExists, MailboxInUse
 from dboxfs.store.writing.indexlog import IndexLog
 from dboxfs.store.writing.locks import tree_lock
 from dboxfs.store.writing.newindex import make_mailbox_index
-from dboxfs.store.writing.work import Work
+from dboxfs.store.writing.proof import expunges_of, holds_messages, is_left_by_expunge
+from dboxfs.store.writing.work import Work, message_number, present
+
+log = logging.getLogger(__name__)
 
 TRASH = "..DOVECOT-TrasH"
 _LIST_FLAG = b"\x01"
@@ -162,7 +166,8 @@ class MailboxTree:
         """Delete a mailbox and its messages; its children stay.  A parent without messages is just removed.
 
         :param only_empty: refuse if there are messages or children.
-        :raises MailboxInUse: there are (or a message came while it was being deleted).
+        :raises MailboxInUse: there are (or a message came while it was being deleted); or there are message
+            files that nothing proves to be expunged: nothing of the directory goes then.
         :raises NoSuchMailbox: it is not there.
         """
         if name == "INBOX":
@@ -172,6 +177,7 @@ class MailboxTree:
             if only_empty:
                 await self._check_empty(name, folder)
             if await self._disk.exists(path) or await self._disk.exists(self._work.index(name).log_path):
+                await self._refuse_message_files(name)
                 await self._mark_deleted(name, only_empty=only_empty)
                 self._work.forget(name)
                 await self._remove_mailbox(name, path)
@@ -186,6 +192,38 @@ class MailboxTree:
         entries = await self._disk.listdir(folder)
         if any(entry.is_dir and entry.name != self._location.dirname for entry in entries):
             raise MailboxInUse(f"{name}: the mailbox has children")
+
+    async def _refuse_message_files(self, name: str) -> None:
+        """What goes with a mailbox are its index and messages that are expunged, and no message file else.
+
+        A file of a message that the index has is no reason to refuse: it goes when that is expunged.
+
+        :raises MailboxInUse: there is one.
+        """
+        directories = (self._location.mailbox_path(name), self._location.alt_mailbox_path(name))
+        files = [path for d in directories if d is not None for path in await holds_messages(self._disk, d)]
+        if not files:
+            return
+        uids = {path: self._uid_of(path, directories) for path in files}
+        known, shown = set[int](), dict[int, int]()
+        try:
+            async with self._work.index(name).locked(deleted_ok=True) as index:
+                known = set(present(index.state, uids.values()))
+                shown = await expunges_of(index, set(uids.values()) - known)
+        except FileNotFoundError:
+            pass  # no index shows anything
+        for path, uid in uids.items():
+            found = await self._disk.stat(path)
+            if uid not in known and found is not None and not is_left_by_expunge(found, uid, shown):
+                what = f"{name}: not deleted: its index does not know {path}; move that file away first"
+                log.warning("%s", what)  # an rmdir only says that something is in it
+                raise MailboxInUse(what)
+
+    @staticmethod
+    def _uid_of(path: str, directories: Collection[str | None]) -> int:
+        """The uid of a message file of the mailbox; 0: it is another kind of file, or lies deeper."""
+        directory, file = os.path.split(path)
+        return message_number(file, "u") if directory in directories else 0
 
     async def _mark_deleted(self, name: str, *, only_empty: bool) -> None:
         """Expunge all messages and write INDEX_DELETED; nothing happens where that was done already."""
@@ -219,8 +257,10 @@ class MailboxTree:
     async def _remove_mailbox(self, name: str, path: str) -> None:
         """Put the mailbox out of sight, then take it apart: also in alt, control and index trees."""
         if await self._disk.exists(path):
-            await self._disk.attempt(self._throw_away(path))
+            away = os.path.join(self._trash, uuid.uuid4().hex)
+            await self._disk.attempt(self._throw_away(path, away))
             await self._remove_tree(path)
+            await self._disk.attempt(self._remove_tree(away))
         await self._disk.sync_dir(os.path.dirname(path))
         alt = self._location.alt_mailbox_path(name)
         if alt is not None:
@@ -231,12 +271,25 @@ class MailboxTree:
         if self._location.control is not None:
             control = os.path.join(self._location.control, self._location.mailbox_dir, name)
             await self._remove_if_empty(control)
-        await self._disk.attempt(self._remove_tree(self._trash))
+        await self._disk.attempt(self._empty_trash())
 
-    async def _throw_away(self, path: str) -> None:
+    async def _empty_trash(self) -> None:
+        """Remove what interrupted deletions left, but nothing that holds a message file.
+
+        Dovecot gives the mailbox this name itself, where nobody else uses it.
+        """
+        if not await holds_messages(self._disk, self._trash):
+            await self._remove_tree(self._trash)
+            return
+        for entry in await self._disk.listdir(self._trash):
+            path = os.path.join(self._trash, entry.name)
+            if entry.is_dir and not await holds_messages(self._disk, path):
+                await self._remove_tree(path)
+
+    async def _throw_away(self, path: str, away: str) -> None:
         """Put a directory out of sight in one step.  Where that fails (disk full) it is emptied in place."""
         await self._disk.mkdir(self._trash)
-        await self._disk.run(ops.Rename(path, os.path.join(self._trash, uuid.uuid4().hex)))
+        await self._disk.run(ops.Rename(path, away))
 
     async def _remove_index_files(self, directory: str) -> None:
         for entry in await self._disk.listdir(directory):

@@ -1,8 +1,8 @@
 """What has to be done now and then where no Dovecot does it (PROTOCOL section 10).
 
-Requests that others left are carried out, files without a record get one or go, old temporary files go,
-indexes are rewritten when it is time.  It may be run at any time, again and again, beside everything else
-that the writer does.
+Requests that others left are carried out, messages without a record get one, old temporary files go, indexes
+are rewritten when it is time.  It may be run at any time, again and again, beside everything else that the
+writer does.  What it removes, and on which proof: PROTOCOL section 12.
 
 Each mailbox is looked at without a lock first, and without keeping its index in memory; only what has
 something to be done is locked, and looked at again under its lock.  Between two mailboxes the caller is asked
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -22,11 +23,13 @@ import trio
 
 from dboxfs.errors import DboxfsError, NoSuchMailbox
 from dboxfs.fsapi import DirEntry
-from dboxfs.fsapi.temporary import PREFIX
+from dboxfs.fsapi.temporary import Process, is_alive, is_temporary
 from dboxfs.index.state import IndexState
 from dboxfs.store.sdbox import SdboxFiles
 from dboxfs.store.writing import records
+from dboxfs.store.writing.indexlog import IndexLog
 from dboxfs.store.writing.locks import DOTLOCK_STALE
+from dboxfs.store.writing.proof import expunges_of, is_left_by_expunge
 from dboxfs.store.writing.recovery import Delete, recover
 from dboxfs.store.writing.repair import selectable
 from dboxfs.store.writing.snapshot import is_due
@@ -43,14 +46,16 @@ class Maintained:
     """What :func:`maintain` did, in numbers.
 
     ``mailboxes``: looked at.  ``expunged``: messages that others asked to expunge.  ``recovered``: unfinished
-    ends, and messages that had no record.  ``removed``: files that were nobody's.  ``failed``: mailboxes and
-    directories that could not be looked at; each is logged.
+    ends, and messages that had no record.  ``removed``: files that were nobody's.  ``left``: message files
+    without a record that stay, because nothing proves that they were expunged (``dboxfs check`` names them).
+    ``failed``: mailboxes and directories that could not be looked at; each is logged.
     """
 
     mailboxes: int = 0
     expunged: int = 0
     recovered: int = 0
     removed: int = 0
+    left: int = 0
     failed: int = 0
 
 
@@ -101,19 +106,24 @@ async def _mailbox(work: Work, name: str, expunge: Expunge, done: Maintained) ->
         if alt is not None:
             await _adopt(work, name, state, alt, await work.disk.listdir(alt), done)
     await _clean(work, directory, entries, done)
-    index = work.index_directory(name)
-    if index != directory:
-        await _clean(work, index, await work.disk.listdir(index), done)
-    if await is_due(work.new_index(name), state):
-        async with work.mailbox(name):
-            pass  # which rewrites it
+    index = work.new_index(name)
+    if index.directory != directory:
+        entries = await work.disk.listdir(index.directory)
+        await _clean(work, index.directory, entries, done)
+    halves = await _old_halves(work, index, entries)
+    if halves or await is_due(index, state):
+        async with work.mailbox(name):  # which rewrites it, if it is time to
+            await _remove_halves(work, index, halves, done)
 
 
 async def _map(work: Work, done: Maintained) -> None:
+    entries: list[DirEntry] = []
     for directory in dict.fromkeys((work.location.storage, work.location.map_dir)):
-        await _clean(work, directory, await work.disk.listdir(directory), done)
-    async with work.locked_map():
-        pass  # which rewrites it, if it is time to
+        entries = await work.disk.listdir(directory)
+        await _clean(work, directory, entries, done)
+    halves = await _old_halves(work, work.map, entries)
+    async with work.locked_map():  # which rewrites it, if it is time to
+        await _remove_halves(work, work.map, halves, done)
 
 
 # -- files without a record --------------------------------------------------------------------------------
@@ -132,17 +142,24 @@ async def _adopt(
 async def _adopt_files(work: Work, name: str, directory: str, uids: list[int], done: Maintained) -> None:
     """Under the mailbox's lock: those that have no record indeed.
 
-    Below next_uid they are expunged messages whose files are still there: they go.  At or above it they are
-    saves that died before their record: they get one, since nobody knows whether they were asked for again.
+    Below next_uid they may be expunged messages whose files are still there, and go if that is proven.  They
+    may as well be newer than the index, or put back by hand: then they stay as they are.  At or above it they
+    are saves that died before their record: they get one, since nobody knows whether they were asked for
+    again.
     """
     async with work.mailbox(name) as index:
         state = index.state
+        shown = await expunges_of(index, [uid for uid in uids if uid < state.next_uid])
         for uid in uids:
             path = os.path.join(directory, f"u.{uid}")
-            if state.row_of(uid) >= 0 or not await work.disk.exists(path):
+            found = await work.disk.stat(path) if state.row_of(uid) < 0 else None
+            if found is None:
                 continue
             if uid < state.next_uid:
-                done.removed += await work.disk.unlink(path)
+                if is_left_by_expunge(found, uid, shown) or work.is_unremoved(path, found):
+                    done.removed += await work.disk.unlink(path)
+                else:
+                    done.left += 1
             elif await _is_whole(work, name, uid):
                 row = records.Appended(uid, 0, (), records.NO_GUID)
                 await index.append(records.append_messages(state, [row], mdbox=False), durable=True)
@@ -161,18 +178,40 @@ async def _is_whole(work: Work, name: str, uid: int) -> bool:
 
 
 async def _clean(work: Work, directory: str, entries: list[DirEntry], done: Maintained) -> None:
-    """Old temporary files, stale ``.newlock``, ``dovecot.index.tmp``: nobody's."""
-    now = time.time()
+    """Temporary files of dboxfs and Dovecot that are old, and whose process is gone as far as can be told."""
+    here, now = Process.this(), time.time()
     for entry in entries:
-        if entry.is_dir:
-            continue
-        if entry.name.startswith(PREFIX):
-            age = work.options.temporary_age
-        elif entry.name.endswith((".newlock", ".index.tmp")):
-            age = DOTLOCK_STALE
-        else:
+        if entry.is_dir or not is_temporary(entry.name) or is_alive(entry.name, here):
             continue
         path = os.path.join(directory, entry.name)
         found = await work.disk.stat(path)
-        if found is not None and now - found.st_ctime > age:
+        if (
+            found is not None
+            and stat.S_ISREG(found.st_mode)
+            and _age(found, now) > work.options.temporary_age
+        ):
             done.removed += await work.disk.unlink(path)
+
+
+def _age(found: os.stat_result, now: float) -> float:
+    """Seconds since anything about a file has changed."""
+    return now - max(found.st_ctime, found.st_mtime)
+
+
+async def _old_halves(work: Work, index: IndexLog, entries: list[DirEntry]) -> list[str]:
+    """A new log, or a snapshot, that a writer of this index did not finish: only the old ones."""
+    names = {entry.name for entry in entries if not entry.is_dir}
+    found = []
+    for path in (index.log_path + ".newlock", index.base_path + ".tmp"):
+        if os.path.basename(path) in names:
+            status = await work.disk.stat(path)
+            if status is not None and _age(status, time.time()) > DOTLOCK_STALE:
+                found.append(path)
+    return found
+
+
+async def _remove_halves(work: Work, index: IndexLog, paths: list[str], done: Maintained) -> None:
+    """Under the index's lock, which whoever makes one of them holds too: nobody is at it any more."""
+    still = await _old_halves(work, index, await work.disk.listdir(index.directory)) if paths else []
+    for path in still:
+        done.removed += await work.disk.unlink(path)

@@ -21,9 +21,11 @@ from dboxfs.index.mailbox import MDBOX_HEADER, SDBOX_HEADER, MailboxHeader, enco
 from dboxfs.store.indexfiles import IndexFiles
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.writing.disk import Disk
+from dboxfs.store.writing.errors import WHERE_INDEX, IndexMissing
 from dboxfs.store.writing.indexlog import IndexLog, new_log
 
 _NUMBERED = re.compile(r"dovecot-uidvalidity\.([0-9a-f]{8})")
+_STORAGE_FILE = re.compile(r"m\.[0-9]+")
 _ATTEMPTS = 10
 _FIRST_SEQ = 2
 
@@ -32,7 +34,9 @@ async def make_map(disk: Disk, location: Location, index: IndexLog, *, contended
     """Make ``storage/`` and an empty map; nothing happens where there is one.
 
     :param contended: others may be making it at the same time.
+    :raises IndexMissing: there are messages: the map is lost, or lies elsewhere.
     """
+    await _refuse_lost_map(disk, location, index)
     await disk.make_dirs(location.storage)
     await disk.make_dirs(index.directory)
     now = int(time.time())
@@ -43,6 +47,33 @@ async def make_map(disk: Disk, location: Location, index: IndexLog, *, contended
     tail = payload.tail_update(header.hdr_size + len(records))
     records += encode_record(RecordType.HEADER_UPDATE, tail, external=True)
     await new_log(disk, index, header, records, contended=contended)
+
+
+async def _refuse_lost_map(disk: Disk, location: Location, index: IndexLog) -> None:
+    """A new map would give file ids and map uids again, which the mailboxes' records have."""
+    if await disk.exists(index.log_path):
+        return
+    await refuse_lost_log(disk, index)
+    for directory in (location.storage, location.alt_storage):
+        entries = await disk.listdir(directory) if directory is not None else []
+        count = sum(_STORAGE_FILE.fullmatch(entry.name) is not None for entry in entries)
+        if count:
+            raise IndexMissing(
+                f"{directory}: {count} files with messages and no map in {index.directory}, not written; "
+                f"{WHERE_INDEX}"
+            )
+
+
+async def refuse_lost_log(disk: Disk, index: IndexLog) -> None:
+    """A new log begins with nothing, and the snapshot that is there would not count any more.
+
+    :raises IndexMissing: there is a snapshot without its log.
+    """
+    if await disk.exists(index.base_path):
+        raise IndexMissing(
+            f"{index.log_path} is missing and {os.path.basename(index.base_path)} is there, not written; "
+            "restore it, let a Dovecot open the mailbox, or make a new store: dboxfs rescue STORE DST"
+        )
 
 
 async def map_uid_validity(disk: Disk, location: Location, view: IndexFiles) -> int:

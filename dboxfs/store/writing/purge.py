@@ -8,8 +8,10 @@ Between the transaction and the unlink a crash would leave the old file for ever
 would bring its dead messages back), so a journal, ``storage/dboxfs.purge``, names the file before; the next
 purge, or the next writer that recovers the store, ends what the journal says.
 
-A file that is not exactly what the map says of it is left alone and named: that is damage.  The new file has
-the format of the old one; in format 3 each record gets a new trailer, which is as long as the old one.
+A file that is not exactly what the map says of it is left alone and named: that is damage.  So is one with a
+record that counts as dead and that a mailbox refers to: the count is wrong, and the message is not dead.
+Where a mailbox can't be read nothing is purged.  The new file has the format of the old one; in format 3 each
+record gets a new trailer, which is as long as the old one.
 """
 
 from __future__ import annotations
@@ -33,12 +35,13 @@ from dboxfs.dbox import (
 from dboxfs.errors import FormatError, Unsupported
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.ops import LockKind
+from dboxfs.index.mailbox import map_uids
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.record import TAIL
 from dboxfs.store.writing import records
 from dboxfs.store.writing.compose import NewFile, new_file
 from dboxfs.store.writing.disk import AppendFile
-from dboxfs.store.writing.repair import read_record
+from dboxfs.store.writing.repair import read_record, selectable
 from dboxfs.store.writing.work import Work, message_number
 
 JOURNAL = "dboxfs.purge"
@@ -99,10 +102,12 @@ async def purge(work: Work, *, dry_run: bool = False, report: Report | None = No
     if not dry_run:
         await finish_journal(work)
     plans = _plans(await work.seen_map())
+    needed = await _referred_to(work) if plans else frozenset[int]()
     done = Purged()
     left: list[str] = []
     for number, plan in enumerate(plans, 1):
         try:
+            _refuse_needed(plan, needed)
             if not dry_run:
                 await _Purge(work, plan).run()
         except _Left as reason:
@@ -117,6 +122,31 @@ async def purge(work: Work, *, dry_run: bool = False, report: Report | None = No
     if not dry_run:
         work.count("purged", done.messages)
     return done
+
+
+async def _referred_to(work: Work) -> frozenset[int]:
+    """The map uids that the mailboxes have.  One that is made meanwhile has copies of these, or new ones.
+
+    :raises CorruptFile, OSError: a mailbox can't be read: nobody knows what it needs.
+    """
+    found: set[int] = set()
+    for name in await selectable(work):
+        try:
+            column = map_uids(await work.new_index(name).peek())
+        except FileNotFoundError:
+            continue
+        if column is not None:
+            found.update(column.tolist())
+    return frozenset(found)
+
+
+def _refuse_needed(plan: _Plan, needed: frozenset[int]) -> None:
+    """
+    :raises _Left: a mailbox has a message that counts as dead.
+    """
+    for map_uid, _, _ in plan.drop:
+        if map_uid in needed:
+            raise _Left(f"map uid {map_uid} counts as dead, but a mailbox has it; dboxfs check says more")
 
 
 def _plans(mapping: MapIndex) -> list[_Plan]:
@@ -316,14 +346,19 @@ def journal_path(work: Work) -> str:
 
 
 async def finish_journal(work: Work) -> None:
-    """End a purge that a crash ended: the file goes, if the map has nothing in it any more."""
+    """End a purge that a crash ended: the file goes, if the map has nothing in it any more.
+
+    A file of that name that was put there after the journal was written is another one, and stays.
+    """
     path = journal_path(work)
-    text = await work.disk.read_whole(path)
-    if text is None:
+    text, written = await work.disk.read_whole(path), await work.disk.stat(path)
+    if text is None or written is None:
         return
     async with work.locked_map() as mapping:
         file_id = message_number("m." + text.decode("ascii", "replace").strip(), "m")
         if file_id and not bool((mapping.file_ids == file_id).any()):
             for old in work.storage_paths(file_id):
-                await work.disk.unlink(old)
+                found = await work.disk.stat(old)
+                if found is not None and found.st_ctime_ns < written.st_mtime_ns:
+                    await work.disk.unlink(old)
         await work.disk.unlink(path)

@@ -398,9 +398,14 @@ class SdboxWriter:
             for path in some[1:]
         ]
         second = await self._disk.run_all([ops.Unlink(path) for path in [*again, *attachments]])
-        for answer in [*first, *second]:
+        failed: OSError | None = None
+        done = zip([*(some[0] for some in paths), *again, *attachments], [*first, *second], strict=True)
+        for path, answer in done:
             if isinstance(answer, OSError) and not isinstance(answer, FileNotFoundError):
-                raise answer
+                await self._work.remember_unremoved(path)
+                failed = failed or answer
+        if failed is not None:
+            raise failed
 
 
 def heritage(index: IndexLog, heir: int, old: int) -> list[bytes] | None:

@@ -4,21 +4,31 @@ A writer that dies while it appends leaves bytes behind the last record that the
 is a save that was not acknowledged: it is left for whoever purges or rebuilds.  What is no whole record is
 cut off, under the file's lock and the map's, so that the file can be appended to again and Dovecot does not
 have to repair it.
+
+Bytes behind the last record may as well be messages that an older map does not know, or the rest of one whose
+size the map has wrong.  So nothing is cut unless the last record that the map knows is a whole one and ends
+there, and the salvage scan finds no message that can be read in what would be cut.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 
 import numpy as np
 
 from dboxfs.dbox import FileHeader, ForwardParser, NeedMore, next_record, parse_file_header
-from dboxfs.errors import FormatError
+from dboxfs.errors import DboxfsError, FormatError
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.ops import LockKind
 from dboxfs.index.mapindex import MapIndex
+from dboxfs.store.salvage import Found, Place, Trust, open_window, scan_file
+from dboxfs.store.salvage.window import SPARSE_CHUNK
 from dboxfs.store.writing.disk import AppendFile
+from dboxfs.store.writing.repair import read_record
 from dboxfs.store.writing.work import Work, message_number
+
+log = logging.getLogger(__name__)
 
 _WINDOW = 1 << 20
 _LONGEST = 64 << 20
@@ -71,12 +81,38 @@ async def _look_at(work: Work, path: str) -> bool:
             whole = await _end_of_whole_records(file, end)
             if whole is None or whole >= file.size:
                 return False
+            if not await _is_torn(work, path, mapping, whole):
+                log.warning("%s: damaged at offset %d, left alone; dboxfs check says more", path, whole)
+                return False
             await file.cut(whole)
             await file.sync()
             return True
     finally:
         work.fs.locks.release(holder)
         await file.close()
+
+
+async def _is_torn(work: Work, path: str, mapping: MapIndex, start: int) -> bool:
+    """Whether the file is what the map says, and what begins at *start* no message that can be read."""
+    file_id = message_number(os.path.basename(path), "m")
+    rows = np.flatnonzero(mapping.file_ids == file_id)
+    places = sorted(zip(mapping.offsets[rows].tolist(), mapping.sizes[rows].tolist(), strict=True))
+    last = mapping.lookup(int(mapping.map_uids[rows[int(np.argmax(mapping.offsets[rows]))]]))
+    assert last is not None
+    try:
+        await read_record(work, last)
+    except (DboxfsError, FileNotFoundError):
+        return False
+    async with open_window(work.fs, path, SPARSE_CHUNK) as window:
+        # whoever died in the metadata has not written the empty line at their end
+        unended = await window.read(window.size - 2, 2) != b"\n\n"
+        known = [Place(offset, size) for offset, size in places]
+        async for item in scan_file(window, known, texts=False):
+            if not isinstance(item, Found) or item.offset < start or item.trust is Trust.DAMAGED:
+                continue
+            if item.offset > start or item.version != 2 or not unended:
+                return False
+    return True
 
 
 async def _end_of_whole_records(file: AppendFile, end: int) -> int | None:

@@ -21,13 +21,17 @@ from dboxfs.index.state import IndexState
 from dboxfs.store.indexfiles import IndexFiles
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.writing.disk import Disk
+from dboxfs.store.writing.errors import WHERE_INDEX, IndexMissing
 from dboxfs.store.writing.indexlog import IndexLog
-from dboxfs.store.writing.newindex import make_mailbox_index, make_map
+from dboxfs.store.writing.newindex import make_mailbox_index, make_map, refuse_lost_log
 from dboxfs.store.writing.options import WriteOptions
 from dboxfs.store.writing.snapshot import tidy
 
 HIGHEST_NUMBER = 0xFFFFFFFF
 """uids and file ids are below it: the next one has to fit 32 bits, too."""
+
+MOST_UNREMOVED = 10_000
+"""Files that could not be removed and are remembered."""
 
 KEEP_STATES = 64
 """Mailboxes whose index state stays in memory between two changes."""
@@ -57,10 +61,29 @@ class Work:
         self.counts: dict[str, int] = {}
         self.repair: Callable[[Work], Awaitable[None]] | None = None
         self._indexes: OrderedDict[str, IndexLog] = OrderedDict()
+        self._unremoved: dict[str, tuple[int, int, int]] = {}
 
     def count(self, what: str, number: int = 1) -> None:
         """Add to a counter."""
         self.counts[what] = self.counts.get(what, 0) + number
+
+    # -- what could not be removed -----------------------------------------------------------------------
+
+    async def remember_unremoved(self, path: str) -> None:
+        """The file of an expunged message could not be removed: maintenance may, if it is still that file."""
+        try:
+            found = await self.disk.stat(path)
+        except OSError:
+            return
+        if found is not None and len(self._unremoved) < MOST_UNREMOVED:
+            self._unremoved[path] = _identity(found)
+
+    def is_unremoved(self, path: str, found: os.stat_result) -> bool:
+        """Whether *path*, with the attributes *found*, is a file that this writer could not remove.
+
+        Asked once: it is forgotten then.
+        """
+        return self._unremoved.pop(path, None) == _identity(found)
 
     # -- indexes -----------------------------------------------------------------------------------------
 
@@ -124,10 +147,27 @@ class Work:
             yield {name: await stack.enter_async_context(self.mailbox(name)) for name in sorted(set(names))}
 
     async def _make_missing_index(self, name: str, index: IndexLog) -> None:
+        """
+        :raises IndexMissing: there are messages: the index is lost, or lies elsewhere.
+        """
         if not await self.disk.exists(self.location.mailbox_path(name)):
             raise NoSuchMailbox(f"{name}: no such mailbox")
+        await self._refuse_lost_index(name, index)
         await self.disk.make_dirs(index.directory)
         await make_mailbox_index(self.disk, self.location, index, self.map_view, contended=True)
+
+    async def _refuse_lost_index(self, name: str, index: IndexLog) -> None:
+        """A new index would give uids again, and make messages that are there look expunged."""
+        await refuse_lost_log(self.disk, index)
+        if self.mdbox:
+            return
+        for directory in (self.location.mailbox_path(name), self.location.alt_mailbox_path(name)):
+            entries = await self.disk.listdir(directory) if directory is not None else []
+            count = sum(bool(message_number(entry.name, "u")) for entry in entries)
+            if count:
+                raise IndexMissing(
+                    f"{directory}: {count} message files and no index, not written; {WHERE_INDEX}"
+                )
 
     def header(self, index: IndexLog) -> MailboxHeader:
         """The dbox header of a locked mailbox.
@@ -151,6 +191,8 @@ class Work:
         """Hold the map; it is made if there is none.  Whatever changes it ends with :meth:`map_done`.
 
         If somebody died between changing the map and changing a mailbox, that is repaired first.
+
+        :raises IndexMissing: there are messages: the map is lost, or lies elsewhere.
         """
         async with AsyncExitStack() as stack:
             try:
@@ -227,6 +269,11 @@ class Work:
                 await copy.close()
         finally:
             await original.close()
+
+
+def _identity(found: os.stat_result) -> tuple[int, int, int]:
+    """What changes when another file is put in the place of this one."""
+    return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
 def message_number(name: str, prefix: str) -> int:
