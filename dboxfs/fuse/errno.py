@@ -10,6 +10,8 @@ Unsupported                      EOPNOTSUPP   nothing
 refused by the writer            its errno    nothing
 IndexMissing                     EROFS        one line; the same line not again
 StoreBusy                        EBUSY        one line
+OSError: something else stands   EIO          one line
+where a file of the store should
 OSError                          its errno    one line, except ENOENT; the same line not again
 anything else                    EIO          with traceback: a bug in dboxfs
 ================================ ============ ==========================================
@@ -35,6 +37,7 @@ from dboxfs.store.writing import IndexMissing, InvalidName, MailboxExists, Mailb
 log = logging.getLogger(__name__)
 
 _REMEMBERED = 1000
+_ODD = frozenset((errno.EISDIR, errno.ELOOP, errno.ESPIPE, errno.ENXIO))
 
 
 class ErrorMap:
@@ -75,7 +78,7 @@ class ErrorMap:
                 number = error.errno or errno.EIO
                 if number != errno.ENOENT and self._is_new((number, error.filename)):
                     log.error("%s: %s", what, error)
-                return number
+                return errno.EIO if number in _ODD else number
             case _:
                 log.error("%s: unexpected %r", what, error, exc_info=error)
                 return errno.EIO

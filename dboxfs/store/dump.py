@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 from collections.abc import Iterator
 
 from dboxfs import dbox
@@ -24,8 +25,12 @@ def describe_file(path: str) -> Iterator[str]:
     :raises NotAStoreFile: it is none that dboxfs knows.
     :raises OSError: it can't be read.
     """
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise NotAStoreFile(f"{path}: a directory, a FIFO or a device")
+        size = status.st_size
         if size == 0:
             raise NotAStoreFile(f"{path}: empty file")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:

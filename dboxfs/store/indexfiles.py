@@ -28,6 +28,7 @@ from dboxfs.index.base import parse_index
 from dboxfs.index.log import parse_log_header
 from dboxfs.index.reader import Action, decide, load
 from dboxfs.index.state import IndexState
+from dboxfs.store.messages import odd_file
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +198,7 @@ class IndexFiles:
             self._log_id = None
             return base
         if isinstance(found, OSError):
-            raise found
+            raise odd_file(found, self.log_path) or found
         data = found.chunks[1]
         state = await self._join(base, data)
         self._remember(found, state)
@@ -208,7 +209,7 @@ class IndexFiles:
         if isinstance(found, FileNotFoundError):
             return None
         if isinstance(found, OSError):
-            raise found
+            raise odd_file(found, self.base_path) or found
         data = found.chunks[1]
         try:
             if len(data) < _PARSE_IN_THREAD:

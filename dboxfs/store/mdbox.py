@@ -35,10 +35,10 @@ from dboxfs.dbox import (
 from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
 from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
 from dboxfs.index.mapindex import MapIndex, MapRecord
-from dboxfs.store.facts import Marks, Uids
+from dboxfs.store.facts import DAMAGED, Facts, Marks, Uids
 from dboxfs.store.indexfiles import IndexFiles
 from dboxfs.store.location import Location
-from dboxfs.store.messages import Marked, Opened, Scanned, scanned
+from dboxfs.store.messages import Marked, Opened, Scanned, odd_file, scanned
 from dboxfs.store.plain import PlainBody
 from dboxfs.store.record import (
     FILE_HEAD,
@@ -181,6 +181,9 @@ class MdboxStorage:
                 return _Container(path, handle, *_header(await handle.read(FILE_HEAD, 0)))
             except FileNotFoundError:
                 handle.close()
+            except OSError as exc:
+                handle.close()
+                raise odd_file(exc, path) or exc from exc
             except BaseException:
                 handle.close()
                 raise
@@ -317,7 +320,9 @@ class MdboxFiles:
             error: CorruptFile | OSError = CorruptFile(path, 0, "the map names this file, but it is missing")
             return [Scanned(want.uid, None, None, error) for want in group]
         if isinstance(peek, OSError):
-            return [Scanned(want.uid, None, None, peek) for want in group]
+            odd = odd_file(peek, path)
+            facts = [None if odd is None else Facts(DAMAGED, 0, 0, want.saved) for want in group]
+            return [Scanned(w.uid, f, None, odd or peek) for w, f in zip(group, facts, strict=True)]
         header, damage = _header(peek.chunks[0])
         chunks = dict(zip([at for at, _ in _ranges(group)], peek.chunks, strict=True))
         pieces = _Pieces(chunks)

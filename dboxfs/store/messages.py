@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -51,6 +52,20 @@ class Opened:
     path: str
     record: Record
     close: Callable[[], None]
+
+
+_ODD = {
+    errno.EISDIR: "a directory stands in the place of the file",
+    errno.ELOOP: "a symbolic link stands in the place of the file: links to files are not followed",
+    errno.ESPIPE: "a FIFO or a device stands in the place of the file",
+    errno.ENXIO: "a socket or a device that isn't there stands in the place of the file",
+}
+
+
+def odd_file(error: OSError, path: str) -> CorruptFile | None:
+    """The damage that *error* tells of, if *path* is no regular file; None: it says nothing about it."""
+    what = _ODD.get(error.errno or 0)
+    return CorruptFile(path, 0, what) if what is not None else None
 
 
 def scanned(uid: int, record: Record, path: str, saved: int, mark: int) -> Scanned:

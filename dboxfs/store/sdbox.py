@@ -25,7 +25,7 @@ from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
 from dboxfs.store.ahead import AheadFiles
 from dboxfs.store.facts import DAMAGED, Facts, Marks, Uids
 from dboxfs.store.location import Location
-from dboxfs.store.messages import Marked, Opened, Scanned, scanned
+from dboxfs.store.messages import Marked, Opened, Scanned, odd_file, scanned
 from dboxfs.store.plain import PlainBody
 from dboxfs.store.record import HEAD, TAIL, NeedRange, Record, damaged_facts, file_header, parse_record
 from dboxfs.store.sizetable import generation_of, marks_of_files
@@ -102,7 +102,8 @@ class SdboxFiles:
                 uid, None, None, CorruptFile(path, 0, "the index names this message, but its file is missing")
             )
         if isinstance(peek, OSError):
-            return Scanned(uid, None, None, peek)
+            odd = odd_file(peek, path)
+            return Scanned(uid, None if odd is None else Facts(DAMAGED, 0, 0, 0), None, odd or peek)
         saved = int(peek.stat.st_ctime)
         try:
             record = await self._record(path, peek)
@@ -152,6 +153,9 @@ class SdboxFiles:
                 return Opened(handle, path, await self._open_record(handle, path), handle.close)
             except FileNotFoundError:
                 handle.close()
+            except OSError as exc:
+                handle.close()
+                raise odd_file(exc, path) or exc from exc
             except BaseException:
                 handle.close()
                 raise

@@ -94,7 +94,8 @@ class _Scanner:
         above |= {(here.st_dev, here.st_ino)}
         for entry in entries:
             if entry.name == self._location.dirname:
-                folder.selectable = bool(folder.name)  # no mailbox has this name
+                here_too = entry.is_dir or await self._is_folder(path, entry, above)
+                folder.selectable = bool(folder.name) and here_too  # no mailbox has this name
             elif not folder.name and self._location.inbox is not None and entry.name == "INBOX":
                 continue
             elif await self._is_folder(path, entry, above):

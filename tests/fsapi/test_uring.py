@@ -363,11 +363,10 @@ async def test_a_fifo_in_the_store_blocks_nobody(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with trio.fail_after(5):
         async with FileSystem(UringDriver(1)) as fs:
-            async with fs.open(str(tmp_path / "fifo")) as handle:
-                await handle.wait_open()
-            async with fs.open(str(tmp_path / "fifo"), OpenMode.APPEND) as handle:
-                with pytest.raises(OSError, match="Invalid"):
-                    await handle.wait_open()
+            for mode in OpenMode:
+                async with fs.open(str(tmp_path / "fifo"), mode) as handle:
+                    with pytest.raises(OSError, match="seek"):
+                        await handle.wait_open()
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])

@@ -12,6 +12,7 @@ import gzip
 import json
 import lzma
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -153,6 +154,10 @@ def test_convert_and_rescue_keep_ciphertext_that_dovecot_still_reads(
 ) -> None:
     account = encrypting(dovecot, driver, keys)
     expected = account.fetch()
+    done = dboxfs("check", account.location)
+    assert done.returncode == 0
+    assert re.search(r"INBOX.*2: the message is encrypted", done.stdout)
+    assert done.stdout.splitlines()[-1] == "0 errors, 0 warnings, 1 notes"
     for target in ("sdbox", "mdbox"):
         for command in (["convert", "--verify"], ["rescue"]):
             to = dovecot.account(f"{target}:{{home}}/mail", **keys)

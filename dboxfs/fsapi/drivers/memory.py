@@ -158,7 +158,7 @@ class MemoryDriver:
 
     def _open(self, op: ops.Open) -> Opened:
         node = self._found(op.path, op.nofollow)
-        if op.append and node.is_dir:
+        if node.is_dir:
             raise os_error(errno.EISDIR, op.path)
         return self._add_file(node, op.append)
 

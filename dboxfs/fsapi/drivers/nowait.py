@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 import sys
 
 _SYS_OPENAT2 = 437  # the same on every architecture but alpha, which has no Python 3.11 to speak of
@@ -58,7 +59,10 @@ class NowaitCalls:
             raise OSError(errno.EINVAL, "embedded null byte", path)
         fd = int(self._syscall(_SYS_OPENAT2, _AT_FDCWD, name, self._pointers[nofollow], 24))
         if fd >= 0:
-            return fd
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                return fd
+            os.close(fd)
+            return None  # a worker says what it is
         code = ctypes.get_errno()
         if code == errno.EAGAIN:
             return None

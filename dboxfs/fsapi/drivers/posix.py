@@ -52,14 +52,20 @@ def dispose(job: ops.Job[Any]) -> None:
         os.close(job.result.fd)
 
 
+def check_regular(status: os.stat_result, path: str) -> None:
+    """Only regular files are read: EISDIR for a directory, ESPIPE for a FIFO or a device."""
+    if not stat_module.S_ISREG(status.st_mode):
+        directory = stat_module.S_ISDIR(status.st_mode)
+        raise os_error(errno.EISDIR if directory else errno.ESPIPE, path)
+
+
 def _open(op: ops.Open) -> Opened:
     flags = _APPEND_FLAGS if op.append else _READ_FLAGS
     fd = os.open(op.path, flags | os.O_NOFOLLOW if op.nofollow else flags)
     try:
         status = os.fstat(fd)
-        if op.append and not stat_module.S_ISREG(status.st_mode):
-            raise os_error(errno.EINVAL, op.path)
-        if op.advise and stat_module.S_ISREG(status.st_mode):
+        check_regular(status, op.path)
+        if op.advise:
             os.posix_fadvise(fd, 0, op.advise, os.POSIX_FADV_WILLNEED)
     except BaseException:
         os.close(fd)
@@ -203,8 +209,7 @@ def _peek(request: Peek) -> PeekResult:
     fd = os.open(request.path, _READ_FLAGS | os.O_NOFOLLOW if request.nofollow else _READ_FLAGS)
     try:
         status = os.fstat(fd)
-        if stat_module.S_ISDIR(status.st_mode):
-            raise os_error(errno.EISDIR, request.path)
+        check_regular(status, request.path)
         return PeekResult(
             status, tuple(_peek_range(fd, item, status.st_size, request.limit) for item in request.ranges)
         )
@@ -278,8 +283,7 @@ def _open_shared(op: ops.OpenShared) -> Opened:
     fd = os.open(op.path, _SHARED_FLAGS)
     try:
         status = os.fstat(fd)
-        if not stat_module.S_ISREG(status.st_mode):
-            raise os_error(errno.EINVAL, op.path)
+        check_regular(status, op.path)
         return Opened(fd, status)
     except BaseException:
         os.close(fd)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat as stat_module
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -72,10 +71,8 @@ def _open(op: ops.Open) -> Steps:
     fd = _check((yield _openat(op.path, flags, abi.ASYNC)), op.path)
     try:
         status = os.fstat(fd)
-        regular = stat_module.S_ISREG(status.st_mode)
-        if op.append and not regular:
-            raise os_error(errno.EINVAL, op.path)
-        if op.advise and regular:
+        posix.check_regular(status, op.path)
+        if op.advise:
             _check((yield _fadvise(fd, op.advise, 0)), op.path)
     except BaseException:
         os.close(fd)
@@ -190,8 +187,7 @@ def _peek(request: Peek) -> Steps:
     fd = _check((yield _openat(request.path, flags)), request.path)
     try:
         status = os.fstat(fd)
-        if stat_module.S_ISDIR(status.st_mode):
-            raise os_error(errno.EISDIR, request.path)
+        posix.check_regular(status, request.path)
         chunks = []
         for offset, size in request.ranges:
             chunks.append((yield from _peek_range(fd, offset, size, status.st_size, request.limit)))

@@ -97,6 +97,8 @@ async def open_reader(window: Window, *, single: bool) -> Reader:
 
 def _check_body(record: Record, measured: Measured | None) -> None:
     """See :func:`dboxfs.store.content.open_body` and ``CompressedBody``."""
+    if record.encrypted:
+        return  # nothing of it can be counted
     value = record.metadata.ext_refs
     refs = parse_ext_refs(value) if value is not None else ()
     inner = record.size - sum(ref.size for ref in refs)
