@@ -16,7 +16,8 @@ from collections.abc import Sequence
 import trio
 
 from dboxfs.fsapi import FaultsDriver, FileSystem, ThreadsDriver
-from dboxfs.fuse import MountOptions, check_mountpoint, run
+from dboxfs.fuse.mount import check_mountpoint, run
+from dboxfs.fuse.options import MountOptions
 from dboxfs.store import Location, parse_location, walk
 
 

@@ -2,16 +2,24 @@
 
 Codecs (``dboxfs.dbox``, ``dboxfs.index``) see bytes only and raise :class:`FormatError`: an offset
 into those bytes and a reason.  ``dboxfs.store`` knows which file the bytes came from and turns it into
-:class:`CorruptFile`.  Everything else derives from :class:`DboxfsError` too, so that one place
-(``dboxfs.fuse.errno``) maps errors to errno values and one place (``dboxfs.cli``) maps them to one
-line on stderr and an exit status.
+:class:`CorruptFile`.  Everything else derives from :class:`DboxfsError` too and says its ``errno``; one
+place (``dboxfs.fuse.errno``) decides what goes into the log, and one (``dboxfs.cli.status``) maps errors to
+one line on stderr and an exit status.
 """
 
 from __future__ import annotations
 
+import errno
+from typing import ClassVar
+
 
 class DboxfsError(Exception):
-    """Base of every error that dboxfs raises on purpose.  ``str()`` is one line for a person."""
+    """Base of every error that dboxfs raises on purpose.  ``str()`` is one line for a person.
+
+    :cvar errno: what it is for programs that know errors by number.
+    """
+
+    errno: ClassVar[int] = errno.EIO
 
 
 class FormatError(DboxfsError):
@@ -29,7 +37,7 @@ class FormatError(DboxfsError):
 
 
 class CorruptFile(DboxfsError):
-    """A file of the store is damaged at a known place (maps to EIO)."""
+    """A file of the store is damaged at a known place."""
 
     def __init__(self, path: str, offset: int, reason: str) -> None:
         super().__init__(f"{path}: damaged at offset {offset}: {reason}")
@@ -39,7 +47,9 @@ class CorruptFile(DboxfsError):
 
 
 class EncryptedMessage(DboxfsError):
-    """A message whose text is ciphertext, which dboxfs can't decrypt (maps to EACCES)."""
+    """A message whose text is ciphertext, which dboxfs can't decrypt."""
+
+    errno: ClassVar[int] = errno.EACCES
 
     def __init__(self, path: str, offset: int) -> None:
         super().__init__(
@@ -53,21 +63,31 @@ class EncryptedMessage(DboxfsError):
 class NoSuchStore(DboxfsError):
     """The location is missing, unreadable, or no dbox store."""
 
+    errno: ClassVar[int] = errno.ENOENT
+
 
 class NoSuchMailbox(DboxfsError):
-    """The mailbox does not exist (any more); maps to ENOENT."""
+    """The mailbox does not exist (any more)."""
+
+    errno: ClassVar[int] = errno.ENOENT
 
 
 class NoSuchMessage(DboxfsError):
-    """The message does not exist (any more); maps to ENOENT."""
+    """The message does not exist (any more)."""
+
+    errno: ClassVar[int] = errno.ENOENT
 
 
 class StoreBusy(DboxfsError):
-    """A lock could not be had in time; maps to EBUSY."""
+    """A lock could not be had in time."""
+
+    errno: ClassVar[int] = errno.EBUSY
 
 
 class Unsupported(DboxfsError):
-    """A feature of the store or a request that dboxfs does not handle; maps to EOPNOTSUPP."""
+    """A feature of the store or a request that dboxfs does not handle."""
+
+    errno: ClassVar[int] = errno.EOPNOTSUPP
 
 
 class MountError(DboxfsError):

@@ -10,9 +10,9 @@ import trio
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.errors import DboxfsError, NoSuchMailbox
 from dboxfs.fsapi import FileSystem, ThreadsDriver
-from dboxfs.fuse.xattrs import rfc3339
 from dboxfs.store import Folder, Store, open_store, parse_location
 from dboxfs.store.dump import describe_file
+from dboxfs.util.dates import rfc3339
 
 
 def ls(arguments: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import enum
+import importlib
 import logging
 import os
 import resource
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import trio
@@ -23,7 +25,7 @@ from dboxfs.cli.status import UsageError
 from dboxfs.errors import MountError
 from dboxfs.fsapi import FileSystem, Ksm, choose_driver
 from dboxfs.fsapi.drivers.choice import CHOICES
-from dboxfs.fuse import MountOptions, ViewOptions, check_mountpoint, run
+from dboxfs.fuse.options import MountOptions, ViewOptions
 from dboxfs.store import Location, parse_location
 from dboxfs.store.writing import Eol, Fsync, LockMethod, Neighbour, WriteOptions
 
@@ -203,8 +205,20 @@ def _write_option(key: str, value: str) -> dict[str, Any] | None:
 # -- mount -------------------------------------------------------------------------------------
 
 
+def _fuse() -> ModuleType:
+    """:mod:`dboxfs.fuse.mount`, which only this command needs: the others work on a machine without FUSE.
+
+    :raises MountError: pyfuse3 or libfuse is missing.
+    """
+    try:
+        return importlib.import_module("dboxfs.fuse.mount")
+    except ImportError as exc:
+        raise MountError(f"can't mount here: {exc}; install pyfuse3 and libfuse 3") from None
+
+
 def mount(arguments: argparse.Namespace) -> int:
     """``dboxfs mount STORE MOUNTPOINT``."""
+    check_mountpoint = _fuse().check_mountpoint
     options = parse_options(arguments.options)
     location = parse_location(arguments.store)
     if options.attachments is not None:
@@ -308,7 +322,7 @@ def _serve(
             ksm=Ksm() if arguments.ksm else None,
             sync=options.write is None or options.write.durable,
         ) as fs:
-            await run(fs, location, mountpoint, options, ready)
+            await _fuse().run(fs, location, mountpoint, options, ready)
 
     trio.run(main)
     return 0

@@ -1,15 +1,13 @@
-"""The one place where errors become errno values, and where it is decided what goes into the log.
+"""The errno of an error that reaches the kernel, and whether it goes into the log: decided here alone.
 
 ================================ ============ ==========================================
 error                            errno        log
 ================================ ============ ==========================================
-NoSuchMailbox, NoSuchMessage     ENOENT       nothing
-CorruptFile, FormatError         EIO          one line, by the layer that found the damage
-EncryptedMessage                 EACCES       one line, by the layer that found it
-Unsupported                      EOPNOTSUPP   nothing
-refused by the writer            its errno    nothing
+CorruptFile, FormatError,        its errno    one line, by the layer that found it
+EncryptedMessage
 IndexMissing                     EROFS        one line; the same line not again
 StoreBusy                        EBUSY        one line
+any other DboxfsError            its errno    nothing
 OSError: something else stands   EIO          one line
 where a file of the store should
 OSError                          its errno    one line, except ENOENT; the same line not again
@@ -23,16 +21,8 @@ import errno
 import logging
 from collections import OrderedDict
 
-from dboxfs.errors import (
-    CorruptFile,
-    EncryptedMessage,
-    FormatError,
-    NoSuchMailbox,
-    NoSuchMessage,
-    StoreBusy,
-    Unsupported,
-)
-from dboxfs.store.writing import IndexMissing, InvalidName, MailboxExists, MailboxInUse, RefusedMessage
+from dboxfs.errors import DboxfsError, StoreBusy
+from dboxfs.store.writing import IndexMissing
 
 log = logging.getLogger(__name__)
 
@@ -57,23 +47,15 @@ class ErrorMap:
     def errno_of(self, error: Exception, what: str) -> int:
         """The errno for *error*, which came up while doing *what*; writes the log line."""
         match error:
-            case NoSuchMailbox() | NoSuchMessage():
-                return errno.ENOENT
-            case CorruptFile() | FormatError():
-                return errno.EIO
-            case EncryptedMessage():
-                return errno.EACCES
-            case Unsupported():
-                return errno.EOPNOTSUPP
+            case StoreBusy():
+                log.warning("%s: %s", what, error)
+                return error.errno
             case IndexMissing():
                 if self._is_new((error.errno, str(error))):
                     log.error("%s: %s", what, error)
                 return error.errno
-            case RefusedMessage() | InvalidName() | MailboxExists() | MailboxInUse():
+            case DboxfsError():
                 return error.errno
-            case StoreBusy():
-                log.warning("%s: %s", what, error)
-                return errno.EBUSY
             case OSError():
                 number = error.errno or errno.EIO
                 if number != errno.ENOENT and self._is_new((number, error.filename)):

@@ -13,7 +13,7 @@ import shutil
 import signal
 import stat
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pyfuse3
 import trio
@@ -23,37 +23,15 @@ from dboxfs.fsapi import FileSystem
 from dboxfs.fuse import loop
 from dboxfs.fuse.namefiles import NameReader
 from dboxfs.fuse.operations import Operations
-from dboxfs.fuse.options import ViewOptions
+from dboxfs.fuse.options import MountOptions
 from dboxfs.fuse.writable import WritableOperations
 from dboxfs.store import Location, Store, open_store
-from dboxfs.store.writing import StoreWriter, WriteOptions, with_version
+from dboxfs.store.writing import StoreWriter, with_version
 
 log = logging.getLogger(__name__)
 
 MAX_TASKS = 1024
 """Requests that are answered at the same time, at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class MountOptions:
-    """What is given to the kernel and to the view.
-
-    ``fast_loop``: use the stand-in of :mod:`dboxfs.fuse.loop`.  ``fuse``: further options for libfuse.
-    ``write``: how the store is written; None: not at all.  ``dbox_version``: of new messages; None: what the
-    store says.  ``force``: also where a Dovecot can't read it.
-    ``cache_dir``: where sizes are kept for the next mount; None: nowhere.  ``table_size``: of how many
-    messages parsed records are kept in memory.
-    """
-
-    allow_other: bool = False
-    fast_loop: bool = True
-    view: ViewOptions = field(default_factory=ViewOptions)
-    fuse: tuple[str, ...] = ()
-    write: WriteOptions | None = None
-    dbox_version: int | None = None
-    force: bool = False
-    cache_dir: str | None = None
-    table_size: int = 10_000
 
 
 def check_mountpoint(path: str) -> str:

@@ -7,20 +7,12 @@ for ACLs and capabilities, which is 4 requests a file less.  Times are RFC 3339 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 
 from dboxfs.errors import NoSuchMessage
 from dboxfs.store import Folder, Mailbox, Store
+from dboxfs.util.dates import rfc3339
 
 PREFIX = b"user.dbox."
-
-
-def rfc3339(seconds: int) -> str:
-    """*seconds* since the epoch as RFC 3339 in UTC; outside of the years 1 to 9999 as ``@seconds``."""
-    try:
-        return f"{datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()}Z"
-    except (ValueError, OverflowError, OSError):
-        return f"@{seconds}"
 
 
 def _text(value: bytes | None) -> str | None:

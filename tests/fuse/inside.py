@@ -17,7 +17,8 @@ import pyfuse3
 import trio
 
 from dboxfs.fsapi import Driver, FileSystem, ThreadsDriver
-from dboxfs.fuse import MountOptions, run
+from dboxfs.fuse.mount import run
+from dboxfs.fuse.options import MountOptions
 from dboxfs.store import parse_location
 from tests.live.dovecot import Account
 from tests.live.mounts import is_mounted

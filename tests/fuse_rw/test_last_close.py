@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dboxfs.fuse import MountOptions, closing
+from dboxfs.fuse import closing
+from dboxfs.fuse.options import MountOptions
 from dboxfs.store.writing import WriteOptions
 from tests.fuse.inside import aside, mounted, soon
 from tests.fuse_rw.rw import ONE, TWO, Writable, both, resynced

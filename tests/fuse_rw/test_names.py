@@ -11,8 +11,8 @@ import pytest
 
 from dboxfs.fsapi import Fault, FaultsDriver, ThreadsDriver
 from dboxfs.fsapi.temporary import Process
-from dboxfs.fuse import MountOptions
 from dboxfs.fuse.names import Line, decode_lines, encode_line
+from dboxfs.fuse.options import MountOptions
 from dboxfs.store.writing import WriteOptions
 from tests.fuse.inside import aside, mounted
 from tests.fuse_rw.rw import ONE, TWO, Writable, both, resynced

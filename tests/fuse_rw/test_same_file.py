@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from dboxfs.fuse import MountOptions
+from dboxfs.fuse.options import MountOptions
 from dboxfs.store.writing import WriteOptions
 from tests.fuse.inside import aside, mounted, soon
 from tests.fuse_rw.rw import JULY, ONE, TWO, Writable, both, resynced

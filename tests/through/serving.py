@@ -39,7 +39,7 @@ from dboxfs.cli.logs import log_to
 from dboxfs.cli.mounting import parse_options
 from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.fsapi.ops import Job, Op
-from dboxfs.fuse import run
+from dboxfs.fuse.mount import run
 from dboxfs.fuse.uploadtable import UploadTable
 from dboxfs.store import parse_location
 
