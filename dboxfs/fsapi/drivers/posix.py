@@ -24,12 +24,12 @@ R = TypeVar("R")
 
 _IOV_MAX = 1024
 _AT_FDCWD = -100
-_RENAME_NOREPLACE = 1
+RENAME_NOREPLACE = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 # O_NONBLOCK: opening a FIFO that lies in a mailstore must not wait for a writer; regular files ignore it.
-_READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-_APPEND_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+APPEND_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _CREATE_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHARED_FLAGS = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _F_OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)
@@ -60,7 +60,7 @@ def check_regular(status: os.stat_result, path: str) -> None:
 
 
 def _open(op: ops.Open) -> Opened:
-    flags = _APPEND_FLAGS if op.append else _READ_FLAGS
+    flags = APPEND_FLAGS if op.append else READ_FLAGS
     fd = os.open(op.path, flags | os.O_NOFOLLOW if op.nofollow else flags)
     try:
         status = os.fstat(fd)
@@ -159,7 +159,7 @@ def _rename_noreplace(source: str, target: str) -> None:
     call = getattr(_libc, "renameat2", None)
     if call is None:
         raise os_error(errno.ENOSYS, source)
-    if call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE) != 0:
+    if call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), RENAME_NOREPLACE) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), source, None, target)
 
@@ -206,7 +206,7 @@ def _peek_many(op: ops.PeekMany) -> list[PeekResult | OSError]:
 
 
 def _peek(request: Peek) -> PeekResult:
-    fd = os.open(request.path, _READ_FLAGS | os.O_NOFOLLOW if request.nofollow else _READ_FLAGS)
+    fd = os.open(request.path, READ_FLAGS | os.O_NOFOLLOW if request.nofollow else READ_FLAGS)
     try:
         status = os.fstat(fd)
         check_regular(status, request.path)
@@ -238,7 +238,7 @@ def _read_to_end(fd: int, offset: int, expected: int, limit: int) -> bytes:
 def _willneed_many(op: ops.WillneedMany) -> None:
     for path, size in op.files:
         try:
-            fd = os.open(path, _READ_FLAGS | os.O_NOFOLLOW)
+            fd = os.open(path, READ_FLAGS | os.O_NOFOLLOW)
         except (OSError, ValueError):
             continue  # whoever really opens it will be told
         try:

@@ -65,7 +65,7 @@ def _two_names(opcode: int, source: str, target: str, flags: int = 0) -> Entry:
 
 
 def _open(op: ops.Open) -> Steps:
-    flags = posix._APPEND_FLAGS if op.append else posix._READ_FLAGS
+    flags = posix.APPEND_FLAGS if op.append else posix.READ_FLAGS
     flags |= os.O_NOFOLLOW if op.nofollow else 0
     # What is cached was opened by open_nowait: don't try that a second time.
     fd = _check((yield _openat(op.path, flags, abi.ASYNC)), op.path)
@@ -139,7 +139,7 @@ def _sync(op: ops.Sync) -> Steps:
 
 
 def _publish(op: ops.Publish) -> Steps:
-    flags = 0 if op.replace else posix._RENAME_NOREPLACE
+    flags = 0 if op.replace else posix.RENAME_NOREPLACE
     result = yield _two_names(abi.RENAMEAT, op.temporary, op.path, flags)
     if not op.replace and -result in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
         raise ByThread
@@ -183,7 +183,7 @@ def _peek_many(op: ops.PeekMany) -> Steps:
 
 
 def _peek(request: Peek) -> Steps:
-    flags = posix._READ_FLAGS | os.O_NOFOLLOW if request.nofollow else posix._READ_FLAGS
+    flags = posix.READ_FLAGS | os.O_NOFOLLOW if request.nofollow else posix.READ_FLAGS
     fd = _check((yield _openat(request.path, flags)), request.path)
     try:
         status = os.fstat(fd)

@@ -72,6 +72,10 @@ class Stored:
     _opened: Opened | None = None
     _body: Body | None = None
 
+    def hold(self, opened: Opened, body: Body | None) -> None:
+        """Read from these files, which are the message's from now on; *body*: what is read in place of the record's."""
+        self._opened, self._body = opened, body
+
     async def read(self, size: int, offset: int) -> bytes:
         """Exactly *size* stored bytes of the body.
 
@@ -183,8 +187,7 @@ class MailboxSource:
                     raise Unfit("its attachments are in files of their own: --attachments DIR says where")
                 body = await self._box.open(uid)
                 message.size, message.compression = body.size, None
-                message._body = body
-            message._opened = opened
+            message.hold(opened, body)
             if message.size <= SMALL:
                 message.data = await message.read(message.size, 0)
                 message.close()
