@@ -73,7 +73,7 @@ class Stored:
     _body: Body | None = None
 
     def hold(self, opened: Opened, body: Body | None) -> None:
-        """Read from these files, which are the message's from now on; *body*: what is read in place of the record's."""
+        """Read from these files, which are its own from now on; *body*: in place of the record's body."""
         self._opened, self._body = opened, body
 
     async def read(self, size: int, offset: int) -> bytes:
