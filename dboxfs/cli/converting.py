@@ -75,7 +75,7 @@ def convert(arguments: argparse.Namespace) -> int:
         done = trio.run(run)
     finally:
         meter.end()
-    for line in done.failed:
+    for line in (*done.told, *done.failed):
         print(f"dboxfs: {one_line(line)}", file=sys.stderr)
     utf8 = ":UTF-8" if location.utf8 else ""
     print(f"{root}: {done.messages} messages in {done.mailboxes} mailboxes, {meter.rate(done.bytes)}")
@@ -83,9 +83,14 @@ def convert(arguments: argparse.Namespace) -> int:
         print(f"verified: {done.verified} messages are what they are in {location.root}")
     if arguments.dbox_version == 2:
         print(f"for Dovecot: mail_location = {kind.value}:{root}{utf8}")
+    if done.told:
+        print(f"{len(done.told)} are not as they should be in {location.root}, and were kept (see above)")
     if done.failed:
-        print(f"{len(done.failed)} could not be carried over")
-    return 1 if done.failed else 0
+        print(
+            f"{len(done.failed)} could not be carried over (see above); "
+            f"dboxfs rescue {location.root} DST may find more of them"
+        )
+    return 1 if done.failed or done.told else 0
 
 
 def _refuse_overlap(location: Location, root: str) -> None:

@@ -340,16 +340,23 @@ class RecordWriter:
         self.size += len(piece)
         self._crc = zlib.crc32(piece, self._crc)
 
-    def trailer(self, items: Iterable[tuple[bytes, bytes]], compression: Compression | None = None) -> bytes:
+    def trailer(
+        self,
+        items: Iterable[tuple[bytes, bytes]],
+        compression: Compression | None = None,
+        *,
+        crc: int | None = None,
+    ) -> bytes:
         """What stands behind the body that was fed.
 
+        :param crc: of a copied body: the CRC-32 that it had where it comes from, right or wrong.
         :raises ValueError: see :func:`encode_trailer`.
         """
         return encode_trailer(
             items,
             separator=self._separator,
             body_size=self.size,
-            crc=self._crc,
+            crc=self._crc if crc is None else crc,
             key=self._key,
             offset=self._offset,
             compression=compression,

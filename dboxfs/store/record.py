@@ -58,7 +58,8 @@ class Record:
 
     ``encrypted``: its stored bytes are ciphertext.  ``doubtful``: whether it is compressed, or encrypted, is
     not sure before its body was read (:func:`dboxfs.store.content.settled`); its size is.  ``as_it_is``: it
-    begins like such a one in format 2, and is none.
+    begins like such a one in format 2, and is none.  ``crc``: CRC-32 of the stored body; None: not known
+    (format 2).
     """
 
     offset: int
@@ -71,6 +72,7 @@ class Record:
     encrypted: bool = False
     doubtful: bool = False
     as_it_is: bool = False
+    crc: int | None = None
 
     def facts(self, saved: int) -> Facts:
         """What a listing needs; *saved* in seconds since the epoch."""
@@ -163,6 +165,7 @@ def _parse_record3(head: memoryview, tail: memoryview, offset: int, end: int) ->
         found.metadata,
         found.end,
         encrypted,
+        crc=found.crc,
     )
 
 

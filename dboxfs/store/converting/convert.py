@@ -65,7 +65,11 @@ class Progress:
 
 @dataclass(slots=True)
 class Converted:
-    """What a conversion did.  ``failed``: a line for each message or mailbox that was left out."""
+    """What a conversion did.
+
+    ``failed``: a line for each message or mailbox that was left out; ``told``: for each that was carried over
+    and is not as it should be.
+    """
 
     mailboxes: int = 0
     messages: int = 0
@@ -73,6 +77,7 @@ class Converted:
     resumed: bool = False
     verified: int | None = None
     failed: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -263,6 +268,8 @@ class Converter:
         for uid, why in batch.failed:
             self._left_out.add((batch.mailbox, uid))
             self._fail(f"{self._shown(batch.mailbox)}: uid {uid} was left out: {why}")
+        for uid, trouble in batch.told:
+            self.result.told.append(f"{self._shown(batch.mailbox)}: uid {uid}: {trouble}")
 
     # -- converting --------------------------------------------------------------------------------------
 
@@ -372,7 +379,8 @@ class Converter:
 
         try:
             async with open_store(self._fs, self._place.work.location, follow=False) as made:
-                await verify(self._store, made, self._portraits, self._left_out, count)
+                tell = self.result.told.append
+                await verify(self._store, made, self._portraits, self._left_out, count, tell)
         except VerifyFailed as exc:
             raise VerifyFailed(f"{exc}; remove {self._root}, and begin again") from exc
 

@@ -56,19 +56,21 @@ def begin_record(
     *,
     encrypted: bool = False,
     as_it_is: bool = False,
+    crc: int | None = None,
 ) -> RecordFormat:
     """A record at *place* with a body of *size* stored bytes.
 
     :param first: the first bytes of the body, at least :data:`PREFIX_SIZE` if there are so many.
     :param encrypted: it is ciphertext.
     :param as_it_is: format 2 has it as it is already, whatever it begins with: it may have it so again.
+    :param crc: CRC-32 of the body in the source, which stays what it is: damage of the text stays damage.
     :raises Unfit: the format can't hold it: in format 2 the first bytes say whether a body is compressed, and
         format 3 has no ciphertext.
     """
     if encrypted and place.key is not None:
         raise Unfit("it is encrypted (mail_crypt), which only dbox version 2 can hold")
     if place.key is not None:
-        return _Record3(place.key, place.offset, compression)
+        return _Record3(place.key, place.offset, compression, crc)
     seen = detect(first[:PREFIX_SIZE])
     if seen is not compression and not as_it_is:
         raise Unfit(
@@ -98,9 +100,10 @@ class _Record2:
 class _Record3:
     """Format 3: separator, body, trailer with the size and a line that says how the body is compressed."""
 
-    def __init__(self, key: bytes, offset: int, compression: Compression | None) -> None:
+    def __init__(self, key: bytes, offset: int, compression: Compression | None, crc: int | None) -> None:
         self._writer = RecordWriter(key, offset, os.urandom(SEPARATOR_SIZE))
         self._compression = compression
+        self._crc = crc
         self.head = self._writer.header
 
     def feed(self, piece: bytes) -> None:
@@ -109,7 +112,7 @@ class _Record3:
     def tail(self, items: Items) -> bytes:
         own = [item for item in items if item[0] not in OWN_KEYS]
         try:
-            return self._writer.trailer(own, self._compression)
+            return self._writer.trailer(own, self._compression, crc=self._crc)
         except ValueError as exc:
             raise Unfit(f"its metadata can't be written: {exc}") from exc
 

@@ -6,14 +6,15 @@ a store (or not known to be whole)::
     {"convert": 1, "source": ROOT, "format": KIND, "version": N, "began": SECONDS,
      "fingerprints": {NAME: HEX}}
     {"mailbox": NAME, "rows": [[uid, ref, saved, guid]], "stored": [[file_id, offset, size]],
-     "shared": {KEY: [place, ref, guid]}, "failed": [[uid, REASON]]}
+     "shared": {KEY: [place, ref, guid, TROUBLE]}, "failed": [[uid, REASON]], "told": [[uid, TROUBLE]]}
     {"done": NAME}
     {"publish": true}
 
 A ``mailbox`` line is written when the messages that it names are on disk (one sync of the whole file system
-for many of them).  ``ref`` is the map uid in an
-mdbox, 0 in an sdbox; ``stored`` are the next map records.  ``shared``: messages that the source has in
-several places. ``done``: the mailbox's index is on disk.  ``publish``: all is, and what is left is renaming.
+for many of them).  ``ref`` is the map uid in an mdbox, 0 in an sdbox; ``stored`` are the next map records.
+``shared``: messages that the source has in several places.  ``told``: messages that are carried over, and
+what is wrong with them.  ``done``: the mailbox's index is on disk.  ``publish``: all is, and what is left is
+renaming.
 
 A line without its end was being written when the writer died, and doesn't count; it is cut off.
 """
@@ -53,11 +54,15 @@ class Place(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """A message that others will refer to: its mailbox (sdbox) and uid or map uid, and its guid."""
+    """A message that others will refer to: its mailbox (sdbox) and uid or map uid, and its guid.
+
+    ``trouble``: what is wrong with its text, one line; empty: nothing.
+    """
 
     mailbox: str
     ref: int
     guid: str
+    trouble: str = ""
 
 
 @dataclass(slots=True)
@@ -69,6 +74,7 @@ class Batch:
     stored: list[Place] = field(default_factory=list)
     shared: dict[str, Shared] = field(default_factory=dict)
     failed: list[tuple[int, str]] = field(default_factory=list)
+    told: list[tuple[int, str]] = field(default_factory=list)
 
     def encode(self) -> dict[str, object]:
         return {
@@ -77,6 +83,7 @@ class Batch:
             "stored": self.stored,
             "shared": self.shared,
             "failed": self.failed,
+            "told": self.told,
         }
 
     @classmethod
@@ -87,6 +94,7 @@ class Batch:
             [Place(*place) for place in line["stored"]],
             {key: Shared(*value) for key, value in line["shared"].items()},
             [(uid, reason) for uid, reason in line["failed"]],
+            [(uid, trouble) for uid, trouble in line.get("told", ())],
         )
 
 

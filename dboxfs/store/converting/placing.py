@@ -6,7 +6,8 @@ interrupted conversion wrote beyond its journal is taken away again (:meth:`Targ
 its turn comes.
 
 A message whose key is known already is not stored twice: in an mdbox one more reference to its map record,
-in an sdbox a hard link (a copy where there can be no more links).
+in an sdbox a hard link (a copy where there can be no more links).  In an mdbox that goes for copies without a
+common key too (:mod:`~dboxfs.store.converting.copies`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
+from dboxfs.store.converting.copies import Copies, is_copy
 from dboxfs.store.converting.encoding import RecordFormat, begin_record, completed_items
 from dboxfs.store.converting.errors import Unfit
 from dboxfs.store.converting.journal import Batch, Place, Row, Shared
@@ -95,6 +97,7 @@ class SdboxTarget:
         finally:
             close_all(found)
         batch.rows.sort()
+        batch.told.sort()
         batch.failed = sorted(reasons.items())
         return batch
 
@@ -104,32 +107,39 @@ class SdboxTarget:
         if known is not None:
             await self._disk.unlink(path)
             await self._work.link_or_copy(self._work.message_paths(known.mailbox, known.ref)[0], path)
+            trouble = known.trouble
         else:
-            await self._write(path, message)
+            trouble = await self._write(path, message)
             if message.key is not None:
-                shared = Shared(batch.mailbox, message.uid, message.guid.hex())
+                shared = Shared(batch.mailbox, message.uid, message.guid.hex(), trouble)
                 self.shared[message.key] = batch.shared[message.key] = shared
+        if trouble:
+            batch.told.append((message.uid, trouble))
         batch.rows.append(Row(message.uid, 0, message.saved, message.guid.hex()))
 
-    async def _write(self, path: str, message: Stored) -> None:
+    async def _write(self, path: str, message: Stored) -> str:
+        """Write one file; gives what is wrong with its text."""
         form = new_file(self._work.options.dbox_version)
         record = await _begin(form.first, message)
         if message.data is not None:
             record.feed(message.data)
-            tail = record.tail(completed_items(message.items, message.guid, None))
+            message.count(message.data)
+            judged = message.judge()
+            tail = record.tail(completed_items(judged.items, message.guid, None))
             data = b"".join([form.header, record.head, message.data, tail])
             try:
                 await self._disk.write_new(path, data)
             except FileExistsError:  # an interrupted conversion was here
                 await self._disk.unlink(path)
                 await self._disk.write_new(path, data)
-            return
+            return judged.trouble
         await self._disk.unlink(path)
         file = await self._disk.create(path)
         try:
             out = _Output(file, form.header)
-            await _write_record(out, record, message, None)
+            trouble = await _write_record(out, record, message, None)
             await out.flush()
+            return trouble
         except Unfit:
             await self._disk.unlink(path)
             raise
@@ -160,14 +170,17 @@ class MdboxTarget:
         self._out: _Output | None = None
         self._form: NewFile
         self._worn: dict[str, Shared] = {}
+        self._copies = Copies()
 
     def remember(self, batch: Batch) -> None:
         """See :class:`Target`."""
         self.shared.update(batch.shared)
+        told = dict(batch.told)
         for place in batch.stored:
             self._add_place(place)
         for row in batch.rows:
             self._refcounts[row.ref - 1] += 1
+            self._copies.add(bytes.fromhex(row.guid), row.ref, told.get(row.uid, ""))
 
     def _add_place(self, place: Place) -> int:
         for column, value in zip(self._places, place, strict=True):
@@ -228,22 +241,47 @@ class MdboxTarget:
         if message.known and message.key is not None:
             shared = shared or self._worn[message.key]
         if shared is None:
-            place = await self._write(batch.mailbox, message)
-            shared = Shared(batch.mailbox, self._add_place(place), message.guid.hex())
-            batch.stored.append(place)
+            shared = await self._copy_of(batch.mailbox, message) or await self._store(batch, message)
             if message.key is not None:
                 self.shared[message.key] = batch.shared[message.key] = shared
         self._refcounts[shared.ref - 1] += 1
+        if shared.trouble:
+            batch.told.append((message.uid, shared.trouble))
         batch.rows.append(Row(message.uid, shared.ref, message.saved, shared.guid))
         if message.key is not None:
             self._wear(message.key, shared)
+
+    async def _store(self, batch: Batch, message: Stored) -> Shared:
+        place, trouble = await self._write(batch.mailbox, message)
+        shared = Shared(batch.mailbox, self._add_place(place), message.guid.hex(), trouble)
+        batch.stored.append(place)
+        self._copies.add(message.guid, shared.ref, trouble)
+        return shared
+
+    async def _copy_of(self, mailbox: str, message: Stored) -> Shared | None:
+        """The record that *message* is a copy of, though nothing but its guid says so."""
+        ref = self._copies.find(message.guid)
+        if ref is None or self._refcounts[ref - 1] >= self._most_references:
+            return None
+        place = Place(*(column[ref - 1] for column in self._places))
+        if self._out is not None:
+            await self._out.flush()
+        file = await self._disk.open(self._work.storage_paths(place.file_id)[0])
+        try:
+            if not await is_copy(file, place, message):
+                message.doubt = "it has the guid of another message, which is not the same"
+                return None
+        finally:
+            await file.close()
+        return Shared(mailbox, ref, message.guid.hex(), self._copies.trouble(ref))
 
     def _wear(self, key: str, shared: Shared) -> None:
         """A record with too many references: the next copy of the message is stored anew."""
         if self._refcounts[shared.ref - 1] >= self._most_references and self.shared.get(key) == shared:
             self._worn[key] = self.shared.pop(key)
 
-    async def _write(self, mailbox: str, message: Stored) -> Place:
+    async def _write(self, mailbox: str, message: Stored) -> tuple[Place, str]:
+        """Append one record; gives where it is, and what is wrong with its text."""
         out = self._out
         limit = self._work.options.rotate_size
         if out is None or out.end + message.size > limit or message.size >= limit:
@@ -252,14 +290,14 @@ class MdboxTarget:
         place = replace(self._form.first, offset=start)
         record = await _begin(place, message)
         try:
-            await _write_record(out, record, message, mailbox)
+            trouble = await _write_record(out, record, message, mailbox)
         except Unfit:
             await out.cut(start)
             raise
         size = out.end - start
         if size > _MAX_RECORD or message.size >= limit:
             await self._close_file()
-        return Place(self._file_id, start, size if size <= _MAX_RECORD else 0)
+        return Place(self._file_id, start, size if size <= _MAX_RECORD else 0), trouble
 
     async def _next_file(self) -> _Output:
         await self._close_file()
@@ -327,14 +365,15 @@ async def _begin(place: FilePlace, message: Stored) -> RecordFormat:
     first = await message.read(min(_FIRST, message.size), 0)
     return begin_record(
         place, message.size, first, message.compression,
-        encrypted=message.encrypted, as_it_is=message.as_it_is,
+        encrypted=message.encrypted, as_it_is=message.as_it_is, crc=message.crc,
     )  # fmt: skip
 
 
-async def _write_record(out: _Output, record: RecordFormat, message: Stored, mailbox: str | None) -> None:
+async def _write_record(out: _Output, record: RecordFormat, message: Stored, mailbox: str | None) -> str:
     """Append a record; a part of it may have been written when this raises.
 
     :param mailbox: for the ``B`` line of an mdbox.
+    :return: what is wrong with the text; empty: nothing.
     :raises Unfit: the source can't be read.
     """
     await out.append(record.head)
@@ -342,6 +381,9 @@ async def _write_record(out: _Output, record: RecordFormat, message: Stored, mai
     while offset < message.size:
         piece = await message.read(min(PIECE, message.size - offset), offset)
         record.feed(piece)
+        message.count(piece)
         await out.append(piece)
         offset += len(piece)
-    await out.append(record.tail(completed_items(message.items, message.guid, mailbox)))
+    judged = message.judge()
+    await out.append(record.tail(completed_items(judged.items, message.guid, mailbox)))
+    return judged.trouble

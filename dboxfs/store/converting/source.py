@@ -18,12 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 import trio
 
-from dboxfs.dbox import Compression
-from dboxfs.errors import DboxfsError
+from dboxfs.dbox import Compression, Metadata
+from dboxfs.errors import DboxfsError, FormatError
 from dboxfs.store.content import Body
 from dboxfs.store.converting.encoding import kept_items
 from dboxfs.store.converting.errors import Unfit
 from dboxfs.store.converting.portrait import Portrait
+from dboxfs.store.converting.soundness import Judged, TextCheck
 from dboxfs.store.location import Kind
 from dboxfs.store.mailbox import Mailbox
 from dboxfs.store.messages import Opened
@@ -55,7 +56,8 @@ class Stored:
     ``encrypted``: it is ciphertext.  ``as_it_is``: it begins like a compressed or encrypted one, and the
     metadata say that it is none.  ``items``: metadata lines.  ``known``: the key is one of which no bytes are
     needed; there are none.
-    ``key``: None, or what other places of the same message have too.
+    ``key``: None, or what other places of the same message have too.  ``crc``: CRC-32 of the stored body;
+    None: not known.  ``doubt``: what is wrong with its metadata, one line; empty: nothing.
     """
 
     uid: int
@@ -69,8 +71,11 @@ class Stored:
     known: bool = False
     encrypted: bool = False
     as_it_is: bool = False
+    crc: int | None = None
+    doubt: str = ""
     _opened: Opened | None = None
     _body: Body | None = None
+    _check: TextCheck | None = None
 
     def hold(self, opened: Opened, body: Body | None) -> None:
         """Read from these files, which are its own from now on; *body*: in place of the record's body."""
@@ -96,6 +101,20 @@ class Stored:
             return await self._body.read(size, offset)
         assert self._opened is not None
         return await self._opened.handle.read(size, self._opened.record.body_offset + offset)
+
+    def count(self, piece: bytes) -> None:
+        """The next bytes of the body, as they are written."""
+        if self._check is None:
+            self._check = TextCheck(self.compression, self.items, self.crc)
+        self._check.feed(piece)
+
+    def judge(self) -> Judged:
+        """What came of counting the whole body: the metadata lines to write, and what is to be told."""
+        self.count(b"")
+        assert self._check is not None
+        judged, self._check = self._check.judge(), None
+        trouble = "; ".join(text for text in (self.doubt, judged.trouble) if text)
+        return Judged(judged.items, trouble)
 
     def close(self) -> None:
         """Give the files back."""
@@ -171,10 +190,10 @@ class MailboxSource:
             inlined = record.metadata.ext_refs is not None
             guid, saved = self._guid(opened, row), self.saved(uid, row, opened)
             key = self._key(uid, opened, guid)
-            record.metadata.received  # noqa: B018 - raises what is wrong with it
+            items, doubt = _dated(kept_items(record.metadata, inlined=inlined), record.metadata, saved)
             message = Stored(
                 uid, saved, guid, key, record.stored_size, record.compression,
-                kept_items(record.metadata, inlined=inlined), None,
+                items, None, crc=record.crc, doubt=doubt,
             )  # fmt: skip
             message.encrypted = record.encrypted
             message.as_it_is = record.as_it_is and not inlined
@@ -186,7 +205,7 @@ class MailboxSource:
                 if self._store.location.attachments is None:
                     raise Unfit("its attachments are in files of their own: --attachments DIR says where")
                 body = await self._box.open(uid)
-                message.size, message.compression = body.size, None
+                message.size, message.compression, message.crc = body.size, None, None
             message.hold(opened, body)
             if message.size <= SMALL:
                 message.data = await message.read(message.size, 0)
@@ -221,6 +240,18 @@ class MailboxSource:
         if found is None and self._portrait.guids is not None:
             found = self._portrait.guids[row].tobytes()
         return found if found is not None and any(found) else os.urandom(16)
+
+
+def _dated(
+    items: list[tuple[bytes, bytes]], metadata: Metadata, saved: int
+) -> tuple[list[tuple[bytes, bytes]], str]:
+    """*items*, the received date in them readable, and what to tell if it was not."""
+    try:
+        _ = metadata.received
+    except FormatError as exc:
+        kept = [(key, b"%x" % max(saved, 0) if key == b"R" else value) for key, value in items]
+        return kept, f"{exc.reason}: kept, with the date when it was saved"
+    return items, ""
 
 
 def close_all(found: list[Found]) -> None:
