@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import struct
+from zlib import crc32
+from pathlib import Path
 
 import pytest
 
+from dboxfs.dbox import RecordWriter, encode_file_header3
 from dboxfs.index import payload
 from dboxfs.index.log import RecordType, encode_record, encode_transaction
 from tests.live import corpus
 from tests.live.dovecot import Account, Append, Dovecot
+from tests.live.mounts import dboxfs
 from tests.store_converting.showing import Showing, assert_consistent, assert_shows, converted, tree
 from tests.store_writing.stores import RESYNC, assert_resync_changes_nothing, body
 
@@ -144,3 +148,35 @@ def give_pop3_lines(account: Account, lines: dict[int, tuple[bytes, int]]) -> No
     ]
     with (directory / "dovecot.index.log").open("ab") as log:
         log.write(encode_transaction(records))
+
+
+def write_plain(path: Path, text: bytes) -> None:
+    """A message of format 3 that is not compressed, whatever it begins with."""
+    key = bytes(range(16))
+    head = encode_file_header3(1, key)
+    record = RecordWriter(key, len(head), bytes(16))
+    record.feed(text)
+    virtual, guid = len(text) + text.count(b"\n"), crc32(text)
+    tail = record.trailer([(b"R", b"1"), (b"V", b"%x" % virtual), (b"G", b"%032x" % guid)])
+    path.write_bytes(head + record.header + text + tail)
+
+
+LIKE_GZIP = b"\x1f\x8b\x08 looks like gzip, is text\n"
+
+
+def test_what_format_2_takes_for_compressed_is_stored_compressed(dovecot: Dovecot, tmp_path: Path) -> None:
+    account = dovecot.account("sdbox:{home}/mail")
+    account.append([Append(body(n)) for n in range(3)])
+    third = tmp_path / "third"
+    assert dboxfs("convert", account.location, str(third), "--dbox-version", "3").returncode == 0
+    large = LIKE_GZIP * 20_000
+    for uid, text in ((2, LIKE_GZIP), (3, large)):
+        write_plain(third / f"mailboxes/INBOX/dbox-Mails/u.{uid}", text)
+    for kind in ("sdbox", "mdbox"):
+        back = dovecot.account(f"{kind}:{{home}}/mail")
+        done = dboxfs("convert", str(third), str(back.root), "--format", kind, "--verify")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert [message.text for message in back.fetch()] == [body(0), LIKE_GZIP, large]
+        assert dboxfs("check", back.location).returncode == 0
+    fourth = tmp_path / "fourth"
+    assert dboxfs("convert", str(third), str(fourth), "--dbox-version", "3", "--verify").returncode == 0

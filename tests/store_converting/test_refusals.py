@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from dboxfs.dbox import RecordWriter, encode_file_header3
 from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.store import Kind, open_store, parse_location
 from dboxfs.store.converting import Converter, Progress, SourceChanged, VerifyFailed
@@ -208,29 +207,3 @@ def test_an_unreadable_mailbox_is_left_out_and_named(source: Account, dovecot: D
     assert "Bad: the mailbox was left out" in done.stderr
     assert list(account.status()) == ["INBOX"]
     assert len(account.fetch()) == 5
-
-
-def write_plain(path: Path, text: bytes) -> None:
-    """A message of format 3 that is not compressed, whatever it begins with."""
-    key = bytes(range(16))
-    head = encode_file_header3(1, key)
-    record = RecordWriter(key, len(head), bytes(16))
-    record.feed(text)
-    tail = record.trailer([(b"R", b"1"), (b"V", b"%x" % (len(text) + 1)), (b"G", b"0" * 31 + b"1")])
-    path.write_bytes(head + record.header + text + tail)
-
-
-def test_what_format_2_takes_for_compressed_stays_in_format_3(dovecot: Dovecot, tmp_path: Path) -> None:
-    account = dovecot.account("sdbox:{home}/mail")
-    account.append([Append(body(n)) for n in range(3)])
-    third = tmp_path / "third"
-    assert dboxfs("convert", account.location, str(third), "--dbox-version", "3").returncode == 0
-    write_plain(third / "mailboxes/INBOX/dbox-Mails/u.2", b"\x1f\x8b\x08 looks like gzip, is text\n")
-    back = dovecot.account("sdbox:{home}/mail")
-    done = dboxfs("convert", str(third), str(back.root), "--verify")
-    assert done.returncode == 1
-    assert "uid 2 was left out" in done.stderr
-    assert "magic of gz" in done.stderr
-    assert [message.uid for message in back.fetch()] == [1, 3]
-    fourth = tmp_path / "fourth"
-    assert dboxfs("convert", str(third), str(fourth), "--dbox-version", "3", "--verify").returncode == 0

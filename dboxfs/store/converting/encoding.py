@@ -81,6 +81,14 @@ def begin_record(
     return _Record2(encode_message_header(size))
 
 
+def must_be_packed(first: bytes, compression: Compression | None, *, as_it_is: bool) -> bool:
+    """Whether format 2 can only have a body compressed: it is plain, and begins like a compressed one.
+
+    Dovecot's own plugin does the same with such a message.
+    """
+    return compression is None and not as_it_is and detect(first[:PREFIX_SIZE]) is not None
+
+
 @dataclass(slots=True)
 class _Record2:
     """Format 2: header with the size, body, metadata."""

@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 
 from dboxfs.store.converting.copies import Copies, is_copy
-from dboxfs.store.converting.encoding import RecordFormat, begin_record, completed_items
+from dboxfs.store.converting.encoding import RecordFormat, begin_record, completed_items, must_be_packed
 from dboxfs.store.converting.errors import Unfit
 from dboxfs.store.converting.journal import Batch, Place, Row, Shared
 from dboxfs.store.converting.newindexes import MapRows
@@ -363,6 +363,9 @@ class _Output:
 
 async def _begin(place: FilePlace, message: Stored) -> RecordFormat:
     first = await message.read(min(_FIRST, message.size), 0)
+    if place.key is None and must_be_packed(first, message.compression, as_it_is=message.as_it_is):
+        await message.pack()
+        first = await message.read(min(_FIRST, message.size), 0)
     return begin_record(
         place, message.size, first, message.compression,
         encrypted=message.encrypted, as_it_is=message.as_it_is, crc=message.crc,

@@ -11,9 +11,12 @@ External attachments are put back into the message: its body is then plain, what
 
 from __future__ import annotations
 
+import gzip
 import os
+import zlib
 from collections.abc import Container
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import trio
@@ -38,6 +41,9 @@ SMALL = 256 << 10
 """Bytes up to which a stored body is read whole."""
 
 PIECE = 1 << 20
+
+MOST_PACKED = 64 << 20
+"""Bytes of the largest message that can be compressed here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,22 @@ class Stored:
             return await self._body.read(size, offset)
         assert self._opened is not None
         return await self._opened.handle.read(size, self._opened.record.body_offset + offset)
+
+    async def pack(self) -> None:
+        """Compress the body (gzip), which is plain and was not counted yet.
+
+        :raises Unfit: it can't be read, or is too large to be compressed in memory.
+        """
+        if self.size > MOST_PACKED:
+            raise Unfit(f"it begins like a compressed message, and has more than {MOST_PACKED} bytes")
+        plain = await self.read(self.size, 0)
+        crc, self.crc = self.crc, None
+        if crc not in (None, zlib.crc32(plain)):
+            self.doubt = "its text is damaged: the CRC-32 does not fit"
+        self.data = await trio.to_thread.run_sync(partial(gzip.compress, plain, mtime=0))
+        self.items = [(b"Z", b"%x" % len(plain)), *(item for item in self.items if item[0] != b"Z")]
+        self.size, self.compression = len(self.data), Compression.GZIP
+        self.close()
 
     def count(self, piece: bytes) -> None:
         """The next bytes of the body, as they are written."""
