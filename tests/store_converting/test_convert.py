@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from zlib import crc32
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
