@@ -3,7 +3,11 @@
 * :mod:`~dboxfs.store.salvage.window`: the bytes of one file, in bounded memory,
 * :mod:`~dboxfs.store.salvage.measure`: the text of one message, counted,
 * :mod:`~dboxfs.store.salvage.trailer`: metadata blocks, damaged ones too,
-* :mod:`~dboxfs.store.salvage.scan`: every message of a file, and what is between them.
+* :mod:`~dboxfs.store.salvage.scan`: every message of a file, and what is between them,
+* :mod:`~dboxfs.store.salvage.landmarks`, :mod:`~dboxfs.store.salvage.search`,
+  :mod:`~dboxfs.store.salvage.boundaries`: format 2, where a damaged record ends;
+  :mod:`~dboxfs.store.salvage.pairs`: the same for format 3,
+* :mod:`~dboxfs.store.salvage.effort`: how much work may be spent on guesses.
 
 Nothing here writes, and nothing takes a lock.
 """

@@ -23,9 +23,13 @@ from dboxfs.dbox import (
     parse_ext_refs,
 )
 from dboxfs.errors import FormatError
+from dboxfs.store.salvage.effort import Effort
 from dboxfs.store.salvage.window import Window
 
 _STEP = 256 << 10
+_SLOW = frozenset({Compression.BZIP2, Compression.XZ})
+_SLOWER = 4
+_SMALL = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +53,10 @@ class Measured:
 class Meter:
     """Counts a text that comes in pieces."""
 
-    def __init__(self, kind: Compression | None) -> None:
+    def __init__(self, kind: Compression | None, claim: int = 0, effort: Effort | None = None) -> None:
         self._kind = kind
+        self._claim = claim
+        self._effort = effort
         self._decoder = Decompressor(kind) if kind is not None else None
         self._lines = LineEnds()
         self._raw = LineEnds() if kind is not None else self._lines
@@ -72,8 +78,29 @@ class Meter:
                 self._error = f"{exc.reason} (at byte {exc.offset} of the stored text)"
 
     def _drain(self, decoder: Decompressor) -> None:
-        while plain := decoder.read(_STEP):
+        """Count what comes out; beyond the size that the metadata claim, as long as there is effort left.
+
+        :raises FormatError: damage, or too much comes out.
+        """
+        effort, step = self._effort, _STEP
+        if effort is not None and effort.packed_up:
+            step = max(1, min(_STEP, self._claim - self._lines.size + 1))
+        while plain := decoder.read(step):
             self._lines.feed(plain)
+            beyond = min(self._lines.size - self._claim, len(plain))
+            work = beyond * _SLOWER if self._kind in _SLOW else beyond
+            if work > 0 and effort is not None and not effort.unpack(work):
+                raise FormatError(self._raw.size, "far more comes out of it than its metadata say")
+
+    @property
+    def failed(self) -> bool:
+        """It can't be decompressed any further."""
+        return self._error is not None
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """What came out so far: bytes, and bytes with CRLF line ends."""
+        return self._lines.size, self._lines.virtual_size
 
     def result(self) -> Measured:
         """What was counted; the text ends here."""
@@ -90,22 +117,47 @@ class Meter:
         )
 
 
-async def measure(window: Window, start: int, end: int) -> Measured:
+def claimed(metadata: Metadata | None) -> int:
+    """The size of the plain text that *metadata* claim (bytes); 0: they don't."""
+    if metadata is None:
+        return 0
+    try:
+        size = metadata.physical_size
+        return size if size is not None else metadata.virtual_size or 0
+    except FormatError:
+        return 0
+
+
+async def measure(
+    window: Window, start: int, end: int, claim: int = 0, effort: Effort | None = None
+) -> Measured:
     """Count the stored text from *start* to *end*; format 2: its first bytes say how it is compressed.
 
+    :param claim: plain bytes that may come out of it; what is beyond takes from *effort*.
     :raises OSError: the file can't be read.
     """
-    return await measure_as(
-        window, start, end, detect(await window.read(start, min(PREFIX_SIZE, end - start)))
-    )
+    kind = detect(await window.read(start, min(PREFIX_SIZE, end - start)))
+    return await measure_as(window, start, end, kind, claim, effort)
 
 
-async def measure_as(window: Window, start: int, end: int, kind: Compression | None) -> Measured:
+async def measure_as(
+    window: Window,
+    start: int,
+    end: int,
+    kind: Compression | None,
+    claim: int = 0,
+    effort: Effort | None = None,
+) -> Measured:
     """The same for a text that is compressed as *kind* (format 3).
 
     :raises OSError: the file can't be read.
     """
-    meter = Meter(kind)
+    if kind is None and end - start <= _SMALL:
+        text = await window.read(start, end - start)
+        if not is_encrypted(text):
+            virtual = len(text) + text.count(b"\n") - text.count(b"\r\n")
+            return Measured(len(text), len(text), virtual, None, zlib.crc32(text))
+    meter = Meter(kind, claim, effort)
     async for piece in window.pieces(start, end):
         meter.feed(piece)
     return meter.result()

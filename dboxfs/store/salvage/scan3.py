@@ -7,11 +7,12 @@ A record without a trailer that holds is incomplete: its text goes from its mess
 magic with its separator, or to where the next record begins.  If a trailer is there but damaged (or not where
 it was written, because bytes before it are lost), its lines are read as far as they can be, and a CRC-32 that
 fits proves the text.  What is found so behind bytes that are no record is ``inside``.
+
+Time: linear in the file's size (:mod:`~dboxfs.store.salvage.effort`).
 """
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from dataclasses import replace
 from typing import Final
@@ -20,13 +21,15 @@ from dboxfs.dbox import Compression, FileHeader, Metadata, parse_file_header, re
 from dboxfs.dbox.format2 import MESSAGE_HEADER_SIZE_3
 from dboxfs.dbox.format3 import MAX_TRAILER, TRAILER_HEAD_SIZE, separator_of
 from dboxfs.errors import FormatError
+from dboxfs.store.salvage.effort import SMALL_ATTEMPT, Effort
 from dboxfs.store.salvage.found import Found, Gap, Trust
-from dboxfs.store.salvage.measure import Measured, contradictions, measure_as, settled
+from dboxfs.store.salvage.measure import Measured, claimed, contradictions, measure_as, settled
+from dboxfs.store.salvage.pairs import RECORD_START_3, Pairs, find_pairs
 from dboxfs.store.salvage.window import Window
 
 _HEAD: Final = 1100
 _LONGEST_LINE: Final = 200
-_RECORD_START: Final = re.compile(rb"\x01\x02[\0-\xff]{16}\n")
+_FIRST: Final = 4 << 10
 
 
 class Format3Scan:
@@ -37,6 +40,9 @@ class Format3Scan:
         self._window = window
         self._texts = texts
         self._regions: deque[recovery.Found | recovery.Gap] = deque()
+        self._effort = Effort(window.size)
+        self._pairs = Pairs()
+        self._proven: Found | None = None
 
     async def begin(self) -> bool:
         """Find the records; False: there is none, and no header line of format 3."""
@@ -52,9 +58,10 @@ class Format3Scan:
         if header is None and not scan.trailers:
             whole = recovery.Gap(0, window.size, False, "no record can be made out here")
             self._regions.append(whole)
+            self._pairs = await find_pairs(window, 0, window.size)
             return await self._next_proven(0, whole) < window.size
         offsets = {header.size if header is not None else 0, *scan.offsets()}
-        heads = {at: await window.handle.read(MESSAGE_HEADER_SIZE_3, at) for at in sorted(offsets)}
+        heads = {at: await window.read(at, MESSAGE_HEADER_SIZE_3) for at in sorted(offsets)}
         self._regions += recovery.resolve(scan.trailers, heads, header=header, size=window.size)
         self.position = header.size if header is not None else 0
         return True
@@ -75,8 +82,9 @@ class Format3Scan:
         trust = Trust.REPAIRED if problems else Trust.WHOLE
         if self._texts or problems:
             measured = await measure_as(
-                self._window, trailer.body_offset, trailer.offset, trailer.compression
-            )
+                self._window, trailer.body_offset, trailer.offset, trailer.compression,
+                claimed(trailer.metadata), self._effort,
+            )  # fmt: skip
             if trailer.compression is None:
                 measured = settled(measured, trailer.metadata)
             wrong = contradictions(measured, trailer.metadata)
@@ -97,29 +105,34 @@ class Format3Scan:
         """Records without a trailer that holds, and what is none."""
         items: list[Found | Gap] = []
         at, inside = gap.offset, False
+        self._pairs = await find_pairs(self._window, gap.offset, gap.end)
         while at < gap.end:
-            found = await self._incomplete(at, gap)
+            found = self._proven if self._proven is not None and self._proven.offset == at else None
+            found = found or await self._incomplete(at, gap)
             if found is None:
                 start = await self._next_proven(at + 1, gap)
                 size = start - at
                 items.append(Gap(at, start, f"{size} bytes that are no message: {gap.reason}"))
                 if start == gap.end:
                     break
-                found = await self._incomplete(start, gap)
+                found = self._proven
                 assert found is not None
                 inside |= bool(at) or size > _LONGEST_LINE
-            items.append(replace(found, inside=inside))
+            items.append(replace(found, inside=True) if inside else found)
             inside |= found.metadata is None  # what follows may be in its text
             at = found.end
         return items
 
     async def _next_proven(self, start: int, gap: recovery.Gap) -> int:
         """Where the next record begins whose CRC-32 proves its text; the end of the gap if there is none."""
-        while (start := await self._window.find(_RECORD_START, start, gap.end, MESSAGE_HEADER_SIZE_3)) >= 0:
-            found = await self._incomplete(start, gap, whole=True)
+        for at in self._pairs.behind(start):
+            if self._effort.exhausted:
+                break
+            found = await self._incomplete(at, gap, whole=True)
             if found is not None and found.trust is Trust.REPAIRED:
-                return start
-            start += 1
+                self._proven = found
+                return at
+            self._effort.spend(self._pairs.trailer(at) - at + SMALL_ATTEMPT)
         return gap.end
 
     async def _incomplete(self, at: int, gap: recovery.Gap, *, whole: bool = False) -> Found | None:
@@ -135,8 +148,7 @@ class Format3Scan:
         if not isinstance(separator, bytes):
             return None
         start = at + MESSAGE_HEADER_SIZE_3
-        magic = re.compile(re.escape(b"\x01\x03" + separator))
-        trailer = await window.find(magic, start, gap.end, len(separator) + 2)
+        trailer = self._pairs.trailer(at)
         metadata = await self._lines(trailer, gap.end) if trailer >= 0 else None
         if trailer < 0 and whole:
             return None
@@ -146,7 +158,7 @@ class Format3Scan:
             body_end = trailer
             end = metadata.base + metadata.size if metadata is not None else gap.end
         kind = _kind(metadata)
-        measured = await measure_as(window, start, body_end, kind)
+        measured = await measure_as(window, start, body_end, kind, claimed(metadata), self._effort)
         sums = metadata.get(b"D") if metadata is not None else None
         trust, reason = Trust.DAMAGED, gap.reason
         if sums == b"%08x" % measured.crc and measured.error is None:
@@ -156,18 +168,27 @@ class Format3Scan:
 
     async def _lines(self, start: int, end: int) -> Metadata | None:
         """The metadata lines of a damaged trailer, as far as they can be read."""
-        data = await self._window.read(start, min(end - start, MAX_TRAILER))
-        stop = data.find(b"\n\n", TRAILER_HEAD_SIZE - 1)
-        next_record = _RECORD_START.search(data, TRAILER_HEAD_SIZE)
-        size = stop + 2 if stop >= 0 else len(data)
+        size = _FIRST
+        while True:
+            data = await self._window.read(start, min(end - start, size))
+            stop = data.find(b"\n\n", TRAILER_HEAD_SIZE - 1)
+            next_record = RECORD_START_3.search(data, TRAILER_HEAD_SIZE)
+            if stop >= 0 or next_record is not None or size >= min(end - start, MAX_TRAILER):
+                break
+            if not self._effort.spend(size):
+                break
+            size *= 8
+        length = stop + 2 if stop >= 0 else len(data)
         if next_record is not None:
-            size = min(size, next_record.start())
-        lines = data[TRAILER_HEAD_SIZE:size].split(b"\n")
+            length = min(length, next_record.start())
+        lines = data[TRAILER_HEAD_SIZE:length].split(b"\n")
         items = [(line[:1], line[1:]) for line in lines if b"A" <= line[:1] <= b"Z"]
-        return Metadata(tuple(items), size, start) if items else None
+        return Metadata(tuple(items), length, start) if items else None
+
+
+_KINDS: Final = {kind.value.encode("ascii"): kind for kind in Compression}
 
 
 def _kind(metadata: Metadata | None) -> Compression | None:
     name = metadata.get(b"C") if metadata is not None else None
-    found = [kind for kind in Compression if name is not None and kind.value.encode("ascii") == name]
-    return found[0] if found else None
+    return _KINDS.get(name) if name is not None else None

@@ -6,7 +6,8 @@ its keys are upper-case letters and no message header lies in it.  Otherwise :fu
 readable:
 
 * up to two of the four bytes of the magic may be wrong, where the size in front leads to it;
-* a block ends at its empty line, else where the next message header stands, else at the end of the file;
+* a block ends at its empty line, else where the next message header or the next block stands, else at the
+  end of the file.  So blocks never overlap, and reading all that a file seems to have takes linear time;
 * lines that do not begin with an upper-case letter are left out;
 * a guid is 32 hex digits somewhere in the block, if there is no whole G line.
 
@@ -22,8 +23,8 @@ from typing import Final
 from dboxfs.dbox import METADATA_MAGIC, Metadata, parse_metadata
 from dboxfs.errors import FormatError
 
-RECORD_START: Final = re.compile(rb"\x01\x02N {10}[0-7][0-9a-fA-F]{15}\n")
-"""A message header as Dovecot writes it."""
+RECORD_START: Final = re.compile(rb"\x01\x02N {10}([0-7][0-9a-fA-F]{15})\n")
+"""A message header as Dovecot writes it.  Group 1: the size."""
 
 TRAILER_START: Final = re.compile(rb"\n\x01\x03\n[A-Z]")
 """The beginning of a metadata block."""
@@ -45,21 +46,35 @@ class Block:
     problems: tuple[str, ...] = ()
 
 
+def begins_block(data: bytes) -> bool:
+    """Whether *data* begins with the magic of a block, or nearly."""
+    return len(data) >= _MAGIC_SIZE and _wrong(data) <= _TWO_WRONG
+
+
+def _wrong(data: bytes) -> int:
+    if data.startswith(METADATA_MAGIC):
+        return 0
+    return sum(a != b for a, b in zip(data, METADATA_MAGIC, strict=False))
+
+
 def read_block(data: bytes, base: int, *, to_the_end: bool) -> Block | None:
     """The block at the start of *data*, or None: it is none, or does not end in *data*.
 
     :param base: offset of *data* in the file.
     :param to_the_end: *data* goes to the end of the file.
     """
-    wrong = sum(a != b for a, b in zip(data, METADATA_MAGIC, strict=False))
-    if len(data) < _MAGIC_SIZE or wrong > _TWO_WRONG:
+    if not begins_block(data):
         return None
+    wrong = _wrong(data)
     if not wrong and (strict := _strict(data, base)) is not None:
         return Block(strict)
     return _lenient(data, base, wrong=wrong, to_the_end=to_the_end)
 
 
 def _strict(data: bytes, base: int) -> Metadata | None:
+    line = data[_MAGIC_SIZE : _MAGIC_SIZE + 1]
+    if line and not b"A" <= line <= b"Z":
+        return None
     try:
         found = parse_metadata(data, base=base)
     except FormatError:
@@ -71,12 +86,12 @@ def _strict(data: bytes, base: int) -> Metadata | None:
 
 def _lenient(data: bytes, base: int, *, wrong: int, to_the_end: bool) -> Block | None:
     problems = ["the magic before the metadata is damaged"] if wrong else []
-    next_record = RECORD_START.search(data)
-    stop = next_record.start() if next_record is not None else len(data)
-    empty = data.find(b"\n\n", _MAGIC_SIZE - 1, stop)
+    ends = [found.start() for found in (RECORD_START.search(data), TRAILER_START.search(data, 1)) if found]
+    stop = min(ends, default=len(data))
+    empty = data.find(b"\n\n", _MAGIC_SIZE - 1, stop + 1)
     if empty >= 0:
         size = empty + 2
-    elif next_record is not None or to_the_end:
+    elif ends or to_the_end:
         size = stop
         problems.append("the metadata have no end")
     else:

@@ -91,16 +91,32 @@ class Window:
         """
         end = min(end, self.size)
         while start < end:
-            data = await self.read(start, min(self.chunk, end - start))
-            if not data:
+            data, at = await self._around(start, min(longest, end - start))
+            stop = min(len(data), at + end - start)
+            if stop <= at:
                 return -1
-            match = pattern.search(data)
+            match = pattern.search(data, at, stop)
             if match is not None:
-                return start + match.start()
-            if start + len(data) >= end:
+                return start + match.start() - at
+            if start + stop - at >= end:
                 return -1
-            start += max(1, len(data) - longest + 1)
+            start += max(1, stop - at - longest + 1)
         return -1
+
+    async def _around(self, offset: int, least: int) -> tuple[bytes, int]:
+        """Bytes that have *least* at *offset*, if the file has, and where in them these are; not copied."""
+        for data, start in ((self._data, self._start), (self._older, self._older_start)):
+            if start <= offset <= offset + least <= start + len(data):
+                return data, offset - start
+        return await self.read(offset, min(self.chunk, self.size - offset)), 0
+
+    async def loaded(self, offset: int) -> tuple[bytes, int]:
+        """A chunk in memory that has the byte at *offset*, and where in it that is; nothing is copied."""
+        at = offset - self._start
+        if not 0 <= at < len(self._data):
+            await self.read(offset, 1)
+            at = offset - self._start
+        return (self._data, at) if 0 <= at < len(self._data) else (b"", 0)
 
 
 @asynccontextmanager

@@ -1,0 +1,71 @@
+"""Where records begin as the map says, in a file that may be damaged."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from dboxfs.store.salvage.found import Place
+from dboxfs.store.salvage.frame import Frames
+from dboxfs.store.salvage.window import Window
+
+
+class Boundaries:
+    """The map's places in one file.
+
+    :param places: by offset.
+    """
+
+    def __init__(self, window: Window, frames: Frames, places: Sequence[Place]) -> None:
+        self._window = window
+        self._frames = frames
+        self._offsets = [place.offset for place in places]
+        self._sizes = [place.size for place in places]
+        self._seen = (0, -1)  # from which number on which one is the first that holds
+
+    async def swallowed(self, start: int, end: int) -> bool:
+        """Whether the map has a record between *start* and *end*, and one does begin there."""
+        at = bisect_right(self._offsets, start)
+        if at == len(self._offsets) or self._offsets[at] >= end:
+            return False
+        return await self._frames.begins(self._offsets[at])
+
+    async def limit(self, start: int) -> int | None:
+        """Where the record at *start* ends at the latest, if the map tells."""
+        at = bisect_right(self._offsets, start)
+        if at < len(self._offsets):
+            if await self._holds(self._offsets[at]):
+                return self._offsets[at]
+            if (moved := await self._moved(start, at)) is not None:
+                return moved
+            number = await self._next(at)
+            if number < len(self._offsets):
+                return self._offsets[number]
+        last = bool(at) and at == len(self._offsets) and self._offsets[at - 1] == start
+        return self._window.size if last else None
+
+    async def _next(self, at: int) -> int:
+        """The first place from number *at* on where a record begins; what was found is remembered."""
+        first, found = self._seen
+        if first <= at <= found:
+            return found
+        number = at
+        while number < len(self._offsets) and not await self._holds(self._offsets[number]):
+            number += 1
+        self._seen = (at, number)
+        return number
+
+    async def _holds(self, offset: int) -> bool:
+        """Whether a record seems to begin at *offset*, or one to end there."""
+        if offset >= self._window.size:
+            return False
+        return await self._frames.begins(offset) or await self._window.read(offset - 2, 2) == b"\n\n"
+
+    async def _moved(self, start: int, number: int) -> int | None:
+        """Where the map's record *number* begins behind *start*, if it was moved as far as the file's end."""
+        moved = self._window.size - self._offsets[-1] - self._sizes[-1]
+        at = self._offsets[number] + moved
+        if not moved or at <= start or not await self._frames.begins(at):
+            return None
+        framed = await self._frames.framed(at)
+        return at if framed is not None and framed.end - at == self._sizes[number] else None
