@@ -19,6 +19,7 @@ from dboxfs.cli.status import UsageError, not_empty
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, open_store, parse_location
 from dboxfs.store.converting import Converted, Converter, Progress
+from dboxfs.store.uidranges import uid_ranges
 from dboxfs.store.writing import Neighbour, WriteOptions
 
 DESCRIPTION = """\
@@ -83,6 +84,9 @@ def convert(arguments: argparse.Namespace) -> int:
         print(f"verified: {done.verified} messages are what they are in {location.root}")
     if arguments.dbox_version == 2:
         print(f"for Dovecot: mail_location = {kind.value}:{root}{utf8}")
+    for mailbox, uids in done.encrypted.items():
+        text = f"{mailbox}: {len(uids)} messages are encrypted (mail_crypt), kept as they are stored: uid "
+        print(one_line(text + uid_ranges(uids)))
     if done.told:
         print(f"{len(done.told)} are not as they should be in {location.root}, and were kept (see above)")
     if done.failed:

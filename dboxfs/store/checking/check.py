@@ -34,7 +34,9 @@ from dboxfs.store.checking.storage import StorageCheck
 from dboxfs.store.checking.tally import Tally, touched
 from dboxfs.store.checking.tree import tree_findings
 from dboxfs.store.location import Kind, Location
+from dboxfs.store.names import display_name
 from dboxfs.store.tree import scan_tree
+from dboxfs.store.uidranges import uid_ranges
 
 PATIENCE = (0.5, 1.0, 2.0)
 """Seconds between the looks at what seems wrong while the store is in use."""
@@ -123,6 +125,7 @@ class _Check:
             self._emit_all(await cache_findings(self._fs, self._location, box))
         self._emit_all(_same_guid(boxes))
         self._note_external()
+        self._note_encrypted(Owners(boxes))
         tally = self._tally
         return Checked(len(boxes), tally.messages, tally.bytes, tally.external)
 
@@ -186,6 +189,23 @@ class _Check:
             what = f"{self._tally.external} messages have attachments in files of their own: not looked at"
             todo = "give their directory with --attachments"
             self._emit(Finding(Severity.NOTE, "external", self._location.root, what, todo))
+
+    def _note_encrypted(self, owners: Owners) -> None:
+        """One note for each mailbox that has encrypted messages."""
+        found: dict[str, tuple[str | None, list[int]]] = {}
+        for group in owners.groups(one.map_uid for one in self._tally.encrypted if one.map_uid is not None):
+            if group.box is not None:
+                found[group.box.what] = (group.box.mailbox, group.uids)
+        for one in sorted(self._tally.encrypted, key=lambda who: who.uid or 0):
+            if one.uid is not None:
+                shown = display_name(one.mailbox or "", utf8=self._location.utf8)
+                found.setdefault(shown, (one.mailbox, []))[1].append(one.uid)
+        for shown, (mailbox, uids) in sorted(found.items()):
+            what = f"{shown}: {len(uids)} messages are encrypted (mail_crypt), a mount gives EACCES: "
+            what += f"uid {uid_ranges(uids)}"
+            todo = "read them through Dovecot; dboxfs convert and rescue keep them as they are"
+            root, note = self._location.root, Severity.NOTE
+            self._emit(Finding(note, "encrypted", root, what, todo, mailbox=mailbox, count=len(uids)))
 
 
 def _same_guid(boxes: Sequence[Index]) -> list[Finding]:

@@ -66,10 +66,6 @@ def message_findings(found: Found, path: str, who: Who, refused: str | None) -> 
         what = f"it can't be read: {refused}"
         findings.append(who.finding(severity, "refused", path, what, who.repair, found.offset))
     metadata = found.metadata
-    if found.measured is not None and found.measured.encrypted:
-        what = "the message is encrypted (mail_crypt): a mount refuses to read it, EACCES"
-        todo = "read it through Dovecot; dboxfs convert and rescue keep it as it is"
-        findings.append(who.finding(Severity.NOTE, "encrypted", path, what, todo, found.offset))
     if metadata is None:
         return findings
     try:

@@ -15,9 +15,6 @@ from dboxfs.store.checking.indexes import Index
 MOST_NAMED = 8
 """Places of one message that are named one by one."""
 
-MOST_RANGES = 400
-"""Ranges of uids that are named in one finding."""
-
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -76,17 +73,3 @@ class Owners:
             names.append(f"{len(places) - MOST_NAMED} more places")
         box, uid = places[0]
         return replace(finding, what=f"{', '.join(names)}: {finding.what}", mailbox=box.mailbox, uid=uid)
-
-
-def uid_ranges(uids: Sequence[int]) -> str:
-    """Ascending uids as IMAP writes them: ``1:4,7``."""
-    runs: list[list[int]] = []
-    for uid in uids:
-        if runs and runs[-1][1] == uid - 1:
-            runs[-1][1] = uid
-        else:
-            runs.append([uid, uid])
-    shown = [f"{first}:{last}" if first != last else str(first) for first, last in runs[:MOST_RANGES]]
-    if len(runs) > MOST_RANGES:
-        shown.append(f"and more up to {uids[-1]}")
-    return ",".join(shown)

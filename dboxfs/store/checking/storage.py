@@ -23,12 +23,13 @@ from dboxfs.store.checking.advice import (
 from dboxfs.store.checking.findings import Finding, Severity
 from dboxfs.store.checking.indexes import Index, read_index
 from dboxfs.store.checking.messages import Who, attachment_findings, gap_finding, message_findings
-from dboxfs.store.checking.owners import Owners, uid_ranges
+from dboxfs.store.checking.owners import Owners
 from dboxfs.store.checking.readable import open_reader
 from dboxfs.store.checking.tally import LATELY, Tally
 from dboxfs.store.location import Location
 from dboxfs.store.salvage import Found, Gap, Place, Trust, open_window, scan_file
 from dboxfs.store.salvage.window import CHUNK, SPARSE_CHUNK
+from dboxfs.store.uidranges import uid_ranges
 from dboxfs.store.writing.work import message_number
 
 

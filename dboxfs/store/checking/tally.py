@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dboxfs.fsapi import FileSystem, Peek, PeekResult
 from dboxfs.store.checking.messages import Who
@@ -16,19 +16,25 @@ LATELY = 120.0
 
 @dataclass(slots=True)
 class Tally:
-    """Counts.  ``texts``: whether texts are read.  ``messages``, ``bytes``: so far."""
+    """Counts.  ``texts``: whether texts are read.  ``messages``, ``bytes``: so far.
+
+    ``external``: messages with attachments in files of their own.  ``encrypted``: which ones are.
+    """
 
     texts: bool
     report: Callable[[Tally], None]
     messages: int = 0
     bytes: int = 0
     external: int = 0
+    encrypted: set[Who] = field(default_factory=set)
 
     def message(self, found: Found, who: Who) -> None:
         """A message was looked at."""
         self.messages += 1
         if found.metadata is not None and found.metadata.ext_refs is not None:
             self.external += 1
+        if found.measured is not None and found.measured.encrypted:
+            self.encrypted.add(who)
 
     def read(self, count: int) -> None:
         """Bytes of a file were read."""

@@ -68,7 +68,7 @@ class Converted:
     """What a conversion did.
 
     ``failed``: a line for each message or mailbox that was left out; ``told``: for each that was carried over
-    and is not as it should be.
+    and is not as it should be.  ``encrypted``: uids of messages whose ciphertext was kept, by mailbox.
     """
 
     mailboxes: int = 0
@@ -78,6 +78,7 @@ class Converted:
     verified: int | None = None
     failed: list[str] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
+    encrypted: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -270,6 +271,8 @@ class Converter:
             self._fail(f"{self._shown(batch.mailbox)}: uid {uid} was left out: {why}")
         for uid, trouble in batch.told:
             self.result.told.append(f"{self._shown(batch.mailbox)}: uid {uid}: {trouble}")
+        if batch.encrypted:
+            self.result.encrypted.setdefault(self._shown(batch.mailbox), []).extend(batch.encrypted)
 
     # -- converting --------------------------------------------------------------------------------------
 
@@ -340,6 +343,8 @@ class Converter:
         async def write() -> None:
             nonlocal batch
             batch = await self._target.put(source.name, found)
+            kept = {row.uid for row in batch.rows}
+            batch.encrypted = [one.uid for one in found if one.uid in kept and _is_encrypted(one)]
 
         try:
             await side_by_side(lambda _, part: part(), [read, write])
@@ -410,6 +415,10 @@ class Converter:
         given += [portrait.uid_validity for portrait in self._portraits.values()]
         if any(given):
             await set_uid_validity(disk, self._place.work.location, max(given))
+
+
+def _is_encrypted(found: Found) -> bool:
+    return isinstance(found, Stored) and found.encrypted
 
 
 def _portrait(folder: Folder) -> Portrait | None:

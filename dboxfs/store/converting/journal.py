@@ -6,7 +6,8 @@ a store (or not known to be whole)::
     {"convert": 1, "source": ROOT, "format": KIND, "version": N, "began": SECONDS,
      "fingerprints": {NAME: HEX}}
     {"mailbox": NAME, "rows": [[uid, ref, saved, guid]], "stored": [[file_id, offset, size]],
-     "shared": {KEY: [place, ref, guid, TROUBLE]}, "failed": [[uid, REASON]], "told": [[uid, TROUBLE]]}
+     "shared": {KEY: [place, ref, guid, TROUBLE]}, "failed": [[uid, REASON]], "told": [[uid, TROUBLE]],
+     "encrypted": [uid]}
     {"done": NAME}
     {"publish": true}
 
@@ -75,6 +76,7 @@ class Batch:
     shared: dict[str, Shared] = field(default_factory=dict)
     failed: list[tuple[int, str]] = field(default_factory=list)
     told: list[tuple[int, str]] = field(default_factory=list)
+    encrypted: list[int] = field(default_factory=list)
 
     def encode(self) -> dict[str, object]:
         return {
@@ -84,6 +86,7 @@ class Batch:
             "shared": self.shared,
             "failed": self.failed,
             "told": self.told,
+            "encrypted": self.encrypted,
         }
 
     @classmethod
@@ -95,6 +98,7 @@ class Batch:
             {key: Shared(*value) for key, value in line["shared"].items()},
             [(uid, reason) for uid, reason in line["failed"]],
             [(uid, trouble) for uid, trouble in line.get("told", ())],
+            list(line.get("encrypted", ())),
         )
 
 
