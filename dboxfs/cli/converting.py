@@ -79,6 +79,8 @@ def convert(arguments: argparse.Namespace) -> int:
     for line in (*done.told, *done.failed):
         print(f"dboxfs: {one_line(line)}", file=sys.stderr)
     utf8 = ":UTF-8" if location.utf8 else ""
+    if done.finished:
+        print(f"{root}: finished by an earlier run, nothing was left to do")
     print(f"{root}: {done.messages} messages in {done.mailboxes} mailboxes, {meter.rate(done.bytes)}")
     if done.verified is not None:
         print(f"verified: {done.verified} messages are what they are in {location.root}")

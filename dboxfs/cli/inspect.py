@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -72,13 +73,15 @@ async def _list_messages(store: Store, name: str) -> int:
     await box.scan()
     failed = False
     for uid in box.uids.tolist():
+        size, received = 0, "damaged"
         try:
             facts = await box.facts_of(uid)
             size = facts.size
-            received = "damaged" if facts.damaged else rfc3339(facts.received)
-            failed |= facts.damaged
+            failed |= facts.damaged  # the log has said why
+            received = received if facts.damaged else rfc3339(facts.received)
         except (DboxfsError, OSError) as exc:
-            size, received, failed = 0, one_line(f"{exc}"), True
+            failed = True
+            print(f"dboxfs: {one_line(f'{box.display_name}: uid {uid}: {exc}')}", file=sys.stderr)
         marks = " ".join((*box.flags(uid), *box.keywords(uid)))
         print(f"{uid:>9} {size:>10}  {received:<20}  {marks}".rstrip())
     return int(failed)

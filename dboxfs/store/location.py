@@ -21,6 +21,10 @@ UNFINISHED = ".dboxfs-convert"
 """A file in the root of a store that ``dboxfs convert`` is still making."""
 
 
+WRITTEN_NAMES = "dboxfs-names"
+"""The directory in the control directory with one file a mailbox: the names that programs gave messages."""
+
+
 class Kind(enum.Enum):
     """The two dbox formats: one file a message, or many."""
 

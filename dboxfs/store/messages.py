@@ -68,6 +68,11 @@ def odd_file(error: OSError, path: str) -> CorruptFile | None:
     return CorruptFile(path, 0, what) if what is not None else None
 
 
+def why_unreadable(error: OSError) -> str:
+    """Why a file of messages can't be read, in words."""
+    return _ODD.get(error.errno or 0) or error.strerror or str(error)
+
+
 def scanned(uid: int, record: Record, path: str, saved: int, mark: int) -> Scanned:
     """*record*, understood; one whose received date is damaged can still be read, and has its true size."""
     try:

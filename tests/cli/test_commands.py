@@ -48,6 +48,20 @@ def test_ls_says_what_each_message_is(account: Account) -> None:
     assert [row[3:] for row in rows] == [["\\Seen"], []]
 
 
+@pytest.mark.parametrize("driver", ["sdbox", "mdbox"])
+def test_ls_says_of_each_message_that_it_cannot_read_which_and_why(dovecot: Dovecot, driver: str) -> None:
+    account = dovecot.account(f"{driver}:{{home}}/mail")
+    account.append([Append(MESSAGE), Append(MESSAGE * 3)])
+    victim = box(account) / "u.2" if driver == "sdbox" else account.root / "storage/m.1"
+    victim.unlink()
+    victim.mkdir()
+    done = dboxfs("ls", account.root, "INBOX")
+    lines = [line for line in done.stderr.splitlines() if "a directory stands in the place" in line]
+    assert done.returncode == 1
+    assert [line for line in lines if line.startswith("dboxfs: INBOX: uid 2: ") and str(victim) in line]
+    assert len(lines) == done.stdout.count("damaged") == len(done.stderr.splitlines())
+
+
 def test_ls_and_info_show_odd_names_in_one_line_each(account: Account) -> None:
     for name in (b"two\nlines", b"\xe9", b"Tr&AOk-s"):
         os.makedirs(os.fsencode(account.root) + b"/mailboxes/" + name + b"/dbox-Mails")

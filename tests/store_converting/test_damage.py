@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import struct
 import zlib
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import pytest
 from dboxfs.dbox import RecordWriter, parse_last_trailer
 from dboxfs.dbox.format3 import Trailer
 from dboxfs.fsapi import FileSystem, ThreadsDriver
+from dboxfs.index.log import RecordType, encode_record, encode_transaction
 from dboxfs.store import Kind, Location, open_store, parse_location
 from dboxfs.store.checking import CheckOptions, Finding, Severity, check_store
 from dboxfs.store.converting import Converted, Converter
+from dboxfs.store.location import WRITTEN_NAMES
 from dboxfs.store.writing import Fsync, Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
 from tests.store_writing.stores import body
 
@@ -206,3 +209,34 @@ def test_the_checksum_of_a_trailer_is_that_of_its_source() -> None:
     trailer = parse_last_trailer(bytes(76) + record.trailer([], crc=7), end=76 + len(record.trailer([])))
     assert isinstance(trailer, Trailer)
     assert trailer.crc == 7
+
+
+async def test_written_names_are_kept(tmp_path: Path) -> None:
+    location = await make_store(tmp_path / "mail")
+    async with FileSystem(ThreadsDriver()) as fs, open_store(fs, location, follow=False) as store:
+        guids = {name: folder.mailbox.guid for name, folder in store.folders.items() if folder.mailbox}
+    names = tmp_path / "mail" / WRITTEN_NAMES
+    names.mkdir()
+    for name, guid in guids.items():
+        assert guid is not None
+        (names / guid.hex()).write_bytes(f"lines of {name}\n".encode())
+    for kind in KINDS:
+        done = await convert(tmp_path / "mail", tmp_path / kind, kind)
+        assert done.failed == []
+        copied = {path.name: path.read_bytes() for path in (tmp_path / kind / WRITTEN_NAMES).iterdir()}
+        assert copied == {path.name: path.read_bytes() for path in names.iterdir()}
+        assert len(copied) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_mailbox_without_a_uidvalidity_gets_one(tmp_path: Path, kind: str) -> None:
+    await make_store(tmp_path / "mail")
+    log = tmp_path / "mail" / BOX / "dovecot.index.log"
+    zero = encode_record(RecordType.HEADER_UPDATE, struct.pack("<HH", 24, 4) + bytes(4))
+    log.write_bytes(log.read_bytes() + encode_transaction([zero]))
+    expected = await texts(tmp_path / "mail")
+    done = await convert(tmp_path / "mail", tmp_path / "new", kind)
+    assert done.failed == []
+    assert done.told == ["INBOX: it has no UIDVALIDITY and gets a new one"]
+    assert await texts(tmp_path / "new") == expected
+    assert await loud(tmp_path / "new") == []

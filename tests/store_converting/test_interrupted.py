@@ -104,6 +104,8 @@ async def interrupted_at(point: Point, source: Account, account: Account, expect
     if not (account.root / "mailboxes").exists() or (account.root / UNFINISHED).exists():
         assert not whole, point
         assert (await attempt(source, account, ThreadsDriver())).failed == [], point
+    again = await attempt(source, account, ThreadsDriver())  # as if it had been killed behind its last step
+    assert (again.finished, again.failed) == (True, []), point
     assert contents(account) == expected, point
     assert [name for name in os.listdir(account.root) if name.startswith(".")] == [], point
 

@@ -16,7 +16,7 @@ from dboxfs.store.converting.workplace import STAGING, open_workplace
 from dboxfs.store.writing import Neighbour, WriteOptions
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.live.mounts import dboxfs
-from tests.store_converting.showing import Showing, assert_shows
+from tests.store_converting.showing import Showing, assert_shows, tree
 from tests.store_writing.stores import body
 
 
@@ -43,8 +43,27 @@ def test_a_directory_with_anything_in_it_is_left_alone(source: Account, tmp_path
 
 
 def test_a_finished_conversion_is_not_begun_again(source: Account, tmp_path: Path) -> None:
-    assert dboxfs("convert", source.location, str(tmp_path / "mail")).returncode == 0
-    assert "not empty" in refused(source.location, str(tmp_path / "mail"))
+    target = str(tmp_path / "mail")
+    assert dboxfs("convert", source.location, target).returncode == 0
+    before = tree(tmp_path / "mail")
+    done = dboxfs("convert", "--verify", source.location, target)  # as if it had been killed behind its end
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "finished by an earlier run" in done.stdout
+    assert "verified: 5 messages" in done.stdout
+    assert tree(tmp_path / "mail") == before
+    assert "not empty" in refused(source.location, target, "--format", "mdbox")
+    assert "not empty" in refused(source.location, target, "--dbox-version", "3")
+    source.doveadm("flags add", r"\Flagged", "mailbox", "INBOX", "uid", "1")
+    assert "not empty" in refused(source.location, target)
+    assert tree(tmp_path / "mail") == before
+
+
+def test_what_a_finished_conversion_left_out_is_told_again(source: Account, tmp_path: Path) -> None:
+    (source.root / "mailboxes/INBOX/dbox-Mails/u.3").write_bytes(b"")
+    for _ in range(2):
+        done = dboxfs("convert", source.location, str(tmp_path / "mail"), "--format", "mdbox")
+        assert done.returncode == 1
+        assert [line for line in done.stderr.splitlines() if re.search("INBOX: uid 3 was left out", line)]
 
 
 def test_source_and_destination_must_not_lie_in_each_other(source: Account) -> None:

@@ -15,6 +15,7 @@ from dboxfs.fsapi import FileSystem
 from dboxfs.store.checking.findings import Finding, Severity
 from dboxfs.store.checking.indexes import Index
 from dboxfs.store.location import Kind, Location
+from dboxfs.store.messages import why_unreadable
 from dboxfs.store.salvage import Found, Trust, open_window, scan_file
 
 BROKEN: Final = re.compile(r"[um]\.[0-9]+\.broken")
@@ -64,7 +65,7 @@ async def _broken(
         async with open_window(fs, path, _CHUNK) as window:
             items = [item async for item in scan_file(window, single=single, texts=False)]
     except OSError as exc:
-        what = f"{what}; it can't be read: {exc.strerror}"
+        what = f"{what}; it can't be read: {why_unreadable(exc)}"
         todo = "keep it if anything is missing"
         return Finding(Severity.WARNING, "broken-copy", path, what, todo, mailbox=mailbox)
     messages = [item for item in items if isinstance(item, Found) and not item.inside]

@@ -28,6 +28,7 @@ from dboxfs.store.checking.messages import Who, attachment_findings, gap_finding
 from dboxfs.store.checking.readable import open_reader
 from dboxfs.store.checking.tally import Tally
 from dboxfs.store.location import Location
+from dboxfs.store.messages import why_unreadable
 from dboxfs.store.salvage import Found, Gap, open_window, scan_file
 from dboxfs.store.salvage.window import SPARSE_CHUNK
 from dboxfs.store.writing.work import message_number
@@ -155,7 +156,7 @@ class SinglesCheck:
         try:
             items, refused, misled = await self._scan(path)
         except OSError as exc:
-            what = f"the file can't be read: {exc.strerror}"
+            what = f"the file can't be read: {why_unreadable(exc)}"
             return [who.finding(Severity.ERROR, "unreadable", path, what, restore_first("the file"))]
         findings = [gap_finding(item, path, who) for item in items if isinstance(item, Gap)]
         messages = [item for item in items if isinstance(item, Found) and not item.inside]

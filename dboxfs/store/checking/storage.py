@@ -27,6 +27,7 @@ from dboxfs.store.checking.owners import Owners
 from dboxfs.store.checking.readable import open_reader
 from dboxfs.store.checking.tally import LATELY, Tally
 from dboxfs.store.location import Location
+from dboxfs.store.messages import why_unreadable
 from dboxfs.store.salvage import Found, Gap, Place, Trust, open_window, scan_file
 from dboxfs.store.salvage.window import CHUNK, SPARSE_CHUNK
 from dboxfs.store.uidranges import uid_ranges
@@ -108,7 +109,7 @@ class StorageCheck:
         except FileNotFoundError:
             return self._missing(file_id, places)
         except OSError as exc:
-            why = f"the file can't be read: {exc.strerror}"
+            why = f"the file can't be read: {why_unreadable(exc)}"
             if places:
                 return self._whole_file("unreadable", paths[0], places, why, restore_first("the file"))
             what = f"{why}; the map has no messages in it"

@@ -20,14 +20,16 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from dboxfs.errors import DboxfsError, Unsupported
 from dboxfs.fsapi import FileSystem
 from dboxfs.fsapi.ops import fresh
+from dboxfs.store.converting.control import Control
 from dboxfs.store.converting.errors import OtherConversion, SourceChanged, VerifyFailed
+from dboxfs.store.converting.finished import finished
 from dboxfs.store.converting.journal import Batch, Head, Journal
 from dboxfs.store.converting.newindexes import IndexFiles, Rows, mailbox_files, map_files
 from dboxfs.store.converting.placing import MdboxTarget, SdboxTarget, Target
@@ -35,13 +37,12 @@ from dboxfs.store.converting.portrait import Portrait, take_portrait
 from dboxfs.store.converting.source import CHUNK, Found, MailboxSource, Stored, close_all, reason
 from dboxfs.store.converting.verify import verify
 from dboxfs.store.converting.workplace import Workplace, open_workplace
-from dboxfs.store.dboxversion import DEFAULT, encode_version, version_path
-from dboxfs.store.location import Kind
+from dboxfs.store.location import Kind, Location
 from dboxfs.store.mailbox import Mailbox
 from dboxfs.store.names import display_name
 from dboxfs.store.store import Folder, Store, open_store
-from dboxfs.store.writing import WriteOptions
-from dboxfs.store.writing.newindex import last_uid_validity, set_uid_validity
+from dboxfs.store.uidranges import uid_ranges
+from dboxfs.store.writing import StoreExists, WriteOptions
 from dboxfs.store.writing.outcome import now_seconds, side_by_side
 
 BATCH = 1024
@@ -68,13 +69,15 @@ class Converted:
     """What a conversion did.
 
     ``failed``: a line for each message or mailbox that was left out; ``told``: for each that was carried over
-    and is not as it should be.  ``encrypted``: uids of messages whose ciphertext was kept, by mailbox.
+    and is not as it should be.  ``finished``: an earlier run had done it all.  ``encrypted``: uids of
+    messages whose ciphertext was kept, by mailbox.
     """
 
     mailboxes: int = 0
     messages: int = 0
     bytes: int = 0
     resumed: bool = False
+    finished: bool = False
     verified: int | None = None
     failed: list[str] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
@@ -159,7 +162,14 @@ class Converter:
         :raises OSError: it can't be written; the same command goes on later.
         """
         await self._look_at_source()
-        self._place = await open_workplace(self._fs, self._root, self._kind, self._store.owner, self._options)
+        try:
+            self._place = await open_workplace(
+                self._fs, self._root, self._kind, self._store.owner, self._options
+            )
+        except StoreExists:
+            if not await self._is_finished():
+                raise
+            return self.result
         try:
             self._target = (MdboxTarget if self._kind is Kind.MDBOX else SdboxTarget)(self._place.work)
             await self._load(self._place.journal)
@@ -173,6 +183,21 @@ class Converter:
         finally:
             await self._place.close()
         return self.result
+
+    async def _is_finished(self) -> bool:
+        """Whether an earlier run was killed behind its last step: then there is nothing left to do."""
+        version = self._options.dbox_version
+        missing = await finished(self._fs, self._root, self._kind, version, self._portraits)
+        if missing is None:
+            return False
+        for name, uids in missing.items():
+            self._left_out.update((name, uid) for uid in uids)
+            self._fail(f"{self._shown(name)}: uid {uid_ranges(uids)} was left out by an earlier run")
+        self.result.resumed = self.result.finished = True
+        self.result.messages = self._total - len(self._left_out)
+        if self._verify:
+            await self._compare_stores(Location(self._kind, self._root))
+        return True
 
     # -- the source --------------------------------------------------------------------------------------
 
@@ -294,10 +319,12 @@ class Converter:
                 highest_file_id=self._target.highest_file_id,
             )
             await self._write_index(self._place.work.location.map_dir, "dovecot.map.index", files)
-        await self._write_control()
+        control = Control(self._store, self._place, self._portraits)
+        for line in await control.write(self._options.dbox_version):
+            self._fail(line)
         await self._place.journal.commit()
         if self._verify:
-            await self._compare_stores()
+            await self._compare_stores(self._place.work.location)
         await self._check_unchanged()
         await self._place.journal.publish()
 
@@ -323,11 +350,19 @@ class Converter:
                 ahead = await self._put(source, collected, ahead, rows)
         now = self._map_validity
         validity = now if self._kind is Kind.MDBOX else None
-        files = mailbox_files(portrait, collected.rows(), map_uid_validity=validity, now=now)
+        written = self._written(portrait)
+        files = mailbox_files(written, collected.rows(), map_uid_validity=validity, now=now)
         await self._write_index(self._place.work.location.index_path(box.name), "dovecot.index", files)
         self._place.journal.finish(box.name)
         del self._collected[box.name]
         await self._commit_if_due()
+
+    def _written(self, portrait: Portrait) -> Portrait:
+        """*portrait* as the destination has it: with a UIDVALIDITY, without which nobody could read it."""
+        if portrait.uid_validity or portrait.next_uid <= 1:
+            return portrait
+        self.result.told.append(f"{self._shown(portrait.name)}: it has no UIDVALIDITY and gets a new one")
+        return replace(portrait, uid_validity=self._map_validity)
 
     async def _put(
         self, source: MailboxSource, collected: _Collected, found: list[Found], ahead: range | None
@@ -369,7 +404,7 @@ class Converter:
             self._fresh = self._fresh_bytes = 0
             await self._place.journal.commit()
 
-    async def _compare_stores(self) -> None:
+    async def _compare_stores(self, target: Location) -> None:
         """Read everything back."""
         self.result.verified = 0
         compared = 0
@@ -383,7 +418,7 @@ class Converter:
                 self._report(Progress(self.result.verified, self._total, compared, verifying=True))
 
         try:
-            async with open_store(self._fs, self._place.work.location, follow=False) as made:
+            async with open_store(self._fs, target, follow=False) as made:
                 tell = self.result.told.append
                 await verify(self._store, made, self._portraits, self._left_out, count, tell)
         except VerifyFailed as exc:
@@ -395,26 +430,6 @@ class Converter:
         if files.cache is not None:
             await self._place.write(base + ".cache", files.cache)
         await self._place.write(base, files.snapshot)
-
-    async def _write_control(self) -> None:
-        """Subscriptions as they are, and the highest UIDVALIDITY that was given out."""
-        disk, control = self._place.work.disk, self._place.work.location.control_dir
-        location = self._store.location
-        path = os.path.join(location.control_dir, location.subscriptions)
-        try:
-            subscriptions = await disk.read_whole(path)
-        except OSError as exc:
-            self._fail(f"the subscriptions were left out: {reason(exc)}")
-        else:
-            if subscriptions is not None:
-                await self._place.write(os.path.join(control, "subscriptions"), subscriptions)
-        if self._options.dbox_version != DEFAULT:
-            target = self._place.work.location
-            await self._place.write(version_path(target), encode_version(self._options.dbox_version))
-        given = [await last_uid_validity(disk, location)]
-        given += [portrait.uid_validity for portrait in self._portraits.values()]
-        if any(given):
-            await set_uid_validity(disk, self._place.work.location, max(given))
 
 
 def _is_encrypted(found: Found) -> bool:
