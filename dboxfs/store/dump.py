@@ -5,6 +5,7 @@ What a file is, its first bytes tell.  This is a tool for people, outside of any
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -26,10 +27,13 @@ def describe_file(path: str) -> Iterator[str]:
     :raises OSError: it can't be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise NotAStoreFile(f"{path}: a directory, a FIFO or a device")
+            raise NotAStoreFile(f"{path}: a FIFO or a device")
         size = status.st_size
         if size == 0:
             raise NotAStoreFile(f"{path}: empty file")
