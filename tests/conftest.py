@@ -2,6 +2,10 @@
 
 A test that makes Dovecot log a warning or an error fails, unless it carries
 ``@pytest.mark.expected_log("part of the line", …)``.
+
+Markers say what a test needs, so that the others can be chosen: ``dovecot`` (a private Dovecot, which needs
+root) and ``mount`` (the kernel's FUSE) are given here, by the fixtures and helpers that a test uses; ``root``
+is written where it is needed.
 """
 
 from __future__ import annotations
@@ -19,9 +23,26 @@ from tests.live.dovecot import Dovecot  # noqa: E402
 from tests.live.mounts import Mounts  # noqa: E402
 
 
+_MOUNTING = ("mounted", "Mounts", "Serving", "serving", "is_mounted")
+"""Helpers that make mounts; a test module that imports one of them mounts."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     counted.plug_in(config)
     config.addinivalue_line("markers", "expected_log(*parts): log lines with these parts are no failure")
+    config.addinivalue_line("markers", "dovecot: needs a Dovecot (and root, to start it)")
+    config.addinivalue_line("markers", "mount: needs /dev/fuse and the right to mount")
+    config.addinivalue_line("markers", "root: needs root for something else")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not isinstance(item, pytest.Function):
+            continue
+        if "dovecot_daemon" in item.fixturenames:
+            item.add_marker("dovecot")
+        if "mounts" in item.fixturenames or any(hasattr(item.module, name) for name in _MOUNTING):
+            item.add_marker("mount")
 
 
 @pytest.fixture(scope="session")

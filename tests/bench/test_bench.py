@@ -50,6 +50,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return value
 
 
+@pytest.mark.dovecot
 def test_every_scenario_has_numbers(found: dict[str, Any]) -> None:
     rows = {row["label"]: row for row in found["rows"]}
     assert len(rows) == len(ROWS) + len(NOISE)
@@ -59,12 +60,14 @@ def test_every_scenario_has_numbers(found: dict[str, Any]) -> None:
         assert rows[row.label]["low"] <= rows[row.label]["high"], row.label
 
 
+@pytest.mark.dovecot
 def test_every_cell_was_measured_and_took_time(found: dict[str, Any]) -> None:
     timed = wanted_cells(row for row in (*ROWS, *NOISE)) - {MEMORY_CELL, HOT_CELL, HOT_LRU_CELL}
     assert timed <= set(found["cells"])
     assert all(wall > 0 for cell in timed for wall in found["cells"][cell]["wall"])
 
 
+@pytest.mark.dovecot
 def test_requests_are_counted_for_our_mounts_only(found: dict[str, Any]) -> None:
     for name, cell in found["cells"].items():
         client, _, subject = name.split("/")
@@ -74,12 +77,14 @@ def test_requests_are_counted_for_our_mounts_only(found: dict[str, Any]) -> None
     assert opened >= 2  # an open and a release for each file, at least
 
 
+@pytest.mark.dovecot
 def test_machine_and_options_are_told(found: dict[str, Any]) -> None:
     assert found["options"]["messages"] == MESSAGES
     assert {"cpu", "kernel", "python", "dovecot", "pyfuse3", "filesystem"} <= set(found["machine"])
     assert all(found["machine"].values())
 
 
+@pytest.mark.dovecot
 def test_stores_are_used_again(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents[:3]:

@@ -178,6 +178,7 @@ def test_a_directory_that_is_not_empty_is_refused(dovecot: Dovecot, tmp_path: Pa
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.mount
 def test_of_what_is_no_loss_only_the_first_of_a_kind_are_told(tmp_path: Path) -> None:
     assert dboxfs("init", tmp_path / "old", "--format", "mdbox").returncode == 0
     mount = tmp_path / "mount"
