@@ -22,7 +22,6 @@ pytest.register_assert_rewrite("tests.live.equal")
 from tests.live.dovecot import Dovecot  # noqa: E402
 from tests.live.mounts import Mounts  # noqa: E402
 
-
 _MOUNTING = ("mounted", "Mounts", "Serving", "serving", "is_mounted")
 """Helpers that make mounts; a test module that imports one of them mounts."""
 
