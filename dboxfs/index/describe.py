@@ -61,6 +61,10 @@ def _damage(error: FormatError) -> str:
 
 def describe_index(data: Buffer) -> Iterator[str]:
     """A ``dovecot.index`` (of a mailbox or the map): header, extensions, records."""
+    return map(_printable, _index_lines(data))
+
+
+def _index_lines(data: Buffer) -> Iterator[str]:
     try:
         state = parse_index(data)
     except FormatError as error:
@@ -127,6 +131,10 @@ def _describe_records(state: IndexState) -> Iterator[str]:
 
 def describe_log(data: Buffer) -> Iterator[str]:
     """A ``dovecot.index.log``: header and records, with the end of each BOUNDARY's transaction."""
+    return map(_printable, _log_lines(data))
+
+
+def _log_lines(data: Buffer) -> Iterator[str]:
     try:
         header = parse_log_header(data)
         yield f"version: {header.major_version}.{header.minor_version}"
@@ -150,6 +158,11 @@ def describe_log(data: Buffer) -> Iterator[str]:
         return
     if end < len(data):
         yield f"incomplete at offset {end}: {len(data) - end} bytes are no whole transaction (yet)"
+
+
+def _printable(text: str) -> str:
+    """*text* without what a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _hex(data: bytes | memoryview) -> str:
@@ -234,6 +247,10 @@ def _describe_updates(body: memoryview, kind: int) -> Iterator[str]:
 
 def describe_cache(data: Buffer) -> Iterator[str]:
     """A ``dovecot.index.cache``: header, fields, and the records in file order with their values."""
+    return map(_printable, _cache_lines(data))
+
+
+def _cache_lines(data: Buffer) -> Iterator[str]:
     try:
         cache = CacheFile(data)
     except FormatError as error:
