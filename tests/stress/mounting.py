@@ -176,7 +176,7 @@ class Mounting:
                     raise
             else:
                 raise Fault(f"{path}: close returns 0, of a message that can't be stored")
-        self.w.gone(path)
+        soon(f"{path}, refused", partial(gone, path))  # the kernel's release comes behind the close
 
     def cut(self) -> None:
         """A writer that is killed leaves nothing."""

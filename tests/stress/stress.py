@@ -286,7 +286,7 @@ class Stress:
                     process.terminate()
             for worker in workers:
                 _, said = worker.communicate(timeout=HANGS)
-                if worker.returncode != -signal.SIGKILL:
+                if worker.returncode not in (-signal.SIGKILL, -signal.SIGTERM):  # or it had not begun
                     self.report(f"a worker ends with status {worker.returncode}: {said}")
             for reader in readers:
                 self.heard(reader, killed)
@@ -501,6 +501,7 @@ def stress(plan: Plan, keep: Path | None = None) -> Tally:
                 for served in made.mounts:
                     served.abandon()
                 keep.mkdir(parents=True, exist_ok=True)
+                keep = Path(tempfile.mkdtemp(dir=keep))
                 for source in (directory, dovecot.root / "home"):
                     shutil.copytree(source, keep / source.name, symlinks=True, dirs_exist_ok=True)
                 shutil.copy(dovecot.root / "dovecot.log", keep)
