@@ -66,6 +66,10 @@ class NoSuchStore(DboxfsError):
     errno: ClassVar[int] = errno.ENOENT
 
 
+class MailHidden(NoSuchStore):
+    """The store has mail that it does not show as it was opened: nothing is written, nothing copied."""
+
+
 class NoSuchMailbox(DboxfsError):
     """The mailbox does not exist (any more)."""
 

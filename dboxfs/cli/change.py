@@ -3,33 +3,84 @@
 from __future__ import annotations
 
 import argparse
+import grp
 import os
+import pwd
+from dataclasses import replace
 
 import trio
 
-from dboxfs.cli.logs import log_to_stderr
-from dboxfs.fsapi import FileSystem, ThreadsDriver
+from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.status import UsageError
+from dboxfs.errors import MailHidden
+from dboxfs.fsapi import FileSystem, Permissions, ThreadsDriver
 from dboxfs.store import Kind, Location, open_store, parse_location
+from dboxfs.store.hidden import hidden_in, summary
+from dboxfs.store.mailsettings import for_dovecot
 from dboxfs.store.writing import Neighbour, PurgeProgress, StoreWriter, WriteOptions, init_store
+from dboxfs.store.writing.newstore import ROOT
 
 
 def init(arguments: argparse.Namespace) -> int:
-    """``dboxfs init STORE --format sdbox|mdbox [--dbox-version 2|3]``."""
+    """``dboxfs init STORE --format sdbox|mdbox [--dbox-version 2|3] [--owner USER[:GROUP]]``."""
     log_to_stderr()
     root = os.path.abspath(os.path.expanduser(arguments.store))
     location = Location(Kind(arguments.format), root)
+    permissions = _permissions(root, arguments.owner)
 
     async def run() -> None:
         async with FileSystem(ThreadsDriver()) as fs:
-            await init_store(fs, location, options=WriteOptions(dbox_version=arguments.dbox_version))
+            options = WriteOptions(dbox_version=arguments.dbox_version)
+            await init_store(fs, location, permissions, options)
 
     trio.run(run)
-    kind = location.kind.value
-    if arguments.dbox_version == 2:
-        print(f"{root}: an empty {kind} store; for Dovecot: mail_location = {kind}:{root}")
-    else:
-        print(f"{root}: an empty {kind} store of dbox version {arguments.dbox_version}, for dboxfs alone")
+    kind, version = location.kind.value, arguments.dbox_version
+    if version != 2:
+        print(one_line(f"{root}: an empty {kind} store of dbox version {version}, for dboxfs alone"))
+        return 0
+    for line in (f"{root}: an empty {kind} store", *for_dovecot(location)):
+        print(one_line(line))
+    if os.stat(root).st_uid == 0:
+        print("it is root's alone; for mail of another user: dboxfs init --owner USER")
     return 0
+
+
+def owner(text: str) -> tuple[int, int]:
+    """The user and group ids of USER[:GROUP], names or numbers; without GROUP the user's own.
+
+    :raises argparse.ArgumentTypeError: there is no such user or group.
+    """
+    name, colon, group = text.partition(":")
+    try:
+        user = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+        uid, gid = user.pw_uid, user.pw_gid
+    except KeyError:
+        if not name.isdecimal() or not colon:
+            raise argparse.ArgumentTypeError(f"{text!r}: no such user (a number needs :GROUP then)") from None
+        uid = int(name)
+    if colon:
+        try:
+            gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+        except KeyError:
+            raise argparse.ArgumentTypeError(f"{text!r}: no such group") from None
+    return uid, gid
+
+
+def _permissions(root: str, given: tuple[int, int] | None) -> Permissions:
+    """Of a new root: as root, those of the directory above, or those that were asked for."""
+    if os.geteuid() != 0:
+        if given is not None and given[0] != os.geteuid():
+            raise UsageError("--owner: only root can make a store of another user")
+        return ROOT
+    if given is None:
+        try:
+            above = os.stat(os.path.dirname(root))
+        except OSError:
+            return ROOT  # making it says why
+        return replace(ROOT, uid=above.st_uid, gid=above.st_gid)
+    if os.path.isdir(root) and not os.listdir(root):
+        os.chown(root, *given)
+    return replace(ROOT, uid=given[0], gid=given[1])
 
 
 def purge(arguments: argparse.Namespace) -> int:
@@ -39,6 +90,9 @@ def purge(arguments: argparse.Namespace) -> int:
 
     async def run() -> int:
         async with FileSystem(ThreadsDriver()) as fs, open_store(fs, location, follow=False) as store:
+            found = await hidden_in(store)
+            if found and not arguments.force:
+                raise MailHidden(f"{summary(found)}; nothing was purged (--force: purge all the same)")
             writer = StoreWriter(fs, location, store.owner, WriteOptions(neighbour=Neighbour.ALONE))
             if not arguments.dry_run:
                 await writer.recover()

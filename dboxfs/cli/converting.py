@@ -19,6 +19,7 @@ from dboxfs.cli.status import UsageError, not_empty
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, open_store, parse_location
 from dboxfs.store.converting import Converted, Converter, Progress
+from dboxfs.store.mailsettings import for_dovecot
 from dboxfs.store.uidranges import uid_ranges
 from dboxfs.store.writing import Neighbour, WriteOptions
 
@@ -78,14 +79,14 @@ def convert(arguments: argparse.Namespace) -> int:
         meter.end()
     for line in (*done.told, *done.failed):
         print(f"dboxfs: {one_line(line)}", file=sys.stderr)
-    utf8 = ":UTF-8" if location.utf8 else ""
     if done.finished:
         print(f"{root}: finished by an earlier run, nothing was left to do")
     print(f"{root}: {done.messages} messages in {done.mailboxes} mailboxes, {meter.rate(done.bytes)}")
     if done.verified is not None:
         print(f"verified: {done.verified} messages are what they are in {location.root}")
     if arguments.dbox_version == 2:
-        print(f"for Dovecot: mail_location = {kind.value}:{root}{utf8}")
+        for line in for_dovecot(Location(kind, root, utf8=location.utf8)):
+            print(one_line(line))
     for mailbox, uids in done.encrypted.items():
         text = f"{mailbox}: {len(uids)} messages are encrypted (mail_crypt), kept as they are stored: uid "
         print(one_line(text + uid_ranges(uids)))

@@ -13,6 +13,8 @@ from dboxfs.errors import DboxfsError, NoSuchMailbox
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Folder, Store, open_store, parse_location
 from dboxfs.store.dump import describe_file
+from dboxfs.store.hidden import hidden_in
+from dboxfs.store.mailsettings import for_dovecot
 from dboxfs.util.dates import rfc3339
 
 
@@ -54,6 +56,7 @@ def _folders(store: Store) -> list[Folder]:
 
 
 async def _list_mailboxes(store: Store) -> int:
+    await _warn_of_hidden(store)
     for folder in _folders(store):
         count = f"{len(folder.mailbox):>9}" if folder.mailbox is not None else f"{'-':>9}"
         print(f"{count}  {_name(store, folder)}")
@@ -87,6 +90,12 @@ async def _list_messages(store: Store, name: str) -> int:
     return int(failed)
 
 
+async def _warn_of_hidden(store: Store) -> None:
+    """On stderr, one line each: what the numbers don't show."""
+    for one in await hidden_in(store):
+        print(f"dboxfs: mail may be hidden: {one_line(str(one))}", file=sys.stderr)
+
+
 def _name(store: Store, folder: Folder) -> str:
     """The full name, in one line."""
     return one_line(store.display_name(folder))
@@ -115,6 +124,9 @@ async def _print_info(store: Store) -> int:
     ):
         if value is not None:
             print(f"{label + ':':<14}{one_line(value)}")
+    for line in for_dovecot(location) if store.dbox_version == 2 else ():
+        print(one_line(line))
+    await _warn_of_hidden(store)
     boxes = [folder.mailbox for folder in _folders(store) if folder.mailbox is not None]
     print(f"mailboxes:    {len(boxes)}")
     print(f"messages:     {sum(len(box) for box in boxes)}")

@@ -135,6 +135,12 @@ def _parser() -> argparse.ArgumentParser:
         default=2,
         help="of the messages that dboxfs will write: 2, Dovecot's (default), or 3, which only dboxfs reads",
     )
+    init.add_argument(
+        "--owner",
+        metavar="USER[:GROUP]",
+        type=change.owner,
+        help="whose the store is (as root; default: the owner and group of the directory above STORE)",
+    )
     init.set_defaults(run=change.init)
 
     purge = commands.add_parser(
@@ -148,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     purge.add_argument(
         "-n", "--dry-run", action="store_true", help="change nothing, tell what would be freed"
     )
+    purge.add_argument("--force", action="store_true", help="also a store that seems to hide mail (no INBOX)")
     purge.set_defaults(run=change.purge)
 
     convert = commands.add_parser(

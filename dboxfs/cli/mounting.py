@@ -10,6 +10,7 @@ import logging
 import os
 import resource
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from typing import Any
 import trio
 
 from dboxfs.cli.daemon import in_background
-from dboxfs.cli.logs import log_to
+from dboxfs.cli.logs import is_stderr, log_to, one_line
 from dboxfs.cli.status import UsageError
 from dboxfs.errors import MountError
 from dboxfs.fsapi import FileSystem, Ksm, choose_driver
@@ -124,7 +125,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "as root /var/cache/dboxfs)",
     )
     parser.add_argument(
-        "--force", action="store_true", help="write dbox version 3 though a Dovecot has used the store"
+        "--force",
+        action="store_true",
+        help="write dbox version 3 though a Dovecot has used the store, or a store that seems to hide mail "
+        "(no INBOX, messages without an index)",
     )
     parser.add_argument("--cache-size", type=_bytes, default=64 << 20, metavar="BYTES", help="default 64M")
 
@@ -322,10 +326,17 @@ def _serve(
             ksm=Ksm() if arguments.ksm else None,
             sync=options.write is None or options.write.durable,
         ) as fs:
-            await _fuse().run(fs, location, mountpoint, options, ready)
+            await _fuse().run(fs, location, mountpoint, options, ready, _warn)
 
     trio.run(main)
     return 0
+
+
+def _warn(text: str) -> None:
+    """For the caller, who waits until the mount is usable, and for the log."""
+    log.warning("%s", text)
+    if not is_stderr():
+        print(f"dboxfs: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 # -- umount ------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from dboxfs.cli.status import first_error, message, not_empty
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, parse_location
+from dboxfs.store.mailsettings import for_dovecot
 from dboxfs.store.names import display_name
 from dboxfs.store.rescuing import (
     DAMAGED_MAILBOX,
@@ -176,9 +177,9 @@ class _Output:
         ):
             if count:
                 print(f"{count} {what}")
-        utf8 = ":UTF-8" if self._utf8 else ""
         if done.version == 2:
-            print(one_line(f"for Dovecot: mail_location = {kind.value}:{root}{utf8}"))
+            for line in for_dovecot(Location(kind, os.path.abspath(root), utf8=self._utf8)):
+                print(one_line(line))
 
 
 def _text(value: object) -> object:

@@ -18,7 +18,7 @@ from dataclasses import replace
 import pyfuse3
 import trio
 
-from dboxfs.errors import MountError, NoSuchStore
+from dboxfs.errors import MailHidden, MountError, NoSuchStore
 from dboxfs.fsapi import FileSystem
 from dboxfs.fuse import loop
 from dboxfs.fuse.namefiles import NameReader
@@ -26,6 +26,7 @@ from dboxfs.fuse.operations import Operations
 from dboxfs.fuse.options import MountOptions
 from dboxfs.fuse.writable import WritableOperations
 from dboxfs.store import Location, Store, open_store
+from dboxfs.store.hidden import hidden_in, summary
 from dboxfs.store.writing import StoreWriter, with_version
 
 log = logging.getLogger(__name__)
@@ -79,17 +80,24 @@ def _check_fuse() -> None:
 
 
 async def run(
-    fs: FileSystem, location: Location, mountpoint: str, options: MountOptions, ready: Callable[[], None]
+    fs: FileSystem,
+    location: Location,
+    mountpoint: str,
+    options: MountOptions,
+    ready: Callable[[], None],
+    warn: Callable[[str], None] = log.warning,
 ) -> None:
     """Mount the store at *location* on *mountpoint* and serve it until it is unmounted.
 
     :param ready: called once the mount answers.
+    :param warn: called before that with what the user should know, one line.
     :raises NoSuchStore, MountError: it can't be done.
     """
     async with (
         open_store(fs, location, cache_dir=options.cache_dir, table_size=options.table_size) as store,
         trio.open_nursery() as nursery,
     ):
+        await _look_for_hidden_mail(store, options, warn)
         spawn = _spawner(nursery)
         operations = await _operations(store, options, spawn)
         operations.loop = loop.install(lambda: fs.in_flight > 0) if options.fast_loop else None
@@ -114,6 +122,18 @@ async def run(
             loop.uninstall()
             operations.notifier.stop()
             pyfuse3.close(unmount=True)
+
+
+async def _look_for_hidden_mail(store: Store, options: MountOptions, warn: Callable[[str], None]) -> None:
+    """Say so if the store shows less mail than it has; a mirror of such a mount would lose it.
+
+    :raises MailHidden: it was to be written, too, and not by *force*.
+    """
+    found = await hidden_in(store)
+    if found and options.write is not None and not options.force:
+        raise MailHidden(f"{summary(found)}; not mounted with -o rw (--force: write it all the same)")
+    if found:
+        warn(summary(found))
 
 
 async def _operations(

@@ -32,7 +32,7 @@ class MountOptions:
 
     ``fast_loop``: use the stand-in of :mod:`dboxfs.fuse.loop`.  ``fuse``: further options for libfuse.
     ``write``: how the store is written; None: not at all.  ``dbox_version``: of new messages; None: what the
-    store says.  ``force``: also where a Dovecot can't read it.
+    store says.  ``force``: also where a Dovecot can't read it, and where mail seems to be hidden.
     ``cache_dir``: where sizes are kept for the next mount; None: nowhere.  ``table_size``: of how many
     messages parsed records are kept in memory.
     """

@@ -4,6 +4,9 @@
 literal colon.  ``%``-variables are Dovecot's to expand and are refused here.  A plain directory is looked
 at: ``storage/`` in it makes it an mdbox, ``mailboxes/`` alone an sdbox.
 
+What lies there (``evidence``) must not contradict the location: another kind of store, mailboxes under
+another DIRNAME, messages of an mdbox without its map are refused.
+
 Only the layout ``fs`` is supported; ``LAYOUT=index`` and ``INDEX=MEMORY`` are refused by name.
 """
 
@@ -16,6 +19,7 @@ import re
 from dataclasses import dataclass
 
 from dboxfs.errors import NoSuchStore, Unsupported
+from dboxfs.store.evidence import first_container, first_message, kind_by_index, map_file, other_dirname
 
 UNFINISHED = ".dboxfs-convert"
 """A file in the root of a store that ``dboxfs convert`` is still making."""
@@ -221,7 +225,8 @@ def _detect(root: str) -> Kind:
     if "mailboxes" not in names:
         _refuse_unfinished(root)
     if "storage" in names:
-        return Kind.MDBOX
+        here = Location(Kind.MDBOX, root, alt=_alt_root(root))
+        return Kind.SDBOX if _other_kind(here) is not None else Kind.MDBOX
     if "mailboxes" in names:
         return Kind.SDBOX
     for inner in ("mdbox", "sdbox", "dbox", "mail", "Mail"):
@@ -255,7 +260,50 @@ def _checked(location: Location, *, damaged: bool) -> Location:
         except OSError as exc:
             raise NoSuchStore(f"{path}: {exc.strerror}") from None
     _refuse_layout_index(location)
+    _refuse_contradiction(location, damaged=damaged)
     return location
+
+
+def _refuse_contradiction(location: Location, *, damaged: bool) -> None:
+    """What lies there must be what the location says: written as another kind it would be lost.
+
+    :param damaged: the map may be missing.
+    :raises NoSuchStore: it is something else.
+    """
+    other = _other_kind(location)
+    if other is not None:
+        kind = "mdbox" if location.kind is Kind.SDBOX else "sdbox"
+        raise NoSuchStore(
+            f"{location.root}: this is an {kind} store ({other} says so); give {kind}:{location.root}"
+        )
+    stray = other_dirname(location.tree, location.dirname)
+    if stray is not None:
+        raise NoSuchStore(
+            f"{location.root}: no mailbox directory is called {location.dirname}, but {stray} holds a "
+            f"mailbox; give DIRNAME={os.path.basename(stray)} (Dovecot 2.4: mailbox_directory_name)"
+        )
+    if location.kind is Kind.MDBOX and not damaged and map_file(location.map_dir) is None:
+        container = first_container((location.storage, location.alt_storage))
+        if container is not None:
+            raise NoSuchStore(
+                f"{location.root}: {container} holds messages, but there is no map in {location.map_dir}; "
+                "give INDEX= if the indexes lie elsewhere (Dovecot 2.4: mail_index_path), or make a new "
+                "store of the messages: dboxfs rescue STORE DST"
+            )
+
+
+def _other_kind(location: Location) -> str | None:
+    """A path that shows that the store is of the other kind; None: nothing does."""
+    indexes = None if location.index is None else _join(location.index, location.mailbox_dir)
+    trees = (location.tree, location.inbox, indexes)
+    container = first_container((location.storage, location.alt_storage))
+    container = container or map_file(location.map_dir) or map_file(location.storage)
+    if location.kind is Kind.SDBOX and container is not None:
+        message = first_message((location.tree, location.inbox))
+        return None if message is not None and kind_by_index(trees) == "sdbox" else container
+    if location.kind is Kind.MDBOX and container is None:
+        return first_message((location.tree, location.inbox))
+    return None
 
 
 def _refuse_unfinished(root: str) -> None:

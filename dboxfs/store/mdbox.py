@@ -189,6 +189,18 @@ class MdboxStorage:
                 raise
         raise FileNotFoundError(2, os.strerror(2), self.paths(file_id)[0])
 
+    async def record(self, place: MapRecord) -> Record:
+        """The record of a message, as the map knows its place.
+
+        :raises CorruptFile: it is damaged.
+        :raises FileNotFoundError: its file is in neither storage.
+        """
+        container = await self.container(place.file_id)
+        try:
+            return await _read_record(container, place)
+        finally:
+            self.release(place.file_id, container)
+
     def release(self, file_id: int, container: _Container) -> None:
         """Give *container* back."""
         container.users -= 1

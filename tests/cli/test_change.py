@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 from pathlib import Path
 
@@ -17,12 +18,50 @@ def test_a_new_store_is_opened_by_dovecot_without_a_word(dovecot: Dovecot, kind:
     account = dovecot.account(f"{kind}:{{home}}/mail")
     done = dboxfs("init", "--format", kind, account.root)
     assert (done.returncode, done.stderr) == (0, "")
-    for directory, _, files in os.walk(account.root):
-        for path in (directory, *(os.path.join(directory, name) for name in files)):
-            os.chown(path, dovecot.mail_uid, account.home.stat().st_gid)
+    assert f"for Dovecot 2.3: mail_location = {kind}:{account.root}\n" in done.stdout
+    assert f"for Dovecot 2.4: mail_driver = {kind}\n" in done.stdout
+    assert f" mail_path = {account.root}\n" in done.stdout
     assert list(account.status()) == ["INBOX"]
     account.append([Append(b"Subject: first\n\n")])
     assert [message.uid for message in account.fetch()] == [1]
+
+
+def owners(root: Path) -> set[tuple[int, int]]:
+    return {(path.lstat().st_uid, path.lstat().st_gid) for path in (root, *root.rglob("*"))}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
+@pytest.mark.parametrize("kind", ["sdbox", "mdbox"])
+def test_root_makes_a_store_for_the_owner_of_the_directory_above_or_whom_it_names(
+    kind: str, tmp_path: Path
+) -> None:
+    os.chown(tmp_path, 1234, 2345)
+    assert dboxfs("init", "--format", kind, tmp_path / "a").returncode == 0
+    assert owners(tmp_path / "a") == {(1234, 2345)}
+    assert dboxfs("init", "--format", kind, "--owner", "1235:2346", tmp_path / "b").returncode == 0
+    assert owners(tmp_path / "b") == {(1235, 2346)}
+    nobody = pwd.getpwnam("nobody")
+    (tmp_path / "c").mkdir()
+    assert dboxfs("init", "--format", kind, "--owner", "nobody", tmp_path / "c").returncode == 0
+    assert owners(tmp_path / "c") == {(nobody.pw_uid, nobody.pw_gid)}
+    (tmp_path / "d").mkdir()
+    os.chown(tmp_path / "d", 1236, 2347)  # it is there: it keeps its own
+    done = dboxfs("init", "--format", kind, tmp_path / "d")
+    assert owners(tmp_path / "d") == {(1236, 2347)}
+    assert "root's" not in done.stdout
+
+
+def test_owner_that_nobody_knows_is_refused_in_one_line(tmp_path: Path) -> None:
+    for owner in ("no-such-user", "no-such-user:0", "0:no-such-group", "", "4000000000"):
+        done = dboxfs("init", "--format", "sdbox", "--owner", owner, tmp_path / "s")
+        assert done.returncode == 2, owner
+        assert "no such" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
+def test_store_that_is_roots_alone_is_told(tmp_path: Path) -> None:
+    assert "--owner USER" in dboxfs("init", "--format", "sdbox", tmp_path / "s").stdout
 
 
 def test_init_leaves_alone_what_is_there(tmp_path: Path) -> None:

@@ -167,11 +167,11 @@ async def test_without_its_map_a_store_can_be_listed_but_not_read(
 ) -> None:
     account = made(dovecot, "mdbox")
     log = account.root / "storage" / "dovecot.map.index.log"
-    if how == "missing":
-        log.unlink()
-    else:
+    if how != "missing":
         log.write_bytes(b"" if how == "empty" else log.read_bytes()[:20])
     async with opened(account) as (store, _):
+        if how == "missing":  # a store without a map is not opened, but one that is open may lose it
+            log.unlink()
         box = box_of(store)
         assert len(box) == 6
         for _ in range(2):

@@ -1,0 +1,107 @@
+"""What lies in a store's directories says of what kind it is: the evidence that a location is held against.
+
+* ``storage/`` with ``m.N``, or with a map (``dovecot.map.index``, ``.log``): an mdbox;
+* a directory of the mailbox tree with ``u.N``: an sdbox;
+* directories of the tree that hold an index or ``u.N``: mailboxes, and their last part is DIRNAME;
+* the header in a mailbox's index (``mdbox-hdr``, ``dbox-hdr``), where names contradict each other.
+
+Everything is looked at without a lock, and only as many directories as the answer needs: a healthy store
+costs a listing or two.  What can't be read is no evidence; who opens it says so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+
+MESSAGE = re.compile(r"u\.[1-9][0-9]*")
+CONTAINER = re.compile(r"m\.[1-9][0-9]*")
+_MAP = frozenset({"dovecot.map.index", "dovecot.map.index.log"})
+_HEAD = 64 << 10
+"""Bytes of an index or log in which the names of its extensions stand."""
+_INDEX = frozenset({"dovecot.index", "dovecot.index.log"})
+
+
+def names_in(directory: str) -> list[str]:
+    """What a directory holds, sorted; nothing, if it can't be read."""
+    try:
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []
+
+
+def first_container(directories: Iterable[str | None]) -> str | None:
+    """The path of an ``m.N`` in one of *directories*."""
+    for directory in directories:
+        if directory is None:
+            continue
+        for name in names_in(directory):
+            if CONTAINER.fullmatch(name):
+                return os.path.join(directory, name)
+    return None
+
+
+def map_file(directory: str) -> str | None:
+    """The path of a map's index or log in *directory*."""
+    found = sorted(_MAP & set(names_in(directory)))
+    return os.path.join(directory, found[0]) if found else None
+
+
+def first_message(directories: Iterable[str | None]) -> str | None:
+    """The path of a ``u.N`` in one of *directories*, or below it."""
+    for directory in directories:
+        for path, names in _walk(directory) if directory is not None else ():
+            for name in names:
+                if MESSAGE.fullmatch(name):
+                    return os.path.join(path, name)
+    return None
+
+
+def other_dirname(tree: str, dirname: str) -> str | None:
+    """The path of a mailbox directory in the tree that is not called *dirname*, if none is."""
+    for name in names_in(tree):
+        if os.path.isdir(os.path.join(tree, name, dirname)):
+            return None  # what nearly every store has: no need to look at all of it
+    found = None
+    for path, names in _walk(tree):
+        if os.path.basename(path) == dirname and path != tree:
+            return None
+        if found is None and path != tree and (_INDEX & set(names) or any(map(MESSAGE.fullmatch, names))):
+            found = path
+    return found
+
+
+def _walk(directory: str) -> Iterator[tuple[str, list[str]]]:
+    """Each directory with the names of the files in it; those that can't be read are left out."""
+    todo = [directory]
+    while todo:
+        path = todo.pop()
+        try:
+            with os.scandir(path) as entries:
+                found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+        except OSError:
+            continue
+        yield path, [name for name, is_dir in found if not is_dir]
+        todo += [os.path.join(path, name) for name, is_dir in reversed(found) if is_dir]
+
+
+def kind_by_index(directories: Iterable[str | None]) -> str | None:
+    """``mdbox`` or ``sdbox``, as the first mailbox index in or below *directories* says; None: none does."""
+    for directory in directories:
+        for path, names in _walk(directory) if directory is not None else ():
+            for name in sorted(_INDEX & set(names)):
+                data = _beginning(os.path.join(path, name))
+                if b"mdbox-hdr" in data:
+                    return "mdbox"
+                if b"dbox-hdr" in data:
+                    return "sdbox"
+    return None
+
+
+def _beginning(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(_HEAD)
+    except OSError:
+        return b""

@@ -1,0 +1,222 @@
+"""Mail that a store has and does not show: why it looks emptier than it is.
+
+A store is read by its indexes.  Where these lie elsewhere (``INDEX=``) or are lost, and where INBOX lies
+elsewhere (``INBOX=``; Dovecot 2.4 on Debian 13 has ``mail_inbox_path`` set), its mailboxes are shown with
+fewer messages, or not at all, and nothing of it is an error.  A backup or a conversion would then be one of
+nothing.  This is what gives it away:
+
+* NO_INDEX: a mailbox without an index that has message files (sdbox), or that stored messages name as theirs
+  (mdbox);
+* NO_MAILBOX: messages of the map that no mailbox has, and the mailbox that they were saved to is not there,
+  or shows far fewer than that;
+* NO_INBOX: there is no INBOX.  A store that nobody has logged in to, or of another namespace, has none, too.
+
+A few messages that no mailbox has, saved to one that is there, are what interrupted saves leave: they hide
+nothing (``dboxfs check`` names them).  A mailbox whose index can't be read is an error, and told as one.
+
+Nothing is written or locked.  Only what lacks an index is listed, only what no mailbox has is read, and of
+that :data:`SAMPLE` messages at most.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import trio
+
+from dboxfs.errors import CorruptFile, DboxfsError
+from dboxfs.fsapi import FileSystem
+from dboxfs.index.mailbox import map_uids
+from dboxfs.index.mapindex import MapIndex
+from dboxfs.index.state import IndexState
+from dboxfs.store.evidence import MESSAGE
+from dboxfs.store.location import Kind, Location
+from dboxfs.store.mdbox import MdboxStorage
+from dboxfs.store.names import display_name
+
+if TYPE_CHECKING:
+    from dboxfs.store.store import Store
+
+SAMPLE = 256
+"""Of so many messages that no mailbox has it is looked up where they were saved."""
+
+FEW = 10
+"""Fewer messages than that, saved to a mailbox that is there, are what interrupted saves leave."""
+
+_SETTLE = 0.3
+"""Seconds after which a save that was going on is in its mailbox."""
+
+
+class Cause(enum.Enum):
+    """Why mail is not shown; see the module."""
+
+    NO_INDEX = "no-index"
+    NO_MAILBOX = "no-mailbox"
+    NO_INBOX = "no-inbox"
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """One reason.  ``what``, ``todo``: half a line each.  ``mailbox``: storage name.
+
+    ``messages``: that are not shown, as far as was looked; 0: nobody knows.
+    """
+
+    cause: Cause
+    path: str
+    what: str
+    todo: str
+    mailbox: str
+    messages: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}; {self.todo}"
+
+
+async def hidden_mail(
+    fs: FileSystem,
+    location: Location,
+    states: Mapping[str, IndexState | None],
+    *,
+    unread: Collection[str] = (),
+    storage: MdboxStorage | None = None,
+    unlisted: npt.NDArray[np.uint32] | None = None,
+) -> list[Hidden]:
+    """Everything that gives hidden mail away; empty for a store that shows all it has.
+
+    :param states: the index of each mailbox, by storage name; None: there is none.
+    :param unread: mailboxes (storage names) whose index can't be read; they are not in *states*.
+    :param storage: mdbox: to read stored messages with; None: an sdbox, or the map can't be read.
+    :param unlisted: what :func:`unlisted_messages` gave.
+    """
+    found: list[Hidden] = []
+    if location.kind is Kind.SDBOX:
+        for name in sorted(name for name, state in states.items() if state is None):
+            found += await _files_without_index(fs, location, name)
+    elif storage is not None and unlisted is not None and len(unlisted) and not unread:
+        found += await _without_mailbox(location, states, storage, unlisted)
+    if "INBOX" not in states and "INBOX" not in unread and Cause.NO_INBOX not in {one.cause for one in found}:
+        found.append(_no_inbox(location))
+    return found
+
+
+def unlisted_messages(mapping: MapIndex, states: Mapping[str, IndexState | None]) -> npt.NDArray[np.uint32]:
+    """Map uids that count as used and that no mailbox has.  The states are to be read before the map."""
+    columns = [
+        column for state in states.values() if state is not None and (column := map_uids(state)) is not None
+    ]
+    listed = np.unique(np.concatenate(columns)) if columns else np.zeros(0, np.uint32)
+    return np.setdiff1d(mapping.map_uids[mapping.refcounts > 0], listed).astype(np.uint32)
+
+
+async def hidden_in(store: Store) -> list[Hidden]:
+    """:func:`hidden_mail` of a loaded store.  Saves that are going on get the time to end."""
+    boxes = {name: folder.mailbox for name, folder in store.folders.items() if folder.mailbox is not None}
+    unread = store.index_errors.keys()
+    unlisted: npt.NDArray[np.uint32] | None = None
+
+    def states() -> dict[str, IndexState | None]:
+        return {name: box.state for name, box in boxes.items() if name not in unread}
+
+    storage = store.storage
+    if storage is not None:
+        try:
+            unlisted = unlisted_messages(await storage.map(), states())
+            if len(unlisted):
+                await trio.sleep(_SETTLE)
+                for folder in list(store.folders.values()):
+                    await store.refresh_mailbox(folder)
+                again = unlisted_messages(await storage.map(fresh=True), states())
+                unlisted = np.intersect1d(unlisted, again)
+        except (CorruptFile, OSError):
+            storage = None  # who opens a message says so
+    return await hidden_mail(
+        store.fs, store.location, states(), unread=unread, storage=storage, unlisted=unlisted
+    )
+
+
+def summary(found: Sequence[Hidden]) -> str:
+    """One line for all of it."""
+    more = f" (and {len(found) - 1} more: dboxfs info names them)" if len(found) > 1 else ""
+    return f"mail may be hidden: {found[0]}{more}"
+
+
+async def _files_without_index(fs: FileSystem, location: Location, name: str) -> list[Hidden]:
+    count = 0
+    for directory in (location.mailbox_path(name), location.alt_mailbox_path(name)):
+        if directory is None:
+            continue
+        try:
+            count += sum(MESSAGE.fullmatch(entry.name) is not None for entry in await fs.listdir(directory))
+        except OSError:
+            continue  # the alternative storage need not be there
+    what = f"{count} message files and no index: none of them is shown"
+    return [_no_index(location, name, what, count)] if count else []
+
+
+def _no_index(location: Location, name: str, what: str, count: int) -> Hidden:
+    todo = (
+        "give INDEX= if the indexes lie elsewhere (Dovecot 2.4: mail_index_path)"
+        if location.index is None
+        else f"see that INDEX={location.index} is right"
+    )
+    todo += "; if they are lost, dboxfs rescue makes a new store of the messages"
+    return Hidden(Cause.NO_INDEX, location.index_path(name), what, todo, name, count)
+
+
+async def _without_mailbox(
+    location: Location,
+    states: Mapping[str, IndexState | None],
+    storage: MdboxStorage,
+    unlisted: npt.NDArray[np.uint32],
+) -> list[Hidden]:
+    """The mailboxes that messages which no mailbox has were saved to."""
+    mapping = await storage.map()
+    counts: Counter[str] = Counter()
+    for map_uid in unlisted[:SAMPLE].tolist():
+        place = mapping.lookup(map_uid)
+        if place is None:
+            continue
+        try:
+            record = await storage.record(place)
+        except (DboxfsError, OSError):
+            continue  # told where messages are read
+        counts[os.fsdecode(record.metadata.orig_mailbox or b"INBOX")] += 1
+    least = "at least " if len(unlisted) > SAMPLE else ""
+    found = []
+    for name, count in sorted(counts.items()):
+        shown = display_name(name, utf8=location.utf8)
+        state = states.get(name)
+        what = f"{least}{count} messages in {location.storage} were saved to {shown}"
+        if name in states and state is None:
+            found.append(_no_index(location, name, f"{what}, which has no index", count))
+        elif state is None and name == "INBOX":
+            found.append(_no_inbox(location, f"{what}, which is not there", count))
+        elif state is None:
+            todo = "is it kept elsewhere, or lost? dboxfs rescue brings them back in a new store"
+            path = location.mailbox_path(name)
+            found.append(Hidden(Cause.NO_MAILBOX, path, f"{what}, which is not there", todo, name, count))
+        elif count >= FEW and count > len(state):
+            what += f", whose index has {len(state)}"
+            todo = "was the index lost and made anew? dboxfs rescue brings them back in a new store"
+            path = location.index_path(name)
+            found.append(Hidden(Cause.NO_MAILBOX, path, what, todo, name, count))
+    return found
+
+
+def _no_inbox(location: Location, what: str = "there is no INBOX", count: int = 0) -> Hidden:
+    if location.inbox is not None:
+        todo = f"see that INBOX={location.inbox} is right"
+    else:
+        todo = (
+            "if it lies elsewhere, give INBOX=DIR (Dovecot 2.4: mail_inbox_path, which Debian 13 sets to "
+            "/var/mail/%{user})"
+        )
+    return Hidden(Cause.NO_INBOX, location.mailbox_path("INBOX"), what, todo, "INBOX", count)
