@@ -312,7 +312,8 @@ def open_body(fs: FileSystem, opened: Opened, attachments: str | None, suffix: s
             return inner
         if attachments is None:
             raise FormatError(
-                record.offset, "its attachments are in files of their own; mount with -o attachments=DIR"
+                record.offset,
+                "its attachments are in files of their own; mount it with -o attachments=DIR",
             )
         directory = attachments
         return AssembledBody(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dboxfs.errors import CorruptFile
+from dboxfs.errors import CorruptFile, NoSuchMailbox
 from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.index import payload
 from dboxfs.index.log import LogHeader, RecordType, encode_log_header, encode_record, encode_transaction
@@ -224,6 +224,28 @@ def test_old_form_of_an_expunge_counts_too() -> None:
         RecordType.EXPUNGE, (3).to_bytes(4, "little") + (5).to_bytes(4, "little"), external=True
     )
     assert expunged_since([2, 3, 5, 6], LogBytes(a_log([record]), 500)) == {3: 500, 5: 500}
+
+
+@BOTH
+async def test_mailbox_with_the_index_of_the_other_format_is_not_written(kind: Kind, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    place = await Place(kind, tmp_path / "a").make()
+    other = await Place(Kind.SDBOX if kind is Kind.MDBOX else Kind.MDBOX, tmp_path / "b").make()
+    shutil.copytree(other.inbox, place.root / "mailboxes/Work/dbox-Mails")
+    before = place.messages()
+    async with FileSystem(ThreadsDriver(2)) as fs:
+        with pytest.raises(CorruptFile, match=f"Work has the index of an {other.location.kind.value}"):
+            await place.writer(fs).save("Work", [message(9)])
+    assert place.messages() == before
+
+
+async def test_errors_name_mailboxes_as_people_do(tmp_path: Path) -> None:
+    place = await Place(Kind.SDBOX, tmp_path).make()
+    async with FileSystem(ThreadsDriver(2)) as fs:
+        writer = place.writer(fs)
+        with pytest.raises(NoSuchMailbox, match="Trés/Là: no such mailbox"):
+            await writer.save("Tr&AOk-s/L&AOA-", [message(9)])
 
 
 # -- deleting a mailbox ------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ class MailboxTree:
         async with self._locked():
             path = self._location.mailbox_path(name)
             if await self._disk.exists(path):
-                raise MailboxExists(f"{name}: the mailbox exists")
+                raise MailboxExists(f"{self._work.shown(name)}: the mailbox exists")
             self._work.index(name).forget()
             if self._location.index is None:
                 await self._create_whole(name, path)
@@ -105,7 +105,7 @@ class MailboxTree:
         missing = await self._missing_above(path)
         await self._disk.make_dirs(staging)
         try:
-            index = IndexLog(self._disk, staging, "dovecot.index", name)
+            index = IndexLog(self._disk, staging, "dovecot.index", self._work.shown(name))
             await make_mailbox_index(self._disk, self._location, index, self._work.map_view, contended=False)
             await self._disk.make_dirs(os.path.dirname(path))
             await self._disk.run(ops.Rename(staging, path))
@@ -133,7 +133,7 @@ class MailboxTree:
         )
         await self._disk.make_dirs(path)
         if not made:
-            raise MailboxExists(f"{name}: the mailbox exists")
+            raise MailboxExists(f"{self._work.shown(name)}: the mailbox exists")
 
     async def _sync_parents(self, path: str) -> None:
         """Make the names that lead to *path* durable."""
@@ -182,7 +182,7 @@ class MailboxTree:
                 self._work.forget(name)
                 await self._remove_mailbox(name, path)
             elif not await self._disk.exists(folder):
-                raise NoSuchMailbox(f"{name}: no such mailbox")
+                raise NoSuchMailbox(f"{self._work.shown(name)}: no such mailbox")
             await self._remove_if_empty(folder)
             if not await self._disk.exists(self._location.root):
                 raise ops.os_error(errno.ENOENT, self._location.root)  # nothing was deleted: it all went away
@@ -191,7 +191,7 @@ class MailboxTree:
     async def _check_empty(self, name: str, folder: str) -> None:
         entries = await self._disk.listdir(folder)
         if any(entry.is_dir and entry.name != self._location.dirname for entry in entries):
-            raise MailboxInUse(f"{name}: the mailbox has children")
+            raise MailboxInUse(f"{self._work.shown(name)}: the mailbox has children")
 
     async def _refuse_message_files(self, name: str) -> None:
         """What goes with a mailbox are its index and messages that are expunged, and no message file else.
@@ -215,7 +215,8 @@ class MailboxTree:
         for path, uid in uids.items():
             found = await self._disk.stat(path)
             if uid not in known and found is not None and not is_left_by_expunge(found, uid, shown):
-                what = f"{name}: not deleted: its index does not know {path}; move that file away first"
+                reason = f"its index does not know {path}; move that file away first"
+                what = f"{self._work.shown(name)}: not deleted: {reason}"
                 log.warning("%s", what)  # an rmdir only says that something is in it
                 raise MailboxInUse(what)
 
@@ -237,7 +238,9 @@ class MailboxTree:
                     return
             except NoSuchMailbox:  # marked by an earlier attempt that a crash ended
                 return
-        raise MailboxInUse(f"{name}: messages keep coming while the mailbox is being deleted")
+        raise MailboxInUse(
+            f"{self._work.shown(name)}: messages keep coming while the mailbox is being deleted"
+        )
 
     async def _mark_if_empty(self, name: str, *, requested_ok: bool) -> bool:
         async with self._work.mailbox(name) as index:
@@ -245,7 +248,7 @@ class MailboxTree:
             if requested_ok and count and count == len(index.state.pending_expunges):
                 count = -1
             elif count and requested_ok:
-                raise MailboxInUse(f"{name}: the mailbox has messages")
+                raise MailboxInUse(f"{self._work.shown(name)}: the mailbox has messages")
             elif not count:
                 await index.append(records.index_deleted(), durable=True)
                 return True
@@ -339,11 +342,11 @@ class MailboxTree:
             there = [await self._disk.exists(source) for source, _ in pairs]
             taken = [await self._disk.exists(target) for _, target in pairs]
             if not any(there):
-                raise NoSuchMailbox(f"{old}: no such mailbox")
+                raise NoSuchMailbox(f"{self._work.shown(old)}: no such mailbox")
             if any(here and used for here, used in zip(there, taken, strict=True)) or (
                 there[0] and any(taken)
             ):
-                raise MailboxExists(f"{new}: the mailbox exists")
+                raise MailboxExists(f"{self._work.shown(new)}: the mailbox exists")
             self._work.forget(old)
             await self._rename_all([pair for pair, here in zip(pairs, there, strict=True) if here])
             for tree in self._trees():

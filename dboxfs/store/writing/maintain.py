@@ -79,7 +79,7 @@ async def maintain(
         except NoSuchMailbox:
             continue
         except (DboxfsError, OSError) as error:
-            log.warning("%s: not maintained: %s", name, error)
+            log.warning("%s: not maintained: %s", work.shown(name), error)
             done.failed += 1
     await pause()
     if work.mdbox:

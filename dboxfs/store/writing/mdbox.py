@@ -294,7 +294,7 @@ class MdboxWriter:
             here, there = indexes[source], indexes[target]
             wanted = visible(here.state, uids)
             if len(wanted) != len(set(uids)):
-                raise NoSuchMessage(f"{source}: some of the messages to be copied are gone")
+                raise NoSuchMessage(f"{self._work.shown(source)}: some of the messages to be copied are gone")
             rows = self._copies(here, there, wanted, mapping, like or {})
             check_limit(mapping, rows)
             replaced = self._take_place(there, rows, replaces)

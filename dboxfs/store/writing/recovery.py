@@ -63,7 +63,7 @@ async def recover(work: Work, delete: Delete, names: Iterable[str] | None = None
         for name, index, end in zip(some, indexes, await look_at_ends(work, indexes), strict=True):
             cut += await _finish(work, index, end)
             if end is not None and end.deleted:
-                await _delete(delete, name)
+                await _delete(work, delete, name)
     others = [work.map, work.list_index()] if work.mdbox else [work.list_index()]
     for index, end in zip(others, await look_at_ends(work, others), strict=True):
         cut += await _finish(work, index, end)
@@ -72,11 +72,11 @@ async def recover(work: Work, delete: Delete, names: Iterable[str] | None = None
     return cut
 
 
-async def _delete(delete: Delete, name: str) -> None:
+async def _delete(work: Work, delete: Delete, name: str) -> None:
     try:
         await delete(name)
     except (DboxfsError, OSError) as error:
-        log.warning("%s: marked as deleted, but can't be deleted: %s", name, error)
+        log.warning("%s: marked as deleted, but can't be deleted: %s", work.shown(name), error)
 
 
 async def _finish(work: Work, index: IndexLog, end: LogEnd | None) -> int:

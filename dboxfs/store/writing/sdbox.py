@@ -86,7 +86,7 @@ class SdboxWriter:
         if await self._disk.exists(directory):
             return
         if self._work.location.index is None or not await self._disk.exists(self._work.index(name).log_path):
-            raise NoSuchMailbox(f"{name}: no such mailbox")
+            raise NoSuchMailbox(f"{self._work.shown(name)}: no such mailbox")
         await self._disk.make_dirs(directory)
 
     async def _prepare(self, name: str, message: NewMessage, made: list[_New]) -> _New:
@@ -167,7 +167,7 @@ class SdboxWriter:
             await self._take_uids(name, index, news)
             replaced = self._inherit(index, news)
             if self._work.options.alone:
-                attachments = await self._attachment_files(index, replaced)
+                attachments = await self._attachment_files(name, index, replaced)
             try:
                 await self._link_attachments(index, news)
                 await self._publish(name, news)
@@ -309,7 +309,9 @@ class SdboxWriter:
             async with self._work.mailbox(source) as index:
                 wanted = visible(index.state, uids)
                 if len(wanted) != len(set(uids)):
-                    raise NoSuchMessage(f"{source}: some of the messages to be copied are gone")
+                    raise NoSuchMessage(
+                        f"{self._work.shown(source)}: some of the messages to be copied are gone"
+                    )
                 guid = self._work.header(index).guid
                 rows = index.state.rows_of(wanted).tolist()
                 state = index.state
@@ -336,7 +338,7 @@ class SdboxWriter:
                 return await self._work.link_or_copy(path, temporary)
             except FileNotFoundError:
                 continue
-        raise NoSuchMessage(f"{source}: the file of uid {uid} is gone")
+        raise NoSuchMessage(f"{self._work.shown(source)}: the file of uid {uid} is gone")
 
     async def _attachments(
         self, name: str, uids: Sequence[int], guid: bytes
@@ -352,17 +354,18 @@ class SdboxWriter:
                 directory = self._work.location.attachments
                 if directory is None:
                     raise Unsupported(
-                        f"{name}: uid {scanned.uid} has external attachments; say where they are"
+                        f"{self._work.shown(name)}: uid {scanned.uid} has external attachments; "
+                        "say where they are: -o attachments=DIR"
                     )
                 paths = [os.path.join(directory, ref.path) for ref in parse_ext_refs(refs)]
                 found[scanned.uid] = tuple((f"{p}-{guid.hex()}-{scanned.uid}", p) for p in paths)
         return found
 
-    async def _attachment_files(self, index: IndexLog, uids: Sequence[int]) -> list[str]:
+    async def _attachment_files(self, name: str, index: IndexLog, uids: Sequence[int]) -> list[str]:
         """The attachment files of messages that will be expunged; none if one doesn't know where they are."""
         if not uids or self._work.location.attachments is None:
             return []
-        found = await self._attachments(index.what, uids, self._work.header(index).guid)
+        found = await self._attachments(name, uids, self._work.header(index).guid)
         return [file for pairs in found.values() for file, _ in pairs]
 
     # -- expunge -----------------------------------------------------------------------------------------
@@ -378,7 +381,7 @@ class SdboxWriter:
             wanted = index.state.uids.tolist() if uids is None else present(index.state, uids)
             first = heritage(index, heir, wanted[0]) if heir is not None and wanted else None
             gone = sorted({*wanted, *index.state.pending_expunges.tolist()})
-            attachments = await self._attachment_files(index, gone)
+            attachments = await self._attachment_files(name, index, gone)
             await finish_expunge(index, gone, first or [])
         await self.unlink(name, gone, attachments)
         self._work.count("expunged", len(gone))

@@ -15,11 +15,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from dboxfs.errors import CorruptFile, NoSuchMailbox, Unsupported
 from dboxfs.fsapi import FileSystem, ops
-from dboxfs.index.mailbox import MailboxHeader, mailbox_header
+from dboxfs.index.mailbox import MDBOX_HEADER, MailboxHeader, mailbox_header
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.index.state import IndexState
 from dboxfs.store.indexfiles import IndexFiles
 from dboxfs.store.location import Kind, Location
+from dboxfs.store.names import display_name
 from dboxfs.store.writing.disk import Disk
 from dboxfs.store.writing.errors import WHERE_INDEX, IndexMissing
 from dboxfs.store.writing.indexlog import IndexLog
@@ -102,7 +103,11 @@ class Work:
 
     def new_index(self, name: str) -> IndexLog:
         """An index of a mailbox that is not kept: for a look that should push nothing else out of memory."""
-        return IndexLog(self.disk, self.index_directory(name), "dovecot.index", name)
+        return IndexLog(self.disk, self.index_directory(name), "dovecot.index", self.shown(name))
+
+    def shown(self, name: str) -> str:
+        """The name of a mailbox for people: storage names are encoded."""
+        return display_name(name, utf8=self.location.utf8)
 
     def index_directory(self, name: str) -> str:
         """Where the index files of a mailbox lie."""
@@ -151,7 +156,7 @@ class Work:
         :raises IndexMissing: there are messages: the index is lost, or lies elsewhere.
         """
         if not await self.disk.exists(self.location.mailbox_path(name)):
-            raise NoSuchMailbox(f"{name}: no such mailbox")
+            raise NoSuchMailbox(f"{self.shown(name)}: no such mailbox")
         await self._refuse_lost_index(name, index)
         await self.disk.make_dirs(index.directory)
         await make_mailbox_index(self.disk, self.location, index, self.map_view, contended=True)
@@ -181,8 +186,12 @@ class Work:
 
     def _check_header(self, name: str, index: IndexLog) -> None:
         header = self.header(index)
+        if (header.kind == MDBOX_HEADER) != self.mdbox:
+            other = "an sdbox" if self.mdbox else "an mdbox"
+            raise CorruptFile(index.log_path, 0, f"{index.what} has the index of {other}; it is not written")
         if self.mdbox and self.map.busy and self.map.known_uid_validity not in (0, header.map_uid_validity):
-            raise CorruptFile(index.log_path, 0, f"{name} belongs to another map; run doveadm force-resync")
+            what = f"{index.what} belongs to another map, it is not written; dboxfs check says what to do"
+            raise CorruptFile(index.log_path, 0, what)
 
     # -- the map -----------------------------------------------------------------------------------------
 
