@@ -50,12 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="read everything again and compare it before DST becomes a store",
     )
+    parser.add_argument(
+        "--force", action="store_true", help="convert what is shown, though SRC seems to hide mail"
+    )
     parser.add_argument("--attachments", metavar="DIR", help="Dovecot's mail_attachment_dir, if SRC has one")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
 def convert(arguments: argparse.Namespace) -> int:
-    """``dboxfs convert SRC DST [--format F] [--dbox-version N] [--verify]``."""
+    """``dboxfs convert SRC DST [--format F] [--dbox-version N] [--verify] [--force]``."""
     log_to_stderr()
     location = parse_location(arguments.source)
     if arguments.attachments is not None:
@@ -69,20 +72,24 @@ def convert(arguments: argparse.Namespace) -> int:
         async with FileSystem(ThreadsDriver()) as fs, open_store(fs, location, follow=False) as store:
             options = WriteOptions(neighbour=Neighbour.ALONE, dbox_version=arguments.dbox_version)
             converter = Converter(
-                fs, store, root, kind, verify=arguments.verify, options=options, report=meter.show
-            )
+                fs, store, root, kind, verify=arguments.verify, force=arguments.force,
+                options=options, report=meter.show,
+            )  # fmt: skip
             return await converter.run()
 
     try:
         done = trio.run(run)
     finally:
         meter.end()
-    for line in (*done.told, *done.failed):
+    hidden = [f"mail may be hidden: {line}" for line in done.hidden]
+    for line in (*hidden, *done.told, *done.failed):
         print(f"dboxfs: {one_line(line)}", file=sys.stderr)
     if done.finished:
         print(f"{root}: finished by an earlier run, nothing was left to do")
     print(f"{root}: {done.messages} messages in {done.mailboxes} mailboxes, {meter.rate(done.bytes)}")
-    if done.verified is not None:
+    if done.verified is not None and hidden:
+        print(f"not verified: {done.verified} messages were compared, but mail may be hidden (see above)")
+    elif done.verified is not None:
         print(f"verified: {done.verified} messages are what they are in {location.root}")
     if arguments.dbox_version == 2:
         for line in for_dovecot(Location(kind, root, utf8=location.utf8)):
@@ -97,7 +104,7 @@ def convert(arguments: argparse.Namespace) -> int:
             f"{len(done.failed)} could not be carried over (see above); "
             f"dboxfs rescue {location.root} DST may find more of them"
         )
-    return 1 if done.failed or done.told else 0
+    return 1 if done.failed or done.told or hidden else 0
 
 
 def _refuse_overlap(location: Location, root: str) -> None:

@@ -83,13 +83,16 @@ SINGLE: dict[str, tuple[Damage, set[str]]] = {
         lambda root: shutil.copytree(root / BOX, root / "mailboxes/Copy/dbox-Mails"),
         {"mailbox-guid"},
     ),
-    "a renamed directory": (lambda root: (root / BOX).rename(root / "mailboxes/INBOX/old"), {"stray"}),
+    "a renamed directory": (
+        lambda root: (root / BOX).rename(root / "mailboxes/INBOX/old"), {"stray", "no-inbox"},
+    ),
     "a mailbox that Dovecot takes for INBOX": (
         lambda root: (root / "mailboxes/Other").rename(root / "mailboxes/inbox"), {"hidden"},
     ),
     "a mailbox below such a one": (
         lambda root: shutil.move(root / "mailboxes/Other", root / "mailboxes/Inbox/Other"), {"hidden"},
     ),
+    "no INBOX": (lambda root: shutil.rmtree(root / "mailboxes/INBOX"), {"no-inbox"}),
     "messages with one guid": (
         lambda root: twin(root), {"same-guid"},
     ),
@@ -126,13 +129,19 @@ MULTI: dict[str, tuple[Damage, set[str]]] = {
         lambda root: (root / "mailboxes/Other").rename(root / "mailboxes/inbox"), {"hidden"},
     ),
     "a mailbox is gone": (
-        lambda root: shutil.rmtree(root / "mailboxes/Other"), {"in-no-mailbox", "refcount-high"},
+        lambda root: shutil.rmtree(root / "mailboxes/Other"),
+        {"in-no-mailbox", "refcount-high", "no-mailbox"},
     ),
     "a copied mailbox": (
         lambda root: shutil.copytree(root / BOX, root / "mailboxes/Copy/dbox-Mails"),
         {"mailbox-guid", "refcount-low"},
     ),
-    "a mailbox without an index": (lambda root: lose_indexes(root / BOX), {"in-no-mailbox", "refcount-high"}),
+    "a mailbox without an index": (
+        lambda root: lose_indexes(root / BOX), {"in-no-mailbox", "refcount-high", "no-index"},
+    ),
+    "no INBOX": (
+        lambda root: shutil.rmtree(root / "mailboxes/INBOX"), {"in-no-mailbox", "refcount-high", "no-inbox"},
+    ),
     "no storage": (lambda root: shutil.rmtree(root / "storage"), {"other-format", "no-file"}),
 }  # fmt: skip
 
@@ -315,3 +324,28 @@ def test_progress_is_shown_on_a_terminal_only(dovecot: Dovecot) -> None:
         os.close(ours)
     assert done.stdout.decode().splitlines()[-1].startswith("0 errors, 0 warnings")
     assert dboxfs("check", account.location).stderr == ""
+
+
+def test_an_index_or_inbox_elsewhere_is_named_as_the_cause(dovecot: Dovecot) -> None:
+    account = dovecot.account("mdbox:{home}/mail:INDEX={home}/index")
+    account.save(body(1))
+    done = dboxfs("check", "--unused", account.root)
+    assert done.returncode == 1
+    assert "\n    if the indexes lie elsewhere, give INDEX=DIR (Dovecot 2.4: mail_index_path)" in done.stdout
+    assert dboxfs("check", "--unused", account.location).returncode == 0
+    other = dovecot.account("sdbox:{home}/mail:INBOX={home}/inbox")
+    other.save(body(1))
+    other.doveadm("mailbox create", "Work")
+    other.save(body(2), "Work")
+    done = dboxfs("check", "--unused", other.root)
+    assert done.returncode == 1
+    assert "error: there is no INBOX" in done.stdout
+    assert "    if it lies elsewhere, give INBOX=DIR (Dovecot 2.4: mail_inbox_path" in done.stdout
+    assert dboxfs("check", "--unused", other.location).returncode == 0
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_an_empty_store_without_an_inbox_is_healthy(dovecot: Dovecot, driver: str) -> None:
+    account = dovecot.account(f"{driver}:{{home}}/mail")
+    account.doveadm("mailbox create", "Work")
+    assert await findings(account.root) == []

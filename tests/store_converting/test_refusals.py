@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -226,3 +227,34 @@ def test_an_unreadable_mailbox_is_left_out_and_named(source: Account, dovecot: D
     assert "Bad: the mailbox was left out" in done.stderr
     assert list(account.status()) == ["INBOX"]
     assert len(account.fetch()) == 5
+
+
+def hide(account: Account, how: str) -> None:
+    """The store shows less than it has."""
+    if how == "the index is elsewhere":
+        for path in (account.root / "mailboxes/INBOX").rglob("dovecot.index*"):
+            path.unlink()
+    else:
+        shutil.move(account.root / "mailboxes/INBOX", account.home / "elsewhere")
+
+
+@pytest.mark.parametrize("kind", ["sdbox", "mdbox"])
+@pytest.mark.parametrize("how", ["the index is elsewhere", "INBOX is elsewhere"])
+def test_a_source_that_only_looks_empty_is_refused_and_never_called_verified(
+    dovecot: Dovecot, tmp_path: Path, kind: str, how: str
+) -> None:
+    source = dovecot.account(f"{kind}:{{home}}/mail")
+    source.append([Append(body(n)) for n in range(2)])
+    source.doveadm("mailbox create", "Work")
+    source.save(body(7), "Work")
+    hide(source, how)
+    line = refused("--verify", source.location, str(tmp_path / "new"))
+    assert "mail may be hidden" in line
+    assert ("INDEX=" if how.startswith("the index") else "INBOX=") in line
+    assert not (tmp_path / "new").exists()
+    done = dboxfs("convert", "--verify", "--force", source.location, str(tmp_path / "new"))
+    assert done.returncode == 1
+    assert "mail may be hidden" in done.stderr
+    assert "\nverified" not in done.stdout
+    assert "\nnot verified" in done.stdout
+    assert (tmp_path / "new/mailboxes").exists()

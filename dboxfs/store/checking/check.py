@@ -17,6 +17,7 @@ from dboxfs.errors import NoSuchStore
 from dboxfs.fsapi import FileSystem
 from dboxfs.store.checking.broken import broken_findings
 from dboxfs.store.checking.findings import Finding, Look, Severity, settled
+from dboxfs.store.checking.hiding import hidden_findings
 from dboxfs.store.checking.indexes import (
     Index,
     cache_findings,
@@ -121,6 +122,7 @@ class _Check:
         else:
             guids = await self._storage(boxes)
         self._emit_all(await broken_findings(self._fs, self._location, boxes, guids))
+        self._emit_all(await self._hidden(boxes, guids))
         for box in boxes:
             self._emit_all(await cache_findings(self._fs, self._location, box))
         self._emit_all(_same_guid(boxes))
@@ -183,6 +185,20 @@ class _Check:
             return await touched(self._fs, paths)
 
         return await settled(look, self._options.patience, changing)
+
+    async def _hidden(self, boxes: Sequence[Index], guids: set[bytes]) -> list[Finding]:
+        mapping: Index | None = None
+        if self._location.kind is Kind.MDBOX:
+            mapping = map_index(self._fs, self._location)
+
+        async def look() -> list[Finding]:
+            for box in boxes:
+                await read_index(self._fs, box)
+            if mapping is not None:
+                await read_index(self._fs, mapping)
+            return await hidden_findings(self._fs, self._location, boxes, mapping, mail=bool(guids))
+
+        return await self._settled(look, [box.files.log_path for box in boxes])
 
     def _note_external(self) -> None:
         if self._tally.external and self._location.attachments is None:

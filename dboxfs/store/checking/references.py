@@ -183,7 +183,7 @@ class ReferencesCheck:
             return who.finding(Severity.ERROR, "refcount-low", path, what, todo)
         if has == 0:
             what = f"no mailbox has this message, the map counts {says} references"
-            todo = f"{COPY}; dboxfs rescue or {FORCE_RESYNC} brings it back, into the mailbox that it names"
+            todo = f"see that no mailbox is missing; {COPY}; dboxfs rescue or {FORCE_RESYNC} brings it back"
             return who.finding(Severity.ERROR, "in-no-mailbox", path, what, todo)
         what = f"{has} mailbox records refer to it, the map counts {says}: its space is never given back"
         todo = f"it may stay so; {recount('counts anew')}"

@@ -28,7 +28,7 @@ from dboxfs.errors import DboxfsError, Unsupported
 from dboxfs.fsapi import FileSystem
 from dboxfs.fsapi.ops import fresh
 from dboxfs.store.converting.control import Control
-from dboxfs.store.converting.errors import OtherConversion, SourceChanged, VerifyFailed
+from dboxfs.store.converting.errors import HiddenMail, OtherConversion, SourceChanged, VerifyFailed
 from dboxfs.store.converting.finished import finished
 from dboxfs.store.converting.journal import Batch, Head, Journal
 from dboxfs.store.converting.newindexes import IndexFiles, Rows, mailbox_files, map_files
@@ -37,6 +37,7 @@ from dboxfs.store.converting.portrait import Portrait, take_portrait
 from dboxfs.store.converting.source import CHUNK, Found, MailboxSource, Stored, close_all, reason
 from dboxfs.store.converting.verify import verify
 from dboxfs.store.converting.workplace import Workplace, open_workplace
+from dboxfs.store.hidden import hidden_in, summary
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.mailbox import Mailbox
 from dboxfs.store.names import display_name
@@ -70,7 +71,8 @@ class Converted:
 
     ``failed``: a line for each message or mailbox that was left out; ``told``: for each that was carried over
     and is not as it should be.  ``finished``: an earlier run had done it all.  ``encrypted``: uids of
-    messages whose ciphertext was kept, by mailbox.
+    messages whose ciphertext was kept, by mailbox.  ``hidden``: a line for each reason why the source may
+    have mail that it doesn't show.
     """
 
     mailboxes: int = 0
@@ -80,6 +82,7 @@ class Converted:
     finished: bool = False
     verified: int | None = None
     failed: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     encrypted: dict[str, list[int]] = field(default_factory=dict)
 
@@ -117,6 +120,7 @@ class Converter:
     :param kind: what the destination is to be.
     :param options: ``dbox_version`` is that of its messages; ``fsync``, ``rotate_size`` count too.
     :param verify: read everything again and compare it before the destination becomes a store.
+    :param force: also if the source seems to have mail that it doesn't show (:mod:`dboxfs.store.hidden`).
     :param report: told now and then how far it is.
     :param batch: messages after which the journal is written.
     """
@@ -129,6 +133,7 @@ class Converter:
         kind: Kind,
         *,
         verify: bool = False,
+        force: bool = False,
         options: WriteOptions,
         report: Report | None = None,
         batch: int = BATCH,
@@ -138,6 +143,7 @@ class Converter:
         self._root = root
         self._kind = kind
         self._verify = verify
+        self._force = force
         self._options = options
         self._batch = batch
         self._report = report
@@ -157,11 +163,13 @@ class Converter:
     async def run(self) -> Converted:
         """Convert, or go on where an interrupted run ended.
 
+        :raises HiddenMail: the source seems to have mail that it doesn't show.
         :raises SourceChanged: the source was written meanwhile; the destination stays unfinished.
         :raises StoreExists, OtherConversion, StoreBusy, NoSuchStore: the destination can't be had.
         :raises OSError: it can't be written; the same command goes on later.
         """
         await self._look_at_source()
+        await self._look_for_hidden()
         try:
             self._place = await open_workplace(
                 self._fs, self._root, self._kind, self._store.owner, self._options
@@ -183,6 +191,13 @@ class Converter:
         finally:
             await self._place.close()
         return self.result
+
+    async def _look_for_hidden(self) -> None:
+        """A store that only looks empty is not converted, or at least not without a word."""
+        found = await hidden_in(self._store)
+        if found and not self._force:
+            raise HiddenMail(f"{summary(found)}; --force converts what is shown")
+        self.result.hidden = [str(one) for one in found]
 
     async def _is_finished(self) -> bool:
         """Whether an earlier run was killed behind its last step: then there is nothing left to do."""

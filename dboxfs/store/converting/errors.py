@@ -26,5 +26,11 @@ class VerifyFailed(DboxfsError):
     errno: ClassVar[int] = errno.EIO
 
 
+class HiddenMail(DboxfsError):
+    """The source has mail that it doesn't show; a conversion would be one of less than that."""
+
+    errno: ClassVar[int] = errno.EINVAL
+
+
 class Unfit(DboxfsError):
     """A message that can't be read, or not be written in the format of the destination."""
