@@ -109,7 +109,10 @@ def convert(arguments: argparse.Namespace) -> int:
 
 def _refuse_overlap(location: Location, root: str) -> None:
     target = os.path.realpath(root)
-    parts = (location.root, location.index, location.control, location.alt, location.attachments)
+    parts = (
+        location.root, location.index, location.index_cache, location.control, location.alt, location.inbox,
+        location.attachments,
+    )  # fmt: skip
     for part in (os.path.realpath(path) for path in parts if path is not None):
         if os.path.commonpath([part, target]) in (part, target):
             raise UsageError(f"{root}: DST and SRC must not lie in each other ({part} belongs to SRC)")

@@ -70,6 +70,10 @@ def test_what_a_finished_conversion_left_out_is_told_again(source: Account, tmp_
 def test_source_and_destination_must_not_lie_in_each_other(source: Account) -> None:
     for target in (source.root, source.root / "new", source.root.parent):
         assert "must not lie in each other" in refused(source.location, str(target))
+    inbox = source.home / "inbox"
+    inbox.mkdir()
+    location = f"{source.location}:INBOX={inbox}"
+    assert "must not lie in each other" in refused(location, str(inbox / "new"))
     assert sorted(os.listdir(source.root))[0] != ".dboxfs-convert"
 
 
