@@ -24,6 +24,7 @@ PREFIX = ".temp."
 
 _ANY_NAME = re.compile(r"\.temp\.\d+\.P\d+Q\d+M\d+\..+")
 _NAME = re.compile(r"\.temp\.\d+\.P(\d+)Q\d+M\d+\.(.+)\.([0-9a-f]{8})-(\d+)-(\d+)")
+_TOKEN = re.compile(r"(\d{1,10})-([0-9a-f]{8}-\d+)-(\d+)")
 _LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "f2fs", "jfs", "reiserfs", "tmpfs", "zfs", "bcachefs"})
 
 
@@ -47,6 +48,11 @@ class Process:
         except OSError:
             mark = ""
         return cls(pid, os.uname().nodename.replace("/", "_"), mark, _start(pid))
+
+    @property
+    def token(self) -> str:
+        """What :func:`lives` knows this process by, as long as the machine is up; "-": it can't be told."""
+        return f"{self.pid}-{self.mark}-{self.start}" if self.mark and self.start else "-"
 
     def temporary_name(self, number: int) -> str:
         """A name for a temporary file; *number* makes it another one."""
@@ -82,6 +88,12 @@ def is_left_over(name: str, status: os.stat_result, here: Process, booted: float
     if here.mark.startswith(found[3]):
         return False  # another pid namespace
     return status.st_ctime < booted - 1 and _is_local(status.st_dev)
+
+
+def lives(token: str, here: Process) -> bool:
+    """Whether the process that made *token* runs still; one of another machine or container never does."""
+    found = _TOKEN.fullmatch(token)
+    return found is not None and found[2] == here.mark and _start(int(found[1])) == found[3]
 
 
 def booted() -> float:

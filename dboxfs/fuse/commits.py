@@ -5,8 +5,9 @@ An inode whose message has got another uid (a replacement, a move) or has become
 :meth:`Commits.follow` says what it is now.  That memory is bounded (:data:`FOLLOWED`); the kernel is told of
 every name that means something else, so it only serves those who were faster.
 
-Between the transaction and the name there is a moment in which a name may stand for nothing; who looks it up
-then waits until it is over (:meth:`Commits.settled`).
+A change finds the names as they are under the lock of the mailbox: where a message has gone or another one
+has its name by then, nothing is changed (:class:`~dboxfs.store.writing.Superseded`), and the change is made
+again with what is there now (:meth:`Commits.again`).
 
 What the bytes of an upload become (:meth:`Commits.commit`), in the mailbox that it was opened in, whatever
 that is called by now:
@@ -16,7 +17,8 @@ the message that it was opened on           is there: replaced.  Replaced by som
                                             what was only appended goes behind it.  Moved: there.  Expunged by
                                             somebody else: a message of its own under the same name
 its name, if it is a new file               is free: it gets it.  Written by another file of this mount at the
-                                            same time: that is replaced.  Another message has it by now, or it
+                                            same time: that is replaced.  Only appended to: goes behind the
+                                            message that has it.  Another message was given it by now, or it
                                             was given to another file: nothing is replaced, it becomes a
                                             message of its own (``<uid>.eml``)
 ==========================================  ================================================================
@@ -26,35 +28,39 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 import trio
 from pyfuse3 import FUSEError
 
-from dboxfs.errors import DboxfsError, NoSuchMailbox
+from dboxfs.errors import DboxfsError, NoSuchMailbox, NoSuchMessage, StoreBusy
 from dboxfs.fuse.backups import Backups, PutAside
 from dboxfs.fuse.inodes import UID_MASK, Inodes
 from dboxfs.fuse.namefiles import NameFiles
-from dboxfs.fuse.names import WrittenNames
+from dboxfs.fuse.namelines import LONGEST, can_be
+from dboxfs.fuse.namereader import NameReader
 from dboxfs.fuse.uploads import Upload
 from dboxfs.store import Folder, Mailbox, Store
 from dboxfs.store.mailbox import FLAG_NAMES
-from dboxfs.store.writing import BodySource, NewMessage, Source, Spool, StoreWriter
+from dboxfs.store.writing import BodySource, NewMessage, Source, Spool, StoreWriter, Superseded, Wanted
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 FOLLOWED = 1 << 16
 """Inodes that are followed to what has become of them."""
 
-PATIENCE = 5.0
-"""Seconds that who looks up a name waits for a commit that changes what it stands for."""
+ATTEMPTS = 100
+"""So often a change is made again because others were faster."""
 
-SECOND_NAME = 1 << 63
-"""Added to the inode of a message that has a written name, when it is looked up as ``<uid>.eml``."""
+_FIRST_WAIT = 0.001
+_LONGEST_WAIT = 0.05
 
 _BITS = {name.lower(): bit for bit, name in FLAG_NAMES}
 
@@ -79,16 +85,17 @@ class Commits:
     """See the module."""
 
     def __init__(
-        self, store: Store, writer: StoreWriter, inodes: Inodes, names: WrittenNames, files: NameFiles
+        self, store: Store, writer: StoreWriter, inodes: Inodes, reader: NameReader, files: NameFiles
     ) -> None:
         self._store = store
         self._writer = writer
         self._inodes = inodes
-        self._names = names
+        self._names = reader.names
+        self._reader = reader
         self._files = files
+        writer.tell_names(files)
         self._backups = Backups()
         self._became: OrderedDict[int, int] = OrderedDict()
-        self._turning: dict[tuple[int, bytes], trio.Event] = {}
         self._locks: WeakValueDictionary[tuple[int, bytes], trio.Lock] = WeakValueDictionary()
 
     # -- inodes --------------------------------------------------------------------------------
@@ -96,8 +103,6 @@ class Commits:
     def follow(self, inode: int) -> int:
         """The inode of what *inode* has become, or *inode*."""
         seen = 0
-        if inode >> 63 and inode >> 32 != SECOND_NAME >> 32:
-            inode &= ~SECOND_NAME
         while (now := self._became.get(inode)) is not None and seen < FOLLOWED:
             inode = now
             seen += 1
@@ -111,28 +116,6 @@ class Commits:
             self._became.move_to_end(inode)
             if len(self._became) > FOLLOWED:
                 self._became.popitem(last=False)
-
-    @contextmanager
-    def _turn(self, folder: Folder, name: bytes) -> Iterator[None]:
-        """*name* comes to stand for another message."""
-        key, event = (self._inodes.of(folder), name), trio.Event()
-        self._turning[key] = event
-        try:
-            yield
-        finally:
-            event.set()
-            if self._turning.get(key) is event:
-                del self._turning[key]
-
-    async def settled(self, folder: Folder, name: bytes | None = None) -> None:
-        """Wait until *name* (None: any in *folder*) stands for something again, if just now it may not."""
-        if not self._turning or folder not in self._inodes:
-            return
-        inode = self._inodes.of(folder)
-        events = [event for key, event in self._turning.items() if key[0] == inode and name in (None, key[1])]
-        with trio.move_on_after(PATIENCE):
-            for event in events:
-                await event.wait()
 
     # -- messages ------------------------------------------------------------------------------
 
@@ -183,14 +166,36 @@ class Commits:
 
     async def _commit(self, upload: Upload) -> None:
         self._go_home(upload)
-        async with self._one_by_one(upload.folder, upload.name):
-            old = await self._find_old(upload)
-            name = None if old is None and self._is_taken(upload) else upload.name
-            uid = await self.save(upload.folder, upload, name, replaces=old)
+
+        async def once() -> int:
+            async with self._one_by_one(upload.folder, upload.name):
+                await upload.renew()
+                old = await self._find_old(upload)
+                name = None if old is None and self._is_taken(upload) else upload.name
+                return await self.save(upload.folder, upload, name, replaces=old)
+
+        uid = await self.again(lambda: upload.folder, once)
         upload.committed(uid)
         upload.name = self._names.name(upload.folder, uid)
-        upload.unnamed = False
+        upload.unnamed = upload.renamed = False
         self.became(upload.inode, upload.folder, uid)
+
+    async def again(self, folder: Callable[[], Folder], change: Callable[[], Awaitable[T]]) -> T:
+        """Make a change, again and again as long as others are faster.
+
+        :param folder: whose messages and names it depends on.
+        :raises StoreBusy: they always were.
+        """
+        for attempt in range(ATTEMPTS):
+            try:
+                return await change()
+            except (Superseded, NoSuchMessage) as exc:
+                if isinstance(exc, NoSuchMessage) and attempt:
+                    raise
+                await trio.sleep(min(_FIRST_WAIT * attempt, _LONGEST_WAIT))
+                await self._store.refresh_mailbox(folder())
+                await self._reader.look(folder())
+        raise StoreBusy(f"{folder().name}: a message was replaced by others again and again")
 
     def _go_home(self, upload: Upload) -> None:
         """The mailbox that it was opened in may have another name by now.
@@ -210,18 +215,24 @@ class Commits:
         """The message that is to be replaced; None: there is none."""
         uid = upload.uid
         if uid is None:
-            uid = None if upload.unnamed else self._names.own(upload.folder, upload.name)
-            if uid is None or upload.exclusive or not self._backups.is_new(upload.folder.name, uid):
+            uid = self._holder(upload)
+            if uid is None or upload.exclusive:
+                return None
+            is_new = self._backups.is_new(upload.folder.name, uid)
+            if upload.based is None and not is_new and not upload.renamed:
                 return None
         elif uid not in self.box(upload.folder):
             now = self.follow(self._inodes.of(upload.folder) | uid)
             folder, uid = self._inodes.folder(now), now & UID_MASK
             if folder is None or folder.mailbox is None or uid not in folder.mailbox:
+                folder, uid = upload.folder, self._names.heir(upload.folder, upload.uid or 0)
+            if uid is None or folder.mailbox is None:
                 upload.uid = None  # expunged by somebody else
-                return None
+                return await self._find_old(upload)
             upload.folder, upload.uid, upload.guid = folder, uid, folder.mailbox.guid
             upload.name = self._names.name(folder, uid)
         else:
+            upload.name = self._names.name(upload.folder, uid)
             return uid
         if upload.based is not None:
             body = await self.box(upload.folder).open(uid)
@@ -231,9 +242,16 @@ class Commits:
                 body.close()
         return uid
 
+    def _holder(self, upload: Upload) -> int | None:
+        """The message that was written under the name of a new file; None: there is none."""
+        if upload.unnamed:
+            return None
+        uid = self._names.holder(upload.folder, upload.name)
+        return uid if uid is not None and uid in self.box(upload.folder) else None
+
     def _is_taken(self, upload: Upload) -> bool:
         """Whether the name of a new message is another one's."""
-        return upload.unnamed or self._names.own(upload.folder, upload.name) is not None
+        return upload.unnamed or self._holder(upload) is not None
 
     async def save(self, folder: Folder, upload: Upload, name: bytes | None, *, replaces: int | None) -> int:
         """Save the bytes of *upload* as a message with this name (None: with none); gives its uid."""
@@ -245,24 +263,39 @@ class Commits:
         return await self._save(folder, message, name)
 
     async def redate(self, folder: Folder, uid: int, received: int) -> int:
-        """Give a message another received date: a replacement; gives the new uid."""
-        box = self.box(folder)
-        name = self._names.name(folder, uid)
-        body = await box.open(uid)
-        try:
-            source: Source = BodySource(body)
-            return await self._save(folder, NewMessage(source, received, replaces=uid), name)
-        finally:
-            body.close()
+        """Give a message another received date: a replacement; gives the new uid.
+
+        :raises NoSuchMessage: it is gone.
+        """
+
+        async def once() -> int:
+            old = self._now(folder, uid)
+            body = await self.box(folder).open(old)
+            try:
+                source: Source = BodySource(body)
+                message = NewMessage(source, received, replaces=old)
+                return await self._save(folder, message, self._names.name(folder, old))
+            finally:
+                body.close()
+
+        return await self.again(lambda: folder, once)
+
+    def _now(self, folder: Folder, uid: int) -> int:
+        """The message that *uid* is now, if it was replaced.
+
+        :raises NoSuchMessage: it is gone.
+        """
+        now = self.follow(self._inodes.of(folder) | uid) & UID_MASK
+        found = next((some for some in (uid, now) if some in self.box(folder)), None)
+        found = self._names.heir(folder, uid) if found is None else found
+        if found is None:
+            raise NoSuchMessage(f"{folder.name}: no message with uid {uid}")
+        return found
 
     async def _save(self, folder: Folder, message: NewMessage, name: bytes | None) -> int:
-        if name is None:
-            return await self._save_as(folder, message, None)
-        with self._turn(folder, name):
-            return await self._save_as(folder, message, name)
-
-    async def _save_as(self, folder: Folder, message: NewMessage, name: bytes | None) -> int:
-        saved = await self._writer.save(folder.name, [message])
+        wanted = Wanted(name, message.replaces) if name is not None else None
+        async with self._announced(folder, wanted):
+            saved = await self._writer.save(folder.name, [replace(message, wanted=wanted)])
         uid = saved.uids[0]
         self._backups.saved(folder.name, uid)
         if self.box(folder).guid is None:
@@ -284,6 +317,26 @@ class Commits:
             raise failed
         return uid
 
+    @asynccontextmanager
+    async def _announced(self, folder: Folder, wanted: Wanted | None) -> AsyncIterator[None]:
+        """While a message comes, whose name was announced: if it doesn't come, the name is nobody's."""
+        try:
+            yield
+        except BaseException:
+            if wanted is not None and wanted.uid:
+                with trio.CancelScope(shield=True):
+                    await self._withdraw(folder, wanted)
+            raise
+
+    async def _withdraw(self, folder: Folder, wanted: Wanted) -> None:
+        try:
+            await self._store.refresh_mailbox(folder)
+            await self._files.withdraw(folder, wanted)
+        except (DboxfsError, OSError) as exc:
+            log.error(
+                "%s: a name is promised to uid %d, which was not saved: %s", folder.name, wanted.uid, exc
+            )
+
     async def _take_back(self, folder: Folder, uid: int) -> None:
         """The name can't be kept, and the writer hears of that: then there shall be no message either."""
         try:
@@ -293,41 +346,45 @@ class Commits:
             log.error("%s: uid %d was saved, but its name can't be: %s", folder.name, uid, exc)
 
     async def _named(self, folder: Folder, uid: int, name: bytes | None) -> None:
-        if name is None:
-            return
-        if name != b"%d.eml" % uid or self._names.written(folder, uid) is not None:
+        if name is not None:
             await self._files.record(folder, uid, name)
 
     async def rename(self, folder: Folder, uid: int, name: bytes, *, over: int | None) -> None:
-        """Another name in the same mailbox; *over*: the message that had it, whose place this one takes."""
+        """Another name in the same mailbox; *over*: the message that had it, whose place this one takes.
+
+        :raises Superseded: another message has it by now; nothing was changed.
+        :raises NoSuchMessage: *uid* is gone.
+        """
         box, old = self.box(folder), self._names.name(folder, uid)
         flags, keywords = flag_bits(box.flags(uid)), box.keywords(uid)
         self._backups.put_aside(folder.name, old, name, uid, flags, keywords)
         if over is None:
             if not flags and not keywords and self._backups.is_new(folder.name, uid):
                 await self._take_over(folder, uid, name)
-            await self._files.record(folder, uid, name)
+            async with self._writer.held(folder.name) as there:
+                await self._files.rename(folder, uid, name, there)
             return
         async with self._one_by_one(folder, name):
             await self._rename_over(folder, uid, name, over)
 
     async def _rename_over(self, folder: Folder, uid: int, name: bytes, over: int) -> None:
-        with self._turn(folder, name):
+        named = Wanted(name, over, uid)
+        try:
             # The name first: it stands for the one message or the other, whenever somebody dies.
-            await self._files.record(folder, uid, name, after=over)
-            try:
-                await self._writer.take_place(folder.name, uid, over)
-            except BaseException:
-                with trio.CancelScope(shield=True):
-                    await self._keep_name(folder, over, name)
-                raise
-            self.became(self._inodes.of(folder) | over, folder, uid)
-            await self._store.refresh_mailbox(folder)
+            await self._writer.take_place(folder.name, uid, over, named=named)
+        except Superseded:
+            raise
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._keep_name(folder, over, named)
+            raise
+        await self._store.refresh_mailbox(folder)
 
-    async def _keep_name(self, folder: Folder, uid: int, name: bytes) -> None:
+    async def _keep_name(self, folder: Folder, uid: int, named: Wanted) -> None:
         """Nothing takes the place of a message after all."""
         try:
-            await self._files.record(folder, uid, name)
+            if self._files.is_promised(folder, uid, named):
+                await self._files.record(folder, uid, named.name)
         except (DboxfsError, OSError) as exc:  # the next writable mount takes the line out
             log.error(
                 "%s: the name of uid %d is still promised to another message: %s", folder.name, uid, exc
@@ -338,10 +395,6 @@ class Commits:
         found = self._backups.find(folder.name, name)
         return found if found is not None and found.uid in self.box(folder) else None
 
-    def is_given_up(self, folder: Folder, name: bytes) -> bool:
-        """Whether a message was called so until an editor made it a backup."""
-        return self._backups.find(folder.name, name) is not None
-
     async def _take_over(self, folder: Folder, uid: int, name: bytes) -> None:
         aside = self._given_up(folder, name)
         if aside is not None:
@@ -349,24 +402,29 @@ class Commits:
             await self._store.refresh_mailbox(folder)
 
     async def move(self, source: Folder, uid: int, target: Folder, name: bytes, *, over: int | None) -> int:
-        """Move a message to another mailbox, perhaps over another one; gives its uid there."""
-        async with self._one_by_one(target, name):
-            return await self._move(source, uid, target, name, over)
+        """Move a message to another mailbox, perhaps over another one; gives its uid there.
 
-    async def _move(self, source: Folder, uid: int, target: Folder, name: bytes, over: int | None) -> int:
-        with self._turn(target, name):
-            copied = await self._writer.move(source.name, [uid], target.name, replaces=over)
+        :raises Superseded: another message has the name by now; nothing was changed.
+        :raises NoSuchMessage: *uid* is gone.
+        """
+        named = Wanted(name, over)
+        async with self._one_by_one(target, name), self._announced(target, named):
+            copied = await self._writer.move(source.name, [uid], target.name, replaces=over, named=named)
             new = copied.uids[0]
             self.became(self._inodes.of(source) | uid, target, new)
-            if over is not None:
-                self.became(self._inodes.of(target) | over, target, new)
             await self._arrived(target, new, name)
         await self._store.refresh_mailbox(source)
         return new
 
     async def copy(self, source: Folder, uid: int, target: Folder, name: bytes) -> int:
-        """Copy a message; gives the uid of the copy."""
-        new = (await self._writer.copy(source.name, [uid], target.name)).uids[0]
+        """Copy a message; gives the uid of the copy.
+
+        :raises Superseded: the name is taken.
+        """
+        named = Wanted(name)
+        async with self._announced(target, named):
+            copied = await self._writer.copy(source.name, [uid], target.name, named=named)
+        new = copied.uids[0]
         try:
             await self._arrived(target, new, name)
         except (OSError, DboxfsError):
@@ -400,7 +458,7 @@ def check_name(name: bytes) -> None:
     """
     :raises FUSEError: no file of the mount can have this name.
     """
-    if len(name) > 255:
+    if len(name) > LONGEST:
         raise FUSEError(errno.ENAMETOOLONG)
-    if os.sep.encode() in name or name in (b"", b".", b"..", b".dboxfs"):
+    if not can_be(name):
         raise FUSEError(errno.EINVAL)

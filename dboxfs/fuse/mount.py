@@ -21,7 +21,7 @@ import trio
 from dboxfs.errors import MailHidden, MountError, NoSuchStore
 from dboxfs.fsapi import FileSystem
 from dboxfs.fuse import loop
-from dboxfs.fuse.namefiles import NameReader
+from dboxfs.fuse.namereader import NameReader
 from dboxfs.fuse.operations import Operations
 from dboxfs.fuse.options import MountOptions
 from dboxfs.fuse.writable import WritableOperations

@@ -1,7 +1,7 @@
 """Where written names are kept, so that they outlast a mount: in files that Dovecot doesn't look at.
 
 ``<control directory>/dboxfs-names/<mailbox guid, 32 hex digits>``, one file a mailbox (mailboxes lie in a
-directory of their own beside it).  What is in them: :mod:`dboxfs.fuse.names`.
+directory of their own beside it).  What is in them: :mod:`dboxfs.fuse.namelines`.
 
 Several mounts may write one file: a writer holds its lock (as on a log: ``lock_method``), reads what others
 have appended, cuts off a torn end, and appends; when most lines mean nothing any more it writes the file
@@ -14,170 +14,75 @@ anew, under the lock of the old one.  Readers take no lock.
  4  rename it over the file, sync         the old file or the new one
 ==  ====================================  ===================================================================
 
-A name is recorded after its message: a crash between the two leaves the message as ``<uid>.eml``; a message
-that replaces another one by a rename has its line before (:class:`~dboxfs.fuse.names.Line`, ``after``).  A
-line whose writer died before that means nothing, and the next writable mount takes it out.
+The name of a new message is written twice.  :meth:`NameFiles.begin` announces it under the lock of the
+mailbox, before the message comes, without a sync: every mount shows the message under its name from the first
+moment on, and two mounts that give the same name come one after the other.  :meth:`NameFiles.record` says it
+when the message is on disk: a crash between the two leaves the message as ``<uid>.eml``.  A message that
+replaces another one by a rename has its line before, synced.  A line whose writer died before the rename
+means nothing, and the next writable mount takes it out.
+
+Order of locks: the lock of a mailbox, then that of its file of names (:class:`_Place`, then the file's own).
 
 :mod:`dboxfs.fuse.namefollower` watches the directories, so that a mount shows the names that another gives.
+Whoever asks for a name after the index has brought messages of which no name is known reads the file first
+(:meth:`NameReader.catch_up`).
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
-import trio
-
-from dboxfs.fsapi import Peek, PeekResult, ops
+from dboxfs.errors import DboxfsError, NoSuchMessage
+from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
 from dboxfs.fsapi.ops import LockKind, Opened, OpenShared, TryLock
-from dboxfs.fuse.names import Line, WrittenNames, decode_lines, encode_line
-from dboxfs.store import Folder, Mailbox, Store
+from dboxfs.fuse.namelines import Kind, Line, decode_lines, encode_line
+from dboxfs.fuse.namereader import NameReader
+from dboxfs.fuse.names import There
+from dboxfs.store import Folder, Mailbox
+from dboxfs.store.writing import LockMethod, Superseded, Wanted, WriteOptions
 from dboxfs.store.writing.disk import AppendFile, Disk, check_appended
 from dboxfs.store.writing.group import GroupCommit, Request
 from dboxfs.store.writing.locks import lock_log, unlock_log
-from dboxfs.store.writing.options import LockMethod, WriteOptions
 
 _LOCKS = {LockMethod.FCNTL: LockKind.RECORD, LockMethod.FLOCK: LockKind.FLOCK}
 
-DIRECTORY = "dboxfs-names"
-"""The directory with one file a mailbox."""
-
-_MOST = 1 << 30
-_GUID = re.compile("[0-9a-f]{32}")
-
-
-@dataclass(slots=True)
-class _Place:
-    """How far a file was read: which one (device, inode), and the end of the last whole line."""
-
-    lock: trio.Lock
-    identity: tuple[int, int] | None = None
-    end: int = 0
-
-    def continues(self, status: os.stat_result) -> bool:
-        """Whether the file with this status is the one that was read, and has what was read of it."""
-        return (status.st_dev, status.st_ino) == self.identity and status.st_size >= self.end
-
-
-Changed = Callable[[Folder, set[bytes]], None]
-
-
-def _nobody(folder: Folder, names: set[bytes]) -> None:
-    """Nobody needs to know."""
-
-
-class NameReader:
-    """Reads the files of one store into ``names``.
-
-    :ivar changed: told which names in a folder may mean something else, since another mount has written.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.names = WrittenNames()
-        self.changed: Changed = _nobody
-        self.directory = os.path.join(store.location.control_dir, DIRECTORY)
-        self._places: dict[bytes, _Place] = {}
-
-    def path(self, box: Mailbox) -> str:
-        """The file of a mailbox."""
-        return os.path.join(self.directory, (box.guid or b"").hex())
-
-    def place(self, box: Mailbox) -> _Place:
-        """How far the file of a mailbox was read."""
-        assert box.guid is not None
-        return self._places.setdefault(box.guid, _Place(trio.Lock()))
-
-    def folder(self, guid: str) -> Folder | None:
-        """The folder of a mailbox."""
-        for folder in self.store.folders.values():
-            if folder.mailbox is not None and (folder.mailbox.guid or b"").hex() == guid:
-                return folder
-        return None
-
-    async def load(self) -> None:
-        """The names of all mailboxes, as the files have them.
-
-        :raises OSError: the directory or a file is there, but can't be read.
-        """
-        try:
-            entries = await self.store.fs.listdir(self.directory)
-        except FileNotFoundError:
-            return
-        there = {entry.name for entry in entries if _GUID.fullmatch(entry.name)}
-        for folder in list(self.store.folders.values()):
-            box = folder.mailbox
-            if box is not None and box.guid is not None and box.guid.hex() in there:
-                await self.look(folder)
-
-    async def look(self, folder: Folder) -> None:
-        """Read what is new in the file of a mailbox.
-
-        :raises OSError: it is there, but can't be read.
-        """
-        box = folder.mailbox
-        if box is None or box.guid is None:
-            return
-        place, path = self.place(box), self.path(box)
-        async with place.lock:
-            found = await self._peek(path, place.end)
-            if found is not None and place.end and not place.continues(found.stat):
-                place.end = 0
-                found = await self._peek(path, 0)
-            if found is None:
-                place.end = 0
-                self.changed(folder, self.names.clear(box))
-            else:
-                self.take(folder, box, found.stat, found.chunks[0])
-
-    async def _peek(self, path: str, offset: int) -> PeekResult | None:
-        (found,) = await self.store.fs.peek([Peek(path, ((offset, None),), limit=_MOST, nofollow=True)])
-        if isinstance(found, FileNotFoundError):
-            return None
-        if isinstance(found, OSError):
-            raise found
-        return found
-
-    def take(self, folder: Folder, box: Mailbox, status: os.stat_result, data: bytes) -> None:
-        """Take over *data*, what the file has behind what was read of it."""
-        place = self.place(box)
-        changed = set() if place.end else self.names.clear(box)
-        place.identity = (status.st_dev, status.st_ino)
-        changed |= self.names.take(box, self.lines(place, data))
-        if changed:
-            self.changed(folder, changed)
-
-    @staticmethod
-    def lines(place: _Place, data: bytes) -> list[Line]:
-        """The whole lines of *data*, which are read now."""
-        found, whole = [], 0
-        for end, line in decode_lines(data):
-            found.append(line)
-            whole = end
-        place.end += whole
-        return found
+_NOBODY = "0"
+"""A writer that lives nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What :func:`append_steps` has met: the file, and what it had behind ``start`` already."""
+    """What :func:`append_steps` has met: the file, and what it had behind ``start`` already.
+
+    ``appended``: False: others have written meanwhile, and nothing was appended.
+    """
 
     status: os.stat_result
     start: int
     before: bytes
+    appended: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A file as it was read last: device and inode, and how many bytes."""
+
+    identity: tuple[int, int] | None
+    end: int
 
 
 def append_steps(
-    path: str, kind: LockKind, identity: tuple[int, int] | None, end: int, data: bytes, durable: bool
+    path: str, kind: LockKind, seen: Seen, data: bytes, *, durable: bool, unless_changed: bool = False
 ) -> Steps[Appended | None]:
     """Lock the file, read what is new, cut off a torn end, append *data*, sync; None: it is locked.
 
-    :param identity: device and inode of the file of which *end* bytes were read.
+    :param unless_changed: append nothing if others have written since.
     :raises FileNotFoundError: there is none.
     :raises OSError: the file is as it was, but for a torn end.
     """
@@ -190,11 +95,13 @@ def append_steps(
         if (status.st_dev, status.st_ino) != (opened.stat.st_dev, opened.stat.st_ino):
             return None
         size = status.st_size
-        start = end if (status.st_dev, status.st_ino) == identity and size >= end else 0
+        start = seen.end if (status.st_dev, status.st_ino) == seen.identity and size >= seen.end else 0
         before: bytes = (yield ops.Read(fd, size - start, start)) if size > start else b""
         whole = start + max((at for at, _ in decode_lines(before)), default=0)
         if start + len(before) < size:
             return None
+        if unless_changed and whole != seen.end:
+            return Appended(status, start, before, appended=False)
         if size > whole:
             yield ops.Truncate(fd, whole, size)
         written = 0
@@ -217,14 +124,21 @@ class _Naming:
     folder: Folder
     uid: int
     name: bytes
-    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A file that is locked and was read to its end.  ``news``: others had written since it was read last."""
+
+    file: AppendFile
+    news: bool
 
 
 _Request = Request[_Naming, bool]
 
 
 class NameFiles:
-    """Records names; those that come together are one write."""
+    """Writes names; those that come together are one write."""
 
     def __init__(self, reader: NameReader, options: WriteOptions) -> None:
         self._reader = reader
@@ -232,98 +146,229 @@ class NameFiles:
         self._disk = Disk(reader.store.fs, reader.store.owner, options, reader.store.location.root)
         self._queues: dict[bytes, GroupCommit[_Naming, bool]] = {}
 
-    async def record(self, folder: Folder, uid: int, name: bytes, *, after: int = 0) -> None:
-        """From now on, or when *after* is gone, *uid* has this name.  Returns when that is durable.
+    @property
+    def directory(self) -> str:
+        """Where the files are."""
+        return self._reader.directory
+
+    # -- names of messages that come -----------------------------------------------------------
+
+    async def begin(self, mailbox: str, wanted: Sequence[Wanted], there: There) -> list[DboxfsError | None]:
+        """Announce the names of messages, while the lock of the mailbox is held: see
+        :class:`~dboxfs.store.writing.naming.Namer`.
+
+        :raises OSError, StoreBusy: the file can't be written; nothing is announced.
+        """
+        folder = self._reader.store.folders.get(mailbox)
+        if folder is None or folder.mailbox is None:
+            return [None] * len(wanted)
+        if folder.mailbox.guid is None:  # it is new, and nobody has read its index
+            await self._reader.store.refresh_mailbox(folder)
+        box = folder.mailbox
+        if box is None or box.guid is None:
+            return [None] * len(wanted)
+        while True:
+            refused = self._refuse(folder, box, wanted, there)
+            for some, error in zip(wanted, refused, strict=True):
+                some.uid = some.uid if error is None else 0
+            fine = [some for some, error in zip(wanted, refused, strict=True) if error is None]
+            lines = [self._announcement(box, some, there) for some in fine]
+            durable = self._disk.options.durable and any(line.kind is Kind.PLACED for line in lines)
+            if not lines or await self._append(folder, box, lines, durable=durable, unless_changed=True):
+                return refused
+
+    def _refuse(
+        self, folder: Folder, box: Mailbox, wanted: Sequence[Wanted], there: There
+    ) -> list[DboxfsError | None]:
+        """What is wrong with each name, as far as the file was read."""
+        names, seen = self._names.of(box), set()
+        refused: list[DboxfsError | None] = []
+        for some in wanted:
+            holder = names.holder(some.name, there)
+            is_free = holder in (None, some.uid, some.holder) and some.name not in seen
+            if some.holder is not None:
+                is_free &= bool(there([some.holder])) and self._names.name(folder, some.holder) == some.name
+            seen.add(some.name)
+            what = f"{folder.name}: {some.name!r} is the name of another message by now"
+            refused.append(None if is_free else Superseded(what))
+        return refused
+
+    def _announcement(self, box: Mailbox, some: Wanted, there: There) -> Line:
+        kind = Kind.PLACED if there([some.uid]) else Kind.ANNOUNCED
+        return Line(box.uid_validity, some.uid, some.name, some.holder or 0, kind, self._reader.writers.token)
+
+    async def withdraw(self, folder: Folder, wanted: Wanted) -> None:
+        """Nothing came of what was announced.  An error leaves a line that counts until this process ends.
+
+        :raises OSError, StoreBusy: the file can't be written.
+        """
+        box = folder.mailbox
+        if not wanted.uid or box is None or box.guid is None or wanted.uid in box:
+            return
+        while True:
+            line = self._names.of(box).announced.get(wanted.uid)
+            if line is None or line.name != wanted.name or line.writer != self._reader.writers.token:
+                return
+            back = Line(line.validity, line.uid, line.name, 0, Kind.ANNOUNCED, _NOBODY)
+            if await self._append(folder, box, [back], durable=False, unless_changed=True):
+                return
+
+    def is_promised(self, folder: Folder, over: int, named: Wanted) -> bool:
+        """Whether a message has its name already when *over* goes, whose place it was to take."""
+        box = folder.mailbox
+        line = self._names.of(box).waiting.get(over) if box is not None and box.guid is not None else None
+        return line is not None and (line.uid, line.name) == (named.uid, named.name)
+
+    # -- names of messages that are there ------------------------------------------------------
+
+    async def record(self, folder: Folder, uid: int, name: bytes) -> None:
+        """From now on *uid* has this name.  Returns when that is durable.
 
         :raises OSError, StoreBusy: it can't be written, and the names are as they were.
         """
         box = folder.mailbox
         if box is None or box.guid is None:
             return
-        self._names.of(box).set(uid, name, after)
         queue = self._queues.get(box.guid)
         if queue is None:
             queue = self._queues[box.guid] = GroupCommit(self._commit)
-        await queue.run(Request(_Naming(folder, uid, name, after)))
+        await queue.run(Request(_Naming(folder, uid, name)))
+
+    async def rename(self, folder: Folder, uid: int, name: bytes, there: There) -> None:
+        """As :meth:`record`, for a name that nobody has; the lock of the mailbox is held.
+
+        :param there: those of some uids that the mailbox has.
+        :raises Superseded: a message has it.
+        :raises NoSuchMessage: *uid* is gone.
+        """
+        box = folder.mailbox
+        if box is None or box.guid is None:
+            return
+        line, wanted = Line(box.uid_validity, uid, name), Wanted(name, None, uid)
+        durable = self._disk.options.durable
+        while True:
+            (error,) = self._refuse(folder, box, [wanted], there)
+            if error is not None:
+                raise error
+            if not there([uid]):
+                raise NoSuchMessage(f"{folder.name}: no message with uid {uid}")
+            if await self._append(folder, box, [line], durable=durable, unless_changed=True):
+                break
+        await self._shorten(folder, box)
 
     async def mend(self) -> None:
-        """Take out what a crash has left: lines that wait for a rename which never came.
+        """Take out what a crash has left: lines about a rename, or a message, that never came.
 
         :raises OSError, StoreBusy: a file can't be written.
         """
         for folder in list(self._reader.store.folders.values()):
             box = folder.mailbox
-            if box is not None and self._names.are_waiting(box):
-                async with self._locked(folder, box) as file:
-                    self._names.of(box).waiting.clear()
-                    await self._rewrite(box, file)
+            if box is None or not self._names.are_waiting(box):
+                continue
+            async with self._locked(folder, box) as held:
+                await self._reader.store.refresh_mailbox(folder)
+                if self._names.of(box).mend(box.uid_next):
+                    await self._rewrite(box, held.file)
 
     async def _commit(self, group: Sequence[_Request]) -> None:
         folder = group[0].what.folder
         box = folder.mailbox
         assert box is not None
-        wanted = [request.what for request in group]
-        lines = [Line(box.uid_validity, some.uid, some.name, some.after) for some in wanted]
+        lines = [Line(box.uid_validity, request.what.uid, request.what.name) for request in group]
+        await self._append(folder, box, lines, durable=self._disk.options.durable)
+        await self._shorten(folder, box)
+        for request in group:
+            request.result = True
+
+    async def _shorten(self, folder: Folder, box: Mailbox) -> None:
+        if self._names.of(box).has_grown:
+            async with self._locked(folder, box) as held:
+                await self._rewrite(box, held.file)
+
+    # -- the file ------------------------------------------------------------------------------
+
+    async def _append(
+        self,
+        folder: Folder,
+        box: Mailbox,
+        lines: Sequence[Line],
+        *,
+        durable: bool,
+        unless_changed: bool = False,
+    ) -> bool:
+        """Append lines, and take them over; False: others had written, which was read, and nothing else.
+
+        Of the names that stand for others now the kernel is told, but not of those that it has asked for.
+        """
         data = b"".join(map(encode_line, lines))
+        own = {name for line in lines for name in (line.name, self._names.name(folder, line.uid))}
         try:
-            if not await self._append_at_once(folder, box, data):
-                async with self._locked(folder, box) as file:
-                    await self._append(box, file, data)
+            done = await self._append_at_once(folder, box, data, durable, unless_changed)
+            if done is None:
+                done = await self._append_locked(folder, box, data, durable, unless_changed)
         except BaseException:
             self._reader.place(box).end = 0
             await self._disk.attempt(self._reader.look(folder))
             raise
-        if self._names.of(box).has_grown:
-            async with self._locked(folder, box) as file:
-                await self._rewrite(box, file)
-        for request in group:
-            request.result = True
+        if done and (changed := done - own):
+            self._reader.changed(folder, changed)
+        return done is not False
 
-    async def _append(self, box: Mailbox, file: AppendFile, data: bytes) -> None:
-        place = self._reader.place(box)
-        try:
-            await file.append(data)
-            await file.sync()
-        except OSError:
-            await self._disk.attempt(file.cut(place.end))
-            raise
-        self._names.take(box, self._reader.lines(place, data))
+    async def _append_locked(
+        self, folder: Folder, box: Mailbox, data: bytes, durable: bool, unless_changed: bool
+    ) -> set[bytes] | Literal[False]:
+        """Wait for the file's lock, and append; the names that stand for others now."""
+        async with self._locked(folder, box) as held:
+            if unless_changed and held.news:
+                return False
+            place, file = self._reader.place(box), held.file
+            try:
+                await file.append(data)
+                if durable:
+                    await file.sync()
+            except OSError:
+                await self._disk.attempt(file.cut(place.end))
+                raise
+            return self._names.take(box, self._reader.lines(box, data))
 
-    async def _append_at_once(self, folder: Folder, box: Mailbox, data: bytes) -> bool:
-        """All of it with one hop to a worker; False: there is no file, or it is locked."""
+    async def _append_at_once(
+        self, folder: Folder, box: Mailbox, data: bytes, durable: bool, unless_changed: bool
+    ) -> set[bytes] | Literal[False] | None:
+        """The same with one hop to a worker; None: there is no file, or it is locked."""
         kind = _LOCKS.get(self._disk.options.lock_method)
         place, path = self._reader.place(box), self._reader.path(box)
         if kind is None:
-            return False
+            return None
         async with place.lock:
+            seen = Seen(place.identity, place.end)
             program = partial(
-                append_steps, path, kind, place.identity, place.end, data, self._disk.options.durable
+                append_steps, path, kind, seen, data, durable=durable, unless_changed=unless_changed
             )
             try:
                 done = await self._disk.chain(program)
             except FileNotFoundError:
-                return False
+                return None
             if done is None:
-                return False
+                return None
             place.end = done.start
             self._reader.take(folder, box, done.status, done.before)
-            self._names.take(box, self._reader.lines(place, data))
-            return True
+            return self._names.take(box, self._reader.lines(box, data)) if done.appended else False
 
     @asynccontextmanager
-    async def _locked(self, folder: Folder, box: Mailbox) -> AsyncIterator[AppendFile]:
+    async def _locked(self, folder: Folder, box: Mailbox) -> AsyncIterator[_Held]:
         """The file of a mailbox, locked and read to its end."""
         place = self._reader.place(box)
         async with place.lock:
             file = await self._open(self._reader.path(box))
             try:
+                before = place.end
                 if not place.continues(file.stat):
                     place.end = 0
                 data = await file.read(file.size - place.end, place.end)
                 self._reader.take(folder, box, file.stat, data)
                 if file.size > place.end:
                     await file.cut(place.end)
-                yield file
+                yield _Held(file, place.end != before)
             finally:
                 await unlock_log(file)
 
@@ -348,11 +393,9 @@ class NameFiles:
     async def _rewrite(self, box: Mailbox, file: AppendFile) -> None:
         """Write the file anew; it is locked."""
         names, place = self._names.of(box), self._reader.place(box)
-        lines = [Line(names.validity, uid, name) for uid, name in sorted(names.by_uid.items())]
-        lines += [Line(names.validity, uid, name, old) for old, (uid, name) in sorted(names.waiting.items())]
-        data = b"".join(map(encode_line, lines))
+        data = b"".join(map(encode_line, lines := names.all_lines()))
         await self._disk.replace(file.path, data)
         await self._disk.sync_dir(os.path.dirname(file.path))
-        names.lines, place.end = len(lines), len(data)
+        names.lines, place.end, place.skipped = len(lines), len(data), 0
         found = await self._disk.stat(file.path)
         place.identity = (found.st_dev, found.st_ino) if found is not None else None

@@ -1,8 +1,8 @@
 """Names that other mounts of the same store give: seen without a new mount.
 
 The directories that have files of names are watched.  Where inotify can't (network file systems), and for
-what another host does, names are read again when this mount writes one of the same mailbox, and at the next
-mount.  Between a message and its name there may be a moment in which it is ``<uid>.eml``.
+what another host does, names are read again when the index brings messages of which no name is known, when
+this mount writes one of the same mailbox, and at the next mount.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 
 import trio
 
-from dboxfs.fuse.namefiles import DIRECTORY, NameReader
+from dboxfs.fuse.namereader import DIRECTORY, NameReader
 from dboxfs.store.watch import Watched, Watcher
 
 log = logging.getLogger(__name__)

@@ -1,148 +1,239 @@
-"""The names that messages were written under, in memory, and the lines that say them in a file.
+"""The names of messages, in memory.
 
-:mod:`dboxfs.fuse.namefiles` says where the files are, reads and writes them.  Lines are only ever appended::
+A message has one name: the one that a listing shows.  Nothing else leads to it.  That name is the first of
+these which is free:
 
-    <CRC-32 of the rest of the line, 8 hex digits> <uidvalidity> <uid> <name>[ <old uid>]LF
+1. the name that a program has written it under, or renamed it to (its *written name*);
+2. ``<uid>.eml``;
+3. ``uid-<uid>.eml``, ``uid-uid-<uid>.eml``, and so on.
 
-*name* has ``%XX`` for ``%``, white space, control and 8-bit bytes.  A later line about the same uid or the
-same name supersedes an earlier one.  With an *old uid* the line means nothing as long as that message is
-there: it is written before a message takes the place of another one, so that the name stands for the one or
-the other at any time.  Lines about uids that are gone mean nothing (uids are never given out twice), so an
-expunge by anybody needs no line, and a mailbox that Dovecot renames keeps its names.
+A name is free unless it is the written name of another message of the mailbox, or a child mailbox is shown
+under it.  Forms 2 and 3 hold the uid, so two messages never want the same one, and the name of a message
+changes only when a written name comes or goes.
 
-A written name goes before ``<uid>.eml``.  A message without a written name whose ``<uid>.eml`` is the written
-name of another one is shown as ``uid-<uid>.eml`` (or ``uid-uid-<uid>.eml``, if that is taken too).
+A name is given before the message comes, or takes the place of the one that has it now: see
+:class:`~dboxfs.fuse.namelines.Line`.  Until then it stands for what it stood for.
+:mod:`dboxfs.fuse.namefiles` says where written names are kept.
+
+Concurrency: nothing here awaits, so every method is atomic.
 """
 
 from __future__ import annotations
 
 import re
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from dboxfs.fuse.namelines import HIGHEST, Kind, Line
 from dboxfs.store import Folder, Mailbox
 
 _FEW = 1000
-_DEFAULT = re.compile(rb"([1-9][0-9]{0,9})\.eml")
-_SECOND = re.compile(rb"(?:uid-)+([1-9][0-9]{0,9})\.eml")
-_UID_MASK = 0xFFFFFFFF
+_FORM = re.compile(rb"(?:uid-)*([1-9][0-9]{0,9})\.eml")
+
+There = Callable[[Iterable[int]], Sequence[int]]
+"""Those of some uids that the mailbox has."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """*uid* has this name, from when message ``after`` is gone on (0: now)."""
+def _nobody(writer: str) -> bool:
+    return False
 
-    validity: int
-    uid: int
-    name: bytes
-    after: int = 0
+
+def _any(uid: int) -> bool:
+    return True
 
 
 @dataclass(slots=True)
 class BoxNames:
-    """The names of one mailbox.
+    """The written names of one mailbox.
 
-    ``shown``: those that differ from ``<uid>.eml``, by uid.  ``waiting``: (uid, name) by the uid that has to
-    go before.  ``lines``: how many the file has.
+    ``unusual``: the names that differ from ``<uid>.eml``, by uid, if no child mailbox has one of them.
+    ``waiting``: the line that counts when a message is gone, by its uid.  ``announced``: lines about
+    messages that may never come, by uid.  ``lines``: how many the file has.  ``lives``: whether the process
+    that has written a line runs still.  ``has``: whether the mailbox shows a message.  ``heirs``: what has
+    replaced a message since this mount was made, by its uid; not what was renamed over it.
     """
 
     validity: int
     by_name: dict[bytes, int] = field(default_factory=dict)
     by_uid: dict[int, bytes] = field(default_factory=dict)
-    shown: dict[int, bytes] = field(default_factory=dict)
-    waiting: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+    unusual: dict[int, bytes] = field(default_factory=dict)
+    waiting: dict[int, Line] = field(default_factory=dict)
+    announced: dict[int, Line] = field(default_factory=dict)
     lines: int = 0
+    lives: Callable[[str], bool] = _nobody
+    has: Callable[[int], bool] = _any
+    heirs: dict[int, int] = field(default_factory=dict)
 
     @property
     def has_grown(self) -> bool:
         """Whether most lines of the file mean nothing any more."""
         return self.lines > 2 * len(self.by_uid) + _FEW
 
-    def set(self, uid: int, name: bytes, after: int = 0) -> None:
-        """A line: see :class:`Line`."""
-        waiting = self.waiting.items()
-        self.waiting = {old: (u, n) for old, (u, n) in waiting if u != uid and n != name and old != after}
-        if after:
-            self.waiting[after] = uid, name
-        else:
-            self._set(uid, name)
+    def name(self, uid: int, children: Mapping[str, object] | None = None) -> bytes:
+        """The name of a message; *children*: the mailboxes that are shown beside it."""
+        name = self.by_uid.get(uid)
+        if name is not None and not (children and decode(name) in children):
+            return name
+        name = b"%d.eml" % uid
+        while self.by_name.get(name, uid) != uid or (children and decode(name) in children):
+            name = b"uid-" + name
+        return name
 
-    def _set(self, uid: int, name: bytes) -> None:
+    def holder(self, name: bytes, there: There) -> int | None:
+        """The message that has *name* as its written name, or will have once it is known what is gone.
+
+        :param there: the state of the mailbox that counts, which may be newer than what was heard of it.
+        """
+        uid = self.by_name.get(name)
+        for _ in range(len(self.waiting) + 1):
+            if uid is None or there([uid]):
+                return uid
+            heir = self.waiting.get(uid)
+            uid = heir.uid if heir is not None and heir.name == name else None
+        return None
+
+    # -- changing ------------------------------------------------------------------------------
+
+    def take(self, line: Line) -> set[bytes]:
+        """A line of the file.  Gives the names that stand for something else than before."""
+        waiting = self.waiting.items()
+        self.waiting = {
+            old: other
+            for old, other in waiting
+            if line.uid != other.uid and line.name != other.name and line.after != old
+        }
+        self.announced.pop(line.uid, None)
+        if line.kind is Kind.ANNOUNCED:
+            if not self.lives(line.writer):
+                return self._drop(line.uid) if self.by_uid.get(line.uid) == line.name else set()
+            self.announced[line.uid] = line
+        if line.after:
+            self.waiting[line.after] = line
+            return set()
+        return self._set(line.uid, line.name)
+
+    def _set(self, uid: int, name: bytes) -> set[bytes]:
         old_name, old_uid = self.by_uid.get(uid), self.by_name.get(name)
+        if old_name == name:
+            return set()
+        before = self._before(uid, old_uid, number_of(name), number_of(old_name))
         if old_uid is not None:
-            self.by_uid.pop(old_uid, None)
+            del self.by_uid[old_uid]
         if old_name is not None:
-            self.by_name.pop(old_name, None)
+            del self.by_name[old_name]
         self.by_name[name], self.by_uid[uid] = uid, name
-        self._look_again(uid, old_uid, _default_of(name), _default_of(old_name))
+        return self._look_again(before)
 
-    def drop(self, uid: int) -> None:
-        """The message is gone."""
-        waiting = self.waiting.items()
+    def drop(self, uid: int) -> set[bytes]:
+        """The message is gone.  Gives the names that stand for something else than before."""
         heir = self.waiting.get(uid)
-        self.waiting = {old: (u, n) for old, (u, n) in waiting if uid not in (old, u)}
-        self._drop(uid)
-        if heir is not None:
-            self._set(*heir)
+        self.waiting = {old: line for old, line in self.waiting.items() if uid not in (old, line.uid)}
+        self.announced.pop(uid, None)
+        changed = {self.name(uid)} | self._drop(uid)
+        if heir is None or (heir.kind is Kind.ANNOUNCED and not self.lives(heir.writer)):
+            return changed
+        if heir.kind is Kind.ANNOUNCED:
+            self.heirs[uid] = heir.uid
+            if len(self.heirs) > _FEW:
+                del self.heirs[next(iter(self.heirs))]
+        return changed | self._set(heir.uid, heir.name)
 
-    def _drop(self, uid: int) -> None:
-        name = self.by_uid.pop(uid, None)
-        if name is not None:
-            self.by_name.pop(name, None)
-        self.shown.pop(uid, None)
-        self._look_again(_default_of(name))
+    def arrived(self, uid: int) -> set[bytes]:
+        """The message is there: it has the name that was said to be its own while it was not.
 
-    def _look_again(self, *uids: int | None) -> None:
-        for uid in uids:
-            if uid is None:
-                continue
-            name = self.by_uid.get(uid)
-            if name is None and self.by_name.get(b"%d.eml" % uid, uid) != uid:
-                name = b"uid-%d.eml" % uid
-                while name in self.by_name:
-                    name = b"uid-" + name
-            if name is None or name == b"%d.eml" % uid:
-                self.shown.pop(uid, None)
+        One that was announced is only its own if the writer lives.
+        """
+        line = self.announced.get(uid)
+        if line is not None:
+            return set() if self.lives(line.writer) else self.withdraw(line)
+        said = [some for some in self.waiting.values() if some.uid == uid and some.kind is Kind.SAID]
+        if not said:
+            return set()
+        self.waiting = {old: some for old, some in self.waiting.items() if some.uid != uid}
+        return self._set(uid, said[0].name)
+
+    def withdraw(self, line: Line) -> set[bytes]:
+        """What was announced will not come."""
+        if self.announced.get(line.uid) != line:
+            return set()
+        del self.announced[line.uid]
+        self.waiting = {old: other for old, other in self.waiting.items() if other.uid != line.uid}
+        return self._drop(line.uid)
+
+    def mend(self, uid_next: int) -> bool:
+        """Take out what the dead have left; whether there was anything.
+
+        Lines about a rename that was not carried out, and about messages that are not there though everything
+        up to *uid_next* was looked at after these lines.
+        """
+        size = len(self.waiting) + len(self.announced) + len(self.by_uid)
+        self.waiting = {old: line for old, line in self.waiting.items() if self.lives(line.writer)}
+        for line in list(self.announced.values()):
+            if not self.lives(line.writer):
+                self.withdraw(line)
+        for uid in [uid for uid in self.by_uid if uid >= uid_next and uid not in self.announced]:
+            self._drop(uid)
+        return len(self.waiting) + len(self.announced) + len(self.by_uid) < size
+
+    def all_lines(self) -> list[Line]:
+        """Everything that is known, for a new file."""
+        waiting = {line.uid for line in self.waiting.values()}
+        said = [
+            self.announced.get(uid) or Line(self.validity, uid, name)
+            for uid, name in sorted(self.by_uid.items())
+            if uid not in waiting
+        ]
+        # One that waits may have another name until then.
+        said += [Line(self.validity, uid, self.by_uid[uid]) for uid in sorted(waiting & self.by_uid.keys())]
+        return said + [line for _, line in sorted(self.waiting.items())]
+
+    def _drop(self, uid: int) -> set[bytes]:
+        name = self.by_uid.get(uid)
+        if name is None:
+            self.unusual.pop(uid, None)
+            return set()
+        before = self._before(uid, number_of(name))
+        del self.by_uid[uid], self.by_name[name]
+        changed = self._look_again(before)
+        self.unusual.pop(uid, None)
+        return changed
+
+    def _before(self, *uids: int | None) -> dict[int, bytes]:
+        return {uid: self.name(uid) for uid in uids if uid is not None}
+
+    def _look_again(self, before: Mapping[int, bytes]) -> set[bytes]:
+        """The written names have changed; *before*: what messages were called whose names may have, too.
+
+        Gives those names of messages that are shown, and are not what they were.
+        """
+        changed: set[bytes] = set()
+        for uid, old in before.items():
+            new = self.name(uid)
+            if new == b"%d.eml" % uid:
+                self.unusual.pop(uid, None)
             else:
-                self.shown[uid] = name
+                self.unusual[uid] = new
+            if new != old and self.has(uid):
+                changed |= {old, new}
+        return changed
 
 
-def _default_of(name: bytes | None) -> int | None:
-    """The uid that *name* would stand for if nobody had written it."""
-    match = (_DEFAULT.fullmatch(name) or _SECOND.fullmatch(name)) if name is not None else None
-    return int(match[1]) if match is not None else None
-
-
-def encode_line(line: Line) -> bytes:
-    """One line of the file."""
-    name = quote_from_bytes(line.name, safe=_PLAIN).encode("ascii")
-    text = b"%d %d %s" % (line.validity, line.uid, name) + (b" %d" % line.after if line.after else b"")
-    return b"%08x %s\n" % (zlib.crc32(text), text)
-
-
-_PLAIN = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) != "%")
-
-
-def decode_lines(data: bytes) -> Iterator[tuple[int, Line]]:
-    """(end of the line, line) of each line up to the first that is torn or whose checksum is wrong."""
-    at = 0
-    while (end := data.find(b"\n", at)) >= 0:
-        crc, _, text = data[at:end].partition(b" ")
-        parts = text.split(b" ")
-        if crc != b"%08x" % zlib.crc32(text) or len(parts) not in (3, 4):
-            return
-        at = end + 1
-        after = int(parts[3]) if len(parts) == 4 else 0
-        yield at, Line(int(parts[0]), int(parts[1]), unquote_to_bytes(parts[2]), after)
+def number_of(name: bytes | None) -> int | None:
+    """The uid of the message that is called so if nobody has written its name; None: none is."""
+    match = _FORM.fullmatch(name) if name is not None else None
+    number = int(match[1]) if match is not None else 0
+    return number if 0 < number <= HIGHEST else None
 
 
 class WrittenNames:
-    """The names of all mailboxes of a mounted store."""
+    """The names of all mailboxes of a mounted store.
 
-    def __init__(self) -> None:
+    :param lives: whether the process that has written a line runs still.
+    """
+
+    def __init__(self, lives: Callable[[str], bool] = _nobody) -> None:
         self._boxes: dict[bytes, BoxNames] = {}
+        self._lives = lives
 
     # -- asking --------------------------------------------------------------------------------
 
@@ -153,59 +244,54 @@ class WrittenNames:
         return found if found is not None and found.validity == box.uid_validity else None
 
     def resolve(self, folder: Folder, name: bytes) -> int | None:
-        """The uid of the message that *name* stands for in *folder*; None: there is none."""
+        """The uid of the message that is called *name* in *folder*; None: there is none."""
         box = folder.mailbox
         if box is None:
             return None
         names = self._of(box)
-        if names is not None:
-            uid = names.by_name.get(name)
-            if uid is not None and uid in box:
-                return None if name.decode("utf-8", "surrogateescape") in folder.children else uid
-            second = _SECOND.fullmatch(name)
-            if second is not None and names.shown.get(int(second[1])) == name and int(second[1]) in box:
-                return int(second[1])
-        match = _DEFAULT.fullmatch(name)
-        if match is None:
+        uid = names.by_name.get(name) if names is not None else None
+        if uid is None:
+            uid = number_of(name)
+        if uid is None or uid not in box or self.name(folder, uid) != name:
             return None
-        uid = int(match[1])
-        return uid if uid <= _UID_MASK and uid in box else None
+        return uid
 
-    def own(self, folder: Folder, name: bytes) -> int | None:
-        """As :meth:`resolve`, but not a message that has a written name and only answers to this one too."""
-        uid = self.resolve(folder, name)
-        return uid if uid is not None and self.is_first(folder, uid, name) else None
-
-    def is_first(self, folder: Folder, uid: int, name: bytes) -> bool:
-        """Whether *name*, which stands for *uid*, is the name that a listing shows."""
-        written = self.written(folder, uid)
-        if written is None or written == name:
-            return True
-        return decode(written) in folder.children and name == self.name(folder, uid)
-
-    def is_written(self, folder: Folder, name: bytes) -> bool:
-        """Whether a message was written under this name."""
+    def name(self, folder: Folder, uid: int) -> bytes:
+        """The name of a message."""
         names = self._of(folder.mailbox)
-        return names is not None and name in names.by_name
+        return names.name(uid, folder.children) if names is not None else b"%d.eml" % uid
 
-    def shown(self, folder: Folder) -> Mapping[int, bytes]:
-        """The names that a listing shows instead of ``<uid>.eml``, by uid."""
+    def unusual(self, folder: Folder) -> Mapping[int, bytes]:
+        """The names that differ from ``<uid>.eml``, by uid."""
         names = self._of(folder.mailbox)
         if names is None:
             return {}
-        hidden = [child.encode("utf-8", "surrogateescape") for child in folder.children]
-        if not any(name in names.by_name for name in hidden):
-            return names.shown
-        return {uid: name for uid, name in names.shown.items() if name not in hidden}
+        taken = [encode(child) for child in folder.children]
+        uids = {uid for name in taken for uid in (names.by_name.get(name), number_of(name))} - {None}
+        if not uids:
+            return names.unusual
+        return names.unusual | {uid: names.name(uid, folder.children) for uid in uids if uid is not None}
 
-    def name(self, folder: Folder, uid: int) -> bytes:
-        """The name that a listing shows for a message."""
-        return self.shown(folder).get(uid) or b"%d.eml" % uid
-
-    def written(self, folder: Folder, uid: int) -> bytes | None:
-        """The name that a message was written under, if that is known."""
+    def holder(self, folder: Folder, name: bytes) -> int | None:
+        """The uid of the message that was written under this name, and may only be about to come."""
         names = self._of(folder.mailbox)
-        return names.by_uid.get(uid) if names is not None else None
+        return names.by_name.get(name) if names is not None else None
+
+    def heir(self, folder: Folder, uid: int) -> int | None:
+        """The message that has replaced one which is gone, by whatever mount; None: that is not known."""
+        names = self._of(folder.mailbox)
+        for _ in range(_FEW):
+            if names is None or folder.mailbox is None or uid in folder.mailbox:
+                break
+            uid = names.heirs.get(uid, 0)
+        return uid if folder.mailbox is not None and uid in folder.mailbox else None
+
+    def are_waiting(self, box: Mailbox) -> bool:
+        """Whether there are names that wait for a message to go, or to come."""
+        names = self._of(box)
+        if names is None:
+            return False
+        return bool(names.waiting or names.announced) or max(names.by_uid, default=0) >= box.uid_next
 
     # -- changing ------------------------------------------------------------------------------
 
@@ -214,43 +300,68 @@ class WrittenNames:
         assert box.guid is not None
         names = self._boxes.get(box.guid)
         if names is None or names.validity != box.uid_validity:
-            names = self._boxes[box.guid] = BoxNames(box.uid_validity)
+            names = self._boxes[box.guid] = BoxNames(box.uid_validity, lives=self._lives)
+        names.has = box.__contains__
         return names
 
-    def are_waiting(self, box: Mailbox) -> bool:
-        """Whether there are names that wait for a message to go."""
-        names = self._of(box)
-        return names is not None and bool(names.waiting)
-
     def clear(self, box: Mailbox) -> set[bytes]:
-        """Forget the names of a mailbox, which will be read again; gives them."""
+        """Forget the names of a mailbox, which will be read again; gives those that stand for others now."""
         names = self._boxes.pop(box.guid or b"", None)
-        return set(names.by_name) if names is not None else set()
+        if names is None:
+            return set()
+        return {*names.by_name, *names.unusual.values(), *(b"%d.eml" % uid for uid in names.unusual)}
 
-    def take(self, box: Mailbox, lines: Iterable[Line]) -> set[bytes]:
-        """Take over what a file says, in its order; gives the names that may mean something else now."""
+    def take(self, box: Mailbox, lines: Iterable[Line | None]) -> set[bytes]:
+        """Take over what a file says, in its order; gives the names that stand for others now."""
         names, changed = self.of(box), set()
         for line in lines:
             names.lines += 1
-            if line.validity != box.uid_validity:
+            if line is None or line.validity != box.uid_validity:
                 continue
-            changed |= {line.name, names.by_uid.get(line.uid, line.name), b"%d.eml" % line.uid}
-            names.set(line.uid, line.name, 0 if _is_gone(box, line.after) else line.after)
-            if _is_gone(box, line.uid):
-                names.drop(line.uid)
+            has_it = names.by_name.get(line.name, line.uid)
+            if not line.after and line.uid >= box.uid_next and has_it != line.uid and has_it in box:
+                line = replace(line, after=has_it)  # the file was read before the index
+            changed |= names.take(line)
+            for uid in (line.after, line.uid):
+                if _is_gone(box, uid):
+                    changed |= names.drop(uid)
         return changed
 
-    def forget(self, folder: Folder, uids: Iterable[int]) -> None:
-        """These messages are gone."""
+    def forget(self, folder: Folder, uids: Iterable[int]) -> set[bytes]:
+        """These messages are gone; gives their names, and those that stand for others now."""
         names = self._of(folder.mailbox)
-        if names is not None:
-            for uid in uids:
-                names.drop(uid)
+        if names is None:
+            return {b"%d.eml" % uid for uid in uids}
+        changed: set[bytes] = set()
+        for uid in uids:
+            if folder.children:
+                changed.add(names.name(uid, folder.children))
+            changed |= names.drop(uid)
+        return changed
+
+    def arrived(self, folder: Folder, uids: Sequence[int]) -> set[bytes]:
+        """These messages are there; gives the names that stand for others now."""
+        names = self._of(folder.mailbox)
+        if names is None or not (names.announced or names.waiting):
+            return set()
+        return set().union(*(names.arrived(uid) for uid in uids))
+
+    def are_told(self, folder: Folder, came: Sequence[int], went: Sequence[int]) -> bool:
+        """Whether no name of these messages is to be expected that we have not heard of.
+
+        :param went: of messages that are gone, before :meth:`forget`.
+        """
+        names = self._of(folder.mailbox)
+        if names is None:
+            return not came
+        return all(uid in names.by_uid for uid in came) and all(
+            uid in names.waiting for uid in went if uid in names.by_uid
+        )
 
 
 def _is_gone(box: Mailbox, uid: int) -> bool:
     """Not those that the mailbox has and we have not heard of."""
-    return uid < box.uid_next and uid not in box
+    return 0 < uid < box.uid_next and uid not in box
 
 
 def encode(name: str) -> bytes:

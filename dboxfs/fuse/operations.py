@@ -23,7 +23,7 @@ import pyfuse3
 import trio
 from pyfuse3 import FUSEError
 
-from dboxfs.errors import CorruptFile
+from dboxfs.errors import CorruptFile, NoSuchMessage
 from dboxfs.fuse import control as control_files
 from dboxfs.fuse import xattrs
 from dboxfs.fuse.attributes import SHORT, Attributes, fill
@@ -31,9 +31,9 @@ from dboxfs.fuse.directory import Listing
 from dboxfs.fuse.errno import ErrorMap
 from dboxfs.fuse.inodes import CONTROL, ROOT, UID_MASK, Inodes
 from dboxfs.fuse.loop import LoopLowlevel
-from dboxfs.fuse.namefiles import NameReader
 from dboxfs.fuse.namefollower import NameFollower
-from dboxfs.fuse.names import WrittenNames, decode, encode
+from dboxfs.fuse.namereader import NameReader
+from dboxfs.fuse.names import WrittenNames, decode, encode, number_of
 from dboxfs.fuse.notify import Notifier
 from dboxfs.fuse.options import ViewOptions
 from dboxfs.fuse.pushed import Pushed
@@ -137,6 +137,7 @@ class Operations(pyfuse3.Operations):
         self._store = store
         self._options = options
         self._spawn = spawn
+        self._reader = reader
         self._names = reader.names if reader is not None else WrittenNames()
         self.follower = NameFollower(reader) if reader is not None else None
         if reader is not None:
@@ -163,6 +164,7 @@ class Operations(pyfuse3.Operations):
         return {
             "pushed_to_kernel": {"messages": self._pushes, "bytes": self._pushed_bytes},
             "invalidations": self.notifier.sent,
+            "skipped_lines_of_names": self._reader.skipped if self._reader is not None else 0,
             "loop": {"polled": loop.polled, "spun": loop.spun, "slept": loop.slept} if loop else None,
         }
 
@@ -170,14 +172,7 @@ class Operations(pyfuse3.Operations):
 
     def _messages_changed(self, folder: Folder, delta: Delta) -> None:
         inode = self._inodes.of(folder)
-        forgotten = self._forgotten(folder)
-        for uid in delta.expunged.tolist():
-            if uid in forgotten:
-                continue
-            self.notifier.entry(inode, b"%d.eml" % uid, inode | uid)
-            if (name := self._names.written(folder, uid)) is not None:
-                self.notifier.entry(inode, name, inode | uid)
-        self._names.forget(folder, delta.expunged.tolist())
+        self._follow_names(folder, delta)
         changed = delta.updated if self._store.location.kind is Kind.SDBOX else delta.appended[:0]
         for uid in changed.tolist():
             self.notifier.attributes(inode | uid)
@@ -187,13 +182,32 @@ class Operations(pyfuse3.Operations):
                 self.notifier.contents(inode | uid)
         self.notifier.attributes(inode)
 
+    def _follow_names(self, folder: Folder, delta: Delta) -> None:
+        """Messages came and went: so do names, and others of the names may be read only now."""
+        inode, forgotten = self._inodes.of(folder), self._forgotten(folder)
+        went, came = delta.expunged.tolist(), delta.appended.tolist()
+        told = self._names.are_told(folder, (), went)
+        gone = {uid: self._names.name(folder, uid) for uid in went}
+        for uid, name in gone.items():
+            if uid not in forgotten:
+                self.notifier.entry(inode, name, inode | uid)
+        changed = self._names.forget(folder, went) | self._names.arrived(folder, came)
+        for name in changed.difference(gone.values()):
+            self.notifier.entry(inode, name)
+        box = folder.mailbox
+        told = told and self._names.are_told(folder, came, ())
+        if self._reader is not None and box is not None and not told:
+            self._reader.is_behind(box)
+
+    async def _know_names(self, folder: Folder) -> None:
+        """Read the names of messages that other mounts have brought."""
+        if self._reader is not None:
+            await self._reader.catch_up(folder)
+
     def _names_changed(self, folder: Folder, names: set[bytes]) -> None:
         if folder in self._inodes:
             for name in names:
                 self.notifier.entry(self._inodes.of(folder), name)
-
-    async def _before_listing(self, folder: Folder) -> None:
-        """Wait until what just now changes in *folder* can be listed."""
 
     def _forgotten(self, folder: Folder) -> Container[int]:
         """Messages of which the kernel knows that they go: it has told us."""
@@ -206,6 +220,7 @@ class Operations(pyfuse3.Operations):
             if parent:
                 if not self._is_taken_away(folder):
                     self.notifier.entry(parent, encode(folder.shown))
+                self._name_is_free(folder.parent, encode(folder.shown))
                 self.notifier.attributes(parent)
 
     def _folder_new(self, folder: Folder) -> None:
@@ -217,9 +232,21 @@ class Operations(pyfuse3.Operations):
         self._inodes.add(folder)
         if folder.parent is not None:
             parent, name = self._inodes.of(folder.parent), encode(folder.shown)
-            if self._names.is_written(folder.parent, name):  # it was a message's
+            if self._holder(folder.parent, name) is not None:  # it was a message's
                 self.notifier.entry(parent, name)
             self.notifier.attributes(parent)
+
+    def _holder(self, folder: Folder, name: bytes) -> int | None:
+        """The message that is called *name* if no directory is."""
+        uid = self._names.holder(folder, name) or number_of(name)
+        return uid if uid is not None and folder.mailbox is not None and uid in folder.mailbox else None
+
+    def _name_is_free(self, folder: Folder, name: bytes) -> None:
+        """A directory is gone that had the name of a message, which was called otherwise meanwhile."""
+        uid = self._holder(folder, name)
+        if uid is not None:
+            for other in (b"%d.eml" % uid, b"uid-%d.eml" % uid):
+                self.notifier.entry(self._inodes.of(folder), other)
 
     def _is_taken_away(self, folder: Folder) -> bool:
         """Whether the kernel knows that the directory goes, or moves: it has told us."""
@@ -237,14 +264,32 @@ class Operations(pyfuse3.Operations):
         if parent_inode == ROOT and name == control_files.NAME:
             return self._attributes.control_dir(CONTROL)
         folder = await self._checked(parent_inode)
-        uid = self._resolve(folder, name)
-        if uid is not None and folder.mailbox is not None:
-            facts = await folder.mailbox.facts_of(uid)
+        found = await self._find_message(folder, name)
+        if found is not None:
+            uid, facts = found
             return self._limited(folder, self._attributes.message(parent_inode | uid, facts))
         child = folder.children.get(decode(name))
         if child is None or child not in self._inodes:
             raise FUSEError(errno.ENOENT)
         return self._limited(folder, self._attributes.folder(child, self._inodes.of(child)))
+
+    async def _find_message(self, folder: Folder, name: bytes) -> tuple[int, Facts] | None:
+        """The message called *name*, and its facts; None: there is none.
+
+        A message that goes while its facts are read may have given its name to another one.
+        """
+        before = 0
+        while True:
+            await self._know_names(folder)
+            uid, box = self._resolve(folder, name), folder.mailbox
+            if uid is None or box is None:
+                return None
+            try:
+                return uid, await box.facts_of(uid)
+            except NoSuchMessage:
+                if uid == before:
+                    raise
+                before = uid
 
     def _resolve(self, folder: Folder, name: bytes) -> int | None:
         """The uid of the message called *name*; None: there is none."""
@@ -252,7 +297,7 @@ class Operations(pyfuse3.Operations):
 
     def _shown(self, folder: Folder) -> Mapping[int, bytes]:
         """The names in a listing that differ from ``<uid>.eml``; an empty one: not listed."""
-        return self._names.shown(folder)
+        return self._names.unusual(folder)
 
     def _written(self) -> Collection[int]:
         """The inodes whose size the kernel changes on its own, because they are open for writing."""
@@ -336,8 +381,8 @@ class Operations(pyfuse3.Operations):
             self._list_control(start_id, token)
             return
         if start_id == 0:
-            await self._before_listing(listing.folder)
             await self._store.check(listing.folder)
+            await self._know_names(listing.folder)
             listing.take()
             listing.deadline = trio.current_time() + SCAN_PATIENCE
         above = self._entries_above(listing)

@@ -2,14 +2,12 @@
 
 A rename of a directory renames a mailbox.  A file is an upload, whose new name may commit it, or a message,
 which gets another name or is moved to another mailbox.  Over a message: it is replaced.
-
-The second name of a message, ``<uid>.eml`` beside a written one, is not the message's to lose: unlink hides
-it as long as the mount lasts.
 """
 
 from __future__ import annotations
 
 import errno
+from functools import partial
 
 import pyfuse3
 from pyfuse3 import FUSEError
@@ -32,7 +30,6 @@ class Renaming:
         self._commits = shared.commits
         self._inodes = shared.inodes
         self._mailboxes = mailboxes
-        self._unlinked: set[tuple[int, bytes]] = set()
 
     async def rename(
         self, old_parent: int, old: bytes, new_parent: int, new: bytes, flags: int, pid: int
@@ -45,39 +42,54 @@ class Renaming:
             raise FUSEError(errno.EINVAL)
         check_name(new)
         source, target = self._shared.folder(old_parent), self._shared.folder(new_parent)
+        replace = not flags & pyfuse3.RENAME_NOREPLACE
         upload = self._uploads.seen(old_parent, old, pid)
+        other = self._uploads.lay(new_parent, new, pid)
+        if not replace and other is not None and other is not upload:
+            raise FUSEError(errno.EEXIST)
         child = source.children.get(decode(old))
-        over = self._shared.own(target, new)
-        taken = target.children.get(decode(new)) is not None
-        if flags & pyfuse3.RENAME_NOREPLACE:
-            other = self._uploads.lay(new_parent, new, pid)
-            if over is not None or taken or (other is not None and other is not upload):
-                raise FUSEError(errno.EEXIST)
         if child is not None:
-            if over is not None:
-                raise FUSEError(errno.ENOTDIR)
+            self._over(target, new, replace=replace, directory=True)
             await self._mailboxes.rename(child, target, new)
             return
-        if taken:
-            raise FUSEError(errno.EISDIR)
+        self._over(target, new, replace=replace)
         self._commits.box(target)
         if upload is not None:
-            await self._rename_upload(upload, target, new, over)
+            await self._rename_upload(upload, target, new, replace=replace)
         else:
-            await self._rename_message(source, old, target, new, over)
+            await self._commits.again(
+                lambda: target, lambda: self._rename_message(source, old, target, new, replace=replace)
+            )
         self._shared.notifier.entry(new_parent, new)
 
-    async def _rename_upload(self, upload: Upload, target: Folder, name: bytes, over: int | None) -> None:
+    def _over(self, target: Folder, new: bytes, *, replace: bool, directory: bool = False) -> int | None:
+        """The message that a rename goes over; None: none.
+
+        :raises FUSEError: something is there that it can't go over.
+        """
+        over = self._shared.resolve(target, new)
+        taken = target.children.get(decode(new)) is not None
+        if not replace and (over is not None or taken):
+            raise FUSEError(errno.EEXIST)
+        if directory and over is not None:
+            raise FUSEError(errno.ENOTDIR)
+        if taken and not directory:
+            raise FUSEError(errno.EISDIR)
+        return over
+
+    async def _rename_upload(self, upload: Upload, target: Folder, name: bytes, *, replace: bool) -> None:
         async with upload.lock:
             upload.check()
+            over = self._over(target, name, replace=replace)
             was_temporary, before = upload.temporary, (upload.folder, upload.name, upload.uid)
             self._uploads.rename(upload, target, name, over)
+            upload.renamed = replace
             if was_temporary and not upload.temporary:
                 try:
                     await self._commits.commit(upload)
                 except BaseException:  # nothing has changed: neither its name, and it may be tried again
                     self._uploads.rename(upload, *before)
-                    upload.failed = 0
+                    upload.failed, upload.renamed = 0, False
                     raise
             self._uploads.give_name(target, name, over, upload)
             if was_temporary and not upload.temporary and not upload.handles:
@@ -87,13 +99,14 @@ class Renaming:
                     self._uploads.drop(upload)
 
     async def _rename_message(
-        self, source: Folder, old: bytes, target: Folder, new: bytes, over: int | None
+        self, source: Folder, old: bytes, target: Folder, new: bytes, *, replace: bool
     ) -> None:
         uid = self._shared.resolve(source, old)
         if uid is None:
             uid = self._linked(source, old)
         if uid is None:
             raise FUSEError(errno.ENOENT)
+        over = self._over(target, new, replace=replace)
         over = over if over != uid or source is not target else None
         followers = self._uploads.of_message(source, uid)
         if source is target:
@@ -101,7 +114,8 @@ class Renaming:
             now = uid
         else:
             now = await self._commits.move(source, uid, target, new, over=over)
-        self._uploads.give_name(target, new, over)
+        if not self._uploads.give_name(target, new, over) and over is not None:
+            self._commits.became(self._inodes.of(target) | over, target, now)
         for upload in followers:  # whoever writes it goes on writing it
             self._uploads.rename(upload, target, new, now)
         self._uploads.unlink(self._inodes.of(source), old)
@@ -120,7 +134,8 @@ class Renaming:
         check_name(new)
         target = self._shared.folder(new_parent)
         self._commits.box(target)
-        if self._shared.own(target, new) is not None or self._uploads.lay(new_parent, new, pid) is not None:
+        self._check_free(target, new)
+        if self._uploads.lay(new_parent, new, pid) is not None:
             raise FUSEError(errno.EEXIST)
         upload = self._uploads.by_inode(inode)
         if upload is not None and self._uploads.is_empty(upload):
@@ -134,7 +149,7 @@ class Renaming:
             if not upload.temporary:  # both names would show a part of it
                 raise FUSEError(errno.EBUSY)
             async with upload.lock:
-                uid = await self._commits.save(target, upload, new, replaces=None)
+                uid = await self._commits.again(lambda: target, partial(self._save, upload, target, new))
                 self._uploads.link(upload, self._inodes.of(target) | uid)
                 if not upload.discarded:  # what is written now changes the message
                     self._commits.became(upload.inode, target, uid)
@@ -144,7 +159,26 @@ class Renaming:
         now = self._commits.follow(inode)
         if now >> 32 == 0 or not now & UID_MASK:
             raise FUSEError(errno.EPERM)
-        return target, await self._commits.copy(self._shared.folder(now), now & UID_MASK, target, new)
+        source, uid = self._shared.folder(now), now & UID_MASK
+        return target, await self._commits.again(
+            lambda: target, partial(self._copy, source, uid, target, new)
+        )
+
+    def _check_free(self, target: Folder, name: bytes) -> None:
+        """
+        :raises FUSEError: EEXIST: a message or a mailbox has this name.
+        """
+        if decode(name) in target.children or self._shared.resolve(target, name) is not None:
+            raise FUSEError(errno.EEXIST)
+
+    async def _save(self, upload: Upload, target: Folder, name: bytes) -> int:
+        self._check_free(target, name)
+        await upload.renew()
+        return await self._commits.save(target, upload, name, replaces=None)
+
+    async def _copy(self, source: Folder, uid: int, target: Folder, name: bytes) -> int:
+        self._check_free(target, name)
+        return await self._commits.copy(source, uid, target, name)
 
     async def unlink(self, parent: int, name: bytes, pid: int) -> None:
         """unlink(2) by thread *pid*.
@@ -163,9 +197,6 @@ class Renaming:
             return
         if uid is None:
             raise FUSEError(errno.ENOENT)
-        if self._shared.own(folder, name) is None:
-            self._unlinked.add((parent, name))
-            return
         writers = self._uploads.of_message(folder, uid)
         for writer in writers:
             writer.discarded = True
@@ -177,12 +208,3 @@ class Renaming:
             raise
         for writer in writers:
             self._uploads.discard(writer)
-
-    def is_hidden(self, parent: int, name: bytes) -> bool:
-        """A second name that was taken away, or that an editor expects to be free."""
-        if not parent >> 32:
-            return False
-        folder = self._shared.folder(parent)
-        if (parent, name) not in self._unlinked and not self._commits.is_given_up(folder, name):
-            return False
-        return self._shared.own(folder, name) is None and folder.children.get(decode(name)) is None

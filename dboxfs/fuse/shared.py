@@ -26,8 +26,8 @@ from dboxfs.store.writing import StoreWriter
 class Shared:
     """See the module.
 
-    ``folder``: the folder of an inode, ENOENT if there is none.  ``resolve``: the uid of the message that a
-    name stands for, None if there is none.
+    ``folder``: the folder of an inode, ENOENT if there is none.  ``resolve``: the uid of the message that has
+    a name, None if there is none.
     """
 
     store: Store
@@ -40,11 +40,6 @@ class Shared:
     notifier: Notifier
     folder: Callable[[int], Folder]
     resolve: Callable[[Folder, bytes], int | None]
-
-    def own(self, folder: Folder, name: bytes) -> int | None:
-        """The message whose first name this is: not one that only answers to it as ``<uid>.eml`` too."""
-        uid = self.resolve(folder, name)
-        return uid if uid is not None and self.names.is_first(folder, uid, name) else None
 
     def child(self, parent_inode: int, name: bytes) -> Folder:
         """The directory *name* in another one.

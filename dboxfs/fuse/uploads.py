@@ -77,6 +77,7 @@ class Upload:
     :ivar based: how many of its first bytes are those of the message that it is or appends to; None: all are
         its own, and take the place of that message as a whole.
     :ivar exclusive: made with O_EXCL: it takes no message's place.
+    :ivar renamed: it was given its name by a rename: it takes the place of whatever message has it.
     :ivar unnamed: another file was given its name meanwhile.
     """
 
@@ -101,6 +102,7 @@ class Upload:
         self.guid = folder.mailbox.guid if folder.mailbox is not None else None
         self.based: int | None = None
         self.exclusive = False
+        self.renamed = False
         self.unnamed = False
         self.created = int(time.time())
         self.lock = trio.Lock()
@@ -230,13 +232,21 @@ class Upload:
             await self._spool.write_all(bytes(self._memory))
             self._forget_memory()
             self._drop_copy()
-        elif self._spool.taken:  # a commit has made it a message: what comes now makes another one
+        else:
+            await self.renew()
+        return self._spool
+
+    async def renew(self) -> None:
+        """Have a temporary file of its own again, if a commit has taken it: what comes is another message.
+
+        :raises OSError: it can't be written.
+        """
+        if self._spool is not None and self._spool.taken:
             old, self._spool = self._spool, self._new_spool(self.folder)
             try:
                 await _transfer(old, self._spool)
             finally:
                 old.close()
-        return self._spool
 
     def truncate(self, size: int) -> None:
         """ftruncate: to nothing, or to the size that it has.

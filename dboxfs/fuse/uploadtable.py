@@ -3,7 +3,8 @@
 An upload is found by its inode, by its name (which nobody but its writer can look up before the commit, see
 :mod:`dboxfs.fuse.writable`), and by the file handle of an open that may write.  Those that take the place of
 a message when they are opened have the message's inode and no entry of their own: for everybody else the
-message is what it was.
+message is what it was.  Once it is gone, or another file has its name, they are what was written and nothing
+else (:meth:`UploadTable.orphan`).
 
 A new file that is closed without a byte is a *ghost*: no message, and nothing for anybody but the process
 that made it, which may look it up, open, link, rename and remove it for a while.  Programs that save with
@@ -146,6 +147,11 @@ class UploadTable:
         opens = (w for w in self._opens.values() if w.upload.inode == inode and w.pid == process)
         return next((writing.upload for writing in opens), None)
 
+    def orphan(self, inode: int) -> Upload | None:
+        """What is written on the message *inode*, which is another file's by now, or gone."""
+        opens = (w.upload for w in self._opens.values() if w.upload.inode == inode)
+        return next((upload for upload in opens if upload.uid is None), None)
+
     def of_message(self, folder: Folder, uid: int) -> list[Upload]:
         """Those that are a message, or will take its place."""
         return [upload for upload in self.all() if upload.uid == uid and upload.folder is folder]
@@ -192,11 +198,12 @@ class UploadTable:
         """Whether it was closed without a byte, and nobody has opened it since."""
         return upload.inode in self._ghosts
 
-    def give_name(self, folder: Folder, name: bytes, over: int | None, heir: Upload | None = None) -> None:
+    def give_name(self, folder: Folder, name: bytes, over: int | None, heir: Upload | None = None) -> bool:
         """Another file gets this name, and takes the place of message *over*: whoever writes a file of that
         name has none any more.
 
         :param heir: the file that gets it.
+        :return: whether somebody writes message *over*, and goes on writing what is nothing yet.
         """
         losers = self.of_message(folder, over) if over is not None else []
         named = [
@@ -208,6 +215,7 @@ class UploadTable:
                 continue
             self.unname(upload)
             upload.uid, upload.unnamed = None, True
+        return bool(set(losers) - {heir})
 
     def is_empty(self, upload: Upload) -> bool:
         """Whether it is a ghost, or will be one when it is closed as it is."""

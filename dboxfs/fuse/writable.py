@@ -5,11 +5,8 @@
   opened it can look up its plain name before that; a temporary with a dot can be read and deleted by anybody,
   is not listed, and ends with the mount.
 * A message that is opened for writing stays what it is for everybody, until the commit replaces it.
-
-* A message with a written name answers to ``<uid>.eml`` too: a second name with an inode of its own.
-  Whoever writes a file of that name (a restored backup is full of them) writes another message: opening it
-  with O_TRUNC begins a new file, otherwise it can't be written; unlink takes only the second name away (as
-  long as the mount lasts); a rename goes over nothing.
+  A request about its inode is about the message while that is there, and about what is written afterwards:
+  never about another message that has got its name.
 
 Everything that is written goes past the kernel's cache (``direct_io``): nobody reads a mixture from there.
 
@@ -38,10 +35,11 @@ from dboxfs.fuse import xattrs
 from dboxfs.fuse.attributes import fill
 from dboxfs.fuse.changing import Changing
 from dboxfs.fuse.closing import Closing
-from dboxfs.fuse.commits import SECOND_NAME, Commits, check_name, flag_names
+from dboxfs.fuse.commits import Commits, check_name, flag_names
 from dboxfs.fuse.inodes import UID_MASK
 from dboxfs.fuse.mailboxes import Mailboxes
-from dboxfs.fuse.namefiles import NameFiles, NameReader
+from dboxfs.fuse.namefiles import NameFiles
+from dboxfs.fuse.namereader import NameReader
 from dboxfs.fuse.names import decode
 from dboxfs.fuse.operations import Operations, handler, stale
 from dboxfs.fuse.options import ViewOptions
@@ -81,17 +79,15 @@ class WritableOperations(Operations):
         writer: StoreWriter,
         reader: NameReader,
     ) -> None:
-        names = reader.names
         super().__init__(store, options, spawn, reader)
         self.requests.update(dict.fromkeys(_REQUESTS, 0))
-        self._reader = reader
         self._name_files = NameFiles(reader, writer.options)
-        self._commits = Commits(store, writer, self._inodes, names, self._name_files)
+        self._commits = Commits(store, writer, self._inodes, reader, self._name_files)
         self._removals = Removals(store, writer, spawn)
         self._uploads = UploadTable(self._inodes, self._commits.spool)
         self._shared = Shared(
-            store, writer, self._inodes, names, self._commits, self._removals, self._uploads, self.notifier,
-            self._folder, self._resolve,
+            store, writer, self._inodes, reader.names, self._commits, self._removals, self._uploads,
+            self.notifier, self._folder, self._resolve,
         )  # fmt: skip
         self._closing = Closing(self._shared, spawn)
         self._mailboxes = Mailboxes(self._shared)
@@ -106,7 +102,7 @@ class WritableOperations(Operations):
     async def sweep(self) -> None:
         """Remove what a daemon that was killed has left."""
         names = [folder.name for folder in self._store.folders.values() if folder.mailbox is not None]
-        await self._shared.writer.sweep(names, [self._reader.directory])
+        await self._shared.writer.sweep(names, [self._name_files.directory])
 
     async def begin(self) -> None:
         """The mount begins: take out what a crash has left in the files of names."""
@@ -137,9 +133,6 @@ class WritableOperations(Operations):
     def _shown(self, folder: Folder) -> Mapping[int, bytes]:
         shown, hidden = super()._shown(folder), self._removals.hidden(folder)
         return {**shown, **dict.fromkeys(hidden, b"")} if hidden else shown
-
-    async def _before_listing(self, folder: Folder) -> None:
-        await self._commits.settled(folder)
 
     def _forgotten(self, folder: Folder) -> Container[int]:
         return self._removals.hidden(folder)
@@ -172,20 +165,17 @@ class WritableOperations(Operations):
             entry = await self.getattr(self._commits.follow(linked), ctx)
             entry.entry_timeout = 0.0
             return entry
-        if self._renaming.is_hidden(parent_inode, name):
-            self.requests["lookup"] += 1
-            raise FUSEError(errno.ENOENT)
-        if parent_inode >> 32:
-            folder = self._folder(parent_inode)
-            if self._resolve(folder, name) is None:
-                await self._commits.settled(folder, name)
-        entry = await super().lookup(parent_inode, name, ctx)
-        if entry.st_ino & UID_MASK and parent_inode >> 32:
-            folder = self._folder(parent_inode)
-            if self._resolve(folder, name) is not None and self._shared.own(folder, name) is None:
-                entry.st_ino = pyfuse3.InodeT(entry.st_ino | SECOND_NAME)
-                entry.entry_timeout = entry.attr_timeout = 0.0
-        return self._passing(entry)
+        return self._passing(await super().lookup(parent_inode, name, ctx))
+
+    def _file_of(self, inode: int) -> Upload | None:
+        """The file being written that *inode* stands for; None: it is a message, a directory, or nothing."""
+        upload = self._uploads.by_inode(inode)
+        if upload is not None or not inode & UID_MASK:
+            return upload
+        now = self._commits.follow(inode)
+        folder = self._inodes.folder(now)
+        box = folder.mailbox if folder is not None else None
+        return None if box is not None and now & UID_MASK in box else self._uploads.orphan(inode)
 
     def _upload_attributes(self, upload: Upload) -> pyfuse3.EntryAttributes:
         entry = self._attributes.template()
@@ -195,7 +185,7 @@ class WritableOperations(Operations):
         return entry
 
     async def getattr(self, inode: int, ctx: object) -> pyfuse3.EntryAttributes:
-        upload = self._uploads.by_inode(inode)
+        upload = self._file_of(inode)
         if upload is not None:
             self.requests["getattr"] += 1
             return self._upload_attributes(upload)
@@ -216,10 +206,11 @@ class WritableOperations(Operations):
         folder = self._folder(parent_inode)
         box = self._commits.box(folder)
         await self._store.check(folder)
+        await self._know_names(folder)
         if folder.children.get(decode(name)) is not None:
             raise FUSEError(errno.EISDIR)
         there = self._uploads.lay(parent_inode, name, ctx.pid)
-        uid = self._shared.own(folder, name)
+        uid = self._resolve(folder, name)
         if flags & os.O_EXCL and (there is not None or uid is not None):
             raise FUSEError(errno.EEXIST)
         if there is not None and (there.temporary or self._uploads.is_ghost(there)):
@@ -266,11 +257,6 @@ class WritableOperations(Operations):
             raise FUSEError(errno.EACCES)
         folder, uid = self._folder(now), now & UID_MASK
         box = self._commits.box(folder)
-        if inode >> 63 and inode >> 32 != SECOND_NAME >> 32:
-            if not flags & os.O_TRUNC:
-                raise FUSEError(errno.EOPNOTSUPP)
-            new = self._uploads.replacement(inode, folder, b"%d.eml" % (inode & UID_MASK))
-            return self._opened(new, flags, ctx)
         body = await box.open(uid)
         upload = self._uploads.replacement(inode, folder, self._names.name(folder, uid))
         upload.uid = uid
@@ -322,7 +308,7 @@ class WritableOperations(Operations):
         self, inode: int, attr: Any, fields: Any, fh: int | None, ctx: Any
     ) -> pyfuse3.EntryAttributes:
         writing = self._uploads.of(fh) if fh is not None else None
-        upload = writing.upload if writing is not None else self._uploads.by_inode(inode)
+        upload = writing.upload if writing is not None else self._file_of(inode)
         if upload is None and ctx is not None:  # futimens comes without a handle
             upload = self._uploads.replacing(inode, ctx.pid)
         received = attr.st_mtime_ns // _NS if fields.update_mtime else None
@@ -345,7 +331,7 @@ class WritableOperations(Operations):
             raise FUSEError(errno.EOPNOTSUPP)
         if not name.startswith(xattrs.PREFIX):
             raise FUSEError(errno.EINVAL)
-        await self._changing.xattr(inode, decode(name[len(xattrs.PREFIX) :]), value)
+        await self._changing.xattr(inode, self._file_of(inode), decode(name[len(xattrs.PREFIX) :]), value)
 
     @handler
     async def removexattr(self, inode: int, name: bytes, ctx: Any) -> None:
@@ -354,10 +340,10 @@ class WritableOperations(Operations):
         word = decode(name[len(xattrs.PREFIX) :])
         if word not in ("flags", "keywords"):
             raise FUSEError(errno.EPERM)
-        await self._changing.xattr(inode, word, b"")
+        await self._changing.xattr(inode, self._file_of(inode), word, b"")
 
     async def getxattr(self, inode: int, name: bytes, ctx: object) -> bytes:
-        upload = self._uploads.by_inode(inode)
+        upload = self._file_of(inode)
         if upload is None or upload.uid is not None:
             return await super().getxattr(self._commits.follow(inode), name, ctx)
         self.requests["getxattr"] += 1
@@ -368,7 +354,7 @@ class WritableOperations(Operations):
         raise FUSEError(pyfuse3.ENOATTR if name.startswith(b"user.") else errno.EOPNOTSUPP)
 
     async def listxattr(self, inode: int, ctx: object) -> Sequence[pyfuse3.XAttrNameT]:
-        upload = self._uploads.by_inode(inode)
+        upload = self._file_of(inode)
         if upload is None or upload.uid is not None:
             return await super().listxattr(self._commits.follow(inode), ctx)
         self.requests["listxattr"] += 1
@@ -379,6 +365,7 @@ class WritableOperations(Operations):
 
     @handler
     async def unlink(self, parent_inode: int, name: bytes, ctx: Any) -> None:
+        await self._know_names(self._folder(parent_inode))
         await self._renaming.unlink(parent_inode, name, ctx.pid)
 
     @handler
@@ -399,12 +386,15 @@ class WritableOperations(Operations):
         flags: int,
         ctx: Any,
     ) -> None:
+        for parent in (parent_inode_old, parent_inode_new):
+            await self._know_names(self._folder(parent))
         await self._renaming.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags, ctx.pid)
 
     @handler
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Any
     ) -> pyfuse3.EntryAttributes:
+        await self._know_names(self._folder(new_parent_inode))
         target, uid = await self._renaming.link(inode, new_parent_inode, new_name, ctx.pid)
         if isinstance(uid, Upload):
             return self._upload_attributes(uid)

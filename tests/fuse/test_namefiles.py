@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Awaitable, Callable
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from dboxfs.fsapi import Driver, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.fuse import names as names_module
-from dboxfs.fuse.namefiles import NameFiles, NameReader
-from dboxfs.store import Folder, Kind, Location
-from dboxfs.store.writing import NewMessage, StoreWriter, WriteOptions, init_store
+from dboxfs.fuse.namefiles import NameFiles
+from dboxfs.fuse.namelines import Kind, Line, encode_line
+from dboxfs.fuse.namereader import NameReader, Writers
+from dboxfs.fuse.names import There
+from dboxfs.store import Folder, Location
+from dboxfs.store import Kind as Format
+from dboxfs.store.writing import NewMessage, StoreWriter, Superseded, Wanted, WriteOptions, init_store
 from tests.crash.points import Point
 from tests.fuse.test_uploads import Recorder
 from tests.store.opened import opened
@@ -27,7 +33,18 @@ async def add(files: NameFiles, folder: Folder) -> None:
 
 
 async def take_over(files: NameFiles, folder: Folder) -> None:
-    await files.record(folder, 1, b"two", after=2)
+    assert await files.begin("INBOX", [Wanted(b"two", 2, 1)], having(folder)) == [None]
+
+
+async def announce(files: NameFiles, folder: Folder) -> None:
+    assert await files.begin("INBOX", [Wanted(b"four", None, 4)], having(folder)) == [None]
+
+
+def having(folder: Folder) -> There:
+    """Which of some uids a mailbox has."""
+    box = folder.mailbox
+    assert box is not None
+    return lambda uids: [uid for uid in uids if uid in box]
 
 
 async def swap(files: NameFiles, folder: Folder) -> None:
@@ -42,7 +59,7 @@ async def mend(files: NameFiles, folder: Folder) -> None:
 async def root(tmp_path: Path) -> Path:
     """A store with three messages."""
     root = tmp_path / "mail"
-    location = Location(Kind.SDBOX, str(root))
+    location = Location(Format.SDBOX, str(root))
     async with FileSystem(ThreadsDriver(1), sync=False) as fs:
         await init_store(fs, location)
         messages = [NewMessage(b"Subject: %d\n\n" % number) for number in range(3)]
@@ -51,14 +68,14 @@ async def root(tmp_path: Path) -> Path:
 
 
 async def shown(root: Path, *, without: int = 0) -> Shown:
-    """What a new mount shows; *without*: after that message was expunged."""
+    """What a new mount shows of messages that are there; *without*: after that message was expunged."""
     async with opened(f"sdbox:{root}", follow=False) as (store, _):
         reader = NameReader(store)
         await reader.load()
         folder = store.folders["INBOX"]
         if without:
             reader.names.forget(folder, [without])
-        return dict(reader.names.shown(folder))
+        return {uid: name for uid, name in reader.names.unusual(folder).items() if uid < 4}
 
 
 async def change(root: Path, work: Change, driver: Driver | None = None) -> None:
@@ -84,6 +101,7 @@ async def none(files: NameFiles, folder: Folder) -> None:
     [
         (none, add, False),
         (prepare, add, False),
+        (prepare, announce, False),
         (prepare, take_over, False),
         (prepare, mend, False),
         (prepare, swap, True),
@@ -97,6 +115,7 @@ async def test_a_crash(
     await change(root, before)
     if work is mend:
         await change(root, take_over)
+        monkeypatch.setattr(Writers, "lives", lambda writers, token: False)  # it was killed
     kept = root.parent / "kept"
     if directory.exists():
         shutil.copytree(directory, kept)
@@ -109,7 +128,8 @@ async def test_a_crash(
     first = sum(recorder.counts.values()) - len(recorder.kinds)
     points = [Point(first + n) for n in range(len(recorder.kinds))]
     points += [Point(first + n, torn=True) for n, kind in enumerate(recorder.kinds, 1) if kind == "append"]
-    assert (old != new) == bool(recorder.kinds), "nothing was tested"
+    assert recorder.kinds, "nothing was tested"
+    assert (old != new) == (work is not announce), "it says what it should, and no more"
     for point in points:
         shutil.rmtree(directory, ignore_errors=True)
         if kept.exists():
@@ -146,7 +166,7 @@ async def test_an_error_leaves_names_as_they_were(root: Path) -> None:
             folder = store.folders["INBOX"]
             with pytest.RaisesExc(OSError, check=lambda error: error.errno == errno.EIO):
                 await swap(NameFiles(reader, WriteOptions()), folder)
-            assert reader.names.shown(folder) == {1: b"one", 2: b"two"}
+            assert reader.names.unusual(folder) == {1: b"one", 2: b"two"}
         assert await shown(root) == {1: b"one", 2: b"two"}
 
 
@@ -163,5 +183,117 @@ async def test_two_writers_of_one_file(root: Path, monkeypatch: pytest.MonkeyPat
             await files[number % 2].record(folders[number % 2], 1 + number % 3, b"n%d" % number)
         await readers[0].look(folders[0])
         expected = {1: b"n57", 2: b"n58", 3: b"n59"}
-        assert [dict(r.names.shown(f)) for r, f in zip(readers, folders, strict=True)] == [expected, expected]
+        assert [dict(r.names.unusual(f)) for r, f in zip(readers, folders, strict=True)] == [
+            expected,
+            expected,
+        ]
     assert await shown(root) == expected
+
+
+@asynccontextmanager
+async def two_mounts(root: Path) -> AsyncIterator[list[tuple[NameReader, NameFiles, Folder]]]:
+    """The names of one store as two mounts have them."""
+    async with (
+        opened(f"sdbox:{root}", follow=False) as (one, _),
+        opened(f"sdbox:{root}", follow=False) as (two, _),
+    ):
+        found = []
+        for store in (one, two):
+            reader = NameReader(store)
+            await reader.load()
+            found.append((reader, NameFiles(reader, WriteOptions()), store.folders["INBOX"]))
+        yield found
+
+
+async def test_a_name_is_announced_before_its_message_comes(root: Path) -> None:
+    async with two_mounts(root) as ((_, files, folder), (other, _, there)):
+        wanted = Wanted(b"four", None, 4)
+        assert await files.begin("INBOX", [wanted], having(folder)) == [None]
+        await other.look(there)
+        assert other.names.name(there, 4) == b"four"
+        await files.withdraw(folder, wanted)
+        await other.look(there)
+        assert other.names.name(there, 4) == b"4.eml"
+        assert other.names.holder(there, b"four") is None
+
+
+async def test_what_a_dead_writer_has_announced_names_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead: set[str] = set()
+    monkeypatch.setattr(Writers, "lives", lambda writers, token: token not in dead)
+    async with two_mounts(root) as ((reader, files, folder), (other, _, there)):
+        await files.begin("INBOX", [Wanted(b"four", None, 4)], having(folder))
+        await other.look(there)
+        assert other.names.name(there, 4) == b"four"
+        dead.add(reader.writers.token)
+        other.names.arrived(there, [4])
+        assert other.names.name(there, 4) == b"4.eml"
+    assert 4 not in await shown(root)
+
+
+async def test_a_name_belongs_to_one_message_whatever_two_mounts_do(root: Path) -> None:
+    async with two_mounts(root) as ((_, files, folder), (_, others, there)):
+        await files.rename(folder, 1, b"x", having(folder))
+        (refused,) = await others.begin("INBOX", [Wanted(b"x", None, 2)], having(there))
+        assert isinstance(refused, Superseded)
+        assert await others.begin("INBOX", [Wanted(b"x", 1, 2)], having(there)) == [None]
+        with pytest.RaisesExc(Superseded):
+            await files.rename(folder, 3, b"x", having(folder))
+        await files.rename(folder, 1, b"y", having(folder))
+        await files.rename(folder, 3, b"x", having(folder))
+        (refused,) = await others.begin("INBOX", [Wanted(b"x", 1, 2)], having(there))
+        assert isinstance(refused, Superseded), "message 1 is called otherwise"
+    assert await shown(root) == {1: b"y", 3: b"x"}
+
+
+async def test_lines_that_can_not_be_are_skipped_and_counted(root: Path) -> None:
+    await change(root, prepare)
+    (file,) = (root / "dboxfs-names").iterdir()
+    validity = int(file.read_bytes().split()[1])
+    bad = [b"no line\n", b"\n", b"00000000 1 2 x\n", b"\xff\xfe\n"]
+    bad += [_checked(b"%d " % validity + text) for text in (b"x name", b"2", b"2 name x", b"2 name 0 ~dead",
+            b"2 name 2", b"0 name", b"4294967296 name", b"-2 name", b"2 name 1 +p q")]  # fmt: skip
+    bad += [encode_line(Line(validity, 2, name)) for name in (b"a/b", b"..", b".", b"", b"\0", b"x" * 5000)]
+    bad += [_checked(b"x 2 name"), _checked(b"0 2 name")]
+    with file.open("ab") as names:
+        names.write(b"".join(bad) + encode_line(Line(validity, 3, b"three")) + b"torn end, no line")
+    async with opened(f"sdbox:{root}", follow=False) as (store, _):
+        reader = NameReader(store)
+        await reader.load()
+        folder = store.folders["INBOX"]
+        assert reader.names.unusual(folder) == {1: b"one", 2: b"two", 3: b"three"}
+        assert reader.skipped == len(bad)
+        await NameFiles(reader, WriteOptions()).record(folder, 2, b"zwei")
+    assert await shown(root) == {1: b"one", 2: b"zwei", 3: b"three"}
+    assert b"torn" not in file.read_bytes()
+
+
+def _checked(text: bytes) -> bytes:
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+async def test_mending_takes_out_what_never_came_and_nothing_else(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await change(root, prepare)
+    (file,) = (root / "dboxfs-names").iterdir()
+    validity = int(file.read_bytes().split()[1])
+    alive, dead = "17-0123abcd-4-5", "18-0123abcd-4-5"
+    monkeypatch.setattr(Writers, "lives", lambda writers, token: token == alive)
+    lines = [
+        Line(validity, 1, b"two", 2, Kind.PLACED, dead),
+        Line(validity, 3, b"one", 1, Kind.PLACED, alive),
+        Line(validity, 4, b"lost"),
+        Line(validity, 5, b"coming", 0, Kind.ANNOUNCED, alive),
+        Line(validity, 6, b"never", 0, Kind.ANNOUNCED, dead),
+    ]
+    with file.open("ab") as names:
+        names.write(b"".join(map(encode_line, lines)))
+    await change(root, mend)
+    kept = file.read_bytes()
+    assert all(word not in kept for word in (dead.encode(), b"lost", b"never"))
+    assert encode_line(lines[1]) in kept
+    assert encode_line(lines[3]) in kept
+    assert await shown(root) == {1: b"one", 2: b"two"}
+    assert await shown(root, without=1) == {2: b"two", 3: b"one"}

@@ -8,6 +8,7 @@ from dboxfs.store.writing.errors import (
     MailboxInUse,
     RefusedMessage,
     StoreExists,
+    Superseded,
 )
 from dboxfs.store.writing.maintain import Maintained
 from dboxfs.store.writing.message import (
@@ -19,6 +20,7 @@ from dboxfs.store.writing.message import (
     NewMessage,
     Source,
 )
+from dboxfs.store.writing.naming import Namer, Wanted
 from dboxfs.store.writing.newstore import init_store
 from dboxfs.store.writing.options import Eol, Fsync, LockMethod, Neighbour, WriteOptions
 from dboxfs.store.writing.outcome import Copied, Saved
@@ -43,6 +45,7 @@ __all__ = [
     "MailboxExists",
     "MailboxInUse",
     "Maintained",
+    "Namer",
     "Neighbour",
     "NewMessage",
     "PurgeProgress",
@@ -53,6 +56,8 @@ __all__ = [
     "Spool",
     "StoreExists",
     "StoreWriter",
+    "Superseded",
+    "Wanted",
     "WriteOptions",
     "init_store",
     "with_version",

@@ -56,3 +56,9 @@ class StoreExists(DboxfsError):
     """There is something already where a store should be made."""
 
     errno: ClassVar[int] = errno.EEXIST
+
+
+class Superseded(DboxfsError):
+    """The message whose place was to be taken is gone, or another one has its name; nothing was changed."""
+
+    errno: ClassVar[int] = errno.ESTALE

@@ -24,6 +24,7 @@ from dboxfs.store.writing.containers import Placed, Placer
 from dboxfs.store.writing.group import GroupCommit, Request
 from dboxfs.store.writing.indexlog import IndexLog
 from dboxfs.store.writing.message import CopyAs, NewMessage
+from dboxfs.store.writing.naming import Wanted
 from dboxfs.store.writing.outcome import Copied, Saved, now_seconds
 from dboxfs.store.writing.references import References, check_limit, lost_references, references_of
 from dboxfs.store.writing.sdbox import finish_expunge, heritage
@@ -45,12 +46,16 @@ class _Save:
 
 @dataclass(slots=True)
 class _Share:
-    """What one mailbox gets of a group: its requests, and the messages they replace (uid, map uid)."""
+    """What one mailbox gets of a group: its requests, and the messages they replace (uid, map uid).
+
+    ``uids``: of the new messages, by ``id`` of what was composed.
+    """
 
     index: IndexLog
     requests: list[Request[_Save, Saved]]
     appended: list[records.Appended] = field(default_factory=list)
     replaced: list[tuple[int, int]] = field(default_factory=list)
+    uids: dict[int, int] = field(default_factory=dict)
 
 
 _Request = Request[_Save, Saved]
@@ -109,6 +114,7 @@ class MdboxWriter:
         try:
             await self._place_shared(shared, group)
             async with self._work.locked_map() as mapping, self._shares(group) as shares:
+                await self._name(shares)
                 if shares:
                     await self._change(mapping, placers, group, shares)
         except BaseException:
@@ -169,6 +175,30 @@ class MdboxWriter:
             await self._disk.attempt(self._work.map_done())
         self._answer(shares)
 
+    async def _name(self, shares: list[_Share]) -> None:
+        """Give the messages their uids, and tell who knows names of them.
+
+        Requests with which something is wrong go: their records are nobody's then.
+        """
+        for share in shares:
+            uid = share.index.state.next_uid
+            messages = [placed.composed for request in share.requests for placed in request.what.placed]
+            for composed in messages:
+                share.uids[id(composed)] = uid = max(uid, composed.message.uid or 0)
+                if composed.message.wanted is not None:
+                    composed.message.wanted.uid = uid
+                uid += 1
+            wanted = [composed.message.wanted for composed in messages]
+            answers = iter(await self._work.name(share.index.what, share.index, wanted))
+            for request in list(share.requests):
+                errors = [
+                    error for error in [next(answers) for _ in request.what.placed] if error is not None
+                ]
+                if errors:
+                    request.error = errors[0]
+                    share.requests.remove(request)
+        shares[:] = [share for share in shares if share.requests]
+
     async def _name_files(self, mapping: MapIndex, placers: list[Placer]) -> int:
         """Give new files their names; the highest file_id that was given, 0 if there was no new file."""
         new = [c for placer in placers for c in placer.containers if c.new]
@@ -197,7 +227,6 @@ class MdboxWriter:
         map_uid = mapping.state.next_uid
         entries: list[records.MapEntry] = []
         share_of = {id(request): share for share in shares for request in share.requests}
-        next_uid = {id(share): share.index.state.next_uid for share in shares}
         for request in group:
             share = share_of.get(id(request))
             for placed in request.what.placed:
@@ -206,9 +235,7 @@ class MdboxWriter:
                     records.MapEntry(map_uid, file_id, placed.offset, size, int(share is not None))
                 )
                 if share is not None:
-                    uid = max(next_uid[id(share)], placed.composed.message.uid or 0)
-                    self._append_to(share, uid, map_uid, placed.composed)
-                    next_uid[id(share)] = uid + 1
+                    self._append_to(share, share.uids[id(placed.composed)], map_uid, placed.composed)
                 map_uid += 1
         return entries
 
@@ -279,12 +306,15 @@ class MdboxWriter:
         move: bool = False,
         like: Mapping[int, CopyAs] | None = None,
         replaces: int | None = None,
+        named: Wanted | None = None,
     ) -> Copied:
         """Copy (or move) messages: one more reference each (or none).
 
         :param like: by uid in the source: what its copy shall be.
         :param replaces: the message in the target whose place the first one takes.
+        :param named: the name that the first one shall have.
         :raises NoSuchMessage: one of them is gone; nothing was changed.
+        :raises Superseded: the name is another one's; nothing was changed.
         :raises Unsupported: one of them has too many copies already.
         """
         async with (
@@ -297,6 +327,9 @@ class MdboxWriter:
                 raise NoSuchMessage(f"{self._work.shown(source)}: some of the messages to be copied are gone")
             rows = self._copies(here, there, wanted, mapping, like or {})
             check_limit(mapping, rows)
+            if named is not None:
+                named.uid = rows[0].uid
+                await self._work.name_one(target, there, named)
             replaced = self._take_place(there, rows, replaces)
             await self._transfer(here, there, rows, wanted if move else [], replaced)
             self._work.count("moved" if move else "copied", len(rows))
@@ -383,14 +416,23 @@ class MdboxWriter:
 
     # -- expunge -----------------------------------------------------------------------------------------
 
-    async def expunge(self, name: str, uids: Sequence[int] | None, *, heir: int | None = None) -> list[int]:
+    async def expunge(
+        self,
+        name: str,
+        uids: Sequence[int] | None,
+        *,
+        heir: int | None = None,
+        named: Wanted | None = None,
+    ) -> list[int]:
         """Expunge messages (None: all), and those that others asked for; gives the uids that were there.
 
         :param heir: takes the place of the only one of *uids*, if that is there.
+        :param named: the name that the heir shall have.
         :raises NoSuchMessage: there is no heir.
         """
         async with self._work.locked_map() as mapping, self._work.mailbox(name) as index:
             wanted = index.state.uids.tolist() if uids is None else present(index.state, uids)
+            await self._work.name_one(name, index, named)
             first = heritage(index, heir, wanted[0]) if heir is not None and wanted else None
             gone = sorted({*wanted, *index.state.pending_expunges.tolist()})
             diffs = lost_references(index, mapping, gone)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from dboxfs.fsapi import Handle
 from dboxfs.store.content import Body
+from dboxfs.store.writing.naming import Wanted
 
 _PIECE = 1 << 20
 
@@ -110,6 +111,7 @@ class NewMessage:
     :param saved: when it was saved, seconds since the epoch; None: now.  sdbox: always now.
     :param coded: the source gives compressed or encrypted bytes, which are stored as they come (only in dbox
         version 2); None: it gives the message.
+    :param wanted: the name that it shall have, where a :class:`~dboxfs.store.writing.naming.Namer` listens.
     """
 
     source: Source | bytes
@@ -122,6 +124,7 @@ class NewMessage:
     saved: int | None = None
     guid_text: bytes | None = None
     coded: Coded | None = None
+    wanted: Wanted | None = None
 
 
 @dataclass(frozen=True, slots=True)

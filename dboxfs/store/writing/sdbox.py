@@ -23,6 +23,7 @@ from dboxfs.store.writing.compose import Composed, Spooled, compose, new_file
 from dboxfs.store.writing.group import GroupCommit, Request
 from dboxfs.store.writing.indexlog import IndexLog
 from dboxfs.store.writing.message import CopyAs, NewMessage
+from dboxfs.store.writing.naming import Wanted
 from dboxfs.store.writing.outcome import Copied, Saved, side_by_side
 from dboxfs.store.writing.work import Work, present, visible
 
@@ -34,7 +35,7 @@ _BATCH = 256
 class _New:
     """A message that waits for its uid.  ``attachments``: (existing file, path without the suffix).
 
-    ``uid``: at first the lowest that it may have.
+    ``uid``: at first the lowest that it may have.  ``wanted``: the name that it shall have.
     """
 
     temporary: str
@@ -44,6 +45,7 @@ class _New:
     replaces: int | None = None
     attachments: tuple[tuple[str, str], ...] = ()
     uid: int = 0
+    wanted: Wanted | None = None
 
 
 _Request = Request[list[_New], Saved]
@@ -97,7 +99,7 @@ class SdboxWriter:
             mailbox=None, directory=directory,
         )  # fmt: skip
         new = _New("", message.flags, message.keywords, composed.guid, message.replaces)
-        new.uid = message.uid or 0
+        new.uid, new.wanted = message.uid or 0, message.wanted
         made.append(new)
         if isinstance(composed, Spooled):
             await self._finish(composed, new)
@@ -160,17 +162,22 @@ class SdboxWriter:
     # -- commit ------------------------------------------------------------------------------------------
 
     async def _commit_group(self, name: str, group: Sequence[_Request]) -> None:
-        news = [new for request in group for new in request.what]
         attachments: list[str] = []
         async with self._work.mailbox(name) as index:
             validity = index.state.uid_validity
-            await self._take_uids(name, index, news)
+            await self._take_uids(name, index, [new for request in group for new in request.what])
+            group = await self._name(name, index, group)
+            news = [new for request in group for new in request.what]
+            if not news:
+                return
             replaced = self._inherit(index, news)
             if self._work.options.alone:
                 attachments = await self._attachment_files(name, index, replaced)
             try:
                 await self._link_attachments(index, news)
                 await self._publish(name, news)
+                if any(new.wanted is not None and new.wanted.uid != new.uid for new in news):
+                    await self._name(name, index, group)
                 await self._append(index, news, replaced)
             except BaseException as error:
                 await self._take_back(name, index, news, replaced, error)
@@ -205,6 +212,24 @@ class SdboxWriter:
             for new, number in zip(todo, numbers, strict=False):
                 new.uid = number
             todo = todo[len(numbers) :]
+
+    async def _name(self, name: str, index: IndexLog, group: Sequence[_Request]) -> list[_Request]:
+        """Tell who knows names of the uids; gives the requests of which nothing is wrong."""
+        fine = []
+        for request in group:
+            for new in request.what:
+                if new.wanted is not None:
+                    new.wanted.uid = new.uid
+        answers = iter(
+            await self._work.name(name, index, [new.wanted for request in group for new in request.what])
+        )
+        for request in group:
+            errors = [error for error in [next(answers) for _ in request.what] if error is not None]
+            if errors:
+                request.error = errors[0]
+            else:
+                fine.append(request)
+        return fine
 
     def _inherit(self, index: IndexLog, news: Sequence[_New]) -> list[int]:
         """Flags and keywords of replaced messages go to their successors; gives those that still exist."""
@@ -294,12 +319,13 @@ class SdboxWriter:
         *,
         like: Mapping[int, CopyAs] | None = None,
         replaces: int | None = None,
+        named: Wanted | None = None,
     ) -> Copied:
         """Copy messages by hard links.
 
-
         :param like: by uid in the source: what its copy shall be.
         :param replaces: the message in the target whose place the first one takes.
+        :param named: the name that the first one shall have.
         :raises NoSuchMessage: one of them is gone; nothing was copied.
         """
         made: list[_New] = []
@@ -328,7 +354,7 @@ class SdboxWriter:
         except BaseException:
             await self._discard(made)
             raise
-        made[0].replaces = replaces
+        made[0].replaces, made[0].wanted = replaces, named
         saved = await self._commit(target, made)
         return Copied(saved.uid_validity, tuple(wanted), saved.uids)
 
@@ -370,15 +396,24 @@ class SdboxWriter:
 
     # -- expunge -----------------------------------------------------------------------------------------
 
-    async def expunge(self, name: str, uids: Sequence[int] | None, *, heir: int | None = None) -> list[int]:
+    async def expunge(
+        self,
+        name: str,
+        uids: Sequence[int] | None,
+        *,
+        heir: int | None = None,
+        named: Wanted | None = None,
+    ) -> list[int]:
         """Expunge messages (None: all), and those that others asked for; gives the uids that were there.
 
         :param heir: takes the place of the only one of *uids*, if that is there.
+        :param named: the name that the heir shall have.
         :raises NoSuchMessage: there is no heir.
         :raises OSError: also if they are expunged, but a file could not be removed (``maintain`` will).
         """
         async with self._work.mailbox(name) as index:
             wanted = index.state.uids.tolist() if uids is None else present(index.state, uids)
+            await self._work.name_one(name, index, named)
             first = heritage(index, heir, wanted[0]) if heir is not None and wanted else None
             gone = sorted({*wanted, *index.state.pending_expunges.tolist()})
             attachments = await self._attachment_files(name, index, gone)

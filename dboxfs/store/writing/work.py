@@ -10,10 +10,11 @@ import errno
 import os
 import re
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
-from dboxfs.errors import CorruptFile, NoSuchMailbox, Unsupported
+from dboxfs.errors import CorruptFile, DboxfsError, NoSuchMailbox, Unsupported
 from dboxfs.fsapi import FileSystem, ops
 from dboxfs.index.mailbox import MDBOX_HEADER, MailboxHeader, mailbox_header
 from dboxfs.index.mapindex import MapIndex
@@ -24,6 +25,7 @@ from dboxfs.store.names import display_name
 from dboxfs.store.writing.disk import Disk
 from dboxfs.store.writing.errors import WHERE_INDEX, IndexMissing
 from dboxfs.store.writing.indexlog import IndexLog
+from dboxfs.store.writing.naming import Namer, Wanted
 from dboxfs.store.writing.newindex import make_mailbox_index, make_map, refuse_lost_log
 from dboxfs.store.writing.options import WriteOptions
 from dboxfs.store.writing.snapshot import tidy
@@ -45,6 +47,7 @@ class Work:
     :ivar map_view: the map as it was read last, without a lock.
     :ivar counts: changes so far, by kind, for statistics.
     :ivar repair: brings map and mailboxes together after a crash (``repair.repair_storage``).
+    :ivar namer: is told of messages that shall have a name, before they come; None: nobody.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Work:
         self.map_view = IndexFiles(fs, self.location.map_dir, "dovecot.map.index")
         self.counts: dict[str, int] = {}
         self.repair: Callable[[Work], Awaitable[None]] | None = None
+        self.namer: Namer | None = None
         self._indexes: OrderedDict[str, IndexLog] = OrderedDict()
         self._unremoved: dict[str, tuple[int, int, int]] = {}
 
@@ -150,6 +154,25 @@ class Work:
         """Hold several mailboxes, each once, taken in order.  Only under the map's or the tree's lock."""
         async with AsyncExitStack() as stack:
             yield {name: await stack.enter_async_context(self.mailbox(name)) for name in sorted(set(names))}
+
+    async def name(
+        self, mailbox: str, index: IndexLog, wanted: Sequence[Wanted | None]
+    ) -> list[DboxfsError | None]:
+        """Tell who knows names of messages that come; the mailbox is locked.  What is wrong with each."""
+        asked = [some for some in wanted if some is not None]
+        if self.namer is None or not asked:
+            return [None] * len(wanted)
+        answers = iter(await self.namer.begin(mailbox, asked, partial(visible, index.state)))
+        return [next(answers) if some is not None else None for some in wanted]
+
+    async def name_one(self, mailbox: str, index: IndexLog, wanted: Wanted | None) -> None:
+        """The same for one message.
+
+        :raises Superseded: it can't have that name.
+        """
+        (error,) = await self.name(mailbox, index, [wanted])
+        if error is not None:
+            raise error
 
     async def _make_missing_index(self, name: str, index: IndexLog) -> None:
         """

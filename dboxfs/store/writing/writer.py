@@ -24,8 +24,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -39,6 +40,7 @@ from dboxfs.store.writing.mailboxes import MailboxTree
 from dboxfs.store.writing.maintain import Maintained, Pause, maintain
 from dboxfs.store.writing.mdbox import MdboxWriter
 from dboxfs.store.writing.message import CopyAs, NewMessage
+from dboxfs.store.writing.naming import Namer, Wanted
 from dboxfs.store.writing.options import Eol, WriteOptions
 from dboxfs.store.writing.outcome import Copied, Saved
 from dboxfs.store.writing.purge import Purged, Report, finish_journal, purge
@@ -78,12 +80,17 @@ class StoreWriter:
 
     # -- messages ----------------------------------------------------------------------------------------
 
+    def tell_names(self, namer: Namer) -> None:
+        """Tell *namer* of every message that shall have a name, before it comes."""
+        self._work.namer = namer
+
     async def save(self, name: str, messages: Sequence[NewMessage]) -> Saved:
         """Save messages; all of them or none.  Returns when they are durable (``fsync=commit``).
 
         A message with ``replaces`` takes the place of another one in the same transaction.
 
         :raises RefusedMessage: one begins with the magic of a compression format.
+        :raises Superseded: the name that one shall have is another message's.
         :raises ValueError: a guid that has not 16 bytes, or something that can't be a keyword.
         """
         if not messages:
@@ -93,26 +100,42 @@ class StoreWriter:
         return await self._sdbox.save(name, messages)
 
     async def copy(
-        self, source: str, uids: Iterable[int], target: str, *, like: Mapping[int, CopyAs] | None = None
+        self,
+        source: str,
+        uids: Iterable[int],
+        target: str,
+        *,
+        like: Mapping[int, CopyAs] | None = None,
+        named: Wanted | None = None,
     ) -> Copied:
         """Copy messages to another mailbox (or the same); no bytes are copied.
 
         :param like: by uid in the source: what its copy shall be instead of what the original is.
+        :param named: the name that the only one shall have.
+        :raises Superseded: another message has that name.
         """
         wanted = sorted(set(uids))
         if not wanted:
             return Copied(0, (), ())
         if self._mdbox is not None:
-            return await self._mdbox.copy(source, wanted, target, like=like)
-        return await self._sdbox.copy(source, wanted, target, like=like)
+            return await self._mdbox.copy(source, wanted, target, like=like, named=named)
+        return await self._sdbox.copy(source, wanted, target, like=like, named=named)
 
     async def move(
-        self, source: str, uids: Iterable[int], target: str, *, replaces: int | None = None
+        self,
+        source: str,
+        uids: Iterable[int],
+        target: str,
+        *,
+        replaces: int | None = None,
+        named: Wanted | None = None,
     ) -> Copied:
         """Copy messages, then expunge them in the source.
 
         :param replaces: uid of a message in the target whose place the only one that is moved takes, as with
             ``NewMessage.replaces``: in the transaction of the copy.
+        :param named: the name that the only one that is moved shall have.
+        :raises Superseded: another message has that name; nothing was moved.
         """
         wanted = sorted(set(uids))
         if not wanted:
@@ -120,24 +143,26 @@ class StoreWriter:
         if replaces is not None and (len(wanted) > 1 or source == target):
             raise ValueError("one message takes the place of one in another mailbox")
         if self._mdbox is not None:
-            return await self._mdbox.copy(source, wanted, target, move=True, replaces=replaces)
-        copied = await self._sdbox.copy(source, wanted, target, replaces=replaces)
+            return await self._mdbox.copy(source, wanted, target, move=True, replaces=replaces, named=named)
+        copied = await self._sdbox.copy(source, wanted, target, replaces=replaces, named=named)
         await self.expunge(source, wanted)
         return copied
 
-    async def take_place(self, name: str, uid: int, old: int) -> None:
+    async def take_place(self, name: str, uid: int, old: int, *, named: Wanted | None = None) -> None:
         """*uid* takes the place of *old* in the same mailbox: it gets its flags and keywords, and *old* is
         expunged, in one transaction.  If *old* is gone, nothing changes.
 
         Once *old* is gone this succeeds, even if the disk could not confirm it or a file could not be removed
         (``lost_errors``): who hears of an error takes *uid* away again, and it is the only one left.
 
+        :param named: the name of *old*, which *uid* gets, too.
         :raises NoSuchMessage: *uid* is gone; nothing was changed.
+        :raises Superseded: *old* is gone, or has not that name any more; nothing was changed.
         :raises OSError: nothing was changed.
         """
         if uid == old:
             raise ValueError("a message has its own place")
-        await self._done_when_gone(name, [old], self._take_place(name, uid, old))
+        await self._done_when_gone(name, [old], self._take_place(name, uid, old, named))
 
     async def _done_when_gone(self, name: str, uids: Sequence[int], change: Awaitable[R]) -> R | None:
         """What takes *uids* out of a mailbox has succeeded when they are gone, whatever fails behind that."""
@@ -158,12 +183,13 @@ class StoreWriter:
         except (DboxfsError, OSError):
             return True
 
-    async def _take_place(self, name: str, uid: int, old: int) -> None:
+    async def _take_place(self, name: str, uid: int, old: int, named: Wanted | None) -> None:
         if self.options.alone:
             writer = self._mdbox if self._mdbox is not None else self._sdbox
-            await writer.expunge(name, [old], heir=uid)
+            await writer.expunge(name, [old], heir=uid, named=named)
             return
         async with self._work.mailbox(name) as index:
+            await self._work.name_one(name, index, named)
             batch = heritage(index, uid, old)
             if batch is not None:
                 batch += records.expunge(index.state, [old], external=False)
@@ -346,10 +372,13 @@ class StoreWriter:
         return await purge(self._work, dry_run=dry_run, report=report)
 
     @asynccontextmanager
-    async def held(self, name: str) -> AsyncIterator[None]:
-        """Hold the lock of a mailbox: nobody changes it meanwhile, also not this writer."""
-        async with self._work.mailbox(name):
-            yield
+    async def held(self, name: str) -> AsyncIterator[Callable[[Iterable[int]], Sequence[int]]]:
+        """Hold the lock of a mailbox: nobody changes it meanwhile, also not this writer.
+
+        Gives a function: those of some uids that the mailbox has, ascending.
+        """
+        async with self._work.mailbox(name) as index:
+            yield partial(visible, index.state)
 
     # -- statistics --------------------------------------------------------------------------------------
 
