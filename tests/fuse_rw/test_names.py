@@ -114,7 +114,8 @@ class TestNames:
         (rw.inbox / "other").write_bytes(TWO)
         (file,) = (rw.account.root / "dboxfs-names").iterdir()
         rw.mounts.umount(rw.mnt)
-        os.truncate(file, file.stat().st_size - 3)
+        lines = [line for line in file.read_bytes().splitlines(keepends=True) if b" +" not in line]
+        file.write_bytes(b"".join(lines)[:-3])
         rw.mnt = rw.mounts.mount(rw.account.location, "rw")
         assert rw.names() == ["1.eml", "3.eml", "mine"]
         (rw.inbox / "3.eml").rename(rw.inbox / "third")
