@@ -206,7 +206,7 @@ class NameFiles:
         if not wanted.uid or box is None or box.guid is None or wanted.uid in box:
             return
         while True:
-            line = self._names.of(box).announced.get(wanted.uid)
+            line = self._names.of(box).pending_of.get(wanted.uid)
             if line is None or line.name != wanted.name or line.writer != self._reader.writers.token:
                 return
             back = Line(line.validity, line.uid, line.name, 0, Kind.ANNOUNCED, _NOBODY)
@@ -216,8 +216,8 @@ class NameFiles:
     def is_promised(self, folder: Folder, over: int, named: Wanted) -> bool:
         """Whether a message has its name already when *over* goes, whose place it was to take."""
         box = folder.mailbox
-        line = self._names.of(box).waiting.get(over) if box is not None and box.guid is not None else None
-        return line is not None and (line.uid, line.name) == (named.uid, named.name)
+        line = self._names.of(box).pending_of.get(named.uid) if box is not None and box.guid else None
+        return line is not None and (line.after, line.name) == (over, named.name)
 
     # -- names of messages that are there ------------------------------------------------------
 
@@ -267,7 +267,7 @@ class NameFiles:
                 continue
             async with self._locked(folder, box) as held:
                 await self._reader.store.refresh_mailbox(folder)
-                if self._names.of(box).mend(box.uid_next):
+                if self._names.of(box).mend():
                     await self._rewrite(box, held.file)
 
     async def _commit(self, group: Sequence[_Request]) -> None:

@@ -21,8 +21,9 @@ Concurrency: nothing here awaits, so every method is atomic.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from dboxfs.fuse.namelines import HIGHEST, Kind, Line
 from dboxfs.store import Folder, Mailbox
@@ -34,35 +35,39 @@ There = Callable[[Iterable[int]], Sequence[int]]
 """Those of some uids that the mailbox has."""
 
 
-def _nobody(writer: str) -> bool:
+def _never(what: object) -> bool:
     return False
-
-
-def _any(uid: int) -> bool:
-    return True
 
 
 @dataclass(slots=True)
 class BoxNames:
     """The written names of one mailbox.
 
+    A line counts when its message is there and the one whose place it takes is not; of the lines about one
+    name the last one that counts says whose it is.  ``by_name`` and ``by_uid`` have what counts, ``pending``
+    the lines behind it that don't count yet, by name, in their order.
+
     ``unusual``: the names that differ from ``<uid>.eml``, by uid, if no child mailbox has one of them.
-    ``waiting``: the line that counts when a message is gone, by its uid.  ``announced``: lines about
-    messages that may never come, by uid.  ``lines``: how many the file has.  ``lives``: whether the process
-    that has written a line runs still.  ``has``: whether the mailbox shows a message.  ``heirs``: what has
-    replaced a message since this mount was made, by its uid; not what was renamed over it.
+    ``pending_of``: the last pending line about a message, by its uid.  ``announced``: lines that count, but
+    nobody has said that their message is on disk.  ``heirs``: what has replaced a message since this mount
+    was made, by its uid; not what was renamed over it.  ``lines``: how many the file has.
+
+    ``lives``: whether the process that has written a line runs still.  ``has``: whether the mailbox shows a
+    message.  ``gone``: whether it had one, and doesn't any more.
     """
 
     validity: int
+    lives: Callable[[str], bool] = _never
+    has: Callable[[int], bool] = _never
+    gone: Callable[[int], bool] = _never
     by_name: dict[bytes, int] = field(default_factory=dict)
     by_uid: dict[int, bytes] = field(default_factory=dict)
     unusual: dict[int, bytes] = field(default_factory=dict)
-    waiting: dict[int, Line] = field(default_factory=dict)
+    pending: dict[bytes, list[Line]] = field(default_factory=dict)
+    pending_of: dict[int, Line] = field(default_factory=dict)
     announced: dict[int, Line] = field(default_factory=dict)
-    lines: int = 0
-    lives: Callable[[str], bool] = _nobody
-    has: Callable[[int], bool] = _any
     heirs: dict[int, int] = field(default_factory=dict)
+    lines: int = 0
 
     @property
     def has_grown(self) -> bool:
@@ -80,112 +85,100 @@ class BoxNames:
         return name
 
     def holder(self, name: bytes, there: There) -> int | None:
-        """The message that has *name* as its written name, or will have once it is known what is gone.
+        """The message that has *name* as its written name.
 
         :param there: the state of the mailbox that counts, which may be newer than what was heard of it.
         """
+        for line in reversed(self.pending.get(name, ())):
+            if there([line.uid]) and not there([line.after]) and self._believes(line):
+                return line.uid
         uid = self.by_name.get(name)
-        for _ in range(len(self.waiting) + 1):
-            if uid is None or there([uid]):
-                return uid
-            heir = self.waiting.get(uid)
-            uid = heir.uid if heir is not None and heir.name == name else None
-        return None
+        return uid if uid is not None and there([uid]) else None
+
+    def _believes(self, line: Line) -> bool:
+        return line.kind is not Kind.ANNOUNCED or self.lives(line.writer)
 
     # -- changing ------------------------------------------------------------------------------
 
     def take(self, line: Line) -> set[bytes]:
-        """A line of the file.  Gives the names that stand for something else than before."""
-        waiting = self.waiting.items()
-        self.waiting = {
-            old: other
-            for old, other in waiting
-            if line.uid != other.uid and line.name != other.name and line.after != old
-        }
-        self.announced.pop(line.uid, None)
-        if line.kind is Kind.ANNOUNCED:
-            if not self.lives(line.writer):
-                return self._drop(line.uid) if self.by_uid.get(line.uid) == line.name else set()
-            self.announced[line.uid] = line
-        if line.after:
-            self.waiting[line.after] = line
+        """The next line of the file.  Gives the names that stand for something else than before."""
+        before = self._forget(self.pending_of.get(line.uid))
+        if not self._believes(line):
             return set()
-        return self._set(line.uid, line.name)
+        if self.gone(line.uid):
+            self._remember(line)
+            return set()
+        self.announced.pop(line.uid, None)
+        if before is not None and before.name == line.name and not line.after:
+            line = replace(line, after=before.after)
+        self.pending.setdefault(line.name, []).append(line)
+        self.pending_of[line.uid] = line
+        return self._settle(line.name)
 
-    def _set(self, uid: int, name: bytes) -> set[bytes]:
+    def update(self, went: Iterable[int], came: Iterable[int] = ()) -> set[bytes]:
+        """Messages went and came, and ``has`` and ``gone`` say so already.
+
+        Gives the names of those that went, and others that stand for something else than before.
+        """
+        new = set(came)
+        changed: set[bytes] = set()
+        for uid in went:
+            changed |= {self.name(uid)} | self._drop(uid)
+        for name in list(self.pending):
+            changed |= self._settle(name, new)
+        return changed
+
+    def withdraw(self, line: Line) -> None:
+        """What was announced will not come."""
+        if self.pending_of.get(line.uid) == line:
+            self._forget(line)
+
+    def _forget(self, line: Line | None) -> Line | None:
+        """A pending line means nothing any more."""
+        if line is not None:
+            del self.pending_of[line.uid]
+            self.pending[line.name].remove(line)
+            if not self.pending[line.name]:
+                del self.pending[line.name]
+        return line
+
+    def _settle(self, name: bytes, new: Container[int] = ()) -> set[bytes]:
+        """Look whether a pending line counts by now.  *new*: messages that had no name before."""
+        counts: Line | None = None
+        for line in list(reversed(self.pending.get(name, ()))):
+            if counts is not None or self.gone(line.uid):
+                self._forget(line)
+                self._remember(line)
+            elif self.has(line.uid) and not self.has(line.after):
+                self._forget(line)
+                if self._believes(line):
+                    self._remember(line)
+                    counts = line
+        if counts is None:
+            return set()
+        changed = self._set(counts.uid, name, new)
+        if counts.kind is Kind.ANNOUNCED:
+            self.announced[counts.uid] = counts
+        return changed
+
+    def _remember(self, line: Line) -> None:
+        if line.after and line.kind is not Kind.PLACED:
+            self.heirs[line.after] = line.uid
+            if len(self.heirs) > _FEW:
+                del self.heirs[next(iter(self.heirs))]
+
+    def _set(self, uid: int, name: bytes, new: Container[int]) -> set[bytes]:
         old_name, old_uid = self.by_uid.get(uid), self.by_name.get(name)
         if old_name == name:
             return set()
         before = self._before(uid, old_uid, number_of(name), number_of(old_name))
         if old_uid is not None:
             del self.by_uid[old_uid]
+            self.announced.pop(old_uid, None)
         if old_name is not None:
             del self.by_name[old_name]
         self.by_name[name], self.by_uid[uid] = uid, name
-        return self._look_again(before)
-
-    def drop(self, uid: int) -> set[bytes]:
-        """The message is gone.  Gives the names that stand for something else than before."""
-        heir = self.waiting.get(uid)
-        self.waiting = {old: line for old, line in self.waiting.items() if uid not in (old, line.uid)}
-        self.announced.pop(uid, None)
-        changed = {self.name(uid)} | self._drop(uid)
-        if heir is None or (heir.kind is Kind.ANNOUNCED and not self.lives(heir.writer)):
-            return changed
-        if heir.kind is Kind.ANNOUNCED:
-            self.heirs[uid] = heir.uid
-            if len(self.heirs) > _FEW:
-                del self.heirs[next(iter(self.heirs))]
-        return changed | self._set(heir.uid, heir.name)
-
-    def arrived(self, uid: int) -> set[bytes]:
-        """The message is there: it has the name that was said to be its own while it was not.
-
-        One that was announced is only its own if the writer lives.
-        """
-        line = self.announced.get(uid)
-        if line is not None:
-            return set() if self.lives(line.writer) else self.withdraw(line)
-        said = [some for some in self.waiting.values() if some.uid == uid and some.kind is Kind.SAID]
-        if not said:
-            return set()
-        self.waiting = {old: some for old, some in self.waiting.items() if some.uid != uid}
-        return self._set(uid, said[0].name)
-
-    def withdraw(self, line: Line) -> set[bytes]:
-        """What was announced will not come."""
-        if self.announced.get(line.uid) != line:
-            return set()
-        del self.announced[line.uid]
-        self.waiting = {old: other for old, other in self.waiting.items() if other.uid != line.uid}
-        return self._drop(line.uid)
-
-    def mend(self, uid_next: int) -> bool:
-        """Take out what the dead have left; whether there was anything.
-
-        Lines about a rename that was not carried out, and about messages that are not there though everything
-        up to *uid_next* was looked at after these lines.
-        """
-        size = len(self.waiting) + len(self.announced) + len(self.by_uid)
-        self.waiting = {old: line for old, line in self.waiting.items() if self.lives(line.writer)}
-        for line in list(self.announced.values()):
-            if not self.lives(line.writer):
-                self.withdraw(line)
-        for uid in [uid for uid in self.by_uid if uid >= uid_next and uid not in self.announced]:
-            self._drop(uid)
-        return len(self.waiting) + len(self.announced) + len(self.by_uid) < size
-
-    def all_lines(self) -> list[Line]:
-        """Everything that is known, for a new file."""
-        waiting = {line.uid for line in self.waiting.values()}
-        said = [
-            self.announced.get(uid) or Line(self.validity, uid, name)
-            for uid, name in sorted(self.by_uid.items())
-            if uid not in waiting
-        ]
-        # One that waits may have another name until then.
-        said += [Line(self.validity, uid, self.by_uid[uid]) for uid in sorted(waiting & self.by_uid.keys())]
-        return said + [line for _, line in sorted(self.waiting.items())]
+        return self._look_again(before, new)
 
     def _drop(self, uid: int) -> set[bytes]:
         name = self.by_uid.get(uid)
@@ -194,6 +187,7 @@ class BoxNames:
             return set()
         before = self._before(uid, number_of(name))
         del self.by_uid[uid], self.by_name[name]
+        self.announced.pop(uid, None)
         changed = self._look_again(before)
         self.unusual.pop(uid, None)
         return changed
@@ -201,21 +195,45 @@ class BoxNames:
     def _before(self, *uids: int | None) -> dict[int, bytes]:
         return {uid: self.name(uid) for uid in uids if uid is not None}
 
-    def _look_again(self, before: Mapping[int, bytes]) -> set[bytes]:
+    def _look_again(self, before: Mapping[int, bytes], new: Container[int] = ()) -> set[bytes]:
         """The written names have changed; *before*: what messages were called whose names may have, too.
 
         Gives those names of messages that are shown, and are not what they were.
         """
         changed: set[bytes] = set()
         for uid, old in before.items():
-            new = self.name(uid)
-            if new == b"%d.eml" % uid:
+            name = self.name(uid)
+            if name == b"%d.eml" % uid:
                 self.unusual.pop(uid, None)
             else:
-                self.unusual[uid] = new
-            if new != old and self.has(uid):
-                changed |= {old, new}
+                self.unusual[uid] = name
+            if name != old and self.has(uid) and uid not in new:
+                changed |= {old, name}
         return changed
+
+    # -- the file ------------------------------------------------------------------------------
+
+    def mend(self) -> bool:
+        """Take out what the dead have left; whether there was anything.
+
+        The index was read after the lines: what is said of a message that is not there will never be true.
+        """
+        dead = [
+            line
+            for line in self.pending_of.values()
+            if not self.lives(line.writer) and (line.after or not self.has(line.uid))
+        ]
+        for line in dead:
+            self._forget(line)
+        return bool(dead)
+
+    def all_lines(self) -> list[Line]:
+        """Everything that is known, for a new file."""
+        said = [
+            self.announced.get(uid) or Line(self.validity, uid, name)
+            for uid, name in sorted(self.by_uid.items())
+        ]
+        return said + [line for _, lines in sorted(self.pending.items()) for line in lines]
 
 
 def number_of(name: bytes | None) -> int | None:
@@ -231,7 +249,7 @@ class WrittenNames:
     :param lives: whether the process that has written a line runs still.
     """
 
-    def __init__(self, lives: Callable[[str], bool] = _nobody) -> None:
+    def __init__(self, lives: Callable[[str], bool] = _never) -> None:
         self._boxes: dict[bytes, BoxNames] = {}
         self._lives = lives
 
@@ -273,7 +291,7 @@ class WrittenNames:
         return names.unusual | {uid: names.name(uid, folder.children) for uid in uids if uid is not None}
 
     def holder(self, folder: Folder, name: bytes) -> int | None:
-        """The uid of the message that was written under this name, and may only be about to come."""
+        """The uid of the message that was written under this name, and is there; None: there is none."""
         names = self._of(folder.mailbox)
         return names.by_name.get(name) if names is not None else None
 
@@ -289,9 +307,7 @@ class WrittenNames:
     def are_waiting(self, box: Mailbox) -> bool:
         """Whether there are names that wait for a message to go, or to come."""
         names = self._of(box)
-        if names is None:
-            return False
-        return bool(names.waiting or names.announced) or max(names.by_uid, default=0) >= box.uid_next
+        return names is not None and bool(names.pending)
 
     # -- changing ------------------------------------------------------------------------------
 
@@ -300,8 +316,8 @@ class WrittenNames:
         assert box.guid is not None
         names = self._boxes.get(box.guid)
         if names is None or names.validity != box.uid_validity:
-            names = self._boxes[box.guid] = BoxNames(box.uid_validity, lives=self._lives)
-        names.has = box.__contains__
+            names = self._boxes[box.guid] = BoxNames(box.uid_validity, self._lives)
+        names.has, names.gone = box.__contains__, partial(_is_gone, box)
         return names
 
     def clear(self, box: Mailbox) -> set[bytes]:
@@ -316,47 +332,27 @@ class WrittenNames:
         names, changed = self.of(box), set()
         for line in lines:
             names.lines += 1
-            if line is None or line.validity != box.uid_validity:
-                continue
-            has_it = names.by_name.get(line.name, line.uid)
-            if not line.after and line.uid >= box.uid_next and has_it != line.uid and has_it in box:
-                line = replace(line, after=has_it)  # the file was read before the index
-            changed |= names.take(line)
-            for uid in (line.after, line.uid):
-                if _is_gone(box, uid):
-                    changed |= names.drop(uid)
+            if line is not None and line.validity == box.uid_validity:
+                changed |= names.take(line)
         return changed
 
-    def forget(self, folder: Folder, uids: Iterable[int]) -> set[bytes]:
-        """These messages are gone; gives their names, and those that stand for others now."""
+    def update(self, folder: Folder, went: Sequence[int], came: Sequence[int]) -> set[bytes]:
+        """Messages went and came; gives the names that stand for others now, those that went included."""
         names = self._of(folder.mailbox)
         if names is None:
-            return {b"%d.eml" % uid for uid in uids}
-        changed: set[bytes] = set()
-        for uid in uids:
-            if folder.children:
-                changed.add(names.name(uid, folder.children))
-            changed |= names.drop(uid)
-        return changed
+            return {b"%d.eml" % uid for uid in went}
+        hidden = {names.name(uid, folder.children) for uid in went} if folder.children else set()
+        return hidden | names.update(went, came)
 
-    def arrived(self, folder: Folder, uids: Sequence[int]) -> set[bytes]:
-        """These messages are there; gives the names that stand for others now."""
-        names = self._of(folder.mailbox)
-        if names is None or not (names.announced or names.waiting):
-            return set()
-        return set().union(*(names.arrived(uid) for uid in uids))
+    def explain(self, folder: Folder, lost: Iterable[bytes], came: Iterable[int]) -> bool:
+        """Whether all names are known that messages which came may have.
 
-    def are_told(self, folder: Folder, came: Sequence[int], went: Sequence[int]) -> bool:
-        """Whether no name of these messages is to be expected that we have not heard of.
-
-        :param went: of messages that are gone, before :meth:`forget`.
+        :param lost: names of messages that went, which others may have got.
         """
         names = self._of(folder.mailbox)
         if names is None:
-            return not came
-        return all(uid in names.by_uid for uid in came) and all(
-            uid in names.waiting for uid in went if uid in names.by_uid
-        )
+            return not any(True for _ in came)
+        return all(uid in names.by_uid for uid in came) and all(name in names.by_name for name in lost)
 
 
 def _is_gone(box: Mailbox, uid: int) -> bool:

@@ -186,17 +186,15 @@ class Operations(pyfuse3.Operations):
         """Messages came and went: so do names, and others of the names may be read only now."""
         inode, forgotten = self._inodes.of(folder), self._forgotten(folder)
         went, came = delta.expunged.tolist(), delta.appended.tolist()
-        told = self._names.are_told(folder, (), went)
         gone = {uid: self._names.name(folder, uid) for uid in went}
         for uid, name in gone.items():
             if uid not in forgotten:
                 self.notifier.entry(inode, name, inode | uid)
-        changed = self._names.forget(folder, went) | self._names.arrived(folder, came)
-        for name in changed.difference(gone.values()):
+        lost = [name for uid, name in gone.items() if uid not in forgotten and number_of(name) != uid]
+        for name in self._names.update(folder, went, came).difference(gone.values()):
             self.notifier.entry(inode, name)
         box = folder.mailbox
-        told = told and self._names.are_told(folder, came, ())
-        if self._reader is not None and box is not None and not told:
+        if self._reader is not None and box is not None and not self._names.explain(folder, lost, came):
             self._reader.is_behind(box)
 
     async def _know_names(self, folder: Folder) -> None:
