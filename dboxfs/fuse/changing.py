@@ -51,13 +51,13 @@ class Changing:
             await self._commits.redate(folder, uid, received)
             self._shared.notifier.entry(self._shared.inodes.of(folder), name)
 
-    async def xattr(self, inode: int, upload: Upload | None, name: str, value: bytes) -> None:
+    async def xattr(self, now: int, upload: Upload | None, name: str, value: bytes) -> None:
         """Set ``user.dbox.<name>``.
 
-        :param upload: the file being written that *inode* is; None: it is none.
+        :param now: the inode of the message, or directory.
+        :param upload: the file being written that it is; None: it is none.
         :raises FUSEError: EINVAL: no such attribute, or no such value; EPERM: it can't be set.
         """
-        now = self._commits.follow(inode)
         message = upload is not None or (now >> 32 != 0 and now & UID_MASK != 0)
         if message and name in ("flags", "keywords"):
             words = _words(value)

@@ -59,6 +59,9 @@ FOLLOWED = 1 << 16
 ATTEMPTS = 100
 """So often a change is made again because others were faster."""
 
+GONE = 20
+"""So often in a row a message may be gone before it is believed to be: others replace it again and again."""
+
 _FIRST_WAIT = 0.001
 _LONGEST_WAIT = 0.05
 
@@ -186,11 +189,13 @@ class Commits:
         :param folder: whose messages and names it depends on.
         :raises StoreBusy: they always were.
         """
+        gone = 0
         for attempt in range(ATTEMPTS):
             try:
                 return await change()
             except (Superseded, NoSuchMessage) as exc:
-                if isinstance(exc, NoSuchMessage) and attempt:
+                gone = gone + 1 if isinstance(exc, NoSuchMessage) else 0
+                if gone > GONE:
                     raise
                 await trio.sleep(min(_FIRST_WAIT * attempt, _LONGEST_WAIT))
                 await self._store.refresh_mailbox(folder())

@@ -357,7 +357,7 @@ class WrittenNames:
 
 def _is_gone(box: Mailbox, uid: int) -> bool:
     """Not those that the mailbox has and we have not heard of."""
-    return 0 < uid < box.uid_next and uid not in box
+    return 0 < uid < box.shown_next and uid not in box
 
 
 def encode(name: str) -> bytes:

@@ -187,11 +187,14 @@ class Operations(pyfuse3.Operations):
         inode, forgotten = self._inodes.of(folder), self._forgotten(folder)
         went, came = delta.expunged.tolist(), delta.appended.tolist()
         gone = {uid: self._names.name(folder, uid) for uid in went}
+        lost = [name for uid, name in gone.items() if uid not in forgotten and number_of(name) != uid]
+        changed = self._names.update(folder, went, came)
         for uid, name in gone.items():
             if uid not in forgotten:
-                self.notifier.entry(inode, name, inode | uid)
-        lost = [name for uid, name in gone.items() if uid not in forgotten and number_of(name) != uid]
-        for name in self._names.update(folder, went, came).difference(gone.values()):
+                # Who opens a name that is replaced shall not find it deleted in the middle of that.
+                is_there = self._names.resolve(folder, name) is not None
+                self.notifier.entry(inode, name, 0 if is_there else inode | uid)
+        for name in changed.difference(gone.values()):
             self.notifier.entry(inode, name)
         box = folder.mailbox
         if self._reader is not None and box is not None and not self._names.explain(folder, lost, came):
@@ -329,7 +332,32 @@ class Operations(pyfuse3.Operations):
         if inode == ROOT or not uid:
             folder = await self._checked(inode)
             return self._limited(folder, self._attributes.folder(folder, inode))
-        return self._attributes.message(inode, await self._facts(inode, uid))
+        facts = await self._with_message(inode, lambda now: self._facts(now, now & UID_MASK))
+        return self._attributes.message(inode, facts)
+
+    def _heir(self, inode: int) -> int:
+        """The inode of what has replaced a message that is gone, by whatever mount; else *inode*."""
+        folder = self._inodes.folder(inode)
+        box = folder.mailbox if folder is not None else None
+        if folder is None or box is None or not inode & UID_MASK or inode & UID_MASK in box:
+            return inode
+        heir = self._names.heir(folder, inode & UID_MASK)
+        return inode if heir is None else self._inodes.of(folder) | heir
+
+    async def _with_message(self, inode: int, use: Callable[[int], Awaitable[R]]) -> R:
+        """Use a message, given its inode; or what has replaced it, also if that happens meanwhile.
+
+        :raises NoSuchMessage: it is gone.
+        """
+        now = inode if inode in self._open_inodes else self._heir(inode)
+        while True:
+            try:
+                return await use(now)
+            except NoSuchMessage:
+                await self._know_names(self._folder(now))
+                before, now = now, self._heir(now)
+                if now == before:
+                    raise
 
     async def _facts(self, inode: int, uid: int) -> Facts:
         held = self._open_inodes.get(inode)
@@ -454,6 +482,23 @@ class Operations(pyfuse3.Operations):
                 raise FUSEError(errno.ENOENT)
             self._files[handle] = content
             return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), direct_io=True, keep_cache=False)
+        now, body, facts = await self._with_message(self._heir(inode), self._open_body)
+        try:
+            if now == inode and body.size <= PUSH_MOST:
+                await self._push(inode, body)
+        except BaseException:
+            body.close()
+            raise
+        resized = now != inode or facts.size != body.size
+        if resized:  # it was damaged when its size was looked at, and is repaired; or it was replaced
+            facts = replace(facts, size=body.size)
+            self.notifier.attributes(inode)
+        self._files[handle] = opened = _OpenFile(inode, body, facts)
+        self._open_inodes.setdefault(inode, []).append(opened)
+        # direct_io: read past the size that the kernel still believes
+        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), keep_cache=not resized, direct_io=resized)
+
+    async def _open_body(self, inode: int) -> tuple[int, Body, Facts]:
         box = self._folder(inode).mailbox
         if box is None:
             raise FUSEError(errno.ENOENT)
@@ -463,19 +508,10 @@ class Operations(pyfuse3.Operations):
             facts = box.facts.get(uid)
             if facts is None or not facts.known:
                 facts = await box.facts_of(uid)
-            if body.size <= PUSH_MOST:
-                await self._push(inode, body)
         except BaseException:
             body.close()
             raise
-        resized = facts.size != body.size
-        if resized:  # it was damaged when its size was looked at, and is repaired
-            facts = replace(facts, size=body.size)
-            self.notifier.attributes(inode)
-        self._files[handle] = opened = _OpenFile(inode, body, facts)
-        self._open_inodes.setdefault(inode, []).append(opened)
-        # direct_io: read past the size that the kernel still believes
-        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), keep_cache=not resized, direct_io=resized)
+        return inode, body, facts
 
     async def _push(self, inode: int, body: Body) -> None:
         """Put a whole small message into the kernel's cache, so that it needn't ask for it.
@@ -560,9 +596,10 @@ class Operations(pyfuse3.Operations):
         uid = inode & UID_MASK
         if not uid:
             return await xattrs.folder_value(self._store, folder, name, self._options.separator)
-        if folder.mailbox is None:
+        box = folder.mailbox
+        if box is None:
             raise FUSEError(errno.ENOENT)
-        return await xattrs.message_value(folder.mailbox, uid, name)
+        return await self._with_message(inode, lambda now: xattrs.message_value(box, now & UID_MASK, name))
 
     @handler
     async def listxattr(self, inode: int, ctx: object) -> Sequence[pyfuse3.XAttrNameT]:
@@ -575,7 +612,8 @@ class Operations(pyfuse3.Operations):
         elif folder.mailbox is None:
             raise FUSEError(errno.ENOENT)
         else:
-            names = await xattrs.message_names(folder.mailbox, uid)
+            box = folder.mailbox
+            names = await self._with_message(inode, lambda now: xattrs.message_names(box, now & UID_MASK))
         return [pyfuse3.XAttrNameT(xattrs.PREFIX + name.encode()) for name in names]
 
     # -- the file system -----------------------------------------------------------------------

@@ -25,6 +25,7 @@ import errno
 import logging
 import os
 from collections.abc import Awaitable, Callable, Collection, Container, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import pyfuse3
@@ -255,9 +256,8 @@ class WritableOperations(Operations):
     async def _open_message(self, inode: int, now: int, flags: int, ctx: Any) -> pyfuse3.FileInfo:
         if now >> 32 == 0:
             raise FUSEError(errno.EACCES)
+        now, body, _ = await self._with_message(now, self._open_body)
         folder, uid = self._folder(now), now & UID_MASK
-        box = self._commits.box(folder)
-        body = await box.open(uid)
         upload = self._uploads.replacement(inode, folder, self._names.name(folder, uid))
         upload.uid = uid
         if flags & os.O_TRUNC:
@@ -321,9 +321,13 @@ class WritableOperations(Operations):
         else:
             now = self._commits.follow(inode)
             if now >> 32 and now & UID_MASK:
-                await self._changing.message(now, await self._facts(now, now & UID_MASK), size, received)
+                await self._with_message(now, partial(self._set_message, size, received))
         self.requests["getattr"] -= 1  # the kernel has not asked for it
         return await self.getattr(inode, None)
+
+    async def _set_message(self, size: int | None, received: int | None, inode: int) -> None:
+        facts = await self._facts(inode, inode & UID_MASK)
+        await self._changing.message(inode, facts, size, received)
 
     @handler
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Any) -> None:
@@ -331,7 +335,7 @@ class WritableOperations(Operations):
             raise FUSEError(errno.EOPNOTSUPP)
         if not name.startswith(xattrs.PREFIX):
             raise FUSEError(errno.EINVAL)
-        await self._changing.xattr(inode, self._file_of(inode), decode(name[len(xattrs.PREFIX) :]), value)
+        await self._set_xattr(inode, decode(name[len(xattrs.PREFIX) :]), value)
 
     @handler
     async def removexattr(self, inode: int, name: bytes, ctx: Any) -> None:
@@ -340,7 +344,16 @@ class WritableOperations(Operations):
         word = decode(name[len(xattrs.PREFIX) :])
         if word not in ("flags", "keywords"):
             raise FUSEError(errno.EPERM)
-        await self._changing.xattr(inode, self._file_of(inode), word, b"")
+        await self._set_xattr(inode, word, b"")
+
+    async def _set_xattr(self, inode: int, name: str, value: bytes) -> None:
+        upload = self._file_of(inode)
+        change = partial(self._changing.xattr, upload=upload, name=name, value=value)
+        now = self._commits.follow(inode)
+        if upload is None:
+            await self._with_message(now, change)
+        else:
+            await change(now)
 
     async def getxattr(self, inode: int, name: bytes, ctx: object) -> bytes:
         upload = self._file_of(inode)

@@ -76,6 +76,7 @@ class Mailbox:
     :param ahead: the store's table of files that are opened ahead (sdbox).
     :param sizes: where facts are kept beyond this mount; None: nowhere.
     :param records: the store's table of parsed records.
+    :ivar shown_next: of the uids below it ``uids`` has those that are there; ``uid_next`` may be further.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Mailbox:
         self.name = name
         self.display_name = display_name(name, utf8=location.utf8)
         self.uids: Uids = _NO_UIDS
+        self.shown_next = 1
         self.facts = FactTable()
         self.scanning = False
         self._scan_began = 0.0
@@ -180,7 +182,7 @@ class Mailbox:
         delta = await self._index.refresh()
         state = self._index.state
         if state is None:
-            self.uids, self._header, self.facts = _NO_UIDS, None, FactTable()
+            self.uids, self._header, self.facts, self.shown_next = _NO_UIDS, None, FactTable(), 1
             return delta
         identity = (self.guid, self.uid_validity)
         self._header = mailbox_header(state)
@@ -195,6 +197,7 @@ class Mailbox:
         if identity != (self.guid, self.uid_validity) or (delta.reloaded and known):
             self.facts = FactTable()  # another mailbox, or one that was rebuilt and its files repaired
         self.facts.sync(self.uids)
+        self.shown_next = state.next_uid
         if delta.reloaded or (self._location.kind is Kind.SDBOX and len(delta.updated)):
             self._owner = object()  # an altmove is an update of the message's flags
         if delta.reloaded or len(delta.appended):
