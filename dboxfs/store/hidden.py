@@ -179,6 +179,8 @@ async def _without_mailbox(
 ) -> list[Hidden]:
     """The mailboxes that messages which no mailbox has were saved to."""
     mapping = await storage.map()
+    # else a writer died behind the map: the next one brings its messages to their mailboxes
+    settled = mapping.state.tail_offset == mapping.state.head_offset
     counts: Counter[str] = Counter()
     for map_uid in unlisted[:SAMPLE].tolist():
         place = mapping.lookup(map_uid)
@@ -203,7 +205,7 @@ async def _without_mailbox(
             todo = "is it kept elsewhere, or lost? dboxfs rescue brings them back in a new store"
             path = location.mailbox_path(name)
             found.append(Hidden(Cause.NO_MAILBOX, path, f"{what}, which is not there", todo, name, count))
-        elif count >= FEW and count > len(state):
+        elif settled and count >= FEW and count > len(state):
             what += f", whose index has {len(state)}"
             todo = "was the index lost and made anew? dboxfs rescue brings them back in a new store"
             path = location.index_path(name)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dboxfs.errors import NoSuchStore
-from dboxfs.fsapi import FileSystem, ThreadsDriver
+from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, open_store, parse_location
 from dboxfs.store.hidden import FEW, Cause, Hidden, hidden_in, summary
 from dboxfs.store.writing import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
@@ -144,6 +144,19 @@ async def test_few_messages_that_interrupted_saves_left_hide_nothing(tmp_path: P
             "Work", [NewMessage(b"Subject: x\n\nx\n")] * 3
         )
     log.write_bytes(before)  # it never came to the mailbox
+    assert await hidden(root) == []
+
+
+async def test_saves_that_a_dead_writer_did_not_finish_hide_nothing(tmp_path: Path) -> None:
+    root = await made(Kind.MDBOX, tmp_path / "s", INBOX=1, Work=0)
+    location = Location(Kind.MDBOX, str(root))
+    plan = [Fault("append", 3, crash=Crash.BEFORE)]  # the message file, the map, the mailbox
+    driver = FaultsDriver(ThreadsDriver(1), plan, depth=1)
+    async with FileSystem(driver) as fs:
+        messages = [NewMessage(b"Subject: %d\n\nx\n" % n) for n in range(2 * FEW)]
+        with pytest.raises(OSError, match="Input/output error"):
+            await StoreWriter(fs, location, root.stat(), ALONE).save("Work", messages)
+    assert driver.crashed
     assert await hidden(root) == []
 
 

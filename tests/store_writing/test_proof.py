@@ -508,3 +508,25 @@ async def test_purge_that_died_is_finished(tmp_path: Path) -> None:
     await recovered(place)
     assert [os.path.basename(path) for path in place.messages()] == ["m.2"]
     assert not (place.root / "storage/dboxfs.purge").exists()
+
+
+async def test_recount_without_inbox_makes_no_count_smaller(tmp_path: Path) -> None:
+    place = await Place(Kind.MDBOX, tmp_path).make(2)
+    async with FileSystem(ThreadsDriver(2)) as fs:
+        writer = place.writer(fs)
+        await writer.create_mailbox("Work")
+        await writer.copy("INBOX", [1, 2], "Work")
+        async with writer._work.map.locked() as index:  # a writer dies behind this
+            await index.append(records.change_refcounts(index.state, [(1, 1)]))
+    os.rename(place.root / "mailboxes/INBOX", tmp_path / "elsewhere")
+    for there, counts in ((False, [3, 2]), (True, [2, 2])):
+        if there:
+            os.rename(tmp_path / "elsewhere", place.root / "mailboxes/INBOX")
+        async with FileSystem(ThreadsDriver(2)) as fs:
+            writer = place.writer(fs)
+            async with writer._work.map.locked() as index:
+                if there:
+                    await index.append(records.change_refcounts(index.state, [(2, 1)]))
+            await writer.recover()
+            async with writer._work.locked_map() as mapping:
+                assert mapping.refcounts.tolist() == counts
