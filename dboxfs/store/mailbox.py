@@ -472,15 +472,6 @@ class Mailbox:
         state, row = self._row(uid)
         return state.modseq(row)
 
-    def index_guid(self, uid: int) -> bytes | None:
-        """The 16 bytes GUID that the index holds (mdbox); None where it holds none."""
-        state, row = self._row(uid)
-        column = guids(state)
-        if column is None:
-            return None
-        guid = column[row].tobytes()
-        return guid if any(guid) else None
-
     def _row(self, uid: int) -> tuple[IndexState, int]:
         state = self.state
         row = state.row_of(uid) if state is not None else -1

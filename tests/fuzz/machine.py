@@ -11,6 +11,7 @@ more than at its start, at any time).
 from __future__ import annotations
 
 import hashlib
+import logging
 import resource
 import signal
 import time
@@ -195,9 +196,12 @@ def _bounds() -> Iterator[None]:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + ADDRESS_SPACE
     before = signal.signal(signal.SIGVTALRM, too_long)
+    quiet = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # damage is told of, each time
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         signal.signal(signal.SIGVTALRM, before)
+        logging.disable(quiet)

@@ -156,7 +156,7 @@ class Journal:
             for line in lines:
                 try:
                     self._take(json.loads(line), batch, done)
-                except (ValueError, KeyError, TypeError) as exc:
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
                     raise CorruptFile(self._file.path, end, "no line of a conversion's journal") from exc
                 end += len(line) + 1
         if rest:
