@@ -9,13 +9,18 @@ from pathlib import Path
 
 import trio
 
-from tests.fuzz import dbox_targets, index_targets, store_targets
+from tests.fuzz import dbox_targets, index_targets, name_targets, store_targets
 from tests.fuzz.machine import Figures, Machine, Target, input_of
 
 
 def all_targets() -> list[Target]:
     """Every codec."""
-    return [*dbox_targets.targets(), *index_targets.targets(), *store_targets.targets()]
+    return [
+        *dbox_targets.targets(),
+        *index_targets.targets(),
+        *name_targets.targets(),
+        *store_targets.targets(),
+    ]
 
 
 def main() -> int:
