@@ -18,9 +18,8 @@ one chunk is written the next one is read.
 from __future__ import annotations
 
 import os
-from array import array
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -31,9 +30,10 @@ from dboxfs.store.converting.control import Control
 from dboxfs.store.converting.errors import HiddenMail, OtherConversion, SourceChanged, VerifyFailed
 from dboxfs.store.converting.finished import finished
 from dboxfs.store.converting.journal import Batch, Head, Journal
-from dboxfs.store.converting.newindexes import IndexFiles, Rows, mailbox_files, map_files
+from dboxfs.store.converting.newindexes import IndexFiles, mailbox_files, map_files
 from dboxfs.store.converting.placing import MdboxTarget, SdboxTarget, Target
 from dboxfs.store.converting.portrait import Portrait, take_portrait
+from dboxfs.store.converting.results import Collected, Converted, Progress
 from dboxfs.store.converting.source import CHUNK, Found, MailboxSource, Stored, close_all, reason
 from dboxfs.store.converting.verify import verify
 from dboxfs.store.converting.workplace import Workplace, open_workplace
@@ -50,65 +50,6 @@ BATCH = 1024
 """Messages after which what was written is made durable, and the journal says so."""
 
 _BATCH_BYTES = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a conversion is.  ``verifying``: it reads again what it wrote.
-
-    Counts of this run and earlier ones that it continues; ``bytes``: stored bytes of this run.
-    """
-
-    messages: int
-    of: int
-    bytes: int
-    verifying: bool = False
-
-
-@dataclass(slots=True)
-class Converted:
-    """What a conversion did.
-
-    ``failed``: a line for each message or mailbox that was left out; ``told``: for each that was carried over
-    and is not as it should be.  ``finished``: an earlier run had done it all.  ``encrypted``: uids of
-    messages whose ciphertext was kept, by mailbox.  ``hidden``: a line for each reason why the source may
-    have mail that it doesn't show.
-    """
-
-    mailboxes: int = 0
-    messages: int = 0
-    bytes: int = 0
-    resumed: bool = False
-    finished: bool = False
-    verified: int | None = None
-    failed: list[str] = field(default_factory=list)
-    hidden: list[str] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
-    encrypted: dict[str, list[int]] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Collected:
-    """What is on disk of the mailbox that is being converted; columns with one entry a message."""
-
-    uids: array[int] = field(default_factory=lambda: array("I"))
-    refs: array[int] = field(default_factory=lambda: array("I"))
-    saved: array[int] = field(default_factory=lambda: array("I"))
-    guids: bytearray = field(default_factory=bytearray)
-    last_uid: int = 0
-
-    def add(self, batch: Batch) -> None:
-        for row in batch.rows:
-            self.uids.append(row.uid)
-            self.refs.append(row.ref)
-            self.saved.append(min(max(row.saved, 0), 0xFFFFFFFF))
-            self.guids += bytes.fromhex(row.guid)
-        self.last_uid = max([self.last_uid, *(row.uid for row in batch.rows), *(u for u, _ in batch.failed)])
-
-    def rows(self) -> Rows:
-        guids = np.frombuffer(bytes(self.guids), np.uint8).reshape(-1, 16)
-        uids, saved, refs = (np.array(column, np.uint32) for column in (self.uids, self.saved, self.refs))
-        return Rows(uids, saved, refs, guids)
 
 
 Report = Callable[[Progress], None]
@@ -152,7 +93,7 @@ class Converter:
         self._unreadable: set[str] = set()
         self._left_out: set[tuple[str, int]] = set()
         self._done: set[str] = set()
-        self._collected: dict[str, _Collected] = {}
+        self._collected: dict[str, Collected] = {}
         self._portraits: dict[str, Portrait] = {}
         self._total = 0
         self._map_validity = 0
@@ -296,7 +237,7 @@ class Converter:
         return Head(source, self._kind.value, self._options.dbox_version, now_seconds(), self._fingerprints())
 
     def _remember(self, batch: Batch) -> None:
-        self._collected.setdefault(batch.mailbox, _Collected()).add(batch)
+        self._collected.setdefault(batch.mailbox, Collected()).add(batch)
         self._target.remember(batch)
         self._count(batch)
 
@@ -354,7 +295,7 @@ class Converter:
         return os.path.join(location.tree, folder.name)
 
     async def _convert_mailbox(self, box: Mailbox, portrait: Portrait) -> None:
-        collected = self._collected.setdefault(box.name, _Collected())
+        collected = self._collected.setdefault(box.name, Collected())
         begin = int(np.searchsorted(portrait.uids, collected.last_uid, side="right"))
         if begin < len(portrait):
             source = await MailboxSource.open(self._store, box, portrait)
@@ -380,7 +321,7 @@ class Converter:
         return replace(portrait, uid_validity=self._map_validity)
 
     async def _put(
-        self, source: MailboxSource, collected: _Collected, found: list[Found], ahead: range | None
+        self, source: MailboxSource, collected: Collected, found: list[Found], ahead: range | None
     ) -> list[Found]:
         """Store one chunk while the next one is read."""
         coming: list[Found] = []
