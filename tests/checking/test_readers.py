@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,27 @@ async def test_a_missing_storage_file_names_mailboxes_and_uids(tmp_path: Path) -
     assert {finding.mailbox for finding in findings} == {"INBOX", "Work"}
     assert sum(finding.count for finding in findings) == len(named(findings)) > 2
     assert named(findings) == await refused(location)
+
+
+@pytest.mark.expected_log("")
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_many_findings_of_a_kind_are_few_lines_and_name_every_uid(tmp_path: Path, driver: str) -> None:
+    location = Location(Kind(driver), str(tmp_path / "mail"))
+    options = WriteOptions(Neighbour.ALONE, Fsync.NEVER)
+    async with FileSystem(ThreadsDriver()) as fs:
+        await init_store(fs, location, options=options)
+        writer = StoreWriter(fs, location, (tmp_path / "mail").stat(), options)
+        await writer.save("INBOX", [NewMessage(body(number)) for number in range(250)])
+    for path in (tmp_path / "mail").rglob("[um].[0-9]*"):
+        path.unlink()
+    findings = await check(location)
+    assert {finding.code for finding in findings} == {"no-file"}
+    assert len(findings) == (101 if driver == "sdbox" else 1)
+    assert sum(finding.count for finding in findings) == 250
+    assert findings[-1].what.endswith("uid 101:250" if driver == "sdbox" else "uid 1:250")
+
+
+async def test_an_alternative_storage_that_is_not_mounted_is_named(tmp_path: Path) -> None:
+    location = replace(await make_store(tmp_path / "mail", "sdbox"), alt=str(tmp_path / "alt"))
+    (note,) = await check(location)
+    assert (note.severity, note.code, note.path) == (Severity.NOTE, "no-alt", str(tmp_path / "alt"))

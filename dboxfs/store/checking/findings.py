@@ -10,9 +10,11 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
+
+from dboxfs.store.uidranges import uid_ranges
 
 MOST_OF_A_KIND = 100
 """Findings of one kind in one mailbox or file that are told one by one."""
@@ -60,24 +62,31 @@ Look = Callable[[], Awaitable[list[Finding]]]
 
 
 def fewer(findings: Iterable[Finding]) -> list[Finding]:
-    """At most :data:`MOST_OF_A_KIND` of each kind in each file; the others in one that counts them."""
+    """At most :data:`MOST_OF_A_KIND` of each kind in each mailbox or file; one names the others."""
     kept: list[Finding] = []
-    more: dict[tuple[str, str], Finding] = {}
+    more: dict[tuple[str, str], list[Finding]] = {}
     seen: Counter[tuple[str, str]] = Counter()
     for finding in findings:
-        kind = (finding.code, finding.path)
+        kind = (finding.code, finding.path if finding.mailbox is None else f"in {finding.mailbox}")
         seen[kind] += 1
         if seen[kind] <= MOST_OF_A_KIND:
             kept.append(finding)
         else:
-            more[kind] = finding
-    for kind, last in more.items():
-        rest = seen[kind] - MOST_OF_A_KIND
-        what = f"{rest} more of the same kind"
-        kept.append(
-            Finding(last.severity, last.code, last.path, what, last.todo, mailbox=last.mailbox, count=rest)
-        )
-    return kept
+            more.setdefault(kind, []).append(finding)
+    return kept + [_together(rest) for rest in more.values()]
+
+
+def _together(rest: list[Finding]) -> Finding:
+    """One finding for many of a kind."""
+    worst = min(rest, key=lambda finding: list(Severity).index(finding.severity))
+    what = f"{len(rest)} more like this one: {worst.what}; all of them"
+    for label, numbers in (
+        ("uid", [one.uid for one in rest if one.uid is not None]),
+        ("map uid", [one.map_uid for one in rest if one.map_uid is not None and one.uid is None]),
+    ):
+        if numbers:
+            what += f": {label} {uid_ranges(sorted(set(numbers)))}"
+    return replace(worst, what=what, offset=None, uid=None, map_uid=None, count=len(rest))
 
 
 async def settled(

@@ -36,6 +36,8 @@ async def tree_findings(fs: FileSystem, location: Location, tree: Found) -> list
             findings.append(_hidden(location, folder, shown))
     if location.inbox is not None:
         findings += await _second_inbox(fs, location)
+    if location.alt is not None:
+        findings += await _no_alt(fs, location, location.alt)
     return findings
 
 
@@ -46,6 +48,17 @@ def _hidden(location: Location, folder: Found, shown: str) -> Finding:
     todo = f"with no Dovecot and no mount on the store, rename the directory {first} to another name"
     path = os.path.join(location.tree, folder.name)
     return Finding(Severity.ERROR, "hidden", path, what, todo, mailbox=folder.name)
+
+
+async def _no_alt(fs: FileSystem, location: Location, alt: str) -> list[Finding]:
+    """An alternative storage that is not there, as when its file system is not mounted."""
+    try:
+        await fs.stat(alt)
+    except OSError as exc:
+        what = f"the alternative storage can't be reached: {exc.strerror}"
+        todo = "if messages were moved there, mount it before anything else is done about missing files"
+        return [Finding(Severity.NOTE, "no-alt", alt, what, todo)]
+    return []
 
 
 async def _second_inbox(fs: FileSystem, location: Location) -> list[Finding]:
