@@ -20,7 +20,7 @@ from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.status import first_error, message, not_empty
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
-from dboxfs.store import Kind, Location, parse_location
+from dboxfs.store import Kind, Location
 from dboxfs.store.mailsettings import for_dovecot
 from dboxfs.store.names import display_name
 from dboxfs.store.rescuing import (
@@ -30,12 +30,15 @@ from dboxfs.store.rescuing import (
     Progress,
     Rescued,
     RescueOptions,
+    find_source,
     rescue_store,
 )
 
 DESCRIPTION = f"""\
 Make a new store in the directory DST (new, or empty) of all messages whose files can be
-read in STORE, even if its indexes or parts of the files are gone. STORE is only read.
+read in STORE, even if its indexes or parts of the files are gone. STORE is only read; it
+may be a directory with nothing but m.N or u.N files. Files that Dovecot has put aside
+(m.N.broken) are read, too. DST gets the owner and the modes of STORE.
 Indexes are used for what they still know: uids, flags, keywords, mailboxes, numbers.
 What can't be known is told: a message that no index knows goes to the mailbox that it
 names itself (mdbox), or INBOX. Incomplete messages are listed, and with --partial put
@@ -70,7 +73,7 @@ def rescue(arguments: argparse.Namespace) -> int:
     """``dboxfs rescue STORE DST [--format F] [--partial] [--json] [--attachments DIR]``."""
     log_to_stderr()
     try:
-        location = parse_location(arguments.store, damaged=True)
+        location = find_source(arguments.store)
         if arguments.attachments is not None:
             where = os.path.abspath(os.path.expanduser(arguments.attachments))
             location = replace(location, attachments=where)

@@ -54,6 +54,8 @@ class Location:
     subscriptions: str = "subscriptions"
     attachments: str | None = None
     volatile: str | None = None
+    loose: bool = False
+    """The root is the directory of the message files itself, and there is nothing else of a store."""
 
     @property
     def tree(self) -> str:
@@ -87,7 +89,7 @@ class Location:
     @property
     def storage(self) -> str:
         """mdbox: the directory of the ``m.N`` files."""
-        return _join(self.root, "storage")
+        return self.root if self.loose else _join(self.root, "storage")
 
     @property
     def alt_storage(self) -> str | None:
@@ -97,7 +99,7 @@ class Location:
     @property
     def map_dir(self) -> str:
         """mdbox: the directory of ``dovecot.map.index*``."""
-        return _join(self.index or self.root, "storage")
+        return self.storage if self.loose else _join(self.index or self.root, "storage")
 
     @property
     def tree_lock(self) -> str:

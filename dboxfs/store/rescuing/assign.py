@@ -9,9 +9,12 @@ A message that no record refers to is
 * expunged, if the map can be read and says that nobody has it: it is not brought back;
 * a second copy, if another message has its guid and size (a purge that died): left out;
 * otherwise nobody's: it goes to the mailbox that it names itself, behind all others.  If map or indexes are
-  lost it may have been expunged; nobody knows.
+  lost it may have been expunged; nobody knows.  Where that mailbox's index is whole and doesn't list it, it
+  was moved: it goes to the mailbox whose index is lost, if there is only one such, else to
+  :data:`UNPLACED_MAILBOX`.
 
-Of several messages for one record the one that can be trusted most is taken.
+Of several messages for one record the one that can be trusted most is taken.  Files that Dovecot has put
+aside (``m.N.broken``, ``u.N.broken``) come last: their messages count where no other file has them as well.
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ from dboxfs.store.rescuing.harvest import Harvest
 from dboxfs.store.rescuing.knowledge import Box, Known
 from dboxfs.store.rescuing.table import NO_GUID, Row
 from dboxfs.store.salvage import Trust
+
+UNPLACED_MAILBOX = "Rescued-Unplaced"
+"""Where messages go of which is only known in which mailbox they are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +57,25 @@ def assign(harvest: Harvest) -> Assigned:
     assigned = Assigned()
     if harvest.location.kind is Kind.SDBOX:
         _assign_files(harvest, assigned)
+        _missing_files(harvest)
     else:
         _Storage(harvest, assigned).run()
+    _tell_put_aside(harvest, assigned)
     for number in harvest.trouble:
         _report(harvest, number, harvest.rows[number])
     return assigned
+
+
+def _tell_put_aside(harvest: Harvest, assigned: Assigned) -> None:
+    """Say which messages are only in files that Dovecot has put aside."""
+    for name, targets in assigned.targets.items():
+        for target in targets:
+            row = harvest.rows[target.row]
+            file = harvest.files[row.file]
+            if file.broken:
+                uid = target.known.uid if target.known is not None else None
+                what = "the message is only in a file that Dovecot has put aside when it repaired it"
+                harvest.emit(Event("put-aside", what, file.path, row.offset, name, uid, row.guid))
 
 
 def _report(harvest: Harvest, number: int, row: Row) -> None:
@@ -79,7 +99,7 @@ def _damaged(
 ) -> None:
     file = harvest.files[row.file]
     problems = "; ".join(harvest.trouble.get(number, ("it is incomplete",)))
-    where = f" (was {box.name} uid {uid})" if box is not None else ""
+    where = f" (was {harvest.shown(box.name)} uid {uid})" if box is not None else ""
     what = f"a damaged message{where}: {problems}; {row.plain} bytes of its text are there"
     name = box.name if box is not None else None
     harvest.emit(Event("damaged", what, file.path, row.offset, name, uid, row.guid, row.plain))
@@ -89,22 +109,52 @@ def _damaged(
 def _assign_files(harvest: Harvest, assigned: Assigned) -> None:
     boxes = {box.name: box for box in harvest.knowledge.boxes}
     for number, row in enumerate(harvest.rows):
-        file = harvest.files[row.file]
-        assert file.mailbox is not None
-        box, uid = boxes[file.mailbox], file.number
-        if row.trust is Trust.DAMAGED or row.inside:
-            _damaged(harvest, assigned, number, row, box, uid)
+        first = _best(harvest, number)
+        if first == number:
+            _assign_file(harvest, assigned, number, boxes)
             continue
-        at = box.state.row_of(uid) if box.state is not None else -1
-        if at < 0 and box.fresh:
-            what = "the message has no record in the index: flags not known, perhaps expunged"
-            harvest.emit(Event("no-record", what, file.path, None, box.name, uid, row.guid))
-        known = box.known(at) if at >= 0 else Known(uid, 0, (), None)
-        assigned.targets[box.name].append(Target(number, known))
+        best = harvest.rows[first]
+        file = harvest.files[row.file]
+        same = NO_GUID in (row.guid, best.guid) or (row.guid, row.plain) == (best.guid, best.plain)
+        if row.trust is Trust.DAMAGED or row.inside or (same and best.trust is not Trust.DAMAGED):
+            harvest.done.twins += 1
+            continue
+        assert file.mailbox is not None
+        harvest.done.unplaced += 1
+        what = f"another message has uid {file.number} now; this one gets a new uid"
+        harvest.emit(Event("unplaced", what, file.path, row.offset, file.mailbox, guid=row.guid))
+        assigned.targets[file.mailbox].append(Target(number, None))
+
+
+def _best(harvest: Harvest, number: int) -> int:
+    """Which row has the message of the uid that row *number* has: a file that was put aside has it, too."""
+    file = harvest.files[harvest.rows[number].file]
+    assert file.mailbox is not None
+    rows = harvest.by_uid[file.mailbox, file.number]
+    return min(rows, key=lambda at: harvest.rows[at].trust + 10 * harvest.rows[at].inside)
+
+
+def _assign_file(harvest: Harvest, assigned: Assigned, number: int, boxes: dict[str, Box]) -> None:
+    row = harvest.rows[number]
+    file = harvest.files[row.file]
+    assert file.mailbox is not None
+    box, uid = boxes[file.mailbox], file.number
+    if row.trust is Trust.DAMAGED or row.inside:
+        _damaged(harvest, assigned, number, row, box, uid)
+        return
+    at = box.state.row_of(uid) if box.state is not None else -1
+    if at < 0 and box.fresh:
+        what = "the message has no record in the index: flags not known, perhaps expunged"
+        harvest.emit(Event("no-record", what, file.path, None, box.name, uid, row.guid))
+    known = box.known(at) if at >= 0 else Known(uid, 0, (), None)
+    assigned.targets[box.name].append(Target(number, known))
+
+
+def _missing_files(harvest: Harvest) -> None:
     for box in harvest.knowledge.boxes:
         uids = box.state.uids.tolist() if box.state is not None else []
         for uid in uids:
-            if (box.name, uid) not in harvest.seen:
+            if (box.name, uid) not in harvest.seen and (box.name, uid) not in harvest.by_uid:
                 path = os.path.join(box.directories[0], f"u.{uid}")
                 what = "the index has this message, its file is missing"
                 harvest.emit(Event("lost", what, path, mailbox=box.name, uid=uid))
@@ -145,8 +195,9 @@ class _Storage:
         uids, counts = mapping.map_uids[order], mapping.refcounts[order]
         valid = self._boxes_of_map(mapping.uid_validity)
         for number, row in enumerate(self._harvest.rows):
-            file_id = self._harvest.files[row.file].number
-            if row.inside or row.offset >= 1 << 32:
+            file = self._harvest.files[row.file]
+            file_id = file.number
+            if row.inside or file.broken or row.offset >= 1 << 32:
                 continue
             at = int(np.searchsorted(keys, np.uint64(file_id << 32 | row.offset)))
             if at == len(keys) or int(keys[at]) != file_id << 32 | row.offset:
@@ -214,7 +265,7 @@ class _Storage:
             number = int(self._claims[at])
             if number < 0:
                 guid: bytes = references.guids[at].ljust(16, b"\0")
-                what = f"{box.name} uid {known.uid}: no file has this message"
+                what = "no file has this message"
                 self._harvest.emit(Event("lost", what, "", None, box.name, known.uid, guid))
             elif rows[number].trust is not Trust.DAMAGED:
                 self._assigned.targets[box.name].append(Target(number, known))
@@ -256,12 +307,28 @@ class _Storage:
 
     def _nobodys(self, number: int, row: Row) -> None:
         self._harvest.done.unplaced += 1
-        home = self._harvest.rows.names[row.home].decode("utf-8", "surrogateescape") or "INBOX"
+        home, what = self._home(row)
         file = self._harvest.files[row.file]
-        what = f"no index knows this message; it goes to {home}, which is what it says itself"
-        if not row.home:
-            what = "no index knows this message, and it doesn't say where it belongs; it goes to INBOX"
         if not self._knowledge.map_fresh:
             what += "; perhaps it was expunged"
         self._harvest.emit(Event("unplaced", what, file.path, row.offset, home, guid=row.guid))
         self._assigned.targets[home].append(Target(number, None))
+
+    def _home(self, row: Row) -> tuple[str, str]:
+        """The mailbox (storage name) for a message that no index knows, and why."""
+        home = self._harvest.rows.names[row.home].decode("utf-8", "surrogateescape")
+        if not home:
+            return (
+                "INBOX",
+                "no index knows this message, and it doesn't say where it belongs; it goes to INBOX",
+            )
+        shown = self._harvest.shown(home)
+        lost = [box.name for box in self._knowledge.boxes if not box.fresh]
+        if not lost or not any(box.name == home and box.fresh for box in self._knowledge.boxes):
+            return home, f"no index knows this message; it goes to {shown}, which is what it says itself"
+        why = f"no index knows this message; it was saved to {shown}, which does not have it any more"
+        if len(lost) == 1:
+            return lost[
+                0
+            ], f"{why}; it goes to {self._harvest.shown(lost[0])}, the mailbox whose index is lost"
+        return UNPLACED_MAILBOX, f"{why}, and {len(lost)} mailboxes have lost their indexes"

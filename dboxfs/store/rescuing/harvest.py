@@ -6,18 +6,22 @@ import errno
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from dboxfs.errors import FormatError
 from dboxfs.fsapi import FileSystem
 from dboxfs.store.location import Kind, Location
+from dboxfs.store.names import display_name
 from dboxfs.store.rescuing.events import Emit, Event, Rescued
 from dboxfs.store.rescuing.knowledge import Knowledge
 from dboxfs.store.rescuing.table import NO_DATE, NO_GUID, Row, Table
 from dboxfs.store.salvage import Found, Gap, Place, Trust, Window, open_window, scan_file
 from dboxfs.store.writing.work import message_number
+
+_BROKEN = ".broken"
+"""What the name ends with of a file that Dovecot has repaired: the damaged one stays beside it."""
 
 _LONGEST_GUESS = (1 << 40) - 1
 """Received dates beyond this are damage."""
@@ -28,13 +32,15 @@ class File:
     """A dbox file.
 
     ``mailbox`` and ``number``: sdbox: whose message it is, and its uid; mdbox: None, and the file id.
-    ``changed``: when it was written last, seconds since the epoch.
+    ``changed``: when it was written last, seconds since the epoch.  ``broken``: Dovecot has put it aside
+    when it repaired it.
     """
 
     path: str
     mailbox: str | None
     number: int
     changed: int = 0
+    broken: bool = False
 
 
 @dataclass(slots=True)
@@ -45,7 +51,10 @@ class Harvest:
     :ivar rows: every message.
     :ivar trouble: what is wrong with some of them, in words.
     :ivar pop3: how many have a POP3 UIDL or order of their own.
+    :ivar guid_texts: guids that are no 32 hex digits, by row.
+    :ivar compressed: some message is.
     :ivar seen: sdbox: mailbox and uid of every file that is there.
+    :ivar by_uid: sdbox: the rows of each mailbox and uid.
     """
 
     fs: FileSystem
@@ -57,13 +66,20 @@ class Harvest:
     files: list[File] = field(default_factory=list)
     rows: Table = field(default_factory=Table)
     trouble: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    guid_texts: dict[int, bytes] = field(default_factory=dict)
     pop3: int = 0
+    compressed: bool = False
     seen: set[tuple[str, int]] = field(default_factory=set)
+    by_uid: dict[tuple[str, int], list[int]] = field(default_factory=dict)
+
+    def shown(self, mailbox: str) -> str:
+        """The name of a mailbox as people read it."""
+        return display_name(mailbox, utf8=self.location.utf8)
 
     async def gather(self) -> None:
         """Read every file."""
         for file in await self._all_files():
-            if file.mailbox is not None:
+            if file.mailbox is not None and not file.broken:
                 self.seen.add((file.mailbox, file.number))
             places = self._places(file)
             chunk = 1 << 20 if file.mailbox is None else 256 << 10
@@ -79,13 +95,13 @@ class Harvest:
         if self.location.kind is Kind.MDBOX:
             for directory in (self.location.storage, self.location.alt_storage):
                 found += await self._directory(directory, "m", None)
-            return found
+            return sorted(found, key=lambda file: file.broken)
         for box in self.knowledge.boxes:
-            files: dict[int, File] = {}
+            files: dict[tuple[bool, int], File] = {}
             for directory in box.directories:
                 for file in await self._directory(directory, "u", box.name):
-                    files.setdefault(file.number, file)
-            found += [files[uid] for uid in sorted(files)]
+                    files.setdefault((file.broken, file.number), file)
+            found += [files[key] for key in sorted(files)]
         return found
 
     async def _directory(self, directory: str | None, prefix: str, mailbox: str | None) -> list[File]:
@@ -98,18 +114,20 @@ class Harvest:
                 what = f"the directory can't be read: {exc.strerror}"
                 self.emit(Event("unreadable", what, directory, mailbox=mailbox))
             return []
-        numbers = [(message_number(entry.name, prefix), entry.name) for entry in entries]
-        for number, name in numbers:
-            if not number and re.fullmatch(rf"{prefix}\.[0-9]+", name):
+        found = []
+        for name in sorted(entry.name for entry in entries):
+            plain = name.removesuffix(_BROKEN)
+            number, path = message_number(plain, prefix), os.path.join(directory, name)
+            if number:
+                found.append(File(path, mailbox, number, broken=plain != name))
+            elif re.fullmatch(rf"{prefix}\.[0-9]+", plain):
                 what = "no message file has such a number: give it one, and rescue again"
-                self.emit(Event("unreadable", what, os.path.join(directory, name), mailbox=mailbox))
-        return [
-            File(os.path.join(directory, name), mailbox, number) for number, name in sorted(numbers) if number
-        ]
+                self.emit(Event("unreadable", what, path, mailbox=mailbox))
+        return sorted(found, key=lambda file: file.number)
 
     def _places(self, file: File) -> list[Place]:
         mapping = self.knowledge.map
-        if file.mailbox is not None or mapping is None:
+        if file.mailbox is not None or mapping is None or file.broken:
             return []
         rows = np.flatnonzero(mapping.file_ids == file.number)
         pairs = zip(mapping.offsets[rows].tolist(), mapping.sizes[rows].tolist(), strict=True)
@@ -117,7 +135,7 @@ class Harvest:
 
     async def _file(self, file: File, window: Window, places: list[Place]) -> None:
         number = len(self.files)
-        self.files.append(File(file.path, file.mailbox, file.number, int(window.changed)))
+        self.files.append(replace(file, changed=int(window.changed)))
         empty = True
         async for item in scan_file(window, places, single=file.mailbox is not None):
             if isinstance(item, Gap):
@@ -127,7 +145,8 @@ class Harvest:
             self._take(number, item)
         if empty and file.mailbox is not None:
             what = "there is no message in the file"
-            self.emit(Event("lost", what, file.path, mailbox=file.mailbox, uid=file.number))
+            code = "gap" if file.broken else "lost"
+            self.emit(Event(code, what, file.path, mailbox=file.mailbox, uid=file.number))
         self.done.files += 1
         self.done.bytes += window.size
         self.progress(len(self.rows), self.done.bytes)
@@ -153,7 +172,14 @@ class Harvest:
             metadata.base if metadata is not None else 0,
             found.trust, measured.compression if measured is not None else None,
             found.inside, bool(external), found.guid or NO_GUID,
+            found.version == 2 and measured is not None and measured.compression is None,
         )  # fmt: skip
+        self.compressed |= row.compression is not None
+        if metadata is not None and metadata.guid not in (None, row.guid.hex().encode("ascii")):
+            self.guid_texts[len(self.rows)] = metadata.guid or b""
+        file = self.files[number]
+        if file.mailbox is not None:
+            self.by_uid.setdefault((file.mailbox, file.number), []).append(len(self.rows))
         self.rows.add(row)
         if found.trust is not Trust.DAMAGED and not found.inside:
             self._unsure(self.files[number], found, row)

@@ -17,11 +17,15 @@ from dboxfs.errors import DboxfsError
 from dboxfs.store.location import Kind
 from dboxfs.store.rescuing.assign import Assigned, Target
 from dboxfs.store.rescuing.events import Event
-from dboxfs.store.rescuing.harvest import Harvest
+from dboxfs.store.rescuing.guarded import Guarded, TextLost
+from dboxfs.store.rescuing.harvest import File, Harvest
 from dboxfs.store.rescuing.knowledge import Box, Known
+from dboxfs.store.rescuing.packing import MOST, counted, packed
 from dboxfs.store.rescuing.table import NO_DATE, NO_GUID, Row
 from dboxfs.store.rescuing.texts import Texts
+from dboxfs.store.salvage import Trust
 from dboxfs.store.writing import (
+    Coded,
     CopyAs,
     InvalidName,
     MailboxExists,
@@ -48,6 +52,8 @@ class Planter:
     """Writes the new store.
 
     :param progress: called with the messages that are saved so far.
+    :ivar kept: mailboxes that have the guid of the old one, with that.
+    :ivar renumbered: mailboxes in which a message got another uid than it had.
     """
 
     def __init__(
@@ -66,10 +72,14 @@ class Planter:
         old, new = harvest.location.kind, writer.location.kind
         self._once = (old, new) == (Kind.SDBOX, Kind.MDBOX)  # copies are stored once there
         self._done = harvest.done
+        self.kept: dict[str, bytes] = {}
+        self.renumbered: set[str] = set()
         self._guids: set[bytes] = set()
         self._identities: set[bytes] = set()
         self._stored: dict[tuple[bytes, int], int] = {}
         self._saved: dict[int, tuple[str, int]] = {}
+        self._incomplete: set[int] = set()  # rows that lack attachments
+        self._torn: set[int] = set()  # those that are saved all the same
         every = (target.row for targets in assigned.targets.values() for target in targets)
         self._shared = {row for row, count in Counter(every).items() if count > 1}
 
@@ -91,6 +101,7 @@ class Planter:
             return
         made = await self._make(name)
         before = self._done.messages
+        self._torn |= self._incomplete
         await self._fill(made, [Target(number, None) for number in wanted])
         self._done.damaged = self._done.messages - before
         self._done.messages = before
@@ -125,6 +136,7 @@ class Planter:
             self._harvest.emit(Event("renumbered", what, mailbox=box.name))
             return
         self._identities.add(header.guid)
+        self.kept[box.name] = header.guid
         await self._writer.set_identity(
             box.name, guid=header.guid, uid_validity=state.uid_validity, next_uid=max(state.next_uid, 1)
         )
@@ -170,36 +182,74 @@ class Planter:
         """Read the text of one message for the batch."""
         row = self._harvest.rows[target.row]
         file = self._harvest.files[row.file]
-        uid = target.known.uid if target.known is not None else None
         try:
-            text = await self._texts.text(file, row)
-            first = text[:PREFIX_SIZE] if isinstance(text, bytes) else await text.read(PREFIX_SIZE, 0)
-            coded = await self._texts.coded(file, row) if is_encrypted(first) else None
+            missing = await self._texts.missing(file, row) if row.trust is not Trust.DAMAGED else []
+            if missing and target.row not in self._torn:
+                self._tear(target, name, "; ".join(missing), known=self._texts.knows_attachments)
+                return
+            text = await (self._texts.partial if missing else self._texts.text)(file, row)
+            fitting = await self._fitting(file, row, text)
         except (DboxfsError, OSError) as exc:
-            self._harvest.emit(Event("refused", f"{exc}", file.path, row.offset, name, uid, row.guid))
+            self._refuse(target, name, f"{exc}")
             return
-        version = self._writer.options.dbox_version
-        if (version == 2 and detect(first) is not None) or (version == 3 and coded is not None):
-            what = "the text begins like a compressed one; only dbox version 3 can hold it"
-            if coded is not None:
-                what = "the message is encrypted; only dbox version 2 can hold it"
-            self._harvest.emit(Event("refused", what, file.path, row.offset, name, uid, row.guid))
+        if isinstance(fitting, str):
+            self._refuse(target, name, fitting)
             return
+        text, coded = fitting
         batch.targets.append(target)
-        message = self._message(text, row, target, file.changed)
-        batch.messages.append(replace(message, coded=coded))
+        source = text if isinstance(text, bytes) else Guarded(text, target.row)
+        batch.messages.append(replace(self._message(source, target, file.changed), coded=coded))
         batch.size += len(text) if isinstance(text, bytes) else 0
 
-    def _message(self, text: bytes | Source, row: Row, target: Target, changed: int) -> NewMessage:
+    async def _fitting(
+        self, file: File, row: Row, text: bytes | Source
+    ) -> tuple[bytes | Source, Coded | None] | str:
+        """The text as the new store can hold it, with its sizes if it is coded; or why it can't."""
+        first = text[:PREFIX_SIZE] if isinstance(text, bytes) else await text.read(PREFIX_SIZE, 0)
+        version = self._writer.options.dbox_version
+        if is_encrypted(first):
+            if version == 3:
+                return "the message is encrypted; only dbox version 2 can hold it"
+            return text, await self._texts.coded(file, row)
+        if version == 3 or detect(first) is None:
+            return text, None
+        if row.as_it_is and not self._harvest.compressed:
+            return text, await counted(text)
+        if (len(text) if isinstance(text, bytes) else text.size) > MOST:
+            return f"it begins like a compressed message, and has more than {MOST} bytes"
+        return await packed(text)
+
+    def _refuse(self, target: Target, name: str, why: str) -> None:
+        """A message can't be saved."""
+        row = self._harvest.rows[target.row]
+        uid = target.known.uid if target.known is not None else None
+        path = self._harvest.files[row.file].path
+        self._harvest.emit(Event("refused", why, path, row.offset, name, uid, row.guid))
+
+    def _tear(self, target: Target, name: str, why: str, *, known: bool) -> None:
+        """A message lacks attachments: what there is of it goes to the damaged ones."""
+        row = self._harvest.rows[target.row]
+        uid = target.known.uid if target.known is not None else None
+        path = self._harvest.files[row.file].path
+        code = "damaged" if known else "refused"
+        self._harvest.emit(Event(code, why, path, row.offset, name, uid, row.guid, row.plain))
+        if target.row not in self._incomplete:
+            self._incomplete.add(target.row)
+            self._assigned.damaged.append(target.row)
+
+    def _message(self, text: bytes | Source, target: Target, changed: int) -> NewMessage:
+        row = self._harvest.rows[target.row]
         known = target.known or Known(0, 0, (), None)
         guid = row.guid if row.guid != NO_GUID else None
         if target.known is None and guid in self._guids:
             guid = None  # a damaged one, and the whole one is there
         elif guid is not None:
             self._guids.add(guid)
+        text_of_guid = self._harvest.guid_texts.get(target.row) if guid is not None else None
         return NewMessage(
             text, row.received if row.received != NO_DATE else changed, known.flags, self._keywords(known),
-            guid, None, known.uid or None, known.saved,
+            guid, None, known.uid or None, known.saved, text_of_guid,
+            orig_mailbox=self._harvest.rows.names[row.home] or None,
         )  # fmt: skip
 
     def _keywords(self, known: Known) -> tuple[str, ...]:
@@ -211,8 +261,17 @@ class Planter:
     async def _save(self, name: str, batch: _Batch) -> None:
         if not batch.messages:
             return
-        saved = await self._writer.save(name, batch.messages)
+        try:
+            saved = await self._writer.save(name, batch.messages)
+        except TextLost as exc:
+            at = next(at for at, target in enumerate(batch.targets) if target.row == exc.number)
+            self._tear(batch.targets[at], name, exc.reason, known=True)
+            del batch.targets[at], batch.messages[at]
+            await self._save(name, batch)
+            return
         for target, uid in zip(batch.targets, saved.uids, strict=True):
+            if target.known is not None and uid != target.known.uid:
+                self.renumbered.add(name)
             if self._once or target.row in self._shared:
                 self._saved[target.row] = (name, uid)
         self._done.messages += len(saved.uids)

@@ -11,7 +11,7 @@ Memory: about 800 bytes a message, and some megabytes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from dboxfs.errors import CorruptFile, NoSuchStore
@@ -26,11 +26,14 @@ from dboxfs.store.rescuing.plant import Planter
 from dboxfs.store.rescuing.texts import Texts
 from dboxfs.store.subscriptions import parse_subscriptions
 from dboxfs.store.writing import Neighbour, StoreWriter, WriteOptions, init_store
+from dboxfs.store.writing.disk import Disk
 
 DAMAGED_MAILBOX = "Rescued-Damaged"
 """Where incomplete messages go, if they are wanted."""
 
 _LARGEST_SUBSCRIPTIONS = 16 << 20
+_LARGEST_NAMES = 256 << 20
+_NAMES = "dboxfs-names"  # what is in it: dboxfs.fuse.names
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,8 @@ async def rescue_store(
 ) -> Rescued:
     """Make a new store at *root* of everything that can be read of *source*.
 
-    :param root: a directory that is empty or does not exist; absolute.
+    :param root: a directory that is empty or does not exist; absolute.  One that is made gets owner, group
+        and modes of the source's root; all that is in it gets those of its root.
     :param emit: told of everything that was lost, guessed or left unknown.
     :raises NoSuchStore: the source's root can't be read, or *root* can't be made.
     :raises StoreExists: there is something in *root*.
@@ -88,7 +92,7 @@ async def rescue_store(
     target = Location(options.kind, root, utf8=source.utf8)
     done.version = options.version or await _version(fs, source, report)
     writing = replace(options.writing, dbox_version=done.version)
-    await init_store(fs, target, options=writing)
+    await init_store(fs, target, Disk(fs, await fs.stat(source.root), writing).dir_permissions, writing)
     knowledge = await learn(fs, source, report)
 
     def reading(messages: int, size: int) -> None:
@@ -113,7 +117,26 @@ async def rescue_store(
     finally:
         texts.close()
     await _subscribe(fs, source, writer, report)
+    guids = [guid for name, guid in planter.kept.items() if name not in planter.renumbered]
+    await _keep_names(fs, source, Disk(fs, await fs.stat(root), writing), target, guids, report)
     return done
+
+
+async def _keep_names(
+    fs: FileSystem, source: Location, disk: Disk, target: Location, guids: Sequence[bytes], report: Emit
+) -> None:
+    """Take over the names that messages were written under: they belong to a mailbox's guid and its uids."""
+    paths = [os.path.join(_NAMES, guid.hex()) for guid in guids]
+    wanted = [
+        Peek(os.path.join(source.control_dir, path), ((0, None),), _LARGEST_NAMES, True) for path in paths
+    ]
+    for path, ask, found in zip(paths, wanted, await fs.peek(wanted), strict=True):
+        if isinstance(found, PeekResult):
+            await disk.make_dirs(os.path.join(target.control_dir, _NAMES))
+            await disk.write_new(os.path.join(target.control_dir, path), found.chunks[0])
+        elif not isinstance(found, FileNotFoundError):
+            what = f"the names that messages were written under can't be read: {found.strerror}"
+            report(Event("unreadable", what, ask.path))
 
 
 async def _version(fs: FileSystem, source: Location, report: Emit) -> int:

@@ -20,7 +20,7 @@ NO_DATE = -(2**63)
 
 _ROW = struct.Struct("<IIQQQQqQBBBx16s")
 _KINDS: tuple[Compression | None, ...] = (None, *Compression)
-_INSIDE, _EXTERNAL = 1, 2
+_INSIDE, _EXTERNAL, _AS_IT_IS = 1, 2, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Row:
     (:attr:`Table.names`; 0: none).  ``body_size``: stored bytes of the text; ``plain``: of the text as far as
     it can be decompressed.  ``received``: seconds since the epoch, NO_DATE: not known.
     ``metadata_offset``: 0: the metadata are lost.  ``guid``: zeros: not known.
+    ``as_it_is``: it is stored as it is in format 2, whatever it begins with.
     """
 
     file: int
@@ -46,6 +47,7 @@ class Row:
     inside: bool
     external: bool
     guid: bytes
+    as_it_is: bool = False
 
 
 class Table:
@@ -70,6 +72,7 @@ class Table:
         return Row(
             file, home, offset, body_offset, body_size, plain, received, metadata_offset,
             Trust(trust), _KINDS[kind], bool(marks & _INSIDE), bool(marks & _EXTERNAL), guid,
+            bool(marks & _AS_IT_IS),
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[Row]:
@@ -78,7 +81,7 @@ class Table:
 
     def add(self, row: Row) -> None:
         """One more row."""
-        marks = _INSIDE * row.inside | _EXTERNAL * row.external
+        marks = _INSIDE * row.inside | _EXTERNAL * row.external | _AS_IT_IS * row.as_it_is
         self._data += _ROW.pack(
             row.file, row.home, row.offset, row.body_offset, row.body_size, row.plain, row.received,
             row.metadata_offset, row.trust, _KINDS.index(row.compression), marks, row.guid,

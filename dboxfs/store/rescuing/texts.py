@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dboxfs.dbox import Decompressor, Metadata
+from dboxfs.dbox import (
+    Decompressor,
+    ExtRef,
+    Metadata,
+    encode_base64_range,
+    encoded_size,
+    parse_ext_refs,
+    plan,
+)
 from dboxfs.errors import CorruptFile, FormatError
-from dboxfs.fsapi import FileSystem, Handle
+from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
 from dboxfs.store.content import Body, open_body
 from dboxfs.store.location import Location
 from dboxfs.store.messages import Opened
@@ -70,6 +79,84 @@ class Texts:
         if row.plain <= SMALL or row.trust is Trust.DAMAGED:
             return await self._decompressed(file, row)
         return await self._assembled(file, row)
+
+    @property
+    def knows_attachments(self) -> bool:
+        """Whether it is known where attachments are that are files of their own."""
+        return self._location.attachments is not None
+
+    async def missing(self, file: File, row: Row) -> list[str]:
+        """What is wrong with the attachments of a message that are files of their own, in words.
+
+        :raises OSError: the message's file can't be read.
+        """
+        if not row.external:
+            return []
+        if self._location.attachments is None:
+            return ["its attachments are in files of their own: give --attachments DIR"]
+        metadata = await self._metadata(file, row)
+        try:
+            refs = parse_ext_refs(metadata.ext_refs or b"")
+        except FormatError as exc:
+            return [exc.reason]
+        paths = [self._attachment(file, ref) for ref in refs]
+        wrong = []
+        for ref, path, found in zip(
+            refs, paths, await self._fs.peek([Peek(p, ()) for p in paths]), strict=True
+        ):
+            if isinstance(found, PeekResult):
+                try:
+                    ref.check_raw_size(found.stat.st_size)
+                except FormatError as exc:
+                    wrong.append(f"{path}: {exc.reason}")
+            else:
+                wrong.append(f"{path}: {found.strerror}")
+        return wrong
+
+    async def partial(self, file: File, row: Row) -> bytes:
+        """As much as there is of a message of which attachments are missing.
+
+        :raises OSError: the message's file can't be read.
+        """
+        if row.compression is None:
+            stored = await self._stored(file, row)
+            inner = stored if isinstance(stored, bytes) else await stored.read(_MOST_PARTIAL, 0)
+        else:
+            inner = await self._decompressed(file, row)
+        try:
+            refs = parse_ext_refs((await self._metadata(file, row)).ext_refs or b"")
+            segments = plan(refs, len(inner))
+        except FormatError:
+            return inner
+        out = bytearray()
+        for segment in segments:
+            if len(out) >= _MOST_PARTIAL:
+                break
+            if isinstance(segment.source, ExtRef):
+                out += await self._what_is_there(file, segment.source)
+            else:
+                out += inner[segment.source : segment.source + segment.size]
+        return bytes(out)
+
+    def _attachment(self, file: File, ref: ExtRef) -> str:
+        """The file of an attachment."""
+        assert self._location.attachments is not None
+        return os.path.join(self._location.attachments, ref.path + self._suffix(file))
+
+    def _suffix(self, file: File) -> str:
+        return f"{self._suffixes.get(file.mailbox, '')}{file.number}" if file.mailbox is not None else ""
+
+    async def _what_is_there(self, file: File, ref: ExtRef) -> bytes:
+        """The beginning of an attachment, as far as its file has it."""
+        if self._location.attachments is None:
+            return b""
+        path = self._attachment(file, ref)
+        (found,) = await self._fs.peek([Peek(path, ((0, None),), limit=_MOST_PARTIAL)])
+        raw = found.chunks[0] if isinstance(found, PeekResult) else b""
+        if ref.line_length is None:
+            return raw[: ref.size]
+        size = min(ref.size, encoded_size(len(raw), ref.line_length, ref.crlf))
+        return encode_base64_range(raw, 0, size, ref.line_length, ref.crlf) if raw else b""
 
     async def coded(self, file: File, row: Row) -> Coded:
         """The sizes that the metadata of an encrypted message have: nobody can count them.
@@ -150,10 +237,7 @@ class Texts:
         record = Record(row.offset, row.body_offset, row.body_size, size, row.compression, metadata, end)
         handle = self._fs.open(file.path, nofollow=True)
         opened = Opened(handle, file.path, record, handle.close)
-        suffix = ""
-        if file.mailbox is not None:
-            suffix = f"{self._suffixes.get(file.mailbox, '')}{file.number}"
-        body = open_body(self._fs, opened, self._location.attachments, suffix)
+        body = open_body(self._fs, opened, self._location.attachments, self._suffix(file))
         self._bodies.append(body)
         return BodySource(body)
 

@@ -45,6 +45,7 @@ _USUAL_FILE_HEADER = 16
 _SCRAP = 256
 _SMALLEST = 40  # bytes that a record has
 _AT_ONCE = 64
+_FEW = 4
 _MAGIC_SIZE = len(METADATA_MAGIC)
 
 
@@ -212,12 +213,34 @@ class Format2Scan:
             return False
         return not inside or await self._search.next_block(start, inside[0].offset) is None
 
+    async def _text_end(self, start: int, body_offset: int, end: int) -> int:
+        """Where an incomplete text without metadata ends, before *end*: at the size that its header says, and
+        before the NULs that a crash leaves behind what was written."""
+        end = min(end, await self._claimed_end(start, body_offset, end))
+        while end > body_offset:
+            begin = max(body_offset, end - self._window.chunk)
+            text = (await self._window.read(begin, end - begin)).rstrip(b"\0")
+            if text:
+                return begin + len(text)
+            end = begin
+        return end
+
+    async def _claimed_end(self, start: int, body_offset: int, end: int) -> int:
+        """Where the text ends by its header; *end*: that can't be read."""
+        header = await self._frames.message_header(start, self._frames.header_sizes[0])
+        return body_offset + header.body_size if header is not None else end
+
     async def _incomplete(self, start: int, end: int, block: Block | None, why: str) -> Found | Gap:
         """What is left of the record at *start*."""
         header = await self._window.read(start, MESSAGE_HEADER_SIZE)
         has_header = header[:2] == b"\x01\x02" or header[-1:] == b"\n" or not any(header)
         body_end = block.metadata.base if block is not None else end
         body_offset = min(start + self._frames.header_sizes[0] if has_header else start, body_end)
+        claimed_end = await self._claimed_end(start, body_offset, body_end)
+        if claimed_end < body_end and await self._window.read(claimed_end, _FEW) == bytes(_FEW):
+            block = None  # of another record: the metadata of this one are overwritten
+        if block is None:
+            body_end = await self._text_end(start, body_offset, body_end)
         if block is None and end - start < _SCRAP and header[:3] != b"\x01\x02N":
             return Gap(start, end, f"{end - start} bytes that are no message: {why}")
         if block is None and await self._window.find(_TEXT, start, end, 1) < 0:

@@ -322,7 +322,7 @@ def _items(
         (b"G", message.guid_text or guid.hex().encode("ascii")),
     ]
     if mailbox is not None:
-        items.append((b"B", os.fsencode(mailbox)))
+        items.append((b"B", message.orig_mailbox or os.fsencode(mailbox)))
     return items
 
 

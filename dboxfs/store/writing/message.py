@@ -112,6 +112,7 @@ class NewMessage:
     :param coded: the source gives compressed or encrypted bytes, which are stored as they come (only in dbox
         version 2); None: it gives the message.
     :param wanted: the name that it shall have, where a :class:`~dboxfs.store.writing.naming.Namer` listens.
+    :param orig_mailbox: mdbox: storage name of the mailbox that it was first saved to; None: it is now.
     """
 
     source: Source | bytes
@@ -125,6 +126,7 @@ class NewMessage:
     guid_text: bytes | None = None
     coded: Coded | None = None
     wanted: Wanted | None = None
+    orig_mailbox: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

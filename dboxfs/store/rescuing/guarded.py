@@ -1,0 +1,50 @@
+"""Texts of the old store whose failing ends no more than their own message."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+
+from dboxfs.errors import DboxfsError
+from dboxfs.store.writing import Source
+
+
+class TextLost(OSError):
+    """The text of a message could not be read while it was saved.
+
+    :ivar number: which message, as :class:`Guarded` was told.
+    :ivar reason: in words.
+    """
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(errno.EIO, reason)
+        self.number = number
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """A source whose errors say that they are its own, and not those of the store that is written."""
+
+    source: Source
+    number: int
+
+    @property
+    def size(self) -> int:
+        return self.source.size
+
+    async def read(self, size: int, offset: int) -> bytes:
+        """As :meth:`Source.read <dboxfs.store.writing.Source.read>`.
+
+        :raises TextLost: whatever is wrong.
+        """
+        try:
+            data = await self.source.read(size, offset)
+        except (DboxfsError, OSError) as exc:
+            raise TextLost(self.number, f"{exc}") from exc
+        if len(data) < min(size, self.source.size - offset):
+            raise TextLost(self.number, "its file became shorter while it was read")
+        return data
+
+    async def descriptor(self) -> int | None:
+        return None

@@ -1,0 +1,47 @@
+"""Message files without a store around them: loose ``m.N`` or ``u.N``, or a bare ``storage/``.
+
+What somebody has got back from a disk is often no more than that.  Indexes beside the files are used.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Final
+
+from dboxfs.errors import NoSuchStore
+from dboxfs.store.location import Kind, Location, parse_location
+
+_FILE: Final = re.compile(r"([mu])\.[0-9]+(?:\.broken)?")
+
+
+def find_source(text: str) -> Location:
+    """The store at *text*, a mail location or a directory, whatever is missing of it.
+
+    :raises NoSuchStore: there is neither a store nor a message file.
+    :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.
+    """
+    try:
+        return parse_location(text, damaged=True)
+    except NoSuchStore:
+        loose = _loose(os.path.abspath(os.path.expanduser(text)))
+        if loose is None:
+            raise
+        return loose
+
+
+def _loose(directory: str) -> Location | None:
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return None
+    kinds = {found[1] for name in names if (found := _FILE.fullmatch(name))}
+    if len(kinds) > 1:
+        raise NoSuchStore(
+            f"{directory}: files of both formats, u.N and m.N: put them into directories of their own"
+        )
+    if not kinds:
+        return None
+    if "m" in kinds:
+        return Location(Kind.MDBOX, directory, loose=True)
+    return Location(Kind.SDBOX, directory, inbox=directory, loose=True)
