@@ -327,3 +327,20 @@ def test_mailboxes_are_told_by_the_names_that_people_know(tmp_path: Path) -> Non
     assert done.returncode == 1
     assert "Entwürfe" in done.stdout
     assert "&APw-" not in done.stdout.replace(str(box), "")
+
+
+_IMPOSSIBLE = (
+    b"x" * 5000, b"../../up", b"a//b", b"/", b".", b"a/dbox-Mails", b"inbox", b"\xff\0", b"&bad", b"\r",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _IMPOSSIBLE, ids=lambda name: repr(name[:12]))
+async def test_a_mailbox_name_that_can_not_be_costs_no_message(tmp_path: Path, name: bytes) -> None:
+    await make(tmp_path / "old", "mdbox", [NewMessage(text, orig_mailbox=name) for text in TEXTS])
+    for path in (tmp_path / "old").rglob("dovecot*index*"):
+        path.unlink()
+    done = await rescue(tmp_path / "old", tmp_path / "new")
+    found = await shown(done.root)
+    assert sorted(text for texts in found.values() for text in texts.values()) == TEXTS
+    assert sorted(os.listdir(tmp_path)) == ["new", "old"]
+    assert "inbox" not in found

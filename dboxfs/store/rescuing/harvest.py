@@ -71,6 +71,7 @@ class Harvest:
     compressed: bool = False
     seen: set[tuple[str, int]] = field(default_factory=set)
     by_uid: dict[tuple[str, int], list[int]] = field(default_factory=dict)
+    _by_file: tuple[np.ndarray, np.ndarray] | None = None
 
     def shown(self, mailbox: str) -> str:
         """The name of a mailbox as people read it."""
@@ -129,7 +130,11 @@ class Harvest:
         mapping = self.knowledge.map
         if file.mailbox is not None or mapping is None or file.broken:
             return []
-        rows = np.flatnonzero(mapping.file_ids == file.number)
+        if self._by_file is None:
+            order = np.argsort(mapping.file_ids, kind="stable")
+            self._by_file = mapping.file_ids[order], order
+        ids, order = self._by_file
+        rows = order[np.searchsorted(ids, file.number) : np.searchsorted(ids, file.number, "right")]
         pairs = zip(mapping.offsets[rows].tolist(), mapping.sizes[rows].tolist(), strict=True)
         return [Place(offset, size) for offset, size in sorted(set(pairs))]
 
