@@ -52,8 +52,11 @@ class Frames:
         self._window = window
         self._effort = effort
 
-    async def framed(self, start: int) -> Framed | None:
-        """The frame of the record at *start*; None: it can't be read."""
+    async def framed(self, start: int, *, through: bool = True) -> Framed | None:
+        """The frame of the record at *start*; None: it can't be read.
+
+        :param through: its block may have no end, and go on to the next message header.
+        """
         for header_size in self.header_sizes:
             header = await self.message_header(start, header_size)
             if header is None:
@@ -63,7 +66,7 @@ class Frames:
             if body_end >= self._window.size:
                 self.why = f"the message of {header.body_size} bytes reaches beyond the end of the file"
                 continue
-            block = await self.block(body_end)
+            block = await self.block(body_end, through=through)
             if block is not None:
                 return Framed(body_offset, body_end, block)
             self.why = f"no metadata at offset {body_end}, where the message of {header.body_size} bytes ends"
@@ -81,7 +84,7 @@ class Frames:
         self.why = "the file ends inside a message header"
         return None
 
-    async def block(self, offset: int) -> Block | None:
+    async def block(self, offset: int, *, through: bool = False) -> Block | None:
         """The metadata block at *offset*; None: there is none, or none that ends."""
         size, work = _FIRST, 0
         while True:
@@ -89,7 +92,7 @@ class Frames:
             if not begins_block(data):
                 return None
             ends = offset + len(data) >= self._window.size
-            block = read_block(data, offset, to_the_end=ends)
+            block = read_block(data, offset, to_the_end=ends, through=through)
             if block is not None:
                 return block
             work += size

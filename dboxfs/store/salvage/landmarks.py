@@ -251,7 +251,7 @@ def _values(text: _Bytes, blocks: _Ints, lines: _Ints, stops: _Ints) -> _Ints:
         if not going.any():
             break
     last = text[np.minimum(at, len(text) - 1)]
-    good = (digits > 0) & (at < len(text)) & ((last == _LF) | (last == _CR))
+    good = (digits > 0) & ((at >= len(text)) | (last == _LF) | (last == _CR))
     result = np.full(len(blocks), _UNKNOWN, np.int64)
     result[there[good]] = values[good]
     return result

@@ -73,12 +73,13 @@ class Search:
         key = await landmarks.key(self._window, body_offset)
         for number in landmarks.confirming(key, body_offset, end, _MOST_BLOCKS):
             body_end = int(landmarks.blocks[number])
-            block = await self._frames.block(body_end)
+            block = await self._frames.block(body_end, through=True)
             size = body_end - body_offset
             measured = Measured(size, size, int(landmarks.virtual[number]), None)
             if block is not None and confirmed(measured, block):
                 framed = Framed(body_offset, body_end, block)
                 return framed.found(start, measured, Trust.REPAIRED, list(block.problems))
+            self._effort.spend(block.metadata.size if block is not None else 0)
         return None
 
     async def _by_unpacking(
@@ -98,8 +99,8 @@ class Search:
                 return None
             if meter.sizes[1] != int(landmarks.virtual[number]):
                 continue
-            block = await self._frames.block(body_end)
-            if block is None:
+            block = await self._frames.block(body_end, through=True)
+            if block is None or not self._effort.spend(block.metadata.size):
                 continue
             measured = await self._measured(body_offset, body_end, block.metadata)
             if measured is not None and confirmed(measured, block):
@@ -135,7 +136,7 @@ class Search:
 
     async def _one_of(self, offsets: Iterable[int]) -> Block | None:
         for offset in offsets:
-            block = await self._frames.block(offset)
+            block = await self._frames.block(offset, through=True)
             if block is not None:
                 return block
         return None
@@ -193,7 +194,7 @@ class Search:
         usual = usual_record(data, at, start - at, texts=True)
         if usual is not None or (virtual < 0 and self._effort.exhausted):
             return usual
-        framed = await self._frames.framed(start)
+        framed = await self._frames.framed(start, through=False)
         measured: Measured | None = None
         if framed is not None and not framed.block.problems:
             size = framed.body_end - framed.body_offset

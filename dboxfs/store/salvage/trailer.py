@@ -7,7 +7,8 @@ readable:
 
 * up to two of the four bytes of the magic may be wrong, where the size in front leads to it;
 * a block ends at its empty line, else where the next message header or the next block stands, else at the
-  end of the file.  So blocks never overlap, and reading all that a file seems to have takes linear time;
+  end of the file.  So blocks never overlap, and reading all that a file seems to have takes linear time.
+  Only where a whole frame leads to it (``through``) it goes on to the next message header;
 * lines that do not begin with an upper-case letter are left out;
 * a guid is 32 hex digits somewhere in the block, if there is no whole G line.
 
@@ -57,24 +58,22 @@ def _wrong(data: bytes) -> int:
     return sum(a != b for a, b in zip(data, METADATA_MAGIC, strict=False))
 
 
-def read_block(data: bytes, base: int, *, to_the_end: bool) -> Block | None:
+def read_block(data: bytes, base: int, *, to_the_end: bool, through: bool = False) -> Block | None:
     """The block at the start of *data*, or None: it is none, or does not end in *data*.
 
     :param base: offset of *data* in the file.
     :param to_the_end: *data* goes to the end of the file.
+    :param through: a block without an end goes on through what looks like another one.
     """
     if not begins_block(data):
         return None
     wrong = _wrong(data)
     if not wrong and (strict := _strict(data, base)) is not None:
         return Block(strict)
-    return _lenient(data, base, wrong=wrong, to_the_end=to_the_end)
+    return _lenient(data, base, wrong=wrong, to_the_end=to_the_end, through=through)
 
 
 def _strict(data: bytes, base: int) -> Metadata | None:
-    line = data[_MAGIC_SIZE : _MAGIC_SIZE + 1]
-    if line and not b"A" <= line <= b"Z":
-        return None
     try:
         found = parse_metadata(data, base=base)
     except FormatError:
@@ -84,9 +83,10 @@ def _strict(data: bytes, base: int) -> Metadata | None:
     return found if all(b"A" <= key <= b"Z" for key, _ in found.items) else None
 
 
-def _lenient(data: bytes, base: int, *, wrong: int, to_the_end: bool) -> Block | None:
+def _lenient(data: bytes, base: int, *, wrong: int, to_the_end: bool, through: bool) -> Block | None:
     problems = ["the magic before the metadata is damaged"] if wrong else []
-    ends = [found.start() for found in (RECORD_START.search(data), TRAILER_START.search(data, 1)) if found]
+    others = (RECORD_START.search(data), None if through else TRAILER_START.search(data, 1))
+    ends = [found.start() for found in others if found is not None]
     stop = min(ends, default=len(data))
     empty = data.find(b"\n\n", _MAGIC_SIZE - 1, stop + 1)
     if empty >= 0:
