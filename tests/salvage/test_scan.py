@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+
 import pytest
 
 from dboxfs.store.salvage import Found, Gap, Place, Trust
@@ -154,3 +156,26 @@ async def test_a_message_that_lost_or_got_bytes_gives_away_none_of_those_in_its_
     items = await scan(data, tuple(places))
     assert trusted(data, items) == [texts[0], texts[2]]
     assert_covers(data, items)
+
+
+async def test_coded_texts_are_found_behind_damage_and_in_it() -> None:
+    secret = b"CRYPTED\x03\x07" + bytes(range(256))
+    like = b"\x1f\x8b begins like a compressed one\n"
+    packed = bz2.compress(b"words\n" * 50)
+    records = [
+        record(0, b"Subject: broken\n\n"),
+        record(1, b"x" * 300, stored=secret),
+        record(2, like),
+        record(3, b"words\n" * 50, stored=packed),
+    ]
+    for victim in range(len(records)):
+        damaged = [bytearray(one) for one in records]
+        damaged[victim][20] ^= 0x40
+        data = HEADER + b"".join(damaged)
+        found = [item for item in await scan(data) if isinstance(item, Found)]
+        stored = [data[m.body_offset : m.body_offset + m.body_size] for m in found]
+        expected = [b"Subject: broken\n\n", secret, like, packed]
+        assert stored[:victim] + stored[victim + 1 :] == expected[:victim] + expected[victim + 1 :]
+        assert all(m.trust is Trust.WHOLE for at, m in enumerate(found) if at != victim)
+        if victim != 1:  # nothing can prove a ciphertext
+            assert (found[victim].trust, stored[victim]) == (Trust.REPAIRED, expected[victim])
