@@ -296,23 +296,20 @@ async def test_of_two_messages_with_one_uid_both_are_kept(tmp_path: Path) -> Non
     assert not done.rescued.complete
 
 
-@both
-@pytest.mark.expected_log(*RESYNC)
-def test_what_force_resync_has_dropped_comes_back_from_the_file_that_it_put_aside(
-    dovecot: Dovecot, driver: str
-) -> None:
-    account = dovecot.account(f"{driver}:{{home}}/mail")
+@pytest.mark.expected_log(*RESYNC, "Corrupted dbox file", "Copy of the broken file saved")
+def test_what_force_resync_has_dropped_comes_back_from_the_file_that_it_put_aside(dovecot: Dovecot) -> None:
+    account = dovecot.account("mdbox:{home}/mail")
     for text in TEXTS * 2:
         account.save(text)
-    path = account.root / ("storage/m.1" if driver == "mdbox" else "mailboxes/INBOX/dbox-Mails/u.3")
+    path = account.root / "storage/m.1"
     data = bytearray(path.read_bytes())
     at = data.rindex(b"\x01\x02N", 0, data.index(TEXTS[2]))
     data[at + 14 : at + 29] = b"z" * 15
     path.write_bytes(data)
     account.doveadm("force-resync", "*")
     left = everything(account)["INBOX"].texts
-    assert left != TEXTS * 2
-    done = rescue_for_dovecot(dovecot, account.location, driver)
+    assert len(left) < len(TEXTS * 2)
+    done = rescue_for_dovecot(dovecot, account.location, "mdbox")
     assert done.status == 1
     found = sorted(text for shown in everything(done.account).values() for text in shown.texts)
     assert found == sorted(TEXTS * 2)

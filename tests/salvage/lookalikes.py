@@ -68,7 +68,7 @@ def blocks_that_fit(size: int, line: bytes) -> bytes:
 
 
 _BOMB = gzip.compress(bytes(1 << 20), mtime=0)
-_BZIP2_BOMB = bz2.compress(bytes(90000)) + bytes(200)
+_BZIP2_BOMB = bz2.compress(bytes(90000)) + bytes(600)
 _GZIP = b"\x1f\x8b\x08\0\0\0\0\0\0\x03"
 _HEAD_3 = b"\x01\x02" + b"s" * 16 + b"\n"
 _TRAILER_3 = b"\x01\x03" + b"s" * 16 + b"0" * 16 + b"\n"

@@ -18,10 +18,10 @@ from typing import Final
 ATTEMPT: Final = 16 << 10
 """What it costs to look at a damaged record, in bytes that could be read in that time."""
 
-SMALL_ATTEMPT: Final = 1 << 10
+SMALL_ATTEMPT: Final = 4 << 10
 """The same for a place that looked like a record and was none."""
 
-_LEAST: Final = 4 << 20
+_LEAST: Final = 2 << 20
 _FACTOR: Final = 2
 _LEAST_PLAIN: Final = 32 << 20
 _FACTOR_PLAIN: Final = 4
