@@ -91,6 +91,8 @@ class TrailerScan:
         self.trailers: list[Trailer] = []
         self._base = offset
         self._buffer = b""
+        self._searched = offset
+        """Behind the first candidate that waits for its end, no empty line begins before this offset."""
 
     def feed(self, data: Buffer) -> None:
         """The next bytes of the file."""
@@ -102,14 +104,22 @@ class TrailerScan:
         return {at for trailer in self.trailers for at in (trailer.record_offset, trailer.end)}
 
     def _scan(self) -> None:
+        """Look at what begins in the buffer.  Each byte is looked at a few times, whatever is in it."""
         buffer, at, empty_line = self._buffer, 0, -1
         while (match := _CANDIDATE.search(buffer, at)) is not None:
             at = match.start()
-            if empty_line < match.end() - 1:
-                empty_line = buffer.find(b"\n\n", match.end() - 1)
-            if empty_line < 0 and len(buffer) - at < MAX_TRAILER:
-                self._keep(at)
-                return
+            if 0 <= empty_line < match.end() - 1:
+                empty_line = -1
+            if empty_line < 0:
+                searched = max(match.end() - 1, self._searched - self._base)
+                empty_line = buffer.find(b"\n\n", searched)
+            if empty_line < 0:
+                self._searched = self._base + max(searched, len(buffer) - 1)
+                if len(buffer) - at < MAX_TRAILER:
+                    self._keep(at)
+                    return
+                at = len(buffer) - MAX_TRAILER + 1  # none of those before has an end
+                continue
             self._look_at(at, empty_line + 2)
             at += 1
         self._keep(max(at, len(buffer) - TRAILER_HEAD_SIZE + 1))
