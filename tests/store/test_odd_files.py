@@ -23,7 +23,7 @@ from tests.live.mounts import Mounts, dboxfs
 from tests.store.opened import opened
 
 SAMPLES = Path(__file__).parents[2] / "samples"
-PATIENCE = 10.0  # seconds; what waits for a FIFO waits for ever
+PATIENCE = 60.0  # seconds; what waits for a FIFO waits for ever
 
 
 def _socket(path: Path) -> None:
@@ -191,7 +191,7 @@ def test_every_command_comes_to_an_end(tmp_path: Path) -> None:
         ("ls", root, "INBOX"), ("ls", root), ("info", root), ("check", "--unused", root),
         ("rescue", root, tmp_path / "rescued"), ("convert", "--verify", root, tmp_path / "converted"),
     ):  # fmt: skip
-        done = dboxfs(*command, timeout=30)
+        done = dboxfs(*command, timeout=2 * PATIENCE)
         assert "Traceback" not in done.stderr, (command, done.stderr)
         assert done.returncode == 1, (command, done.stdout, done.stderr)
     for path in odd:
