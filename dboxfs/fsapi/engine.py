@@ -155,7 +155,24 @@ class Engine:
 
     def submit(self, op: Op[R], done: Callable[[Job[R]], None], *, background: bool = False) -> Job[R]:
         """Hand an operation to the driver and count it as in flight until ``done`` has been called."""
+        self.in_flight += 1
+        return self.driver.submit(op, self._counted(done), background=background)
 
+    def run_soon(self, op: Op[R], done: Callable[[Job[R]], None]) -> bool:
+        """Have the driver run an operation at once, if it has a lane for such and that is free.
+
+        True: ``done`` was called, or will be as for :meth:`submit`.  False: it was not begun.
+        """
+        soon = getattr(self.driver, "run_soon", None)
+        if soon is None or not self.running:
+            return False
+        self.in_flight += 1
+        if soon(op, self._counted(done)):
+            return True
+        self.in_flight -= 1
+        return False
+
+    def _counted(self, done: Callable[[Job[R]], None]) -> Callable[[Job[R]], None]:
         def finished(job: Job[R]) -> None:
             self.in_flight -= 1
             try:
@@ -164,8 +181,7 @@ class Engine:
                 if not self.in_flight and self.state == "closing":
                     self._idle.unpark_all()
 
-        self.in_flight += 1
-        return self.driver.submit(op, finished, background=background)
+        return finished
 
     # -- room for unwritten bytes ------------------------------------------------------------------------
 

@@ -285,6 +285,12 @@ class FileSystem:
         """
         return await steps.run_chain(self.engine, program)
 
+    async def run_chain_soon(self, program: Callable[[], Steps[R]]) -> R:
+        """:meth:`run_chain` of a program that takes microseconds; the event loop may wait for it, for a
+        millisecond at most.
+        """
+        return await steps.run_chain_soon(self.engine, program)
+
     @property
     def driver(self) -> Driver:
         """The driver that carries out the operations."""

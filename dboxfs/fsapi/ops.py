@@ -272,6 +272,15 @@ class TryLock(Op[bool]):
 
 
 @dataclass(frozen=True, slots=True)
+class Unlock(Op[None]):
+    """Give the lock of an open file back, which stays open; nothing happens if it has none."""
+
+    kind: ClassVar[str] = "unlock"
+    fd: int
+    lock: LockKind
+
+
+@dataclass(frozen=True, slots=True)
 class SyncAll(Op[None]):
     """Make everything durable that was written to the file system on which an open file lies: data and names.
 

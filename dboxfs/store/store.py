@@ -128,6 +128,7 @@ class Store:
         self._tree_lock = trio.Lock()
         self._tree_dirty = False
         self._dirty: set[str] = set()
+        self._held: set[str] = set()
         self._wake = trio.Event()
         self._index_errors: dict[str, DboxfsError | OSError] = {}
         self._failed: set[str] = set()
@@ -169,7 +170,7 @@ class Store:
 
     async def _settle(self) -> None:
         tree, self._tree_dirty = self._tree_dirty, False
-        names, self._dirty = self._dirty, set()
+        names, self._dirty = self._dirty - self._held, self._dirty & self._held
         if tree:
             await self.refresh_tree()
         async with trio.open_nursery() as nursery:
@@ -177,6 +178,19 @@ class Store:
                 folder = self.folders.get(name)
                 if folder is not None and folder.mailbox is not None:
                     nursery.start_soon(self.refresh_mailbox, folder)
+
+    def hold(self, name: str) -> None:
+        """Follow what changes in a mailbox only after :meth:`let_go`, a fraction of a second later.
+
+        For a caller that changes it many times in a row.  :meth:`refresh_mailbox` reads it as ever.
+        """
+        self._held.add(name)
+
+    def let_go(self, name: str) -> None:
+        """Follow the mailbox again, and what has changed in it meanwhile."""
+        self._held.discard(name)
+        if name in self._dirty:
+            self._wake.set()
 
     def close(self) -> None:
         """Stop watching and close the files that are kept open."""

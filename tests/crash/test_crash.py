@@ -75,6 +75,13 @@ async def expunge(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge)
     await writer.expunge("INBOX", [1, 3])
 
 
+async def remove(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
+    for uid in (1, 3):
+        assert await writer.ask_expunge("INBOX", uid)
+        acknowledge("INBOX", body(uid - 1))
+    await writer.carry_out("INBOX")
+
+
 async def copy(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
     await writer.copy("INBOX", [1, 2], "Work")
 
@@ -157,6 +164,7 @@ CHANGES = [
     (save_together, ()),
     (replace, EITHER),
     (expunge, ()),
+    (remove, ()),
     (copy, ()),
     (move, BETWEEN),
     (take_place, ()),

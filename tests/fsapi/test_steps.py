@@ -16,7 +16,7 @@ import pytest
 
 from dboxfs.fsapi import FaultsDriver, FileSystem, MemoryDriver, Permissions, ThreadsDriver, ops
 from dboxfs.fsapi.drivers.base import Driver
-from dboxfs.fsapi.ops import CopyRange, LockKind, OpenShared, SyncAll, TryLock
+from dboxfs.fsapi.ops import CopyRange, LockKind, OpenShared, SyncAll, TryLock, Unlock
 
 DRIVERS: dict[str, Callable[[], Driver]] = {
     "threads": ThreadsDriver,
@@ -58,6 +58,26 @@ async def test_a_lock_belongs_to_one_open_file(name: str, tmp_path: Path, kind: 
         assert not await fs.run(TryLock(two, kind))
         await fs.run(ops.Close(one))
         assert await fs.run(TryLock(two, kind))
+        await fs.run(ops.Close(two))
+
+
+@EVERY
+@pytest.mark.parametrize("kind", list(LockKind))
+async def test_a_lock_can_be_given_back_and_the_file_stays_open(
+    name: str, tmp_path: Path, kind: LockKind
+) -> None:
+    async with files(name, tmp_path) as (fs, directory):
+        path = f"{directory}/log"
+        one = await put(fs, path, b"x")
+        two = (await fs.run(OpenShared(path))).fd
+        for mine, other in ((one, two), (two, one)):
+            assert await fs.run(TryLock(mine, kind))
+            await fs.run(Unlock(other, kind))
+            assert not await fs.run(TryLock(other, kind))
+            await fs.run(Unlock(mine, kind))
+            await fs.run(Unlock(mine, kind))
+        await fs.run(ops.Append(one, (b"y",)))
+        await fs.run(ops.Close(one))
         await fs.run(ops.Close(two))
 
 

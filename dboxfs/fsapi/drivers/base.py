@@ -10,7 +10,9 @@ Contract of a driver (``dboxfs.fsapi.conformance.check_driver`` holds every driv
 * an operation that hangs holds up no other as long as a worker is free;
 * operations on one open file may run at the same time; the caller puts them in order where it matters;
 * the ``*_nowait`` calls run on the loop's thread and never wait for a disk: they answer or say "not now";
-* ``aclose`` gives every resource back, and does not wait for an operation that hangs.
+* ``aclose`` gives every resource back, and does not wait for an operation that hangs;
+* a driver may have ``run_soon(op, done) -> bool`` (:mod:`dboxfs.fsapi.drivers.lane`), for operations that
+  take microseconds: as ``submit``, but it may wait a millisecond for the answer; False: it was not begun.
 """
 
 from __future__ import annotations

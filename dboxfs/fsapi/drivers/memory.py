@@ -285,6 +285,11 @@ class MemoryDriver:
             self.lock_holders[key] = holder = op.fd
         return holder == op.fd
 
+    def _unlock(self, op: ops.Unlock) -> None:
+        key = (id(self._file(op.fd).node), op.lock)
+        if self.lock_holders.get(key) == op.fd:
+            del self.lock_holders[key]
+
     def _sync_all(self, op: ops.SyncAll) -> None:
         self._file(op.fd)  # EBADF
 
@@ -319,6 +324,7 @@ class MemoryDriver:
         ops.Rmdir: _rmdir,
         ops.OpenShared: _open_shared,
         ops.TryLock: _try_lock,
+        ops.Unlock: _unlock,
         ops.SyncAll: _sync_all,
         ops.CopyRange: _copy_range,
     }

@@ -35,6 +35,7 @@ _SHARED_FLAGS = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NO
 _F_OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)
 # struct flock: l_type, l_whence, l_start, l_len, l_pid (0 is demanded); start 0 and length 0: the whole file
 _WHOLE_FILE = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+_NO_LOCK = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
 _HELD = (errno.EAGAIN, errno.EACCES)
 _NO_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 _PIECE = 1 << 20
@@ -303,6 +304,13 @@ def _try_lock(op: ops.TryLock) -> bool:
     return True
 
 
+def _unlock(op: ops.Unlock) -> None:
+    if op.lock is ops.LockKind.RECORD:
+        fcntl.fcntl(op.fd, _F_OFD_SETLK, _NO_LOCK)
+    else:
+        fcntl.flock(op.fd, fcntl.LOCK_UN)
+
+
 def _sync_all(op: ops.SyncAll) -> None:
     if _libc.syncfs(op.fd) == 0:
         return
@@ -378,6 +386,7 @@ _CALLS: dict[type[Op[Any]], Callable[[Any], Any]] = {
     Chain: _chain,
     ops.OpenShared: _open_shared,
     ops.TryLock: _try_lock,
+    ops.Unlock: _unlock,
     ops.SyncAll: _sync_all,
     ops.CopyRange: _copy_range,
 }

@@ -23,6 +23,7 @@ import trio
 
 from dboxfs.fsapi.drivers import posix
 from dboxfs.fsapi.drivers.base import Completions
+from dboxfs.fsapi.drivers.lane import Lane
 from dboxfs.fsapi.drivers.nowait import NowaitCalls
 from dboxfs.fsapi.ops import Job, Op
 from dboxfs.fsapi.types import Capabilities
@@ -48,6 +49,7 @@ class ThreadsDriver:
         self._asked: deque[Job[Any]] = deque()
         self._background: deque[Job[Any]] = deque()
         self._completions = Completions(posix.dispose)
+        self._lane = Lane(posix.execute, self._completions.post)
         self._threads: list[threading.Thread] = []
         self._submitted = 0
         self._calls = NowaitCalls()
@@ -68,6 +70,21 @@ class ThreadsDriver:
             self._start_thread()
         self._tokens.put(True)
         return job
+
+    def run_soon(self, op: Op[R], done: Callable[[Job[R]], None]) -> bool:
+        """Run an operation that takes microseconds and wait for it, a millisecond at most (``lane``).
+
+        ``done`` is called before this returns, or later as by :meth:`submit`.  False: not now; it was not
+        begun.
+        """
+        if not self._lane.free:
+            return False
+        self._submitted += 1
+        job = Job(op, done)
+        if self._lane.run(job):
+            self._completions.completed += 1
+            done(job)
+        return True
 
     def stat_nowait(self, fd: int) -> os.stat_result | None:
         """fstat(2): the inode of an open file is in memory."""
@@ -91,6 +108,7 @@ class ThreadsDriver:
     async def aclose(self) -> None:
         """Stop the threads.  One that hangs is left behind, and closes what it opened when it comes back."""
         self._completions.close()
+        self._lane.close()
         with self._lock:
             self._asked.clear()
             self._background.clear()

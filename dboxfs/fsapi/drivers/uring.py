@@ -73,6 +73,7 @@ class UringDriver:
         self.read_nowait = self._inner.read_nowait
         self.stat_nowait = self._inner.stat_nowait
         self.close_nowait = self._inner.close_nowait
+        self.run_soon = self._inner.run_soon
         self._ring: Ring | None = None
         self._nursery: trio.Nursery | None = None
         self._scope = trio.CancelScope()

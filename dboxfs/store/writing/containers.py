@@ -17,12 +17,14 @@ An existing file is taken only if all of this holds, else the next one is looked
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from dboxfs.dbox import MESSAGE_HEADER_SIZE, FileHeader, parse_file_header
 from dboxfs.errors import FormatError
+from dboxfs.fsapi.chain import Steps
 from dboxfs.fsapi.ops import LockKind
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.writing.compose import Composed, Place, Spooled, new_file
@@ -100,8 +102,10 @@ class Placer:
         size = await spooled.write_to(file, place)
         return Placed(spooled, self.containers[-1], place.offset, size)
 
-    async def place_all(self, batch: list[Composed]) -> list[Placed]:
-        """Append small records, those that go into one file with one write, durably.
+    async def place_all(
+        self, batch: list[Composed], first: Callable[[], Steps[None]] | None = None
+    ) -> list[Placed]:
+        """Append small records, those that go into one file with one write, durably; before that, *first*.
 
         On an error :meth:`rollback` is due.
         """
@@ -117,7 +121,8 @@ class Placer:
                 offset += len(data)
                 at += 1
             container.header = b""
-            error = await container.file.append_durably(b"".join(parts))
+            error = await container.file.append_durably(b"".join(parts), first=first)
+            first = None
             if error is not None:
                 raise error
         return placed

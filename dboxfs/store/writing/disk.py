@@ -34,6 +34,7 @@ class Disk:
     :param root: the store's root directory, if it has one by now.  It is never made: where it is missing the
         store has gone (a file system that was unmounted), and its place must stay empty.
     :ivar lost_errors: clean-ups that failed after another error.
+    :ivar process: whose its temporary files and notes are.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Disk:
         self.options = options
         self.lost_errors = 0
         self._numbers = itertools.count(1)
-        self._process = Process.this()
+        self.process = Process.this()
         mode = stat.S_IMODE(owner.st_mode)
         privileged = os.geteuid() == 0
         uid = owner.st_uid if privileged else None
@@ -54,7 +55,7 @@ class Disk:
 
     def temporary(self, directory: str) -> str:
         """A name for a temporary file in *directory*, which says whose it is."""
-        return os.path.join(directory, self._process.temporary_name(next(self._numbers)))
+        return os.path.join(directory, self.process.temporary_name(next(self._numbers)))
 
     async def run(self, op: Op[R]) -> R:
         """One operation.
@@ -129,16 +130,27 @@ class Disk:
         if self.options.durable:
             await self.run(ops.SyncDir(path))
 
-    async def publish_all(self, batch: Sequence[ops.Publish], directory: str) -> list[OSError | None]:
+    async def publish_all(
+        self,
+        batch: Sequence[ops.Publish],
+        directory: str,
+        first: Callable[[list[os.stat_result]], Steps[None]],
+    ) -> list[OSError | None]:
         """Give files their names, and make those durable if all of it worked: one operation after the other.
 
         Gives the error of each.
+
+        :param first: what is done before that; it gets the attributes of the files.
 
         :raises OSError: the names could not be made durable.
         """
         durable = self.options.durable
 
         def program() -> Steps[list[OSError | None]]:
+            found = []
+            for op in batch:
+                found.append((yield ops.Stat(op.temporary, follow=False)))
+            yield from first(found)
             answers: list[OSError | None] = []
             for op in batch:
                 try:
@@ -326,27 +338,48 @@ class AppendFile:
         self.size += answer.written
         check_appended(answer, len(data), self.path)
 
-    async def append_durably(self, data: bytes) -> OSError | None:
+    async def append_durably(
+        self,
+        data: bytes,
+        *,
+        sync: bool = True,
+        first: Callable[[], Steps[None]] | None = None,
+        unlink: Sequence[str] = (),
+    ) -> OSError | None:
         """:meth:`append` and :meth:`sync`; gives the error of the sync: the bytes are there, but may go.
 
-        :raises OSError: as :meth:`append`; nothing was synced.
+        :param sync: False: don't.
+        :param first: what is done before that.
+        :param unlink: paths of notes that count for nothing once all of it has worked.
+        :raises OSError: as :meth:`append`, or of *first*; nothing was synced.
         """
-        if not self.disk.options.durable:
+        lost: list[OSError] = []
+        sync = sync and self.disk.options.durable
+        if not sync and first is None and not unlink:
             await self.append(data)
             return None
 
         def program() -> Steps[tuple[Appended, OSError | None]]:
+            if first is not None:
+                yield from first()
             answer = yield ops.Append(self.fd, (data,))
             if answer.error is not None or answer.written != len(data):
                 return answer, None
-            try:
-                yield ops.Sync(self.fd, self.size + len(data))
-            except OSError as error:
-                return answer, error
+            if sync:
+                try:
+                    yield ops.Sync(self.fd, self.size + len(data))
+                except OSError as error:
+                    return answer, error
+            for path in unlink:
+                try:
+                    yield ops.Unlink(path)
+                except OSError as error:
+                    lost.append(error)
             return answer, None
 
         answer, error = await self.disk.chain(program)
         self.size += answer.written
+        self.disk.lost_errors += len(lost)
         check_appended(answer, len(data), self.path)
         return error
 

@@ -55,6 +55,7 @@ class IndexLog:
 
     :param what: what it is the index of, for errors.
     :ivar directory: where it lies.
+    :ivar mutex: in front of the log's lock.
     """
 
     def __init__(self, disk: Disk, directory: str, stem: str, what: str) -> None:
@@ -65,7 +66,7 @@ class IndexLog:
         self.log_path = self.base_path + ".log"
         self.header = LogHeader(1, 1)
         self.snapshot_head = (0, 0)
-        self._mutex = trio.Lock()
+        self.mutex = trio.Lock()
         self._state: IndexState | None = None
         self._identity: tuple[int, int] | None = None
         self._file: AppendFile | None = None
@@ -87,7 +88,12 @@ class IndexLog:
     @property
     def busy(self) -> bool:
         """Whether a task of this process holds it or waits for it."""
-        return self._mutex.locked()
+        return self.mutex.locked()
+
+    @property
+    def known(self) -> IndexState | None:
+        """The index as of the last lock: not what it is now, unless the log ends where it did."""
+        return self._state
 
     def forget(self) -> None:
         """Keep no state; the next lock reads everything."""
@@ -103,7 +109,7 @@ class IndexLog:
         :raises CorruptFile: log or snapshot are damaged; nothing was changed.
         :raises StoreBusy: another program holds the lock.
         """
-        async with self._mutex:
+        async with self.mutex:
             file = await lock_log(self.disk, self.log_path)
             self._held = file
             try:
@@ -206,10 +212,18 @@ class IndexLog:
 
     # -- writing -----------------------------------------------------------------------------------------
 
-    async def append(self, records: Sequence[bytes], *, tail: bool = False, durable: bool = False) -> None:
+    async def append(
+        self,
+        records: Sequence[bytes],
+        *,
+        tail: bool = False,
+        durable: bool = False,
+        unlink: Sequence[str] = (),
+    ) -> None:
         """Append one transaction; with *tail* also say that everything before is done.
 
         :param durable: wait for the disk, if commits do.
+        :param unlink: notes that are done with, once this has worked.
         :raises OSError: the log is as it was (write error), or has the records but may lose them (sync
             error: then ``state`` has them too).
         """
@@ -222,10 +236,7 @@ class IndexLog:
             return
         error = None
         try:
-            if durable:
-                error = await self.file.append_durably(data)
-            else:
-                await self.file.append(data)
+            error = await self.file.append_durably(data, sync=durable, unlink=unlink)
         except OSError:
             await self._cut_back()
             raise

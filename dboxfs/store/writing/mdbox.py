@@ -25,6 +25,7 @@ from dboxfs.store.writing.group import GroupCommit, Request
 from dboxfs.store.writing.indexlog import IndexLog
 from dboxfs.store.writing.message import CopyAs, NewMessage
 from dboxfs.store.writing.naming import Wanted
+from dboxfs.store.writing.notes import Note, writing
 from dboxfs.store.writing.outcome import Copied, Saved, now_seconds
 from dboxfs.store.writing.references import References, check_limit, lost_references, references_of
 from dboxfs.store.writing.sdbox import finish_expunge, heritage
@@ -77,7 +78,7 @@ class MdboxWriter:
         options = self._work.options
         save = _Save(name)
         request: _Request = Request(save)
-        total = 0
+        total, notes = 0, list[str]()
         try:
             for message in messages:
                 composed = await compose(
@@ -88,6 +89,8 @@ class MdboxWriter:
                 save.composed.append(composed)
                 if save.placer is not None or total > SHARED_LIMIT or not composed.whole:
                     save.placer = save.placer or Placer(self._work)
+                    guids = tuple(waiting.guid.hex() for waiting in save.composed)
+                    notes.append(await self._work.notes.put(Note(name, messages=guids)))
                     await self._place_own(save, save.placer)
             if save.placer is not None:
                 await save.placer.sync()
@@ -96,6 +99,8 @@ class MdboxWriter:
             if save.placer is not None and not request.taken:
                 await save.placer.rollback()
             raise
+        finally:
+            await self._work.notes.drop(notes)
 
     async def _place_own(self, save: _Save, placer: Placer) -> None:
         """Append what is composed to files of the save's own."""
@@ -111,28 +116,38 @@ class MdboxWriter:
     async def _commit_group(self, group: Sequence[_Request]) -> None:
         shared = Placer(self._work)
         placers = [shared, *(r.what.placer for r in group if r.what.placer is not None)]
+        notes: list[str] = []
         try:
-            await self._place_shared(shared, group)
+            await self._place_shared(shared, group, notes)
             async with self._work.locked_map() as mapping, self._shares(group) as shares:
                 await self._name(shares)
                 if shares:
-                    await self._change(mapping, placers, group, shares)
+                    await self._change(mapping, placers, group, shares, notes)
         except BaseException:
             for placer in placers:
                 await placer.rollback()
             raise
+        finally:
+            await self._work.notes.drop(notes)
         if not shares:
             for placer in placers:
                 await placer.rollback()
         for placer in placers:
             await placer.close()
 
-    async def _place_shared(self, placer: Placer, group: Sequence[_Request]) -> None:
-        """All small records of the group: one write and one sync, if they fit one file."""
+    async def _place_shared(self, placer: Placer, group: Sequence[_Request], notes: list[str]) -> None:
+        """All small records of the group: one write and one sync, if they fit one file.
+
+        :param notes: gets the path of the note that says whose they are as long as no mailbox has them.
+        """
         todo = [composed for request in group for composed in request.what.composed]
         if not todo:
             return
-        placed = iter(await placer.place_all(todo))
+        await self._work.notes.prepare()
+        notes.append(self._work.notes.path())
+        note = Note("", messages=tuple(composed.guid.hex() for composed in todo))
+        permissions = self._disk.file_permissions
+        placed = iter(await placer.place_all(todo, lambda: writing(notes[0], note, permissions)))
         for request in group:
             request.what.placed += [next(placed) for _ in request.what.composed]
             request.what.composed = []
@@ -154,7 +169,12 @@ class MdboxWriter:
             yield shares
 
     async def _change(
-        self, mapping: MapIndex, placers: list[Placer], group: Sequence[_Request], shares: list[_Share]
+        self,
+        mapping: MapIndex,
+        placers: list[Placer],
+        group: Sequence[_Request],
+        shares: list[_Share],
+        notes: list[str],
     ) -> None:
         """From the names of new files to the map's tail; map and mailboxes are locked."""
         highest = await self._name_files(mapping, placers)
@@ -171,8 +191,8 @@ class MdboxWriter:
             raise
         for placer in placers:
             placer.named = True
-        if await self._append(shares):
-            await self._disk.attempt(self._work.map_done())
+        if await self._append(shares) and await self._disk.attempt(self._work.map_done(notes)):
+            notes.clear()
         self._answer(shares)
 
     async def _name(self, shares: list[_Share]) -> None:
@@ -189,7 +209,8 @@ class MdboxWriter:
                     composed.message.wanted.uid = uid
                 uid += 1
             wanted = [composed.message.wanted for composed in messages]
-            answers = iter(await self._work.name(share.index.what, share.index, wanted))
+            name = share.requests[0].what.name
+            answers = iter(await self._work.name(name, share.index, wanted))
             for request in list(share.requests):
                 errors = [
                     error for error in [next(answers) for _ in request.what.placed] if error is not None
@@ -331,9 +352,30 @@ class MdboxWriter:
                 named.uid = rows[0].uid
                 await self._work.name_one(target, there, named)
             replaced = self._take_place(there, rows, replaces)
-            await self._transfer(here, there, rows, wanted if move else [], replaced)
+            notes: list[str] = []
+            if move:
+                notes.append(await self._note_move((source, here), (target, there), rows, wanted))
+            try:
+                await self._transfer(here, there, rows, wanted if move else [], replaced)
+            finally:
+                await self._work.notes.drop(notes)
             self._work.count("moved" if move else "copied", len(rows))
             return Copied(there.state.uid_validity, tuple(wanted), tuple(row.uid for row in rows))
+
+    async def _note_move(
+        self,
+        source: tuple[str, IndexLog],
+        target: tuple[str, IndexLog],
+        rows: Sequence[records.Appended],
+        uids: Sequence[int],
+    ) -> str:
+        (there, index), (here, old) = target, source
+        moved = tuple((uid, row.map_uid) for uid, row in zip(uids, rows, strict=True))
+        note = Note(
+            there, self._work.header(index).guid.hex(), source=here,
+            source_guid=self._work.header(old).guid.hex(), moved=moved, first_uid=index.state.next_uid,
+        )  # fmt: skip
+        return await self._work.notes.put(note)
 
     async def _transfer(
         self,

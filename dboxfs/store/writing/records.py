@@ -28,6 +28,7 @@ _MAP = (8, 12, 4)
 _REF = (0, 2, 2)
 _MDBOX = (0, 8, 4)
 _GUID = (0, 16, 1)
+_GUID_RECORD = struct.Struct("16s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,13 @@ def expunge(state: IndexState, uids: Sequence[int], *, external: bool) -> list[b
         for uid, row in zip(uids, rows.tolist(), strict=True)
     ]
     return [encode_record(RecordType.EXPUNGE_GUID, payload.expunge_guid(entries), external=external)]
+
+
+def ask_for_expunge(state: IndexState, uid: int) -> bytes:
+    """Ask for the expunge of one message that is there, as :func:`expunge` does, quicker."""
+    found = state.unpack("guid", state.row_of(uid), _GUID_RECORD)
+    guid: bytes = NO_GUID if found is None else found[0]
+    return encode_record(RecordType.EXPUNGE_GUID, payload.expunge_guid([(uid, guid)]))
 
 
 def change_flags(uids: Iterable[int], add: int, remove: int) -> list[bytes]:

@@ -55,6 +55,8 @@ async def repair_storage(work: Work) -> None:
         counted = _references(indexes)
         found = await _lost_messages(work, mapping, counted)
         for lost in found:
+            if lost.guid in work.never_acknowledged:
+                continue  # nobody's: a purge takes it away
             index = indexes.get(lost.mailbox) or indexes.get("INBOX")
             if index is None:
                 log.warning("map uid %d is in no mailbox, and there is no INBOX", lost.place.map_uid)

@@ -8,7 +8,7 @@ Saves and copies into one mailbox that are ready together are one transaction.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ import trio
 from dboxfs.dbox import parse_ext_refs
 from dboxfs.errors import NoSuchMailbox, NoSuchMessage, Unsupported
 from dboxfs.fsapi import ops
+from dboxfs.fsapi.chain import Steps
 from dboxfs.store.sdbox import SdboxFiles
 from dboxfs.store.writing import records
 from dboxfs.store.writing.compose import Composed, Spooled, compose, new_file
@@ -24,6 +25,7 @@ from dboxfs.store.writing.group import GroupCommit, Request
 from dboxfs.store.writing.indexlog import IndexLog
 from dboxfs.store.writing.message import CopyAs, NewMessage
 from dboxfs.store.writing.naming import Wanted
+from dboxfs.store.writing.notes import Note, writing
 from dboxfs.store.writing.outcome import Copied, Saved, side_by_side
 from dboxfs.store.writing.work import Work, present, visible
 
@@ -173,15 +175,18 @@ class SdboxWriter:
             replaced = self._inherit(index, news)
             if self._work.options.alone:
                 attachments = await self._attachment_files(name, index, replaced)
+            notes: list[str] = []
             try:
                 await self._link_attachments(index, news)
-                await self._publish(name, news)
+                await self._publish(name, index, news, notes)
                 if any(new.wanted is not None and new.wanted.uid != new.uid for new in news):
                     await self._name(name, index, group)
-                await self._append(index, news, replaced)
+                await self._append(index, news, replaced, notes)
             except BaseException as error:
                 await self._take_back(name, index, news, replaced, error)
                 raise
+            finally:
+                await self._work.notes.drop(notes)
             self._work.count("saved", len(news))
         if self._work.options.alone:
             await self._disk.attempt(self.unlink(name, replaced, attachments))
@@ -241,15 +246,21 @@ class SdboxWriter:
                 new.keywords = index.state.keywords(row)
         return olds
 
-    async def _publish(self, name: str, news: list[_New]) -> None:
-        """Give the files their names; a uid whose name is taken (a crash left it) is stepped over."""
+    async def _publish(self, name: str, index: IndexLog, news: list[_New], notes: list[str]) -> None:
+        """Give the files their names; a uid whose name is taken is stepped over.
+
+        :param notes: gets the notes that say whose these files are as long as they have no record.
+        """
         directory = self._work.location.mailbox_path(name)
         todo = list(news)
         while todo:
+            await self._work.notes.prepare()
+            notes.append(self._work.notes.path())
+            noting = self._noting(name, index, todo, notes[-1])
             batch = [
                 ops.Publish(new.temporary, os.path.join(directory, f"u.{new.uid}"), False) for new in todo
             ]
-            answers = await self._disk.publish_all(batch, directory)
+            answers = await self._disk.publish_all(batch, directory, noting)
             taken = []
             for new, answer in zip(todo, answers, strict=True):
                 if isinstance(answer, FileExistsError):
@@ -261,13 +272,29 @@ class SdboxWriter:
                 new.uid = number
             todo = taken
 
-    async def _append(self, index: IndexLog, news: Sequence[_New], replaced: Sequence[int]) -> None:
+    def _noting(
+        self, name: str, index: IndexLog, news: Sequence[_New], path: str
+    ) -> Callable[[list[os.stat_result]], Steps[None]]:
+        """What writes the note of a group, whose files have these attributes."""
+        guid, permissions = self._work.header(index).guid.hex(), self._disk.file_permissions
+        uids = [new.uid for new in news]
+
+        def program(found: list[os.stat_result]) -> Steps[None]:
+            files = tuple((uid, entry.st_ino) for uid, entry in zip(uids, found, strict=True))
+            yield from writing(path, Note(name, guid, files), permissions)
+
+        return program
+
+    async def _append(
+        self, index: IndexLog, news: Sequence[_New], replaced: Sequence[int], notes: list[str]
+    ) -> None:
         ordered = sorted(news, key=lambda new: new.uid)
         rows = [records.Appended(new.uid, new.flags, new.keywords, new.guid) for new in ordered]
         batch = records.append_messages(index.state, rows, mdbox=False)
         if replaced:
             batch += records.expunge(index.state, replaced, external=self._work.options.alone)
-        await index.append(batch, durable=True)
+        await index.append(batch, durable=True, unlink=notes)
+        notes.clear()
 
     async def _take_back(
         self,

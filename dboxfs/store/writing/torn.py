@@ -79,24 +79,49 @@ async def _look_at(work: Work, path: str) -> bool:
                 return False
             file.size = now.st_size
             whole = await _end_of_whole_records(file, end)
-            if whole is None or whole >= file.size:
+            if whole is None:
                 return False
-            if not await _is_torn(work, path, mapping, whole):
-                log.warning("%s: damaged at offset %d, left alone; dboxfs check says more", path, whole)
-                return False
-            await file.cut(whole)
-            await file.sync()
-            return True
+            cut = False
+            if whole < file.size:
+                if not await _is_torn(work, path, mapping, whole):
+                    log.warning("%s: damaged at offset %d, left alone; dboxfs check says more", path, whole)
+                    return False
+                await file.cut(whole)
+                cut = True
+            if whole > end and await _is_nobodys(work, path, mapping, end):
+                await file.cut(end)
+                cut = True
+            if cut:
+                await file.sync()
+            return cut
     finally:
         work.fs.locks.release(holder)
         await file.close()
+
+
+async def _is_nobodys(work: Work, path: str, mapping: MapIndex, start: int) -> bool:
+    """Whether a dead writer was to save all that begins at *start*, as its ``notes`` say."""
+    if not work.never_acknowledged:
+        return False
+    known = _places(mapping, path)
+    async with open_window(work.fs, path, SPARSE_CHUNK) as window:
+        items = [item async for item in scan_file(window, known, texts=False)]
+    behind = [item for item in items if item.offset >= start]
+    return bool(behind) and all(
+        isinstance(item, Found) and item.guid in work.never_acknowledged for item in behind
+    )
+
+
+def _places(mapping: MapIndex, path: str) -> list[Place]:
+    rows = np.flatnonzero(mapping.file_ids == message_number(os.path.basename(path), "m"))
+    places = sorted(zip(mapping.offsets[rows].tolist(), mapping.sizes[rows].tolist(), strict=True))
+    return [Place(offset, size) for offset, size in places]
 
 
 async def _is_torn(work: Work, path: str, mapping: MapIndex, start: int) -> bool:
     """Whether the file is what the map says, and what begins at *start* no message that can be read."""
     file_id = message_number(os.path.basename(path), "m")
     rows = np.flatnonzero(mapping.file_ids == file_id)
-    places = sorted(zip(mapping.offsets[rows].tolist(), mapping.sizes[rows].tolist(), strict=True))
     last = mapping.lookup(int(mapping.map_uids[rows[int(np.argmax(mapping.offsets[rows]))]]))
     assert last is not None
     try:
@@ -106,8 +131,7 @@ async def _is_torn(work: Work, path: str, mapping: MapIndex, start: int) -> bool
     async with open_window(work.fs, path, SPARSE_CHUNK) as window:
         # whoever died in the metadata has not written the empty line at their end
         unended = await window.read(window.size - 2, 2) != b"\n\n"
-        known = [Place(offset, size) for offset, size in places]
-        async for item in scan_file(window, known, texts=False):
+        async for item in scan_file(window, _places(mapping, path), texts=False):
             if not isinstance(item, Found) or item.offset < start or item.trust is Trust.DAMAGED:
                 continue
             if item.offset > start or item.version != 2 or not unended:

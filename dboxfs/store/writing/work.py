@@ -27,6 +27,7 @@ from dboxfs.store.writing.errors import WHERE_INDEX, IndexMissing
 from dboxfs.store.writing.indexlog import IndexLog
 from dboxfs.store.writing.naming import Namer, Wanted
 from dboxfs.store.writing.newindex import make_mailbox_index, make_map, refuse_lost_log
+from dboxfs.store.writing.notes import Notes
 from dboxfs.store.writing.options import WriteOptions
 from dboxfs.store.writing.snapshot import tidy
 
@@ -45,6 +46,8 @@ class Work:
 
     :ivar map: the map's log (mdbox).
     :ivar map_view: the map as it was read last, without a lock.
+    :ivar notes: of what this writer is about to do.
+    :ivar never_acknowledged: mdbox: guids of messages that dead writers were about to save (``leftovers``).
     :ivar counts: changes so far, by kind, for statistics.
     :ivar repair: brings map and mailboxes together after a crash (``repair.repair_storage``).
     :ivar namer: is told of messages that shall have a name, before they come; None: nobody.
@@ -62,6 +65,8 @@ class Work:
             raise Unsupported("this driver has no locks; a multi-dbox store can't be written through it")
         self.map = IndexLog(self.disk, self.location.map_dir, "dovecot.map.index", "the map of the storage")
         self.map_view = IndexFiles(fs, self.location.map_dir, "dovecot.map.index")
+        self.notes = Notes(self.disk, location.control_dir)
+        self.never_acknowledged: frozenset[bytes] = frozenset()
         self.counts: dict[str, int] = {}
         self.repair: Callable[[Work], Awaitable[None]] | None = None
         self.namer: Namer | None = None
@@ -255,10 +260,12 @@ class Work:
             raise CorruptFile(self.map.log_path, self.map.state.tail_offset, "a writer died here")
         await self.repair(self)
 
-    async def map_done(self) -> None:
-        """Say in the map that all is done, if anything was changed."""
+    async def map_done(self, notes: Sequence[str] = ()) -> None:
+        """Say in the map that all is done, if anything was changed; *notes* are done with."""
         if not self.map.tail_is_head:
-            await self.map.append([], tail=True)
+            await self.map.append([], tail=True, unlink=notes)
+        else:
+            await self.notes.drop(notes)
 
     # -- paths -------------------------------------------------------------------------------------------
 

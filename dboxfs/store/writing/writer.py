@@ -33,14 +33,19 @@ import trio
 
 from dboxfs.errors import DboxfsError, NoSuchMessage, Unsupported
 from dboxfs.fsapi import FileSystem
+from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.location import Location
 from dboxfs.store.writing import records
+from dboxfs.store.writing.asking import Asking
+from dboxfs.store.writing.disk import Disk
 from dboxfs.store.writing.indexlog import IndexLog
+from dboxfs.store.writing.leftovers import forget, inodes_of, resolve
 from dboxfs.store.writing.mailboxes import MailboxTree
 from dboxfs.store.writing.maintain import Maintained, Pause, maintain
 from dboxfs.store.writing.mdbox import MdboxWriter
 from dboxfs.store.writing.message import CopyAs, NewMessage
 from dboxfs.store.writing.naming import Namer, Wanted
+from dboxfs.store.writing.notes import Note
 from dboxfs.store.writing.options import Eol, WriteOptions
 from dboxfs.store.writing.outcome import Copied, Saved
 from dboxfs.store.writing.purge import Purged, Report, finish_journal, purge
@@ -77,6 +82,20 @@ class StoreWriter:
         self._sdbox = SdboxWriter(self._work)
         self._mdbox = MdboxWriter(self._work) if self._work.mdbox else None
         self._tree = MailboxTree(self._work, self._execute_expunge)
+        self._asking: dict[str, Asking] = {}
+
+    @property
+    def disk(self) -> Disk:
+        """What carries out its file operations."""
+        return self._work.disk
+
+    async def seen_map(self) -> MapIndex:
+        """mdbox: the map as it was a moment ago.
+
+        :raises FileNotFoundError: there is none.
+        :raises CorruptFile, OSError: it can't be read.
+        """
+        return await self._work.seen_map()
 
     # -- messages ----------------------------------------------------------------------------------------
 
@@ -144,9 +163,24 @@ class StoreWriter:
             raise ValueError("one message takes the place of one in another mailbox")
         if self._mdbox is not None:
             return await self._mdbox.copy(source, wanted, target, move=True, replaces=replaces, named=named)
-        copied = await self._sdbox.copy(source, wanted, target, replaces=replaces, named=named)
-        await self.expunge(source, wanted)
+        note = await self._note_move(source, wanted, target)
+        try:
+            copied = await self._sdbox.copy(source, wanted, target, replaces=replaces, named=named)
+            await self.expunge(source, wanted)
+        finally:
+            await self._work.notes.drop([note])
         return copied
+
+    async def _note_move(self, source: str, uids: Sequence[int], target: str) -> str:
+        async with self._work.mailbox(target) as index:
+            there, first = self._work.header(index).guid.hex(), index.state.next_uid
+        async with self._work.mailbox(source) as index:
+            here, moved = (
+                self._work.header(index).guid.hex(),
+                await inodes_of(self._work, source, index, uids),
+            )
+        note = Note(target, there, source=source, source_guid=here, moved=moved, first_uid=first)
+        return await self._work.notes.put(note)
 
     async def take_place(self, name: str, uid: int, old: int, *, named: Wanted | None = None) -> None:
         """*uid* takes the place of *old* in the same mailbox: it gets its flags and keywords, and *old* is
@@ -224,6 +258,38 @@ class StoreWriter:
                 await index.append(records.expunge(index.state, wanted, external=False))
         self._work.count("expunged", len(wanted))
         return wanted
+
+    async def ask_expunge(self, name: str, uid: int) -> bool:
+        """Ask for the expunge of one message; False: it is gone, or was asked for already.
+
+        When this returns the request is in the log: nobody shows the message any more, whatever becomes of
+        this process.  It is not on disk, and not carried out: :meth:`carry_out` does that, for many at once.
+        Many in a row are quick (``asking``).
+
+        :raises OSError: nothing was changed.
+        """
+        asking = self._asking.get(name)
+        if asking is None:
+            asking = self._asking[name] = Asking(self._work, name)
+        asked = await asking.ask(uid)
+        if not self.options.alone:  # else it is counted when it is carried out
+            self._work.count("expunged", int(asked))
+        return asked
+
+    async def carry_out(self, name: str) -> None:
+        """What :meth:`ask_expunge` has asked for is on disk, and carried out, if nobody else will do it.
+
+        :raises OSError, DboxfsError: it is not; the requests are in the log still.
+        """
+        asking = self._asking.pop(name, None)
+        if asking is None:
+            return
+        await asking.close()
+        if self.options.alone:
+            await self._execute_expunge(name, [])
+        elif self.options.durable:
+            async with self._work.mailbox(name) as index:
+                await index.file.sync()
 
     def spool(self, name: str) -> Spool:
         """A file for a message that will be saved to a mailbox, once it is whole: its ``source`` then."""
@@ -336,9 +402,12 @@ class StoreWriter:
 
         :param names: the storage names of all mailboxes, if the caller has just looked at the tree.
         """
+        await resolve(self._work, self.expunge)
         if self._work.mdbox and self.options.alone:
             await finish_journal(self._work)
-        return await recover(self._work, self._tree.delete, names)
+        cut = await recover(self._work, self._tree.delete, names)
+        await forget(self._work)
+        return cut
 
     async def sweep(self, names: Iterable[str], more: Iterable[str] = ()) -> int:
         """Remove temporary files of processes that were killed, whoever else writes; gives their number.

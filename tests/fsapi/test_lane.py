@@ -1,0 +1,96 @@
+"""Operations whose answers the event loop waits for: at once where the disk answers, never for long."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from dboxfs.fsapi import (
+    Fault,
+    FaultsDriver,
+    FileSystem,
+    MemoryDriver,
+    Permissions,
+    ThreadsDriver,
+    UringDriver,
+)
+from dboxfs.fsapi.chain import Steps
+from dboxfs.fsapi.drivers import lane as lanes
+from dboxfs.fsapi.drivers.base import Driver
+from dboxfs.fsapi.ops import Append, Close, Create, Stat
+
+DRIVERS = [ThreadsDriver, UringDriver, lambda: FaultsDriver(ThreadsDriver())]
+
+
+def appending(fd: int, data: bytes) -> Callable[[], Steps[int]]:
+    def program() -> Steps[int]:
+        answer = yield Append(fd, (data,))
+        return int(answer.written)
+
+    return program
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_every_driver_runs_a_program_soon(driver: Callable[[], Driver], tmp_path: Path) -> None:
+    async with FileSystem(driver()) as fs:
+        opened = await fs.run(Create(f"{tmp_path}/log", Permissions()))
+        for _ in range(100):
+            assert await fs.run_chain_soon(appending(opened.fd, b"abc")) == 3
+        with pytest.raises(FileNotFoundError):
+            await fs.run_chain_soon(missing)
+        await fs.run(Close(opened.fd))
+        assert not fs.engine.in_flight
+    assert (tmp_path / "log").read_bytes() == b"abc" * 100
+
+
+def missing() -> Steps[None]:
+    yield Stat("/there/is/nothing")
+
+
+async def test_files_in_memory_have_no_lane() -> None:
+    async with FileSystem(MemoryDriver()) as fs:
+        with pytest.raises(FileNotFoundError):
+            await fs.run_chain_soon(missing)
+
+
+async def test_a_fault_can_be_put_at_every_step_of_it(tmp_path: Path) -> None:
+    async with FileSystem(FaultsDriver(ThreadsDriver(), [Fault("append", 2, error=28)])) as fs:
+        opened = await fs.run(Create(f"{tmp_path}/log", Permissions()))
+        assert await fs.run_chain_soon(appending(opened.fd, b"abc")) == 3
+        with pytest.raises(OSError, match="space"):
+            await fs.run_chain_soon(appending(opened.fd, b"abc"))
+        await fs.run(Close(opened.fd))
+
+
+async def test_the_loop_waits_a_moment_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "REST", 3600.0)
+    stalled = threading.Event()
+
+    def program() -> Steps[str]:
+        stalled.wait()
+        yield Stat(os.curdir)
+        return os.curdir
+
+    answers: list[str] = []
+    async with FileSystem(ThreadsDriver(2)) as fs, trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            answers.append(await fs.run_chain_soon(program))
+
+        began = time.monotonic()
+        nursery.start_soon(ask)
+        while not fs.engine.in_flight:
+            await trio.lowlevel.checkpoint()
+        assert time.monotonic() - began < 1  # the loop goes on
+        with pytest.raises(FileNotFoundError):
+            await fs.run_chain_soon(missing)  # by another worker
+        assert not answers
+        stalled.set()
+    assert answers == [os.curdir]
+    assert fs.stats()["driver_in_flight"] == 0
