@@ -16,10 +16,11 @@ from dboxfs.fuse.namelines import Line, decode_lines
 from dboxfs.fuse.names import WrittenNames
 from dboxfs.store import Folder, Mailbox, Store
 from dboxfs.store.joined import Joined
+from dboxfs.store.location import WRITTEN_NAMES
 
 log = logging.getLogger(__name__)
 
-DIRECTORY = "dboxfs-names"
+DIRECTORY = WRITTEN_NAMES
 """The directory with one file a mailbox."""
 
 _MOST = 1 << 30
