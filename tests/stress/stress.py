@@ -360,7 +360,7 @@ class Stress:
                     case 2:
                         account.doveadm("altmove", "-r", "mailbox", rng.choice(BOXES), "all")
                     case _:
-                        account.doveadm("altmove", "mailbox", "*", "unseen")
+                        account.doveadm("altmove", "mailbox", SHARED, "unseen")
                 self.tally.kinds["purge or altmove"] += 1
         except DoveadmError as exc:
             self.report(f"doveadm: {exc}")

@@ -193,7 +193,7 @@ class Worker:
     def _shows(self, path: Path, own: Own) -> bool:
         """The file is this message, as far as it can be told without reading it."""
         try:
-            return not own.uid or uid_of(path) == own.uid
+            return uid_of(path) == own.uid or not own.uid
         except FileNotFoundError:
             return False
 
