@@ -16,6 +16,7 @@ expunged, at about 2 µs a call.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -55,6 +56,15 @@ class Notifier:
         self._queue.put(None)
         if self._thread.is_alive():
             self._thread.join(1.0)
+
+    @staticmethod
+    def at_once(inode: int) -> None:
+        """The attributes of *inode* changed, and whoever gets our next answer shall ask for them.
+
+        In the kernel this takes no lock and waits for nobody.
+        """
+        with contextlib.suppress(OSError):  # the kernel doesn't know it any more
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(inode), attr_only=True)
 
     def attributes(self, inode: int) -> None:
         """The attributes of *inode* changed."""

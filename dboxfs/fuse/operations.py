@@ -362,7 +362,7 @@ class Operations(pyfuse3.Operations):
     async def _facts(self, inode: int, uid: int) -> Facts:
         held = self._open_inodes.get(inode)
         if held:
-            return held[0].facts
+            return held[-1].facts
         box = self._folder(inode).mailbox
         if box is None:
             raise FUSEError(errno.ENOENT)
@@ -492,7 +492,7 @@ class Operations(pyfuse3.Operations):
         resized = now != inode or facts.size != body.size
         if resized:  # it was damaged when its size was looked at, and is repaired; or it was replaced
             facts = replace(facts, size=body.size)
-            self.notifier.attributes(inode)
+            self.notifier.at_once(inode)
         self._files[handle] = opened = _OpenFile(inode, body, facts)
         self._open_inodes.setdefault(inode, []).append(opened)
         # direct_io: read past the size that the kernel still believes

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import trio
 
 from dboxfs.dbox import Metadata
-from dboxfs.errors import CorruptFile, DboxfsError, EncryptedMessage, NoSuchMessage
+from dboxfs.errors import CorruptFile, DboxfsError, EncryptedMessage, NoSuchMailbox, NoSuchMessage
 from dboxfs.fsapi import FileSystem
 from dboxfs.index.mailbox import MailboxHeader, guids, mailbox_header, map_uid, map_uids, save_dates
 from dboxfs.index.state import IndexState
@@ -226,6 +226,7 @@ class Mailbox:
         """Exact size and dates of *uid*, read from its file if they aren't known yet, or if it was damaged.
 
         :raises NoSuchMessage: the mailbox doesn't have it.
+        :raises NoSuchMailbox: the mailbox isn't where it was.
         :raises OSError: its file can't be read.
         """
         error: Exception | None = None
@@ -240,7 +241,11 @@ class Mailbox:
         facts = self._known(uid)
         if facts.known:
             return facts
-        raise error if isinstance(error, OSError) else OSError(errno.EIO, f"uid {uid} can't be read")
+        raise (
+            error
+            if isinstance(error, OSError | NoSuchMailbox)
+            else OSError(errno.EIO, f"uid {uid} can't be read")
+        )
 
     def _known(self, uid: int) -> Facts:
         facts = self.facts.get(uid)
@@ -322,6 +327,8 @@ class Mailbox:
             failed = [uid for uid, scanned in answers.items() if scanned.error is not None]
             again = np.array([uid for uid in failed if uid in self], np.uint32)
             answers.update((scanned.uid, scanned) for scanned in await self._read_facts(again))
+            if any(scanned.error is not None for scanned in answers.values()) and await self._is_away():
+                return dict.fromkeys(uids.tolist(), NoSuchMailbox(self.display_name))
         if self._replaced(table):
             return {}
         for uid, scanned in answers.items():
@@ -410,10 +417,26 @@ class Mailbox:
         try:
             return await self.files.open(uid)
         except NoSuchMessage as exc:
+            if await self._is_away():
+                raise
             path = str(exc).rpartition(": ")[0]
             if not path.startswith("/"):
                 path = self._index.log_path
             raise CorruptFile(path, 0, "the index names this message, but its file is missing") from exc
+
+    async def _is_away(self) -> bool:
+        """Whether the mailbox isn't where it was: it was renamed or deleted, and nobody has told us yet.
+
+        Its files are no damage then.
+        """
+        for path in (self._location.mailbox_path(self.name), self.index_directory):
+            try:
+                await self._fs.stat(path)
+            except FileNotFoundError:
+                return True
+            except OSError:  # nobody can say
+                return False
+        return False
 
     def _suffix(self, uid: int) -> str:
         if self._location.kind is Kind.MDBOX or self.guid is None:

@@ -34,6 +34,14 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
     return calls
 
 
+def test_what_whoever_gets_our_answer_shall_ask_for_is_told_at_once(sent: Sent) -> None:
+    notifier = Notifier()  # without its thread
+    notifier.at_once(7)
+    notifier.at_once(3)  # unknown to the kernel
+    notifier.at_once(4)  # no connection any more
+    assert sent == [(7, None, 0), (3, None, 0), (4, None, 0)]
+
+
 def wait_for(check: object) -> None:
     deadline = time.monotonic() + 5
     while callable(check) and not check():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from dboxfs.errors import CorruptFile, NoSuchMessage
+from dboxfs.errors import CorruptFile, NoSuchMailbox, NoSuchMessage
 from dboxfs.fsapi import Driver, Fault, FaultsDriver, ThreadsDriver
 from dboxfs.store import KNOWN
 from tests.live.dovecot import Account, Append, Dovecot
@@ -321,3 +321,22 @@ def test_no_file_of_a_store_is_ever_written(dovecot: Dovecot) -> None:
 
         trio.run(read)
         assert times() == before
+
+
+async def test_a_mailbox_that_was_renamed_a_moment_ago_is_gone_and_not_damaged(
+    dovecot: Dovecot, caplog: pytest.LogCaptureFixture
+) -> None:
+    account = dovecot.account("sdbox:{home}/mail:INDEX={home}/index")
+    account.doveadm("mailbox create", "Work")
+    account.save(b"Subject: one\n\n", "Work")
+    boxes = account.root / "mailboxes"
+    async with opened(account, follow=False) as (store, _):
+        box = box_of(store, "Work")
+        (boxes / "Work").rename(boxes / "Else")  # the first step; the index is the second
+        with pytest.raises(NoSuchMailbox):
+            await box.facts_of(1)
+        with pytest.raises(NoSuchMessage):
+            await box.open(1)
+        assert caplog.messages == []
+        (boxes / "Else").rename(boxes / "Work")
+        assert (await box.facts_of(1)).size == 14
