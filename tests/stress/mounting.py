@@ -76,7 +76,7 @@ class Mounting:
         return Item(store, box, name or w.fresh(box), text), texts.first(ident, size)
 
     def added(self, item: Item, mount: int) -> None:
-        own = Own(item, seen={mount})
+        own = Own(item, seen={mount}, flagged=mount)
         self.w.own.append(own)
         self.w.check(own, mount)
 
@@ -367,6 +367,9 @@ class Mounting:
         with w.operation("flags", [own.item], [item]):
             os.setxattr(path, f"user.dbox.{name}", value.encode())
         own.item = item
+        own.flagged = (
+            mount if own.flagged == mount else None
+        )  # what was set elsewhere comes with it, or later
         if own.item.name:
             w.check(own, mount)
 

@@ -71,7 +71,7 @@ class Serving:
         item = replace(own.item, flags=flags)
         with w.operation("store", [own.item], [item]):
             w.sessions[own.item.store].store(own.item.box, uid, flags)
-        own.item = item
+        own.item, own.flagged = item, None
 
     def imap_copy(self) -> None:
         w = self.w
@@ -106,6 +106,7 @@ class Serving:
         marked = replace(own.item, flags=words(own.item.flags, r"\Deleted"))
         with w.operation("deleted", [own.item], [marked]):
             session.store(own.item.box, uid, marked.flags)
+        own.item = marked
         with w.operation("expunge", [marked], []):
             session.expunge(own.item.box, uid)
         w.own.remove(own)

@@ -95,11 +95,13 @@ class Own:
 
     :ivar uid: 0 if not known.
     :ivar seen: numbers of the mounts that have shown it under its name.
+    :ivar flagged: the mount through which its flags were set; None: no one, or Dovecot.
     """
 
     item: Item
     uid: int = 0
     seen: set[int] = field(default_factory=set)
+    flagged: int | None = None
 
     @property
     def standing(self) -> bool:
@@ -252,7 +254,11 @@ class Worker:
             if str(texts.parse(data)) != own.item.text:
                 raise Fault(f"{path}: {texts.parse(data)}, not {own.item.text}")
             if (flags := flags_of(path)) != own.item.flags:
-                raise Fault(f"{path}: flags {flags!r}, not {own.item.flags!r}")
+                if own.flagged == mount:
+                    raise Fault(f"{path}: flags {flags!r}, not {own.item.flags!r}")
+                wanted = f"{path}: flags {flags!r}, not {own.item.flags!r}"
+                self.delayed(soon(wanted, lambda: flags_of(path) == own.item.flags))
+            own.flagged = mount
         if self.rng.random() < 0.1:
             self.check_elsewhere(own)
 
