@@ -211,10 +211,10 @@ def _merge(found: dict[str, CacheValue], field: CacheField, data: bytes) -> None
     """Take a value: the newest one wins, bitmasks are ORed."""
     if field.type == FieldType.BITMASK:
         old = found.get(field.name, b"")
-        mask = int.from_bytes(data, "little")
-        if isinstance(old, bytes):
-            mask |= int.from_bytes(old, "little")
-        found[field.name] = mask.to_bytes(len(data), "little")
+        mask, size = int.from_bytes(data, "little"), len(data)
+        if isinstance(old, bytes):  # of another field of this name it may be longer
+            mask, size = mask | int.from_bytes(old, "little"), max(size, len(old))
+        found[field.name] = mask.to_bytes(size, "little")
     elif field.name not in found:
         if field.name in _NUMBERS and field.type == FieldType.FIXED:
             found[field.name] = int.from_bytes(data, "little")

@@ -223,3 +223,11 @@ def test_damage_is_one_line_at_the_end_of_a_dump() -> None:
     assert list(describe_log(MAILBOX_LOG[:800]))[-1].startswith("incomplete at offset 788: 12 bytes")
     assert list(describe_index(b"")) == ["damaged at offset 0: index: 0 bytes, a header of 120 expected"]
     assert len(list(describe_cache(b"x" * 40))) == 1
+
+
+def test_bitmasks_of_two_fields_of_one_name_are_joined_whatever_their_sizes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(globals(), "FIELDS", [("flags", 8, 3), *FIELDS[1:]])
+    data, _, newer_at = cache_file()
+    assert CacheFile(data).lookup(newer_at)["flags"] == (1 << 33 | 0x21).to_bytes(8, "little")
