@@ -50,7 +50,7 @@ class BoxNames:
     ``unusual``: the names that differ from ``<uid>.eml``, by uid, if no child mailbox has one of them.
     ``pending_of``: the last pending line about a message, by its uid.  ``announced``: lines that count, but
     nobody has said that their message is on disk.  ``heirs``: what has replaced a message since this mount
-    was made, by its uid; not what was renamed over it.  ``lines``: how many the file has.
+    was made, by its uid; ``successors``: what was renamed over it.  ``lines``: how many the file has.
 
     ``lives``: whether the process that has written a line runs still.  ``has``: whether the mailbox shows a
     message.  ``gone``: whether it had one, and doesn't any more.
@@ -67,6 +67,7 @@ class BoxNames:
     pending_of: dict[int, Line] = field(default_factory=dict)
     announced: dict[int, Line] = field(default_factory=dict)
     heirs: dict[int, int] = field(default_factory=dict)
+    successors: dict[int, int] = field(default_factory=dict)
     lines: int = 0
 
     @property
@@ -162,10 +163,11 @@ class BoxNames:
         return changed
 
     def _remember(self, line: Line) -> None:
-        if line.after and line.kind is not Kind.PLACED:
-            self.heirs[line.after] = line.uid
-            if len(self.heirs) > _FEW:
-                del self.heirs[next(iter(self.heirs))]
+        if line.after:
+            known = self.successors if line.kind is Kind.PLACED else self.heirs
+            known[line.after] = line.uid
+            if len(known) > _FEW:
+                del known[next(iter(known))]
 
     def _set(self, uid: int, name: bytes, new: Container[int]) -> set[bytes]:
         old_name, old_uid = self.by_uid.get(uid), self.by_name.get(name)
@@ -295,13 +297,16 @@ class WrittenNames:
         names = self._of(folder.mailbox)
         return names.by_name.get(name) if names is not None else None
 
-    def heir(self, folder: Folder, uid: int) -> int | None:
-        """The message that has replaced one which is gone, by whatever mount; None: that is not known."""
+    def heir(self, folder: Folder, uid: int, *, renamed: bool = False) -> int | None:
+        """The message that has replaced one which is gone, by whatever mount; None: that is not known.
+
+        :param renamed: or that was renamed over it: another file, which has its name.
+        """
         names = self._of(folder.mailbox)
         for _ in range(_FEW):
             if names is None or folder.mailbox is None or uid in folder.mailbox:
                 break
-            uid = names.heirs.get(uid, 0)
+            uid = names.heirs.get(uid) or (names.successors.get(uid, 0) if renamed else 0)
         return uid if folder.mailbox is not None and uid in folder.mailbox else None
 
     def are_waiting(self, box: Mailbox) -> bool:

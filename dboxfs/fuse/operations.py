@@ -336,12 +336,16 @@ class Operations(pyfuse3.Operations):
         return self._attributes.message(inode, facts)
 
     def _heir(self, inode: int) -> int:
-        """The inode of what has replaced a message that is gone, by whatever mount; else *inode*."""
+        """The inode of what has replaced a message that is gone, by whatever mount; else *inode*.
+
+        Nobody has it open: so the kernel asks for what has the name, and what was renamed over it is that.
+        """
         folder = self._inodes.folder(inode)
         box = folder.mailbox if folder is not None else None
         if folder is None or box is None or not inode & UID_MASK or inode & UID_MASK in box:
             return inode
-        heir = self._names.heir(folder, inode & UID_MASK)
+        is_open = inode in self._open_inodes or inode in self._written()
+        heir = self._names.heir(folder, inode & UID_MASK, renamed=not is_open)
         return inode if heir is None else self._inodes.of(folder) | heir
 
     async def _with_message(self, inode: int, use: Callable[[int], Awaitable[R]]) -> R:
