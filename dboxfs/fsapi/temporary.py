@@ -102,10 +102,15 @@ def booted() -> float:
 
 
 def _start(pid: int) -> str:
-    """Clock ticks from the boot to the start of a process; "": there is none."""
+    """Clock ticks from the boot to the start of a process; "": there is none.
+
+    A zombie is none, unless one of its threads still ends: that may be in the middle of a write.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[19].decode("ascii")
+            fields = file.read().rpartition(b")")[2].split()
+        ended = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
+        return "" if ended else fields[19].decode("ascii")
     except (OSError, IndexError):
         return ""
 

@@ -48,6 +48,8 @@ def test_living_processes(status: os.stat_result) -> None:
     start = Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[19]
     assert not judge(replace(HERE, pid=other.pid, start=start), status)
     other.kill()
+    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # a zombie, which nobody has waited for yet
+    assert judge(replace(HERE, pid=other.pid, start=start), status)
     other.wait()
     assert judge(replace(HERE, pid=other.pid, start=start), status)
 
