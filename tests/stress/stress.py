@@ -348,11 +348,13 @@ class Stress:
         """Purge, and move messages to the alternative storage and back."""
         if self.plan.alone:
             return
+        # A Dovecot that repairs an mdbox behind a dead writer takes what altmove has half copied for damaged.
+        movable = not (self.plan.kill and self.plan.driver == "mdbox")
         rng = random.Random(f"{self.plan.seed} {self.tally.rounds}")
         try:
             while not over.wait(rng.uniform(0.1, 0.6)):
                 account = rng.choice(self.accounts)
-                match rng.randrange(4):
+                match rng.randrange(4) if movable else 0:
                     case 0:
                         account.purge()
                     case 1:
@@ -379,7 +381,8 @@ class Stress:
         self.tally.kinds.update(found.kinds)
         self.tally.delay = max(self.tally.delay, found.delay)
         self.tally.open += found.open is not None
-        for number, what in found.faults:
+        # Who looks at a mount whose daemon was killed sees what the kernel remembers.
+        for number, what in [] if killed and found.failed >= killed else found.faults:
             self.report(f"worker {worker}, operation {number}: {what}")
         if found.error and not (killed and found.failed >= killed):
             kind = found.open.kind if found.open is not None else "behind it"

@@ -200,10 +200,14 @@ class Worker:
             return False
 
     def _search(self, own: Own, directory: Path) -> Path:
-        for path in sorted(directory.glob("*.eml")):
+        """The file of a message without a name, of which nothing else is known."""
+        named = {other.item.name for other in self.own if other.item.box == own.item.box}
+        for path in sorted(set(directory.glob("*.eml")) - {directory / name for name in named}):
             with contextlib.suppress(FileNotFoundError):
-                if str(text_of(path)) == own.item.text and flags_of(path) == own.item.flags:
-                    own.uid = uid_of(path)
+                uid = uid_of(path)
+                mine = str(text_of(path)) == own.item.text and flags_of(path) == own.item.flags
+                if mine and path.name in (f"{uid}.eml", f"uid-{uid}.eml"):
+                    own.uid = uid
                     return path
         raise Fault(f"{own.item} is not in {directory}")
 
