@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from dboxfs import __version__
-from dboxfs.cli import change, checking, converting, inspect, mounting, rescuing
+from dboxfs.cli import change, checking, converting, inspect, mounting, rescuing, unmounting
 from dboxfs.cli.logs import one_line
 from dboxfs.cli.status import (
     EXIT_FAILURE,
@@ -92,9 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     umount = commands.add_parser(
         "umount", help="unmount", description="Unmount MOUNTPOINT, also one whose daemon has died."
     )
-    umount.add_argument("mountpoint", metavar="MOUNTPOINT")
-    umount.add_argument("-z", "--lazy", action="store_true", help="detach now even if it is in use")
-    umount.set_defaults(run=mounting.umount)
+    unmounting.add_arguments(umount)
+    umount.set_defaults(run=unmounting.umount)
 
     listing = commands.add_parser(
         "ls",

@@ -1,4 +1,4 @@
-"""``mount`` and ``umount``: their options, and how they run."""
+"""``mount``: its options, and how it runs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import importlib
 import logging
 import os
 import resource
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
@@ -26,7 +24,8 @@ from dboxfs.cli.status import UsageError
 from dboxfs.errors import MountError
 from dboxfs.fsapi import FileSystem, Ksm, choose_driver
 from dboxfs.fsapi.drivers.choice import CHOICES
-from dboxfs.fuse.options import MountOptions, ViewOptions
+from dboxfs.fuse.companion import Companion
+from dboxfs.fuse.options import Entries, MountOptions, ViewOptions, wants_companion
 from dboxfs.store import Location, parse_location
 from dboxfs.store.writing import Eol, Fsync, LockMethod, Neighbour, WriteOptions
 
@@ -54,6 +53,8 @@ options for -o:
   umask=OCTAL          permission bits to take away from 0400 (files) and 0500 (directories);
                        with rw: from 0600 and 0700
   separator=C          between the parts of user.dbox.mailbox (default /)
+  entries=auto|epoch|companion|timeout
+                       how the kernel hears that a name means something else (default auto)
   loop=fast|plain      answer requests with pyfuse3's loop made cheap (default), or as it is
   attachments=DIR      Dovecot's mail_attachment_dir, for messages stored with it
 """
@@ -179,6 +180,8 @@ def parse_options(texts: list[str]) -> _Parsed:
             view = replace(view, separator=value)
         elif key == "loop" and value in ("fast", "plain"):
             mount = replace(mount, fast_loop=value == "fast")
+        elif key == "entries" and value in [means.value for means in Entries]:
+            mount = replace(mount, entries=Entries(value))
         elif key == "attachments" and value:
             attachments = os.path.abspath(value)
         elif key in _KERNEL and not equals:
@@ -204,9 +207,6 @@ def _write_option(key: str, value: str) -> dict[str, Any] | None:
     if key in kinds and value in [kind.value for kind in kinds[key]]:
         return {key: kinds[key](value)}
     return None
-
-
-# -- mount -------------------------------------------------------------------------------------
 
 
 def _fuse() -> ModuleType:
@@ -240,6 +240,9 @@ def mount(arguments: argparse.Namespace) -> int:
     )
     if arguments.log_file is not None:
         arguments.log_file = os.path.abspath(arguments.log_file)
+        place = os.path.realpath(mountpoint)
+        if os.path.commonpath((place, os.path.realpath(arguments.log_file))) == place:
+            raise MountError(f"--log-file {arguments.log_file}: lies in the mount; give a file elsewhere")
         with open(arguments.log_file, "ab"):  # said here, to the caller, if it can't be written
             pass
     _raise_file_limit()
@@ -317,6 +320,8 @@ def _serve(
     options: MountOptions,
     ready: Callable[[], None],
 ) -> int:
+    companion = Companion.start() if wants_companion(options.entries) else None
+
     async def main() -> None:
         driver = choose_driver(arguments.io, arguments.workers)
         async with FileSystem(
@@ -326,9 +331,13 @@ def _serve(
             ksm=Ksm() if arguments.ksm else None,
             sync=options.write is None or options.write.durable,
         ) as fs:
-            await _fuse().run(fs, location, mountpoint, options, ready, _warn)
+            await _fuse().run(fs, location, mountpoint, options, ready, _warn, companion)
 
-    trio.run(main)
+    try:
+        trio.run(main)
+    finally:
+        if companion is not None:
+            companion.stop()
     return 0
 
 
@@ -337,50 +346,3 @@ def _warn(text: str) -> None:
     log.warning("%s", text)
     if not is_stderr():
         print(f"dboxfs: {one_line(text)}", file=sys.stderr, flush=True)
-
-
-# -- umount ------------------------------------------------------------------------------------
-
-
-def umount(arguments: argparse.Namespace) -> int:
-    """``dboxfs umount MOUNTPOINT``."""
-    given = os.path.abspath(arguments.mountpoint)
-    mountpoint = next((path for path in _names_of(given) if _mounted(path)), None)
-    if mountpoint is None:
-        raise MountError(f"{given}: no dboxfs mount")
-    command = ["fusermount3", "-u", mountpoint] if os.geteuid() else ["umount", mountpoint]
-    if arguments.lazy:
-        command.insert(-1, "-z" if os.geteuid() else "-l")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1:] or ["failed"]
-        raise MountError(
-            f"{mountpoint}: {reason[0].removeprefix('umount: ').removeprefix(mountpoint + ': ')}"
-        )
-    deadline = time.monotonic() + 5
-    while _mounted(mountpoint) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return 0
-
-
-def _names_of(mountpoint: str) -> Iterator[str]:
-    """What the kernel may call *mountpoint*.  The last one asks its daemon, which may be dead or hang."""
-    above, name = os.path.split(mountpoint)
-    yield mountpoint
-    yield os.path.join(os.path.realpath(above), name)
-    yield os.path.realpath(mountpoint)
-
-
-def _mounted(mountpoint: str) -> bool:
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        for line in table:
-            fields, _, rest = line.partition(" - ")
-            point = (
-                fields.split()[4]
-                .encode("utf-8", "surrogateescape")
-                .decode("unicode_escape")
-                .encode("latin-1")
-            )
-            if os.fsdecode(point) == mountpoint and rest.startswith("fuse.dboxfs "):
-                return True
-    return False

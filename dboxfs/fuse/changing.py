@@ -36,7 +36,8 @@ class Changing:
                 if upload.uid in box and (await box.facts_of(upload.uid)).received != received:
                     upload.uid = await self._commits.redate(upload.folder, upload.uid, received)
                     self._commits.became(upload.inode, upload.folder, upload.uid)
-                    self._shared.notifier.entry(self._shared.inodes.of(upload.folder), upload.name)
+                    if upload.inode >> 63 == 0:
+                        self._shared.notifier.entry(self._shared.inodes.of(upload.folder), upload.name)
 
     async def message(self, inode: int, facts: Facts, size: int | None, received: int | None) -> None:
         """The same for a message that nobody writes.

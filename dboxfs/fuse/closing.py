@@ -17,6 +17,9 @@ fsync(2) is the second row, whoever holds the file.  When only others than the o
 them has written for :data:`PATIENCE` seconds, it is committed as it is: a descriptor that a server has
 inherited by mistake must not keep a message away for ever.  What comes later makes a replacement.
 
+An OPEN that asks for an upload while a RELEASE commits it waits, and gets the message; one that was answered
+before keeps the upload, which ends with its own RELEASE.
+
 Locks: ``Upload.lock`` while an upload is committed.  The kernel is told of names after that.
 """
 

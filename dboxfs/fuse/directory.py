@@ -26,12 +26,14 @@ class Listing:
         "children",
         "deadline",
         "folder",
+        "inode",
         "mailbox",
         "uids",
     )
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, inode: int) -> None:
         self.folder = folder
+        self.inode = inode
         self.deadline = 0.0
         self.take()
 
@@ -43,6 +45,15 @@ class Listing:
         self._rows: list[tuple[int, int, int, int, int]] = []
         self._window_start = -1
         self._seen: tuple[object, int] | None = None
+
+    def follow(self, folder: Folder) -> None:
+        """The mailbox was renamed, and is *folder* now; the snapshot stays."""
+        self.folder, self.mailbox = folder, folder.mailbox
+        here = folder.children
+        self.children = [(shown, here.get(shown, child)) for shown, child in self.children]
+        if self.mailbox is None:
+            self.uids = self.uids[:0]
+        self._window_start = -1
 
     def rows(self, start: int) -> Iterator[tuple[int, int, int, int, int, int]]:
         """Messages from number *start* of the snapshot on: (position, uid, state, size, received, saved)."""

@@ -20,10 +20,12 @@ import trio
 
 from dboxfs.errors import MailHidden, MountError, NoSuchStore
 from dboxfs.fsapi import FileSystem
-from dboxfs.fuse import loop
+from dboxfs.fuse import loop, mounts, taskdump
+from dboxfs.fuse.companion import Companion
+from dboxfs.fuse.mounts import Mount
 from dboxfs.fuse.namereader import NameReader
 from dboxfs.fuse.operations import Operations
-from dboxfs.fuse.options import MountOptions
+from dboxfs.fuse.options import Entries, MountOptions
 from dboxfs.fuse.writable import WritableOperations
 from dboxfs.store import Location, Store, open_store
 from dboxfs.store.hidden import hidden_in, summary
@@ -86,11 +88,13 @@ async def run(
     options: MountOptions,
     ready: Callable[[], None],
     warn: Callable[[str], None] = log.warning,
+    companion: Companion | None = None,
 ) -> None:
     """Mount the store at *location* on *mountpoint* and serve it until it is unmounted.
 
     :param ready: called once the mount answers.
     :param warn: called before that with what the user should know, one line.
+    :param companion: forked before there was any thread; it is ended.
     :raises NoSuchStore, MountError: it can't be done.
     """
     async with (
@@ -101,12 +105,18 @@ async def run(
         spawn = _spawner(nursery)
         operations = await _operations(store, options, spawn)
         operations.loop = loop.install(lambda: fs.in_flight > 0) if options.fast_loop else None
-        _init(operations, location, mountpoint, options)
+        device, mount = _init(operations, location, mountpoint, options)
+        operations.mounted(mount)
         operations.notifier.start()
         try:
-            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            with (
+                trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
+                trio.open_signal_receiver(signal.SIGUSR1) as questions,
+            ):
                 nursery.start_soon(_terminate_on, signals)
-                nursery.start_soon(_report_ready, mountpoint, fs.limits.readahead, ready)
+                nursery.start_soon(_report_on, questions)
+                readahead = fs.limits.readahead
+                nursery.start_soon(_begin, operations, options, device, mount, companion, readahead, ready)
                 if operations.follower is not None:
                     spawn(operations.follower.run)
                 if isinstance(operations, WritableOperations):
@@ -121,7 +131,11 @@ async def run(
         finally:
             loop.uninstall()
             operations.notifier.stop()
+            if companion is not None:
+                companion.stop()
             pyfuse3.close(unmount=True)
+            if mount is not None and mounts.is_there(mount):  # libfuse leaves what was aborted
+                mounts.detach(mount)
 
 
 async def _look_for_hidden_mail(store: Store, options: MountOptions, warn: Callable[[str], None]) -> None:
@@ -166,13 +180,17 @@ def _spawner(nursery: trio.Nursery) -> Callable[[Callable[[], Awaitable[object]]
     return lambda work: nursery.start_soon(guarded, work)
 
 
-def _init(operations: Operations, location: Location, mountpoint: str, options: MountOptions) -> None:
+def _init(
+    operations: Operations, location: Location, mountpoint: str, options: MountOptions
+) -> tuple[int, Mount | None]:
+    """Make the mount; gives the descriptor of ``/dev/fuse``, and what the kernel calls the mount."""
     name = f"{location.kind.value}:{location.root}".encode("utf-8", "backslashreplace").decode()
     name = "".join(c if c.isprintable() else "?" for c in name).replace("\\", "\\\\").replace(",", "\\,")
     given = {f"fsname={name}", "subtype=dboxfs", "default_permissions", *options.fuse}
     given.add("ro" if options.write is None else "rw")
     if options.allow_other:
         given.add("allow_other")
+    before, point = mounts.devices(), os.path.realpath(mountpoint)
     try:
         pyfuse3.init(operations, mountpoint, given)
     except (RuntimeError, UnicodeError) as exc:
@@ -180,6 +198,7 @@ def _init(operations: Operations, location: Location, mountpoint: str, options: 
         if options.allow_other and os.geteuid() != 0:
             hint = "; allow_other needs the line user_allow_other in /etc/fuse.conf"
         raise MountError(f"{mountpoint}: the kernel or fusermount3 refused the mount{hint}") from exc
+    return max(mounts.devices() - before), mounts.mounted_on(point)
 
 
 async def _terminate_on(signals: object) -> None:
@@ -188,18 +207,40 @@ async def _terminate_on(signals: object) -> None:
         pyfuse3.terminate()
 
 
-async def _report_ready(mountpoint: str, readahead: int, ready: Callable[[], None]) -> None:
-    found = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
-    _widen_readahead(found.st_dev, readahead)
+async def _report_on(signals: object) -> None:
+    async for _ in signals:  # type: ignore[attr-defined]
+        for line in taskdump.report():
+            log.info("%s", line)
+
+
+async def _begin(
+    operations: Operations,
+    options: MountOptions,
+    device: int,
+    mount: Mount | None,
+    companion: Companion | None,
+    readahead: int,
+    ready: Callable[[], None],
+) -> None:
+    """What can be done once the kernel has said hello. Nothing here asks the mount itself: see
+    ``mounts``.
+    """
+    await operations.greeted.wait()
+    operations.notifier.choose(options.entries, device, mount, companion)
+    if companion is not None and operations.notifier.means is not Entries.COMPANION:
+        companion.stop()
+    if mount is not None:
+        _widen_readahead(mount.device, readahead)
     ready()
+    await operations.notifier.listen()
 
 
-def _widen_readahead(device: int, readahead: int) -> None:
+def _widen_readahead(device: str, readahead: int) -> None:
     """Let the kernel ask for *readahead* bytes of a large message at once instead of 128 KiB.
 
     libfuse has no option for it, sysfs has, for root.  Without it a large message takes 8 times the requests.
     """
-    path = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
+    path = f"/sys/class/bdi/{device}/read_ahead_kb"
     try:
         with open(path, "w") as setting:
             setting.write(str(max(128, readahead >> 10)))

@@ -1,61 +1,155 @@
-"""Tell the kernel what changed, from a thread of its own.
+"""Tell the kernel what changed, without ever waiting for a lock that a client holds.
 
-An invalidation may wait for a request in flight on the same directory, and that request waits for the event
-loop; so it must never be made on the event loop's thread (pyfuse3 releases the interpreter lock meanwhile).
-The thread takes what is queued in order; the kernel answers ENOENT for what it doesn't know, which is not
-an error.
+The kernel holds a directory's lock while it waits for our answer to a rename, a create, an unlink, and the
+lock of a page while it waits for our answer to a READ. A thread of the daemon that waits for such a lock
+when the daemon is killed never ends, and the client never gets an answer. So no thread of the daemon makes
+a call that takes one:
 
-While the kernel waits for us to change a directory or a file (create, rename, setattr ...) it holds its
-lock, and to tell it of the file, or of a name in the directory, would hang in the kernel as long.  A process
-that is killed then never ends, and whoever waits for it waits for ever.  So what is
-:meth:`busy <Notifier.busy>` is let alone until it has been idle, for :data:`PATIENCE` seconds at most.
+* Attributes: FUSE_NOTIFY_INVAL_INODE without a range takes no lock.
+* Pages: a message's bytes are pushed, or dropped, by the OPEN of an inode that nobody has open
+  (:class:`~dboxfs.fuse.operations.Operations`), so that there is no READ to wait for.
+* Names, by one of these :class:`Entries`:
 
-The queue holds what changed since the last round of the thread: one entry for each message that was
-expunged, at about 2 µs a call.
+=============  ===========================================================================================
+``EPOCH``      FUSE_NOTIFY_INC_EPOCH (Linux 6.16): one counter goes up, and every name that is older is looked
+               up again when it is used.  No lock, no inode; the connection's own minor version doesn't matter
+               (libfuse 3.14 says 38, the notification came with 44).  A name that is walked through, not
+               listed, loses its inode's pages too, so it is sent once for a batch of changes
+``COMPANION``  each name by itself, by a process that may wait and aborts the connection when the daemon ends
+               (:mod:`dboxfs.fuse.companion`)
+``TIMEOUT``    nobody tells the kernel: it asks again after half a second.  Where neither of the others can be
+               had, and until the kernel has said hello
+=============  ===========================================================================================
+
+Only a name that went away, or stands for something else, is told of: the kernel remembers no name that was
+missing (LOOKUP answers ENOENT, never an entry without an inode).
+
+Concurrency: the methods belong to the event loop's thread. One thread sends what is queued, in order; the
+kernel answers ENOENT for what it doesn't know, which is no error. What it has to say of names before the
+answer to a request (:meth:`Notifier.now`) is sent at once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
+import errno
+import itertools
 import logging
+import os
 import queue
+import struct
 import threading
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 
 import pyfuse3
+import trio
+
+from dboxfs.errors import MountError
+from dboxfs.fuse.companion import Companion
+from dboxfs.fuse.mounts import Mount
+from dboxfs.fuse.options import Entries
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 0.25
-"""Seconds that the kernel is not told of what is being changed."""
+BATCH = 0.05
+"""Seconds at least between two epochs of changes that nobody waits for."""
 
-_Item = tuple[int, bytes | None, int]
+PATIENCE = 0.25
+"""Seconds that an answer waits for the companion at most."""
+
+_INC_EPOCH = struct.pack("=IiQ", 16, 8, 0)
+
+_Name = tuple[int, bytes, int, int]
+_Item = int | _Name | enum.Enum | None
+
+
+class _Sign(enum.Enum):
+    EPOCH = enum.auto()
+    TIME_IS_UP = enum.auto()
 
 
 class Notifier:
-    """The thread and its queue.  ``start`` after the mount is made, ``stop`` before it goes."""
+    """The thread and its queue.  ``start`` after the mount is made, ``stop`` before it goes.
+
+    :ivar means: how names are told now.
+    :ivar sent: invalidations that reached something.
+    :ivar epochs: how often all names became old.
+    """
 
     def __init__(self) -> None:
+        self.means = Entries.TIMEOUT
         self.sent = 0
+        self.epochs = 0
+        self._device = -1
+        self._companion: Companion | None = None
+        self._tickets: dict[int, trio.Event] = {}
+        self._numbers = itertools.count(1)
         self._ending = threading.Event()
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
-        self._busy: Counter[int] = Counter()
-        self._waiting: dict[int, list[threading.Event]] = {}
         self._lock = threading.Lock()
+        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._is_due = False
+        self._last = 0.0
         self._thread = threading.Thread(target=self._run, name="dboxfs-notify", daemon=True)
+
+    # -- beginning and end ---------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin to send."""
         self._thread.start()
 
+    def choose(self, entries: Entries, device: int, mount: Mount | None, companion: Companion | None) -> None:
+        """Find out how names can be told: the kernel has answered to our hello.
+
+        :param device: the descriptor of ``/dev/fuse``.
+        :raises MountError: not in the way that *entries* asks for.
+        """
+        self._device = device
+        if entries in (Entries.AUTO, Entries.EPOCH) and self._bump():
+            self.means = Entries.EPOCH
+        elif entries is Entries.EPOCH:
+            raise MountError("-o entries=epoch: this kernel has no epochs (Linux 6.16 has); leave it out")
+        elif companion is not None and mount is not None:
+            self._take(companion, mount, device, must=entries is Entries.COMPANION)
+        elif entries is Entries.COMPANION:
+            raise MountError("-o entries=companion: there is no companion process for this mount")
+        log.debug("names are told to the kernel by %s", self.means.value)
+
+    def _take(self, companion: Companion, mount: Mount, device: int, *, must: bool) -> None:
+        try:
+            companion.own(device, mount)
+        except (MountError, OSError) as exc:
+            if must:
+                raise MountError(f"-o entries=companion: {exc}") from exc
+            log.warning("names are looked up again every half second: %s", exc)
+        else:
+            self.means, self._companion = Entries.COMPANION, companion
+
+    async def listen(self) -> None:
+        """Hear what the companion says, until it ends; returns at once without one."""
+        companion = self._companion
+        try:
+            while companion is not None:
+                await trio.lowlevel.wait_readable(companion.fileno())
+                for ticket in companion.tickets():
+                    if (event := self._tickets.get(ticket)) is not None:
+                        event.set()
+        except EOFError:
+            self.means = Entries.TIMEOUT
+            log.error("the companion process has ended: names may be old until the store is mounted again")
+            for event in self._tickets.values():
+                event.set()
+
     def stop(self) -> None:
         """Drop what is queued and end: the mount is gone.  Waits for the call under way, a second at most."""
         self._ending.set()
+        with self._lock:
+            self._device = -1  # its number may soon be another file's
         self._queue.put(None)
         if self._thread.is_alive():
             self._thread.join(1.0)
+
+    # -- what there is to tell -----------------------------------------------------------------
 
     @staticmethod
     def at_once(inode: int) -> None:
@@ -68,63 +162,91 @@ class Notifier:
 
     def attributes(self, inode: int) -> None:
         """The attributes of *inode* changed."""
-        self._queue.put((inode, None, 0))
-
-    def contents(self, inode: int) -> None:
-        """Bytes and attributes of *inode* may be others."""
-        self._queue.put((inode, None, 1))
+        self._queue.put(inode)
 
     def entry(self, parent: int, name: bytes, deleted: int = 0) -> None:
-        """*name* in *parent* may mean something else now; *deleted*: it was this inode, which is gone."""
-        self._queue.put((parent, name, deleted))
-
-    @contextmanager
-    def busy(self, *inodes: int) -> Iterator[None]:
-        """These are being changed: nothing is said of them, or of names in them, meanwhile."""
-        with self._lock:
-            self._busy.update(inodes)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._busy.subtract(inodes)
-                for inode in inodes:
-                    if not self._busy[inode]:
-                        del self._busy[inode]
-                        for waiter in self._waiting.pop(inode, ()):
-                            waiter.set()
-
-    def wait_until_idle(self, inode: int) -> None:
-        """Wait for a moment in which nobody changes *inode*, :data:`PATIENCE` seconds at most.
-
-        Blocks: not for the loop's thread.
+        """*name* in *parent* went away, or means something else now; *deleted*: it was this inode, which is
+        gone.
         """
-        with self._lock:
-            if inode not in self._busy:
-                return
-            idle = threading.Event()
-            self._waiting.setdefault(inode, []).append(idle)
-        idle.wait(PATIENCE)
+        if self.means is Entries.COMPANION:
+            self._queue.put((parent, name, deleted, 0))
+        elif not self._is_due:
+            self._is_due = True
+            self._queue.put(_Sign.EPOCH)
+
+    async def now(self, parent: int, name: bytes) -> None:
+        """Have the kernel look *name* up again from now on; after :data:`PATIENCE` seconds this returns all
+        the same.
+        """
+        if self.means is Entries.EPOCH:
+            self._bump()
+        elif self.means is Entries.COMPANION:
+            ticket = next(self._numbers)
+            done = self._tickets[ticket] = trio.Event()
+            self._queue.put((parent, name, 0, ticket))
+            try:
+                with trio.move_on_after(PATIENCE):
+                    await done.wait()
+            finally:
+                del self._tickets[ticket]
+
+    # -- the thread ----------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            inode, name, deleted = item
+        due: float | None = None
+        while (item := self._next(due)) is not None:
             if self._ending.is_set():
                 continue
-            try:
-                if name is None:
-                    pyfuse3.invalidate_inode(pyfuse3.InodeT(inode), attr_only=not deleted)
-                else:
-                    self.wait_until_idle(inode)
-                    if deleted:
-                        self.wait_until_idle(deleted)
-                    pyfuse3.invalidate_entry(
-                        pyfuse3.InodeT(inode), pyfuse3.FileNameT(name), pyfuse3.InodeT(deleted)
-                    )
-                self.sent += 1
-            except FileNotFoundError:
-                continue
-            except OSError as exc:
-                log.debug("invalidation of %s in inode %d: %s", name, inode, exc)
-            except Exception:
-                log.exception("invalidation of %s in inode %d", name, inode)
+            if item is _Sign.EPOCH:
+                due = max(time.monotonic(), self._last + BATCH)
+            elif isinstance(item, int):
+                self._tell_attributes(item)
+            elif isinstance(item, tuple):
+                self._tell_name(*item)
+            if due is not None and time.monotonic() >= due:
+                due, self._is_due = None, False  # what changes from now on is not in this one
+                self._bump()
+
+    def _next(self, due: float | None) -> _Item:
+        try:
+            return self._queue.get(timeout=None if due is None else max(due - time.monotonic(), 0))
+        except queue.Empty:
+            return _Sign.TIME_IS_UP
+
+    def _tell_attributes(self, inode: int) -> None:
+        try:
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(inode), attr_only=True)
+            self.sent += 1
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            log.debug("invalidation of inode %d: %s", inode, exc)
+        except Exception:
+            log.exception("invalidation of inode %d", inode)
+
+    def _tell_name(self, parent: int, name: bytes, deleted: int, ticket: int) -> None:
+        if self._companion is None:
+            return
+        try:
+            self._companion.send(parent, name, deleted, ticket)
+            self.sent += 1
+        except OSError as exc:  # :meth:`listen` hears of its end
+            log.debug("name %s in inode %d: %s", name, parent, exc)
+
+    def _bump(self) -> bool:
+        """Make all names old; False: the kernel doesn't know how, or the mount is gone. Waits for
+        nothing.
+        """
+        self._last = time.monotonic()
+        try:
+            with self._lock:
+                if self._device < 0:
+                    return False
+                os.write(self._device, _INC_EPOCH)
+        except OSError as exc:
+            if exc.errno not in (errno.EINVAL, errno.ENODEV, errno.ENOTCONN):
+                log.warning("the kernel doesn't take a new epoch: %s", exc)
+            return False
+        self.epochs += 1
+        self.sent += 1
+        return True

@@ -10,9 +10,11 @@ by the time FLUSH is sent.
 
 Of one process the descriptors are read before the children: what is forked later inherits nothing.
 
-A descriptor is recognised by the inode number in ``fdinfo`` (Linux 5.14 and later), children by
-``/proc/<pid>/task/<tid>/children`` (CONFIG_PROC_CHILDREN).  Where one is missing, or /proc can't be read
-(another user's process, hidepid), nobody seems to hold anything, and every close with bytes is a last one.
+A descriptor is recognised by the inode number in ``fdinfo`` (Linux 5.14 and later) together with the mount
+there (:class:`~dboxfs.fuse.mounts.Membership`): other mounts have files with the same numbers. Children are
+known by ``/proc/<pid>/task/<tid>/children`` (CONFIG_PROC_CHILDREN). Where one is missing, or /proc can't be
+read (another user's process, hidepid), nobody seems to hold anything, and every close with bytes is a last
+one.
 
 Limits: a descriptor that was sent over a socket to a process that is no descendant is not found; of a
 family of more than :data:`MOST` processes only so many are looked at.
@@ -23,6 +25,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+
+from dboxfs.fuse.mounts import Membership
 
 MOST = 64
 """Processes that one look reads, at most."""
@@ -36,12 +40,14 @@ class Holders:
     """The processes that may hold one open file.
 
     :param pid: the process that opens it now.
+    :param membership: which descriptors belong to this mount.
     :ivar opener_holds: what the last :meth:`look` found out about that process.
     """
 
-    __slots__ = ("_members", "_opener", "_since", "opener_holds")
+    __slots__ = ("_members", "_membership", "_opener", "_since", "opener_holds")
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, membership: Membership) -> None:
+        self._membership = membership
         self.opener_holds = False
         self._opener = pid
         self._members = {pid} if pid > 0 else set()
@@ -57,7 +63,7 @@ class Holders:
         todo, seen = list(self._members), set(self._members)
         while todo and len(seen) <= MOST:
             pid = todo.pop()
-            count = held(pid, inode)
+            count = held(pid, inode, self._membership)
             if count < 0:
                 self._members.discard(pid)
                 continue
@@ -76,8 +82,9 @@ class Holders:
         return found
 
 
-def held(pid: int, inode: int) -> int:
-    """How many descriptors, open for writing, process *pid* has of the file *inode*; -1: there is no process.
+def held(pid: int, inode: int, membership: Membership) -> int:
+    """How many descriptors, open for writing, process *pid* has of the file *inode* of this mount; -1:
+    there is no process.
 
     A process that is ending and has closed everything is there, and has none.
     """
@@ -88,10 +95,10 @@ def held(pid: int, inode: int) -> int:
         return -1
     except OSError:
         return 0
-    return sum(_is_ours(pid, descriptor, inode) for descriptor in descriptors)
+    return sum(_is_ours(pid, descriptor, inode, membership) for descriptor in descriptors)
 
 
-def _is_ours(pid: int, descriptor: str, inode: int) -> bool:
+def _is_ours(pid: int, descriptor: str, inode: int, membership: Membership) -> bool:
     try:
         if os.readlink(f"/proc/{pid}/fd/{descriptor}").startswith(_OTHERS):
             return False
@@ -100,7 +107,9 @@ def _is_ours(pid: int, descriptor: str, inode: int) -> bool:
         flags, number = int(lines[b"flags"], 8), int(lines[b"ino"])
     except (OSError, KeyError, ValueError):
         return False  # closed meanwhile, or a kernel that doesn't say
-    return number == inode and flags & os.O_ACCMODE != os.O_RDONLY
+    if number != inode or flags & os.O_ACCMODE == os.O_RDONLY:
+        return False
+    return membership.has(pid, int(lines[b"mnt_id"]) if b"mnt_id" in lines else None)
 
 
 def children(pid: int) -> list[int]:

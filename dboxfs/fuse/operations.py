@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Container, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, wraps
@@ -31,12 +32,13 @@ from dboxfs.fuse.directory import Listing
 from dboxfs.fuse.errno import ErrorMap
 from dboxfs.fuse.inodes import CONTROL, ROOT, UID_MASK, Inodes
 from dboxfs.fuse.loop import LoopLowlevel
+from dboxfs.fuse.mounts import Mount
 from dboxfs.fuse.namefollower import NameFollower
 from dboxfs.fuse.namereader import NameReader
 from dboxfs.fuse.names import WrittenNames, decode, encode, number_of
 from dboxfs.fuse.notify import Notifier
-from dboxfs.fuse.options import ViewOptions
-from dboxfs.fuse.pushed import Pushed
+from dboxfs.fuse.options import Entries, ViewOptions
+from dboxfs.fuse.pushed import Doubts, Pushed
 from dboxfs.store import KNOWN, UNKNOWN, Body, Delta, Facts, Folder, Kind, Listener, Mailbox, Store
 
 SCAN_PATIENCE = 2.0
@@ -53,11 +55,22 @@ PUSH_MOST = 2 << 20
 
 _READDIR_AHEAD = 64
 
-_LOCKED = {
-    "create": (0,), "unlink": (0,), "mkdir": (0,), "rmdir": (0,), "rename": (0, 2), "link": (1,),
-    "setattr": (0,), "setxattr": (0,), "removexattr": (0,),
-}  # fmt: skip
-"""Requests that the kernel waits for with inodes locked, and which arguments these are."""
+_TIMES = 3
+"""A request about a message whose mailbox was renamed meanwhile is answered at the third time at the
+latest.
+"""
+
+_LOOKS = 8
+"""A mailbox that isn't where it was is looked for so often, ..."""
+
+_LOOK_AGAIN = 0.01
+"""... after so many seconds more each time."""
+
+_MISSED = 64
+"""So many folder numbers are remembered that were looked for in vain, ..."""
+
+_MISSED_FOR = 1.0
+"""... for so many seconds."""
 
 _BY_INODE = frozenset({"getattr", "setattr", "open", "getxattr", "setxattr", "listxattr", "removexattr"})
 """Requests about an inode that the kernel remembers of a name, which may stand for another one by now."""
@@ -72,23 +85,25 @@ def handler(
 ) -> Callable[Concatenate[O, P], Coroutine[Any, Any, R]]:
     """Count the request, and let nothing out but FUSEError."""
     name = method.__name__
-    locked = _LOCKED.get(name, ())
-    by_inode = name in _BY_INODE
+    by_inode, by_parent = name in _BY_INODE, name == "lookup"
 
     async def answered(self: O, *args: P.args, **kwargs: P.kwargs) -> R:
         self.requests[name] += 1
-        try:
-            if locked:
-                with self.notifier.busy(*(cast(int, args[at]) for at in locked)):
-                    return await method(self, *args, **kwargs)
-            return await method(self, *args, **kwargs)
-        except FUSEError as exc:
-            if by_inode and exc.errno == errno.ENOENT:
-                raise FUSEError(stale(cast(int, args[0]), exc.errno)) from exc
-            raise
-        except Exception as exc:
-            number = self._errors.errno_of(exc, name)
-            raise FUSEError(stale(cast(int, args[0]), number) if by_inode else number) from exc
+        for _ in range(_TIMES):
+            error: Exception
+            before = self.folder_of(cast(int, args[0])) if by_parent else None
+            try:
+                return await method(self, *args, **kwargs)
+            except FUSEError as exc:
+                number, error = exc.errno, exc
+            except Exception as exc:  # noqa: BLE001 - every one becomes an errno
+                number, error = self._errors.errno_of(exc, name), exc
+            if number != errno.ENOENT or not (by_inode or by_parent):
+                break
+            inode = cast(int, args[0])
+            if not await (self.is_another(inode, before) if by_parent else self.is_back(inode)):
+                break
+        raise FUSEError(stale(cast(int, args[0]), number) if by_inode else number) from error
 
     return wraps(method)(answered)  # type: ignore[return-value]
 
@@ -114,6 +129,7 @@ class Operations(pyfuse3.Operations):
     """One mounted store.
 
     :param spawn: starts a background task that lives as long as the mount.
+    :ivar greeted: the kernel has begun to talk to us: the mount answers.
     """
 
     supports_dot_lookup = False
@@ -133,6 +149,7 @@ class Operations(pyfuse3.Operations):
              "listxattr", "statfs", "flush", "setattr"), 0,
         )  # fmt: skip
         self.notifier = Notifier()
+        self.greeted = trio.Event()
         self.loop: LoopLowlevel | None = None
         self._store = store
         self._options = options
@@ -150,14 +167,23 @@ class Operations(pyfuse3.Operations):
         self._open_inodes: dict[int, list[_OpenFile]] = {}
         self._next_handle = 1
         self._pushed = Pushed()
+        self._doubts = Doubts()
         self._pushes = 0
         self._pushed_bytes = 0
         self._scans: set[Mailbox] = set()
         self._asked: WeakKeyDictionary[Mailbox, int] = WeakKeyDictionary()
         self._errors = ErrorMap()
+        self._missed: OrderedDict[int, float] = OrderedDict()
         for folder in sorted(store.folders.values(), key=lambda folder: folder.name):
             self._inodes.add(folder)
         store.listen(Listener(self._messages_changed, self._folder_gone, self._folder_new))
+
+    def init(self) -> None:
+        """The first request of the kernel; the answer is sent before another task runs."""
+        self.greeted.set()
+
+    def mounted(self, mount: Mount | None) -> None:
+        """The mount was made; None: the kernel doesn't tell which it is."""
 
     def _kernel_stats(self) -> dict[str, object]:
         loop = self.loop
@@ -165,6 +191,7 @@ class Operations(pyfuse3.Operations):
             "pushed_to_kernel": {"messages": self._pushes, "bytes": self._pushed_bytes},
             "invalidations": self.notifier.sent,
             "skipped_lines_of_names": self._reader.skipped if self._reader is not None else 0,
+            "entries": {"by": self.notifier.means.value, "epochs": self.notifier.epochs},
             "loop": {"polled": loop.polled, "spun": loop.spun, "slept": loop.slept} if loop else None,
         }
 
@@ -177,9 +204,10 @@ class Operations(pyfuse3.Operations):
         for uid in changed.tolist():
             self.notifier.attributes(inode | uid)
         if delta.reloaded and folder.mailbox is not None:  # files may have been repaired
+            self._doubts.raise_about(inode, folder.mailbox.uids)
             for uid in folder.mailbox.uids.tolist():
                 self._pushed.forget(inode | uid)
-                self.notifier.contents(inode | uid)
+                self.notifier.attributes(inode | uid)
         self.notifier.attributes(inode)
 
     def _follow_names(self, folder: Folder, delta: Delta) -> None:
@@ -215,7 +243,7 @@ class Operations(pyfuse3.Operations):
         return ()
 
     def _folder_gone(self, folder: Folder) -> None:
-        self._inodes.remove(folder)
+        self._doubts.forget(self._inodes.remove(folder))
         if folder.parent is not None:
             parent = self._inodes.of(folder.parent) if folder.parent in self._inodes else 0
             if parent:
@@ -268,7 +296,10 @@ class Operations(pyfuse3.Operations):
         found = await self._find_message(folder, name)
         if found is not None:
             uid, facts = found
-            return self._limited(folder, self._attributes.message(parent_inode | uid, facts))
+            entry = self._limited(folder, self._attributes.message(parent_inode | uid, facts))
+            if entry.entry_timeout > SHORT:  # the kernel doesn't know it (any more), nor its bytes
+                self._pushed.forget(entry.st_ino)
+            return entry
         child = folder.children.get(decode(name))
         if child is None or child not in self._inodes:
             raise FUSEError(errno.ENOENT)
@@ -309,12 +340,57 @@ class Operations(pyfuse3.Operations):
             entry.entry_timeout = SHORT
             if entry.st_mode & stat.S_IFDIR:
                 entry.attr_timeout = SHORT
+        elif self.notifier.means is Entries.TIMEOUT:
+            entry.entry_timeout = SHORT
         return entry
 
     async def _checked(self, inode: int) -> Folder:
         """The folder of *inode*, looked at on disk where nobody tells of changes; ENOENT when it is gone."""
-        await self._store.check(self._folder(inode))
+        await self.seek(inode)
+        try:
+            await self._store.check(self._folder(inode))
+        except FileNotFoundError:  # renamed between two looks
+            await self._store.refresh_tree()
+            await self._store.check(self._folder(inode))
         return self._folder(inode)
+
+    async def seek(self, inode: int) -> None:
+        """Look for the folder of *inode*, if it isn't known just now.
+
+        A mailbox that is renamed keeps its number, but for a moment it may be neither where it was nor
+        where it will be; whoever has its directory open, or a message in it, shall not hear of that.
+        """
+        number = inode >> 32
+        if not number or number >> 31 or self._inodes.folder(inode) is not None:
+            return
+        if trio.current_time() - self._missed.get(number, -_MISSED_FOR) < _MISSED_FOR:
+            return
+        for turn in range(_LOOKS):
+            await trio.sleep(_LOOK_AGAIN * turn)
+            await self._store.refresh_tree()
+            if self._inodes.folder(inode) is not None:
+                return
+        self._missed[number] = trio.current_time()
+        self._missed.move_to_end(number)
+        if len(self._missed) > _MISSED:
+            self._missed.popitem(last=False)
+
+    def folder_of(self, inode: int) -> Folder | None:
+        """The folder that *inode* is, or is in, as far as is known just now."""
+        return self._inodes.folder(inode)
+
+    async def is_back(self, inode: int) -> bool:
+        """Whether a message that seemed to be gone is there all the same, since its mailbox was renamed."""
+        if inode >> 63 or not inode >> 32:
+            return False
+        await self.seek(inode)
+        folder = self._inodes.folder(inode)
+        return folder is not None and folder.mailbox is not None and inode & UID_MASK in folder.mailbox
+
+    async def is_another(self, inode: int, folder: Folder | None) -> bool:
+        """Whether the directory *inode* was *folder*, and is another one since its mailbox was renamed."""
+        await self.seek(inode)
+        return self._inodes.folder(inode) not in (None, folder)
 
     def _folder(self, inode: int) -> Folder:
         folder = self._store.root if inode == ROOT else self._inodes.folder(inode)
@@ -367,6 +443,7 @@ class Operations(pyfuse3.Operations):
         held = self._open_inodes.get(inode)
         if held:
             return held[-1].facts
+        await self.seek(inode)
         box = self._folder(inode).mailbox
         if box is None:
             raise FUSEError(errno.ENOENT)
@@ -387,7 +464,7 @@ class Operations(pyfuse3.Operations):
             self._listings[handle] = None
             return handle
         folder = await self._checked(inode)
-        self._listings[handle] = Listing(folder)
+        self._listings[handle] = Listing(folder, inode)
         box = folder.mailbox
         if box is not None and 0 < box.facts.unknown <= SCAN_AT_ONCE:
             self._begin_scan(box)
@@ -410,6 +487,9 @@ class Operations(pyfuse3.Operations):
         if listing is None:
             self._list_control(start_id, token)
             return
+        if listing.folder not in self._inodes:
+            await self.seek(listing.inode)
+            listing.follow(self._folder(listing.inode))
         if start_id == 0:
             await self._store.check(listing.folder)
             await self._know_names(listing.folder)
@@ -488,8 +568,8 @@ class Operations(pyfuse3.Operations):
             return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), direct_io=True, keep_cache=False)
         now, body, facts = await self._with_message(self._heir(inode), self._open_body)
         try:
-            if now == inode and body.size <= PUSH_MOST:
-                await self._push(inode, body)
+            pushed = now == inode and body.size <= PUSH_MOST and await self._push(inode, body)
+            doubtful = self._doubts.settle(inode & ~UID_MASK, inode & UID_MASK)
         except BaseException:
             body.close()
             raise
@@ -500,7 +580,8 @@ class Operations(pyfuse3.Operations):
         self._files[handle] = opened = _OpenFile(inode, body, facts)
         self._open_inodes.setdefault(inode, []).append(opened)
         # direct_io: read past the size that the kernel still believes
-        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), keep_cache=not resized, direct_io=resized)
+        keep = not resized and (pushed or not doubtful)
+        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), keep_cache=keep, direct_io=resized)
 
     async def _open_body(self, inode: int) -> tuple[int, Body, Facts]:
         box = self._folder(inode).mailbox
@@ -517,20 +598,25 @@ class Operations(pyfuse3.Operations):
             raise
         return inode, body, facts
 
-    async def _push(self, inode: int, body: Body) -> None:
-        """Put a whole small message into the kernel's cache, so that it needn't ask for it.
+    def _is_open(self, inode: int) -> bool:
+        """Whether a READ of *inode* may be on its way."""
+        return inode in self._open_inodes or inode in self._written()
+
+    async def _push(self, inode: int, body: Body) -> bool:
+        """Put a whole small message into the kernel's cache, so that it needn't ask for it; whether that
+        was done.
 
         Only while nobody has the inode open: the kernel would wait for a READ in flight, which only we can
         answer.  What was pushed before is most likely there still, and if not, the kernel asks.
         """
-        if not body.size or inode in self._open_inodes or not self._pushed.first(inode):
-            return
+        if not body.size or self._is_open(inode) or not self._pushed.first(inode):
+            return False
         try:
             data = body.pread(body.size, 0)
         except BlockingIOError:
             data = await self._read(body, body.size, 0)
-            if inode in self._open_inodes:  # meanwhile
-                return
+            if self._is_open(inode):  # meanwhile
+                return False
         try:
             pyfuse3.notify_store(pyfuse3.InodeT(inode), 0, data)
             self._pushes += 1
@@ -539,6 +625,8 @@ class Operations(pyfuse3.Operations):
         except OSError as exc:
             if exc.errno != errno.ENOENT:
                 raise
+            return False
+        return True
 
     @handler
     async def read(self, fh: int, offset: int, size: int) -> bytes:

@@ -56,11 +56,12 @@ class Renaming:
         self._commits.box(target)
         if upload is not None:
             await self._rename_upload(upload, target, new, replace=replace)
-        else:
-            await self._commits.again(
-                lambda: target, lambda: self._rename_message(source, old, target, new, replace=replace)
-            )
-        self._shared.notifier.entry(new_parent, new)
+            return
+        await self._commits.again(
+            lambda: target, lambda: self._rename_message(source, old, target, new, replace=replace)
+        )
+        if source is not target:  # the kernel moves the name with the inode, which is another one now
+            self._shared.notifier.entry(new_parent, new)
 
     def _over(self, target: Folder, new: bytes, *, replace: bool, directory: bool = False) -> int | None:
         """The message that a rename goes over; None: none.

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
-import pyfuse3
-import trio
 from pyfuse3 import FUSEError
 
 from dboxfs.fuse.commits import Commits
@@ -55,9 +52,4 @@ class Shared:
         """Have the kernel look up the name again, before whoever has closed the file does."""
         parent = self.inodes.of(upload.folder) if upload.folder in self.inodes else 0
         if parent and upload.inode >> 63 == 0:
-            await trio.to_thread.run_sync(self._invalidate, parent, upload.name)
-
-    def _invalidate(self, parent: int, name: bytes) -> None:
-        self.notifier.wait_until_idle(parent)
-        with suppress(FileNotFoundError):
-            pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name))
+            await self.notifier.now(parent, upload.name)

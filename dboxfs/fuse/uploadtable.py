@@ -25,6 +25,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
 
 from dboxfs.fuse.inodes import Inodes
+from dboxfs.fuse.mounts import Membership
 from dboxfs.fuse.opener import Holders, process_of
 from dboxfs.fuse.uploads import Budget, Upload
 from dboxfs.store import Folder
@@ -48,25 +49,27 @@ class Writing:
 
     __slots__ = ("append", "holders", "inode", "killed", "pid", "upload")
 
-    def __init__(self, upload: Upload, pid: int, *, append: bool) -> None:
+    def __init__(self, upload: Upload, pid: int, *, append: bool, membership: Membership) -> None:
         self.upload = upload
         self.pid = pid
         self.inode = upload.inode
         self.append = append
         self.killed = False
-        self.holders = Holders(pid)
+        self.holders = Holders(pid, membership)
 
 
 class UploadTable:
     """See the module.
 
     :param spool: gives the temporary file of an upload into a folder.
+    :ivar membership: which descriptors of a process belong to this mount.
     """
 
     def __init__(self, inodes: Inodes, spool: Callable[[Folder], Spool]) -> None:
         self._inodes = inodes
         self._spool = spool
         self._budget = Budget()
+        self.membership = Membership(None)
         self._numbers = itertools.count(1)
         self._opens: dict[int, Writing] = {}
         self._written: Counter[int] = Counter()
@@ -95,7 +98,7 @@ class UploadTable:
         upload.handles += 1
         upload.creator = upload.creator or process
         self._ghosts.pop(upload.inode, None)
-        self._opens[handle] = Writing(upload, process, append=append)
+        self._opens[handle] = Writing(upload, process, append=append, membership=self.membership)
         self._written[upload.inode] += 1
 
     # -- finding -------------------------------------------------------------------------------
@@ -247,7 +250,11 @@ class UploadTable:
             self.drop(upload)
 
     def drop(self, upload: Upload) -> None:
-        """The end of an upload."""
+        """The end of an upload; not yet, if an OPEN was answered with it since whoever wants this has
+        looked.
+        """
+        if upload.handles:
+            return
         self._uploads.pop(upload.inode, None)
         self._ghosts.pop(upload.inode, None)
         self.unname(upload)

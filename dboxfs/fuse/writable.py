@@ -39,6 +39,7 @@ from dboxfs.fuse.closing import Closing
 from dboxfs.fuse.commits import Commits, check_name, flag_names
 from dboxfs.fuse.inodes import UID_MASK
 from dboxfs.fuse.mailboxes import Mailboxes
+from dboxfs.fuse.mounts import Mount
 from dboxfs.fuse.namefiles import NameFiles
 from dboxfs.fuse.namereader import NameReader
 from dboxfs.fuse.names import decode
@@ -95,6 +96,9 @@ class WritableOperations(Operations):
         self._renaming = Renaming(self._shared, self._mailboxes)
         self._changing = Changing(self._shared)
         self.upkeep = Upkeep(writer, lambda: self.requests) if writer.options.alone else None
+
+    def mounted(self, mount: Mount | None) -> None:
+        self._uploads.membership.device = mount.device if mount is not None else None
 
     def _kernel_stats(self) -> dict[str, object]:
         upkeep = self.upkeep.stats() if self.upkeep is not None else None
@@ -156,6 +160,7 @@ class WritableOperations(Operations):
         return entry
 
     async def lookup(self, parent_inode: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
+        await self.seek(parent_inode)
         upload = self._uploads.by_name(parent_inode, name)
         if upload is not None and self._uploads.may_see(upload, ctx.pid):
             self.requests["lookup"] += 1
@@ -214,19 +219,26 @@ class WritableOperations(Operations):
         uid = self._resolve(folder, name)
         if flags & os.O_EXCL and (there is not None or uid is not None):
             raise FUSEError(errno.EEXIST)
-        if there is not None and (there.temporary or self._uploads.is_ghost(there)):
-            upload = there
-            if flags & os.O_TRUNC:
-                async with upload.lock:
-                    upload.truncate(0)
-        else:
-            body = await box.open(uid) if uid is not None and not flags & os.O_TRUNC else None
-            upload = self._uploads.new(folder, name)
-            upload.uid, upload.base = uid, body
-            upload.exclusive = bool(flags & os.O_EXCL)
-            if flags & os.O_APPEND and not flags & os.O_TRUNC:
-                upload.based = 0
+        while there is not None and (there.temporary or self._uploads.is_ghost(there)):
+            if await self._is_there(there, flags):
+                return self._opened(there, flags, ctx), self._upload_attributes(there)
+            there, uid = self._uploads.lay(parent_inode, name, ctx.pid), self._resolve(folder, name)
+        body = await box.open(uid) if uid is not None and not flags & os.O_TRUNC else None
+        upload = self._uploads.new(folder, name)
+        upload.uid, upload.base = uid, body
+        upload.exclusive = bool(flags & os.O_EXCL)
+        if flags & os.O_APPEND and not flags & os.O_TRUNC:
+            upload.based = 0
         return self._opened(upload, flags, ctx), self._upload_attributes(upload)
+
+    async def _is_there(self, upload: Upload, flags: int) -> bool:
+        """Wait for whoever commits or ends *upload*; whether it can be opened then (O_TRUNC empties it)."""
+        async with upload.lock:
+            if self._uploads.by_inode(upload.inode) is not upload:
+                return False
+            if flags & os.O_TRUNC:
+                upload.truncate(0)
+            return True
 
     def _opened(self, upload: Upload, flags: int, ctx: Any) -> pyfuse3.FileInfo:
         handle = self._next_handle
@@ -236,8 +248,8 @@ class WritableOperations(Operations):
 
     async def open(self, inode: int, flags: int, ctx: Any) -> pyfuse3.FileInfo:
         upload = self._uploads.by_inode(inode)
-        if upload is not None:
-            return await self._answer("open", self._open_upload(upload, flags, ctx))
+        if upload is not None and await self._answer("open", self._is_there(upload, flags)):
+            return self._opened(upload, flags, ctx)
         now = self._commits.follow(inode)
         if flags & _WRITING:
             return await self._answer("open", self._open_message(inode, now, flags, ctx), inode)
@@ -247,13 +259,8 @@ class WritableOperations(Operations):
             info.direct_io, info.keep_cache = True, False
         return info
 
-    async def _open_upload(self, upload: Upload, flags: int, ctx: Any) -> pyfuse3.FileInfo:
-        if flags & os.O_TRUNC:
-            async with upload.lock:
-                upload.truncate(0)
-        return self._opened(upload, flags, ctx)
-
     async def _open_message(self, inode: int, now: int, flags: int, ctx: Any) -> pyfuse3.FileInfo:
+        await self.seek(now)
         if now >> 32 == 0:
             raise FUSEError(errno.EACCES)
         now, body, _ = await self._with_message(now, self._open_body)

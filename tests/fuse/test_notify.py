@@ -1,25 +1,38 @@
-"""The thread that tells the kernel: in order, whatever the kernel answers, and to its end."""
+"""The thread that tells the kernel: what it sends, when, and what it never does."""
 
 from __future__ import annotations
 
+import ast
 import logging
+import os
+import select
+import struct
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pyfuse3
 import pytest
+import trio
 
+import dboxfs
+from dboxfs.errors import MountError
+from dboxfs.fuse import notify
 from dboxfs.fuse.notify import Notifier
+from dboxfs.fuse.options import Entries, wants_companion
 
-Sent = list[tuple[int, bytes | None, int]]
+EPOCH = struct.pack("=IiQ", 16, 8, 0)
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
-    calls: Sent = []
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The inodes whose attributes the kernel was told of."""
+    calls: list[int] = []
 
     def inode(number: int, attr_only: bool = False) -> None:
-        calls.append((number, None, 0))
+        assert attr_only
+        calls.append(number)
         if number == 3:
             raise FileNotFoundError
         if number == 4:
@@ -28,18 +41,25 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
             raise RuntimeError("a bug")
 
     monkeypatch.setattr(pyfuse3, "invalidate_inode", inode)
-    monkeypatch.setattr(
-        pyfuse3, "invalidate_entry", lambda parent, name, deleted=0: calls.append((parent, name, deleted))
-    )
     return calls
 
 
-def test_what_whoever_gets_our_answer_shall_ask_for_is_told_at_once(sent: Sent) -> None:
-    notifier = Notifier()  # without its thread
-    notifier.at_once(7)
-    notifier.at_once(3)  # unknown to the kernel
-    notifier.at_once(4)  # no connection any more
-    assert sent == [(7, None, 0), (3, None, 0), (4, None, 0)]
+@pytest.fixture
+def device() -> Iterator[tuple[int, int]]:
+    """Stands in for /dev/fuse: what is read from the first was written to the second."""
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+def epochs(reader: int) -> int:
+    try:
+        data = os.read(reader, 1 << 16)
+    except BlockingIOError:
+        return 0
+    assert data == EPOCH * (len(data) // len(EPOCH))
+    return len(data) // len(EPOCH)
 
 
 def wait_for(check: object) -> None:
@@ -49,26 +69,25 @@ def wait_for(check: object) -> None:
         time.sleep(0.001)
 
 
-def test_everything_is_sent_in_order_whatever_comes_back(
-    sent: Sent, caplog: pytest.LogCaptureFixture
+def test_attributes_are_sent_in_order_whatever_comes_back(
+    sent: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     notifier = Notifier()
     notifier.attributes(1)
     notifier.start()
-    for number in (3, 4, 5):
+    for number in (3, 4, 5, 6):
         notifier.attributes(number)
-    notifier.entry(6, b"7.eml", 8)
     wait_for(lambda: len(sent) == 5)
-    assert sent == [(1, None, 0), (3, None, 0), (4, None, 0), (5, None, 0), (6, b"7.eml", 8)]
+    assert sent == [1, 3, 4, 5, 6]
     notifier.stop()
     assert [record.levelno for record in caplog.records if record.levelno > logging.INFO] == [logging.ERROR]
 
 
-def test_after_stop_nothing_more_is_sent(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_stop_nothing_more_is_sent(sent: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def slow(number: int, attr_only: bool = False) -> None:
-        sent.append((number, None, 0))
+        sent.append(number)
         entered.set()
         leave.wait(5)
 
@@ -82,8 +101,138 @@ def test_after_stop_nothing_more_is_sent(sent: Sent, monkeypatch: pytest.MonkeyP
     notifier.stop()
     assert leave.is_set()  # it waited for the call under way
     time.sleep(0.05)
-    assert sent == [(1, None, 0)]
+    assert sent == [1]
+
+
+def test_what_whoever_gets_our_answer_shall_ask_for_is_told_at_once(sent: list[int]) -> None:
+    notifier = Notifier()  # without its thread
+    notifier.at_once(7)
+    notifier.at_once(3)  # unknown to the kernel
+    notifier.at_once(4)  # no connection any more
+    assert sent == [7, 3, 4]
 
 
 def test_a_notifier_that_never_started_stops() -> None:
     Notifier().stop()
+
+
+def test_a_batch_of_names_is_one_epoch(sent: list[int], device: tuple[int, int]) -> None:
+    reader, writer = device
+    notifier = Notifier()
+    notifier.choose(Entries.EPOCH, writer, None, None)
+    assert epochs(reader) == 1, "the first one finds out whether the kernel takes it"
+    notifier._last = 0.0
+    for number in range(1000):
+        notifier.entry(7, b"%d.eml" % number, number)
+        notifier.attributes(number + 10)
+    notifier.start()
+    wait_for(lambda: len(sent) == 1000)
+    notifier.stop()
+    assert epochs(reader) == 1
+
+
+def test_names_that_change_all_the_time_make_few_epochs(
+    device: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = device
+    notifier = Notifier()
+    notifier.choose(Entries.AUTO, writer, None, None)
+    notifier.start()
+    end = time.monotonic() + 4 * notify.BATCH
+    while time.monotonic() < end:
+        notifier.entry(7, b"1.eml")
+    notifier.stop()
+    assert 2 <= epochs(reader) <= 1 + 5
+
+
+def test_a_change_is_in_an_epoch_that_comes_after_it(device: tuple[int, int]) -> None:
+    """Never is one dropped because another was about to be sent."""
+    reader, writer = device
+    notifier = Notifier()
+    notifier.choose(Entries.EPOCH, writer, None, None)
+    notifier.start()
+    for _ in range(20):
+        epochs(reader)
+        notifier.entry(7, b"1.eml")
+        assert select.select([reader], [], [], 5)[0]
+    notifier.stop()
+
+
+async def test_who_waits_for_a_name_need_not_wait_for_the_thread(device: tuple[int, int]) -> None:
+    reader, writer = device
+    notifier = Notifier()
+    notifier.choose(Entries.EPOCH, writer, None, None)
+    epochs(reader)
+    await notifier.now(7, b"1.eml")
+    assert epochs(reader) == 1
+
+
+async def test_a_descriptor_is_not_written_to_once_it_may_be_another_file(device: tuple[int, int]) -> None:
+    reader, writer = device
+    notifier = Notifier()
+    notifier.choose(Entries.EPOCH, writer, None, None)
+    notifier.start()
+    epochs(reader)
+    notifier.stop()
+    notifier.entry(7, b"1.eml")
+    await notifier.now(7, b"1.eml")
+    assert epochs(reader) == 0
+
+
+def test_without_epochs_and_companion_the_kernel_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with select.epoll() as refuses:  # EINVAL, as the kernel answers to notifications that it doesn't know
+        notifier = Notifier()
+        notifier.choose(Entries.AUTO, refuses.fileno(), None, None)
+        assert notifier.means is Entries.TIMEOUT
+        for entries in (Entries.EPOCH, Entries.COMPANION):
+            with pytest.raises(MountError, match=f"entries={entries.value}"):
+                Notifier().choose(entries, refuses.fileno(), None, None)
+
+
+async def test_timeouts_send_nothing(device: tuple[int, int]) -> None:
+    reader, writer = device
+    notifier = Notifier()
+    notifier.choose(Entries.TIMEOUT, writer, None, None)
+    notifier.start()
+    notifier.entry(7, b"1.eml")
+    with trio.fail_after(notify.PATIENCE / 2):
+        await notifier.now(7, b"1.eml")
+    notifier.stop()
+    assert epochs(reader) == 0
+
+
+@pytest.mark.parametrize(
+    ("release", "wanted"),
+    [("6.1.0-18-amd64", True), ("6.12.48+deb13-amd64", True), ("6.15.11", True), ("6.16.0", False),
+     ("6.18.44-fc", False), ("7.0-rc1", False), ("5.14.21-150500.55.7-default", True)],
+)  # fmt: skip
+def test_a_companion_is_forked_where_the_kernel_has_no_epochs(
+    monkeypatch: pytest.MonkeyPatch, release: str, wanted: bool
+) -> None:
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "host", release, "", "")))
+    assert wants_companion(Entries.AUTO) is wanted
+    assert wants_companion(Entries.COMPANION)
+    assert not wants_companion(Entries.EPOCH)
+    assert not wants_companion(Entries.TIMEOUT)
+
+
+def test_no_part_of_the_daemon_makes_a_call_that_waits_for_a_lock_of_a_client() -> None:
+    """By construction: entries are nobody's but the companion's, pages nobody's, and bytes are pushed in
+    one place.
+    """
+    calls = []
+    root = Path(dboxfs.__file__).parent
+    for path in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                name, where = node.func.attr, str(path.relative_to(root))
+                if name == "invalidate_inode":
+                    (attr_only,) = [word.value for word in node.keywords if word.arg == "attr_only"]
+                    calls.append((where, name, ast.unparse(attr_only)))
+                elif name.startswith("invalidate_entry") or name == "notify_store":
+                    calls.append((where, name, ""))
+    assert sorted(calls) == [
+        ("fuse/notify.py", "invalidate_inode", "True"),
+        ("fuse/notify.py", "invalidate_inode", "True"),
+        ("fuse/operations.py", "notify_store", ""),
+    ]

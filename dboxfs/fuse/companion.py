@@ -1,0 +1,198 @@
+"""A small process that tells the kernel which names mean something else, where that may have to wait.
+
+The kernel takes a directory's lock to invalidate a name in it (FUSE_NOTIFY_INVAL_ENTRY,
+FUSE_NOTIFY_DELETE). A client holds that lock while it waits for the daemon's answer to a rename, an unlink,
+a create. A daemon that is killed while one of its threads waits for that lock never ends: the lock's holder
+waits for an answer, and the kernel gives up on a connection only when the last descriptor of it is closed,
+which the waiting thread keeps open. So on kernels that have nothing better (:mod:`dboxfs.fuse.notify`)
+another process makes these calls, and the daemon none of them.
+
+::
+
+    daemon     ──── socket ────  companion, main thread     reads requests at once, never calls the kernel
+      names to invalidate  ─>      │ queue
+      tickets             <─       └ calling thread         writes to its duplicate of /dev/fuse; may wait
+
+The daemon's end of the socket closes when the daemon ends, however it ends.  The main thread then aborts the
+connection: every client gets its error and gives its locks up, the calling thread comes back, and nothing
+hangs.  The duplicate of ``/dev/fuse`` would keep the connection of a dead daemon alive; so the abort is not a
+precaution, it is what the kernel does itself for a daemon without companion.
+
+It is forked before the daemon has any thread, and gets ``/dev/fuse`` over the socket when the mount is
+made. It holds nothing else of the daemon's, ignores the signals that end the daemon, and ends with it.
+
+Requests are packets: ``parent, deleted, ticket`` (64 bits each, in the machine's order), then the name. A
+ticket other than 0 comes back when the call was made.
+
+What it can't do: when both processes are killed at the same moment, and the calling thread waits in the
+kernel, the connection has to be aborted by hand (``dboxfs umount``).
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import socket
+import struct
+import threading
+import time
+from contextlib import suppress
+
+from dboxfs.errors import MountError
+from dboxfs.fuse.mounts import Abort, Mount
+
+_REQUEST = struct.Struct("=QQQ")
+_TICKET = struct.Struct("=Q")
+_HEADER = struct.Struct("=IiQ")
+_INVAL_ENTRY = struct.Struct("=QII")
+_DELETE = struct.Struct("=QQII")
+_NOTIFY_INVAL_ENTRY = 3
+_NOTIFY_DELETE = 6
+_READY = b"ready"
+_PACKET = 4096
+"""Bytes; a name has 255 at most."""
+
+_END_PATIENCE = 2.0
+"""Seconds that an ending daemon waits for the companion to end."""
+
+
+class Companion:
+    """The daemon's side.
+
+    :meth:`start` forks; :meth:`own` before the first request. One thread may send and another receive at a
+    time.
+    """
+
+    def __init__(self, pid: int, end: socket.socket) -> None:
+        self.pid = pid
+        self._end = end
+
+    @classmethod
+    def start(cls) -> Companion:
+        """Fork it.  The calling process must not have threads.
+
+        :raises OSError: there are too many processes or descriptors.
+        """
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _main(its)
+            finally:
+                os._exit(1)
+        its.close()
+        return cls(pid, ours)
+
+    def own(self, device: int, mount: Mount) -> None:
+        """Give it the descriptor of ``/dev/fuse`` and the means to abort the connection.
+
+        :raises MountError: there are no such means.
+        :raises OSError: it has ended.
+        """
+        place = f"{mount.mnt_id} {mount.device} {mount.kind} {mount.point}"
+        socket.send_fds(self._end, [place.encode("utf-8", "surrogateescape")], [device])
+        if (answer := self._end.recv(_PACKET)) != _READY:
+            raise MountError(answer.decode() or "the companion process has ended")
+
+    def fileno(self) -> int:
+        """Readable when a ticket came back, or the companion has ended."""
+        return self._end.fileno()
+
+    def send(self, parent: int, name: bytes, deleted: int, ticket: int) -> None:
+        """Have *name* in *parent* looked up again; *deleted*: it was this inode, which is gone.
+
+        Waits for a companion that has no processor time, never for one that waits in the kernel.
+
+        :raises OSError: it has ended.
+        """
+        self._end.send(_REQUEST.pack(parent, deleted, ticket) + name)
+
+    def tickets(self) -> list[int]:
+        """The tickets that came back; does not wait.
+
+        :raises EOFError: the companion has ended.
+        """
+        found: list[int] = []
+        try:
+            while packet := self._end.recv(_TICKET.size, socket.MSG_DONTWAIT):
+                found += _TICKET.unpack(packet)
+        except BlockingIOError:
+            return found
+        except OSError:
+            pass
+        raise EOFError
+
+    def stop(self) -> None:
+        """Close the socket, on which the companion aborts the connection and ends; waits for that."""
+        self._end.close()
+        deadline = time.monotonic() + _END_PATIENCE
+        with suppress(ChildProcessError):
+            while os.waitpid(self.pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
+                time.sleep(0.002)
+
+
+# -- the other process -------------------------------------------------------------------------
+
+
+def _main(end: socket.socket) -> None:
+    """All that the companion ever does."""
+    os.setsid()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    os.chdir("/")
+    _close_all_but(end.fileno())
+    place, descriptors, _, _ = socket.recv_fds(end, _PACKET, 1)
+    if not descriptors:
+        os._exit(0)
+    try:
+        abort = Abort(_mount(place))
+    except MountError as exc:
+        end.send(str(exc).encode())
+        os._exit(1)
+    todo: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_call, args=(descriptors[0], todo, end), daemon=True).start()
+    end.send(_READY)
+    try:
+        while packet := end.recv(_PACKET):
+            todo.put(packet)
+    except OSError:
+        pass
+    abort()
+    os._exit(0)
+
+
+def _mount(place: bytes) -> Mount:
+    mnt_id, device, kind, point = place.decode("utf-8", "surrogateescape").split(" ", 3)
+    return Mount(int(mnt_id), device, point, kind)
+
+
+def _call(device: int, todo: queue.SimpleQueue[bytes], end: socket.socket) -> None:
+    while True:
+        packet = todo.get()
+        parent, deleted, ticket = _REQUEST.unpack_from(packet)
+        with suppress(OSError):  # the kernel doesn't know the name, which is as well
+            os.write(device, notification(parent, packet[_REQUEST.size :], deleted))
+        if ticket:
+            with suppress(OSError):  # the daemon has ended
+                end.send(_TICKET.pack(ticket))
+
+
+def notification(parent: int, name: bytes, deleted: int) -> bytes:
+    """What is written to ``/dev/fuse`` (<linux/fuse.h>)."""
+    if deleted:
+        code, body = _NOTIFY_DELETE, _DELETE.pack(parent, deleted, len(name), 0)
+    else:
+        code, body = _NOTIFY_INVAL_ENTRY, _INVAL_ENTRY.pack(parent, len(name), 0)
+    rest = body + name + b"\0"
+    return _HEADER.pack(_HEADER.size + len(rest), code, 0) + rest
+
+
+def _close_all_but(keep: int) -> None:
+    """It holds nothing of the daemon's or its caller's: locks and pipes would stay for ever."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    limit = os.sysconf("SC_OPEN_MAX")
+    os.closerange(3, keep)
+    os.closerange(keep + 1, limit if limit > 0 else 65536)

@@ -1,0 +1,250 @@
+"""What the kernel says about mounts, learned without entering any.
+
+A daemon that asked its own mount for anything (stat, statvfs, opening a file) would wait for itself, and a
+thread of it that is killed meanwhile never ends. So the device of a mount comes from ``mountinfo``
+(proc(5)), and which mount a descriptor belongs to from ``mnt_id`` in its ``fdinfo``: neither sends a
+request.
+
+``/dev/fuse`` descriptors say which connection they serve (``fuse_connection`` in ``fdinfo``, where the kernel
+has it); the number of a connection is the minor number of the mount's device.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from dboxfs.errors import MountError
+
+OWN = "/proc/self/mountinfo"
+TYPE = "fuse.dboxfs"
+
+_FUSE = "/dev/fuse"
+_CONNECTIONS = "/sys/fs/fuse/connections"
+_MNT_FORCE, _MNT_DETACH = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of ``mountinfo``.  ``device``: major and minor number, as text.  ``kind``: the fs type."""
+
+    mnt_id: int
+    device: str
+    point: str
+    kind: str
+
+    @property
+    def connection(self) -> int:
+        """The number of the FUSE connection."""
+        return int(self.device.partition(":")[2])
+
+
+def table(path: str = OWN) -> list[Mount]:
+    """The mounts of a mount namespace, in the order in which they were made.
+
+    :raises OSError: *path* can't be read.
+    """
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        return [_mount(line) for line in file]
+
+
+def _mount(line: str) -> Mount:
+    fields, _, rest = line.partition(" - ")
+    mnt_id, _, device, _, point, *_ = fields.split()
+    raw = point.encode("utf-8", "surrogateescape").decode("unicode_escape").encode("latin-1")
+    return Mount(int(mnt_id), device, os.fsdecode(raw), rest.partition(" ")[0])
+
+
+def mounted_on(point: str) -> Mount | None:
+    """The dboxfs mount that *point* leads to; None: there is none, or another file system covers it."""
+    here = [mount for mount in table() if mount.point == point]
+    return here[-1] if here and here[-1].kind == TYPE else None
+
+
+def is_there(mount: Mount) -> bool:
+    """Whether *mount* is still in the table of this process.
+
+    All of the line: the kernel gives the numbers to the next mount, wherever that is made.
+    """
+    return mount in table()
+
+
+def detach(mount: Mount) -> None:
+    """Take a mount away that nobody serves any more, whoever is in it."""
+    if os.geteuid() == 0:
+        _umount2(mount.point, _MNT_DETACH)
+    else:
+        command = ["fusermount3", "-u", "-z", "-q", "--", mount.point]
+        subprocess.run(command, capture_output=True, check=False)
+
+
+class Membership:
+    """Which descriptors of any process belong to one mounted file system, whatever it is mounted on.
+
+    The own table is read again when the kernel says that it has changed; that of another mount namespace each
+    time.  Blocks for no lock that a user of a FUSE mount holds while it waits for an answer.
+
+    :param device: of the file system; None: not known, and every descriptor counts as one of it.
+    """
+
+    def __init__(self, device: str | None) -> None:
+        self.device = device
+        self._own: dict[int, str] = {}
+        self._file = -1
+        self._poll = select.poll()
+
+    def has(self, pid: int, mnt_id: int | None) -> bool:
+        """Whether mount *mnt_id*, as process *pid* has a file of it open, shows this file system.
+
+        True when nobody can tell: a mount that was taken away lazily is in no table any more.
+        """
+        if self.device is None or mnt_id is None:
+            return True
+        device = self._look_up(mnt_id)
+        if device is None:
+            with suppress(OSError):
+                device = {m.mnt_id: m.device for m in table(f"/proc/{pid}/mountinfo")}.get(mnt_id)
+        return device is None or device == self.device
+
+    def _look_up(self, mnt_id: int) -> str | None:
+        if self._file < 0:
+            self._file = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+            self._poll.register(self._file, select.POLLPRI)
+            self._own = {mount.mnt_id: mount.device for mount in table()}
+        elif self._poll.poll(0):
+            self._own = {mount.mnt_id: mount.device for mount in table()}
+        return self._own.get(mnt_id)
+
+    def close(self) -> None:
+        """Give the descriptor of the table back."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+# -- connections -------------------------------------------------------------------------------
+
+
+def devices() -> set[int]:
+    """The descriptors of this process that serve FUSE connections."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}") == _FUSE:
+                found.add(int(name))
+    return found
+
+
+def servers(connection: int) -> list[int]:
+    """Living processes that may serve a connection.
+
+    Where the kernel doesn't say which connection a descriptor serves, all that serve any.  Those of other
+    users are seen by root only.
+    """
+    return [pid for pid in _processes() if _serves(pid, connection)]
+
+
+def _processes() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _serves(pid: int, connection: int) -> bool:
+    try:
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            if os.readlink(f"/proc/{pid}/fd/{descriptor}") != _FUSE:
+                continue
+            with open(f"/proc/{pid}/fdinfo/{descriptor}", "rb") as info:
+                number = info.read().partition(b"fuse_connection:")[2].split()
+            if not number or int(number[0]) == connection:
+                return True
+    except (OSError, ValueError):
+        pass  # it has ended, or is another user's
+    return False
+
+
+def who_else_has(mount: Mount) -> int | None:
+    """A process whose mount namespace has the file system of *mount* too; None: there is none that we may
+    see.
+    """
+    ours = os.readlink("/proc/self/ns/mnt")
+    for pid in _processes():
+        with suppress(OSError, ValueError):
+            if os.readlink(f"/proc/{pid}/ns/mnt") == ours:
+                continue
+            if any(some.device == mount.device for some in table(f"/proc/{pid}/mountinfo")):
+                return pid
+    return None
+
+
+class Abort:
+    """The means to abort one connection: all who wait for an answer get ECONNABORTED, nobody waits again.
+
+    Taken hold of while all is well, so that nothing has to be looked up when it is needed.  Aborting sends no
+    request, and waits for nobody.
+
+    :param mount: whose connection it is.
+    :raises MountError: there are no such means: no ``/sys/fs/fuse/connections`` that we may write to, and we
+        are not root.
+    """
+
+    def __init__(self, mount: Mount) -> None:
+        self._mount = mount
+        self._control = -1
+        try:
+            path = f"{_CONNECTIONS}/{mount.connection}/abort"
+            self._control = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError as exc:
+            if os.geteuid():
+                raise MountError(
+                    f"{mount.point}: its connection can't be aborted ({_CONNECTIONS}: {exc.strerror}); "
+                    "mount fusectl there, or be root"
+                ) from None
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What a process that closes everything else has to keep."""
+        return (self._control,) if self._control >= 0 else ()
+
+    def __call__(self) -> None:
+        """Abort it.  Does nothing if it is gone.
+
+        :raises OSError: the kernel refuses.
+        """
+        if self._control >= 0:
+            with suppress(OSError):  # the connection is gone
+                os.write(self._control, b"1")
+            return
+        # A descriptor of the mount's root, which no request is needed for, keeps it busy: then the mount
+        # stays, and nobody writes into the directory below it.
+        with suppress(OSError):
+            root = os.open(self._mount.point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                if mnt_id_of(root) == self._mount.mnt_id:
+                    # Begins with an abort, and fails with EBUSY then.
+                    _umount2(self._mount.point, _MNT_FORCE)
+            finally:
+                os.close(root)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self._control >= 0:
+            os.close(self._control)
+            self._control = -1
+
+
+def mnt_id_of(descriptor: int) -> int:
+    """The mount that a descriptor of this process belongs to.
+
+    :raises OSError: /proc can't be read.
+    """
+    with open(f"/proc/self/fdinfo/{descriptor}", "rb") as info:
+        return int(info.read().partition(b"mnt_id:")[2].split()[0])
+
+
+def _umount2(point: str, flags: int) -> None:
+    ctypes.CDLL(None).umount2(os.fsencode(point), flags)
