@@ -108,12 +108,13 @@ async def run(
         device, mount = _init(operations, location, mountpoint, options)
         operations.mounted(mount)
         operations.notifier.start()
+        told = trio.Event()
         try:
             with (
                 trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
                 trio.open_signal_receiver(signal.SIGUSR1) as questions,
             ):
-                nursery.start_soon(_terminate_on, signals)
+                nursery.start_soon(_terminate_on, signals, told)
                 nursery.start_soon(_report_on, questions)
                 readahead = fs.limits.readahead
                 nursery.start_soon(_begin, operations, options, device, mount, companion, readahead, ready)
@@ -134,7 +135,9 @@ async def run(
             if companion is not None:
                 companion.stop()
             pyfuse3.close(unmount=True)
-            if mount is not None and mounts.is_there(mount):  # libfuse leaves what was aborted
+            # libfuse leaves a mount whose connection was ended.  So do we, unless we ended it: nobody shall
+            # write into the directory below.
+            if told.is_set() and mount is not None and mounts.is_there(mount):
                 mounts.detach(mount)
 
 
@@ -201,8 +204,9 @@ def _init(
     return max(mounts.devices() - before), mounts.mounted_on(point)
 
 
-async def _terminate_on(signals: object) -> None:
+async def _terminate_on(signals: object, told: trio.Event) -> None:
     async for number in signals:  # type: ignore[attr-defined]
+        told.set()
         log.info("signal %s: unmounting", signal.Signals(number).name)
         pyfuse3.terminate()
 

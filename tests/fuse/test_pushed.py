@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dboxfs.fuse.pushed import BITS, Pushed
+import numpy as np
+
+from dboxfs.fuse.pushed import BITS, Doubts, Pushed
 
 
 def test_a_message_is_pushed_once_until_the_kernel_asks_for_it() -> None:
@@ -25,3 +27,17 @@ def test_memory_is_fixed() -> None:
     for inode in range(3 * BITS, 3 * BITS + 1000):
         pushed.first(inode << 13)
     assert len(pushed._seen) == BITS
+
+
+def test_a_doubt_is_settled_by_the_first_who_opens_the_message() -> None:
+    doubts = Doubts()
+    assert not doubts.settle(1 << 32, 7)
+    doubts.raise_about(1 << 32, np.array([3, 7, 9], np.uint32))
+    assert [doubts.settle(1 << 32, uid) for uid in (7, 7, 3)] == [True, False, True]
+    assert not any(doubts.settle(1 << 32, uid) for uid in (8, 10, 2)), "there is no such message"
+    assert not doubts.settle(2 << 32, 9), "another mailbox"
+    doubts.raise_about(1 << 32, np.array([7], np.uint32))
+    assert [doubts.settle(1 << 32, uid) for uid in (7, 9)] == [True, False]
+    doubts.raise_about(1 << 32, np.array([7], np.uint32))
+    doubts.forget(1 << 32)
+    assert not doubts.settle(1 << 32, 7)

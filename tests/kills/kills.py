@@ -1,0 +1,238 @@
+"""Rounds of: mount, 4 writers, 2 listers and a Dovecot at work, SIGKILL for the daemon, and a look at what
+is left.
+
+What must hold after each: every client and the daemon with its companion end by themselves within
+:data:`PATIENCE` seconds, and every message whose writing was acknowledged is there in the next mount.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import dboxfs.fuse.mount  # noqa: F401 - loaded once, before the forks
+from dboxfs.cli.main import main
+from dboxfs.fuse.mounts import mounted_on, servers
+from tests.kills.clients import MAILBOXES, Writer, dovecot_at_work, fork, id_of, list_and_read
+from tests.live.dovecot import Account
+
+WRITERS, LISTERS = 4, 2
+PATIENCE = 5.0
+"""Seconds in which everything has to end by itself."""
+
+WORK = (0.05, 0.6)
+"""Seconds of work before the kill: from, to."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came of the rounds.
+
+    ``hung``: one line for each process that didn't end by itself.  ``lost``: acknowledged messages that are
+    not there.  ``undone``: acknowledged removals of messages that are there.  ``failed``: clients that ended
+    with an error that has nothing to do with the kill.
+    """
+
+    rounds: int = 0
+    operations: int = 0
+    hung: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    undone: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rounds} rounds, {self.operations} acknowledged operations: "
+            f"{len(self.hung)} processes hung, {len(self.lost)} messages lost, "
+            f"{len(self.undone)} removals undone, {len(self.failed)} clients failed"
+        )
+
+
+@dataclass(slots=True)
+class Kills:
+    """Rounds on one store.  The process must have no threads: it forks.
+
+    :ivar entries: how the daemon tells the kernel of names (``-o entries=``).
+    :ivar directory: an empty one, for the mountpoint, journals and logs.
+    """
+
+    account: Account
+    entries: str
+    directory: Path
+    seed: int
+    tally: Tally = field(default_factory=Tally)
+    _must: set[str] = field(default_factory=set)
+    _must_not: set[str] = field(default_factory=set)
+
+    @property
+    def mnt(self) -> Path:
+        return self.directory / "mnt"
+
+    def run(self, rounds: int, seconds: float = float("inf")) -> Tally:
+        """So many rounds, as long as there is time for another one."""
+        deadline = time.monotonic() + seconds
+        self.mnt.mkdir()
+        try:
+            for number in range(rounds):
+                if time.monotonic() > deadline:
+                    break
+                self._round(random.Random(f"{self.seed} {number}"))
+            there = self._mount()
+            self._check(there)
+        finally:
+            self._dboxfs("umount", "--force", "--quiet", str(self.mnt))
+        return self.tally
+
+    def _round(self, choose: random.Random) -> None:
+        there = self._mount()
+        self._check(there)
+        mount = mounted_on(str(self.mnt))
+        assert mount is not None
+        pids = [pid for pid in servers(mount.connection) if _is_ours(pid)]
+        daemon = min(pids, key=lambda pid: _parent(pid) in pids)
+        journals = [self.directory / f"journal{n}" for n in range(WRITERS)]
+        clients = [
+            fork(Writer(self.mnt, f"w{n}", choose.getrandbits(32), _own(there, n), journals[n]).run)
+            for n in range(WRITERS)
+        ]
+        clients += [fork(partial(list_and_read, self.mnt, choose.getrandbits(32))) for _ in range(LISTERS)]
+        dovecot = fork(partial(dovecot_at_work, self.account, choose.getrandbits(32)))
+        time.sleep(choose.uniform(*WORK))
+        os.kill(daemon, signal.SIGKILL)
+        self._await_end(clients, pids)
+        os.kill(dovecot, signal.SIGKILL)
+        os.waitpid(dovecot, 0)
+        if self._dboxfs("umount", str(self.mnt)):
+            self.tally.hung.append(f"round {self.tally.rounds}: umount failed")
+        for client in clients:
+            self._reap(client, 2.0)
+        self._read(journals)
+        self.tally.rounds += 1
+
+    def _await_end(self, clients: list[int], daemons: list[int]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        waiting = {*clients, *daemons}
+        while waiting and time.monotonic() < deadline:
+            waiting = {pid for pid in waiting if _is_alive(pid)}
+            time.sleep(0.005)
+        for pid in sorted(waiting):
+            kind = "client" if pid in clients else "daemon"
+            self.tally.hung.append(f"round {self.tally.rounds}: {kind} {pid}: {_where(pid)}")
+
+    def _reap(self, pid: int, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while (done := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+            if time.monotonic() > deadline:
+                self.tally.hung.append(f"round {self.tally.rounds}: client {pid}: umount did not free it")
+                return
+            time.sleep(0.005)
+        if done[1]:
+            self.tally.failed.append(f"round {self.tally.rounds}: client {pid}: status {done[1]}")
+
+    # -- mounts --------------------------------------------------------------------------------
+
+    def _dboxfs(self, *arguments: str) -> int:
+        """The program, without the time that its start takes."""
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                status = main(arguments)
+            finally:
+                os._exit(status)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def _mount(self) -> dict[str, Path]:
+        """Mount it; gives the messages with an id, and where they are."""
+        options = f"rw,fsync=never,entries={self.entries}"
+        log = ("--log-file", str(self.directory / "log"), "--cache-dir", "none")
+        status = self._dboxfs("mount", *log, "-o", options, self.account.location, str(self.mnt))
+        assert status == 0, f"mount: {status}"
+        found = {}
+        for path in (path for box in MAILBOXES for path in (self.mnt / box).iterdir()):
+            with contextlib.suppress(FileNotFoundError):
+                if name := id_of(path.read_bytes()):
+                    found[name] = path
+        return found
+
+    # -- what has to be there ------------------------------------------------------------------
+
+    def _check(self, there: Iterable[str]) -> None:
+        found, number = set(there), self.tally.rounds
+        self.tally.lost += [f"before round {number}: {name}" for name in sorted(self._must - found)]
+        self.tally.undone += [f"before round {number}: {name}" for name in sorted(self._must_not & found)]
+        self._must, self._must_not = found, set()
+
+    def _read(self, journals: list[Path]) -> None:
+        for journal in journals:
+            begun: list[str] = []
+            for line in journal.read_text().splitlines() if journal.exists() else []:
+                state, verb, *names = line.split(" ")
+                begun = names if state == "begin" else []
+                if state == "done":
+                    self.tally.operations += 1
+                    self._acknowledged(verb, names)
+            self._must.difference_update(begun)  # it may be there or not, as it was or as it will be
+            self._must_not.difference_update(begun)
+            journal.unlink(missing_ok=True)
+
+    def _acknowledged(self, verb: str, names: list[str]) -> None:
+        if verb in ("replace", "remove"):
+            self._must.discard(names[0])
+            self._must_not.add(names[0])
+        if verb in ("create", "replace"):
+            self._must.add(names[-1])
+
+
+def _own(there: dict[str, Path], writer: int) -> dict[str, Path]:
+    return {name: path for name, path in there.items() if name.startswith(f"w{writer}-")}
+
+
+def _fields(path: str) -> list[str]:
+    return Path(path).read_text().rpartition(")")[2].split()
+
+
+def _parent(pid: int) -> int:
+    return int(_fields(f"/proc/{pid}/stat")[1])
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether a process was forked from this one: the number of a connection may have been another one's."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes() == Path("/proc/self/cmdline").read_bytes()
+    return False
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether any thread of a process has not ended."""
+    states: Counter[str] = Counter()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            states[_fields(f"/proc/{pid}/task/{thread}/stat")[0]] += 1
+    return bool(set(states) - {"Z", "X"})
+
+
+def _where(pid: int) -> str:
+    """What the threads of a process wait for in the kernel."""
+    found = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            state = _fields(f"/proc/{pid}/task/{thread}/stat")[0]
+            found.append(f"{state} {Path(f'/proc/{pid}/task/{thread}/wchan').read_text()}")
+    return ", ".join(found)
+
+
+def empty(directory: Path) -> Path:
+    """An empty directory, whatever was there."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    return directory
