@@ -46,6 +46,7 @@ def renaming(account: Account) -> Iterator[Counter[str]]:
 
 def made(dovecot: Dovecot, driver: str) -> Account:
     account = dovecot.account(f"{driver}:{{home}}/mail")
+    account.save(b"Subject: first\n\ntext\n")
     account.doveadm("mailbox create", "Old")
     account.append([Append(b"Subject: %d\n\ntext\n" % n) for n in range(MESSAGES)], "Old")
     return account
