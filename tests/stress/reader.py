@@ -97,6 +97,7 @@ class Reader:
                 else:
                     self.message(Path(entry.path))
             self.look()
+            time.sleep(0.01)  # the machine is there for others, too
 
     def look(self) -> None:
         """What stands for something at any time."""
@@ -136,7 +137,7 @@ class Reader:
             while not self.stopping:
                 for box in self.reading.boxes:
                     self._box(session, box)
-                    time.sleep(0.05)  # the machine is there for others, too
+                    time.sleep(0.05)
         except (Refused, imaplib.IMAP4.error) as exc:
             self.fault(f"IMAP: {type(exc).__name__} {exc}")
 
