@@ -43,7 +43,7 @@ from dboxfs.fsapi.chain import Steps
 from dboxfs.fsapi.ops import LockKind, Opened, OpenShared, TryLock
 from dboxfs.fuse.namelines import Kind, Line, decode_lines, encode_line
 from dboxfs.fuse.namereader import NameReader
-from dboxfs.fuse.names import There
+from dboxfs.fuse.names import NOBODY, There
 from dboxfs.store import Folder, Mailbox
 from dboxfs.store.writing import LockMethod, Superseded, Wanted, WriteOptions
 from dboxfs.store.writing.disk import AppendFile, Disk, check_appended
@@ -51,9 +51,6 @@ from dboxfs.store.writing.group import GroupCommit, Request
 from dboxfs.store.writing.locks import lock_log, unlock_log
 
 _LOCKS = {LockMethod.FCNTL: LockKind.RECORD, LockMethod.FLOCK: LockKind.FLOCK}
-
-_NOBODY = "0"
-"""A writer that lives nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +206,7 @@ class NameFiles:
             line = self._names.of(box).pending_of.get(wanted.uid)
             if line is None or line.name != wanted.name or line.writer != self._reader.writers.token:
                 return
-            back = Line(line.validity, line.uid, line.name, 0, Kind.ANNOUNCED, _NOBODY)
+            back = Line(line.validity, line.uid, line.name, 0, Kind.ANNOUNCED, NOBODY)
             if await self._append(folder, box, [back], durable=False, unless_changed=True):
                 return
 

@@ -28,6 +28,9 @@ from functools import partial
 from dboxfs.fuse.namelines import HIGHEST, Kind, Line
 from dboxfs.store import Folder, Mailbox
 
+NOBODY = "0"
+"""A writer that lives nowhere: what it announces is taken back."""
+
 _FEW = 1000
 _FORM = re.compile(rb"(?:uid-)*([1-9][0-9]{0,9})\.eml")
 
@@ -46,6 +49,8 @@ class BoxNames:
     A line counts when its message is there and the one whose place it takes is not; of the lines about one
     name the last one that counts says whose it is.  ``by_name`` and ``by_uid`` have what counts, ``pending``
     the lines behind it that don't count yet, by name, in their order.
+
+    ``unfinished``: messages that a line was announced for whose writer died before it said more.
 
     ``unusual``: the names that differ from ``<uid>.eml``, by uid, if no child mailbox has one of them.
     ``pending_of``: the last pending line about a message, by its uid.  ``announced``: lines that count, but
@@ -66,6 +71,7 @@ class BoxNames:
     pending: dict[bytes, list[Line]] = field(default_factory=dict)
     pending_of: dict[int, Line] = field(default_factory=dict)
     announced: dict[int, Line] = field(default_factory=dict)
+    unfinished: set[int] = field(default_factory=set)
     heirs: dict[int, int] = field(default_factory=dict)
     successors: dict[int, int] = field(default_factory=dict)
     lines: int = 0
@@ -105,7 +111,10 @@ class BoxNames:
         """The next line of the file.  Gives the names that stand for something else than before."""
         before = self._forget(self.pending_of.get(line.uid))
         if not self._believes(line):
+            if line.writer != NOBODY:
+                self.unfinished.add(line.uid)
             return set()
+        self.unfinished.discard(line.uid)
         if self.gone(line.uid):
             self._remember(line)
             return set()
@@ -216,9 +225,11 @@ class BoxNames:
     # -- the file ------------------------------------------------------------------------------
 
     def mend(self) -> bool:
-        """Take out what the dead have left; whether there was anything.
+        """Take out what the dead have left; whether there was anything, and the file has to be written anew.
 
         The index was read after the lines: what is said of a message that is not there will never be true.
+        Names of messages that came after all are taken out too: a mount that was there when they were
+        announced shows them until it reads the file again.
         """
         dead = [
             line
@@ -227,7 +238,8 @@ class BoxNames:
         ]
         for line in dead:
             self._forget(line)
-        return bool(dead)
+        unfinished, self.unfinished = self.unfinished, set()
+        return bool(dead or unfinished)
 
     def all_lines(self) -> list[Line]:
         """Everything that is known, for a new file."""
@@ -310,9 +322,9 @@ class WrittenNames:
         return uid if folder.mailbox is not None and uid in folder.mailbox else None
 
     def are_waiting(self, box: Mailbox) -> bool:
-        """Whether there are names that wait for a message to go, or to come."""
+        """Whether there are names that wait for a message to go, or to come, or whose writer died."""
         names = self._of(box)
-        return names is not None and bool(names.pending)
+        return names is not None and bool(names.pending or names.unfinished)
 
     # -- changing ------------------------------------------------------------------------------
 

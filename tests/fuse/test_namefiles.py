@@ -311,3 +311,44 @@ async def test_mending_takes_out_what_never_came_and_nothing_else(
     assert encode_line(lines[3]) in kept
     assert await shown(root) == {1: b"one", 2: b"two"}
     assert await shown(root, without=1) == {2: b"two", 3: b"one"}
+
+
+async def test_all_mounts_call_a_message_alike_whose_writer_died_before_its_name(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One mount has seen the announcement and the message, another comes when the writer is dead."""
+    await change(root, prepare)
+    (file,) = (root / "dboxfs-names").iterdir()
+    validity, dead = int(file.read_bytes().split()[1]), "18-0123abcd-4-5"
+    living = {dead}
+    monkeypatch.setattr(Writers, "lives", lambda writers, token: token in living)
+    async with opened(f"sdbox:{root}", follow=False) as (store, _):
+        folder, reader = store.folders["INBOX"], NameReader(store)
+        with file.open("ab") as names:
+            names.write(encode_line(Line(validity, 3, b"three", 0, Kind.ANNOUNCED, dead)))
+        await reader.load()
+        assert reader.names.name(folder, 3) == b"three"
+        living.clear()
+        await change(root, mend)
+        await reader.look(folder)
+        assert {3: reader.names.name(folder, 3), **await shown(root)} == {1: b"one", 2: b"two", 3: b"3.eml"}
+        assert reader.names.name(folder, 1) == b"one"
+    mended = file.stat().st_ino
+    await change(root, mend)
+    assert file.stat().st_ino == mended, "what is mended is not written again"
+
+
+async def test_a_mount_that_ended_in_order_leaves_nothing_to_mend(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await change(root, prepare)
+    (file,) = (root / "dboxfs-names").iterdir()
+    validity, ended = int(file.read_bytes().split()[1]), "18-0123abcd-4-5"
+    monkeypatch.setattr(Writers, "lives", lambda writers, token: token != ended)
+    with file.open("ab") as names:
+        names.write(encode_line(Line(validity, 3, b"three", 0, Kind.ANNOUNCED, ended)))
+        names.write(encode_line(Line(validity, 3, b"three")))
+    before = file.stat().st_ino
+    await change(root, mend)
+    assert file.stat().st_ino == before
+    assert await shown(root) == {1: b"one", 2: b"two", 3: b"three"}
