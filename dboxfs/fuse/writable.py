@@ -415,7 +415,13 @@ class WritableOperations(Operations):
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Any
     ) -> pyfuse3.EntryAttributes:
         await self._know_names(self._folder(new_parent_inode))
-        target, uid = await self._renaming.link(inode, new_parent_inode, new_name, ctx.pid)
+        if self._uploads.by_inode(inode) is not None:
+            target, uid = await self._renaming.link(inode, new_parent_inode, new_name, ctx.pid)
+        else:  # which another mount may have replaced
+            target, uid = await self._with_message(
+                self._commits.follow(inode),
+                lambda now: self._renaming.link(now, new_parent_inode, new_name, ctx.pid),
+            )
         if isinstance(uid, Upload):
             return self._upload_attributes(uid)
         facts = await self._commits.box(target).facts_of(uid)

@@ -94,3 +94,19 @@ def test_two_mounts_that_write_a_message_from_its_beginning_leave_one(rw: Writab
         assert rw.texts() == [two]
     assert rw.names() == ["1.eml"]
     rw.mounts.umount(other)
+
+
+@both
+def test_what_the_other_mount_has_just_replaced_is_copied_as_it_is_now(rw: Writable) -> None:
+    other = rw.mounts.mount(rw.account.location, "rw")
+    (rw.inbox / "it").write_bytes(TWO)
+    while not (other / "INBOX" / "it").exists():
+        pass
+    for n in range(25):
+        with open(rw.inbox / "it", "ab") as file:
+            file.write(b"%d\n" % n)
+        os.link(other / "INBOX" / "it", other / "Work" / f"copy{n}")
+    assert sorted(rw.texts("Work"), key=len) == [
+        TWO + b"".join(b"%d\n" % i for i in range(n + 1)) for n in range(25)
+    ]
+    rw.mounts.umount(other)
