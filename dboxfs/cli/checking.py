@@ -21,8 +21,8 @@ from dboxfs.cli.status import first_error, message
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import parse_location
-from dboxfs.store.checking import Checked, CheckOptions, Finding, Severity, check_store
 from dboxfs.store.names import display_name
+from dboxfs.tools.check import Checked, CheckOptions, Finding, Severity, check_store
 
 DESCRIPTION = """\
 Compare every index record, map record and message of STORE: structure, sizes, guids,

@@ -18,10 +18,10 @@ from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.status import UsageError, not_empty
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, open_store, parse_location
-from dboxfs.store.converting import Converted, Converter, Progress
 from dboxfs.store.mailsettings import for_dovecot
 from dboxfs.store.uidranges import uid_ranges
 from dboxfs.store.writing import Neighbour, WriteOptions
+from dboxfs.tools.convert import Converted, Converter, Progress
 
 DESCRIPTION = """\
 Make a copy of the store SRC in the directory DST (new, or empty), in another format:

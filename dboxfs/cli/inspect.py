@@ -12,9 +12,9 @@ from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.errors import DboxfsError, NoSuchMailbox
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Folder, Store, open_store, parse_location
-from dboxfs.store.dump import describe_file
 from dboxfs.store.hidden import hidden_in
 from dboxfs.store.mailsettings import for_dovecot
+from dboxfs.tools.dump import describe_file
 from dboxfs.util.dates import rfc3339
 
 

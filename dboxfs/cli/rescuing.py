@@ -23,7 +23,7 @@ from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location
 from dboxfs.store.mailsettings import for_dovecot
 from dboxfs.store.names import display_name
-from dboxfs.store.rescuing import (
+from dboxfs.tools.rescue import (
     DAMAGED_MAILBOX,
     LOSSES,
     Event,

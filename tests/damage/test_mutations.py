@@ -21,15 +21,15 @@ import trio
 
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, parse_location
-from dboxfs.store.checking import CheckOptions, Finding, Severity, check_store
-from dboxfs.store.rescuing import Event, RescueOptions, rescue_store
 from dboxfs.store.writing import Fsync, Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
-from tests.checking.stores import DRIVERS, tree
+from dboxfs.tools.check import CheckOptions, Finding, Severity, check_store
+from dboxfs.tools.rescue import Event, RescueOptions, rescue_store
 from tests.damage.mutations import mutate
 from tests.live import corpus
 from tests.live.dovecot import Account, DoveadmError, Dovecot
-from tests.rescuing.rescued import hand_over
 from tests.store_writing.stores import body, everything
+from tests.tools.check.stores import DRIVERS, tree
+from tests.tools.rescue.rescued import hand_over
 
 T = TypeVar("T")
 
@@ -124,11 +124,13 @@ async def examine(store: Path, target: Path) -> Outcome:
     for path in target.rglob("u.*"):
         data = path.read_bytes()
         size = int(data[29:45], 16)
-        match = re.search(rb"\nG([0-9a-f]{32})\n", data[46 + size :])
+        match = re.search(
+            rb"\nG([^\n]+)\n", data[46 + size :]
+        )  # a damaged one is kept as the text that it is
         assert match is not None
         pieces.append(data[46 : 46 + size])
         if "Rescued-Damaged" not in path.parts:
-            texts.setdefault(match[1].decode(), set()).add(pieces[-1])
+            texts.setdefault(match[1].decode("latin-1"), set()).add(pieces[-1])
     return Outcome(findings, events, texts, pieces)
 
 

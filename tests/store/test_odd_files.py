@@ -18,7 +18,7 @@ import trio
 from dboxfs.errors import CorruptFile, NoSuchMessage
 from dboxfs.fsapi import Driver, FileSystem, Peek, ThreadsDriver
 from dboxfs.fsapi.drivers.uring import UringDriver
-from dboxfs.store.dump import NotAStoreFile, describe_file
+from dboxfs.tools.dump import NotAStoreFile, describe_file
 from tests.live.mounts import Mounts, dboxfs
 from tests.store.opened import opened
 

@@ -1,0 +1,15 @@
+"""Converting a store into another format; ``PROTOCOL.md`` beside this file says how, step by step."""
+
+from dboxfs.tools.convert.convert import Converter
+from dboxfs.tools.convert.errors import HiddenMail, OtherConversion, SourceChanged, VerifyFailed
+from dboxfs.tools.convert.results import Converted, Progress
+
+__all__ = [
+    "Converted",
+    "Converter",
+    "HiddenMail",
+    "OtherConversion",
+    "Progress",
+    "SourceChanged",
+    "VerifyFailed",
+]

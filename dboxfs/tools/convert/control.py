@@ -1,0 +1,72 @@
+"""The control directory of a destination: subscriptions, written names, version, UIDVALIDITY."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dboxfs.store.dboxversion import DEFAULT, encode_version, version_path
+from dboxfs.store.location import WRITTEN_NAMES
+from dboxfs.store.names import display_name
+from dboxfs.store.store import Store
+from dboxfs.store.writing.newindex import last_uid_validity, set_uid_validity
+from dboxfs.tools.convert.mailbox_snapshot import Portrait
+from dboxfs.tools.convert.source import reason
+from dboxfs.tools.convert.staging import Workplace
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Copies it from *store* to the destination in *place*.  *portraits*: of the source's mailboxes."""
+
+    store: Store
+    place: Workplace
+    portraits: Mapping[str, Portrait]
+
+    async def write(self, version: int) -> list[str]:
+        """Write all of it; gives a line for each part that could not be read.
+
+        :param version: dbox version of the destination's messages.
+        :raises OSError: the destination can't be written.
+        """
+        failed = await self._subscriptions() + await self._names()
+        disk, target = self.place.work.disk, self.place.work.location
+        if version != DEFAULT:
+            await self.place.write(version_path(target), encode_version(version))
+        given = [await last_uid_validity(disk, self.store.location)]
+        given += [portrait.uid_validity for portrait in self.portraits.values()]
+        if any(given):
+            await set_uid_validity(disk, target, max(given))
+        return failed
+
+    async def _subscriptions(self) -> list[str]:
+        """Byte by byte."""
+        location = self.store.location
+        path = os.path.join(location.control_dir, location.subscriptions)
+        try:
+            subscriptions = await self.place.work.disk.read_whole(path)
+        except OSError as exc:
+            return [f"the subscriptions were left out: {reason(exc)}"]
+        if subscriptions is not None:
+            control = self.place.work.location.control_dir
+            await self.place.write(os.path.join(control, "subscriptions"), subscriptions)
+        return []
+
+    async def _names(self) -> list[str]:
+        """The names that programs gave messages: a file for each mailbox, about its uids, which stay."""
+        location, disk = self.store.location, self.place.work.disk
+        there = os.path.join(self.place.work.location.control_dir, WRITTEN_NAMES)
+        failed = []
+        for name, portrait in self.portraits.items():
+            guid = portrait.guid.hex()
+            try:
+                data = await disk.read_whole(os.path.join(location.control_dir, WRITTEN_NAMES, guid))
+            except OSError as exc:
+                shown = display_name(name, utf8=location.utf8)
+                failed.append(f"{shown}: the names of its files were left out: {reason(exc)}")
+                continue
+            if data is not None and any(portrait.guid):
+                await disk.make_dirs(there)
+                await self.place.write(os.path.join(there, guid), data)
+        return failed

@@ -1,0 +1,91 @@
+"""Copies of a message that are files of their own: the guid says that they may be, the bytes that they are.
+
+The copies of an sdbox message are hard links, and the mdbox has one record for all of them.  A backup that
+did not keep hard links, or a restore message by message, leaves them as separate files.  As separate records
+with one guid they would be damage in an mdbox: Dovecot's rebuild keeps one of two such records (recovery
+section 4).
+
+Memory: some 150 bytes for each record of the destination.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dboxfs.errors import FormatError
+from dboxfs.store.record import FILE_HEAD, RECORD_HEAD, TAIL, NeedRange, Record, file_header, parse_record
+from dboxfs.store.writing.disk import AppendFile
+from dboxfs.tools.convert.encoding import completed_items
+from dboxfs.tools.convert.errors import Unfit
+from dboxfs.tools.convert.journal import Place
+from dboxfs.tools.convert.source import PIECE, Stored
+
+_OWN_TO_A_PLACE = frozenset((b"B", b"Z"))
+"""Lines in which equal messages may differ: the first mailbox, and a size that was corrected."""
+
+
+class Copies:
+    """The records of a destination by guid.  ``ref``: the map uid, counted from 1."""
+
+    def __init__(self) -> None:
+        self._by_guid: dict[bytes, int] = {}
+        self._troubles: dict[int, str] = {}
+
+    def add(self, guid: bytes, ref: int, trouble: str) -> None:
+        """*guid* is stored as record *ref*, of which *trouble* was told."""
+        self._by_guid[guid] = ref
+        if trouble:
+            self._troubles[ref] = trouble
+
+    def find(self, guid: bytes) -> int | None:
+        """The record that may be the same message."""
+        return self._by_guid.get(guid)
+
+    def trouble(self, ref: int) -> str:
+        """What was told of a record."""
+        return self._troubles.get(ref, "")
+
+
+async def is_copy(file: AppendFile, place: Place, message: Stored) -> bool:
+    """Whether the record at *place* in *file* is *message*: the same stored text and metadata.
+
+    :raises OSError: *file* can't be read.
+    """
+    if not place.size:
+        return False  # 4 GiB or more: its end is not known here
+    try:
+        record = await _read_record(file, place)
+    except FormatError:
+        return False
+    if record.stored_size != message.size:
+        return False
+    if record.compression is not message.compression and not record.doubtful:
+        return False
+    if _compared(record.metadata.items) != _compared(completed_items(message.items, message.guid, None)):
+        return False
+    for offset in range(0, message.size, PIECE):
+        count = min(PIECE, message.size - offset)
+        try:
+            piece = await message.read(count, offset)
+        except Unfit:
+            return False  # whoever writes it says what is wrong
+        if piece != await file.read(count, record.body_offset + offset):
+            return False
+    return True
+
+
+def _compared(items: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    return sorted(item for item in items if item[0] not in _OWN_TO_A_PLACE)
+
+
+async def _read_record(file: AppendFile, place: Place) -> Record:
+    header = file_header(await file.read(FILE_HEAD, 0))
+    end = place.offset + place.size
+    head = memoryview(await file.read(RECORD_HEAD, place.offset))
+    start = max(place.offset, end - TAIL)
+    while True:
+        tail = memoryview(await file.read(end - start, start))
+        found = parse_record(head, tail, start, place.offset, end, header=header, whole=True)
+        if not isinstance(found, NeedRange):
+            return found
+        start = found.offset

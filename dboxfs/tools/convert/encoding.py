@@ -1,0 +1,144 @@
+"""Records of a destination, made of what a source has stored: the same body, new ends.
+
+The stored bytes of a body stay as they are, compressed or not; what changes is what stands around them.
+:func:`begin_record` gives a :class:`RecordFormat`, which sees the body (:meth:`RecordFormat.feed`) as it is
+written.
+
+Metadata lines are kept, in their order, with these exceptions: ``X`` and ``Z`` go where attachments are put
+back into a message; in format 3 lines whose keys are its own (leftovers of version 1 have such) go; a message
+without ``G`` gets one; in an mdbox a message without ``B`` gets one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dboxfs.dbox import (
+    OWN_KEYS,
+    PREFIX_SIZE,
+    Compression,
+    Metadata,
+    RecordWriter,
+    detect,
+    encode_message_header,
+    encode_metadata,
+)
+from dboxfs.dbox.format3 import SEPARATOR_SIZE
+from dboxfs.store.writing.compose import Place
+from dboxfs.tools.convert.errors import Unfit
+
+Items = Sequence[tuple[bytes, bytes]]
+
+
+class RecordFormat(Protocol):
+    """One record that is being made.  ``head``: what stands before the body."""
+
+    head: bytes
+
+    def feed(self, piece: bytes) -> None:
+        """The next stored bytes of the body."""
+
+    def tail(self, items: Items) -> bytes:
+        """What stands behind the body.
+
+        :raises Unfit: lines that the format can't have.
+        """
+
+
+def begin_record(
+    place: Place,
+    size: int,
+    first: bytes,
+    compression: Compression | None,
+    *,
+    encrypted: bool = False,
+    as_it_is: bool = False,
+    crc: int | None = None,
+) -> RecordFormat:
+    """A record at *place* with a body of *size* stored bytes.
+
+    :param first: the first bytes of the body, at least :data:`PREFIX_SIZE` if there are so many.
+    :param encrypted: it is ciphertext.
+    :param as_it_is: format 2 has it as it is already, whatever it begins with: it may have it so again.
+    :param crc: CRC-32 of the body in the source, which stays what it is: damage of the text stays damage.
+    :raises Unfit: the format can't hold it: in format 2 the first bytes say whether a body is compressed, and
+        format 3 has no ciphertext.
+    """
+    if encrypted and place.key is not None:
+        raise Unfit("it is encrypted (mail_crypt), which only dbox version 2 can hold")
+    if place.key is not None:
+        return _Record3(place.key, place.offset, compression, crc)
+    seen = detect(first[:PREFIX_SIZE])
+    if seen is not compression and not as_it_is:
+        raise Unfit(
+            f"it begins with the magic of {seen.value}, which format 2 takes for compressed"
+            if seen is not None
+            else "its compression can't be told from its first bytes"
+        )
+    return _Record2(encode_message_header(size))
+
+
+def must_be_packed(first: bytes, compression: Compression | None, *, as_it_is: bool) -> bool:
+    """Whether format 2 can only have a body compressed: it is plain, and begins like a compressed one.
+
+    Dovecot's own plugin does the same with such a message.
+    """
+    return compression is None and not as_it_is and detect(first[:PREFIX_SIZE]) is not None
+
+
+@dataclass(slots=True)
+class _Record2:
+    """Format 2: header with the size, body, metadata."""
+
+    head: bytes
+
+    def feed(self, piece: bytes) -> None:
+        """Not needed."""
+
+    def tail(self, items: Items) -> bytes:
+        try:
+            return encode_metadata(items)
+        except ValueError as exc:
+            raise Unfit(f"its metadata can't be written: {exc}") from exc
+
+
+class _Record3:
+    """Format 3: separator, body, trailer with the size and a line that says how the body is compressed."""
+
+    def __init__(self, key: bytes, offset: int, compression: Compression | None, crc: int | None) -> None:
+        self._writer = RecordWriter(key, offset, os.urandom(SEPARATOR_SIZE))
+        self._compression = compression
+        self._crc = crc
+        self.head = self._writer.header
+
+    def feed(self, piece: bytes) -> None:
+        self._writer.feed(piece)
+
+    def tail(self, items: Items) -> bytes:
+        own = [item for item in items if item[0] not in OWN_KEYS]
+        try:
+            return self._writer.trailer(own, self._compression, crc=self._crc)
+        except ValueError as exc:
+            raise Unfit(f"its metadata can't be written: {exc}") from exc
+
+
+def kept_items(metadata: Metadata, *, inlined: bool) -> list[tuple[bytes, bytes]]:
+    """The metadata lines of a message that are kept; *inlined*: its attachments are put back."""
+    return [item for item in metadata.items if not (inlined and item[0] in (b"X", b"Z"))]
+
+
+def completed_items(items: Items, guid: bytes, mailbox: str | None) -> list[tuple[bytes, bytes]]:
+    """*items* with the lines that a message must have.
+
+    :param mailbox: storage name for the ``B`` line of an mdbox.
+    """
+    keys = {key for key, _ in items}
+    found = list(items)
+    if b"G" not in keys:
+        found.append((b"G", guid.hex().encode("ascii")))
+    if mailbox is not None and b"B" not in keys:
+        found.append((b"B", os.fsencode(mailbox)))
+    return found

@@ -1,0 +1,172 @@
+"""Whole index files of a mailbox or a map, made at once from columns.  Pure: values in, bytes out.
+
+A converted mailbox gets a snapshot (``dovecot.index``) that holds everything, and a log with nothing but its
+header, which begins where the snapshot ends.  So uids, next_uid, uidvalidity and modseqs are what they were,
+without a history that leads to them::
+
+    dovecot.index      log_file_seq 2, head = tail = 40
+    dovecot.index.log  file_seq 2, prev_file_seq 1, initial_modseq = highest modseq
+
+The log looks like one that was rotated long ago.  (With prev_file_seq 0 Dovecot takes a log that is read from
+its beginning for a new one, and drops the snapshot.)
+
+The map is made in the same way.  In an sdbox a mailbox also gets a ``dovecot.index.cache`` with one field,
+``date.save``: it is the only place besides the ctime of ``u.N``, which can't be set, where Dovecot keeps when
+a message was saved (mail-cache).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dboxfs.index.base import encode_index
+from dboxfs.index.columns import ByteArray, UidArray
+from dboxfs.index.extensions import CACHE, KEYWORDS, MODSEQ, Extension, encode_keywords, place_records
+from dboxfs.index.log import HEADER_SIZE, LogHeader, encode_log_header, encode_size
+from dboxfs.index.mailbox import MDBOX_HEADER, SDBOX_HEADER, MailboxHeader, encode_mailbox_header
+from dboxfs.index.state import IndexState
+from dboxfs.tools.convert.mailbox_snapshot import POP3_UIDL, Portrait
+
+_FILE_SEQ = 2
+_CACHE_HEADER = 32
+_CACHE_RECORD = 16
+_DATE_SAVE = b"date.save\0"
+_DECISION_YES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class IndexFiles:
+    """The files of one index: snapshot, log, and cache (None: it has none)."""
+
+    snapshot: bytes
+    log: bytes
+    cache: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """What is new of the messages that the destination has of a mailbox; one row each.
+
+    ``uids`` are some of the portrait's.  ``saved``: seconds since the epoch.  ``map_uids`` and ``guids``
+    (uint8[n, 16]): mdbox.
+    """
+
+    uids: UidArray
+    saved: npt.NDArray[np.uint32]
+    map_uids: npt.NDArray[np.uint32]
+    guids: ByteArray
+
+
+def mailbox_files(portrait: Portrait, rows: Rows, *, map_uid_validity: int | None, now: int) -> IndexFiles:
+    """The index of a mailbox.
+
+    :param map_uid_validity: of the map of an mdbox; None: an sdbox.
+    :param now: seconds since the epoch; indexid of the new index.
+    """
+    kept = np.isin(portrait.uids, rows.uids)
+    parts = _Parts()
+    if map_uid_validity is None:
+        header = MailboxHeader(SDBOX_HEADER, portrait.guid, portrait.header_flags)
+    else:
+        header = MailboxHeader(
+            MDBOX_HEADER, portrait.guid, portrait.header_flags, map_uid_validity=map_uid_validity
+        )
+    parts.add(header.kind, encode_mailbox_header(header))
+    if map_uid_validity is not None:
+        places = np.stack([rows.map_uids, rows.saved], axis=1).astype("<u4")
+        parts.add("mdbox", b"", _bytes(places, 8), 4)
+        parts.add("guid", b"", rows.guids, 1)
+    if portrait.keyword_names and portrait.keywords is not None:
+        parts.add(KEYWORDS, encode_keywords(portrait.keyword_names, 0), portrait.keywords[kept], 1)
+    if portrait.pop3_uidl:
+        parts.add(POP3_UIDL, portrait.pop3_uidl)
+    if portrait.modseqs is not None:
+        parts.add(MODSEQ, bytes(16), _bytes(portrait.modseqs[kept].astype("<u8"), 8), 8)
+    cache: bytes | None = None
+    if map_uid_validity is None and len(rows.uids):
+        cache, offsets = saved_dates_cache(rows.saved, indexid=now, file_seq=now)
+        parts.add(CACHE, b"", _bytes(offsets, 4), 4, reset_id=now)
+    log = _log(now, portrait.highest_modseq)
+    base = bytearray(IndexState.empty(log).base_header)
+    struct.pack_into("<II", base, 24, portrait.uid_validity, portrait.next_uid)
+    struct.pack_into("<I", base, 48, portrait.first_recent_uid)
+    base[84:120] = portrait.days
+    snapshot = parts.encode(base, rows.uids, portrait.flags[kept], portrait.highest_modseq)
+    return IndexFiles(snapshot, encode_log_header(log), cache)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MapRows:
+    """The stored messages of an mdbox, map uids 1, 2, 3 ...: where each is (bytes), and its references."""
+
+    file_ids: npt.NDArray[np.uint32]
+    offsets: npt.NDArray[np.uint32]
+    sizes: npt.NDArray[np.uint32]
+    refcounts: npt.NDArray[np.uint16]
+
+
+def map_files(rows: MapRows, *, uid_validity: int, highest_file_id: int) -> IndexFiles:
+    """The map of a storage."""
+    parts = _Parts()
+    places = np.stack([rows.file_ids, rows.offsets, rows.sizes], axis=1).astype("<u4")
+    parts.add("map", struct.pack("<II", highest_file_id, 0), _bytes(places, 12), 4)
+    parts.add("ref", b"", _bytes(rows.refcounts.astype("<u2"), 2), 2)
+    log = _log(uid_validity, 1)
+    base = bytearray(IndexState.empty(log).base_header)
+    count = len(rows.file_ids)
+    struct.pack_into("<II", base, 24, uid_validity, count + 1)
+    uids = np.arange(1, count + 1, dtype=np.uint32)
+    return IndexFiles(parts.encode(base, uids, np.zeros(count, np.uint8), 1), encode_log_header(log))
+
+
+def saved_dates_cache(
+    saved: npt.NDArray[np.uint32], *, indexid: int, file_seq: int
+) -> tuple[bytes, npt.NDArray[np.uint32]]:
+    """A cache file that knows when messages were saved, and the offset of each message's record.
+
+    :param file_seq: also the reset_id of the index extension ``cache``; seconds since the epoch, as Dovecot
+        has it.
+    """
+    fields = struct.pack(
+        "<IIIIIBB", 0, 12 + 10 + len(_DATE_SAVE), 1, file_seq, 4, 0, _DECISION_YES
+    ) + _DATE_SAVE  # fmt: skip
+    start = _CACHE_HEADER + len(fields) + -len(fields) % 4
+    header = struct.pack("<BBBxIIIIII", 1, 8, 1, indexid, file_seq, 0, len(saved), 0, 0)
+    records = np.zeros((len(saved), 4), "<u4")
+    records[:, 1] = _CACHE_RECORD
+    records[:, 3] = saved
+    head = (header + encode_size(_CACHE_HEADER) + fields).ljust(start, b"\0")
+    offsets = (start + _CACHE_RECORD * np.arange(len(saved))).astype("<u4")
+    return head + records.tobytes(), offsets
+
+
+def _log(now: int, modseq: int) -> LogHeader:
+    """A log that continues one which is gone."""
+    return LogHeader(now, _FILE_SEQ, _FILE_SEQ - 1, HEADER_SIZE, create_stamp=now, initial_modseq=modseq)
+
+
+def _bytes(column: npt.NDArray[np.generic], width: int) -> ByteArray:
+    return np.ascontiguousarray(column).view(np.uint8).reshape(-1, width)
+
+
+class _Parts:
+    """The extensions of an index that is being made, in order."""
+
+    def __init__(self) -> None:
+        self._extensions: list[Extension] = []
+        self._columns: list[ByteArray | None] = []
+
+    def add(
+        self, name: str, hdr: bytes, column: ByteArray | None = None, align: int = 0, *, reset_id: int = 0
+    ) -> None:
+        width = column.shape[1] if column is not None else 0
+        self._extensions.append(Extension(name, hdr, reset_id, 0, width, align))
+        self._columns.append(np.ascontiguousarray(column) if column is not None else None)
+
+    def encode(self, base: bytearray, uids: UidArray, flags: ByteArray, highest_modseq: int) -> bytes:
+        placed, size = place_records(self._extensions)
+        return encode_index(IndexState(base, uids, flags, placed, self._columns, size, highest_modseq))

@@ -1,0 +1,72 @@
+"""What a conversion tells: how far it is, what it did; and what it has on disk of one mailbox."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dboxfs.tools.convert.journal import Batch
+from dboxfs.tools.convert.newindexes import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a conversion is.  ``verifying``: it reads again what it wrote.
+
+    Counts of this run and earlier ones that it continues; ``bytes``: stored bytes of this run.
+    """
+
+    messages: int
+    of: int
+    bytes: int
+    verifying: bool = False
+
+
+@dataclass(slots=True)
+class Converted:
+    """What a conversion did.
+
+    ``failed``: a line for each message or mailbox that was left out; ``told``: for each that was carried over
+    and is not as it should be.  ``finished``: an earlier run had done it all.  ``encrypted``: uids of
+    messages whose ciphertext was kept, by mailbox.  ``hidden``: a line for each reason why the source may
+    have mail that it doesn't show.
+    """
+
+    mailboxes: int = 0
+    messages: int = 0
+    bytes: int = 0
+    resumed: bool = False
+    finished: bool = False
+    verified: int | None = None
+    failed: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    encrypted: dict[str, list[int]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Collected:
+    """What is on disk of the mailbox that is being converted; columns with one entry a message."""
+
+    uids: array[int] = field(default_factory=lambda: array("I"))
+    refs: array[int] = field(default_factory=lambda: array("I"))
+    saved: array[int] = field(default_factory=lambda: array("I"))
+    guids: bytearray = field(default_factory=bytearray)
+    last_uid: int = 0
+
+    def add(self, batch: Batch) -> None:
+        """These messages are written, or left out."""
+        for row in batch.rows:
+            self.uids.append(row.uid)
+            self.refs.append(row.ref)
+            self.saved.append(min(max(row.saved, 0), 0xFFFFFFFF))
+            self.guids += bytes.fromhex(row.guid)
+        self.last_uid = max([self.last_uid, *(row.uid for row in batch.rows), *(u for u, _ in batch.failed)])
+
+    def rows(self) -> Rows:
+        """What an index is made of."""
+        guids = np.frombuffer(bytes(self.guids), np.uint8).reshape(-1, 16)
+        uids, saved, refs = (np.array(column, np.uint32) for column in (self.uids, self.saved, self.refs))
+        return Rows(uids, saved, refs, guids)

@@ -1,0 +1,142 @@
+"""The directory of a destination while it is being made.
+
+::
+
+    DST/.dboxfs-convert     the journal; as long as it is there the conversion is not over
+    DST/.dboxfs-store/      the store that is being made
+    DST/mailboxes ...       renamed to here at the very end, mailboxes/ last
+
+So a destination that was interrupted has no ``mailboxes/`` and no program takes it for a store;
+``mailboxes/`` appears with one rename, when everything is on disk.  A directory that holds anything else is
+refused, and so is a journal of another conversion, or one that a running conversion has locked.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from dboxfs.errors import NoSuchStore, StoreBusy
+from dboxfs.fsapi import FileSystem, ops
+from dboxfs.fsapi.ops import LockKind
+from dboxfs.fsapi.temporary import PREFIX
+from dboxfs.store.location import UNFINISHED, Kind, Location
+from dboxfs.store.writing import Fsync, StoreExists, WriteOptions
+from dboxfs.store.writing.disk import Disk
+from dboxfs.store.writing.work import Work
+from dboxfs.tools.convert.journal import Journal, journal_path
+
+STAGING = ".dboxfs-store"
+"""Where the store is made, in the destination's root."""
+
+
+class Workplace:
+    """An open destination.  Made by :func:`open_workplace`.
+
+    :ivar work: writes the store that is being made, without syncs: the journal sees to those.
+    :ivar journal: not loaded yet.
+    """
+
+    def __init__(self, root: str, work: Work, journal: Journal, *, durable: bool) -> None:
+        self.root = root
+        self.work = work
+        self.journal = journal
+        self._durable = durable
+
+    async def check_nothing_else(self) -> None:
+        """See that nobody has put anything beside the unfinished store.
+
+        :raises StoreExists: somebody has.
+        """
+        names = {entry.name for entry in await self.work.disk.listdir(self.root)} - {UNFINISHED, STAGING}
+        if names:
+            raise _not_empty(self.root, names)
+
+    async def prepare(self) -> None:
+        """Make the directories that every store has."""
+        location = self.work.location
+        await self.work.disk.mkdir(location.root)
+        await self.work.disk.make_dirs(location.tree)
+        if location.kind is Kind.MDBOX:
+            await self.work.disk.make_dirs(location.storage)
+
+    async def write(self, path: str, data: bytes) -> None:
+        """Make a file of the unfinished store; one that an interrupted conversion has left goes."""
+        await self.work.disk.unlink(path)
+        await self.work.disk.write_new(path, data)
+
+    async def publish(self) -> None:
+        """Move the finished store to its place; what an earlier attempt has moved stays."""
+        disk, staging = self.work.disk, self.work.location.root
+        names = [entry.name for entry in await disk.listdir(staging)]
+        for name in sorted(names, key=lambda name: (name == "mailboxes", name)):
+            if name.startswith(PREFIX):  # an interrupted conversion has left it
+                await disk.unlink(os.path.join(staging, name))
+                continue
+            if name == "mailboxes":
+                await self._sync_root()
+            await disk.run(ops.Rename(os.path.join(staging, name), os.path.join(self.root, name)))
+        await self._sync_root()
+        if await disk.exists(staging):
+            await disk.run(ops.Rmdir(staging))
+        await disk.unlink(journal_path(self.root))
+        await self._sync_root()
+
+    async def _sync_root(self) -> None:
+        if self._durable:
+            await self.work.disk.run(ops.SyncDir(self.root))
+
+    async def close(self) -> None:
+        """Give the journal and its lock back."""
+        await self.journal.close()
+
+
+async def open_workplace(
+    fs: FileSystem, root: str, kind: Kind, like: os.stat_result, options: WriteOptions
+) -> Workplace:
+    """Take possession of the destination *root*, which is made if it is missing.
+
+    :param like: attributes of the source's root: owner, group and modes of a new root.  All that is in the
+        destination gets those of its root.
+    :raises StoreExists: there is something in it that no conversion has made.
+    :raises StoreBusy: another conversion into it is running.
+    :raises NoSuchStore: the directory above is missing, or can't be written.
+    """
+    probe = Disk(fs, like, options)
+    try:
+        await fs.run(ops.Mkdir(root, probe.dir_permissions))
+    except FileExistsError:
+        await _check_entries(fs, root)
+    except OSError as exc:
+        raise NoSuchStore(f"{root}: {exc.strerror}") from exc
+    owner = await fs.run(ops.Stat(root))
+    staged = Location(kind, os.path.join(root, STAGING))
+    work = Work(fs, staged, owner, replace(options, fsync=Fsync.NEVER))
+    path = journal_path(root)
+    try:
+        file = await work.disk.create(path)
+    except FileExistsError:
+        file = await work.disk.open(path)
+    try:
+        if not await file.try_lock(LockKind.FLOCK):
+            raise StoreBusy(f"{root}: another dboxfs convert is writing it")
+    except BaseException:
+        await file.close()
+        raise
+    durable = options.durable
+    return Workplace(root, work, Journal(file, durable=durable), durable=durable)
+
+
+async def _check_entries(fs: FileSystem, root: str) -> None:
+    try:
+        names = {entry.name for entry in await fs.run(ops.Listdir(root))}
+    except OSError as exc:
+        raise NoSuchStore(f"{root}: {exc.strerror}") from exc
+    if UNFINISHED not in names and names:
+        raise _not_empty(root, names)
+
+
+def _not_empty(root: str, names: set[str]) -> StoreExists:
+    return StoreExists(
+        f"{root}: the directory is not empty ({min(names)}); a conversion needs a new or empty one"
+    )

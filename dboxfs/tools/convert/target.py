@@ -1,0 +1,392 @@
+"""Where a destination puts messages: ``u.<uid>`` files, or records in ``m.N`` files.
+
+A target takes a chunk of messages and answers with a :class:`~dboxfs.tools.convert.journal.Batch`: what
+is written now.  Nothing of it counts before the journal says so, which makes it durable first: what an
+interrupted conversion wrote beyond its journal is taken away again (:meth:`Target.resume`) or replaced when
+its turn comes.
+
+A message whose key is known already is not stored twice: in an mdbox one more reference to its map record,
+in an sdbox a hard link (a copy where there can be no more links).  In an mdbox that goes for copies without a
+common key too (:mod:`~dboxfs.tools.convert.copies`).
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+
+from dboxfs.store.writing.compose import NewFile, new_file
+from dboxfs.store.writing.compose import Place as FilePlace
+from dboxfs.store.writing.disk import AppendFile
+from dboxfs.store.writing.outcome import side_by_side
+from dboxfs.store.writing.work import Work, message_number
+from dboxfs.tools.convert.copies import Copies, is_copy
+from dboxfs.tools.convert.encoding import RecordFormat, begin_record, completed_items, must_be_packed
+from dboxfs.tools.convert.errors import Unfit
+from dboxfs.tools.convert.journal import Batch, Place, Row, Shared
+from dboxfs.tools.convert.newindexes import MapRows
+from dboxfs.tools.convert.source import PIECE, Found, Stored, Unreadable, close_all
+
+_BUFFER = 1 << 20
+_FIRST = 16
+_MAX_RECORD = (1 << 32) - 1
+
+MOST_REFERENCES = 32_000
+"""References to one record; Dovecot refuses more than 32,768, and a chunk of messages may come on top."""
+
+
+class Target(Protocol):
+    """See the module.  ``shared``: messages by their key, that others may refer to."""
+
+    shared: dict[str, Shared]
+
+    def remember(self, batch: Batch) -> None:
+        """What the journal of an interrupted conversion says is there."""
+
+    async def resume(self) -> None:
+        """Take away what is there without the journal saying so; once, before the first :meth:`put`."""
+
+    async def put(self, mailbox: str, found: list[Found]) -> Batch:
+        """Store messages, ascending by uid.  They are closed afterwards, whatever happens.
+
+        :raises OSError: the destination can't be written.
+        """
+
+    async def close(self) -> None:
+        """Give back what is open."""
+
+
+class SdboxTarget:
+    """One file a message.  ``u.<uid>`` is made under its own name: nobody looks at it before the end."""
+
+    def __init__(self, work: Work) -> None:
+        self.shared: dict[str, Shared] = {}
+        self._work = work
+        self._disk = work.disk
+
+    def remember(self, batch: Batch) -> None:
+        """See :class:`Target`."""
+        self.shared.update(batch.shared)
+
+    async def resume(self) -> None:
+        """See :class:`Target`.  A file that doesn't count is replaced when its turn comes."""
+
+    async def put(self, mailbox: str, found: list[Found]) -> Batch:
+        """See :class:`Target`: files that stand for themselves side by side, then those that are shared."""
+        batch = Batch(mailbox)
+        stored = [message for message in found if isinstance(message, Stored)]
+        reasons = {item.uid: item.reason for item in found if isinstance(item, Unreadable)}
+
+        async def put(_: int, message: Stored) -> None:
+            try:
+                await self._put(batch, message)
+            except Unfit as exc:
+                reasons[message.uid] = str(exc)
+
+        try:
+            alone = [message for message in stored if message.key is None]
+            if alone:
+                await side_by_side(put, alone)
+            for message in stored:
+                if message.key is not None:
+                    await put(0, message)
+        finally:
+            close_all(found)
+        batch.rows.sort()
+        batch.told.sort()
+        batch.failed = sorted(reasons.items())
+        return batch
+
+    async def _put(self, batch: Batch, message: Stored) -> None:
+        path = self._work.message_paths(batch.mailbox, message.uid)[0]
+        known = self.shared.get(message.key) if message.key is not None else None
+        if known is not None:
+            await self._disk.unlink(path)
+            await self._work.link_or_copy(self._work.message_paths(known.mailbox, known.ref)[0], path)
+            trouble = known.trouble
+        else:
+            trouble = await self._write(path, message)
+            if message.key is not None:
+                shared = Shared(batch.mailbox, message.uid, message.guid.hex(), trouble)
+                self.shared[message.key] = batch.shared[message.key] = shared
+        if trouble:
+            batch.told.append((message.uid, trouble))
+        batch.rows.append(Row(message.uid, 0, message.saved, message.guid.hex()))
+
+    async def _write(self, path: str, message: Stored) -> str:
+        """Write one file; gives what is wrong with its text."""
+        form = new_file(self._work.options.dbox_version)
+        record = await _begin(form.first, message)
+        if message.data is not None:
+            record.feed(message.data)
+            message.count(message.data)
+            judged = message.judge()
+            tail = record.tail(completed_items(judged.items, message.guid, None))
+            data = b"".join([form.header, record.head, message.data, tail])
+            try:
+                await self._disk.write_new(path, data)
+            except FileExistsError:  # an interrupted conversion was here
+                await self._disk.unlink(path)
+                await self._disk.write_new(path, data)
+            return judged.trouble
+        await self._disk.unlink(path)
+        file = await self._disk.create(path)
+        try:
+            out = _Output(file, form.header)
+            trouble = await _write_record(out, record, message, None)
+            await out.flush()
+            return trouble
+        except Unfit:
+            await self._disk.unlink(path)
+            raise
+        finally:
+            await file.close()
+
+    async def close(self) -> None:
+        """See :class:`Target`."""
+
+
+class MdboxTarget:
+    """Many messages a file: records one behind the other, a new file when the last one is full.
+
+    Small records are collected and written together.
+
+    :param most_references: copies of a message behind which another record is begun.
+    """
+
+    def __init__(self, work: Work, most_references: int = MOST_REFERENCES) -> None:
+        self.shared: dict[str, Shared] = {}
+        self._work = work
+        self._disk = work.disk
+        self._most_references = most_references
+        self._places = (array("I"), array("I"), array("I"))
+        self._refcounts = array("H")
+        self._file_id = 0
+        self._end = 0
+        self._out: _Output | None = None
+        self._form: NewFile
+        self._worn: dict[str, Shared] = {}
+        self._copies = Copies()
+
+    def remember(self, batch: Batch) -> None:
+        """See :class:`Target`."""
+        self.shared.update(batch.shared)
+        told = dict(batch.told)
+        for place in batch.stored:
+            self._add_place(place)
+        for row in batch.rows:
+            self._refcounts[row.ref - 1] += 1
+            self._copies.add(bytes.fromhex(row.guid), row.ref, told.get(row.uid, ""))
+
+    def _add_place(self, place: Place) -> int:
+        for column, value in zip(self._places, place, strict=True):
+            column.append(value)
+        self._refcounts.append(0)
+        self._file_id = max(self._file_id, place.file_id)
+        return len(self._refcounts)
+
+    @property
+    def highest_file_id(self) -> int:
+        """The last ``m.N``."""
+        return self._file_id
+
+    def rows(self) -> MapRows:
+        """The map."""
+        columns = [np.array(column, np.uint32) for column in self._places]
+        return MapRows(columns[0], columns[1], columns[2], np.array(self._refcounts, np.uint16))
+
+    async def resume(self) -> None:
+        """See :class:`Target`.  Files behind the last one go, and what was written behind its last record."""
+        for key, shared in list(self.shared.items()):
+            self._wear(key, shared)
+        storage = self._work.location.storage
+        last, offset, size = 0, 0, 0
+        if len(self._refcounts):
+            last, offset, size = (column[-1] for column in self._places)
+        for entry in await self._disk.listdir(storage):
+            if message_number(entry.name, "m") > last:
+                await self._disk.unlink(os.path.join(storage, entry.name))
+        if last and size:
+            file = await self._disk.open(self._work.storage_paths(last)[0])
+            try:
+                if file.size > offset + size:
+                    await file.cut(offset + size)
+            finally:
+                await file.close()
+
+    async def put(self, mailbox: str, found: list[Found]) -> Batch:
+        """See :class:`Target`."""
+        batch = Batch(mailbox)
+        try:
+            for item in found:
+                if isinstance(item, Unreadable):
+                    batch.failed.append((item.uid, item.reason))
+                    continue
+                try:
+                    await self._put(batch, item)
+                except Unfit as exc:
+                    batch.failed.append((item.uid, str(exc)))
+            if self._out is not None:
+                await self._out.flush()
+        finally:
+            close_all(found)
+        return batch
+
+    async def _put(self, batch: Batch, message: Stored) -> None:
+        shared = self.shared.get(message.key) if message.key is not None else None
+        if message.known and message.key is not None:
+            shared = shared or self._worn[message.key]
+        if shared is None:
+            shared = await self._copy_of(batch.mailbox, message) or await self._store(batch, message)
+            if message.key is not None:
+                self.shared[message.key] = batch.shared[message.key] = shared
+        self._refcounts[shared.ref - 1] += 1
+        if shared.trouble:
+            batch.told.append((message.uid, shared.trouble))
+        batch.rows.append(Row(message.uid, shared.ref, message.saved, shared.guid))
+        if message.key is not None:
+            self._wear(message.key, shared)
+
+    async def _store(self, batch: Batch, message: Stored) -> Shared:
+        place, trouble = await self._write(batch.mailbox, message)
+        shared = Shared(batch.mailbox, self._add_place(place), message.guid.hex(), trouble)
+        batch.stored.append(place)
+        self._copies.add(message.guid, shared.ref, trouble)
+        return shared
+
+    async def _copy_of(self, mailbox: str, message: Stored) -> Shared | None:
+        """The record that *message* is a copy of, though nothing but its guid says so."""
+        ref = self._copies.find(message.guid)
+        if ref is None or self._refcounts[ref - 1] >= self._most_references:
+            return None
+        place = Place(*(column[ref - 1] for column in self._places))
+        if self._out is not None:
+            await self._out.flush()
+        file = await self._disk.open(self._work.storage_paths(place.file_id)[0])
+        try:
+            if not await is_copy(file, place, message):
+                message.doubt = "it has the guid of another message, which is not the same"
+                return None
+        finally:
+            await file.close()
+        return Shared(mailbox, ref, message.guid.hex(), self._copies.trouble(ref))
+
+    def _wear(self, key: str, shared: Shared) -> None:
+        """A record with too many references: the next copy of the message is stored anew."""
+        if self._refcounts[shared.ref - 1] >= self._most_references and self.shared.get(key) == shared:
+            self._worn[key] = self.shared.pop(key)
+
+    async def _write(self, mailbox: str, message: Stored) -> tuple[Place, str]:
+        """Append one record; gives where it is, and what is wrong with its text."""
+        out = self._out
+        limit = self._work.options.rotate_size
+        if out is None or out.end + message.size > limit or message.size >= limit:
+            out = await self._next_file()
+        start = out.end
+        place = replace(self._form.first, offset=start)
+        record = await _begin(place, message)
+        try:
+            trouble = await _write_record(out, record, message, mailbox)
+        except Unfit:
+            await out.cut(start)
+            raise
+        size = out.end - start
+        if size > _MAX_RECORD or message.size >= limit:
+            await self._close_file()
+        return Place(self._file_id, start, size if size <= _MAX_RECORD else 0), trouble
+
+    async def _next_file(self) -> _Output:
+        await self._close_file()
+        self._file_id += 1
+        self._form = new_file(self._work.options.dbox_version)
+        file = await self._disk.create(self._work.storage_paths(self._file_id)[0])
+        self._out = _Output(file, self._form.header)
+        return self._out
+
+    async def _close_file(self) -> None:
+        out, self._out = self._out, None
+        if out is None:
+            return
+        try:
+            await out.flush()
+        finally:
+            await out.file.close()
+        if out.end == len(self._form.header):  # the only message for it could not be read
+            await self._disk.unlink(out.file.path)
+
+    async def close(self) -> None:
+        """See :class:`Target`."""
+        out, self._out = self._out, None
+        if out is not None:
+            await out.file.close()
+
+    async def finish(self) -> None:
+        """Everything was put."""
+        await self._close_file()
+
+
+class _Output:
+    """A file that is appended to through a buffer.  ``end``: its length with what waits (bytes)."""
+
+    def __init__(self, file: AppendFile, start: bytes) -> None:
+        self.file = file
+        self.end = file.size + len(start)
+        self._waiting = [start]
+        self._size = len(start)
+
+    async def append(self, data: bytes) -> None:
+        """Add bytes; they are written when there are enough."""
+        self._waiting.append(data)
+        self._size += len(data)
+        self.end += len(data)
+        if self._size >= _BUFFER:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what waits."""
+        if self._size:
+            data = b"".join(self._waiting)
+            self._waiting.clear()
+            self._size = 0
+            await self.file.append(data)
+
+    async def cut(self, end: int) -> None:
+        """Take back what is behind *end* (bytes)."""
+        await self.flush()
+        await self.file.cut(end)
+        self.end = end
+
+
+async def _begin(place: FilePlace, message: Stored) -> RecordFormat:
+    first = await message.read(min(_FIRST, message.size), 0)
+    if place.key is None and must_be_packed(first, message.compression, as_it_is=message.as_it_is):
+        await message.pack()
+        first = await message.read(min(_FIRST, message.size), 0)
+    return begin_record(
+        place, message.size, first, message.compression,
+        encrypted=message.encrypted, as_it_is=message.as_it_is, crc=message.crc,
+    )  # fmt: skip
+
+
+async def _write_record(out: _Output, record: RecordFormat, message: Stored, mailbox: str | None) -> str:
+    """Append a record; a part of it may have been written when this raises.
+
+    :param mailbox: for the ``B`` line of an mdbox.
+    :return: what is wrong with the text; empty: nothing.
+    :raises Unfit: the source can't be read.
+    """
+    await out.append(record.head)
+    offset = 0
+    while offset < message.size:
+        piece = await message.read(min(PIECE, message.size - offset), offset)
+        record.feed(piece)
+        message.count(piece)
+        await out.append(piece)
+        offset += len(piece)
+    judged = message.judge()
+    await out.append(record.tail(completed_items(judged.items, message.guid, mailbox)))
+    return judged.trouble

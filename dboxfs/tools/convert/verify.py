@@ -1,0 +1,220 @@
+"""Comparing a destination with its source, all of it: what both show, read again from the disk.
+
+For each mailbox: guid, uidvalidity, next uid, highest modseq, uids, flags, keywords, modseqs; for each
+message its bytes as a reader gets them (decompressed, attachments put back), received and saved dates and
+the metadata that are kept.  A message that could not be carried over is known to be missing and is not
+looked for.  One that the source itself can't show (damaged, encrypted) is compared as it is stored; where
+even that can't be read, it is told and the comparison goes on: no repetition could change it.
+
+What is read again may come from the kernel's cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Container, Mapping
+from typing import TypeVar
+
+from dboxfs.dbox import Metadata
+from dboxfs.errors import DboxfsError, FormatError
+from dboxfs.store.mailbox import Mailbox
+from dboxfs.store.names import display_name
+from dboxfs.store.store import Store
+from dboxfs.store.writing.outcome import side_by_side
+from dboxfs.tools.convert.errors import VerifyFailed
+from dboxfs.tools.convert.mailbox_snapshot import Portrait
+from dboxfs.tools.convert.source import reason
+
+T = TypeVar("T")
+
+_AT_ONCE = 16
+_PIECE = 1 << 20
+_KEPT_LINES = (b"G", b"R", b"V", b"P", b"O")
+
+
+async def verify(
+    source: Store,
+    made: Store,
+    portraits: Mapping[str, Portrait],
+    left_out: Container[tuple[str, int]],
+    count: Callable[[int, int], None],
+    tell: Callable[[str], None],
+) -> None:
+    """Compare *made* with *source*.
+
+    :param portraits: of the mailboxes that were carried over.
+    :param left_out: mailbox and uid of messages that were not.
+    :param count: told of messages that were compared, and their bytes.
+    :param tell: given a line for each message of the source that can't be read to be compared.
+    :raises VerifyFailed: with the first difference.
+    """
+    names, expected = ({name for name in store.folders if name} for store in (made, source))
+    boxes = {name for name in names if _box(made, name) is not None}
+    different = (names ^ expected) | (portraits.keys() - boxes)
+    if different:
+        shown = display_name(min(different), utf8=source.location.utf8)
+        raise VerifyFailed(f"{shown}: the mailbox is not as it was")
+    try:
+        subscribed = await source.subscribed()
+    except OSError:  # they were left out, and that was told
+        subscribed = frozenset()
+    if subscribed != await made.subscribed():
+        raise VerifyFailed("the subscriptions are not what they were")
+    for name, portrait in portraits.items():
+        here, there = _box(source, name), _box(made, name)
+        if here is None or there is None:
+            shown = display_name(name, utf8=source.location.utf8)
+            raise VerifyFailed(f"{shown}: the mailbox is gone")
+        await _Comparison(portrait, here, there, left_out, tell).run(count)
+
+
+def _box(store: Store, name: str) -> Mailbox | None:
+    return store.folders[name].mailbox if name in store.folders else None
+
+
+class _Comparison:
+    """One mailbox, in the source and in the destination."""
+
+    def __init__(
+        self,
+        portrait: Portrait,
+        here: Mailbox,
+        there: Mailbox,
+        left_out: Container[tuple[str, int]],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._portrait = portrait
+        self._here = here
+        self._there = there
+        self._left_out = left_out
+        self._tell = tell
+
+    async def run(self, count: Callable[[int, int], None]) -> None:
+        portrait, there = self._portrait, self._there
+        for what, was, now in (
+            ("guid", portrait.guid, there.guid),
+            ("uidvalidity", portrait.uid_validity, there.uid_validity),
+            ("next uid", portrait.next_uid, there.uid_next),
+            ("highest modseq", portrait.highest_modseq, there.highest_modseq),
+        ):
+            if what != "uidvalidity" or was:  # without one nobody can read the index: it got one
+                self._same(what, was, now)
+        kept = [uid for uid in portrait.uids.tolist() if (portrait.name, uid) not in self._left_out]
+        self._same("list of uids", kept, there.uids.tolist())
+        await self._there.scan()
+        await self._here.scan()
+        for first in range(0, len(kept), _AT_ONCE):
+            sizes: list[int] = []
+
+            async def one(_: int, uid: int, sizes: list[int] = sizes) -> None:
+                sizes.append(await self._message(uid))
+
+            await side_by_side(one, kept[first : first + _AT_ONCE])
+            count(len(sizes), sum(sizes))
+
+    def _same(self, what: str, was: object, now: object, uid: int | None = None) -> None:
+        if was != now:
+            where = f"uid {uid}: " if uid is not None else ""
+            raise VerifyFailed(f"{self._here.display_name}: {where}the {what} is not what it was")
+
+    async def _message(self, uid: int) -> int:
+        """Compare one message; gives the bytes that were compared."""
+        here, there = self._here, self._there
+        self._same("flags", here.flags(uid), there.flags(uid), uid)
+        self._same("keywords", here.keywords(uid), there.keywords(uid), uid)
+        if self._portrait.modseqs is not None:
+            self._same("modseq", here.modseq(uid), there.modseq(uid), uid)
+        try:
+            return await self._text(uid)
+        except _SourceError:
+            pass  # it shows nothing of it: what it stores has to be enough
+        try:
+            return await self._stored(uid)
+        except _SourceError as exc:
+            self._tell(f"{here.display_name}: uid {uid} could not be compared: {exc}")
+            return 0
+
+    async def _text(self, uid: int) -> int:
+        """Dates, metadata and text, as readers get them."""
+        here, there = self._here, self._there
+        body = await _ours(here.open(uid))
+        try:
+            was, metadata = await _ours(here.facts_of(uid)), (await _ours(here.details(uid))).metadata
+            if was.damaged:
+                raise _SourceError("its dates can't be read")
+            now, made = (
+                await self._theirs(there.facts_of(uid), uid),
+                await self._theirs(there.details(uid), uid),
+            )
+            other = await self._theirs(there.open(uid), uid)
+            try:
+                for offset in range(0, body.size, _PIECE):
+                    piece = await _ours(body.read(_PIECE, offset))
+                    self._same("text", piece, await self._theirs(other.read(_PIECE, offset), uid), uid)
+                for what in ("size", "received", "saved"):
+                    self._same(what, getattr(was, what), getattr(now, what), uid)
+                self._same("size", body.size, other.size, uid)
+            finally:
+                other.close()
+        finally:
+            body.close()
+        self._lines(metadata, made.metadata, uid)
+        return body.size
+
+    async def _stored(self, uid: int) -> int:
+        """Metadata and text as they are stored: the source can't show the message."""
+        was = await _ours(self._here.open_record(uid))
+        try:
+            now = await self._theirs(self._there.open_record(uid), uid)
+            try:
+                size = was.record.stored_size
+                self._same("stored size", size, now.record.stored_size, uid)
+                for offset in range(0, size, _PIECE):
+                    count = min(_PIECE, size - offset)
+                    piece = await _ours(was.handle.read(count, was.record.body_offset + offset))
+                    other = now.handle.read(count, now.record.body_offset + offset)
+                    self._same("stored text", piece, await self._theirs(other, uid), uid)
+                self._lines(was.record.metadata, now.record.metadata, uid)
+            finally:
+                now.close()
+        finally:
+            was.close()
+        return size
+
+    def _lines(self, metadata: Metadata, made: Metadata, uid: int) -> None:
+        added = {b"G"} if metadata.guid is None else set()
+        try:
+            _ = metadata.received
+        except FormatError:
+            added.add(b"R")
+        for key in _KEPT_LINES:
+            if key not in added:
+                self._same(f"{key.decode()} line", metadata.get(key), made.get(key), uid)
+        self._same("original mailbox", *_boxes(metadata, made), uid)
+
+    async def _theirs(self, read: Awaitable[T], uid: int) -> T:
+        """What the destination gives, which must be readable."""
+        try:
+            return await read
+        except (DboxfsError, OSError) as exc:
+            raise VerifyFailed(f"{self._here.display_name}: uid {uid}: {reason(exc)}") from exc
+
+
+class _SourceError(Exception):
+    """The source can't show a message; ``str()`` says why."""
+
+
+async def _ours(read: Awaitable[T]) -> T:
+    """What the source gives.
+
+    :raises _SourceError: it can't.
+    """
+    try:
+        return await read
+    except (DboxfsError, OSError) as exc:
+        raise _SourceError(reason(exc)) from exc
+
+
+def _boxes(metadata: Metadata, made: Metadata) -> tuple[bytes | None, bytes | None]:
+    """The original mailbox, if the source had one."""
+    was = metadata.orig_mailbox
+    return was, made.orig_mailbox if was is not None else None

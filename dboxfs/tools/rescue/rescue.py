@@ -1,0 +1,162 @@
+"""The whole way of a rescue.
+
+1. what the indexes know (``knowledge``); 2. the files, read from end to end (``harvest``, ``salvage``);
+3. which message belongs where (``assign``); 4. the new store (``plant``).
+
+The old store is only read.  The new one is written like any other (``writing/PROTOCOL.md``), each transaction
+durable; a rescue that is interrupted leaves a store with some of the messages in it, to be thrown away.
+Memory: about 800 bytes a message, and some megabytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from dboxfs.errors import CorruptFile, NoSuchStore
+from dboxfs.fsapi import FileSystem, Peek, PeekResult
+from dboxfs.store.dboxversion import DEFAULT, recorded_version
+from dboxfs.store.location import Kind, Location
+from dboxfs.store.subscriptions import parse_subscriptions
+from dboxfs.store.writing import Neighbour, StoreWriter, WriteOptions, init_store
+from dboxfs.store.writing.disk import Disk
+from dboxfs.tools.rescue.events import Emit, Event, Rescued
+from dboxfs.tools.rescue.index_facts import learn
+from dboxfs.tools.rescue.place import assign
+from dboxfs.tools.rescue.scan_files import Harvest
+from dboxfs.tools.rescue.sources import Texts
+from dboxfs.tools.rescue.write_store import Planter
+
+DAMAGED_MAILBOX = "Rescued-Damaged"
+"""Where incomplete messages go, if they are wanted."""
+
+_LARGEST_SUBSCRIPTIONS = 16 << 20
+_LARGEST_NAMES = 256 << 20
+_NAMES = "dboxfs-names"  # what is in it: dboxfs.fuse.names
+
+
+@dataclass(frozen=True, slots=True)
+class RescueOptions:
+    """How to rescue.
+
+    :param kind: format of the new store.
+    :param version: dbox version of its messages, 2 or 3; None: what the old store records.
+    :param partial: save what there is of damaged messages into :data:`DAMAGED_MAILBOX`.
+    :param writing: how the new store is written.
+    """
+
+    kind: Kind
+    version: int | None = None
+    partial: bool = False
+    writing: WriteOptions = field(default_factory=lambda: WriteOptions(neighbour=Neighbour.ALONE))
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """``reading``: messages found and bytes read so far; else messages saved so far."""
+
+    reading: bool
+    messages: int
+    bytes: int = 0
+
+
+async def rescue_store(
+    fs: FileSystem,
+    source: Location,
+    root: str,
+    options: RescueOptions,
+    emit: Emit,
+    progress: Callable[[Progress], None] | None = None,
+) -> Rescued:
+    """Make a new store at *root* of everything that can be read of *source*.
+
+    :param root: a directory that is empty or does not exist; absolute.  One that is made gets owner, group
+        and modes of the source's root; all that is in it gets those of its root.
+    :param emit: told of everything that was lost, guessed or left unknown.
+    :raises NoSuchStore: the source's root can't be read, or *root* can't be made.
+    :raises StoreExists: there is something in *root*.
+    :raises OSError: the new store can't be written.
+    """
+    done = Rescued()
+    told = progress or _nobody
+
+    def report(event: Event) -> None:
+        done.events[event.code] += 1
+        emit(event)
+
+    try:
+        await fs.listdir(source.root)
+    except OSError as exc:
+        raise NoSuchStore(f"{source.root}: {exc.strerror}") from exc
+    target = Location(options.kind, root, utf8=source.utf8)
+    done.version = options.version or await _version(fs, source, report)
+    writing = replace(options.writing, dbox_version=done.version)
+    await init_store(fs, target, Disk(fs, await fs.stat(source.root), writing).dir_permissions, writing)
+    knowledge = await learn(fs, source, report)
+
+    def reading(messages: int, size: int) -> None:
+        told(Progress(True, messages, size))
+
+    harvest = Harvest(fs, source, knowledge, report, done, reading)
+    await harvest.gather()
+    if harvest.pop3:
+        what = f"{harvest.pop3} messages had POP3 UIDLs or places of their own, which are not kept"
+        report(Event("pop3", what))
+    assigned = assign(harvest)
+    writer = StoreWriter(fs, target, await fs.stat(root), writing)
+    suffixes = {box.name: f"-{box.header.guid.hex()}-" for box in knowledge.boxes if box.header is not None}
+    texts = Texts(fs, source, suffixes)
+    try:
+        planter = Planter(
+            harvest, assigned, texts, writer, lambda messages: told(Progress(False, messages, done.bytes))
+        )
+        await planter.mailboxes()
+        if options.partial:
+            await planter.damaged(DAMAGED_MAILBOX)
+    finally:
+        texts.close()
+    await _subscribe(fs, source, writer, report)
+    guids = [guid for name, guid in planter.kept.items() if name not in planter.renumbered]
+    await _keep_names(fs, source, Disk(fs, await fs.stat(root), writing), target, guids, report)
+    return done
+
+
+async def _keep_names(
+    fs: FileSystem, source: Location, disk: Disk, target: Location, guids: Sequence[bytes], report: Emit
+) -> None:
+    """Take over the names that messages were written under: they belong to a mailbox's guid and its uids."""
+    paths = [os.path.join(_NAMES, guid.hex()) for guid in guids]
+    wanted = [
+        Peek(os.path.join(source.control_dir, path), ((0, None),), _LARGEST_NAMES, True) for path in paths
+    ]
+    for path, ask, found in zip(paths, wanted, await fs.peek(wanted), strict=True):
+        if isinstance(found, PeekResult):
+            await disk.make_dirs(os.path.join(target.control_dir, _NAMES))
+            await disk.write_new(os.path.join(target.control_dir, path), found.chunks[0])
+        elif not isinstance(found, FileNotFoundError):
+            what = f"the names that messages were written under can't be read: {found.strerror}"
+            report(Event("unreadable", what, ask.path))
+
+
+async def _version(fs: FileSystem, source: Location, report: Emit) -> int:
+    try:
+        return await recorded_version(fs, source)
+    except (CorruptFile, OSError) as exc:
+        report(Event("unreadable", f"which dbox version the store has can't be read: {exc}; 2 is taken"))
+        return DEFAULT
+
+
+def _nobody(progress: Progress) -> None:
+    """Nobody wants to know how far it is."""
+
+
+async def _subscribe(fs: FileSystem, source: Location, writer: StoreWriter, report: Emit) -> None:
+    path = os.path.join(source.control_dir, source.subscriptions)
+    (found,) = await fs.peek([Peek(path, ((0, None),), limit=_LARGEST_SUBSCRIPTIONS)])
+    if isinstance(found, PeekResult):
+        for name in sorted(parse_subscriptions(found.chunks[0])):
+            await writer.subscribe(name)
+    elif not isinstance(found, FileNotFoundError):
+        why = found.strerror if isinstance(found, OSError) else "the file is too large"
+        report(Event("unreadable", f"the subscriptions can't be read: {why}", path))

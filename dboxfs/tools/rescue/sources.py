@@ -1,0 +1,250 @@
+"""The text of a message that was found, to be saved: in memory if it is small, else as a source."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dboxfs.dbox import (
+    Decompressor,
+    ExtRef,
+    Metadata,
+    encode_base64_range,
+    encoded_size,
+    parse_ext_refs,
+    plan,
+)
+from dboxfs.errors import CorruptFile, FormatError
+from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
+from dboxfs.store.content import Body, open_body
+from dboxfs.store.location import Location
+from dboxfs.store.messages import Opened
+from dboxfs.store.record import Record
+from dboxfs.store.salvage import Trust
+from dboxfs.store.salvage.trailer import read_block
+from dboxfs.store.writing import BodySource, Coded, Source
+from dboxfs.tools.rescue.rows import Row
+from dboxfs.tools.rescue.scan_files import File
+
+SMALL = 256 << 10
+"""Bytes up to which a text is taken into memory."""
+
+_MOST_PARTIAL = 64 << 20
+_LONGEST_METADATA = 1 << 20
+_STEP = 64 << 10
+_KEEP_OPEN = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RangeSource:
+    """A part of a file."""
+
+    handle: Handle
+    base: int
+    size: int
+
+    async def read(self, size: int, offset: int) -> bytes:
+        return await self.handle.read(min(size, self.size - offset), self.base + offset)
+
+    async def descriptor(self) -> int | None:
+        return None
+
+
+class Texts:
+    """Reads texts from the old store's files.
+
+    :param suffixes: sdbox: what attachment files of a mailbox end with, before the uid.
+    """
+
+    def __init__(self, fs: FileSystem, location: Location, suffixes: Mapping[str, str]) -> None:
+        self._fs = fs
+        self._location = location
+        self._suffixes = suffixes
+        self._open: OrderedDict[str, Handle] = OrderedDict()
+        self._bodies: list[Body] = []
+
+    async def text(self, file: File, row: Row) -> bytes | Source:
+        """The whole text; of a damaged message, as much as there is.
+
+        :raises CorruptFile: it can't be put together.
+        :raises OSError: the file can't be read.
+        """
+        if row.external and row.trust is not Trust.DAMAGED:
+            return await self._assembled(file, row)
+        if row.compression is None:
+            return await self._stored(file, row)
+        if row.plain <= SMALL or row.trust is Trust.DAMAGED:
+            return await self._decompressed(file, row)
+        return await self._assembled(file, row)
+
+    @property
+    def knows_attachments(self) -> bool:
+        """Whether it is known where attachments are that are files of their own."""
+        return self._location.attachments is not None
+
+    async def missing(self, file: File, row: Row) -> list[str]:
+        """What is wrong with the attachments of a message that are files of their own, in words.
+
+        :raises OSError: the message's file can't be read.
+        """
+        if not row.external:
+            return []
+        if self._location.attachments is None:
+            return ["its attachments are in files of their own: give --attachments DIR"]
+        metadata = await self._metadata(file, row)
+        try:
+            refs = parse_ext_refs(metadata.ext_refs or b"")
+        except FormatError as exc:
+            return [exc.reason]
+        paths = [self._attachment(file, ref) for ref in refs]
+        wrong = []
+        for ref, path, found in zip(
+            refs, paths, await self._fs.peek([Peek(p, ()) for p in paths]), strict=True
+        ):
+            if isinstance(found, PeekResult):
+                try:
+                    ref.check_raw_size(found.stat.st_size)
+                except FormatError as exc:
+                    wrong.append(f"{path}: {exc.reason}")
+            else:
+                wrong.append(f"{path}: {found.strerror}")
+        return wrong
+
+    async def partial(self, file: File, row: Row) -> bytes:
+        """As much as there is of a message of which attachments are missing.
+
+        :raises OSError: the message's file can't be read.
+        """
+        if row.compression is None:
+            stored = await self._stored(file, row)
+            inner = stored if isinstance(stored, bytes) else await stored.read(_MOST_PARTIAL, 0)
+        else:
+            inner = await self._decompressed(file, row)
+        try:
+            refs = parse_ext_refs((await self._metadata(file, row)).ext_refs or b"")
+            segments = plan(refs, len(inner))
+        except FormatError:
+            return inner
+        out = bytearray()
+        for segment in segments:
+            if len(out) >= _MOST_PARTIAL:
+                break
+            if isinstance(segment.source, ExtRef):
+                out += await self._what_is_there(file, segment.source)
+            else:
+                out += inner[segment.source : segment.source + segment.size]
+        return bytes(out)
+
+    def _attachment(self, file: File, ref: ExtRef) -> str:
+        """The file of an attachment."""
+        assert self._location.attachments is not None
+        return os.path.join(self._location.attachments, ref.path + self._suffix(file))
+
+    def _suffix(self, file: File) -> str:
+        return f"{self._suffixes.get(file.mailbox, '')}{file.number}" if file.mailbox is not None else ""
+
+    async def _what_is_there(self, file: File, ref: ExtRef) -> bytes:
+        """The beginning of an attachment, as far as its file has it."""
+        if self._location.attachments is None:
+            return b""
+        path = self._attachment(file, ref)
+        (found,) = await self._fs.peek([Peek(path, ((0, None),), limit=_MOST_PARTIAL)])
+        raw = found.chunks[0] if isinstance(found, PeekResult) else b""
+        if ref.line_length is None:
+            return raw[: ref.size]
+        size = min(ref.size, encoded_size(len(raw), ref.line_length, ref.crlf))
+        return encode_base64_range(raw, 0, size, ref.line_length, ref.crlf) if raw else b""
+
+    async def coded(self, file: File, row: Row) -> Coded:
+        """The sizes that the metadata of an encrypted message have: nobody can count them.
+
+        :raises CorruptFile: the metadata don't say them.
+        :raises OSError: the file can't be read.
+        """
+        metadata = await self._metadata(file, row)
+        try:
+            size, virtual = metadata.physical_size, metadata.virtual_size
+        except FormatError as exc:
+            raise CorruptFile(file.path, exc.offset, exc.reason) from exc
+        if virtual is None:
+            raise CorruptFile(file.path, row.offset, "the sizes of an encrypted message are lost")
+        return Coded(row.body_size if size is None else size, virtual)
+
+    def done(self) -> None:
+        """The sources that were given out are not needed any more."""
+        for body in self._bodies:
+            body.close()
+        self._bodies.clear()
+        while len(self._open) > _KEEP_OPEN:
+            self._open.popitem(last=False)[1].close()
+
+    def close(self) -> None:
+        """Close everything."""
+        self.done()
+        for handle in self._open.values():
+            handle.close()
+        self._open.clear()
+
+    def _handle(self, path: str) -> Handle:
+        handle = self._open.get(path)
+        if handle is None:
+            handle = self._open[path] = self._fs.open(path, nofollow=True)
+        self._open.move_to_end(path)
+        return handle
+
+    async def _stored(self, file: File, row: Row) -> bytes | Source:
+        handle = self._handle(file.path)
+        if row.body_size > SMALL:
+            return RangeSource(handle, row.body_offset, row.body_size)
+        return await self._exactly(handle, row.body_size, row.body_offset)
+
+    async def _exactly(self, handle: Handle, size: int, offset: int) -> bytes:
+        data = await handle.read(size, offset) if size else b""
+        if len(data) != size:
+            raise OSError(errno.EIO, "the file changed while it was read", handle.path)
+        return data
+
+    async def _decompressed(self, file: File, row: Row) -> bytes:
+        assert row.compression is not None
+        handle = self._handle(file.path)
+        decoder, out, offset = Decompressor(row.compression), bytearray(), 0
+        wanted = min(row.plain, _MOST_PARTIAL)
+        while len(out) < wanted and not decoder.eof:
+            if decoder.needs_input:
+                size = min(_STEP, row.body_size - offset)
+                piece = await self._exactly(handle, size, row.body_offset + offset)
+                offset += len(piece)
+                if not piece:
+                    break
+                decoder.feed(piece)
+            try:
+                out += decoder.read(wanted - len(out))
+            except FormatError:
+                break  # what came before it is all there is; the report has said so
+        return bytes(out)
+
+    async def _assembled(self, file: File, row: Row) -> Source:
+        metadata = await self._metadata(file, row)
+        try:
+            plain = metadata.physical_size
+        except FormatError as exc:
+            raise CorruptFile(file.path, exc.offset, exc.reason) from exc
+        size = plain if plain is not None and row.external else row.plain
+        end = metadata.base + metadata.size
+        record = Record(row.offset, row.body_offset, row.body_size, size, row.compression, metadata, end)
+        handle = self._fs.open(file.path, nofollow=True)
+        opened = Opened(handle, file.path, record, handle.close)
+        body = open_body(self._fs, opened, self._location.attachments, self._suffix(file))
+        self._bodies.append(body)
+        return BodySource(body)
+
+    async def _metadata(self, file: File, row: Row) -> Metadata:
+        if not row.metadata_offset:
+            return Metadata((), 0, row.body_offset + row.body_size)
+        handle = self._handle(file.path)
+        data = await handle.read(_LONGEST_METADATA, row.metadata_offset)
+        block = read_block(data, row.metadata_offset, to_the_end=len(data) < _LONGEST_METADATA)
+        return block.metadata if block is not None else Metadata((), 0, row.metadata_offset)

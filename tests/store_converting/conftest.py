@@ -1,7 +1,0 @@
-"""Comparisons of whole stores say what differs."""
-
-from __future__ import annotations
-
-import pytest
-
-pytest.register_assert_rewrite("tests.store_converting.showing")
