@@ -285,11 +285,13 @@ class FileSystem:
         """
         return await steps.run_chain(self.engine, program)
 
-    async def run_chain_soon(self, program: Callable[[], Steps[R]]) -> R:
+    async def run_chain_soon(self, program: Callable[[], Steps[R]], at_once: Op[R] | None = None) -> R:
         """:meth:`run_chain` of a program that takes microseconds; the event loop may wait for it, for a
         millisecond at most.
+
+        :param at_once: an operation that does what the program does, for a driver with a lane.
         """
-        return await steps.run_chain_soon(self.engine, program)
+        return await steps.run_chain_soon(self.engine, program, at_once)
 
     @property
     def driver(self) -> Driver:

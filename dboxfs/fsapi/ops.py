@@ -281,6 +281,24 @@ class Unlock(Op[None]):
 
 
 @dataclass(frozen=True, slots=True)
+class AppendLocked(Op[Appended | None]):
+    """Lock an open file, append to it if it ends at ``end`` and ``path`` is still its name, and unlock it.
+
+    None: something is not so, or somebody else has the lock; nothing was written.  A write that ends in the
+    middle is taken back.  The steps are those of ``dboxfs.store.writing.asking``; only the lane of the
+    threads driver knows this operation.
+    """
+
+    kind: ClassVar[str] = "append_locked"
+    fd: int
+    path: str
+    identity: tuple[int, int]
+    end: int
+    data: bytes
+    lock: LockKind
+
+
+@dataclass(frozen=True, slots=True)
 class SyncAll(Op[None]):
     """Make everything durable that was written to the file system on which an open file lies: data and names.
 

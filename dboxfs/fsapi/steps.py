@@ -69,11 +69,13 @@ async def run_chain(engine: Engine, program: Callable[[], Steps[R]]) -> R:
     return await _run_stepwise(engine, program())
 
 
-async def run_chain_soon(engine: Engine, program: Callable[[], Steps[R]]) -> R:
+async def run_chain_soon(engine: Engine, program: Callable[[], Steps[R]], at_once: Op[R] | None = None) -> R:
     """As :func:`run_chain`, for a program that takes microseconds where the disk doesn't stall.
 
     Other tasks need not get a turn before it has ended: the event loop waits for it, for a millisecond at
     most (:mod:`dboxfs.fsapi.drivers.lane`).
+
+    :param at_once: an operation that does what the program does, for a driver with a lane.
     """
     over: trio.Event | None = None
     ended: list[Job[R]] = []
@@ -83,7 +85,7 @@ async def run_chain_soon(engine: Engine, program: Callable[[], Steps[R]]) -> R:
         if over is not None:
             over.set()
 
-    if not engine.driver.capabilities.chains or not engine.run_soon(Chain(program), done):
+    if not engine.driver.capabilities.chains or not engine.run_soon(at_once or Chain(program), done):
         return await run_chain(engine, program)
     if not ended:
         over = trio.Event()

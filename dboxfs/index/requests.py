@@ -79,12 +79,16 @@ class PendingExpunges:
         return found
 
     def _decode(self) -> None:
+        with_guids: list[memoryview] = []
         for record in self.records[self._decoded :]:
             if record.type == RecordType.EXPUNGE_GUID:
-                self._add(np.frombuffer(record.payload, _ENTRY, len(record.payload) // _ENTRY.itemsize))
+                size = len(record.payload)
+                with_guids.append(record.payload[: size - size % _ENTRY.itemsize])
             elif record.type == RecordType.EXPUNGE:
                 found = np.frombuffer(record.payload, _RANGE, len(record.payload) // _RANGE.itemsize)
                 self._ranges += found.tolist()
+        if with_guids:
+            self._add(np.frombuffer(b"".join(with_guids), _ENTRY))
         self._decoded = len(self.records)
 
     def _add(self, entries: npt.NDArray[np.void]) -> None:

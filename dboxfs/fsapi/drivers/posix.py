@@ -13,6 +13,7 @@ import os
 import stat as stat_module
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from dboxfs.fsapi import ops
@@ -291,7 +292,7 @@ def _open_shared(op: ops.OpenShared) -> Opened:
         raise
 
 
-def _try_lock(op: ops.TryLock) -> bool:
+def _try_lock(op: ops.TryLock | ops.AppendLocked) -> bool:
     try:
         if op.lock is ops.LockKind.RECORD:
             fcntl.fcntl(op.fd, _F_OFD_SETLK, _WHOLE_FILE)
@@ -304,11 +305,39 @@ def _try_lock(op: ops.TryLock) -> bool:
     return True
 
 
-def _unlock(op: ops.Unlock) -> None:
+def _unlock(op: ops.Unlock | ops.AppendLocked) -> None:
     if op.lock is ops.LockKind.RECORD:
         fcntl.fcntl(op.fd, _F_OFD_SETLK, _NO_LOCK)
     else:
         fcntl.flock(op.fd, fcntl.LOCK_UN)
+
+
+def _append_locked(op: ops.AppendLocked) -> Appended | None:
+    if not _try_lock(op):
+        return None
+    try:
+        return _append_at(op)
+    finally:
+        _unlock(op)
+
+
+def _append_at(op: ops.AppendLocked) -> Appended | None:
+    try:
+        now = os.lstat(op.path)
+        if (now.st_dev, now.st_ino) != op.identity or now.st_size != op.end:
+            return None
+        written, error = os.write(op.fd, op.data), None
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        return Appended(0, exc)
+    if written < len(op.data):
+        rest = _append(ops.Append(op.fd, (op.data[written:],)))
+        written, error = written + rest.written, rest.error
+    if written < len(op.data):
+        with suppress(OSError):  # else the next who locks it does
+            _truncate(ops.Truncate(op.fd, op.end, op.end + written))
+    return Appended(written, error)
 
 
 def _sync_all(op: ops.SyncAll) -> None:
@@ -386,6 +415,7 @@ _CALLS: dict[type[Op[Any]], Callable[[Any], Any]] = {
     Chain: _chain,
     ops.OpenShared: _open_shared,
     ops.TryLock: _try_lock,
+    ops.AppendLocked: _append_locked,
     ops.Unlock: _unlock,
     ops.SyncAll: _sync_all,
     ops.CopyRange: _copy_range,

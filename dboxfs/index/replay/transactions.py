@@ -9,6 +9,8 @@ Updates of dead rows are harmless and not looked at.
 
 Costs: a record that names one message is a binary search and a few operations on memoryviews (no numpy
 call); one that names a range is a slice.  Notes for undoing stay below the size of the columns touched.
+Requests to expunge one message each, as ``rm -r`` leaves them by the thousand, are taken in one go where they
+are the first that is new (:func:`_requests_at_once`).
 
 Where the log names what an index does not have (uids that are gone, another generation of an extension,
 kinds of records that are unknown), it is skipped, as the format wants.
@@ -30,6 +32,7 @@ from dboxfs.index.log import (
     LogRecord,
     Place,
     RecordType,
+    encode_record,
     iter_transactions,
     next_modseq,
     record_kind,
@@ -47,6 +50,10 @@ _U32 = struct.Struct("<I")
 _REQUESTS = frozenset(
     {RecordType.EXPUNGE, RecordType.EXPUNGE_GUID, RecordType.FLAG_UPDATE, RecordType.INDEX_DELETED}
 )
+
+_ONE_REQUEST = np.dtype([("head", "<u8"), ("uid", "<u4"), ("guid", "V16")])
+#: Size and type of a transaction of its own that asks to expunge one message.
+_REQUEST_HEAD = np.frombuffer(encode_record(RecordType.EXPUNGE_GUID, bytes(20)), _ONE_REQUEST)["head"][0]
 
 
 def _boundary(ctx: Context, body: memoryview) -> None:
@@ -95,8 +102,9 @@ class _Replay:
 
     def run(self) -> Changes:
         """Apply all complete transactions.  On :class:`FormatError` those before it are applied."""
+        start = _requests_at_once(self._ctx.table, self._view, self._base)
         try:
-            for places in iter_transactions(self._view, 0, self._base):
+            for places in iter_transactions(self._view, start, self._base):
                 self._transaction(places)
         except FormatError:
             self._finish()
@@ -156,6 +164,23 @@ class _Replay:
             updated = updated[alive[touched]]
             table.keep_rows(alive)
         return Changes(table.head_offset, appended, expunged, updated, ctx.mailbox_changed)
+
+
+def _requests_at_once(table: Table, view: memoryview, base: int) -> int:
+    """Remember the requests for one message each that ``view`` begins with; gives the bytes they take.
+
+    A request changes nothing but the list of those that wait: no row, no modseq, and not the tail.
+    """
+    records = np.frombuffer(view, _ONE_REQUEST, len(view) // _ONE_REQUEST.itemsize)
+    others = (records["head"] != _REQUEST_HEAD) | (records["uid"] == 0)
+    count = int(others.argmax()) if others.any() else len(records)
+    size = _ONE_REQUEST.itemsize
+    taken = memoryview(bytes(view[: count * size]))
+    for pos in range(0, len(taken), size):
+        body = taken[pos + RECORD_HEADER_SIZE : pos + size]
+        table.pending.append(LogRecord(base + pos, size, RecordType.EXPUNGE_GUID, False, False, body))
+    table.head_offset = base + len(taken)
+    return len(taken)
 
 
 def track_tail(table: Table, offset: int, size: int, raw: int, kind: int, body: memoryview) -> None:

@@ -1,8 +1,8 @@
 """Requests to expunge, one message after the other, with a log that stays open (PROTOCOL section 8).
 
 unlink(2) is answered when its record is in the log, and ``rm -r`` sends thousands of them, each after the
-answer to the one before.  :class:`Asking` makes such a record one short program of a worker: lock the log,
-look whether it is the file that it was and ends where it ended, append, unlock.  Whatever doesn't fit (a lock
+answer to the one before.  :class:`Asking` makes such a record one operation of a worker: lock the log, look
+whether it is the file that it was and ends where it ended, append, unlock.  Whatever doesn't fit (a lock
 that somebody holds, a log that has grown or was rotated) is left to :meth:`StoreWriter.expunge`'s way, which
 reads what is new; after that the log is known again.
 
@@ -20,7 +20,7 @@ from contextlib import suppress
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
-from dboxfs.fsapi.ops import Appended, LockKind, TryLock, Unlock
+from dboxfs.fsapi.ops import Appended, AppendLocked, LockKind, TryLock, Unlock
 from dboxfs.store.writing import records
 from dboxfs.store.writing.disk import AppendFile, check_appended
 from dboxfs.store.writing.indexlog import IndexLog
@@ -82,7 +82,8 @@ class Asking:
         if kind is None or state is None or state.row_of(uid) < 0:
             return False
         data, end = records.ask_for_expunge(state, uid), self._end
-        answer = await self._work.fs.run_chain_soon(lambda: _append_under_lock(file, kind, end, data))
+        at_once = AppendLocked(file.fd, file.path, file.identity, end, data, kind)
+        answer = await self._work.fs.run_chain_soon(lambda: append_under_lock(at_once), at_once)
         if answer is None:
             return False
         check_appended(answer, len(data), file.path)
@@ -111,21 +112,22 @@ class Asking:
             self._file, self._end, self._asked = file, index.state.head_offset, asked
 
 
-def _append_under_lock(file: AppendFile, kind: LockKind, end: int, data: bytes) -> Steps[Appended | None]:
-    """Append to a log that ends at *end* still.  None: it is not as it was, or is locked."""
-    if not (yield TryLock(file.fd, kind)):
+def append_under_lock(asked: AppendLocked) -> Steps[Appended | None]:
+    """What *asked* says, step by step.  None: the log is not as it was, or is locked."""
+    fd, end = asked.fd, asked.end
+    if not (yield TryLock(fd, asked.lock)):
         return None
     answer: Appended | None = None
     try:
-        now = yield ops.Stat(file.path, follow=False)
-        if (now.st_dev, now.st_ino) == file.identity and now.st_size == end:
-            answer = yield ops.Append(file.fd, (data,))
+        now = yield ops.Stat(asked.path, follow=False)
+        if (now.st_dev, now.st_ino) == asked.identity and now.st_size == end:
+            answer = yield ops.Append(fd, (asked.data,))
     except FileNotFoundError:
         pass  # whoever looks again says so
     except OSError as error:
         answer = Appended(0, error)
-    if answer is not None and answer.written not in (0, len(data)):
+    if answer is not None and answer.written not in (0, len(asked.data)):
         with suppress(OSError):  # else the next who locks it does
-            yield ops.Truncate(file.fd, end, end + answer.written)
-    yield Unlock(file.fd, kind)
+            yield ops.Truncate(fd, end, end + answer.written)
+    yield Unlock(fd, asked.lock)
     return answer
