@@ -68,6 +68,7 @@ class IndexLog:
         self.snapshot_head = (0, 0)
         self.mutex = trio.Lock()
         self._state: IndexState | None = None
+        self._forgotten = False
         self._identity: tuple[int, int] | None = None
         self._file: AppendFile | None = None
         self._held: AppendFile
@@ -93,11 +94,11 @@ class IndexLog:
     @property
     def known(self) -> IndexState | None:
         """The index as of the last lock: not what it is now, unless the log ends where it did."""
-        return self._state
+        return None if self._forgotten else self._state
 
     def forget(self) -> None:
-        """Keep no state; the next lock reads everything."""
-        self._state = None
+        """Keep no state; the next lock reads everything.  Who holds it now goes on with what was read."""
+        self._forgotten = True
 
     @asynccontextmanager
     async def locked(self, *, deleted_ok: bool = False) -> AsyncIterator[IndexLog]:
@@ -137,7 +138,7 @@ class IndexLog:
     @property
     def known_uid_validity(self) -> int:
         """uid_validity as of the last lock; 0: not known."""
-        return self._state.uid_validity if self._state is not None else 0
+        return self.known.uid_validity if self.known is not None else 0
 
     # -- reading -----------------------------------------------------------------------------------------
 
@@ -177,6 +178,8 @@ class IndexLog:
         await file.cut(end)
 
     async def _follow(self, file: AppendFile) -> None:
+        if self._forgotten:
+            self._state, self._forgotten = None, False
         state = self._state
         same = state is not None and self._identity == file.identity
         if state is None or not same or not self._continues(state):

@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
 from dboxfs.errors import DboxfsError, NoSuchMailbox, Unsupported
@@ -34,20 +34,21 @@ _LIST_FLAG = b"\x01"
 _ATTEMPTS = 10
 _LONGEST_PART = 255
 
-ExpungeAll = Callable[[str], Awaitable[object]]
+Expunge = Callable[[str, Sequence[int] | None], Awaitable[object]]
 
 
 class MailboxTree:
     """The tree of mailboxes of one store.
 
-    :param expunge_all: executes the expunge of every message of a mailbox.
+    :param expunge: executes the expunge of some messages of a mailbox (None: of all), and of what others
+        have asked for.
     """
 
-    def __init__(self, work: Work, expunge_all: ExpungeAll) -> None:
+    def __init__(self, work: Work, expunge: Expunge) -> None:
         self._work = work
         self._disk = work.disk
         self._location = work.location
-        self._expunge_all = expunge_all
+        self._expunge = expunge
         self._trash = os.path.join(self._location.root, TRASH)
         self._list_directory = self._location.index or self._location.root
 
@@ -233,7 +234,7 @@ class MailboxTree:
                 if only_empty:
                     await self._mark_if_empty(name, requested_ok=True)
                     return
-                await self._expunge_all(name)
+                await self._expunge(name, None)
                 if await self._mark_if_empty(name, requested_ok=False):
                     return
             except NoSuchMailbox:  # marked by an earlier attempt that a crash ended
@@ -253,7 +254,7 @@ class MailboxTree:
                 await index.append(records.index_deleted(), durable=True)
                 return True
         if count < 0:
-            await self._expunge_all(name)
+            await self._expunge(name, [])  # no message that has come since
             return await self._mark_if_empty(name, requested_ok=requested_ok)
         return False
 

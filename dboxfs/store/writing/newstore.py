@@ -53,7 +53,7 @@ async def init_store(
         await work.disk.sync_dir(path)
 
 
-async def _nothing_to_expunge(name: str) -> None:
+async def _nothing_to_expunge(name: str, uids: object) -> None:
     """No mailbox is deleted here."""
 
 
