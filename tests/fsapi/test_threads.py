@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from dboxfs.fsapi import (
     OpenMode,
     Peek,
     PeekResult,
+    Permissions,
     ThreadsDriver,
     UringDriver,
     ops,
@@ -334,3 +337,30 @@ async def test_what_a_job_has_opened_is_taken_back_when_nobody_listens_any_more(
         completions.post(finished("missing"))
         await trio.testing.wait_all_tasks_blocked()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.root
+async def test_a_new_directory_is_its_owners_from_its_first_moment_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A Dovecot that runs as the store's owner lists directories while root makes them."""
+    place = Path(tempfile.mkdtemp())  # tmp_path lies where only root may go
+    place.chmod(0o777)
+    seen = []
+    finish = posix._set_permissions
+
+    def look(target: str | int, permissions: Permissions) -> None:
+        seen.append((os.stat(target).st_uid, os.stat(target).st_gid))
+        finish(target, permissions)
+
+    monkeypatch.setattr(posix, "_set_permissions", look)
+    async with FileSystem(ThreadsDriver(workers=1)) as fs:
+        for parent in (place, place / "roots"):
+            parent.mkdir(exist_ok=True)
+            await fs.mkdir(str(parent / "made"), Permissions(0o700, gid=65533, uid=65532))
+            status = (parent / "made").stat()
+            assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (65532, 65533, 0o700)
+        (place / "after").mkdir()
+    assert seen[0] == (65532, 65533)
+    assert (place / "after").stat().st_uid == 0
+    shutil.rmtree(place)

@@ -12,8 +12,8 @@ import fcntl
 import os
 import stat as stat_module
 import struct
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from dboxfs.fsapi import ops
@@ -261,8 +261,29 @@ def _unlink(op: ops.Unlink) -> None:
     os.unlink(op.path)
 
 
+@contextmanager
+def _acting_as(permissions: Permissions) -> Iterator[None]:
+    """What the calling thread makes is this owner's from its first moment on (Linux; where we are root)."""
+    if permissions.uid is None or os.geteuid() != 0:
+        yield
+        return
+    gid = None if permissions.gid is None else _libc.setfsgid(permissions.gid)
+    uid = _libc.setfsuid(permissions.uid)
+    try:
+        yield
+    finally:
+        _libc.setfsuid(uid)
+        if gid is not None:
+            _libc.setfsgid(gid)
+
+
 def _mkdir(op: ops.Mkdir) -> None:
-    os.mkdir(op.path, op.permissions.mode & 0o700)
+    mode = op.permissions.mode & 0o700
+    try:
+        with _acting_as(op.permissions):  # a Dovecot that looks into every new directory may do so at once
+            os.mkdir(op.path, mode)
+    except PermissionError:  # the owner may not make it here, but root may
+        os.mkdir(op.path, mode)
     try:
         _set_permissions(op.path, op.permissions)
     except BaseException:
