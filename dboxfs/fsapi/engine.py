@@ -158,6 +158,11 @@ class Engine:
         self.in_flight += 1
         return self.driver.submit(op, self._counted(done), background=background)
 
+    @property
+    def has_lane(self) -> bool:
+        """Whether the driver runs programs, and has a lane for what takes microseconds."""
+        return self.driver.capabilities.chains and hasattr(self.driver, "run_soon")
+
     def run_soon(self, op: Op[R], done: Callable[[Job[R]], None]) -> bool:
         """Have the driver run an operation at once, if it has a lane for such and that is free.
 

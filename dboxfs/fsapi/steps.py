@@ -85,8 +85,11 @@ async def run_chain_soon(engine: Engine, program: Callable[[], Steps[R]], at_onc
         if over is not None:
             over.set()
 
-    if not engine.driver.capabilities.chains or not engine.run_soon(at_once or Chain(program), done):
+    if not engine.has_lane:
         return await run_chain(engine, program)
+    op = at_once or Chain(program)
+    if not engine.run_soon(op, done):
+        return await run(engine, op)
     if not ended:
         over = trio.Event()
         with trio.CancelScope(shield=True):

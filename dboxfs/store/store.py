@@ -513,7 +513,8 @@ class Store:
         elif not any(entry is not None and entry.startswith("dovecot.index") for entry in changed):
             return
         self._dirty.add(name)
-        self._wake.set()
+        if name not in self._held:
+            self._wake.set()
 
     def _map_changed(self, changed: set[str | None]) -> None:
         if self.storage is not None:

@@ -23,7 +23,8 @@ from dboxfs.fsapi import (
 from dboxfs.fsapi.chain import Steps
 from dboxfs.fsapi.drivers import lane as lanes
 from dboxfs.fsapi.drivers.base import Driver
-from dboxfs.fsapi.ops import Append, Close, Create, Stat
+from dboxfs.fsapi.drivers.lane import Lane
+from dboxfs.fsapi.ops import Append, Close, Create, Job, Stat
 
 DRIVERS = [ThreadsDriver, UringDriver, lambda: FaultsDriver(ThreadsDriver())]
 
@@ -94,3 +95,27 @@ async def test_the_loop_waits_a_moment_and_no_longer(monkeypatch: pytest.MonkeyP
         stalled.set()
     assert answers == [os.curdir]
     assert fs.stats()["driver_in_flight"] == 0
+
+
+def test_a_lane_that_goes_on_being_slow_is_waited_for_less_and_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "PATIENCE", 0.0)
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    go, posted = threading.Semaphore(0), threading.Semaphore(0)
+    lane = Lane(lambda _: go.acquire(), lambda _: posted.release())
+    rests = []
+    for _ in range(6):
+        assert not lane.run(Job(Stat(os.curdir), lambda _: None))
+        go.release()
+        assert posted.acquire(timeout=10)
+        begin = clock[0]
+        while not lane.free:
+            clock[0] += 0.001
+        rests.append(round(clock[0] - begin, 2))
+    lane.close()
+    assert rests == [0.01, 0.02, 0.04, 0.08, lanes.REST, lanes.REST]
+    monkeypatch.setattr(lanes, "PATIENCE", 10.0)
+    lane = Lane(lambda _: None, lambda _: None)
+    assert lane.run(Job(Stat(os.curdir), lambda _: None))
+    assert lane.free
+    lane.close()

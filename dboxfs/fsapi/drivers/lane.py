@@ -3,8 +3,9 @@
 A hop to a worker and back through the event loop costs some 80 µs; the append of a few bytes to a log takes
 3.  :meth:`Lane.run` hands such an operation to a thread of its own and waits for its end there and then, on
 the loop's thread, but never longer than :data:`PATIENCE`: a disk that stalls costs the loop that much, once,
-and the answer comes through the loop like any other.  After that the lane doesn't wait for :data:`REST`
-seconds, so that a slow disk is not waited for again and again.
+and the answer comes through the loop like any other.  After that the lane doesn't wait for a while, so that a
+slow disk is not waited for again and again: :data:`PAUSE` seconds after the first such answer (a busy machine
+may have let the thread wait), twice as long after each that follows, :data:`REST` seconds at most.
 
 One operation at a time.  While one goes on that was not waited for to its end, the lane is taken, and the
 caller uses the driver's other workers: so a hanging operation holds up no other.
@@ -26,8 +27,11 @@ from dboxfs.fsapi.ops import Job, Op
 PATIENCE = 0.001
 """Seconds that the loop waits for an answer, at most."""
 
-REST = 0.1
+PAUSE = 0.01
 """Seconds after an answer that took longer, in which it waits for none."""
+
+REST = 0.1
+"""The same where no answer came in time since the last pause."""
 
 
 class _Ticket:
@@ -58,6 +62,7 @@ class Lane:
         self._thread: threading.Thread | None = None
         self._running: _Ticket | None = None
         self._rest_until = 0.0
+        self._pause = PAUSE
 
     @property
     def free(self) -> bool:
@@ -76,12 +81,14 @@ class Lane:
         self._running = ticket = _Ticket(job)
         self._tickets.put(ticket)
         if ticket.ended.acquire(timeout=PATIENCE):
+            self._pause = PAUSE
             return True
         with self._lock:
             if ticket.over:
                 return True
             ticket.left = True
-        self._rest_until = time.monotonic() + REST
+        self._rest_until = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, REST)
         return False
 
     def close(self) -> None:
