@@ -30,7 +30,7 @@ import errno
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TypeVar
 from weakref import WeakValueDictionary
@@ -179,9 +179,11 @@ class Commits:
 
         uid = await self.again(lambda: upload.folder, once)
         upload.committed(uid)
-        upload.name = self._names.name(upload.folder, uid)
         upload.unnamed = upload.renamed = False
-        self.became(upload.inode, upload.folder, uid)
+        home = await self._home(upload.folder, upload.guid)
+        if home is not None:
+            upload.folder, upload.name = home, self._names.name(home, uid)
+            self.became(upload.inode, home, uid)
 
     async def again(self, folder: Callable[[], Folder], change: Callable[[], Awaitable[T]]) -> T:
         """Make a change, again and again as long as others are faster.
@@ -209,12 +211,30 @@ class Commits:
         """
         if upload.guid is None:
             return
-        here = upload.folder
-        for folder in (here, *self._store.folders.values()):
-            if folder.mailbox is not None and folder.mailbox.guid == upload.guid and folder in self._inodes:
-                upload.folder = folder
-                return
-        raise NoSuchMailbox(f"{here.name}: the mailbox is gone")
+        home = self._folder_of(upload.folder, upload.guid)
+        if home is None:
+            raise NoSuchMailbox(f"{upload.folder.name}: the mailbox is gone")
+        upload.folder = home
+
+    def _folder_of(self, before: Folder, guid: bytes) -> Folder | None:
+        """The folder of a mailbox that was *before*'s; None: none has it."""
+        for folder in (before, *self._store.folders.values()):
+            if folder.mailbox is not None and folder.mailbox.guid == guid and folder in self._inodes:
+                return folder
+        return None
+
+    async def _home(self, folder: Folder, guid: bytes | None) -> Folder | None:
+        """Where a message is that was saved in *folder*, whose mailbox may have been renamed meanwhile.
+
+        :param guid: of the mailbox; None: not known.
+        :return: None: the mailbox is gone, and the message with it.
+        """
+        found = self._folder_of(folder, guid) if guid is not None else None
+        if found is None and (folder.mailbox is None or folder not in self._inodes):
+            with suppress(DboxfsError, OSError):  # the message is there, whatever that meets
+                await self._store.refresh_tree()
+            return self._folder_of(folder, guid) if guid is not None else None
+        return found or folder
 
     async def _find_old(self, upload: Upload) -> int | None:
         """The message that is to be replaced; None: there is none."""
@@ -298,10 +318,14 @@ class Commits:
         return found
 
     async def _save(self, folder: Folder, message: NewMessage, name: bytes | None) -> int:
-        wanted = Wanted(name, message.replaces) if name is not None else None
+        wanted, guid = Wanted(name, message.replaces) if name is not None else None, self.box(folder).guid
         async with self._announced(folder, wanted):
             saved = await self._writer.save(folder.name, [replace(message, wanted=wanted)])
         uid = saved.uids[0]
+        home = await self._home(folder, guid)
+        if home is None:
+            return uid
+        folder = home
         self._backups.saved(folder.name, uid)
         if self.box(folder).guid is None:
             await self._store.refresh_mailbox(folder)
