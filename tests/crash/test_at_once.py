@@ -7,6 +7,7 @@ and what a rebuild from the files would bring back, must be one thing.  Points: 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -22,9 +23,10 @@ from dboxfs.fsapi import FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.fsapi.temporary import Process
 from dboxfs.store import Kind, Location, open_store
 from dboxfs.store.writing import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
-from tests.crash.points import Recorder
+from tests.crash.points import Point, Recorder
 from tests.crash.test_format3 import Change, Key, contents, copy, move, points_of
 from tests.crash.test_format3 import replace as replaced
+from tests.live.dovecot import Account, Dovecot
 from tests.store_writing.stores import body
 
 EVERY = os.environ.get("DBOXFS_CRASH") == "all"
@@ -168,3 +170,129 @@ def check(
     else:
         assert then == at_once, f"{where}: what was not there at once came, or went, later"
         assert then in (before, after), f"{where}: half a change"
+
+
+async def appended_and_died(account: Account, kinds: list[str]) -> int:
+    """A save dies at the first point at which ``m.N`` has its record and the map has not; gives the bytes."""
+    where = Location(Kind.MDBOX, str(account.root))
+    mapped, file = (account.root / name for name in ("storage/dovecot.map.index.log", "storage/m.1"))
+    size, known = file.stat().st_size, mapped.stat().st_size
+    for point in points_of(kinds):
+        driver = FaultsDriver(ThreadsDriver(1), point.plan(), depth=1)
+        assert not await run(where, Neighbour.DOVECOT, save, driver), "the save was never interrupted there"
+        if file.stat().st_size > size and not point.torn:
+            assert mapped.stat().st_size == known
+            return file.stat().st_size - size
+        for note in account.root.glob("dboxfs-note*"):
+            note.unlink()
+        with file.open("r+b") as cut:
+            cut.truncate(size)
+    raise AssertionError("no such point")
+
+
+async def died_under_dovecot(dovecot: Dovecot) -> Account:
+    """Dovecot's INBOX has messages 1 to 3 and, behind the record of a save that died, 4."""
+    account = dovecot.account("mdbox:{home}/mail")
+    for n in (1, 2, 3):
+        account.save(body(n))
+    left = Location(Kind.MDBOX, str(account.root.parent / "other"))
+    shutil.copytree(account.root, left.root)
+    recorder = Recorder()
+    assert await run(left, Neighbour.DOVECOT, save, recorder)
+    assert await appended_and_died(account, recorder.kinds)
+    account.save(body(4))
+    return account
+
+
+async def test_a_record_behind_which_dovecot_has_appended_is_left_to_its_purge(dovecot: Dovecot) -> None:
+    account = await died_under_dovecot(dovecot)
+    client = account.imap()
+    client.select("INBOX")
+    where = Location(Kind.MDBOX, str(account.root))
+    await recovered(where, Neighbour.DOVECOT)
+    await recovered(where, Neighbour.DOVECOT)
+    assert (await refcounts(where)) == [1, 1, 1, 1, 0]
+    account.save(body(5))
+    client.noop()
+    account.purge()
+    assert b"number 100" not in b"".join(path.read_bytes() for path in account.root.glob("storage/m.*"))
+    client.noop()
+    client.logout()
+    assert [message.text for message in account.fetch()] == [body(n) for n in (1, 2, 3, 4, 5)]
+
+
+async def refcounts(location: Location) -> list[int]:
+    """Of every map record, by map uid."""
+    async with FileSystem(ThreadsDriver(1)) as fs:
+        writer = StoreWriter(fs, location, Path(location.root).stat())
+        return [int(count) for count in (await writer.seen_map()).refcounts]
+
+
+async def test_what_takes_a_record_into_the_map_may_die_at_any_moment(
+    dovecot: Dovecot, tmp_path: Path
+) -> None:
+    account = await died_under_dovecot(dovecot)
+    copy = Location(Kind.MDBOX, str(tmp_path / "copy"))
+    shutil.copytree(account.root, copy.root)
+    recorder = Recorder()
+    await recovering(copy, recorder)
+    before = await contents(copy)
+    for number, point in enumerate(points_of(recorder.kinds)):
+        left = Location(Kind.MDBOX, str(tmp_path / f"left{number}"))
+        shutil.copytree(account.root, left.root)
+        await recovering(left, FaultsDriver(ThreadsDriver(1), point.plan(), depth=1))
+        await recovered(left, Neighbour.DOVECOT)
+        assert await refcounts(left) == [1, 1, 1, 1, 0], f"{point}"
+        assert await contents(left) == before
+
+
+async def recovering(location: Location, driver: FaultsDriver) -> None:
+    """A writable mount begins, and may die at that."""
+    try:
+        async with FileSystem(driver) as fs:
+            writer = StoreWriter(fs, location, Path(location.root).stat())
+            writer.disk.process = dead()
+            await writer.recover()
+    except* (OSError, DboxfsError):
+        if not driver.crashed:
+            raise
+
+
+async def test_a_note_stays_while_somebody_holds_the_file_that_it_is_about(dovecot: Dovecot) -> None:
+    account = await died_under_dovecot(dovecot)
+    where = Location(Kind.MDBOX, str(account.root))
+    with (account.root / "storage/m.1").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        async with FileSystem(ThreadsDriver(1)) as fs:
+            await StoreWriter(fs, where, account.root.stat()).recover()
+        assert len(list(account.root.glob("dboxfs-note*"))) == 1
+    await recovered(where, Neighbour.DOVECOT)
+    assert await refcounts(where) == [1, 1, 1, 1, 0]
+
+
+async def test_a_new_file_of_a_save_that_died_is_not_in_the_way_of_dovecots(dovecot: Dovecot) -> None:
+    account = dovecot.account("mdbox:{home}/mail")
+    account.save(body(1))
+    where = Location(Kind.MDBOX, str(account.root))
+    mapped, new = (account.root / name for name in ("storage/dovecot.map.index.log", "storage/m.2"))
+    known = mapped.stat().st_size
+    for nth in range(1, 100):
+        point = Point(nth)
+        await run(where, Neighbour.DOVECOT, large, FaultsDriver(ThreadsDriver(1), point.plan(), depth=1))
+        if new.exists():
+            break
+        await recovered(where, Neighbour.DOVECOT)
+    assert new.exists()
+    assert mapped.stat().st_size == known
+    mine = account.root / "storage/m.9"
+    shutil.copy(account.root / "storage/m.1", mine)
+    await recovered(where, Neighbour.DOVECOT)
+    assert not new.exists()
+    assert mine.exists(), "a file of which no note says anything was removed"
+    account.save(body(2, 11 << 20))
+    assert [message.text for message in account.fetch()] == [body(1), body(2, 11 << 20)]
+
+
+async def large(writer: StoreWriter) -> None:
+    """A message that does not fit into the file that is there."""
+    await writer.save("INBOX", [NewMessage(body(100, 11 << 20))])

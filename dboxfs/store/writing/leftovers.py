@@ -4,10 +4,11 @@ By its notes (:mod:`~dboxfs.store.writing.notes`), before anything else is done 
 
 * sdbox: a ``u.N`` that a note names, with this inode number and without a record, is unlinked;
 * mdbox: a record whose guid a note names is nobody's: if the map has it and no mailbox does, its refcount
-  becomes 0 (``repair``); if the map doesn't have it, it is cut off the end of its ``m.N`` (``torn``);
+  becomes 0 (``repair``); if the map doesn't have it, it is cut off the end of its ``m.N``, or gets a map
+  record with refcount 0 if others have appended behind it (``torn``);
 * a move whose copies are in the target goes on to its end: the messages are expunged in the source.
 
-A note whose mailbox can't be had stays for the next time.
+A note whose mailbox can't be had, or whose ``m.N`` somebody holds, stays for the next time.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ async def resolve(work: Work, expunge: Expunge) -> int:
 async def forget(work: Work) -> None:
     """Behind the recovery of map and storage, which has used the notes of messages."""
     work.never_acknowledged = frozenset()
+    if work.passed_over:
+        return
     left = await work.notes.left()
     await work.notes.drop([path for path, note in left.items() if note is not None and note.messages])
 

@@ -48,6 +48,7 @@ class Work:
     :ivar map_view: the map as it was read last, without a lock.
     :ivar notes: of what this writer is about to do.
     :ivar never_acknowledged: mdbox: guids of messages that dead writers were about to save (``leftovers``).
+    :ivar passed_over: mdbox: somebody held a file in which they may have left something: the notes stay.
     :ivar counts: changes so far, by kind, for statistics.
     :ivar repair: brings map and mailboxes together after a crash (``repair.repair_storage``).
     :ivar namer: is told of messages that shall have a name, before they come; None: nobody.
@@ -67,6 +68,7 @@ class Work:
         self.map_view = IndexFiles(fs, self.location.map_dir, "dovecot.map.index")
         self.notes = Notes(self.disk, location.control_dir)
         self.never_acknowledged: frozenset[bytes] = frozenset()
+        self.passed_over = False
         self.counts: dict[str, int] = {}
         self.repair: Callable[[Work], Awaitable[None]] | None = None
         self.namer: Namer | None = None
