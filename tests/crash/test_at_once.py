@@ -7,6 +7,7 @@ and what a rebuild from the files would bring back, must be one thing.  Points: 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 
 from dboxfs.errors import DboxfsError
-from dboxfs.fsapi import FaultsDriver, FileSystem, ThreadsDriver
+from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.fsapi.temporary import Process
 from dboxfs.store import Kind, Location, open_store
 from dboxfs.store.writing import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
@@ -152,6 +153,38 @@ async def test_what_was_not_acknowledged_is_there_at_once_or_never(
             assert await nobodys(left) == [], where
         shutil.rmtree(left.root)
     points[f"at once: {change.__name__}-{kind.value}-{neighbour.value}"] = len(chosen)
+
+
+@pytest.mark.parametrize("neighbour", list(Neighbour), ids=lambda n: n.value)
+@pytest.mark.parametrize("kind", list(Kind), ids=lambda k: k.value)
+async def test_what_a_full_disk_has_refused_does_not_come_when_there_is_room_again(
+    tmp_path: Path, kind: Kind, neighbour: Neighbour
+) -> None:
+    """From each append of a save on there is no room for any."""
+    location = Location(kind, str(tmp_path / "store"))
+    await prepared(location)
+    expected = await contents(location)
+    refused = 0
+    while True:
+        full = [Fault("append", nth, error=errno.ENOSPC) for nth in range(refused + 1, 100)]
+        driver = FaultsDriver(ThreadsDriver(1), full, depth=1)
+        async with FileSystem(driver) as fs:
+            writer = StoreWriter(fs, location, Path(location.root).stat(), options_of(neighbour))
+            refusal = None
+            try:
+                await writer.save("INBOX", [NewMessage(body(100))])
+            except OSError as error:
+                refusal = error.errno
+            if refusal is None:
+                break
+            assert refusal == errno.ENOSPC
+            assert await contents(location) == expected
+            driver.replan([])
+            await writer.save("Work", [NewMessage(body(200 + refused))])
+        expected["Work", body(200 + refused)] += 1
+        assert await contents(location) == expected
+        refused += 1
+    assert refused >= 3
 
 
 def check(

@@ -37,7 +37,7 @@ async def resolve(work: Work, expunge: Expunge) -> int:
     """
     left = await work.notes.left()
     guids = {bytes.fromhex(guid) for note in left.values() if note is not None for guid in note.messages}
-    work.never_acknowledged = frozenset(guids)
+    work.never_acknowledged |= guids
     for path, note in left.items():
         try:
             if note is not None:

@@ -290,7 +290,9 @@ class MdboxWriter:
             except OSError as error:
                 for request in share.requests:
                     request.error = error
-                consistent &= await self._references.take_back(share.index, share.appended, share.replaced)
+                if not await self._references.take_back(share.index, share.appended, share.replaced):
+                    consistent = False  # the next who holds the map repairs it, and brings none of them up
+                    self._work.never_acknowledged |= {message.guid for message in share.appended}
         return consistent
 
     async def _disown(self, shares: list[_Share], placers: list[Placer]) -> None:
