@@ -157,22 +157,22 @@ class Format2Scan:
         if limit is None and careful and await self._is_cut(start, inside):
             self.position = self._window.size
             inside = await self._search.records(start + 1, self.position, only_first=False)
-            item = await self._incomplete(start, self.position, None, why)
-            return [item, *(replace(one, inside=True) for one in inside)]
+            items = await self._incomplete(start, self.position, None, why)
+            return [*items, *(replace(one, inside=True) for one in inside)]
         if limit is None:
-            item = await self._to_the_next(start, inside, why, careful=careful)
-            if not inside or inside[0].offset > item.end:
-                return [item]
+            items = await self._to_the_next(start, inside, why, careful=careful)
+            if not inside or inside[0].offset > items[-1].end:
+                return items
             self.position = inside[0].end
-            return [item, inside[0]]
+            return [*items, inside[0]]
         self.position = limit
         block = await self._search.last_block(start, limit)
-        item = await self._incomplete(start, limit, block, why)
-        return [item, *(replace(one, inside=True) for one in inside)]
+        items = await self._incomplete(start, limit, block, why)
+        return [*items, *(replace(one, inside=True) for one in inside)]
 
     async def _to_the_next(
         self, start: int, whole: Sequence[Found], why: str, *, careful: bool
-    ) -> Found | Gap:
+    ) -> list[Found | Gap]:
         """What is left of the record at *start*, before the next *whole* one."""
         end = whole[0].offset if whole else self._window.size
         if end - start < _SMALLEST:
@@ -230,24 +230,35 @@ class Format2Scan:
         header = await self._frames.message_header(start, self._frames.header_sizes[0])
         return body_offset + header.body_size if header is not None else end
 
-    async def _incomplete(self, start: int, end: int, block: Block | None, why: str) -> Found | Gap:
-        """What is left of the record at *start*."""
+    async def _incomplete(self, start: int, end: int, block: Block | None, why: str) -> list[Found | Gap]:
+        """What is left of the record at *start*, and of another one that *block* ends."""
         header = await self._window.read(start, MESSAGE_HEADER_SIZE)
         has_header = header[:2] == b"\x01\x02" or header[-1:] == b"\n" or not any(header)
         body_end = block.metadata.base if block is not None else end
         body_offset = min(start + self._frames.header_sizes[0] if has_header else start, body_end)
         claimed_end = await self._claimed_end(start, body_offset, body_end)
+        rest: list[Found | Gap] = []
         if claimed_end < body_end and await self._window.read(claimed_end, _FEW) == bytes(_FEW):
-            block = None  # of another record: the metadata of this one are overwritten
+            # Its metadata are overwritten: the block, and the text before it, are another record's.
+            tail = await self._window.find(_TEXT, claimed_end, body_end, 1)
+            if block is not None and tail >= 0:
+                rest.append(await self._piece(tail, end, tail, body_end, block, why))
+                body_end = end = tail
+            block = None
         if block is None:
             body_end = await self._text_end(start, body_offset, body_end)
         if block is None and end - start < _SCRAP and header[:3] != b"\x01\x02N":
-            return Gap(start, end, f"{end - start} bytes that are no message: {why}")
+            return [Gap(start, end, f"{end - start} bytes that are no message: {why}"), *rest]
         if block is None and await self._window.find(_TEXT, start, end, 1) < 0:
-            return Gap(start, end, f"{end - start} NUL bytes: {why}")
-        claim = claimed(block.metadata if block is not None else None)
-        measured = await measure(self._window, body_offset, body_end, claim, self._effort)
+            return [Gap(start, end, f"{end - start} NUL bytes: {why}"), *rest]
+        return [await self._piece(start, end, body_offset, body_end, block, why), *rest]
+
+    async def _piece(
+        self, start: int, end: int, body_offset: int, body_end: int, block: Block | None, why: str
+    ) -> Found:
+        """A damaged record with this text."""
         metadata = block.metadata if block is not None else None
+        measured = await measure(self._window, body_offset, body_end, claimed(metadata), self._effort)
         size = body_end - body_offset
         return Found(start, end, body_offset, size, metadata, measured, Trust.DAMAGED, (why,))
 

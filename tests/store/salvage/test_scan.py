@@ -89,6 +89,21 @@ async def test_nul_bytes_over_a_part_of_the_file(places: tuple[Place, ...]) -> N
         assert beside <= set(found), start
 
 
+async def test_nuls_over_the_end_of_one_message_and_the_beginning_of_the_next_leave_a_part_of_both() -> None:
+    first, second = b"first " * 40 + b"\n", b"second " * 40 + b"\n"
+    one, other = record(1, first), record(2, second)
+    data = bytearray(HEADER + one + other)
+    nuls = range(len(HEADER) + 100, len(HEADER + one) + 100)
+    data[nuls.start : nuls.stop] = bytes(len(nuls))
+    items = await scan(bytes(data))
+    assert_covers(bytes(data), items)
+    found = [item for item in items if isinstance(item, Found)]
+    assert [item.trust for item in found] == [Trust.DAMAGED] * 2
+    assert text_of(bytes(data), found[0]) == first[: 100 - 30]
+    assert text_of(bytes(data), found[1]) == second[100 - 30 :]
+    assert [item.guid and item.guid.hex().encode() for item in found] == [None, guid(2)]
+
+
 @pytest.mark.parametrize("number", range(len(SAMPLE.texts)))
 async def test_a_text_whose_size_is_wrong_is_proven_by_its_metadata(number: int) -> None:
     place, data = SAMPLE.places[number], bytearray(SAMPLE.data)
