@@ -15,7 +15,7 @@ from dataclasses import replace
 import trio
 
 from dboxfs.cli.logs import log_to_stderr, one_line
-from dboxfs.cli.status import UsageError, not_empty
+from dboxfs.cli.status import UsageError, new_root
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, open_store, parse_location
 from dboxfs.store.mailsettings import for_dovecot
@@ -39,7 +39,7 @@ _EVERY = 1.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("source", metavar="SRC")
-    parser.add_argument("target", metavar="DST", type=not_empty)
+    parser.add_argument("target", metavar="DST", type=new_root)
     parser.add_argument("--format", choices=("sdbox", "mdbox"), help="of DST; left out: that of SRC")
     parser.add_argument(
         "--dbox-version", type=int, choices=(2, 3), default=2,

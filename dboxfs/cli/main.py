@@ -22,7 +22,7 @@ from dboxfs.cli.status import (
     exit_status,
     first_error,
     message,
-    not_empty,
+    new_root,
 )
 from dboxfs.errors import DboxfsError
 
@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         help="make an empty store",
         description="Make an empty store in the directory STORE (new, or empty), with an INBOX.",
     )
-    init.add_argument("store", metavar="STORE", type=not_empty)
+    init.add_argument("store", metavar="STORE", type=new_root)
     init.add_argument("--format", choices=("sdbox", "mdbox"), required=True)
     init.add_argument(
         "--dbox-version",

@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 import trio
 
 from dboxfs.cli.logs import log_to_stderr, one_line
-from dboxfs.cli.status import first_error, message, not_empty
+from dboxfs.cli.status import first_error, message, new_root
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location
@@ -57,7 +57,7 @@ _FIRST = 10
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("store", metavar="STORE")
-    parser.add_argument("target", metavar="DST", type=not_empty)
+    parser.add_argument("target", metavar="DST", type=new_root)
     parser.add_argument("--format", choices=("sdbox", "mdbox"), help="of DST; left out: that of STORE")
     parser.add_argument(
         "--dbox-version", type=int, choices=(2, 3), help="of the messages in DST; left out: that of STORE"

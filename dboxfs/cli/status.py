@@ -17,13 +17,19 @@ class UsageError(DboxfsError):
     """The command line is wrong in a way that argparse doesn't see."""
 
 
-def not_empty(text: str) -> str:
-    """An argument that names something.
+def new_root(text: str) -> str:
+    """An argument that names the directory of a store that is to be made.
 
-    :raises argparse.ArgumentTypeError: it is empty, as an unset variable of a script is.
+    :raises argparse.ArgumentTypeError: it is empty, as an unset variable of a script is, or a mail location.
     """
     if not text:
         raise argparse.ArgumentTypeError("it is empty: name a directory")
+    driver, colon, rest = text.partition(":")
+    if colon and driver.lower() in ("sdbox", "mdbox", "dbox"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: a new store is named by its directory ({rest.split(':')[0]}) and --format; "
+            "INDEX= and the like are for stores that are there"
+        )
     return text
 
 

@@ -131,8 +131,24 @@ def _unmount(mount: Mount, *, lazy: bool) -> None:
         command.insert(-1, "-z" if os.geteuid() else "-l")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1:] or ["failed"]
-        raise MountError(f"{point}: {reason[0].removeprefix('umount: ').removeprefix(point + ': ')}")
+        lines = done.stderr.strip().splitlines()[-1:] or ["failed"]
+        reason = lines[0].removeprefix("umount: ").removeprefix(point + ": ")
+        user = mounts.who_uses(mount) if "busy" in reason.lower() else None
+        if user is not None:
+            raise MountError(
+                f"{point}: in use by process {user}{_program(user)}; end it, or detach the mount now and "
+                f"let it finish: dboxfs umount --lazy {point}"
+            )
+        raise MountError(f"{point}: {reason}")
+
+
+def _program(pid: int) -> str:
+    """What runs as *pid*, in parentheses; nothing if that can't be known."""
+    try:
+        with open(f"/proc/{pid}/comm", errors="replace") as comm:
+            return f" ({comm.read().strip()})"
+    except OSError:
+        return ""
 
 
 def _wait(condition: Callable[[], bool]) -> bool:

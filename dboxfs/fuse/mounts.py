@@ -181,6 +181,28 @@ def who_else_has(mount: Mount) -> int | None:
     return None
 
 
+def who_uses(mount: Mount) -> int | None:
+    """A process with a directory or file of *mount* as its own or open; None: there is none that we may see.
+
+    What a link in /proc leads to is only read, never followed: no daemon is asked.
+    """
+    inside = mount.point.rstrip("/") + "/"
+    for pid in _processes():
+        with suppress(OSError):
+            links = [f"/proc/{pid}/cwd", f"/proc/{pid}/root"]
+            links += [f"/proc/{pid}/fd/{name}" for name in os.listdir(f"/proc/{pid}/fd")]
+            if any((_target(link) + "/").startswith(inside) for link in links):
+                return pid
+    return None
+
+
+def _target(link: str) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""
+
+
 class Abort:
     """The means to abort one connection: all who wait for an answer get ECONNABORTED, nobody waits again.
 

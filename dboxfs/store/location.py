@@ -236,7 +236,10 @@ def _detect(root: str) -> Kind:
             raise NoSuchStore(f"{root}: no dbox store, but {os.path.join(root, inner)} looks like one")
     if {"cur", "new", "tmp"} <= names:
         raise NoSuchStore(f"{root}: this is a Maildir; dboxfs reads sdbox and mdbox")
-    raise NoSuchStore(f"{root}: no dbox store (neither mailboxes/ nor storage/ in it)")
+    raise NoSuchStore(
+        f"{root}: no dbox store (neither mailboxes/ nor storage/ in it); give the root of one, or a Dovecot "
+        "mail_location"
+    )
 
 
 def _checked(location: Location, *, damaged: bool) -> Location:
@@ -248,6 +251,8 @@ def _checked(location: Location, *, damaged: bool) -> Location:
             os.scandir(path).close()
         except FileNotFoundError:
             _refuse_unfinished(location.root)
+            _refuse_other_kind(location)
+            _refuse_missing_index(location, path)
             raise NoSuchStore(
                 f"{path}: no such directory; is {location.root} an {location.kind.value} store?"
             ) from None
@@ -272,12 +277,7 @@ def _refuse_contradiction(location: Location, *, damaged: bool) -> None:
     :param damaged: the map may be missing.
     :raises NoSuchStore: it is something else.
     """
-    other = _other_kind(location)
-    if other is not None:
-        kind = "mdbox" if location.kind is Kind.SDBOX else "sdbox"
-        raise NoSuchStore(
-            f"{location.root}: this is an {kind} store ({other} says so); give {kind}:{location.root}"
-        )
+    _refuse_other_kind(location)
     stray = other_dirname(location.tree, location.dirname)
     if stray is not None:
         raise NoSuchStore(
@@ -292,6 +292,24 @@ def _refuse_contradiction(location: Location, *, damaged: bool) -> None:
                 "give INDEX= if the indexes lie elsewhere (Dovecot 2.4: mail_index_path), or make a new "
                 "store of the messages: dboxfs rescue STORE DST"
             )
+
+
+def _refuse_other_kind(location: Location) -> None:
+    other = _other_kind(location)
+    if other is not None:
+        kind = "mdbox" if location.kind is Kind.SDBOX else "sdbox"
+        raise NoSuchStore(
+            f"{location.root}: this is an {kind} store ({other} says so); give {kind}:{location.root}"
+        )
+
+
+def _refuse_missing_index(location: Location, missing: str) -> None:
+    """Say that it is INDEX= that leads nowhere, if *missing* lies below it."""
+    if location.index is not None and missing == location.map_dir != location.storage:
+        raise NoSuchStore(
+            f"{location.root}: INDEX={location.index} leads to no index of this store ({missing}: no such "
+            "directory); give the one that Dovecot has (Dovecot 2.4: mail_index_path)"
+        )
 
 
 def _other_kind(location: Location) -> str | None:

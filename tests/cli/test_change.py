@@ -64,6 +64,42 @@ def test_store_that_is_roots_alone_is_told(tmp_path: Path) -> None:
     assert "--owner USER" in dboxfs("init", "--format", "sdbox", tmp_path / "s").stdout
 
 
+def test_a_directory_above_that_is_missing_is_named_by_init_convert_and_rescue(tmp_path: Path) -> None:
+    assert dboxfs("init", "--format", "sdbox", tmp_path / "s").returncode == 0
+    new = tmp_path / "no" / "such"
+    for arguments, status in (
+        (["init", "--format", "mdbox"], 3),
+        (["convert", tmp_path / "s"], 3),
+        (["rescue", tmp_path / "s"], 2),
+    ):
+        done = dboxfs(*arguments, new)
+        assert done.returncode == status, arguments
+        assert (
+            done.stderr
+            == f"dboxfs: {new}: there is no directory {new.parent}; make it with: mkdir -p {new.parent}\n"
+        )
+
+
+def test_a_new_store_is_named_by_its_directory_not_by_a_mail_location(tmp_path: Path) -> None:
+    assert dboxfs("init", "--format", "sdbox", tmp_path / "s").returncode == 0
+    location = f"mdbox:{tmp_path}/m:INDEX={tmp_path}/i"
+    for arguments in (["init", "--format", "mdbox"], ["convert", tmp_path / "s"], ["rescue", tmp_path / "s"]):
+        done = dboxfs(*arguments, location)
+        assert done.returncode == 2, arguments
+        assert f"named by its directory ({tmp_path}/m)" in done.stderr.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_purge_of_an_sdbox_says_that_there_is_nothing_to_do(tmp_path: Path) -> None:
+    assert dboxfs("init", "--format", "sdbox", tmp_path / "s").returncode == 0
+    done = dboxfs("purge", tmp_path / "s")
+    assert done.returncode == 3
+    assert (
+        done.stderr
+        == f"dboxfs: {tmp_path}/s: only an mdbox has something to purge; an sdbox gives bytes back at once\n"
+    )
+
+
 def test_init_leaves_alone_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "mail").mkdir()
     (tmp_path / "mail" / "precious").write_text("x")

@@ -158,6 +158,17 @@ def test_umount_knows_a_mountpoint_by_any_name(account: Account, mounts: Mounts,
     wait_until_unmounted(mountpoint)
 
 
+def test_umount_of_a_mount_in_use_names_who_uses_it_and_the_way_out(account: Account, mounts: Mounts) -> None:
+    mountpoint = mounts.mount(account.root)
+    with open(mountpoint / "INBOX" / "1.eml", "rb") as message:
+        done = dboxfs("umount", mountpoint)
+        assert (done.returncode, done.stderr.count("\n")) == (4, 1)
+        assert f"in use by process {os.getpid()} (" in done.stderr
+        assert f"dboxfs umount --lazy {mountpoint}" in done.stderr
+        assert message.read()
+    assert dboxfs("umount", mountpoint).returncode == 0
+
+
 def test_a_killed_daemon_leaves_a_mount_that_umount_takes_away(account: Account, mounts: Mounts) -> None:
     mountpoint = mounts.mount(account.root)
     os.kill(daemon_of(mountpoint), signal.SIGKILL)

@@ -95,12 +95,18 @@ def test_the_alt_root_is_what_the_marker_says_unless_the_location_says_it(sdbox:
         ("{root}/missing", "no such directory"),
         ("{root}/file", "not a directory"),
         ("{root}", "no dbox store"),
+        ("{root}/full/mailboxes/INBOX", "give the root of one"),
         ("{root}/parent", "{root}/parent/mdbox looks like one"),
         ("{root}/maildir", "Maildir"),
         ("maildir:{root}/maildir", "maildir is no dbox format"),
         ("sdbox:", "no directory"),
         ("sdbox:{root}/missing", "no such directory"),
         ("mdbox:{root}/sdbox", "storage: no such directory"),
+        (
+            "mdbox:{root}/full",
+            "sdbox store ({root}/full/mailboxes/INBOX/dbox-Mails/u.1",
+        ),
+        ("mdbox:{root}/multi:INDEX={root}/x", "INDEX={root}/x leads to no index of this store"),
         ("sdbox:{root}/sdbox:INDX=/x", "unknown key 'INDX'"),
         ("sdbox:{root}/sdbox:INDEX=", "INDEX= needs a value"),
         ("sdbox:{root}/sdbox:ALT", "ALT= needs a value"),
@@ -109,7 +115,9 @@ def test_the_alt_root_is_what_the_marker_says_unless_the_location_says_it(sdbox:
 )
 def test_a_wrong_store_is_refused_with_what_is_wrong(tmp_path: Path, text: str, words: str) -> None:
     make(tmp_path, "parent/mdbox/mailboxes", "maildir/cur", "maildir/new", "maildir/tmp", "sdbox/mailboxes")
-    (tmp_path / "file").write_text("")
+    make(tmp_path, "full/mailboxes/INBOX/dbox-Mails", "multi/mailboxes", "multi/storage")
+    for name in ("file", "full/mailboxes/INBOX/dbox-Mails/u.1"):
+        (tmp_path / name).write_text("")
     with pytest.raises(NoSuchStore) as caught:
         parse_location(text.format(root=tmp_path))
     assert words.format(root=tmp_path) in str(caught.value)

@@ -37,6 +37,8 @@ async def init_store(
     """
     try:
         owner = await _make_root(fs, location.root, permissions)
+    except FileNotFoundError:
+        raise nowhere(location.root) from None
     except OSError as exc:
         raise NoSuchStore(f"{location.root}: {exc.strerror}") from exc
     work = Work(fs, location, owner, options or WriteOptions())
@@ -53,6 +55,12 @@ async def init_store(
         await work.disk.sync_dir(path)
 
 
+def nowhere(root: str) -> NoSuchStore:
+    """The error when *root* can't be made because the directory above is missing."""
+    above = os.path.dirname(root)
+    return NoSuchStore(f"{root}: there is no directory {above}; make it with: mkdir -p {above}")
+
+
 async def _nothing_to_expunge(name: str, uids: object) -> None:
     """No mailbox is deleted here."""
 
@@ -62,5 +70,7 @@ async def _make_root(fs: FileSystem, root: str, permissions: Permissions) -> os.
         await fs.run(ops.Mkdir(root, permissions))
     except FileExistsError:
         if await fs.run(ops.Listdir(root)):
-            raise StoreExists(f"{root}: the directory is not empty") from None
+            raise StoreExists(
+                f"{root}: the directory is not empty; a new store needs a new or an empty one"
+            ) from None
     return await fs.run(ops.Stat(root))

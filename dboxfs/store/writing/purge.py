@@ -96,7 +96,9 @@ async def purge(work: Work, *, dry_run: bool = False, report: Report | None = No
     :raises CorruptFile, StoreBusy, OSError: the map can't be had.
     """
     if not work.mdbox:
-        raise Unsupported("only multi-dbox stores are purged; an sdbox gives bytes back at once")
+        raise Unsupported(
+            f"{work.location.root}: only an mdbox has something to purge; an sdbox gives bytes back at once"
+        )
     if not work.options.alone and not dry_run:
         raise Unsupported("next to a Dovecot only Dovecot purges: doveadm purge")
     if not dry_run:

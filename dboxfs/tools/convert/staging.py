@@ -23,6 +23,7 @@ from dboxfs.fsapi.temporary import PREFIX
 from dboxfs.store.location import UNFINISHED, Kind, Location
 from dboxfs.store.writing import Fsync, StoreExists, WriteOptions
 from dboxfs.store.writing.disk import Disk
+from dboxfs.store.writing.newstore import nowhere
 from dboxfs.store.writing.work import Work
 from dboxfs.tools.convert.journal import Journal, journal_path
 
@@ -107,6 +108,8 @@ async def open_workplace(
         await fs.run(ops.Mkdir(root, probe.dir_permissions))
     except FileExistsError:
         await _check_entries(fs, root)
+    except FileNotFoundError:
+        raise nowhere(root) from None
     except OSError as exc:
         raise NoSuchStore(f"{root}: {exc.strerror}") from exc
     owner = await fs.run(ops.Stat(root))
