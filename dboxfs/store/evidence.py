@@ -15,6 +15,9 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 
+NOTE = "dboxfs-note"
+"""What names of notes of intent begin with (``writing/notes``)."""
+
 MESSAGE = re.compile(r"u\.[1-9][0-9]*")
 CONTAINER = re.compile(r"m\.[1-9][0-9]*")
 _MAP = frozenset({"dovecot.map.index", "dovecot.map.index.log"})

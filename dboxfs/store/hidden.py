@@ -9,13 +9,15 @@ nothing.  This is what gives it away:
   (mdbox);
 * NO_MAILBOX: messages of the map that no mailbox has, and the mailbox that they were saved to is not there,
   or shows far fewer than that;
+* OLD_INDEX: a mailbox of an sdbox with more message files that its index doesn't list than it lists: the
+  index is older than the files (a copy of a store in use), or was made anew;
 * NO_INBOX: there is no INBOX.  A store that nobody has logged in to, or of another namespace, has none, too.
 
 A few messages that no mailbox has, saved to one that is there, are what interrupted saves leave: they hide
 nothing (``dboxfs check`` names them).  A mailbox whose index can't be read is an error, and told as one.
 
-Nothing is written or locked.  Only what lacks an index is listed, only what no mailbox has is read, and of
-that :data:`SAMPLE` messages at most.
+Nothing is written or locked.  Only what lacks an index is listed, or has one with next to nothing in it, or
+files of the next uids; only what no mailbox has is read, and of that :data:`SAMPLE` messages at most.
 """
 
 from __future__ import annotations
@@ -32,11 +34,11 @@ import numpy.typing as npt
 import trio
 
 from dboxfs.errors import CorruptFile, DboxfsError
-from dboxfs.fsapi import FileSystem
+from dboxfs.fsapi import FileSystem, Peek, PeekResult
 from dboxfs.index.mailbox import map_uids
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.index.state import IndexState
-from dboxfs.store.evidence import MESSAGE
+from dboxfs.store.evidence import MESSAGE, NOTE
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.mdbox import MdboxStorage
 from dboxfs.store.names import display_name
@@ -59,6 +61,7 @@ class Cause(enum.Enum):
 
     NO_INDEX = "no-index"
     NO_MAILBOX = "no-mailbox"
+    OLD_INDEX = "old-index"
     NO_INBOX = "no-inbox"
 
 
@@ -100,6 +103,10 @@ async def hidden_mail(
     if location.kind is Kind.SDBOX:
         for name in sorted(name for name, state in states.items() if state is None):
             found += await _files_without_index(fs, location, name)
+        # else a writer is at work, or died: the next one takes away what it has left
+        settled = not await _listdir(fs, location.control_dir, NOTE)
+        for name, state in sorted(states.items()) if settled else ():
+            found += await _files_of_no_record(fs, location, name, state) if state is not None else []
     elif storage is not None and unlisted is not None and len(unlisted) and not unread:
         found += await _without_mailbox(location, states, storage, unlisted)
     if "INBOX" not in states and "INBOX" not in unread and Cause.NO_INBOX not in {one.cause for one in found}:
@@ -137,9 +144,15 @@ async def hidden_in(store: Store) -> list[Hidden]:
                 unlisted = np.intersect1d(unlisted, again)
         except (CorruptFile, OSError):
             storage = None  # who opens a message says so
-    return await hidden_mail(
+    found = await hidden_mail(
         store.fs, store.location, states(), unread=unread, storage=storage, unlisted=unlisted
     )
+    if Cause.OLD_INDEX in {one.cause for one in found}:
+        await trio.sleep(_SETTLE)
+        for folder in list(store.folders.values()):
+            await store.refresh_mailbox(folder)
+        found = await hidden_mail(store.fs, store.location, states(), unread=unread)
+    return found
 
 
 def summary(found: Sequence[Hidden]) -> str:
@@ -159,6 +172,35 @@ async def _files_without_index(fs: FileSystem, location: Location, name: str) ->
             continue  # the alternative storage need not be there
     what = f"{count} message files and no index: none of them is shown"
     return [_no_index(location, name, what, count)] if count else []
+
+
+async def _files_of_no_record(
+    fs: FileSystem, location: Location, name: str, state: IndexState
+) -> list[Hidden]:
+    """Message files that the index of a mailbox doesn't list, if they are more than it lists."""
+    directory = location.mailbox_path(name)
+    if len(state) >= FEW:
+        paths = [Peek(f"{directory}/u.{state.next_uid + more}", ()) for more in range(FEW)]
+        if not any(isinstance(answer, PeekResult) for answer in await fs.peek(paths)):
+            return []
+    names = await _listdir(fs, directory)
+    listed = {f"u.{uid}" for uid in state.uids.tolist()}
+    count = sum(MESSAGE.fullmatch(one) is not None and one not in listed for one in names)
+    if count < FEW or count <= len(state):
+        return []
+    what = f"{count} message files that the index does not list, which has {len(state)}"
+    todo = (
+        "was the index lost and made anew, or is it older than they? "
+        "dboxfs rescue brings them back in a new store"
+    )
+    return [Hidden(Cause.OLD_INDEX, location.index_path(name), what, todo, name, count)]
+
+
+async def _listdir(fs: FileSystem, directory: str, prefix: str = "") -> list[str]:
+    try:
+        return [entry.name for entry in await fs.listdir(directory) if entry.name.startswith(prefix)]
+    except OSError:
+        return []
 
 
 def _no_index(location: Location, name: str, what: str, count: int) -> Hidden:

@@ -134,6 +134,30 @@ async def test_index_that_was_made_anew_over_a_lost_one_is_noticed(tmp_path: Pat
     assert "made anew" in found.todo
 
 
+@pytest.mark.parametrize("index", ["made anew", "older than the files"])
+async def test_index_that_lists_fewer_messages_than_there_are_files_of_others_is_noticed(
+    tmp_path: Path, index: str
+) -> None:
+    root = await made(Kind.SDBOX, tmp_path / "s", INBOX=1, Work=FEW if index.startswith("older") else 0)
+    log = root / "mailboxes/Work/dbox-Mails/dovecot.index.log"
+    before = log.read_bytes()
+    shown = FEW if index.startswith("older") else 0
+    location = Location(Kind.SDBOX, str(root))
+    async with FileSystem(ThreadsDriver(2)) as fs:
+        writer = StoreWriter(fs, location, root.stat(), ALONE)
+        await writer.save("Work", [NewMessage(b"Subject: x\n\nx\n")] * (FEW - 1))
+        few = log.read_bytes()
+        log.write_bytes(before)
+        assert await hidden(root) == []  # a writer that died may have left so many
+        log.write_bytes(few)
+        await writer.save("Work", [NewMessage(b"Subject: x\n\nx\n")] * (shown + 1))
+    log.write_bytes(before)
+    (found,) = await hidden(root)
+    assert (found.cause, found.mailbox, found.messages) == (Cause.OLD_INDEX, "Work", shown + FEW)
+    assert "made anew, or is it older" in found.todo
+    assert "dboxfs rescue" in found.todo
+
+
 async def test_few_messages_that_interrupted_saves_left_hide_nothing(tmp_path: Path) -> None:
     root = await made(Kind.MDBOX, tmp_path / "s", INBOX=1, Work=1)
     log = root / "mailboxes/Work/dbox-Mails/dovecot.index.log"
@@ -147,16 +171,19 @@ async def test_few_messages_that_interrupted_saves_left_hide_nothing(tmp_path: P
     assert await hidden(root) == []
 
 
-async def test_saves_that_a_dead_writer_did_not_finish_hide_nothing(tmp_path: Path) -> None:
-    root = await made(Kind.MDBOX, tmp_path / "s", INBOX=1, Work=0)
-    location = Location(Kind.MDBOX, str(root))
-    plan = [Fault("append", 3, crash=Crash.BEFORE)]  # the message file, the map, the mailbox
+@BOTH
+async def test_saves_that_a_dead_writer_did_not_finish_hide_nothing(kind: Kind, tmp_path: Path) -> None:
+    root = await made(kind, tmp_path / "s", INBOX=1, Work=0)
+    location = Location(kind, str(root))
+    # the message file, the map, the mailbox; all message files, their note, the mailbox
+    plan = [Fault("append", 3 if kind is Kind.MDBOX else 2 * FEW + 2, crash=Crash.BEFORE)]
     driver = FaultsDriver(ThreadsDriver(1), plan, depth=1)
     async with FileSystem(driver) as fs:
         messages = [NewMessage(b"Subject: %d\n\nx\n" % n) for n in range(2 * FEW)]
         with pytest.raises(OSError, match="Input/output error"):
             await StoreWriter(fs, location, root.stat(), ALONE).save("Work", messages)
     assert driver.crashed
+    assert kind is Kind.MDBOX or len(list((root / "mailboxes/Work/dbox-Mails").glob("u.*"))) == 2 * FEW
     assert await hidden(root) == []
 
 

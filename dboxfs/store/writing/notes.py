@@ -25,11 +25,10 @@ from dataclasses import asdict, dataclass
 from dboxfs.fsapi import Permissions, ops
 from dboxfs.fsapi.chain import Steps
 from dboxfs.fsapi.temporary import Process, booted, is_left_over
+from dboxfs.store.evidence import NOTE
 from dboxfs.store.writing.disk import Disk, check_appended
 
 log = logging.getLogger(__name__)
-
-PREFIX = "dboxfs-note"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,7 @@ class Notes:
 
     def path(self) -> str:
         """A path for a new note, which :func:`writing` makes."""
-        name = PREFIX + os.path.basename(self._disk.temporary(self._directory))
+        name = NOTE + os.path.basename(self._disk.temporary(self._directory))
         return os.path.join(self._directory, name)
 
     async def put(self, note: Note) -> str:
@@ -133,13 +132,13 @@ class Notes:
         found: dict[str, Note | None] = {}
         here, since = Process.this(), booted()
         try:
-            entries = await self._disk.run(ops.Listdir(self._directory, PREFIX))
+            entries = await self._disk.run(ops.Listdir(self._directory, NOTE))
         except (FileNotFoundError, NotADirectoryError):
             return found
         for entry in entries:
             path = os.path.join(self._directory, entry.name)
             status = await self._disk.stat(path)
-            if status is not None and is_left_over(entry.name.removeprefix(PREFIX), status, here, since):
+            if status is not None and is_left_over(entry.name.removeprefix(NOTE), status, here, since):
                 data = await self._disk.read_whole(path)
                 found[path] = parse_note(data) if data is not None else None
         return found
