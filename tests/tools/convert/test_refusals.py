@@ -84,7 +84,7 @@ def test_a_source_that_is_no_store_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_directory_above_the_destination_is_named(source: Account, tmp_path: Path) -> None:
-    assert "No such file or directory" in refused(source.location, str(tmp_path / "no/mail"))
+    assert "there is no directory" in refused(source.location, str(tmp_path / "no/mail"))
 
 
 async def begun(source: Account, root: Path, kind: Kind) -> None:
