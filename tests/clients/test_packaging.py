@@ -170,7 +170,7 @@ class TestDemo:
         assert done.returncode == 0, done.stderr
         (directory,) = tmp_path.iterdir()
         try:
-            assert (directory / "mail/INBOX/1.eml").is_file()
+            assert (directory / "mail/INBOX/plain_emails-basic_email.eml").is_file()
             assert f"umount {directory}/mail" in done.stdout
         finally:
             run("fusermount3", "-u", "-z", directory / "mail")
