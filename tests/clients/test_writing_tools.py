@@ -85,7 +85,8 @@ def test_mv_out_and_between(rw: Writable) -> None:
 def test_mv_gives_a_name(rw: Writable) -> None:
     rw.run("mv", "INBOX/1.eml", "INBOX/mine")
     assert rw.names() == ["mine"]
-    assert (rw.inbox / "1.eml").read_bytes() == ONE
+    assert (rw.inbox / "mine").read_bytes() == ONE
+    assert not (rw.inbox / "1.eml").exists()
     rw.remount()
     assert rw.names() == ["mine"]
     assert rw.last().uid == 1

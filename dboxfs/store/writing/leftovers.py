@@ -6,7 +6,8 @@ By its notes (:mod:`~dboxfs.store.writing.notes`), before anything else is done 
 * mdbox: a record whose guid a note names is nobody's: if the map has it and no mailbox does, its refcount
   becomes 0 (``repair``); if the map doesn't have it, it is cut off the end of its ``m.N``, or gets a map
   record with refcount 0 if others have appended behind it (``torn``);
-* a move whose copies are in the target goes on to its end: the messages are expunged in the source.
+* a move whose copies are in the target goes on to its end: the messages are expunged in the source; sdbox:
+  a ``u.N`` of the source without a record and with the copy's inode number is unlinked.
 
 A note whose mailbox can't be had, or whose ``m.N`` somebody holds, stays for the next time.
 """
@@ -65,7 +66,9 @@ async def _resolve(work: Work, note: Note, expunge: Expunge) -> None:
     if note.files:
         async with work.mailbox(note.mailbox) as index:
             if work.header(index).guid.hex() == note.guid:
-                await _unlink_unrecorded(work, index, note)
+                await _unlink_unrecorded(
+                    work, index, note.mailbox, note.files, "a save that was interrupted is taken back"
+                )
     if note.moved:
         if work.mdbox:
             async with work.locked_map():
@@ -74,17 +77,24 @@ async def _resolve(work: Work, note: Note, expunge: Expunge) -> None:
         if copied and await _is(work, note.source, note.source_guid):
             log.info("%s: a move to %s that was interrupted is finished", note.source, note.mailbox)
             await expunge(note.source, copied)
+            if not work.mdbox:
+                async with work.mailbox(note.source) as index:  # the writer may have died behind the expunge
+                    await _unlink_unrecorded(
+                        work, index, note.source, note.moved, "a move that was interrupted is finished"
+                    )
 
 
-async def _unlink_unrecorded(work: Work, index: IndexLog, note: Note) -> None:
-    for uid, inode in note.files:
-        path = work.message_paths(note.mailbox, uid)[0]
+async def _unlink_unrecorded(
+    work: Work, index: IndexLog, name: str, files: Iterable[tuple[int, int]], why: str
+) -> None:
+    for uid, inode in files:
+        path = work.message_paths(name, uid)[0]
         found = await work.disk.stat(path)
         if found is None or found.st_ino != inode or not stat.S_ISREG(found.st_mode):
             continue
         if index.state.row_of(uid) < 0:
             await work.disk.unlink(path)
-            log.info("%s: a save that was interrupted and never acknowledged is taken back", path)
+            log.info("%s: %s", path, why)
 
 
 async def _copied(work: Work, note: Note) -> list[int]:

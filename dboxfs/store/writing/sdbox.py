@@ -444,7 +444,13 @@ class SdboxWriter:
             first = heritage(index, heir, wanted[0]) if heir is not None and wanted else None
             gone = sorted({*wanted, *index.state.pending_expunges.tolist()})
             attachments = await self._attachment_files(name, index, gone)
-            await finish_expunge(index, gone, first or [])
+            try:
+                await finish_expunge(index, gone, first or [])
+            except OSError:  # the records may be in the log all the same: the files are left to maintenance
+                for uid in gone:
+                    if index.state.row_of(uid) < 0:
+                        await self._work.remember_unremoved(self._work.message_paths(name, uid)[0])
+                raise
         await self.unlink(name, gone, attachments)
         self._work.count("expunged", len(gone))
         return gone
