@@ -200,9 +200,16 @@ def history(account: Account) -> Iterator[str]:
 READ_AFRESH = ("copy", "purge", "rename with a child", "index rewrite", "purge again")
 
 
+# Dovecot 2.3.19 leaves the child's index behind when its parent is renamed: it shows 0 messages there, and so
+# does a mount, which says that it sees their files.
+HIDES_A_CHILD = pytest.param(
+    SPLIT_KINDS[2], marks=pytest.mark.expected_log("mail may be hidden"), id=str(SPLIT_KINDS[2])
+)
+
+
 # What force-resync says of its own work.
 @pytest.mark.expected_log("Rebuilding index", "fscking index file", "rebuilding indexes")
-@kinds(PLAIN, SPLIT_KINDS[1:])
+@pytest.mark.parametrize("kind", [*PLAIN, SPLIT_KINDS[1], HIDES_A_CHILD], ids=str)
 def test_every_step_of_a_history(dovecot: Dovecot, mounts: Mounts, tally: Tally, kind: Kind) -> None:
     account = kind.account(dovecot)
     account.save(b"Subject: first\n\n")

@@ -136,7 +136,7 @@ def test_umount_where_nothing_is_mounted(tmp_path: Path) -> None:
 def test_umount_while_it_is_used(account: Account, mounts: Mounts) -> None:
     mountpoint = mounts.mount(account.root)
     with (mountpoint / "INBOX" / "1.eml").open("rb") as file:
-        refused(dboxfs("umount", mountpoint), MOUNT, str(mountpoint), "busy")
+        refused(dboxfs("umount", mountpoint), MOUNT, str(mountpoint), "in use by process", "--lazy")
         assert file.read()
     mounts.umount(mountpoint)
 
