@@ -30,7 +30,7 @@ def owners(root: Path) -> set[tuple[int, int]]:
     return {(path.lstat().st_uid, path.lstat().st_gid) for path in (root, *root.rglob("*"))}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
+@pytest.mark.root  # it makes files of others
 @pytest.mark.parametrize("kind", ["sdbox", "mdbox"])
 def test_root_makes_a_store_for_the_owner_of_the_directory_above_or_whom_it_names(
     kind: str, tmp_path: Path
@@ -59,7 +59,7 @@ def test_owner_that_nobody_knows_is_refused_in_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
+@pytest.mark.root  # it makes files of others
 def test_store_that_is_roots_alone_is_told(tmp_path: Path) -> None:
     assert "--owner USER" in dboxfs("init", "--format", "sdbox", tmp_path / "s").stdout
 
