@@ -31,7 +31,7 @@ import trio
 from bench.subjects import Dboxfs
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location
-from dboxfs.store.writing import Fsync, Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
+from dboxfs.store.write import Fsync, Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
 
 _SMALL, _SMALL_COUNT, _AT_ONCE = 4 << 10, 2000, 50
 _LARGE, _LARGE_COUNT, _PIECE = 32 << 20, 4, 128 << 10

@@ -26,7 +26,7 @@ from bench.run import Bench
 from bench.stores import build_compressed, location_of
 from dboxfs.fsapi import FileSystem, PageCache, ThreadsDriver
 from dboxfs.store import Mailbox, open_store, parse_location
-from dboxfs.store.content import PAGE
+from dboxfs.store.body import PAGE
 
 HOT = 1000
 CACHE = 64 << 20

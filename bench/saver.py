@@ -13,7 +13,7 @@ import trio
 
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import parse_location
-from dboxfs.store.writing import Fsync, NewMessage, StoreWriter, WriteOptions
+from dboxfs.store.write import Fsync, NewMessage, StoreWriter, WriteOptions
 
 
 def main(message: str, count: str, store: str, fsync: str, writers: str) -> None:

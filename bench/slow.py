@@ -17,8 +17,8 @@ import trio
 
 from dboxfs.fsapi import FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.fuse.mount import check_mountpoint, run
-from dboxfs.fuse.options import MountOptions
 from dboxfs.store import Location, parse_location, walk
+from dboxfs.vfs.options import MountOptions
 
 
 def main(argv: Sequence[str] | None = None) -> int:

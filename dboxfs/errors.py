@@ -3,8 +3,8 @@
 Codecs (``dboxfs.dbox``, ``dboxfs.index``) see bytes only and raise :class:`FormatError`: an offset
 into those bytes and a reason.  ``dboxfs.store`` knows which file the bytes came from and turns it into
 :class:`CorruptFile`.  Everything else derives from :class:`DboxfsError` too and says its ``errno``; one
-place (``dboxfs.fuse.errno``) decides what goes into the log, and one (``dboxfs.cli.status``) maps errors to
-one line on stderr and an exit status.
+place (``dboxfs.fuse.error_map``) decides what goes into the log, and one (``dboxfs.cli.status``) maps
+errors to one line on stderr and an exit status.
 """
 
 from __future__ import annotations

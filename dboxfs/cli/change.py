@@ -16,9 +16,9 @@ from dboxfs.errors import MailHidden
 from dboxfs.fsapi import FileSystem, Permissions, ThreadsDriver
 from dboxfs.store import Kind, Location, open_store, parse_location
 from dboxfs.store.hidden import hidden_in, summary
-from dboxfs.store.mailsettings import for_dovecot
-from dboxfs.store.writing import Neighbour, PurgeProgress, StoreWriter, WriteOptions, init_store
-from dboxfs.store.writing.newstore import ROOT
+from dboxfs.store.mail_settings import for_dovecot
+from dboxfs.store.write import Neighbour, PurgeProgress, StoreWriter, WriteOptions, init_store
+from dboxfs.store.write.new_store import ROOT
 
 
 def init(arguments: argparse.Namespace) -> int:

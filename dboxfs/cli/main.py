@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from dboxfs import __version__
-from dboxfs.cli import change, checking, converting, inspect, mounting, rescuing, unmounting
+from dboxfs.cli import change, check, convert, mount, rescue, show, umount
 from dboxfs.cli.logs import one_line
 from dboxfs.cli.status import (
     EXIT_FAILURE,
@@ -82,18 +82,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dboxfs {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    mount = commands.add_parser(
+    mount_parser = commands.add_parser(
         "mount", help="mount a store", description="Mount STORE on the empty directory MOUNTPOINT.\n\n" +
-        _STORE, epilog=mounting.OPTIONS_HELP + "\n" + _STATUS, formatter_class=raw,
+        _STORE, epilog=mount.OPTIONS_HELP + "\n" + _STATUS, formatter_class=raw,
     )  # fmt: skip
-    mounting.add_arguments(mount)
-    mount.set_defaults(run=mounting.mount)
+    mount.add_arguments(mount_parser)
+    mount_parser.set_defaults(run=mount.mount)
 
-    umount = commands.add_parser(
+    umount_parser = commands.add_parser(
         "umount", help="unmount", description="Unmount MOUNTPOINT, also one whose daemon has died."
     )
-    unmounting.add_arguments(umount)
-    umount.set_defaults(run=unmounting.umount)
+    umount.add_arguments(umount_parser)
+    umount_parser.set_defaults(run=umount.umount)
 
     listing = commands.add_parser(
         "ls",
@@ -104,21 +104,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     listing.add_argument("store", metavar="STORE")
     listing.add_argument("mailbox", metavar="MAILBOX", nargs="?")
-    listing.set_defaults(run=inspect.ls)
+    listing.set_defaults(run=show.ls)
 
     info = commands.add_parser(
         "info", help="what a store is and holds", formatter_class=raw,
         description="Show where the parts of STORE are, its mailboxes and their counts.\n\n" + _STORE,
     )  # fmt: skip
     info.add_argument("store", metavar="STORE")
-    info.set_defaults(run=inspect.info)
+    info.set_defaults(run=show.info)
 
     dump = commands.add_parser(
         "dump", help="show a file of a store in readable form",
         description="Show any u.N, m.N, dovecot.index, .log, .cache or map file in readable form.",
     )  # fmt: skip
     dump.add_argument("file", metavar="FILE")
-    dump.set_defaults(run=inspect.dump)
+    dump.set_defaults(run=show.dump)
 
     init = commands.add_parser(
         "init",
@@ -156,27 +156,27 @@ def _parser() -> argparse.ArgumentParser:
     purge.add_argument("--force", action="store_true", help="also a store that seems to hide mail (no INBOX)")
     purge.set_defaults(run=change.purge)
 
-    convert = commands.add_parser(
+    convert_parser = commands.add_parser(
         "convert", help="make a copy of a store in another format",
-        description=converting.DESCRIPTION + _STORE.replace("STORE", "SRC", 1), epilog=_STATUS,
+        description=convert.DESCRIPTION + _STORE.replace("STORE", "SRC", 1), epilog=_STATUS,
         formatter_class=raw,
     )  # fmt: skip
-    converting.add_arguments(convert)
-    convert.set_defaults(run=converting.convert)
+    convert.add_arguments(convert_parser)
+    convert_parser.set_defaults(run=convert.convert)
 
-    check = commands.add_parser(
+    check_parser = commands.add_parser(
         "check", help="compare everything in a store with everything else",
-        description=checking.DESCRIPTION + _STORE, epilog=checking.STATUS, formatter_class=raw,
+        description=check.DESCRIPTION + _STORE, epilog=check.STATUS, formatter_class=raw,
     )  # fmt: skip
-    checking.add_arguments(check)
-    check.set_defaults(run=checking.check)
+    check.add_arguments(check_parser)
+    check_parser.set_defaults(run=check.check)
 
-    rescue = commands.add_parser(
+    rescue_parser = commands.add_parser(
         "rescue", help="make a new store of what is left of a damaged one",
-        description=rescuing.DESCRIPTION + _STORE, epilog=rescuing.STATUS, formatter_class=raw,
+        description=rescue.DESCRIPTION + _STORE, epilog=rescue.STATUS, formatter_class=raw,
     )  # fmt: skip
-    rescuing.add_arguments(rescue)
-    rescue.set_defaults(run=rescuing.rescue)
+    rescue.add_arguments(rescue_parser)
+    rescue_parser.set_defaults(run=rescue.rescue)
     return parser
 
 

@@ -285,8 +285,7 @@ class AppendLocked(Op[Appended | None]):
     """Lock an open file, append to it if it ends at ``end`` and ``path`` is still its name, and unlock it.
 
     None: something is not so, or somebody else has the lock; nothing was written.  A write that ends in the
-    middle is taken back.  The steps are those of ``dboxfs.store.writing.asking``; only drivers with a lane
-    know this operation.
+    middle is taken back.  Only drivers with a lane know this operation.
     """
 
     kind: ClassVar[str] = "append_locked"

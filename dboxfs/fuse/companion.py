@@ -40,7 +40,7 @@ import time
 from contextlib import suppress
 
 from dboxfs.errors import MountError
-from dboxfs.fuse.mounts import Abort, Mount
+from dboxfs.util.mounts import Abort, Mount
 
 _REQUEST = struct.Struct("=QQQ")
 _TICKET = struct.Struct("=Q")

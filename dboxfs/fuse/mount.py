@@ -20,16 +20,17 @@ import trio
 
 from dboxfs.errors import MailHidden, MountError, NoSuchStore
 from dboxfs.fsapi import FileSystem
-from dboxfs.fuse import loop, mounts, taskdump
+from dboxfs.fuse import loop, taskdump
 from dboxfs.fuse.companion import Companion
-from dboxfs.fuse.mounts import Mount
-from dboxfs.fuse.namereader import NameReader
 from dboxfs.fuse.operations import Operations
-from dboxfs.fuse.options import Entries, MountOptions
-from dboxfs.fuse.writable import WritableOperations
 from dboxfs.store import Location, Store, open_store
 from dboxfs.store.hidden import hidden_in, summary
-from dboxfs.store.writing import StoreWriter, with_version
+from dboxfs.store.names.read import NameReader
+from dboxfs.store.write import StoreWriter, with_version
+from dboxfs.util import mounts
+from dboxfs.util.mounts import Mount
+from dboxfs.vfs.options import Entries, MountOptions
+from dboxfs.vfs.writable import WritableOperations
 
 log = logging.getLogger(__name__)
 

@@ -47,8 +47,8 @@ import trio
 
 from dboxfs.errors import MountError
 from dboxfs.fuse.companion import Companion
-from dboxfs.fuse.mounts import Mount
-from dboxfs.fuse.options import Entries
+from dboxfs.util.mounts import Mount
+from dboxfs.vfs.options import Entries
 
 log = logging.getLogger(__name__)
 

@@ -25,21 +25,21 @@ import trio
 from pyfuse3 import FUSEError
 
 from dboxfs.errors import CorruptFile, NoSuchMessage
-from dboxfs.fuse import control as control_files
-from dboxfs.fuse import xattrs
-from dboxfs.fuse.attributes import SHORT, Attributes, fill
-from dboxfs.fuse.directory import Listing
-from dboxfs.fuse.errno import ErrorMap
-from dboxfs.fuse.inodes import CONTROL, ROOT, UID_MASK, Inodes
+from dboxfs.fuse.error_map import ErrorMap
 from dboxfs.fuse.loop import LoopLowlevel
-from dboxfs.fuse.mounts import Mount
-from dboxfs.fuse.namefollower import NameFollower
-from dboxfs.fuse.namereader import NameReader
-from dboxfs.fuse.names import WrittenNames, decode, encode, number_of
 from dboxfs.fuse.notify import Notifier
-from dboxfs.fuse.options import Entries, ViewOptions
-from dboxfs.fuse.pushed import Doubts, Pushed
 from dboxfs.store import KNOWN, UNKNOWN, Body, Delta, Facts, Folder, Kind, Listener, Mailbox, Store
+from dboxfs.store.names.follow import NameFollower
+from dboxfs.store.names.read import NameReader
+from dboxfs.store.names.table import WrittenNames, decode, encode, number_of
+from dboxfs.util.mounts import Mount
+from dboxfs.vfs import control as control_files
+from dboxfs.vfs import xattrs
+from dboxfs.vfs.attrs import SHORT, Attributes, fill
+from dboxfs.vfs.kernel_pages import Doubts, Pushed
+from dboxfs.vfs.listing import Listing
+from dboxfs.vfs.node import CONTROL, ROOT, UID_MASK, Inodes
+from dboxfs.vfs.options import Entries, ViewOptions
 
 SCAN_PATIENCE = 2.0
 """Seconds that a listing waits in all for sizes; the kernel asks for the others when it needs them."""

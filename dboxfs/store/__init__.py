@@ -1,8 +1,8 @@
 """The mailstore as a plain library: ``Store``, ``Folder``, ``Mailbox``, bodies.  Knows nothing of FUSE."""
 
-from dboxfs.store.content import Body
-from dboxfs.store.facts import DAMAGED, KNOWN, UNKNOWN, Facts, FactTable
-from dboxfs.store.indexfiles import Delta
+from dboxfs.store.attrs import DAMAGED, KNOWN, UNKNOWN, Facts, FactTable
+from dboxfs.store.body import Body
+from dboxfs.store.indexes.follow import Delta
 from dboxfs.store.location import Kind, Location, parse_location
 from dboxfs.store.mailbox import Details, Mailbox
 from dboxfs.store.store import Folder, Listener, Store, open_store

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 NOTE = "dboxfs-note"
-"""What names of notes of intent begin with (``writing/notes``)."""
+"""What names of notes of intent begin with (``write/notes``)."""
 
 MESSAGE = re.compile(r"u\.[1-9][0-9]*")
 CONTAINER = re.compile(r"m\.[1-9][0-9]*")

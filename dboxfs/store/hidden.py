@@ -40,8 +40,8 @@ from dboxfs.index.mapindex import MapIndex
 from dboxfs.index.state import IndexState
 from dboxfs.store.evidence import MESSAGE, NOTE
 from dboxfs.store.location import Kind, Location
-from dboxfs.store.mdbox import MdboxStorage
-from dboxfs.store.names import display_name
+from dboxfs.store.mailbox_names import display_name
+from dboxfs.store.mdbox.read import MdboxStorage
 
 if TYPE_CHECKING:
     from dboxfs.store.store import Store

@@ -28,22 +28,22 @@ from dboxfs.errors import CorruptFile, DboxfsError, EncryptedMessage, NoSuchMail
 from dboxfs.fsapi import FileSystem
 from dboxfs.index.mailbox import MailboxHeader, guids, mailbox_header, map_uid, map_uids, save_dates
 from dboxfs.index.state import IndexState
-from dboxfs.store import saveddates
-from dboxfs.store.ahead import AheadFiles
-from dboxfs.store.content import Body, open_body, settled
-from dboxfs.store.facts import DAMAGED, KNOWN, Facts, FactTable, Uids
-from dboxfs.store.indexfiles import NOTHING, Delta, IndexFiles
-from dboxfs.store.joined import Joined
+from dboxfs.store import saved_dates
+from dboxfs.store.attrs import DAMAGED, KNOWN, Facts, FactTable, Uids
+from dboxfs.store.backend import MessageFiles, Opened, Scanned
+from dboxfs.store.body import Body, open_body, settled
+from dboxfs.store.details_cache import LocationTable
+from dboxfs.store.indexes.follow import NOTHING, Delta, IndexFiles
 from dboxfs.store.location import Kind, Location
-from dboxfs.store.locations import LocationTable
-from dboxfs.store.mdbox import MdboxFiles, MdboxStorage
-from dboxfs.store.messages import MessageFiles, Opened, Scanned
-from dboxfs.store.names import display_name
-from dboxfs.store.recall import CachePlaces, Recall
-from dboxfs.store.saveddates import SavedDates, load_saved_dates
-from dboxfs.store.sdbox import SdboxFiles
-from dboxfs.store.sizetable import SizeTables
+from dboxfs.store.mailbox_names import display_name
+from dboxfs.store.mdbox.read import MdboxFiles, MdboxStorage
+from dboxfs.store.prefetch import AheadFiles
+from dboxfs.store.saved_dates import SavedDates, load_saved_dates
+from dboxfs.store.sdbox.read import SdboxFiles
+from dboxfs.store.size_recall import CachePlaces, Recall
+from dboxfs.store.size_table import SizeTables
 from dboxfs.store.walk import Walk
+from dboxfs.util.coalesce import Joined
 
 FLAG_NAMES = (
     (0x01, "\\Answered"),
@@ -209,7 +209,7 @@ class Mailbox:
         state = self.state
         if self._location.kind is not Kind.SDBOX or state is None:
             return _NO_UIDS
-        return await saveddates.look_again(self._fs, self._cache_path, state, self.facts)
+        return await saved_dates.look_again(self._fs, self._cache_path, state, self.facts)
 
     async def exists(self) -> bool:
         """Whether the directory of the index is there (always, where there never was an index)."""
@@ -235,7 +235,7 @@ class Mailbox:
             if facts.known and not facts.damaged:
                 return facts
             table = self.facts
-            error = (await self._look_at(np.array([uid], np.uint32), saveddates.FEW)).get(uid)
+            error = (await self._look_at(np.array([uid], np.uint32), saved_dates.FEW)).get(uid)
             if table is self.facts:
                 break
         facts = self._known(uid)
@@ -265,7 +265,7 @@ class Mailbox:
         try:
             await self._take_remembered()
             todo = self.facts.unknown_uids()
-            dates = await self._saved_dates(todo, saveddates.ALL)
+            dates = await self._saved_dates(todo, saved_dates.ALL)
             batches = iter([todo[i : i + _BATCH] for i in range(0, len(todo), _BATCH)])
             async with trio.open_nursery() as nursery:
                 for _ in range(_BATCHES_AT_ONCE):
@@ -295,9 +295,9 @@ class Mailbox:
         cache: CachePlaces | None = None
         if self._location.kind is Kind.SDBOX:
             cache = CachePlaces(
-                partial(saveddates.offsets_of, state),
-                saveddates.cache_seq(state),
-                lambda uids: self._saved_dates(uids, saveddates.ALL),
+                partial(saved_dates.offsets_of, state),
+                saved_dates.cache_seq(state),
+                lambda uids: self._saved_dates(uids, saved_dates.ALL),
             )
         await self._recall.take(table, guid, self.uid_validity, cache, advance)
 
@@ -357,7 +357,7 @@ class Mailbox:
             facts = facts if saved is None else replace(facts, saved=saved)
             self.facts.put(scanned.uid, facts, scanned.mark if self._recall is not None else None)
             if dates is not None:
-                saveddates.remember(self.facts, scanned.uid, dates)
+                saved_dates.remember(self.facts, scanned.uid, dates)
         elif isinstance(scanned.error, DboxfsError):
             self.facts.put(scanned.uid, facts or Facts(DAMAGED, 0, 0, 0))
             self._report(f"{self.display_name}: uid {scanned.uid}", scanned.error)

@@ -30,7 +30,7 @@ from dboxfs.dbox import (
     parse_metadata,
 )
 from dboxfs.errors import FormatError
-from dboxfs.store.facts import CODED, DAMAGED, HAS_ATTACHMENTS, KNOWN, Facts
+from dboxfs.store.attrs import CODED, DAMAGED, HAS_ATTACHMENTS, KNOWN, Facts
 
 HEAD = 96
 """Bytes to read from the start of an sdbox file: header line (16), message header (30), magic (15); format 3:
@@ -57,7 +57,7 @@ class Record:
     """Where one message lies.  Offsets and sizes in bytes; ``size`` is the plain message's.
 
     ``encrypted``: its stored bytes are ciphertext.  ``doubtful``: whether it is compressed, or encrypted, is
-    not sure before its body was read (:func:`dboxfs.store.content.settled`); its size is.  ``as_it_is``: it
+    not sure before its body was read (:func:`dboxfs.store.body.settled`); its size is.  ``as_it_is``: it
     begins like such a one in format 2, and is none.  ``crc``: CRC-32 of the stored body; None: not known
     (format 2).
     """

@@ -34,16 +34,16 @@ import trio
 from dboxfs.errors import CorruptFile, DboxfsError, NoSuchStore
 from dboxfs.fsapi import FileSystem, Peek
 from dboxfs.fsapi.ops import fresh
-from dboxfs.store.ahead import AheadFiles
-from dboxfs.store.dboxversion import recorded_version
-from dboxfs.store.indexfiles import Delta
+from dboxfs.store.damage_log import Reports
+from dboxfs.store.dbox_version import recorded_version
+from dboxfs.store.details_cache import DEFAULT_LIMIT, LocationTable
+from dboxfs.store.indexes.follow import Delta
 from dboxfs.store.location import Kind, Location
-from dboxfs.store.locations import DEFAULT_LIMIT, LocationTable
 from dboxfs.store.mailbox import Details, Mailbox
-from dboxfs.store.mdbox import MdboxStorage
-from dboxfs.store.names import display_name, shown_part
-from dboxfs.store.reports import Reports
-from dboxfs.store.sizetable import SizeTables
+from dboxfs.store.mailbox_names import display_name, shown_part
+from dboxfs.store.mdbox.read import MdboxStorage
+from dboxfs.store.prefetch import AheadFiles
+from dboxfs.store.size_table import SizeTables
 from dboxfs.store.subscriptions import parse_subscriptions
 from dboxfs.store.tree import Found, scan_tree
 from dboxfs.store.watch import Watched, Watcher

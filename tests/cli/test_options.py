@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dboxfs.cli.main import main
-from dboxfs.cli.mounting import parse_options
+from dboxfs.cli.mount import parse_options
 from dboxfs.cli.status import UsageError
-from dboxfs.fuse.options import ViewOptions
+from dboxfs.vfs.options import ViewOptions
 
 
 def test_without_options_the_view_is_the_stores_own() -> None:

@@ -27,7 +27,7 @@ from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.fsapi.ops import Job, Op
 from dboxfs.store import parse_location
-from dboxfs.store.writing import Neighbour, NewMessage, StoreWriter, WriteOptions
+from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions
 from tests.live.dovecot import Account, Dovecot, parse_pager
 
 R = TypeVar("R")

@@ -23,12 +23,12 @@ from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.fsapi.temporary import Process
 from dboxfs.store import Kind, Location, open_store
-from dboxfs.store.writing import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
+from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
 from tests.crash.points import Point, Recorder
 from tests.crash.test_format3 import Change, Key, contents, copy, move, points_of
 from tests.crash.test_format3 import replace as replaced
 from tests.live.dovecot import Account, Dovecot
-from tests.store_writing.stores import body
+from tests.store.write.stores import body
 
 EVERY = os.environ.get("DBOXFS_CRASH") == "all"
 SOME = 8

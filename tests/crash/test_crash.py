@@ -13,7 +13,7 @@ import trio
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FaultsDriver, FileSystem, Permissions, ThreadsDriver
 from dboxfs.store import Kind, Location
-from dboxfs.store.writing import (
+from dboxfs.store.write import (
     HandleSource,
     Neighbour,
     NewMessage,
@@ -23,7 +23,7 @@ from dboxfs.store.writing import (
 )
 from tests.crash.points import EXPECTED, Acknowledge, Point, Scenario, crash, template
 from tests.live.dovecot import Account, Dovecot
-from tests.store_writing.stores import body
+from tests.store.write.stores import body
 
 pytestmark = pytest.mark.expected_log(*EXPECTED)
 

@@ -15,7 +15,7 @@ import pytest
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.store import parse_location
-from dboxfs.store.writing import NewMessage, StoreWriter
+from dboxfs.store.write import NewMessage, StoreWriter
 from tests.crash.points import EXPECTED, Key, Scenario, Template, clone, contents, counted, template
 from tests.crash.test_crash import EVERY, SCENARIOS
 from tests.live.dovecot import Account, Dovecot

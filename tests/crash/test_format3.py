@@ -17,9 +17,9 @@ import pytest
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, open_store
-from dboxfs.store.writing import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
+from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
 from tests.crash.points import LAST_WORDS, Point, Recorder
-from tests.store_writing.stores import body
+from tests.store.write.stores import body
 
 EVERY = os.environ.get("DBOXFS_CRASH") == "all"
 SOME = 6

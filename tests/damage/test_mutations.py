@@ -21,13 +21,13 @@ import trio
 
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, parse_location
-from dboxfs.store.writing import Fsync, Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
+from dboxfs.store.write import Fsync, Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
 from dboxfs.tools.check import CheckOptions, Finding, Severity, check_store
 from dboxfs.tools.rescue import Event, RescueOptions, rescue_store
 from tests.damage.mutations import mutate
 from tests.live import corpus
 from tests.live.dovecot import Account, DoveadmError, Dovecot
-from tests.store_writing.stores import body, everything
+from tests.store.write.stores import body, everything
 from tests.tools.check.stores import DRIVERS, tree
 from tests.tools.rescue.rescued import hand_over
 

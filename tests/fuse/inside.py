@@ -18,8 +18,8 @@ import trio
 
 from dboxfs.fsapi import Driver, FileSystem, ThreadsDriver
 from dboxfs.fuse.mount import run
-from dboxfs.fuse.options import MountOptions
 from dboxfs.store import parse_location
+from dboxfs.vfs.options import MountOptions
 from tests.live.dovecot import Account
 from tests.live.mounts import is_mounted
 

@@ -20,7 +20,7 @@ import dboxfs
 from dboxfs.errors import MountError
 from dboxfs.fuse import notify
 from dboxfs.fuse.notify import Notifier
-from dboxfs.fuse.options import Entries, wants_companion
+from dboxfs.vfs.options import Entries, wants_companion
 
 EPOCH = struct.pack("=IiQ", 16, 8, 0)
 

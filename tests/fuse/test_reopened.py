@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from dboxfs.fsapi import Fault, FaultsDriver, ThreadsDriver
-from dboxfs.fuse.opener import Holders
-from dboxfs.fuse.options import MountOptions
-from dboxfs.store.writing import WriteOptions
+from dboxfs.store.write import WriteOptions
+from dboxfs.vfs.holders import Holders
+from dboxfs.vfs.options import MountOptions
 from tests.fuse.inside import aside, mounted
 from tests.live.dovecot import Dovecot
 

@@ -7,11 +7,11 @@ import os
 import time
 from pathlib import Path
 
-from dboxfs.store.writing import Fsync, NewMessage, WriteOptions
+from dboxfs.store.write import Fsync, NewMessage, WriteOptions
 from tests.fuse_rw.rw import Writable, both, resynced
 from tests.live.dovecot import Account, Dovecot
 from tests.live.mounts import Mounts, dboxfs
-from tests.store_writing.stores import assert_resync_changes_nothing, body, writing
+from tests.store.write.stores import assert_resync_changes_nothing, body, writing
 
 pytestmark = resynced
 ALONE = "rw,alone,fsync=never"

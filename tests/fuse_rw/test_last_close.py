@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dboxfs.fuse import closing
-from dboxfs.fuse.options import MountOptions
-from dboxfs.store.writing import WriteOptions
+from dboxfs.store.write import WriteOptions
+from dboxfs.vfs import close_policy
+from dboxfs.vfs.options import MountOptions
 from tests.fuse.inside import aside, mounted, soon
 from tests.fuse_rw.rw import ONE, TWO, Writable, both, resynced
 from tests.live.dovecot import Dovecot
@@ -161,7 +161,7 @@ class TestOthersHoldIt:
     async def test_it_is_committed_after_a_while(
         self, dovecot: Dovecot, tmp_path: Path, driver: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(closing, "PATIENCE", 0.3)
+        monkeypatch.setattr(close_policy, "PATIENCE", 0.3)
         account = dovecot.account(f"{driver}:{{home}}/mail")
         account.save(ONE)
         async with mounted(account, tmp_path / "mnt", options=MountOptions(write=WriteOptions())) as mnt:

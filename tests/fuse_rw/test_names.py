@@ -11,9 +11,9 @@ import pytest
 
 from dboxfs.fsapi import Fault, FaultsDriver, ThreadsDriver
 from dboxfs.fsapi.temporary import Process
-from dboxfs.fuse.namelines import Kind, Line, decode_lines, encode_line
-from dboxfs.fuse.options import MountOptions
-from dboxfs.store.writing import WriteOptions
+from dboxfs.store.names.codec import Kind, Line, decode_lines, encode_line
+from dboxfs.store.write import WriteOptions
+from dboxfs.vfs.options import MountOptions
 from tests.fuse.inside import aside, mounted
 from tests.fuse_rw.rw import ONE, TWO, Writable, both, resynced
 from tests.live.dovecot import Dovecot

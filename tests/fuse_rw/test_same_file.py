@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from dboxfs.fuse.options import MountOptions
-from dboxfs.store.writing import WriteOptions
+from dboxfs.store.write import WriteOptions
+from dboxfs.vfs.options import MountOptions
 from tests.fuse.inside import aside, mounted, soon
 from tests.fuse_rw.rw import JULY, ONE, TWO, Writable, both, resynced
 from tests.live.dovecot import Dovecot

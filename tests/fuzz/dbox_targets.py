@@ -46,8 +46,8 @@ from dboxfs.errors import DboxfsError, FormatError
 from dboxfs.fsapi import FileSystem
 from dboxfs.fsapi.drivers.memory import MemoryDriver
 from dboxfs.store import salvage
-from dboxfs.store.content import open_body, settled
-from dboxfs.store.messages import Opened
+from dboxfs.store.backend import Opened
+from dboxfs.store.body import open_body, settled
 from dboxfs.store.record import LOST_HEADER, TAIL, NeedRange, Record, file_header, parse_record
 from dboxfs.store.salvage.trailer import read_block
 from tests.dbox import golden3

@@ -24,9 +24,9 @@ from dboxfs.index.mapindex import MapIndex
 from dboxfs.index.reader import Action, decide, load
 from dboxfs.index.state import IndexState
 from dboxfs.store import parse_location
-from dboxfs.store.facts import FactColumns
-from dboxfs.store.names import decode_mutf7, display_name, encode_mutf7, shown_part, storage_part
-from dboxfs.store.sizetable import (
+from dboxfs.store.attrs import FactColumns
+from dboxfs.store.mailbox_names import decode_mutf7, display_name, encode_mutf7, shown_part, storage_part
+from dboxfs.store.size_table import (
     Remembered,
     block_size,
     decode_block,

@@ -1,11 +1,11 @@
-"""Target of the fuzzer: the lines of a file of names (:mod:`dboxfs.fuse.namelines`)."""
+"""Target of the fuzzer: the lines of a file of names (:mod:`dboxfs.store.names.codec`)."""
 
 from __future__ import annotations
 
 import zlib
 from random import Random
 
-from dboxfs.fuse.namelines import HIGHEST, LONGEST, Kind, Line, decode_lines, encode_line
+from dboxfs.store.names.codec import HIGHEST, LONGEST, Kind, Line, decode_lines, encode_line
 from tests.fuzz.machine import Target
 
 _LINES = (

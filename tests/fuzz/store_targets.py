@@ -11,10 +11,10 @@ from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem
 from dboxfs.fsapi.drivers.memory import MemoryDriver
 from dboxfs.store import Kind, Location, open_store
-from dboxfs.store.dboxversion import recorded_version
-from dboxfs.store.writing import WriteOptions
-from dboxfs.store.writing.disk import AppendFile, Disk
-from dboxfs.store.writing.newindex import last_uid_validity
+from dboxfs.store.dbox_version import recorded_version
+from dboxfs.store.disk import AppendFile, Disk
+from dboxfs.store.indexes.create import last_uid_validity
+from dboxfs.store.write import WriteOptions
 from dboxfs.tools.convert.journal import Batch, Journal
 from tests.fuzz.dbox_targets import SAMPLES, TOKENS, make_format2
 from tests.fuzz.machine import Target

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from dboxfs.fuse.options import Entries
+from dboxfs.vfs.options import Entries
 from tests.kills.kills import Kills, empty
 from tests.live.dovecot import Dovecot
 

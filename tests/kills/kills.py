@@ -21,7 +21,7 @@ from pathlib import Path
 
 import dboxfs.fuse.mount  # noqa: F401 - loaded once, before the forks
 from dboxfs.cli.main import main
-from dboxfs.fuse.mounts import mounted_on, servers
+from dboxfs.util.mounts import mounted_on, servers
 from tests.kills.clients import MAILBOXES, Writer, dovecot_at_work, fork, id_of, list_and_read
 from tests.live.dovecot import Account
 

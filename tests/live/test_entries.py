@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from dboxfs.fuse.options import Entries
+from dboxfs.vfs.options import Entries
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.live.mounts import Mounts
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from dboxfs.fuse.mounts import mounted_on, servers
-from dboxfs.fuse.options import Entries
+from dboxfs.util.mounts import mounted_on, servers
+from dboxfs.vfs.options import Entries
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.live.mounts import Mounts, dboxfs, is_mounted
 

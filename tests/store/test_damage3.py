@@ -12,7 +12,7 @@ from dboxfs.dbox import Found, scan_file
 from dboxfs.errors import CorruptFile
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location
-from dboxfs.store.writing import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
+from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
 from tests.dbox.golden3 import page_example
 from tests.store.test_damage import Made, flips, look, message_files
 

@@ -11,7 +11,7 @@ from dboxfs.errors import NoSuchStore
 from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, open_store, parse_location
 from dboxfs.store.hidden import FEW, Cause, Hidden, hidden_in, summary
-from dboxfs.store.writing import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
+from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
 
 BOTH = pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.value)
 ALONE = WriteOptions(Neighbour.ALONE)

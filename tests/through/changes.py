@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.crash.points import Key, Template, clone, contents, counted
 from tests.live.dovecot import Account, Dovecot
-from tests.store_writing.stores import body
+from tests.store.write.stores import body
 from tests.through.daemons import Daemons, Served
 
 NEW, MORE, OTHER = body(100), b"and more\n", body(101)

@@ -36,12 +36,12 @@ from typing import Any, TypeVar
 import trio
 
 from dboxfs.cli.logs import log_to
-from dboxfs.cli.mounting import parse_options
+from dboxfs.cli.mount import parse_options
 from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.fsapi.ops import Job, Op
 from dboxfs.fuse.mount import run
-from dboxfs.fuse.uploadtable import UploadTable
 from dboxfs.store import parse_location
+from dboxfs.vfs.drafts import UploadTable
 
 R = TypeVar("R")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import parse_location
-from dboxfs.store.writing import NewMessage, StoreWriter
+from dboxfs.store.write import NewMessage, StoreWriter
 from tests.fuse_rw.rw import Writable, both, resynced
 from tests.live.dovecot import Dovecot
 from tests.live.mounts import Mounts
-from tests.store_writing.stores import body
+from tests.store.write.stores import body
 from tests.through.changes import EVERY
 from tests.through.daemons import Daemons
 

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from dboxfs.errors import NoSuchStore
 from dboxfs.fsapi import FileSystem
 from dboxfs.store.location import Kind, Location
-from dboxfs.store.names import display_name
+from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.tree import scan_tree
-from dboxfs.store.uidranges import uid_ranges
 from dboxfs.tools.check.broken import broken_findings
 from dboxfs.tools.check.check_mdbox import StorageCheck
 from dboxfs.tools.check.check_sdbox import SinglesCheck, Text, twin_findings
@@ -38,6 +37,7 @@ from dboxfs.tools.check.owners import Owners
 from dboxfs.tools.check.progress import Tally, touched
 from dboxfs.tools.check.references import ReferencesCheck
 from dboxfs.tools.check.tree import tree_findings
+from dboxfs.util.uid_ranges import uid_ranges
 
 PATIENCE = (0.5, 1.0, 2.0)
 """Seconds between the looks at what seems wrong while the store is in use."""

@@ -11,12 +11,11 @@ import numpy as np
 
 from dboxfs.fsapi import FileSystem, Peek
 from dboxfs.index.mapindex import MapIndex, MapRecord
+from dboxfs.store.backend import why_unreadable
 from dboxfs.store.location import Location
-from dboxfs.store.messages import why_unreadable
 from dboxfs.store.salvage import Found, Gap, Place, Trust, open_window, scan_file
 from dboxfs.store.salvage.window import CHUNK, SPARSE_CHUNK
-from dboxfs.store.uidranges import uid_ranges
-from dboxfs.store.writing.work import message_number
+from dboxfs.store.write.session import message_number
 from dboxfs.tools.check.advice import (
     COPY,
     DROPS_BEHIND,
@@ -32,6 +31,7 @@ from dboxfs.tools.check.messages import Who, attachment_findings, gap_finding, m
 from dboxfs.tools.check.owners import Owners
 from dboxfs.tools.check.progress import LATELY, Tally
 from dboxfs.tools.check.readable import open_reader
+from dboxfs.util.uid_ranges import uid_ranges
 
 
 @dataclass(frozen=True, slots=True)

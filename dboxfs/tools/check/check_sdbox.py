@@ -13,11 +13,11 @@ import trio
 from dboxfs.fsapi import FileSystem
 from dboxfs.index.mailbox import guids
 from dboxfs.index.state import IndexState
+from dboxfs.store.backend import why_unreadable
 from dboxfs.store.location import Location
-from dboxfs.store.messages import why_unreadable
 from dboxfs.store.salvage import Found, Gap, open_window, scan_file
 from dboxfs.store.salvage.window import SPARSE_CHUNK
-from dboxfs.store.writing.work import message_number
+from dboxfs.store.write.session import message_number
 from dboxfs.tools.check.advice import (
     COPY,
     DROPS_DAMAGED,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import trio
 
-from dboxfs.store.uidranges import uid_ranges
+from dboxfs.util.uid_ranges import uid_ranges
 
 MOST_OF_A_KIND = 100
 """Findings of one kind in one mailbox or file that are told one by one."""

@@ -10,10 +10,10 @@ from dboxfs.fsapi import FileSystem, Peek, PeekResult
 from dboxfs.index.cachefile import CacheFile
 from dboxfs.index.mailbox import MDBOX_HEADER, SDBOX_HEADER, MailboxHeader, mailbox_header
 from dboxfs.index.state import HEADER_FSCKED, IndexState
-from dboxfs.store.dboxversion import recorded_version, version_path
-from dboxfs.store.indexfiles import IndexFiles
+from dboxfs.store.dbox_version import recorded_version, version_path
+from dboxfs.store.indexes.follow import IndexFiles
 from dboxfs.store.location import Kind, Location
-from dboxfs.store.names import display_name
+from dboxfs.store.mailbox_names import display_name
 from dboxfs.tools.check.advice import COPY, DROPS_FLAGS, rescue_first
 from dboxfs.tools.check.findings import Finding, Severity
 

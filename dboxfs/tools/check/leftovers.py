@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from dboxfs.fsapi import FileSystem, Peek, PeekResult
 from dboxfs.store.location import Location
-from dboxfs.store.names import display_name
+from dboxfs.store.mailbox_names import display_name
 from dboxfs.tools.check.broken import BROKEN
 from dboxfs.tools.check.findings import Finding, Severity
 

@@ -3,7 +3,7 @@
 A scan (:mod:`dboxfs.store.salvage`) finds messages that a reader refuses: it looks for them, a reader only
 believes header, map and metadata.  So check asks the reader's own parser about every message
 (:func:`~dboxfs.store.record.parse_record`) and compares the text with the size that a body would have
-(:func:`~dboxfs.store.content.open_body`); whatever they refuse is EIO in a mount, and an error here.
+(:func:`~dboxfs.store.body.open_body`); whatever they refuse is EIO in a mount, and an error here.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ async def open_reader(window: Window, *, single: bool) -> Reader:
 
 
 def _check_body(record: Record, measured: Measured | None) -> None:
-    """See :func:`dboxfs.store.content.open_body` and ``CompressedBody``."""
+    """See :func:`dboxfs.store.body.open_body` and ``CompressedBody``."""
     if record.encrypted:
         return  # nothing of it can be counted
     value = record.metadata.ext_refs

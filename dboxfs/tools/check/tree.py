@@ -6,7 +6,7 @@ import os
 
 from dboxfs.fsapi import FileSystem
 from dboxfs.store.location import Location
-from dboxfs.store.names import display_name
+from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.tree import Found, is_stray
 from dboxfs.tools.check.findings import Finding, Severity
 

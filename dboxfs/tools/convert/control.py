@@ -6,11 +6,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dboxfs.store.dboxversion import DEFAULT, encode_version, version_path
+from dboxfs.store.dbox_version import DEFAULT, encode_version, version_path
+from dboxfs.store.indexes.create import last_uid_validity, set_uid_validity
 from dboxfs.store.location import WRITTEN_NAMES
-from dboxfs.store.names import display_name
+from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.store import Store
-from dboxfs.store.writing.newindex import last_uid_validity, set_uid_validity
 from dboxfs.tools.convert.mailbox_snapshot import Portrait
 from dboxfs.tools.convert.source import reason
 from dboxfs.tools.convert.staging import Workplace

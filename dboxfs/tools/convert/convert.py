@@ -29,11 +29,10 @@ from dboxfs.fsapi.ops import fresh
 from dboxfs.store.hidden import hidden_in, summary
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.mailbox import Mailbox
-from dboxfs.store.names import display_name
+from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.store import Folder, Store, open_store
-from dboxfs.store.uidranges import uid_ranges
-from dboxfs.store.writing import StoreExists, WriteOptions
-from dboxfs.store.writing.outcome import now_seconds, side_by_side
+from dboxfs.store.write import StoreExists, WriteOptions
+from dboxfs.store.write.results import now_seconds, side_by_side
 from dboxfs.tools.convert.control import Control
 from dboxfs.tools.convert.errors import HiddenMail, OtherConversion, SourceChanged, VerifyFailed
 from dboxfs.tools.convert.finished import finished
@@ -45,6 +44,7 @@ from dboxfs.tools.convert.source import CHUNK, Found, MailboxSource, Stored, clo
 from dboxfs.tools.convert.staging import Workplace, open_workplace
 from dboxfs.tools.convert.target import MdboxTarget, SdboxTarget, Target
 from dboxfs.tools.convert.verify import verify
+from dboxfs.util.uid_ranges import uid_ranges
 
 BATCH = 1024
 """Messages after which what was written is made durable, and the journal says so."""

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dboxfs.errors import FormatError
+from dboxfs.store.disk import AppendFile
 from dboxfs.store.record import FILE_HEAD, RECORD_HEAD, TAIL, NeedRange, Record, file_header, parse_record
-from dboxfs.store.writing.disk import AppendFile
 from dboxfs.tools.convert.encoding import completed_items
 from dboxfs.tools.convert.errors import Unfit
 from dboxfs.tools.convert.journal import Place

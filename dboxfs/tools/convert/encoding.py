@@ -27,7 +27,7 @@ from dboxfs.dbox import (
     encode_metadata,
 )
 from dboxfs.dbox.format3 import SEPARATOR_SIZE
-from dboxfs.store.writing.compose import Place
+from dboxfs.store.write.record import Place
 from dboxfs.tools.convert.errors import Unfit
 
 Items = Sequence[tuple[bytes, bytes]]

@@ -15,7 +15,7 @@ import numpy as np
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem
 from dboxfs.index.columns import UidArray
-from dboxfs.store.dboxversion import recorded_version
+from dboxfs.store.dbox_version import recorded_version
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.store import Store, open_store
 from dboxfs.tools.convert.mailbox_snapshot import Portrait, take_portrait

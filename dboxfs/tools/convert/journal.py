@@ -31,8 +31,8 @@ from typing import Any, NamedTuple
 from dboxfs.errors import CorruptFile
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.ops import SyncAll
+from dboxfs.store.disk import AppendFile
 from dboxfs.store.location import UNFINISHED
-from dboxfs.store.writing.disk import AppendFile
 
 _PIECE = 4 << 20
 

@@ -23,11 +23,11 @@ import trio
 
 from dboxfs.dbox import Compression, Metadata
 from dboxfs.errors import DboxfsError, FormatError
-from dboxfs.store.content import Body
+from dboxfs.store.backend import Opened
+from dboxfs.store.body import Body
 from dboxfs.store.location import Kind
 from dboxfs.store.mailbox import Mailbox
-from dboxfs.store.messages import Opened
-from dboxfs.store.saveddates import ALL, SavedDates, load_saved_dates
+from dboxfs.store.saved_dates import ALL, SavedDates, load_saved_dates
 from dboxfs.store.store import Store
 from dboxfs.tools.convert.encoding import kept_items
 from dboxfs.tools.convert.errors import Unfit

@@ -20,11 +20,11 @@ from dboxfs.errors import NoSuchStore, StoreBusy
 from dboxfs.fsapi import FileSystem, ops
 from dboxfs.fsapi.ops import LockKind
 from dboxfs.fsapi.temporary import PREFIX
+from dboxfs.store.disk import Disk
 from dboxfs.store.location import UNFINISHED, Kind, Location
-from dboxfs.store.writing import Fsync, StoreExists, WriteOptions
-from dboxfs.store.writing.disk import Disk
-from dboxfs.store.writing.newstore import nowhere
-from dboxfs.store.writing.work import Work
+from dboxfs.store.write import Fsync, StoreExists, WriteOptions
+from dboxfs.store.write.new_store import nowhere
+from dboxfs.store.write.session import Work
 from dboxfs.tools.convert.journal import Journal, journal_path
 
 STAGING = ".dboxfs-store"

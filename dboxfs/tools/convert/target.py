@@ -19,11 +19,11 @@ from typing import Protocol
 
 import numpy as np
 
-from dboxfs.store.writing.compose import NewFile, new_file
-from dboxfs.store.writing.compose import Place as FilePlace
-from dboxfs.store.writing.disk import AppendFile
-from dboxfs.store.writing.outcome import side_by_side
-from dboxfs.store.writing.work import Work, message_number
+from dboxfs.store.disk import AppendFile
+from dboxfs.store.write.record import NewFile, new_file
+from dboxfs.store.write.record import Place as FilePlace
+from dboxfs.store.write.results import side_by_side
+from dboxfs.store.write.session import Work, message_number
 from dboxfs.tools.convert.copies import Copies, is_copy
 from dboxfs.tools.convert.encoding import RecordFormat, begin_record, completed_items, must_be_packed
 from dboxfs.tools.convert.errors import Unfit

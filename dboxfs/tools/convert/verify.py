@@ -17,9 +17,9 @@ from typing import TypeVar
 from dboxfs.dbox import Metadata
 from dboxfs.errors import DboxfsError, FormatError
 from dboxfs.store.mailbox import Mailbox
-from dboxfs.store.names import display_name
+from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.store import Store
-from dboxfs.store.writing.outcome import side_by_side
+from dboxfs.store.write.results import side_by_side
 from dboxfs.tools.convert.errors import VerifyFailed
 from dboxfs.tools.convert.mailbox_snapshot import Portrait
 from dboxfs.tools.convert.source import reason

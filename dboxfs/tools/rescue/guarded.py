@@ -6,7 +6,7 @@ import errno
 from dataclasses import dataclass
 
 from dboxfs.errors import DboxfsError
-from dboxfs.store.writing import Source
+from dboxfs.store.write import Source
 
 
 class TextLost(OSError):
@@ -34,7 +34,7 @@ class Guarded:
         return self.source.size
 
     async def read(self, size: int, offset: int) -> bytes:
-        """As :meth:`Source.read <dboxfs.store.writing.Source.read>`.
+        """As :meth:`Source.read <dboxfs.store.write.Source.read>`.
 
         :raises TextLost: whatever is wrong.
         """

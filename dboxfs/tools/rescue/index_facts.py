@@ -21,10 +21,10 @@ from dboxfs.index.log import LogHeader, parse_log_header
 from dboxfs.index.mailbox import MailboxHeader, guids, mailbox_header, map_uids, save_dates
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.index.state import IndexState
-from dboxfs.store.indexfiles import IndexFiles
+from dboxfs.store.indexes.follow import IndexFiles
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.tree import is_stray, scan_tree
-from dboxfs.store.writing.records import USER_FLAGS
+from dboxfs.store.write.log_records import USER_FLAGS
 from dboxfs.tools.rescue.events import Emit, Event
 
 _LIMIT = 1 << 31

@@ -15,8 +15,8 @@ from typing import Final
 import trio
 
 from dboxfs.dbox import LineEnds
-from dboxfs.store.writing import Coded, Source
-from dboxfs.store.writing.message import Pieces
+from dboxfs.store.write import Coded, Source
+from dboxfs.store.write.message import Pieces
 
 MOST: Final = 64 << 20
 """Bytes of the largest text that is compressed here: it is done in memory."""

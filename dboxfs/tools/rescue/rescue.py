@@ -3,7 +3,7 @@
 1. what the indexes know (``knowledge``); 2. the files, read from end to end (``harvest``, ``salvage``);
 3. which message belongs where (``assign``); 4. the new store (``plant``).
 
-The old store is only read.  The new one is written like any other (``writing/PROTOCOL.md``), each transaction
+The old store is only read.  The new one is written like any other (``write/PROTOCOL.md``), each transaction
 durable; a rescue that is interrupted leaves a store with some of the messages in it, to be thrown away.
 Memory: about 800 bytes a message, and some megabytes.
 """
@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, replace
 
 from dboxfs.errors import CorruptFile, NoSuchStore
 from dboxfs.fsapi import FileSystem, Peek, PeekResult
-from dboxfs.store.dboxversion import DEFAULT, recorded_version
+from dboxfs.store.dbox_version import DEFAULT, recorded_version
+from dboxfs.store.disk import Disk
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.subscriptions import parse_subscriptions
-from dboxfs.store.writing import Neighbour, StoreWriter, WriteOptions, init_store
-from dboxfs.store.writing.disk import Disk
+from dboxfs.store.write import Neighbour, StoreWriter, WriteOptions, init_store
 from dboxfs.tools.rescue.events import Emit, Event, Rescued
 from dboxfs.tools.rescue.index_facts import learn
 from dboxfs.tools.rescue.place import assign
@@ -33,7 +33,7 @@ DAMAGED_MAILBOX = "Rescued-Damaged"
 
 _LARGEST_SUBSCRIPTIONS = 16 << 20
 _LARGEST_NAMES = 256 << 20
-_NAMES = "dboxfs-names"  # what is in it: dboxfs.fuse.names
+_NAMES = "dboxfs-names"  # what is in it: dboxfs.store.names.table
 
 
 @dataclass(frozen=True, slots=True)

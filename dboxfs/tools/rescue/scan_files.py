@@ -13,9 +13,9 @@ import numpy as np
 from dboxfs.errors import FormatError
 from dboxfs.fsapi import FileSystem
 from dboxfs.store.location import Kind, Location
-from dboxfs.store.names import display_name
+from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.salvage import Found, Gap, Place, Trust, Window, open_window, scan_file
-from dboxfs.store.writing.work import message_number
+from dboxfs.store.write.session import message_number
 from dboxfs.tools.rescue.events import Emit, Event, Rescued
 from dboxfs.tools.rescue.index_facts import Knowledge
 from dboxfs.tools.rescue.rows import NO_DATE, NO_GUID, Row, Table

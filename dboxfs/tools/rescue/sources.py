@@ -19,13 +19,13 @@ from dboxfs.dbox import (
 )
 from dboxfs.errors import CorruptFile, FormatError
 from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
-from dboxfs.store.content import Body, open_body
+from dboxfs.store.backend import Opened
+from dboxfs.store.body import Body, open_body
 from dboxfs.store.location import Location
-from dboxfs.store.messages import Opened
 from dboxfs.store.record import Record
 from dboxfs.store.salvage import Trust
 from dboxfs.store.salvage.trailer import read_block
-from dboxfs.store.writing import BodySource, Coded, Source
+from dboxfs.store.write import BodySource, Coded, Source
 from dboxfs.tools.rescue.rows import Row
 from dboxfs.tools.rescue.scan_files import File
 

@@ -16,7 +16,7 @@ from dboxfs.dbox import PREFIX_SIZE, detect, is_encrypted
 from dboxfs.errors import DboxfsError
 from dboxfs.store.location import Kind
 from dboxfs.store.salvage import Trust
-from dboxfs.store.writing import (
+from dboxfs.store.write import (
     Coded,
     CopyAs,
     InvalidName,

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.live import corpus
 from tests.live.dovecot import Account, Dovecot
 from tests.live.mounts import dboxfs
-from tests.store_writing.stores import body
+from tests.store.write.stores import body
 
 DRIVERS = ("sdbox", "mdbox")
 

@@ -16,11 +16,11 @@ import pytest
 
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import parse_location
-from dboxfs.store.writing import records
+from dboxfs.store.write import log_records
 from dboxfs.tools.check import CheckOptions, Finding, Severity, check_store
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.live.mounts import DBOXFS, dboxfs
-from tests.store_writing.stores import RESYNC, body, writing
+from tests.store.write.stores import RESYNC, body, writing
 from tests.tools.check.stores import DRIVERS, tree
 
 Damage = Callable[[Path], object]
@@ -273,7 +273,7 @@ async def test_a_log_that_lost_its_end_is_an_error_and_nothing_is_said_to_be_uni
 async def test_a_map_that_a_dead_writer_left_is_found(dovecot: Dovecot) -> None:
     account = small_account(dovecot, "mdbox")
     async with writing(account.location) as writer, writer._work.map.locked() as index:
-        await index.append(records.change_refcounts(index.state, [(1, 1)]))
+        await index.append(log_records.change_refcounts(index.state, [(1, 1)]))
     assert {finding.code for finding in await findings(account.root)} == {"map-tail", "refcount-high"}
 
 

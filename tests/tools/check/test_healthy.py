@@ -9,7 +9,7 @@ import pytest
 from tests.live import corpus
 from tests.live.dovecot import Append, Dovecot
 from tests.live.mounts import dboxfs
-from tests.store_writing.stores import body
+from tests.store.write.stores import body
 from tests.tools.check.stores import DRIVERS, check, lively_account
 
 

@@ -13,10 +13,10 @@ import pytest
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, open_store
-from dboxfs.store.writing import Fsync, Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
+from dboxfs.store.write import Fsync, Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
 from dboxfs.tools.check import CheckOptions, Finding, Severity, check_store
 from tests.damage.mutations import mutate
-from tests.store_writing.stores import body
+from tests.store.write.stores import body
 from tests.tools.check.stores import DRIVERS
 
 SEEDS = range(24)

@@ -14,7 +14,7 @@ from dboxfs.index.log import RecordType, encode_record, encode_transaction
 from tests.live import corpus
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.live.mounts import dboxfs
-from tests.store_writing.stores import RESYNC, assert_resync_changes_nothing, body
+from tests.store.write.stores import RESYNC, assert_resync_changes_nothing, body
 from tests.tools.convert.showing import Showing, assert_consistent, assert_shows, converted, tree
 
 

@@ -16,10 +16,10 @@ from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.index.log import RecordType, encode_record, encode_transaction
 from dboxfs.store import Kind, Location, open_store, parse_location
 from dboxfs.store.location import WRITTEN_NAMES
-from dboxfs.store.writing import Fsync, Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
+from dboxfs.store.write import Fsync, Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
 from dboxfs.tools.check import CheckOptions, Finding, Severity, check_store
 from dboxfs.tools.convert import Converted, Converter
-from tests.store_writing.stores import body
+from tests.store.write.stores import body
 
 BOX = "mailboxes/INBOX/dbox-Mails"
 KINDS = ("sdbox", "mdbox")

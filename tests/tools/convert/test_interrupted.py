@@ -20,12 +20,12 @@ from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.fsapi.drivers.base import Driver
 from dboxfs.store import open_store, parse_location
 from dboxfs.store.location import UNFINISHED, Kind
-from dboxfs.store.writing import Neighbour, NewMessage, StoreWriter, WriteOptions
+from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions
 from dboxfs.tools.convert import Converted, Converter, SourceChanged
 from tests.crash.points import Contents, Point, Recorder, contents
 from tests.live.dovecot import Account, Dovecot
 from tests.live.mounts import DBOXFS, dboxfs
-from tests.store_writing.stores import RESYNC, assert_resync_changes_nothing, body
+from tests.store.write.stores import RESYNC, assert_resync_changes_nothing, body
 from tests.tools.convert.showing import Showing, assert_shows
 
 EVERY = os.environ.get("DBOXFS_CRASH") == "all"

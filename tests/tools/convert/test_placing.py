@@ -8,8 +8,8 @@ from pathlib import Path
 
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store.location import Kind, Location
-from dboxfs.store.writing import Neighbour, WriteOptions
-from dboxfs.store.writing.work import Work
+from dboxfs.store.write import Neighbour, WriteOptions
+from dboxfs.store.write.session import Work
 from dboxfs.tools.convert.source import Found, Stored
 from dboxfs.tools.convert.target import MdboxTarget
 

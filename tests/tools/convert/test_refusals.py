@@ -12,12 +12,12 @@ import pytest
 
 from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.store import Kind, open_store, parse_location
-from dboxfs.store.writing import Neighbour, WriteOptions
+from dboxfs.store.write import Neighbour, WriteOptions
 from dboxfs.tools.convert import Converter, Progress, SourceChanged, VerifyFailed
 from dboxfs.tools.convert.staging import STAGING, open_workplace
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.live.mounts import dboxfs
-from tests.store_writing.stores import body
+from tests.store.write.stores import body
 from tests.tools.convert.showing import Showing, assert_shows, tree
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, open_store, parse_location
-from dboxfs.store.writing import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
+from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
 from dboxfs.tools.rescue import Event, Rescued, RescueOptions, rescue_store
 
 ALONE = WriteOptions(neighbour=Neighbour.ALONE)

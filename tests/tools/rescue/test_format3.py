@@ -9,11 +9,11 @@ import pytest
 
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, open_store, parse_location
-from dboxfs.store.writing import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
+from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
 from tests.live import corpus
 from tests.live.dovecot import Dovecot
 from tests.live.mounts import dboxfs
-from tests.store_writing.stores import RESYNC, assert_resync_changes_nothing, everything
+from tests.store.write.stores import RESYNC, assert_resync_changes_nothing, everything
 from tests.tools.check.stores import DRIVERS, check
 from tests.tools.rescue.rescued import rescue
 

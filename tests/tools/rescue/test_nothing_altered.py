@@ -13,13 +13,13 @@ import pytest
 
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, parse_location
-from dboxfs.store.writing import Coded, NewMessage, StoreWriter
+from dboxfs.store.write import Coded, NewMessage, StoreWriter
 from dboxfs.tools.rescue import find_source
 from dboxfs.tools.rescue.sources import SMALL, Texts
 from tests.live.dovecot import Dovecot
 from tests.live.mounts import dboxfs
 from tests.store.salvage.files import HEADER, record
-from tests.store_writing.stores import RESYNC, everything
+from tests.store.write.stores import RESYNC, everything
 from tests.tools.check.stores import DRIVERS
 from tests.tools.rescue.direct import ALONE, files, lines_of, make, rescue, shown
 from tests.tools.rescue.rescued import rescue as rescue_for_dovecot

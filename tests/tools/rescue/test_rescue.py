@@ -11,7 +11,7 @@ import pytest
 from tests.live import corpus
 from tests.live.dovecot import Append, Dovecot, Fetched
 from tests.live.mounts import dboxfs
-from tests.store_writing.stores import RESYNC, Shown, assert_resync_changes_nothing, everything
+from tests.store.write.stores import RESYNC, Shown, assert_resync_changes_nothing, everything
 from tests.tools.check.stores import DRIVERS, check, lively_account
 from tests.tools.rescue.rescued import rescue
 

@@ -1,0 +1,153 @@
+"""``check``: compare everything in a store with everything else.
+
+Findings go to stdout as they are found: one line each, and one with what to do.  With ``--json`` each is one
+JSON object a line, the last line is the summary.  Progress goes to stderr if that is a terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+
+import trio
+
+from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.status import first_error, message
+from dboxfs.errors import DboxfsError
+from dboxfs.fsapi import FileSystem, ThreadsDriver
+from dboxfs.store import parse_location
+from dboxfs.store.mailbox_names import display_name
+from dboxfs.tools.check import Checked, CheckOptions, Finding, Severity, check_store
+
+DESCRIPTION = """\
+Compare every index record, map record and message of STORE: structure, sizes, guids,
+reference counts, leftovers. Nothing is written; a Dovecot may go on using the store.
+
+"""
+
+STATUS = "exit status: 0 nothing wrong (notes don't count), 1 something is, 2 the store could not be checked"
+
+EXIT_NOT_CHECKED = 2
+_MEGABYTE = 1_000_000
+_EVERY = 0.5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("store", metavar="STORE")
+    parser.add_argument("--quick", action="store_true", help="sizes and metadata only: don't read the texts")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line; the last is the summary")
+    parser.add_argument(
+        "--unused", action="store_true",
+        help="nobody uses STORE now: report at once, don't look again at what may be a change in progress",
+    )  # fmt: skip
+    parser.add_argument(
+        "--attachments", metavar="DIR", help="Dovecot's mail_attachment_dir, if STORE has one"
+    )
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """``dboxfs check STORE [--quick] [--json] [--unused] [--attachments DIR]``."""
+    log_to_stderr()
+    try:
+        location = parse_location(arguments.store, damaged=True)
+        if arguments.attachments is not None:
+            where = os.path.abspath(os.path.expanduser(arguments.attachments))
+            location = replace(location, attachments=where)
+        options = CheckOptions(texts=not arguments.quick)
+        if arguments.unused:
+            options = replace(options, patience=())
+        output = Output(as_json=arguments.json, utf8=location.utf8)
+
+        async def run() -> Checked:
+            async with FileSystem(ThreadsDriver()) as fs:
+                return await check_store(fs, location, output.finding, options, output.progress)
+
+        done = trio.run(run)
+    except (DboxfsError, OSError, BaseExceptionGroup) as exc:
+        error = first_error(exc)
+        text = message(error)
+        if text is None or isinstance(error, BrokenPipeError):
+            raise
+        print(f"dboxfs: {one_line(text)}", file=sys.stderr)
+        return EXIT_NOT_CHECKED
+    output.summary(location.root, done)
+    return 1 if output.counts[Severity.ERROR] or output.counts[Severity.WARNING] else 0
+
+
+class Output:
+    """What is printed."""
+
+    def __init__(self, *, as_json: bool, utf8: bool) -> None:
+        self.counts: Counter[Severity] = Counter()
+        self._json = as_json
+        self._utf8 = utf8
+        self._shown = self._began = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+        self._open = False
+
+    def finding(self, finding: Finding) -> None:
+        """Print one finding."""
+        self.counts[finding.severity] += 1
+        self._clear()
+        if self._json:
+            print(json.dumps(self._as_dict(finding)))
+            return
+        where = finding.path if finding.offset is None else f"{finding.path} at {finding.offset}"
+        print(one_line(f"{finding.severity.value}: {finding.what} ({where})"))
+        if finding.todo:
+            print(f"    {one_line(finding.todo)}")
+
+    def _as_dict(self, finding: Finding) -> dict[str, object]:
+        mailbox = finding.mailbox
+        found = {
+            "severity": finding.severity.value,
+            "code": finding.code,
+            "what": finding.what,
+            "todo": finding.todo,
+            "path": finding.path,
+            "offset": finding.offset,
+            "mailbox": None if mailbox is None else display_name(mailbox, utf8=self._utf8),
+            "uid": finding.uid,
+            "map_uid": finding.map_uid,
+            "count": finding.count,
+        }
+        return {key: _text(value) for key, value in found.items()}
+
+    def progress(self, messages: int, size: int) -> None:
+        """Show how far it is, on a terminal."""
+        now = time.monotonic()
+        if not self._terminal or now - self._shown < _EVERY:
+            return
+        self._shown = now
+        text = f"\r{messages} messages, {size / _MEGABYTE:.1f} MB\x1b[K"
+        print(text, end="", file=sys.stderr, flush=True)
+        self._open = True
+
+    def _clear(self) -> None:
+        if self._open:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._open = False
+
+    def summary(self, root: str, done: Checked) -> None:
+        """Print the end."""
+        self._clear()
+        counts = {severity.value + "s": self.counts[severity] for severity in Severity}
+        seconds = time.monotonic() - self._began
+        if self._json:
+            numbers = {"messages": done.messages, "mailboxes": done.mailboxes, "bytes": done.bytes}
+            print(json.dumps({"summary": {**numbers, **counts, "seconds": round(seconds, 3)}}))
+            return
+        size = f"{done.bytes / _MEGABYTE:.1f} MB read in {seconds:.1f} s"
+        print(one_line(f"{root}: {done.messages} messages in {done.mailboxes} mailboxes, {size}"))
+        print(", ".join(f"{number} {name}" for name, number in counts.items()))
+
+
+def _text(value: object) -> object:
+    """Names may be bytes of no encoding: JSON has none of these."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

@@ -1,0 +1,150 @@
+"""``convert``: a store into another format.
+
+Progress goes to stderr, at most once a second; what came of it to stdout.  A message or mailbox that could
+not be carried over is a line on stderr, and makes the exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import replace
+
+import trio
+
+from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.status import UsageError, new_root
+from dboxfs.fsapi import FileSystem, ThreadsDriver
+from dboxfs.store import Kind, Location, open_store, parse_location
+from dboxfs.store.mail_settings import for_dovecot
+from dboxfs.store.write import Neighbour, WriteOptions
+from dboxfs.tools.convert import Converted, Converter, Progress
+from dboxfs.util.uid_ranges import uid_ranges
+
+DESCRIPTION = """\
+Make a copy of the store SRC in the directory DST (new, or empty), in another format:
+sdbox or mdbox, dbox version 2 (Dovecot's) or 3. Mailboxes, uids, guids, flags, keywords,
+dates, POP3 uidls and subscriptions stay what they are. SRC is only read; nothing may
+write it meanwhile. Interrupted, the same command goes on where it was; DST becomes a
+store when everything is in it.
+
+"""
+
+_MEGABYTE = 1_000_000
+_EVERY = 1.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("source", metavar="SRC")
+    parser.add_argument("target", metavar="DST", type=new_root)
+    parser.add_argument("--format", choices=("sdbox", "mdbox"), help="of DST; left out: that of SRC")
+    parser.add_argument(
+        "--dbox-version", type=int, choices=(2, 3), default=2,
+        help="of the messages in DST (2); Dovecot reads only 2",
+    )  # fmt: skip
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read everything again and compare it before DST becomes a store",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="convert what is shown, though SRC seems to hide mail"
+    )
+    parser.add_argument("--attachments", metavar="DIR", help="Dovecot's mail_attachment_dir, if SRC has one")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def convert(arguments: argparse.Namespace) -> int:
+    """``dboxfs convert SRC DST [--format F] [--dbox-version N] [--verify] [--force]``."""
+    log_to_stderr()
+    location = parse_location(arguments.source)
+    if arguments.attachments is not None:
+        location = replace(location, attachments=os.path.abspath(os.path.expanduser(arguments.attachments)))
+    root = os.path.abspath(os.path.expanduser(arguments.target))
+    _refuse_overlap(location, root)
+    kind = location.kind if arguments.format is None else Kind(arguments.format)
+    meter = _Meter(quiet=arguments.quiet)
+
+    async def run() -> Converted:
+        async with FileSystem(ThreadsDriver()) as fs, open_store(fs, location, follow=False) as store:
+            options = WriteOptions(neighbour=Neighbour.ALONE, dbox_version=arguments.dbox_version)
+            converter = Converter(
+                fs, store, root, kind, verify=arguments.verify, force=arguments.force,
+                options=options, report=meter.show,
+            )  # fmt: skip
+            return await converter.run()
+
+    try:
+        done = trio.run(run)
+    finally:
+        meter.end()
+    hidden = [f"mail may be hidden: {line}" for line in done.hidden]
+    for line in (*hidden, *done.told, *done.failed):
+        print(f"dboxfs: {one_line(line)}", file=sys.stderr)
+    if done.finished:
+        print(f"{root}: finished by an earlier run, nothing was left to do")
+    print(f"{root}: {done.messages} messages in {done.mailboxes} mailboxes, {meter.rate(done.bytes)}")
+    if done.verified is not None and hidden:
+        print(f"not verified: {done.verified} messages were compared, but mail may be hidden (see above)")
+    elif done.verified is not None:
+        print(f"verified: {done.verified} messages are what they are in {location.root}")
+    if arguments.dbox_version == 2:
+        for line in for_dovecot(Location(kind, root, utf8=location.utf8)):
+            print(one_line(line))
+    for mailbox, uids in done.encrypted.items():
+        text = f"{mailbox}: {len(uids)} messages are encrypted (mail_crypt), kept as they are stored: uid "
+        print(one_line(text + uid_ranges(uids)))
+    if done.told:
+        print(f"{len(done.told)} are not as they should be in {location.root}, and were kept (see above)")
+    if done.failed:
+        print(
+            f"{len(done.failed)} could not be carried over (see above); "
+            f"dboxfs rescue {location.root} DST may find more of them"
+        )
+    return 1 if done.failed or done.told or hidden else 0
+
+
+def _refuse_overlap(location: Location, root: str) -> None:
+    target = os.path.realpath(root)
+    parts = (
+        location.root, location.index, location.index_cache, location.control, location.alt, location.inbox,
+        location.attachments,
+    )  # fmt: skip
+    for part in (os.path.realpath(path) for path in parts if path is not None):
+        if os.path.commonpath([part, target]) in (part, target):
+            raise UsageError(f"{root}: DST and SRC must not lie in each other ({part} belongs to SRC)")
+
+
+class _Meter:
+    """Progress on stderr: a line that is written over on a terminal, else a line now and then."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._began = self._shown = time.monotonic()
+        self._over = sys.stderr.isatty()
+        self._open = False
+
+    def show(self, progress: Progress) -> None:
+        """Told by the conversion after each chunk."""
+        now = time.monotonic()
+        if self._quiet or now - self._shown < _EVERY:
+            return
+        self._shown = now
+        doing = "compared" if progress.verifying else "converted"
+        line = f"{doing} {progress.messages} of {progress.of} messages, {self.rate(progress.bytes)}"
+        print(f"\r{line}\x1b[K" if self._over else line, end="" if self._over else "\n", file=sys.stderr)
+        sys.stderr.flush()
+        self._open = self._over
+
+    def rate(self, size: int) -> str:
+        """*size* in MB, and a second."""
+        seconds = max(time.monotonic() - self._began, 1e-3)
+        return f"{size / _MEGABYTE:.1f} MB, {size / _MEGABYTE / seconds:.1f} MB/s"
+
+    def end(self) -> None:
+        """Close the line."""
+        if self._open:
+            print(file=sys.stderr)

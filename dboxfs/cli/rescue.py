@@ -1,0 +1,190 @@
+"""``rescue``: make a new store of what is left of a damaged one.
+
+What was lost, guessed or left unknown goes to stdout as it is found, one line each; with ``--json`` each is
+one JSON object a line, the last line is the summary.  Progress goes to stderr if that is a terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, replace
+
+import trio
+
+from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.status import first_error, message, new_root
+from dboxfs.errors import DboxfsError
+from dboxfs.fsapi import FileSystem, ThreadsDriver
+from dboxfs.store import Kind, Location
+from dboxfs.store.mail_settings import for_dovecot
+from dboxfs.store.mailbox_names import display_name
+from dboxfs.tools.rescue import (
+    DAMAGED_MAILBOX,
+    LOSSES,
+    Event,
+    Progress,
+    Rescued,
+    RescueOptions,
+    find_source,
+    rescue_store,
+)
+
+DESCRIPTION = f"""\
+Make a new store in the directory DST (new, or empty) of all messages whose files can be
+read in STORE, even if its indexes or parts of the files are gone. STORE is only read; it
+may be a directory with nothing but m.N or u.N files. Files that Dovecot has put aside
+(m.N.broken) are read, too. DST gets the owner and the modes of STORE.
+Indexes are used for what they still know: uids, flags, keywords, mailboxes, numbers.
+What can't be known is told: a message that no index knows goes to the mailbox that it
+names itself (mdbox), or INBOX. Incomplete messages are listed, and with --partial put
+into the mailbox {DAMAGED_MAILBOX}.
+
+"""
+
+STATUS = "exit status: 0 all is there, 1 something was lost or left unknown, 2 it could not be done"
+
+EXIT_NOT_DONE = 2
+_MEGABYTE = 1_000_000
+_EVERY = 0.5
+_FIRST = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("store", metavar="STORE")
+    parser.add_argument("target", metavar="DST", type=new_root)
+    parser.add_argument("--format", choices=("sdbox", "mdbox"), help="of DST; left out: that of STORE")
+    parser.add_argument(
+        "--dbox-version", type=int, choices=(2, 3), help="of the messages in DST; left out: that of STORE"
+    )
+    parser.add_argument(
+        "--partial", action="store_true", help="also save what there is of incomplete messages"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line; the last is the summary")
+    parser.add_argument("--attachments", metavar="DIR", help="the store's mail_attachment_dir, if it has one")
+
+
+def rescue(arguments: argparse.Namespace) -> int:
+    """``dboxfs rescue STORE DST [--format F] [--partial] [--json] [--attachments DIR]``."""
+    log_to_stderr()
+    try:
+        location = find_source(arguments.store)
+        if arguments.attachments is not None:
+            where = os.path.abspath(os.path.expanduser(arguments.attachments))
+            location = replace(location, attachments=where)
+        root = os.path.abspath(os.path.expanduser(arguments.target))
+        if text := _overlap(location, root):
+            print(f"dboxfs: {one_line(text)}", file=sys.stderr)
+            return EXIT_NOT_DONE
+        kind = Kind(arguments.format) if arguments.format is not None else location.kind
+        options = RescueOptions(kind, arguments.dbox_version, partial=arguments.partial)
+        output = _Output(as_json=arguments.json, utf8=location.utf8)
+
+        async def run() -> Rescued:
+            async with FileSystem(ThreadsDriver()) as fs:
+                return await rescue_store(fs, location, root, options, output.event, output.progress)
+
+        done = trio.run(run)
+    except (DboxfsError, OSError, BaseExceptionGroup) as exc:
+        error = first_error(exc)
+        said = message(error)
+        if said is None or isinstance(error, BrokenPipeError):
+            raise
+        if isinstance(error, OSError):
+            said += f"; what is in {arguments.target} by now is not complete: remove it"
+        print(f"dboxfs: {one_line(said)}", file=sys.stderr)
+        return EXIT_NOT_DONE
+    output.summary(root, kind, done)
+    return 0 if done.complete else 1
+
+
+def _overlap(location: Location, root: str) -> str:
+    """Why DST can't be where it shall be; empty: it can."""
+    target = os.path.realpath(root)
+    parts = (location.root, location.index, location.control, location.alt, location.attachments)
+    for part in (os.path.realpath(path) for path in parts if path is not None):
+        if os.path.commonpath([part, target]) in (part, target):
+            return f"{root}: DST and STORE must not lie in each other ({part} belongs to STORE)"
+    return ""
+
+
+class _Output:
+    """What is printed."""
+
+    def __init__(self, *, as_json: bool, utf8: bool) -> None:
+        self._json = as_json
+        self._utf8 = utf8
+        self._shown = self._began = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+        self._open = False
+        self._told: Counter[str] = Counter()
+
+    def event(self, event: Event) -> None:
+        """Print one event; of those that are no loss only the first of each kind, as people read them."""
+        self._clear()
+        self._told[event.code] += 1
+        if not self._json and event.code not in LOSSES and self._told[event.code] > _FIRST:
+            return
+        mailbox = None if event.mailbox is None else display_name(event.mailbox, utf8=self._utf8)
+        if self._json:
+            found = {**asdict(event), "mailbox": mailbox, "guid": event.guid.hex() if event.guid else None}
+            print(json.dumps({key: _text(value) for key, value in found.items()}))
+            return
+        who = "" if mailbox is None else mailbox if event.uid is None else f"{mailbox}/{event.uid}"
+        where = event.path if event.offset is None else f"{event.path} at {event.offset}"
+        text = ": ".join(part for part in (event.code, who, event.what) if part)
+        print(one_line(f"{text} ({where})" if where else text))
+
+    def progress(self, progress: Progress) -> None:
+        """Show how far it is, on a terminal."""
+        now = time.monotonic()
+        if not self._terminal or now - self._shown < _EVERY:
+            return
+        self._shown = now
+        doing = f"found, {progress.bytes / _MEGABYTE:.1f} MB read" if progress.reading else "saved"
+        print(f"\r{progress.messages} messages {doing}\x1b[K", end="", file=sys.stderr, flush=True)
+        self._open = True
+
+    def _clear(self) -> None:
+        if self._open:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._open = False
+
+    def summary(self, root: str, kind: Kind, done: Rescued) -> None:
+        """Print the end."""
+        self._clear()
+        seconds = max(time.monotonic() - self._began, 1e-3)
+        numbers = {key: value for key, value in asdict(done).items() if key != "events"}
+        if self._json:
+            summary = {**numbers, "seconds": round(seconds, 3), "events": dict(done.events)}
+            print(json.dumps({"summary": summary}))
+            return
+        for code, count in self._told.items():
+            if code not in LOSSES and count > _FIRST:
+                print(f"{code}: {count - _FIRST} more like that (--json lists all)")
+        rate = f"{done.bytes / _MEGABYTE:.1f} MB, {done.bytes / _MEGABYTE / seconds:.1f} MB/s"
+        places = f"{done.messages} messages and {done.copies} copies in {done.mailboxes} mailboxes"
+        print(one_line(f"{root}: {places}, from {done.files} files ({rate})"))
+        for count, what in (
+            (done.damaged, f"incomplete messages are in {DAMAGED_MAILBOX}"),
+            (done.unplaced, "messages were known to no index"),
+            (done.expunged, "expunged messages that waited for a purge were left out"),
+            (done.twins, "second copies of messages were left out"),
+            (done.events["damaged"], "messages are damaged"),
+            (done.events["lost"], "messages are lost"),
+        ):
+            if count:
+                print(f"{count} {what}")
+        if done.version == 2:
+            for line in for_dovecot(Location(kind, os.path.abspath(root), utf8=self._utf8)):
+                print(one_line(line))
+
+
+def _text(value: object) -> object:
+    """Names may be bytes of no encoding: JSON has none of these."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

@@ -1,0 +1,146 @@
+"""``ls``, ``info``, ``dump``: look into a store without mounting it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.errors import DboxfsError, NoSuchMailbox
+from dboxfs.fsapi import FileSystem, ThreadsDriver
+from dboxfs.store import Folder, Store, open_store, parse_location
+from dboxfs.store.hidden import hidden_in
+from dboxfs.store.mail_settings import for_dovecot
+from dboxfs.tools.dump import describe_file
+from dboxfs.util.dates import rfc3339
+
+
+def ls(arguments: argparse.Namespace) -> int:
+    """``dboxfs ls STORE [MAILBOX]``."""
+    if arguments.mailbox is None:
+        return _with_store(arguments.store, _list_mailboxes)
+    return _with_store(arguments.store, lambda store: _list_messages(store, arguments.mailbox))
+
+
+def info(arguments: argparse.Namespace) -> int:
+    """``dboxfs info STORE``."""
+    return _with_store(arguments.store, _print_info)
+
+
+def dump(arguments: argparse.Namespace) -> int:
+    """``dboxfs dump FILE``."""
+    for line in describe_file(arguments.file):
+        print(line)
+    return 0
+
+
+def _with_store(location_text: str, work: Callable[[Store], Awaitable[int]]) -> int:
+    log_to_stderr()
+    location = parse_location(location_text)
+
+    async def run() -> int:
+        async with FileSystem(ThreadsDriver()) as fs, open_store(fs, location, follow=False) as store:
+            return await work(store)
+
+    return trio.run(run)
+
+
+def _folders(store: Store) -> list[Folder]:
+    return sorted(
+        (folder for folder in store.folders.values() if folder.parent is not None),
+        key=lambda folder: folder.name,
+    )
+
+
+async def _list_mailboxes(store: Store) -> int:
+    await _warn_of_hidden(store)
+    for folder in _folders(store):
+        count = f"{len(folder.mailbox):>9}" if folder.mailbox is not None else f"{'-':>9}"
+        print(f"{count}  {_name(store, folder)}")
+    return _trouble(store)
+
+
+async def _list_messages(store: Store, name: str) -> int:
+    found = [
+        folder for folder in _folders(store) if store.display_name(folder) == name or _path(folder) == name
+    ]
+    box = found[0].mailbox if found else None
+    if box is None:
+        raise NoSuchMailbox(
+            f"{name}: no such mailbox in {store.location.root}; dboxfs ls {store.location.root} lists them"
+        )
+    await store.check(found[0])
+    await box.scan()
+    failed = False
+    for uid in box.uids.tolist():
+        size, received = 0, "damaged"
+        try:
+            facts = await box.facts_of(uid)
+            size = facts.size
+            failed |= facts.damaged  # the log has said why
+            received = received if facts.damaged else rfc3339(facts.received)
+        except (DboxfsError, OSError) as exc:
+            failed = True
+            print(f"dboxfs: {one_line(f'{box.display_name}: uid {uid}: {exc}')}", file=sys.stderr)
+        marks = " ".join((*box.flags(uid), *box.keywords(uid)))
+        print(f"{uid:>9} {size:>10}  {received:<20}  {marks}".rstrip())
+    return int(failed)
+
+
+async def _warn_of_hidden(store: Store) -> None:
+    """On stderr, one line each: what the numbers don't show."""
+    for one in await hidden_in(store):
+        print(f"dboxfs: mail may be hidden: {one_line(str(one))}", file=sys.stderr)
+
+
+def _name(store: Store, folder: Folder) -> str:
+    """The full name, in one line."""
+    return one_line(store.display_name(folder))
+
+
+def _trouble(store: Store) -> int:
+    """Exit status 1 when some folder could not be read (the log has said so)."""
+    return int(bool(store.index_errors) or any(folder.error for folder in store.folders.values()))
+
+
+def _path(folder: Folder) -> str:
+    above = folder.parent
+    return folder.shown if above is None or above.parent is None else f"{_path(above)}/{folder.shown}"
+
+
+async def _print_info(store: Store) -> int:
+    location = store.location
+    version = {2: "2", 3: "3 (new messages; not for Dovecot)", None: "unknown"}[store.dbox_version]
+    print(f"format:       {location.kind.value}, dbox version {version}, layout fs")
+    for label, value in (
+        ("root", location.root),
+        ("index", location.index),
+        ("control", location.control),
+        ("alt", location.alt),
+        ("attachments", location.attachments),
+    ):
+        if value is not None:
+            print(f"{label + ':':<14}{one_line(value)}")
+    for line in for_dovecot(location) if store.dbox_version == 2 else ():
+        print(one_line(line))
+    await _warn_of_hidden(store)
+    boxes = [folder.mailbox for folder in _folders(store) if folder.mailbox is not None]
+    print(f"mailboxes:    {len(boxes)}")
+    print(f"messages:     {sum(len(box) for box in boxes)}")
+    if store.storage is not None:
+        mapping = await store.storage.map()
+        dead = int((mapping.refcounts == 0).sum())
+        print(f"storage:      {len(mapping)} messages in the map, {dead} of them wait for a purge")
+    print()
+    print(f"{'messages':>9} {'unseen':>9} {'uidnext':>9} {'uidvalidity':>11}  mailbox")
+    for folder in _folders(store):
+        box = folder.mailbox
+        if box is None:
+            print(f"{'-':>9} {'-':>9} {'-':>9} {'-':>11}  {_name(store, folder)}")
+        else:
+            counts = f"{len(box):>9} {box.unseen:>9} {box.uid_next:>9} {box.uid_validity:>11}"
+            print(f"{counts}  {_name(store, folder)}")
+    return _trouble(store)

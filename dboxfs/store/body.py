@@ -1,0 +1,324 @@
+"""The plain bytes of a message, whatever they are stored as.
+
+Three kinds of body, stacked as they are stored: the bytes of the record (:class:`PlainBody`), decompressed
+(:class:`CompressedBody`, pages in the daemon's cache), and with the attachments put back that Dovecot keeps
+in files of their own (:class:`AssembledBody`).  All have a ``size`` in bytes that is known before the first
+read, ``pread`` that answers at once or raises BlockingIOError, and ``read`` that waits.  Both give exactly
+the bytes asked for, fewer only at the end of the message; a body that turns out shorter or longer than its
+record says raises CorruptFile.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+import trio
+
+from dboxfs.dbox import (
+    Compression,
+    Decompressor,
+    Doubt,
+    ExtRef,
+    Segment,
+    encode_base64_range,
+    parse_ext_refs,
+    plan,
+    raw_range,
+)
+from dboxfs.errors import CorruptFile, EncryptedMessage, FormatError
+from dboxfs.fsapi import FileSystem, Handle, PageCache
+from dboxfs.store.backend import Opened
+from dboxfs.store.plain import PlainBody
+
+PAGE = 64 << 10
+"""Bytes of plain text in one page of the cache."""
+
+_CHUNK = 64 << 10
+# These take milliseconds for a page; the others a fraction of one.
+_SLOW = frozenset({Compression.BZIP2, Compression.XZ})
+
+
+class Body(Protocol):
+    """A message's bytes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """The bytes at *offset*, if that takes no waiting.
+
+        :raises BlockingIOError: not at once; ``read`` waits.
+        """
+
+    async def read(self, size: int, offset: int) -> bytes:
+        """The bytes at *offset*.  May be cancelled at any time; nothing is lost then."""
+
+    def handed(self) -> None:
+        """The kernel has all of it in its cache now: what is kept of it here is the first to leave."""
+
+    def close(self) -> None:
+        """Give up the files behind it."""
+
+
+class CompressedBody:
+    """A decompressed body, its pages in the daemon's cache.
+
+    Reading forward decompresses once; going back to a page that the cache has dropped begins again.  The
+    pages are named by what the message is and where it lies, so they serve whoever opens it next.
+    """
+
+    def __init__(self, cache: PageCache, inner: PlainBody, opened: Opened, size: int) -> None:
+        record = opened.record
+        self._cache = cache
+        self._key = (opened.path, record.offset, record.metadata.guid, record.stored_size, size)
+        self._inner = inner
+        self._path = opened.path
+        self._base = opened.record.body_offset
+        assert opened.record.compression is not None
+        self._kind = opened.record.compression
+        self.size = size
+        self._decoder = Decompressor(self._kind)
+        self._taken = 0
+        self._next_page = 0
+        self._lock = trio.Lock()
+
+    def pread(self, size: int, offset: int) -> bytes:
+        end = min(offset + size, self.size)
+        if end <= offset:
+            return b""
+        pages = []
+        for number in range(offset // PAGE, (end - 1) // PAGE + 1):
+            page = self._cache.get(self._key, number)
+            if page is None:
+                raise BlockingIOError
+            pages.append(page)
+        return _cut(pages, offset, end)
+
+    async def read(self, size: int, offset: int) -> bytes:
+        end = min(offset + size, self.size)
+        if end <= offset:
+            return b""
+        async with self._lock:
+            pages = [await self._page(number) for number in range(offset // PAGE, (end - 1) // PAGE + 1)]
+        return _cut(pages, offset, end)
+
+    async def _page(self, number: int) -> bytes:
+        page = self._cache.get(self._key, number)
+        if page is not None:
+            return page
+        if number < self._next_page:
+            self._restart()
+        while True:
+            try:
+                page = await self._decode_page()
+            except BaseException:
+                self._restart()  # a cancelled or failed step leaves the decoder somewhere in the middle
+                raise
+            self._cache.put(self._key, self._next_page, page, used=self._next_page == number)
+            if self._next_page:
+                self._cache.passed(self._key, self._next_page - 1)
+            self._next_page += 1
+            if self._next_page > number:
+                return page
+
+    def _restart(self) -> None:
+        self._decoder = Decompressor(self._kind)
+        self._taken = self._next_page = 0
+
+    async def _decode_page(self) -> bytes:
+        wanted = min(PAGE, self.size - self._next_page * PAGE)
+        out: list[bytes] = []
+        try:
+            while wanted:
+                piece = await self._step(wanted)
+                if not piece:
+                    raise FormatError(
+                        self._taken, f"decompressed text ends {wanted} bytes before its size of {self.size}"
+                    )
+                out.append(piece)
+                wanted -= len(piece)
+            if (self._next_page + 1) * PAGE >= self.size and await self._step(1):
+                raise FormatError(self._taken, f"decompressed text is longer than its size of {self.size}")
+        except FormatError as exc:
+            raise CorruptFile(self._path, self._base + exc.offset, exc.reason) from exc
+        return b"".join(out)
+
+    async def _step(self, wanted: int) -> bytes:
+        decoder = self._decoder
+        while True:
+            if self._kind in _SLOW:
+                piece = await trio.to_thread.run_sync(decoder.read, wanted)
+            else:
+                piece = decoder.read(wanted)
+            if piece or decoder.eof:
+                return piece
+            chunk = await self._inner.read(_CHUNK, self._taken)
+            if chunk:
+                self._taken += len(chunk)
+                decoder.feed(chunk)
+            else:
+                decoder.finish()
+
+    def handed(self) -> None:
+        for number in range((self.size + PAGE - 1) // PAGE):
+            self._cache.handed(self._key, number)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def _cut(pages: list[bytes], offset: int, end: int) -> bytes:
+    start = offset % PAGE
+    if len(pages) == 1:
+        return pages[0][start : start + end - offset]
+    return b"".join(pages)[start : start + end - offset]
+
+
+class AssembledBody:
+    """A body with its attachments put back (dbox-files section 3).
+
+    :param paths: gives the file of an attachment.
+    """
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        inner: PlainBody | CompressedBody,
+        segments: tuple[Segment, ...],
+        files: Callable[[ExtRef], str],
+    ) -> None:
+        self._fs = fs
+        self._inner = inner
+        self._segments = segments
+        self._starts = [segment.out_start for segment in segments]
+        self._files = files
+        self._handles: dict[str, Handle] = {}
+        last = segments[-1] if segments else None
+        self.size = last.out_start + last.size if last is not None else 0
+
+    def pread(self, size: int, offset: int) -> bytes:
+        if offset >= self.size or size <= 0:
+            return b""
+        raise BlockingIOError
+
+    async def read(self, size: int, offset: int) -> bytes:
+        end = min(offset + size, self.size)
+        out: list[bytes] = []
+        at = max(bisect.bisect_right(self._starts, offset) - 1, 0)
+        while offset < end:
+            segment = self._segments[at]
+            skip = offset - segment.out_start
+            wanted = min(end - offset, segment.size - skip)
+            if isinstance(segment.source, ExtRef):
+                out.append(await self._external(segment.source, skip, skip + wanted))
+            else:
+                out.append(await self._inner.read(wanted, segment.source + skip))
+            offset += wanted
+            at += 1
+        return b"".join(out)
+
+    async def _external(self, ref: ExtRef, start: int, end: int) -> bytes:
+        path = self._files(ref)
+        handle = self._handles.get(ref.path)
+        if handle is None:
+            handle = self._handles[ref.path] = self._fs.open(path)
+        try:
+            raw_size = (await handle.wait_open()).st_size
+            ref.check_raw_size(raw_size)
+            if ref.line_length is None:
+                return await self._exactly(handle, path, start, end)
+            first, last = raw_range(start, end, ref.line_length, ref.crlf, raw_size)
+            raw = await self._exactly(handle, path, first, last)
+            return encode_base64_range(raw, start, end, ref.line_length, ref.crlf)
+        except FileNotFoundError as exc:
+            raise CorruptFile(path, 0, "the file of an external attachment is missing") from exc
+        except FormatError as exc:
+            raise CorruptFile(path, exc.offset, exc.reason) from exc
+
+    @staticmethod
+    async def _exactly(handle: Handle, path: str, start: int, end: int) -> bytes:
+        data = await handle.read(end - start, start)
+        if len(data) < end - start:
+            raise CorruptFile(path, start + len(data), "the file of an external attachment ends early")
+        return data
+
+    def handed(self) -> None:
+        self._inner.handed()
+
+    def close(self) -> None:
+        for handle in self._handles.values():
+            handle.close()
+        self._handles.clear()
+        self._inner.close()
+
+
+async def settled(opened: Opened) -> Opened:
+    """The same record, of which is sure whether it is compressed or encrypted.
+
+    Where its first bytes say so and its metadata leave it open, the whole body is read, a piece at a time.
+    Cancelled or failed: *opened* is the caller's still.
+
+    :raises CorruptFile: the file ends inside the message.
+    :raises OSError: it can't be read.
+    """
+    record = opened.record
+    if not record.doubtful:
+        return opened
+    doubt = Doubt(record.compression, record.stored_size, record.metadata)
+    body = PlainBody(opened.handle, opened.path, record.body_offset, record.stored_size, opened.close)
+    for offset in range(0, record.stored_size, _CHUNK):
+        piece = await body.read(_CHUNK, offset)
+        if record.compression in _SLOW:
+            await trio.to_thread.run_sync(doubt.feed, piece)
+        else:
+            doubt.feed(piece)
+    sure = replace(record, doubtful=False)
+    if doubt.plain():
+        sure = replace(sure, compression=None, encrypted=False, as_it_is=True)
+    return replace(opened, record=sure)
+
+
+def open_body(fs: FileSystem, opened: Opened, attachments: str | None, suffix: str) -> Body:
+    """The plain bytes of the record in *opened*; the body owns it from now on, also when this raises.
+
+    :param opened: its record is :func:`settled`.
+    :param attachments: Dovecot's ``mail_attachment_dir``; None: not known.
+    :param suffix: what follows an attachment's path in the file name (sdbox: mailbox guid and uid).
+    :raises CorruptFile: the record contradicts itself, or needs attachments that can't be found.
+    :raises EncryptedMessage: it is ciphertext.
+    """
+    record = opened.record
+    if record.encrypted:
+        opened.close()
+        raise EncryptedMessage(opened.path, record.offset)
+    try:
+        plain = PlainBody(opened.handle, opened.path, record.body_offset, record.stored_size, opened.close)
+        refs: tuple[ExtRef, ...] = ()
+        value = record.metadata.ext_refs
+        if value is not None:
+            refs = parse_ext_refs(value, base=record.metadata.value_offset(b"X") or 0)
+        inner_size = record.size - sum(ref.size for ref in refs)
+        inner: PlainBody | CompressedBody = plain
+        if record.compression is not None:
+            inner = CompressedBody(fs.cache, plain, opened, inner_size)
+        elif inner_size != plain.size:
+            raise FormatError(record.offset, f"stored {plain.size} bytes, expected {inner_size}")
+        if not refs:
+            return inner
+        if attachments is None:
+            raise FormatError(
+                record.offset,
+                "its attachments are in files of their own; mount it with -o attachments=DIR",
+            )
+        directory = attachments
+        return AssembledBody(
+            fs, inner, plan(refs, inner_size), lambda ref: os.path.join(directory, ref.path + suffix)
+        )
+    except FormatError as exc:
+        opened.close()
+        raise CorruptFile(opened.path, exc.offset, exc.reason) from exc

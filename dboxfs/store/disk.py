@@ -1,0 +1,435 @@
+"""The file operations that the write protocol is made of, with the store's owner, group and modes.
+
+Every method here is exactly one operation of the driver (or says so), runs to its end whatever is cancelled,
+and follows no symbolic link when it makes or replaces something.  Clean-up after an error is done with
+:meth:`Disk.discard` and :meth:`AppendFile.close`, which count what they can't do and never hide the error
+that led to them.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import stat
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
+
+from dboxfs.fsapi import DirEntry, FileSystem, Permissions, ops
+from dboxfs.fsapi.chain import Steps
+from dboxfs.fsapi.ops import Appended, CopyRange, LockKind, Op, Opened, OpenShared, TryLock
+from dboxfs.fsapi.temporary import Process
+from dboxfs.store.write_options import WriteOptions
+
+R = TypeVar("R")
+
+_PIECE = 16 << 20
+_READ_PIECE = 4 << 20
+
+
+class Disk:
+    """Runs the operations of one store.
+
+    :param owner: attributes of the store's root: owner, group and modes of everything new.
+    :param root: the store's root directory, if it has one by now.  It is never made: where it is missing the
+        store has gone (a file system that was unmounted), and its place must stay empty.
+    :ivar lost_errors: clean-ups that failed after another error.
+    :ivar process: whose its temporary files and notes are.
+    """
+
+    def __init__(
+        self, fs: FileSystem, owner: os.stat_result, options: WriteOptions, root: str | None = None
+    ) -> None:
+        self.fs = fs
+        self._root = root
+        self.options = options
+        self.lost_errors = 0
+        self._numbers = itertools.count(1)
+        self.process = Process.this()
+        mode = stat.S_IMODE(owner.st_mode)
+        privileged = os.geteuid() == 0
+        uid = owner.st_uid if privileged else None
+        gid = owner.st_gid if privileged or owner.st_gid in os.getgroups() else None
+        self.file_permissions = Permissions(mode & 0o666, gid, uid)
+        self.dir_permissions = Permissions(mode & 0o2777, gid, uid)
+
+    def temporary(self, directory: str) -> str:
+        """A name for a temporary file in *directory*, which says whose it is."""
+        return os.path.join(directory, self.process.temporary_name(next(self._numbers)))
+
+    async def run(self, op: Op[R]) -> R:
+        """One operation.
+
+        :raises OSError: what the system says.
+        """
+        return await self.fs.run(op)
+
+    async def run_all(self, batch: Sequence[Op[R]]) -> list[R | OSError]:
+        """Operations side by side: an answer or an error for each."""
+        return await self.fs.run_all(batch)
+
+    async def chain(self, program: Callable[[], Steps[R]]) -> R:
+        """Operations one after the other with one hop to a worker (:mod:`dboxfs.fsapi.chain`).
+
+        :raises OSError: what the program lets out.
+        """
+        return await self.fs.run_chain(program)
+
+    # -- names -------------------------------------------------------------------------------------------
+
+    async def stat(self, path: str) -> os.stat_result | None:
+        """Attributes of what *path* names (a symbolic link itself), None if there is nothing."""
+        try:
+            return await self.run(ops.Stat(path, follow=False))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    async def exists(self, path: str) -> bool:
+        """Whether there is anything of that name."""
+        return await self.stat(path) is not None
+
+    async def listdir(self, path: str) -> list[DirEntry]:
+        """The entries of a directory; none if it is missing."""
+        try:
+            return await self.run(ops.Listdir(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    async def mkdir(self, path: str) -> bool:
+        """Make a directory; False if it is there."""
+        try:
+            await self.run(ops.Mkdir(path, self.dir_permissions))
+        except FileExistsError:
+            return False
+        return True
+
+    async def make_dirs(self, path: str) -> None:
+        """Make a directory and the missing ones above it (an operation each).
+
+        :raises FileNotFoundError: the store has gone.
+        """
+        missing: list[str] = []
+        while path != self._root and not await self.mkdir_or_parent_missing(path):
+            missing.append(path)
+            path = os.path.dirname(path)
+        if path == self._root and not await self.exists(path):
+            raise ops.os_error(errno.ENOENT, path)
+        for directory in reversed(missing):
+            await self.mkdir(directory)
+
+    async def mkdir_or_parent_missing(self, path: str) -> bool:
+        """Make a directory unless it is there; False if the one above is missing."""
+        try:
+            await self.mkdir(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    async def sync_dir(self, path: str) -> None:
+        """Make the names in a directory durable, if commits are."""
+        if self.options.durable:
+            await self.run(ops.SyncDir(path))
+
+    async def publish_all(
+        self,
+        batch: Sequence[ops.Publish],
+        directory: str,
+        first: Callable[[list[os.stat_result]], Steps[None]],
+    ) -> list[OSError | None]:
+        """Give files their names, and make those durable if all of it worked: one operation after the other.
+
+        Gives the error of each.
+
+        :param first: what is done before that; it gets the attributes of the files.
+
+        :raises OSError: the names could not be made durable.
+        """
+        durable = self.options.durable
+
+        def program() -> Steps[list[OSError | None]]:
+            found = []
+            for op in batch:
+                found.append((yield ops.Stat(op.temporary, follow=False)))
+            yield from first(found)
+            answers: list[OSError | None] = []
+            for op in batch:
+                try:
+                    yield op
+                except OSError as error:
+                    answers.append(error)
+                else:
+                    answers.append(None)
+            if durable and not any(answers):
+                yield ops.SyncDir(directory)
+            return answers
+
+        return await self.chain(program)
+
+    async def unlink(self, path: str) -> bool:
+        """Take a name away; False if it is gone already."""
+        try:
+            await self.run(ops.Unlink(path))
+        except FileNotFoundError:
+            return False
+        return True
+
+    async def discard(self, paths: Iterable[str]) -> None:
+        """Take names away after an error.  Never fails: what can't be done is counted."""
+        for answer in await self.run_all([ops.Unlink(path) for path in paths]):
+            if isinstance(answer, OSError) and answer.errno != errno.ENOENT:
+                self.lost_errors += 1
+
+    async def attempt(self, change: Awaitable[None]) -> bool:
+        """Something that should be done after an error.  Never fails: what can't be done is counted."""
+        try:
+            await change
+        except OSError:
+            self.lost_errors += 1
+            return False
+        return True
+
+    # -- files -------------------------------------------------------------------------------------------
+
+    async def create(self, path: str, permissions: Permissions | None = None) -> AppendFile:
+        """A new file (with the store's permissions); FileExistsError if the name is taken."""
+        opened = await self.run(ops.Create(path, permissions or self.file_permissions))
+        return AppendFile(self, path, opened)
+
+    async def write_new(self, path: str, data: bytes) -> None:
+        """A new file with *data*, durable if commits are: create, append, sync, close.
+
+        :raises FileExistsError: the name is taken.
+        :raises OSError: it is not whole; to take it away is the caller's business.
+        """
+        permissions, durable = self.file_permissions, self.options.durable
+
+        def program() -> Steps[tuple[OSError | None, bool]]:
+            opened = yield ops.Create(path, permissions)
+            failed: OSError | None = None
+            try:
+                check_appended((yield ops.Append(opened.fd, (data,))), len(data), path)
+                if durable:
+                    yield ops.Sync(opened.fd, len(data))
+            except OSError as error:
+                failed = error
+            try:
+                yield ops.Close(opened.fd)
+            except OSError:
+                return failed, False
+            return failed, True
+
+        failed, closed = await self.chain(program)
+        self.lost_errors += not closed
+        if failed is not None:
+            raise failed
+
+    async def create_temporary(self, directory: str) -> AppendFile:
+        """A new file under a temporary name."""
+        while True:
+            try:
+                return await self.create(self.temporary(directory))
+            except FileExistsError:
+                continue
+
+    async def open(self, path: str) -> AppendFile:
+        """An existing file, for reading and appending."""
+        return AppendFile(self, path, await self.run(OpenShared(path)))
+
+    async def open_locked(
+        self, path: str, kind: LockKind | None, head: int
+    ) -> tuple[AppendFile, bool, os.stat_result | None]:
+        """Open a file, try to lock it, and then look what the path names: open, lock, stat, read.
+
+        :param kind: None: without a lock.
+        :param head: bytes to read from its beginning into ``AppendFile.head``.
+        :returns: the file, whether it is locked, and if so what the path names (None: nothing).
+        """
+
+        def program() -> Steps[tuple[Opened, bool, os.stat_result | None, bytes]]:
+            opened: Opened = yield OpenShared(path)
+            try:
+                if kind is not None and not (yield TryLock(opened.fd, kind)):
+                    return opened, False, None, b""
+                try:
+                    now = yield ops.Stat(path, follow=False)
+                except (FileNotFoundError, NotADirectoryError):
+                    return opened, True, None, b""
+                return opened, True, now, (yield ops.Read(opened.fd, head, 0))
+            except OSError:
+                yield ops.Close(opened.fd)
+                raise
+
+        opened, locked, now, start = await self.chain(program)
+        file = AppendFile(self, path, opened)
+        file.head = start
+        return file, locked, now
+
+    async def open_read(self, path: str) -> AppendFile:
+        """An existing file, for reading only."""
+        return AppendFile(self, path, await self.run(ops.Open(path)))
+
+    async def read_whole(self, path: str) -> bytes | None:
+        """What a (small) file holds, None if it is missing.  Three operations."""
+        try:
+            file = await self.open_read(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            return await file.read(file.size, 0)
+        finally:
+            await file.close()
+
+    async def replace(self, path: str, data: bytes, temporary: str | None = None) -> None:
+        """Put *data* in place of what *path* holds, by rename: create, append, sync, rename."""
+        file = await (self.create(temporary) if temporary else self.create_temporary(os.path.dirname(path)))
+        try:
+            await file.append(data)
+            await file.sync()
+            await self.run(ops.Rename(file.path, path))
+        except OSError:
+            await file.close()
+            await self.discard([file.path])
+            raise
+        await file.close()
+
+
+class AppendFile:
+    """An open file.  ``size`` is its length in bytes as far as this writer knows; it alone appends.
+
+    ``head``: its first bytes, if they were read when it was opened.
+    """
+
+    __slots__ = ("_closed", "disk", "fd", "head", "path", "size", "stat")
+
+    def __init__(self, disk: Disk, path: str, opened: Opened) -> None:
+        self.disk = disk
+        self.path = path
+        self.fd = opened.fd
+        self.stat = opened.stat
+        self.size = opened.stat.st_size
+        self.head = b""
+        self._closed = False
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and inode."""
+        return self.stat.st_dev, self.stat.st_ino
+
+    async def read(self, size: int, offset: int) -> bytes:
+        """Exactly *size* bytes, fewer only at the end of the file."""
+        if offset + size <= len(self.head):
+            return self.head[offset : offset + size]
+        parts = []
+        while size > 0:
+            data = await self.disk.run(ops.Read(self.fd, min(size, _READ_PIECE), offset))
+            if not data:
+                break
+            parts.append(data)
+            size -= len(data)
+            offset += len(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def append(self, data: bytes) -> None:
+        """Write at the end, in one write.
+
+        :raises OSError: some bytes may have been written; :meth:`cut` takes them back.
+        """
+        answer = await self.disk.run(ops.Append(self.fd, (data,)))
+        self.size += answer.written
+        check_appended(answer, len(data), self.path)
+
+    async def append_durably(
+        self,
+        data: bytes,
+        *,
+        sync: bool = True,
+        first: Callable[[], Steps[None]] | None = None,
+        unlink: Sequence[str] = (),
+    ) -> OSError | None:
+        """:meth:`append` and :meth:`sync`; gives the error of the sync: the bytes are there, but may go.
+
+        :param sync: False: don't.
+        :param first: what is done before that.
+        :param unlink: paths of notes that count for nothing once all of it has worked.
+        :raises OSError: as :meth:`append`, or of *first*; nothing was synced.
+        """
+        lost: list[OSError] = []
+        sync = sync and self.disk.options.durable
+        if not sync and first is None and not unlink:
+            await self.append(data)
+            return None
+
+        def program() -> Steps[tuple[Appended, OSError | None]]:
+            if first is not None:
+                yield from first()
+            answer = yield ops.Append(self.fd, (data,))
+            if answer.error is not None or answer.written != len(data):
+                return answer, None
+            if sync:
+                try:
+                    yield ops.Sync(self.fd, self.size + len(data))
+                except OSError as error:
+                    return answer, error
+            for path in unlink:
+                try:
+                    yield ops.Unlink(path)
+                except OSError as error:
+                    lost.append(error)
+            return answer, None
+
+        answer, error = await self.disk.chain(program)
+        self.size += answer.written
+        self.disk.lost_errors += len(lost)
+        check_appended(answer, len(data), self.path)
+        return error
+
+    async def append_from(self, fd: int, size: int, offset: int = 0) -> None:
+        """Append *size* bytes of another open file, an operation for every 16 MiB.
+
+        :raises OSError: as :meth:`append`; EIO: the other file has less.
+        """
+        while size > 0:
+            piece = min(size, _PIECE)
+            answer = await self.disk.run(CopyRange(fd, offset, piece, self.fd, self.size))
+            self.size += answer.written
+            if answer.error is not None:
+                raise answer.error
+            if answer.written == 0:
+                raise OSError(errno.EIO, f"{size} bytes are missing at offset {offset}", self.path)
+            size -= answer.written
+            offset += answer.written
+
+    async def cut(self, size: int) -> None:
+        """Take back what was appended behind *size* (bytes)."""
+        await self.disk.run(ops.Truncate(self.fd, size, self.size))
+        self.size = size
+
+    async def sync(self) -> None:
+        """Make the bytes durable, if commits are."""
+        if self.disk.options.durable:
+            await self.disk.run(ops.Sync(self.fd, self.size))
+
+    async def try_lock(self, kind: LockKind) -> bool:
+        """Lock the file, or don't."""
+        return await self.disk.run(TryLock(self.fd, kind))
+
+    async def close(self) -> None:
+        """Close the file; its lock ends.  Never fails; a second time does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self.disk.run(ops.Close(self.fd))
+        except OSError:
+            self.disk.lost_errors += 1
+
+
+def check_appended(answer: Appended, size: int, path: str) -> None:
+    """
+    :raises OSError: fewer than *size* bytes were written.
+    """
+    if answer.error is not None:
+        number = answer.error.errno or errno.EIO
+        raise OSError(number, os.strerror(number), path) from answer.error
+    if answer.written != size:
+        raise OSError(errno.EIO, f"{answer.written} of {size} bytes were written", path)

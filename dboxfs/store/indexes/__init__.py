@@ -1,0 +1,1 @@
+"""Dovecot's index files on disk: followed, locked, made, appended to, written anew."""

@@ -1,0 +1,181 @@
+"""Indexes that don't exist yet: of a mailbox, of the map; and the UIDVALIDITY that a mailbox needs.
+
+A log gets its name when it is whole (mail-index-log section 8), so nobody sees an index half made.  A
+UIDVALIDITY is taken by renaming ``dovecot-uidvalidity.<old>`` to ``.<new>`` (mailbox-layout section 6): the
+rename is the lock, and a number that was given out is never given out again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import time
+from dataclasses import replace
+
+from dboxfs.errors import CorruptFile
+from dboxfs.fsapi import ops
+from dboxfs.index import payload
+from dboxfs.index.log import LogHeader, RecordType, encode_record, encode_transaction
+from dboxfs.index.mailbox import MDBOX_HEADER, SDBOX_HEADER, MailboxHeader, encode_mailbox_header
+from dboxfs.store.disk import Disk
+from dboxfs.store.indexes.follow import IndexFiles
+from dboxfs.store.indexes.log import IndexLog, new_log
+from dboxfs.store.location import Kind, Location
+from dboxfs.store.write.errors import WHERE_INDEX, IndexMissing
+
+_NUMBERED = re.compile(r"dovecot-uidvalidity\.([0-9a-f]{8})")
+_STORAGE_FILE = re.compile(r"m\.[0-9]+")
+_ATTEMPTS = 10
+_FIRST_SEQ = 2
+
+
+async def make_map(disk: Disk, location: Location, index: IndexLog, *, contended: bool = True) -> None:
+    """Make ``storage/`` and an empty map; nothing happens where there is one.
+
+    :param contended: others may be making it at the same time.
+    :raises IndexMissing: there are messages: the map is lost, or lies elsewhere.
+    """
+    await _refuse_lost_map(disk, location, index)
+    await disk.make_dirs(location.storage)
+    await disk.make_dirs(index.directory)
+    now = int(time.time())
+    body = payload.header_update(24, struct.pack("<I", now))
+    header = _log_header(now)
+    records = encode_record(RecordType.HEADER_UPDATE, body, external=True)
+    # a tail that is behind would tell Dovecot that a writer died (mdbox-map, the tail rule)
+    tail = payload.tail_update(header.hdr_size + len(records))
+    records += encode_record(RecordType.HEADER_UPDATE, tail, external=True)
+    await new_log(disk, index, header, records, contended=contended)
+
+
+async def _refuse_lost_map(disk: Disk, location: Location, index: IndexLog) -> None:
+    """A new map would give file ids and map uids again, which the mailboxes' records have."""
+    if await disk.exists(index.log_path):
+        return
+    await refuse_lost_log(disk, index)
+    for directory in (location.storage, location.alt_storage):
+        entries = await disk.listdir(directory) if directory is not None else []
+        count = sum(_STORAGE_FILE.fullmatch(entry.name) is not None for entry in entries)
+        if count:
+            raise IndexMissing(
+                f"{directory}: {count} files with messages and no map in {index.directory}, not written; "
+                f"{WHERE_INDEX}"
+            )
+
+
+async def refuse_lost_log(disk: Disk, index: IndexLog) -> None:
+    """A new log begins with nothing, and the snapshot that is there would not count any more.
+
+    :raises IndexMissing: there is a snapshot without its log.
+    """
+    if await disk.exists(index.base_path):
+        raise IndexMissing(
+            f"{index.log_path} is missing and {os.path.basename(index.base_path)} is there, not written; "
+            "restore it, let a Dovecot open the mailbox, or make a new store: dboxfs rescue STORE DST"
+        )
+
+
+async def map_uid_validity(disk: Disk, location: Location, view: IndexFiles) -> int:
+    """uid_validity of the map, which is made if there is none.
+
+    :param view: follows the map.  Not locked: only a rebuild of the whole storage changes that number.
+    """
+    await view.refresh()
+    if view.state is None:
+        await make_map(disk, location, IndexLog(disk, location.map_dir, "dovecot.map.index", "the map"))
+        await view.refresh()
+    if view.state is None or view.state.uid_validity == 0:
+        raise CorruptFile(view.log_path, 0, "the map of the storage has no uid_validity")
+    return view.state.uid_validity
+
+
+async def make_mailbox_index(
+    disk: Disk, location: Location, index: IndexLog, map_view: IndexFiles, *, contended: bool
+) -> bool:
+    """Make the log of a mailbox whose directories are there; False: there is one already.
+
+    :param map_view: follows the map (mdbox).
+    :param contended: others may be making it at the same time.
+    """
+    mdbox = location.kind is Kind.MDBOX
+    map_validity = await map_uid_validity(disk, location, map_view) if mdbox else 0
+    uid_validity = await next_uid_validity(disk, location)
+    name = MDBOX_HEADER if mdbox else SDBOX_HEADER
+    header = MailboxHeader(name, os.urandom(16), 0, map_uid_validity=map_validity)
+    intro = payload.ext_intro(name, hdr_size=24)
+    update = payload.ext_hdr_update(0, encode_mailbox_header(header))
+    validity = payload.header_update(24, struct.pack("<I", uid_validity))
+    records = encode_transaction(
+        [
+            encode_record(RecordType.EXT_INTRO, intro, external=True),
+            encode_record(RecordType.EXT_HDR_UPDATE, update, external=True),
+            encode_record(RecordType.HEADER_UPDATE, validity, external=True),
+        ]
+    )
+    return await new_log(disk, index, _log_header(int(time.time())), records, contended=contended)
+
+
+def _log_header(now: int) -> LogHeader:
+    return LogHeader(indexid=now, file_seq=_FIRST_SEQ, create_stamp=now)
+
+
+async def next_uid_validity(disk: Disk, location: Location) -> int:
+    """A UIDVALIDITY that no mailbox of this store has had.  An operation for each step."""
+    main = os.path.join(location.control_dir, "dovecot-uidvalidity")
+    await disk.make_dirs(location.control_dir)
+    for _ in range(_ATTEMPTS):
+        old = await last_uid_validity(disk, location)
+        if old == 0:
+            value = await _first_uid_validity(disk, main)
+        else:
+            value = await _take_next(disk, main, old)
+        if value:
+            await disk.replace(main, b"%08x" % value)
+            return value
+    raise CorruptFile(main, 0, "no UIDVALIDITY can be had: other programs take them all")
+
+
+async def last_uid_validity(disk: Disk, location: Location) -> int:
+    """The UIDVALIDITY that was given out last; 0: none was."""
+    main = os.path.join(location.control_dir, "dovecot-uidvalidity")
+    text = await disk.read_whole(main)
+    if text is not None and re.fullmatch(rb"[0-9a-fA-F]{8}", text[:8]) and int(text[:8], 16):
+        value = int(text[:8], 16)
+        if await disk.exists(f"{main}.{value:08x}"):
+            return value
+    entries = await disk.listdir(location.control_dir)
+    return max((int(m[1], 16) for e in entries if (m := _NUMBERED.fullmatch(e.name))), default=0)
+
+
+async def set_uid_validity(disk: Disk, location: Location, value: int) -> None:
+    """Have a new store go on after *value*; nobody else may be there.  An operation for each step."""
+    main = os.path.join(location.control_dir, "dovecot-uidvalidity")
+    await _make_numbered(disk, main, value)
+    await disk.replace(main, b"%08x" % value)
+
+
+async def _first_uid_validity(disk: Disk, main: str) -> int:
+    value = int(time.time())
+    return value if await _make_numbered(disk, main, value) else 0
+
+
+async def _make_numbered(disk: Disk, main: str, value: int) -> bool:
+    """Make the empty file that has *value* in its name; False: it is there."""
+    try:
+        permissions = replace(disk.file_permissions, mode=0o444)
+        file = await disk.create(f"{main}.{value:08x}", permissions)
+    except FileExistsError:
+        return False
+    await file.close()
+    return True
+
+
+async def _take_next(disk: Disk, main: str, old: int) -> int:
+    """The value behind *old*; 0 if somebody else was faster."""
+    value = old % 0xFFFFFFFF + 1
+    try:
+        await disk.run(ops.Rename(f"{main}.{old:08x}", f"{main}.{value:08x}"))
+    except FileNotFoundError:
+        return 0
+    return value

@@ -1,0 +1,270 @@
+"""Room for new records in ``m.N`` files (PROTOCOL section 4, steps 1 and 2).
+
+A :class:`Placer` belongs to one transaction.  :meth:`Placer.place` finds room for a record, in a file that
+it holds already, in an existing one, or in a new ``.temp.*``, and appends it; :meth:`Placer.sync` makes it
+durable.  Then either the map names the records, or :meth:`Placer.rollback` takes them away again.
+
+An existing file is taken only if all of this holds, else the next one is looked at, at most ten of them:
+
+* it is among the newest that the map knows, and is not in the alternative storage;
+* nobody of this process appends to it (the in-memory lock) and nobody else (flock, never waited for);
+* its name still means the file that was opened, and its header line is one that may be appended to, of the
+  dbox version that is written;
+* it ends exactly where the map says that its last record does: nobody died while appending to it;
+* record and file together stay below the rotation size.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from dboxfs.dbox import MESSAGE_HEADER_SIZE, FileHeader, parse_file_header
+from dboxfs.errors import FormatError
+from dboxfs.fsapi.chain import Steps
+from dboxfs.fsapi.ops import LockKind
+from dboxfs.index.mapindex import MapIndex
+from dboxfs.store.disk import AppendFile
+from dboxfs.store.write.record import Composed, Place, Spooled, new_file
+from dboxfs.store.write.session import Work
+
+_MOST_LOOKED_AT = 10
+_FILE_HEAD = 64
+
+
+@dataclass(eq=False, slots=True)
+class Container:
+    """A file that is being appended to.
+
+    ``file_id`` 0: new, not named yet.  ``start``: its size before.  ``header``: still to be written.
+    ``key``: of a file of format 3.
+    """
+
+    file: AppendFile
+    file_id: int
+    start: int
+    new: bool = False
+    header: bytes = b""
+    key: bytes | None = None
+
+    @property
+    def end(self) -> int:
+        """Where the next record will begin (bytes)."""
+        return self.file.size + len(self.header)
+
+    @property
+    def next(self) -> Place:
+        """Where the next record will go."""
+        return Place(self.end, self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A record and where it lies: *size* bytes at *offset* in *container*."""
+
+    composed: Composed
+    container: Container
+    offset: int
+    size: int
+
+
+class Placer:
+    """Finds room for the records of one transaction.
+
+    :ivar named: the map names the records: they stay, whatever happens.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.containers: list[Container] = []
+        self.named = False
+        self._work = work
+        self._disk = work.disk
+        self._refused: set[int] = set()
+        self._index = work.map_view
+
+    # -- placing -----------------------------------------------------------------------------------------
+
+    async def place(self, composed: Composed) -> Placed:
+        """Append one record.  On an error :meth:`rollback` is due."""
+        container = await self._room_for(composed.room)
+        place = container.next
+        header, container.header = container.header, b""
+        size = await composed.write_to(container.file, place, header)
+        return Placed(composed, container, place.offset, size)
+
+    async def adopt(self, spooled: Spooled) -> Placed:
+        """Take the file that a record was spooled to as a new one.  On an error :meth:`rollback` is due."""
+        file, place = await spooled.take(self._disk), spooled.place
+        self.containers.append(await self._own(Container(file, 0, 0, True, b"", place.key)))
+        size = await spooled.write_to(file, place)
+        return Placed(spooled, self.containers[-1], place.offset, size)
+
+    async def place_all(
+        self, batch: list[Composed], first: Callable[[], Steps[None]] | None = None
+    ) -> list[Placed]:
+        """Append small records, those that go into one file with one write, durably; before that, *first*.
+
+        On an error :meth:`rollback` is due.
+        """
+        placed: list[Placed] = []
+        at = 0
+        while at < len(batch):
+            container = await self._room_for(batch[at].room)
+            offset, parts = container.end, [container.header]
+            while at < len(batch) and (len(parts) == 1 or self._fits(offset, batch[at].room)):
+                data = batch[at].encode(Place(offset, container.key))
+                placed.append(Placed(batch[at], container, offset, len(data)))
+                parts.append(data)
+                offset += len(data)
+                at += 1
+            container.header = b""
+            error = await container.file.append_durably(b"".join(parts), first=first)
+            first = None
+            if error is not None:
+                raise error
+        return placed
+
+    async def sync(self) -> None:
+        """Make everything that was placed one by one durable."""
+        for container in self.containers:
+            await container.file.sync()
+
+    async def rollback(self) -> None:
+        """Take away everything that was placed, unless the map names it, and close.  Never fails."""
+        if not self.named:
+            for container in self.containers:
+                if not container.new and container.file.size > container.start:
+                    await self._disk.attempt(container.file.cut(container.start))
+            await self._disk.discard([c.file.path for c in self.containers if c.new])
+        await self.close()
+
+    async def close(self) -> None:
+        """Give the files and their locks back."""
+        for container in self.containers:
+            await self._give_back(container)
+        self.containers.clear()
+
+    async def _give_back(self, container: Container) -> None:
+        self._work.fs.locks.release(container)
+        await container.file.close()
+
+    # -- choosing ----------------------------------------------------------------------------------------
+
+    def _fits(self, offset: int, size: int) -> bool:
+        return offset + size <= self._work.options.rotate_size
+
+    async def _room_for(self, size: int) -> Container:
+        for container in self.containers:
+            if self._fits(container.end, size):
+                return container
+        found: Container | None = None
+        if size < self._work.options.rotate_size:
+            found = await self._existing(size)
+        if found is None:
+            found = await self._new()
+        self.containers.append(found)
+        return found
+
+    async def _new(self) -> Container:
+        file = await self._disk.create_temporary(self._work.location.storage)
+        begun = new_file(self._work.options.dbox_version)
+        return await self._own(Container(file, 0, 0, True, begun.header, begun.key))
+
+    async def _own(self, container: Container) -> Container:
+        """Lock a file that is new."""
+        file = container.file
+        if not self._work.fs.locks.acquire(container, [file.path, file.identity]):
+            raise AssertionError("a new file can't be locked by anybody else")
+        if not await file.try_lock(LockKind.FLOCK):
+            raise AssertionError("a new file can't be locked by anybody else")
+        return container
+
+    async def _existing(self, size: int) -> Container | None:
+        """A file of the map with room for *size* bytes, locked.
+
+        What was known of the map before is looked at first: a file that is taken is compared with the map as
+        it is then.
+        """
+        if self._index.state is not None:
+            found = await self._take_newest(size)
+            if found is not None:
+                return found
+            self._refused.clear()
+        await self._index.refresh()
+        return await self._take_newest(size)
+
+    async def _take_newest(self, size: int) -> Container | None:
+        if self._index.state is None:
+            return None
+        for file_id in self._newest(MapIndex(self._index.state)):
+            if file_id in self._refused or any(c.file_id == file_id for c in self.containers):
+                continue
+            container = await self._take(file_id, size)
+            if container is not None:
+                return container
+            self._refused.add(file_id)
+        return None
+
+    @staticmethod
+    def _newest(mapping: MapIndex) -> list[int]:
+        ids = mapping.file_ids
+        found: list[int] = []
+        end = len(ids)
+        while end > 0 and len(found) < _MOST_LOOKED_AT:
+            start = max(0, end - 4096)
+            for file_id in ids[start:end][::-1].tolist():
+                if file_id not in found:
+                    found.append(file_id)
+                    if len(found) == _MOST_LOOKED_AT:
+                        break
+            end = start
+        return found
+
+    def _end(self, file_id: int) -> int | None:
+        """Where the map says that a file ends; None if it can't say."""
+        assert self._index.state is not None
+        mapping = MapIndex(self._index.state)
+        rows = np.flatnonzero(mapping.file_ids == file_id)
+        if not len(rows) or bool((mapping.sizes[rows] == 0).any()):
+            return None
+        return int((mapping.offsets[rows].astype(np.int64) + mapping.sizes[rows]).max())
+
+    async def _take(self, file_id: int, size: int) -> Container | None:
+        end = self._end(file_id)
+        if end is None or not self._fits(end, size):
+            return None
+        path = self._work.storage_paths(file_id)[0]
+        try:
+            file, locked, now = await self._disk.open_locked(path, LockKind.FLOCK, _FILE_HEAD)
+        except FileNotFoundError:
+            return None  # in the alternative storage, or purged meanwhile
+        container = Container(file, file_id, file.size)
+        if self._work.fs.locks.acquire(container, [path, file.identity]):
+            try:
+                if locked and now is not None and await self._is_good(container, now, size):
+                    return container
+            except BaseException:
+                await self._give_back(container)
+                raise
+        await self._give_back(container)
+        return None
+
+    async def _is_good(self, container: Container, now: os.stat_result, size: int) -> bool:
+        file = container.file
+        if (now.st_dev, now.st_ino) != file.identity:
+            return False
+        file.size = container.start = now.st_size
+        await self._index.refresh()  # somebody may have appended before the file was locked
+        if self._end(container.file_id) != file.size or not self._fits(file.size, size):
+            return False
+        try:
+            header = parse_file_header(await file.read(_FILE_HEAD, 0))
+        except FormatError:
+            return False
+        if not isinstance(header, FileHeader) or header.version != self._work.options.dbox_version:
+            return False
+        container.key = header.key
+        return header.version == 3 or header.message_header_size == MESSAGE_HEADER_SIZE

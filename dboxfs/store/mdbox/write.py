@@ -1,0 +1,496 @@
+"""Writing multi-dbox: records in ``m.N`` files, the map, the mailboxes (PROTOCOL sections 4, 5, 6, 8).
+
+Every change goes through the map's lock and has the same shape: change the map with internal records, change
+the mailboxes, then say in the map that all is done (the tail).  Saves that are ready together, whatever their
+mailboxes, are one such change.
+
+A record that was written but whose mailbox can't be had any more gets a map entry with refcount 0: it is
+then nobody's, like an expunged message, and a purge takes it away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+from dboxfs.errors import DboxfsError, NoSuchMessage
+from dboxfs.fsapi import ops
+from dboxfs.index.mailbox import guids, map_uids
+from dboxfs.index.mapindex import MapIndex
+from dboxfs.store.indexes.log import IndexLog
+from dboxfs.store.mdbox.placement import Placed, Placer
+from dboxfs.store.mdbox.references import References, check_limit, lost_references, references_of
+from dboxfs.store.sdbox.write import finish_expunge, heritage
+from dboxfs.store.write import log_records
+from dboxfs.store.write.group_commit import GroupCommit, Request
+from dboxfs.store.write.message import CopyAs, NewMessage
+from dboxfs.store.write.naming import Wanted
+from dboxfs.store.write.notes import Note, writing
+from dboxfs.store.write.record import Composed, Spooled, compose
+from dboxfs.store.write.results import Copied, Saved, now_seconds
+from dboxfs.store.write.session import Work, present, visible
+
+SHARED_LIMIT = 1 << 20
+"""Bytes that a save may have to go into a file together with others that are ready."""
+
+
+@dataclass(slots=True)
+class _Save:
+    """A save on its way.  Its records are in memory (``composed``) or placed already by its own placer."""
+
+    name: str
+    composed: list[Composed] = field(default_factory=list)
+    placed: list[Placed] = field(default_factory=list)
+    placer: Placer | None = None
+
+
+@dataclass(slots=True)
+class _Share:
+    """What one mailbox gets of a group: its requests, and the messages they replace (uid, map uid).
+
+    ``uids``: of the new messages, by ``id`` of what was composed.
+    """
+
+    index: IndexLog
+    requests: list[Request[_Save, Saved]]
+    appended: list[log_records.Appended] = field(default_factory=list)
+    replaced: list[tuple[int, int]] = field(default_factory=list)
+    uids: dict[int, int] = field(default_factory=dict)
+
+
+_Request = Request[_Save, Saved]
+
+
+class MdboxWriter:
+    """The write paths of a multi-dbox store."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._disk = work.disk
+        self._references = References(work)
+        self.queue: GroupCommit[_Save, Saved] = GroupCommit(self._commit_group)
+
+    # -- save --------------------------------------------------------------------------------------------
+
+    async def save(self, name: str, messages: Sequence[NewMessage]) -> Saved:
+        """Save *messages* into a mailbox in one transaction."""
+        options = self._work.options
+        save = _Save(name)
+        request: _Request = Request(save)
+        total, notes = 0, list[str]()
+        try:
+            for message in messages:
+                composed = await compose(
+                    message, version=options.dbox_version, eol=options.eol, memory_limit=options.memory_limit,
+                    mailbox=name, directory=self._work.location.storage,
+                )  # fmt: skip
+                total += composed.room
+                save.composed.append(composed)
+                if save.placer is not None or total > SHARED_LIMIT or not composed.whole:
+                    save.placer = save.placer or Placer(self._work)
+                    guids = tuple(waiting.guid.hex() for waiting in save.composed)
+                    notes.append(await self._work.notes.put(Note(name, messages=guids)))
+                    await self._place_own(save, save.placer)
+            if save.placer is not None:
+                await save.placer.sync()
+            return await self.queue.run(request)
+        except BaseException:
+            if save.placer is not None and not request.taken:
+                await save.placer.rollback()
+            raise
+        finally:
+            await self._work.notes.drop(notes)
+
+    async def _place_own(self, save: _Save, placer: Placer) -> None:
+        """Append what is composed to files of the save's own."""
+        waiting, save.composed = save.composed, []
+        for composed in waiting:
+            if isinstance(composed, Spooled):
+                save.placed.append(await placer.adopt(composed))
+            else:
+                save.placed.append(await placer.place(composed))
+
+    # -- commit ------------------------------------------------------------------------------------------
+
+    async def _commit_group(self, group: Sequence[_Request]) -> None:
+        shared = Placer(self._work)
+        placers = [shared, *(r.what.placer for r in group if r.what.placer is not None)]
+        notes: list[str] = []
+        try:
+            await self._place_shared(shared, group, notes)
+            async with self._work.locked_map() as mapping, self._shares(group) as shares:
+                await self._name(shares)
+                if shares:
+                    await self._change(mapping, placers, group, shares, notes)
+        except BaseException:
+            for placer in placers:
+                await placer.rollback()
+            raise
+        finally:
+            await self._work.notes.drop(notes)
+        if not shares:
+            for placer in placers:
+                await placer.rollback()
+        for placer in placers:
+            await placer.close()
+
+    async def _place_shared(self, placer: Placer, group: Sequence[_Request], notes: list[str]) -> None:
+        """All small records of the group: one write and one sync, if they fit one file.
+
+        :param notes: gets the path of the note that says whose they are as long as no mailbox has them.
+        """
+        todo = [composed for request in group for composed in request.what.composed]
+        if not todo:
+            return
+        await self._work.notes.prepare()
+        notes.append(self._work.notes.path())
+        note = Note("", messages=tuple(composed.guid.hex() for composed in todo))
+        permissions = self._disk.file_permissions
+        placed = iter(await placer.place_all(todo, lambda: writing(notes[0], note, permissions)))
+        for request in group:
+            request.what.placed += [next(placed) for _ in request.what.composed]
+            request.what.composed = []
+
+    @asynccontextmanager
+    async def _shares(self, group: Sequence[_Request]) -> AsyncIterator[list[_Share]]:
+        """Hold the mailboxes of the group; a request whose mailbox can't be had gets its error."""
+        async with AsyncExitStack() as stack:
+            shares = []
+            for name in sorted({request.what.name for request in group}):
+                requests = [request for request in group if request.what.name == name]
+                try:
+                    index = await stack.enter_async_context(self._work.mailbox(name))
+                except (DboxfsError, OSError) as error:
+                    for request in requests:
+                        request.error = error
+                else:
+                    shares.append(_Share(index, requests))
+            yield shares
+
+    async def _change(
+        self,
+        mapping: MapIndex,
+        placers: list[Placer],
+        group: Sequence[_Request],
+        shares: list[_Share],
+        notes: list[str],
+    ) -> None:
+        """From the names of new files to the map's tail; map and mailboxes are locked."""
+        highest = await self._name_files(mapping, placers)
+        entries = self._entries(mapping, group, shares)
+        batch = log_records.highest_file_id(self._work.map.state, highest) if highest else []
+        batch += log_records.append_to_map(self._work.map.state, entries)
+        if self._work.options.alone:
+            lost = sorted(map_uid for share in shares for _, map_uid in share.replaced)
+            batch += log_records.change_refcounts(self._work.map.state, [(map_uid, -1) for map_uid in lost])
+        try:
+            await self._work.map.append(batch, durable=True)
+        except OSError:
+            await self._disown(shares, placers)
+            raise
+        for placer in placers:
+            placer.named = True
+        if await self._append(shares) and await self._disk.attempt(self._work.map_done(notes)):
+            notes.clear()
+        self._answer(shares)
+
+    async def _name(self, shares: list[_Share]) -> None:
+        """Give the messages their uids, and tell who knows names of them.
+
+        Requests with which something is wrong go: their records are nobody's then.
+        """
+        for share in shares:
+            uid = share.index.state.next_uid
+            messages = [placed.composed for request in share.requests for placed in request.what.placed]
+            for composed in messages:
+                share.uids[id(composed)] = uid = max(uid, composed.message.uid or 0)
+                if composed.message.wanted is not None:
+                    composed.message.wanted.uid = uid
+                uid += 1
+            wanted = [composed.message.wanted for composed in messages]
+            name = share.requests[0].what.name
+            answers = iter(await self._work.name(name, share.index, wanted))
+            for request in list(share.requests):
+                errors = [
+                    error for error in [next(answers) for _ in request.what.placed] if error is not None
+                ]
+                if errors:
+                    request.error = errors[0]
+                    share.requests.remove(request)
+        shares[:] = [share for share in shares if share.requests]
+
+    async def _name_files(self, mapping: MapIndex, placers: list[Placer]) -> int:
+        """Give new files their names; the highest file_id that was given, 0 if there was no new file."""
+        new = [c for placer in placers for c in placer.containers if c.new]
+        file_id = mapping.highest_file_id
+        for container in new:
+            while True:
+                file_id += 1
+                path, *others = self._work.storage_paths(file_id)
+                if others and await self._disk.exists(others[0]):
+                    continue
+                try:
+                    await self._disk.run(ops.Publish(container.file.path, path, False))
+                except FileExistsError:
+                    continue
+                break
+            container.file.path, container.file_id = path, file_id
+            self._work.fs.locks.extend(container, path)
+        if new:
+            await self._disk.sync_dir(self._work.location.storage)
+        return file_id if new else 0
+
+    def _entries(
+        self, mapping: MapIndex, group: Sequence[_Request], shares: list[_Share]
+    ) -> list[log_records.MapEntry]:
+        """Map entries for everything that was placed, and the mailbox records for what has a mailbox."""
+        map_uid = mapping.state.next_uid
+        entries: list[log_records.MapEntry] = []
+        share_of = {id(request): share for share in shares for request in share.requests}
+        for request in group:
+            share = share_of.get(id(request))
+            for placed in request.what.placed:
+                size, file_id = placed.size, placed.container.file_id
+                entries.append(
+                    log_records.MapEntry(map_uid, file_id, placed.offset, size, int(share is not None))
+                )
+                if share is not None:
+                    self._append_to(share, share.uids[id(placed.composed)], map_uid, placed.composed)
+                map_uid += 1
+        return entries
+
+    def _append_to(self, share: _Share, uid: int, map_uid: int, composed: Composed) -> None:
+        """The mailbox record of a new message; a message that it replaces gives flags and keywords."""
+        state, message = share.index.state, composed.message
+        flags, keywords = message.flags, message.keywords
+        column = map_uids(state)
+        if message.replaces is not None and column is not None and visible(state, [message.replaces]):
+            row = state.row_of(message.replaces)
+            old = (message.replaces, int(column[row]))
+            flags, keywords = int(state.flags[row]), state.keywords(row)
+            if old not in share.replaced:
+                share.replaced.append(old)
+        saved = message.saved if message.saved is not None else now_seconds()
+        share.appended.append(log_records.Appended(uid, flags, keywords, composed.guid, map_uid, saved))
+
+    async def _append(self, shares: list[_Share]) -> bool:
+        """Write the mailboxes.  One that fails gives its requests the error, and its messages back.
+
+        False: something could not be taken back, and the map must not say that all is done.
+        """
+        consistent = True
+        for share in shares:
+            batch = log_records.append_messages(share.index.state, share.appended, mdbox=True)
+            replaced = sorted(uid for uid, _ in share.replaced)
+            if replaced:
+                batch += log_records.expunge(share.index.state, replaced, external=self._work.options.alone)
+            try:
+                await share.index.append(batch, durable=True)
+            except OSError as error:
+                for request in share.requests:
+                    request.error = error
+                if not await self._references.take_back(share.index, share.appended, share.replaced):
+                    consistent = False  # the next who holds the map repairs it, and brings none of them up
+                    self._work.never_acknowledged |= {message.guid for message in share.appended}
+        return consistent
+
+    async def _disown(self, shares: list[_Share], placers: list[Placer]) -> None:
+        """The map could not be made durable: if it has the new entries, they shall be nobody's."""
+        appended = [message.map_uid for share in shares for message in share.appended]
+        known = present(self._work.map.state, appended)
+        if known:
+            for placer in placers:
+                placer.named = True
+            change = log_records.change_refcounts(self._work.map.state, [(map_uid, -1) for map_uid in known])
+            await self._disk.attempt(self._work.map.append(change, tail=True))
+
+    def _answer(self, shares: list[_Share]) -> None:
+        for share in shares:
+            rows = iter(share.appended)
+            for request in share.requests:
+                mine = [next(rows) for _ in request.what.placed]
+                if request.error is None:
+                    request.result = Saved(
+                        share.index.state.uid_validity,
+                        tuple(row.uid for row in mine),
+                        tuple(row.guid for row in mine),
+                    )
+                    self._work.count("saved", len(mine))
+
+    # -- copy and move -----------------------------------------------------------------------------------
+
+    async def copy(
+        self,
+        source: str,
+        uids: Sequence[int],
+        target: str,
+        *,
+        move: bool = False,
+        like: Mapping[int, CopyAs] | None = None,
+        replaces: int | None = None,
+        named: Wanted | None = None,
+    ) -> Copied:
+        """Copy (or move) messages: one more reference each (or none).
+
+        :param like: by uid in the source: what its copy shall be.
+        :param replaces: the message in the target whose place the first one takes.
+        :param named: the name that the first one shall have.
+        :raises NoSuchMessage: one of them is gone; nothing was changed.
+        :raises Superseded: the name is another one's; nothing was changed.
+        :raises Unsupported: one of them has too many copies already.
+        """
+        async with (
+            self._work.locked_map() as mapping,
+            self._work.mailboxes([source, target]) as indexes,
+        ):
+            here, there = indexes[source], indexes[target]
+            wanted = visible(here.state, uids)
+            if len(wanted) != len(set(uids)):
+                raise NoSuchMessage(f"{self._work.shown(source)}: some of the messages to be copied are gone")
+            rows = self._copies(here, there, wanted, mapping, like or {})
+            check_limit(mapping, rows)
+            if named is not None:
+                named.uid = rows[0].uid
+                await self._work.name_one(target, there, named)
+            replaced = self._take_place(there, rows, replaces)
+            notes: list[str] = []
+            if move:
+                notes.append(await self._note_move((source, here), (target, there), rows, wanted))
+            try:
+                await self._transfer(here, there, rows, wanted if move else [], replaced)
+            finally:
+                await self._work.notes.drop(notes)
+            self._work.count("moved" if move else "copied", len(rows))
+            return Copied(there.state.uid_validity, tuple(wanted), tuple(row.uid for row in rows))
+
+    async def _note_move(
+        self,
+        source: tuple[str, IndexLog],
+        target: tuple[str, IndexLog],
+        rows: Sequence[log_records.Appended],
+        uids: Sequence[int],
+    ) -> str:
+        (there, index), (here, old) = target, source
+        moved = tuple((uid, row.map_uid) for uid, row in zip(uids, rows, strict=True))
+        note = Note(
+            there, self._work.header(index).guid.hex(), source=here,
+            source_guid=self._work.header(old).guid.hex(), moved=moved, first_uid=index.state.next_uid,
+        )  # fmt: skip
+        return await self._work.notes.put(note)
+
+    async def _transfer(
+        self,
+        here: IndexLog,
+        there: IndexLog,
+        rows: Sequence[log_records.Appended],
+        gone: Sequence[int],
+        replaced: Sequence[tuple[int, int]],
+    ) -> None:
+        """Append *rows* to one mailbox and expunge *gone* from the other, map first.
+
+        :param replaced: (uid, map uid) of messages that are expunged with the append.
+        """
+        alone = self._work.options.alone
+        execute = bool(gone) and alone
+        more = references_of(rows, 1)
+        lost = [(map_uid, -1) for _, map_uid in replaced] if alone else []
+        # Executed at once a move changes no refcount in the end; what is written says that it is under way.
+        await self._references.begin(more, references_of(rows, -1) if execute else [], lost)
+        arrived = False
+        consistent = True
+        try:
+            batch = log_records.append_messages(there.state, rows, mdbox=True)
+            if replaced:
+                batch += log_records.expunge(there.state, [uid for uid, _ in replaced], external=alone)
+            await there.append(batch, durable=True)
+            arrived = True
+            if gone:
+                await here.append(log_records.expunge(here.state, gone, external=execute), durable=execute)
+        except OSError:
+            if not arrived:
+                consistent = await self._references.take_back(
+                    there, rows, replaced, references=0 if execute else 1
+                )
+            elif execute and present(here.state, gone):
+                consistent = await self._disk.attempt(self._references.change(more))
+            raise
+        finally:
+            if consistent:
+                await self._disk.attempt(self._work.map_done())
+
+    @staticmethod
+    def _take_place(
+        there: IndexLog, rows: list[log_records.Appended], replaces: int | None
+    ) -> list[tuple[int, int]]:
+        """The first of *rows* takes over from a message; gives its (uid, map uid), nothing if it is gone."""
+        state, column = there.state, map_uids(there.state)
+        if replaces is None or column is None or not visible(state, [replaces]):
+            return []
+        row = state.row_of(replaces)
+        rows[0] = replace(rows[0], flags=int(state.flags[row]), keywords=state.keywords(row))
+        return [(replaces, int(column[row]))]
+
+    def _copies(
+        self,
+        here: IndexLog,
+        there: IndexLog,
+        wanted: Sequence[int],
+        mapping: MapIndex,
+        like: Mapping[int, CopyAs],
+    ) -> list[log_records.Appended]:
+        state = here.state
+        names, places = guids(state), map_uids(state)
+        if places is None or names is None:
+            raise NoSuchMessage(f"{here.what}: its messages are not in the map")
+        now, uid = now_seconds(), there.state.next_uid
+        rows = []
+        for number, row in enumerate(state.rows_of(wanted).tolist()):
+            map_uid = int(places[row])
+            if mapping.lookup(map_uid) is None:
+                raise NoSuchMessage(f"{here.what}: uid {wanted[number]} is not in the map")
+            copy = like.get(wanted[number])
+            if copy is None:
+                copy = CopyAs(uid, int(state.flags[row]), state.keywords(row))
+            saved = copy.saved if copy.saved is not None else now
+            uid, guid = max(uid, copy.uid), names[row].tobytes()
+            rows.append(log_records.Appended(uid, copy.flags, copy.keywords, guid, map_uid, saved))
+            uid += 1
+        return rows
+
+    # -- expunge -----------------------------------------------------------------------------------------
+
+    async def expunge(
+        self,
+        name: str,
+        uids: Sequence[int] | None,
+        *,
+        heir: int | None = None,
+        named: Wanted | None = None,
+    ) -> list[int]:
+        """Expunge messages (None: all), and those that others asked for; gives the uids that were there.
+
+        :param heir: takes the place of the only one of *uids*, if that is there.
+        :param named: the name that the heir shall have.
+        :raises NoSuchMessage: there is no heir.
+        """
+        async with self._work.locked_map() as mapping, self._work.mailbox(name) as index:
+            wanted = index.state.uids.tolist() if uids is None else present(index.state, uids)
+            await self._work.name_one(name, index, named)
+            first = heritage(index, heir, wanted[0]) if heir is not None and wanted else None
+            gone = sorted({*wanted, *index.state.pending_expunges.tolist()})
+            diffs = lost_references(index, mapping, gone)
+            await self._references.begin(diffs)
+            consistent = True
+            try:
+                await finish_expunge(index, gone, first or [])
+            except OSError:
+                if present(index.state, gone):
+                    back = [(map_uid, -diff) for map_uid, diff in diffs]
+                    consistent = await self._disk.attempt(self._references.change(back))
+                raise
+            finally:
+                if consistent:
+                    await self._disk.attempt(self._work.map_done())
+        self._work.count("expunged", len(gone))
+        return gone

@@ -1,0 +1,398 @@
+"""Where written names are kept, so that they outlast a mount: in files that Dovecot doesn't look at.
+
+``<control directory>/dboxfs-names/<mailbox guid, 32 hex digits>``, one file a mailbox (mailboxes lie in a
+directory of their own beside it).  What is in them: :mod:`dboxfs.store.names.codec`.
+
+Several mounts may write one file: a writer holds its lock (as on a log: ``lock_method``), reads what others
+have appended, cuts off a torn end, and appends; when most lines mean nothing any more it writes the file
+anew, under the lock of the old one.  Readers take no lock.
+
+==  ====================================  ===================================================================
+ 1  create the file, sync its directory   an empty file: no names
+ 2  append the lines, sync                whole, or a torn end, which nobody reads and the next writer cuts
+ 3  or: ``.temp.*`` with all lines, sync  a temporary file, which the next writable mount removes
+ 4  rename it over the file, sync         the old file or the new one
+==  ====================================  ===================================================================
+
+The name of a new message is written twice.  :meth:`NameFiles.begin` announces it under the lock of the
+mailbox, before the message comes, without a sync: every mount shows the message under its name from the first
+moment on, and two mounts that give the same name come one after the other.  :meth:`NameFiles.record` says it
+when the message is on disk: a crash between the two leaves the message as ``<uid>.eml``.  A message that
+replaces another one by a rename has its line before, synced.  A line whose writer died before the rename
+means nothing, and the next writable mount takes it out.
+
+Order of locks: the lock of a mailbox, then that of its file of names (:class:`_Place`, then the file's own).
+
+:mod:`dboxfs.store.names.follow` watches the directories, so that a mount shows the names that another gives.
+Whoever asks for a name after the index has brought messages of which no name is known reads the file first
+(:meth:`NameReader.catch_up`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from dboxfs.errors import DboxfsError, NoSuchMessage
+from dboxfs.fsapi import ops
+from dboxfs.fsapi.chain import Steps
+from dboxfs.fsapi.ops import LockKind, Opened, OpenShared, TryLock
+from dboxfs.store import Folder, Mailbox
+from dboxfs.store.disk import AppendFile, Disk, check_appended
+from dboxfs.store.indexes.locks import lock_log, unlock_log
+from dboxfs.store.names.codec import Kind, Line, decode_lines, encode_line
+from dboxfs.store.names.read import NameReader
+from dboxfs.store.names.table import NOBODY, There
+from dboxfs.store.write import LockMethod, Superseded, Wanted, WriteOptions
+from dboxfs.store.write.group_commit import GroupCommit, Request
+
+_LOCKS = {LockMethod.FCNTL: LockKind.RECORD, LockMethod.FLOCK: LockKind.FLOCK}
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What :func:`append_steps` has met: the file, and what it had behind ``start`` already.
+
+    ``appended``: False: others have written meanwhile, and nothing was appended.
+    """
+
+    status: os.stat_result
+    start: int
+    before: bytes
+    appended: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A file as it was read last: device and inode, and how many bytes."""
+
+    identity: tuple[int, int] | None
+    end: int
+
+
+def append_steps(
+    path: str, kind: LockKind, seen: Seen, data: bytes, *, durable: bool, unless_changed: bool = False
+) -> Steps[Appended | None]:
+    """Lock the file, read what is new, cut off a torn end, append *data*, sync; None: it is locked.
+
+    :param unless_changed: append nothing if others have written since.
+    :raises FileNotFoundError: there is none.
+    :raises OSError: the file is as it was, but for a torn end.
+    """
+    opened: Opened = yield OpenShared(path)
+    fd = opened.fd
+    try:
+        if not (yield TryLock(fd, kind)):
+            return None
+        status: os.stat_result = yield ops.Stat(path, follow=False)
+        if (status.st_dev, status.st_ino) != (opened.stat.st_dev, opened.stat.st_ino):
+            return None
+        size = status.st_size
+        start = seen.end if (status.st_dev, status.st_ino) == seen.identity and size >= seen.end else 0
+        before: bytes = (yield ops.Read(fd, size - start, start)) if size > start else b""
+        whole = start + max((at for at, _ in decode_lines(before)), default=0)
+        if start + len(before) < size:
+            return None
+        if unless_changed and whole != seen.end:
+            return Appended(status, start, before, appended=False)
+        if size > whole:
+            yield ops.Truncate(fd, whole, size)
+        written = 0
+        try:
+            answer: ops.Appended = yield ops.Append(fd, (data,))
+            written = answer.written
+            check_appended(answer, len(data), path)
+            if durable:
+                yield ops.Sync(fd, whole + len(data))
+        except OSError:
+            yield ops.Truncate(fd, whole, whole + written)
+            raise
+        return Appended(status, start, before)
+    finally:
+        yield ops.Close(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class _Naming:
+    folder: Folder
+    uid: int
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A file that is locked and was read to its end.  ``news``: others had written since it was read last."""
+
+    file: AppendFile
+    news: bool
+
+
+_Request = Request[_Naming, bool]
+
+
+class NameFiles:
+    """Writes names; those that come together are one write."""
+
+    def __init__(self, reader: NameReader, options: WriteOptions) -> None:
+        self._reader = reader
+        self._names = reader.names
+        self._disk = Disk(reader.store.fs, reader.store.owner, options, reader.store.location.root)
+        self._queues: dict[bytes, GroupCommit[_Naming, bool]] = {}
+
+    @property
+    def directory(self) -> str:
+        """Where the files are."""
+        return self._reader.directory
+
+    # -- names of messages that come -----------------------------------------------------------
+
+    async def begin(self, mailbox: str, wanted: Sequence[Wanted], there: There) -> list[DboxfsError | None]:
+        """Announce the names of messages, while the lock of the mailbox is held: see
+        :class:`~dboxfs.store.write.naming.Namer`.
+
+        :raises OSError, StoreBusy: the file can't be written; nothing is announced.
+        """
+        folder = self._reader.store.folders.get(mailbox)
+        if folder is None or folder.mailbox is None:
+            return [None] * len(wanted)
+        if folder.mailbox.guid is None:  # it is new, and nobody has read its index
+            await self._reader.store.refresh_mailbox(folder)
+        box = folder.mailbox
+        if box is None or box.guid is None:
+            return [None] * len(wanted)
+        while True:
+            refused = self._refuse(folder, box, wanted, there)
+            for some, error in zip(wanted, refused, strict=True):
+                some.uid = some.uid if error is None else 0
+            fine = [some for some, error in zip(wanted, refused, strict=True) if error is None]
+            lines = [self._announcement(box, some, there) for some in fine]
+            durable = self._disk.options.durable and any(line.kind is Kind.PLACED for line in lines)
+            if not lines or await self._append(folder, box, lines, durable=durable, unless_changed=True):
+                return refused
+
+    def _refuse(
+        self, folder: Folder, box: Mailbox, wanted: Sequence[Wanted], there: There
+    ) -> list[DboxfsError | None]:
+        """What is wrong with each name, as far as the file was read."""
+        names, seen = self._names.of(box), set()
+        refused: list[DboxfsError | None] = []
+        for some in wanted:
+            holder = names.holder(some.name, there)
+            is_free = holder in (None, some.uid, some.holder) and some.name not in seen
+            if some.holder is not None:
+                is_free &= bool(there([some.holder])) and self._names.name(folder, some.holder) == some.name
+            seen.add(some.name)
+            what = f"{folder.name}: {some.name!r} is the name of another message by now"
+            refused.append(None if is_free else Superseded(what))
+        return refused
+
+    def _announcement(self, box: Mailbox, some: Wanted, there: There) -> Line:
+        kind = Kind.PLACED if there([some.uid]) else Kind.ANNOUNCED
+        return Line(box.uid_validity, some.uid, some.name, some.holder or 0, kind, self._reader.writers.token)
+
+    async def withdraw(self, folder: Folder, wanted: Wanted) -> None:
+        """Nothing came of what was announced.  An error leaves a line that counts until this process ends.
+
+        :raises OSError, StoreBusy: the file can't be written.
+        """
+        box = folder.mailbox
+        if not wanted.uid or box is None or box.guid is None or wanted.uid in box:
+            return
+        while True:
+            line = self._names.of(box).pending_of.get(wanted.uid)
+            if line is None or line.name != wanted.name or line.writer != self._reader.writers.token:
+                return
+            back = Line(line.validity, line.uid, line.name, 0, Kind.ANNOUNCED, NOBODY)
+            if await self._append(folder, box, [back], durable=False, unless_changed=True):
+                return
+
+    def is_promised(self, folder: Folder, over: int, named: Wanted) -> bool:
+        """Whether a message has its name already when *over* goes, whose place it was to take."""
+        box = folder.mailbox
+        line = self._names.of(box).pending_of.get(named.uid) if box is not None and box.guid else None
+        return line is not None and (line.after, line.name) == (over, named.name)
+
+    # -- names of messages that are there ------------------------------------------------------
+
+    async def record(self, folder: Folder, uid: int, name: bytes) -> None:
+        """From now on *uid* has this name.  Returns when that is durable.
+
+        :raises OSError, StoreBusy: it can't be written, and the names are as they were.
+        """
+        box = folder.mailbox
+        if box is None or box.guid is None:
+            return
+        queue = self._queues.get(box.guid)
+        if queue is None:
+            queue = self._queues[box.guid] = GroupCommit(self._commit)
+        await queue.run(Request(_Naming(folder, uid, name)))
+
+    async def rename(self, folder: Folder, uid: int, name: bytes, there: There) -> None:
+        """As :meth:`record`, for a name that nobody has; the lock of the mailbox is held.
+
+        :param there: those of some uids that the mailbox has.
+        :raises Superseded: a message has it.
+        :raises NoSuchMessage: *uid* is gone.
+        """
+        box = folder.mailbox
+        if box is None or box.guid is None:
+            return
+        line, wanted = Line(box.uid_validity, uid, name), Wanted(name, None, uid)
+        durable = self._disk.options.durable
+        while True:
+            (error,) = self._refuse(folder, box, [wanted], there)
+            if error is not None:
+                raise error
+            if not there([uid]):
+                raise NoSuchMessage(f"{folder.name}: no message with uid {uid}")
+            if await self._append(folder, box, [line], durable=durable, unless_changed=True):
+                break
+        await self._shorten(folder, box)
+
+    async def mend(self) -> None:
+        """Take out what a crash has left: lines about a rename, or a message, that never came.
+
+        :raises OSError, StoreBusy: a file can't be written.
+        """
+        for folder in list(self._reader.store.folders.values()):
+            box = folder.mailbox
+            if box is None or not self._names.are_waiting(box):
+                continue
+            async with self._locked(folder, box) as held:
+                await self._reader.store.refresh_mailbox(folder)
+                if self._names.of(box).mend():
+                    await self._rewrite(box, held.file)
+
+    async def _commit(self, group: Sequence[_Request]) -> None:
+        folder = group[0].what.folder
+        box = folder.mailbox
+        assert box is not None
+        lines = [Line(box.uid_validity, request.what.uid, request.what.name) for request in group]
+        await self._append(folder, box, lines, durable=self._disk.options.durable)
+        await self._shorten(folder, box)
+        for request in group:
+            request.result = True
+
+    async def _shorten(self, folder: Folder, box: Mailbox) -> None:
+        if self._names.of(box).has_grown:
+            async with self._locked(folder, box) as held:
+                await self._rewrite(box, held.file)
+
+    # -- the file ------------------------------------------------------------------------------
+
+    async def _append(
+        self,
+        folder: Folder,
+        box: Mailbox,
+        lines: Sequence[Line],
+        *,
+        durable: bool,
+        unless_changed: bool = False,
+    ) -> bool:
+        """Append lines, and take them over; False: others had written, which was read, and nothing else.
+
+        Of the names that stand for others now the kernel is told, but not of those that it has asked for.
+        """
+        data = b"".join(map(encode_line, lines))
+        own = {name for line in lines for name in (line.name, self._names.name(folder, line.uid))}
+        try:
+            done = await self._append_at_once(folder, box, data, durable, unless_changed)
+            if done is None:
+                done = await self._append_locked(folder, box, data, durable, unless_changed)
+        except BaseException:
+            self._reader.place(box).end = 0
+            await self._disk.attempt(self._reader.look(folder))
+            raise
+        if done and (changed := done - own):
+            self._reader.changed(folder, changed)
+        return done is not False
+
+    async def _append_locked(
+        self, folder: Folder, box: Mailbox, data: bytes, durable: bool, unless_changed: bool
+    ) -> set[bytes] | Literal[False]:
+        """Wait for the file's lock, and append; the names that stand for others now."""
+        async with self._locked(folder, box) as held:
+            if unless_changed and held.news:
+                return False
+            place, file = self._reader.place(box), held.file
+            try:
+                await file.append(data)
+                if durable:
+                    await file.sync()
+            except OSError:
+                await self._disk.attempt(file.cut(place.end))
+                raise
+            return self._names.take(box, self._reader.lines(box, data))
+
+    async def _append_at_once(
+        self, folder: Folder, box: Mailbox, data: bytes, durable: bool, unless_changed: bool
+    ) -> set[bytes] | Literal[False] | None:
+        """The same with one hop to a worker; None: there is no file, or it is locked."""
+        kind = _LOCKS.get(self._disk.options.lock_method)
+        place, path = self._reader.place(box), self._reader.path(box)
+        if kind is None:
+            return None
+        async with place.lock:
+            seen = Seen(place.identity, place.end)
+            program = partial(
+                append_steps, path, kind, seen, data, durable=durable, unless_changed=unless_changed
+            )
+            try:
+                done = await self._disk.chain(program)
+            except FileNotFoundError:
+                return None
+            if done is None:
+                return None
+            place.end = done.start
+            self._reader.take(folder, box, done.status, done.before)
+            return self._names.take(box, self._reader.lines(box, data)) if done.appended else False
+
+    @asynccontextmanager
+    async def _locked(self, folder: Folder, box: Mailbox) -> AsyncIterator[_Held]:
+        """The file of a mailbox, locked and read to its end."""
+        place = self._reader.place(box)
+        async with place.lock:
+            file = await self._open(self._reader.path(box))
+            try:
+                before = place.end
+                if not place.continues(file.stat):
+                    place.end = 0
+                data = await file.read(file.size - place.end, place.end)
+                self._reader.take(folder, box, file.stat, data)
+                if file.size > place.end:
+                    await file.cut(place.end)
+                yield _Held(file, place.end != before)
+            finally:
+                await unlock_log(file)
+
+    async def _open(self, path: str) -> AppendFile:
+        while True:
+            try:
+                return await lock_log(self._disk, path)
+            except FileNotFoundError:
+                await self._create(path)
+
+    async def _create(self, path: str) -> None:
+        directory = os.path.dirname(path)
+        await self._disk.make_dirs(directory)
+        try:
+            file = await self._disk.create(path)
+        except FileExistsError:
+            return
+        await file.close()
+        await self._disk.sync_dir(directory)
+        await self._disk.sync_dir(os.path.dirname(directory))
+
+    async def _rewrite(self, box: Mailbox, file: AppendFile) -> None:
+        """Write the file anew; it is locked."""
+        names, place = self._names.of(box), self._reader.place(box)
+        data = b"".join(map(encode_line, lines := names.all_lines()))
+        await self._disk.replace(file.path, data)
+        await self._disk.sync_dir(os.path.dirname(file.path))
+        names.lines, place.end, place.skipped = len(lines), len(data), 0
+        found = await self._disk.stat(file.path)
+        place.identity = (found.st_dev, found.st_ino) if found is not None else None

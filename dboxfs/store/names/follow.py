@@ -1,0 +1,80 @@
+"""Names that other mounts of the same store give: seen without a new mount.
+
+The directories that have files of names are watched.  Where inotify can't (network file systems), and for
+what another host does, names are read again when the index brings messages of which no name is known, when
+this mount writes one of the same mailbox, and at the next mount.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+
+import trio
+
+from dboxfs.store.names.read import DIRECTORY, NameReader
+from dboxfs.store.watch import Watched, Watcher
+
+log = logging.getLogger(__name__)
+
+_GUID = re.compile("[0-9a-f]{32}")
+
+
+class NameFollower:
+    """See the module."""
+
+    def __init__(self, reader: NameReader) -> None:
+        self._reader = reader
+        self._watcher = Watcher()
+        self._waiting: set[str] = set()
+        self._wake = trio.Event()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watcher.run)
+                self._watch()
+                while True:
+                    await self._wake.wait()
+                    self._wake = trio.Event()
+                    waiting, self._waiting = self._waiting, set()
+                    for guid in waiting:
+                        await self._look(guid)
+        finally:
+            self._watcher.close()
+
+    async def _look(self, guid: str) -> None:
+        folder = self._reader.folder(guid)
+        if folder is None:
+            return
+        try:
+            await self._reader.look(folder)
+        except OSError as exc:
+            log.warning("%s: the names that were written can't be read: %s", folder.name, exc.strerror)
+
+    def _watch(self) -> None:
+        directory = self._reader.directory
+        if self._watcher.add(directory, "names", self._names_changed) is Watched.NO:
+            self._watcher.add(os.path.dirname(directory), "above", self._above_changed)
+
+    def _above_changed(self, names: set[str | None]) -> None:
+        directory = self._reader.directory
+        if not names & {None, DIRECTORY}:
+            return
+        if self._watcher.add(directory, "names", self._names_changed) is Watched.NEW:
+            self._watcher.remove(os.path.dirname(directory))
+            self._names_changed({None})
+
+    def _names_changed(self, names: set[str | None]) -> None:
+        guids = {name for name in names if name is not None and _GUID.fullmatch(name)}
+        if None in names:
+            boxes = [folder.mailbox for folder in self._reader.store.folders.values()]
+            guids |= {(box.guid or b"").hex() for box in boxes if box is not None}
+        self._later(guids)
+
+    def _later(self, guids: set[str]) -> None:
+        if guids:
+            self._waiting |= guids
+            self._wake.set()

@@ -1,0 +1,208 @@
+"""The files of names, read: see :mod:`dboxfs.store.names.files`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from dboxfs.fsapi import Peek, PeekResult
+from dboxfs.fsapi.temporary import Process, lives
+from dboxfs.store import Folder, Mailbox, Store
+from dboxfs.store.location import WRITTEN_NAMES
+from dboxfs.store.names.codec import Line, decode_lines
+from dboxfs.store.names.table import WrittenNames
+from dboxfs.util.coalesce import Joined
+
+log = logging.getLogger(__name__)
+
+DIRECTORY = WRITTEN_NAMES
+"""The directory with one file a mailbox."""
+
+_MOST = 1 << 30
+_GUID = re.compile("[0-9a-f]{32}")
+_LOOKS = 3
+_REMEMBERED = 0.005
+"""Seconds that a process is believed to live without another look."""
+
+
+@dataclass(slots=True)
+class Place:
+    """How far a file was read: which one (device, inode), and the end of the last whole line.
+
+    ``skipped``: lines in it that can't be.  ``looks``: those who wait until it was read again.
+    """
+
+    lock: trio.Lock
+    looks: Joined
+    identity: tuple[int, int] | None = None
+    end: int = 0
+    skipped: int = 0
+
+    def continues(self, status: os.stat_result) -> bool:
+        """Whether the file with this status is the one that was read, and has what was read of it."""
+        return (status.st_dev, status.st_ino) == self.identity and status.st_size >= self.end
+
+
+Changed = Callable[[Folder, set[bytes]], None]
+
+
+def _nobody(folder: Folder, names: set[bytes]) -> None:
+    """Nobody needs to know."""
+
+
+class Writers:
+    """Which processes write names, and run still.
+
+    :ivar token: what this process is known by.
+    """
+
+    def __init__(self) -> None:
+        self._here = Process.this()
+        self.token = self._here.token
+        self._seen: dict[str, float] = {}
+
+    def lives(self, token: str) -> bool:
+        """Whether the process with this token runs still."""
+        if token == self.token:
+            return True
+        now = trio.current_time()
+        if now - self._seen.get(token, -1.0) < _REMEMBERED:
+            return True
+        if token in self._seen and self._seen[token] < 0:
+            return False
+        self._seen[token] = now if lives(token, self._here) else -1.0
+        return self._seen[token] >= 0
+
+
+class NameReader:
+    """Reads the files of one store into ``names``.
+
+    :ivar changed: told which names in a folder may mean something else, since another mount has written.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.writers = Writers()
+        self.names = WrittenNames(self.writers.lives)
+        self.changed: Changed = _nobody
+        self.directory = os.path.join(store.location.control_dir, DIRECTORY)
+        self._places: dict[bytes, Place] = {}
+        self._behind: set[bytes] = set()
+
+    @property
+    def skipped(self) -> int:
+        """Lines that can't be, in all files."""
+        return sum(place.skipped for place in self._places.values())
+
+    def path(self, box: Mailbox) -> str:
+        """The file of a mailbox."""
+        return os.path.join(self.directory, (box.guid or b"").hex())
+
+    def place(self, box: Mailbox) -> Place:
+        """How far the file of a mailbox was read."""
+        assert box.guid is not None
+        found = self._places.get(box.guid)
+        if found is None:
+            found = self._places[box.guid] = Place(trio.Lock(), Joined())
+        return found
+
+    def folder(self, guid: str) -> Folder | None:
+        """The folder of a mailbox."""
+        for folder in self.store.folders.values():
+            if folder.mailbox is not None and (folder.mailbox.guid or b"").hex() == guid:
+                return folder
+        return None
+
+    async def load(self) -> None:
+        """The names of all mailboxes, as the files have them.
+
+        :raises OSError: the directory or a file is there, but can't be read.
+        """
+        try:
+            entries = await self.store.fs.listdir(self.directory)
+        except FileNotFoundError:
+            return
+        there = {entry.name for entry in entries if _GUID.fullmatch(entry.name)}
+        for folder in list(self.store.folders.values()):
+            box = folder.mailbox
+            if box is not None and box.guid is not None and box.guid.hex() in there:
+                await self.look(folder)
+
+    def is_behind(self, box: Mailbox) -> None:
+        """The index has messages, or has lost some, of which names may be in the file."""
+        if box.guid is not None:
+            self._behind.add(box.guid)
+
+    async def catch_up(self, folder: Folder) -> None:
+        """Read the file of a mailbox, if the index has come further than it was read; no error is fatal."""
+        box = folder.mailbox
+        if not self._behind or box is None or box.guid not in self._behind:
+            return
+        try:
+            for _ in range(_LOOKS):  # the index may go on meanwhile
+                if box.guid in self._behind:
+                    await self.place(box).looks.run(lambda: self._catch_up(folder, box))
+        except OSError as exc:
+            log.warning("%s: the names that were written can't be read: %s", folder.name, exc.strerror)
+
+    async def _catch_up(self, folder: Folder, box: Mailbox) -> None:
+        self._behind.discard(box.guid or b"")
+        await self.look(folder)
+
+    async def look(self, folder: Folder) -> None:
+        """Read what is new in the file of a mailbox.
+
+        :raises OSError: it is there, but can't be read.
+        """
+        box = folder.mailbox
+        if box is None or box.guid is None:
+            return
+        place, path = self.place(box), self.path(box)
+        async with place.lock:
+            found = await self._peek(path, place.end)
+            if found is not None and place.end and not place.continues(found.stat):
+                place.end = 0
+                found = await self._peek(path, 0)
+            if found is None:
+                place.end = 0
+                self.changed(folder, self.names.clear(box))
+            else:
+                self.take(folder, box, found.stat, found.chunks[0])
+
+    async def _peek(self, path: str, offset: int) -> PeekResult | None:
+        (found,) = await self.store.fs.peek([Peek(path, ((offset, None),), limit=_MOST, nofollow=True)])
+        if isinstance(found, FileNotFoundError):
+            return None
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    def take(self, folder: Folder, box: Mailbox, status: os.stat_result, data: bytes) -> None:
+        """Take over *data*, what the file has behind what was read of it."""
+        place = self.place(box)
+        changed = set() if place.end else self.names.clear(box)
+        place.identity = (status.st_dev, status.st_ino)
+        changed |= self.names.take(box, self.lines(box, data))
+        if changed:
+            self.changed(folder, changed)
+
+    def lines(self, box: Mailbox, data: bytes) -> list[Line | None]:
+        """The whole lines of *data*, which are read now; None: one that can't be."""
+        place = self.place(box)
+        found, whole = [], 0
+        for end, line in decode_lines(data):
+            found.append(line)
+            whole = end
+        if not place.end:
+            place.skipped = 0
+        skipped = found.count(None)
+        if skipped:
+            log.warning("%s: %d lines that can't be are skipped", self.path(box), skipped)
+        place.skipped += skipped
+        place.end += whole
+        return found

@@ -1,0 +1,387 @@
+"""The names of messages, in memory.
+
+A message has one name: the one that a listing shows.  Nothing else leads to it.  That name is the first of
+these which is free:
+
+1. the name that a program has written it under, or renamed it to (its *written name*);
+2. ``<uid>.eml``;
+3. ``uid-<uid>.eml``, ``uid-uid-<uid>.eml``, and so on.
+
+A name is free unless it is the written name of another message of the mailbox, or a child mailbox is shown
+under it.  Forms 2 and 3 hold the uid, so two messages never want the same one, and the name of a message
+changes only when a written name comes or goes.
+
+A name is given before the message comes, or takes the place of the one that has it now: see
+:class:`~dboxfs.store.names.codec.Line`.  Until then it stands for what it stood for.
+:mod:`dboxfs.store.names.files` says where written names are kept.
+
+Concurrency: nothing here awaits, so every method is atomic.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from dboxfs.store import Folder, Mailbox
+from dboxfs.store.names.codec import HIGHEST, Kind, Line
+
+NOBODY = "0"
+"""A writer that lives nowhere: what it announces is taken back."""
+
+_FEW = 1000
+_FORM = re.compile(rb"(?:uid-)*([1-9][0-9]{0,9})\.eml")
+
+There = Callable[[Iterable[int]], Sequence[int]]
+"""Those of some uids that the mailbox has."""
+
+
+def _never(what: object) -> bool:
+    return False
+
+
+@dataclass(slots=True)
+class BoxNames:
+    """The written names of one mailbox.
+
+    A line counts when its message is there and the one whose place it takes is not; of the lines about one
+    name the last one that counts says whose it is.  ``by_name`` and ``by_uid`` have what counts, ``pending``
+    the lines behind it that don't count yet, by name, in their order.
+
+    ``unfinished``: messages that a line was announced for whose writer died before it said more.
+
+    ``unusual``: the names that differ from ``<uid>.eml``, by uid, if no child mailbox has one of them.
+    ``pending_of``: the last pending line about a message, by its uid.  ``announced``: lines that count, but
+    nobody has said that their message is on disk.  ``heirs``: what has replaced a message since this mount
+    was made, by its uid; ``successors``: what was renamed over it.  ``lines``: how many the file has.
+
+    ``lives``: whether the process that has written a line runs still.  ``has``: whether the mailbox shows a
+    message.  ``gone``: whether it had one, and doesn't any more.
+    """
+
+    validity: int
+    lives: Callable[[str], bool] = _never
+    has: Callable[[int], bool] = _never
+    gone: Callable[[int], bool] = _never
+    by_name: dict[bytes, int] = field(default_factory=dict)
+    by_uid: dict[int, bytes] = field(default_factory=dict)
+    unusual: dict[int, bytes] = field(default_factory=dict)
+    pending: dict[bytes, list[Line]] = field(default_factory=dict)
+    pending_of: dict[int, Line] = field(default_factory=dict)
+    announced: dict[int, Line] = field(default_factory=dict)
+    unfinished: set[int] = field(default_factory=set)
+    heirs: dict[int, int] = field(default_factory=dict)
+    successors: dict[int, int] = field(default_factory=dict)
+    lines: int = 0
+
+    @property
+    def has_grown(self) -> bool:
+        """Whether most lines of the file mean nothing any more."""
+        return self.lines > 2 * len(self.by_uid) + _FEW
+
+    def name(self, uid: int, children: Mapping[str, object] | None = None) -> bytes:
+        """The name of a message; *children*: the mailboxes that are shown beside it."""
+        name = self.by_uid.get(uid)
+        if name is not None and not (children and decode(name) in children):
+            return name
+        name = b"%d.eml" % uid
+        while self.by_name.get(name, uid) != uid or (children and decode(name) in children):
+            name = b"uid-" + name
+        return name
+
+    def holder(self, name: bytes, there: There) -> int | None:
+        """The message that has *name* as its written name.
+
+        :param there: the state of the mailbox that counts, which may be newer than what was heard of it.
+        """
+        for line in reversed(self.pending.get(name, ())):
+            if there([line.uid]) and not there([line.after]) and self._believes(line):
+                return line.uid
+        uid = self.by_name.get(name)
+        return uid if uid is not None and there([uid]) else None
+
+    def _believes(self, line: Line) -> bool:
+        return line.kind is not Kind.ANNOUNCED or self.lives(line.writer)
+
+    # -- changing ------------------------------------------------------------------------------
+
+    def take(self, line: Line) -> set[bytes]:
+        """The next line of the file.  Gives the names that stand for something else than before."""
+        before = self._forget(self.pending_of.get(line.uid))
+        if not self._believes(line):
+            if line.writer != NOBODY:
+                self.unfinished.add(line.uid)
+            return set()
+        self.unfinished.discard(line.uid)
+        if self.gone(line.uid):
+            self._remember(line)
+            return set()
+        self.announced.pop(line.uid, None)
+        if before is not None and before.name == line.name and not line.after:
+            line = replace(line, after=before.after)
+        self.pending.setdefault(line.name, []).append(line)
+        self.pending_of[line.uid] = line
+        return self._settle(line.name)
+
+    def update(self, went: Iterable[int], came: Iterable[int] = ()) -> set[bytes]:
+        """Messages went and came, and ``has`` and ``gone`` say so already.
+
+        Gives the names of those that went, and others that stand for something else than before.
+        """
+        new = set(came)
+        changed: set[bytes] = set()
+        for uid in went:
+            changed |= {self.name(uid)} | self._drop(uid)
+        for name in list(self.pending):
+            changed |= self._settle(name, new)
+        return changed
+
+    def withdraw(self, line: Line) -> None:
+        """What was announced will not come."""
+        if self.pending_of.get(line.uid) == line:
+            self._forget(line)
+
+    def _forget(self, line: Line | None) -> Line | None:
+        """A pending line means nothing any more."""
+        if line is not None:
+            del self.pending_of[line.uid]
+            self.pending[line.name].remove(line)
+            if not self.pending[line.name]:
+                del self.pending[line.name]
+        return line
+
+    def _settle(self, name: bytes, new: Container[int] = ()) -> set[bytes]:
+        """Look whether a pending line counts by now.  *new*: messages that had no name before."""
+        counts: Line | None = None
+        for line in list(reversed(self.pending.get(name, ()))):
+            if counts is not None or self.gone(line.uid):
+                self._forget(line)
+                self._remember(line)
+            elif self.has(line.uid) and not self.has(line.after):
+                self._forget(line)
+                if self._believes(line):
+                    self._remember(line)
+                    counts = line
+        if counts is None:
+            return set()
+        changed = self._set(counts.uid, name, new)
+        if counts.kind is Kind.ANNOUNCED:
+            self.announced[counts.uid] = counts
+        return changed
+
+    def _remember(self, line: Line) -> None:
+        if line.after:
+            known = self.successors if line.kind is Kind.PLACED else self.heirs
+            known[line.after] = line.uid
+            if len(known) > _FEW:
+                del known[next(iter(known))]
+
+    def _set(self, uid: int, name: bytes, new: Container[int]) -> set[bytes]:
+        old_name, old_uid = self.by_uid.get(uid), self.by_name.get(name)
+        if old_name == name:
+            return set()
+        before = self._before(uid, old_uid, number_of(name), number_of(old_name))
+        if old_uid is not None:
+            del self.by_uid[old_uid]
+            self.announced.pop(old_uid, None)
+        if old_name is not None:
+            del self.by_name[old_name]
+        self.by_name[name], self.by_uid[uid] = uid, name
+        return self._look_again(before, new)
+
+    def _drop(self, uid: int) -> set[bytes]:
+        name = self.by_uid.get(uid)
+        if name is None:
+            self.unusual.pop(uid, None)
+            return set()
+        before = self._before(uid, number_of(name))
+        del self.by_uid[uid], self.by_name[name]
+        self.announced.pop(uid, None)
+        changed = self._look_again(before)
+        self.unusual.pop(uid, None)
+        return changed
+
+    def _before(self, *uids: int | None) -> dict[int, bytes]:
+        return {uid: self.name(uid) for uid in uids if uid is not None}
+
+    def _look_again(self, before: Mapping[int, bytes], new: Container[int] = ()) -> set[bytes]:
+        """The written names have changed; *before*: what messages were called whose names may have, too.
+
+        Gives those names of messages that are shown, and are not what they were.
+        """
+        changed: set[bytes] = set()
+        for uid, old in before.items():
+            name = self.name(uid)
+            if name == b"%d.eml" % uid:
+                self.unusual.pop(uid, None)
+            else:
+                self.unusual[uid] = name
+            if name != old and self.has(uid) and uid not in new:
+                changed |= {old, name}
+        return changed
+
+    # -- the file ------------------------------------------------------------------------------
+
+    def mend(self) -> bool:
+        """Take out what the dead have left; whether there was anything, and the file has to be written anew.
+
+        The index was read after the lines: what is said of a message that is not there will never be true.
+        Names of messages that came after all are taken out too: a mount that was there when they were
+        announced shows them until it reads the file again.
+        """
+        dead = [
+            line
+            for line in self.pending_of.values()
+            if not self.lives(line.writer) and (line.after or not self.has(line.uid))
+        ]
+        for line in dead:
+            self._forget(line)
+        unfinished, self.unfinished = self.unfinished, set()
+        return bool(dead or unfinished)
+
+    def all_lines(self) -> list[Line]:
+        """Everything that is known, for a new file."""
+        said = [
+            self.announced.get(uid) or Line(self.validity, uid, name)
+            for uid, name in sorted(self.by_uid.items())
+        ]
+        return said + [line for _, lines in sorted(self.pending.items()) for line in lines]
+
+
+def number_of(name: bytes | None) -> int | None:
+    """The uid of the message that is called so if nobody has written its name; None: none is."""
+    match = _FORM.fullmatch(name) if name is not None else None
+    number = int(match[1]) if match is not None else 0
+    return number if 0 < number <= HIGHEST else None
+
+
+class WrittenNames:
+    """The names of all mailboxes of a mounted store.
+
+    :param lives: whether the process that has written a line runs still.
+    """
+
+    def __init__(self, lives: Callable[[str], bool] = _never) -> None:
+        self._boxes: dict[bytes, BoxNames] = {}
+        self._lives = lives
+
+    # -- asking --------------------------------------------------------------------------------
+
+    def _of(self, box: Mailbox | None) -> BoxNames | None:
+        if not self._boxes or box is None or box.guid is None:
+            return None
+        found = self._boxes.get(box.guid)
+        return found if found is not None and found.validity == box.uid_validity else None
+
+    def resolve(self, folder: Folder, name: bytes) -> int | None:
+        """The uid of the message that is called *name* in *folder*; None: there is none."""
+        box = folder.mailbox
+        if box is None:
+            return None
+        names = self._of(box)
+        uid = names.by_name.get(name) if names is not None else None
+        if uid is None:
+            uid = number_of(name)
+        if uid is None or uid not in box or self.name(folder, uid) != name:
+            return None
+        return uid
+
+    def name(self, folder: Folder, uid: int) -> bytes:
+        """The name of a message."""
+        names = self._of(folder.mailbox)
+        return names.name(uid, folder.children) if names is not None else b"%d.eml" % uid
+
+    def unusual(self, folder: Folder) -> Mapping[int, bytes]:
+        """The names that differ from ``<uid>.eml``, by uid."""
+        names = self._of(folder.mailbox)
+        if names is None:
+            return {}
+        taken = [encode(child) for child in folder.children]
+        uids = {uid for name in taken for uid in (names.by_name.get(name), number_of(name))} - {None}
+        if not uids:
+            return names.unusual
+        return names.unusual | {uid: names.name(uid, folder.children) for uid in uids if uid is not None}
+
+    def holder(self, folder: Folder, name: bytes) -> int | None:
+        """The uid of the message that was written under this name, and is there; None: there is none."""
+        names = self._of(folder.mailbox)
+        return names.by_name.get(name) if names is not None else None
+
+    def heir(self, folder: Folder, uid: int, *, renamed: bool = False) -> int | None:
+        """The message that has replaced one which is gone, by whatever mount; None: that is not known.
+
+        :param renamed: or that was renamed over it: another file, which has its name.
+        """
+        names = self._of(folder.mailbox)
+        for _ in range(_FEW):
+            if names is None or folder.mailbox is None or uid in folder.mailbox:
+                break
+            uid = names.heirs.get(uid) or (names.successors.get(uid, 0) if renamed else 0)
+        return uid if folder.mailbox is not None and uid in folder.mailbox else None
+
+    def are_waiting(self, box: Mailbox) -> bool:
+        """Whether there are names that wait for a message to go, or to come, or whose writer died."""
+        names = self._of(box)
+        return names is not None and bool(names.pending or names.unfinished)
+
+    # -- changing ------------------------------------------------------------------------------
+
+    def of(self, box: Mailbox) -> BoxNames:
+        """The names of a mailbox, for changing; made if there are none."""
+        assert box.guid is not None
+        names = self._boxes.get(box.guid)
+        if names is None or names.validity != box.uid_validity:
+            names = self._boxes[box.guid] = BoxNames(box.uid_validity, self._lives)
+        names.has, names.gone = box.__contains__, partial(_is_gone, box)
+        return names
+
+    def clear(self, box: Mailbox) -> set[bytes]:
+        """Forget the names of a mailbox, which will be read again; gives those that stand for others now."""
+        names = self._boxes.pop(box.guid or b"", None)
+        if names is None:
+            return set()
+        return {*names.by_name, *names.unusual.values(), *(b"%d.eml" % uid for uid in names.unusual)}
+
+    def take(self, box: Mailbox, lines: Iterable[Line | None]) -> set[bytes]:
+        """Take over what a file says, in its order; gives the names that stand for others now."""
+        names, changed = self.of(box), set()
+        for line in lines:
+            names.lines += 1
+            if line is not None and line.validity == box.uid_validity:
+                changed |= names.take(line)
+        return changed
+
+    def update(self, folder: Folder, went: Sequence[int], came: Sequence[int]) -> set[bytes]:
+        """Messages went and came; gives the names that stand for others now, those that went included."""
+        names = self._of(folder.mailbox)
+        if names is None:
+            return {b"%d.eml" % uid for uid in went}
+        hidden = {names.name(uid, folder.children) for uid in went} if folder.children else set()
+        return hidden | names.update(went, came)
+
+    def explain(self, folder: Folder, lost: Iterable[bytes], came: Iterable[int]) -> bool:
+        """Whether all names are known that messages which came may have.
+
+        :param lost: names of messages that went, which others may have got.
+        """
+        names = self._of(folder.mailbox)
+        if names is None:
+            return not any(True for _ in came)
+        return all(uid in names.by_uid for uid in came) and all(name in names.by_name for name in lost)
+
+
+def _is_gone(box: Mailbox, uid: int) -> bool:
+    """Not those that the mailbox has and we have not heard of."""
+    return 0 < uid < box.shown_next and uid not in box
+
+
+def encode(name: str) -> bytes:
+    """A file name as the kernel has it."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def decode(name: bytes) -> str:
+    """A file name as text."""
+    return name.decode("utf-8", "surrogateescape")

@@ -1,0 +1,130 @@
+"""Saved dates of an sdbox: what ``dovecot.index.cache`` remembers as ``date.save``, else the file's ctime.
+
+The date of the file moves when a copy of the message is made or removed (they are hard links); what Dovecot
+has in its cache file doesn't, and may differ from the ctime by a second to begin with.  So Dovecot's memory
+comes first.
+
+The cache file is read whole when a message that has something in it is looked at, up to a limit, and
+dropped afterwards: it can be as large as all headers of the mailbox.  It is only an accelerator for
+Dovecot; one that is damaged or doesn't belong to the index counts as empty (mail-cache).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+
+from dboxfs.errors import FormatError
+from dboxfs.fsapi import FileSystem, Peek, PeekResult
+from dboxfs.index.cachefile import CacheFile
+from dboxfs.index.mailbox import cache_offsets
+from dboxfs.index.state import IndexState
+from dboxfs.store.attrs import KNOWN, FactTable, Uids
+
+log = logging.getLogger(__name__)
+
+FEW = 16 << 20
+"""Most bytes of the cache file that are read for the sake of a few messages."""
+
+ALL = 1 << 30
+"""Most bytes that are read when all messages are looked at."""
+
+
+class SavedDates:
+    """What one reading of the cache file knows; immutable.  Made by :func:`load_saved_dates`.
+
+    ``cache_seq``: file_seq of the cache file that the offsets are for.
+    """
+
+    def __init__(self, state: IndexState, file: CacheFile | None) -> None:
+        self._state = state
+        self._file = file
+        self.cache_seq = cache_seq(state)
+
+    def get(self, uid: int) -> int | None:
+        """``date.save`` of *uid* in seconds since the epoch; None: Dovecot remembers nothing."""
+        file, state = self._file, self._state
+        row = state.row_of(uid)
+        offsets = cache_offsets(state, file.header.file_seq) if file is not None else None
+        if file is None or offsets is None or row < 0 or not offsets[row]:
+            return None
+        value = file.lookup(int(offsets[row])).get("date.save")
+        return value if isinstance(value, int) else None
+
+    def offset(self, uid: int) -> int:
+        """Where the index says that the cache has *uid*; 0: nowhere."""
+        row, column = self._state.row_of(uid), self._state.column("cache", "<u4")
+        return 0 if row < 0 or column is None else int(column[row])
+
+
+async def load_saved_dates(
+    fs: FileSystem, path: str, state: IndexState, uids: Uids, limit: int
+) -> SavedDates:
+    """Read the cache file *path* for the sake of *uids*, if it has anything of them.
+
+    :param limit: a larger file (bytes) is left alone.
+    """
+    nothing = SavedDates(state, None)
+    column = state.column("cache", "<u4")
+    if column is None:
+        return nothing
+    rows = state.rows_of(uids)
+    if not column[rows[rows >= 0]].any():
+        return nothing
+    (found,) = await fs.peek([Peek(path, ((0, None),), limit=limit + 1)])
+    if not isinstance(found, PeekResult) or len(found.chunks[0]) > limit:
+        return nothing
+    try:
+        file = CacheFile(found.chunks[0])
+    except FormatError as exc:
+        log.info("%s: not used: %s", path, exc)
+        return nothing
+    return SavedDates(state, file) if file.header.indexid == state.indexid else nothing
+
+
+def cache_seq(state: IndexState) -> int:
+    """file_seq of the cache file that the index's offsets are for; 0: none."""
+    return next((extension.reset_id for extension in state.extensions if extension.name == "cache"), 0)
+
+
+def offsets_of(state: IndexState, uids: Uids) -> Uids:
+    """Where the index says that the cache has *uids*; 0: nowhere."""
+    column = state.column("cache", "<u4")
+    found = np.zeros(len(uids), np.uint32)
+    if column is not None:
+        rows = state.rows_of(uids)
+        found[rows >= 0] = column[rows[rows >= 0]]
+    return found
+
+
+def remember(table: FactTable, uid: int, dates: SavedDates) -> None:
+    """*table* holds what *dates* say of *uid* now: no need to look again until Dovecot caches more."""
+    row = table.row(uid)
+    if row >= 0:
+        table.set_cached_at(row, dates.offset(uid), dates.cache_seq)
+
+
+async def look_again(fs: FileSystem, path: str, state: IndexState, table: FactTable) -> Uids:
+    """Dovecot may have remembered saved dates since *table* was filled.  The uids whose date changed."""
+    column = state.column("cache", "<u4")
+    if column is None or table.unknown == len(table):
+        return np.empty(0, np.uint32)
+    if len(table) == len(state):
+        offsets = column
+    else:
+        rows = state.rows_of(table.uids)
+        offsets = np.where(rows >= 0, column[rows], table.cached_at)
+    uids: Uids = table.uids[(offsets != table.cached_at) & ((table.columns().state & np.uint8(KNOWN)) != 0)]
+    if not len(uids):
+        return uids
+    dates = await load_saved_dates(fs, path, state, uids, FEW)
+    changed: list[int] = []
+    for uid in uids.tolist():
+        facts, saved = table.get(uid), dates.get(uid)
+        if facts is not None and saved is not None and saved != facts.saved:
+            changed.append(uid)
+            table.put(uid, replace(facts, saved=saved))
+        remember(table, uid, dates)
+    return np.array(changed, np.uint32)

@@ -1,0 +1,267 @@
+"""single-dbox: each message is one file ``u.<uid>`` in its mailbox's directory (dbox-files section 5).
+
+A message file is looked for in the mailbox directory, then in the alternative storage (dbox-files section
+4).  It never changes once it has its name; Dovecot's repair replaces it by rename.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from dboxfs.dbox import (
+    TRAILER_HEAD_SIZE,
+    MessageHeader,
+    NeedMore,
+    begins_trailer,
+    is_encrypted,
+    parse_message_header,
+    separator_of,
+)
+from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
+from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
+from dboxfs.store.attrs import DAMAGED, Facts, Marks, Uids
+from dboxfs.store.backend import Marked, Opened, Scanned, odd_file, scanned
+from dboxfs.store.location import Location
+from dboxfs.store.plain import PlainBody
+from dboxfs.store.prefetch import AheadFiles
+from dboxfs.store.record import HEAD, TAIL, NeedRange, Record, damaged_facts, file_header, parse_record
+from dboxfs.store.size_table import generation_of, marks_of_files
+
+_RANGES = ((0, HEAD), (-TAIL, None))
+
+
+class SdboxFiles:
+    """The ``u.N`` files of one mailbox.  The saved date of a message is here the ctime of its file.
+
+    :param rebuilds: gives the rebuild_count of the mailbox's index.
+    """
+
+    marks_at_once = 1024
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        location: Location,
+        name: str,
+        ahead: AheadFiles | None = None,
+        rebuilds: Callable[[], int] = int,
+    ) -> None:
+        self._fs = fs
+        self._root = location.root
+        self._dir = location.mailbox_path(name)
+        self._alt = location.alt_mailbox_path(name)
+        self.ahead_pays = False
+        self._ahead = ahead if ahead is not None else AheadFiles(fs)
+        self._rebuilds = rebuilds
+
+    async def generation(self) -> bytes | None:
+        """Changes when Dovecot has rebuilt the mailbox."""
+        return generation_of(self._rebuilds())
+
+    async def marks(self, uids: Uids) -> Marked:
+        """What the files of *uids* are at present; the saved dates are their ctimes."""
+        _, found = await self._peek(uids.tolist(), ())
+        saved = [int(peek.stat.st_ctime) if isinstance(peek, PeekResult) else 0 for peek in found]
+        return Marked(_marks(found), np.array(saved, np.int64))
+
+    def _paths(self, uid: int) -> list[str]:
+        name = f"u.{uid}"
+        paths = [os.path.join(self._dir, name)]
+        if self._alt is not None:
+            paths.append(os.path.join(self._alt, name))
+        return paths
+
+    async def scan(self, uids: Uids) -> list[Scanned]:
+        """Read what a listing needs of *uids*, in one batch."""
+        wanted = uids.tolist()
+        paths, found = await self._peek(wanted, _RANGES)
+        marks = _marks(found).tolist()
+        return [await self._understand(*one) for one in zip(wanted, paths, found, marks, strict=True)]
+
+    async def _peek(
+        self, uids: list[int], ranges: tuple[tuple[int, int | None], ...]
+    ) -> tuple[list[str], list[PeekResult | OSError]]:
+        """The path where each message was found or looked for first, and what is there."""
+        paths = [self._paths(uid)[0] for uid in uids]
+        found = await self._fs.peek([Peek(path, ranges, nofollow=True) for path in paths])
+        if self._alt is not None:
+            missing = [i for i, peek in enumerate(found) if isinstance(peek, FileNotFoundError)]
+            elsewhere = [self._paths(uids[i])[1] for i in missing]
+            again = await self._fs.peek([Peek(path, ranges, nofollow=True) for path in elsewhere])
+            for i, path, peek in zip(missing, elsewhere, again, strict=True):
+                if not isinstance(peek, FileNotFoundError):
+                    found[i], paths[i] = peek, path
+        return paths, found
+
+    async def _understand(self, uid: int, path: str, peek: PeekResult | OSError, mark: int) -> Scanned:
+        if isinstance(peek, FileNotFoundError):
+            return Scanned(
+                uid, None, None, CorruptFile(path, 0, "the index names this message, but its file is missing")
+            )
+        if isinstance(peek, OSError):
+            odd = odd_file(peek, path)
+            return Scanned(uid, None if odd is None else Facts(DAMAGED, 0, 0, 0), None, odd or peek)
+        saved = int(peek.stat.st_ctime)
+        try:
+            record = await self._record(path, peek)
+            return scanned(uid, record, path, saved, mark)
+        except FormatError as exc:
+            return Scanned(uid, self._guess(peek, saved), None, CorruptFile(path, exc.offset, exc.reason))
+        except OSError as exc:
+            return Scanned(uid, None, None, exc)
+
+    async def _record(self, path: str, peek: PeekResult) -> Record:
+        head, tail = memoryview(peek.chunks[0]), memoryview(peek.chunks[1])
+        size = peek.stat.st_size
+        header = file_header(head)
+        if len(head) < header.size + header.message_header_size and size > len(head):
+            (peek,) = _good(
+                await self._fs.peek([Peek(path, ((0, header.size + HEAD), (-TAIL, None)), nofollow=True)])
+            )
+            head, tail = memoryview(peek.chunks[0]), memoryview(peek.chunks[1])
+        tail_offset = size - len(tail)
+        while True:
+            found = parse_record(
+                head[header.size :], tail, tail_offset, header.size, size, header=header, whole=False
+            )
+            if isinstance(found, Record):
+                return found
+            (again,) = _good(await self._fs.peek([Peek(path, (_range(found),), nofollow=True)]))
+            tail, tail_offset = memoryview(again.chunks[0]), found.offset
+
+    @staticmethod
+    def _guess(peek: PeekResult, saved: int) -> Facts:
+        head, tail = memoryview(peek.chunks[0]), memoryview(peek.chunks[1])
+        try:
+            header = file_header(head)
+        except FormatError:
+            return Facts(DAMAGED, 0, 0, saved)
+        return damaged_facts(head[header.size :], tail, header.size, peek.stat.st_size, header, saved)
+
+    async def open(self, uid: int) -> Opened:
+        """Open the file of *uid* and find its record.
+
+        :raises NoSuchMessage: there is no such file.
+        :raises CorruptFile: it is damaged.
+        """
+        for path in self._paths(uid):
+            handle = self._ahead.take(path)[1] or self._fs.open(path, nofollow=True)
+            try:
+                return Opened(handle, path, await self._open_record(handle, path), handle.close)
+            except FileNotFoundError:
+                handle.close()
+            except OSError as exc:
+                handle.close()
+                raise odd_file(exc, path) or exc from exc
+            except BaseException:
+                handle.close()
+                raise
+        raise NoSuchMessage(f"{self._paths(uid)[0]}: no such file")
+
+    async def _open_record(self, handle: Handle, path: str) -> Record:
+        size = (await handle.wait_open()).st_size
+        try:
+            head = await handle.read(HEAD, 0)
+            header = file_header(head)
+            if len(head) < header.size + HEAD - 50:
+                head = await handle.read(header.size + HEAD, 0)
+            tail_offset = max(0, size - TAIL)
+            while True:
+                tail = await handle.read(size - tail_offset, tail_offset)
+                found = parse_record(
+                    memoryview(head)[header.size :], memoryview(tail), tail_offset, header.size, size,
+                    header=header, whole=False,
+                )  # fmt: skip
+                if isinstance(found, Record):
+                    return found
+                tail_offset = found.offset
+        except FormatError as exc:
+            raise CorruptFile(path, exc.offset, exc.reason) from exc
+
+    def open_now(self, uid: int, size: int) -> PlainBody | None:
+        """*uid*, known to be plain and of *size* bytes, if its file can be opened without waiting."""
+        path = self._paths(uid)[0]
+        brought, ahead = self._ahead.take(path)
+        handle = ahead if ahead is not None else self._fs.open(path, nofollow=True)
+        base, here = None, True
+        try:
+            base = _body_now(handle, size)
+        except OSError:
+            here = False
+        except FormatError:
+            pass  # whoever opens it with time to wait says what is wrong
+        self.ahead_pays = brought or not here
+        if not here and handle.error is None:  # on its way: whoever waits for it takes it from there
+            self._ahead.put(path, handle)
+            return None
+        if base is not None:
+            return PlainBody(handle, path, base, size, handle.close)
+        handle.close()
+        return None
+
+    def place_now(self, uid: int) -> tuple[int, ...] | None:
+        """The uid is the place; what moves the file to the alternative storage changes the index."""
+        return ()
+
+    def prefetch(self, uids: Uids, sizes: list[int]) -> None:
+        """Open the files of *uids*, in the background, and ask for their bytes."""
+        names = (self._paths(uid)[0] for uid in uids.tolist())
+        self._ahead.bring([(path, size + HEAD + TAIL) for path, size in zip(names, sizes, strict=True)])
+
+    def where(self, opened: Opened) -> str:
+        """``<path below the root> <offset> <bytes>``: where the record lies, for people."""
+        record = opened.record
+        return f"{os.path.relpath(opened.path, self._root)} {record.offset} {record.end - record.offset}"
+
+    def forget(self) -> None:
+        """Close what was opened ahead."""
+        self._ahead.drop(self._dir)
+
+
+def _marks(found: list[PeekResult | OSError]) -> Marks:
+    """The mark of each file, 0 for one that isn't there."""
+    marks = np.zeros(len(found), np.uint64)
+    there = [i for i, peek in enumerate(found) if isinstance(peek, PeekResult)]
+    marks[there] = marks_of_files([peek.stat for peek in found if isinstance(peek, PeekResult)])
+    return marks
+
+
+def _body_now(handle: Handle, size: int) -> int | None:
+    """Where the body begins in a file whose message is stored in *size* bytes; None: it isn't.
+
+    :raises BlockingIOError: not without waiting.
+    :raises OSError, FormatError: the file can't be read, or is damaged.
+    """
+    head = _now(handle, HEAD, 0)
+    header = file_header(head)
+    base = header.size + header.message_header_size
+    view = memoryview(head)[header.size :]
+    if header.version != 3:
+        message = parse_message_header(view, header.message_header_size)
+        plain = isinstance(message, MessageHeader) and message.body_size == size
+        return base if plain and not is_encrypted(view[header.message_header_size :]) else None
+    separator = separator_of(view)
+    if isinstance(separator, NeedMore):
+        return None
+    return base if begins_trailer(_now(handle, TRAILER_HEAD_SIZE, base + size), separator, size) else None
+
+
+def _now(handle: Handle, size: int, offset: int) -> bytes:
+    data = handle.pread_now(size, offset)
+    if data is None:
+        raise BlockingIOError
+    return data
+
+
+def _range(need: NeedRange) -> tuple[int, int]:
+    return need.offset, need.end - need.offset
+
+
+def _good(results: list[PeekResult | OSError]) -> list[PeekResult]:
+    for result in results:
+        if isinstance(result, OSError):
+            raise result
+    return [result for result in results if isinstance(result, PeekResult)]

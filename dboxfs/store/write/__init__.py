@@ -1,0 +1,64 @@
+"""Writing a store, as a plain library; ``PROTOCOL.md`` beside this file says how, step by step."""
+
+from dboxfs.store.mdbox.purge import Purged, PurgeProgress
+from dboxfs.store.write.errors import (
+    DovecotNeedsVersion2,
+    IndexMissing,
+    InvalidName,
+    MailboxExists,
+    MailboxInUse,
+    RefusedMessage,
+    StoreExists,
+    Superseded,
+)
+from dboxfs.store.write.maintain import Maintained
+from dboxfs.store.write.message import (
+    BodySource,
+    BytesSource,
+    Coded,
+    CopyAs,
+    HandleSource,
+    NewMessage,
+    Source,
+)
+from dboxfs.store.write.naming import Namer, Wanted
+from dboxfs.store.write.new_store import init_store
+from dboxfs.store.write.results import Copied, Saved
+from dboxfs.store.write.spool import Spool
+from dboxfs.store.write.versions import with_version
+from dboxfs.store.write.writer import StoreWriter
+from dboxfs.store.write_options import Eol, Fsync, LockMethod, Neighbour, WriteOptions
+
+__all__ = [
+    "BodySource",
+    "BytesSource",
+    "Coded",
+    "Copied",
+    "CopyAs",
+    "DovecotNeedsVersion2",
+    "Eol",
+    "Fsync",
+    "HandleSource",
+    "IndexMissing",
+    "InvalidName",
+    "LockMethod",
+    "MailboxExists",
+    "MailboxInUse",
+    "Maintained",
+    "Namer",
+    "Neighbour",
+    "NewMessage",
+    "PurgeProgress",
+    "Purged",
+    "RefusedMessage",
+    "Saved",
+    "Source",
+    "Spool",
+    "StoreExists",
+    "StoreWriter",
+    "Superseded",
+    "Wanted",
+    "WriteOptions",
+    "init_store",
+    "with_version",
+]

@@ -1,0 +1,133 @@
+"""Requests to expunge, one message after the other, with a log that stays open (PROTOCOL section 8).
+
+unlink(2) is answered when its record is in the log, and ``rm -r`` sends thousands of them, each after the
+answer to the one before.  :class:`Asking` makes such a record one operation of a worker: lock the log, look
+whether it is the file that it was and ends where it ended, append, unlock.  Whatever doesn't fit (a lock
+that somebody holds, a log that has grown or was rotated) is left to :meth:`StoreWriter.expunge`'s way, which
+reads what is new; after that the log is known again.
+
+What is appended here is not replayed into the index's state: the next who locks the index reads it like
+anybody's log_records.
+
+Nothing is synced here: :meth:`StoreWriter.carry_out` does that for all that was asked.
+
+Concurrency: the index's mutex is held around each of these programs.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from dboxfs.fsapi import ops
+from dboxfs.fsapi.chain import Steps
+from dboxfs.fsapi.ops import Appended, AppendLocked, LockKind, TryLock, Unlock
+from dboxfs.store.disk import AppendFile, check_appended
+from dboxfs.store.indexes.log import IndexLog
+from dboxfs.store.write import log_records
+from dboxfs.store.write.session import Work, visible
+from dboxfs.store.write_options import LockMethod
+
+_LOCKS = {LockMethod.FCNTL: LockKind.RECORD, LockMethod.FLOCK: LockKind.FLOCK}
+
+
+class Asking:
+    """Asks for expunges in one mailbox."""
+
+    def __init__(self, work: Work, name: str) -> None:
+        self._work = work
+        self._name = name
+        self._index = work.index(name)
+        self._file: AppendFile | None = None
+        self._end = 0
+        self._asked: set[int] = set()
+
+    async def ask(self, uid: int) -> bool:
+        """Put a request for *uid* into the log; False: it is gone, or somebody has asked for it already.
+
+        :raises OSError: the log is as it was.
+        :raises NoSuchMailbox, CorruptFile, StoreBusy: as :meth:`Work.mailbox`.
+        """
+        if uid in self._asked:
+            return False
+        return await self._ask_soon(uid) or await self._ask_again(uid)
+
+    async def close(self) -> None:
+        """Close the log; the next request opens it again."""
+        async with self._index.mutex:
+            file, self._file = self._file, None
+            self._asked = set()
+        if file is not None:
+            await file.close()
+
+    # -- inside ------------------------------------------------------------------------------------------
+
+    async def _ask_soon(self, uid: int) -> bool:
+        """False: something is not as it was."""
+        mutex = self._index.mutex
+        if self._file is None or mutex.locked():
+            return False
+        mutex.acquire_nowait()
+        try:
+            return await self._append(self._file, uid)
+        except OSError:  # perhaps the lock could not be given back: it ends with the open file
+            file, self._file = self._file, None
+            await file.close()
+            raise
+        finally:
+            mutex.release()
+
+    async def _append(self, file: AppendFile, uid: int) -> bool:
+        state = self._index.known
+        kind = _LOCKS.get(self._work.options.lock_method)
+        if kind is None or state is None or state.row_of(uid) < 0:
+            return False
+        data, end = log_records.ask_for_expunge(state, uid), self._end
+        at_once = AppendLocked(file.fd, file.path, file.identity, end, data, kind)
+        answer = await self._work.fs.run_chain_soon(lambda: append_under_lock(at_once), at_once)
+        if answer is None:
+            return False
+        check_appended(answer, len(data), file.path)
+        self._end += len(data)
+        self._asked.add(uid)
+        return True
+
+    async def _ask_again(self, uid: int) -> bool:
+        """Read what is new, ask, and remember how the log is now."""
+        await self.close()
+        async with self._work.mailbox(self._name) as index:
+            self._index, state = index, index.state
+            asked = set(state.pending_expunges.tolist()) if state.has_pending_requests else set()
+            wanted = visible(state, [uid])
+            if wanted:
+                await index.append([log_records.ask_for_expunge(state, uid)])
+            await self._remember(index, {*asked, *wanted})
+        return bool(wanted)
+
+    async def _remember(self, index: IndexLog, asked: set[int]) -> None:
+        with suppress(OSError):  # then the next request comes this way too
+            file = await self._work.disk.open(index.log_path)
+            if file.identity != index.file.identity:
+                await file.close()
+                return
+            self._file, self._end, self._asked = file, index.state.head_offset, asked
+
+
+def append_under_lock(asked: AppendLocked) -> Steps[Appended | None]:
+    """What *asked* says, step by step.  None: the log is not as it was, or is locked."""
+    fd, end = asked.fd, asked.end
+    if not (yield TryLock(fd, asked.lock)):
+        return None
+    answer: Appended | None = None
+    try:
+        now = yield ops.Stat(asked.path, follow=False)
+        if (now.st_dev, now.st_ino) == asked.identity and now.st_size == end:
+            answer = yield ops.Append(fd, (asked.data,))
+    except FileNotFoundError:
+        pass  # whoever looks again says so
+    except OSError as error:
+        answer = Appended(0, error)
+    if answer is not None and answer.written not in (0, len(asked.data)):
+        with suppress(OSError):  # else the next who locks it does
+            yield ops.Truncate(fd, end, end + answer.written)
+    yield Unlock(fd, asked.lock)
+    return answer

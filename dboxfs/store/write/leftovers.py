@@ -1,0 +1,133 @@
+"""What a writer that died has begun and never acknowledged: taken away, or finished (PROTOCOL section 13).
+
+By its notes (:mod:`~dboxfs.store.write.notes`), before anything else is done with the store:
+
+* sdbox: a ``u.N`` that a note names, with this inode number and without a record, is unlinked;
+* mdbox: a record whose guid a note names is nobody's: if the map has it and no mailbox does, its refcount
+  becomes 0 (``repair``); if the map doesn't have it, it is cut off the end of its ``m.N``, or gets a map
+  record with refcount 0 if others have appended behind it (``torn``);
+* a move whose copies are in the target goes on to its end: the messages are expunged in the source; sdbox:
+  a ``u.N`` of the source without a record and with the copy's inode number is unlinked.
+
+A note whose mailbox can't be had, or whose ``m.N`` somebody holds, stays for the next time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Awaitable, Callable, Iterable
+
+from dboxfs.errors import DboxfsError, NoSuchMailbox
+from dboxfs.fsapi import ops
+from dboxfs.index.mailbox import map_uids
+from dboxfs.store.indexes.log import IndexLog
+from dboxfs.store.write.notes import Note
+from dboxfs.store.write.session import Work, present
+
+log = logging.getLogger(__name__)
+
+Expunge = Callable[[str, Iterable[int]], Awaitable[object]]
+
+
+async def resolve(work: Work, expunge: Expunge) -> int:
+    """End what dead writers have begun; gives the number of their notes.
+
+    :param expunge: expunges messages of a mailbox, as the writer does.
+    """
+    left = await work.notes.left()
+    guids = {bytes.fromhex(guid) for note in left.values() if note is not None for guid in note.messages}
+    work.never_acknowledged |= guids
+    for path, note in left.items():
+        try:
+            if note is not None:
+                await _resolve(work, note, expunge)
+        except NoSuchMailbox:
+            pass  # nothing is left of it
+        except (DboxfsError, OSError) as error:
+            log.warning("%s: what a dead writer began is left for later: %s", path, error)
+            continue
+        if note is None or not note.messages:
+            await work.notes.drop([path])
+    return len(left)
+
+
+async def forget(work: Work) -> None:
+    """Behind the recovery of map and storage, which has used the notes of messages."""
+    work.never_acknowledged = frozenset()
+    if work.passed_over:
+        return
+    left = await work.notes.left()
+    await work.notes.drop([path for path, note in left.items() if note is not None and note.messages])
+
+
+async def _resolve(work: Work, note: Note, expunge: Expunge) -> None:
+    if note.files:
+        async with work.mailbox(note.mailbox) as index:
+            if work.header(index).guid.hex() == note.guid:
+                await _unlink_unrecorded(
+                    work, index, note.mailbox, note.files, "a save that was interrupted is taken back"
+                )
+    if note.moved:
+        if work.mdbox:
+            async with work.locked_map():
+                pass  # which repairs it, if somebody died between map and mailboxes
+        copied = await _copied(work, note)
+        if copied and await _is(work, note.source, note.source_guid):
+            log.info("%s: a move to %s that was interrupted is finished", note.source, note.mailbox)
+            await expunge(note.source, copied)
+            if not work.mdbox:
+                async with work.mailbox(note.source) as index:  # the writer may have died behind the expunge
+                    await _unlink_unrecorded(
+                        work, index, note.source, note.moved, "a move that was interrupted is finished"
+                    )
+
+
+async def _unlink_unrecorded(
+    work: Work, index: IndexLog, name: str, files: Iterable[tuple[int, int]], why: str
+) -> None:
+    for uid, inode in files:
+        path = work.message_paths(name, uid)[0]
+        found = await work.disk.stat(path)
+        if found is None or found.st_ino != inode or not stat.S_ISREG(found.st_mode):
+            continue
+        if index.state.row_of(uid) < 0:
+            await work.disk.unlink(path)
+            log.info("%s: %s", path, why)
+
+
+async def _copied(work: Work, note: Note) -> list[int]:
+    """The messages of a move whose copies are in the target, if all of them are."""
+    async with work.mailbox(note.mailbox) as index:
+        if work.header(index).guid.hex() != note.guid:
+            return []
+        state = index.state
+        uids = [int(uid) for uid in state.uids if uid >= note.first_uid]
+        column = map_uids(state)
+        if column is not None:
+            there = {int(column[row]) for row in state.rows_of(uids).tolist()}
+        else:
+            paths = [ops.Stat(work.message_paths(note.mailbox, uid)[0], follow=False) for uid in uids]
+            answers = await work.disk.run_all(paths)
+            there = {answer.st_ino for answer in answers if isinstance(answer, os.stat_result)}
+    return [uid for uid, _ in note.moved] if all(key in there for _, key in note.moved) else []
+
+
+async def _is(work: Work, name: str, guid: str) -> bool:
+    async with work.mailbox(name) as index:
+        return work.header(index).guid.hex() == guid
+
+
+async def inodes_of(
+    work: Work, name: str, index: IndexLog, uids: Iterable[int]
+) -> tuple[tuple[int, int], ...]:
+    """``Note.moved`` for messages of a locked mailbox of an sdbox; those that are gone are left out."""
+    keys = []
+    for uid in present(index.state, uids):
+        for path in work.message_paths(name, uid):
+            found = await work.disk.stat(path)
+            if found is not None:
+                keys.append((uid, found.st_ino))
+                break
+    return tuple(keys)

@@ -1,0 +1,399 @@
+"""Mailboxes: create, delete, rename, subscribe (PROTOCOL section 9).
+
+Everything but subscribing holds ``mailboxes.lock``.  Names are storage names.  The tree is the truth;
+``dovecot.list.index`` is a cache of it that Dovecot believes until its refresh flag is set, so whatever
+changes the tree sets that flag at the end.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+
+from dboxfs.errors import DboxfsError, NoSuchMailbox, Unsupported
+from dboxfs.fsapi import ops
+from dboxfs.index import payload
+from dboxfs.index.log import RecordType, encode_record
+from dboxfs.store.indexes.create import make_mailbox_index
+from dboxfs.store.indexes.locks import tree_lock
+from dboxfs.store.indexes.log import IndexLog
+from dboxfs.store.mailbox_names import decode_mutf7
+from dboxfs.store.write import log_records
+from dboxfs.store.write.errors import InvalidName, MailboxExists, MailboxInUse
+from dboxfs.store.write.proof import expunges_of, holds_messages, is_left_by_expunge
+from dboxfs.store.write.session import Work, message_number, present
+
+log = logging.getLogger(__name__)
+
+TRASH = "..DOVECOT-TrasH"
+_LIST_FLAG = b"\x01"
+_ATTEMPTS = 10
+_LONGEST_PART = 255
+
+Expunge = Callable[[str, Sequence[int] | None], Awaitable[object]]
+
+
+class MailboxTree:
+    """The tree of mailboxes of one store.
+
+    :param expunge: executes the expunge of some messages of a mailbox (None: of all), and of what others
+        have asked for.
+    """
+
+    def __init__(self, work: Work, expunge: Expunge) -> None:
+        self._work = work
+        self._disk = work.disk
+        self._location = work.location
+        self._expunge = expunge
+        self._trash = os.path.join(self._location.root, TRASH)
+        self._list_directory = self._location.index or self._location.root
+
+    @asynccontextmanager
+    async def _locked(self) -> AsyncIterator[None]:
+        """Hold ``mailboxes.lock``; afterwards Dovecot looks at the tree again."""
+        if self._location.volatile is not None:  # it may be gone with the last boot
+            await self._disk.make_dirs(self._location.volatile)
+        async with tree_lock(self._disk, self._location.tree_lock):
+            try:
+                yield
+            finally:
+                await self._want_refresh()
+
+    # -- create ------------------------------------------------------------------------------------------
+
+    async def create(self, name: str) -> None:
+        """Make a mailbox, and the directories above it.
+
+        :raises MailboxExists: it is there.
+        :raises InvalidName: it can't be.
+        """
+        self._check_name(name)
+        async with self._locked():
+            path = self._location.mailbox_path(name)
+            if await self._disk.exists(path):
+                raise MailboxExists(f"{self._work.shown(name)}: the mailbox exists")
+            self._work.index(name).forget()
+            if self._location.index is None:
+                await self._create_whole(name, path)
+            else:
+                await self._create_apart(name, path)
+            try:
+                await self._sync_parents(path)
+            except OSError:
+                # A power failure could take it, and what was saved in it by then.
+                await self._disk.attempt(self._take_back(name, path))
+                raise
+        self._work.count("mailboxes")
+
+    async def _take_back(self, name: str, path: str) -> None:
+        """A mailbox that was made just now goes again, unless somebody has put a message there."""
+        try:
+            await self._mark_if_empty(name, requested_ok=True)
+        except DboxfsError:
+            self._disk.lost_errors += 1
+            return
+        self._work.forget(name)
+        await self._remove_mailbox(name, path)
+        await self._remove_if_empty(os.path.dirname(path))
+
+    async def _create_whole(self, name: str, path: str) -> None:
+        """The index lies in the mailbox's directory: make that out of sight, and give it its name."""
+        staging = os.path.join(self._trash, uuid.uuid4().hex)
+        missing = await self._missing_above(path)
+        await self._disk.make_dirs(staging)
+        try:
+            index = IndexLog(self._disk, staging, "dovecot.index", self._work.shown(name))
+            await make_mailbox_index(self._disk, self._location, index, self._work.map_view, contended=False)
+            await self._disk.make_dirs(os.path.dirname(path))
+            await self._disk.run(ops.Rename(staging, path))
+        except OSError:
+            await self._disk.attempt(self._remove_tree(staging))
+            for directory in missing:
+                await self._disk.attempt(self._remove_if_empty(directory))
+            raise
+        finally:
+            await self._disk.attempt(self._remove_if_empty(self._trash))
+
+    async def _missing_above(self, path: str) -> list[str]:
+        """The directories above *path* that are not there, the lowest first."""
+        missing = []
+        while not await self._disk.exists(path := os.path.dirname(path)):
+            missing.append(path)
+        return missing
+
+    async def _create_apart(self, name: str, path: str) -> None:
+        """The index lies elsewhere: with it the mailbox exists."""
+        index = self._work.index(name)
+        await self._disk.make_dirs(index.directory)
+        made = await make_mailbox_index(
+            self._disk, self._location, index, self._work.map_view, contended=False
+        )
+        await self._disk.make_dirs(path)
+        if not made:
+            raise MailboxExists(f"{self._work.shown(name)}: the mailbox exists")
+
+    async def _sync_parents(self, path: str) -> None:
+        """Make the names that lead to *path* durable."""
+        while len(path) > len(self._location.root):
+            path = os.path.dirname(path)
+            await self._disk.sync_dir(path)
+
+    def _check_name(self, name: str) -> None:
+        """
+        :raises InvalidName: Dovecot would not take it.
+        """
+        if name.partition("/")[0] != "INBOX" and name.partition("/")[0].upper() == "INBOX":
+            raise InvalidName(f"{name!r}: for IMAP this is INBOX, whatever its case")
+        for part in name.split("/"):
+            raw = os.fsencode(part)
+            if part in ("", ".", "..", self._location.dirname) or part.startswith("~"):
+                raise InvalidName(f"{name!r}: a mailbox name can't have the part {part!r}")
+            if len(raw) > _LONGEST_PART or any(byte < 0x20 or byte == 0x7F for byte in raw):
+                raise InvalidName(f"{name!r}: too long, or control characters in the name")
+            try:
+                text = raw.decode("utf-8") if self._location.utf8 else decode_mutf7(raw)
+            except ValueError as exc:
+                raise InvalidName(f"{name!r}: not a valid name in this store: {exc}") from exc
+            if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in text):
+                raise InvalidName(f"{name!r}: control characters in the name")
+
+    # -- delete ------------------------------------------------------------------------------------------
+
+    async def delete(self, name: str, *, only_empty: bool = False) -> None:
+        """Delete a mailbox and its messages; its children stay.  A parent without messages is just removed.
+
+        :param only_empty: refuse if there are messages or children.
+        :raises MailboxInUse: there are (or a message came while it was being deleted); or there are message
+            files that nothing proves to be expunged: nothing of the directory goes then.
+        :raises NoSuchMailbox: it is not there.
+        """
+        if name == "INBOX":
+            raise Unsupported("INBOX can't be deleted")
+        async with self._locked():
+            folder, path = os.path.join(self._location.tree, name), self._location.mailbox_path(name)
+            if only_empty:
+                await self._check_empty(name, folder)
+            if await self._disk.exists(path) or await self._disk.exists(self._work.index(name).log_path):
+                await self._refuse_message_files(name)
+                await self._mark_deleted(name, only_empty=only_empty)
+                self._work.forget(name)
+                await self._remove_mailbox(name, path)
+            elif not await self._disk.exists(folder):
+                raise NoSuchMailbox(f"{self._work.shown(name)}: no such mailbox")
+            await self._remove_if_empty(folder)
+            if not await self._disk.exists(self._location.root):
+                raise ops.os_error(errno.ENOENT, self._location.root)  # nothing was deleted: it all went away
+        self._work.count("mailboxes")
+
+    async def _check_empty(self, name: str, folder: str) -> None:
+        entries = await self._disk.listdir(folder)
+        if any(entry.is_dir and entry.name != self._location.dirname for entry in entries):
+            raise MailboxInUse(f"{self._work.shown(name)}: the mailbox has children")
+
+    async def _refuse_message_files(self, name: str) -> None:
+        """What goes with a mailbox are its index and messages that are expunged, and no message file else.
+
+        A file of a message that the index has is no reason to refuse: it goes when that is expunged.
+
+        :raises MailboxInUse: there is one.
+        """
+        directories = (self._location.mailbox_path(name), self._location.alt_mailbox_path(name))
+        files = [path for d in directories if d is not None for path in await holds_messages(self._disk, d)]
+        if not files:
+            return
+        uids = {path: self._uid_of(path, directories) for path in files}
+        known, shown = set[int](), dict[int, int]()
+        try:
+            async with self._work.index(name).locked(deleted_ok=True) as index:
+                known = set(present(index.state, uids.values()))
+                shown = await expunges_of(index, set(uids.values()) - known)
+        except FileNotFoundError:
+            pass  # no index shows anything
+        for path, uid in uids.items():
+            found = await self._disk.stat(path)
+            if uid not in known and found is not None and not is_left_by_expunge(found, uid, shown):
+                reason = f"its index does not know {path}; move that file away first"
+                what = f"{self._work.shown(name)}: not deleted: {reason}"
+                log.warning("%s", what)  # an rmdir only says that something is in it
+                raise MailboxInUse(what)
+
+    @staticmethod
+    def _uid_of(path: str, directories: Collection[str | None]) -> int:
+        """The uid of a message file of the mailbox; 0: it is another kind of file, or lies deeper."""
+        directory, file = os.path.split(path)
+        return message_number(file, "u") if directory in directories else 0
+
+    async def _mark_deleted(self, name: str, *, only_empty: bool) -> None:
+        """Expunge all messages and write INDEX_DELETED; nothing happens where that was done already."""
+        for _ in range(_ATTEMPTS):
+            try:
+                if only_empty:
+                    await self._mark_if_empty(name, requested_ok=True)
+                    return
+                await self._expunge(name, None)
+                if await self._mark_if_empty(name, requested_ok=False):
+                    return
+            except NoSuchMailbox:  # marked by an earlier attempt that a crash ended
+                return
+        raise MailboxInUse(
+            f"{self._work.shown(name)}: messages keep coming while the mailbox is being deleted"
+        )
+
+    async def _mark_if_empty(self, name: str, *, requested_ok: bool) -> bool:
+        async with self._work.mailbox(name) as index:
+            count = len(index.state)
+            if requested_ok and count and count == len(index.state.pending_expunges):
+                count = -1
+            elif count and requested_ok:
+                raise MailboxInUse(f"{self._work.shown(name)}: the mailbox has messages")
+            elif not count:
+                await index.append(log_records.index_deleted(), durable=True)
+                return True
+        if count < 0:
+            await self._expunge(name, [])  # no message that has come since
+            return await self._mark_if_empty(name, requested_ok=requested_ok)
+        return False
+
+    async def _remove_mailbox(self, name: str, path: str) -> None:
+        """Put the mailbox out of sight, then take it apart: also in alt, control and index trees."""
+        if await self._disk.exists(path):
+            away = os.path.join(self._trash, uuid.uuid4().hex)
+            await self._disk.attempt(self._throw_away(path, away))
+            await self._remove_tree(path)
+            await self._disk.attempt(self._remove_tree(away))
+        await self._disk.sync_dir(os.path.dirname(path))
+        alt = self._location.alt_mailbox_path(name)
+        if alt is not None:
+            await self._remove_tree(alt)
+            await self._remove_if_empty(os.path.dirname(alt))
+        if self._location.index is not None:
+            await self._remove_index_files(self._work.index(name).directory)
+        if self._location.control is not None:
+            control = os.path.join(self._location.control, self._location.mailbox_dir, name)
+            await self._remove_if_empty(control)
+        await self._disk.attempt(self._empty_trash())
+
+    async def _empty_trash(self) -> None:
+        """Remove what interrupted deletions left, but nothing that holds a message file.
+
+        Dovecot gives the mailbox this name itself, where nobody else uses it.
+        """
+        if not await holds_messages(self._disk, self._trash):
+            await self._remove_tree(self._trash)
+            return
+        for entry in await self._disk.listdir(self._trash):
+            path = os.path.join(self._trash, entry.name)
+            if entry.is_dir and not await holds_messages(self._disk, path):
+                await self._remove_tree(path)
+
+    async def _throw_away(self, path: str, away: str) -> None:
+        """Put a directory out of sight in one step.  Where that fails (disk full) it is emptied in place."""
+        await self._disk.mkdir(self._trash)
+        await self._disk.run(ops.Rename(path, away))
+
+    async def _remove_index_files(self, directory: str) -> None:
+        for entry in await self._disk.listdir(directory):
+            if entry.name.startswith("dovecot.") and not entry.is_dir:
+                await self._disk.unlink(os.path.join(directory, entry.name))
+        await self._remove_if_empty(directory)
+
+    async def _remove_tree(self, path: str) -> None:
+        """Remove a directory and all in it.  What is missing is no error."""
+        for entry in await self._disk.listdir(path):
+            child = os.path.join(path, entry.name)
+            if entry.is_dir:
+                await self._remove_tree(child)
+            else:
+                await self._disk.unlink(child)
+        await self._remove_if_empty(path)
+
+    async def _remove_if_empty(self, path: str) -> None:
+        await self._was_empty(path)
+
+    async def _was_empty(self, path: str) -> bool:
+        """Remove a directory if there is nothing in it."""
+        try:
+            await self._disk.run(ops.Rmdir(path))
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
+            return False
+        return True
+
+    # -- rename ------------------------------------------------------------------------------------------
+
+    async def rename(self, old: str, new: str) -> None:
+        """Rename a mailbox (or a parent) with all its children.
+
+        :raises MailboxExists: the new name is taken.
+        :raises InvalidName: it can't be, or lies below the old one.
+        :raises NoSuchMailbox: the old one is not there.
+        """
+        self._check_name(new)
+        if old == "INBOX" or new == "INBOX":
+            raise Unsupported("INBOX can't be renamed or replaced")
+        if f"{new}/".startswith(f"{old}/"):
+            raise InvalidName(f"{new!r}: lies below {old!r}, which is to be renamed")
+        async with self._locked():
+            pairs = [(os.path.join(tree, old), os.path.join(tree, new)) for tree in self._trees()]
+            there = [await self._disk.exists(source) for source, _ in pairs]
+            taken = [await self._disk.exists(target) for _, target in pairs]
+            if not any(there):
+                raise NoSuchMailbox(f"{self._work.shown(old)}: no such mailbox")
+            if any(here and used for here, used in zip(there, taken, strict=True)) or (
+                there[0] and any(taken)
+            ):
+                raise MailboxExists(f"{self._work.shown(new)}: the mailbox exists")
+            self._work.forget(old)
+            await self._rename_all([pair for pair, here in zip(pairs, there, strict=True) if here])
+            for tree in self._trees():
+                await self._disk.attempt(self._remove_empty_parents(tree, old))
+        self._work.count("mailboxes")
+
+    async def _rename_all(self, pairs: list[tuple[str, str]]) -> None:
+        """Rename a directory in each tree; if one fails, none is renamed in the end."""
+        done: list[tuple[str, str]] = []
+        try:
+            for source, target in pairs:
+                await self._disk.make_dirs(os.path.dirname(target))
+                await self._disk.run(ops.Rename(source, target))
+                done.append((source, target))
+                await self._disk.sync_dir(os.path.dirname(target))
+                await self._disk.sync_dir(os.path.dirname(source))
+        except OSError:
+            for source, target in reversed(done):
+                await self._disk.attempt(self._disk.run(ops.Rename(target, source)))
+            raise
+
+    def _trees(self) -> list[str]:
+        """The trees in which a mailbox may have a directory, the one that makes it exist first."""
+        roots = (self._location.root, self._location.alt, self._location.control, self._location.index)
+        found = dict.fromkeys(root for root in roots if root is not None)
+        return [os.path.join(root, self._location.mailbox_dir) for root in found]
+
+    async def _remove_empty_parents(self, tree: str, name: str) -> None:
+        parent = os.path.dirname(name)
+        while parent and await self._was_empty(os.path.join(tree, parent)):
+            parent = os.path.dirname(parent)
+
+    # -- the list index ----------------------------------------------------------------------------------
+
+    async def _want_refresh(self) -> None:
+        """Tell Dovecot to look at the tree again (mailbox-layout section 5).  Only a cache: never fails."""
+        index = self._work.list_index()
+        try:
+            async with index.locked(deleted_ok=True):
+                found = next((e for e in index.state.extensions if e.name == "list"), None)
+                if found is None or found.hdr[:1] == _LIST_FLAG:
+                    return
+                update = payload.ext_hdr_update(0, _LIST_FLAG)
+                intro = log_records.intro(index.state, "list", (len(found.hdr), found.record_size, 4))
+                await index.append([intro, encode_record(RecordType.EXT_HDR_UPDATE, update, external=True)])
+        except FileNotFoundError:
+            return
+        except (DboxfsError, OSError):
+            self._disk.lost_errors += 1

@@ -1,0 +1,177 @@
+"""A message on its way into a store: where its bytes come from, and how they are looked at in passing.
+
+``eol``: KEEP stores the bytes as they are.  LF drops the CR of every CRLF, once, and a CR at the very end,
+as Dovecot's own save does; lone CR and NUL stay.  The record that is made of them: ``compose``.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import Protocol
+
+from dboxfs.fsapi import Handle
+from dboxfs.store.body import Body
+from dboxfs.store.write.naming import Wanted
+
+_PIECE = 1 << 20
+
+
+class Source(Protocol):
+    """Where a message's bytes come from.  They must not change until the save is done."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+
+    async def read(self, size: int, offset: int) -> bytes:
+        """Exactly *size* bytes, fewer at the end.  Called again and again, from the beginning twice."""
+
+    async def descriptor(self) -> int | None:
+        """The driver's number of an open file that holds exactly the bytes, to copy from; None: read them."""
+
+
+@dataclass(frozen=True, slots=True)
+class BytesSource:
+    """Bytes in memory."""
+
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    async def read(self, size: int, offset: int) -> bytes:
+        return self.data[offset : offset + size]
+
+    async def descriptor(self) -> int | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class HandleSource:
+    """Everything that was written through *handle*, committed or not; the handle stays the caller's."""
+
+    handle: Handle
+
+    @property
+    def size(self) -> int:
+        return self.handle.size
+
+    async def read(self, size: int, offset: int) -> bytes:
+        return await self.handle.read(size, offset)
+
+    async def descriptor(self) -> int | None:
+        return await self.handle.settle()
+
+
+@dataclass(frozen=True, slots=True)
+class BodySource:
+    """The text of a message that exists, for saving it again; the body stays the caller's."""
+
+    body: Body
+
+    @property
+    def size(self) -> int:
+        return self.body.size
+
+    async def read(self, size: int, offset: int) -> bytes:
+        return await self.body.read(size, offset)
+
+    async def descriptor(self) -> int | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """What a text is that comes as it will be stored: compressed, or encrypted by Dovecot.
+
+    :param size: of the plain message with LF line ends (bytes): its ``Z``.
+    :param virtual_size: of the plain message with CRLF line ends (bytes): its ``V``.
+    """
+
+    size: int
+    virtual_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message to be saved.
+
+    :param source: its bytes (or ``bytes``).
+    :param received: seconds since the epoch, before 1970 negative; None: now.
+    :param flags: bits 0x01 answered, 0x02 flagged, 0x04 deleted, 0x08 seen, 0x10 draft.
+    :param keywords: their names.
+    :param guid: 16 bytes; None: a new one, or that of *guid_text*.
+    :param guid_text: the GUID as its metadata line has it where that is no 32 hex digits (a message that was
+        migrated keeps the name that it had); ``guid`` is then what this text stands for in indexes.
+    :param replaces: uid of a message in the same mailbox that this one takes the place of: it gives its
+        flags and keywords to this one and is expunged in the same transaction.  One that is gone is ignored.
+    :param uid: the uid that it shall have; if uids are beyond that already, it gets the next one.
+    :param saved: when it was saved, seconds since the epoch; None: now.  sdbox: always now.
+    :param coded: the source gives compressed or encrypted bytes, which are stored as they come (only in dbox
+        version 2); None: it gives the message.
+    :param wanted: the name that it shall have, where a :class:`~dboxfs.store.write.naming.Namer` listens.
+    :param orig_mailbox: mdbox: storage name of the mailbox that it was first saved to; None: it is now.
+    """
+
+    source: Source | bytes
+    received: int | None = None
+    flags: int = 0
+    keywords: tuple[str, ...] = ()
+    guid: bytes | None = None
+    replaces: int | None = None
+    uid: int | None = None
+    saved: int | None = None
+    guid_text: bytes | None = None
+    coded: Coded | None = None
+    wanted: Wanted | None = None
+    orig_mailbox: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CopyAs:
+    """What a copy has that its original has not: see :class:`NewMessage`."""
+
+    uid: int
+    flags: int
+    keywords: tuple[str, ...]
+    saved: int | None = None
+
+
+class DropCr:
+    """Turns CRLF into LF over pieces of a text; the CR at the very end goes too."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, piece: bytes) -> bytes:
+        """The next piece; a CR at its end is held back until one knows what follows."""
+        text = self._held + piece
+        self._held = b"\r" if text.endswith(b"\r") else b""
+        return text[: len(text) - len(self._held)].replace(b"\r\n", b"\n")
+
+
+class Pieces:
+    """The bytes to be stored, at most 1 MiB at a time; None at the end.
+
+    :param convert: make line ends LF.
+    """
+
+    def __init__(self, source: Source, *, convert: bool) -> None:
+        self._source = source
+        self._drop = DropCr() if convert else None
+        self._offset = 0
+
+    async def next(self) -> bytes | None:
+        """The next piece, possibly empty.
+
+        :raises OSError: EIO: the source has fewer bytes than it said; its own errors.
+        """
+        piece = await self._source.read(_PIECE, self._offset)
+        if not piece:
+            if self._offset != self._source.size:
+                raise OSError(errno.EIO, "the message changed while it was saved")
+            return None
+        self._offset += len(piece)
+        return piece if self._drop is None else self._drop.feed(piece)

@@ -1,0 +1,76 @@
+"""An empty store that Dovecot opens without a word: ``dboxfs init``.
+
+Made in this order, so that what a crash leaves is an empty directory or a store with something missing that
+Dovecot makes by itself: root; with dbox version 3 the record of that (``dboxversion``); mdbox: ``storage/``
+with the map; ``mailboxes/``; INBOX, whole, with its index.
+"""
+
+from __future__ import annotations
+
+import os
+
+from dboxfs.errors import NoSuchStore
+from dboxfs.fsapi import FileSystem, Permissions, ops
+from dboxfs.store.dbox_version import DEFAULT, encode_version, version_path
+from dboxfs.store.indexes.create import make_map
+from dboxfs.store.location import Location
+from dboxfs.store.write.errors import StoreExists
+from dboxfs.store.write.mailboxes import MailboxTree
+from dboxfs.store.write.session import Work
+from dboxfs.store.write_options import WriteOptions
+
+ROOT = Permissions(0o700)
+
+
+async def init_store(
+    fs: FileSystem,
+    location: Location,
+    permissions: Permissions = ROOT,
+    options: WriteOptions | None = None,
+) -> None:
+    """Make an empty store at *location*, with an empty INBOX.
+
+    :param permissions: of a root that has to be made; one that is there (and empty) keeps its own.  All
+        that is in the store gets the root's owner, group and modes.
+    :raises StoreExists: there is something already.
+    :raises NoSuchStore: the directory above is missing, or can't be written.
+    """
+    try:
+        owner = await _make_root(fs, location.root, permissions)
+    except FileNotFoundError:
+        raise nowhere(location.root) from None
+    except OSError as exc:
+        raise NoSuchStore(f"{location.root}: {exc.strerror}") from exc
+    work = Work(fs, location, owner, options or WriteOptions())
+    for path in (location.index, location.control):
+        if path is not None:
+            await work.disk.make_dirs(path)
+    if work.options.dbox_version != DEFAULT:
+        await work.disk.replace(version_path(location), encode_version(work.options.dbox_version))
+    if work.mdbox:
+        await make_map(work.disk, location, work.map, contended=False)
+    await work.disk.make_dirs(location.tree)
+    await MailboxTree(work, _nothing_to_expunge).create("INBOX")
+    for path in (location.tree, location.root):
+        await work.disk.sync_dir(path)
+
+
+def nowhere(root: str) -> NoSuchStore:
+    """The error when *root* can't be made because the directory above is missing."""
+    above = os.path.dirname(root)
+    return NoSuchStore(f"{root}: there is no directory {above}; make it with: mkdir -p {above}")
+
+
+async def _nothing_to_expunge(name: str, uids: object) -> None:
+    """No mailbox is deleted here."""
+
+
+async def _make_root(fs: FileSystem, root: str, permissions: Permissions) -> os.stat_result:
+    try:
+        await fs.run(ops.Mkdir(root, permissions))
+    except FileExistsError:
+        if await fs.run(ops.Listdir(root)):
+            raise StoreExists(
+                f"{root}: the directory is not empty; a new store needs a new or an empty one"
+            ) from None
+    return await fs.run(ops.Stat(root))

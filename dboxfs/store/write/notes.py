@@ -1,0 +1,144 @@
+"""Notes of intent: what a writer is about to leave in the store unacknowledged (PROTOCOL section 13).
+
+A save leaves a ``u.N``, or a record in ``m.N`` and in the map, before the index record that makes it a
+message; a move leaves the message in two mailboxes for a moment.  If the writer dies there, the note tells
+the next writable mount that this is its own and was never acknowledged: only then it may be taken away, or
+the move be finished.
+
+On disk: a file in the control directory, ``dboxfs-note`` and the name of a temporary file behind it, which
+says whose it is; one line: CRC-32 of the rest as 8 hex digits, a blank, JSON, LF.  A note that is torn was
+never followed by anything.  It is not synced: it is for a process that dies, not for a machine.
+
+A note is resolved only if its process is surely gone (``fsapi/temporary``), and only as far as what it names
+is what is there: the mailbox by its guid, a file by its inode number, a record by the guid of the message.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from dboxfs.fsapi import Permissions, ops
+from dboxfs.fsapi.chain import Steps
+from dboxfs.fsapi.temporary import Process, booted, is_left_over
+from dboxfs.store.disk import Disk, check_appended
+from dboxfs.store.evidence import NOTE
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What is begun.
+
+    :param mailbox: storage name of the mailbox that gets messages; ``guid``: its guid, hex.
+    :param files: sdbox: uid and inode number of each ``u.N`` that has no record yet.
+    :param messages: mdbox: guids (hex) of messages whose records no mailbox has yet.
+    :param source: a move: storage name of the mailbox that loses the messages; ``source_guid``: its guid.
+    :param moved: a move: uid in the source, and what its copy has too: inode number (sdbox), map uid (mdbox).
+    :param first_uid: a move: uids of the copies are not below this.
+    """
+
+    mailbox: str
+    guid: str = ""
+    files: tuple[tuple[int, int], ...] = ()
+    messages: tuple[str, ...] = ()
+    source: str = ""
+    source_guid: str = ""
+    moved: tuple[tuple[int, int], ...] = ()
+    first_uid: int = 0
+
+    def encode(self) -> bytes:
+        """The line."""
+        text = json.dumps(asdict(self), separators=(",", ":")).encode()
+        return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def parse_note(data: bytes) -> Note | None:
+    """None: it is not whole."""
+    head, _, text = data.rstrip(b"\n").partition(b" ")
+    if not data.endswith(b"\n") or head != b"%08x" % zlib.crc32(text):
+        return None
+    try:
+        values = json.loads(text)
+        pairs = {key: tuple((int(a), int(b)) for a, b in values[key]) for key in ("files", "moved")}
+        return Note(**{**values, **pairs, "messages": tuple(values["messages"])})
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def writing(path: str, note: Note, permissions: Permissions) -> Steps[None]:
+    """A program that writes a note, as the first part of one that does what the note says.
+
+    :raises OSError: it is not whole.
+    """
+    data = note.encode()
+    opened = yield ops.Create(path, permissions)
+    try:
+        check_appended((yield ops.Append(opened.fd, (data,))), len(data), path)
+    finally:
+        yield ops.Close(opened.fd)
+
+
+class Notes:
+    """The notes of one store.
+
+    :param directory: the control directory.
+    """
+
+    def __init__(self, disk: Disk, directory: str) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._prepared = False
+
+    def path(self) -> str:
+        """A path for a new note, which :func:`writing` makes."""
+        name = NOTE + os.path.basename(self._disk.temporary(self._directory))
+        return os.path.join(self._directory, name)
+
+    async def put(self, note: Note) -> str:
+        """Write a note; gives its path for :meth:`drop`.
+
+        :raises OSError: there is none.
+        """
+        path = self.path()
+        try:
+            await self.prepare()
+            await self._disk.chain(lambda: writing(path, note, self._disk.file_permissions))
+        except OSError:
+            await self.drop([path])
+            raise
+        return path
+
+    async def prepare(self) -> None:
+        """Make the control directory, if nobody has needed it yet.
+
+        :raises OSError: it can't be made.
+        """
+        if not self._prepared:
+            await self._disk.make_dirs(self._directory)
+            self._prepared = True
+
+    async def drop(self, paths: Sequence[str]) -> None:
+        """What was begun has ended, or was taken back.  Never fails."""
+        await self._disk.discard(paths)
+
+    async def left(self) -> dict[str, Note | None]:
+        """The notes of processes that are gone, by path; None: a torn one."""
+        found: dict[str, Note | None] = {}
+        here, since = Process.this(), booted()
+        try:
+            entries = await self._disk.run(ops.Listdir(self._directory, NOTE))
+        except (FileNotFoundError, NotADirectoryError):
+            return found
+        for entry in entries:
+            path = os.path.join(self._directory, entry.name)
+            status = await self._disk.stat(path)
+            if status is not None and is_left_over(entry.name.removeprefix(NOTE), status, here, since):
+                data = await self._disk.read_whole(path)
+                found[path] = parse_note(data) if data is not None else None
+        return found

@@ -1,0 +1,330 @@
+"""The records that messages are made into.
+
+Format 2 has the size in front and the metadata behind (dbox-files section 1)::
+
+    header (30 bytes, the size) | body | LF 01 03 LF | R.. V.. G.. [B..] lines | LF
+
+so nothing can be written before the size is known: :func:`compose` looks at the source once (line ends, for
+``V``, and the first bytes), and :meth:`Composed.write_to` puts the body between the two ends in a second
+pass.
+A body whose first bytes are the magic of a compression format is refused: Dovecot would decompress it.  In
+both formats one that begins like an encrypted message is refused: it would never be shown again.  Bytes that
+are known to be compressed or encrypted (``coded``) are stored as they are.
+
+Format 3 has all of that behind the body (``dbox/FORMAT3.md``): one pass, in which size, line ends and CRC are
+counted as the bytes go by.  An upload whose spool file is such a file already (``spool``) needs none.
+
+In both a small message is put together in memory, so that many of them are one write.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from dboxfs.dbox import (
+    MESSAGE_HEADER_SIZE_3,
+    PREFIX_SIZE,
+    LineEnds,
+    RecordWriter,
+    detect,
+    encode_date,
+    encode_file_header,
+    encode_file_header3,
+    encode_message_header,
+    encode_metadata,
+    guid128_of,
+    is_encrypted,
+    trailer_size,
+)
+from dboxfs.store.disk import AppendFile, Disk
+from dboxfs.store.write.errors import RefusedMessage
+from dboxfs.store.write.log_records import check_keywords
+from dboxfs.store.write.message import BytesSource, NewMessage, Pieces, Source
+from dboxfs.store.write.results import now_seconds
+from dboxfs.store.write.spool import Spool
+from dboxfs.store.write_options import Eol
+
+_OVERHEAD = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a record goes: *offset* (bytes) in a file whose key, if it is of format 3, is *key*."""
+
+    offset: int
+    key: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """The beginning of a message file: its header line, and its key, if it is of format 3."""
+
+    header: bytes
+    key: bytes | None
+
+    @property
+    def first(self) -> Place:
+        """Where its first record goes."""
+        return Place(len(self.header), self.key)
+
+
+def new_file(version: int) -> NewFile:
+    """Begin a file of dbox version 2 or 3, now."""
+    if version == 3:
+        key = os.urandom(16)
+        return NewFile(encode_file_header3(now_seconds(), key), key)
+    return NewFile(encode_file_header(now_seconds()), None)
+
+
+class Composed(Protocol):
+    """A record to be written.
+
+    ``guid``: 16 bytes.  ``room``: bytes that it takes; where that isn't known yet, about so many.
+    ``whole``: it is in memory, and ``room`` is exact.
+    """
+
+    @property
+    def message(self) -> NewMessage: ...
+
+    @property
+    def guid(self) -> bytes: ...
+
+    @property
+    def room(self) -> int: ...
+
+    @property
+    def whole(self) -> bool: ...
+
+    def encode(self, place: Place) -> bytes:
+        """All of a record that is in memory."""
+
+    async def write_to(self, file: AppendFile, place: Place, prefix: bytes = b"") -> int:
+        """Append *prefix* and the record, and give the record's size (bytes).  Memory: 1 MiB.
+
+        :raises OSError: some of it may have been written; EIO: the source has changed its size.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class _Record2:
+    """A record of format 2: *head*, body, *tail*.  ``data``: the whole record, where it is small."""
+
+    message: NewMessage
+    guid: bytes
+    room: int
+    head: bytes
+    tail: bytes
+    data: bytes | None
+    convert: bool
+
+    @property
+    def whole(self) -> bool:
+        return self.data is not None
+
+    def encode(self, place: Place) -> bytes:
+        assert self.data is not None, "a small record is in memory"
+        return self.data
+
+    async def write_to(self, file: AppendFile, place: Place, prefix: bytes = b"") -> int:
+        if self.data is not None:
+            await file.append(prefix + self.data)
+            return self.room
+        end = file.size + len(prefix) + self.room
+        source = _source(self.message)
+        await file.append(prefix + self.head)
+        descriptor = None if self.convert else await source.descriptor()
+        if descriptor is not None:
+            await file.append_from(descriptor, source.size)
+        else:
+            pieces = Pieces(source, convert=self.convert)
+            while (piece := await pieces.next()) is not None:
+                if piece:
+                    await file.append(piece)
+        await file.append(self.tail)
+        if file.size != end:
+            raise OSError(errno.EIO, "the message changed while it was saved", file.path)
+        return self.room
+
+
+@dataclass(frozen=True, slots=True)
+class _Record3:
+    """A record of format 3.
+
+    ``body`` and ``items``: the message and its metadata, where it is small; ``room`` is exact then.
+    """
+
+    message: NewMessage
+    guid: bytes
+    room: int
+    mailbox: str | None
+    convert: bool
+    body: bytes | None = None
+    items: tuple[tuple[bytes, bytes], ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        return self.body is not None
+
+    def encode(self, place: Place) -> bytes:
+        assert self.body is not None, "a small record is in memory"
+        writer = _begin(place)
+        writer.feed(self.body)
+        return b"".join((writer.header, self.body, writer.trailer(self.items)))
+
+    async def write_to(self, file: AppendFile, place: Place, prefix: bytes = b"") -> int:
+        if self.body is not None:
+            await file.append(prefix + self.encode(place))
+            return self.room
+        writer, lines = _begin(place), LineEnds()
+        await file.append(prefix + writer.header)
+        pieces = Pieces(_source(self.message), convert=self.convert)
+        while (piece := await pieces.next()) is not None:
+            if piece:
+                writer.feed(piece)
+                lines.feed(piece)
+                await file.append(piece)
+        await file.append(writer.trailer(_items(self.message, self.guid, lines, self.mailbox)))
+        return file.size - place.offset
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """A record of format 3 whose file has all but its trailer already."""
+
+    message: NewMessage
+    guid: bytes
+    mailbox: str | None
+    spool: Spool
+    whole: bool = False
+
+    @property
+    def room(self) -> int:
+        return self.spool.size + _OVERHEAD
+
+    @property
+    def place(self) -> Place:
+        """Where the record is."""
+        return Place(*self.spool.place)
+
+    def encode(self, place: Place) -> bytes:
+        raise AssertionError("a spooled record is in no memory")
+
+    async def take(self, disk: Disk) -> AppendFile:
+        """The spool's file, which is the caller's from now on."""
+        return await self.spool.take(disk)
+
+    async def write_to(self, file: AppendFile, place: Place, prefix: bytes = b"") -> int:
+        assert place == self.place
+        assert not prefix
+        items = _items(self.message, self.guid, self.spool.lines, self.mailbox)
+        await file.append(self.spool.trailer(items))
+        return file.size - place.offset
+
+
+async def compose(
+    message: NewMessage, *, version: int, eol: Eol, memory_limit: int, mailbox: str | None, directory: str
+) -> Composed:
+    """Make a record of *message*.
+
+    :param version: dbox version.
+    :param memory_limit: bytes up to which the record is put together in memory.
+    :param mailbox: storage name for the B line (mdbox).
+    :param directory: where a file that the message is spooled to can be taken as it is.
+    :raises RefusedMessage: it begins like an encrypted one; format 2: like a compressed one.
+    :raises ValueError: a guid or a date that can't be, or something that can't be a keyword.
+    """
+    check_keywords(message.keywords)
+    guid = _guid(message)
+    if message.coded is None and is_encrypted(await _source(message).read(PREFIX_SIZE, 0)):
+        raise RefusedMessage("the message begins like one that Dovecot's mail_crypt has encrypted")
+    convert = eol is Eol.LF and message.coded is None
+    if version != 3:
+        return await _compose2(message, guid, convert, memory_limit, mailbox)
+    if message.coded is not None:
+        raise RefusedMessage("dbox version 3 does not hold it as it is stored")
+    source = message.source
+    if isinstance(source, Spool) and source.ready and source.directory == directory and not convert:
+        return Spooled(message, guid, mailbox, source)
+    size = _source(message).size
+    if size > memory_limit:
+        return _Record3(message, guid, size + _OVERHEAD, mailbox, convert)
+    body, lines = b"".join(await _kept(_source(message), convert)), LineEnds()
+    lines.feed(body)
+    items = tuple(_items(message, guid, lines, mailbox))
+    room = MESSAGE_HEADER_SIZE_3 + len(body) + trailer_size(items)
+    return _Record3(message, guid, room, mailbox, convert, body, items)
+
+
+def _guid(message: NewMessage) -> bytes:
+    """The 16 bytes that indexes have for it."""
+    guid, text = message.guid, message.guid_text
+    if guid is not None and len(guid) != 16:
+        raise ValueError(f"a guid has 16 bytes, this one {len(guid)}")
+    if text is None:
+        return guid if guid is not None else os.urandom(16)
+    if not text or b"\n" in text or text.endswith(b"\r"):
+        raise ValueError(f"no text of a guid: {text[:64]!r}")
+    if guid not in (None, guid128_of(text)):
+        raise ValueError(f"the guid is not that of its text {text[:64]!r}")
+    return guid128_of(text)
+
+
+async def _compose2(
+    message: NewMessage, guid: bytes, convert: bool, memory_limit: int, mailbox: str | None
+) -> _Record2:
+    source = _source(message)
+    keep = source.size <= memory_limit
+    lines, first, kept = LineEnds(), b"", []
+    pieces = Pieces(source, convert=convert)
+    while (piece := await pieces.next()) is not None:
+        if len(first) < PREFIX_SIZE:
+            first += piece[:PREFIX_SIZE]
+        lines.feed(piece)
+        if keep:
+            kept.append(piece)
+    compression = detect(first)
+    if compression is not None and message.coded is None:
+        raise RefusedMessage(
+            f"the message begins with the magic of {compression.value}; Dovecot would take it for compressed"
+        )
+    head, tail = encode_message_header(lines.size), encode_metadata(_items(message, guid, lines, mailbox))
+    data = b"".join([head, *kept, tail]) if keep else None
+    return _Record2(message, guid, len(head) + lines.size + len(tail), head, tail, data, convert)
+
+
+async def _kept(source: Source, convert: bool) -> list[bytes]:
+    pieces, kept = Pieces(source, convert=convert), []
+    while (piece := await pieces.next()) is not None:
+        kept.append(piece)
+    return kept
+
+
+def _begin(place: Place) -> RecordWriter:
+    assert place.key is not None, "a file of format 3 has a key"
+    return RecordWriter(place.key, place.offset, os.urandom(16))
+
+
+def _items(
+    message: NewMessage, guid: bytes, lines: LineEnds, mailbox: str | None
+) -> list[tuple[bytes, bytes]]:
+    """The metadata lines."""
+    received = message.received if message.received is not None else int(time.time())
+    items = [(b"R", encode_date(received))]
+    coded = message.coded
+    if coded is not None and coded.size != lines.size:
+        items.append((b"Z", b"%x" % coded.size))
+    items += [
+        (b"V", b"%x" % (coded.virtual_size if coded is not None else lines.virtual_size)),
+        (b"G", message.guid_text or guid.hex().encode("ascii")),
+    ]
+    if mailbox is not None:
+        items.append((b"B", message.orig_mailbox or os.fsencode(mailbox)))
+    return items
+
+
+def _source(message: NewMessage) -> Source:
+    return BytesSource(message.source) if isinstance(message.source, bytes) else message.source

@@ -1,0 +1,157 @@
+"""What a writer does before its first change (PROTOCOL section 10).
+
+:func:`recover` is for the start, whoever else is there: bytes of a transaction that was never finished are
+cut off every log and every ``m.N``, before a Dovecot takes them for damage, mailboxes that were being deleted
+go, and the map is repaired.
+
+A store may have thousands of mailboxes, and hardly ever one with an unfinished end.  So the ends of all logs
+are looked at first, without a lock and many at once: what a snapshot does not cover is cut into transactions
+(not replayed).  Only what looks unfinished is locked and looked at again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from dboxfs.errors import CorruptFile, DboxfsError, FormatError
+from dboxfs.fsapi import Peek, PeekResult
+from dboxfs.index.base import LogPosition, parse_log_position
+from dboxfs.index.log import EXTERNAL, HEADER_SIZE, TYPE_MASK, RecordType, iter_transactions, parse_log_header
+from dboxfs.index.state import BASE_HEADER_SIZE
+from dboxfs.store.indexes.log import IndexLog
+from dboxfs.store.mdbox.repair import selectable
+from dboxfs.store.mdbox.torn_tails import cut_torn_records
+from dboxfs.store.write.session import Work
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 256
+_LONGEST = 1 << 31
+_MARKS = (RecordType.INDEX_DELETED, RecordType.INDEX_UNDELETED)
+
+Delete = Callable[[str], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class LogEnd:
+    """What the end of a log looks like.
+
+    ``unfinished``: there are bytes behind the last whole transaction.  ``deleted``: the mailbox is marked as
+    deleted.  ``newlock``: somebody was making or rotating the log.
+    """
+
+    unfinished: bool
+    deleted: bool
+    newlock: bool
+
+
+async def recover(work: Work, delete: Delete, names: Iterable[str] | None = None) -> int:
+    """End what an earlier writer began; gives the number of logs and files that had an unfinished end.
+
+    A mailbox that can't be read is left to whoever opens it.
+
+    :param delete: deletes a mailbox; called for those that are marked as deleted and still there.
+    :param names: the storage names of all mailboxes, if the caller knows them.
+    """
+    boxes = list(names) if names is not None else await selectable(work)
+    cut = 0
+    for start in range(0, len(boxes), _AT_ONCE):
+        some = boxes[start : start + _AT_ONCE]
+        indexes = [work.new_index(name) for name in some]
+        for name, index, end in zip(some, indexes, await look_at_ends(work, indexes), strict=True):
+            cut += await _finish(work, index, end)
+            if end is not None and end.deleted:
+                await _delete(work, delete, name)
+    others = [work.map, work.list_index()] if work.mdbox else [work.list_index()]
+    for index, end in zip(others, await look_at_ends(work, others), strict=True):
+        cut += await _finish(work, index, end)
+    if work.mdbox:
+        cut += await cut_torn_records(work)
+    return cut
+
+
+async def _delete(work: Work, delete: Delete, name: str) -> None:
+    try:
+        await delete(name)
+    except (DboxfsError, OSError) as error:
+        log.warning("%s: marked as deleted, but can't be deleted: %s", work.shown(name), error)
+
+
+async def _finish(work: Work, index: IndexLog, end: LogEnd | None) -> int:
+    """Cut the end of a log that has an unfinished one; whoever locks it does that."""
+    if end is None or not (end.unfinished or (end.newlock and work.options.alone)):
+        return 0
+    try:
+        async with index.locked(deleted_ok=True):
+            if end.newlock and work.options.alone:  # whoever made it held this lock, and died
+                await work.disk.unlink(index.log_path + ".newlock")
+    except (DboxfsError, OSError) as error:
+        log.warning("%s: not looked at: %s", index.what, error)
+        return 0
+    return 1
+
+
+async def look_at_ends(work: Work, indexes: Sequence[IndexLog]) -> list[LogEnd | None]:
+    """What the ends of logs look like; None: there is no log, or it can't be read (which is logged)."""
+    first = []
+    for index in indexes:
+        first.append(Peek(index.base_path, ((0, BASE_HEADER_SIZE),)))
+        first.append(Peek(index.log_path + ".newlock", ()))
+    found = await work.fs.peek(first)
+    bases, locks = found[::2], found[1::2]
+    positions = [_position(base) for base in bases]
+    peeks = [
+        Peek(index.log_path, ((0, HEADER_SIZE), (position.head_offset, None)), limit=_LONGEST)
+        for index, position in zip(indexes, positions, strict=True)
+    ]
+    ends: list[LogEnd | None] = []
+    for index, position, data, lock in zip(indexes, positions, await work.fs.peek(peeks), locks, strict=True):
+        try:
+            ends.append(await _end(work, index, position, data, newlock=isinstance(lock, PeekResult)))
+        except FileNotFoundError:
+            ends.append(None)
+        except (DboxfsError, OSError) as error:
+            log.warning("%s: not looked at: %s", index.what, error)
+            ends.append(None)
+    return ends
+
+
+def _position(base: PeekResult | OSError) -> LogPosition:
+    """What a snapshot covers; nothing, if there is none or it is damaged."""
+    if isinstance(base, PeekResult):
+        try:
+            return parse_log_position(base.chunks[0])
+        except FormatError:
+            pass  # whoever opens the mailbox says so
+    return LogPosition(0, 0, 0)
+
+
+async def _end(
+    work: Work, index: IndexLog, position: LogPosition, data: PeekResult | OSError, *, newlock: bool
+) -> LogEnd:
+    """
+    :raises CorruptFile, OSError: the log can't be read.
+    """
+    if isinstance(data, OSError):
+        raise data
+    head, tail = data.chunks
+    start = position.head_offset
+    try:
+        header = parse_log_header(head)
+        if (position.indexid, position.file_seq) != (header.indexid, header.file_seq) or not start:
+            start = header.hdr_size
+            (again,) = await work.fs.peek([Peek(index.log_path, ((start, None),), limit=_LONGEST)])
+            if isinstance(again, OSError):
+                raise again
+            tail = again.chunks[0]
+        view, end, deleted = memoryview(tail), 0, False
+        for places in iter_transactions(view, 0, start):
+            for at, size, raw in places:
+                end = at + size
+                if raw & EXTERNAL and raw & TYPE_MASK in _MARKS:
+                    deleted = raw & TYPE_MASK == RecordType.INDEX_DELETED
+    except FormatError as error:
+        raise CorruptFile(index.log_path, error.offset, error.reason) from error
+    return LogEnd(end < len(tail), deleted, newlock)

@@ -1,0 +1,337 @@
+"""What all write paths of one store share: the disk, the indexes, and the way to a locked mailbox or map.
+
+Lock order (PROTOCOL section 2): ``mailboxes.lock``, the map, then mailboxes by name.
+:meth:`Work.mailboxes` takes several in that order; only under the map's or the tree's lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+from dboxfs.errors import CorruptFile, DboxfsError, NoSuchMailbox, Unsupported
+from dboxfs.fsapi import FileSystem, ops
+from dboxfs.index.mailbox import MDBOX_HEADER, MailboxHeader, mailbox_header
+from dboxfs.index.mapindex import MapIndex
+from dboxfs.index.state import IndexState
+from dboxfs.store.disk import Disk
+from dboxfs.store.indexes.create import make_mailbox_index, make_map, refuse_lost_log
+from dboxfs.store.indexes.follow import IndexFiles
+from dboxfs.store.indexes.log import IndexLog
+from dboxfs.store.indexes.snapshot import tidy
+from dboxfs.store.location import Kind, Location
+from dboxfs.store.mailbox_names import display_name
+from dboxfs.store.write.errors import WHERE_INDEX, IndexMissing
+from dboxfs.store.write.naming import Namer, Wanted
+from dboxfs.store.write.notes import Notes
+from dboxfs.store.write_options import WriteOptions
+
+HIGHEST_NUMBER = 0xFFFFFFFF
+"""uids and file ids are below it: the next one has to fit 32 bits, too."""
+
+MOST_UNREMOVED = 10_000
+"""Files that could not be removed and are remembered."""
+
+KEEP_STATES = 64
+"""Mailboxes whose index state stays in memory between two changes."""
+
+
+class Work:
+    """One store being written.
+
+    :ivar map: the map's log (mdbox).
+    :ivar map_view: the map as it was read last, without a lock.
+    :ivar notes: of what this writer is about to do.
+    :ivar never_acknowledged: mdbox: guids of messages that dead writers were about to save (``leftovers``).
+    :ivar passed_over: mdbox: somebody held a file in which they may have left something: the notes stay.
+    :ivar counts: changes so far, by kind, for statistics.
+    :ivar repair: brings map and mailboxes together after a crash (``repair.repair_storage``).
+    :ivar namer: is told of messages that shall have a name, before they come; None: nobody.
+    """
+
+    def __init__(
+        self, fs: FileSystem, location: Location, owner: os.stat_result, options: WriteOptions
+    ) -> None:
+        self.fs = fs
+        self.location = location
+        self.options = options
+        self.disk = Disk(fs, owner, options, location.root)
+        self.mdbox = self.location.kind is Kind.MDBOX
+        if self.mdbox and not fs.capabilities.locks:
+            raise Unsupported("this driver has no locks; a multi-dbox store can't be written through it")
+        self.map = IndexLog(self.disk, self.location.map_dir, "dovecot.map.index", "the map of the storage")
+        self.map_view = IndexFiles(fs, self.location.map_dir, "dovecot.map.index")
+        self.notes = Notes(self.disk, location.control_dir)
+        self.never_acknowledged: frozenset[bytes] = frozenset()
+        self.passed_over = False
+        self.counts: dict[str, int] = {}
+        self.repair: Callable[[Work], Awaitable[None]] | None = None
+        self.namer: Namer | None = None
+        self._indexes: OrderedDict[str, IndexLog] = OrderedDict()
+        self._unremoved: dict[str, tuple[int, int, int]] = {}
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Add to a counter."""
+        self.counts[what] = self.counts.get(what, 0) + number
+
+    # -- what could not be removed -----------------------------------------------------------------------
+
+    async def remember_unremoved(self, path: str) -> None:
+        """The file of an expunged message could not be removed: maintenance may, if it is still that file."""
+        try:
+            found = await self.disk.stat(path)
+        except OSError:
+            return
+        if found is not None and len(self._unremoved) < MOST_UNREMOVED:
+            self._unremoved[path] = _identity(found)
+
+    def is_unremoved(self, path: str, found: os.stat_result) -> bool:
+        """Whether *path*, with the attributes *found*, is a file that this writer could not remove.
+
+        Asked once: it is forgotten then.
+        """
+        return self._unremoved.pop(path, None) == _identity(found)
+
+    # -- indexes -----------------------------------------------------------------------------------------
+
+    def index(self, name: str) -> IndexLog:
+        """The index of a mailbox, not locked."""
+        found = self._indexes.get(name)
+        if found is None:
+            found = self.new_index(name)
+            self._indexes[name] = found
+        self._indexes.move_to_end(name)
+        if len(self._indexes) > KEEP_STATES:
+            oldest = next(iter(self._indexes))
+            if not self._indexes[oldest].busy:
+                del self._indexes[oldest]
+        return found
+
+    def new_index(self, name: str) -> IndexLog:
+        """An index of a mailbox that is not kept: for a look that should push nothing else out of memory."""
+        return IndexLog(self.disk, self.index_directory(name), "dovecot.index", self.shown(name))
+
+    def shown(self, name: str) -> str:
+        """The name of a mailbox for people: storage names are encoded."""
+        return display_name(name, utf8=self.location.utf8)
+
+    def index_directory(self, name: str) -> str:
+        """Where the index files of a mailbox lie."""
+        return self.location.index_path(name)
+
+    def list_index(self) -> IndexLog:
+        """``dovecot.list.index``, Dovecot's cache of the tree."""
+        directory = self.location.index or self.location.root
+        return IndexLog(self.disk, directory, "dovecot.list.index", "the list index")
+
+    def forget(self, name: str) -> None:
+        """A mailbox was renamed or deleted: nothing that is known of it and of those below counts."""
+        for known in list(self._indexes):
+            if known == name or known.startswith(name + "/"):
+                self._indexes[known].forget()
+                if not self._indexes[known].busy:
+                    del self._indexes[known]
+
+    @asynccontextmanager
+    async def mailbox(self, name: str) -> AsyncIterator[IndexLog]:
+        """Hold a mailbox; its index is made if only its directory is there.
+
+        :raises NoSuchMailbox: there is none.
+        :raises CorruptFile, StoreBusy: see :meth:`IndexLog.locked`.
+        """
+        index = self.index(name)
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(index.locked())
+            except FileNotFoundError:
+                await self._make_missing_index(name, index)
+                await stack.enter_async_context(index.locked())
+            self._check_header(name, index)
+            yield index
+            if self.options.alone:
+                await tidy(index)
+
+    @asynccontextmanager
+    async def mailboxes(self, names: Iterable[str]) -> AsyncIterator[dict[str, IndexLog]]:
+        """Hold several mailboxes, each once, taken in order.  Only under the map's or the tree's lock."""
+        async with AsyncExitStack() as stack:
+            yield {name: await stack.enter_async_context(self.mailbox(name)) for name in sorted(set(names))}
+
+    async def name(
+        self, mailbox: str, index: IndexLog, wanted: Sequence[Wanted | None]
+    ) -> list[DboxfsError | None]:
+        """Tell who knows names of messages that come; the mailbox is locked.  What is wrong with each."""
+        asked = [some for some in wanted if some is not None]
+        if self.namer is None or not asked:
+            return [None] * len(wanted)
+        answers = iter(await self.namer.begin(mailbox, asked, partial(visible, index.state)))
+        return [next(answers) if some is not None else None for some in wanted]
+
+    async def name_one(self, mailbox: str, index: IndexLog, wanted: Wanted | None) -> None:
+        """The same for one message.
+
+        :raises Superseded: it can't have that name.
+        """
+        (error,) = await self.name(mailbox, index, [wanted])
+        if error is not None:
+            raise error
+
+    async def _make_missing_index(self, name: str, index: IndexLog) -> None:
+        """
+        :raises IndexMissing: there are messages: the index is lost, or lies elsewhere.
+        """
+        if not await self.disk.exists(self.location.mailbox_path(name)):
+            raise NoSuchMailbox(f"{self.shown(name)}: no such mailbox")
+        await self._refuse_lost_index(name, index)
+        await self.disk.make_dirs(index.directory)
+        await make_mailbox_index(self.disk, self.location, index, self.map_view, contended=True)
+
+    async def _refuse_lost_index(self, name: str, index: IndexLog) -> None:
+        """A new index would give uids again, and make messages that are there look expunged."""
+        await refuse_lost_log(self.disk, index)
+        if self.mdbox:
+            return
+        for directory in (self.location.mailbox_path(name), self.location.alt_mailbox_path(name)):
+            entries = await self.disk.listdir(directory) if directory is not None else []
+            count = sum(bool(message_number(entry.name, "u")) for entry in entries)
+            if count:
+                raise IndexMissing(
+                    f"{directory}: {count} message files and no index, not written; {WHERE_INDEX}"
+                )
+
+    def header(self, index: IndexLog) -> MailboxHeader:
+        """The dbox header of a locked mailbox.
+
+        :raises CorruptFile: it has none.
+        """
+        header = mailbox_header(index.state)
+        if header is None or not any(header.guid):
+            raise CorruptFile(index.log_path, 0, f"the index of {index.what} has no dbox header")
+        return header
+
+    def _check_header(self, name: str, index: IndexLog) -> None:
+        header = self.header(index)
+        if (header.kind == MDBOX_HEADER) != self.mdbox:
+            other = "an sdbox" if self.mdbox else "an mdbox"
+            raise CorruptFile(index.log_path, 0, f"{index.what} has the index of {other}; it is not written")
+        if self.mdbox and self.map.busy and self.map.known_uid_validity not in (0, header.map_uid_validity):
+            what = f"{index.what} belongs to another map, it is not written; dboxfs check says what to do"
+            raise CorruptFile(index.log_path, 0, what)
+
+    # -- the map -----------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def locked_map(self) -> AsyncIterator[MapIndex]:
+        """Hold the map; it is made if there is none.  Whatever changes it ends with :meth:`map_done`.
+
+        If somebody died between changing the map and changing a mailbox, that is repaired first.
+
+        :raises IndexMissing: there are messages: the map is lost, or lies elsewhere.
+        """
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self.map.locked())
+            except FileNotFoundError:
+                await make_map(self.disk, self.location, self.map)
+                await stack.enter_async_context(self.map.locked())
+            if not self.map.tail_is_head:
+                await self.repair_map()
+            yield MapIndex(self.map.state)
+            if self.options.alone and self.map.tail_is_head:
+                await tidy(self.map)
+
+    async def seen_map(self) -> MapIndex:
+        """The map as it was a moment ago, without a lock; only what is new is read.
+
+        :raises FileNotFoundError: there is none.
+        :raises CorruptFile, OSError: it can't be read.
+        """
+        await self.map_view.refresh()
+        if self.map_view.state is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.map.log_path)
+        return MapIndex(self.map_view.state)
+
+    async def repair_map(self) -> None:
+        """Bring map and mailboxes together after a crash, under the map's lock (PROTOCOL section 10)."""
+        if self.repair is None:
+            raise CorruptFile(self.map.log_path, self.map.state.tail_offset, "a writer died here")
+        await self.repair(self)
+
+    async def map_done(self, notes: Sequence[str] = ()) -> None:
+        """Say in the map that all is done, if anything was changed; *notes* are done with."""
+        if not self.map.tail_is_head:
+            await self.map.append([], tail=True, unlink=notes)
+        else:
+            await self.notes.drop(notes)
+
+    # -- paths -------------------------------------------------------------------------------------------
+
+    def message_paths(self, name: str, uid: int) -> list[str]:
+        """sdbox: where the file of a message may be."""
+        paths = [os.path.join(self.location.mailbox_path(name), f"u.{uid}")]
+        alt = self.location.alt_mailbox_path(name)
+        if alt is not None:
+            paths.append(os.path.join(alt, f"u.{uid}"))
+        return paths
+
+    def storage_paths(self, file_id: int) -> list[str]:
+        """mdbox: where ``m.<file_id>`` may be."""
+        paths = [os.path.join(self.location.storage, f"m.{file_id}")]
+        if self.location.alt_storage is not None:
+            paths.append(os.path.join(self.location.alt_storage, f"m.{file_id}"))
+        return paths
+
+    async def link_or_copy(self, source: str, target: str) -> None:
+        """Another name for a file, or, where that can't be, a copy of its bytes.
+
+        :raises FileNotFoundError: the source is gone.
+        """
+        try:
+            await self.disk.run(ops.Link(source, target))
+            return
+        except OSError as exc:
+            if exc.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP):
+                raise
+        original = await self.disk.open_read(source)
+        try:
+            copy = await self.disk.create(target)
+            try:
+                await copy.append_from(original.fd, original.size)
+                await copy.sync()
+            except OSError:
+                await self.disk.discard([target])
+                raise
+            finally:
+                await copy.close()
+        finally:
+            await original.close()
+
+
+def _identity(found: os.stat_result) -> tuple[int, int, int]:
+    """What changes when another file is put in the place of this one."""
+    return found.st_dev, found.st_ino, found.st_ctime_ns
+
+
+def message_number(name: str, prefix: str) -> int:
+    """The number in a file name ``u.N`` or ``m.N``; 0: it is not such a name, or no number that can be."""
+    found = re.fullmatch(rf"{prefix}\.([1-9][0-9]{{0,9}})", name)
+    number = int(found[1]) if found is not None else 0
+    return number if number < HIGHEST_NUMBER else 0
+
+
+def present(state: IndexState, uids: Iterable[int]) -> list[int]:
+    """Those of *uids* that the index has, ascending, each once."""
+    wanted = sorted(set(uids))
+    return [uid for uid, row in zip(wanted, state.rows_of(wanted).tolist(), strict=True) if row >= 0]
+
+
+def visible(state: IndexState, uids: Iterable[int]) -> list[int]:
+    """Those of *uids* that the index has and that nobody has asked to expunge, ascending, each once."""
+    found = present(state, uids)
+    asked = set(state.pending_expunges.tolist()) if state.has_pending_requests else set()
+    return [uid for uid in found if uid not in asked]

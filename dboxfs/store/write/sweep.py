@@ -1,0 +1,58 @@
+"""Temporary files that a killed process has left: removed at once, where that is sure.
+
+Dovecot's clean-up, and :mod:`~dboxfs.store.write.maintain`, wait 36 hours.  Here only those go whose name
+tells that their process is gone (:mod:`dboxfs.fsapi.temporary`): an upload of a daemon that was killed, which
+nobody can ever commit.  No lock is needed: nobody else knows of such a file.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+
+from dboxfs.fsapi import ops
+from dboxfs.fsapi.temporary import PREFIX, Process, booted, is_left_over
+from dboxfs.store.write.session import Work
+
+log = logging.getLogger(__name__)
+
+
+async def sweep(work: Work, names: Iterable[str], more: Iterable[str] = ()) -> int:
+    """Remove what is left over; gives the number of files.
+
+    :param names: storage names of all mailboxes.
+    :param more: further directories to look into.
+    """
+    location = work.location
+    directories = {*more, location.root, location.control_dir, location.index or location.root}
+    for name in names:
+        directories |= {location.mailbox_path(name), location.index_path(name)}
+    if work.mdbox:
+        directories |= {location.storage, location.map_dir}
+    here, since = Process.this(), booted()
+    removed = 0
+    for directory in sorted(directories):
+        try:
+            entries = await work.disk.run(ops.Listdir(directory, PREFIX))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            log.warning("%s: not looked at for left-over files: %s", directory, error.strerror)
+            continue
+        for entry in entries:
+            path = os.path.join(directory, entry.name)
+            found = None if entry.is_dir else await work.disk.stat(path)
+            if found is not None and is_left_over(entry.name, found, here, since):
+                removed += await _remove(work, path)
+    if removed:
+        log.info("%d temporary files of a process that was killed were removed", removed)
+    return removed
+
+
+async def _remove(work: Work, path: str) -> bool:
+    try:
+        return await work.disk.unlink(path)
+    except OSError as error:
+        log.warning("%s: could not be removed: %s", path, error.strerror)
+        return False

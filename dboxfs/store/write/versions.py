@@ -1,0 +1,38 @@
+"""Which dbox version a writer gives to new messages: what the store says, what was asked, what is safe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dboxfs.store.dbox_version import recorded_version, trace_of_dovecot
+from dboxfs.store.store import Store
+from dboxfs.store.write.errors import DovecotNeedsVersion2
+from dboxfs.store.write_options import Neighbour, WriteOptions
+
+
+async def with_version(
+    store: Store, options: WriteOptions, asked: int | None = None, *, force: bool = False
+) -> WriteOptions:
+    """*options* with the dbox version for new messages of *store*.
+
+    Version 3 without traces of a Dovecot means that there is none: then the store is written as ``ALONE``.
+
+    :param asked: 2 or 3; None: what is recorded.
+    :param force: write version 3 though a Dovecot has used the store.
+    :raises DovecotNeedsVersion2: version 3, and a Dovecot has used it, and not *force*.
+    :raises CorruptFile, OSError: what is recorded can't be read.
+    """
+    version = asked if asked is not None else await recorded_version(store.fs, store.location)
+    options = replace(options, dbox_version=version)
+    if version != 3:
+        return options
+    boxes = {name: folder.mailbox for name, folder in store.folders.items() if folder.mailbox is not None}
+    trace = await trace_of_dovecot(store.fs, store.location, boxes)
+    if trace is None:
+        return replace(options, neighbour=Neighbour.ALONE)
+    if not force:
+        raise DovecotNeedsVersion2(
+            f"{store.location.root}: a Dovecot has used this store ({trace}), and Dovecot can't read dbox "
+            "version 3; mount with -o rw,dbox_version=2, or with --force if no Dovecot ever will again"
+        )
+    return options

@@ -1,0 +1,463 @@
+"""The writing side of a store, as one object: :class:`StoreWriter`.
+
+::
+
+    async with open_store(fs, location) as store:
+        writer = StoreWriter(store.fs, location, store.owner, WriteOptions())
+        saved = await writer.save("INBOX", [NewMessage(b"Subject: hello\\n\\ntext\\n")])
+        await writer.set_flags("INBOX", saved.uids, add=0x08)
+
+Mailboxes are named by their storage names (``Work/Sub``, modified UTF-7 unless the location says UTF-8).
+What a call has changed is in the store's files when it returns; the reading side sees it there, as it would
+see a change of Dovecot's.  What each call does to the files, step by step, is in ``PROTOCOL.md``.
+
+Every call is one transaction, or one for each mailbox where it says so.  Errors, all of them before or
+instead of a change: :class:`~dboxfs.errors.NoSuchMailbox`, :class:`~dboxfs.errors.NoSuchMessage`,
+:class:`~dboxfs.errors.StoreBusy` (somebody holds a lock for too long), :class:`~dboxfs.errors.CorruptFile`,
+:class:`~dboxfs.errors.Unsupported`, those of ``errors``, and OSError from the file system.
+
+Cancellation: a call that waits for a lock ends without a change; one that has begun to change something
+goes on to its end first.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
+
+import trio
+
+from dboxfs.errors import DboxfsError, NoSuchMessage, Unsupported
+from dboxfs.fsapi import FileSystem
+from dboxfs.index.mapindex import MapIndex
+from dboxfs.store.disk import Disk
+from dboxfs.store.indexes.log import IndexLog
+from dboxfs.store.location import Location
+from dboxfs.store.mdbox.purge import Purged, Report, finish_journal, purge
+from dboxfs.store.mdbox.repair import repair_storage
+from dboxfs.store.mdbox.write import MdboxWriter
+from dboxfs.store.sdbox.write import SdboxWriter, heritage
+from dboxfs.store.write import log_records
+from dboxfs.store.write.expunge_requests import Asking
+from dboxfs.store.write.leftovers import forget, inodes_of, resolve
+from dboxfs.store.write.mailboxes import MailboxTree
+from dboxfs.store.write.maintain import Maintained, Pause, maintain
+from dboxfs.store.write.message import CopyAs, NewMessage
+from dboxfs.store.write.naming import Namer, Wanted
+from dboxfs.store.write.notes import Note
+from dboxfs.store.write.recover import recover
+from dboxfs.store.write.results import Copied, Saved
+from dboxfs.store.write.session import Work, visible
+from dboxfs.store.write.spool import Spool
+from dboxfs.store.write.subscriptions import subscribe
+from dboxfs.store.write.sweep import sweep
+from dboxfs.store.write_options import Eol, WriteOptions
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+
+class StoreWriter:
+    """Writes one store; see the module.  One for each store and process.
+
+    :param owner: attributes of the store's root directory: what is new gets its owner, group and modes.
+    """
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        location: Location,
+        owner: os.stat_result,
+        options: WriteOptions | None = None,
+    ) -> None:
+        self.options = options or WriteOptions()
+        self.location = location
+        self._work = Work(fs, location, owner, self.options)
+        self._work.repair = repair_storage
+        self._sdbox = SdboxWriter(self._work)
+        self._mdbox = MdboxWriter(self._work) if self._work.mdbox else None
+        self._tree = MailboxTree(self._work, self._execute_expunge)
+        self._asking: dict[str, Asking] = {}
+
+    @property
+    def disk(self) -> Disk:
+        """What carries out its file operations."""
+        return self._work.disk
+
+    async def seen_map(self) -> MapIndex:
+        """mdbox: the map as it was a moment ago.
+
+        :raises FileNotFoundError: there is none.
+        :raises CorruptFile, OSError: it can't be read.
+        """
+        return await self._work.seen_map()
+
+    # -- messages ----------------------------------------------------------------------------------------
+
+    def tell_names(self, namer: Namer) -> None:
+        """Tell *namer* of every message that shall have a name, before it comes."""
+        self._work.namer = namer
+
+    async def save(self, name: str, messages: Sequence[NewMessage]) -> Saved:
+        """Save messages; all of them or none.  Returns when they are durable (``fsync=commit``).
+
+        A message with ``replaces`` takes the place of another one in the same transaction.
+
+        :raises RefusedMessage: one begins with the magic of a compression format.
+        :raises Superseded: the name that one shall have is another message's.
+        :raises ValueError: a guid that has not 16 bytes, or something that can't be a keyword.
+        """
+        if not messages:
+            return Saved(0, (), ())
+        if self._mdbox is not None:
+            return await self._mdbox.save(name, messages)
+        return await self._sdbox.save(name, messages)
+
+    async def copy(
+        self,
+        source: str,
+        uids: Iterable[int],
+        target: str,
+        *,
+        like: Mapping[int, CopyAs] | None = None,
+        named: Wanted | None = None,
+    ) -> Copied:
+        """Copy messages to another mailbox (or the same); no bytes are copied.
+
+        :param like: by uid in the source: what its copy shall be instead of what the original is.
+        :param named: the name that the only one shall have.
+        :raises Superseded: another message has that name.
+        """
+        wanted = sorted(set(uids))
+        if not wanted:
+            return Copied(0, (), ())
+        if self._mdbox is not None:
+            return await self._mdbox.copy(source, wanted, target, like=like, named=named)
+        return await self._sdbox.copy(source, wanted, target, like=like, named=named)
+
+    async def move(
+        self,
+        source: str,
+        uids: Iterable[int],
+        target: str,
+        *,
+        replaces: int | None = None,
+        named: Wanted | None = None,
+    ) -> Copied:
+        """Copy messages, then expunge them in the source.
+
+        :param replaces: uid of a message in the target whose place the only one that is moved takes, as with
+            ``NewMessage.replaces``: in the transaction of the copy.
+        :param named: the name that the only one that is moved shall have.
+        :raises Superseded: another message has that name; nothing was moved.
+        """
+        wanted = sorted(set(uids))
+        if not wanted:
+            return Copied(0, (), ())
+        if replaces is not None and (len(wanted) > 1 or source == target):
+            raise ValueError("one message takes the place of one in another mailbox")
+        if self._mdbox is not None:
+            return await self._mdbox.copy(source, wanted, target, move=True, replaces=replaces, named=named)
+        note = await self._note_move(source, wanted, target)
+        try:
+            copied = await self._sdbox.copy(source, wanted, target, replaces=replaces, named=named)
+            await self.expunge(source, wanted)
+        finally:
+            await self._work.notes.drop([note])
+        return copied
+
+    async def _note_move(self, source: str, uids: Sequence[int], target: str) -> str:
+        async with self._work.mailbox(target) as index:
+            there, first = self._work.header(index).guid.hex(), index.state.next_uid
+        async with self._work.mailbox(source) as index:
+            here, moved = (
+                self._work.header(index).guid.hex(),
+                await inodes_of(self._work, source, index, uids),
+            )
+        note = Note(target, there, source=source, source_guid=here, moved=moved, first_uid=first)
+        return await self._work.notes.put(note)
+
+    async def take_place(self, name: str, uid: int, old: int, *, named: Wanted | None = None) -> None:
+        """*uid* takes the place of *old* in the same mailbox: it gets its flags and keywords, and *old* is
+        expunged, in one transaction.  If *old* is gone, nothing changes.
+
+        Once *old* is gone this succeeds, even if the disk could not confirm it or a file could not be removed
+        (``lost_errors``): who hears of an error takes *uid* away again, and it is the only one left.
+
+        :param named: the name of *old*, which *uid* gets, too.
+        :raises NoSuchMessage: *uid* is gone; nothing was changed.
+        :raises Superseded: *old* is gone, or has not that name any more; nothing was changed.
+        :raises OSError: nothing was changed.
+        """
+        if uid == old:
+            raise ValueError("a message has its own place")
+        await self._done_when_gone(name, [old], self._take_place(name, uid, old, named))
+
+    async def _done_when_gone(self, name: str, uids: Sequence[int], change: Awaitable[R]) -> R | None:
+        """What takes *uids* out of a mailbox has succeeded when they are gone, whatever fails behind that."""
+        try:
+            return await change
+        except OSError as error:
+            if await self._are_there(name, uids):
+                raise
+            self._work.disk.lost_errors += 1
+            log.error("%s: uid %s is expunged, but: %s", name, _few(uids), error)
+            return None
+
+    async def _are_there(self, name: str, uids: Sequence[int]) -> bool:
+        """Whether one of *uids* is there, or nobody can say."""
+        try:
+            async with self._work.mailbox(name) as index:
+                return bool(visible(index.state, uids))
+        except (DboxfsError, OSError):
+            return True
+
+    async def _take_place(self, name: str, uid: int, old: int, named: Wanted | None) -> None:
+        if self.options.alone:
+            writer = self._mdbox if self._mdbox is not None else self._sdbox
+            await writer.expunge(name, [old], heir=uid, named=named)
+            return
+        async with self._work.mailbox(name) as index:
+            await self._work.name_one(name, index, named)
+            batch = heritage(index, uid, old)
+            if batch is not None:
+                batch += log_records.expunge(index.state, [old], external=False)
+                await index.append(batch, durable=True)
+                self._work.count("expunged")
+
+    async def expunge(self, name: str, uids: Iterable[int], *, execute: bool | None = None) -> list[int]:
+        """Expunge messages; gives the uids that were there.
+
+        Once they are gone this succeeds, even if the disk could not confirm it or a file could not be removed
+        (``lost_errors``; ``maintain`` does it again).
+
+        :param execute: carry it out, and whatever others have asked for too; False: ask Dovecot to.
+            None: as ``options.neighbour`` says.
+        :raises OSError: one of them is there still.
+        """
+        wanted = sorted(set(uids))
+        if not (execute if execute is not None else self.options.alone):
+            return await self._request_expunge(name, wanted)
+        found = await self._done_when_gone(name, wanted, self._execute_expunge(name, wanted))
+        return wanted if found is None else found
+
+    async def _execute_expunge(self, name: str, uids: Sequence[int] | None = None) -> list[int]:
+        if self._mdbox is not None:
+            return await self._mdbox.expunge(name, uids)
+        return await self._sdbox.expunge(name, uids)
+
+    async def _request_expunge(self, name: str, uids: Sequence[int]) -> list[int]:
+        async with self._work.mailbox(name) as index:
+            wanted = visible(index.state, uids)
+            if wanted:
+                await index.append(log_records.expunge(index.state, wanted, external=False))
+        self._work.count("expunged", len(wanted))
+        return wanted
+
+    async def ask_expunge(self, name: str, uid: int) -> bool:
+        """Ask for the expunge of one message; False: it is gone, or was asked for already.
+
+        When this returns the request is in the log: nobody shows the message any more, whatever becomes of
+        this process.  It is not on disk, and not carried out: :meth:`carry_out` does that, for many at once.
+        Many in a row are quick (``asking``).
+
+        :raises OSError: nothing was changed.
+        """
+        asking = self._asking.get(name)
+        if asking is None:
+            asking = self._asking[name] = Asking(self._work, name)
+        asked = await asking.ask(uid)
+        if not self.options.alone:  # else it is counted when it is carried out
+            self._work.count("expunged", int(asked))
+        return asked
+
+    async def carry_out(self, name: str) -> None:
+        """What :meth:`ask_expunge` has asked for is on disk, and carried out, if nobody else will do it.
+
+        :raises OSError, DboxfsError: it is not; the requests are in the log still.
+        """
+        asking = self._asking.pop(name, None)
+        if asking is None:
+            return
+        await asking.close()
+        if self.options.alone:
+            await self._execute_expunge(name, [])
+        elif self.options.durable:
+            async with self._work.mailbox(name) as index:
+                await index.file.sync()
+
+    def spool(self, name: str) -> Spool:
+        """A file for a message that will be saved to a mailbox, once it is whole: its ``source`` then."""
+        options, location = self.options, self.location
+        directory = location.storage if self._work.mdbox else location.mailbox_path(name)
+        ready = options.dbox_version == 3 and options.eol is Eol.KEEP
+        return Spool(self._work.fs, directory, self._work.disk.file_permissions, ready=ready)
+
+    # -- flags and keywords ------------------------------------------------------------------------------
+
+    async def set_flags(self, name: str, uids: Iterable[int], *, add: int = 0, remove: int = 0) -> None:
+        """Set and clear flags (bits of ``NewMessage.flags``); a flag in both is set.
+
+        :raises NoSuchMessage: a message is gone; nothing was changed.
+        """
+        async with self._work.mailbox(name) as index:
+            wanted = self._all_of(index, uids)
+            await index.append(log_records.change_flags(wanted, add, remove & ~add))
+        self._work.count("flagged", len(wanted))
+
+    async def set_keywords(
+        self, name: str, uids: Iterable[int], *, add: Iterable[str] = (), remove: Iterable[str] = ()
+    ) -> None:
+        """Add and remove keywords.
+
+        :raises NoSuchMessage: a message is gone; nothing was changed.
+        :raises ValueError: something that can't be a keyword.
+        """
+        added, removed = tuple(dict.fromkeys(add)), tuple(dict.fromkeys(remove))
+        log_records.check_keywords(added)
+        async with self._work.mailbox(name) as index:
+            wanted = self._all_of(index, uids)
+            known = {keyword.lower() for keyword in index.state.keyword_names()}
+            batch = [r for word in added for r in log_records.change_keyword(wanted, word, add=True)]
+            for word in removed:
+                if word.lower() in known:
+                    batch += log_records.change_keyword(wanted, word, add=False)
+            await index.append(batch)
+        self._work.count("flagged", len(wanted))
+
+    async def replace_flags(self, name: str, uid: int, flags: int, keywords: Sequence[str] | None) -> None:
+        """Give one message exactly these flags, and exactly these keywords (None: those it has).
+
+        :raises NoSuchMessage: it is gone.
+        :raises ValueError: something that can't be a keyword.
+        """
+        log_records.check_keywords(keywords or ())
+        async with self._work.mailbox(name) as index:
+            (uid,) = self._all_of(index, [uid])
+            await index.append(log_records.exactly(index.state, uid, flags, keywords))
+        self._work.count("flagged")
+
+    @staticmethod
+    def _all_of(index: IndexLog, uids: Iterable[int]) -> list[int]:
+        wanted = sorted(set(uids))
+        found = visible(index.state, wanted)
+        if len(found) != len(wanted):
+            missing = sorted(set(wanted) - set(found))
+            raise NoSuchMessage(f"{index.what}: no message with uid {missing[0]}")
+        return found
+
+    # -- mailboxes ---------------------------------------------------------------------------------------
+
+    async def create_mailbox(self, name: str) -> None:
+        """Make a mailbox, and what is missing above it.
+
+        :raises MailboxExists, InvalidName: it can't be made.
+        """
+        await self._tree.create(name)
+
+    async def delete_mailbox(self, name: str, *, only_empty: bool = False) -> None:
+        """Delete a mailbox with its messages, which are expunged first; children stay.
+
+        :param only_empty: as rmdir(2): refuse if there are messages or children.
+        :raises MailboxInUse, NoSuchMailbox, Unsupported: it can't be deleted.
+        """
+        await self._tree.delete(name, only_empty=only_empty)
+
+    async def rename_mailbox(self, old: str, new: str) -> None:
+        """Rename a mailbox or a parent, with all children.
+
+        :raises MailboxExists, InvalidName, NoSuchMailbox, Unsupported: it can't be renamed.
+        """
+        await self._tree.rename(old, new)
+
+    async def set_identity(self, name: str, *, guid: bytes, uid_validity: int, next_uid: int) -> None:
+        """Make a mailbox that nobody has seen yet stand for one of another store.
+
+        :param guid: 16 bytes.
+        :param next_uid: ignored if the mailbox is beyond it.
+        :raises ValueError: a guid that has not 16 bytes, or numbers out of range.
+        """
+        if len(guid) != 16 or not 0 < uid_validity < 1 << 32 or not 0 < next_uid < 1 << 32:
+            raise ValueError("a guid has 16 bytes; UIDVALIDITY and uids are 1 to 2**32-1")
+        async with self._work.mailbox(name) as index:
+            kind = self._work.header(index).kind
+            batch = log_records.identity(index.state, kind, guid, uid_validity, next_uid)
+            await index.append(batch, durable=True)
+
+    async def subscribe(self, name: str, subscribed: bool = True) -> bool:
+        """Subscribe to a mailbox (it need not exist), or end that; False: it was so already."""
+        return await subscribe(self._work, name, subscribed=subscribed)
+
+    # -- the store as a whole ----------------------------------------------------------------------------
+
+    async def recover(self, names: Iterable[str] | None = None) -> int:
+        """To be called before the first change: ends what an earlier writer could not (``recovery``).
+
+        Gives the number of logs and files that had an unfinished end.
+
+        :param names: the storage names of all mailboxes, if the caller has just looked at the tree.
+        """
+        await resolve(self._work, self.expunge)
+        if self._work.mdbox and self.options.alone:
+            await finish_journal(self._work)
+        cut = await recover(self._work, self._tree.delete, names)
+        await forget(self._work)
+        return cut
+
+    async def sweep(self, names: Iterable[str], more: Iterable[str] = ()) -> int:
+        """Remove temporary files of processes that were killed, whoever else writes; gives their number.
+
+        :param names: the storage names of all mailboxes.
+        :param more: further directories to look into.
+        """
+        return await sweep(self._work, names, more)
+
+    async def maintain(self, pause: Pause = trio.lowlevel.checkpoint) -> Maintained:
+        """What has to be done now and then where no Dovecot does it; beside everything else.
+
+        Cancellation: between two mailboxes, at the latest.
+
+        :param pause: awaited before each mailbox; it may wait until there is time.
+        :raises Unsupported: a Dovecot may be beside.
+        """
+        if not self.options.alone:
+            raise Unsupported("next to a Dovecot only Dovecot cleans up")
+        if self._work.mdbox:
+            await finish_journal(self._work)
+        return await maintain(self._work, self._execute_expunge, self._tree.delete, pause)
+
+    async def purge(self, *, dry_run: bool = False, report: Report | None = None) -> Purged:
+        """mdbox: give back the bytes of messages that no mailbox has.
+
+        :param dry_run: change nothing; tell what would be given back.
+        :param report: called after each file.
+        :raises Unsupported: an sdbox, or a Dovecot may be beside.
+        """
+        return await purge(self._work, dry_run=dry_run, report=report)
+
+    @asynccontextmanager
+    async def held(self, name: str) -> AsyncIterator[Callable[[Iterable[int]], Sequence[int]]]:
+        """Hold the lock of a mailbox: nobody changes it meanwhile, also not this writer.
+
+        Gives a function: those of some uids that the mailbox has, ascending.
+        """
+        async with self._work.mailbox(name) as index:
+            yield partial(visible, index.state)
+
+    # -- statistics --------------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, int]:
+        """Changes so far by kind (``saved`` …), groups of saves, clean-ups that failed (``lost_errors``)."""
+        queues = [self._mdbox.queue] if self._mdbox is not None else self._sdbox.queues
+        groups = sum(queue.groups for queue in queues)
+        return {**self._work.counts, "groups": groups, "lost_errors": self._work.disk.lost_errors}
+
+
+def _few(uids: Sequence[int]) -> str:
+    """The first of many numbers, for a line in the log."""
+    return " ".join(map(str, uids[:10])) + (" ..." if len(uids) > 10 else "")

@@ -1,0 +1,76 @@
+"""How a store is written: durability, line ends, locks, and who else is there."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Neighbour(enum.Enum):
+    """Who else writes the store (PROTOCOL section 1).
+
+    DOVECOT: a Dovecot may run beside; only what Dovecot expects of another writer is done.
+    ALONE: nobody else does; expunges are executed, indexes rewritten, logs rotated, purge is possible.
+    """
+
+    DOVECOT = "dovecot"
+    ALONE = "alone"
+
+
+class Fsync(enum.Enum):
+    """COMMIT: a change is acknowledged when it is on disk.  NEVER: when the kernel has it (bulk loads)."""
+
+    COMMIT = "commit"
+    NEVER = "never"
+
+
+class Eol(enum.Enum):
+    """Line ends of saved messages.  KEEP: stored as written.  LF: as Dovecot's own save stores them."""
+
+    KEEP = "keep"
+    LF = "lf"
+
+
+class LockMethod(enum.Enum):
+    """The lock on logs; it must be the ``lock_method`` of the Dovecot that uses the store."""
+
+    FCNTL = "fcntl"
+    FLOCK = "flock"
+    DOTLOCK = "dotlock"
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """Options of a :class:`~dboxfs.store.write.StoreWriter`.
+
+    :param lock_timeout: seconds to wait for a lock before StoreBusy.
+    :param dbox_version: 2 (what Dovecot reads) or 3 (``dbox/FORMAT3.md``), of new messages; messages of
+        both are read, copied, moved and expunged.
+    :param rotate_size: mdbox: bytes that an ``m.N`` may have; a larger message gets a file of its own.
+    :param memory_limit: bytes up to which a message is put together in memory.
+    :param rewrite_after: bytes by which a log grows before ``dovecot.index`` is rewritten (ALONE).
+    :param rotate_log: bytes of a log before a new one is begun (ALONE).
+    :param temporary_age: seconds after which a temporary file is nobody's (dbox-files section 5; ALONE).
+    """
+
+    neighbour: Neighbour = Neighbour.DOVECOT
+    fsync: Fsync = Fsync.COMMIT
+    eol: Eol = Eol.KEEP
+    lock_method: LockMethod = LockMethod.FCNTL
+    lock_timeout: float = 60.0
+    dbox_version: int = 2
+    rotate_size: int = 10 << 20
+    memory_limit: int = 256 << 10
+    rewrite_after: int = 32 << 10
+    rotate_log: int = 1 << 20
+    temporary_age: float = 36 * 3600.0
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody else writes the store."""
+        return self.neighbour is Neighbour.ALONE
+
+    @property
+    def durable(self) -> bool:
+        """Whether a change waits for the disk."""
+        return self.fsync is Fsync.COMMIT

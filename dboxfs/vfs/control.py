@@ -1,0 +1,118 @@
+"""The control directory ``.dboxfs``: files about the mount itself, made when they are opened.
+
+It is answered by name and never listed, so that no backup, ``find`` or ``grep -r`` walks into it.  Its
+files have no size (like those in /proc): they are read to their end, past the kernel's cache.
+
+* ``stats.json``: counters since the mount was made, and gauges of now.
+* ``store.json``: the location, every folder with what its mailbox is and holds, and what is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+
+import trio
+
+from dboxfs import __version__
+from dboxfs.store import Mailbox, Store
+from dboxfs.vfs.node import FIRST_CONTROL_FILE
+
+NAME = b".dboxfs"
+
+
+class Control:
+    """The files of the control directory, by name and by inode.
+
+    :param operations: gives the counters of the requests that the kernel made, by operation.
+    :param kernel: gives counters of what the kernel was told, and of the request loop.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        operations: Callable[[], Mapping[str, int]],
+        kernel: Callable[[], Mapping[str, object]],
+    ) -> None:
+        self._store = store
+        self._kernel = kernel
+        self._operations = operations
+        self._started = trio.current_time()
+        self.mounted_at = int(time.time())
+        makers = {b"stats.json": self._stats, b"store.json": self._describe}
+        self.files = {name: FIRST_CONTROL_FILE + i for i, name in enumerate(makers)}
+        self._makers = dict(zip(self.files.values(), makers.values(), strict=True))
+
+    def content(self, inode: int) -> bytes | None:
+        """What the file *inode* says now; None: there is no such file."""
+        maker = self._makers.get(inode)
+        return None if maker is None else (json.dumps(maker(), indent=2) + "\n").encode()
+
+    def _stats(self) -> dict[str, object]:
+        store = self._store
+        boxes = [folder.mailbox for folder in store.folders.values() if folder.mailbox is not None]
+        return {
+            "version": __version__,
+            "uptime_seconds": round(trio.current_time() - self._started, 3),
+            "requests": dict(self._operations()),
+            "mailboxes": len(boxes),
+            "messages": sum(len(box) for box in boxes),
+            "messages_not_looked_at_yet": sum(box.facts.unknown for box in boxes),
+            "scans_running": sum(box.scanning for box in boxes),
+            **_progress(boxes),
+            "brought_ahead": store.ahead.stats(),
+            **self._kernel(),
+            "location_table": store.records.stats(),
+            "size_table": store.sizes.stats() if store.sizes is not None else None,
+            "damaged_messages": store.damaged_messages,
+            "index_errors": len(store.index_errors),
+            "refreshes": store.refreshes,
+            "directories_watched": store.watches,
+            "files": store.fs.stats(),
+        }
+
+    def _describe(self) -> dict[str, object]:
+        store, location = self._store, self._store.location
+        return {
+            "format": location.kind.value,
+            "dbox_version": store.dbox_version,
+            "root": location.root,
+            "index": location.index,
+            "control": location.control,
+            "alt": location.alt,
+            "attachments": location.attachments,
+            "folders": [
+                {
+                    "mailbox": store.display_name(folder),
+                    "storage_name": folder.name.encode("utf-8", "backslashreplace").decode(),
+                    "selectable": folder.mailbox is not None,
+                    **({} if folder.mailbox is None else _mailbox(folder.mailbox)),
+                    "error": store.index_errors.get(folder.name),
+                }
+                for folder in sorted(store.folders.values(), key=lambda folder: folder.name)
+                if folder.parent is not None
+            ],
+        }
+
+
+def _progress(boxes: list[Mailbox]) -> dict[str, object]:
+    """How fast the running scans are, and when they will be done if they go on like that."""
+    running = [box for box in boxes if box.scanning]
+    rate = sum(box.scan_rate for box in running)
+    left = sum(box.facts.unknown for box in running)
+    return {
+        "messages_scanned_per_second": round(rate, 1),
+        "scan_seconds_left": round(left / rate, 1) if rate else None,
+    }
+
+
+def _mailbox(box: Mailbox) -> dict[str, object]:
+    return {
+        "guid": box.guid.hex() if box.guid is not None else None,
+        "uidvalidity": box.uid_validity,
+        "uidnext": box.uid_next,
+        "messages": len(box),
+        "unseen": box.unseen,
+        "highestmodseq": box.highest_modseq,
+    }

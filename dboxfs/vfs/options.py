@@ -1,0 +1,75 @@
+"""What a mount may be told: how the tree is shown and to whom, what the kernel is given, how the store is
+written.
+
+Nothing that is imported here needs FUSE: the command line reads options on a machine without it, too.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from dataclasses import dataclass, field
+
+from dboxfs.store.write import WriteOptions
+
+_EPOCH_SINCE = (6, 16)
+
+
+class Entries(enum.Enum):
+    """How the kernel hears of names that mean something else: see :mod:`dboxfs.fuse.notify`.
+
+    ``AUTO``: the first that can be had.
+    """
+
+    AUTO = "auto"
+    EPOCH = "epoch"
+    COMPANION = "companion"
+    TIMEOUT = "timeout"
+
+
+def wants_companion(entries: Entries) -> bool:
+    """Whether a companion has to be forked, by what the kernel calls itself: it can't be asked before the
+    mount is made."""
+    if entries is not Entries.AUTO:
+        return entries is Entries.COMPANION
+    version = [int(part) for part in os.uname().release.split("-")[0].split(".")[:2] if part.isdigit()]
+    return tuple(version) < _EPOCH_SINCE
+
+
+@dataclass(frozen=True, slots=True)
+class ViewOptions:
+    """How files are shown.  ``uid``, ``gid``: owner, None: the store's.
+
+    ``umask``: permission bits taken away.  ``separator``: between the parts of ``user.dbox.mailbox``.
+    ``writable``: the modes allow the owner to write.
+    """
+
+    uid: int | None = None
+    gid: int | None = None
+    umask: int = 0
+    writable: bool = False
+    separator: str = "/"
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """What is given to the kernel and to the view.
+
+    ``fast_loop``: use the stand-in of :mod:`dboxfs.fuse.loop`.  ``fuse``: further options for libfuse.
+    ``write``: how the store is written; None: not at all.  ``dbox_version``: of new messages; None: what the
+    store says.  ``force``: also where a Dovecot can't read it, and where mail seems to be hidden.
+    ``entries``: how the kernel hears of names.
+    ``cache_dir``: where sizes are kept for the next mount; None: nowhere.  ``table_size``: of how many
+    messages parsed records are kept in memory.
+    """
+
+    allow_other: bool = False
+    fast_loop: bool = True
+    view: ViewOptions = field(default_factory=ViewOptions)
+    fuse: tuple[str, ...] = ()
+    write: WriteOptions | None = None
+    dbox_version: int | None = None
+    force: bool = False
+    entries: Entries = Entries.AUTO
+    cache_dir: str | None = None
+    table_size: int = 10_000

@@ -1,0 +1,136 @@
+"""Whose a name is, whatever is known first: the lines of the file, or what came and went in the mailbox."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from dboxfs.store.names.codec import Kind, Line
+from dboxfs.store.names.table import BoxNames, number_of
+
+ALIVE, DEAD = "1-0123abcd-4-5", "2-0123abcd-4-5"
+
+
+class Box:
+    """A mailbox, and the names in it."""
+
+    def __init__(self, *uids: int) -> None:
+        self.uids = set(uids)
+        self.next = max(uids, default=0) + 1
+        self.names = BoxNames(7, lambda writer: writer == ALIVE, self.uids.__contains__, self.is_gone)
+
+    def is_gone(self, uid: int) -> bool:
+        return 0 < uid < self.next and uid not in self.uids
+
+    def say(
+        self, uid: int, name: bytes, after: int = 0, kind: Kind = Kind.SAID, by: str = ALIVE
+    ) -> set[bytes]:
+        return self.names.take(Line(7, uid, name, after, kind, by if kind is not Kind.SAID else ""))
+
+    def go(self, *went: int, came: tuple[int, ...] = ()) -> set[bytes]:
+        self.uids -= set(went)
+        self.uids |= set(came)
+        self.next = max(self.next, *(uid + 1 for uid in came)) if came else self.next
+        return self.names.update(went, came)
+
+    @property
+    def shown(self) -> dict[int, bytes]:
+        shown = {uid: self.names.name(uid) for uid in sorted(self.uids)}
+        unusual = {uid: name for uid, name in self.names.unusual.items() if uid in self.uids}
+        assert unusual == {uid: name for uid, name in shown.items() if name != b"%d.eml" % uid}
+        assert len(set(shown.values())) == len(shown), "two messages with one name"
+        return shown
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_a_name_is_there_while_its_message_is_replaced_whatever_is_heard_first(
+    order: tuple[int, ...],
+) -> None:
+    """The announcement comes before the index; the last word behind it, or before it was read."""
+    box = Box(5)
+    box.say(5, b"x")
+    steps = [
+        lambda: box.say(6, b"x", 5, Kind.ANNOUNCED),
+        lambda: box.go(5, came=(6,)),
+        lambda: box.say(6, b"x"),
+    ]
+    for step in order:
+        if step == order[0] == 1:
+            continue  # nobody shows the message before the file was read
+        steps[step]()
+        assert b"x" in box.shown.values()
+    if 6 not in box.uids:
+        box.go(5, came=(6,))
+    assert box.shown == {6: b"x"}
+
+
+def test_it_is_there_also_when_several_have_replaced_it_before_the_index_was_read() -> None:
+    box = Box(5)
+    box.say(5, b"x")
+    box.say(6, b"x", 5, Kind.ANNOUNCED)
+    box.say(6, b"x")
+    box.say(7, b"x", 6, Kind.ANNOUNCED)
+    assert box.shown == {5: b"x"}
+    assert box.go(5, came=(7,)) <= {b"x"}
+    assert box.shown == {7: b"x"}
+    assert (box.names.heirs, box.names.pending) == ({5: 6, 6: 7}, {})
+
+
+def test_a_rename_over_a_message_counts_when_that_is_gone_and_no_earlier() -> None:
+    box = Box(3, 7)
+    box.say(3, b"x")
+    box.say(7, b"y")
+    box.say(7, b"x", 3, Kind.PLACED, DEAD)
+    assert box.shown == {3: b"x", 7: b"y"}
+    assert box.go(3) == {b"x", b"y"}
+    assert box.shown == {7: b"x"}
+    assert (box.names.heirs, box.names.successors) == ({}, {3: 7}), "it is another file"
+
+
+def test_a_later_word_about_a_message_is_the_one_that_counts() -> None:
+    box = Box(3, 7)
+    box.say(3, b"x")
+    box.say(7, b"x", 3, Kind.PLACED)
+    box.say(7, b"z")
+    box.go(3)
+    assert box.shown == {7: b"z"}
+
+
+def test_nothing_is_believed_of_a_writer_that_died_before_its_last_word() -> None:
+    box = Box(5)
+    box.say(5, b"x")
+    box.say(6, b"x", 5, Kind.ANNOUNCED, DEAD)
+    box.say(7, b"y", 0, Kind.ANNOUNCED, DEAD)
+    box.go(5, came=(6, 7))
+    assert box.shown == {6: b"6.eml", 7: b"7.eml"}
+    box.say(7, b"y")
+    assert box.shown == {6: b"6.eml", 7: b"y"}
+
+
+def test_the_name_of_a_uid_gives_way_to_a_written_one_and_comes_back() -> None:
+    box = Box(1, 2, 3)
+    assert box.say(1, b"2.eml") == {b"1.eml", b"2.eml", b"uid-2.eml"}
+    assert box.shown == {1: b"2.eml", 2: b"uid-2.eml", 3: b"3.eml"}
+    assert box.say(3, b"uid-2.eml") == {b"3.eml", b"uid-2.eml", b"uid-uid-2.eml"}
+    assert box.shown == {1: b"2.eml", 2: b"uid-uid-2.eml", 3: b"uid-2.eml"}
+    assert box.go(1) == {b"2.eml", b"uid-uid-2.eml"}
+    assert box.shown == {2: b"2.eml", 3: b"uid-2.eml"}
+    box.say(2, b"3.eml")
+    box.say(3, b"2.eml")
+    assert box.shown == {2: b"3.eml", 3: b"2.eml"}
+
+
+def test_a_name_that_is_announced_for_another_message_changes_nothing_that_is_shown() -> None:
+    box = Box(1, 2)
+    assert box.say(9, b"2.eml", 0, Kind.ANNOUNCED) == set()
+    assert box.shown == {1: b"1.eml", 2: b"2.eml"}
+    assert box.go(came=(9,)) == {b"2.eml", b"uid-2.eml"}
+    assert box.shown == {1: b"1.eml", 2: b"uid-2.eml", 9: b"2.eml"}
+
+
+def test_which_uid_a_name_would_be_of() -> None:
+    for name in (b"7.eml", b"uid-7.eml", b"uid-uid-7.eml"):
+        assert number_of(name) == 7
+    for other in (b"07.eml", b"0.eml", b"7.EML", b"uid7.eml", b"4294967296.eml", b"", b"x", None):
+        assert number_of(other) is None

@@ -1,0 +1,187 @@
+"""Mailboxes made, renamed, deleted and subscribed by us, and whole stores, as Dovecot sees them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from dboxfs.errors import NoSuchMailbox, Unsupported
+from dboxfs.fsapi import FileSystem, Permissions, ThreadsDriver
+from dboxfs.store import Kind, Location, parse_location
+from dboxfs.store.write import (
+    InvalidName,
+    MailboxExists,
+    MailboxInUse,
+    Neighbour,
+    NewMessage,
+    StoreExists,
+    StoreWriter,
+    WriteOptions,
+    init_store,
+)
+from tests.live.dovecot import Account, Dovecot
+from tests.store.write.stores import RESYNC, Shown, assert_resync_changes_nothing, body, writing
+
+pytestmark = pytest.mark.expected_log(*RESYNC)
+SPLIT = ":INDEX={home}/index:CONTROL={home}/control"
+BOTH = pytest.mark.parametrize("driver", ["sdbox", "mdbox"])
+LAYOUTS = pytest.mark.parametrize(
+    "mail", [f"{driver}:{{home}}/mail{suffix}" for driver in ("sdbox", "mdbox") for suffix in ("", SPLIT)]
+)
+
+
+def made(dovecot: Dovecot, mail: str) -> Account:
+    account = dovecot.account(mail)
+    account.save(body(0))
+    account.doveadm("mailbox create", "Work/Old")
+    account.doveadm("mailbox list")
+    return account
+
+
+@LAYOUTS
+async def test_create_rename_delete(dovecot: Dovecot, mail: str) -> None:
+    account = made(dovecot, mail)
+    client = account.imap()
+    async with writing(account.location) as writer:
+        await writer.create_mailbox("New")
+        await writer.create_mailbox("A/B/C")
+        await writer.save("A/B/C", [NewMessage(body(1))])
+        await writer.save("Work/Old", [NewMessage(body(2))])
+        assert account.mailboxes() == ["A", "A/B", "A/B/C", "INBOX", "New", "Work", "Work/Old"]
+        await writer.rename_mailbox("A/B", "Z/Y/X")
+        assert account.mailboxes() == ["INBOX", "New", "Work", "Work/Old", "Z", "Z/Y", "Z/Y/X", "Z/Y/X/C"]
+        assert Shown.of(account, "Z/Y/X/C").texts == [body(1)]
+        await writer.save("Z/Y/X/C", [NewMessage(body(3))])
+        await writer.delete_mailbox("Work/Old")
+        await writer.create_mailbox("Work/Old")
+    names = {line.split(b'"/" ')[1].decode() for line in client.list()[1] if isinstance(line, bytes)}
+    assert names == {"INBOX", "New", "Work", "Work/Old", "Z", "Z/Y", "Z/Y/X", "Z/Y/X/C"}
+    client.logout()
+    assert Shown.of(account, "Z/Y/X/C").texts == [body(1), body(3)]
+    assert Shown.of(account, "Work/Old").texts == []
+    status = account.status()
+    validities = [s.uidvalidity for s in status.values()]
+    assert len(set(validities)) == len(validities)
+    assert len({s.guid for s in status.values()}) == len(status)
+    account.doveadm("mailbox create", "Theirs")
+    assert account.status()["Theirs"].uidvalidity == max(validities) + 1
+    assert_resync_changes_nothing(account)
+    assert not list(account.root.glob("..DOVECOT*"))
+    if mail.startswith("mdbox"):
+        account.purge()
+        assert_resync_changes_nothing(account)
+
+
+@BOTH
+async def test_what_cannot_be_made_or_removed(dovecot: Dovecot, driver: str) -> None:
+    account = made(dovecot, f"{driver}:{{home}}/mail")
+    async with writing(account.location) as writer:
+        await writer.save("Work/Old", [NewMessage(body(1))])
+        for name in ("INBOX", "Work/Old"):
+            with pytest.raises(MailboxExists):
+                await writer.create_mailbox(name)
+        for name in ("", "a//b", "..", "a/.", "~x", "dbox-Mails", "a\nb", "b&d", "caf\udce9", "x" * 300):
+            with pytest.raises(InvalidName):
+                await writer.create_mailbox(name)
+        with pytest.raises(InvalidName):
+            await writer.rename_mailbox("Work", "Work/Old/Deeper")
+        await writer.create_mailbox("Other")
+        with pytest.raises(MailboxExists):
+            await writer.rename_mailbox("Work", "Other")
+        for name in ("INBOX", "Nowhere"):
+            with pytest.raises((Unsupported, NoSuchMailbox)):
+                await writer.delete_mailbox(name)
+            with pytest.raises((Unsupported, NoSuchMailbox)):
+                await writer.rename_mailbox(name, "Else")
+        for name in ("Work", "Work/Old"):
+            with pytest.raises(MailboxInUse):
+                await writer.delete_mailbox(name, only_empty=True)
+        await writer.expunge("Work/Old", [1])
+        await writer.delete_mailbox("Work/Old", only_empty=True)
+        await writer.delete_mailbox("Other", only_empty=True)
+    assert account.mailboxes() == ["INBOX", "Work"]
+    assert Shown.of(account).texts == [body(0)]
+    assert_resync_changes_nothing(account)
+
+
+async def test_subscriptions(dovecot: Dovecot) -> None:
+    account = made(dovecot, "sdbox:{home}/mail")
+    async with writing(account.location) as writer:
+        assert await writer.subscribe("Work/Old")
+        assert not await writer.subscribe("Work/Old")
+        assert await writer.subscribe("INBOX")
+        assert account.subscriptions() == ["INBOX", "Work/Old"]
+        account.doveadm("mailbox subscribe", "Work")
+        assert await writer.subscribe("Work/Old", False)
+        assert not await writer.subscribe("Work/Old", False)
+    assert account.subscriptions() == ["INBOX", "Work"]
+    account.doveadm("mailbox unsubscribe", "INBOX")
+    assert account.subscriptions() == ["Work"]
+    assert not list(account.root.glob("subscriptions.lock"))
+
+
+@BOTH
+@pytest.mark.parametrize("suffix", ["", SPLIT, ":UTF-8:DIRNAME=msgs:MAILBOXDIR=boxes"])
+@pytest.mark.parametrize("neighbour", list(Neighbour), ids=lambda n: n.value)
+async def test_a_store_made_by_us_alone(
+    dovecot: Dovecot, driver: str, suffix: str, neighbour: Neighbour
+) -> None:
+    account = dovecot.account(f"{driver}:{{home}}/mail{suffix}")
+    os.chown(account.home, dovecot.mail_uid, -1)
+    options = WriteOptions(neighbour)
+    entry = account.home.stat()
+    async with FileSystem(ThreadsDriver()) as fs:
+        where = as_location(account)
+        await init_store(fs, where, Permissions(0o700, entry.st_gid, entry.st_uid), options)
+        writer = StoreWriter(fs, parse_location(account.location), await fs.stat(where.root), options)
+        saved = await writer.save("INBOX", [NewMessage(body(n)) for n in range(20)])
+        await writer.create_mailbox("Work")
+        await writer.create_mailbox("Work/Sub")
+        await writer.copy("INBOX", saved.uids[:5], "Work/Sub")
+        await writer.expunge("INBOX", saved.uids[3:6])
+        with pytest.raises(StoreExists):
+            await init_store(fs, where, options=options)
+    shown = Shown.of(account)
+    assert shown.texts == [body(n) for n in range(20) if n not in (3, 4, 5)]
+    assert Shown.of(account, "Work/Sub").texts == [body(n) for n in range(5)]
+    assert account.mailboxes() == ["INBOX", "Work", "Work/Sub"]
+    account.save(body(20))
+    assert Shown.of(account).texts == [*shown.texts, body(20)]
+    for path in account.home.rglob("*"):
+        st = path.lstat()
+        assert (st.st_uid, st.st_gid) == (entry.st_uid, entry.st_gid), path
+        assert not stat.S_IMODE(st.st_mode) & 0o077 or path.name.startswith("dovecot-uidvalidity."), path
+    assert_resync_changes_nothing(account)
+
+
+def as_location(account: Account) -> Location:
+    """What ``parse_location`` would say if the store were there."""
+    root, home = account.root, account.home
+    kind = Kind.MDBOX if account.location.startswith("mdbox") else Kind.SDBOX
+    if "INDEX" in account.location:
+        return Location(kind, str(root), index=f"{home}/index", control=f"{home}/control")
+    if "DIRNAME" in account.location:
+        return Location(kind, str(root), dirname="msgs", mailbox_dir="boxes", utf8=True)
+    return Location(kind, str(root))
+
+
+@BOTH
+async def test_a_shared_store_keeps_group_and_modes(dovecot: Dovecot, driver: str) -> None:
+    account = dovecot.account(f"{driver}:{{home}}/mail")
+    group = 12345
+    async with FileSystem(ThreadsDriver()) as fs:
+        where = as_location(account)
+        await init_store(fs, where, Permissions(0o2770, group, dovecot.mail_uid))
+        writer = StoreWriter(fs, where, await fs.stat(where.root))
+        await writer.save("INBOX", [NewMessage(body(1))])
+        await writer.create_mailbox("Work")
+    for path in Path(where.root).rglob("*"):
+        st = path.lstat()
+        assert (st.st_uid, st.st_gid) == (dovecot.mail_uid, group), path
+        if path.is_dir():
+            assert stat.S_IMODE(st.st_mode) == 0o2770, path
+        elif not path.name.startswith("dovecot-uidvalidity."):
+            assert stat.S_IMODE(st.st_mode) == 0o660, path

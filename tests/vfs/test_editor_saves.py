@@ -1,0 +1,42 @@
+"""What editors that rename have put aside, and for how long."""
+
+from __future__ import annotations
+
+import trio
+from trio.testing import MockClock
+
+from dboxfs.vfs.editor_saves import LONGEST, MOST, Backups
+
+
+async def test_only_backups_of_the_name_itself_count(autojump_clock: MockClock) -> None:
+    backups = Backups()
+    for uid, (old, new) in enumerate(
+        [(b"a", b"a~"), (b"b", b"#b#"), (b"c", b"d"), (b"ee", b"e"), (b"f", b"f")]
+    ):
+        backups.put_aside("INBOX", old, new, uid, 8, ("x",))
+    found = {name: backups.find("INBOX", name) for name in (b"a", b"b", b"c", b"ee", b"f")}
+    assert [name for name, aside in found.items() if aside is not None] == [b"a", b"b"]
+    assert backups.find("Work", b"a") is None
+
+
+async def test_five_minutes_and_not_longer(autojump_clock: MockClock) -> None:
+    backups = Backups()
+    backups.put_aside("INBOX", b"a", b"a~", 7, 8, ("x",))
+    backups.saved("INBOX", 9)
+    await trio.sleep(LONGEST - 1)
+    aside = backups.find("INBOX", b"a")
+    assert aside is not None
+    assert (aside.uid, aside.flags, aside.keywords) == (7, 8, ("x",))
+    assert backups.is_new("INBOX", 9)
+    assert not backups.is_new("INBOX", 7)
+    await trio.sleep(2)
+    assert backups.find("INBOX", b"a") is None
+    assert not backups.is_new("INBOX", 9)
+
+
+async def test_memory_is_bounded() -> None:
+    backups = Backups()
+    for number in range(3 * MOST):
+        backups.put_aside("INBOX", b"%d" % number, b"%d~" % number, number, 0, ())
+        backups.saved("INBOX", number)
+    assert (len(backups._aside), len(backups._new)) == (MOST, MOST)
