@@ -280,11 +280,13 @@ class Commits:
 
     async def save(self, folder: Folder, upload: Upload, name: bytes | None, *, replaces: int | None) -> int:
         """Save the bytes of *upload* as a message with this name (None: with none); gives its uid."""
-        flags, keywords = upload.flags, upload.keywords
-        if replaces is None and name is not None and not flags and not keywords:
+        aside: PutAside | None = None
+        if replaces is None and name is not None and not upload.flags and not upload.keywords:
             aside = self._given_up(folder, name)
-            flags, keywords = (aside.flags, aside.keywords) if aside is not None else (0, ())
-        message = NewMessage(upload.source(), upload.received, flags, keywords, replaces=replaces)
+        message = NewMessage(
+            upload.source(), upload.received, upload.flags, upload.keywords, replaces=replaces,
+            inherits=aside.uid if aside is not None else None,
+        )  # fmt: skip
         return await self._save(folder, message, name)
 
     async def redate(self, folder: Folder, uid: int, received: int) -> int:
@@ -384,11 +386,9 @@ class Commits:
         :raises Superseded: another message has it by now; nothing was changed.
         :raises NoSuchMessage: *uid* is gone.
         """
-        box, old = self.box(folder), self._names.name(folder, uid)
-        flags, keywords = flag_bits(box.flags(uid)), box.keywords(uid)
-        self._backups.put_aside(folder.name, old, name, uid, flags, keywords)
+        self._backups.put_aside(folder.name, self._names.name(folder, uid), name, uid)
         if over is None:
-            if not flags and not keywords and self._backups.is_new(folder.name, uid):
+            if self._backups.is_new(folder.name, uid):
                 await self._take_over(folder, uid, name)
             async with self._writer.held(folder.name) as there:
                 await self._files.rename(folder, uid, name, there)
@@ -427,7 +427,7 @@ class Commits:
     async def _take_over(self, folder: Folder, uid: int, name: bytes) -> None:
         aside = self._given_up(folder, name)
         if aside is not None:
-            await self._writer.replace_flags(folder.name, uid, aside.flags, list(aside.keywords))
+            await self._writer.inherit(folder.name, uid, aside.uid)
             await self._store.refresh_mailbox(folder)
 
     async def move(self, source: Folder, uid: int, target: Folder, name: bytes, *, over: int | None) -> int:
@@ -473,11 +473,8 @@ class Commits:
         folder = self._inodes.folder(inode)
         if folder is None:
             raise FUSEError(errno.ENOENT)
-        uid = inode & UID_MASK
-        if flags is None:
-            flags = flag_bits(self.box(folder).flags(uid))
         try:
-            await self._writer.replace_flags(folder.name, uid, flags, keywords)
+            await self._writer.replace_flags(folder.name, inode & UID_MASK, flags, keywords)
         except ValueError:
             raise FUSEError(errno.EINVAL) from None
         await self._store.refresh_mailbox(folder)

@@ -1,9 +1,9 @@
 """Editors that save by renaming: ``rename f f~``, write a new ``f``, ``unlink f~`` (vim, emacs, sed -i.bak).
 
 Each of these steps is plain: another name, a new message, an expunge.  Together they are a replacement, and
-the user expects flags and keywords to stay.  So what a message had when it was renamed to a backup of its own
-name is remembered for a while: a new file that is written under the name, or a new message that is renamed to
-it, gets them, unless it has some already.
+the user expects flags and keywords to stay.  So a message that was renamed to a backup of its own name is
+remembered for a while.  A new file that is written under the name, or a new message that is renamed to it,
+gets the flags and keywords that the other one has by then, unless it has some already.
 
 While it is remembered, the name is free: also ``<uid>.eml``, to which the message would answer otherwise.
 
@@ -25,11 +25,9 @@ MOST = 1000
 
 @dataclass(frozen=True, slots=True)
 class PutAside:
-    """What a message had whose name was given up: flags (bits), keywords; ``when``: ``trio.current_time``."""
+    """A message whose name was given up; ``when``: ``trio.current_time``."""
 
     uid: int
-    flags: int
-    keywords: tuple[str, ...]
     when: float
 
 
@@ -40,13 +38,11 @@ class Backups:
         self._aside: OrderedDict[tuple[str, bytes], PutAside] = OrderedDict()
         self._new: OrderedDict[tuple[str, int], float] = OrderedDict()
 
-    def put_aside(
-        self, mailbox: str, old: bytes, new: bytes, uid: int, flags: int, keywords: tuple[str, ...]
-    ) -> None:
+    def put_aside(self, mailbox: str, old: bytes, new: bytes, uid: int) -> None:
         """A message was called *old* and will be called *new*."""
         if old != new and old in new:
             self._aside.pop((mailbox, old), None)
-            self._aside[mailbox, old] = PutAside(uid, flags, keywords, trio.current_time())
+            self._aside[mailbox, old] = PutAside(uid, trio.current_time())
             if len(self._aside) > MOST:
                 self._aside.popitem(last=False)
 

@@ -266,11 +266,12 @@ class MdboxWriter:
         flags, keywords = message.flags, message.keywords
         column = map_uids(state)
         if message.replaces is not None and column is not None and visible(state, [message.replaces]):
-            row = state.row_of(message.replaces)
-            old = (message.replaces, int(column[row]))
-            flags, keywords = int(state.flags[row]), state.keywords(row)
+            old = (message.replaces, int(column[state.row_of(message.replaces)]))
+            flags, keywords = log_records.marks(state, message.replaces)
             if old not in share.replaced:
                 share.replaced.append(old)
+        elif message.inherits is not None and visible(state, [message.inherits]):
+            flags, keywords = log_records.marks(state, message.inherits)
         saved = message.saved if message.saved is not None else now_seconds()
         share.appended.append(log_records.Appended(uid, flags, keywords, composed.guid, map_uid, saved))
 
@@ -427,9 +428,9 @@ class MdboxWriter:
         state, column = there.state, map_uids(there.state)
         if replaces is None or column is None or not visible(state, [replaces]):
             return []
-        row = state.row_of(replaces)
-        rows[0] = replace(rows[0], flags=int(state.flags[row]), keywords=state.keywords(row))
-        return [(replaces, int(column[row]))]
+        flags, keywords = log_records.marks(state, replaces)
+        rows[0] = replace(rows[0], flags=flags, keywords=keywords)
+        return [(replaces, int(column[state.row_of(replaces)]))]
 
     def _copies(
         self,

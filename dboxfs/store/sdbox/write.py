@@ -45,6 +45,7 @@ class _New:
     keywords: tuple[str, ...]
     guid: bytes
     replaces: int | None = None
+    inherits: int | None = None
     attachments: tuple[tuple[str, str], ...] = ()
     uid: int = 0
     wanted: Wanted | None = None
@@ -100,7 +101,7 @@ class SdboxWriter:
             message, version=options.dbox_version, eol=options.eol, memory_limit=options.memory_limit,
             mailbox=None, directory=directory,
         )  # fmt: skip
-        new = _New("", message.flags, message.keywords, composed.guid, message.replaces)
+        new = _New("", message.flags, message.keywords, composed.guid, message.replaces, message.inherits)
         new.uid, new.wanted = message.uid or 0, message.wanted
         made.append(new)
         if isinstance(composed, Spooled):
@@ -237,13 +238,17 @@ class SdboxWriter:
         return fine
 
     def _inherit(self, index: IndexLog, news: Sequence[_New]) -> list[int]:
-        """Flags and keywords of replaced messages go to their successors; gives those that still exist."""
-        olds = visible(index.state, (new.replaces for new in news if new.replaces is not None))
+        """Flags and keywords of replaced messages go to their successors, and those of others to their heirs;
+        gives the replaced ones that still exist.
+        """
+        state = index.state
+        olds = visible(state, (new.replaces for new in news if new.replaces is not None))
+        givers = visible(state, (new.inherits for new in news if new.inherits is not None))
         for new in news:
             if new.replaces is not None and new.replaces in olds:
-                row = index.state.row_of(new.replaces)
-                new.flags = int(index.state.flags[row])
-                new.keywords = index.state.keywords(row)
+                new.flags, new.keywords = log_records.marks(state, new.replaces)
+            elif new.inherits is not None and new.inherits in givers:
+                new.flags, new.keywords = log_records.marks(state, new.inherits)
         return olds
 
     async def _publish(self, name: str, index: IndexLog, news: list[_New], notes: list[str]) -> None:

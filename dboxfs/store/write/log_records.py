@@ -169,11 +169,13 @@ def change_keyword(uids: Iterable[int], keyword: str, *, add: bool) -> list[byte
     return [encode_record(RecordType.KEYWORD_UPDATE, payload.keyword_update(keyword, ranges, modify))]
 
 
-def exactly(state: IndexState, uid: int, flags: int, keywords: Iterable[str] | None) -> list[bytes]:
+def exactly(
+    state: IndexState, uid: int, flags: int | None, keywords: Iterable[str] | None
+) -> list[bytes]:
     """Give a message that is there these flags, and these keywords (None: those that it has)."""
     row = state.row_of(uid)
     old = int(state.flags[row])
-    batch = change_flags([uid], flags & ~old, old & ~flags)
+    batch = change_flags([uid], flags & ~old, old & ~flags) if flags is not None else []
     if keywords is not None:
         had = {word.lower(): word for word in state.keywords(row)}
         wanted = {word.lower(): word for word in keywords}
@@ -184,10 +186,15 @@ def exactly(state: IndexState, uid: int, flags: int, keywords: Iterable[str] | N
     return batch
 
 
+def marks(state: IndexState, uid: int) -> tuple[int, tuple[str, ...]]:
+    """Flags (bits of :data:`USER_FLAGS`) and keywords of a message that is there."""
+    row = state.row_of(uid)
+    return int(state.flags[row]) & USER_FLAGS, state.keywords(row)
+
+
 def inherit(state: IndexState, uid: int, old: int) -> list[bytes]:
     """Give a message the flags and keywords of another one; both are there."""
-    row = state.row_of(old)
-    return exactly(state, uid, int(state.flags[row]), state.keywords(row))
+    return exactly(state, uid, *marks(state, old))
 
 
 def index_deleted() -> list[bytes]:

@@ -107,6 +107,8 @@ class NewMessage:
         migrated keeps the name that it had); ``guid`` is then what this text stands for in indexes.
     :param replaces: uid of a message in the same mailbox that this one takes the place of: it gives its
         flags and keywords to this one and is expunged in the same transaction.  One that is gone is ignored.
+    :param inherits: uid of a message in the same mailbox that gives its flags and keywords to this one, and
+        stays.  If it is gone, *flags* and *keywords* hold.
     :param uid: the uid that it shall have; if uids are beyond that already, it gets the next one.
     :param saved: when it was saved, seconds since the epoch; None: now.  sdbox: always now.
     :param coded: the source gives compressed or encrypted bytes, which are stored as they come (only in dbox
@@ -127,6 +129,7 @@ class NewMessage:
     coded: Coded | None = None
     wanted: Wanted | None = None
     orig_mailbox: bytes | None = None
+    inherits: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -330,8 +330,10 @@ class StoreWriter:
             await index.append(batch)
         self._work.count("flagged", len(wanted))
 
-    async def replace_flags(self, name: str, uid: int, flags: int, keywords: Sequence[str] | None) -> None:
-        """Give one message exactly these flags, and exactly these keywords (None: those it has).
+    async def replace_flags(
+        self, name: str, uid: int, flags: int | None, keywords: Sequence[str] | None
+    ) -> None:
+        """Give one message exactly these flags, and exactly these keywords (None: those it has by then).
 
         :raises NoSuchMessage: it is gone.
         :raises ValueError: something that can't be a keyword.
@@ -341,6 +343,20 @@ class StoreWriter:
             (uid,) = self._all_of(index, [uid])
             await index.append(log_records.exactly(index.state, uid, flags, keywords))
         self._work.count("flagged")
+
+    async def inherit(self, name: str, uid: int, old: int) -> None:
+        """Give a message without flags and keywords those of another one of the mailbox, which stays.
+
+        If the message has some by now, or the other one is gone, nothing changes.
+
+        :raises NoSuchMessage: *uid* is gone.
+        """
+        async with self._work.mailbox(name) as index:
+            state = index.state
+            self._all_of(index, [uid])
+            if log_records.marks(state, uid) == (0, ()) and visible(state, [old]):
+                await index.append(log_records.inherit(state, uid, old))
+                self._work.count("flagged")
 
     @staticmethod
     def _all_of(index: IndexLog, uids: Iterable[int]) -> list[int]:
