@@ -169,9 +169,7 @@ def change_keyword(uids: Iterable[int], keyword: str, *, add: bool) -> list[byte
     return [encode_record(RecordType.KEYWORD_UPDATE, payload.keyword_update(keyword, ranges, modify))]
 
 
-def exactly(
-    state: IndexState, uid: int, flags: int | None, keywords: Iterable[str] | None
-) -> list[bytes]:
+def exactly(state: IndexState, uid: int, flags: int | None, keywords: Iterable[str] | None) -> list[bytes]:
     """Give a message that is there these flags, and these keywords (None: those that it has)."""
     row = state.row_of(uid)
     old = int(state.flags[row])
