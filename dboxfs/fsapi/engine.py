@@ -83,7 +83,7 @@ class Buffered(Protocol):
 
 
 class Closable(Protocol):
-    """A handle, as the engine sees it."""
+    """An open file, as the engine sees it."""
 
     def close(self) -> None:
         """Give the file back."""

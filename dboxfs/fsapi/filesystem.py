@@ -14,7 +14,6 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
@@ -28,10 +27,10 @@ from dboxfs.fsapi.drivers.base import Driver
 from dboxfs.fsapi.engine import Engine, Limits
 from dboxfs.fsapi.handle import Handle
 from dboxfs.fsapi.locks import LockTable
+from dboxfs.fsapi.open_file import OpenFile
 from dboxfs.fsapi.ops import Job, Op, Opened, os_error
 from dboxfs.fsapi.temporary import Process
 from dboxfs.fsapi.types import Capabilities, CreateMode, DirEntry, OpenMode, Peek, PeekResult, Permissions
-from dboxfs.fsapi.writer import Writer
 
 R = TypeVar("R")
 
@@ -124,18 +123,18 @@ class FileSystem:
         :param background: nobody waits for it yet: other work goes first.
         """
         self.engine.counters.opens += 1
-        handle = Handle(self.engine, path)
+        file = OpenFile(self.engine, path)
         if mode is OpenMode.APPEND:
-            handle.attach_writer(partial(Writer, self.engine, path, None, CreateMode.FAIL_IF_EXISTS))
-        elif self.engine.running and self._open_inline(handle, nofollow):
-            self.engine.handles.add(handle)
+            file.write_with(None, CreateMode.FAIL_IF_EXISTS)
+        elif self.engine.running and self._open_inline(file, nofollow):
+            self.engine.handles.add(file)
             if willneed:
-                handle.willneed(0, willneed)
-            return handle
+                file.willneed(0, willneed)
+            return Handle(self.engine, file)
         if willneed and not self.driver.kernel_cached:
-            handle.willneed(0, willneed)
+            file.willneed(0, willneed)
         op = ops.Open(path, mode is OpenMode.APPEND, willneed, nofollow)
-        return self._open_by_worker(handle, op, background=background)
+        return self._open_by_worker(file, op, background=background)
 
     def create(
         self,
@@ -153,9 +152,9 @@ class FileSystem:
         """
         self.engine.counters.creates += 1
         temporary = os.path.join(os.path.dirname(path), self._temporary_name())
-        handle = Handle(self.engine, path)
-        handle.attach_writer(partial(Writer, self.engine, path, temporary, mode))
-        return self._open_by_worker(handle, ops.Create(temporary, permissions or Permissions()))
+        file = OpenFile(self.engine, path)
+        file.write_with(temporary, mode)
+        return self._open_by_worker(file, ops.Create(temporary, permissions or Permissions()))
 
     # -- whole operations --------------------------------------------------------------------------------
 
@@ -320,24 +319,24 @@ class FileSystem:
             self._process = Process.this()
         return self._process.temporary_name(self.engine.counters.creates)
 
-    def _open_by_worker(self, handle: Handle, op: Op[Opened], *, background: bool = False) -> Handle:
+    def _open_by_worker(self, file: OpenFile, op: Op[Opened], *, background: bool = False) -> Handle:
         if not self.engine.running:
-            handle.open_failed(os_error(errno.EBADF, handle.path))
-            return handle
-        self.engine.handles.add(handle)
-        handle.begin_open()
-        self.engine.submit(op, handle.open_done, background=background)
-        return handle
+            file.open_failed(os_error(errno.EBADF, file.path))
+            return Handle(self.engine, file)
+        self.engine.handles.add(file)
+        file.begin_open()
+        self.engine.submit(op, file.open_done, background=background)
+        return Handle(self.engine, file)
 
-    def _open_inline(self, handle: Handle, nofollow: bool) -> bool:
+    def _open_inline(self, file: OpenFile, nofollow: bool) -> bool:
         try:
-            fd = self.driver.open_nowait(handle.path, nofollow)
+            fd = self.driver.open_nowait(file.path, nofollow)
         except OSError as error:
-            handle.open_failed(error)
+            file.open_failed(error)
             return True
         if fd is None:
             return False
-        handle.open_inline(fd)
+        file.open_inline(fd)
         self.engine.counters.inline_opens += 1
         return True
 

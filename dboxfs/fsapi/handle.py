@@ -9,21 +9,20 @@ How a read is answered, in this order:
 
 1. bytes that a worker brought for an earlier EAGAIN;
 2. the driver's ``read_nowait``: the kernel's page cache, on the loop's own thread, without a hop;
-3. a worker's read: EAGAIN now (``reading.py``).
+3. a worker's read: EAGAIN now (``reader.py``).
 
-Writing is append-only and goes through a bounded buffer (``writing.py``).  A handle that writes reads its own
+Writing is append-only and goes through a bounded buffer (``writer.py``).  A handle that writes reads its own
 bytes, committed or not.
 
-Concurrency: everything runs on the loop's thread, so nothing here is locked.  The file is given back to the
-driver when the handle is closed *and* no operation uses it any more: a descriptor number is never reused
-under a running read.
+Concurrency: everything runs on the loop's thread, so nothing here is locked.  What lies below a handle, and
+when its file is given back to the driver: ``open_file.py``.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from types import TracebackType
 from typing import Any
 
@@ -31,58 +30,40 @@ import trio
 
 from dboxfs.fsapi import ops, steps
 from dboxfs.fsapi.engine import Engine
-from dboxfs.fsapi.ops import Job, Opened, fresh, os_error
-from dboxfs.fsapi.reader import Reader
+from dboxfs.fsapi.open_file import Callback, OpenFile
+from dboxfs.fsapi.ops import fresh, os_error
 from dboxfs.fsapi.writer import Writer
-
-Callback = Callable[[Any], None]
-
-_NO_NOWAIT = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class Handle:
-    """An open file; made by :meth:`FileSystem.open` and :meth:`FileSystem.create`, never directly.
+    """An open file; made by :meth:`FileSystem.open` and :meth:`FileSystem.create`, never directly."""
 
-    :ivar path: the file's name; of a new file, its final name (:meth:`commit` may change it).
-    """
-
-    def __init__(self, engine: Engine, path: str) -> None:
-        self.path = path
+    def __init__(self, engine: Engine, file: OpenFile) -> None:
         self._engine = engine
-        self._driver = engine.driver
-        self._fd = -1
-        self._nowait: Callable[[int, int, int], bytes | None] | None = None
-        self._reader = Reader(engine, self._call_input, self._release)
-        self._arrived = self._reader.arrived
-        self._readahead = self._reader.readahead
-        self._wanted: tuple[int, int] | None = None
-        self._writer: Writer | None = None
-        self._opening = False
-        self._stat: os.stat_result | None = None
-        self._error: OSError | None = None
-        self._closed = False
-        self._releasing = False
-        self._released = False
-        self._lot: trio.lowlevel.ParkingLot | None = None
-        self._input: tuple[Callback, Any] | None = None
-        self._output: tuple[Callback, Any] | None = None
+        self._file = file
+        self._reader = file.reader
 
     # -- state -------------------------------------------------------------------------------------------
 
     @property
+    def path(self) -> str:
+        """The file's name; of a new file, its final name (:meth:`commit` may change it)."""
+        return self._file.path
+
+    @property
     def opened(self) -> bool:
         """The open has succeeded, and the handle is not closed."""
-        return self._fd >= 0 and not self._closed
+        return self._file.fd >= 0 and not self._file.closed
 
     @property
     def closed(self) -> bool:
         """:meth:`close` has been called."""
-        return self._closed
+        return self._file.closed
 
     @property
     def error(self) -> OSError | None:
         """What every use of this handle raises because the open failed, or None."""
-        return self._error
+        return self._file.error
 
     @property
     def size(self) -> int:
@@ -90,9 +71,9 @@ class Handle:
 
         :raises BlockingIOError: the file exists already and is not open yet.
         """
-        if self._writer is not None and (self._fd >= 0 or self._writer.temporary is not None):
-            self._check()
-            return self._writer.size
+        if self._file.writer is not None and (self._file.fd >= 0 or self._file.writer.temporary is not None):
+            self._file.check()
+            return self._file.writer.size
         return self.stat().st_size
 
     def set_input_callback(self, callback: Callback | None, context: Any = None) -> None:
@@ -102,14 +83,14 @@ class Handle:
         once for each range that arrives.  It must not raise: an exception ends the nursery of the file
         system.  None takes the callback away.
         """
-        self._input = None if callback is None else (callback, context)
+        self._file.on_input = None if callback is None else (callback, context)
 
     def set_output_callback(self, callback: Callback | None, context: Any = None) -> None:
         """Have ``callback(context)`` called whenever a write or commit that said EAGAIN is worth another try.
 
         The rules are those of :meth:`set_input_callback`.
         """
-        self._output = None if callback is None else (callback, context)
+        self._file.on_output = None if callback is None else (callback, context)
 
     def stat(self) -> os.stat_result:
         """Attributes of the file as they are now, or, where asking could wait, as they were at the open.
@@ -117,12 +98,7 @@ class Handle:
         :raises BlockingIOError: the open is still on its way.
         :raises OSError: the open failed; EBADF: closed.
         """
-        self._check()
-        if self._fd < 0:
-            raise BlockingIOError(errno.EAGAIN, "not open yet", self.path)
-        now = self._driver.stat_nowait(self._fd) or self._stat
-        assert now is not None, "a driver that opens without a stat must answer stat_nowait"
-        return now
+        return self._file.stat()
 
     async def wait_open(self) -> os.stat_result:
         """Wait for the open and give the file's attributes (see :meth:`stat`).
@@ -131,9 +107,9 @@ class Handle:
 
         :raises OSError: the open failed; EBADF: closed (also while waiting).
         """
-        while self._fd < 0:
-            self._check()
-            await self._park()
+        while self._file.fd < 0:
+            self._file.check()
+            await self._file.park()
         return self.stat()
 
     # -- reading -----------------------------------------------------------------------------------------
@@ -146,14 +122,14 @@ class Handle:
         :raises BlockingIOError: nothing is in memory; it is on its way, and the input callback will tell.
         :raises OSError: the open or this read failed; EBADF: closed.
         """
-        data = self._from_memory(size, offset) if self._arrived else None
+        data = self._from_memory(size, offset) if self._reader.arrived else None
         if data is None:
             data = self.pread_now(size, offset)
         if data is None:
             data = self._from_memory(size, offset)
         if data is None:
-            if self._fd >= 0:
-                self._reader.fetch(self._bounded(size, offset), offset, keep=True)
+            if self._file.fd >= 0:
+                self._reader.fetch(size, offset, keep=True)
             raise BlockingIOError(errno.EAGAIN, "not in memory yet", self.path)
         return data
 
@@ -164,21 +140,10 @@ class Handle:
 
         :raises OSError: the open or this read failed; EBADF: closed.
         """
-        nowait = self._nowait
-        if nowait is None:
-            return self._from_memory(size, offset) if self._fd >= 0 or self._error is not None else None
-        try:
-            data = nowait(self._fd, size, offset)
-        except OSError as error:
-            self._nowait_failed(error)
-            return None
-        if data is not None:
-            self._engine.counters.inline_reads += 1
-            end = offset + len(data)
-            if end > self._readahead.mark:
-                self._reader.ahead(len(data), offset)
-            self._readahead.position = end
-        return data
+        if self._reader.asks_kernel:
+            return self._reader.read_now(size, offset)
+        file = self._file
+        return self._from_memory(size, offset) if file.fd >= 0 or file.error is not None else None
 
     async def read(self, size: int, offset: int) -> bytes:
         """Exactly ``size`` bytes at ``offset``; fewer only at the end of the file.
@@ -211,24 +176,20 @@ class Handle:
         :raises OSError: EBADF: closed (also while waiting).
         """
         await trio.lowlevel.checkpoint()
-        while not self._closed and self._error is None:
-            if self._fd < 0:
-                await self._park()
+        while not self._file.closed and self._file.error is None:
+            if self._file.fd < 0:
+                await self._file.park()
                 continue
-            if self._in_memory(offset):
+            if self._reader.has(offset):
                 return
-            await self._reader.fetch(self._bounded(max(1, size), offset), offset, keep=True).wait()
-        if self._closed:
+            await self._reader.fetch(max(1, size), offset, keep=True).wait()
+        if self._file.closed:
             raise os_error(errno.EBADF, self.path)
 
     def willneed(self, offset: int, size: int) -> None:
         """A hint: this range will be read soon.  It never fails and never waits."""
-        if size <= 0 or offset < 0:
-            return
-        if self._fd >= 0:
-            self._reader.prefetch(offset, size)
-        else:
-            self._wanted = (offset, size)
+        if size > 0 and offset >= 0:
+            self._file.willneed(offset, size)
 
     # -- writing -----------------------------------------------------------------------------------------
 
@@ -255,17 +216,17 @@ class Handle:
         """
         writer = self._for_writing()
         target = os.path.abspath(filename or writer.path)
-        self._engine.locks.extend(self, target)
+        self._engine.locks.extend(self._file, target)
         try:
             writer.commit(filename)
         except BlockingIOError:
             raise
         except OSError:
             if target != os.path.abspath(self.path) or writer.temporary is not None:
-                self._engine.locks.retract(self, target)
+                self._engine.locks.retract(self._file, target)
             raise
         finally:
-            self.path = writer.path
+            self._file.path = writer.path
 
     def rollback(self) -> None:
         """Forget every write since the last commit.  Never waits; an error comes out of the next use.
@@ -274,7 +235,7 @@ class Handle:
 
         :raises OSError: the open failed; EBADF: closed, or for reading.
         """
-        self._arrived.clear()
+        self._reader.arrived.clear()
         self._for_writing().rollback()
 
     async def writable(self) -> None:
@@ -285,8 +246,8 @@ class Handle:
         :raises OSError: EBADF: closed (also while waiting), or for reading.
         """
         await trio.lowlevel.checkpoint()
-        while self._error is None and not self._for_writing().ready():
-            await self._park()
+        while self._file.error is None and not self._for_writing().ready():
+            await self._file.park()
 
     async def write_all(self, data: bytes | bytearray | memoryview) -> None:
         """Append all of ``data``.  A checkpoint only if it has to wait.
@@ -301,7 +262,7 @@ class Handle:
             try:
                 taken += self.write(view[taken:] if taken else data)
             except BlockingIOError:
-                await self._park()
+                await self._file.park()
             else:
                 if taken == len(data):
                     return
@@ -320,7 +281,7 @@ class Handle:
             try:
                 return self.commit(filename)
             except BlockingIOError:
-                await self._park()
+                await self._file.park()
             if writer.rollbacks != before:
                 raise os_error(errno.ECANCELED, self.path)
 
@@ -334,20 +295,20 @@ class Handle:
 
         :raises OSError: EOPNOTSUPP: the driver has no locks; EBADF: closed.
         """
-        if self._closed:
+        if self._file.closed:
             raise os_error(errno.EBADF, self.path)
-        if not self._driver.capabilities.locks:
+        if not self._engine.driver.capabilities.locks:
             raise os_error(errno.EOPNOTSUPP, self.path)
-        return self._engine.locks.acquire(self, self._lock_keys())
+        return self._engine.locks.acquire(self._file, self._lock_keys())
 
     def unlock(self) -> None:
         """Give the lock back, if this handle has it."""
-        self._engine.locks.release(self)
+        self._engine.locks.release(self._file)
 
     def _lock_keys(self) -> list[Hashable]:
-        new = self._writer is not None and self._writer.temporary
+        new = self._file.writer is not None and self._file.writer.temporary
         keys: list[Hashable] = [os.path.abspath(new or self.path)]
-        if self._fd >= 0:
+        if self._file.fd >= 0:
             status = self.stat()
             keys.append((status.st_dev, status.st_ino))
         return keys
@@ -363,16 +324,16 @@ class Handle:
         :raises OSError: the open or a write failed; EBADF: closed.
         """
         await self.wait_open()
-        writer = self._writer
+        writer = self._file.writer
         while writer is not None and not writer.settled:
             await self.writable()
             writer.check()
             writer.flush()
             if not writer.settled:
-                await self._park()
+                await self._file.park()
         if writer is not None:
             writer.check()
-        return self._fd
+        return self._file.fd
 
     async def sync(self) -> None:
         """Make all that was written durable (unless the file system does without).  No commit: a new file has
@@ -394,9 +355,9 @@ class Handle:
 
         :raises ValueError: there is no such file.
         """
-        if self._writer is None:
+        if self._file.writer is None:
             raise ValueError(f"{self.path}: no new file that could be handed over")
-        return self._writer.hand_over()
+        return self._file.writer.hand_over()
 
     # -- the end -----------------------------------------------------------------------------------------
 
@@ -406,17 +367,7 @@ class Handle:
         Whoever waits on this handle gets EBADF.  Never fails and never waits (the work goes on in the
         background); calling it again does nothing.
         """
-        if self._closed:
-            return
-        self._closed = True
-        self._nowait = None
-        self._input = self._output = None
-        self._engine.handles.discard(self)
-        self._reader.close()
-        self._wake()
-        if self._writer is not None:
-            self._writer.close()
-        self._release()
+        self._file.close()
 
     async def aclose(self) -> None:
         """:meth:`close`, and wait until its work is done: the file is closed, what was not committed is gone.
@@ -425,8 +376,8 @@ class Handle:
         """
         self.close()
         await trio.lowlevel.checkpoint()
-        while not self._released:
-            await self._park()
+        while not self._file.released:
+            await self._file.park()
 
     async def __aenter__(self) -> Handle:
         return self
@@ -439,110 +390,22 @@ class Handle:
     ) -> None:
         await self.aclose()
 
-    # -- called by the file system -----------------------------------------------------------------------
-
-    def attach_writer(self, writer: Callable[[Callable[[], None], Callable[[], None]], Writer]) -> None:
-        """This handle writes."""
-        self._writer = writer(self._progress, self._release)
-
-    def begin_open(self) -> None:
-        """A worker is opening the file."""
-        self._opening = True
-
-    def open_inline(self, fd: int) -> None:
-        """The file is open for reading already, without a hop."""
-        self._fd = fd
-        self._nowait = self._driver.read_nowait
-        self._reader.opened(fd, 0)
-
-    def open_failed(self, error: OSError) -> None:
-        """The open has failed."""
-        self._error = error
-        if self._writer is not None:
-            self._writer.open_failed()
-
-    def open_done(self, job: Job[Opened]) -> None:
-        """A worker has opened the file, or failed to."""
-        self._opening = False
-        if isinstance(job.error, OSError):
-            self.open_failed(job.error)
-        else:
-            self._set_open(job.value())
-        if self._closed:
-            self._release()
-            return
-        self._progress()
-        self._call_input()
-
-    def _set_open(self, opened: Opened) -> None:
-        self._fd = opened.fd
-        self._stat = opened.stat
-        self._reader.opened(opened.fd, opened.stat.st_size)
-        if self._writer is not None:
-            self._engine.locks.extend(self, (opened.stat.st_dev, opened.stat.st_ino))
-            self._writer.opened(opened.fd, opened.stat.st_size)
-        elif self._closed:
-            return
-        elif self._driver.kernel_cached:
-            self._nowait = self._driver.read_nowait
-        else:
-            self._reader.use_pages(opened.stat)
-        if self._wanted is not None:
-            self._reader.prefetch(*self._wanted)
-
     # -- inside ------------------------------------------------------------------------------------------
 
-    def _check(self) -> None:
-        if self._closed:
-            raise os_error(errno.EBADF, self.path)
-        if self._error is not None:
-            raise fresh(self._error)
-
     def _for_writing(self) -> Writer:
-        self._check()
-        if self._writer is None:
+        self._file.check()
+        if self._file.writer is None:
             raise os_error(errno.EBADF, self.path)
-        return self._writer
-
-    def _nowait_failed(self, error: OSError) -> None:
-        """This file can't be read from the kernel's cache without waiting: leave it to the workers."""
-        if error.errno not in _NO_NOWAIT:
-            raise error
-        self._nowait = None
-        self._reader.use_pages(self.stat())
-
-    def _in_memory(self, offset: int) -> bool:
-        if self._reader.has(offset):
-            return True
-        try:
-            if self._nowait is not None and self._nowait(self._fd, 1, offset) is not None:
-                return True
-        except OSError as error:
-            if error.errno not in _NO_NOWAIT:
-                return True  # and pread will raise it
-            self._nowait_failed(error)
-        return self._from_buffer(1, offset) is not None
+        return self._file.writer
 
     def _from_memory(self, size: int, offset: int) -> bytes | None:
         """Bytes that were fetched or are in the write buffer; None where they are in the file."""
-        self._check()
+        self._file.check()
         if size < 0 or offset < 0:
             raise os_error(errno.EINVAL, self.path)
-        if size == 0 and self._fd >= 0:
+        if size == 0 and self._file.fd >= 0:
             return b""
-        data = self._from_buffer(size, offset)
-        return self._reader.take(size, offset) if data is None else data
-
-    def _from_buffer(self, size: int, offset: int) -> bytes | None:
-        """Bytes that this handle has written and that are not in the file yet."""
-        writer = self._writer
-        if writer is None or self._fd < 0:
-            return None
-        return writer.slice(size, offset)
-
-    def _bounded(self, size: int, offset: int) -> int:
-        """Not into bytes that are still being written."""
-        return size if self._writer is None else min(size, self._writer.flushed - offset)
+        return self._reader.take(size, offset)
 
     async def _read_some(self, size: int, offset: int) -> bytes:
         while True:
@@ -551,57 +414,14 @@ class Handle:
                 data = self._from_memory(size, offset)
             if data is not None:
                 return data
-            if self._fd < 0:
-                await self._park()
+            if self._file.fd < 0:
+                await self._file.park()
                 continue
-            fetch = self._reader.fetch(self._bounded(size, offset), offset, keep=False)
+            fetch = self._reader.fetch(size, offset, keep=False)
             await fetch.wait()
-            self._check()
+            self._file.check()
             if fetch.error is not None:
                 raise fresh(fetch.error)
             data = fetch.slice(size, offset)
             if data is not None:
                 return data
-
-    def _release(self) -> None:
-        """Give the file back if the handle is closed and nothing uses the file any more."""
-        if not self._closed or self._releasing or self._opening or self._reader.in_flight:
-            return
-        if self._writer is not None and not self._writer.finished:
-            return
-        self._releasing = True
-        self._engine.locks.release(self)
-        fd, self._fd = self._fd, -1
-        if fd < 0 or (self._writer is None and self._driver.close_nowait(fd)):
-            self._set_released()
-        else:
-            self._engine.submit(ops.Close(fd), self._close_done)
-
-    def _close_done(self, job: Job[None]) -> None:
-        if job.error is not None:
-            self._engine.counters.lost_errors += 1
-        self._set_released()
-
-    def _set_released(self) -> None:
-        self._released = True
-        self._wake()
-
-    async def _park(self) -> None:
-        if self._lot is None:
-            self._lot = trio.lowlevel.ParkingLot()
-        await self._lot.park()
-
-    def _wake(self) -> None:
-        if self._lot is not None:
-            self._lot.unpark_all()
-
-    def _progress(self) -> None:
-        self._wake()
-        if self._output is not None:
-            callback, context = self._output
-            callback(context)
-
-    def _call_input(self) -> None:
-        if self._input is not None:
-            callback, context = self._input
-            callback(context)

@@ -1,8 +1,8 @@
-"""The reading half of a handle where the kernel's cache has no answer: fetches by workers, and readahead.
+"""The reading half of an open file: the kernel's cache, fetches by workers, and readahead.
 
-A :class:`Fetch` is a range on its way.  Several readers may wait for one fetch; each takes its bytes from it.
-A fetch that a nonblocking read asked for is kept when it has arrived (``arrived``) until that read comes back
-for it; one that only awaiting tasks asked for is handed to them and forgotten.
+A fetch (``fetch.py``) is a range on its way.  One that a nonblocking read asked for is kept when it has
+arrived (``arrived``) until that read comes back for it; one that only awaiting tasks asked for is handed to
+them and forgotten.
 
 Two kinds of files: most are kept by the kernel once they were read, and then readahead is a hint to it.
 Files of a driver that isn't ``kernel_cached``, and files that can't be read without waiting at all, are read
@@ -14,73 +14,40 @@ Files grow while they are read, so an end is believed once and never remembered.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
-
-import trio
+from typing import Protocol
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.cache.pages import PAGE, PagedFile
 from dboxfs.fsapi.cache.readahead import Readahead
 from dboxfs.fsapi.engine import Engine
+from dboxfs.fsapi.fetch import Fetch
 from dboxfs.fsapi.ops import Job, fresh
 
 _FETCH_LIMIT = 1 << 20
 _PREFETCH_LIMIT = 256 << 10
 _ARRIVED_LIMIT = 64
+_NO_NOWAIT = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 
-class Fetch:
-    """A range that a worker reads, and who waits for it.
+class Unwritten(Protocol):
+    """The writer of the same file, as its reader sees it.
 
-    :ivar background: it was begun before anybody asked for it.
-    :ivar asked: the offset that somebody asked for meanwhile, -1: nobody.
+    :ivar flushed: bytes of the file that are there; what lies behind them is in the writer's buffer.
     """
 
-    __slots__ = ("asked", "background", "data", "eof", "error", "keep", "lot", "offset", "size")
-
-    def __init__(self, offset: int, size: int, background: bool) -> None:
-        self.offset = offset
-        self.size = size
-        self.background = background
-        self.asked = -1
-        self.keep = False
-        self.eof = False
-        self.data: bytes | None = None
-        self.error: OSError | None = None
-        self.lot: trio.lowlevel.ParkingLot | None = None
-
-    def covers(self, offset: int) -> bool:
-        """Whether this fetch asked for the byte at ``offset``."""
-        return self.offset <= offset < self.offset + self.size
+    flushed: int
 
     def slice(self, size: int, offset: int) -> bytes | None:
-        """The bytes at ``offset``, b"" at the end of the file; None where this fetch knows nothing."""
-        data = self.data
-        if data is None or not self.covers(offset):
-            return None
-        start = offset - self.offset
-        if start >= len(data):
-            return b"" if self.eof else None
-        if start == 0 and size >= len(data):
-            return data
-        return data[start : start + size]
-
-    async def wait(self) -> None:
-        """Wait until it has arrived, or the handle is closed."""
-        if self.lot is None:
-            self.lot = trio.lowlevel.ParkingLot()
-        await self.lot.park()
-
-    def wake(self) -> None:
-        """Wake everybody who waits."""
-        if self.lot is not None:
-            self.lot.unpark_all()
+        """Bytes of the buffer; None where they are in the file."""
+        ...
 
 
 class Reader:
-    """The fetches of one open file.
+    """What is read of one open file.
 
     :param on_arrival: called when a fetch has arrived that a nonblocking read asked for.
     :param on_idle: called when the last operation of a closed reader has ended.
@@ -93,26 +60,76 @@ class Reader:
         self._on_arrival = on_arrival
         self._on_idle = on_idle
         self._fd = -1
-        self._known_size = 0
+        self._status: os.stat_result | None = None
         self._on_way: list[Fetch] = []
         self._pages: PagedFile | None = None
+        self._nowait: Callable[[int, int, int], bytes | None] | None = None
+        self._writer: Unwritten | None = None
         self.arrived: list[Fetch] = []
         self.readahead = Readahead(engine.limits.readahead)
         self.closed = False
         self.in_flight = 0
 
-    def opened(self, fd: int, size: int) -> None:
-        """The file is open; it was ``size`` bytes long then (0 where that is not known)."""
-        self._fd = fd
-        self._known_size = size
+    def written_by(self, writer: Unwritten) -> None:
+        """The file is written through the same handle: its reads see what is in the buffer of *writer*."""
+        self._writer = writer
 
-    def use_pages(self, status: os.stat_result) -> None:
+    def opened(self, fd: int, status: os.stat_result | None) -> None:
+        """The file is open; *status*: its attributes then, where the driver gave them."""
+        self._fd = fd
+        self._status = status
+        if self._writer is not None or self.closed:
+            return
+        if status is None or self._engine.driver.kernel_cached:
+            self._nowait = self._engine.driver.read_nowait
+        else:
+            self._use_pages(status)
+
+    def _use_pages(self, status: os.stat_result) -> None:
         """The kernel's cache can't answer for this file: keep its pages here."""
         if self._pages is None and stat.S_ISREG(status.st_mode):
             self._pages = PagedFile(self._engine.cache, status)
 
+    @property
+    def asks_kernel(self) -> bool:
+        """The kernel's cache is asked first: :meth:`read_now`."""
+        return self._nowait is not None
+
+    def read_now(self, size: int, offset: int) -> bytes | None:
+        """Bytes that the kernel's cache has, b"" at the end of the file; None: it hasn't, or can't be asked.
+
+        :raises OSError: the read failed.
+        """
+        nowait = self._nowait
+        if nowait is None:
+            return None
+        try:
+            data = nowait(self._fd, size, offset)
+        except OSError as error:
+            self._nowait_failed(error)
+            return None
+        if data is not None:
+            self._engine.counters.inline_reads += 1
+            end = offset + len(data)
+            if end > self.readahead.mark:
+                self.ahead(len(data), offset)
+            self.readahead.position = end
+        return data
+
+    def _nowait_failed(self, error: OSError) -> None:
+        """This file can't be read from the kernel's cache without waiting: leave it to the workers."""
+        if error.errno not in _NO_NOWAIT:
+            raise error
+        self._nowait = None
+        status = self._engine.driver.stat_nowait(self._fd) or self._status
+        if status is not None:
+            self._use_pages(status)
+
     def take(self, size: int, offset: int) -> bytes | None:
         """Bytes that are here, b"" at the end of the file, or None; what a fetch brought is taken once."""
+        data = self._buffered(size, offset)
+        if data is not None:
+            return data
         for index, fetch in enumerate(self.arrived):
             if not fetch.covers(offset):
                 continue
@@ -135,18 +152,33 @@ class Reader:
         return data
 
     def has(self, offset: int) -> bool:
-        """Whether :meth:`take` has an answer, be it an error."""
+        """Whether a read at *offset* has an answer without waiting, be it an error."""
         if any(
             fetch.covers(offset) and (fetch.error is not None or fetch.slice(1, offset) is not None)
             for fetch in self.arrived
         ):
             return True
+        try:
+            if self._nowait is not None and self._nowait(self._fd, 1, offset) is not None:
+                return True
+        except OSError as error:
+            if error.errno not in _NO_NOWAIT:
+                return True  # and the read will raise it
+            self._nowait_failed(error)
+        if self._buffered(1, offset) is not None:
+            return True
         return self._pages is not None and self.take(1, offset) is not None
+
+    def _buffered(self, size: int, offset: int) -> bytes | None:
+        """Bytes that were written through the same handle and are not in the file yet."""
+        return self._writer.slice(size, offset) if self._writer is not None and self._fd >= 0 else None
 
     def fetch(self, size: int, offset: int, *, keep: bool) -> Fetch:
         """The fetch on its way that brings ``offset``, started if there is none."""
         fetch = self._find(offset)
         if fetch is None:
+            if self._writer is not None:  # not into bytes that are still being written
+                size = min(size, self._writer.flushed - offset)
             start, end = offset, offset + max(1, size)
             if self._pages is not None:
                 start = self._pages.start_of(offset)
@@ -186,6 +218,7 @@ class Reader:
     def close(self) -> None:
         """Wake everybody who waits, and forget what has arrived."""
         self.closed = True
+        self._nowait = None
         self.arrived.clear()
         for fetch in self._on_way:
             fetch.wake()
@@ -246,8 +279,8 @@ class Reader:
             return False  # the hint is only a hint; the reader will meet the error
 
     def _size_now(self) -> int:
-        now = self._engine.driver.stat_nowait(self._fd)
-        return self._known_size if now is None else now.st_size
+        status = self._engine.driver.stat_nowait(self._fd) or self._status
+        return 0 if status is None else status.st_size
 
     def _is_behind_the_end(self, offset: int) -> bool:
         """Without a worker; False where that can't be known."""

@@ -312,7 +312,7 @@ async def test_a_fetch_that_waits_for_its_reader_does_not_keep_others_from_the_k
         await handle.wait_open()
         handle._reader.fetch(10, 100, keep=True)
         with trio.fail_after(5):
-            while not handle._arrived:
+            while not handle._reader.arrived:
                 await trio.lowlevel.checkpoint()
         assert handle.pread(10, 0) == bytes(range(10))
         assert handle.pread(10, 100) == bytes(range(100, 110))

@@ -301,7 +301,7 @@ async def test_what_was_submitted_together_enters_the_kernel_together(tmp_path: 
         before = fs.stats()["driver_wakeups"]
         jobs: list[ops.Job[bytes]] = []
         for _ in range(400):  # more than the ring takes at once
-            fs.engine.submit(ops.Read(handle._fd, 100, 0), jobs.append)
+            fs.engine.submit(ops.Read(await handle.settle(), 100, 0), jobs.append)
         assert not jobs, "nothing is answered from inside submit"
         with trio.fail_after(5):
             while len(jobs) < 400:
