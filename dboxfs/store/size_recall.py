@@ -21,16 +21,8 @@ from dboxfs.errors import CorruptFile
 from dboxfs.store.attrs import DAMAGED, FactColumns, FactTable, Uids
 from dboxfs.store.backend import MessageFiles
 from dboxfs.store.saved_dates import SavedDates
-from dboxfs.store.size_table import (
-    BLOCK_ROWS,
-    NOT_CACHED,
-    Key,
-    Remembered,
-    SizeTables,
-    TableFile,
-    merged,
-    usable,
-)
+from dboxfs.store.size_format import BLOCK_ROWS, NOT_CACHED, Key, Remembered, merged, usable
+from dboxfs.store.size_table import SizeTables, TableFile
 
 LEAST = 64
 """Fewer rows are not worth a file: their headers are read in no time."""

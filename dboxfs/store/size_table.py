@@ -1,38 +1,10 @@
-"""The size table: facts of messages, kept in a file for each mailbox, so that headers are read only once.
+"""The size tables: what is known of messages, kept in a file for each mailbox, so that headers are read once.
 
 Exact sizes stand in the message files; a listing needs them all.  What was read is written into a cache
-directory of the user's own (never into the store) and taken from there after the next mount.
+directory of the user's own (never into the store) and taken from there after the next mount.  The file, and
+why a row of it can be too old but never wrong: ``size_format.py``.
 
-::
-
-    file   = header, block*, end;  everything little-endian
-    header = "dboxsize", version u32, cache_seq u32, generation 16 bytes, key 32 bytes
-    block  = rows u32 (16384 at most), widths u8[3], unused u8, columns, checksum;  uids rise through the file
-    columns = mark u64, size, received, saved (u32 or i64: widths), uid u32, cached_at u32, state u8;
-              each one padded to 8 bytes
-    end    = a block of 0 rows
-    checksum = BLAKE2b (32 bytes) of the header, the block's number u64, and the block before its checksum
-
-It is read and written a block at a time: a million rows need no more memory than a thousand.
-
-**Why it can't go wrong.**  A row says: "the bytes that bear this mark have these facts".  Nothing of a row is
-used before the mark of the bytes that are there *now* was found to be the same, so a row can be too old, but
-not wrong, and rows of several daemons may be mixed.  A mark is a 64 bit hash of
-
-* sdbox: inode number, size, mtime and ctime of the message's file.  Repair, restore and uids that are used
-  again all make another file or another ctime, and nobody can set a ctime back.  To know it each file is
-  opened and stat'ed, not read: the reads are what is slow.
-* mdbox: the message's GUID and map uid, which the mailbox's index has, and the size of the record, which
-  the map has, all in memory.  A message that is altmoved or purged into another file keeps all three.  What
-  was read is believed only if the message's own metadata have that GUID, so an index and a map that don't
-  belong together (one was rebuilt, the other is not read yet) leave nothing behind.
-
-The whole file counts only for the store (path, device and inode of its root), the mailbox (GUID, UIDVALIDITY)
-and the ``generation`` that it was written for: the rebuild counts of mailbox and map, indexid and
-uidvalidity of the map.  Every repair by Dovecot changes one of them, and then everything is read again.
-Messages that are damaged, or without GUID (mdbox), are never in it.
-
-It may be deleted at any time.  It appears by rename, with mode 0600 in a directory 0700.  One that is
+A file may be deleted at any time.  It appears by rename, with mode 0600 in a directory 0700.  One that is
 damaged or somebody else's is ignored, with one line in the log.  The directory is kept below
 :data:`DIRECTORY_BYTES`: the files that were written longest ago go first.
 
@@ -48,248 +20,36 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import logging
 import os
 import stat
-import struct
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from dboxfs.errors import FormatError
 from dboxfs.fsapi import CreateMode, FileSystem, Handle, Peek, PeekResult, Permissions
-from dboxfs.store.attrs import DAMAGED, KNOWN, FactColumns, Marks, Uids
+from dboxfs.fsapi.temporary import is_temporary
+from dboxfs.store.size_format import (
+    BLOCK_START_BYTES,
+    HEADER_BYTES,
+    NO_ROWS,
+    Key,
+    Remembered,
+    block_size,
+    decode_block,
+    decode_header,
+    encode_block,
+    encode_header,
+)
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
 SUFFIX = ".sizes"
 
 DIRECTORY_BYTES = 1 << 30
 """The files of the cache directory take at most about so many bytes."""
 
-BLOCK_ROWS = 1 << 14
-"""Rows of a block, at most."""
-
-NOT_CACHED = 0xFFFFFFFF
-"""``cached_at`` of a row whose saved date has to be looked up again."""
-
-_MAGIC = b"dboxsize"
-_HEADER = struct.Struct("<8sII16s32s")
-_BLOCK = struct.Struct("<I3Bx")
-_NUMBER = struct.Struct("<Q")
-_CHECKSUM = 32
 _TRIM_EVERY = DIRECTORY_BYTES // 16
 _OLD_TEMPORARY = 36 * 3600.0
-_MASK = (1 << 64) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """What a table is for.  ``root``: path of the store's root; ``guid``: the mailbox's, 16 bytes."""
-
-    root: str
-    dev: int
-    ino: int
-    guid: bytes
-    uid_validity: int
-
-    def digest(self) -> bytes:
-        """32 bytes that stand for it."""
-        numbers = struct.pack("<IQQQ", VERSION, self.dev & _MASK, self.ino & _MASK, self.uid_validity)
-        return hashlib.blake2b(numbers + self.guid + os.fsencode(self.root), digest_size=32).digest()
-
-
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """The rows of a table, ascending by uid.
-
-    ``cache_seq``: file_seq of the ``dovecot.index.cache`` that ``cached_at`` is an offset of; 0: of none.
-    """
-
-    uids: Uids
-    marks: Marks
-    facts: FactColumns
-    cached_at: Uids
-    cache_seq: int = 0
-
-    def __len__(self) -> int:
-        return len(self.uids)
-
-    def __getitem__(self, rows: Any) -> Remembered:
-        """Those of some rows: a slice, row numbers, or a mask."""
-        return Remembered(
-            self.uids[rows], self.marks[rows], self.facts[rows], self.cached_at[rows], self.cache_seq
-        )
-
-
-def marks_of(*columns: npt.NDArray[np.uint64]) -> Marks:
-    """One mark for each row: a 64 bit hash of the columns, never 0."""
-    mark = np.full(len(columns[0]), 0x9E3779B97F4A7C15, np.uint64)
-    for column in columns:  # the finalizer of splitmix64, once for each column
-        mark ^= column
-        mark ^= mark >> np.uint64(30)
-        mark *= np.uint64(0xBF58476D1CE4E5B9)
-        mark ^= mark >> np.uint64(27)
-        mark *= np.uint64(0x94D049BB133111EB)
-        mark ^= mark >> np.uint64(31)
-    mark[mark == 0] = 1
-    return mark
-
-
-def marks_of_files(stats: list[os.stat_result]) -> Marks:
-    """The marks of sdbox files."""
-    fields = [
-        [one.st_ino & _MASK for one in stats],
-        [one.st_size for one in stats],
-        [one.st_mtime_ns & _MASK for one in stats],
-        [one.st_ctime_ns & _MASK for one in stats],
-    ]
-    return marks_of(*(np.array(field, np.uint64) for field in fields))
-
-
-def generation_of(*numbers: int) -> bytes:
-    """16 bytes that change when one of *numbers* does."""
-    packed = b"".join((number & _MASK).to_bytes(8, "little") for number in numbers)
-    return hashlib.blake2b(packed, digest_size=16).digest()
-
-
-# -- the format --------------------------------------------------------------------------------
-
-
-def encode_header(key: bytes, generation: bytes, cache_seq: int) -> bytes:
-    """The beginning of a file."""
-    return _HEADER.pack(_MAGIC, VERSION, cache_seq, generation, key)
-
-
-def encode_block(rows: Remembered, header: bytes, number: int) -> bytes:
-    """Block *number* of the file that begins with *header*."""
-    facts = rows.facts
-    narrow = [_narrowest(column) for column in (facts.size, facts.received, facts.saved)]
-    columns = [
-        rows.marks.astype("<u8"), *narrow, rows.uids.astype("<u4"), rows.cached_at.astype("<u4"),
-        facts.state.astype("u1"),
-    ]  # fmt: skip
-    pieces = [_BLOCK.pack(len(rows), *(column.dtype.itemsize for column in narrow))]
-    for column in columns:
-        pieces.append(column.tobytes() + bytes(-column.nbytes % 8))
-    block = b"".join(pieces)
-    return block + _checksum(header, number, block)
-
-
-def _checksum(header: bytes, number: int, block: bytes | memoryview) -> bytes:
-    checksum = hashlib.blake2b(header + _NUMBER.pack(number), digest_size=_CHECKSUM)
-    checksum.update(block)
-    return checksum.digest()
-
-
-def _narrowest(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if column.dtype.itemsize <= 4 or not len(column):
-        return column.astype("<u4")
-    fits = int(column.min()) >= 0 and int(column.max()) <= 0xFFFFFFFF
-    return column.astype("<u4" if fits else "<i8")
-
-
-def decode_header(header: bytes, key: bytes, generation: bytes) -> int | None:
-    """cache_seq; None: the file is of another version, or for another mailbox or generation.
-
-    :raises FormatError: it is no size table.
-    """
-    if len(header) < _HEADER.size or not header.startswith(_MAGIC):
-        raise FormatError(0, "size table: it doesn't begin like one")
-    _, version, cache_seq, found_generation, found_key = _HEADER.unpack(header)
-    if (version, found_key, found_generation) != (VERSION, key, generation):
-        return None
-    return int(cache_seq)
-
-
-def block_size(start: bytes) -> int:
-    """Bytes of a block, with its checksum, that begins with *start* (8 bytes or more).
-
-    :raises FormatError: no block begins like that.
-    """
-    types, count = _block_types(start)
-    return _BLOCK.size + sum(_padded(kind, count) for kind in types) + _CHECKSUM
-
-
-def _block_types(start: bytes) -> tuple[list[str], int]:
-    if len(start) < _BLOCK.size:
-        raise FormatError(0, "size table: it ends too early")
-    count, *widths = _BLOCK.unpack_from(start)
-    if count > BLOCK_ROWS or not set(widths) <= {4, 8}:
-        raise FormatError(0, f"size table: a block of {count} rows, {widths} bytes wide")
-    return ["<u8", *("<i8" if width == 8 else "<u4" for width in widths), "<u4", "<u4", "u1"], count
-
-
-def _padded(kind: str, count: int) -> int:
-    size = np.dtype(kind).itemsize * count
-    return size + -size % 8
-
-
-def decode_block(block: bytes, header: bytes, number: int, cache_seq: int) -> Remembered:
-    """The rows of a whole block; none: the file ends here.
-
-    :raises FormatError: it is damaged.
-    """
-    types, count = _block_types(block)
-    view = memoryview(block)
-    if len(block) != block_size(block) or _checksum(header, number, view[:-_CHECKSUM]) != view[-_CHECKSUM:]:
-        raise FormatError(0, f"size table: block {number} is damaged")
-    offset, columns = _BLOCK.size, []
-    for kind in types:
-        columns.append(np.frombuffer(view, kind, count, offset))
-        offset += _padded(kind, count)
-    marks, plain, received, saved, uids, cached_at, state = columns
-    return Remembered(uids, marks, FactColumns(state, plain, received, saved), cached_at, cache_seq)
-
-
-def merged(fresh: Remembered, old: list[Remembered], keep: Uids) -> Remembered:
-    """*fresh*, and the rows of *old* that it doesn't have and whose uid is in *keep*; all ascending."""
-    parts = [fresh]
-    for rows in old:
-        wanted = rows[np.isin(rows.uids, keep) & ~np.isin(rows.uids, fresh.uids)]
-        if rows.cache_seq != fresh.cache_seq:
-            cached_at = np.full(len(wanted), NOT_CACHED, np.uint32)
-            wanted = Remembered(wanted.uids, wanted.marks, wanted.facts, cached_at)
-        if len(wanted):
-            parts.append(wanted)
-    if len(parts) == 1:
-        return fresh
-    uids = np.concatenate([part.uids for part in parts])
-    order = np.argsort(uids, kind="stable")
-    return Remembered(
-        uids[order],
-        np.concatenate([part.marks for part in parts])[order],
-        FactColumns(
-            np.concatenate([part.facts.state for part in parts])[order],
-            np.concatenate([part.facts.size for part in parts])[order],
-            np.concatenate([part.facts.received for part in parts])[order],
-            np.concatenate([part.facts.saved for part in parts])[order],
-        ),
-        np.concatenate([part.cached_at for part in parts])[order],
-        fresh.cache_seq,
-    )
-
-
-def usable(state: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Which rows may be in a table: known ones that are whole."""
-    found: npt.NDArray[np.bool_] = (state & np.uint8(KNOWN | DAMAGED)) == KNOWN
-    return found
-
-
-_NO_ROWS = Remembered(
-    np.empty(0, np.uint32),
-    np.empty(0, np.uint64),
-    FactColumns(*(np.empty(0, np.uint32) for _ in range(4))),
-    np.empty(0, np.uint32),
-)
-
-
-# -- the directory -----------------------------------------------------------------------------
 
 
 class SizeTables:
@@ -377,7 +137,7 @@ class SizeTables:
             status = await handle.wait_open()
             if status.st_uid != os.geteuid() or status.st_mode & 0o022:
                 raise FormatError(0, "size table: somebody else's, or others can write it")
-            header = await handle.read(_HEADER.size, 0)
+            header = await handle.read(HEADER_BYTES, 0)
             cache_seq = decode_header(header, digest, generation)
             if cache_seq is not None:
                 self._loaded += 1
@@ -422,7 +182,7 @@ class SizeTables:
                 while (rows := await blocks()) is not None:
                     await self._write_block(handle, encode_block(rows, header, number))
                     number += 1
-                await self._write_block(handle, encode_block(_NO_ROWS, header, number))
+                await self._write_block(handle, encode_block(NO_ROWS, header, number))
                 await handle.commit_async()
         except OSError as exc:
             if not self._failed:
@@ -447,7 +207,7 @@ class SizeTables:
         """Where there are too many tables, remove those written longest ago; and forgotten temporaries."""
         try:
             names = [entry.name for entry in await self._fs.listdir(directory)]
-            ours = [name for name in names if name.endswith(SUFFIX) or name.startswith(".temp.")]
+            ours = [name for name in names if name.endswith(SUFFIX) or is_temporary(name)]
             paths = [os.path.join(directory, name) for name in ours]
             found = await self._fs.peek([Peek(path, (), nofollow=True) for path in paths])
             pairs = zip(found, paths, strict=True)
@@ -505,7 +265,7 @@ class TableFile:
             return None
         self._done = True  # unless this block is good
         try:
-            start = await self._handle.read(_BLOCK.size, self._offset)
+            start = await self._handle.read(BLOCK_START_BYTES, self._offset)
             block = await self._handle.read(block_size(start), self._offset)
             rows = decode_block(block, self._header, self._number, self.cache_seq)
             uids = rows.uids

@@ -26,7 +26,7 @@ from dboxfs.index.state import IndexState
 from dboxfs.store import parse_location
 from dboxfs.store.attrs import FactColumns
 from dboxfs.store.mailbox_names import decode_mutf7, display_name, encode_mutf7, shown_part, storage_part
-from dboxfs.store.size_table import (
+from dboxfs.store.size_format import (
     Remembered,
     block_size,
     decode_block,

@@ -15,9 +15,20 @@ import trio
 
 from dboxfs.errors import FormatError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
-from dboxfs.store import DAMAGED, KNOWN, Facts, FactTable, Mailbox, Store, open_store, parse_location
-from dboxfs.store import size_table as st
+from dboxfs.store import (
+    DAMAGED,
+    KNOWN,
+    Facts,
+    FactTable,
+    Mailbox,
+    Store,
+    open_store,
+    parse_location,
+    size_format,
+    size_table,
+)
 from dboxfs.store.attrs import FactColumns
+from dboxfs.store.size_table import SUFFIX
 from tests.live.dovecot import Account, Append, Dovecot
 
 BOTH = pytest.mark.parametrize("driver", ["sdbox", "mdbox"])
@@ -289,7 +300,7 @@ async def test_several_daemons_share_a_directory(dovecot: Dovecot, cache: Path, 
     async with trio.open_nursery() as nursery:
         for _ in range(4):
             nursery.start_soon(one)
-    assert [path.suffix for path in cache.iterdir()] == [st.SUFFIX]
+    assert [path.suffix for path in cache.iterdir()] == [SUFFIX]
     assert (await scanned(account, cache))["hits"] == COUNT
 
 
@@ -309,12 +320,25 @@ async def test_the_oldest_tables_go_first(
     await scanned(account, cache)
     size = table_of(cache).stat().st_size
     for age in range(1, 5):
-        other = cache / f"{age}{st.SUFFIX}"
+        other = cache / f"{age}{SUFFIX}"
         other.write_bytes(bytes(size))
         os.utime(other, (0, table_of_key(cache).stat().st_mtime - 100 * age))
-    monkeypatch.setattr(st, "DIRECTORY_BYTES", 3 * size)
+    monkeypatch.setattr(size_table, "DIRECTORY_BYTES", 3 * size)
     await scanned(account, cache)
     assert sorted(path.name for path in cache.iterdir() if len(path.stem) == 1) == ["1.sizes", "2.sizes"]
+
+
+async def test_of_the_temporaries_in_the_cache_directory_only_our_own_old_ones_go(
+    dovecot: Dovecot, cache: Path
+) -> None:
+    account = made(dovecot, "sdbox")
+    await scanned(account, cache)
+    names = (".temp.1700000000.P1Q1M1.host", ".temp.somebody-elses")
+    for name in names:
+        (cache / name).write_bytes(b"")
+        os.utime(cache / name, (0, 0))
+    await scanned(account, cache)
+    assert [name for name in names if (cache / name).exists()] == [".temp.somebody-elses"]
 
 
 def table_of_key(cache: Path) -> Path:
@@ -327,19 +351,19 @@ def table_of_key(cache: Path) -> Path:
 KEY, GENERATION = bytes(range(32)), bytes(range(16))
 
 
-def rows(uids: list[int], seq: int = 0, size: int = 100) -> st.Remembered:
+def rows(uids: list[int], seq: int = 0, size: int = 100) -> size_format.Remembered:
     n = len(uids)
     column = np.arange(n, dtype=np.int64)
     facts = FactColumns(np.full(n, KNOWN, np.uint8), column + size, column - 5, column + (1 << 33))
     marks = np.arange(1, n + 1, dtype=np.uint64)
-    return st.Remembered(np.array(uids, np.uint32), marks, facts, np.arange(n, dtype=np.uint32), seq)
+    return size_format.Remembered(np.array(uids, np.uint32), marks, facts, np.arange(n, dtype=np.uint32), seq)
 
 
 def test_a_block_holds_large_sizes_and_early_dates() -> None:
-    header = st.encode_header(KEY, GENERATION, 7)
-    assert st.decode_header(header, KEY, GENERATION) == 7
+    header = size_format.encode_header(KEY, GENERATION, 7)
+    assert size_format.decode_header(header, KEY, GENERATION) == 7
     given = rows([3, 4, 9])
-    found = st.decode_block(st.encode_block(given, header, 2), header, 2, 7)
+    found = size_format.decode_block(size_format.encode_block(given, header, 2), header, 2, 7)
     assert found.uids.tolist() == [3, 4, 9]
     assert found.facts.size.tolist() == [100, 101, 102]
     assert found.facts.received.tolist() == [-5, -4, -3]
@@ -349,36 +373,36 @@ def test_a_block_holds_large_sizes_and_early_dates() -> None:
 
 
 def test_any_changed_byte_of_a_block_is_noticed() -> None:
-    header = st.encode_header(KEY, GENERATION, 7)
-    block = st.encode_block(rows([3, 4, 9]), header, 0)
+    header = size_format.encode_header(KEY, GENERATION, 7)
+    block = size_format.encode_block(rows([3, 4, 9]), header, 0)
     for at in range(len(block)):
         for bit in (1, 0x80):
             bad = bytearray(block)
             bad[at] ^= bit
             with pytest.raises(FormatError):
-                st.decode_block(bytes(bad), header, 0, 7)
+                size_format.decode_block(bytes(bad), header, 0, 7)
         with pytest.raises(FormatError):
-            st.decode_block(block[:at], header, 0, 7)
+            size_format.decode_block(block[:at], header, 0, 7)
 
 
 def test_a_block_counts_only_in_its_place_of_its_file() -> None:
-    header = st.encode_header(KEY, GENERATION, 7)
-    block = st.encode_block(rows([1]), header, 0)
-    for other, number in ((header, 1), (st.encode_header(KEY, GENERATION, 8), 0)):
+    header = size_format.encode_header(KEY, GENERATION, 7)
+    block = size_format.encode_block(rows([1]), header, 0)
+    for other, number in ((header, 1), (size_format.encode_header(KEY, GENERATION, 8), 0)):
         with pytest.raises(FormatError):
-            st.decode_block(block, other, number, 7)
+            size_format.decode_block(block, other, number, 7)
 
 
 def test_a_file_for_something_else_is_not_used() -> None:
-    header = st.encode_header(KEY, GENERATION, 7)
-    assert st.decode_header(header, bytes(32), GENERATION) is None
-    assert st.decode_header(header, KEY, bytes(16)) is None
-    assert st.decode_header(header[:8] + b"\x63" + header[9:], KEY, GENERATION) is None
+    header = size_format.encode_header(KEY, GENERATION, 7)
+    assert size_format.decode_header(header, bytes(32), GENERATION) is None
+    assert size_format.decode_header(header, KEY, bytes(16)) is None
+    assert size_format.decode_header(header[:8] + b"\x63" + header[9:], KEY, GENERATION) is None
 
 
 def test_a_key_is_its_store_its_mailbox_and_its_uidvalidity() -> None:
     keys = {
-        st.Key(root, dev, ino, guid, validity).digest()
+        size_format.Key(root, dev, ino, guid, validity).digest()
         for root in ("/a", "/b") for dev in (1, 2) for ino in (1, 2)
         for guid in (bytes(16), bytes(15) + b"\1") for validity in (1, 2)
     }  # fmt: skip
@@ -387,19 +411,19 @@ def test_a_key_is_its_store_its_mailbox_and_its_uidvalidity() -> None:
 
 def test_a_mark_changes_with_each_column() -> None:
     def mark(*values: int) -> int:
-        return int(st.marks_of(*(np.array([value], np.uint64) for value in values))[0])
+        return int(size_format.marks_of(*(np.array([value], np.uint64) for value in values))[0])
 
     assert len({mark(1, 2, 3), mark(2, 1, 3), mark(1, 3, 2), mark(1, 2, 4), mark(0, 2, 3), mark(1, 2)}) == 6
-    many = st.marks_of(np.arange(1 << 16, dtype=np.uint64), np.zeros(1 << 16, np.uint64))
+    many = size_format.marks_of(np.arange(1 << 16, dtype=np.uint64), np.zeros(1 << 16, np.uint64))
     assert len(np.unique(many)) == 1 << 16
 
 
 def test_merging_prefers_what_is_fresh_and_forgets_what_is_gone() -> None:
     fresh, old = rows([2, 5], seq=1, size=100), rows([1, 2, 3, 9], seq=2, size=700)
-    both = st.merged(fresh, [old], np.array([1, 2, 5, 9], np.uint32))
+    both = size_format.merged(fresh, [old], np.array([1, 2, 5, 9], np.uint32))
     assert both.uids.tolist() == [1, 2, 5, 9]
     assert both.facts.size.tolist() == [700, 100, 101, 703]
-    assert both.cached_at.tolist() == [st.NOT_CACHED, 0, 1, st.NOT_CACHED]
+    assert both.cached_at.tolist() == [size_format.NOT_CACHED, 0, 1, size_format.NOT_CACHED]
 
 
 @BOTH

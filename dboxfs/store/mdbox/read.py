@@ -51,7 +51,7 @@ from dboxfs.store.record import (
     file_header,
     parse_record,
 )
-from dboxfs.store.size_table import generation_of, marks_of
+from dboxfs.store.size_format import generation_of, marks_of
 
 KEEP_OPEN = 32
 """How many ``m.N`` files stay open without an open message in them."""

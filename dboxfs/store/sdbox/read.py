@@ -28,7 +28,7 @@ from dboxfs.store.location import Location
 from dboxfs.store.plain import PlainBody
 from dboxfs.store.prefetch import AheadFiles
 from dboxfs.store.record import HEAD, TAIL, NeedRange, Record, damaged_facts, file_header, parse_record
-from dboxfs.store.size_table import generation_of, marks_of_files
+from dboxfs.store.size_format import generation_of, marks_of_files
 
 _RANGES = ((0, HEAD), (-TAIL, None))
 
