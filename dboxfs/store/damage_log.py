@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 KEPT = 10_000
 
 
-class Reports:
-    """The reports of one store.  ``damaged``: how many damaged messages and files were told of."""
+class DamageLog:
+    """What was told of one store.  ``damaged``: how many damaged messages and files were told of."""
 
     def __init__(self) -> None:
         self.damaged = 0
@@ -38,3 +38,45 @@ class Reports:
         if not known:
             self.damaged += isinstance(error, DboxfsError) and not isinstance(error, EncryptedMessage)
             log.error("%s%s", f"{about}: " if about else "", error)
+
+
+class IndexErrors:
+    """The mailboxes of a store (storage names) whose index can't be read, and why."""
+
+    def __init__(self) -> None:
+        self._errors: dict[str, DboxfsError | OSError] = {}
+        self._retried: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._errors
+
+    def add(self, name: str, shown: str, error: DboxfsError | OSError) -> bool:
+        """The index can't be read, says *error*.
+
+        True: from now on it has to be tried again, because no event tells when it can be read.
+        """
+        if str(self._errors.get(name)) != str(error):
+            log.error("%s: %s", shown, error)
+        self._errors[name] = error
+        new = isinstance(error, OSError) and name not in self._retried
+        if new:
+            self._retried.add(name)
+        return new
+
+    def discard(self, name: str) -> None:
+        """The index was read, or the mailbox has gone."""
+        self._errors.pop(name, None)
+        self._retried.discard(name)
+
+    def get(self, name: str) -> DboxfsError | OSError | None:
+        """Why the index of this mailbox can't be read; None: it can."""
+        return self._errors.get(name)
+
+    @property
+    def retried(self) -> frozenset[str]:
+        """The mailboxes that are tried again: the system could not read them."""
+        return frozenset(self._retried)
+
+    def texts(self) -> dict[str, str]:
+        """Why, by storage name."""
+        return {name: str(error) for name, error in self._errors.items()}

@@ -24,19 +24,20 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 
 import trio
 
 from dboxfs.errors import CorruptFile, DboxfsError, NoSuchStore
-from dboxfs.fsapi import FileSystem, Peek
+from dboxfs.fsapi import FileSystem
 from dboxfs.fsapi.ops import fresh
-from dboxfs.store.damage_log import Reports
+from dboxfs.store.changes import Changes
+from dboxfs.store.damage_log import DamageLog, IndexErrors
 from dboxfs.store.dbox_version import recorded_version
 from dboxfs.store.details_cache import DEFAULT_LIMIT, LocationTable
+from dboxfs.store.folder import Folder, Listener
 from dboxfs.store.indexes.follow import Delta
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.mailbox import Details, Mailbox
@@ -44,9 +45,9 @@ from dboxfs.store.mailbox_names import display_name, shown_part
 from dboxfs.store.mdbox.read import MdboxStorage
 from dboxfs.store.prefetch import AheadFiles
 from dboxfs.store.size_table import SizeTables
-from dboxfs.store.subscriptions import parse_subscriptions
+from dboxfs.store.subscriptions import read_subscriptions
 from dboxfs.store.tree import Found, scan_tree
-from dboxfs.store.watch import Watched, Watcher
+from dboxfs.store.watch import Watched
 
 log = logging.getLogger(__name__)
 
@@ -58,39 +59,6 @@ _STALE_AFTER = 0.5
 _RETRY_AFTER = 1.0
 # The end of the mount waits so long for what it would be a pity to lose.
 _KEEP_SECONDS = 10.0
-
-
-@dataclass(eq=False, slots=True)
-class Folder:
-    """A directory of the mailbox tree.  ``mailbox`` is None for a parent that holds no messages itself.
-
-    ``name``: storage name ("" is the root).  ``shown``: name of its directory in the mount (one part, UTF-8).
-    ``children``: by shown name.  ``error``: why its directory can't be read; what was known of it stays.
-    """
-
-    name: str
-    shown: str
-    parent: Folder | None
-    mailbox: Mailbox | None
-    children: dict[str, Folder] = field(default_factory=dict)
-    error: OSError | None = None
-
-    @property
-    def identity(self) -> bytes:
-        """What makes this folder the one it is: guid and uidvalidity of its mailbox, else its name."""
-        box = self.mailbox
-        if box is None or box.guid is None:
-            return b"name:" + os.fsencode(self.name)
-        return b"guid:" + box.guid + box.uid_validity.to_bytes(4, "little")
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """Whom to tell: ``messages``: what changed in a folder's mailbox; the others: the tree."""
-
-    messages: Callable[[Folder, Delta], None]
-    folder_gone: Callable[[Folder], None]
-    folder_new: Callable[[Folder], None]
 
 
 class Store:
@@ -112,7 +80,7 @@ class Store:
         self.location = location
         self.root = Folder("", "", None, None)
         self.folders: dict[str, Folder] = {"": self.root}
-        self.reports = Reports()
+        self.reports = DamageLog()
         self.refreshes = 0
         self.dbox_version: int | None = None
         self.owner: os.stat_result
@@ -122,16 +90,11 @@ class Store:
         self.sizes: SizeTables | None = None
         self._cache_dir = cache_dir
         self._listeners: list[Listener] = []
-        self._watcher = Watcher()
+        self._changes = Changes(location, self._map_changed)
         self._checked: dict[str, float] = {}
         self._tree_checked = 0.0
         self._tree_lock = trio.Lock()
-        self._tree_dirty = False
-        self._dirty: set[str] = set()
-        self._held: set[str] = set()
-        self._wake = trio.Event()
-        self._index_errors: dict[str, DboxfsError | OSError] = {}
-        self._failed: set[str] = set()
+        self._index_errors = IndexErrors()
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -156,21 +119,17 @@ class Store:
     async def follow(self) -> None:
         """Keep the store up to date with what happens on disk, until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watcher.run)
+            nursery.start_soon(self._changes.run)
             nursery.start_soon(self.ahead.run)
             while True:
-                with trio.move_on_after(_RETRY_AFTER if self._failed else math.inf) as waited:
-                    await self._wake.wait()
-                if waited.cancelled_caught:
-                    self._failed &= self.folders.keys()
-                    self._dirty |= self._failed
+                again = self._index_errors.retried & self.folders.keys()
+                if not await self._changes.wait(_RETRY_AFTER if again else math.inf):
+                    self._changes.note(again)
                 await trio.sleep(_SETTLE)
-                self._wake = trio.Event()
                 await self._settle()
 
     async def _settle(self) -> None:
-        tree, self._tree_dirty = self._tree_dirty, False
-        names, self._dirty = self._dirty - self._held, self._dirty & self._held
+        tree, names = self._changes.take(self.folders)
         if tree:
             await self.refresh_tree()
         async with trio.open_nursery() as nursery:
@@ -184,17 +143,20 @@ class Store:
 
         For a caller that changes it many times in a row.  :meth:`refresh_mailbox` reads it as ever.
         """
-        self._held.add(name)
+        self._changes.hold(name)
+
+    @property
+    def held(self) -> frozenset[str]:
+        """The mailboxes that are held."""
+        return self._changes.held
 
     def let_go(self, name: str) -> None:
         """Follow the mailbox again, and what has changed in it meanwhile."""
-        self._held.discard(name)
-        if name in self._dirty:
-            self._wake.set()
+        self._changes.let_go(name)
 
     def close(self) -> None:
         """Stop watching and close the files that are kept open."""
-        self._watcher.close()
+        self._changes.close()
         self.ahead.close()
         self.records.drop()
         if self.storage is not None:
@@ -216,8 +178,8 @@ class Store:
         """Look at the whole tree again; mailboxes that are new are loaded before anybody sees them."""
         async with self._tree_lock:
             self._tree_checked = trio.current_time()
-            self._watch_top()
-            found = await scan_tree(self.fs, self.location, self._watch_tree)
+            self._changes.watch_top(mapped=self.storage is not None)
+            found = await scan_tree(self.fs, self.location, self._changes.watch_folder)
             wanted = {item.name: item for item in found.walk()}
             self._keep_unreadable(wanted)
             boxes = await self._load_mailboxes(wanted)
@@ -242,7 +204,7 @@ class Store:
 
         async def load(name: str, box: Mailbox) -> None:
             async with limit:
-                self._watch_index(name, box)
+                self._changes.watch_index(name, box.index_directory)
                 await self._refresh_box(name, box)
 
         async def follow(folder: Folder) -> None:
@@ -255,7 +217,9 @@ class Store:
             for name in names:
                 folder = self.folders.get(name)
                 old = folder.mailbox if folder is not None else None
-                if folder is not None and old is not None and self._watch_index(name, old) is Watched.NEW:
+                if folder is None or old is None:
+                    continue
+                if self._changes.watch_index(name, old.index_directory) is Watched.NEW:
                     nursery.start_soon(follow, folder)
         return new
 
@@ -308,7 +272,7 @@ class Store:
 
     def _remove(self, folder: Folder) -> None:
         self._drop_mailbox(folder)
-        self._watcher.remove(self._tree_directory(folder))
+        self._changes.forget_folder(folder.name)
         del self.folders[folder.name]
         if folder.parent is not None:
             folder.parent.children.pop(folder.shown, None)
@@ -316,11 +280,10 @@ class Store:
 
     def _drop_mailbox(self, folder: Folder) -> None:
         if folder.mailbox is not None:
-            self._watcher.remove(folder.mailbox.index_directory)
+            self._changes.forget_index(folder.mailbox.index_directory)
             folder.mailbox.files.forget()
             folder.mailbox = None
-            self._index_errors.pop(folder.name, None)
-            self._failed.discard(folder.name)
+            self._index_errors.discard(folder.name)
             self._checked.pop(folder.name, None)
 
     def _tell_new(self, folder: Folder) -> None:
@@ -366,15 +329,10 @@ class Store:
         try:
             delta = await box.refresh()
         except (DboxfsError, OSError) as exc:
-            if str(self._index_errors.get(name)) != str(exc):
-                log.error("%s: %s", box.display_name, exc)
-            self._index_errors[name] = exc
-            if isinstance(exc, OSError) and name not in self._failed:
-                self._failed.add(name)  # nobody will tell us when it can be read again
-                self._wake.set()
+            if self._index_errors.add(name, box.display_name, exc):
+                self._changes.wake()
             return None
-        self._index_errors.pop(name, None)
-        self._failed.discard(name)
+        self._index_errors.discard(name)
         return delta
 
     async def _resync(self, box: Mailbox) -> None:
@@ -400,9 +358,9 @@ class Store:
             await self.refresh_tree()
         box = folder.mailbox
         stale = now - self._checked.get(folder.name, -_STALE_AFTER) >= _STALE_AFTER
-        failed = folder.name in self._failed
+        failed = folder.name in self._index_errors.retried
         if box is not None and (failed or (stale and not self._index_followed(box))):
-            self._watch_index(folder.name, box)
+            self._changes.watch_index(folder.name, box.index_directory)
             await self.refresh_mailbox(folder)
         self._raise_unknown(folder)
 
@@ -427,10 +385,10 @@ class Store:
             return False
         if folder.name == "INBOX" and self.location.inbox is not None:
             return folder.error is None
-        return folder.error is None and self._watcher.watching(self._tree_directory(folder), "tree")
+        return folder.error is None and self._changes.follows_folder(folder.name)
 
     def _index_followed(self, box: Mailbox) -> bool:
-        return self._watcher.watching(box.index_directory, "index")
+        return self._changes.follows_index(box.index_directory)
 
     def report_damage(self, error: CorruptFile) -> None:
         """Count and log damage that came up while a message was read."""
@@ -450,13 +408,7 @@ class Store:
 
         :raises OSError: there is such a file, but it can't be read.
         """
-        path = os.path.join(self.location.control_dir, self.location.subscriptions)
-        (found,) = await self.fs.peek([Peek(path, ((0, None),))])
-        if isinstance(found, FileNotFoundError):
-            return frozenset()
-        if isinstance(found, OSError):
-            raise found
-        return parse_subscriptions(found.chunks[0])
+        return await read_subscriptions(self.fs, self.location)
 
     def display_name(self, folder: Folder, separator: str = "/") -> str:
         """The full name of *folder* for people."""
@@ -465,58 +417,14 @@ class Store:
     @property
     def index_errors(self) -> dict[str, str]:
         """Mailboxes (storage names) whose index can't be read, and why."""
-        return {name: str(error) for name, error in self._index_errors.items()}
+        return self._index_errors.texts()
 
     @property
     def watches(self) -> int:
         """How many directories inotify watches."""
-        return self._watcher.watches
+        return self._changes.watches
 
-    # -- watching ------------------------------------------------------------------------------
-
-    def _tree_directory(self, folder: Folder) -> str:
-        return os.path.join(self.location.tree, folder.name) if folder.name else self.location.tree
-
-    def _watch_top(self) -> None:
-        """What lies above all mailboxes: it may be replaced as a whole, say by a restored store."""
-        for directory in {self.location.root, self.location.index or self.location.root}:
-            self._watcher.add(directory, "top", self._top_changed)
-        if self.storage is not None:
-            self._watcher.add(self.location.map_dir, "map", self._map_changed)
-
-    def _top_changed(self, changed: set[str | None]) -> None:
-        if None in changed:
-            self._tree_dirty = True
-            self._dirty.update(self.folders)
-            self._map_changed(changed)
-            self._wake.set()
-
-    def _watch_tree(self, directory: str) -> None:
-        self._watcher.add(directory, "tree", lambda changed: self._tree_changed(directory, changed))
-
-    def _watch_index(self, name: str, box: Mailbox) -> Watched:
-        directory = box.index_directory
-        return self._watcher.add(
-            directory, "index", lambda changed: self._index_changed(name, directory, changed)
-        )
-
-    def _tree_changed(self, directory: str, changed: set[str | None]) -> None:
-        if None in changed:
-            self._watcher.remove(directory)
-        self._tree_dirty = True
-        self._wake.set()
-
-    def _index_changed(self, name: str, directory: str, changed: set[str | None]) -> None:
-        if None in changed:
-            self._watcher.remove(directory)
-            self._tree_dirty = True
-        elif not any(entry is not None and entry.startswith("dovecot.index") for entry in changed):
-            return
-        self._dirty.add(name)
-        if name not in self._held:
-            self._wake.set()
-
-    def _map_changed(self, changed: set[str | None]) -> None:
+    def _map_changed(self) -> None:
         if self.storage is not None:
             self.storage.changed = True
 

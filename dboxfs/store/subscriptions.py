@@ -10,6 +10,9 @@ from __future__ import annotations
 import os
 import re
 
+from dboxfs.fsapi import FileSystem, Peek
+from dboxfs.store.location import Location
+
 _UNESCAPE = {b"1": b"\x01", b"t": b"\t", b"r": b"\r", b"n": b"\n", b"0": b"\0"}
 
 
@@ -19,6 +22,20 @@ def parse_subscriptions(data: bytes) -> frozenset[str]:
         lines = data.split(b"\n")[1:]
         return frozenset(_name(line) for line in lines if line)
     return frozenset(os.fsdecode(line) for line in data.split(b"\n") if line)
+
+
+async def read_subscriptions(fs: FileSystem, location: Location) -> frozenset[str]:
+    """The subscribed storage names of a store, as the file has them now; none where there is no file.
+
+    :raises OSError: there is such a file, but it can't be read.
+    """
+    path = os.path.join(location.control_dir, location.subscriptions)
+    (found,) = await fs.peek([Peek(path, ((0, None),))])
+    if isinstance(found, FileNotFoundError):
+        return frozenset()
+    if isinstance(found, OSError):
+        raise found
+    return parse_subscriptions(found.chunks[0])
 
 
 def _name(line: bytes) -> str:

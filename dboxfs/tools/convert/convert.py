@@ -26,11 +26,12 @@ import numpy as np
 from dboxfs.errors import DboxfsError, Unsupported
 from dboxfs.fsapi import FileSystem
 from dboxfs.fsapi.ops import fresh
+from dboxfs.store.folder import Folder
 from dboxfs.store.hidden import hidden_in, summary
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.mailbox import Mailbox
 from dboxfs.store.mailbox_names import display_name
-from dboxfs.store.store import Folder, Store, open_store
+from dboxfs.store.store import Store, open_store
 from dboxfs.store.write import StoreExists, WriteOptions
 from dboxfs.store.write.results import now_seconds, side_by_side
 from dboxfs.tools.convert.control import Control

@@ -1,0 +1,163 @@
+"""What has changed on disk since the store was read last: directories are watched, and events are noted.
+
+::
+
+    inotify -> Watcher -> Changes notes the tree, the map, mailboxes -> Store takes the notes and reads again
+
+An event only makes a note; :class:`~dboxfs.store.store.Store` reads.  A directory is watched under one of
+four keys: ``top`` (what lies above all mailboxes), ``map``, ``tree`` (a folder), ``index`` (a mailbox's
+index).  Everything runs on the event loop's thread, and every method here is atomic.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable
+
+import trio
+
+from dboxfs.store.location import Location
+from dboxfs.store.watch import Watched, Watcher
+
+
+class Changes:
+    """The watches of one store, and what they have told.
+
+    :param map_changed: called when something has changed in the directory of an mdbox's map.
+    """
+
+    def __init__(self, location: Location, map_changed: Callable[[], None]) -> None:
+        self._location = location
+        self._map_changed = map_changed
+        self._watcher = Watcher()
+        self._tree = False
+        self._all = False
+        self._names: set[str] = set()
+        self._held: set[str] = set()
+        self._noted = trio.Event()
+
+    async def run(self) -> None:
+        """Deliver events until cancelled."""
+        await self._watcher.run()
+
+    def close(self) -> None:
+        """Watch nothing any more."""
+        self._watcher.close()
+
+    @property
+    def watches(self) -> int:
+        """How many directories inotify watches."""
+        return self._watcher.watches
+
+    # -- notes ---------------------------------------------------------------------------------
+
+    async def wait(self, seconds: float = math.inf) -> bool:
+        """Wait for something to read again; False: there was nothing for so many seconds."""
+        with trio.move_on_after(seconds):
+            await self._noted.wait()
+        return self._noted.is_set()
+
+    def take(self, names: Iterable[str]) -> tuple[bool, set[str]]:
+        """Whether to read the tree, and the mailboxes to follow; they count as read from now on.
+
+        :param names: all mailboxes that there are.
+        """
+        self._noted = trio.Event()
+        if self._all:
+            self._all = False
+            self._names.update(names)
+        tree, self._tree = self._tree, False
+        ready = self._names - self._held
+        self._names &= self._held
+        return tree, ready
+
+    def note(self, names: Iterable[str]) -> None:
+        """These mailboxes are to be read again."""
+        self._names.update(names)
+        self._noted.set()
+
+    def wake(self) -> None:
+        """Have :meth:`wait` return."""
+        self._noted.set()
+
+    def hold(self, name: str) -> None:
+        """Note changes of a mailbox, but don't give them out until :meth:`let_go`."""
+        self._held.add(name)
+
+    @property
+    def held(self) -> frozenset[str]:
+        """The mailboxes that are held."""
+        return frozenset(self._held)
+
+    def let_go(self, name: str) -> None:
+        """Give out the changes of a mailbox again, and those that were noted meanwhile."""
+        self._held.discard(name)
+        if name in self._names:
+            self._noted.set()
+
+    # -- watches -------------------------------------------------------------------------------
+
+    def watch_top(self, *, mapped: bool) -> None:
+        """Watch what lies above all mailboxes: it may be replaced as a whole, say by a restored store.
+
+        :param mapped: the store has a map.
+        """
+        location = self._location
+        for directory in {location.root, location.index or location.root}:
+            self._watcher.add(directory, "top", self._top_event)
+        if mapped:
+            self._watcher.add(location.map_dir, "map", lambda changed: self._map_changed())
+
+    def watch_folder(self, directory: str) -> None:
+        """Watch a directory of the tree."""
+        self._watcher.add(directory, "tree", lambda changed: self._tree_event(directory, changed))
+
+    def watch_index(self, name: str, directory: str) -> Watched:
+        """Watch the directory of a mailbox's index."""
+        return self._watcher.add(
+            directory, "index", lambda changed: self._index_event(name, directory, changed)
+        )
+
+    def forget_folder(self, name: str) -> None:
+        """A folder has gone."""
+        self._watcher.remove(self._directory(name))
+
+    def forget_index(self, directory: str) -> None:
+        """A mailbox has gone."""
+        self._watcher.remove(directory)
+
+    def follows_folder(self, name: str) -> bool:
+        """Whether changes in a folder's directory are told."""
+        return self._watcher.watching(self._directory(name), "tree")
+
+    def follows_index(self, directory: str) -> bool:
+        """Whether changes of the index in *directory* are told."""
+        return self._watcher.watching(directory, "index")
+
+    def _directory(self, name: str) -> str:
+        return os.path.join(self._location.tree, name) if name else self._location.tree
+
+    # -- events --------------------------------------------------------------------------------
+
+    def _top_event(self, changed: set[str | None]) -> None:
+        if None in changed:
+            self._tree = self._all = True
+            self._map_changed()
+            self._noted.set()
+
+    def _tree_event(self, directory: str, changed: set[str | None]) -> None:
+        if None in changed:
+            self._watcher.remove(directory)
+        self._tree = True
+        self._noted.set()
+
+    def _index_event(self, name: str, directory: str, changed: set[str | None]) -> None:
+        if None in changed:
+            self._watcher.remove(directory)
+            self._tree = True
+        elif not any(entry is not None and entry.startswith("dovecot.index") for entry in changed):
+            return
+        self._names.add(name)
+        if name not in self._held:
+            self._noted.set()

@@ -1,0 +1,50 @@
+"""A folder of the mailbox tree, and who is told what changes in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dboxfs.store.indexes.follow import Delta
+from dboxfs.store.mailbox import Mailbox
+
+
+@dataclass(eq=False, slots=True)
+class Folder:
+    """A directory of the mailbox tree.  ``mailbox`` is None for a parent that holds no messages itself.
+
+    :ivar name: storage name ("" is the root).
+    :ivar shown: name of its directory in the mount (one part, UTF-8).
+    :ivar children: by shown name.
+    :ivar error: why its directory can't be read; what was known of it stays.
+    """
+
+    name: str
+    shown: str
+    parent: Folder | None
+    mailbox: Mailbox | None
+    children: dict[str, Folder] = field(default_factory=dict)
+    error: OSError | None = None
+
+    @property
+    def identity(self) -> bytes:
+        """What makes this folder the one it is: guid and uidvalidity of its mailbox, else its name."""
+        box = self.mailbox
+        if box is None or box.guid is None:
+            return b"name:" + os.fsencode(self.name)
+        return b"guid:" + box.guid + box.uid_validity.to_bytes(4, "little")
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Whom the store tells, on the event loop's thread, what has changed.  It must not block.
+
+    :ivar messages: what changed in a folder's mailbox.
+    :ivar folder_gone: a folder is not there any more, or is another one.
+    :ivar folder_new: a folder is there that was not, or is another one.
+    """
+
+    messages: Callable[[Folder, Delta], None]
+    folder_gone: Callable[[Folder], None]
+    folder_new: Callable[[Folder], None]
