@@ -1,0 +1,72 @@
+"""The hook that lets a read-only mount do without OPEN.
+
+A file system that answers OPEN and OPENDIR with ENOSYS gets its READ and READDIRPLUS requests without a
+handle, and has to know the inode instead. pyfuse3's handlers are given the handle alone. The hook
+(``openless_hook.c``) is a shared object that stands in front of libfuse's ``fuse_session_new`` and has
+libfuse call functions that put the inode where the handle is 0; pyfuse3 passes it on as the handle. A pyfuse3
+that does that by itself some day (``packaging/upstream``) makes the hook superfluous, and is not disturbed by
+it.
+
+The dynamic linker takes the first definition that it finds, so the hook has to be loaded, for everybody
+(RTLD_GLOBAL), before pyfuse3 is: :mod:`dboxfs.fuse` does that when it is imported. On mounts that answer OPEN
+the hook changes nothing: their handles are never 0.
+
+The extension is optional: without a compiler or libfuse's headers dboxfs is installed without it. Then, and
+where the hook can't be loaded or pyfuse3's table did not go through it, :func:`why_not` says why, and OPEN
+is answered as ever.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from dataclasses import dataclass
+from typing import Final
+
+_MODULE = "dboxfs.fuse._openless"
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """The loaded hook, or why there is none.
+
+    :param loaded: the shared object; None: it isn't in force.
+    :param missing: why not, in words.
+    """
+
+    loaded: ctypes.CDLL | None
+    missing: str = ""
+
+    def why_not(self) -> str:
+        """Why requests don't get their inodes, in words; empty: they do. Ask after ``pyfuse3.init()``."""
+        if self.loaded is None:
+            return self.missing
+        if not self._count("dboxfs_sessions"):
+            return "pyfuse3's handlers did not go through the hook"
+        return ""
+
+    @property
+    def filled(self) -> int:
+        """Requests that were given their inode, since the process began."""
+        return self._count("dboxfs_filled")
+
+    def _count(self, name: str) -> int:
+        return 0 if self.loaded is None else ctypes.c_ulong.in_dll(self.loaded, name).value
+
+
+def load(module: str = _MODULE) -> Hook:
+    """Load the hook that was built as the extension *module*, for all libraries that are loaded later."""
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        return Hook(None, "dboxfs was installed without its extension (it takes gcc and libfuse3-dev)")
+    try:
+        # First for itself alone: one that doesn't find libfuse behind it must not stand in the way.
+        if not ctypes.CDLL(found.origin, ctypes.RTLD_LOCAL).dboxfs_hook_ready():
+            return Hook(None, f"{found.origin}: libfuse's functions are not found behind it")
+        return Hook(ctypes.CDLL(found.origin, ctypes.RTLD_GLOBAL))
+    except (OSError, AttributeError) as exc:
+        return Hook(None, f"{found.origin}: {exc}")
+
+
+HOOK: Final = load()
+"""The hook of this process: the dynamic linker has one global scope a process, so there can't be two."""

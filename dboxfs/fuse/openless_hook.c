@@ -1,0 +1,84 @@
+/* Put the inode into READ and READDIRPLUS requests that carry no handle.
+ *
+ * A file system that answers OPEN with ENOSYS gets its READs with fh 0, and has to know the inode.  libfuse passes it,
+ * pyfuse3 passes only fi->fh on.  So this object, loaded RTLD_GLOBAL before pyfuse3, stands in front of libfuse's
+ * fuse_session_new (libfuse 3.17: fuse_session_new_versioned), and gives libfuse a copy of pyfuse3's table in which
+ * the two handlers put the inode where fh is 0, count that, and go on to pyfuse3's own.
+ *
+ * The functions have names of their own and only the symbols of libfuse's: the headers of 3.17 make a macro of one.
+ */
+#define _GNU_SOURCE
+#define _FILE_OFFSET_BITS 64
+#define FUSE_USE_VERSION 32
+#include <dlfcn.h>
+#include <fuse3/fuse_lowlevel.h>
+#include <stddef.h>
+#include <string.h>
+
+typedef void handler(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
+typedef struct fuse_session *new_session(struct fuse_args *, const struct fuse_lowlevel_ops *, size_t, void *);
+typedef struct fuse_session *new_versioned(struct fuse_args *, const struct fuse_lowlevel_ops *, size_t, void *, void *);
+
+unsigned long dboxfs_sessions, dboxfs_filled; /* tables wrapped; requests that got their inode */
+static struct fuse_lowlevel_ops wrapped;
+static handler *own_read, *own_readdirplus;
+
+static struct fuse_file_info *fill(struct fuse_file_info *fi, fuse_ino_t ino)
+{
+    if (fi->fh == 0) {
+        fi->fh = ino;
+        dboxfs_filled++;
+    }
+    return fi;
+}
+
+static void read_filled(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+    own_read(req, ino, size, off, fill(fi, ino));
+}
+
+static void readdirplus_filled(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+    own_readdirplus(req, ino, size, off, fill(fi, ino));
+}
+
+/* The table for libfuse; *ops* itself where it is ours already (one libfuse function calls the other) or too short. */
+static const struct fuse_lowlevel_ops *wrap(const struct fuse_lowlevel_ops *ops, size_t size)
+{
+    size_t needed = offsetof(struct fuse_lowlevel_ops, readdirplus) + sizeof ops->readdirplus;
+    if (size < needed || size > sizeof wrapped || !ops->read || !ops->readdirplus || ops->read == read_filled)
+        return ops;
+    memset(&wrapped, 0, sizeof wrapped);
+    memcpy(&wrapped, ops, size);
+    own_read = ops->read;
+    own_readdirplus = ops->readdirplus;
+    wrapped.read = read_filled;
+    wrapped.readdirplus = readdirplus_filled;
+    dboxfs_sessions++;
+    return &wrapped;
+}
+
+static new_session *next_session(void) { return (new_session *)dlsym(RTLD_NEXT, "fuse_session_new"); }
+static new_versioned *next_versioned(void) { return (new_versioned *)dlsym(RTLD_NEXT, "fuse_session_new_versioned"); }
+
+struct fuse_session *hooked_session(struct fuse_args *, const struct fuse_lowlevel_ops *, size_t, void *)
+    __asm__("fuse_session_new");
+struct fuse_session *hooked_session(struct fuse_args *args, const struct fuse_lowlevel_ops *ops, size_t size, void *data)
+{
+    return next_session()(args, wrap(ops, size), size, data);
+}
+
+struct fuse_session *hooked_versioned(struct fuse_args *, const struct fuse_lowlevel_ops *, size_t, void *, void *)
+    __asm__("fuse_session_new_versioned");
+struct fuse_session *hooked_versioned(struct fuse_args *args, const struct fuse_lowlevel_ops *ops, size_t size,
+                                      void *version, void *data)
+{
+    return next_versioned()(args, wrap(ops, size), size, version, data);
+}
+
+/* Whether libfuse's own functions are found behind ours: every call is passed on then.  libfuse before 3.17 has no
+ * versioned one, and nothing that was built with it calls it.  fuse_version() keeps libfuse among our libraries. */
+int dboxfs_hook_ready(void)
+{
+    return next_session() && (fuse_version() < 317 || next_versioned());
+}
