@@ -168,7 +168,7 @@ def _doveadm_steps(bench: Bench, wanted: set[str]) -> list[tuple[str, Callable[[
         shutil.rmtree(copies, ignore_errors=True)
         bench.doveadm.directory(copies)
         drop_caches()
-        run("backup/cold/doveadm", "backup", f"maildir:{copies}:LAYOUT=fs", must_read=bench.corpus.size)
+        run("backup/cold/doveadm", "backup", *bench.doveadm.maildir(copies), must_read=bench.corpus.size)
         shutil.rmtree(copies)
         os.sync()
 

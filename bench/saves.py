@@ -170,7 +170,7 @@ def _imap(task: _Task) -> float:
 @contextmanager
 def _sessions(doveadm: Doveadm, location: str, count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     """IMAP sessions that are logged in, each a process of Dovecot's ``imap`` with pipes."""
-    command = [_IMAP, "-c", str(doveadm.config), *_OPTIMIZED, "-o", f"mail_location={location}"]
+    command = [_IMAP, "-c", str(doveadm.config), *_OPTIMIZED, *doveadm.dialect.options(location)]
     entry = pwd.getpwnam(doveadm.user)
     uid, gid = (entry.pw_uid, entry.pw_gid) if os.geteuid() == 0 else (None, None)
     made: list[subprocess.Popen[bytes]] = []

@@ -153,8 +153,8 @@ def import_maildir(
     shutil.rmtree(root, ignore_errors=True)
     doveadm.directory(root)
     location = location_of(root)
-    options = ["-o", f"plugin/zlib_save={compression}"] if compression else []
-    doveadm.run(location, *options, "import", f"maildir:{maildir}:LAYOUT=fs", "", "all")
+    options = doveadm.compressing(compression) if compression else []
+    doveadm.run(location, *options, "import", *doveadm.maildir(maildir), "", "all")
     _verified(location, corpus, doveadm)
 
 

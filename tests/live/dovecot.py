@@ -40,6 +40,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.live.dialects import Dialect, Instance, dovecot_binary, installed
+
 _LOUD = re.compile(r"\b(Warning|Error|Panic|Fatal): ")
 _FETCH_FIELDS = (
     "uid guid seq flags modseq date.received.unixtime date.saved.unixtime "
@@ -238,6 +240,7 @@ def _fetched(values: dict[str, str], text: bytes) -> Fetched:
 class Dovecot:
     """The daemon: use as a context manager, then :meth:`account`."""
 
+    dialect: Dialect = field(init=False, default_factory=installed)
     root: Path = field(init=False)
     port: int = field(init=False, default=0)
     _process: subprocess.Popen[bytes] | None = field(init=False, default=None)
@@ -289,7 +292,10 @@ class Dovecot:
     def account(self, mail: str, **userdb: str) -> Account:
         """A new user whose ``mail_location`` is ``mail``; ``{home}`` in it and in the settings is its home.
 
-        ``userdb`` are Dovecot settings by name: ``zlib_save="gz"``, ``mdbox_rotate_size="64k"`` …
+        ``userdb`` are settings by their names in Dovecot 2.3: ``zlib_save="gz"``,
+        ``mdbox_rotate_size="64k"``.
+
+        :raises ValueError: the installed Dovecot has no such setting.
         """
         self._accounts += 1
         name = f"user{self._accounts}"
@@ -299,8 +305,9 @@ class Dovecot:
         os.chown(home, entry.pw_uid, entry.pw_gid)
         location = mail.format(home=home)
         settings = {key: value.format(home=home) for key, value in userdb.items()}
-        extra = "".join(f" userdb_{key}={value}" for key, value in settings.items())
-        line = f"{name}::{entry.pw_uid}:{entry.pw_gid}::{home}::userdb_mail={location}{extra}\n"
+        fields = self.dialect.userdb(location, settings)
+        extra = " ".join(f"userdb_{key}={value}" for key, value in fields.items())
+        line = f"{name}::{entry.pw_uid}:{entry.pw_gid}::{home}::{extra}\n"
         (self.root / "users" / name).write_text(line)
         return Account(self, name, location, home, settings)
 
@@ -329,10 +336,7 @@ class Dovecot:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self.config.write_text(self._configuration())
-        binary = shutil.which("dovecot", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
-        if binary is None:
-            raise FileNotFoundError("dovecot is not installed: run scripts/setup")
-        self._process = subprocess.Popen([binary, "-F", "-c", str(self.config)])
+        self._process = subprocess.Popen([dovecot_binary(), "-F", "-c", str(self.config)])
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
@@ -345,54 +349,16 @@ class Dovecot:
         raise RuntimeError(f"dovecot did not start: {log.read_text() if log.exists() else 'no log'}")
 
     def _configuration(self) -> str:
-        root = self.root
         privileged = os.geteuid() == 0
         group = grp.getgrgid(pwd.getpwnam(self.mail_user).pw_gid).gr_name
         # Without privileges all of Dovecot runs as the one user there is.
-        internal, login = ("dovecot", "dovenull") if privileged else (self.mail_user, self.mail_user)
-        internal_group = "dovecot" if privileged else group
-        return f"""\
-base_dir = {root}/run
-state_dir = {root}/state
-log_path = {root}/dovecot.log
-default_internal_user = {internal}
-default_internal_group = {internal_group}
-default_login_user = {login}
-default_process_limit = 40
-default_client_limit = 200
-mail_uid = {self.mail_user}
-mail_gid = {group}
-first_valid_uid = 1
-ssl = no
-protocols = imap lmtp
-disable_plaintext_auth = no
-listen = 127.0.0.1
-mail_home = {root}/home/%u
-mail_plugins = zlib
-mail_max_userip_connections = 100
-passdb {{
-  driver = static
-  args = nopassword=y
-}}
-userdb {{
-  driver = passwd-file
-  args = {root}/users/%u
-}}
-namespace inbox {{
-  inbox = yes
-  separator = /
-}}
-service imap-login {{
-  chroot =
-  inet_listener imap {{
-    address = 127.0.0.1
-    port = {self.port}
-  }}
-  inet_listener imaps {{
-    port = 0
-  }}
-}}
-service anvil {{
-  chroot =
-}}
-"""
+        instance = Instance(
+            self.root,
+            self.port,
+            self.mail_user,
+            group,
+            internal_user="dovecot" if privileged else self.mail_user,
+            internal_group="dovecot" if privileged else group,
+            login_user="dovenull" if privileged else self.mail_user,
+        )
+        return self.dialect.configuration(instance)

@@ -5,14 +5,12 @@ Every store is made by a real Dovecot: with ``mail_crypt``, or without any plugi
 
 from __future__ import annotations
 
-import base64
 import bz2
 import errno
 import gzip
 import json
 import lzma
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from tests.live.crypt_keys import global_keys
 from tests.live.dovecot import Account, Dovecot
 from tests.live.equal import Expected, Tally, assert_shows
 from tests.live.mounts import Mounts, dboxfs, xattrs
@@ -45,20 +44,9 @@ LIKE_OTHERS = [
 
 
 @pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def keys(dovecot_daemon: Dovecot) -> dict[str, str]:
     """Settings of ``mail_crypt`` with one global key pair."""
-    key = tmp_path_factory.mktemp("keys") / "key.pem"
-    subprocess.run(
-        ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    public = subprocess.run(["openssl", "pkey", "-in", key, "-pubout"], check=True, capture_output=True)
-    return {
-        "mail_plugins": "mail_crypt,zlib",
-        "mail_crypt_global_private_key": base64.b64encode(key.read_bytes()).decode(),
-        "mail_crypt_global_public_key": base64.b64encode(public.stdout).decode(),
-        "mail_crypt_save_version": "2",
-    }
+    return global_keys(dovecot_daemon).settings
 
 
 @contextmanager

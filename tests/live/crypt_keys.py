@@ -1,0 +1,35 @@
+"""Keys of ``mail_crypt`` for the private Dovecot."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.live.dovecot import Dovecot
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """A pair of global keys: two PEM files, and the settings of :meth:`Dovecot.account` that use them."""
+
+    private: Path
+    public: Path
+    settings: dict[str, str]
+
+
+def global_keys(dovecot: Dovecot, curve: str = "P-256") -> Keys:
+    """A new pair, in files that the mail user can read."""
+    directory = Path(tempfile.mkdtemp(prefix="keys.", dir=dovecot.root))
+    directory.chmod(0o755)
+    private, public = directory / "private.pem", directory / "public.pem"
+    option = f"ec_paramgen_curve:{curve}"
+    _openssl("genpkey", "-algorithm", "EC", "-pkeyopt", option, "-out", private)
+    _openssl("pkey", "-in", private, "-pubout", "-out", public)
+    private.chmod(0o644)
+    return Keys(private, public, dovecot.dialect.crypt_keys(private, public))
+
+
+def _openssl(*args: str | Path) -> None:
+    subprocess.run(["openssl", *args], check=True, capture_output=True)

@@ -1,0 +1,256 @@
+"""What a Dovecot has to be told, in the language of the version that is installed: 2.3 or 2.4.
+
+Tests speak the language of 2.3: a ``mail_location`` and settings by their names of 2.3 (``zlib_save``,
+``mail_attachment_dir`` …).  A :class:`Dialect` writes the configuration of the private Dovecot, and says
+which userdb fields mean the same to the version at hand.  A setting that it has no word for is an error, so
+that no test runs against another store than the one it asked for.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """What the configuration of one private Dovecot is made of.
+
+    ``login_user``: of processes that talk to clients before they are logged in; ``port``: of IMAP.
+    """
+
+    root: Path
+    port: int
+    mail_user: str
+    mail_group: str
+    internal_user: str
+    internal_group: str
+    login_user: str
+
+
+class Dialect(Protocol):
+    """One version's language."""
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Major and minor number."""
+
+    @property
+    def compressions(self) -> tuple[str, ...]:
+        """Values of ``zlib_save`` that this version writes and reads."""
+
+    def configuration(self, instance: Instance) -> str:
+        """The text of the configuration file."""
+
+    def userdb(self, mail: str, settings: Mapping[str, str]) -> dict[str, str]:
+        """Userdb fields, without their prefix, for a ``mail_location`` and settings of 2.3.
+
+        :raises ValueError: this version has no word for one of them.
+        """
+
+    def options(self, mail: str) -> list[str]:
+        """The arguments of ``doveadm`` that name the store *mail* for one command."""
+
+    def crypt_keys(self, private: Path, public: Path) -> dict[str, str]:
+        """Settings, as :meth:`userdb` takes them, for ``mail_crypt`` with one global pair of keys (PEM)."""
+
+
+_COMMON = """\
+base_dir = {i.root}/run
+state_dir = {i.root}/state
+log_path = {i.root}/dovecot.log
+default_internal_user = {i.internal_user}
+default_internal_group = {i.internal_group}
+default_login_user = {i.login_user}
+default_process_limit = 40
+default_client_limit = 200
+mail_uid = {i.mail_user}
+mail_gid = {i.mail_group}
+first_valid_uid = 1
+ssl = no
+listen = 127.0.0.1
+mail_max_userip_connections = 100
+namespace inbox {{
+  inbox = yes
+  separator = /
+}}
+service anvil {{
+  chroot =
+}}
+"""
+_LISTENER = """\
+service imap-login {{
+  chroot =
+  inet_listener imap {{
+    {listen} = 127.0.0.1
+    port = {i.port}
+  }}
+  inet_listener imaps {{
+    port = 0
+  }}
+}}
+"""
+
+
+class Dialect23:
+    """Dovecot 2.3."""
+
+    version = (2, 3)
+    compressions = ("gz", "bz2", "zstd", "lz4", "xz")
+
+    def configuration(self, instance: Instance) -> str:
+        common = _COMMON.format(i=instance) + _LISTENER.format(i=instance, listen="address")
+        return f"""\
+{common}\
+protocols = imap lmtp
+disable_plaintext_auth = no
+mail_home = {instance.root}/home/%u
+mail_plugins = zlib
+passdb {{
+  driver = static
+  args = nopassword=y
+}}
+userdb {{
+  driver = passwd-file
+  args = {instance.root}/users/%u
+}}
+"""
+
+    def userdb(self, mail: str, settings: Mapping[str, str]) -> dict[str, str]:
+        return {"mail": mail, **settings}
+
+    def options(self, mail: str) -> list[str]:
+        return ["-o", f"mail_location={mail}"]
+
+    def crypt_keys(self, private: Path, public: Path) -> dict[str, str]:
+        return {
+            "mail_plugins": "mail_crypt,zlib",
+            "mail_crypt_global_private_key": base64.b64encode(private.read_bytes()).decode(),
+            "mail_crypt_global_public_key": base64.b64encode(public.read_bytes()).decode(),
+            "mail_crypt_save_version": "2",
+        }
+
+
+_KEYS_24 = {
+    "INDEX": "mail_index_path",
+    "INDEXCACHE": "mail_cache_path",
+    "CONTROL": "mail_control_path",
+    "ALT": "mail_alt_path",
+    "INBOX": "mail_inbox_path",
+    "VOLATILEDIR": "mail_volatile_path",
+    "LAYOUT": "mailbox_list_layout",
+    "DIRNAME": "mailbox_directory_name",
+    "FULLDIRNAME": "mailbox_directory_name",
+    "MAILBOXDIR": "mailbox_root_directory_name",
+    "SUBSCRIPTIONS": "mailbox_subscriptions_filename",
+    "LISTINDEX": "mailbox_list_index_prefix",
+}
+_SETTINGS_24 = {
+    "zlib_save": "mail_compress_write_method",
+    "mail_attachment_dir": "mail_ext_attachment_path",
+    "mail_attachment_min_size": "mail_ext_attachment_min_size",
+}
+_SAME_24 = frozenset(
+    {"mdbox_rotate_size", "mdbox_rotate_interval", "mail_always_cache_fields", "mail_never_cache_fields"}
+)
+_PLUGINS_24 = {"zlib": "mail_compress"}
+
+
+class Dialect24:
+    """Dovecot 2.4."""
+
+    version = (2, 4)
+    compressions = ("gz", "bz2", "zstd", "lz4")
+
+    def configuration(self, instance: Instance) -> str:
+        common = _COMMON.format(i=instance) + _LISTENER.format(i=instance, listen="listen")
+        return f"""\
+dovecot_config_version = 2.4.0
+dovecot_storage_version = 2.4.0
+{common}\
+protocols = imap lmtp
+auth_allow_cleartext = yes
+mail_home = {instance.root}/home/%{{user}}
+mail_plugins {{
+  mail_compress = yes
+}}
+passdb static {{
+  fields {{
+    nopassword = yes
+  }}
+}}
+userdb passwd-file {{
+  passwd_file_path = {instance.root}/users/%{{user}}
+}}
+mail_ext_attachment {{
+  fs posix {{
+  }}
+}}
+"""
+
+    def userdb(self, mail: str, settings: Mapping[str, str]) -> dict[str, str]:
+        """The configuration gives posix attachments already, and sis files are not made by this version."""
+        fields = _location_24(mail)
+        for key, value in settings.items():
+            if key == "mail_plugins":
+                names = [_PLUGINS_24.get(name, name) for name in value.split(",")]
+                fields |= {f"mail_plugins/{name}": "yes" for name in names}
+                fields.setdefault("mail_plugins/mail_compress", "no")
+            elif key in _SETTINGS_24:
+                fields[_SETTINGS_24[key]] = value
+            elif key in _SAME_24 or key.startswith("crypt_"):
+                fields[key] = value
+            elif (key, value) != ("mail_attachment_fs", "posix"):
+                raise ValueError(f"no setting of Dovecot 2.4 is known that means {key}={value}")
+        return fields
+
+    def options(self, mail: str) -> list[str]:
+        return [arg for name, value in _location_24(mail).items() for arg in ("-o", f"{name}={value}")]
+
+    def crypt_keys(self, private: Path, public: Path) -> dict[str, str]:
+        return {
+            "mail_plugins": "mail_crypt,zlib",
+            "crypt_global_public_key_file": str(public),
+            "crypt_global_private_key": "main",
+            "crypt_global_private_key/main/crypt_private_key_file": str(private),
+        }
+
+
+def _location_24(mail: str) -> dict[str, str]:
+    driver, path, *parts = re.split(r"(?<!:):(?!:)", mail)
+    fields = {"mail_driver": driver, "mail_path": path}
+    for part in parts:
+        key, _, value = part.partition("=")
+        if key == "UTF-8":
+            fields["mailbox_list_utf8"] = "yes"
+            continue
+        fields[_KEYS_24[key]] = value
+        if key == "FULLDIRNAME":
+            fields["mailbox_directory_name_legacy"] = "no"
+    return fields
+
+
+def dovecot_binary() -> str:
+    """The path of ``dovecot``.
+
+    :raises FileNotFoundError: it is not installed.
+    """
+    binary = shutil.which("dovecot", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    if binary is None:
+        raise FileNotFoundError("dovecot is not installed: run scripts/setup")
+    return binary
+
+
+@functools.cache
+def installed() -> Dialect:
+    """The language of the Dovecot on this machine."""
+    said = subprocess.run([dovecot_binary(), "--version"], capture_output=True, text=True, check=True).stdout
+    return Dialect23() if said.startswith("2.3.") else Dialect24()
