@@ -66,6 +66,14 @@ class NoSuchStore(DboxfsError):
     errno: ClassVar[int] = errno.ENOENT
 
 
+class NoSuchUser(NoSuchStore):
+    """Dovecot says that it has no such user."""
+
+
+class NoDovecot(NoSuchStore):
+    """No Dovecot is installed, or none that answers."""
+
+
 class MailHidden(NoSuchStore):
     """The store has mail that it does not show as it was opened: nothing is written, nothing copied."""
 

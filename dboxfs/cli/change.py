@@ -12,9 +12,10 @@ import trio
 
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.status import UsageError
+from dboxfs.cli.stores import choose_store
 from dboxfs.errors import MailHidden
 from dboxfs.fsapi import FileSystem, Permissions, ThreadsDriver
-from dboxfs.store import Kind, Location, open_store, parse_location
+from dboxfs.store import Kind, Location, open_store
 from dboxfs.store.hidden import hidden_in, summary
 from dboxfs.store.mail_settings import for_dovecot
 from dboxfs.store.write import Neighbour, PurgeProgress, StoreWriter, WriteOptions, init_store
@@ -86,7 +87,7 @@ def _permissions(root: str, given: tuple[int, int] | None) -> Permissions:
 def purge(arguments: argparse.Namespace) -> int:
     """``dboxfs purge STORE [--dry-run]``."""
     log_to_stderr()
-    location = parse_location(arguments.store)
+    location = choose_store(arguments).location
 
     async def run() -> int:
         async with FileSystem(ThreadsDriver()) as fs, open_store(fs, location, follow=False) as store:

@@ -18,9 +18,9 @@ import trio
 
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.status import first_error, message
+from dboxfs.cli.stores import add_store, choose_store
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
-from dboxfs.store import parse_location
 from dboxfs.store.mailbox_names import display_name
 from dboxfs.tools.check import Checked, CheckOptions, Finding, Severity, check_store
 
@@ -37,9 +37,9 @@ _MEGABYTE = 1_000_000
 _EVERY = 0.5
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     """Declare the command line."""
-    parser.add_argument("store", metavar="STORE")
+    add_store(parser, by_option=by_option)
     parser.add_argument("--quick", action="store_true", help="sizes and metadata only: don't read the texts")
     parser.add_argument("--json", action="store_true", help="one JSON object a line; the last is the summary")
     parser.add_argument(
@@ -55,7 +55,7 @@ def check(arguments: argparse.Namespace) -> int:
     """``dboxfs check STORE [--quick] [--json] [--unused] [--attachments DIR]``."""
     log_to_stderr()
     try:
-        location = parse_location(arguments.store, damaged=True)
+        location = choose_store(arguments, damaged=True).location
         if arguments.attachments is not None:
             where = os.path.abspath(os.path.expanduser(arguments.attachments))
             location = replace(location, attachments=where)

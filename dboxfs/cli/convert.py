@@ -16,8 +16,9 @@ import trio
 
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.status import UsageError, new_root
+from dboxfs.cli.stores import add_store, choose_store
 from dboxfs.fsapi import FileSystem, ThreadsDriver
-from dboxfs.store import Kind, Location, open_store, parse_location
+from dboxfs.store import Kind, Location, open_store
 from dboxfs.store.mail_settings import for_dovecot
 from dboxfs.store.write import Neighbour, WriteOptions
 from dboxfs.tools.convert import Converted, Converter, Progress
@@ -36,9 +37,9 @@ _MEGABYTE = 1_000_000
 _EVERY = 1.0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     """Declare the command line."""
-    parser.add_argument("source", metavar="SRC")
+    add_store(parser, by_option=by_option, metavar="SRC")
     parser.add_argument("target", metavar="DST", type=new_root)
     parser.add_argument("--format", choices=("sdbox", "mdbox"), help="of DST; left out: that of SRC")
     parser.add_argument(
@@ -60,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def convert(arguments: argparse.Namespace) -> int:
     """``dboxfs convert SRC DST [--format F] [--dbox-version N] [--verify] [--force]``."""
     log_to_stderr()
-    location = parse_location(arguments.source)
+    location = choose_store(arguments).location
     if arguments.attachments is not None:
         location = replace(location, attachments=os.path.abspath(os.path.expanduser(arguments.attachments)))
     root = os.path.abspath(os.path.expanduser(arguments.target))

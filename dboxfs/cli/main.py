@@ -24,6 +24,7 @@ from dboxfs.cli.status import (
     message,
     new_root,
 )
+from dboxfs.cli.stores import STORE_HELP, add_store, names_store
 from dboxfs.errors import DboxfsError
 
 _DESCRIPTION = """\
@@ -37,12 +38,6 @@ directories, messages are files, flags and dates are extended attributes.
   dboxfs umount /mnt/mail
 """
 
-_STORE = """\
-STORE is the root of the store (the directory with mailboxes/ in it), or a Dovecot
-mail_location such as mdbox:/srv/mail/ann:INDEX=/var/index/ann:ALT=/archive/ann
-(doveadm user -f mail ann prints it).
-"""
-
 _STATUS = "exit status: 0 done, 1 failed, 2 wrong usage, 3 store missing or unreadable, 4 mountpoint or FUSE"
 
 
@@ -50,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run dboxfs with *argv* (``sys.argv[1:]`` if left out); gives the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names may be no text of this locale, or of any
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = _parser(by_option=names_store(words)).parse_args(words)
     try:
         status: int = arguments.run(arguments)
         sys.stdout.flush()
@@ -74,19 +70,19 @@ def _failed(exc: BaseException) -> int:
     return exit_status(error)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(*, by_option: bool) -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        "dboxfs", description=_DESCRIPTION, epilog=_STORE + "\n" + _STATUS, formatter_class=raw
+        "dboxfs", description=_DESCRIPTION, epilog=STORE_HELP + "\n" + _STATUS, formatter_class=raw
     )
     parser.add_argument("--version", action="version", version=f"dboxfs {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     mount_parser = commands.add_parser(
         "mount", help="mount a store", description="Mount STORE on the empty directory MOUNTPOINT.\n\n" +
-        _STORE, epilog=mount.OPTIONS_HELP + "\n" + _STATUS, formatter_class=raw,
+        STORE_HELP, epilog=mount.OPTIONS_HELP + "\n" + _STATUS, formatter_class=raw,
     )  # fmt: skip
-    mount.add_arguments(mount_parser)
+    mount.add_arguments(mount_parser, by_option=by_option)
     mount_parser.set_defaults(run=mount.mount)
 
     umount_parser = commands.add_parser(
@@ -99,18 +95,18 @@ def _parser() -> argparse.ArgumentParser:
         "ls",
         help="list mailboxes, or the messages of one",
         description="List the mailboxes of STORE, or the messages of MAILBOX: uid, size, received, flags.\n\n"
-        + _STORE,
+        + STORE_HELP,
         formatter_class=raw,
     )
-    listing.add_argument("store", metavar="STORE")
+    add_store(listing, by_option=by_option)
     listing.add_argument("mailbox", metavar="MAILBOX", nargs="?")
     listing.set_defaults(run=show.ls)
 
     info = commands.add_parser(
         "info", help="what a store is and holds", formatter_class=raw,
-        description="Show where the parts of STORE are, its mailboxes and their counts.\n\n" + _STORE,
+        description="Show where the parts of STORE are, its mailboxes and their counts.\n\n" + STORE_HELP,
     )  # fmt: skip
-    info.add_argument("store", metavar="STORE")
+    add_store(info, by_option=by_option)
     info.set_defaults(run=show.info)
 
     dump = commands.add_parser(
@@ -147,9 +143,9 @@ def _parser() -> argparse.ArgumentParser:
         help="give back the space of expunged messages (mdbox)",
         formatter_class=raw,
         description="Give back the space of messages that no mailbox has any more. Only where no Dovecot\n"
-        "uses STORE meanwhile; beside one, use: doveadm purge\n\n" + _STORE,
+        "uses STORE meanwhile; beside one, use: doveadm purge\n\n" + STORE_HELP,
     )
-    purge.add_argument("store", metavar="STORE")
+    add_store(purge, by_option=by_option)
     purge.add_argument(
         "-n", "--dry-run", action="store_true", help="change nothing, tell what would be freed"
     )
@@ -158,24 +154,24 @@ def _parser() -> argparse.ArgumentParser:
 
     convert_parser = commands.add_parser(
         "convert", help="make a copy of a store in another format",
-        description=convert.DESCRIPTION + _STORE.replace("STORE", "SRC", 1), epilog=_STATUS,
+        description=convert.DESCRIPTION + STORE_HELP.replace("STORE", "SRC", 1), epilog=_STATUS,
         formatter_class=raw,
     )  # fmt: skip
-    convert.add_arguments(convert_parser)
+    convert.add_arguments(convert_parser, by_option=by_option)
     convert_parser.set_defaults(run=convert.convert)
 
     check_parser = commands.add_parser(
         "check", help="compare everything in a store with everything else",
-        description=check.DESCRIPTION + _STORE, epilog=check.STATUS, formatter_class=raw,
+        description=check.DESCRIPTION + STORE_HELP, epilog=check.STATUS, formatter_class=raw,
     )  # fmt: skip
-    check.add_arguments(check_parser)
+    check.add_arguments(check_parser, by_option=by_option)
     check_parser.set_defaults(run=check.check)
 
     rescue_parser = commands.add_parser(
         "rescue", help="make a new store of what is left of a damaged one",
-        description=rescue.DESCRIPTION + _STORE, epilog=rescue.STATUS, formatter_class=raw,
+        description=rescue.DESCRIPTION + STORE_HELP, epilog=rescue.STATUS, formatter_class=raw,
     )  # fmt: skip
-    rescue.add_arguments(rescue_parser)
+    rescue.add_arguments(rescue_parser, by_option=by_option)
     rescue_parser.set_defaults(run=rescue.rescue)
     return parser
 

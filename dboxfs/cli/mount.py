@@ -21,11 +21,12 @@ import trio
 from dboxfs.cli.daemon import in_background
 from dboxfs.cli.logs import is_stderr, log_to, one_line
 from dboxfs.cli.status import UsageError
+from dboxfs.cli.stores import add_store, choose_store
 from dboxfs.errors import MountError
 from dboxfs.fsapi import FileSystem, Ksm, choose_driver
 from dboxfs.fsapi.drivers.choice import CHOICES
 from dboxfs.fuse.companion import Companion
-from dboxfs.store import Location, parse_location
+from dboxfs.store import Location
 from dboxfs.store.write import Eol, Fsync, LockMethod, Neighbour, WriteOptions
 from dboxfs.vfs.options import Entries, MountOptions, ViewOptions, wants_companion
 
@@ -88,9 +89,9 @@ class _Parsed:
     attachments: str | None
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     """The arguments of ``dboxfs mount``."""
-    parser.add_argument("store", metavar="STORE")
+    add_store(parser, by_option=by_option)
     parser.add_argument("mountpoint", metavar="MOUNTPOINT")
     parser.add_argument(
         "-f", "--foreground", action="store_true", help="stay in the foreground, log to stderr"
@@ -150,12 +151,13 @@ def _bytes(text: str) -> int:
     return int(digits) << shift
 
 
-def parse_options(texts: list[str]) -> _Parsed:
+def parse_options(texts: list[str], separator: str = "/") -> _Parsed:
     """Understand the values of ``-o``.
 
+    :param separator: where ``-o separator`` says no other.
     :raises UsageError: one of them is wrong, or this version doesn't do it.
     """
-    mount, view, attachments = MountOptions(), ViewOptions(), None
+    mount, view, attachments = MountOptions(), ViewOptions(separator=separator), None
     write: WriteOptions | None = None
     version: int | None = None
     changes: dict[str, Any] = {}
@@ -223,8 +225,10 @@ def _fuse() -> ModuleType:
 def mount(arguments: argparse.Namespace) -> int:
     """``dboxfs mount STORE MOUNTPOINT``."""
     check_mountpoint = _fuse().check_mountpoint
-    options = parse_options(arguments.options)
-    location = parse_location(arguments.store)
+    parse_options(arguments.options)  # a wrong option is told before anything else
+    chosen = choose_store(arguments)
+    location = chosen.location
+    options = parse_options(arguments.options, chosen.separator)
     if options.attachments is not None:
         location = replace(location, attachments=options.attachments)
     mountpoint = check_mountpoint(arguments.mountpoint)

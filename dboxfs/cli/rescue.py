@@ -18,6 +18,7 @@ import trio
 
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.status import first_error, message, new_root
+from dboxfs.cli.stores import add_store, choose_store
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location
@@ -54,9 +55,9 @@ _EVERY = 0.5
 _FIRST = 10
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     """Declare the command line."""
-    parser.add_argument("store", metavar="STORE")
+    add_store(parser, by_option=by_option)
     parser.add_argument("target", metavar="DST", type=new_root)
     parser.add_argument("--format", choices=("sdbox", "mdbox"), help="of DST; left out: that of STORE")
     parser.add_argument(
@@ -73,7 +74,7 @@ def rescue(arguments: argparse.Namespace) -> int:
     """``dboxfs rescue STORE DST [--format F] [--partial] [--json] [--attachments DIR]``."""
     log_to_stderr()
     try:
-        location = find_source(arguments.store)
+        location = find_source(lambda: choose_store(arguments, damaged=True).location, arguments.store)
         if arguments.attachments is not None:
             where = os.path.abspath(os.path.expanduser(arguments.attachments))
             location = replace(location, attachments=where)

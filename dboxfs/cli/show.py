@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.stores import choose_store
+from dboxfs.dovecot.user import FoundUser
 from dboxfs.errors import DboxfsError, NoSuchMailbox
 from dboxfs.fsapi import FileSystem, ThreadsDriver
-from dboxfs.store import Folder, Store, open_store, parse_location
+from dboxfs.store import Folder, Location, Store, open_store
 from dboxfs.store.hidden import hidden_in
 from dboxfs.store.mail_settings import for_dovecot
 from dboxfs.tools.dump import describe_file
@@ -20,14 +22,18 @@ from dboxfs.util.dates import rfc3339
 
 def ls(arguments: argparse.Namespace) -> int:
     """``dboxfs ls STORE [MAILBOX]``."""
+    location = choose_store(arguments).location
     if arguments.mailbox is None:
-        return _with_store(arguments.store, _list_mailboxes)
-    return _with_store(arguments.store, lambda store: _list_messages(store, arguments.mailbox))
+        return _with_store(location, _list_mailboxes)
+    return _with_store(location, lambda store: _list_messages(store, arguments.mailbox))
 
 
 def info(arguments: argparse.Namespace) -> int:
     """``dboxfs info STORE``."""
-    return _with_store(arguments.store, _print_info)
+    chosen = choose_store(arguments)
+    if chosen.found is not None:
+        _print_user(chosen.found)
+    return _with_store(chosen.location, _print_info)
 
 
 def dump(arguments: argparse.Namespace) -> int:
@@ -37,9 +43,8 @@ def dump(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _with_store(location_text: str, work: Callable[[Store], Awaitable[int]]) -> int:
+def _with_store(location: Location, work: Callable[[Store], Awaitable[int]]) -> int:
     log_to_stderr()
-    location = parse_location(location_text)
 
     async def run() -> int:
         async with FileSystem(ThreadsDriver()) as fs, open_store(fs, location, follow=False) as store:
@@ -111,12 +116,30 @@ def _path(folder: Folder) -> str:
     return folder.shown if above is None or above.parent is None else f"{_path(above)}/{folder.shown}"
 
 
+def _print_user(found: FoundUser) -> None:
+    """What Dovecot has said of the user, before what the store itself shows."""
+    user = found.user
+    ids = ", ".join(
+        f"{name} {value}" for name, value in (("uid", user.uid), ("gid", user.gid)) if value is not None
+    )
+    for label, value in (
+        ("user", f"{user.name} ({ids})" if ids else user.name),
+        ("home", user.home),
+        ("dovecot", f"{found.version[0]}.{found.version[1]}: {found.described}"),
+        ("separator", found.separator),
+        ("compression", found.compression),
+    ):
+        if value:
+            print(one_line(f"{label + ':':<14}{value}"))
+
+
 async def _print_info(store: Store) -> int:
     location = store.location
     version = {2: "2", 3: "3 (new messages; not for Dovecot)", None: "unknown"}[store.dbox_version]
     print(f"format:       {location.kind.value}, dbox version {version}, layout fs")
     for label, value in (
         ("root", location.root),
+        ("inbox", location.inbox),
         ("index", location.index),
         ("control", location.control),
         ("alt", location.alt),

@@ -1,8 +1,10 @@
 """Where a store is: a Dovecot ``mail_location`` string or a plain directory (mailbox-layout section 1).
 
 ``driver:root[:KEY=value|:FLAG]...`` with the drivers ``sdbox`` (alias ``dbox``) and ``mdbox``; ``::`` is a
-literal colon.  ``%``-variables are Dovecot's to expand and are refused here.  A plain directory is looked
-at: ``storage/`` in it makes it an mdbox, ``mailboxes/`` alone an sdbox.
+literal colon.  ``%``-variables are expanded where the user is known, and refused elsewhere
+(:mod:`.user_variables`).  The settings of Dovecot 2.4 (``mail_driver``, ``mail_path`` …) are in
+:mod:`.location_settings`, which ends in :func:`checked_location` as well.  A plain directory is looked at:
+``storage/`` in it makes it an mdbox, ``mailboxes/`` alone an sdbox.
 
 What lies there (``evidence``) must not contradict the location: another kind of store, mailboxes under
 another DIRNAME, messages of an mdbox without its map are refused.
@@ -16,10 +18,12 @@ import enum
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from dboxfs.errors import NoSuchStore, Unsupported
 from dboxfs.store.evidence import first_container, first_message, kind_by_index, map_file, other_dirname
+from dboxfs.store.user_variables import StoreUser, absolute_path, expand
 
 UNFINISHED = ".dboxfs-convert"
 """A file in the root of a store that ``dboxfs convert`` is still making."""
@@ -143,9 +147,11 @@ _GUID = re.compile("[0-9a-f]{32}")
 _DRIVERS = {"sdbox": Kind.SDBOX, "dbox": Kind.SDBOX, "mdbox": Kind.MDBOX}
 
 
-def parse_location(text: str, *, damaged: bool = False) -> Location:
+def parse_location(text: str, *, damaged: bool = False, user: StoreUser | None = None) -> Location:
     """Read *text*, a ``mail_location`` string or a plain directory, and check that a store is there.
 
+    :param user: whose store it is: ``%``-variables and ``~/`` are about that user.  None: nobody is known,
+        variables are refused, and ``~/`` is the caller's home.
     :param damaged: parts of the store may be missing or unreadable; only its root must be there.
     :raises NoSuchStore: nothing there, no dbox, or not readable.
     :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.
@@ -154,36 +160,47 @@ def parse_location(text: str, *, damaged: bool = False) -> Location:
         raise NoSuchStore("STORE is empty; give the root of a dbox store or a mail location")
     driver, colon, rest = text.partition(":")
     if colon and driver.lower() in _DRIVERS:
-        return _checked(_parse_mail_location(_DRIVERS[driver.lower()], rest, text), damaged=damaged)
+        return _checked(_parse_mail_location(_DRIVERS[driver.lower()], rest, text, user), damaged=damaged)
     if colon and driver.lower() in ("maildir", "mbox", "imapc", "pop3c", "auto", "cydir", "obox"):
         raise NoSuchStore(f"{text}: {driver} is no dbox format; dboxfs reads sdbox and mdbox")
-    root = _absolute(text)
+    root = absolute_path(text)
     return _checked(Location(_detect(root), root, alt=_alt_root(root)), damaged=damaged)
 
 
-def _parse_mail_location(kind: Kind, rest: str, text: str) -> Location:
-    if "%" in rest:
-        raise NoSuchStore(
-            f"{text}: % variables are expanded by Dovecot; give the final path (doveadm user -f mail)"
-        )
+def checked_location(kind: str, root: str, values: Mapping[str, str | bool], *, damaged: bool) -> Location:
+    """The location with these fields of :class:`Location`, once it is sure that such a store is there.
+
+    :param kind: the driver's name, in any case.
+    :raises NoSuchStore: as :func:`parse_location`, or another driver.
+    :raises Unsupported: as :func:`parse_location`.
+    """
+    if kind.lower() not in _DRIVERS:
+        raise NoSuchStore(f"{root}: {kind} is no dbox format; dboxfs reads sdbox and mdbox")
+    return _checked(_with_alt(_DRIVERS[kind.lower()], root, values), damaged=damaged)
+
+
+def _with_alt(kind: Kind, root: str, values: Mapping[str, str | bool]) -> Location:
+    location = Location(kind, root, **values)  # type: ignore[arg-type]
+    if location.alt is None and (alt := _alt_root(root)) is not None:
+        return replace(location, alt=alt)
+    return location
+
+
+def _parse_mail_location(kind: Kind, rest: str, text: str, user: StoreUser | None) -> Location:
     parts = [part.replace("\0", ":") for part in rest.replace("::", "\0").split(":")]
+    parts = [expand(part, user, version=(2, 3)) for part in parts]
     if not parts[0]:
         raise NoSuchStore(f"{text}: no directory after the driver name")
     values: dict[str, str | bool] = {}
     for part in parts[1:]:
         key, _, value = part.partition("=")
-        _take_key(values, key.upper(), value, text)
-    root = _absolute(parts[0])
-    location = Location(kind, root, **values)  # type: ignore[arg-type]
-    if location.alt is None and (alt := _alt_root(root)) is not None:
-        location = Location(kind, root, **{**values, "alt": alt})  # type: ignore[arg-type]
-    return location
+        _take_key(values, key.upper(), value, text, user)
+    return _with_alt(kind, absolute_path(parts[0], user), values)
 
 
-def _take_key(values: dict[str, str | bool], key: str, value: str, text: str) -> None:
+def _take_key(values: dict[str, str | bool], key: str, value: str, text: str, user: StoreUser | None) -> None:
     if key == "LAYOUT":
-        if value.lower() != "fs":
-            raise Unsupported(f"{text}: LAYOUT={value} is not supported; dboxfs reads LAYOUT=fs")
+        require_layout(value, text)
     elif key == "UTF-8":
         values["utf8"] = True
     elif key in _DEFAULTS and not value:
@@ -191,17 +208,32 @@ def _take_key(values: dict[str, str | bool], key: str, value: str, text: str) ->
     elif key in _KEYS:
         if not value:
             raise NoSuchStore(f"{text}: {key}= needs a value")
-        if key == "INDEX" and value.upper() == "MEMORY":
-            raise Unsupported(f"{text}: INDEX=MEMORY leaves no index on disk; dbox can't be read without one")
-        values[_KEYS[key]] = _absolute(value) if key in _PATHS else value
+        if key == "INDEX":
+            require_index_on_disk(value, text)
+        values[_KEYS[key]] = absolute_path(value, user) if key in _PATHS else value
         if key == "FULLDIRNAME":
             values["full_dirname"] = True
     elif key not in _IGNORED and key:
         raise NoSuchStore(f"{text}: unknown key {key!r} in the mail location")
 
 
-def _absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path))
+def require_layout(value: str, text: str) -> None:
+    """Refuse a layout of the mailbox tree that dboxfs doesn't read.
+
+    :param text: what the user gave, for the message.
+    :raises Unsupported: another layout than ``fs``.
+    """
+    if value.lower() != "fs":
+        raise Unsupported(f"{text}: LAYOUT={value} is not supported; dboxfs reads LAYOUT=fs")
+
+
+def require_index_on_disk(value: str, text: str) -> None:
+    """Refuse ``MEMORY`` in the place of a directory of indexes.
+
+    :raises Unsupported: it is that.
+    """
+    if value.upper() == "MEMORY":
+        raise Unsupported(f"{text}: INDEX=MEMORY leaves no index on disk; dbox can't be read without one")
 
 
 def _alt_root(root: str) -> str | None:

@@ -164,6 +164,7 @@ def test_odd_compressed_bodies_are_read_by_dovecot_or_damaged_for_it_too(dovecot
         ]
         data = encode_file_header(1) + encode_message_header(len(odd.body)) + odd.body
         path.write_bytes(data + encode_metadata(metadata))
+        account.forget_cache()
         if odd.error is None:
             assert account.doveadm("fetch", "text", "uid", "1") == b"text:\n" + PLAIN, name
         else:
@@ -183,6 +184,7 @@ def test_files_that_we_encode_are_read_by_dovecot(dovecot: Dovecot) -> None:
     ]
     record = encode_message_header(len(PLAIN)) + PLAIN + encode_metadata(metadata)
     path.write_bytes(encode_file_header(1795206765) + record)
+    account.forget_cache()
     (message,) = account.fetch()
     assert message.text == PLAIN
     assert message.guid == "some text"

@@ -34,6 +34,8 @@ class Instance:
     internal_user: str
     internal_group: str
     login_user: str
+    static: str = ""
+    """A ``mail_location`` of all users, who are then not looked up in files."""
 
 
 class Dialect(Protocol):
@@ -118,11 +120,14 @@ passdb {{
   driver = static
   args = nopassword=y
 }}
-userdb {{
-  driver = passwd-file
-  args = {instance.root}/users/%u
-}}
+{self._userdb(instance)}\
 """
+
+    def _userdb(self, i: Instance) -> str:
+        if not i.static:
+            return f"userdb {{\n  driver = passwd-file\n  args = {i.root}/users/%u\n}}\n"
+        args = f"uid={i.mail_user} gid={i.mail_group} home={i.root}/home/%u"
+        return f"mail_location = {i.static}\nuserdb {{\n  driver = static\n  args = {args}\n}}\n"
 
     def userdb(self, mail: str, settings: Mapping[str, str]) -> dict[str, str]:
         return {"mail": mail, **settings}
@@ -187,14 +192,20 @@ passdb static {{
     nopassword = yes
   }}
 }}
-userdb passwd-file {{
-  passwd_file_path = {instance.root}/users/%{{user}}
-}}
+{self._userdb(instance)}\
 mail_ext_attachment {{
   fs posix {{
   }}
 }}
 """
+
+    def _userdb(self, i: Instance) -> str:
+        if not i.static:
+            return f"userdb passwd-file {{\n  passwd_file_path = {i.root}/users/%{{user}}\n}}\n"
+        fields = {"uid": i.mail_user, "gid": i.mail_group, "home": f"{i.root}/home/%{{user}}"}
+        lines = [f"{name} = {value}" for name, value in _location_24(i.static).items()]
+        lines += ["userdb static {", "  fields {", *(f"    {n} = {v}" for n, v in fields.items()), "  }", "}"]
+        return "\n".join([*lines, ""])
 
     def userdb(self, mail: str, settings: Mapping[str, str]) -> dict[str, str]:
         """The configuration gives posix attachments already, and sis files are not made by this version."""

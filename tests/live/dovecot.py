@@ -175,6 +175,14 @@ class Account:
         (message,) = self.fetch(mailbox, f"uid {uid}")
         return message.text
 
+    def forget_cache(self) -> None:
+        """Take Dovecot's cache files away: what it shows next is what its message files say.
+
+        Its cache has no room for dates before 1970, and 2.4 caches dates and sizes of all it saves.
+        """
+        for cache in self.home.rglob("dovecot.index.cache"):
+            cache.unlink()
+
     def purge(self) -> None:
         self.doveadm("purge")
 
@@ -240,6 +248,8 @@ def _fetched(values: dict[str, str], text: bytes) -> Fetched:
 class Dovecot:
     """The daemon: use as a context manager, then :meth:`account`."""
 
+    static: str = ""
+    """A ``mail_location`` of all users of a static userdb; empty: each has a file of its own."""
     dialect: Dialect = field(init=False, default_factory=installed)
     root: Path = field(init=False)
     port: int = field(init=False, default=0)
@@ -360,5 +370,6 @@ class Dovecot:
             internal_user="dovecot" if privileged else self.mail_user,
             internal_group="dovecot" if privileged else group,
             login_user="dovenull" if privileged else self.mail_user,
+            static=self.static,
         )
         return self.dialect.configuration(instance)

@@ -27,6 +27,7 @@ def migrated(dovecot: Dovecot, driver: str) -> Account:
     for path in (maildir, *maildir.rglob("*")):
         os.chown(path, dovecot.mail_uid, -1)
     account.doveadm("backup", "-R", f"maildir:{maildir}")
+    account.forget_cache()
     return account
 
 
@@ -36,6 +37,7 @@ def test_a_guid_is_the_text_that_dovecot_gives(
 ) -> None:
     account = migrated(dovecot, driver)
     account.doveadm("copy", "INBOX", "mailbox", "INBOX", "uid", "1")
+    account.forget_cache()
     expected = Expected.of(account)
     messages = expected.messages["INBOX"]
     assert [m.guid for m in messages][:2] == ["1500000000.M0P0.host", "1500000001.M1P1.host"]
@@ -78,12 +80,14 @@ def test_dates_of_any_year_go_through_a_mount(dovecot: Dovecot, mounts: Mounts, 
         os.utime(path, (date, date))
         assert path.stat().st_mtime == date
         assert xattrs(path)["received"] == rfc3339(date)
+    account.forget_cache()
     assert [m.received for m in account.fetch()] == [-315_576_000, *dates]
     first = mnt / "INBOX" / "1.eml"
     with first.open("ab") as file:
         os.utime(file.fileno(), (-77, -77))
         file.write(b"more\n")
     assert first.stat().st_mtime == -77
+    account.forget_cache()
     assert account.fetch()[-1].received == -77
 
 

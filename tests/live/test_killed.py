@@ -219,7 +219,7 @@ def test_a_daemon_tells_on_sigusr1_what_it_does(dovecot: Dovecot, mounts: Mounts
             assert time.monotonic() < deadline, text
             time.sleep(0.01)
         (line,) = [line for line in text.splitlines() if "request WritableOperations.rename" in line]
-        assert "(fuse/namefiles.py:" in line
+        assert "(names/files.py:" in line
     assert client.wait(PATIENCE) == 0
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from dboxfs.errors import DboxfsError, NoSuchStore, Unsupported
 from dboxfs.store import Kind, Location, parse_location
+from dboxfs.store.user_variables import StoreUser
 from tests.live.dovecot import Dovecot
 
 
@@ -76,6 +77,13 @@ def test_fulldirname_counts_below_the_index_too(sdbox: Path) -> None:
     assert location.cache_path("A") == f"{sdbox}/i/mailboxes/A/Msgs/dovecot.index.cache"
 
 
+def test_variables_and_the_tilde_are_about_the_user(sdbox: Path) -> None:
+    user = StoreUser("ann@example.org", str(sdbox.parent))
+    expected = Location(Kind.SDBOX, str(sdbox), index="/i/example.org/ann", control=f"{sdbox.parent}/c")
+    assert parse_location("sdbox:~/store:INDEX=/i/%d/%n:CONTROL=%h/c", user=user) == expected
+    assert parse_location(f"sdbox:{sdbox}:INDEX=/50%%").index == "/50%"
+
+
 def test_two_colons_are_one_in_a_path(tmp_path: Path) -> None:
     root = make(tmp_path / "a:b", "mailboxes")
     assert parse_location(f"sdbox:{str(root).replace(':', '::')}:UTF-8").root == str(root)
@@ -110,7 +118,7 @@ def test_the_alt_root_is_what_the_marker_says_unless_the_location_says_it(sdbox:
         ("sdbox:{root}/sdbox:INDX=/x", "unknown key 'INDX'"),
         ("sdbox:{root}/sdbox:INDEX=", "INDEX= needs a value"),
         ("sdbox:{root}/sdbox:ALT", "ALT= needs a value"),
-        ("sdbox:/srv/%u", "% variables"),
+        ("sdbox:/srv/%u", "is about a user; give the final path, or --user NAME"),
     ],
 )
 def test_a_wrong_store_is_refused_with_what_is_wrong(tmp_path: Path, text: str, words: str) -> None:

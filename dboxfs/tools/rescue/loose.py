@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from typing import Final
 
 from dboxfs.errors import NoSuchStore
-from dboxfs.store.location import Kind, Location, parse_location
+from dboxfs.store.location import Kind, Location
 
 _FILE: Final = re.compile(r"([mu])\.[0-9]+(?:\.broken)?")
 
 
-def find_source(text: str) -> Location:
-    """The store at *text*, a mail location or a directory, whatever is missing of it.
+def find_source(find: Callable[[], Location], text: str | None) -> Location:
+    """The store that *find* gives, or the message files in the directory *text* if it finds none.
 
+    :param text: a mail location or a directory; None: the store is named by something else.
     :raises NoSuchStore: there is neither a store nor a message file.
     :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.
     """
     try:
-        return parse_location(text, damaged=True)
+        return find()
     except NoSuchStore:
-        loose = _loose(os.path.abspath(os.path.expanduser(text)))
+        loose = None if text is None else _loose(os.path.abspath(os.path.expanduser(text)))
         if loose is None:
             raise
         return loose

@@ -183,7 +183,9 @@ async def test_message_files_without_a_store_around_them_are_rescued(tmp_path: P
     if what == "storage":
         for file in (tmp_path / "old/storage").glob("dovecot.map*"):
             shutil.copy(file, loose)
-    done = await rescue(find_source(str(loose)), tmp_path / "new")
+    done = await rescue(
+        find_source(lambda: parse_location(str(loose), damaged=True), str(loose)), tmp_path / "new"
+    )
     assert sorted((await shown(done.root))["INBOX"].values()) == TEXTS
     assert not done.rescued.complete
     assert done.rescued.messages == len(TEXTS)

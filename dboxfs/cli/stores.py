@@ -1,0 +1,151 @@
+"""STORE on the command line, in every language that Dovecot has for it.
+
+``STORE`` is a directory, a ``mail_location`` of 2.3, or the bare name of a user where no such path exists.
+``--set NAME=VALUE`` names it by settings of 2.4, or by ``mail_location``; ``--user NAME`` has the installed
+Dovecot asked (:mod:`dboxfs.dovecot`).  With either there is no argument STORE: whether a command has one is
+decided before its arguments are parsed (:func:`names_store`), since argparse can't tell which one of two
+arguments is missing.
+
+A place that ``--set`` gives stands alone, and ``--user`` says whose variables and home are meant.  Other
+settings take the place of those that Dovecot has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dboxfs.cli.logs import one_line
+from dboxfs.cli.status import UsageError
+from dboxfs.dovecot.user import FoundUser, find_user
+from dboxfs.errors import NoDovecot, NoSuchStore, NoSuchUser
+from dboxfs.store.location import Location, parse_location
+from dboxfs.store.location_settings import NAMES, location_of
+from dboxfs.store.user_variables import StoreUser
+
+STORE_HELP = """\
+STORE is the root of the store (the directory with mailboxes/ in it), a Dovecot mail_location
+such as mdbox:/srv/mail/ann:INDEX=/var/index/ann:ALT=/archive/ann, or the name of a user of the
+Dovecot that is installed here. Instead of STORE:
+  --user ann                              ask Dovecot (-c FILE: with another configuration)
+  --set mail_driver=mdbox --set mail_path=/srv/mail/ann
+                                          settings of Dovecot 2.4, as doveconf -n shows them
+"""
+
+_BARE = re.compile(r"[\w.@+=-]*[\w@+=-]", re.ASCII)
+"""What can be the name of a user, and is not ``.``, ``..`` or a path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The store that the command line names; ``found``: what Dovecot has said of its user."""
+
+    location: Location
+    found: FoundUser | None = None
+
+    @property
+    def separator(self) -> str:
+        """Between the parts of a mailbox's name, as Dovecot has it for this user."""
+        return "/" if self.found is None else self.found.separator
+
+
+def names_store(argv: Sequence[str]) -> bool:
+    """Whether options name the store, so that there is no argument STORE."""
+    words = argv[: argv.index("--")] if "--" in argv else argv
+    return any(word.partition("=")[0] in ("--user", "--set") for word in words)
+
+
+def add_store(parser: argparse.ArgumentParser, *, by_option: bool, metavar: str = "STORE") -> None:
+    """Declare STORE, or the options that stand for it."""
+    if not by_option:
+        parser.add_argument("store", metavar=metavar)
+    parser.add_argument(
+        "--user", metavar="NAME", help=f"instead of {metavar}: a user of the installed Dovecot"
+    )
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], type=_setting, metavar="NAME=VALUE",
+        help=f"instead of {metavar}: a setting of Dovecot (mail_driver, mail_path ...)",
+    )  # fmt: skip
+    parser.add_argument("-c", "--config", metavar="FILE", help="Dovecot's configuration, for --user")
+    if by_option:
+        parser.set_defaults(store=None)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r}: give NAME=VALUE")
+    if name not in NAMES and name != "mail_location":
+        raise argparse.ArgumentTypeError(
+            f"{name!r} is no setting that says where a store is; these do: mail_location, "
+            + ", ".join(sorted(NAMES))
+        )
+    return name, value
+
+
+def choose_store(arguments: argparse.Namespace, *, damaged: bool = False) -> Chosen:
+    """The store that *arguments* name.  A Dovecot that does not answer is told on stderr.
+
+    :param damaged: parts of it may be missing.
+    :raises UsageError: they contradict each other.
+    :raises NoSuchStore: it is not there, or is no dbox store; the user or a Dovecot is missing.
+    :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.
+    """
+    settings = dict(arguments.settings)
+    if settings and ("mail_location" in settings or "mail_path" in settings or arguments.user is None):
+        user = None if arguments.user is None else _whose(arguments.user, arguments.config)
+        return Chosen(_by_settings(settings, user, damaged=damaged))
+    if arguments.user is not None:
+        found = find_user(arguments.user, arguments.config)
+        if settings and found.version < (2, 4):
+            raise UsageError("--set: with Dovecot 2.3 give the whole --set mail_location=...")
+        return _told(found, damaged=damaged, settings=settings)
+    try:
+        return Chosen(parse_location(arguments.store, damaged=damaged))
+    except NoSuchStore as error:
+        if not _BARE.fullmatch(arguments.store) or os.path.lexists(arguments.store):
+            raise
+        try:
+            found = find_user(arguments.store, arguments.config)
+        except NoSuchUser:
+            raise NoSuchStore(f"{arguments.store}: neither a directory nor a user of Dovecot") from None
+        except NoDovecot:
+            raise error from None
+    return _told(found, damaged=damaged, settings={})
+
+
+def _told(found: FoundUser, *, damaged: bool, settings: dict[str, str]) -> Chosen:
+    if found.alone:
+        text = (
+            f"{found.user.name}: from Dovecot's configuration alone, its userdb was not asked: {found.alone}"
+        )
+        print(f"dboxfs: {one_line(text)}", file=sys.stderr)
+    return Chosen(found.location(damaged=damaged, given=settings), found)
+
+
+def _by_settings(settings: dict[str, str], user: StoreUser | None, *, damaged: bool) -> Location:
+    if "mail_location" not in settings:
+        return location_of(settings, damaged=damaged, user=user)
+    if len(settings) > 1:
+        raise UsageError("--set mail_location=... is Dovecot 2.3's, and says everything; give it alone")
+    return parse_location(settings["mail_location"], damaged=damaged, user=user)
+
+
+def _whose(name: str, config: str | None) -> StoreUser:
+    """The user whose variables are meant: as Dovecot has it, else as the system has."""
+    try:
+        return find_user(name, config).user
+    except NoSuchUser:
+        raise
+    except NoSuchStore:
+        pass  # no Dovecot here, or none that says where its mail is: that is given
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        return StoreUser(name)
+    return StoreUser(name, entry.pw_dir, entry.pw_uid, entry.pw_gid)

@@ -1,0 +1,149 @@
+"""Run ``doveconf`` and ``doveadm user`` of the installed Dovecot and understand what they print.
+
+Grammar of ``doveconf -n`` (both versions)::
+
+    # comment
+    name = value
+    name {            or   name title {
+      name = value
+    }
+
+A value of 2.4 may stand in double quotes, with ``\\`` before a quote or backslash.  ``doveadm user NAME``
+prints ``field`` TAB ``value`` lines (after one with these words); their variables are replaced already.
+
+The programs get no input, the caller's environment, and :data:`PATIENCE` seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from dboxfs.errors import NoDovecot, NoSuchUser
+
+PATIENCE = 30.0
+"""Seconds that a program may take (a userdb may be a database far away)."""
+
+_PATH = "/usr/sbin:/sbin:/usr/local/sbin:/usr/local/bin"
+_NO_USER = 67
+"""Exit status of ``doveadm`` for a user that does not exist (EX_NOUSER)."""
+_PREFIX = re.compile(r"^(?:dove(?:conf|adm)[^:]*: )?(?:(?:Error|Fatal): )?")
+"""What the programs put before a message."""
+_BLOCK = re.compile(r"([^\s{]+)(?:\s+([^{]*?))?\s*\{")
+_SETTING = re.compile(r"(\S+) =(?: (.*))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Settings of one level, and the blocks in it, each with its kind and title."""
+
+    settings: dict[str, str] = field(default_factory=dict)
+    blocks: list[tuple[str, str, Block]] = field(default_factory=list)
+
+    def named(self, kind: str) -> Iterator[tuple[str, Block]]:
+        """The title and content of each block of that kind (``namespace``, ``plugin`` …)."""
+        for found, title, block in self.blocks:
+            if found == kind:
+                yield title, block
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """The Dovecot of this machine.
+
+    :ivar version: major and minor number.
+    :ivar config: the configuration file that is asked for; None: Dovecot's own.
+    """
+
+    version: tuple[int, int]
+    config: str | None = None
+
+    def configuration(self) -> Block:
+        """What is set, without defaults (``doveconf -n``).
+
+        :raises NoDovecot: it can't be read.
+        """
+        done = _run("doveconf", *self._config(), "-n")
+        if done.returncode != 0:
+            raise NoDovecot(f"doveconf: {_reason(done)}")
+        return parse_configuration(done.stdout)
+
+    def user(self, name: str) -> dict[str, str]:
+        """The userdb fields of *name*, asked from the Dovecot that runs (``doveadm user``).
+
+        :raises NoSuchUser: it says that there is no such user.
+        :raises NoDovecot: it doesn't answer.
+        """
+        done = _run("doveadm", *self._config(), "user", "--", name)
+        if done.returncode == _NO_USER:
+            raise NoSuchUser(f"{name}: Dovecot has no such user")
+        if done.returncode != 0:
+            raise NoDovecot(_reason(done))
+        rows = (line.partition("\t") for line in done.stdout.splitlines()[1:])
+        return {key: value for key, tab, value in rows if tab}
+
+    def _config(self) -> list[str]:
+        return [] if self.config is None else ["-c", self.config]
+
+
+def installed(config: str | None = None) -> Installed:
+    """The Dovecot that is installed here.
+
+    :raises NoDovecot: there is none, or one that is neither 2.3 nor 2.4.
+    """
+    done = _run("doveconf", *([] if config is None else ["-c", config]), "-n")
+    said = re.match(r"# (\d+)\.(\d+)\.", done.stdout)
+    if said is None:
+        raise NoDovecot(f"doveconf: {_reason(done)}")
+    version = (int(said[1]), int(said[2]))
+    if version < (2, 3):
+        raise NoDovecot(
+            f"Dovecot {said[1]}.{said[2]} is installed; dboxfs asks 2.3 and 2.4; give STORE instead"
+        )
+    return Installed(version, config)
+
+
+def _run(program: str, *args: str) -> subprocess.CompletedProcess[str]:
+    found = shutil.which(program) or shutil.which(program, path=_PATH)
+    if found is None:
+        raise NoDovecot(f"no Dovecot is installed here ({program} is missing); give STORE instead of a user")
+    try:
+        return subprocess.run(
+            [found, *args], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE,
+            errors="surrogateescape", env={**os.environ, "LC_ALL": "C"}, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise NoDovecot(f"{program} did not answer within {PATIENCE:.0f} s") from None
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    return _PREFIX.sub("", lines[0]) if lines else f"exit status {done.returncode}"
+
+
+def parse_configuration(text: str) -> Block:
+    """Understand what ``doveconf -n`` prints.  Lines of no known form are left out."""
+    stack = [Block()]
+    for line in text.splitlines():
+        stripped = line.strip()
+        if stripped == "}":
+            if len(stack) > 1:
+                stack.pop()
+        elif (setting := _SETTING.fullmatch(stripped)) is not None:
+            stack[-1].settings[setting[1]] = _unquoted(setting[2] or "")
+        elif (block := _BLOCK.fullmatch(stripped)) is not None:
+            inner = Block()
+            stack[-1].blocks.append((block[1], block[2] or "", inner))
+            stack.append(inner)
+    return stack[0]
+
+
+def _unquoted(value: str) -> str:
+    value = value.strip()
+    if len(value) >= 2 and value[0] == value[-1] == '"':
+        return re.sub(r"\\(.)", r"\1", value[1:-1])
+    return value

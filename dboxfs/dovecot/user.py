@@ -1,0 +1,158 @@
+"""Where the mail of one user is, as the installed Dovecot has it.
+
+A setting can be given in four places.  The later one wins (tried with 2.3.19 and 2.4.1)::
+
+    configuration  <  userdb field NAME  <  block of the namespace  <  userdb field namespace/TITLE/NAME
+
+So a ``mail_path`` in the namespace's block wins over the user's own, though ``doveadm user`` prints the
+other one.  The namespace is the one with ``inbox = yes``, or the only one.  Values from the userdb have no
+variables left, those from the configuration are expanded here.  Plugin settings of 2.3 stand in the block
+``plugin``.
+
+A Dovecot that does not run can't be asked for its users.  Then the configuration alone has to do, without
+what the userdb says: the home directory is ``mail_home``, or that of the system's user of this name.
+"""
+
+from __future__ import annotations
+
+import pwd
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from dboxfs.dovecot.ask import Block, Installed, installed
+from dboxfs.errors import NoDovecot, NoSuchStore, NoSuchUser
+from dboxfs.store.location import Location, parse_location
+from dboxfs.store.location_settings import location_of
+from dboxfs.store.user_variables import StoreUser, absolute_path, expand
+
+
+@dataclass(frozen=True, slots=True)
+class FoundUser:
+    """What Dovecot says of one user.
+
+    :ivar settings: all settings that count for the user's mail, plain names; of the installed version.
+    :ivar alone: why the configuration alone was asked; empty: Dovecot has told what its userdb says.
+    """
+
+    user: StoreUser
+    version: tuple[int, int]
+    settings: Mapping[str, str]
+    alone: str = ""
+
+    @property
+    def separator(self) -> str:
+        """What stands between the parts of a mailbox's name."""
+        return self.settings.get("separator") or "/"
+
+    @property
+    def compression(self) -> str:
+        """The method that new messages are compressed with; empty: none."""
+        return self._first("mail_compress_write_method", "zlib_save")
+
+    @property
+    def described(self) -> str:
+        """The store in Dovecot's own words."""
+        if self.version < (2, 4):
+            return self.settings["mail_location"]
+        driver, path = self.settings.get("mail_driver", ""), self.settings.get("mail_path", "")
+        return f"mail_driver={driver} mail_path={path}"
+
+    def location(self, *, damaged: bool = False, given: Mapping[str, str] | None = None) -> Location:
+        """The user's store, once it is sure that it is there.
+
+        :param damaged: as for :func:`~dboxfs.store.location.parse_location`.
+        :param given: settings of 2.4 that count instead.
+        :raises NoSuchStore: there is no dbox store there.
+        :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.
+        """
+        try:
+            if given or self.version >= (2, 4):
+                return location_of({**self.settings, **(given or {})}, damaged=damaged, user=self.user)
+            found = parse_location(self.settings["mail_location"], damaged=damaged, user=self.user)
+            attachments = expand(self.settings.get("mail_attachment_dir", ""), self.user, version=(2, 3))
+            if attachments:
+                found = replace(found, attachments=absolute_path(attachments, self.user))
+        except NoSuchStore as error:
+            raise type(error)(f"the store of {self.user.name}: {error}") from None
+        return found
+
+    def _first(self, *names: str) -> str:
+        return next((self.settings[name] for name in names if self.settings.get(name)), "")
+
+
+def find_user(name: str, config: str | None = None) -> FoundUser:
+    """Ask the installed Dovecot where the mail of *name* is.
+
+    :param config: its configuration file; None: the usual one.
+    :raises NoSuchUser: there is no such user.
+    :raises NoDovecot: no Dovecot is installed, or its configuration can't be read.
+    :raises NoSuchStore: where the mail is can't be told.
+    """
+    dovecot = installed(config)
+    configuration = dovecot.configuration()
+    alone = ""
+    try:
+        fields = dovecot.user(name)
+        user = StoreUser(
+            name, fields.get("home") or None, _number(fields.get("uid")), _number(fields.get("gid"))
+        )
+    except NoDovecot as error:
+        alone, fields = str(error), {}
+        user = _from_configuration(name, configuration, dovecot)
+    settings = _settings(configuration, fields, dovecot.version)
+    if dovecot.version < (2, 4) and not settings["mail_location"]:
+        raise NoSuchStore(f"{name}: neither Dovecot's configuration nor its userdb has a mail_location")
+    return FoundUser(user, dovecot.version, settings, alone)
+
+
+def _settings(configuration: Block, fields: Mapping[str, str], version: tuple[int, int]) -> dict[str, str]:
+    found = dict(configuration.settings)
+    for _, block in configuration.named("plugin"):
+        found |= block.settings
+    inner = {key.removeprefix("plugin/"): value for key, value in fields.items()}
+    found |= {key: _literal(value) for key, value in inner.items() if "/" not in key}
+    title, namespace = _inbox_namespace(configuration)
+    here = f"namespace/{title}/"
+    own = {key.removeprefix(here): _literal(value) for key, value in inner.items() if key.startswith(here)}
+    special = namespace.settings | own
+    if version < (2, 4):
+        found["mail_location"] = (
+            special.pop("location", "") or found.get("mail", "") or found.get("mail_location", "")
+        )
+    return found | special
+
+
+def _literal(value: str) -> str:
+    """A value without variables, as a setting that is expanded once more."""
+    return value.replace("%", "%%")
+
+
+def _inbox_namespace(configuration: Block) -> tuple[str, Block]:
+    namespaces = list(configuration.named("namespace"))
+    with_inbox = [found for found in namespaces if found[1].settings.get("inbox") == "yes"]
+    if not with_inbox and len(namespaces) > 1:
+        raise NoSuchStore("none of Dovecot's namespaces has inbox = yes; give STORE instead of a user")
+    return (with_inbox or namespaces or [("", Block())])[0]
+
+
+def _from_configuration(name: str, configuration: Block, dovecot: Installed) -> StoreUser:
+    """What can be known of a user without the userdb."""
+    home = uid = gid = None
+    try:
+        entry = pwd.getpwnam(name)
+        home, uid, gid = entry.pw_dir, entry.pw_uid, entry.pw_gid
+    except KeyError:
+        pass  # a user of Dovecot's alone
+    user = StoreUser(name, home, uid, gid)
+    if text := configuration.settings.get("mail_home", ""):
+        return replace(user, home=expand(text, user, version=dovecot.version))
+    if home is None:
+        raise NoSuchUser(
+            f"{name}: Dovecot does not answer, its configuration has no mail_home, and the system has no "
+            "such user"
+        )
+    return user
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() else None

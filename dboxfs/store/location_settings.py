@@ -1,0 +1,77 @@
+"""Where a store is, in the settings of Dovecot 2.4: the names that ``doveconf -n`` prints.
+
+``mail_driver`` and ``mail_path`` are what a ``mail_location`` of 2.3 begins with, each of its keys is a
+setting of its own.  A setting without a value is as if it was not there.  ``mail_path`` has a default for
+each driver (``%{home}/sdbox``, ``%{home}/mdbox``).  ``mailbox_directory_name`` is DIRNAME, or FULLDIRNAME
+where ``mailbox_directory_name_legacy = no``.
+
+Settings that say nothing about where things are on a disk are not looked at here; those that name
+no setting at all are the caller's to refuse (:data:`NAMES`).
+
+Source: dovecot-2.4 (settings).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dboxfs.errors import NoSuchStore
+from dboxfs.store.location import Location, checked_location, require_index_on_disk, require_layout
+from dboxfs.store.user_variables import StoreUser, absolute_path, expand
+
+_PATHS = {
+    "mail_index_path": "index",
+    "mail_cache_path": "index_cache",
+    "mail_control_path": "control",
+    "mail_alt_path": "alt",
+    "mail_inbox_path": "inbox",
+    "mail_volatile_path": "volatile",
+    "mail_ext_attachment_path": "attachments",
+}
+_WORDS = {
+    "mailbox_root_directory_name": "mailbox_dir",
+    "mailbox_directory_name": "dirname",
+    "mailbox_subscriptions_filename": "subscriptions",
+}
+_OTHERS = (
+    "mail_driver",
+    "mail_path",
+    "mailbox_list_layout",
+    "mailbox_list_utf8",
+    "mailbox_directory_name_legacy",
+)
+NAMES = frozenset({*_PATHS, *_WORDS, *_OTHERS})
+"""The settings that say where a store is."""
+
+
+def location_of(
+    settings: Mapping[str, str], *, damaged: bool = False, user: StoreUser | None = None
+) -> Location:
+    """The location that these settings name, once it is sure that a store is there.
+
+    :param user: whose store it is, for ``%{user}``, ``%{home}`` and ``~``; None: nobody is known.
+    :param damaged: as for :func:`~dboxfs.store.location.parse_location`.
+    :raises NoSuchStore: nothing there, no dbox, not readable; or no driver, or no path.
+    :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.
+    """
+
+    def value(name: str) -> str:
+        return expand(settings.get(name, ""), user, version=(2, 4))
+
+    driver = value("mail_driver")
+    if not driver:
+        raise NoSuchStore("mail_driver is not set; dboxfs needs mail_driver = sdbox or mdbox")
+    path = value("mail_path") or expand(f"%{{home}}/{driver}", user, version=(2, 4))
+    root = absolute_path(path, user)
+    require_layout(value("mailbox_list_layout") or "fs", root)
+    require_index_on_disk(value("mail_index_path"), root)
+    found: dict[str, str | bool] = {}
+    for name, field in _PATHS.items():
+        if text := value(name):
+            found[field] = absolute_path(text, user)
+    for name, field in _WORDS.items():
+        if text := value(name):
+            found[field] = text
+    found["utf8"] = value("mailbox_list_utf8") == "yes"
+    found["full_dirname"] = "dirname" in found and value("mailbox_directory_name_legacy") == "no"
+    return checked_location(driver, root, found, damaged=damaged)
