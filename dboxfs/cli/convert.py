@@ -21,7 +21,7 @@ from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, open_store
 from dboxfs.store.mail_settings import for_dovecot
 from dboxfs.store.write import Neighbour, WriteOptions
-from dboxfs.tools.convert import Converted, Converter, Progress
+from dboxfs.tools.convert import Converted, Converter, ConvertProgress
 from dboxfs.util.uid_ranges import uid_ranges
 
 DESCRIPTION = """\
@@ -128,7 +128,7 @@ class _Meter:
         self._over = sys.stderr.isatty()
         self._open = False
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: ConvertProgress) -> None:
         """Told by the conversion after each chunk."""
         now = time.monotonic()
         if self._quiet or now - self._shown < _EVERY:

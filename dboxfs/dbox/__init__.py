@@ -70,8 +70,8 @@ from dboxfs.dbox.format3 import (
 from dboxfs.dbox.forward import ForwardParser
 from dboxfs.dbox.lineends import LineEnds
 from dboxfs.dbox.metadata import Metadata, encode_date, encode_metadata, guid128_of, parse_metadata
-from dboxfs.dbox.recovery import Found, Gap, TrailerScan, resolve, scan_file
-from dboxfs.dbox.scan import Record, find_record, next_record
+from dboxfs.dbox.recovery import FoundRecord, NoRecord, TrailerScan, resolve, scan_file
+from dboxfs.dbox.scan import ScannedRecord, find_record, next_record
 from dboxfs.dbox.stored import Doubt, is_as_it_is, is_doubtful, is_encrypted
 
 __all__ = [
@@ -90,14 +90,14 @@ __all__ = [
     "ExtRef",
     "FileHeader",
     "ForwardParser",
-    "Found",
-    "Gap",
+    "FoundRecord",
     "LineEnds",
     "MessageHeader",
     "Metadata",
     "NeedMore",
-    "Record",
+    "NoRecord",
     "RecordWriter",
+    "ScannedRecord",
     "Segment",
     "SegmentPlan",
     "Trailer",

@@ -19,8 +19,8 @@ from dboxfs.dbox.attachments import parse_ext_refs
 from dboxfs.dbox.compression import PREFIX_SIZE, detect
 from dboxfs.dbox.format2 import MESSAGE_HEADER_SIZE, FileHeader, NeedMore, parse_file_header
 from dboxfs.dbox.metadata import Metadata
-from dboxfs.dbox.recovery import Found, Gap, scan_file
-from dboxfs.dbox.scan import Record, find_record, next_record
+from dboxfs.dbox.recovery import FoundRecord, NoRecord, scan_file
+from dboxfs.dbox.scan import ScannedRecord, find_record, next_record
 from dboxfs.errors import FormatError
 
 _SHOWN_BODY: Final = 8
@@ -37,7 +37,7 @@ def describe(data: bytes | bytearray) -> Iterator[str]:
     yield from lines
     if header.version == 3 or lines[0].startswith("damage"):
         regions = scan_file(data)
-        if header.version == 3 or any(isinstance(region, Found) for region in regions):
+        if header.version == 3 or any(isinstance(region, FoundRecord) for region in regions):
             yield from _regions(data, regions)
             return
     offset = header.size
@@ -52,7 +52,7 @@ def describe(data: bytes | bytearray) -> Iterator[str]:
             if isinstance(found, NeedMore):
                 missing = found.size - len(data)
                 yield f"damage: offset {offset}: record is truncated, bytes missing: at least {missing}"
-            record = found if isinstance(found, Record) else None
+            record = found if isinstance(found, ScannedRecord) else None
         if record is None:
             damaged += 1
             record = find_record(data, offset + 1, header)
@@ -82,7 +82,7 @@ def _file_header(data: bytes | bytearray) -> tuple[FileHeader, list[str]]:
     return FileHeader(2, MESSAGE_HEADER_SIZE, None, 0), [f"damage: {reason}"]
 
 
-def _record(data: bytes | bytearray, number: int, record: Record) -> Iterator[str]:
+def _record(data: bytes | bytearray, number: int, record: ScannedRecord) -> Iterator[str]:
     header, body, metadata = record.header, record.body_offset, record.metadata
     prefix = bytes(data[body : min(body + PREFIX_SIZE, record.metadata_offset)])
     compression = detect(prefix)
@@ -95,11 +95,11 @@ def _record(data: bytes | bytearray, number: int, record: Record) -> Iterator[st
     yield from _metadata(metadata)
 
 
-def _regions(data: bytes | bytearray, regions: list[Found | Gap]) -> Iterator[str]:
+def _regions(data: bytes | bytearray, regions: list[FoundRecord | NoRecord]) -> Iterator[str]:
     """The records of a file of format 3, and what lies between them."""
     records = damaged = 0
     for region in regions:
-        if isinstance(region, Found):
+        if isinstance(region, FoundRecord):
             records += 1
             lines = list(_record3(data, records, region))
             damaged += any(line.startswith("damage") for line in lines)
@@ -111,7 +111,7 @@ def _regions(data: bytes | bytearray, regions: list[Found | Gap]) -> Iterator[st
     yield f"end: {records} records, {damaged} damaged places"
 
 
-def _record3(data: bytes | bytearray, number: int, found: Found) -> Iterator[str]:
+def _record3(data: bytes | bytearray, number: int, found: FoundRecord) -> Iterator[str]:
     trailer = found.trailer
     body = memoryview(data)[trailer.body_offset : trailer.offset]
     prefix = bytes(body[:_SHOWN_BODY])

@@ -18,7 +18,7 @@ What is a record of the file, and not of a file inside one of its bodies:
 3. it does not lie inside another one; where two claim a place, a record whose message header has the
    trailer's separator goes before one that has not.
 
-What lies between is a :class:`Gap`, with a reason: one that begins with a message header and goes to the
+What lies between is a :class:`NoRecord`, with a reason: one that begins with a message header and goes to the
 end of the file is a record that was never finished; anything else is damage.
 
 Limits.  A body's bytes are not looked at: compare their CRC-32 with ``trailer.crc``.  A damaged trailer
@@ -50,7 +50,7 @@ _PIECE: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundRecord:
     """A record of the file.  ``damage``: what is wrong with its message header; None: nothing."""
 
     trailer: Trailer
@@ -68,7 +68,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
+class NoRecord:
     """Bytes of the file, from ``offset`` to ``end``, that are no whole record.
 
     ``incomplete``: a record that was begun and not finished, at the end of the file.
@@ -144,7 +144,7 @@ class TrailerScan:
         self._base += at
 
 
-def scan_file(data: Buffer) -> list[Found | Gap]:
+def scan_file(data: Buffer) -> list[FoundRecord | NoRecord]:
     """All of a file in memory: its records and what lies between them, in order, without holes.
 
     The header line is not part of it, unless it is damaged.  A file of another version gives one gap.
@@ -165,7 +165,7 @@ def scan_file(data: Buffer) -> list[Found | Gap]:
 
 def resolve(
     trailers: Iterable[Trailer], heads: Mapping[int, bytes], *, header: FileHeader | None, size: int
-) -> list[Found | Gap]:
+) -> list[FoundRecord | NoRecord]:
     """Put what a scan has found in order; see the module.
 
     :param heads: the 19 bytes of the file (fewer at its end) at each of :meth:`TrailerScan.offsets`, and
@@ -177,7 +177,7 @@ def resolve(
     known = [t for t in trailers if t.record_offset >= start and t.end <= size]
     candidates = [_found(trailer, heads) for trailer in _of_one_key(known, header)]
     candidates.sort(key=lambda found: (found.offset, found.damage is not None, -found.end))
-    regions: list[Found | Gap] = []
+    regions: list[FoundRecord | NoRecord] = []
     at = start
     for found in candidates:
         if found.offset < at:
@@ -213,15 +213,15 @@ def _covered(trailers: list[Trailer]) -> int:
     return covered
 
 
-def _found(trailer: Trailer, heads: Mapping[int, bytes]) -> Found:
+def _found(trailer: Trailer, heads: Mapping[int, bytes]) -> FoundRecord:
     try:
         check_message_header(heads.get(trailer.record_offset, b""), trailer)
     except FormatError as error:
-        return Found(trailer, error.reason)
-    return Found(trailer, None)
+        return FoundRecord(trailer, error.reason)
+    return FoundRecord(trailer, None)
 
 
-def _gap(start: int, end: int, heads: Mapping[int, bytes], *, at_end: bool) -> Gap:
+def _gap(start: int, end: int, heads: Mapping[int, bytes], *, at_end: bool) -> NoRecord:
     begun = False
     if at_end:
         try:
@@ -230,4 +230,4 @@ def _gap(start: int, end: int, heads: Mapping[int, bytes], *, at_end: bool) -> G
         except FormatError:
             pass  # no beginning of a record: damage, as the answer says
     reason = "a record that was not finished" if begun else "no record can be made out here"
-    return Gap(start, end, begun, reason)
+    return NoRecord(start, end, begun, reason)

@@ -29,7 +29,7 @@ _RECORD_START: Final = re.compile(rb"\x01\x02N[\0-\xff]{10}[0-7][0-9a-fA-F]{15}"
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ScannedRecord:
     """Where one message is in its file, and what its metadata say.
 
     ``offset``, ``body_offset``, ``metadata_offset``: offsets in the file.  ``size``: bytes of the whole
@@ -46,7 +46,7 @@ class Record:
 
 def next_record(
     data: Buffer, offset: int, header: FileHeader, *, base: int = 0, limit: int | None = None
-) -> Record | NeedMore:
+) -> ScannedRecord | NeedMore:
     """Parse the record at ``data[offset:]``.  The body is skipped, not looked at.
 
     :param header: the header line of the file, for the size of message headers.
@@ -68,10 +68,12 @@ def next_record(
     if isinstance(metadata, NeedMore):
         return NeedMore(metadata_offset + metadata.size)
     size = metadata_offset + metadata.size - offset
-    return Record(base + offset, message, base + body_offset, base + metadata_offset, metadata, size)
+    return ScannedRecord(base + offset, message, base + body_offset, base + metadata_offset, metadata, size)
 
 
-def find_record(data: bytes | bytearray, offset: int, header: FileHeader, *, base: int = 0) -> Record | None:
+def find_record(
+    data: bytes | bytearray, offset: int, header: FileHeader, *, base: int = 0
+) -> ScannedRecord | None:
     """The first complete record that starts at or behind ``data[offset]``, or None.
 
     For going on behind damage.  A record inside a body (a dbox file as an attachment) looks like any other:
@@ -83,7 +85,7 @@ def find_record(data: bytes | bytearray, offset: int, header: FileHeader, *, bas
             found = next_record(data, start.start(), header, base=base, limit=MAX_FOUND_METADATA)
         except FormatError:
             found = None  # only looked like one
-        if isinstance(found, Record):
+        if isinstance(found, ScannedRecord):
             return found
         offset = start.start() + 1
     return None

@@ -46,7 +46,7 @@ from dboxfs.store.mdbox.read import MdboxStorage
 from dboxfs.store.prefetch import AheadFiles
 from dboxfs.store.size_table import SizeTables
 from dboxfs.store.subscriptions import read_subscriptions
-from dboxfs.store.tree import Found, scan_tree
+from dboxfs.store.tree import TreeDirectory, scan_tree
 from dboxfs.store.watch import Watched
 
 log = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ class Store:
             boxes = await self._load_mailboxes(wanted)
             self._take_tree(wanted, boxes)
 
-    def _keep_unreadable(self, wanted: dict[str, Found]) -> None:
+    def _keep_unreadable(self, wanted: dict[str, TreeDirectory]) -> None:
         """Of a directory that can't be read everything stays as it was."""
         for item in [item for item in wanted.values() if item.error is not None]:
             assert item.error is not None
@@ -194,9 +194,9 @@ class Store:
             above = item.name + "/" if item.name else ""
             for name in self.folders:
                 if name.startswith(above) and name not in wanted:
-                    wanted[name] = Found(name, self._has_mailbox(name))
+                    wanted[name] = TreeDirectory(name, self._has_mailbox(name))
 
-    async def _load_mailboxes(self, wanted: dict[str, Found]) -> dict[str, Mailbox]:
+    async def _load_mailboxes(self, wanted: dict[str, TreeDirectory]) -> dict[str, Mailbox]:
         """Load the mailboxes that are new; follow those whose directory isn't the one it was."""
         names = [item.name for item in wanted.values() if item.selectable]
         new = {name: self._new_mailbox(name) for name in names if not self._has_mailbox(name)}
@@ -223,7 +223,7 @@ class Store:
                     nursery.start_soon(follow, folder)
         return new
 
-    def _take_tree(self, wanted: dict[str, Found], boxes: dict[str, Mailbox]) -> None:
+    def _take_tree(self, wanted: dict[str, TreeDirectory], boxes: dict[str, Mailbox]) -> None:
         gone = [folder for name, folder in self.folders.items() if name not in wanted]
         changed = {
             folder
@@ -257,7 +257,7 @@ class Store:
             records=self.records,
         )
 
-    def _add(self, item: Found, box: Mailbox | None) -> None:
+    def _add(self, item: TreeDirectory, box: Mailbox | None) -> None:
         folder = self.folders.get(item.name)
         if folder is None:
             above, _, part = item.name.rpartition("/")

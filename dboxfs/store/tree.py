@@ -26,17 +26,17 @@ _MESSAGE = re.compile(r"u\.[1-9][0-9]{0,9}")
 
 
 @dataclass(slots=True)
-class Found:
+class TreeDirectory:
     """One directory of the tree: its storage name ("" is the root), and whether it is a mailbox."""
 
     name: str
     selectable: bool
     error: OSError | None = None
-    children: list[Found] = field(default_factory=list)
+    children: list[TreeDirectory] = field(default_factory=list)
 
-    def walk(self) -> list[Found]:
+    def walk(self) -> list[TreeDirectory]:
         """This directory and all below it, parents first, in the order of their names."""
-        out: list[Found] = []
+        out: list[TreeDirectory] = []
         todo = [self]
         while todo:
             found = todo.pop()
@@ -45,12 +45,12 @@ class Found:
         return out
 
 
-async def scan_tree(fs: FileSystem, location: Location, watch: Callable[[str], None]) -> Found:
+async def scan_tree(fs: FileSystem, location: Location, watch: Callable[[str], None]) -> TreeDirectory:
     """Look at the whole tree.
 
     :param watch: called with each directory before it is read, so that no change falls between.
     """
-    root = Found("", False)
+    root = TreeDirectory("", False)
     scanner = _Scanner(fs, location, watch, trio.CapacityLimiter(_AT_ONCE))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scanner.visit, nursery, root, location.tree, frozenset())
@@ -79,7 +79,7 @@ class _Scanner:
         self._limit = limit
 
     async def visit(
-        self, nursery: trio.Nursery, folder: Found, path: str, above: frozenset[tuple[int, int]]
+        self, nursery: trio.Nursery, folder: TreeDirectory, path: str, above: frozenset[tuple[int, int]]
     ) -> None:
         """Fill in *folder* from the directory *path*; visits of its children are started in *nursery*."""
         async with self._limit:
@@ -99,16 +99,16 @@ class _Scanner:
             elif not folder.name and self._location.inbox is not None and entry.name == "INBOX":
                 continue
             elif await self._is_folder(path, entry, above):
-                child = Found(f"{folder.name}/{entry.name}" if folder.name else entry.name, False)
+                child = TreeDirectory(f"{folder.name}/{entry.name}" if folder.name else entry.name, False)
                 folder.children.append(child)
                 nursery.start_soon(self.visit, nursery, child, os.path.join(path, entry.name), above)
         if folder.name and not folder.selectable and self._location.index is not None:
             log = os.path.join(self._location.index_path(folder.name), "dovecot.index.log")
             folder.selectable = await self._exists(folder, log)
 
-    async def add_inbox(self, root: Found, path: str) -> None:
+    async def add_inbox(self, root: TreeDirectory, path: str) -> None:
         """INBOX, where it lives outside of the tree (``INBOX=``)."""
-        inbox = Found("INBOX", True)
+        inbox = TreeDirectory("INBOX", True)
         if await self._exists(inbox, path) or inbox.error is not None:
             root.children.append(inbox)
 
@@ -123,7 +123,7 @@ class _Scanner:
             return False  # a dangling link is no folder, for Dovecot neither
         return (target.st_mode & 0o170000) == 0o040000 and (target.st_dev, target.st_ino) not in above
 
-    async def _exists(self, folder: Found, path: str) -> bool:
+    async def _exists(self, folder: TreeDirectory, path: str) -> bool:
         try:
             await self._fs.stat(path)
         except (FileNotFoundError, NotADirectoryError):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dboxfs.dbox import Found, Gap, TrailerScan, scan_file
+from dboxfs.dbox import FoundRecord, NoRecord, TrailerScan, scan_file
 from tests.dbox.golden3 import HEADER, file_of, page_example, record, separator
 from tests.dbox.test_forward import BODIES
 from tests.dbox.vectors import MDBOX_M1
@@ -19,7 +19,7 @@ SEVERAL = [b"Subject: a\n\none\n", b"", page_example(), b"\x1f\x8b" + MDBOX_M1, 
 
 def whole(data: bytes) -> list[tuple[int, bytes]]:
     """Offset and body of the records that a scan says are whole and undamaged."""
-    found = [region for region in scan_file(data) if isinstance(region, Found)]
+    found = [region for region in scan_file(data) if isinstance(region, FoundRecord)]
     bodies = [(one.offset, data[one.trailer.body_offset : one.trailer.offset]) for one in found]
     return [
         pair
@@ -28,7 +28,7 @@ def whole(data: bytes) -> list[tuple[int, bytes]]:
     ]
 
 
-def check_covers(data: bytes) -> list[Found | Gap]:
+def check_covers(data: bytes) -> list[FoundRecord | NoRecord]:
     """The regions of a file follow each other without holes, and end where it does."""
     regions = scan_file(data)
     for before, after in itertools.pairwise(regions):
@@ -41,7 +41,7 @@ def check_covers(data: bytes) -> list[Found | Gap]:
 def test_every_message_of_an_undamaged_file_is_found_and_nothing_else(bodies: list[bytes]) -> None:
     data, offsets = file_of(bodies)
     assert whole(data) == list(zip(offsets[:-1], bodies, strict=True))
-    assert all(isinstance(region, Found) for region in check_covers(data))
+    assert all(isinstance(region, FoundRecord) for region in check_covers(data))
 
 
 @given(BODIES, st.lists(st.integers(1, 300), max_size=30))
@@ -62,7 +62,7 @@ def test_cut_at_every_byte_keeps_what_is_before_and_names_what_is_not() -> None:
         complete = sum(end <= size for end in offsets[1:])
         expected = list(zip(offsets, SEVERAL, strict=False))[:complete]
         assert whole(data[:size]) == expected, size
-        gaps = [region for region in check_covers(data[:size]) if isinstance(region, Gap)]
+        gaps = [region for region in check_covers(data[:size]) if isinstance(region, NoRecord)]
         if size < offsets[0] or size in offsets:
             assert all(not gap.incomplete for gap in gaps)
         else:
@@ -89,7 +89,7 @@ def test_message_with_a_damaged_header_is_known_by_its_trailer() -> None:
     for at in range(offsets[1], offsets[1] + 19):
         damaged = bytearray(data)
         damaged[at] ^= 0x55
-        found = [region for region in scan_file(bytes(damaged)) if isinstance(region, Found)]
+        found = [region for region in scan_file(bytes(damaged)) if isinstance(region, FoundRecord)]
         assert [one.offset for one in found] == offsets[:-1]
         assert [one.damage is not None for one in found] == [False, True, False, False, False]
 
@@ -99,7 +99,7 @@ def test_message_with_a_damaged_trailer_is_a_gap_with_its_bounds() -> None:
     for at in (-1, -11, -45, -80):
         damaged = bytearray(data)
         damaged[offsets[2] + at] ^= 1
-        gaps = [region for region in scan_file(bytes(damaged)) if isinstance(region, Gap)]
+        gaps = [region for region in scan_file(bytes(damaged)) if isinstance(region, NoRecord)]
         assert [(gap.offset, gap.end, gap.incomplete) for gap in gaps] == [(offsets[1], offsets[2], False)]
 
 

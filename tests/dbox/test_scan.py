@@ -8,7 +8,7 @@ from dboxfs.dbox import (
     FileHeader,
     MessageHeader,
     NeedMore,
-    Record,
+    ScannedRecord,
     encode_message_header,
     encode_metadata,
     find_record,
@@ -20,9 +20,9 @@ from tests.dbox.vectors import MDBOX_M1, SDBOX_U1
 HEADER = FileHeader(2, 30, 1795206765, 16)
 
 
-def record(data: bytes, offset: int, header: FileHeader = HEADER, base: int = 0) -> Record:
+def record(data: bytes, offset: int, header: FileHeader = HEADER, base: int = 0) -> ScannedRecord:
     found = next_record(data, offset, header, base=base)
-    assert isinstance(found, Record)
+    assert isinstance(found, ScannedRecord)
     return found
 
 
@@ -33,13 +33,13 @@ def build(body: bytes) -> bytes:
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_records_of_a_file_that_dovecot_wrote(kind: type[bytes | bytearray | memoryview]) -> None:
     first = next_record(kind(MDBOX_M1), 16, HEADER)
-    assert isinstance(first, Record)
+    assert isinstance(first, ScannedRecord)
     # offset and size are those of the map: map_uid 1 at 16, 165 bytes, map_uid 2 at 181, 165 bytes
     assert (first.offset, first.size) == (16, 165)
     assert (first.body_offset, first.metadata_offset) == (46, 121)
     assert first.header == MessageHeader("N", 75)
     second = next_record(kind(MDBOX_M1), 181, HEADER)
-    assert isinstance(second, Record)
+    assert isinstance(second, ScannedRecord)
     assert (second.offset, second.size, second.body_offset, second.metadata_offset) == (181, 165, 211, 286)
     assert second.metadata.guid == b"9b6b19296dae006b9c74000083ecc375"
     assert next_record(kind(MDBOX_M1), 346, HEADER) == NeedMore(346 + 30)
@@ -87,7 +87,7 @@ def test_damage_is_placed_in_the_file(at: int, reason: str) -> None:
 
 
 def test_limit_of_the_metadata_block() -> None:
-    assert isinstance(next_record(MDBOX_M1, 16, HEADER, limit=60), Record)
+    assert isinstance(next_record(MDBOX_M1, 16, HEADER, limit=60), ScannedRecord)
     with pytest.raises(FormatError, match="does not end") as caught:
         next_record(MDBOX_M1, 16, HEADER, limit=59)
     assert caught.value.offset == 121 + 59

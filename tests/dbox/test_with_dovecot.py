@@ -10,7 +10,7 @@ import pytest
 
 from dboxfs.dbox import (
     ExtRef,
-    Record,
+    ScannedRecord,
     describe,
     detect,
     encode_base64_range,
@@ -74,7 +74,7 @@ def attachment(ref: ExtRef, path: Path) -> bytes:
     return b"".join(parts)
 
 
-def full_message(data: bytes, record: Record, attachments: Path, suffix: str) -> bytes:
+def full_message(data: bytes, record: ScannedRecord, attachments: Path, suffix: str) -> bytes:
     body = data[record.body_offset : record.metadata_offset]
     compression = detect(body)
     if compression is not None:
@@ -90,7 +90,7 @@ def full_message(data: bytes, record: Record, attachments: Path, suffix: str) ->
     return b"".join(parts)
 
 
-def stored(account: Account) -> dict[str, tuple[Record, bytes, bytes]]:
+def stored(account: Account) -> dict[str, tuple[ScannedRecord, bytes, bytes]]:
     """By guid: the record, its body as stored, the full message; everything that is in the dbox files."""
     guid = account.status()["INBOX"].guid
     found = {}
@@ -102,7 +102,7 @@ def stored(account: Account) -> dict[str, tuple[Record, bytes, bytes]]:
         offset = header.size
         while offset < len(data):
             record = next_record(data, offset, header)
-            assert isinstance(record, Record)
+            assert isinstance(record, ScannedRecord)
             assert record.metadata.guid128 is not None
             body = data[record.body_offset : record.metadata_offset]
             full = full_message(data, record, account.home / "attachments", suffix)

@@ -98,16 +98,15 @@ async def open_append(world: World, name: str) -> None:
     if file is not None and file.has_writer:
         return  # two writers of one file are kept apart by try_lock
     handle = world.fs.open(world.path(name), OpenMode.APPEND)
+    await outcome(handle.wait_open)  # a later step may give the name to a file
     if file is not None:
-        await handle.wait_open()
         file.has_writer = True
     world.handles.append(Open(handle, file, name, True, failure=world.problem(name)))
 
 
 async def open_read(world: World, name: str) -> None:
     handle = world.fs.open(world.path(name), willneed=10)
-    if name in world.names:
-        await handle.wait_open()
+    await outcome(handle.wait_open)  # a later step may give the name to a file
     world.handles.append(Open(handle, world.names.get(name), name, failure=world.problem(name)))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dboxfs.dbox import Found, scan_file
+from dboxfs.dbox import FoundRecord, scan_file
 from tests.fuse_rw.rw import JULY, LONG, ONE, TWO
 from tests.live.dovecot import Dovecot
 from tests.live.mounts import Mounts, dboxfs
@@ -35,7 +35,7 @@ def bodies(root: Path) -> list[bytes]:
     found = []
     for data in message_files(root):
         for region in scan_file(data):
-            assert isinstance(region, Found)
+            assert isinstance(region, FoundRecord)
             assert region.damage is None
             found.append(data[region.trailer.body_offset : region.trailer.offset])
     return sorted(found)

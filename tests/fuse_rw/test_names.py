@@ -11,7 +11,7 @@ import pytest
 
 from dboxfs.fsapi import Fault, FaultsDriver, ThreadsDriver
 from dboxfs.fsapi.temporary import Process
-from dboxfs.store.names.codec import Kind, Line, decode_lines, encode_line
+from dboxfs.store.names.codec import Line, LineKind, decode_lines, encode_line
 from dboxfs.store.write import WriteOptions
 from dboxfs.vfs.options import MountOptions
 from tests.fuse.inside import aside, mounted
@@ -154,7 +154,7 @@ class TestNames:
 
 
 def test_lines_are_checked() -> None:
-    said = [Line(7, 1, b"a b%\n\xff"), Line(7, 2, b"plain", 1, Kind.ANNOUNCED, "17-0123abcd-4-5")]
+    said = [Line(7, 1, b"a b%\n\xff"), Line(7, 2, b"plain", 1, LineKind.ANNOUNCED, "17-0123abcd-4-5")]
     lines = [encode_line(line) for line in said]
     data = b"".join(lines)
     whole = [(len(lines[0]), said[0]), (len(data), said[1])]

@@ -17,7 +17,7 @@ from dboxfs.dbox import (
     ExtRef,
     FileHeader,
     ForwardParser,
-    Found,
+    FoundRecord,
     Metadata,
     NeedMore,
     Segment,
@@ -182,7 +182,7 @@ def run_format3(data: bytes, random: Random) -> None:
     for region in regions:
         assert region.offset == at, "no hole"
         at = region.end
-        if isinstance(region, Found):
+        if isinstance(region, FoundRecord):
             values = region.trailer.metadata
             with contextlib.suppress(FormatError):  # of this record alone
                 values_of(values)
@@ -371,7 +371,7 @@ async def run_salvage(data: bytes, random: Random) -> None:
     driver.make_dirs("/m")
     driver.put("/m/m.1", data)
     places = [
-        salvage.Place(random.randrange(len(data) + 1), random.randrange(400))
+        salvage.MapPlace(random.randrange(len(data) + 1), random.randrange(400))
         for _ in range(random.randrange(4))
     ]
     single = random.random() < 0.5

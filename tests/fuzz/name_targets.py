@@ -5,14 +5,14 @@ from __future__ import annotations
 import zlib
 from random import Random
 
-from dboxfs.store.names.codec import HIGHEST, LONGEST, Kind, Line, decode_lines, encode_line
+from dboxfs.store.names.codec import HIGHEST, LONGEST, Line, LineKind, decode_lines, encode_line
 from tests.fuzz.machine import Target
 
 _LINES = (
     Line(1000, 1, b"name"),
     Line(1000, 2, b"\xff a%b\n", 1),
-    Line(1000, 7, b"placed", 2, Kind.PLACED, "7-0-abc"),
-    Line(1000, 8, b"announced", 0, Kind.ANNOUNCED, "7-0-abc"),
+    Line(1000, 7, b"placed", 2, LineKind.PLACED, "7-0-abc"),
+    Line(1000, 8, b"announced", 0, LineKind.ANNOUNCED, "7-0-abc"),
 )
 _NUMBERS = (
     b"1000",

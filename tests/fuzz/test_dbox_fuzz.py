@@ -23,7 +23,7 @@ from dboxfs.dbox import (
     MessageHeader,
     Metadata,
     NeedMore,
-    Record,
+    ScannedRecord,
     describe,
     detect,
     encode_base64_range,
@@ -204,7 +204,7 @@ def test_file_of_any_bodies_round_trip(messages: list[tuple[bytes, list[tuple[by
     offset = len(encode_file_header(1))
     for body, items in messages:
         record = next_record(data, offset, HEADER)
-        assert isinstance(record, Record)
+        assert isinstance(record, ScannedRecord)
         assert data[record.body_offset : record.metadata_offset] == body
         assert record.metadata.items == tuple(items)
         offset += record.size

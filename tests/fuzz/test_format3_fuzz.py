@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dboxfs.dbox import (
     ForwardParser,
-    Found,
+    FoundRecord,
     NeedMore,
     Trailer,
     TrailerScan,
@@ -101,7 +101,7 @@ def test_scan_of_any_file_covers_it_and_finds_what_both_ways_find(data: bytes) -
         assert before is None or before.end == after.offset
         assert after.offset < after.end
     for region in regions:
-        if isinstance(region, Found):
+        if isinstance(region, FoundRecord):
             assert parse_last_trailer(data[: region.end], end=region.end) == region.trailer
             if region.damage is None:
                 parser = ForwardParser(region.offset, to_end=True)

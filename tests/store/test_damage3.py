@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dboxfs.dbox import Found, scan_file
+from dboxfs.dbox import FoundRecord, scan_file
 from dboxfs.errors import CorruptFile
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location
@@ -42,7 +42,7 @@ def make(tmp_path: Path) -> MakeStore:
 
 def owners(made: Made, path: str) -> list[tuple[int, int, int]]:
     """(uid, start, end) of the records in a file."""
-    regions = [region for region in scan_file(made.files[path]) if isinstance(region, Found)]
+    regions = [region for region in scan_file(made.files[path]) if isinstance(region, FoundRecord)]
     first = 1 if made.location.kind is Kind.MDBOX else int(path.rpartition(".")[2])
     return [(uid, region.offset, region.end) for uid, region in enumerate(regions, first)]
 

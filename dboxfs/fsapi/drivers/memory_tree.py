@@ -69,7 +69,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Resolved:
     """Where a path leads: the directory, the last name in it, and what is there (None: nothing)."""
 
     parent: Node
@@ -84,7 +84,7 @@ class Tree:
         self._numbers = itertools.count(2)
         self.root = Node(1, stat.S_IFDIR | 0o755, nlink=2)
 
-    def locate(self, path: str, *, follow: bool = True) -> Place:
+    def locate(self, path: str, *, follow: bool = True) -> Resolved:
         """Resolve a path; its directory must exist, its last component need not.
 
         ``follow``: a symbolic link in the last component is resolved too.
@@ -168,7 +168,7 @@ class Tree:
         del old.parent.entries[old.name]
         new.parent.entries[new.name] = node
 
-    def _existing(self, path: str) -> Place:
+    def _existing(self, path: str) -> Resolved:
         place = self.locate(path, follow=False)
         if place.node is None:
             raise os_error(errno.ENOENT, path)
@@ -189,7 +189,7 @@ class Tree:
             return True
         return any(self._is_below(node, child) for child in top.entries.values() if child.is_dir)
 
-    def _walk(self, stack: list[Node], rest: str, path: str, follow: bool, links: int) -> Place:
+    def _walk(self, stack: list[Node], rest: str, path: str, follow: bool, links: int) -> Resolved:
         """Resolve ``rest`` from the directory on top of ``stack`` (its ancestors lie below it)."""
         stack = stack[:1] if rest.startswith("/") else list(stack)
         names = [name for name in rest.split("/") if name not in ("", ".")]
@@ -215,8 +215,8 @@ class Tree:
             if last:
                 if node is not None and not node.is_dir and rest.endswith("/"):
                     raise os_error(errno.ENOTDIR, path)
-                return Place(here, name, node)
+                return Resolved(here, name, node)
             if node is None:
                 raise os_error(errno.ENOENT, path)
             stack.append(node)
-        return Place(stack[-2] if len(stack) > 1 else stack[0], name, stack[-1])
+        return Resolved(stack[-2] if len(stack) > 1 else stack[0], name, stack[-1])

@@ -31,7 +31,7 @@ from dboxfs.fsapi.ops import LockKind
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.disk import AppendFile
 from dboxfs.store.mdbox.repair import read_record
-from dboxfs.store.salvage import Found, Gap, Place, Trust, open_window, scan_file
+from dboxfs.store.salvage import Found, Gap, MapPlace, Trust, open_window, scan_file
 from dboxfs.store.salvage.window import SPARSE_CHUNK
 from dboxfs.store.write import log_records
 from dboxfs.store.write.session import Work, message_number
@@ -207,10 +207,10 @@ async def _items(work: Work, path: str, mapping: MapIndex) -> list[Found | Gap]:
         return [item async for item in scan_file(window, _places(mapping, path), texts=False)]
 
 
-def _places(mapping: MapIndex, path: str) -> list[Place]:
+def _places(mapping: MapIndex, path: str) -> list[MapPlace]:
     rows = np.flatnonzero(mapping.file_ids == message_number(os.path.basename(path), "m"))
     places = sorted(zip(mapping.offsets[rows].tolist(), mapping.sizes[rows].tolist(), strict=True))
-    return [Place(offset, size) for offset, size in places]
+    return [MapPlace(offset, size) for offset, size in places]
 
 
 async def _is_torn(work: Work, path: str, mapping: MapIndex, start: int) -> bool:

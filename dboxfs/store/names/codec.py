@@ -44,7 +44,7 @@ _NO_NAMES = frozenset({b"", b".", b"..", b".dboxfs"})
 _PLAIN = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) != "%")
 
 
-class Kind(enum.Enum):
+class LineKind(enum.Enum):
     """What a line says; the value is what its writer begins with."""
 
     SAID = ""
@@ -63,7 +63,7 @@ class Line:
     uid: int
     name: bytes
     after: int = 0
-    kind: Kind = Kind.SAID
+    kind: LineKind = LineKind.SAID
     writer: str = ""
 
 
@@ -104,9 +104,9 @@ def decode_line(data: bytes) -> Line | None:
         return None
     if len(parts) == 5 and not _WRITER.fullmatch(writer):
         return None
-    kind = Kind(writer[:1].decode("ascii"))
+    kind = LineKind(writer[:1].decode("ascii"))
     name = unquote_to_bytes(quoted)
     line = Line(int(validity), int(uid), name, int(after), kind, writer[1:].decode("ascii"))
     possible = 0 < line.validity <= HIGHEST and 0 < line.uid <= HIGHEST and line.after <= HIGHEST
-    placed = line.kind is not Kind.PLACED or line.after
+    placed = line.kind is not LineKind.PLACED or line.after
     return line if possible and placed and line.after != line.uid and can_be(name) else None

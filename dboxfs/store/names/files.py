@@ -44,7 +44,7 @@ from dboxfs.fsapi.ops import LockKind, Opened, OpenShared, TryLock
 from dboxfs.store import Folder, Mailbox
 from dboxfs.store.disk import AppendFile, Disk, check_appended
 from dboxfs.store.indexes.locks import lock_log, unlock_log
-from dboxfs.store.names.codec import Kind, Line, decode_lines, encode_line
+from dboxfs.store.names.codec import Line, LineKind, decode_lines, encode_line
 from dboxfs.store.names.read import NameReader
 from dboxfs.store.names.table import NOBODY, There
 from dboxfs.store.write import LockMethod, Superseded, Wanted, WriteOptions
@@ -54,7 +54,7 @@ _LOCKS = {LockMethod.FCNTL: LockKind.RECORD, LockMethod.FLOCK: LockKind.FLOCK}
 
 
 @dataclass(frozen=True, slots=True)
-class Appended:
+class LinesAppended:
     """What :func:`append_steps` has met: the file, and what it had behind ``start`` already.
 
     ``appended``: False: others have written meanwhile, and nothing was appended.
@@ -76,7 +76,7 @@ class Seen:
 
 def append_steps(
     path: str, kind: LockKind, seen: Seen, data: bytes, *, durable: bool, unless_changed: bool = False
-) -> Steps[Appended | None]:
+) -> Steps[LinesAppended | None]:
     """Lock the file, read what is new, cut off a torn end, append *data*, sync; None: it is locked.
 
     :param unless_changed: append nothing if others have written since.
@@ -98,7 +98,7 @@ def append_steps(
         if start + len(before) < size:
             return None
         if unless_changed and whole != seen.end:
-            return Appended(status, start, before, appended=False)
+            return LinesAppended(status, start, before, appended=False)
         if size > whole:
             yield ops.Truncate(fd, whole, size)
         written = 0
@@ -111,7 +111,7 @@ def append_steps(
         except OSError:
             yield ops.Truncate(fd, whole, whole + written)
             raise
-        return Appended(status, start, before)
+        return LinesAppended(status, start, before)
     finally:
         yield ops.Close(fd)
 
@@ -170,7 +170,7 @@ class NameFiles:
                 some.uid = some.uid if error is None else 0
             fine = [some for some, error in zip(wanted, refused, strict=True) if error is None]
             lines = [self._announcement(box, some, there) for some in fine]
-            durable = self._disk.options.durable and any(line.kind is Kind.PLACED for line in lines)
+            durable = self._disk.options.durable and any(line.kind is LineKind.PLACED for line in lines)
             if not lines or await self._append(folder, box, lines, durable=durable, unless_changed=True):
                 return refused
 
@@ -191,7 +191,7 @@ class NameFiles:
         return refused
 
     def _announcement(self, box: Mailbox, some: Wanted, there: There) -> Line:
-        kind = Kind.PLACED if there([some.uid]) else Kind.ANNOUNCED
+        kind = LineKind.PLACED if there([some.uid]) else LineKind.ANNOUNCED
         return Line(box.uid_validity, some.uid, some.name, some.holder or 0, kind, self._reader.writers.token)
 
     async def withdraw(self, folder: Folder, wanted: Wanted) -> None:
@@ -206,7 +206,7 @@ class NameFiles:
             line = self._names.of(box).pending_of.get(wanted.uid)
             if line is None or line.name != wanted.name or line.writer != self._reader.writers.token:
                 return
-            back = Line(line.validity, line.uid, line.name, 0, Kind.ANNOUNCED, NOBODY)
+            back = Line(line.validity, line.uid, line.name, 0, LineKind.ANNOUNCED, NOBODY)
             if await self._append(folder, box, [back], durable=False, unless_changed=True):
                 return
 

@@ -31,7 +31,7 @@ _REMEMBERED = 0.005
 
 
 @dataclass(slots=True)
-class Place:
+class ReadSoFar:
     """How far a file was read: which one (device, inode), and the end of the last whole line.
 
     ``skipped``: lines in it that can't be.  ``looks``: those who wait until it was read again.
@@ -91,7 +91,7 @@ class NameReader:
         self.names = WrittenNames(self.writers.lives)
         self.changed: Changed = _nobody
         self.directory = os.path.join(store.location.control_dir, DIRECTORY)
-        self._places: dict[bytes, Place] = {}
+        self._places: dict[bytes, ReadSoFar] = {}
         self._behind: set[bytes] = set()
 
     @property
@@ -103,12 +103,12 @@ class NameReader:
         """The file of a mailbox."""
         return os.path.join(self.directory, (box.guid or b"").hex())
 
-    def place(self, box: Mailbox) -> Place:
+    def place(self, box: Mailbox) -> ReadSoFar:
         """How far the file of a mailbox was read."""
         assert box.guid is not None
         found = self._places.get(box.guid)
         if found is None:
-            found = self._places[box.guid] = Place(trio.Lock(), Joined())
+            found = self._places[box.guid] = ReadSoFar(trio.Lock(), Joined())
         return found
 
     def folder(self, guid: str) -> Folder | None:

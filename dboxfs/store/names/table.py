@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from dboxfs.store import Folder, Mailbox
-from dboxfs.store.names.codec import HIGHEST, Kind, Line
+from dboxfs.store.names.codec import HIGHEST, Line, LineKind
 
 NOBODY = "0"
 """A writer that lives nowhere: what it announces is taken back."""
@@ -103,7 +103,7 @@ class BoxNames:
         return uid if uid is not None and there([uid]) else None
 
     def _believes(self, line: Line) -> bool:
-        return line.kind is not Kind.ANNOUNCED or self.lives(line.writer)
+        return line.kind is not LineKind.ANNOUNCED or self.lives(line.writer)
 
     # -- changing ------------------------------------------------------------------------------
 
@@ -167,13 +167,13 @@ class BoxNames:
         if counts is None:
             return set()
         changed = self._set(counts.uid, name, new)
-        if counts.kind is Kind.ANNOUNCED:
+        if counts.kind is LineKind.ANNOUNCED:
             self.announced[counts.uid] = counts
         return changed
 
     def _remember(self, line: Line) -> None:
         if line.after:
-            known = self.successors if line.kind is Kind.PLACED else self.heirs
+            known = self.successors if line.kind is LineKind.PLACED else self.heirs
             known[line.after] = line.uid
             if len(known) > _FEW:
                 del known[next(iter(known))]

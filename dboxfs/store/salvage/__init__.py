@@ -12,9 +12,9 @@
 Nothing here writes, and nothing takes a lock.
 """
 
-from dboxfs.store.salvage.found import Found, Gap, Place, Trust
+from dboxfs.store.salvage.found import Found, Gap, MapPlace, Trust
 from dboxfs.store.salvage.measure import Measured
 from dboxfs.store.salvage.scan import scan_file
 from dboxfs.store.salvage.window import Window, open_window
 
-__all__ = ["Found", "Gap", "Measured", "Place", "Trust", "Window", "open_window", "scan_file"]
+__all__ = ["Found", "Gap", "MapPlace", "Measured", "Trust", "Window", "open_window", "scan_file"]

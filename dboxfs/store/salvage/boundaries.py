@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from dboxfs.store.salvage.found import Place
+from dboxfs.store.salvage.found import MapPlace
 from dboxfs.store.salvage.frame import Frames
 from dboxfs.store.salvage.window import Window
 
@@ -16,7 +16,7 @@ class Boundaries:
     :param places: by offset.
     """
 
-    def __init__(self, window: Window, frames: Frames, places: Sequence[Place]) -> None:
+    def __init__(self, window: Window, frames: Frames, places: Sequence[MapPlace]) -> None:
         self._window = window
         self._frames = frames
         self._offsets = [place.offset for place in places]

@@ -19,7 +19,7 @@ class Trust(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class MapPlace:
     """Where the map says that a record is.  ``size``: bytes, 0: up to the end of the file."""
 
     offset: int

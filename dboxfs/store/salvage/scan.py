@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from dboxfs.dbox import FileHeader, parse_file_header
 from dboxfs.errors import FormatError
-from dboxfs.store.salvage.found import Found, Gap, Place
+from dboxfs.store.salvage.found import Found, Gap, MapPlace
 from dboxfs.store.salvage.scan2 import Format2Scan
 from dboxfs.store.salvage.scan3 import Format3Scan
 from dboxfs.store.salvage.window import Window
@@ -19,7 +19,7 @@ _HEAD = 1100
 
 
 def scan_file(
-    window: Window, places: Sequence[Place] = (), *, single: bool = False, texts: bool = True
+    window: Window, places: Sequence[MapPlace] = (), *, single: bool = False, texts: bool = True
 ) -> AsyncIterator[Found | Gap]:
     """Everything in the file, in the order of offsets (``inside`` ones behind their outer one).
 
@@ -35,7 +35,7 @@ def scan_file(
 class _Items:
     """The items of a scan, one by one."""
 
-    def __init__(self, window: Window, places: Sequence[Place], *, single: bool, texts: bool) -> None:
+    def __init__(self, window: Window, places: Sequence[MapPlace], *, single: bool, texts: bool) -> None:
         self._window = window
         self._places = places
         self._single = single

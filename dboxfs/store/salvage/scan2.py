@@ -31,7 +31,7 @@ from dboxfs.dbox import MESSAGE_HEADER_SIZE, METADATA_MAGIC, FileHeader, parse_f
 from dboxfs.errors import FormatError
 from dboxfs.store.salvage.boundaries import Boundaries
 from dboxfs.store.salvage.effort import ATTEMPT, Effort
-from dboxfs.store.salvage.found import Found, Gap, Place, Trust
+from dboxfs.store.salvage.found import Found, Gap, MapPlace, Trust
 from dboxfs.store.salvage.frame import Frames, confirmed
 from dboxfs.store.salvage.measure import Measured, claimed, contradictions, measure, settled
 from dboxfs.store.salvage.quick import usual_records
@@ -52,7 +52,7 @@ _MAGIC_SIZE = len(METADATA_MAGIC)
 class Format2Scan:
     """The scan of one file; ``position`` is where the next item begins."""
 
-    def __init__(self, window: Window, places: Sequence[Place], *, single: bool, texts: bool) -> None:
+    def __init__(self, window: Window, places: Sequence[MapPlace], *, single: bool, texts: bool) -> None:
         self.position = 0
         self._window = window
         self._single = single

@@ -39,7 +39,7 @@ class Format3Scan:
         self.position = 0
         self._window = window
         self._texts = texts
-        self._regions: deque[recovery.Found | recovery.Gap] = deque()
+        self._regions: deque[recovery.FoundRecord | recovery.NoRecord] = deque()
         self._effort = Effort(window.size)
         self._pairs = Pairs()
         self._proven: Found | None = None
@@ -56,7 +56,7 @@ class Format3Scan:
             parsed = None
         header = parsed if isinstance(parsed, FileHeader) and parsed.version == 3 else None
         if header is None and not scan.trailers:
-            whole = recovery.Gap(0, window.size, False, "no record can be made out here")
+            whole = recovery.NoRecord(0, window.size, False, "no record can be made out here")
             self._regions.append(whole)
             self._pairs = await find_pairs(window, 0, window.size)
             return await self._next_proven(0, whole) < window.size
@@ -71,11 +71,11 @@ class Format3Scan:
         region = self._regions.popleft()
         assert region.offset == start
         self.position = region.end
-        if isinstance(region, recovery.Found):
+        if isinstance(region, recovery.FoundRecord):
             return [await self._record(region)]
         return await self._gap(region)
 
-    async def _record(self, found: recovery.Found) -> Found:
+    async def _record(self, found: recovery.FoundRecord) -> Found:
         trailer = found.trailer
         problems = [found.damage] if found.damage is not None else []
         measured: Measured | None = None
@@ -101,7 +101,7 @@ class Format3Scan:
             measured, trust, tuple(problems), version=3,
         )  # fmt: skip
 
-    async def _gap(self, gap: recovery.Gap) -> list[Found | Gap]:
+    async def _gap(self, gap: recovery.NoRecord) -> list[Found | Gap]:
         """Records without a trailer that holds, and what is none."""
         items: list[Found | Gap] = []
         at, inside = gap.offset, False
@@ -123,7 +123,7 @@ class Format3Scan:
             at = found.end
         return items
 
-    async def _next_proven(self, start: int, gap: recovery.Gap) -> int:
+    async def _next_proven(self, start: int, gap: recovery.NoRecord) -> int:
         """Where the next record begins whose CRC-32 proves its text; the end of the gap if there is none."""
         for at in self._pairs.behind(start):
             if self._effort.exhausted:
@@ -135,7 +135,7 @@ class Format3Scan:
             self._effort.spend(self._pairs.trailer(at) - at + SMALL_ATTEMPT)
         return gap.end
 
-    async def _incomplete(self, at: int, gap: recovery.Gap, *, whole: bool = False) -> Found | None:
+    async def _incomplete(self, at: int, gap: recovery.NoRecord, *, whole: bool = False) -> Found | None:
         """What is left of the record whose message header is at *at*; None: there is no header.
 
         :param whole: None also if its trailer is missing.

@@ -13,7 +13,7 @@ from dboxfs.fsapi import FileSystem, Peek
 from dboxfs.index.mapindex import MapIndex, MapRecord
 from dboxfs.store.backend import why_unreadable
 from dboxfs.store.location import Location
-from dboxfs.store.salvage import Found, Gap, Place, Trust, open_window, scan_file
+from dboxfs.store.salvage import Found, Gap, MapPlace, Trust, open_window, scan_file
 from dboxfs.store.salvage.window import CHUNK, SPARSE_CHUNK
 from dboxfs.store.write.session import message_number
 from dboxfs.tools.check.advice import (
@@ -158,7 +158,7 @@ class StorageCheck:
     async def _scan(self, path: str, places: list[MapRecord]) -> _Scan:
         """Read a file, and ask a reader about each message that the map has in it."""
         chunk = CHUNK if self.tally.texts else SPARSE_CHUNK
-        known = [Place(place.offset, place.size) for place in places]
+        known = [MapPlace(place.offset, place.size) for place in places]
         ends = {place.offset: place.offset + place.size if place.size else 0 for place in places}
         items: list[Found | Gap] = []
         refused: dict[int, str] = {}

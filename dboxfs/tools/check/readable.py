@@ -28,7 +28,7 @@ _LONGEST_LINE = 1100
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class ReadableFile:
     """What a reader makes of one file.
 
     ``header``: of the file.  ``damage``: why its header line can't be read, None: it can.  ``single``: the
@@ -86,13 +86,13 @@ class Reader:
             tail_offset = answer.offset
 
 
-async def open_reader(window: Window, *, single: bool) -> Reader:
+async def open_reader(window: Window, *, single: bool) -> ReadableFile:
     """Read the header line of a file as a reader does."""
     head = await window.handle.read(_LONGEST_LINE if single else FILE_HEAD, 0)
     try:
-        return Reader(window, file_header(head), None, single)
+        return ReadableFile(window, file_header(head), None, single)
     except FormatError as exc:
-        return Reader(window, LOST_HEADER, exc, single)
+        return ReadableFile(window, LOST_HEADER, exc, single)
 
 
 def _check_body(record: Record, measured: Measured | None) -> None:

@@ -7,13 +7,13 @@ import os
 from dboxfs.fsapi import FileSystem
 from dboxfs.store.location import Location
 from dboxfs.store.mailbox_names import display_name
-from dboxfs.store.tree import Found, is_stray
+from dboxfs.store.tree import TreeDirectory, is_stray
 from dboxfs.tools.check.findings import Finding, Severity
 
 INBOX = "INBOX"
 
 
-async def tree_findings(fs: FileSystem, location: Location, tree: Found) -> list[Finding]:
+async def tree_findings(fs: FileSystem, location: Location, tree: TreeDirectory) -> list[Finding]:
     """Everything that is wrong with *tree*, which :func:`~dboxfs.store.tree.scan_tree` has made."""
     findings: list[Finding] = []
     for folder in tree.walk():
@@ -41,7 +41,7 @@ async def tree_findings(fs: FileSystem, location: Location, tree: Found) -> list
     return findings
 
 
-def _hidden(location: Location, folder: Found, shown: str) -> Finding:
+def _hidden(location: Location, folder: TreeDirectory, shown: str) -> Finding:
     """A mailbox that is called INBOX in other letters, or lies below such a name: Dovecot doesn't list it."""
     first = folder.name.split("/")[0]
     what = f"{shown}: Dovecot takes the name {first} for INBOX's, and shows nothing of this mailbox"

@@ -2,14 +2,14 @@
 
 from dboxfs.tools.convert.convert import Converter
 from dboxfs.tools.convert.errors import HiddenMail, OtherConversion, SourceChanged, VerifyFailed
-from dboxfs.tools.convert.results import Converted, Progress
+from dboxfs.tools.convert.results import Converted, ConvertProgress
 
 __all__ = [
+    "ConvertProgress",
     "Converted",
     "Converter",
     "HiddenMail",
     "OtherConversion",
-    "Progress",
     "SourceChanged",
     "VerifyFailed",
 ]

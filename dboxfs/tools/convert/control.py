@@ -11,18 +11,18 @@ from dboxfs.store.indexes.create import last_uid_validity, set_uid_validity
 from dboxfs.store.location import WRITTEN_NAMES
 from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.store import Store
-from dboxfs.tools.convert.mailbox_snapshot import Portrait
+from dboxfs.tools.convert.mailbox_snapshot import MailboxSnapshot
 from dboxfs.tools.convert.source import reason
 from dboxfs.tools.convert.staging import Workplace
 
 
 @dataclass(frozen=True, slots=True)
-class Control:
+class ControlFiles:
     """Copies it from *store* to the destination in *place*.  *portraits*: of the source's mailboxes."""
 
     store: Store
     place: Workplace
-    portraits: Mapping[str, Portrait]
+    portraits: Mapping[str, MailboxSnapshot]
 
     async def write(self, version: int) -> list[str]:
         """Write all of it; gives a line for each part that could not be read.

@@ -34,16 +34,16 @@ from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.store import Store, open_store
 from dboxfs.store.write import StoreExists, WriteOptions
 from dboxfs.store.write.results import now_seconds, side_by_side
-from dboxfs.tools.convert.control import Control
+from dboxfs.tools.convert.control import ControlFiles
 from dboxfs.tools.convert.errors import HiddenMail, OtherConversion, SourceChanged, VerifyFailed
 from dboxfs.tools.convert.finished import finished
 from dboxfs.tools.convert.journal import Batch, Head, Journal
-from dboxfs.tools.convert.mailbox_snapshot import Portrait, take_portrait
-from dboxfs.tools.convert.newindexes import IndexFiles, mailbox_files, map_files
-from dboxfs.tools.convert.results import Collected, Converted, Progress
-from dboxfs.tools.convert.source import CHUNK, Found, MailboxSource, Stored, close_all, reason
+from dboxfs.tools.convert.mailbox_snapshot import MailboxSnapshot, take_portrait
+from dboxfs.tools.convert.newindexes import NewIndexFiles, mailbox_files, map_files
+from dboxfs.tools.convert.results import Collected, Converted, ConvertProgress
+from dboxfs.tools.convert.source import CHUNK, MailboxSource, SourceMessage, Stored, close_all, reason
 from dboxfs.tools.convert.staging import Workplace, open_workplace
-from dboxfs.tools.convert.target import MdboxTarget, SdboxTarget, Target
+from dboxfs.tools.convert.target import MdboxTarget, SdboxTarget, StoreTarget
 from dboxfs.tools.convert.verify import verify
 from dboxfs.util.uid_ranges import uid_ranges
 
@@ -53,7 +53,7 @@ BATCH = 1024
 _BATCH_BYTES = 64 << 20
 
 
-Report = Callable[[Progress], None]
+Report = Callable[[ConvertProgress], None]
 
 
 class Converter:
@@ -95,12 +95,12 @@ class Converter:
         self._left_out: set[tuple[str, int]] = set()
         self._done: set[str] = set()
         self._collected: dict[str, Collected] = {}
-        self._portraits: dict[str, Portrait] = {}
+        self._portraits: dict[str, MailboxSnapshot] = {}
         self._total = 0
         self._map_validity = 0
         self.result = Converted()
         self._place: Workplace
-        self._target: Target
+        self._target: StoreTarget
 
     async def run(self) -> Converted:
         """Convert, or go on where an interrupted run ended.
@@ -276,7 +276,7 @@ class Converter:
                 highest_file_id=self._target.highest_file_id,
             )
             await self._write_index(self._place.work.location.map_dir, "dovecot.map.index", files)
-        control = Control(self._store, self._place, self._portraits)
+        control = ControlFiles(self._store, self._place, self._portraits)
         for line in await control.write(self._options.dbox_version):
             self._fail(line)
         await self._place.journal.commit()
@@ -295,7 +295,7 @@ class Converter:
             return location.mailbox_path(folder.name)
         return os.path.join(location.tree, folder.name)
 
-    async def _convert_mailbox(self, box: Mailbox, portrait: Portrait) -> None:
+    async def _convert_mailbox(self, box: Mailbox, portrait: MailboxSnapshot) -> None:
         collected = self._collected.setdefault(box.name, Collected())
         begin = int(np.searchsorted(portrait.uids, collected.last_uid, side="right"))
         if begin < len(portrait):
@@ -314,7 +314,7 @@ class Converter:
         del self._collected[box.name]
         await self._commit_if_due()
 
-    def _written(self, portrait: Portrait) -> Portrait:
+    def _written(self, portrait: MailboxSnapshot) -> MailboxSnapshot:
         """*portrait* as the destination has it: with a UIDVALIDITY, without which nobody could read it."""
         if portrait.uid_validity or portrait.next_uid <= 1:
             return portrait
@@ -322,10 +322,10 @@ class Converter:
         return replace(portrait, uid_validity=self._map_validity)
 
     async def _put(
-        self, source: MailboxSource, collected: Collected, found: list[Found], ahead: range | None
-    ) -> list[Found]:
+        self, source: MailboxSource, collected: Collected, found: list[SourceMessage], ahead: range | None
+    ) -> list[SourceMessage]:
         """Store one chunk while the next one is read."""
-        coming: list[Found] = []
+        coming: list[SourceMessage] = []
         batch = Batch(source.name)
 
         async def read() -> None:
@@ -352,7 +352,7 @@ class Converter:
         self._fresh_bytes += size
         await self._commit_if_due()
         if self._report is not None:
-            self._report(Progress(self.result.messages, self._total, self.result.bytes))
+            self._report(ConvertProgress(self.result.messages, self._total, self.result.bytes))
         return coming
 
     async def _commit_if_due(self) -> None:
@@ -372,7 +372,7 @@ class Converter:
             self.result.verified += messages
             compared += size
             if self._report is not None:
-                self._report(Progress(self.result.verified, self._total, compared, verifying=True))
+                self._report(ConvertProgress(self.result.verified, self._total, compared, verifying=True))
 
         try:
             async with open_store(self._fs, target, follow=False) as made:
@@ -381,7 +381,7 @@ class Converter:
         except VerifyFailed as exc:
             raise VerifyFailed(f"{exc}; remove {self._root}, and begin again") from exc
 
-    async def _write_index(self, directory: str, stem: str, files: IndexFiles) -> None:
+    async def _write_index(self, directory: str, stem: str, files: NewIndexFiles) -> None:
         base = os.path.join(directory, stem)
         await self._place.write(base + ".log", files.log)
         if files.cache is not None:
@@ -389,11 +389,11 @@ class Converter:
         await self._place.write(base, files.snapshot)
 
 
-def _is_encrypted(found: Found) -> bool:
+def _is_encrypted(found: SourceMessage) -> bool:
     return isinstance(found, Stored) and found.encrypted
 
 
-def _portrait(folder: Folder) -> Portrait | None:
+def _portrait(folder: Folder) -> MailboxSnapshot | None:
     box = folder.mailbox
     if box is None or box.state is None or box.deleted:
         return None

@@ -17,7 +17,7 @@ from dboxfs.store.disk import AppendFile
 from dboxfs.store.record import FILE_HEAD, RECORD_HEAD, TAIL, NeedRange, Record, file_header, parse_record
 from dboxfs.tools.convert.encoding import completed_items
 from dboxfs.tools.convert.errors import Unfit
-from dboxfs.tools.convert.journal import Place
+from dboxfs.tools.convert.journal import StoredPlace
 from dboxfs.tools.convert.source import PIECE, Stored
 
 _OWN_TO_A_PLACE = frozenset((b"B", b"Z"))
@@ -46,7 +46,7 @@ class Copies:
         return self._troubles.get(ref, "")
 
 
-async def is_copy(file: AppendFile, place: Place, message: Stored) -> bool:
+async def is_copy(file: AppendFile, place: StoredPlace, message: Stored) -> bool:
     """Whether the record at *place* in *file* is *message*: the same stored text and metadata.
 
     :raises OSError: *file* can't be read.
@@ -78,7 +78,7 @@ def _compared(items: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]
     return sorted(item for item in items if item[0] not in _OWN_TO_A_PLACE)
 
 
-async def _read_record(file: AppendFile, place: Place) -> Record:
+async def _read_record(file: AppendFile, place: StoredPlace) -> Record:
     header = file_header(await file.read(FILE_HEAD, 0))
     end = place.offset + place.size
     head = memoryview(await file.read(RECORD_HEAD, place.offset))

@@ -18,14 +18,14 @@ from dboxfs.index.columns import UidArray
 from dboxfs.store.dbox_version import recorded_version
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.store import Store, open_store
-from dboxfs.tools.convert.mailbox_snapshot import Portrait, take_portrait
+from dboxfs.tools.convert.mailbox_snapshot import MailboxSnapshot, take_portrait
 
 Missing = dict[str, list[int]]
 """By storage name: uids that the destination does not have."""
 
 
 async def finished(
-    fs: FileSystem, root: str, kind: Kind, version: int, portraits: Mapping[str, Portrait]
+    fs: FileSystem, root: str, kind: Kind, version: int, portraits: Mapping[str, MailboxSnapshot]
 ) -> Missing | None:
     """What the finished conversion in *root* left out; None: there is something else in it, or nothing.
 
@@ -44,7 +44,7 @@ async def finished(
         return None
 
 
-def _compare(made: Store, portraits: Mapping[str, Portrait]) -> Missing | None:
+def _compare(made: Store, portraits: Mapping[str, MailboxSnapshot]) -> Missing | None:
     there = {
         name: take_portrait(name, folder.mailbox.state)
         for name, folder in made.folders.items()
@@ -65,7 +65,7 @@ def _compare(made: Store, portraits: Mapping[str, Portrait]) -> Missing | None:
     return missing
 
 
-def _part(portrait: Portrait, uids: UidArray) -> Portrait:
+def _part(portrait: MailboxSnapshot, uids: UidArray) -> MailboxSnapshot:
     """*portrait* with these messages only, without what only an mdbox has."""
     rows = np.flatnonzero(np.isin(portrait.uids, uids))
     return replace(

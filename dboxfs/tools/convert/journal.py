@@ -37,7 +37,7 @@ from dboxfs.store.location import UNFINISHED
 _PIECE = 4 << 20
 
 
-class Row(NamedTuple):
+class DestinationRow(NamedTuple):
     """A message that the destination has.  ``guid``: 32 hex digits.  ``saved``: seconds since the epoch."""
 
     uid: int
@@ -46,7 +46,7 @@ class Row(NamedTuple):
     guid: str
 
 
-class Place(NamedTuple):
+class StoredPlace(NamedTuple):
     """Where an mdbox has a message: bytes; size 0: 4 GiB or more."""
 
     file_id: int
@@ -54,7 +54,7 @@ class Place(NamedTuple):
     size: int
 
 
-class Shared(NamedTuple):
+class SharedMessage(NamedTuple):
     """A message that others will refer to: its mailbox (sdbox) and uid or map uid, and its guid.
 
     ``trouble``: what is wrong with its text, one line; empty: nothing.
@@ -71,9 +71,9 @@ class Batch:
     """What one ``mailbox`` line says."""
 
     mailbox: str
-    rows: list[Row] = field(default_factory=list)
-    stored: list[Place] = field(default_factory=list)
-    shared: dict[str, Shared] = field(default_factory=dict)
+    rows: list[DestinationRow] = field(default_factory=list)
+    stored: list[StoredPlace] = field(default_factory=list)
+    shared: dict[str, SharedMessage] = field(default_factory=dict)
     failed: list[tuple[int, str]] = field(default_factory=list)
     told: list[tuple[int, str]] = field(default_factory=list)
     encrypted: list[int] = field(default_factory=list)
@@ -93,9 +93,9 @@ class Batch:
     def decode(cls, line: Mapping[str, Any]) -> Batch:
         return cls(
             line["mailbox"],
-            [Row(*row) for row in line["rows"]],
-            [Place(*place) for place in line["stored"]],
-            {key: Shared(*value) for key, value in line["shared"].items()},
+            [DestinationRow(*row) for row in line["rows"]],
+            [StoredPlace(*place) for place in line["stored"]],
+            {key: SharedMessage(*value) for key, value in line["shared"].items()},
             [(uid, reason) for uid, reason in line["failed"]],
             [(uid, trouble) for uid, trouble in line.get("told", ())],
             list(line.get("encrypted", ())),

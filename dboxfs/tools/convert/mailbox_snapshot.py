@@ -1,8 +1,9 @@
 """What a mailbox is at one moment, as far as a conversion keeps it: copied columns of its index.
 
-A :class:`Portrait` is taken once for each mailbox and doesn't change when the source does.  Its
-:attr:`~Portrait.fingerprint` says whether two of them show the same mailbox: messages, flags, keywords, dates
-and numbers count; cached things, modseqs and ``\\Recent`` don't, because looking at a mailbox changes them.
+A :class:`MailboxSnapshot` is taken once for each mailbox and doesn't change when the source does.  Its
+:attr:`~MailboxSnapshot.fingerprint` says whether two of them show the same mailbox: messages, flags,
+keywords, dates and numbers count; cached things, modseqs and ``\\Recent`` don't, because looking at a
+mailbox changes them.
 
 Messages whose expunge was requested are left out: Dovecot executes such a request before it shows the
 mailbox again.
@@ -28,7 +29,7 @@ _DAYS = slice(84, 120)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Portrait:
+class MailboxSnapshot:
     """One mailbox.  Columns have one row a message, ascending by uid.
 
     ``days``: day_stamp and day_first_uid of the base header.  ``header_flags``: whether messages have P and
@@ -80,7 +81,7 @@ class Portrait:
         return [self.keyword_names[column] for column in used.tolist()], bits[:, used]
 
 
-def take_portrait(name: str, state: IndexState) -> Portrait:
+def take_portrait(name: str, state: IndexState) -> MailboxSnapshot:
     """Copy what a conversion needs of *state*."""
     header = mailbox_header(state)
     pending = state.pending_expunges
@@ -95,7 +96,7 @@ def take_portrait(name: str, state: IndexState) -> Portrait:
     modseqs = column(MODSEQ)
     numbers, dates = map_uids(state), save_dates(state)
     names = guids(state)
-    return Portrait(
+    return MailboxSnapshot(
         name=name,
         guid=header.guid if header is not None else bytes(16),
         uid_validity=state.uid_validity,

@@ -29,7 +29,7 @@ from dboxfs.index.extensions import CACHE, KEYWORDS, MODSEQ, Extension, encode_k
 from dboxfs.index.log import HEADER_SIZE, LogHeader, encode_log_header, encode_size
 from dboxfs.index.mailbox import MDBOX_HEADER, SDBOX_HEADER, MailboxHeader, encode_mailbox_header
 from dboxfs.index.state import IndexState
-from dboxfs.tools.convert.mailbox_snapshot import POP3_UIDL, Portrait
+from dboxfs.tools.convert.mailbox_snapshot import POP3_UIDL, MailboxSnapshot
 
 _FILE_SEQ = 2
 _CACHE_HEADER = 32
@@ -39,7 +39,7 @@ _DECISION_YES = 2
 
 
 @dataclass(frozen=True, slots=True)
-class IndexFiles:
+class NewIndexFiles:
     """The files of one index: snapshot, log, and cache (None: it has none)."""
 
     snapshot: bytes
@@ -48,7 +48,7 @@ class IndexFiles:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rows:
+class NewRows:
     """What is new of the messages that the destination has of a mailbox; one row each.
 
     ``uids`` are some of the portrait's.  ``saved``: seconds since the epoch.  ``map_uids`` and ``guids``
@@ -61,7 +61,9 @@ class Rows:
     guids: ByteArray
 
 
-def mailbox_files(portrait: Portrait, rows: Rows, *, map_uid_validity: int | None, now: int) -> IndexFiles:
+def mailbox_files(
+    portrait: MailboxSnapshot, rows: NewRows, *, map_uid_validity: int | None, now: int
+) -> NewIndexFiles:
     """The index of a mailbox.
 
     :param map_uid_validity: of the map of an mdbox; None: an sdbox.
@@ -96,7 +98,7 @@ def mailbox_files(portrait: Portrait, rows: Rows, *, map_uid_validity: int | Non
     struct.pack_into("<I", base, 48, portrait.first_recent_uid)
     base[84:120] = portrait.days
     snapshot = parts.encode(base, rows.uids, portrait.flags[kept], portrait.highest_modseq)
-    return IndexFiles(snapshot, encode_log_header(log), cache)
+    return NewIndexFiles(snapshot, encode_log_header(log), cache)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +111,7 @@ class MapRows:
     refcounts: npt.NDArray[np.uint16]
 
 
-def map_files(rows: MapRows, *, uid_validity: int, highest_file_id: int) -> IndexFiles:
+def map_files(rows: MapRows, *, uid_validity: int, highest_file_id: int) -> NewIndexFiles:
     """The map of a storage."""
     parts = _Parts()
     places = np.stack([rows.file_ids, rows.offsets, rows.sizes], axis=1).astype("<u4")
@@ -120,7 +122,7 @@ def map_files(rows: MapRows, *, uid_validity: int, highest_file_id: int) -> Inde
     count = len(rows.file_ids)
     struct.pack_into("<II", base, 24, uid_validity, count + 1)
     uids = np.arange(1, count + 1, dtype=np.uint32)
-    return IndexFiles(parts.encode(base, uids, np.zeros(count, np.uint8), 1), encode_log_header(log))
+    return NewIndexFiles(parts.encode(base, uids, np.zeros(count, np.uint8), 1), encode_log_header(log))
 
 
 def saved_dates_cache(

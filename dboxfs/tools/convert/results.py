@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dboxfs.tools.convert.journal import Batch
-from dboxfs.tools.convert.newindexes import Rows
+from dboxfs.tools.convert.newindexes import NewRows
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ConvertProgress:
     """How far a conversion is.  ``verifying``: it reads again what it wrote.
 
     Counts of this run and earlier ones that it continues; ``bytes``: stored bytes of this run.
@@ -65,8 +65,8 @@ class Collected:
             self.guids += bytes.fromhex(row.guid)
         self.last_uid = max([self.last_uid, *(row.uid for row in batch.rows), *(u for u, _ in batch.failed)])
 
-    def rows(self) -> Rows:
+    def rows(self) -> NewRows:
         """What an index is made of."""
         guids = np.frombuffer(bytes(self.guids), np.uint8).reshape(-1, 16)
         uids, saved, refs = (np.array(column, np.uint32) for column in (self.uids, self.saved, self.refs))
-        return Rows(uids, saved, refs, guids)
+        return NewRows(uids, saved, refs, guids)

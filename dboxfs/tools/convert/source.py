@@ -31,7 +31,7 @@ from dboxfs.store.saved_dates import ALL, SavedDates, load_saved_dates
 from dboxfs.store.store import Store
 from dboxfs.tools.convert.encoding import kept_items
 from dboxfs.tools.convert.errors import Unfit
-from dboxfs.tools.convert.mailbox_snapshot import Portrait
+from dboxfs.tools.convert.mailbox_snapshot import MailboxSnapshot
 from dboxfs.tools.convert.soundness import Judged, TextCheck
 
 CHUNK = 64
@@ -148,14 +148,19 @@ class Stored:
             self._body = None
 
 
-Found = Stored | Unreadable
+SourceMessage = Stored | Unreadable
 
 
 class MailboxSource:
     """The messages of one mailbox of *store*, as *portrait* has them."""
 
     def __init__(
-        self, store: Store, box: Mailbox, portrait: Portrait, dates: SavedDates | None, keys: dict[int, str]
+        self,
+        store: Store,
+        box: Mailbox,
+        portrait: MailboxSnapshot,
+        dates: SavedDates | None,
+        keys: dict[int, str],
     ) -> None:
         self.name = box.name
         self._store = store
@@ -165,7 +170,7 @@ class MailboxSource:
         self._keys = keys
 
     @classmethod
-    async def open(cls, store: Store, box: Mailbox, portrait: Portrait) -> MailboxSource:
+    async def open(cls, store: Store, box: Mailbox, portrait: MailboxSnapshot) -> MailboxSource:
         """Read what is known of all messages at once: saved dates (sdbox), places that are shared (mdbox)."""
         keys: dict[int, str] = {}
         dates: SavedDates | None = None
@@ -181,12 +186,12 @@ class MailboxSource:
                 keys[int(portrait.uids[row])] = str(int(portrait.map_uids[row]))
         return cls(store, box, portrait, dates, keys)
 
-    async def chunk(self, rows: range, known: Container[str]) -> list[Found]:
+    async def chunk(self, rows: range, known: Container[str]) -> list[SourceMessage]:
         """The messages of some rows of the portrait.
 
         :param known: keys of which no bytes are needed.
         """
-        found: list[Found | None] = [None] * len(rows)
+        found: list[SourceMessage | None] = [None] * len(rows)
 
         async def one(at: int, row: int) -> None:
             uid = int(self._portrait.uids[row])
@@ -276,7 +281,7 @@ def _dated(
     return items, ""
 
 
-def close_all(found: list[Found]) -> None:
+def close_all(found: list[SourceMessage]) -> None:
     """Give back the files of messages that will not be written."""
     for message in found:
         if isinstance(message, Stored):

@@ -2,8 +2,8 @@
 
 A target takes a chunk of messages and answers with a :class:`~dboxfs.tools.convert.journal.Batch`: what
 is written now.  Nothing of it counts before the journal says so, which makes it durable first: what an
-interrupted conversion wrote beyond its journal is taken away again (:meth:`Target.resume`) or replaced when
-its turn comes.
+interrupted conversion wrote beyond its journal is taken away again (:meth:`StoreTarget.resume`) or replaced
+when its turn comes.
 
 A message whose key is known already is not stored twice: in an mdbox one more reference to its map record,
 in an sdbox a hard link (a copy where there can be no more links).  In an mdbox that goes for copies without a
@@ -27,9 +27,9 @@ from dboxfs.store.write.session import Work, message_number
 from dboxfs.tools.convert.copies import Copies, is_copy
 from dboxfs.tools.convert.encoding import RecordFormat, begin_record, completed_items, must_be_packed
 from dboxfs.tools.convert.errors import Unfit
-from dboxfs.tools.convert.journal import Batch, Place, Row, Shared
+from dboxfs.tools.convert.journal import Batch, DestinationRow, SharedMessage, StoredPlace
 from dboxfs.tools.convert.newindexes import MapRows
-from dboxfs.tools.convert.source import PIECE, Found, Stored, Unreadable, close_all
+from dboxfs.tools.convert.source import PIECE, SourceMessage, Stored, Unreadable, close_all
 
 _BUFFER = 1 << 20
 _FIRST = 16
@@ -39,10 +39,10 @@ MOST_REFERENCES = 32_000
 """References to one record; Dovecot refuses more than 32,768, and a chunk of messages may come on top."""
 
 
-class Target(Protocol):
+class StoreTarget(Protocol):
     """See the module.  ``shared``: messages by their key, that others may refer to."""
 
-    shared: dict[str, Shared]
+    shared: dict[str, SharedMessage]
 
     def remember(self, batch: Batch) -> None:
         """What the journal of an interrupted conversion says is there."""
@@ -50,7 +50,7 @@ class Target(Protocol):
     async def resume(self) -> None:
         """Take away what is there without the journal saying so; once, before the first :meth:`put`."""
 
-    async def put(self, mailbox: str, found: list[Found]) -> Batch:
+    async def put(self, mailbox: str, found: list[SourceMessage]) -> Batch:
         """Store messages, ascending by uid.  They are closed afterwards, whatever happens.
 
         :raises OSError: the destination can't be written.
@@ -64,19 +64,18 @@ class SdboxTarget:
     """One file a message.  ``u.<uid>`` is made under its own name: nobody looks at it before the end."""
 
     def __init__(self, work: Work) -> None:
-        self.shared: dict[str, Shared] = {}
+        self.shared: dict[str, SharedMessage] = {}
         self._work = work
         self._disk = work.disk
 
     def remember(self, batch: Batch) -> None:
-        """See :class:`Target`."""
         self.shared.update(batch.shared)
 
     async def resume(self) -> None:
-        """See :class:`Target`.  A file that doesn't count is replaced when its turn comes."""
+        """A file that doesn't count is replaced when its turn comes."""
 
-    async def put(self, mailbox: str, found: list[Found]) -> Batch:
-        """See :class:`Target`: files that stand for themselves side by side, then those that are shared."""
+    async def put(self, mailbox: str, found: list[SourceMessage]) -> Batch:
+        """Write files that stand for themselves side by side, then those that are shared."""
         batch = Batch(mailbox)
         stored = [message for message in found if isinstance(message, Stored)]
         reasons = {item.uid: item.reason for item in found if isinstance(item, Unreadable)}
@@ -111,11 +110,11 @@ class SdboxTarget:
         else:
             trouble = await self._write(path, message)
             if message.key is not None:
-                shared = Shared(batch.mailbox, message.uid, message.guid.hex(), trouble)
+                shared = SharedMessage(batch.mailbox, message.uid, message.guid.hex(), trouble)
                 self.shared[message.key] = batch.shared[message.key] = shared
         if trouble:
             batch.told.append((message.uid, trouble))
-        batch.rows.append(Row(message.uid, 0, message.saved, message.guid.hex()))
+        batch.rows.append(DestinationRow(message.uid, 0, message.saved, message.guid.hex()))
 
     async def _write(self, path: str, message: Stored) -> str:
         """Write one file; gives what is wrong with its text."""
@@ -147,7 +146,7 @@ class SdboxTarget:
             await file.close()
 
     async def close(self) -> None:
-        """See :class:`Target`."""
+        """Nothing is kept open."""
 
 
 class MdboxTarget:
@@ -159,7 +158,7 @@ class MdboxTarget:
     """
 
     def __init__(self, work: Work, most_references: int = MOST_REFERENCES) -> None:
-        self.shared: dict[str, Shared] = {}
+        self.shared: dict[str, SharedMessage] = {}
         self._work = work
         self._disk = work.disk
         self._most_references = most_references
@@ -169,11 +168,10 @@ class MdboxTarget:
         self._end = 0
         self._out: _Output | None = None
         self._form: NewFile
-        self._worn: dict[str, Shared] = {}
+        self._worn: dict[str, SharedMessage] = {}
         self._copies = Copies()
 
     def remember(self, batch: Batch) -> None:
-        """See :class:`Target`."""
         self.shared.update(batch.shared)
         told = dict(batch.told)
         for place in batch.stored:
@@ -182,7 +180,7 @@ class MdboxTarget:
             self._refcounts[row.ref - 1] += 1
             self._copies.add(bytes.fromhex(row.guid), row.ref, told.get(row.uid, ""))
 
-    def _add_place(self, place: Place) -> int:
+    def _add_place(self, place: StoredPlace) -> int:
         for column, value in zip(self._places, place, strict=True):
             column.append(value)
         self._refcounts.append(0)
@@ -200,7 +198,7 @@ class MdboxTarget:
         return MapRows(columns[0], columns[1], columns[2], np.array(self._refcounts, np.uint16))
 
     async def resume(self) -> None:
-        """See :class:`Target`.  Files behind the last one go, and what was written behind its last record."""
+        """Remove files behind the last one, and cut off what was written behind its last record."""
         for key, shared in list(self.shared.items()):
             self._wear(key, shared)
         storage = self._work.location.storage
@@ -218,8 +216,7 @@ class MdboxTarget:
             finally:
                 await file.close()
 
-    async def put(self, mailbox: str, found: list[Found]) -> Batch:
-        """See :class:`Target`."""
+    async def put(self, mailbox: str, found: list[SourceMessage]) -> Batch:
         batch = Batch(mailbox)
         try:
             for item in found:
@@ -247,23 +244,23 @@ class MdboxTarget:
         self._refcounts[shared.ref - 1] += 1
         if shared.trouble:
             batch.told.append((message.uid, shared.trouble))
-        batch.rows.append(Row(message.uid, shared.ref, message.saved, shared.guid))
+        batch.rows.append(DestinationRow(message.uid, shared.ref, message.saved, shared.guid))
         if message.key is not None:
             self._wear(message.key, shared)
 
-    async def _store(self, batch: Batch, message: Stored) -> Shared:
+    async def _store(self, batch: Batch, message: Stored) -> SharedMessage:
         place, trouble = await self._write(batch.mailbox, message)
-        shared = Shared(batch.mailbox, self._add_place(place), message.guid.hex(), trouble)
+        shared = SharedMessage(batch.mailbox, self._add_place(place), message.guid.hex(), trouble)
         batch.stored.append(place)
         self._copies.add(message.guid, shared.ref, trouble)
         return shared
 
-    async def _copy_of(self, mailbox: str, message: Stored) -> Shared | None:
+    async def _copy_of(self, mailbox: str, message: Stored) -> SharedMessage | None:
         """The record that *message* is a copy of, though nothing but its guid says so."""
         ref = self._copies.find(message.guid)
         if ref is None or self._refcounts[ref - 1] >= self._most_references:
             return None
-        place = Place(*(column[ref - 1] for column in self._places))
+        place = StoredPlace(*(column[ref - 1] for column in self._places))
         if self._out is not None:
             await self._out.flush()
         file = await self._disk.open(self._work.storage_paths(place.file_id)[0])
@@ -273,14 +270,14 @@ class MdboxTarget:
                 return None
         finally:
             await file.close()
-        return Shared(mailbox, ref, message.guid.hex(), self._copies.trouble(ref))
+        return SharedMessage(mailbox, ref, message.guid.hex(), self._copies.trouble(ref))
 
-    def _wear(self, key: str, shared: Shared) -> None:
+    def _wear(self, key: str, shared: SharedMessage) -> None:
         """A record with too many references: the next copy of the message is stored anew."""
         if self._refcounts[shared.ref - 1] >= self._most_references and self.shared.get(key) == shared:
             self._worn[key] = self.shared.pop(key)
 
-    async def _write(self, mailbox: str, message: Stored) -> tuple[Place, str]:
+    async def _write(self, mailbox: str, message: Stored) -> tuple[StoredPlace, str]:
         """Append one record; gives where it is, and what is wrong with its text."""
         out = self._out
         limit = self._work.options.rotate_size
@@ -297,7 +294,7 @@ class MdboxTarget:
         size = out.end - start
         if size > _MAX_RECORD or message.size >= limit:
             await self._close_file()
-        return Place(self._file_id, start, size if size <= _MAX_RECORD else 0), trouble
+        return StoredPlace(self._file_id, start, size if size <= _MAX_RECORD else 0), trouble
 
     async def _next_file(self) -> _Output:
         await self._close_file()
@@ -319,7 +316,6 @@ class MdboxTarget:
             await self._disk.unlink(out.file.path)
 
     async def close(self) -> None:
-        """See :class:`Target`."""
         out, self._out = self._out, None
         if out is not None:
             await out.file.close()

@@ -21,7 +21,7 @@ from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.store import Store
 from dboxfs.store.write.results import side_by_side
 from dboxfs.tools.convert.errors import VerifyFailed
-from dboxfs.tools.convert.mailbox_snapshot import Portrait
+from dboxfs.tools.convert.mailbox_snapshot import MailboxSnapshot
 from dboxfs.tools.convert.source import reason
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ _KEPT_LINES = (b"G", b"R", b"V", b"P", b"O")
 async def verify(
     source: Store,
     made: Store,
-    portraits: Mapping[str, Portrait],
+    portraits: Mapping[str, MailboxSnapshot],
     left_out: Container[tuple[str, int]],
     count: Callable[[int, int], None],
     tell: Callable[[str], None],
@@ -76,7 +76,7 @@ class _Comparison:
 
     def __init__(
         self,
-        portrait: Portrait,
+        portrait: MailboxSnapshot,
         here: Mailbox,
         there: Mailbox,
         left_out: Container[tuple[str, int]],

@@ -76,11 +76,11 @@ class Knowledge:
     boxes: tuple[Box, ...]
     map: MapIndex | None
     map_fresh: bool
-    references: References
+    references: IndexReferences
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class References:
+class IndexReferences:
     """mdbox: who refers to which message, sorted by map uid and by guid.
 
     ``boxes`` (position) and ``rows`` (in its state) of each reference, ``map_uids`` and ``guids`` of each;
@@ -216,7 +216,7 @@ def _replayed(state: IndexState, header: LogHeader, log: bytes) -> IndexState:
     return state
 
 
-def _references(boxes: Iterable[Box]) -> References:
+def _references(boxes: Iterable[Box]) -> IndexReferences:
     empty = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint32), np.zeros(0, "S16"))
     parts = [empty]
     for number, box in enumerate(boxes):
@@ -233,4 +233,6 @@ def _references(boxes: Iterable[Box]) -> References:
     by_map_uid = np.argsort(columns[2], kind="stable")
     by_guid = np.argsort(columns[3], kind="stable")
     places, rows, numbers, names = columns
-    return References(places, rows, numbers, names, numbers[by_map_uid], by_map_uid, names[by_guid], by_guid)
+    return IndexReferences(
+        places, rows, numbers, names, numbers[by_map_uid], by_map_uid, names[by_guid], by_guid
+    )

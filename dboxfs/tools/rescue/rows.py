@@ -28,8 +28,8 @@ class Row:
     """One message.  Offsets in its file, sizes in bytes.
 
     ``file``: number of its file (:class:`Files`).  ``home``: number of the mailbox that it names itself
-    (:attr:`Table.names`; 0: none).  ``body_size``: stored bytes of the text; ``plain``: of the text as far as
-    it can be decompressed.  ``received``: seconds since the epoch, NO_DATE: not known.
+    (:attr:`RowTable.names`; 0: none).  ``body_size``: stored bytes of the text; ``plain``: of the text as
+    far as it can be decompressed.  ``received``: seconds since the epoch, NO_DATE: not known.
     ``metadata_offset``: 0: the metadata are lost.  ``guid``: zeros: not known.
     ``as_it_is``: it is stored as it is in format 2, whatever it begins with.
     """
@@ -50,7 +50,7 @@ class Row:
     as_it_is: bool = False
 
 
-class Table:
+class RowTable:
     """Rows, in the order in which they were found.
 
     :ivar names: the mailboxes that messages name, storage names; the first is none.

@@ -14,11 +14,11 @@ from dboxfs.errors import FormatError
 from dboxfs.fsapi import FileSystem
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.mailbox_names import display_name
-from dboxfs.store.salvage import Found, Gap, Place, Trust, Window, open_window, scan_file
+from dboxfs.store.salvage import Found, Gap, MapPlace, Trust, Window, open_window, scan_file
 from dboxfs.store.write.session import message_number
 from dboxfs.tools.rescue.events import Emit, Event, Rescued
 from dboxfs.tools.rescue.index_facts import Knowledge
-from dboxfs.tools.rescue.rows import NO_DATE, NO_GUID, Row, Table
+from dboxfs.tools.rescue.rows import NO_DATE, NO_GUID, Row, RowTable
 
 _BROKEN = ".broken"
 """What the name ends with of a file that Dovecot has repaired: the damaged one stays beside it."""
@@ -64,7 +64,7 @@ class Harvest:
     done: Rescued
     progress: Callable[[int, int], None]
     files: list[File] = field(default_factory=list)
-    rows: Table = field(default_factory=Table)
+    rows: RowTable = field(default_factory=RowTable)
     trouble: dict[int, tuple[str, ...]] = field(default_factory=dict)
     guid_texts: dict[int, bytes] = field(default_factory=dict)
     pop3: int = 0
@@ -126,7 +126,7 @@ class Harvest:
                 self.emit(Event("unreadable", what, path, mailbox=mailbox))
         return sorted(found, key=lambda file: file.number)
 
-    def _places(self, file: File) -> list[Place]:
+    def _places(self, file: File) -> list[MapPlace]:
         mapping = self.knowledge.map
         if file.mailbox is not None or mapping is None or file.broken:
             return []
@@ -136,9 +136,9 @@ class Harvest:
         ids, order = self._by_file
         rows = order[np.searchsorted(ids, file.number) : np.searchsorted(ids, file.number, "right")]
         pairs = zip(mapping.offsets[rows].tolist(), mapping.sizes[rows].tolist(), strict=True)
-        return [Place(offset, size) for offset, size in sorted(set(pairs))]
+        return [MapPlace(offset, size) for offset, size in sorted(set(pairs))]
 
-    async def _file(self, file: File, window: Window, places: list[Place]) -> None:
+    async def _file(self, file: File, window: Window, places: list[MapPlace]) -> None:
         number = len(self.files)
         self.files.append(replace(file, changed=int(window.changed)))
         empty = True

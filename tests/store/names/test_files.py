@@ -16,7 +16,7 @@ from dboxfs.fsapi import Driver, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.store import Folder, Location
 from dboxfs.store import Kind as Format
 from dboxfs.store.names import table as names_module
-from dboxfs.store.names.codec import Kind, Line, encode_line
+from dboxfs.store.names.codec import Line, LineKind, encode_line
 from dboxfs.store.names.files import NameFiles
 from dboxfs.store.names.read import NameReader, Writers
 from dboxfs.store.names.table import There
@@ -296,11 +296,11 @@ async def test_mending_takes_out_what_never_came_and_nothing_else(
     alive, dead = "17-0123abcd-4-5", "18-0123abcd-4-5"
     monkeypatch.setattr(Writers, "lives", lambda writers, token: token == alive)
     lines = [
-        Line(validity, 1, b"two", 2, Kind.PLACED, dead),
-        Line(validity, 3, b"one", 1, Kind.PLACED, alive),
+        Line(validity, 1, b"two", 2, LineKind.PLACED, dead),
+        Line(validity, 3, b"one", 1, LineKind.PLACED, alive),
         Line(validity, 4, b"lost"),
-        Line(validity, 5, b"coming", 0, Kind.ANNOUNCED, alive),
-        Line(validity, 6, b"never", 0, Kind.ANNOUNCED, dead),
+        Line(validity, 5, b"coming", 0, LineKind.ANNOUNCED, alive),
+        Line(validity, 6, b"never", 0, LineKind.ANNOUNCED, dead),
     ]
     with file.open("ab") as names:
         names.write(b"".join(map(encode_line, lines)))
@@ -325,7 +325,7 @@ async def test_all_mounts_call_a_message_alike_whose_writer_died_before_its_name
     async with opened(f"sdbox:{root}", follow=False) as (store, _):
         folder, reader = store.folders["INBOX"], NameReader(store)
         with file.open("ab") as names:
-            names.write(encode_line(Line(validity, 3, b"three", 0, Kind.ANNOUNCED, dead)))
+            names.write(encode_line(Line(validity, 3, b"three", 0, LineKind.ANNOUNCED, dead)))
         await reader.load()
         assert reader.names.name(folder, 3) == b"three"
         living.clear()
@@ -346,7 +346,7 @@ async def test_a_mount_that_ended_in_order_leaves_nothing_to_mend(
     validity, ended = int(file.read_bytes().split()[1]), "18-0123abcd-4-5"
     monkeypatch.setattr(Writers, "lives", lambda writers, token: token != ended)
     with file.open("ab") as names:
-        names.write(encode_line(Line(validity, 3, b"three", 0, Kind.ANNOUNCED, ended)))
+        names.write(encode_line(Line(validity, 3, b"three", 0, LineKind.ANNOUNCED, ended)))
         names.write(encode_line(Line(validity, 3, b"three")))
     before = file.stat().st_ino
     await change(root, mend)

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from dboxfs.store.names.codec import Kind, Line
+from dboxfs.store.names.codec import Line, LineKind
 from dboxfs.store.names.table import BoxNames, number_of
 
 ALIVE, DEAD = "1-0123abcd-4-5", "2-0123abcd-4-5"
@@ -24,9 +24,9 @@ class Box:
         return 0 < uid < self.next and uid not in self.uids
 
     def say(
-        self, uid: int, name: bytes, after: int = 0, kind: Kind = Kind.SAID, by: str = ALIVE
+        self, uid: int, name: bytes, after: int = 0, kind: LineKind = LineKind.SAID, by: str = ALIVE
     ) -> set[bytes]:
-        return self.names.take(Line(7, uid, name, after, kind, by if kind is not Kind.SAID else ""))
+        return self.names.take(Line(7, uid, name, after, kind, by if kind is not LineKind.SAID else ""))
 
     def go(self, *went: int, came: tuple[int, ...] = ()) -> set[bytes]:
         self.uids -= set(went)
@@ -51,7 +51,7 @@ def test_a_name_is_there_while_its_message_is_replaced_whatever_is_heard_first(
     box = Box(5)
     box.say(5, b"x")
     steps = [
-        lambda: box.say(6, b"x", 5, Kind.ANNOUNCED),
+        lambda: box.say(6, b"x", 5, LineKind.ANNOUNCED),
         lambda: box.go(5, came=(6,)),
         lambda: box.say(6, b"x"),
     ]
@@ -68,9 +68,9 @@ def test_a_name_is_there_while_its_message_is_replaced_whatever_is_heard_first(
 def test_it_is_there_also_when_several_have_replaced_it_before_the_index_was_read() -> None:
     box = Box(5)
     box.say(5, b"x")
-    box.say(6, b"x", 5, Kind.ANNOUNCED)
+    box.say(6, b"x", 5, LineKind.ANNOUNCED)
     box.say(6, b"x")
-    box.say(7, b"x", 6, Kind.ANNOUNCED)
+    box.say(7, b"x", 6, LineKind.ANNOUNCED)
     assert box.shown == {5: b"x"}
     assert box.go(5, came=(7,)) <= {b"x"}
     assert box.shown == {7: b"x"}
@@ -81,7 +81,7 @@ def test_a_rename_over_a_message_counts_when_that_is_gone_and_no_earlier() -> No
     box = Box(3, 7)
     box.say(3, b"x")
     box.say(7, b"y")
-    box.say(7, b"x", 3, Kind.PLACED, DEAD)
+    box.say(7, b"x", 3, LineKind.PLACED, DEAD)
     assert box.shown == {3: b"x", 7: b"y"}
     assert box.go(3) == {b"x", b"y"}
     assert box.shown == {7: b"x"}
@@ -91,7 +91,7 @@ def test_a_rename_over_a_message_counts_when_that_is_gone_and_no_earlier() -> No
 def test_a_later_word_about_a_message_is_the_one_that_counts() -> None:
     box = Box(3, 7)
     box.say(3, b"x")
-    box.say(7, b"x", 3, Kind.PLACED)
+    box.say(7, b"x", 3, LineKind.PLACED)
     box.say(7, b"z")
     box.go(3)
     assert box.shown == {7: b"z"}
@@ -100,8 +100,8 @@ def test_a_later_word_about_a_message_is_the_one_that_counts() -> None:
 def test_nothing_is_believed_of_a_writer_that_died_before_its_last_word() -> None:
     box = Box(5)
     box.say(5, b"x")
-    box.say(6, b"x", 5, Kind.ANNOUNCED, DEAD)
-    box.say(7, b"y", 0, Kind.ANNOUNCED, DEAD)
+    box.say(6, b"x", 5, LineKind.ANNOUNCED, DEAD)
+    box.say(7, b"y", 0, LineKind.ANNOUNCED, DEAD)
     box.go(5, came=(6, 7))
     assert box.shown == {6: b"6.eml", 7: b"7.eml"}
     box.say(7, b"y")
@@ -123,7 +123,7 @@ def test_the_name_of_a_uid_gives_way_to_a_written_one_and_comes_back() -> None:
 
 def test_a_name_that_is_announced_for_another_message_changes_nothing_that_is_shown() -> None:
     box = Box(1, 2)
-    assert box.say(9, b"2.eml", 0, Kind.ANNOUNCED) == set()
+    assert box.say(9, b"2.eml", 0, LineKind.ANNOUNCED) == set()
     assert box.shown == {1: b"1.eml", 2: b"2.eml"}
     assert box.go(came=(9,)) == {b"2.eml", b"uid-2.eml"}
     assert box.shown == {1: b"1.eml", 2: b"uid-2.eml", 9: b"2.eml"}

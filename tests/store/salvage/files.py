@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dboxfs.fsapi import FileSystem
 from dboxfs.fsapi.drivers.memory import MemoryDriver
-from dboxfs.store.salvage import Found, Gap, Place, open_window, scan_file
+from dboxfs.store.salvage import Found, Gap, MapPlace, open_window, scan_file
 
 HEADER = b"2 M1e C6b00a985\n"
 
@@ -32,7 +32,7 @@ class Sample:
     """A file: its bytes, and for each message where its record is and what its text."""
 
     data: bytes
-    places: tuple[Place, ...]
+    places: tuple[MapPlace, ...]
     texts: tuple[bytes, ...]
 
     def texts_beside(self, offset: int) -> set[bytes]:
@@ -63,13 +63,13 @@ def sample() -> Sample:
     data, places = HEADER, []
     for number, text in enumerate(texts):
         piece = record(number, text, stored=stored.get(number))
-        places.append(Place(len(data), len(piece)))
+        places.append(MapPlace(len(data), len(piece)))
         data += piece
     return Sample(data, tuple(places), tuple(texts))
 
 
 async def scan(
-    data: bytes, places: tuple[Place, ...] = (), *, single: bool = False, chunk: int = 1 << 20
+    data: bytes, places: tuple[MapPlace, ...] = (), *, single: bool = False, chunk: int = 1 << 20
 ) -> list[Found | Gap]:
     driver = MemoryDriver(nowait=True)
     driver.put("/s/m.1", data)

@@ -6,7 +6,7 @@ import bz2
 
 import pytest
 
-from dboxfs.store.salvage import Found, Gap, Place, Trust
+from dboxfs.store.salvage import Found, Gap, MapPlace, Trust
 from tests.store.salvage.files import HEADER, guid, record, sample, scan, text_of
 
 SAMPLE = sample()
@@ -32,11 +32,11 @@ def assert_covers(data: bytes, items: list[Found | Gap]) -> None:
 
 @MAPS
 @pytest.mark.parametrize("chunk", [64, 1 << 20])
-async def test_a_healthy_file_is_read_exactly(places: tuple[Place, ...], chunk: int) -> None:
+async def test_a_healthy_file_is_read_exactly(places: tuple[MapPlace, ...], chunk: int) -> None:
     items = await scan(SAMPLE.data, places, chunk=chunk)
     messages = [item for item in items if isinstance(item, Found)]
     assert messages == items
-    assert [Place(m.offset, m.end - m.offset) for m in messages] == list(SAMPLE.places)
+    assert [MapPlace(m.offset, m.end - m.offset) for m in messages] == list(SAMPLE.places)
     assert [text_of(SAMPLE.data, m) for m in messages] == list(SAMPLE.texts)
     assert [m.guid.hex().encode() for m in messages if m.guid is not None] == [guid(n) for n in range(10)]
     assert {m.trust for m in messages} == {Trust.WHOLE}
@@ -45,7 +45,7 @@ async def test_a_healthy_file_is_read_exactly(places: tuple[Place, ...], chunk: 
 @MAPS
 @pytest.mark.parametrize("bit", [0x01, 0x08])
 async def test_a_flipped_byte_costs_at_most_the_message_that_it_is_in(
-    places: tuple[Place, ...], bit: int
+    places: tuple[MapPlace, ...], bit: int
 ) -> None:
     for offset in range(len(SAMPLE.data)):
         data = bytearray(SAMPLE.data)
@@ -59,14 +59,14 @@ async def test_a_flipped_byte_costs_at_most_the_message_that_it_is_in(
 
 
 @MAPS
-async def test_a_cut_anywhere_costs_only_what_is_cut(places: tuple[Place, ...]) -> None:
+async def test_a_cut_anywhere_costs_only_what_is_cut(places: tuple[MapPlace, ...]) -> None:
     for size in range(len(HEADER), len(SAMPLE.data)):
         data = SAMPLE.data[:size]
         items = await scan(data, places)
         whole = [p for p in SAMPLE.places if p.offset + p.size <= size]
         nearly = [p for p in SAMPLE.places if p.offset < size < p.offset + p.size]
         found = [item for item in items if isinstance(item, Found)]
-        assert [Place(m.offset, m.end - m.offset) for m in found[: len(whole)]] == whole
+        assert [MapPlace(m.offset, m.end - m.offset) for m in found[: len(whole)]] == whole
         assert all(m.trust is Trust.WHOLE for m in found[: len(whole)]), size
         rest = [item for item in items[len(whole) :] if not (isinstance(item, Found) and item.inside)]
         assert len(rest) == len(nearly)
@@ -76,7 +76,7 @@ async def test_a_cut_anywhere_costs_only_what_is_cut(places: tuple[Place, ...]) 
 
 
 @MAPS
-async def test_nul_bytes_over_a_part_of_the_file(places: tuple[Place, ...]) -> None:
+async def test_nul_bytes_over_a_part_of_the_file(places: tuple[MapPlace, ...]) -> None:
     for start in range(0, len(SAMPLE.data), 37):
         data = bytearray(SAMPLE.data)
         data[start : start + 64] = bytes(len(data[start : start + 64]))
@@ -124,7 +124,7 @@ async def test_garbage_between_and_behind_records_is_no_message() -> None:
 
 
 async def test_a_map_that_is_wrong_loses_nothing() -> None:
-    wrong = tuple(Place(place.offset + 7, place.size) for place in SAMPLE.places)
+    wrong = tuple(MapPlace(place.offset + 7, place.size) for place in SAMPLE.places)
     items = await scan(SAMPLE.data, wrong)
     assert trusted(SAMPLE.data, items) == list(SAMPLE.texts)
 
@@ -164,7 +164,7 @@ async def test_a_message_that_lost_or_got_bytes_gives_away_none_of_those_in_its_
     records = [record(number, text) for number, text in enumerate(texts)]
     data, places = HEADER, []
     for one in records:
-        places.append(Place(len(data), len(one)))
+        places.append(MapPlace(len(data), len(one)))
         data += one
     at = data.index(b"Subject: inner 1") + 8
     data = data[:at] + bytes(max(size, 0)) + data[at + max(-size, 0) :]

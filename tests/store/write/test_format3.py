@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from dboxfs.dbox import Found, scan_file
+from dboxfs.dbox import FoundRecord, scan_file
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, Mailbox, Store, open_store
 from dboxfs.store.write import (
@@ -88,7 +88,7 @@ def records_of(data: bytes) -> list[tuple[bytes, tuple[tuple[bytes, bytes], ...]
     """Bodies and metadata of a file that has nothing but whole records of format 3."""
     found = []
     for region in scan_file(data):
-        assert isinstance(region, Found)
+        assert isinstance(region, FoundRecord)
         assert region.damage is None
         body = data[region.trailer.body_offset : region.trailer.offset]
         assert zlib.crc32(body) == region.trailer.crc

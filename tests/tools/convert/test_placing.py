@@ -10,7 +10,7 @@ from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.write import Neighbour, WriteOptions
 from dboxfs.store.write.session import Work
-from dboxfs.tools.convert.source import Found, Stored
+from dboxfs.tools.convert.source import SourceMessage, Stored
 from dboxfs.tools.convert.target import MdboxTarget
 
 
@@ -34,12 +34,14 @@ async def target(tmp_path: Path, most_references: int = 100) -> AsyncIterator[Md
 
 async def test_a_message_with_too_many_copies_is_stored_again(tmp_path: Path) -> None:
     async with target(tmp_path, most_references=3) as made:
-        first: list[Found] = [message(uid, 50, "key") for uid in range(1, 3)]
+        first: list[SourceMessage] = [message(uid, 50, "key") for uid in range(1, 3)]
         await made.put("INBOX", first)
-        late: list[Found] = [message(uid, 50, "key", known="key" in made.shared) for uid in range(3, 6)]
+        late: list[SourceMessage] = [
+            message(uid, 50, "key", known="key" in made.shared) for uid in range(3, 6)
+        ]
         await made.put("INBOX", late)  # the third makes the record full; the others were read without bytes
         assert "key" not in made.shared
-        last: list[Found] = [message(uid, 50, "key") for uid in range(6, 8)]
+        last: list[SourceMessage] = [message(uid, 50, "key") for uid in range(6, 8)]
         batch = await made.put("INBOX", last)
         assert [row.ref for row in batch.rows] == [2, 2]
         assert made.rows().refcounts.tolist() == [5, 2]
@@ -47,7 +49,7 @@ async def test_a_message_with_too_many_copies_is_stored_again(tmp_path: Path) ->
 
 async def test_files_are_filled_and_a_large_message_has_its_own(tmp_path: Path) -> None:
     async with target(tmp_path) as made:
-        found: list[Found] = [
+        found: list[SourceMessage] = [
             message(uid, size) for uid, size in enumerate((400, 400, 400, 1000, 2000, 10), 1)
         ]
         await made.put("INBOX", found)

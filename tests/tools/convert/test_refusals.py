@@ -13,7 +13,7 @@ import pytest
 from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.store import Kind, open_store, parse_location
 from dboxfs.store.write import Neighbour, WriteOptions
-from dboxfs.tools.convert import Converter, Progress, SourceChanged, VerifyFailed
+from dboxfs.tools.convert import Converter, ConvertProgress, SourceChanged, VerifyFailed
 from dboxfs.tools.convert.staging import STAGING, open_workplace
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.live.mounts import dboxfs
@@ -139,7 +139,7 @@ async def run_with(source: Account, root: Path, between: Callable[[], object], *
     where = parse_location(source.location)
     calls = 0
 
-    def report(progress: Progress) -> None:
+    def report(progress: ConvertProgress) -> None:
         nonlocal calls
         calls += 1
         if calls == 2:
