@@ -1,6 +1,6 @@
-"""The kernel's side: operations, inode numbers, attributes, invalidation, the control directory.
+"""The kernel's requests, and nothing else: everything here needs FUSE, nothing below it knows pyfuse3.
 
-``mount.run`` is the whole life of a mount, ``options`` what it is told.  All but ``options`` needs FUSE.
+``mount.run`` is the whole life of a mount; ``adapter`` has the handlers.
 
 This package is the only one that imports pyfuse3, and none of its modules can be imported before the line
 below: the hook of :mod:`dboxfs.fuse.openless` works only if it is loaded before pyfuse3.

@@ -3,6 +3,7 @@
 ================================ ============ ==========================================
 error                            errno        log
 ================================ ============ ==========================================
+Refused                          its errno    nothing
 CorruptFile, FormatError,        its errno    one line, by the layer that found it
 EncryptedMessage
 IndexMissing                     EROFS        one line; the same line not again
@@ -23,6 +24,7 @@ from collections import OrderedDict
 
 from dboxfs.errors import DboxfsError, StoreBusy
 from dboxfs.store.write import IndexMissing
+from dboxfs.vfs.errors import Refused
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class ErrorMap:
                 if self._is_new((error.errno, str(error))):
                     log.error("%s: %s", what, error)
                 return error.errno
-            case DboxfsError():
+            case DboxfsError() | Refused():
                 return error.errno
             case OSError():
                 number = error.errno or errno.EIO

@@ -13,7 +13,7 @@ import shutil
 import signal
 import stat
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pyfuse3
 import trio
@@ -21,16 +21,19 @@ import trio
 from dboxfs.errors import MailHidden, MountError, NoSuchStore
 from dboxfs.fsapi import FileSystem
 from dboxfs.fuse import loop, taskdump
+from dboxfs.fuse.adapter import Adapter
 from dboxfs.fuse.companion import Companion
-from dboxfs.fuse.operations import Operations
+from dboxfs.fuse.notify import Notifier
 from dboxfs.store import Location, Store, open_store
 from dboxfs.store.hidden import hidden_in, summary
 from dboxfs.store.names.read import NameReader
 from dboxfs.store.write import StoreWriter, with_version
 from dboxfs.util import mounts
 from dboxfs.util.mounts import Mount
+from dboxfs.vfs.host import Host, Spawn
 from dboxfs.vfs.options import Entries, MountOptions
-from dboxfs.vfs.writable import WritableOperations
+from dboxfs.vfs.readonly import ReadOnlyVfs
+from dboxfs.vfs.writable import WritableVfs
 
 log = logging.getLogger(__name__)
 
@@ -103,12 +106,13 @@ async def run(
         trio.open_nursery() as nursery,
     ):
         await _look_for_hidden_mail(store, options, warn)
-        spawn = _spawner(nursery)
-        operations = await _operations(store, options, spawn)
-        operations.loop = loop.install(lambda: fs.in_flight > 0) if options.fast_loop else None
-        device, mount = _init(operations, location, mountpoint, options)
-        operations.mounted(mount)
-        operations.notifier.start()
+        notifier, requests = Notifier(), dict[str, int]()
+        polling = loop.install(lambda: fs.in_flight > 0) if options.fast_loop else None
+        host = Host(_spawner(nursery), notifier, requests, lambda: _kernel_stats(notifier, polling))
+        vfs = await _file_system(store, options, host)
+        adapter = Adapter(vfs, requests)
+        device, mount = _init(adapter, location, mountpoint, options)
+        notifier.start()
         told = trio.Event()
         try:
             with (
@@ -117,22 +121,17 @@ async def run(
             ):
                 nursery.start_soon(_terminate_on, signals, told)
                 nursery.start_soon(_report_on, questions)
-                readahead = fs.limits.readahead
-                nursery.start_soon(_begin, operations, options, device, mount, companion, readahead, ready)
-                if operations.follower is not None:
-                    spawn(operations.follower.run)
-                if isinstance(operations, WritableOperations):
-                    spawn(operations.sweep)
-                if isinstance(operations, WritableOperations) and operations.upkeep is not None:
-                    spawn(operations.upkeep.run)
+                begin = _Beginning(options, device, mount, companion, fs.limits.readahead, ready)
+                nursery.start_soon(begin.run, adapter.greeted, notifier)
+                _start_background_work(vfs, host.spawn, mount)
                 await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
                 log.info("%s: unmounted", mountpoint)
-                if isinstance(operations, WritableOperations):
-                    await operations.finish()
+                if isinstance(vfs, WritableVfs):
+                    await vfs.finish()
                 nursery.cancel_scope.cancel()
         finally:
             loop.uninstall()
-            operations.notifier.stop()
+            notifier.stop()
             if companion is not None:
                 companion.stop()
             pyfuse3.close(unmount=True)
@@ -154,27 +153,47 @@ async def _look_for_hidden_mail(store: Store, options: MountOptions, warn: Calla
         warn(summary(found))
 
 
-async def _operations(
-    store: Store, options: MountOptions, spawn: Callable[[Callable[[], Awaitable[object]]], None]
-) -> Operations:
-    """The handlers, read-only or writable."""
+async def _file_system(store: Store, options: MountOptions, host: Host) -> ReadOnlyVfs | WritableVfs:
+    """What is mounted: read-only, or writable."""
     names = NameReader(store)
     await names.load()
     if options.write is None:
-        return Operations(store, options.view, spawn, names)
+        return ReadOnlyVfs(store, options.view, host, names)
     write = await with_version(store, options.write, options.dbox_version, force=options.force)
     if (await store.statvfs()).f_flag & os.ST_RDONLY:
         root = store.location.root
         raise NoSuchStore(f"{root}: lies on a read-only file system; mount it without -o rw")
     writer = StoreWriter(store.fs, store.location, store.owner, write)
     await writer.recover(name for name, folder in store.folders.items() if folder.mailbox is not None)
-    view = replace(options.view, writable=True)
-    operations = WritableOperations(store, view, spawn, writer, names)
-    await operations.begin()
-    return operations
+    vfs = WritableVfs(ReadOnlyVfs(store, replace(options.view, writable=True), host, names), writer, names)
+    await vfs.begin()
+    return vfs
 
 
-def _spawner(nursery: trio.Nursery) -> Callable[[Callable[[], Awaitable[object]]], None]:
+def _start_background_work(vfs: ReadOnlyVfs | WritableVfs, spawn: Spawn, mount: Mount | None) -> None:
+    """What goes on beside the requests as long as the mount lives."""
+    if vfs.follower is not None:
+        spawn(vfs.follower.run)
+    if isinstance(vfs, WritableVfs):
+        vfs.mounted(mount)
+        spawn(vfs.sweep)
+        if vfs.maintenance is not None:
+            spawn(vfs.maintenance.run)
+
+
+def _kernel_stats(notifier: Notifier, polling: loop.LoopLowlevel | None) -> dict[str, object]:
+    """What stats.json says of the kernel's side."""
+    counted = None
+    if polling is not None:
+        counted = {"polled": polling.polled, "spun": polling.spun, "slept": polling.slept}
+    return {
+        "invalidations": notifier.sent,
+        "entries": {"by": notifier.means.value, "epochs": notifier.epochs},
+        "loop": counted,
+    }
+
+
+def _spawner(nursery: trio.Nursery) -> Spawn:
     async def guarded(work: Callable[[], Awaitable[object]]) -> None:
         try:
             await work()
@@ -185,7 +204,7 @@ def _spawner(nursery: trio.Nursery) -> Callable[[Callable[[], Awaitable[object]]
 
 
 def _init(
-    operations: Operations, location: Location, mountpoint: str, options: MountOptions
+    adapter: Adapter, location: Location, mountpoint: str, options: MountOptions
 ) -> tuple[int, Mount | None]:
     """Make the mount; gives the descriptor of ``/dev/fuse``, and what the kernel calls the mount."""
     name = f"{location.kind.value}:{location.root}".encode("utf-8", "backslashreplace").decode()
@@ -196,7 +215,7 @@ def _init(
         given.add("allow_other")
     before, point = mounts.devices(), os.path.realpath(mountpoint)
     try:
-        pyfuse3.init(operations, mountpoint, given)
+        pyfuse3.init(adapter, mountpoint, given)
     except (RuntimeError, UnicodeError) as exc:
         hint = ""
         if options.allow_other and os.geteuid() != 0:
@@ -218,26 +237,30 @@ async def _report_on(signals: object) -> None:
             log.info("%s", line)
 
 
-async def _begin(
-    operations: Operations,
-    options: MountOptions,
-    device: int,
-    mount: Mount | None,
-    companion: Companion | None,
-    readahead: int,
-    ready: Callable[[], None],
-) -> None:
-    """What can be done once the kernel has said hello. Nothing here asks the mount itself: see
-    ``mounts``.
+@dataclass(frozen=True, slots=True)
+class _Beginning:
+    """What can be done once the kernel has said hello.
+
+    Nothing here asks the mount itself: see ``mounts``.
     """
-    await operations.greeted.wait()
-    operations.notifier.choose(options.entries, device, mount, companion)
-    if companion is not None and operations.notifier.means is not Entries.COMPANION:
-        companion.stop()
-    if mount is not None:
-        _widen_readahead(mount.device, readahead)
-    ready()
-    await operations.notifier.listen()
+
+    options: MountOptions
+    device: int
+    mount: Mount | None
+    companion: Companion | None
+    readahead: int
+    ready: Callable[[], None]
+
+    async def run(self, greeted: trio.Event, notifier: Notifier) -> None:
+        """Wait for the kernel, then tell that the mount is ready, and listen to the companion."""
+        await greeted.wait()
+        notifier.choose(self.options.entries, self.device, self.mount, self.companion)
+        if self.companion is not None and notifier.means is not Entries.COMPANION:
+            self.companion.stop()
+        if self.mount is not None:
+            _widen_readahead(self.mount.device, self.readahead)
+        self.ready()
+        await notifier.listen()
 
 
 def _widen_readahead(device: str, readahead: int) -> None:

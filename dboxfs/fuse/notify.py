@@ -7,7 +7,7 @@ a call that takes one:
 
 * Attributes: FUSE_NOTIFY_INVAL_INODE without a range takes no lock.
 * Pages: a message's bytes are pushed, or dropped, by the OPEN of an inode that nobody has open
-  (:class:`~dboxfs.fuse.operations.Operations`), so that there is no READ to wait for.
+  (:mod:`dboxfs.vfs.reader`), so that there is no READ to wait for.
 * Names, by one of these :class:`Entries`:
 
 =============  ===========================================================================================
@@ -149,7 +149,24 @@ class Notifier:
         if self._thread.is_alive():
             self._thread.join(1.0)
 
-    # -- what there is to tell -----------------------------------------------------------------
+    # -- what there is to tell: :class:`dboxfs.vfs.host.Kernel` --------------------------------
+
+    @property
+    def names_expire(self) -> bool:
+        """Whether nobody can tell the kernel of names: it has to ask again by itself."""
+        return self.means is Entries.TIMEOUT
+
+    @staticmethod
+    def push(inode: int, data: bytes) -> bool:
+        """Put the whole content of *inode*, which nobody has open, into the kernel's page cache.
+
+        :return: False: the kernel doesn't know the inode.
+        """
+        try:
+            pyfuse3.notify_store(pyfuse3.InodeT(inode), 0, data)
+        except FileNotFoundError:
+            return False
+        return True
 
     @staticmethod
     def at_once(inode: int) -> None:

@@ -1,18 +1,23 @@
 """Attributes of everything in the mount, and how long the kernel may keep them.
 
 Sizes and dates are exact, a message never changes, and what changes is invalidated, so the kernel may keep
-all of it for a long time (:data:`LONG`).  Three exceptions: a message whose size isn't known yet when its
-directory is read (its entry is given, its attributes have to be asked for); a damaged message, which may be
-repaired; and a directory that can't be watched (both :data:`SHORT`).
+all of it for a long time (:data:`LONG`).  The exceptions:
+
+* a message whose size isn't known yet when its directory is read (its entry is given, its attributes have to
+  be asked for), and one that is open for writing: the kernel makes its size what was truncated and written,
+  and others would find it empty, or cut.  Both 0;
+* a damaged message, which may be repaired; a directory that can't be watched, and names where nobody can tell
+  the kernel of them: :data:`SHORT`.
 """
 
 from __future__ import annotations
 
 import stat
-
-import pyfuse3
+from collections.abc import Container
+from dataclasses import dataclass
 
 from dboxfs.store import Facts, Folder, Store
+from dboxfs.vfs.host import Kernel
 from dboxfs.vfs.options import ViewOptions
 
 LONG = 86400.0
@@ -21,68 +26,96 @@ LONG = 86400.0
 SHORT = 0.5
 """Seconds for what nobody tells us about."""
 
-_NS = 1_000_000_000
+NS = 1_000_000_000
+
+
+@dataclass(slots=True)
+class Attrs:
+    """What stat(2) tells, and for how many seconds the kernel may keep the name and the attributes.
+
+    ``size``: bytes.  ``modified_ns`` (atime too), ``changed_ns``: nanoseconds since the epoch.
+    """
+
+    inode: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    size: int = 0
+    modified_ns: int = 0
+    changed_ns: int = 0
+    entry_timeout: float = LONG
+    attr_timeout: float = LONG
 
 
 class Attributes:
-    """Makes pyfuse3 attributes for one mount."""
+    """Makes attributes for one mount.
 
-    def __init__(self, store: Store, options: ViewOptions, mounted_at: int) -> None:
+    :param mounted_at: seconds since the epoch.
+    :param written: the inodes that are open for writing.
+    """
+
+    def __init__(
+        self, store: Store, options: ViewOptions, mounted_at: int, kernel: Kernel, written: Container[int]
+    ) -> None:
+        self._store = store
+        self._kernel = kernel
+        self._written = written
         self._uid = store.owner.st_uid if options.uid is None else options.uid
         self._gid = store.owner.st_gid if options.gid is None else options.gid
         self._file_mode = stat.S_IFREG | ((0o600 if options.writable else 0o400) & ~options.umask)
         self._dir_mode = stat.S_IFDIR | ((0o700 if options.writable else 0o500) & ~options.umask)
-        self._mounted_ns = mounted_at * _NS
+        self._mounted_ns = mounted_at * NS
 
-    def _entry(self, inode: int, mode: int, nlink: int) -> pyfuse3.EntryAttributes:
-        entry = pyfuse3.EntryAttributes()
-        entry.st_ino = pyfuse3.InodeT(inode)
-        entry.st_mode = pyfuse3.ModeT(mode)
-        entry.st_nlink = nlink
-        entry.st_uid = self._uid
-        entry.st_gid = self._gid
-        entry.st_blksize = 4096
-        entry.entry_timeout = entry.attr_timeout = LONG
-        return entry
-
-    def folder(self, folder: Folder, inode: int) -> pyfuse3.EntryAttributes:
-        """A directory.  Its times are those of the last change of the mailbox's index."""
-        entry = self._entry(inode, self._dir_mode, 2 + len(folder.children))
+    def folder(self, folder: Folder, inode: int) -> Attrs:
+        """A directory.  Its times are those of the last change of its mailbox's index."""
         changed = folder.mailbox.changed_ns if folder.mailbox is not None else 0
-        changed = changed or self._mounted_ns
-        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = changed
-        entry.st_blocks = 0
-        return entry
+        return self._directory(inode, 2 + len(folder.children), changed, folder)
 
-    def message(self, inode: int, facts: Facts) -> pyfuse3.EntryAttributes:
-        """A message: mtime = received, ctime = saved, and enough blocks for its bytes."""
-        entry = self.template()
-        fill(entry, inode, facts.size, facts.received, facts.saved)
-        if facts.damaged:
-            entry.attr_timeout = SHORT
-        return entry
-
-    def template(self) -> pyfuse3.EntryAttributes:
-        """An entry for messages, to be filled with :func:`fill` again and again."""
-        return self._entry(0, self._file_mode, 1)
-
-    def control_dir(self, inode: int) -> pyfuse3.EntryAttributes:
+    def control_dir(self, inode: int) -> Attrs:
         """The control directory."""
-        entry = self._entry(inode, self._dir_mode, 2)
-        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = self._mounted_ns
-        return entry
+        return self._directory(inode, 2, 0, None)
 
-    def control_file(self, inode: int) -> pyfuse3.EntryAttributes:
+    def _directory(self, inode: int, nlink: int, changed: int, folder: Folder | None) -> Attrs:
+        attrs = Attrs(inode, self._dir_mode, nlink, self._uid, self._gid)
+        attrs.modified_ns = attrs.changed_ns = changed or self._mounted_ns
+        above = folder.parent if folder is not None else None
+        if not all(self._store.is_watched(some) for some in (folder, above) if some is not None):
+            attrs.entry_timeout = attrs.attr_timeout = SHORT
+        elif folder is not None and self._kernel.names_expire:
+            attrs.entry_timeout = SHORT
+        return attrs
+
+    def message(self, inode: int, facts: Facts, folder: Folder | None = None) -> Attrs:
+        """A message: mtime = received, ctime = saved.
+
+        :param folder: that it is in, where its name is answered too.
+        """
+        attrs = self.messages(folder)
+        attrs.inode, attrs.size = inode, facts.size
+        attrs.modified_ns, attrs.changed_ns = facts.received * NS, facts.saved * NS
+        if inode in self._written:
+            attrs.attr_timeout = 0.0
+        elif facts.damaged:
+            attrs.attr_timeout = SHORT
+        return attrs
+
+    def messages(self, folder: Folder | None) -> Attrs:
+        """What all messages of *folder* have in common."""
+        attrs = Attrs(0, self._file_mode, 1, self._uid, self._gid)
+        if folder is not None and (self._kernel.names_expire or not self._store.is_watched(folder)):
+            attrs.entry_timeout = SHORT
+        return attrs
+
+    def draft(self, inode: int, size: int, modified: int, created: int) -> Attrs:
+        """A file that is being written (seconds since the epoch): nothing of it is kept."""
+        attrs = Attrs(inode, self._file_mode, 1, self._uid, self._gid, size)
+        attrs.modified_ns, attrs.changed_ns = modified * NS, created * NS
+        attrs.entry_timeout = attrs.attr_timeout = 0.0
+        return attrs
+
+    def control_file(self, inode: int) -> Attrs:
         """A control file: no size, like a file in /proc."""
-        entry = self._entry(inode, self._file_mode, 1)
-        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = self._mounted_ns
-        return entry
-
-
-def fill(entry: pyfuse3.EntryAttributes, inode: int, size: int, received: int, saved: int) -> None:
-    """Make *entry* the attributes of one message (bytes, seconds since the epoch)."""
-    entry.st_ino = pyfuse3.InodeT(inode)
-    entry.st_size = size
-    entry.st_blocks = (size + 511) >> 9
-    entry.st_mtime_ns = entry.st_atime_ns = received * _NS
-    entry.st_ctime_ns = saved * _NS
+        attrs = Attrs(inode, self._file_mode, 1, self._uid, self._gid)
+        attrs.modified_ns = attrs.changed_ns = self._mounted_ns
+        return attrs

@@ -17,26 +17,27 @@ fsync(2) is the second row, whoever holds the file.  When only others than the o
 them has written for :data:`PATIENCE` seconds, it is committed as it is: a descriptor that a server has
 inherited by mistake must not keep a message away for ever.  What comes later makes a replacement.
 
-An OPEN that asks for an upload while a RELEASE commits it waits, and gets the message; one that was answered
-before keeps the upload, which ends with its own RELEASE.
+An OPEN that asks for a draft while a RELEASE commits it waits, and gets the message; one that was answered
+before keeps the draft, which ends with its own RELEASE.
 
-Locks: ``Upload.lock`` while an upload is committed.  The kernel is told of names after that.
+Locks: ``Draft.lock`` while a draft is committed.  The kernel is told of names after that.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 import trio
-from pyfuse3 import FUSEError
 
 from dboxfs.errors import DboxfsError
 from dboxfs.vfs import holders
-from dboxfs.vfs.draft import Upload
-from dboxfs.vfs.drafts import Writing
-from dboxfs.vfs.shared import Shared
+from dboxfs.vfs.commit import Committer
+from dboxfs.vfs.draft import Draft
+from dboxfs.vfs.draft_stages import Stage
+from dboxfs.vfs.drafts import Drafts, Writing
+from dboxfs.vfs.host import Host
+from dboxfs.vfs.node import DRAFTS, Inodes
 
 log = logging.getLogger(__name__)
 
@@ -44,111 +45,143 @@ PATIENCE = 60.0
 """Seconds; see the module."""
 
 
-class Closing:
-    """See the module.
+class OpenDraft:
+    """A file that is open for writing.  Made by :meth:`ClosePolicy.open`.
 
-    :param spawn: starts a background task.
+    :ivar draft: what is written.
     """
 
-    def __init__(self, shared: Shared, spawn: Callable[[Callable[[], Awaitable[object]]], None]) -> None:
-        self._shared = shared
-        self._uploads = shared.uploads
-        self._commits = shared.commits
-        self._spawn = spawn
+    __slots__ = ("_append", "_killed", "_policy", "_writing", "draft")
+
+    def __init__(self, policy: ClosePolicy, writing: Writing, *, append: bool) -> None:
+        self.draft = writing.draft
+        self._policy = policy
+        self._writing = writing
+        self._append = append
+        self._killed = False
+
+    async def read(self, size: int, offset: int) -> bytes:
+        return await self.draft.read(size, offset)
+
+    async def write(self, data: bytes, offset: int) -> int:
+        async with self.draft.lock:
+            return await self.draft.write(data, None if self._append else offset)
+
+    async def flush(self) -> None:
+        if holders.killed(self._writing.pid):
+            self._killed = True
+        else:
+            await self._policy.flush(self._writing)
+
+    async def fsync(self) -> None:
+        async with self.draft.lock:
+            self.draft.check()
+            await self.draft.sync()
+
+    async def release(self) -> None:
+        await self._policy.release(self._writing, killed=self._killed)
+
+
+class ClosePolicy:
+    """See the module."""
+
+    def __init__(self, host: Host, inodes: Inodes, drafts: Drafts, committer: Committer) -> None:
+        self._host = host
+        self._inodes = inodes
+        self._drafts = drafts
+        self._committer = committer
+
+    def open(self, draft: Draft, pid: int, *, append: bool) -> OpenDraft:
+        """The process of thread *pid* opens a draft.
+
+        :param append: O_APPEND: everything is written at the end.
+        """
+        return OpenDraft(self, self._drafts.opened(draft, pid), append=append)
 
     async def flush(self, writing: Writing) -> None:
         """One descriptor was closed.
 
         :raises Exception: what became of the bytes.
         """
-        upload = writing.upload
-        if holders.killed(writing.pid):
-            writing.killed = True
-            return
-        async with upload.lock:
-            upload.check()
-            if upload.discarded:
+        draft = writing.draft
+        async with draft.lock:
+            draft.check()
+            if draft.is_removed:
                 return
-            if upload.temporary:
-                await upload.settle()
+            if draft.is_temporary:
+                await draft.settle()
                 return
             # Also when there is nothing to commit: whoever closes now may have forked, and end.
-            is_held = writing.holders.look(upload.inode, partial(self._uploads.opens, upload.inode))
-            if not upload.dirty:
+            is_held = writing.holders.look(draft.inode, partial(self._drafts.opens, draft.inode))
+            if not draft.dirty:
                 return
             if is_held:
-                await upload.sync()
-                if not writing.holders.opener_holds:
-                    self._left(upload)
+                await draft.sync()
+                if not writing.holders.opener_holds and draft.left():
+                    self._host.spawn(partial(self._wait_for_others, draft))
                 return
-            await self._commits.commit(upload)
-        await self._shared.tell(upload)
+            await self._committer.commit(draft)
+        await self._tell(draft)
 
-    def _left(self, upload: Upload) -> None:
-        if not upload.closed:
-            upload.closed = True
-            self._spawn(partial(self._wait_for_others, upload))
+    async def _tell(self, draft: Draft) -> None:
+        """Have the kernel look up the name again, before the program that has closed the file does."""
+        parent = self._inodes.of(draft.folder) if draft.folder in self._inodes else 0
+        if parent and not draft.inode & DRAFTS:
+            await self._host.kernel.now(parent, draft.name)
 
-    async def _wait_for_others(self, upload: Upload) -> None:
-        while upload.dirty and not (upload.discarded or upload.failed):
-            await trio.sleep_until(upload.written + PATIENCE)
-            if upload.temporary:  # it was given a name with a dot meanwhile
+    # -- what the opener has left to others ----------------------------------------------------
+
+    async def _wait_for_others(self, draft: Draft) -> None:
+        while draft.dirty and not (draft.is_removed or draft.failed):
+            await trio.sleep_until(draft.written + PATIENCE)
+            if draft.is_temporary:  # it was given a name with a dot meanwhile
                 break
-            if trio.current_time() >= upload.written + PATIENCE and await self._commit_left(upload):
-                await self._shared.tell(upload)
-        upload.closed = False
+            if trio.current_time() >= draft.written + PATIENCE and await self._commit_left(draft):
+                await self._tell(draft)
+        draft.not_left()
 
-    async def _commit_left(self, upload: Upload) -> bool:
+    async def _commit_left(self, draft: Draft) -> bool:
         try:
-            async with upload.lock:
-                return await self._commits.commit(upload)
-        except (DboxfsError, OSError, FUSEError) as exc:
-            log.error("%s: could not be committed: %s", upload.name.decode("utf-8", "replace"), exc)
+            async with draft.lock:
+                return await self._committer.commit(draft)
+        except (DboxfsError, OSError) as exc:
+            log.error("%s: could not be committed: %s", draft.name.decode("utf-8", "replace"), exc)
             return False
 
     async def finish(self) -> None:
-        """The mount ends: what was closed by who opened it is committed, everything else forgotten."""
-        for upload in self._uploads.all():
-            if upload.closed and upload.dirty and not upload.temporary:
-                await self._commit_left(upload)
-            upload.close()
+        """The mount ends: what was closed by its opener is committed, everything else forgotten."""
+        for draft in self._drafts.all():
+            if draft.is_left and draft.dirty and not draft.is_temporary:
+                await self._commit_left(draft)
+            draft.close()
 
-    async def fsync(self, writing: Writing) -> None:
-        """Somebody wants to know that the bytes are safe.
+    # -- the end of an open --------------------------------------------------------------------
 
-        :raises Exception: what became of the bytes.
-        """
-        async with writing.upload.lock:
-            writing.upload.check()
-            await writing.upload.sync()
+    async def release(self, writing: Writing, *, killed: bool) -> None:
+        """The last descriptor of an open is gone.
 
-    async def release(self, writing: Writing) -> None:
-        """The last descriptor of an open is gone; *writing* was taken out of the table.
-
+        :param killed: the process that opened it was killed.
         :raises Exception: what became of bytes that no FLUSH has committed.
         """
-        upload = writing.upload
-        async with upload.lock:
-            upload.handles -= 1
-            if upload.handles or (upload.temporary and not upload.discarded):
+        self._drafts.released(writing)
+        draft = writing.draft
+        async with draft.lock:
+            draft.released()
+            if draft.handles or draft.is_temporary:
                 return
-            gone = writing.killed or upload.failed or upload.discarded
-            if not gone and self._is_new_and_empty(upload):
-                self._uploads.haunt(upload)
-                self._spawn(partial(self._lay_ghost, upload))
+            gone = killed or draft.failed or draft.is_removed
+            if not gone and draft.stage is Stage.NEW and draft.is_empty:
+                self._drafts.haunt(draft)
+                self._host.spawn(partial(self._lay_ghost, draft))
                 return
             try:
                 if not gone:
-                    await self._commits.commit(upload)
+                    await self._committer.commit(draft)
             finally:
-                self._uploads.drop(upload)
-        await self._shared.tell(upload)
+                self._drafts.drop(draft)
+        await self._tell(draft)
 
-    def _is_new_and_empty(self, upload: Upload) -> bool:
-        known = self._uploads.by_inode(upload.inode) is upload
-        return known and upload.uid is None and not upload.dirty and not upload.size
-
-    async def _lay_ghost(self, upload: Upload) -> None:
+    async def _lay_ghost(self, draft: Draft) -> None:
         await trio.sleep(PATIENCE)
-        if self._uploads.is_ghost(upload):
-            self._uploads.drop(upload)
+        if draft.stage is Stage.GHOST:
+            self._drafts.drop(draft)

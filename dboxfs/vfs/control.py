@@ -9,60 +9,114 @@ files have no size (like those in /proc): they are read to their end, past the k
 
 from __future__ import annotations
 
+import errno
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import trio
 
 from dboxfs import __version__
 from dboxfs.store import Mailbox, Store
-from dboxfs.vfs.node import FIRST_CONTROL_FILE
+from dboxfs.vfs.attrs import Attributes, Attrs
+from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.listing import Row
+from dboxfs.vfs.node import CONTROL, FIRST_CONTROL_FILE
 
 NAME = b".dboxfs"
+
+
+class OpenControlFile:
+    """A control file that was opened: what it said then."""
+
+    __slots__ = ("_content",)
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def read(self, size: int, offset: int) -> bytes:
+        return self._content[offset : offset + size]
+
+    async def write(self, data: bytes, offset: int) -> int:
+        raise Refused(errno.EBADF)
+
+    async def flush(self) -> None:
+        """Nothing was written."""
+
+    async def fsync(self) -> None:
+        """Nothing was written."""
+
+    async def release(self) -> None:
+        """There is nothing to give back."""
+
+
+class OpenControlDirectory:
+    """The control directory, opened: only its files."""
+
+    def __init__(self, files: Mapping[bytes, int], attributes: Attributes) -> None:
+        self._files = files
+        self._attributes = attributes
+
+    async def prepare(self, start: int) -> None:
+        """It never changes."""
+
+    def above(self, start: int) -> Iterator[tuple[int, bytes, Attrs]]:
+        for position, (name, inode) in enumerate(self._files.items()):
+            if position >= start:
+                yield position + 1, name, self._attributes.control_file(inode)
+
+    async def sizes(self, start: int) -> None:
+        """They have none."""
+
+    def attributes(self) -> Attrs:
+        return self._attributes.control_dir(CONTROL)
+
+    def messages(self, start: int) -> Iterator[Row]:
+        return iter(())
 
 
 class Control:
     """The files of the control directory, by name and by inode.
 
-    :param operations: gives the counters of the requests that the kernel made, by operation.
-    :param kernel: gives counters of what the kernel was told, and of the request loop.
+    :param requests: the counters of the requests that the kernel made, by operation.
+    :ivar more: each gives a part of stats.json, which comes behind what the store says.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        operations: Callable[[], Mapping[str, int]],
-        kernel: Callable[[], Mapping[str, object]],
-    ) -> None:
+    def __init__(self, store: Store, requests: Mapping[str, int]) -> None:
         self._store = store
-        self._kernel = kernel
-        self._operations = operations
+        self._requests = requests
+        self.more: list[Callable[[], Mapping[str, object]]] = []
         self._started = trio.current_time()
         self.mounted_at = int(time.time())
         makers = {b"stats.json": self._stats, b"store.json": self._describe}
         self.files = {name: FIRST_CONTROL_FILE + i for i, name in enumerate(makers)}
         self._makers = dict(zip(self.files.values(), makers.values(), strict=True))
 
-    def content(self, inode: int) -> bytes | None:
-        """What the file *inode* says now; None: there is no such file."""
+    def open(self, inode: int) -> OpenControlFile:
+        """The file *inode*, as it is now.
+
+        :raises Refused: ENOENT: there is no such file.
+        """
         maker = self._makers.get(inode)
-        return None if maker is None else (json.dumps(maker(), indent=2) + "\n").encode()
+        if maker is None:
+            raise Refused(errno.ENOENT)
+        return OpenControlFile((json.dumps(maker(), indent=2) + "\n").encode())
 
     def _stats(self) -> dict[str, object]:
         store = self._store
+        more = {key: value for part in self.more for key, value in part().items()}
         boxes = [folder.mailbox for folder in store.folders.values() if folder.mailbox is not None]
         return {
             "version": __version__,
             "uptime_seconds": round(trio.current_time() - self._started, 3),
-            "requests": dict(self._operations()),
+            "requests": dict(self._requests),
             "mailboxes": len(boxes),
             "messages": sum(len(box) for box in boxes),
             "messages_not_looked_at_yet": sum(box.facts.unknown for box in boxes),
             "scans_running": sum(box.scanning for box in boxes),
             **_progress(boxes),
             "brought_ahead": store.ahead.stats(),
-            **self._kernel(),
+            **more,
             "location_table": store.records.stats(),
             "size_table": store.sizes.stats() if store.sizes is not None else None,
             "damaged_messages": store.damaged_messages,

@@ -1,19 +1,17 @@
-"""All files that are being written in one mount, and who has them open.
+"""All drafts of one mount, and who has them open.
 
-An upload is found by its inode, by its name (which nobody but its writer can look up before the commit, see
-:mod:`dboxfs.vfs.writable`), and by the file handle of an open that may write.  Those that take the place of
-a message when they are opened have the message's inode and no entry of their own: for everybody else the
-message is what it was.  Once it is gone, or another file has its name, they are what was written and nothing
-else (:meth:`UploadTable.orphan`).
+A draft is found by its inode, by its name (which nobody but its writer can look up before the commit:
+:meth:`Drafts.may_see`), and by those who have it open.  A draft that takes the place of a message when it is
+opened has the message's inode and no entry of its own: for everybody else the message is what it was.  Once
+that is gone, or another file has its name, the draft is what was written and nothing else
+(:meth:`Drafts.orphan`).
 
-A new file that is closed without a byte is a *ghost*: no message, and nothing for anybody but the process
-that made it, which may look it up, open, link, rename and remove it for a while.  Programs that save with
-care make the name first, with O_EXCL, and write later.
+A ghost (:class:`~dboxfs.vfs.draft_stages.Stage`) is nothing for anybody but the process that made it, which
+may look it up, open, link, rename and remove it for a while.  Programs that save with care make the name
+first, with O_EXCL, and write later.
 
 A temporary that was linked to a plain name is the message from then on; its name stands for that until it is
-taken away (:meth:`UploadTable.linked`).
-
-Inodes of uploads have bit 63 set, and count from 1 on below that.
+taken away (:meth:`Drafts.linked`).
 
 Concurrency: nothing here awaits, so every method is atomic.
 """
@@ -21,18 +19,18 @@ Concurrency: nothing here awaits, so every method is atomic.
 from __future__ import annotations
 
 import itertools
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 
-from dboxfs.store import Folder
+from dboxfs.store import Body, Folder
 from dboxfs.store.write import Spool
 from dboxfs.util.mounts import Membership
-from dboxfs.vfs.draft import Budget, Upload
+from dboxfs.vfs.content import Budget
+from dboxfs.vfs.draft import Draft
+from dboxfs.vfs.draft_stages import Stage, Standing
 from dboxfs.vfs.holders import Holders, process_of
-from dboxfs.vfs.node import Inodes
-
-UPLOADS = 1 << 63
-"""Set in the inode numbers of uploads."""
+from dboxfs.vfs.node import DRAFTS, Inodes
+from dboxfs.vfs.open_files import OpenFiles
 
 GHOSTS = 64
 """So many are kept."""
@@ -42,224 +40,237 @@ LINKED = 1000
 
 
 class Writing:
-    """One open file that may write.
+    """One open of a draft.
 
-    ``pid``: the process that opened it.  ``append``: O_APPEND.  ``inode``: what the kernel has opened.
+    ``pid``: the process that has opened it.  ``inode``: what the kernel has opened.
     """
 
-    __slots__ = ("append", "holders", "inode", "killed", "pid", "upload")
+    __slots__ = ("draft", "holders", "inode", "pid")
 
-    def __init__(self, upload: Upload, pid: int, *, append: bool, membership: Membership) -> None:
-        self.upload = upload
+    def __init__(self, draft: Draft, pid: int, membership: Membership) -> None:
+        self.draft = draft
         self.pid = pid
-        self.inode = upload.inode
-        self.append = append
-        self.killed = False
+        self.inode = draft.inode
         self.holders = Holders(pid, membership)
 
 
-class UploadTable:
+class Drafts:
     """See the module.
 
-    :param spool: gives the temporary file of an upload into a folder.
+    :param spool: gives the temporary file of a draft into a folder.
     :ivar membership: which descriptors of a process belong to this mount.
     """
 
-    def __init__(self, inodes: Inodes, spool: Callable[[Folder], Spool]) -> None:
+    def __init__(self, inodes: Inodes, open_files: OpenFiles, spool: Callable[[Folder], Spool]) -> None:
         self._inodes = inodes
+        self._open_files = open_files
         self._spool = spool
         self._budget = Budget()
         self.membership = Membership(None)
         self._numbers = itertools.count(1)
-        self._opens: dict[int, Writing] = {}
-        self._written: Counter[int] = Counter()
-        self._uploads: dict[int, Upload] = {}
-        self._by_name: dict[tuple[int, bytes], Upload] = {}
-        self._ghosts: OrderedDict[int, Upload] = OrderedDict()
+        self._opens: dict[Writing, None] = {}
+        self._by_inode: dict[int, Draft] = {}
+        self._by_name: dict[tuple[int, bytes], Draft] = {}
+        self._ghosts: OrderedDict[int, Draft] = OrderedDict()
         self._linked: OrderedDict[tuple[int, bytes], int] = OrderedDict()
 
     # -- making --------------------------------------------------------------------------------
 
-    def new(self, folder: Folder, name: bytes) -> Upload:
-        """A new file with an inode of its own."""
-        self._linked.pop((self._inodes.of(folder), name), None)
-        upload = self.replacement(UPLOADS | next(self._numbers), folder, name)
-        self._uploads[upload.inode] = upload
-        self._by_name[self._inodes.of(folder), name] = upload
-        return upload
+    def new(
+        self,
+        folder: Folder,
+        name: bytes,
+        *,
+        uid: int | None = None,
+        base: Body | None = None,
+        exclusive: bool = False,
+        appends: bool = False,
+    ) -> Draft:
+        """A new file with an inode of its own.
 
-    def replacement(self, inode: int, folder: Folder, name: bytes) -> Upload:
-        """What is to take the place of the message that *inode* is."""
-        return Upload(self._spool, self._budget, inode, folder, name)
+        :param uid: the message whose place it takes.
+        :param base: that message, if its bytes stay.
+        :param exclusive: made with O_EXCL.
+        :param appends: it is only appended to.
+        """
+        key = self._inodes.of(folder), name
+        self._linked.pop(key, None)
+        standing = Standing.of(folder, name, uid, exclusive=exclusive)
+        inode, based = DRAFTS | next(self._numbers), 0 if appends else None
+        draft = Draft(inode, standing, self._spool, self._budget, base, based)
+        self._by_inode[draft.inode] = self._by_name[key] = draft
+        return draft
 
-    def opened(self, handle: int, upload: Upload, pid: int, *, append: bool) -> None:
-        """The process of thread *pid* has opened an upload."""
+    def replacement(self, inode: int, folder: Folder, name: bytes, uid: int, base: Body | None) -> Draft:
+        """What is to take the place of message *uid*, which the kernel knows as *inode*."""
+        return Draft(inode, Standing.of(folder, name, uid), self._spool, self._budget, base)
+
+    # -- opening and closing -------------------------------------------------------------------
+
+    def opened(self, draft: Draft, pid: int) -> Writing:
+        """The process of thread *pid* has opened a draft."""
         process = process_of(pid)
-        upload.handles += 1
-        upload.creator = upload.creator or process
-        self._ghosts.pop(upload.inode, None)
-        self._opens[handle] = Writing(upload, process, append=append, membership=self.membership)
-        self._written[upload.inode] += 1
+        draft.opened(process)
+        self._ghosts.pop(draft.inode, None)
+        writing = Writing(draft, process, self.membership)
+        self._opens[writing] = None
+        self._open_files.begin_writing(draft.inode)
+        return writing
+
+    def released(self, writing: Writing) -> None:
+        """The last descriptor of an open is gone."""
+        del self._opens[writing]
+        self._open_files.end_writing(writing.inode)
+
+    def opens(self, inode: int, pid: int) -> int:
+        """How often process *pid* has opened the file *inode* for writing, and not closed it for good."""
+        return sum(w.pid == pid and w.draft.inode == inode for w in self._opens)
 
     # -- finding -------------------------------------------------------------------------------
 
-    def of(self, handle: int) -> Writing | None:
-        """What a file handle stands for, if it may write."""
-        return self._opens.get(handle)
+    def all(self) -> list[Draft]:
+        """Every file that is being written."""
+        return list({*self._by_inode.values(), *(w.draft for w in self._opens)})
 
-    @property
-    def written(self) -> Collection[int]:
-        """The inodes that are open for writing."""
-        return self._written
+    def by_inode(self, inode: int) -> Draft | None:
+        """The draft with this inode of its own."""
+        return self._by_inode.get(inode)
 
-    def by_inode(self, inode: int) -> Upload | None:
-        """The upload with this inode of its own."""
-        return self._uploads.get(inode)
+    def by_name(self, parent: int, name: bytes) -> Draft | None:
+        """The draft with this name."""
+        return self._by_name.get((parent, name))
 
-    def by_name(self, parent_inode: int, name: bytes) -> Upload | None:
-        """The upload with this name."""
-        return self._by_name.get((parent_inode, name))
-
-    def is_open(self, upload: Upload, pid: int) -> bool:
-        """Whether the process of thread *pid* is who made it or has opened it."""
+    def is_open(self, draft: Draft, pid: int) -> bool:
+        """Whether the process of thread *pid* has made it or has opened it."""
         process = process_of(pid)
-        if upload.creator == process:
-            return True
-        return any(w.upload is upload and w.pid == process for w in self._opens.values())
+        return draft.creator == process or any(w.draft is draft and w.pid == process for w in self._opens)
 
-    def lay(self, parent_inode: int, name: bytes, pid: int) -> Upload | None:
-        """The upload with this name, for whoever wants to make a file; another process's ghost makes way."""
-        found = self._by_name.get((parent_inode, name))
-        if found is not None and found.inode in self._ghosts and found.creator != process_of(pid):
+    def lay(self, parent: int, name: bytes, pid: int) -> Draft | None:
+        """The draft with this name, for a process that wants to make a file; another's ghost makes way."""
+        found = self._by_name.get((parent, name))
+        if found is not None and found.stage is Stage.GHOST and found.creator != process_of(pid):
             self.drop(found)
             return None
         return found
 
-    def seen(self, parent_inode: int, name: bytes, pid: int) -> Upload | None:
-        """The upload that *name* is for the process of thread *pid*; another one's new file is nothing."""
-        found = self.lay(parent_inode, name, pid)
+    def seen(self, parent: int, name: bytes, pid: int) -> Draft | None:
+        """The draft that *name* is for the process of thread *pid*; another one's new file is nothing."""
+        found = self.lay(parent, name, pid)
         return found if found is not None and self.may_see(found, pid) else None
 
-    def may_see(self, upload: Upload, pid: int) -> bool:
+    def may_see(self, draft: Draft, pid: int) -> bool:
         """Whether the process of thread *pid* sees a file that is no message yet."""
-        return upload.temporary or (upload.uid is None and self.is_open(upload, pid))
+        return draft.is_temporary or (draft.uid is None and self.is_open(draft, pid))
 
-    def replacing(self, inode: int, pid: int) -> Upload | None:
+    def replacing(self, inode: int, pid: int) -> Draft | None:
         """What the process of thread *pid* writes that will take the place of the message *inode*."""
         process = process_of(pid)
-        opens = (w for w in self._opens.values() if w.upload.inode == inode and w.pid == process)
-        return next((writing.upload for writing in opens), None)
+        return next((draft for draft, writer in self._of_inode(inode) if writer == process), None)
 
-    def orphan(self, inode: int) -> Upload | None:
+    def orphan(self, inode: int) -> Draft | None:
         """What is written on the message *inode*, which is another file's by now, or gone."""
-        opens = (w.upload for w in self._opens.values() if w.upload.inode == inode)
-        return next((upload for upload in opens if upload.uid is None), None)
+        return next((draft for draft, _ in self._of_inode(inode) if draft.uid is None), None)
 
-    def of_message(self, folder: Folder, uid: int) -> list[Upload]:
+    def _of_inode(self, inode: int) -> Iterator[tuple[Draft, int]]:
+        return ((w.draft, w.pid) for w in self._opens if w.inode == inode)
+
+    def of_message(self, folder: Folder, uid: int) -> list[Draft]:
         """Those that are a message, or will take its place."""
-        return [upload for upload in self.all() if upload.uid == uid and upload.folder is folder]
+        return [draft for draft in self.all() if draft.uid == uid and draft.folder is folder]
 
-    def opens(self, inode: int, pid: int) -> int:
-        """How often process *pid* has opened the file *inode* for writing, and not closed it for good."""
-        return sum(w.pid == pid and w.upload.inode == inode for w in self._opens.values())
+    def of_folder(self, folder: Folder) -> list[Draft]:
+        """The drafts with an inode of their own in *folder*."""
+        return [draft for draft in self._by_inode.values() if draft.folder is folder]
 
-    def of_folder(self, folder: Folder) -> list[Upload]:
-        """The uploads of their own inode in *folder*."""
-        return [upload for upload in self._uploads.values() if upload.folder is folder]
+    # -- names ---------------------------------------------------------------------------------
 
-    # -- changing ------------------------------------------------------------------------------
+    def rename(self, draft: Draft, folder: Folder, name: bytes, over: int | None, *, takes: bool) -> None:
+        """Give a draft another name.
 
-    def release(self, handle: int) -> Writing | None:
-        """The last descriptor of an open is gone."""
-        writing = self._opens.pop(handle, None)
-        if writing is not None:
-            self._written.subtract([writing.inode])
-            if not self._written[writing.inode]:
-                del self._written[writing.inode]
-        return writing
+        :param over: the message that has it.
+        :param takes: it takes the place of whatever message has the name when it is committed.
+        """
+        draft.renamed(folder, name, over, takes_place=takes)
+        self._find_by_name(draft)
+        if draft.is_removed:  # an empty file over a message, which stays as it was
+            self.drop(draft)
 
-    def rename(self, upload: Upload, folder: Folder, name: bytes, uid: int | None) -> None:
-        """Another name, and the message that it is or replaces there."""
-        self.unname(upload)
-        upload.folder, upload.name, upload.uid = folder, name, uid
-        upload.guid = folder.mailbox.guid if folder.mailbox is not None else None
-        if upload.inode in self._uploads:
-            self._by_name[self._inodes.of(folder), name] = upload
+    def not_renamed(self, draft: Draft, before: Standing) -> None:
+        """The rename has changed nothing after all."""
+        draft.not_renamed(before)
+        self._find_by_name(draft)
 
-    def unname(self, upload: Upload) -> None:
+    def follow(self, draft: Draft, folder: Folder, name: bytes, uid: int) -> None:
+        """The message of a draft was renamed, or moved: it is *uid* of *folder* now."""
+        guid = folder.mailbox.guid if folder.mailbox is not None else None
+        draft.moved(folder, name, uid, guid)
+        self._find_by_name(draft)
+
+    def _find_by_name(self, draft: Draft) -> None:
+        self._unname(draft)
+        if draft.inode in self._by_inode and draft.folder in self._inodes:
+            self._by_name[self._inodes.of(draft.folder), draft.name] = draft
+
+    def _unname(self, draft: Draft) -> None:
         """Nobody can look it up any more."""
-        for key in [key for key, found in self._by_name.items() if found is upload]:
+        for key in [key for key, found in self._by_name.items() if found is draft]:
             del self._by_name[key]
 
-    def haunt(self, upload: Upload) -> None:
+    def give_name(self, folder: Folder, name: bytes, over: int | None, heir: Draft | None = None) -> bool:
+        """Another file gets this name, and takes the place of message *over*: what is written under that name
+        has none any more.
+
+        :param heir: the file that gets it.
+        :return: whether message *over* is being written, and what is written is no message yet.
+        """
+        losers = set(self.of_message(folder, over) if over is not None else ()) - {heir}
+        named = {d for d in self.all() if d.folder is folder and d.name == name and d.uid is None} - {heir}
+        for draft in losers | named:
+            draft.name_taken()
+            self._unname(draft)
+            if draft.is_removed:
+                self.drop(draft)
+        return bool(losers)
+
+    # -- temporaries that were linked ----------------------------------------------------------
+
+    def link(self, draft: Draft, inode: int) -> None:
+        """A temporary has become the message with this inode; its name means that now."""
+        if draft.folder in self._inodes:
+            self._linked[self._inodes.of(draft.folder), draft.name] = inode
+            if len(self._linked) > LINKED:
+                self._linked.popitem(last=False)
+        if not draft.handles:
+            self.discard(draft)
+
+    def linked(self, parent: int, name: bytes) -> int | None:
+        """The inode of the message that a temporary of this name has become."""
+        return self._linked.get((parent, name)) if self._linked else None
+
+    def unlink(self, parent: int, name: bytes) -> bool:
+        """Take away the name of a temporary that has become a message; False: there is no such name."""
+        return self._linked.pop((parent, name), None) is not None
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def haunt(self, draft: Draft) -> None:
         """A new file was closed without a byte."""
-        self._ghosts[upload.inode] = upload
+        draft.closed_empty()
+        self._ghosts[draft.inode] = draft
         if len(self._ghosts) > GHOSTS:
             self.drop(next(iter(self._ghosts.values())))
 
-    def is_ghost(self, upload: Upload) -> bool:
-        """Whether it was closed without a byte, and nobody has opened it since."""
-        return upload.inode in self._ghosts
+    def discard(self, draft: Draft) -> None:
+        """Nothing of this draft will be committed; it stays readable for those who have it open."""
+        draft.removed()
+        self._unname(draft)
+        self.drop(draft)
 
-    def give_name(self, folder: Folder, name: bytes, over: int | None, heir: Upload | None = None) -> bool:
-        """Another file gets this name, and takes the place of message *over*: whoever writes a file of that
-        name has none any more.
-
-        :param heir: the file that gets it.
-        :return: whether somebody writes message *over*, and goes on writing what is nothing yet.
-        """
-        losers = self.of_message(folder, over) if over is not None else []
-        named = [
-            some for some in self.all() if some.folder is folder and some.name == name and some.uid is None
-        ]
-        for upload in {*losers, *named} - {heir}:
-            if upload.temporary or self.is_ghost(upload):
-                self.discard(upload)
-                continue
-            self.unname(upload)
-            upload.uid, upload.unnamed = None, True
-        return bool(set(losers) - {heir})
-
-    def is_empty(self, upload: Upload) -> bool:
-        """Whether it is a ghost, or will be one when it is closed as it is."""
-        new = upload.uid is None and not upload.temporary
-        return self.is_ghost(upload) or (new and not upload.dirty and not upload.size)
-
-    def link(self, upload: Upload, inode: int) -> None:
-        """A temporary has become the message with this inode; its name means that now."""
-        if upload.folder in self._inodes:
-            self._linked[self._inodes.of(upload.folder), upload.name] = inode
-            if len(self._linked) > LINKED:
-                self._linked.popitem(last=False)
-        if not upload.handles:
-            self.discard(upload)
-
-    def linked(self, parent_inode: int, name: bytes) -> int | None:
-        """The inode of the message that a temporary of this name has become."""
-        return self._linked.get((parent_inode, name)) if self._linked else None
-
-    def unlink(self, parent_inode: int, name: bytes) -> bool:
-        """Take away the name of a temporary that has become a message; False: there is no such name."""
-        return self._linked.pop((parent_inode, name), None) is not None
-
-    def discard(self, upload: Upload) -> None:
-        """Nothing of this upload will be committed; it stays readable for those who have it open."""
-        upload.discarded = True
-        self.unname(upload)
-        if not upload.handles:
-            self.drop(upload)
-
-    def drop(self, upload: Upload) -> None:
-        """The end of an upload; not yet, if an OPEN was answered with it since whoever wants this has
-        looked.
-        """
-        if upload.handles:
+    def drop(self, draft: Draft) -> None:
+        """The end of a draft; not yet, if an OPEN was answered with it since the caller has looked."""
+        if draft.handles:
             return
-        self._uploads.pop(upload.inode, None)
-        self._ghosts.pop(upload.inode, None)
-        self.unname(upload)
-        upload.close()
-
-    def all(self) -> list[Upload]:
-        """Everything that is being written."""
-        return list({*self._uploads.values(), *(w.upload for w in self._opens.values())})
+        self._by_inode.pop(draft.inode, None)
+        self._ghosts.pop(draft.inode, None)
+        self._unname(draft)
+        draft.close()

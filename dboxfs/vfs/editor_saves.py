@@ -31,7 +31,7 @@ class PutAside:
     when: float
 
 
-class Backups:
+class EditorSaves:
     """See the module.  A mailbox is its storage name."""
 
     def __init__(self) -> None:

@@ -1,40 +1,80 @@
-"""One open directory: a snapshot of its names, so that a listing shows each name once while things change.
+"""An open directory: a snapshot of its names, so that a listing shows each name once while things change.
 
 The snapshot is taken at opendir and again when the reader rewinds.  ``.`` and ``..`` come first, then the
 children in the order of their names, then messages in the order of their uids; the position of a name in
 the snapshot, plus 1, is its offset.  Messages that went away since are left out.
+
+A listing waits up to :data:`PATIENCE` seconds in all for sizes that nobody has read yet.  A message whose
+size is unknown is listed all the same; the kernel asks for it when it needs it.
+
+Concurrency: one reader at a time, as the kernel has it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import trio
 
-from dboxfs.store import UNKNOWN, Folder, Mailbox
+from dboxfs.store import KNOWN, UNKNOWN, Folder, Mailbox, Store
+from dboxfs.store.names.table import encode
+from dboxfs.vfs.attrs import SHORT, Attributes, Attrs
+from dboxfs.vfs.folders import Folders
+from dboxfs.vfs.names import Names
+from dboxfs.vfs.node import Inodes
+from dboxfs.vfs.scans import Scans
 
+PATIENCE = 2.0
+"""Seconds that a listing waits in all for sizes; the kernel asks for the others when it needs them."""
+
+_AHEAD = 64
 _WINDOW = 2048
 
 
-class Listing:
+class Row(NamedTuple):
+    """A message in a listing.
+
+    ``next``: the offset behind it.  ``size``: bytes.  ``received``, ``saved``: seconds since the epoch.
+    ``attr_timeout``: seconds that its attributes are good for; None: as long as all others'.
+    """
+
+    next: int
+    name: bytes
+    inode: int
+    size: int
+    received: int
+    saved: int
+    attr_timeout: float | None
+
+
+class OpenDirectory(Protocol):
+    """A directory that the kernel has opened.  Its entries are those of :meth:`above`, then the messages."""
+
+    async def prepare(self, start: int) -> None:
+        """To be called before entries from offset *start* on are asked for."""
+
+    def above(self, start: int) -> Iterator[tuple[int, bytes, Attrs]]:
+        """What comes before the messages, from offset *start* on: offset behind it, name, attributes."""
+
+    async def sizes(self, start: int) -> None:
+        """Wait for the sizes of messages from offset *start* on that nobody has read yet; not for ever."""
+
+    def attributes(self) -> Attrs:
+        """What all messages of the directory have in common."""
+
+    def messages(self, start: int) -> Iterator[Row]:
+        """The messages from offset *start* on."""
+
+
+class Snapshot:
     """The names of one folder as they were when :meth:`take` was called last."""
 
-    __slots__ = (
-        "_rows",
-        "_seen",
-        "_window_start",
-        "children",
-        "deadline",
-        "folder",
-        "inode",
-        "mailbox",
-        "uids",
-    )
+    __slots__ = ("_rows", "_seen", "_window_start", "children", "folder", "mailbox", "uids")
 
-    def __init__(self, folder: Folder, inode: int) -> None:
+    def __init__(self, folder: Folder) -> None:
         self.folder = folder
-        self.inode = inode
-        self.deadline = 0.0
         self.take()
 
     def take(self) -> None:
@@ -97,3 +137,117 @@ class Listing:
         uids = self.uids[start : start + count]
         at = np.minimum(table.uids.searchsorted(uids), len(table) - 1)
         return bool(np.any((table.columns(at).state == UNKNOWN) & (table.uids[at] == uids)))
+
+
+class Directory:
+    """See the module.  What a handle of opendir(3) stands for.
+
+    :param inode: that it was opened by.
+    """
+
+    def __init__(self, lists: Listings, folder: Folder, inode: int) -> None:
+        self._lists = lists
+        self._inode = inode
+        self._deadline = 0.0
+        self.snapshot = Snapshot(folder)
+
+    @property
+    def folder(self) -> Folder:
+        """The directory that it is."""
+        return self.snapshot.folder
+
+    async def prepare(self, start: int) -> None:
+        """To be called before entries from offset *start* on are asked for.
+
+        :raises Refused: ENOENT: the directory is gone.
+        """
+        snapshot, lists = self.snapshot, self._lists
+        if snapshot.folder not in lists.inodes:
+            snapshot.follow((await lists.folders.seek(self._inode)).directory())
+        if start == 0:
+            await lists.store.check(snapshot.folder)
+            await lists.names.know(snapshot.folder)
+            snapshot.take()
+            self._deadline = trio.current_time() + PATIENCE
+
+    def above(self, start: int) -> Iterator[tuple[int, bytes, Attrs]]:
+        """The directories from offset *start* on, which come before the messages."""
+        snapshot, inodes = self.snapshot, self._lists.inodes
+        above: list[tuple[bytes, Folder]] = [
+            (b".", snapshot.folder),
+            (b"..", snapshot.folder.parent or snapshot.folder),
+        ]
+        above += [(encode(shown), child) for shown, child in snapshot.children]
+        for position in range(start, len(above)):
+            name, folder = above[position]
+            if folder in inodes:
+                yield position + 1, name, self._lists.attributes.folder(folder, inodes.of(folder))
+
+    async def sizes(self, start: int) -> None:
+        """Wait for the sizes of messages from offset *start* on that nobody has read yet; not for ever."""
+        box, scans = self.snapshot.mailbox, self._lists.scans
+        if box is None or not box.facts.unknown:
+            return
+        first = self._first(start)
+        with trio.move_on_at(self._deadline):
+            while scans.runs(box) and self.snapshot.unknown(first, _AHEAD):
+                await scans.progress(box)
+
+    def _first(self, start: int) -> int:
+        """The number of the first message from offset *start* on."""
+        return max(start - len(self.snapshot.children) - 2, 0)
+
+    def attributes(self) -> Attrs:
+        """What all messages of the directory have in common."""
+        return self._lists.attributes.messages(self.snapshot.folder)
+
+    def messages(self, start: int) -> Iterator[Row]:
+        """The messages from offset *start* on."""
+        snapshot, lists, first = self.snapshot, self._lists, self._first(start)
+        if first >= len(snapshot.uids) or snapshot.folder not in lists.inodes:
+            return
+        base, after = lists.inodes.of(snapshot.folder), len(snapshot.children) + 3
+        named, written = lists.names.listed(snapshot.folder), lists.written
+        for position, uid, state, size, received, saved in snapshot.rows(first):
+            timeout = None if state & KNOWN else 0.0 if state == UNKNOWN else SHORT
+            if written and base | uid in written:
+                timeout = 0.0
+            name = named.get(uid, b"%d.eml" % uid) if named else b"%d.eml" % uid
+            if name:
+                yield Row(position + after, name, base | uid, size, received, saved, timeout)
+
+
+class Listings:
+    """What open directories need.
+
+    :ivar written: the inodes whose size the kernel changes on its own, because they are open for writing.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        inodes: Inodes,
+        folders: Folders,
+        names: Names,
+        attributes: Attributes,
+        scans: Scans,
+        written: Collection[int],
+    ) -> None:
+        self.store = store
+        self.inodes = inodes
+        self.folders = folders
+        self.names = names
+        self.attributes = attributes
+        self.scans = scans
+        self.written = written
+
+    async def open(self, inode: int) -> Directory:
+        """Open a directory.
+
+        :raises Refused: ENOENT: it is gone.
+        """
+        folder = (await self.folders.checked(inode)).directory()
+        directory = Directory(self, folder, inode)
+        if folder.mailbox is not None:
+            self.scans.opened(folder.mailbox)
+        return directory

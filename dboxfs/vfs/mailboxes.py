@@ -11,77 +11,88 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from pyfuse3 import FUSEError
-
 from dboxfs.errors import DboxfsError
-from dboxfs.store import Folder
+from dboxfs.store import Folder, Store
 from dboxfs.store.mailbox_names import shown_part, storage_part
 from dboxfs.store.names.table import decode, encode
-from dboxfs.vfs.commit import check_name
+from dboxfs.store.write import StoreWriter
 from dboxfs.vfs.control import NAME as CONTROL_NAME
-from dboxfs.vfs.node import ROOT
-from dboxfs.vfs.shared import Shared
+from dboxfs.vfs.drafts import Drafts
+from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.folders import Folders
+from dboxfs.vfs.host import Kernel
+from dboxfs.vfs.names import Names, check_name
+from dboxfs.vfs.node import ROOT, Inodes
+from dboxfs.vfs.removals import Removals
 
 
 class Mailboxes:
     """See the module."""
 
-    def __init__(self, shared: Shared) -> None:
-        self._shared = shared
-        self._store = shared.store
-        self._writer = shared.writer
-        self._going: list[str] = []
+    def __init__(
+        self,
+        store: Store,
+        writer: StoreWriter,
+        inodes: Inodes,
+        folders: Folders,
+        names: Names,
+        drafts: Drafts,
+        removals: Removals,
+        kernel: Kernel,
+    ) -> None:
+        self._store = store
+        self._writer = writer
+        self._inodes = inodes
+        self._folders = folders
+        self._names = names
+        self._drafts = drafts
+        self._removals = removals
+        self._kernel = kernel
 
     @contextmanager
     def _takes_away(self, folder: Folder) -> Iterator[None]:
         """The kernel has told us that this directory goes, with what is below it.
 
-        Whoever reads the tree first, the kernel is not told of it, unless it was told that it failed.
+        The kernel is not told of it, whichever task reads the tree first, unless it was told that it failed.
         """
-        inodes, parent = self._shared.inodes, folder.parent
-        self._going.append(folder.name)
-        try:
-            yield
-        except BaseException:
-            if folder not in inodes and parent is not None and parent in inodes:
-                self._shared.notifier.entry(inodes.of(parent), encode(folder.shown))
-            raise
-        finally:
-            self._going.remove(folder.name)
-
-    def is_taken_away(self, folder: Folder) -> bool:
-        """Whether the kernel removes or renames this directory, or one above it, just now."""
-        return any(f"{folder.name}/".startswith(f"{name}/") for name in self._going)
+        parent = folder.parent
+        with self._folders.going(folder):
+            try:
+                yield
+            except BaseException:
+                if folder not in self._inodes and parent is not None and parent in self._inodes:
+                    self._kernel.entry(self._inodes.of(parent), encode(folder.shown))
+                raise
 
     def _storage_name(self, parent: Folder, name: bytes) -> str:
         """The storage name of a mailbox that is shown as *name*.
 
-        :raises FUSEError: EINVAL: there can't be one (``5.eml``, or an escape that stands for nothing).
+        :raises Refused: EINVAL: there can't be one (``5.eml``, or an escape that stands for nothing).
         """
         check_name(name)
         shown, utf8 = decode(name), self._store.location.utf8
         try:
             part = storage_part(shown, utf8=utf8)
         except ValueError:
-            raise FUSEError(errno.EINVAL) from None
+            raise Refused(errno.EINVAL) from None
         if shown_part(part, utf8=utf8) != shown:
-            raise FUSEError(errno.EINVAL)
+            raise Refused(errno.EINVAL)
         return f"{parent.name}/{part}" if parent.name else part
 
-    async def create(self, parent_inode: int, name: bytes) -> tuple[Folder, Folder]:
-        """mkdir(2); gives the parent and the new folder."""
-        parent = self._shared.folder(parent_inode)
+    async def create(self, parent_inode: int, name: bytes) -> Folder:
+        """mkdir(2); gives the new folder."""
+        parent = self._inodes.node(parent_inode).directory()
         if name == CONTROL_NAME and parent_inode == ROOT:
-            raise FUSEError(errno.EEXIST)
+            raise Refused(errno.EEXIST)
         storage = self._storage_name(parent, name)
-        if self._shared.resolve(parent, name) is not None:
-            raise FUSEError(errno.EEXIST)
+        if self._names.resolve(parent, name) is not None:
+            raise Refused(errno.EEXIST)
         try:
             await self._writer.create_mailbox(storage)
         except OSError:
             await self._store.refresh_tree()  # it may have been seen before it was taken back
             raise
-        return parent, await self._made(parent, storage)
+        return await self._made(parent, storage)
 
     async def _made(self, parent: Folder, storage: str) -> Folder:
         """The new mailbox, as the store shows it: what could not be read is read once more.
@@ -93,7 +104,7 @@ class Mailboxes:
         for again in (False, True):
             await self._store.refresh_tree()
             child = self._store.folders.get(storage)
-            if child is None or child not in self._shared.inodes:
+            if child is None or child not in self._inodes:
                 continue
             try:
                 await self._store.check(child)
@@ -103,56 +114,56 @@ class Mailboxes:
             else:
                 return child
         await self._store.check(parent)
-        raise FUSEError(errno.EIO)
+        raise Refused(errno.EIO)
 
     async def delete(self, parent_inode: int, name: bytes) -> None:
         """rmdir(2)."""
-        folder = self._shared.child(parent_inode, name)
-        await self._shared.removals.finish(folder)
-        uploads = self._shared.uploads
-        if any(upload.handles for upload in uploads.of_folder(folder)):
-            raise FUSEError(errno.ENOTEMPTY)
+        folder = self._names.child(self._inodes.node(parent_inode).directory(), name)
+        if folder is None:
+            raise Refused(errno.ENOENT)
+        await self._removals.finish(folder)
+        if any(draft.handles for draft in self._drafts.of_folder(folder)):
+            raise Refused(errno.ENOTEMPTY)
         with self._takes_away(folder):
             try:
                 await self._writer.delete_mailbox(folder.name, only_empty=True)
-                for upload in uploads.of_folder(folder):
-                    uploads.drop(upload)
+                for draft in self._drafts.of_folder(folder):
+                    self._drafts.drop(draft)
             finally:
                 await self._store.refresh_tree()
 
     async def rename(self, folder: Folder, target: Folder, name: bytes) -> None:
         """Rename a mailbox with its children."""
-        await self._shared.removals.finish_all()
+        await self._removals.finish_all()
         new = self._storage_name(target, name)
-        if target.children.get(decode(name)) is not None:
-            raise FUSEError(errno.EEXIST)
+        if self._names.child(target, name) is not None:
+            raise Refused(errno.EEXIST)
         old = folder.name
-        before = {was: self._shared.inodes.of(some) for was, some in self._below(old)}
+        before = {was: self._inodes.of(some) for was, some in self._below(old)}
         with self._takes_away(folder):
             try:
                 await self._writer.rename_mailbox(old, new)
             finally:
                 await self._store.refresh_tree()
-        for upload in self._shared.uploads.all():
-            if f"{upload.folder.name}/".startswith(f"{old}/"):
-                now = new + upload.folder.name.removeprefix(old)
-                upload.folder = self._store.folders.get(now, upload.folder)
+        for draft in self._drafts.all():
+            if f"{draft.folder.name}/".startswith(f"{old}/"):
+                now = new + draft.folder.name.removeprefix(old)
+                draft.mailbox_is(self._store.folders.get(now, draft.folder))
         for now, some in self._below(new):
             with suppress(OSError, DboxfsError):  # what could not be read is read once more
                 await self._store.check(some)
-            if some in self._shared.inodes:
+            if some in self._inodes:
                 self._tell_number(before.get(old + now.removeprefix(new), 0), some)
 
     def _tell_number(self, inode: int, folder: Folder) -> None:
         """Have the kernel look *folder* up again, if it knows it by another inode number."""
-        inodes = self._shared.inodes
-        if folder.parent is not None and inode not in (0, inodes.of(folder)):
-            inodes.was(inode, folder)
-            self._shared.notifier.entry(inodes.of(folder.parent), encode(folder.shown))
+        if folder.parent is not None and inode not in (0, self._inodes.of(folder)):
+            self._inodes.was(inode, folder)
+            self._kernel.entry(self._inodes.of(folder.parent), encode(folder.shown))
 
     def _below(self, name: str) -> list[tuple[str, Folder]]:
         """A folder and all below it, the upper ones first."""
-        folders, inodes = self._store.folders, self._shared.inodes
+        folders, inodes = self._store.folders, self._inodes
         return [
             (some, folders[some])
             for some in sorted(folders)

@@ -13,7 +13,7 @@ given up for it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import trio
 
@@ -30,7 +30,7 @@ PATIENCE = 1.0
 _LONGEST_REST = 1.0
 
 
-class Upkeep:
+class Maintenance:
     """See the module.
 
     :param requests: the counters of what the kernel has asked for so far.
@@ -41,7 +41,7 @@ class Upkeep:
     def __init__(
         self,
         writer: StoreWriter,
-        requests: Callable[[], Mapping[str, int]],
+        requests: Mapping[str, int],
         every: float = EVERY,
         begin: float = BEGIN,
     ) -> None:
@@ -124,7 +124,7 @@ class Upkeep:
         """Rest, then wait for a quiet moment if the kernel has asked for something meanwhile."""
         await trio.sleep(min(trio.current_time() - self._resumed, _LONGEST_REST))
         deadline = trio.current_time() + PATIENCE
-        while self._asked != (now := sum(self._requests().values())) and trio.current_time() < deadline:
+        while self._asked != (now := sum(self._requests.values())) and trio.current_time() < deadline:
             self._asked = now
             await trio.sleep(QUIET)
         self._resumed = trio.current_time()

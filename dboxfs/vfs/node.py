@@ -1,38 +1,141 @@
-"""Inode numbers: computed, not stored, and the same after every mount.
+"""What a request is about (:class:`Node`), and the inode number that stands for it: computed, not stored.
 
 ::
 
-    63 .......... 32 31 ........... 0
-    folder (31 bits)  uid             a message; uid 0: the folder itself
-    0                 1               the root of the mount
-    0                 2 ...           the control directory and its files
+    63 | 62 ...... 32 | 31 ........... 0
+    0  | folder       | uid             a message; uid 0: the directory of the mailbox itself
+    0  | 0            | 1               the root of the mount
+    0  | 0            | 2 ...           the control directory and its files
+    1  | number                         a draft that has no message's inode (:mod:`dboxfs.vfs.drafts`)
 
-The folder number is taken from SHA-256 over mailbox guid and uidvalidity (a parent without messages: over
-its name), so it stays when Dovecot renames a mailbox, and changes when a mailbox is deleted and made again
-under the same name. Two folders with the same 31 bits (one chance in 4,000 with 1,000 mailboxes): the one
-that comes second in the order of names takes the next free number.
+The folder number (31 bits) is taken from SHA-256 over mailbox guid and uidvalidity (a parent without
+messages: over its name), so it stays when Dovecot renames a mailbox, and changes when a mailbox is deleted
+and made again under the same name. Two folders with the same 31 bits (one chance in 4,000 with 1,000
+mailboxes): the one that comes second in the order of names takes the next free number.
+
+A number becomes a node in :meth:`Inodes.node`, and a node a number in :meth:`Inodes.message` and
+:meth:`Inodes.of`; nothing else takes numbers apart.  A node says what its number stood for when it was made:
+after an await the folder may be another one.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
+from typing import NamedTuple
 
-from dboxfs.store import Folder
+from dboxfs.store import Folder, Mailbox
+from dboxfs.vfs.errors import Refused
 
 ROOT = 1
 CONTROL = 2
 FIRST_CONTROL_FILE = 3
+DRAFTS = 1 << 63
+"""Set in the inode numbers of drafts."""
+
 _MASK = 0x7FFFFFFF
 UID_MASK = 0xFFFFFFFF
 
 
-class Inodes:
-    """Folder numbers of the folders that are there now."""
+class Node(NamedTuple):
+    """A message, a directory, a draft, or a part of the control directory.
 
-    def __init__(self) -> None:
+    :ivar inode: the number that it was asked for by.
+    :ivar folder: the directory that it is, or that the message is in; None: the store knows none just now, or
+        it is a draft or the control directory's.
+    :ivar uid: of the message; 0: it is none.
+    """
+
+    inode: int
+    folder: Folder | None
+    uid: int
+
+    @property
+    def is_message(self) -> bool:
+        """It is a message, which may be gone."""
+        return self.uid != 0
+
+    @property
+    def is_draft(self) -> bool:
+        """It is a draft with an inode of its own."""
+        return bool(self.inode & DRAFTS)
+
+    @property
+    def is_control(self) -> bool:
+        """It is the control directory, or one of its files."""
+        return self.inode >> 32 == 0 and self.inode != ROOT
+
+    @property
+    def base(self) -> int:
+        """The inode number of its directory."""
+        return self.inode - self.uid
+
+    def directory(self) -> Folder:
+        """The directory that it is, or that the message is in.
+
+        :raises Refused: ENOENT: there is none (any more).
+        """
+        if self.folder is None:
+            raise Refused(errno.ENOENT)
+        return self.folder
+
+    def mailbox(self) -> Mailbox:
+        """The mailbox that the message is in.
+
+        :raises Refused: ENOENT: there is none (any more).
+        """
+        box = self.directory().mailbox
+        if box is None:
+            raise Refused(errno.ENOENT)
+        return box
+
+
+def is_file(inode: int) -> bool:
+    """Whether a number stands for a message, or a draft, there or gone."""
+    return inode >> 32 != 0 and inode & UID_MASK != 0
+
+
+class Inodes:
+    """Folder numbers of the folders that are there now.
+
+    :param root: the folder above all others.
+    """
+
+    def __init__(self, root: Folder) -> None:
+        self._root = root
         self._folder: dict[int, Folder] = {}
         self._number: dict[Folder, int] = {}
         self._former: dict[int, Folder] = {}
+
+    # -- from a number -------------------------------------------------------------------------
+
+    def node(self, inode: int) -> Node:
+        """What *inode* stands for now."""
+        if inode & DRAFTS:
+            return Node(inode, None, 0)
+        number = inode >> 32
+        if not number:
+            return Node(inode, self._root if inode == ROOT else None, 0)
+        return Node(inode, self._folder.get(number) or self._former.get(number), inode & UID_MASK)
+
+    def folder(self, inode: int) -> Folder | None:
+        """The folder that *inode* is, or is in; None: no folder has its number (any more)."""
+        return self.node(inode).folder
+
+    # -- to a number ---------------------------------------------------------------------------
+
+    def __contains__(self, folder: Folder) -> bool:
+        return folder.parent is None or folder in self._number
+
+    def of(self, folder: Folder) -> int:
+        """The inode number of *folder*'s directory; its messages are this plus their uid."""
+        return ROOT if folder.parent is None else self._number[folder] << 32
+
+    def message(self, folder: Folder, uid: int) -> Node:
+        """Message *uid* of *folder*, which has to be there."""
+        return Node(self.of(folder) | uid, folder, uid)
+
+    # -- folders come and go -------------------------------------------------------------------
 
     def add(self, folder: Folder) -> int:
         """Give *folder* its inode number (that of the directory)."""
@@ -59,15 +162,3 @@ class Inodes:
         The kernel asks so until it has heard of the new one.
         """
         self._former[inode >> 32] = folder
-
-    def __contains__(self, folder: Folder) -> bool:
-        return folder.parent is None or folder in self._number
-
-    def of(self, folder: Folder) -> int:
-        """The inode number of *folder*'s directory; its messages are this plus their uid."""
-        return ROOT if folder.parent is None else self._number[folder] << 32
-
-    def folder(self, inode: int) -> Folder | None:
-        """The folder that *inode* is, or is in; None for the root, control files and what has gone."""
-        number = inode >> 32
-        return self._folder.get(number) or self._former.get(number)

@@ -1,99 +1,137 @@
-"""setattr and setxattr in a writable mount: dates, lengths, flags, keywords, subscriptions."""
+"""setattr and setxattr in a writable mount: dates, lengths, flags, keywords, subscriptions.
+
+Locks: the caller holds ``Draft.lock`` of a draft.
+"""
 
 from __future__ import annotations
 
 import errno
 
-from pyfuse3 import FUSEError
-
 from dboxfs.store import Facts
+from dboxfs.store.write import StoreWriter
 from dboxfs.store.write.log_records import check_keywords
 from dboxfs.vfs import xattrs
-from dboxfs.vfs.commit import flag_bits
-from dboxfs.vfs.draft import Upload
-from dboxfs.vfs.node import UID_MASK
-from dboxfs.vfs.shared import Shared
+from dboxfs.vfs.changes import Changes, flag_bits, flag_names, mailbox_of
+from dboxfs.vfs.draft import Draft
+from dboxfs.vfs.drafts import Drafts
+from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.forwarding import Forwarding
+from dboxfs.vfs.host import Kernel
+from dboxfs.vfs.names import Names
+from dboxfs.vfs.node import DRAFTS, Inodes, Node
 
 
-class Changing:
+class Setattr:
     """See the module."""
 
-    def __init__(self, shared: Shared) -> None:
-        self._shared = shared
-        self._commits = shared.commits
+    def __init__(
+        self,
+        inodes: Inodes,
+        names: Names,
+        forwarding: Forwarding,
+        drafts: Drafts,
+        writer: StoreWriter,
+        changes: Changes,
+        kernel: Kernel,
+    ) -> None:
+        self._inodes = inodes
+        self._names = names
+        self._forwarding = forwarding
+        self._drafts = drafts
+        self._writer = writer
+        self._changes = changes
+        self._kernel = kernel
 
-    async def upload(self, upload: Upload, size: int | None, received: int | None) -> None:
+    # -- lengths and dates ---------------------------------------------------------------------
+
+    async def draft(self, draft: Draft, size: int | None, received: int | None) -> None:
         """Cut a file that is being written, or give it a received date; its lock is held.
 
         :param size: bytes.  :param received: seconds since the epoch.
         """
         if size is not None:
-            upload.truncate(size)
+            draft.truncate(size)
         elif received is not None:
-            upload.received = received
-            if upload.uid is not None and not upload.dirty and upload.handles:
-                box = self._commits.box(upload.folder)
-                if upload.uid in box and (await box.facts_of(upload.uid)).received != received:
-                    upload.uid = await self._commits.redate(upload.folder, upload.uid, received)
-                    self._commits.became(upload.inode, upload.folder, upload.uid)
-                    if upload.inode >> 63 == 0:
-                        self._shared.notifier.entry(self._shared.inodes.of(upload.folder), upload.name)
+            draft.set_received(received)
+            if draft.uid is not None and not draft.dirty and draft.handles:
+                await self._redate(draft, draft.uid, received)
 
-    async def message(self, inode: int, facts: Facts, size: int | None, received: int | None) -> None:
+    async def _redate(self, draft: Draft, uid: int, received: int) -> None:
+        """The file is committed, and open still: its message gets the date."""
+        folder, box = draft.folder, mailbox_of(draft.folder)
+        if uid not in box or (await box.facts_of(uid)).received == received:
+            return
+        new = await self._changes.redate(folder, uid, received)
+        draft.moved(draft.folder, draft.name, new, draft.standing.guid)
+        self._forwarding.became(draft.inode, draft.folder, new)
+        if not draft.inode & DRAFTS:
+            self._kernel.entry(self._inodes.of(draft.folder), draft.name)
+
+    async def message(self, node: Node, facts: Facts, size: int | None, received: int | None) -> None:
         """The same for a message that nobody writes.
 
-        :raises FUSEError: EOPNOTSUPP: another length.
+        :raises Refused: EOPNOTSUPP: another length.
         """
         if size is not None and size != facts.size:
-            raise FUSEError(errno.EOPNOTSUPP)
+            raise Refused(errno.EOPNOTSUPP)
         if received is not None and size is None and received != facts.received:
-            folder, uid = self._shared.folder(inode), inode & UID_MASK
-            name = self._shared.names.name(folder, uid)
-            await self._commits.redate(folder, uid, received)
-            self._shared.notifier.entry(self._shared.inodes.of(folder), name)
+            folder = node.directory()
+            name = self._names.name(folder, node.uid)
+            await self._changes.redate(folder, node.uid, received)
+            self._kernel.entry(self._inodes.of(folder), name)
 
-    async def xattr(self, now: int, upload: Upload | None, name: str, value: bytes) -> None:
-        """Set ``user.dbox.<name>``.
+    # -- extended attributes -------------------------------------------------------------------
 
-        :param now: the inode of the message, or directory.
-        :param upload: the file being written that it is; None: it is none.
-        :raises FUSEError: EINVAL: no such attribute, or no such value; EPERM: it can't be set.
+    def draft_xattrs(self, draft: Draft) -> dict[str, str]:
+        """The attributes that a file has which is no message yet, by their names behind ``user.dbox.``."""
+        return {"flags": " ".join(flag_names(draft.flags)), "keywords": " ".join(draft.keywords)}
+
+    async def xattr(self, node: Node, draft: Draft | None, word: str, value: bytes) -> None:
+        """Set ``user.dbox.<word>``.
+
+        :param node: the message, or directory.
+        :param draft: the file being written that it is; None: it is none.
+        :raises Refused: EINVAL: no such attribute, or no such value; EPERM: it can't be set.
         """
-        message = upload is not None or (now >> 32 != 0 and now & UID_MASK != 0)
-        if message and name in ("flags", "keywords"):
+        is_file = draft is not None or node.is_message
+        if is_file and word in ("flags", "keywords"):
             words = _words(value)
-            flags = flag_bits(words) if name == "flags" else None
-            if upload is not None and upload.uid is None:
-                _check_keywords(words if flags is None else [])
-                upload.flags = upload.flags if flags is None else flags
-                upload.keywords = upload.keywords if flags is not None else tuple(words)
+            if draft is not None and draft.uid is None:
+                _set_later(draft, word, words)
+            elif word == "flags":
+                await self._changes.set_flags(node, flag_bits(words), None)
             else:
-                await self._commits.set_flags(now, flags, words if flags is None else None)
-        elif not message and name == "subscribed" and now >> 32:
+                await self._changes.set_flags(node, None, words)
+        elif word == "subscribed" and node.directory().parent is not None:
             if value not in (b"0", b"1"):
-                raise FUSEError(errno.EINVAL)
-            await self._shared.writer.subscribe(self._shared.folder(now).name, value == b"1")
-        elif name in (xattrs.MESSAGE if message else xattrs.folder_names(self._shared.folder(now))):
-            raise FUSEError(errno.EPERM)
+                raise Refused(errno.EINVAL)
+            await self._writer.subscribe(node.directory().name, value == b"1")
+        elif word in (xattrs.MESSAGE if is_file else xattrs.folder_names(node.directory())):
+            raise Refused(errno.EPERM)
         else:
-            raise FUSEError(errno.EINVAL)
+            raise Refused(errno.EINVAL)
 
 
-def _check_keywords(words: list[str]) -> None:
+def _set_later(draft: Draft, word: str, words: list[str]) -> None:
+    """What a file will have when it is committed.
+
+    :raises Refused: EINVAL: one of the words can't be a flag, or a keyword.
     """
-    :raises FUSEError: EINVAL: one of them can't be a keyword.
-    """
+    if word == "flags":
+        draft.set_flags(flag_bits(words))
+        return
     try:
         check_keywords(words)
     except ValueError:
-        raise FUSEError(errno.EINVAL) from None
+        raise Refused(errno.EINVAL) from None
+    draft.set_keywords(tuple(words))
 
 
 def _words(value: bytes) -> list[str]:
     """
-    :raises FUSEError: EINVAL: no text.
+    :raises Refused: EINVAL: no text.
     """
     try:
         return value.decode("utf-8").split()
     except UnicodeDecodeError:
-        raise FUSEError(errno.EINVAL) from None
+        raise Refused(errno.EINVAL) from None

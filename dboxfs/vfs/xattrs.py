@@ -6,13 +6,26 @@ for ACLs and capabilities, which is 4 requests a file less.  Times are RFC 3339 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Awaitable, Callable
 
 from dboxfs.errors import NoSuchMessage
 from dboxfs.store import Folder, Mailbox, Store
+from dboxfs.store.names.table import decode
 from dboxfs.util.dates import rfc3339
+from dboxfs.vfs.errors import Refused
 
 PREFIX = b"user.dbox."
+
+
+def word(name: bytes) -> str | None:
+    """What stands behind ``user.dbox.`` in the name of an attribute; None: another name in ``user.``.
+
+    :raises Refused: EOPNOTSUPP: a name in another namespace.
+    """
+    if not name.startswith(b"user."):
+        raise Refused(errno.EOPNOTSUPP)
+    return decode(name[len(PREFIX) :]) if name.startswith(PREFIX) else None
 
 
 def _text(value: bytes | None) -> str | None:

@@ -12,8 +12,8 @@ import pytest
 import trio
 
 from dboxfs.fsapi import DirEntry, Fault, FaultsDriver, FileSystem, ThreadsDriver
-from dboxfs.fuse import operations
 from dboxfs.store.watch import Callback, Watched, Watcher
+from dboxfs.vfs import listing
 from tests.fuse.inside import aside, listed, mounted, soon
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.live.mounts import xattrs
@@ -39,7 +39,7 @@ def expunge(account: Account, uids: str) -> None:
 async def test_a_message_whose_size_is_not_known_yet_is_not_read_as_empty(
     dovecot: Dovecot, tmp_path: Path, driver: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operations, "SCAN_PATIENCE", 0.0)
+    monkeypatch.setattr(listing, "PATIENCE", 0.0)
     account = made(dovecot, driver)
     faults = FaultsDriver(
         ThreadsDriver(),

@@ -234,5 +234,5 @@ def test_no_part_of_the_daemon_makes_a_call_that_waits_for_a_lock_of_a_client() 
     assert sorted(calls) == [
         ("fuse/notify.py", "invalidate_inode", "True"),
         ("fuse/notify.py", "invalidate_inode", "True"),
-        ("fuse/operations.py", "notify_store", ""),
+        ("fuse/notify.py", "notify_store", ""),
     ]

@@ -29,7 +29,8 @@ from dboxfs.store.write import (
     WriteOptions,
     init_store,
 )
-from dboxfs.vfs.unlink import ONE_BY_ONE, Removals
+from dboxfs.vfs.names import Names
+from dboxfs.vfs.removals import ONE_BY_ONE, Removals
 from tests.live.dovecot import Dovecot
 from tests.store.write.stores import body
 
@@ -47,6 +48,7 @@ class Daemon:
     store: Store
     writer: StoreWriter
     removals: Removals
+    names: Names
     put_off: list[Put]
 
     def folder(self, name: str = "INBOX") -> Folder:
@@ -60,7 +62,8 @@ async def daemon(
     async with FileSystem(driver or ThreadsDriver()) as fs, open_store(fs, location, follow=False) as store:
         writer = StoreWriter(fs, location, store.owner, options)
         put_off: list[Put] = []
-        yield Daemon(fs, store, writer, Removals(store, writer, put_off.append), put_off)
+        names = Names(None)
+        yield Daemon(fs, store, writer, Removals(store, writer, names, put_off.append), names, put_off)
 
 
 async def made(tmp_path: Path, kind: Kind) -> Location:
@@ -123,7 +126,7 @@ async def test_many_writers_of_one_log_lose_no_removal(
         assert await shown(location) == left
         for each in (one, two):
             await each.removals.finish_all()
-            assert not each.removals.hidden(each.folder())
+            assert not each.names.hidden(each.folder())
             assert each.folder().mailbox is not None
         await two.store.refresh_mailbox(two.folder())
         await one.store.refresh_mailbox(one.folder())
@@ -146,7 +149,7 @@ async def test_a_removal_that_could_not_be_written_is_reported_by_its_own_unlink
             await full.removals.remove(full.folder(), 20)
         driver.replan([])
         assert await shown(location) == list(range(2 * ONE_BY_ONE, MANY + 1))
-        assert 20 not in full.removals.hidden(full.folder())
+        assert 20 not in full.names.hidden(full.folder())
         await full.removals.remove(full.folder(), 20)
         await full.removals.finish(full.folder())
     assert await shown(location) == [n for n in range(2 * ONE_BY_ONE, MANY + 1) if n != 20]
@@ -183,7 +186,7 @@ async def test_what_is_put_off_ends_by_itself_and_the_store_is_followed_again(
             await ours.removals.remove(ours.folder(), uid)
         assert len(ours.put_off) == 1
         await ours.put_off.pop()()
-        assert not ours.removals.hidden(ours.folder())
+        assert not ours.names.hidden(ours.folder())
         box = ours.folder().mailbox
         assert box is not None
         assert box.state is not None
@@ -207,6 +210,6 @@ async def test_a_removal_that_a_rebuild_of_dovecots_forgot_is_asked_for_again(
         await ours.removals.remove(ours.folder(), 2)
         await trio.to_thread.run_sync(partial(account.force_resync))
         await ours.removals.finish(ours.folder())
-        assert not ours.removals.hidden(ours.folder())
+        assert not ours.names.hidden(ours.folder())
         assert "1 removals were lost in a rebuild" in caplog.text
     assert [message.uid for message in account.fetch()] == [1, 3]

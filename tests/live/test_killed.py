@@ -218,7 +218,7 @@ def test_a_daemon_tells_on_sigusr1_what_it_does(dovecot: Dovecot, mounts: Mounts
         while "thread dboxfs-notify: " not in (text := mounts.log_file(mnt).read_text()):
             assert time.monotonic() < deadline, text
             time.sleep(0.01)
-        (line,) = [line for line in text.splitlines() if "request WritableOperations.rename" in line]
+        (line,) = [line for line in text.splitlines() if "request Adapter.rename" in line]
         assert "(names/files.py:" in line
     assert client.wait(PATIENCE) == 0
 

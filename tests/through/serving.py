@@ -41,7 +41,7 @@ from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.fsapi.ops import Job, Op
 from dboxfs.fuse.mount import run
 from dboxfs.store import parse_location
-from dboxfs.vfs.drafts import UploadTable
+from dboxfs.vfs.drafts import Drafts
 
 R = TypeVar("R")
 
@@ -91,7 +91,7 @@ def _die() -> None:
 
 def _state(fs: FileSystem, home: str) -> dict[str, object]:
     # Not isinstance, which asks what a weak reference refers to, and that may be gone.
-    table = next(found for found in gc.get_objects() if type(found) is UploadTable)
+    table = next(found for found in gc.get_objects() if type(found) is Drafts)
     names = []
     for fd in os.listdir("/proc/self/fd"):
         try:
@@ -104,7 +104,7 @@ def _state(fs: FileSystem, home: str) -> dict[str, object]:
         "locks": len(fs.locks),
         "dirty": fs.engine.dirty,
         "budget": table._budget.used,
-        "uploads": len(table._uploads),
+        "uploads": len(table._by_inode),
         "writing": len(table._opens),
         "names": len(table._by_name),
         "handles": fs.stats()["open_handles"],

@@ -5,11 +5,11 @@ from __future__ import annotations
 import trio
 from trio.testing import MockClock
 
-from dboxfs.vfs.editor_saves import LONGEST, MOST, Backups
+from dboxfs.vfs.editor_saves import LONGEST, MOST, EditorSaves
 
 
 async def test_only_backups_of_the_name_itself_count(autojump_clock: MockClock) -> None:
-    backups = Backups()
+    backups = EditorSaves()
     for uid, (old, new) in enumerate(
         [(b"a", b"a~"), (b"b", b"#b#"), (b"c", b"d"), (b"ee", b"e"), (b"f", b"f")]
     ):
@@ -20,7 +20,7 @@ async def test_only_backups_of_the_name_itself_count(autojump_clock: MockClock) 
 
 
 async def test_five_minutes_and_not_longer(autojump_clock: MockClock) -> None:
-    backups = Backups()
+    backups = EditorSaves()
     backups.put_aside("INBOX", b"a", b"a~", 7)
     backups.saved("INBOX", 9)
     await trio.sleep(LONGEST - 1)
@@ -35,7 +35,7 @@ async def test_five_minutes_and_not_longer(autojump_clock: MockClock) -> None:
 
 
 async def test_memory_is_bounded() -> None:
-    backups = Backups()
+    backups = EditorSaves()
     for number in range(3 * MOST):
         backups.put_aside("INBOX", b"%d" % number, b"%d~" % number, number)
         backups.saved("INBOX", number)

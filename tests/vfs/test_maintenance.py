@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions
-from dboxfs.vfs.maintenance import PATIENCE, Upkeep
+from dboxfs.vfs.maintenance import PATIENCE, Maintenance
 from tests.live.dovecot import Dovecot
 from tests.store.write.stores import body, writing
 
@@ -16,18 +16,18 @@ from tests.store.write.stores import body, writing
 @asynccontextmanager
 async def kept_up(
     dovecot: Dovecot, requests: dict[str, int]
-) -> AsyncIterator[tuple[StoreWriter, Upkeep, trio.Nursery]]:
+) -> AsyncIterator[tuple[StoreWriter, Maintenance, trio.Nursery]]:
     account = dovecot.account("sdbox:{home}/mail")
     account.save(body(0))
     async with writing(account.location, WriteOptions(Neighbour.ALONE)) as writer:
-        upkeep = Upkeep(writer, lambda: requests, every=0.02, begin=0)
+        upkeep = Maintenance(writer, requests, every=0.02, begin=0)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(upkeep.run)
             yield writer, upkeep, nursery
             nursery.cancel_scope.cancel()
 
 
-async def runs(upkeep: Upkeep, count: int) -> None:
+async def runs(upkeep: Maintenance, count: int) -> None:
     with trio.fail_after(20):
         while upkeep.stats()["runs"] != count:
             await trio.sleep(0.005)

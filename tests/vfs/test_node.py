@@ -21,32 +21,35 @@ class Box:
     uid_validity: int
 
 
+TOP = Folder("", "", None, None)
+
+
 def folder(name: str, guid: bytes | None = None, uid_validity: int = 1) -> Folder:
     box = None if guid is None else Box(guid, uid_validity)
-    return Folder(name, name, Folder("", "", None, None), box)  # type: ignore[arg-type]
+    return Folder(name, name, TOP, box)  # type: ignore[arg-type]
 
 
 def test_the_root_is_1_and_nothing_else_is_small() -> None:
-    table = Inodes()
-    assert table.add(Folder("", "", None, None)) == ROOT
+    table = Inodes(TOP)
+    assert table.add(TOP) == ROOT
     for n in range(100):
         number = table.add(folder(f"f{n}"))
         assert number & UID_MASK == 0
         assert 1 <= number >> 32 < 1 << 31
-    assert table.folder(ROOT) is None
+    assert table.folder(ROOT) is TOP
     assert table.folder(2) is None
 
 
 def test_a_number_depends_on_guid_and_uidvalidity_not_on_the_name() -> None:
-    one = Inodes().add(folder("a", bytes(16), 1))
-    assert Inodes().add(folder("b", bytes(16), 1)) == one
-    assert Inodes().add(folder("a", bytes(16), 2)) != one
-    assert Inodes().add(folder("a", b"x" * 16, 1)) != one
-    assert Inodes().add(folder("a")) == Inodes().add(folder("a")) != Inodes().add(folder("b"))
+    one = Inodes(TOP).add(folder("a", bytes(16), 1))
+    assert Inodes(TOP).add(folder("b", bytes(16), 1)) == one
+    assert Inodes(TOP).add(folder("a", bytes(16), 2)) != one
+    assert Inodes(TOP).add(folder("a", b"x" * 16, 1)) != one
+    assert Inodes(TOP).add(folder("a")) == Inodes(TOP).add(folder("a")) != Inodes(TOP).add(folder("b"))
 
 
 def test_a_former_number_leads_to_the_folder_as_long_as_it_is_there() -> None:
-    table, old, new, other = Inodes(), folder("a"), folder("b"), folder("a")
+    table, old, new, other = Inodes(TOP), folder("a"), folder("b"), folder("a")
     former = table.add(old)
     table.remove(old)
     number = table.add(new)
@@ -62,7 +65,7 @@ def test_a_former_number_leads_to_the_folder_as_long_as_it_is_there() -> None:
 
 
 def test_a_message_leads_to_its_folder() -> None:
-    table, mine = Inodes(), folder("a", bytes(16))
+    table, mine = Inodes(TOP), folder("a", bytes(16))
     number = table.add(mine)
     for uid in (0, 1, UID_MASK):
         assert table.folder(number | uid) is mine
@@ -76,7 +79,7 @@ def test_a_message_leads_to_its_folder() -> None:
 
 def test_two_folders_with_the_same_hash_get_two_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MASK", 0x3)
-    table = Inodes()
+    table = Inodes(TOP)
     folders = [folder(f"f{n}") for n in range(3)]
     numbers = [table.add(one) for one in folders]
     assert sorted(number >> 32 for number in numbers) == [1, 2, 3]

@@ -21,32 +21,40 @@ import trio
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.drivers.base import Completions
 from dboxfs.fsapi.drivers.memory_tree import Node, Tree
-from dboxfs.fsapi.ops import Appended, Job, LockKind, Op, Opened, os_error
+from dboxfs.fsapi.ops import Appended, Job, Op, Opened, os_error
 from dboxfs.fsapi.types import Capabilities, DirEntry, Peek, PeekResult, Permissions
 
 R = TypeVar("R")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _OpenFile:
     node: Node
     append: bool
+    closed: bool = False
 
 
 class MemoryDriver:
-    """An empty tree of files; ``/`` is its root."""
+    """A tree of files; ``/`` is its root.
+
+    :param tree: the files that another driver has, or had: two drivers are two processes on one disk.
+    """
 
     def __init__(
-        self, *, nowait: bool = False, depth: int = 10, capabilities: Capabilities | None = None
+        self,
+        *,
+        nowait: bool = False,
+        depth: int = 10,
+        capabilities: Capabilities | None = None,
+        tree: Tree | None = None,
     ) -> None:
         self.capabilities = capabilities or Capabilities()
         self.depth = depth
         self.kernel_cached = nowait
-        self.tree = Tree()
+        self.tree = tree if tree is not None else Tree()
         self._nowait = nowait
         self._files: dict[int, _OpenFile] = {}
         self._next_fd = 1
-        self.lock_holders: dict[tuple[int, LockKind], int] = {}
         self._completions = Completions(self._dispose)
         self._submitted = 0
 
@@ -131,8 +139,10 @@ class MemoryDriver:
         }
 
     async def aclose(self) -> None:
-        """Forget what has not run; the tree stays."""
+        """Forget what has not run, and give locks up, as a process that ends does; the tree stays."""
         self._completions.close()
+        for file in self._files.values():
+            file.closed = True
 
     # -- the operations ----------------------------------------------------------------------------------
 
@@ -141,8 +151,8 @@ class MemoryDriver:
         return result
 
     def _dispose(self, job: Job[Any]) -> None:
-        if isinstance(job.result, Opened):
-            self._files.pop(job.result.fd, None)
+        if isinstance(job.result, Opened) and (file := self._files.pop(job.result.fd, None)) is not None:
+            file.closed = True
 
     def _file(self, fd: int) -> _OpenFile:
         try:
@@ -210,7 +220,7 @@ class MemoryDriver:
             raise os_error(errno.ENOTDIR, op.path)
 
     def _close(self, op: ops.Close) -> None:
-        self._file(op.fd)
+        self._file(op.fd).closed = True
         del self._files[op.fd]
 
     def _stat(self, op: ops.Stat) -> os.stat_result:
@@ -279,16 +289,16 @@ class MemoryDriver:
         return self._add_file(node, True)
 
     def _try_lock(self, op: ops.TryLock) -> bool:
-        key = (id(self._file(op.fd).node), op.lock)
-        holder = self.lock_holders.get(key)
-        if holder not in self._files:
-            self.lock_holders[key] = holder = op.fd
-        return holder == op.fd
+        file = self._file(op.fd)
+        holder = file.node.locks.get(op.lock)
+        if holder is None or holder.closed:
+            file.node.locks[op.lock] = holder = file
+        return holder is file
 
     def _unlock(self, op: ops.Unlock) -> None:
-        key = (id(self._file(op.fd).node), op.lock)
-        if self.lock_holders.get(key) == op.fd:
-            del self.lock_holders[key]
+        file = self._file(op.fd)
+        if file.node.locks.get(op.lock) is file:
+            del file.node.locks[op.lock]
 
     def _sync_all(self, op: ops.SyncAll) -> None:
         self._file(op.fd)  # EBADF

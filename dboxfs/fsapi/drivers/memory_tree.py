@@ -13,8 +13,9 @@ import os
 import stat
 import time
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from dboxfs.fsapi.ops import os_error
+from dboxfs.fsapi.ops import LockKind, os_error
 from dboxfs.fsapi.types import Permissions
 
 _NAME_MAX = 255
@@ -22,9 +23,20 @@ _LINKS_MAX = 40
 _DEVICE = 0xDB0F
 
 
+class Holder(Protocol):
+    """An open file that has locked a node, in whichever driver."""
+
+    @property
+    def closed(self) -> bool:
+        """It was closed, and holds nothing any more."""
+
+
 @dataclass(slots=True, eq=False)
 class Node:
-    """An inode: a regular file (``data``), a directory (``entries``) or a symbolic link (``target``)."""
+    """An inode: a regular file (``data``), a directory (``entries``) or a symbolic link (``target``).
+
+    ``locks``: which open file has each lock; one that was closed has none.
+    """
 
     ino: int
     mode: int
@@ -35,6 +47,7 @@ class Node:
     data: bytearray = field(default_factory=bytearray)
     entries: dict[str, Node] = field(default_factory=dict)
     target: str = ""
+    locks: dict[LockKind, Holder] = field(default_factory=dict)
 
     @property
     def is_dir(self) -> bool:

@@ -1,0 +1,283 @@
+"""The kernel's requests, handed to a :mod:`dboxfs.vfs` and back: the only module with handlers of pyfuse3's.
+
+A handler counts its request once, calls the one method of the file system that answers it, and turns values
+into pyfuse3's.  What a request means is decided below; which errno an error is, in
+:mod:`dboxfs.fuse.error_map`.  File handles are numbers of what is open, in one table.
+
+A read-only mount is refused writing by the kernel itself (mount option ``ro``); a handler that is reached all
+the same answers EROFS.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Coroutine, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import FUSEError
+
+from dboxfs.fuse.error_map import ErrorMap
+from dboxfs.vfs.attrs import NS, Attrs
+from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.listing import Directory, OpenDirectory, Row
+from dboxfs.vfs.open_files import OpenFile
+from dboxfs.vfs.reader import Opened
+from dboxfs.vfs.readonly import ReadOnlyVfs
+from dboxfs.vfs.writable import WritableVfs
+
+READING = (
+    "lookup", "getattr", "open", "read", "release", "opendir", "readdir", "releasedir", "getxattr",
+    "listxattr", "statfs", "flush", "setattr",
+)  # fmt: skip
+"""The requests that every mount counts."""
+
+WRITING = (
+    "create", "write", "fsync", "fsyncdir", "unlink", "rename", "link", "mkdir", "rmdir", "mknod", "symlink",
+    "setxattr", "removexattr",
+)  # fmt: skip
+"""The requests that a writable mount counts, too."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def request(
+    method: Callable[Concatenate[Adapter, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[Adapter, P], Coroutine[Any, Any, R]]:
+    """Count a request, and let nothing out of its handler but FUSEError."""
+    name = method.__name__
+
+    async def answered(self: Adapter, *args: P.args, **kwargs: P.kwargs) -> R:
+        self.requests[name] += 1
+        try:
+            return await method(self, *args, **kwargs)
+        except Exception as exc:
+            raise FUSEError(self.errors.errno_of(exc, name)) from exc
+
+    return wraps(method)(answered)  # type: ignore[return-value]
+
+
+class Adapter(pyfuse3.Operations):
+    """One mount.
+
+    :param requests: counts the requests, by name; this fills it.
+    :ivar greeted: the kernel has begun to talk to us: the mount answers.
+    """
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+    enable_acl = False
+
+    def __init__(self, vfs: ReadOnlyVfs | WritableVfs, requests: dict[str, int]) -> None:
+        super().__init__()
+        self.requests = requests
+        self.errors = ErrorMap()
+        self.greeted = trio.Event()
+        self._vfs = vfs
+        self._writable = vfs if isinstance(vfs, WritableVfs) else None
+        self._next_handle = 1
+        self._files: dict[int, OpenFile] = {}
+        self._directories: dict[int, OpenDirectory] = {}
+        requests.update(dict.fromkeys(READING if self._writable is None else READING + WRITING, 0))
+
+    def init(self) -> None:
+        """The first request of the kernel; the answer is sent before another task runs."""
+        self.greeted.set()
+
+    @property
+    def _writes(self) -> WritableVfs:
+        """
+        :raises Refused: EROFS: this is a read-only mount.
+        """
+        if self._writable is None:
+            raise Refused(errno.EROFS)
+        return self._writable
+
+    # -- names and attributes ------------------------------------------------------------------
+
+    @request
+    async def lookup(self, parent: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
+        return _entry(await self._vfs.lookup(parent, name, ctx.pid))
+
+    @request
+    async def getattr(self, inode: int, ctx: Any) -> pyfuse3.EntryAttributes:
+        return _entry(await self._vfs.getattr(inode))
+
+    @request
+    async def setattr(
+        self, inode: int, attr: Any, fields: Any, fh: int | None, ctx: Any
+    ) -> pyfuse3.EntryAttributes:
+        received = attr.st_mtime_ns // NS if fields.update_mtime else None
+        size = attr.st_size if fields.update_size else None
+        file = self._files.get(fh) if fh is not None else None
+        return _entry(await self._writes.setattr(inode, size, received, file, ctx.pid))
+
+    # -- directories ---------------------------------------------------------------------------
+
+    @request
+    async def opendir(self, inode: int, ctx: Any) -> int:
+        return self._new_handle(self._directories, await self._vfs.opendir(inode))
+
+    def _new_handle(self, table: dict[int, R], what: R) -> int:
+        handle = self._next_handle
+        self._next_handle += 1
+        table[handle] = what
+        return handle
+
+    @request
+    async def readdir(self, fh: int, start: int, token: pyfuse3.ReaddirToken) -> None:
+        directory, reply = self._directories[fh], pyfuse3.readdir_reply
+        await directory.prepare(start)
+        for behind, name, attrs in directory.above(start):
+            if not reply(token, pyfuse3.FileNameT(name), _entry(attrs), behind):
+                return
+        await directory.sizes(start)
+        entry = _entry(directory.attributes())
+        timeout = entry.attr_timeout
+        for row in directory.messages(start):
+            _fill(entry, row, timeout)
+            if not reply(token, pyfuse3.FileNameT(row.name), entry, row.next):
+                return
+
+    @request
+    async def releasedir(self, fh: int) -> None:
+        del self._directories[fh]
+
+    @request
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        directory = self._directories[fh]
+        if isinstance(directory, Directory):
+            await self._writes.fsyncdir(directory)
+
+    # -- files ---------------------------------------------------------------------------------
+
+    @request
+    async def create(
+        self, parent: int, name: bytes, mode: int, flags: int, ctx: Any
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        opened, attrs = await self._writes.create(parent, name, flags, ctx.pid)
+        return self._opened(opened), _entry(attrs)
+
+    @request
+    async def open(self, inode: int, flags: int, ctx: Any) -> pyfuse3.FileInfo:
+        return self._opened(await self._vfs.open(inode, flags, ctx.pid))
+
+    def _opened(self, opened: Opened) -> pyfuse3.FileInfo:
+        handle = pyfuse3.FileHandleT(self._new_handle(self._files, opened.file))
+        return pyfuse3.FileInfo(fh=handle, direct_io=opened.direct_io, keep_cache=opened.keep_cache)
+
+    @request
+    async def read(self, fh: int, offset: int, size: int) -> bytes:
+        return await self._files[fh].read(size, offset)
+
+    @request
+    async def write(self, fh: int, offset: int, data: bytes) -> int:
+        return await self._files[fh].write(bytes(data), offset)
+
+    @request
+    async def flush(self, fh: int) -> None:
+        if self._writable is None:
+            raise Refused(errno.ENOSYS)  # nothing is ever written: the kernel needn't ask again
+        await self._files[fh].flush()
+
+    @request
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._files[fh].fsync()
+
+    @request
+    async def release(self, fh: int) -> None:
+        await self._files.pop(fh).release()
+
+    # -- extended attributes -------------------------------------------------------------------
+
+    @request
+    async def getxattr(self, inode: int, name: bytes, ctx: Any) -> bytes:
+        return await self._vfs.getxattr(inode, name)
+
+    @request
+    async def listxattr(self, inode: int, ctx: Any) -> Sequence[pyfuse3.XAttrNameT]:
+        return [pyfuse3.XAttrNameT(name) for name in await self._vfs.listxattr(inode)]
+
+    @request
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Any) -> None:
+        await self._writes.setxattr(inode, name, value)
+
+    @request
+    async def removexattr(self, inode: int, name: bytes, ctx: Any) -> None:
+        await self._writes.removexattr(inode, name)
+
+    # -- names ---------------------------------------------------------------------------------
+
+    @request
+    async def unlink(self, parent: int, name: bytes, ctx: Any) -> None:
+        await self._writes.unlink(parent, name, ctx.pid)
+
+    @request
+    async def rename(
+        self, old_parent: int, old: bytes, new_parent: int, new: bytes, flags: int, ctx: Any
+    ) -> None:
+        await self._writes.rename(old_parent, old, new_parent, new, flags, ctx.pid)
+
+    @request
+    async def link(self, inode: int, new_parent: int, new: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
+        return _entry(await self._writes.link(inode, new_parent, new, ctx.pid))
+
+    @request
+    async def mkdir(self, parent: int, name: bytes, mode: int, ctx: Any) -> pyfuse3.EntryAttributes:
+        return _entry(await self._writes.mkdir(parent, name))
+
+    @request
+    async def rmdir(self, parent: int, name: bytes, ctx: Any) -> None:
+        await self._writes.rmdir(parent, name)
+
+    @request
+    async def mknod(
+        self, parent: int, name: bytes, mode: int, rdev: int, ctx: Any
+    ) -> pyfuse3.EntryAttributes:
+        raise Refused(errno.EPERM)
+
+    @request
+    async def symlink(self, parent: int, name: bytes, target: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
+        raise Refused(errno.EPERM)
+
+    # -- the file system -----------------------------------------------------------------------
+
+    @request
+    async def statfs(self, ctx: Any) -> pyfuse3.StatvfsData:
+        found, data = await self._vfs.statfs(), pyfuse3.StatvfsData()
+        data.f_bsize, data.f_frsize = found.f_bsize, found.f_frsize
+        data.f_blocks, data.f_bfree, data.f_bavail = found.f_blocks, found.f_bfree, found.f_bavail
+        data.f_files, data.f_ffree, data.f_favail = found.f_files, found.f_ffree, found.f_favail
+        data.f_namemax = 255
+        return data
+
+
+def _entry(attrs: Attrs) -> pyfuse3.EntryAttributes:
+    """Attributes as pyfuse3 has them."""
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = pyfuse3.InodeT(attrs.inode)
+    entry.st_mode = pyfuse3.ModeT(attrs.mode)
+    entry.st_nlink = attrs.nlink
+    entry.st_uid = attrs.uid
+    entry.st_gid = attrs.gid
+    entry.st_size = attrs.size
+    entry.st_blocks = (attrs.size + 511) >> 9
+    entry.st_blksize = 4096
+    entry.st_atime_ns = entry.st_mtime_ns = attrs.modified_ns
+    entry.st_ctime_ns = attrs.changed_ns
+    entry.entry_timeout = attrs.entry_timeout
+    entry.attr_timeout = attrs.attr_timeout
+    return entry
+
+
+def _fill(entry: pyfuse3.EntryAttributes, row: Row, timeout: float) -> None:
+    """Make *entry* the attributes of one message in a listing: made once, filled for each."""
+    entry.st_ino = pyfuse3.InodeT(row.inode)
+    entry.st_size = row.size
+    entry.st_blocks = (row.size + 511) >> 9
+    entry.st_mtime_ns = entry.st_atime_ns = row.received * NS
+    entry.st_ctime_ns = row.saved * NS
+    entry.attr_timeout = timeout if row.attr_timeout is None else row.attr_timeout

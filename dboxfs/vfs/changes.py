@@ -1,0 +1,346 @@
+"""Changes of the messages of a store, as a mount makes them: each with its name, and seen when it returns.
+
+Every method returns when the change is on disk, the mailbox has been read again, and the name is recorded.
+An inode whose message has got another uid is forwarded (:mod:`dboxfs.vfs.forwarding`).
+
+A change finds the names as they are under the lock of the mailbox: where a message has gone or another one
+has its name by then, nothing is changed (:class:`~dboxfs.store.write.Superseded`), and the change is made
+again with what is there now (:meth:`Changes.again`).
+
+Locks: that of the name that gets another meaning (:mod:`dboxfs.vfs.name_locks`), held by :meth:`Changes.move`
+and a rename over a message.  A commit holds it, too, before it calls :meth:`Changes.save`, which takes none.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import TypeVar
+
+import trio
+
+from dboxfs.errors import DboxfsError, NoSuchMessage, StoreBusy
+from dboxfs.store import Folder, Mailbox, Store
+from dboxfs.store.mailbox import FLAG_NAMES
+from dboxfs.store.names.files import NameFiles
+from dboxfs.store.names.read import NameReader
+from dboxfs.store.write import BodySource, NewMessage, Source, StoreWriter, Superseded, Wanted
+from dboxfs.vfs.editor_saves import EditorSaves
+from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.forwarding import Forwarding
+from dboxfs.vfs.name_locks import NameLocks
+from dboxfs.vfs.node import Inodes, Node
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ATTEMPTS = 100
+"""So often a change is made again because others were faster."""
+
+GONE = 20
+"""So often in a row a message may be gone before it is believed to be: others replace it again and again."""
+
+_FIRST_WAIT = 0.001
+_LONGEST_WAIT = 0.05
+
+_BITS = {name.lower(): bit for bit, name in FLAG_NAMES}
+
+
+def flag_bits(names: Iterable[str]) -> int:
+    """The bits of system flags.
+
+    :raises Refused: EINVAL: there is no such flag.
+    """
+    try:
+        return sum({_BITS[name.lower()] for name in names})
+    except KeyError:
+        raise Refused(errno.EINVAL) from None
+
+
+def flag_names(bits: int) -> list[str]:
+    """The system flags that are set."""
+    return [name for bit, name in FLAG_NAMES if bits & bit]
+
+
+def mailbox_of(folder: Folder) -> Mailbox:
+    """The mailbox of a folder that can hold messages.
+
+    :raises Refused: EPERM: it can't.
+    """
+    if folder.mailbox is None:
+        raise Refused(errno.EPERM)
+    return folder.mailbox
+
+
+class Changes:
+    """See the module."""
+
+    def __init__(
+        self,
+        store: Store,
+        writer: StoreWriter,
+        inodes: Inodes,
+        forwarding: Forwarding,
+        locks: NameLocks,
+        reader: NameReader,
+        files: NameFiles,
+    ) -> None:
+        self._store = store
+        self._writer = writer
+        self._inodes = inodes
+        self._forwarding = forwarding
+        self._locks = locks
+        self._names = reader.names
+        self._reader = reader
+        self._files = files
+        self._editor_saves = EditorSaves()
+        writer.tell_names(files)
+
+    # -- again, and where ----------------------------------------------------------------------
+
+    async def again(self, folder: Callable[[], Folder], change: Callable[[], Awaitable[T]]) -> T:
+        """Make a change, again and again as long as others are faster.
+
+        :param folder: whose messages and names it depends on.
+        :raises StoreBusy: they always were.
+        """
+        gone = 0
+        for attempt in range(ATTEMPTS):
+            try:
+                return await change()
+            except (Superseded, NoSuchMessage) as exc:
+                gone = gone + 1 if isinstance(exc, NoSuchMessage) else 0
+                if gone > GONE:
+                    raise
+                await trio.sleep(min(_FIRST_WAIT * attempt, _LONGEST_WAIT))
+                await self._store.refresh_mailbox(folder())
+                await self._reader.look(folder())
+        raise StoreBusy(f"{folder().name}: a message was replaced by others again and again")
+
+    def folder_with(self, before: Folder, guid: bytes) -> Folder | None:
+        """The folder of a mailbox that was *before*'s; None: none has it."""
+        for folder in (before, *self._store.folders.values()):
+            if folder.mailbox is not None and folder.mailbox.guid == guid and folder in self._inodes:
+                return folder
+        return None
+
+    async def home(self, folder: Folder, guid: bytes | None) -> Folder | None:
+        """Where a message is that was saved in *folder*, whose mailbox may have been renamed meanwhile.
+
+        :param guid: of the mailbox; None: not known.
+        :return: None: the mailbox is gone, and the message with it.
+        """
+        found = self.folder_with(folder, guid) if guid is not None else None
+        if found is None and (folder.mailbox is None or folder not in self._inodes):
+            with suppress(DboxfsError, OSError):  # the message is there, whatever that meets
+                await self._store.refresh_tree()
+            return self.folder_with(folder, guid) if guid is not None else None
+        return found or folder
+
+    # -- messages that come --------------------------------------------------------------------
+
+    async def save(self, folder: Folder, message: NewMessage, name: bytes | None) -> int:
+        """Save a message under this name (None: under none); gives its uid.
+
+        :raises Superseded: another message has the name by now; nothing was changed.
+        :raises DboxfsError, OSError: nothing was changed.
+        """
+        wanted, guid = Wanted(name, message.replaces) if name is not None else None, mailbox_of(folder).guid
+        async with self._announced(folder, wanted):
+            saved = await self._writer.save(folder.name, [replace(message, wanted=wanted)])
+        uid = saved.uids[0]
+        home = await self.home(folder, guid)
+        if home is None:
+            return uid
+        folder = home
+        self._editor_saves.saved(folder.name, uid)
+        if mailbox_of(folder).guid is None:
+            await self._store.refresh_mailbox(folder)
+        failed: OSError | DboxfsError | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._store.refresh_mailbox, folder)
+                try:
+                    await self._named(folder, uid, name)
+                except (OSError, DboxfsError) as exc:
+                    failed = exc
+        finally:
+            if message.replaces is not None:
+                self._forwarding.became(self._inodes.message(folder, message.replaces).inode, folder, uid)
+        if failed is not None:
+            if message.replaces is None:
+                await self._take_back(folder, uid)
+            raise failed
+        return uid
+
+    @asynccontextmanager
+    async def _announced(self, folder: Folder, wanted: Wanted | None) -> AsyncIterator[None]:
+        """While a message comes, whose name was announced: if it doesn't come, the name is nobody's."""
+        try:
+            yield
+        except BaseException:
+            if wanted is not None and wanted.uid:
+                with trio.CancelScope(shield=True):
+                    await self._withdraw(folder, wanted)
+            raise
+
+    async def _withdraw(self, folder: Folder, wanted: Wanted) -> None:
+        try:
+            await self._store.refresh_mailbox(folder)
+            await self._files.withdraw(folder, wanted)
+        except (DboxfsError, OSError) as exc:
+            log.error(
+                "%s: a name is promised to uid %d, which was not saved: %s", folder.name, wanted.uid, exc
+            )
+
+    async def _take_back(self, folder: Folder, uid: int) -> None:
+        """The name can't be kept, and the writer hears of that: then there shall be no message either."""
+        try:
+            await self._writer.expunge(folder.name, [uid])
+            await self._store.refresh_mailbox(folder)
+        except (DboxfsError, OSError) as exc:
+            log.error("%s: uid %d was saved, but its name can't be: %s", folder.name, uid, exc)
+
+    async def _named(self, folder: Folder, uid: int, name: bytes | None) -> None:
+        if name is not None:
+            await self._files.record(folder, uid, name)
+
+    async def redate(self, folder: Folder, uid: int, received: int) -> int:
+        """Give a message another received date: a replacement; gives the new uid.
+
+        :raises NoSuchMessage: it is gone.
+        """
+
+        async def once() -> int:
+            old = self._now(folder, uid)
+            body = await mailbox_of(folder).open(old)
+            try:
+                source: Source = BodySource(body)
+                message = NewMessage(source, received, replaces=old)
+                return await self.save(folder, message, self._names.name(folder, old))
+            finally:
+                body.close()
+
+        return await self.again(lambda: folder, once)
+
+    def _now(self, folder: Folder, uid: int) -> int:
+        """The message that *uid* is now, if it was replaced.
+
+        :raises NoSuchMessage: it is gone.
+        """
+        box, now = mailbox_of(folder), self._forwarding.now(self._inodes.message(folder, uid).inode)
+        if uid in box:
+            return uid
+        found = now.uid if now.folder is folder and now.uid in box else self._names.heir(folder, uid)
+        if found is None:
+            raise NoSuchMessage(f"{folder.name}: no message with uid {uid}")
+        return found
+
+    # -- names ---------------------------------------------------------------------------------
+
+    async def rename(self, folder: Folder, uid: int, name: bytes, *, over: int | None) -> None:
+        """Another name in the same mailbox; *over*: the message that had it, whose place this one takes.
+
+        :raises Superseded: another message has it by now; nothing was changed.
+        :raises NoSuchMessage: *uid* is gone.
+        """
+        self._editor_saves.put_aside(folder.name, self._names.name(folder, uid), name, uid)
+        if over is None:
+            if self._editor_saves.is_new(folder.name, uid):
+                await self._take_over(folder, uid, name)
+            async with self._writer.held(folder.name) as there:
+                await self._files.rename(folder, uid, name, there)
+            return
+        async with self._locks.of(folder, name):
+            await self._rename_over(folder, uid, name, over)
+
+    async def _rename_over(self, folder: Folder, uid: int, name: bytes, over: int) -> None:
+        named = Wanted(name, over, uid)
+        try:
+            # The name first: it stands for the one message or the other, whenever somebody dies.
+            await self._writer.take_place(folder.name, uid, over, named=named)
+        except Superseded:
+            raise
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._keep_name(folder, over, named)
+            raise
+        await self._store.refresh_mailbox(folder)
+
+    async def _keep_name(self, folder: Folder, uid: int, named: Wanted) -> None:
+        """Nothing takes the place of a message after all."""
+        try:
+            if self._files.is_promised(folder, uid, named):
+                await self._files.record(folder, uid, named.name)
+        except (DboxfsError, OSError) as exc:  # the next writable mount takes the line out
+            log.error(
+                "%s: the name of uid %d is still promised to another message: %s", folder.name, uid, exc
+            )
+
+    async def _take_over(self, folder: Folder, uid: int, name: bytes) -> None:
+        heir_of = self.inherited(folder, name)
+        if heir_of is not None:
+            await self._writer.inherit(folder.name, uid, heir_of)
+            await self._store.refresh_mailbox(folder)
+
+    def is_new(self, folder: Folder, uid: int) -> bool:
+        """Whether the message came through this mount a short while ago."""
+        return self._editor_saves.is_new(folder.name, uid)
+
+    def inherited(self, folder: Folder, name: bytes) -> int | None:
+        """The message whose flags and keywords a new one of this name inherits: an editor's backup of it."""
+        aside = self._editor_saves.find(folder.name, name)
+        return aside.uid if aside is not None and aside.uid in mailbox_of(folder) else None
+
+    # -- moves, copies, flags ------------------------------------------------------------------
+
+    async def move(self, source: Folder, uid: int, target: Folder, name: bytes, *, over: int | None) -> int:
+        """Move a message to another mailbox, perhaps over another one; gives its uid there.
+
+        :raises Superseded: another message has the name by now; nothing was changed.
+        :raises NoSuchMessage: *uid* is gone.
+        """
+        named = Wanted(name, over)
+        async with self._locks.of(target, name), self._announced(target, named):
+            copied = await self._writer.move(source.name, [uid], target.name, replaces=over, named=named)
+            new = copied.uids[0]
+            self._forwarding.became(self._inodes.message(source, uid).inode, target, new)
+            await self._arrived(target, new, name)
+        await self._store.refresh_mailbox(source)
+        return new
+
+    async def copy(self, source: Folder, uid: int, target: Folder, name: bytes) -> int:
+        """Copy a message; gives the uid of the copy.
+
+        :raises Superseded: the name is taken.
+        """
+        named = Wanted(name)
+        async with self._announced(target, named):
+            copied = await self._writer.copy(source.name, [uid], target.name, named=named)
+        new = copied.uids[0]
+        try:
+            await self._arrived(target, new, name)
+        except (OSError, DboxfsError):
+            await self._take_back(target, new)
+            raise
+        return new
+
+    async def _arrived(self, folder: Folder, uid: int, name: bytes) -> None:
+        await self._store.refresh_mailbox(folder)
+        await self._named(folder, uid, name)
+
+    async def set_flags(self, node: Node, flags: int | None, keywords: list[str] | None) -> None:
+        """Give a message exactly these flags, or keywords.
+
+        :raises Refused: EINVAL: something that can't be a keyword; ENOENT: its mailbox is gone.
+        """
+        folder = node.directory()
+        try:
+            await self._writer.replace_flags(folder.name, node.uid, flags, keywords)
+        except ValueError:
+            raise Refused(errno.EINVAL) from None
+        await self._store.refresh_mailbox(folder)

@@ -1,0 +1,145 @@
+"""What a draft is, and what becomes of it: every stage and every event, as one table.
+
+What a draft is (:class:`Standing`) changes by an :class:`Event` alone.  The table has every stage and every
+event; what it leaves out can't happen.  Nothing but the methods of
+:class:`~dboxfs.vfs.draft.Draft` makes events.
+
+==============  ====================================================================================
+stage           what it is
+==============  ====================================================================================
+``NEW``         a file with a plain name, which is no message.  Its last close makes it one
+``TEMPORARY``   the same with a name that begins with a dot.  The rename that takes the dot away makes it one
+``GHOST``       a new file that was closed without a byte: only the process that made it finds it
+``NAMELESS``    another file was given its name: it becomes a message of its own, ``<uid>.eml``
+``MESSAGE``     it is message ``uid``, or takes its place with the next commit
+``REMOVED``     nothing of it will be committed.  A program that has it open goes on reading it
+==============  ====================================================================================
+
+==============  ========  ===========  ========  ==========  =========  =========
+event           NEW       TEMPORARY    GHOST     NAMELESS    MESSAGE    REMOVED
+==============  ========  ===========  ========  ==========  =========  =========
+``OPENED``      .         .            NEW       .           .          .
+``EMPTY``       GHOST     -            -         -           -          -
+``COMMITTED``   MESSAGE   MESSAGE      -         MESSAGE     .          .
+``MOVED``       -         -            -         -           .          .
+``EXPUNGED``    -         -            -         -           by name    .
+``TO_PLAIN``    .         NEW          .         -           -          -
+``TO_DOT``      TEMPORARY .            TEMPORARY -           -          -
+``ONTO``        MESSAGE   MESSAGE      REMOVED   -           -          -
+``NAME_TAKEN``  NAMELESS  REMOVED      REMOVED   .           NAMELESS   .
+``REMOVED``     REMOVED   REMOVED      REMOVED   REMOVED     REMOVED    .
+``KEPT``        -         -            -         -           -          by uid
+==============  ========  ===========  ========  ==========  =========  =========
+
+(``.`` stays, ``-`` can't happen.  *By name*: ``TEMPORARY`` if the name begins with a dot, else ``NEW``.  *By
+uid*:
+``MESSAGE``, but ``NAMELESS`` if another file was given its name, and with it its message, meanwhile.)
+
+Concurrency: a :class:`Standing` is a value; nothing here waits.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+
+from dboxfs.store import Folder
+
+
+class Stage(enum.Enum):
+    """See the module."""
+
+    NEW = enum.auto()
+    TEMPORARY = enum.auto()
+    GHOST = enum.auto()
+    NAMELESS = enum.auto()
+    MESSAGE = enum.auto()
+    REMOVED = enum.auto()
+
+
+class Event(enum.Enum):
+    """See the module.
+
+    ``OPENED``: a process has opened it.  ``EMPTY``: its last descriptor was closed, and there is no byte.
+    ``COMMITTED``: its bytes are message ``uid``.  ``MOVED``: its message has another uid or name, or is in
+    another mailbox.  ``EXPUNGED``: its message is gone, by somebody else's hand.  ``TO_PLAIN``, ``TO_DOT``,
+    ``ONTO``: it was renamed to a name that is free, or over a message.  ``NAME_TAKEN``: another file was
+    given its name.  ``REMOVED``: it, or its message, was removed through this mount.  ``KEPT``: that has
+    failed.
+    """
+
+    OPENED = enum.auto()
+    EMPTY = enum.auto()
+    COMMITTED = enum.auto()
+    MOVED = enum.auto()
+    EXPUNGED = enum.auto()
+    TO_PLAIN = enum.auto()
+    TO_DOT = enum.auto()
+    ONTO = enum.auto()
+    NAME_TAKEN = enum.auto()
+    REMOVED = enum.auto()
+    KEPT = enum.auto()
+
+
+_NEW, _DOT, _GHOST, _NAMELESS, _MESSAGE, _REMOVED = Stage
+
+TABLE: dict[Event, dict[Stage, Stage]] = {
+    Event.OPENED: {stage: stage for stage in Stage} | {_GHOST: _NEW},
+    Event.EMPTY: {_NEW: _GHOST},
+    Event.COMMITTED: {
+        _NEW: _MESSAGE, _DOT: _MESSAGE, _NAMELESS: _MESSAGE, _MESSAGE: _MESSAGE, _REMOVED: _REMOVED,
+    },
+    Event.MOVED: {_MESSAGE: _MESSAGE, _REMOVED: _REMOVED},
+    Event.EXPUNGED: {_MESSAGE: _NEW, _REMOVED: _REMOVED},
+    Event.TO_PLAIN: {_NEW: _NEW, _DOT: _NEW, _GHOST: _GHOST},
+    Event.TO_DOT: {_NEW: _DOT, _DOT: _DOT, _GHOST: _DOT},
+    Event.ONTO: {_NEW: _MESSAGE, _DOT: _MESSAGE, _GHOST: _REMOVED},
+    Event.NAME_TAKEN: {
+        _NEW: _NAMELESS, _DOT: _REMOVED, _GHOST: _REMOVED, _NAMELESS: _NAMELESS, _MESSAGE: _NAMELESS,
+        _REMOVED: _REMOVED,
+    },
+    Event.REMOVED: dict.fromkeys(Stage, _REMOVED),
+    Event.KEPT: {_REMOVED: _MESSAGE},
+}  # fmt: skip
+"""The stage that an event leads to, by event and stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a draft is.
+
+    ``folder``, ``name``: where the message will be, or is.  ``guid``: of the mailbox that it was opened in,
+    whatever that is called by now; None: not known.  ``uid``: the message that it is, or takes the place of;
+    None: none yet.  ``exclusive``: made with O_EXCL, so it takes no message's place.  ``takes_place``: it was
+    renamed to its name, so it takes the place of whatever message has it.
+    """
+
+    stage: Stage
+    folder: Folder
+    name: bytes
+    guid: bytes | None
+    uid: int | None = None
+    exclusive: bool = False
+    takes_place: bool = False
+
+    @classmethod
+    def of(cls, folder: Folder, name: bytes, uid: int | None = None, *, exclusive: bool = False) -> Standing:
+        """That of a file that is opened, on message *uid* or on none."""
+        stage = _MESSAGE if uid is not None else _DOT if name.startswith(b".") else _NEW
+        return cls(stage, folder, name, guid_of(folder), uid, exclusive)
+
+    def after(self, event: Event) -> Standing:
+        """The standing with the stage that *event* leads to.
+
+        :raises KeyError: that can't happen.
+        """
+        stage = TABLE[event][self.stage]
+        if event is Event.EXPUNGED and stage is _NEW and self.name.startswith(b"."):
+            stage = _DOT
+        if event is Event.KEPT and self.uid is None:
+            stage = _NAMELESS
+        return replace(self, stage=stage)
+
+
+def guid_of(folder: Folder) -> bytes | None:
+    return folder.mailbox.guid if folder.mailbox is not None else None

@@ -1,0 +1,32 @@
+"""What a request is refused with, when nothing is wrong with the store or the disk.
+
+:class:`Refused` is an OSError, so a caller that knows errno values needs nothing else.  It is a class of its
+own because nobody has to hear of it but the program that asked: an OSError of the disk goes into the log
+(:mod:`dboxfs.fuse.error_map`), a refusal never does.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from dboxfs.errors import DboxfsError
+
+
+class Refused(OSError):
+    """A request that is answered with an errno.  Nothing has changed.
+
+    :param number: the errno.
+    """
+
+    errno: int
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number, os.strerror(number))
+
+
+def errno_of(error: BaseException) -> int:
+    """The errno that *error* stands for; EIO for one that has none."""
+    if isinstance(error, DboxfsError | OSError):
+        return error.errno or errno.EIO
+    return errno.EIO

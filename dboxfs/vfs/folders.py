@@ -1,0 +1,145 @@
+"""The folder behind an inode number, also while its mailbox is being renamed.
+
+A mailbox that is renamed keeps its number, but for a moment it may be neither where it was nor where it will
+be.  A program that has its directory open, or a message in it, shall not hear of that.  So a folder whose
+number is not known is looked for, :data:`LOOKS` times (:meth:`Folders.seek`), and a request that has met
+ENOENT is answered again where the mailbox turns out to be there (:meth:`Folders.steady`, for a request by
+inode; :meth:`Folders.steadily`, for a name in a directory).
+
+A message that is gone is answered ESTALE, not ENOENT: the kernel then looks the name up again, once, which
+tells.
+
+Concurrency: what a number stands for may change at every await.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import trio
+
+from dboxfs.errors import DboxfsError
+from dboxfs.store import Folder, Store
+from dboxfs.vfs.errors import Refused, errno_of
+from dboxfs.vfs.node import Inodes, Node, is_file
+
+R = TypeVar("R")
+
+TIMES = 3
+"""A request about a message whose mailbox was renamed meanwhile is answered so often."""
+
+LOOKS = 8
+"""A mailbox that isn't where it was is looked for so often, ..."""
+
+LOOK_AGAIN = 0.01
+"""... after so many seconds more each time."""
+
+MISSED = 64
+"""So many folder numbers are remembered that were looked for in vain, ..."""
+
+MISSED_FOR = 1.0
+"""... for so many seconds."""
+
+
+class Folders:
+    """See the module."""
+
+    def __init__(self, store: Store, inodes: Inodes) -> None:
+        self._store = store
+        self._inodes = inodes
+        self._missed: OrderedDict[int, float] = OrderedDict()
+        self._going: list[str] = []
+
+    # -- finding -------------------------------------------------------------------------------
+
+    async def seek(self, inode: int) -> Node:
+        """What *inode* stands for; its folder is looked for, if it isn't known just now."""
+        node = self._inodes.node(inode)
+        if node.folder is not None or node.is_draft or node.is_control:
+            return node
+        number = inode >> 32
+        if trio.current_time() - self._missed.get(number, -MISSED_FOR) < MISSED_FOR:
+            return node
+        for turn in range(LOOKS):
+            await trio.sleep(LOOK_AGAIN * turn)
+            await self._store.refresh_tree()
+            node = self._inodes.node(inode)
+            if node.folder is not None:
+                return node
+        self._missed[number] = trio.current_time()
+        self._missed.move_to_end(number)
+        if len(self._missed) > MISSED:
+            self._missed.popitem(last=False)
+        return node
+
+    async def checked(self, inode: int) -> Node:
+        """The same, looked at on disk where nobody tells of changes.
+
+        :raises Refused: ENOENT: the folder is gone.
+        """
+        node = await self.seek(inode)
+        try:
+            await self._store.check(node.directory())
+        except FileNotFoundError:  # renamed between two looks
+            await self._store.refresh_tree()
+            await self._store.check(self._inodes.node(inode).directory())
+        node = self._inodes.node(inode)
+        node.directory()
+        return node
+
+    # -- answering again -----------------------------------------------------------------------
+
+    async def steady(self, inode: int, use: Callable[[int], Awaitable[R]]) -> R:
+        """Answer a request about *inode*; again, if its mailbox was only being renamed.
+
+        :raises Refused: ESTALE: it is a message or a draft, and gone.
+        """
+        for turn in range(TIMES):
+            try:
+                return await use(inode)
+            except (DboxfsError, OSError) as exc:
+                if errno_of(exc) != errno.ENOENT:
+                    raise
+                if turn + 1 == TIMES or not await self._is_back(inode):
+                    raise Refused(errno.ESTALE if is_file(inode) else errno.ENOENT) from exc
+        raise AssertionError("unreachable")
+
+    async def steadily(self, parent: int, use: Callable[[int], Awaitable[R]]) -> R:
+        """Answer a request about a name in the directory *parent*; again, if its mailbox was renamed."""
+        for turn in range(TIMES):
+            before = self._inodes.folder(parent)
+            try:
+                return await use(parent)
+            except (DboxfsError, OSError) as exc:
+                if errno_of(exc) != errno.ENOENT or turn + 1 == TIMES:
+                    raise
+                if (await self.seek(parent)).folder in (None, before):
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _is_back(self, inode: int) -> bool:
+        """Whether a message that seemed to be gone is there all the same, since its mailbox was renamed."""
+        if not self._inodes.node(inode).is_message:
+            return False
+        node = await self.seek(inode)
+        box = node.folder.mailbox if node.folder is not None else None
+        return box is not None and node.uid in box
+
+    # -- directories that the kernel takes away ------------------------------------------------
+
+    @contextmanager
+    def going(self, folder: Folder) -> Iterator[None]:
+        """The kernel has told us that this directory goes, with what is below it, and needs not be told."""
+        self._going.append(folder.name)
+        try:
+            yield
+        finally:
+            self._going.remove(folder.name)
+
+    def is_going(self, folder: Folder) -> bool:
+        """Whether the kernel removes or renames this directory, or one above it, just now."""
+        return any(f"{folder.name}/".startswith(f"{name}/") for name in self._going)

@@ -1,0 +1,127 @@
+"""What changes in the store, told to the kernel: names that mean something else, attributes, bytes.
+
+Only a name that went away, or stands for something else, is told of: the kernel remembers no name that was
+missing.  It is not told of what it has asked for itself: messages that are hidden
+(:mod:`dboxfs.vfs.names`), directories that it takes away (:meth:`Folders.going`).
+
+Concurrency: the store calls these methods between two checkpoints; none of them awaits.
+"""
+
+from __future__ import annotations
+
+from dboxfs.store import Delta, Folder, Kind, Listener, Store
+from dboxfs.store.names.follow import NameFollower
+from dboxfs.store.names.read import NameReader
+from dboxfs.store.names.table import encode, number_of
+from dboxfs.vfs.folders import Folders
+from dboxfs.vfs.host import Kernel
+from dboxfs.vfs.names import Names
+from dboxfs.vfs.node import Inodes
+from dboxfs.vfs.reader import Reader
+
+
+class Following:
+    """See the module.
+
+    :ivar follower: watches the files of names; None: there are none.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        inodes: Inodes,
+        folders: Folders,
+        names: Names,
+        reader: Reader,
+        name_reader: NameReader | None,
+        kernel: Kernel,
+    ) -> None:
+        self._store = store
+        self._inodes = inodes
+        self._folders = folders
+        self._names = names
+        self._reader = reader
+        self._name_reader = name_reader
+        self._kernel = kernel
+        self.follower = NameFollower(name_reader) if name_reader is not None else None
+
+    def begin(self) -> None:
+        """Give every folder its inode, and tell the kernel of every change from now on."""
+        for folder in sorted(self._store.folders.values(), key=lambda folder: folder.name):
+            self._inodes.add(folder)
+        self._store.listen(Listener(self._messages_changed, self._folder_gone, self._folder_new))
+        if self._name_reader is not None:
+            self._name_reader.changed = self._names_changed
+
+    # -- messages ------------------------------------------------------------------------------
+
+    def _messages_changed(self, folder: Folder, delta: Delta) -> None:
+        inode = self._inodes.of(folder)
+        self._follow_names(folder, delta)
+        changed = delta.updated if self._store.location.kind is Kind.SDBOX else delta.appended[:0]
+        for uid in changed.tolist():
+            self._kernel.attributes(inode | uid)
+        if delta.reloaded and folder.mailbox is not None:  # files may have been repaired
+            self._reader.doubt(self._inodes.node(inode))
+            for uid in folder.mailbox.uids.tolist():
+                self._kernel.attributes(inode | uid)
+        self._kernel.attributes(inode)
+
+    def _follow_names(self, folder: Folder, delta: Delta) -> None:
+        """Messages came and went: so do names, and others of the names may be read only now."""
+        inode, hidden, written = self._inodes.of(folder), self._names.hidden(folder), self._names.written
+        went, came = delta.expunged.tolist(), delta.appended.tolist()
+        gone = {uid: written.name(folder, uid) for uid in went}
+        lost = [name for uid, name in gone.items() if uid not in hidden and number_of(name) != uid]
+        changed = written.update(folder, went, came)
+        for uid, name in gone.items():
+            if uid not in hidden:
+                # Who opens a name that is replaced shall not find it deleted in the middle of that.
+                is_there = written.resolve(folder, name) is not None
+                self._kernel.entry(inode, name, 0 if is_there else inode | uid)
+        for name in changed.difference(gone.values()):
+            self._kernel.entry(inode, name)
+        box = folder.mailbox
+        if self._name_reader is not None and box is not None and not written.explain(folder, lost, came):
+            self._name_reader.is_behind(box)
+
+    def _names_changed(self, folder: Folder, names: set[bytes]) -> None:
+        if folder in self._inodes:
+            for name in names:
+                self._kernel.entry(self._inodes.of(folder), name)
+
+    # -- directories ---------------------------------------------------------------------------
+
+    def _folder_gone(self, folder: Folder) -> None:
+        self._reader.gone(self._inodes.remove(folder))
+        if folder.parent is not None and folder.parent in self._inodes:
+            parent, name = self._inodes.of(folder.parent), encode(folder.shown)
+            if not self._folders.is_going(folder):
+                self._kernel.entry(parent, name)
+            self._name_is_free(folder.parent, name)
+            self._kernel.attributes(parent)
+
+    def _folder_new(self, folder: Folder) -> None:
+        """A name that was missing is nothing that the kernel remembers.
+
+        To tell it of a directory that it has just made would take away the working directory of whoever has
+        gone there meanwhile.
+        """
+        self._inodes.add(folder)
+        if folder.parent is not None:
+            parent, name = self._inodes.of(folder.parent), encode(folder.shown)
+            if self._holder(folder.parent, name) is not None:  # it was a message's
+                self._kernel.entry(parent, name)
+            self._kernel.attributes(parent)
+
+    def _holder(self, folder: Folder, name: bytes) -> int | None:
+        """The message that is called *name* if no directory is."""
+        uid = self._names.written.holder(folder, name) or number_of(name)
+        return uid if uid is not None and folder.mailbox is not None and uid in folder.mailbox else None
+
+    def _name_is_free(self, folder: Folder, name: bytes) -> None:
+        """A directory is gone that had the name of a message, which was called otherwise meanwhile."""
+        uid = self._holder(folder, name)
+        if uid is not None:
+            for other in (b"%d.eml" % uid, b"uid-%d.eml" % uid):
+                self._kernel.entry(self._inodes.of(folder), other)

@@ -1,0 +1,114 @@
+"""link(2) in a writable mount: a copy of a message, and a name that makes a temporary a message.
+
+Locks: ``Draft.lock`` of the temporary that is linked.
+"""
+
+from __future__ import annotations
+
+import errno
+from functools import partial
+
+from dboxfs.store import Folder
+from dboxfs.vfs.changes import Changes, mailbox_of
+from dboxfs.vfs.commit import Committer
+from dboxfs.vfs.draft import Draft
+from dboxfs.vfs.drafts import Drafts
+from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.forwarding import Forwarding
+from dboxfs.vfs.names import Names, check_name
+from dboxfs.vfs.node import Inodes, Node
+
+
+class Link:
+    """See the module."""
+
+    def __init__(
+        self,
+        inodes: Inodes,
+        names: Names,
+        forwarding: Forwarding,
+        drafts: Drafts,
+        changes: Changes,
+        committer: Committer,
+    ) -> None:
+        self._inodes = inodes
+        self._names = names
+        self._forwarding = forwarding
+        self._drafts = drafts
+        self._changes = changes
+        self._committer = committer
+
+    async def link(self, inode: int, new_parent: int, new: bytes, pid: int) -> Draft | Node:
+        """link(2) by thread *pid*; gives the new message, or the new name of a file without a byte.
+
+        :raises Refused: it can't be done, and nothing has changed.
+        """
+        await self._names.know(self._inodes.node(new_parent).directory())
+        draft = self._drafts.by_inode(inode)
+        if draft is not None and (draft.uid is None or draft.is_empty):
+            return await self._link_draft(draft, self._target(new_parent, new, pid), new)
+        # which another mount may have replaced
+        return await self._forwarding.use(
+            self._forwarding.follow(inode), lambda node: self._link_message(node, new_parent, new, pid)
+        )
+
+    def _target(self, parent: int, name: bytes, pid: int) -> Folder:
+        """The folder that the new name will be in.
+
+        :raises Refused: it can't have such a file, or has one.
+        """
+        check_name(name)
+        target = self._inodes.node(parent).directory()
+        mailbox_of(target)
+        self._check_free(target, name)
+        if self._drafts.lay(parent, name, pid) is not None:
+            raise Refused(errno.EEXIST)
+        return target
+
+    def _check_free(self, target: Folder, name: bytes) -> None:
+        """
+        :raises Refused: EEXIST: a message or a mailbox has this name.
+        """
+        child = self._names.child(target, name)
+        if child is not None or self._names.resolve(target, name) is not None:
+            raise Refused(errno.EEXIST)
+
+    async def _link_draft(self, draft: Draft, target: Folder, name: bytes) -> Draft | Node:
+        if draft.is_empty:
+            ghost = self._drafts.new(target, name)
+            ghost.made_by(draft.creator)
+            self._drafts.haunt(ghost)
+            return ghost
+        if name.startswith(b"."):
+            raise Refused(errno.EOPNOTSUPP)
+        if not draft.is_temporary:  # both names would show a part of it
+            raise Refused(errno.EBUSY)
+        async with draft.lock:
+            uid = await self._changes.again(lambda: target, partial(self._save, draft, target, name))
+            node = self._inodes.message(target, uid)
+            self._drafts.link(draft, node.inode)
+            if not draft.is_removed:  # what is written now changes the message
+                self._forwarding.became(draft.inode, target, uid)
+                draft.committed(uid)
+                self._drafts.follow(draft, target, name, uid)
+            return node
+
+    async def _link_message(self, node: Node, parent: int, name: bytes, pid: int) -> Node:
+        target = self._target(parent, name, pid)
+        if not node.is_message:
+            raise Refused(errno.EPERM)
+        return await self._copy(node, target, name)
+
+    async def _copy(self, node: Node, target: Folder, name: bytes) -> Node:
+        source = node.directory()
+
+        async def once() -> int:
+            self._check_free(target, name)
+            return await self._changes.copy(source, node.uid, target, name)
+
+        return self._inodes.message(target, await self._changes.again(lambda: target, once))
+
+    async def _save(self, draft: Draft, target: Folder, name: bytes) -> int:
+        self._check_free(target, name)
+        await draft.renew()
+        return await self._committer.save(draft, target, name, replaces=None)

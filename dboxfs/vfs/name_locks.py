@@ -1,0 +1,29 @@
+"""Changes of what a name stands for come one after the other: each finds what the one before has made of it.
+
+A caller that gives the name away (a rename) tells the writers of the old file before another task runs.
+"""
+
+from __future__ import annotations
+
+from weakref import WeakValueDictionary
+
+import trio
+
+from dboxfs.store import Folder
+from dboxfs.vfs.node import Inodes
+
+
+class NameLocks:
+    """A lock for each name of each folder, as long as somebody holds it or waits for it."""
+
+    def __init__(self, inodes: Inodes) -> None:
+        self._inodes = inodes
+        self._locks: WeakValueDictionary[tuple[int, bytes], trio.Lock] = WeakValueDictionary()
+
+    def of(self, folder: Folder, name: bytes) -> trio.Lock:
+        """The lock of *name* in *folder*."""
+        key = self._inodes.of(folder), name
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = trio.Lock()
+        return lock

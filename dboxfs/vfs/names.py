@@ -1,0 +1,89 @@
+"""The names of messages, as the mount shows them: those that programs gave, without what is hidden.
+
+A message is *hidden* from the moment on when its removal was asked for until the mailbox says that it is gone
+(:mod:`dboxfs.vfs.removals`).
+
+Concurrency: only :meth:`Names.know` awaits; every other method is atomic.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Iterable, Mapping
+
+from dboxfs.store import Folder
+from dboxfs.store.names.codec import LONGEST, can_be
+from dboxfs.store.names.read import NameReader
+from dboxfs.store.names.table import WrittenNames, decode
+from dboxfs.vfs.errors import Refused
+
+
+def check_name(name: bytes) -> None:
+    """
+    :raises Refused: ENAMETOOLONG, EINVAL: no file of the mount can have this name.
+    """
+    if len(name) > LONGEST:
+        raise Refused(errno.ENAMETOOLONG)
+    if not can_be(name):
+        raise Refused(errno.EINVAL)
+
+
+class Names:
+    """See the module.
+
+    :param reader: has read the files of names; None: no program has named anything.
+    :ivar written: the names that programs gave.
+    """
+
+    def __init__(self, reader: NameReader | None) -> None:
+        self._reader = reader
+        self.written = reader.names if reader is not None else WrittenNames()
+        self._hidden: dict[str, set[int]] = {}
+
+    # -- asking --------------------------------------------------------------------------------
+
+    async def know(self, folder: Folder) -> None:
+        """Read the names of messages that other mounts have brought."""
+        if self._reader is not None:
+            await self._reader.catch_up(folder)
+
+    def resolve(self, folder: Folder, name: bytes) -> int | None:
+        """The uid of the message called *name*; None: there is none."""
+        uid = self.written.resolve(folder, name)
+        return None if uid is not None and uid in self.hidden(folder) else uid
+
+    def child(self, folder: Folder, name: bytes) -> Folder | None:
+        """The directory called *name* in *folder*."""
+        return folder.children.get(decode(name))
+
+    def name(self, folder: Folder, uid: int) -> bytes:
+        """The name of a message."""
+        return self.written.name(folder, uid)
+
+    def listed(self, folder: Folder) -> Mapping[int, bytes]:
+        """The names in a listing that differ from ``<uid>.eml``; an empty one: not listed."""
+        shown, hidden = self.written.unusual(folder), self.hidden(folder)
+        return {**shown, **dict.fromkeys(hidden, b"")} if hidden else shown
+
+    @property
+    def skipped_lines(self) -> int:
+        """Lines of the files of names that can't be read."""
+        return self._reader.skipped if self._reader is not None else 0
+
+    # -- hiding --------------------------------------------------------------------------------
+
+    def hidden(self, folder: Folder) -> Collection[int]:
+        """The uids of *folder* that are hidden."""
+        return self._hidden.get(folder.name, ()) if self._hidden else ()
+
+    def hide(self, folder: Folder, uid: int) -> None:
+        """From now on the message has no name."""
+        self._hidden.setdefault(folder.name, set()).add(uid)
+
+    def show(self, folder: Folder, uids: Iterable[int]) -> None:
+        """Messages are gone, or stay: their names are what the mailbox says."""
+        hidden = self._hidden.get(folder.name)
+        if hidden is not None:
+            hidden.difference_update(uids)
+            if not hidden:
+                del self._hidden[folder.name]

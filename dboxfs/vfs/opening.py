@@ -1,0 +1,111 @@
+"""Files that are created, or opened for writing: the draft that they are, or get.
+
+A message that is opened for writing stays what it is for everybody, until the commit replaces it.
+
+Locks: ``Draft.lock`` while a draft that is being committed, or ends, is waited for.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from dboxfs.store import Store
+from dboxfs.vfs.changes import mailbox_of
+from dboxfs.vfs.close_policy import ClosePolicy
+from dboxfs.vfs.draft import Draft
+from dboxfs.vfs.draft_stages import Stage
+from dboxfs.vfs.drafts import Drafts
+from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.folders import Folders
+from dboxfs.vfs.forwarding import Forwarding
+from dboxfs.vfs.names import Names, check_name
+from dboxfs.vfs.node import ROOT, Inodes
+from dboxfs.vfs.reader import Opened, Reader
+
+
+class Opening:
+    """See the module."""
+
+    def __init__(
+        self,
+        store: Store,
+        inodes: Inodes,
+        folders: Folders,
+        names: Names,
+        forwarding: Forwarding,
+        drafts: Drafts,
+        close_policy: ClosePolicy,
+    ) -> None:
+        self._store = store
+        self._inodes = inodes
+        self._folders = folders
+        self._names = names
+        self._forwarding = forwarding
+        self._drafts = drafts
+        self._close_policy = close_policy
+
+    async def create(self, parent: int, name: bytes, flags: int, pid: int) -> tuple[Opened, Draft]:
+        """open(2) with O_CREAT by thread *pid*.
+
+        :raises Refused: it can't be made.
+        """
+        check_name(name)
+        folder = self._inodes.node(parent).directory()
+        box = mailbox_of(folder)
+        await self._store.check(folder)
+        await self._names.know(folder)
+        if self._names.child(folder, name) is not None:
+            raise Refused(errno.EISDIR)
+        there, uid = self._drafts.lay(parent, name, pid), self._names.resolve(folder, name)
+        if flags & os.O_EXCL and (there is not None or uid is not None):
+            raise Refused(errno.EEXIST)
+        while there is not None and (there.is_temporary or there.stage is Stage.GHOST):
+            if await self._is_there(there, flags):
+                return self.opened(there, flags, pid), there
+            there, uid = self._drafts.lay(parent, name, pid), self._names.resolve(folder, name)
+        truncates = bool(flags & os.O_TRUNC)
+        draft = self._drafts.new(
+            folder,
+            name,
+            uid=uid,
+            base=await box.open(uid) if uid is not None and not truncates else None,
+            exclusive=bool(flags & os.O_EXCL),
+            appends=bool(flags & os.O_APPEND) and not truncates,
+        )
+        return self.opened(draft, flags, pid), draft
+
+    async def open_draft(self, draft: Draft, flags: int, pid: int) -> Opened | None:
+        """Open a draft; None: it has become something else meanwhile."""
+        return self.opened(draft, flags, pid) if await self._is_there(draft, flags) else None
+
+    async def open_message(self, inode: int, flags: int, pid: int) -> Opened:
+        """Open the message *inode*, or what it has become, for writing.
+
+        :raises Refused: EACCES: it is a control file; ENOENT: it is gone.
+        """
+        node = await self._folders.seek(self._forwarding.follow(inode))
+        if node.is_control or node.inode == ROOT:
+            raise Refused(errno.EACCES)
+        now, body, _ = await self._forwarding.use(node.inode, Reader.body)
+        if flags & os.O_TRUNC:
+            body.close()
+        folder = now.directory()
+        draft = self._drafts.replacement(
+            inode, folder, self._names.name(folder, now.uid), now.uid, None if flags & os.O_TRUNC else body
+        )
+        return self.opened(draft, flags, pid)
+
+    async def _is_there(self, draft: Draft, flags: int) -> bool:
+        """Wait until nobody commits or ends a draft; whether it can be opened then (O_TRUNC empties it)."""
+        async with draft.lock:
+            if self._drafts.by_inode(draft.inode) is not draft:
+                return False
+            if flags & os.O_TRUNC:
+                draft.truncate(0)
+            return True
+
+    def opened(self, draft: Draft, flags: int, pid: int) -> Opened:
+        """The answer: everything that is written goes past the kernel's cache, so nobody reads a mixture."""
+        file = self._close_policy.open(draft, pid, append=bool(flags & os.O_APPEND))
+        return Opened(file, direct_io=True, keep_cache=False)

@@ -1,0 +1,191 @@
+"""Messages that are open for reading, and what of them is put into the kernel's page cache.
+
+A small message is pushed whole into the kernel's cache when it is opened, so that the kernel needs no READ.
+That happens only while nobody has the inode open: the kernel would wait for a READ in flight, which only we
+can answer.  What was pushed before is most likely there still, and if not, the kernel asks.
+
+Bytes in the kernel's cache that may be others by now (a message that was damaged, replaced, or open for
+writing) are dropped by the client's own OPEN, which is answered without ``keep_cache``.
+
+A message that is open is read to its end, whatever becomes of it: the :class:`~dboxfs.store.Body` holds its
+file.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from dboxfs.errors import CorruptFile
+from dboxfs.store import Body, Facts, Store
+from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.forwarding import Forwarding
+from dboxfs.vfs.host import Kernel
+from dboxfs.vfs.kernel_pages import Doubts, Pushed
+from dboxfs.vfs.node import Node
+from dboxfs.vfs.open_files import OpenFile, OpenFiles
+
+PUSH_MOST = 2 << 20
+"""Messages up to this many bytes are put into the kernel's cache when they are opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The answer to an OPEN.
+
+    ``direct_io``: reads go past the kernel's cache, and past the size that it believes.  ``keep_cache``: what
+    the kernel has of the bytes is good still.
+    """
+
+    file: OpenFile
+    direct_io: bool
+    keep_cache: bool
+
+
+class OpenMessage:
+    """A message that is open for reading.  Made by :meth:`Reader.open`.
+
+    :ivar facts: the attributes that fstat(2) goes on giving.
+    """
+
+    __slots__ = ("_body", "_inode", "_reader", "facts")
+
+    def __init__(self, reader: Reader, inode: int, body: Body, facts: Facts) -> None:
+        self._reader = reader
+        self._inode = inode
+        self._body = body
+        self.facts = facts
+
+    async def read(self, size: int, offset: int) -> bytes:
+        self._reader.asked(self._inode)
+        try:
+            return self._body.pread(size, offset)
+        except BlockingIOError:
+            pass
+        return await self._reader.read(self._body, size, offset)
+
+    async def write(self, data: bytes, offset: int) -> int:
+        raise Refused(errno.EBADF)
+
+    async def flush(self) -> None:
+        """Nothing was written."""
+
+    async def fsync(self) -> None:
+        """Nothing was written."""
+
+    async def release(self) -> None:
+        self._body.close()
+        self._reader.closed(self._inode, self)
+
+
+class Reader:
+    """See the module."""
+
+    def __init__(self, store: Store, forwarding: Forwarding, open_files: OpenFiles, kernel: Kernel) -> None:
+        self._store = store
+        self._forwarding = forwarding
+        self._open_files = open_files
+        self._kernel = kernel
+        self._pushed = Pushed()
+        self._doubts = Doubts()
+        self._pushes = 0
+        self._pushed_bytes = 0
+
+    def stats(self) -> Mapping[str, object]:
+        """What was put into the kernel's cache."""
+        return {"pushed_to_kernel": {"messages": self._pushes, "bytes": self._pushed_bytes}}
+
+    # -- opening -------------------------------------------------------------------------------
+
+    async def open(self, asked: Node) -> Opened:
+        """Open a message, or what has replaced it.
+
+        :raises Refused: ENOENT: its mailbox is gone.
+        :raises DboxfsError, OSError: as :meth:`dboxfs.store.Mailbox.open`.
+        """
+        inode = asked.inode
+        node, body, facts = await self._forwarding.use(self._forwarding.heir(inode).inode, self.body)
+        try:
+            same = node.inode == inode
+            pushed = same and body.size <= PUSH_MOST and await self._push(inode, body)
+            doubtful = self._doubts.settle(asked.base, asked.uid)
+        except BaseException:
+            body.close()
+            raise
+        resized = not same or facts.size != body.size
+        if resized:  # it was damaged when its size was looked at, and is repaired; or it was replaced
+            facts = replace(facts, size=body.size)
+            self._kernel.at_once(inode)
+        file = OpenMessage(self, inode, body, facts)
+        self._open_files.begin_reading(inode, file)
+        return Opened(file, direct_io=resized, keep_cache=not resized and (pushed or not doubtful))
+
+    @staticmethod
+    async def body(node: Node) -> tuple[Node, Body, Facts]:
+        """The bytes of a message, and its size and dates; for :meth:`Forwarding.use`."""
+        box = node.mailbox()
+        body = box.open_now(node.uid) or await box.open(node.uid)
+        try:
+            facts = box.facts.get(node.uid)
+            if facts is None or not facts.known:
+                facts = await box.facts_of(node.uid)
+        except BaseException:
+            body.close()
+            raise
+        return node, body, facts
+
+    async def _push(self, inode: int, body: Body) -> bool:
+        """Put a whole small message into the kernel's cache; whether that was done."""
+        if not body.size or inode in self._open_files or not self._pushed.first(inode):
+            return False
+        try:
+            data = body.pread(body.size, 0)
+        except BlockingIOError:
+            data = await self.read(body, body.size, 0)
+            if inode in self._open_files:  # meanwhile
+                return False
+        if not self._kernel.push(inode, data):
+            return False
+        self._pushes += 1
+        self._pushed_bytes += len(data)
+        body.handed()
+        return True
+
+    # -- what open messages tell ---------------------------------------------------------------
+
+    async def read(self, body: Body, size: int, offset: int) -> bytes:
+        """Read what takes waiting.
+
+        :raises CorruptFile, OSError: it can't be read.
+        """
+        try:
+            return await body.read(size, offset)
+        except CorruptFile as exc:
+            self._store.report_damage(exc)
+            raise
+
+    def asked(self, inode: int) -> None:
+        """The kernel asks for bytes: it doesn't have this message (any more)."""
+        self._pushed.forget(inode)
+
+    def closed(self, inode: int, file: OpenMessage) -> None:
+        """A message was closed for good."""
+        self._open_files.end_reading(inode, file)
+
+    # -- what may be old -----------------------------------------------------------------------
+
+    def forget(self, inode: int) -> None:
+        """The kernel doesn't have the bytes of this message (any more)."""
+        self._pushed.forget(inode)
+
+    def doubt(self, folder: Node) -> None:
+        """The files of a mailbox may have been repaired: all its messages may have other bytes."""
+        box = folder.mailbox()
+        self._doubts.raise_about(folder.inode, box.uids)
+        for uid in box.uids.tolist():
+            self._pushed.forget(folder.inode | uid)
+
+    def gone(self, folder_inode: int) -> None:
+        """A mailbox is gone."""
+        self._doubts.forget(folder_inode)

@@ -1,0 +1,233 @@
+"""A mail file system that is read: what each request means, answered from the store.
+
+A request is about an inode, or about a name in a directory; :mod:`dboxfs.vfs.node` says what an inode is.
+Each method takes numbers and bytes, as the kernel has them, and gives values of this package.
+
+Errors: :class:`~dboxfs.vfs.errors.Refused` for what the request itself is refused with,
+:class:`~dboxfs.errors.DboxfsError` and OSError for what is wrong with the store.  Nothing here knows FUSE.
+
+Concurrency: many requests at a time, on one event loop.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping, Sequence
+
+from dboxfs.errors import NoSuchMessage
+from dboxfs.store import Facts, Folder, Store
+from dboxfs.store.names.follow import NameFollower
+from dboxfs.store.names.read import NameReader
+from dboxfs.store.names.table import decode
+from dboxfs.vfs import control as control_files
+from dboxfs.vfs import xattrs
+from dboxfs.vfs.attrs import SHORT, Attributes, Attrs
+from dboxfs.vfs.control import Control, OpenControlDirectory
+from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.folders import Folders
+from dboxfs.vfs.following import Following
+from dboxfs.vfs.forwarding import Forwarding
+from dboxfs.vfs.host import Host
+from dboxfs.vfs.listing import Listings, OpenDirectory
+from dboxfs.vfs.names import Names
+from dboxfs.vfs.node import CONTROL, ROOT, Inodes
+from dboxfs.vfs.open_files import OpenFiles
+from dboxfs.vfs.options import ViewOptions
+from dboxfs.vfs.reader import Opened, Reader
+from dboxfs.vfs.scans import Scans
+
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
+
+
+class ReadOnlyVfs:
+    """See the module.
+
+    :param name_reader: has read the names that messages were written under; None: there are none.
+    :ivar control: the control directory.  :ivar follower: watches the files of names.
+
+    What :class:`~dboxfs.vfs.writable.WritableVfs` is made of, too: ``inodes``, ``folders``, ``names``,
+    ``forwarding``, ``attributes``, ``open_files``, ``reader``, ``scans``.
+    """
+
+    def __init__(
+        self, store: Store, options: ViewOptions, host: Host, name_reader: NameReader | None = None
+    ) -> None:
+        self.store = store
+        self.host = host
+        self._separator = options.separator
+        self.inodes = Inodes(store.root)
+        self.folders = Folders(store, self.inodes)
+        self.names = Names(name_reader)
+        self.open_files = OpenFiles()
+        self.forwarding = Forwarding(self.inodes, self.names, self.open_files)
+        self.control = Control(store, host.requests)
+        written = self.open_files.written
+        self.attributes = Attributes(store, options, self.control.mounted_at, host.kernel, written)
+        self.scans = Scans(self.folders, self.open_files, host.spawn)
+        self.reader = Reader(store, self.forwarding, self.open_files, host.kernel)
+        self._listings = Listings(
+            store, self.inodes, self.folders, self.names, self.attributes, self.scans, written
+        )
+        self._following = Following(
+            store, self.inodes, self.folders, self.names, self.reader, name_reader, host.kernel
+        )
+        self.control.more += [self.reader.stats, self._stats, host.stats]
+        self._following.begin()
+
+    def _stats(self) -> Mapping[str, object]:
+        return {"skipped_lines_of_names": self.names.skipped_lines}
+
+    @property
+    def follower(self) -> NameFollower | None:
+        """Watches the files of names; None: there are none."""
+        return self._following.follower
+
+    # -- names and attributes ------------------------------------------------------------------
+
+    async def lookup(self, parent: int, name: bytes, pid: int = 0) -> Attrs:
+        """What has this name in the directory *parent*.
+
+        :param pid: the thread that asks; all of them see the same.
+        :raises Refused: ENOENT: nothing has.
+        """
+        if parent == CONTROL:
+            inode = self.control.files.get(name)
+            if inode is None:
+                raise Refused(errno.ENOENT)
+            return self.attributes.control_file(inode)
+        if parent == ROOT and name == control_files.NAME:
+            return self.attributes.control_dir(CONTROL)
+        return await self.folders.steadily(parent, lambda inode: self._lookup(inode, name))
+
+    async def _lookup(self, parent: int, name: bytes) -> Attrs:
+        folder = (await self.folders.checked(parent)).directory()
+        found = await self._find_message(folder, name)
+        if found is None:
+            child = folder.children.get(decode(name))
+            if child is None or child not in self.inodes:
+                raise Refused(errno.ENOENT)
+            return self.attributes.folder(child, self.inodes.of(child))
+        uid, facts = found
+        attrs = self.attributes.message(parent | uid, facts, folder)
+        if attrs.entry_timeout > SHORT:  # the kernel doesn't know it (any more), nor its bytes
+            self.reader.forget(attrs.inode)
+        return attrs
+
+    async def _find_message(self, folder: Folder, name: bytes) -> tuple[int, Facts] | None:
+        """The message called *name*, and its facts; None: there is none.
+
+        A message that goes while its facts are read may have given its name to another one.
+        """
+        before = 0
+        while True:
+            await self.names.know(folder)
+            uid, box = self.names.resolve(folder, name), folder.mailbox
+            if uid is None or box is None:
+                return None
+            try:
+                return uid, await box.facts_of(uid)
+            except NoSuchMessage:
+                if uid == before:
+                    raise
+                before = uid
+
+    async def getattr(self, inode: int) -> Attrs:
+        """The attributes of *inode*.
+
+        :raises Refused: ESTALE: it is a message, and gone; ENOENT: a directory that is gone.
+        """
+        node = self.inodes.node(inode)
+        if inode == CONTROL:
+            return self.attributes.control_dir(inode)
+        if node.is_control:
+            return self.attributes.control_file(inode)
+        return await self.folders.steady(inode, self._getattr)
+
+    async def _getattr(self, inode: int) -> Attrs:
+        node = self.inodes.node(inode)
+        if not node.uid:
+            node = await self.folders.checked(inode)
+            return self.attributes.folder(node.directory(), inode)
+        return await self.message_attrs(inode, inode)
+
+    async def message_attrs(self, inode: int, shown: int) -> Attrs:
+        """The attributes of the message *inode*, under the number *shown*.
+
+        :raises Refused, DboxfsError, OSError: it is gone, or can't be read.
+        """
+        return self.attributes.message(shown, await self.forwarding.use(inode, self.scans.facts))
+
+    # -- directories ---------------------------------------------------------------------------
+
+    async def opendir(self, inode: int) -> OpenDirectory:
+        """Open a directory, or the control directory.
+
+        :raises Refused: ENOENT: it is gone.
+        """
+        if inode == CONTROL:
+            return OpenControlDirectory(self.control.files, self.attributes)
+        return await self._listings.open(inode)
+
+    # -- files ---------------------------------------------------------------------------------
+
+    async def open(self, inode: int, flags: int, pid: int = 0) -> Opened:
+        """Open a message, or a control file, for reading.
+
+        :param flags: of open(2).  :param pid: the thread that asks.
+        :raises Refused: EROFS: for writing; ESTALE: it is gone.
+        """
+        if flags & _WRITING:
+            raise Refused(errno.EROFS)
+        return await self.open_to_read(inode)
+
+    async def open_to_read(self, inode: int) -> Opened:
+        """The same, whatever the flags say."""
+        if self.inodes.node(inode).is_control:
+            return Opened(self.control.open(inode), direct_io=True, keep_cache=False)
+        return await self.folders.steady(inode, lambda now: self.reader.open(self.inodes.node(now)))
+
+    # -- extended attributes -------------------------------------------------------------------
+
+    async def getxattr(self, inode: int, name: bytes) -> bytes:
+        """The value of an extended attribute.
+
+        :raises Refused: ENODATA: there is none; EOPNOTSUPP: a name that doesn't begin with ``user.``.
+        """
+        word = xattrs.word(name)
+        value = await self.folders.steady(inode, lambda now: self._xattr(now, word)) if word else None
+        if value is None:
+            raise Refused(errno.ENODATA)
+        return xattrs.encoded(value)
+
+    async def _xattr(self, inode: int, word: str) -> str | None:
+        if self.inodes.node(inode).is_control:
+            return None
+        node = await self.folders.checked(inode)
+        if not node.uid:
+            return await xattrs.folder_value(self.store, node.directory(), word, self._separator)
+        box = node.mailbox()
+        return await self.forwarding.use(inode, lambda now: xattrs.message_value(box, now.uid, word))
+
+    async def listxattr(self, inode: int) -> Sequence[bytes]:
+        """The names of the extended attributes.
+
+        :raises Refused: ESTALE, ENOENT: it is gone.
+        """
+        names = await self.folders.steady(inode, self._xattr_names)
+        return [xattrs.PREFIX + name.encode() for name in names]
+
+    async def _xattr_names(self, inode: int) -> list[str]:
+        if self.inodes.node(inode).is_control:
+            return []
+        node = await self.folders.checked(inode)
+        if not node.uid:
+            return xattrs.folder_names(node.directory())
+        box = node.mailbox()
+        return await self.forwarding.use(inode, lambda now: xattrs.message_names(box, now.uid))
+
+    # -- the file system -----------------------------------------------------------------------
+
+    async def statfs(self) -> os.statvfs_result:
+        """That of the file system that the store lies on."""
+        return await self.store.statvfs()
