@@ -11,6 +11,7 @@ from dataclasses import replace
 import trio
 
 from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError
 from dboxfs.cli.stores import choose_store
 from dboxfs.errors import MailHidden
@@ -88,6 +89,10 @@ def purge(arguments: argparse.Namespace) -> int:
     """``dboxfs purge STORE [--dry-run]``."""
     log_to_stderr()
     location = choose_store(arguments).location
+    meter = Meter()
+
+    def show(progress: PurgeProgress) -> None:
+        meter.show("purged", progress.files_done, progress.files, what="files")
 
     async def run() -> int:
         async with FileSystem(ThreadsDriver()) as fs, open_store(fs, location, follow=False) as store:
@@ -97,15 +102,15 @@ def purge(arguments: argparse.Namespace) -> int:
             writer = StoreWriter(fs, location, store.owner, WriteOptions(neighbour=Neighbour.ALONE))
             if not arguments.dry_run:
                 await writer.recover()
-            done = await writer.purge(dry_run=arguments.dry_run, report=_show)
+            done = await writer.purge(dry_run=arguments.dry_run, report=show)
+        meter.clear()
         verb = "would free" if arguments.dry_run else "freed"
         print(f"{verb} {done.bytes_freed} bytes: {done.messages} messages in {done.files} files")
         for line in done.left:
             print(f"left alone: {line}")
         return 1 if done.left else 0
 
-    return trio.run(run)
-
-
-def _show(progress: PurgeProgress) -> None:
-    print(f"{progress.files_done} of {progress.files} files, {progress.bytes_freed} bytes", flush=True)
+    try:
+        return trio.run(run)
+    finally:
+        meter.clear()

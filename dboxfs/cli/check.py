@@ -10,13 +10,13 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections import Counter
 from dataclasses import replace
 
 import trio
 
 from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import first_error, message
 from dboxfs.cli.stores import add_store, choose_store
 from dboxfs.errors import DboxfsError
@@ -34,7 +34,6 @@ STATUS = "exit status: 0 nothing wrong (notes don't count), 1 something is, 2 th
 
 EXIT_NOT_CHECKED = 2
 _MEGABYTE = 1_000_000
-_EVERY = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
@@ -54,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
 def check(arguments: argparse.Namespace) -> int:
     """``dboxfs check STORE [--quick] [--json] [--unused] [--attachments DIR]``."""
     log_to_stderr()
+    meter = Meter()
     try:
         location = choose_store(arguments, damaged=True).location
         if arguments.attachments is not None:
@@ -62,7 +62,7 @@ def check(arguments: argparse.Namespace) -> int:
         options = CheckOptions(texts=not arguments.quick)
         if arguments.unused:
             options = replace(options, patience=())
-        output = Output(as_json=arguments.json, utf8=location.utf8)
+        output = Output(as_json=arguments.json, utf8=location.utf8, meter=meter)
 
         async def run() -> Checked:
             async with FileSystem(ThreadsDriver()) as fs:
@@ -70,6 +70,7 @@ def check(arguments: argparse.Namespace) -> int:
 
         done = trio.run(run)
     except (DboxfsError, OSError, BaseExceptionGroup) as exc:
+        meter.clear()
         error = first_error(exc)
         text = message(error)
         if text is None or isinstance(error, BrokenPipeError):
@@ -83,18 +84,16 @@ def check(arguments: argparse.Namespace) -> int:
 class Output:
     """What is printed."""
 
-    def __init__(self, *, as_json: bool, utf8: bool) -> None:
+    def __init__(self, *, as_json: bool, utf8: bool, meter: Meter) -> None:
         self.counts: Counter[Severity] = Counter()
         self._json = as_json
         self._utf8 = utf8
-        self._shown = self._began = time.monotonic()
-        self._terminal = sys.stderr.isatty()
-        self._open = False
+        self._meter = meter
 
     def finding(self, finding: Finding) -> None:
         """Print one finding."""
         self.counts[finding.severity] += 1
-        self._clear()
+        self._meter.clear()
         if self._json:
             print(json.dumps(self._as_dict(finding)))
             return
@@ -120,25 +119,14 @@ class Output:
         return {key: _text(value) for key, value in found.items()}
 
     def progress(self, messages: int, size: int) -> None:
-        """Show how far it is, on a terminal."""
-        now = time.monotonic()
-        if not self._terminal or now - self._shown < _EVERY:
-            return
-        self._shown = now
-        text = f"\r{messages} messages, {size / _MEGABYTE:.1f} MB\x1b[K"
-        print(text, end="", file=sys.stderr, flush=True)
-        self._open = True
-
-    def _clear(self) -> None:
-        if self._open:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-            self._open = False
+        """Show how far it is."""
+        self._meter.show("checked", messages, size=size)
 
     def summary(self, root: str, done: Checked) -> None:
         """Print the end."""
-        self._clear()
+        self._meter.clear()
         counts = {severity.value + "s": self.counts[severity] for severity in Severity}
-        seconds = time.monotonic() - self._began
+        seconds = self._meter.seconds
         if self._json:
             numbers = {"messages": done.messages, "mailboxes": done.mailboxes, "bytes": done.bytes}
             print(json.dumps({"summary": {**numbers, **counts, "seconds": round(seconds, 3)}}))

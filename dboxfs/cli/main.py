@@ -11,11 +11,12 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from dboxfs import __version__
 from dboxfs.cli import change, check, convert, mount, rescue, show, umount
 from dboxfs.cli.logs import one_line
+from dboxfs.cli.mount_options import OPTIONS_HELP
 from dboxfs.cli.status import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -26,6 +27,7 @@ from dboxfs.cli.status import (
 )
 from dboxfs.cli.stores import STORE_HELP, add_store, names_store
 from dboxfs.errors import DboxfsError
+from dboxfs.util.suggest import did_you_mean
 
 _DESCRIPTION = """\
 Mount a Dovecot dbox mailstore (sdbox or mdbox) as a directory tree: mailboxes are
@@ -46,7 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names may be no text of this locale, or of any
     words = sys.argv[1:] if argv is None else list(argv)
-    arguments = _parser(by_option=names_store(words)).parse_args(words)
+    parser, commands = _parser(by_option=names_store(words))
+    command = next((word for word in words if not word.startswith("-")), None)
+    if command is not None and command not in commands:
+        parser.error(
+            f"{command!r}: no such command{did_you_mean(command, commands)}; dboxfs --help lists them"
+        )
+    arguments = parser.parse_args(words)
     try:
         status: int = arguments.run(arguments)
         sys.stdout.flush()
@@ -70,7 +78,8 @@ def _failed(exc: BaseException) -> int:
     return exit_status(error)
 
 
-def _parser(*, by_option: bool) -> argparse.ArgumentParser:
+def _parser(*, by_option: bool) -> tuple[argparse.ArgumentParser, Collection[str]]:
+    """The parser of the command line, and the names of the commands."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         "dboxfs", description=_DESCRIPTION, epilog=STORE_HELP + "\n" + _STATUS, formatter_class=raw
@@ -80,7 +89,7 @@ def _parser(*, by_option: bool) -> argparse.ArgumentParser:
 
     mount_parser = commands.add_parser(
         "mount", help="mount a store", description="Mount STORE on the empty directory MOUNTPOINT.\n\n" +
-        STORE_HELP, epilog=mount.OPTIONS_HELP + "\n" + _STATUS, formatter_class=raw,
+        STORE_HELP, epilog=OPTIONS_HELP + "\n" + _STATUS, formatter_class=raw,
     )  # fmt: skip
     mount.add_arguments(mount_parser, by_option=by_option)
     mount_parser.set_defaults(run=mount.mount)
@@ -173,7 +182,7 @@ def _parser(*, by_option: bool) -> argparse.ArgumentParser:
     )  # fmt: skip
     rescue.add_arguments(rescue_parser, by_option=by_option)
     rescue_parser.set_defaults(run=rescue.rescue)
-    return parser
+    return parser, commands.choices
 
 
 if __name__ == "__main__":

@@ -4,89 +4,36 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import enum
 import importlib
 import logging
 import os
 import resource
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from types import ModuleType
-from typing import Any
 
 import trio
 
 from dboxfs.cli.daemon import in_background
 from dboxfs.cli.logs import is_stderr, log_to, one_line
-from dboxfs.cli.status import UsageError
+from dboxfs.cli.mount_options import parse_options
+from dboxfs.cli.paths import around, overlap
 from dboxfs.cli.stores import add_store, choose_store
 from dboxfs.errors import MountError
 from dboxfs.fsapi import FileSystem, Ksm, choose_driver
 from dboxfs.fsapi.drivers.choice import CHOICES
 from dboxfs.fuse.companion import Companion
 from dboxfs.store import Location
-from dboxfs.store.write import Eol, Fsync, LockMethod, Neighbour, WriteOptions
-from dboxfs.vfs.options import Entries, MountOptions, ViewOptions, wants_companion
+from dboxfs.vfs.options import MountOptions, wants_companion
 
 log = logging.getLogger("dboxfs")
-
-_MAX_ID = (1 << 32) - 2
 
 # Parameters of mallopt(3).
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
-
-OPTIONS_HELP = """\
-options for -o:
-  ro                   read-only (the default)
-  rw                   writable; with it:
-    fsync=commit|never   when a change is acknowledged: on disk (default), or at once (bulk loads)
-    eol=keep|lf          line ends: as written (default), or LF as Dovecot saves them
-    lock_method=fcntl|flock|dotlock
-                         Dovecot's lock_method (default fcntl)
-    dbox_version=2|3     of new messages (default: what the store was made with); Dovecot reads 2 only
-    alone                no Dovecot uses the store meanwhile: expunge for good, rewrite indexes
-  allow_other          other users may look into the mount, as its modes allow
-  uid=N, gid=N         who the files seem to belong to (default: the store's owner)
-  umask=OCTAL          permission bits to take away from 0400 (files) and 0500 (directories);
-                       with rw: from 0600 and 0700
-  separator=C          between the parts of user.dbox.mailbox (default /)
-  entries=auto|epoch|companion|timeout
-                       how the kernel hears that a name means something else (default auto)
-  loop=fast|plain      answer requests with pyfuse3's loop made cheap (default), or as it is
-  attachments=DIR      Dovecot's mail_attachment_dir, for messages stored with it
-"""
-
-# What mount(8) and fstab add, and what means nothing to a FUSE daemon.
-_IGNORED = frozenset(
-    {"defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev",
-     "relatime", "norelatime", "strictatime", "nodiratime", "lazytime", "mand", "nomand", "bg", "fg"}
-)  # fmt: skip
-_KERNEL = frozenset(
-    {
-        "dev",
-        "nodev",
-        "suid",
-        "nosuid",
-        "exec",
-        "noexec",
-        "atime",
-        "noatime",
-        "sync",
-        "async",
-        "dirsync",
-        "auto_unmount",
-    }
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Parsed:
-    mount: MountOptions
-    attachments: str | None
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
@@ -151,66 +98,6 @@ def _bytes(text: str) -> int:
     return int(digits) << shift
 
 
-def parse_options(texts: list[str], separator: str = "/") -> _Parsed:
-    """Understand the values of ``-o``.
-
-    :param separator: where ``-o separator`` says no other.
-    :raises UsageError: one of them is wrong, or this version doesn't do it.
-    """
-    mount, view, attachments = MountOptions(), ViewOptions(separator=separator), None
-    write: WriteOptions | None = None
-    version: int | None = None
-    changes: dict[str, Any] = {}
-    kernel: list[str] = []
-    for option in [part for text in texts for part in text.split(",") if part]:
-        key, equals, value = option.partition("=")
-        if key == "rw" and not equals:
-            write = write or WriteOptions()
-        elif key == "ro" and not equals:
-            write = None
-        elif (changed := _write_option(key, value)) is not None:
-            changes |= changed
-        elif key == "dbox_version" and value in ("2", "3"):
-            version = int(value)
-        elif option == "allow_other":
-            mount = replace(mount, allow_other=True)
-        elif key in ("uid", "gid") and value.isascii() and value.isdigit() and int(value) <= _MAX_ID:
-            view = replace(view, uid=int(value)) if key == "uid" else replace(view, gid=int(value))
-        elif key == "umask" and value and set(value) <= set("01234567"):
-            view = replace(view, umask=int(value, 8) & 0o777)
-        elif key == "separator" and len(value) == 1 and value.isprintable():
-            view = replace(view, separator=value)
-        elif key == "loop" and value in ("fast", "plain"):
-            mount = replace(mount, fast_loop=value == "fast")
-        elif key == "entries" and value in [means.value for means in Entries]:
-            mount = replace(mount, entries=Entries(value))
-        elif key == "attachments" and value:
-            attachments = os.path.abspath(value)
-        elif key in _KERNEL and not equals:
-            kernel.append(key)
-        elif key not in _IGNORED and not key.startswith(("x-", "comment")):
-            raise UsageError(f"-o {option}: unknown option or bad value; dboxfs mount --help lists them")
-    if write is not None:
-        write = replace(write, **changes)
-    elif changes or version is not None:
-        raise UsageError(
-            "-o fsync, eol, lock_method, dbox_version and alone say how to write; "
-            "they need -o rw (in fstab: writable)"
-        )
-    mount = replace(mount, view=view, fuse=tuple(kernel), write=write, dbox_version=version)
-    return _Parsed(mount, attachments)
-
-
-def _write_option(key: str, value: str) -> dict[str, Any] | None:
-    """What an option changes in WriteOptions; None: it is another option, or has a bad value."""
-    kinds: dict[str, type[enum.Enum]] = {"fsync": Fsync, "eol": Eol, "lock_method": LockMethod}
-    if key == "alone" and not value:
-        return {"neighbour": Neighbour.ALONE}
-    if key in kinds and value in [kind.value for kind in kinds[key]]:
-        return {key: kinds[key](value)}
-    return None
-
-
 def _fuse() -> ModuleType:
     """:mod:`dboxfs.fuse.mount`, which only this command needs: the others work on a machine without FUSE.
 
@@ -261,11 +148,9 @@ def mount(arguments: argparse.Namespace) -> int:
 
 def _check_apart(location: Location, mountpoint: str) -> None:
     """A mount inside of its own store would make the daemon wait for itself."""
-    place = os.path.realpath(mountpoint)
-    for path in (location.root, location.index, location.control, location.alt, location.inbox):
-        store = None if path is None else os.path.realpath(path)
-        if store is not None and os.path.commonpath((place, store)) in (place, store):
-            raise MountError(f"{mountpoint}: lies inside of the store {store}, or the store in it")
+    store = overlap(location, mountpoint)
+    if store is not None:
+        raise MountError(f"{mountpoint}: lies inside of the store {store}, or the store in it")
 
 
 def _cache_dir(given: str | None, location: Location, mountpoint: str) -> str | None:
@@ -276,12 +161,14 @@ def _cache_dir(given: str | None, location: Location, mountpoint: str) -> str | 
     if given == "none":
         return None
     path = os.path.realpath(given if given is not None else _default_cache_dir())
-    for outer in (*_store_paths(location), os.path.realpath(mountpoint)):
-        if os.path.commonpath((path, outer)) == outer:
-            if given is None:
-                return None
-            raise MountError(f"--cache-dir {given}: lies inside of {outer}; give a directory of its own")
-    return path
+    outer, place = around(location, path), os.path.realpath(mountpoint)
+    if outer is None and os.path.commonpath((path, place)) == place:
+        outer = place
+    if outer is None:
+        return path
+    if given is None:
+        return None
+    raise MountError(f"--cache-dir {given}: lies inside of {outer}; give a directory of its own")
 
 
 def _default_cache_dir() -> str:
@@ -290,12 +177,6 @@ def _default_cache_dir() -> str:
     if not os.path.isabs(base):
         base = "/var/cache" if os.geteuid() == 0 else os.path.expanduser("~/.cache")
     return os.path.join(base, "dboxfs")
-
-
-def _store_paths(location: Location) -> list[str]:
-    index = (location.index, location.index_cache, location.control)
-    mail = (location.root, location.alt, location.inbox, location.attachments)
-    return [os.path.realpath(path) for path in (*mail, *index) if path is not None]
 
 
 def _raise_file_limit() -> None:

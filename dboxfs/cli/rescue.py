@@ -10,13 +10,14 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections import Counter
 from dataclasses import asdict, replace
 
 import trio
 
 from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.paths import overlap
+from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import first_error, message, new_root
 from dboxfs.cli.stores import add_store, choose_store
 from dboxfs.errors import DboxfsError
@@ -50,8 +51,6 @@ into the mailbox {DAMAGED_MAILBOX}.
 STATUS = "exit status: 0 all is there, 1 something was lost or left unknown, 2 it could not be done"
 
 EXIT_NOT_DONE = 2
-_MEGABYTE = 1_000_000
-_EVERY = 0.5
 _FIRST = 10
 
 
@@ -73,18 +72,20 @@ def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
 def rescue(arguments: argparse.Namespace) -> int:
     """``dboxfs rescue STORE DST [--format F] [--partial] [--json] [--attachments DIR]``."""
     log_to_stderr()
+    meter = Meter()
     try:
         location = find_source(lambda: choose_store(arguments, damaged=True).location, arguments.store)
         if arguments.attachments is not None:
             where = os.path.abspath(os.path.expanduser(arguments.attachments))
             location = replace(location, attachments=where)
         root = os.path.abspath(os.path.expanduser(arguments.target))
-        if text := _overlap(location, root):
+        if (part := overlap(location, root)) is not None:
+            text = f"{root}: DST and STORE must not lie in each other ({part} belongs to STORE)"
             print(f"dboxfs: {one_line(text)}", file=sys.stderr)
             return EXIT_NOT_DONE
         kind = Kind(arguments.format) if arguments.format is not None else location.kind
         options = RescueOptions(kind, arguments.dbox_version, partial=arguments.partial)
-        output = _Output(as_json=arguments.json, utf8=location.utf8)
+        output = _Output(as_json=arguments.json, utf8=location.utf8, meter=meter)
 
         async def run() -> Rescued:
             async with FileSystem(ThreadsDriver()) as fs:
@@ -92,6 +93,7 @@ def rescue(arguments: argparse.Namespace) -> int:
 
         done = trio.run(run)
     except (DboxfsError, OSError, BaseExceptionGroup) as exc:
+        meter.clear()
         error = first_error(exc)
         said = message(error)
         if said is None or isinstance(error, BrokenPipeError):
@@ -104,30 +106,18 @@ def rescue(arguments: argparse.Namespace) -> int:
     return 0 if done.complete else 1
 
 
-def _overlap(location: Location, root: str) -> str:
-    """Why DST can't be where it shall be; empty: it can."""
-    target = os.path.realpath(root)
-    parts = (location.root, location.index, location.control, location.alt, location.attachments)
-    for part in (os.path.realpath(path) for path in parts if path is not None):
-        if os.path.commonpath([part, target]) in (part, target):
-            return f"{root}: DST and STORE must not lie in each other ({part} belongs to STORE)"
-    return ""
-
-
 class _Output:
     """What is printed."""
 
-    def __init__(self, *, as_json: bool, utf8: bool) -> None:
+    def __init__(self, *, as_json: bool, utf8: bool, meter: Meter) -> None:
         self._json = as_json
         self._utf8 = utf8
-        self._shown = self._began = time.monotonic()
-        self._terminal = sys.stderr.isatty()
-        self._open = False
+        self._meter = meter
         self._told: Counter[str] = Counter()
 
     def event(self, event: Event) -> None:
         """Print one event; of those that are no loss only the first of each kind, as people read them."""
-        self._clear()
+        self._meter.clear()
         self._told[event.code] += 1
         if not self._json and event.code not in LOSSES and self._told[event.code] > _FIRST:
             return
@@ -142,33 +132,22 @@ class _Output:
         print(one_line(f"{text} ({where})" if where else text))
 
     def progress(self, progress: Progress) -> None:
-        """Show how far it is, on a terminal."""
-        now = time.monotonic()
-        if not self._terminal or now - self._shown < _EVERY:
-            return
-        self._shown = now
-        doing = f"found, {progress.bytes / _MEGABYTE:.1f} MB read" if progress.reading else "saved"
-        print(f"\r{progress.messages} messages {doing}\x1b[K", end="", file=sys.stderr, flush=True)
-        self._open = True
-
-    def _clear(self) -> None:
-        if self._open:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-            self._open = False
+        """Show how far it is."""
+        doing = "read" if progress.reading else "saved"
+        self._meter.show(doing, progress.messages, size=progress.bytes)
 
     def summary(self, root: str, kind: Kind, done: Rescued) -> None:
         """Print the end."""
-        self._clear()
-        seconds = max(time.monotonic() - self._began, 1e-3)
+        self._meter.clear()
         numbers = {key: value for key, value in asdict(done).items() if key != "events"}
         if self._json:
-            summary = {**numbers, "seconds": round(seconds, 3), "events": dict(done.events)}
+            summary = {**numbers, "seconds": round(self._meter.seconds, 3), "events": dict(done.events)}
             print(json.dumps({"summary": summary}))
             return
         for code, count in self._told.items():
             if code not in LOSSES and count > _FIRST:
                 print(f"{code}: {count - _FIRST} more like that (--json lists all)")
-        rate = f"{done.bytes / _MEGABYTE:.1f} MB, {done.bytes / _MEGABYTE / seconds:.1f} MB/s"
+        rate = self._meter.rate(done.bytes)
         places = f"{done.messages} messages and {done.copies} copies in {done.mailboxes} mailboxes"
         print(one_line(f"{root}: {places}, from {done.files} files ({rate})"))
         for count, what in (

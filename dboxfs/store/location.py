@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from dboxfs.errors import NoSuchStore, Unsupported
 from dboxfs.store.evidence import first_container, first_message, kind_by_index, map_file, other_dirname
 from dboxfs.store.user_variables import StoreUser, absolute_path, expand
+from dboxfs.util.suggest import did_you_mean
 
 UNFINISHED = ".dboxfs-convert"
 """A file in the root of a store that ``dboxfs convert`` is still making."""
@@ -214,7 +215,8 @@ def _take_key(values: dict[str, str | bool], key: str, value: str, text: str, us
         if key == "FULLDIRNAME":
             values["full_dirname"] = True
     elif key not in _IGNORED and key:
-        raise NoSuchStore(f"{text}: unknown key {key!r} in the mail location")
+        known = (*_KEYS, *_IGNORED, "LAYOUT", "UTF-8")
+        raise NoSuchStore(f"{text}: unknown key {key!r} in the mail location{did_you_mean(key, known)}")
 
 
 def require_layout(value: str, text: str) -> None:

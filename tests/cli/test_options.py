@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from dboxfs.cli.main import main
-from dboxfs.cli.mount import parse_options
+from dboxfs.cli.mount_options import parse_options
 from dboxfs.cli.status import UsageError
 from dboxfs.vfs.options import ViewOptions
 
@@ -75,3 +77,42 @@ def test_an_empty_store_is_not_the_working_directory(capsys: pytest.CaptureFixtu
         capsys.readouterr().err
         == "dboxfs: STORE is empty; give the root of a dbox store or a mail location\n"
     )
+
+
+def status_of(arguments: list[str]) -> object:
+    """The exit status, also where argparse ends the program."""
+    try:
+        return main(arguments)
+    except SystemExit as end:
+        return end.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "meant"),
+    [
+        (["mnt", "/store"], 2, "did you mean mount?"),
+        (["mount", "-o", "allow_othr", "/nonexistent", "/nonexistent"], 2, "did you mean allow_other?"),
+        (["mount", "-o", "rw,alon", "/nonexistent", "/nonexistent"], 2, "did you mean alone?"),
+        (["info", "mdbox:/nonexistent:INDX=/index"], 3, "did you mean INDEX?"),
+    ],
+)
+def test_a_word_that_nothing_has_is_told_with_the_one_that_may_be_meant(
+    arguments: list[str], status: int, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of(arguments) == status
+    assert meant in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "takes"),
+    [
+        ("uid=root", "takes a number"),
+        ("loop=slow", "takes fast|plain"),
+        ("entries", "takes auto|epoch|companion|timeout"),
+        ("rw,alone=yes", "takes no value"),
+        ("fsync=never", "needs -o rw"),
+    ],
+)
+def test_an_option_with_a_wrong_value_is_told_with_what_it_takes(option: str, takes: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(takes)):
+        parse_options([option])

@@ -36,7 +36,7 @@ from typing import Any, TypeVar
 import trio
 
 from dboxfs.cli.logs import log_to
-from dboxfs.cli.mount import parse_options
+from dboxfs.cli.mount_options import parse_options
 from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.fsapi.ops import Job, Op
 from dboxfs.fuse.mount import run

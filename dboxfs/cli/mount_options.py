@@ -1,0 +1,187 @@
+"""The options of ``-o``: one table, from which they are understood and by which a wrong one is told.
+
+Each row says what an option takes, where it goes, and how its value is read.  What mount(8) and fstab add is
+taken as it is (``nosuid`` ...) or means nothing to a FUSE daemon.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dboxfs.cli.status import UsageError
+from dboxfs.store.write import Eol, Fsync, LockMethod, Neighbour, WriteOptions
+from dboxfs.util.suggest import did_you_mean
+from dboxfs.vfs.options import Entries, MountOptions, ViewOptions
+
+OPTIONS_HELP = """\
+options for -o:
+  ro                   read-only (the default)
+  rw                   writable; with it:
+    fsync=commit|never   when a change is acknowledged: on disk (default), or at once (bulk loads)
+    eol=keep|lf          line ends: as written (default), or LF as Dovecot saves them
+    lock_method=fcntl|flock|dotlock
+                         Dovecot's lock_method (default fcntl)
+    dbox_version=2|3     of new messages (default: what the store was made with); Dovecot reads 2 only
+    alone                no Dovecot uses the store meanwhile: expunge for good, rewrite indexes
+  allow_other          other users may look into the mount, as its modes allow
+  uid=N, gid=N         who the files seem to belong to (default: the store's owner)
+  umask=OCTAL          permission bits to take away from 0400 (files) and 0500 (directories);
+                       with rw: from 0600 and 0700
+  separator=C          between the parts of user.dbox.mailbox (default /)
+  entries=auto|epoch|companion|timeout
+                       how the kernel hears that a name means something else (default auto)
+  loop=fast|plain      answer requests with pyfuse3's loop made cheap (default), or as it is
+  attachments=DIR      Dovecot's mail_attachment_dir, for messages stored with it
+"""
+
+_MAX_ID = (1 << 32) - 2
+
+# What mount(8) and fstab add, and what means nothing to a FUSE daemon.
+_IGNORED = frozenset(
+    {"defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev",
+     "relatime", "norelatime", "strictatime", "nodiratime", "lazytime", "mand", "nomand", "bg", "fg"}
+)  # fmt: skip
+_KERNEL = frozenset(
+    {"dev", "nodev", "suid", "nosuid", "exec", "noexec", "atime", "noatime", "sync", "async", "dirsync",
+     "auto_unmount"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedOptions:
+    """What ``-o`` has said.  ``attachments``: Dovecot's mail_attachment_dir, absolute."""
+
+    mount: MountOptions
+    attachments: str | None
+
+
+class _Goes(enum.Enum):
+    """Where an option goes."""
+
+    MOUNT = enum.auto()
+    VIEW = enum.auto()
+    WRITE = enum.auto()
+    """To WriteOptions, and only with ``rw``."""
+    VERSION = enum.auto()
+    """To MountOptions, and only with ``rw``."""
+    STORE = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """One option.
+
+    :ivar takes: its values, for people; empty: it has none.
+    :ivar read: gives what a value means; KeyError or ValueError: it is no such value.
+    """
+
+    takes: str
+    goes: _Goes
+    field: str
+    read: Callable[[str], object]
+
+
+def _flag(goes: _Goes, field: str, value: object = True) -> _Option:
+    return _Option("", goes, field, {"": value}.__getitem__)
+
+
+def _choice(goes: _Goes, field: str, values: Mapping[str, object]) -> _Option:
+    return _Option("|".join(values), goes, field, values.__getitem__)
+
+
+def _enum(goes: _Goes, field: str, kind: type[enum.Enum]) -> _Option:
+    return _choice(goes, field, {one.value: one for one in kind})
+
+
+def _id(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= _MAX_ID):
+        raise ValueError(text)
+    return int(text)
+
+
+def _octal(text: str) -> int:
+    if not text or not set(text) <= set("01234567"):
+        raise ValueError(text)
+    return int(text, 8) & 0o777
+
+
+def _character(text: str) -> str:
+    if len(text) != 1 or not text.isprintable():
+        raise ValueError(text)
+    return text
+
+
+def _path(text: str) -> str:
+    if not text:
+        raise ValueError(text)
+    return os.path.abspath(text)
+
+
+_OPTIONS: Mapping[str, _Option] = {
+    "allow_other": _flag(_Goes.MOUNT, "allow_other"),
+    "loop": _choice(_Goes.MOUNT, "fast_loop", {"fast": True, "plain": False}),
+    "entries": _enum(_Goes.MOUNT, "entries", Entries),
+    "uid": _Option("a number", _Goes.VIEW, "uid", _id),
+    "gid": _Option("a number", _Goes.VIEW, "gid", _id),
+    "umask": _Option("octal digits", _Goes.VIEW, "umask", _octal),
+    "separator": _Option("one character", _Goes.VIEW, "separator", _character),
+    "attachments": _Option("a directory", _Goes.STORE, "attachments", _path),
+    "fsync": _enum(_Goes.WRITE, "fsync", Fsync),
+    "eol": _enum(_Goes.WRITE, "eol", Eol),
+    "lock_method": _enum(_Goes.WRITE, "lock_method", LockMethod),
+    "alone": _flag(_Goes.WRITE, "neighbour", Neighbour.ALONE),
+    "dbox_version": _choice(_Goes.VERSION, "dbox_version", {"2": 2, "3": 3}),
+}
+
+
+def parse_options(texts: list[str], separator: str = "/") -> ParsedOptions:
+    """Understand the values of ``-o``; of two that contradict each other the last counts.
+
+    :param separator: where ``-o separator`` says no other.
+    :raises UsageError: one of them is wrong, or needs another one.
+    """
+    found: dict[_Goes, dict[str, Any]] = {goes: {} for goes in _Goes}
+    kernel: list[str] = []
+    writable, needs_rw = False, ""
+    for option in [part for text in texts for part in text.split(",") if part]:
+        key, equals, value = option.partition("=")
+        if key in ("ro", "rw") and not equals:
+            writable = key == "rw"
+        elif key in _KERNEL and not equals:
+            kernel.append(key)
+        elif key in _OPTIONS:
+            row = _OPTIONS[key]
+            found[row.goes][row.field] = _read(option, row, value, has_value=bool(equals))
+            needs_rw = key if row.goes in (_Goes.WRITE, _Goes.VERSION) else needs_rw
+        elif key not in _IGNORED and not key.startswith(("x-", "comment")):
+            known = (*_OPTIONS, "ro", "rw", *_KERNEL)
+            meant = did_you_mean(key, known)
+            raise UsageError(f"-o {option}: unknown option{meant}; dboxfs mount --help lists them")
+    if needs_rw and not writable:
+        raise UsageError(f"-o {needs_rw}: says how to write; it needs -o rw (in fstab: writable)")
+    mount = MountOptions(
+        view=replace(ViewOptions(separator=separator), **found[_Goes.VIEW]),
+        fuse=tuple(kernel),
+        write=WriteOptions(**found[_Goes.WRITE]) if writable else None,
+        **found[_Goes.MOUNT],
+        **found[_Goes.VERSION],
+    )
+    return ParsedOptions(mount, found[_Goes.STORE].get("attachments"))
+
+
+def _read(option: str, row: _Option, value: str, *, has_value: bool) -> object:
+    """What *option* means.
+
+    :raises UsageError: it has no value, or none that it takes.
+    """
+    try:
+        if has_value == bool(row.takes):
+            return row.read(value)
+    except (KeyError, ValueError):
+        pass
+    takes = f"takes {row.takes}" if row.takes else "takes no value"
+    raise UsageError(f"-o {option}: {takes}; dboxfs mount --help says more")

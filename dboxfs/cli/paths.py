@@ -1,0 +1,29 @@
+"""Where a store lies: the one list of its directories that commands compare other paths with."""
+
+from __future__ import annotations
+
+import os
+
+from dboxfs.store import Location
+
+
+def store_paths(location: Location) -> list[str]:
+    """Every directory of mail, indexes and control files that a location names, symbolic links resolved."""
+    mail = (location.root, location.alt, location.inbox, location.attachments)
+    index = (location.index, location.index_cache, location.control)
+    return [os.path.realpath(path) for path in (*mail, *index) if path is not None]
+
+
+def overlap(location: Location, path: str) -> str | None:
+    """The directory of the store that lies in *path*, or that *path* lies in; None: there is none."""
+    place = os.path.realpath(path)
+    for part in store_paths(location):
+        if os.path.commonpath((place, part)) in (place, part):
+            return part
+    return None
+
+
+def around(location: Location, path: str) -> str | None:
+    """The directory of the store that *path* lies in; None: it lies in none."""
+    place = os.path.realpath(path)
+    return next((part for part in store_paths(location) if os.path.commonpath((place, part)) == part), None)
