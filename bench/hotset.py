@@ -26,7 +26,7 @@ from bench.run import Bench
 from bench.stores import build_compressed, location_of
 from dboxfs.fsapi import FileSystem, PageCache, ThreadsDriver
 from dboxfs.store import Mailbox, open_store, parse_location
-from dboxfs.store.body import PAGE
+from dboxfs.store.body import TEXT_PAGE
 
 HOT = 1000
 CACHE = 64 << 20
@@ -121,15 +121,15 @@ async def _read(box: Mailbox, uid: int) -> int:
 
 async def _scan_pages(cache: PageCache, sizes: list[int], left: int) -> None:
     """Ask for the pages of messages that nobody has read before and put them there, as a body does."""
-    page = bytes(PAGE)
+    page = bytes(TEXT_PAGE)
     number = 0
     while left > 0 and sizes:
         size = sizes[number % len(sizes)]
-        for at in range(0, size, PAGE):
-            if cache.get(number, at // PAGE) is None:
-                cache.put(number, at // PAGE, page[: min(PAGE, size - at)])
+        for at in range(0, size, TEXT_PAGE):
+            if cache.get(number, at // TEXT_PAGE) is None:
+                cache.put(number, at // TEXT_PAGE, page[: min(TEXT_PAGE, size - at)])
             if at:
-                cache.passed(number, at // PAGE - 1)
+                cache.passed(number, at // TEXT_PAGE - 1)
         left -= size
         number += 1
     await trio.lowlevel.checkpoint()

@@ -51,7 +51,7 @@ into the mailbox {DAMAGED_MAILBOX}.
 STATUS = "exit status: 0 all is there, 1 something was lost or left unknown, 2 it could not be done"
 
 EXIT_NOT_DONE = 2
-_FIRST = 10
+_TOLD_OF_EACH = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
@@ -119,7 +119,7 @@ class _Output:
         """Print one event; of those that are no loss only the first of each kind, as people read them."""
         self._meter.clear()
         self._told[event.code] += 1
-        if not self._json and event.code not in LOSSES and self._told[event.code] > _FIRST:
+        if not self._json and event.code not in LOSSES and self._told[event.code] > _TOLD_OF_EACH:
             return
         mailbox = None if event.mailbox is None else display_name(event.mailbox, utf8=self._utf8)
         if self._json:
@@ -145,8 +145,8 @@ class _Output:
             print(json.dumps({"summary": summary}))
             return
         for code, count in self._told.items():
-            if code not in LOSSES and count > _FIRST:
-                print(f"{code}: {count - _FIRST} more like that (--json lists all)")
+            if code not in LOSSES and count > _TOLD_OF_EACH:
+                print(f"{code}: {count - _TOLD_OF_EACH} more like that (--json lists all)")
         rate = self._meter.rate(done.bytes)
         places = f"{done.messages} messages and {done.copies} copies in {done.mailboxes} mailboxes"
         print(one_line(f"{root}: {places}, from {done.files} files ({rate})"))

@@ -26,7 +26,7 @@ from dboxfs.errors import MountError
 from dboxfs.util import mounts
 from dboxfs.util.mounts import Mount
 
-PATIENCE = 5.0
+DAEMON_SECONDS = 5.0
 """Seconds that a mount may take to answer, and a daemon to end."""
 
 
@@ -153,7 +153,7 @@ def _program(pid: int) -> str:
 
 def _wait(condition: Callable[[], bool]) -> bool:
     """Whether something soon is so."""
-    deadline, pause = time.monotonic() + PATIENCE, 0.001
+    deadline, pause = time.monotonic() + DAEMON_SECONDS, 0.001
     while not condition():
         if time.monotonic() > deadline:
             return False

@@ -46,7 +46,7 @@ from dboxfs.dbox.format3 import (
 from dboxfs.errors import FormatError
 
 _CANDIDATE: Final = re.compile(rb"\x01\x03[\0-\xff]{16}[0-7][0-9a-f]{15}\n")
-_PIECE: Final = 4 << 20
+_SCAN_PIECE: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +151,8 @@ def scan_file(data: Buffer) -> list[FoundRecord | NoRecord]:
     """
     view = memoryview(data)
     scan = TrailerScan()
-    for at in range(0, len(view), _PIECE):
-        scan.feed(view[at : at + _PIECE])
+    for at in range(0, len(view), _SCAN_PIECE):
+        scan.feed(view[at : at + _SCAN_PIECE])
     try:
         header = parse_file_header(view[:1024])
     except FormatError:

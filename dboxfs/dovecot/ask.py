@@ -11,7 +11,7 @@ Grammar of ``doveconf -n`` (both versions)::
 A value of 2.4 may stand in double quotes, with ``\\`` before a quote or backslash.  ``doveadm user NAME``
 prints ``field`` TAB ``value`` lines (after one with these words); their variables are replaced already.
 
-The programs get no input, the caller's environment, and :data:`PATIENCE` seconds.
+The programs get no input, the caller's environment, and :data:`PROGRAM_SECONDS` seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 from dboxfs.errors import NoDovecot, NoSuchUser
 
-PATIENCE = 30.0
+PROGRAM_SECONDS = 30.0
 """Seconds that a program may take (a userdb may be a database far away)."""
 
 _PATH = "/usr/sbin:/sbin:/usr/local/sbin:/usr/local/bin"
@@ -113,11 +113,11 @@ def _run(program: str, *args: str) -> subprocess.CompletedProcess[str]:
         raise NoDovecot(f"no Dovecot is installed here ({program} is missing); give STORE instead of a user")
     try:
         return subprocess.run(
-            [found, *args], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE,
+            [found, *args], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PROGRAM_SECONDS,
             errors="surrogateescape", env={**os.environ, "LC_ALL": "C"}, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise NoDovecot(f"{program} did not answer within {PATIENCE:.0f} s") from None
+        raise NoDovecot(f"{program} did not answer within {PROGRAM_SECONDS:.0f} s") from None
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:

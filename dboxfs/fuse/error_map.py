@@ -28,7 +28,7 @@ from dboxfs.vfs.errors import Refused
 
 log = logging.getLogger(__name__)
 
-_REMEMBERED = 1000
+_ERRORS_KEPT = 1000
 _ODD = frozenset((errno.EISDIR, errno.ELOOP, errno.ESPIPE, errno.ENXIO))
 
 
@@ -42,7 +42,7 @@ class ErrorMap:
         known = error in self._logged
         self._logged[error] = None
         self._logged.move_to_end(error)
-        if len(self._logged) > _REMEMBERED:
+        if len(self._logged) > _ERRORS_KEPT:
             self._logged.popitem(last=False)
         return not known
 

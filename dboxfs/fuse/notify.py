@@ -52,10 +52,10 @@ from dboxfs.vfs.options import Entries
 
 log = logging.getLogger(__name__)
 
-BATCH = 0.05
+EPOCH_SECONDS = 0.05
 """Seconds at least between two epochs of changes that nobody waits for."""
 
-PATIENCE = 0.25
+ANSWER_SECONDS = 0.25
 """Seconds that an answer waits for the companion at most."""
 
 _INC_EPOCH = struct.pack("=IiQ", 16, 8, 0)
@@ -192,8 +192,8 @@ class Notifier:
             self._queue.put(_Sign.EPOCH)
 
     async def now(self, parent: int, name: bytes) -> None:
-        """Have the kernel look *name* up again from now on; after :data:`PATIENCE` seconds this returns all
-        the same.
+        """Have the kernel look *name* up again from now on; after :data:`ANSWER_SECONDS` this returns all the
+        same.
         """
         if self.means is Entries.EPOCH:
             self._bump()
@@ -202,7 +202,7 @@ class Notifier:
             done = self._tickets[ticket] = trio.Event()
             self._queue.put((parent, name, 0, ticket))
             try:
-                with trio.move_on_after(PATIENCE):
+                with trio.move_on_after(ANSWER_SECONDS):
                     await done.wait()
             finally:
                 del self._tickets[ticket]
@@ -215,7 +215,7 @@ class Notifier:
             if self._ending.is_set():
                 continue
             if item is _Sign.EPOCH:
-                due = max(time.monotonic(), self._last + BATCH)
+                due = max(time.monotonic(), self._last + EPOCH_SECONDS)
             elif isinstance(item, int):
                 self._tell_attributes(item)
             elif isinstance(item, tuple):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import trio
 
-_DEPTH = 7
+_FRAMES = 7
 """Calls of each, the innermost first."""
 
 _Call = tuple[types.CodeType, int]
@@ -77,4 +77,4 @@ def _where(calls: list[_Call]) -> str:
         for code, line in calls
         if code.co_name not in _QUIET
     ]
-    return " < ".join(shown[:_DEPTH]) or "running"
+    return " < ".join(shown[:_FRAMES]) or "running"

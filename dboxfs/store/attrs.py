@@ -40,7 +40,7 @@ HAS_ATTACHMENTS = 8
 _NARROW = ("size", "received", "saved")
 _LAZY = {"state": np.uint8, "size": np.uint32, "received": np.uint32, "saved": np.uint32}
 _OPTIONAL = {"cached_at": np.uint32, "mark": np.uint64}
-_MOST = 0xFFFFFFFF
+_LARGEST_U32 = 0xFFFFFFFF
 
 Uids = npt.NDArray[np.uint32]
 Rows = npt.NDArray[np.int64]
@@ -212,7 +212,7 @@ class FactTable:
         self.unknown += (facts.state == UNKNOWN) - int(state[row] == UNKNOWN)
         state[row] = facts.state
         for name, value in (("_size", facts.size), ("_received", facts.received), ("_saved", facts.saved)):
-            if not 0 <= value <= _MOST:
+            if not 0 <= value <= _LARGEST_U32:
                 self._widen(name)
             getattr(self, name)[row] = value
         if mark is not None:
@@ -268,7 +268,7 @@ class FactTable:
 
 
 def _fits(values: npt.NDArray[Any]) -> bool:
-    return int(values.min()) >= 0 and int(values.max()) <= _MOST
+    return int(values.min()) >= 0 and int(values.max()) <= _LARGEST_U32
 
 
 def _common(new: Uids, old: Uids) -> tuple[Rows, Rows]:

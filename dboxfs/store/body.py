@@ -34,10 +34,10 @@ from dboxfs.fsapi import FileSystem, Handle, PageCache
 from dboxfs.store.backend import Opened
 from dboxfs.store.plain import PlainBody
 
-PAGE = 64 << 10
+TEXT_PAGE = 64 << 10
 """Bytes of plain text in one page of the cache."""
 
-_CHUNK = 64 << 10
+_TEXT_CHUNK = 64 << 10
 # These take milliseconds for a page; the others a fraction of one.
 _SLOW = frozenset({Compression.BZIP2, Compression.XZ})
 
@@ -92,7 +92,7 @@ class CompressedBody:
         if end <= offset:
             return b""
         pages = []
-        for number in range(offset // PAGE, (end - 1) // PAGE + 1):
+        for number in range(offset // TEXT_PAGE, (end - 1) // TEXT_PAGE + 1):
             page = self._cache.get(self._key, number)
             if page is None:
                 raise BlockingIOError
@@ -104,7 +104,9 @@ class CompressedBody:
         if end <= offset:
             return b""
         async with self._lock:
-            pages = [await self._page(number) for number in range(offset // PAGE, (end - 1) // PAGE + 1)]
+            pages = [
+                await self._page(number) for number in range(offset // TEXT_PAGE, (end - 1) // TEXT_PAGE + 1)
+            ]
         return _cut(pages, offset, end)
 
     async def _page(self, number: int) -> bytes:
@@ -131,7 +133,7 @@ class CompressedBody:
         self._taken = self._next_page = 0
 
     async def _decode_page(self) -> bytes:
-        wanted = min(PAGE, self.size - self._next_page * PAGE)
+        wanted = min(TEXT_PAGE, self.size - self._next_page * TEXT_PAGE)
         out: list[bytes] = []
         try:
             while wanted:
@@ -142,7 +144,7 @@ class CompressedBody:
                     )
                 out.append(piece)
                 wanted -= len(piece)
-            if (self._next_page + 1) * PAGE >= self.size and await self._step(1):
+            if (self._next_page + 1) * TEXT_PAGE >= self.size and await self._step(1):
                 raise FormatError(self._taken, f"decompressed text is longer than its size of {self.size}")
         except FormatError as exc:
             raise CorruptFile(self._path, self._base + exc.offset, exc.reason) from exc
@@ -157,7 +159,7 @@ class CompressedBody:
                 piece = decoder.read(wanted)
             if piece or decoder.eof:
                 return piece
-            chunk = await self._inner.read(_CHUNK, self._taken)
+            chunk = await self._inner.read(_TEXT_CHUNK, self._taken)
             if chunk:
                 self._taken += len(chunk)
                 decoder.feed(chunk)
@@ -165,7 +167,7 @@ class CompressedBody:
                 decoder.finish()
 
     def handed(self) -> None:
-        for number in range((self.size + PAGE - 1) // PAGE):
+        for number in range((self.size + TEXT_PAGE - 1) // TEXT_PAGE):
             self._cache.handed(self._key, number)
 
     def close(self) -> None:
@@ -173,7 +175,7 @@ class CompressedBody:
 
 
 def _cut(pages: list[bytes], offset: int, end: int) -> bytes:
-    start = offset % PAGE
+    start = offset % TEXT_PAGE
     if len(pages) == 1:
         return pages[0][start : start + end - offset]
     return b"".join(pages)[start : start + end - offset]
@@ -271,8 +273,8 @@ async def settled(opened: Opened) -> Opened:
         return opened
     doubt = Doubt(record.compression, record.stored_size, record.metadata)
     body = PlainBody(opened.handle, opened.path, record.body_offset, record.stored_size, opened.close)
-    for offset in range(0, record.stored_size, _CHUNK):
-        piece = await body.read(_CHUNK, offset)
+    for offset in range(0, record.stored_size, _TEXT_CHUNK):
+        piece = await body.read(_TEXT_CHUNK, offset)
         if record.compression in _SLOW:
             await trio.to_thread.run_sync(doubt.feed, piece)
         else:

@@ -17,7 +17,7 @@ from dboxfs.dbox import FileHeader, ForwardParser, NeedMore, Trailer, parse_file
 from dboxfs.errors import CorruptFile, FormatError
 from dboxfs.fsapi import InputStream
 
-_PIECE = 64 << 10
+_STREAM_PIECE = 64 << 10
 
 
 class BodyStream:
@@ -50,7 +50,7 @@ class BodyStream:
         :raises CorruptFile: there is no whole record of format 3; the bytes so far are of none.
         """
         while not self._body and self.record is None and size > 0:
-            piece = self._stream.read(_PIECE)
+            piece = self._stream.read(_STREAM_PIECE)
             try:
                 self._body = memoryview(self._understand(piece))
             except FormatError as exc:

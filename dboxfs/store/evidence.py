@@ -21,7 +21,7 @@ NOTE = "dboxfs-note"
 MESSAGE = re.compile(r"u\.[1-9][0-9]*")
 CONTAINER = re.compile(r"m\.[1-9][0-9]*")
 _MAP = frozenset({"dovecot.map.index", "dovecot.map.index.log"})
-_HEAD = 64 << 10
+_EXTENSIONS_HEAD = 64 << 10
 """Bytes of an index or log in which the names of its extensions stand."""
 _INDEX = frozenset({"dovecot.index", "dovecot.index.log"})
 
@@ -105,6 +105,6 @@ def kind_by_index(directories: Iterable[str | None]) -> str | None:
 def _beginning(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read(_HEAD)
+            return file.read(_EXTENSIONS_HEAD)
     except OSError:
         return b""

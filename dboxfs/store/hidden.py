@@ -52,7 +52,7 @@ SAMPLE = 256
 FEW = 10
 """Fewer messages than that, saved to a mailbox that is there, are what interrupted saves leave."""
 
-_SETTLE = 0.3
+_SAVE_SECONDS = 0.3
 """Seconds after which a save that was going on is in its mailbox."""
 
 
@@ -137,7 +137,7 @@ async def hidden_in(store: Store) -> list[Hidden]:
         try:
             unlisted = unlisted_messages(await storage.map(), states())
             if len(unlisted):
-                await trio.sleep(_SETTLE)
+                await trio.sleep(_SAVE_SECONDS)
                 for folder in list(store.folders.values()):
                     await store.refresh_mailbox(folder)
                 again = unlisted_messages(await storage.map(fresh=True), states())
@@ -148,7 +148,7 @@ async def hidden_in(store: Store) -> list[Hidden]:
         store.fs, store.location, states(), unread=unread, storage=storage, unlisted=unlisted
     )
     if Cause.OLD_INDEX in {one.cause for one in found}:
-        await trio.sleep(_SETTLE)
+        await trio.sleep(_SAVE_SECONDS)
         for folder in list(store.folders.values()):
             await store.refresh_mailbox(folder)
         found = await hidden_mail(store.fs, store.location, states(), unread=unread)

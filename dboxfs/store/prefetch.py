@@ -18,7 +18,7 @@ import trio
 
 from dboxfs.fsapi import FileSystem, Handle
 
-MOST = 256
+MOST_FILES = 256
 """How many files at most."""
 
 SECONDS = 5.0
@@ -84,7 +84,7 @@ class AheadFiles:
         old = trio.current_time() - SECONDS
         while self._waiting:
             path, waiting = next(iter(self._waiting.items()))
-            if len(self._waiting) <= MOST and waiting.since > old:
+            if len(self._waiting) <= MOST_FILES and waiting.since > old:
                 return
             self._close(self._waiting.pop(path))
 

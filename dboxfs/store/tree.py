@@ -21,7 +21,7 @@ import trio
 from dboxfs.fsapi import DirEntry, FileSystem
 from dboxfs.store.location import Location
 
-_AT_ONCE = 32
+_DIRECTORIES_AT_ONCE = 32
 _MESSAGE = re.compile(r"u\.[1-9][0-9]{0,9}")
 
 
@@ -51,7 +51,7 @@ async def scan_tree(fs: FileSystem, location: Location, watch: Callable[[str], N
     :param watch: called with each directory before it is read, so that no change falls between.
     """
     root = TreeDirectory("", False)
-    scanner = _Scanner(fs, location, watch, trio.CapacityLimiter(_AT_ONCE))
+    scanner = _Scanner(fs, location, watch, trio.CapacityLimiter(_DIRECTORIES_AT_ONCE))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scanner.visit, nursery, root, location.tree, frozenset())
         if location.inbox is not None:

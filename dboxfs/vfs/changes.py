@@ -44,8 +44,8 @@ ATTEMPTS = 100
 GONE = 20
 """So often in a row a message may be gone before it is believed to be: others replace it again and again."""
 
-_FIRST_WAIT = 0.001
-_LONGEST_WAIT = 0.05
+_FIRST_DELAY = 0.001
+_LONGEST_DELAY = 0.05
 
 _BITS = {name.lower(): bit for bit, name in FLAG_NAMES}
 
@@ -116,7 +116,7 @@ class Changes:
                 gone = gone + 1 if isinstance(exc, NoSuchMessage) else 0
                 if gone > GONE:
                     raise
-                await trio.sleep(min(_FIRST_WAIT * attempt, _LONGEST_WAIT))
+                await trio.sleep(min(_FIRST_DELAY * attempt, _LONGEST_DELAY))
                 await self._store.refresh_mailbox(folder())
                 await self._reader.look(folder())
         raise StoreBusy(f"{folder().name}: a message was replaced by others again and again")

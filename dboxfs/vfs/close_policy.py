@@ -14,7 +14,7 @@ the opener is killed              they are given up
 ================================  ==========================================================================
 
 fsync(2) is the second row, whoever holds the file.  When only others than the opener hold it, and none of
-them has written for :data:`PATIENCE` seconds, it is committed as it is: a descriptor that a server has
+them has written for :data:`HOLDER_SECONDS` seconds, it is committed as it is: a descriptor that a server has
 inherited by mistake must not keep a message away for ever.  What comes later makes a replacement.
 
 An OPEN that asks for a draft while a RELEASE commits it waits, and gets the message; one that was answered
@@ -41,8 +41,8 @@ from dboxfs.vfs.node import DRAFTS, Inodes
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 60.0
-"""Seconds; see the module."""
+HOLDER_SECONDS = 60.0
+"""Seconds without a write after which bytes are committed that only others than the opener hold."""
 
 
 class OpenDraft:
@@ -133,10 +133,10 @@ class ClosePolicy:
 
     async def _wait_for_others(self, draft: Draft) -> None:
         while draft.dirty and not (draft.is_removed or draft.failed):
-            await trio.sleep_until(draft.written + PATIENCE)
+            await trio.sleep_until(draft.written + HOLDER_SECONDS)
             if draft.is_temporary:  # it was given a name with a dot meanwhile
                 break
-            if trio.current_time() >= draft.written + PATIENCE and await self._commit_left(draft):
+            if trio.current_time() >= draft.written + HOLDER_SECONDS and await self._commit_left(draft):
                 await self._tell(draft)
         draft.not_left()
 
@@ -182,6 +182,6 @@ class ClosePolicy:
         await self._tell(draft)
 
     async def _lay_ghost(self, draft: Draft) -> None:
-        await trio.sleep(PATIENCE)
+        await trio.sleep(HOLDER_SECONDS)
         if draft.stage is Stage.GHOST:
             self._drafts.drop(draft)

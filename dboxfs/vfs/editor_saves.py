@@ -9,7 +9,7 @@ While it is remembered, the name is free: also ``<uid>.eml``, to which the messa
 
 A *backup name* holds the name itself and more: ``f~ f.bak f.orig f.~1~ #f#``.  The message must be there
 still, and only messages that came through this mount meanwhile inherit.  What is remembered is bounded:
-:data:`LONGEST` seconds, :data:`MOST` names, this mount.
+:data:`REMEMBERED_SECONDS` seconds, :data:`MOST_REMEMBERED` names, this mount.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import trio
 
-LONGEST = 300.0
-MOST = 1000
+REMEMBERED_SECONDS = 300.0
+MOST_REMEMBERED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +43,20 @@ class EditorSaves:
         if old != new and old in new:
             self._aside.pop((mailbox, old), None)
             self._aside[mailbox, old] = PutAside(uid, trio.current_time())
-            if len(self._aside) > MOST:
+            if len(self._aside) > MOST_REMEMBERED:
                 self._aside.popitem(last=False)
 
     def saved(self, mailbox: str, uid: int) -> None:
         """A message came through this mount."""
         self._new[mailbox, uid] = trio.current_time()
-        if len(self._new) > MOST:
+        if len(self._new) > MOST_REMEMBERED:
             self._new.popitem(last=False)
 
     def is_new(self, mailbox: str, uid: int) -> bool:
         """Whether the message came through this mount a short while ago."""
-        return trio.current_time() - self._new.get((mailbox, uid), -LONGEST) < LONGEST
+        return trio.current_time() - self._new.get((mailbox, uid), -REMEMBERED_SECONDS) < REMEMBERED_SECONDS
 
     def find(self, mailbox: str, name: bytes) -> PutAside | None:
         """What belongs to a name that was given up."""
         found = self._aside.get((mailbox, name))
-        return found if found is not None and trio.current_time() - found.when < LONGEST else None
+        return found if found is not None and trio.current_time() - found.when < REMEMBERED_SECONDS else None

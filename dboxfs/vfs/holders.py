@@ -17,7 +17,7 @@ read (another user's process, hidepid), nobody seems to hold anything, and every
 one.
 
 Limits: a descriptor that was sent over a socket to a process that is no descendant is not found; of a
-family of more than :data:`MOST` processes only so many are looked at.
+family of more than :data:`MOST_PROCESSES` processes only so many are looked at.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from collections.abc import Callable
 
 from dboxfs.util.mounts import Membership
 
-MOST = 64
+MOST_PROCESSES = 64
 """Processes that one look reads, at most."""
 
 _OTHERS = ("/dev/", "pipe:", "socket:", "anon_inode:", "/memfd:", "/proc/")
@@ -61,7 +61,7 @@ class Holders:
         """
         found = False
         todo, seen = list(self._members), set(self._members)
-        while todo and len(seen) <= MOST:
+        while todo and len(seen) <= MOST_PROCESSES:
             pid = todo.pop()
             count = held(pid, inode, self._membership)
             if count < 0:
@@ -72,8 +72,8 @@ class Holders:
             found |= holds
             if pid == self._opener:
                 self.opener_holds = holds
-            for child in children(pid)[-MOST:]:
-                if len(seen) <= MOST and child not in seen and _started(child) >= self._since:
+            for child in children(pid)[-MOST_PROCESSES:]:
+                if len(seen) <= MOST_PROCESSES and child not in seen and _started(child) >= self._since:
                     seen.add(child)
                     todo.append(child)
                     self._members.add(child)

@@ -4,7 +4,7 @@ The snapshot is taken at opendir and again when the reader rewinds.  ``.`` and `
 children in the order of their names, then messages in the order of their uids; the position of a name in
 the snapshot, plus 1, is its offset.  Messages that went away since are left out.
 
-A listing waits up to :data:`PATIENCE` seconds in all for sizes that nobody has read yet.  A message whose
+A listing waits up to :data:`SIZES_SECONDS` in all for sizes that were not read yet.  A message whose
 size is unknown is listed all the same; the kernel asks for it when it needs it.
 
 Concurrency: one reader at a time, as the kernel has it.
@@ -26,11 +26,11 @@ from dboxfs.vfs.names import Names
 from dboxfs.vfs.node import Inodes
 from dboxfs.vfs.scans import Scans
 
-PATIENCE = 2.0
+SIZES_SECONDS = 2.0
 """Seconds that a listing waits in all for sizes; the kernel asks for the others when it needs them."""
 
 _AHEAD = 64
-_WINDOW = 2048
+_LISTING_WINDOW = 2048
 
 
 class Row(NamedTuple):
@@ -99,7 +99,7 @@ class Snapshot:
         """Messages from number *start* of the snapshot on: (position, uid, state, size, received, saved)."""
         position = start
         while position < len(self.uids):
-            window = position - position % _WINDOW
+            window = position - position % _LISTING_WINDOW
             if window != self._window_start or not self._is_current():
                 self._load(window)
             for uid, state, size, received, saved in self._rows[position - window :]:
@@ -114,7 +114,7 @@ class Snapshot:
         return self._seen == (table, table.version)
 
     def _load(self, start: int) -> None:
-        uids = self.uids[start : start + _WINDOW]
+        uids = self.uids[start : start + _LISTING_WINDOW]
         assert self.mailbox is not None
         table = self.mailbox.facts
         self._seen = table, table.version
@@ -168,7 +168,7 @@ class Directory:
             await lists.store.check(snapshot.folder)
             await lists.names.know(snapshot.folder)
             snapshot.take()
-            self._deadline = trio.current_time() + PATIENCE
+            self._deadline = trio.current_time() + SIZES_SECONDS
 
     def above(self, start: int) -> Iterator[tuple[int, bytes, Attrs]]:
         """The directories from offset *start* on, which come before the messages."""

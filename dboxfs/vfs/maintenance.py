@@ -2,8 +2,8 @@
 
 It runs :data:`BEGIN` seconds after the mount was made, and then every :data:`EVERY` seconds if something
 was written meanwhile, else every :data:`AT_LEAST`.  It gives way: it goes on to the next mailbox when the
-kernel has asked nothing for :data:`QUIET` seconds, or when it has waited :data:`PATIENCE` seconds for that;
-and it rests as long as it has worked.  The end of the mount cancels it between two steps of the write
+kernel has asked nothing for :data:`QUIET` seconds, or when it has waited :data:`LONGEST_DELAY` seconds for
+that; and it rests as long as it has worked.  The end of the mount cancels it between two steps of the write
 protocol.
 
 What it did is in stats.json: ``maintenance``.  A run that fails is logged and counted; the next one is not
@@ -26,7 +26,7 @@ BEGIN = 1.0
 EVERY = 600.0
 AT_LEAST = 24 * 3600.0
 QUIET = 0.05
-PATIENCE = 1.0
+LONGEST_DELAY = 1.0
 _LONGEST_REST = 1.0
 
 
@@ -123,7 +123,7 @@ class Maintenance:
     async def _pause(self) -> None:
         """Rest, then wait for a quiet moment if the kernel has asked for something meanwhile."""
         await trio.sleep(min(trio.current_time() - self._resumed, _LONGEST_REST))
-        deadline = trio.current_time() + PATIENCE
+        deadline = trio.current_time() + LONGEST_DELAY
         while self._asked != (now := sum(self._requests.values())) and trio.current_time() < deadline:
             self._asked = now
             await trio.sleep(QUIET)

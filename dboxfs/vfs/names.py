@@ -12,7 +12,7 @@ import errno
 from collections.abc import Collection, Iterable, Mapping
 
 from dboxfs.store import Folder
-from dboxfs.store.names.codec import LONGEST, can_be
+from dboxfs.store.names.codec import LONGEST_NAME, can_be
 from dboxfs.store.names.read import NameReader
 from dboxfs.store.names.table import WrittenNames, decode
 from dboxfs.vfs.errors import Refused
@@ -22,7 +22,7 @@ def check_name(name: bytes) -> None:
     """
     :raises Refused: ENAMETOOLONG, EINVAL: no file of the mount can have this name.
     """
-    if len(name) > LONGEST:
+    if len(name) > LONGEST_NAME:
         raise Refused(errno.ENAMETOOLONG)
     if not can_be(name):
         raise Refused(errno.EINVAL)

@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from dboxfs.fsapi import FileSystem, Ksm, MemoryDriver, PageCache
-from dboxfs.fsapi.cache.ksm import MERGEABLE, MOST, PAUSE, SMALLEST, UNMERGEABLE, SystemCalls
+from dboxfs.fsapi.cache.ksm import (
+    MERGEABLE,
+    MOST_PIECES,
+    PIECES_LEFT_OUT,
+    SMALLEST_PIECE,
+    UNMERGEABLE,
+    SystemCalls,
+)
 
 PIECE = 64 << 10
 # proc(5) and Documentation/admin-guide/mm/ksm.rst: the form of the kernel's files
@@ -68,8 +75,8 @@ def test_the_whole_pages_of_memory_in_which_the_bytes_lie_are_marked() -> None:
 def test_what_is_small_is_not_marked() -> None:
     kernel = Kernel()
     ksm = Ksm(kernel)
-    assert not ksm.mark(piece(1, SMALLEST - 4))
-    assert ksm.mark(piece(1, SMALLEST))
+    assert not ksm.mark(piece(1, SMALLEST_PIECE - 4))
+    assert ksm.mark(piece(1, SMALLEST_PIECE))
     assert len(kernel.asked) == 1
 
 
@@ -105,12 +112,17 @@ def test_a_kernel_that_is_short_is_left_alone_for_a_while(
     data = piece(1)
     assert ksm.mark(data)
     assert not ksm.mark(data)
-    for _ in range(PAUSE):
+    for _ in range(PIECES_LEFT_OUT):
         assert not ksm.mark(data)
     assert len(kernel.asked) == 2
     assert ksm.mark(data)
     stats = ksm.stats()
-    assert (stats["short"], stats["left_out"], stats["marked"], stats["available"]) == (1, PAUSE, 2, 1)
+    assert (stats["short"], stats["left_out"], stats["marked"], stats["available"]) == (
+        1,
+        PIECES_LEFT_OUT,
+        2,
+        1,
+    )
     assert not caplog.records
 
 
@@ -118,7 +130,7 @@ def test_only_so_many_pieces_are_marked_at_once() -> None:
     kernel = Kernel()
     ksm = Ksm(kernel)
     data = piece(1)
-    for _ in range(MOST):
+    for _ in range(MOST_PIECES):
         assert ksm.mark(data)
     assert not ksm.mark(data)
     ksm.forget(data)
@@ -157,7 +169,7 @@ def test_all_is_taken_back_and_what_could_not_be_is_counted() -> None:
     assert sorted(span[:2] for span in marked) == sorted(span[:2] for span in unmarked)
     assert ksm.stats()["not_taken_back"] == 1
     assert ksm.stats()["marked"] == 0
-    assert kernel.thresholds == [SMALLEST, 128 << 10]
+    assert kernel.thresholds == [SMALLEST_PIECE, 128 << 10]
     cache.put("key", 3, piece(3))
     assert len(kernel.asked) == 6
 

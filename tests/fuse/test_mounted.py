@@ -39,7 +39,7 @@ def expunge(account: Account, uids: str) -> None:
 async def test_a_message_whose_size_is_not_known_yet_is_not_read_as_empty(
     dovecot: Dovecot, tmp_path: Path, driver: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "PATIENCE", 0.0)
+    monkeypatch.setattr(listing, "SIZES_SECONDS", 0.0)
     account = made(dovecot, driver)
     faults = FaultsDriver(
         ThreadsDriver(),

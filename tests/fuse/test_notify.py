@@ -138,7 +138,7 @@ def test_names_that_change_all_the_time_make_few_epochs(
     notifier = Notifier()
     notifier.choose(Entries.AUTO, writer, None, None)
     notifier.start()
-    end = time.monotonic() + 4 * notify.BATCH
+    end = time.monotonic() + 4 * notify.EPOCH_SECONDS
     while time.monotonic() < end:
         notifier.entry(7, b"1.eml")
     notifier.stop()
@@ -195,7 +195,7 @@ async def test_timeouts_send_nothing(device: tuple[int, int]) -> None:
     notifier.choose(Entries.TIMEOUT, writer, None, None)
     notifier.start()
     notifier.entry(7, b"1.eml")
-    with trio.fail_after(notify.PATIENCE / 2):
+    with trio.fail_after(notify.ANSWER_SECONDS / 2):
         await notifier.now(7, b"1.eml")
     notifier.stop()
     assert epochs(reader) == 0

@@ -161,7 +161,7 @@ class TestOthersHoldIt:
     async def test_it_is_committed_after_a_while(
         self, dovecot: Dovecot, tmp_path: Path, driver: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(close_policy, "PATIENCE", 0.3)
+        monkeypatch.setattr(close_policy, "HOLDER_SECONDS", 0.3)
         account = dovecot.account(f"{driver}:{{home}}/mail")
         account.save(ONE)
         async with mounted(account, tmp_path / "mnt", options=MountOptions(write=WriteOptions())) as mnt:

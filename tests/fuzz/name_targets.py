@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from random import Random
 
-from dboxfs.store.names.codec import HIGHEST, LONGEST, Line, LineKind, decode_lines, encode_line
+from dboxfs.store.names.codec import HIGHEST_UID, LONGEST_NAME, Line, LineKind, decode_lines, encode_line
 from tests.fuzz.machine import Target
 
 _LINES = (
@@ -52,8 +52,8 @@ def run_names(data: bytes, random: Random) -> None:
         at = end
         if line is None:
             continue
-        assert 0 < line.uid <= HIGHEST
-        assert 0 < len(line.name) <= LONGEST
+        assert 0 < line.uid <= HIGHEST_UID
+        assert 0 < len(line.name) <= LONGEST_NAME
         assert not {b"/", b"\0"} & {line.name[i : i + 1] for i in range(len(line.name))}
         assert [again for _, again in decode_lines(encode_line(line))] == [line]
     assert b"\n" not in data[at:], "every line was looked at"

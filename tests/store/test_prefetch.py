@@ -6,7 +6,7 @@ import trio
 import trio.testing
 
 from dboxfs.fsapi import FileSystem, MemoryDriver
-from dboxfs.store.prefetch import MOST, SECONDS, AheadFiles
+from dboxfs.store.prefetch import MOST_FILES, SECONDS, AheadFiles
 
 
 def driver(*, kernel_cached: bool, files: int = 400) -> MemoryDriver:
@@ -48,9 +48,9 @@ async def test_where_the_kernel_keeps_what_was_read_nothing_stays_open() -> None
 async def test_the_number_is_bounded_and_the_oldest_go_first() -> None:
     async with FileSystem(driver(kernel_cached=False)) as fs:
         ahead = AheadFiles(fs)
-        ahead.bring(names(MOST + 40))
-        assert len(ahead) == MOST
-        assert fs.stats()["open_handles"] == MOST
+        ahead.bring(names(MOST_FILES + 40))
+        assert len(ahead) == MOST_FILES
+        assert fs.stats()["open_handles"] == MOST_FILES
         assert ahead.take("/box/u.39") == (False, None)
         assert ahead.take("/box/u.40")[0]
         ahead.close()

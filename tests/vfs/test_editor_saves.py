@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 from trio.testing import MockClock
 
-from dboxfs.vfs.editor_saves import LONGEST, MOST, EditorSaves
+from dboxfs.vfs.editor_saves import MOST_REMEMBERED, REMEMBERED_SECONDS, EditorSaves
 
 
 async def test_only_backups_of_the_name_itself_count(autojump_clock: MockClock) -> None:
@@ -23,7 +23,7 @@ async def test_five_minutes_and_not_longer(autojump_clock: MockClock) -> None:
     backups = EditorSaves()
     backups.put_aside("INBOX", b"a", b"a~", 7)
     backups.saved("INBOX", 9)
-    await trio.sleep(LONGEST - 1)
+    await trio.sleep(REMEMBERED_SECONDS - 1)
     aside = backups.find("INBOX", b"a")
     assert aside is not None
     assert aside.uid == 7
@@ -36,7 +36,7 @@ async def test_five_minutes_and_not_longer(autojump_clock: MockClock) -> None:
 
 async def test_memory_is_bounded() -> None:
     backups = EditorSaves()
-    for number in range(3 * MOST):
+    for number in range(3 * MOST_REMEMBERED):
         backups.put_aside("INBOX", b"%d" % number, b"%d~" % number, number)
         backups.saved("INBOX", number)
-    assert (len(backups._aside), len(backups._new)) == (MOST, MOST)
+    assert (len(backups._aside), len(backups._new)) == (MOST_REMEMBERED, MOST_REMEMBERED)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dboxfs.util.mounts import Membership, table
-from dboxfs.vfs.holders import MOST, Holders, children, held, killed, process_of
+from dboxfs.vfs.holders import MOST_PROCESSES, Holders, children, held, killed, process_of
 
 ME = os.getpid()
 ANY = Membership(None)
@@ -63,7 +63,7 @@ def test_large_families_cost_no_more_than_so_many(tmp_path: Path) -> None:
     parent.stdout.readline()
     assert len(children(parent.pid)) == 200
     assert not holders.look(1, one)
-    assert 10 < len(holders._members) <= MOST + 1
+    assert 10 < len(holders._members) <= MOST_PROCESSES + 1
     parent.communicate()
 
 

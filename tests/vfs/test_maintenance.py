@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions
-from dboxfs.vfs.maintenance import PATIENCE, Maintenance
+from dboxfs.vfs.maintenance import LONGEST_DELAY, Maintenance
 from tests.live.dovecot import Dovecot
 from tests.store.write.stores import body, writing
 
@@ -55,7 +55,7 @@ async def test_it_gives_way_to_requests_but_not_for_ever(dovecot: Dovecot) -> No
 
     async with kept_up(dovecot, requests) as (_, upkeep, nursery):
         nursery.start_soon(ask)
-        await trio.sleep(PATIENCE / 2)
+        await trio.sleep(LONGEST_DELAY / 2)
         assert (upkeep.stats()["runs"], upkeep.stats()["running"]) == (0, True)
         await runs(upkeep, 1)
 

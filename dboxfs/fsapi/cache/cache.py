@@ -53,17 +53,17 @@ from collections.abc import Hashable
 from dboxfs.fsapi.cache.ksm import Ksm
 
 CENTRE = 5
-HIGHEST = 10
+HIGHEST_SCORE = 10
 PASSED = 2
 HANDED = 0
 
-_OVERHEAD = 256
+_PAGE_OVERHEAD = 256
 """Bytes that a page costs beside its data: objects and table entries (measured: some 250)."""
 _CENTRE_SHARE = 8
 _WINDOW = 1024
 _GHOSTS = 4096
-_BY_WEIGHT = tuple(range(HIGHEST + 1))
-_CENTRE_LATER = (*range(CENTRE), *range(CENTRE + 1, HIGHEST + 1), CENTRE)
+_BY_WEIGHT = tuple(range(HIGHEST_SCORE + 1))
+_CENTRE_LATER = (*range(CENTRE), *range(CENTRE + 1, HIGHEST_SCORE + 1), CENTRE)
 
 
 class _Page:
@@ -96,7 +96,9 @@ class PageCache:
             raise ValueError("a budget can't be negative")
         self._size = size
         self._files: dict[Hashable, dict[int, _Page]] = {}
-        self._levels: tuple[OrderedDict[_Page, None], ...] = tuple(OrderedDict() for _ in range(HIGHEST + 1))
+        self._levels: tuple[OrderedDict[_Page, None], ...] = tuple(
+            OrderedDict() for _ in range(HIGHEST_SCORE + 1)
+        )
         self._ring: OrderedDict[_Page, None] = OrderedDict()
         self._ghosts: OrderedDict[tuple[Hashable, int], None] = OrderedDict()
         self._last: _Page | None = None
@@ -115,7 +117,7 @@ class PageCache:
         self._prefetched_used = 0
         self._prefetched_in_vain = 0
         self._ghost_hits = 0
-        self._evictions = [0] * (HIGHEST + 1)
+        self._evictions = [0] * (HIGHEST_SCORE + 1)
 
     # -- use ---------------------------------------------------------------------------------------------
 
@@ -153,7 +155,7 @@ class PageCache:
         :param used: somebody asked for it, missed it, and takes *data* as it is: this is its first use.
         """
         self._remove(key, page_no)
-        cost = len(data) + _OVERHEAD
+        cost = len(data) + _PAGE_OVERHEAD
         if cost > self._room_in_all():
             return
         page = _Page(key, page_no, data, prefetched)
@@ -196,7 +198,7 @@ class PageCache:
         """Forget all pages, in one step (with KSM, in one step a page)."""
         self._end_merging(unmark=False)
         self._files = {}
-        self._levels = tuple(OrderedDict() for _ in range(HIGHEST + 1))
+        self._levels = tuple(OrderedDict() for _ in range(HIGHEST_SCORE + 1))
         self._ring = OrderedDict()
         self._ghosts = OrderedDict()
         self._last = None
@@ -271,7 +273,7 @@ class PageCache:
         if page.prefetched:
             page.prefetched = False
             self._prefetched_used += 1
-            self._unread_bytes -= len(page.data) + _OVERHEAD
+            self._unread_bytes -= len(page.data) + _PAGE_OVERHEAD
         page.recent = True
         if page.uses == 0:
             page.uses = 1
@@ -279,7 +281,7 @@ class PageCache:
             return
         page.uses = 2
         hot = page.weight > CENTRE
-        self._move(page, min(HIGHEST, max(CENTRE, page.weight) + 1))
+        self._move(page, min(HIGHEST_SCORE, max(CENTRE, page.weight) + 1))
         self._count_use(hot)
         if hot:
             self._turn()
@@ -318,7 +320,7 @@ class PageCache:
 
     def _enter(self, page: _Page) -> None:
         self._levels[page.weight][page] = None
-        cost = len(page.data) + _OVERHEAD
+        cost = len(page.data) + _PAGE_OVERHEAD
         if page.weight > CENTRE:
             self._ring[page] = None
             self._hot_bytes += cost
@@ -327,7 +329,7 @@ class PageCache:
 
     def _leave(self, page: _Page) -> None:
         del self._levels[page.weight][page]
-        cost = len(page.data) + _OVERHEAD
+        cost = len(page.data) + _PAGE_OVERHEAD
         if page.weight > CENTRE:
             del self._ring[page]
             self._hot_bytes -= cost
@@ -390,7 +392,7 @@ class PageCache:
         self._leave(page)
         if page.mergeable and self._ksm is not None:
             self._ksm.forget(page.data)
-        cost = len(page.data) + _OVERHEAD
+        cost = len(page.data) + _PAGE_OVERHEAD
         self._pages -= 1
         self._bytes -= cost
         if page.prefetched:

@@ -41,11 +41,11 @@ from typing import Protocol
 
 log = logging.getLogger(__name__)
 
-SMALLEST = 16 << 10
+SMALLEST_PIECE = 16 << 10
 """Bytes of the smallest piece that is marked."""
-MOST = 16384
+MOST_PIECES = 16384
 """Pieces that are marked at once."""
-PAUSE = 255
+PIECES_LEFT_OUT = 255
 """Pieces that are left out when the kernel was short."""
 MERGEABLE, UNMERGEABLE = 12, 13  # MADV_* of <asm-generic/mman-common.h>
 
@@ -107,7 +107,7 @@ class Ksm:
     def __init__(self, calls: Calls | None = None) -> None:
         self._calls = calls or SystemCalls()
         self.available = True
-        self._aligned = self._calls.set_mapping_threshold(SMALLEST)
+        self._aligned = self._calls.set_mapping_threshold(SMALLEST_PIECE)
         self._pause = 0
         self._held = 0
         self._held_bytes = 0
@@ -120,16 +120,16 @@ class Ksm:
 
     def mark(self, data: bytes) -> bool:
         """Mark the memory of ``data`` mergeable; True: it is, and :meth:`forget` is to be called one day."""
-        if not self.available or len(data) < SMALLEST:
+        if not self.available or len(data) < SMALLEST_PIECE:
             return False
-        if self._pause or self._held >= MOST:
+        if self._pause or self._held >= MOST_PIECES:
             self._pause = max(0, self._pause - 1)
             self._left_out += 1
             return False
         code = self._calls.madvise(*_span(data), MERGEABLE)
         if code in _SHORT:
             self._short += 1
-            self._pause = PAUSE
+            self._pause = PIECES_LEFT_OUT
             return False
         if code:
             self.available = False

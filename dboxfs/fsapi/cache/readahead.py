@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import sys
 
-SMALLEST = 64 << 10
+SMALLEST_WINDOW = 64 << 10
 NEVER = sys.maxsize
 
 
@@ -48,7 +48,7 @@ class Readahead:
         if not self._is_sequential(offset):
             return self._random(end)
         if not self.window:
-            self.window = max(SMALLEST, 2 * size)
+            self.window = max(SMALLEST_WINDOW, 2 * size)
             self._ahead = end
         elif end <= self.mark:
             return None
@@ -68,7 +68,7 @@ class Readahead:
 
     def _random(self, end: int) -> tuple[int, int] | None:
         self.window //= 4
-        if self.window < SMALLEST:
+        if self.window < SMALLEST_WINDOW:
             self.window = 0
             self.mark = NEVER
             return None

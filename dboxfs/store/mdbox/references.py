@@ -16,7 +16,7 @@ from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.write import log_records
 from dboxfs.store.write.session import Work, present
 
-MOST_REFERENCES = 32768
+REFCOUNT_LIMIT = 32768
 """Copies that a stored message may have (mdbox-map)."""
 
 
@@ -87,8 +87,8 @@ def check_limit(mapping: MapIndex, rows: Sequence[log_records.Appended]) -> None
     """
     for map_uid, more in references_of(rows, 1):
         found = mapping.lookup(map_uid)
-        if found is not None and found.refcount + more >= MOST_REFERENCES:
-            raise Unsupported(f"a stored message can't have more than {MOST_REFERENCES - 1} copies")
+        if found is not None and found.refcount + more >= REFCOUNT_LIMIT:
+            raise Unsupported(f"a stored message can't have more than {REFCOUNT_LIMIT - 1} copies")
 
 
 def lost_references(index: IndexLog, mapping: MapIndex, gone: Sequence[int]) -> list[tuple[int, int]]:

@@ -38,8 +38,8 @@ from dboxfs.store.write.session import Work, message_number
 
 log = logging.getLogger(__name__)
 
-_WINDOW = 1 << 20
-_LONGEST = 64 << 20
+_TAIL_WINDOW = 1 << 20
+_LONGEST_TAIL = 64 << 20
 
 
 async def cut_torn_records(work: Work) -> int:
@@ -243,14 +243,14 @@ async def _end_of_whole_records(file: AppendFile, end: int) -> int | None:
         if header.version == 3:
             return await _end_of_whole_records3(file, end)
         while end < file.size:
-            window = min(_WINDOW, file.size - end)
+            window = min(_TAIL_WINDOW, file.size - end)
             while True:
                 found = next_record(await file.read(window, end), 0, header, base=end)
                 if not isinstance(found, NeedMore):
                     break
                 if found.size > file.size - end:
                     return end
-                if found.size > _LONGEST:
+                if found.size > _LONGEST_TAIL:
                     return None
                 window = min(max(found.size, 2 * window), file.size - end)
             end += found.size
@@ -265,7 +265,7 @@ async def _end_of_whole_records3(file: AppendFile, end: int) -> int:
         parser, at = ForwardParser(end), end
         try:
             while parser.record is None:
-                piece = await file.read(_WINDOW, at)
+                piece = await file.read(_TAIL_WINDOW, at)
                 at += len(piece)
                 if piece:
                     parser.feed(piece)

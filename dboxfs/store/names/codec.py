@@ -32,10 +32,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-LONGEST = 255
+LONGEST_NAME = 255
 """Bytes that the name of a file may have."""
 
-HIGHEST = 0xFFFFFFFF
+HIGHEST_UID = 0xFFFFFFFF
 """Uids and UIDVALIDITY have 32 bits."""
 
 _NUMBER = re.compile(rb"[0-9]{1,10}")
@@ -69,7 +69,7 @@ class Line:
 
 def can_be(name: bytes) -> bool:
     """Whether a file of the mount can have this name."""
-    return len(name) <= LONGEST and name not in _NO_NAMES and b"/" not in name and b"\0" not in name
+    return len(name) <= LONGEST_NAME and name not in _NO_NAMES and b"/" not in name and b"\0" not in name
 
 
 def encode_line(line: Line) -> bytes:
@@ -107,6 +107,6 @@ def decode_line(data: bytes) -> Line | None:
     kind = LineKind(writer[:1].decode("ascii"))
     name = unquote_to_bytes(quoted)
     line = Line(int(validity), int(uid), name, int(after), kind, writer[1:].decode("ascii"))
-    possible = 0 < line.validity <= HIGHEST and 0 < line.uid <= HIGHEST and line.after <= HIGHEST
+    possible = 0 < line.validity <= HIGHEST_UID and 0 < line.uid <= HIGHEST_UID and line.after <= HIGHEST_UID
     placed = line.kind is not LineKind.PLACED or line.after
     return line if possible and placed and line.after != line.uid and can_be(name) else None

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from dboxfs.store import Folder, Mailbox
-from dboxfs.store.names.codec import HIGHEST, Line, LineKind
+from dboxfs.store.names.codec import HIGHEST_UID, Line, LineKind
 
 NOBODY = "0"
 """A writer that lives nowhere: what it announces is taken back."""
@@ -254,7 +254,7 @@ def number_of(name: bytes | None) -> int | None:
     """The uid of the message that is called so if nobody has written its name; None: none is."""
     match = _FORM.fullmatch(name) if name is not None else None
     number = int(match[1]) if match is not None else 0
-    return number if 0 < number <= HIGHEST else None
+    return number if 0 < number <= HIGHEST_UID else None
 
 
 class WrittenNames:

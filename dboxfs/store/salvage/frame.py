@@ -14,7 +14,7 @@ from dboxfs.store.salvage.window import Window
 
 RECORD_START_SIZE = 30
 
-_FIRST = 512
+_FIRST_BYTES = 512
 _LONG_BLOCK = 4 << 10
 _LONGEST_BLOCK = 1 << 20
 
@@ -86,7 +86,7 @@ class Frames:
 
     async def block(self, offset: int, *, through: bool = False) -> Block | None:
         """The metadata block at *offset*; None: there is none, or none that ends."""
-        size, work = _FIRST, 0
+        size, work = _FIRST_BYTES, 0
         while True:
             data = await self._window.read(offset, size)
             if not begins_block(data):

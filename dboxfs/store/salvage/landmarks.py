@@ -11,8 +11,8 @@ sorted array.  ``bare`` counts from the beginning of the stretch; only differenc
 
 Everything here is a hint: the caller reads the block and compares all that it says.
 
-Memory: 40 bytes for each block, 17 for each record, at most :data:`MOST` of both together; 8 for 4 KiB of the
-file.  Arrays: int64, one entry a block or record, ascending by offset.
+Memory: 40 bytes for each block, 17 for each record, at most :data:`MOST_LANDMARKS` of both together;
+8 for 4 KiB of the file.  Arrays: int64, one entry a block or record, ascending by offset.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dboxfs.dbox import MESSAGE_HEADER_SIZE, PREFIX_SIZE, detect, is_encrypted
 from dboxfs.store.salvage.trailer import RECORD_START
 from dboxfs.store.salvage.window import Window
 
-MOST: Final = 1 << 20
+MOST_LANDMARKS: Final = 1 << 20
 """Blocks and records that are remembered; a stretch that has more ends early."""
 
 GRAIN: Final = 4 << 10
@@ -122,7 +122,7 @@ async def find_landmarks(window: Window, start: int, end: int) -> Landmarks:
     pieces: list[_Piece] = []
     at, bare, count = start, 0, 0
     before = (await window.read(start - 1, 1))[0] if start else 0
-    while at < end and count < MOST:
+    while at < end and count < MOST_LANDMARKS:
         data = await window.handle.read(min(_PIECE + _OVERLAP, window.size - at), at)
         window.bytes_read += len(data)
         size = min(_PIECE, end - at, len(data))

@@ -26,7 +26,7 @@ from dboxfs.errors import FormatError
 from dboxfs.store.salvage.effort import Effort
 from dboxfs.store.salvage.window import Window
 
-_STEP = 256 << 10
+_MEASURE_STEP = 256 << 10
 _SLOW = frozenset({Compression.BZIP2, Compression.XZ})
 _SLOWER = 4
 _SMALL = 64 << 10
@@ -82,9 +82,9 @@ class Meter:
 
         :raises FormatError: damage, or too much comes out.
         """
-        effort, step = self._effort, _STEP
+        effort, step = self._effort, _MEASURE_STEP
         if effort is not None and effort.packed_up:
-            step = max(1, min(_STEP, self._claim - self._lines.size + 1))
+            step = max(1, min(_MEASURE_STEP, self._claim - self._lines.size + 1))
         while plain := decoder.read(step):
             self._lines.feed(plain)
             beyond = min(self._lines.size - self._claim, len(plain))

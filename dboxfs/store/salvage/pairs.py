@@ -3,7 +3,7 @@
 A record's header and its trailer have the same 16 random bytes, so one pass finds all pairs.  A header goes
 with the first trailer behind it that has its separator.
 
-Memory: 16 bytes for each header, 250 for each pair; at most :data:`MOST` of both.
+Memory: 16 bytes for each header, 250 for each pair; at most :data:`MOST_HEADERS` of both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from dboxfs.dbox.format2 import MESSAGE_HEADER_SIZE_3
 from dboxfs.store.salvage.window import Window
 
-MOST: Final = 1 << 18
+MOST_HEADERS: Final = 1 << 18
 """Headers that are remembered; those behind are not looked at."""
 
 RECORD_START_3: Final = re.compile(rb"\x01\x02([\0-\xff]{16})\n")
@@ -69,7 +69,7 @@ async def find_pairs(window: Window, start: int, end: int) -> Pairs:
     count, at = 0, start
     async for base, data, size in _pieces(window, start, end):
         for found in RECORD_START_3.finditer(data):
-            if found.start() < size and count < MOST:
+            if found.start() < size and count < MOST_HEADERS:
                 heads.setdefault(found[1], []).append(base + found.start())
                 count += 1
     trailers: dict[int, int] = {}

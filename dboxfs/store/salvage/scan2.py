@@ -44,8 +44,8 @@ _HEAD = 1100
 _USUAL_FILE_HEADER = 16
 _SCRAP = 256
 _SMALLEST = 40  # bytes that a record has
-_AT_ONCE = 64
-_FEW = 4
+_RECORDS_AT_ONCE = 64
+_FEW_BYTES = 4
 _MAGIC_SIZE = len(METADATA_MAGIC)
 
 
@@ -110,7 +110,9 @@ class Format2Scan:
         if self._frames.header_sizes != (MESSAGE_HEADER_SIZE,):
             return []
         data, at = await self._window.loaded(start)
-        return usual_records(data, at, start - at, texts=self._texts, most=1 if self._single else _AT_ONCE)
+        return usual_records(
+            data, at, start - at, texts=self._texts, most=1 if self._single else _RECORDS_AT_ONCE
+        )
 
     async def _whole(self, start: int) -> Found | None:
         """The record at *start*, if its frame can be read; None: ``why`` says what is wrong."""
@@ -238,7 +240,8 @@ class Format2Scan:
         body_offset = min(start + self._frames.header_sizes[0] if has_header else start, body_end)
         claimed_end = await self._claimed_end(start, body_offset, body_end)
         rest: list[Found | Gap] = []
-        if claimed_end < body_end and await self._window.read(claimed_end, _FEW) == bytes(_FEW):
+        few = await self._window.read(claimed_end, _FEW_BYTES) if claimed_end < body_end else b""
+        if few == bytes(_FEW_BYTES):
             # Its metadata are overwritten: the block, and the text before it, are another record's.
             tail = await self._window.find(_TEXT, claimed_end, body_end, 1)
             if block is not None and tail >= 0:

@@ -28,8 +28,8 @@ from dboxfs.store.salvage.pairs import RECORD_START_3, Pairs, find_pairs
 from dboxfs.store.salvage.window import Window
 
 _HEAD: Final = 1100
-_LONGEST_LINE: Final = 200
-_FIRST: Final = 4 << 10
+_LONGEST_TRAILER_LINE: Final = 200
+_FIRST_READ: Final = 4 << 10
 
 
 class Format3Scan:
@@ -117,7 +117,7 @@ class Format3Scan:
                     break
                 found = self._proven
                 assert found is not None
-                inside |= bool(at) or size > _LONGEST_LINE
+                inside |= bool(at) or size > _LONGEST_TRAILER_LINE
             items.append(replace(found, inside=True) if inside else found)
             inside |= found.metadata is None  # what follows may be in its text
             at = found.end
@@ -168,7 +168,7 @@ class Format3Scan:
 
     async def _lines(self, start: int, end: int) -> Metadata | None:
         """The metadata lines of a damaged trailer, as far as they can be read."""
-        size = _FIRST
+        size = _FIRST_READ
         while True:
             data = await self._window.read(start, min(end - start, size))
             stop = data.find(b"\n\n", TRAILER_HEAD_SIZE - 1)

@@ -27,7 +27,7 @@ from dboxfs.store.write.session import Work
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 256
+_NAMES_AT_ONCE = 256
 _LONGEST = 1 << 31
 _MARKS = (RecordType.INDEX_DELETED, RecordType.INDEX_UNDELETED)
 
@@ -57,8 +57,8 @@ async def recover(work: Work, delete: Delete, names: Iterable[str] | None = None
     """
     boxes = list(names) if names is not None else await selectable(work)
     cut = 0
-    for start in range(0, len(boxes), _AT_ONCE):
-        some = boxes[start : start + _AT_ONCE]
+    for start in range(0, len(boxes), _NAMES_AT_ONCE):
+        some = boxes[start : start + _NAMES_AT_ONCE]
         indexes = [work.new_index(name) for name in some]
         for name, index, end in zip(some, indexes, await look_at_ends(work, indexes), strict=True):
             cut += await _finish(work, index, end)

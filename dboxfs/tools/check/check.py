@@ -39,7 +39,7 @@ from dboxfs.tools.check.references import ReferencesCheck
 from dboxfs.tools.check.tree import tree_findings
 from dboxfs.util.uid_ranges import uid_ranges
 
-PATIENCE = (0.5, 1.0, 2.0)
+LOOK_AGAIN_AFTER = (0.5, 1.0, 2.0)
 """Seconds between the looks at what seems wrong while the store is in use."""
 
 _ROUNDS = 8
@@ -54,7 +54,7 @@ class CheckOptions:
     """
 
     texts: bool = True
-    patience: Sequence[float] = PATIENCE
+    patience: Sequence[float] = LOOK_AGAIN_AFTER
 
 
 @dataclass(frozen=True, slots=True)

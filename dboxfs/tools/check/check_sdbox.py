@@ -33,7 +33,7 @@ from dboxfs.tools.check.messages import Who, attachment_findings, gap_finding, m
 from dboxfs.tools.check.progress import Tally
 from dboxfs.tools.check.readable import open_reader
 
-_AT_ONCE = 8
+_FILES_AT_ONCE = 8
 _CHUNK = 256 << 10
 
 
@@ -143,7 +143,7 @@ class SinglesCheck:
                     self.good.add(uid)
 
         async with trio.open_nursery() as nursery:
-            for _ in range(_AT_ONCE):
+            for _ in range(_FILES_AT_ONCE):
                 nursery.start_soon(work)
 
     async def _message(self, uid: int, path: str | None, guid: bytes) -> list[Finding]:

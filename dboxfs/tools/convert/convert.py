@@ -41,13 +41,20 @@ from dboxfs.tools.convert.journal import Batch, Head, Journal
 from dboxfs.tools.convert.mailbox_snapshot import MailboxSnapshot, take_portrait
 from dboxfs.tools.convert.newindexes import NewIndexFiles, mailbox_files, map_files
 from dboxfs.tools.convert.results import Collected, Converted, ConvertProgress
-from dboxfs.tools.convert.source import CHUNK, MailboxSource, SourceMessage, Stored, close_all, reason
+from dboxfs.tools.convert.source import (
+    MESSAGES_TOGETHER,
+    MailboxSource,
+    SourceMessage,
+    Stored,
+    close_all,
+    reason,
+)
 from dboxfs.tools.convert.staging import Workplace, open_workplace
 from dboxfs.tools.convert.target import MdboxTarget, SdboxTarget, StoreTarget
 from dboxfs.tools.convert.verify import verify
 from dboxfs.util.uid_ranges import uid_ranges
 
-BATCH = 1024
+DURABLE_EVERY = 1024
 """Messages after which what was written is made durable, and the journal says so."""
 
 _BATCH_BYTES = 64 << 20
@@ -78,7 +85,7 @@ class Converter:
         force: bool = False,
         options: WriteOptions,
         report: Report | None = None,
-        batch: int = BATCH,
+        batch: int = DURABLE_EVERY,
     ) -> None:
         self._fs = fs
         self._store = store
@@ -300,7 +307,7 @@ class Converter:
         begin = int(np.searchsorted(portrait.uids, collected.last_uid, side="right"))
         if begin < len(portrait):
             source = await MailboxSource.open(self._store, box, portrait)
-            step, end = min(CHUNK, self._batch), len(portrait)
+            step, end = min(MESSAGES_TOGETHER, self._batch), len(portrait)
             chunks = [range(at, min(at + step, end)) for at in range(begin, end, step)]
             ahead = await source.chunk(chunks[0], self._target.shared)
             for rows in [*chunks[1:], None]:

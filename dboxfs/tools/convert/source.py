@@ -34,7 +34,7 @@ from dboxfs.tools.convert.errors import Unfit
 from dboxfs.tools.convert.mailbox_snapshot import MailboxSnapshot
 from dboxfs.tools.convert.soundness import Judged, TextCheck
 
-CHUNK = 64
+MESSAGES_TOGETHER = 64
 """Messages that are looked at together."""
 
 SMALL = 256 << 10

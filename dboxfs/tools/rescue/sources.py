@@ -29,7 +29,7 @@ from dboxfs.store.write import BodySource, Coded, Source
 from dboxfs.tools.rescue.rows import Row
 from dboxfs.tools.rescue.scan_files import File
 
-SMALL = 256 << 10
+WHOLE_TEXT = 256 << 10
 """Bytes up to which a text is taken into memory."""
 
 _MOST_PARTIAL = 64 << 20
@@ -76,7 +76,7 @@ class Texts:
             return await self._assembled(file, row)
         if row.compression is None:
             return await self._stored(file, row)
-        if row.plain <= SMALL or row.trust is Trust.DAMAGED:
+        if row.plain <= WHOLE_TEXT or row.trust is Trust.DAMAGED:
             return await self._decompressed(file, row)
         return await self._assembled(file, row)
 
@@ -197,7 +197,7 @@ class Texts:
 
     async def _stored(self, file: File, row: Row) -> bytes | Source:
         handle = self._handle(file.path)
-        if row.body_size > SMALL:
+        if row.body_size > WHOLE_TEXT:
             return RangeSource(handle, row.body_offset, row.body_size)
         return await self._exactly(handle, row.body_size, row.body_offset)
 

@@ -15,7 +15,7 @@ from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, parse_location
 from dboxfs.store.write import Coded, NewMessage, StoreWriter
 from dboxfs.tools.rescue import find_source
-from dboxfs.tools.rescue.sources import SMALL, Texts
+from dboxfs.tools.rescue.sources import WHOLE_TEXT, Texts
 from tests.live.dovecot import Dovecot
 from tests.live.mounts import dboxfs
 from tests.store.salvage.files import HEADER, record
@@ -94,7 +94,7 @@ async def test_a_text_that_fails_while_it_is_saved_costs_its_message_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await make(tmp_path / "old", "sdbox", [NewMessage(text) for text in TEXTS])
-    _, directory, location = attached(tmp_path / "old", 2 * SMALL)
+    _, directory, location = attached(tmp_path / "old", 2 * WHOLE_TEXT)
     (directory / await attachment_name(tmp_path / "old")).write_bytes(b"short")
 
     async def nothing(self: Texts, file: object, row: object) -> list[str]:
