@@ -32,7 +32,7 @@ _PATH = re.compile(r"[\w.]+(?:/[\w.]*)+|\w+\.(?:py|md)")
 _MODULE_IN_TEXT = re.compile(r"``([\w/]+\.(?:py|md))``")
 _REFERENCE = re.compile(r":(?:class|func|meth|mod|data|attr):`~?(dboxfs[\w.]+)`")
 _CLASS_MEMBER = re.compile(r"([A-Z][a-z]\w*)\.(\w+)")
-_DIAGRAM_FOLDER = re.compile(r"(?:^|[ +-])([a-z_]+)/(?= )")
+_DIAGRAM_FOLDER = re.compile(r"(?:^|[ +-])([a-z_]+)/(?=\s)")
 
 
 def modules(root: Path) -> list[Path]:
@@ -188,6 +188,7 @@ class _Tree:
         self._root = root
         self._members: dict[str, set[str]] = defaultdict(set)
         self._dotted: set[str] = set()
+        self._paths = {str(path.relative_to(root)) for path in modules(root)}
         for path in modules(root):
             module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
             self._dotted.add(module)
@@ -211,13 +212,18 @@ class _Tree:
             self._dotted |= {f"{module}.{node.name}.{member}" for member in self._members[node.name]}
 
     def has_path(self, name: str, beside: Path) -> bool:
-        """Whether a file or directory is at *name*: from the root, from ``dboxfs/``, or beside."""
+        """Whether there is a file or directory *name*: from the root, beside, or in any package."""
         places = [self._root, self._root / "dboxfs", beside, beside.parent]
-        return any((place / name).exists() for place in places)
+        return any((place / name).exists() for place in places) or any(
+            f"/{path}".endswith(f"/{name}") for path in self._paths
+        )
 
     def has_dotted(self, name: str) -> bool:
         """Whether a dotted name is a module, or what a module or class defines."""
-        return name in self._dotted
+        above, _, member = name.rpartition(".")
+        return name in self._dotted or (
+            above in self._dotted and member in self._members[above.split(".")[-1]]
+        )
 
     def is_wrong(self, quoted: str, beside: Path) -> str | None:
         """Why a quoted name is wrong; None: it is right, or names nothing of the tree."""
@@ -232,6 +238,7 @@ class _Tree:
             return f"{member[1]} has no {member[2]}"
         if member is not None and member[1] not in self._members and member[2].islower():
             return f"no class {member[1]}"
-        if word.startswith("dboxfs.") and not self.has_dotted(word) and not self.has_path(word, beside):
+        dotted = word.startswith("dboxfs.") and word.split(".")[1] in packages
+        if dotted and not self.has_dotted(word) and not self.has_path(word, beside):
             return "no such module or name"
         return None

@@ -3,7 +3,7 @@
 1. what the indexes know (``knowledge``); 2. the files, read from end to end (``harvest``, ``salvage``);
 3. which message belongs where (``assign``); 4. the new store (``plant``).
 
-The old store is only read.  The new one is written like any other (``write/PROTOCOL.md``), each transaction
+The old store is only read.  The new one is written like any other (``store/write/PROTOCOL.md``), each transaction
 durable; a rescue that is interrupted leaves a store with some of the messages in it, to be thrown away.
 Memory: about 800 bytes a message, and some megabytes.
 """
