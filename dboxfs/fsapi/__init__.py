@@ -1,8 +1,8 @@
 """The nonblocking file API: handles, drivers, streams, a page cache.  It knows nothing of mail.
 
 Everything runs on one trio event loop; a driver runs the operations somewhere else and completes them on the
-loop in batches.  Start with :class:`FileSystem`; ``handle.py`` has the contract of a handle, ``drivers/base.py``
-that of a driver.
+loop in batches.  Start with :class:`FileSystem`; ``handle.py`` has the contract of a handle,
+``drivers/base.py`` that of a driver.
 """
 
 from dboxfs.fsapi.cache.cache import PageCache

@@ -1,11 +1,12 @@
 """The whole way of a rescue.
 
-1. what the indexes know (``knowledge``); 2. the files, read from end to end (``harvest``, ``salvage``);
-3. which message belongs where (``assign``); 4. the new store (``plant``).
+1. what the indexes know (``index_facts.py``); 2. the files, read from end to end (``scan_files.py``, with
+:mod:`dboxfs.store.salvage`); 3. which message belongs where (``place.py``); 4. the new store
+(``write_store.py``).
 
-The old store is only read.  The new one is written like any other (``store/write/PROTOCOL.md``), each transaction
-durable; a rescue that is interrupted leaves a store with some of the messages in it, to be thrown away.
-Memory: about 800 bytes a message, and some megabytes.
+The old store is only read.  The new one is written like any other (``store/write/PROTOCOL.md``), each
+transaction durable; a rescue that is interrupted leaves a store with some of the messages in it, to be thrown
+away.  Memory: about 800 bytes a message, and some megabytes.
 """
 
 from __future__ import annotations
