@@ -48,5 +48,6 @@ class Unlink:
             for writer in writers:
                 writer.kept()
             raise
-        for writer in writers:
+        for writer in writers:  # its inode stands for what is written, and nothing else, from now on
             self._drafts.discard(writer)
+            writer.expunged()

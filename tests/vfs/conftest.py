@@ -1,11 +1,13 @@
-"""A store in memory for each test, sdbox and mdbox, mounted with ``rw``; the clock jumps."""
+"""A store in memory for each test, sdbox and mdbox, mounted with ``rw``.
+
+A test that sleeps asks for pytest-trio's ``autojump_clock`` itself, so that it doesn't take that time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
 import pytest
-import trio.testing
 
 from dboxfs.store import Kind
 from tests.vfs.inside import Mounted, Program, mounted
@@ -19,7 +21,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture
-async def m(kind: Kind, autojump_clock: trio.testing.MockClock) -> AsyncIterator[Mounted]:
+async def m(kind: Kind) -> AsyncIterator[Mounted]:
     """INBOX with one message, Work with none."""
     async with mounted(kind) as made:
         yield made

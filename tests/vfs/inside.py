@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import Driver, FileSystem
@@ -47,6 +48,9 @@ ROOT_DIRECTORY = "/nowhere/on/this/disk/mail"
 
 _FIRST_PID = 1 << 23
 """More than Linux gives any process."""
+
+_LONGEST = 30.0
+"""Seconds of a test; of one whose clock jumps (``autojump_clock``) a thousand times that."""
 
 _TASKS = itertools.count(_FIRST_PID)
 
@@ -290,6 +294,20 @@ class Mounted:
         """Hear of what others have done to a mailbox, as inotify tells a mount."""
         await self.store.refresh_mailbox(self.folder(name))
 
+    def files(self) -> list[str]:
+        """The paths of all files of the store, as they are on disk."""
+        found, todo = [], [(ROOT_DIRECTORY, self.tree.find(ROOT_DIRECTORY))]
+        while todo:
+            path, node = todo.pop()
+            todo += [(f"{path}/{name}", child) for name, child in node.entries.items()]
+            if not node.is_dir:
+                found.append(path)
+        return sorted(found)
+
+    def file(self, path: str) -> bytearray:
+        """The bytes of a file of the store, to look at or to damage."""
+        return self.tree.find(path).data
+
     @asynccontextmanager
     async def again(self) -> AsyncIterator[Mounted]:
         """The same store, mounted once more by another process."""
@@ -364,6 +382,8 @@ async def mounted(
         open_store(fs, location, follow=False) as store,
         trio.open_nursery() as nursery,
     ):
+        jumps = isinstance(trio.lowlevel.current_clock(), MockClock)
+        nursery.cancel_scope.deadline = trio.current_time() + _LONGEST * (1000 if jumps else 1)
         names = NameReader(store)
         await names.load()
         host = Host(nursery.start_soon, told, requests)
