@@ -33,7 +33,7 @@ FIRST_CONTROL_FILE = 3
 DRAFTS = 1 << 63
 """Set in the inode numbers of drafts."""
 
-_UID_MASK = 0x7FFFFFFF
+_FOLDER_MASK = 0x7FFFFFFF
 UID_MASK = 0xFFFFFFFF
 
 
@@ -141,9 +141,9 @@ class Inodes:
         """Give *folder* its inode number (that of the directory)."""
         if folder.parent is None:
             return ROOT
-        number = int.from_bytes(hashlib.sha256(folder.identity).digest()[:4], "big") & _UID_MASK or 1
+        number = int.from_bytes(hashlib.sha256(folder.identity).digest()[:4], "big") & _FOLDER_MASK or 1
         while number in self._folder:
-            number = (number + 1) & _UID_MASK or 1
+            number = (number + 1) & _FOLDER_MASK or 1
         self._folder[number] = folder
         self._number[folder] = number
         return number << 32

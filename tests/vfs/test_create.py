@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from dboxfs.vfs.close_policy import PATIENCE
+from dboxfs.vfs.close_policy import HOLDER_SECONDS
 from dboxfs.vfs.content import EACH
 from dboxfs.vfs.drafts import GHOSTS
 from dboxfs.vfs.node import DRAFTS
@@ -165,7 +165,7 @@ async def test_a_file_closed_without_a_byte_is_no_message(m: Mounted, p: Program
 
 async def test_after_a_minute_nobody_finds_it(m: Mounted, p: Program, autojump_clock: MockClock) -> None:
     await (await p.create("INBOX/new")).close()
-    await trio.sleep(PATIENCE - 1)
+    await trio.sleep(HOLDER_SECONDS - 1)
     assert await p.exists("INBOX/new")
     await trio.sleep(2)
     assert not await p.exists("INBOX/new")
@@ -179,7 +179,7 @@ async def test_its_maker_may_open_write_and_close_it(
     await file.write(TWO)
     await file.close()
     assert await p.texts() == {"1.eml": ONE, "new": TWO}
-    await trio.sleep(2 * PATIENCE)
+    await trio.sleep(2 * HOLDER_SECONDS)
     assert await p.texts() == {"1.eml": ONE, "new": TWO}
 
 
@@ -277,7 +277,7 @@ async def test_a_temporary_is_opened_again_by_anybody(m: Mounted, p: Program, q:
 
 async def test_an_empty_temporary_stays(m: Mounted, p: Program, autojump_clock: MockClock) -> None:
     await (await p.create("INBOX/.lock")).close()
-    await trio.sleep(2 * PATIENCE)
+    await trio.sleep(2 * HOLDER_SECONDS)
     assert await p.exists("INBOX/.lock")
     with raises(errno.EEXIST):
         await p.create("INBOX/.lock", os.O_EXCL)
