@@ -163,7 +163,7 @@ async def _file_system(store: Store, options: MountOptions, host: Host) -> ReadO
     if (await store.statvfs()).f_flag & os.ST_RDONLY:
         root = store.location.root
         raise NoSuchStore(f"{root}: lies on a read-only file system; mount it without -o rw")
-    writer = StoreWriter(store.fs, store.location, store.owner, write)
+    writer = StoreWriter(store.fs, store.location, store.owner, write, views=store)
     await writer.recover(name for name, folder in store.folders.items() if folder.mailbox is not None)
     vfs = WritableVfs(ReadOnlyVfs(store, replace(options.view, writable=True), host, names), writer, names)
     await vfs.begin()

@@ -13,6 +13,7 @@ import itertools
 import os
 import stat
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from dboxfs.fsapi import DirEntry, FileSystem, Permissions, ops
@@ -345,17 +346,20 @@ class AppendFile:
         sync: bool = True,
         first: Callable[[], Steps[None]] | None = None,
         unlink: Sequence[str] = (),
+        look: bool = False,
     ) -> OSError | None:
         """:meth:`append` and :meth:`sync`; gives the error of the sync: the bytes are there, but may go.
 
         :param sync: False: don't.
         :param first: what is done before that.
         :param unlink: paths of notes that count for nothing once all of it has worked.
+        :param look: have the file's attributes as they are behind the append in ``stat``.
         :raises OSError: as :meth:`append`, or of *first*; nothing was synced.
         """
         lost: list[OSError] = []
+        found: list[os.stat_result] = []
         sync = sync and self.disk.options.durable
-        if not sync and first is None and not unlink:
+        if not sync and first is None and not unlink and not look:
             await self.append(data)
             return None
 
@@ -365,6 +369,9 @@ class AppendFile:
             answer = yield ops.Append(self.fd, (data,))
             if answer.error is not None or answer.written != len(data):
                 return answer, None
+            if look:
+                with suppress(OSError):  # a directory above it was renamed: nobody looks there for this file
+                    found.append((yield ops.Stat(self.path, follow=False)))
             if sync:
                 try:
                     yield ops.Sync(self.fd, self.size + len(data))
@@ -380,6 +387,8 @@ class AppendFile:
         answer, error = await self.disk.chain(program)
         self.size += answer.written
         self.disk.lost_errors += len(lost)
+        if found and (found[0].st_dev, found[0].st_ino) == self.identity:
+            self.stat = found[0]
         check_appended(answer, len(data), self.path)
         return error
 

@@ -76,6 +76,8 @@ class Mailbox:
     :param ahead: the store's table of files that are opened ahead (sdbox).
     :param sizes: where facts are kept beyond this mount; None: nowhere.
     :param records: the store's table of parsed records.
+    :ivar identity: guid and uid_validity of what is shown.
+    :ivar index: the index files, followed.  A writer of this process uses them too.
     :ivar shown_next: of the uids below it ``uids`` has those that are there; ``uid_next`` may be further.
     """
 
@@ -104,7 +106,8 @@ class Mailbox:
         self.refreshing = Joined()
         self._fs = fs
         self._location = location
-        self._index = IndexFiles(fs, location.index_path(name))
+        self.index = IndexFiles(fs, location.index_path(name))
+        self.identity: tuple[bytes | None, int] = (None, 0)
         self._header: MailboxHeader | None = None
         self._report = report
         self._resync = resync
@@ -124,12 +127,12 @@ class Mailbox:
     @property
     def state(self) -> IndexState | None:
         """The index state; None while the mailbox has no index (Dovecot makes one when it opens it)."""
-        return self._index.state
+        return self.index.state
 
     @property
     def index_directory(self) -> str:
         """The directory to watch for changes."""
-        return self._index.directory
+        return self.index.directory
 
     @property
     def guid(self) -> bytes | None:
@@ -156,7 +159,7 @@ class Mailbox:
     @property
     def changed_ns(self) -> int:
         """When the index was last written: ns since the epoch."""
-        return self._index.log_mtime_ns
+        return self.index.log_mtime_ns
 
     @property
     def unseen(self) -> int:
@@ -178,14 +181,22 @@ class Mailbox:
 
         :raises CorruptFile: the index is damaged; the mailbox stays as it was.
         """
-        known = self._index.state is not None
-        delta = await self._index.refresh()
-        state = self._index.state
+        known = self.index.state is not None
+        return self.take(await self.index.refresh(), known=known)
+
+    def take(self, delta: Delta, *, known: bool = True) -> Delta:
+        """Show what the index has now; gives *delta*, what changed in it, in terms of what is shown.
+
+        :param known: there was an index before.
+        """
+        state = self.index.state
         if state is None:
             self.uids, self._header, self.facts, self.shown_next = _NO_UIDS, None, FactTable(), 1
+            self.identity = (None, 0)
             return delta
-        identity = (self.guid, self.uid_validity)
+        before_it = self.identity
         self._header = mailbox_header(state)
+        self.identity = (self.guid, state.uid_validity)
         uids = state.uids
         pending = state.pending_expunges
         if len(pending):
@@ -194,7 +205,7 @@ class Mailbox:
         if len(uids) != len(self.uids) or not np.array_equal(uids, self.uids):
             self.uids = uids  # a part of the state's column, of which no entry ever changes
         delta = _visible(delta, before, self.uids)
-        if identity != (self.guid, self.uid_validity) or (delta.reloaded and known):
+        if before_it != self.identity or (delta.reloaded and known):
             self.facts = FactTable()  # another mailbox, or one that was rebuilt and its files repaired
         self.facts.sync(self.uids)
         self.shown_next = state.next_uid
@@ -213,7 +224,7 @@ class Mailbox:
 
     async def exists(self) -> bool:
         """Whether the directory of the index is there (always, where there never was an index)."""
-        return self.state is None or await self._index.exists()
+        return self.state is None or await self.index.exists()
 
     def gone(self) -> None:
         """The mailbox is no more: it has no messages, for whoever still holds it."""
@@ -421,7 +432,7 @@ class Mailbox:
                 raise
             path = str(exc).rpartition(": ")[0]
             if not path.startswith("/"):
-                path = self._index.log_path
+                path = self.index.log_path
             raise CorruptFile(path, 0, "the index names this message, but its file is missing") from exc
 
     async def _is_away(self) -> bool:

@@ -38,7 +38,7 @@ from dboxfs.store.damage_log import DamageLog, IndexErrors
 from dboxfs.store.dbox_version import recorded_version
 from dboxfs.store.details_cache import DEFAULT_LIMIT, LocationTable
 from dboxfs.store.folder import Folder, Listener
-from dboxfs.store.indexes.follow import Delta
+from dboxfs.store.indexes.follow import Delta, IndexFiles
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.mailbox import Details, Mailbox
 from dboxfs.store.mailbox_names import display_name, shown_part
@@ -245,7 +245,7 @@ class Store:
         return folder is not None and folder.mailbox is not None
 
     def _new_mailbox(self, name: str) -> Mailbox:
-        return Mailbox(
+        box = Mailbox(
             self.fs,
             self.location,
             name,
@@ -256,6 +256,9 @@ class Store:
             sizes=self.sizes,
             records=self.records,
         )
+        box.index.changed = partial(self._fed, box)
+        box.index.missed = partial(self._missed, name)
+        return box
 
     def _add(self, item: TreeDirectory, box: Mailbox | None) -> None:
         folder = self.folders.get(item.name)
@@ -307,14 +310,48 @@ class Store:
         delta = await self._refresh_box(folder.name, box)
         if delta is None or not self._is_in(folder, box):
             return
-        if identity != folder.identity:
+        self._tell(folder, delta, changed=identity != folder.identity)
+        dates = await box.refresh_dates()  # what went is told already: this reads a file
+        if len(dates) and self._is_in(folder, box):
+            self._tell_messages(folder, Delta(dates[:0], dates[:0], dates, False))
+
+    def _tell(self, folder: Folder, delta: Delta, *, changed: bool) -> None:
+        """What a folder's mailbox has now is another mailbox (*changed*), or has changed by *delta*."""
+        if changed:
             self._tell_gone(folder)
             self._tell_new(folder)
         elif delta:
             self._tell_messages(folder, delta)
-        dates = await box.refresh_dates()  # what went is told already: this reads a file
-        if len(dates) and self._is_in(folder, box):
-            self._tell_messages(folder, Delta(dates[:0], dates[:0], dates, False))
+
+    def _fed(self, box: Mailbox, delta: Delta) -> None:
+        """A writer of this process has changed *box*, or has read what others have changed in it."""
+        folder = self.folders.get(box.name)
+        if folder is None or not self._is_in(folder, box):
+            box.take(delta)
+            return
+        before = box.identity
+        delta = box.take(delta)
+        self._changes.quiet(folder.name)
+        self._index_errors.discard(folder.name)
+        self._tell(folder, delta, changed=before != box.identity)
+
+    def _missed(self, name: str) -> None:
+        """Somebody wanted to look into a mailbox while a writer of this process had it."""
+        self._changes.note([name])
+
+    async def see(self, folder: Folder) -> None:
+        """Returns when *folder* shows what the writer that has these views has done in it."""
+        if folder.mailbox is not None and not folder.mailbox.index.is_fed:
+            await self.refresh_mailbox(folder)
+
+    def mailbox_view(self, name: str) -> IndexFiles | None:
+        """What follows the index of a mailbox: for the writer of this process, so that both use one state."""
+        folder = self.folders.get(name)
+        return folder.mailbox.index if folder is not None and folder.mailbox is not None else None
+
+    def map_view(self) -> IndexFiles | None:
+        """mdbox: the same for the map."""
+        return self.storage.index if self.storage is not None else None
 
     def _is_in(self, folder: Folder, box: Mailbox) -> bool:
         return self.folders.get(folder.name) is folder and folder.mailbox is box

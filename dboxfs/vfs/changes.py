@@ -163,7 +163,7 @@ class Changes:
         failed: OSError | DboxfsError | None = None
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._store.refresh_mailbox, folder)
+                nursery.start_soon(self._store.see, folder)
                 try:
                     await self._named(folder, uid, name)
                 except (OSError, DboxfsError) as exc:
@@ -201,7 +201,7 @@ class Changes:
         """The name can't be kept, and the writer hears of that: then there shall be no message either."""
         try:
             await self._writer.expunge(folder.name, [uid])
-            await self._store.refresh_mailbox(folder)
+            await self._store.see(folder)
         except (DboxfsError, OSError) as exc:
             log.error("%s: uid %d was saved, but its name can't be: %s", folder.name, uid, exc)
 
@@ -269,7 +269,7 @@ class Changes:
             with trio.CancelScope(shield=True):
                 await self._keep_name(folder, over, named)
             raise
-        await self._store.refresh_mailbox(folder)
+        await self._store.see(folder)
 
     async def _keep_name(self, folder: Folder, uid: int, named: Wanted) -> None:
         """Nothing takes the place of a message after all."""
@@ -285,7 +285,7 @@ class Changes:
         heir_of = self.inherited(folder, name)
         if heir_of is not None:
             await self._writer.inherit(folder.name, uid, heir_of)
-            await self._store.refresh_mailbox(folder)
+            await self._store.see(folder)
 
     def is_new(self, folder: Folder, uid: int) -> bool:
         """Whether the message came through this mount a short while ago."""
@@ -310,7 +310,7 @@ class Changes:
             new = copied.uids[0]
             self._forwarding.became(self._inodes.message(source, uid).inode, target, new)
             await self._arrived(target, new, name)
-        await self._store.refresh_mailbox(source)
+        await self._store.see(source)
         return new
 
     async def copy(self, source: Folder, uid: int, target: Folder, name: bytes) -> int:
@@ -330,7 +330,7 @@ class Changes:
         return new
 
     async def _arrived(self, folder: Folder, uid: int, name: bytes) -> None:
-        await self._store.refresh_mailbox(folder)
+        await self._store.see(folder)
         await self._named(folder, uid, name)
 
     async def set_flags(self, node: Node, flags: int | None, keywords: list[str] | None) -> None:
@@ -343,4 +343,4 @@ class Changes:
             await self._writer.replace_flags(folder.name, node.uid, flags, keywords)
         except ValueError:
             raise Refused(errno.EINVAL) from None
-        await self._store.refresh_mailbox(folder)
+        await self._store.see(folder)

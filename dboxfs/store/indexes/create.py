@@ -81,10 +81,10 @@ async def map_uid_validity(disk: Disk, location: Location, view: IndexFiles) -> 
 
     :param view: follows the map.  Not locked: only a rebuild of the whole storage changes that number.
     """
-    await view.refresh()
+    await view.look()
     if view.state is None:
         await make_map(disk, location, IndexLog(disk, location.map_dir, "dovecot.map.index", "the map"))
-        await view.refresh()
+        await view.look()
     if view.state is None or view.state.uid_validity == 0:
         raise CorruptFile(view.log_path, 0, "the map of the storage has no uid_validity")
     return view.state.uid_validity

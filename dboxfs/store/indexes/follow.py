@@ -9,14 +9,20 @@ A log is the one that was followed when its inode is, and its first bytes are: a
 made again may get the inode of the old log, and within the same second even its header; the guid in the first
 record is another one.  When base and log are damaged, they are read again only after one of them has changed.
 
-One refresh runs at a time for each object (``self._lock``); the state changes only inside of it, in one
-step between two checkpoints, so whoever holds no ``await`` sees a whole state.
+A writer of this process uses the same object, so that there is one state of an index, and nothing that it
+writes is read back.  While it holds the log's lock (from :meth:`IndexFiles.take_over` or
+:meth:`~IndexFiles.adopt` to :meth:`~IndexFiles.let_go`) nobody else can append: the state is the log's, a
+refresh has nothing to do, and the writer puts in what it appends (:meth:`IndexFiles.feed`).
+
+One refresh runs at a time for each object (``self._lock``).  The state changes in one step between two
+checkpoints, by a refresh or by the writer, so whoever holds no ``await`` sees a whole state.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,10 +31,11 @@ import trio
 from dboxfs.errors import CorruptFile, FormatError
 from dboxfs.fsapi import FileSystem, Peek, PeekResult
 from dboxfs.index.base import parse_index
-from dboxfs.index.log import parse_log_header
+from dboxfs.index.log import LogHeader, parse_log_header
 from dboxfs.index.reader import Action, decide, load
 from dboxfs.index.state import IndexState
 from dboxfs.store.backend import odd_file
+from dboxfs.store.indexes.unlocked import Unlocked
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +44,8 @@ _PARSE_IN_THREAD = 1 << 20
 _REPLAY_IN_THREAD = 128 << 10
 _ATTEMPTS = 6
 _LIMIT = 1 << 31
-_START = 512
+START = 512
+"""Bytes at the beginning of a log by which it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +65,39 @@ _NO_UIDS = np.empty(0, np.uint32)
 NOTHING = Delta(_NO_UIDS, _NO_UIDS, _NO_UIDS, False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """Both halves of an index, joined.  ``log``: None: there is none."""
+
+    state: IndexState | None
+    log: PeekResult | None
+    unlocked: Unlocked | None
+    snapshot_head: tuple[int, int]
+
+
 class _Moving(Exception):
     """The files changed between two reads: read them again."""
 
 
+def _nobody(delta: Delta) -> None:
+    """Nobody needs to know."""
+
+
+def _look_later() -> None:
+    """Nobody follows the index by itself."""
+
+
 class IndexFiles:
-    """The index files *stem* in *directory*.  ``state`` is None before the first refresh."""
+    """The index files *stem* in *directory*.
+
+    :ivar state: None before the first refresh.
+    :ivar snapshot_head: the log (file_seq) and its offset that the snapshot reaches to; zeros: not known.
+    :ivar changed: told of what others than the caller of :meth:`refresh` have brought into the state: a
+        writer of this process under the log's lock, or :meth:`look`.  Requests to expunge are no change, and
+        may come with an empty :class:`Delta`.
+    :ivar missed: called if somebody wanted to look while a writer had the lock.
+    :ivar is_fed: a writer of this process has had the lock.
+    """
 
     def __init__(self, fs: FileSystem, directory: str, stem: str = "dovecot.index") -> None:
         self.directory = directory
@@ -70,10 +105,18 @@ class IndexFiles:
         self.log_path = self.base_path + ".log"
         self.state: IndexState | None = None
         self.log_mtime_ns = 0
+        self.snapshot_head = (0, 0)
+        self.changed: Callable[[Delta], None] = _nobody
+        self.missed: Callable[[], None] = _look_later
+        self.is_fed = False
         self._fs = fs
         self._log_id: tuple[int, int] | None = None
         self._log_start = b""
         self._failure: tuple[object, CorruptFile] | None = None
+        self._unlocked: Unlocked | None = None
+        self._held = False
+        self._missed = False
+        self._turns = self._begun_at = 0
         self._lock = trio.Lock()
 
     async def refresh(self) -> Delta:
@@ -83,12 +126,113 @@ class IndexFiles:
         :raises OSError: the directory can't be read.
         """
         async with self._lock:
+            if self._held:
+                self._missed = True
+                return NOTHING
+            self._begun_at = self._turns
             await self._fail_again()
             try:
                 delta = await self._follow() if self.state is not None else None
             except (FormatError, _Moving):
                 delta = None
             return delta if delta is not None else await self._load()
+
+    async def look(self) -> None:
+        """:meth:`refresh`, for another one than who follows the index: that is told through ``changed``.
+
+        :raises CorruptFile, OSError: as :meth:`refresh`.
+        """
+        self.changed(await self.refresh())
+
+    # -- the writer of this process -------------------------------------------------------------
+
+    def unproved_from(self, log_id: tuple[int, int], header: LogHeader, start: bytes) -> int | None:
+        """The offset from which the holder of the log's lock has to read it; None: all of it.
+
+        :param log_id: device and inode of the locked log.
+        :param start: its first bytes, :data:`START` of them at most.
+        """
+        state, unlocked = self.state, self._unlocked
+        if state is None or unlocked is None or unlocked.end != state.head_offset:
+            return None
+        same = log_id == self._log_id and start.startswith(self._log_start)
+        if not same or (state.indexid, state.log_file_seq) != (header.indexid, header.file_seq):
+            return None
+        return unlocked.offset
+
+    def take_over(self, data: bytes) -> bool:
+        """*data* is what the locked log has from :meth:`unproved_from` on, to its end.
+
+        True: ``state`` is what the log says until :meth:`let_go`.  False: it was read from bytes that are not
+        in the log any more.
+
+        :raises FormatError: what is new in it is damaged.
+        """
+        state, unlocked = self.state, self._unlocked
+        assert state is not None
+        assert unlocked is not None
+        if not unlocked.are_in(data):
+            return False
+        self._unlocked = None
+        self._hold()
+        try:
+            delta = _replay(state, data[unlocked.size :])
+        except FormatError:
+            self._held = False
+            raise
+        self._unlocked = Unlocked(state.head_offset)
+        if len(data) > unlocked.size:
+            self.changed(delta)
+        return True
+
+    def adopt(
+        self, state: IndexState, log: os.stat_result, start: bytes, snapshot_head: tuple[int, int]
+    ) -> None:
+        """*state* was read under the log's lock, to its end: it is what the log says until :meth:`let_go`.
+
+        :param log: the log's attributes.
+        :param start: its first bytes, :data:`START` of them at most.
+        """
+        old, self.state = self.state, state
+        self._log_id, self._log_start = (log.st_dev, log.st_ino), start[: state.head_offset]
+        self.log_mtime_ns = log.st_mtime_ns
+        self.snapshot_head, self._failure = snapshot_head, None
+        self._unlocked = Unlocked(state.head_offset)
+        self._hold()
+        self.changed(_difference(old, state))
+
+    def feed(self, data: bytes, mtime_ns: int) -> None:
+        """The holder of the lock has appended *data*, whole transactions.
+
+        :param mtime_ns: of the log, since then.
+        """
+        assert self.state is not None
+        delta = _replay(self.state, data)
+        self._unlocked, self.log_mtime_ns = Unlocked(self.state.head_offset), mtime_ns
+        self.changed(delta)
+
+    def follow_rotation(self, header: LogHeader, log_id: tuple[int, int], start: bytes) -> None:
+        """The holder of the lock goes on with a new log, which it has locked."""
+        assert self.state is not None
+        self.state.follow_rotation(header)
+        self._log_id, self._log_start = log_id, start
+        self._unlocked = Unlocked(self.state.head_offset)
+
+    def let_go(self) -> None:
+        """The lock is about to be given back."""
+        self._held = False
+        if self._missed:
+            self._missed = False
+            self.missed()
+
+    @property
+    def _overtaken(self) -> bool:
+        """Whether a writer of this process has had the lock since the refresh that runs has begun."""
+        return self._turns != self._begun_at
+
+    def _hold(self) -> None:
+        self._held = self.is_fed = True
+        self._turns += 1
 
     async def exists(self) -> bool:
         """Whether the directory is there.  The state outlives it: the tree tells what became of it."""
@@ -124,28 +268,40 @@ class IndexFiles:
         state = self.state
         assert state is not None
         (new,) = await self._fs.peek([_whole(self.log_path, state.head_offset)])
+        if self._overtaken:
+            return NOTHING
         if isinstance(new, OSError):
             return None
         if not self._is_followed(new):
             return await self._follow_rotation(state)
         if new.stat.st_size < state.head_offset:
             return None
+        unlocked, self._unlocked = self._unlocked, None
+        start = state.head_offset
         delta = _replay(state, new.chunks[1])
+        if unlocked is not None:
+            self._unlocked = unlocked.more(new.chunks[1][: state.head_offset - start])
         self._remember(new, state)
         return delta
 
     async def _follow_rotation(self, state: IndexState) -> Delta | None:
         """Read the log that has become ``.log.2`` to its end and go on with the new one."""
-        old, new = await self._fs.peek(
-            [_whole(self.log_path + ".2", state.head_offset), _whole(self.log_path)]
-        )
+        unlocked = self._unlocked or Unlocked(state.head_offset)
+        old, new = await self._fs.peek([_whole(self.log_path + ".2", unlocked.offset), _whole(self.log_path)])
+        if self._overtaken:
+            return NOTHING
         if isinstance(old, OSError) or isinstance(new, OSError) or not self._is_followed(old):
             return None
-        first = _replay(state, old.chunks[1])
+        if unlocked.end != state.head_offset or not unlocked.are_in(old.chunks[1]):
+            return None
+        was_provable, self._unlocked = self._unlocked is not None, None
+        first = _replay(state, old.chunks[1][unlocked.size :])
         header = parse_log_header(new.chunks[1])
         state.follow_rotation(header)
         second = _replay(state, new.chunks[1][header.hdr_size :])
         self._remember(new, state)
+        if was_provable:
+            self._unlocked = _read_unlocked(new.chunks[1], header.hdr_size, state)
         return Delta(
             np.union1d(first.appended, second.appended),
             np.union1d(first.expunged, second.expunged),
@@ -172,7 +328,7 @@ class IndexFiles:
             if attempt:
                 await trio.sleep(0.005 * 2**attempt)
             try:
-                state = await self._load_once()
+                loaded = await self._load_once()
             except _Moving as exc:
                 reason = exc
                 continue
@@ -182,27 +338,37 @@ class IndexFiles:
             except CorruptFile as exc:
                 reason = exc
                 continue
-            if old is not None and state is None and not await self.exists():
+            if old is not None and loaded.state is None and not await self.exists():
                 return NOTHING
-            self.state = state
-            return _difference(old, state)
+            if self._overtaken:
+                return NOTHING
+            self._take(loaded)
+            return _difference(old, loaded.state)
+        if self._overtaken:
+            return NOTHING
         if not isinstance(reason, CorruptFile):
             reason = CorruptFile(self.log_path, 0, f"base index and log don't fit together: {reason}")
         self._failure = files, reason
         raise reason
 
-    async def _load_once(self) -> IndexState | None:
+    def _take(self, loaded: _Loaded) -> None:
+        self.state, self._unlocked, self.snapshot_head = loaded.state, loaded.unlocked, loaded.snapshot_head
+        if loaded.log is None or loaded.state is None:
+            self._log_id = None
+        else:
+            self._remember(loaded.log, loaded.state)
+
+    async def _load_once(self) -> _Loaded:
         base = await self._load_base()
+        head = (base.log_file_seq, base.head_offset) if base is not None else (0, 0)
         (found,) = await self._fs.peek([_whole(self.log_path)])
         if isinstance(found, FileNotFoundError):
-            self._log_id = None
-            return base
+            return _Loaded(base, None, None, head)
         if isinstance(found, OSError):
             raise odd_file(found, self.log_path) or found
         data = found.chunks[1]
-        state = await self._join(base, data)
-        self._remember(found, state)
-        return state
+        state, start = await self._join(base, data)
+        return _Loaded(state, found, _read_unlocked(data, start, state) if start else None, head)
 
     async def _load_base(self) -> IndexState | None:
         (found,) = await self._fs.peek([_whole(self.base_path)])
@@ -218,8 +384,11 @@ class IndexFiles:
         except FormatError as exc:
             raise CorruptFile(self.base_path, exc.offset, exc.reason) from exc
 
-    async def _join(self, base: IndexState | None, data: bytes) -> IndexState:
-        """Replay the right part of the log (and of ``.log.2``) on *base*."""
+    async def _join(self, base: IndexState | None, data: bytes) -> tuple[IndexState, int]:
+        """Replay the right part of the log (and of ``.log.2``) on *base*.
+
+        Gives the state, and the offset of the log that it was replayed from; 0: it was not.
+        """
         header = parse_log_header(data)
         plan = decide(base, header, log_size=len(data))
         older: bytes | None = None
@@ -231,13 +400,20 @@ class IndexFiles:
         if plan.action is Action.RETRY:
             raise _Moving(plan.reason)
         if len(data) + len(older or b"") < _REPLAY_IN_THREAD:
-            return load(plan, base, data, older)
-        return await trio.to_thread.run_sync(load, plan, base, data, older)
+            state = load(plan, base, data, older)
+        else:
+            state = await trio.to_thread.run_sync(load, plan, base, data, older)
+        return state, plan.log_offset
 
 
 def _whole(path: str, offset: int = 0) -> Peek:
     """The start of a file, and everything from *offset* on."""
-    return Peek(path, ((0, _START), (offset, None)), limit=_LIMIT)
+    return Peek(path, ((0, START), (offset, None)), limit=_LIMIT)
+
+
+def _read_unlocked(log_data: bytes, start: int, state: IndexState) -> Unlocked:
+    """What *state* has of a log that was read whole, from offset *start* on."""
+    return Unlocked(start).more(log_data[start : state.head_offset])
 
 
 def _replay(state: IndexState, data: bytes) -> Delta:

@@ -28,7 +28,7 @@ DOTLOCK_STALE = 180.0
 SUBSCRIPTIONS_STALE = 30.0
 """The same for ``subscriptions.lock``."""
 
-_HEAD = 64
+_HEAD = 512
 """Bytes of a file that are read as soon as it is locked."""
 
 _FIRST_WAIT = 0.0005

@@ -8,11 +8,14 @@
 
 :meth:`IndexLog.locked` takes the log's lock, reads the log to its end through the locked descriptor, and cuts
 off what a crashed writer left behind the last whole transaction; only then the body runs.  ``state`` is
-valid inside of the body alone.  It is kept between two locks and followed, so that the next lock reads only
-what is new.
+valid inside of the body alone.
+
+The state is that of an :class:`~dboxfs.store.indexes.follow.IndexFiles`: the reader's, where this process
+reads the index too.  The lock's holder proves it (``unlocked``), so that only what is new is read.
 
 :meth:`IndexLog.append` writes one transaction with one write.  What was written is replayed into the state
-by the code that replays everybody's records, so the state can't differ from the log.
+by the code that replays everybody's records, so the state can't differ from the log; readers of this process
+see it at once, and read nothing.
 
 Concurrency: a ``trio.Lock`` (tasks of this process, first come first served), then the file's lock.  The
 body hears no cancellation.  Errors while writing leave the log as it was.
@@ -22,7 +25,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -31,7 +34,6 @@ from dboxfs.errors import CorruptFile, FormatError, NoSuchMailbox
 from dboxfs.fsapi import ops
 from dboxfs.index.base import parse_index
 from dboxfs.index.log import (
-    HEADER_SIZE,
     LogHeader,
     RecordType,
     encode_log_header,
@@ -44,7 +46,7 @@ from dboxfs.index.payload import tail_update
 from dboxfs.index.reader import Action, decide, load
 from dboxfs.index.state import IndexState
 from dboxfs.store.disk import AppendFile, Disk
-from dboxfs.store.indexes.follow import IndexFiles
+from dboxfs.store.indexes.follow import START, IndexFiles
 from dboxfs.store.indexes.locks import DOTLOCK_STALE, link_exclusive, lock_log, unlock_log
 
 _IN_THREAD = 1 << 20
@@ -54,31 +56,39 @@ class IndexLog:
     """The index files *stem* in *directory*, for writing.
 
     :param what: what it is the index of, for errors.
+    :param view: gives who reads this index in this process; None: nobody does.
     :ivar directory: where it lies.
     :ivar mutex: in front of the log's lock.
     """
 
-    def __init__(self, disk: Disk, directory: str, stem: str, what: str) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        directory: str,
+        stem: str,
+        what: str,
+        view: Callable[[], IndexFiles | None] = lambda: None,
+    ) -> None:
         self.disk = disk
         self.directory = directory
         self.what = what
         self.base_path = os.path.join(directory, stem)
         self.log_path = self.base_path + ".log"
         self.header = LogHeader(1, 1)
-        self.snapshot_head = (0, 0)
         self.mutex = trio.Lock()
-        self._state: IndexState | None = None
+        self._find_view = view
+        self._own = IndexFiles(disk.fs, directory, stem)
+        self._view = self._own
         self._forgotten = False
-        self._identity: tuple[int, int] | None = None
         self._file: AppendFile | None = None
         self._held: AppendFile
 
     @property
     def state(self) -> IndexState:
         """The index as it is; only while it is locked."""
-        assert self._state is not None
         assert self._file is not None
-        return self._state
+        assert self._view.state is not None
+        return self._view.state
 
     @property
     def file(self) -> AppendFile:
@@ -94,7 +104,16 @@ class IndexLog:
     @property
     def known(self) -> IndexState | None:
         """The index as of the last lock: not what it is now, unless the log ends where it did."""
-        return None if self._forgotten else self._state
+        return None if self._forgotten else self._view.state
+
+    @property
+    def snapshot_head(self) -> tuple[int, int]:
+        """The log (file_seq) and its offset that the snapshot reaches to; zeros: not known."""
+        return self._view.snapshot_head
+
+    @snapshot_head.setter
+    def snapshot_head(self, head: tuple[int, int]) -> None:
+        self._view.snapshot_head = head
 
     def forget(self) -> None:
         """Keep no state; the next lock reads everything.  Who holds it now goes on with what was read."""
@@ -122,6 +141,7 @@ class IndexLog:
                     yield self
             finally:
                 self._file = None
+                self._view.let_go()
                 await unlock_log(self._held)
 
     async def peek(self) -> IndexState:
@@ -129,11 +149,11 @@ class IndexLog:
 
         :raises CorruptFile, OSError: it can't be read.
         """
-        reader = IndexFiles(self.disk.fs, self.directory, os.path.basename(self.base_path))
-        await reader.refresh()
-        if reader.state is None:
+        view = self._find_view() or self._own
+        await view.look()
+        if view.state is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.log_path)
-        return reader.state
+        return view.state
 
     @property
     def known_uid_validity(self) -> int:
@@ -143,18 +163,17 @@ class IndexLog:
     # -- reading -----------------------------------------------------------------------------------------
 
     async def _catch_up(self, file: AppendFile) -> None:
+        self._view = self._find_view() or self._own
         try:
-            head = await file.read(HEADER_SIZE, 0)
-            self.header = parse_log_header(head)
+            start = file.head or await file.read(START, 0)
+            self.header = parse_log_header(start)
             if self.header.marked_corrupted:
                 raise FormatError(4, "marked as corrupted; let Dovecot repair it (doveadm force-resync)")
-            await self._follow(file)
+            if not await self._prove(file, start):
+                await self._load(file, start)
         except FormatError as exc:
-            self._state = None
             raise CorruptFile(self.log_path, exc.offset, exc.reason) from exc
-        except BaseException:
-            self._state = None
-            raise
+        self._forgotten = False
         if file.size > self.state.head_offset:
             await self._cut_unfinished(file, self.state.head_offset)
 
@@ -170,39 +189,28 @@ class IndexLog:
             else await trio.to_thread.run_sync(is_cut_short, rest)
         )
         if not whole:
-            self._state = None
+            self.forget()
             reason = (
                 "the size of a record is damaged, whole ones are behind it; dboxfs rescue keeps the messages"
             )
             raise CorruptFile(self.log_path, end, reason)
         await file.cut(end)
 
-    async def _follow(self, file: AppendFile) -> None:
-        if self._forgotten:
-            self._state, self._forgotten = None, False
-        state = self._state
-        same = state is not None and self._identity == file.identity
-        if state is None or not same or not self._continues(state):
-            self._state = None
-            self._state = await self._load(file)
-            self._identity = file.identity
-            return
-        if file.size < state.head_offset:
-            self._state = None
-            await self._follow(file)
-            return
-        new = await file.read(file.size - state.head_offset, state.head_offset)
-        state.apply_log(new, state.head_offset)
+    async def _prove(self, file: AppendFile, start: bytes) -> bool:
+        """Go on with the state that is known; False: it is not, or is not what the log says."""
+        known = None
+        if not self._forgotten:
+            known = self._view.unproved_from(file.identity, self.header, start)
+        if known is None or known > file.size:
+            return False
+        new = await file.read(file.size - known, known)
+        return self._view.take_over(new)
 
-    def _continues(self, state: IndexState) -> bool:
-        """Whether the log is the one that *state* was at; an inode number may be used again."""
-        return (state.indexid, state.log_file_seq) == (self.header.indexid, self.header.file_seq)
-
-    async def _load(self, file: AppendFile) -> IndexState:
+    async def _load(self, file: AppendFile, start: bytes) -> None:
         base_data = await self.disk.read_whole(self.base_path)
         data = await file.read(file.size, 0)
         base = parse_index(base_data) if base_data is not None else None
-        self.snapshot_head = (base.log_file_seq, base.head_offset) if base is not None else (0, 0)
+        head = (base.log_file_seq, base.head_offset) if base is not None else (0, 0)
         plan = decide(base, self.header, log_size=len(data))
         older: bytes | None = None
         if plan.action is Action.NEED_LOG2:
@@ -210,8 +218,10 @@ class IndexLog:
             older_header = parse_log_header(older) if older is not None else None
             plan = decide(base, self.header, older_header, log_size=len(data), log2_read=True)
         if len(data) + len(older or b"") < _IN_THREAD:
-            return load(plan, base, data, older)
-        return await trio.to_thread.run_sync(load, plan, base, data, older)
+            state = load(plan, base, data, older)
+        else:
+            state = await trio.to_thread.run_sync(load, plan, base, data, older)
+        self._view.adopt(state, file.stat, start, head)
 
     # -- writing -----------------------------------------------------------------------------------------
 
@@ -239,11 +249,11 @@ class IndexLog:
             return
         error = None
         try:
-            error = await self.file.append_durably(data, sync=durable, unlink=unlink)
+            error = await self.file.append_durably(data, sync=durable, unlink=unlink, look=True)
         except OSError:
             await self._cut_back()
             raise
-        state.apply_log(data, state.head_offset)
+        self._view.feed(data, self.file.stat.st_mtime_ns)
         assert state.head_offset == self.file.size, "a reader does not accept what was just written"
         if error is not None:
             raise error
@@ -253,8 +263,7 @@ class IndexLog:
         old, self._file = self.file, file
         file.path = self.log_path
         self.header = header
-        self._identity = file.identity
-        self.state.follow_rotation(header)
+        self._view.follow_rotation(header, file.identity, await file.read(START, 0))
         self._held = file
         await old.close()
 

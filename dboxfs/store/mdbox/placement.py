@@ -193,7 +193,7 @@ class Placer:
             if found is not None:
                 return found
             self._refused.clear()
-        await self._index.refresh()
+        await self._index.look()
         return await self._take_newest(size)
 
     async def _take_newest(self, size: int) -> Container | None:
@@ -257,7 +257,7 @@ class Placer:
         if (now.st_dev, now.st_ino) != file.identity:
             return False
         file.size = container.start = now.st_size
-        await self._index.refresh()  # somebody may have appended before the file was locked
+        await self._index.look()  # somebody may have appended before the file was locked
         if self._end(container.file_id) != file.size or not self._fits(file.size, size):
             return False
         try:

@@ -37,7 +37,7 @@ from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
 from dboxfs.index.mapindex import MapIndex, MapRecord
 from dboxfs.store.attrs import DAMAGED, Facts, Marks, Uids
 from dboxfs.store.backend import Marked, Opened, Scanned, odd_file, scanned
-from dboxfs.store.indexes.follow import IndexFiles
+from dboxfs.store.indexes.follow import Delta, IndexFiles
 from dboxfs.store.location import Location
 from dboxfs.store.plain import PlainBody
 from dboxfs.store.record import (
@@ -85,6 +85,7 @@ class MdboxStorage:
         self.location = location
         self.index = IndexFiles(fs, location.map_dir, "dovecot.map.index")
         self.changed = True
+        self.index.changed = self._fed
         self._map: MapIndex | None = None
         self._open: OrderedDict[int, _Container] = OrderedDict()
 
@@ -105,9 +106,21 @@ class MdboxStorage:
                     self.index.log_path, 0, "the map of the storage is missing; messages can't be found"
                 )
             if delta or self._map is None:
-                self._map = MapIndex(self.index.state)
-                self._drop_purged(self._map)
+                self._take(delta)
+            assert self._map is not None
         return self._map
+
+    def _fed(self, delta: Delta) -> None:
+        """A writer of this process has changed the map, or read it."""
+        if self._map is not None and self.index.state is not None:
+            self._take(delta)
+
+    def _take(self, delta: Delta) -> None:
+        assert self.index.state is not None
+        if self._map is None or self._map.state is not self.index.state:
+            self._map = MapIndex(self.index.state)
+        if delta.reloaded or len(delta.expunged) or len(delta.updated):
+            self._drop_purged(self._map)
 
     def _drop_purged(self, mapping: MapIndex) -> None:
         """Give back the files that a purge has taken out of the map: they hold disk space."""

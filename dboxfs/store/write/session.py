@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import Protocol
 
 from dboxfs.errors import CorruptFile, DboxfsError, NoSuchMailbox, Unsupported
 from dboxfs.fsapi import FileSystem, ops
@@ -41,11 +42,26 @@ KEEP_STATES = 64
 """Mailboxes whose index state stays in memory between two changes."""
 
 
+class Views(Protocol):
+    """Who reads the store in this process: :class:`dboxfs.store.Store`."""
+
+    def mailbox_view(self, name: str) -> IndexFiles | None:
+        """What follows the index of a mailbox; None: nothing does."""
+
+    def map_view(self) -> IndexFiles | None:
+        """What follows the map."""
+
+
+def _no_view() -> None:
+    """Nobody reads it."""
+
+
 class Work:
     """One store being written.
 
+    :param views: who reads it in this process; None: nobody does.
     :ivar map: the map's log (mdbox).
-    :ivar map_view: the map as it was read last, without a lock.
+    :ivar map_view: the map as it was read last, without a lock; the same state as that of ``map``.
     :ivar notes: of what this writer is about to do.
     :ivar never_acknowledged: mdbox: guids of messages that dead writers were about to save (``leftovers``).
     :ivar passed_over: mdbox: somebody held a file in which they may have left something: the notes stay.
@@ -55,7 +71,12 @@ class Work:
     """
 
     def __init__(
-        self, fs: FileSystem, location: Location, owner: os.stat_result, options: WriteOptions
+        self,
+        fs: FileSystem,
+        location: Location,
+        owner: os.stat_result,
+        options: WriteOptions,
+        views: Views | None = None,
     ) -> None:
         self.fs = fs
         self.location = location
@@ -64,8 +85,11 @@ class Work:
         self.mdbox = self.location.kind is Kind.MDBOX
         if self.mdbox and not fs.capabilities.locks:
             raise Unsupported("this driver has no locks; a multi-dbox store can't be written through it")
-        self.map = IndexLog(self.disk, self.location.map_dir, "dovecot.map.index", "the map of the storage")
-        self.map_view = IndexFiles(fs, self.location.map_dir, "dovecot.map.index")
+        self._views = views
+        seen = views.map_view() if views is not None else None
+        self.map_view = seen or IndexFiles(fs, self.location.map_dir, "dovecot.map.index")
+        what = "the map of the storage"
+        self.map = IndexLog(self.disk, location.map_dir, "dovecot.map.index", what, lambda: self.map_view)
         self.notes = Notes(self.disk, location.control_dir)
         self.never_acknowledged: frozenset[bytes] = frozenset()
         self.passed_over = False
@@ -114,7 +138,9 @@ class Work:
 
     def new_index(self, name: str) -> IndexLog:
         """An index of a mailbox that is not kept: for a look that should push nothing else out of memory."""
-        return IndexLog(self.disk, self.index_directory(name), "dovecot.index", self.shown(name))
+        views = self._views
+        view = partial(views.mailbox_view, name) if views is not None else _no_view
+        return IndexLog(self.disk, self.index_directory(name), "dovecot.index", self.shown(name), view)
 
     def shown(self, name: str) -> str:
         """The name of a mailbox for people: storage names are encoded."""
@@ -251,7 +277,7 @@ class Work:
         :raises FileNotFoundError: there is none.
         :raises CorruptFile, OSError: it can't be read.
         """
-        await self.map_view.refresh()
+        await self.map_view.look()
         if self.map_view.state is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.map.log_path)
         return MapIndex(self.map_view.state)

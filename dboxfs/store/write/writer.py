@@ -51,7 +51,7 @@ from dboxfs.store.write.naming import Namer, Wanted
 from dboxfs.store.write.notes import Note
 from dboxfs.store.write.recover import recover
 from dboxfs.store.write.results import Copied, Saved
-from dboxfs.store.write.session import Work, visible
+from dboxfs.store.write.session import Views, Work, visible
 from dboxfs.store.write.spool import Spool
 from dboxfs.store.write.subscriptions import subscribe
 from dboxfs.store.write.sweep import sweep
@@ -66,6 +66,7 @@ class StoreWriter:
     """Writes one store; see the module.  One for each store and process.
 
     :param owner: attributes of the store's root directory: what is new gets its owner, group and modes.
+    :param views: the store, where this process reads it too: it shows at once what is written here.
     """
 
     def __init__(
@@ -74,10 +75,12 @@ class StoreWriter:
         location: Location,
         owner: os.stat_result,
         options: WriteOptions | None = None,
+        *,
+        views: Views | None = None,
     ) -> None:
         self.options = options or WriteOptions()
         self.location = location
-        self._work = Work(fs, location, owner, self.options)
+        self._work = Work(fs, location, owner, self.options, views)
         self._work.repair = repair_storage
         self._sdbox = SdboxWriter(self._work)
         self._mdbox = MdboxWriter(self._work) if self._work.mdbox else None
