@@ -17,7 +17,7 @@ import trio
 
 from dboxfs.fsapi import FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.fuse.mount import check_mountpoint, run
-from dboxfs.store import Location, parse_location, walk
+from dboxfs.store import Location, parse_location, prefetch
 from dboxfs.vfs.options import MountOptions
 
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.one_at_a_time:
         arguments.workers = 1
-        walk.FIRST = walk.MOST = 0
+        prefetch.FIRST_WINDOW = prefetch.LARGEST_WINDOW = 0
     location = parse_location(arguments.store)
     mountpoint = check_mountpoint(arguments.mountpoint)
     trio.run(_serve, location, mountpoint, arguments.workers, arguments.latency)

@@ -6,7 +6,8 @@ from dboxfs.store.folder import Folder, Listener
 from dboxfs.store.indexes.follow import Delta
 from dboxfs.store.location import Kind, Location, parse_location
 from dboxfs.store.mailbox import Details, Mailbox
-from dboxfs.store.store import Store, open_store
+from dboxfs.store.opening import open_store
+from dboxfs.store.store import Store
 
 __all__ = [
     "DAMAGED",

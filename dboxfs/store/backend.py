@@ -1,8 +1,11 @@
-"""What single-dbox and multi-dbox have in common: the interface between a mailbox and its message files."""
+"""What single-dbox and multi-dbox have in common, as readers see it.
+
+Which of the two a store is, is decided once, when the store is opened: it gets its :class:`Backend`, and each
+mailbox gets its :class:`MessageFiles` from that.
+"""
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,9 +15,11 @@ import numpy.typing as npt
 
 from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
 from dboxfs.fsapi import Handle
-from dboxfs.store.attrs import DAMAGED, Facts, Marks, Uids
-from dboxfs.store.plain import PlainBody
-from dboxfs.store.record import Record
+from dboxfs.index.state import IndexState
+from dboxfs.store.attrs import DAMAGED, Facts, FactTable, Marks, Uids
+from dboxfs.store.body_plain import PlainBody
+from dboxfs.store.saved_dates import CachePlaces, SavedDates
+from dboxfs.store.stored_record import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,25 +59,6 @@ class Opened:
     close: Callable[[], None]
 
 
-_ODD = {
-    errno.EISDIR: "a directory stands in the place of the file",
-    errno.ELOOP: "a symbolic link stands in the place of the file: links to files are not followed",
-    errno.ESPIPE: "a FIFO or a device stands in the place of the file",
-    errno.ENXIO: "a socket or a device that isn't there stands in the place of the file",
-}
-
-
-def odd_file(error: OSError, path: str) -> CorruptFile | None:
-    """The damage that *error* tells of, if *path* is no regular file; None: it says nothing about it."""
-    what = _ODD.get(error.errno or 0)
-    return CorruptFile(path, 0, what) if what is not None else None
-
-
-def why_unreadable(error: OSError) -> str:
-    """Why a file of messages can't be read, in words."""
-    return _ODD.get(error.errno or 0) or error.strerror or str(error)
-
-
 def scanned(uid: int, record: Record, path: str, saved: int, mark: int) -> Scanned:
     """*record*, understood; one whose received date is damaged can still be read, and has its true size."""
     try:
@@ -82,15 +68,41 @@ def scanned(uid: int, record: Record, path: str, saved: int, mark: int) -> Scann
         return Scanned(uid, Facts(DAMAGED, record.size, 0, saved), record, error)
 
 
+StateOf = Callable[[], IndexState | None]
+"""Gives the state of a mailbox's index as it is now; None: the mailbox has no index."""
+
+
+class Backend(Protocol):
+    """The message files of a whole store."""
+
+    def mailbox(self, name: str, state: StateOf) -> MessageFiles:
+        """Those of a mailbox.
+
+        :param name: storage name.
+        """
+        ...
+
+    def map_changed(self) -> None:
+        """Something has changed in the directory of the map."""
+        ...
+
+    def close(self) -> None:
+        """Close the files that are kept open."""
+        ...
+
+
 class MessageFiles(Protocol):
     """The message files of one mailbox.
 
-    ``ahead_pays``: by what the last :meth:`open_now` met, it is worth the while to bring the next ones ahead.
-    ``marks_at_once``: how many messages :meth:`marks` is best asked for in one call.
+    :ivar ahead_pays: by what the last :meth:`open_now` met, it is worth the while to bring the next messages
+        ahead.
+    :ivar marks_at_once: how many messages :meth:`marks` is best asked for in one call.
+    :ivar flags_tell_moves: a message may lie elsewhere since its flags were updated in the index.
     """
 
     ahead_pays: bool
     marks_at_once: int
+    flags_tell_moves: bool
 
     async def generation(self) -> bytes | None:
         """16 bytes that change when Dovecot has repaired what these files are found by; None: not known.
@@ -126,6 +138,21 @@ class MessageFiles(Protocol):
 
     def prefetch(self, uids: Uids, sizes: list[int]) -> None:
         """*uids* will be opened soon: begin to bring them into memory.  Never waits or fails."""
+
+    async def saved_dates(self, uids: Uids, limit: int) -> SavedDates | None:
+        """What Dovecot remembers of when *uids* were saved; None: index or files say it.
+
+        :param limit: a larger memory (bytes) is not read.
+        """
+
+    async def look_again_for_dates(self, facts: FactTable) -> Uids:
+        """Dovecot may have remembered saved dates since *facts* were read.  The uids whose date changed."""
+
+    def cache_places(self) -> CachePlaces | None:
+        """Where Dovecot's memory of saved dates has messages; None: there is none."""
+
+    def attachment_suffix(self, uid: int) -> str:
+        """What the names of a message's attachment files end with, behind what the metadata say."""
 
     def where(self, opened: Opened) -> str:
         """``<path below the root> <offset> <bytes>``: where the record lies, for people."""

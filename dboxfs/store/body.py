@@ -32,7 +32,7 @@ from dboxfs.dbox import (
 from dboxfs.errors import CorruptFile, EncryptedMessage, FormatError
 from dboxfs.fsapi import FileSystem, Handle, PageCache
 from dboxfs.store.backend import Opened
-from dboxfs.store.plain import PlainBody
+from dboxfs.store.body_plain import PlainBody
 
 TEXT_PAGE = 64 << 10
 """Bytes of plain text in one page of the cache."""

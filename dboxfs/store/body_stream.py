@@ -4,8 +4,8 @@ Positions (``record``) need the end of the file first, or the map.  A :class:`Bo
 reads a ``u.N`` from its first byte on, also one that is not open yet, and learns size and metadata when the
 body has passed.  For backups, copies and checks, which read everything anyway: one pass, no seek.
 
-The answers are those of :func:`dboxfs.store.record.parse_record` for the same file, the same error included
-where there is no whole record.
+The answers are those of :func:`dboxfs.store.stored_record.parse_record` for the same file, the same error
+included where there is no whole record.
 """
 
 from __future__ import annotations

@@ -48,3 +48,37 @@ class Listener:
     messages: Callable[[Folder, Delta], None]
     folder_gone: Callable[[Folder], None]
     folder_new: Callable[[Folder], None]
+
+
+class Listeners:
+    """All who are told, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._all: list[Listener] = []
+
+    def add(self, listener: Listener) -> None:
+        """Tell *listener* too, from now on."""
+        self._all.append(listener)
+
+    def messages(self, folder: Folder, delta: Delta) -> None:
+        """The folder's mailbox has changed."""
+        for listener in self._all:
+            listener.messages(folder, delta)
+
+    def folder_new(self, folder: Folder) -> None:
+        """The folder is there."""
+        for listener in self._all:
+            listener.folder_new(folder)
+
+    def folder_gone(self, folder: Folder) -> None:
+        """The folder has gone."""
+        for listener in self._all:
+            listener.folder_gone(folder)
+
+    def changed(self, folder: Folder, delta: Delta, *, another: bool) -> None:
+        """What the folder's mailbox has now is another mailbox (*another*), or has changed by *delta*."""
+        if another:
+            self.folder_gone(folder)
+            self.folder_new(folder)
+        elif delta:
+            self.messages(folder, delta)

@@ -41,7 +41,7 @@ from dboxfs.index.state import IndexState
 from dboxfs.store.evidence import MESSAGE, NOTE
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.mailbox_names import display_name
-from dboxfs.store.mdbox.read import MdboxStorage
+from dboxfs.store.mdbox.storage import MdboxStorage
 
 if TYPE_CHECKING:
     from dboxfs.store.store import Store

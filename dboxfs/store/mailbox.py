@@ -4,45 +4,33 @@ A :class:`Mailbox` shows what Dovecot would show: the messages of the index stat
 somebody asked for (Dovecot executes such a request before it shows the mailbox again).  ``uids`` is
 replaced, never changed, so an array that somebody holds stays what it was.
 
-Facts (exact size, dates) are read from the message files once: for one message when somebody asks for it
-(:meth:`facts_of`), for all of them in the background when a listing begins (:meth:`scan`).  When the index
-was rebuilt they are read again: Dovecot may have repaired the files.
-
-A message that isn't where the index says may have been expunged or moved a moment ago.  So the index is
-followed once more before a message counts as damaged.
+Attributes (exact size, dates) are read from the message files once (``attr_reader.py``).  When the index was
+rebuilt they are read again: Dovecot may have repaired the files.
 """
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-import trio
 
 from dboxfs.dbox import Metadata
-from dboxfs.errors import CorruptFile, DboxfsError, EncryptedMessage, NoSuchMailbox, NoSuchMessage
+from dboxfs.errors import CorruptFile, EncryptedMessage, NoSuchMessage
 from dboxfs.fsapi import FileSystem
-from dboxfs.index.mailbox import MailboxHeader, guids, mailbox_header, map_uid, map_uids, save_dates
+from dboxfs.index.mailbox import MailboxHeader, mailbox_header
 from dboxfs.index.state import IndexState
-from dboxfs.store import saved_dates
+from dboxfs.store.attr_reader import AttrReader
 from dboxfs.store.attrs import DAMAGED, KNOWN, Facts, FactTable, Uids
-from dboxfs.store.backend import MessageFiles, Opened, Scanned
+from dboxfs.store.backend import Backend, Opened
 from dboxfs.store.body import Body, open_body, settled
 from dboxfs.store.details_cache import LocationTable
 from dboxfs.store.indexes.follow import NOTHING, Delta, IndexFiles
-from dboxfs.store.location import Kind, Location
+from dboxfs.store.location import Location
 from dboxfs.store.mailbox_names import display_name
-from dboxfs.store.mdbox.read import MdboxFiles, MdboxStorage
-from dboxfs.store.prefetch import AheadFiles
-from dboxfs.store.saved_dates import SavedDates, load_saved_dates
-from dboxfs.store.sdbox.read import SdboxFiles
-from dboxfs.store.size_recall import CachePlaces, Recall
+from dboxfs.store.prefetch import Walk
+from dboxfs.store.size_recall import Recall
 from dboxfs.store.size_table import SizeTables
-from dboxfs.store.walk import Walk
 from dboxfs.util.coalesce import Joined
 
 FLAG_NAMES = (
@@ -54,9 +42,6 @@ FLAG_NAMES = (
 )
 """System flags in the order in which Dovecot prints them (mail-index section 3)."""
 
-_BATCH = 256
-_BATCHES_AT_ONCE = 4
-_KEEP_EVERY = 16384  # rows; then each time that a scan has doubled what is known
 _NO_UIDS: Uids = np.empty(0, np.uint32)
 
 
@@ -73,7 +58,7 @@ class Mailbox:
 
     :param report: told of damage and of files that can't be read, with the message that it is about.
     :param resync: follows the index of the mailbox now, and tells whoever has to know what changed.
-    :param ahead: the store's table of files that are opened ahead (sdbox).
+    :param backend: the message files of the store.
     :param sizes: where facts are kept beyond this mount; None: nowhere.
     :param records: the store's table of parsed records.
     :ivar identity: guid and uid_validity of what is shown.
@@ -86,11 +71,10 @@ class Mailbox:
         fs: FileSystem,
         location: Location,
         name: str,
-        storage: MdboxStorage | None,
+        backend: Backend,
         *,
         report: Callable[[str, Exception], None],
         resync: Callable[[Mailbox], Awaitable[None]],
-        ahead: AheadFiles | None = None,
         sizes: SizeTables | None = None,
         records: LocationTable[Details] | None = None,
     ) -> None:
@@ -99,10 +83,6 @@ class Mailbox:
         self.uids: Uids = _NO_UIDS
         self.shown_next = 1
         self.facts = FactTable()
-        self.scanning = False
-        self._scan_began = 0.0
-        self._scan_todo = 0
-        self._fresh = 0
         self.refreshing = Joined()
         self._fs = fs
         self._location = location
@@ -111,16 +91,12 @@ class Mailbox:
         self._header: MailboxHeader | None = None
         self._report = report
         self._resync = resync
-        self._progress = trio.Event()
         self._ahead = Walk(self._prefetch)
-        self.files: MessageFiles
-        if storage is None:
-            self.files = SdboxFiles(fs, location, name, ahead, self._rebuilds)
-        else:
-            self.files = MdboxFiles(storage, self._map_uids, self._map_uid, self._guids)
+        self.files = backend.mailbox(name, lambda: self.index.state)
         self._records: LocationTable[Details] = records if records is not None else LocationTable()
         self._owner = object()  # of what is in that table; another one when the mailbox changes
-        self._recall = Recall(sizes, self.files) if sizes is not None else None
+        recall = Recall(sizes, self.files) if sizes is not None else None
+        self._attrs = AttrReader(self, self.files, recall, report)
 
     # -- the mailbox ---------------------------------------------------------------------------
 
@@ -209,18 +185,15 @@ class Mailbox:
             self.facts = FactTable()  # another mailbox, or one that was rebuilt and its files repaired
         self.facts.sync(self.uids)
         self.shown_next = state.next_uid
-        if delta.reloaded or (self._location.kind is Kind.SDBOX and len(delta.updated)):
-            self._owner = object()  # an altmove is an update of the message's flags
+        if delta.reloaded or (self.files.flags_tell_moves and len(delta.updated)):
+            self._owner = object()
         if delta.reloaded or len(delta.appended):
             self.files.forget()
         return delta
 
     async def refresh_dates(self) -> Uids:
-        """sdbox: Dovecot may have remembered saved dates since.  The uids whose date changed."""
-        state = self.state
-        if self._location.kind is not Kind.SDBOX or state is None:
-            return _NO_UIDS
-        return await saved_dates.look_again(self._fs, self._cache_path, state, self.facts)
+        """Dovecot may have remembered saved dates since.  The uids whose date changed."""
+        return await self.files.look_again_for_dates(self.facts)
 
     async def exists(self) -> bool:
         """Whether the directory of the index is there (always, where there never was an index)."""
@@ -231,7 +204,7 @@ class Mailbox:
         self.uids = _NO_UIDS
         self.facts = FactTable()
 
-    # -- facts ---------------------------------------------------------------------------------
+    # -- attributes ----------------------------------------------------------------------------
 
     async def facts_of(self, uid: int) -> Facts:
         """Exact size and dates of *uid*, read from its file if they aren't known yet, or if it was damaged.
@@ -240,147 +213,45 @@ class Mailbox:
         :raises NoSuchMailbox: the mailbox isn't where it was.
         :raises OSError: its file can't be read.
         """
-        error: Exception | None = None
-        for _ in range(2):  # again if the mailbox was reloaded meanwhile
-            facts = self._known(uid)
-            if facts.known and not facts.damaged:
-                return facts
-            table = self.facts
-            error = (await self._look_at(np.array([uid], np.uint32), saved_dates.FEW)).get(uid)
-            if table is self.facts:
-                break
-        facts = self._known(uid)
-        if facts.known:
-            return facts
-        raise (
-            error
-            if isinstance(error, OSError | NoSuchMailbox)
-            else OSError(errno.EIO, f"uid {uid} can't be read")
-        )
-
-    def _known(self, uid: int) -> Facts:
-        facts = self.facts.get(uid)
-        if facts is None:
-            raise NoSuchMessage(f"{self.display_name}: no message with uid {uid}")
-        return facts
+        return await self._attrs.facts_of(uid)
 
     async def scan(self) -> None:
         """Read the facts of all messages of which nothing is known; returns when that is done.
 
         What can't be read is reported, not raised.
         """
-        while self.scanning:
-            await self.wait_scan()
-        self.scanning = True
-        self._scan_began, self._scan_todo = trio.current_time(), self.facts.unknown
-        try:
-            await self._take_remembered()
-            todo = self.facts.unknown_uids()
-            dates = await self._saved_dates(todo, saved_dates.ALL)
-            batches = iter([todo[i : i + _BATCH] for i in range(0, len(todo), _BATCH)])
-            async with trio.open_nursery() as nursery:
-                for _ in range(_BATCHES_AT_ONCE):
-                    nursery.start_soon(self._scan_batches, batches, dates)
-        finally:
-            self.scanning = False
-            self._advance()
-        await self.keep_sizes()
+        await self._attrs.scan()
+
+    @property
+    def scanning(self) -> bool:
+        """A scan runs."""
+        return self._attrs.scanning
 
     @property
     def scan_rate(self) -> float:
         """Messages a second that the scan that runs gets known; 0: none runs."""
-        seconds = trio.current_time() - self._scan_began
-        done = self._scan_todo - self.facts.unknown
-        return max(done, 0) / seconds if self.scanning and seconds > 0 else 0.0
-
-    async def _take_remembered(self) -> None:
-        """What an earlier mount has read needn't be read again."""
-        table, guid, state = self.facts, self.guid, self.state
-        if self._recall is None or guid is None or state is None or not table.unknown:
-            return
-
-        def advance() -> bool:
-            self._advance()
-            return not self._replaced(table)
-
-        cache: CachePlaces | None = None
-        if self._location.kind is Kind.SDBOX:
-            cache = CachePlaces(
-                partial(saved_dates.offsets_of, state),
-                saved_dates.cache_seq(state),
-                lambda uids: self._saved_dates(uids, saved_dates.ALL),
-            )
-        await self._recall.take(table, guid, self.uid_validity, cache, advance)
-
-    async def keep_sizes(self, *, final: bool = False) -> None:
-        """Write new facts into the size table, if they are many enough.  *final*: the mount ends."""
-        if self._recall is not None and self.guid is not None:
-            await self._recall.keep(self.facts, self.guid, self.uid_validity, final=final)
-
-    async def _scan_batches(self, batches: Iterator[Uids], dates: SavedDates | None) -> None:
-        for batch in batches:
-            await self._scan_batch(batch, dates)
-            self._advance()
-            self._fresh += len(batch)
-            if self._fresh >= max(_KEEP_EVERY, len(self.facts) - self.facts.unknown - self._fresh):
-                self._fresh = 0
-                await self.keep_sizes()
-
-    async def _look_at(self, uids: Uids, limit: int) -> dict[int, Exception]:
-        return await self._scan_batch(uids, await self._saved_dates(uids, limit))
-
-    async def _scan_batch(self, uids: Uids, dates: SavedDates | None) -> dict[int, Exception]:
-        """Read the facts of *uids* into the table; gives what went wrong, by uid."""
-        table = self.facts
-        answers = {scanned.uid: scanned for scanned in await self._read_facts(uids)}
-        if any(scanned.error is not None for scanned in answers.values()):
-            await self._resync(self)  # maybe it is expunged or moved, and we only haven't heard of it yet
-            failed = [uid for uid, scanned in answers.items() if scanned.error is not None]
-            again = np.array([uid for uid in failed if uid in self], np.uint32)
-            answers.update((scanned.uid, scanned) for scanned in await self._read_facts(again))
-            if any(scanned.error is not None for scanned in answers.values()) and await self._is_away():
-                return dict.fromkeys(uids.tolist(), NoSuchMailbox(self.display_name))
-        if self._replaced(table):
-            return {}
-        for uid, scanned in answers.items():
-            if uid in self:
-                self._take(scanned, dates)
-        return {uid: scanned.error for uid, scanned in answers.items() if scanned.error is not None}
-
-    def _replaced(self, table: FactTable) -> bool:
-        return self.facts is not table
-
-    async def _read_facts(self, uids: Uids) -> list[Scanned]:
-        if not len(uids):
-            return []
-        try:
-            return await self.files.scan(uids)
-        except OSError as exc:
-            return [Scanned(uid, None, None, exc) for uid in uids.tolist()]
-        except CorruptFile as exc:  # not a message but the map: nothing can be found
-            self._report("", exc)
-            return [Scanned(uid, Facts(DAMAGED, 0, 0, 0), None, None) for uid in uids.tolist()]
-
-    def _take(self, scanned: Scanned, dates: SavedDates | None) -> None:
-        facts = scanned.facts
-        if scanned.error is None and facts is not None:
-            saved = dates.get(scanned.uid) if dates is not None else None
-            facts = facts if saved is None else replace(facts, saved=saved)
-            self.facts.put(scanned.uid, facts, scanned.mark if self._recall is not None else None)
-            if dates is not None:
-                saved_dates.remember(self.facts, scanned.uid, dates)
-        elif isinstance(scanned.error, DboxfsError):
-            self.facts.put(scanned.uid, facts or Facts(DAMAGED, 0, 0, 0))
-            self._report(f"{self.display_name}: uid {scanned.uid}", scanned.error)
-
-    def _advance(self) -> None:
-        self._progress.set()
-        self._progress = trio.Event()
+        return self._attrs.rate
 
     async def wait_scan(self) -> None:
         """Wait until a scan that runs has made some progress.  Returns at once when none runs."""
-        if self.scanning:
-            await self._progress.wait()
+        await self._attrs.wait_scan()
+
+    async def keep_sizes(self, *, final: bool = False) -> None:
+        """Write new facts into the size table, if they are many enough.
+
+        :param final: the mount ends: write them all.
+        """
+        await self._attrs.keep_sizes(final=final)
+
+    def known(self, uid: int) -> Facts:
+        """What is known of *uid*.
+
+        :raises NoSuchMessage: the mailbox doesn't have it.
+        """
+        facts = self.facts.get(uid)
+        if facts is None:
+            raise NoSuchMessage(f"{self.display_name}: no message with uid {uid}")
+        return facts
 
     # -- one message ---------------------------------------------------------------------------
 
@@ -394,12 +265,12 @@ class Mailbox:
         """
         try:
             opened = await self.open_record(uid)
-            body = open_body(self._fs, opened, self._location.attachments, self._suffix(uid))
+            body = open_body(self._fs, opened, self._location.attachments, self.files.attachment_suffix(uid))
         except EncryptedMessage as exc:
             self._report(f"{self.display_name}: uid {uid}", exc)
             raise
         except CorruptFile as exc:
-            facts = self._known(uid)
+            facts = self.known(uid)
             self.facts.put(uid, Facts(DAMAGED, facts.size, facts.received, facts.saved))
             self._report(f"{self.display_name}: uid {uid}", exc)
             raise
@@ -419,23 +290,27 @@ class Mailbox:
 
     async def _open(self, uid: int) -> Opened:
         """Open *uid*; what can't be found is looked for again in a fresh index."""
-        self._known(uid)
+        self.known(uid)
         try:
             return await self.files.open(uid)
         except (CorruptFile, NoSuchMessage):
-            await self._resync(self)
-        self._known(uid)
+            await self.resync()
+        self.known(uid)
         try:
             return await self.files.open(uid)
         except NoSuchMessage as exc:
-            if await self._is_away():
+            if await self.is_away():
                 raise
             path = str(exc).rpartition(": ")[0]
             if not path.startswith("/"):
                 path = self.index.log_path
             raise CorruptFile(path, 0, "the index names this message, but its file is missing") from exc
 
-    async def _is_away(self) -> bool:
+    async def resync(self) -> None:
+        """Follow the index now; the store tells its listeners what changed."""
+        await self._resync(self)
+
+    async def is_away(self) -> bool:
         """Whether the mailbox isn't where it was: it was renamed or deleted, and nobody has told us yet.
 
         Its files are no damage then.
@@ -448,11 +323,6 @@ class Mailbox:
             except OSError:  # nobody can say
                 return False
         return False
-
-    def _suffix(self, uid: int) -> str:
-        if self._location.kind is Kind.MDBOX or self.guid is None:
-            return ""
-        return f"-{self.guid.hex()}-{uid}"
 
     def open_now(self, uid: int) -> Body | None:
         """The bytes of *uid* if everything that :meth:`open` needs is in memory; None: ``open`` it is.
@@ -477,7 +347,7 @@ class Mailbox:
         :raises NoSuchMessage, CorruptFile, OSError: as :meth:`open`.
         """
         owner, place = self._owner, self.files.place_now(uid)
-        if place is not None and not self._known(uid).damaged:
+        if place is not None and not self.known(uid).damaged:
             known = self._records.get((owner, uid, place))
             if known is not None:
                 return known
@@ -514,50 +384,6 @@ class Mailbox:
         return state, row
 
     # -- what the message files ask ------------------------------------------------------------
-
-    def _map_uids(self, uids: Uids) -> tuple[np.ndarray, np.ndarray]:
-        """(map_uid, save_date) of *uids*; zeros for those that the index doesn't have."""
-        numbers, dates = np.zeros(len(uids), np.uint32), np.zeros(len(uids), np.uint32)
-        state = self.state
-        if (
-            state is not None
-            and (of_row := map_uids(state)) is not None
-            and (saved := save_dates(state)) is not None
-        ):
-            rows = state.rows_of(uids)
-            found = rows >= 0
-            numbers[found] = of_row[rows[found]]
-            dates[found] = saved[rows[found]]
-        return numbers, dates
-
-    def _map_uid(self, uid: int) -> int:
-        """The map uid of *uid*; 0 if the index has none."""
-        state = self.state
-        row = state.row_of(uid) if state is not None else -1
-        return map_uid(state, row) if state is not None and row >= 0 else 0
-
-    def _guids(self, uids: Uids) -> npt.NDArray[np.uint8]:
-        """The GUIDs that the index has of *uids*, uint8[n, 16]; zeros for those that it has none of."""
-        found, state = np.zeros((len(uids), 16), np.uint8), self.state
-        column = guids(state) if state is not None else None
-        if state is not None and column is not None:
-            rows = state.rows_of(uids)
-            found[rows >= 0] = column[rows[rows >= 0]]
-        return found
-
-    def _rebuilds(self) -> int:
-        """sdbox: how often Dovecot has rebuilt the index."""
-        return self._header.rebuild_count if self._header is not None else 0
-
-    @property
-    def _cache_path(self) -> str:
-        return self._location.cache_path(self.name)
-
-    async def _saved_dates(self, uids: Uids, limit: int) -> SavedDates | None:
-        """sdbox: what Dovecot remembers of when *uids* were saved; None: the files say it."""
-        if self._location.kind is not Kind.SDBOX or self.state is None:
-            return None
-        return await load_saved_dates(self._fs, self._cache_path, self.state, uids, limit)
 
 
 def _visible(delta: Delta, before: Uids, after: Uids) -> Delta:

@@ -1,6 +1,12 @@
-"""Files that are brought ahead before anybody asks for them: one bounded table for the whole store.
+"""Messages are brought into memory before a reader asks for them: when a mailbox is walked through.
 
-A walk through an sdbox mailbox opens each message's file; this prepares the next ones in parallel.  Where
+A walk (:class:`Walk`) is a run of opens at rising positions with small gaps, as ``tar``, ``grep -r`` and
+backup software make them: they take files in the order of the listing or of inode numbers, which here is the
+order of uids.  The first opens of a walk bring :data:`FIRST_WINDOW` messages ahead; each time half of what
+was brought is used up the window doubles, up to :data:`LARGEST_WINDOW`.  Anything else ends the walk and
+brings nothing.
+
+In an sdbox each message is a file (:class:`AheadFiles`): the next ones are opened in parallel.  Where
 the kernel keeps what was read, that means to open each, ask for its bytes and close it, some at a time:
 what follows finds path and bytes in the kernel's caches.  Elsewhere (storage that can't be read without
 waiting) the handle stays open here until it is taken.  What nobody takes is closed when newer ones need the
@@ -11,12 +17,20 @@ out.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import trio
 
 from dboxfs.fsapi import FileSystem, Handle
+
+FIRST_WINDOW = 16
+"""How many messages a new walk brings ahead."""
+
+LARGEST_WINDOW = 128
+"""How many messages a walk brings ahead, at most."""
+
+_STRIDE = 4  # positions from one open to the next that still are a walk
 
 MOST_FILES = 256
 """How many files at most."""
@@ -32,7 +46,7 @@ class _Waiting:
 
 
 class AheadFiles:
-    """What was brought ahead, by path, the oldest first."""
+    """The files of a whole store that were brought ahead, by path, the oldest first."""
 
     def __init__(self, fs: FileSystem) -> None:
         self._fs = fs
@@ -111,3 +125,36 @@ class AheadFiles:
     def _close(waiting: _Waiting | None) -> None:
         if waiting is not None and waiting.handle is not None:
             waiting.handle.close()
+
+
+class Walk:
+    """Notices that a mailbox is walked through, message after message, by the opens of its messages.
+
+    :param bring: called with positions [first, last): bring these messages ahead.  ``last`` may be beyond
+    the end.
+    """
+
+    __slots__ = ("_bring", "_brought", "_last", "_window")
+
+    def __init__(self, bring: Callable[[int, int], None]) -> None:
+        self._bring = bring
+        self._last = -1
+        self._brought = 0
+        self._window = 0
+
+    def opened(self, position: int, *, useful: bool) -> None:
+        """The message at *position* is opened now; *useful*: not everything is in memory anyhow."""
+        step = position - self._last
+        self._last = position
+        if not 0 < step <= _STRIDE or not useful:
+            self._window = 0
+            return
+        if not self._window:
+            self._window, self._brought = FIRST_WINDOW, position + 1
+        elif self._brought - position > self._window // 2:
+            return
+        else:
+            self._window = min(self._window * 2, LARGEST_WINDOW)
+            self._brought = max(self._brought, position + 1)
+        first, self._brought = self._brought, position + 1 + self._window
+        self._bring(first, self._brought)

@@ -12,6 +12,7 @@ Dovecot; one that is damaged or doesn't belong to the index counts as empty (mai
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import numpy as np
@@ -25,10 +26,10 @@ from dboxfs.store.attrs import KNOWN, FactTable, Uids
 
 log = logging.getLogger(__name__)
 
-FEW = 16 << 20
+READ_FOR_FEW = 16 << 20
 """Most bytes of the cache file that are read for the sake of a few messages."""
 
-ALL = 1 << 30
+READ_FOR_ALL = 1 << 30
 """Most bytes that are read when all messages are looked at."""
 
 
@@ -119,7 +120,7 @@ async def look_again(fs: FileSystem, path: str, state: IndexState, table: FactTa
     uids: Uids = table.uids[(offsets != table.cached_at) & ((table.columns().state & np.uint8(KNOWN)) != 0)]
     if not len(uids):
         return uids
-    dates = await load_saved_dates(fs, path, state, uids, FEW)
+    dates = await load_saved_dates(fs, path, state, uids, READ_FOR_FEW)
     changed: list[int] = []
     for uid in uids.tolist():
         facts, saved = table.get(uid), dates.get(uid)
@@ -128,3 +129,22 @@ async def look_again(fs: FileSystem, path: str, state: IndexState, table: FactTa
             table.put(uid, replace(facts, saved=saved))
         remember(table, uid, dates)
     return np.array(changed, np.uint32)
+
+
+class CachePlaces:
+    """sdbox: where the cache file of Dovecot has messages, and how to ask it.
+
+    :param offsets: gives the offset of each uid, 0: nowhere.
+    :param seq: file_seq of the cache that they are for.
+    :param dates: reads the saved dates of uids from it.
+    """
+
+    def __init__(
+        self,
+        offsets: Callable[[Uids], Uids],
+        seq: int,
+        dates: Callable[[Uids], Awaitable[SavedDates | None]],
+    ) -> None:
+        self.offsets = offsets
+        self.seq = seq
+        self.dates = dates

@@ -13,14 +13,14 @@ during and after a scan and at the end of the mount, and writes only when there 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import numpy as np
 
 from dboxfs.errors import CorruptFile
 from dboxfs.store.attrs import DAMAGED, FactColumns, FactTable, Uids
 from dboxfs.store.backend import MessageFiles
-from dboxfs.store.saved_dates import SavedDates
+from dboxfs.store.saved_dates import CachePlaces, SavedDates
 from dboxfs.store.size_format import BLOCK_ROWS, NOT_CACHED, Key, Remembered, merged, usable
 from dboxfs.store.size_table import SizeTables, TableFile
 
@@ -29,25 +29,6 @@ LEAST = 64
 
 SHARE = 32
 """A table is written again when this part of it is new, or everything at the end of the mount."""
-
-
-class CachePlaces:
-    """sdbox: where the cache file of Dovecot has messages, and how to ask it.
-
-    :param offsets: gives the offset of each uid, 0: nowhere.
-    :param seq: file_seq of the cache that they are for.
-    :param dates: reads the saved dates of uids from it.
-    """
-
-    def __init__(
-        self,
-        offsets: Callable[[Uids], Uids],
-        seq: int,
-        dates: Callable[[Uids], Awaitable[SavedDates | None]],
-    ) -> None:
-        self.offsets = offsets
-        self.seq = seq
-        self.dates = dates
 
 
 class Recall:

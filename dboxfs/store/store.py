@@ -24,8 +24,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 
 import trio
@@ -33,16 +31,17 @@ import trio
 from dboxfs.errors import CorruptFile, DboxfsError, NoSuchStore
 from dboxfs.fsapi import FileSystem
 from dboxfs.fsapi.ops import fresh
+from dboxfs.store.backend import Backend
 from dboxfs.store.changes import Changes
 from dboxfs.store.damage_log import DamageLog, IndexErrors
 from dboxfs.store.dbox_version import recorded_version
 from dboxfs.store.details_cache import DEFAULT_LIMIT, LocationTable
-from dboxfs.store.folder import Folder, Listener
+from dboxfs.store.folder import Folder, Listener, Listeners
 from dboxfs.store.indexes.follow import Delta, IndexFiles
-from dboxfs.store.location import Kind, Location
+from dboxfs.store.location import Location
 from dboxfs.store.mailbox import Details, Mailbox
 from dboxfs.store.mailbox_names import display_name, shown_part
-from dboxfs.store.mdbox.read import MdboxStorage
+from dboxfs.store.mdbox.storage import MdboxStorage
 from dboxfs.store.prefetch import AheadFiles
 from dboxfs.store.size_table import SizeTables
 from dboxfs.store.subscriptions import read_subscriptions
@@ -57,13 +56,14 @@ _LOADS_AT_ONCE = 32
 _STALE_AFTER = 0.5
 # An index that the system could not read is tried again after so many seconds.
 _RETRY_AFTER = 1.0
-# The end of the mount waits so long for what it would be a pity to lose.
-_KEEP_SECONDS = 10.0
 
 
 class Store:
-    """A dbox mailstore.  Made by :func:`open_store`.
+    """A dbox mailstore.  Made by :func:`dboxfs.store.opening.open_store`.
 
+    :param backend: the message files, sdbox or mdbox.
+    :param storage: mdbox: the map and the ``m.N`` files; None: the store has no map.
+    :param ahead: the files that are brought ahead.
     :param cache_dir: where sizes are kept beyond this process, outside of the store; None: nowhere.
     :param table_size: of how many messages parsed records are kept in memory.
     :ivar dbox_version: recorded version of new messages (``dboxversion``); None: it can't be read.
@@ -73,6 +73,9 @@ class Store:
         self,
         fs: FileSystem,
         location: Location,
+        backend: Backend,
+        storage: MdboxStorage | None,
+        ahead: AheadFiles,
         cache_dir: str | None = None,
         table_size: int = DEFAULT_LIMIT,
     ) -> None:
@@ -84,13 +87,14 @@ class Store:
         self.refreshes = 0
         self.dbox_version: int | None = None
         self.owner: os.stat_result
-        self.storage = MdboxStorage(fs, location) if location.kind is Kind.MDBOX else None
-        self.ahead = AheadFiles(fs)
+        self.storage = storage
+        self.ahead = ahead
+        self._backend = backend
         self.records: LocationTable[Details] = LocationTable(table_size)
         self.sizes: SizeTables | None = None
         self._cache_dir = cache_dir
-        self._listeners: list[Listener] = []
-        self._changes = Changes(location, self._map_changed)
+        self._listeners = Listeners()
+        self._changes = Changes(location, backend.map_changed)
         self._checked: dict[str, float] = {}
         self._tree_checked = 0.0
         self._tree_lock = trio.Lock()
@@ -159,8 +163,7 @@ class Store:
         self._changes.close()
         self.ahead.close()
         self.records.drop()
-        if self.storage is not None:
-            self.storage.close()
+        self._backend.close()
 
     async def keep_sizes(self) -> None:
         """Write the sizes that were read since the last time into the cache directory."""
@@ -170,7 +173,7 @@ class Store:
 
     def listen(self, listener: Listener) -> None:
         """Tell *listener* of every change from now on."""
-        self._listeners.append(listener)
+        self._listeners.add(listener)
 
     # -- the tree ------------------------------------------------------------------------------
 
@@ -232,13 +235,13 @@ class Store:
         }
         for folder in changed:
             self._drop_mailbox(folder)
-            self._tell_gone(folder)
+            self._listeners.folder_gone(folder)
         for folder in sorted(gone, key=lambda folder: folder.name.count("/"), reverse=True):
             self._remove(folder)
         for item in sorted(wanted.values(), key=lambda item: item.name.split("/")):
             self._add(item, boxes.get(item.name))
             if (folder := self.folders[item.name]) in changed:
-                self._tell_new(folder)  # before its children, which may be new too
+                self._listeners.folder_new(folder)  # before its children, which may be new too
 
     def _has_mailbox(self, name: str) -> bool:
         folder = self.folders.get(name)
@@ -249,10 +252,9 @@ class Store:
             self.fs,
             self.location,
             name,
-            self.storage,
+            self._backend,
             report=self.reports.error,
             resync=self._resync,
-            ahead=self.ahead,
             sizes=self.sizes,
             records=self.records,
         )
@@ -268,7 +270,7 @@ class Store:
             folder = Folder(item.name, shown_part(part, utf8=self.location.utf8), parent, box)
             self.folders[item.name] = folder
             parent.children[folder.shown] = folder
-            self._tell_new(folder)
+            self._listeners.folder_new(folder)
         elif box is not None:
             folder.mailbox = box
         folder.error = item.error
@@ -279,7 +281,7 @@ class Store:
         del self.folders[folder.name]
         if folder.parent is not None:
             folder.parent.children.pop(folder.shown, None)
-        self._tell_gone(folder)
+        self._listeners.folder_gone(folder)
 
     def _drop_mailbox(self, folder: Folder) -> None:
         if folder.mailbox is not None:
@@ -288,14 +290,6 @@ class Store:
             folder.mailbox = None
             self._index_errors.discard(folder.name)
             self._checked.pop(folder.name, None)
-
-    def _tell_new(self, folder: Folder) -> None:
-        for listener in self._listeners:
-            listener.folder_new(folder)
-
-    def _tell_gone(self, folder: Folder) -> None:
-        for listener in self._listeners:
-            listener.folder_gone(folder)
 
     # -- one mailbox ---------------------------------------------------------------------------
 
@@ -310,18 +304,10 @@ class Store:
         delta = await self._refresh_box(folder.name, box)
         if delta is None or not self._is_in(folder, box):
             return
-        self._tell(folder, delta, changed=identity != folder.identity)
+        self._listeners.changed(folder, delta, another=identity != folder.identity)
         dates = await box.refresh_dates()  # what went is told already: this reads a file
         if len(dates) and self._is_in(folder, box):
-            self._tell_messages(folder, Delta(dates[:0], dates[:0], dates, False))
-
-    def _tell(self, folder: Folder, delta: Delta, *, changed: bool) -> None:
-        """What a folder's mailbox has now is another mailbox (*changed*), or has changed by *delta*."""
-        if changed:
-            self._tell_gone(folder)
-            self._tell_new(folder)
-        elif delta:
-            self._tell_messages(folder, delta)
+            self._listeners.messages(folder, Delta(dates[:0], dates[:0], dates, False))
 
     def _fed(self, box: Mailbox, delta: Delta) -> None:
         """A writer of this process has changed *box*, or has read what others have changed in it."""
@@ -333,7 +319,7 @@ class Store:
         delta = box.take(delta)
         self._changes.quiet(folder.name)
         self._index_errors.discard(folder.name)
-        self._tell(folder, delta, changed=before != box.identity)
+        self._listeners.changed(folder, delta, another=before != box.identity)
 
     def _missed(self, name: str) -> None:
         """Somebody wanted to look into a mailbox while a writer of this process had it."""
@@ -355,10 +341,6 @@ class Store:
 
     def _is_in(self, folder: Folder, box: Mailbox) -> bool:
         return self.folders.get(folder.name) is folder and folder.mailbox is box
-
-    def _tell_messages(self, folder: Folder, delta: Delta) -> None:
-        for listener in self._listeners:
-            listener.messages(folder, delta)
 
     async def _refresh_box(self, name: str, box: Mailbox) -> Delta | None:
         self._checked[name] = trio.current_time()
@@ -460,46 +442,3 @@ class Store:
     def watches(self) -> int:
         """How many directories inotify watches."""
         return self._changes.watches
-
-    def _map_changed(self) -> None:
-        if self.storage is not None:
-            self.storage.changed = True
-
-
-@asynccontextmanager
-async def open_store(
-    fs: FileSystem,
-    location: Location,
-    *,
-    follow: bool = True,
-    cache_dir: str | None = None,
-    table_size: int = DEFAULT_LIMIT,
-) -> AsyncIterator[Store]:
-    """The store at *location*, loaded; with *follow* it keeps itself up to date while the context lasts.
-
-    :param cache_dir: where sizes are kept for the next time, outside of the store; None: nowhere.
-    :param table_size: of how many messages parsed records are kept in memory.
-    :raises NoSuchStore: it can't be read.
-    """
-    store = Store(fs, location, cache_dir, table_size)
-    inner: BaseException | None = None
-    try:
-        await store.load()
-        async with trio.open_nursery() as nursery:
-            if follow:
-                nursery.start_soon(store.follow)
-            try:
-                yield store
-            except BaseException as exc:
-                inner = exc
-                raise
-            finally:
-                with trio.move_on_after(_KEEP_SECONDS, shield=True):
-                    await store.keep_sizes()
-            nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        if inner is not None and group.exceptions == (inner,):
-            raise inner from None  # what went wrong inside, without the nursery's wrapping
-        raise
-    finally:
-        store.close()

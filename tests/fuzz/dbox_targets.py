@@ -48,8 +48,8 @@ from dboxfs.fsapi.drivers.memory import MemoryDriver
 from dboxfs.store import salvage
 from dboxfs.store.backend import Opened
 from dboxfs.store.body import open_body, settled
-from dboxfs.store.record import LOST_HEADER, TAIL, NeedRange, Record, file_header, parse_record
 from dboxfs.store.salvage.trailer import read_block
+from dboxfs.store.stored_record import LOST_HEADER, TAIL, NeedRange, Record, file_header, parse_record
 from tests.dbox import golden3
 from tests.dbox.bodies import compress
 from tests.dbox.vectors import MDBOX_M1, SDBOX_U1

@@ -17,7 +17,7 @@ from dboxfs.fsapi import FileSystem, InputStream, MemoryDriver, ThreadsDriver
 from dboxfs.store import KNOWN, Body, parse_location
 from dboxfs.store.attrs import CODED
 from dboxfs.store.body_stream import BodyStream
-from dboxfs.store.mdbox.read import MdboxStorage
+from dboxfs.store.mdbox.storage import MdboxStorage
 from tests.dbox.golden3 import HEADER, file_of, record, separator
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.store.opened import box_of, opened

@@ -34,8 +34,8 @@ from dboxfs.index.base import parse_index
 from dboxfs.index.log import LogHeader, parse_log_header
 from dboxfs.index.reader import Action, decide, load
 from dboxfs.index.state import IndexState
-from dboxfs.store.backend import odd_file
 from dboxfs.store.indexes.unlocked import Unlocked
+from dboxfs.store.odd_files import odd_file
 
 log = logging.getLogger(__name__)
 

@@ -39,7 +39,7 @@ from dboxfs.index.mailbox import map_uids
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.disk import AppendFile
 from dboxfs.store.mdbox.repair import read_record, selectable
-from dboxfs.store.record import TAIL
+from dboxfs.store.stored_record import TAIL
 from dboxfs.store.write import log_records
 from dboxfs.store.write.record import NewFile, new_file
 from dboxfs.store.write.session import Work, message_number

@@ -1,23 +1,13 @@
-"""multi-dbox: many messages in each ``storage/m.<file_id>``, found through the map (mdbox-map).
+"""multi-dbox: the messages of one mailbox in the storage.
 
-mailbox record -> ``map_uid`` -> map record -> (file_id, offset, size) -> ``m.<file_id>`` in the storage,
-else in the alternative storage.  A purge writes the live messages of a file into another one, changes the
-map and unlinks the file: whoever finds file or record missing reads the map again and tries once more.  An
-open handle goes on reading the old file, whose bytes don't change.
-
-The map is read after the mailbox (a map uid that is not there yet may just be newer than our map), lazily:
-a change of the map only sets a flag.
-
-Handles of ``m.N`` files are shared between the messages that are open in them, and the last few are kept
-open.
+mailbox record -> ``map_uid`` -> map record -> (file_id, offset, size) -> ``m.<file_id>``: the first two steps
+are in :mod:`dboxfs.store.mdbox.columns` and the map, the last ones in :mod:`dboxfs.store.mdbox.storage`.
 """
 
 from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -33,236 +23,50 @@ from dboxfs.dbox import (
     separator_of,
 )
 from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
-from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
+from dboxfs.fsapi import Peek, PeekResult
 from dboxfs.index.mapindex import MapIndex, MapRecord
-from dboxfs.store.attrs import DAMAGED, Facts, Marks, Uids
-from dboxfs.store.backend import Marked, Opened, Scanned, odd_file, scanned
-from dboxfs.store.indexes.follow import Delta, IndexFiles
-from dboxfs.store.location import Location
-from dboxfs.store.plain import PlainBody
-from dboxfs.store.record import (
-    FILE_HEAD,
-    LOST_HEADER,
-    RECORD_HEAD,
-    TAIL,
-    NeedRange,
-    Record,
-    damaged_facts,
-    file_header,
-    parse_record,
-)
+from dboxfs.store.attrs import DAMAGED, Facts, FactTable, Marks, Uids
+from dboxfs.store.backend import Marked, MessageFiles, Opened, Scanned, StateOf, scanned
+from dboxfs.store.body_plain import PlainBody
+from dboxfs.store.mdbox.columns import MailboxColumns
+from dboxfs.store.mdbox.storage import Container, MdboxStorage, read_record, split_header
+from dboxfs.store.odd_files import odd_file
+from dboxfs.store.saved_dates import CachePlaces, SavedDates
 from dboxfs.store.size_format import generation_of, marks_of
-
-KEEP_OPEN = 32
-"""How many ``m.N`` files stay open without an open message in them."""
-
-_GAP = 64 << 10
-
-MapUids = Callable[[Uids], tuple[np.ndarray, np.ndarray]]
-"""uids of a mailbox -> (map_uid, save_date) of each; 0 where the mailbox has none."""
-
-Guids = Callable[[Uids], npt.NDArray[np.uint8]]
-"""uids of a mailbox -> the GUID of each, uint8[n, 16]; zeros where the mailbox has none."""
+from dboxfs.store.stored_record import FILE_HEAD, RECORD_HEAD, TAIL, NeedRange, damaged_facts, parse_record
 
 
-@dataclass(slots=True)
-class _Container:
-    """One open ``m.N`` and how many messages are open in it.  ``damage``: of its header line."""
+class MdboxBackend:
+    """The message files of an mdbox store: all mailboxes share its storage."""
 
-    path: str
-    handle: Handle
-    header: FileHeader
-    damage: FormatError | None
-    users: int = 0
-    stale: bool = False
+    def __init__(self, storage: MdboxStorage) -> None:
+        self._storage = storage
 
+    def mailbox(self, name: str, state: StateOf) -> MessageFiles:
+        """Those of a mailbox."""
+        return MdboxFiles(self._storage, MailboxColumns(state))
 
-class MdboxStorage:
-    """The storage that all mailboxes of an mdbox store share: the map and the ``m.N`` files."""
-
-    def __init__(self, fs: FileSystem, location: Location) -> None:
-        self.fs = fs
-        self.location = location
-        self.index = IndexFiles(fs, location.map_dir, "dovecot.map.index")
-        self.changed = True
-        self.index.changed = self._fed
-        self._map: MapIndex | None = None
-        self._open: OrderedDict[int, _Container] = OrderedDict()
-
-    async def map(self, *, fresh: bool = False) -> MapIndex:
-        """The map, read again when it changed (or when *fresh*).
-
-        :raises CorruptFile: the map is damaged or gone.
-        """
-        if self._map is None or self.changed or fresh:
-            self.changed = False
-            try:
-                delta = await self.index.refresh()
-            except BaseException:
-                self.changed = True
-                raise
-            if self.index.state is None:
-                raise CorruptFile(
-                    self.index.log_path, 0, "the map of the storage is missing; messages can't be found"
-                )
-            if delta or self._map is None:
-                self._take(delta)
-            assert self._map is not None
-        return self._map
-
-    def _fed(self, delta: Delta) -> None:
-        """A writer of this process has changed the map, or read it."""
-        if self._map is not None and self.index.state is not None:
-            self._take(delta)
-
-    def _take(self, delta: Delta) -> None:
-        assert self.index.state is not None
-        if self._map is None or self._map.state is not self.index.state:
-            self._map = MapIndex(self.index.state)
-        if delta.reloaded or len(delta.expunged) or len(delta.updated):
-            self._drop_purged(self._map)
-
-    def _drop_purged(self, mapping: MapIndex) -> None:
-        """Give back the files that a purge has taken out of the map: they hold disk space."""
-        if self._open:
-            named = set(np.unique(mapping.file_ids).tolist())
-            for file_id in [file_id for file_id in self._open if file_id not in named]:
-                self.drop(file_id)
-
-    def place_now(self, map_uid: int) -> MapRecord | None:
-        """Where *map_uid* lies, by the map as it was read last; None when it has to be read again."""
-        return None if self.changed or self._map is None else self._map.lookup(map_uid)
-
-    def container_now(self, file_id: int) -> _Container | None:
-        """``m.<file_id>`` if it is open."""
-        container = self._open.get(file_id)
-        return None if container is None or container.stale else container
-
-    def ranges_now(self, map_uids: np.ndarray) -> list[tuple[int, int, int]]:
-        """(file_id, start, end) of the records of *map_uids*, neighbours in one range."""
-        mapping = self._map
-        if mapping is None or self.changed:
-            return []
-        rows = mapping.rows_of(map_uids)
-        rows = rows[rows >= 0]
-        places = zip(
-            mapping.file_ids[rows].tolist(),
-            mapping.offsets[rows].tolist(),
-            mapping.sizes[rows].tolist(),
-            strict=True,
-        )
-        ranges: list[tuple[int, int, int]] = []
-        for file_id, offset, size in places:
-            if ranges and ranges[-1][0] == file_id and ranges[-1][2] <= offset <= ranges[-1][2] + _GAP:
-                ranges[-1] = (file_id, ranges[-1][1], offset + size)
-            else:
-                ranges.append((file_id, offset, offset + size))
-        return ranges
-
-    def paths(self, file_id: int) -> list[str]:
-        """Where ``m.<file_id>`` may be, in the order of looking."""
-        name = f"m.{file_id}"
-        paths = [os.path.join(self.location.storage, name)]
-        if self.location.alt_storage is not None:
-            paths.append(os.path.join(self.location.alt_storage, name))
-        return paths
-
-    async def container(self, file_id: int) -> _Container:
-        """``m.<file_id>``, open; give it back with :meth:`release`.
-
-        :raises FileNotFoundError: in neither storage.
-        """
-        found = self._open.get(file_id)
-        if found is None or found.stale:
-            found = await self._open_container(file_id)
-            other = self._open.get(file_id)
-            if other is not None and not other.stale:  # somebody else opened it meanwhile
-                found.handle.close()
-                found = other
-            else:
-                self._open[file_id] = found
-        found.users += 1
-        self._open.move_to_end(file_id)
-        self._trim()
-        return found
-
-    async def _open_container(self, file_id: int) -> _Container:
-        for path in self.paths(file_id):
-            handle = self.fs.open(path, nofollow=True)
-            try:
-                await handle.wait_open()
-                return _Container(path, handle, *_header(await handle.read(FILE_HEAD, 0)))
-            except FileNotFoundError:
-                handle.close()
-            except OSError as exc:
-                handle.close()
-                raise odd_file(exc, path) or exc from exc
-            except BaseException:
-                handle.close()
-                raise
-        raise FileNotFoundError(2, os.strerror(2), self.paths(file_id)[0])
-
-    async def record(self, place: MapRecord) -> Record:
-        """The record of a message, as the map knows its place.
-
-        :raises CorruptFile: it is damaged.
-        :raises FileNotFoundError: its file is in neither storage.
-        """
-        container = await self.container(place.file_id)
-        try:
-            return await _read_record(container, place)
-        finally:
-            self.release(place.file_id, container)
-
-    def release(self, file_id: int, container: _Container) -> None:
-        """Give *container* back."""
-        container.users -= 1
-        if container.users == 0 and self._open.get(file_id) is not container:
-            container.handle.close()
-        else:
-            self._trim()
-
-    def drop(self, file_id: int) -> None:
-        """Open ``m.<file_id>`` anew next time: its name may mean another file now."""
-        container = self._open.pop(file_id, None)
-        if container is not None:
-            container.stale = True
-            if container.users == 0:
-                container.handle.close()
-
-    def _trim(self) -> None:
-        if len(self._open) <= KEEP_OPEN:
-            return
-        for file_id, container in list(self._open.items()):
-            if len(self._open) <= KEEP_OPEN:
-                break
-            if container.users == 0:
-                del self._open[file_id]
-                container.handle.close()
+    def map_changed(self) -> None:
+        """The map is read again before the next message is located."""
+        self._storage.changed = True
 
     def close(self) -> None:
-        """Close every file that no message is open in; the others close with their messages."""
-        for file_id in list(self._open):
-            self.drop(file_id)
+        """Close the files that no message is open in."""
+        self._storage.close()
 
 
 class MdboxFiles:
     """The messages of one mailbox in the storage.
 
-    :param map_uids: gives map uid and saved date for uids of the mailbox.
-    :param map_uid: gives the map uid of one uid, 0 where there is none.
-    :param guids: gives the GUIDs of messages as the mailbox's index has them.
+    :param columns: what the mailbox's index has of them.
     """
 
     marks_at_once = 16384
+    flags_tell_moves = False  # the map says where a message is
 
-    def __init__(
-        self, storage: MdboxStorage, map_uids: MapUids, map_uid: Callable[[int], int], guids: Guids
-    ) -> None:
+    def __init__(self, storage: MdboxStorage, columns: MailboxColumns) -> None:
         self._storage = storage
-        self._map_uids = map_uids
-        self._map_uid = map_uid
-        self._guids = guids
+        self._columns = columns
         self.ahead_pays = True  # what is in memory already is found out a range at a time, which costs little
 
     # -- marks ---------------------------------------------------------------------------------
@@ -275,8 +79,8 @@ class MdboxFiles:
     async def marks(self, uids: Uids) -> Marked:
         """What is stored for *uids* at present, by index and map; no message is read."""
         mapping = await self._storage.map()
-        map_uids, saved = self._map_uids(uids)
-        return Marked(_marks(mapping, map_uids, self._guids(uids)), saved.astype(np.int64))
+        map_uids, saved = self._columns.map_uids(uids)
+        return Marked(_marks(mapping, map_uids, self._columns.guids(uids)), saved.astype(np.int64))
 
     # -- scanning ------------------------------------------------------------------------------
 
@@ -293,8 +97,8 @@ class MdboxFiles:
 
     async def _scan_once(self, uids: Uids, *, fresh: bool) -> list[Scanned]:
         mapping = await self._storage.map(fresh=fresh)
-        map_uids, saved = self._map_uids(uids)
-        guids = self._guids(uids)
+        map_uids, saved = self._columns.map_uids(uids)
+        guids = self._columns.guids(uids)
         marks = _marks(mapping, map_uids, guids).tolist()
         wanted: list[_Wanted] = []
         answers: dict[int, Scanned] = {}
@@ -348,7 +152,7 @@ class MdboxFiles:
             odd = odd_file(peek, path)
             facts = [None if odd is None else Facts(DAMAGED, 0, 0, want.saved) for want in group]
             return [Scanned(w.uid, f, None, odd or peek) for w, f in zip(group, facts, strict=True)]
-        header, damage = _header(peek.chunks[0])
+        header, damage = split_header(peek.chunks[0])
         chunks = dict(zip([at for at, _ in _ranges(group)], peek.chunks, strict=True))
         pieces = _Pieces(chunks)
         found = [await self._one(path, want, header, pieces, peek.stat.st_size) for want in group]
@@ -404,7 +208,7 @@ class MdboxFiles:
 
     async def _open_once(self, uid: int, *, fresh: bool) -> Opened:
         mapping = await self._storage.map(fresh=fresh)
-        map_uids, _ = self._map_uids(np.array([uid], np.uint32))
+        map_uids, _ = self._columns.map_uids(np.array([uid], np.uint32))
         map_uid = int(map_uids[0])
         if map_uid == 0:
             raise NoSuchMessage(f"uid {uid}: not in the mailbox")
@@ -415,7 +219,7 @@ class MdboxFiles:
             self._storage.drop(place.file_id)
         container = await self._storage.container(place.file_id)
         try:
-            record = await _read_record(container, place)
+            record = await read_record(container, place)
         except BaseException:
             self._storage.release(place.file_id, container)
             raise
@@ -425,7 +229,7 @@ class MdboxFiles:
 
     def open_now(self, uid: int, size: int) -> PlainBody | None:
         """*uid*, known to be plain and of *size* bytes, if its ``m.N`` is open and its header in memory."""
-        place = self._storage.place_now(self._map_uid(uid))
+        place = self._storage.place_now(self._columns.map_uid(uid))
         container = self._storage.container_now(place.file_id) if place is not None else None
         if place is None or container is None:
             return None
@@ -448,16 +252,32 @@ class MdboxFiles:
 
     def place_now(self, uid: int) -> tuple[int, ...] | None:
         """(file_id, offset) of *uid*, if the map is up to date."""
-        place = self._storage.place_now(self._map_uid(uid))
+        place = self._storage.place_now(self._columns.map_uid(uid))
         return None if place is None else (place.file_id, place.offset)
 
     def prefetch(self, uids: Uids, sizes: list[int]) -> None:
         """Ask for the records of *uids* in as few ranges of their files as possible."""
-        map_uids, _ = self._map_uids(uids)
+        map_uids, _ = self._columns.map_uids(uids)
         for file_id, start, end in self._storage.ranges_now(map_uids):
             container = self._storage.container_now(file_id)
             if container is not None:
                 container.handle.willneed(start, end - start)
+
+    async def saved_dates(self, uids: Uids, limit: int) -> SavedDates | None:
+        """The index itself says when a message was saved."""
+        return None
+
+    async def look_again_for_dates(self, facts: FactTable) -> Uids:
+        """The dates of the index don't change."""
+        return np.empty(0, np.uint32)
+
+    def cache_places(self) -> CachePlaces | None:
+        """The cache file is not needed."""
+        return None
+
+    def attachment_suffix(self, uid: int) -> str:
+        """The metadata say the whole name."""
+        return ""
 
     def where(self, opened: Opened) -> str:
         """``<path below the root> <offset> <bytes>``: where the record lies, for people."""
@@ -469,15 +289,7 @@ class MdboxFiles:
         self._storage.changed = True
 
 
-def _header(head: bytes) -> tuple[FileHeader, FormatError | None]:
-    """The header line of an ``m.N``, and what is wrong with it."""
-    try:
-        return file_header(head), None
-    except FormatError as exc:
-        return LOST_HEADER, exc
-
-
-def _has_size3(container: _Container, head: bytes, offset: int, size: int) -> bool:
+def _has_size3(container: Container, head: bytes, offset: int, size: int) -> bool:
     """Whether the body of the format 3 record at *offset* has *size* bytes, by what is in memory.
 
     :raises FormatError, OSError: it is damaged, or can't be read.
@@ -486,30 +298,6 @@ def _has_size3(container: _Container, head: bytes, offset: int, size: int) -> bo
     behind = offset + container.header.message_header_size + size
     trailer = container.handle.pread_now(TRAILER_HEAD_SIZE, behind)
     return trailer is not None and isinstance(separator, bytes) and begins_trailer(trailer, separator, size)
-
-
-async def _read_record(container: _Container, place: MapRecord) -> Record:
-    handle, header = container.handle, container.header
-    end = place.offset + place.size if place.size else (await handle.wait_open()).st_size
-    tail_offset = max(place.offset, end - TAIL) if place.size else end
-    try:
-        head = memoryview(await handle.read(max(RECORD_HEAD, header.message_header_size + 15), place.offset))
-        while True:
-            tail = await handle.read(end - tail_offset, tail_offset) if tail_offset < end else b""
-            if len(tail) < end - tail_offset:
-                raise FormatError(
-                    tail_offset + len(tail),
-                    f"the file ends here, the map says that a message reaches to {end}",
-                )
-            found = parse_record(
-                head, memoryview(tail), tail_offset, place.offset, end, header=header, whole=True
-            )
-            if isinstance(found, Record):
-                return found
-            tail_offset = found.offset
-    except FormatError as exc:
-        wrong = container.damage or exc
-        raise CorruptFile(container.path, wrong.offset, wrong.reason) from exc
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from dboxfs.index.mailbox import map_uids
 from dboxfs.index.mapindex import MapIndex, MapRecord
 from dboxfs.store.disk import AppendFile
 from dboxfs.store.indexes.log import IndexLog
-from dboxfs.store.record import FILE_HEAD, RECORD_HEAD, TAIL, Record, file_header, parse_record
+from dboxfs.store.stored_record import FILE_HEAD, RECORD_HEAD, TAIL, Record, file_header, parse_record
 from dboxfs.store.tree import scan_tree
 from dboxfs.store.write import log_records
 from dboxfs.store.write.results import now_seconds

@@ -7,7 +7,7 @@ A message file is looked for in the mailbox directory, then in the alternative s
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -22,24 +22,60 @@ from dboxfs.dbox import (
 )
 from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
 from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
-from dboxfs.store.attrs import DAMAGED, Facts, Marks, Uids
-from dboxfs.store.backend import Marked, Opened, Scanned, odd_file, scanned
+from dboxfs.index.mailbox import MailboxHeader, mailbox_header
+from dboxfs.store.attrs import DAMAGED, Facts, FactTable, Marks, Uids
+from dboxfs.store.backend import Marked, MessageFiles, Opened, Scanned, StateOf, scanned
+from dboxfs.store.body_plain import PlainBody
 from dboxfs.store.location import Location
-from dboxfs.store.plain import PlainBody
+from dboxfs.store.odd_files import odd_file
 from dboxfs.store.prefetch import AheadFiles
-from dboxfs.store.record import HEAD, TAIL, NeedRange, Record, damaged_facts, file_header, parse_record
+from dboxfs.store.saved_dates import (
+    READ_FOR_ALL,
+    CachePlaces,
+    SavedDates,
+    cache_seq,
+    load_saved_dates,
+    look_again,
+    offsets_of,
+)
 from dboxfs.store.size_format import generation_of, marks_of_files
+from dboxfs.store.stored_record import HEAD, TAIL, NeedRange, Record, damaged_facts, file_header, parse_record
 
 _RANGES = ((0, HEAD), (-TAIL, None))
 
 
-class SdboxFiles:
-    """The ``u.N`` files of one mailbox.  The saved date of a message is here the ctime of its file.
+class SdboxBackend:
+    """The message files of an sdbox store: each mailbox has its own."""
 
-    :param rebuilds: gives the rebuild_count of the mailbox's index.
+    def __init__(self, fs: FileSystem, location: Location, ahead: AheadFiles) -> None:
+        self._fs = fs
+        self._location = location
+        self._ahead = ahead
+
+    def mailbox(self, name: str, state: StateOf) -> MessageFiles:
+        """Those of a mailbox."""
+        return SdboxFiles(self._fs, self._location, name, self._ahead, state)
+
+    def map_changed(self) -> None:
+        """An sdbox has no map."""
+
+    def close(self) -> None:
+        """Nothing is kept open here."""
+
+
+def _no_index() -> None:
+    """There is no index, or the caller doesn't need what it says."""
+
+
+class SdboxFiles:
+    """The ``u.N`` files of one mailbox.  The saved date of a message is the ctime of its file, unless Dovecot
+    remembers another one (``saved_dates.py``).
+
+    :param state: gives the state of the mailbox's index.
     """
 
     marks_at_once = 1024
+    flags_tell_moves = True  # an altmove is an update of the message's flags
 
     def __init__(
         self,
@@ -47,7 +83,7 @@ class SdboxFiles:
         location: Location,
         name: str,
         ahead: AheadFiles | None = None,
-        rebuilds: Callable[[], int] = int,
+        state: StateOf = _no_index,
     ) -> None:
         self._fs = fs
         self._root = location.root
@@ -55,11 +91,17 @@ class SdboxFiles:
         self._alt = location.alt_mailbox_path(name)
         self.ahead_pays = False
         self._ahead = ahead if ahead is not None else AheadFiles(fs)
-        self._rebuilds = rebuilds
+        self._state = state
+        self._cache_path = location.cache_path(name)
 
     async def generation(self) -> bytes | None:
         """Changes when Dovecot has rebuilt the mailbox."""
-        return generation_of(self._rebuilds())
+        header = self._header()
+        return generation_of(header.rebuild_count if header is not None else 0)
+
+    def _header(self) -> MailboxHeader | None:
+        state = self._state()
+        return mailbox_header(state) if state is not None else None
 
     async def marks(self, uids: Uids) -> Marked:
         """What the files of *uids* are at present; the saved dates are their ctimes."""
@@ -210,6 +252,34 @@ class SdboxFiles:
         """Open the files of *uids*, in the background, and ask for their bytes."""
         names = (self._paths(uid)[0] for uid in uids.tolist())
         self._ahead.bring([(path, size + HEAD + TAIL) for path, size in zip(names, sizes, strict=True)])
+
+    async def saved_dates(self, uids: Uids, limit: int) -> SavedDates | None:
+        """What ``dovecot.index.cache`` remembers of when *uids* were saved."""
+        state = self._state()
+        if state is None:
+            return None
+        return await load_saved_dates(self._fs, self._cache_path, state, uids, limit)
+
+    async def look_again_for_dates(self, facts: FactTable) -> Uids:
+        """Dovecot may have cached saved dates since *facts* were read.  The uids whose date changed."""
+        state = self._state()
+        if state is None:
+            return np.empty(0, np.uint32)
+        return await look_again(self._fs, self._cache_path, state, facts)
+
+    def cache_places(self) -> CachePlaces | None:
+        """Where the cache file has messages."""
+        state = self._state()
+        if state is None:
+            return None
+        return CachePlaces(
+            partial(offsets_of, state), cache_seq(state), lambda uids: self.saved_dates(uids, READ_FOR_ALL)
+        )
+
+    def attachment_suffix(self, uid: int) -> str:
+        """``-<mailbox guid>-<uid>`` (dbox-files section 8)."""
+        header = self._header()
+        return f"-{header.guid.hex()}-{uid}" if header is not None else ""
 
     def where(self, opened: Opened) -> str:
         """``<path below the root> <offset> <bytes>``: where the record lies, for people."""

@@ -12,8 +12,8 @@ from collections.abc import Container, Sequence
 from typing import Final
 
 from dboxfs.fsapi import FileSystem
-from dboxfs.store.backend import why_unreadable
 from dboxfs.store.location import Kind, Location
+from dboxfs.store.odd_files import why_unreadable
 from dboxfs.store.salvage import Found, Trust, open_window, scan_file
 from dboxfs.tools.check.findings import Finding, Severity
 from dboxfs.tools.check.indexes import Index

@@ -11,8 +11,8 @@ import numpy as np
 
 from dboxfs.fsapi import FileSystem, Peek
 from dboxfs.index.mapindex import MapIndex, MapRecord
-from dboxfs.store.backend import why_unreadable
 from dboxfs.store.location import Location
+from dboxfs.store.odd_files import why_unreadable
 from dboxfs.store.salvage import Found, Gap, MapPlace, Trust, open_window, scan_file
 from dboxfs.store.salvage.window import CHUNK, SPARSE_CHUNK
 from dboxfs.store.write.session import message_number

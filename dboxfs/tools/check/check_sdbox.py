@@ -13,8 +13,8 @@ import trio
 from dboxfs.fsapi import FileSystem
 from dboxfs.index.mailbox import guids
 from dboxfs.index.state import IndexState
-from dboxfs.store.backend import why_unreadable
 from dboxfs.store.location import Location
+from dboxfs.store.odd_files import why_unreadable
 from dboxfs.store.salvage import Found, Gap, open_window, scan_file
 from dboxfs.store.salvage.window import SPARSE_CHUNK
 from dboxfs.store.write.session import message_number

@@ -12,7 +12,7 @@ from dboxfs.fsapi import FileSystem
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.hidden import Cause, Hidden, hidden_mail, unlisted_messages
 from dboxfs.store.location import Kind, Location
-from dboxfs.store.mdbox.read import MdboxStorage
+from dboxfs.store.mdbox.storage import MdboxStorage
 from dboxfs.tools.check.findings import Finding, Severity
 from dboxfs.tools.check.indexes import Index
 

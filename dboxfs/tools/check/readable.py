@@ -2,7 +2,7 @@
 
 A scan (:mod:`dboxfs.store.salvage`) finds messages that a reader refuses: it looks for them, a reader only
 believes header, map and metadata.  So check asks the reader's own parser about every message
-(:func:`~dboxfs.store.record.parse_record`) and compares the text with the size that a body would have
+(:func:`~dboxfs.store.stored_record.parse_record`) and compares the text with the size that a body would have
 (:func:`~dboxfs.store.body.open_body`); whatever they refuse is EIO in a mount, and an error here.
 """
 
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from dboxfs.dbox import MESSAGE_HEADER_SIZE, FileHeader, parse_ext_refs
 from dboxfs.errors import FormatError
-from dboxfs.store.record import (
+from dboxfs.store.salvage import Found, Measured, Window
+from dboxfs.store.stored_record import (
     FILE_HEAD,
     LOST_HEADER,
     RECORD_HEAD,
@@ -22,7 +23,6 @@ from dboxfs.store.record import (
     file_header,
     parse_record,
 )
-from dboxfs.store.salvage import Found, Measured, Window
 
 _LONGEST_LINE = 1100
 

@@ -31,7 +31,8 @@ from dboxfs.store.hidden import hidden_in, summary
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.mailbox import Mailbox
 from dboxfs.store.mailbox_names import display_name
-from dboxfs.store.store import Store, open_store
+from dboxfs.store.opening import open_store
+from dboxfs.store.store import Store
 from dboxfs.store.write import StoreExists, WriteOptions
 from dboxfs.store.write.results import now_seconds, side_by_side
 from dboxfs.tools.convert.control import ControlFiles

@@ -14,7 +14,15 @@ from collections.abc import Sequence
 
 from dboxfs.errors import FormatError
 from dboxfs.store.disk import AppendFile
-from dboxfs.store.record import FILE_HEAD, RECORD_HEAD, TAIL, NeedRange, Record, file_header, parse_record
+from dboxfs.store.stored_record import (
+    FILE_HEAD,
+    RECORD_HEAD,
+    TAIL,
+    NeedRange,
+    Record,
+    file_header,
+    parse_record,
+)
 from dboxfs.tools.convert.encoding import completed_items
 from dboxfs.tools.convert.errors import Unfit
 from dboxfs.tools.convert.journal import StoredPlace

@@ -17,7 +17,8 @@ from dboxfs.fsapi import FileSystem
 from dboxfs.index.columns import UidArray
 from dboxfs.store.dbox_version import recorded_version
 from dboxfs.store.location import Kind, Location
-from dboxfs.store.store import Store, open_store
+from dboxfs.store.opening import open_store
+from dboxfs.store.store import Store
 from dboxfs.tools.convert.mailbox_snapshot import MailboxSnapshot, take_portrait
 
 Missing = dict[str, list[int]]

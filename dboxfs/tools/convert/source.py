@@ -27,7 +27,7 @@ from dboxfs.store.backend import Opened
 from dboxfs.store.body import Body
 from dboxfs.store.location import Kind
 from dboxfs.store.mailbox import Mailbox
-from dboxfs.store.saved_dates import ALL, SavedDates, load_saved_dates
+from dboxfs.store.saved_dates import READ_FOR_ALL, SavedDates, load_saved_dates
 from dboxfs.store.store import Store
 from dboxfs.tools.convert.encoding import kept_items
 from dboxfs.tools.convert.errors import Unfit
@@ -177,7 +177,7 @@ class MailboxSource:
         if store.storage is None:
             assert box.state is not None
             path = store.location.cache_path(box.name)
-            dates = await load_saved_dates(store.fs, path, box.state, box.state.uids, ALL)
+            dates = await load_saved_dates(store.fs, path, box.state, box.state.uids, READ_FOR_ALL)
         elif portrait.map_uids is not None and len(portrait):
             mapping = await store.storage.map()
             rows = mapping.rows_of(portrait.map_uids)

@@ -22,9 +22,9 @@ from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
 from dboxfs.store.backend import Opened
 from dboxfs.store.body import Body, open_body
 from dboxfs.store.location import Location
-from dboxfs.store.record import Record
 from dboxfs.store.salvage import Trust
 from dboxfs.store.salvage.trailer import read_block
+from dboxfs.store.stored_record import Record
 from dboxfs.store.write import BodySource, Coded, Source
 from dboxfs.tools.rescue.rows import Row
 from dboxfs.tools.rescue.scan_files import File

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dboxfs.store.walk import FIRST, MOST, Walk
+from dboxfs.store.prefetch import FIRST_WINDOW, LARGEST_WINDOW, Walk
 
 
 def brought(positions: list[int], *, useful: bool = True) -> list[tuple[int, int]]:
@@ -31,13 +31,13 @@ def test_going_backwards_brings_nothing() -> None:
 
 
 def test_the_second_of_two_neighbours_begins_a_walk() -> None:
-    assert brought([10, 11]) == [(12, 12 + FIRST)]
+    assert brought([10, 11]) == [(12, 12 + FIRST_WINDOW)]
 
 
 def test_the_window_doubles_up_to_its_limit_and_each_message_is_brought_once() -> None:
     ranges = brought(list(range(2000)))
     assert all(a[1] == b[0] for a, b in itertools.pairwise(ranges))
-    assert max(last - first for first, last in ranges) <= MOST
+    assert max(last - first for first, last in ranges) <= LARGEST_WINDOW
     assert ranges[-1][1] >= 2000
     ahead = [last - first for first, last in ranges[:3]]
     assert ahead == sorted(ahead)
@@ -60,4 +60,4 @@ def test_what_is_brought_lies_ahead_and_is_bounded(opens: list[tuple[int, bool]]
         before = len(out)
         walk.opened(position, useful=useful)
         for first, last in out[before:]:
-            assert position < first <= last <= position + 1 + MOST
+            assert position < first <= last <= position + 1 + LARGEST_WINDOW

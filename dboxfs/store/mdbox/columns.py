@@ -1,0 +1,50 @@
+"""What the index of an mdbox mailbox has beside uids and flags: map uids, saved dates and GUIDs."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from dboxfs.index import mailbox
+from dboxfs.store.attrs import Uids
+from dboxfs.store.backend import StateOf
+
+
+class MailboxColumns:
+    """The columns of one mailbox, as its index has them now.
+
+    :param state: gives the state of the index.
+    """
+
+    def __init__(self, state: StateOf) -> None:
+        self._state = state
+
+    def map_uids(self, uids: Uids) -> tuple[np.ndarray, np.ndarray]:
+        """(map_uid, save_date) of *uids*, uint32[n] each; zeros for those that the index doesn't have."""
+        numbers, dates = np.zeros(len(uids), np.uint32), np.zeros(len(uids), np.uint32)
+        state = self._state()
+        if (
+            state is not None
+            and (of_row := mailbox.map_uids(state)) is not None
+            and (saved := mailbox.save_dates(state)) is not None
+        ):
+            rows = state.rows_of(uids)
+            found = rows >= 0
+            numbers[found] = of_row[rows[found]]
+            dates[found] = saved[rows[found]]
+        return numbers, dates
+
+    def map_uid(self, uid: int) -> int:
+        """The map uid of *uid*; 0 if the index has none."""
+        state = self._state()
+        row = state.row_of(uid) if state is not None else -1
+        return mailbox.map_uid(state, row) if state is not None and row >= 0 else 0
+
+    def guids(self, uids: Uids) -> npt.NDArray[np.uint8]:
+        """The GUIDs that the index has of *uids*, uint8[n, 16]; zeros for those that it has none of."""
+        found, state = np.zeros((len(uids), 16), np.uint8), self._state()
+        column = mailbox.guids(state) if state is not None else None
+        if state is not None and column is not None:
+            rows = state.rows_of(uids)
+            found[rows >= 0] = column[rows[rows >= 0]]
+        return found

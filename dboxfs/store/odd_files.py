@@ -1,0 +1,25 @@
+"""What stands in the place of a file and is none: directories, symbolic links, FIFOs, devices, sockets."""
+
+from __future__ import annotations
+
+import errno
+
+from dboxfs.errors import CorruptFile
+
+_ODD = {
+    errno.EISDIR: "a directory stands in the place of the file",
+    errno.ELOOP: "a symbolic link stands in the place of the file: links to files are not followed",
+    errno.ESPIPE: "a FIFO or a device stands in the place of the file",
+    errno.ENXIO: "a socket or a device that isn't there stands in the place of the file",
+}
+
+
+def odd_file(error: OSError, path: str) -> CorruptFile | None:
+    """The damage that *error* tells of, if *path* is no regular file; None: it says nothing about it."""
+    what = _ODD.get(error.errno or 0)
+    return CorruptFile(path, 0, what) if what is not None else None
+
+
+def why_unreadable(error: OSError) -> str:
+    """Why a file of messages can't be read, in words."""
+    return _ODD.get(error.errno or 0) or error.strerror or str(error)
