@@ -27,8 +27,8 @@ from dboxfs.fsapi.drivers.base import Driver
 from dboxfs.fsapi.engine import Engine, Limits
 from dboxfs.fsapi.handle import Handle
 from dboxfs.fsapi.locks import LockTable
-from dboxfs.fsapi.open_file import OpenFile
-from dboxfs.fsapi.ops import Job, Op, Opened, os_error
+from dboxfs.fsapi.open_file import HandleFile
+from dboxfs.fsapi.ops import Job, Op, OpenedFile, os_error
 from dboxfs.fsapi.temporary import Process
 from dboxfs.fsapi.types import Capabilities, CreateMode, DirEntry, OpenMode, Peek, PeekResult, Permissions
 
@@ -123,7 +123,7 @@ class FileSystem:
         :param background: nobody waits for it yet: other work goes first.
         """
         self.engine.counters.opens += 1
-        file = OpenFile(self.engine, path)
+        file = HandleFile(self.engine, path)
         if mode is OpenMode.APPEND:
             file.write_with(None, CreateMode.FAIL_IF_EXISTS)
         elif self.engine.running and self._open_inline(file, nofollow):
@@ -152,7 +152,7 @@ class FileSystem:
         """
         self.engine.counters.creates += 1
         temporary = os.path.join(os.path.dirname(path), self._temporary_name())
-        file = OpenFile(self.engine, path)
+        file = HandleFile(self.engine, path)
         file.write_with(temporary, mode)
         return self._open_by_worker(file, ops.Create(temporary, permissions or Permissions()))
 
@@ -319,7 +319,7 @@ class FileSystem:
             self._process = Process.this()
         return self._process.temporary_name(self.engine.counters.creates)
 
-    def _open_by_worker(self, file: OpenFile, op: Op[Opened], *, background: bool = False) -> Handle:
+    def _open_by_worker(self, file: HandleFile, op: Op[OpenedFile], *, background: bool = False) -> Handle:
         if not self.engine.running:
             file.open_failed(os_error(errno.EBADF, file.path))
             return Handle(self.engine, file)
@@ -328,7 +328,7 @@ class FileSystem:
         self.engine.submit(op, file.open_done, background=background)
         return Handle(self.engine, file)
 
-    def _open_inline(self, file: OpenFile, nofollow: bool) -> bool:
+    def _open_inline(self, file: HandleFile, nofollow: bool) -> bool:
         try:
             fd = self.driver.open_nowait(file.path, nofollow)
         except OSError as error:

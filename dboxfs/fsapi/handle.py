@@ -30,7 +30,7 @@ import trio
 
 from dboxfs.fsapi import ops, steps
 from dboxfs.fsapi.engine import Engine
-from dboxfs.fsapi.open_file import Callback, OpenFile
+from dboxfs.fsapi.open_file import Callback, HandleFile
 from dboxfs.fsapi.ops import fresh, os_error
 from dboxfs.fsapi.writer import Writer
 
@@ -38,7 +38,7 @@ from dboxfs.fsapi.writer import Writer
 class Handle:
     """An open file; made by :meth:`FileSystem.open` and :meth:`FileSystem.create`, never directly."""
 
-    def __init__(self, engine: Engine, file: OpenFile) -> None:
+    def __init__(self, engine: Engine, file: HandleFile) -> None:
         self._engine = engine
         self._file = file
         self._reader = file.reader

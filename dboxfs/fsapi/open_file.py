@@ -23,15 +23,15 @@ import trio
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.engine import Engine
-from dboxfs.fsapi.ops import Job, Opened, fresh, os_error
-from dboxfs.fsapi.reader import Reader
+from dboxfs.fsapi.ops import Job, OpenedFile, fresh, os_error
+from dboxfs.fsapi.reader import FileReader
 from dboxfs.fsapi.types import CreateMode
 from dboxfs.fsapi.writer import Writer
 
 Callback = Callable[[Any], None]
 
 
-class OpenFile:
+class HandleFile:
     """The file of one handle.
 
     :param path: its name; of a new file, its final name.
@@ -64,7 +64,7 @@ class OpenFile:
         self.released = False
         self.on_input: tuple[Callback, Any] | None = None
         self.on_output: tuple[Callback, Any] | None = None
-        self.reader = Reader(engine, self.call_input, self._release)
+        self.reader = FileReader(engine, self.call_input, self._release)
         self.writer: Writer | None = None
 
     def write_with(self, temporary: str | None, mode: CreateMode) -> None:
@@ -121,7 +121,7 @@ class OpenFile:
         if self.writer is not None:
             self.writer.open_failed()
 
-    def open_done(self, job: Job[Opened]) -> None:
+    def open_done(self, job: Job[OpenedFile]) -> None:
         """A worker has opened the file, or failed to."""
         self._opening = False
         if isinstance(job.error, OSError):
@@ -134,7 +134,7 @@ class OpenFile:
         self.progress()
         self.call_input()
 
-    def _set_open(self, opened: Opened) -> None:
+    def _set_open(self, opened: OpenedFile) -> None:
         self.fd, self._stat = opened.fd, opened.stat
         self.reader.opened(opened.fd, opened.stat)
         if self.writer is not None:

@@ -35,7 +35,7 @@ class Op(Generic[R]):
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedFile:
     """A file that was opened or created: the driver's number for it, and its attributes at that time."""
 
     fd: int
@@ -51,7 +51,7 @@ class Appended:
 
 
 @dataclass(frozen=True, slots=True)
-class Open(Op[Opened]):
+class Open(Op[OpenedFile]):
     """Open an existing file.  ``advise`` bytes from its beginning are asked for in the same step.
 
     ``nofollow``: ELOOP if the last component of the path is a symbolic link.
@@ -65,7 +65,7 @@ class Open(Op[Opened]):
 
 
 @dataclass(frozen=True, slots=True)
-class Create(Op[Opened]):
+class Create(Op[OpenedFile]):
     """Create a file that must not exist (no symbolic link is followed), open for appending and reading."""
 
     kind: ClassVar[str] = "create"
@@ -255,7 +255,7 @@ class LockKind(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class OpenShared(Op[Opened]):
+class OpenShared(Op[OpenedFile]):
     """Open an existing regular file for reading and appending; ELOOP if the name is a symbolic link."""
 
     kind: ClassVar[str] = "open_shared"

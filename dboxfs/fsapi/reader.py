@@ -46,7 +46,7 @@ class Unwritten(Protocol):
         ...
 
 
-class Reader:
+class FileReader:
     """What is read of one open file.
 
     :param on_arrival: called when a fetch has arrived that a nonblocking read asked for.

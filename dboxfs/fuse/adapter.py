@@ -22,7 +22,7 @@ from pyfuse3 import FUSEError
 from dboxfs.fuse.error_map import ErrorMap
 from dboxfs.vfs.attrs import NS, Attrs
 from dboxfs.vfs.errors import Refused
-from dboxfs.vfs.listing import Directory, OpenDirectory, Row
+from dboxfs.vfs.listing import Directory, ListingRow, OpenDirectory
 from dboxfs.vfs.open_files import OpenFile
 from dboxfs.vfs.reader import Opened
 from dboxfs.vfs.readonly import ReadOnlyVfs
@@ -273,7 +273,7 @@ def _entry(attrs: Attrs) -> pyfuse3.EntryAttributes:
     return entry
 
 
-def _fill(entry: pyfuse3.EntryAttributes, row: Row, timeout: float) -> None:
+def _fill(entry: pyfuse3.EntryAttributes, row: ListingRow, timeout: float) -> None:
     """Make *entry* the attributes of one message in a listing: made once, filled for each."""
     entry.st_ino = pyfuse3.InodeT(row.inode)
     entry.st_size = row.size

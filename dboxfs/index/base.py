@@ -28,11 +28,10 @@ from dboxfs.errors import FormatError
 from dboxfs.index import extensions as ext_format
 from dboxfs.index.columns import ByteArray, UidArray
 from dboxfs.index.extensions import KEYWORDS, MODSEQ, Extension
-from dboxfs.index.log import Buffer
+from dboxfs.index.log import COMPAT_LITTLE_ENDIAN, Buffer
 from dboxfs.index.state import BASE_HEADER_SIZE, FLAG_DELETED, FLAG_SEEN, IndexState
 
 MAJOR_VERSION = 7
-COMPAT_LITTLE_ENDIAN = 0x01
 HEADER_CORRUPTED = 0x1
 OLD_RECENT_FLAG = 0x20
 

@@ -29,7 +29,7 @@ from typing import TypeAlias
 from dboxfs.errors import FormatError
 from dboxfs.index.log import Buffer, decode_size
 
-HEADER_SIZE = 32
+CACHE_HEADER_SIZE = 32
 FIELD_HEADER_SIZE = 12
 MAX_FIELDS = 1 << 16
 #: Longest chain of field headers that is followed.
@@ -114,7 +114,7 @@ class CacheFile:
 
     def walk(self) -> Iterator[tuple[int, int, int]]:
         """(offset, prev_offset, size) of the records in file order, for a dump; stops at what is none."""
-        offset, end = HEADER_SIZE, len(self._view)
+        offset, end = CACHE_HEADER_SIZE, len(self._view)
         while (record := self._record(offset, end)) is not None:
             if offset not in self._field_headers:
                 yield offset, *record
@@ -130,8 +130,8 @@ class CacheFile:
 
     def _parse_header(self) -> CacheHeader:
         view = self._view
-        if len(view) < HEADER_SIZE:
-            raise FormatError(0, f"cache: {len(view)} bytes, a header of {HEADER_SIZE} expected")
+        if len(view) < CACHE_HEADER_SIZE:
+            raise FormatError(0, f"cache: {len(view)} bytes, a header of {CACHE_HEADER_SIZE} expected")
         major, offset_size, minor, indexid, seq, continued, records, _, deleted = _HEADER.unpack_from(view)
         if major != 1:
             raise FormatError(0, f"cache: major version {major}, only 1 can be read")
@@ -175,7 +175,7 @@ class CacheFile:
 
     def _record(self, offset: int, end: int) -> tuple[int, int] | None:
         """(prev_offset, size) of the record at ``offset`` that ends by ``end``, if there is one."""
-        if offset < HEADER_SIZE or offset % 4 or offset + 8 > end:
+        if offset < CACHE_HEADER_SIZE or offset % 4 or offset + 8 > end:
             return None
         prev_offset, size = _PAIR.unpack_from(self._view, offset)
         if not 8 < size <= end - offset:

@@ -50,7 +50,7 @@ class Marked:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenRecord:
     """An open dbox file and the record in it.  ``close()`` gives the handle back; call it once."""
 
     handle: Handle
@@ -119,7 +119,7 @@ class MessageFiles(Protocol):
     async def scan(self, uids: Uids) -> list[Scanned]:
         """Read what a listing needs of *uids*, in one batch; the answers come in the order of *uids*."""
 
-    async def open(self, uid: int) -> Opened:
+    async def open(self, uid: int) -> OpenRecord:
         """Open the file that holds *uid* and find its record there.
 
         :raises NoSuchMessage: there is none (any more).
@@ -154,7 +154,7 @@ class MessageFiles(Protocol):
     def attachment_suffix(self, uid: int) -> str:
         """What the names of a message's attachment files end with, behind what the metadata say."""
 
-    def where(self, opened: Opened) -> str:
+    def where(self, opened: OpenRecord) -> str:
         """``<path below the root> <offset> <bytes>``: where the record lies, for people."""
 
     def forget(self) -> None:

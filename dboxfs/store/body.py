@@ -31,7 +31,7 @@ from dboxfs.dbox import (
 )
 from dboxfs.errors import CorruptFile, EncryptedMessage, FormatError
 from dboxfs.fsapi import FileSystem, Handle, PageCache
-from dboxfs.store.backend import Opened
+from dboxfs.store.backend import OpenRecord
 from dboxfs.store.body_plain import PlainBody
 
 TEXT_PAGE = 64 << 10
@@ -72,7 +72,7 @@ class CompressedBody:
     pages are named by what the message is and where it lies, so they serve whoever opens it next.
     """
 
-    def __init__(self, cache: PageCache, inner: PlainBody, opened: Opened, size: int) -> None:
+    def __init__(self, cache: PageCache, inner: PlainBody, opened: OpenRecord, size: int) -> None:
         record = opened.record
         self._cache = cache
         self._key = (opened.path, record.offset, record.metadata.guid, record.stored_size, size)
@@ -259,7 +259,7 @@ class AssembledBody:
         self._inner.close()
 
 
-async def settled(opened: Opened) -> Opened:
+async def settled(opened: OpenRecord) -> OpenRecord:
     """The same record, of which is sure whether it is compressed or encrypted.
 
     Where its first bytes say so and its metadata leave it open, the whole body is read, a piece at a time.
@@ -285,7 +285,7 @@ async def settled(opened: Opened) -> Opened:
     return replace(opened, record=sure)
 
 
-def open_body(fs: FileSystem, opened: Opened, attachments: str | None, suffix: str) -> Body:
+def open_body(fs: FileSystem, opened: OpenRecord, attachments: str | None, suffix: str) -> Body:
     """The plain bytes of the record in *opened*; the body owns it from now on, also when this raises.
 
     :param opened: its record is :func:`settled`.

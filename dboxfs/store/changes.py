@@ -2,7 +2,7 @@
 
 ::
 
-    inotify -> Watcher -> Changes notes the tree, the map, mailboxes -> Store takes the notes and reads again
+    inotify -> Watcher -> ChangeNotes (the tree, the map, mailboxes) -> Store takes the notes and reads
 
 An event only makes a note; :class:`~dboxfs.store.store.Store` reads.  A directory is watched under one of
 four keys: ``top`` (what lies above all mailboxes), ``map``, ``tree`` (a folder), ``index`` (a mailbox's
@@ -20,11 +20,11 @@ import trio
 from dboxfs.store.location import Location
 from dboxfs.store.watch import Watched, Watcher
 
-QUIET = 0.05
+QUIET_SECONDS = 0.05
 """Seconds after a change by this process in which others' are not looked for, unless it writes again."""
 
 
-class Changes:
+class ChangeNotes:
     """The watches of one store, and what they have told.
 
     :param map_changed: called when something has changed in the directory of an mdbox's map.
@@ -59,7 +59,7 @@ class Changes:
 
     async def wait(self, seconds: float = math.inf) -> bool:
         """Wait for something to read again; False: there was nothing for so many seconds."""
-        with trio.move_on_after(min(seconds, QUIET) if self._put_off else seconds):
+        with trio.move_on_after(min(seconds, QUIET_SECONDS) if self._put_off else seconds):
             await self._noted.wait()
         return self._noted.is_set() or self._put_off
 
@@ -87,11 +87,11 @@ class Changes:
         self._noted.set()
 
     def quiet(self, name: str) -> None:
-        """This process has just written a mailbox: changes of it are given out :data:`QUIET` seconds later.
+        """This process has just written a mailbox: changes of it are given out :data:`QUIET_SECONDS` later.
 
         Each of its writes reads what others have written before, and each makes an event that tells nothing.
         """
-        self._quiet[name] = trio.current_time() + QUIET
+        self._quiet[name] = trio.current_time() + QUIET_SECONDS
 
     def wake(self) -> None:
         """Have :meth:`wait` return."""

@@ -7,7 +7,7 @@ was not used for the longest time.
 
 A key names the owner (a mailbox as it is now), the uid and the place.  So nothing has to be looked for when
 something changes: a mailbox that changes takes another owner, a purge gives a message another place, and what
-nobody asks for any more is the first to go.  :meth:`LocationTable.drop` forgets everything in one step.
+nobody asks for any more is the first to go.  :meth:`DetailsCache.drop` forgets everything in one step.
 
 **Why positions aren't in it as extents.**  Where the messages of an mdbox lie is in the map, which has to be
 followed as a whole anyway and is held in columns of 14 bytes a message (file_id, offset, size, refcount),
@@ -25,16 +25,16 @@ V = TypeVar("V")
 DEFAULT_LIMIT = 10_000
 """Messages; each takes about 1 KB."""
 
-LocationKey = tuple[object, int, tuple[int, ...]]
+DetailsKey = tuple[object, int, tuple[int, ...]]
 """Owner, uid, place."""
 
 
-class LocationTable(Generic[V]):
+class DetailsCache(Generic[V]):
     """Values by key, at most *limit* (0: none), the longest unused one goes first."""
 
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
         self._limit = limit
-        self._entries: OrderedDict[LocationKey, V] = OrderedDict()
+        self._entries: OrderedDict[DetailsKey, V] = OrderedDict()
         self._hits = 0
         self._misses = 0
         self._evicted = 0
@@ -43,7 +43,7 @@ class LocationTable(Generic[V]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, key: LocationKey) -> V | None:
+    def get(self, key: DetailsKey) -> V | None:
         """The value of *key*, which counts as used now; None: there is none."""
         found = self._entries.get(key)
         if found is None:
@@ -53,7 +53,7 @@ class LocationTable(Generic[V]):
         self._entries.move_to_end(key)
         return found
 
-    def put(self, key: LocationKey, value: V) -> None:
+    def put(self, key: DetailsKey, value: V) -> None:
         """Remember *value*."""
         self._entries[key] = value
         self._entries.move_to_end(key)

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from dboxfs.fsapi import DirEntry, FileSystem, Permissions, ops
 from dboxfs.fsapi.chain import Steps
-from dboxfs.fsapi.ops import Appended, CopyRange, LockKind, Op, Opened, OpenShared, TryLock
+from dboxfs.fsapi.ops import Appended, CopyRange, LockKind, Op, OpenedFile, OpenShared, TryLock
 from dboxfs.fsapi.temporary import Process
 from dboxfs.store.write_options import WriteOptions
 
@@ -246,8 +246,8 @@ class Disk:
         :returns: the file, whether it is locked, and if so what the path names (None: nothing).
         """
 
-        def program() -> Steps[tuple[Opened, bool, os.stat_result | None, bytes]]:
-            opened: Opened = yield OpenShared(path)
+        def program() -> Steps[tuple[OpenedFile, bool, os.stat_result | None, bytes]]:
+            opened: OpenedFile = yield OpenShared(path)
             try:
                 if kind is not None and not (yield TryLock(opened.fd, kind)):
                     return opened, False, None, b""
@@ -302,7 +302,7 @@ class AppendFile:
 
     __slots__ = ("_closed", "disk", "fd", "head", "path", "size", "stat")
 
-    def __init__(self, disk: Disk, path: str, opened: Opened) -> None:
+    def __init__(self, disk: Disk, path: str, opened: OpenedFile) -> None:
         self.disk = disk
         self.path = path
         self.fd = opened.fd

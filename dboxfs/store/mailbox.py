@@ -22,9 +22,9 @@ from dboxfs.index.mailbox import MailboxHeader, mailbox_header
 from dboxfs.index.state import IndexState
 from dboxfs.store.attr_reader import AttrReader
 from dboxfs.store.attrs import DAMAGED, KNOWN, Facts, FactTable, Uids
-from dboxfs.store.backend import Backend, Opened
+from dboxfs.store.backend import Backend, OpenRecord
 from dboxfs.store.body import Body, open_body, settled
-from dboxfs.store.details_cache import LocationTable
+from dboxfs.store.details_cache import DetailsCache
 from dboxfs.store.indexes.follow import NOTHING, Delta, IndexFiles
 from dboxfs.store.location import Location
 from dboxfs.store.mailbox_names import display_name
@@ -76,7 +76,7 @@ class Mailbox:
         report: Callable[[str, Exception], None],
         resync: Callable[[Mailbox], Awaitable[None]],
         sizes: SizeTables | None = None,
-        records: LocationTable[Details] | None = None,
+        records: DetailsCache[Details] | None = None,
     ) -> None:
         self.name = name
         self.display_name = display_name(name, utf8=location.utf8)
@@ -93,7 +93,7 @@ class Mailbox:
         self._resync = resync
         self._ahead = Walk(self._prefetch)
         self.files = backend.mailbox(name, lambda: self.index.state)
-        self._records: LocationTable[Details] = records if records is not None else LocationTable()
+        self._records: DetailsCache[Details] = records if records is not None else DetailsCache()
         self._owner = object()  # of what is in that table; another one when the mailbox changes
         recall = Recall(sizes, self.files) if sizes is not None else None
         self._attrs = AttrReader(self, self.files, recall, report)
@@ -276,7 +276,7 @@ class Mailbox:
             raise
         return body
 
-    async def open_record(self, uid: int) -> Opened:
+    async def open_record(self, uid: int) -> OpenRecord:
         """The record of *uid* as it is stored, settled; give it back with its ``close``.
 
         :raises NoSuchMessage, CorruptFile, OSError: as :meth:`open`.
@@ -288,7 +288,7 @@ class Mailbox:
             opened.close()
             raise
 
-    async def _open(self, uid: int) -> Opened:
+    async def _open(self, uid: int) -> OpenRecord:
         """Open *uid*; what can't be found is looked for again in a fresh index."""
         self.known(uid)
         try:

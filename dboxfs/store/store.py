@@ -32,10 +32,10 @@ from dboxfs.errors import CorruptFile, DboxfsError, NoSuchStore
 from dboxfs.fsapi import FileSystem
 from dboxfs.fsapi.ops import fresh
 from dboxfs.store.backend import Backend
-from dboxfs.store.changes import Changes
+from dboxfs.store.changes import ChangeNotes
 from dboxfs.store.damage_log import DamageLog, IndexErrors
 from dboxfs.store.dbox_version import recorded_version
-from dboxfs.store.details_cache import DEFAULT_LIMIT, LocationTable
+from dboxfs.store.details_cache import DEFAULT_LIMIT, DetailsCache
 from dboxfs.store.folder import Folder, Listener, Listeners
 from dboxfs.store.indexes.follow import Delta, IndexFiles
 from dboxfs.store.location import Location
@@ -90,11 +90,11 @@ class Store:
         self.storage = storage
         self.ahead = ahead
         self._backend = backend
-        self.records: LocationTable[Details] = LocationTable(table_size)
+        self.records: DetailsCache[Details] = DetailsCache(table_size)
         self.sizes: SizeTables | None = None
         self._cache_dir = cache_dir
         self._listeners = Listeners()
-        self._changes = Changes(location, backend.map_changed)
+        self._changes = ChangeNotes(location, backend.map_changed)
         self._checked: dict[str, float] = {}
         self._tree_checked = 0.0
         self._tree_lock = trio.Lock()

@@ -5,10 +5,11 @@ An inode whose message has got another uid is forwarded (:mod:`dboxfs.vfs.forwar
 
 A change finds the names as they are under the lock of the mailbox: where a message has gone or another one
 has its name by then, nothing is changed (:class:`~dboxfs.store.write.Superseded`), and the change is made
-again with what is there now (:meth:`Changes.again`).
+again with what is there now (:meth:`MessageChanges.again`).
 
-Locks: that of the name that gets another meaning (:mod:`dboxfs.vfs.name_locks`), held by :meth:`Changes.move`
-and a rename over a message.  A commit holds it, too, before it calls :meth:`Changes.save`, which takes none.
+Locks: that of the name that gets another meaning (:mod:`dboxfs.vfs.name_locks`), held by
+:meth:`MessageChanges.move` and a rename over a message.  A commit holds it, too, before it calls
+:meth:`MessageChanges.save`, which takes none.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def mailbox_of(folder: Folder) -> Mailbox:
     return folder.mailbox
 
 
-class Changes:
+class MessageChanges:
     """See the module."""
 
     def __init__(

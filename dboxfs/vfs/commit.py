@@ -25,7 +25,7 @@ from dboxfs.errors import NoSuchMailbox
 from dboxfs.store import Folder, Store
 from dboxfs.store.names.table import WrittenNames
 from dboxfs.store.write import NewMessage
-from dboxfs.vfs.changes import Changes, mailbox_of
+from dboxfs.vfs.changes import MessageChanges, mailbox_of
 from dboxfs.vfs.draft import Draft
 from dboxfs.vfs.draft_stages import Stage
 from dboxfs.vfs.forwarding import Forwarding
@@ -43,7 +43,7 @@ class Committer:
         names: WrittenNames,
         forwarding: Forwarding,
         locks: NameLocks,
-        changes: Changes,
+        changes: MessageChanges,
     ) -> None:
         self._store = store
         self._inodes = inodes

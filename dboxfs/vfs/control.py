@@ -20,7 +20,7 @@ from dboxfs import __version__
 from dboxfs.store import Mailbox, Store
 from dboxfs.vfs.attrs import Attributes, Attrs
 from dboxfs.vfs.errors import Refused
-from dboxfs.vfs.listing import Row
+from dboxfs.vfs.listing import ListingRow
 from dboxfs.vfs.node import CONTROL, FIRST_CONTROL_FILE
 
 NAME = b".dboxfs"
@@ -71,7 +71,7 @@ class OpenControlDirectory:
     def attributes(self) -> Attrs:
         return self._attributes.control_dir(CONTROL)
 
-    def messages(self, start: int) -> Iterator[Row]:
+    def messages(self, start: int) -> Iterator[ListingRow]:
         return iter(())
 
 

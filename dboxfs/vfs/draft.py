@@ -22,7 +22,7 @@ import trio
 from dboxfs.store import Body, Folder
 from dboxfs.store.write import Source, Spool
 from dboxfs.vfs.content import Budget, Content
-from dboxfs.vfs.draft_stages import Event, Stage, Standing, guid_of
+from dboxfs.vfs.draft_stages import DraftEvent, Stage, Standing, guid_of
 from dboxfs.vfs.errors import Refused, errno_of
 
 
@@ -163,7 +163,7 @@ class Draft:
         """A process has opened it."""
         self._handles += 1
         self._creator = self._creator or process
-        self._standing = self._standing.after(Event.OPENED)
+        self._standing = self._standing.after(DraftEvent.OPENED)
 
     def released(self) -> None:
         """The last descriptor of an open is gone."""
@@ -175,27 +175,27 @@ class Draft:
 
     def closed_empty(self) -> None:
         """It is a ghost from now on."""
-        self._standing = self._standing.after(Event.EMPTY)
+        self._standing = self._standing.after(DraftEvent.EMPTY)
 
     def committed(self, uid: int) -> None:
         """Its bytes are message *uid*."""
-        self._standing = replace(self._standing.after(Event.COMMITTED), uid=uid, takes_place=False)
+        self._standing = replace(self._standing.after(DraftEvent.COMMITTED), uid=uid, takes_place=False)
         self._content.committed()
 
     def moved(self, folder: Folder, name: bytes, uid: int, guid: bytes | None) -> None:
         """Its message has this uid and name now, in this mailbox."""
         self._standing = replace(
-            self._standing.after(Event.MOVED), folder=folder, name=name, uid=uid, guid=guid
+            self._standing.after(DraftEvent.MOVED), folder=folder, name=name, uid=uid, guid=guid
         )
 
     def expunged(self) -> None:
         """Its message was expunged by somebody else."""
-        self._standing = replace(self._standing.after(Event.EXPUNGED), uid=None)
+        self._standing = replace(self._standing.after(DraftEvent.EXPUNGED), uid=None)
 
     def renamed(self, folder: Folder, name: bytes, over: int | None, *, takes_place: bool = False) -> None:
         """It was renamed, over message *over* or to a name that is free."""
-        event = Event.TO_DOT if name.startswith(b".") else Event.TO_PLAIN
-        event = event if over is None else Event.ONTO
+        event = DraftEvent.TO_DOT if name.startswith(b".") else DraftEvent.TO_PLAIN
+        event = event if over is None else DraftEvent.ONTO
         self._standing = replace(
             self._standing.after(event),
             folder=folder,
@@ -215,16 +215,16 @@ class Draft:
 
     def name_taken(self) -> None:
         """Another file was given its name."""
-        standing = self._standing.after(Event.NAME_TAKEN)
+        standing = self._standing.after(DraftEvent.NAME_TAKEN)
         self._standing = replace(standing, uid=None)
 
     def removed(self) -> None:
         """It, or its message, is removed."""
-        self._standing = self._standing.after(Event.REMOVED)
+        self._standing = self._standing.after(DraftEvent.REMOVED)
 
     def kept(self) -> None:
         """Its message could not be removed."""
-        self._standing = self._standing.after(Event.KEPT)
+        self._standing = self._standing.after(DraftEvent.KEPT)
 
     def left(self) -> bool:
         """Only others than its opener hold it from now on; False: so it was already."""

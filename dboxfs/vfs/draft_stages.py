@@ -1,7 +1,7 @@
 """What a draft is, and what becomes of it: every stage and every event, as one table.
 
-What a draft is (:class:`Standing`) changes by an :class:`Event` alone.  The table has every stage and every
-event; what it leaves out can't happen.  Nothing but the methods of
+What a draft is (:class:`Standing`) changes by a :class:`DraftEvent` alone.  The table has every stage and
+every event; what it leaves out can't happen.  Nothing but the methods of
 :class:`~dboxfs.vfs.draft.Draft` makes events.
 
 ==============  ====================================================================================
@@ -57,7 +57,7 @@ class Stage(enum.Enum):
     REMOVED = enum.auto()
 
 
-class Event(enum.Enum):
+class DraftEvent(enum.Enum):
     """See the module.
 
     ``OPENED``: a process has opened it.  ``EMPTY``: its last descriptor was closed, and there is no byte.
@@ -83,23 +83,23 @@ class Event(enum.Enum):
 
 _NEW, _DOT, _GHOST, _NAMELESS, _MESSAGE, _REMOVED = Stage
 
-TABLE: dict[Event, dict[Stage, Stage]] = {
-    Event.OPENED: {stage: stage for stage in Stage} | {_GHOST: _NEW},
-    Event.EMPTY: {_NEW: _GHOST},
-    Event.COMMITTED: {
+TABLE: dict[DraftEvent, dict[Stage, Stage]] = {
+    DraftEvent.OPENED: {stage: stage for stage in Stage} | {_GHOST: _NEW},
+    DraftEvent.EMPTY: {_NEW: _GHOST},
+    DraftEvent.COMMITTED: {
         _NEW: _MESSAGE, _DOT: _MESSAGE, _NAMELESS: _MESSAGE, _MESSAGE: _MESSAGE, _REMOVED: _REMOVED,
     },
-    Event.MOVED: {_MESSAGE: _MESSAGE, _REMOVED: _REMOVED},
-    Event.EXPUNGED: {_MESSAGE: _NEW, _REMOVED: _REMOVED},
-    Event.TO_PLAIN: {_NEW: _NEW, _DOT: _NEW, _GHOST: _GHOST},
-    Event.TO_DOT: {_NEW: _DOT, _DOT: _DOT, _GHOST: _DOT},
-    Event.ONTO: {_NEW: _MESSAGE, _DOT: _MESSAGE, _GHOST: _REMOVED},
-    Event.NAME_TAKEN: {
+    DraftEvent.MOVED: {_MESSAGE: _MESSAGE, _REMOVED: _REMOVED},
+    DraftEvent.EXPUNGED: {_MESSAGE: _NEW, _REMOVED: _REMOVED},
+    DraftEvent.TO_PLAIN: {_NEW: _NEW, _DOT: _NEW, _GHOST: _GHOST},
+    DraftEvent.TO_DOT: {_NEW: _DOT, _DOT: _DOT, _GHOST: _DOT},
+    DraftEvent.ONTO: {_NEW: _MESSAGE, _DOT: _MESSAGE, _GHOST: _REMOVED},
+    DraftEvent.NAME_TAKEN: {
         _NEW: _NAMELESS, _DOT: _REMOVED, _GHOST: _REMOVED, _NAMELESS: _NAMELESS, _MESSAGE: _NAMELESS,
         _REMOVED: _REMOVED,
     },
-    Event.REMOVED: dict.fromkeys(Stage, _REMOVED),
-    Event.KEPT: {_REMOVED: _MESSAGE},
+    DraftEvent.REMOVED: dict.fromkeys(Stage, _REMOVED),
+    DraftEvent.KEPT: {_REMOVED: _MESSAGE},
 }  # fmt: skip
 """The stage that an event leads to, by event and stage."""
 
@@ -128,15 +128,15 @@ class Standing:
         stage = _MESSAGE if uid is not None else _DOT if name.startswith(b".") else _NEW
         return cls(stage, folder, name, guid_of(folder), uid, exclusive)
 
-    def after(self, event: Event) -> Standing:
+    def after(self, event: DraftEvent) -> Standing:
         """The standing with the stage that *event* leads to.
 
         :raises KeyError: that can't happen.
         """
         stage = TABLE[event][self.stage]
-        if event is Event.EXPUNGED and stage is _NEW and self.name.startswith(b"."):
+        if event is DraftEvent.EXPUNGED and stage is _NEW and self.name.startswith(b"."):
             stage = _DOT
-        if event is Event.KEPT and self.uid is None:
+        if event is DraftEvent.KEPT and self.uid is None:
             stage = _NAMELESS
         return replace(self, stage=stage)
 

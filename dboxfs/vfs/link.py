@@ -9,7 +9,7 @@ import errno
 from functools import partial
 
 from dboxfs.store import Folder
-from dboxfs.vfs.changes import Changes, mailbox_of
+from dboxfs.vfs.changes import MessageChanges, mailbox_of
 from dboxfs.vfs.commit import Committer
 from dboxfs.vfs.draft import Draft
 from dboxfs.vfs.drafts import Drafts
@@ -19,7 +19,7 @@ from dboxfs.vfs.names import Names, check_name
 from dboxfs.vfs.node import Inodes, Node
 
 
-class Link:
+class LinkRequest:
     """See the module."""
 
     def __init__(
@@ -28,7 +28,7 @@ class Link:
         names: Names,
         forwarding: Forwarding,
         drafts: Drafts,
-        changes: Changes,
+        changes: MessageChanges,
         committer: Committer,
     ) -> None:
         self._inodes = inodes

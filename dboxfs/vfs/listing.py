@@ -33,7 +33,7 @@ _AHEAD = 64
 _LISTING_WINDOW = 2048
 
 
-class Row(NamedTuple):
+class ListingRow(NamedTuple):
     """A message in a listing.
 
     ``next``: the offset behind it.  ``size``: bytes.  ``received``, ``saved``: seconds since the epoch.
@@ -64,7 +64,7 @@ class OpenDirectory(Protocol):
     def attributes(self) -> Attrs:
         """What all messages of the directory have in common."""
 
-    def messages(self, start: int) -> Iterator[Row]:
+    def messages(self, start: int) -> Iterator[ListingRow]:
         """The messages from offset *start* on."""
 
 
@@ -201,7 +201,7 @@ class Directory:
         """What all messages of the directory have in common."""
         return self._lists.attributes.messages(self.snapshot.folder)
 
-    def messages(self, start: int) -> Iterator[Row]:
+    def messages(self, start: int) -> Iterator[ListingRow]:
         """The messages from offset *start* on."""
         snapshot, lists, first = self.snapshot, self._lists, self._first(start)
         if first >= len(snapshot.uids) or snapshot.folder not in lists.inodes:
@@ -214,7 +214,7 @@ class Directory:
                 timeout = 0.0
             name = named.get(uid, b"%d.eml" % uid) if named else b"%d.eml" % uid
             if name:
-                yield Row(position + after, name, base | uid, size, received, saved, timeout)
+                yield ListingRow(position + after, name, base | uid, size, received, saved, timeout)
 
 
 class Listings:

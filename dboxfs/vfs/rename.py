@@ -12,7 +12,7 @@ import errno
 from functools import partial
 
 from dboxfs.store import Folder
-from dboxfs.vfs.changes import Changes, mailbox_of
+from dboxfs.vfs.changes import MessageChanges, mailbox_of
 from dboxfs.vfs.commit import Committer
 from dboxfs.vfs.draft import Draft
 from dboxfs.vfs.drafts import Drafts
@@ -27,7 +27,7 @@ NOREPLACE = 1
 """renameat2(2): refuse if there is something under the new name."""
 
 
-class Rename:
+class RenameRequest:
     """See the module."""
 
     def __init__(
@@ -36,7 +36,7 @@ class Rename:
         names: Names,
         forwarding: Forwarding,
         drafts: Drafts,
-        changes: Changes,
+        changes: MessageChanges,
         committer: Committer,
         mailboxes: Mailboxes,
         kernel: Kernel,

@@ -11,7 +11,7 @@ from dboxfs.store import Facts
 from dboxfs.store.write import StoreWriter
 from dboxfs.store.write.log_records import check_keywords
 from dboxfs.vfs import xattrs
-from dboxfs.vfs.changes import Changes, flag_bits, flag_names, mailbox_of
+from dboxfs.vfs.changes import MessageChanges, flag_bits, flag_names, mailbox_of
 from dboxfs.vfs.draft import Draft
 from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.errors import Refused
@@ -31,7 +31,7 @@ class Setattr:
         forwarding: Forwarding,
         drafts: Drafts,
         writer: StoreWriter,
-        changes: Changes,
+        changes: MessageChanges,
         kernel: Kernel,
     ) -> None:
         self._inodes = inodes

@@ -11,7 +11,7 @@ from dboxfs.vfs.node import Inodes
 from dboxfs.vfs.removals import Removals
 
 
-class Unlink:
+class UnlinkRequest:
     """See the module."""
 
     def __init__(self, inodes: Inodes, names: Names, drafts: Drafts, removals: Removals) -> None:

@@ -27,13 +27,13 @@ from dboxfs.store.write import StoreWriter
 from dboxfs.util.mounts import Mount
 from dboxfs.vfs import xattrs
 from dboxfs.vfs.attrs import Attrs
-from dboxfs.vfs.changes import Changes, mailbox_of
+from dboxfs.vfs.changes import MessageChanges, mailbox_of
 from dboxfs.vfs.close_policy import ClosePolicy, OpenDraft
 from dboxfs.vfs.commit import Committer
 from dboxfs.vfs.draft import Draft
 from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.errors import Refused
-from dboxfs.vfs.link import Link
+from dboxfs.vfs.link import LinkRequest
 from dboxfs.vfs.listing import Directory, OpenDirectory
 from dboxfs.vfs.mailboxes import Mailboxes
 from dboxfs.vfs.maintenance import Maintenance
@@ -44,9 +44,9 @@ from dboxfs.vfs.opening import Opening
 from dboxfs.vfs.reader import Opened
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.removals import Removals
-from dboxfs.vfs.rename import Rename
+from dboxfs.vfs.rename import RenameRequest
 from dboxfs.vfs.setattr import Setattr
-from dboxfs.vfs.unlink import Unlink
+from dboxfs.vfs.unlink import UnlinkRequest
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class WritableVfs:
         )  # fmt: skip
         self._name_files = NameFiles(name_reader, writer.options)
         locks = NameLocks(inodes)
-        changes = Changes(store, writer, inodes, forwarding, locks, name_reader, self._name_files)
+        changes = MessageChanges(store, writer, inodes, forwarding, locks, name_reader, self._name_files)
         self._drafts = Drafts(inodes, reading.open_files, lambda folder: writer.spool(folder.name))
         committer = Committer(store, inodes, names.written, forwarding, locks, changes)
         self._removals = Removals(store, writer, names, host.spawn)
@@ -80,11 +80,11 @@ class WritableVfs:
         self._mailboxes = Mailboxes(
             store, writer, inodes, folders, names, self._drafts, self._removals, host.kernel
         )
-        self._rename = Rename(
+        self._rename = RenameRequest(
             inodes, names, forwarding, self._drafts, changes, committer, self._mailboxes, host.kernel
         )
-        self._link = Link(inodes, names, forwarding, self._drafts, changes, committer)
-        self._unlink = Unlink(inodes, names, self._drafts, self._removals)
+        self._link = LinkRequest(inodes, names, forwarding, self._drafts, changes, committer)
+        self._unlink = UnlinkRequest(inodes, names, self._drafts, self._removals)
         self._setattr = Setattr(inodes, names, forwarding, self._drafts, writer, changes, host.kernel)
         self.maintenance = Maintenance(writer, host.requests) if writer.options.alone else None
         reading.control.more.append(self._stats)

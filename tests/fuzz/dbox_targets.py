@@ -46,7 +46,7 @@ from dboxfs.errors import DboxfsError, FormatError
 from dboxfs.fsapi import FileSystem
 from dboxfs.fsapi.drivers.memory import MemoryDriver
 from dboxfs.store import salvage
-from dboxfs.store.backend import Opened
+from dboxfs.store.backend import OpenRecord
 from dboxfs.store.body import open_body, settled
 from dboxfs.store.salvage.trailer import read_block
 from dboxfs.store.stored_record import LOST_HEADER, TAIL, NeedRange, Record, file_header, parse_record
@@ -352,7 +352,7 @@ async def run_body(data: bytes, random: Random) -> None:
     async with FileSystem(driver) as fs:
         handle = fs.open("/m/u.1")
         await handle.wait_open()
-        opened = await settled(Opened(handle, "/m/u.1", found, handle.close))
+        opened = await settled(OpenRecord(handle, "/m/u.1", found, handle.close))
         body = open_body(fs, opened, "/m", "-x")
         try:
             at = 0

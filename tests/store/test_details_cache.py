@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from dboxfs.errors import NoSuchMessage
-from dboxfs.store.details_cache import LocationKey, LocationTable
+from dboxfs.store.details_cache import DetailsCache, DetailsKey
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.store.opened import box_of, opened
 
 BOTH = pytest.mark.parametrize("driver", ["sdbox", "mdbox"])
 
 
-def key(n: int) -> LocationKey:
+def key(n: int) -> DetailsKey:
     return "mailbox", n, ()
 
 
@@ -23,7 +23,7 @@ def made(dovecot: Dovecot, location: str, **settings: str) -> Account:
 
 
 def test_the_limit_holds_at_a_million_messages() -> None:
-    table: LocationTable[int] = LocationTable(10_000)
+    table: DetailsCache[int] = DetailsCache(10_000)
     for n in range(1_000_000):
         table.put(key(n), n)
         assert len(table) <= 10_000
@@ -33,7 +33,7 @@ def test_the_limit_holds_at_a_million_messages() -> None:
 
 
 def test_what_was_not_used_for_the_longest_time_goes_first() -> None:
-    table: LocationTable[str] = LocationTable(3)
+    table: DetailsCache[str] = DetailsCache(3)
     for n, value in enumerate("abc"):
         table.put(key(n), value)
     assert table.get(key(0)) == "a"
@@ -42,7 +42,7 @@ def test_what_was_not_used_for_the_longest_time_goes_first() -> None:
 
 
 def test_everything_is_dropped_in_one_step() -> None:
-    table: LocationTable[int] = LocationTable(100)
+    table: DetailsCache[int] = DetailsCache(100)
     for n in range(100):
         table.put(key(n), n)
     table.drop()

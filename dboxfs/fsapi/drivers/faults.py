@@ -25,7 +25,7 @@ import trio
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.drivers.base import Completions, Driver
-from dboxfs.fsapi.ops import Appended, Job, Op, Opened, os_error
+from dboxfs.fsapi.ops import Appended, Job, Op, OpenedFile, os_error
 
 R = TypeVar("R")
 
@@ -244,7 +244,7 @@ class FaultsDriver:
     def _crash_after(self, job: Job[Any], inner: Job[Any]) -> None:
         self._crash()
         job.error = os_error(errno.EIO)
-        if isinstance(inner.result, Opened):
+        if isinstance(inner.result, OpenedFile):
             self._inner.submit(ops.Close(inner.result.fd), _nothing)
         self._end(job)
 

@@ -21,7 +21,7 @@ import trio
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.drivers.base import Completions
 from dboxfs.fsapi.drivers.memory_tree import Node, Tree
-from dboxfs.fsapi.ops import Appended, Job, Op, Opened, os_error
+from dboxfs.fsapi.ops import Appended, Job, Op, OpenedFile, os_error
 from dboxfs.fsapi.types import Capabilities, DirEntry, Peek, PeekResult, Permissions
 
 R = TypeVar("R")
@@ -151,7 +151,7 @@ class MemoryDriver:
         return result
 
     def _dispose(self, job: Job[Any]) -> None:
-        if isinstance(job.result, Opened) and (file := self._files.pop(job.result.fd, None)) is not None:
+        if isinstance(job.result, OpenedFile) and (file := self._files.pop(job.result.fd, None)) is not None:
             file.closed = True
 
     def _file(self, fd: int) -> _OpenFile:
@@ -160,13 +160,13 @@ class MemoryDriver:
         except KeyError:
             raise os_error(errno.EBADF) from None
 
-    def _add_file(self, node: Node, append: bool) -> Opened:
+    def _add_file(self, node: Node, append: bool) -> OpenedFile:
         fd = self._next_fd
         self._next_fd += 1
         self._files[fd] = _OpenFile(node, append)
-        return Opened(fd, node.stat())
+        return OpenedFile(fd, node.stat())
 
-    def _open(self, op: ops.Open) -> Opened:
+    def _open(self, op: ops.Open) -> OpenedFile:
         node = self._found(op.path, op.nofollow)
         if node.is_dir:
             raise os_error(errno.EISDIR, op.path)
@@ -178,7 +178,7 @@ class MemoryDriver:
             raise os_error(errno.ELOOP, path)
         return node
 
-    def _create(self, op: ops.Create) -> Opened:
+    def _create(self, op: ops.Create) -> OpenedFile:
         return self._add_file(self.tree.add(op.path, stat.S_IFREG, op.permissions), True)
 
     def _read(self, op: ops.Read) -> bytes:
@@ -280,7 +280,7 @@ class MemoryDriver:
     def _rmdir(self, op: ops.Rmdir) -> None:
         self.tree.rmdir(op.path)
 
-    def _open_shared(self, op: ops.OpenShared) -> Opened:
+    def _open_shared(self, op: ops.OpenShared) -> OpenedFile:
         node = self.tree.find(op.path, follow=False)
         if node.is_symlink:
             raise os_error(errno.ELOOP, op.path)

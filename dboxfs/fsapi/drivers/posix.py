@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Chain, execute_chain
-from dboxfs.fsapi.ops import Appended, Op, Opened, os_error
+from dboxfs.fsapi.ops import Appended, Op, OpenedFile, os_error
 from dboxfs.fsapi.types import DirEntry, Peek, PeekResult, Permissions
 
 R = TypeVar("R")
@@ -50,7 +50,7 @@ def execute(op: Op[R]) -> R:
 
 def dispose(job: ops.Job[Any]) -> None:
     """Close what a job opened whose caller is gone."""
-    if isinstance(job.result, Opened):
+    if isinstance(job.result, OpenedFile):
         os.close(job.result.fd)
 
 
@@ -61,7 +61,7 @@ def check_regular(status: os.stat_result, path: str) -> None:
         raise os_error(errno.EISDIR if directory else errno.ESPIPE, path)
 
 
-def _open(op: ops.Open) -> Opened:
+def _open(op: ops.Open) -> OpenedFile:
     flags = APPEND_FLAGS if op.append else READ_FLAGS
     fd = os.open(op.path, flags | os.O_NOFOLLOW if op.nofollow else flags)
     try:
@@ -72,14 +72,14 @@ def _open(op: ops.Open) -> Opened:
     except BaseException:
         os.close(fd)
         raise
-    return Opened(fd, status)
+    return OpenedFile(fd, status)
 
 
-def _create(op: ops.Create) -> Opened:
+def _create(op: ops.Create) -> OpenedFile:
     fd = os.open(op.path, _CREATE_FLAGS, op.permissions.mode & 0o700)
     try:
         _set_permissions(fd, op.permissions)
-        return Opened(fd, os.fstat(fd))
+        return OpenedFile(fd, os.fstat(fd))
     except BaseException:
         os.close(fd)
         os.unlink(op.path)
@@ -302,12 +302,12 @@ def _chain(op: Chain[R]) -> R:
 # -- files that other programs write too --------------------------------------------------------------------
 
 
-def _open_shared(op: ops.OpenShared) -> Opened:
+def _open_shared(op: ops.OpenShared) -> OpenedFile:
     fd = os.open(op.path, _SHARED_FLAGS)
     try:
         status = os.fstat(fd)
         check_regular(status, op.path)
-        return Opened(fd, status)
+        return OpenedFile(fd, status)
     except BaseException:
         os.close(fd)
         raise

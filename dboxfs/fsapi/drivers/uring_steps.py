@@ -17,7 +17,7 @@ from dboxfs.fsapi import ops
 from dboxfs.fsapi.drivers import posix
 from dboxfs.fsapi.drivers import uring_abi as abi
 from dboxfs.fsapi.drivers.uring_abi import address_of, new_bytes
-from dboxfs.fsapi.ops import Appended, Op, Opened, os_error
+from dboxfs.fsapi.ops import Appended, Op, OpenedFile, os_error
 from dboxfs.fsapi.types import Peek, PeekResult
 
 Entry = tuple[Any, ...]
@@ -77,7 +77,7 @@ def _open(op: ops.Open) -> Steps:
     except BaseException:
         os.close(fd)
         raise
-    return Opened(fd, status)
+    return OpenedFile(fd, status)
 
 
 def _fadvise(fd: int, size: int, offset: int) -> Entry:

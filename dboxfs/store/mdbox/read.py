@@ -26,10 +26,10 @@ from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
 from dboxfs.fsapi import Peek, PeekResult
 from dboxfs.index.mapindex import MapIndex, MapRecord
 from dboxfs.store.attrs import DAMAGED, Facts, FactTable, Marks, Uids
-from dboxfs.store.backend import Marked, MessageFiles, Opened, Scanned, StateOf, scanned
+from dboxfs.store.backend import Marked, MessageFiles, OpenRecord, Scanned, StateOf, scanned
 from dboxfs.store.body_plain import PlainBody
 from dboxfs.store.mdbox.columns import MailboxColumns
-from dboxfs.store.mdbox.storage import Container, MdboxStorage, read_record, split_header
+from dboxfs.store.mdbox.storage import MdboxStorage, OpenContainer, read_record, split_header
 from dboxfs.store.odd_files import odd_file
 from dboxfs.store.saved_dates import CachePlaces, SavedDates
 from dboxfs.store.size_format import generation_of, marks_of
@@ -193,20 +193,20 @@ class MdboxFiles:
 
     # -- opening -------------------------------------------------------------------------------
 
-    async def open(self, uid: int) -> Opened:
+    async def open(self, uid: int) -> OpenRecord:
         """Open the file that holds *uid* and find its record; looks into a fresh map before it gives up."""
         try:
             return await self._open_once(uid, fresh=False)
         except (CorruptFile, FileNotFoundError, NoSuchMessage):
             return await self._open_again(uid)
 
-    async def _open_again(self, uid: int) -> Opened:
+    async def _open_again(self, uid: int) -> OpenRecord:
         try:
             return await self._open_once(uid, fresh=True)
         except FileNotFoundError as exc:
             raise CorruptFile(str(exc.filename), 0, "the map names this file, but it is missing") from exc
 
-    async def _open_once(self, uid: int, *, fresh: bool) -> Opened:
+    async def _open_once(self, uid: int, *, fresh: bool) -> OpenRecord:
         mapping = await self._storage.map(fresh=fresh)
         map_uids, _ = self._columns.map_uids(np.array([uid], np.uint32))
         map_uid = int(map_uids[0])
@@ -223,7 +223,7 @@ class MdboxFiles:
         except BaseException:
             self._storage.release(place.file_id, container)
             raise
-        return Opened(
+        return OpenRecord(
             container.handle, container.path, record, lambda: self._storage.release(place.file_id, container)
         )
 
@@ -279,7 +279,7 @@ class MdboxFiles:
         """The metadata say the whole name."""
         return ""
 
-    def where(self, opened: Opened) -> str:
+    def where(self, opened: OpenRecord) -> str:
         """``<path below the root> <offset> <bytes>``: where the record lies, for people."""
         path = os.path.relpath(opened.path, self._storage.location.root)
         return f"{path} {opened.record.offset} {opened.record.end - opened.record.offset}"
@@ -289,7 +289,7 @@ class MdboxFiles:
         self._storage.changed = True
 
 
-def _has_size3(container: Container, head: bytes, offset: int, size: int) -> bool:
+def _has_size3(container: OpenContainer, head: bytes, offset: int, size: int) -> bool:
     """Whether the body of the format 3 record at *offset* has *size* bytes, by what is in memory.
 
     :raises FormatError, OSError: it is damaged, or can't be read.

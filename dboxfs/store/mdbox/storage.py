@@ -44,7 +44,7 @@ _GAP = 64 << 10
 
 
 @dataclass(slots=True)
-class Container:
+class OpenContainer:
     """One open ``m.N`` and how many messages are open in it.  ``damage``: of its header line."""
 
     path: str
@@ -68,7 +68,7 @@ class MdboxStorage:
         self.changed = True
         self.index.changed = self._fed
         self._map: MapIndex | None = None
-        self._open: OrderedDict[int, Container] = OrderedDict()
+        self._open: OrderedDict[int, OpenContainer] = OrderedDict()
 
     async def map(self, *, fresh: bool = False) -> MapIndex:
         """The map, read again when it changed (or when *fresh*).
@@ -114,7 +114,7 @@ class MdboxStorage:
         """Where *map_uid* lies, by the map as it was read last; None when it has to be read again."""
         return None if self.changed or self._map is None else self._map.lookup(map_uid)
 
-    def container_now(self, file_id: int) -> Container | None:
+    def container_now(self, file_id: int) -> OpenContainer | None:
         """``m.<file_id>`` if it is open."""
         container = self._open.get(file_id)
         return None if container is None or container.stale else container
@@ -148,7 +148,7 @@ class MdboxStorage:
             paths.append(os.path.join(self.location.alt_storage, name))
         return paths
 
-    async def container(self, file_id: int) -> Container:
+    async def container(self, file_id: int) -> OpenContainer:
         """``m.<file_id>``, open; give it back with :meth:`release`.
 
         :raises FileNotFoundError: in neither storage.
@@ -167,12 +167,12 @@ class MdboxStorage:
         self._trim()
         return found
 
-    async def _open_container(self, file_id: int) -> Container:
+    async def _open_container(self, file_id: int) -> OpenContainer:
         for path in self.paths(file_id):
             handle = self.fs.open(path, nofollow=True)
             try:
                 await handle.wait_open()
-                return Container(path, handle, *split_header(await handle.read(FILE_HEAD, 0)))
+                return OpenContainer(path, handle, *split_header(await handle.read(FILE_HEAD, 0)))
             except FileNotFoundError:
                 handle.close()
             except OSError as exc:
@@ -195,7 +195,7 @@ class MdboxStorage:
         finally:
             self.release(place.file_id, container)
 
-    def release(self, file_id: int, container: Container) -> None:
+    def release(self, file_id: int, container: OpenContainer) -> None:
         """Give *container* back."""
         container.users -= 1
         if container.users == 0 and self._open.get(file_id) is not container:
@@ -235,7 +235,7 @@ def split_header(head: bytes) -> tuple[FileHeader, FormatError | None]:
         return LOST_HEADER, exc
 
 
-async def read_record(container: Container, place: MapRecord) -> Record:
+async def read_record(container: OpenContainer, place: MapRecord) -> Record:
     handle, header = container.handle, container.header
     end = place.offset + place.size if place.size else (await handle.wait_open()).st_size
     tail_offset = max(place.offset, end - TAIL) if place.size else end

@@ -40,7 +40,7 @@ from typing import Literal
 from dboxfs.errors import DboxfsError, NoSuchMessage
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
-from dboxfs.fsapi.ops import LockKind, Opened, OpenShared, TryLock
+from dboxfs.fsapi.ops import LockKind, OpenedFile, OpenShared, TryLock
 from dboxfs.store import Folder, Mailbox
 from dboxfs.store.disk import AppendFile, Disk, check_appended
 from dboxfs.store.indexes.locks import lock_log, unlock_log
@@ -83,7 +83,7 @@ def append_steps(
     :raises FileNotFoundError: there is none.
     :raises OSError: the file is as it was, but for a torn end.
     """
-    opened: Opened = yield OpenShared(path)
+    opened: OpenedFile = yield OpenShared(path)
     fd = opened.fd
     try:
         if not (yield TryLock(fd, kind)):

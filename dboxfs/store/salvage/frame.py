@@ -9,7 +9,7 @@ from dboxfs.errors import FormatError
 from dboxfs.store.salvage.effort import Effort
 from dboxfs.store.salvage.found import Found, Trust
 from dboxfs.store.salvage.measure import Measured, contradictions
-from dboxfs.store.salvage.trailer import RECORD_START, Block, begins_block, read_block
+from dboxfs.store.salvage.trailer import RECORD_START, MetadataBlock, begins_block, read_block
 from dboxfs.store.salvage.window import Window
 
 RECORD_START_SIZE = 30
@@ -25,7 +25,7 @@ class Framed:
 
     body_offset: int
     body_end: int
-    block: Block
+    block: MetadataBlock
 
     @property
     def end(self) -> int:
@@ -84,7 +84,7 @@ class Frames:
         self.why = "the file ends inside a message header"
         return None
 
-    async def block(self, offset: int, *, through: bool = False) -> Block | None:
+    async def block(self, offset: int, *, through: bool = False) -> MetadataBlock | None:
         """The metadata block at *offset*; None: there is none, or none that ends."""
         size, work = _FIRST_BYTES, 0
         while True:
@@ -116,7 +116,7 @@ class Frames:
         return [offset for offset in dict.fromkeys(found) if offset < self._window.size]
 
 
-def confirmed(measured: Measured, block: Block) -> bool:
+def confirmed(measured: Measured, block: MetadataBlock) -> bool:
     """Whether the metadata prove that a text is complete."""
     try:
         known = block.metadata.virtual_size is not None and block.metadata.ext_refs is None

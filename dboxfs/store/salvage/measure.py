@@ -50,7 +50,7 @@ class Measured:
     encrypted: bool = False
 
 
-class Meter:
+class TextMeter:
     """Counts a text that comes in pieces."""
 
     def __init__(self, kind: Compression | None, claim: int = 0, effort: Effort | None = None) -> None:
@@ -157,7 +157,7 @@ async def measure_as(
         if not is_encrypted(text):
             virtual = len(text) + text.count(b"\n") - text.count(b"\r\n")
             return Measured(len(text), len(text), virtual, None, zlib.crc32(text))
-    meter = Meter(kind, claim, effort)
+    meter = TextMeter(kind, claim, effort)
     async for piece in window.pieces(start, end):
         meter.feed(piece)
     return meter.result()

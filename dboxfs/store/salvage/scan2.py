@@ -36,7 +36,7 @@ from dboxfs.store.salvage.frame import Frames, confirmed
 from dboxfs.store.salvage.measure import Measured, claimed, contradictions, measure, settled
 from dboxfs.store.salvage.quick import usual_records
 from dboxfs.store.salvage.search import LOOK_AHEAD, Search
-from dboxfs.store.salvage.trailer import RECORD_START, USUAL, Block
+from dboxfs.store.salvage.trailer import RECORD_START, USUAL, MetadataBlock
 from dboxfs.store.salvage.window import Window
 
 _TEXT = re.compile(rb"[^\0]")
@@ -232,7 +232,9 @@ class Format2Scan:
         header = await self._frames.message_header(start, self._frames.header_sizes[0])
         return body_offset + header.body_size if header is not None else end
 
-    async def _incomplete(self, start: int, end: int, block: Block | None, why: str) -> list[Found | Gap]:
+    async def _incomplete(
+        self, start: int, end: int, block: MetadataBlock | None, why: str
+    ) -> list[Found | Gap]:
         """What is left of the record at *start*, and of another one that *block* ends."""
         header = await self._window.read(start, MESSAGE_HEADER_SIZE)
         has_header = header[:2] == b"\x01\x02" or header[-1:] == b"\n" or not any(header)
@@ -257,7 +259,7 @@ class Format2Scan:
         return [await self._piece(start, end, body_offset, body_end, block, why), *rest]
 
     async def _piece(
-        self, start: int, end: int, body_offset: int, body_end: int, block: Block | None, why: str
+        self, start: int, end: int, body_offset: int, body_end: int, block: MetadataBlock | None, why: str
     ) -> Found:
         """A damaged record with this text."""
         metadata = block.metadata if block is not None else None
@@ -266,7 +268,7 @@ class Format2Scan:
         return Found(start, end, body_offset, size, metadata, measured, Trust.DAMAGED, (why,))
 
 
-def _trust(measured: Measured, block: Block, wrong: list[str]) -> Trust:
+def _trust(measured: Measured, block: MetadataBlock, wrong: list[str]) -> Trust:
     if measured.error is not None:
         return Trust.DAMAGED
     if wrong:

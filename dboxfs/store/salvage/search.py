@@ -15,9 +15,9 @@ from dboxfs.store.salvage.effort import SMALL_ATTEMPT, Effort
 from dboxfs.store.salvage.found import Found, Trust
 from dboxfs.store.salvage.frame import Framed, Frames, confirmed
 from dboxfs.store.salvage.landmarks import NOT_COUNTED, Landmarks, find_landmarks
-from dboxfs.store.salvage.measure import Measured, Meter, claimed, contradictions, measure, settled
+from dboxfs.store.salvage.measure import Measured, TextMeter, claimed, contradictions, measure, settled
 from dboxfs.store.salvage.quick import usual_record
-from dboxfs.store.salvage.trailer import TRAILER_START, Block
+from dboxfs.store.salvage.trailer import TRAILER_START, MetadataBlock
 from dboxfs.store.salvage.window import Window
 
 LOOK_AHEAD: Final = 32 << 20
@@ -86,7 +86,7 @@ class Search:
         self, landmarks: Landmarks, start: int, body_offset: int, end: int, kind: Compression
     ) -> Found | None:
         """The same for a compressed text: it is decompressed once, and measured where a block seems to be."""
-        meter, at = Meter(kind, 0, self._effort), body_offset
+        meter, at = TextMeter(kind, 0, self._effort), body_offset
         first, last = landmarks.blocks_between(body_offset, end)
         for number in range(first, min(last, first + _MOST_BLOCKS)):
             body_end = int(landmarks.blocks[number])
@@ -117,13 +117,13 @@ class Search:
 
     # -- metadata blocks ---------------------------------------------------------------------------------
 
-    async def next_block(self, start: int, end: int) -> Block | None:
+    async def next_block(self, start: int, end: int) -> MetadataBlock | None:
         """The first metadata block that begins at *start* or behind, and before *end*."""
         landmarks = await self._look(start)
         first, last = landmarks.blocks_between(start, end)
         return await self._one_of(landmarks.blocks[first:last][:_MOST_BLOCKS].tolist())
 
-    async def last_block(self, start: int, end: int) -> Block | None:
+    async def last_block(self, start: int, end: int) -> MetadataBlock | None:
         """The last one."""
         near = max(start, end - _NEAR)
         data = await self._window.read(near, end - near)
@@ -134,7 +134,7 @@ class Search:
             blocks = landmarks.blocks[first:last][-_MOST_BLOCKS:].tolist()
         return await self._one_of(reversed(blocks[-_MOST_BLOCKS:]))
 
-    async def _one_of(self, offsets: Iterable[int]) -> Block | None:
+    async def _one_of(self, offsets: Iterable[int]) -> MetadataBlock | None:
         for offset in offsets:
             block = await self._frames.block(offset, through=True)
             if block is not None:

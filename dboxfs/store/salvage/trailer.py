@@ -40,7 +40,7 @@ _TWO_WRONG: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class MetadataBlock:
     """A metadata block.  ``problems``: what had to be guessed, in words; empty: it is as it should be."""
 
     metadata: Metadata
@@ -58,7 +58,7 @@ def _wrong(data: bytes) -> int:
     return sum(a != b for a, b in zip(data, METADATA_MAGIC, strict=False))
 
 
-def read_block(data: bytes, base: int, *, to_the_end: bool, through: bool = False) -> Block | None:
+def read_block(data: bytes, base: int, *, to_the_end: bool, through: bool = False) -> MetadataBlock | None:
     """The block at the start of *data*, or None: it is none, or does not end in *data*.
 
     :param base: offset of *data* in the file.
@@ -69,7 +69,7 @@ def read_block(data: bytes, base: int, *, to_the_end: bool, through: bool = Fals
         return None
     wrong = _wrong(data)
     if not wrong and (strict := _strict(data, base)) is not None:
-        return Block(strict)
+        return MetadataBlock(strict)
     return _lenient(data, base, wrong=wrong, to_the_end=to_the_end, through=through)
 
 
@@ -83,7 +83,7 @@ def _strict(data: bytes, base: int) -> Metadata | None:
     return found if all(b"A" <= key <= b"Z" for key, _ in found.items) else None
 
 
-def _lenient(data: bytes, base: int, *, wrong: int, to_the_end: bool, through: bool) -> Block | None:
+def _lenient(data: bytes, base: int, *, wrong: int, to_the_end: bool, through: bool) -> MetadataBlock | None:
     problems = ["the magic before the metadata is damaged"] if wrong else []
     others = (RECORD_START.search(data), None if through else TRAILER_START.search(data, 1))
     ends = [found.start() for found in others if found is not None]
@@ -107,4 +107,4 @@ def _lenient(data: bytes, base: int, *, wrong: int, to_the_end: bool, through: b
         if guess is not None:
             items.insert(0, (b"G", guess[0]))
             problems.append("the guid stands in a damaged line")
-    return Block(Metadata(tuple(items), size, base), tuple(problems) or ("the metadata are damaged",))
+    return MetadataBlock(Metadata(tuple(items), size, base), tuple(problems) or ("the metadata are damaged",))

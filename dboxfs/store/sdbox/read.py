@@ -24,7 +24,7 @@ from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
 from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
 from dboxfs.index.mailbox import MailboxHeader, mailbox_header
 from dboxfs.store.attrs import DAMAGED, Facts, FactTable, Marks, Uids
-from dboxfs.store.backend import Marked, MessageFiles, Opened, Scanned, StateOf, scanned
+from dboxfs.store.backend import Marked, MessageFiles, OpenRecord, Scanned, StateOf, scanned
 from dboxfs.store.body_plain import PlainBody
 from dboxfs.store.location import Location
 from dboxfs.store.odd_files import odd_file
@@ -183,7 +183,7 @@ class SdboxFiles:
             return Facts(DAMAGED, 0, 0, saved)
         return damaged_facts(head[header.size :], tail, header.size, peek.stat.st_size, header, saved)
 
-    async def open(self, uid: int) -> Opened:
+    async def open(self, uid: int) -> OpenRecord:
         """Open the file of *uid* and find its record.
 
         :raises NoSuchMessage: there is no such file.
@@ -192,7 +192,7 @@ class SdboxFiles:
         for path in self._paths(uid):
             handle = self._ahead.take(path)[1] or self._fs.open(path, nofollow=True)
             try:
-                return Opened(handle, path, await self._open_record(handle, path), handle.close)
+                return OpenRecord(handle, path, await self._open_record(handle, path), handle.close)
             except FileNotFoundError:
                 handle.close()
             except OSError as exc:
@@ -281,7 +281,7 @@ class SdboxFiles:
         header = self._header()
         return f"-{header.guid.hex()}-{uid}" if header is not None else ""
 
-    def where(self, opened: Opened) -> str:
+    def where(self, opened: OpenRecord) -> str:
         """``<path below the root> <offset> <bytes>``: where the record lies, for people."""
         record = opened.record
         return f"{os.path.relpath(opened.path, self._root)} {record.offset} {record.end - record.offset}"

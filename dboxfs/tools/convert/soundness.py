@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from dboxfs.dbox import Compression, Metadata
 from dboxfs.errors import FormatError
-from dboxfs.store.salvage.measure import Measured, Meter, contradictions, settled
+from dboxfs.store.salvage.measure import Measured, TextMeter, contradictions, settled
 
 Items = list[tuple[bytes, bytes]]
 
@@ -35,7 +35,7 @@ class TextCheck:
     """
 
     def __init__(self, compression: Compression | None, items: Items, crc: int | None) -> None:
-        self._meter = Meter(compression)
+        self._meter = TextMeter(compression)
         self._items = items
         self._crc = crc
 

@@ -23,7 +23,7 @@ import trio
 
 from dboxfs.dbox import Compression, Metadata
 from dboxfs.errors import DboxfsError, FormatError
-from dboxfs.store.backend import Opened
+from dboxfs.store.backend import OpenRecord
 from dboxfs.store.body import Body
 from dboxfs.store.location import Kind
 from dboxfs.store.mailbox import Mailbox
@@ -79,11 +79,11 @@ class Stored:
     as_it_is: bool = False
     crc: int | None = None
     doubt: str = ""
-    _opened: Opened | None = None
+    _opened: OpenRecord | None = None
     _body: Body | None = None
     _check: TextCheck | None = None
 
-    def hold(self, opened: Opened, body: Body | None) -> None:
+    def hold(self, opened: OpenRecord, body: Body | None) -> None:
         """Read from these files, which are its own from now on; *body*: in place of the record's body."""
         self._opened, self._body = opened, body
 
@@ -244,7 +244,7 @@ class MailboxSource:
             raise
         return message
 
-    def _key(self, uid: int, opened: Opened, guid: bytes) -> str | None:
+    def _key(self, uid: int, opened: OpenRecord, guid: bytes) -> str | None:
         """What all places of a message have in common; None: it has only this one.
 
         With the guid: numbers may mean another message when an interrupted conversion goes on.
@@ -255,14 +255,14 @@ class MailboxSource:
             place = f"{status.st_dev}:{status.st_ino}" if status.st_nlink > 1 else None
         return f"{place}:{guid.hex()}" if place is not None else None
 
-    def saved(self, uid: int, row: int, opened: Opened) -> int:
+    def saved(self, uid: int, row: int, opened: OpenRecord) -> int:
         """When the message was saved or copied here: seconds since the epoch."""
         if self._portrait.save_dates is not None:
             return int(self._portrait.save_dates[row])
         known = self._dates.get(uid) if self._dates is not None else None
         return known if known is not None else int(opened.handle.stat().st_ctime)
 
-    def _guid(self, opened: Opened, row: int) -> bytes:
+    def _guid(self, opened: OpenRecord, row: int) -> bytes:
         found = opened.record.metadata.guid128
         if found is None and self._portrait.guids is not None:
             found = self._portrait.guids[row].tobytes()

@@ -19,7 +19,7 @@ from dboxfs.dbox import (
 )
 from dboxfs.errors import CorruptFile, FormatError
 from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
-from dboxfs.store.backend import Opened
+from dboxfs.store.backend import OpenRecord
 from dboxfs.store.body import Body, open_body
 from dboxfs.store.location import Location
 from dboxfs.store.salvage import Trust
@@ -236,7 +236,7 @@ class Texts:
         end = metadata.base + metadata.size
         record = Record(row.offset, row.body_offset, row.body_size, size, row.compression, metadata, end)
         handle = self._fs.open(file.path, nofollow=True)
-        opened = Opened(handle, file.path, record, handle.close)
+        opened = OpenRecord(handle, file.path, record, handle.close)
         body = open_body(self._fs, opened, self._location.attachments, self._suffix(file))
         self._bodies.append(body)
         return BodySource(body)
