@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dboxfs.store import Folder
-from dboxfs.vfs.draft_stages import TABLE, Event, Stage, Standing
+from dboxfs.vfs.draft_stages import TABLE, DraftEvent, Stage, Standing
 
 FOLDER = Folder("x", "x", None, None)
 
@@ -28,7 +28,7 @@ KEPT        -        -         -         -        -        MESSAGE
 
 ROWS = {line.split()[0]: line.split()[1:] for line in SAYS.strip().splitlines()}
 CASES = [
-    (stage, Event[event], None if after == "-" else Stage[after])
+    (stage, DraftEvent[event], None if after == "-" else Stage[after])
     for event, row in ROWS.items()
     for stage, after in zip(Stage, row, strict=True)
 ]
@@ -40,7 +40,7 @@ def standing(stage: Stage, name: bytes = b"note") -> Standing:
 
 @pytest.mark.parametrize(("stage", "event", "after"), CASES)
 def test_each_event_leads_each_stage_where_the_table_says(
-    stage: Stage, event: Event, after: Stage | None
+    stage: Stage, event: DraftEvent, after: Stage | None
 ) -> None:
     if after is None:
         with pytest.raises(KeyError):
@@ -50,17 +50,17 @@ def test_each_event_leads_each_stage_where_the_table_says(
 
 
 def test_the_table_knows_every_event() -> None:
-    assert set(TABLE) == set(Event) == {Event[name] for name in ROWS}
+    assert set(TABLE) == set(DraftEvent) == {DraftEvent[name] for name in ROWS}
 
 
 @pytest.mark.parametrize(("name", "stage"), [(b"note", NEW), (b".note", DOT)])
 def test_what_is_left_of_an_expunged_message_depends_on_the_name(name: bytes, stage: Stage) -> None:
-    assert standing(MESSAGE, name).after(Event.EXPUNGED).stage is stage
+    assert standing(MESSAGE, name).after(DraftEvent.EXPUNGED).stage is stage
 
 
 def test_a_message_that_is_kept_when_its_name_is_gone_is_nameless() -> None:
     gone = Standing(REMOVED, FOLDER, b"note", None, None)
-    assert gone.after(Event.KEPT).stage is NAMELESS
+    assert gone.after(DraftEvent.KEPT).stage is NAMELESS
 
 
 @pytest.mark.parametrize(
