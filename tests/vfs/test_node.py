@@ -78,7 +78,7 @@ def test_a_message_leads_to_its_folder() -> None:
 
 
 def test_two_folders_with_the_same_hash_get_two_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_UID_MASK", 0x3)
+    monkeypatch.setattr(module, "_FOLDER_MASK", 0x3)
     table = Inodes(TOP)
     folders = [folder(f"f{n}") for n in range(3)]
     numbers = [table.add(one) for one in folders]
