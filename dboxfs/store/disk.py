@@ -24,7 +24,7 @@ from dboxfs.store.write_options import WriteOptions
 
 R = TypeVar("R")
 
-_PIECE = 16 << 20
+_COPY_PIECE = 16 << 20
 _READ_PIECE = 4 << 20
 
 
@@ -398,7 +398,7 @@ class AppendFile:
         :raises OSError: as :meth:`append`; EIO: the other file has less.
         """
         while size > 0:
-            piece = min(size, _PIECE)
+            piece = min(size, _COPY_PIECE)
             answer = await self.disk.run(CopyRange(fd, offset, piece, self.fd, self.size))
             self.size += answer.written
             if answer.error is not None:

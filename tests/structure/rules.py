@@ -16,6 +16,16 @@ import grimp
 LONGEST_MODULE = 450
 """Lines of a module, at most."""
 
+LONGER = {
+    "dboxfs/store/mdbox/write.py": 500,
+    "dboxfs/store/sdbox/write.py": 510,
+    "dboxfs/store/write/writer.py": 485,
+}
+"""Modules that were longer when the limit came, and may not grow."""
+
+AMBIGUOUS = frozenset({"Appended"})
+"""Class names that still mean two things."""
+
 PAGES = (
     "README.md",
     "SEMANTICS.md",
@@ -41,13 +51,14 @@ def modules(root: Path) -> list[Path]:
 
 
 def long_modules(root: Path, limit: int = LONGEST_MODULE) -> list[str]:
-    """Modules of more than *limit* lines."""
-    found = ((path, len(path.read_text().splitlines())) for path in modules(root))
-    return [
-        f"{path.relative_to(root)}: {lines} lines, at most {limit}: cut it by what its parts are"
-        for path, lines in found
-        if lines > limit
-    ]
+    """Modules of more than *limit* lines, or than they had in :data:`LONGER`."""
+    found = []
+    for path in modules(root):
+        name, lines = str(path.relative_to(root)), len(path.read_text().splitlines())
+        most = LONGER.get(name, limit)
+        if lines > most:
+            found.append(f"{name}: {lines} lines, at most {most}: cut it by what its parts are")
+    return found
 
 
 def import_circles(package: str = "dboxfs") -> list[str]:
@@ -118,7 +129,7 @@ def ambiguous_names(root: Path) -> list[str]:
     found = [
         f"class {name} means {len(places)} things: {', '.join(places)}"
         for name, places in classes.items()
-        if len(places) > 1
+        if len(places) > 1 and name not in AMBIGUOUS
     ]
     for name, values in constants.items():
         if len(values) > 1 and (not name.startswith("_") or len(set(values.values())) > 1):

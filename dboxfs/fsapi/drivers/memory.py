@@ -20,7 +20,7 @@ import trio
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.drivers.base import Completions
-from dboxfs.fsapi.drivers.memory_tree import Node, Tree
+from dboxfs.fsapi.drivers.memory_tree import MemoryNode, Tree
 from dboxfs.fsapi.ops import Appended, Job, Op, OpenedFile, os_error
 from dboxfs.fsapi.types import Capabilities, DirEntry, Peek, PeekResult, Permissions
 
@@ -29,7 +29,7 @@ R = TypeVar("R")
 
 @dataclass(slots=True, eq=False)
 class _OpenFile:
-    node: Node
+    node: MemoryNode
     append: bool
     closed: bool = False
 
@@ -160,7 +160,7 @@ class MemoryDriver:
         except KeyError:
             raise os_error(errno.EBADF) from None
 
-    def _add_file(self, node: Node, append: bool) -> OpenedFile:
+    def _add_file(self, node: MemoryNode, append: bool) -> OpenedFile:
         fd = self._next_fd
         self._next_fd += 1
         self._files[fd] = _OpenFile(node, append)
@@ -172,7 +172,7 @@ class MemoryDriver:
             raise os_error(errno.EISDIR, op.path)
         return self._add_file(node, op.append)
 
-    def _found(self, path: str, nofollow: bool) -> Node:
+    def _found(self, path: str, nofollow: bool) -> MemoryNode:
         node = self.tree.find(path, follow=not nofollow)
         if node.is_symlink:
             raise os_error(errno.ELOOP, path)

@@ -32,7 +32,7 @@ class Holder(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Node:
+class MemoryNode:
     """An inode: a regular file (``data``), a directory (``entries``) or a symbolic link (``target``).
 
     ``locks``: which open file has each lock; one that was closed has none.
@@ -45,7 +45,7 @@ class Node:
     nlink: int = 1
     mtime_ns: int = field(default_factory=time.time_ns)
     data: bytearray = field(default_factory=bytearray)
-    entries: dict[str, Node] = field(default_factory=dict)
+    entries: dict[str, MemoryNode] = field(default_factory=dict)
     target: str = ""
     locks: dict[LockKind, Holder] = field(default_factory=dict)
 
@@ -85,9 +85,9 @@ class Node:
 class Resolved:
     """Where a path leads: the directory, the last name in it, and what is there (None: nothing)."""
 
-    parent: Node
+    parent: MemoryNode
     name: str
-    node: Node | None
+    node: MemoryNode | None
 
 
 class Tree:
@@ -95,7 +95,7 @@ class Tree:
 
     def __init__(self) -> None:
         self._numbers = itertools.count(2)
-        self.root = Node(1, stat.S_IFDIR | 0o755, nlink=2)
+        self.root = MemoryNode(1, stat.S_IFDIR | 0o755, nlink=2)
 
     def locate(self, path: str, *, follow: bool = True) -> Resolved:
         """Resolve a path; its directory must exist, its last component need not.
@@ -108,19 +108,19 @@ class Tree:
             raise os_error(errno.ENOENT, path)
         return self._walk([self.root], path, path, follow, 0)
 
-    def find(self, path: str, *, follow: bool = True) -> Node:
+    def find(self, path: str, *, follow: bool = True) -> MemoryNode:
         """The node at a path, ENOENT if there is none."""
         node = self.locate(path, follow=follow).node
         if node is None:
             raise os_error(errno.ENOENT, path)
         return node
 
-    def add(self, path: str, kind: int, permissions: Permissions, target: str = "") -> Node:
+    def add(self, path: str, kind: int, permissions: Permissions, target: str = "") -> MemoryNode:
         """Make a node of type ``kind`` (``stat.S_IFREG`` ...) under a name that is free (EEXIST)."""
         place = self.locate(path, follow=False)
         if place.node is not None:
             raise os_error(errno.EEXIST, path)
-        node = Node(
+        node = MemoryNode(
             next(self._numbers),
             kind | permissions.mode,
             permissions.uid or 0,
@@ -189,7 +189,7 @@ class Tree:
             raise os_error(errno.EBUSY, path)
         return place
 
-    def _check_replace(self, node: Node, victim: Node, target: str) -> None:
+    def _check_replace(self, node: MemoryNode, victim: MemoryNode, target: str) -> None:
         if node.is_dir and not victim.is_dir:
             raise os_error(errno.ENOTDIR, target)
         if victim.is_dir and not node.is_dir:
@@ -197,12 +197,12 @@ class Tree:
         if victim.entries:
             raise os_error(errno.ENOTEMPTY, target)
 
-    def _is_below(self, node: Node, top: Node) -> bool:
+    def _is_below(self, node: MemoryNode, top: MemoryNode) -> bool:
         if node is top:
             return True
         return any(self._is_below(node, child) for child in top.entries.values() if child.is_dir)
 
-    def _walk(self, stack: list[Node], rest: str, path: str, follow: bool, links: int) -> Resolved:
+    def _walk(self, stack: list[MemoryNode], rest: str, path: str, follow: bool, links: int) -> Resolved:
         """Resolve ``rest`` from the directory on top of ``stack`` (its ancestors lie below it)."""
         stack = stack[:1] if rest.startswith("/") else list(stack)
         names = [name for name in rest.split("/") if name not in ("", ".")]

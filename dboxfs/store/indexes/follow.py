@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 # A base of this many bytes is parsed in a thread: it takes longer than a thread hop.
 _PARSE_IN_THREAD = 1 << 20
 _REPLAY_IN_THREAD = 128 << 10
-_ATTEMPTS = 6
+_LOAD_ATTEMPTS = 6
 _LIMIT = 1 << 31
 START = 512
 """Bytes at the beginning of a log by which it is known."""
@@ -324,7 +324,7 @@ class IndexFiles:
         old = self.state
         reason: Exception | None = None
         files = await self._fingerprint()
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(_LOAD_ATTEMPTS):
             if attempt:
                 await trio.sleep(0.005 * 2**attempt)
             try:

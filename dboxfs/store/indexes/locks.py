@@ -28,7 +28,7 @@ DOTLOCK_STALE = 180.0
 SUBSCRIPTIONS_STALE = 30.0
 """The same for ``subscriptions.lock``."""
 
-_HEAD = 512
+_LOCKED_HEAD = 512
 """Bytes of a file that are read as soon as it is locked."""
 
 _FIRST_WAIT = 0.0005
@@ -86,7 +86,7 @@ async def unlock_log(file: AppendFile) -> None:
 async def _open_and_lock(disk: Disk, path: str, patience: _Patience, method: LockMethod) -> AppendFile | None:
     """The locked file with its ``head``, None if the path names another one by now."""
     kind = {LockMethod.FCNTL: LockKind.RECORD, LockMethod.FLOCK: LockKind.FLOCK}.get(method)
-    file, locked, now = await disk.open_locked(path, kind, _HEAD)
+    file, locked, now = await disk.open_locked(path, kind, _LOCKED_HEAD)
     try:
         while not locked:
             await patience.wait()

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dboxfs.index import payload
-from dboxfs.index.log import RecordType, encode_record
+from dboxfs.index.log import USER_FLAGS, RecordType, encode_record
 from dboxfs.index.mailbox import guids
 from dboxfs.index.state import IndexState
 
-USER_FLAGS = 0x1F
 NO_GUID = bytes(16)
 _KEYWORD = re.compile(r"[!#$&'+,\-./0-9:;<=>?@A-Z\[^_`a-z|}~]{1,255}")
 _LATEST = 0xFFFFFFFF  # saved dates have 32 bits in an index

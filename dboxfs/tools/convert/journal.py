@@ -34,7 +34,7 @@ from dboxfs.fsapi.ops import SyncAll
 from dboxfs.store.disk import AppendFile
 from dboxfs.store.location import UNFINISHED
 
-_PIECE = 4 << 20
+_JOURNAL_PIECE = 4 << 20
 
 
 class DestinationRow(NamedTuple):
@@ -150,7 +150,7 @@ class Journal:
         """
         rest, offset, end = b"", 0, 0
         while offset < self._file.size:
-            data = await self._file.read(min(_PIECE, self._file.size - offset), offset)
+            data = await self._file.read(min(_JOURNAL_PIECE, self._file.size - offset), offset)
             offset += len(data)
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:

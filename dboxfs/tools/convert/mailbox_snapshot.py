@@ -20,11 +20,11 @@ import numpy.typing as npt
 
 from dboxfs.index.columns import ByteArray, UidArray
 from dboxfs.index.extensions import KEYWORDS, MODSEQ
+from dboxfs.index.log import USER_FLAGS
 from dboxfs.index.mailbox import guids, mailbox_header, map_uids, save_dates
 from dboxfs.index.state import IndexState
 
 POP3_UIDL = "hdr-pop3-uidl"
-USER_FLAGS = 0x1F
 _DAYS = slice(84, 120)
 
 

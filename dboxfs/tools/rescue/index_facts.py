@@ -17,14 +17,13 @@ import numpy as np
 from dboxfs.errors import CorruptFile, FormatError
 from dboxfs.fsapi import FileSystem, Peek, PeekResult
 from dboxfs.index.base import parse_index
-from dboxfs.index.log import LogHeader, parse_log_header
+from dboxfs.index.log import USER_FLAGS, LogHeader, parse_log_header
 from dboxfs.index.mailbox import MailboxHeader, guids, mailbox_header, map_uids, save_dates
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.index.state import IndexState
 from dboxfs.store.indexes.follow import IndexFiles
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.tree import is_stray, scan_tree
-from dboxfs.store.write.log_records import USER_FLAGS
 from dboxfs.tools.rescue.events import Emit, Event
 
 _LIMIT = 1 << 31
