@@ -1,6 +1,6 @@
 """``convert``: a store into another format.
 
-Progress goes to stderr, at most once a second; what came of it to stdout.  A message or mailbox that could
+Progress goes to stderr, if that is a terminal; what came of it to stdout.  A message or mailbox that could
 not be carried over is a line on stderr, and makes the exit status 1.
 """
 
@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from dataclasses import replace
 
 import trio
 
 from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.paths import overlap
+from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError, new_root
 from dboxfs.cli.stores import add_store, choose_store
 from dboxfs.fsapi import FileSystem, ThreadsDriver
@@ -32,9 +33,6 @@ write it meanwhile. Interrupted, the same command goes on where it was; DST beco
 store when everything is in it.
 
 """
-
-_MEGABYTE = 1_000_000
-_EVERY = 1.0
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
@@ -65,23 +63,28 @@ def convert(arguments: argparse.Namespace) -> int:
     if arguments.attachments is not None:
         location = replace(location, attachments=os.path.abspath(os.path.expanduser(arguments.attachments)))
     root = os.path.abspath(os.path.expanduser(arguments.target))
-    _refuse_overlap(location, root)
+    if (part := overlap(location, root)) is not None:
+        raise UsageError(f"{root}: DST and SRC must not lie in each other ({part} belongs to SRC)")
     kind = location.kind if arguments.format is None else Kind(arguments.format)
-    meter = _Meter(quiet=arguments.quiet)
+    meter = Meter(quiet=arguments.quiet)
+
+    def show(progress: ConvertProgress) -> None:
+        doing = "compared" if progress.verifying else "converted"
+        meter.show(doing, progress.messages, progress.of, progress.bytes)
 
     async def run() -> Converted:
         async with FileSystem(ThreadsDriver()) as fs, open_store(fs, location, follow=False) as store:
             options = WriteOptions(neighbour=Neighbour.ALONE, dbox_version=arguments.dbox_version)
             converter = Converter(
                 fs, store, root, kind, verify=arguments.verify, force=arguments.force,
-                options=options, report=meter.show,
+                options=options, report=show,
             )  # fmt: skip
             return await converter.run()
 
     try:
         done = trio.run(run)
     finally:
-        meter.end()
+        meter.clear()
     hidden = [f"mail may be hidden: {line}" for line in done.hidden]
     for line in (*hidden, *done.told, *done.failed):
         print(f"dboxfs: {one_line(line)}", file=sys.stderr)
@@ -106,46 +109,3 @@ def convert(arguments: argparse.Namespace) -> int:
             f"dboxfs rescue {location.root} DST may find more of them"
         )
     return 1 if done.failed or done.told or hidden else 0
-
-
-def _refuse_overlap(location: Location, root: str) -> None:
-    target = os.path.realpath(root)
-    parts = (
-        location.root, location.index, location.index_cache, location.control, location.alt, location.inbox,
-        location.attachments,
-    )  # fmt: skip
-    for part in (os.path.realpath(path) for path in parts if path is not None):
-        if os.path.commonpath([part, target]) in (part, target):
-            raise UsageError(f"{root}: DST and SRC must not lie in each other ({part} belongs to SRC)")
-
-
-class _Meter:
-    """Progress on stderr: a line that is written over on a terminal, else a line now and then."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._began = self._shown = time.monotonic()
-        self._over = sys.stderr.isatty()
-        self._open = False
-
-    def show(self, progress: ConvertProgress) -> None:
-        """Told by the conversion after each chunk."""
-        now = time.monotonic()
-        if self._quiet or now - self._shown < _EVERY:
-            return
-        self._shown = now
-        doing = "compared" if progress.verifying else "converted"
-        line = f"{doing} {progress.messages} of {progress.of} messages, {self.rate(progress.bytes)}"
-        print(f"\r{line}\x1b[K" if self._over else line, end="" if self._over else "\n", file=sys.stderr)
-        sys.stderr.flush()
-        self._open = self._over
-
-    def rate(self, size: int) -> str:
-        """*size* in MB, and a second."""
-        seconds = max(time.monotonic() - self._began, 1e-3)
-        return f"{size / _MEGABYTE:.1f} MB, {size / _MEGABYTE / seconds:.1f} MB/s"
-
-    def end(self) -> None:
-        """Close the line."""
-        if self._open:
-            print(file=sys.stderr)
