@@ -82,7 +82,7 @@ class Input:
 
 
 class Decoder(Protocol):
-    """See the module docstring."""
+    """Decompresses one stream, piece by piece."""
 
     @property
     def ended(self) -> bool: ...

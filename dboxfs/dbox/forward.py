@@ -37,7 +37,7 @@ class ForwardParser:
             body = parser.feed(piece) if piece else parser.finish()
 
     :param offset: where the record begins in its file.
-    :param to_end: see the module.
+    :param to_end: the record ends where the input does.
     :ivar record: the trailer, once the record is complete.
     :ivar unused: bytes that were fed and lie behind the record.
     """

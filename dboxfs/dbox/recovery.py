@@ -166,7 +166,7 @@ def scan_file(data: Buffer) -> list[FoundRecord | NoRecord]:
 def resolve(
     trailers: Iterable[Trailer], heads: Mapping[int, bytes], *, header: FileHeader | None, size: int
 ) -> list[FoundRecord | NoRecord]:
-    """Put what a scan has found in order; see the module.
+    """Put what a scan has found in order: records, and what lies between them.
 
     :param heads: the 19 bytes of the file (fewer at its end) at each of :meth:`TrailerScan.offsets`, and
         behind the header line.

@@ -92,7 +92,7 @@ class Closable(Protocol):
 
 @dataclass(eq=False)
 class Engine:
-    """One driver on one event loop; see the module."""
+    """One driver on one event loop, and what all handles of a file system share."""
 
     driver: Driver
     cache: PageCache

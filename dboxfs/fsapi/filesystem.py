@@ -201,30 +201,30 @@ class FileSystem:
             self.engine.submit(op, _ignore, background=True)
 
     async def rename(self, source: str, target: str) -> None:
-        """Rename; replaces an existing file.  A checkpoint; cancelled: see the module's docstring."""
+        """Rename; replaces an existing file.  A checkpoint; cancelled: it happens whole, or not."""
         await self._run(ops.Rename(source, target))
 
     async def link(self, source: str, target: str) -> None:
-        """Give a file another name.  A checkpoint; cancelled: see the module's docstring.
+        """Give a file another name.  A checkpoint; cancelled: it happens whole, or not.
 
         :raises FileExistsError: the name is taken.
         """
         await self._run(ops.Link(source, target))
 
     async def unlink(self, path: str) -> None:
-        """Take a file's name away.  A checkpoint; cancelled: see the module's docstring."""
+        """Take a file's name away.  A checkpoint; cancelled: it happens whole, or not."""
         await self._run(ops.Unlink(path))
 
     async def mkdir(self, path: str, permissions: Permissions | None = None) -> None:
-        """Make a directory (mode 0700 if left out).  A checkpoint; cancelled: see the module's docstring."""
+        """Make a directory (mode 0700 if left out).  A checkpoint; cancelled: it happens whole, or not."""
         await self._run(ops.Mkdir(path, permissions or Permissions(0o700)))
 
     async def rmdir(self, path: str) -> None:
-        """Remove an empty directory.  A checkpoint; cancelled: see the module's docstring."""
+        """Remove an empty directory.  A checkpoint; cancelled: it happens whole, or not."""
         await self._run(ops.Rmdir(path))
 
     async def fsync_dir(self, path: str) -> None:
-        """Make the names in a directory durable.  A checkpoint; cancelled: see the module's docstring."""
+        """Make the names in a directory durable.  A checkpoint; cancelled: it happens whole, or not."""
         await self._run(ops.SyncDir(path))
 
     @property

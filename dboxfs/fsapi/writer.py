@@ -51,7 +51,7 @@ class _Commit(enum.Enum):
 
 
 class Writer:
-    """What a handle has written; see the module.
+    """Writes one open file: the buffer, and the step that is on its way.
 
     :param path: the final name (it changes when a commit gives another one).
     :param temporary: the name until the first commit; None for a file that exists already.

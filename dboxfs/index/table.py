@@ -51,7 +51,7 @@ class Mark(NamedTuple):  # one a transaction: a frozen dataclass takes three tim
 
 
 class Table:
-    """See the module.
+    """The rows and columns of one index, with marks to roll back to.
 
     :param header: base header, 120 bytes or more.
     :param columns: uint8[n, record_size] of each extension, None without record data; owned by the table from

@@ -57,7 +57,7 @@ _SAVE_SECONDS = 0.3
 
 
 class Cause(enum.Enum):
-    """Why mail is not shown; see the module."""
+    """Why mail is not shown."""
 
     NO_INDEX = "no-index"
     NO_MAILBOX = "no-mailbox"

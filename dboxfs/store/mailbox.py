@@ -31,7 +31,7 @@ from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.prefetch import Walk
 from dboxfs.store.size_recall import Recall
 from dboxfs.store.size_table import SizeTables
-from dboxfs.util.coalesce import Joined
+from dboxfs.util.coalesce import CoalescedRuns
 
 FLAG_NAMES = (
     (0x01, "\\Answered"),
@@ -83,7 +83,7 @@ class Mailbox:
         self.uids: Uids = _NO_UIDS
         self.shown_next = 1
         self.facts = FactTable()
-        self.refreshing = Joined()
+        self.refreshing = CoalescedRuns()
         self._fs = fs
         self._location = location
         self.index = IndexFiles(fs, location.index_path(name))

@@ -1,9 +1,11 @@
-"""One at a time, and whoever asks while one waits for its turn shares it.
+"""Coalesced runs: calls that arrive while a run is pending share that run.
 
-For work that brings something up to date: who asks needs one that *begins* after the question, and it may be
-anybody's.  Of many that ask at once one works for all.
+For work that brings something up to date: a caller needs a run that *begins* after its call, and it may be
+any caller's.  Runs come one after the other; of many calls that arrive during one, a single next run serves
+all.
 
-Cancellation and errors are of the one that works; those who shared its turn then take one themselves.
+Cancellation and errors are those of the caller whose work runs; the callers that shared its run then start
+one themselves.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ class _Turn:
         self.worked = False
 
 
-class Joined:
-    """See the module."""
+class CoalescedRuns:
+    """Runs of one kind of work, one at a time."""
 
     def __init__(self) -> None:
         self._lock = trio.Lock()

@@ -78,7 +78,7 @@ def mailbox_of(folder: Folder) -> Mailbox:
 
 
 class MessageChanges:
-    """See the module."""
+    """Makes the changes of messages."""
 
     def __init__(
         self,

@@ -83,7 +83,7 @@ class OpenDraft:
 
 
 class ClosePolicy:
-    """See the module."""
+    """Decides at FLUSH, FSYNC and RELEASE whether the bytes of a draft are committed."""
 
     def __init__(self, host: Host, inodes: Inodes, drafts: Drafts, committer: Committer) -> None:
         self._host = host

@@ -34,7 +34,7 @@ from dboxfs.vfs.node import Inodes
 
 
 class Committer:
-    """See the module."""
+    """Makes a message of a draft, or a replacement of the message that it stands for."""
 
     def __init__(
         self,

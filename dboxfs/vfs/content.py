@@ -59,7 +59,7 @@ class Budget:
 
 
 class Content:
-    """See the module.
+    """The bytes of one draft.
 
     :param spool: makes a temporary file where the message will be.
     :param base: the message that the draft was opened on, if its bytes stay; this closes it.

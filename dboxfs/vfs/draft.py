@@ -27,7 +27,7 @@ from dboxfs.vfs.errors import Refused, errno_of
 
 
 class Draft:
-    """See the module.
+    """One file being written.
 
     :param inode: the number under which the kernel knows it.
     :param spool: gives the temporary file of a draft into a folder.

@@ -47,7 +47,7 @@ from dboxfs.store import Folder
 
 
 class Stage(enum.Enum):
-    """See the module."""
+    """What a draft is: a column of the table."""
 
     NEW = enum.auto()
     TEMPORARY = enum.auto()
@@ -58,7 +58,7 @@ class Stage(enum.Enum):
 
 
 class DraftEvent(enum.Enum):
-    """See the module.
+    """What happens to a draft: a row of the table.
 
     ``OPENED``: a process has opened it.  ``EMPTY``: its last descriptor was closed, and there is no byte.
     ``COMMITTED``: its bytes are message ``uid``.  ``MOVED``: its message has another uid or name, or is in

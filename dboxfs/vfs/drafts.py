@@ -55,7 +55,7 @@ class Writing:
 
 
 class Drafts:
-    """See the module.
+    """All drafts, by inode and by name.
 
     :param spool: gives the temporary file of a draft into a folder.
     :ivar membership: which descriptors of a process belong to this mount.

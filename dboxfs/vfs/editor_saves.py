@@ -32,7 +32,7 @@ class PutAside:
 
 
 class EditorSaves:
-    """See the module.  A mailbox is its storage name."""
+    """Remembers the flags of messages that an editor has moved away.  A mailbox is its storage name."""
 
     def __init__(self) -> None:
         self._aside: OrderedDict[tuple[str, bytes], PutAside] = OrderedDict()

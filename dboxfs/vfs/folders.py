@@ -46,7 +46,7 @@ MISSED_FOR = 1.0
 
 
 class Folders:
-    """See the module."""
+    """Finds folders by inode number."""
 
     def __init__(self, store: Store, inodes: Inodes) -> None:
         self._store = store

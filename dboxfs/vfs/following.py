@@ -21,7 +21,7 @@ from dboxfs.vfs.reader import Reader
 
 
 class Following:
-    """See the module.
+    """Tells the kernel what has changed in the store.
 
     :ivar follower: watches the files of names; None: there are none.
     """

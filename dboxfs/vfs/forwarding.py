@@ -29,7 +29,7 @@ FOLLOWED = 1 << 16
 
 
 class Forwarding:
-    """See the module."""
+    """Remembers what old inodes have become, a bounded number of them."""
 
     def __init__(self, inodes: Inodes, names: Names, open_files: OpenFiles) -> None:
         self._inodes = inodes

@@ -47,7 +47,7 @@ class Kernel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """See the module.
+    """What serves a mounted file system gives it.
 
     :ivar spawn: starts a background task.
     :ivar kernel: is told what changes.

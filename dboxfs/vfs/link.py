@@ -20,7 +20,7 @@ from dboxfs.vfs.node import Inodes, Node
 
 
 class LinkRequest:
-    """See the module."""
+    """Answers link(2)."""
 
     def __init__(
         self,

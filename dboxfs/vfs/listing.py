@@ -140,7 +140,7 @@ class Snapshot:
 
 
 class Directory:
-    """See the module.  What a handle of opendir(3) stands for.
+    """One open directory.  What a handle of opendir(3) stands for.
 
     :param inode: that it was opened by.
     """

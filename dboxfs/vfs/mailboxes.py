@@ -27,7 +27,7 @@ from dboxfs.vfs.removals import Removals
 
 
 class Mailboxes:
-    """See the module."""
+    """Answers mkdir, rmdir, rename of directories and the subscription."""
 
     def __init__(
         self,

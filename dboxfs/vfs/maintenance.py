@@ -31,7 +31,7 @@ _LONGEST_REST = 1.0
 
 
 class Maintenance:
-    """See the module.
+    """Runs the maintenance of one store in the background.
 
     :param requests: the counters of what the kernel has asked for so far.
     :param every: seconds between two runs.

@@ -29,7 +29,7 @@ def check_name(name: bytes) -> None:
 
 
 class Names:
-    """See the module.
+    """Finds messages by name, and names by message.
 
     :param reader: has read the files of names; None: no program has named anything.
     :ivar written: the names that programs gave.

@@ -42,7 +42,7 @@ class HasFacts(Protocol):
 
 
 class OpenFiles:
-    """See the module.
+    """Counts what is open.
 
     :ivar written: how often each inode is open for writing.
     """

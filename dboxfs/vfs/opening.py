@@ -25,7 +25,7 @@ from dboxfs.vfs.reader import Opened, Reader
 
 
 class Opening:
-    """See the module."""
+    """Answers CREATE, and OPEN for writing."""
 
     def __init__(
         self,

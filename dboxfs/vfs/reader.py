@@ -80,7 +80,7 @@ class OpenMessage:
 
 
 class Reader:
-    """See the module."""
+    """Opens messages for reading."""
 
     def __init__(self, store: Store, forwarding: Forwarding, open_files: OpenFiles, kernel: Kernel) -> None:
         self._store = store

@@ -41,7 +41,7 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
 
 
 class ReadOnlyVfs:
-    """See the module.
+    """Answers every request of a read-only mount.
 
     :param name_reader: has read the names that messages were written under; None: there are none.
     :ivar control: the control directory.  :ivar follower: watches the files of names.

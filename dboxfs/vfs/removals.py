@@ -59,7 +59,7 @@ class _Batch:
 
 
 class Removals:
-    """See the module.
+    """Removes messages, and finishes what removals have left to do.
 
     :param names: hides what is removed, whatever the mailbox, as it was read last, says of it.
     """

@@ -28,7 +28,7 @@ NOREPLACE = 1
 
 
 class RenameRequest:
-    """See the module."""
+    """Answers rename(2)."""
 
     def __init__(
         self,

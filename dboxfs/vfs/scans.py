@@ -26,7 +26,7 @@ MANY_ASKED = 256
 
 
 class Scans:
-    """See the module."""
+    """Has sizes and dates read that are not known yet."""
 
     def __init__(self, folders: Folders, open_files: OpenFiles, spawn: Spawn) -> None:
         self._folders = folders

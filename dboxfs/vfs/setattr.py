@@ -22,7 +22,7 @@ from dboxfs.vfs.node import DRAFTS, Inodes, Node
 
 
 class Setattr:
-    """See the module."""
+    """Answers setattr and setxattr."""
 
     def __init__(
         self,

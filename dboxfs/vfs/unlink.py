@@ -12,7 +12,7 @@ from dboxfs.vfs.removals import Removals
 
 
 class UnlinkRequest:
-    """See the module."""
+    """Answers unlink(2)."""
 
     def __init__(self, inodes: Inodes, names: Names, drafts: Drafts, removals: Removals) -> None:
         self._inodes = inodes

@@ -54,7 +54,7 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
 
 class WritableVfs:
-    """See the module.
+    """Answers every request of a writable mount.
 
     :param reading: the same store, to be read.
     :param writer: writes the store.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from dboxfs.util.coalesce import Joined
+from dboxfs.util.coalesce import CoalescedRuns
 
 
 class Work:
@@ -25,7 +25,7 @@ class Work:
 async def test_who_asks_gets_one_that_begins_later_and_shares_it(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    work, joined = Work(), Joined()
+    work, joined = Work(), CoalescedRuns()
     ended: list[tuple[float, float]] = []
 
     async def ask(at: float) -> None:
@@ -44,7 +44,7 @@ async def test_who_asks_gets_one_that_begins_later_and_shares_it(
 async def test_an_error_is_its_own_and_the_others_work_themselves(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    work, joined = Work(), Joined()
+    work, joined = Work(), CoalescedRuns()
     work.fails = 2
     failures = []
 
@@ -65,7 +65,7 @@ async def test_an_error_is_its_own_and_the_others_work_themselves(
 async def test_one_that_is_cancelled_leaves_its_turn_to_the_others(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    work, joined = Work(), Joined()
+    work, joined = Work(), CoalescedRuns()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(joined.run, work)
         await trio.testing.wait_all_tasks_blocked()

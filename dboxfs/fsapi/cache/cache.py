@@ -86,7 +86,7 @@ class _Page:
 
 
 class PageCache:
-    """Pages of bytes within a budget; see the module for which of them stay.
+    """Pages of bytes within a budget: the page with the lowest score goes first.
 
     :param size: the budget in bytes.  0 keeps nothing.
     """

@@ -99,7 +99,7 @@ class SystemCalls:
 
 
 class Ksm:
-    """Marks pieces of memory, takes it back, and counts.  See the module.
+    """Marks pieces of memory for the kernel to merge, takes the marks back, and counts what was saved.
 
     :ivar available: the kernel has not yet said that it can't.
     """

@@ -31,7 +31,7 @@ R = TypeVar("R")
 
 
 class Driver(Protocol):
-    """Runs operations; see the module for the contract.
+    """Runs operations somewhere else and completes them on the event loop (the contract: above).
 
     :ivar capabilities: what the files of this driver can do.
     :ivar depth: how many operations are worth having in flight at once.

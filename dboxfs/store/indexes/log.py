@@ -121,7 +121,7 @@ class IndexLog:
 
     @asynccontextmanager
     async def locked(self, *, deleted_ok: bool = False) -> AsyncIterator[IndexLog]:
-        """Hold the lock; see the module.
+        """Hold the lock of the log, with the state as the log has it.
 
         :param deleted_ok: give a mailbox that is marked as deleted too.
         :raises NoSuchMailbox: the mailbox is gone (or marked as deleted).

@@ -22,7 +22,7 @@ _GUID = re.compile("[0-9a-f]{32}")
 
 
 class NameFollower:
-    """See the module."""
+    """Watches the directory of names, and has files read again that others have written."""
 
     def __init__(self, reader: NameReader) -> None:
         self._reader = reader

@@ -16,7 +16,7 @@ from dboxfs.store import Folder, Mailbox, Store
 from dboxfs.store.location import WRITTEN_NAMES
 from dboxfs.store.names.codec import Line, decode_lines
 from dboxfs.store.names.table import WrittenNames
-from dboxfs.util.coalesce import Joined
+from dboxfs.util.coalesce import CoalescedRuns
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class ReadSoFar:
     """
 
     lock: trio.Lock
-    looks: Joined
+    looks: CoalescedRuns
     identity: tuple[int, int] | None = None
     end: int = 0
     skipped: int = 0
@@ -108,7 +108,7 @@ class NameReader:
         assert box.guid is not None
         found = self._places.get(box.guid)
         if found is None:
-            found = self._places[box.guid] = ReadSoFar(trio.Lock(), Joined())
+            found = self._places[box.guid] = ReadSoFar(trio.Lock(), CoalescedRuns())
         return found
 
     def folder(self, guid: str) -> Folder | None:

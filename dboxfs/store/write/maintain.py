@@ -62,7 +62,7 @@ class Maintained:
 async def maintain(
     work: Work, expunge: Expunge, delete: Delete, pause: Pause = trio.lowlevel.checkpoint
 ) -> Maintained:
-    """Do everything that is due; see the module.
+    """Do everything that is due, mailbox after mailbox.
 
     :param expunge: executes expunges, and requests, of one mailbox.
     :param delete: as for :func:`~dboxfs.store.write.recover.recover`.

@@ -24,7 +24,7 @@ from dboxfs.store.write.results import now_seconds
 
 
 class Spool:
-    """See the module.  It is a :class:`~dboxfs.store.write.message.Source`.
+    """The temporary file of one upload.  It is a :class:`~dboxfs.store.write.message.Source`.
 
     :param directory: where the file is made; its errors come with the first write.
     :param ready: begin it as a file of format 3, which may become a message as it is.

@@ -63,7 +63,7 @@ R = TypeVar("R")
 
 
 class StoreWriter:
-    """Writes one store; see the module.  One for each store and process.
+    """Makes every change of one store.  One for each store and process.
 
     :param owner: attributes of the store's root directory: what is new gets its owner, group and modes.
     :param views: the store, where this process reads it too: it shows at once what is written here.

@@ -40,7 +40,7 @@ MOST_REFERENCES = 32_000
 
 
 class StoreTarget(Protocol):
-    """See the module.  ``shared``: messages by their key, that others may refer to."""
+    """A destination of messages.  ``shared``: messages by their key, that others may refer to."""
 
     shared: dict[str, SharedMessage]
 
