@@ -51,10 +51,10 @@ class EncryptedMessage(DboxfsError):
 
     errno: ClassVar[int] = errno.EACCES
 
-    def __init__(self, path: str, offset: int) -> None:
+    def __init__(self, path: str, offset: int, why: str = "") -> None:
         super().__init__(
-            f"{path}: the message at offset {offset} is encrypted (Dovecot's mail_crypt); "
-            "dboxfs can't decrypt it: read it through Dovecot"
+            f"{path}: the message at offset {offset} is encrypted (Dovecot's mail_crypt)"
+            + (f" {why}" if why else "; give its key (-o crypt_key=FILE), or read it through Dovecot")
         )
         self.path = path
         self.offset = offset

@@ -16,7 +16,7 @@ import trio
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.progress import Meter
-from dboxfs.cli.status import UsageError, new_root
+from dboxfs.cli.status import UsageError, compress_method, new_root
 from dboxfs.cli.stores import add_store, choose_store
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, open_store
@@ -52,6 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     parser.add_argument(
         "--force", action="store_true", help="convert what is shown, though SRC seems to hide mail"
     )
+    parser.add_argument(
+        "--compress", metavar="METHOD", type=compress_method,
+        help="store plain messages compressed: zstd[:LEVEL], lz4, gz[:LEVEL], bz2[:LEVEL] (dbox version 2)",
+    )  # fmt: skip
     parser.add_argument("--attachments", metavar="DIR", help="Dovecot's mail_attachment_dir, if SRC has one")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
@@ -59,6 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
 def convert(arguments: argparse.Namespace) -> int:
     """``dboxfs convert SRC DST [--format F] [--dbox-version N] [--verify] [--force]``."""
     log_to_stderr()
+    if arguments.compress is not None and arguments.dbox_version == 3:
+        raise UsageError("--compress: messages of dbox version 3 are not compressed; leave out one of both")
     location = choose_store(arguments).location
     if arguments.attachments is not None:
         location = replace(location, attachments=os.path.abspath(os.path.expanduser(arguments.attachments)))
@@ -74,7 +80,11 @@ def convert(arguments: argparse.Namespace) -> int:
 
     async def run() -> Converted:
         async with FileSystem(ThreadsDriver()) as fs, open_store(fs, location, follow=False) as store:
-            options = WriteOptions(neighbour=Neighbour.ALONE, dbox_version=arguments.dbox_version)
+            options = WriteOptions(
+                neighbour=Neighbour.ALONE,
+                dbox_version=arguments.dbox_version,
+                compress=arguments.compress,
+            )
             converter = Converter(
                 fs, store, root, kind, verify=arguments.verify, force=arguments.force,
                 options=options, report=show,

@@ -16,6 +16,7 @@ from types import ModuleType
 
 import trio
 
+from dboxfs.cli.crypt_keys import read_keys
 from dboxfs.cli.daemon import in_background
 from dboxfs.cli.logs import is_stderr, log_to, one_line
 from dboxfs.cli.mount_options import parse_options
@@ -115,9 +116,10 @@ def mount(arguments: argparse.Namespace) -> int:
     parse_options(arguments.options)  # a wrong option is told before anything else
     chosen = choose_store(arguments)
     location = chosen.location
-    options = parse_options(arguments.options, chosen.separator)
+    options = parse_options(arguments.options, chosen.separator, chosen.compress)
     if options.attachments is not None:
         location = replace(location, attachments=options.attachments)
+    location = replace(location, keys=read_keys(options.keys, options.password_fd))
     mountpoint = check_mountpoint(arguments.mountpoint)
     _check_apart(location, mountpoint)
     options = replace(

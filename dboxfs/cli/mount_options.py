@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dboxfs.cli.status import UsageError
+from dboxfs.dbox.encoders import Method, parse_method
 from dboxfs.store.write import Eol, Fsync, LockMethod, Neighbour, WriteOptions
 from dboxfs.util.suggest import did_you_mean
 from dboxfs.vfs.options import Entries, MountOptions, ViewOptions
@@ -26,6 +27,8 @@ options for -o:
     lock_method=fcntl|flock|dotlock
                          Dovecot's lock_method (default fcntl)
     dbox_version=2|3     of new messages (default: what the store was made with); Dovecot reads 2 only
+    compress=METHOD      store new messages compressed: zstd[:LEVEL], lz4, gz[:LEVEL], bz2[:LEVEL] or none
+                         (default none; with --user: as Dovecot does)
     alone                no Dovecot uses the store meanwhile: expunge for good, rewrite indexes
   allow_other          other users may look into the mount, as its modes allow
   uid=N, gid=N         who the files seem to belong to (default: the store's owner)
@@ -36,6 +39,9 @@ options for -o:
                        how the kernel hears that a name means something else (default auto)
   loop=fast|plain      answer requests with pyfuse3's loop made cheap (default), or as it is
   attachments=DIR      Dovecot's mail_attachment_dir, for messages stored with it
+  crypt_key=FILE       private key of messages that mail_crypt has encrypted: PEM, or the user's
+                       dovecot-attributes with folder keys; may be given several times
+  crypt_password_fd=N  file descriptor with the password of the key (default: asked for on the terminal)
 """
 
 _MAX_ID = (1 << 32) - 2
@@ -53,10 +59,17 @@ _KERNEL = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ParsedOptions:
-    """What ``-o`` has said.  ``attachments``: Dovecot's mail_attachment_dir, absolute."""
+    """What ``-o`` has said.
+
+    :ivar attachments: Dovecot's mail_attachment_dir, absolute.
+    :ivar keys: files of private keys, absolute.
+    :ivar password_fd: where the password of a key comes from.
+    """
 
     mount: MountOptions
     attachments: str | None
+    keys: tuple[str, ...] = ()
+    password_fd: int | None = None
 
 
 class _Goes(enum.Enum):
@@ -77,12 +90,14 @@ class _Option:
 
     :ivar takes: its values, for people; empty: it has none.
     :ivar read: gives what a value means; KeyError or ValueError: it is no such value.
+    :ivar many: each of them counts, not the last one alone: the field is a tuple.
     """
 
     takes: str
     goes: _Goes
     field: str
     read: Callable[[str], object]
+    many: bool = False
 
 
 def _flag(goes: _Goes, field: str, value: object = True) -> _Option:
@@ -118,7 +133,7 @@ def _character(text: str) -> str:
 def _path(text: str) -> str:
     if not text:
         raise ValueError(text)
-    return os.path.abspath(text)
+    return os.path.abspath(os.path.expanduser(text))
 
 
 _OPTIONS: Mapping[str, _Option] = {
@@ -130,18 +145,22 @@ _OPTIONS: Mapping[str, _Option] = {
     "umask": _Option("octal digits", _Goes.VIEW, "umask", _octal),
     "separator": _Option("one character", _Goes.VIEW, "separator", _character),
     "attachments": _Option("a directory", _Goes.STORE, "attachments", _path),
+    "crypt_key": _Option("a file", _Goes.STORE, "keys", _path, many=True),
+    "crypt_password_fd": _Option("a number", _Goes.STORE, "password_fd", _id),
     "fsync": _enum(_Goes.WRITE, "fsync", Fsync),
     "eol": _enum(_Goes.WRITE, "eol", Eol),
     "lock_method": _enum(_Goes.WRITE, "lock_method", LockMethod),
+    "compress": _Option("zstd, lz4, gz, bz2 or none, with :LEVEL", _Goes.WRITE, "compress", parse_method),
     "alone": _flag(_Goes.WRITE, "neighbour", Neighbour.ALONE),
     "dbox_version": _choice(_Goes.VERSION, "dbox_version", {"2": 2, "3": 3}),
 }
 
 
-def parse_options(texts: list[str], separator: str = "/") -> ParsedOptions:
+def parse_options(texts: list[str], separator: str = "/", compress: Method | None = None) -> ParsedOptions:
     """Understand the values of ``-o``; of two that contradict each other the last counts.
 
     :param separator: where ``-o separator`` says no other.
+    :param compress: where ``-o compress`` says nothing.
     :raises UsageError: one of them is wrong, or needs another one.
     """
     found: dict[_Goes, dict[str, Any]] = {goes: {} for goes in _Goes}
@@ -155,22 +174,25 @@ def parse_options(texts: list[str], separator: str = "/") -> ParsedOptions:
             kernel.append(key)
         elif key in _OPTIONS:
             row = _OPTIONS[key]
-            found[row.goes][row.field] = _read(option, row, value, has_value=bool(equals))
+            meant = _read(option, row, value, has_value=bool(equals))
+            before = found[row.goes].get(row.field, ())
+            found[row.goes][row.field] = (*before, meant) if row.many else meant
             needs_rw = key if row.goes in (_Goes.WRITE, _Goes.VERSION) else needs_rw
         elif key not in _IGNORED and not key.startswith(("x-", "comment")):
             known = (*_OPTIONS, "ro", "rw", *_KERNEL)
-            meant = did_you_mean(key, known)
-            raise UsageError(f"-o {option}: unknown option{meant}; dboxfs mount --help lists them")
+            other = did_you_mean(key, known)
+            raise UsageError(f"-o {option}: unknown option{other}; dboxfs mount --help lists them")
     if needs_rw and not writable:
         raise UsageError(f"-o {needs_rw}: says how to write; it needs -o rw (in fstab: writable)")
     mount = MountOptions(
         view=replace(ViewOptions(separator=separator), **found[_Goes.VIEW]),
         fuse=tuple(kernel),
-        write=WriteOptions(**found[_Goes.WRITE]) if writable else None,
+        write=WriteOptions(**{"compress": compress, **found[_Goes.WRITE]}) if writable else None,
         **found[_Goes.MOUNT],
         **found[_Goes.VERSION],
     )
-    return ParsedOptions(mount, found[_Goes.STORE].get("attachments"))
+    store = found[_Goes.STORE]
+    return ParsedOptions(mount, **{"attachments": None, **store})
 
 
 def _read(option: str, row: _Option, value: str, *, has_value: bool) -> object:

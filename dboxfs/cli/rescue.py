@@ -18,7 +18,7 @@ import trio
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.progress import Meter
-from dboxfs.cli.status import first_error, message, new_root
+from dboxfs.cli.status import compress_method, first_error, message, new_root
 from dboxfs.cli.stores import add_store, choose_store
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
@@ -66,6 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
         "--partial", action="store_true", help="also save what there is of incomplete messages"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line; the last is the summary")
+    parser.add_argument(
+        "--compress", metavar="METHOD", type=compress_method,
+        help="store messages compressed: zstd[:LEVEL], lz4, gz[:LEVEL], bz2[:LEVEL] (dbox version 2)",
+    )  # fmt: skip
     parser.add_argument("--attachments", metavar="DIR", help="the store's mail_attachment_dir, if it has one")
 
 
@@ -85,6 +89,7 @@ def rescue(arguments: argparse.Namespace) -> int:
             return EXIT_NOT_DONE
         kind = Kind(arguments.format) if arguments.format is not None else location.kind
         options = RescueOptions(kind, arguments.dbox_version, partial=arguments.partial)
+        options = replace(options, writing=replace(options.writing, compress=arguments.compress))
         output = _Output(as_json=arguments.json, utf8=location.utf8, meter=meter)
 
         async def run() -> Rescued:

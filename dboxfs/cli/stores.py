@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from dboxfs.cli.logs import one_line
 from dboxfs.cli.status import UsageError
+from dboxfs.dbox.encoders import Method, parse_method
 from dboxfs.dovecot.user import FoundUser, find_user
 from dboxfs.errors import NoDovecot, NoSuchStore, NoSuchUser
 from dboxfs.store.location import Location, parse_location
@@ -52,6 +53,16 @@ class Chosen:
     def separator(self) -> str:
         """Between the parts of a mailbox's name, as Dovecot has it for this user."""
         return "/" if self.found is None else self.found.separator
+
+    @property
+    def compress(self) -> Method | None:
+        """How Dovecot compresses new messages of this user; None: not, or not in a way that dboxfs writes."""
+        if self.found is None:
+            return None
+        try:
+            return parse_method(self.found.compression or "none")
+        except ValueError:
+            return None
 
 
 def names_store(argv: Sequence[str]) -> bool:

@@ -46,8 +46,12 @@ class FoundUser:
 
     @property
     def compression(self) -> str:
-        """The method that new messages are compressed with; empty: none."""
-        return self._first("mail_compress_write_method", "zlib_save")
+        """The method that new messages are compressed with, and its level (``gz:6``); empty: none."""
+        method = self._first("mail_compress_write_method", "zlib_save")
+        level = self._first(
+            "zlib_save_level", f"compress_{method}_level", f"compress_{method}_block_size_100k"
+        )
+        return f"{method}:{level}" if method and level and method != "lz4" else method
 
     @property
     def described(self) -> str:
@@ -110,10 +114,14 @@ def _settings(configuration: Block, fields: Mapping[str, str], version: tuple[in
     for _, block in configuration.named("plugin"):
         found |= block.settings
     inner = {key.removeprefix("plugin/"): value for key, value in fields.items()}
-    found |= {key: _literal(value) for key, value in inner.items() if "/" not in key}
+    found |= {key: _literal(value, version) for key, value in inner.items() if "/" not in key}
     title, namespace = _inbox_namespace(configuration)
     here = f"namespace/{title}/"
-    own = {key.removeprefix(here): _literal(value) for key, value in inner.items() if key.startswith(here)}
+    own = {
+        key.removeprefix(here): _literal(value, version)
+        for key, value in inner.items()
+        if key.startswith(here)
+    }
     special = namespace.settings | own
     if version < (2, 4):
         found["mail_location"] = (
@@ -122,9 +130,9 @@ def _settings(configuration: Block, fields: Mapping[str, str], version: tuple[in
     return found | special
 
 
-def _literal(value: str) -> str:
+def _literal(value: str, version: tuple[int, int]) -> str:
     """A value without variables, as a setting that is expanded once more."""
-    return value.replace("%", "%%")
+    return value.replace("%", "%%") if version < (2, 4) else value.replace("%{", "%%{")
 
 
 def _inbox_namespace(configuration: Block) -> tuple[str, Block]:

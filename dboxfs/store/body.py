@@ -1,11 +1,11 @@
 """The plain bytes of a message, whatever they are stored as.
 
 Three kinds of body, stacked as they are stored: the bytes of the record (:class:`PlainBody`), decompressed
-(:class:`CompressedBody`, pages in the daemon's cache), and with the attachments put back that Dovecot keeps
-in files of their own (:class:`AssembledBody`).  All have a ``size`` in bytes that is known before the first
-read, ``pread`` that answers at once or raises BlockingIOError, and ``read`` that waits.  Both give exactly
-the bytes asked for, fewer only at the end of the message; a body that turns out shorter or longer than its
-record says raises CorruptFile.
+and decrypted (:class:`CompressedBody`, pages in the daemon's cache), and with the attachments put back that
+Dovecot keeps in files of their own (:class:`AssembledBody`).  All have a ``size`` in bytes that is known
+before the first read, ``pread`` that answers at once or raises BlockingIOError, and ``read`` that waits.
+Both give exactly the bytes asked for, fewer only at the end of the message; a body that turns out shorter or
+longer than its record says raises CorruptFile.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from __future__ import annotations
 import bisect
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -40,6 +41,42 @@ TEXT_PAGE = 64 << 10
 _TEXT_CHUNK = 64 << 10
 # These take milliseconds for a page; the others a fraction of one.
 _SLOW = frozenset({Compression.BZIP2, Compression.XZ})
+
+
+class Decoder(Protocol):
+    """Makes plain bytes of stored ones, as :class:`~dboxfs.dbox.compression.Decompressor` does."""
+
+    @property
+    def eof(self) -> bool:
+        """All output was read and no more will come."""
+
+    def feed(self, data: bytes) -> None:
+        """The next stored bytes."""
+
+    def finish(self) -> None:
+        """There are no more.
+
+        :raises FormatError: they end too early, or are damaged.
+        """
+
+    def read(self, max_bytes: int) -> bytes:
+        """The next plain bytes, at most *max_bytes*; empty: it needs input, or is at its end.
+
+        :raises FormatError: damage.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How the stored bytes of one message become plain ones.
+
+    ``decoder``: makes a new one, for the beginning of the message.  ``compression``: how the text is
+    compressed.  ``size``: bytes that come out; None: that is known from the metadata alone.
+    """
+
+    decoder: Callable[[], Decoder]
+    compression: Compression | None
+    size: int | None
 
 
 class Body(Protocol):
@@ -72,17 +109,19 @@ class CompressedBody:
     pages are named by what the message is and where it lies, so they serve whoever opens it next.
     """
 
-    def __init__(self, cache: PageCache, inner: PlainBody, opened: OpenRecord, size: int) -> None:
+    def __init__(
+        self, cache: PageCache, inner: PlainBody, opened: OpenRecord, size: int, decoding: Decoding
+    ) -> None:
         record = opened.record
         self._cache = cache
         self._key = (opened.path, record.offset, record.metadata.guid, record.stored_size, size)
         self._inner = inner
         self._path = opened.path
         self._base = opened.record.body_offset
-        assert opened.record.compression is not None
-        self._kind = opened.record.compression
         self.size = size
-        self._decoder = Decompressor(self._kind)
+        self._new_decoder = decoding.decoder
+        self._slow = decoding.compression in _SLOW
+        self._decoder = self._new_decoder()
         self._taken = 0
         self._next_page = 0
         self._lock = trio.Lock()
@@ -129,7 +168,7 @@ class CompressedBody:
                 return page
 
     def _restart(self) -> None:
-        self._decoder = Decompressor(self._kind)
+        self._decoder = self._new_decoder()
         self._taken = self._next_page = 0
 
     async def _decode_page(self) -> bytes:
@@ -153,7 +192,7 @@ class CompressedBody:
     async def _step(self, wanted: int) -> bytes:
         decoder = self._decoder
         while True:
-            if self._kind in _SLOW:
+            if self._slow:
                 piece = await trio.to_thread.run_sync(decoder.read, wanted)
             else:
                 piece = decoder.read(wanted)
@@ -285,17 +324,24 @@ async def settled(opened: OpenRecord) -> OpenRecord:
     return replace(opened, record=sure)
 
 
-def open_body(fs: FileSystem, opened: OpenRecord, attachments: str | None, suffix: str) -> Body:
+def open_body(
+    fs: FileSystem,
+    opened: OpenRecord,
+    attachments: str | None,
+    suffix: str,
+    decrypting: Decoding | None = None,
+) -> Body:
     """The plain bytes of the record in *opened*; the body owns it from now on, also when this raises.
 
     :param opened: its record is :func:`settled`.
     :param attachments: Dovecot's ``mail_attachment_dir``; None: not known.
     :param suffix: what follows an attachment's path in the file name (sdbox: mailbox guid and uid).
+    :param decrypting: how an encrypted one is read (:func:`dboxfs.store.decrypt.decrypting`).
     :raises CorruptFile: the record contradicts itself, or needs attachments that can't be found.
     :raises EncryptedMessage: it is ciphertext.
     """
     record = opened.record
-    if record.encrypted:
+    if record.encrypted and decrypting is None:
         opened.close()
         raise EncryptedMessage(opened.path, record.offset)
     try:
@@ -306,10 +352,14 @@ def open_body(fs: FileSystem, opened: OpenRecord, attachments: str | None, suffi
             refs = parse_ext_refs(value, base=record.metadata.value_offset(b"X") or 0)
         inner_size = record.size - sum(ref.size for ref in refs)
         inner: PlainBody | CompressedBody = plain
+        decoding = decrypting
         if record.compression is not None:
-            inner = CompressedBody(fs.cache, plain, opened, inner_size)
-        elif inner_size != plain.size:
-            raise FormatError(record.offset, f"stored {plain.size} bytes, expected {inner_size}")
+            decoding = Decoding(partial(Decompressor, record.compression), record.compression, None)
+        size = plain.size if decoding is None else decoding.size
+        if size is not None and inner_size != size:
+            raise FormatError(record.offset, f"stored {size} bytes, expected {inner_size}")
+        if decoding is not None:
+            inner = CompressedBody(fs.cache, plain, opened, inner_size, decoding)
         if not refs:
             return inner
         if attachments is None:

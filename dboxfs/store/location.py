@@ -19,8 +19,9 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from dboxfs.dbox.crypt import KeyRing
 from dboxfs.errors import NoSuchStore, Unsupported
 from dboxfs.store.evidence import first_container, first_message, kind_by_index, map_file, other_dirname
 from dboxfs.store.user_variables import StoreUser, absolute_path, expand
@@ -59,6 +60,8 @@ class Location:
     subscriptions: str = "subscriptions"
     attachments: str | None = None
     volatile: str | None = None
+    keys: KeyRing | None = field(default=None, compare=False, repr=False)
+    """Private keys of encrypted messages; None: such messages can't be read."""
     loose: bool = False
     """The root is the directory of the message files itself, and there is nothing else of a store."""
 

@@ -24,6 +24,7 @@ from dboxfs.store.attr_reader import AttrReader
 from dboxfs.store.attrs import DAMAGED, KNOWN, Facts, FactTable, Uids
 from dboxfs.store.backend import Backend, OpenRecord
 from dboxfs.store.body import Body, open_body, settled
+from dboxfs.store.decrypt import decrypting
 from dboxfs.store.details_cache import DetailsCache
 from dboxfs.store.indexes.follow import NOTHING, Delta, IndexFiles
 from dboxfs.store.location import Location
@@ -260,12 +261,18 @@ class Mailbox:
 
         :raises NoSuchMessage: the mailbox doesn't have it (any more).
         :raises CorruptFile: it is damaged, or its file is missing.
-        :raises EncryptedMessage: it is ciphertext.
+        :raises EncryptedMessage: it is ciphertext, and there is no key for it.
         :raises OSError: its file can't be opened or read.
         """
         try:
             opened = await self.open_record(uid)
-            body = open_body(self._fs, opened, self._location.attachments, self.files.attachment_suffix(uid))
+            try:
+                how = await decrypting(opened, self._location.keys)
+            except BaseException:
+                opened.close()
+                raise
+            suffix = self.files.attachment_suffix(uid)
+            body = open_body(self._fs, opened, self._location.attachments, suffix, how)
         except EncryptedMessage as exc:
             self._report(f"{self.display_name}: uid {uid}", exc)
             raise

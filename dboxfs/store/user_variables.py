@@ -5,8 +5,8 @@
 * 2.3: ``%`` + an optional width (``1`` or ``offset.width``; ``-`` counts from the end) + modifiers + a
   letter, or ``%{name}`` behind the same; ``%%`` is a percent sign.  Letters: ``u`` the whole name, ``n`` what
   stands before the ``@``, ``d`` what stands behind it, ``h`` the home directory, ``i`` and ``g`` uid and gid.
-* 2.4: ``%{name}`` or ``%{name | filter | filter(argument)}``; ``%%`` is a percent sign, and so is
-  a ``%`` before anything else.
+* 2.4: ``%{name}`` or ``%{name | filter | filter(argument)}``; ``%%{`` stands for ``%{``, and any
+  other percent sign for itself.
 
 Only what depends on the user alone is known here.  A variable of a connection, or a filter that is missing
 below, is an error that names it: Dovecot itself (``doveadm user``) has to be asked for such a value.
@@ -49,7 +49,7 @@ _OLD = re.compile(
     re.DOTALL,
 )
 _LETTERS = {"u": "user", "n": "username", "d": "domain", "h": "home", "i": "uid", "g": "gid"}
-_NEW = re.compile(r"%(?:%|\{([^}]*)\})")
+_NEW = re.compile(r"%(?:%(?=\{)|\{([^}]*)\})")
 _FILTER = re.compile(r"(\w+)(?:\(\s*([^)]*)\))?")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from dboxfs.dbox.encoders import Method
+
 
 class Neighbour(enum.Enum):
     """Who else writes the store (PROTOCOL section 1).
@@ -50,6 +52,7 @@ class WriteOptions:
     :param memory_limit: bytes up to which a message is put together in memory.
     :param rewrite_after: bytes by which a log grows before ``dovecot.index`` is rewritten (ALONE).
     :param rotate_log: bytes of a log before a new one is begun (ALONE).
+    :param compress: how new messages are stored compressed; None: as they are.  Of dbox version 2 alone.
     :param temporary_age: seconds after which a temporary file is nobody's (dbox-files section 5; ALONE).
     """
 
@@ -64,6 +67,7 @@ class WriteOptions:
     rewrite_after: int = 32 << 10
     rotate_log: int = 1 << 20
     temporary_age: float = 36 * 3600.0
+    compress: Method | None = None
 
     @property
     def alone(self) -> bool:

@@ -155,7 +155,9 @@ def test_odd_compressed_bodies_are_read_by_dovecot_or_damaged_for_it_too(dovecot
     account.save(PLAIN)
     (path,) = account.root.rglob("u.1")
     virtual_size = len(PLAIN) + PLAIN.count(b"\n")
-    for name, odd in odd_bodies().items():
+    read = {name: odd for name, odd in odd_bodies().items() if odd.kind.value in dovecot.dialect.compressions}
+    assert len(read) >= 12
+    for name, odd in read.items():
         metadata = [
             (b"Z", b"%x" % len(PLAIN)),
             (b"R", b"1"),

@@ -20,12 +20,15 @@ class Keys:
 
 
 def global_keys(dovecot: Dovecot, curve: str = "P-256") -> Keys:
-    """A new pair, in files that the mail user can read."""
+    """A new pair, in files that the mail user can read.
+
+    :param curve: of the key; ``RSA``: an RSA key of 2,048 bits.
+    """
     directory = Path(tempfile.mkdtemp(prefix="keys.", dir=dovecot.root))
     directory.chmod(0o755)
     private, public = directory / "private.pem", directory / "public.pem"
-    option = f"ec_paramgen_curve:{curve}"
-    _openssl("genpkey", "-algorithm", "EC", "-pkeyopt", option, "-out", private)
+    kind, option = ("RSA", "rsa_keygen_bits:2048") if curve == "RSA" else ("EC", f"ec_paramgen_curve:{curve}")
+    _openssl("genpkey", "-algorithm", kind, "-pkeyopt", option, "-out", private)
     _openssl("pkey", "-in", private, "-pubout", "-out", public)
     private.chmod(0o644)
     return Keys(private, public, dovecot.dialect.crypt_keys(private, public))

@@ -64,6 +64,12 @@ class Dialect(Protocol):
     def crypt_keys(self, private: Path, public: Path) -> dict[str, str]:
         """Settings, as :meth:`userdb` takes them, for ``mail_crypt`` with one global pair of keys (PEM)."""
 
+    def folder_keys(self, curve: str, password: str) -> dict[str, str]:
+        """Settings for ``mail_crypt`` with folder keys, which are in ``~/dovecot-attributes``.
+
+        :param password: of the user's key; empty: it has none.
+        """
+
 
 _COMMON = """\
 base_dir = {i.root}/run
@@ -143,6 +149,15 @@ passdb {{
             "mail_crypt_save_version": "2",
         }
 
+    def folder_keys(self, curve: str, password: str) -> dict[str, str]:
+        return {
+            "mail_plugins": "mail_crypt,zlib",
+            "mail_crypt_curve": curve,
+            "mail_crypt_save_version": "2",
+            "mail_attribute_dict": "file:{home}/dovecot-attributes",
+            **({"mail_crypt_private_password": password} if password else {}),
+        }
+
 
 _KEYS_24 = {
     "INDEX": "mail_index_path",
@@ -164,7 +179,13 @@ _SETTINGS_24 = {
     "mail_attachment_min_size": "mail_ext_attachment_min_size",
 }
 _SAME_24 = frozenset(
-    {"mdbox_rotate_size", "mdbox_rotate_interval", "mail_always_cache_fields", "mail_never_cache_fields"}
+    {
+        "lock_method",
+        "mail_always_cache_fields",
+        "mail_never_cache_fields",
+        "mdbox_rotate_interval",
+        "mdbox_rotate_size",
+    }
 )
 _PLUGINS_24 = {"zlib": "mail_compress"}
 
@@ -197,6 +218,11 @@ mail_ext_attachment {{
   fs posix {{
   }}
 }}
+mail_attribute {{
+  dict file {{
+    path = %{{home}}/dovecot-attributes
+  }}
+}}
 """
 
     def _userdb(self, i: Instance) -> str:
@@ -209,7 +235,7 @@ mail_ext_attachment {{
 
     def userdb(self, mail: str, settings: Mapping[str, str]) -> dict[str, str]:
         """The configuration gives posix attachments already, and sis files are not made by this version."""
-        fields = _location_24(mail)
+        fields = _location_24(mail) if mail else {}
         for key, value in settings.items():
             if key == "mail_plugins":
                 names = [_PLUGINS_24.get(name, name) for name in value.split(",")]
@@ -234,10 +260,17 @@ mail_ext_attachment {{
             "crypt_global_private_key/main/crypt_private_key_file": str(private),
         }
 
+    def folder_keys(self, curve: str, password: str) -> dict[str, str]:
+        return {
+            "mail_plugins": "mail_crypt,zlib",
+            "crypt_user_key_curve": curve,
+            **({"crypt_user_key_password": password} if password else {}),
+        }
+
 
 def _location_24(mail: str) -> dict[str, str]:
     driver, path, *parts = re.split(r"(?<!:):(?!:)", mail)
-    fields = {"mail_driver": driver, "mail_path": path}
+    fields = {"mail_driver": driver, **({"mail_path": path} if path else {})}
     for part in parts:
         key, _, value = part.partition("=")
         if key == "UTF-8":

@@ -277,6 +277,7 @@ async def test_without_inotify_whoever_looks_sees_it(
         assert not store.is_watched(store.folders["INBOX"])
 
 
+@pytest.mark.expected_log("Rebuilding index")
 async def test_a_mailbox_without_an_index_gets_one_later(dovecot: Dovecot) -> None:
     for split in ("", SPLIT):
         account = made(dovecot, "sdbox:{home}/mail" + split)

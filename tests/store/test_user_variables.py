@@ -8,7 +8,7 @@ import pytest
 
 from dboxfs.errors import NoSuchStore
 from dboxfs.store.user_variables import StoreUser, absolute_path, expand
-from tests.live.dovecot import DoveadmError, Dovecot
+from tests.live.dovecot import Dovecot
 
 OLD = (
     "%u %n %d %h %1n %2n %1.2n %-2.1n %-2.2n %0.2n %2.0n %100n %Ld %Un %1Lu %LUn %Dd %Tn %1{user} %L{user} "
@@ -75,13 +75,3 @@ def test_a_tilde_is_the_home_of_the_user_or_of_whom_it_names() -> None:
     assert absolute_path("~root/mail") == "/root/mail"
     with pytest.raises(NoSuchStore, match="this system has no user 'nobody-here'"):
         absolute_path("~nobody-here/mail")
-
-
-@pytest.mark.expected_log("nosuchvariable")
-def test_dovecot_refuses_unknown_variables_too(dovecot: Dovecot) -> None:
-    account = dovecot.account("sdbox:~/mail")
-    if dovecot.dialect.version >= (2, 4):
-        with pytest.raises(DoveadmError):
-            dovecot.doveadm("user", "-e", "%{nosuchvariable}", account.name)
-    with pytest.raises(NoSuchStore):
-        expand("%{nosuchvariable}", USER, version=dovecot.dialect.version)

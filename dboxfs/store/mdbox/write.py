@@ -82,9 +82,8 @@ class MdboxWriter:
         try:
             for message in messages:
                 composed = await compose(
-                    message, version=options.dbox_version, eol=options.eol, memory_limit=options.memory_limit,
-                    mailbox=name, directory=self._work.location.storage,
-                )  # fmt: skip
+                    message, options, mailbox=name, directory=self._work.location.storage
+                )
                 total += composed.room
                 save.composed.append(composed)
                 if save.placer is not None or total > SHARED_LIMIT or not composed.whole:

@@ -97,10 +97,7 @@ class SdboxWriter:
     async def _prepare(self, name: str, message: NewMessage, made: list[_New]) -> _New:
         """Write one message to a temporary file."""
         options, directory = self._work.options, self._work.location.mailbox_path(name)
-        composed = await compose(
-            message, version=options.dbox_version, eol=options.eol, memory_limit=options.memory_limit,
-            mailbox=None, directory=directory,
-        )  # fmt: skip
+        composed = await compose(message, options, mailbox=None, directory=directory)
         new = _New("", message.flags, message.keywords, composed.guid, message.replaces, message.inherits)
         new.uid, new.wanted = message.uid or 0, message.wanted
         made.append(new)

@@ -9,7 +9,8 @@ so nothing can be written before the size is known: :func:`compose` looks at the
 pass.
 A body whose first bytes are the magic of a compression format is refused: Dovecot would decompress it.  In
 both formats one that begins like an encrypted message is refused: it would never be shown again.  Bytes that
-are known to be compressed or encrypted (``coded``) are stored as they are.
+are known to be compressed or encrypted (``coded``) are stored as they are.  Where new messages are compressed
+(``WriteOptions.compress``), none is refused for how it begins.
 
 Format 3 has all of that behind the body (``dbox/FORMAT3.md``): one pass, in which size, line ends and CRC are
 counted as the bytes go by.  An upload whose spool file is such a file already (``spool``) needs none.
@@ -41,12 +42,13 @@ from dboxfs.dbox import (
     trailer_size,
 )
 from dboxfs.store.disk import AppendFile, Disk
+from dboxfs.store.write.compress import compressed
 from dboxfs.store.write.errors import RefusedMessage
 from dboxfs.store.write.log_records import check_keywords
 from dboxfs.store.write.message import BytesSource, NewMessage, Pieces, Source
 from dboxfs.store.write.results import now_seconds
 from dboxfs.store.write.spool import Spool
-from dboxfs.store.write_options import Eol
+from dboxfs.store.write_options import Eol, WriteOptions
 
 _OVERHEAD = 1024
 
@@ -226,23 +228,26 @@ class Spooled:
 
 
 async def compose(
-    message: NewMessage, *, version: int, eol: Eol, memory_limit: int, mailbox: str | None, directory: str
+    message: NewMessage, options: WriteOptions, *, mailbox: str | None, directory: str
 ) -> Composed:
     """Make a record of *message*.
 
-    :param version: dbox version.
-    :param memory_limit: bytes up to which the record is put together in memory.
+    :param options: dbox version, line ends, compression; up to how many bytes it is put together in memory.
     :param mailbox: storage name for the B line (mdbox).
     :param directory: where a file that the message is spooled to can be taken as it is.
-    :raises RefusedMessage: it begins like an encrypted one; format 2: like a compressed one.
+    :raises RefusedMessage: it begins like an encrypted one; format 2: like a compressed one.  One that is
+        compressed here may begin with anything.
+    :raises OSError: its source can't be read, or has changed.
     :raises ValueError: a guid or a date that can't be, or something that can't be a keyword.
     """
     check_keywords(message.keywords)
     guid = _guid(message)
+    convert, memory_limit = options.eol is Eol.LF and message.coded is None, options.memory_limit
+    if options.compress is not None and options.dbox_version != 3 and message.coded is None:
+        message, convert = await compressed(message, options.compress, convert=convert), False
     if message.coded is None and is_encrypted(await _source(message).read(PREFIX_SIZE, 0)):
         raise RefusedMessage("the message begins like one that Dovecot's mail_crypt has encrypted")
-    convert = eol is Eol.LF and message.coded is None
-    if version != 3:
+    if options.dbox_version != 3:
         return await _compose2(message, guid, convert, memory_limit, mailbox)
     if message.coded is not None:
         raise RefusedMessage("dbox version 3 does not hold it as it is stored")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dboxfs.errors import Unsupported
 from dboxfs.store.dbox_version import recorded_version, trace_of_dovecot
 from dboxfs.store.store import Store
 from dboxfs.store.write.errors import DovecotNeedsVersion2
@@ -20,12 +21,18 @@ async def with_version(
     :param asked: 2 or 3; None: what is recorded.
     :param force: write version 3 though a Dovecot has used the store.
     :raises DovecotNeedsVersion2: version 3, and a Dovecot has used it, and not *force*.
+    :raises Unsupported: version 3, and messages are to be compressed.
     :raises CorruptFile, OSError: what is recorded can't be read.
     """
     version = asked if asked is not None else await recorded_version(store.fs, store.location)
     options = replace(options, dbox_version=version)
     if version != 3:
         return options
+    if options.compress is not None:
+        raise Unsupported(
+            f"{store.location.root}: new messages are of dbox version 3, which dboxfs does not compress; "
+            "mount without -o compress"
+        )
     boxes = {name: folder.mailbox for name, folder in store.folders.items() if folder.mailbox is not None}
     trace = await trace_of_dovecot(store.fs, store.location, boxes)
     if trace is None:

@@ -11,17 +11,16 @@ External attachments are put back into the message: its body is then plain, what
 
 from __future__ import annotations
 
-import gzip
 import os
 import zlib
 from collections.abc import Container
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import trio
 
 from dboxfs.dbox import Compression, Metadata
+from dboxfs.dbox.encoders import Method
 from dboxfs.errors import DboxfsError, FormatError
 from dboxfs.store.backend import OpenRecord
 from dboxfs.store.body import Body
@@ -43,6 +42,7 @@ SMALL = 256 << 10
 PIECE = 1 << 20
 
 MOST_PACKED = 64 << 20
+USUAL = Method(Compression.GZIP, 6)
 """Bytes of the largest message that can be compressed here."""
 
 
@@ -108,8 +108,8 @@ class Stored:
         assert self._opened is not None
         return await self._opened.handle.read(size, self._opened.record.body_offset + offset)
 
-    async def pack(self) -> None:
-        """Compress the body (gzip), which is plain and was not counted yet.
+    async def pack(self, method: Method = USUAL) -> None:
+        """Compress the body, which is plain and was not counted yet.
 
         :raises Unfit: it can't be read, or is too large to be compressed in memory.
         """
@@ -119,9 +119,9 @@ class Stored:
         crc, self.crc = self.crc, None
         if crc not in (None, zlib.crc32(plain)):
             self.doubt = "its text is damaged: the CRC-32 does not fit"
-        self.data = await trio.to_thread.run_sync(partial(gzip.compress, plain, mtime=0))
+        self.data = await trio.to_thread.run_sync(method.compressed, plain)
         self.items = [(b"Z", b"%x" % len(plain)), *(item for item in self.items if item[0] != b"Z")]
-        self.size, self.compression = len(self.data), Compression.GZIP
+        self.size, self.compression, self.as_it_is = len(self.data), method.kind, False
         self.close()
 
     def count(self, piece: bytes) -> None:

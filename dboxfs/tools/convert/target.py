@@ -24,12 +24,13 @@ from dboxfs.store.write.record import NewFile, new_file
 from dboxfs.store.write.record import Place as FilePlace
 from dboxfs.store.write.results import side_by_side
 from dboxfs.store.write.session import Work, message_number
+from dboxfs.store.write_options import WriteOptions
 from dboxfs.tools.convert.copies import Copies, is_copy
 from dboxfs.tools.convert.encoding import RecordFormat, begin_record, completed_items, must_be_packed
 from dboxfs.tools.convert.errors import Unfit
 from dboxfs.tools.convert.journal import Batch, DestinationRow, SharedMessage, StoredPlace
 from dboxfs.tools.convert.newindexes import MapRows
-from dboxfs.tools.convert.source import PIECE, SourceMessage, Stored, Unreadable, close_all
+from dboxfs.tools.convert.source import MOST_PACKED, PIECE, SourceMessage, Stored, Unreadable, close_all
 
 _BUFFER = 1 << 20
 _FIRST = 16
@@ -119,6 +120,7 @@ class SdboxTarget:
     async def _write(self, path: str, message: Stored) -> str:
         """Write one file; gives what is wrong with its text."""
         form = new_file(self._work.options.dbox_version)
+        await _pack(message, self._work.options)
         record = await _begin(form.first, message)
         if message.data is not None:
             record.feed(message.data)
@@ -238,6 +240,7 @@ class MdboxTarget:
         if message.known and message.key is not None:
             shared = shared or self._worn[message.key]
         if shared is None:
+            await _pack(message, self._work.options)
             shared = await self._copy_of(batch.mailbox, message) or await self._store(batch, message)
             if message.key is not None:
                 self.shared[message.key] = batch.shared[message.key] = shared
@@ -355,6 +358,16 @@ class _Output:
         await self.flush()
         await self.file.cut(end)
         self.end = end
+
+
+async def _pack(message: Stored, options: WriteOptions) -> None:
+    """Compress a plain message where those of the destination are to be compressed.
+
+    :raises Unfit: it can't be read.
+    """
+    plain = message.compression is None and not message.encrypted and not message.known
+    if options.compress is not None and options.dbox_version != 3 and plain and message.size <= MOST_PACKED:
+        await message.pack(options.compress)
 
 
 async def _begin(place: FilePlace, message: Stored) -> RecordFormat:

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from dboxfs.errors import CorruptFile, NoSuchStore
+from dboxfs.errors import CorruptFile, NoSuchStore, Unsupported
 from dboxfs.fsapi import FileSystem, Peek, PeekResult
 from dboxfs.store.dbox_version import DEFAULT, recorded_version
 from dboxfs.store.disk import Disk
@@ -76,6 +76,7 @@ async def rescue_store(
         and modes of the source's root; all that is in it gets those of its root.
     :param emit: told of everything that was lost, guessed or left unknown.
     :raises NoSuchStore: the source's root can't be read, or *root* can't be made.
+    :raises Unsupported: messages are to be compressed, and the new ones are of dbox version 3.
     :raises StoreExists: there is something in *root*.
     :raises OSError: the new store can't be written.
     """
@@ -93,6 +94,8 @@ async def rescue_store(
     target = Location(options.kind, root, utf8=source.utf8)
     done.version = options.version or await _version(fs, source, report)
     writing = replace(options.writing, dbox_version=done.version)
+    if writing.compress is not None and done.version == 3:
+        raise Unsupported("messages of dbox version 3 are not compressed; give --dbox-version 2 as well")
     await init_store(fs, target, Disk(fs, await fs.stat(source.root), writing).dir_permissions, writing)
     knowledge = await learn(fs, source, report)
 

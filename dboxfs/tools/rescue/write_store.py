@@ -211,7 +211,7 @@ class Planter:
             if version == 3:
                 return "the message is encrypted; only dbox version 2 can hold it"
             return text, await self._texts.coded(file, row)
-        if version == 3 or detect(first) is None:
+        if version == 3 or self._writer.options.compress is not None or detect(first) is None:
             return text, None
         if row.as_it_is and not self._harvest.compressed:
             return text, await counted(text)

@@ -12,7 +12,7 @@ from dboxfs.store import parse_location
 from dboxfs.store.write import StoreWriter, WriteOptions
 from tests.live.dovecot import Account, Fetched, Status
 
-RESYNC = ("Rebuilding index", "fscking index file", "rebuilding indexes")
+RESYNC = ("Rebuilding index", "fscking index file", "rebuilding indexes", "fsck'd (refresh)")
 """What force-resync always logs."""
 
 BODY = b"From: a@example.org\nTo: b@example.org\nSubject: one\nDate: Mon, 2 Feb 2026 10:00:00 +0000\n\ntext\n"

@@ -102,7 +102,8 @@ async def test_what_cannot_be_made_or_removed(dovecot: Dovecot, driver: str) -> 
         await writer.expunge("Work/Old", [1])
         await writer.delete_mailbox("Work/Old", only_empty=True)
         await writer.delete_mailbox("Other", only_empty=True)
-    assert account.mailboxes() == ["INBOX", "Work"]
+    parents = ["Work"] if dovecot.dialect.version < (2, 4) else []  # 2.4 shows none without a mailbox in it
+    assert account.mailboxes() == ["INBOX", *parents]
     assert Shown.of(account).texts == [body(0)]
     assert_resync_changes_nothing(account)
 

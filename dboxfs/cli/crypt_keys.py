@@ -1,0 +1,57 @@
+"""The private keys of encrypted messages: ``-o crypt_key=FILE``, and the password of FILE.
+
+A password comes from a file descriptor (``-o crypt_password_fd=N``: all of it up to a line end), or is asked
+for on the terminal.  It is never an argument, which other users could see.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+from collections.abc import Sequence
+
+from dboxfs.cli.status import UsageError
+from dboxfs.dbox.crypt import BadKey, KeyRing, Private
+from dboxfs.dbox.dcrypt_keys import load_keys, needs_password
+
+_MAX_KEY = 1 << 20
+_MAX_PASSWORD = 4096
+
+
+def read_keys(files: Sequence[str], password_fd: int | None) -> KeyRing | None:
+    """The keys in *files*; None: there are none.
+
+    :raises UsageError: one can't be used, or its password is missing or wrong.
+    :raises OSError: one can't be read.
+    """
+    if not files:
+        return None
+    password = None if password_fd is None else _from_descriptor(password_fd)
+    return KeyRing(key for path in files for key in _read_keys(path, password))
+
+
+def _read_keys(path: str, password: bytes | None) -> list[Private]:
+    with open(path, "rb") as file:
+        data = file.read(_MAX_KEY)
+    try:
+        if not needs_password(data):
+            return load_keys(data)
+        if password is None:
+            password = _asked(path)
+        return load_keys(data, password)
+    except BadKey as error:
+        raise UsageError(f"-o crypt_key={path}: {error}") from None
+
+
+def _asked(path: str) -> bytes:
+    if not sys.stdin.isatty():
+        raise UsageError(f"-o crypt_key={path}: it needs a password; give -o crypt_password_fd=N")
+    return getpass.getpass(f"password of {path}: ").encode()
+
+
+def _from_descriptor(number: int) -> bytes:
+    try:
+        return os.read(number, _MAX_PASSWORD).partition(b"\n")[0]
+    except OSError as error:
+        raise UsageError(f"-o crypt_password_fd={number}: {error.strerror}") from None

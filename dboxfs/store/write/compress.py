@@ -1,0 +1,106 @@
+"""A message that is to be stored compressed: what is stored of it, and the sizes of its text.
+
+Format 2 has the size of a body in front, so the text is compressed once before anything is written.  What
+came out is kept in memory up to :data:`KEPT`; of more it is only counted, and the text is compressed again,
+to the same bytes, each time that the body is read.
+
+Compressing takes milliseconds for a piece: it is done in a worker thread, and the event loop goes on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+import trio
+
+from dboxfs.dbox import LineEnds
+from dboxfs.dbox.encoders import Encoder, Method
+from dboxfs.store.write.message import BytesSource, Coded, NewMessage, Pieces, Source
+
+KEPT: Final = 4 << 20
+"""Compressed bytes of one message that are kept in memory."""
+_SMALL: Final = 16 << 10
+"""A piece up to this size (bytes) is compressed at once: a thread would take longer."""
+
+
+async def compressed(message: NewMessage, method: Method, *, convert: bool) -> NewMessage:
+    """*message* as it is stored, with the sizes of its text.
+
+    :param convert: make line ends LF.
+    :raises OSError: its source can't be read, or has changed.
+    """
+    source = BytesSource(message.source) if isinstance(message.source, bytes) else message.source
+    lines, size, kept = LineEnds(), 0, bytearray()
+    encoding = _Encoding(source, method, convert, lines)
+    while (out := await encoding.next()) is not None:
+        size += len(out)
+        if size <= KEPT:
+            kept += out
+    coded = Coded(lines.size, lines.virtual_size)
+    if size <= KEPT:
+        return replace(message, source=bytes(kept), coded=coded)
+    return replace(message, source=CompressedSource(source, method, size, convert=convert), coded=coded)
+
+
+class CompressedSource:
+    """The compressed bytes of a text, made anew each time that it is read from the beginning.
+
+    :param size: how many there are.
+    """
+
+    def __init__(self, text: Source, method: Method, size: int, *, convert: bool) -> None:
+        self.size = size
+        self._text = text
+        self._method = method
+        self._convert = convert
+        self._encoding = self._begin()
+        self._ready = bytearray()
+        self._at = 0
+
+    def _begin(self) -> _Encoding:
+        return _Encoding(self._text, self._method, self._convert, LineEnds())
+
+    async def read(self, size: int, offset: int) -> bytes:
+        """Exactly *size* bytes, fewer at the end.  Going back begins again."""
+        if offset < self._at:
+            self._encoding, self._at = self._begin(), 0
+            self._ready.clear()
+        await self._fill(offset - self._at)
+        skipped = min(offset - self._at, len(self._ready))
+        del self._ready[:skipped]
+        self._at += skipped
+        await self._fill(size)
+        piece = bytes(self._ready[:size])
+        del self._ready[: len(piece)]
+        self._at += len(piece)
+        return piece
+
+    async def _fill(self, size: int) -> None:
+        while len(self._ready) < size and (out := await self._encoding.next()) is not None:
+            self._ready += out
+
+    async def descriptor(self) -> int | None:
+        return None
+
+
+class _Encoding:
+    """One pass over a text; ``lines`` counts it."""
+
+    def __init__(self, text: Source, method: Method, convert: bool, lines: LineEnds) -> None:
+        self._pieces = Pieces(text, convert=convert)
+        self._encoder: Encoder | None = method.encoder()
+        self._lines = lines
+
+    async def next(self) -> bytes | None:
+        """More compressed bytes, possibly none yet; None: that was all."""
+        if self._encoder is None:
+            return None
+        piece = await self._pieces.next()
+        if piece is None:
+            encoder, self._encoder = self._encoder, None
+            return encoder.finish()
+        self._lines.feed(piece)
+        if len(piece) <= _SMALL:
+            return self._encoder.feed(piece)
+        return await trio.to_thread.run_sync(self._encoder.feed, piece)
