@@ -1,8 +1,8 @@
 """Where the log goes: stderr, a file, or syslog; one line for each record, whatever is in it.
 
 Names of mailboxes and files are the users': they may hold line ends, escape sequences and bytes that are no
-UTF-8.  In the log these are backslash-escaped, so that nobody can forge a line or play with the terminal of
-whoever reads it.  Only tracebacks, which stand for a bug in dboxfs, take more lines.
+UTF-8.  In the log these are backslash-escaped, so that none of them forges a line or plays with the terminal
+of a reader.  Only tracebacks, which stand for a bug in dboxfs, take more lines.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A mount whose daemon has died is *aborted*: whatever waits for the daemon gets an error at once, where
 taking the mount away alone would leave it waiting. A daemon is dead when no process serves the connection
-and the mount answers nothing; whether it answers is asked by a child process, since whoever asks may never
-come back.
+and the mount answers nothing; whether it answers is asked by a child process, since the one that asks may
+never come back.
 
 The mount may live on where this process doesn't see it: a mount namespace that was copied while it was
 there (containers, ``unshare -m``, systemd units with a ``Private...=`` option) has a mount of its own. Then
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-f",
         "--force",
         action="store_true",
-        help="end the connection first, also of a living daemon: whoever waits for it gets an error, "
+        help="end the connection first, also of a living daemon: programs that wait for it get an error, "
         "what is being written is lost",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing if nothing is mounted there")

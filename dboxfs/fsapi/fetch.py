@@ -11,8 +11,8 @@ import trio
 class Fetch:
     """A range that a worker reads, and who waits for it.
 
-    :ivar background: it was begun before anybody asked for it.
-    :ivar asked: the offset that somebody asked for meanwhile, -1: nobody.
+    :ivar background: it was begun before a read asked for it.
+    :ivar asked: the offset that a read has asked for meanwhile; -1: none.
     """
 
     __slots__ = ("asked", "background", "data", "eof", "error", "keep", "lot", "offset", "size")

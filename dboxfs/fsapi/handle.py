@@ -136,7 +136,7 @@ class Handle:
     def pread_now(self, size: int, offset: int) -> bytes | None:
         """Like :meth:`pread`, but None where the bytes are not in memory, and nothing was begun.
 
-        For whoever waits with :meth:`read` when it isn't there, or goes without.
+        For callers that wait with :meth:`read` when it isn't there, or go without.
 
         :raises OSError: the open or this read failed; EBADF: closed.
         """
@@ -364,7 +364,7 @@ class Handle:
     def close(self) -> None:
         """Give the file back: an implicit rollback; a new file that was not committed is deleted.
 
-        Whoever waits on this handle gets EBADF.  Never fails and never waits (the work goes on in the
+        Tasks that wait on this handle get EBADF.  Never fails and never waits (the work goes on in the
         background); calling it again does nothing.
         """
         self._file.close()

@@ -264,7 +264,7 @@ class OpenShared(Op[OpenedFile]):
 
 @dataclass(frozen=True, slots=True)
 class TryLock(Op[bool]):
-    """Lock an open file exclusively; False: somebody else has it.  Locked already: True."""
+    """Lock an open file exclusively; False: another process has it.  Locked already: True."""
 
     kind: ClassVar[str] = "try_lock"
     fd: int
@@ -284,7 +284,7 @@ class Unlock(Op[None]):
 class AppendLocked(Op[Appended | None]):
     """Lock an open file, append to it if it ends at ``end`` and ``path`` is still its name, and unlock it.
 
-    None: something is not so, or somebody else has the lock; nothing was written.  A write that ends in the
+    None: something is not so, or another process has the lock; nothing was written.  A write that ends in the
     middle is taken back.  Only drivers with a lane know this operation.
     """
 
@@ -301,7 +301,7 @@ class AppendLocked(Op[Appended | None]):
 class SyncAll(Op[None]):
     """Make everything durable that was written to the file system on which an open file lies: data and names.
 
-    For somebody who has written many files and would wait for each of them otherwise (syncfs(2)).
+    For a writer of many files that would wait for each of them otherwise (syncfs(2)).
     """
 
     kind: ClassVar[str] = "sync_all"

@@ -288,7 +288,7 @@ class FileReader:
         return now is not None and offset >= now.st_size
 
     def _advised(self, job: Job[None]) -> None:
-        """A hint that failed is no error of anybody's."""
+        """A hint that failed is no error."""
         self._ended()
 
     def _ended(self) -> bool:

@@ -9,7 +9,7 @@ no such end, and nobody but Dovecot's clean-up takes the file.
 
 :func:`is_left_over` is sure, or says no: a process of the same boot, host and pid namespace is looked up in
 /proc; one of an earlier boot is gone if the file system is of this machine alone and the file has not been
-touched since the boot.  Other hosts, other containers, and names that somebody else has given: no.
+touched since the boot.  Other hosts, other containers, and names of another form: no.
 """
 
 from __future__ import annotations

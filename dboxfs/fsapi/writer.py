@@ -55,7 +55,7 @@ class Writer:
 
     :param path: the final name (it changes when a commit gives another one).
     :param temporary: the name until the first commit; None for a file that exists already.
-    :param on_progress: called after every operation: somebody may want to try again.
+    :param on_progress: called after every operation: a caller that was told EAGAIN may try again.
     :param on_finished: called once after :meth:`close`, when the file may be closed.
     """
 

@@ -65,7 +65,7 @@ class PendingExpunges:
         self._ranges: list[tuple[int, int]] = []
 
     def uids(self, index: Rows) -> UidArray:
-        """uids of existing messages that somebody asked to expunge, ascending, each once."""
+        """uids of existing messages whose expunge is requested, ascending, each once."""
         self._decode()
         asked = np.zeros(len(index), np.bool_)
         if self._count:

@@ -315,9 +315,10 @@ class IndexState:
 
     @property
     def pending_expunges(self) -> UidArray:
-        """uids of existing messages that someone asked to expunge and nobody has expunged yet, ascending.
+        """uids of existing messages whose expunge is requested and was not executed yet, ascending.
 
-        What counts as such a request, for whoever hides or expunges messages: :mod:`dboxfs.index.requests`.
+        What counts as such a request, for readers that hide messages and for writers that expunge them:
+        :mod:`dboxfs.index.requests`.
         """
         if self._asked.records is not self.table.pending:
             self._asked = PendingExpunges(self.table.pending)

@@ -106,7 +106,7 @@ class CompressedBody:
     """A decompressed body, its pages in the daemon's cache.
 
     Reading forward decompresses once; going back to a page that the cache has dropped begins again.  The
-    pages are named by what the message is and where it lies, so they serve whoever opens it next.
+    pages are named by what the message is and where it lies, so they serve its next reader.
     """
 
     def __init__(

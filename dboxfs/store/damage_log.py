@@ -1,6 +1,6 @@
 """What is wrong with a store, in the log: one line for each thing, however often it is met.
 
-Somebody who lists a folder again and again meets its damaged messages each time; the log shall tell of them
+Each listing of a folder meets its damaged messages; the log shall tell of them
 once.  The last :data:`KEPT` lines are remembered, so memory is bounded: what is met again after ten thousand
 others is told again.
 """

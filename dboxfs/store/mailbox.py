@@ -1,8 +1,8 @@
 """One mailbox: its index, its messages, and what is known of each.
 
 A :class:`Mailbox` shows what Dovecot would show: the messages of the index state, less those whose expunge
-somebody asked for (Dovecot executes such a request before it shows the mailbox again).  ``uids`` is
-replaced, never changed, so an array that somebody holds stays what it was.
+was requested (Dovecot executes such a request before it shows the mailbox again).  ``uids`` is
+replaced, never changed, so an array that a caller holds stays what it was.
 
 Attributes (exact size, dates) are read from the message files once (``attr_reader.py``).  When the index was
 rebuilt they are read again: Dovecot may have repaired the files.
@@ -58,7 +58,7 @@ class Mailbox:
     """A selectable mailbox.  Made and kept up to date by :class:`dboxfs.store.Store`.
 
     :param report: told of damage and of files that can't be read, with the message that it is about.
-    :param resync: follows the index of the mailbox now, and tells whoever has to know what changed.
+    :param resync: follows the index of the mailbox now, and tells the listeners what changed.
     :param backend: the message files of the store.
     :param sizes: where facts are kept beyond this mount; None: nowhere.
     :param records: the store's table of parsed records.
@@ -201,7 +201,7 @@ class Mailbox:
         return self.state is None or await self.index.exists()
 
     def gone(self) -> None:
-        """The mailbox is no more: it has no messages, for whoever still holds it."""
+        """The mailbox is no more: it has no messages, for callers that still hold it."""
         self.uids = _NO_UIDS
         self.facts = FactTable()
 

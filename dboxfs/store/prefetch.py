@@ -80,7 +80,7 @@ class AheadFiles:
         self._some.set()
 
     def put(self, path: str, handle: Handle) -> None:
-        """Keep *handle*, which is being opened, for whoever takes it."""
+        """Keep *handle*, which is being opened, until it is taken."""
         self._close(self._waiting.pop(path, None))
         self._keep(path, handle)
         self.trim()

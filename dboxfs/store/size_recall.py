@@ -68,7 +68,7 @@ class Recall:
                     if not await self._take_block(table, rows, cache, advance):
                         return
         except (CorruptFile, OSError):
-            return  # whoever reads the messages meets it again, and tells
+            return  # the read of the messages meets it again, and tells
 
     async def _take_block(
         self, table: FactTable, rows: Remembered, cache: CachePlaces | None, advance: Callable[[], bool]

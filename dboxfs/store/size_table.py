@@ -5,11 +5,11 @@ directory of the user's own (never into the store) and taken from there after th
 why a row of it can be too old but never wrong: ``size_format.py``.
 
 A file may be deleted at any time.  It appears by rename, with mode 0600 in a directory 0700.  One that is
-damaged or somebody else's is ignored, with one line in the log.  The directory is kept below
+damaged or another user's is ignored, with one line in the log.  The directory is kept below
 :data:`DIRECTORY_BYTES`: the files that were written longest ago go first.
 
 **Why not ``dovecot.index.cache``?**  It may have ``size.physical`` and ``date.received``, but only of
-messages that somebody asked Dovecot about, it doesn't say what is compressed or has attachments, Dovecot
+messages that a client asked Dovecot about, it doesn't say what is compressed or has attachments, Dovecot
 changes it in place without a checksum, and a wrong size in it ("cached message size smaller than expected")
 is a fault that Dovecot itself notices only when it reads the message.  A wrong ``st_size`` cuts a backup
 short, so it isn't used for sizes.  For the saved date of an sdbox message it decides what Dovecot shows, and
@@ -108,7 +108,7 @@ class SizeTables:
         if not stat.S_ISDIR(found.st_mode):
             log.warning("%s: sizes are not kept: not a directory", path)
         elif found.st_uid != os.geteuid() or found.st_mode & 0o022:
-            log.warning("%s: sizes are not kept: others can write there, or it is somebody else's", path)
+            log.warning("%s: sizes are not kept: others can write there, or it is another user's", path)
         else:
             self._directory = path
             await self._trim(path)
@@ -136,7 +136,7 @@ class SizeTables:
         try:
             status = await handle.wait_open()
             if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-                raise FormatError(0, "size table: somebody else's, or others can write it")
+                raise FormatError(0, "size table: another user's, or others can write it")
             header = await handle.read(HEADER_BYTES, 0)
             cache_seq = decode_header(header, digest, generation)
             if cache_seq is not None:

@@ -13,7 +13,7 @@ inside :meth:`Store.refresh_tree` and :meth:`Store.refresh_mailbox`, between two
 called right after, on the same thread, and must not block.  The tree is read by one task at a time
 (``_tree_lock``), and so is each mailbox (``Mailbox.refreshing``, after the tree's).  One task follows
 inotify events: events of some milliseconds are taken together, then tree and mailboxes are read again side by
-side.  Where a directory can't be watched, whoever is asked about it calls :meth:`Store.check` first.
+side.  Where a directory can't be watched, its caller asks :meth:`Store.check` first.
 
 What can't be read is never shown as empty: a folder that was known stays as it was, and :meth:`Store.check`
 raises what is wrong with one of which nothing is known.
@@ -178,7 +178,7 @@ class Store:
     # -- the tree ------------------------------------------------------------------------------
 
     async def refresh_tree(self) -> None:
-        """Look at the whole tree again; mailboxes that are new are loaded before anybody sees them."""
+        """Look at the whole tree again; mailboxes that are new are loaded before they are shown."""
         async with self._tree_lock:
             self._tree_checked = trio.current_time()
             self._changes.watch_top(mapped=self.storage is not None)
@@ -322,7 +322,7 @@ class Store:
         self._listeners.changed(folder, delta, another=before != box.identity)
 
     def _missed(self, name: str) -> None:
-        """Somebody wanted to look into a mailbox while a writer of this process had it."""
+        """A mailbox was to be followed while a writer of this process had it."""
         self._changes.note([name])
 
     async def see(self, folder: Folder) -> None:
@@ -368,7 +368,7 @@ class Store:
                 box.gone()
 
     async def check(self, folder: Folder) -> None:
-        """Look at what can't be watched: to be called when somebody opens or looks into *folder*.
+        """Look at what can't be watched: to be called when a request opens or looks into *folder*.
 
         :raises CorruptFile, OSError: nothing is known of the folder, because it can't be read.
         """

@@ -71,7 +71,7 @@ def expand(text: str, user: StoreUser | None, *, version: tuple[int, int]) -> st
 def absolute_path(path: str, user: StoreUser | None = None) -> str:
     """*path* without ``.``, ``..`` and ``~``; ``~/`` is the home of *user* where that is known.
 
-    :raises NoSuchStore: ``~NAME/`` of somebody whom the system doesn't know.
+    :raises NoSuchStore: ``~NAME/`` of a user whom the system doesn't know.
     """
     first, slash, rest = path.partition("/")
     if first == "~" and user is not None:

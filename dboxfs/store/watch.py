@@ -11,7 +11,7 @@ means the same directory as before.  Several names may lead to one directory (sy
 
 inotify is not everywhere (network file systems) and not without end (``fs.inotify.max_user_watches``).  A
 directory that can't be watched is reported by :meth:`Watcher.add`, the first one in the log; whoever
-asked must then look at the files when somebody asks for them.  inotify says nothing of changes made on
+asked must then look at the files when they are asked for.  inotify says nothing of changes made on
 another host: the same holds.
 """
 

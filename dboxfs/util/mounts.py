@@ -75,7 +75,7 @@ def is_there(mount: Mount) -> bool:
 
 
 def detach(mount: Mount) -> None:
-    """Take a mount away that nobody serves any more, whoever is in it."""
+    """Take a mount away that no daemon serves any more, whatever programs use it."""
     if os.geteuid() == 0:
         _umount2(mount.point, _MNT_DETACH)
     else:

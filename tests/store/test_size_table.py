@@ -274,7 +274,7 @@ async def test_a_directory_where_others_can_write_is_not_used(
     assert (await scanned(account, cache))["saved"] == 0
     assert list(cache.iterdir()) == []
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
-        "sizes are not kept: others can write there, or it is somebody else's"
+        "sizes are not kept: others can write there, or it is another user's"
     ]
 
 

@@ -152,7 +152,7 @@ class PageCache:
         """Keep a page, in the place of an older one of this name.  Its first ``get`` counts as its first use.
 
         :param prefetched: nobody has asked for it yet.
-        :param used: somebody asked for it, missed it, and takes *data* as it is: this is its first use.
+        :param used: a reader asked for it, missed it, and takes *data* as it is: this is its first use.
         """
         self._remove(key, page_no)
         cost = len(data) + _PAGE_OVERHEAD

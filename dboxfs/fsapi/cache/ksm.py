@@ -8,8 +8,8 @@ of the kernel, so it is off unless asked for, and what it saves and what it look
 **Which memory, and how.**  Each page of the cache is marked by ``madvise(MADV_MERGEABLE)``, and nothing else:
 
 * ``prctl(PR_SET_MEMORY_MERGE)`` (Linux 6.4) would be one call, but marks all memory of the process:
-  ``ksmd`` would scan the interpreter's heap in vain, and whoever can measure the time of a write could learn
-  about memory that has nothing to do with mail;
+  ``ksmd`` would scan the interpreter's heap in vain, and a program that measures the time of a write could
+  learn about memory that has nothing to do with mail;
 * an arena of aligned slots would need a copy of each page on its way to the reader, or would pull the memory
   from under a reader when a page is evicted.
 

@@ -26,7 +26,7 @@ class Readahead:
 
     :param limit: the largest window in bytes; 0 turns readahead off.
     :ivar window: the window now in bytes, 0: closed.
-    :ivar position: where the last read ended; whoever reads sets it after each read.
+    :ivar position: where the last read ended; the reader sets it after each read.
     :ivar mark: a read that ends behind this offset must be told to :meth:`observe`; so must every read that
         had to wait.  The others need not.
     """

@@ -31,7 +31,7 @@ R = TypeVar("R")
 
 
 class Crash(enum.Enum):
-    """Where a process dies: before an operation reaches the disk, or after it, before anybody hears of it."""
+    """Where a process dies: before an operation reaches the disk, or after it, before it is answered."""
 
     BEFORE = "before"
     AFTER = "after"

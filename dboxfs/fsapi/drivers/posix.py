@@ -242,7 +242,7 @@ def _willneed_many(op: ops.WillneedMany) -> None:
         try:
             fd = os.open(path, READ_FLAGS | os.O_NOFOLLOW)
         except (OSError, ValueError):
-            continue  # whoever really opens it will be told
+            continue  # the open itself will be told
         try:
             os.posix_fadvise(fd, 0, size, os.POSIX_FADV_WILLNEED)
         finally:

@@ -62,7 +62,7 @@ _keep_for_ever.argtypes, _keep_for_ever.restype = (ctypes.py_object,), None
 
 
 def new_bytes(size: int) -> bytes:
-    """A bytes object to be filled by the kernel before anybody else sees it (``size`` above 0)."""
+    """A bytes object to be filled by the kernel before other code sees it (``size`` above 0)."""
     data: bytes = _new_bytes(None, size)
     return data
 

@@ -70,7 +70,7 @@ async def read_of_an_empty_file(fs: FileSystem, root: str) -> None:
 
 
 async def pread_answers_or_eagain(fs: FileSystem, root: str) -> None:
-    """Whoever asks again after EAGAIN gets every byte, and at the end b""."""
+    """A reader that asks again after EAGAIN gets every byte, and at the end b""."""
     path = await make(fs, f"{root}/a", BODY)
     async with fs.open(path) as handle:
         got = b""
@@ -283,7 +283,7 @@ async def odd_names_are_kept(fs: FileSystem, root: str) -> None:
 
 
 async def a_handle_waits_only_when_it_must(fs: FileSystem, root: str) -> None:
-    """A task that waits for a handle is asleep, and is woken without anybody else's help."""
+    """A task that waits for a handle is asleep, and is woken without another task's help."""
     path = await make(fs, f"{root}/a", BODY)
     async with fs.open(path) as handle, trio.open_nursery() as nursery:
         nursery.start_soon(handle.readable, 0)

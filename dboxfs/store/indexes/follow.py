@@ -15,7 +15,7 @@ writes is read back.  While it holds the log's lock (from :meth:`IndexFiles.take
 refresh has nothing to do, and the writer puts in what it appends (:meth:`IndexFiles.feed`).
 
 One refresh runs at a time for each object (``self._lock``).  The state changes in one step between two
-checkpoints, by a refresh or by the writer, so whoever holds no ``await`` sees a whole state.
+checkpoints, by a refresh or by the writer, so code without an ``await`` sees a whole state.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class IndexFiles:
     :ivar changed: told of what others than the caller of :meth:`refresh` have brought into the state: a
         writer of this process under the log's lock, or :meth:`look`.  Requests to expunge are no change, and
         may come with an empty :class:`Delta`.
-    :ivar missed: called if somebody wanted to look while a writer had the lock.
+    :ivar missed: called if a refresh was wanted while a writer had the lock.
     :ivar is_fed: a writer of this process has had the lock.
     """
 

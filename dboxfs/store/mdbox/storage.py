@@ -157,7 +157,7 @@ class MdboxStorage:
         if found is None or found.stale:
             found = await self._open_container(file_id)
             other = self._open.get(file_id)
-            if other is not None and not other.stale:  # somebody else opened it meanwhile
+            if other is not None and not other.stale:  # another task has opened it meanwhile
                 found.handle.close()
                 found = other
             else:

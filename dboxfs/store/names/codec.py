@@ -4,7 +4,7 @@
 
 *name* has ``%XX`` for ``%``, white space, control and 8-bit bytes.  A later line about the same uid or the
 same name supersedes an earlier one.  Lines about uids that are gone mean nothing (uids are never given out
-twice), so an expunge by anybody needs no line, and a mailbox that Dovecot renames keeps its names.
+twice), so an expunge by any program needs no line, and a mailbox that Dovecot renames keeps its names.
 
 With an *old uid* other than 0 the line means nothing as long as that message is there, so that the name
 stands for the one message or the other at any time.  *writer* is who has written it, in two kinds of lines:

@@ -1,6 +1,6 @@
 """The bytes of one file, read in chunks and looked at in any order.
 
-The last two chunks are kept: whoever goes forward, and looks at the end of each record before its text,
+The last two chunks are kept: a scan goes forward, and looks at the end of each record before its text,
 reads nearly every byte once.  Memory: two chunks, and what a single :meth:`Window.read` asks for.
 """
 
@@ -16,7 +16,7 @@ CHUNK = 1 << 20
 """Bytes that are read at once."""
 
 SPARSE_CHUNK = 4 << 10
-"""The same for whoever skips the bodies."""
+"""The same for a scan that skips the bodies."""
 
 
 class Window:

@@ -234,9 +234,9 @@ class SdboxFiles:
         except OSError:
             here = False
         except FormatError:
-            pass  # whoever opens it with time to wait says what is wrong
+            pass  # open(), which may wait, says what is wrong
         self.ahead_pays = brought or not here
-        if not here and handle.error is None:  # on its way: whoever waits for it takes it from there
+        if not here and handle.error is None:  # on its way: open() takes it from there
             self._ahead.put(path, handle)
             return None
         if base is not None:

@@ -39,7 +39,7 @@ class _Scan:
     """What is in a file.
 
     ``refused``: why a reader doesn't show a message that the map has, by its offset.  ``header``: what of the
-    file's header line makes it so.  ``changing``: somebody may be writing the file.
+    file's header line makes it so.  ``changing``: another process may be writing the file.
     """
 
     items: list[Found | Gap]

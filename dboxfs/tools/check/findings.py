@@ -2,7 +2,7 @@
 
 Dovecot and dboxfs change a store in steps, and between two of them things look wrong that are not: a file
 that has no record yet, a count that is one too high.  So whatever seems wrong is looked at again after a
-while, if anybody has changed the store lately, and only what stays is reported (:func:`settled`).
+while, if the store was changed lately, and only what stays is reported (:func:`settled`).
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ async def settled(
     """What *look* finds again and again.
 
     :param patience: seconds to wait before each further look.
-    :param touched: whether anybody has changed something lately.
+    :param touched: whether something was changed lately.
     """
     findings = await look()
     for delay in patience:

@@ -70,7 +70,7 @@ def _judge(path: str, age: float) -> tuple[Severity, str, str, str] | None:
     if name.startswith(TEMPORARY):
         if age < TEMPORARY_AGE:
             todo = "nothing: it is cleaned away when it is 36 hours old"
-            return Severity.NOTE, "temporary", "a temporary file: somebody is saving, or died", todo
+            return Severity.NOTE, "temporary", "a temporary file: a process is saving, or died", todo
         what = f"a temporary file of {int(age / 3600)} hours ago: a save that died"
         todo = "it was not acknowledged: a writable dboxfs mount, or Dovecot, removes it"
         return Severity.WARNING, "temporary", what, todo

@@ -76,7 +76,7 @@ async def is_copy(file: AppendFile, place: StoredPlace, message: Stored) -> bool
         try:
             piece = await message.read(count, offset)
         except Unfit:
-            return False  # whoever writes it says what is wrong
+            return False  # writing it says what is wrong
         if piece != await file.read(count, record.body_offset + offset):
             return False
     return True

@@ -4,7 +4,7 @@ Small messages are read whole, several at once; a larger one is opened here and 
 message that can't be read is :class:`Unreadable` and doesn't stop the others.
 
 A message that the source has in several places (an mdbox refers to one record several times, an sdbox has
-hard links) has a ``key``; whoever knows the key already doesn't need the bytes again.
+hard links) has a ``key``; a target that knows the key already doesn't need the bytes again.
 
 External attachments are put back into the message: its body is then plain, whatever it was.
 """

@@ -45,9 +45,9 @@ class Workplace:
         self._durable = durable
 
     async def check_nothing_else(self) -> None:
-        """See that nobody has put anything beside the unfinished store.
+        """See that there is nothing beside the unfinished store.
 
-        :raises StoreExists: somebody has.
+        :raises StoreExists: there is.
         """
         names = {entry.name for entry in await self.work.disk.listdir(self.root)} - {UNFINISHED, STAGING}
         if names:

@@ -1,6 +1,6 @@
 """Message files without a store around them: loose ``m.N`` or ``u.N``, or a bare ``storage/``.
 
-What somebody has got back from a disk is often no more than that.  Indexes beside the files are used.
+What comes back from a broken disk is often no more than that.  Indexes beside the files are used.
 """
 
 from __future__ import annotations
