@@ -43,7 +43,7 @@ _TEXT_CHUNK = 64 << 10
 _SLOW = frozenset({Compression.BZIP2, Compression.XZ})
 
 
-class Decoder(Protocol):
+class BodyDecoder(Protocol):
     """Makes plain bytes of stored ones, as :class:`~dboxfs.dbox.compression.Decompressor` does."""
 
     @property
@@ -74,7 +74,7 @@ class Decoding:
     compressed.  ``size``: bytes that come out; None: that is known from the metadata alone.
     """
 
-    decoder: Callable[[], Decoder]
+    decoder: Callable[[], BodyDecoder]
     compression: Compression | None
     size: int | None
 

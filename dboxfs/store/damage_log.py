@@ -1,8 +1,8 @@
 """What is wrong with a store, in the log: one line for each thing, however often it is met.
 
-Each listing of a folder meets its damaged messages; the log shall tell of them
-once.  The last :data:`KEPT` lines are remembered, so memory is bounded: what is met again after ten thousand
-others is told again.
+Each listing of a folder meets its damaged messages; the log shall tell of them once.  The last
+:data:`LINES_KEPT` lines are remembered, so memory is bounded: what is met again after ten thousand others is
+told again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dboxfs.errors import DboxfsError, EncryptedMessage
 
 log = logging.getLogger(__name__)
 
-KEPT = 10_000
+LINES_KEPT = 10_000
 
 
 class DamageLog:
@@ -33,7 +33,7 @@ class DamageLog:
         known = key in self._told
         self._told[key] = None
         self._told.move_to_end(key)
-        if len(self._told) > KEPT:
+        if len(self._told) > LINES_KEPT:
             self._told.popitem(last=False)
         if not known:
             self.damaged += isinstance(error, DboxfsError) and not isinstance(error, EncryptedMessage)

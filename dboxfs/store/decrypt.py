@@ -25,10 +25,10 @@ from dboxfs.dbox.crypt import (
 )
 from dboxfs.errors import CorruptFile, EncryptedMessage, FormatError
 from dboxfs.store.backend import OpenRecord
-from dboxfs.store.body import Decoder, Decoding
+from dboxfs.store.body import BodyDecoder, Decoding
 from dboxfs.store.body_plain import PlainBody
 
-_CHUNK: Final = 64 << 10
+_CIPHER_PIECE: Final = 64 << 10
 
 
 async def decrypting(opened: OpenRecord, keys: KeyRing | None) -> Decoding | None:
@@ -78,9 +78,9 @@ async def _verified(body: PlainBody, decryptor: Decryptor) -> Compression | None
     :raises FormatError: it is not what was encrypted.
     """
     first = b""
-    for offset in range(0, body.size, _CHUNK):
-        decryptor.feed(await body.read(_CHUNK, offset))
-        plain = decryptor.read(_CHUNK)
+    for offset in range(0, body.size, _CIPHER_PIECE):
+        decryptor.feed(await body.read(_CIPHER_PIECE, offset))
+        plain = decryptor.read(_CIPHER_PIECE)
         first += plain[: PREFIX_SIZE - len(first)]
     decryptor.finish()
     return detect(first)
@@ -89,7 +89,7 @@ async def _verified(body: PlainBody, decryptor: Decryptor) -> Compression | None
 class Chained:
     """A decryptor with a decompressor behind it, as one decoder."""
 
-    def __init__(self, decryptor: Callable[[], Decoder], compression: Compression) -> None:
+    def __init__(self, decryptor: Callable[[], BodyDecoder], compression: Compression) -> None:
         self._first = decryptor()
         self._second = Decompressor(compression)
 

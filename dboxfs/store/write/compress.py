@@ -20,7 +20,7 @@ from dboxfs.store.write.message import BytesSource, Coded, NewMessage, Pieces, S
 
 KEPT: Final = 4 << 20
 """Compressed bytes of one message that are kept in memory."""
-_SMALL: Final = 16 << 10
+_SMALL_PIECE: Final = 16 << 10
 """A piece up to this size (bytes) is compressed at once: a thread would take longer."""
 
 
@@ -101,6 +101,6 @@ class _Encoding:
             encoder, self._encoder = self._encoder, None
             return encoder.finish()
         self._lines.feed(piece)
-        if len(piece) <= _SMALL:
+        if len(piece) <= _SMALL_PIECE:
             return self._encoder.feed(piece)
         return await trio.to_thread.run_sync(self._encoder.feed, piece)
