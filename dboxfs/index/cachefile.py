@@ -1,4 +1,4 @@
-"""``dovecot.index.cache``, read only (format: mail-cache).
+"""``dovecot.index.cache``: reading any, and making one of saved dates alone (format: mail-cache).
 
 ::
 
@@ -26,8 +26,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
 from dboxfs.errors import FormatError
-from dboxfs.index.log import Buffer, decode_size
+from dboxfs.index.log import Buffer, decode_size, encode_size
 
 CACHE_HEADER_SIZE = 32
 FIELD_HEADER_SIZE = 12
@@ -38,6 +41,9 @@ MAX_FIELD_HEADERS = 1 << 12
 MAX_RECORDS = 64
 
 _HEADER = struct.Struct("<BBBxIIIIII4x")
+_CACHE_RECORD = 16
+_DATE_SAVE = b"date.save\0"
+_DECISION_YES = 2
 _BE32 = struct.Struct(">I")
 _FIELDS = struct.Struct("<4xII")
 _PAIR = struct.Struct("<II")
@@ -222,3 +228,25 @@ def _merge(found: dict[str, CacheValue], field: CacheField, data: bytes) -> None
             found[field.name] = data.decode("utf-8", "surrogateescape")
         else:
             found[field.name] = data
+
+
+def encode_saved_dates(
+    saved: npt.NDArray[np.uint32], *, indexid: int, file_seq: int
+) -> tuple[bytes, npt.NDArray[np.uint32]]:
+    """A whole cache file that knows when messages were saved, and the offset of each message's record.
+
+    :param saved: seconds since the epoch.
+    :param file_seq: also the reset_id of the index extension ``cache``; seconds since the epoch, as Dovecot
+        has it.
+    """
+    fields = struct.pack(
+        "<IIIIIBB", 0, 12 + 10 + len(_DATE_SAVE), 1, file_seq, 4, 0, _DECISION_YES
+    ) + _DATE_SAVE  # fmt: skip
+    start = CACHE_HEADER_SIZE + len(fields) + -len(fields) % 4
+    header = struct.pack("<BBBxIIIIII", 1, 8, 1, indexid, file_seq, 0, len(saved), 0, 0)
+    records = np.zeros((len(saved), 4), "<u4")
+    records[:, 1] = _CACHE_RECORD
+    records[:, 3] = saved
+    head = (header + encode_size(CACHE_HEADER_SIZE) + fields).ljust(start, b"\0")
+    offsets = (start + _CACHE_RECORD * np.arange(len(saved))).astype("<u4")
+    return head + records.tobytes(), offsets

@@ -22,6 +22,12 @@ MDBOX_HEADER = "mdbox-hdr"
 HAVE_POP3_UIDLS = 0x01
 HAVE_POP3_ORDERS = 0x02
 
+POP3_UIDL = "hdr-pop3-uidl"
+"""Extension whose header has the highest uid with a P line (4 bytes)."""
+
+HEADER_FLAGS = 20
+"""Offset of the flags in the header data (bytes)."""
+
 _HEADER = struct.Struct("<I16sB")
 _MDBOX_LAYOUT = struct.Struct("<II")
 _MDBOX_RECORD = np.dtype([("map_uid", "<u4"), ("save_date", "<u4")])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
+_SECONDS = re.compile(r"@-?\d{1,18}", re.ASCII)
 
 
 def rfc3339(seconds: int) -> str:
@@ -11,3 +15,15 @@ def rfc3339(seconds: int) -> str:
         return f"{datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()}Z"
     except (ValueError, OverflowError, OSError):
         return f"@{seconds}"
+
+
+def seconds_of(text: str) -> int:
+    """What :func:`rfc3339` has made *text* of.
+
+    :raises ValueError: it has not made that.
+    """
+    if _SECONDS.fullmatch(text):
+        return int(text[1:])
+    if not _RFC3339.fullmatch(text):
+        raise ValueError(f"no date: {text[:64]!r}")
+    return int(datetime.fromisoformat(text).timestamp())

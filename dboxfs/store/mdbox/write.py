@@ -272,7 +272,10 @@ class MdboxWriter:
         elif message.inherits is not None and visible(state, [message.inherits]):
             flags, keywords = log_records.marks(state, message.inherits)
         saved = message.saved if message.saved is not None else now_seconds()
-        share.appended.append(log_records.Appended(uid, flags, keywords, composed.guid, map_uid, saved))
+        has_uidl = message.pop3_uidl is not None
+        share.appended.append(
+            log_records.Appended(uid, flags, keywords, composed.guid, map_uid, saved, has_uidl)
+        )
 
     async def _append(self, shares: list[_Share]) -> bool:
         """Write the mailboxes.  One that fails gives its requests the error, and its messages back.

@@ -20,6 +20,7 @@ from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
 from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.sdbox.read import SdboxFiles
+from dboxfs.store.sdbox.saved import keep_saved_dates
 from dboxfs.store.write import log_records
 from dboxfs.store.write.group_commit import GroupCommit, Request
 from dboxfs.store.write.message import CopyAs, NewMessage
@@ -49,6 +50,8 @@ class _New:
     attachments: tuple[tuple[str, str], ...] = ()
     uid: int = 0
     wanted: Wanted | None = None
+    has_pop3_uidl: bool = False
+    saved: int | None = None
 
 
 _Request = Request[list[_New], Saved]
@@ -100,6 +103,7 @@ class SdboxWriter:
         composed = await compose(message, options, mailbox=None, directory=directory)
         new = _New("", message.flags, message.keywords, composed.guid, message.replaces, message.inherits)
         new.uid, new.wanted = message.uid or 0, message.wanted
+        new.has_pop3_uidl, new.saved = message.pop3_uidl is not None, message.saved
         made.append(new)
         if isinstance(composed, Spooled):
             await self._finish(composed, new)
@@ -291,8 +295,12 @@ class SdboxWriter:
         self, index: IndexLog, news: Sequence[_New], replaced: Sequence[int], notes: list[str]
     ) -> None:
         ordered = sorted(news, key=lambda new: new.uid)
-        rows = [log_records.Appended(new.uid, new.flags, new.keywords, new.guid) for new in ordered]
+        rows = [
+            log_records.Appended(new.uid, new.flags, new.keywords, new.guid, has_pop3_uidl=new.has_pop3_uidl)
+            for new in ordered
+        ]
         batch = log_records.append_messages(index.state, rows, mdbox=False)
+        batch += await keep_saved_dates(index, [(n.uid, n.saved) for n in ordered if n.saved is not None])
         if replaced:
             batch += log_records.expunge(index.state, replaced, external=self._work.options.alone)
         await index.append(batch, durable=True, unlink=notes)

@@ -17,7 +17,7 @@ import numpy as np
 
 from dboxfs.index import payload
 from dboxfs.index.log import USER_FLAGS, RecordType, encode_record
-from dboxfs.index.mailbox import guids
+from dboxfs.index.mailbox import HAVE_POP3_UIDLS, HEADER_FLAGS, POP3_UIDL, guids, mailbox_header
 from dboxfs.index.state import IndexState
 
 NO_GUID = bytes(16)
@@ -32,7 +32,10 @@ _GUID_RECORD = struct.Struct("16s")
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """A message that a mailbox gets.  ``map_uid`` and ``save_date`` (seconds): mdbox only."""
+    """A message that a mailbox gets.  ``map_uid`` and ``save_date`` (seconds): mdbox only.
+
+    ``has_pop3_uidl``: its metadata have one.
+    """
 
     uid: int
     flags: int
@@ -40,6 +43,7 @@ class Appended:
     guid: bytes
     map_uid: int = 0
     save_date: int = 0
+    has_pop3_uidl: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,7 @@ def append_messages(state: IndexState, messages: Sequence[Appended], *, mdbox: b
     """New messages of a mailbox, uids ascending from ``state.next_uid`` on."""
     append = payload.append((m.uid, m.flags & USER_FLAGS) for m in messages)
     records = [encode_record(RecordType.APPEND, append, external=True)]
+    records += pop3_uidls(state, max((m.uid for m in messages if m.has_pop3_uidl), default=0))
     if mdbox:
         places = [(m.uid, struct.pack("<II", m.map_uid, min(max(m.save_date, 0), _LATEST))) for m in messages]
         records += [intro(state, "mdbox", _MDBOX), _external(RecordType.EXT_REC_UPDATE, places)]
@@ -112,6 +117,28 @@ def append_messages(state: IndexState, messages: Sequence[Appended], *, mdbox: b
         body = payload.keyword_update(keyword, uid_ranges(uids))
         records.append(encode_record(RecordType.KEYWORD_UPDATE, body, external=True))
     return records
+
+
+def pop3_uidls(state: IndexState, highest: int) -> list[bytes]:
+    """Say that messages up to uid *highest* may have a POP3 UIDL (0: none has).
+
+    Dovecot looks for one only where the flag in the dbox header is set, and ``hdr-pop3-uidl``, if it is
+    there, has no smaller uid (dbox-files section 1.4).
+    """
+    if not highest:
+        return []
+    header, updates = mailbox_header(state), list[tuple[str, bytes]]()
+    if header is not None and not header.flags & HAVE_POP3_UIDLS:
+        flags = bytes([header.flags | HAVE_POP3_UIDLS])
+        updates.append((header.kind, payload.ext_hdr_update(HEADER_FLAGS, flags)))
+    known = state.header_data(POP3_UIDL) or b""
+    if len(known) >= 4 and int.from_bytes(known[:4], "little") < highest:
+        updates.append((POP3_UIDL, payload.ext_hdr_update(0, struct.pack("<I", highest))))
+    batch = []
+    for name, update in updates:
+        batch.append(intro(state, name, (len(state.header_data(name) or b""), 0, 0)))
+        batch.append(encode_record(RecordType.EXT_HDR_UPDATE, update, external=True))
+    return batch
 
 
 def _external(kind: RecordType, rows: Sequence[tuple[int, bytes]]) -> bytes:

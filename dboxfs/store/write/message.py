@@ -110,11 +110,13 @@ class NewMessage:
     :param inherits: uid of a message in the same mailbox that gives its flags and keywords to this one, and
         stays.  If it is gone, *flags* and *keywords* hold.
     :param uid: the uid that it shall have; if uids are beyond that already, it gets the next one.
-    :param saved: when it was saved, seconds since the epoch; None: now.  sdbox: always now.
+    :param saved: when it was saved, seconds since the epoch; None: now.  sdbox: now, if the mailbox has a
+        cache file of Dovecot's (``sdbox.saved``).
     :param coded: the source gives compressed or encrypted bytes, which are stored as they come (only in dbox
         version 2); None: it gives the message.
     :param wanted: the name that it shall have, where a :class:`~dboxfs.store.write.naming.Namer` listens.
-    :param orig_mailbox: mdbox: storage name of the mailbox that it was first saved to; None: it is now.
+    :param orig_mailbox: storage name of the mailbox that it was first saved to; None: in an mdbox this one.
+    :param pop3_uidl: its POP3 UIDL; None: Dovecot makes one as its settings say.
     """
 
     source: Source | bytes
@@ -130,6 +132,7 @@ class NewMessage:
     wanted: Wanted | None = None
     orig_mailbox: bytes | None = None
     inherits: int | None = None
+    pop3_uidl: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,9 +238,12 @@ async def compose(
     :raises RefusedMessage: it begins like an encrypted one; format 2: like a compressed one.  One that is
         compressed here may begin with anything.
     :raises OSError: its source can't be read, or has changed.
-    :raises ValueError: a guid or a date that can't be, or something that can't be a keyword.
+    :raises ValueError: a guid, a text or a date that can't be, or something that can't be a keyword.
     """
     check_keywords(message.keywords)
+    for text in (message.pop3_uidl, message.orig_mailbox):
+        if text is not None:
+            check_text(text)
     guid = _guid(message)
     convert, memory_limit = options.eol is Eol.LF and message.coded is None, options.memory_limit
     if options.compress is not None and options.dbox_version != 3 and message.coded is None:
@@ -264,6 +267,14 @@ async def compose(
     return _Record3(message, guid, room, mailbox, convert, body, items)
 
 
+def check_text(text: bytes) -> None:
+    """
+    :raises ValueError: it can't be the value of a metadata line.
+    """
+    if not text or b"\n" in text or text.endswith(b"\r"):
+        raise ValueError(f"no text of a guid, a UIDL or a mailbox: {text[:64]!r}")
+
+
 def _guid(message: NewMessage) -> bytes:
     """The 16 bytes that indexes have for it."""
     guid, text = message.guid, message.guid_text
@@ -271,8 +282,7 @@ def _guid(message: NewMessage) -> bytes:
         raise ValueError(f"a guid has 16 bytes, this one {len(guid)}")
     if text is None:
         return guid if guid is not None else os.urandom(16)
-    if not text or b"\n" in text or text.endswith(b"\r"):
-        raise ValueError(f"no text of a guid: {text[:64]!r}")
+    check_text(text)
     if guid not in (None, guid128_of(text)):
         raise ValueError(f"the guid is not that of its text {text[:64]!r}")
     return guid128_of(text)
@@ -322,12 +332,12 @@ def _items(
     coded = message.coded
     if coded is not None and coded.size != lines.size:
         items.append((b"Z", b"%x" % coded.size))
-    items += [
-        (b"V", b"%x" % (coded.virtual_size if coded is not None else lines.virtual_size)),
-        (b"G", message.guid_text or guid.hex().encode("ascii")),
-    ]
-    if mailbox is not None:
-        items.append((b"B", message.orig_mailbox or os.fsencode(mailbox)))
+    items.append((b"V", b"%x" % (coded.virtual_size if coded is not None else lines.virtual_size)))
+    if message.pop3_uidl is not None:
+        items.append((b"P", message.pop3_uidl))
+    items.append((b"G", message.guid_text or guid.hex().encode("ascii")))
+    if message.orig_mailbox is not None or mailbox is not None:
+        items.append((b"B", message.orig_mailbox or os.fsencode(mailbox or "")))
     return items
 
 

@@ -21,10 +21,9 @@ import numpy.typing as npt
 from dboxfs.index.columns import ByteArray, UidArray
 from dboxfs.index.extensions import KEYWORDS, MODSEQ
 from dboxfs.index.log import USER_FLAGS
-from dboxfs.index.mailbox import guids, mailbox_header, map_uids, save_dates
+from dboxfs.index.mailbox import POP3_UIDL, guids, mailbox_header, map_uids, save_dates
 from dboxfs.index.state import IndexState
 
-POP3_UIDL = "hdr-pop3-uidl"
 _DAYS = slice(84, 120)
 
 

@@ -24,18 +24,21 @@ import numpy as np
 import numpy.typing as npt
 
 from dboxfs.index.base import encode_index
+from dboxfs.index.cachefile import encode_saved_dates
 from dboxfs.index.columns import ByteArray, UidArray
 from dboxfs.index.extensions import CACHE, KEYWORDS, MODSEQ, Extension, encode_keywords, place_records
-from dboxfs.index.log import HEADER_SIZE, LogHeader, encode_log_header, encode_size
-from dboxfs.index.mailbox import MDBOX_HEADER, SDBOX_HEADER, MailboxHeader, encode_mailbox_header
+from dboxfs.index.log import HEADER_SIZE, LogHeader, encode_log_header
+from dboxfs.index.mailbox import (
+    MDBOX_HEADER,
+    POP3_UIDL,
+    SDBOX_HEADER,
+    MailboxHeader,
+    encode_mailbox_header,
+)
 from dboxfs.index.state import IndexState
-from dboxfs.tools.convert.mailbox_snapshot import POP3_UIDL, MailboxSnapshot
+from dboxfs.tools.convert.mailbox_snapshot import MailboxSnapshot
 
 _FILE_SEQ = 2
-_CACHE_HEADER = 32
-_CACHE_RECORD = 16
-_DATE_SAVE = b"date.save\0"
-_DECISION_YES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ def mailbox_files(
         parts.add(MODSEQ, bytes(16), _bytes(portrait.modseqs[kept].astype("<u8"), 8), 8)
     cache: bytes | None = None
     if map_uid_validity is None and len(rows.uids):
-        cache, offsets = saved_dates_cache(rows.saved, indexid=now, file_seq=now)
+        cache, offsets = encode_saved_dates(rows.saved, indexid=now, file_seq=now)
         parts.add(CACHE, b"", _bytes(offsets, 4), 4, reset_id=now)
     log = _log(now, portrait.highest_modseq)
     base = bytearray(IndexState.empty(log).base_header)
@@ -123,27 +126,6 @@ def map_files(rows: MapRows, *, uid_validity: int, highest_file_id: int) -> NewI
     struct.pack_into("<II", base, 24, uid_validity, count + 1)
     uids = np.arange(1, count + 1, dtype=np.uint32)
     return NewIndexFiles(parts.encode(base, uids, np.zeros(count, np.uint8), 1), encode_log_header(log))
-
-
-def saved_dates_cache(
-    saved: npt.NDArray[np.uint32], *, indexid: int, file_seq: int
-) -> tuple[bytes, npt.NDArray[np.uint32]]:
-    """A cache file that knows when messages were saved, and the offset of each message's record.
-
-    :param file_seq: also the reset_id of the index extension ``cache``; seconds since the epoch, as Dovecot
-        has it.
-    """
-    fields = struct.pack(
-        "<IIIIIBB", 0, 12 + 10 + len(_DATE_SAVE), 1, file_seq, 4, 0, _DECISION_YES
-    ) + _DATE_SAVE  # fmt: skip
-    start = _CACHE_HEADER + len(fields) + -len(fields) % 4
-    header = struct.pack("<BBBxIIIIII", 1, 8, 1, indexid, file_seq, 0, len(saved), 0, 0)
-    records = np.zeros((len(saved), 4), "<u4")
-    records[:, 1] = _CACHE_RECORD
-    records[:, 3] = saved
-    head = (header + encode_size(_CACHE_HEADER) + fields).ljust(start, b"\0")
-    offsets = (start + _CACHE_RECORD * np.arange(len(saved))).astype("<u4")
-    return head + records.tobytes(), offsets
 
 
 def _log(now: int, modseq: int) -> LogHeader:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dboxfs.store.write import CopyAs, NewMessage
-from tests.live.dovecot import Dovecot
+from tests.live.dovecot import Account, Dovecot
 from tests.store.write.stores import RESYNC, Shown, assert_resync_changes_nothing, body, writing
 
 GUID = bytes(range(16))
@@ -31,8 +31,8 @@ async def test_dovecot_sees_the_uids_and_numbers_that_were_given(dovecot: Doveco
         4_000_000_001,
         22,
     )
-    if driver == "mdbox":
-        assert [message.saved for message in shown.messages[:3]] == [1_000_000_000] * 3
+    assert [message.saved for message in shown.messages[:3]] == [1_000_000_000] * 3
+    assert all(message.saved > 1_700_000_000 for message in shown.messages[3:])
     assert_resync_changes_nothing(account)
 
 
@@ -63,3 +63,30 @@ async def test_an_identity_that_cannot_be_is_refused(dovecot: Dovecot) -> None:
             with pytest.raises(ValueError, match="16 bytes"):
                 await writer.set_identity("Box", guid=guid, uid_validity=validity, next_uid=uid)
     assert Shown.of(account, "Box") == before
+
+
+@pytest.mark.parametrize("driver", ["sdbox", "mdbox"])
+async def test_a_message_that_is_put_back_has_the_pop3_uidl_that_it_brings(
+    dovecot: Dovecot, driver: str
+) -> None:
+    account = dovecot.account(f"{driver}:{{home}}/mail")
+    account.save(body(99))
+    assert pop3_uidls(account) != ["uidl-5"]
+    async with writing(account.location) as writer:
+        news = [NewMessage(body(5), pop3_uidl=b"uidl-5", uid=9), NewMessage(body(6))]
+        await writer.save("INBOX", news)
+        await writer.save("INBOX", [NewMessage(body(7), pop3_uidl=b"uidl-7")])
+    found = pop3_uidls(account)
+    assert (len(found), found[1], found[3]) == (4, "uidl-5", "uidl-7")
+    async with writing(account.location) as writer:  # Dovecot has looked at them, and remembers what has none
+        await writer.save("INBOX", [NewMessage(body(8), pop3_uidl=b"uidl-8")])
+    assert pop3_uidls(account)[3:] == ["uidl-7", "uidl-8"]
+    with pytest.raises(ValueError, match="UIDL"):
+        async with writing(account.location) as writer:
+            await writer.save("INBOX", [NewMessage(body(8), pop3_uidl=b"a\nb")])
+
+
+def pop3_uidls(account: Account) -> list[str]:
+    """What Dovecot's POP3 would list."""
+    lines = account.doveadm("fetch", "pop3.uidl", "mailbox", "INBOX").decode().splitlines()
+    return [line.partition(": ")[2] for line in lines if line.startswith("pop3.uidl")]
