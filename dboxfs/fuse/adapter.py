@@ -11,6 +11,7 @@ the same answers EROFS.
 from __future__ import annotations
 
 import errno
+import stat
 from collections.abc import Callable, Coroutine, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -104,7 +105,7 @@ class Adapter(pyfuse3.Operations):
 
     @request
     async def getattr(self, inode: int, ctx: Any) -> pyfuse3.EntryAttributes:
-        return _entry(await self._vfs.getattr(inode))
+        return _entry(await self._vfs.getattr(inode, ctx.pid))
 
     @request
     async def setattr(
@@ -237,7 +238,9 @@ class Adapter(pyfuse3.Operations):
     async def mknod(
         self, parent: int, name: bytes, mode: int, rdev: int, ctx: Any
     ) -> pyfuse3.EntryAttributes:
-        raise Refused(errno.EPERM)
+        if not stat.S_ISREG(mode):
+            raise Refused(errno.EPERM)
+        return _entry(await self._writes.mknod(parent, name, ctx.pid))
 
     @request
     async def symlink(self, parent: int, name: bytes, target: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
@@ -279,5 +282,5 @@ def _fill(entry: pyfuse3.EntryAttributes, row: ListingRow, timeout: float) -> No
     entry.st_size = row.size
     entry.st_blocks = (row.size + 511) >> 9
     entry.st_mtime_ns = entry.st_atime_ns = row.received * NS
-    entry.st_ctime_ns = row.saved * NS
+    entry.st_ctime_ns = row.changed_ns
     entry.attr_timeout = timeout if row.attr_timeout is None else row.attr_timeout

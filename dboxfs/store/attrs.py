@@ -25,7 +25,7 @@ All methods run between two checkpoints of the event loop, so no lock guards the
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -49,12 +49,17 @@ Marks = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """One message's row of the table.  ``size`` in bytes, dates in seconds since the epoch."""
+    """One message's row of the table.  ``size`` in bytes, dates in seconds since the epoch.
+
+    ``nanoseconds``: of the time of its last change (:mod:`dboxfs.store.change_time`), where a mailbox tells
+    them; they are in no table.
+    """
 
     state: int
     size: int
     received: int
     saved: int
+    nanoseconds: int = field(default=0, compare=False)
 
     @property
     def known(self) -> bool:

@@ -20,6 +20,7 @@ from dboxfs.errors import CorruptFile, EncryptedMessage, NoSuchMessage
 from dboxfs.fsapi import FileSystem
 from dboxfs.index.mailbox import MailboxHeader, mailbox_header
 from dboxfs.index.state import IndexState
+from dboxfs.store import change_time
 from dboxfs.store.attr_reader import AttrReader
 from dboxfs.store.attrs import DAMAGED, KNOWN, Facts, FactTable, Uids
 from dboxfs.store.backend import Backend, OpenRecord
@@ -214,7 +215,15 @@ class Mailbox:
         :raises NoSuchMailbox: the mailbox isn't where it was.
         :raises OSError: its file can't be read.
         """
-        return await self._attrs.facts_of(uid)
+        return self.changed(await self._attrs.facts_of(uid), uid)
+
+    def changed(self, facts: Facts, uid: int) -> Facts:
+        """*facts* of message *uid* with the time of its last change; as they are, if it is gone."""
+        row = self.state.row_of(uid) if self.state is not None else -1
+        if self.state is None or row < 0:
+            return facts
+        nanoseconds = change_time.of_message(self.state, row, uid)
+        return Facts(facts.state, facts.size, facts.received, facts.saved, nanoseconds)
 
     async def scan(self) -> None:
         """Read the facts of all messages of which nothing is known; returns when that is done.

@@ -87,13 +87,13 @@ class Attributes:
         return attrs
 
     def message(self, inode: int, facts: Facts, folder: Folder | None = None) -> Attrs:
-        """A message: mtime = received, ctime = saved.
+        """A message: mtime = received, ctime = saved, with nanoseconds of its flags and keywords.
 
         :param folder: that it is in, where its name is answered too.
         """
         attrs = self.messages(folder)
         attrs.inode, attrs.size = inode, facts.size
-        attrs.modified_ns, attrs.changed_ns = facts.received * NS, facts.saved * NS
+        attrs.modified_ns, attrs.changed_ns = facts.received * NS, facts.saved * NS + facts.nanoseconds
         if inode in self._written:
             attrs.attr_timeout = 0.0
         elif facts.damaged:

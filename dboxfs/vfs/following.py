@@ -9,7 +9,7 @@ Concurrency: the store calls these methods between two checkpoints; none of them
 
 from __future__ import annotations
 
-from dboxfs.store import Delta, Folder, Kind, Listener, Store
+from dboxfs.store import Delta, Folder, Listener, Store
 from dboxfs.store.names.follow import NameFollower
 from dboxfs.store.names.read import NameReader
 from dboxfs.store.names.table import encode, number_of
@@ -58,8 +58,7 @@ class Following:
     def _messages_changed(self, folder: Folder, delta: Delta) -> None:
         inode = self._inodes.of(folder)
         self._follow_names(folder, delta)
-        changed = delta.updated if self._store.location.kind is Kind.SDBOX else delta.appended[:0]
-        for uid in changed.tolist():
+        for uid in delta.updated.tolist():  # ctime tells of flags and keywords
             self._kernel.attributes(inode | uid)
         if delta.reloaded and folder.mailbox is not None:  # files may have been repaired
             self._reader.doubt(self._inodes.node(inode))

@@ -18,9 +18,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import trio
 
-from dboxfs.store import KNOWN, UNKNOWN, Folder, Mailbox, Store
+from dboxfs.store import KNOWN, UNKNOWN, Folder, Mailbox, Store, change_time
 from dboxfs.store.names.table import encode
-from dboxfs.vfs.attrs import SHORT, Attributes, Attrs
+from dboxfs.vfs.attrs import NS, SHORT, Attributes, Attrs
 from dboxfs.vfs.folders import Folders
 from dboxfs.vfs.names import Names
 from dboxfs.vfs.node import Inodes
@@ -36,7 +36,8 @@ _LISTING_WINDOW = 2048
 class ListingRow(NamedTuple):
     """A message in a listing.
 
-    ``next``: the offset behind it.  ``size``: bytes.  ``received``, ``saved``: seconds since the epoch.
+    ``next``: the offset behind it.  ``size``: bytes.  ``received``: seconds, ``changed_ns``: nanoseconds
+    since the epoch.
     ``attr_timeout``: seconds that its attributes are good for; None: as long as all others'.
     """
 
@@ -45,7 +46,7 @@ class ListingRow(NamedTuple):
     inode: int
     size: int
     received: int
-    saved: int
+    changed_ns: int
     attr_timeout: float | None
 
 
@@ -84,7 +85,7 @@ class Snapshot:
         self.uids = self.mailbox.uids if self.mailbox is not None else np.empty(0, np.uint32)
         self._rows: list[tuple[int, int, int, int, int]] = []
         self._window_start = -1
-        self._seen: tuple[object, int] | None = None
+        self._seen: tuple[object, ...] | None = None
 
     def follow(self, folder: Folder) -> None:
         """The mailbox was renamed, and is *folder* now; the snapshot stays."""
@@ -96,28 +97,33 @@ class Snapshot:
         self._window_start = -1
 
     def rows(self, start: int) -> Iterator[tuple[int, int, int, int, int, int]]:
-        """Messages from number *start* of the snapshot on: (position, uid, state, size, received, saved)."""
+        """Messages from number *start* on: (position, uid, state, size, received, changed_ns)."""
         position = start
         while position < len(self.uids):
             window = position - position % _LISTING_WINDOW
             if window != self._window_start or not self._is_current():
                 self._load(window)
-            for uid, state, size, received, saved in self._rows[position - window :]:
+            for uid, state, size, received, changed_ns in self._rows[position - window :]:
                 if uid:
-                    yield position, uid, state, size, received, saved
+                    yield position, uid, state, size, received, changed_ns
                 position += 1
 
     def _is_current(self) -> bool:
         """Nothing of the mailbox came, went, became known or changed since the window was loaded."""
+        return self._seen == self._now()
+
+    def _now(self) -> tuple[object, ...]:
+        """What is another value when something of the mailbox has changed."""
         assert self.mailbox is not None
-        table = self.mailbox.facts
-        return self._seen == (table, table.version)
+        table, state = self.mailbox.facts, self.mailbox.state
+        log = (state.log_file_seq, state.head_offset) if state is not None else None
+        return table, table.version, state, log
 
     def _load(self, start: int) -> None:
         uids = self.uids[start : start + _LISTING_WINDOW]
         assert self.mailbox is not None
         table = self.mailbox.facts
-        self._seen = table, table.version
+        self._seen = self._now()
         at = np.minimum(table.uids.searchsorted(uids), max(len(table) - 1, 0))
         there = table.uids[at] == uids if len(table) else np.zeros(len(uids), bool)
         at = at[there] if len(table) else at[:0]
@@ -126,6 +132,8 @@ class Snapshot:
         sources = (table.uids[at], facts.state, facts.size, facts.received, facts.saved)
         for column, source in zip(columns, sources, strict=True):
             column[there] = source
+        nanoseconds = np.array(change_time.of_messages(self.mailbox.state, uids), np.int64)
+        columns[4] = columns[4] * NS + nanoseconds
         self._rows = list(zip(*(column.tolist() for column in columns), strict=True))
         self._window_start = start
 
@@ -208,13 +216,13 @@ class Directory:
             return
         base, after = lists.inodes.of(snapshot.folder), len(snapshot.children) + 3
         named, written = lists.names.listed(snapshot.folder), lists.written
-        for position, uid, state, size, received, saved in snapshot.rows(first):
+        for position, uid, state, size, received, changed_ns in snapshot.rows(first):
             timeout = None if state & KNOWN else 0.0 if state == UNKNOWN else SHORT
             if written and base | uid in written:
                 timeout = 0.0
             name = named.get(uid, b"%d.eml" % uid) if named else b"%d.eml" % uid
             if name:
-                yield ListingRow(position + after, name, base | uid, size, received, saved, timeout)
+                yield ListingRow(position + after, name, base | uid, size, received, changed_ns, timeout)
 
 
 class Listings:

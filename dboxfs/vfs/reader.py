@@ -127,9 +127,7 @@ class Reader:
         box = node.mailbox()
         body = box.open_now(node.uid) or await box.open(node.uid)
         try:
-            facts = box.facts.get(node.uid)
-            if facts is None or not facts.known:
-                facts = await box.facts_of(node.uid)
+            facts = await box.facts_of(node.uid)
         except BaseException:
             body.close()
             raise

@@ -41,9 +41,9 @@ class Scans:
         :raises Refused: ENOENT: its mailbox is gone.
         :raises DboxfsError, OSError: as :meth:`dboxfs.store.Mailbox.facts_of`.
         """
-        held = self._open_files.facts(node.inode)
+        held, shown = self._open_files.facts(node.inode), node.folder.mailbox if node.folder else None
         if held is not None:
-            return held
+            return shown.changed(held, node.uid) if shown is not None else held
         if node.folder is None:
             node = await self._folders.seek(node.inode)
         box = node.mailbox()

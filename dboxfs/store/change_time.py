@@ -1,0 +1,80 @@
+"""st_ctime of a message: its saved date in seconds, and nanoseconds that are made of its flags and keywords.
+
+A message never changes but for its flags and keywords, and a program that makes backups has to notice that
+they did.  restic, borg, bup and others compare ctime: so its nanoseconds are a hash of the flags, of the
+keywords' names without their order and case, and of the uid.  It is the same in every mount, after a rebuild
+of the index and after a keyword got another number.  A change that ends where it began is no change.
+
+The uid is part of it because borg reads every file again whose ctime is the newest of all that it has seen:
+without it, all messages that were saved in one second.
+
+Pure functions.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from dboxfs.index.columns import UidArray
+from dboxfs.index.state import IndexState
+
+FLAGS = 0x1F
+"""Bits of flags that people set; a session's ``\\Recent`` is no change."""
+
+_NS = 1_000_000_000
+_SPREAD = 0x9E3779B1
+_MIX = 0x85EBCA6B
+_WORD = 0xFFFFFFFF
+
+
+@lru_cache(maxsize=4096)
+def marks(flags: int, keywords: tuple[str, ...]) -> int:
+    """A number of 32 bits for flags (bits) and keywords."""
+    words = sorted({word.lower() for word in keywords})
+    return zlib.crc32(
+        b"\0".join([b"%d" % (flags & FLAGS), *(word.encode("utf-8", "surrogateescape") for word in words)])
+    )
+
+
+def nanoseconds(marked: int, uid: int) -> int:
+    """The nanoseconds of message *uid*, 0 to 999,999,999; *marked* is what :func:`marks` gives."""
+    mixed = (marked + uid * _SPREAD) & _WORD
+    mixed = ((mixed ^ mixed >> 16) * _MIX) & _WORD
+    return (mixed ^ mixed >> 13) % _NS
+
+
+def of_message(state: IndexState, row: int, uid: int) -> int:
+    """The nanoseconds of one message of an index."""
+    return nanoseconds(marks(int(state.flags[row]) & FLAGS, state.keywords(row)), uid)
+
+
+def of_messages(state: IndexState | None, uids: UidArray) -> list[int]:
+    """The nanoseconds of many messages; 0 of one that the index does not have."""
+    rows = state.rows_of(uids) if state is not None else np.full(len(uids), -1)
+    if state is None or not len(uids):
+        return [0] * len(uids)
+    there = rows >= 0
+    marked = np.zeros(len(uids), np.uint64)
+    if there.any():
+        marked[there] = _marks_of(state, rows[there])
+    mixed = (marked + uids.astype(np.uint64) * np.uint64(_SPREAD)) & np.uint64(_WORD)
+    mixed = ((mixed ^ mixed >> np.uint64(16)) * np.uint64(_MIX)) & np.uint64(_WORD)
+    found = (mixed ^ mixed >> np.uint64(13)) % np.uint64(_NS)
+    found[~there] = 0
+    return [int(ns) for ns in found.tolist()]
+
+
+def _marks_of(state: IndexState, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
+    """:func:`marks` of some rows: messages with the same bits are looked at once."""
+    flags = (state.flags[rows] & np.uint8(FLAGS)).reshape(-1, 1)
+    column = state.column("keywords")
+    bits = flags if column is None else np.hstack([flags, column[rows]])
+    _, first, inverse = np.unique(bits, axis=0, return_index=True, return_inverse=True)
+    one_each: Iterable[int] = (int(rows[at]) for at in first.tolist())
+    known = [marks(int(state.flags[row]) & FLAGS, state.keywords(row)) for row in one_each]
+    return np.array(known, np.uint64)[inverse.reshape(-1)]
