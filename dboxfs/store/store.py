@@ -24,6 +24,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import trio
@@ -98,6 +100,7 @@ class Store:
         self._checked: dict[str, float] = {}
         self._tree_checked = 0.0
         self._tree_lock = trio.Lock()
+        self._renumbered: set[Folder] = set()
         self._index_errors = IndexErrors()
 
     # -- life ----------------------------------------------------------------------------------
@@ -304,7 +307,8 @@ class Store:
         delta = await self._refresh_box(folder.name, box)
         if delta is None or not self._is_in(folder, box):
             return
-        self._listeners.changed(folder, delta, another=identity != folder.identity)
+        another = identity != folder.identity and folder not in self._renumbered
+        self._listeners.changed(folder, delta, another=another)
         dates = await box.refresh_dates()  # what went is told already: this reads a file
         if len(dates) and self._is_in(folder, box):
             self._listeners.messages(folder, Delta(dates[:0], dates[:0], dates, False))
@@ -319,7 +323,8 @@ class Store:
         delta = box.take(delta)
         self._changes.quiet(folder.name)
         self._index_errors.discard(folder.name)
-        self._listeners.changed(folder, delta, another=before != box.identity)
+        another = before != box.identity and folder not in self._renumbered
+        self._listeners.changed(folder, delta, another=another)
 
     def _missed(self, name: str) -> None:
         """A mailbox was to be followed while a writer of this process had it."""
@@ -338,6 +343,18 @@ class Store:
     def map_view(self) -> IndexFiles | None:
         """mdbox: the same for the map."""
         return self.storage.index if self.storage is not None else None
+
+    @contextmanager
+    def renumbered(self, folder: Folder) -> Iterator[None]:
+        """While a caller gives a mailbox without messages another guid or UIDVALIDITY, and reads it again.
+
+        It is the same folder for the listeners; as for everybody who opens the store later it is another one.
+        """
+        self._renumbered.add(folder)
+        try:
+            yield
+        finally:
+            self._renumbered.discard(folder)
 
     def _is_in(self, folder: Folder, box: Mailbox) -> bool:
         return self.folders.get(folder.name) is folder and folder.mailbox is box

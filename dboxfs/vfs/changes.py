@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TypeVar
@@ -25,7 +25,6 @@ import trio
 
 from dboxfs.errors import DboxfsError, NoSuchMessage, StoreBusy
 from dboxfs.store import Folder, Mailbox, Store
-from dboxfs.store.mailbox import FLAG_NAMES
 from dboxfs.store.names.files import NameFiles
 from dboxfs.store.names.read import NameReader
 from dboxfs.store.write import BodySource, NewMessage, Source, StoreWriter, Superseded, Wanted
@@ -47,24 +46,6 @@ GONE = 20
 
 _FIRST_DELAY = 0.001
 _LONGEST_DELAY = 0.05
-
-_BITS = {name.lower(): bit for bit, name in FLAG_NAMES}
-
-
-def flag_bits(names: Iterable[str]) -> int:
-    """The bits of system flags.
-
-    :raises Refused: EINVAL: there is no such flag.
-    """
-    try:
-        return sum({_BITS[name.lower()] for name in names})
-    except KeyError:
-        raise Refused(errno.EINVAL) from None
-
-
-def flag_names(bits: int) -> list[str]:
-    """The system flags that are set."""
-    return [name for bit, name in FLAG_NAMES if bits & bit]
 
 
 def mailbox_of(folder: Folder) -> Mailbox:
@@ -99,6 +80,7 @@ class MessageChanges:
         self._reader = reader
         self._files = files
         self._editor_saves = EditorSaves()
+        self._filled: set[bytes] = set()
         writer.tell_names(files)
 
     # -- again, and where ----------------------------------------------------------------------
@@ -142,6 +124,35 @@ class MessageChanges:
             return self.folder_with(folder, guid) if guid is not None else None
         return found or folder
 
+    # -- what is new ---------------------------------------------------------------------------
+
+    def just_came(self, folder: Folder, uid: int) -> bool:
+        """Whether a message came through this mount, a short while ago or into a mailbox without messages."""
+        return self._editor_saves.is_new(folder.name, uid) or self.is_new_mailbox(folder)
+
+    def is_new_mailbox(self, folder: Folder) -> bool:
+        """Whether a mailbox has no messages, or had none before this mount saved some."""
+        box = folder.mailbox
+        return box is not None and (not len(box) or box.guid in self._filled)
+
+    async def set_identity(self, folder: Folder, *, guid: bytes | None, uid_validity: int | None) -> None:
+        """Give a mailbox without messages another guid, or UIDVALIDITY (None: those that it has).
+
+        :raises Refused: EPERM: it has messages.
+        """
+        box = mailbox_of(folder)
+        before = box.guid
+        if len(box) or before is None:
+            raise Refused(errno.EPERM)
+        with self._store.renumbered(folder):
+            await self._writer.set_identity(
+                folder.name,
+                guid=before if guid is None else guid,
+                uid_validity=box.uid_validity if uid_validity is None else uid_validity,
+                next_uid=1,
+            )
+            await self._store.refresh_mailbox(folder)
+
     # -- messages that come --------------------------------------------------------------------
 
     async def save(self, folder: Folder, message: NewMessage, name: bytes | None) -> int:
@@ -151,6 +162,8 @@ class MessageChanges:
         :raises DboxfsError, OSError: nothing was changed.
         """
         wanted, guid = Wanted(name, message.replaces) if name is not None else None, mailbox_of(folder).guid
+        if guid is not None and not len(mailbox_of(folder)):
+            self._filled.add(guid)
         async with self._announced(folder, wanted):
             saved = await self._writer.save(folder.name, [replace(message, wanted=wanted)])
         uid = saved.uids[0]

@@ -171,8 +171,7 @@ class ClosePolicy:
                 return
             gone = killed or draft.failed or draft.is_removed
             if not gone and draft.stage is Stage.NEW and draft.is_empty:
-                self._drafts.haunt(draft)
-                self._host.spawn(partial(self._lay_ghost, draft))
+                self._haunt(draft)
                 return
             try:
                 if not gone:
@@ -180,6 +179,16 @@ class ClosePolicy:
             finally:
                 self._drafts.drop(draft)
         await self._tell(draft)
+
+    def hold(self, draft: Draft, pid: int) -> None:
+        """The process of thread *pid* has made a name without opening it (mknod): a ghost, or a temporary."""
+        draft.made_by(holders.process_of(pid))
+        if not draft.is_temporary:
+            self._haunt(draft)
+
+    def _haunt(self, draft: Draft) -> None:
+        self._drafts.haunt(draft)
+        self._host.spawn(partial(self._lay_ghost, draft))
 
     async def _lay_ghost(self, draft: Draft) -> None:
         await trio.sleep(HOLDER_SECONDS)

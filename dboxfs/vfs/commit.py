@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from dboxfs.errors import NoSuchMailbox
 from dboxfs.store import Folder, Store
+from dboxfs.store.location import Kind
 from dboxfs.store.names.table import WrittenNames
 from dboxfs.store.write import NewMessage
 from dboxfs.vfs.changes import MessageChanges, mailbox_of
@@ -96,14 +97,20 @@ class Committer:
         :raises Superseded: another message has the name by now; nothing was changed.
         :raises DboxfsError, OSError: nothing was changed.
         """
-        is_plain = replaces is None and name is not None and not draft.flags and not draft.keywords
+        brought = draft.brought
+        is_plain = replaces is None and name is not None and not brought.flags and not brought.keywords
         message = NewMessage(
             draft.source(),
-            draft.received,
-            draft.flags,
-            draft.keywords,
+            brought.received,
+            brought.flags,
+            brought.keywords,
             replaces=replaces,
+            uid=brought.uid,
+            saved=brought.saved if self._store.location.kind is Kind.MDBOX else None,
+            guid_text=brought.guid,
+            orig_mailbox=brought.orig_mailbox,
             inherits=self._changes.inherited(folder, name) if is_plain and name is not None else None,
+            pop3_uidl=brought.pop3_uidl,
         )
         return await self._changes.save(folder, message, name)
 
@@ -132,11 +139,7 @@ class Committer:
             draft.expunged()
         old = draft.uid if draft.uid is not None else self._replaced_by_name(draft)
         if old is not None and draft.based is not None:
-            body = await mailbox_of(draft.folder).open(old)
-            try:
-                await draft.rebase(body)
-            finally:
-                body.close()
+            await draft.rebase(await mailbox_of(draft.folder).open(old))
         return old
 
     def _follow(self, draft: Draft, uid: int) -> bool:

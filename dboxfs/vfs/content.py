@@ -1,18 +1,16 @@
-"""The bytes of a draft: in memory as long as they are few, then in a temporary file of the store's.
+"""The bytes of a draft, which may be written anywhere: what was there, and a temporary that only grows.
 
-They only ever grow at their end, or begin again from nothing.  They are in memory as long as the draft is
-small (:data:`EACH`) and all drafts together are (:class:`Budget`), then in a
-:class:`~dboxfs.store.write.Spool`, which becomes the message or goes away with the draft.
+Every write is appended to the temporary, wherever in the file it belongs; a map says which bytes are where
+(:mod:`dboxfs.vfs.extents`).  The message that the draft was opened on (*base*) is the first extent, and is
+copied nowhere before the commit.  Bytes that nobody has written are zeros.
 
-A draft of a message that exists (*base*) may be written
+The temporary is in memory as long as the draft is small (:data:`EACH`) and all drafts together are
+(:class:`Budget`), then a :class:`~dboxfs.store.write.Spool`, which becomes the message as it is where it
+holds exactly its bytes.  In memory bytes are written over in place.  A spool that holds far more than the
+file does, because the same places are written again and again, is begun again (:data:`WASTE`).
 
-* at the end: the message's bytes come first, then those that are written;
-* from offset 0 on, as ``rsync --inplace`` does: the message is written again.  This has to reach the old end,
-  or to set its own with ftruncate; a commit before that is refused, and changes nothing.
-
-A temporary whose name begins with a dot (*scratch*) may be written anywhere while it is in memory: editors
-keep their swap files so.  :meth:`Content.sync` then makes a copy of it durable, and it stays in memory.
-Anything else is EOPNOTSUPP.
+A draft whose name begins with a dot (*scratch*) stays in memory after a sync, which makes a copy of it
+durable: editors keep their swap files so.
 
 The first bytes may be those of a message, with more behind them (``based``): an append.  If that message is
 another one by the time of the commit, because somebody else has appended to it, :meth:`Content.rebase` puts
@@ -25,16 +23,21 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 from dboxfs.store import Body
-from dboxfs.store.write import BytesSource, Source, Spool
-from dboxfs.vfs.errors import Refused
+from dboxfs.store.write import BytesSource, Source
+from dboxfs.vfs.extents import Extents, From
 
 EACH = 256 << 10
 """Bytes that one draft may have in memory."""
 
 ALL = 16 << 20
 """Bytes that all drafts together may have in memory."""
+
+WASTE = 64 << 20
+"""Bytes that a temporary file may have beyond twice those of its draft."""
 
 _PIECE = 1 << 20
 
@@ -58,6 +61,49 @@ class Budget:
         self.used -= size
 
 
+@dataclass(frozen=True, slots=True)
+class _Pieced:
+    """A source that is put together from base, temporary and zeros."""
+
+    content: Content
+
+    @property
+    def size(self) -> int:
+        return self.content.size
+
+    async def read(self, size: int, offset: int) -> bytes:
+        return await self.content.read(size, offset)
+
+    async def descriptor(self) -> int | None:
+        return None
+
+
+class Temporary(Source, Protocol):
+    """Where bytes of a draft go that don't stay in memory."""
+
+    @property
+    def taken(self) -> bool:
+        """It was handed over to a commit."""
+
+    async def write_all(self, data: bytes) -> None:
+        """Append bytes.
+
+        :raises OSError: they can't be written.
+        """
+
+    def rollback(self) -> None:
+        """Begin again from nothing."""
+
+    async def settle(self) -> None:
+        """Hand everything to the file system."""
+
+    async def sync(self) -> None:
+        """Make everything durable, if commits are."""
+
+    def close(self) -> None:
+        """Forget everything."""
+
+
 class Content:
     """The bytes of one draft.
 
@@ -65,121 +111,102 @@ class Content:
     :param base: the message that the draft was opened on, if its bytes stay; this closes it.
     :param based: how many of the first bytes are a message's; 0 for a file that is only appended to.
     :ivar dirty: there are bytes that no commit has had.
-    :ivar based: how many of the first bytes are those of the message that it is or appends to; None: all are
-        its own, and take the place of that message as a whole.
     """
 
     def __init__(
-        self, spool: Callable[[], Spool], budget: Budget, base: Body | None = None, based: int | None = None
+        self,
+        spool: Callable[[], Temporary],
+        budget: Budget,
+        base: Body | None = None,
+        based: int | None = None,
     ) -> None:
         self.dirty = False
-        self.based = based
+        self._based = base.size if base is not None else based
         self._new_spool = spool
         self._budget = budget
         self._base = base
-        self._written = 0
+        self._extents = Extents(base.size if base is not None else 0)
         self._memory = bytearray()
-        self._spool: Spool | None = None
-        self._copy: Spool | None = None
+        self._spool: Temporary | None = None
+        self._copy: Temporary | None = None
         self._synced = True
-        self._started = False
-        self._rewriting = False
 
     @property
     def size(self) -> int:
         """Bytes that reading it gives."""
-        if self._base is not None and not self._started:
-            return self._base.size
-        return self._written
+        return self._extents.size
+
+    @property
+    def based(self) -> int | None:
+        """How many of the first bytes are those of the message that it is or appends to; None: its bytes take
+        the place of that message as a whole."""
+        return self._based
 
     @property
     def taken(self) -> bool:
         """The temporary file was handed over to a commit."""
         return self._spool is not None and self._spool.taken
 
-    @property
-    def _may_scratch(self) -> bool:
-        return self._base is None and self._spool is None
-
     # -- writing -------------------------------------------------------------------------------
 
-    async def write(self, data: bytes, offset: int | None, *, scratch: bool) -> None:
-        """Append *data*, which the writer wants at *offset* (None: at the end, wherever that is).
+    async def write(self, data: bytes, offset: int | None) -> None:
+        """Write *data* at *offset* (None: at the end, wherever that is).
 
-        :param scratch: it may be written anywhere.
-        :raises Refused: EOPNOTSUPP: that is not the end.
+        :raises Refused: EFBIG: the file would be in too many parts, or have too many zeros; nothing has
+            changed.
         :raises OSError: the temporary file can't be written.
         """
+        if not data:
+            return
+        offset = self.size if offset is None else offset
+        place = self._extents.place(offset, len(data)) if self._spool is None else None
         self._synced = False
-        if not (scratch and offset is not None and self._scratch(data, offset)):
-            await self._start(offset)
-            await self._append(data)
+        if place is not None:
+            self._memory[place : place + len(data)] = data
+        else:
+            await self._append(data, offset)
+        if self._based is not None and offset < self._based:
+            self._based = None
         self.dirty = True
 
-    def _scratch(self, data: bytes, offset: int) -> bool:
-        """Write anywhere in memory; False: the bytes are not in memory, or that is their end."""
-        end = max(offset + len(data), len(self._memory))
-        if not self._may_scratch or end > EACH:
-            return False
-        if offset == len(self._memory) or not self._budget.take(end - len(self._memory)):
-            return False
-        self._memory += bytes(max(offset - len(self._memory), 0))
-        self._memory[offset : offset + len(data)] = data
-        self._written = len(self._memory)
-        return True
-
-    async def _start(self, offset: int | None) -> None:
-        if not self._started and self._base is not None:
-            if offset is None or offset == self._base.size:
-                await self._copy_in(self._base)
-                self.based = self._base.size
-            elif offset == 0:
-                self._rewriting = True
+    async def _append(self, data: bytes, offset: int) -> None:
+        end = len(self._memory) if self._spool is None else self._spool.size
+        before = self._extents.size
+        self._extents.write(offset, len(data), end)
+        try:
+            if self._fits(len(data)):
+                self._memory += data
             else:
-                raise Refused(errno.EOPNOTSUPP)
-        elif offset is not None and offset != self._written:
-            raise Refused(errno.EOPNOTSUPP)
-        self._started = True
+                await (await self._spill()).write_all(data)
+                await self._begin_again_if_wasted()
+        except OSError:  # the draft has failed; what was there before can be read on
+            self._extents.truncate(min(before, self._extents.size))
+            raise
 
-    async def _copy_in(self, body: Body) -> None:
-        at = 0
-        while at < body.size:
-            piece = await body.read(_PIECE, at)
-            if not piece:
-                raise OSError(errno.EIO, "the message ends early")
-            await self._append(piece)
-            at += len(piece)
+    def _fits(self, size: int) -> bool:
+        """Take memory for *size* more bytes; False: they go to the temporary file."""
+        return self._spool is None and len(self._memory) + size <= EACH and self._budget.take(size)
 
     async def rebase(self, body: Body) -> None:
-        """Have the bytes of *body* in front of those that were appended.
+        """Have the bytes of *body* in front of those that were appended; this closes it.
 
-        :raises OSError: it can't be read, or the temporary file not be written.
+        :raises ValueError: the draft is not an append.
         """
-        memory, spool, end, at = self._memory, self._spool, self._written, self.based or 0
-        self._memory, self._spool, self._written = bytearray(), None, 0
-        self._drop_copy()
-        try:
-            await self._copy_in(body)
-            while at < end:
-                piece = bytes(memory[at : at + _PIECE]) if spool is None else await spool.read(_PIECE, at)
-                if not piece:
-                    raise OSError(errno.EIO, "the temporary file ends early")
-                await self._append(piece)
-                at += len(piece)
-        finally:
-            self._budget.give(len(memory))
-            if spool is not None:
-                spool.close()
-        self.based, self._synced = body.size, False
+        if self._based is None:
+            body.close()
+            raise ValueError("the bytes of the message were written over")
+        extents = Extents(body.size)
+        at = body.size
+        for piece in self._extents.pieces(self._based):
+            if piece.source is From.TEMPORARY:
+                extents.write(at, piece.size, piece.at)
+            at += piece.size
+        extents.truncate(at)
+        if self._base is not None:
+            self._base.close()
+        self._base, self._extents, self._based = body, extents, body.size
 
-    async def _append(self, data: bytes) -> None:
-        if self._spool is None and len(self._memory) + len(data) <= EACH and self._budget.take(len(data)):
-            self._memory += data
-        else:
-            await (await self._spill()).write_all(data)
-        self._written += len(data)
-
-    async def _spill(self) -> Spool:
+    async def _spill(self) -> Temporary:
         """The temporary file; what is in memory goes there."""
         if self._spool is None:
             self._spool = self._new_spool()
@@ -202,37 +229,81 @@ class Content:
             finally:
                 old.close()
 
-    def truncate(self, size: int) -> None:
-        """ftruncate: to nothing, or to the size that it has.
+    async def _begin_again_if_wasted(self) -> None:
+        """A temporary that has far more bytes than the draft is written anew, without those."""
+        if self._spool is None or self._spool.size <= WASTE + 2 * self.size:
+            return
+        new, extents = self._new_spool(), Extents(self._base.size if self._base is not None else 0)
+        extents.truncate(0)
+        at = 0
+        try:
+            while at < self.size:
+                data = await self.read(_PIECE, at)
+                extents.write(at, len(data), new.size)
+                await new.write_all(data)
+                at += len(data)
+        except OSError:
+            new.close()
+            raise
+        self._spool.close()
+        self._spool, self._extents = new, extents
 
-        :raises Refused: EOPNOTSUPP: to any other size.
+    def truncate(self, size: int) -> None:
+        """ftruncate: cut it, or put zeros behind it.  Nothing but that is no message: to 0 it begins again.
+
+        :raises Refused: EFBIG: too many zeros; nothing has changed.
         """
         if size == 0:
-            self._forget_memory()
-            if self._spool is not None and self.taken:
-                self._spool.close()
-                self._spool = None
-            if self._spool is not None:
-                self._spool.rollback()
-            self._written = 0
-            self._started = True
-            self._rewriting = False
-            self.dirty = False
-            self.based = None
-        elif size == self.size:
-            self._rewriting = False
-        else:
-            raise Refused(errno.EOPNOTSUPP)
+            self._begin_again()
+        elif size != self.size:
+            self._extents.truncate(size)
+            if self._based is not None and size < self._based:
+                self._based = None
+            self.dirty, self._synced = True, False
+
+    def _begin_again(self) -> None:
+        self._forget_memory()
+        self._drop_copy()
+        if self._spool is not None and self.taken:
+            self._spool.close()
+            self._spool = None
+        if self._spool is not None:
+            self._spool.rollback()
+        self._extents.truncate(0)
+        self._based = None
+        self.dirty = False
 
     # -- reading and the end -------------------------------------------------------------------
 
     async def read(self, size: int, offset: int) -> bytes:
-        """Bytes at *offset*, fewer than *size* at the end."""
-        if self._base is not None and not self._started:
-            return await self._base.read(size, offset)
-        if self._spool is not None:
-            return await self._spool.read(size, offset)
-        return bytes(self._memory[offset : offset + size])
+        """Bytes at *offset*, fewer than *size* at the end.
+
+        :raises OSError: EIO: base or temporary have fewer bytes than they had.
+        """
+        parts = []
+        for piece in self._extents.pieces(offset, size):
+            if piece.source is From.HOLE:
+                part = bytes(piece.size)
+            elif piece.source is From.BASE:
+                part = await self._read_base(piece.size, piece.at)
+            elif self._spool is not None:
+                part = await self._spool.read(piece.size, piece.at)
+            else:
+                part = bytes(self._memory[piece.at : piece.at + piece.size])
+            if len(part) != piece.size:
+                raise OSError(errno.EIO, "the message ends early")
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _read_base(self, size: int, offset: int) -> bytes:
+        parts = []
+        while size:
+            part = await self._base.read(size, offset) if self._base is not None else b""
+            if not part:
+                break
+            parts.append(part)
+            size, offset = size - len(part), offset + len(part)
+        return b"".join(parts)
 
     async def settle(self) -> None:
         """Hand everything to the file system, so that its errors are known.
@@ -245,12 +316,12 @@ class Content:
     async def sync(self, *, scratch: bool) -> None:
         """Make the bytes durable, in a temporary file, if commits are; :meth:`settle` included.
 
-        :param scratch: they stay in memory, too, to be written anywhere.
+        :param scratch: they stay in memory, too, to be written over in place.
         :raises OSError: they are not durable.
         """
         if self._synced or self.taken:
             return
-        if not (scratch and self._may_scratch):
+        if self._spool is not None or not scratch:
             await (await self._spill()).sync()
         else:
             if self._copy is None:
@@ -261,17 +332,15 @@ class Content:
         self._synced = True
 
     def source(self) -> Source:
-        """The bytes, for a save.
-
-        :raises Refused: EOPNOTSUPP: only the beginning of a message was written over.
-        """
-        if self._rewriting and self._base is not None and self._written < self._base.size:
-            raise Refused(errno.EOPNOTSUPP)
+        """The bytes, for a save."""
+        end = len(self._memory) if self._spool is None else self._spool.size
+        if not self._extents.is_plain(end):
+            return _Pieced(self)
         return BytesSource(bytes(self._memory)) if self._spool is None else self._spool
 
     def committed(self) -> None:
         """A commit has had all bytes."""
-        self.dirty, self.based = False, self._written
+        self.dirty, self._based = False, self.size
 
     def _forget_memory(self) -> None:
         self._budget.give(len(self._memory))
@@ -293,7 +362,7 @@ class Content:
             self._base = None
 
 
-async def _transfer(old: Spool, new: Spool) -> None:
+async def _transfer(old: Temporary, new: Temporary) -> None:
     at = 0
     while piece := await old.read(_PIECE, at):
         await new.write_all(piece)

@@ -20,8 +20,9 @@ from dataclasses import replace
 import trio
 
 from dboxfs.store import Body, Folder
-from dboxfs.store.write import Source, Spool
-from dboxfs.vfs.content import Budget, Content
+from dboxfs.store.write import Source
+from dboxfs.vfs.brought import Brought
+from dboxfs.vfs.content import Budget, Content, Temporary
 from dboxfs.vfs.draft_stages import DraftEvent, Stage, Standing, guid_of
 from dboxfs.vfs.errors import Refused, errno_of
 
@@ -41,7 +42,7 @@ class Draft:
         self,
         inode: int,
         standing: Standing,
-        spool: Callable[[Folder], Spool],
+        spool: Callable[[Folder], Temporary],
         budget: Budget,
         base: Body | None = None,
         based: int | None = None,
@@ -54,9 +55,7 @@ class Draft:
         self._failed = 0
         self._handles = 0
         self._creator = 0
-        self._received: int | None = None
-        self._flags = 0
-        self._keywords: tuple[str, ...] = ()
+        self._brought = Brought()
         self._written = 0.0
         self._is_left = False
 
@@ -110,17 +109,12 @@ class Draft:
     @property
     def received(self) -> int | None:
         """Seconds since the epoch; None: the time of the commit."""
-        return self._received
+        return self._brought.received
 
     @property
-    def flags(self) -> int:
-        """The system flags that the message will have (bits)."""
-        return self._flags
-
-    @property
-    def keywords(self) -> tuple[str, ...]:
-        """The keywords that the message will have."""
-        return self._keywords
+    def brought(self) -> Brought:
+        """What the message will be, besides its bytes; a value that never changes."""
+        return self._brought
 
     @property
     def size(self) -> int:
@@ -180,6 +174,7 @@ class Draft:
     def committed(self, uid: int) -> None:
         """Its bytes are message *uid*."""
         self._standing = replace(self._standing.after(DraftEvent.COMMITTED), uid=uid, takes_place=False)
+        self._brought = Brought(received=self._brought.received)  # a replacement is another message
         self._content.committed()
 
     def moved(self, folder: Folder, name: bytes, uid: int, guid: bytes | None) -> None:
@@ -213,6 +208,10 @@ class Draft:
         """The mailbox that it was opened in is *folder* by now."""
         self._standing = replace(self._standing, folder=folder)
 
+    def mailbox_got(self, guid: bytes | None) -> None:
+        """The mailbox that it was opened in was given another guid."""
+        self._standing = replace(self._standing, guid=guid)
+
     def name_taken(self) -> None:
         """Another file was given its name."""
         standing = self._standing.after(DraftEvent.NAME_TAKEN)
@@ -239,15 +238,11 @@ class Draft:
 
     def set_received(self, received: int) -> None:
         """Give the message this received date (seconds since the epoch)."""
-        self._received = received
+        self._brought = replace(self._brought, received=received)
 
-    def set_flags(self, flags: int) -> None:
-        """Give the message exactly these system flags (bits)."""
-        self._flags = flags
-
-    def set_keywords(self, keywords: tuple[str, ...]) -> None:
-        """Give the message exactly these keywords."""
-        self._keywords = keywords
+    def bring(self, brought: Brought) -> None:
+        """Have the message be this."""
+        self._brought = brought
 
     # -- bytes ---------------------------------------------------------------------------------
 
@@ -257,21 +252,22 @@ class Draft:
         return self.uid is None and self.name.startswith(b".")
 
     async def write(self, data: bytes, offset: int | None) -> int:
-        """Append *data*, which the writer wants at *offset* (None: at the end, wherever that is).
+        """Write *data* at *offset* (None: at the end, wherever that is).
 
-        :raises Refused: EOPNOTSUPP: that is not the end; the error of an earlier write.
+        :raises Refused: EFBIG: the file would be in too many parts, or have too many zeros, and nothing has
+            changed; the error of an earlier write.
         :raises OSError: the temporary file can't be written.
         """
         self.check()
         self._written = trio.current_time()
         with self._failing():
-            await self._content.write(data, offset, scratch=self._scratch)
+            await self._content.write(data, offset)
         return len(data)
 
     def truncate(self, size: int) -> None:
-        """ftruncate: to nothing, or to the size that it has.
+        """ftruncate: cut it, put zeros behind it, or (0) begin again.
 
-        :raises Refused: EOPNOTSUPP: to any other size.
+        :raises Refused: EFBIG: too many zeros; nothing has changed.
         """
         self.check()
         with self._failing():
@@ -305,20 +301,16 @@ class Draft:
         await self._content.renew()
 
     async def rebase(self, body: Body) -> None:
-        """Have the bytes of *body* in front of those that were appended.
-
-        :raises OSError: it can't be read, or the temporary file not be written.
-        """
+        """Have the bytes of *body* in front of those that were appended; this closes it."""
         await self._content.rebase(body)
 
     def source(self) -> Source:
         """The bytes, for a save.
 
-        :raises Refused: EOPNOTSUPP: only the beginning of a message was written over.
+        :raises Refused: an earlier write or commit has failed.
         """
         self.check()
-        with self._failing():
-            return self._content.source()
+        return self._content.source()
 
     # -- errors and the end --------------------------------------------------------------------
 
@@ -338,6 +330,8 @@ class Draft:
         """After an error the bytes may be lost, whatever the kernel says next time."""
         try:
             yield
+        except Refused:
+            raise
         except OSError as exc:
             self._failed = exc.errno or errno.EIO
             raise

@@ -23,9 +23,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 from dboxfs.store import Body, Folder
-from dboxfs.store.write import Spool
 from dboxfs.util.mounts import Membership
-from dboxfs.vfs.content import Budget
+from dboxfs.vfs.content import Budget, Temporary
 from dboxfs.vfs.draft import Draft
 from dboxfs.vfs.draft_stages import Stage, Standing
 from dboxfs.vfs.holders import Holders, process_of
@@ -61,7 +60,7 @@ class Drafts:
     :ivar membership: which descriptors of a process belong to this mount.
     """
 
-    def __init__(self, inodes: Inodes, open_files: OpenFiles, spool: Callable[[Folder], Spool]) -> None:
+    def __init__(self, inodes: Inodes, open_files: OpenFiles, spool: Callable[[Folder], Temporary]) -> None:
         self._inodes = inodes
         self._open_files = open_files
         self._spool = spool

@@ -75,6 +75,23 @@ class Opening:
         )
         return self.opened(draft, flags, pid), draft
 
+    async def hold(self, parent: int, name: bytes, pid: int) -> Draft:
+        """mknod(2) of a regular file by thread *pid*: its name is held, as by an empty create.
+
+        :raises Refused: it can't be made.
+        """
+        check_name(name)
+        folder = self._inodes.node(parent).directory()
+        mailbox_of(folder)
+        await self._store.check(folder)
+        await self._names.know(folder)
+        there = self._drafts.lay(parent, name, pid)
+        if there is not None or self._names.resolve(folder, name) is not None:
+            raise Refused(errno.EEXIST)
+        draft = self._drafts.new(folder, name, exclusive=True)
+        self._close_policy.hold(draft, pid)
+        return draft
+
     async def open_draft(self, draft: Draft, flags: int, pid: int) -> Opened | None:
         """Open a draft; None: it has become something else meanwhile."""
         return self.opened(draft, flags, pid) if await self._is_there(draft, flags) else None

@@ -47,7 +47,7 @@ class ReadOnlyVfs:
     :ivar control: the control directory.  :ivar follower: watches the files of names.
 
     What :class:`~dboxfs.vfs.writable.WritableVfs` is made of, too: ``inodes``, ``folders``, ``names``,
-    ``forwarding``, ``attributes``, ``open_files``, ``reader``, ``scans``.
+    ``forwarding``, ``attributes``, ``open_files``, ``reader``, ``scans``, ``separator``.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ReadOnlyVfs:
     ) -> None:
         self.store = store
         self.host = host
-        self._separator = options.separator
+        self.separator = options.separator
         self.inodes = Inodes(store.root)
         self.folders = Folders(store, self.inodes)
         self.names = Names(name_reader)
@@ -132,9 +132,10 @@ class ReadOnlyVfs:
                     raise
                 before = uid
 
-    async def getattr(self, inode: int) -> Attrs:
+    async def getattr(self, inode: int, pid: int = 0) -> Attrs:
         """The attributes of *inode*.
 
+        :param pid: the thread that asks; all of them see the same.
         :raises Refused: ESTALE: it is a message, and gone; ENOENT: a directory that is gone.
         """
         node = self.inodes.node(inode)
@@ -205,7 +206,7 @@ class ReadOnlyVfs:
             return None
         node = await self.folders.checked(inode)
         if not node.uid:
-            return await xattrs.folder_value(self.store, node.directory(), word, self._separator)
+            return await xattrs.folder_value(self.store, node.directory(), word, self.separator)
         box = node.mailbox()
         return await self.forwarding.use(inode, lambda now: xattrs.message_value(box, now.uid, word))
 

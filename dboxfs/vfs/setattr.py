@@ -1,4 +1,8 @@
-"""setattr and setxattr in a writable mount: dates, lengths, flags, keywords, subscriptions.
+"""setattr and setxattr in a writable mount: dates, lengths, flags, keywords, subscriptions, identities.
+
+What a message or a mailbox is that was there before can't be changed: EPERM.  One that came through this
+mount takes such an attribute without a change, as a program that puts a backup back has to get on: it has its
+uid and its guid already, and what only informs is never set.
 
 Locks: the caller holds ``Draft.lock`` of a draft.
 """
@@ -7,11 +11,12 @@ from __future__ import annotations
 
 import errno
 
-from dboxfs.store import Facts
+from dboxfs.store import Facts, Folder, Store
 from dboxfs.store.write import StoreWriter
-from dboxfs.store.write.log_records import check_keywords
 from dboxfs.vfs import xattrs
-from dboxfs.vfs.changes import MessageChanges, flag_bits, flag_names, mailbox_of
+from dboxfs.vfs.brought import Brought, folder_guid, number
+from dboxfs.vfs.changes import MessageChanges, mailbox_of
+from dboxfs.vfs.commit import Committer
 from dboxfs.vfs.draft import Draft
 from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.errors import Refused
@@ -22,24 +27,33 @@ from dboxfs.vfs.node import DRAFTS, Inodes, Node
 
 
 class Setattr:
-    """Answers setattr and setxattr."""
+    """Answers setattr and setxattr.
+
+    :param separator: between the parts of ``user.dbox.mailbox``.
+    """
 
     def __init__(
         self,
+        store: Store,
         inodes: Inodes,
         names: Names,
         forwarding: Forwarding,
         drafts: Drafts,
         writer: StoreWriter,
         changes: MessageChanges,
+        committer: Committer,
         kernel: Kernel,
+        separator: str,
     ) -> None:
+        self._store = store
+        self._separator = separator
         self._inodes = inodes
         self._names = names
         self._forwarding = forwarding
         self._drafts = drafts
         self._writer = writer
         self._changes = changes
+        self._committer = committer
         self._kernel = kernel
 
     # -- lengths and dates ---------------------------------------------------------------------
@@ -70,21 +84,32 @@ class Setattr:
     async def message(self, node: Node, facts: Facts, size: int | None, received: int | None) -> None:
         """The same for a message that nobody writes.
 
-        :raises Refused: EOPNOTSUPP: another length.
+        :raises Refused: EOPNOTSUPP: no bytes at all.
         """
-        if size is not None and size != facts.size:
+        if size == 0 and facts.size:
             raise Refused(errno.EOPNOTSUPP)
-        if received is not None and size is None and received != facts.received:
+        if size is not None and size != facts.size:
+            await self._cut(node, size)
+        elif received is not None and size is None and received != facts.received:
             folder = node.directory()
             name = self._names.name(folder, node.uid)
             await self._changes.redate(folder, node.uid, received)
             self._kernel.entry(self._inodes.of(folder), name)
 
-    # -- extended attributes -------------------------------------------------------------------
+    async def _cut(self, node: Node, size: int) -> None:
+        """truncate(2) by name: a replacement with the first *size* bytes, and zeros behind them."""
+        folder, body = node.directory(), await node.mailbox().open(node.uid)
+        name = self._names.name(folder, node.uid)
+        draft = self._drafts.replacement(node.inode, folder, name, node.uid, body)
+        try:
+            async with draft.lock:
+                draft.truncate(size)
+                await self._committer.commit(draft)
+        finally:
+            draft.close()
+        self._kernel.entry(self._inodes.of(folder), name)
 
-    def draft_xattrs(self, draft: Draft) -> dict[str, str]:
-        """The attributes that a file has which is no message yet, by their names behind ``user.dbox.``."""
-        return {"flags": " ".join(flag_names(draft.flags)), "keywords": " ".join(draft.keywords)}
+    # -- extended attributes -------------------------------------------------------------------
 
     async def xattr(self, node: Node, draft: Draft | None, word: str, value: bytes) -> None:
         """Set ``user.dbox.<word>``.
@@ -93,45 +118,53 @@ class Setattr:
         :param draft: the file being written that it is; None: it is none.
         :raises Refused: EINVAL: no such attribute, or no such value; EPERM: it can't be set.
         """
-        is_file = draft is not None or node.is_message
-        if is_file and word in ("flags", "keywords"):
-            words = _words(value)
-            if draft is not None and draft.uid is None:
-                _set_later(draft, word, words)
-            elif word == "flags":
-                await self._changes.set_flags(node, flag_bits(words), None)
-            else:
-                await self._changes.set_flags(node, None, words)
-        elif word == "subscribed" and node.directory().parent is not None:
+        if draft is not None and draft.uid is None:
+            draft.bring(draft.brought.told(word, value))
+        elif draft is not None or node.is_message:
+            await self._message_xattr(node, word, value)
+        elif node.directory().parent is not None:
+            await self._folder_xattr(node.directory(), word, value)
+        else:
+            raise Refused(errno.EPERM)
+
+    async def _message_xattr(self, node: Node, word: str, value: bytes) -> None:
+        """A message that is there: flags, keywords and its date can be changed, the rest is what it is."""
+        told = Brought().told(word, value)
+        if word == "flags":
+            await self._changes.set_flags(node, told.flags, None)
+            return
+        if word == "keywords":
+            await self._changes.set_flags(node, None, list(told.keywords))
+            return
+        box = node.mailbox()
+        found = await xattrs.message_value(box, node.uid, word)
+        if found is not None and xattrs.encoded(found) == value:
+            return
+        if told.received is not None:
+            await self.message(node, await box.facts_of(node.uid), None, told.received)
+        elif not self._changes.just_came(node.directory(), node.uid):
+            raise Refused(errno.EPERM)
+
+    async def _folder_xattr(self, folder: Folder, word: str, value: bytes) -> None:
+        """A mailbox: it is subscribed to, or, as long as it has no messages, made another one."""
+        if word == "subscribed":
             if value not in (b"0", b"1"):
                 raise Refused(errno.EINVAL)
-            await self._writer.subscribe(node.directory().name, value == b"1")
-        elif word in (xattrs.MESSAGE if is_file else xattrs.folder_names(node.directory())):
-            raise Refused(errno.EPERM)
-        else:
+            await self._writer.subscribe(folder.name, value == b"1")
+            return
+        if word not in xattrs.FOLDER_SETTABLE and word not in xattrs.folder_names(folder):
             raise Refused(errno.EINVAL)
-
-
-def _set_later(draft: Draft, word: str, words: list[str]) -> None:
-    """What a file will have when it is committed.
-
-    :raises Refused: EINVAL: one of the words can't be a flag, or a keyword.
-    """
-    if word == "flags":
-        draft.set_flags(flag_bits(words))
-        return
-    try:
-        check_keywords(words)
-    except ValueError:
-        raise Refused(errno.EINVAL) from None
-    draft.set_keywords(tuple(words))
-
-
-def _words(value: bytes) -> list[str]:
-    """
-    :raises Refused: EINVAL: no text.
-    """
-    try:
-        return value.decode("utf-8").split()
-    except UnicodeDecodeError:
-        raise Refused(errno.EINVAL) from None
+        guid = folder_guid(value) if word == "guid" else None
+        validity = number(value, 0xFFFFFFFF) if word == "uidvalidity" else None
+        found = await xattrs.folder_value(self._store, folder, word, self._separator)
+        if found is not None and xattrs.encoded(found) == value:
+            return
+        box = folder.mailbox
+        if box is None or not self._changes.is_new_mailbox(folder):
+            raise Refused(errno.EPERM)
+        if (guid is not None or validity is not None) and not len(box):
+            before = box.guid
+            await self._changes.set_identity(folder, guid=guid, uid_validity=validity)
+            for draft in self._drafts.of_folder(folder):
+                if draft.standing.guid == before:
+                    draft.mailbox_got(box.guid)

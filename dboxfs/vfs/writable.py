@@ -85,7 +85,18 @@ class WritableVfs:
         )
         self._link = LinkRequest(inodes, names, forwarding, self._drafts, changes, committer)
         self._unlink = UnlinkRequest(inodes, names, self._drafts, self._removals)
-        self._setattr = Setattr(inodes, names, forwarding, self._drafts, writer, changes, host.kernel)
+        self._setattr = Setattr(
+            store,
+            inodes,
+            names,
+            forwarding,
+            self._drafts,
+            writer,
+            changes,
+            committer,
+            host.kernel,
+            reading.separator,
+        )
         self.maintenance = Maintenance(writer, host.requests) if writer.options.alone else None
         reading.control.more.append(self._stats)
 
@@ -154,8 +165,9 @@ class WritableVfs:
         when = draft.created if draft.received is None else draft.received
         return self._reading.attributes.draft(draft.inode, draft.size, when, draft.created)
 
-    async def getattr(self, inode: int) -> Attrs:
-        """The attributes of *inode*.
+    async def getattr(self, inode: int, pid: int = 0) -> Attrs:
+        """The attributes of *inode*; for the process of thread *pid*, if it writes it, with the size that it
+        has given it: to find the end of what it has written.
 
         :raises Refused: ESTALE: it is a message or a draft, and gone; ENOENT: a directory that is gone.
         """
@@ -164,10 +176,15 @@ class WritableVfs:
             return self._draft_attrs(draft)
         now = self._reading.forwarding.follow(inode)
         if now == inode or inode in self._reading.open_files.being_read:
-            return await self._reading.getattr(inode)
-        return await self._reading.folders.steady(
-            now, lambda found: self._reading.message_attrs(found, inode)
-        )
+            attrs = await self._reading.getattr(inode)
+        else:
+            attrs = await self._reading.folders.steady(
+                now, lambda found: self._reading.message_attrs(found, inode)
+            )
+        if inode in self._reading.open_files.written:
+            written = self._drafts.replacing(inode, pid)
+            attrs.size = written.size if written is not None else attrs.size
+        return attrs
 
     async def setattr(
         self, inode: int, size: int | None, received: int | None, file: OpenFile | None, pid: int
@@ -212,6 +229,13 @@ class WritableVfs:
         """
         opened, draft = await self._opening.create(parent, name, flags, pid)
         return opened, self._draft_attrs(draft)
+
+    async def mknod(self, parent: int, name: bytes, pid: int) -> Attrs:
+        """mknod(2) of a regular file by thread *pid*.
+
+        :raises Refused: it can't be made.
+        """
+        return self._draft_attrs(await self._opening.hold(parent, name, pid))
 
     async def open(self, inode: int, flags: int, pid: int = 0) -> Opened:
         """open(2) of a file by thread *pid*.
@@ -259,9 +283,10 @@ class WritableVfs:
         if draft is None or draft.uid is not None:
             return await self._reading.getxattr(self._reading.forwarding.follow(inode), name)
         word = xattrs.word(name)
-        if word not in ("flags", "keywords") or (word == "flags" and not draft.flags):
+        value = draft.brought.value(word) if word is not None else None
+        if value is None:
             raise Refused(errno.ENODATA)
-        return self._setattr.draft_xattrs(draft)[word].encode("utf-8", "surrogateescape")
+        return xattrs.encoded(value)
 
     async def listxattr(self, inode: int) -> Sequence[bytes]:
         """The names of the extended attributes.
@@ -271,8 +296,7 @@ class WritableVfs:
         draft = self._draft_of(inode)
         if draft is None or draft.uid is not None:
             return await self._reading.listxattr(self._reading.forwarding.follow(inode))
-        there = self._setattr.draft_xattrs(draft)
-        return [xattrs.PREFIX + name.encode() for name, value in there.items() if value]
+        return [xattrs.PREFIX + name.encode() for name in draft.brought.names]
 
     async def setxattr(self, inode: int, name: bytes, value: bytes) -> None:
         """Set an extended attribute.
@@ -285,13 +309,16 @@ class WritableVfs:
         await self._reading.folders.steady(inode, lambda found: self._set_xattr(found, word, value))
 
     async def removexattr(self, inode: int, name: bytes) -> None:
-        """Take an extended attribute away: flags or keywords.
+        """Take an extended attribute away: flags or keywords, of a new file any.
 
         :raises Refused: ENODATA: there is none; EPERM: it stays.
         """
-        word = xattrs.word(name)
+        word, draft = xattrs.word(name), self._draft_of(inode)
         if word is None:
             raise Refused(errno.ENODATA)
+        if draft is not None and draft.uid is None:
+            draft.bring(draft.brought.without(word))
+            return
         if word not in ("flags", "keywords"):
             raise Refused(errno.EPERM)
         await self._reading.folders.steady(inode, lambda found: self._set_xattr(found, word, b""))

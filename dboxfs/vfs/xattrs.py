@@ -83,29 +83,32 @@ async def _modseq(box: Mailbox, uid: int) -> str | None:
 
 
 MESSAGE: dict[str, Callable[[Mailbox, int], Awaitable[str | None]]] = {
-    "uid": _uid,
-    "guid": _guid,
     "flags": _flags,
     "keywords": _keywords,
-    "received": _received,
+    "guid": _guid,
     "saved": _saved,
+    "received": _received,
+    "uid": _uid,
+    "pop3_uidl": _pop3_uidl,
+    "orig_mailbox": _orig_mailbox,
     "virtual_size": _virtual_size,
     "modseq": _modseq,
     "location": _location,
-    "pop3_uidl": _pop3_uidl,
-    "orig_mailbox": _orig_mailbox,
 }
-"""Attributes of a message; None: this message has none (ENODATA)."""
+"""Attributes of a message; None: this message has none (ENODATA).
 
-MESSAGE_OPTIONAL = frozenset({"pop3_uidl", "orig_mailbox"})
-"""Not listed for messages that don't have them."""
+Those that can be set come first: a program that puts them back may stop at the first one that is refused.
+"""
 
-FOLDER = ("mailbox", "subscribed")
+FOLDER_SETTABLE = frozenset({"subscribed", "uidvalidity", "guid"})
+"""Attributes of a mailbox that can be chosen, if it is new."""
+
+FOLDER = ("subscribed", "mailbox")
 """Attributes that every folder has; the others only a mailbox."""
 
 _MAILBOX: dict[str, Callable[[Mailbox], str | None]] = {
-    "guid": lambda box: box.guid.hex() if box.guid is not None else None,
     "uidvalidity": lambda box: str(box.uid_validity),
+    "guid": lambda box: box.guid.hex() if box.guid is not None else None,
     "uidnext": lambda box: str(box.uid_next),
     "messages": lambda box: str(len(box)),
     "unseen": lambda box: str(box.unseen),
@@ -128,14 +131,10 @@ async def message_names(box: Mailbox, uid: int) -> list[str]:
     """Which attributes a message has."""
     facts = await box.facts_of(uid)
     if facts.damaged:
-        return ["uid", "flags", "keywords", "modseq"]
-    names = [name for name in MESSAGE if name not in MESSAGE_OPTIONAL]
+        return ["flags", "keywords", "uid", "modseq"]
     metadata = (await box.details(uid)).metadata
-    if metadata.pop3_uidl is not None:
-        names.append("pop3_uidl")
-    if metadata.orig_mailbox is not None:
-        names.append("orig_mailbox")
-    return names
+    optional = {"pop3_uidl": metadata.pop3_uidl, "orig_mailbox": metadata.orig_mailbox}
+    return [name for name in MESSAGE if optional.get(name, b"") is not None]
 
 
 async def folder_value(store: Store, folder: Folder, name: str, separator: str) -> str | None:

@@ -170,9 +170,16 @@ def test_tee_and_dd(rw: Writable) -> None:
     rw.sh(f"tee INBOX/tee < {source} > /dev/null")
     rw.run("dd", f"if={source}", "of=INBOX/dd", "bs=4k", "conv=fsync", "status=none")
     assert rw.texts() == [ONE, LONG, LONG]
-    rw.run("dd", "if=/dev/zero", "of=INBOX/dd", "bs=10", "seek=3", "count=1", "conv=notrunc", status=1)
-    rw.run("dd", "if=/dev/zero", "of=INBOX/dd", "bs=10", "count=1", "conv=notrunc", status=1)
-    assert rw.texts() == [ONE, LONG, LONG]
+    rw.run("dd", "if=/dev/zero", "of=INBOX/dd", "bs=10", "seek=3", "count=1", "conv=notrunc", "status=none")
+    assert rw.texts() == [ONE, LONG, LONG[:30] + bytes(10) + LONG[40:]]
+
+
+@pytest.mark.parametrize("how", [["cp", "--sparse=always"], ["rsync", "-aS"], ["rsync", "-a", "--inplace"]])
+def test_holes(rw: Writable, how: list[str]) -> None:
+    text = ONE + bytes(1_000_000) + TWO + bytes(300_000)
+    rw.run(*how, rw.file("holes", text), "INBOX/")
+    assert rw.texts() == [ONE, text]
+    rw.run("cmp", rw.tmp / "holes", "INBOX/holes")
 
 
 def test_sed_in_place(rw: Writable) -> None:

@@ -138,7 +138,7 @@ class TestNames:
             ("user.dbox.flags", b"Seen", errno.EINVAL),
             ("user.dbox.flags", b"\xff", errno.EINVAL),
             ("user.dbox.uid", b"5", errno.EPERM),
-            ("user.dbox.guid", b"", errno.EPERM),
+            ("user.dbox.guid", b"other", errno.EPERM),
             ("user.dbox.unknown", b"", errno.EINVAL),
             ("user.other", b"", errno.EINVAL),
             ("trusted.other", b"", errno.EOPNOTSUPP),
@@ -147,7 +147,7 @@ class TestNames:
                 os.setxattr(path, name, value)
             assert refused.value.errno == number
         with pytest.RaisesExc(OSError, check=lambda error: error.errno == errno.EPERM):
-            os.setxattr(rw.work, "user.dbox.guid", b"x")
+            os.setxattr(rw.inbox, "user.dbox.uidvalidity", b"1")
         with pytest.RaisesExc(OSError, check=lambda error: error.errno == errno.EINVAL):
             os.setxattr(rw.work, "user.dbox.subscribed", b"yes")
         assert rw.last().text == ONE

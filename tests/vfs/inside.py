@@ -200,6 +200,10 @@ class Program:
         """The value of ``user.dbox.<name>``."""
         return (await self.vfs.getxattr(await self.inode(path), b"user.dbox." + name.encode())).decode()
 
+    async def mknod(self, path: str) -> Attrs:
+        """mknod(2) of a regular file"""
+        return await self.rw.mknod(*await self.place(path), self.pid)
+
     async def set_xattr(self, path: str, name: str, value: str) -> None:
         await self.rw.setxattr(await self.inode(path), b"user.dbox." + name.encode(), value.encode())
 
@@ -239,7 +243,8 @@ class File:
         return await self.file.read(size, at)
 
     async def stat(self) -> Attrs:
-        return await self.program.vfs.getattr(self.inode)
+        """fstat(2)"""
+        return await self.program.vfs.getattr(self.inode, self.program.pid)
 
     async def set_received(self, received: int) -> None:
         """futimens(3)"""
