@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dboxfs.fsapi.drivers.memory_tree import Node
+from dboxfs.fsapi.drivers.memory_tree import MemoryNode
 from dboxfs.vfs import content
 from dboxfs.vfs.content import EACH
 from tests.vfs.inside import ONE, TWO, File, Mounted, Program, raises
@@ -17,7 +17,7 @@ LARGE = bytes(range(33, 127)) * 10_000
 """More than is kept in memory."""
 
 
-def walk(node: Node) -> Iterator[Node]:
+def walk(node: MemoryNode) -> Iterator[MemoryNode]:
     """A node of the store's disk, and all below it."""
     yield node
     for below in node.entries.values():

@@ -16,8 +16,8 @@ GUID = bytes(range(16))
 async def test_dovecot_sees_the_uids_and_numbers_that_were_given(dovecot: Dovecot, driver: str) -> None:
     account = dovecot.account(f"{driver}:{{home}}/mail")
     account.save(body(99))
-    account.doveadm("mailbox create", "Box")
     async with writing(account.location) as writer:
+        await writer.create_mailbox("Box")
         news = [NewMessage(body(n), uid=uid, saved=1_000_000_000) for n, uid in enumerate((3, 4, 9))]
         saved = await writer.save("Box", news)
         await writer.set_identity("Box", guid=GUID, uid_validity=4_000_000_001, next_uid=20)
@@ -90,3 +90,14 @@ def pop3_uidls(account: Account) -> list[str]:
     """What Dovecot's POP3 would list."""
     lines = account.doveadm("fetch", "pop3.uidl", "mailbox", "INBOX").decode().splitlines()
     return [line.partition(": ")[2] for line in lines if line.startswith("pop3.uidl")]
+
+
+@pytest.mark.expected_log(*RESYNC)
+async def test_where_dovecot_has_a_cache_file_a_saved_date_of_an_sdbox_is_not_kept(dovecot: Dovecot) -> None:
+    account = dovecot.account("sdbox:{home}/mail")
+    account.save(body(99))
+    account.fetch("INBOX")
+    async with writing(account.location) as writer:
+        await writer.save("INBOX", [NewMessage(body(1), saved=1_000_000_000)])
+    assert Shown.of(account).messages[1].saved > 1_700_000_000
+    assert_resync_changes_nothing(account)
