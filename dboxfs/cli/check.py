@@ -118,9 +118,9 @@ class Output:
         }
         return {key: _text(value) for key, value in found.items()}
 
-    def progress(self, messages: int, size: int) -> None:
+    def progress(self, messages: int, of: int, size: int) -> None:
         """Show how far it is."""
-        self._meter.show("checked", messages, size=size)
+        self._meter.show("checked", messages, of, size)
 
     def summary(self, root: str, done: Checked) -> None:
         """Print the end."""

@@ -76,11 +76,12 @@ async def check_store(
     location: Location,
     emit: Emit,
     options: CheckOptions | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int, int], None] | None = None,
 ) -> Checked:
     """Check everything; every finding is given to *emit* as soon as it is sure.
 
-    :param progress: called now and then with the messages and the bytes that were looked at.
+    :param progress: called now and then with the messages that were looked at, about how many there are, and
+        the bytes that were read.
     :raises NoSuchStore: the root can't be read.
     """
     return await _Check(fs, location, emit, options or CheckOptions(), progress).run()
@@ -93,11 +94,11 @@ class _Check:
         location: Location,
         emit: Emit,
         options: CheckOptions,
-        progress: Callable[[int, int], None] | None,
+        progress: Callable[[int, int, int], None] | None,
     ) -> None:
         def report(tally: Tally) -> None:
             if progress is not None:
-                progress(tally.messages, tally.bytes)
+                progress(tally.messages, max(tally.of, tally.messages), tally.bytes)
 
         self._fs = fs
         self._location = location
@@ -139,6 +140,9 @@ class _Check:
         """Gives the guids of all messages that were found."""
         texts: list[Text] = []
         for box in boxes:
+            await read_index(self._fs, box)
+            self._tally.of += 0 if box.state is None else len(box.state)
+        for box in boxes:
             check = SinglesCheck(self._fs, self._location, box, self._tally)
             assert box.mailbox is not None
             paths = [box.files.log_path, self._location.mailbox_path(box.mailbox)]
@@ -158,6 +162,7 @@ class _Check:
         paths = [index.files.log_path, self._location.storage]
         done: set[int] = set()
         await read_index(self._fs, index)
+        self._tally.of = 0 if index.state is None else len(index.state)
         for _ in range(_ROUNDS):  # a purge makes new files while we read
             files, findings = await check.files()
             if not done:

@@ -16,7 +16,8 @@ LATELY = 120.0
 
 @dataclass(slots=True)
 class Tally:
-    """Counts.  ``texts``: whether texts are read.  ``messages``, ``bytes``: so far.
+    """Counts.  ``texts``: whether texts are read.  ``messages``, ``bytes``: so far.  ``of``: messages that
+    the indexes have.
 
     ``external``: messages with attachments in files of their own.  ``encrypted``: which ones are.
     """
@@ -24,6 +25,7 @@ class Tally:
     texts: bool
     report: Callable[[Tally], None]
     messages: int = 0
+    of: int = 0
     bytes: int = 0
     external: int = 0
     encrypted: set[Who] = field(default_factory=set)

@@ -182,6 +182,21 @@ async def test_many_findings_of_a_kind_are_few_lines_and_name_every_uid(tmp_path
     assert findings[-1].what.endswith("uid 101:250" if driver == "sdbox" else "uid 1:250")
 
 
+@pytest.mark.parametrize(("driver", "messages"), [("sdbox", 8), ("mdbox", 6)])
+async def test_a_check_tells_how_far_it_is_and_of_how_many_messages(
+    tmp_path: Path, driver: str, messages: int
+) -> None:
+    location = await make_store(tmp_path / "mail", driver)
+    told: list[tuple[int, int, int]] = []
+    async with FileSystem(ThreadsDriver()) as fs:
+        await check_store(
+            fs, location, lambda finding: None, CheckOptions(patience=()), lambda *far: told.append(far)
+        )
+    assert {of for _, of, _ in told} == {messages}
+    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
+    assert told[-1][0] <= messages
+
+
 async def test_an_alternative_storage_that_is_not_mounted_is_named(tmp_path: Path) -> None:
     location = replace(await make_store(tmp_path / "mail", "sdbox"), alt=str(tmp_path / "alt"))
     (note,) = await check(location)
