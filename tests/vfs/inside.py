@@ -282,6 +282,7 @@ class Mounted:
     told: Told
     others: StoreWriter
     requests: dict[str, int]
+    nursery: trio.Nursery
 
     def program(self) -> Program:
         """Another process that uses the mount."""
@@ -399,6 +400,6 @@ async def mounted(
         assert vfs.follower is not None
         nursery.start_soon(vfs.follower.run)
         others = StoreWriter(fs, location, store.owner, options)
-        yield Mounted(tree, fs, location, store, vfs, reading, told, others, requests)
+        yield Mounted(tree, fs, location, store, vfs, reading, told, others, requests, nursery)
         await vfs.finish()
         nursery.cancel_scope.cancel()

@@ -1,0 +1,189 @@
+"""Extended attributes of messages, files that are being written, and directories."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from dboxfs.store.mailbox import FLAG_NAMES
+from tests.vfs.inside import ONE, TWO, Mounted, Program, raises
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("uid", "1"), ("flags", ""), ("keywords", ""), ("received", "2023-07-10T14:40:00Z")]
+)
+async def test_what_a_message_says_of_itself(m: Mounted, p: Program, name: str, value: str) -> None:
+    assert await p.xattr("INBOX/1.eml", name) == value
+
+
+async def test_the_guid_is_that_of_the_message(m: Mounted, p: Program) -> None:
+    box = m.folder().mailbox
+    assert box is not None
+    guid = (await box.details(1)).metadata.guid
+    assert guid is not None
+    assert await p.xattr("INBOX/1.eml", "guid") == guid.decode()
+
+
+async def test_what_a_mailbox_says_of_itself(m: Mounted, p: Program) -> None:
+    assert await p.xattr("INBOX", "mailbox") == "INBOX"
+    assert [await p.xattr("INBOX", name) for name in ("messages", "unseen", "uidnext")] == ["1", "1", "2"]
+    await p.write("INBOX/note", TWO)
+    await p.set_xattr("INBOX/note", "flags", "\\Seen")
+    assert [await p.xattr("INBOX", name) for name in ("messages", "unseen", "uidnext")] == ["2", "1", "3"]
+
+
+async def test_the_full_name_has_its_parts_joined(m: Mounted, p: Program) -> None:
+    await p.mkdir("Work/Sub")
+    assert await p.xattr("Work/Sub", "mailbox") == "Work/Sub"
+
+
+@pytest.mark.parametrize("path", ["INBOX/1.eml", "INBOX", ""])
+async def test_what_is_listed_can_be_read(m: Mounted, p: Program, path: str) -> None:
+    inode = await p.inode(path)
+    names = await m.vfs.listxattr(inode)
+    for name in names:
+        await m.vfs.getxattr(inode, name)
+    assert bool(names) == bool(path)
+
+
+@pytest.mark.parametrize("path", ["INBOX/1.eml", "INBOX", "", ".dboxfs", ".dboxfs/stats.json"])
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        (b"user.dbox.nothing", errno.ENODATA),
+        (b"user.other", errno.ENODATA),
+        (b"security.capability", errno.EOPNOTSUPP),
+        (b"system.posix_acl_access", errno.EOPNOTSUPP),
+        (b"trusted.x", errno.EOPNOTSUPP),
+    ],
+)
+async def test_a_name_that_is_none_says_so(
+    m: Mounted, p: Program, path: str, name: bytes, number: int
+) -> None:
+    with raises(number):
+        await m.vfs.getxattr(await p.inode(path), name)
+
+
+@pytest.mark.parametrize("flag", [name for _, name in FLAG_NAMES])
+async def test_each_flag_can_be_set_and_taken_away(m: Mounted, p: Program, flag: str) -> None:
+    await p.set_xattr("INBOX/1.eml", "flags", flag.lower())
+    assert await p.xattr("INBOX/1.eml", "flags") == flag
+    assert await m.flags(1) == ((flag,), ())
+    await m.vfs.removexattr(await p.inode("INBOX/1.eml"), b"user.dbox.flags")
+    assert await m.flags(1) == ((), ())
+
+
+async def test_flags_are_exactly_those_that_are_set(m: Mounted, p: Program) -> None:
+    await p.set_xattr("INBOX/1.eml", "flags", "\\Seen \\Flagged")
+    await p.set_xattr("INBOX/1.eml", "keywords", "a b")
+    await p.set_xattr("INBOX/1.eml", "flags", "\\Draft")
+    assert await m.flags(1) == (("\\Draft",), ("a", "b")), "keywords stay"
+    await p.set_xattr("INBOX/1.eml", "keywords", "b  c")
+    assert await m.flags(1) == (("\\Draft",), ("b", "c")), "flags stay"
+    assert await m.stored() == [(1, ONE)], "it is no replacement"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("flags", b"\\Nothing"),
+        ("flags", b"Seen"),
+        ("flags", b"\\Recent"),
+        ("flags", b"\xff"),
+        ("keywords", b"\xff"),
+        ("keywords", b"\\Seen"),
+        ("nothing", b"x"),
+        ("", b"x"),
+    ],
+)
+async def test_a_value_that_can_be_none_changes_nothing(
+    m: Mounted, p: Program, name: str, value: bytes
+) -> None:
+    inode = await p.inode("INBOX/1.eml")
+    await p.set_xattr("INBOX/1.eml", "flags", "\\Seen")
+    with raises(errno.EINVAL):
+        await m.vfs.setxattr(inode, b"user.dbox." + name.encode(), value)
+    assert await m.flags(1) == (("\\Seen",), ())
+
+
+@pytest.mark.parametrize("name", ["uid", "guid", "received", "saved", "virtual_size", "modseq", "location"])
+async def test_what_cannot_be_set_says_so(m: Mounted, p: Program, name: str) -> None:
+    inode = await p.inode("INBOX/1.eml")
+    with raises(errno.EPERM):
+        await m.vfs.setxattr(inode, b"user.dbox." + name.encode(), b"1")
+    with raises(errno.EPERM):
+        await m.vfs.removexattr(inode, b"user.dbox." + name.encode())
+
+
+async def test_other_namespaces_cannot_be_set(m: Mounted, p: Program) -> None:
+    inode = await p.inode("INBOX/1.eml")
+    with raises(errno.EOPNOTSUPP):
+        await m.vfs.setxattr(inode, b"security.selinux", b"x")
+    with raises(errno.EINVAL):
+        await m.vfs.setxattr(inode, b"user.other", b"x")
+    with raises(errno.EOPNOTSUPP):
+        await m.vfs.removexattr(inode, b"trusted.x")
+    with raises(errno.ENODATA):
+        await m.vfs.removexattr(inode, b"user.other")
+
+
+async def test_a_new_file_has_the_flags_it_will_have(m: Mounted, p: Program) -> None:
+    file = await p.create("INBOX/note")
+    await file.write(TWO)
+    assert await m.vfs.listxattr(file.inode) == []
+    await p.set_xattr("INBOX/note", "flags", "\\Seen \\Answered")
+    await p.set_xattr("INBOX/note", "keywords", "one two")
+    assert await m.vfs.listxattr(file.inode) == [b"user.dbox.flags", b"user.dbox.keywords"]
+    assert await p.xattr("INBOX/note", "flags") == "\\Answered \\Seen"
+    assert await p.xattr("INBOX/note", "keywords") == "one two"
+    await file.close()
+    assert await m.flags(2) == (("\\Answered", "\\Seen"), ("one", "two"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("flags", "\\Nothing"), ("keywords", "\\Seen")])
+async def test_a_new_file_refuses_what_no_message_can_have(
+    m: Mounted, p: Program, name: str, value: str
+) -> None:
+    file = await p.create("INBOX/note")
+    await file.write(TWO)
+    with raises(errno.EINVAL):
+        await p.set_xattr("INBOX/note", name, value)
+    with raises(errno.EPERM):
+        await p.set_xattr("INBOX/note", "uid", "7")
+    for word in ("uid", "guid", "flags"):
+        with raises(errno.ENODATA):
+            await p.xattr("INBOX/note", word)
+    await file.close()
+
+
+@pytest.mark.parametrize("path", ["INBOX", "Work"])
+async def test_a_mailbox_is_subscribed_to_and_no_more(m: Mounted, p: Program, path: str) -> None:
+    for value in ("1", "0", "1"):
+        await p.set_xattr(path, "subscribed", value)
+        assert await p.xattr(path, "subscribed") == value
+    for wrong in ("", "2", "yes"):
+        with raises(errno.EINVAL):
+            await p.set_xattr(path, "subscribed", wrong)
+
+
+@pytest.mark.parametrize("name", ["messages", "mailbox", "guid", "uidvalidity", "unseen"])
+async def test_what_a_mailbox_has_cannot_be_set(m: Mounted, p: Program, name: str) -> None:
+    with raises(errno.EPERM):
+        await p.set_xattr("INBOX", name, "1")
+
+
+@pytest.mark.parametrize("path", ["", ".dboxfs"])
+async def test_the_root_has_no_attributes_to_set(m: Mounted, p: Program, path: str) -> None:
+    with raises(errno.EINVAL, errno.ENOENT):
+        await p.set_xattr(path, "subscribed", "1")
+    with raises(errno.ENODATA):
+        await p.xattr(path, "mailbox")
+
+
+async def test_flags_of_a_replaced_message_are_those_of_what_replaced_it(m: Mounted, p: Program) -> None:
+    old = await p.inode("INBOX/1.eml")
+    await p.write("INBOX/1.eml", TWO)
+    await m.vfs.setxattr(old, b"user.dbox.flags", b"\\Seen")
+    assert await m.flags(2) == (("\\Seen",), ())
+    assert await m.vfs.getxattr(old, b"user.dbox.uid") == b"2"
