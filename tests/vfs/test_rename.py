@@ -222,6 +222,17 @@ async def test_a_file_whose_name_goes_to_another_becomes_a_message_of_its_own(
     assert await q.texts() == {"note": ONE, "2.eml": TWO}, "no message is destroyed that it never opened"
 
 
+async def test_a_new_message_that_is_given_the_name_of_a_file_is_not_replaced_by_it(
+    m: Mounted, p: Program, q: Program
+) -> None:
+    file = await p.create("INBOX/note")
+    await file.write(TWO)
+    await q.write("INBOX/other", b"third\n")
+    await q.rename("INBOX/other", "INBOX/note")
+    await file.close()
+    assert await q.texts() == {"1.eml": ONE, "note": b"third\n", "3.eml": TWO}
+
+
 async def test_what_is_written_on_a_message_that_is_renamed_over_becomes_one_of_its_own(
     m: Mounted, p: Program, q: Program
 ) -> None:
