@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 
-from dboxfs.errors import DboxfsError, EncryptedMessage
+from dboxfs.errors import CorruptFile, DboxfsError, EncryptedMessage
+from dboxfs.fsapi.ops import fresh
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +48,6 @@ class IndexErrors:
         self._errors: dict[str, DboxfsError | OSError] = {}
         self._retried: set[str] = set()
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._errors
-
     def add(self, name: str, shown: str, error: DboxfsError | OSError) -> bool:
         """The index can't be read, says *error*.
 
@@ -68,9 +66,15 @@ class IndexErrors:
         self._errors.pop(name, None)
         self._retried.discard(name)
 
-    def get(self, name: str) -> DboxfsError | OSError | None:
-        """Why the index of this mailbox can't be read; None: it can."""
-        return self._errors.get(name)
+    def check(self, name: str) -> None:
+        """
+        :raises CorruptFile, OSError: the index of this mailbox can't be read.
+        """
+        error = self._errors.get(name)
+        if isinstance(error, CorruptFile):
+            raise CorruptFile(error.path, error.offset, error.reason)
+        if error is not None:
+            raise fresh(error)
 
     @property
     def retried(self) -> frozenset[str]:

@@ -47,7 +47,7 @@ from dboxfs.store.mdbox.storage import MdboxStorage
 from dboxfs.store.prefetch import AheadFiles
 from dboxfs.store.size_table import SizeTables
 from dboxfs.store.subscriptions import read_subscriptions
-from dboxfs.store.tree import TreeDirectory, scan_tree
+from dboxfs.store.tree import TreeDirectory, keep_unreadable, scan_tree
 from dboxfs.store.watch import Watched
 
 log = logging.getLogger(__name__)
@@ -187,20 +187,10 @@ class Store:
             self._changes.watch_top(mapped=self.storage is not None)
             found = await scan_tree(self.fs, self.location, self._changes.watch_folder)
             wanted = {item.name: item for item in found.walk()}
-            self._keep_unreadable(wanted)
+            known = {name: folder.mailbox is not None for name, folder in self.folders.items()}
+            keep_unreadable(wanted, known, self.reports.error)
             boxes = await self._load_mailboxes(wanted)
             self._take_tree(wanted, boxes)
-
-    def _keep_unreadable(self, wanted: dict[str, TreeDirectory]) -> None:
-        """Of a directory that can't be read everything stays as it was."""
-        for item in [item for item in wanted.values() if item.error is not None]:
-            assert item.error is not None
-            self.reports.error(item.name, item.error)
-            item.selectable = self._has_mailbox(item.name)
-            above = item.name + "/" if item.name else ""
-            for name in self.folders:
-                if name.startswith(above) and name not in wanted:
-                    wanted[name] = TreeDirectory(name, self._has_mailbox(name))
 
     async def _load_mailboxes(self, wanted: dict[str, TreeDirectory]) -> dict[str, Mailbox]:
         """Load the mailboxes that are new; follow those whose directory isn't the one it was."""
@@ -404,11 +394,7 @@ class Store:
         if folder.error is not None:
             raise fresh(folder.error)
         if folder.mailbox is not None and folder.mailbox.state is None:
-            error = self._index_errors.get(folder.name)
-            if isinstance(error, CorruptFile):
-                raise CorruptFile(error.path, error.offset, error.reason)
-            if error is not None:
-                raise fresh(error)
+            self._index_errors.check(folder.name)
 
     def is_watched(self, folder: Folder) -> bool:
         """Whether changes of *folder* come by themselves; otherwise :meth:`check` has to look for them."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import trio
@@ -57,6 +57,25 @@ async def scan_tree(fs: FileSystem, location: Location, watch: Callable[[str], N
         if location.inbox is not None:
             nursery.start_soon(scanner.add_inbox, root, location.inbox)
     return root
+
+
+def keep_unreadable(
+    wanted: dict[str, TreeDirectory], known: Mapping[str, bool], report: Callable[[str, OSError], None]
+) -> None:
+    """Of a directory that can't be read everything stays as it was.
+
+    :param wanted: what a scan has found, by name; folders that are kept are added.
+    :param known: the folders before the scan, and whether each is a mailbox.
+    :param report: told of each directory that can't be read.
+    """
+    for item in [item for item in wanted.values() if item.error is not None]:
+        assert item.error is not None
+        report(item.name, item.error)
+        item.selectable = known.get(item.name, False)
+        above = item.name + "/" if item.name else ""
+        for name in known:
+            if name.startswith(above) and name not in wanted:
+                wanted[name] = TreeDirectory(name, known[name])
 
 
 async def is_stray(fs: FileSystem, location: Location, name: str) -> bool:

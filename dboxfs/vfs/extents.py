@@ -12,8 +12,9 @@ extent is (start, end, source, at): the bytes from ``start`` to ``end`` of the f
 source.  Extents are in the order of the file, don't overlap, and two that continue each other in both are
 one.  Holes have no extent.
 
-Memory: four numbers an extent, not a byte of the file.  A change that would need more than :data:`MOST`
-extents, or more than :data:`MOST_HOLES` bytes of zeros, is refused with EFBIG and changes nothing.
+Memory: four numbers an extent, not a byte of the file.  A change that would need more than
+:data:`MOST_EXTENTS` extents, or more than :data:`MOST_HOLES` bytes of zeros, is refused with EFBIG
+and changes nothing.
 
 Pure: it knows no files.  Not for two tasks at once.
 """
@@ -28,7 +29,7 @@ from enum import Enum
 
 from dboxfs.vfs.errors import Refused
 
-MOST = 1 << 16
+MOST_EXTENTS = 1 << 16
 """Extents of one file."""
 
 MOST_HOLES = 1 << 30
@@ -79,7 +80,7 @@ class Extents:
     :ivar size: bytes of the file.
     """
 
-    def __init__(self, base: int = 0, *, most: int = MOST, most_holes: int = MOST_HOLES) -> None:
+    def __init__(self, base: int = 0, *, most: int = MOST_EXTENTS, most_holes: int = MOST_HOLES) -> None:
         self.size = base
         self._extents = [_Extent(0, base, From.BASE, 0)] if base else []
         self._covered = base
