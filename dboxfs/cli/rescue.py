@@ -139,7 +139,7 @@ class _Output:
     def progress(self, progress: Progress) -> None:
         """Show how far it is."""
         doing = "read" if progress.reading else "saved"
-        self._meter.show(doing, progress.messages, size=progress.bytes)
+        self._meter.show(doing, progress.messages, progress.of, progress.bytes)
 
     def summary(self, root: str, kind: Kind, done: Rescued) -> None:
         """Print the end."""

@@ -55,11 +55,12 @@ class RescueOptions:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """``reading``: messages found and bytes read so far; else messages saved so far."""
+    """``reading``: messages found and bytes read so far; else messages saved so far, of about ``of``."""
 
     reading: bool
     messages: int
     bytes: int = 0
+    of: int = 0
 
 
 async def rescue_store(
@@ -112,9 +113,11 @@ async def rescue_store(
     suffixes = {box.name: f"-{box.header.guid.hex()}-" for box in knowledge.boxes if box.header is not None}
     texts = Texts(fs, source, suffixes)
     try:
-        planter = Planter(
-            harvest, assigned, texts, writer, lambda messages: told(Progress(False, messages, done.bytes))
-        )
+
+        def saving(messages: int) -> None:
+            told(Progress(False, messages, done.bytes, len(harvest.rows)))
+
+        planter = Planter(harvest, assigned, texts, writer, saving)
         await planter.mailboxes()
         if options.partial:
             await planter.damaged(DAMAGED_MAILBOX)
