@@ -74,7 +74,7 @@ class _Extent:
 
 
 class Extents:
-    """See the module.
+    """Where the bytes of one file come from: extents in the order of its offsets.
 
     :param base: bytes of the message that the file was opened on.
     :ivar size: bytes of the file.
@@ -101,7 +101,7 @@ class Extents:
     def write(self, offset: int, size: int, at: int) -> None:
         """*size* bytes that were written at *offset* lie from *at* on in the temporary.
 
-        :raises Refused: EFBIG: see the module; nothing has changed.
+        :raises Refused: EFBIG: too many extents, or too long a hole; nothing has changed.
         """
         if size <= 0:
             return
@@ -118,7 +118,7 @@ class Extents:
     def truncate(self, size: int) -> None:
         """Make the file *size* bytes long: cut it, or put a hole behind it.
 
-        :raises Refused: EFBIG: see the module; nothing has changed.
+        :raises Refused: EFBIG: too many extents, or too long a hole; nothing has changed.
         """
         if size >= self.size:
             self._check(len(self._extents), self.holes + size - self.size)

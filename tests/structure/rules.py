@@ -42,6 +42,7 @@ _FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 _PATH = re.compile(r"[\w.]+(?:/[\w.]*)+|\w+\.(?:py|md)")
 _MODULE_IN_TEXT = re.compile(r"``([\w/]+\.(?:py|md))``")
 _REFERENCE = re.compile(r":(?:class|func|meth|mod|data|attr):`~?(dboxfs[\w.]+)`")
+_POINTER = re.compile(r'"""See the module')
 _CLASS_MEMBER = re.compile(r"([A-Z][a-z]\w*)\.(\w+)")
 _DIAGRAM_FOLDER = re.compile(r"(?:^|[ +-])([a-z_]+)/(?=\s)")
 
@@ -171,11 +172,15 @@ def stale_pages(root: Path, pages: Iterable[str] = PAGES) -> list[str]:
 
 
 def stale_docstrings(root: Path) -> list[str]:
-    """Modules that a comment or docstring names as ``name.py``, or by a reference, and that are not there."""
+    """Docstrings that only point to the module's, and modules that a comment or docstring names and that are
+    not there: as ``name.py``, or by a reference.
+    """
     tree = _Tree(root)
     found = []
     for path in modules(root):
         for number, line in enumerate(path.read_text().splitlines(), 1):
+            if _POINTER.search(line):
+                found.append(f"{path.relative_to(root)}:{number}: a docstring that only points elsewhere")
             names = [name for name in _MODULE_IN_TEXT.findall(line) if not tree.has_path(name, path.parent)]
             names += [name for name in _REFERENCE.findall(line) if not tree.has_dotted(name)]
             found += [f"{path.relative_to(root)}:{number}: {name} is not there" for name in names]

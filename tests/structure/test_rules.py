@@ -72,12 +72,13 @@ def test_a_docstring_that_names_a_module_that_is_not_there_is_found(made: Callab
     root = made(
         {
             "dboxfs/a.py": '"""See ``b.py`` and :func:`dboxfs.b.f`."""\n',
-            "dboxfs/b.py": '"""See ``c.py`` and :func:`dboxfs.a.g`."""\ndef f(): ...\n',
+            "dboxfs/b.py": '"""See ``c.py`` and :func:`dboxfs.a.g`."""\ndef f():\n """See the module."""\n',
         }
     )
     assert rules.stale_docstrings(root) == [
         "dboxfs/b.py:1: c.py is not there",
         "dboxfs/b.py:1: dboxfs.a.g is not there",
+        "dboxfs/b.py:3: a docstring that only points elsewhere",
     ]
 
 

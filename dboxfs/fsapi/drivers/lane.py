@@ -48,7 +48,7 @@ class _Ticket:
 
 
 class Lane:
-    """See the module.
+    """One worker, one operation at a time; the loop waits :data:`PATIENCE` for its answer at most.
 
     :param execute: carries an operation out, on any thread.
     :param post: has ``job.done(job)`` called on the loop's thread soon (any thread).
