@@ -41,7 +41,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -58,7 +58,7 @@ FIXED_SIZE: Final = 18
 """Bytes of a header until its size is known: magic, version, flags, size."""
 MAX_HEADER: Final = 64 << 10
 """Longest header that is read (bytes)."""
-_MAX_ROUNDS: Final = 1 << 20
+_MAX_ROUNDS: Final = 1 << 18
 _NONCE_SIZE: Final = 12
 _AAD_SIZE: Final = 16
 _AEAD: Final = 2
@@ -208,7 +208,7 @@ def load_key(data: bytes, password: bytes | None = None) -> Private:
     """
     try:
         key = load_pem_private_key(data, password)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise BadKey(str(error).splitlines()[0] if str(error) else "no private key in PEM") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise BadKey("neither an elliptic curve nor an RSA key")

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -32,7 +33,7 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from dboxfs.dbox.crypt import BadKey, Private, key_id, load_key
 
-_MAX_ROUNDS: Final = 1 << 20
+_MOST_ROUNDS: Final = 1 << 18
 _RSA: Final = "1.2.840.113549.1.1.1"
 _CURVES: Final[Mapping[str, type[ec.EllipticCurve]]] = MappingProxyType(
     {
@@ -137,12 +138,13 @@ def _unlock(one: LockedKey, password: bytes | None, by: Private | None) -> Priva
         elif one.password:
             plain = _decrypted(one, password or b"")
         return _private(one.algorithm, plain)
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         raise BadKey("the password is wrong" if one.password else "a key in it is damaged") from None
 
 
 def _decrypted(one: LockedKey, secret: bytes) -> bytes:
-    if one.cipher.lower() != "aes-256-ctr" or one.digest not in _DIGESTS or not 0 < one.rounds <= _MAX_ROUNDS:
+    known = one.cipher.lower() == "aes-256-ctr" and one.digest in _DIGESTS
+    if not known or not 0 < one.rounds <= _MOST_ROUNDS:
         raise BadKey(f"a key is encrypted with {one.cipher} and {one.digest}, which dboxfs doesn't read")
     derived = PBKDF2HMAC(_DIGESTS[one.digest](), 48, one.salt, one.rounds).derive(secret)
     decryptor = Cipher(algorithms.AES(derived[:32]), modes.CTR(derived[32:])).decryptor()

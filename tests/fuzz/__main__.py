@@ -9,13 +9,14 @@ from pathlib import Path
 
 import trio
 
-from tests.fuzz import dbox_targets, index_targets, name_targets, store_targets
+from tests.fuzz import crypt_targets, dbox_targets, index_targets, name_targets, store_targets
 from tests.fuzz.machine import Figures, Machine, Target, input_of
 
 
 def all_targets() -> list[Target]:
     """Every codec."""
     return [
+        *crypt_targets.targets(),
         *dbox_targets.targets(),
         *index_targets.targets(),
         *name_targets.targets(),
