@@ -22,7 +22,7 @@ from dboxfs.store.disk import Disk
 from dboxfs.store.indexes.follow import IndexFiles
 from dboxfs.store.indexes.log import IndexLog, new_log
 from dboxfs.store.location import Kind, Location
-from dboxfs.store.write.errors import WHERE_INDEX, IndexMissing
+from dboxfs.store.write_errors import WHERE_INDEX, IndexMissing
 
 _NUMBERED = re.compile(r"dovecot-uidvalidity\.([0-9a-f]{8})")
 _STORAGE_FILE = re.compile(r"m\.[0-9]+")

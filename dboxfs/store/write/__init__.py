@@ -1,16 +1,6 @@
 """Writing a store, as a plain library; ``PROTOCOL.md`` beside this file says how, step by step."""
 
 from dboxfs.store.mdbox.purge import Purged, PurgeProgress
-from dboxfs.store.write.errors import (
-    DovecotNeedsVersion2,
-    IndexMissing,
-    InvalidName,
-    MailboxExists,
-    MailboxInUse,
-    RefusedMessage,
-    StoreExists,
-    Superseded,
-)
 from dboxfs.store.write.maintain import Maintained
 from dboxfs.store.write.message import (
     BodySource,
@@ -27,6 +17,16 @@ from dboxfs.store.write.results import Copied, Saved
 from dboxfs.store.write.spool import Spool
 from dboxfs.store.write.versions import with_version
 from dboxfs.store.write.writer import StoreWriter
+from dboxfs.store.write_errors import (
+    DovecotNeedsVersion2,
+    IndexMissing,
+    InvalidName,
+    MailboxExists,
+    MailboxInUse,
+    RefusedMessage,
+    StoreExists,
+    Superseded,
+)
 from dboxfs.store.write_options import Eol, Fsync, LockMethod, Neighbour, WriteOptions
 
 __all__ = [

@@ -23,9 +23,9 @@ from dboxfs.store.indexes.locks import tree_lock
 from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.mailbox_names import decode_mutf7
 from dboxfs.store.write import log_records
-from dboxfs.store.write.errors import InvalidName, MailboxExists, MailboxInUse
 from dboxfs.store.write.proof import expunges_of, holds_messages, is_left_by_expunge
 from dboxfs.store.write.session import Work, message_number, present
+from dboxfs.store.write_errors import InvalidName, MailboxExists, MailboxInUse
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from dboxfs.fsapi import FileSystem, Permissions, ops
 from dboxfs.store.dbox_version import DEFAULT, encode_version, version_path
 from dboxfs.store.indexes.create import make_map
 from dboxfs.store.location import Location
-from dboxfs.store.write.errors import StoreExists
 from dboxfs.store.write.mailboxes import MailboxTree
 from dboxfs.store.write.session import Work
+from dboxfs.store.write_errors import StoreExists
 from dboxfs.store.write_options import WriteOptions
 
 ROOT = Permissions(0o700)

@@ -43,11 +43,11 @@ from dboxfs.dbox import (
 )
 from dboxfs.store.disk import AppendFile, Disk
 from dboxfs.store.write.compress import compressed
-from dboxfs.store.write.errors import RefusedMessage
 from dboxfs.store.write.log_records import check_keywords
 from dboxfs.store.write.message import BytesSource, NewMessage, Pieces, Source
 from dboxfs.store.write.results import now_seconds
 from dboxfs.store.write.spool import Spool
+from dboxfs.store.write_errors import RefusedMessage
 from dboxfs.store.write_options import Eol, WriteOptions
 
 _OVERHEAD = 1024

@@ -27,9 +27,9 @@ from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.indexes.snapshot import tidy
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.mailbox_names import display_name
-from dboxfs.store.write.errors import WHERE_INDEX, IndexMissing
 from dboxfs.store.write.naming import Namer, Wanted
 from dboxfs.store.write.notes import Notes
+from dboxfs.store.write_errors import WHERE_INDEX, IndexMissing
 from dboxfs.store.write_options import WriteOptions
 
 HIGHEST_NUMBER = 0xFFFFFFFF

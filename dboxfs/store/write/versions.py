@@ -7,7 +7,7 @@ from dataclasses import replace
 from dboxfs.errors import Unsupported
 from dboxfs.store.dbox_version import recorded_version, trace_of_dovecot
 from dboxfs.store.store import Store
-from dboxfs.store.write.errors import DovecotNeedsVersion2
+from dboxfs.store.write_errors import DovecotNeedsVersion2
 from dboxfs.store.write_options import Neighbour, WriteOptions
 
 
