@@ -288,8 +288,7 @@ class MessageChanges:
     async def _keep_name(self, folder: Folder, uid: int, named: Wanted) -> None:
         """Nothing takes the place of a message after all."""
         try:
-            if self._files.is_promised(folder, uid, named):
-                await self._files.record(folder, uid, named.name)
+            await self._files.keep(folder, uid, named)
         except (DboxfsError, OSError) as exc:  # the next writable mount takes the line out
             log.error(
                 "%s: the name of uid %d is still promised to another message: %s", folder.name, uid, exc

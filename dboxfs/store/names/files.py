@@ -192,7 +192,11 @@ class NameFiles:
 
     def _announcement(self, box: Mailbox, some: Wanted, there: There) -> Line:
         kind = LineKind.PLACED if there([some.uid]) else LineKind.ANNOUNCED
-        return Line(box.uid_validity, some.uid, some.name, some.holder or 0, kind, self._reader.writers.token)
+        return Line(box.uid_validity, some.uid, some.name, some.holder or 0, kind, self._token)
+
+    @property
+    def _token(self) -> str:
+        return self._reader.writers.token
 
     async def withdraw(self, folder: Folder, wanted: Wanted) -> None:
         """Nothing came of what was announced.  An error leaves a line that counts until this process ends.
@@ -204,22 +208,36 @@ class NameFiles:
             return
         while True:
             line = self._names.of(box).pending_of.get(wanted.uid)
-            if line is None or line.name != wanted.name or line.writer != self._reader.writers.token:
+            if line is None or (line.name, line.writer) != (wanted.name, self._token):
                 return
             back = Line(line.validity, line.uid, line.name, 0, LineKind.ANNOUNCED, NOBODY)
             if await self._append(folder, box, [back], durable=False, unless_changed=True):
                 return
 
-    def is_promised(self, folder: Folder, over: int, named: Wanted) -> bool:
-        """Whether a message has its name already when *over* goes, whose place it was to take."""
+    async def keep(self, folder: Folder, over: int, named: Wanted) -> None:
+        """A message that is there doesn't take the place of *over* after all: it has the name that it had.
+
+        :raises OSError, StoreBusy: the file can't be written; its name is promised to it as before.
+        """
         box = folder.mailbox
-        line = self._names.of(box).pending_of.get(named.uid) if box is not None and box.guid else None
-        return line is not None and (line.after, line.name) == (over, named.name)
+        if box is None or box.guid is None:
+            return
+        durable = self._disk.options.durable
+        while True:
+            names = self._names.of(box)
+            line = names.pending_of.get(named.uid)
+            if line is None or (line.after, line.name, line.writer) != (over, named.name, self._token):
+                return
+            # A later line about the message: also for those who read this when the other one is gone.
+            said = Line(line.validity, line.uid, names.name(line.uid))
+            if await self._append(folder, box, [said], durable=durable, unless_changed=True):
+                return
 
     # -- names of messages that are there ------------------------------------------------------
 
     async def record(self, folder: Folder, uid: int, name: bytes) -> None:
-        """From now on *uid* has this name.  Returns when that is durable.
+        """A message that was announced with this name is on disk: it keeps the name when this process ends.
+        Returns when that is durable.  If others have renamed or replaced it since, that stays so.
 
         :raises OSError, StoreBusy: it can't be written, and the names are as they were.
         """
@@ -232,7 +250,8 @@ class NameFiles:
         await queue.run(Request(_Naming(folder, uid, name)))
 
     async def rename(self, folder: Folder, uid: int, name: bytes, there: There) -> None:
-        """As :meth:`record`, for a name that nobody has; the lock of the mailbox is held.
+        """From now on *uid* has this name, which nobody has; the lock of the mailbox is held.  Returns when
+        that is durable.
 
         :param there: those of some uids that the mailbox has.
         :raises Superseded: a message has it.
@@ -271,8 +290,12 @@ class NameFiles:
         folder = group[0].what.folder
         box = folder.mailbox
         assert box is not None
-        lines = [Line(box.uid_validity, request.what.uid, request.what.name) for request in group]
-        await self._append(folder, box, lines, durable=self._disk.options.durable)
+        while True:
+            names = self._names.of(box)
+            lines = [line for r in group for line in names.confirmation(r.what.uid, r.what.name)]
+            durable = self._disk.options.durable
+            if not lines or await self._append(folder, box, lines, durable=durable, unless_changed=True):
+                break
         await self._shorten(folder, box)
         for request in group:
             request.result = True

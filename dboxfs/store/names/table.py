@@ -102,6 +102,23 @@ class BoxNames:
         uid = self.by_name.get(name)
         return uid if uid is not None and there([uid]) else None
 
+    def confirmation(self, uid: int, name: bytes) -> list[Line]:
+        """The lines which say that a message that was announced with *name* is on disk; none: it was renamed
+        since.
+
+        A later line about a name counts more than an earlier one.  So the lines of those that were promised
+        the name since, or have it by now, follow once more.
+        """
+        known = self.pending_of.get(uid)
+        if (self.by_uid.get(uid) or (known.name if known is not None else name)) != name:
+            return []
+        lines, holder = [Line(self.validity, uid, name)], self.by_name.get(name)
+        if holder is not None and holder != uid and not self.has(uid):
+            line = self.announced.get(holder) or Line(self.validity, holder, name)
+            lines.append(replace(line, after=uid))
+        others = (line for line in self.pending.get(name, ()) if line.uid != uid)
+        return lines + [line for line in others if self._believes(line)]
+
     def _believes(self, line: Line) -> bool:
         return line.kind is not LineKind.ANNOUNCED or self.lives(line.writer)
 
@@ -111,8 +128,9 @@ class BoxNames:
         """The next line of the file.  Gives the names that stand for something else than before."""
         before = self._forget(self.pending_of.get(line.uid))
         if not self._believes(line):
-            if line.writer != NOBODY:
-                self.unfinished.add(line.uid)
+            if line.writer == NOBODY:
+                return self._unsay(line)
+            self.unfinished.add(line.uid)
             return set()
         self.unfinished.discard(line.uid)
         if self.gone(line.uid):
@@ -124,6 +142,15 @@ class BoxNames:
         self.pending.setdefault(line.name, []).append(line)
         self.pending_of[line.uid] = line
         return self._settle(line.name)
+
+    def _unsay(self, line: Line) -> set[bytes]:
+        """Nothing came of what was announced.  A message that has this uid now is another one."""
+        said = self.announced.get(line.uid)
+        if said is None or said.name != line.name:
+            return set()
+        before = self._before(line.uid, number_of(line.name))
+        del self.announced[line.uid], self.by_uid[line.uid], self.by_name[line.name]
+        return self._look_again(before)
 
     def update(self, went: Iterable[int], came: Iterable[int] = ()) -> set[bytes]:
         """Messages went and came, and ``has`` and ``gone`` say so already.

@@ -8,18 +8,19 @@ import shutil
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from dboxfs.fsapi import Driver, FaultsDriver, FileSystem, ThreadsDriver
-from dboxfs.store import Folder, Location
+from dboxfs.store import Delta, Folder, Listener, Location, Store
 from dboxfs.store import Kind as Format
 from dboxfs.store.names import table as names_module
 from dboxfs.store.names.codec import Line, LineKind, encode_line
 from dboxfs.store.names.files import NameFiles
 from dboxfs.store.names.read import NameReader, Writers
-from dboxfs.store.names.table import There
+from dboxfs.store.names.table import There, WrittenNames
 from dboxfs.store.write import NewMessage, StoreWriter, Superseded, Wanted, WriteOptions, init_store
 from tests.crash.points import Point
 from tests.store.opened import opened
@@ -48,8 +49,8 @@ def having(folder: Folder) -> There:
     return lambda uids: [uid for uid in uids if uid in box]
 
 
-async def swap(files: NameFiles, folder: Folder) -> None:
-    await files.record(folder, 1, b"two")
+async def rename(files: NameFiles, folder: Folder) -> None:
+    await files.rename(folder, 1, b"eins", having(folder))
 
 
 async def mend(files: NameFiles, folder: Folder) -> None:
@@ -110,7 +111,7 @@ async def none(files: NameFiles, folder: Folder) -> None:
         (prepare, announce, False),
         (prepare, take_over, False),
         (prepare, mend, False),
-        (prepare, swap, True),
+        (prepare, rename, True),
         (prepare, take_over, True),
     ],
 )
@@ -154,8 +155,8 @@ async def test_a_crash(
 async def test_an_error_leaves_names_as_they_were(root: Path) -> None:
     await change(root, prepare)
     recorder = Recorder()
-    await change(root, swap, recorder)
-    assert await shown(root) == {1: b"two"}
+    await change(root, rename, recorder)
+    assert await shown(root) == {1: b"eins", 2: b"two"}
     shutil.rmtree(root / "dboxfs-names")
     await change(root, prepare)
     first = sum(recorder.counts.values()) - len(recorder.kinds)
@@ -171,7 +172,7 @@ async def test_an_error_leaves_names_as_they_were(root: Path) -> None:
             await reader.load()
             folder = store.folders["INBOX"]
             with pytest.RaisesExc(OSError, check=lambda error: error.errno == errno.EIO):
-                await swap(NameFiles(reader, WriteOptions()), folder)
+                await rename(NameFiles(reader, WriteOptions()), folder)
             assert reader.names.unusual(folder) == {1: b"one", 2: b"two"}
         assert await shown(root) == {1: b"one", 2: b"two"}
 
@@ -186,7 +187,8 @@ async def test_two_writers_of_one_file(root: Path, monkeypatch: pytest.MonkeyPat
         files = [NameFiles(reader, WriteOptions()) for reader in readers]
         folders = [store.folders["INBOX"] for store in (one, two)]
         for number in range(60):
-            await files[number % 2].record(folders[number % 2], 1 + number % 3, b"n%d" % number)
+            folder = folders[number % 2]
+            await files[number % 2].rename(folder, 1 + number % 3, b"n%d" % number, having(folder))
         await readers[0].look(folders[0])
         expected = {1: b"n57", 2: b"n58", 3: b"n59"}
         assert [dict(r.names.unusual(f)) for r, f in zip(readers, folders, strict=True)] == [
@@ -261,6 +263,122 @@ async def test_a_name_belongs_to_one_message_whatever_two_mounts_do(root: Path) 
     assert await shown(root) == {1: b"y", 3: b"x"}
 
 
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """A mount, as far as names go: it saves messages, and follows what it reads."""
+
+    store: Store
+    reader: NameReader
+    files: NameFiles
+    folder: Folder
+    writer: StoreWriter
+
+    async def save(self, name: bytes, over: int | None = None) -> int:
+        """A message that is there, and whose name is announced; its uid."""
+        message = NewMessage(b"Subject: x\n\n", replaces=over, wanted=Wanted(name, over))
+        (uid,) = (await self.writer.save("INBOX", [message])).uids
+        return uid
+
+    async def look(self) -> None:
+        """See what others have done."""
+        await self.store.refresh_mailbox(self.folder)
+        await self.reader.look(self.folder)
+
+    def name(self, uid: int) -> bytes:
+        assert self.folder.mailbox is not None
+        assert uid in self.folder.mailbox
+        return self.reader.names.name(self.folder, uid)
+
+
+@asynccontextmanager
+async def two_that_write(root: Path) -> AsyncIterator[list[Mounted]]:
+    async with two_mounts(root) as both:
+        found = []
+        for reader, files, folder in both:
+            writer = StoreWriter(reader.store.fs, reader.store.location, root.stat())
+            writer.tell_names(files)
+
+            def follow(folder: Folder, delta: Delta, names: WrittenNames = reader.names) -> None:
+                names.update(folder, delta.expunged.tolist(), delta.appended.tolist())
+
+            reader.store.listen(Listener(follow, lambda folder: None, lambda folder: None))
+            found.append(Mounted(reader.store, reader, files, folder, writer))
+        yield found
+
+
+@pytest.mark.parametrize("seen", [False, True], ids=["unseen", "seen"])
+async def test_the_last_word_about_a_message_takes_no_name_from_what_has_replaced_it(
+    root: Path, seen: bool
+) -> None:
+    """Another mount replaces a message between the save and the durable line of its name."""
+    async with two_that_write(root) as (one, two):
+        uid = await one.save(b"x")
+        await one.look()
+        await two.look()
+        heir = await two.save(b"x", uid)
+        await two.look()
+        await two.files.record(two.folder, heir, b"x")
+        if seen:
+            await one.look()
+        await one.files.record(one.folder, uid, b"x")
+        await one.look()
+        await two.look()
+        assert (one.name(heir), two.name(heir)) == (b"x", b"x")
+        last = await one.save(b"x", heir)
+        await one.look()
+        await one.files.record(one.folder, last, b"x")
+        await two.look()
+        assert (one.name(last), two.name(last)) == (b"x", b"x")
+    async with two_mounts(root) as ((reader, _, folder), _):
+        assert reader.names.name(folder, last) == b"x"
+
+
+async def test_the_last_word_about_a_new_message_changes_no_name_that_it_was_given_since(root: Path) -> None:
+    async with two_that_write(root) as (one, two):
+        uid = await one.save(b"x")
+        await one.look()
+        await two.look()
+        await two.files.rename(two.folder, uid, b"y", having(two.folder))
+        await one.files.record(one.folder, uid, b"x")
+        await two.look()
+        assert (one.name(uid), two.name(uid)) == (b"y", b"y")
+    async with two_mounts(root) as ((reader, _, folder), _):
+        assert reader.names.name(folder, uid) == b"y"
+
+
+async def test_a_message_that_takes_no_place_after_all_keeps_its_name(root: Path) -> None:
+    async with two_that_write(root) as (one, two):
+        one_, two_ = [await one.save(name) for name in (b"one", b"two")]
+        await one.look()
+        for uid, name in ((one_, b"one"), (two_, b"two")):
+            await one.files.record(one.folder, uid, name)
+        named = Wanted(b"one", one_, two_)
+        assert await one.files.begin("INBOX", [named], having(one.folder)) == [None]
+        await one.files.keep(one.folder, one_, named)
+        await two.look()
+        for mount in (one, two):
+            assert (mount.name(one_), mount.name(two_)) == (b"one", b"two")
+        await two.writer.expunge("INBOX", [one_])
+        for mount in (one, two):
+            await mount.look()
+            assert mount.name(two_) == b"two"
+    async with two_mounts(root) as ((reader, _, folder), _):
+        assert reader.names.name(folder, two_) == b"two"
+
+
+async def test_what_was_taken_back_names_no_other_message_that_gets_the_uid(root: Path) -> None:
+    async with two_that_write(root) as (one, two):
+        await one.files.begin("INBOX", [Wanted(b"x", None, 4)], having(one.folder))
+        await one.files.withdraw(one.folder, Wanted(b"x", None, 4))
+        (uid,) = (await two.writer.save("INBOX", [NewMessage(b"Subject: y\n\n")])).uids
+        assert uid == 4
+        for mount in (one, two):
+            await mount.look()
+            assert mount.name(uid) == b"4.eml"
+        async with two_mounts(root) as ((reader, _, folder), _):  # while the writer runs
+            assert reader.names.name(folder, uid) == b"4.eml"
+
+
 async def test_lines_that_can_not_be_are_skipped_and_counted(root: Path) -> None:
     await change(root, prepare)
     (file,) = (root / "dboxfs-names").iterdir()
@@ -278,7 +396,7 @@ async def test_lines_that_can_not_be_are_skipped_and_counted(root: Path) -> None
         folder = store.folders["INBOX"]
         assert reader.names.unusual(folder) == {1: b"one", 2: b"two", 3: b"three"}
         assert reader.skipped == len(bad)
-        await NameFiles(reader, WriteOptions()).record(folder, 2, b"zwei")
+        await NameFiles(reader, WriteOptions()).rename(folder, 2, b"zwei", having(folder))
     assert await shown(root) == {1: b"one", 2: b"zwei", 3: b"three"}
     assert b"torn" not in file.read_bytes()
 
