@@ -202,11 +202,13 @@ class Worker:
     def _search(self, own: Own, directory: Path) -> Path:
         """The file of a message without a name, of which nothing else is known."""
         named = {other.item.name for other in self.own if other.item.box == own.item.box}
+        beside = [other for other in self.own if other is not own and other.item.store == own.item.store]
+        known = {other.uid for other in beside if other.item.box == own.item.box}
         for path in sorted(set(directory.glob("*.eml")) - {directory / name for name in named}):
             with contextlib.suppress(FileNotFoundError):
                 uid = uid_of(path)
                 mine = str(text_of(path)) == own.item.text and flags_of(path) == own.item.flags
-                if mine and path.name in (f"{uid}.eml", f"uid-{uid}.eml"):
+                if mine and uid not in known and path.name in (f"{uid}.eml", f"uid-{uid}.eml"):
                     own.uid = uid
                     return path
         raise Fault(f"{own.item} is not in {directory}")
