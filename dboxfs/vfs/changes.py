@@ -58,6 +58,17 @@ def mailbox_of(folder: Folder) -> Mailbox:
     return folder.mailbox
 
 
+async def look_again(store: Store, folder: Folder) -> Folder:
+    """The folder that has the name of *folder*, which a new message wants to go to.
+
+    One that is no mailbox may just have become one: another program makes or renames a mailbox in several
+    steps, of which the store may have heard only the first.
+    """
+    if folder.mailbox is None:
+        await store.refresh_tree()
+    return store.folders.get(folder.name, folder)
+
+
 class MessageChanges:
     """Makes the changes of messages."""
 
@@ -317,30 +328,40 @@ class MessageChanges:
         :raises Superseded: another message has the name by now; nothing was changed.
         :raises NoSuchMessage: *uid* is gone.
         """
-        named = Wanted(name, over)
+        named, before = Wanted(name, over), mailbox_of(source).guid
+        guid = mailbox_of(target).guid
         async with self._locks.of(target, name), self._announced(target, named):
             copied = await self._writer.move(source.name, [uid], target.name, replaces=over, named=named)
             new = copied.uids[0]
-            self._forwarding.became(self._inodes.message(source, uid).inode, target, new)
-            await self._arrived(target, new, name)
-        await self._store.see(source)
+            home = await self.home(target, guid)
+            if home is not None:
+                self._forwarding.became(self._inodes.message(source, uid).inode, home, new)
+                await self._arrived(home, new, name)
+        await self._store.see(await self.home(source, before) or source)
         return new
 
-    async def copy(self, source: Folder, uid: int, target: Folder, name: bytes) -> int:
-        """Copy a message; gives the uid of the copy.
+    async def copy(self, source: Folder, uid: int, target: Folder, name: bytes) -> Node:
+        """Copy a message; gives the copy, in the folder that its mailbox is by then.
 
         :raises Superseded: the name is taken.
         """
-        named = Wanted(name)
+        named, guid = Wanted(name), mailbox_of(target).guid
         async with self._announced(target, named):
             copied = await self._writer.copy(source.name, [uid], target.name, named=named)
         new = copied.uids[0]
+        home = await self.home(target, guid)
+        if home is None:
+            return self._inodes.message(target, new)
         try:
-            await self._arrived(target, new, name)
+            await self._arrived(home, new, name)
         except (OSError, DboxfsError):
-            await self._take_back(target, new)
+            await self._take_back(home, new)
             raise
-        return new
+        return self._inodes.message(home, new)
+
+    async def look_again(self, folder: Folder) -> Folder:
+        """See :func:`look_again`."""
+        return await look_again(self._store, folder)
 
     async def _arrived(self, folder: Folder, uid: int, name: bytes) -> None:
         await self._store.see(folder)

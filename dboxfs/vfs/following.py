@@ -107,6 +107,10 @@ class Following:
         gone there meanwhile.
         """
         self._inodes.add(folder)
+        if folder.mailbox is not None and folder.mailbox.guid is not None:
+            self._names.written.renamed(folder.mailbox)
+            if self._name_reader is not None:
+                self._name_reader.is_behind(folder.mailbox)
         if folder.parent is not None:
             parent, name = self._inodes.of(folder.parent), encode(folder.shown)
             if self._holder(folder.parent, name) is not None:  # it was a message's

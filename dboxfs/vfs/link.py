@@ -43,25 +43,25 @@ class LinkRequest:
 
         :raises Refused: it can't be done, and nothing has changed.
         """
-        await self._names.know(self._inodes.node(new_parent).directory())
+        target = await self._changes.look_again(self._inodes.node(new_parent).directory())
+        await self._names.know(target)
         draft = self._drafts.by_inode(inode)
         if draft is not None and (draft.uid is None or draft.is_empty):
-            return await self._link_draft(draft, self._target(new_parent, new, pid), new)
+            return await self._link_draft(draft, self._free(target, new, pid), new)
         # which another mount may have replaced
         return await self._forwarding.use(
-            self._forwarding.follow(inode), lambda node: self._link_message(node, new_parent, new, pid)
+            self._forwarding.follow(inode), lambda node: self._link_message(node, target, new, pid)
         )
 
-    def _target(self, parent: int, name: bytes, pid: int) -> Folder:
+    def _free(self, target: Folder, name: bytes, pid: int) -> Folder:
         """The folder that the new name will be in.
 
         :raises Refused: it can't have such a file, or has one.
         """
         check_name(name)
-        target = self._inodes.node(parent).directory()
         mailbox_of(target)
         self._check_free(target, name)
-        if self._drafts.lay(parent, name, pid) is not None:
+        if self._drafts.lay(self._inodes.of(target), name, pid) is not None:
             raise Refused(errno.EEXIST)
         return target
 
@@ -93,8 +93,8 @@ class LinkRequest:
                 self._drafts.follow(draft, target, name, uid)
             return node
 
-    async def _link_message(self, node: Node, parent: int, name: bytes, pid: int) -> Node:
-        target = self._target(parent, name, pid)
+    async def _link_message(self, node: Node, target: Folder, name: bytes, pid: int) -> Node:
+        self._free(target, name, pid)
         if not node.is_message:
             raise Refused(errno.EPERM)
         return await self._copy(node, target, name)
@@ -102,11 +102,11 @@ class LinkRequest:
     async def _copy(self, node: Node, target: Folder, name: bytes) -> Node:
         source = node.directory()
 
-        async def once() -> int:
+        async def once() -> Node:
             self._check_free(target, name)
             return await self._changes.copy(source, node.uid, target, name)
 
-        return self._inodes.message(target, await self._changes.again(lambda: target, once))
+        return await self._changes.again(lambda: target, once)
 
     async def _save(self, draft: Draft, target: Folder, name: bytes) -> int:
         self._check_free(target, name)

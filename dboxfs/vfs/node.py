@@ -95,6 +95,11 @@ def is_file(inode: int) -> bool:
     return inode >> 32 != 0 and inode & UID_MASK != 0
 
 
+def _number_of(folder: Folder) -> int:
+    """The number of a folder, unless another one has it already."""
+    return int.from_bytes(hashlib.sha256(folder.identity).digest()[:4], "big") & _FOLDER_MASK or 1
+
+
 class Inodes:
     """Folder numbers of the folders that are there now.
 
@@ -128,8 +133,15 @@ class Inodes:
         return folder.parent is None or folder in self._number
 
     def of(self, folder: Folder) -> int:
-        """The inode number of *folder*'s directory; its messages are this plus their uid."""
-        return ROOT if folder.parent is None else self._number[folder] << 32
+        """The inode number of *folder*'s directory; its messages are this plus their uid.
+
+        A folder that has gone while a request about it was carried out, since another program has renamed or
+        deleted its mailbox, has the number that it had.
+        """
+        if folder.parent is None:
+            return ROOT
+        number = self._number.get(folder)
+        return (number if number is not None else _number_of(folder)) << 32
 
     def message(self, folder: Folder, uid: int) -> Node:
         """Message *uid* of *folder*, which has to be there."""
@@ -141,7 +153,7 @@ class Inodes:
         """Give *folder* its inode number (that of the directory)."""
         if folder.parent is None:
             return ROOT
-        number = int.from_bytes(hashlib.sha256(folder.identity).digest()[:4], "big") & _FOLDER_MASK or 1
+        number = _number_of(folder)
         while number in self._folder:
             number = (number + 1) & _FOLDER_MASK or 1
         self._folder[number] = folder

@@ -11,7 +11,7 @@ import errno
 import os
 
 from dboxfs.store import Store
-from dboxfs.vfs.changes import mailbox_of
+from dboxfs.vfs.changes import look_again, mailbox_of
 from dboxfs.vfs.close_policy import ClosePolicy
 from dboxfs.vfs.draft import Draft
 from dboxfs.vfs.draft_stages import Stage
@@ -51,7 +51,7 @@ class Opening:
         :raises Refused: it can't be made.
         """
         check_name(name)
-        folder = self._inodes.node(parent).directory()
+        folder = await look_again(self._store, self._inodes.node(parent).directory())
         box = mailbox_of(folder)
         await self._store.check(folder)
         await self._names.know(folder)

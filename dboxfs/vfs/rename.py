@@ -74,6 +74,7 @@ class RenameRequest:
         if child is not None:
             await self._mailboxes.rename(child, target, new)
             return
+        target = await self._changes.look_again(target)
         mailbox_of(target)
         if draft is not None:
             async with draft.lock:

@@ -388,6 +388,12 @@ class WrittenNames:
         hidden = {names.name(uid, folder.children) for uid in went} if folder.children else set()
         return hidden | names.update(went, came)
 
+    def renamed(self, box: Mailbox) -> None:
+        """A mailbox is there, perhaps under another name than before: follow what went and came meanwhile."""
+        names = self._of(box)
+        if names is not None:
+            self.of(box).update([uid for uid in names.by_uid if uid not in box])
+
     def explain(self, folder: Folder, lost: Iterable[bytes], came: Iterable[int]) -> bool:
         """Whether all names are known that messages which came may have.
 
