@@ -89,6 +89,7 @@ class Output:
         self._json = as_json
         self._utf8 = utf8
         self._meter = meter
+        self._advised: set[str] = set()
 
     def finding(self, finding: Finding) -> None:
         """Print one finding."""
@@ -100,7 +101,8 @@ class Output:
         where = finding.path if finding.offset is None else f"{finding.path} at {finding.offset}"
         print(one_line(f"{finding.severity.value}: {finding.what} ({where})"))
         if finding.todo:
-            print(f"    {one_line(finding.todo)}")
+            print("    as above" if finding.todo in self._advised else f"    {one_line(finding.todo)}")
+            self._advised.add(finding.todo)
 
     def _as_dict(self, finding: Finding) -> dict[str, object]:
         mailbox = finding.mailbox

@@ -95,13 +95,12 @@ def convert(arguments: argparse.Namespace) -> int:
         done = trio.run(run)
     finally:
         meter.clear()
-    hidden = [f"mail may be hidden: {line}" for line in done.hidden]
-    for line in (*hidden, *done.told, *done.failed):
+    for line in (*done.hidden, *done.told, *done.failed):
         print(f"dboxfs: {one_line(line)}", file=sys.stderr)
     if done.finished:
         print(f"{root}: finished by an earlier run, nothing was left to do")
     print(f"{root}: {done.messages} messages in {done.mailboxes} mailboxes, {meter.rate(done.bytes)}")
-    if done.verified is not None and hidden:
+    if done.verified is not None and done.hidden:
         print(f"not verified: {done.verified} messages were compared, but mail may be hidden (see above)")
     elif done.verified is not None:
         print(f"verified: {done.verified} messages are what they are in {location.root}")
@@ -118,4 +117,4 @@ def convert(arguments: argparse.Namespace) -> int:
             f"{len(done.failed)} could not be carried over (see above); "
             f"dboxfs rescue {location.root} DST may find more of them"
         )
-    return 1 if done.failed or done.told or hidden else 0
+    return 1 if done.failed or done.told or done.hidden else 0

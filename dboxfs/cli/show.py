@@ -14,7 +14,7 @@ from dboxfs.dovecot.user import FoundUser
 from dboxfs.errors import DboxfsError, NoSuchMailbox
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Folder, Location, Store, open_store
-from dboxfs.store.hidden import hidden_in
+from dboxfs.store.hidden import hidden_in, told
 from dboxfs.store.mail_settings import for_dovecot
 from dboxfs.tools.dump import describe_file
 from dboxfs.util.dates import rfc3339
@@ -97,8 +97,8 @@ async def _list_messages(store: Store, name: str) -> int:
 
 async def _warn_of_hidden(store: Store) -> None:
     """On stderr, one line each: what the numbers don't show."""
-    for one in await hidden_in(store):
-        print(f"dboxfs: mail may be hidden: {one_line(str(one))}", file=sys.stderr)
+    for line in told(await hidden_in(store)):
+        print(f"dboxfs: {one_line(line)}", file=sys.stderr)
 
 
 def _name(store: Store, folder: Folder) -> str:

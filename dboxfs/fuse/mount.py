@@ -7,6 +7,7 @@ mountpoint is looked at before libfuse is asked, because its own words go to std
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -53,8 +54,10 @@ def check_mountpoint(path: str) -> str:
     except FileNotFoundError:
         raise MountError(f"{path}: no such directory; make it with: mkdir {path}") from None
     except OSError as exc:
-        hint = "; a dead mount? try: dboxfs umount " + path if exc.errno in (107, 103) else ""
-        raise MountError(f"{path}: {exc.strerror}{hint}") from None
+        if exc.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+            what = "a dead mount is here, whose daemon has ended; remove it with: dboxfs umount"
+            raise MountError(f"{path}: {what} {path}") from None
+        raise MountError(f"{path}: {exc.strerror}") from None
     if not stat.S_ISDIR(found.st_mode):
         raise MountError(f"{path}: not a directory; give an empty directory to mount on")
     if os.path.ismount(path):

@@ -27,6 +27,13 @@ class Folder:
     children: dict[str, Folder] = field(default_factory=dict)
     error: OSError | None = None
 
+    def __str__(self) -> str:
+        """How log lines and errors name it, as ``user.dbox.mailbox`` does."""
+        if self.mailbox is not None:
+            return self.mailbox.display_name
+        above = self.parent
+        return self.shown if above is None or above.parent is None else f"{above}/{self.shown}"
+
     @property
     def identity(self) -> bytes:
         """What makes this folder the one it is: guid and uidvalidity of its mailbox, else its name."""

@@ -155,6 +155,16 @@ async def hidden_in(store: Store) -> list[Hidden]:
     return found
 
 
+def told(found: Sequence[Hidden]) -> list[str]:
+    """A line for each reason; what is to be done is said once, with the first that it is for."""
+    said: set[str] = set()
+    lines = []
+    for one in found:
+        lines.append(f"mail may be hidden: {one if one.todo not in said else f'{one.path}: {one.what}'}")
+        said.add(one.todo)
+    return lines
+
+
 def summary(found: Sequence[Hidden]) -> str:
     """One line for all of it."""
     more = f" (and {len(found) - 1} more: dboxfs info names them)" if len(found) > 1 else ""

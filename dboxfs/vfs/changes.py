@@ -113,7 +113,7 @@ class MessageChanges:
                 await trio.sleep(min(_FIRST_DELAY * attempt, _LONGEST_DELAY))
                 await self._store.refresh_mailbox(folder())
                 await self._reader.look(folder())
-        raise StoreBusy(f"{folder().name}: a message was replaced by others again and again")
+        raise StoreBusy(f"{folder()}: a message was replaced by others again and again")
 
     def folder_with(self, before: Folder, guid: bytes) -> Folder | None:
         """The folder of a mailbox that was *before*'s; None: none has it."""
@@ -218,9 +218,7 @@ class MessageChanges:
             await self._store.refresh_mailbox(folder)
             await self._files.withdraw(folder, wanted)
         except (DboxfsError, OSError) as exc:
-            log.error(
-                "%s: a name is promised to uid %d, which was not saved: %s", folder.name, wanted.uid, exc
-            )
+            log.error("%s: a name is promised to uid %d, which was not saved: %s", folder, wanted.uid, exc)
 
     async def _take_back(self, folder: Folder, uid: int) -> None:
         """The name can't be kept, and the writer hears of that: then there shall be no message either."""
@@ -228,7 +226,7 @@ class MessageChanges:
             await self._writer.expunge(folder.name, [uid])
             await self._store.see(folder)
         except (DboxfsError, OSError) as exc:
-            log.error("%s: uid %d was saved, but its name can't be: %s", folder.name, uid, exc)
+            log.error("%s: uid %d was saved, but its name can't be: %s", folder, uid, exc)
 
     async def _named(self, folder: Folder, uid: int, name: bytes | None) -> None:
         if name is not None:
@@ -262,7 +260,7 @@ class MessageChanges:
             return uid
         found = now.uid if now.folder is folder and now.uid in box else self._names.heir(folder, uid)
         if found is None:
-            raise NoSuchMessage(f"{folder.name}: no message with uid {uid}")
+            raise NoSuchMessage(f"{folder}: no message with uid {uid}")
         return found
 
     # -- names ---------------------------------------------------------------------------------
@@ -301,9 +299,7 @@ class MessageChanges:
         try:
             await self._files.keep(folder, uid, named)
         except (DboxfsError, OSError) as exc:  # the next writable mount takes the line out
-            log.error(
-                "%s: the name of uid %d is still promised to another message: %s", folder.name, uid, exc
-            )
+            log.error("%s: the name of uid %d is still promised to another message: %s", folder, uid, exc)
 
     async def _take_over(self, folder: Folder, uid: int, name: bytes) -> None:
         heir_of = self.inherited(folder, name)

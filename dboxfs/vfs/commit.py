@@ -126,7 +126,7 @@ class Committer:
             return
         home = self._changes.folder_with(draft.folder, guid)
         if home is None:
-            raise NoSuchMailbox(f"{draft.folder.name}: the mailbox is gone")
+            raise NoSuchMailbox(f"{draft.folder}: the mailbox is gone")
         draft.mailbox_is(home)
 
     async def _find_old(self, draft: Draft) -> int | None:

@@ -165,7 +165,7 @@ class Removals:
                     await self._store.refresh_mailbox(folder)
                     await self._ask_again(folder, asked)
             except (DboxfsError, OSError) as exc:
-                log.error("%s: messages are removed, but: %s", folder.name, exc)
+                log.error("%s: messages are removed, but: %s", folder, exc)
                 batch.error = exc
             box = folder.mailbox
             self._names.show(folder, [uid for uid in asked if box is None or uid not in box])
@@ -176,7 +176,7 @@ class Removals:
         lost = [uid for uid in uids if box is not None and uid in box]
         if not lost:
             return
-        log.warning("%s: %d removals were lost in a rebuild, and are asked for again", folder.name, len(lost))
+        log.warning("%s: %d removals were lost in a rebuild, and are asked for again", folder, len(lost))
         for uid in lost:
             await self._writer.ask_expunge(folder.name, uid)
         await self._writer.carry_out(folder.name)

@@ -121,3 +121,28 @@ async def test_every_command_refuses_a_location_that_contradicts_the_store_in_on
         assert not is_mounted(mountpoint)
     assert not (kept / "new").exists()
     assert snapshot(kept) == before
+
+
+async def test_what_is_to_be_done_is_said_once_however_many_mailboxes_need_it(kept: Path) -> None:
+    names = {f"Box{number}": 1 for number in range(5)}
+    root = await made(Kind.SDBOX, kept / "s", INBOX=1, **names)
+    for name in names:
+        lose_index(root, name)
+    for command in ("info", "ls"):
+        done = dboxfs(command, root)
+        assert sum("mail may be hidden" in line for line in done.stderr.splitlines()) == len(names)
+        assert done.stderr.count("give INDEX=") == 1
+        assert all(f"{root}/mailboxes/{name}/" in done.stderr for name in names)
+    done = dboxfs("check", root)
+    assert done.stdout.count("give INDEX=") == 1
+    assert done.stdout.count("    as above\n") == len(names) - 1
+
+
+async def test_rescue_of_a_bare_storage_misses_no_mailboxes(kept: Path) -> None:
+    root = await made(Kind.MDBOX, kept / "s", INBOX=2)
+    (kept / "bare").mkdir()
+    shutil.copytree(root / "storage", kept / "bare/storage")
+    done = dboxfs("rescue", kept / "bare/storage", kept / "new")
+    assert done.returncode == 1
+    assert "unreadable" not in done.stdout + done.stderr
+    assert "2 messages were known to no index" in done.stdout

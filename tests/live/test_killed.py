@@ -208,6 +208,23 @@ def test_a_signal_ends_daemon_and_companion_and_whoever_waits(
             ask()
 
 
+def test_a_mount_over_a_dead_one_says_in_one_line_what_is_there_and_what_to_do(
+    dovecot: Dovecot, mounts: Mounts
+) -> None:
+    account = made(dovecot, "sdbox")
+    mnt = mounts.mount(account.location)
+    pids = processes(mnt)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert have_ended(pids)
+    done = dboxfs("mount", account.location, mnt)
+    assert done.returncode == 4
+    (line,) = done.stderr.splitlines()
+    assert "a dead mount is here" in line
+    assert f"dboxfs umount {mnt}" in line
+    assert dboxfs("umount", mnt).returncode == 0
+
+
 def test_a_daemon_tells_on_sigusr1_what_it_does(dovecot: Dovecot, mounts: Mounts) -> None:
     account = made(dovecot, "sdbox")
     mnt = mounts.mount(account.location, "rw")

@@ -186,7 +186,7 @@ class NameFiles:
             if some.holder is not None:
                 is_free &= bool(there([some.holder])) and self._names.name(folder, some.holder) == some.name
             seen.add(some.name)
-            what = f"{folder.name}: {some.name!r} is the name of another message by now"
+            what = f"{folder}: {some.name!r} is the name of another message by now"
             refused.append(None if is_free else Superseded(what))
         return refused
 
@@ -267,7 +267,7 @@ class NameFiles:
             if error is not None:
                 raise error
             if not there([uid]):
-                raise NoSuchMessage(f"{folder.name}: no message with uid {uid}")
+                raise NoSuchMessage(f"{folder}: no message with uid {uid}")
             if await self._append(folder, box, [line], durable=durable, unless_changed=True):
                 break
         await self._shorten(folder, box)

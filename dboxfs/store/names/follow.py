@@ -52,7 +52,7 @@ class NameFollower:
         try:
             await self._reader.look(folder)
         except OSError as exc:
-            log.warning("%s: the names that were written can't be read: %s", folder.name, exc.strerror)
+            log.warning("%s: the names that were written can't be read: %s", folder, exc.strerror)
 
     def _watch(self) -> None:
         directory = self._reader.directory

@@ -148,7 +148,7 @@ class NameReader:
                 if box.guid in self._behind:
                     await self.place(box).looks.run(lambda: self._catch_up(folder, box))
         except OSError as exc:
-            log.warning("%s: the names that were written can't be read: %s", folder.name, exc.strerror)
+            log.warning("%s: the names that were written can't be read: %s", folder, exc.strerror)
 
     async def _catch_up(self, folder: Folder, box: Mailbox) -> None:
         self._behind.discard(box.guid or b"")

@@ -75,7 +75,8 @@ async def _resolve(work: Work, note: Note, expunge: Expunge) -> None:
                 pass  # which repairs it, if somebody died between map and mailboxes
         copied = await _copied(work, note)
         if copied and await _is(work, note.source, note.source_guid):
-            log.info("%s: a move to %s that was interrupted is finished", note.source, note.mailbox)
+            source, target = work.shown(note.source), work.shown(note.mailbox)
+            log.info("%s: a move to %s that was interrupted is finished", source, target)
             await expunge(note.source, copied)
             if not work.mdbox:
                 async with work.mailbox(note.source) as index:  # the writer may have died behind the expunge

@@ -209,7 +209,7 @@ class StoreWriter:
             if await self._are_there(name, uids):
                 raise
             self._work.disk.lost_errors += 1
-            log.error("%s: uid %s is expunged, but: %s", name, _few(uids), error)
+            log.error("%s: uid %s is expunged, but: %s", self._work.shown(name), _few(uids), error)
             return None
 
     async def _are_there(self, name: str, uids: Sequence[int]) -> bool:

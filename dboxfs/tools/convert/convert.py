@@ -27,7 +27,7 @@ from dboxfs.errors import DboxfsError, Unsupported
 from dboxfs.fsapi import FileSystem
 from dboxfs.fsapi.ops import fresh
 from dboxfs.store.folder import Folder
-from dboxfs.store.hidden import hidden_in, summary
+from dboxfs.store.hidden import hidden_in, summary, told
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.mailbox import Mailbox
 from dboxfs.store.mailbox_names import display_name
@@ -147,7 +147,7 @@ class Converter:
         found = await hidden_in(self._store)
         if found and not self._force:
             raise HiddenMail(f"{summary(found)}; --force converts what is shown")
-        self.result.hidden = [str(one) for one in found]
+        self.result.hidden = told(found)
 
     async def _is_finished(self) -> bool:
         """Whether an earlier run was killed behind its last step: then there is nothing left to do."""

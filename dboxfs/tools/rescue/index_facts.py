@@ -118,7 +118,8 @@ async def learn(fs: FileSystem, location: Location, emit: Emit) -> Knowledge:
     tree = await scan_tree(fs, location, lambda _: None)
     boxes = []
     for folder in tree.walk():
-        if folder.error is not None:
+        is_bare = not folder.name and isinstance(folder.error, FileNotFoundError)  # no index knows a message
+        if folder.error is not None and not is_bare:
             what = f"the directory can't be read: {folder.error.strerror}"
             path = location.mailbox_path(folder.name) if folder.name else location.tree
             emit(Event("unreadable", what, path, mailbox=folder.name or None))
