@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import subprocess
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Set
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -122,8 +122,8 @@ class Template:
 class Recorder(FaultsDriver):
     """Writes down the kind of every operation."""
 
-    def __init__(self) -> None:
-        super().__init__(ThreadsDriver(1), depth=1)
+    def __init__(self, plan: Iterable[Fault] = ()) -> None:
+        super().__init__(ThreadsDriver(1), plan, depth=1)
         self.kinds: list[str] = []
 
     def submit(self, op: Op[R], done: Callable[[Job[R]], None], *, background: bool = False) -> Job[R]:

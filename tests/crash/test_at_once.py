@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,10 +133,31 @@ async def nobodys(location: Location) -> list[str]:
 async def test_what_was_not_acknowledged_is_there_at_once_or_never(
     points: dict[str, int], tmp_path: Path, change: Change, kind: Kind, neighbour: Neighbour
 ) -> None:
+    chosen = await at_every_point(tmp_path, change, kind, neighbour)
+    points[f"at once: {change.__name__}-{kind.value}-{neighbour.value}"] = chosen
+
+
+@pytest.mark.parametrize("neighbour", list(Neighbour), ids=lambda n: n.value)
+async def test_a_move_is_finished_or_undone_also_where_it_has_to_copy_the_bytes(
+    points: dict[str, int], tmp_path: Path, neighbour: Neighbour
+) -> None:
+    """The file system has no hard links."""
+    faults = [Fault("link", error=errno.EPERM, path="dbox-Mails")]
+    chosen = await at_every_point(tmp_path, move, Kind.SDBOX, neighbour, faults)
+    points[f"at once: move without links-{neighbour.value}"] = chosen
+
+
+async def at_every_point(
+    tmp_path: Path, change: Change, kind: Kind, neighbour: Neighbour, faults: Sequence[Fault] = ()
+) -> int:
+    """Let the writer die at every point of a change (or some); how many that were.
+
+    :param faults: what goes wrong all the time.
+    """
     first, last = Location(kind, str(tmp_path / "first")), Location(kind, str(tmp_path / "last"))
     await prepared(first)
     shutil.copytree(first.root, last.root)
-    recorder = Recorder()
+    recorder = Recorder(faults)
     assert await run(last, neighbour, change, recorder)
     before, after = await contents(first), await contents(last)
     every = list(points_of(recorder.kinds))
@@ -143,7 +165,9 @@ async def test_what_was_not_acknowledged_is_there_at_once_or_never(
     for number, point in enumerate(chosen):
         left = Location(kind, str(tmp_path / f"left{number}"))
         shutil.copytree(first.root, left.root)
-        whole = await run(left, neighbour, change, FaultsDriver(ThreadsDriver(1), point.plan(), depth=1))
+        whole = await run(
+            left, neighbour, change, FaultsDriver(ThreadsDriver(1), [*point.plan(), *faults], depth=1)
+        )
         at_once = await contents(left)
         await recovered(left, neighbour)
         then = await contents(left)
@@ -152,7 +176,7 @@ async def test_what_was_not_acknowledged_is_there_at_once_or_never(
         if neighbour is Neighbour.ALONE or change in (save, save_large):
             assert await nobodys(left) == [], where
         shutil.rmtree(left.root)
-    points[f"at once: {change.__name__}-{kind.value}-{neighbour.value}"] = len(chosen)
+    return len(chosen)
 
 
 @pytest.mark.parametrize("neighbour", list(Neighbour), ids=lambda n: n.value)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from dboxfs.errors import DboxfsError, NoSuchMailbox
 from dboxfs.fsapi import ops
@@ -106,13 +106,44 @@ async def _copied(work: Work, note: Note) -> list[int]:
         state = index.state
         uids = [int(uid) for uid in state.uids if uid >= note.first_uid]
         column = map_uids(state)
-        if column is not None:
-            there = {int(column[row]) for row in state.rows_of(uids).tolist()}
-        else:
-            paths = [ops.Stat(work.message_paths(note.mailbox, uid)[0], follow=False) for uid in uids]
-            answers = await work.disk.run_all(paths)
-            there = {answer.st_ino for answer in answers if isinstance(answer, os.stat_result)}
+        there = {int(column[row]) for row in state.rows_of(uids).tolist()} if column is not None else set()
+    if column is None:
+        return await _copied_files(work, note, uids)
     return [uid for uid, _ in note.moved] if all(key in there for _, key in note.moved) else []
+
+
+async def _copied_files(work: Work, note: Note, uids: Sequence[int]) -> list[int]:
+    """:func:`_copied` of an sdbox: a copy is the same file, or, where there are no hard links, one with the
+    same bytes, the message's GUID among them.
+    """
+    paths = [work.message_paths(note.mailbox, uid)[0] for uid in uids]
+    answers = await work.disk.run_all([ops.Stat(path, follow=False) for path in paths])
+    found = {p: a for p, a in zip(paths, answers, strict=True) if isinstance(a, os.stat_result)}
+    inodes = {status.st_ino for status in found.values()}
+    async with work.mailbox(note.source) as index:
+        left = set(present(index.state, [uid for uid, _ in note.moved]))
+    for uid, inode in note.moved:
+        if inode in inodes or uid not in left:  # the writer has copied all before it expunged one
+            continue
+        copy = None
+        for path in work.message_paths(note.source, uid):
+            status = await work.disk.stat(path)
+            sizes = [
+                other for other, its in found.items() if status is not None and its.st_size == status.st_size
+            ]
+            copy = copy or await _same(work, path, sizes)
+        if copy is None:
+            return []
+        del found[copy]
+    return [uid for uid, _ in note.moved]
+
+
+async def _same(work: Work, path: str, others: Iterable[str]) -> str | None:
+    """That of some files which has the bytes of another one; None: none."""
+    for other in others:
+        if await work.disk.read_whole(other) == await work.disk.read_whole(path):
+            return other
+    return None
 
 
 async def _is(work: Work, name: str, guid: str) -> bool:
