@@ -8,7 +8,7 @@
 * :mod:`~dboxfs.tools.rescue.scan_files`: the files, read,
 * :mod:`~dboxfs.tools.rescue.place`: which message belongs where,
 * :mod:`~dboxfs.tools.rescue.sources`: the text of a message, to be saved
-  (:mod:`~dboxfs.tools.rescue.packing`, :mod:`~dboxfs.tools.rescue.guarded`),
+  (:mod:`~dboxfs.tools.packing`, :mod:`~dboxfs.tools.guarded`),
 * :mod:`~dboxfs.tools.rescue.write_store`: the new store, written.
 """
 

@@ -7,45 +7,25 @@ A mailbox gets its guid, UIDVALIDITY and next uid when its messages are in it.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 
 from dboxfs.dbox import PREFIX_SIZE, detect, is_encrypted
 from dboxfs.errors import DboxfsError
 from dboxfs.store.location import Kind
 from dboxfs.store.salvage import Trust
-from dboxfs.store.write import (
-    Coded,
-    CopyAs,
-    InvalidName,
-    MailboxExists,
-    NewMessage,
-    Source,
-    StoreWriter,
-)
+from dboxfs.store.write import Coded, CopyAs, InvalidName, NewMessage, Source, StoreWriter
+from dboxfs.tools.filling import Filling, make_mailbox, sorted_out
+from dboxfs.tools.guarded import Guarded
+from dboxfs.tools.packing import MOST, counted, packed
 from dboxfs.tools.rescue.events import Event
-from dboxfs.tools.rescue.guarded import Guarded, TextLost
 from dboxfs.tools.rescue.index_facts import Box, Known
-from dboxfs.tools.rescue.packing import MOST, counted, packed
 from dboxfs.tools.rescue.place import Assigned, Target
 from dboxfs.tools.rescue.rows import NO_DATE, NO_GUID, Row
 from dboxfs.tools.rescue.scan_files import File, Harvest
 from dboxfs.tools.rescue.sources import Texts
-
-_MOST_MESSAGES = 500
-_MOST_BYTES = 4 << 20
-_KEYWORD = re.compile(r"[!#$&'+,\-./0-9:;<=>?@A-Z\[^_`a-z|}~]{1,255}")
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Saves that wait to be one transaction."""
-
-    targets: list[Target] = field(default_factory=list)
-    messages: list[NewMessage] = field(default_factory=list)
-    size: int = 0
 
 
 class Planter:
@@ -114,10 +94,7 @@ class Planter:
             self._done.mailboxes += 1
             return name
         try:
-            await self._writer.create_mailbox(name)
-            self._done.mailboxes += 1
-        except MailboxExists:
-            return name
+            self._done.mailboxes += await make_mailbox(self._writer, name)
         except InvalidName as exc:
             what = f"{exc}; its messages go to INBOX"
             self._harvest.emit(Event("renamed", what, mailbox=name))
@@ -153,20 +130,23 @@ class Planter:
     # -- messages ----------------------------------------------------------------------------------------
 
     async def _fill(self, name: str, targets: Sequence[Target]) -> None:
-        batch = _Batch()
+        def lost(target: Target, why: str) -> None:
+            self._tear(target, name, why, known=True)
+
+        filling = Filling(self._writer, name, partial(self._keep, name), lost, self._texts.done)
         for target in targets:
             first = self._first(target)
             if first in self._shared and (
-                first in self._saved or any(other.row == first for other in batch.targets)
+                first in self._saved or any(other.row == first for other in filling.tags)
             ):
-                await self._save(name, batch)
+                await filling.flush()
                 if first in self._saved:
-                    await self._copy(name, Target(first, target.known))
+                    known = target.known or Known(0, 0, (), None)
+                    like = CopyAs(known.uid, known.flags, self._keywords(known), known.saved)
+                    await filling.copy(Target(first, target.known), *self._saved[first], like)
                     continue
-            await self._add(name, batch, target)
-            if len(batch.messages) >= _MOST_MESSAGES or batch.size >= _MOST_BYTES:
-                await self._save(name, batch)
-        await self._save(name, batch)
+            await self._add(name, filling, target)
+        await filling.flush()
 
     def _first(self, target: Target) -> int:
         """The row that holds this message: in an mdbox another one, if that has the same guid and size."""
@@ -178,7 +158,7 @@ class Planter:
             self._shared.add(first)
         return first
 
-    async def _add(self, name: str, batch: _Batch, target: Target) -> None:
+    async def _add(self, name: str, filling: Filling[Target], target: Target) -> None:
         """Read the text of one message for the batch."""
         row = self._harvest.rows[target.row]
         file = self._harvest.files[row.file]
@@ -196,10 +176,9 @@ class Planter:
             self._refuse(target, name, fitting)
             return
         text, coded = fitting
-        batch.targets.append(target)
         source = text if isinstance(text, bytes) else Guarded(text, target.row)
-        batch.messages.append(replace(self._message(source, target, file.changed), coded=coded))
-        batch.size += len(text) if isinstance(text, bytes) else 0
+        message = replace(self._message(source, target, file.changed), coded=coded)
+        await filling.add(target, target.row, message, len(text) if isinstance(text, bytes) else 0)
 
     async def _fitting(
         self, file: File, row: Row, text: bytes | Source
@@ -253,35 +232,19 @@ class Planter:
         )  # fmt: skip
 
     def _keywords(self, known: Known) -> tuple[str, ...]:
-        good = tuple(word for word in known.keywords if _KEYWORD.fullmatch(word))
-        for word in sorted(set(known.keywords) - set(good)):
+        good, bad = sorted_out(known.keywords)
+        for word in bad:
             self._harvest.emit(Event("keywords", f"{word!r} can't be a keyword", uid=known.uid))
         return good
 
-    async def _save(self, name: str, batch: _Batch) -> None:
-        if not batch.messages:
+    def _keep(self, name: str, target: Target, uid: int, copied: bool) -> None:
+        """A message is in mailbox *name* of the new store."""
+        if copied:
+            self._done.copies += 1
             return
-        try:
-            saved = await self._writer.save(name, batch.messages)
-        except TextLost as exc:
-            at = next(at for at, target in enumerate(batch.targets) if target.row == exc.number)
-            self._tear(batch.targets[at], name, exc.reason, known=True)
-            del batch.targets[at], batch.messages[at]
-            await self._save(name, batch)
-            return
-        for target, uid in zip(batch.targets, saved.uids, strict=True):
-            if target.known is not None and uid != target.known.uid:
-                self.renumbered.add(name)
-            if self._once or target.row in self._shared:
-                self._saved[target.row] = (name, uid)
-        self._done.messages += len(saved.uids)
-        batch.targets, batch.messages, batch.size = [], [], 0
-        self._texts.done()
+        if target.known is not None and uid != target.known.uid:
+            self.renumbered.add(name)
+        if self._once or target.row in self._shared:
+            self._saved[target.row] = (name, uid)
+        self._done.messages += 1
         self._progress(self._done.messages)
-
-    async def _copy(self, name: str, target: Target) -> None:
-        known = target.known or Known(0, 0, (), None)
-        source, uid = self._saved[target.row]
-        like = {uid: CopyAs(known.uid, known.flags, self._keywords(known), known.saved)}
-        await self._writer.copy(source, [uid], name, like=like)
-        self._done.copies += 1

@@ -1,4 +1,4 @@
-"""Texts of the old store whose failing ends no more than their own message."""
+"""Texts of a source whose failing ends no more than their own message."""
 
 from __future__ import annotations
 

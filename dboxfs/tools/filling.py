@@ -1,0 +1,145 @@
+"""Filling a store with messages, many in one transaction: what ``import`` and ``rescue`` write with.
+
+A :class:`Filling` collects messages for one mailbox and saves them together (``StoreWriter.save``): all of a
+transaction are there, or none.  They come in the order in which they were added, so that uids which ascend
+are kept.  Copies of messages that the store has already are collected in the same way and made without
+their bytes.
+
+A text that can't be read any more (:class:`~dboxfs.tools.guarded.TextLost`) ends no more than its own
+message: the others of its transaction are saved without it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from dboxfs.store.write import CopyAs, MailboxExists, NewMessage, StoreWriter
+from dboxfs.tools.guarded import TextLost
+
+T = TypeVar("T")
+
+MOST_MESSAGES = 500
+MOST_BYTES = 4 << 20
+_KEYWORD = re.compile(r"[!#$&'+,\-./0-9:;<=>?@A-Z\[^_`a-z|}~]{1,255}")
+
+
+def sorted_out(words: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """*words* that can be keywords, in their order, and those that can't."""
+    good = tuple(word for word in words if _KEYWORD.fullmatch(word))
+    return good, tuple(sorted(set(words) - set(good)))
+
+
+async def make_mailbox(writer: StoreWriter, name: str) -> bool:
+    """Make a mailbox; False: it is there.
+
+    :raises InvalidName: it can't be.
+    """
+    try:
+        await writer.create_mailbox(name)
+    except MailboxExists:
+        return False
+    return True
+
+
+@dataclass(slots=True)
+class _Copies(Generic[T]):
+    """Copies that wait: all of one mailbox, ascending there."""
+
+    source: str = ""
+    uids: list[int] = field(default_factory=list)
+    like: dict[int, CopyAs] = field(default_factory=dict)
+    tags: list[T] = field(default_factory=list)
+
+
+class Filling(Generic[T]):
+    """Messages on their way into mailbox *name*; see the module.
+
+    :param saved: told of each message that is in the store: its tag, its uid, and whether it is a copy.
+    :param lost: told of each whose text could not be read, and why.
+    :param flushed: told that the texts of those that waited are not needed any more.
+    """
+
+    def __init__(
+        self,
+        writer: StoreWriter,
+        name: str,
+        saved: Callable[[T, int, bool], None],
+        lost: Callable[[T, str], None],
+        flushed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name = name
+        self._writer = writer
+        self._saved = saved
+        self._lost = lost
+        self._flushed = flushed
+        self._tags: list[T] = []
+        self._numbers: list[int] = []
+        self._messages: list[NewMessage] = []
+        self._size = 0
+        self._copies: _Copies[T] = _Copies()
+
+    @property
+    def tags(self) -> list[T]:
+        """Of the messages that wait."""
+        return self._tags
+
+    async def add(self, tag: T, number: int, message: NewMessage, size: int) -> None:
+        """Take a message, and save all that wait if they are many.
+
+        :param number: what a :class:`~dboxfs.tools.guarded.Guarded` text of it was told.
+        :param size: bytes of it that are in memory.
+        """
+        await self._flush_copies()
+        self._tags.append(tag)
+        self._numbers.append(number)
+        self._messages.append(message)
+        self._size += size
+        if len(self._messages) >= MOST_MESSAGES or self._size >= MOST_BYTES:
+            await self.flush()
+
+    async def copy(self, tag: T, source: str, uid: int, like: CopyAs) -> None:
+        """Take a copy of message *uid* of mailbox *source*."""
+        await self._flush_messages()
+        waiting = self._copies
+        if waiting.uids and (waiting.source != source or uid <= waiting.uids[-1]):
+            await self._flush_copies()
+            waiting = self._copies
+        waiting.source = source
+        waiting.uids.append(uid)
+        waiting.like[uid] = like
+        waiting.tags.append(tag)
+        if len(waiting.uids) >= MOST_MESSAGES:
+            await self._flush_copies()
+
+    async def flush(self) -> None:
+        """Save what waits.
+
+        :raises OSError, DboxfsError: the store can't be written; none of it is there.
+        """
+        await self._flush_copies()
+        await self._flush_messages()
+
+    async def _flush_messages(self) -> None:
+        while self._messages:
+            try:
+                saved = await self._writer.save(self.name, self._messages)
+            except TextLost as exc:
+                at = self._numbers.index(exc.number)
+                self._lost(self._tags[at], exc.reason)
+                del self._tags[at], self._numbers[at], self._messages[at]
+                continue
+            tags, self._tags, self._numbers, self._messages, self._size = self._tags, [], [], [], 0
+            for tag, uid in zip(tags, saved.uids, strict=True):
+                self._saved(tag, uid, False)
+            self._flushed()
+
+    async def _flush_copies(self) -> None:
+        waiting, self._copies = self._copies, _Copies()
+        if not waiting.uids:
+            return
+        copied = await self._writer.copy(waiting.source, waiting.uids, self.name, like=waiting.like)
+        for tag, uid in zip(waiting.tags, copied.uids, strict=True):
+            self._saved(tag, uid, True)
