@@ -324,6 +324,28 @@ class CopyRange(Op[Appended]):
     expected: int
 
 
+# -- copies that others read as plain files ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimes(Op[None]):
+    """Set mtime and atime of an open file: ns since the epoch, before 1970 negative."""
+
+    kind: ClassVar[str] = "set_times"
+    fd: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetXattr(Op[None]):
+    """Set an extended attribute of a file or directory."""
+
+    kind: ClassVar[str] = "set_xattr"
+    path: str
+    name: str
+    value: bytes
+
+
 # -- one operation on its way -------------------------------------------------------------------------------
 
 

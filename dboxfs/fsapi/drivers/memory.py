@@ -303,6 +303,12 @@ class MemoryDriver:
     def _sync_all(self, op: ops.SyncAll) -> None:
         self._file(op.fd)  # EBADF
 
+    def _set_times(self, op: ops.SetTimes) -> None:
+        self._file(op.fd).node.mtime_ns = op.mtime_ns
+
+    def _set_xattr(self, op: ops.SetXattr) -> None:
+        self.tree.find(op.path).xattrs[op.name] = op.value
+
     def _copy_range(self, op: ops.CopyRange) -> Appended:
         target = self._file(op.fd).node
         if len(target.data) != op.expected:
@@ -336,5 +342,7 @@ class MemoryDriver:
         ops.TryLock: _try_lock,
         ops.Unlock: _unlock,
         ops.SyncAll: _sync_all,
+        ops.SetTimes: _set_times,
+        ops.SetXattr: _set_xattr,
         ops.CopyRange: _copy_range,
     }

@@ -48,6 +48,7 @@ class MemoryNode:
     entries: dict[str, MemoryNode] = field(default_factory=dict)
     target: str = ""
     locks: dict[LockKind, Holder] = field(default_factory=dict)
+    xattrs: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def is_dir(self) -> bool:

@@ -439,5 +439,7 @@ _CALLS: dict[type[Op[Any]], Callable[[Any], Any]] = {
     ops.AppendLocked: _append_locked,
     ops.Unlock: _unlock,
     ops.SyncAll: _sync_all,
+    ops.SetTimes: lambda op: os.utime(op.fd, ns=(op.mtime_ns, op.mtime_ns)),
+    ops.SetXattr: lambda op: os.setxattr(op.path, op.name, op.value, follow_symlinks=False),
     ops.CopyRange: _copy_range,
 }

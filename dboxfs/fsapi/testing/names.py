@@ -7,6 +7,7 @@ import stat
 
 import trio
 
+from dboxfs.fsapi import ops
 from dboxfs.fsapi.filesystem import FileSystem
 from dboxfs.fsapi.testing.reading import fails, make
 from dboxfs.fsapi.testing.writing import content, names
@@ -29,6 +30,18 @@ async def attributes(fs: FileSystem, root: str) -> None:
     await fails(errno.ENOTDIR, lambda: fs.stat(f"{path}/below"))
     await fails(errno.EINVAL, lambda: fs.stat(f"{root}/nul\0"))
     await fails(errno.EINVAL, lambda: fs.readlink(path))
+
+
+async def dates_and_extended_attributes(fs: FileSystem, root: str) -> None:
+    """A file gets any mtime, before 1970 too; an attribute needs something that it belongs to."""
+    path = f"{root}/a"
+    opened = await fs.run(ops.Create(path, Permissions(0o600)))
+    for seconds in (-315_583_200, 0, 4_417_930_800):
+        await fs.run(ops.SetTimes(opened.fd, seconds * 10**9))
+        assert (await fs.stat(path)).st_mtime_ns == seconds * 10**9, "the mtime that was set"
+    await fs.run(ops.Close(opened.fd))
+    await fs.run(ops.SetXattr(path, "user.dbox.uid", b"17"))
+    await fails(errno.ENOENT, lambda: fs.run(ops.SetXattr(f"{root}/none", "user.dbox.uid", b"17")))
 
 
 async def listings(fs: FileSystem, root: str) -> None:
@@ -129,6 +142,7 @@ async def many_at_once(fs: FileSystem, root: str) -> None:
 
 CHECKS = (
     attributes,
+    dates_and_extended_attributes,
     listings,
     renames,
     links,
