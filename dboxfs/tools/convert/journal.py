@@ -22,19 +22,14 @@ A line without its end was being written when the writer died, and doesn't count
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from dboxfs.errors import CorruptFile
-from dboxfs.fsapi import ops
-from dboxfs.fsapi.ops import SyncAll
 from dboxfs.store.disk import AppendFile
 from dboxfs.store.location import UNFINISHED
-
-_JOURNAL_PIECE = 4 << 20
+from dboxfs.tools.line_journal import LineJournal
 
 
 class DestinationRow(NamedTuple):
@@ -137,9 +132,7 @@ class Journal:
     def __init__(self, file: AppendFile, *, durable: bool) -> None:
         self.head: Head | None = None
         self.publishing = False
-        self._file = file
-        self._durable = durable
-        self._waiting: list[dict[str, object]] = []
+        self._lines = LineJournal(file, durable=durable)
 
     async def load(self, batch: Callable[[Batch], None], done: Callable[[str], None]) -> None:
         """Read what is there, and cut off a line that was not finished.
@@ -148,19 +141,7 @@ class Journal:
         :param done: called with the name of each mailbox that is finished.
         :raises CorruptFile: a line that no conversion has written.
         """
-        rest, offset, end = b"", 0, 0
-        while offset < self._file.size:
-            data = await self._file.read(min(_JOURNAL_PIECE, self._file.size - offset), offset)
-            offset += len(data)
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                try:
-                    self._take(json.loads(line), batch, done)
-                except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-                    raise CorruptFile(self._file.path, end, "no line of a conversion's journal") from exc
-                end += len(line) + 1
-        if rest:
-            await self._file.cut(end)
+        await self._lines.load(lambda line: self._take(line, batch, done), "conversion")
 
     def _take(
         self, line: Mapping[str, Any], batch: Callable[[Batch], None], done: Callable[[str], None]
@@ -177,38 +158,30 @@ class Journal:
     async def begin(self, head: Head) -> None:
         """Write the first line."""
         self.head = head
-        self._waiting.append(head.encode())
+        self._lines.add(head.encode())
         await self.commit()
 
     def add(self, batch: Batch) -> None:
         """Messages are written; :meth:`commit` makes that count."""
-        self._waiting.append(batch.encode())
+        self._lines.add(batch.encode())
 
     def finish(self, mailbox: str) -> None:
         """A mailbox is written, with its index; :meth:`commit` makes that count."""
-        self._waiting.append({"done": mailbox})
+        self._lines.add({"done": mailbox})
 
     async def publish(self) -> None:
         """Everything is on disk."""
         self.publishing = True
-        self._waiting.append({"publish": True})
+        self._lines.add({"publish": True})
         await self.commit()
 
     async def commit(self) -> None:
         """First all that was written, then the lines that say so: both on disk when this returns."""
-        if not self._waiting:
-            return
-        lines = [json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in self._waiting]
-        if self._durable:
-            await self._file.disk.run(SyncAll(self._file.fd))
-        await self._file.append(b"".join(lines))
-        self._waiting.clear()
-        if self._durable:
-            await self._file.disk.run(ops.Sync(self._file.fd, self._file.size))
+        await self._lines.commit()
 
     async def close(self) -> None:
         """Give the file and its lock back."""
-        await self._file.close()
+        await self._lines.close()
 
 
 def journal_path(root: str) -> str:

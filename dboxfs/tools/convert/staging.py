@@ -19,13 +19,13 @@ from dataclasses import replace
 from dboxfs.errors import NoSuchStore, StoreBusy
 from dboxfs.fsapi import FileSystem, ops
 from dboxfs.fsapi.ops import LockKind
-from dboxfs.fsapi.temporary import PREFIX
 from dboxfs.store.disk import Disk
 from dboxfs.store.location import UNFINISHED, Kind, Location
 from dboxfs.store.write import Fsync, StoreExists, WriteOptions
 from dboxfs.store.write.new_store import nowhere
 from dboxfs.store.write.session import Work
 from dboxfs.tools.convert.journal import Journal, journal_path
+from dboxfs.tools.staged import publish
 
 STAGING = ".dboxfs-store"
 """Where the store is made, in the destination's root."""
@@ -68,18 +68,8 @@ class Workplace:
 
     async def publish(self) -> None:
         """Move the finished store to its place; what an earlier attempt has moved stays."""
-        disk, staging = self.work.disk, self.work.location.root
-        names = [entry.name for entry in await disk.listdir(staging)]
-        for name in sorted(names, key=lambda name: (name == "mailboxes", name)):
-            if name.startswith(PREFIX):  # an interrupted conversion has left it
-                await disk.unlink(os.path.join(staging, name))
-                continue
-            if name == "mailboxes":
-                await self._sync_root()
-            await disk.run(ops.Rename(os.path.join(staging, name), os.path.join(self.root, name)))
-        await self._sync_root()
-        if await disk.exists(staging):
-            await disk.run(ops.Rmdir(staging))
+        disk = self.work.disk
+        await publish(disk, self.work.location.root, self.root, durable=self._durable)
         await disk.unlink(journal_path(self.root))
         await self._sync_root()
 

@@ -19,12 +19,12 @@ from typing import Protocol
 
 import numpy as np
 
-from dboxfs.store.disk import AppendFile
 from dboxfs.store.write.record import NewFile, new_file
 from dboxfs.store.write.record import Place as FilePlace
 from dboxfs.store.write.results import side_by_side
 from dboxfs.store.write.session import Work, message_number
 from dboxfs.store.write_options import WriteOptions
+from dboxfs.tools.buffered_file import BufferedFile
 from dboxfs.tools.convert.copies import Copies, is_copy
 from dboxfs.tools.convert.encoding import RecordFormat, begin_record, completed_items, must_be_packed
 from dboxfs.tools.convert.errors import Unfit
@@ -32,7 +32,6 @@ from dboxfs.tools.convert.journal import Batch, DestinationRow, SharedMessage, S
 from dboxfs.tools.convert.newindexes import MapRows
 from dboxfs.tools.convert.source import MOST_PACKED, PIECE, SourceMessage, Stored, Unreadable, close_all
 
-_BUFFER = 1 << 20
 _FIRST = 16
 _MAX_RECORD = (1 << 32) - 1
 
@@ -137,7 +136,7 @@ class SdboxTarget:
         await self._disk.unlink(path)
         file = await self._disk.create(path)
         try:
-            out = _Output(file, form.header)
+            out = BufferedFile(file, form.header)
             trouble = await _write_record(out, record, message, None)
             await out.flush()
             return trouble
@@ -168,7 +167,7 @@ class MdboxTarget:
         self._refcounts = array("H")
         self._file_id = 0
         self._end = 0
-        self._out: _Output | None = None
+        self._out: BufferedFile | None = None
         self._form: NewFile
         self._worn: dict[str, SharedMessage] = {}
         self._copies = Copies()
@@ -299,12 +298,12 @@ class MdboxTarget:
             await self._close_file()
         return StoredPlace(self._file_id, start, size if size <= _MAX_RECORD else 0), trouble
 
-    async def _next_file(self) -> _Output:
+    async def _next_file(self) -> BufferedFile:
         await self._close_file()
         self._file_id += 1
         self._form = new_file(self._work.options.dbox_version)
         file = await self._disk.create(self._work.storage_paths(self._file_id)[0])
-        self._out = _Output(file, self._form.header)
+        self._out = BufferedFile(file, self._form.header)
         return self._out
 
     async def _close_file(self) -> None:
@@ -328,38 +327,6 @@ class MdboxTarget:
         await self._close_file()
 
 
-class _Output:
-    """A file that is appended to through a buffer.  ``end``: its length with what waits (bytes)."""
-
-    def __init__(self, file: AppendFile, start: bytes) -> None:
-        self.file = file
-        self.end = file.size + len(start)
-        self._waiting = [start]
-        self._size = len(start)
-
-    async def append(self, data: bytes) -> None:
-        """Add bytes; they are written when there are enough."""
-        self._waiting.append(data)
-        self._size += len(data)
-        self.end += len(data)
-        if self._size >= _BUFFER:
-            await self.flush()
-
-    async def flush(self) -> None:
-        """Write what waits."""
-        if self._size:
-            data = b"".join(self._waiting)
-            self._waiting.clear()
-            self._size = 0
-            await self.file.append(data)
-
-    async def cut(self, end: int) -> None:
-        """Take back what is behind *end* (bytes)."""
-        await self.flush()
-        await self.file.cut(end)
-        self.end = end
-
-
 async def _pack(message: Stored, options: WriteOptions) -> None:
     """Compress a plain message where those of the destination are to be compressed.
 
@@ -381,7 +348,7 @@ async def _begin(place: FilePlace, message: Stored) -> RecordFormat:
     )  # fmt: skip
 
 
-async def _write_record(out: _Output, record: RecordFormat, message: Stored, mailbox: str | None) -> str:
+async def _write_record(out: BufferedFile, record: RecordFormat, message: Stored, mailbox: str | None) -> str:
     """Append a record; a part of it may have been written when this raises.
 
     :param mailbox: for the ``B`` line of an mdbox.
