@@ -28,7 +28,7 @@ def init(arguments: argparse.Namespace) -> int:
     log_to_stderr()
     root = os.path.abspath(os.path.expanduser(arguments.store))
     location = Location(Kind(arguments.format), root)
-    permissions = _permissions(root, arguments.owner)
+    permissions = new_root_permissions(root, arguments.owner)
 
     async def run() -> None:
         async with FileSystem(ThreadsDriver()) as fs:
@@ -68,7 +68,7 @@ def owner(text: str) -> tuple[int, int]:
     return uid, gid
 
 
-def _permissions(root: str, given: tuple[int, int] | None) -> Permissions:
+def new_root_permissions(root: str, given: tuple[int, int] | None) -> Permissions:
     """Of a new root: as root, those of the directory above, or those that were asked for."""
     if os.geteuid() != 0:
         if given is not None and given[0] != os.geteuid():

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Collection, Sequence
 
 from dboxfs import __version__
-from dboxfs.cli import change, check, convert, mount, rescue, show, umount
+from dboxfs.cli import change, check, convert, exporting, importing, mount, rescue, show, umount
 from dboxfs.cli.logs import one_line
 from dboxfs.cli.mount_options import OPTIONS_HELP
 from dboxfs.cli.status import (
@@ -168,6 +168,20 @@ def _parser(*, by_option: bool) -> tuple[argparse.ArgumentParser, Collection[str
     )  # fmt: skip
     convert.add_arguments(convert_parser, by_option=by_option)
     convert_parser.set_defaults(run=convert.convert)
+
+    import_parser = commands.add_parser(
+        "import", help="bring mail of other formats into a store",
+        description=importing.DESCRIPTION + STORE_HELP, epilog=_STATUS, formatter_class=raw,
+    )  # fmt: skip
+    importing.add_arguments(import_parser, by_option=by_option)
+    import_parser.set_defaults(run=importing.import_mail)
+
+    export_parser = commands.add_parser(
+        "export", help="write a store as Maildir, mbox or plain files",
+        description=exporting.DESCRIPTION + STORE_HELP, epilog=_STATUS, formatter_class=raw,
+    )  # fmt: skip
+    exporting.add_arguments(export_parser, by_option=by_option)
+    export_parser.set_defaults(run=exporting.export)
 
     check_parser = commands.add_parser(
         "check", help="compare everything in a store with everything else",

@@ -1,0 +1,188 @@
+"""``import``: mail of another format into a store.
+
+ImportProgress goes to stderr; what came of it to stdout.  A message or mailbox that was left out is a line on
+stderr, and makes the exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import trio
+
+from dboxfs.cli import change
+from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.paths import overlap
+from dboxfs.cli.progress import Meter
+from dboxfs.cli.status import UsageError, new_root
+from dboxfs.cli.stores import add_store, choose_store
+from dboxfs.errors import NoSuchStore, StoreBusy
+from dboxfs.fsapi import FileSystem, ThreadsDriver
+from dboxfs.store import Kind, Location, open_store, parse_location
+from dboxfs.store.mail_settings import for_dovecot
+from dboxfs.store.write import Eol, Neighbour, StoreWriter, WriteOptions, with_version
+from dboxfs.tools.importing import (
+    KINDS,
+    Imported,
+    Importer,
+    ImportProgress,
+    find_source,
+    is_begun,
+    make_store,
+)
+
+DESCRIPTION = """\
+Bring mail into STORE, which is there already or is made (--format). SOURCE is
+  a tree that was copied out of a mount, with its user.dbox.* attributes or without,
+  a Maildir, Maildir++, or Maildirs in plain directories (Dovecot's, Courier's, others'),
+  an mbox, or a directory of mboxes (Dovecot's, Thunderbird's, others').
+Kept is all that SOURCE knows: uids, guids, flags, keywords, dates, UIDVALIDITY, guids of
+mailboxes, subscriptions, names of files; SEMANTICS.md has a table. In a mailbox that has
+mail already uids that are taken become new ones. A message that STORE has already (same
+guid, same text) is not saved again: so an import that was interrupted goes on with the
+same command, and one that is repeated changes nothing. SOURCE is only read.
+
+"""
+
+_MOST_NOTES = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
+    """Declare the command line."""
+    parser.add_argument("source", metavar="SOURCE")
+    add_store(parser, by_option=by_option)
+    parser.add_argument("--from", dest="kind", choices=KINDS, help="what SOURCE is; left out: found out")
+    parser.add_argument(
+        "--mailbox", metavar="NAME",
+        help="only this mailbox of SOURCE (Work/Customers); of a single mbox or Maildir: where its mail goes "
+        "(INBOX)",
+    )  # fmt: skip
+    parser.add_argument("--format", choices=("sdbox", "mdbox"), help="make STORE, if it is not there yet")
+    parser.add_argument(
+        "--dbox-version", type=int, choices=(2, 3), help="of a new STORE: 2, Dovecot's (default), or 3"
+    )
+    parser.add_argument(
+        "--owner", metavar="USER[:GROUP]", type=change.owner, help="of a new STORE, as in dboxfs init"
+    )
+    parser.add_argument(
+        "--alone", action="store_true", help="no Dovecot uses STORE meanwhile: quicker, and tidier"
+    )
+    parser.add_argument(
+        "--eol", choices=[eol.value for eol in Eol], default=Eol.KEEP.value,
+        help="line ends: keep (default), or lf, as Dovecot saves them",
+    )  # fmt: skip
+    parser.add_argument("--verify", action="store_true", help="read everything again and compare it")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def import_mail(arguments: argparse.Namespace) -> int:
+    """``dboxfs import SOURCE STORE [--from KIND] [--mailbox NAME] [--format F] [--verify] ...``."""
+    log_to_stderr()
+    path = os.path.abspath(os.path.expanduser(arguments.source))
+    source = find_source(path, arguments.kind)
+    meter = Meter(quiet=arguments.quiet)
+    options = WriteOptions(eol=Eol(arguments.eol))
+
+    def report(progress: ImportProgress) -> None:
+        doing = "compared" if progress.verifying else "looked at"
+        meter.show(doing, progress.messages, progress.of or 0, progress.bytes)
+
+    async def run() -> tuple[Imported, Location, bool]:
+        async with FileSystem(ThreadsDriver()) as fs:
+            location, new = await _target(fs, arguments, options)
+            if (part := overlap(location, path)) is not None:
+                raise UsageError(
+                    f"{path}: SOURCE and STORE must not lie in each other ({part} belongs to STORE)"
+                )
+            with _held(location.root):
+                async with open_store(fs, location, follow=False) as store:
+                    neighbour = Neighbour.ALONE if new or arguments.alone else Neighbour.DOVECOT
+                    writing = await with_version(store, replace(options, neighbour=neighbour))
+                    writer = StoreWriter(fs, location, store.owner, writing)
+                    await writer.recover()
+                    importer = Importer(
+                        store, writer, source, only=arguments.mailbox, verify=arguments.verify, report=report
+                    )
+                    return await importer.run(), location, new
+
+    try:
+        done, location, new = trio.run(run)
+    finally:
+        meter.clear()
+    if arguments.mailbox is not None and not done.mailboxes and not done.failed:
+        raise UsageError(f"{path}: there is no mailbox {arguments.mailbox} (it is a {source.kind})")
+    return _tell(done, location, meter, new=new)
+
+
+def _tell(done: Imported, location: Location, meter: Meter, *, new: bool) -> int:
+    for line in (*done.told, *done.failed):
+        print(f"dboxfs: {one_line(line)}", file=sys.stderr)
+    for line in done.notes[:_MOST_NOTES]:
+        print(one_line(f"note: {line}"))
+    if len(done.notes) > _MOST_NOTES:
+        print(f"note: {len(done.notes) - _MOST_NOTES} more like these")
+    print(
+        one_line(
+            f"{location.root}: {done.messages} messages imported into {done.mailboxes} mailboxes, "
+            f"{meter.rate(done.bytes)}"
+        )
+    )
+    for count, what in (
+        (done.there, "were there already, with the same text: nothing was saved"),
+        (done.copies, "are copies of messages that the store has, without bytes of their own"),
+        (done.renumbered, "have another uid than in the source: theirs were taken"),
+        (done.reguided, "have another guid than in the source: theirs are other messages'"),
+    ):
+        if count:
+            print(f"{count} {what}")
+    if done.verified is not None:
+        print(f"compared: {done.verified} messages with the source, {len(done.told)} lines about it above")
+    if new:
+        for line in for_dovecot(location):
+            print(one_line(line))
+    if done.failed:
+        print(f"{len(done.failed)} were left out (see above); the same command tries them again")
+    return 1 if done.failed or done.told else 0
+
+
+async def _target(
+    fs: FileSystem, arguments: argparse.Namespace, options: WriteOptions
+) -> tuple[Location, bool]:
+    """Where the store is, which is made if it is wanted; and whether it was."""
+    if arguments.format is None:
+        return choose_store(arguments).location, False
+    if arguments.store is None:
+        raise UsageError("--format makes a new store: name its directory")
+    try:
+        root = os.path.abspath(os.path.expanduser(new_root(arguments.store)))
+    except argparse.ArgumentTypeError as exc:
+        raise UsageError(f"STORE: {exc}") from None
+    location = Location(Kind(arguments.format), root)
+    if not await is_begun(fs, root):
+        found = parse_location(root)
+        if found.kind is not location.kind:
+            raise NoSuchStore(f"{root}: this is an {found.kind.value} store; leave out --format")
+        return found, False
+    version = arguments.dbox_version or options.dbox_version
+    permissions = change.new_root_permissions(root, arguments.owner)
+    await make_store(fs, location, permissions, replace(options, dbox_version=version))
+    return location, True
+
+
+@contextmanager
+def _held(root: str) -> Iterator[None]:
+    """One import into a store at a time: two might save the same message, each."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise StoreBusy(f"{root}: another dboxfs import is writing it; wait until it has ended") from None
+    finally:
+        os.close(fd)

@@ -1,0 +1,133 @@
+"""What a format has to be able to do, and what all of them write with.
+
+A format writes one mailbox into a path that is missing, nothing of which counts before the exporter has
+given it its place.  It writes through a :class:`~dboxfs.store.disk.Disk` without syncs: the journal sees to
+those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dboxfs.fsapi import ops
+from dboxfs.fsapi.chain import Steps
+from dboxfs.store import Folder
+from dboxfs.store.disk import Disk, check_appended
+from dboxfs.store.mailbox_names import display_name, encode_mutf7
+from dboxfs.tools.exporting.errors import NoPlace
+from dboxfs.tools.exporting.message import Outgoing
+
+
+@dataclass(frozen=True, slots=True)
+class BoxFacts:
+    """A mailbox to be written.  ``guid``: 16 bytes.  ``keywords``: those that messages have."""
+
+    folder: Folder
+    shown: str
+    guid: bytes
+    uid_validity: int
+    next_uid: int
+    keywords: Sequence[str]
+    subscribed: bool
+
+
+class MailboxWriter(Protocol):
+    """One mailbox that is being written."""
+
+    async def put(self, message: Outgoing) -> str:
+        """Write a message; gives what the format could not hold of it, empty: it has all.
+
+        :raises DboxfsError: the message can't be had, nothing of it is there.
+        :raises OSError: the target can't be written.
+        """
+
+    async def close(self, *, done: bool) -> None:
+        """Everything was put (*done*), or it is given up."""
+
+
+class Format(Protocol):
+    """One of the formats."""
+
+    def place(self, folder: Folder) -> str:
+        """Where a mailbox goes, below the target's root; empty: its files lie in the root itself.
+
+        :raises NoPlace: it can't go anywhere.
+        """
+
+    async def begin(self, disk: Disk, path: str, box: BoxFacts) -> MailboxWriter:
+        """Begin a mailbox at *path*, which is missing; the directory above is there."""
+
+    async def finish(
+        self, disk: Disk, root: str, boxes: Sequence[BoxFacts], subscriptions: Iterable[str]
+    ) -> None:
+        """Everything else that belongs into *root*.
+
+        :param subscriptions: storage names.
+        """
+
+    def advice(self, root: str) -> list[str]:
+        """Lines for people: what to tell a Dovecot."""
+
+
+def mutf7_parts(folder: Folder, *, utf8: bool) -> list[bytes]:
+    """The parts of a storage name in modified UTF-7, as Dovecot has them in every format.
+
+    :raises NoPlace: it can't be written so.
+    """
+    return [mutf7_part(part, utf8=utf8) for part in folder.name.split("/")]
+
+
+def mutf7_part(part: str, *, utf8: bool) -> bytes:
+    """One part of a storage name in modified UTF-7.
+
+    :raises NoPlace: it can't be written so.
+    """
+    raw = part.encode("utf-8", "surrogateescape")
+    if not utf8:
+        return raw
+    try:
+        return encode_mutf7(raw.decode("utf-8"))
+    except ValueError:
+        raise NoPlace(
+            f"{display_name(part, utf8=utf8)}: no name in modified UTF-7; rename it first"
+        ) from None
+
+
+async def write_file(
+    disk: Disk, path: str, message: Outgoing, mtime: int, xattrs: Mapping[str, bytes] | None = None
+) -> None:
+    """A new file with the text of a message: a small one in one hop.
+
+    :param mtime: seconds since the epoch.
+    :raises DboxfsError: the text can't be read; the file is not there.
+    :raises OSError: it can't be written.
+    """
+    attributes = [ops.SetXattr(path, name, value) for name, value in (xattrs or {}).items()]
+    data = message.data
+    if data is not None:
+
+        def program() -> Steps[None]:
+            opened = yield ops.Create(path, disk.file_permissions)
+            try:
+                if data:
+                    check_appended((yield ops.Append(opened.fd, (data,))), len(data), path)
+                yield ops.SetTimes(opened.fd, mtime * 10**9)
+            finally:
+                yield ops.Close(opened.fd)
+            yield from attributes
+
+        await disk.chain(program)
+        return
+    file = await disk.create(path)
+    try:
+        await message.write_to(file.append)
+        await disk.run(ops.SetTimes(file.fd, mtime * 10**9))
+    except BaseException:
+        await file.close()
+        await disk.discard([path])
+        raise
+    await file.close()
+    for op in attributes:
+        await disk.run(op)

@@ -1,0 +1,25 @@
+"""``dboxfs import``: a copied tree, Maildir or mbox into a store.
+
+* :mod:`~dboxfs.tools.importing.importer`: the whole way, and what becomes of a message (``filled``),
+* :mod:`~dboxfs.tools.importing.guids`: which messages the store has already,
+* :mod:`~dboxfs.tools.importing.source`: what a source gives; ``maildir``, ``mbox``, ``tree``: the sources,
+* :mod:`~dboxfs.tools.importing.detect`: which of them SOURCE is,
+* :mod:`~dboxfs.tools.importing.verify`: the store, compared with the source.
+"""
+
+from dboxfs.tools.importing.detect import KINDS, find_source
+from dboxfs.tools.importing.errors import NoSource
+from dboxfs.tools.importing.importer import Importer
+from dboxfs.tools.importing.new_store import is_begun, make_store
+from dboxfs.tools.importing.results import Imported, ImportProgress
+
+__all__ = [
+    "KINDS",
+    "ImportProgress",
+    "Imported",
+    "Importer",
+    "NoSource",
+    "find_source",
+    "is_begun",
+    "make_store",
+]

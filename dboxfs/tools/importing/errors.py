@@ -1,0 +1,9 @@
+"""What ends an import before it begins."""
+
+from __future__ import annotations
+
+from dboxfs.errors import NoSuchStore
+
+
+class NoSource(NoSuchStore):
+    """SOURCE is missing, unreadable, or none of the formats that can be imported."""

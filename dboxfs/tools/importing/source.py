@@ -1,0 +1,215 @@
+"""What a source gives: mailboxes, and in each its messages, in the order of their uids.
+
+A source is a tree of plain files that nobody trusts: it is read with ordinary system calls in a worker
+thread, a chunk of messages at a time.  Small texts come with their message; a larger one is read piece by
+piece while it is saved (:class:`FileText`).  Memory: the names of one mailbox's messages, and one chunk.
+
+A message that can't be read is :class:`NoArrival` and doesn't stop the others.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import trio
+
+from dboxfs.errors import DboxfsError
+
+R = TypeVar("R")
+
+READ_WHOLE = 256 << 10
+"""Bytes up to which a text comes with its message."""
+
+MESSAGES_AT_ONCE = 64
+"""Messages that are read in one step."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileText:
+    """*prefix*, then *length* bytes of a file from *offset* on: a ``MailSource`` of the writing side."""
+
+    path: str
+    prefix: bytes
+    offset: int
+    length: int
+
+    @property
+    def size(self) -> int:
+        return len(self.prefix) + self.length
+
+    async def read(self, size: int, offset: int) -> bytes:
+        """Up to *size* bytes; fewer: the file became shorter.
+
+        :raises OSError: it can't be read any more.
+        """
+        head = self.prefix[offset : offset + size]
+        start = max(offset - len(self.prefix), 0)
+        wanted = min(size - len(head), self.length - start)
+        if wanted <= 0:
+            return head
+        return head + await trio.to_thread.run_sync(self._read, wanted, self.offset + start)
+
+    def _read(self, size: int, offset: int) -> bytes:
+        fd = open_regular(self.path)
+        try:
+            return read_exactly(fd, size, offset)
+        finally:
+            os.close(fd)
+
+    async def descriptor(self) -> int | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A message.  What its source doesn't know is None.
+
+    ``where``: for people.  ``text``: bytes, if it is small.  ``guid``: as its metadata line shall have it.
+    ``received``, ``saved``: seconds since the epoch.  ``flags``: bits as in an index.  ``name``: of its file,
+    as a mount shall show it.  ``doubt``: what is wrong with it, though it can be saved; one line.
+    """
+
+    where: str
+    text: bytes | FileText
+    uid: int | None = None
+    guid: bytes | None = None
+    received: int | None = None
+    saved: int | None = None
+    flags: int = 0
+    keywords: tuple[str, ...] = ()
+    orig_mailbox: bytes | None = None
+    name: bytes | None = None
+    pop3_uidl: bytes | None = None
+    doubt: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the text."""
+        return len(self.text) if isinstance(self.text, bytes) else self.text.size
+
+
+@dataclass(frozen=True, slots=True)
+class NoArrival:
+    """A message that can't be read, or a file that is none; why: one line."""
+
+    where: str
+    reason: str
+
+
+Arrival = Incoming | NoArrival
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a mailbox is to IMAP clients.  ``guid``: 16 bytes; None, 0: unknown.  ``next_uid``: 0: unknown."""
+
+    guid: bytes | None = None
+    uid_validity: int = 0
+    next_uid: int = 0
+
+
+class SourceMailbox(Protocol):
+    """One mailbox.  ``parts``: its name as a mount shows it.  ``notes``: what was odd, a line each."""
+
+    @property
+    def parts(self) -> tuple[str, ...]: ...
+
+    @property
+    def notes(self) -> Sequence[str]: ...
+
+    async def look(self) -> tuple[Identity, int | None]:
+        """Read what is known of the mailbox as a whole; gives that, and how many messages (None: unknown).
+
+        :raises OSError, DboxfsError: it can't be read at all.
+        """
+
+    def messages(self) -> AsyncGenerator[list[Arrival], None]:
+        """The messages, a chunk at a time, ascending by uid; after :meth:`look`.  May be asked for again.
+
+        Whoever ends before the last one closes it.
+        """
+
+    def bounds(self) -> Identity:
+        """The identity, ``next_uid`` exact, once all messages were given."""
+
+
+@dataclass(frozen=True, slots=True)
+class MailSource:
+    """A whole source.  ``kind``: for people.  ``subscriptions``: names, as ``parts``; None: not known.
+
+    ``single``: it is one mailbox, and has no name of its own.
+    """
+
+    kind: str
+    mailboxes: Sequence[SourceMailbox]
+    subscriptions: frozenset[tuple[str, ...]] | None = None
+    single: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def open_regular(path: str) -> int:
+    """Open a regular file for reading; never waits for a pipe.
+
+    :raises OSError: it can't be opened, or is something else.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(0, "not a regular file", path)
+    return fd
+
+
+def read_exactly(fd: int, size: int, offset: int) -> bytes:
+    """*size* bytes at *offset*, fewer only at the end of the file."""
+    parts = []
+    while size > 0:
+        data = os.pread(fd, size, offset)
+        if not data:
+            break
+        parts.append(data)
+        size -= len(data)
+        offset += len(data)
+    return b"".join(parts)
+
+
+def read_small(path: str, limit: int = 64 << 20) -> bytes | None:
+    """What a small file holds; None: it is missing.
+
+    :raises OSError: it can't be read, or has more than *limit* bytes.
+    """
+    try:
+        fd = open_regular(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        data = read_exactly(fd, limit + 1, 0)
+    finally:
+        os.close(fd)
+    if len(data) > limit:
+        raise OSError(0, f"it has more than {limit} bytes", path)
+    return data
+
+
+def text_of(path: str, fd: int, size: int) -> bytes | FileText:
+    """The text of a message that is a whole file."""
+    return read_exactly(fd, size, 0) if size <= READ_WHOLE else FileText(path, b"", 0, size)
+
+
+def reason_of(exc: DboxfsError | OSError) -> str:
+    """Why something can't be read, without the path."""
+    return exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+
+
+async def in_chunks(rows: Sequence[R], read: Callable[[R], Arrival]) -> AsyncGenerator[list[Arrival], None]:
+    """What *read* gives for each of *rows*, a chunk in one step of a worker thread."""
+    for start in range(0, len(rows), MESSAGES_AT_ONCE):
+        chunk = rows[start : start + MESSAGES_AT_ONCE]
+        yield await trio.to_thread.run_sync(_read_all, chunk, read)
+
+
+def _read_all(rows: Sequence[R], read: Callable[[R], Arrival]) -> list[Arrival]:
+    return [read(row) for row in rows]

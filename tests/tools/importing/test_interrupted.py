@@ -1,0 +1,142 @@
+"""An import that dies anywhere goes on with the same command: each message is there once, none is missing.
+
+All points: ``DBOXFS_CRASH=all pytest tests/tools/importing``.  Otherwise some of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dboxfs.errors import DboxfsError
+from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, ThreadsDriver
+from dboxfs.fsapi.temporary import Process
+from dboxfs.store import open_store, parse_location
+from dboxfs.store.write import Source
+from dboxfs.tools import filling
+from dboxfs.tools.importing import filled
+from tests.crash.points import Point, Recorder
+from tests.live.mounts import dboxfs
+from tests.tools.importing.sources import imported, maildir, text
+
+EVERY = os.environ.get("DBOXFS_CRASH") == "all"
+SOME = 12
+
+Contents = dict[str, list[tuple[int, bytes, int, tuple[str, ...], bytes | None]]]
+
+
+def make_source(root: Path) -> Path:
+    source = maildir(
+        root, {f"{n}.a:2,{'S' if n % 2 else 'Fa'}": text(n, 400_000 if n == 3 else 0) for n in range(1, 8)},
+        dovecot_uidlist=b"3 V777 N30 G" + b"11" * 16 + b"\n2 :1.a\n4 :2.a\n6 :3.a\n8 :4.a\n10 :5.a\n",
+        dovecot_keywords=b"0 Work\n", subscriptions=b"V\t2\n\nINBOX\nSub\tBox\n",
+    )  # fmt: skip
+    box = maildir(source / ".Sub.Box", {"1.a:2,F": text(1), "9.a": text(9)})
+    (box / "dovecot-uidlist").write_bytes(b"3 V888 N9 G" + b"22" * 16 + b"\n3 :1.a\n")
+    return source
+
+
+async def contents(store: Path) -> Contents:
+    """All that a reader sees."""
+    found: Contents = {}
+    async with (
+        FileSystem(ThreadsDriver()) as fs,
+        open_store(fs, parse_location(str(store)), follow=False) as opened,
+    ):
+        for name, folder in opened.folders.items():
+            box = folder.mailbox
+            if box is None or box.state is None:
+                continue
+            key = f"{name} {box.guid.hex() if box.guid else ''} {box.uid_validity} {box.uid_next}"
+            found[key] = []
+            for uid in box.uids.tolist():
+                body = await box.open(uid)
+                data = await body.read(body.size, 0)
+                body.close()
+                flags = int(box.state.flags[box.state.row_of(uid)])
+                guid = (await box.details(uid)).metadata.guid
+                found[key].append((uid, data, flags, box.keywords(uid), guid))
+        found["subscribed " + " ".join(sorted(await opened.subscribed()))] = []
+    return found
+
+
+def dead() -> Process:
+    """A process that was here a moment ago."""
+    child = subprocess.Popen(["true"])
+    child.wait()
+    return replace(Process.this(), pid=child.pid, start="1")
+
+
+def some(points: list[Point]) -> Iterator[Point]:
+    step = 1 if EVERY else max(1, len(points) // SOME)
+    yield from points[::step]
+
+
+@pytest.mark.parametrize("kind", ["sdbox", "mdbox"])
+async def test_whatever_operation_it_dies_at_the_same_command_finishes_it(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filling, "MOST_MESSAGES", 3)
+    source = make_source(tmp_path / "m")
+    recorder = Recorder()
+    await imported(source, tmp_path / "whole", kind=kind, driver=recorder, verify=False)
+    expected = await contents(tmp_path / "whole")
+    assert {name.split()[0]: len(rows) for name, rows in expected.items()} == {
+        "INBOX": 7, "Sub/Box": 2, "subscribed": 0,
+    }  # fmt: skip
+    points = [Point(nth) for nth in range(len(recorder.kinds))]
+    points += [Point(nth, torn=True) for nth, kind in enumerate(recorder.kinds, 1) if kind == "append"]
+    checked = points[len(points) // SOME * (SOME // 2)]
+    for point in some(points):
+        store = tmp_path / "store"
+        driver = FaultsDriver(ThreadsDriver(1), point.plan(), depth=1)
+        try:
+            await imported(source, store, kind=kind, driver=driver, verify=False, process=dead())
+        except* (OSError, DboxfsError):
+            pass
+        assert driver.crashed, point
+        done = await imported(source, store, kind=kind)
+        assert (done.failed, done.told) == ([], []), point
+        assert await contents(store) == expected, point
+        if EVERY or point == checked:
+            check = dboxfs("check", str(store))
+            assert "0 errors, 0 warnings" in check.stdout, (point, check.stdout)
+        shutil.rmtree(store)
+
+
+async def test_a_full_disk_ends_it_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "m")
+    for nth in (2, 6, 9, 12):
+        driver = FaultsDriver(ThreadsDriver(), [Fault("append", nth, error=errno.ENOSPC)])
+        with pytest.raises((OSError, ExceptionGroup)):
+            await imported(source, tmp_path / "store", driver=driver)
+    await imported(source, tmp_path / "store")
+    await imported(source, tmp_path / "whole")
+    assert await contents(tmp_path / "store") == await contents(tmp_path / "whole")
+
+
+async def test_a_large_file_that_vanishes_while_it_is_saved_costs_no_other_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = maildir(tmp_path / "m", {"1.a": text(1), "2.b": text(2, 400_000), "3.c": text(3)})
+    look = filled.look_at
+
+    async def vanish(text: Source, *, convert: bool) -> filled.TextSeen:
+        seen = await look(text, convert=convert)
+        if text.size > 300_000:
+            (source / "cur" / "2.b").unlink()
+        return seen
+
+    monkeypatch.setattr(filled, "look_at", vanish)
+    done = await imported(source, tmp_path / "store", verify=False)
+    assert done.messages == 2
+    assert len(done.failed) == 1
+    assert "2.b: left out" in done.failed[0]
+    assert [row[1] for row in next(iter((await contents(tmp_path / "store")).values()))] == [text(1), text(3)]
