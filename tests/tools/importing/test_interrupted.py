@@ -27,7 +27,7 @@ from tests.live.mounts import dboxfs
 from tests.tools.importing.sources import imported, maildir, text
 
 EVERY = os.environ.get("DBOXFS_CRASH") == "all"
-SOME = 12
+SOME = 7
 
 Contents = dict[str, list[tuple[int, bytes, int, tuple[str, ...], bytes | None]]]
 
