@@ -13,7 +13,6 @@ import itertools
 import os
 import stat
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 from typing import TypeVar
 
 from dboxfs.fsapi import DirEntry, FileSystem, Permissions, ops
@@ -265,6 +264,37 @@ class Disk:
         file.head = start
         return file, locked, now
 
+    async def open_locked_in_turn(self, paths: Sequence[str], kind: LockKind, head: int) -> list[AppendFile]:
+        """Open and lock files in this order, up to the first that is locked by others or is not there.
+
+        Each is what its path names, with its first *head* bytes in ``AppendFile.head``.
+        """
+
+        def program() -> Steps[list[tuple[OpenedFile, os.stat_result, bytes]]]:
+            found: list[tuple[OpenedFile, os.stat_result, bytes]] = []
+            for path in paths:
+                opened: OpenedFile | None = None
+                try:
+                    opened = yield OpenShared(path)
+                    if (yield TryLock(opened.fd, kind)):
+                        now: os.stat_result = yield ops.Stat(path, follow=False)
+                        if (now.st_dev, now.st_ino) == (opened.stat.st_dev, opened.stat.st_ino):
+                            found.append((opened, now, (yield ops.Read(opened.fd, head, 0))))
+                            continue
+                except OSError:
+                    pass  # who locks it by itself meets it again, and says so
+                if opened is not None:
+                    yield ops.Close(opened.fd)
+                break
+            return found
+
+        files = []
+        for path, (opened, now, start) in zip(paths, await self.chain(program), strict=False):
+            file = AppendFile(self, path, opened)
+            file.stat, file.size, file.head = now, now.st_size, start
+            files.append(file)
+        return files
+
     async def open_read(self, path: str) -> AppendFile:
         """An existing file, for reading only."""
         return AppendFile(self, path, await self.run(ops.Open(path)))
@@ -312,6 +342,11 @@ class AppendFile:
         self._closed = False
 
     @property
+    def is_open(self) -> bool:
+        """Whether it was not closed yet."""
+        return not self._closed
+
+    @property
     def identity(self) -> tuple[int, int]:
         """Device and inode."""
         return self.stat.st_dev, self.stat.st_ino
@@ -345,21 +380,15 @@ class AppendFile:
         *,
         sync: bool = True,
         first: Callable[[], Steps[None]] | None = None,
-        unlink: Sequence[str] = (),
-        look: bool = False,
     ) -> OSError | None:
         """:meth:`append` and :meth:`sync`; gives the error of the sync: the bytes are there, but may go.
 
         :param sync: False: don't.
         :param first: what is done before that.
-        :param unlink: paths of notes that count for nothing once all of it has worked.
-        :param look: have the file's attributes as they are behind the append in ``stat``.
         :raises OSError: as :meth:`append`, or of *first*; nothing was synced.
         """
-        lost: list[OSError] = []
-        found: list[os.stat_result] = []
         sync = sync and self.disk.options.durable
-        if not sync and first is None and not unlink and not look:
+        if not sync and first is None:
             await self.append(data)
             return None
 
@@ -369,28 +398,27 @@ class AppendFile:
             answer = yield ops.Append(self.fd, (data,))
             if answer.error is not None or answer.written != len(data):
                 return answer, None
-            if look:
-                with suppress(OSError):  # a directory above it was renamed: nobody looks there for this file
-                    found.append((yield ops.Stat(self.path, follow=False)))
             if sync:
                 try:
                     yield ops.Sync(self.fd, self.size + len(data))
                 except OSError as error:
                     return answer, error
-            for path in unlink:
-                try:
-                    yield ops.Unlink(path)
-                except OSError as error:
-                    lost.append(error)
             return answer, None
 
         answer, error = await self.disk.chain(program)
         self.size += answer.written
-        self.disk.lost_errors += len(lost)
-        if found and (found[0].st_dev, found[0].st_ino) == self.identity:
-            self.stat = found[0]
         check_appended(answer, len(data), self.path)
         return error
+
+    def took(self, written: int, status: os.stat_result | None) -> None:
+        """A chain has appended so many bytes; *status*: the file's attributes since then, if known."""
+        self.size += written
+        if status is not None:
+            self.stat = status
+
+    def was_closed(self) -> None:
+        """A chain has closed the file."""
+        self._closed = True
 
     async def append_from(self, fd: int, size: int, offset: int = 0) -> None:
         """Append *size* bytes of another open file, an operation for every 16 MiB.

@@ -144,6 +144,13 @@ class IndexFiles:
         """
         self.changed(await self.refresh())
 
+    @property
+    def mark(self) -> tuple[int, int, int] | None:
+        """Device, inode and bytes of the log that ``state`` is what it says, as far as these tell."""
+        if self.state is None or self._log_id is None:
+            return None
+        return *self._log_id, self.state.head_offset
+
     # -- the writer of this process -------------------------------------------------------------
 
     def unproved_from(self, log_id: tuple[int, int], header: LogHeader, start: bytes) -> int | None:

@@ -55,6 +55,11 @@ class _Patience:
         self._wait = min(2 * self._wait, _LONGEST_WAIT)
 
 
+def lock_kind(method: LockMethod) -> LockKind | None:
+    """The lock of the operating system on a log; None: there is another file beside it."""
+    return {LockMethod.FCNTL: LockKind.RECORD, LockMethod.FLOCK: LockKind.FLOCK}.get(method)
+
+
 async def lock_log(disk: Disk, path: str) -> AppendFile:
     """Open and lock the log at *path*; its ``size`` is what it is now.  :func:`unlock_log` gives it back.
 
@@ -85,7 +90,7 @@ async def unlock_log(file: AppendFile) -> None:
 
 async def _open_and_lock(disk: Disk, path: str, patience: _Patience, method: LockMethod) -> AppendFile | None:
     """The locked file with its ``head``, None if the path names another one by now."""
-    kind = {LockMethod.FCNTL: LockKind.RECORD, LockMethod.FLOCK: LockKind.FLOCK}.get(method)
+    kind = lock_kind(method)
     file, locked, now = await disk.open_locked(path, kind, _LOCKED_HEAD)
     try:
         while not locked:

@@ -45,9 +45,10 @@ from dboxfs.index.log import (
 from dboxfs.index.payload import tail_update
 from dboxfs.index.reader import Action, decide, load
 from dboxfs.index.state import IndexState
-from dboxfs.store.disk import AppendFile, Disk
+from dboxfs.store.disk import AppendFile, Disk, check_appended
 from dboxfs.store.indexes.follow import START, IndexFiles
-from dboxfs.store.indexes.locks import DOTLOCK_STALE, link_exclusive, lock_log, unlock_log
+from dboxfs.store.indexes.in_turn import LogWrite, LogWritten, run_in_turn
+from dboxfs.store.indexes.locks import DOTLOCK_STALE, link_exclusive, lock_kind, lock_log, unlock_log
 
 _IN_THREAD = 1 << 20
 
@@ -81,6 +82,7 @@ class IndexLog:
         self._view = self._own
         self._forgotten = False
         self._file: AppendFile | None = None
+        self._ahead: AppendFile | None = None
         self._held: AppendFile
 
     @property
@@ -129,8 +131,10 @@ class IndexLog:
         :raises CorruptFile: log or snapshot are damaged; nothing was changed.
         :raises StoreBusy: another program holds the lock.
         """
-        async with self.mutex:
-            file = await lock_log(self.disk, self.log_path)
+        async with self._alone():
+            file, self._ahead = self._ahead, None
+            if file is None:
+                file = await lock_log(self.disk, self.log_path)
             self._held = file
             try:
                 with trio.CancelScope(shield=True):
@@ -143,6 +147,20 @@ class IndexLog:
                 self._file = None
                 self._view.let_go()
                 await unlock_log(self._held)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the log's lock is held still: a job may have given it back already."""
+        return self._file is not None and self._file.is_open
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Hold ``mutex``, or have it already: by :func:`locked_ahead`."""
+        if self.mutex.statistics().owner is trio.lowlevel.current_task():
+            yield
+            return
+        async with self.mutex:
+            yield
 
     async def peek(self) -> IndexState:
         """The index as it was a moment ago, without a lock.
@@ -240,23 +258,56 @@ class IndexLog:
         :raises OSError: the log is as it was (write error), or has the records but may lose them (sync
             error: then ``state`` has them too).
         """
-        state = self.state
+        write = self.plan(records, tail=tail, durable=durable, unlink=unlink)
+        if not write.data:
+            return
+        done = await run_in_turn(self.disk, [write])
+        await self.settle(write, done.begun[0])
+
+    def plan(
+        self,
+        records: Sequence[bytes],
+        *,
+        tail: bool = False,
+        durable: bool = False,
+        unlink: Sequence[str] = (),
+        behind: LogWrite | None = None,
+    ) -> LogWrite:
+        """A transaction that :func:`~dboxfs.store.indexes.in_turn.run_in_turn` appends; see :meth:`append`.
+
+        :param behind: a transaction of the same log that comes first.
+        """
+        end = self.state.head_offset if behind is None else behind.end + len(behind.data)
         data = encode_transaction(records)
         if tail:
-            where = state.head_offset + len(data)
-            data += encode_record(RecordType.HEADER_UPDATE, tail_update(where), external=True)
-        if not data:
-            return
-        error = None
+            update = tail_update(end + len(data))
+            data += encode_record(RecordType.HEADER_UPDATE, update, external=True)
+        return LogWrite(self.file, data, end, durable, unlink)
+
+    async def settle(self, write: LogWrite, written: LogWritten) -> None:
+        """Take over what a planned transaction has come to.
+
+        :raises OSError: as :meth:`append`.
+        """
         try:
-            error = await self.file.append_durably(data, sync=durable, unlink=unlink, look=True)
+            check_appended(written.appended, len(write.data), self.log_path)
         except OSError:
             await self._cut_back()
             raise
-        self._view.feed(data, self.file.stat.st_mtime_ns)
-        assert state.head_offset == self.file.size, "a reader does not accept what was just written"
-        if error is not None:
-            raise error
+        self._view.feed(write.data, self.file.stat.st_mtime_ns)
+        assert self.state.head_offset == write.end + len(write.data), "a reader refuses what was just written"
+        if written.unsynced is not None:
+            raise written.unsynced
+
+    def take_ahead(self, file: AppendFile) -> None:
+        """The locked log, which the next :meth:`locked` takes."""
+        self._ahead = file
+
+    async def drop_ahead(self) -> None:
+        """Nobody has taken it."""
+        file, self._ahead = self._ahead, None
+        if file is not None:
+            await file.close()
 
     async def follow_rotation(self, file: AppendFile, header: LogHeader) -> None:
         """Go on with a new log that has taken this one's name; it is locked, the old one is given back."""
@@ -277,6 +328,35 @@ class IndexLog:
     def tail_is_head(self) -> bool:
         """Whether every change was carried out to its end (mdbox-map, "the tail rule")."""
         return self.state.tail_offset == self.state.head_offset
+
+
+@asynccontextmanager
+async def locked_ahead(indexes: Sequence[IndexLog]) -> AsyncIterator[None]:
+    """Take the locks of several logs in this order with one hop to a worker, as far as they are free.
+
+    :meth:`IndexLog.locked`, by the same task and inside of this, then finds them taken; what was not free it
+    waits for as ever.  The order is the one in which the caller enters them (PROTOCOL section 2).
+    """
+    disk = indexes[0].disk
+    kind = lock_kind(disk.options.lock_method)
+    free: list[IndexLog] = []
+    for index in indexes:
+        if kind is None or index.busy:
+            break
+        index.mutex.acquire_nowait()
+        free.append(index)
+    try:
+        if kind is not None and free:
+            with trio.CancelScope(shield=True):
+                files = await disk.open_locked_in_turn([index.log_path for index in free], kind, START)
+            for index, file in zip(free, files, strict=False):
+                index.take_ahead(file)
+        yield
+    finally:
+        with trio.CancelScope(shield=True):
+            for index in reversed(free):
+                await index.drop_ahead()
+                index.mutex.release()
 
 
 async def new_log(disk: Disk, index: IndexLog, header: LogHeader, records: bytes, *, contended: bool) -> bool:

@@ -43,24 +43,29 @@ async def is_due(index: IndexLog, state: IndexState) -> bool:
     return _has_grown(index.disk.options, covered, state)
 
 
-def _rewrite_is_due(index: IndexLog) -> bool:
-    return _has_grown(index.disk.options, index.snapshot_head, index.state)
+def is_due_behind(index: IndexLog, more: int) -> bool:
+    """Whether :func:`tidy` may have something to do when a locked log has grown by *more* bytes."""
+    return _rotation_is_due(index, more) or _rewrite_is_due(index, more)
 
 
-def _has_grown(options: WriteOptions, covered: tuple[int, int], state: IndexState) -> bool:
+def _rewrite_is_due(index: IndexLog, more: int = 0) -> bool:
+    return _has_grown(index.disk.options, index.snapshot_head, index.state, more)
+
+
+def _has_grown(options: WriteOptions, covered: tuple[int, int], state: IndexState, more: int = 0) -> bool:
     """*covered*: the log (file_seq) and its offset that the snapshot reaches to."""
     seq, head = covered
-    grown = state.head_offset - (head if seq == state.log_file_seq else 0)
+    grown = state.head_offset + more - (head if seq == state.log_file_seq else 0)
     return grown > max(options.rewrite_after, len(state) * state.record_size // 4)
 
 
-def _rotation_is_due(index: IndexLog) -> bool:
+def _rotation_is_due(index: IndexLog, more: int = 0) -> bool:
     state = index.state
     if state.has_pending_requests:
         return False
     age = time.time() - index.header.create_stamp
-    size = state.head_offset
-    return size > index.disk.options.rotate_log or (age > ROTATE_AGE and _rewrite_is_due(index))
+    size = state.head_offset + more
+    return size > index.disk.options.rotate_log or (age > ROTATE_AGE and _rewrite_is_due(index, more))
 
 
 async def rewrite(index: IndexLog, *, log2_rotate_time: int | None = None) -> None:

@@ -11,14 +11,18 @@ then nobody's, like an expunged message, and a purge takes it away.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 
 from dboxfs.errors import DboxfsError, NoSuchMessage
 from dboxfs.fsapi import ops
 from dboxfs.index.mailbox import guids, map_uids
 from dboxfs.index.mapindex import MapIndex
-from dboxfs.store.indexes.log import IndexLog
+from dboxfs.store.disk import AppendFile
+from dboxfs.store.indexes.in_turn import LogWrite, LogWritten, run_in_turn
+from dboxfs.store.indexes.log import IndexLog, locked_ahead
+from dboxfs.store.indexes.snapshot import is_due_behind
 from dboxfs.store.mdbox.placement import Placed, Placer
 from dboxfs.store.mdbox.references import References, check_limit, lost_references, references_of
 from dboxfs.store.sdbox.write import finish_expunge, heritage
@@ -29,10 +33,15 @@ from dboxfs.store.write.naming import Wanted
 from dboxfs.store.write.notes import Note, writing
 from dboxfs.store.write.record import Composed, Spooled, compose
 from dboxfs.store.write.results import Copied, Saved, now_seconds
-from dboxfs.store.write.session import Work, present, visible
+from dboxfs.store.write.session import KEEP_STATES, Work, present, visible
+from dboxfs.store.write_options import LockMethod
 
 SHARED_LIMIT = 1 << 20
 """Bytes that a save may have to go into a file together with others that are ready."""
+
+
+_TAIL = 64
+"""Bytes that a log grows by behind what is planned, at most: the map's tail."""
 
 
 @dataclass(slots=True)
@@ -118,7 +127,11 @@ class MdboxWriter:
         notes: list[str] = []
         try:
             await self._place_shared(shared, group, notes)
-            async with self._work.locked_map() as mapping, self._shares(group) as shares:
+            async with (
+                self._locked_ahead(group),
+                self._work.locked_map() as mapping,
+                self._shares(group) as shares,
+            ):
                 await self._name(shares)
                 if shares:
                     await self._change(mapping, placers, group, shares, notes)
@@ -150,6 +163,10 @@ class MdboxWriter:
         for request in group:
             request.what.placed += [next(placed) for _ in request.what.composed]
             request.what.composed = []
+
+    def _locked_ahead(self, group: Sequence[_Request]) -> AbstractAsyncContextManager[None]:
+        names = sorted({request.what.name for request in group})[: KEEP_STATES // 2]  # all are kept
+        return locked_ahead([self._work.map, *map(self._work.index, names)])
 
     @asynccontextmanager
     async def _shares(self, group: Sequence[_Request]) -> AsyncIterator[list[_Share]]:
@@ -183,16 +200,45 @@ class MdboxWriter:
         if self._work.options.alone:
             lost = sorted(map_uid for share in shares for _, map_uid in share.replaced)
             batch += log_records.change_refcounts(self._work.map.state, [(map_uid, -1) for map_uid in lost])
+        writes = [self._work.map.plan(batch, durable=True)]
+        writes += [share.index.plan(self._records(share), durable=True) for share in shares]
+        writes.append(self._work.map.plan((), tail=True, unlink=notes, behind=writes[0]))
+        done = await run_in_turn(self._disk, writes, self._to_close(placers, shares, writes))
         try:
-            await self._work.map.append(batch, durable=True)
+            await self._work.map.settle(writes[0], done.begun[0])
         except OSError:
             await self._disown(shares, placers)
             raise
         for placer in placers:
             placer.named = True
-        if await self._append(shares) and await self._disk.attempt(self._work.map_done(notes)):
+        consistent = True
+        for share, write, written in zip_longest(shares, writes[1:-1], done.begun[1 : len(shares) + 1]):
+            consistent &= await self._settle(share, write, written)
+        if len(done.begun) == len(writes):
+            if await self._disk.attempt(self._work.map.settle(writes[-1], done.begun[-1])):
+                notes.clear()
+        elif consistent and await self._disk.attempt(self._work.map_done(notes)):
             notes.clear()
         self._answer(shares)
+
+    def _to_close(
+        self, placers: Sequence[Placer], shares: Sequence[_Share], writes: Sequence[LogWrite]
+    ) -> list[AppendFile]:
+        """What the job itself gives back at its end: the mailboxes, the map, the files.
+
+        Not where a lock is more than an open file, nor an index that is about to be made smaller.
+        """
+        options = self._work.options
+        if options.lock_method is LockMethod.DOTLOCK:
+            return []
+        indexes = [*(share.index for share in shares), self._work.map]
+        if options.alone and any(
+            is_due_behind(index, len(write.data) + _TAIL)
+            for index, write in zip(indexes, [*writes[1:-1], writes[0]], strict=True)
+        ):
+            return []
+        files = [container.file for placer in placers for container in placer.containers]
+        return [*(index.file for index in indexes), *files]
 
     async def _name(self, shares: list[_Share]) -> None:
         """Give the messages their uids, and tell who knows names of them.
@@ -277,26 +323,32 @@ class MdboxWriter:
             log_records.Appended(uid, flags, keywords, composed.guid, map_uid, saved, has_uidl)
         )
 
-    async def _append(self, shares: list[_Share]) -> bool:
-        """Write the mailboxes.  One that fails gives its requests the error, and its messages back.
+    def _records(self, share: _Share) -> list[bytes]:
+        """What a mailbox's log gets."""
+        records = log_records.append_messages(share.index.state, share.appended, mdbox=True)
+        replaced = sorted(uid for uid, _ in share.replaced)
+        if replaced:
+            records += log_records.expunge(share.index.state, replaced, external=self._work.options.alone)
+        return records
 
-        False: something could not be taken back, and the map must not say that all is done.
+    async def _settle(self, share: _Share, write: LogWrite, written: LogWritten | None) -> bool:
+        """A mailbox was written, or, where one before it has failed, is to be (*written* is None).
+
+        One that fails gives its requests the error, and its messages back.  False: something could not be
+        taken back, and the map must not say that all is done.
         """
-        consistent = True
-        for share in shares:
-            batch = log_records.append_messages(share.index.state, share.appended, mdbox=True)
-            replaced = sorted(uid for uid, _ in share.replaced)
-            if replaced:
-                batch += log_records.expunge(share.index.state, replaced, external=self._work.options.alone)
-            try:
-                await share.index.append(batch, durable=True)
-            except OSError as error:
-                for request in share.requests:
-                    request.error = error
-                if not await self._references.take_back(share.index, share.appended, share.replaced):
-                    consistent = False  # the next who holds the map repairs it, and brings none of them up
-                    self._work.never_acknowledged |= {message.guid for message in share.appended}
-        return consistent
+        try:
+            if written is None:
+                written = (await run_in_turn(self._disk, [write])).begun[0]
+            await share.index.settle(write, written)
+        except OSError as error:
+            for request in share.requests:
+                request.error = error
+            if not await self._references.take_back(share.index, share.appended, share.replaced):
+                # the next who holds the map repairs it, and brings none of them up
+                self._work.never_acknowledged |= {message.guid for message in share.appended}
+                return False
+        return True
 
     async def _disown(self, shares: list[_Share], placers: list[Placer]) -> None:
         """The map could not be made durable: if it has the new entries, they shall be nobody's."""

@@ -179,7 +179,7 @@ class Work:
                 await stack.enter_async_context(index.locked())
             self._check_header(name, index)
             yield index
-            if self.options.alone:
+            if self.options.alone and index.is_held:
                 await tidy(index)
 
     @asynccontextmanager
@@ -268,7 +268,7 @@ class Work:
             if not self.map.tail_is_head:
                 await self.repair_map()
             yield MapIndex(self.map.state)
-            if self.options.alone and self.map.tail_is_head:
+            if self.options.alone and self.map.is_held and self.map.tail_is_head:
                 await tidy(self.map)
 
     async def seen_map(self) -> MapIndex:
