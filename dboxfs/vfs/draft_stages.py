@@ -31,9 +31,8 @@ event           NEW       TEMPORARY    GHOST     NAMELESS    MESSAGE    REMOVED
 ``KEPT``        -         -            -         -           -          by uid
 ==============  ========  ===========  ========  ==========  =========  =========
 
-(``.`` stays, ``-`` can't happen.  *By name*: ``TEMPORARY`` if the name begins with a dot, else ``NEW``.  *By
-uid*:
-``MESSAGE``, but ``NAMELESS`` if another file was given its name, and with it its message, meanwhile.)
+(``.`` stays, ``-`` can't happen.  *By name*: ``TEMPORARY`` if the name begins with a dot, else ``NEW``.
+*By uid*: ``MESSAGE``, but ``NAMELESS`` if another file was given its name, and its message, meanwhile.)
 
 Concurrency: a :class:`Standing` is a value; nothing here waits.
 """

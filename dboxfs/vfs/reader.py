@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from dboxfs.errors import CorruptFile
 from dboxfs.store import Body, Facts, Store
@@ -30,8 +31,7 @@ PUSH_MOST = 2 << 20
 """Messages up to this many bytes are put into the kernel's cache when they are opened."""
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """The answer to an OPEN.
 
     ``direct_io``: reads go past the kernel's cache, and past the size that it believes.  ``keep_cache``: what

@@ -139,6 +139,8 @@ class ReadOnlyVfs:
         :raises Refused: ESTALE: it is a message, and gone; ENOENT: a directory that is gone.
         """
         node = self.inodes.node(inode)
+        if (facts := self.scans.known(node)) is not None:  # almost always, and most requests are this one
+            return self.attributes.message(inode, facts)
         if inode == CONTROL:
             return self.attributes.control_dir(inode)
         if node.is_control:

@@ -54,6 +54,19 @@ class Scans:
                 self._begin(box)
         return await box.facts_of(node.uid)
 
+    def known(self, node: Node) -> Facts | None:
+        """What :meth:`facts` gives, if that takes no waiting: the message is there and was looked at.
+
+        None: it has to be asked for, or is not where *node* says.
+        """
+        box = node.folder.mailbox if node.folder is not None else None
+        if box is None or not node.uid:
+            return None
+        facts = self._open_files.facts(node.inode) or box.facts.get(node.uid)
+        if facts is None or not facts.known or facts.damaged:
+            return None
+        return box.changed(facts, node.uid)
+
     def opened(self, box: Mailbox) -> None:
         """The directory of a mailbox was opened."""
         if 0 < box.facts.unknown <= AT_ONCE:

@@ -155,7 +155,7 @@ class WritableVfs:
     def _draft_of(self, inode: int) -> Draft | None:
         """The file being written that *inode* stands for; None: it is a message, a directory, or nothing."""
         draft = self._drafts.by_inode(inode)
-        if draft is not None or not self._reading.inodes.node(inode).is_message:
+        if draft is not None or inode not in self._reading.open_files.written:
             return draft
         now = self._reading.forwarding.now(inode)
         box = now.folder.mailbox if now.folder is not None else None
