@@ -16,11 +16,12 @@ A message whose request is lost while it waits for Dovecot (a rebuild forgets re
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from functools import partial
 
 import trio
 
-from dboxfs.errors import DboxfsError
+from dboxfs.errors import DboxfsError, NoSuchMailbox
 from dboxfs.store import Folder, Store
 from dboxfs.store.write import StoreWriter
 from dboxfs.vfs.host import Spawn
@@ -161,16 +162,34 @@ class Removals:
                 return
             try:
                 with trio.CancelScope(shield=True):
-                    await self._writer.carry_out(folder.name)
-                    await self._store.refresh_mailbox(folder)
-                    await self._ask_again(folder, asked)
+                    await self._carry_out(folder, asked)
             except (DboxfsError, OSError) as exc:
                 log.error("%s: messages are removed, but: %s", folder, exc)
                 batch.error = exc
             box = folder.mailbox
             self._names.show(folder, [uid for uid in asked if box is None or uid not in box])
 
-    async def _ask_again(self, folder: Folder, uids: set[int]) -> None:
+    async def _carry_out(self, folder: Folder, asked: Collection[int]) -> None:
+        """Also in a mailbox that Dovecot has given another name meanwhile.  With one that is gone, so are its
+        messages.
+        """
+        guid = folder.mailbox.guid if folder.mailbox is not None else None
+        try:
+            await self._writer.carry_out(folder.name)
+        except NoSuchMailbox:
+            await self._store.refresh_tree()
+            boxes = [(some, some.mailbox) for some in self._store.folders.values() if some is not folder]
+            homes = [some for some, box in boxes if box is not None and guid is not None and box.guid == guid]
+            for home in homes:
+                for uid in asked:
+                    await self._writer.ask_expunge(home.name, uid)
+                await self._writer.carry_out(home.name)
+                await self._store.refresh_mailbox(home)
+            return
+        await self._store.refresh_mailbox(folder)
+        await self._ask_again(folder, asked)
+
+    async def _ask_again(self, folder: Folder, uids: Collection[int]) -> None:
         """Requests that were lost: Dovecot has rebuilt the mailbox before it saw them."""
         box = folder.mailbox
         lost = [uid for uid in uids if box is not None and uid in box]

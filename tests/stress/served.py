@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -18,6 +19,17 @@ from tests.stress.texts import Mangled, parse
 
 Report = Callable[[str], None]
 """To be called with what is wrong."""
+
+
+def namespaces_with(mnt: Path) -> list[int]:
+    """Processes that have the mount, perhaps in a namespace of their own: it lives as long as they do."""
+    found = []
+    for table in Path("/proc").glob("[0-9]*/mountinfo"):
+        with contextlib.suppress(OSError):
+            if f" {mnt} " in table.read_text():
+                found.append(int(table.parent.name))
+    return found
+
 
 LOUD = ("WARNING", "ERROR", "CRITICAL", "Traceback")
 
@@ -71,8 +83,12 @@ class Served:
         try:
             self._process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
+            self._process.send_signal(signal.SIGUSR1)  # it writes what it does to its log
+            time.sleep(2)
+            who = ", ".join(map(str, namespaces_with(self.mnt))) or "none"
             raise RuntimeError(
-                f"the daemon of {self.mnt} is there {seconds:.0f} s after its unmount"
+                f"the daemon of {self.mnt} is there {seconds:.0f} s after its unmount; processes in whose "
+                f"namespace it is mounted: {who}"
             ) from None
         self.ended = time.monotonic() - began
         self._process = None

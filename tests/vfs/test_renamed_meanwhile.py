@@ -73,6 +73,19 @@ async def test_whatever_changes_a_message_succeeds_in_a_mailbox_that_is_renamed_
     await file.close()
 
 
+async def test_removals_follow_a_mailbox_that_is_renamed_before_they_are_carried_out(
+    m: Mounted, p: Program, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(30):
+        await p.write(f"Work/{number}", ONE)
+    for number in range(29):
+        await p.unlink(f"Work/{number}")
+    await m.others.rename_mailbox("Work", "Job")
+    await m.vfs.finish()
+    assert [text for _, text in await m.stored("Job")] == [ONE]
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("way", ["create", "rename", "link"])
 async def test_a_mailbox_of_which_only_the_directory_was_seen_takes_messages(
     m: Mounted, p: Program, way: str
