@@ -113,7 +113,7 @@ def assert_message(path: Path, message: Fetched, *, saved_may_lag: bool = False)
     assert st.st_size == message.physical_size, where
     assert st.st_mtime == message.received, where
     saved = int(st.st_ctime) if saved_may_lag and st.st_ctime < message.saved else message.saved
-    assert st.st_ctime == saved, where
+    assert int(st.st_ctime) == saved, where
     assert st.st_nlink == 1, where
     assert st.st_blocks == -(-message.physical_size // 512), where
     attributes = xattrs(path)
