@@ -17,14 +17,12 @@ from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
 from dboxfs.fsapi.ops import Appended, LockKind, OpenedFile, OpenShared, TryLock
 from dboxfs.store.disk import check_appended
+from dboxfs.store.stored_record import FILE_HEAD
 from dboxfs.store.write.record import Composed, Place
-
-FILE_HEAD = 64
-"""Bytes of an ``m.N`` that have its header line."""
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class NewestFile:
     """The file, as the map has it.
 
     :param end: where the map says that it ends (bytes).
@@ -54,7 +52,7 @@ class Placing:
 
 
 def append_to_newest(
-    target: Target, batch: Sequence[Composed], first: Callable[[], Steps[None]]
+    target: NewestFile, batch: Sequence[Composed], first: Callable[[], Steps[None]]
 ) -> Steps[Placing | None]:
     """Append records with one write, durably, and before that do *first*; the file stays open and locked.
 
@@ -88,7 +86,7 @@ def is_good(header: FileHeader, version: int) -> bool:
     return header.version == version and (version == 3 or header.message_header_size == MESSAGE_HEADER_SIZE)
 
 
-def _header_of(target: Target, opened: OpenedFile) -> Steps[FileHeader | None]:
+def _header_of(target: NewestFile, opened: OpenedFile) -> Steps[FileHeader | None]:
     """The header line of the locked file; None: it, or the map, is not as it was."""
     try:
         now = yield ops.Stat(target.path, follow=False)
@@ -114,7 +112,7 @@ def _encode(batch: Sequence[Composed], offset: int, key: bytes | None) -> list[b
     return records
 
 
-def _append(target: Target, fd: int, data: bytes) -> Steps[tuple[int, OSError | None]]:
+def _append(target: NewestFile, fd: int, data: bytes) -> Steps[tuple[int, OSError | None]]:
     """How much was written, and the error: then it may not be whole, or not be on disk."""
     written = 0
     try:

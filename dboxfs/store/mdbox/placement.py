@@ -29,7 +29,8 @@ from dboxfs.fsapi.chain import Steps
 from dboxfs.fsapi.ops import LockKind
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.disk import AppendFile
-from dboxfs.store.mdbox.newest import FILE_HEAD, Target, append_to_newest, is_good
+from dboxfs.store.mdbox.newest import NewestFile, append_to_newest, is_good
+from dboxfs.store.stored_record import FILE_HEAD
 from dboxfs.store.write.record import Composed, Place, Spooled, new_file
 from dboxfs.store.write.session import Work
 
@@ -161,7 +162,7 @@ class Placer:
             for composed, offset, size in zip(batch, offsets, done.sizes, strict=False)
         ]
 
-    def _target(self, size: int) -> Target | None:
+    def _target(self, size: int) -> NewestFile | None:
         """The newest file, if it has room for *size* bytes."""
         view, options = self._index, self._work.options
         if view.state is None or view.mark is None or self.containers or self._refused:
@@ -171,7 +172,7 @@ class Placer:
         if end is None or not self._fits(end, size):
             return None
         path = self._work.storage_paths(file_id)[0]
-        return Target(path, file_id, end, options.dbox_version, view.log_path, view.mark, options.durable)
+        return NewestFile(path, file_id, end, options.dbox_version, view.log_path, view.mark, options.durable)
 
     async def sync(self) -> None:
         """Make everything that was placed one by one durable."""

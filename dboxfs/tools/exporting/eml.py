@@ -24,7 +24,7 @@ from dboxfs.util.dates import rfc3339
 
 @dataclass(frozen=True, slots=True)
 class EmlFormat:
-    """See the module.  ``names``: what messages are called in a mount.  ``utf8``: of the store's names."""
+    """Writes plain files.  ``names``: of messages, as a mount shows them.  ``utf8``: of the store's names."""
 
     xattrs: bool
     names: WrittenNames

@@ -36,7 +36,7 @@ _LONGEST_NAME = 255
 
 @dataclass(frozen=True, slots=True)
 class MaildirFormat:
-    """See the module.  ``plain``: plain directories.  ``utf8``: of the store's names."""
+    """Writes Maildirs.  ``plain``: plain directories.  ``utf8``: of the store's names."""
 
     plain: bool
     utf8: bool

@@ -37,7 +37,7 @@ def needs_directories(store: Store) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class MboxFormat:
-    """See the module.  ``nested``: mailboxes are directories.  ``utf8``: of the store's names."""
+    """Writes mbox files.  ``nested``: mailboxes are directories.  ``utf8``: of the store's names."""
 
     nested: bool
     utf8: bool

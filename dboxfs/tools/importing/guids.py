@@ -52,7 +52,7 @@ class _Columns:
 
 
 class GuidTable:
-    """See the module."""
+    """The guids of all messages of a store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
