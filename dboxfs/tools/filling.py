@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from dboxfs.store.write import CopyAs, MailboxExists, NewMessage, StoreWriter
+from dboxfs.store.write.record import check_text
 from dboxfs.tools.guarded import TextLost
 
 T = TypeVar("T")
@@ -30,6 +31,15 @@ def sorted_out(words: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """*words* that can be keywords, in their order, and those that can't."""
     good = tuple(word for word in words if _KEYWORD.fullmatch(word))
     return good, tuple(sorted(set(words) - set(good)))
+
+
+def line_text(text: bytes | None) -> bytes | None:
+    """*text*, if a line of metadata can hold it (a UIDL, the name of a mailbox); None: there is none."""
+    try:
+        check_text(text or b"")
+    except ValueError:
+        return None
+    return text or None
 
 
 async def make_mailbox(writer: StoreWriter, name: str) -> bool:

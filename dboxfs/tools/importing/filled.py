@@ -19,7 +19,7 @@ from dboxfs.store.write import Source as Text
 from dboxfs.store.write.message import BodySource, Pieces
 from dboxfs.store.write.results import now_seconds
 from dboxfs.store.write_options import Eol
-from dboxfs.tools.filling import Filling, sorted_out
+from dboxfs.tools.filling import Filling, line_text, sorted_out
 from dboxfs.tools.guarded import Guarded
 from dboxfs.tools.importing.guids import GuidTable
 from dboxfs.tools.importing.names import is_given
@@ -174,7 +174,7 @@ class FilledMailbox:
         message = NewMessage(
             source if coded is None else coded[0], found.received, found.flags, self._keywords(found),
             None, None, found.uid, found.saved, text_of_guid, None if coded is None else coded[1],
-            orig_mailbox=found.orig_mailbox, pop3_uidl=found.pop3_uidl,
+            orig_mailbox=line_text(found.orig_mailbox), pop3_uidl=line_text(found.pop3_uidl),
         )  # fmt: skip
         self._known.add(guid, 0, seen.digest, received)
         self._result.bytes += found.size

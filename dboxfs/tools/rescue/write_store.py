@@ -17,7 +17,7 @@ from dboxfs.errors import DboxfsError
 from dboxfs.store.location import Kind
 from dboxfs.store.salvage import Trust
 from dboxfs.store.write import Coded, CopyAs, InvalidName, NewMessage, Source, StoreWriter
-from dboxfs.tools.filling import Filling, make_mailbox, sorted_out
+from dboxfs.tools.filling import Filling, line_text, make_mailbox, sorted_out
 from dboxfs.tools.guarded import Guarded
 from dboxfs.tools.packing import MOST, counted, packed
 from dboxfs.tools.rescue.events import Event
@@ -228,7 +228,7 @@ class Planter:
         return NewMessage(
             text, row.received if row.received != NO_DATE else changed, known.flags, self._keywords(known),
             guid, None, known.uid or None, known.saved, text_of_guid,
-            orig_mailbox=self._harvest.rows.names[row.home] or None,
+            orig_mailbox=line_text(self._harvest.rows.names[row.home]),
         )  # fmt: skip
 
     def _keywords(self, known: Known) -> tuple[str, ...]:

@@ -109,6 +109,17 @@ async def test_two_files_with_one_uid_are_two_messages(dovecot: Dovecot, tmp_pat
     ]
 
 
+async def test_attributes_that_no_message_can_have_cost_no_message(tmp_path: Path) -> None:
+    message(
+        tmp_path / "t" / "INBOX" / "1.eml", text(1), uid="1", keywords="fine no(good)", guid="a\nb",
+        orig_mailbox="\r", pop3_uidl="x\ny", received="never", flags="None",
+    )  # fmt: skip
+    done = await imported(tmp_path / "t", tmp_path / "store")
+    assert (done.messages, done.failed) == (1, [])
+    assert len(done.told) == 1
+    assert "'no(good)' can't be a keyword: left out" in done.told[0]
+
+
 async def test_one_directory_of_messages_goes_where_it_is_told(dovecot: Dovecot, tmp_path: Path) -> None:
     message(tmp_path / "box" / "4.eml", text(4))
     target = store_of(dovecot, "mdbox")

@@ -335,7 +335,12 @@ _IMPOSSIBLE = (
 
 @pytest.mark.parametrize("name", _IMPOSSIBLE, ids=lambda name: repr(name[:12]))
 async def test_a_mailbox_name_that_can_not_be_costs_no_message(tmp_path: Path, name: bytes) -> None:
-    await make(tmp_path / "old", "mdbox", [NewMessage(text, orig_mailbox=name) for text in TEXTS])
+    stand_in = b"Q" * len(name)  # some of these names our writer refuses: others may have written them
+    await make(tmp_path / "old", "mdbox", [NewMessage(text, orig_mailbox=stand_in) for text in TEXTS])
+    for path in (tmp_path / "old" / "storage").glob("m.*"):
+        data = path.read_bytes()
+        assert data.count(b"\nB" + stand_in + b"\n") > 0
+        path.write_bytes(data.replace(b"\nB" + stand_in + b"\n", b"\nB" + name + b"\n"))
     for path in (tmp_path / "old").rglob("dovecot*index*"):
         path.unlink()
     done = await rescue(tmp_path / "old", tmp_path / "new")
