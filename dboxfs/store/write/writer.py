@@ -40,15 +40,16 @@ from dboxfs.store.location import Location
 from dboxfs.store.mdbox.purge import Purged, Report, finish_journal, purge
 from dboxfs.store.mdbox.repair import repair_storage
 from dboxfs.store.mdbox.write import MdboxWriter
-from dboxfs.store.sdbox.write import SdboxWriter, heritage
+from dboxfs.store.sdbox.write import SdboxWriter
 from dboxfs.store.write import log_records
+from dboxfs.store.write.backend import Backend
 from dboxfs.store.write.expunge_requests import Asking
-from dboxfs.store.write.leftovers import forget, inodes_of, resolve
+from dboxfs.store.write.expunges import heritage
+from dboxfs.store.write.leftovers import forget, resolve
 from dboxfs.store.write.mailboxes import MailboxTree
 from dboxfs.store.write.maintain import Maintained, Pause, maintain
 from dboxfs.store.write.message import CopyAs, NewMessage
 from dboxfs.store.write.naming import Namer, Wanted
-from dboxfs.store.write.notes import Note
 from dboxfs.store.write.recover import recover
 from dboxfs.store.write.results import Copied, Saved
 from dboxfs.store.write.session import Views, Work, visible
@@ -82,8 +83,8 @@ class StoreWriter:
         self.location = location
         self._work = Work(fs, location, owner, self.options, views)
         self._work.repair = repair_storage
-        self._sdbox = SdboxWriter(self._work)
-        self._mdbox = MdboxWriter(self._work) if self._work.mdbox else None
+        mdbox = self._work.mdbox
+        self._backend: Backend = MdboxWriter(self._work) if mdbox else SdboxWriter(self._work, self.expunge)
         self._tree = MailboxTree(self._work, self._execute_expunge)
         self._asking: dict[str, Asking] = {}
 
@@ -117,9 +118,7 @@ class StoreWriter:
         """
         if not messages:
             return Saved(0, (), ())
-        if self._mdbox is not None:
-            return await self._mdbox.save(name, messages)
-        return await self._sdbox.save(name, messages)
+        return await self._backend.add(name, messages)
 
     async def copy(
         self,
@@ -139,9 +138,7 @@ class StoreWriter:
         wanted = sorted(set(uids))
         if not wanted:
             return Copied(0, (), ())
-        if self._mdbox is not None:
-            return await self._mdbox.copy(source, wanted, target, like=like, named=named)
-        return await self._sdbox.copy(source, wanted, target, like=like, named=named)
+        return await self._backend.copy(source, wanted, target, like=like, named=named)
 
     async def move(
         self,
@@ -164,26 +161,7 @@ class StoreWriter:
             return Copied(0, (), ())
         if replaces is not None and (len(wanted) > 1 or source == target):
             raise ValueError("one message takes the place of one in another mailbox")
-        if self._mdbox is not None:
-            return await self._mdbox.copy(source, wanted, target, move=True, replaces=replaces, named=named)
-        note = await self._note_move(source, wanted, target)
-        try:
-            copied = await self._sdbox.copy(source, wanted, target, replaces=replaces, named=named)
-            await self.expunge(source, wanted)
-        finally:
-            await self._work.notes.drop([note])
-        return copied
-
-    async def _note_move(self, source: str, uids: Sequence[int], target: str) -> str:
-        async with self._work.mailbox(target) as index:
-            there, first = self._work.header(index).guid.hex(), index.state.next_uid
-        async with self._work.mailbox(source) as index:
-            here, moved = (
-                self._work.header(index).guid.hex(),
-                await inodes_of(self._work, source, index, uids),
-            )
-        note = Note(target, there, source=source, source_guid=here, moved=moved, first_uid=first)
-        return await self._work.notes.put(note)
+        return await self._backend.move(source, wanted, target, replaces=replaces, named=named)
 
     async def take_place(self, name: str, uid: int, old: int, *, named: Wanted | None = None) -> None:
         """*uid* takes the place of *old* in the same mailbox: it gets its flags and keywords, and *old* is
@@ -222,8 +200,7 @@ class StoreWriter:
 
     async def _take_place(self, name: str, uid: int, old: int, named: Wanted | None) -> None:
         if self.options.alone:
-            writer = self._mdbox if self._mdbox is not None else self._sdbox
-            await writer.expunge(name, [old], heir=uid, named=named)
+            await self._backend.expunge(name, [old], heir=uid, named=named)
             return
         async with self._work.mailbox(name) as index:
             await self._work.name_one(name, index, named)
@@ -250,9 +227,7 @@ class StoreWriter:
         return wanted if found is None else found
 
     async def _execute_expunge(self, name: str, uids: Sequence[int] | None = None) -> list[int]:
-        if self._mdbox is not None:
-            return await self._mdbox.expunge(name, uids)
-        return await self._sdbox.expunge(name, uids)
+        return await self._backend.expunge(name, uids)
 
     async def _request_expunge(self, name: str, uids: Sequence[int]) -> list[int]:
         async with self._work.mailbox(name) as index:
@@ -472,8 +447,7 @@ class StoreWriter:
 
     def stats(self) -> dict[str, int]:
         """Changes so far by kind (``saved`` …), groups of saves, clean-ups that failed (``lost_errors``)."""
-        queues = [self._mdbox.queue] if self._mdbox is not None else self._sdbox.queues
-        groups = sum(queue.groups for queue in queues)
+        groups = self._backend.groups
         return {**self._work.counts, "groups": groups, "lost_errors": self._work.disk.lost_errors}
 
 

@@ -1,0 +1,402 @@
+"""How messages come into a single-dbox mailbox: a file a message (PROTOCOL sections 3, 5, 6).
+
+A new message is a finished ``.temp.*`` file in the mailbox's directory, whatever it comes from (a save, a
+copy); what follows is the same for all: under the mailbox's lock it gets uid and name, then the index record.
+Saves and copies into one mailbox that are ready together are one transaction.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import trio
+
+from dboxfs.dbox import parse_ext_refs
+from dboxfs.errors import NoSuchMailbox, Unsupported
+from dboxfs.fsapi import ops
+from dboxfs.fsapi.chain import Steps
+from dboxfs.store.indexes.log import IndexLog
+from dboxfs.store.sdbox.read import SdboxFiles
+from dboxfs.store.sdbox.saved import keep_saved_dates
+from dboxfs.store.write import log_records
+from dboxfs.store.write.group_commit import GroupCommit, Request
+from dboxfs.store.write.message import NewMessage
+from dboxfs.store.write.naming import Wanted
+from dboxfs.store.write.notes import Note, writing
+from dboxfs.store.write.record import Composed, Spooled, compose, new_file
+from dboxfs.store.write.results import Saved, side_by_side
+from dboxfs.store.write.session import Work, present, visible
+
+_AT_ONCE = 16
+_BATCH = 256
+
+
+@dataclass(slots=True)
+class Arrival:
+    """A message that waits for its uid.  ``attachments``: (existing file, path without the suffix).
+
+    ``uid``: at first the lowest that it may have.  ``wanted``: the name that it shall have.
+    """
+
+    temporary: str
+    flags: int
+    keywords: tuple[str, ...]
+    guid: bytes
+    replaces: int | None = None
+    inherits: int | None = None
+    attachments: tuple[tuple[str, str], ...] = ()
+    uid: int = 0
+    wanted: Wanted | None = None
+    has_pop3_uidl: bool = False
+    saved: int | None = None
+
+
+_Request = Request[list[Arrival], Saved]
+
+
+class SdboxSaves:
+    """Brings messages into the mailboxes of a single-dbox store."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._disk = work.disk
+        self._queues: dict[str, GroupCommit[list[Arrival], Saved]] = {}
+
+    @property
+    def queues(self) -> list[GroupCommit[list[Arrival], Saved]]:
+        """Where saves wait, one for each mailbox."""
+        return list(self._queues.values())
+
+    # -- save --------------------------------------------------------------------------------------------
+
+    async def add(self, name: str, messages: Sequence[NewMessage]) -> Saved:
+        """Save *messages* into a mailbox in one transaction."""
+        made: list[Arrival] = []
+        limit = trio.CapacityLimiter(_AT_ONCE)
+        found: list[Arrival | None] = [None] * len(messages)
+
+        async def prepare(at: int, message: NewMessage) -> None:
+            async with limit:
+                found[at] = await self._prepare(name, message, made)
+
+        try:
+            await side_by_side(prepare, messages)
+        except BaseException:
+            await self.discard(made)
+            raise
+        return await self.take(name, [new for new in found if new is not None])
+
+    async def need_directory(self, name: str, directory: str) -> None:
+        """With ``INDEX=`` a mailbox may have an index and no directory yet."""
+        if await self._disk.exists(directory):
+            return
+        if self._work.location.index is None or not await self._disk.exists(self._work.index(name).log_path):
+            raise NoSuchMailbox(f"{self._work.shown(name)}: no such mailbox")
+        await self._disk.make_dirs(directory)
+
+    async def _prepare(self, name: str, message: NewMessage, made: list[Arrival]) -> Arrival:
+        """Write one message to a temporary file."""
+        options, directory = self._work.options, self._work.location.mailbox_path(name)
+        composed = await compose(message, options, mailbox=None, directory=directory)
+        new = Arrival("", message.flags, message.keywords, composed.guid, message.replaces, message.inherits)
+        new.uid, new.wanted = message.uid or 0, message.wanted
+        new.has_pop3_uidl, new.saved = message.pop3_uidl is not None, message.saved
+        made.append(new)
+        if isinstance(composed, Spooled):
+            await self._finish(composed, new)
+            return new
+        try:
+            await self._write(composed, new, directory)
+        except FileNotFoundError:
+            await self.need_directory(name, directory)
+            await self._write(composed, new, directory)
+        return new
+
+    async def _write(self, composed: Composed, new: Arrival, directory: str) -> None:
+        """Write the file under a temporary name; ``new`` knows that name as long as there may be a file."""
+        begun = new_file(self._work.options.dbox_version)
+        while True:
+            new.temporary = self._disk.temporary(directory)
+            try:
+                if composed.whole:
+                    await self._disk.write_new(new.temporary, begun.header + composed.encode(begun.first))
+                    return
+                file = await self._disk.create(new.temporary)
+                break
+            except FileExistsError:
+                new.temporary = ""
+        try:
+            await composed.write_to(file, begun.first, begun.header)
+            await file.sync()
+        finally:
+            await file.close()
+
+    async def _finish(self, spooled: Spooled, new: Arrival) -> None:
+        """Make the file that a message was spooled to a whole one."""
+        file = await spooled.take(self._disk)
+        new.temporary = file.path
+        try:
+            await spooled.write_to(file, spooled.place)
+            await file.sync()
+        finally:
+            await file.close()
+
+    async def take(self, name: str, new: list[Arrival]) -> Saved:
+        """Finished temporary files become messages, with all that are ready; what fails takes them away."""
+        queue = self._queues.get(name)
+        if queue is None:
+
+            async def commit(group: Sequence[_Request]) -> None:
+                await self._commit(name, group)
+
+            queue = self._queues[name] = GroupCommit(commit)
+        request: _Request = Request(new)
+        try:
+            return await queue.run(request)
+        except BaseException:
+            if not request.taken or request.error is not None:
+                await self.discard(new)
+            raise
+
+    async def discard(self, made: Sequence[Arrival]) -> None:
+        """Take temporary files away."""
+        await self._disk.discard([new.temporary for new in made if new.temporary])
+
+    # -- commit ------------------------------------------------------------------------------------------
+
+    async def _commit(self, name: str, group: Sequence[_Request]) -> None:
+        attachments: list[str] = []
+        async with self._work.mailbox(name) as index:
+            validity = index.state.uid_validity
+            await self._take_uids(name, index, [new for request in group for new in request.what])
+            group = await self._name(name, index, group)
+            news = [new for request in group for new in request.what]
+            if not news:
+                return
+            replaced = self._inherit(index, news)
+            if self._work.options.alone:
+                attachments = await self.attachment_files(name, index, replaced)
+            notes: list[str] = []
+            try:
+                await self._link_attachments(index, news)
+                await self._publish(name, index, news, notes)
+                if any(new.wanted is not None and new.wanted.uid != new.uid for new in news):
+                    await self._name(name, index, group)
+                await self._write_log(index, news, replaced, notes)
+            except BaseException as error:
+                await self._take_back(name, index, news, replaced, error)
+                raise
+            finally:
+                await self._work.notes.drop(notes)
+            self._work.count("saved", len(news))
+        if self._work.options.alone:
+            await self._disk.attempt(self.unlink(name, replaced, attachments))
+        for request in group:
+            request.result = Saved(
+                validity, tuple(new.uid for new in request.what), tuple(new.guid for new in request.what)
+            )
+
+    async def _take_uids(self, name: str, index: IndexLog, news: Sequence[Arrival]) -> None:
+        """The next uids, but none whose file is in the alternative storage."""
+        uid = index.state.next_uid
+        alt = self._work.location.alt_mailbox_path(name)
+        todo = list(news)
+        while todo:
+            free = []
+            for new in todo:
+                free.append(max(uid, new.uid))
+                uid = free[-1] + 1
+            if alt is not None:
+                looks = [ops.Stat(os.path.join(alt, f"u.{number}")) for number in free]
+                answers = await self._disk.run_all(looks)
+                for answer in answers:
+                    if isinstance(answer, OSError) and not isinstance(answer, FileNotFoundError):
+                        raise answer
+                numbers = [n for n, st in zip(free, answers, strict=True) if isinstance(st, OSError)]
+            else:
+                numbers = free
+            for new, number in zip(todo, numbers, strict=False):
+                new.uid = number
+            todo = todo[len(numbers) :]
+
+    async def _name(self, name: str, index: IndexLog, group: Sequence[_Request]) -> list[_Request]:
+        """Tell who knows names of the uids; gives the requests of which nothing is wrong."""
+        fine = []
+        for request in group:
+            for new in request.what:
+                if new.wanted is not None:
+                    new.wanted.uid = new.uid
+        answers = iter(
+            await self._work.name(name, index, [new.wanted for request in group for new in request.what])
+        )
+        for request in group:
+            errors = [error for error in [next(answers) for _ in request.what] if error is not None]
+            if errors:
+                request.error = errors[0]
+            else:
+                fine.append(request)
+        return fine
+
+    def _inherit(self, index: IndexLog, news: Sequence[Arrival]) -> list[int]:
+        """Flags and keywords of replaced messages go to their successors, and those of others to their heirs;
+        gives the replaced ones that still exist.
+        """
+        state = index.state
+        olds = visible(state, (new.replaces for new in news if new.replaces is not None))
+        givers = visible(state, (new.inherits for new in news if new.inherits is not None))
+        for new in news:
+            if new.replaces is not None and new.replaces in olds:
+                new.flags, new.keywords = log_records.marks(state, new.replaces)
+            elif new.inherits is not None and new.inherits in givers:
+                new.flags, new.keywords = log_records.marks(state, new.inherits)
+        return olds
+
+    async def _publish(self, name: str, index: IndexLog, news: list[Arrival], notes: list[str]) -> None:
+        """Give the files their names; a uid whose name is taken is stepped over.
+
+        :param notes: gets the notes that say whose these files are as long as they have no record.
+        """
+        directory = self._work.location.mailbox_path(name)
+        todo = list(news)
+        while todo:
+            await self._work.notes.prepare()
+            notes.append(self._work.notes.path())
+            noting = self._noting(name, index, todo, notes[-1])
+            batch = [
+                ops.Publish(new.temporary, os.path.join(directory, f"u.{new.uid}"), False) for new in todo
+            ]
+            answers = await self._disk.publish_all(batch, directory, noting)
+            taken = []
+            for new, answer in zip(todo, answers, strict=True):
+                if isinstance(answer, FileExistsError):
+                    taken.append(new)
+                elif isinstance(answer, OSError):
+                    raise answer
+            highest = max(new.uid for new in news)
+            for number, new in enumerate(taken, highest + 1):
+                new.uid = number
+            todo = taken
+
+    def _noting(
+        self, name: str, index: IndexLog, news: Sequence[Arrival], path: str
+    ) -> Callable[[list[os.stat_result]], Steps[None]]:
+        """What writes the note of a group, whose files have these attributes."""
+        guid, permissions = self._work.header(index).guid.hex(), self._disk.file_permissions
+        uids = [new.uid for new in news]
+
+        def program(found: list[os.stat_result]) -> Steps[None]:
+            files = tuple((uid, entry.st_ino) for uid, entry in zip(uids, found, strict=True))
+            yield from writing(path, Note(name, guid, files), permissions)
+
+        return program
+
+    async def _write_log(
+        self, index: IndexLog, news: Sequence[Arrival], replaced: Sequence[int], notes: list[str]
+    ) -> None:
+        ordered = sorted(news, key=lambda new: new.uid)
+        rows = [
+            log_records.Appended(new.uid, new.flags, new.keywords, new.guid, has_pop3_uidl=new.has_pop3_uidl)
+            for new in ordered
+        ]
+        batch = log_records.append_messages(index.state, rows, mdbox=False)
+        batch += await keep_saved_dates(index, [(n.uid, n.saved) for n in ordered if n.saved is not None])
+        if replaced:
+            batch += log_records.expunge(index.state, replaced, external=self._work.options.alone)
+        await index.append(batch, durable=True, unlink=notes)
+        notes.clear()
+
+    async def _take_back(
+        self,
+        name: str,
+        index: IndexLog,
+        news: Sequence[Arrival],
+        replaced: Sequence[int],
+        error: BaseException,
+    ) -> None:
+        """Take away what was published.  If the log has the records already, it could only not be synced.
+
+        Then they are expunged again; but not if some replaced others, which are expunged by now: one of the
+        two would be lost.
+        """
+        uids = present(index.state, (new.uid for new in news))
+        if isinstance(error, OSError) and len(uids) == len(news):
+            if replaced:
+                return
+            await self._disk.attempt(index.append(log_records.expunge(index.state, uids, external=True)))
+        await self._unpublish(name, index, news)
+
+    async def _unpublish(self, name: str, index: IndexLog, news: Sequence[Arrival]) -> None:
+        """Take away what has no record."""
+        known = set(present(index.state, (new.uid for new in news)))
+        gone = [new for new in news if new.uid not in known]
+        suffix = self._suffix(index)
+        names = [self._work.message_paths(name, new.uid)[0] for new in gone]
+        links = [f"{path}{suffix}{new.uid}" for new in gone for _, path in new.attachments]
+        own = await self._disk.run_all([ops.Stat(new.temporary, follow=False) for new in gone])
+        published = [path for path, st in zip(names, own, strict=True) if isinstance(st, FileNotFoundError)]
+        await self._disk.discard(published + links)
+
+    async def _link_attachments(self, index: IndexLog, news: Sequence[Arrival]) -> None:
+        for new in news:
+            for existing, path in new.attachments:
+                await self._work.link_or_copy(existing, f"{path}{self._suffix(index)}{new.uid}")
+
+    def _suffix(self, index: IndexLog) -> str:
+        """What the attachment files of this mailbox's messages end with, before the uid."""
+        return f"-{self._work.header(index).guid.hex()}-"
+
+    # -- attachments -------------------------------------------------------------------------------------
+
+    async def attachments(
+        self, name: str, uids: Sequence[int], guid: bytes
+    ) -> dict[int, tuple[tuple[str, str], ...]]:
+        """The attachment files of messages: (file, path without suffix), by uid."""
+        files = SdboxFiles(self._work.fs, self._work.location, name)
+        found = {}
+        for start in range(0, len(uids), _BATCH):
+            for scanned in await files.scan(np.array(uids[start : start + _BATCH], np.uint32)):
+                refs = scanned.record.metadata.ext_refs if scanned.record is not None else None
+                if refs is None:
+                    continue
+                directory = self._work.location.attachments
+                if directory is None:
+                    raise Unsupported(
+                        f"{self._work.shown(name)}: uid {scanned.uid} has external attachments; "
+                        "say where they are: -o attachments=DIR"
+                    )
+                paths = [os.path.join(directory, ref.path) for ref in parse_ext_refs(refs)]
+                found[scanned.uid] = tuple((f"{p}-{guid.hex()}-{scanned.uid}", p) for p in paths)
+        return found
+
+    async def attachment_files(self, name: str, index: IndexLog, uids: Sequence[int]) -> list[str]:
+        """The attachment files of messages that will be expunged; none if one doesn't know where they are."""
+        if not uids or self._work.location.attachments is None:
+            return []
+        found = await self.attachments(name, uids, self._work.header(index).guid)
+        return [file for pairs in found.values() for file, _ in pairs]
+
+    async def unlink(self, name: str, uids: Sequence[int], attachments: Sequence[str]) -> None:
+        """Remove the files of messages that have no record any more.
+
+        :raises OSError: one could not be removed; the others were.
+        """
+        paths = [self._work.message_paths(name, uid) for uid in uids]
+        first = await self._disk.run_all([ops.Unlink(some[0]) for some in paths])
+        again = [
+            path
+            for some, answer in zip(paths, first, strict=True)
+            if isinstance(answer, FileNotFoundError)
+            for path in some[1:]
+        ]
+        second = await self._disk.run_all([ops.Unlink(path) for path in [*again, *attachments]])
+        failed: OSError | None = None
+        done = zip([*(some[0] for some in paths), *again, *attachments], [*first, *second], strict=True)
+        for path, answer in done:
+            if isinstance(answer, OSError) and not isinstance(answer, FileNotFoundError):
+                await self._work.remember_unremoved(path)
+                failed = failed or answer
+        if failed is not None:
+            raise failed

@@ -1,0 +1,62 @@
+"""What sdbox and mdbox have in common for :class:`~dboxfs.store.write.writer.StoreWriter`: asked for once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from dboxfs.store.write.message import CopyAs, NewMessage
+from dboxfs.store.write.naming import Wanted
+from dboxfs.store.write.results import Copied, Saved
+
+
+class Backend(Protocol):
+    """The changes of messages that depend on a store's format.  uids are ascending, each once, and some."""
+
+    @property
+    def groups(self) -> int:
+        """How many groups of saves there were."""
+        ...
+
+    async def add(self, name: str, messages: Sequence[NewMessage]) -> Saved:
+        """Bring messages into a mailbox, in one transaction: ``StoreWriter.save``."""
+        ...
+
+    async def copy(
+        self,
+        source: str,
+        uids: Sequence[int],
+        target: str,
+        *,
+        like: Mapping[int, CopyAs] | None = None,
+        named: Wanted | None = None,
+    ) -> Copied:
+        """``StoreWriter.copy``."""
+        ...
+
+    async def move(
+        self,
+        source: str,
+        uids: Sequence[int],
+        target: str,
+        *,
+        replaces: int | None = None,
+        named: Wanted | None = None,
+    ) -> Copied:
+        """``StoreWriter.move``."""
+        ...
+
+    async def expunge(
+        self,
+        name: str,
+        uids: Sequence[int] | None,
+        *,
+        heir: int | None = None,
+        named: Wanted | None = None,
+    ) -> list[int]:
+        """Execute the expunge of messages (None: all), and of those that others asked for.
+
+        :param heir: takes the place of the only one of *uids*, if that is there.
+        :param named: the name that the heir shall have.
+        """
+        ...

@@ -1,0 +1,31 @@
+"""What an expunge writes to a mailbox's log, whatever the store's format (PROTOCOL sections 6 and 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dboxfs.errors import NoSuchMessage
+from dboxfs.store.indexes.log import IndexLog
+from dboxfs.store.write import log_records
+from dboxfs.store.write.session import visible
+
+
+def heritage(index: IndexLog, heir: int, old: int) -> list[bytes] | None:
+    """What gives *heir* the flags and keywords of *old*; None: that is gone, and there is nothing to give.
+
+    :raises NoSuchMessage: there is no heir.
+    """
+    if not visible(index.state, [heir]):
+        raise NoSuchMessage(f"{index.what}: no message with uid {heir}")
+    return log_records.inherit(index.state, heir, old) if visible(index.state, [old]) else None
+
+
+async def finish_expunge(index: IndexLog, gone: Sequence[int], first: Sequence[bytes] = ()) -> None:
+    """Write the expunge of *gone* to a locked mailbox, and with it that all requests are carried out.
+
+    :param first: what the same transaction says before that.
+    """
+    tail = not first and log_records.only_expunges_pending(index.state) and index.state.has_pending_requests
+    batch = [*first, *(log_records.expunge(index.state, gone, external=True) if gone else [])]
+    if batch or tail:
+        await index.append(batch, tail=tail, durable=True)
