@@ -32,6 +32,7 @@ class ChangeNotes:
 
     def __init__(self, location: Location, map_changed: Callable[[], None]) -> None:
         self._location = location
+        self._tree_root = location.tree
         self._map_changed = map_changed
         self._watcher = Watcher()
         self._tree = False
@@ -152,7 +153,7 @@ class ChangeNotes:
         return self._watcher.watching(directory, "index")
 
     def _directory(self, name: str) -> str:
-        return os.path.join(self._location.tree, name) if name else self._location.tree
+        return os.path.join(self._tree_root, name) if name else self._tree_root
 
     # -- events --------------------------------------------------------------------------------
 
