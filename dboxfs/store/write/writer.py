@@ -42,13 +42,13 @@ from dboxfs.store.mdbox.repair import repair_storage
 from dboxfs.store.mdbox.write import MdboxWriter
 from dboxfs.store.sdbox.write import SdboxWriter
 from dboxfs.store.write import log_records
-from dboxfs.store.write.backend import Backend
 from dboxfs.store.write.expunge_requests import Asking
 from dboxfs.store.write.expunges import heritage
 from dboxfs.store.write.leftovers import forget, resolve
 from dboxfs.store.write.mailboxes import MailboxTree
 from dboxfs.store.write.maintain import Maintained, Pause, maintain
 from dboxfs.store.write.message import CopyAs, NewMessage
+from dboxfs.store.write.message_writer import MessageWriter
 from dboxfs.store.write.naming import Namer, Wanted
 from dboxfs.store.write.recover import recover
 from dboxfs.store.write.results import Copied, Saved
@@ -84,7 +84,9 @@ class StoreWriter:
         self._work = Work(fs, location, owner, self.options, views)
         self._work.repair = repair_storage
         mdbox = self._work.mdbox
-        self._backend: Backend = MdboxWriter(self._work) if mdbox else SdboxWriter(self._work, self.expunge)
+        self._backend: MessageWriter = (
+            MdboxWriter(self._work) if mdbox else SdboxWriter(self._work, self.expunge)
+        )
         self._tree = MailboxTree(self._work, self._execute_expunge)
         self._asking: dict[str, Asking] = {}
 

@@ -10,7 +10,7 @@ from dboxfs.store.write.naming import Wanted
 from dboxfs.store.write.results import Copied, Saved
 
 
-class Backend(Protocol):
+class MessageWriter(Protocol):
     """The changes of messages that depend on a store's format.  uids are ascending, each once, and some."""
 
     @property
