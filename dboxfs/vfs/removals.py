@@ -72,8 +72,8 @@ class Removals:
         self._spawn = spawn
         self._batches: dict[str, _Batch] = {}
 
-    async def remove(self, folder: Folder, uid: int) -> None:
-        """Remove a message.
+    async def remove(self, folder: Folder, uid: int) -> bool:
+        """Remove a message; False: somebody else has done it.  Then the mailbox was read again.
 
         :raises Exception: it is not removed.
         """
@@ -82,7 +82,7 @@ class Removals:
         batch.row = batch.row + 1 if now - batch.last < ROW else 1
         self._names.hide(folder, uid)  # the kernel knows that it goes, and needs not be told
         try:
-            await self._remove(folder, batch, uid)
+            was_there = await self._remove(folder, batch, uid)
         except BaseException:
             self._names.show(folder, [uid])
             raise
@@ -92,20 +92,22 @@ class Removals:
             if batch.row > ONE_BY_ONE:
                 self._store.hold(folder.name)
             self._spawn(partial(self._later, folder))
+        return was_there
 
-    async def _remove(self, folder: Folder, batch: _Batch, uid: int) -> None:
+    async def _remove(self, folder: Folder, batch: _Batch, uid: int) -> bool:
         first = batch.row <= ONE_BY_ONE
         if first and self._writer.options.alone:
-            await self._writer.expunge(folder.name, [uid])
+            was_there = uid in await self._writer.expunge(folder.name, [uid])
         else:
-            await self._writer.ask_expunge(folder.name, uid)
+            was_there = await self._writer.ask_expunge(folder.name, uid)
             batch.first = batch.first if batch.asked else trio.current_time()
             batch.asked.add(uid)
-        if first:
+        if first or not was_there:
             with trio.CancelScope(shield=True):
                 await self._store.refresh_mailbox(folder)
             if folder.mailbox is None or uid not in folder.mailbox:
                 self._names.show(folder, [uid])
+        return was_there
 
     async def finish(self, folder: Folder) -> None:
         """Wait until all that was removed is on disk, and carried out where no Dovecot does it.

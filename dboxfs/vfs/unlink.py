@@ -43,7 +43,7 @@ class UnlinkRequest:
         for writer in writers:
             writer.removed()
         try:
-            await self._removals.remove(folder, uid)
+            was_there = await self._removals.remove(folder, uid)
         except BaseException:
             for writer in writers:
                 writer.kept()
@@ -51,3 +51,7 @@ class UnlinkRequest:
         for writer in writers:  # its inode stands for what is written, and nothing else, from now on
             self._drafts.discard(writer)
             writer.expunged()
+        if not was_there:  # another mount was faster: it has replaced the message, or removed it
+            await self._names.know(folder)
+            if self._names.resolve(folder, name) not in (None, uid):
+                await self.unlink(parent, name, pid)
