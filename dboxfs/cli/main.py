@@ -14,7 +14,18 @@ import sys
 from collections.abc import Collection, Sequence
 
 from dboxfs import __version__
-from dboxfs.cli import change, check, convert, exporting, importing, mount, rescue, show, umount
+from dboxfs.cli import (
+    change,
+    check,
+    convert,
+    exporting,
+    importing,
+    mount,
+    rescue,
+    restoring,
+    show,
+    umount,
+)
 from dboxfs.cli.logs import one_line
 from dboxfs.cli.mount_options import OPTIONS_HELP
 from dboxfs.cli.status import (
@@ -99,6 +110,14 @@ def _parser(*, by_option: bool) -> tuple[argparse.ArgumentParser, Collection[str
     )
     umount.add_arguments(umount_parser)
     umount_parser.set_defaults(run=umount.umount)
+
+    commit = commands.add_parser(
+        "commit",
+        help="make messages of what was put back (-o restore)",
+        description="Make messages of all files that were put back into MOUNTPOINT, mounted with -o restore.",
+    )
+    restoring.add_arguments(commit)
+    commit.set_defaults(run=restoring.commit)
 
     listing = commands.add_parser(
         "ls",

@@ -30,6 +30,8 @@ options for -o:
     compress=METHOD      store new messages compressed: zstd[:LEVEL], lz4, gz[:LEVEL], bz2[:LEVEL] or none
                          (default none; with --user: as Dovecot does)
     alone                no Dovecot uses the store meanwhile: expunge for good, rewrite indexes
+  restore              writable, for putting a backup back: files become messages, with the uids, guids
+                       and dates that they bring, at the end of the mount or at dboxfs commit
   allow_other          other users may look into the mount, as its modes allow
   uid=N, gid=N         who the files seem to belong to (default: the store's owner)
   umask=OCTAL          permission bits to take away from 0400 (files) and 0500 (directories);
@@ -152,6 +154,7 @@ _OPTIONS: Mapping[str, _Option] = {
     "lock_method": _enum(_Goes.WRITE, "lock_method", LockMethod),
     "compress": _Option("zstd, lz4, gz, bz2 or none, with :LEVEL", _Goes.WRITE, "compress", parse_method),
     "alone": _flag(_Goes.WRITE, "neighbour", Neighbour.ALONE),
+    "restore": _flag(_Goes.VERSION, "restore"),
     "dbox_version": _choice(_Goes.VERSION, "dbox_version", {"2": 2, "3": 3}),
 }
 
@@ -177,6 +180,7 @@ def parse_options(texts: list[str], separator: str = "/", compress: Method | Non
             meant = _read(option, row, value, has_value=bool(equals))
             before = found[row.goes].get(row.field, ())
             found[row.goes][row.field] = (*before, meant) if row.many else meant
+            writable |= key == "restore"
             needs_rw = key if row.goes in (_Goes.WRITE, _Goes.VERSION) else needs_rw
         elif key not in _IGNORED and not key.startswith(("x-", "comment")):
             known = (*_OPTIONS, "ro", "rw", *_KERNEL)

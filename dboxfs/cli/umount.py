@@ -5,6 +5,8 @@ taking the mount away alone would leave it waiting. A daemon is dead when no pro
 and the mount answers nothing; whether it answers is asked by a child process, since the one that asks may
 never come back.
 
+A mount with ``-o restore`` commits what is staged first, and stays if that fails.
+
 The mount may live on where this process doesn't see it: a mount namespace that was copied while it was
 there (containers, ``unshare -m``, systemd units with a ``Private...=`` option) has a mount of its own. Then
 the daemon goes on, and that is said.
@@ -22,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+from dboxfs.cli import restoring
 from dboxfs.errors import MountError
 from dboxfs.util import mounts
 from dboxfs.util.mounts import Mount
@@ -59,9 +62,13 @@ def umount(arguments: argparse.Namespace) -> int:
             return 0
         raise MountError(f"{given}: no dboxfs mount")
     daemons = mounts.servers(mount.connection)
+    status = 0
     if arguments.force or (not arguments.lazy and _is_dead(mount, daemons)):
         _abort(mount)
     else:
+        report = None if arguments.lazy else restoring.commit_all(mount.point)
+        if report is not None and (status := restoring.tell(report)):
+            return status
         _unmount(mount, lazy=arguments.lazy)
     _wait(lambda: not mounts.is_there(mount))
     if not arguments.lazy and not _wait(lambda: not any(map(_lives, daemons))):

@@ -168,7 +168,8 @@ async def _file_system(store: Store, options: MountOptions, host: Host) -> ReadO
         raise NoSuchStore(f"{root}: lies on a read-only file system; mount it without -o rw")
     writer = StoreWriter(store.fs, store.location, store.owner, write, views=store)
     await writer.recover(name for name, folder in store.folders.items() if folder.mailbox is not None)
-    vfs = WritableVfs(ReadOnlyVfs(store, replace(options.view, writable=True), host, names), writer, names)
+    reading = ReadOnlyVfs(store, replace(options.view, writable=True), host, names)
+    vfs = WritableVfs(reading, writer, names, restore=options.restore)
     await vfs.begin()
     return vfs
 
@@ -180,6 +181,8 @@ def _start_background_work(vfs: ReadOnlyVfs | WritableVfs, spawn: Spawn, mount: 
     if isinstance(vfs, WritableVfs):
         vfs.mounted(mount)
         spawn(vfs.sweep)
+        if vfs.staging is not None:
+            spawn(vfs.staging.run)
         if vfs.maintenance is not None:
             spawn(vfs.maintenance.run)
 

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TypeVar
 
@@ -27,7 +27,7 @@ from dboxfs.errors import DboxfsError, NoSuchMessage, StoreBusy
 from dboxfs.store import Folder, Mailbox, Store
 from dboxfs.store.names.files import NameFiles
 from dboxfs.store.names.read import NameReader
-from dboxfs.store.write import BodySource, NewMessage, Source, StoreWriter, Superseded, Wanted
+from dboxfs.store.write import BodySource, NewMessage, Saved, Source, StoreWriter, Superseded, Wanted
 from dboxfs.vfs.editor_saves import EditorSaves
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.forwarding import Forwarding
@@ -201,6 +201,40 @@ class MessageChanges:
                 await self._take_back(folder, uid)
             raise failed
         return uid
+
+    async def save_all(self, folder: Folder, messages: Sequence[NewMessage]) -> Saved:
+        """Save messages into a mailbox in one transaction; their names are those that they want.
+
+        A name that can't be kept is logged, and the message is ``<uid>.eml``.
+
+        :raises Superseded: another message has one of the names by now; nothing was changed.
+        :raises DboxfsError, OSError: nothing was changed.
+        """
+        guid = mailbox_of(folder).guid
+        if guid is not None and not len(mailbox_of(folder)):
+            self._filled.add(guid)
+        async with AsyncExitStack() as stack:
+            for message in messages:
+                await stack.enter_async_context(self._announced(folder, message.wanted))
+            saved = await self._writer.save(folder.name, messages)
+        await self._store.see(folder)
+        async with trio.open_nursery() as nursery:
+            for message, uid in zip(messages, saved.uids, strict=True):
+                self._editor_saves.saved(folder.name, uid)
+                if message.wanted is not None:
+                    nursery.start_soon(self._keep_written_name, folder, uid, message.wanted.name)
+        return saved
+
+    async def _keep_written_name(self, folder: Folder, uid: int, name: bytes) -> None:
+        try:
+            await self._files.record(folder, uid, name)
+        except (OSError, DboxfsError) as exc:
+            shown = self._store.display_name(folder)
+            log.error("%s: the name of uid %d can't be kept: %s", shown, uid, exc)
+
+    def is_free(self, folder: Folder, name: bytes) -> bool:
+        """Whether no message has this name."""
+        return self._names.resolve(folder, name) is None
 
     @asynccontextmanager
     async def _announced(self, folder: Folder, wanted: Wanted | None) -> AsyncIterator[None]:

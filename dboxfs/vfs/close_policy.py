@@ -38,6 +38,7 @@ from dboxfs.vfs.draft_stages import Stage
 from dboxfs.vfs.drafts import Drafts, Writing
 from dboxfs.vfs.host import Host
 from dboxfs.vfs.node import DRAFTS, Inodes
+from dboxfs.vfs.staging import Staging
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,10 @@ class OpenDraft:
 class ClosePolicy:
     """Decides at FLUSH, FSYNC and RELEASE whether the bytes of a draft are committed."""
 
-    def __init__(self, host: Host, inodes: Inodes, drafts: Drafts, committer: Committer) -> None:
+    def __init__(
+        self, host: Host, inodes: Inodes, drafts: Drafts, committer: Committer, staging: Staging | None
+    ) -> None:
+        self._staging = staging
         self._host = host
         self._inodes = inodes
         self._drafts = drafts
@@ -120,8 +124,15 @@ class ClosePolicy:
                 if not writing.holders.opener_holds and draft.left():
                     self._host.spawn(partial(self._wait_for_others, draft))
                 return
-            await self._committer.commit(draft)
+            await self._finish(draft)
         await self._tell(draft)
+
+    async def _finish(self, draft: Draft) -> None:
+        """Make what is written a message, or stage it; its lock is held."""
+        if self._staging is not None and draft.stage in (Stage.NEW, Stage.STAGED):
+            await self._staging.stage(draft)
+        else:
+            await self._committer.commit(draft)
 
     async def _tell(self, draft: Draft) -> None:
         """Have the kernel look up the name again, before the program that has closed the file does."""
@@ -143,7 +154,8 @@ class ClosePolicy:
     async def _commit_left(self, draft: Draft) -> bool:
         try:
             async with draft.lock:
-                return await self._committer.commit(draft)
+                await self._finish(draft)
+                return True
         except (DboxfsError, OSError) as exc:
             log.error("%s: could not be committed: %s", draft.name.decode("utf-8", "replace"), exc)
             return False
@@ -167,17 +179,18 @@ class ClosePolicy:
         draft = writing.draft
         async with draft.lock:
             draft.released()
-            if draft.handles or draft.is_temporary:
+            if draft.handles or draft.is_temporary or (draft.is_staged and not draft.failed):
                 return
             gone = killed or draft.failed or draft.is_removed
             if not gone and draft.stage is Stage.NEW and draft.is_empty:
                 self._haunt(draft)
                 return
             try:
-                if not gone:
-                    await self._committer.commit(draft)
+                if not gone and draft.dirty:
+                    await self._finish(draft)
             finally:
-                self._drafts.drop(draft)
+                if not draft.is_staged:
+                    self._drafts.drop(draft)
         await self._tell(draft)
 
     def hold(self, draft: Draft, pid: int) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 import trio
 
@@ -48,6 +48,26 @@ class OpenControlFile:
 
     async def release(self) -> None:
         """There is nothing to give back."""
+
+
+class OpenCommand(OpenControlFile):
+    """A control file that does something when it is written to: once, at the close, which tells its error."""
+
+    __slots__ = ("_command", "_written")
+
+    def __init__(self, command: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(b"")
+        self._command = command
+        self._written = False
+
+    async def write(self, data: bytes, offset: int) -> int:
+        self._written = True
+        return len(data)
+
+    async def flush(self) -> None:
+        if self._written:
+            self._written = False
+            await self._command()
 
 
 class OpenControlDirectory:
@@ -90,7 +110,24 @@ class Control:
         self.mounted_at = int(time.time())
         makers = {b"stats.json": self._stats, b"store.json": self._describe}
         self.files = {name: FIRST_CONTROL_FILE + i for i, name in enumerate(makers)}
+        self._makers: dict[int, Callable[[], Mapping[str, object]]]
         self._makers = dict(zip(self.files.values(), makers.values(), strict=True))
+        self._commands: dict[int, Callable[[], Awaitable[object]]] = {}
+
+    def serve(self, name: bytes, maker: Callable[[], Mapping[str, object]]) -> None:
+        """One more file, of what *maker* gives."""
+        self.files[name] = inode = FIRST_CONTROL_FILE + len(self.files)
+        self._makers[inode] = maker
+
+    def commands(self, name: bytes, command: Callable[[], Awaitable[object]]) -> None:
+        """One more file; a program that writes to it has *command* carried out."""
+        self.serve(name, dict)
+        self._commands[self.files[name]] = command
+
+    def command(self, inode: int) -> OpenCommand | None:
+        """The file *inode*, opened to be written; None: it is none that can be."""
+        command = self._commands.get(inode)
+        return OpenCommand(command) if command is not None else None
 
     def open(self, inode: int) -> OpenControlFile:
         """The file *inode*, as it is now.

@@ -88,6 +88,10 @@ class Draft:
         return self.stage is Stage.TEMPORARY
 
     @property
+    def is_staged(self) -> bool:
+        return self.stage is Stage.STAGED
+
+    @property
     def is_removed(self) -> bool:
         return self.stage is Stage.REMOVED
 
@@ -170,6 +174,10 @@ class Draft:
     def closed_empty(self) -> None:
         """It is a ghost from now on."""
         self._standing = self._standing.after(DraftEvent.EMPTY)
+
+    def staged(self) -> None:
+        """It was closed, and waits for the commit of its mailbox."""
+        self._standing = self._standing.after(DraftEvent.CLOSED)
 
     def committed(self, uid: int) -> None:
         """Its bytes are message *uid*."""

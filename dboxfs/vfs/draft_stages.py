@@ -11,25 +11,27 @@ stage           what it is
 ``TEMPORARY``   the same with a name that begins with a dot.  The rename that takes the dot away makes it one
 ``GHOST``       a new file that was closed without a byte: only the process that made it finds it
 ``NAMELESS``    another file was given its name: it becomes a message of its own, ``<uid>.eml``
+``STAGED``      a new file that was closed (``-o restore``): the commit of its mailbox makes it one
 ``MESSAGE``     it is message ``uid``, or takes its place with the next commit
 ``REMOVED``     nothing of it will be committed.  A program that has it open goes on reading it
 ==============  ====================================================================================
 
-==============  ========  ===========  ========  ==========  =========  =========
-event           NEW       TEMPORARY    GHOST     NAMELESS    MESSAGE    REMOVED
-==============  ========  ===========  ========  ==========  =========  =========
-``OPENED``      .         .            NEW       .           .          .
-``EMPTY``       GHOST     -            -         -           -          -
-``COMMITTED``   MESSAGE   MESSAGE      -         MESSAGE     .          .
-``MOVED``       -         -            -         -           .          .
-``EXPUNGED``    -         -            -         -           by name    .
-``TO_PLAIN``    .         NEW          .         -           -          -
-``TO_DOT``      TEMPORARY .            TEMPORARY -           -          -
-``ONTO``        MESSAGE   MESSAGE      REMOVED   -           -          -
-``NAME_TAKEN``  NAMELESS  REMOVED      REMOVED   .           NAMELESS   .
-``REMOVED``     REMOVED   REMOVED      REMOVED   REMOVED     REMOVED    .
-``KEPT``        -         -            -         -           -          by uid
-==============  ========  ===========  ========  ==========  =========  =========
+==============  ========  ===========  ========  ==========  =========  =========  =========
+event           NEW       TEMPORARY    GHOST     NAMELESS    STAGED     MESSAGE    REMOVED
+==============  ========  ===========  ========  ==========  =========  =========  =========
+``OPENED``      .         .            NEW       .           .          .          .
+``EMPTY``       GHOST     -            -         -           -          -          -
+``CLOSED``      STAGED    -            -         -           .          -          .
+``COMMITTED``   MESSAGE   MESSAGE      -         MESSAGE     MESSAGE    .          .
+``MOVED``       -         -            -         -           -          .          .
+``EXPUNGED``    -         -            -         -           -          by name    .
+``TO_PLAIN``    .         NEW          .         -           .          -          -
+``TO_DOT``      TEMPORARY .            TEMPORARY -           TEMPORARY  -          -
+``ONTO``        MESSAGE   MESSAGE      REMOVED   -           -          -          -
+``NAME_TAKEN``  NAMELESS  REMOVED      REMOVED   .           REMOVED    NAMELESS   .
+``REMOVED``     REMOVED   REMOVED      REMOVED   REMOVED     REMOVED    REMOVED    .
+``KEPT``        -         -            -         -           -          -          by uid
+==============  ========  ===========  ========  ==========  =========  =========  =========
 
 (``.`` stays, ``-`` can't happen.  *By name*: ``TEMPORARY`` if the name begins with a dot, else ``NEW``.
 *By uid*: ``MESSAGE``, but ``NAMELESS`` if another file was given its name, and its message, meanwhile.)
@@ -52,6 +54,7 @@ class Stage(enum.Enum):
     TEMPORARY = enum.auto()
     GHOST = enum.auto()
     NAMELESS = enum.auto()
+    STAGED = enum.auto()
     MESSAGE = enum.auto()
     REMOVED = enum.auto()
 
@@ -60,6 +63,7 @@ class DraftEvent(enum.Enum):
     """What happens to a draft: a row of the table.
 
     ``OPENED``: a process has opened it.  ``EMPTY``: its last descriptor was closed, and there is no byte.
+    ``CLOSED``: the same with bytes, where files are staged.
     ``COMMITTED``: its bytes are message ``uid``.  ``MOVED``: its message has another uid or name, or is in
     another mailbox.  ``EXPUNGED``: its message is gone, by somebody else's hand.  ``TO_PLAIN``, ``TO_DOT``,
     ``ONTO``: it was renamed to a name that is free, or over a message.  ``NAME_TAKEN``: another file was
@@ -69,6 +73,7 @@ class DraftEvent(enum.Enum):
 
     OPENED = enum.auto()
     EMPTY = enum.auto()
+    CLOSED = enum.auto()
     COMMITTED = enum.auto()
     MOVED = enum.auto()
     EXPUNGED = enum.auto()
@@ -80,22 +85,24 @@ class DraftEvent(enum.Enum):
     KEPT = enum.auto()
 
 
-_NEW, _DOT, _GHOST, _NAMELESS, _MESSAGE, _REMOVED = Stage
+_NEW, _DOT, _GHOST, _NAMELESS, _STAGED, _MESSAGE, _REMOVED = Stage
 
 TABLE: dict[DraftEvent, dict[Stage, Stage]] = {
     DraftEvent.OPENED: {stage: stage for stage in Stage} | {_GHOST: _NEW},
     DraftEvent.EMPTY: {_NEW: _GHOST},
+    DraftEvent.CLOSED: {_NEW: _STAGED, _STAGED: _STAGED, _REMOVED: _REMOVED},
     DraftEvent.COMMITTED: {
-        _NEW: _MESSAGE, _DOT: _MESSAGE, _NAMELESS: _MESSAGE, _MESSAGE: _MESSAGE, _REMOVED: _REMOVED,
+        _NEW: _MESSAGE, _DOT: _MESSAGE, _NAMELESS: _MESSAGE, _STAGED: _MESSAGE, _MESSAGE: _MESSAGE,
+        _REMOVED: _REMOVED,
     },
     DraftEvent.MOVED: {_MESSAGE: _MESSAGE, _REMOVED: _REMOVED},
     DraftEvent.EXPUNGED: {_MESSAGE: _NEW, _REMOVED: _REMOVED},
-    DraftEvent.TO_PLAIN: {_NEW: _NEW, _DOT: _NEW, _GHOST: _GHOST},
-    DraftEvent.TO_DOT: {_NEW: _DOT, _DOT: _DOT, _GHOST: _DOT},
+    DraftEvent.TO_PLAIN: {_NEW: _NEW, _DOT: _NEW, _GHOST: _GHOST, _STAGED: _STAGED},
+    DraftEvent.TO_DOT: {_NEW: _DOT, _DOT: _DOT, _GHOST: _DOT, _STAGED: _DOT},
     DraftEvent.ONTO: {_NEW: _MESSAGE, _DOT: _MESSAGE, _GHOST: _REMOVED},
     DraftEvent.NAME_TAKEN: {
-        _NEW: _NAMELESS, _DOT: _REMOVED, _GHOST: _REMOVED, _NAMELESS: _NAMELESS, _MESSAGE: _NAMELESS,
-        _REMOVED: _REMOVED,
+        _NEW: _NAMELESS, _DOT: _REMOVED, _GHOST: _REMOVED, _NAMELESS: _NAMELESS, _STAGED: _REMOVED,
+        _MESSAGE: _NAMELESS, _REMOVED: _REMOVED,
     },
     DraftEvent.REMOVED: dict.fromkeys(Stage, _REMOVED),
     DraftEvent.KEPT: {_REMOVED: _MESSAGE},

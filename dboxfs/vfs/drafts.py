@@ -70,6 +70,8 @@ class Drafts:
         self._opens: dict[Writing, None] = {}
         self._by_inode: dict[int, Draft] = {}
         self._by_name: dict[tuple[int, bytes], Draft] = {}
+        self._keys: dict[Draft, tuple[int, bytes]] = {}
+        self._displaced: dict[tuple[int, bytes], Draft] = {}
         self._ghosts: OrderedDict[int, Draft] = OrderedDict()
         self._linked: OrderedDict[tuple[int, bytes], int] = OrderedDict()
 
@@ -97,7 +99,8 @@ class Drafts:
         standing = Standing.of(folder, name, uid, exclusive=exclusive)
         inode, based = DRAFTS | next(self._numbers), 0 if appends else None
         draft = Draft(inode, standing, self._spool, self._budget, base, based)
-        self._by_inode[draft.inode] = self._by_name[key] = draft
+        self._by_inode[draft.inode] = draft
+        self._name(draft, key)
         return draft
 
     def replacement(self, inode: int, folder: Folder, name: bytes, uid: int, base: Body | None) -> Draft:
@@ -159,7 +162,7 @@ class Drafts:
 
     def may_see(self, draft: Draft, pid: int) -> bool:
         """Whether the process of thread *pid* sees a file that is no message yet."""
-        return draft.is_temporary or (draft.uid is None and self.is_open(draft, pid))
+        return draft.is_temporary or draft.is_staged or (draft.uid is None and self.is_open(draft, pid))
 
     def replacing(self, inode: int, pid: int) -> Draft | None:
         """What the process of thread *pid* writes that will take the place of the message *inode*."""
@@ -196,8 +199,11 @@ class Drafts:
 
     def not_renamed(self, draft: Draft, before: Standing) -> None:
         """The rename has changed nothing after all."""
+        displaced = self._displaced.pop(self._keys.get(draft, (0, b"")), None)
         draft.not_renamed(before)
         self._find_by_name(draft)
+        if displaced is not None:
+            self._find_by_name(displaced)
 
     def follow(self, draft: Draft, folder: Folder, name: bytes, uid: int) -> None:
         """The message of a draft was renamed, or moved: it is *uid* of *folder* now."""
@@ -208,11 +214,19 @@ class Drafts:
     def _find_by_name(self, draft: Draft) -> None:
         self._unname(draft)
         if draft.inode in self._by_inode and draft.folder in self._inodes:
-            self._by_name[self._inodes.of(draft.folder), draft.name] = draft
+            self._name(draft, (self._inodes.of(draft.folder), draft.name))
+
+    def _name(self, draft: Draft, key: tuple[int, bytes]) -> None:
+        before = self._by_name.get(key)
+        if before is not None and before is not draft:
+            self._displaced[key] = before
+        self._by_name[key] = draft
+        self._keys[draft] = key
 
     def _unname(self, draft: Draft) -> None:
         """Nobody can look it up any more."""
-        for key in [key for key, found in self._by_name.items() if found is draft]:
+        key = self._keys.pop(draft, None)
+        if key is not None and self._by_name.get(key) is draft:
             del self._by_name[key]
 
     def give_name(self, folder: Folder, name: bytes, over: int | None, heir: Draft | None = None) -> bool:
@@ -223,7 +237,10 @@ class Drafts:
         :return: whether message *over* is being written, and what is written is no message yet.
         """
         losers = set(self.of_message(folder, over) if over is not None else ()) - {heir}
-        named = {d for d in self.all() if d.folder is folder and d.name == name and d.uid is None} - {heir}
+        key = (self._inodes.of(folder), name) if folder in self._inodes else (0, name)
+        has_name, had_name = self._by_name.get(key), self._displaced.pop(key, None)
+        known = {has_name, had_name, *(w.draft for w in self._opens)} - {heir, None}
+        named = {d for d in known if d and d.folder is folder and d.name == name and d.uid is None}
         for draft in losers | named:
             draft.name_taken()
             self._unname(draft)

@@ -12,7 +12,7 @@ Concurrency: one reader at a time, as the kernel has it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -157,6 +157,7 @@ class Directory:
         self._lists = lists
         self._inode = inode
         self._deadline = 0.0
+        self._staged: list[ListingRow] = []
         self.snapshot = Snapshot(folder)
 
     @property
@@ -176,6 +177,7 @@ class Directory:
             await lists.store.check(snapshot.folder)
             await lists.names.know(snapshot.folder)
             snapshot.take()
+            self._staged = lists.staged(snapshot.folder)
             self._deadline = trio.current_time() + SIZES_SECONDS
 
     def above(self, start: int) -> Iterator[tuple[int, bytes, Attrs]]:
@@ -212,7 +214,7 @@ class Directory:
     def messages(self, start: int) -> Iterator[ListingRow]:
         """The messages from offset *start* on."""
         snapshot, lists, first = self.snapshot, self._lists, self._first(start)
-        if first >= len(snapshot.uids) or snapshot.folder not in lists.inodes:
+        if snapshot.folder not in lists.inodes:
             return
         base, after = lists.inodes.of(snapshot.folder), len(snapshot.children) + 3
         named, written = lists.names.listed(snapshot.folder), lists.written
@@ -223,12 +225,16 @@ class Directory:
             name = named.get(uid, b"%d.eml" % uid) if named else b"%d.eml" % uid
             if name:
                 yield ListingRow(position + after, name, base | uid, size, received, changed_ns, timeout)
+        behind = len(snapshot.uids)
+        for position, row in enumerate(self._staged[max(first - behind, 0) :], max(first, behind)):
+            yield row._replace(next=position + after)
 
 
 class Listings:
     """What open directories need.
 
     :ivar written: the inodes whose size the kernel changes on its own, because they are open for writing.
+    :ivar staged: gives the files of a folder that are listed and no messages yet.
     """
 
     def __init__(
@@ -248,6 +254,7 @@ class Listings:
         self.attributes = attributes
         self.scans = scans
         self.written = written
+        self.staged: Callable[[Folder], list[ListingRow]] = lambda _: []
 
     async def open(self, inode: int) -> Directory:
         """Open a directory.

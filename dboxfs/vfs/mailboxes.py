@@ -24,6 +24,7 @@ from dboxfs.vfs.host import Kernel
 from dboxfs.vfs.names import Names, check_name
 from dboxfs.vfs.node import ROOT, Inodes
 from dboxfs.vfs.removals import Removals
+from dboxfs.vfs.staging import Staging
 
 
 class Mailboxes:
@@ -39,7 +40,9 @@ class Mailboxes:
         drafts: Drafts,
         removals: Removals,
         kernel: Kernel,
+        staging: Staging | None,
     ) -> None:
+        self._staging = staging
         self._store = store
         self._writer = writer
         self._inodes = inodes
@@ -85,6 +88,8 @@ class Mailboxes:
         if name == CONTROL_NAME and parent_inode == ROOT:
             raise Refused(errno.EEXIST)
         storage = self._storage_name(parent, name)
+        if self._staging is not None and self._staging.appear(storage):
+            return self._store.folders[storage]
         if self._names.resolve(parent, name) is not None:
             raise Refused(errno.EEXIST)
         try:
@@ -122,7 +127,9 @@ class Mailboxes:
         if folder is None:
             raise Refused(errno.ENOENT)
         await self._removals.finish(folder)
-        if any(draft.handles for draft in self._drafts.of_folder(folder)):
+        if self._staging is not None and self._staging.vanish(folder):
+            return
+        if any(draft.handles or draft.is_staged for draft in self._drafts.of_folder(folder)):
             raise Refused(errno.ENOTEMPTY)
         with self._takes_away(folder):
             try:

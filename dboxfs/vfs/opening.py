@@ -22,6 +22,7 @@ from dboxfs.vfs.forwarding import Forwarding
 from dboxfs.vfs.names import Names, check_name
 from dboxfs.vfs.node import ROOT, Inodes
 from dboxfs.vfs.reader import Opened, Reader
+from dboxfs.vfs.staging import Staging
 
 
 class Opening:
@@ -36,7 +37,9 @@ class Opening:
         forwarding: Forwarding,
         drafts: Drafts,
         close_policy: ClosePolicy,
+        staging: Staging | None,
     ) -> None:
+        self._staging = staging
         self._store = store
         self._inodes = inodes
         self._folders = folders
@@ -60,10 +63,12 @@ class Opening:
         there, uid = self._drafts.lay(parent, name, pid), self._names.resolve(folder, name)
         if flags & os.O_EXCL and (there is not None or uid is not None):
             raise Refused(errno.EEXIST)
-        while there is not None and (there.is_temporary or there.stage is Stage.GHOST):
+        while there is not None and (there.is_temporary or there.stage in (Stage.GHOST, Stage.STAGED)):
             if await self._is_there(there, flags):
                 return self.opened(there, flags, pid), there
             there, uid = self._drafts.lay(parent, name, pid), self._names.resolve(folder, name)
+        if uid is not None and self._staging is not None:
+            self._staging.may_replace(folder, uid)
         truncates = bool(flags & os.O_TRUNC)
         draft = self._drafts.new(
             folder,
@@ -105,6 +110,12 @@ class Opening:
         if node.is_control or node.inode == ROOT:
             raise Refused(errno.EACCES)
         now, body, _ = await self._forwarding.use(node.inode, Reader.body)
+        if self._staging is not None:
+            try:
+                self._staging.may_replace(now.directory(), now.uid)
+            except Refused:
+                body.close()
+                raise
         if flags & os.O_TRUNC:
             body.close()
         folder = now.directory()

@@ -58,6 +58,7 @@ class MountOptions:
     ``fast_loop``: use the stand-in of :mod:`dboxfs.fuse.loop`.  ``fuse``: further options for libfuse.
     ``write``: how the store is written; None: not at all.  ``dbox_version``: of new messages; None: what the
     store says.  ``force``: also where a Dovecot can't read it, and where mail seems to be hidden.
+    ``restore``: files are staged, and messages when the mount ends.
     ``entries``: how the kernel hears of names.
     ``cache_dir``: where sizes are kept for the next mount; None: nowhere.  ``table_size``: of how many
     messages parsed records are kept in memory.
@@ -69,6 +70,7 @@ class MountOptions:
     fuse: tuple[str, ...] = ()
     write: WriteOptions | None = None
     dbox_version: int | None = None
+    restore: bool = False
     force: bool = False
     entries: Entries = Entries.AUTO
     cache_dir: str | None = None

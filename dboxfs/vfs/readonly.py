@@ -47,7 +47,8 @@ class ReadOnlyVfs:
     :ivar control: the control directory.  :ivar follower: watches the files of names.
 
     What :class:`~dboxfs.vfs.writable.WritableVfs` is made of, too: ``inodes``, ``folders``, ``names``,
-    ``forwarding``, ``attributes``, ``open_files``, ``reader``, ``scans``, ``separator``.
+    ``forwarding``, ``attributes``, ``open_files``, ``reader``, ``scans``, ``separator``,
+    ``listings``.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class ReadOnlyVfs:
         self.attributes = Attributes(store, options, self.control.mounted_at, host.kernel, written)
         self.scans = Scans(self.folders, self.open_files, host.spawn)
         self.reader = Reader(store, self.forwarding, self.open_files, host.kernel)
-        self._listings = Listings(
+        self.listings = Listings(
             store, self.inodes, self.folders, self.names, self.attributes, self.scans, written
         )
         self._following = Following(
@@ -170,7 +171,7 @@ class ReadOnlyVfs:
         """
         if inode == CONTROL:
             return OpenControlDirectory(self.control.files, self.attributes)
-        return await self._listings.open(inode)
+        return await self.listings.open(inode)
 
     # -- files ---------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from dboxfs.vfs.host import Kernel
 from dboxfs.vfs.mailboxes import Mailboxes
 from dboxfs.vfs.names import Names, check_name
 from dboxfs.vfs.node import Inodes
+from dboxfs.vfs.staging import Staging
 
 NOREPLACE = 1
 """renameat2(2): refuse if there is something under the new name."""
@@ -40,7 +41,9 @@ class RenameRequest:
         committer: Committer,
         mailboxes: Mailboxes,
         kernel: Kernel,
+        staging: Staging | None,
     ) -> None:
+        self._staging = staging
         self._inodes = inodes
         self._names = names
         self._forwarding = forwarding
@@ -106,12 +109,20 @@ class RenameRequest:
     async def _rename_draft(self, draft: Draft, target: Folder, name: bytes, *, replace: bool) -> None:
         draft.check()
         over = self._over(target, name, replace=replace)
+        if self._staging is not None and over is not None:
+            self._staging.may_replace(target, over)
+            if draft.is_staged:
+                raise Refused(errno.EEXIST)
         was_temporary, before = draft.is_temporary, draft.standing
         self._drafts.rename(draft, target, name, over, takes=replace)
         is_file = was_temporary and not draft.is_temporary
         if is_file:
             try:
-                await self._committer.commit(draft)
+                if self._staging is not None and over is None:
+                    if draft.dirty:
+                        await self._staging.stage(draft)
+                else:
+                    await self._committer.commit(draft)
             except BaseException:
                 self._drafts.not_renamed(draft, before)
                 raise
@@ -119,7 +130,7 @@ class RenameRequest:
         if is_file and not draft.handles:
             if draft.is_empty:
                 self._drafts.haunt(draft)
-            else:
+            elif not draft.is_staged:
                 self._drafts.drop(draft)
 
     async def _rename_message(
@@ -132,6 +143,8 @@ class RenameRequest:
             raise Refused(errno.ENOENT)
         over = self._over(target, new, replace=replace)
         over = over if over != uid or source is not target else None
+        if self._staging is not None and over is not None:
+            self._staging.may_replace(target, over)
         followers = self._drafts.of_message(source, uid)
         if source is target:
             await self._changes.rename(source, uid, new, over=over)

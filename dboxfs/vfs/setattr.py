@@ -24,6 +24,7 @@ from dboxfs.vfs.forwarding import Forwarding
 from dboxfs.vfs.host import Kernel
 from dboxfs.vfs.names import Names
 from dboxfs.vfs.node import DRAFTS, Inodes, Node
+from dboxfs.vfs.staging import Staging
 
 
 class Setattr:
@@ -44,7 +45,9 @@ class Setattr:
         committer: Committer,
         kernel: Kernel,
         separator: str,
+        staging: Staging | None,
     ) -> None:
+        self._staging = staging
         self._store = store
         self._separator = separator
         self._inodes = inodes
@@ -67,8 +70,13 @@ class Setattr:
             draft.truncate(size)
         elif received is not None:
             draft.set_received(received)
+            self._touch(draft)
             if draft.uid is not None and not draft.dirty and draft.handles:
                 await self._redate(draft, draft.uid, received)
+
+    def _touch(self, draft: Draft) -> None:
+        if self._staging is not None:
+            self._staging.touch(draft.folder)
 
     async def _redate(self, draft: Draft, uid: int, received: int) -> None:
         """The file is committed, and open still: its message gets the date."""
@@ -120,6 +128,7 @@ class Setattr:
         """
         if draft is not None and draft.uid is None:
             draft.bring(draft.brought.told(word, value))
+            self._touch(draft)
         elif draft is not None or node.is_message:
             await self._message_xattr(node, word, value)
         elif node.directory().parent is not None:
@@ -154,6 +163,9 @@ class Setattr:
             return
         if word not in xattrs.FOLDER_SETTABLE and word not in xattrs.folder_names(folder):
             raise Refused(errno.EINVAL)
+        if self._staging is not None and folder.mailbox is not None:
+            self._staging.bring(folder, word, value)
+            return
         guid = folder_guid(value) if word == "guid" else None
         validity = number(value, 0xFFFFFFFF) if word == "uidvalidity" else None
         found = await xattrs.folder_value(self._store, folder, word, self._separator)

@@ -9,12 +9,16 @@ from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.names import Names
 from dboxfs.vfs.node import Inodes
 from dboxfs.vfs.removals import Removals
+from dboxfs.vfs.staging import Staging
 
 
 class UnlinkRequest:
     """Answers unlink(2)."""
 
-    def __init__(self, inodes: Inodes, names: Names, drafts: Drafts, removals: Removals) -> None:
+    def __init__(
+        self, inodes: Inodes, names: Names, drafts: Drafts, removals: Removals, staging: Staging | None
+    ) -> None:
+        self._staging = staging
         self._inodes = inodes
         self._names = names
         self._drafts = drafts
@@ -39,6 +43,8 @@ class UnlinkRequest:
             if not self._drafts.unlink(parent, name):
                 raise Refused(errno.ENOENT)
             return
+        if self._staging is not None:
+            self._staging.may_replace(folder, uid)
         writers = [some for some in self._drafts.of_message(folder, uid) if not some.is_removed]
         for writer in writers:
             writer.removed()

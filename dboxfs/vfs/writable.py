@@ -20,25 +20,27 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from dboxfs.errors import DboxfsError
+from dboxfs.store import Folder
 from dboxfs.store.names.files import NameFiles
 from dboxfs.store.names.follow import NameFollower
 from dboxfs.store.names.read import NameReader
 from dboxfs.store.write import StoreWriter
 from dboxfs.util.mounts import Mount
 from dboxfs.vfs import xattrs
-from dboxfs.vfs.attrs import Attrs
+from dboxfs.vfs.attrs import NS, Attrs
 from dboxfs.vfs.changes import MessageChanges, mailbox_of
 from dboxfs.vfs.close_policy import ClosePolicy, OpenDraft
 from dboxfs.vfs.commit import Committer
+from dboxfs.vfs.content import Temporary
 from dboxfs.vfs.draft import Draft
 from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.link import LinkRequest
-from dboxfs.vfs.listing import Directory, OpenDirectory
+from dboxfs.vfs.listing import Directory, ListingRow, OpenDirectory
 from dboxfs.vfs.mailboxes import Mailboxes
 from dboxfs.vfs.maintenance import Maintenance
 from dboxfs.vfs.name_locks import NameLocks
-from dboxfs.vfs.node import Node
+from dboxfs.vfs.node import ROOT, Node
 from dboxfs.vfs.open_files import OpenFile
 from dboxfs.vfs.opening import Opening
 from dboxfs.vfs.reader import Opened
@@ -46,6 +48,7 @@ from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.removals import Removals
 from dboxfs.vfs.rename import RenameRequest
 from dboxfs.vfs.setattr import Setattr
+from dboxfs.vfs.staging import Staging
 from dboxfs.vfs.unlink import UnlinkRequest
 
 log = logging.getLogger(__name__)
@@ -62,7 +65,9 @@ class WritableVfs:
     :ivar maintenance: what is done now and then where no Dovecot does it; None: a Dovecot does it.
     """
 
-    def __init__(self, reading: ReadOnlyVfs, writer: StoreWriter, name_reader: NameReader) -> None:
+    def __init__(
+        self, reading: ReadOnlyVfs, writer: StoreWriter, name_reader: NameReader, *, restore: bool = False
+    ) -> None:
         self._reading = reading
         self._writer = writer
         store, host = reading.store, reading.host
@@ -72,19 +77,31 @@ class WritableVfs:
         self._name_files = NameFiles(name_reader, writer.options)
         locks = NameLocks(inodes)
         changes = MessageChanges(store, writer, inodes, forwarding, locks, name_reader, self._name_files)
-        self._drafts = Drafts(inodes, reading.open_files, lambda folder: writer.spool(folder.name))
+        self._drafts = Drafts(inodes, reading.open_files, self._temporary)
         committer = Committer(store, inodes, names.written, forwarding, locks, changes)
+        staging = Staging(store, writer, self._drafts, changes, forwarding) if restore else None
+        self.staging = staging
         self._removals = Removals(store, writer, names, host.spawn)
-        self._close_policy = ClosePolicy(host, inodes, self._drafts, committer)
-        self._opening = Opening(store, inodes, folders, names, forwarding, self._drafts, self._close_policy)
+        self._close_policy = ClosePolicy(host, inodes, self._drafts, committer, staging)
+        self._opening = Opening(
+            store, inodes, folders, names, forwarding, self._drafts, self._close_policy, staging
+        )
         self._mailboxes = Mailboxes(
-            store, writer, inodes, folders, names, self._drafts, self._removals, host.kernel
+            store, writer, inodes, folders, names, self._drafts, self._removals, host.kernel, staging
         )
         self._rename = RenameRequest(
-            inodes, names, forwarding, self._drafts, changes, committer, self._mailboxes, host.kernel
+            inodes,
+            names,
+            forwarding,
+            self._drafts,
+            changes,
+            committer,
+            self._mailboxes,
+            host.kernel,
+            staging,
         )
         self._link = LinkRequest(inodes, names, forwarding, self._drafts, changes, committer)
-        self._unlink = UnlinkRequest(inodes, names, self._drafts, self._removals)
+        self._unlink = UnlinkRequest(inodes, names, self._drafts, self._removals, staging)
         self._setattr = Setattr(
             store,
             inodes,
@@ -96,9 +113,26 @@ class WritableVfs:
             committer,
             host.kernel,
             reading.separator,
+            staging,
         )
         self.maintenance = Maintenance(writer, host.requests) if writer.options.alone else None
         reading.control.more.append(self._stats)
+        if staging is not None:
+            reading.control.serve(b"restore.json", staging.describe)
+            reading.control.commands(b"commit", staging.commit)
+            reading.listings.staged = self._staged_rows
+
+    def _temporary(self, folder: Folder) -> Temporary:
+        """Where the bytes of a draft into *folder* go."""
+        return self._writer.spool(folder.name) if self.staging is None else self.staging.segment(folder)
+
+    def _staged_rows(self, folder: Folder) -> list[ListingRow]:
+        """The staged files of a directory, for a listing."""
+        staged = self.staging.staged(folder) if self.staging is not None else []
+        found = [(draft.name, self._draft_attrs(draft)) for draft in staged]
+        return [
+            ListingRow(0, name, a.inode, a.size, a.modified_ns // NS, a.changed_ns, 0.0) for name, a in found
+        ]
 
     def _stats(self) -> Mapping[str, object]:
         maintenance = self.maintenance.stats() if self.maintenance is not None else None
@@ -132,8 +166,12 @@ class WritableVfs:
         """The mount ends: carry out what was answered already, forget what was not committed."""
         try:
             await self._removals.finish_all()
+            if self.staging is not None:
+                await self.staging.commit()
         finally:
             await self._close_policy.finish()
+            if self.staging is not None:
+                self.staging.close()
 
     # -- names and attributes ------------------------------------------------------------------
 
@@ -145,6 +183,9 @@ class WritableVfs:
         draft = self._drafts.by_name(parent, name)
         if draft is not None and self._drafts.may_see(draft, pid):
             return self._draft_attrs(draft)
+        inbox = self._reading.store.folders.get("INBOX") if parent == ROOT and name == b"INBOX" else None
+        if self.staging is not None and self.staging.has_vanished(inbox):
+            raise Refused(errno.ENOENT)
         linked = self._drafts.linked(parent, name)
         if linked is None:
             return await self._reading.lookup(parent, name)
@@ -247,6 +288,9 @@ class WritableVfs:
             opened = await self._opening.open_draft(draft, flags, pid)
             if opened is not None:
                 return opened
+        command = self._reading.control.command(inode) if flags & _WRITING else None
+        if command is not None:
+            return Opened(command, direct_io=True, keep_cache=False)
         if flags & _WRITING:
             return await self._reading.folders.steady(
                 inode, lambda found: self._opening.open_message(found, flags, pid)
@@ -279,7 +323,9 @@ class WritableVfs:
 
         :raises Refused: ENODATA: there is none; EOPNOTSUPP: a name that doesn't begin with ``user.``.
         """
-        draft = self._draft_of(inode)
+        draft, told = self._draft_of(inode), self._told(inode, name)
+        if told is not None:
+            return told.encode()
         if draft is None or draft.uid is not None:
             return await self._reading.getxattr(self._reading.forwarding.follow(inode), name)
         word = xattrs.word(name)
@@ -287,6 +333,13 @@ class WritableVfs:
         if value is None:
             raise Refused(errno.ENODATA)
         return xattrs.encoded(value)
+
+    def _told(self, inode: int, name: bytes) -> str | None:
+        """What a directory was told, and its mailbox will be."""
+        node, word = self._reading.inodes.node(inode), xattrs.word(name)
+        if self.staging is None or word is None or node.folder is None or node.uid:
+            return None
+        return self.staging.value(node.folder, word)
 
     async def listxattr(self, inode: int) -> Sequence[bytes]:
         """The names of the extended attributes.

@@ -370,6 +370,7 @@ async def mounted(
     options: WriteOptions = ALONE,
     driver: MemoryDriver | None = None,
     faults: Callable[[Driver], Driver] | None = None,
+    restore: bool = False,
 ) -> AsyncIterator[Mounted]:
     """A new store in memory, or the one that *driver* has, mounted with ``rw``.
 
@@ -395,10 +396,12 @@ async def mounted(
         host = Host(nursery.start_soon, told, requests)
         reading = ReadOnlyVfs(store, ViewOptions(writable=True), host, names)
         writer = StoreWriter(fs, location, store.owner, options)
-        vfs = WritableVfs(reading, writer, names)
+        vfs = WritableVfs(reading, writer, names, restore=restore)
         await vfs.begin()
         assert vfs.follower is not None
         nursery.start_soon(vfs.follower.run)
+        if vfs.staging is not None:
+            nursery.start_soon(vfs.staging.run)
         others = StoreWriter(fs, location, store.owner, options)
         yield Mounted(tree, fs, location, store, vfs, reading, told, others, requests, nursery)
         await vfs.finish()

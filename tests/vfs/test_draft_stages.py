@@ -9,22 +9,23 @@ from dboxfs.vfs.draft_stages import TABLE, DraftEvent, Stage, Standing
 
 FOLDER = Folder("x", "x", None, None)
 
-NEW, DOT, GHOST, NAMELESS, MESSAGE, REMOVED = Stage
+NEW, DOT, GHOST, NAMELESS, STAGED, MESSAGE, REMOVED = Stage
 
 SAYS = """
-OPENED      NEW      TEMPORARY NEW       NAMELESS MESSAGE  REMOVED
-EMPTY       GHOST    -         -         -        -        -
-COMMITTED   MESSAGE  MESSAGE   -         MESSAGE  MESSAGE  REMOVED
-MOVED       -        -         -         -        MESSAGE  REMOVED
-EXPUNGED    -        -         -         -        NEW      REMOVED
-TO_PLAIN    NEW      NEW       GHOST     -        -        -
-TO_DOT      TEMPORARY TEMPORARY TEMPORARY -       -        -
-ONTO        MESSAGE  MESSAGE   REMOVED   -        -        -
-NAME_TAKEN  NAMELESS REMOVED   REMOVED   NAMELESS NAMELESS REMOVED
-REMOVED     REMOVED  REMOVED   REMOVED   REMOVED  REMOVED  REMOVED
-KEPT        -        -         -         -        -        MESSAGE
+OPENED      NEW       TEMPORARY NEW       NAMELESS STAGED    MESSAGE  REMOVED
+EMPTY       GHOST     -         -         -        -         -        -
+CLOSED      STAGED    -         -         -        STAGED    -        REMOVED
+COMMITTED   MESSAGE   MESSAGE   -         MESSAGE  MESSAGE   MESSAGE  REMOVED
+MOVED       -         -         -         -        -         MESSAGE  REMOVED
+EXPUNGED    -         -         -         -        -         NEW      REMOVED
+TO_PLAIN    NEW       NEW       GHOST     -        STAGED    -        -
+TO_DOT      TEMPORARY TEMPORARY TEMPORARY -        TEMPORARY -        -
+ONTO        MESSAGE   MESSAGE   REMOVED   -        -         -        -
+NAME_TAKEN  NAMELESS  REMOVED   REMOVED   NAMELESS REMOVED   NAMELESS REMOVED
+REMOVED     REMOVED   REMOVED   REMOVED   REMOVED  REMOVED   REMOVED  REMOVED
+KEPT        -         -         -         -        -         -        MESSAGE
 """
-"""By event; the stages NEW, TEMPORARY, GHOST, NAMELESS, MESSAGE, REMOVED."""
+"""By event; the stages NEW, TEMPORARY, GHOST, NAMELESS, STAGED, MESSAGE, REMOVED."""
 
 ROWS = {line.split()[0]: line.split()[1:] for line in SAYS.strip().splitlines()}
 CASES = [

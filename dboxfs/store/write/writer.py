@@ -271,11 +271,11 @@ class StoreWriter:
             async with self._work.mailbox(name) as index:
                 await index.file.sync()
 
-    def spool(self, name: str) -> Spool:
-        """A file for a message that will be saved to a mailbox, once it is whole: its ``source`` then."""
+    def spool(self, name: str, *, plain: bool = False) -> Spool:
+        """A file for a message that will be saved to a mailbox: its ``source`` then; *plain*: for several."""
         options, location = self.options, self.location
         directory = location.storage if self._work.mdbox else location.mailbox_path(name)
-        ready = options.dbox_version == 3 and options.eol is Eol.KEEP
+        ready = options.dbox_version == 3 and options.eol is Eol.KEEP and not plain
         return Spool(self._work.fs, directory, self._work.disk.file_permissions, ready=ready)
 
     # -- flags and keywords ------------------------------------------------------------------------------

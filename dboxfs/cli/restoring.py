@@ -1,0 +1,100 @@
+"""``commit``: make messages of what was put back into a mount with ``-o restore``, and say what came of it.
+
+``umount`` does the same first.  Both write to ``.dboxfs/commit``, whose close returns when everything is
+committed, and read ``.dboxfs/restore.json`` meanwhile to show how far it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+from typing import Any
+
+from dboxfs.cli.progress import Meter
+from dboxfs.errors import MountError
+from dboxfs.util import mounts
+
+_MOST_NAMED = 3
+_POLL = 0.2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``dboxfs commit``."""
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT")
+
+
+def commit(arguments: argparse.Namespace) -> int:
+    """``dboxfs commit MOUNTPOINT``."""
+    given = os.path.abspath(arguments.mountpoint)
+    if mounts.mounted_on(given) is None and mounts.mounted_on(os.path.realpath(given)) is None:
+        raise MountError(f"{given}: no dboxfs mount")
+    report = commit_all(given)
+    if report is None:
+        raise MountError(
+            f"{given}: not mounted with -o restore, so everything is committed when it is closed"
+        )
+    return tell(report)
+
+
+def commit_all(point: str) -> dict[str, Any] | None:
+    """Have a mount commit everything that is staged; gives restore.json, None: it stages nothing.
+
+    :raises MountError: the commit can't be asked for.
+    """
+    before = _report(point)
+    if before is None:
+        return None
+    failed: list[OSError] = []
+
+    def ask() -> None:
+        try:
+            with open(os.path.join(point, ".dboxfs", "commit"), "wb", buffering=0) as file:
+                file.write(b"commit\n")
+        except OSError as exc:
+            failed.append(exc)
+
+    thread, meter = threading.Thread(target=ask), Meter()
+    thread.start()
+    while thread.is_alive():
+        thread.join(_POLL)
+        now = _report(point) or before
+        meter.show("restored", now["messages"], now["messages"] + now["staged"], now["bytes"])
+    meter.clear()
+    if failed:
+        raise MountError(f"{point}: could not be committed: {failed[0].strerror}")
+    return _report(point)
+
+
+def tell(report: dict[str, Any]) -> int:
+    """Say in one line what a restore has done; gives the exit status: 1, if something is not committed."""
+    count, size, told = report["messages"], report["bytes"] / 1_000_000, report["not_kept"]
+    line = (
+        f"restored {count} messages, {size:.1f} MB, in {report['mailboxes']} mailboxes: "
+        f"{report['kept_uid']} kept their uid, {report['kept_guid']} their guid"
+    )
+    more = len(told) + report["not_kept_and_not_told"]
+    if more:
+        first = "; ".join(f"{_where(one)}: {one['what']} ({one['why']})" for one in told[:_MOST_NAMED])
+        line += f"; {more} not kept: {first}{' ...' if more > _MOST_NAMED else ''}"
+    print(line)
+    for mailbox, why in report["failed"].items():
+        print(f"dboxfs: {mailbox}: not committed: {why}", file=sys.stderr)
+    return 1 if report["failed"] else 0
+
+
+def _where(one: dict[str, str]) -> str:
+    return f"{one['mailbox']}/{one['name']}" if one["name"] else one["mailbox"]
+
+
+def _report(point: str) -> dict[str, Any] | None:
+    try:
+        with open(os.path.join(point, ".dboxfs", "restore.json"), "rb") as file:
+            found: dict[str, Any] = json.load(file)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as exc:
+        raise MountError(f"{point}: .dboxfs/restore.json can't be read: {exc}") from None
+    return found

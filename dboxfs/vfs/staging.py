@@ -1,0 +1,407 @@
+"""Files that are put back (``-o restore``): staged when they are closed, messages when that is committed.
+
+A staged file is there for everybody: it is listed, read, opened again, written anywhere, dated, given
+attributes, renamed and removed, and nothing of it is in the store.  A commit makes messages of all staged
+files of a mailbox, in one transaction, in the order of the uids that they bring: so uids stay what they were.
+
+What decides the order, and the uid that a file asks for: its attribute ``uid``; without one the number of a
+name ``<uid>.eml``, which is what a mount calls a message that nobody has named.  A uid that is given already,
+or below the next one, can't be kept; such files come last, as those without a uid, in the order of their
+names.
+
+A mailbox is committed
+
+* when the mount ends, or a program asks for it (``.dboxfs/commit``): all of them;
+* a minute after anything was last done in it, if each of its files has been given a date or an attribute, so
+  that nothing more is to come; and a minute after anything was last done in the whole mount.
+
+An attribute ``guid`` or ``uidvalidity`` of a mailbox is kept for the commit, which gives it to the mailbox if
+that has no messages of others.
+
+Steps of the commit of a mailbox, and what a crash after each leaves:
+
+==  =====================================  ==================================================================
+ 1  guid and UIDVALIDITY of the mailbox    an empty mailbox with the identity of the one that comes back
+ 2  all its messages, one transaction      whole: all messages are there, with uids, guids, flags and dates
+ 3  names that are not ``<uid>.eml``       a message whose name is not on disk is ``<uid>.eml``
+ 4  the next uid                           the mailbox gives the uid after its last message next
+==  =====================================  ==================================================================
+
+What was staged and not committed is gone with the daemon; the program that put it back does so again, and
+what is there already is refused to it (EEXIST), or left out because size and date fit.
+
+Locks: one commit at a time; ``Draft.lock`` of every file that it takes, in the order of their inodes.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from dboxfs.dbox import PREFIX_SIZE, detect, is_encrypted
+from dboxfs.errors import DboxfsError
+from dboxfs.store import Folder, Store
+from dboxfs.store.names.table import number_of
+from dboxfs.store.write import NewMessage, RefusedMessage, StoreWriter, Wanted
+from dboxfs.vfs.brought import folder_guid, number
+from dboxfs.vfs.changes import MessageChanges, mailbox_of
+from dboxfs.vfs.draft import Draft
+from dboxfs.vfs.drafts import Drafts
+from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.forwarding import Forwarding
+from dboxfs.vfs.staging_file import StagingFile, StagingSegment
+
+log = logging.getLogger(__name__)
+
+UNTOUCHED_SECONDS = 60.0
+"""Seconds without a change after which a mailbox is committed."""
+
+MOST_TOLD = 1000
+"""So many things that could not be kept are told one by one."""
+
+_LOOK = 5.0
+
+
+@dataclass(slots=True)
+class BroughtMailbox:
+    """What a directory has been told that its mailbox shall be; None: nothing."""
+
+    guid: bytes | None = None
+    uid_validity: int | None = None
+    next_uid: int | None = None
+
+
+@dataclass(slots=True)
+class RestoreReport:
+    """What a restore has done so far, for ``restore.json``.
+
+    ``not_kept``: (mailbox, name or empty, what, why).
+    """
+
+    messages: int = 0
+    size: int = 0
+    mailboxes: int = 0
+    kept_uid: int = 0
+    kept_guid: int = 0
+    not_kept: list[tuple[str, str, str, str]] = field(default_factory=list)
+    untold: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def tell(self, mailbox: str, name: bytes, what: str, why: str) -> None:
+        """Something could not be kept."""
+        if len(self.not_kept) < MOST_TOLD:
+            self.not_kept.append((mailbox, name.decode("utf-8", "replace"), what, why))
+        else:
+            self.untold += 1
+
+
+class Staging:
+    """The staged files of a mount, and what their mailboxes were told."""
+
+    def __init__(
+        self,
+        store: Store,
+        writer: StoreWriter,
+        drafts: Drafts,
+        changes: MessageChanges,
+        forwarding: Forwarding,
+    ) -> None:
+        self._store = store
+        self._writer = writer
+        self._drafts = drafts
+        self._changes = changes
+        self._forwarding = forwarding
+        self._files: dict[Folder, StagingFile] = {}
+        self._brought: dict[Folder, BroughtMailbox] = {}
+        self._touched: dict[Folder, float] = {}
+        self._lock = trio.Lock()
+        self._report = RestoreReport()
+        self._under_way = ""
+        self._vanished = False
+
+    # -- files ---------------------------------------------------------------------------------
+
+    def segment(self, folder: Folder) -> StagingSegment:
+        """The temporary of a new file in *folder*."""
+        file = self._files.get(folder)
+        if file is None:
+            file = self._files[folder] = StagingFile(self._writer.spool(folder.name, plain=True))
+        return StagingSegment(file)
+
+    def touch(self, folder: Folder) -> None:
+        """Something was done in a mailbox: more may come."""
+        self._touched[folder] = trio.current_time()
+
+    async def stage(self, draft: Draft) -> None:
+        """The last descriptor of a new file was closed, or its dot was taken away; its lock is held.
+
+        :raises RefusedMessage: it can't be a message: the program hears it now, and the file goes.
+        """
+        first = await draft.read(PREFIX_SIZE, 0)
+        reason, options = "", self._writer.options
+        if options.compress is None and is_encrypted(first):
+            reason = "the message begins like one that Dovecot's mail_crypt has encrypted"
+        elif options.compress is None and options.dbox_version != 3 and detect(first) is not None:
+            reason = "the message begins like a compressed one; Dovecot would take it for that"
+        if reason:
+            error = RefusedMessage(reason)
+            draft.fail(error)
+            raise error
+        draft.staged()
+        self.touch(draft.folder)
+
+    def may_replace(self, folder: Folder, uid: int) -> None:
+        """A program wants to write over a message, or remove it.
+
+        :raises Refused: EEXIST: this mount has not brought it.
+        """
+        if not self._changes.just_came(folder, uid):
+            raise Refused(errno.EEXIST)
+
+    def staged(self, folder: Folder) -> list[Draft]:
+        """The staged files of a mailbox."""
+        return [draft for draft in self._drafts.of_folder(folder) if draft.is_staged]
+
+    # -- mailboxes -----------------------------------------------------------------------------
+
+    def bring(self, folder: Folder, word: str, value: bytes) -> bool:
+        """A directory is told what its mailbox shall be; False: that is no matter of a commit.
+
+        :raises Refused: EINVAL: it can't be that.
+        """
+        if word not in ("guid", "uidvalidity", "uidnext"):
+            return False
+        brought = self._brought.setdefault(folder, BroughtMailbox())
+        if word == "guid":
+            brought.guid = folder_guid(value)
+        elif word == "uidvalidity":
+            brought.uid_validity = number(value, 0xFFFFFFFF)
+        else:
+            brought.next_uid = number(value, 0xFFFFFFFF)
+        self.touch(folder)
+        return True
+
+    def value(self, folder: Folder, word: str) -> str | None:
+        """What a directory was told; None: nothing."""
+        brought = self._brought.get(folder)
+        if brought is None:
+            return None
+        if word == "guid":
+            return brought.guid.hex() if brought.guid is not None else None
+        found = {"uidvalidity": brought.uid_validity, "uidnext": brought.next_uid}.get(word)
+        return None if found is None else str(found)
+
+    def vanish(self, folder: Folder) -> bool:
+        """rmdir(2) of INBOX, which is always there: if it is empty it is out of sight until it is made again.
+
+        bup removes a directory that is there and empty, and makes it anew.
+        """
+        box = folder.mailbox
+        if folder.name != "INBOX" or box is None or len(box) or folder.children or self.staged(folder):
+            return False
+        self._vanished = True
+        return True
+
+    def appear(self, name: str) -> bool:
+        """mkdir(2): whether that is INBOX, out of sight until now."""
+        was, self._vanished = self._vanished and name == "INBOX", self._vanished and name != "INBOX"
+        return was
+
+    def has_vanished(self, folder: Folder | None) -> bool:
+        """Whether this is INBOX, and out of sight."""
+        return self._vanished and folder is not None and folder.name == "INBOX"
+
+    # -- commits -------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Commit what nothing has touched for a minute, as long as the mount lives."""
+        while True:
+            await trio.sleep(_LOOK)
+            now = trio.current_time()
+            all_quiet = all(now - when >= UNTOUCHED_SECONDS for when in self._touched.values())
+            for folder, when in list(self._touched.items()):
+                if now - when >= UNTOUCHED_SECONDS and (all_quiet or self._is_complete(folder)):
+                    await self.commit([folder])
+
+    def _is_complete(self, folder: Folder) -> bool:
+        """Whether each file of a mailbox has been given something beside its bytes."""
+        return all(draft.brought.names for draft in self.staged(folder))
+
+    async def commit(self, folders: Iterable[Folder] | None = None) -> None:
+        """Make messages of what is staged, mailbox by mailbox (None: in all).
+
+        What fails is told in the report; it stays staged, and the next commit tries it again.
+        """
+        async with self._lock:
+            for folder in sorted(self._waiting() if folders is None else folders, key=lambda some: some.name):
+                shown = self._store.display_name(folder)
+                self._under_way = shown
+                self._touched.pop(folder, None)
+                try:
+                    await self._commit(folder)
+                except (DboxfsError, OSError) as exc:
+                    log.error("%s: could not be committed: %s", shown, exc)
+                    self._report.failed[shown] = str(exc)
+                    self.touch(folder)
+                else:
+                    self._report.failed.pop(shown, None)
+            self._under_way = ""
+
+    def _waiting(self) -> set[Folder]:
+        staged = {draft.folder for draft in self._drafts.all() if draft.is_staged}
+        return staged | set(self._brought)
+
+    async def _commit(self, before: Folder) -> None:
+        folder = self._now(before)
+        async with self._held(before) as drafts:
+            await self._identify(before, folder)
+            if drafts:
+                await self._changes.again(lambda: folder, lambda: self._save(folder, drafts))
+        brought = self._brought.pop(before, None)
+        if brought is not None and brought.next_uid is not None:
+            await self._set_next_uid(folder, brought.next_uid)
+        self._report.mailboxes += 1
+        if not self.staged(before) and not any(d.folder is before for d in self._drafts.all()):
+            file = self._files.pop(before, None)
+            if file is not None:
+                file.close()
+
+    def _now(self, folder: Folder) -> Folder:
+        """The mailbox that was *folder* when its files were staged: it may have been renamed."""
+        for draft in self.staged(folder):
+            guid = draft.standing.guid
+            found = self._changes.folder_with(folder, guid) if guid is not None else None
+            return folder if found is None else found
+        return folder
+
+    @asynccontextmanager
+    async def _held(self, folder: Folder) -> AsyncIterator[list[Draft]]:
+        """The staged files of a mailbox that nobody has open, with their locks."""
+        async with AsyncExitStack() as stack:
+            for draft in sorted(self.staged(folder), key=lambda draft: draft.inode):
+                await stack.enter_async_context(draft.lock)
+            yield [draft for draft in self.staged(folder) if not draft.handles and not draft.failed]
+
+    async def _identify(self, before: Folder, folder: Folder) -> None:
+        """Give the mailbox the guid and UIDVALIDITY that it was told."""
+        brought, box = self._brought.get(before), mailbox_of(folder)
+        if brought is None or (brought.guid is None and brought.uid_validity is None):
+            return
+        if brought.guid in (None, box.guid) and brought.uid_validity in (None, box.uid_validity):
+            return
+        if len(box):
+            shown = self._store.display_name(folder)
+            self._report.tell(shown, b"", "guid and UIDVALIDITY", "the mailbox has messages already")
+            brought.guid = brought.uid_validity = None
+            return
+        old = box.guid
+        await self._changes.set_identity(folder, guid=brought.guid, uid_validity=brought.uid_validity)
+        for draft in self._drafts.of_folder(before):
+            if draft.standing.guid == old:
+                draft.mailbox_got(box.guid)
+
+    async def _save(self, folder: Folder, drafts: list[Draft]) -> None:
+        box, shown = mailbox_of(folder), self._store.display_name(folder)
+        ordered = _in_order(drafts, box.uid_next)
+        messages = []
+        for draft, uid in ordered:
+            is_free = self._changes.is_free(folder, draft.name)
+            name = Wanted(draft.name) if is_free and draft.name != b"%d.eml" % (uid or 0) else None
+            messages.append(_message(draft, uid, name))
+            if not is_free:
+                self._report.tell(shown, draft.name, "name", "a message has it already")
+        saved = await self._changes.save_all(folder, messages)
+        for (draft, uid), now in zip(ordered, saved.uids, strict=True):
+            self._count(shown, draft, uid, now)
+            self._report.size += draft.size
+            draft.committed(now)
+            self._forwarding.became(draft.inode, folder, now)
+            self._drafts.drop(draft)
+
+    def _count(self, shown: str, draft: Draft, asked: int | None, uid: int) -> None:
+        report, brought = self._report, draft.brought
+        report.messages += 1
+        if brought.uid is not None and brought.uid != uid:
+            why = "it is another message's" if asked is None else "others have given uids meanwhile"
+            report.tell(shown, draft.name, f"uid {brought.uid}, is {uid}", why)
+        report.kept_uid += uid in (brought.uid, number_of(draft.name))
+        report.kept_guid += brought.guid is not None
+
+    async def _set_next_uid(self, folder: Folder, next_uid: int) -> None:
+        box = mailbox_of(folder)
+        if box.guid is not None and next_uid > box.uid_next:
+            await self._writer.set_identity(
+                folder.name, guid=box.guid, uid_validity=box.uid_validity, next_uid=next_uid
+            )
+            await self._store.refresh_mailbox(folder)
+
+    # -- telling -------------------------------------------------------------------------------
+
+    def describe(self) -> dict[str, object]:
+        """What restore.json says."""
+        report = self._report
+        waiting = Counter(draft.folder for draft in self._drafts.all() if draft.is_staged)
+        return {
+            "messages": report.messages,
+            "bytes": report.size,
+            "mailboxes": report.mailboxes,
+            "kept_uid": report.kept_uid,
+            "kept_guid": report.kept_guid,
+            "staged": sum(waiting.values()),
+            "staged_bytes_on_disk": sum(file.size for file in self._files.values()),
+            "under_way": self._under_way,
+            "failed": report.failed,
+            "not_kept": [
+                {"mailbox": box, "name": name, "what": what, "why": why}
+                for box, name, what, why in report.not_kept
+            ],
+            "not_kept_and_not_told": report.untold,
+        }
+
+    def close(self) -> None:
+        """The mount ends: forget everything that is not committed."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+
+def _asked(draft: Draft) -> int | None:
+    """The uid that a file asks for."""
+    return draft.brought.uid if draft.brought.uid is not None else number_of(draft.name)
+
+
+def _in_order(drafts: list[Draft], next_uid: int) -> list[tuple[Draft, int | None]]:
+    """Files in the order in which they get uids, each with the one that it asks for and can get."""
+    last, kept, others = next_uid - 1, list[tuple[Draft, int | None]](), list[Draft]()
+    for draft in sorted(
+        drafts, key=lambda draft: (_asked(draft) or 0, draft.brought.uid is None, draft.name)
+    ):
+        asked = _asked(draft)
+        if asked is None or asked <= last:
+            others.append(draft)
+        else:
+            kept.append((draft, asked))
+            last = asked
+    return kept + [(draft, None) for draft in others]
+
+
+def _message(draft: Draft, uid: int | None, wanted: Wanted | None) -> NewMessage:
+    brought = draft.brought
+    return NewMessage(
+        draft.source(),
+        brought.received if brought.received is not None else draft.created,
+        brought.flags,
+        brought.keywords,
+        uid=uid,
+        saved=brought.saved,
+        guid_text=brought.guid,
+        orig_mailbox=brought.orig_mailbox,
+        pop3_uidl=brought.pop3_uidl,
+        wanted=wanted,
+    )

@@ -1,0 +1,227 @@
+"""``-o restore``: what is put back is staged, and becomes messages with the identity that it brings."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+import trio.testing
+
+from dboxfs.fsapi.drivers.memory import MemoryDriver
+from dboxfs.store import Kind, open_store
+from dboxfs.vfs.staging import UNTOUCHED_SECONDS
+from tests.vfs.inside import JULY, ONE, TWO, Mounted, Program, mounted, raises
+
+GUID = "00112233445566778899aabbccddee%02x"
+
+
+@pytest.fixture
+async def m(kind: Kind, autojump_clock: trio.testing.MockClock) -> AsyncIterator[Mounted]:
+    async with mounted(kind, restore=True) as made:
+        yield made
+
+
+async def put_back(p: Program, path: str, text: bytes, uid: int, flags: str = "") -> None:
+    """rsync -X: a temporary, its attributes, its date, a rename."""
+    above, _, name = path.rpartition("/")
+    temporary = f"{above}/.{name}.x7Qz"
+    file = await p.create(temporary, os.O_EXCL)
+    await file.write(text)
+    await file.close()
+    for attribute, value in {"flags": flags, "guid": GUID % uid, "uid": str(uid), "modseq": "9"}.items():
+        await p.set_xattr(temporary, attribute, value)
+    await p.set_xattr(temporary, "saved", "2001-02-03T04:05:06Z")
+    await p.set_received(temporary, JULY + uid)
+    await p.rename(temporary, path)
+
+
+async def commit(m: Mounted) -> dict[str, object]:
+    """``dboxfs commit``; gives restore.json."""
+    assert m.vfs.staging is not None
+    await m.vfs.staging.commit()
+    return m.vfs.staging.describe()
+
+
+async def shown(m: Mounted, name: str) -> list[tuple[int, str, int, int]]:
+    """uid, guid, received and saved date of every message, as a store that is opened now has them."""
+    async with open_store(m.fs, m.location, follow=False) as fresh:
+        box = fresh.folders[name].mailbox
+        assert box is not None
+        found = []
+        for uid in box.uids.tolist():
+            facts, guid = await box.facts_of(uid), (await box.details(uid)).metadata.guid or b""
+            found.append((uid, guid.decode(), facts.received, facts.saved))
+        return found
+
+
+async def test_messages_come_back_with_uid_guid_flags_and_dates_whatever_the_order(
+    m: Mounted, p: Program, q: Program
+) -> None:
+    for uid in (10, 2, 31, 4):
+        await put_back(p, f"Work/{uid}.eml", TWO * uid, uid, "\\Seen" if uid == 4 else "")
+    assert m.uids("Work") == []
+    assert await q.texts("Work") == {f"{uid}.eml": TWO * uid for uid in (10, 2, 31, 4)}
+    assert await q.xattr("Work/4.eml", "flags") == "\\Seen"
+    report = await commit(m)
+    assert await m.stored("Work") == [(uid, TWO * uid) for uid in (2, 4, 10, 31)]
+    assert await shown(m, "Work") == [(uid, GUID % uid, JULY + uid, 981_173_106) for uid in (2, 4, 10, 31)]
+    assert await m.flags(4, "Work") == (("\\Seen",), ())
+    assert (report["messages"], report["kept_uid"], report["kept_guid"], report["staged"]) == (4, 4, 4, 0)
+    assert report["not_kept"] == []
+    assert await q.texts("Work") == {f"{uid}.eml": TWO * uid for uid in (10, 2, 31, 4)}
+
+
+async def test_the_end_of_the_mount_commits_what_is_staged(kind: Kind) -> None:
+    async with mounted(kind, restore=True) as m:
+        await put_back(m.program(), "Work/7.eml", TWO, 7)
+        tree = m.tree
+    async with mounted(kind, driver=MemoryDriver(tree=tree)) as m:
+        assert await m.stored("Work") == [(7, TWO)]
+
+
+async def test_a_staged_file_is_changed_again_and_again_and_is_one_message(m: Mounted, p: Program) -> None:
+    """restic opens a file for each part, and gives it its attributes in the end, by name."""
+    large = TWO * 20_000
+    for at in range(0, len(large), 300_000):
+        flags = os.O_TRUNC if not at else 0
+        file = await (p.create("Work/big", flags) if not at else p.open("Work/big", os.O_WRONLY))
+        await file.write(large[at : at + 300_000], at)
+        await file.close()
+    await p.set_received("Work/big", JULY)
+    await p.set_xattr("Work/big", "guid", "a guid of another program")
+    await p.set_xattr("Work/big", "uid", "12")
+    assert (await p.stat("Work/big")).modified_ns == JULY * 10**9
+    await commit(m)
+    assert await m.stored("Work") == [(12, large)]
+    assert (await shown(m, "Work"))[0][:3] == (12, "a guid of another program", JULY)
+    assert await p.names("Work") == ["big"]
+
+
+async def test_a_mailbox_comes_back_with_its_identity_and_next_uid(m: Mounted, p: Program) -> None:
+    await p.mkdir("New")
+    await put_back(p, "New/3.eml", TWO, 3)
+    for name, value in {"guid": "ab" * 16, "uidvalidity": "4711", "uidnext": "50", "messages": "9"}.items():
+        await p.set_xattr("New", name, value)
+    assert await p.xattr("New", "uidvalidity") == "4711"
+    await p.mkdir("Empty")
+    await p.set_xattr("Empty", "uidvalidity", "4712")
+    await commit(m)
+    async with open_store(m.fs, m.location, follow=False) as fresh:
+        box, empty = fresh.folders["New"].mailbox, fresh.folders["Empty"].mailbox
+        assert box is not None
+        assert empty is not None
+        assert (box.guid, box.uid_validity, box.uid_next) == (b"\xab" * 16, 4711, 50)
+        assert empty.uid_validity == 4712
+    assert await p.texts("New") == {"3.eml": TWO}
+
+
+async def test_without_attributes_the_names_say_the_uids_and_the_order(m: Mounted, p: Program) -> None:
+    for name in ("10.eml", "9.eml", "letter", "100.eml"):
+        await p.write(f"Work/{name}", name.encode())
+    report = await commit(m)
+    assert await m.stored("Work") == [(9, b"9.eml"), (10, b"10.eml"), (100, b"100.eml"), (101, b"letter")]
+    assert await p.names("Work") == ["10.eml", "100.eml", "9.eml", "letter"]
+    assert report["kept_uid"] == 3
+
+
+async def test_uids_that_are_given_already_are_told(m: Mounted, p: Program) -> None:
+    await put_back(p, "INBOX/one", TWO, 1)
+    await put_back(p, "INBOX/five", ONE, 5)
+    report = await commit(m)
+    assert await m.stored("INBOX") == [(1, ONE), (5, ONE), (6, TWO)]
+    assert report["not_kept"] == [
+        {"mailbox": "INBOX", "name": "one", "what": "uid 1, is 6", "why": "it is another message's"}
+    ]
+
+
+async def test_a_message_that_it_has_not_brought_is_never_replaced_or_removed(m: Mounted, p: Program) -> None:
+    with raises(errno.EEXIST):
+        await p.write("INBOX/1.eml", TWO)
+    with raises(errno.EEXIST):
+        await p.open("INBOX/1.eml", os.O_WRONLY)
+    await p.write("INBOX/.new", TWO)
+    with raises(errno.EEXIST):
+        await p.rename("INBOX/.new", "INBOX/1.eml")
+    with raises(errno.EEXIST):
+        await p.unlink("INBOX/1.eml")
+    await p.unlink("INBOX/.new")
+    await commit(m)
+    assert await m.stored() == [(1, ONE)]
+
+
+async def test_staged_files_are_renamed_replaced_and_removed(m: Mounted, p: Program) -> None:
+    await p.write("Work/a", b"a")
+    await p.write("Work/b", b"b")
+    await p.write("Work/c", b"c")
+    await p.rename("Work/a", "Work/b")
+    await p.unlink("Work/c")
+    await p.write("Work/d", b"d")
+    await p.rename("Work/d", "INBOX/d")
+    with raises(errno.ENOTEMPTY, errno.EBUSY):
+        await p.rmdir("Work")
+    assert await p.texts("Work") == {"b": b"a"}
+    await commit(m)
+    assert (await m.stored("Work"), (await m.stored())[1:]) == ([(1, b"a")], [(2, b"d")])
+
+
+async def test_a_mailbox_that_nothing_touches_for_a_minute_is_committed(
+    kind: Kind, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with mounted(kind, restore=True) as m:
+        p = m.program()
+        await put_back(p, "Work/7.eml", TWO, 7)
+        await p.write("INBOX/bare", TWO)  # its attributes may still come
+        for _ in range(9):
+            await trio.sleep(UNTOUCHED_SECONDS / 6)
+            await p.write("INBOX/other", TWO)
+        assert (m.uids("Work"), m.uids()) == ([7], [1])
+        await trio.sleep(2 * UNTOUCHED_SECONDS)
+        assert m.uids() == [1, 2, 3]
+
+
+async def test_what_a_dovecot_would_misread_is_refused_at_the_close(m: Mounted, p: Program) -> None:
+    file = await p.create("Work/new")
+    await file.write(b"\x1f\x8b\x08 not compressed")
+    with raises(errno.EINVAL):
+        await file.close()
+    await put_back(p, "Work/7.eml", TWO, 7)
+    report = await commit(m)
+    assert (await m.stored("Work"), report["failed"]) == ([(7, TWO)], {})
+
+
+async def test_many_files_take_one_temporary_file_a_mailbox(m: Mounted, p: Program) -> None:
+    for number in range(1, 120):
+        await put_back(p, f"Work/{number}.eml", b"%d" % number * 150_000, number)
+    files = [node for node in _files(m) if len(node) > 1_000_000]
+    assert len(files) == 1, "what doesn't fit the memory is in one file"
+    await commit(m)
+    assert [uid for uid, _ in await m.stored("Work")] == list(range(1, 120))
+    assert (await m.stored("Work"))[-1][1] == b"119" * 150_000
+
+
+def _files(m: Mounted) -> list[bytearray]:
+    found, todo = [], [m.tree.root]
+    while todo:
+        node = todo.pop()
+        todo += node.entries.values()
+        found.append(node.data)
+    return found
+
+
+async def test_an_empty_inbox_can_be_removed_and_made_again(kind: Kind) -> None:
+    async with mounted(kind) as m:
+        await m.program().unlink("INBOX/1.eml")
+        tree = m.tree
+    async with mounted(kind, driver=MemoryDriver(tree=tree), restore=True) as m:
+        p = m.program()
+        await p.rmdir("INBOX")
+        assert not await p.exists("INBOX")
+        await p.mkdir("INBOX")
+        await put_back(p, "INBOX/7.eml", TWO, 7)
+        with raises(errno.EOPNOTSUPP, errno.ENOTEMPTY, errno.EBUSY):
+            await p.rmdir("INBOX")
+        await commit(m)
+        assert await m.stored() == [(7, TWO)]
