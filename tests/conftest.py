@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import dboxfs.fuse  # noqa: F401 - its hook works only if it is loaded before any test imports pyfuse3
 from tests import counted
 
 pytest.register_assert_rewrite("tests.live.equal")

@@ -207,7 +207,7 @@ def _serve(
     options: MountOptions,
     ready: Callable[[], None],
 ) -> int:
-    companion = Companion.start() if wants_companion(options.entries) else None
+    companion = Companion.start() if wants_companion(options) else None
 
     async def main() -> None:
         driver = choose_driver(arguments.io, arguments.workers)

@@ -16,7 +16,7 @@ from dboxfs.cli.status import UsageError
 from dboxfs.dbox.encoders import Method, parse_method
 from dboxfs.store.write import Eol, Fsync, LockMethod, Neighbour, WriteOptions
 from dboxfs.util.suggest import did_you_mean
-from dboxfs.vfs.options import Entries, MountOptions, ViewOptions
+from dboxfs.vfs.options import Entries, MountOptions, Opens, ViewOptions
 
 OPTIONS_HELP = """\
 options for -o:
@@ -39,6 +39,9 @@ options for -o:
   separator=C          between the parts of user.dbox.mailbox (default /)
   entries=auto|epoch|companion|timeout
                        how the kernel hears that a name means something else (default auto)
+  open=auto|classic|none
+                       whether the kernel opens files: not where a read-only mount can do without
+                       (default auto), always, or never
   loop=fast|plain      answer requests with pyfuse3's loop made cheap (default), or as it is
   attachments=DIR      Dovecot's mail_attachment_dir, for messages stored with it
   crypt_key=FILE       private key of messages that mail_crypt has encrypted: PEM, or the user's
@@ -142,6 +145,7 @@ _OPTIONS: Mapping[str, _Option] = {
     "allow_other": _flag(_Goes.MOUNT, "allow_other"),
     "loop": _choice(_Goes.MOUNT, "fast_loop", {"fast": True, "plain": False}),
     "entries": _enum(_Goes.MOUNT, "entries", Entries),
+    "open": _enum(_Goes.MOUNT, "opens", Opens),
     "uid": _Option("a number", _Goes.VIEW, "uid", _id),
     "gid": _Option("a number", _Goes.VIEW, "gid", _id),
     "umask": _Option("octal digits", _Goes.VIEW, "umask", _octal),
@@ -188,6 +192,8 @@ def parse_options(texts: list[str], separator: str = "/", compress: Method | Non
             raise UsageError(f"-o {option}: unknown option{other}; dboxfs mount --help lists them")
     if needs_rw and not writable:
         raise UsageError(f"-o {needs_rw}: says how to write; it needs -o rw (in fstab: writable)")
+    if writable and found[_Goes.MOUNT].get("opens") is Opens.NONE:
+        raise UsageError("-o open=none: only for read-only mounts; leave it out, or rw")
     mount = MountOptions(
         view=replace(ViewOptions(separator=separator), **found[_Goes.VIEW]),
         fuse=tuple(kernel),

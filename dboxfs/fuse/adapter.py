@@ -27,6 +27,7 @@ from dboxfs.vfs.listing import Directory, ListingRow, OpenDirectory
 from dboxfs.vfs.open_files import OpenFile
 from dboxfs.vfs.reader import Opened
 from dboxfs.vfs.readonly import ReadOnlyVfs
+from dboxfs.vfs.unopened import Unopened
 from dboxfs.vfs.writable import WritableVfs
 
 READING = (
@@ -65,6 +66,7 @@ class Adapter(pyfuse3.Operations):
     """One mount.
 
     :param requests: counts the requests, by name; this fills it.
+    :ivar unopened: answers READ and READDIR by inode, and nothing is opened; None: all is opened.
     :ivar greeted: the kernel has begun to talk to us: the mount answers.
     """
 
@@ -77,6 +79,7 @@ class Adapter(pyfuse3.Operations):
         self.requests = requests
         self.errors = ErrorMap()
         self.greeted = trio.Event()
+        self.unopened: Unopened | None = None
         self._vfs = vfs
         self._writable = vfs if isinstance(vfs, WritableVfs) else None
         self._next_handle = 1
@@ -96,6 +99,10 @@ class Adapter(pyfuse3.Operations):
         if self._writable is None:
             raise Refused(errno.EROFS)
         return self._writable
+
+    async def forget(self, inodes: Sequence[tuple[int, int]]) -> None:
+        if self.unopened is not None:
+            self.unopened.forget(inode for inode, _ in inodes)
 
     # -- names and attributes ------------------------------------------------------------------
 
@@ -120,6 +127,8 @@ class Adapter(pyfuse3.Operations):
 
     @request
     async def opendir(self, inode: int, ctx: Any) -> int:
+        if self.unopened is not None:
+            raise Refused(errno.ENOSYS)
         return self._new_handle(self._directories, await self._vfs.opendir(inode))
 
     def _new_handle(self, table: dict[int, R], what: R) -> int:
@@ -130,17 +139,21 @@ class Adapter(pyfuse3.Operations):
 
     @request
     async def readdir(self, fh: int, start: int, token: pyfuse3.ReaddirToken) -> None:
-        directory, reply = self._directories[fh], pyfuse3.readdir_reply
+        reply, above = pyfuse3.readdir_reply, 0
+        if self.unopened is not None:
+            directory, above, start = await self.unopened.directory(fh, start)
+        else:
+            directory = self._directories[fh]
         await directory.prepare(start)
         for behind, name, attrs in directory.above(start):
-            if not reply(token, pyfuse3.FileNameT(name), _entry(attrs), behind):
+            if not reply(token, pyfuse3.FileNameT(name), _entry(attrs), above | behind):
                 return
         await directory.sizes(start)
         entry = _entry(directory.attributes())
         timeout = entry.attr_timeout
         for row in directory.messages(start):
             _fill(entry, row, timeout)
-            if not reply(token, pyfuse3.FileNameT(row.name), entry, row.next):
+            if not reply(token, pyfuse3.FileNameT(row.name), entry, above | row.next):
                 return
 
     @request
@@ -164,6 +177,8 @@ class Adapter(pyfuse3.Operations):
 
     @request
     async def open(self, inode: int, flags: int, ctx: Any) -> pyfuse3.FileInfo:
+        if self.unopened is not None:
+            raise Refused(errno.ENOSYS)  # the kernel needn't ask again; nothing has a handle from now on
         return self._opened(await self._vfs.open(inode, flags, ctx.pid))
 
     def _opened(self, opened: Opened) -> pyfuse3.FileInfo:
@@ -172,6 +187,8 @@ class Adapter(pyfuse3.Operations):
 
     @request
     async def read(self, fh: int, offset: int, size: int) -> bytes:
+        if self.unopened is not None:
+            return await self.unopened.read(fh, size, offset)
         return await self._files[fh].read(size, offset)
 
     @request

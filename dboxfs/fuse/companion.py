@@ -18,6 +18,11 @@ connection: every client gets its error and gives its locks up, the calling thre
 hangs.  The duplicate of ``/dev/fuse`` would keep the connection of a dead daemon alive; so the abort is not a
 precaution, it is what the kernel does itself for a daemon without companion.
 
+A read-only mount that is never opened has a companion, too (:mod:`dboxfs.fuse.pusher`). The daemon's own
+thread then waits in the kernel, for a READ, and a daemon that is killed at that moment keeps its end of the
+socket open. So the companion also asks to be told of the death of the thread that forked it, the daemon's
+main thread (PR_SET_PDEATHSIG), and aborts the connection then.
+
 It is forked before the daemon has any thread, and gets ``/dev/fuse`` over the socket when the mount is
 made. It holds nothing else of the daemon's, ignores the signals that end the daemon, and ends with it.
 
@@ -30,6 +35,7 @@ kernel, the connection has to be aborted by hand (``dboxfs umount``).
 
 from __future__ import annotations
 
+import ctypes
 import os
 import queue
 import signal
@@ -37,6 +43,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from dboxfs.errors import MountError
@@ -52,6 +59,9 @@ _NOTIFY_DELETE = 6
 _READY = b"ready"
 _PACKET = 4096
 """Bytes; a name has 255 at most."""
+
+_PR_SET_PDEATHSIG = 1
+_DAEMON_ENDED = signal.SIGUSR2
 
 _END_PATIENCE = 2.0
 """Seconds that an ending daemon waits for the companion to end."""
@@ -75,10 +85,11 @@ class Companion:
         :raises OSError: there are too many processes or descriptors.
         """
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        daemon = os.getpid()
         pid = os.fork()
         if pid == 0:
             try:
-                _main(its)
+                _main(its, daemon)
             finally:
                 os._exit(1)
         its.close()
@@ -135,9 +146,10 @@ class Companion:
 # -- the other process -------------------------------------------------------------------------
 
 
-def _main(end: socket.socket) -> None:
+def _main(end: socket.socket, daemon: int) -> None:
     """All that the companion ever does."""
     os.setsid()
+    _end_with(daemon, lambda: None)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
@@ -150,6 +162,7 @@ def _main(end: socket.socket) -> None:
     except MountError as exc:
         end.send(str(exc).encode())
         os._exit(1)
+    _end_with(daemon, abort)
     todo: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_call, args=(descriptors[0], todo, end), daemon=True).start()
     end.send(_READY)
@@ -160,6 +173,19 @@ def _main(end: socket.socket) -> None:
         pass
     abort()
     os._exit(0)
+
+
+def _end_with(daemon: int, last: Callable[[], object]) -> None:
+    """Do *last* and end when the daemon's main thread ends, whatever becomes of its other threads."""
+
+    def end(number: int, frame: object) -> None:
+        last()
+        os._exit(0)
+
+    signal.signal(_DAEMON_ENDED, end)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(_DAEMON_ENDED))
+    if os.getppid() != daemon:  # it was faster
+        end(_DAEMON_ENDED, None)
 
 
 def _mount(place: bytes) -> Mount:

@@ -14,6 +14,7 @@ import shutil
 import signal
 import stat
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import pyfuse3
@@ -21,10 +22,12 @@ import trio
 
 from dboxfs.errors import MailHidden, MountError, NoSuchStore
 from dboxfs.fsapi import FileSystem
-from dboxfs.fuse import loop, taskdump
+from dboxfs.fuse import HOOK, loop, taskdump
 from dboxfs.fuse.adapter import Adapter
 from dboxfs.fuse.companion import Companion
+from dboxfs.fuse.kernels import why_not_safe
 from dboxfs.fuse.notify import Notifier
+from dboxfs.fuse.pusher import Pusher
 from dboxfs.store import Location, Store, open_store
 from dboxfs.store.hidden import hidden_in, summary
 from dboxfs.store.names.read import NameReader
@@ -32,8 +35,9 @@ from dboxfs.store.write import StoreWriter, with_version
 from dboxfs.util import mounts
 from dboxfs.util.mounts import Mount
 from dboxfs.vfs.host import Host, Spawn
-from dboxfs.vfs.options import Entries, MountOptions
+from dboxfs.vfs.options import Entries, MountOptions, Opens
 from dboxfs.vfs.readonly import ReadOnlyVfs
+from dboxfs.vfs.unopened import Unopened
 from dboxfs.vfs.writable import WritableVfs
 
 log = logging.getLogger(__name__)
@@ -115,6 +119,7 @@ async def run(
         vfs = await _file_system(store, options, host)
         adapter = Adapter(vfs, requests)
         device, mount = _init(adapter, location, mountpoint, options)
+        pusher = _do_without_open(adapter, vfs, notifier, device, options)
         notifier.start()
         told = trio.Event()
         try:
@@ -124,7 +129,7 @@ async def run(
             ):
                 nursery.start_soon(_terminate_on, signals, told)
                 nursery.start_soon(_report_on, questions)
-                begin = _Beginning(options, device, mount, companion, fs.limits.readahead, ready)
+                begin = _Beginning(options, device, mount, companion, pusher, fs.limits.readahead, ready)
                 nursery.start_soon(begin.run, adapter.greeted, notifier)
                 _start_background_work(vfs, host.spawn, mount)
                 await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
@@ -135,6 +140,10 @@ async def run(
         finally:
             loop.uninstall()
             notifier.stop()
+            if pusher is not None:
+                pusher.stop()
+            if adapter.unopened is not None:
+                adapter.unopened.close()
             if companion is not None:
                 companion.stop()
             pyfuse3.close(unmount=True)
@@ -172,6 +181,30 @@ async def _file_system(store: Store, options: MountOptions, host: Host) -> ReadO
     vfs = WritableVfs(reading, writer, names, restore=options.restore)
     await vfs.begin()
     return vfs
+
+
+def _do_without_open(
+    adapter: Adapter, vfs: ReadOnlyVfs | WritableVfs, notifier: Notifier, device: int, options: MountOptions
+) -> Pusher | None:
+    """Have the kernel open nothing, if it may (:mod:`dboxfs.vfs.unopened`); what fills its page cache then.
+
+    :raises MountError: it may not, and has to.
+    """
+    if not isinstance(vfs, ReadOnlyVfs) or options.opens is Opens.CLASSIC:
+        return None
+    system = os.uname()
+    why_not = why_not_safe(system.release, system.version) or HOOK.why_not()
+    if why_not and options.opens is Opens.NONE:
+        raise MountError(f"-o open=none: {why_not}; leave it out")
+    if why_not:
+        log.info("files are opened one by one, which takes more requests: %s", why_not)
+        return None
+    pusher = Pusher.onto(device)
+    adapter.unopened = Unopened(vfs, pusher)
+    vfs.control.more.append(lambda: {"pushed_to_kernel": pusher.stats()})
+    notifier.keeps_listings = True
+    pusher.start()
+    return pusher
 
 
 def _start_background_work(vfs: ReadOnlyVfs | WritableVfs, spawn: Spawn, mount: Mount | None) -> None:
@@ -254,6 +287,7 @@ class _Beginning:
     device: int
     mount: Mount | None
     companion: Companion | None
+    pusher: Pusher | None
     readahead: int
     ready: Callable[[], None]
 
@@ -262,11 +296,38 @@ class _Beginning:
         await greeted.wait()
         notifier.choose(self.options.entries, self.device, self.mount, self.companion)
         if self.companion is not None and notifier.means is not Entries.COMPANION:
-            self.companion.stop()
+            self._take_as_guard(self.companion)
+        elif self.pusher is not None:
+            self.pusher.guarded = self.companion is not None
         if self.mount is not None:
             _widen_readahead(self.mount.device, self.readahead)
         self.ready()
         await notifier.listen()
+        await self._guard_ends()
+
+    def _take_as_guard(self, companion: Companion) -> None:
+        """Names need no companion; pushing does, or it ends."""
+        if self.pusher is None or self.mount is None:
+            companion.stop()
+            return
+        try:
+            companion.own(self.device, self.mount)
+        except (MountError, OSError) as exc:
+            log.info("messages are not put into the kernel's cache ahead: %s", exc)
+            companion.stop()
+        else:
+            self.pusher.guarded = True
+
+    async def _guard_ends(self) -> None:
+        """Wait until the companion ends; nothing is pushed from then on."""
+        if self.companion is None or self.pusher is None or not self.pusher.guarded:
+            return
+        with suppress(EOFError):
+            while True:
+                await trio.lowlevel.wait_readable(self.companion.fileno())
+                self.companion.tickets()
+        self.pusher.guarded = False
+        log.error("the companion process has ended: nothing is put into the kernel's cache ahead any more")
 
 
 def _widen_readahead(device: str, readahead: int) -> None:

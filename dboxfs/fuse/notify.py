@@ -21,6 +21,10 @@ a call that takes one:
                had, and until the kernel has said hello
 =============  ===========================================================================================
 
+* Listings that the kernel keeps, where directories are not opened: FUSE_NOTIFY_INVAL_INODE with the whole
+  range. It takes the locks of the directory's pages, which the kernel holds while it copies entries, never
+  while it waits for an answer.
+
 Only a name that went away, or stands for something else, is told of: the kernel remembers no name that was
 missing (LOOKUP answers ENOENT, never an entry without an inode).
 
@@ -41,6 +45,7 @@ import queue
 import struct
 import threading
 import time
+from typing import NamedTuple
 
 import pyfuse3
 import trio
@@ -61,7 +66,15 @@ ANSWER_SECONDS = 0.25
 _INC_EPOCH = struct.pack("=IiQ", 16, 8, 0)
 
 _Name = tuple[int, bytes, int, int]
-_Item = int | _Name | enum.Enum | None
+
+
+class _Listing(NamedTuple):
+    """The entries of a directory changed."""
+
+    inode: int
+
+
+_Item = int | _Name | _Listing | enum.Enum | None
 
 
 class _Sign(enum.Enum):
@@ -73,12 +86,14 @@ class Notifier:
     """The thread and its queue.  ``start`` after the mount is made, ``stop`` before it goes.
 
     :ivar means: how names are told now.
+    :ivar keeps_listings: the kernel keeps listings, and has to be told when one changes.
     :ivar sent: invalidations that reached something.
     :ivar epochs: how often all names became old.
     """
 
     def __init__(self) -> None:
         self.means = Entries.TIMEOUT
+        self.keeps_listings = False
         self.sent = 0
         self.epochs = 0
         self._device = -1
@@ -181,6 +196,11 @@ class Notifier:
         """The attributes of *inode* changed."""
         self._queue.put(inode)
 
+    def listing(self, inode: int) -> None:
+        """The entries of the directory *inode* changed."""
+        if self.keeps_listings:
+            self._queue.put(_Listing(inode))
+
     def entry(self, parent: int, name: bytes, deleted: int = 0) -> None:
         """*name* in *parent* went away, or means something else now; *deleted*: it was this inode, which is
         gone.
@@ -218,6 +238,8 @@ class Notifier:
                 due = max(time.monotonic(), self._last + EPOCH_SECONDS)
             elif isinstance(item, int):
                 self._tell_attributes(item)
+            elif isinstance(item, _Listing):
+                self._tell_attributes(item.inode, attr_only=False)
             elif isinstance(item, tuple):
                 self._tell_name(*item)
             if due is not None and time.monotonic() >= due:
@@ -230,9 +252,9 @@ class Notifier:
         except queue.Empty:
             return _Sign.TIME_IS_UP
 
-    def _tell_attributes(self, inode: int) -> None:
+    def _tell_attributes(self, inode: int, *, attr_only: bool = True) -> None:
         try:
-            pyfuse3.invalidate_inode(pyfuse3.InodeT(inode), attr_only=True)
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(inode), attr_only=attr_only)
             self.sent += 1
         except FileNotFoundError:
             return

@@ -91,8 +91,39 @@ class Backend(Protocol):
         ...
 
 
+Places = tuple[Uids, npt.NDArray[np.uint32]]
+"""The uids of a mailbox, ascending, and where each message lies (mdbox: its map uid)."""
+
+
+class ExpungedPlaces(Protocol):
+    """Where messages lie that were expunged: a program may have them open still."""
+
+    def note(self) -> Places | None:
+        """Where all messages lie, before the index is followed; None: nobody asks for expunged ones."""
+
+    async def keep(self, expunged: Uids, places: Places) -> None:
+        """Messages were expunged.
+
+        :param places: what :meth:`note` gave before.
+        """
+
+    async def open(self, uid: int) -> OpenRecord | None:
+        """The record of a message that was expunged; None: its place is not kept.
+
+        :raises CorruptFile, OSError: it can't be read.
+        """
+
+    def forget(self, uid: int) -> None:
+        """No program has this message open."""
+
+    def close(self) -> None:
+        """Give all of them up."""
+
+
 class MessageFiles(Protocol):
     """The message files of one mailbox.
+
+    :ivar expunged: where messages lie that were expunged; None: nobody could say.
 
     :ivar ahead_pays: by what the last :meth:`open_now` met, it is worth the while to bring the next messages
         ahead.
@@ -103,6 +134,7 @@ class MessageFiles(Protocol):
     ahead_pays: bool
     marks_at_once: int
     flags_tell_moves: bool
+    expunged: ExpungedPlaces | None
 
     async def generation(self) -> bytes | None:
         """16 bytes that change when Dovecot has repaired what these files are found by; None: not known.
@@ -131,6 +163,11 @@ class MessageFiles(Protocol):
         """*uid*, which is known to be plain and of *size* bytes, if its file can be opened without waiting.
 
         None means nothing but "not now, or not like that": :meth:`open` tells.
+        """
+
+    async def read_many(self, uids: Uids, sizes: list[int]) -> list[bytes | memoryview | None]:
+        """The bytes of messages that are known to be plain and of *sizes* bytes, in as few operations as
+        possible; None: :meth:`open` tells what is wrong.
         """
 
     def place_now(self, uid: int) -> tuple[int, ...] | None:

@@ -159,8 +159,12 @@ class Mailbox:
 
         :raises CorruptFile: the index is damaged; the mailbox stays as it was.
         """
-        known = self.index.state is not None
-        return self.take(await self.index.refresh(), known=known)
+        known, expunged = self.index.state is not None, self.files.expunged
+        places = expunged.note() if expunged is not None else None
+        delta = self.take(await self.index.refresh(), known=known)
+        if expunged is not None and places is not None and len(delta.expunged):
+            await expunged.keep(delta.expunged, places)
+        return delta
 
     def take(self, delta: Delta, *, known: bool = True) -> Delta:
         """Show what the index has now; gives *delta*, what changed in it, in terms of what is shown.
@@ -205,6 +209,8 @@ class Mailbox:
         """The mailbox is no more: it has no messages, for callers that still hold it."""
         self.uids = _NO_UIDS
         self.facts = FactTable()
+        if self.files.expunged is not None:
+            self.files.expunged.close()
 
     # -- attributes ----------------------------------------------------------------------------
 
@@ -274,14 +280,7 @@ class Mailbox:
         :raises OSError: its file can't be opened or read.
         """
         try:
-            opened = await self.open_record(uid)
-            try:
-                how = await decrypting(opened, self._location.keys)
-            except BaseException:
-                opened.close()
-                raise
-            suffix = self.files.attachment_suffix(uid)
-            body = open_body(self._fs, opened, self._location.attachments, suffix, how)
+            body = await self._body(await self.open_record(uid), uid)
         except EncryptedMessage as exc:
             self._report(f"{self.display_name}: uid {uid}", exc)
             raise
@@ -291,6 +290,43 @@ class Mailbox:
             self._report(f"{self.display_name}: uid {uid}", exc)
             raise
         return body
+
+    async def _body(self, opened: OpenRecord, uid: int) -> Body:
+        try:
+            how = await decrypting(opened, self._location.keys)
+        except BaseException:
+            opened.close()
+            raise
+        suffix = self.files.attachment_suffix(uid)
+        return open_body(self._fs, opened, self._location.attachments, suffix, how)
+
+    async def open_expunged(self, uid: int) -> tuple[Body, Facts] | None:
+        """The bytes of a message that was expunged, and its size and dates; None: its place is not kept.
+
+        :raises DboxfsError, OSError: it can't be read.
+        """
+        places = self.files.expunged
+        opened = await places.open(uid) if places is not None else None
+        if opened is None:
+            return None
+        try:
+            opened = await settled(opened)
+            facts = opened.record.facts(0)
+        except BaseException:
+            opened.close()
+            raise
+        return await self._body(opened, uid), facts
+
+    async def read_many(self, uids: Uids) -> list[bytes | memoryview | None]:
+        """The bytes of messages, in few operations; None: :meth:`open` tells. Raises as that."""
+        facts = self.facts.columns(self.facts.uids.searchsorted(uids))
+        plain = np.flatnonzero(facts.state == KNOWN)
+        sizes = facts.size[plain].tolist()
+        found: list[bytes | memoryview | None] = [None] * len(uids)
+        bodies = await self.files.read_many(uids[plain], sizes)
+        for number, body in zip(plain.tolist(), bodies, strict=True):
+            found[number] = body
+        return found
 
     async def open_record(self, uid: int) -> OpenRecord:
         """The record of *uid* as it is stored, settled; give it back with its ``close``.

@@ -53,6 +53,8 @@ class Attributes:
 
     :param mounted_at: seconds since the epoch.
     :param written: the inodes that are open for writing.
+    :ivar unopened: the kernel opens nothing. A damaged message then has a byte at least, since it is the READ
+        that has to fail, and the kernel sends none for an empty file; control files are looked up each time.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Attributes:
         self._file_mode = stat.S_IFREG | ((0o600 if options.writable else 0o400) & ~options.umask)
         self._dir_mode = stat.S_IFDIR | ((0o700 if options.writable else 0o500) & ~options.umask)
         self._mounted_ns = mounted_at * NS
+        self.unopened = False
 
     def folder(self, folder: Folder, inode: int) -> Attrs:
         """A directory.  Its times are those of the last change of its mailbox's index."""
@@ -97,8 +100,12 @@ class Attributes:
         if inode in self._written:
             attrs.attr_timeout = 0.0
         elif facts.damaged:
-            attrs.attr_timeout = SHORT
+            attrs.attr_timeout, attrs.size = SHORT, self.damaged_size(facts.size)
         return attrs
+
+    def damaged_size(self, size: int) -> int:
+        """The size that a damaged message is shown with, of which this is the best guess."""
+        return max(size, int(self.unopened))
 
     def messages(self, folder: Folder | None) -> Attrs:
         """What all messages of *folder* have in common."""
@@ -114,8 +121,9 @@ class Attributes:
         attrs.entry_timeout = attrs.attr_timeout = 0.0
         return attrs
 
-    def control_file(self, inode: int) -> Attrs:
-        """A control file: no size, like a file in /proc."""
-        attrs = Attrs(inode, self._file_mode, 1, self._uid, self._gid)
+    def control_file(self, inode: int, size: int = 0) -> Attrs:
+        """A control file: no size, like a file in /proc; a snapshot has one, and another name each time."""
+        attrs = Attrs(inode, self._file_mode, 1, self._uid, self._gid, size)
+        attrs.entry_timeout = 0.0 if self.unopened else LONG
         attrs.modified_ns = attrs.changed_ns = self._mounted_ns
         return attrs

@@ -1,7 +1,8 @@
 """The control directory ``.dboxfs``: files about the mount itself, made when they are opened.
 
 It is answered by name and never listed, so that no backup, ``find`` or ``grep -r`` walks into it.  Its
-files have no size (like those in /proc): they are read to their end, past the kernel's cache.
+files have no size (like those in /proc): they are read to their end, past the kernel's cache.  Where nothing
+is opened (:mod:`dboxfs.vfs.unopened`) they have: each lookup then makes a snapshot with an inode of its own.
 
 * ``stats.json``: counters since the mount was made, and gauges of now.
 * ``store.json``: the location, every folder with what its mailbox is and holds, and what is wrong.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import errno
 import json
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 import trio
@@ -21,9 +23,14 @@ from dboxfs.store import Mailbox, Store
 from dboxfs.vfs.attrs import Attributes, Attrs
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.listing import ListingRow
-from dboxfs.vfs.node import CONTROL, FIRST_CONTROL_FILE
+from dboxfs.vfs.node import CONTROL, FIRST_CONTROL_FILE, UID_MASK
 
 NAME = b".dboxfs"
+
+_FIRST_SNAPSHOT = 1 << 16
+
+SNAPSHOTS = 64
+"""Of control files, kept for programs that read them piece by piece."""
 
 
 class OpenControlFile:
@@ -100,6 +107,7 @@ class Control:
 
     :param requests: the counters of the requests that the kernel made, by operation.
     :ivar more: each gives a part of stats.json, which comes behind what the store says.
+    :ivar makes_snapshots: each lookup makes a file of its own, of a size that is known.
     """
 
     def __init__(self, store: Store, requests: Mapping[str, int]) -> None:
@@ -112,6 +120,9 @@ class Control:
         self.files = {name: FIRST_CONTROL_FILE + i for i, name in enumerate(makers)}
         self._makers: dict[int, Callable[[], Mapping[str, object]]]
         self._makers = dict(zip(self.files.values(), makers.values(), strict=True))
+        self.makes_snapshots = False
+        self._snapshots: OrderedDict[int, bytes] = OrderedDict()
+        self._next_snapshot = _FIRST_SNAPSHOT
         self._commands: dict[int, Callable[[], Awaitable[object]]] = {}
 
     def serve(self, name: bytes, maker: Callable[[], Mapping[str, object]]) -> None:
@@ -129,15 +140,49 @@ class Control:
         command = self._commands.get(inode)
         return OpenCommand(command) if command is not None else None
 
+    def lookup(self, name: bytes) -> int:
+        """The inode of the file called *name*.
+
+        :raises Refused: ENOENT: there is no such file.
+        """
+        inode = self.files.get(name)
+        if inode is None:
+            raise Refused(errno.ENOENT)
+        if not self.makes_snapshots:
+            return inode
+        snapshot = self._next_snapshot
+        self._next_snapshot = snapshot + 1 if snapshot < UID_MASK else _FIRST_SNAPSHOT
+        self._snapshots[snapshot] = self._content(inode)
+        if len(self._snapshots) > SNAPSHOTS:
+            self._snapshots.popitem(last=False)
+        return snapshot
+
+    def size(self, inode: int) -> int:
+        """Bytes of a snapshot; 0 of any other file."""
+        return len(self._snapshots.get(inode, b""))
+
+    def read(self, inode: int, size: int, offset: int) -> bytes:
+        """Bytes of a snapshot.
+
+        :raises Refused: ESTALE: it was made too long ago.
+        """
+        content = self._snapshots.get(inode)
+        if content is None:
+            raise Refused(errno.ESTALE)
+        return content[offset : offset + size]
+
     def open(self, inode: int) -> OpenControlFile:
         """The file *inode*, as it is now.
 
         :raises Refused: ENOENT: there is no such file.
         """
+        return OpenControlFile(self._content(inode))
+
+    def _content(self, inode: int) -> bytes:
         maker = self._makers.get(inode)
         if maker is None:
             raise Refused(errno.ENOENT)
-        return OpenControlFile((json.dumps(maker(), indent=2) + "\n").encode())
+        return (json.dumps(maker(), indent=2) + "\n").encode()
 
     def _stats(self) -> dict[str, object]:
         store = self._store

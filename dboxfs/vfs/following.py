@@ -9,6 +9,8 @@ Concurrency: the store calls these methods between two checkpoints; none of them
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from dboxfs.store import Delta, Folder, Listener, Store
 from dboxfs.store.names.follow import NameFollower
 from dboxfs.store.names.read import NameReader
@@ -16,13 +18,25 @@ from dboxfs.store.names.table import encode, number_of
 from dboxfs.vfs.folders import Folders
 from dboxfs.vfs.host import Kernel
 from dboxfs.vfs.names import Names
-from dboxfs.vfs.node import Inodes
+from dboxfs.vfs.node import Inodes, Node
 from dboxfs.vfs.reader import Reader
+
+
+class Doubter(Protocol):
+    """Keeps bytes of messages, or has had the kernel keep them."""
+
+    def doubt(self, folder: Node) -> None:
+        """The files of a mailbox may have been repaired: all its messages may have other bytes."""
+
+    def gone(self, folder_inode: int) -> None:
+        """A mailbox is gone."""
 
 
 class Following:
     """Tells the kernel what has changed in the store.
 
+    :ivar doubters: are told of messages that may have other bytes by now.
+    :ivar listings_changed: grows with each change of any directory's entries.
     :ivar follower: watches the files of names; None: there are none.
     """
 
@@ -40,7 +54,8 @@ class Following:
         self._inodes = inodes
         self._folders = folders
         self._names = names
-        self._reader = reader
+        self.doubters: list[Doubter] = [reader]
+        self.listings_changed = 0
         self._name_reader = name_reader
         self._kernel = kernel
         self.follower = NameFollower(name_reader) if name_reader is not None else None
@@ -53,6 +68,10 @@ class Following:
         if self._name_reader is not None:
             self._name_reader.changed = self._names_changed
 
+    def _tell_listing(self, inode: int) -> None:
+        self.listings_changed += 1
+        self._kernel.listing(inode)
+
     # -- messages ------------------------------------------------------------------------------
 
     def _messages_changed(self, folder: Folder, delta: Delta) -> None:
@@ -61,10 +80,13 @@ class Following:
         for uid in delta.updated.tolist():  # ctime tells of flags and keywords
             self._kernel.attributes(inode | uid)
         if delta.reloaded and folder.mailbox is not None:  # files may have been repaired
-            self._reader.doubt(self._inodes.node(inode))
+            for doubter in self.doubters:
+                doubter.doubt(self._inodes.node(inode))
             for uid in folder.mailbox.uids.tolist():
                 self._kernel.attributes(inode | uid)
         self._kernel.attributes(inode)
+        if delta.reloaded or len(delta.appended) or len(delta.expunged):
+            self._tell_listing(inode)
 
     def _follow_names(self, folder: Folder, delta: Delta) -> None:
         """Messages came and went: so do names, and others of the names may be read only now."""
@@ -88,17 +110,21 @@ class Following:
         if folder in self._inodes:
             for name in names:
                 self._kernel.entry(self._inodes.of(folder), name)
+            self._tell_listing(self._inodes.of(folder))
 
     # -- directories ---------------------------------------------------------------------------
 
     def _folder_gone(self, folder: Folder) -> None:
-        self._reader.gone(self._inodes.remove(folder))
+        inode = self._inodes.remove(folder)
+        for doubter in self.doubters:
+            doubter.gone(inode)
         if folder.parent is not None and folder.parent in self._inodes:
             parent, name = self._inodes.of(folder.parent), encode(folder.shown)
             if not self._folders.is_going(folder):
                 self._kernel.entry(parent, name)
             self._name_is_free(folder.parent, name)
             self._kernel.attributes(parent)
+            self._tell_listing(parent)
 
     def _folder_new(self, folder: Folder) -> None:
         """A name that was missing is nothing that the kernel remembers.
@@ -116,6 +142,7 @@ class Following:
             if self._holder(folder.parent, name) is not None:  # it was a message's
                 self._kernel.entry(parent, name)
             self._kernel.attributes(parent)
+            self._tell_listing(parent)
 
     def _holder(self, folder: Folder, name: bytes) -> int | None:
         """The message that is called *name* if no directory is."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,11 +38,49 @@ class Kernel(Protocol):
     async def now(self, parent: int, name: bytes) -> None:
         """Return when the kernel will look the name up again, or has not answered for too long."""
 
+    def listing(self, inode: int) -> None:
+        """The entries of the directory *inode* changed: a listing that the kernel keeps is old."""
+
     def push(self, inode: int, data: bytes) -> bool:
         """Put the whole content of *inode*, which nobody has open, into the kernel's page cache.
 
         :return: False: the kernel doesn't know the inode.
         """
+
+
+Item = tuple[int, bytes | memoryview]
+"""An inode, and its whole content."""
+
+
+class PushWait(Protocol):
+    """Items that were handed over together."""
+
+    async def wait(self) -> None:
+        """Wait until they are stored, or for long enough."""
+
+
+class Pages(Protocol):
+    """The kernel's page cache, while nothing is opened (:mod:`dboxfs.vfs.unopened`).
+
+    :ivar generation: of the moment at which bytes begin to be read; :meth:`drop` begins a new one.
+    """
+
+    generation: int
+
+    def begin(self, inode: int) -> PushWait | None:
+        """A READ of *inode* has come; gives what it has to wait for. To be ended with :meth:`end`."""
+
+    def end(self, inode: int) -> None:
+        """The answer is on its way."""
+
+    def wanted(self, inodes: Iterable[int]) -> set[int]:
+        """Those of *inodes* that may be pushed."""
+
+    def push(self, items: Sequence[Item], generation: int) -> PushWait:
+        """Have them stored, in this order."""
+
+    def drop(self, inodes: Sequence[int]) -> None:
+        """Have the kernel drop what it has of *inodes*, and forget what was read of them before."""
 
 
 @dataclass(frozen=True, slots=True)

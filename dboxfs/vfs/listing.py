@@ -19,6 +19,7 @@ import numpy as np
 import trio
 
 from dboxfs.store import KNOWN, UNKNOWN, Folder, Mailbox, Store, change_time
+from dboxfs.store.attrs import DAMAGED
 from dboxfs.store.names.table import encode
 from dboxfs.vfs.attrs import NS, SHORT, Attributes, Attrs
 from dboxfs.vfs.folders import Folders
@@ -222,6 +223,8 @@ class Directory:
             timeout = None if state & KNOWN else 0.0 if state == UNKNOWN else SHORT
             if written and base | uid in written:
                 timeout = 0.0
+            if state & DAMAGED:
+                size = lists.attributes.damaged_size(size)
             name = named.get(uid, b"%d.eml" % uid) if named else b"%d.eml" % uid
             if name:
                 yield ListingRow(position + after, name, base | uid, size, received, changed_ns, timeout)

@@ -27,13 +27,16 @@ class Entries(enum.Enum):
     TIMEOUT = "timeout"
 
 
-def wants_companion(entries: Entries) -> bool:
-    """Whether a companion has to be forked, by what the kernel calls itself: it can't be asked before the
-    mount is made."""
-    if entries is not Entries.AUTO:
-        return entries is Entries.COMPANION
-    version = [int(part) for part in os.uname().release.split("-")[0].split(".")[:2] if part.isdigit()]
-    return tuple(version) < _EPOCH_SINCE
+class Opens(enum.Enum):
+    """Whether the kernel opens files and directories: see :mod:`dboxfs.vfs.unopened`.
+
+    ``AUTO``: not where it can do without, which takes a read-only mount. ``CLASSIC``: it does. ``NONE``: it
+    does not, or there is no mount.
+    """
+
+    AUTO = "auto"
+    CLASSIC = "classic"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class MountOptions:
     ``write``: how the store is written; None: not at all.  ``dbox_version``: of new messages; None: what the
     store says.  ``force``: also where a Dovecot can't read it, and where mail seems to be hidden.
     ``restore``: files are staged, and messages when the mount ends.
-    ``entries``: how the kernel hears of names.
+    ``entries``: how the kernel hears of names. ``opens``: whether it opens files.
     ``cache_dir``: where sizes are kept for the next mount; None: nowhere.  ``table_size``: of how many
     messages parsed records are kept in memory.
     """
@@ -73,5 +76,19 @@ class MountOptions:
     restore: bool = False
     force: bool = False
     entries: Entries = Entries.AUTO
+    opens: Opens = Opens.AUTO
     cache_dir: str | None = None
     table_size: int = 10_000
+
+
+def wants_companion(options: MountOptions) -> bool:
+    """Whether a companion has to be forked: to tell names, by what the kernel calls itself (it can't be asked
+    before the mount is made), or to end the connection of a daemon that was killed
+    (:mod:`dboxfs.fuse.pusher`).
+    """
+    if options.write is None and options.opens is not Opens.CLASSIC:
+        return True
+    if options.entries is not Entries.AUTO:
+        return options.entries is Entries.COMPANION
+    version = [int(part) for part in os.uname().release.split("-")[0].split(".")[:2] if part.isdigit()]
+    return tuple(version) < _EPOCH_SINCE

@@ -26,7 +26,7 @@ from dboxfs.vfs.attrs import SHORT, Attributes, Attrs
 from dboxfs.vfs.control import Control, OpenControlDirectory
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.folders import Folders
-from dboxfs.vfs.following import Following
+from dboxfs.vfs.following import Doubter, Following
 from dboxfs.vfs.forwarding import Forwarding
 from dboxfs.vfs.host import Host
 from dboxfs.vfs.listing import Listings, OpenDirectory
@@ -79,6 +79,15 @@ class ReadOnlyVfs:
     def _stats(self) -> Mapping[str, object]:
         return {"skipped_lines_of_names": self.names.skipped_lines}
 
+    def tell(self, doubter: Doubter) -> None:
+        """Tell *doubter*, too, of messages that may have other bytes, and of mailboxes that are gone."""
+        self._following.doubters.append(doubter)
+
+    @property
+    def listings_changed(self) -> int:
+        """Grows with each change of any directory's entries."""
+        return self._following.listings_changed
+
     @property
     def follower(self) -> NameFollower | None:
         """Watches the files of names; None: there are none."""
@@ -93,10 +102,8 @@ class ReadOnlyVfs:
         :raises Refused: ENOENT: nothing has.
         """
         if parent == CONTROL:
-            inode = self.control.files.get(name)
-            if inode is None:
-                raise Refused(errno.ENOENT)
-            return self.attributes.control_file(inode)
+            inode = self.control.lookup(name)
+            return self.attributes.control_file(inode, self.control.size(inode))
         if parent == ROOT and name == control_files.NAME:
             return self.attributes.control_dir(CONTROL)
         return await self.folders.steadily(parent, lambda inode: self._lookup(inode, name))
@@ -145,7 +152,7 @@ class ReadOnlyVfs:
         if inode == CONTROL:
             return self.attributes.control_dir(inode)
         if node.is_control:
-            return self.attributes.control_file(inode)
+            return self.attributes.control_file(inode, self.control.size(inode))
         return await self.folders.steady(inode, self._getattr)
 
     async def _getattr(self, inode: int) -> Attrs:

@@ -14,11 +14,15 @@ import trio
 from dboxfs.fsapi import DirEntry, Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.store.watch import Callback, Watched, Watcher
 from dboxfs.vfs import listing
+from dboxfs.vfs.options import MountOptions, Opens
 from tests.fuse.inside import aside, listed, mounted, soon
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.live.mounts import xattrs
 
 BOTH = pytest.mark.parametrize("driver", ["sdbox", "mdbox"])
+
+WAYS = pytest.mark.parametrize("opens", [Opens.CLASSIC, Opens.NONE])
+"""With requests to open files, and without."""
 
 
 def message(n: int) -> bytes:
@@ -35,9 +39,10 @@ def expunge(account: Account, uids: str) -> None:
     account.doveadm("expunge", "mailbox", "INBOX", "uid", uids)
 
 
+@WAYS
 @BOTH
 async def test_a_message_whose_size_is_not_known_yet_is_not_read_as_empty(
-    dovecot: Dovecot, tmp_path: Path, driver: str, monkeypatch: pytest.MonkeyPatch
+    dovecot: Dovecot, tmp_path: Path, driver: str, monkeypatch: pytest.MonkeyPatch, opens: Opens
 ) -> None:
     monkeypatch.setattr(listing, "SIZES_SECONDS", 0.0)
     account = made(dovecot, driver)
@@ -45,7 +50,7 @@ async def test_a_message_whose_size_is_not_known_yet_is_not_read_as_empty(
         ThreadsDriver(),
         [Fault("peek", path=part, delay=0.6) for part in ("/u.", "/m.")],
     )
-    async with mounted(account, tmp_path / "mnt", driver=faults) as mnt:
+    async with mounted(account, tmp_path / "mnt", options=MountOptions(opens=opens), driver=faults) as mnt:
 
         def list_then_read() -> list[bytes]:
             names = sorted(os.listdir(mnt / "INBOX"))
@@ -55,11 +60,12 @@ async def test_a_message_whose_size_is_not_known_yet_is_not_read_as_empty(
 
 
 @BOTH
+@WAYS
 async def test_each_handle_of_an_expunged_message_goes_on(
-    dovecot: Dovecot, tmp_path: Path, driver: str
+    dovecot: Dovecot, tmp_path: Path, driver: str, opens: Opens
 ) -> None:
     account = made(dovecot, driver)
-    async with mounted(account, tmp_path / "mnt") as mnt:
+    async with mounted(account, tmp_path / "mnt", options=MountOptions(opens=opens)) as mnt:
         path = mnt / "INBOX" / "3.eml"
 
         def open_three() -> list[int]:
@@ -68,11 +74,18 @@ async def test_each_handle_of_an_expunged_message_goes_on(
             os.close(os.open(path, os.O_RDONLY))
             return found
 
+        def begin_to_read(fd: int) -> None:
+            os.pread(fd, 1, 0)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
         first, second = await aside(open_three)
-        expunge(account, "3")
-        if driver == "mdbox":
-            account.purge()
+        if driver == "sdbox" and opens is Opens.NONE:  # else nobody knows that it is open
+            await aside(lambda: begin_to_read(first))
+        await aside(lambda: expunge(account, "3"))
         await soon(lambda: "3.eml" not in listed(path.parent))
+        if driver == "mdbox":
+            await aside(account.purge)
+            await soon(lambda: not (account.root / "storage/m.1").exists())
 
         def use(fd: int) -> tuple[int, bytes]:
             size = os.fstat(fd).st_size
@@ -85,11 +98,12 @@ async def test_each_handle_of_an_expunged_message_goes_on(
         await soon(lambda: not path.exists())
 
 
+@WAYS
 async def test_what_goes_during_a_listing_does_not_stay_in_the_kernel(
-    dovecot: Dovecot, tmp_path: Path
+    dovecot: Dovecot, tmp_path: Path, opens: Opens
 ) -> None:
     account = made(dovecot, "sdbox", count=1200)
-    async with mounted(account, tmp_path / "mnt") as mnt:
+    async with mounted(account, tmp_path / "mnt", options=MountOptions(opens=opens)) as mnt:
         inbox = mnt / "INBOX"
         entries = await aside(lambda: os.scandir(inbox))
         first = await aside(lambda: next(entries).name)
@@ -109,9 +123,10 @@ async def test_what_goes_during_a_listing_does_not_stay_in_the_kernel(
         assert await aside(still_there) == []
 
 
-async def test_a_rewound_directory_shows_what_is_new(dovecot: Dovecot, tmp_path: Path) -> None:
+@WAYS
+async def test_a_rewound_directory_shows_what_is_new(dovecot: Dovecot, tmp_path: Path, opens: Opens) -> None:
     account = made(dovecot, "sdbox", count=2)
-    async with mounted(account, tmp_path / "mnt") as mnt:
+    async with mounted(account, tmp_path / "mnt", options=MountOptions(opens=opens)) as mnt:
         fd = await aside(lambda: os.open(mnt / "INBOX", os.O_RDONLY))
         assert set(await aside(lambda: os.listdir(fd))) == {"1.eml", "2.eml"}
         account.save(message(3))
@@ -124,14 +139,15 @@ def _blind(self: Watcher, directory: str, key: str, callback: Callback) -> Watch
     return Watched.NO
 
 
+@WAYS
 @BOTH
 async def test_without_inotify_everything_is_seen_within_a_second_too(
-    dovecot: Dovecot, tmp_path: Path, driver: str, monkeypatch: pytest.MonkeyPatch
+    dovecot: Dovecot, tmp_path: Path, driver: str, monkeypatch: pytest.MonkeyPatch, opens: Opens
 ) -> None:
     monkeypatch.setattr(Watcher, "add", _blind)
     account = made(dovecot, driver)
     account.doveadm("mailbox create", "Work")
-    async with mounted(account, tmp_path / "mnt") as mnt:
+    async with mounted(account, tmp_path / "mnt", options=MountOptions(opens=opens)) as mnt:
         assert await aside(lambda: (mnt / "INBOX" / "1.eml").read_bytes()) == message(1)
         assert await aside(lambda: listed(mnt)) == {"INBOX", "Work"}
         account.save(message(7))
@@ -183,10 +199,11 @@ async def test_a_mailbox_with_a_damaged_index_is_no_empty_directory(dovecot: Dov
         await soon(lambda: len(listed(mnt / "INBOX")) == 6)
 
 
-async def test_a_damaged_map_leaves_the_daemon_alive(dovecot: Dovecot, tmp_path: Path) -> None:
+@WAYS
+async def test_a_damaged_map_leaves_the_daemon_alive(dovecot: Dovecot, tmp_path: Path, opens: Opens) -> None:
     account = made(dovecot, "mdbox")
     (account.root / "storage" / "dovecot.map.index.log").write_bytes(b"\x01\x03" + bytes(200))
-    async with mounted(account, tmp_path / "mnt") as mnt:
+    async with mounted(account, tmp_path / "mnt", options=MountOptions(opens=opens)) as mnt:
         assert len(await aside(lambda: listed(mnt / "INBOX"))) == 6
         for n in range(1, 7):
             with pytest.raises(OSError, match="Input/output error"):
@@ -194,15 +211,16 @@ async def test_a_damaged_map_leaves_the_daemon_alive(dovecot: Dovecot, tmp_path:
         assert await aside(lambda: xattrs(mnt / "INBOX")["messages"]) == "6"
 
 
+@WAYS
 @BOTH
 async def test_a_file_put_back_is_whole_again_within_a_second(
-    dovecot: Dovecot, tmp_path: Path, driver: str
+    dovecot: Dovecot, tmp_path: Path, driver: str, opens: Opens
 ) -> None:
     account = made(dovecot, driver)
     path = account.root / ("mailboxes/INBOX/dbox-Mails/u.2" if driver == "sdbox" else "storage/m.1")
     away = path.with_suffix(".away")
     path.rename(away)
-    async with mounted(account, tmp_path / "mnt") as mnt:
+    async with mounted(account, tmp_path / "mnt", options=MountOptions(opens=opens)) as mnt:
         await aside(lambda: [entry.stat() for entry in os.scandir(mnt / "INBOX")])
         shown = mnt / "INBOX" / "2.eml"
         with pytest.raises(OSError, match="Input/output error"):
@@ -243,10 +261,13 @@ async def test_attributes_have_the_right_errors(dovecot: Dovecot, tmp_path: Path
         }  # fmt: skip
 
 
-async def test_the_control_directory_is_there_but_never_listed(dovecot: Dovecot, tmp_path: Path) -> None:
+@WAYS
+async def test_the_control_directory_is_there_but_never_listed(
+    dovecot: Dovecot, tmp_path: Path, opens: Opens
+) -> None:
     account = made(dovecot, "mdbox", count=2)
     account.doveadm("mailbox create", ".dboxfs")
-    async with mounted(account, tmp_path / "mnt") as mnt:
+    async with mounted(account, tmp_path / "mnt", options=MountOptions(opens=opens)) as mnt:
         assert await aside(lambda: listed(mnt)) == {"INBOX", "%2Edboxfs"}
         control = mnt / ".dboxfs"
         assert await aside(lambda: listed(control)) == {"stats.json", "store.json"}
@@ -303,7 +324,10 @@ async def test_many_readers_and_changes_at_once(dovecot: Dovecot, tmp_path: Path
         await soon(lambda: len(listed(mnt / "INBOX")) == 50)
 
 
-async def test_what_the_kernel_was_given_is_the_first_to_leave(dovecot: Dovecot, tmp_path: Path) -> None:
+@WAYS
+async def test_what_the_kernel_was_given_is_the_first_to_leave(
+    dovecot: Dovecot, tmp_path: Path, opens: Opens
+) -> None:
     made: list[FileSystem] = []
 
     class KeptFs(FileSystem):
@@ -313,7 +337,7 @@ async def test_what_the_kernel_was_given_is_the_first_to_leave(dovecot: Dovecot,
 
     account = dovecot.account("sdbox:{home}/mail", zlib_save="gz")
     account.save(b"Subject: compressed\n\n" + b"line\n" * 30_000)
-    async with mounted(account, tmp_path / "mnt", fs_class=KeptFs) as mnt:
+    async with mounted(account, tmp_path / "mnt", options=MountOptions(opens=opens), fs_class=KeptFs) as mnt:
         path = mnt / "INBOX" / "1.eml"
         assert len(await aside(path.read_bytes)) == 21 + 5 * 30_000
         cache = made[0].cache

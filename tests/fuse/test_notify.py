@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyfuse3
@@ -20,7 +21,8 @@ import dboxfs
 from dboxfs.errors import MountError
 from dboxfs.fuse import notify
 from dboxfs.fuse.notify import Notifier
-from dboxfs.vfs.options import Entries, wants_companion
+from dboxfs.store.write import WriteOptions
+from dboxfs.vfs.options import Entries, MountOptions, Opens, wants_companion
 
 EPOCH = struct.pack("=IiQ", 16, 8, 0)
 
@@ -210,15 +212,19 @@ def test_a_companion_is_forked_where_the_kernel_has_no_epochs(
     monkeypatch: pytest.MonkeyPatch, release: str, wanted: bool
 ) -> None:
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "host", release, "", "")))
-    assert wants_companion(Entries.AUTO) is wanted
-    assert wants_companion(Entries.COMPANION)
-    assert not wants_companion(Entries.EPOCH)
-    assert not wants_companion(Entries.TIMEOUT)
+    classic = MountOptions(opens=Opens.CLASSIC)
+    assert wants_companion(classic) is wanted
+    assert wants_companion(replace(classic, entries=Entries.COMPANION))
+    assert not wants_companion(replace(classic, entries=Entries.EPOCH))
+    assert not wants_companion(replace(classic, entries=Entries.TIMEOUT))
+    assert wants_companion(MountOptions())
+    assert wants_companion(MountOptions(write=WriteOptions())) is wanted
 
 
 def test_no_part_of_the_daemon_makes_a_call_that_waits_for_a_lock_of_a_client() -> None:
-    """By construction: entries are nobody's but the companion's, pages nobody's, and bytes are pushed in
-    one place.
+    """By construction: entries are nobody's but the companion's, pages only those of directories, and bytes
+    are pushed in one place.  (The pusher waits for READs, with a companion that ends the connection of a
+    daemon that is killed meanwhile.)
     """
     calls = []
     root = Path(dboxfs.__file__).parent
@@ -233,6 +239,6 @@ def test_no_part_of_the_daemon_makes_a_call_that_waits_for_a_lock_of_a_client() 
                     calls.append((where, name, ""))
     assert sorted(calls) == [
         ("fuse/notify.py", "invalidate_inode", "True"),
-        ("fuse/notify.py", "invalidate_inode", "True"),
+        ("fuse/notify.py", "invalidate_inode", "attr_only"),
         ("fuse/notify.py", "notify_store", ""),
     ]

@@ -16,13 +16,15 @@ from tests.live.mounts import Mounts
 FILES = 400
 
 
-@pytest.fixture(params=["sdbox", "mdbox"])
+@pytest.fixture(params=[("sdbox", "classic"), ("mdbox", "classic"), ("sdbox", "none"), ("mdbox", "none")])
 def mnt(request: pytest.FixtureRequest, dovecot: Dovecot, mounts: Mounts) -> Path:
-    account = dovecot.account(f"{request.param}:{{home}}/mail")
+    """A mount with requests to open files, or without."""
+    driver, opens = request.param
+    account = dovecot.account(f"{driver}:{{home}}/mail")
     account.append(
         [Append(b"Subject: %d\r\n\r\n" % n + b"line %d\r\n" % n * (n * 7 % 4000)) for n in range(FILES)]
     )
-    return mounts.mount(account.location)
+    return mounts.mount(account.location, f"open={opens}")
 
 
 def requests(mnt: Path) -> dict[str, int]:
@@ -87,14 +89,15 @@ def test_an_idle_mount_uses_no_cpu(mnt: Path, mounts: Mounts) -> None:
 
 
 def _daemon(mnt: Path) -> int:
-    for entry in map(Path("/proc").joinpath, os.listdir("/proc")):
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if os.fsencode(mnt) in command and b"mount" in command:
-                return int(entry.name)
+    """The first of the processes that serve a mount: a companion is forked later."""
+    processes = sorted((name for name in os.listdir("/proc") if name.isdigit()), key=int)
+    for entry in map(Path("/proc").joinpath, processes):
+        try:
+            command = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if os.fsencode(mnt) in command and b"mount" in command:
+            return int(entry.name)
     raise AssertionError(f"no daemon for {mnt}")
 
 

@@ -62,6 +62,7 @@ class Told:
     names_expire: bool = False
     entries: list[tuple[int, bytes, int]] = field(default_factory=list)
     changed: list[int] = field(default_factory=list)
+    listings: list[int] = field(default_factory=list)
     looked_up_again: list[tuple[int, bytes]] = field(default_factory=list)
     pushed: dict[int, bytes] = field(default_factory=dict)
     unknown: set[int] = field(default_factory=set)
@@ -74,6 +75,9 @@ class Told:
 
     def entry(self, parent: int, name: bytes, deleted: int = 0) -> None:
         self.entries.append((parent, name, deleted))
+
+    def listing(self, inode: int) -> None:
+        self.listings.append(inode)
 
     async def now(self, parent: int, name: bytes) -> None:
         self.looked_up_again.append((parent, name))

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from dboxfs.index import mailbox
 from dboxfs.store.attrs import Uids
-from dboxfs.store.backend import StateOf
+from dboxfs.store.backend import Places, StateOf
 
 
 class MailboxColumns:
@@ -18,6 +18,14 @@ class MailboxColumns:
 
     def __init__(self, state: StateOf) -> None:
         self._state = state
+
+    def all_map_uids(self) -> Places | None:
+        """The uids of the mailbox, and the map uid of each, as the index has them now: an expunge makes new
+        columns. None: there are none.
+        """
+        state = self._state()
+        column = mailbox.map_uids(state) if state is not None else None
+        return None if state is None or column is None else (state.uids, column)
 
     def map_uids(self, uids: Uids) -> tuple[np.ndarray, np.ndarray]:
         """(map_uid, save_date) of *uids*, uint32[n] each; zeros for those that the index doesn't have."""

@@ -26,9 +26,11 @@ from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
 from dboxfs.fsapi import Peek, PeekResult
 from dboxfs.index.mapindex import MapIndex, MapRecord
 from dboxfs.store.attrs import DAMAGED, Facts, FactTable, Marks, Uids
-from dboxfs.store.backend import Marked, MessageFiles, OpenRecord, Scanned, StateOf, scanned
+from dboxfs.store.backend import ExpungedPlaces, Marked, MessageFiles, OpenRecord, Scanned, StateOf, scanned
 from dboxfs.store.body_plain import PlainBody
 from dboxfs.store.mdbox.columns import MailboxColumns
+from dboxfs.store.mdbox.departed import Departed
+from dboxfs.store.mdbox.read_many import read_run, runs
 from dboxfs.store.mdbox.storage import MdboxStorage, OpenContainer, read_record, split_header
 from dboxfs.store.odd_files import odd_file
 from dboxfs.store.saved_dates import CachePlaces, SavedDates
@@ -67,6 +69,7 @@ class MdboxFiles:
     def __init__(self, storage: MdboxStorage, columns: MailboxColumns) -> None:
         self._storage = storage
         self._columns = columns
+        self.expunged: ExpungedPlaces | None = Departed(storage, columns)
         self.ahead_pays = True  # what is in memory already is found out a range at a time, which costs little
 
     # -- marks ---------------------------------------------------------------------------------
@@ -249,6 +252,24 @@ class MdboxFiles:
         container.users += 1
         release = partial(self._storage.release, place.file_id, container)
         return PlainBody(container.handle, container.path, place.offset + header_size, size, release)
+
+    async def read_many(self, uids: Uids, sizes: list[int]) -> list[bytes | memoryview | None]:
+        """Read messages: neighbours in a file share one large read."""
+        mapping = await self._storage.map()
+        map_uids, _ = self._columns.map_uids(uids)
+        found: list[bytes | memoryview | None] = [None] * len(uids)
+        for file_id, run in runs(mapping, mapping.rows_of(map_uids)).items():
+            try:
+                container = await self._storage.container(file_id)
+            except (OSError, CorruptFile):
+                continue
+            try:
+                bodies = await read_run(container.handle, container.header, run, sizes)
+            finally:
+                self._storage.release(file_id, container)
+            for number, body in bodies:
+                found[number] = body
+        return found
 
     def place_now(self, uid: int) -> tuple[int, ...] | None:
         """(file_id, offset) of *uid*, if the map is up to date."""

@@ -59,6 +59,7 @@ class MdboxStorage:
     """The storage that all mailboxes of an mdbox store share: the map and the ``m.N`` files.
 
     :ivar changed: the map is read again before the next message is located.
+    :ivar keeps_departed: see :mod:`dboxfs.store.mdbox.departed`.
     """
 
     def __init__(self, fs: FileSystem, location: Location) -> None:
@@ -66,6 +67,7 @@ class MdboxStorage:
         self.location = location
         self.index = IndexFiles(fs, location.map_dir, "dovecot.map.index")
         self.changed = True
+        self.keeps_departed = False
         self.index.changed = self._fed
         self._map: MapIndex | None = None
         self._open: OrderedDict[int, OpenContainer] = OrderedDict()
@@ -109,6 +111,10 @@ class MdboxStorage:
             named = set(np.unique(mapping.file_ids).tolist())
             for file_id in [file_id for file_id in self._open if file_id not in named]:
                 self.drop(file_id)
+
+    def place_before(self, map_uid: int) -> MapRecord | None:
+        """Where *map_uid* lay, by the map as it was read last, however long ago."""
+        return None if self._map is None else self._map.lookup(map_uid)
 
     def place_now(self, map_uid: int) -> MapRecord | None:
         """Where *map_uid* lies, by the map as it was read last; None when it has to be read again."""

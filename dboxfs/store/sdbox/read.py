@@ -24,7 +24,7 @@ from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
 from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
 from dboxfs.index.mailbox import MailboxHeader, mailbox_header
 from dboxfs.store.attrs import DAMAGED, Facts, FactTable, Marks, Uids
-from dboxfs.store.backend import Marked, MessageFiles, OpenRecord, Scanned, StateOf, scanned
+from dboxfs.store.backend import ExpungedPlaces, Marked, MessageFiles, OpenRecord, Scanned, StateOf, scanned
 from dboxfs.store.body_plain import PlainBody
 from dboxfs.store.location import Location
 from dboxfs.store.odd_files import odd_file
@@ -76,6 +76,7 @@ class SdboxFiles:
 
     marks_at_once = 1024
     flags_tell_moves = True  # an altmove is an update of the message's flags
+    expunged: ExpungedPlaces | None = None  # its file is gone
 
     def __init__(
         self,
@@ -244,6 +245,18 @@ class SdboxFiles:
         handle.close()
         return None
 
+    async def read_many(self, uids: Uids, sizes: list[int]) -> list[bytes | memoryview | None]:
+        """Read the files of messages in one batch, spread over the workers."""
+        paths = [self._paths(uid)[0] for uid in uids.tolist()]
+        wanted = [
+            Peek(path, ((0, size + HEAD),), nofollow=True) for path, size in zip(paths, sizes, strict=True)
+        ]
+        found = await self._fs.peek(wanted)
+        return [
+            _body_in(peek.chunks[0], size) if isinstance(peek, PeekResult) else None
+            for peek, size in zip(found, sizes, strict=True)
+        ]
+
     def place_now(self, uid: int) -> tuple[int, ...] | None:
         """The uid is the place; what moves the file to the alternative storage changes the index."""
         return ()
@@ -297,6 +310,34 @@ def _marks(found: list[PeekResult | OSError]) -> Marks:
     there = [i for i, peek in enumerate(found) if isinstance(peek, PeekResult)]
     marks[there] = marks_of_files([peek.stat for peek in found if isinstance(peek, PeekResult)])
     return marks
+
+
+def _body_in(data: bytes, size: int) -> memoryview | None:
+    """The body of *size* bytes in the first bytes of a file; None: it isn't there."""
+    try:
+        base = _body_base(memoryview(data), size)
+    except FormatError:
+        return None
+    return None if base is None or base + size > len(data) else memoryview(data)[base : base + size]
+
+
+def _body_base(data: memoryview, size: int) -> int | None:
+    """Where the body of *size* bytes begins, by the first bytes of its file, and those behind it where that
+    takes them.
+
+    :raises FormatError: the file is damaged.
+    """
+    header = file_header(data)
+    base = header.size + header.message_header_size
+    head = data[header.size :]
+    if header.version != 3:
+        message = parse_message_header(head, header.message_header_size)
+        plain = isinstance(message, MessageHeader) and message.body_size == size
+        return base if plain and not is_encrypted(head[header.message_header_size :]) else None
+    separator = separator_of(head)
+    behind = data[base + size : base + size + TRAILER_HEAD_SIZE]
+    good = isinstance(separator, bytes) and begins_trailer(behind, separator, size)
+    return base if good else None
 
 
 def _body_now(handle: Handle, size: int) -> int | None:

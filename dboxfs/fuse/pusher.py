@@ -1,0 +1,255 @@
+"""The thread that puts messages into the kernel's page cache before a program asks for them.
+
+FUSE_NOTIFY_STORE waits, in the kernel, for a READ in flight on the same inode, and that READ waits for the
+daemon. The thread may wait there, the event loop never. These rules keep it from waiting for an answer that
+waits for the thread, and a program from outrunning it:
+
+1. There is one thread. The READ that opens a window is answered after its batch is stored
+   (:meth:`PushBatch.wait`).
+2. A READ of an inode that is queued waits for that batch, too, and the thread passes over the inode.
+3. A READ of the inode that is being stored at this moment is answered at once: the thread waits for it.
+4. An inode with a READ in flight is not queued.
+5. No wait lasts longer than :data:`WAIT_SECONDS`.
+
+A daemon that is killed while the thread waits would never end, and neither would the program whose READ it
+waits for. So nothing is pushed before a companion process (:mod:`dboxfs.fuse.companion`) stands ready to end
+the connection then, nor after it has ended (:attr:`Pusher.guarded`).
+
+What the kernel holds may be wrong after a repair of the store. Its pages are dropped (:meth:`Pusher.drop`) by
+the same thread, in the order of the calls. Bytes that were read before are not stored behind that: a push
+names the :attr:`Pusher.generation` of the moment at which its bytes began to be read, and each drop begins a
+new one.
+
+Concurrency: all methods belong to the event loop, except those of the thread itself. ``_lock`` guards what
+both use; neither waits for anything while it holds it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import struct
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import trio
+
+from dboxfs.vfs.host import Item
+
+log = logging.getLogger(__name__)
+
+_HEADER = struct.Struct("=IiQ")
+_STORE = struct.Struct("=QQII")
+_INVAL_INODE = struct.Struct("=Qqq")
+_NOTIFY_INVAL_INODE = 2
+_NOTIFY_STORE = 4
+
+WAIT_SECONDS = 0.02
+"""Seconds that a READ waits for a batch at most: a belt, should the rules not be enough."""
+
+
+@dataclass(eq=False, slots=True)
+class PushBatch:
+    """Messages that were handed over together. ``counts``: waits, and those that were given up."""
+
+    generation: int
+    items: Sequence[Item]
+    counts: Counter[str]
+    done: trio.Event = field(default_factory=trio.Event)
+
+    async def wait(self) -> None:
+        """Wait until the thread is through with all of them, for :data:`WAIT_SECONDS` at most."""
+        self.counts["waits"] += 1
+        with trio.move_on_after(WAIT_SECONDS) as scope:
+            await self.done.wait()
+        self.counts["given_up"] += scope.cancelled_caught
+
+
+class Pusher:
+    """Puts messages into the kernel's page cache, and has it drop them, in a thread.
+
+    :param put: stores the content of an inode; False: the kernel doesn't know the inode. May wait for a READ.
+    :param forget: has the kernel drop the pages of an inode. May wait for a READ.
+    :param soon: runs a function on the event loop, from any thread.
+    :ivar generation: see the module.
+    :ivar guarded: whether messages may be pushed.
+    """
+
+    def __init__(
+        self,
+        put: Callable[[int, bytes | memoryview], bool],
+        forget: Callable[[int], object],
+        soon: Callable[[Callable[[], object]], object],
+    ) -> None:
+        self.generation = 0
+        self.guarded = False
+        self._put = put
+        self._forget = forget
+        self._soon = soon
+        self._lock = threading.Lock()
+        self._in_flight: Counter[int] = Counter()
+        self._queued: dict[int, PushBatch] = {}
+        self._at = 0
+        self._todo: queue.SimpleQueue[PushBatch | Sequence[int] | None] = queue.SimpleQueue()
+        self._ending = False
+        self._thread = threading.Thread(target=self._run, name="dboxfs-pusher", daemon=True)
+        self._counts: Counter[str] = Counter()
+
+    @classmethod
+    def onto(cls, device: int) -> Pusher:
+        """One for the connection of this descriptor of ``/dev/fuse``."""
+        return cls(partial(_store, device), partial(_drop_pages, device), _soon())
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Drop what is queued and end: the mount is gone. Waits for the call under way, a second at most."""
+        self._ending = True
+        self._todo.put(None)
+        if self._thread.is_alive():
+            self._thread.join(1.0)
+
+    def stats(self) -> dict[str, int]:
+        """Messages and bytes stored, messages passed over, waits, and waits that were given up."""
+        names = ("messages", "bytes", "batches", "passed_over", "unknown", "dropped", "waits", "given_up")
+        with self._lock:
+            return {name: self._counts[name] for name in names}
+
+    # -- for READ requests -------------------------------------------------------------------------
+
+    def begin(self, inode: int) -> PushBatch | None:
+        """A READ of *inode* has come; gives what it has to wait for. To be ended with :meth:`end`."""
+        with self._lock:
+            self._in_flight[inode] += 1
+            if self._at == inode:
+                return None
+            return self._queued.pop(inode, None)
+
+    def end(self, inode: int) -> None:
+        """The answer is on its way."""
+        with self._lock:
+            self._in_flight[inode] -= 1
+            if not self._in_flight[inode]:
+                del self._in_flight[inode]
+
+    # -- what there is to do -----------------------------------------------------------------------
+
+    def wanted(self, inodes: Iterable[int]) -> set[int]:
+        """Those of *inodes* that may be pushed: neither queued already, nor with a READ in flight."""
+        if not self.guarded:
+            return set()
+        with self._lock:
+            return {one for one in inodes if one not in self._in_flight and one not in self._queued}
+
+    def push(self, items: Sequence[Item], generation: int) -> PushBatch:
+        """Have messages stored, in this order.
+
+        :param generation: the pusher's before their bytes were read.
+        """
+        batch = PushBatch(generation, items, self._counts)
+        with self._lock:
+            self._queued.update({inode: batch for inode, _ in items if inode not in self._in_flight})
+            self._counts["batches"] += 1
+        self._todo.put(batch)
+        return batch
+
+    def drop(self, inodes: Sequence[int]) -> None:
+        """Have the kernel drop the pages of *inodes*, and what was read of them before."""
+        with self._lock:
+            self.generation += 1
+        self._todo.put(inodes)
+
+    # -- the thread --------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while (task := self._todo.get()) is not None and not self._ending:
+            try:
+                if isinstance(task, PushBatch):
+                    self._store(task)
+                else:
+                    self._drop(task)
+            except Exception:
+                log.exception("the kernel's page cache")
+            finally:
+                if isinstance(task, PushBatch):
+                    self._through(task)
+
+    def _store(self, batch: PushBatch) -> None:
+        for inode, data in batch.items:
+            if self._ending:
+                return
+            if self._take(inode, batch):
+                try:
+                    known = self._put(inode, data)
+                finally:
+                    self._leave()
+                with self._lock:
+                    self._counts["messages" if known else "unknown"] += 1
+                    self._counts["bytes"] += len(data) if known else 0
+
+    def _take(self, inode: int, batch: PushBatch) -> bool:
+        """Whether *inode* is still to be stored; from now on it is being stored."""
+        with self._lock:
+            queued = self._queued.get(inode) is batch
+            if queued:
+                del self._queued[inode]
+            if not queued or batch.generation != self.generation or inode in self._in_flight:
+                self._counts["passed_over"] += 1
+                return False
+            self._at = inode
+            return True
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._at = 0
+
+    def _drop(self, inodes: Sequence[int]) -> None:
+        for inode in inodes:
+            with self._lock:
+                self._at = inode
+            try:
+                self._forget(inode)
+            finally:
+                self._leave()
+            self._counts["dropped"] += 1
+
+    def _through(self, batch: PushBatch) -> None:
+        with self._lock:
+            for inode, _ in batch.items:
+                if self._queued.get(inode) is batch:
+                    del self._queued[inode]
+        try:
+            self._soon(batch.done.set)
+        except trio.RunFinishedError:
+            log.debug("the mount has ended")
+
+
+# -- what is written to /dev/fuse (<linux/fuse.h>) -------------------------------------------------
+
+
+def _store(device: int, inode: int, data: bytes | memoryview) -> bool:
+    head = _HEADER.pack(_HEADER.size + _STORE.size + len(data), _NOTIFY_STORE, 0)
+    return _written(device, [head + _STORE.pack(inode, 0, len(data), 0), data])
+
+
+def _drop_pages(device: int, inode: int) -> bool:
+    head = _HEADER.pack(_HEADER.size + _INVAL_INODE.size, _NOTIFY_INVAL_INODE, 0)
+    return _written(device, [head + _INVAL_INODE.pack(inode, 0, 0)])
+
+
+def _written(device: int, parts: Sequence[bytes | memoryview]) -> bool:
+    try:
+        os.writev(device, parts)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _soon() -> Callable[[Callable[[], object]], object]:
+    return trio.lowlevel.current_trio_token().run_sync_soon

@@ -1,0 +1,98 @@
+"""Where messages lie that were expunged: a program may have them open still.
+
+A mount whose kernel tells of no OPEN learns from the first READ that a message is open, and the message may
+be expunged before.  So the places of the last :data:`MOST_DEPARTED` expunged messages of each mailbox are
+kept, with their ``m.N`` open: its bytes don't change, and a purge that unlinks it does no harm.  They
+are given up when the kernel forgets the inode.  A message that is expunged and purged
+before the mailbox was followed is not found any more.
+
+Only where somebody has asked for it (``MdboxStorage.keeps_departed``).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+
+from dboxfs.errors import CorruptFile
+from dboxfs.index.mapindex import MapRecord
+from dboxfs.store.attrs import Uids
+from dboxfs.store.backend import OpenRecord, Places
+from dboxfs.store.mdbox.columns import MailboxColumns
+from dboxfs.store.mdbox.storage import MdboxStorage, OpenContainer, read_record
+
+MOST_DEPARTED = 1024
+
+
+class Departed:
+    """Those of one mailbox.
+
+    :param columns: what the mailbox's index has.
+    """
+
+    def __init__(self, storage: MdboxStorage, columns: MailboxColumns) -> None:
+        self._storage = storage
+        self._columns = columns
+        self._places: OrderedDict[int, tuple[MapRecord, OpenContainer]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def note(self) -> Places | None:
+        """Where all messages lie, before the index is followed; None: nobody asks for expunged ones."""
+        return self._columns.all_map_uids() if self._storage.keeps_departed else None
+
+    async def keep(self, expunged: Uids, places: Places) -> None:
+        """Messages were expunged.
+
+        :param places: what :meth:`note` gave before.
+        """
+        uids, map_uids = places
+        last = expunged[-MOST_DEPARTED:]
+        rows = np.minimum(uids.searchsorted(last), max(len(uids) - 1, 0))
+        for uid, row in zip(last.tolist(), rows.tolist(), strict=True):
+            if row < len(uids) and uids[row] == uid:
+                await self._keep(uid, int(map_uids[row]))
+        while len(self._places) > MOST_DEPARTED:
+            self.forget(next(iter(self._places)))
+
+    async def _keep(self, uid: int, map_uid: int) -> None:
+        place = self._storage.place_before(map_uid)
+        if place is None or uid in self._places:
+            return
+        try:
+            container = await self._storage.container(place.file_id)
+        except (OSError, CorruptFile):
+            return  # it can't be read any more, whoever has it open
+        self._places[uid] = place, container
+
+    async def open(self, uid: int) -> OpenRecord | None:
+        """The record of a message that was expunged; None: its place is not kept.
+
+        :raises CorruptFile, OSError: it can't be read.
+        """
+        found = self._places.get(uid)
+        if found is None:
+            return None
+        place, container = found
+        container.users += 1
+        try:
+            record = await read_record(container, place)
+        except BaseException:
+            self._storage.release(place.file_id, container)
+            raise
+        return OpenRecord(
+            container.handle, container.path, record, lambda: self._storage.release(place.file_id, container)
+        )
+
+    def forget(self, uid: int) -> None:
+        """The kernel has no inode of this message any more."""
+        found = self._places.pop(uid, None)
+        if found is not None:
+            self._storage.release(found[0].file_id, found[1])
+
+    def close(self) -> None:
+        """Give everything up."""
+        for uid in list(self._places):
+            self.forget(uid)

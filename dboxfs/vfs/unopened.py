@@ -1,0 +1,251 @@
+"""A read-only file system whose files and directories are never opened: every request is about an inode.
+
+The kernel sends neither OPEN nor RELEASE (:mod:`dboxfs.fuse.openless` says how that comes), so nothing tells
+which messages are open. A READ comes only for bytes that the kernel does not have:
+
+* It is answered from the message's body. The last :data:`KEPT_BODIES` bodies stay open, so that what is read
+  piece by piece is found once, and a program that has begun to read a message goes on after its expunge.
+* It may be a step of a walk (:mod:`dboxfs.vfs.walks`). The messages that come next are then read in as few
+  operations as possible and put into the kernel's cache, before the READ is answered.
+
+A listing continues in the snapshot in which it began: its number is in the upper half of each offset. The
+kernel keeps listings, too, and is told when one changes (:class:`~dboxfs.vfs.following.Following`). It may
+hear of that before it has copied the answer that is older; so it is told again when it comes for the rest of
+a snapshot that a change has overtaken. It always comes: it keeps a listing when it has seen its end.
+
+A control file is a snapshot, with an inode of its own and its exact size, made by the LOOKUP that precedes
+each open(2).
+
+Concurrency: several READs of one inode at a time; what is kept is looked up again after each await.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from dboxfs.errors import DboxfsError
+from dboxfs.store import KNOWN, Body, Facts, Folder, Mailbox
+from dboxfs.store.attrs import Uids
+from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.host import Item, Pages, PushWait
+from dboxfs.vfs.listing import OpenDirectory
+from dboxfs.vfs.node import Node
+from dboxfs.vfs.reader import Reader
+from dboxfs.vfs.readonly import ReadOnlyVfs
+from dboxfs.vfs.walks import Orders, Predictor
+
+KEPT_BODIES = 256
+"""Bodies that stay open."""
+
+LISTINGS = 64
+"""Snapshots of directories that can be continued."""
+
+_SHIFT = 40
+"""Bits of an offset that are the place in its snapshot."""
+
+
+class _Kept:
+    """A message that is being read: its bytes, and the attributes that fstat(2) goes on giving."""
+
+    __slots__ = ("body", "facts")
+
+    def __init__(self, body: Body, facts: Facts) -> None:
+        self.body = body
+        self.facts = facts
+
+
+class Unopened:
+    """Answers READ and READDIR of files and directories that were never opened.
+
+    :param vfs: answers everything that is no READ of a file or a directory.
+    :param pages: the kernel's page cache.
+    """
+
+    def __init__(self, vfs: ReadOnlyVfs, pages: Pages) -> None:
+        self._vfs = vfs
+        self._pages = pages
+        self._kept: OrderedDict[int, _Kept] = OrderedDict()
+        self._listings: OrderedDict[int, tuple[OpenDirectory, int]] = OrderedDict()
+        self._numbers = 0
+        self._predictor = Predictor()
+        self._orders: OrderedDict[int, Orders] = OrderedDict()
+        vfs.control.makes_snapshots = True
+        vfs.attributes.unopened = True
+        if vfs.store.storage is not None:
+            vfs.store.storage.keeps_departed = True
+        vfs.tell(self)
+
+    # -- files ---------------------------------------------------------------------------------
+
+    async def read(self, inode: int, size: int, offset: int) -> bytes:
+        """Bytes of a file at *offset*, fewer than *size* only at its end.
+
+        :raises Refused: ESTALE: it is gone, and was not being read.
+        :raises DboxfsError, OSError: it can't be read.
+        """
+        if self._vfs.inodes.node(inode).is_control:
+            return self._vfs.control.read(inode, size, offset)
+        batch = self._pages.begin(inode)
+        try:
+            kept = await self._body(inode)
+            data = await self._bytes(kept, size, offset)
+            if offset + len(data) >= kept.body.size:
+                kept.body.handed()
+            if offset == 0 and batch is None:
+                batch = await self._open_window(inode)
+            if batch is not None:
+                await batch.wait()
+            return data
+        finally:
+            self._pages.end(inode)
+
+    async def _bytes(self, kept: _Kept, size: int, offset: int) -> bytes:
+        try:
+            return kept.body.pread(size, offset)
+        except BlockingIOError:
+            return await self._vfs.reader.read(kept.body, size, offset)
+
+    async def _body(self, inode: int) -> _Kept:
+        kept = self._kept.get(inode)
+        if kept is not None:
+            self._kept.move_to_end(inode)
+            return kept
+        try:
+            return await self._vfs.folders.steady(inode, self._open)
+        except Refused as exc:
+            if exc.errno != errno.ESTALE:
+                raise
+            departed = await self._open_departed(inode)
+            if departed is None:
+                raise
+            return departed
+
+    async def _open_departed(self, inode: int) -> _Kept | None:
+        """A message that was expunged before a program that has it open began to read it; None: no place is
+        kept."""
+        node = self._vfs.inodes.node(inode)
+        box = node.folder.mailbox if node.folder is not None else None
+        found = await box.open_expunged(node.uid) if box is not None else None
+        return None if found is None else self._keep(inode, *found)
+
+    async def _open(self, inode: int) -> _Kept:
+        node, body, facts = await self._vfs.forwarding.use(inode, Reader.body)
+        if node.inode != inode:  # it was replaced: what has its name is another message
+            body.close()
+            raise Refused(errno.ENOENT)
+        if facts.size != body.size:  # it was damaged when its size was looked at, and is repaired
+            self._vfs.host.kernel.at_once(inode)
+        return self._keep(inode, body, facts)
+
+    def _keep(self, inode: int, body: Body, facts: Facts) -> _Kept:
+        if inode in self._kept:  # opened meanwhile
+            body.close()
+            return self._kept[inode]
+        kept = self._kept[inode] = _Kept(body, facts)
+        self._vfs.open_files.begin_reading(inode, kept)
+        while len(self._kept) > KEPT_BODIES:
+            self._close(next(iter(self._kept)))
+        return kept
+
+    def _close(self, inode: int) -> None:
+        kept = self._kept.pop(inode)
+        self._vfs.open_files.end_reading(inode, kept)
+        kept.body.close()
+
+    def forget(self, inodes: Iterable[int]) -> None:
+        """The kernel has no inode of these numbers any more."""
+        for inode in inodes:
+            if inode in self._kept:
+                self._close(inode)
+            node = self._vfs.inodes.node(inode)
+            box = node.folder.mailbox if node.folder is not None else None
+            if node.uid and box is not None and box.files.expunged is not None:
+                box.files.expunged.forget(node.uid)
+
+    def doubt(self, folder: Node) -> None:
+        """The files of a mailbox may have been repaired: the kernel shall ask for all its messages again."""
+        inodes = [folder.inode | uid for uid in folder.mailbox().uids.tolist()]
+        self.forget(inodes)
+        self._pages.drop(inodes)
+
+    def gone(self, folder_inode: int) -> None:
+        """A mailbox is gone."""
+        self._predictor.forget(folder_inode)
+        self._orders.pop(folder_inode, None)
+
+    def close(self) -> None:
+        """The mount has ended."""
+        self.forget(list(self._kept))
+
+    # -- windows -------------------------------------------------------------------------------
+
+    async def _open_window(self, inode: int) -> PushWait | None:
+        """Have the messages pushed that come next, if this READ is a step of a walk."""
+        node = self._vfs.inodes.node(inode)
+        folder = node.folder
+        if folder is None or folder.mailbox is None:
+            return None
+        box = folder.mailbox
+        walks = self._predictor.walks(node.base)
+        uids = walks.read(node.uid, self._order(node.base, folder, box), lambda some: _sizes(box, some))
+        wanted = self._pages.wanted((uids.astype(np.int64) | node.base).tolist())
+        uids = uids[[node.base | uid in wanted for uid in uids.tolist()]] if len(uids) else uids
+        if not len(uids):
+            return None
+        generation = self._pages.generation
+        items = await self._load(box, node.base, uids)
+        return self._pages.push(items, generation) if items else None
+
+    def _order(self, base: int, folder: Folder, box: Mailbox) -> Orders:
+        named = self._vfs.names.listed(folder)
+        known = self._orders.get(base)
+        if known is None or known.uids is not box.uids:
+            known = self._orders[base] = Orders(box.uids, named)
+            if len(self._orders) > LISTINGS:
+                self._orders.popitem(last=False)
+        return known
+
+    async def _load(self, box: Mailbox, base: int, uids: Uids) -> list[Item]:
+        try:
+            found = await box.read_many(uids)
+        except (DboxfsError, OSError):
+            return []  # the READs of the messages themselves tell
+        return [
+            (base | uid, data) for uid, data in zip(uids.tolist(), found, strict=True) if data is not None
+        ]
+
+    # -- directories ---------------------------------------------------------------------------
+
+    async def directory(self, inode: int, offset: int) -> tuple[OpenDirectory, int, int]:
+        """The listing of a directory to be read from *offset* on: the snapshot, what to add to its offsets,
+        and the place in it.
+
+        :raises Refused: ENOENT: it is gone.
+        """
+        number, place = offset >> _SHIFT, offset & ((1 << _SHIFT) - 1)
+        vfs, changed = self._vfs, self._vfs.listings_changed
+        directory, since = self._listings.get(number, (None, 0)) if place else (None, 0)
+        if directory is None:
+            self._numbers = number = self._numbers % (1 << 22) + 1
+            directory, since = await vfs.opendir(inode), changed
+            self._listings[number] = directory, since
+            if len(self._listings) > LISTINGS:
+                self._listings.popitem(last=False)
+        else:
+            self._listings.move_to_end(number)
+        folder = vfs.inodes.folder(inode)
+        if changed != since or (folder is not None and not vfs.store.is_watched(folder)):
+            vfs.host.kernel.listing(inode)
+        return directory, number << _SHIFT, place
+
+
+def _sizes(box: Mailbox, uids: Uids) -> npt.NDArray[np.int64]:
+    """Bytes of each message; -1: not known, or damaged."""
+    rows = box.facts.uids.searchsorted(uids)
+    facts = box.facts.columns(rows)
+    return np.where((facts.state & KNOWN) != 0, facts.size.astype(np.int64), -1)

@@ -1,0 +1,234 @@
+"""Notice in which order messages are read, and say which come next.
+
+Pure: no clock, no kernel, no store. The kernel sends a READ only for what it does not have. So once the next
+messages are put into its cache a walk is silent until it has come to their end. Each READ that arrives is one
+of these:
+
+* the first one behind what a walk was promised: the walk goes on, its window doubles (:data:`WINDOW_FIRST` to
+  :data:`WINDOW_MOST` messages), and what is in it is to be pushed;
+* a neighbour of a message that was read just now: a new walk, in that direction;
+* the first or last message of a mailbox, when a walk has just come to the end of another one: a program goes
+  from mailbox to mailbox. The walk keeps its window;
+* anything else: nothing follows. A program that reads in no order gets nothing pushed.
+
+There are two orders, that of the uids (listings, tar, grep -r) and that of the names (``cat *``, rsync), and
+two directions. Several readers at once are several walks, or one whose steps are a little out of order, by up
+to :data:`WALK_SLACK` messages.
+
+A window ends early where its messages have :data:`WINDOW_BYTES` together. Messages of more bytes than
+:data:`PUSHED_MOST_BYTES`, and those whose size is not known, are passed over: programs ask for them piece
+by piece.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dboxfs.store.attrs import Uids
+
+WINDOW_FIRST = 8
+"""Messages in the first window of a walk."""
+
+WINDOW_MOST = 128
+"""Messages in a window at most."""
+
+WINDOW_BYTES = 8 << 20
+"""Bytes in a window at most."""
+
+PUSHED_MOST_BYTES = 2 << 20
+"""A message of more bytes is not pushed."""
+
+WALK_SLACK = 4
+"""A walk goes on if it is read within so many messages behind its end: several readers share it."""
+
+_NEIGHBOURS = 2
+_RECENT = 6
+_WALKS = 8
+_NAMED_MOST = 200_000
+
+Sizes = Callable[[Uids], npt.NDArray[np.int64]]
+"""uids -> bytes of each message; negative where it is not to be pushed."""
+
+
+class Orders:
+    """The messages of one mailbox, in both orders.
+
+    :param uids: ascending, uint32[n].
+    :param named: names of messages that are not called ``<uid>.eml``.
+    """
+
+    def __init__(self, uids: Uids, named: Mapping[int, bytes]) -> None:
+        self.uids = uids
+        self._named = named
+        self._by_name: npt.NDArray[np.intp] | None = None
+        self._rank: npt.NDArray[np.intp] | None = None
+
+    def __len__(self) -> int:
+        return len(self.uids)
+
+    def position(self, uid: int, *, by_name: bool) -> int:
+        """The place of *uid*, counted from 0; -1: it is gone."""
+        row = int(np.searchsorted(self.uids, uid))
+        if row == len(self.uids) or self.uids[row] != uid:
+            return -1
+        return int(self._ranks()[row]) if by_name else row
+
+    def slice(self, first: int, last: int, *, by_name: bool) -> Uids:
+        """The messages at the places from *first* to *last*, the second excluded; backwards if it is less."""
+        step = 1 if last >= first else -1
+        if not by_name:
+            return self.uids[first : last if last >= 0 else None : step]
+        self._ranks()
+        assert self._by_name is not None
+        return self.uids[self._by_name[first : last if last >= 0 else None : step]]
+
+    def _ranks(self) -> npt.NDArray[np.intp]:
+        if self._rank is None:
+            self._by_name = self._sorted()
+            self._rank = np.empty(len(self.uids), np.intp)
+            self._rank[self._by_name] = np.arange(len(self.uids))
+        return self._rank
+
+    def _sorted(self) -> npt.NDArray[np.intp]:
+        """Rows in the order of the names as bytes; in a very large mailbox without the written names."""
+        uids = self.uids.astype(np.int64)
+        if self._named and len(uids) <= _NAMED_MOST:
+            names = [self._named.get(uid) or b"%d.eml" % uid for uid in uids.tolist()]
+            return np.array(sorted(range(len(names)), key=names.__getitem__), np.intp)
+        # The point before "eml" sorts below every digit, so a number comes before those that begin with it.
+        digits = np.ones(len(uids), np.int64)
+        for power in range(1, 10):
+            digits += uids >= 10**power
+        return np.lexsort((digits, uids * 10 ** (10 - digits)))
+
+
+@dataclass(slots=True)
+class _Walk:
+    """A reader on its way. ``end``: the last uid that it was promised. ``window``: messages at once."""
+
+    by_name: bool
+    step: int
+    end: int
+    window: int
+    _seen: Orders | None = None
+    _place: int = -1
+
+    def place(self, orders: Orders) -> int:
+        """Where its end is; -1: that message is gone."""
+        if self._seen is not orders:
+            self._seen, self._place = orders, orders.position(self.end, by_name=self.by_name)
+        return self._place
+
+    def promise(self, end: int) -> None:
+        """It was promised the messages up to this one."""
+        self.end, self._seen = end, None
+
+
+class Walks:
+    """The walks through one mailbox.
+
+    :param predictor: knows the other mailboxes.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self._walks: list[_Walk] = []
+        self._recent: deque[int] = deque(maxlen=_RECENT)
+
+    def read(self, uid: int, orders: Orders, sizes: Sizes) -> Uids:
+        """The kernel asks for the beginning of *uid*; gives what to push, in the order of the walk."""
+        walk = self._goes_on(uid, orders)
+        if walk is not None and walk.end == uid:
+            return orders.uids[:0]
+        if walk is None:
+            walk = self._new(uid, orders) or self._predictor.continued(uid, orders)
+            self._recent.append(uid)
+            if walk is None:
+                return orders.uids[:0]
+            self._walks.insert(0, walk)
+            del self._walks[_WALKS:]
+        return self._window(walk, uid, orders, sizes)
+
+    def _goes_on(self, uid: int, orders: Orders) -> _Walk | None:
+        """The walk that *uid* belongs to, if any; ``end`` is *uid* itself where nothing is to be done."""
+        places: dict[bool, int] = {}
+        for walk in self._walks:
+            if walk.by_name not in places:
+                places[walk.by_name] = orders.position(uid, by_name=walk.by_name)
+            end, here = walk.place(orders), places[walk.by_name]
+            if end < 0 or here < 0:
+                continue
+            ahead = (here - end) * walk.step
+            if 0 < ahead <= WALK_SLACK:
+                walk.window = min(walk.window * 2, WINDOW_MOST)
+                self._walks.remove(walk)
+                self._walks.insert(0, walk)
+                return walk
+            if -walk.window < ahead <= 0:  # on its way, passed over, or dropped by the kernel
+                return _Walk(walk.by_name, walk.step, uid, 0)
+        return None
+
+    def _new(self, uid: int, orders: Orders) -> _Walk | None:
+        for by_name in (False, True) if self._recent else ():
+            here = orders.position(uid, by_name=by_name)
+            if here < 0:
+                return None
+            before = orders.slice(max(here - _NEIGHBOURS, 0), here, by_name=by_name).tolist()
+            behind = orders.slice(
+                here + 1, min(here + 1 + _NEIGHBOURS, len(orders)), by_name=by_name
+            ).tolist()
+            for other in reversed(self._recent):
+                if other in before or other in behind:
+                    return _Walk(by_name, 1 if other in before else -1, uid, WINDOW_FIRST)
+        return None
+
+    def _window(self, walk: _Walk, uid: int, orders: Orders, sizes: Sizes) -> Uids:
+        here = orders.position(uid, by_name=walk.by_name)
+        last = max(-1, min(here + walk.step * (walk.window + 1), len(orders)))
+        uids = orders.slice(here + walk.step, last, by_name=walk.by_name)
+        bytes_each = sizes(uids)
+        pushed = (bytes_each > 0) & (bytes_each <= PUSHED_MOST_BYTES)
+        total = np.cumsum(np.where(pushed, bytes_each, 0))
+        within = total <= WINDOW_BYTES
+        walk.promise(int(uids[within][-1]) if within.any() else uid)
+        if within.all() and last in (-1, len(orders)):
+            self._predictor.ended(walk.by_name, walk.step, walk.window)
+        return uids[within & pushed]
+
+
+class Predictor:
+    """The walks through all mailboxes of a mount."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, Walks] = {}
+        self._ended: tuple[bool, int, int] | None = None
+
+    def walks(self, folder: int) -> Walks:
+        """Those through the mailbox with this inode number."""
+        found = self._of.get(folder)
+        if found is None:
+            found = self._of[folder] = Walks(self)
+        return found
+
+    def forget(self, folder: int) -> None:
+        """The mailbox is gone."""
+        self._of.pop(folder, None)
+
+    def ended(self, by_name: bool, step: int, window: int) -> None:
+        """A walk has come to the end of its mailbox."""
+        self._ended = by_name, step, window
+
+    def continued(self, uid: int, orders: Orders) -> _Walk | None:
+        """The walk that ended last, if *uid* is where it would begin in this mailbox."""
+        if self._ended is None:
+            return None
+        by_name, step, window = self._ended
+        if orders.position(uid, by_name=by_name) != (0 if step > 0 else len(orders) - 1):
+            return None
+        self._ended = None
+        return _Walk(by_name, step, uid, window)

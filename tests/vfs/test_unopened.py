@@ -1,0 +1,220 @@
+"""A file system whose files are never opened, on a store in memory and pages that are a dictionary."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterable, Sequence
+
+import pytest
+import trio
+
+from dboxfs.store import Kind
+from dboxfs.store.write import NewMessage
+from dboxfs.vfs import unopened as unopened_module
+from dboxfs.vfs.host import Item
+from dboxfs.vfs.node import CONTROL
+from dboxfs.vfs.unopened import Unopened
+from tests.vfs.inside import Mounted, Program, raises
+
+COUNT = 300
+
+
+class Batch:
+    async def wait(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class Pages:
+    """The kernel's page cache: what was pushed is there."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.there: dict[int, bytes] = {}
+        self.in_flight: list[int] = []
+        self.dropped: list[int] = []
+
+    def begin(self, inode: int) -> None:
+        self.in_flight.append(inode)
+
+    def end(self, inode: int) -> None:
+        self.in_flight.remove(inode)
+
+    def wanted(self, inodes: Iterable[int]) -> set[int]:
+        return set(inodes) - set(self.in_flight)
+
+    def push(self, items: Sequence[Item], generation: int) -> Batch:
+        assert generation == self.generation
+        self.there.update({inode: bytes(data) for inode, data in items})
+        return Batch()
+
+    def drop(self, inodes: Sequence[int]) -> None:
+        self.generation += 1
+        self.dropped += inodes
+
+
+def text(uid: int) -> bytes:
+    return b"Subject: %d\n\n" % uid + b"text of %d\n" % uid * (uid % 40)
+
+
+class Reader:
+    """A program, and the kernel below it: it asks only for what is not there."""
+
+    def __init__(self, m: Mounted) -> None:
+        self.m = m
+        self.pages = Pages()
+        self.unopened = Unopened(m.reading, self.pages)
+        self.base = m.reading.inodes.of(m.folder())
+        self.reads = 0
+
+    async def read(self, uid: int) -> bytes:
+        inode = self.base | uid
+        if inode not in self.pages.there:
+            self.reads += 1
+            self.pages.there[inode] = await self.unopened.read(inode, 1 << 20, 0)
+        return self.pages.there[inode]
+
+    async def again(self, uid: int, size: int = 1 << 20, offset: int = 0) -> bytes:
+        """The kernel has dropped it."""
+        return await self.unopened.read(self.base | uid, size, offset)
+
+
+@pytest.fixture
+async def r(m: Mounted) -> Reader:
+    await m.others.save("INBOX", [NewMessage(text(uid)) for uid in range(2, COUNT + 1)])
+    await m.follow()
+    box = m.folder().mailbox
+    assert box is not None
+    await box.scan()
+    return Reader(m)
+
+
+async def expunge(m: Mounted, *uids: int) -> None:
+    await m.others.expunge("INBOX", uids)
+    await m.follow()
+
+
+async def test_a_walk_gets_the_bytes_of_the_messages_with_a_read_for_each_window(r: Reader) -> None:
+    assert [await r.read(uid) for uid in range(2, COUNT + 1)] == [text(uid) for uid in range(2, COUNT + 1)]
+    assert r.reads <= 8
+    assert r.pages.in_flight == []
+
+
+async def test_a_walk_backwards_does_too(r: Reader) -> None:
+    assert [await r.read(uid) for uid in range(COUNT, 1, -1)] == [text(uid) for uid in range(COUNT, 1, -1)]
+    assert r.reads <= 8
+
+
+async def test_one_message_alone_is_read_in_pieces_and_brings_nothing(r: Reader) -> None:
+    assert await r.again(39, 20, 10) == text(39)[10:30]
+    assert await r.again(39, 1 << 20, 30) == text(39)[30:]
+    assert await r.again(39, 100, len(text(39))) == b""
+    assert r.pages.there == {}
+
+
+async def test_a_message_that_is_gone_is_stale(m: Mounted, r: Reader) -> None:
+    with raises(errno.ESTALE):
+        await r.again(COUNT + 1)
+
+
+async def test_who_has_begun_to_read_reads_on_after_an_expunge(m: Mounted, r: Reader, p: Program) -> None:
+    assert await r.again(39, 20, 0) == text(39)[:20]
+    await expunge(m, 39)
+    assert await r.again(39, 1 << 20, 20) == text(39)[20:]
+    assert (await m.reading.getattr(r.base | 39)).size == len(text(39))
+    r.unopened.forget([r.base | 39])
+
+
+async def test_in_an_mdbox_who_has_read_nothing_reads_on_too_until_the_kernel_forgets(
+    m: Mounted, r: Reader, kind: Kind
+) -> None:
+    await expunge(m, 39, 40)
+    if kind is Kind.SDBOX:
+        with raises(errno.ESTALE):
+            await r.again(39)
+        return
+    assert await r.again(39) == text(39)
+    r.unopened.forget([r.base | 39, r.base | 40])
+    for uid in (39, 40):
+        with raises(errno.ESTALE):
+            await r.again(uid)
+
+
+async def test_no_more_messages_stay_open_than_the_limit(
+    m: Mounted, r: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unopened_module, "KEPT_BODIES", 4)
+    for uid in range(2, 100, 7):
+        await r.again(uid)
+    assert len(m.reading.open_files.being_read) == 4
+    r.unopened.close()
+    assert len(m.reading.open_files.being_read) == 0
+
+
+async def test_a_repair_has_the_kernel_drop_what_it_has(m: Mounted, r: Reader) -> None:
+    await r.again(39)
+    r.unopened.doubt(m.reading.inodes.node(r.base))
+    assert r.pages.dropped == [r.base | uid for uid in m.uids()]
+    assert len(m.reading.open_files.being_read) == 0
+
+
+async def names_from(r: Reader, inode: int, offset: int, count: int) -> list[tuple[bytes, int]]:
+    """What one READDIR gives: names, and the offsets behind them."""
+    directory, above, start = await r.unopened.directory(inode, offset)
+    await directory.prepare(start)
+    found = [(name, above | behind) for behind, name, _ in directory.above(start)]
+    found += [(row.name, above | row.next) for row in directory.messages(start)]
+    return found[:count]
+
+
+async def test_a_listing_goes_on_in_the_snapshot_in_which_it_began(m: Mounted, r: Reader) -> None:
+    first = await names_from(r, r.base, 0, 100)
+    await expunge(m, *range(50, 60), 150)
+    other = await names_from(r, r.base, 0, 10)  # another program begins
+    rest = await names_from(r, r.base, first[-1][1], COUNT)
+    assert len({name for name, _ in first + rest}) == len(first + rest)
+    assert {b"%d.eml" % uid for uid in m.uids()} <= {name for name, _ in first + rest}
+    assert b"150.eml" not in {name for name, _ in rest}
+    assert other[-1][1] >> 40 != first[-1][1] >> 40
+
+
+async def test_a_listing_that_a_change_has_overtaken_is_told_to_be_old_when_the_kernel_comes_for_its_end(
+    m: Mounted, r: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(m.store, "is_watched", lambda folder: True)
+    await names_from(r, r.base, 0, 1)  # looks at the mailbox for the first time
+    last = (await names_from(r, r.base, 0, COUNT + 2))[-1][1]
+    m.told.listings.clear()
+    assert await names_from(r, r.base, last, 1) == []
+    assert m.told.listings == []
+    last = (await names_from(r, r.base, 0, COUNT + 2))[-1][1]
+    await expunge(m, 150)
+    m.told.listings.clear()  # this it may have heard before it had copied the entries
+    assert await names_from(r, r.base, last, 1) == []
+    assert m.told.listings == [r.base]
+
+
+async def test_a_listing_of_a_mailbox_that_is_not_watched_is_told_to_be_old_each_time(
+    m: Mounted, r: Reader
+) -> None:
+    await names_from(r, r.base, 0, 1)  # looks at the mailbox for the first time
+    for _ in range(2):
+        m.told.listings.clear()
+        await names_from(r, r.base, 0, 1)
+        assert m.told.listings == [r.base]
+
+
+async def test_a_control_file_is_a_snapshot_with_its_exact_size(
+    m: Mounted, r: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await m.reading.lookup(CONTROL, b"stats.json")
+    second = await m.reading.lookup(CONTROL, b"stats.json")
+    assert first.inode != second.inode
+    assert first.entry_timeout == 0.0
+    data = await r.unopened.read(first.inode, 1 << 20, 0)
+    assert len(data) == first.size == (await m.reading.getattr(first.inode)).size
+    assert json.loads(data)["messages"] == COUNT
+    for _ in range(100):
+        await m.reading.lookup(CONTROL, b"store.json")
+    with raises(errno.ESTALE):
+        await r.unopened.read(first.inode, 100, 0)
