@@ -136,6 +136,18 @@ class Setattr:
         else:
             raise Refused(errno.EPERM)
 
+    def check_removal(self, node: Node, word: str) -> None:
+        """removexattr(2) of what stays all the same: rsync -X takes away what its source has not.
+
+        :raises Refused: ENODATA: there is no such attribute; EPERM: it was there before this mount.
+        """
+        folder = node.directory()
+        if word not in (xattrs.MESSAGE if node.is_message else xattrs.folder_names(folder)):
+            raise Refused(errno.ENODATA)
+        is_new = node.is_message and self._changes.just_came(folder, node.uid)
+        if not (is_new or (not node.is_message and self._changes.is_new_mailbox(folder))):
+            raise Refused(errno.EPERM)
+
     async def _message_xattr(self, node: Node, word: str, value: bytes) -> None:
         """A message that is there: flags, keywords and its date can be changed, the rest is what it is."""
         told = Brought().told(word, value)

@@ -373,7 +373,8 @@ class WritableVfs:
             draft.bring(draft.brought.without(word))
             return
         if word not in ("flags", "keywords"):
-            raise Refused(errno.EPERM)
+            self._setattr.check_removal(self._reading.forwarding.now(inode), word)
+            return
         await self._reading.folders.steady(inode, lambda found: self._set_xattr(found, word, b""))
 
     async def _set_xattr(self, inode: int, word: str, value: bytes) -> None:

@@ -115,6 +115,21 @@ def test_a_message_that_just_came_takes_attributes_and_stays_what_it_is(rw: Writ
     assert (found.received, len(rw.texts())) == (631_152_000, 2)
 
 
+def test_what_a_program_takes_away_stays_and_is_no_error_where_it_is_new(rw: Writable) -> None:
+    """rsync -X takes away what its source has not."""
+    (rw.mnt / "New").mkdir()
+    (rw.mnt / "New" / "file").write_bytes(TWO)
+    for path in (rw.mnt / "New", rw.mnt / "New" / "file"):
+        for name in os.listxattr(path):
+            os.removexattr(path, name)
+        with refused(errno.ENODATA):
+            os.removexattr(path, "user.dbox.unknown")
+    assert len(os.listxattr(rw.mnt / "New" / "file")) >= 8
+    for path, name in ((rw.inbox, "uidvalidity"), (rw.inbox / "1.eml", "guid")):
+        with refused(errno.EPERM):
+            os.removexattr(path, f"user.dbox.{name}")
+
+
 def test_what_can_be_set_is_listed_first(rw: Writable) -> None:
     names = [name.removeprefix("user.dbox.") for name in os.listxattr(rw.inbox / "1.eml")]
     assert names[:6] == ["flags", "keywords", "guid", "saved", "received", "uid"]
