@@ -156,7 +156,12 @@ async def _target(
 ) -> tuple[Location, bool]:
     """Where the store is, which is made if it is wanted; and whether it was."""
     if arguments.format is None:
-        return choose_store(arguments).location, False
+        try:
+            return choose_store(arguments).location, False
+        except NoSuchStore as exc:
+            if arguments.store is None:
+                raise
+            raise NoSuchStore(f"{exc}; for a new store: --format mdbox, or sdbox") from None
     if arguments.store is None:
         raise UsageError("--format makes a new store: name its directory")
     try:

@@ -109,6 +109,7 @@ def test_a_store_of_the_other_format_or_none_is_told(tmp_path: Path) -> None:
     source = maildir(tmp_path / "m", {"1.a": text(1)})
     none = dboxfs("import", str(source), str(tmp_path / "none"))
     assert (none.returncode, len(none.stderr.splitlines())) == (3, 1)
+    assert "for a new store: --format mdbox, or sdbox" in none.stderr
     assert dboxfs("import", str(source), str(tmp_path / "s"), "--format", "sdbox").returncode == 0
     other = dboxfs("import", str(source), str(tmp_path / "s"), "--format", "mdbox")
     assert (other.returncode, len(other.stderr.splitlines())) == (3, 1)
