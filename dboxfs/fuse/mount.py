@@ -114,12 +114,17 @@ async def run(
     ):
         await _look_for_hidden_mail(store, options, warn)
         notifier, requests = Notifier(), dict[str, int]()
-        polling = loop.install(lambda: fs.in_flight > 0) if options.fast_loop else None
+        polling: loop.LoopLowlevel | None = None
         host = Host(_spawner(nursery), notifier, requests, lambda: _kernel_stats(notifier, polling))
         vfs = await _file_system(store, options, host)
         adapter = Adapter(vfs, requests)
         device, mount = _init(adapter, location, mountpoint, options)
-        pusher = _do_without_open(adapter, vfs, notifier, device, options)
+        try:
+            pusher = _do_without_open(adapter, vfs, notifier, device, options)
+        except MountError:
+            pyfuse3.close(unmount=True)
+            raise
+        polling = loop.install(lambda: fs.in_flight > 0) if options.fast_loop else None
         notifier.start()
         told = trio.Event()
         try:

@@ -76,7 +76,7 @@ class MountOptions:
     restore: bool = False
     force: bool = False
     entries: Entries = Entries.AUTO
-    opens: Opens = Opens.AUTO
+    opens: Opens = Opens.CLASSIC
     cache_dir: str | None = None
     table_size: int = 10_000
 

@@ -217,7 +217,7 @@ def test_a_companion_is_forked_where_the_kernel_has_no_epochs(
     assert wants_companion(replace(classic, entries=Entries.COMPANION))
     assert not wants_companion(replace(classic, entries=Entries.EPOCH))
     assert not wants_companion(replace(classic, entries=Entries.TIMEOUT))
-    assert wants_companion(MountOptions())
+    assert wants_companion(replace(classic, opens=Opens.AUTO))
     assert wants_companion(MountOptions(write=WriteOptions())) is wanted
 
 

@@ -211,4 +211,4 @@ def test_store_that_was_converted_to_version_3_is_written_in_it(
 def test_version_needs_rw(mounts: Mounts, tmp_path: Path) -> None:
     done = dboxfs("mount", "-o", "dbox_version=3", new_store(tmp_path, "sdbox"), mounts.mountpoint())
     assert done.returncode == 2
-    assert "need -o rw" in done.stderr
+    assert "needs -o rw" in done.stderr

@@ -128,7 +128,7 @@ async def test_on_a_kernel_that_is_not_safe_files_are_opened_and_a_line_says_so(
     account = made(dovecot, "sdbox", 2)
     monkeypatch.setattr(fuse_mount, "why_not_safe", lambda *_: kernels.why_not_safe("6.12.10", ""))
     caplog.set_level("INFO")
-    async with mounted(account, tmp_path / "mnt") as mnt:
+    async with mounted(account, tmp_path / "mnt", options=MountOptions(opens=Opens.AUTO)) as mnt:
 
         def read() -> dict[str, int]:
             assert readers.is_whole((mnt / "INBOX/1.eml").read_bytes())
