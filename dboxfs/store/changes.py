@@ -20,9 +20,6 @@ import trio
 from dboxfs.store.location import Location
 from dboxfs.store.watch import Watched, Watcher
 
-QUIET_SECONDS = 0.05
-"""Seconds after a change by this process in which others' are not looked for, unless it writes again."""
-
 
 class ChangeNotes:
     """The watches of one store, and what they have told.
@@ -39,8 +36,6 @@ class ChangeNotes:
         self._all = False
         self._names: set[str] = set()
         self._held: set[str] = set()
-        self._quiet: dict[str, float] = {}
-        self._put_off = False
         self._noted = trio.Event()
 
     async def run(self) -> None:
@@ -60,9 +55,9 @@ class ChangeNotes:
 
     async def wait(self, seconds: float = math.inf) -> bool:
         """Wait for something to read again; False: there was nothing for so many seconds."""
-        with trio.move_on_after(min(seconds, QUIET_SECONDS) if self._put_off else seconds):
+        with trio.move_on_after(seconds):
             await self._noted.wait()
-        return self._noted.is_set() or self._put_off
+        return self._noted.is_set()
 
     def take(self, names: Iterable[str]) -> tuple[bool, set[str]]:
         """Whether to read the tree, and the mailboxes to follow; they count as read from now on.
@@ -74,25 +69,14 @@ class ChangeNotes:
             self._all = False
             self._names.update(names)
         tree, self._tree = self._tree, False
-        now = trio.current_time()
-        self._quiet = {name: until for name, until in self._quiet.items() if until > now}
-        later = self._held | self._quiet.keys()
-        ready = self._names - later
-        self._names &= later
-        self._put_off = bool(self._names - self._held)
+        ready = self._names - self._held
+        self._names &= self._held
         return tree, ready
 
     def note(self, names: Iterable[str]) -> None:
         """These mailboxes are to be read again."""
         self._names.update(names)
         self._noted.set()
-
-    def quiet(self, name: str) -> None:
-        """This process has just written a mailbox: changes of it are given out :data:`QUIET_SECONDS` later.
-
-        Each of its writes reads what others have written before, and each makes an event that tells nothing.
-        """
-        self._quiet[name] = trio.current_time() + QUIET_SECONDS
 
     def wake(self) -> None:
         """Have :meth:`wait` return."""

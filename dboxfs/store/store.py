@@ -311,7 +311,6 @@ class Store:
             return
         before = box.identity
         delta = box.take(delta)
-        self._changes.quiet(folder.name)
         self._index_errors.discard(folder.name)
         another = before != box.identity and folder not in self._renumbered
         self._listeners.changed(folder, delta, another=another)

@@ -13,7 +13,6 @@ import re
 
 import trio
 
-from dboxfs.store.changes import QUIET_SECONDS
 from dboxfs.store.names.read import DIRECTORY, NameReader
 from dboxfs.store.watch import Watched, Watcher
 
@@ -41,12 +40,8 @@ class NameFollower:
                     await self._wake.wait()
                     self._wake = trio.Event()
                     waiting, self._waiting = self._waiting, set()
-                    quiet = {guid for guid in waiting if self._reader.is_quiet(guid)}
-                    for guid in waiting - quiet:
+                    for guid in waiting:
                         await self._look(guid)
-                    if quiet:
-                        await trio.sleep(QUIET_SECONDS)
-                        self._later(quiet)
         finally:
             self._watcher.close()
 
