@@ -37,6 +37,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import trio
+
 from dboxfs.errors import DboxfsError, NoSuchMessage
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
@@ -45,7 +47,7 @@ from dboxfs.store import Folder, Mailbox
 from dboxfs.store.disk import AppendFile, Disk, check_appended
 from dboxfs.store.indexes.locks import lock_log, unlock_log
 from dboxfs.store.names.codec import Line, LineKind, decode_lines, encode_line
-from dboxfs.store.names.read import NameReader
+from dboxfs.store.names.read import QUIET_SECONDS, NameReader
 from dboxfs.store.names.table import NOBODY, There
 from dboxfs.store.write import LockMethod, Superseded, Wanted, WriteOptions
 from dboxfs.store.write.group_commit import GroupCommit, Request
@@ -360,6 +362,7 @@ class NameFiles:
         if kind is None:
             return None
         async with place.lock:
+            place.quiet_until = trio.current_time() + QUIET_SECONDS
             seen = Seen(place.identity, place.end)
             program = partial(
                 append_steps, path, kind, seen, data, durable=durable, unless_changed=unless_changed
@@ -370,7 +373,7 @@ class NameFiles:
                 return None
             if done is None:
                 return None
-            place.end = done.start
+            place.end, place.quiet_until = done.start, trio.current_time() + QUIET_SECONDS
             self._reader.take(folder, box, done.status, done.before)
             return self._names.take(box, self._reader.lines(box, data)) if done.appended else False
 

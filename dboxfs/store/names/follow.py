@@ -13,7 +13,7 @@ import re
 
 import trio
 
-from dboxfs.store.names.read import DIRECTORY, NameReader
+from dboxfs.store.names.read import DIRECTORY, QUIET_SECONDS, NameReader
 from dboxfs.store.watch import Watched, Watcher
 
 log = logging.getLogger(__name__)
@@ -40,8 +40,12 @@ class NameFollower:
                     await self._wake.wait()
                     self._wake = trio.Event()
                     waiting, self._waiting = self._waiting, set()
-                    for guid in waiting:
+                    quiet = {guid for guid in waiting if self._reader.is_quiet(guid)}
+                    for guid in waiting - quiet:
                         await self._look(guid)
+                    if quiet:
+                        await trio.sleep(QUIET_SECONDS)
+                        self._later(quiet)
         finally:
             self._watcher.close()
 

@@ -29,12 +29,16 @@ _LOOKS = 3
 _REMEMBERED = 0.005
 """Seconds that a process is believed to live without another look."""
 
+QUIET_SECONDS = 0.05
+"""Seconds after a line of this process in which a file of names is not read for those of others."""
+
 
 @dataclass(slots=True)
 class ReadSoFar:
     """How far a file was read: which one (device, inode), and the end of the last whole line.
 
     ``skipped``: lines in it that can't be.  ``looks``: those who wait until it was read again.
+    ``quiet_until``: this process has just written it, and each of its writes reads what others have written.
     """
 
     lock: trio.Lock
@@ -42,6 +46,7 @@ class ReadSoFar:
     identity: tuple[int, int] | None = None
     end: int = 0
     skipped: int = 0
+    quiet_until: float = 0.0
 
     def continues(self, status: os.stat_result) -> bool:
         """Whether the file with this status is the one that was read, and has what was read of it."""
@@ -110,6 +115,11 @@ class NameReader:
         if found is None:
             found = self._places[box.guid] = ReadSoFar(trio.Lock(), CoalescedRuns())
         return found
+
+    def is_quiet(self, guid: str) -> bool:
+        """Whether the file of the mailbox with this guid (hex) is not worth a look for a moment."""
+        place = self._places.get(bytes.fromhex(guid))
+        return place is not None and place.quiet_until > trio.current_time()
 
     def folder(self, guid: str) -> Folder | None:
         """The folder of a mailbox."""
