@@ -118,7 +118,7 @@ async def run(
         host = Host(_spawner(nursery), notifier, requests, lambda: _kernel_stats(notifier, polling))
         vfs = await _file_system(store, options, host)
         adapter = Adapter(vfs, requests)
-        device, mount = _init(adapter, location, mountpoint, options)
+        device, mount = _init(adapter, location, mountpoint, options, store.owner.st_uid)
         try:
             pusher = _do_without_open(adapter, vfs, notifier, device, options)
         except MountError:
@@ -248,15 +248,20 @@ def _spawner(nursery: trio.Nursery) -> Spawn:
 
 
 def _init(
-    adapter: Adapter, location: Location, mountpoint: str, options: MountOptions
+    adapter: Adapter, location: Location, mountpoint: str, options: MountOptions, owner: int
 ) -> tuple[int, Mount | None]:
-    """Make the mount; gives the descriptor of ``/dev/fuse``, and what the kernel calls the mount."""
+    """Make the mount; gives the descriptor of ``/dev/fuse``, and what the kernel calls the mount.
+
+    :param owner: uid of the owner of the store.
+    """
     name = f"{location.kind.value}:{location.root}".encode("utf-8", "backslashreplace").decode()
     name = "".join(c if c.isprintable() else "?" for c in name).replace("\\", "\\\\").replace(",", "\\,")
-    given = {f"fsname={name}", "subtype=dboxfs", "default_permissions", *options.fuse}
+    given = {f"fsname={name}", "subtype=dboxfs", *options.fuse}
     given.add("ro" if options.write is None else "rw")
     if options.allow_other:
         given.add("allow_other")
+    if not _all_is_allowed(options, owner):
+        given.add("default_permissions")
     before, point = mounts.devices(), os.path.realpath(mountpoint)
     try:
         pyfuse3.init(adapter, mountpoint, given)
@@ -266,6 +271,21 @@ def _init(
             hint = "; allow_other needs the line user_allow_other in /etc/fuse.conf"
         raise MountError(f"{mountpoint}: the kernel or fusermount3 refused the mount{hint}") from exc
     return max(mounts.devices() - before), mounts.mounted_on(point)
+
+
+def _all_is_allowed(options: MountOptions, owner: int) -> bool:
+    """Whether the modes allow everything to everybody whom the kernel lets into the mount.
+
+    Then it need not compare them.  It would ask for the attributes of a directory at the first use of a path
+    after each CREATE, UNLINK and RENAME in it, and for those of each file that is created: two GETATTR for
+    each file that is saved.
+
+    :param owner: uid of the owner of the store.
+    """
+    if options.allow_other:
+        return False
+    user, view = os.geteuid(), options.view
+    return user == 0 or (user == (owner if view.uid is None else view.uid) and not view.umask & 0o700)
 
 
 async def _terminate_on(signals: object, told: trio.Event) -> None:

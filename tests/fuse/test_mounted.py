@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import trio
 from dboxfs.fsapi import DirEntry, Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.store.watch import Callback, Watched, Watcher
 from dboxfs.vfs import listing
-from dboxfs.vfs.options import MountOptions, Opens
+from dboxfs.vfs.options import MountOptions, Opens, ViewOptions
 from tests.fuse.inside import aside, listed, mounted, soon
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.live.mounts import xattrs
@@ -343,3 +344,14 @@ async def test_what_the_kernel_was_given_is_the_first_to_leave(
         cache = made[0].cache
         pages = [(key, number) for key, some in cache._files.items() for number in some]
         assert [cache.weight(*page) for page in pages] == [0, 0, 0]
+
+
+async def test_modes_are_compared_where_others_may_look(dovecot: Dovecot, tmp_path: Path) -> None:
+    account = made(dovecot, "mdbox", 1)
+    options = MountOptions(allow_other=True, view=ViewOptions(umask=0o007))
+    tmp_path.chmod(0o755)
+    async with mounted(account, tmp_path / "mnt", options=options) as mnt:
+        command = ["setpriv", "--reuid=12345", "--clear-groups", "ls", str(mnt)]
+        looked = await aside(lambda: subprocess.run(command, capture_output=True, check=False))
+        assert looked.stderr.endswith(b"Permission denied\n")
+        assert await aside(lambda: os.listdir(mnt / "INBOX")) == ["1.eml"]

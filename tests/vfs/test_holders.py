@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -130,3 +133,55 @@ def test_a_file_of_another_mount_namespace_is_told_from_ours(tmp_path: Path) -> 
         assert held(other.pid, inode, Membership("0:1")) == 0
         assert held(other.pid, inode, Membership(theirs[-1].device)) == 1
         other.communicate()
+
+
+def test_descriptors_are_found_wherever_they_are(tmp_path: Path) -> None:
+    """Behind gaps, among many, and by numbers far above the others."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    first = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT)
+    inode = os.fstat(first).st_ino
+    far = fcntl.fcntl(first, fcntl.F_DUPFD, 3000)
+    os.close(first)
+    assert held(ME, inode, ANY) == 1
+    code = "import os, sys; fd = int(sys.argv[1]); os.dup2(fd, 20); os.dup2(fd, 7); os.close(fd)\n"
+    code += "print('ready', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        ["python3", "-c", code, str(far)],
+        pass_fds=[far],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as few:
+        assert few.stdout is not None
+        few.stdout.readline()
+        assert held(few.pid, inode, ANY) == 2
+        few.communicate()
+    many = [os.dup(far) for _ in range(100)]
+    assert held(ME, inode, ANY) == 101
+    for fd in (*many, far):
+        os.close(fd)
+    assert held(ME, inode, ANY) == 0
+
+
+def test_a_look_takes_few_system_calls(tmp_path: Path) -> None:
+    """It is made for every file that is saved, on the thread that answers the kernel."""
+    code = """
+import os, sys
+from dboxfs.util.mounts import Membership
+from dboxfs.vfs.holders import Holders, killed
+pid = int(sys.argv[1])
+holders = Holders(pid, Membership(None))
+os.path.exists("/begin")
+killed(pid), holders.look(1, lambda _: 1)
+os.path.exists("/end")
+"""
+    log = tmp_path / "calls"
+    null = subprocess.DEVNULL
+    with subprocess.Popen(["sleep", "30"], stdin=null, stdout=null, stderr=null) as sleeper:
+        try:
+            subprocess.run(
+                ["strace", "-o", log, sys.executable, "-c", code, str(sleeper.pid)], check=True, timeout=60
+            )
+        finally:
+            sleeper.kill()
+    calls = log.read_text().partition('"/begin"')[2].partition('"/end"')[0].splitlines()[1:-1]
+    assert 8 <= len(calls) <= 12, calls
