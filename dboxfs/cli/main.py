@@ -25,6 +25,7 @@ from dboxfs.cli import (
     restoring,
     show,
     umount,
+    undelete,
 )
 from dboxfs.cli.logs import one_line
 from dboxfs.cli.mount_options import OPTIONS_HELP
@@ -179,6 +180,13 @@ def _parser(*, by_option: bool) -> tuple[argparse.ArgumentParser, Collection[str
     )
     purge.add_argument("--force", action="store_true", help="also a store that seems to hide mail (no INBOX)")
     purge.set_defaults(run=change.purge)
+
+    undelete_parser = commands.add_parser(
+        "undelete", help="bring back expunged messages (mdbox)",
+        description=undelete.DESCRIPTION + STORE_HELP, epilog=_STATUS, formatter_class=raw,
+    )  # fmt: skip
+    undelete.add_arguments(undelete_parser, by_option=by_option)
+    undelete_parser.set_defaults(run=undelete.undelete)
 
     convert_parser = commands.add_parser(
         "convert", help="make a copy of a store in another format",

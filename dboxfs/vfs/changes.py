@@ -19,6 +19,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -27,7 +28,7 @@ from dboxfs.errors import DboxfsError, NoSuchMessage, StoreBusy
 from dboxfs.store import Folder, Mailbox, Store
 from dboxfs.store.names.files import NameFiles
 from dboxfs.store.names.read import NameReader
-from dboxfs.store.write import BodySource, NewMessage, Saved, Source, StoreWriter, Superseded, Wanted
+from dboxfs.store.write import BodySource, Copied, NewMessage, Saved, Source, StoreWriter, Superseded, Wanted
 from dboxfs.vfs.editor_saves import EditorSaves
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.forwarding import Forwarding
@@ -375,9 +376,17 @@ class MessageChanges:
 
         :raises Superseded: the name is taken.
         """
+        copying = partial(self._writer.copy, source.name, [uid], target.name)
+        return await self.bring(target, name, lambda named: copying(named=named))
+
+    async def bring(self, target: Folder, name: bytes, come: Callable[[Wanted], Awaitable[Copied]]) -> Node:
+        """A message comes by *come*, and is called *name*; gives it, in the folder that its mailbox is now.
+
+        :raises Superseded: the name is taken.
+        """
         named, guid = Wanted(name), mailbox_of(target).guid
         async with self._announced(target, named):
-            copied = await self._writer.copy(source.name, [uid], target.name, named=named)
+            copied = await come(named)
         new = copied.uids[0]
         home = await self.home(target, guid)
         if home is None:

@@ -6,6 +6,7 @@ is opened (:mod:`dboxfs.vfs.unopened`) they have: each lookup then makes a snaps
 
 * ``stats.json``: counters since the mount was made, and gauges of now.
 * ``store.json``: the location, every folder with what its mailbox is and holds, and what is wrong.
+* ``deleted/``: messages that are expunged and not purged (:mod:`dboxfs.vfs.deleted`, mdbox).
 """
 
 from __future__ import annotations
@@ -78,19 +79,24 @@ class OpenCommand(OpenControlFile):
 
 
 class OpenControlDirectory:
-    """The control directory, opened: only its files."""
+    """The control directory, opened.
 
-    def __init__(self, files: Mapping[bytes, int], attributes: Attributes) -> None:
-        self._files = files
+    :param directories: what it has beside its files.
+    """
+
+    def __init__(
+        self, files: Mapping[bytes, int], attributes: Attributes, directories: Mapping[bytes, Attrs]
+    ) -> None:
+        self._entries = [(name, attributes.control_file(inode)) for name, inode in files.items()]
+        self._entries += directories.items()
         self._attributes = attributes
 
     async def prepare(self, start: int) -> None:
         """It never changes."""
 
     def above(self, start: int) -> Iterator[tuple[int, bytes, Attrs]]:
-        for position, (name, inode) in enumerate(self._files.items()):
-            if position >= start:
-                yield position + 1, name, self._attributes.control_file(inode)
+        for position, (name, attrs) in enumerate(self._entries[start:], start + 1):
+            yield position, name, attrs
 
     async def sizes(self, start: int) -> None:
         """They have none."""

@@ -7,6 +7,7 @@
     0  | 0            | 1               the root of the mount
     0  | 0            | 2 ...           the control directory and its files
     1  | number                         a draft that has no message's inode (:mod:`dboxfs.vfs.drafts`)
+    11 | number                         a message that is deleted, or a directory (:mod:`dboxfs.vfs.deleted`)
 
 The folder number (31 bits) is taken from SHA-256 over mailbox guid and uidvalidity (a parent without
 messages: over its name), so it stays when Dovecot renames a mailbox, and changes when a mailbox is deleted
@@ -31,7 +32,9 @@ ROOT = 1
 CONTROL = 2
 FIRST_CONTROL_FILE = 3
 DRAFTS = 1 << 63
-"""Set in the inode numbers of drafts."""
+"""Set in the inode numbers of drafts, whose second bit is not set."""
+DELETED = 3 << 62
+"""Set in the inode numbers below ``.dboxfs/deleted``."""
 
 _FOLDER_MASK = 0x7FFFFFFF
 UID_MASK = 0xFFFFFFFF
@@ -58,7 +61,7 @@ class Node(NamedTuple):
     @property
     def is_draft(self) -> bool:
         """It is a draft with an inode of its own."""
-        return bool(self.inode & DRAFTS)
+        return self.inode & DELETED == DRAFTS
 
     @property
     def is_control(self) -> bool:
@@ -88,6 +91,11 @@ class Node(NamedTuple):
         if box is None:
             raise Refused(errno.ENOENT)
         return box
+
+
+def is_deleted(inode: int) -> bool:
+    """Whether a number is one of ``.dboxfs/deleted``."""
+    return inode & DELETED == DELETED
 
 
 def is_file(inode: int) -> bool:

@@ -21,9 +21,11 @@ from dboxfs.store.names.follow import NameFollower
 from dboxfs.store.names.read import NameReader
 from dboxfs.store.names.table import decode
 from dboxfs.vfs import control as control_files
+from dboxfs.vfs import deleted as deleted_tree
 from dboxfs.vfs import xattrs
 from dboxfs.vfs.attrs import SHORT, Attributes, Attrs
 from dboxfs.vfs.control import Control, OpenControlDirectory
+from dboxfs.vfs.deleted import Deleted, OpenDeleted
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.folders import Folders
 from dboxfs.vfs.following import Doubter, Following
@@ -31,7 +33,7 @@ from dboxfs.vfs.forwarding import Forwarding
 from dboxfs.vfs.host import Host
 from dboxfs.vfs.listing import Listings, OpenDirectory
 from dboxfs.vfs.names import Names
-from dboxfs.vfs.node import CONTROL, ROOT, Inodes
+from dboxfs.vfs.node import CONTROL, ROOT, Inodes, is_deleted
 from dboxfs.vfs.open_files import OpenFiles
 from dboxfs.vfs.options import ViewOptions
 from dboxfs.vfs.reader import Opened, Reader
@@ -45,6 +47,7 @@ class ReadOnlyVfs:
 
     :param name_reader: has read the names that messages were written under; None: there are none.
     :ivar control: the control directory.  :ivar follower: watches the files of names.
+    :ivar deleted: what was expunged and not purged; None: the store keeps nothing of it.
 
     What :class:`~dboxfs.vfs.writable.WritableVfs` is made of, too: ``inodes``, ``folders``, ``names``,
     ``forwarding``, ``attributes``, ``open_files``, ``reader``, ``scans``, ``separator``,
@@ -73,6 +76,7 @@ class ReadOnlyVfs:
         self._following = Following(
             store, self.inodes, self.folders, self.names, self.reader, name_reader, host.kernel
         )
+        self.deleted = Deleted(store, self.attributes) if store.storage is not None else None
         self.control.more += [self.reader.stats, self._stats, host.stats]
         self._following.begin()
 
@@ -102,8 +106,12 @@ class ReadOnlyVfs:
         :raises Refused: ENOENT: nothing has.
         """
         if parent == CONTROL:
+            if name == deleted_tree.NAME and self.deleted is not None:
+                return await self.deleted.getattr(deleted_tree.ROOT)
             inode = self.control.lookup(name)
             return self.attributes.control_file(inode, self.control.size(inode))
+        if self.deleted is not None and is_deleted(parent):
+            return await self.deleted.lookup(parent, name)
         if parent == ROOT and name == control_files.NAME:
             return self.attributes.control_dir(CONTROL)
         return await self.folders.steadily(parent, lambda inode: self._lookup(inode, name))
@@ -153,6 +161,8 @@ class ReadOnlyVfs:
             return self.attributes.control_dir(inode)
         if node.is_control:
             return self.attributes.control_file(inode, self.control.size(inode))
+        if self.deleted is not None and is_deleted(inode):
+            return await self.deleted.getattr(inode)
         return await self.folders.steady(inode, self._getattr)
 
     async def _getattr(self, inode: int) -> Attrs:
@@ -177,7 +187,12 @@ class ReadOnlyVfs:
         :raises Refused: ENOENT: it is gone.
         """
         if inode == CONTROL:
-            return OpenControlDirectory(self.control.files, self.attributes)
+            more = {}
+            if self.deleted is not None:
+                more[deleted_tree.NAME] = await self.deleted.getattr(deleted_tree.ROOT)
+            return OpenControlDirectory(self.control.files, self.attributes, more)
+        if self.deleted is not None and is_deleted(inode):
+            return await self.deleted.opendir(inode)
         return await self.listings.open(inode)
 
     # -- files ---------------------------------------------------------------------------------
@@ -196,6 +211,9 @@ class ReadOnlyVfs:
         """The same, whatever the flags say."""
         if self.inodes.node(inode).is_control:
             return Opened(self.control.open(inode), direct_io=True, keep_cache=False)
+        if self.deleted is not None and is_deleted(inode):
+            file = OpenDeleted(await self.deleted.body(inode))
+            return Opened(file, direct_io=True, keep_cache=False)
         return await self.folders.steady(inode, lambda now: self.reader.open(self.inodes.node(now)))
 
     # -- extended attributes -------------------------------------------------------------------
@@ -214,6 +232,8 @@ class ReadOnlyVfs:
     async def _xattr(self, inode: int, word: str) -> str | None:
         if self.inodes.node(inode).is_control:
             return None
+        if self.deleted is not None and is_deleted(inode):
+            return (await self.deleted.xattrs(inode)).get(word)
         node = await self.folders.checked(inode)
         if not node.uid:
             return await xattrs.folder_value(self.store, node.directory(), word, self.separator)
@@ -231,6 +251,8 @@ class ReadOnlyVfs:
     async def _xattr_names(self, inode: int) -> list[str]:
         if self.inodes.node(inode).is_control:
             return []
+        if self.deleted is not None and is_deleted(inode):
+            return list(await self.deleted.xattrs(inode))
         node = await self.folders.checked(inode)
         if not node.uid:
             return xattrs.folder_names(node.directory())

@@ -34,7 +34,7 @@ from dboxfs.store.attrs import Uids
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.host import Item, Pages, PushWait
 from dboxfs.vfs.listing import OpenDirectory
-from dboxfs.vfs.node import Node
+from dboxfs.vfs.node import Node, is_deleted
 from dboxfs.vfs.reader import Reader
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.walks import Orders, Predictor
@@ -115,6 +115,9 @@ class Unopened:
         if kept is not None:
             self._kept.move_to_end(inode)
             return kept
+        if self._vfs.deleted is not None and is_deleted(inode):
+            body = await self._vfs.deleted.body(inode)
+            return self._keep(inode, body, Facts(KNOWN, body.size, 0, 0))
         try:
             return await self._vfs.folders.steady(inode, self._open)
         except Refused as exc:
@@ -239,7 +242,8 @@ class Unopened:
         else:
             self._listings.move_to_end(number)
         folder = vfs.inodes.folder(inode)
-        if changed != since or (folder is not None and not vfs.store.is_watched(folder)):
+        unwatched = is_deleted(inode) or (folder is not None and not vfs.store.is_watched(folder))
+        if changed != since or unwatched:
             vfs.host.kernel.listing(inode)
         return directory, number << _SHIFT, place
 

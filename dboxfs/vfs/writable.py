@@ -40,7 +40,7 @@ from dboxfs.vfs.listing import Directory, ListingRow, OpenDirectory
 from dboxfs.vfs.mailboxes import Mailboxes
 from dboxfs.vfs.maintenance import Maintenance
 from dboxfs.vfs.name_locks import NameLocks
-from dboxfs.vfs.node import ROOT, Node
+from dboxfs.vfs.node import ROOT, Node, is_deleted
 from dboxfs.vfs.open_files import OpenFile
 from dboxfs.vfs.opening import Opening
 from dboxfs.vfs.reader import Opened
@@ -49,6 +49,7 @@ from dboxfs.vfs.removals import Removals
 from dboxfs.vfs.rename import RenameRequest
 from dboxfs.vfs.setattr import Setattr
 from dboxfs.vfs.staging import Staging
+from dboxfs.vfs.undelete import UndeleteRequest
 from dboxfs.vfs.unlink import UnlinkRequest
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,11 @@ class WritableVfs:
             self._mailboxes,
             host.kernel,
             staging,
+        )
+        self._undelete = (
+            UndeleteRequest(reading.deleted, inodes, names, self._drafts, changes, writer, host.kernel)
+            if reading.deleted is not None
+            else None
         )
         self._link = LinkRequest(inodes, names, forwarding, self._drafts, changes, committer)
         self._unlink = UnlinkRequest(inodes, names, self._drafts, self._removals, staging)
@@ -292,6 +298,7 @@ class WritableVfs:
         if command is not None:
             return Opened(command, direct_io=True, keep_cache=False)
         if flags & _WRITING:
+            _refuse_deleted(inode)
             return await self._reading.folders.steady(
                 inode, lambda found: self._opening.open_message(found, flags, pid)
             )
@@ -390,16 +397,22 @@ class WritableVfs:
 
     async def unlink(self, parent: int, name: bytes, pid: int) -> None:
         """unlink(2) by thread *pid*."""
+        _refuse_deleted(parent)
         await self._unlink.unlink(parent, name, pid)
 
     async def rename(
         self, old_parent: int, old: bytes, new_parent: int, new: bytes, flags: int, pid: int
     ) -> None:
         """rename(2) by thread *pid*, with the flags of renameat2(2)."""
+        if self._undelete is not None and is_deleted(old_parent):
+            await self._undelete.rename(old_parent, old, new_parent, new, flags, pid)
+            return
+        _refuse_deleted(new_parent)
         await self._rename.rename(old_parent, old, new_parent, new, flags, pid)
 
     async def link(self, inode: int, new_parent: int, new: bytes, pid: int) -> Attrs:
         """link(2) by thread *pid*; gives the attributes of what is new."""
+        _refuse_deleted(inode)
         made = await self._link.link(inode, new_parent, new, pid)
         if isinstance(made, Draft):
             return self._draft_attrs(made)
@@ -419,3 +432,12 @@ class WritableVfs:
     async def statfs(self) -> os.statvfs_result:
         """That of the file system that the store lies on."""
         return await self._reading.statfs()
+
+
+def _refuse_deleted(inode: int) -> None:
+    """What is deleted can be read and moved out, nothing else.
+
+    :raises Refused: EPERM: *inode* is one of these.
+    """
+    if is_deleted(inode):
+        raise Refused(errno.EPERM)

@@ -12,7 +12,8 @@ import trio
 
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FaultsDriver, FileSystem, Permissions, ThreadsDriver
-from dboxfs.store import Kind, Location
+from dboxfs.store import Kind, Location, open_store
+from dboxfs.store.deleted import DeletedMessages
 from dboxfs.store.write import (
     HandleSource,
     Neighbour,
@@ -123,6 +124,12 @@ async def purge(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -
     await writer.purge()
 
 
+async def undelete(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
+    async with open_store(fs, writer.location, follow=False) as store:
+        deleted = await DeletedMessages(store).look()
+    await writer.undelete("INBOX", [message.what for message in deleted])
+
+
 async def maintain(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
     await writer.maintain()
 
@@ -137,6 +144,11 @@ def with_dead_messages(account: Account) -> None:
         account.save(body(n, 3000))
     account.doveadm("copy", "Work", "mailbox", "INBOX", "uid", "4:5")
     account.doveadm("expunge", "mailbox", "INBOX", "uid", "2,4,6")
+
+
+def with_two_deleted(account: Account) -> None:
+    three_messages(account)
+    account.doveadm("expunge", "mailbox", "INBOX", "uid", "1:2")
 
 
 def with_leftovers(account: Account) -> None:
@@ -196,6 +208,10 @@ ALONE = WriteOptions(Neighbour.ALONE)
 OLD = WriteOptions(Neighbour.ALONE, temporary_age=-1)
 SCENARIOS += [
     Scenario("purge-mdbox-alone", "mdbox", ALONE, with_dead_messages, purge),
+    *(
+        Scenario(f"undelete-mdbox-{some.value}", "mdbox", WriteOptions(some), with_two_deleted, undelete)
+        for some in Neighbour
+    ),
     Scenario("maintain-sdbox-alone", "sdbox", OLD, with_leftovers, maintain),
     Scenario("maintain-mdbox-alone", "mdbox", OLD, with_leftovers, maintain),
     *(

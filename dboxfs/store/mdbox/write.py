@@ -13,8 +13,10 @@ from dboxfs.errors import NoSuchMessage
 from dboxfs.index.mailbox import guids, map_uids
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.indexes.log import IndexLog
+from dboxfs.store.mdbox.expunged import Expunged
 from dboxfs.store.mdbox.references import References, check_limit, lost_references, references_of
 from dboxfs.store.mdbox.saves import MdboxSaves
+from dboxfs.store.mdbox.undelete import undelete
 from dboxfs.store.write import log_records
 from dboxfs.store.write.expunges import finish_expunge, heritage
 from dboxfs.store.write.message import CopyAs, NewMessage
@@ -215,6 +217,12 @@ class MdboxWriter:
             rows.append(log_records.Appended(uid, copy.flags, copy.keywords, guid, map_uid, saved))
             uid += 1
         return rows
+
+    async def undelete(
+        self, name: str, messages: Sequence[Expunged], *, named: Wanted | None = None
+    ) -> Copied:
+        """Bring back messages that were expunged and not purged: one more reference each."""
+        return await undelete(self._work, self._references, name, messages, named)
 
     # -- expunge -----------------------------------------------------------------------------------------
 

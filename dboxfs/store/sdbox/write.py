@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from dboxfs.errors import NoSuchMessage
+from dboxfs.errors import NoSuchMessage, Unsupported
+from dboxfs.store.mdbox.expunged import Expunged
 from dboxfs.store.sdbox.saves import Arrival, SdboxSaves
 from dboxfs.store.write.expunges import finish_expunge, heritage
 from dboxfs.store.write.leftovers import inodes_of
@@ -164,3 +165,11 @@ class SdboxWriter:
         await self._saves.unlink(name, gone, attachments)
         self._work.count("expunged", len(gone))
         return gone
+
+    async def undelete(
+        self, name: str, messages: Sequence[Expunged], *, named: Wanted | None = None
+    ) -> Copied:
+        """
+        :raises Unsupported: an expunge removes the file of a message.
+        """
+        raise Unsupported(f"{self._work.location.root}: an sdbox keeps no expunged messages")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from dboxfs.store.mdbox.expunged import Expunged
 from dboxfs.store.write.message import CopyAs, NewMessage
 from dboxfs.store.write.naming import Wanted
 from dboxfs.store.write.results import Copied, Saved
@@ -44,6 +45,12 @@ class MessageWriter(Protocol):
         named: Wanted | None = None,
     ) -> Copied:
         """``StoreWriter.move``."""
+        ...
+
+    async def undelete(
+        self, name: str, messages: Sequence[Expunged], *, named: Wanted | None = None
+    ) -> Copied:
+        """``StoreWriter.undelete``."""
         ...
 
     async def expunge(

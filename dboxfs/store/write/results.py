@@ -35,6 +35,11 @@ def now_seconds() -> int:
     return int(time.time())
 
 
+def few(uids: Sequence[int]) -> str:
+    """The first of many numbers, for a line in the log."""
+    return " ".join(map(str, uids[:10])) + (" ..." if len(uids) > 10 else "")
+
+
 def first_error(group: BaseExceptionGroup) -> Exception | None:
     """The error to report of several that tasks side by side met; None: only cancellations."""
     for error in group.exceptions:

@@ -37,6 +37,7 @@ from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.disk import Disk
 from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.location import Location
+from dboxfs.store.mdbox.expunged import Expunged
 from dboxfs.store.mdbox.purge import Purged, Report, finish_journal, purge
 from dboxfs.store.mdbox.repair import repair_storage
 from dboxfs.store.mdbox.write import MdboxWriter
@@ -51,7 +52,7 @@ from dboxfs.store.write.message import CopyAs, NewMessage
 from dboxfs.store.write.message_writer import MessageWriter
 from dboxfs.store.write.naming import Namer, Wanted
 from dboxfs.store.write.recover import recover
-from dboxfs.store.write.results import Copied, Saved
+from dboxfs.store.write.results import Copied, Saved, few
 from dboxfs.store.write.session import Views, Work, visible
 from dboxfs.store.write.spool import Spool
 from dboxfs.store.write.subscriptions import subscribe
@@ -165,6 +166,10 @@ class StoreWriter:
             raise ValueError("one message takes the place of one in another mailbox")
         return await self._backend.move(source, wanted, target, replaces=replaces, named=named)
 
+    async def undelete(self, name: str, what: Sequence[Expunged], *, named: Wanted | None = None) -> Copied:
+        """mdbox: bring back expunged messages that are not purged; all of them, or none (NoSuchMessage)."""
+        return await self._backend.undelete(name, what, named=named)
+
     async def take_place(self, name: str, uid: int, old: int, *, named: Wanted | None = None) -> None:
         """*uid* takes the place of *old* in the same mailbox: it gets its flags and keywords, and *old* is
         expunged, in one transaction.  If *old* is gone, nothing changes.
@@ -189,7 +194,7 @@ class StoreWriter:
             if await self._are_there(name, uids):
                 raise
             self._work.disk.lost_errors += 1
-            log.error("%s: uid %s is expunged, but: %s", self._work.shown(name), _few(uids), error)
+            log.error("%s: uid %s is expunged, but: %s", self._work.shown(name), few(uids), error)
             return None
 
     async def _are_there(self, name: str, uids: Sequence[int]) -> bool:
@@ -451,8 +456,3 @@ class StoreWriter:
         """Changes so far by kind (``saved`` …), groups of saves, clean-ups that failed (``lost_errors``)."""
         groups = self._backend.groups
         return {**self._work.counts, "groups": groups, "lost_errors": self._work.disk.lost_errors}
-
-
-def _few(uids: Sequence[int]) -> str:
-    """The first of many numbers, for a line in the log."""
-    return " ".join(map(str, uids[:10])) + (" ..." if len(uids) > 10 else "")

@@ -1,0 +1,238 @@
+"""``undelete``: bring back messages of an mdbox that were expunged and not purged."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from email import message_from_bytes
+from email.header import decode_header, make_header
+from email.policy import compat32
+
+import trio
+
+from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.status import UsageError
+from dboxfs.cli.stores import add_store, choose_store
+from dboxfs.errors import CorruptFile, DboxfsError, NoSuchMailbox, NoSuchMessage
+from dboxfs.fsapi import FileSystem, ThreadsDriver
+from dboxfs.store import Store, open_store
+from dboxfs.store.deleted import DEFAULT_MAILBOX, DeletedMessage, DeletedMessages
+from dboxfs.store.mailbox_names import display_name
+from dboxfs.store.write import (
+    InvalidName,
+    LockMethod,
+    MailboxExists,
+    Neighbour,
+    StoreWriter,
+    WriteOptions,
+    with_version,
+)
+from dboxfs.util.dates import rfc3339
+
+DESCRIPTION = """\
+Bring back messages of STORE (an mdbox) that were expunged and not purged, each with its guid, into the
+mailbox that it was first saved to; one that is not there any more is made. A Dovecot may go on working.
+
+  dboxfs undelete ~/mdbox --list                   what could be brought back
+  dboxfs undelete ~/mdbox --guid 8f2e...           one of them
+  dboxfs undelete ~/mdbox --mailbox Work --since 2026-11-01 --to Work/Restored
+
+"""
+
+_HEADER = 16 << 10
+_IN_ONE = 100
+"""Messages of one transaction, during which the map is locked."""
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
+    """The arguments of ``dboxfs undelete``."""
+    add_store(parser, by_option=by_option)
+    parser.add_argument("--list", action="store_true", help="only tell what could be brought back")
+    parser.add_argument("--all", action="store_true", help="bring back every message")
+    parser.add_argument(
+        "--guid", metavar="GUID", action="append", default=[], help="this message (may be given again)"
+    )
+    parser.add_argument(
+        "--mailbox", metavar="NAME", help="only messages that were first saved to this mailbox"
+    )
+    parser.add_argument(
+        "--since", metavar="DATE", type=_date,
+        help="only messages that were received since then (2026-11-30, or 2026-11-30T08:00:00Z); nobody "
+        "notes when a message is expunged",
+    )  # fmt: skip
+    parser.add_argument("--to", metavar="NAME", help="into this mailbox, which has to be there")
+    parser.add_argument(
+        "--lock-method", choices=[some.value for some in LockMethod], default=LockMethod.FCNTL.value,
+        help="Dovecot's setting lock_method (default fcntl)",
+    )  # fmt: skip
+
+
+def _date(text: str) -> int:
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date (such as 2026-11-30)") from None
+    return int(when.timestamp())
+
+
+def undelete(arguments: argparse.Namespace) -> int:
+    """``dboxfs undelete STORE [--list] [--all] [--guid GUID] [--mailbox NAME] [--since DATE] ...``."""
+    log_to_stderr()
+    if not (arguments.list or arguments.all or arguments.guid or arguments.mailbox or arguments.since):
+        raise UsageError("say which messages: --guid, --mailbox, --since, or --all; --list shows them")
+    location = choose_store(arguments).location
+
+    async def run() -> int:
+        async with FileSystem(ThreadsDriver()) as fs, open_store(fs, location, follow=False) as store:
+            deleted = DeletedMessages(store)
+            found = _chosen(await deleted.look(), arguments, store)
+            if deleted.unreadable:
+                text = f"{deleted.unreadable} more can't be read; dboxfs check {location.root} says why"
+                print(one_line(f"dboxfs: {text}"), file=sys.stderr)
+            if arguments.list:
+                await _list(store, deleted, found)
+                return 0
+            lock_method = LockMethod(arguments.lock_method)
+            options = await with_version(store, WriteOptions(Neighbour.DOVECOT, lock_method=lock_method))
+            writer = StoreWriter(fs, location, store.owner, options, views=store)
+            await writer.recover()
+            return await _Bringing(store, writer, arguments.to).run(found)
+
+    return trio.run(run)
+
+
+def _chosen(
+    messages: Sequence[DeletedMessage], arguments: argparse.Namespace, store: Store
+) -> list[DeletedMessage]:
+    """Those that the command line means.
+
+    :raises NoSuchMessage: a guid is none of theirs.
+    """
+    wanted = {guid.lower() for guid in arguments.guid}
+    missing = wanted - {name for some in messages for name in _guids(some)}
+    if missing:
+        raise NoSuchMessage(
+            f"{sorted(missing)[0]}: no deleted message of {store.location.root} has this guid; "
+            "--list shows them"
+        )
+    return [
+        some
+        for some in messages
+        if (not wanted or wanted & _guids(some))
+        and (arguments.mailbox is None or arguments.mailbox in (some.mailbox, _shown(store, some.mailbox)))
+        and (arguments.since is None or some.received >= arguments.since)
+    ]
+
+
+def _guids(message: DeletedMessage) -> set[str]:
+    return {message.guid_text.lower(), message.what.guid.hex()}
+
+
+def _shown(store: Store, mailbox: str) -> str:
+    return display_name(mailbox, utf8=store.location.utf8)
+
+
+# -- telling ---------------------------------------------------------------------------------------------
+
+
+async def _list(store: Store, deleted: DeletedMessages, messages: Sequence[DeletedMessage]) -> None:
+    """One line a message: received, size, guid, mailbox, subject."""
+    for message in messages:
+        subject = await _subject(deleted, message)
+        mailbox = _shown(store, message.mailbox)
+        line = f"{rfc3339(message.received)} {message.size:>9} {message.guid_text} {mailbox}  {subject}"
+        print(one_line(line.rstrip()))
+    print(f"{len(messages)} messages can be brought back, until the next purge")
+
+
+async def _subject(deleted: DeletedMessages, message: DeletedMessage) -> str:
+    try:
+        body = await deleted.open(message)
+    except (DboxfsError, OSError) as exc:
+        return f"({one_line(str(exc))})"
+    try:
+        head = await body.read(_HEADER, 0)
+    except (DboxfsError, OSError) as exc:
+        return f"({one_line(str(exc))})"
+    finally:
+        body.close()
+    text = str(message_from_bytes(re.split(rb"\r?\n\r?\n", head)[0], policy=compat32)["Subject"] or "")
+    with suppress(LookupError, ValueError):
+        text = str(make_header(decode_header(text)))
+    return " ".join(text.split())
+
+
+# -- bringing back ---------------------------------------------------------------------------------------
+
+
+class _Bringing:
+    """Brings messages back, some of a mailbox in one transaction.
+
+    :param to: the shown name of the mailbox for all of them; None: each to its own.
+    """
+
+    def __init__(self, store: Store, writer: StoreWriter, to: str | None) -> None:
+        self._store = store
+        self._writer = writer
+        self._to = None if to is None else self._existing(to)
+        self._targets: dict[str, str] = {}
+        self._failed = 0
+
+    def _existing(self, name: str) -> str:
+        for folder in self._store.folders.values():
+            if folder.mailbox is not None and name in (self._store.display_name(folder), folder.name):
+                return folder.name
+        raise NoSuchMailbox(f"{name}: no such mailbox in {self._store.location.root}; make it first")
+
+    async def run(self, messages: Sequence[DeletedMessage]) -> int:
+        """Gives the exit status."""
+        groups: dict[str, list[DeletedMessage]] = {}
+        for message in messages:
+            groups.setdefault(await self._target(message.mailbox), []).append(message)
+        for target, group in groups.items():
+            done = 0
+            for start in range(0, len(group), _IN_ONE):
+                done += await self._bring(target, group[start : start + _IN_ONE])
+            print(one_line(f"{_shown(self._store, target)}: {done} messages brought back"))
+        if not messages:
+            print("no message is deleted that fits; nothing was changed")
+        return 1 if self._failed else 0
+
+    async def _bring(self, target: str, group: Sequence[DeletedMessage]) -> int:
+        """Bring back a group, or those of it that can be; gives their number."""
+        try:
+            return len((await self._writer.undelete(target, [some.what for some in group])).uids)
+        except (NoSuchMessage, NoSuchMailbox, CorruptFile) as exc:
+            if len(group) > 1:
+                return sum([await self._bring(target, [some]) for some in group])
+            self._failed += 1
+            text = f"{group[0].guid_text}: not brought back: {exc}"
+            print(f"dboxfs: {one_line(text)}", file=sys.stderr)
+            return 0
+
+    async def _target(self, mailbox: str) -> str:
+        """Where messages of *mailbox* go; it is made if it is gone."""
+        if self._to is not None:
+            return self._to
+        if mailbox not in self._targets:
+            self._targets[mailbox] = await self._made(mailbox)
+        return self._targets[mailbox]
+
+    async def _made(self, mailbox: str) -> str:
+        folder = self._store.folders.get(mailbox)
+        if folder is not None and folder.mailbox is not None:
+            return mailbox
+        shown = _shown(self._store, mailbox)
+        try:
+            await self._writer.create_mailbox(mailbox)
+        except MailboxExists:
+            return mailbox
+        except InvalidName:
+            print(one_line(f"{shown}: no name that a mailbox can have; its messages go to INBOX"))
+            return DEFAULT_MAILBOX
+        print(one_line(f"{shown}: this mailbox was gone, and is made again"))
+        return mailbox
