@@ -16,7 +16,7 @@ from dboxfs.cli.status import UsageError
 from dboxfs.dbox.encoders import Method, parse_method
 from dboxfs.store.write import Eol, Fsync, LockMethod, Neighbour, WriteOptions
 from dboxfs.util.suggest import did_you_mean
-from dboxfs.vfs.options import Entries, MountOptions, Opens, ViewOptions
+from dboxfs.vfs.options import Charset, Entries, MountOptions, Nesting, Opens, View, ViewOptions
 
 OPTIONS_HELP = """\
 options for -o:
@@ -32,6 +32,10 @@ options for -o:
     alone                no Dovecot uses the store meanwhile: expunge for good, rewrite indexes
   restore              writable, for putting a backup back: files become messages, with the uids, guids
                        and dates that they bring, at the end of the mount or at dboxfs commit
+  view=eml|maildir     one file a message (default), or Maildirs: cur/, new/, tmp/ in each mailbox
+  maildir=verbatim|++  with view=maildir: mailboxes nested (default), or as .Sub.Folder beside INBOX
+  names=utf8|mutf7     with view=maildir: names of mailboxes in UTF-8 (default), or as IMAP and mbsync
+                       have them
   allow_other          other users may look into the mount, as its modes allow
   uid=N, gid=N         who the files seem to belong to (default: the store's owner)
   umask=OCTAL          permission bits to take away from 0400 (files) and 0500 (directories);
@@ -149,6 +153,9 @@ _OPTIONS: Mapping[str, _Option] = {
     "uid": _Option("a number", _Goes.VIEW, "uid", _id),
     "gid": _Option("a number", _Goes.VIEW, "gid", _id),
     "umask": _Option("octal digits", _Goes.VIEW, "umask", _octal),
+    "view": _enum(_Goes.VIEW, "view", View),
+    "maildir": _enum(_Goes.VIEW, "nesting", Nesting),
+    "names": _enum(_Goes.VIEW, "charset", Charset),
     "separator": _Option("one character", _Goes.VIEW, "separator", _character),
     "attachments": _Option("a directory", _Goes.STORE, "attachments", _path),
     "crypt_key": _Option("a file", _Goes.STORE, "keys", _path, many=True),
@@ -194,6 +201,7 @@ def parse_options(texts: list[str], separator: str = "/", compress: Method | Non
         raise UsageError(f"-o {needs_rw}: says how to write; it needs -o rw (in fstab: writable)")
     if writable and found[_Goes.MOUNT].get("opens") is Opens.NONE:
         raise UsageError("-o open=none: only for read-only mounts; leave it out, or rw")
+    _check_view(found[_Goes.VIEW], found[_Goes.MOUNT], restores="restore" in found[_Goes.VERSION])
     mount = MountOptions(
         view=replace(ViewOptions(separator=separator), **found[_Goes.VIEW]),
         fuse=tuple(kernel),
@@ -203,6 +211,20 @@ def parse_options(texts: list[str], separator: str = "/", compress: Method | Non
     )
     store = found[_Goes.STORE]
     return ParsedOptions(mount, **{"attachments": None, **store})
+
+
+def _check_view(view: Mapping[str, Any], mount: Mapping[str, Any], *, restores: bool) -> None:
+    """
+    :raises UsageError: an option that belongs to another view.
+    """
+    if view.get("view", View.EML) is View.EML:
+        for key, field in (("maildir", "nesting"), ("names", "charset")):
+            if field in view:
+                raise UsageError(f"-o {key}: says how Maildirs are shown; it needs -o view=maildir")
+    elif restores:
+        raise UsageError("-o restore: puts back what the default view shows; leave view out")
+    elif mount.get("opens") is Opens.NONE:
+        raise UsageError("-o open=none: only with the default view; leave it out, or view")
 
 
 def _read(option: str, row: _Option, value: str, *, has_value: bool) -> object:

@@ -23,12 +23,11 @@ from pyfuse3 import FUSEError
 from dboxfs.fuse.error_map import ErrorMap
 from dboxfs.vfs.attrs import NS, Attrs
 from dboxfs.vfs.errors import Refused
-from dboxfs.vfs.listing import Directory, ListingRow, OpenDirectory
+from dboxfs.vfs.file_system import ReadableFileSystem, WritableFileSystem
+from dboxfs.vfs.listing import ListingRow, OpenDirectory
 from dboxfs.vfs.open_files import OpenFile
 from dboxfs.vfs.reader import Opened
-from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.unopened import Unopened
-from dboxfs.vfs.writable import WritableVfs
 
 READING = (
     "lookup", "getattr", "open", "read", "release", "opendir", "readdir", "releasedir", "getxattr",
@@ -65,6 +64,7 @@ def request(
 class Adapter(pyfuse3.Operations):
     """One mount.
 
+    :param vfs: answers the requests.  :param writable: answers those that write; None: read-only.
     :param requests: counts the requests, by name; this fills it.
     :ivar unopened: answers READ and READDIR by inode, and nothing is opened; None: all is opened.
     :ivar greeted: the kernel has begun to talk to us: the mount answers.
@@ -74,14 +74,19 @@ class Adapter(pyfuse3.Operations):
     enable_writeback_cache = False
     enable_acl = False
 
-    def __init__(self, vfs: ReadOnlyVfs | WritableVfs, requests: dict[str, int]) -> None:
+    def __init__(
+        self,
+        vfs: ReadableFileSystem,
+        requests: dict[str, int],
+        writable: WritableFileSystem | None = None,
+    ) -> None:
         super().__init__()
         self.requests = requests
         self.errors = ErrorMap()
         self.greeted = trio.Event()
         self.unopened: Unopened | None = None
         self._vfs = vfs
-        self._writable = vfs if isinstance(vfs, WritableVfs) else None
+        self._writable = writable
         self._next_handle = 1
         self._files: dict[int, OpenFile] = {}
         self._directories: dict[int, OpenDirectory] = {}
@@ -92,7 +97,7 @@ class Adapter(pyfuse3.Operations):
         self.greeted.set()
 
     @property
-    def _writes(self) -> WritableVfs:
+    def _writes(self) -> WritableFileSystem:
         """
         :raises Refused: EROFS: this is a read-only mount.
         """
@@ -162,9 +167,7 @@ class Adapter(pyfuse3.Operations):
 
     @request
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        directory = self._directories[fh]
-        if isinstance(directory, Directory):
-            await self._writes.fsyncdir(directory)
+        await self._writes.fsyncdir(self._directories[fh])
 
     # -- files ---------------------------------------------------------------------------------
 

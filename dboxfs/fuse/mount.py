@@ -34,10 +34,12 @@ from dboxfs.store.names.read import NameReader
 from dboxfs.store.write import StoreWriter, with_version
 from dboxfs.util import mounts
 from dboxfs.util.mounts import Mount
-from dboxfs.vfs.host import Host, Spawn
-from dboxfs.vfs.options import Entries, MountOptions, Opens
+from dboxfs.vfs.host import Host, Kernel, Spawn
+from dboxfs.vfs.options import Entries, MountOptions, Opens, View
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.unopened import Unopened
+from dboxfs.vfs.views.told_names import ViewKernel
+from dboxfs.vfs.views.views import maildir_view
 from dboxfs.vfs.writable import WritableVfs
 
 log = logging.getLogger(__name__)
@@ -115,9 +117,11 @@ async def run(
         await _look_for_hidden_mail(store, options, warn)
         notifier, requests = Notifier(), dict[str, int]()
         polling: loop.LoopLowlevel | None = None
-        host = Host(_spawner(nursery), notifier, requests, lambda: _kernel_stats(notifier, polling))
-        vfs = await _file_system(store, options, host)
-        adapter = Adapter(vfs, requests)
+        kernel = ViewKernel(notifier) if options.view.view is not View.EML else notifier
+        host = Host(_spawner(nursery), kernel, requests, lambda: _kernel_stats(notifier, polling))
+        names = NameReader(store)
+        vfs = await _file_system(store, options, host, names)
+        adapter = _adapter(vfs, options, kernel, names, requests)
         device, mount = _init(adapter, location, mountpoint, options, store.owner.st_uid)
         try:
             pusher = _do_without_open(adapter, vfs, notifier, device, options)
@@ -170,9 +174,25 @@ async def _look_for_hidden_mail(store: Store, options: MountOptions, warn: Calla
         warn(summary(found))
 
 
-async def _file_system(store: Store, options: MountOptions, host: Host) -> ReadOnlyVfs | WritableVfs:
+def _adapter(
+    vfs: ReadOnlyVfs | WritableVfs,
+    options: MountOptions,
+    kernel: Kernel,
+    names: NameReader,
+    requests: dict[str, int],
+) -> Adapter:
+    """What the kernel talks to: the file system itself, or a view of it."""
+    if isinstance(kernel, ViewKernel):
+        if isinstance(vfs, WritableVfs):
+            raise MountError("-o view=maildir: only for read-only mounts; leave rw out")
+        return Adapter(maildir_view(vfs, options.view, kernel, names), requests)
+    return Adapter(vfs, requests, vfs if isinstance(vfs, WritableVfs) else None)
+
+
+async def _file_system(
+    store: Store, options: MountOptions, host: Host, names: NameReader
+) -> ReadOnlyVfs | WritableVfs:
     """What is mounted: read-only, or writable."""
-    names = NameReader(store)
     await names.load()
     if options.write is None:
         return ReadOnlyVfs(store, options.view, host, names)
@@ -195,7 +215,11 @@ def _do_without_open(
 
     :raises MountError: it may not, and has to.
     """
-    if not isinstance(vfs, ReadOnlyVfs) or options.opens is Opens.CLASSIC:
+    if (
+        not isinstance(vfs, ReadOnlyVfs)
+        or options.opens is Opens.CLASSIC
+        or options.view.view is not View.EML
+    ):
         return None
     system = os.uname()
     why_not = why_not_safe(system.release, system.version) or HOOK.why_not()

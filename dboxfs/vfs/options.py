@@ -39,12 +39,34 @@ class Opens(enum.Enum):
     NONE = "none"
 
 
+class View(enum.Enum):
+    """What the store looks like: one file a message, or :mod:`dboxfs.vfs.views`."""
+
+    EML = "eml"
+    MAILDIR = "maildir"
+
+
+class Nesting(enum.Enum):
+    """Where the Maildir view has child mailboxes: nested, or all beside INBOX with a dot (Maildir++)."""
+
+    VERBATIM = "verbatim"
+    PLUS_PLUS = "++"
+
+
+class Charset(enum.Enum):
+    """How the Maildir view writes names of mailboxes: UTF-8, or modified UTF-7 as IMAP does."""
+
+    UTF8 = "utf8"
+    MUTF7 = "mutf7"
+
+
 @dataclass(frozen=True, slots=True)
 class ViewOptions:
     """How files are shown.  ``uid``, ``gid``: owner, None: the store's.
 
     ``umask``: permission bits taken away.  ``separator``: between the parts of ``user.dbox.mailbox``.
     ``writable``: the modes allow the owner to write.
+    ``view``, and what only the Maildir view has: ``nesting``, ``charset``.
     """
 
     uid: int | None = None
@@ -52,6 +74,9 @@ class ViewOptions:
     umask: int = 0
     writable: bool = False
     separator: str = "/"
+    view: View = View.EML
+    nesting: Nesting = Nesting.VERBATIM
+    charset: Charset = Charset.UTF8
 
 
 @dataclass(frozen=True, slots=True)

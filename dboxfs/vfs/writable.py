@@ -316,12 +316,17 @@ class WritableVfs:
         """
         return await self._reading.opendir(inode)
 
-    async def fsyncdir(self, directory: Directory) -> None:
+    async def fsyncdir(self, directory: OpenDirectory) -> None:
         """Return when all that was removed from a directory is on disk.
 
         :raises Exception: it is not.
         """
-        await self._removals.finish(directory.folder)
+        if isinstance(directory, Directory):
+            await self.settle(directory.folder)
+
+    async def settle(self, folder: Folder) -> None:
+        """The same for a folder."""
+        await self._removals.finish(folder)
 
     # -- extended attributes -------------------------------------------------------------------
 

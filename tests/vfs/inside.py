@@ -20,6 +20,7 @@ import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 import pytest
 import trio
@@ -33,7 +34,8 @@ from dboxfs.store import Folder, Kind, Location, Store, open_store
 from dboxfs.store.names.read import NameReader
 from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
 from dboxfs.vfs.attrs import Attrs
-from dboxfs.vfs.host import Host
+from dboxfs.vfs.file_system import ReadableFileSystem, WritableFileSystem
+from dboxfs.vfs.host import Host, Kernel
 from dboxfs.vfs.node import ROOT
 from dboxfs.vfs.open_files import OpenFile
 from dboxfs.vfs.options import ViewOptions
@@ -90,14 +92,14 @@ class Told:
 class Program:
     """A process that uses a mount."""
 
-    def __init__(self, vfs: ReadOnlyVfs | WritableVfs, pid: int | None = None) -> None:
+    def __init__(self, vfs: ReadableFileSystem, pid: int | None = None) -> None:
         self.vfs = vfs
         self.pid = next(_TASKS) if pid is None else pid
 
     @property
-    def rw(self) -> WritableVfs:
-        assert isinstance(self.vfs, WritableVfs)
-        return self.vfs
+    def rw(self) -> WritableFileSystem:
+        assert not isinstance(self.vfs, ReadOnlyVfs)
+        return cast(WritableFileSystem, self.vfs)
 
     # -- names ---------------------------------------------------------------------------------
 
@@ -283,6 +285,7 @@ class Mounted:
     store: Store
     vfs: WritableVfs
     reading: ReadOnlyVfs
+    name_reader: NameReader
     told: Told
     others: StoreWriter
     requests: dict[str, int]
@@ -375,10 +378,12 @@ async def mounted(
     driver: MemoryDriver | None = None,
     faults: Callable[[Driver], Driver] | None = None,
     restore: bool = False,
+    kernel: Callable[[Kernel], Kernel] = lambda told: told,
 ) -> AsyncIterator[Mounted]:
     """A new store in memory, or the one that *driver* has, mounted with ``rw``.
 
     :param faults: makes the driver of the mount of the one that has the store.
+    :param kernel: stands between the file system and what the kernel is told.
     """
     if driver is None:
         memory = MemoryDriver()
@@ -397,7 +402,7 @@ async def mounted(
         nursery.cancel_scope.deadline = trio.current_time() + _LONGEST * (1000 if jumps else 1)
         names = NameReader(store)
         await names.load()
-        host = Host(nursery.start_soon, told, requests)
+        host = Host(nursery.start_soon, kernel(told), requests)
         reading = ReadOnlyVfs(store, ViewOptions(writable=True), host, names)
         writer = StoreWriter(fs, location, store.owner, options)
         vfs = WritableVfs(reading, writer, names, restore=restore)
@@ -407,6 +412,6 @@ async def mounted(
         if vfs.staging is not None:
             nursery.start_soon(vfs.staging.run)
         others = StoreWriter(fs, location, store.owner, options)
-        yield Mounted(tree, fs, location, store, vfs, reading, told, others, requests, nursery)
+        yield Mounted(tree, fs, location, store, vfs, reading, names, told, others, requests, nursery)
         await vfs.finish()
         nursery.cancel_scope.cancel()

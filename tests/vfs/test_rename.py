@@ -366,7 +366,7 @@ async def test_fsync_of_the_directory_carries_removals_out(m: Mounted, p: Progra
     for n in range(20):
         await p.unlink(f"INBOX/n{n}")
     directory = await m.vfs.opendir(await p.inode("INBOX"))
-    await m.vfs.fsyncdir(directory)  # type: ignore[arg-type]
+    await m.vfs.fsyncdir(directory)
     await trio.testing.wait_all_tasks_blocked()
     if m.location.kind.value == "sdbox":
         assert len(m.files()) == before - 20, "u.N"

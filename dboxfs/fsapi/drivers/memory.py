@@ -198,6 +198,7 @@ class MemoryDriver:
             return Appended(0, os_error(errno.EBADF))
         for chunk in op.chunks:
             file.node.data += chunk
+            file.node.changed()
         return Appended(sum(map(len, op.chunks)), None)
 
     def _truncate(self, op: ops.Truncate) -> None:
@@ -207,6 +208,7 @@ class MemoryDriver:
         if len(file.node.data) > op.expected:
             raise os_error(errno.EBUSY)
         del file.node.data[op.size :]
+        file.node.changed()
 
     def _sync(self, op: ops.Sync) -> None:
         if len(self._file(op.fd).node.data) != op.expected:
@@ -315,6 +317,7 @@ class MemoryDriver:
             raise os_error(errno.EBUSY)
         piece = bytes(self._file(op.source_fd).node.data[op.offset : op.offset + op.size])
         target.data += piece
+        target.changed()
         return Appended(len(piece), None)
 
     _CALLS: ClassVar[dict[type[Op[Any]], Callable[[Any, Any], Any]]] = {

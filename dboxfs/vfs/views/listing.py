@@ -1,0 +1,193 @@
+"""Open directories of the Maildir view.
+
+The names of a listing are those of now: a message whose flags change between two READDIRs is listed under the
+name that it has then, once.  A message that goes from ``new/`` to ``cur/`` meanwhile is in one of the two
+listings or in both, as it is in any Maildir.
+
+Concurrency: one reader at a time, as the kernel has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+import numpy as np
+
+from dboxfs.errors import DboxfsError
+from dboxfs.store import Folder
+from dboxfs.store.attrs import Uids
+from dboxfs.vfs.attrs import SHORT, Attrs
+from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.listing import ListingRow
+from dboxfs.vfs.readonly import ReadOnlyVfs
+from dboxfs.vfs.views.layout import Layout
+from dboxfs.vfs.views.letters import SEEN
+from dboxfs.vfs.views.maildir_names import MaildirNames, Name
+from dboxfs.vfs.views.places import DIRECTORIES, KEYWORDS_NAME, Place, Sub
+
+Entry = tuple[bytes, Attrs]
+
+
+class View(Protocol):
+    """What a listing needs of the view."""
+
+    @property
+    def reading(self) -> ReadOnlyVfs: ...
+
+    @property
+    def layout(self) -> Layout: ...
+
+    @property
+    def names(self) -> MaildirNames: ...
+
+    def folder(self, place: Place) -> Folder: ...
+
+    async def checked(self, place: Place) -> Folder: ...
+
+    def mailbox(self, folder: Folder) -> Attrs: ...
+
+    async def directory(self, place: Place) -> Attrs: ...
+
+    def directory_now(self, place: Place) -> Attrs: ...
+
+    def keywords(self, place: Place) -> Attrs: ...
+
+    def tell(self, folder: Folder, uid: int, name: Name) -> bool: ...
+
+    def can_tell(self, folder: Folder, count: int) -> bool: ...
+
+    def temporaries(self, place: Place) -> Sequence[Entry]: ...
+
+    def hides(self, place: Place) -> bool: ...
+
+
+class MailboxDirectory:
+    """The directory of a mailbox, or the root."""
+
+    def __init__(self, view: View, inode: int) -> None:
+        self._view = view
+        self._inode = inode
+        self._entries: list[Entry] = []
+
+    async def prepare(self, start: int) -> None:
+        """Take the names as they are now, at the beginning."""
+        if start == 0:
+            view = self._view
+            folder = (await view.reading.folders.checked(self._inode)).directory()
+            own, maildir = view.mailbox(folder), view.layout.maildir(folder)
+            above = view.mailbox(folder.parent) if folder.parent is not None else own
+            self._entries = [(b".", own), (b"..", above)]
+            if maildir is not None:
+                self._entries += await self._of_maildir(view.reading.inodes.of(maildir))
+            children = view.layout.children(folder)
+            self._entries += [
+                (name, view.mailbox(child)) for name, child in children if child in view.reading.inodes
+            ]
+
+    async def _of_maildir(self, folder: int) -> list[Entry]:
+        view, found = self._view, []
+        for name, sub in DIRECTORIES.items():
+            if not view.hides(Place(folder, sub)):
+                found.append((name, await view.directory(Place(folder, sub))))
+        with suppress(Refused):  # there is no keyword
+            found.append((KEYWORDS_NAME, view.keywords(Place(folder, Sub.KEYWORDS))))
+        return found
+
+    def above(self, start: int) -> Iterator[tuple[int, bytes, Attrs]]:
+        for position in range(start, len(self._entries)):
+            yield position + 1, *self._entries[position]
+
+    async def sizes(self, start: int) -> None:
+        """There are no messages here."""
+
+    def attributes(self) -> Attrs:
+        return self._entries[0][1]
+
+    def messages(self, start: int) -> Iterator[ListingRow]:
+        return iter(())
+
+
+class MessageDirectory:
+    """``cur/``, ``new/`` or ``tmp/``."""
+
+    def __init__(self, view: View, place: Place) -> None:
+        self._view = view
+        self.place = place
+        self._above: list[Entry] = []
+        self._uids: Uids = np.empty(0, np.uint32)
+        self._may_tell = False
+
+    @property
+    def folder(self) -> Folder:
+        """The mailbox that it is in."""
+        return self._view.folder(self.place)
+
+    async def prepare(self, start: int) -> None:
+        """Take what is there now, at the beginning: messages whose names need a size are looked at."""
+        if start:
+            return
+        view = self._view
+        folder = await view.checked(self.place)
+        await view.names.know(folder)
+        own = await view.directory(self.place)
+        self._above = [(b".", own), (b"..", view.mailbox(folder)), *view.temporaries(self.place)]
+        self._uids = self._candidates(folder)
+        await self._know_sizes(folder)
+        self._may_tell = view.can_tell(folder, len(self._uids))
+
+    def _candidates(self, folder: Folder) -> Uids:
+        """The messages that can be in this directory."""
+        box = folder.mailbox
+        if box is None or box.state is None or self.place.sub not in (Sub.CUR, Sub.NEW):
+            return np.empty(0, np.uint32)
+        if self.place.sub is Sub.CUR:
+            return box.uids
+        rows = box.state.rows_of(box.uids)
+        unseen = (box.state.flags[np.maximum(rows, 0)] & SEEN) == 0
+        found: Uids = box.uids[unseen & (rows >= 0)]
+        return found
+
+    async def _know_sizes(self, folder: Folder) -> None:
+        box = folder.mailbox
+        if box is not None and box.facts.unknown and len(self._uids):
+            await box.scan()
+
+    def above(self, start: int) -> Iterator[tuple[int, bytes, Attrs]]:
+        for position in range(start, len(self._above)):
+            yield position + 1, *self._above[position]
+
+    async def sizes(self, start: int) -> None:
+        """They are known."""
+
+    def attributes(self) -> Attrs:
+        attrs = self._view.reading.attributes.messages(self.folder)
+        if not self._may_tell:
+            attrs.entry_timeout = min(attrs.entry_timeout, SHORT)
+        return attrs
+
+    def messages(self, start: int) -> Iterator[ListingRow]:
+        """The messages from offset *start* on, under the names that they have now."""
+        view = self._view
+        try:
+            folder = self.folder
+        except DboxfsError:
+            return
+        box, after = folder.mailbox, len(self._above)
+        if box is None:
+            return
+        written: Mapping[int, int] = view.reading.open_files.written
+        for position in range(max(start - after, 0), len(self._uids)):
+            uid = int(self._uids[position])
+            name, facts = view.names.now(folder, uid), box.facts.get(uid)
+            if name is None or facts is None or name.sub is not self.place.sub:
+                continue
+            facts = box.changed(facts, uid)
+            inode = self.place.folder | uid
+            timeout = SHORT if facts.damaged else 0.0 if not facts.known or inode in written else None
+            if self._may_tell:
+                view.tell(folder, uid, name)
+            size = view.reading.attributes.damaged_size(facts.size) if facts.damaged else facts.size
+            changed = facts.saved * 1_000_000_000 + facts.nanoseconds
+            yield ListingRow(position + after + 1, name.name, inode, size, facts.received, changed, timeout)

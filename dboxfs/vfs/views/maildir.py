@@ -1,0 +1,314 @@
+"""The Maildir view of a store, to be read (``-o view=maildir``): a map of names, around a file system over
+mail.
+
+Messages and mailboxes have the inode numbers that they have without the view, so whatever is about an inode
+(attributes, bytes, extended attributes) is answered by the file system around which this is.  This answers
+what is about names: ``cur/``, ``new/`` and ``tmp/`` of each mailbox, ``dovecot-keywords``, and the
+directories of mailboxes.
+
+Grammar of names: :mod:`dboxfs.vfs.views.maildir_names`; of the tree: :mod:`dboxfs.vfs.views.layout`.
+
+**Directory times.**  The mtime of ``cur/`` and ``new/`` is that of the last change of the mailbox's index or
+of its written names, whichever is later: every change of a name in them is a write to one of the two, by
+whatever program.
+
+**What the kernel remembers.**  A name is told as good for long only while it is in :class:`ToldNames`: when
+flags or keywords change, the old name is taken back.
+
+Concurrency: many requests at a time, on one event loop; what the store tells is taken between two
+checkpoints.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+from dboxfs.errors import DboxfsError
+from dboxfs.store import Delta, Folder, Listener, Mailbox
+from dboxfs.store.names.read import NameReader
+from dboxfs.vfs import control as control_files
+from dboxfs.vfs.attrs import SHORT, Attrs
+from dboxfs.vfs.control import OpenControlFile
+from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.file_system import ReadableFileSystem
+from dboxfs.vfs.listing import OpenDirectory
+from dboxfs.vfs.node import CONTROL, ROOT
+from dboxfs.vfs.reader import Opened
+from dboxfs.vfs.readonly import ReadOnlyVfs
+from dboxfs.vfs.views.layout import Layout
+from dboxfs.vfs.views.letters import keywords_file
+from dboxfs.vfs.views.listing import MailboxDirectory, MessageDirectory
+from dboxfs.vfs.views.maildir_names import MaildirNames, Name
+from dboxfs.vfs.views.places import DIRECTORIES, KEYWORDS_NAME, Place, Sub, place_of
+from dboxfs.vfs.views.told_names import ToldNames, ViewKernel
+
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
+
+
+class MaildirView:
+    """Answers the requests of a mount with ``view=maildir``.
+
+    :param reading: the store without the view, which has *kernel* as its kernel.
+    :param inner: answers what is about inodes: *reading*, or the writable file system around it.
+    :param name_reader: has read the written names.
+    :ivar temporaries: gives the files of ``tmp/`` that are being delivered.
+    :ivar hides: whether ``cur/``, ``new/`` or ``tmp/`` of a mailbox that a program makes was not made yet.
+    """
+
+    def __init__(
+        self,
+        reading: ReadOnlyVfs,
+        inner: ReadableFileSystem,
+        layout: Layout,
+        kernel: ViewKernel,
+        name_reader: NameReader,
+    ) -> None:
+        self.reading = reading
+        self.layout = layout
+        self.names = MaildirNames(reading.names)
+        self._inner = inner
+        self._kernel = kernel
+        self._name_reader = name_reader
+        self._told = ToldNames()
+        self.temporaries: Callable[[Place], Sequence[tuple[bytes, Attrs]]] = lambda _: ()
+        self.hides: Callable[[Place], bool] = lambda _: False
+        kernel.view = self
+        reading.store.listen(Listener(self._messages_changed, self._folder_gone, lambda _: None))
+
+    # -- what the kernel is told ---------------------------------------------------------------
+
+    def directories(self, inode: int) -> Sequence[int]:
+        """``cur/``, ``new/`` and ``dovecot-keywords`` of a mailbox."""
+        node = self.reading.inodes.node(inode)
+        if node.uid or node.folder is None or node.folder.mailbox is None:
+            return ()
+        return [Place(inode, sub).inode for sub in (Sub.CUR, Sub.NEW, Sub.KEYWORDS)]
+
+    def translate(self, parent: int, name: bytes) -> Iterable[tuple[int, bytes]]:
+        """A name of the default view: a mailbox's, or a message's."""
+        inodes, node = self.reading.inodes, self.reading.inodes.node(parent)
+        if node.folder is None:
+            return
+        where = self.layout.where(node.folder, name)
+        yield inodes.of(where.parent), where.name
+        uid = self.reading.names.resolve(node.folder, name)
+        told = self._told.get(node.base, uid) if uid is not None else None
+        if told is not None:
+            yield Place(node.base, told.sub).inode, told.name
+
+    def _messages_changed(self, folder: Folder, delta: Delta) -> None:
+        inode = self.reading.inodes.of(folder)
+        known = self._told.uids(inode)
+        if known and delta.reloaded:
+            self.take_back(folder, known)
+        elif known:
+            self.take_back(folder, [*delta.updated.tolist(), *delta.expunged.tolist()])
+
+    def take_back(self, folder: Folder, uids: Iterable[int]) -> None:
+        """Tell the kernel of names of messages that it remembers and that are others by now."""
+        inode = self.reading.inodes.of(folder)
+        for uid in uids:
+            told = self._told.get(inode, uid)
+            if told is not None and told != self.names.now(folder, uid):
+                self._told.pop(inode, uid)
+                self._kernel.shown_entry(Place(inode, told.sub).inode, told.name)
+
+    def moved_by_kernel(self, folder: Folder, uid: int, name: Name | None) -> None:
+        """The kernel itself has given a message this name, or removed the one that it had (None)."""
+        inode = self.reading.inodes.of(folder)
+        if name is None:
+            self._told.pop(inode, uid)
+        elif self._told.get(inode, uid) is not None:
+            self._told.put(inode, uid, name)
+
+    def _folder_gone(self, folder: Folder) -> None:
+        self._told.forget(self.reading.inodes.of(folder))
+
+    # -- where a request is --------------------------------------------------------------------
+
+    def folder(self, place: Place) -> Folder:
+        """The mailbox of a directory.
+
+        :raises Refused: ENOENT: it is gone.
+        """
+        folder = self.reading.inodes.node(place.folder).directory()
+        if folder.mailbox is None:
+            raise Refused(errno.ENOENT)
+        return folder
+
+    async def checked(self, place: Place) -> Folder:
+        """The same, looked at on disk where nobody tells of changes."""
+        return (await self.reading.folders.checked(place.folder)).directory()
+
+    # -- names and attributes ------------------------------------------------------------------
+
+    async def lookup(self, parent: int, name: bytes, pid: int = 0) -> Attrs:
+        """What has this name in the directory *parent*.
+
+        :raises Refused: ENOENT: nothing has.
+        """
+        place = place_of(parent)
+        if place is not None:
+            found = await self.reading.folders.steadily(
+                place.folder, lambda inode: self.message(Place(inode, place.sub), name)
+            )
+            if found is None:
+                raise Refused(errno.ENOENT)
+            return found
+        if parent == CONTROL or (parent == ROOT and name == control_files.NAME):
+            return await self._inner.lookup(parent, name, pid)
+        return await self.reading.folders.steadily(parent, lambda inode: self._lookup_directory(inode, name))
+
+    async def message(self, place: Place, name: bytes) -> Attrs | None:
+        """The message with this name in ``cur/`` or ``new/``; None: there is none."""
+        if place.sub not in (Sub.CUR, Sub.NEW):
+            return None
+        folder = await self.checked(place)
+        uid = await self.names.resolve(folder, place.sub, name)
+        if uid is None or folder.mailbox is None:
+            return None
+        facts = await folder.mailbox.facts_of(uid)
+        attrs = self.reading.attributes.message(place.folder | uid, facts, folder)
+        if attrs.entry_timeout > SHORT:
+            self.reading.reader.forget(attrs.inode)
+            if not self.tell(folder, uid, Name(place.sub, name)):
+                attrs.entry_timeout = SHORT
+        return attrs
+
+    def tell(self, folder: Folder, uid: int, name: Name) -> bool:
+        """The kernel is about to remember a name; False: it must not for long."""
+        inode = self.reading.inodes.of(folder)
+        if not self._told.has_room(inode, len(self._told.uids(inode)) + 1):
+            return False
+        self._told.put(inode, uid, name)
+        return True
+
+    def can_tell(self, folder: Folder, count: int) -> bool:
+        """Whether so many names of a mailbox can be told for long."""
+        return self._told.has_room(self.reading.inodes.of(folder), count)
+
+    async def _lookup_directory(self, parent: int, name: bytes) -> Attrs:
+        folder = (await self.reading.folders.checked(parent)).directory()
+        maildir = self.layout.maildir(folder)
+        if maildir is not None and name in DIRECTORIES:
+            place = Place(self.reading.inodes.of(maildir), DIRECTORIES[name])
+            if self.hides(place):
+                raise Refused(errno.ENOENT)
+            return await self.directory(place)
+        if maildir is not None and name == KEYWORDS_NAME:
+            return self.keywords(Place(self.reading.inodes.of(maildir), Sub.KEYWORDS))
+        child = self.layout.child(folder, name)
+        if child is None or child not in self.reading.inodes:
+            raise Refused(errno.ENOENT)
+        return self.mailbox(child)
+
+    async def getattr(self, inode: int, pid: int = 0) -> Attrs:
+        """The attributes of *inode*."""
+        place = place_of(inode)
+        if place is None:
+            node = self.reading.inodes.node(inode)
+            attrs = await self._inner.getattr(inode, pid)
+            return attrs if node.uid or node.folder is None else self._with_own(node.folder, attrs)
+        if place.sub is Sub.KEYWORDS:
+            await self.checked(place)
+            return self.keywords(place)
+        return await self.reading.folders.steady(
+            place.folder, lambda found: self.directory(Place(found, place.sub))
+        )
+
+    def mailbox(self, folder: Folder) -> Attrs:
+        """The directory of a mailbox, or of a parent of some."""
+        attrs = self.reading.attributes.folder(folder, self.reading.inodes.of(folder))
+        return self._with_own(folder, attrs)
+
+    def _with_own(self, folder: Folder, attrs: Attrs) -> Attrs:
+        """A directory has as many links as directories in it, and two."""
+        own = len(DIRECTORIES) if self.layout.maildir(folder) is not None else 0
+        attrs.nlink = 2 + own + sum(1 for _ in self.layout.children(folder))
+        return attrs
+
+    async def directory(self, place: Place) -> Attrs:
+        """``cur/``, ``new/`` or ``tmp/``, with the time of the last change of a name in it."""
+        folder = await self.checked(place)
+        attrs = self.directory_now(place)
+        box = folder.mailbox
+        if box is not None and box.guid is not None:
+            try:
+                written = await self.reading.store.fs.stat(self._name_reader.path(box))
+            except (OSError, DboxfsError):  # nobody has named anything
+                return attrs
+            attrs.modified_ns = attrs.changed_ns = max(attrs.modified_ns, written.st_mtime_ns)
+        return attrs
+
+    def directory_now(self, place: Place) -> Attrs:
+        """The same without the time of written names."""
+        attrs = self.reading.attributes.folder(self.folder(place), place.inode)
+        attrs.nlink = 2
+        return attrs
+
+    def keywords(self, place: Place) -> Attrs:
+        """``dovecot-keywords``.
+
+        :raises Refused: ENOENT: the mailbox has no keyword.
+        """
+        folder = self.folder(place)
+        content = self._keywords_of(folder.mailbox)
+        if not content:
+            raise Refused(errno.ENOENT)
+        attrs = self.reading.attributes.control_file(place.inode, len(content))
+        attrs.modified_ns = attrs.changed_ns = self.directory_now(place).modified_ns
+        attrs.entry_timeout = attrs.attr_timeout = SHORT
+        return attrs
+
+    def _keywords_of(self, box: Mailbox | None) -> bytes:
+        state = box.state if box is not None else None
+        return keywords_file(state.keyword_names()) if state is not None else b""
+
+    # -- directories and files -----------------------------------------------------------------
+
+    async def opendir(self, inode: int) -> OpenDirectory:
+        """Open a directory.
+
+        :raises Refused: ENOENT: it is gone.
+        """
+        place = place_of(inode)
+        if place is not None:
+            folder = await self.checked(place)
+            if folder.mailbox is not None and place.sub in (Sub.CUR, Sub.NEW):
+                self.reading.scans.opened(folder.mailbox)
+            return MessageDirectory(self, place)
+        if self.reading.inodes.node(inode).is_control:
+            return await self._inner.opendir(inode)
+        await self.reading.folders.checked(inode)
+        return MailboxDirectory(self, inode)
+
+    async def open(self, inode: int, flags: int, pid: int = 0) -> Opened:
+        """Open a file.
+
+        :raises Refused: EROFS, EACCES: it can't be written; ESTALE: it is gone.
+        """
+        place = place_of(inode)
+        if place is None:
+            return await self._inner.open(inode, flags, pid)
+        if flags & _WRITING:
+            raise Refused(errno.EACCES)
+        content = self._keywords_of(self.folder(place).mailbox)
+        return Opened(OpenControlFile(content), direct_io=True, keep_cache=False)
+
+    # -- the rest is about inodes --------------------------------------------------------------
+
+    async def getxattr(self, inode: int, name: bytes) -> bytes:
+        """The value of an extended attribute; ``cur/``, ``new/`` and ``tmp/`` have none."""
+        if place_of(inode) is not None:
+            raise Refused(errno.ENODATA if name.startswith(b"user.") else errno.EOPNOTSUPP)
+        return await self._inner.getxattr(inode, name)
+
+    async def listxattr(self, inode: int) -> Sequence[bytes]:
+        """The names of the extended attributes."""
+        return [] if place_of(inode) is not None else await self._inner.listxattr(inode)
+
+    async def statfs(self) -> os.statvfs_result:
+        """That of the file system that the store lies on."""
+        return await self._inner.statfs()

@@ -1,0 +1,205 @@
+"""The names of messages in the Maildir view: ``<base>:2,<letters>`` in ``cur/``, ``<base>`` in ``new/``.
+
+The base stays as long as the message lives:
+
+* the one that a program has chosen (a delivery, a move), which is the message's written name
+  (:mod:`dboxfs.store.names.table`), or
+* ``<uidvalidity>.U<uid>F<mailbox>.dboxfs,S=<size>``: mailbox is 7 hex digits of a hash of the mailbox's
+  identity, size the bytes of the message.  A damaged message has no size there.
+
+**In ``new/``** is a message that is not \\Seen, that no Maildir program has moved to ``cur/``, and that has
+no other flag or keyword with a letter either, unless a Maildir program has chosen its name: a delivery into
+``new/`` may bring flags (mbsync).
+
+That a program has moved it to ``cur/`` is kept in the written name too: it ends with ``:2,`` (without
+letters: these are in the index).  A message whose base nobody has chosen is ``<uid>.eml:2,`` then.
+
+Concurrency: only :meth:`MaildirNames.resolve` and :meth:`MaildirNames.full` await.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from dboxfs.errors import NoSuchMessage
+from dboxfs.store import Folder, Mailbox
+from dboxfs.store.names.codec import LONGEST_NAME
+from dboxfs.store.names.table import number_of
+from dboxfs.vfs.names import Names
+from dboxfs.vfs.views.letters import FLAG_MASK, INFO, SEEN, Marks, letters_of, split
+from dboxfs.vfs.views.places import Sub
+
+LONGEST_BASE = LONGEST_NAME - len(INFO) - 32
+"""Bytes of a base: every letter has room behind it."""
+
+_OWN = re.compile(rb"([0-9]{1,10})\.U([1-9][0-9]{0,9})F([0-9a-f]{7})\.dboxfs(?:,S=[0-9]+)?\+*")
+
+
+@lru_cache(maxsize=4096)
+def _tag(identity: bytes) -> bytes:
+    return hashlib.sha256(identity).hexdigest()[:7].encode("ascii")
+
+
+class Name(NamedTuple):
+    """Where a message is, and under which name."""
+
+    sub: Sub
+    name: bytes
+
+
+class Chosen(NamedTuple):
+    """What programs have said of the name of a message.
+
+    ``base``: the one that they chose, None: none.  ``in_cur``: one has moved it to ``cur/``.
+    """
+
+    base: bytes | None
+    in_cur: bool
+
+
+def can_be_base(base: bytes) -> bool:
+    """Whether a program can choose this base."""
+    return bool(base) and len(base) <= LONGEST_BASE and not base.startswith(b".") and INFO not in base
+
+
+class MaildirNames:
+    """Finds messages by their Maildir name, and the names by message."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+
+    # -- by message ----------------------------------------------------------------------------
+
+    def marks(self, box: Mailbox, uid: int) -> Marks:
+        """Flags and keywords of a message.
+
+        :raises NoSuchMessage: it is gone.
+        """
+        state = box.state
+        row = state.row_of(uid) if state is not None else -1
+        if state is None or row < 0:
+            raise NoSuchMessage(f"{box.display_name}: no message with uid {uid}")
+        return Marks(int(state.flags[row]) & FLAG_MASK, state.keywords(row))
+
+    def letters(self, box: Mailbox, marks: Marks) -> str:
+        """The letters of these flags and keywords in this mailbox."""
+        words = box.state.keyword_names() if marks.keywords and box.state is not None else ()
+        return letters_of(marks, words)
+
+    def chosen(self, folder: Folder, uid: int) -> Chosen:
+        """What programs have chosen."""
+        written = self._names.name(folder, uid)
+        in_cur = written.endswith(INFO)
+        base = written.removesuffix(INFO) if in_cur else written
+        if number_of(base) == uid:
+            return Chosen(None, in_cur)
+        if not can_be_base(base) or (in_cur and self._holder(folder, base) not in (None, uid)):
+            return Chosen(None, in_cur)
+        return Chosen(base, in_cur)
+
+    def base(self, folder: Folder, uid: int, size: int | None) -> bytes:
+        """The base of a message's name.
+
+        :param size: bytes; None: not known, or damaged.
+        """
+        chosen = self.chosen(folder, uid).base
+        return chosen if chosen is not None else self._own_base(folder, uid, size)
+
+    def _own_base(self, folder: Folder, uid: int, size: int | None) -> bytes:
+        box = folder.mailbox
+        validity = box.uid_validity if box is not None else 0
+        base = b"%d.U%dF%s.dboxfs" % (validity, uid, _tag(folder.identity))
+        if size is not None:
+            base += b",S=%d" % size
+        while self._chosen_by(folder, base) not in (None, uid):
+            base += b"+"
+        return base
+
+    def _holder(self, folder: Folder, name: bytes) -> int | None:
+        """The visible message with this written name."""
+        uid = self._names.written.holder(folder, name)
+        return None if uid is None or uid in self._names.hidden(folder) else uid
+
+    def _chosen_by(self, folder: Folder, base: bytes) -> int | None:
+        """The message whose base a program has chosen to be this."""
+        for written in (base, base + INFO):
+            uid = self._holder(folder, written)
+            if uid is not None and self.chosen(folder, uid).base == base:
+                return uid
+        return None
+
+    def now(self, folder: Folder, uid: int) -> Name | None:
+        """The name of a message, as far as it is known without waiting; None: it is gone, or hidden."""
+        box = folder.mailbox
+        facts = box.facts.get(uid) if box is not None else None
+        if box is None or facts is None or uid in self._names.hidden(folder):
+            return None
+        try:
+            return self._name(folder, box, uid, facts.size if facts.known and not facts.damaged else None)
+        except NoSuchMessage:
+            return None
+
+    def _name(self, folder: Folder, box: Mailbox, uid: int, size: int | None) -> Name:
+        marks, (chosen, in_cur) = self.marks(box, uid), self.chosen(folder, uid)
+        letters = self.letters(box, marks)
+        base = chosen if chosen is not None else self._own_base(folder, uid, size)
+        if marks.flags & SEEN or in_cur or (letters and chosen is None):
+            return Name(Sub.CUR, base + INFO + letters.encode("ascii"))
+        return Name(Sub.NEW, base + INFO + letters.encode("ascii") if letters else base)
+
+    async def full(self, folder: Folder, uid: int) -> Name | None:
+        """The name of a message, with its size looked up; None: it is gone, or hidden.
+
+        :raises DboxfsError, OSError: it can't be looked at.
+        """
+        box = folder.mailbox
+        if box is None or uid not in box:
+            return None
+        if self.chosen(folder, uid).base is None:
+            await box.facts_of(uid)
+        return self.now(folder, uid)
+
+    # -- by name -------------------------------------------------------------------------------
+
+    def by_base(self, folder: Folder, base: bytes) -> int | None:
+        """The message whose base may be this: what a size in it says is not compared."""
+        uid = self._chosen_by(folder, base)
+        if uid is not None:
+            return uid
+        match, box = _OWN.fullmatch(base), folder.mailbox
+        if match is None or box is None or match[3] != _tag(folder.identity):
+            return None
+        uid = int(match[2])
+        if int(match[1]) != box.uid_validity or uid not in box or uid in self._names.hidden(folder):
+            return None
+        return uid
+
+    async def resolve(self, folder: Folder, sub: Sub, name: bytes) -> int | None:
+        """The message that has exactly this name in this directory; None: there is none.
+
+        :raises DboxfsError, OSError: it can't be looked at.
+        """
+        await self._names.know(folder)
+        uid = self.by_base(folder, split(name)[0])
+        if uid is None:
+            return None
+        try:
+            return uid if await self.full(folder, uid) == (sub, name) else None
+        except NoSuchMessage:
+            return None
+
+    def inner(self, folder: Folder, uid: int) -> bytes:
+        """The name of a message where no view is."""
+        return self._names.name(folder, uid)
+
+    async def know(self, folder: Folder) -> None:
+        """Read the names that other mounts have brought."""
+        await self._names.know(folder)
+
+
+def written_name(sub: Sub, base: bytes) -> bytes:
+    """The written name of a message that a program puts into ``cur/`` or ``new/`` under this base."""
+    return base + INFO if sub is Sub.CUR else base

@@ -1,0 +1,60 @@
+"""Inode numbers of what a view shows beside mailboxes and messages.
+
+::
+
+    63 62 | 61 | 60 ... 39 | 38 ......... 8 | 7 ... 0
+    1  1  | 0  | 0         | folder number  | Sub    a directory or file that a mailbox has in this view
+    1  1  | 1  | number                              a file or directory that a program keeps beside mail
+    mail
+
+The numbers of drafts (:mod:`dboxfs.vfs.node`) begin with 1, too, and never get as high.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+VIEW = 3 << 62
+FOREIGN = VIEW | 1 << 61
+
+_SUB_BITS = 8
+_FOLDER_MASK = 0x7FFFFFFF
+
+
+class Sub(enum.IntEnum):
+    """What a mailbox has in the Maildir view; the value is a part of its inode number."""
+
+    CUR = 1
+    NEW = 2
+    TMP = 3
+    KEYWORDS = 4
+
+
+DIRECTORIES = {b"cur": Sub.CUR, b"new": Sub.NEW, b"tmp": Sub.TMP}
+KEYWORDS_NAME = b"dovecot-keywords"
+
+
+class Place(NamedTuple):
+    """``sub`` of the mailbox whose directory has the inode number ``folder``."""
+
+    folder: int
+    sub: Sub
+
+    @property
+    def inode(self) -> int:
+        """Its inode number."""
+        return VIEW | (self.folder >> 32) << _SUB_BITS | self.sub
+
+
+def place_of(inode: int) -> Place | None:
+    """What an inode number stands for; None: it is none of this view's directories and files."""
+    if inode & VIEW != VIEW or is_foreign(inode):
+        return None
+    number = inode >> _SUB_BITS & _FOLDER_MASK
+    return Place(number << 32, Sub(inode & 0xFF))
+
+
+def is_foreign(inode: int) -> bool:
+    """Whether it is a file or directory that a program keeps beside the mail."""
+    return inode & FOREIGN == FOREIGN

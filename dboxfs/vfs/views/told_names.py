@@ -1,0 +1,109 @@
+"""What the kernel is told where a view is: names as the view has them.
+
+:class:`ViewKernel` stands between :mod:`dboxfs.vfs` and the kernel.  Inode numbers of mailboxes and messages
+are the same in every view, so what is about an inode goes on as it is; what is about a name goes to the view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from dboxfs.vfs.host import Kernel
+from dboxfs.vfs.views.maildir_names import Name
+
+TOLD_MOST = 50_000
+"""Names that are remembered at most; names of more messages are looked up again every half second."""
+
+
+class NameTranslator(Protocol):
+    """What a view makes of inodes and names."""
+
+    def directories(self, inode: int) -> Sequence[int]:
+        """The inodes whose attributes and listings change when those of the mailbox *inode* do."""
+
+    def translate(self, parent: int, name: bytes) -> Iterable[tuple[int, bytes]]:
+        """What *name* in the mailbox *parent* is called here."""
+
+
+class ViewKernel:
+    """A kernel that hears of the names of a view.
+
+    :ivar view: what translates names; None until the view is made.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self.view: NameTranslator | None = None
+
+    @property
+    def names_expire(self) -> bool:
+        return self._kernel.names_expire
+
+    def attributes(self, inode: int) -> None:
+        for found in self._with_view(inode):
+            self._kernel.attributes(found)
+
+    def at_once(self, inode: int) -> None:
+        for found in self._with_view(inode):
+            self._kernel.at_once(found)
+
+    def listing(self, inode: int) -> None:
+        for found in self._with_view(inode):
+            self._kernel.listing(found)
+
+    def _with_view(self, inode: int) -> Sequence[int]:
+        return (inode, *self.view.directories(inode)) if self.view is not None else (inode,)
+
+    def entry(self, parent: int, name: bytes, deleted: int = 0) -> None:
+        for directory, shown in self._translated(parent, name):
+            self._kernel.entry(directory, shown)
+
+    async def now(self, parent: int, name: bytes) -> None:
+        for directory, shown in self._translated(parent, name):
+            await self._kernel.now(directory, shown)
+
+    def _translated(self, parent: int, name: bytes) -> Iterable[tuple[int, bytes]]:
+        return list(self.view.translate(parent, name)) if self.view is not None else ()
+
+    def push(self, inode: int, data: bytes) -> bool:
+        return self._kernel.push(inode, data)
+
+    def shown_entry(self, parent: int, name: bytes) -> None:
+        """A name of the view went away, or means something else now."""
+        self._kernel.entry(parent, name)
+
+
+class ToldNames:
+    """The names of messages that the kernel remembers, by the inode of the mailbox and the uid."""
+
+    def __init__(self, most: int = TOLD_MOST) -> None:
+        self._most = most
+        self._names: dict[int, dict[int, Name]] = {}
+        self._count = 0
+
+    def has_room(self, folder: int, more: int) -> bool:
+        """Whether so many names of a mailbox can be remembered beside those of the others."""
+        return self._count - len(self._names.get(folder, ())) + more <= self._most
+
+    def put(self, folder: int, uid: int, name: Name) -> None:
+        """The kernel was told this name of a message."""
+        of_folder = self._names.setdefault(folder, {})
+        self._count += uid not in of_folder
+        of_folder[uid] = name
+
+    def get(self, folder: int, uid: int) -> Name | None:
+        """The name that the kernel was told; None: none."""
+        return self._names.get(folder, {}).get(uid)
+
+    def pop(self, folder: int, uid: int) -> None:
+        """The kernel has it no more."""
+        self._count -= self._names.get(folder, {}).pop(uid, None) is not None
+
+    def uids(self, folder: int) -> list[int]:
+        """The messages of a mailbox that the kernel was told a name of."""
+        return list(self._names.get(folder, ()))
+
+    def forget(self, folder: int) -> None:
+        """The mailbox is gone."""
+        self._count -= len(self._names.pop(folder, ()))

@@ -1,0 +1,68 @@
+"""A store in memory, shown as Maildirs: :mod:`tests.vfs.inside` with the view around it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from dboxfs.fsapi.drivers.memory import MemoryDriver
+from dboxfs.store import Kind
+from dboxfs.store.write import NewMessage
+from dboxfs.vfs.host import Kernel
+from dboxfs.vfs.options import Charset, Nesting, View, ViewOptions
+from dboxfs.vfs.views.maildir import MaildirView
+from dboxfs.vfs.views.told_names import ViewKernel
+from dboxfs.vfs.views.views import maildir_view
+from tests.vfs.inside import JULY, Mounted, Program, mounted
+
+
+@dataclass(slots=True)
+class InMaildir:
+    """A mounted store.
+
+    :ivar inner: the same mount without the view.  :ivar p: a process that uses it.
+    """
+
+    inner: Mounted
+    view: MaildirView
+    p: Program
+
+    async def came(
+        self, text: bytes, flags: int = 0, keywords: tuple[str, ...] = (), box: str = "INBOX"
+    ) -> int:
+        """Somebody else saves a message; gives its uid."""
+        saved = await self.inner.others.save(box, [NewMessage(text, JULY, flags, keywords)])
+        await self.inner.follow(box)
+        return saved.uids[0]
+
+    async def flag(self, uid: int, add: int = 0, remove: int = 0, box: str = "INBOX") -> None:
+        """Somebody else changes the flags of a message."""
+        await self.inner.others.set_flags(box, [uid], add=add, remove=remove)
+        await self.inner.follow(box)
+
+    async def cur(self, box: str = "INBOX") -> list[str]:
+        return await self.p.names(f"{box}/cur")
+
+    async def new(self, box: str = "INBOX") -> list[str]:
+        return await self.p.names(f"{box}/new")
+
+
+@asynccontextmanager
+async def maildir(
+    kind: Kind = Kind.SDBOX,
+    nesting: Nesting = Nesting.VERBATIM,
+    charset: Charset = Charset.UTF8,
+    driver: MemoryDriver | None = None,
+) -> AsyncIterator[InMaildir]:
+    """A new store in memory, or the one that *driver* has, mounted as Maildirs."""
+    kernels: list[ViewKernel] = []
+
+    def between(told: Kernel) -> ViewKernel:
+        kernels.append(ViewKernel(told))
+        return kernels[0]
+
+    options = ViewOptions(view=View.MAILDIR, nesting=nesting, charset=charset)
+    async with mounted(kind, driver=driver, kernel=between) as inner:
+        view = maildir_view(inner.reading, options, kernels[0], inner.name_reader)
+        yield InMaildir(inner, view, Program(view))
