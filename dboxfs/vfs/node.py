@@ -7,7 +7,8 @@
     0  | 0            | 1               the root of the mount
     0  | 0            | 2 ...           the control directory and its files
     1  | number                         a draft that has no message's inode (:mod:`dboxfs.vfs.drafts`)
-    11 | number                         a message that is deleted, or a directory (:mod:`dboxfs.vfs.deleted`)
+    11 | number                         a message that is deleted, or a directory (:mod:`dboxfs.vfs.deleted`),
+                                        or, with 1101, what a view adds (:mod:`dboxfs.vfs.views.places`)
 
 The folder number (31 bits) is taken from SHA-256 over mailbox guid and uidvalidity (a parent without
 messages: over its name), so it stays when Dovecot renames a mailbox, and changes when a mailbox is deleted

@@ -14,6 +14,7 @@ from dboxfs.vfs.attrs import NS
 from dboxfs.vfs.listing import Directory
 from dboxfs.vfs.rename import NOREPLACE
 from dboxfs.vfs.unopened import Unopened
+from dboxfs.vfs.writable import WritableVfs
 from tests.vfs.inside import JULY, ONE, TWO, Mounted, Program, mounted, raises
 
 DELETED = ".dboxfs/deleted"
@@ -44,6 +45,7 @@ async def remove(p: Program, path: str) -> str:
     directory = await p.vfs.opendir(await p.inode(mailbox))
     assert isinstance(directory, Directory)
     await p.rw.fsyncdir(directory)
+    assert isinstance(p.rw, WritableVfs)
     assert p.rw._reading.deleted is not None
     p.rw._reading.deleted.forget()
     return f"{DELETED}/{mailbox}/{guid}.eml"

@@ -34,7 +34,7 @@ from dboxfs.vfs.control import OpenControlFile
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.file_system import ReadableFileSystem
 from dboxfs.vfs.listing import OpenDirectory
-from dboxfs.vfs.node import CONTROL, ROOT
+from dboxfs.vfs.node import ROOT, is_deleted
 from dboxfs.vfs.reader import Opened
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.views.layout import Layout
@@ -126,6 +126,10 @@ class MaildirView:
     def _folder_gone(self, folder: Folder) -> None:
         self._told.forget(self.reading.inodes.of(folder))
 
+    def is_beside(self, inode: int) -> bool:
+        """Whether it is the control directory, or in it: the same in each view."""
+        return self.reading.inodes.node(inode).is_control or is_deleted(inode)
+
     # -- where a request is --------------------------------------------------------------------
 
     def folder(self, place: Place) -> Folder:
@@ -157,7 +161,7 @@ class MaildirView:
             if found is None:
                 raise Refused(errno.ENOENT)
             return found
-        if parent == CONTROL or (parent == ROOT and name == control_files.NAME):
+        if self.is_beside(parent) or (parent == ROOT and name == control_files.NAME):
             return await self._inner.lookup(parent, name, pid)
         return await self.reading.folders.steadily(parent, lambda inode: self._lookup_directory(inode, name))
 
@@ -279,7 +283,7 @@ class MaildirView:
             if folder.mailbox is not None and place.sub in (Sub.CUR, Sub.NEW):
                 self.reading.scans.opened(folder.mailbox)
             return MessageDirectory(self, place)
-        if self.reading.inodes.node(inode).is_control:
+        if self.is_beside(inode):
             return await self._inner.opendir(inode)
         await self.reading.folders.checked(inode)
         return MailboxDirectory(self, inode)

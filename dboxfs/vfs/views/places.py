@@ -2,12 +2,11 @@
 
 ::
 
-    63 62 | 61 | 60 ... 39 | 38 ......... 8 | 7 ... 0
-    1  1  | 0  | 0         | folder number  | Sub    a directory or file that a mailbox has in this view
-    1  1  | 1  | number                              a file or directory that a program keeps beside mail
-    mail
+    63 ... 60 | 59 | 58 ... 39 | 38 ......... 8 | 7 ... 0
+    1 1 0 1   | 0  | 0         | folder number  | Sub    a directory or file that a mailbox has in this view
+    1 1 0 1   | 1  | number                              a file or directory that a program keeps beside mail
 
-The numbers of drafts (:mod:`dboxfs.vfs.node`) begin with 1, too, and never get as high.
+:mod:`dboxfs.vfs.node` has the others.
 """
 
 from __future__ import annotations
@@ -15,9 +14,10 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-VIEW = 3 << 62
-FOREIGN = VIEW | 1 << 61
+VIEW = 0b1101 << 60
+FOREIGN = VIEW | 1 << 59
 
+_KINDS = 0b1111 << 60
 _SUB_BITS = 8
 _FOLDER_MASK = 0x7FFFFFFF
 
@@ -49,7 +49,7 @@ class Place(NamedTuple):
 
 def place_of(inode: int) -> Place | None:
     """What an inode number stands for; None: it is none of this view's directories and files."""
-    if inode & VIEW != VIEW or is_foreign(inode):
+    if inode & _KINDS != VIEW or is_foreign(inode):
         return None
     number = inode >> _SUB_BITS & _FOLDER_MASK
     return Place(number << 32, Sub(inode & 0xFF))
@@ -57,4 +57,4 @@ def place_of(inode: int) -> Place | None:
 
 def is_foreign(inode: int) -> bool:
     """Whether it is a file or directory that a program keeps beside the mail."""
-    return inode & FOREIGN == FOREIGN
+    return inode & (_KINDS | 1 << 59) == FOREIGN

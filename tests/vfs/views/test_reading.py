@@ -182,3 +182,14 @@ async def test_names_are_the_same_in_the_next_mount(kind: Kind) -> None:
         driver = MemoryDriver(tree=m.inner.tree)
     async with maildir(kind, driver=driver) as m:
         assert await m.new() + await m.cur() == before
+
+
+async def test_the_control_directory_is_what_it_is_without_the_view(m: InMaildir) -> None:
+    assert "stats.json" in await m.p.names(".dboxfs")
+    assert b'"mailboxes": 2' in await m.p.read(".dboxfs/stats.json")
+    assert ".dboxfs" not in await m.p.names("/")
+    if m.inner.location.kind is Kind.MDBOX:
+        await m.inner.others.expunge("INBOX", [1])
+        await m.inner.follow()
+        (name,) = await m.p.names(".dboxfs/deleted/INBOX")
+        assert await m.p.read(f".dboxfs/deleted/INBOX/{name}") == ONE
