@@ -30,7 +30,7 @@ _DOT, _ESCAPED_DOT = ".", "%2E"
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class NewName:
     """A name in a directory of the view, as the default view has it."""
 
     parent: Folder
@@ -73,26 +73,26 @@ class Layout:
                 return plain
         return next((child for shown, child in self.children(folder) if shown == name), None)
 
-    def where(self, folder: Folder, shown: bytes) -> Target:
+    def where(self, folder: Folder, shown: bytes) -> NewName:
         """The directory and the name that the default view's name *shown* in *folder* has here."""
         if not self._flat:
-            return Target(folder, self._part(decode(shown)))
+            return NewName(folder, self._part(decode(shown)))
         parts = [*self._parts(folder), self._escaped(decode(shown))]
-        return Target(self._store.root, self._joined(parts))
+        return NewName(self._store.root, self._joined(parts))
 
     def _has_own(self, folder: Folder) -> bool:
         return folder.mailbox is not None and folder.name != INBOX
 
     # -- names to be made ----------------------------------------------------------------------
 
-    def target(self, folder: Folder, name: bytes) -> Target | None:
+    def target(self, folder: Folder, name: bytes) -> NewName | None:
         """What a directory that is made, or renamed to, in that of *folder* is in the default view.
 
         :return: None: no mailbox can be called so here.
         """
         if not self._flat:
             shown = self._shown(decode(name))
-            return Target(folder, encode(shown)) if shown is not None and self._part(shown) == name else None
+            return NewName(folder, encode(shown)) if shown is not None and self._part(shown) == name else None
         if folder.parent is not None or not name.startswith(b".") or b".." in name:
             return None
         parts = [part for part in map(self._shown, decode(name)[1:].split(_DOT)) if part is not None]
@@ -101,7 +101,7 @@ class Layout:
             parent = parent.children.get(part) if parent is not None else None
         if parent is None or not parts or self._joined([self._escaped(part) for part in parts]) != name:
             return None
-        return Target(parent, encode(parts[-1]))
+        return NewName(parent, encode(parts[-1]))
 
     def _shown(self, part: str) -> str | None:
         """A part of a name here -> that of the default view."""

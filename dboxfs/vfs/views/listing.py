@@ -25,12 +25,12 @@ from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.views.layout import Layout
 from dboxfs.vfs.views.letters import SEEN
 from dboxfs.vfs.views.maildir_names import MaildirNames, Name
-from dboxfs.vfs.views.places import DIRECTORIES, KEYWORDS_NAME, Place, Sub
+from dboxfs.vfs.views.places import DIRECTORIES, KEYWORDS_NAME, MaildirPlace, Sub
 
 Entry = tuple[bytes, Attrs]
 
 
-class View(Protocol):
+class ListedView(Protocol):
     """What a listing needs of the view."""
 
     @property
@@ -42,31 +42,31 @@ class View(Protocol):
     @property
     def names(self) -> MaildirNames: ...
 
-    def folder(self, place: Place) -> Folder: ...
+    def folder(self, place: MaildirPlace) -> Folder: ...
 
-    async def checked(self, place: Place) -> Folder: ...
+    async def checked(self, place: MaildirPlace) -> Folder: ...
 
     def mailbox(self, folder: Folder) -> Attrs: ...
 
-    async def directory(self, place: Place) -> Attrs: ...
+    async def directory(self, place: MaildirPlace) -> Attrs: ...
 
-    def directory_now(self, place: Place) -> Attrs: ...
+    def directory_now(self, place: MaildirPlace) -> Attrs: ...
 
-    def keywords(self, place: Place) -> Attrs: ...
+    def keywords(self, place: MaildirPlace) -> Attrs: ...
 
     def tell(self, folder: Folder, uid: int, name: Name) -> bool: ...
 
     def can_tell(self, folder: Folder, count: int) -> bool: ...
 
-    def temporaries(self, place: Place) -> Sequence[Entry]: ...
+    def temporaries(self, place: MaildirPlace) -> Sequence[Entry]: ...
 
-    def hides(self, place: Place) -> bool: ...
+    def hides(self, place: MaildirPlace) -> bool: ...
 
 
 class MailboxDirectory:
     """The directory of a mailbox, or the root."""
 
-    def __init__(self, view: View, inode: int) -> None:
+    def __init__(self, view: ListedView, inode: int) -> None:
         self._view = view
         self._inode = inode
         self._entries: list[Entry] = []
@@ -89,10 +89,10 @@ class MailboxDirectory:
     async def _of_maildir(self, folder: int) -> list[Entry]:
         view, found = self._view, []
         for name, sub in DIRECTORIES.items():
-            if not view.hides(Place(folder, sub)):
-                found.append((name, await view.directory(Place(folder, sub))))
+            if not view.hides(MaildirPlace(folder, sub)):
+                found.append((name, await view.directory(MaildirPlace(folder, sub))))
         with suppress(Refused):  # there is no keyword
-            found.append((KEYWORDS_NAME, view.keywords(Place(folder, Sub.KEYWORDS))))
+            found.append((KEYWORDS_NAME, view.keywords(MaildirPlace(folder, Sub.KEYWORDS))))
         return found
 
     def above(self, start: int) -> Iterator[tuple[int, bytes, Attrs]]:
@@ -112,7 +112,7 @@ class MailboxDirectory:
 class MessageDirectory:
     """``cur/``, ``new/`` or ``tmp/``."""
 
-    def __init__(self, view: View, place: Place) -> None:
+    def __init__(self, view: ListedView, place: MaildirPlace) -> None:
         self._view = view
         self.place = place
         self._above: list[Entry] = []

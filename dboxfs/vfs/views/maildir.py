@@ -41,7 +41,7 @@ from dboxfs.vfs.views.layout import Layout
 from dboxfs.vfs.views.letters import keywords_file
 from dboxfs.vfs.views.listing import MailboxDirectory, MessageDirectory
 from dboxfs.vfs.views.maildir_names import MaildirNames, Name
-from dboxfs.vfs.views.places import DIRECTORIES, KEYWORDS_NAME, Place, Sub, place_of
+from dboxfs.vfs.views.places import DIRECTORIES, KEYWORDS_NAME, MaildirPlace, Sub, place_of
 from dboxfs.vfs.views.told_names import ToldNames, ViewKernel
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
@@ -72,8 +72,8 @@ class MaildirView:
         self._kernel = kernel
         self._name_reader = name_reader
         self._told = ToldNames()
-        self.temporaries: Callable[[Place], Sequence[tuple[bytes, Attrs]]] = lambda _: ()
-        self.hides: Callable[[Place], bool] = lambda _: False
+        self.temporaries: Callable[[MaildirPlace], Sequence[tuple[bytes, Attrs]]] = lambda _: ()
+        self.hides: Callable[[MaildirPlace], bool] = lambda _: False
         kernel.view = self
         reading.store.listen(Listener(self._messages_changed, self._folder_gone, lambda _: None))
 
@@ -84,7 +84,7 @@ class MaildirView:
         node = self.reading.inodes.node(inode)
         if node.uid or node.folder is None or node.folder.mailbox is None:
             return ()
-        return [Place(inode, sub).inode for sub in (Sub.CUR, Sub.NEW, Sub.KEYWORDS)]
+        return [MaildirPlace(inode, sub).inode for sub in (Sub.CUR, Sub.NEW, Sub.KEYWORDS)]
 
     def translate(self, parent: int, name: bytes) -> Iterable[tuple[int, bytes]]:
         """A name of the default view: a mailbox's, or a message's."""
@@ -96,7 +96,7 @@ class MaildirView:
         uid = self.reading.names.resolve(node.folder, name)
         told = self._told.get(node.base, uid) if uid is not None else None
         if told is not None:
-            yield Place(node.base, told.sub).inode, told.name
+            yield MaildirPlace(node.base, told.sub).inode, told.name
 
     def _messages_changed(self, folder: Folder, delta: Delta) -> None:
         inode = self.reading.inodes.of(folder)
@@ -113,7 +113,7 @@ class MaildirView:
             told = self._told.get(inode, uid)
             if told is not None and told != self.names.now(folder, uid):
                 self._told.pop(inode, uid)
-                self._kernel.shown_entry(Place(inode, told.sub).inode, told.name)
+                self._kernel.shown_entry(MaildirPlace(inode, told.sub).inode, told.name)
 
     def moved_by_kernel(self, folder: Folder, uid: int, name: Name | None) -> None:
         """The kernel itself has given a message this name, or removed the one that it had (None)."""
@@ -132,7 +132,7 @@ class MaildirView:
 
     # -- where a request is --------------------------------------------------------------------
 
-    def folder(self, place: Place) -> Folder:
+    def folder(self, place: MaildirPlace) -> Folder:
         """The mailbox of a directory.
 
         :raises Refused: ENOENT: it is gone.
@@ -142,7 +142,7 @@ class MaildirView:
             raise Refused(errno.ENOENT)
         return folder
 
-    async def checked(self, place: Place) -> Folder:
+    async def checked(self, place: MaildirPlace) -> Folder:
         """The same, looked at on disk where nobody tells of changes."""
         return (await self.reading.folders.checked(place.folder)).directory()
 
@@ -156,7 +156,7 @@ class MaildirView:
         place = place_of(parent)
         if place is not None:
             found = await self.reading.folders.steadily(
-                place.folder, lambda inode: self.message(Place(inode, place.sub), name)
+                place.folder, lambda inode: self.message(MaildirPlace(inode, place.sub), name)
             )
             if found is None:
                 raise Refused(errno.ENOENT)
@@ -165,7 +165,7 @@ class MaildirView:
             return await self._inner.lookup(parent, name, pid)
         return await self.reading.folders.steadily(parent, lambda inode: self._lookup_directory(inode, name))
 
-    async def message(self, place: Place, name: bytes) -> Attrs | None:
+    async def message(self, place: MaildirPlace, name: bytes) -> Attrs | None:
         """The message with this name in ``cur/`` or ``new/``; None: there is none."""
         if place.sub not in (Sub.CUR, Sub.NEW):
             return None
@@ -197,12 +197,12 @@ class MaildirView:
         folder = (await self.reading.folders.checked(parent)).directory()
         maildir = self.layout.maildir(folder)
         if maildir is not None and name in DIRECTORIES:
-            place = Place(self.reading.inodes.of(maildir), DIRECTORIES[name])
+            place = MaildirPlace(self.reading.inodes.of(maildir), DIRECTORIES[name])
             if self.hides(place):
                 raise Refused(errno.ENOENT)
             return await self.directory(place)
         if maildir is not None and name == KEYWORDS_NAME:
-            return self.keywords(Place(self.reading.inodes.of(maildir), Sub.KEYWORDS))
+            return self.keywords(MaildirPlace(self.reading.inodes.of(maildir), Sub.KEYWORDS))
         child = self.layout.child(folder, name)
         if child is None or child not in self.reading.inodes:
             raise Refused(errno.ENOENT)
@@ -219,7 +219,7 @@ class MaildirView:
             await self.checked(place)
             return self.keywords(place)
         return await self.reading.folders.steady(
-            place.folder, lambda found: self.directory(Place(found, place.sub))
+            place.folder, lambda found: self.directory(MaildirPlace(found, place.sub))
         )
 
     def mailbox(self, folder: Folder) -> Attrs:
@@ -233,7 +233,7 @@ class MaildirView:
         attrs.nlink = 2 + own + sum(1 for _ in self.layout.children(folder))
         return attrs
 
-    async def directory(self, place: Place) -> Attrs:
+    async def directory(self, place: MaildirPlace) -> Attrs:
         """``cur/``, ``new/`` or ``tmp/``, with the time of the last change of a name in it."""
         folder = await self.checked(place)
         attrs = self.directory_now(place)
@@ -246,13 +246,13 @@ class MaildirView:
             attrs.modified_ns = attrs.changed_ns = max(attrs.modified_ns, written.st_mtime_ns)
         return attrs
 
-    def directory_now(self, place: Place) -> Attrs:
+    def directory_now(self, place: MaildirPlace) -> Attrs:
         """The same without the time of written names."""
         attrs = self.reading.attributes.folder(self.folder(place), place.inode)
         attrs.nlink = 2
         return attrs
 
-    def keywords(self, place: Place) -> Attrs:
+    def keywords(self, place: MaildirPlace) -> Attrs:
         """``dovecot-keywords``.
 
         :raises Refused: ENOENT: the mailbox has no keyword.

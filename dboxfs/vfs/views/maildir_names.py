@@ -50,7 +50,7 @@ class Name(NamedTuple):
     name: bytes
 
 
-class Chosen(NamedTuple):
+class ChosenName(NamedTuple):
     """What programs have said of the name of a message.
 
     ``base``: the one that they chose, None: none.  ``in_cur``: one has moved it to ``cur/``.
@@ -89,16 +89,16 @@ class MaildirNames:
         words = box.state.keyword_names() if marks.keywords and box.state is not None else ()
         return letters_of(marks, words)
 
-    def chosen(self, folder: Folder, uid: int) -> Chosen:
+    def chosen(self, folder: Folder, uid: int) -> ChosenName:
         """What programs have chosen."""
         written = self._names.name(folder, uid)
         in_cur = written.endswith(INFO)
         base = written.removesuffix(INFO) if in_cur else written
         if number_of(base) == uid:
-            return Chosen(None, in_cur)
+            return ChosenName(None, in_cur)
         if not can_be_base(base) or (in_cur and self._holder(folder, base) not in (None, uid)):
-            return Chosen(None, in_cur)
-        return Chosen(base, in_cur)
+            return ChosenName(None, in_cur)
+        return ChosenName(base, in_cur)
 
     def base(self, folder: Folder, uid: int, size: int | None) -> bytes:
         """The base of a message's name.

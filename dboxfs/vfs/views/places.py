@@ -35,7 +35,7 @@ DIRECTORIES = {b"cur": Sub.CUR, b"new": Sub.NEW, b"tmp": Sub.TMP}
 KEYWORDS_NAME = b"dovecot-keywords"
 
 
-class Place(NamedTuple):
+class MaildirPlace(NamedTuple):
     """``sub`` of the mailbox whose directory has the inode number ``folder``."""
 
     folder: int
@@ -47,12 +47,12 @@ class Place(NamedTuple):
         return VIEW | (self.folder >> 32) << _SUB_BITS | self.sub
 
 
-def place_of(inode: int) -> Place | None:
+def place_of(inode: int) -> MaildirPlace | None:
     """What an inode number stands for; None: it is none of this view's directories and files."""
     if inode & _KINDS != VIEW or is_foreign(inode):
         return None
     number = inode >> _SUB_BITS & _FOLDER_MASK
-    return Place(number << 32, Sub(inode & 0xFF))
+    return MaildirPlace(number << 32, Sub(inode & 0xFF))
 
 
 def is_foreign(inode: int) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from dboxfs.fsapi.drivers.memory import MemoryDriver
 from dboxfs.store import Kind
 from dboxfs.vfs.options import Charset, Nesting
-from dboxfs.vfs.views.places import Place, Sub, place_of
+from dboxfs.vfs.views.places import MaildirPlace, Sub, place_of
 from tests.vfs.inside import ONE, TWO, raises
 from tests.vfs.views.inside import InMaildir, maildir
 
@@ -110,13 +110,13 @@ async def test_a_name_like_that_of_another_message_makes_way(m: InMaildir) -> No
 async def test_the_kernel_forgets_a_name_when_flags_change_and_no_other(m: InMaildir) -> None:
     uid = await m.came(TWO)
     await m.new()
-    new = Place(await m.p.inode("INBOX"), Sub.NEW).inode
+    new = MaildirPlace(await m.p.inode("INBOX"), Sub.NEW).inode
     (name,) = [name for name in await m.new() if f".U{uid}F" in name]
     m.inner.told.entries.clear()
     await m.flag(uid, add=SEEN)
     told = [(parent, entry) for parent, entry, _ in m.inner.told.entries if place_of(parent)]
     assert told == [(new, name.encode())]
-    assert {new, Place(await m.p.inode("INBOX"), Sub.CUR).inode} <= set(m.inner.told.changed)
+    assert {new, MaildirPlace(await m.p.inode("INBOX"), Sub.CUR).inode} <= set(m.inner.told.changed)
 
 
 async def test_the_times_of_cur_and_new_move_with_every_change_of_a_name(m: InMaildir) -> None:
