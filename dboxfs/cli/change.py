@@ -10,10 +10,11 @@ from dataclasses import replace
 
 import trio
 
+from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.progress import Meter
-from dboxfs.cli.status import UsageError
-from dboxfs.cli.stores import choose_store
+from dboxfs.cli.status import UsageError, new_root
+from dboxfs.cli.stores import add_store, choose_store
 from dboxfs.errors import MailHidden
 from dboxfs.fsapi import FileSystem, Permissions, ThreadsDriver
 from dboxfs.store import Kind, Location, open_store
@@ -21,6 +22,44 @@ from dboxfs.store.hidden import hidden_in, summary
 from dboxfs.store.mail_settings import for_dovecot
 from dboxfs.store.write import Neighbour, PurgeProgress, StoreWriter, WriteOptions, init_store
 from dboxfs.store.write.new_store import ROOT
+
+
+def declare_init(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
+    """The command line of ``dboxfs init``."""
+    parser.description = "Make an empty store in the directory STORE (new, or empty), with an INBOX."
+    parser.add_argument("store", metavar="STORE", type=new_root)
+    parser.add_argument("--format", choices=("sdbox", "mdbox"), required=True)
+    parser.add_argument(
+        "--dbox-version",
+        type=int,
+        choices=(2, 3),
+        default=2,
+        help="of the messages that dboxfs will write: 2, Dovecot's (default), or 3, which only dboxfs reads",
+    )
+    parser.add_argument(
+        "--owner",
+        metavar="USER[:GROUP]",
+        type=owner,
+        help="whose the store is (as root; default: the owner and group of the directory above STORE)",
+    )
+    parser.set_defaults(run=init)
+
+
+def declare_purge(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
+    """The command line of ``dboxfs purge``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = (
+        "Give back the space of messages that no mailbox has any more. Only where no Dovecot\n"
+        "uses STORE meanwhile; beside one, use: doveadm purge\n\n" + STORE_HELP
+    )
+    add_store(parser, by_option=by_option)
+    parser.add_argument(
+        "-n", "--dry-run", action="store_true", help="change nothing, tell what would be freed"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="also a store that seems to hide mail (no INBOX)"
+    )
+    parser.set_defaults(run=purge)
 
 
 def init(arguments: argparse.Namespace) -> int:

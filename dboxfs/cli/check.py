@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import trio
 
+from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import first_error, message
@@ -36,8 +37,12 @@ EXIT_NOT_CHECKED = 2
 _MEGABYTE = 1_000_000
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
-    """Declare the command line."""
+def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
+    """The command line of ``dboxfs check``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = DESCRIPTION + STORE_HELP
+    parser.epilog = STATUS
+    parser.set_defaults(run=check)
     add_store(parser, by_option=by_option)
     parser.add_argument("--quick", action="store_true", help="sizes and metadata only: don't read the texts")
     parser.add_argument("--json", action="store_true", help="one JSON object a line; the last is the summary")

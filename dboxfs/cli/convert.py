@@ -13,11 +13,12 @@ from dataclasses import replace
 
 import trio
 
+from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.progress import Meter
-from dboxfs.cli.status import UsageError, compress_method, new_root
-from dboxfs.cli.stores import add_store, choose_store
+from dboxfs.cli.status import UsageError, new_root
+from dboxfs.cli.stores import add_store, choose_store, compress_method
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, open_store
 from dboxfs.store.mail_settings import for_dovecot
@@ -35,8 +36,12 @@ store when everything is in it.
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
-    """Declare the command line."""
+def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
+    """The command line of ``dboxfs convert``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = DESCRIPTION + STORE_HELP.replace("STORE", "SRC", 1)
+    parser.epilog = STATUS_HELP
+    parser.set_defaults(run=convert)
     add_store(parser, by_option=by_option, metavar="SRC")
     parser.add_argument("target", metavar="DST", type=new_root)
     parser.add_argument("--format", choices=("sdbox", "mdbox"), help="of DST; left out: that of SRC")

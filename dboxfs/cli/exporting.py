@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import trio
 
+from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.progress import Meter
@@ -50,8 +51,12 @@ only read. DIR shows nothing before all is written; interrupted, the same comman
 _MOST_NOTES = 20
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
-    """Declare the command line."""
+def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
+    """The command line of ``dboxfs export``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = DESCRIPTION + STORE_HELP
+    parser.epilog = STATUS_HELP
+    parser.set_defaults(run=export)
     add_store(parser, by_option=by_option)
     parser.add_argument("target", metavar="DIR", type=new_root)
     parser.add_argument("--format", choices=("maildir", "mbox", "eml"), required=True)

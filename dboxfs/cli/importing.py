@@ -17,6 +17,7 @@ from dataclasses import replace
 import trio
 
 from dboxfs.cli import change
+from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.progress import Meter
@@ -53,8 +54,12 @@ same command, and one that is repeated changes nothing. SOURCE is only read.
 _MOST_NOTES = 20
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
-    """Declare the command line."""
+def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
+    """The command line of ``dboxfs import``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = DESCRIPTION + STORE_HELP
+    parser.epilog = STATUS_HELP
+    parser.set_defaults(run=import_mail)
     parser.add_argument("source", metavar="SOURCE")
     add_store(parser, by_option=by_option)
     parser.add_argument("--from", dest="kind", choices=KINDS, help="what SOURCE is; left out: found out")

@@ -18,8 +18,9 @@ import trio
 
 from dboxfs.cli.crypt_keys import read_keys
 from dboxfs.cli.daemon import in_background
+from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import is_stderr, log_to, one_line
-from dboxfs.cli.mount_options import parse_options
+from dboxfs.cli.mount_options import OPTIONS_HELP, parse_options
 from dboxfs.cli.paths import around, overlap
 from dboxfs.cli.stores import add_store, choose_store
 from dboxfs.errors import MountError
@@ -37,8 +38,12 @@ _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
-    """The arguments of ``dboxfs mount``."""
+def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
+    """The command line of ``dboxfs mount``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = "Mount STORE on the empty directory MOUNTPOINT.\n\n" + STORE_HELP
+    parser.epilog = OPTIONS_HELP + "\n" + STATUS_HELP
+    parser.set_defaults(run=mount)
     add_store(parser, by_option=by_option)
     parser.add_argument("mountpoint", metavar="MOUNTPOINT")
     parser.add_argument(

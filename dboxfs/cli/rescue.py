@@ -15,11 +15,12 @@ from dataclasses import asdict, replace
 
 import trio
 
+from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.progress import Meter
-from dboxfs.cli.status import compress_method, first_error, message, new_root
-from dboxfs.cli.stores import add_store, choose_store
+from dboxfs.cli.status import first_error, message, new_root
+from dboxfs.cli.stores import add_store, choose_store, compress_method
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location
@@ -54,8 +55,12 @@ EXIT_NOT_DONE = 2
 _TOLD_OF_EACH = 10
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
-    """Declare the command line."""
+def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
+    """The command line of ``dboxfs rescue``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = DESCRIPTION + STORE_HELP
+    parser.epilog = STATUS
+    parser.set_defaults(run=rescue)
     add_store(parser, by_option=by_option)
     parser.add_argument("target", metavar="DST", type=new_root)
     parser.add_argument("--format", choices=("sdbox", "mdbox"), help="of DST; left out: that of STORE")

@@ -21,8 +21,12 @@ _MOST_NAMED = 3
 _POLL = 0.2
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``dboxfs commit``."""
+def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
+    """The command line of ``dboxfs commit``."""
+    parser.description = (
+        "Make messages of all files that were put back into MOUNTPOINT, mounted with -o restore."
+    )
+    parser.set_defaults(run=commit)
     parser.add_argument("mountpoint", metavar="MOUNTPOINT")
 
 

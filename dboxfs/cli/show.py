@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
-from dboxfs.cli.stores import choose_store
+from dboxfs.cli.stores import add_store, choose_store
 from dboxfs.dovecot.user import FoundUser
 from dboxfs.errors import DboxfsError, NoSuchMailbox
 from dboxfs.fsapi import FileSystem, ThreadsDriver
@@ -18,6 +19,33 @@ from dboxfs.store.hidden import hidden_in, told
 from dboxfs.store.mail_settings import for_dovecot
 from dboxfs.tools.dump import describe_file
 from dboxfs.util.dates import rfc3339
+
+
+def declare_ls(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
+    """The command line of ``dboxfs ls``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = (
+        "List the mailboxes of STORE, or the messages of MAILBOX: uid, size, received, flags.\n\n"
+        + STORE_HELP
+    )
+    add_store(parser, by_option=by_option)
+    parser.add_argument("mailbox", metavar="MAILBOX", nargs="?")
+    parser.set_defaults(run=ls)
+
+
+def declare_info(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
+    """The command line of ``dboxfs info``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = "Show where the parts of STORE are, its mailboxes and their counts.\n\n" + STORE_HELP
+    add_store(parser, by_option=by_option)
+    parser.set_defaults(run=info)
+
+
+def declare_dump(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
+    """The command line of ``dboxfs dump``."""
+    parser.description = "Show any u.N, m.N, dovecot.index, .log, .cache or map file in readable form."
+    parser.add_argument("file", metavar="FILE")
+    parser.set_defaults(run=dump)
 
 
 def ls(arguments: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from dboxfs.dbox.encoders import Method, parse_method
 from dboxfs.errors import DboxfsError, MountError, NoSuchStore, Unsupported
 
 EXIT_FAILURE = 1
@@ -32,17 +31,6 @@ def new_root(text: str) -> str:
             "INDEX= and the like are for stores that are there"
         )
     return text
-
-
-def compress_method(text: str) -> Method | None:
-    """An argument that says how messages are compressed.
-
-    :raises argparse.ArgumentTypeError: it is no method.
-    """
-    try:
-        return parse_method(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def first_error(error: BaseException) -> BaseException:

@@ -3,7 +3,7 @@
 ``STORE`` is a directory, a ``mail_location`` of 2.3, or the bare name of a user where no such path exists.
 ``--set NAME=VALUE`` names it by settings of 2.4, or by ``mail_location``; ``--user NAME`` has the installed
 Dovecot asked (:mod:`dboxfs.dovecot`).  With either there is no argument STORE: whether a command has one is
-decided before its arguments are parsed (:func:`names_store`), since argparse can't tell which one of two
+decided before its arguments are parsed (``cli/main.py``), since argparse can't tell which one of two
 arguments is missing.
 
 A place that ``--set`` gives stands alone, and ``--user`` says whose variables and home are meant.  Other
@@ -17,7 +17,6 @@ import os
 import pwd
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dboxfs.cli.logs import one_line
@@ -28,15 +27,6 @@ from dboxfs.errors import NoDovecot, NoSuchStore, NoSuchUser
 from dboxfs.store.location import Location, parse_location
 from dboxfs.store.location_settings import NAMES, location_of
 from dboxfs.store.user_variables import StoreUser
-
-STORE_HELP = """\
-STORE is the root of the store (the directory with mailboxes/ in it), a Dovecot mail_location
-such as mdbox:/srv/mail/ann:INDEX=/var/index/ann:ALT=/archive/ann, or the name of a user of the
-Dovecot that is installed here. Instead of STORE:
-  --user ann                              ask Dovecot (-c FILE: with another configuration)
-  --set mail_driver=mdbox --set mail_path=/srv/mail/ann
-                                          settings of Dovecot 2.4, as doveconf -n shows them
-"""
 
 _BARE = re.compile(r"[\w.@+=-]*[\w@+=-]", re.ASCII)
 """What can be the name of a user, and is not ``.``, ``..`` or a path."""
@@ -65,12 +55,6 @@ class Chosen:
             return None
 
 
-def names_store(argv: Sequence[str]) -> bool:
-    """Whether options name the store, so that there is no argument STORE."""
-    words = argv[: argv.index("--")] if "--" in argv else argv
-    return any(word.partition("=")[0] in ("--user", "--set") for word in words)
-
-
 def add_store(parser: argparse.ArgumentParser, *, by_option: bool, metavar: str = "STORE") -> None:
     """Declare STORE, or the options that stand for it."""
     if not by_option:
@@ -85,6 +69,17 @@ def add_store(parser: argparse.ArgumentParser, *, by_option: bool, metavar: str 
     parser.add_argument("-c", "--config", metavar="FILE", help="Dovecot's configuration, for --user")
     if by_option:
         parser.set_defaults(store=None)
+
+
+def compress_method(text: str) -> Method | None:
+    """An argument that says how messages are compressed.
+
+    :raises argparse.ArgumentTypeError: it is no method.
+    """
+    try:
+        return parse_method(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _setting(text: str) -> tuple[str, str]:

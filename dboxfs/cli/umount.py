@@ -39,8 +39,10 @@ class _Answer(enum.Enum):
     NONE = enum.auto()
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``dboxfs umount``."""
+def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
+    """The command line of ``dboxfs umount``."""
+    parser.description = "Unmount MOUNTPOINT, also one whose daemon has died."
+    parser.set_defaults(run=umount)
     parser.add_argument("mountpoint", metavar="MOUNTPOINT")
     parser.add_argument("-z", "--lazy", action="store_true", help="detach now even if it is in use")
     parser.add_argument(

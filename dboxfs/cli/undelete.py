@@ -14,6 +14,7 @@ from email.policy import compat32
 
 import trio
 
+from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.status import UsageError
 from dboxfs.cli.stores import add_store, choose_store
@@ -48,8 +49,12 @@ _IN_ONE = 100
 """Messages of one transaction, during which the map is locked."""
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
-    """The arguments of ``dboxfs undelete``."""
+def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
+    """The command line of ``dboxfs undelete``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = DESCRIPTION + STORE_HELP
+    parser.epilog = STATUS_HELP
+    parser.set_defaults(run=undelete)
     add_store(parser, by_option=by_option)
     parser.add_argument("--list", action="store_true", help="only tell what could be brought back")
     parser.add_argument("--all", action="store_true", help="bring back every message")

@@ -45,3 +45,12 @@ def test_mount_without_fuse_says_in_one_line_what_is_missing(tmp_path: Path) -> 
     assert done.returncode == 4
     assert len(done.stderr.splitlines()) == 1
     assert "pyfuse3" in done.stderr
+
+
+def test_unmounting_loads_nothing_that_only_mounting_needs(tmp_path: Path) -> None:
+    """A script that unmounts a hundred stores does not wait for numpy a hundred times."""
+    code = "import sys; from dboxfs.cli.main import main; status = main(sys.argv[1:])\n" \
+        "print(status, sorted({'numpy', 'trio', 'pyfuse3', 'dboxfs.store'} & set(sys.modules)))"  # fmt: skip
+    command = [sys.executable, "-c", code, "umount", "--quiet", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "0 []\n"
