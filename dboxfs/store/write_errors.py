@@ -58,6 +58,15 @@ class StoreExists(DboxfsError):
     errno: ClassVar[int] = errno.EEXIST
 
 
+class TextGone(DboxfsError):
+    """A stored text that a message was to refer to is gone, or has as many copies as it can have.
+
+    Nothing was changed.
+    """
+
+    errno: ClassVar[int] = errno.ESTALE
+
+
 class Superseded(DboxfsError):
     """The message whose place was to be taken is gone, or another one has its name; nothing was changed."""
 

@@ -28,7 +28,8 @@ from dboxfs.errors import DboxfsError, NoSuchMessage, StoreBusy
 from dboxfs.store import Folder, Mailbox, Store
 from dboxfs.store.names.files import NameFiles
 from dboxfs.store.names.read import NameReader
-from dboxfs.store.write import BodySource, Copied, NewMessage, Saved, Source, StoreWriter, Superseded, Wanted
+from dboxfs.store.stored_once import Arrived, StoredOnce
+from dboxfs.store.write import BodySource, Copied, NewMessage, Source, StoreWriter, Superseded, Wanted
 from dboxfs.vfs.editor_saves import EditorSaves
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.forwarding import Forwarding
@@ -44,6 +45,9 @@ ATTEMPTS = 100
 
 GONE = 20
 """So often in a row a message may be gone before it is believed to be: others replace it again and again."""
+
+MOST_LOGGED = 100
+"""So many messages that can't keep the guid that they bring are logged."""
 
 _FIRST_DELAY = 0.001
 _LONGEST_DELAY = 0.05
@@ -85,6 +89,7 @@ class MessageChanges:
     ) -> None:
         self._store = store
         self._writer = writer
+        self._once = StoredOnce(store, writer)
         self._inodes = inodes
         self._forwarding = forwarding
         self._locks = locks
@@ -93,6 +98,7 @@ class MessageChanges:
         self._files = files
         self._editor_saves = EditorSaves()
         self._filled: set[bytes] = set()
+        self._reguided = 0
         writer.tell_names(files)
 
     # -- again, and where ----------------------------------------------------------------------
@@ -177,8 +183,9 @@ class MessageChanges:
         if guid is not None and not len(mailbox_of(folder)):
             self._filled.add(guid)
         async with self._announced(folder, wanted):
-            saved = await self._writer.save(folder.name, [replace(message, wanted=wanted)])
-        uid = saved.uids[0]
+            arrived = await self._once.save(folder.name, [replace(message, wanted=wanted)])
+        uid = arrived.saved.uids[0]
+        self._tell_guid(folder, uid, arrived)
         home = await self.home(folder, guid)
         if home is None:
             return uid
@@ -203,7 +210,18 @@ class MessageChanges:
             raise failed
         return uid
 
-    async def save_all(self, folder: Folder, messages: Sequence[NewMessage]) -> Saved:
+    def _tell_guid(self, folder: Folder, uid: int, arrived: Arrived) -> None:
+        """A message could not keep the guid that it brought: the first of many are told."""
+        if not arrived.not_kept:
+            return
+        self._reguided += 1
+        if self._reguided <= MOST_LOGGED:
+            shown = self._store.display_name(folder)
+            log.warning("%s: uid %d has a new guid: %s", shown, uid, arrived.not_kept[0])
+        if self._reguided == MOST_LOGGED:
+            log.warning("no more messages that have a new guid are told")
+
+    async def save_all(self, folder: Folder, messages: Sequence[NewMessage]) -> Arrived:
         """Save messages into a mailbox in one transaction; their names are those that they want.
 
         A name that can't be kept is logged, and the message is ``<uid>.eml``.
@@ -217,14 +235,14 @@ class MessageChanges:
         async with AsyncExitStack() as stack:
             for message in messages:
                 await stack.enter_async_context(self._announced(folder, message.wanted))
-            saved = await self._writer.save(folder.name, messages)
+            arrived = await self._once.save(folder.name, messages)
         await self._store.see(folder)
         async with trio.open_nursery() as nursery:
-            for message, uid in zip(messages, saved.uids, strict=True):
+            for message, uid in zip(messages, arrived.saved.uids, strict=True):
                 self._editor_saves.saved(folder.name, uid)
                 if message.wanted is not None:
                     nursery.start_soon(self._keep_written_name, folder, uid, message.wanted.name)
-        return saved
+        return arrived
 
     async def _keep_written_name(self, folder: Folder, uid: int, name: bytes) -> None:
         try:

@@ -316,22 +316,27 @@ class Staging:
             messages.append(_message(draft, uid, name))
             if not is_free:
                 self._report.tell(shown, draft.name, "name", "a message has it already")
-        saved = await self._changes.save_all(folder, messages)
-        for (draft, uid), now in zip(ordered, saved.uids, strict=True):
-            self._count(shown, draft, uid, now)
+        arrived = await self._changes.save_all(folder, messages)
+        for at, ((draft, uid), now) in enumerate(zip(ordered, arrived.saved.uids, strict=True)):
+            self._count(shown, draft, uid, now, arrived.not_kept.get(at))
             self._report.size += draft.size
             draft.committed(now)
             self._forwarding.became(draft.inode, folder, now)
             self._drafts.drop(draft)
 
-    def _count(self, shown: str, draft: Draft, asked: int | None, uid: int) -> None:
+    def _count(self, shown: str, draft: Draft, asked: int | None, uid: int, other: str | None) -> None:
+        """
+        :param other: why it has not the guid that it brought.
+        """
         report, brought = self._report, draft.brought
         report.messages += 1
         if brought.uid is not None and brought.uid != uid:
             why = "it is another message's" if asked is None else "others have given uids meanwhile"
             report.tell(shown, draft.name, f"uid {brought.uid}, is {uid}", why)
         report.kept_uid += uid in (brought.uid, number_of(draft.name))
-        report.kept_guid += brought.guid is not None
+        report.kept_guid += brought.guid is not None and other is None
+        if other is not None and brought.guid is not None:
+            report.tell(shown, draft.name, f"guid {brought.guid.decode('utf-8', 'replace')}", other)
 
     async def _set_next_uid(self, folder: Folder, next_uid: int) -> None:
         box = mailbox_of(folder)

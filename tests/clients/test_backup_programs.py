@@ -104,10 +104,8 @@ def filled(account: Account, mounts: Mounts) -> None:
     (mnt / "Work" / "large").write_bytes(LONG * 3)
     (mnt / "INBOX" / "3.eml").unlink()
     (mnt / "Work" / "m0").unlink()
-    if account.location.startswith(
-        "sdbox"
-    ):  # in an mdbox a copy comes back as a record of its own: check warns
-        os.link(mnt / "INBOX" / "5.eml", mnt / "Work" / "copy")
+    os.link(mnt / "INBOX" / "5.eml", mnt / "Work" / "copy")
+    os.link(mnt / "INBOX" / "5.eml", mnt / "INBOX" / "again")
     os.setxattr(mnt / "INBOX" / "7.eml", "user.dbox.flags", b"\\Answered \\Seen")
     os.setxattr(mnt / "Work" / "large", "user.dbox.keywords", b"$Label other")
     mounts.umount(mnt)

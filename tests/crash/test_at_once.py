@@ -24,7 +24,16 @@ from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.fsapi.temporary import Process
 from dboxfs.store import Kind, Location, open_store
-from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
+from dboxfs.store.size_format import generation_of
+from dboxfs.store.write import (
+    Neighbour,
+    NewMessage,
+    StoredText,
+    StoreWriter,
+    Twin,
+    WriteOptions,
+    init_store,
+)
 from tests.crash.points import Point, Recorder
 from tests.crash.test_format3 import Change, Key, contents, copy, move, points_of
 from tests.crash.test_format3 import replace as replaced
@@ -42,6 +51,28 @@ async def save(writer: StoreWriter) -> None:
 
 async def save_large(writer: StoreWriter) -> None:
     await writer.save("INBOX", [NewMessage(body(100)), NewMessage(body(101, 50_000)), NewMessage(body(102))])
+
+
+async def refer(writer: StoreWriter) -> None:
+    """A save whose messages refer to a text that the storage has, and to one that comes with it."""
+    location = writer.location
+    async with FileSystem(ThreadsDriver(1)) as fs, open_store(fs, location, follow=False) as store:
+        box = store.folders["INBOX"].mailbox
+        assert box is not None
+        first = (await box.details(1)).metadata.guid
+        mapping = await writer.seen_map()
+    generation = generation_of(mapping.state.indexid, mapping.uid_validity, mapping.rebuild_count)
+    new, stored = os.urandom(16), StoredText(int(mapping.map_uids[0]), generation)
+    await writer.save(
+        "Work",
+        [
+            NewMessage(body(100), guid=new),
+            NewMessage(b"", guid_text=first, same_as=stored),
+            NewMessage(b"", guid=new, same_as=Twin(0)),
+            NewMessage(body(101, 50_000)),
+            NewMessage(b"", guid_text=first, same_as=stored),
+        ],
+    )
 
 
 CHANGES: list[Change] = [save, save_large, replaced, copy, move]
@@ -138,6 +169,14 @@ async def test_what_was_not_acknowledged_is_there_at_once_or_never(
 
 
 @pytest.mark.parametrize("neighbour", list(Neighbour), ids=lambda n: n.value)
+async def test_what_refers_to_stored_texts_is_there_at_once_or_never(
+    points: dict[str, int], tmp_path: Path, neighbour: Neighbour
+) -> None:
+    chosen = await at_every_point(tmp_path, refer, Kind.MDBOX, neighbour)
+    points[f"at once: refer-{neighbour.value}"] = chosen
+
+
+@pytest.mark.parametrize("neighbour", list(Neighbour), ids=lambda n: n.value)
 async def test_a_move_is_finished_or_undone_also_where_it_has_to_copy_the_bytes(
     points: dict[str, int], tmp_path: Path, neighbour: Neighbour
 ) -> None:
@@ -173,7 +212,7 @@ async def at_every_point(
         then = await contents(left)
         where = f"{point} after {recorder.kinds[max(point.nth - 1, 0)]}"
         check(change, before, after, at_once, then, whole, where)
-        if neighbour is Neighbour.ALONE or change in (save, save_large):
+        if neighbour is Neighbour.ALONE or change in (save, save_large, refer):
             assert await nobodys(left) == [], where
         shutil.rmtree(left.root)
     return len(chosen)

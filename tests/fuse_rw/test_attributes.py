@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.fuse_rw.rw import JULY, ONE, TWO, Writable, both, resynced
+from tests.live.dovecot import Dovecot
+from tests.live.mounts import Mounts, dboxfs
 
 pytestmark = [both, resynced]
 
@@ -163,3 +165,34 @@ def test_a_mailbox_without_messages_gets_the_identity_that_it_is_given(rw: Writa
     for name, value in (("guid", b"00" * 16), ("guid", b"x"), ("uidvalidity", b"0"), ("unknown", b"")):
         with refused(errno.EINVAL):
             os.setxattr(rw.mnt / "New", f"user.dbox.{name}", value)
+
+
+@pytest.mark.expected_log("has a new guid: INBOX, uid 1, has it, and another text")
+def test_cp_with_all_attributes_makes_a_copy_that_check_a_repair_and_a_purge_keep(
+    dovecot: Dovecot, mounts: Mounts, tmp_path: Path, driver: str
+) -> None:
+    rw = Writable.make(dovecot, mounts, tmp_path, driver)
+    for target in ("Work/copy", "INBOX/again", "Work/edited"):
+        rw.run("cp", "-a", "INBOX/1.eml", target)
+    edited = ONE.replace(b"first", b"FIRST")
+    if driver == "mdbox":
+        rw.run("cp", "-a", "INBOX/1.eml", tmp_path / "edited")
+        date = (tmp_path / "edited").stat().st_mtime
+        (tmp_path / "edited").write_bytes(edited)
+        os.utime(tmp_path / "edited", (date, date))
+        (rw.work / "edited").unlink()
+        rw.run("cp", "-a", tmp_path / "edited", "Work/edited")
+    copies = [rw.inbox / "1.eml", rw.inbox / "again", rw.work / "copy"]
+    guids = [os.getxattr(path, "user.dbox.guid") for path in copies]
+    assert len(set(guids)) == 1
+    found = dboxfs("check", rw.account.root)
+    assert found.returncode == 0, found.stdout
+    before = rw.everything()
+    rw.account.force_resync()
+    assert rw.everything() == before
+    (rw.inbox / "1.eml").unlink()
+    rw.account.doveadm("mailbox status", "messages", "INBOX")
+    rw.account.purge()
+    assert (rw.texts(), rw.texts("Work")) == ([ONE], [ONE, edited if driver == "mdbox" else ONE])
+    if driver == "mdbox":
+        assert os.getxattr(rw.work / "edited", "user.dbox.guid") not in guids

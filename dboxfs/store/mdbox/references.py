@@ -70,14 +70,17 @@ class References:
             diffs += [(map_uid, 1) for _, map_uid in replaced]
         return await self._disk.attempt(self.change(diffs))
 
-    async def change(self, diffs: Iterable[tuple[int, int]]) -> None:
-        """Change refcounts in the map: (map uid, difference), in any order."""
+    async def change(self, diffs: Iterable[tuple[int, int]], *, tail: bool = False) -> None:
+        """Change refcounts in the map: (map uid, difference), in any order.
+
+        :param tail: say in the same write that all is done.
+        """
         sums: dict[int, int] = {}
         for map_uid, diff in diffs:
             sums[map_uid] = sums.get(map_uid, 0) + diff
         change = log_records.change_refcounts(self._work.map.state, sorted(sums.items()))
         if change:
-            await self._work.map.append(change)
+            await self._work.map.append(change, tail=tail)
 
 
 def check_limit(mapping: MapIndex, rows: Sequence[log_records.Appended]) -> None:

@@ -5,10 +5,14 @@ records; the locks; then the map, the mailboxes, and the map's tail.
 
 A record that was written but whose mailbox can't be had any more gets a map entry with refcount 0: it is
 then nobody's, like an expunged message, and a purge takes it away.
+
+A message whose text the storage has already (``NewMessage.same_as``) has no record of its own: the refcount
+of the one that it refers to rises with the same write to the map, as with a copy.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,14 +27,17 @@ from dboxfs.store.indexes.in_turn import LogWrite, LogWritten, run_in_turn
 from dboxfs.store.indexes.log import IndexLog, locked_ahead
 from dboxfs.store.indexes.snapshot import is_due_behind
 from dboxfs.store.mdbox.placement import Placed, Placer
-from dboxfs.store.mdbox.references import References
+from dboxfs.store.mdbox.references import REFCOUNT_LIMIT, References, references_of
+from dboxfs.store.size_format import generation_of
 from dboxfs.store.write import log_records
 from dboxfs.store.write.group_commit import GroupCommit, Request
-from dboxfs.store.write.message import NewMessage
+from dboxfs.store.write.log_records import check_keywords
+from dboxfs.store.write.message import NewMessage, StoredText, Twin
 from dboxfs.store.write.notes import Note, writing
-from dboxfs.store.write.record import Composed, Spooled, compose
+from dboxfs.store.write.record import Composed, Spooled, checked_guid, compose
 from dboxfs.store.write.results import Saved, now_seconds
-from dboxfs.store.write.session import KEEP_STATES, Work, present, visible
+from dboxfs.store.write.session import KEEP_STATES, Work, visible
+from dboxfs.store.write_errors import TextGone
 from dboxfs.store.write_options import LockMethod
 
 SHARED_LIMIT = 1 << 20
@@ -42,12 +49,24 @@ _TAIL = 64
 
 
 @dataclass(slots=True)
+class _Arriving:
+    """A message on its way.  ``placed``: its record; None: it waits, or refers to a stored text."""
+
+    message: NewMessage
+    guid: bytes
+    placed: Placed | None = None
+
+
+@dataclass(slots=True)
 class _Save:
-    """A save on its way.  Its records are in memory (``composed``) or placed already by its own placer."""
+    """A save on its way.
+
+    ``waiting``: those whose records are in memory; others were placed by the save's own placer.
+    """
 
     name: str
-    composed: list[Composed] = field(default_factory=list)
-    placed: list[Placed] = field(default_factory=list)
+    arriving: list[_Arriving] = field(default_factory=list)
+    waiting: list[tuple[_Arriving, Composed]] = field(default_factory=list)
     placer: Placer | None = None
 
 
@@ -55,12 +74,15 @@ class _Save:
 class _Share:
     """What one mailbox gets of a group: its requests, and the messages they replace (uid, map uid).
 
-    ``uids``: of the new messages, by ``id`` of what was composed.
+    ``uids``: of the new messages, by ``id`` of what arrives.  ``referring``: those of ``appended`` that refer
+    to a text which was stored before.
     """
 
+    name: str
     index: IndexLog
     requests: list[Request[_Save, Saved]]
     appended: list[log_records.Appended] = field(default_factory=list)
+    referring: list[log_records.Appended] = field(default_factory=list)
     replaced: list[tuple[int, int]] = field(default_factory=list)
     uids: dict[int, int] = field(default_factory=dict)
 
@@ -87,14 +109,21 @@ class MdboxSaves:
         total, notes = 0, list[str]()
         try:
             for message in messages:
+                if message.same_as is not None:
+                    check_keywords(message.keywords)
+                    if isinstance(message.same_as, Twin) and message.same_as.number >= len(save.arriving):
+                        raise ValueError("a message refers to one that comes before it")
+                    save.arriving.append(_Arriving(message, checked_guid(message)))
+                    continue
                 composed = await compose(
                     message, options, mailbox=name, directory=self._work.location.storage
                 )
                 total += composed.room
-                save.composed.append(composed)
+                save.arriving.append(_Arriving(composed.message, composed.guid))
+                save.waiting.append((save.arriving[-1], composed))
                 if save.placer is not None or total > SHARED_LIMIT or not composed.whole:
                     save.placer = save.placer or Placer(self._work)
-                    guids = tuple(waiting.guid.hex() for waiting in save.composed)
+                    guids = tuple(waiting.guid.hex() for waiting, _ in save.waiting)
                     notes.append(await self._work.notes.put(Note(name, messages=guids)))
                     await self._place_own(save, save.placer)
             if save.placer is not None:
@@ -109,12 +138,12 @@ class MdboxSaves:
 
     async def _place_own(self, save: _Save, placer: Placer) -> None:
         """Append what is composed to files of the save's own."""
-        waiting, save.composed = save.composed, []
-        for composed in waiting:
+        waiting, save.waiting = save.waiting, []
+        for arriving, composed in waiting:
             if isinstance(composed, Spooled):
-                save.placed.append(await placer.adopt(composed))
+                arriving.placed = await placer.adopt(composed)
             else:
-                save.placed.append(await placer.place(composed))
+                arriving.placed = await placer.place(composed)
 
     # -- commit ------------------------------------------------------------------------------------------
 
@@ -129,6 +158,7 @@ class MdboxSaves:
                 self._work.locked_map() as mapping,
                 self._shares(group) as shares,
             ):
+                self._refuse_lost_texts(mapping, shares)
                 await self._name(shares)
                 if shares:
                     await self._write(mapping, placers, group, shares, notes)
@@ -149,17 +179,18 @@ class MdboxSaves:
 
         :param notes: gets the path of the note that says whose they are as long as no mailbox has them.
         """
-        todo = [composed for request in group for composed in request.what.composed]
-        if not todo:
+        waiting = [some for request in group for some in request.what.waiting]
+        if not waiting:
             return
         await self._work.notes.prepare()
         notes.append(self._work.notes.path())
-        note = Note("", messages=tuple(composed.guid.hex() for composed in todo))
-        permissions = self._disk.file_permissions
-        placed = iter(await placer.place_all(todo, lambda: writing(notes[0], note, permissions)))
+        note = Note("", messages=tuple(arriving.guid.hex() for arriving, _ in waiting))
+        permissions, todo = self._disk.file_permissions, [composed for _, composed in waiting]
+        placed = await placer.place_all(todo, lambda: writing(notes[0], note, permissions))
+        for (arriving, _), place in zip(waiting, placed, strict=True):
+            arriving.placed = place
         for request in group:
-            request.what.placed += [next(placed) for _ in request.what.composed]
-            request.what.composed = []
+            request.what.waiting.clear()
 
     def _locked_ahead(self, group: Sequence[_Request]) -> AbstractAsyncContextManager[None]:
         names = sorted({request.what.name for request in group})[: KEEP_STATES // 2]  # all are kept
@@ -178,7 +209,7 @@ class MdboxSaves:
                     for request in requests:
                         request.error = error
                 else:
-                    shares.append(_Share(index, requests))
+                    shares.append(_Share(name, index, requests))
             yield shares
 
     async def _write(
@@ -193,10 +224,13 @@ class MdboxSaves:
         highest = await self._name_files(mapping, placers)
         entries = self._entries(mapping, group, shares)
         batch = log_records.highest_file_id(self._work.map.state, highest) if highest else []
-        batch += log_records.append_to_map(self._work.map.state, entries)
-        if self._work.options.alone:
-            lost = sorted(map_uid for share in shares for _, map_uid in share.replaced)
-            batch += log_records.change_refcounts(self._work.map.state, [(map_uid, -1) for map_uid in lost])
+        if entries:
+            batch += log_records.append_to_map(self._work.map.state, entries)
+        more = references_of([row for share in shares for row in share.referring], 1)
+        batch += log_records.change_refcounts(self._work.map.state, more)
+        lost = sorted(map_uid for share in shares for _, map_uid in share.replaced)
+        lost = lost if self._work.options.alone else []
+        batch += log_records.change_refcounts(self._work.map.state, [(map_uid, -1) for map_uid in lost])
         writes = [self._work.map.plan(batch, durable=True)]
         writes += [share.index.plan(self._records(share), durable=True) for share in shares]
         writes.append(self._work.map.plan((), tail=True, unlink=notes, behind=writes[0]))
@@ -204,7 +238,7 @@ class MdboxSaves:
         try:
             await self._work.map.settle(writes[0], done.begun[0])
         except OSError:
-            await self._disown(shares, placers)
+            await self._disown(shares, placers, lost)
             raise
         for placer in placers:
             placer.named = True
@@ -237,6 +271,28 @@ class MdboxSaves:
         files = [container.file for placer in placers for container in placer.containers]
         return [*(index.file for index in indexes), *files]
 
+    @staticmethod
+    def _refuse_lost_texts(mapping: MapIndex, shares: list[_Share]) -> None:
+        """Requests whose messages refer to a text that is not there any more go, with an error."""
+        state, more = mapping.state, Counter[int]()
+        now = generation_of(state.indexid, mapping.uid_validity, mapping.rebuild_count)
+        for share in shares:
+            for request in list(share.requests):
+                wanted = Counter(
+                    text.map_uid if text.generation == now else 0
+                    for text in (arriving.message.same_as for arriving in request.what.arriving)
+                    if isinstance(text, StoredText)
+                )
+                found = [(mapping.lookup(map_uid), map_uid) for map_uid in wanted]
+                if all(
+                    place is not None and place.refcount + more[map_uid] + wanted[map_uid] < REFCOUNT_LIMIT
+                    for place, map_uid in found
+                ):
+                    more += wanted
+                    continue
+                request.error = TextGone("a message with the same guid has gone meanwhile")
+                share.requests.remove(request)
+
     async def _name(self, shares: list[_Share]) -> None:
         """Give the messages their uids, and tell who knows names of them.
 
@@ -244,18 +300,18 @@ class MdboxSaves:
         """
         for share in shares:
             uid = share.index.state.next_uid
-            messages = [placed.composed for request in share.requests for placed in request.what.placed]
-            for composed in messages:
-                share.uids[id(composed)] = uid = max(uid, composed.message.uid or 0)
-                if composed.message.wanted is not None:
-                    composed.message.wanted.uid = uid
+            messages = [arriving for request in share.requests for arriving in request.what.arriving]
+            for arriving in messages:
+                share.uids[id(arriving)] = uid = max(uid, arriving.message.uid or 0)
+                if arriving.message.wanted is not None:
+                    arriving.message.wanted.uid = uid
                 uid += 1
-            wanted = [composed.message.wanted for composed in messages]
-            name = share.requests[0].what.name
+            wanted = [arriving.message.wanted for arriving in messages]
+            name = share.name
             answers = iter(await self._work.name(name, share.index, wanted))
             for request in list(share.requests):
                 errors = [
-                    error for error in [next(answers) for _ in request.what.placed] if error is not None
+                    error for error in [next(answers) for _ in request.what.arriving] if error is not None
                 ]
                 if errors:
                     request.error = errors[0]
@@ -291,20 +347,28 @@ class MdboxSaves:
         entries: list[log_records.MapEntry] = []
         share_of = {id(request): share for share in shares for request in share.requests}
         for request in group:
-            share = share_of.get(id(request))
-            for placed in request.what.placed:
-                size, file_id = placed.size, placed.container.file_id
-                entries.append(
-                    log_records.MapEntry(map_uid, file_id, placed.offset, size, int(share is not None))
-                )
+            share, places = share_of.get(id(request)), list[int]()
+            texts = [arriving.message.same_as for arriving in request.what.arriving]
+            twins = Counter(text.number for text in texts if isinstance(text, Twin))
+            for number, (arriving, text) in enumerate(zip(request.what.arriving, texts, strict=True)):
+                if (placed := arriving.placed) is not None:
+                    count = 1 + twins[number] if share is not None else 0
+                    file_id, offset, size = placed.container.file_id, placed.offset, placed.size
+                    entries.append(log_records.MapEntry(map_uid, file_id, offset, size, count))
+                    places.append(map_uid)
+                    map_uid += 1
+                elif isinstance(text, Twin):
+                    places.append(places[text.number])
+                elif text is not None:
+                    places.append(text.map_uid)
                 if share is not None:
-                    self._add_row(share, share.uids[id(placed.composed)], map_uid, placed.composed)
-                map_uid += 1
+                    self._add_row(share, arriving, places[-1])
         return entries
 
-    def _add_row(self, share: _Share, uid: int, map_uid: int, composed: Composed) -> None:
+    @staticmethod
+    def _add_row(share: _Share, arriving: _Arriving, map_uid: int) -> None:
         """The mailbox record of a new message; a message that it replaces gives flags and keywords."""
-        state, message = share.index.state, composed.message
+        state, message, uid = share.index.state, arriving.message, share.uids[id(arriving)]
         flags, keywords = message.flags, message.keywords
         column = map_uids(state)
         if message.replaces is not None and column is not None and visible(state, [message.replaces]):
@@ -316,9 +380,10 @@ class MdboxSaves:
             flags, keywords = log_records.marks(state, message.inherits)
         saved = message.saved if message.saved is not None else now_seconds()
         has_uidl = message.pop3_uidl is not None
-        share.appended.append(
-            log_records.Appended(uid, flags, keywords, composed.guid, map_uid, saved, has_uidl)
-        )
+        row = log_records.Appended(uid, flags, keywords, arriving.guid, map_uid, saved, has_uidl)
+        share.appended.append(row)
+        if isinstance(message.same_as, StoredText):
+            share.referring.append(row)
 
     def _records(self, share: _Share) -> list[bytes]:
         """What a mailbox's log gets."""
@@ -343,25 +408,29 @@ class MdboxSaves:
                 request.error = error
             if not await self._references.take_back(share.index, share.appended, share.replaced):
                 # the next who holds the map repairs it, and brings none of them up
-                self._work.never_acknowledged |= {message.guid for message in share.appended}
+                new = [row for row in share.appended if row not in share.referring]
+                self._work.never_acknowledged |= {message.guid for message in new}
                 return False
         return True
 
-    async def _disown(self, shares: list[_Share], placers: list[Placer]) -> None:
-        """The map could not be made durable: if it has the new entries, they shall be nobody's."""
-        appended = [message.map_uid for share in shares for message in share.appended]
-        known = present(self._work.map.state, appended)
-        if known:
-            for placer in placers:
-                placer.named = True
-            change = log_records.change_refcounts(self._work.map.state, [(map_uid, -1) for map_uid in known])
-            await self._disk.attempt(self._work.map.append(change, tail=True))
+    async def _disown(self, shares: list[_Share], placers: list[Placer], lost: Sequence[int]) -> None:
+        """The map could not be made durable: if it has the change, the new entries shall be nobody's.
+
+        :param lost: map uids of replaced messages, which their mailboxes have still.
+        """
+        if self._work.map.tail_is_head:
+            return
+        for placer in placers:
+            placer.named = True
+        back = references_of([row for share in shares for row in share.appended], -1)
+        back += [(map_uid, 1) for map_uid in lost]
+        await self._disk.attempt(self._references.change(back, tail=True))
 
     def _answer(self, shares: list[_Share]) -> None:
         for share in shares:
             rows = iter(share.appended)
             for request in share.requests:
-                mine = [next(rows) for _ in request.what.placed]
+                mine = [next(rows) for _ in request.what.arriving]
                 if request.error is None:
                     request.result = Saved(
                         share.index.state.uid_validity,

@@ -38,7 +38,12 @@ class SdboxWriter:
         return sum(queue.groups for queue in self._saves.queues)
 
     async def add(self, name: str, messages: Sequence[NewMessage]) -> Saved:
-        """Bring messages into a mailbox, in one transaction."""
+        """Bring messages into a mailbox, in one transaction.
+
+        :raises ValueError: one refers to the text of another: each has a file of its own.
+        """
+        if any(message.same_as is not None for message in messages):
+            raise ValueError("an sdbox has a file for each message")
         return await self._saves.add(name, messages)
 
     # -- copy --------------------------------------------------------------------------------------------

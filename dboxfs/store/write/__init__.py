@@ -10,6 +10,8 @@ from dboxfs.store.write.message import (
     HandleSource,
     NewMessage,
     Source,
+    StoredText,
+    Twin,
 )
 from dboxfs.store.write.naming import Namer, Wanted
 from dboxfs.store.write.new_store import init_store
@@ -26,6 +28,7 @@ from dboxfs.store.write_errors import (
     RefusedMessage,
     StoreExists,
     Superseded,
+    TextGone,
 )
 from dboxfs.store.write_options import Eol, Fsync, LockMethod, Neighbour, WriteOptions
 
@@ -56,7 +59,10 @@ __all__ = [
     "Spool",
     "StoreExists",
     "StoreWriter",
+    "StoredText",
     "Superseded",
+    "TextGone",
+    "Twin",
     "Wanted",
     "WriteOptions",
     "init_store",

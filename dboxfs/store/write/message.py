@@ -95,6 +95,24 @@ class Coded:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredText:
+    """mdbox: a text that the storage has already, under *map_uid*.
+
+    :param generation: of the map in which it was found (``generation_of``): another one has other numbers.
+    """
+
+    map_uid: int
+    generation: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """mdbox: the same text as message *number* of the same save, which comes before."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewMessage:
     """A message to be saved.
 
@@ -117,6 +135,8 @@ class NewMessage:
     :param wanted: the name that it shall have, where a :class:`~dboxfs.store.write.naming.Namer` listens.
     :param orig_mailbox: storage name of the mailbox that it was first saved to; None: in an mdbox this one.
     :param pop3_uidl: its POP3 UIDL; None: Dovecot makes one as its settings say.
+    :param same_as: mdbox: its bytes, received date and guid are those of this text, which it refers to; the
+        source is not read.
     """
 
     source: Source | bytes
@@ -133,6 +153,7 @@ class NewMessage:
     orig_mailbox: bytes | None = None
     inherits: int | None = None
     pop3_uidl: bytes | None = None
+    same_as: StoredText | Twin | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,7 +244,7 @@ async def compose(
     for text in (message.pop3_uidl, message.orig_mailbox):
         if text is not None:
             check_text(text)
-    guid = _guid(message)
+    guid = checked_guid(message)
     convert, memory_limit = options.eol is Eol.LF and message.coded is None, options.memory_limit
     if options.compress is not None and options.dbox_version != 3 and message.coded is None:
         message, convert = await compressed(message, options.compress, convert=convert), False
@@ -275,8 +275,11 @@ def check_text(text: bytes) -> None:
         raise ValueError(f"no text of a guid, a UIDL or a mailbox: {text[:64]!r}")
 
 
-def _guid(message: NewMessage) -> bytes:
-    """The 16 bytes that indexes have for it."""
+def checked_guid(message: NewMessage) -> bytes:
+    """The 16 bytes that indexes have for a message.
+
+    :raises ValueError: a guid, or a text of one, that can't be.
+    """
     guid, text = message.guid, message.guid_text
     if guid is not None and len(guid) != 16:
         raise ValueError(f"a guid has 16 bytes, this one {len(guid)}")

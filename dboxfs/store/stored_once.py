@@ -1,0 +1,329 @@
+"""Messages that bring the guid of one that an mdbox has already: stored once, as Dovecot's COPY does it.
+
+In an mdbox a guid names one record of the storage.  Two records with one guid are damage: a rebuild
+(``doveadm force-resync``) takes the second one for dead where both have the same size (recovery section 4).
+So a guid that a program brings with a new message is looked for in all mailboxes:
+
+==========================================  ================================================================
+the guid is that of                         the new message
+==========================================  ================================================================
+no message                                  has it, and a record of its own
+a message with the same bytes               is a copy: one more reference to that record
+an earlier message of the same save,        the same
+with the same bytes
+a message with other bytes, another date,   has a record and a new guid, and the caller is told why
+or one that can't be read or copied
+==========================================  ================================================================
+
+The same bytes: sizes are compared first, then the texts, a piece at a time, before any lock of the store is
+taken.  What the new message brings beside them has to fit, too: a copy shares received date, POP3 UIDL and
+original mailbox with its record.
+
+Under the lock of the map the writer looks whether the record is there still (``TextGone``): it may have been
+purged; then all of this is done again.  One that was expunged meanwhile, moved by a purge or to the
+alternative storage is as good as before.  A crash: PROTOCOL sections 4 and 5.
+
+Concurrency: a guid is brought by one save at a time, which the next one waits for.  What other processes save
+in the same moment is not seen.  Messages that were expunged and not purged yet are not looked for.
+
+An sdbox has a file for each message, and its indexes know no guids: there each message has the guid that it
+brings, as copies of Dovecot's have, also within one mailbox.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import trio
+
+from dboxfs.dbox import Metadata
+from dboxfs.errors import DboxfsError, EncryptedMessage, StoreBusy
+from dboxfs.index.mailbox import guids, map_uid, map_uids
+from dboxfs.store.body import Body, open_body, settled
+from dboxfs.store.decrypt import decrypting
+from dboxfs.store.folder import Folder
+from dboxfs.store.mdbox.references import REFCOUNT_LIMIT
+from dboxfs.store.size_format import generation_of
+from dboxfs.store.store import Store
+from dboxfs.store.write.message import BytesSource, NewMessage, Pieces, Source, StoredText, Twin
+from dboxfs.store.write.record import checked_guid
+from dboxfs.store.write.results import Saved
+from dboxfs.store.write.writer import StoreWriter
+from dboxfs.store.write_errors import TextGone
+from dboxfs.store.write_options import Eol
+
+MOST_LOOKS = 10
+"""So often a save is made again because the record that it was to refer to went."""
+
+
+class _Unreadable(Exception):
+    """The message that has a guid can't be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """Messages that were saved.  ``not_kept``: why one has not the guid that it brought, by its number."""
+
+    saved: Saved
+    not_kept: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """A message that has a guid."""
+
+    folder: Folder
+    uid: int
+    map_uid: int
+
+
+class StoredOnce:
+    """Saves messages into *store*, which *writer* writes."""
+
+    def __init__(self, store: Store, writer: StoreWriter) -> None:
+        self._store = store
+        self._writer = writer
+        self._convert = writer.options.eol is Eol.LF
+        self._busy: dict[bytes, trio.Event] = {}
+
+    async def save(self, name: str, messages: Sequence[NewMessage]) -> Arrived:
+        """``StoreWriter.save``, with the guids that can be kept.
+
+        :raises StoreBusy: the records that they were to refer to always went.
+        :raises DboxfsError, OSError, ValueError: as ``StoreWriter.save``; nothing was changed.
+        """
+        brought = {number: checked_guid(new) for number, new in enumerate(messages) if _brings_guid(new)}
+        if self._store.storage is None or not brought:
+            return Arrived(await self._writer.save(name, messages), {})
+        async with self._alone_with(set(brought.values())):
+            for _ in range(MOST_LOOKS):
+                try:
+                    chosen, not_kept = await self._choose(messages, brought)
+                    saved = await self._writer.save(name, chosen)
+                except TextGone:
+                    await self._look_again(set(brought.values()))
+                else:
+                    if (folder := self._store.folders.get(name)) is not None:
+                        await self._store.see(folder)  # before others look for the same guid
+                    return Arrived(saved, not_kept)
+        raise StoreBusy(f"{name}: messages with the same guid go again and again")
+
+    @asynccontextmanager
+    async def _alone_with(self, wanted: set[bytes]) -> AsyncIterator[None]:
+        """Bring these guids: no other save of this process does, meanwhile."""
+        while busy := [self._busy[guid] for guid in wanted if guid in self._busy]:
+            await busy[0].wait()
+        done = trio.Event()
+        self._busy |= dict.fromkeys(wanted, done)
+        try:
+            yield
+        finally:
+            for guid in wanted:
+                del self._busy[guid]
+            done.set()
+
+    # -- what becomes of each ----------------------------------------------------------------------------
+
+    async def _choose(
+        self, messages: Sequence[NewMessage], brought: Mapping[int, bytes]
+    ) -> tuple[list[NewMessage], dict[int, str]]:
+        """The messages as they are to be saved, and why some can't keep their guids."""
+        holders = await self._holders(set(brought.values()))
+        first: dict[bytes, int] = {}
+        chosen, not_kept = list(messages), dict[int, str]()
+        planned: Counter[StoredText | Twin] = Counter()
+        for number, guid in brought.items():
+            message = messages[number]
+            text: StoredText | Twin | str
+            if guid in holders:
+                text = await self._stored(message, holders[guid])
+            elif guid in first:
+                text = await self._twin(messages, first[guid], message)
+            else:
+                first[guid] = number
+                continue
+            if not isinstance(text, str) and self._is_full(text, planned):
+                text = "the message that has it can't have more copies"
+            if isinstance(text, str):
+                not_kept[number] = text
+                chosen[number] = replace(message, guid=None, guid_text=None)
+            else:
+                planned[text] += 1
+                chosen[number] = replace(message, same_as=text)
+        return chosen, not_kept
+
+    def _is_full(self, text: StoredText | Twin, planned: Counter[StoredText | Twin]) -> bool:
+        count = 1
+        if isinstance(text, StoredText) and self._store.storage is not None:
+            place = self._store.storage.place_before(text.map_uid)
+            count = place.refcount if place is not None else 0
+        return count + planned[text] + 1 >= REFCOUNT_LIMIT
+
+    async def _stored(self, message: NewMessage, holders: Sequence[_Holder]) -> StoredText | str:
+        """What of the store has the guid and the bytes of *message*; or why nothing has.
+
+        :raises TextGone: the mailboxes are not what they were.
+        """
+        why = ""
+        for holder in holders:
+            shown = f"{self._store.display_name(holder.folder)}, uid {holder.uid},"
+            try:
+                found = await self._compare(message, holder)
+            except _Unreadable as exc:
+                await self._store.refresh_mailbox(holder.folder)
+                if _map_uid(holder) != holder.map_uid:
+                    raise TextGone(f"{shown} has gone") from exc
+                found = f"has it, and can't be read: {exc}"
+            if not isinstance(found, str):
+                return found
+            why = why or f"{shown} {found}"
+        return why
+
+    async def _compare(self, message: NewMessage, holder: _Holder) -> StoredText | str:
+        """
+        :raises TextGone: it went meanwhile.
+        :raises _Unreadable: the message that has the guid can't be read.
+        :raises OSError: the new one can't.
+        """
+        with _reading():
+            generation = await self._generation()
+            body, metadata = await self._open(holder)
+        try:
+            found = _differs(message, metadata.received, metadata.pop3_uidl, metadata.orig_mailbox)
+            if not found and not await self._has_text(body, message):
+                found = "has it, and another text"
+        finally:
+            body.close()
+        if found:
+            return found
+        with _reading():
+            still = _map_uid(holder) == holder.map_uid and await self._generation() == generation
+        if not still:
+            raise TextGone("a message with the same guid went while it was read")
+        return StoredText(holder.map_uid, generation)
+
+    async def _open(self, holder: _Holder) -> tuple[Body, Metadata]:
+        """A message that the index has, also if its expunge was asked for."""
+        assert holder.folder.mailbox is not None
+        location = self._store.location
+        opened = await holder.folder.mailbox.files.open(holder.uid)
+        try:
+            opened = await settled(opened)
+            how = await decrypting(opened, location.keys)
+        except BaseException:
+            opened.close()
+            raise
+        body = open_body(self._store.fs, opened, location.attachments, "", how)
+        return body, opened.record.metadata
+
+    async def _has_text(self, body: Body, message: NewMessage) -> bool:
+        """Whether the text of *message* is that of *body*.  Memory: 2 MiB."""
+        source = _source(message)
+        if body.size > source.size or (not self._convert and body.size != source.size):
+            return False
+        pieces, offset = Pieces(source, convert=self._convert), 0
+        while (piece := await pieces.next()) is not None:
+            with _reading():
+                if piece and await body.read(len(piece), offset) != piece:
+                    return False
+            offset += len(piece)
+        return offset == body.size
+
+    async def _twin(self, messages: Sequence[NewMessage], number: int, message: NewMessage) -> Twin | str:
+        """Whether *message* is the same as an earlier one of the save; or why it is not."""
+        other = messages[number]
+        found = _differs(message, other.received, other.pop3_uidl, other.orig_mailbox)
+        if not found and not await _same_bytes(_source(message), _source(other)):
+            found = "has it, and another text"
+        if found:
+            name = other.wanted.name if other.wanted is not None else b"%d.eml" % (other.uid or 0)
+            return f"{name.decode('utf-8', 'replace')} {found}"
+        return Twin(number)
+
+    # -- who has a guid ----------------------------------------------------------------------------------
+
+    async def _holders(self, wanted: set[bytes]) -> dict[bytes, list[_Holder]]:
+        """The messages of the store that have one of these guids, by guid; of each record one."""
+        found: dict[bytes, list[_Holder]] = {}
+        keys = np.unique(np.frombuffer(b"".join(guid[:4] for guid in wanted), "<u4"))
+        for folder in list(self._store.folders.values()):
+            state = folder.mailbox.state if folder.mailbox is not None else None
+            names, places = (guids(state), map_uids(state)) if state is not None else (None, None)
+            if state is None or names is None or places is None or not len(names):
+                continue
+            first = np.ascontiguousarray(names[:, :4]).view("<u4").reshape(-1)
+            for row in np.flatnonzero(np.isin(first, keys)).tolist():
+                guid, place = names[row].tobytes(), int(places[row])
+                if guid in wanted and all(place != other.map_uid for other in found.get(guid, ())):
+                    found.setdefault(guid, []).append(_Holder(folder, int(state.uids[row]), place))
+        return found
+
+    async def _look_again(self, wanted: set[bytes]) -> None:
+        """Follow the mailboxes that seemed to have one of these guids, and the map."""
+        holders = await self._holders(wanted)
+        for folder in {holder.folder for some in holders.values() for holder in some}:
+            await self._store.refresh_mailbox(folder)
+        if self._store.storage is not None:
+            await self._store.storage.map(fresh=True)
+
+    async def _generation(self) -> bytes:
+        assert self._store.storage is not None
+        mapping = await self._store.storage.map()
+        return generation_of(mapping.state.indexid, mapping.uid_validity, mapping.rebuild_count)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Read the message that has the guid.
+
+    :raises _Unreadable: it can't be read.
+    """
+    try:
+        yield
+    except EncryptedMessage as exc:
+        raise _Unreadable("it is encrypted") from exc
+    except (DboxfsError, OSError) as exc:
+        raise _Unreadable(str(exc)) from exc
+
+
+def _brings_guid(message: NewMessage) -> bool:
+    return (message.guid is not None or message.guid_text is not None) and message.coded is None
+
+
+def _source(message: NewMessage) -> Source:
+    return BytesSource(message.source) if isinstance(message.source, bytes) else message.source
+
+
+def _map_uid(holder: _Holder) -> int:
+    """The map uid that a message has now; 0: it is gone."""
+    state = holder.folder.mailbox.state if holder.folder.mailbox is not None else None
+    row = state.row_of(holder.uid) if state is not None else -1
+    return map_uid(state, row) if state is not None and row >= 0 else 0
+
+
+def _differs(
+    message: NewMessage, received: int | None, pop3_uidl: bytes | None, orig_mailbox: bytes | None
+) -> str:
+    """What *message* brings that a copy of one with these values can't have; empty: nothing."""
+    if message.received is not None and message.received != received:
+        return "has it, and another received date"
+    if message.pop3_uidl is not None and message.pop3_uidl != pop3_uidl:
+        return "has it, and another POP3 UIDL"
+    if message.orig_mailbox is not None and message.orig_mailbox != orig_mailbox:
+        return "has it, and another original mailbox"
+    return ""
+
+
+async def _same_bytes(one: Source, other: Source) -> bool:
+    if one.size != other.size:
+        return False
+    pieces, offset = Pieces(one, convert=False), 0
+    while (piece := await pieces.next()) is not None:
+        if await other.read(len(piece), offset) != piece:
+            return False
+        offset += len(piece)
+    return True
