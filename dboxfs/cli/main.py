@@ -51,6 +51,7 @@ COMMANDS = {
     "convert": ("convert", "declare", "make a copy of a store in another format"),
     "import": ("importing", "declare", "bring mail of other formats into a store"),
     "export": ("exporting", "declare", "write a store as Maildir, mbox or plain files"),
+    "doctor": ("doctor", "declare", "what of this machine or a store is in the way, and what to do"),
     "check": ("check", "declare", "compare everything in a store with everything else"),
     "rescue": ("rescue", "declare", "make a new store of what is left of a damaged one"),
 }

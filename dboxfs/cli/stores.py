@@ -55,10 +55,15 @@ class Chosen:
             return None
 
 
-def add_store(parser: argparse.ArgumentParser, *, by_option: bool, metavar: str = "STORE") -> None:
-    """Declare STORE, or the options that stand for it."""
+def add_store(
+    parser: argparse.ArgumentParser, *, by_option: bool, metavar: str = "STORE", optional: bool = False
+) -> None:
+    """Declare STORE, or the options that stand for it.
+
+    :param optional: it may be left out.
+    """
     if not by_option:
-        parser.add_argument("store", metavar=metavar)
+        parser.add_argument("store", metavar=metavar, nargs="?" if optional else None)
     parser.add_argument(
         "--user", metavar="NAME", help=f"instead of {metavar}: a user of the installed Dovecot"
     )

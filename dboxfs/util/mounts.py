@@ -66,6 +66,13 @@ def mounted_on(point: str) -> Mount | None:
     return here[-1] if here and here[-1].kind == TYPE else None
 
 
+def mount_of(path: str) -> Mount | None:
+    """The mount that a path which is there lies in, by its name; None: nobody can tell."""
+    real = os.path.realpath(path)
+    above = [mount for mount in table() if os.path.commonpath((mount.point, real)) == mount.point]
+    return max(reversed(above), key=lambda mount: len(mount.point), default=None)
+
+
 def is_there(mount: Mount) -> bool:
     """Whether *mount* is still in the table of this process.
 

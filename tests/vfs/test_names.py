@@ -7,6 +7,7 @@ import stat
 
 import pytest
 
+from dboxfs.store import Kind
 from dboxfs.store.write import NewMessage
 from dboxfs.vfs.attrs import LONG, NS, SHORT
 from dboxfs.vfs.node import CONTROL, ROOT
@@ -165,10 +166,13 @@ async def test_a_message_that_is_written_over_is_asked_for_each_time(m: Mounted,
     assert (await p.stat("INBOX/1.eml")).attr_timeout == LONG
 
 
-async def test_the_control_directory_is_answered_by_name_and_never_listed(m: Mounted, p: Program) -> None:
+async def test_the_control_directory_is_answered_by_name_and_never_listed(
+    m: Mounted, p: Program, kind: Kind
+) -> None:
     assert ".dboxfs" not in await p.names("")
     assert (await p.stat(".dboxfs")).inode == CONTROL
-    assert await p.names(".dboxfs") == ["stats.json", "store.json"]
+    deleted = ["deleted"] if kind is Kind.MDBOX else []
+    assert await p.names(".dboxfs") == [*deleted, "stats.json", "store.json"]
     assert not await p.exists("INBOX/.dboxfs")
     assert not await p.exists(".dboxfs/other")
 

@@ -1,0 +1,142 @@
+"""What of this machine may be in the way of mounts, and what to do about it.
+
+Each function looks at one thing and gives remarks; an empty list: all is well.  Files are read below a root,
+so that a test has a machine of its own.  Nothing is written, no mount is entered.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dboxfs.util.mounts import TYPE, mount_of
+
+ERROR, WARNING, NOTE = "error", "warning", "note"
+
+NETWORK = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "9p", "glusterfs", "sshfs", "ocfs2"}
+)
+"""File systems whose files other machines may change, as mountinfo calls them (``fuse.`` left out)."""
+
+_WATCHES_A_MAILBOX = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something that was found.
+
+    :ivar level: :data:`ERROR`: it does not work so; :data:`WARNING`: mail or time may be lost; :data:`NOTE`.
+    :ivar what: what is so, and where.
+    :ivar remedy: what to do about it.
+    """
+
+    level: str
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine, or one for a test.
+
+    :ivar root: the directory that stands for ``/``.
+    :ivar uid: whose rights count; 0: root's.
+    :ivar which: where a program is; None: not installed.
+    """
+
+    root: str = "/"
+    uid: int = 0
+    which: Callable[[str], str | None] = shutil.which
+
+    def read(self, path: str) -> str | None:
+        """The text of a file; None: it can't be read."""
+        try:
+            with open(os.path.join(self.root, path.lstrip("/")), errors="replace") as file:
+                return file.read()
+        except OSError:
+            return None
+
+
+def fuse_device(machine: Machine) -> list[Remark]:
+    """/dev/fuse."""
+    path = os.path.join(machine.root, "dev/fuse")
+    if not os.path.exists(path):
+        return [Remark(ERROR, "/dev/fuse is missing", "modprobe fuse; in a container: give it this device")]
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as exc:
+        what = f"/dev/fuse can't be opened: {exc.strerror}"
+        return [Remark(ERROR, what, "chmod 666 /dev/fuse; in a container: allow the device (c 10:229 rwm)")]
+    return []
+
+
+def fusermount(machine: Machine) -> list[Remark]:
+    """The program that mounts for users."""
+    if machine.uid == 0 or machine.which("fusermount3") is not None:
+        return []
+    return [Remark(ERROR, "fusermount3 is missing: only root can mount", "install the package fuse3")]
+
+
+def user_allow_other(machine: Machine) -> list[Remark]:
+    """Whether users may mount for others."""
+    text = machine.read("/etc/fuse.conf") or ""
+    if machine.uid == 0 or re.search(r"^\s*user_allow_other\s*$", text, re.MULTILINE):
+        return []
+    what = "/etc/fuse.conf has no line user_allow_other: -o allow_other is refused"
+    return [Remark(NOTE, what, "if others shall look into your mounts: add the line, as root")]
+
+
+def updatedb(machine: Machine) -> list[Remark]:
+    """Whether locate reads every mount each night."""
+    text = machine.read("/etc/updatedb.conf")
+    if text is None:
+        return []
+    pruned = re.search(r"^\s*PRUNEFS\s*=\s*\"([^\"]*)\"", text, re.MULTILINE)
+    if pruned is not None and TYPE in pruned[1].split():
+        return []
+    what = f"/etc/updatedb.conf: PRUNEFS has no {TYPE}: updatedb walks through mounts that root may read"
+    return [Remark(NOTE, what, f"add {TYPE} to PRUNEFS in /etc/updatedb.conf")]
+
+
+def watches(machine: Machine, mailboxes: int) -> list[Remark]:
+    """Whether inotify has enough for so many mailboxes."""
+    found = []
+    for name, wanted, usual in (
+        ("max_user_watches", _WATCHES_A_MAILBOX * mailboxes + 16, 8192),
+        ("max_user_instances", 16, 128),
+    ):
+        text = machine.read(f"/proc/sys/fs/inotify/{name}")
+        limit = int(text) if text is not None and text.strip().isdigit() else None
+        if limit is not None and limit < wanted:
+            what = f"fs.inotify.{name} is {limit}, wanted are {wanted}: changes are found by asking again"
+            more = max(4 * wanted, usual)
+            found.append(Remark(WARNING, what, f"sysctl fs.inotify.{name}={more}, also in /etc/sysctl.d"))
+    return found
+
+
+def network(paths: Sequence[str]) -> list[Remark]:
+    """Which of *paths* other machines may write to."""
+    found = []
+    for path in dict.fromkeys(paths):
+        mount = mount_of(path)
+        kind = mount.kind.removeprefix("fuse.") if mount is not None else ""
+        if mount is not None and kind in NETWORK:
+            what = f"{path}: lies on a network file system ({kind} on {mount.point}): what other machines"
+            what += " change is not told by inotify, and names and locks are those of one machine"
+            remedy = "use it on one machine at a time, with Dovecot's lock_method"
+            found.append(Remark(WARNING, what, remedy))
+    return found
+
+
+def backups(machine: Machine) -> list[Remark]:
+    """Whether a mount is there that a backup of the whole machine would walk into."""
+    text = machine.read("/proc/self/mountinfo") or ""
+    points = [line.split()[4] for line in text.splitlines() if f" - {TYPE} " in line]
+    if not points:
+        return []
+    what = f"{points[0]} and {len(points) - 1} more" if points[1:] else points[0]
+    what += ": mounted; a backup of the whole machine would have all mail twice"
+    return [Remark(NOTE, what, "exclude it by its path, or with --one-file-system (rsync -x)")]
