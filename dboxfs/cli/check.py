@@ -22,7 +22,7 @@ from dboxfs.cli.status import first_error, message
 from dboxfs.cli.stores import add_store, choose_store
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
-from dboxfs.store.mailbox_names import display_name
+from dboxfs.store.location import Location
 from dboxfs.tools.check import Checked, CheckOptions, Finding, Severity, check_store
 
 DESCRIPTION = """\
@@ -67,7 +67,7 @@ def check(arguments: argparse.Namespace) -> int:
         options = CheckOptions(texts=not arguments.quick)
         if arguments.unused:
             options = replace(options, patience=())
-        output = Output(as_json=arguments.json, utf8=location.utf8, meter=meter)
+        output = Output(as_json=arguments.json, location=location, meter=meter)
 
         async def run() -> Checked:
             async with FileSystem(ThreadsDriver()) as fs:
@@ -89,10 +89,10 @@ def check(arguments: argparse.Namespace) -> int:
 class Output:
     """What is printed."""
 
-    def __init__(self, *, as_json: bool, utf8: bool, meter: Meter) -> None:
+    def __init__(self, *, as_json: bool, location: Location, meter: Meter) -> None:
         self.counts: Counter[Severity] = Counter()
         self._json = as_json
-        self._utf8 = utf8
+        self._location = location
         self._meter = meter
         self._advised: set[str] = set()
 
@@ -118,7 +118,7 @@ class Output:
             "todo": finding.todo,
             "path": finding.path,
             "offset": finding.offset,
-            "mailbox": None if mailbox is None else display_name(mailbox, utf8=self._utf8),
+            "mailbox": None if mailbox is None else self._location.display_name(mailbox),
             "uid": finding.uid,
             "map_uid": finding.map_uid,
             "count": finding.count,

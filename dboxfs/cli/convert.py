@@ -20,7 +20,7 @@ from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError, new_root
 from dboxfs.cli.stores import add_store, choose_store, compress_method
 from dboxfs.fsapi import FileSystem, ThreadsDriver
-from dboxfs.store import Kind, Location, open_store
+from dboxfs.store import Kind, open_store
 from dboxfs.store.mail_settings import for_dovecot
 from dboxfs.store.write import Neighbour, WriteOptions
 from dboxfs.tools.convert import Converted, Converter, ConvertProgress
@@ -110,7 +110,7 @@ def convert(arguments: argparse.Namespace) -> int:
     elif done.verified is not None:
         print(f"verified: {done.verified} messages are what they are in {location.root}")
     if arguments.dbox_version == 2:
-        for line in for_dovecot(Location(kind, root, utf8=location.utf8)):
+        for line in for_dovecot(location.same_names(kind, root)):
             print(one_line(line))
     for mailbox, uids in done.encrypted.items():
         text = f"{mailbox}: {len(uids)} messages are encrypted (mail_crypt), kept as they are stored: uid "

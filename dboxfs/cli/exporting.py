@@ -110,17 +110,19 @@ def export(arguments: argparse.Namespace) -> int:
 
 
 async def _form(arguments: argparse.Namespace, store: Store) -> tuple[Format, str]:
-    utf8 = store.location.utf8
+    names = store.location.names
     if arguments.xattrs and arguments.format != "eml":
         raise UsageError("--xattrs is for --format eml: the other formats have places of their own")
     if arguments.format == "maildir":
-        return MaildirFormat(plain=arguments.layout == "fs", utf8=utf8), f"maildir {arguments.layout}"
+        return MaildirFormat(plain=arguments.layout == "fs", coding=names), f"maildir {arguments.layout}"
     if arguments.format == "mbox":
         nested = needs_directories(store)
-        return MboxFormat(nested=nested, utf8=utf8), f"mbox nested={nested}"
+        return MboxFormat(nested=nested, coding=names), f"mbox nested={nested}"
     reader = NameReader(store)
     await reader.load()
-    return EmlFormat(xattrs=arguments.xattrs, names=reader.names, utf8=utf8), f"eml xattrs={arguments.xattrs}"
+    return EmlFormat(
+        xattrs=arguments.xattrs, names=reader.names, coding=names
+    ), f"eml xattrs={arguments.xattrs}"
 
 
 def _tell(done: Exported, form: Format, root: str, meter: Meter) -> int:

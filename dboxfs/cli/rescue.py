@@ -25,7 +25,6 @@ from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location
 from dboxfs.store.mail_settings import for_dovecot
-from dboxfs.store.mailbox_names import display_name
 from dboxfs.tools.rescue import (
     DAMAGED_MAILBOX,
     LOSSES,
@@ -95,7 +94,7 @@ def rescue(arguments: argparse.Namespace) -> int:
         kind = Kind(arguments.format) if arguments.format is not None else location.kind
         options = RescueOptions(kind, arguments.dbox_version, partial=arguments.partial)
         options = replace(options, writing=replace(options.writing, compress=arguments.compress))
-        output = _Output(as_json=arguments.json, utf8=location.utf8, meter=meter)
+        output = _Output(as_json=arguments.json, location=location, meter=meter)
 
         async def run() -> Rescued:
             async with FileSystem(ThreadsDriver()) as fs:
@@ -119,9 +118,9 @@ def rescue(arguments: argparse.Namespace) -> int:
 class _Output:
     """What is printed."""
 
-    def __init__(self, *, as_json: bool, utf8: bool, meter: Meter) -> None:
+    def __init__(self, *, as_json: bool, location: Location, meter: Meter) -> None:
         self._json = as_json
-        self._utf8 = utf8
+        self._location = location
         self._meter = meter
         self._told: Counter[str] = Counter()
 
@@ -131,7 +130,7 @@ class _Output:
         self._told[event.code] += 1
         if not self._json and event.code not in LOSSES and self._told[event.code] > _TOLD_OF_EACH:
             return
-        mailbox = None if event.mailbox is None else display_name(event.mailbox, utf8=self._utf8)
+        mailbox = None if event.mailbox is None else self._location.display_name(event.mailbox)
         if self._json:
             found = {**asdict(event), "mailbox": mailbox, "guid": event.guid.hex() if event.guid else None}
             print(json.dumps({key: _text(value) for key, value in found.items()}))
@@ -171,7 +170,7 @@ class _Output:
             if count:
                 print(f"{count} {what}")
         if done.version == 2:
-            for line in for_dovecot(Location(kind, os.path.abspath(root), utf8=self._utf8)):
+            for line in for_dovecot(self._location.same_names(kind, os.path.abspath(root))):
                 print(one_line(line))
 
 

@@ -164,7 +164,7 @@ def _print_user(found: FoundUser) -> None:
 async def _print_info(store: Store) -> int:
     location = store.location
     version = {2: "2", 3: "3 (new messages; not for Dovecot)", None: "unknown"}[store.dbox_version]
-    print(f"format:       {location.kind.value}, dbox version {version}, layout fs")
+    print(f"format:       {location.kind.value}, dbox version {version}, layout {location.layout.value}")
     for label, value in (
         ("root", location.root),
         ("inbox", location.inbox),

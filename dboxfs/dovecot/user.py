@@ -16,6 +16,7 @@ what the userdb says: the home directory is ``mail_home``, or that of the system
 from __future__ import annotations
 
 import pwd
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -76,6 +77,8 @@ class FoundUser:
             attachments = expand(self.settings.get("mail_attachment_dir", ""), self.user, version=(2, 3))
             if attachments:
                 found = replace(found, attachments=absolute_path(attachments, self.user))
+            if "listescape" in re.split("[ ,]+", self.settings.get("mail_plugins", "")):
+                found = replace(found, escape=self.settings.get("listescape_char", "\\"))
         except NoSuchStore as error:
             raise type(error)(f"the store of {self.user.name}: {error}") from None
         return found

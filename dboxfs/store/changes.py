@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 
 import trio
 
-from dboxfs.store.location import Location
+from dboxfs.store.location import Location, TreeLayout
 from dboxfs.store.watch import Watched, Watcher
 
 
@@ -29,7 +29,8 @@ class ChangeNotes:
 
     def __init__(self, location: Location, map_changed: Callable[[], None]) -> None:
         self._location = location
-        self._tree_root = location.tree
+        self._listed = location.layout is TreeLayout.INDEX
+        self._tree_root = location.list_index_dir if self._listed else location.tree
         self._map_changed = map_changed
         self._watcher = Watcher()
         self._tree = False
@@ -111,7 +112,7 @@ class ChangeNotes:
             self._watcher.add(location.map_dir, "map", lambda changed: self._map_changed())
 
     def watch_folder(self, directory: str) -> None:
-        """Watch a directory of the tree."""
+        """Watch a directory of the tree; with LAYOUT=index that of the list index, which has all folders."""
         self._watcher.add(directory, "tree", lambda changed: self._tree_event(directory, changed))
 
     def watch_index(self, name: str, directory: str) -> Watched:
@@ -122,7 +123,8 @@ class ChangeNotes:
 
     def forget_folder(self, name: str) -> None:
         """A folder has gone."""
-        self._watcher.remove(self._directory(name))
+        if not self._listed:
+            self._watcher.remove(self._directory(name))
 
     def forget_index(self, directory: str) -> None:
         """A mailbox has gone."""
@@ -137,7 +139,7 @@ class ChangeNotes:
         return self._watcher.watching(directory, "index")
 
     def _directory(self, name: str) -> str:
-        return os.path.join(self._tree_root, name) if name else self._tree_root
+        return os.path.join(self._tree_root, name) if name and not self._listed else self._tree_root
 
     # -- events --------------------------------------------------------------------------------
 
@@ -150,8 +152,13 @@ class ChangeNotes:
     def _tree_event(self, directory: str, changed: set[str | None]) -> None:
         if None in changed:
             self._watcher.remove(directory)
+        elif self._listed and not any(self._is_list(entry) for entry in changed):
+            return
         self._tree = True
         self._noted.set()
+
+    def _is_list(self, entry: str | None) -> bool:
+        return entry is not None and entry.startswith(self._location.list_index_name)
 
     def _index_event(self, name: str, directory: str, changed: set[str | None]) -> None:
         if None in changed:

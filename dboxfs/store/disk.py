@@ -179,7 +179,7 @@ class Disk:
             if isinstance(answer, OSError) and answer.errno != errno.ENOENT:
                 self.lost_errors += 1
 
-    async def attempt(self, change: Awaitable[None]) -> bool:
+    async def attempt(self, change: Awaitable[None] | Awaitable[bool]) -> bool:
         """Something that should be done after an error.  Never fails: what can't be done is counted."""
         try:
             await change

@@ -20,6 +20,8 @@ NOTE = "dboxfs-note"
 
 MESSAGE = re.compile(r"u\.[1-9][0-9]*")
 CONTAINER = re.compile(r"m\.[1-9][0-9]*")
+GUID = re.compile("[0-9a-f]{32}")
+"""The name of a mailbox's directory, where it lies under its guid."""
 _MAP = frozenset({"dovecot.map.index", "dovecot.map.index.log"})
 _EXTENSIONS_HEAD = 64 << 10
 """Bytes of an index or log in which the names of its extensions stand."""
@@ -73,6 +75,28 @@ def other_dirname(tree: str, dirname: str) -> str | None:
         if found is None and path != tree and (_INDEX & set(names) or any(map(MESSAGE.fullmatch, names))):
             found = path
     return found
+
+
+def is_by_guid(tree: str, indexes: str, dirname: str) -> bool:
+    """Whether mailboxes lie under their guids (LAYOUT=index, mailbox-layout section 4).
+
+    :param tree: the directory of all mailboxes; *indexes*: that of their indexes.
+    """
+    return any(
+        GUID.fullmatch(name)
+        and os.path.exists(os.path.join(indexes, name, "dovecot.index.log"))
+        and not os.path.exists(os.path.join(tree, name, dirname))
+        for name in names_in(tree)
+    )
+
+
+def alt_root(root: str) -> str | None:
+    """Where ``dbox-alt-root`` points: Dovecot leaves this symlink in every store with an ALT."""
+    try:
+        target = os.readlink(os.path.join(root, "dbox-alt-root"))
+    except OSError:
+        return None
+    return os.path.normpath(os.path.join(root, target))
 
 
 def _walk(directory: str) -> Iterator[tuple[str, list[str]]]:

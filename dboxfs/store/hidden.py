@@ -40,7 +40,6 @@ from dboxfs.index.mapindex import MapIndex
 from dboxfs.index.state import IndexState
 from dboxfs.store.evidence import MESSAGE, NOTE
 from dboxfs.store.location import Kind, Location
-from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.mdbox.storage import MdboxStorage
 
 if TYPE_CHECKING:
@@ -246,7 +245,7 @@ async def _without_mailbox(
     least = "at least " if len(unlisted) > SAMPLE else ""
     found = []
     for name, count in sorted(counts.items()):
-        shown = display_name(name, utf8=location.utf8)
+        shown = location.display_name(name)
         state = states.get(name)
         what = f"{least}{count} messages in {location.storage} were saved to {shown}"
         if name in states and state is None:

@@ -9,7 +9,8 @@ literal colon.  ``%``-variables are expanded where the user is known, and refuse
 What lies there (``evidence``) must not contradict the location: another kind of store, mailboxes under
 another DIRNAME, messages of an mdbox without its map are refused.
 
-Only the layout ``fs`` is supported; ``LAYOUT=index`` and ``INDEX=MEMORY`` are refused by name.
+With ``LAYOUT=index`` a mailbox lies in a directory that is called by its guid, and its name is in the list
+index alone (:mod:`.list_index`); ``DIRNAME`` and ``INBOX`` mean nothing there.  ``INDEX=MEMORY`` is refused.
 """
 
 from __future__ import annotations
@@ -17,13 +18,23 @@ from __future__ import annotations
 import enum
 import hashlib
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from dboxfs.dbox.crypt import KeyRing
 from dboxfs.errors import NoSuchStore, Unsupported
-from dboxfs.store.evidence import first_container, first_message, kind_by_index, map_file, other_dirname
+from dboxfs.store.evidence import (
+    alt_root,
+    first_container,
+    first_message,
+    is_by_guid,
+    kind_by_index,
+    map_file,
+    names_in,
+    other_dirname,
+)
+from dboxfs.store.mailbox_directories import MailboxDirectories
+from dboxfs.store.mailbox_names import INDEX_ESCAPE, NameCoding
 from dboxfs.store.user_variables import StoreUser, absolute_path, expand
 from dboxfs.util.suggest import did_you_mean
 
@@ -40,6 +51,13 @@ class Kind(enum.Enum):
 
     SDBOX = "sdbox"
     MDBOX = "mdbox"
+
+
+class TreeLayout(enum.Enum):
+    """How the directories of mailboxes are called: by their names, or by their guids."""
+
+    FS = "fs"
+    INDEX = "index"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +80,12 @@ class Location:
     volatile: str | None = None
     keys: KeyRing | None = field(default=None, compare=False, repr=False)
     """Private keys of encrypted messages; None: such messages can't be read."""
+    layout: TreeLayout = TreeLayout.FS
+    list_index_name: str = "dovecot.list.index"
+    escape: str = ""
+    """The character that begins an escape in a stored name; empty: there are none."""
+    directories: MailboxDirectories = field(default_factory=MailboxDirectories, compare=False, repr=False)
+    """LAYOUT=index: the directory of each mailbox, as the list index was read last."""
     loose: bool = False
     """The root is the directory of the message files itself, and there is nothing else of a store."""
 
@@ -70,29 +94,63 @@ class Location:
         """The directory whose subdirectories are the mailboxes."""
         return _join(self.root, self.mailbox_dir)
 
+    @property
+    def names(self) -> NameCoding:
+        """How mailbox names are stored."""
+        return NameCoding(self.utf8, self.escape, self.dirname)
+
+    def same_names(self, kind: Kind, root: str) -> Location:
+        """A store of the layout ``fs`` at *root*, with mailbox names that are stored as they are here."""
+        escaped = self.layout is TreeLayout.FS or any(self.escape in name for name in self.directories.all)
+        return Location(kind, root, utf8=self.utf8, escape=self.escape if escaped else "")
+
+    def display_name(self, name: str, separator: str = "/") -> str:
+        """The name of a mailbox for people."""
+        return self.names.display(name, separator)
+
     def mailbox_path(self, name: str) -> str:
         """The directory that makes mailbox *name* exist (sdbox: that holds its messages)."""
+        if self.layout is TreeLayout.INDEX:
+            return _join(self.tree, self.directories.of(name))
         if name == "INBOX" and self.inbox is not None:
             return self.inbox
         return _join(self.tree, name, self.dirname)
+
+    def folder_path(self, name: str) -> str:
+        """The directory of the mailbox tree that holds what *name* stands for, a mailbox or only a parent."""
+        return self.mailbox_path(name) if self.layout is TreeLayout.INDEX else _join(self.tree, name)
 
     def index_path(self, name: str) -> str:
         """The directory of the index files of mailbox *name* (mailbox-layout section 2)."""
         if self.index is None:
             return self.mailbox_path(name)
-        base = _join(self.index, self.mailbox_dir, name)
-        return _join(base, self.dirname) if self.full_dirname else base
+        return self._below(self.index, name, dirname=self.full_dirname)
 
     def cache_path(self, name: str) -> str:
         """The file ``dovecot.index.cache`` of mailbox *name*."""
         if self.index_cache is None:
             return _join(self.index_path(name), "dovecot.index.cache")
-        base = _join(self.index_cache, self.mailbox_dir, name)
-        return _join(base, self.dirname if self.full_dirname else "", "dovecot.index.cache")
+        base = self._below(self.index_cache, name, dirname=self.full_dirname)
+        return _join(base, "dovecot.index.cache")
 
     def alt_mailbox_path(self, name: str) -> str | None:
         """The directory of mailbox *name* in the alternative storage, if there is one."""
-        return None if self.alt is None else _join(self.alt, self.mailbox_dir, name, self.dirname)
+        return None if self.alt is None else self._below(self.alt, name, dirname=True)
+
+    def _below(self, root: str, name: str, *, dirname: bool) -> str:
+        if self.layout is TreeLayout.INDEX:
+            return _join(root, self.mailbox_dir, self.directories.of(name))
+        return _join(root, self.mailbox_dir, name, self.dirname if dirname else "")
+
+    @property
+    def list_index_dir(self) -> str:
+        """The directory of the list index."""
+        return self.index or self.root
+
+    @property
+    def list_index_path(self) -> str:
+        """The snapshot of the list index."""
+        return _join(self.list_index_dir, self.list_index_name)
 
     @property
     def storage(self) -> str:
@@ -126,6 +184,10 @@ class Location:
         return self.control or self.root
 
 
+Values = Mapping[str, str | bool | TreeLayout]
+"""Fields of a :class:`Location`, by name."""
+
+
 def _join(*parts: str) -> str:
     return os.path.join(*[p for p in parts if p])
 
@@ -141,13 +203,13 @@ _KEYS = {
     "FULLDIRNAME": "dirname",
     "SUBSCRIPTIONS": "subscriptions",
     "VOLATILEDIR": "volatile",
+    "LISTINDEX": "list_index_name",
 }
 _PATHS = frozenset({"INDEX", "INDEXCACHE", "CONTROL", "ALT", "INBOX", "VOLATILEDIR"})
 # Keys that mean their default when nothing is behind them.
 _DEFAULTS = frozenset({"MAILBOXDIR", "DIRNAME"})
 # Keys that change nothing for a program that reads the tree itself.
-_IGNORED = frozenset({"LISTINDEX", "INDEXPVT", "BROKENCHAR", "ITERINDEX", "NO-NOSELECT"})
-_GUID = re.compile("[0-9a-f]{32}")
+_IGNORED = frozenset({"INDEXPVT", "BROKENCHAR", "ITERINDEX", "NO-NOSELECT"})
 _DRIVERS = {"sdbox": Kind.SDBOX, "dbox": Kind.SDBOX, "mdbox": Kind.MDBOX}
 
 
@@ -168,10 +230,13 @@ def parse_location(text: str, *, damaged: bool = False, user: StoreUser | None =
     if colon and driver.lower() in ("maildir", "mbox", "imapc", "pop3c", "auto", "cydir", "obox"):
         raise NoSuchStore(f"{text}: {driver} is no dbox format; dboxfs reads sdbox and mdbox")
     root = absolute_path(text)
-    return _checked(Location(_detect(root), root, alt=_alt_root(root)), damaged=damaged)
+    found = Location(_detect(root), root, alt=alt_root(root))
+    if is_by_guid(found.tree, found.tree, found.dirname):
+        found = replace(found, layout=TreeLayout.INDEX, escape=INDEX_ESCAPE)
+    return _checked(found, damaged=damaged)
 
 
-def checked_location(kind: str, root: str, values: Mapping[str, str | bool], *, damaged: bool) -> Location:
+def checked_location(kind: str, root: str, values: Values, *, damaged: bool) -> Location:
     """The location with these fields of :class:`Location`, once it is sure that such a store is there.
 
     :param kind: the driver's name, in any case.
@@ -183,9 +248,11 @@ def checked_location(kind: str, root: str, values: Mapping[str, str | bool], *, 
     return _checked(_with_alt(_DRIVERS[kind.lower()], root, values), damaged=damaged)
 
 
-def _with_alt(kind: Kind, root: str, values: Mapping[str, str | bool]) -> Location:
+def _with_alt(kind: Kind, root: str, values: Values) -> Location:
     location = Location(kind, root, **values)  # type: ignore[arg-type]
-    if location.alt is None and (alt := _alt_root(root)) is not None:
+    if location.layout is TreeLayout.INDEX:
+        location = replace(location, inbox=None, escape=location.escape or INDEX_ESCAPE)
+    if location.alt is None and (alt := alt_root(root)) is not None:
         return replace(location, alt=alt)
     return location
 
@@ -195,16 +262,18 @@ def _parse_mail_location(kind: Kind, rest: str, text: str, user: StoreUser | Non
     parts = [expand(part, user, version=(2, 3)) for part in parts]
     if not parts[0]:
         raise NoSuchStore(f"{text}: no directory after the driver name")
-    values: dict[str, str | bool] = {}
+    values: dict[str, str | bool | TreeLayout] = {}
     for part in parts[1:]:
         key, _, value = part.partition("=")
         _take_key(values, key.upper(), value, text, user)
     return _with_alt(kind, absolute_path(parts[0], user), values)
 
 
-def _take_key(values: dict[str, str | bool], key: str, value: str, text: str, user: StoreUser | None) -> None:
+def _take_key(
+    values: dict[str, str | bool | TreeLayout], key: str, value: str, text: str, user: StoreUser | None
+) -> None:
     if key == "LAYOUT":
-        require_layout(value, text)
+        values["layout"] = layout_of(value, text)
     elif key == "UTF-8":
         values["utf8"] = True
     elif key in _DEFAULTS and not value:
@@ -222,14 +291,16 @@ def _take_key(values: dict[str, str | bool], key: str, value: str, text: str, us
         raise NoSuchStore(f"{text}: unknown key {key!r} in the mail location{did_you_mean(key, known)}")
 
 
-def require_layout(value: str, text: str) -> None:
-    """Refuse a layout of the mailbox tree that dboxfs doesn't read.
+def layout_of(value: str, text: str) -> TreeLayout:
+    """The layout of the mailbox tree that is called *value*.
 
     :param text: what the user gave, for the message.
-    :raises Unsupported: another layout than ``fs``.
+    :raises Unsupported: another layout than ``fs`` and ``index``.
     """
-    if value.lower() != "fs":
-        raise Unsupported(f"{text}: LAYOUT={value} is not supported; dboxfs reads LAYOUT=fs")
+    try:
+        return TreeLayout(value.lower())
+    except ValueError:
+        raise Unsupported(f"{text}: LAYOUT={value} is not supported; dbox has fs and index") from None
 
 
 def require_index_on_disk(value: str, text: str) -> None:
@@ -241,30 +312,15 @@ def require_index_on_disk(value: str, text: str) -> None:
         raise Unsupported(f"{text}: INDEX=MEMORY leaves no index on disk; dbox can't be read without one")
 
 
-def _alt_root(root: str) -> str | None:
-    """Where ``dbox-alt-root`` points: Dovecot leaves this symlink in every store with an ALT."""
-    try:
-        target = os.readlink(os.path.join(root, "dbox-alt-root"))
-    except OSError:
-        return None
-    return os.path.normpath(os.path.join(root, target))
-
-
 def _detect(root: str) -> Kind:
     try:
         names = set(os.listdir(root))
-    except FileNotFoundError:
-        raise NoSuchStore(f"{root}: no such directory; give the root of a dbox store") from None
-    except NotADirectoryError:
-        raise NoSuchStore(f"{root}: not a directory; give the root of a dbox store") from None
-    except PermissionError:
-        raise NoSuchStore(f"{root}: permission denied; run dboxfs as the store's owner or as root") from None
     except OSError as exc:
-        raise NoSuchStore(f"{root}: {exc.strerror}") from None
+        raise _unreadable(root, exc, "give the root of a dbox store") from None
     if "mailboxes" not in names:
         _refuse_unfinished(root)
     if "storage" in names:
-        here = Location(Kind.MDBOX, root, alt=_alt_root(root))
+        here = Location(Kind.MDBOX, root, alt=alt_root(root))
         return Kind.SDBOX if _other_kind(here) is not None else Kind.MDBOX
     if "mailboxes" in names:
         return Kind.SDBOX
@@ -286,26 +342,30 @@ def _checked(location: Location, *, damaged: bool) -> Location:
     for path in needed:
         try:
             os.scandir(path).close()
-        except FileNotFoundError:
-            _refuse_unfinished(location.root)
-            _refuse_other_kind(location)
-            _refuse_missing_index(location, path)
-            raise NoSuchStore(
-                f"{path}: no such directory; is {location.root} an {location.kind.value} store?"
-            ) from None
-        except NotADirectoryError:
-            raise NoSuchStore(
-                f"{path}: not a directory; is {location.root} an {location.kind.value} store?"
-            ) from None
-        except PermissionError:
-            raise NoSuchStore(
-                f"{path}: permission denied; run dboxfs as the store's owner or as root"
-            ) from None
         except OSError as exc:
-            raise NoSuchStore(f"{path}: {exc.strerror}") from None
-    _refuse_layout_index(location)
+            if isinstance(exc, FileNotFoundError):
+                _refuse_unfinished(location.root)
+                _refuse_other_kind(location)
+                _refuse_missing_index(location, path)
+            hint = f"is {location.root} an {location.kind.value} store?"
+            raise _unreadable(path, exc, hint) from None
+    _refuse_other_layout(location)
     _refuse_contradiction(location, damaged=damaged)
     return location
+
+
+def _unreadable(path: str, error: OSError, hint: str) -> NoSuchStore:
+    """Why a directory can't be read, and what to do.
+
+    :param hint: what to do if it is not there.
+    """
+    if isinstance(error, FileNotFoundError):
+        return NoSuchStore(f"{path}: no such directory; {hint}")
+    if isinstance(error, NotADirectoryError):
+        return NoSuchStore(f"{path}: not a directory; {hint}")
+    if isinstance(error, PermissionError):
+        return NoSuchStore(f"{path}: permission denied; run dboxfs as the store's owner or as root")
+    return NoSuchStore(f"{path}: {error.strerror}")
 
 
 def _refuse_contradiction(location: Location, *, damaged: bool) -> None:
@@ -315,7 +375,7 @@ def _refuse_contradiction(location: Location, *, damaged: bool) -> None:
     :raises NoSuchStore: it is something else.
     """
     _refuse_other_kind(location)
-    stray = other_dirname(location.tree, location.dirname)
+    stray = other_dirname(location.tree, location.dirname) if location.layout is TreeLayout.FS else None
     if stray is not None:
         raise NoSuchStore(
             f"{location.root}: no mailbox directory is called {location.dirname}, but {stray} holds a "
@@ -369,19 +429,18 @@ def _refuse_unfinished(root: str) -> None:
         raise NoSuchStore(f"{root}: an unfinished conversion; the same dboxfs convert goes on with it")
 
 
-def _refuse_layout_index(location: Location) -> None:
-    """Such a store keeps its mailboxes under their guids (mailbox-layout section 4): it would look empty."""
-    try:
-        names = os.listdir(location.tree)
-    except OSError:
-        return  # of a damaged store; any other has been looked at
-    for name in names:
-        inner = os.path.join(location.index or location.root, location.mailbox_dir, name)
-        if (
-            _GUID.fullmatch(name)
-            and os.path.exists(os.path.join(inner, "dovecot.index.log"))
-            and not os.path.exists(location.mailbox_path(name))
-        ):
-            raise Unsupported(
-                f"{location.root}: a store with LAYOUT=index is not supported; dboxfs reads LAYOUT=fs"
-            )
+def _refuse_other_layout(location: Location) -> None:
+    """One of the two layouts would show the other one's store empty, or under guids.
+
+    :raises NoSuchStore: mailboxes lie under their guids, and the location says otherwise; or the reverse.
+    """
+    indexes = _join(location.list_index_dir, location.mailbox_dir)
+    by_guid = is_by_guid(location.tree, indexes, location.dirname)
+    if by_guid and location.layout is TreeLayout.FS:
+        wanted = f"guids; give {location.kind.value}:{location.root}:LAYOUT=index (Dovecot 2.4: "
+        raise NoSuchStore(
+            f"{location.root}: its mailboxes lie under their {wanted}mailbox_list_layout = index)"
+        )
+    if not by_guid and location.layout is TreeLayout.INDEX and names_in(location.tree):
+        wanted = "leave LAYOUT=index (Dovecot 2.4: mailbox_list_layout = index) out"
+        raise NoSuchStore(f"{location.root}: its mailboxes don't lie under their guids; {wanted}")

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dboxfs.errors import NoSuchStore
-from dboxfs.store.location import Location, checked_location, require_index_on_disk, require_layout
+from dboxfs.store.location import Location, TreeLayout, checked_location, layout_of, require_index_on_disk
 from dboxfs.store.user_variables import StoreUser, absolute_path, expand
 
 _PATHS = {
@@ -32,6 +32,8 @@ _WORDS = {
     "mailbox_root_directory_name": "mailbox_dir",
     "mailbox_directory_name": "dirname",
     "mailbox_subscriptions_filename": "subscriptions",
+    "mailbox_list_index_prefix": "list_index_name",
+    "mailbox_list_storage_escape_char": "escape",
 }
 _OTHERS = (
     "mail_driver",
@@ -63,9 +65,9 @@ def location_of(
         raise NoSuchStore("mail_driver is not set; dboxfs needs mail_driver = sdbox or mdbox")
     path = value("mail_path") or expand(f"%{{home}}/{driver}", user, version=(2, 4))
     root = absolute_path(path, user)
-    require_layout(value("mailbox_list_layout") or "fs", root)
     require_index_on_disk(value("mail_index_path"), root)
-    found: dict[str, str | bool] = {}
+    layout = layout_of(value("mailbox_list_layout") or "fs", root)
+    found: dict[str, str | bool | TreeLayout] = {"layout": layout}
     for name, field in _PATHS.items():
         if text := value(name):
             found[field] = absolute_path(text, user)

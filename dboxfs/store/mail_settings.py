@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 
-from dboxfs.store.location import Location
+from dboxfs.store.location import Location, TreeLayout
+from dboxfs.store.mailbox_names import INDEX_ESCAPE
 
 _PLAIN = re.compile(r"[\w./@+~,=:%-]+", re.ASCII)
 
@@ -31,6 +32,8 @@ def mail_settings(location: Location) -> list[str]:
     lines += [f"{name} = {_new(value)}".rstrip() for name, value in found.items()]
     if location.full_dirname:
         lines.append("mailbox_directory_name_legacy = no")
+    if _chosen_escape(location):
+        lines.append(f"mailbox_list_storage_escape_char = {_new(location.escape)}")
     if location.utf8:
         lines.append("mailbox_list_utf8 = yes")
     if location.attachments is not None:
@@ -42,7 +45,10 @@ def for_dovecot(location: Location) -> list[str]:
     """Lines that tell a person what to put into the configuration of either Dovecot."""
     first, *others = mail_settings(location)
     lead = "for Dovecot 2.4: "
-    lines = [f"for Dovecot 2.3: mail_location = {mail_location(location)}", f"{lead}{first}"]
+    lines = [f"for Dovecot 2.3: mail_location = {mail_location(location)}"]
+    if _chosen_escape(location):
+        lines.append(f"{' ' * len(lead)}plugin listescape with listescape_char = {location.escape}")
+    lines.append(f"{lead}{first}")
     return lines + [" " * len(lead) + line for line in others]
 
 
@@ -57,6 +63,8 @@ _SETTINGS = {
     "DIRNAME": "mailbox_directory_name",
     "FULLDIRNAME": "mailbox_directory_name",
     "SUBSCRIPTIONS": "mailbox_subscriptions_filename",
+    "LAYOUT": "mailbox_list_layout",
+    "LISTINDEX": "mailbox_list_index_prefix",
 }
 
 
@@ -72,12 +80,20 @@ def _keys(location: Location) -> list[tuple[str, str]]:
         ("VOLATILEDIR", location.volatile),
     ]
     names = [
+        ("LAYOUT", location.layout.value, usual.layout.value),
+        ("LISTINDEX", location.list_index_name, usual.list_index_name),
         ("MAILBOXDIR", location.mailbox_dir, usual.mailbox_dir),
         ("FULLDIRNAME" if location.full_dirname else "DIRNAME", location.dirname, usual.dirname),
         ("SUBSCRIPTIONS", location.subscriptions, usual.subscriptions),
     ]
     found = [(key, value) for key, value in paths if value is not None]
     return found + [(key, value) for key, value, other in names if value != other or key == "FULLDIRNAME"]
+
+
+def _chosen_escape(location: Location) -> bool:
+    """Whether its escape character has to be said."""
+    usual = INDEX_ESCAPE if location.layout is TreeLayout.INDEX else ""
+    return location.escape != usual
 
 
 def _old(value: str) -> str:

@@ -29,7 +29,6 @@ from dboxfs.store.decrypt import decrypting
 from dboxfs.store.details_cache import DetailsCache
 from dboxfs.store.indexes.follow import NOTHING, Delta, IndexFiles
 from dboxfs.store.location import Location
-from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.prefetch import Walk
 from dboxfs.store.size_recall import Recall
 from dboxfs.store.size_table import SizeTables
@@ -81,7 +80,7 @@ class Mailbox:
         records: DetailsCache[Details] | None = None,
     ) -> None:
         self.name = name
-        self.display_name = display_name(name, utf8=location.utf8)
+        self.display_name = location.display_name(name)
         self.uids: Uids = _NO_UIDS
         self.shown_next = 1
         self.facts = FactTable()

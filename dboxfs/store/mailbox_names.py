@@ -17,6 +17,13 @@ can't be shown or would be ambiguous; then single bytes are percent-escaped:
 
 ``%XX`` therefore always stands for one raw byte of the storage name, and :func:`storage_part` is the exact
 inverse of :func:`shown_part` for every possible part: no two parts are ever shown equal.
+
+A store may have an *escape character* (``mailbox_list_storage_escape_char``, plugin ``listescape`` of 2.3,
+``^`` in every store with LAYOUT=index).  It and two hex digits stand for one byte that a stored name can't
+have: the escape character itself, ``/``, and at the beginning of a part ``~``, the first dot of ``.`` and
+``..``, the first byte of the name of mailbox directories.  Such a part is shown as what it says (a ``/`` in
+it as ``%2F``).  One that Dovecot would not have written (``\\41`` for ``A``) is shown as it is stored, behind
+``%00``, which no name begins with.
 """
 
 from __future__ import annotations
@@ -24,10 +31,16 @@ from __future__ import annotations
 import binascii
 import os
 import re
+from dataclasses import dataclass
+
+INDEX_ESCAPE = "^"
+"""The escape character of a store with LAYOUT=index, where none was chosen."""
 
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _MESSAGE_NAME = re.compile(r"[0-9]+\.eml")
 _RESERVED = frozenset({".", "..", ".dboxfs"})
+_LITERALLY = "%00"
+_SLASH = ord("/")
 _SHIFTED = re.compile(rb"&([^-]*)-")
 _NOT_MUTF7 = re.compile("[\x00-\x1f&\x7f-\xff]")
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
@@ -83,11 +96,89 @@ def encode_mutf7(name: str) -> bytes:
     return b"".join(out)
 
 
+@dataclass(frozen=True, slots=True)
+class NameCoding:
+    """How a store writes the parts of mailbox names.
+
+    :ivar utf8: as UTF-8; else as modified UTF-7.
+    :ivar escape: the escape character; empty: there is none.
+    :ivar dirname: the name of mailbox directories, which no part can have.
+    """
+
+    utf8: bool = False
+    escape: str = ""
+    dirname: str = "dbox-Mails"
+
+    def escaped(self, raw: bytes) -> bytes:
+        """A part as it is stored, of one without escapes."""
+        if not self.escape:
+            return raw
+        special, escape, out = self._is_special(raw), os.fsencode(self.escape), bytearray()
+        for at, byte in enumerate(raw):
+            if byte in (*escape, _SLASH) or (at == 0 and special):
+                out += escape + b"%02x" % byte
+            else:
+                out.append(byte)
+        return bytes(out)
+
+    def _is_special(self, raw: bytes) -> bool:
+        """Whether no stored part can begin like that, or be that."""
+        return raw.startswith(b"~") or raw in (b".", b"..", os.fsencode(self.dirname))
+
+    def plain(self, raw: bytes) -> bytes | None:
+        """The inverse of :meth:`escaped`; None: Dovecot would not have stored a part like that."""
+        if not self.escape:
+            return raw
+        escape = re.escape(os.fsencode(self.escape))
+        said = re.sub(escape + rb"([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), raw)
+        return said if self.escaped(said) == raw else None
+
+    def shown_part(self, part: str) -> str:
+        """The directory name that the mount shows for the storage part *part*."""
+        raw = os.fsencode(part)
+        plain = self.plain(raw)
+        if plain is None:
+            return self._literally(raw)
+        name = _decode(plain, utf8=self.utf8)
+        if name is not None:
+            return _escape_shown(name)
+        return _escape_raw(plain, utf8=self.utf8).replace("/", "%2F")
+
+    def _literally(self, raw: bytes) -> str:
+        return _LITERALLY + _escape_raw(raw, utf8=self.utf8)
+
+    def storage_part(self, shown: str) -> str:
+        """The storage part that *shown* stands for: the inverse of :meth:`shown_part`.
+
+        :raises ValueError: *shown* can't be a part of a name (lone surrogates outside an escape).
+        """
+        literally = bool(self.escape) and shown.startswith(_LITERALLY)
+        raw = self._raw(shown.removeprefix(_LITERALLY) if literally else shown)
+        return os.fsdecode(raw if literally else self.escaped(raw))
+
+    def _raw(self, shown: str) -> bytes:
+        out, pos = bytearray(), 0
+        for match in _ESCAPE.finditer(shown):
+            out += _encode(shown[pos : match.start()], utf8=self.utf8)
+            out.append(int(match[1], 16))
+            pos = match.end()
+        return bytes(out + _encode(shown[pos:], utf8=self.utf8))
+
+    def display(self, storage_name: str, separator: str = "/") -> str:
+        """The full name for people: decoded parts, joined; undecodable ones as in the mount."""
+        return separator.join(self._display_part(os.fsencode(part)) for part in storage_name.split("/"))
+
+    def _display_part(self, raw: bytes) -> str:
+        plain = self.plain(raw)
+        name = None if plain is None else _decode(plain, utf8=self.utf8)
+        if name is not None:
+            return name
+        return self._literally(raw) if plain is None else _escape_raw(plain, utf8=self.utf8)
+
+
 def shown_part(part: str, *, utf8: bool) -> str:
-    """The directory name that the mount shows for the storage part *part*."""
-    raw = os.fsencode(part)
-    name = _decode(raw, utf8=utf8)
-    return _escape_raw(raw, utf8=utf8) if name is None else _escape_shown(name)
+    """:meth:`NameCoding.shown_part` in a store without an escape character."""
+    return NameCoding(utf8).shown_part(part)
 
 
 def _decode(raw: bytes, *, utf8: bool) -> str | None:
@@ -100,7 +191,7 @@ def _decode(raw: bytes, *, utf8: bool) -> str | None:
 
 
 def _escape_shown(name: str) -> str:
-    name = _ESCAPE.sub(lambda m: "%25" + m[1], name)
+    name = _ESCAPE.sub(lambda m: "%25" + m[1], name).replace("/", "%2F")
     if name in _RESERVED or _MESSAGE_NAME.fullmatch(name):
         name = name.replace(".", "%2E", 1)
     return name
@@ -115,18 +206,8 @@ def _escape_raw(raw: bytes, *, utf8: bool) -> str:
 
 
 def storage_part(shown: str, *, utf8: bool) -> str:
-    """The storage part that *shown* stands for: the inverse of :func:`shown_part`.
-
-    :raises ValueError: *shown* can't be a part of a name (lone surrogates outside an escape).
-    """
-    out: list[bytes] = []
-    pos = 0
-    for match in _ESCAPE.finditer(shown):
-        out.append(_encode(shown[pos : match.start()], utf8=utf8))
-        out.append(bytes([int(match[1], 16)]))
-        pos = match.end()
-    out.append(_encode(shown[pos:], utf8=utf8))
-    return os.fsdecode(b"".join(out))
+    """:meth:`NameCoding.storage_part` in a store without an escape character."""
+    return NameCoding(utf8).storage_part(shown)
 
 
 def _encode(text: str, *, utf8: bool) -> bytes:
@@ -134,11 +215,5 @@ def _encode(text: str, *, utf8: bool) -> bytes:
 
 
 def display_name(storage_name: str, *, utf8: bool, separator: str = "/") -> str:
-    """The full name for people: decoded parts joined with *separator*, undecodable ones as in the mount."""
-    return separator.join(_display_part(part, utf8=utf8) for part in storage_name.split("/"))
-
-
-def _display_part(part: str, *, utf8: bool) -> str:
-    raw = os.fsencode(part)
-    name = _decode(raw, utf8=utf8)
-    return _escape_raw(raw, utf8=utf8) if name is None else name
+    """:meth:`NameCoding.display` in a store without an escape character."""
+    return NameCoding(utf8).display(storage_name, separator)

@@ -42,7 +42,6 @@ from dboxfs.store.folder import Folder, Listener, Listeners
 from dboxfs.store.indexes.follow import Delta, IndexFiles
 from dboxfs.store.location import Location
 from dboxfs.store.mailbox import Details, Mailbox
-from dboxfs.store.mailbox_names import display_name, shown_part
 from dboxfs.store.mdbox.storage import MdboxStorage
 from dboxfs.store.prefetch import AheadFiles
 from dboxfs.store.size_table import SizeTables
@@ -189,6 +188,8 @@ class Store:
             wanted = {item.name: item for item in found.walk()}
             known = {name: folder.mailbox is not None for name, folder in self.folders.items()}
             keep_unreadable(wanted, known, self.reports.error)
+            for what in found.damage:
+                self.report_damage(CorruptFile(self.location.list_index_path, 0, what))
             boxes = await self._load_mailboxes(wanted)
             self._take_tree(wanted, boxes)
 
@@ -221,11 +222,8 @@ class Store:
 
     def _take_tree(self, wanted: dict[str, TreeDirectory], boxes: dict[str, Mailbox]) -> None:
         gone = [folder for name, folder in self.folders.items() if name not in wanted]
-        changed = {
-            folder
-            for name, folder in self.folders.items()
-            if name in wanted and (folder.mailbox is not None) != wanted[name].selectable
-        }
+        there = [folder for name, folder in self.folders.items() if name in wanted]
+        changed = {folder for folder in there if self._differs(folder, wanted[folder.name])}
         for folder in changed:
             self._drop_mailbox(folder)
             self._listeners.folder_gone(folder)
@@ -236,9 +234,17 @@ class Store:
             if (folder := self.folders[item.name]) in changed:
                 self._listeners.folder_new(folder)  # before its children, which may be new too
 
+    def _differs(self, folder: Folder, item: TreeDirectory) -> bool:
+        return (folder.mailbox is not None) != item.selectable or self._is_another(folder)
+
     def _has_mailbox(self, name: str) -> bool:
         folder = self.folders.get(name)
-        return folder is not None and folder.mailbox is not None
+        return folder is not None and folder.mailbox is not None and not self._is_another(folder)
+
+    def _is_another(self, folder: Folder) -> bool:
+        """Whether another mailbox has the name now (LAYOUT=index, where the name leads to a guid)."""
+        box, wanted = folder.mailbox, self.location.index_path(folder.name)
+        return box is not None and box.index_directory != wanted
 
     def _new_mailbox(self, name: str) -> Mailbox:
         box = Mailbox(
@@ -260,7 +266,7 @@ class Store:
         if folder is None:
             above, _, part = item.name.rpartition("/")
             parent = self.folders[above]
-            folder = Folder(item.name, shown_part(part, utf8=self.location.utf8), parent, box)
+            folder = Folder(item.name, self.location.names.shown_part(part), parent, box)
             self.folders[item.name] = folder
             parent.children[folder.shown] = folder
             self._listeners.folder_new(folder)
@@ -326,8 +332,8 @@ class Store:
 
     def mailbox_view(self, name: str) -> IndexFiles | None:
         """What follows the index of a mailbox: for the writer of this process, so that both use one state."""
-        folder = self.folders.get(name)
-        return folder.mailbox.index if folder is not None and folder.mailbox is not None else None
+        box = self.folders[name].mailbox if name in self.folders else None
+        return box.index if box is not None else None
 
     def map_view(self) -> IndexFiles | None:
         """mdbox: the same for the map."""
@@ -387,9 +393,6 @@ class Store:
         if box is not None and (failed or (stale and not self._index_followed(box))):
             self._changes.watch_index(folder.name, box.index_directory)
             await self.refresh_mailbox(folder)
-        self._raise_unknown(folder)
-
-    def _raise_unknown(self, folder: Folder) -> None:
         if folder.error is not None:
             raise fresh(folder.error)
         if folder.mailbox is not None and folder.mailbox.state is None:
@@ -433,7 +436,7 @@ class Store:
 
     def display_name(self, folder: Folder, separator: str = "/") -> str:
         """The full name of *folder* for people."""
-        return display_name(folder.name, utf8=self.location.utf8, separator=separator)
+        return self.location.display_name(folder.name, separator)
 
     @property
     def index_errors(self) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 A directory is a folder; a folder with the directory ``dbox-Mails`` in it is a mailbox.  With ``INDEX=`` a
 folder whose index directory holds ``dovecot.index.log`` is a mailbox too.  The tree itself is looked at,
-not ``dovecot.list.index``, which is only Dovecot's cache of it.
+not ``dovecot.list.index``, which is only Dovecot's cache of it.  With LAYOUT=index that one is the tree
+(:mod:`.list_index`), and only its directory is watched.
 
 Symbolic links to directories are followed, as Dovecot does, except to a directory that the path already
 went through.  A directory that can't be read is a folder with an ``error``; nothing is known of what is in
@@ -19,7 +20,8 @@ from dataclasses import dataclass, field
 import trio
 
 from dboxfs.fsapi import DirEntry, FileSystem
-from dboxfs.store.location import Location
+from dboxfs.store.list_index import read_list
+from dboxfs.store.location import Location, TreeLayout
 
 _DIRECTORIES_AT_ONCE = 32
 _MESSAGE = re.compile(r"u\.[1-9][0-9]{0,9}")
@@ -33,6 +35,8 @@ class TreeDirectory:
     selectable: bool
     error: OSError | None = None
     children: list[TreeDirectory] = field(default_factory=list)
+    damage: tuple[str, ...] = ()
+    """LAYOUT=index, of the root: what is wrong with the list index, and left out."""
 
     def walk(self) -> list[TreeDirectory]:
         """This directory and all below it, parents first, in the order of their names."""
@@ -51,12 +55,32 @@ async def scan_tree(fs: FileSystem, location: Location, watch: Callable[[str], N
     :param watch: called with each directory before it is read, so that no change falls between.
     """
     root = TreeDirectory("", False)
+    if location.layout is TreeLayout.INDEX:
+        await _listed(fs, location, watch, root)
+        return root
     scanner = _Scanner(fs, location, watch, trio.CapacityLimiter(_DIRECTORIES_AT_ONCE))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scanner.visit, nursery, root, location.tree, frozenset())
         if location.inbox is not None:
             nursery.start_soon(scanner.add_inbox, root, location.inbox)
     return root
+
+
+async def _listed(
+    fs: FileSystem, location: Location, watch: Callable[[str], None], root: TreeDirectory
+) -> None:
+    """Fill in *root* from the list index."""
+    watch(location.list_index_dir)
+    try:
+        listed = await read_list(fs, location)
+    except OSError as exc:
+        root.error = exc
+        return
+    root.damage = listed.damage
+    known = {"": root}
+    for name, node in sorted(listed.nodes.items(), key=lambda item: item[0].split("/")):
+        known[name] = TreeDirectory(name, node.guid is not None)
+        known[name.rpartition("/")[0]].children.append(known[name])
 
 
 def keep_unreadable(
@@ -79,9 +103,14 @@ def keep_unreadable(
 
 
 async def is_stray(fs: FileSystem, location: Location, name: str) -> bool:
-    """Whether a directory of the tree that is no mailbox holds what only a mailbox has."""
+    """Whether a directory of the tree that is no mailbox holds what only a mailbox has.
+
+    With LAYOUT=index there is none: a parent has no directory.
+    """
+    if location.layout is TreeLayout.INDEX:
+        return False
     try:
-        entries = await fs.listdir(os.path.join(location.tree, name))
+        entries = await fs.listdir(location.folder_path(name))
     except OSError:
         return False
     names = {entry.name for entry in entries if not entry.is_dir}

@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 
 from dboxfs.errors import DboxfsError
 from dboxfs.store import Folder, Store
-from dboxfs.store.mailbox_names import shown_part, storage_part
 from dboxfs.store.names.table import decode, encode
 from dboxfs.store.write import StoreWriter
 from dboxfs.vfs.control import NAME as CONTROL_NAME
@@ -73,12 +72,12 @@ class Mailboxes:
         :raises Refused: EINVAL: there can't be one (``5.eml``, or an escape that stands for nothing).
         """
         check_name(name)
-        shown, utf8 = decode(name), self._store.location.utf8
+        shown, names = decode(name), self._store.location.names
         try:
-            part = storage_part(shown, utf8=utf8)
+            part = names.storage_part(shown)
         except ValueError:
             raise Refused(errno.EINVAL) from None
-        if shown_part(part, utf8=utf8) != shown:
+        if names.shown_part(part) != shown:
             raise Refused(errno.EINVAL)
         return f"{parent.name}/{part}" if parent.name else part
 

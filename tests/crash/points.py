@@ -38,6 +38,7 @@ EXPECTED = (
     "fscking index file",
     "Inconsistency in map index",
     "already exists",
+    "Mailbox list rescan found",
 )
 """What Dovecot may log about a store whose writer died (recovery section 1)."""
 

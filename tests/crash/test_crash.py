@@ -204,6 +204,19 @@ SCENARIOS = [
 ]
 
 
+SCENARIOS += [
+    Scenario(
+        f"{change.__name__}-{driver}-index",
+        driver,
+        WriteOptions(neighbour),
+        three_messages,
+        change,
+        suffix=":LAYOUT=index",
+        ours_first=change is delete,
+    )
+    for change in (create, delete, rename)
+    for driver, neighbour in (("sdbox", Neighbour.DOVECOT), ("mdbox", Neighbour.ALONE))
+]
 ALONE = WriteOptions(Neighbour.ALONE)
 OLD = WriteOptions(Neighbour.ALONE, temporary_age=-1)
 SCENARIOS += [

@@ -62,6 +62,13 @@ def test_the_paths_of_a_user_are_those_that_dovecot_uses(dovecot: Dovecot, run: 
     assert sizes == [message.physical_size for message in account.fetch()]
 
 
+def test_the_escape_character_is_found(dovecot: Dovecot, run: Run) -> None:
+    account = dovecot.account("sdbox:{home}/mail", **dovecot.dialect.escapes("+"))
+    account.doveadm("mailbox create", "a+b")
+    assert run("ls", *asked(account))[1] == ["        0  a+b"]
+    assert (account.root / "mailboxes" / "a+2bb" / "dbox-Mails").is_dir()
+
+
 def test_every_command_takes_a_user(dovecot: Dovecot, mounts: Mounts, run: Run) -> None:
     account = dovecot.account("sdbox:~/mail", mail_attachment_dir="{home}/att")
     account.append(corpus.with_flags(corpus.attachments()))

@@ -58,6 +58,9 @@ class Dialect(Protocol):
         :raises ValueError: this version has no word for one of them.
         """
 
+    def escapes(self, escape: str) -> dict[str, str]:
+        """Settings for an escape character in stored names."""
+
     def options(self, mail: str) -> list[str]:
         """The arguments of ``doveadm`` that name the store *mail* for one command."""
 
@@ -138,6 +141,9 @@ passdb {{
     def userdb(self, mail: str, settings: Mapping[str, str]) -> dict[str, str]:
         return {"mail": mail, **settings}
 
+    def escapes(self, escape: str) -> dict[str, str]:
+        return {"mail_plugins": "zlib,listescape", "listescape_char": escape}
+
     def options(self, mail: str) -> list[str]:
         return ["-o", f"mail_location={mail}"]
 
@@ -181,6 +187,7 @@ _SETTINGS_24 = {
 _SAME_24 = frozenset(
     {
         "lock_method",
+        "mailbox_list_storage_escape_char",
         "mail_always_cache_fields",
         "mail_never_cache_fields",
         "mdbox_rotate_interval",
@@ -248,6 +255,9 @@ mail_attribute {{
             elif (key, value) != ("mail_attachment_fs", "posix"):
                 raise ValueError(f"no setting of Dovecot 2.4 is known that means {key}={value}")
         return fields
+
+    def escapes(self, escape: str) -> dict[str, str]:
+        return {"mailbox_list_storage_escape_char": escape}
 
     def options(self, mail: str) -> list[str]:
         return [arg for name, value in _location_24(mail).items() for arg in ("-o", f"{name}={value}")]

@@ -132,7 +132,7 @@ def test_a_wrong_store_is_refused_with_what_is_wrong(tmp_path: Path, text: str, 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["LAYOUT=index", "LAYOUT=maildir++", "INDEX=MEMORY"])
+@pytest.mark.parametrize("key", ["LAYOUT=maildir++", "INDEX=MEMORY"])
 def test_what_is_not_supported_is_named(sdbox: Path, key: str) -> None:
     with pytest.raises(Unsupported, match=r"supported|no index") as caught:
         parse_location(f"sdbox:{sdbox}:{key}")
@@ -159,11 +159,16 @@ def test_a_store_that_cannot_be_read_is_refused(sdbox: Path) -> None:
         sdbox.chmod(0o700)
 
 
-def test_a_layout_that_hides_the_names_is_noticed_in_a_plain_directory(dovecot: Dovecot) -> None:
-    for driver in ("sdbox", "mdbox"):
-        account = dovecot.account(f"{driver}:{{home}}/mail:LAYOUT=index")
-        account.save(b"Subject: x\n\nbody\n")
-        with pytest.raises(Unsupported, match="LAYOUT=index"):
-            parse_location(str(account.root))
-        with pytest.raises(Unsupported, match="LAYOUT=index"):
-            parse_location(f"{driver}:{account.root}")
+@pytest.mark.parametrize("driver", ["sdbox", "mdbox"])
+def test_the_layout_is_noticed_in_a_plain_directory_and_contradicted_nowhere(
+    dovecot: Dovecot, driver: str
+) -> None:
+    by_guid = dovecot.account(f"{driver}:{{home}}/mail:LAYOUT=index")
+    by_guid.save(b"Subject: x\n\nbody\n")
+    assert parse_location(str(by_guid.root)) == parse_location(by_guid.location)
+    with pytest.raises(NoSuchStore, match="LAYOUT=index"):
+        parse_location(f"{driver}:{by_guid.root}")
+    by_name = dovecot.account(f"{driver}:{{home}}/mail")
+    by_name.save(b"Subject: x\n\nbody\n")
+    with pytest.raises(NoSuchStore, match="leave LAYOUT=index"):
+        parse_location(f"{driver}:{by_name.root}:LAYOUT=index")

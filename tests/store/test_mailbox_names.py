@@ -9,7 +9,14 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from dboxfs.store.mailbox_names import decode_mutf7, display_name, encode_mutf7, shown_part, storage_part
+from dboxfs.store.mailbox_names import (
+    NameCoding,
+    decode_mutf7,
+    display_name,
+    encode_mutf7,
+    shown_part,
+    storage_part,
+)
 
 _RAW = st.binary(min_size=1, max_size=40)
 # Where escapes could meet escapes: the characters that matter, close together.
@@ -53,6 +60,44 @@ def test_no_two_parts_are_shown_equal(utf8: bool) -> None:
     for raw in ODD:
         name = shown_part(os.fsdecode(raw), utf8=utf8)
         assert shown.setdefault(name, raw) == raw
+
+
+ESCAPES = ("^", "\\", "%", "~")
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+def test_with_an_escape_character_every_part_is_shown_under_a_name_that_leads_back(escape: str) -> None:
+    tricky = st.text(f"{escape}~./5c2f4eE1%&-é", min_size=1, max_size=8).map(str.encode)
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.one_of(PARTS, tricky), st.booleans())
+    def check(raw: bytes, utf8: bool) -> None:
+        coding = NameCoding(utf8, escape)
+        stored = coding.escaped(raw)
+        assert coding.plain(stored) == raw
+        assert b"/" not in stored
+        assert stored not in (b".", b"..", b"dbox-Mails")
+        shown = coding.shown_part(os.fsdecode(stored))
+        assert coding.storage_part(shown) == os.fsdecode(stored)
+        assert "/" not in shown
+        assert shown not in ("", ".", "..", ".dboxfs")
+        if b"/" not in raw:
+            as_it_is = os.fsdecode(raw)  # in a store that did not always have that character
+            assert coding.storage_part(coding.shown_part(as_it_is)) == as_it_is
+            assert (shown == coding.shown_part(as_it_is)) == (stored == raw)
+
+    for raw in (b"..", b".", b"~", b"dbox-Mails", b"a/b", b"\\2f", b"^5e", b"%00a", b"%2541"):
+        check = example(raw, False)(check)
+    check()
+
+
+@pytest.mark.parametrize(
+    ("stored", "shown"),
+    [("a^5eb", "a^b"), ("^7etilde", "~tilde"), ("^2e.", "%2E."), ("^64box-Mails", "dbox-Mails"),
+     ("with^2fslash", "with%2Fslash"), ("Tr&AOQ-s", "Träs"), ("a^41", "%00a^41"), ("^2F", "%00^2F")],
+)  # fmt: skip
+def test_parts_as_dovecot_escapes_them(stored: str, shown: str) -> None:
+    assert NameCoding(escape="^").shown_part(stored) == shown
 
 
 @settings(max_examples=300, deadline=None)

@@ -11,6 +11,7 @@ import os
 import re
 import struct
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from dboxfs.errors import CorruptFile
@@ -91,10 +92,19 @@ async def map_uid_validity(disk: Disk, location: Location, view: IndexFiles) -> 
 
 
 async def make_mailbox_index(
-    disk: Disk, location: Location, index: IndexLog, map_view: IndexFiles, *, contended: bool
+    disk: Disk,
+    location: Location,
+    index: IndexLog,
+    map_view: IndexFiles,
+    *,
+    contended: bool,
+    guid: bytes | None = None,
+    own_name: Sequence[bytes] = (),
 ) -> bool:
     """Make the log of a mailbox whose directories are there; False: there is one already.
 
+    :param guid: of the mailbox; None: a new one.
+    :param own_name: further records, that say what it is called (LAYOUT=index).
     :param map_view: follows the map (mdbox).
     :param contended: others may be making it at the same time.
     """
@@ -102,7 +112,7 @@ async def make_mailbox_index(
     map_validity = await map_uid_validity(disk, location, map_view) if mdbox else 0
     uid_validity = await next_uid_validity(disk, location)
     name = MDBOX_HEADER if mdbox else SDBOX_HEADER
-    header = MailboxHeader(name, os.urandom(16), 0, map_uid_validity=map_validity)
+    header = MailboxHeader(name, guid or os.urandom(16), 0, map_uid_validity=map_validity)
     intro = payload.ext_intro(name, hdr_size=24)
     update = payload.ext_hdr_update(0, encode_mailbox_header(header))
     validity = payload.header_update(24, struct.pack("<I", uid_validity))
@@ -111,6 +121,7 @@ async def make_mailbox_index(
             encode_record(RecordType.EXT_INTRO, intro, external=True),
             encode_record(RecordType.EXT_HDR_UPDATE, update, external=True),
             encode_record(RecordType.HEADER_UPDATE, validity, external=True),
+            *own_name,
         ]
     )
     return await new_log(disk, index, _log_header(int(time.time())), records, contended=contended)

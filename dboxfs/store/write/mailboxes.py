@@ -2,7 +2,9 @@
 
 Everything but subscribing holds ``mailboxes.lock``.  Names are storage names.  The tree is the truth;
 ``dovecot.list.index`` is a cache of it that Dovecot believes until its refresh flag is set, so whatever
-changes the tree sets that flag at the end.
+changes the tree sets that flag at the end.  With LAYOUT=index it is the truth (:mod:`.list_index`): a
+mailbox is there from the moment on in which it is listed, which is the last step of a creation and comes
+before anything is removed.
 """
 
 from __future__ import annotations
@@ -21,9 +23,12 @@ from dboxfs.index.log import RecordType, encode_record
 from dboxfs.store.indexes.create import make_mailbox_index
 from dboxfs.store.indexes.locks import tree_lock
 from dboxfs.store.indexes.log import IndexLog
-from dboxfs.store.mailbox_names import decode_mutf7
+from dboxfs.store.location import TreeLayout
 from dboxfs.store.write import log_records
+from dboxfs.store.write.list_index import listed, own_name, own_name_of
+from dboxfs.store.write.mailbox_check import check_mailbox_name
 from dboxfs.store.write.proof import expunges_of, holds_messages, is_left_by_expunge
+from dboxfs.store.write.removing import remove_index_files, remove_tree, was_empty
 from dboxfs.store.write.session import Work, message_number, present
 from dboxfs.store.write_errors import InvalidName, MailboxExists, MailboxInUse
 
@@ -32,7 +37,6 @@ log = logging.getLogger(__name__)
 TRASH = "..DOVECOT-TrasH"
 _LIST_FLAG = b"\x01"
 _ATTEMPTS = 10
-_LONGEST_PART = 255
 
 Expunge = Callable[[str, Sequence[int] | None], Awaitable[object]]
 
@@ -50,7 +54,7 @@ class MailboxTree:
         self._location = work.location
         self._expunge = expunge
         self._trash = os.path.join(self._location.root, TRASH)
-        self._list_directory = self._location.index or self._location.root
+        self._by_guid = self._location.layout is TreeLayout.INDEX
 
     @asynccontextmanager
     async def _locked(self) -> AsyncIterator[None]:
@@ -61,7 +65,8 @@ class MailboxTree:
             try:
                 yield
             finally:
-                await self._want_refresh()
+                if not self._by_guid:
+                    await self._want_refresh()
 
     # -- create ------------------------------------------------------------------------------------------
 
@@ -71,8 +76,10 @@ class MailboxTree:
         :raises MailboxExists: it is there.
         :raises InvalidName: it can't be.
         """
-        self._check_name(name)
+        check_mailbox_name(self._location, name)
         async with self._locked():
+            if self._by_guid:
+                await self._give_guid(name)
             path = self._location.mailbox_path(name)
             if await self._disk.exists(path):
                 raise MailboxExists(f"{self._work.shown(name)}: the mailbox exists")
@@ -83,11 +90,41 @@ class MailboxTree:
                 await self._create_apart(name, path)
             try:
                 await self._sync_parents(path)
-            except OSError:
+                if self._by_guid:
+                    await self._list(name)
+            except (OSError, DboxfsError):
                 # A power failure could take it, and what was saved in it by then.
                 await self._disk.attempt(self._take_back(name, path))
                 raise
         self._work.count("mailboxes")
+
+    async def _give_guid(self, name: str) -> None:
+        """Choose the directory of a mailbox that is to be made (LAYOUT=index)."""
+        async with listed(self._work) as mailboxes:
+            node = mailboxes.tree.nodes.get(name)
+            if node is not None and node.guid is not None:
+                raise MailboxExists(f"{self._work.shown(name)}: the mailbox exists")
+        self._location.directories.put(name, os.urandom(16).hex())
+
+    async def _list(self, name: str) -> None:
+        """A mailbox that was made has a name from now on (LAYOUT=index)."""
+        guid = bytes.fromhex(self._location.directories.of(name))
+        state = await self._work.new_index(name).peek()
+        async with listed(self._work) as mailboxes:
+            node = mailboxes.tree.nodes.get(name)
+            if node is not None and node.guid is not None:
+                self._location.directories.put(name, guid.hex())  # this one is taken back, not the other one
+                raise MailboxExists(f"{self._work.shown(name)}: the mailbox exists")
+            await mailboxes.add(name, guid, state.uid_validity)
+
+    async def _make_index(self, name: str, index: IndexLog) -> bool:
+        """Make the index of a mailbox; False: there is one."""
+        guid = bytes.fromhex(self._location.directories.of(name)) if self._by_guid else None
+        said = own_name(None, own_name_of(self._work, name)) if self._by_guid else ()
+        disk, location, view = self._disk, self._location, self._work.map_view
+        return await make_mailbox_index(
+            disk, location, index, view, contended=False, guid=guid, own_name=said
+        )
 
     async def _take_back(self, name: str, path: str) -> None:
         """A mailbox that was made just now goes again, unless somebody has put a message there."""
@@ -98,7 +135,7 @@ class MailboxTree:
             return
         self._work.forget(name)
         await self._remove_mailbox(name, path)
-        await self._remove_if_empty(os.path.dirname(path))
+        await was_empty(self._disk, os.path.dirname(path))
 
     async def _create_whole(self, name: str, path: str) -> None:
         """The index lies in the mailbox's directory: make that out of sight, and give it its name."""
@@ -107,16 +144,16 @@ class MailboxTree:
         await self._disk.make_dirs(staging)
         try:
             index = IndexLog(self._disk, staging, "dovecot.index", self._work.shown(name))
-            await make_mailbox_index(self._disk, self._location, index, self._work.map_view, contended=False)
+            await self._make_index(name, index)
             await self._disk.make_dirs(os.path.dirname(path))
             await self._disk.run(ops.Rename(staging, path))
         except OSError:
-            await self._disk.attempt(self._remove_tree(staging))
+            await self._disk.attempt(remove_tree(self._disk, staging))
             for directory in missing:
-                await self._disk.attempt(self._remove_if_empty(directory))
+                await self._disk.attempt(was_empty(self._disk, directory))
             raise
         finally:
-            await self._disk.attempt(self._remove_if_empty(self._trash))
+            await self._disk.attempt(was_empty(self._disk, self._trash))
 
     async def _missing_above(self, path: str) -> list[str]:
         """The directories above *path* that are not there, the lowest first."""
@@ -129,9 +166,7 @@ class MailboxTree:
         """The index lies elsewhere: with it the mailbox exists."""
         index = self._work.index(name)
         await self._disk.make_dirs(index.directory)
-        made = await make_mailbox_index(
-            self._disk, self._location, index, self._work.map_view, contended=False
-        )
+        made = await self._make_index(name, index)
         await self._disk.make_dirs(path)
         if not made:
             raise MailboxExists(f"{self._work.shown(name)}: the mailbox exists")
@@ -141,25 +176,6 @@ class MailboxTree:
         while len(path) > len(self._location.root):
             path = os.path.dirname(path)
             await self._disk.sync_dir(path)
-
-    def _check_name(self, name: str) -> None:
-        """
-        :raises InvalidName: Dovecot would not take it.
-        """
-        if name.partition("/")[0] != "INBOX" and name.partition("/")[0].upper() == "INBOX":
-            raise InvalidName(f"{name!r}: for IMAP this is INBOX, whatever its case")
-        for part in name.split("/"):
-            raw = os.fsencode(part)
-            if part in ("", ".", "..", self._location.dirname) or part.startswith("~"):
-                raise InvalidName(f"{name!r}: a mailbox name can't have the part {part!r}")
-            if len(raw) > _LONGEST_PART or any(byte < 0x20 or byte == 0x7F for byte in raw):
-                raise InvalidName(f"{name!r}: too long, or control characters in the name")
-            try:
-                text = raw.decode("utf-8") if self._location.utf8 else decode_mutf7(raw)
-            except ValueError as exc:
-                raise InvalidName(f"{name!r}: not a valid name in this store: {exc}") from exc
-            if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in text):
-                raise InvalidName(f"{name!r}: control characters in the name")
 
     # -- delete ------------------------------------------------------------------------------------------
 
@@ -174,25 +190,45 @@ class MailboxTree:
         if name == "INBOX":
             raise Unsupported("INBOX can't be deleted")
         async with self._locked():
-            folder, path = os.path.join(self._location.tree, name), self._location.mailbox_path(name)
+            folder, path = self._location.folder_path(name), self._location.mailbox_path(name)
             if only_empty:
                 await self._check_empty(name, folder)
             if await self._disk.exists(path) or await self._disk.exists(self._work.index(name).log_path):
                 await self._refuse_message_files(name)
                 await self._mark_deleted(name, only_empty=only_empty)
                 self._work.forget(name)
+                if self._by_guid:
+                    await self._unlist(name)
                 await self._remove_mailbox(name, path)
+            elif self._by_guid:
+                await self._unlist(name)
             elif not await self._disk.exists(folder):
                 raise NoSuchMailbox(f"{self._work.shown(name)}: no such mailbox")
-            await self._remove_if_empty(folder)
+            await was_empty(self._disk, folder)
             if not await self._disk.exists(self._location.root):
                 raise ops.os_error(errno.ENOENT, self._location.root)  # nothing was deleted: it all went away
         self._work.count("mailboxes")
 
     async def _check_empty(self, name: str, folder: str) -> None:
+        if self._by_guid:
+            async with listed(self._work) as mailboxes:
+                if mailboxes.has_children(name):
+                    raise MailboxInUse(f"{self._work.shown(name)}: the mailbox has children")
+            return
         entries = await self._disk.listdir(folder)
         if any(entry.is_dir and entry.name != self._location.dirname for entry in entries):
             raise MailboxInUse(f"{self._work.shown(name)}: the mailbox has children")
+
+    async def _unlist(self, name: str) -> None:
+        """A mailbox, or a parent that has no children, has no name any more (LAYOUT=index)."""
+        guid = self._location.directories.of(name)
+        async with listed(self._work) as mailboxes:
+            node = mailboxes.tree.nodes.get(name)
+            if node is None:
+                raise NoSuchMailbox(f"{self._work.shown(name)}: no such mailbox")
+            if node.guid is not None or not mailboxes.has_children(name):
+                await mailboxes.remove(name)
+        self._location.directories.put(name, guid)  # what is left of it is still to be removed
 
     async def _refuse_message_files(self, name: str) -> None:
         """What goes with a mailbox are its index and messages that are expunged, and no message file else.
@@ -263,18 +299,18 @@ class MailboxTree:
         if await self._disk.exists(path):
             away = os.path.join(self._trash, uuid.uuid4().hex)
             await self._disk.attempt(self._throw_away(path, away))
-            await self._remove_tree(path)
-            await self._disk.attempt(self._remove_tree(away))
+            await remove_tree(self._disk, path)
+            await self._disk.attempt(remove_tree(self._disk, away))
         await self._disk.sync_dir(os.path.dirname(path))
         alt = self._location.alt_mailbox_path(name)
         if alt is not None:
-            await self._remove_tree(alt)
-            await self._remove_if_empty(os.path.dirname(alt))
+            await remove_tree(self._disk, alt)
+            await was_empty(self._disk, os.path.dirname(alt))
         if self._location.index is not None:
-            await self._remove_index_files(self._work.index(name).directory)
+            await remove_index_files(self._disk, self._work.index(name).directory)
         if self._location.control is not None:
             control = os.path.join(self._location.control, self._location.mailbox_dir, name)
-            await self._remove_if_empty(control)
+            await was_empty(self._disk, control)
         await self._disk.attempt(self._empty_trash())
 
     async def _empty_trash(self) -> None:
@@ -283,46 +319,17 @@ class MailboxTree:
         Dovecot gives the mailbox this name itself, where nobody else uses it.
         """
         if not await holds_messages(self._disk, self._trash):
-            await self._remove_tree(self._trash)
+            await remove_tree(self._disk, self._trash)
             return
         for entry in await self._disk.listdir(self._trash):
             path = os.path.join(self._trash, entry.name)
             if entry.is_dir and not await holds_messages(self._disk, path):
-                await self._remove_tree(path)
+                await remove_tree(self._disk, path)
 
     async def _throw_away(self, path: str, away: str) -> None:
         """Put a directory out of sight in one step.  Where that fails (disk full) it is emptied in place."""
         await self._disk.mkdir(self._trash)
         await self._disk.run(ops.Rename(path, away))
-
-    async def _remove_index_files(self, directory: str) -> None:
-        for entry in await self._disk.listdir(directory):
-            if entry.name.startswith("dovecot.") and not entry.is_dir:
-                await self._disk.unlink(os.path.join(directory, entry.name))
-        await self._remove_if_empty(directory)
-
-    async def _remove_tree(self, path: str) -> None:
-        """Remove a directory and all in it.  What is missing is no error."""
-        for entry in await self._disk.listdir(path):
-            child = os.path.join(path, entry.name)
-            if entry.is_dir:
-                await self._remove_tree(child)
-            else:
-                await self._disk.unlink(child)
-        await self._remove_if_empty(path)
-
-    async def _remove_if_empty(self, path: str) -> None:
-        await self._was_empty(path)
-
-    async def _was_empty(self, path: str) -> bool:
-        """Remove a directory if there is nothing in it."""
-        try:
-            await self._disk.run(ops.Rmdir(path))
-        except OSError as exc:
-            if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
-                raise
-            return False
-        return True
 
     # -- rename ------------------------------------------------------------------------------------------
 
@@ -333,12 +340,15 @@ class MailboxTree:
         :raises InvalidName: it can't be, or lies below the old one.
         :raises NoSuchMailbox: the old one is not there.
         """
-        self._check_name(new)
+        check_mailbox_name(self._location, new)
         if old == "INBOX" or new == "INBOX":
             raise Unsupported("INBOX can't be renamed or replaced")
         if f"{new}/".startswith(f"{old}/"):
             raise InvalidName(f"{new!r}: lies below {old!r}, which is to be renamed")
         async with self._locked():
+            if self._by_guid:
+                await self._rename_listed(old, new)
+                return
             pairs = [(os.path.join(tree, old), os.path.join(tree, new)) for tree in self._trees()]
             there = [await self._disk.exists(source) for source, _ in pairs]
             taken = [await self._disk.exists(target) for _, target in pairs]
@@ -353,6 +363,31 @@ class MailboxTree:
             for tree in self._trees():
                 await self._disk.attempt(self._remove_empty_parents(tree, old))
         self._work.count("mailboxes")
+
+    async def _rename_listed(self, old: str, new: str) -> None:
+        """Rename in the list index, in one step; then tell the mailboxes their names (LAYOUT=index)."""
+        async with listed(self._work) as mailboxes:
+            nodes = mailboxes.tree.nodes
+            if old not in nodes:
+                raise NoSuchMailbox(f"{self._work.shown(old)}: no such mailbox")
+            if new in nodes and (nodes[new].guid is not None or mailboxes.has_children(new)):
+                raise MailboxExists(f"{self._work.shown(new)}: the mailbox exists")
+            self._work.forget(old)
+            await mailboxes.rename(old, new)
+            moved = [name for name in mailboxes.tree.directories if f"{name}/".startswith(f"{new}/")]
+        self._work.count("mailboxes")
+        for name in moved:
+            await self._tell_name(name)
+
+    async def _tell_name(self, name: str) -> None:
+        """Say in a mailbox's index what it is called.  It matters where the list index is lost: never
+        fails."""
+        index = self._work.index(name)
+        try:
+            async with index.locked():
+                await index.append(own_name(index.state, own_name_of(self._work, name)))
+        except (DboxfsError, OSError):
+            self._disk.lost_errors += 1
 
     async def _rename_all(self, pairs: list[tuple[str, str]]) -> None:
         """Rename a directory in each tree; if one fails, none is renamed in the end."""
@@ -377,7 +412,7 @@ class MailboxTree:
 
     async def _remove_empty_parents(self, tree: str, name: str) -> None:
         parent = os.path.dirname(name)
-        while parent and await self._was_empty(os.path.join(tree, parent)):
+        while parent and await was_empty(self._disk, os.path.join(tree, parent)):
             parent = os.path.dirname(parent)
 
     # -- the list index ----------------------------------------------------------------------------------

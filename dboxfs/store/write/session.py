@@ -25,8 +25,8 @@ from dboxfs.store.indexes.create import make_mailbox_index, make_map, refuse_los
 from dboxfs.store.indexes.follow import IndexFiles
 from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.indexes.snapshot import tidy
-from dboxfs.store.location import Kind, Location
-from dboxfs.store.mailbox_names import display_name
+from dboxfs.store.list_index import ListReader
+from dboxfs.store.location import Kind, Location, TreeLayout
 from dboxfs.store.write.naming import Namer, Wanted
 from dboxfs.store.write.notes import Notes
 from dboxfs.store.write_errors import WHERE_INDEX, IndexMissing
@@ -50,10 +50,6 @@ class Views(Protocol):
 
     def map_view(self) -> IndexFiles | None:
         """What follows the map."""
-
-
-def _no_view() -> None:
-    """Nobody reads it."""
 
 
 class Work:
@@ -97,6 +93,7 @@ class Work:
         self.repair: Callable[[Work], Awaitable[None]] | None = None
         self.namer: Namer | None = None
         self._indexes: OrderedDict[str, IndexLog] = OrderedDict()
+        self._list = ListReader(fs, location) if location.layout is TreeLayout.INDEX else None
         self._unremoved: dict[str, tuple[int, int, int]] = {}
 
     def count(self, what: str, number: int = 1) -> None:
@@ -126,7 +123,7 @@ class Work:
     def index(self, name: str) -> IndexLog:
         """The index of a mailbox, not locked."""
         found = self._indexes.get(name)
-        if found is None:
+        if found is None or found.directory != self.index_directory(name):
             found = self.new_index(name)
             self._indexes[name] = found
         self._indexes.move_to_end(name)
@@ -138,13 +135,17 @@ class Work:
 
     def new_index(self, name: str) -> IndexLog:
         """An index of a mailbox that is not kept: for a look that should push nothing else out of memory."""
-        views = self._views
-        view = partial(views.mailbox_view, name) if views is not None else _no_view
+        view = partial(self._view, name)
         return IndexLog(self.disk, self.index_directory(name), "dovecot.index", self.shown(name), view)
+
+    def _view(self, name: str) -> IndexFiles | None:
+        """What follows the index of a mailbox; with LAYOUT=index it may be that of one that had its name."""
+        found = self._views.mailbox_view(name) if self._views is not None else None
+        return found if found is not None and found.directory == self.index_directory(name) else None
 
     def shown(self, name: str) -> str:
         """The name of a mailbox for people: storage names are encoded."""
-        return display_name(name, utf8=self.location.utf8)
+        return self.location.display_name(name)
 
     def index_directory(self, name: str) -> str:
         """Where the index files of a mailbox lie."""
@@ -152,8 +153,8 @@ class Work:
 
     def list_index(self) -> IndexLog:
         """``dovecot.list.index``, Dovecot's cache of the tree."""
-        directory = self.location.index or self.location.root
-        return IndexLog(self.disk, directory, "dovecot.list.index", "the list index")
+        location = self.location
+        return IndexLog(self.disk, location.list_index_dir, location.list_index_name, "the list index")
 
     def forget(self, name: str) -> None:
         """A mailbox was renamed or deleted: nothing that is known of it and of those below counts."""
@@ -163,6 +164,11 @@ class Work:
                 if not self._indexes[known].busy:
                     del self._indexes[known]
 
+    async def locate(self) -> None:
+        """With LAYOUT=index: know the directories of mailboxes as they are now."""
+        if self._list is not None:
+            await self._list.look()
+
     @asynccontextmanager
     async def mailbox(self, name: str) -> AsyncIterator[IndexLog]:
         """Hold a mailbox; its index is made if only its directory is there.
@@ -170,6 +176,7 @@ class Work:
         :raises NoSuchMailbox: there is none.
         :raises CorruptFile, StoreBusy: see :meth:`IndexLog.locked`.
         """
+        await self.locate()
         index = self.index(name)
         async with AsyncExitStack() as stack:
             try:
@@ -215,7 +222,9 @@ class Work:
             raise NoSuchMailbox(f"{self.shown(name)}: no such mailbox")
         await self._refuse_lost_index(name, index)
         await self.disk.make_dirs(index.directory)
-        await make_mailbox_index(self.disk, self.location, index, self.map_view, contended=True)
+        location = self.location
+        guid = bytes.fromhex(location.directories.of(name)) if self._list is not None else None
+        await make_mailbox_index(self.disk, location, index, self.map_view, contended=True, guid=guid)
 
     async def _refuse_lost_index(self, name: str, index: IndexLog) -> None:
         """A new index would give uids again, and make messages that are there look expunged."""

@@ -119,9 +119,8 @@ class StoreWriter:
         :raises Superseded: the name that one shall have is another message's.
         :raises ValueError: a guid that has not 16 bytes, or something that can't be a keyword.
         """
-        if not messages:
-            return Saved(0, (), ())
-        return await self._backend.add(name, messages)
+        await self._work.locate()
+        return await self._backend.add(name, messages) if messages else Saved(0, (), ())
 
     async def copy(
         self,
@@ -141,6 +140,7 @@ class StoreWriter:
         wanted = sorted(set(uids))
         if not wanted:
             return Copied(0, (), ())
+        await self._work.locate()
         return await self._backend.copy(source, wanted, target, like=like, named=named)
 
     async def move(
@@ -162,6 +162,7 @@ class StoreWriter:
         wanted = sorted(set(uids))
         if not wanted:
             return Copied(0, (), ())
+        await self._work.locate()
         if replaces is not None and (len(wanted) > 1 or source == target):
             raise ValueError("one message takes the place of one in another mailbox")
         return await self._backend.move(source, wanted, target, replaces=replaces, named=named)

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from dboxfs.errors import NoSuchStore
 from dboxfs.fsapi import FileSystem
 from dboxfs.store.location import Kind, Location
-from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.tree import scan_tree
 from dboxfs.tools.check.broken import broken_findings
 from dboxfs.tools.check.check_mdbox import StorageCheck
@@ -219,7 +218,7 @@ class _Check:
                 found[group.box.what] = (group.box.mailbox, group.uids)
         for one in sorted(self._tally.encrypted, key=lambda who: who.uid or 0):
             if one.uid is not None:
-                shown = display_name(one.mailbox or "", utf8=self._location.utf8)
+                shown = self._location.display_name(one.mailbox or "")
                 found.setdefault(shown, (one.mailbox, []))[1].append(one.uid)
         for shown, (mailbox, uids) in sorted(found.items()):
             what = f"{shown}: {len(uids)} messages are encrypted (mail_crypt), a mount gives EACCES: "

@@ -12,8 +12,7 @@ from dboxfs.index.mailbox import MDBOX_HEADER, SDBOX_HEADER, MailboxHeader, mail
 from dboxfs.index.state import HEADER_FSCKED, IndexState
 from dboxfs.store.dbox_version import recorded_version, version_path
 from dboxfs.store.indexes.follow import IndexFiles
-from dboxfs.store.location import Kind, Location
-from dboxfs.store.mailbox_names import display_name
+from dboxfs.store.location import Kind, Location, TreeLayout
 from dboxfs.tools.check.advice import COPY, DROPS_FLAGS, rescue_first
 from dboxfs.tools.check.findings import Finding, Severity
 
@@ -50,7 +49,7 @@ class Index:
 
 def mailbox_index(fs: FileSystem, location: Location, name: str) -> Index:
     """The index of a mailbox, not read yet."""
-    return Index(IndexFiles(fs, location.index_path(name)), name, display_name(name, utf8=location.utf8))
+    return Index(IndexFiles(fs, location.index_path(name)), name, location.display_name(name))
 
 
 def map_index(fs: FileSystem, location: Location) -> Index:
@@ -146,16 +145,19 @@ async def cache_findings(fs: FileSystem, location: Location, index: Index) -> li
 
 
 async def list_index_findings(fs: FileSystem, location: Location) -> list[Finding]:
-    """Whether ``dovecot.list.index`` can be read.  With this layout it is only a cache."""
+    """Whether ``dovecot.list.index`` can be read.  With LAYOUT=fs it is only a cache."""
     directory = location.index or location.root
-    index = Index(IndexFiles(fs, directory, "dovecot.list.index"), None, "the list of mailboxes")
+    index = Index(IndexFiles(fs, directory, location.list_index_name), None, "the list of mailboxes")
     await read_index(fs, index)
     if index.error is None:
         return []
     name = os.path.basename(index.files.base_path)
     todo = f"nothing is lost: stop Dovecot and remove {name}, {name}.log"
+    if location.layout is TreeLayout.INDEX:
+        todo = "restore it from a backup; else Dovecot makes a new one from the mailboxes' own names"
     what = f"the list of mailboxes can't be read: {index.error}"
-    return [Finding(Severity.WARNING, "list-index", index.files.log_path, what, todo)]
+    severity = Severity.ERROR if location.layout is TreeLayout.INDEX else Severity.WARNING
+    return [Finding(severity, "list-index", index.files.log_path, what, todo)]
 
 
 async def version_findings(fs: FileSystem, location: Location) -> list[Finding]:

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 
 from dboxfs.fsapi import FileSystem, Peek, PeekResult
 from dboxfs.store.location import Location
-from dboxfs.store.mailbox_names import display_name
 from dboxfs.tools.check.broken import BROKEN
 from dboxfs.tools.check.findings import Finding, Severity
 
@@ -33,11 +32,13 @@ async def leftover_findings(fs: FileSystem, location: Location, mailboxes: Itera
         directories[location.alt_storage] = None
     findings: list[Finding] = []
     for directory, mailbox in directories.items():
-        findings += await _directory(fs, directory, mailbox, utf8=location.utf8)
+        findings += await _directory(fs, location, directory, mailbox)
     return findings
 
 
-async def _directory(fs: FileSystem, directory: str, mailbox: str | None, *, utf8: bool) -> list[Finding]:
+async def _directory(
+    fs: FileSystem, location: Location, directory: str, mailbox: str | None
+) -> list[Finding]:
     try:
         entries = await fs.listdir(directory)
     except OSError:
@@ -52,7 +53,7 @@ async def _directory(fs: FileSystem, directory: str, mailbox: str | None, *, utf
         if found is not None and not isinstance(answer, FileNotFoundError):
             severity, code, what, todo = found
             if mailbox is not None:
-                what = f"{display_name(mailbox, utf8=utf8)}: {what}"
+                what = f"{location.display_name(mailbox)}: {what}"
             findings.append(Finding(severity, code, path, what, todo, mailbox=mailbox))
     return findings
 

@@ -6,7 +6,6 @@ import os
 
 from dboxfs.fsapi import FileSystem
 from dboxfs.store.location import Location
-from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.tree import TreeDirectory, is_stray
 from dboxfs.tools.check.findings import Finding, Severity
 
@@ -17,7 +16,7 @@ async def tree_findings(fs: FileSystem, location: Location, tree: TreeDirectory)
     """Everything that is wrong with *tree*, which :func:`~dboxfs.store.tree.scan_tree` has made."""
     findings: list[Finding] = []
     for folder in tree.walk():
-        shown = display_name(folder.name, utf8=location.utf8)
+        shown = location.display_name(folder.name)
         if folder.error is not None:
             path = location.mailbox_path(folder.name) if folder.name else location.tree
             whose = f"{shown}: " if folder.name else ""
@@ -26,6 +25,7 @@ async def tree_findings(fs: FileSystem, location: Location, tree: TreeDirectory)
             findings.append(
                 Finding(Severity.ERROR, "directory", path, what, todo, mailbox=folder.name or None)
             )
+        findings += [_unlisted(location, what) for what in folder.damage]
         if folder.name and not folder.selectable and await is_stray(fs, location, folder.name):
             path = os.path.join(location.tree, folder.name)
             what = f"{shown}: its directory holds a mailbox that is not called {location.dirname}"
@@ -39,6 +39,13 @@ async def tree_findings(fs: FileSystem, location: Location, tree: TreeDirectory)
     if location.alt is not None:
         findings += await _no_alt(fs, location, location.alt)
     return findings
+
+
+def _unlisted(location: Location, what: str) -> Finding:
+    """Something of the list index that leads to no mailbox (LAYOUT=index)."""
+    path = location.list_index_path
+    todo = "restore it from a backup; else dboxfs rescue finds the mailboxes by their own names"
+    return Finding(Severity.ERROR, "list-index", path, what, todo)
 
 
 def _hidden(location: Location, folder: TreeDirectory, shown: str) -> Finding:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from dboxfs.store.dbox_version import DEFAULT, encode_version, version_path
 from dboxfs.store.indexes.create import last_uid_validity, set_uid_validity
 from dboxfs.store.location import WRITTEN_NAMES
-from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.store import Store
 from dboxfs.tools.convert.mailbox_snapshot import MailboxSnapshot
 from dboxfs.tools.convert.source import reason
@@ -63,7 +62,7 @@ class ControlFiles:
             try:
                 data = await disk.read_whole(os.path.join(location.control_dir, WRITTEN_NAMES, guid))
             except OSError as exc:
-                shown = display_name(name, utf8=location.utf8)
+                shown = location.display_name(name)
                 failed.append(f"{shown}: the names of its files were left out: {reason(exc)}")
                 continue
             if data is not None and any(portrait.guid):

@@ -30,7 +30,6 @@ from dboxfs.store.folder import Folder
 from dboxfs.store.hidden import hidden_in, summary, told
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.mailbox import Mailbox
-from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.opening import open_store
 from dboxfs.store.store import Store
 from dboxfs.store.write import StoreExists, WriteOptions
@@ -188,7 +187,7 @@ class Converter:
         return sorted(found, key=lambda folder: folder.name)
 
     def _shown(self, name: str) -> str:
-        return display_name(name, utf8=self._store.location.utf8)
+        return self._store.location.display_name(name)
 
     def _fail(self, line: str) -> None:
         self.result.failed.append(line)

@@ -17,7 +17,6 @@ from typing import TypeVar
 from dboxfs.dbox import Metadata
 from dboxfs.errors import DboxfsError, FormatError
 from dboxfs.store.mailbox import Mailbox
-from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.store import Store
 from dboxfs.store.write.results import side_by_side
 from dboxfs.tools.convert.errors import VerifyFailed
@@ -51,7 +50,7 @@ async def verify(
     boxes = {name for name in names if _box(made, name) is not None}
     different = (names ^ expected) | (portraits.keys() - boxes)
     if different:
-        shown = display_name(min(different), utf8=source.location.utf8)
+        shown = source.location.display_name(min(different))
         raise VerifyFailed(f"{shown}: the mailbox is not as it was")
     try:
         subscribed = await source.subscribed()
@@ -62,7 +61,7 @@ async def verify(
     for name, portrait in portraits.items():
         here, there = _box(source, name), _box(made, name)
         if here is None or there is None:
-            shown = display_name(name, utf8=source.location.utf8)
+            shown = source.location.display_name(name)
             raise VerifyFailed(f"{shown}: the mailbox is gone")
         await _Comparison(portrait, here, there, left_out, tell).run(count)
 

@@ -14,7 +14,7 @@ from dboxfs.fsapi import ops
 from dboxfs.store import Folder
 from dboxfs.store.disk import Disk
 from dboxfs.store.mailbox import FLAG_NAMES
-from dboxfs.store.mailbox_names import shown_part
+from dboxfs.store.mailbox_names import NameCoding
 from dboxfs.store.names.table import WrittenNames
 from dboxfs.tools.exporting.formats import BoxFacts, MailboxWriter, write_file
 from dboxfs.tools.exporting.message import Outgoing
@@ -24,15 +24,15 @@ from dboxfs.util.dates import rfc3339
 
 @dataclass(frozen=True, slots=True)
 class EmlFormat:
-    """Writes plain files.  ``names``: of messages, as a mount shows them.  ``utf8``: of the store's names."""
+    """Writes plain files.  ``names``: of messages, as a mount shows them.  ``coding``: of mailbox names."""
 
     xattrs: bool
     names: WrittenNames
-    utf8: bool
+    coding: NameCoding
 
     def place(self, folder: Folder) -> str:
         """See :class:`~dboxfs.tools.exporting.formats.Format`."""
-        return "/".join(shown_part(part, utf8=self.utf8) for part in folder.name.split("/"))
+        return "/".join(self.coding.shown_part(part) for part in folder.name.split("/"))
 
     async def begin(self, disk: Disk, path: str, box: BoxFacts) -> MailboxWriter:
         """See the protocol."""

@@ -7,6 +7,7 @@ those.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +16,7 @@ from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
 from dboxfs.store import Folder
 from dboxfs.store.disk import Disk, check_appended
-from dboxfs.store.mailbox_names import display_name, encode_mutf7
+from dboxfs.store.mailbox_names import NameCoding, encode_mutf7
 from dboxfs.tools.exporting.errors import NoPlace
 from dboxfs.tools.exporting.message import Outgoing
 
@@ -71,28 +72,26 @@ class Format(Protocol):
         """Lines for people: what to tell a Dovecot."""
 
 
-def mutf7_parts(folder: Folder, *, utf8: bool) -> list[bytes]:
+def mutf7_parts(folder: Folder, *, coding: NameCoding) -> list[bytes]:
     """The parts of a storage name in modified UTF-7, as Dovecot has them in every format.
 
     :raises NoPlace: it can't be written so.
     """
-    return [mutf7_part(part, utf8=utf8) for part in folder.name.split("/")]
+    return [mutf7_part(part, coding=coding) for part in folder.name.split("/")]
 
 
-def mutf7_part(part: str, *, utf8: bool) -> bytes:
+def mutf7_part(part: str, *, coding: NameCoding) -> bytes:
     """One part of a storage name in modified UTF-7.
 
     :raises NoPlace: it can't be written so.
     """
-    raw = part.encode("utf-8", "surrogateescape")
-    if not utf8:
+    raw = coding.plain(os.fsencode(part))
+    if raw is not None and not coding.utf8:
         return raw
     try:
-        return encode_mutf7(raw.decode("utf-8"))
+        return encode_mutf7((raw or b"\xff").decode("utf-8"))
     except ValueError:
-        raise NoPlace(
-            f"{display_name(part, utf8=utf8)}: no name in modified UTF-7; rename it first"
-        ) from None
+        raise NoPlace(f"{coding.display(part)}: no name in modified UTF-7; rename it first") from None
 
 
 async def write_file(

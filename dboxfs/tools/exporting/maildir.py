@@ -16,6 +16,7 @@ from dboxfs.store import Folder
 from dboxfs.store.disk import Disk
 from dboxfs.store.indexes.create import set_uid_validity
 from dboxfs.store.location import Kind, Location
+from dboxfs.store.mailbox_names import NameCoding
 from dboxfs.store.write.subscriptions import changed_subscriptions
 from dboxfs.tools.buffered_file import BufferedFile
 from dboxfs.tools.exporting.errors import NoPlace
@@ -36,16 +37,16 @@ _LONGEST_NAME = 255
 
 @dataclass(frozen=True, slots=True)
 class MaildirFormat:
-    """Writes Maildirs.  ``plain``: plain directories.  ``utf8``: of the store's names."""
+    """Writes Maildirs.  ``plain``: plain directories.  ``coding``: of the store's names."""
 
     plain: bool
-    utf8: bool
+    coding: NameCoding
 
     def place(self, folder: Folder) -> str:
         """See :class:`~dboxfs.tools.exporting.formats.Format`."""
         if folder.name == "INBOX":
             return ""
-        parts = mutf7_parts(folder, utf8=self.utf8)
+        parts = mutf7_parts(folder, coding=self.coding)
         if self.plain:
             if _OWN.intersection(parts) or any(part.startswith(b".") for part in parts):
                 raise NoPlace(f"{folder.name}: a Maildir can't have such a name; rename the mailbox first")
@@ -76,7 +77,9 @@ class MaildirFormat:
         self, disk: Disk, root: str, boxes: Sequence[BoxFacts], subscriptions: Iterable[str]
     ) -> None:
         """See the protocol."""
-        await write_subscriptions(disk, os.path.join(root, "subscriptions"), subscriptions, utf8=self.utf8)
+        await write_subscriptions(
+            disk, os.path.join(root, "subscriptions"), subscriptions, coding=self.coding
+        )
         highest = max((box.uid_validity for box in boxes), default=0)
         if highest:
             await disk.unlink(os.path.join(root, f"dovecot-uidvalidity.{highest:08x}"))
@@ -124,11 +127,11 @@ class _Maildir:
             await self.uidlist.file.close()
 
 
-async def write_subscriptions(disk: Disk, path: str, names: Iterable[str], *, utf8: bool) -> None:
+async def write_subscriptions(disk: Disk, path: str, names: Iterable[str], *, coding: NameCoding) -> None:
     """A new file of subscriptions, if there are any."""
     data: bytes | None = None
     for name in sorted(names):
-        parts = [mutf7_part(part, utf8=utf8) for part in name.split("/")]
+        parts = [mutf7_part(part, coding=coding) for part in name.split("/")]
         changed = changed_subscriptions(data, os.fsdecode(b"/".join(parts)), subscribed=True)
         data = changed if changed is not None else data
     await disk.unlink(path)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from dboxfs.errors import DboxfsError
 from dboxfs.store import Folder, Store
 from dboxfs.store.disk import Disk
+from dboxfs.store.mailbox_names import NameCoding
 from dboxfs.tools.buffered_file import BufferedFile
 from dboxfs.tools.exporting.errors import NoPlace
 from dboxfs.tools.exporting.formats import BoxFacts, MailboxWriter, mutf7_parts
@@ -37,16 +38,16 @@ def needs_directories(store: Store) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class MboxFormat:
-    """Writes mbox files.  ``nested``: mailboxes are directories.  ``utf8``: of the store's names."""
+    """Writes mbox files.  ``nested``: mailboxes are directories.  ``coding``: of the store's names."""
 
     nested: bool
-    utf8: bool
+    coding: NameCoding
 
     def place(self, folder: Folder) -> str:
         """See :class:`~dboxfs.tools.exporting.formats.Format`."""
         if folder.name == "INBOX":
             return "inbox"
-        parts = mutf7_parts(folder, utf8=self.utf8)
+        parts = mutf7_parts(folder, coding=self.coding)
         if any(part.startswith(b".") or part == DIRNAME.encode("ascii") for part in parts):
             raise NoPlace(f"{folder.name}: a directory of mboxes can't have such a name; rename it first")
         name = os.fsdecode(b"/".join(parts))
@@ -62,7 +63,9 @@ class MboxFormat:
         self, disk: Disk, root: str, boxes: Sequence[BoxFacts], subscriptions: Iterable[str]
     ) -> None:
         """See the protocol."""
-        await write_subscriptions(disk, os.path.join(root, ".subscriptions"), subscriptions, utf8=self.utf8)
+        await write_subscriptions(
+            disk, os.path.join(root, ".subscriptions"), subscriptions, coding=self.coding
+        )
 
     def advice(self, root: str) -> list[str]:
         """See the protocol."""

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from dboxfs.dbox import PREFIX_SIZE, detect, guid128_of, is_encrypted
 from dboxfs.errors import DboxfsError, NoSuchMailbox
 from dboxfs.store.mailbox import Mailbox
-from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.store import Store
 from dboxfs.store.write import BytesSource, Coded, CopyAs, NewMessage, RefusedMessage, StoreWriter
 from dboxfs.store.write import Source as Text
@@ -64,7 +63,7 @@ async def current(store: Store, name: str) -> Mailbox:
     if folder is not None:
         await store.refresh_mailbox(folder)
     if folder is None or folder.mailbox is None:
-        raise NoSuchMailbox(f"{display_name(name, utf8=store.location.utf8)}: the mailbox is gone")
+        raise NoSuchMailbox(f"{store.location.display_name(name)}: the mailbox is gone")
     return folder.mailbox
 
 

@@ -30,7 +30,6 @@ from contextlib import aclosing
 from dboxfs.errors import DboxfsError
 from dboxfs.store.indexes.create import last_uid_validity, set_uid_validity
 from dboxfs.store.mailbox import Mailbox
-from dboxfs.store.mailbox_names import storage_part
 from dboxfs.store.store import Store
 from dboxfs.store.write import InvalidName, StoreWriter
 from dboxfs.store.write_options import Eol
@@ -118,7 +117,7 @@ class Importer:
 
     def _storage(self, parts: tuple[str, ...]) -> str | None:
         try:
-            return "/".join(storage_part(part, utf8=self._store.location.utf8) for part in parts)
+            return "/".join(self._store.location.names.storage_part(part) for part in parts)
         except ValueError:
             self.result.failed.append(f"{'/'.join(parts)}: no mailbox can have this name")
             return None

@@ -123,6 +123,8 @@ async def learn(fs: FileSystem, location: Location, emit: Emit) -> Knowledge:
             what = f"the directory can't be read: {folder.error.strerror}"
             path = location.mailbox_path(folder.name) if folder.name else location.tree
             emit(Event("unreadable", what, path, mailbox=folder.name or None))
+        for what in folder.damage:
+            emit(Event("index-lost", what, location.list_index_path))
         if folder.selectable:
             boxes.append(await _box(fs, location, folder.name, emit))
         elif folder.name and folder.error is None and await is_stray(fs, location, folder.name):

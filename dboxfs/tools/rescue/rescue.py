@@ -92,7 +92,7 @@ async def rescue_store(
         await fs.listdir(source.root)
     except OSError as exc:
         raise NoSuchStore(f"{source.root}: {exc.strerror}") from exc
-    target = Location(options.kind, root, utf8=source.utf8)
+    target = source.same_names(options.kind, root)
     done.version = options.version or await _version(fs, source, report)
     writing = replace(options.writing, dbox_version=done.version)
     if writing.compress is not None and done.version == 3:

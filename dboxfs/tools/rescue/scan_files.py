@@ -13,7 +13,6 @@ import numpy as np
 from dboxfs.errors import FormatError
 from dboxfs.fsapi import FileSystem
 from dboxfs.store.location import Kind, Location
-from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.salvage import Found, Gap, MapPlace, Trust, Window, open_window, scan_file
 from dboxfs.store.write.session import message_number
 from dboxfs.tools.rescue.events import Emit, Event, Rescued
@@ -75,7 +74,7 @@ class Harvest:
 
     def shown(self, mailbox: str) -> str:
         """The name of a mailbox as people read it."""
-        return display_name(mailbox, utf8=self.location.utf8)
+        return self.location.display_name(mailbox)
 
     async def gather(self) -> None:
         """Read every file."""

@@ -11,6 +11,7 @@ import pytest
 from dboxfs.errors import NoSuchMailbox, Unsupported
 from dboxfs.fsapi import FileSystem, Permissions, ThreadsDriver
 from dboxfs.store import Kind, Location, parse_location
+from dboxfs.store.location import TreeLayout
 from dboxfs.store.write import (
     InvalidName,
     MailboxExists,
@@ -29,7 +30,12 @@ pytestmark = pytest.mark.expected_log(*RESYNC)
 SPLIT = ":INDEX={home}/index:CONTROL={home}/control"
 BOTH = pytest.mark.parametrize("driver", ["sdbox", "mdbox"])
 LAYOUTS = pytest.mark.parametrize(
-    "mail", [f"{driver}:{{home}}/mail{suffix}" for driver in ("sdbox", "mdbox") for suffix in ("", SPLIT)]
+    "mail",
+    [
+        *(f"{driver}:{{home}}/mail{suffix}" for driver in ("sdbox", "mdbox") for suffix in ("", SPLIT)),
+        "sdbox:{home}/mail:LAYOUT=index",
+        f"mdbox:{{home}}/mail:LAYOUT=index{SPLIT}",
+    ],
 )
 
 
@@ -125,7 +131,7 @@ async def test_subscriptions(dovecot: Dovecot) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("suffix", ["", SPLIT, ":UTF-8:DIRNAME=msgs:MAILBOXDIR=boxes"])
+@pytest.mark.parametrize("suffix", ["", SPLIT, ":UTF-8:DIRNAME=msgs:MAILBOXDIR=boxes", ":LAYOUT=index"])
 @pytest.mark.parametrize("neighbour", list(Neighbour), ids=lambda n: n.value)
 async def test_a_store_made_by_us_alone(
     dovecot: Dovecot, driver: str, suffix: str, neighbour: Neighbour
@@ -166,6 +172,8 @@ def as_location(account: Account) -> Location:
         return Location(kind, str(root), index=f"{home}/index", control=f"{home}/control")
     if "DIRNAME" in account.location:
         return Location(kind, str(root), dirname="msgs", mailbox_dir="boxes", utf8=True)
+    if "LAYOUT" in account.location:
+        return Location(kind, str(root), layout=TreeLayout.INDEX, escape="^")
     return Location(kind, str(root))
 
 

@@ -17,6 +17,7 @@ from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.fsapi.drivers.base import Driver
 from dboxfs.store import Kind, Location, open_store, parse_location
+from dboxfs.store.mailbox_names import NameCoding
 from dboxfs.store.names.table import WrittenNames
 from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
 from dboxfs.tools.exporting import (
@@ -34,10 +35,10 @@ EVERY = os.environ.get("DBOXFS_CRASH") == "all"
 SOME = 14
 
 FORMATS: dict[str, Format] = {
-    "maildir": MaildirFormat(plain=False, utf8=False),
-    "maildir fs": MaildirFormat(plain=True, utf8=False),
-    "mbox": MboxFormat(nested=True, utf8=False),
-    "eml": EmlFormat(xattrs=True, names=WrittenNames(), utf8=False),
+    "maildir": MaildirFormat(plain=False, coding=NameCoding()),
+    "maildir fs": MaildirFormat(plain=True, coding=NameCoding()),
+    "mbox": MboxFormat(nested=True, coding=NameCoding()),
+    "eml": EmlFormat(xattrs=True, names=WrittenNames(), coding=NameCoding()),
 }
 
 

@@ -1,0 +1,48 @@
+"""Taking directories of deleted mailboxes apart.  What is missing already is no error."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from dboxfs.fsapi import ops
+from dboxfs.store.disk import Disk
+
+
+async def remove_tree(disk: Disk, path: str) -> None:
+    """Remove a directory and all in it.
+
+    :raises OSError: something of it can't be removed.
+    """
+    for entry in await disk.listdir(path):
+        child = os.path.join(path, entry.name)
+        if entry.is_dir:
+            await remove_tree(disk, child)
+        else:
+            await disk.unlink(child)
+    await was_empty(disk, path)
+
+
+async def remove_index_files(disk: Disk, directory: str) -> None:
+    """Remove a mailbox's index files, and their directory if there is nothing else.
+
+    :raises OSError: one of them can't be removed.
+    """
+    for entry in await disk.listdir(directory):
+        if entry.name.startswith("dovecot.") and not entry.is_dir:
+            await disk.unlink(os.path.join(directory, entry.name))
+    await was_empty(disk, directory)
+
+
+async def was_empty(disk: Disk, path: str) -> bool:
+    """Remove a directory if there is nothing in it; False: there is.
+
+    :raises OSError: it can't be removed.
+    """
+    try:
+        await disk.run(ops.Rmdir(path))
+    except OSError as exc:
+        if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            raise
+        return False
+    return True
