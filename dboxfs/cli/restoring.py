@@ -1,12 +1,13 @@
 """``commit``: make messages of what was put back into a mount with ``-o restore``, and say what came of it.
 
-``umount`` does the same first.  Both write to ``.dboxfs/commit``, whose close returns when everything is
-committed, and read ``.dboxfs/restore.json`` meanwhile to show how far it is.
+``umount`` does the same first.  Both write to ``.dboxfs/commit``, which returns when everything is committed,
+and read ``.dboxfs/restore.json`` meanwhile to show how far it is.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -67,9 +68,10 @@ def commit_all(point: str) -> dict[str, Any] | None:
         now = _report(point) or before
         meter.show("restored", now["messages"], now["messages"] + now["staged"], now["bytes"])
     meter.clear()
-    if failed:
+    report = _report(point) if not failed or failed[0].errno == errno.EIO else None
+    if failed and not (report is not None and report["failed"]):
         raise MountError(f"{point}: could not be committed: {failed[0].strerror}")
-    return _report(point)
+    return report
 
 
 def tell(report: dict[str, Any]) -> int:

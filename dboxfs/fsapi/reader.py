@@ -128,6 +128,8 @@ class FileReader:
     def take(self, size: int, offset: int) -> bytes | None:
         """Bytes that are here, b"" at the end of the file, or None; what a fetch brought is taken once."""
         data = self._buffered(size, offset)
+        if data is None:
+            data = self._flushed(size, offset)
         if data is not None:
             return data
         for index, fetch in enumerate(self.arrived):
@@ -172,6 +174,16 @@ class FileReader:
     def _buffered(self, size: int, offset: int) -> bytes | None:
         """Bytes that were written through the same handle and are not in the file yet."""
         return self._writer.slice(size, offset) if self._writer is not None and self._fd >= 0 else None
+
+    def _flushed(self, size: int, offset: int) -> bytes | None:
+        """Bytes that were written through the same handle, are in the file, and in the kernel's cache."""
+        if self._writer is None or self._fd < 0 or self.closed or not self._engine.driver.kernel_cached:
+            return None
+        try:
+            size = min(size, self._writer.flushed - offset)
+            return (self._engine.driver.read_nowait(self._fd, size, offset) or None) if size > 0 else None
+        except OSError:
+            return None  # the worker that reads it meets the error again
 
     def fetch(self, size: int, offset: int, *, keep: bool) -> Fetch:
         """The fetch on its way that brings ``offset``, started if there is none."""

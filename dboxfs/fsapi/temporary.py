@@ -87,7 +87,7 @@ def is_left_over(name: str, status: os.stat_result, here: Process, booted: float
         return _start(int(found[1])) != found[5]
     if here.mark.startswith(found[3]):
         return False  # another pid namespace
-    return status.st_ctime < booted - 1 and _is_local(status.st_dev)
+    return status.st_ctime < booted - 1 and is_local(status.st_dev)
 
 
 def lives(token: str, here: Process) -> bool:
@@ -115,7 +115,7 @@ def _start(pid: int) -> str:
         return ""
 
 
-def _is_local(device: int) -> bool:
+def is_local(device: int) -> bool:
     """Whether no other machine can have a device mounted."""
     number = f"{os.major(device)}:{os.minor(device)}"
     try:

@@ -195,13 +195,14 @@ class Disk:
         opened = await self.run(ops.Create(path, permissions or self.file_permissions))
         return AppendFile(self, path, opened)
 
-    async def write_new(self, path: str, data: bytes) -> None:
+    async def write_new(self, path: str, data: bytes, *, sync: bool = True) -> None:
         """A new file with *data*, durable if commits are: create, append, sync, close.
 
+        :param sync: False: not durable; that is :meth:`sync_all`.
         :raises FileExistsError: the name is taken.
         :raises OSError: it is not whole; to take it away is the caller's business.
         """
-        permissions, durable = self.file_permissions, self.options.durable
+        permissions, durable = self.file_permissions, sync and self.options.durable
 
         def program() -> Steps[tuple[OSError | None, bool]]:
             opened = yield ops.Create(path, permissions)
@@ -222,6 +223,23 @@ class Disk:
         self.lost_errors += not closed
         if failed is not None:
             raise failed
+
+    async def sync_all(self, path: str) -> None:
+        """Make everything durable on the file system that the file *path* lies on, if commits are.
+
+        :raises OSError: it isn't.
+        """
+        if not self.options.durable:
+            return
+
+        def program() -> Steps[None]:
+            opened: OpenedFile = yield ops.Open(path)
+            try:
+                yield ops.SyncAll(opened.fd)
+            finally:
+                yield ops.Close(opened.fd)
+
+        await self.chain(program)
 
     async def create_temporary(self, directory: str) -> AppendFile:
         """A new file under a temporary name."""

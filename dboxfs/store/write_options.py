@@ -50,6 +50,8 @@ class WriteOptions:
         both are read, copied, moved and expunged.
     :param rotate_size: mdbox: bytes that an ``m.N`` may have; a larger message gets a file of its own.
     :param memory_limit: bytes up to which a message is put together in memory.
+    :param sync_together: sdbox: a save of so many messages waits for the file system once, not for each file,
+        where that is one of this machine (syncfs(2)).
     :param rewrite_after: bytes by which a log grows before ``dovecot.index`` is rewritten (ALONE).
     :param rotate_log: bytes of a log before a new one is begun (ALONE).
     :param compress: how new messages are stored compressed; None: as they are.  Of dbox version 2 alone.
@@ -64,6 +66,7 @@ class WriteOptions:
     dbox_version: int = 2
     rotate_size: int = 10 << 20
     memory_limit: int = 256 << 10
+    sync_together: int = 32
     rewrite_after: int = 32 << 10
     rotate_log: int = 1 << 20
     temporary_age: float = 36 * 3600.0

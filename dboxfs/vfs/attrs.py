@@ -6,6 +6,7 @@ all of it for a long time (:data:`LONG`).  The exceptions:
 * a message whose size isn't known yet when its directory is read (its entry is given, its attributes have to
   be asked for), and one that is open for writing: the kernel makes its size what was truncated and written,
   and others would find it empty, or cut.  Both 0;
+* a file that is being written, where it is not staged: 0;
 * a damaged message, which may be repaired; a directory that can't be watched, and names where nobody can tell
   the kernel of them: :data:`SHORT`.
 """
@@ -114,11 +115,17 @@ class Attributes:
             attrs.entry_timeout = SHORT
         return attrs
 
-    def draft(self, inode: int, size: int, modified: int, created: int) -> Attrs:
-        """A file that is being written (seconds since the epoch): nothing of it is kept."""
+    def draft(self, inode: int, size: int, modified: int, created: int, *, kept: bool = False) -> Attrs:
+        """A file that is being written (seconds since the epoch).
+
+        :param kept: only the kernel's own requests, or what it is told of, change it: it may keep all of it.
+        """
         attrs = Attrs(inode, self._file_mode, 1, self._uid, self._gid, size)
         attrs.modified_ns, attrs.changed_ns = modified * NS, created * NS
-        attrs.entry_timeout = attrs.attr_timeout = 0.0
+        if not kept:
+            attrs.entry_timeout = attrs.attr_timeout = 0.0
+        elif self._kernel.names_expire:
+            attrs.entry_timeout = SHORT
         return attrs
 
     def control_file(self, inode: int, size: int = 0) -> Attrs:

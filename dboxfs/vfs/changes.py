@@ -255,6 +255,10 @@ class MessageChanges:
         """Whether no message has this name."""
         return self._names.resolve(folder, name) is None
 
+    def has_no_name(self, folder: Folder, uid: int) -> bool:
+        """Whether a message is called ``<uid>.eml``."""
+        return self._names.name(folder, uid) == b"%d.eml" % uid
+
     @asynccontextmanager
     async def _announced(self, folder: Folder, wanted: Wanted | None) -> AsyncIterator[None]:
         """While a message comes, whose name was announced: if it doesn't come, the name is nobody's."""

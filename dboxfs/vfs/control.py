@@ -59,23 +59,20 @@ class OpenControlFile:
 
 
 class OpenCommand(OpenControlFile):
-    """A control file that does something when it is written to: once, at the close, which tells its error."""
+    """A control file that does something when it is written to; write(2) tells its error.
 
-    __slots__ = ("_command", "_written")
+    Not close(2), whose error a shell (``echo > file``) does not look at.
+    """
+
+    __slots__ = ("_command",)
 
     def __init__(self, command: Callable[[], Awaitable[object]]) -> None:
         super().__init__(b"")
         self._command = command
-        self._written = False
 
     async def write(self, data: bytes, offset: int) -> int:
-        self._written = True
+        await self._command()
         return len(data)
-
-    async def flush(self) -> None:
-        if self._written:
-            self._written = False
-            await self._command()
 
 
 class OpenControlDirectory:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dboxfs.errors import DboxfsError
 from dboxfs.store import Folder, Store
 from dboxfs.store.names.table import decode, encode
-from dboxfs.store.write import StoreWriter
+from dboxfs.store.write import MailboxExists, StoreWriter
 from dboxfs.vfs.control import NAME as CONTROL_NAME
 from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.errors import Refused
@@ -97,6 +97,24 @@ class Mailboxes:
             await self._store.refresh_tree()  # it may have been seen before it was taken back
             raise
         return await self._made(parent, storage)
+
+    async def need_mailbox(self, folder: Folder) -> Folder:
+        """The folder of a mailbox that a backup is put back into: a parent without messages is made one.
+
+        So is what a crash has left of a mailbox that was being made.
+
+        :raises Refused: ESTALE: its inode number is another one now, for which the kernel asks next.
+        """
+        if self._staging is None or folder.mailbox is not None or folder.parent is None:
+            return folder
+        before = self._inodes.of(folder)
+        with suppress(MailboxExists):
+            await self._writer.create_mailbox(folder.name)
+        made = await self._made(folder.parent, folder.name)
+        if self._inodes.of(made) != before:
+            self._tell_number(before, made)
+            raise Refused(errno.ESTALE)
+        return made
 
     async def _made(self, parent: Folder, storage: str) -> Folder:
         """The new mailbox, as the store shows it: what could not be read is read once more.

@@ -19,6 +19,7 @@ from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.folders import Folders
 from dboxfs.vfs.forwarding import Forwarding
+from dboxfs.vfs.mailboxes import Mailboxes
 from dboxfs.vfs.names import Names, check_name
 from dboxfs.vfs.node import ROOT, Inodes
 from dboxfs.vfs.reader import Opened, Reader
@@ -38,8 +39,10 @@ class Opening:
         drafts: Drafts,
         close_policy: ClosePolicy,
         staging: Staging | None,
+        mailboxes: Mailboxes,
     ) -> None:
         self._staging = staging
+        self._mailboxes = mailboxes
         self._store = store
         self._inodes = inodes
         self._folders = folders
@@ -55,7 +58,7 @@ class Opening:
         """
         check_name(name)
         folder = await look_again(self._store, self._inodes.node(parent).directory())
-        box = mailbox_of(folder)
+        box = mailbox_of(await self._mailboxes.need_mailbox(folder))
         await self._store.check(folder)
         await self._names.know(folder)
         if self._names.child(folder, name) is not None:
@@ -87,7 +90,7 @@ class Opening:
         """
         check_name(name)
         folder = self._inodes.node(parent).directory()
-        mailbox_of(folder)
+        mailbox_of(await self._mailboxes.need_mailbox(folder))
         await self._store.check(folder)
         await self._names.know(folder)
         there = self._drafts.lay(parent, name, pid)

@@ -127,6 +127,8 @@ class RenameRequest:
                 self._drafts.not_renamed(draft, before)
                 raise
         self._drafts.give_name(target, name, over, draft)
+        if self._staging is not None and not (draft.is_staged or draft.is_temporary):
+            self._staging.is_other_now(target, name)
         if is_file and not draft.handles:
             if draft.is_empty:
                 self._drafts.haunt(draft)

@@ -2,7 +2,8 @@
 
 What a message or a mailbox is that was there before can't be changed: EPERM.  One that came through this
 mount takes such an attribute without a change, as a program that puts a backup back has to get on: it has its
-uid and its guid already, and what only informs is never set.
+uid and its guid already, and what only informs is never set.  Where backups are put back (``-o restore``)
+what only informs is taken so by every message: a restore that was killed meets what it has brought before.
 
 Locks: the caller holds ``Draft.lock`` of a draft.
 """
@@ -14,7 +15,7 @@ import errno
 from dboxfs.store import Facts, Folder, Store
 from dboxfs.store.write import StoreWriter
 from dboxfs.vfs import xattrs
-from dboxfs.vfs.brought import Brought, folder_guid, number
+from dboxfs.vfs.brought import INFORMING, Brought, folder_guid, number
 from dboxfs.vfs.changes import MessageChanges, mailbox_of
 from dboxfs.vfs.commit import Committer
 from dboxfs.vfs.draft import Draft
@@ -22,6 +23,7 @@ from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.forwarding import Forwarding
 from dboxfs.vfs.host import Kernel
+from dboxfs.vfs.mailboxes import Mailboxes
 from dboxfs.vfs.names import Names
 from dboxfs.vfs.node import DRAFTS, Inodes, Node
 from dboxfs.vfs.staging import Staging
@@ -46,8 +48,10 @@ class Setattr:
         kernel: Kernel,
         separator: str,
         staging: Staging | None,
+        mailboxes: Mailboxes,
     ) -> None:
         self._staging = staging
+        self._mailboxes = mailboxes
         self._store = store
         self._separator = separator
         self._inodes = inodes
@@ -129,6 +133,8 @@ class Setattr:
         if draft is not None and draft.uid is None:
             draft.bring(draft.brought.told(word, value))
             self._touch(draft)
+            if word == "received":
+                self._kernel.at_once(draft.inode)
         elif draft is not None or node.is_message:
             await self._message_xattr(node, word, value)
         elif node.directory().parent is not None:
@@ -144,6 +150,8 @@ class Setattr:
         folder = node.directory()
         if word not in (xattrs.MESSAGE if node.is_message else xattrs.folder_names(folder)):
             raise Refused(errno.ENODATA)
+        if self._staging is not None:
+            return
         is_new = node.is_message and self._changes.just_came(folder, node.uid)
         if not (is_new or (not node.is_message and self._changes.is_new_mailbox(folder))):
             raise Refused(errno.EPERM)
@@ -161,6 +169,8 @@ class Setattr:
         found = await xattrs.message_value(box, node.uid, word)
         if found is not None and xattrs.encoded(found) == value:
             return
+        if self._staging is not None and word in INFORMING:
+            return
         if told.received is not None:
             await self.message(node, await box.facts_of(node.uid), None, told.received)
         elif not self._changes.just_came(node.directory(), node.uid):
@@ -173,7 +183,9 @@ class Setattr:
                 raise Refused(errno.EINVAL)
             await self._writer.subscribe(folder.name, value == b"1")
             return
-        if word not in xattrs.FOLDER_SETTABLE and word not in xattrs.folder_names(folder):
+        if word in xattrs.FOLDER_SETTABLE:
+            folder = await self._mailboxes.need_mailbox(folder)
+        elif word not in xattrs.folder_names(folder):
             raise Refused(errno.EINVAL)
         if self._staging is not None and folder.mailbox is not None:
             self._staging.bring(folder, word, value)

@@ -30,6 +30,9 @@ Steps of the commit of a mailbox, and what a crash after each leaves:
 What was staged and not committed is gone with the daemon; the program that put it back does so again, and
 what is there already is refused to it (EEXIST), or left out because size and date fit.
 
+The kernel keeps names and attributes of staged files, and of temporaries with a dot, as long as those of
+messages: it has made each change of them itself, and is told of the others (:meth:`Staging.is_other_now`).
+
 Locks: one commit at a time; ``Draft.lock`` of every file that it takes, in the order of their inodes.
 """
 
@@ -37,10 +40,9 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import trio
 
@@ -48,22 +50,23 @@ from dboxfs.dbox import PREFIX_SIZE, detect, is_encrypted
 from dboxfs.errors import DboxfsError
 from dboxfs.store import Folder, Store
 from dboxfs.store.names.table import number_of
-from dboxfs.store.write import NewMessage, RefusedMessage, StoreWriter, Wanted
+from dboxfs.store.write import Eol, NewMessage, RefusedMessage, StoreWriter, Wanted
+from dboxfs.vfs.back_already import is_back_already
 from dboxfs.vfs.brought import folder_guid, number
 from dboxfs.vfs.changes import MessageChanges, mailbox_of
 from dboxfs.vfs.draft import Draft
 from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.forwarding import Forwarding
+from dboxfs.vfs.host import Kernel
+from dboxfs.vfs.node import Inodes
+from dboxfs.vfs.restore_report import RestoreReport
 from dboxfs.vfs.staging_file import StagingFile, StagingSegment
 
 log = logging.getLogger(__name__)
 
 UNTOUCHED_SECONDS = 60.0
 """Seconds without a change after which a mailbox is committed."""
-
-MOST_TOLD = 1000
-"""So many things that could not be kept are told one by one."""
 
 _LOOK = 5.0
 
@@ -77,30 +80,6 @@ class BroughtMailbox:
     next_uid: int | None = None
 
 
-@dataclass(slots=True)
-class RestoreReport:
-    """What a restore has done so far, for ``restore.json``.
-
-    ``not_kept``: (mailbox, name or empty, what, why).
-    """
-
-    messages: int = 0
-    size: int = 0
-    mailboxes: int = 0
-    kept_uid: int = 0
-    kept_guid: int = 0
-    not_kept: list[tuple[str, str, str, str]] = field(default_factory=list)
-    untold: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-
-    def tell(self, mailbox: str, name: bytes, what: str, why: str) -> None:
-        """Something could not be kept."""
-        if len(self.not_kept) < MOST_TOLD:
-            self.not_kept.append((mailbox, name.decode("utf-8", "replace"), what, why))
-        else:
-            self.untold += 1
-
-
 class Staging:
     """The staged files of a mount, and what their mailboxes were told."""
 
@@ -108,12 +87,16 @@ class Staging:
         self,
         store: Store,
         writer: StoreWriter,
+        inodes: Inodes,
         drafts: Drafts,
         changes: MessageChanges,
         forwarding: Forwarding,
+        kernel: Kernel,
     ) -> None:
         self._store = store
         self._writer = writer
+        self._inodes = inodes
+        self._kernel = kernel
         self._drafts = drafts
         self._changes = changes
         self._forwarding = forwarding
@@ -122,7 +105,6 @@ class Staging:
         self._touched: dict[Folder, float] = {}
         self._lock = trio.Lock()
         self._report = RestoreReport()
-        self._under_way = ""
         self._vanished = False
 
     # -- files ---------------------------------------------------------------------------------
@@ -155,6 +137,11 @@ class Staging:
             raise error
         draft.staged()
         self.touch(draft.folder)
+
+    def is_other_now(self, folder: Folder, name: bytes) -> None:
+        """A name of which the kernel keeps what it was stands for something else, or for less than before."""
+        if folder in self._inodes:
+            self._kernel.entry(self._inodes.of(folder), name)
 
     def may_replace(self, folder: Folder, uid: int) -> None:
         """A program wants to write over a message, or remove it.
@@ -241,7 +228,7 @@ class Staging:
         async with self._lock:
             for folder in sorted(self._waiting() if folders is None else folders, key=lambda some: some.name):
                 shown = self._store.display_name(folder)
-                self._under_way = shown
+                self._report.under_way = shown
                 self._touched.pop(folder, None)
                 try:
                     await self._commit(folder)
@@ -251,7 +238,16 @@ class Staging:
                     self.touch(folder)
                 else:
                     self._report.failed.pop(shown, None)
-            self._under_way = ""
+            self._report.under_way = ""
+
+    async def commit_all(self) -> None:
+        """Make messages of everything that is staged, because a program asks for it.
+
+        :raises Refused: EIO: a mailbox could not be committed; the report says why.
+        """
+        await self.commit()
+        if self._report.failed:
+            raise Refused(errno.EIO)
 
     def _waiting(self) -> set[Folder]:
         staged = {draft.folder for draft in self._drafts.all() if draft.is_staged}
@@ -308,6 +304,9 @@ class Staging:
 
     async def _save(self, folder: Folder, drafts: list[Draft]) -> None:
         box, shown = mailbox_of(folder), self._store.display_name(folder)
+        drafts = [draft for draft in drafts if not await self._is_there(folder, draft)]
+        if not drafts:
+            return
         ordered = _in_order(drafts, box.uid_next)
         messages = []
         for draft, uid in ordered:
@@ -320,9 +319,24 @@ class Staging:
         for at, ((draft, uid), now) in enumerate(zip(ordered, arrived.saved.uids, strict=True)):
             self._count(shown, draft, uid, now, arrived.not_kept.get(at))
             self._report.size += draft.size
-            draft.committed(now)
-            self._forwarding.became(draft.inode, folder, now)
-            self._drafts.drop(draft)
+            self._became(draft, folder, now)
+
+    def _became(self, draft: Draft, folder: Folder, uid: int) -> None:
+        draft.committed(uid)
+        self._forwarding.became(draft.inode, folder, uid)
+        self._drafts.drop(draft)
+        self.is_other_now(folder, draft.name)
+
+    async def _is_there(self, folder: Folder, draft: Draft) -> bool:
+        """Whether a file is a message that the mailbox has already: then that gets its name, and no more."""
+        uid, convert = _asked(draft), self._writer.options.eol is Eol.LF
+        if uid is None or not await is_back_already(mailbox_of(folder), uid, draft, convert=convert):
+            return False
+        if self._changes.has_no_name(folder, uid) and self._changes.is_free(folder, draft.name):
+            await self._changes.rename(folder, uid, draft.name, over=None)
+        self._report.there += 1
+        self._became(draft, folder, uid)
+        return True
 
     def _count(self, shown: str, draft: Draft, asked: int | None, uid: int, other: str | None) -> None:
         """
@@ -350,24 +364,8 @@ class Staging:
 
     def describe(self) -> dict[str, object]:
         """What restore.json says."""
-        report = self._report
-        waiting = Counter(draft.folder for draft in self._drafts.all() if draft.is_staged)
-        return {
-            "messages": report.messages,
-            "bytes": report.size,
-            "mailboxes": report.mailboxes,
-            "kept_uid": report.kept_uid,
-            "kept_guid": report.kept_guid,
-            "staged": sum(waiting.values()),
-            "staged_bytes_on_disk": sum(file.size for file in self._files.values()),
-            "under_way": self._under_way,
-            "failed": report.failed,
-            "not_kept": [
-                {"mailbox": box, "name": name, "what": what, "why": why}
-                for box, name, what, why in report.not_kept
-            ],
-            "not_kept_and_not_told": report.untold,
-        }
+        staged = sum(draft.is_staged for draft in self._drafts.all())
+        return self._report.describe(staged=staged, on_disk=sum(file.size for file in self._files.values()))
 
     def close(self) -> None:
         """The mount ends: forget everything that is not committed."""

@@ -80,15 +80,27 @@ class WritableVfs:
         changes = MessageChanges(store, writer, inodes, forwarding, locks, name_reader, self._name_files)
         self._drafts = Drafts(inodes, reading.open_files, self._temporary)
         committer = Committer(store, inodes, names.written, forwarding, locks, changes)
-        staging = Staging(store, writer, self._drafts, changes, forwarding) if restore else None
+        staging = (
+            Staging(store, writer, inodes, self._drafts, changes, forwarding, host.kernel)
+            if restore
+            else None
+        )
         self.staging = staging
         self._removals = Removals(store, writer, names, host.spawn)
         self._close_policy = ClosePolicy(host, inodes, self._drafts, committer, staging)
-        self._opening = Opening(
-            store, inodes, folders, names, forwarding, self._drafts, self._close_policy, staging
-        )
         self._mailboxes = Mailboxes(
             store, writer, inodes, folders, names, self._drafts, self._removals, host.kernel, staging
+        )
+        self._opening = Opening(
+            store,
+            inodes,
+            folders,
+            names,
+            forwarding,
+            self._drafts,
+            self._close_policy,
+            staging,
+            self._mailboxes,
         )
         self._rename = RenameRequest(
             inodes,
@@ -120,12 +132,13 @@ class WritableVfs:
             host.kernel,
             reading.separator,
             staging,
+            self._mailboxes,
         )
         self.maintenance = Maintenance(writer, host.requests) if writer.options.alone else None
         reading.control.more.append(self._stats)
         if staging is not None:
             reading.control.serve(b"restore.json", staging.describe)
-            reading.control.commands(b"commit", staging.commit)
+            reading.control.commands(b"commit", staging.commit_all)
             reading.listings.staged = self._staged_rows
 
     def _temporary(self, folder: Folder) -> Temporary:
@@ -210,7 +223,8 @@ class WritableVfs:
 
     def _draft_attrs(self, draft: Draft) -> Attrs:
         when = draft.created if draft.received is None else draft.received
-        return self._reading.attributes.draft(draft.inode, draft.size, when, draft.created)
+        kept = self.staging is not None and (draft.is_staged or draft.is_temporary)
+        return self._reading.attributes.draft(draft.inode, draft.size, when, draft.created, kept=kept)
 
     async def getattr(self, inode: int, pid: int = 0) -> Attrs:
         """The attributes of *inode*; for the process of thread *pid*, if it writes it, with the size that it
@@ -383,6 +397,8 @@ class WritableVfs:
             raise Refused(errno.ENODATA)
         if draft is not None and draft.uid is None:
             draft.bring(draft.brought.without(word))
+            if word == "received":
+                self._reading.host.kernel.at_once(draft.inode)
             return
         if word not in ("flags", "keywords"):
             self._setattr.check_removal(self._reading.forwarding.now(inode), word)

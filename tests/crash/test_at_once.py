@@ -86,7 +86,7 @@ def dead() -> Process:
 
 
 def options_of(neighbour: Neighbour) -> WriteOptions:
-    return WriteOptions(neighbour, memory_limit=10_000)
+    return WriteOptions(neighbour, memory_limit=10_000, sync_together=3)
 
 
 async def prepared(location: Location) -> None:

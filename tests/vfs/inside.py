@@ -145,7 +145,17 @@ class Program:
     # -- files ---------------------------------------------------------------------------------
 
     async def open(self, path: str, flags: int = os.O_RDONLY) -> File:
-        """open(2), with ``O_CREAT``, ``O_EXCL``, ``O_TRUNC``, ``O_APPEND``."""
+        """open(2), with ``O_CREAT``, ``O_EXCL``, ``O_TRUNC``, ``O_APPEND``; the kernel walks a path once more
+        after ESTALE.
+        """
+        try:
+            return await self._open(path, flags)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            return await self._open(path, flags)
+
+    async def _open(self, path: str, flags: int) -> File:
         parent, name = await self.place(path)
         try:
             inode = (await self.vfs.lookup(parent, name, self.pid)).inode

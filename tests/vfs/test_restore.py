@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from dboxfs.fsapi import Driver, Fault, FaultsDriver
 from dboxfs.fsapi.drivers.memory import MemoryDriver
 from dboxfs.store import Kind, open_store
 from dboxfs.vfs.staging import UNTOUCHED_SECONDS
@@ -225,3 +226,81 @@ async def test_an_empty_inbox_can_be_removed_and_made_again(kind: Kind) -> None:
             await p.rmdir("INBOX")
         await commit(m)
         assert await m.stored() == [(7, TWO)]
+
+
+async def test_the_same_backup_completes_what_is_there_and_brings_nothing_twice(
+    kind: Kind, autojump_clock: trio.testing.MockClock
+) -> None:
+    """As after a restore that was killed before it had given its messages their names."""
+    async with mounted(kind, restore=True) as m:
+        await put_back(m.program(), "Work/7.eml", TWO, 7)
+        tree = m.tree
+    async with mounted(kind, driver=MemoryDriver(tree=tree), restore=True) as m:
+        p = m.program()
+        for word, value in {"modseq": "77", "location": "elsewhere", "uid": "7", "guid": GUID % 7}.items():
+            await p.set_xattr("Work/7.eml", word, value)
+        await m.vfs.removexattr(await p.inode("Work/7.eml"), b"user.dbox.saved")
+        with raises(errno.EPERM):
+            await p.set_xattr("Work/7.eml", "uid", "8")
+        await put_back(p, "Work/letter", TWO, 7)
+        await put_back(p, "Work/another", TWO + b"more", 7)
+        report = await commit(m)
+        assert (report["there"], report["messages"]) == (1, 1)
+        assert await m.stored("Work") == [(7, TWO), (8, TWO + b"more")]
+        assert await p.names("Work") == ["another", "letter"]
+
+
+async def test_a_parent_without_messages_becomes_the_mailbox_that_is_put_back(m: Mounted, p: Program) -> None:
+    await m.others.create_mailbox("Lists/Trio")
+    await m.store.refresh_tree()
+    assert m.folder("Lists").mailbox is None
+    await put_back(p, "Lists/3.eml", TWO, 3)
+    await p.set_xattr("Lists", "uidvalidity", "4711")
+    await commit(m)
+    assert await m.stored("Lists") == [(3, TWO)]
+    async with open_store(m.fs, m.location, follow=False) as fresh:
+        assert fresh.folders["Lists"].mailbox is not None
+        assert fresh.folders["Lists"].mailbox.uid_validity == 4711
+
+
+async def test_the_kernel_keeps_what_is_staged_until_it_is_told(m: Mounted, p: Program) -> None:
+    file = await p.create("Work/note")
+    assert (await file.stat()).attr_timeout == 0.0, "only its writer sees it"
+    await file.write(TWO)
+    await file.close()
+    staged = await p.stat("Work/note")
+    assert min(staged.entry_timeout, staged.attr_timeout) > 60
+    m.told.changed.clear()
+    await p.set_xattr("Work/note", "received", "2001-02-03T04:05:06Z")
+    assert m.told.changed == [staged.inode]
+    m.told.entries.clear()
+    await commit(m)
+    assert m.told.entries == [(await p.inode("Work"), b"note", 0)]
+
+
+@pytest.mark.expected_log("could not be committed")
+async def test_a_program_that_asks_for_a_commit_hears_of_what_was_not_committed(
+    kind: Kind, autojump_clock: trio.testing.MockClock
+) -> None:
+    disk = FailingDisk()
+    async with mounted(kind, faults=disk, restore=True) as m:
+        p = m.program()
+        await put_back(p, "Work/7.eml", TWO, 7)
+        disk.driver.replan([Fault("append", error=errno.ENOSPC)])
+        file = await p.open(".dboxfs/commit", os.O_WRONLY)
+        with raises(errno.EIO):
+            await file.write(b"\n")
+        disk.driver.replan([])
+        await file.write(b"\n")
+        await file.close()
+        assert await m.stored("Work") == [(7, TWO)]
+
+
+class FailingDisk:
+    """Gives a mount a driver whose faults can be planned."""
+
+    driver: FaultsDriver
+
+    def __call__(self, driver: Driver) -> Driver:
+        self.driver = FaultsDriver(driver, depth=1)
+        return self.driver

@@ -35,6 +35,7 @@ from dboxfs.store.write.record import Composed, Place, Spooled, new_file
 from dboxfs.store.write.session import Work
 
 _MOST_LOOKED_AT = 10
+_MOST_OPEN = 8
 
 
 @dataclass(eq=False, slots=True)
@@ -95,7 +96,7 @@ class Placer:
         place = container.next
         header, container.header = container.header, b""
         size = await composed.write_to(container.file, place, header)
-        return Placed(composed, container, place.offset, size)
+        return Placed(composed.written(), container, place.offset, size)
 
     async def adopt(self, spooled: Spooled) -> Placed:
         """Take the file that a record was spooled to as a new one.  On an error :meth:`rollback` is due."""
@@ -105,11 +106,13 @@ class Placer:
         return Placed(spooled, self.containers[-1], place.offset, size)
 
     async def place_all(
-        self, batch: list[Composed], first: Callable[[], Steps[None]] | None = None
+        self, batch: list[Composed], first: Callable[[], Steps[None]] | None = None, *, sync: bool = True
     ) -> list[Placed]:
         """Append small records, those that go into one file with one write, durably; before that, *first*.
 
         On an error :meth:`rollback` is due.
+
+        :param sync: False: not durably; that is :meth:`sync`.
         """
         placed: list[Placed] = await self._place_at_once(batch, first) if first is not None else []
         if placed:
@@ -120,12 +123,12 @@ class Placer:
             offset, parts = container.end, [container.header]
             while at < len(batch) and (len(parts) == 1 or self._fits(offset, batch[at].room)):
                 data = batch[at].encode(Place(offset, container.key))
-                placed.append(Placed(batch[at], container, offset, len(data)))
+                placed.append(Placed(batch[at].written(), container, offset, len(data)))
                 parts.append(data)
                 offset += len(data)
                 at += 1
             container.header = b""
-            error = await container.file.append_durably(b"".join(parts), first=first)
+            error = await container.file.append_durably(b"".join(parts), sync=sync, first=first)
             first = None
             if error is not None:
                 raise error
@@ -158,7 +161,7 @@ class Placer:
             raise done.error
         offsets = accumulate(done.sizes, initial=target.end)
         return [
-            Placed(composed, container, offset, size)
+            Placed(composed.written(), container, offset, size)
             for composed, offset, size in zip(batch, offsets, done.sizes, strict=False)
         ]
 
@@ -175,9 +178,10 @@ class Placer:
         return NewestFile(path, file_id, end, options.dbox_version, view.log_path, view.mark, options.durable)
 
     async def sync(self) -> None:
-        """Make everything that was placed one by one durable."""
+        """Make everything durable that was not placed durably."""
         for container in self.containers:
-            await container.file.sync()
+            if container.file.is_open:
+                await container.file.sync()
 
     async def rollback(self) -> None:
         """Take away everything that was placed, unless the map names it, and close.  Never fails."""
@@ -204,16 +208,27 @@ class Placer:
         return offset + size <= self._work.options.rotate_size
 
     async def _room_for(self, size: int) -> Container:
-        for container in self.containers:
-            if self._fits(container.end, size):
+        for container in reversed(self.containers):
+            if container.file.is_open and self._fits(container.end, size):
                 return container
         found: Container | None = None
         if size < self._work.options.rotate_size:
             found = await self._existing(size)
         if found is None:
+            await self._close_some()
             found = await self._new()
         self.containers.append(found)
         return found
+
+    async def _close_some(self) -> None:
+        """Close new files, durably, so that a save of any size has few of them open.
+
+        Nobody appends to one before the map names it, so it needs no lock.
+        """
+        new = [container.file for container in self.containers if container.new and container.file.is_open]
+        for file in new[: 1 - _MOST_OPEN]:
+            await file.sync()
+            await file.close()
 
     async def _new(self) -> Container:
         file = await self._disk.create_temporary(self._work.location.storage)

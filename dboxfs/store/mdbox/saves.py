@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import ops
@@ -43,6 +43,8 @@ from dboxfs.store.write_options import LockMethod
 SHARED_LIMIT = 1 << 20
 """Bytes that a save may have to go into a file together with others that are ready."""
 
+AT_ONCE = 4 << 20
+"""Bytes of a larger save that are put together in memory, and written with one note and one write a file."""
 
 _TAIL = 64
 """Bytes that a log grows by behind what is planned, at most: the map's tail."""
@@ -106,7 +108,7 @@ class MdboxSaves:
         options = self._work.options
         save = _Save(name)
         request: _Request = Request(save)
-        total, notes = 0, list[str]()
+        waiting, notes = 0, list[str]()
         try:
             for message in messages:
                 if message.same_as is not None:
@@ -118,14 +120,16 @@ class MdboxSaves:
                 composed = await compose(
                     message, options, mailbox=name, directory=self._work.location.storage
                 )
-                total += composed.room
                 save.arriving.append(_Arriving(composed.message, composed.guid))
                 save.waiting.append((save.arriving[-1], composed))
-                if save.placer is not None or total > SHARED_LIMIT or not composed.whole:
-                    save.placer = save.placer or Placer(self._work)
-                    guids = tuple(waiting.guid.hex() for waiting, _ in save.waiting)
-                    notes.append(await self._work.notes.put(Note(name, messages=guids)))
-                    await self._place_own(save, save.placer)
+                waiting += composed.room
+                if save.placer is None and (waiting > SHARED_LIMIT or not composed.whole):
+                    save.placer = Placer(self._work)
+                if save.placer is not None and (waiting > AT_ONCE or not composed.whole):
+                    await self._place_own(save, save.placer, notes)
+                    waiting = 0
+            if save.placer is not None and save.waiting:
+                await self._place_own(save, save.placer, notes)
             if save.placer is not None:
                 await save.placer.sync()
             return await self.queue.run(request)
@@ -136,14 +140,26 @@ class MdboxSaves:
         finally:
             await self._work.notes.drop(notes)
 
-    async def _place_own(self, save: _Save, placer: Placer) -> None:
-        """Append what is composed to files of the save's own."""
+    async def _place_own(self, save: _Save, placer: Placer, notes: list[str]) -> None:
+        """Append what is composed to files of the save's own, not durably yet.
+
+        :param notes: gets the path of the note that says whose it is.
+        """
         waiting, save.waiting = save.waiting, []
-        for arriving, composed in waiting:
-            if isinstance(composed, Spooled):
-                arriving.placed = await placer.adopt(composed)
-            else:
-                arriving.placed = await placer.place(composed)
+        guids = tuple(composed.guid.hex() for _, composed in waiting)
+        notes.append(await self._work.notes.put(Note(save.name, messages=guids)))
+        for is_whole, some in groupby(waiting, lambda pair: pair[1].whole):
+            if is_whole:
+                pairs = list(some)
+                placed = await placer.place_all([composed for _, composed in pairs], sync=False)
+                for (arriving, _), where in zip(pairs, placed, strict=True):
+                    arriving.placed = where
+                continue
+            for arriving, composed in some:
+                if isinstance(composed, Spooled):
+                    arriving.placed = await placer.adopt(composed)
+                else:
+                    arriving.placed = await placer.place(composed)
 
     # -- commit ------------------------------------------------------------------------------------------
 
@@ -268,7 +284,7 @@ class MdboxSaves:
             for index, write in zip(indexes, [*writes[1:-1], writes[0]], strict=True)
         ):
             return []
-        files = [container.file for placer in placers for container in placer.containers]
+        files = [c.file for placer in placers for c in placer.containers if c.file.is_open]
         return [*(index.file for index in indexes), *files]
 
     @staticmethod

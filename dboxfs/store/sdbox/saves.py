@@ -18,6 +18,7 @@ from dboxfs.dbox import parse_ext_refs
 from dboxfs.errors import NoSuchMailbox, Unsupported
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
+from dboxfs.fsapi.temporary import is_local
 from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.sdbox.read import SdboxFiles
 from dboxfs.store.sdbox.saved import keep_saved_dates
@@ -77,17 +78,25 @@ class SdboxSaves:
         made: list[Arrival] = []
         limit = trio.CapacityLimiter(_AT_ONCE)
         found: list[Arrival | None] = [None] * len(messages)
+        together = len(messages) >= self._work.options.sync_together and await self._is_local(name)
 
         async def prepare(at: int, message: NewMessage) -> None:
             async with limit:
-                found[at] = await self._prepare(name, message, made)
+                found[at] = await self._prepare(name, message, made, sync=not together)
 
         try:
             await side_by_side(prepare, messages)
+            if together:
+                await self._disk.sync_all(made[-1].temporary)
         except BaseException:
             await self.discard(made)
             raise
         return await self.take(name, [new for new in found if new is not None])
+
+    async def _is_local(self, name: str) -> bool:
+        """Whether the mailbox lies on a file system of this machine: one syncfs(2) is known to be enough."""
+        status = await self._disk.stat(self._work.location.mailbox_path(name))
+        return status is not None and is_local(status.st_dev)
 
     async def need_directory(self, name: str, directory: str) -> None:
         """With ``INDEX=`` a mailbox may have an index and no directory yet."""
@@ -97,7 +106,7 @@ class SdboxSaves:
             raise NoSuchMailbox(f"{self._work.shown(name)}: no such mailbox")
         await self._disk.make_dirs(directory)
 
-    async def _prepare(self, name: str, message: NewMessage, made: list[Arrival]) -> Arrival:
+    async def _prepare(self, name: str, message: NewMessage, made: list[Arrival], *, sync: bool) -> Arrival:
         """Write one message to a temporary file."""
         options, directory = self._work.options, self._work.location.mailbox_path(name)
         composed = await compose(message, options, mailbox=None, directory=directory)
@@ -106,23 +115,24 @@ class SdboxSaves:
         new.has_pop3_uidl, new.saved = message.pop3_uidl is not None, message.saved
         made.append(new)
         if isinstance(composed, Spooled):
-            await self._finish(composed, new)
+            await self._finish(composed, new, sync=sync)
             return new
         try:
-            await self._write(composed, new, directory)
+            await self._write(composed, new, directory, sync=sync)
         except FileNotFoundError:
             await self.need_directory(name, directory)
-            await self._write(composed, new, directory)
+            await self._write(composed, new, directory, sync=sync)
         return new
 
-    async def _write(self, composed: Composed, new: Arrival, directory: str) -> None:
+    async def _write(self, composed: Composed, new: Arrival, directory: str, *, sync: bool) -> None:
         """Write the file under a temporary name; ``new`` knows that name as long as there may be a file."""
         begun = new_file(self._work.options.dbox_version)
         while True:
             new.temporary = self._disk.temporary(directory)
             try:
                 if composed.whole:
-                    await self._disk.write_new(new.temporary, begun.header + composed.encode(begun.first))
+                    data = begun.header + composed.encode(begun.first)
+                    await self._disk.write_new(new.temporary, data, sync=sync)
                     return
                 file = await self._disk.create(new.temporary)
                 break
@@ -130,17 +140,19 @@ class SdboxSaves:
                 new.temporary = ""
         try:
             await composed.write_to(file, begun.first, begun.header)
-            await file.sync()
+            if sync:
+                await file.sync()
         finally:
             await file.close()
 
-    async def _finish(self, spooled: Spooled, new: Arrival) -> None:
+    async def _finish(self, spooled: Spooled, new: Arrival, *, sync: bool) -> None:
         """Make the file that a message was spooled to a whole one."""
         file = await spooled.take(self._disk)
         new.temporary = file.path
         try:
             await spooled.write_to(file, spooled.place)
-            await file.sync()
+            if sync:
+                await file.sync()
         finally:
             await file.close()
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from dboxfs.dbox import (
@@ -104,6 +104,9 @@ class Composed(Protocol):
     def encode(self, place: Place) -> bytes:
         """All of a record that is in memory."""
 
+    def written(self) -> Composed:
+        """The same without what is in memory: it is in its file."""
+
     async def write_to(self, file: AppendFile, place: Place, prefix: bytes = b"") -> int:
         """Append *prefix* and the record, and give the record's size (bytes).  Memory: 1 MiB.
 
@@ -130,6 +133,9 @@ class _Record2:
     def encode(self, place: Place) -> bytes:
         assert self.data is not None, "a small record is in memory"
         return self.data
+
+    def written(self) -> _Record2:
+        return replace(self, data=None)
 
     async def write_to(self, file: AppendFile, place: Place, prefix: bytes = b"") -> int:
         if self.data is not None:
@@ -177,6 +183,9 @@ class _Record3:
         writer.feed(self.body)
         return b"".join((writer.header, self.body, writer.trailer(self.items)))
 
+    def written(self) -> _Record3:
+        return replace(self, body=None)
+
     async def write_to(self, file: AppendFile, place: Place, prefix: bytes = b"") -> int:
         if self.body is not None:
             await file.append(prefix + self.encode(place))
@@ -214,6 +223,9 @@ class Spooled:
 
     def encode(self, place: Place) -> bytes:
         raise AssertionError("a spooled record is in no memory")
+
+    def written(self) -> Spooled:
+        return self
 
     async def take(self, disk: Disk) -> AppendFile:
         """The spool's file, which is the caller's from now on."""

@@ -1,0 +1,59 @@
+"""What a mount with ``-o restore`` says of what it has put back: ``restore.json``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+MOST_TOLD = 1000
+"""So many things that could not be kept are told one by one."""
+
+
+@dataclass(slots=True)
+class RestoreReport:
+    """What a restore has done so far.
+
+    ``there``: messages that the store had already, which were not saved again.
+    ``not_kept``: (mailbox, name or empty, what, why).  ``failed``: why, by mailbox.
+    ``under_way``: the mailbox that is being committed; empty: none.
+    """
+
+    messages: int = 0
+    size: int = 0
+    mailboxes: int = 0
+    there: int = 0
+    kept_uid: int = 0
+    kept_guid: int = 0
+    not_kept: list[tuple[str, str, str, str]] = field(default_factory=list)
+    untold: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    under_way: str = ""
+
+    def tell(self, mailbox: str, name: bytes, what: str, why: str) -> None:
+        """Something could not be kept."""
+        if len(self.not_kept) < MOST_TOLD:
+            self.not_kept.append((mailbox, name.decode("utf-8", "replace"), what, why))
+        else:
+            self.untold += 1
+
+    def describe(self, *, staged: int, on_disk: int) -> dict[str, object]:
+        """What restore.json says.
+
+        :param staged: files that wait.  :param on_disk: bytes of their temporary files.
+        """
+        return {
+            "messages": self.messages,
+            "bytes": self.size,
+            "mailboxes": self.mailboxes,
+            "there": self.there,
+            "kept_uid": self.kept_uid,
+            "kept_guid": self.kept_guid,
+            "staged": staged,
+            "staged_bytes_on_disk": on_disk,
+            "under_way": self.under_way,
+            "failed": self.failed,
+            "not_kept": [
+                {"mailbox": box, "name": name, "what": what, "why": why}
+                for box, name, what, why in self.not_kept
+            ],
+            "not_kept_and_not_told": self.untold,
+        }
