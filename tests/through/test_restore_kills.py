@@ -40,18 +40,13 @@ def make_backup(tree: Path) -> None:
 
 def shown(mnt: Path) -> Found:
     """What a mount shows of the two mailboxes."""
-    return {
-        box: {
-            name: (
-                (mnt / box / name).read_bytes(),
-                *(os.getxattr(mnt / box / name, f"user.dbox.{word}").decode() for word in ("uid", "guid")),
-            )
-            for name in os.listdir(mnt / box)
-        }
-        if (mnt / box).exists()
-        else {}
-        for box in ("INBOX", "Work")
-    }  # type: ignore[misc]
+    found: Found = {}
+    for box in (mnt / "INBOX", mnt / "Work"):
+        found[box.name] = {}
+        for file in box.iterdir() if box.exists() else ():
+            uid, guid = (os.getxattr(file, f"user.dbox.{word}").decode() for word in ("uid", "guid"))
+            found[box.name][file.name] = file.read_bytes(), uid, guid
+    return found
 
 
 def without_names(found: Found, box: str) -> list[tuple[bytes, str, str]]:
