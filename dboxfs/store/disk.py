@@ -198,7 +198,7 @@ class Disk:
     async def write_new(self, path: str, data: bytes, *, sync: bool = True) -> None:
         """A new file with *data*, durable if commits are: create, append, sync, close.
 
-        :param sync: False: not durable; that is :meth:`sync_all`.
+        :param sync: False: not durable; that is :func:`~dboxfs.store.sync_all.sync_all`.
         :raises FileExistsError: the name is taken.
         :raises OSError: it is not whole; to take it away is the caller's business.
         """
@@ -223,23 +223,6 @@ class Disk:
         self.lost_errors += not closed
         if failed is not None:
             raise failed
-
-    async def sync_all(self, path: str) -> None:
-        """Make everything durable on the file system that the file *path* lies on, if commits are.
-
-        :raises OSError: it isn't.
-        """
-        if not self.options.durable:
-            return
-
-        def program() -> Steps[None]:
-            opened: OpenedFile = yield ops.Open(path)
-            try:
-                yield ops.SyncAll(opened.fd)
-            finally:
-                yield ops.Close(opened.fd)
-
-        await self.chain(program)
 
     async def create_temporary(self, directory: str) -> AppendFile:
         """A new file under a temporary name."""

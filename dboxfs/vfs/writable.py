@@ -92,26 +92,11 @@ class WritableVfs:
             store, writer, inodes, folders, names, self._drafts, self._removals, host.kernel, staging
         )
         self._opening = Opening(
-            store,
-            inodes,
-            folders,
-            names,
-            forwarding,
-            self._drafts,
-            self._close_policy,
-            staging,
+            store, inodes, folders, names, forwarding, self._drafts, self._close_policy, staging,
             self._mailboxes,
-        )
+        )  # fmt: skip
         self._rename = RenameRequest(
-            inodes,
-            names,
-            forwarding,
-            self._drafts,
-            changes,
-            committer,
-            self._mailboxes,
-            host.kernel,
-            staging,
+            inodes, names, forwarding, self._drafts, changes, committer, self._mailboxes, host.kernel, staging
         )
         self._undelete = (
             UndeleteRequest(reading.deleted, inodes, names, self._drafts, changes, writer, host.kernel)

@@ -210,7 +210,7 @@ async def test_a_restore_that_dies_leaves_whole_mailboxes_and_the_next_one_compl
 ) -> None:
     options = replace(OPTIONS, neighbour=neighbour)
     monkeypatch.setattr(saves, "SHARED_LIMIT", 8_000)  # several notes, writes and files for one mailbox
-    monkeypatch.setattr(saves, "AT_ONCE", 15_000)
+    monkeypatch.setattr(saves, "BATCH_BYTES", 15_000)
     monkeypatch.setattr(placement, "_MOST_OPEN", 2)
     memory = MemoryDriver()
     memory.make_dirs(os.path.dirname(ROOT_DIRECTORY))

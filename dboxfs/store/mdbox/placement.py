@@ -17,9 +17,9 @@ An existing file is taken only if all of this holds, else the next one is looked
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import numpy as np
 
@@ -104,6 +104,22 @@ class Placer:
         self.containers.append(await self._own(Container(file, 0, 0, True, b"", place.key)))
         size = await spooled.write_to(file, place)
         return Placed(spooled, self.containers[-1], place.offset, size)
+
+    async def place_in_turn(self, batch: Sequence[Composed]) -> list[Placed]:
+        """Append records, small ones that follow each other with one write; not durably: that is
+        :meth:`sync`.  On an error :meth:`rollback` is due.
+        """
+        placed: list[Placed] = []
+        for is_whole, some in groupby(batch, lambda composed: composed.whole):
+            if is_whole:
+                placed += await self.place_all(list(some), sync=False)
+                continue
+            for composed in some:
+                if isinstance(composed, Spooled):
+                    placed.append(await self.adopt(composed))
+                else:
+                    placed.append(await self.place(composed))
+        return placed
 
     async def place_all(
         self, batch: list[Composed], first: Callable[[], Steps[None]] | None = None, *, sync: bool = True

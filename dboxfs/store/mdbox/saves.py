@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import groupby, zip_longest
+from itertools import zip_longest
 
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import ops
@@ -34,7 +34,7 @@ from dboxfs.store.write.group_commit import GroupCommit, Request
 from dboxfs.store.write.log_records import check_keywords
 from dboxfs.store.write.message import NewMessage, StoredText, Twin
 from dboxfs.store.write.notes import Note, writing
-from dboxfs.store.write.record import Composed, Spooled, checked_guid, compose
+from dboxfs.store.write.record import Composed, checked_guid, compose
 from dboxfs.store.write.results import Saved, now_seconds
 from dboxfs.store.write.session import KEEP_STATES, Work, visible
 from dboxfs.store.write_errors import TextGone
@@ -43,7 +43,7 @@ from dboxfs.store.write_options import LockMethod
 SHARED_LIMIT = 1 << 20
 """Bytes that a save may have to go into a file together with others that are ready."""
 
-AT_ONCE = 4 << 20
+BATCH_BYTES = 4 << 20
 """Bytes of a larger save that are put together in memory, and written with one note and one write a file."""
 
 _TAIL = 64
@@ -125,7 +125,7 @@ class MdboxSaves:
                 waiting += composed.room
                 if save.placer is None and (waiting > SHARED_LIMIT or not composed.whole):
                     save.placer = Placer(self._work)
-                if save.placer is not None and (waiting > AT_ONCE or not composed.whole):
+                if save.placer is not None and (waiting > BATCH_BYTES or not composed.whole):
                     await self._place_own(save, save.placer, notes)
                     waiting = 0
             if save.placer is not None and save.waiting:
@@ -148,18 +148,9 @@ class MdboxSaves:
         waiting, save.waiting = save.waiting, []
         guids = tuple(composed.guid.hex() for _, composed in waiting)
         notes.append(await self._work.notes.put(Note(save.name, messages=guids)))
-        for is_whole, some in groupby(waiting, lambda pair: pair[1].whole):
-            if is_whole:
-                pairs = list(some)
-                placed = await placer.place_all([composed for _, composed in pairs], sync=False)
-                for (arriving, _), where in zip(pairs, placed, strict=True):
-                    arriving.placed = where
-                continue
-            for arriving, composed in some:
-                if isinstance(composed, Spooled):
-                    arriving.placed = await placer.adopt(composed)
-                else:
-                    arriving.placed = await placer.place(composed)
+        placed = await placer.place_in_turn([composed for _, composed in waiting])
+        for (arriving, _), where in zip(waiting, placed, strict=True):
+            arriving.placed = where
 
     # -- commit ------------------------------------------------------------------------------------------
 

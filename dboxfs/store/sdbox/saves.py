@@ -18,10 +18,10 @@ from dboxfs.dbox import parse_ext_refs
 from dboxfs.errors import NoSuchMailbox, Unsupported
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
-from dboxfs.fsapi.temporary import is_local
 from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.sdbox.read import SdboxFiles
 from dboxfs.store.sdbox.saved import keep_saved_dates
+from dboxfs.store.sync_all import can_sync_all, sync_all
 from dboxfs.store.write import log_records
 from dboxfs.store.write.group_commit import GroupCommit, Request
 from dboxfs.store.write.message import NewMessage
@@ -78,7 +78,9 @@ class SdboxSaves:
         made: list[Arrival] = []
         limit = trio.CapacityLimiter(_AT_ONCE)
         found: list[Arrival | None] = [None] * len(messages)
-        together = len(messages) >= self._work.options.sync_together and await self._is_local(name)
+        directory = self._work.location.mailbox_path(name)
+        many = len(messages) >= self._work.options.sync_together
+        together = many and await can_sync_all(self._disk, directory)
 
         async def prepare(at: int, message: NewMessage) -> None:
             async with limit:
@@ -87,16 +89,11 @@ class SdboxSaves:
         try:
             await side_by_side(prepare, messages)
             if together:
-                await self._disk.sync_all(made[-1].temporary)
+                await sync_all(self._disk, made[-1].temporary)
         except BaseException:
             await self.discard(made)
             raise
         return await self.take(name, [new for new in found if new is not None])
-
-    async def _is_local(self, name: str) -> bool:
-        """Whether the mailbox lies on a file system of this machine: one syncfs(2) is known to be enough."""
-        status = await self._disk.stat(self._work.location.mailbox_path(name))
-        return status is not None and is_local(status.st_dev)
 
     async def need_directory(self, name: str, directory: str) -> None:
         """With ``INDEX=`` a mailbox may have an index and no directory yet."""
