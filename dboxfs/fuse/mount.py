@@ -39,7 +39,7 @@ from dboxfs.vfs.options import Entries, MountOptions, Opens, View
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.unopened import Unopened
 from dboxfs.vfs.views.told_names import ViewKernel
-from dboxfs.vfs.views.views import maildir_view
+from dboxfs.vfs.views.views import maildir_view, writable_maildir_view
 from dboxfs.vfs.writable import WritableVfs
 
 log = logging.getLogger(__name__)
@@ -183,9 +183,12 @@ def _adapter(
 ) -> Adapter:
     """What the kernel talks to: the file system itself, or a view of it."""
     if isinstance(kernel, ViewKernel):
-        if isinstance(vfs, WritableVfs):
-            raise MountError("-o view=maildir: only for read-only mounts; leave rw out")
-        return Adapter(maildir_view(vfs, options.view, kernel, names), requests)
+        reading = vfs.reading if isinstance(vfs, WritableVfs) else vfs
+        view = maildir_view(reading, vfs, options.view, kernel, names)
+        if not isinstance(vfs, WritableVfs):
+            return Adapter(view, requests)
+        written = writable_maildir_view(view, vfs)
+        return Adapter(written, requests, written)
     return Adapter(vfs, requests, vfs if isinstance(vfs, WritableVfs) else None)
 
 

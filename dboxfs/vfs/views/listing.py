@@ -9,7 +9,7 @@ Concurrency: one reader at a time, as the kernel has it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -58,7 +58,9 @@ class ListedView(Protocol):
 
     def can_tell(self, folder: Folder, count: int) -> bool: ...
 
-    def temporaries(self, place: MaildirPlace) -> Sequence[Entry]: ...
+    def temporaries(self, place: MaildirPlace) -> Awaitable[Sequence[Entry]]: ...
+
+    def more(self, inode: int) -> Awaitable[Sequence[Entry]]: ...
 
     def hides(self, place: MaildirPlace) -> bool: ...
 
@@ -85,6 +87,7 @@ class MailboxDirectory:
             self._entries += [
                 (name, view.mailbox(child)) for name, child in children if child in view.reading.inodes
             ]
+            self._entries += await view.more(self._inode)
 
     async def _of_maildir(self, folder: int) -> list[Entry]:
         view, found = self._view, []
@@ -132,7 +135,7 @@ class MessageDirectory:
         folder = await view.checked(self.place)
         await view.names.know(folder)
         own = await view.directory(self.place)
-        self._above = [(b".", own), (b"..", view.mailbox(folder)), *view.temporaries(self.place)]
+        self._above = [(b".", own), (b"..", view.mailbox(folder)), *await view.temporaries(self.place)]
         self._uids = self._candidates(folder)
         await self._know_sizes(folder)
         self._may_tell = view.can_tell(folder, len(self._uids))

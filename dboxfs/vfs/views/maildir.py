@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from dboxfs.errors import DboxfsError
 from dboxfs.store import Delta, Folder, Listener, Mailbox
@@ -39,12 +40,20 @@ from dboxfs.vfs.reader import Opened
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.views.layout import Layout
 from dboxfs.vfs.views.letters import keywords_file
-from dboxfs.vfs.views.listing import MailboxDirectory, MessageDirectory
+from dboxfs.vfs.views.listing import Entry, MailboxDirectory, MessageDirectory
 from dboxfs.vfs.views.maildir_names import MaildirNames, Name
 from dboxfs.vfs.views.places import DIRECTORIES, KEYWORDS_NAME, MaildirPlace, Sub, place_of
 from dboxfs.vfs.views.told_names import ToldNames, ViewKernel
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
+
+
+async def _no_temporaries(place: MaildirPlace) -> Sequence[Entry]:
+    return ()
+
+
+async def _nothing_more(inode: int) -> Sequence[Entry]:
+    return ()
 
 
 class MaildirView:
@@ -53,6 +62,7 @@ class MaildirView:
     :param reading: the store without the view, which has *kernel* as its kernel.
     :param inner: answers what is about inodes: *reading*, or the writable file system around it.
     :param name_reader: has read the written names.
+    :ivar more: gives what programs keep in a directory of a mailbox.
     :ivar temporaries: gives the files of ``tmp/`` that are being delivered.
     :ivar hides: whether ``cur/``, ``new/`` or ``tmp/`` of a mailbox that a program makes was not made yet.
     """
@@ -72,8 +82,10 @@ class MaildirView:
         self._kernel = kernel
         self._name_reader = name_reader
         self._told = ToldNames()
-        self.temporaries: Callable[[MaildirPlace], Sequence[tuple[bytes, Attrs]]] = lambda _: ()
+        self._moving: set[tuple[int, int]] = set()
+        self.temporaries: Callable[[MaildirPlace], Awaitable[Sequence[Entry]]] = _no_temporaries
         self.hides: Callable[[MaildirPlace], bool] = lambda _: False
+        self.more: Callable[[int], Awaitable[Sequence[Entry]]] = _nothing_more
         kernel.view = self
         reading.store.listen(Listener(self._messages_changed, self._folder_gone, lambda _: None))
 
@@ -95,7 +107,7 @@ class MaildirView:
         yield inodes.of(where.parent), where.name
         uid = self.reading.names.resolve(node.folder, name)
         told = self._told.get(node.base, uid) if uid is not None else None
-        if told is not None:
+        if told is not None and (node.base, uid) not in self._moving:
             yield MaildirPlace(node.base, told.sub).inode, told.name
 
     def _messages_changed(self, folder: Folder, delta: Delta) -> None:
@@ -110,18 +122,41 @@ class MaildirView:
         """Tell the kernel of names of messages that it remembers and that are others by now."""
         inode = self.reading.inodes.of(folder)
         for uid in uids:
-            told = self._told.get(inode, uid)
+            told = self._told.get(inode, uid) if (inode, uid) not in self._moving else None
             if told is not None and told != self.names.now(folder, uid):
                 self._told.pop(inode, uid)
                 self._kernel.shown_entry(MaildirPlace(inode, told.sub).inode, told.name)
 
-    def moved_by_kernel(self, folder: Folder, uid: int, name: Name | None) -> None:
-        """The kernel itself has given a message this name, or removed the one that it had (None)."""
+    @contextmanager
+    def moving(self, folder: Folder, uid: int) -> Iterator[None]:
+        """The kernel itself takes away the name that it has of a message, or gives it another one, unless
+        this fails.
+
+        It needs not be told, and must not be told in between of what is half done.
+        """
+        key = self.reading.inodes.of(folder), uid
+        self._moving.add(key)
+        try:
+            yield
+        finally:
+            self._moving.discard(key)
+            self.take_back(folder, [uid])
+
+    def has_moved(self, folder: Folder, uid: int, place: MaildirPlace | None, name: bytes = b"") -> None:
+        """The kernel knows a message by this name from now on; *place* None: by none."""
         inode = self.reading.inodes.of(folder)
-        if name is None:
+        if place is None:
             self._told.pop(inode, uid)
         elif self._told.get(inode, uid) is not None:
-            self._told.put(inode, uid, name)
+            self._told.put(inode, uid, Name(place.sub, name))
+
+    def look_up_again(self, place: MaildirPlace, name: bytes) -> None:
+        """A name means another inode than the kernel believes."""
+        self._kernel.shown_entry(place.inode, name)
+
+    def forget_directory(self, parent: int, name: bytes) -> None:
+        """The name of a mailbox means nothing any more, or another one."""
+        self._kernel.shown_entry(parent, name)
 
     def _folder_gone(self, folder: Folder) -> None:
         self._told.forget(self.reading.inodes.of(folder))

@@ -191,6 +191,22 @@ class MaildirNames:
         except NoSuchMessage:
             return None
 
+    def written_to_be_in(
+        self, folder: Folder, uid: int, old: Sub, new: Sub, base: bytes, marks: Marks
+    ) -> bytes | None:
+        """The written name that puts a message into *new*, if it has these flags and keywords then.
+
+        :param old: where it is.  :param base: it has, and keeps.  :return: None: that which it has.
+        """
+        chosen, in_cur = self.chosen(folder, uid)
+        is_marked = marks != Marks(0)
+        if new is Sub.CUR:
+            stays = marks.flags & SEEN or (is_marked and chosen is None)
+            if in_cur or (old is Sub.CUR and stays):
+                return None
+            return (chosen if chosen is not None else b"%d.eml" % uid) + INFO
+        return base if in_cur or (is_marked and chosen is None) else None
+
     def inner(self, folder: Folder, uid: int) -> bytes:
         """The name of a message where no view is."""
         return self._names.name(folder, uid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from dboxfs.fsapi.drivers.memory import MemoryDriver
 from dboxfs.store import Kind
@@ -13,7 +14,7 @@ from dboxfs.vfs.host import Kernel
 from dboxfs.vfs.options import Charset, Nesting, View, ViewOptions
 from dboxfs.vfs.views.maildir import MaildirView
 from dboxfs.vfs.views.told_names import ViewKernel
-from dboxfs.vfs.views.views import maildir_view
+from dboxfs.vfs.views.views import maildir_view, writable_maildir_view
 from tests.vfs.inside import JULY, Mounted, Program, mounted
 
 
@@ -54,8 +55,12 @@ async def maildir(
     nesting: Nesting = Nesting.VERBATIM,
     charset: Charset = Charset.UTF8,
     driver: MemoryDriver | None = None,
+    directory: Path | None = None,
 ) -> AsyncIterator[InMaildir]:
-    """A new store in memory, or the one that *driver* has, mounted as Maildirs."""
+    """A new store in memory, or the one that *driver* has, mounted as Maildirs.
+
+    :param directory: where foreign files are; None: the mount is read-only.
+    """
     kernels: list[ViewKernel] = []
 
     def between(told: Kernel) -> ViewKernel:
@@ -64,5 +69,8 @@ async def maildir(
 
     options = ViewOptions(view=View.MAILDIR, nesting=nesting, charset=charset)
     async with mounted(kind, driver=driver, kernel=between) as inner:
-        view = maildir_view(inner.reading, options, kernels[0], inner.name_reader)
-        yield InMaildir(inner, view, Program(view))
+        view = maildir_view(inner.reading, inner.vfs, options, kernels[0], inner.name_reader)
+        if directory is None:
+            yield InMaildir(inner, view, Program(view))
+        else:
+            yield InMaildir(inner, view, Program(writable_maildir_view(view, inner.vfs, str(directory))))
