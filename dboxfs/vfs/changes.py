@@ -439,21 +439,3 @@ class MessageChanges:
         except ValueError:
             raise Refused(errno.EINVAL) from None
         await self._store.see(folder)
-
-    async def change_marks(
-        self, node: Node, flags: tuple[int, int], keywords: tuple[Sequence[str], Sequence[str]]
-    ) -> None:
-        """Change flags (bits), then keywords: what is added, and what is removed; others stay what they are.
-
-        :raises Refused: EINVAL: something that can't be a keyword; ENOENT: its mailbox is gone.
-        :raises NoSuchMessage: it is gone.
-        """
-        folder = node.directory()
-        try:
-            if any(flags):
-                await self._writer.set_flags(folder.name, [node.uid], add=flags[0], remove=flags[1])
-            if any(keywords):
-                await self._writer.set_keywords(folder.name, [node.uid], add=keywords[0], remove=keywords[1])
-        except ValueError:
-            raise Refused(errno.EINVAL) from None
-        await self._store.see(folder)

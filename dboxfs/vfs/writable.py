@@ -63,7 +63,7 @@ class WritableVfs:
     :param reading: the same store, to be read.
     :param writer: writes the store.
     :param name_reader: has read the names that messages were written under.
-    :ivar changes, drafts, reading: for views.
+    :ivar writer, drafts, reading: for views.
     :ivar maintenance: what is done now and then where no Dovecot does it; None: a Dovecot does it.
     """
 
@@ -87,7 +87,7 @@ class WritableVfs:
             else None
         )
         self.staging = staging
-        self.changes, self.drafts, self.reading = changes, self._drafts, reading
+        self.writer, self.drafts, self.reading = writer, self._drafts, reading
         self._removals = Removals(store, writer, names, host.spawn)
         self._close_policy = ClosePolicy(host, inodes, self._drafts, committer, staging)
         self._mailboxes = Mailboxes(

@@ -97,9 +97,15 @@ class MaildirWishes:
         shown = {*with_letters(state.keyword_names())} if state is not None else set()
         lost = [word for word in before.keywords if word not in after.keywords and _has_letter(word, shown)]
         more = [word for word in after.keywords if word not in before.keywords]
-        flags = after.flags & ~before.flags, before.flags & ~after.flags
-        node = self._inodes.message(folder, uid)
-        await self._inner.changes.change_marks(node, flags, (more, lost))
+        add, remove = after.flags & ~before.flags, before.flags & ~after.flags
+        try:
+            if add or remove:
+                await self._inner.writer.set_flags(folder.name, [uid], add=add, remove=remove)
+            if more or lost:
+                await self._inner.writer.set_keywords(folder.name, [uid], add=more, remove=lost)
+        except ValueError:  # no keyword can be called so
+            raise Refused(errno.EINVAL) from None
+        await self._view.reading.store.see(folder)
 
     async def mark_by_name(self, wanted: MaildirWish, before: Marks) -> None:
         """The same for the message that has just got a written name."""
