@@ -63,7 +63,7 @@ class WritableVfs:
     :param reading: the same store, to be read.
     :param writer: writes the store.
     :param name_reader: has read the names that messages were written under.
-    :ivar writer, drafts, reading: for views.
+    :ivar writer, drafts, removals, reading: for views.
     :ivar maintenance: what is done now and then where no Dovecot does it; None: a Dovecot does it.
     """
 
@@ -87,8 +87,8 @@ class WritableVfs:
             else None
         )
         self.staging = staging
-        self.writer, self.drafts, self.reading = writer, self._drafts, reading
         self._removals = Removals(store, writer, names, host.spawn)
+        self.writer, self.drafts, self.removals, self.reading = writer, self._drafts, self._removals, reading
         self._close_policy = ClosePolicy(host, inodes, self._drafts, committer, staging)
         self._mailboxes = Mailboxes(
             store, writer, inodes, folders, names, self._drafts, self._removals, host.kernel, staging
@@ -323,11 +323,7 @@ class WritableVfs:
         :raises Exception: it is not.
         """
         if isinstance(directory, Directory):
-            await self.settle(directory.folder)
-
-    async def settle(self, folder: Folder) -> None:
-        """The same for a folder."""
-        await self._removals.finish(folder)
+            await self._removals.finish(directory.folder)
 
     # -- extended attributes -------------------------------------------------------------------
 

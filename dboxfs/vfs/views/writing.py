@@ -193,7 +193,7 @@ class WritableMaildirView:
     async def fsyncdir(self, directory: OpenDirectory) -> None:
         """Return when all that was removed from a directory is on disk."""
         if isinstance(directory, MessageDirectory):
-            await self._inner.settle(directory.folder)
+            await self._inner.removals.finish(directory.folder)
         else:
             await self._inner.fsyncdir(directory)
 
