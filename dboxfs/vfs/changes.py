@@ -153,23 +153,10 @@ class MessageChanges:
         box = folder.mailbox
         return box is not None and (not len(box) or box.guid in self._filled)
 
-    async def set_identity(self, folder: Folder, *, guid: bytes | None, uid_validity: int | None) -> None:
-        """Give a mailbox without messages another guid, or UIDVALIDITY (None: those that it has).
-
-        :raises Refused: EPERM: it has messages.
-        """
-        box = mailbox_of(folder)
-        before = box.guid
-        if len(box) or before is None:
-            raise Refused(errno.EPERM)
-        with self._store.renumbered(folder):
-            await self._writer.set_identity(
-                folder.name,
-                guid=before if guid is None else guid,
-                uid_validity=box.uid_validity if uid_validity is None else uid_validity,
-                next_uid=1,
-            )
-            await self._store.refresh_mailbox(folder)
+    def is_known_as(self, before: bytes, guid: bytes) -> None:
+        """A mailbox was given another guid."""
+        if before in self._filled:
+            self._filled.add(guid)
 
     # -- messages that come --------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ Locks: the caller holds ``Draft.lock`` of a draft.
 from __future__ import annotations
 
 import errno
+import logging
 
 from dboxfs.store import Facts, Folder, Store
 from dboxfs.store.write import StoreWriter
@@ -23,10 +24,13 @@ from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.forwarding import Forwarding
 from dboxfs.vfs.host import Kernel
+from dboxfs.vfs.identities import MailboxIdentities
 from dboxfs.vfs.mailboxes import Mailboxes
 from dboxfs.vfs.names import Names
 from dboxfs.vfs.node import DRAFTS, Inodes, Node
 from dboxfs.vfs.staging import Staging
+
+log = logging.getLogger(__name__)
 
 
 class Setattr:
@@ -47,9 +51,11 @@ class Setattr:
         committer: Committer,
         kernel: Kernel,
         separator: str,
+        identities: MailboxIdentities,
         staging: Staging | None,
         mailboxes: Mailboxes,
     ) -> None:
+        self._identities = identities
         self._staging = staging
         self._mailboxes = mailboxes
         self._store = store
@@ -199,8 +205,8 @@ class Setattr:
         if box is None or not self._changes.is_new_mailbox(folder):
             raise Refused(errno.EPERM)
         if (guid is not None or validity is not None) and not len(box):
-            before = box.guid
-            await self._changes.set_identity(folder, guid=guid, uid_validity=validity)
-            for draft in self._drafts.of_folder(folder):
-                if draft.standing.guid == before:
-                    draft.mailbox_got(box.guid)
+            other = self._identities.other_with(folder, guid) if guid is not None else None
+            if other is not None:
+                shown = self._store.display_name(folder), self._store.display_name(other)
+                log.info("%s keeps its guid: %s has the one that it was given", *shown)
+            await self._identities.give(folder, guid=guid, uid_validity=validity)

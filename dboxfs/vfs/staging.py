@@ -12,11 +12,12 @@ names.
 A mailbox is committed
 
 * when the mount ends, or a program asks for it (``.dboxfs/commit``): all of them;
-* a minute after anything was last done in it, if each of its files has been given a date or an attribute, so
-  that nothing more is to come; and a minute after anything was last done in the whole mount.
+* a minute after anything was last done in it, if each of its files has been given a date or an attribute, and
+  a new mailbox its identity, so that nothing more is to come; and a minute after anything was last done in
+  the whole mount.
 
 An attribute ``guid`` or ``uidvalidity`` of a mailbox is kept for the commit, which gives it to the mailbox if
-that has no messages of others.
+that has no messages of others (:mod:`dboxfs.vfs.identities`).
 
 Steps of the commit of a mailbox, and what a crash after each leaves:
 
@@ -40,10 +41,12 @@ from __future__ import annotations
 
 import errno
 import logging
+from array import array
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import trio
 
 from dboxfs.dbox import PREFIX_SIZE, detect, is_encrypted
@@ -59,6 +62,7 @@ from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.forwarding import Forwarding
 from dboxfs.vfs.host import Kernel
+from dboxfs.vfs.identities import MailboxIdentities
 from dboxfs.vfs.node import Inodes
 from dboxfs.vfs.restore_report import RestoreReport
 from dboxfs.vfs.staging_file import StagingFile, StagingSegment
@@ -90,9 +94,11 @@ class Staging:
         inodes: Inodes,
         drafts: Drafts,
         changes: MessageChanges,
+        identities: MailboxIdentities,
         forwarding: Forwarding,
         kernel: Kernel,
     ) -> None:
+        self._identities = identities
         self._store = store
         self._writer = writer
         self._inodes = inodes
@@ -103,6 +109,8 @@ class Staging:
         self._files: dict[Folder, StagingFile] = {}
         self._brought: dict[Folder, BroughtMailbox] = {}
         self._touched: dict[Folder, float] = {}
+        self._came: dict[bytes, array[int]] = {}
+        self._known: set[Folder] = set()
         self._lock = trio.Lock()
         self._report = RestoreReport()
         self._vanished = False
@@ -217,8 +225,13 @@ class Staging:
                     await self.commit([folder])
 
     def _is_complete(self, folder: Folder) -> bool:
-        """Whether each file of a mailbox has been given something beside its bytes."""
-        return all(draft.brought.names for draft in self.staged(folder))
+        """Whether each file of a mailbox has been given something beside its bytes, and the mailbox, if it is
+        new, its identity: programs set attributes of directories at the very end.
+        """
+        brought = self._brought.get(folder)
+        is_known = brought is not None and None not in (brought.guid, brought.uid_validity)
+        is_known |= folder in self._known or not self._changes.is_new_mailbox(folder)
+        return is_known and all(draft.brought.names for draft in self.staged(folder))
 
     async def commit(self, folders: Iterable[Folder] | None = None) -> None:
         """Make messages of what is staged, mailbox by mailbox (None: in all).
@@ -257,9 +270,13 @@ class Staging:
         folder = self._now(before)
         async with self._held(before) as drafts:
             await self._identify(before, folder)
+            brought = self._brought.get(before)
+            next_uid = brought.next_uid if brought is not None else None
             if drafts:
-                await self._changes.again(lambda: folder, lambda: self._save(folder, drafts))
-        brought = self._brought.pop(before, None)
+                await self._changes.again(lambda: folder, lambda: self._save(folder, drafts, next_uid))
+        self._brought.pop(before, None)
+        if brought is not None:
+            self._known.add(before)
         if brought is not None and brought.next_uid is not None:
             await self._set_next_uid(folder, brought.next_uid)
         self._report.mailboxes += 1
@@ -286,23 +303,33 @@ class Staging:
 
     async def _identify(self, before: Folder, folder: Folder) -> None:
         """Give the mailbox the guid and UIDVALIDITY that it was told."""
-        brought, box = self._brought.get(before), mailbox_of(folder)
+        brought, box, shown = self._brought.get(before), mailbox_of(folder), self._store.display_name(folder)
         if brought is None or (brought.guid is None and brought.uid_validity is None):
             return
+        other = self._identities.other_with(folder, brought.guid) if brought.guid is not None else None
+        if other is not None:
+            self._report.tell(shown, b"", "guid", f"{self._store.display_name(other)} has it")
+            brought.guid = None
         if brought.guid in (None, box.guid) and brought.uid_validity in (None, box.uid_validity):
             return
-        if len(box):
-            shown = self._store.display_name(folder)
-            self._report.tell(shown, b"", "guid and UIDVALIDITY", "the mailbox has messages already")
+        came = self._came.get(box.guid or b"", array("I"))
+        if len(box) and not np.isin(box.uids, np.frombuffer(came, np.uint32)).all():
+            why = "the mailbox has messages that were there before"
+            self._report.tell(shown, b"", "guid and UIDVALIDITY", why)
             brought.guid = brought.uid_validity = None
             return
         old = box.guid
-        await self._changes.set_identity(folder, guid=brought.guid, uid_validity=brought.uid_validity)
+        await self._identities.give(folder, guid=brought.guid, uid_validity=brought.uid_validity)
+        if old is not None and box.guid is not None:
+            self._came[box.guid] = self._came.pop(old, came)
         for draft in self._drafts.of_folder(before):
             if draft.standing.guid == old:
                 draft.mailbox_got(box.guid)
 
-    async def _save(self, folder: Folder, drafts: list[Draft]) -> None:
+    async def _save(self, folder: Folder, drafts: list[Draft], next_uid: int | None) -> None:
+        """
+        :param next_uid: of the mailbox that is put back: no uid below it is given to another message.
+        """
         box, shown = mailbox_of(folder), self._store.display_name(folder)
         drafts = [draft for draft in drafts if not await self._is_there(folder, draft)]
         if not drafts:
@@ -312,10 +339,11 @@ class Staging:
         for draft, uid in ordered:
             is_free = self._changes.is_free(folder, draft.name)
             name = Wanted(draft.name) if is_free and draft.name != b"%d.eml" % (uid or 0) else None
-            messages.append(_message(draft, uid, name))
+            messages.append(_message(draft, uid or next_uid, name))
             if not is_free:
                 self._report.tell(shown, draft.name, "name", "a message has it already")
         arrived = await self._changes.save_all(folder, messages)
+        self._came.setdefault(box.guid or b"", array("I")).extend(arrived.saved.uids)
         for at, ((draft, uid), now) in enumerate(zip(ordered, arrived.saved.uids, strict=True)):
             self._count(shown, draft, uid, now, arrived.not_kept.get(at))
             self._report.size += draft.size
@@ -335,6 +363,7 @@ class Staging:
         if self._changes.has_no_name(folder, uid) and self._changes.is_free(folder, draft.name):
             await self._changes.rename(folder, uid, draft.name, over=None)
         self._report.there += 1
+        self._came.setdefault(mailbox_of(folder).guid or b"", array("I")).append(uid)
         self._became(draft, folder, uid)
         return True
 

@@ -35,6 +35,7 @@ from dboxfs.vfs.content import Temporary
 from dboxfs.vfs.draft import Draft
 from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.identities import MailboxIdentities
 from dboxfs.vfs.link import LinkRequest
 from dboxfs.vfs.listing import Directory, ListingRow, OpenDirectory
 from dboxfs.vfs.mailboxes import Mailboxes
@@ -81,8 +82,9 @@ class WritableVfs:
         changes = MessageChanges(store, writer, inodes, forwarding, locks, name_reader, self._name_files)
         self._drafts = Drafts(inodes, reading.open_files, self._temporary)
         committer = Committer(store, inodes, names.written, forwarding, locks, changes)
+        identities = MailboxIdentities(store, writer, changes, self._drafts, name_reader, self._name_files)
         staging = (
-            Staging(store, writer, inodes, self._drafts, changes, forwarding, host.kernel)
+            Staging(store, writer, inodes, self._drafts, changes, identities, forwarding, host.kernel)
             if restore
             else None
         )
@@ -118,6 +120,7 @@ class WritableVfs:
             committer,
             host.kernel,
             reading.separator,
+            identities,
             staging,
             self._mailboxes,
         )

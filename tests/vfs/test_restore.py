@@ -119,6 +119,65 @@ async def test_a_mailbox_comes_back_with_its_identity_and_next_uid(m: Mounted, p
     assert await p.texts("New") == {"3.eml": TWO}
 
 
+async def identity(m: Mounted, name: str) -> tuple[bytes | None, int]:
+    """guid and UIDVALIDITY, as a store that is opened now has them."""
+    async with open_store(m.fs, m.location, follow=False) as fresh:
+        box = fresh.folders[name].mailbox
+        assert box is not None
+        return box.guid, box.uid_validity
+
+
+async def test_an_identity_that_comes_after_the_messages_is_given_with_their_names(
+    m: Mounted, p: Program
+) -> None:
+    await put_back(p, "Work/letter", TWO, 3)
+    await put_back(p, "Work/7.eml", ONE, 7)
+    await commit(m)
+    await p.set_xattr("Work", "guid", "ab" * 16)
+    await p.set_xattr("Work", "uidvalidity", "4711")
+    await put_back(p, "Work/8.eml", ONE, 8)
+    assert (await commit(m))["not_kept"] == []
+    assert await identity(m, "Work") == (b"\xab" * 16, 4711)
+    assert await p.texts("Work") == {"letter": TWO, "7.eml": ONE, "8.eml": ONE}
+    async with m.again() as other:
+        assert await other.program().names("Work") == ["7.eml", "8.eml", "letter"]
+
+
+async def test_a_message_without_a_uid_gets_none_that_the_mailbox_has_given_before(
+    m: Mounted, p: Program
+) -> None:
+    await put_back(p, "Work/7.eml", TWO, 7)
+    await p.write("Work/letter", ONE)
+    await p.write("Work/more", ONE)
+    await p.set_xattr("Work", "uidnext", "50")
+    await commit(m)
+    assert await m.stored("Work") == [(7, TWO), (50, ONE), (51, ONE)]
+
+
+async def test_a_mailbox_that_has_messages_of_others_stays_what_it_is(m: Mounted, p: Program) -> None:
+    before = await identity(m, "INBOX")
+    await put_back(p, "INBOX/7.eml", TWO, 7)
+    await p.set_xattr("INBOX", "guid", "ab" * 16)
+    await p.set_xattr("INBOX", "uidvalidity", "4711")
+    report = await commit(m)
+    assert await identity(m, "INBOX") == before
+    why = "the mailbox has messages that were there before"
+    assert report["not_kept"] == [
+        {"mailbox": "INBOX", "name": "", "what": "guid and UIDVALIDITY", "why": why}
+    ]
+
+
+async def test_two_mailboxes_never_get_one_guid(m: Mounted, p: Program) -> None:
+    guid = await p.xattr("INBOX", "guid")
+    await p.mkdir("Old")
+    await p.set_xattr("Old", "guid", guid)
+    await p.set_xattr("Old", "uidvalidity", "4711")
+    report = await commit(m)
+    assert report["not_kept"] == [{"mailbox": "Old", "name": "", "what": "guid", "why": "INBOX has it"}]
+    assert (await identity(m, "Old"))[1] == 4711
+    assert (await identity(m, "Old"))[0] not in (None, (await identity(m, "INBOX"))[0])
+
+
 async def test_without_attributes_the_names_say_the_uids_and_the_order(m: Mounted, p: Program) -> None:
     for name in ("10.eml", "9.eml", "letter", "100.eml"):
         await p.write(f"Work/{name}", name.encode())
@@ -174,11 +233,15 @@ async def test_a_mailbox_that_nothing_touches_for_a_minute_is_committed(
     async with mounted(kind, restore=True) as m:
         p = m.program()
         await put_back(p, "Work/7.eml", TWO, 7)
+        await p.set_xattr("Work", "uidvalidity", "4711")
+        await p.set_xattr("Work", "guid", "ab" * 16)
+        await p.mkdir("Later")  # its identity may still come
+        await put_back(p, "Later/8.eml", TWO, 8)
         await p.write("INBOX/bare", TWO)  # its attributes may still come
         for _ in range(9):
             await trio.sleep(UNTOUCHED_SECONDS / 6)
             await p.write("INBOX/other", TWO)
-        assert (m.uids("Work"), m.uids()) == ([7], [1])
+        assert (m.uids("Work"), m.uids("Later"), m.uids()) == ([7], [], [1])
         await trio.sleep(2 * UNTOUCHED_SECONDS)
         assert m.uids() == [1, 2, 3]
 

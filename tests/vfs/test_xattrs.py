@@ -6,6 +6,7 @@ import errno
 
 import pytest
 
+from dboxfs.store import open_store
 from dboxfs.store.mailbox import FLAG_NAMES
 from tests.vfs.inside import ONE, TWO, Mounted, Program, raises
 
@@ -214,3 +215,18 @@ async def test_flags_of_a_replaced_message_are_those_of_what_replaced_it(m: Moun
     await m.vfs.setxattr(old, b"user.dbox.flags", b"\\Seen")
     assert await m.flags(2) == (("\\Seen",), ())
     assert await m.vfs.getxattr(old, b"user.dbox.uid") == b"2"
+
+
+async def test_a_directory_that_is_copied_with_its_attributes_is_another_mailbox(
+    m: Mounted, p: Program
+) -> None:
+    guid, validity = await p.xattr("INBOX", "guid"), await p.xattr("INBOX", "uidvalidity")
+    await p.mkdir("Copy")
+    await p.set_xattr("Copy", "guid", guid)
+    await p.set_xattr("Copy", "uidvalidity", validity)
+    async with open_store(m.fs, m.location, follow=False) as fresh:
+        first, second = fresh.folders["INBOX"].mailbox, fresh.folders["Copy"].mailbox
+        assert first is not None
+        assert second is not None
+        assert first.guid != second.guid
+        assert str(second.uid_validity) == validity

@@ -1,0 +1,94 @@
+"""The guid and UIDVALIDITY that a mailbox is given, as a backup of it has kept them.
+
+A mailbox is known by both: to IMAP clients, which have cached what (UIDVALIDITY, uid) is, to Dovecot, and to
+the files of names.  So they are given to a mailbox all of whose messages this mount has brought, or that has
+none; and no two mailboxes of a store get one guid, which a directory that was copied within a mount would
+bring.
+
+==  =====================================  ==================================================================
+ 1  the new identity, in the index         a mailbox with it, whose messages are called ``<uid>.eml``
+ 2  names that are not ``<uid>.eml``, in   the same with those names that are on disk
+    the file of names of that identity
+==  =====================================  ==================================================================
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+
+import trio
+
+from dboxfs.errors import DboxfsError
+from dboxfs.store import Folder, Store
+from dboxfs.store.names.files import NameFiles
+from dboxfs.store.names.read import NameReader
+from dboxfs.store.write import StoreWriter
+from dboxfs.vfs.changes import MessageChanges, mailbox_of
+from dboxfs.vfs.drafts import Drafts
+from dboxfs.vfs.errors import Refused
+
+log = logging.getLogger(__name__)
+
+
+class MailboxIdentities:
+    """Gives mailboxes of a mounted store another guid or UIDVALIDITY."""
+
+    def __init__(
+        self,
+        store: Store,
+        writer: StoreWriter,
+        changes: MessageChanges,
+        drafts: Drafts,
+        reader: NameReader,
+        files: NameFiles,
+    ) -> None:
+        self._store = store
+        self._writer = writer
+        self._changes = changes
+        self._drafts = drafts
+        self._names = reader.names
+        self._files = files
+
+    def other_with(self, folder: Folder, guid: bytes) -> Folder | None:
+        """Another mailbox that has this guid; None: there is none."""
+        for other in self._store.folders.values():
+            if other is not folder and other.mailbox is not None and other.mailbox.guid == guid:
+                return other
+        return None
+
+    async def give(self, folder: Folder, *, guid: bytes | None, uid_validity: int | None) -> None:
+        """Give a mailbox this guid, and this UIDVALIDITY (None: those that it has).
+
+        A guid that another mailbox has is not given (the caller has looked, and told it).
+
+        :raises Refused: EPERM: its index was never read.
+        :raises DboxfsError, OSError: the index can't be written; nothing has changed.
+        """
+        box = mailbox_of(folder)
+        before, validity = box.guid, box.uid_validity
+        if before is None:
+            raise Refused(errno.EPERM)
+        if guid is None or self.other_with(folder, guid) is not None:
+            guid = before
+        validity = validity if uid_validity is None else uid_validity
+        if (guid, validity) == (before, box.uid_validity):
+            return
+        names = {uid: name for uid, name in self._names.unusual(folder).items() if uid in box}
+        with self._store.renumbered(folder):
+            await self._writer.set_identity(folder.name, guid=guid, uid_validity=validity, next_uid=1)
+            await self._store.refresh_mailbox(folder)
+        self._changes.is_known_as(before, guid)
+        async with trio.open_nursery() as nursery:
+            for uid, name in names.items():
+                nursery.start_soon(self._name_again, folder, uid, name)
+        for draft in self._drafts.of_folder(folder):
+            if draft.standing.guid == before:
+                draft.mailbox_got(box.guid)
+
+    async def _name_again(self, folder: Folder, uid: int, name: bytes) -> None:
+        try:
+            await self._files.record(folder, uid, name)
+        except (OSError, DboxfsError) as exc:
+            shown = self._store.display_name(folder)
+            log.error("%s: the name of uid %d can't be kept: %s", shown, uid, exc)
