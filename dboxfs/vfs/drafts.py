@@ -22,6 +22,8 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
+import trio
+
 from dboxfs.store import Body, Folder
 from dboxfs.util.mounts import Membership
 from dboxfs.vfs.content import Budget, Temporary
@@ -33,6 +35,9 @@ from dboxfs.vfs.open_files import OpenFiles
 
 GHOSTS = 64
 """So many are kept."""
+
+EMPTIED_SECONDS = 60.0
+"""Seconds in which a process writes anew what it has cut to nothing by its name."""
 
 LINKED = 1000
 """Names of temporaries that are remembered to be a message's."""
@@ -74,6 +79,7 @@ class Drafts:
         self._displaced: dict[tuple[int, bytes], Draft] = {}
         self._ghosts: OrderedDict[int, Draft] = OrderedDict()
         self._linked: OrderedDict[tuple[int, bytes], int] = OrderedDict()
+        self._emptied: OrderedDict[tuple[int, int], float] = OrderedDict()
 
     # -- making --------------------------------------------------------------------------------
 
@@ -106,6 +112,20 @@ class Drafts:
     def replacement(self, inode: int, folder: Folder, name: bytes, uid: int, base: Body | None) -> Draft:
         """What is to take the place of message *uid*, which the kernel knows as *inode*."""
         return Draft(inode, Standing.of(folder, name, uid), self._spool, self._budget, base)
+
+    def empty(self, inode: int, pid: int) -> None:
+        """The process of thread *pid* has cut the message *inode* to nothing by its name (truncate(2)).
+
+        There is no empty message: it stays, and what that process writes next takes its place.
+        """
+        self._emptied[inode, process_of(pid)] = trio.current_time()
+        if len(self._emptied) > GHOSTS:
+            self._emptied.popitem(last=False)
+
+    def is_emptied(self, inode: int, pid: int) -> bool:
+        """Whether the process of thread *pid* has done that a short while ago; asked once."""
+        when = self._emptied.pop((inode, process_of(pid)), None)
+        return when is not None and trio.current_time() - when < EMPTIED_SECONDS
 
     # -- opening and closing -------------------------------------------------------------------
 

@@ -119,12 +119,12 @@ class Opening:
             except Refused:
                 body.close()
                 raise
-        if flags & os.O_TRUNC:
+        folder, base = now.directory(), None if flags & os.O_TRUNC else body
+        if self._drafts.is_emptied(inode, pid) or base is None:
+            base = None
             body.close()
-        folder = now.directory()
-        draft = self._drafts.replacement(
-            inode, folder, self._names.name(folder, now.uid), now.uid, None if flags & os.O_TRUNC else body
-        )
+        name = self._names.name(folder, now.uid)
+        draft = self._drafts.replacement(inode, folder, name, now.uid, base)
         return self.opened(draft, flags, pid)
 
     async def _is_there(self, draft: Draft, flags: int) -> bool:

@@ -99,17 +99,24 @@ class Setattr:
         if not draft.inode & DRAFTS:
             self._kernel.entry(self._inodes.of(draft.folder), draft.name)
 
-    async def message(self, node: Node, facts: Facts, size: int | None, received: int | None) -> None:
+    async def message(
+        self, node: Node, facts: Facts, size: int | None, received: int | None, pid: int
+    ) -> None:
         """The same for a message that nobody writes.
 
-        :raises Refused: EOPNOTSUPP: no bytes at all.
+        :param pid: the thread that asks.
+        :raises Refused: EEXIST: a mount with ``-o restore`` has not brought it.
         """
-        if size == 0 and facts.size:
-            raise Refused(errno.EOPNOTSUPP)
-        if size is not None and size != facts.size:
+        folder = node.directory()
+        cuts = size is not None and size != facts.size
+        dates = size is None and received not in (None, facts.received)
+        if (cuts or dates) and self._staging is not None:
+            self._staging.may_replace(folder, node.uid)
+        if cuts and size == 0:
+            self._drafts.empty(node.inode, pid)
+        elif cuts and size is not None:
             await self._cut(node, size)
-        elif received is not None and size is None and received != facts.received:
-            folder = node.directory()
+        elif dates and received is not None:
             name = self._names.name(folder, node.uid)
             await self._changes.redate(folder, node.uid, received)
             self._kernel.entry(self._inodes.of(folder), name)
@@ -178,7 +185,7 @@ class Setattr:
         if self._staging is not None and word in INFORMING:
             return
         if told.received is not None:
-            await self.message(node, await box.facts_of(node.uid), None, told.received)
+            await self.message(node, await box.facts_of(node.uid), None, told.received, 0)
         elif not self._changes.just_came(node.directory(), node.uid):
             raise Refused(errno.EPERM)
 

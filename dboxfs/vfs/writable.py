@@ -232,9 +232,8 @@ class WritableVfs:
             attrs = await self._reading.folders.steady(
                 now, lambda found: self._reading.message_attrs(found, inode)
             )
-        if inode in self._reading.open_files.written:
-            written = self._drafts.replacing(inode, pid)
-            attrs.size = written.size if written is not None else attrs.size
+        if inode in self._reading.open_files.written and (own := self._drafts.replacing(inode, pid)):
+            attrs.size = own.size
         return attrs
 
     async def setattr(
@@ -254,8 +253,7 @@ class WritableVfs:
         self, inode: int, size: int | None, received: int | None, file: OpenFile | None, pid: int
     ) -> Attrs:
         draft = file.draft if isinstance(file, OpenDraft) else self._draft_of(inode)
-        if draft is None:  # futimens comes without a handle
-            draft = self._drafts.replacing(inode, pid)
+        draft = draft or self._drafts.replacing(inode, pid)  # futimens comes without a handle
         if draft is not None:
             async with draft.lock:
                 await self._setattr.draft(draft, size, received)
@@ -264,12 +262,13 @@ class WritableVfs:
         else:
             now = self._reading.forwarding.now(inode)
             if now.is_message:
-                await self._reading.forwarding.use(now.inode, partial(self._set_message, size, received))
+                change = partial(self._set_message, size, received, pid)
+                await self._reading.forwarding.use(now.inode, change)
         return await self.getattr(inode)
 
-    async def _set_message(self, size: int | None, received: int | None, node: Node) -> None:
+    async def _set_message(self, size: int | None, received: int | None, pid: int, node: Node) -> None:
         facts = await self._reading.scans.facts(node)
-        await self._setattr.message(self._reading.inodes.node(node.inode), facts, size, received)
+        await self._setattr.message(self._reading.inodes.node(node.inode), facts, size, received, pid)
 
     # -- files ---------------------------------------------------------------------------------
 

@@ -207,6 +207,12 @@ async def test_a_message_that_it_has_not_brought_is_never_replaced_or_removed(m:
         await p.rename("INBOX/.new", "INBOX/1.eml")
     with raises(errno.EEXIST):
         await p.unlink("INBOX/1.eml")
+    for size in (0, 3):
+        with raises(errno.EEXIST):
+            await p.truncate("INBOX/1.eml", size)
+    with raises(errno.EEXIST):
+        await p.set_received("INBOX/1.eml", JULY + 1)
+    await p.set_received("INBOX/1.eml", JULY)
     await p.unlink("INBOX/.new")
     await commit(m)
     assert await m.stored() == [(1, ONE)]

@@ -6,7 +6,10 @@ import errno
 import os
 
 import pytest
+import trio
+import trio.testing
 
+from dboxfs.vfs.drafts import EMPTIED_SECONDS
 from tests.vfs.inside import JULY, ONE, TWO, Mounted, Program, raises
 
 ANEW = b"x" * len(ONE)
@@ -132,11 +135,28 @@ async def test_truncate_to_the_size_it_has_changes_nothing(m: Mounted, p: Progra
     assert (await p.texts())["note"] == b"12345"
 
 
-async def test_a_message_is_cut_to_nothing_by_no_name(m: Mounted, p: Program) -> None:
-    with raises(errno.EOPNOTSUPP):
-        await p.truncate("INBOX/1.eml", 0)
-    assert await m.stored() == [(1, ONE)]
-    await p.truncate("INBOX/1.eml", len(ONE))
+async def test_a_message_that_is_cut_to_nothing_by_its_name_stays_until_something_is_written(
+    m: Mounted, p: Program, q: Program, autojump_clock: trio.testing.MockClock
+) -> None:
+    await p.truncate("INBOX/1.eml", 0)
+    assert (await m.stored(), await q.read("INBOX/1.eml")) == ([(1, ONE)], ONE)
+    file = await p.open("INBOX/1.eml", os.O_WRONLY)
+    await file.close()
+    assert await m.stored() == [(1, ONE)], "nothing was written"
+    await p.truncate("INBOX/1.eml", 0)
+    await q.append("INBOX/1.eml", b"of another program\n")
+    assert await m.stored() == [(2, ONE + b"of another program\n")]
+    await p.truncate("INBOX/1.eml", 0)
+    file = await p.open("INBOX/1.eml", os.O_WRONLY)
+    await file.write(b"new\n")
+    await file.close()
+    assert await m.stored() == [(3, b"new\n")]
+    await p.truncate("INBOX/1.eml", 0)
+    await trio.sleep(EMPTIED_SECONDS)
+    file = await p.open("INBOX/1.eml", os.O_WRONLY)
+    await file.write(b"N")
+    await file.close()
+    assert await m.stored() == [(4, b"New\n")]
 
 
 async def test_the_handle_of_a_removed_message_cuts_nothing_else(m: Mounted, p: Program) -> None:

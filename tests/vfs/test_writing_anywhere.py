@@ -91,8 +91,6 @@ async def test_truncate_to_any_size(m: Mounted, p: Program, size: int) -> None:
     assert await m.stored() == [(3, text + bytes(2))]
     await p.truncate("INBOX/1.eml", size + 2)
     assert m.uids() == [3], "it has that size"
-    with raises(errno.EOPNOTSUPP):
-        await p.truncate("INBOX/1.eml", 0)
 
 
 async def test_the_end_of_what_a_program_writes_is_where_it_has_written_to(
