@@ -130,41 +130,6 @@ class Disk:
         if self.options.durable:
             await self.run(ops.SyncDir(path))
 
-    async def publish_all(
-        self,
-        batch: Sequence[ops.Publish],
-        directory: str,
-        first: Callable[[list[os.stat_result]], Steps[None]],
-    ) -> list[OSError | None]:
-        """Give files their names, and make those durable if all of it worked: one operation after the other.
-
-        Gives the error of each.
-
-        :param first: what is done before that; it gets the attributes of the files.
-
-        :raises OSError: the names could not be made durable.
-        """
-        durable = self.options.durable
-
-        def program() -> Steps[list[OSError | None]]:
-            found = []
-            for op in batch:
-                found.append((yield ops.Stat(op.temporary, follow=False)))
-            yield from first(found)
-            answers: list[OSError | None] = []
-            for op in batch:
-                try:
-                    yield op
-                except OSError as error:
-                    answers.append(error)
-                else:
-                    answers.append(None)
-            if durable and not any(answers):
-                yield ops.SyncDir(directory)
-            return answers
-
-        return await self.chain(program)
-
     async def unlink(self, path: str) -> bool:
         """Take a name away; False if it is gone already."""
         try:

@@ -97,13 +97,23 @@ def write_in_turn(writes: Sequence[LogWrite], close: Sequence[int] = ()) -> Step
 
 async def run_in_turn(disk: Disk, writes: Sequence[LogWrite], close: Sequence[AppendFile] = ()) -> InTurn:
     """:func:`write_in_turn`, and what the files know of it; syncs only where commits do."""
-    if not disk.options.durable:
-        writes = [LogWrite(w.file, w.data, w.end, durable=False, unlink=w.unlink) for w in writes]
-    descriptors = [file.fd for file in close]
-    done = await disk.chain(lambda: write_in_turn(writes, descriptors))
+    planned, descriptors = as_durable_as_commits(disk, writes), [file.fd for file in close]
+    done = await disk.chain(lambda: write_in_turn(planned, descriptors))
+    take_over(disk, writes, done, close)
+    return done
+
+
+def as_durable_as_commits(disk: Disk, writes: Sequence[LogWrite]) -> Sequence[LogWrite]:
+    """The writes, waiting for the disk only where commits do."""
+    if disk.options.durable:
+        return writes
+    return [LogWrite(w.file, w.data, w.end, durable=False, unlink=w.unlink) for w in writes]
+
+
+def take_over(disk: Disk, writes: Sequence[LogWrite], done: InTurn, close: Sequence[AppendFile]) -> None:
+    """Have the files know what a job has done with them."""
     disk.lost_errors += done.lost_errors
     for write, written in zip(writes, done.begun, strict=False):
         write.file.took(written.appended.written, written.status)
     for file in close[: done.closed]:
         file.was_closed()
-    return done

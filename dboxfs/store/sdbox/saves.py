@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import trio
@@ -19,6 +20,7 @@ from dboxfs.errors import NoSuchMailbox, Unsupported
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
 from dboxfs.store.indexes.log import IndexLog
+from dboxfs.store.sdbox.publish import Publishing, publish_and_write, publish_steps
 from dboxfs.store.sdbox.read import SdboxFiles
 from dboxfs.store.sdbox.saved import keep_saved_dates
 from dboxfs.store.sync_all import can_sync_all, sync_all
@@ -191,10 +193,10 @@ class SdboxSaves:
             notes: list[str] = []
             try:
                 await self._link_attachments(index, news)
-                await self._publish(name, index, news, notes)
-                if any(new.wanted is not None and new.wanted.uid != new.uid for new in news):
-                    await self._name(name, index, group)
-                await self._write_log(index, news, replaced, notes)
+                if not await self._publish(name, index, news, replaced, notes):
+                    if any(new.wanted is not None and new.wanted.uid != new.uid for new in news):
+                        await self._name(name, index, group)
+                    await self._write_log(index, news, replaced, notes)
             except BaseException as error:
                 await self._take_back(name, index, news, replaced, error)
                 raise
@@ -263,13 +265,23 @@ class SdboxSaves:
                 new.flags, new.keywords = log_records.marks(state, new.inherits)
         return olds
 
-    async def _publish(self, name: str, index: IndexLog, news: list[Arrival], notes: list[str]) -> None:
+    async def _publish(
+        self,
+        name: str,
+        index: IndexLog,
+        news: list[Arrival],
+        replaced: Sequence[int],
+        notes: list[str],
+    ) -> bool:
         """Give the files their names; a uid whose name is taken is stepped over.
 
         :param notes: gets the notes that say whose these files are as long as they have no record.
+        :return: whether the records are in the log, too, and the lock is given back where that is no more
+            than to close the log.  Not, where a name was taken, or where the log says more than what is known
+            before.
         """
         directory = self._work.location.mailbox_path(name)
-        todo = list(news)
+        todo, durable = list(news), self._work.options.durable
         while todo:
             await self._work.notes.prepare()
             notes.append(self._work.notes.path())
@@ -277,17 +289,27 @@ class SdboxSaves:
             batch = [
                 ops.Publish(new.temporary, os.path.join(directory, f"u.{new.uid}"), False) for new in todo
             ]
-            answers = await self._disk.publish_all(batch, directory, noting)
+            what = Publishing(batch, directory, noting, durable)
+            if len(todo) == len(news) and all(new.saved is None for new in news):
+                write = index.plan(self._records(index, news, replaced), durable=True, unlink=notes)
+                done = await publish_and_write(index, what, write)
+                if done.written is not None:
+                    await index.settle(write, done.written.begun[0])
+                    notes.clear()
+                    return True
+            else:
+                done = await self._disk.chain(partial(publish_steps, what))
             taken = []
-            for new, answer in zip(todo, answers, strict=True):
-                if isinstance(answer, FileExistsError):
+            for new, error in zip(todo, done.errors, strict=True):
+                if isinstance(error, FileExistsError):
                     taken.append(new)
-                elif isinstance(answer, OSError):
-                    raise answer
+                elif error is not None:
+                    raise error
             highest = max(new.uid for new in news)
             for number, new in enumerate(taken, highest + 1):
                 new.uid = number
             todo = taken
+        return False
 
     def _noting(
         self, name: str, index: IndexLog, news: Sequence[Arrival], path: str
@@ -302,19 +324,32 @@ class SdboxSaves:
 
         return program
 
+    def _records(
+        self,
+        index: IndexLog,
+        news: Sequence[Arrival],
+        replaced: Sequence[int],
+        dates: Sequence[bytes] = (),
+    ) -> list[bytes]:
+        """What the log gets.
+
+        :param dates: records of saved dates.
+        """
+        rows = [
+            log_records.Appended(new.uid, new.flags, new.keywords, new.guid, has_pop3_uidl=new.has_pop3_uidl)
+            for new in sorted(news, key=lambda new: new.uid)
+        ]
+        batch = [*log_records.append_messages(index.state, rows, mdbox=False), *dates]
+        if replaced:
+            batch += log_records.expunge(index.state, replaced, external=self._work.options.alone)
+        return batch
+
     async def _write_log(
         self, index: IndexLog, news: Sequence[Arrival], replaced: Sequence[int], notes: list[str]
     ) -> None:
-        ordered = sorted(news, key=lambda new: new.uid)
-        rows = [
-            log_records.Appended(new.uid, new.flags, new.keywords, new.guid, has_pop3_uidl=new.has_pop3_uidl)
-            for new in ordered
-        ]
-        batch = log_records.append_messages(index.state, rows, mdbox=False)
-        batch += await keep_saved_dates(index, [(n.uid, n.saved) for n in ordered if n.saved is not None])
-        if replaced:
-            batch += log_records.expunge(index.state, replaced, external=self._work.options.alone)
-        await index.append(batch, durable=True, unlink=notes)
+        dates = sorted((new.uid, new.saved) for new in news if new.saved is not None)
+        records = self._records(index, news, replaced, await keep_saved_dates(index, dates))
+        await index.append(records, durable=True, unlink=notes)
         notes.clear()
 
     async def _take_back(
