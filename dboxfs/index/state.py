@@ -178,6 +178,10 @@ class IndexState:
         view.flags.writeable = False
         return view
 
+    def flags_of(self, row: int) -> int:
+        """Flag byte of one row: many times as fast as an entry of ``flags``."""
+        return int(self.table.flags.item(row))
+
     def row_of(self, uid: int) -> int:
         """Row of ``uid``, -1 if there is no such message."""
         row = bisect_left(self.table.uid_view, uid, 0, self.table.count)

@@ -169,6 +169,13 @@ class FactTable:
             return Facts(UNKNOWN, 0, 0, 0)
         return Facts(state.item(row), size.item(row), received.item(row), saved.item(row))
 
+    def known_size(self, uid: int) -> tuple[int, int | None]:
+        """The row of *uid* (-1: it is not in the table), and its size in bytes if all is known of it."""
+        row = self.row(uid)
+        if row < 0 or self._state is None or self._size is None or self._state.item(row) != KNOWN:
+            return row, None
+        return row, self._size.item(row)
+
     def columns(self, rows: Any = slice(None)) -> FactColumns:
         """The facts of many rows: copies for row numbers and masks, views for a slice."""
         state, size, received, saved = self._state, self._size, self._received, self._saved

@@ -50,7 +50,7 @@ def nanoseconds(marked: int, uid: int) -> int:
 
 def of_message(state: IndexState, row: int, uid: int) -> int:
     """The nanoseconds of one message of an index."""
-    return nanoseconds(marks(int(state.flags[row]) & FLAGS, state.keywords(row)), uid)
+    return nanoseconds(marks(state.flags_of(row) & FLAGS, state.keywords(row)), uid)
 
 
 def of_messages(state: IndexState | None, uids: UidArray) -> list[int]:
@@ -76,5 +76,5 @@ def _marks_of(state: IndexState, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.u
     bits = flags if column is None else np.hstack([flags, column[rows]])
     _, first, inverse = np.unique(bits, axis=0, return_index=True, return_inverse=True)
     one_each: Iterable[int] = (int(rows[at]) for at in first.tolist())
-    known = [marks(int(state.flags[row]) & FLAGS, state.keywords(row)) for row in one_each]
+    known = [marks(state.flags_of(row) & FLAGS, state.keywords(row)) for row in one_each]
     return np.array(known, np.uint64)[inverse.reshape(-1)]

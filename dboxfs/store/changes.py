@@ -31,6 +31,7 @@ class ChangeNotes:
         self._location = location
         self._listed = location.layout is TreeLayout.INDEX
         self._tree_root = location.list_index_dir if self._listed else location.tree
+        self._below_root = os.path.join(self._tree_root, "")
         self._map_changed = map_changed
         self._watcher = Watcher()
         self._tree = False
@@ -139,7 +140,7 @@ class ChangeNotes:
         return self._watcher.watching(directory, "index")
 
     def _directory(self, name: str) -> str:
-        return os.path.join(self._tree_root, name) if name and not self._listed else self._tree_root
+        return self._below_root + name if name and not self._listed else self._tree_root
 
     # -- events --------------------------------------------------------------------------------
 

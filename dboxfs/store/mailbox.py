@@ -380,11 +380,10 @@ class Mailbox:
 
         Opening message after message in the order of the mailbox makes the next ones come ahead.
         """
-        row = self.facts.row(uid)
-        facts = self.facts.at(row) if row >= 0 else None
-        if facts is None or facts.state != KNOWN:
+        row, size = self.facts.known_size(uid)
+        if size is None:
             return None
-        body = self.files.open_now(uid, facts.size)
+        body = self.files.open_now(uid, size)
         self._ahead.opened(row, useful=self.files.ahead_pays)
         return body
 

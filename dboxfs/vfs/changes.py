@@ -182,12 +182,11 @@ class MessageChanges:
             await self._store.refresh_mailbox(folder)
         failed: OSError | DboxfsError | None = None
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._store.see, folder)
-                try:
-                    await self._named(folder, uid, name)
-                except (OSError, DboxfsError) as exc:
-                    failed = exc
+            await self._store.see(folder)
+            try:
+                await self._named(folder, uid, name)
+            except (OSError, DboxfsError) as exc:
+                failed = exc
         finally:
             if message.replaces is not None:
                 self._forwarding.became(self._inodes.message(folder, message.replaces).inode, folder, uid)

@@ -71,12 +71,14 @@ class Forwarding:
         heir = self._names.written.heir(node.folder, node.uid, renamed=renamed)
         return node if heir is None else self._inodes.message(node.folder, heir)
 
-    async def use(self, inode: int, use: Callable[[Node], Awaitable[R]]) -> R:
+    async def use(self, inode: int, use: Callable[[Node], Awaitable[R]], *, anew: bool = False) -> R:
         """Use a message, given its inode; or what has replaced it, also if that happens meanwhile.
 
+        :param anew: what has replaced it also where it is open for reading, and goes on as it was there.
         :raises NoSuchMessage: it is gone.
         """
-        node = self._inodes.node(inode) if inode in self._open_files.being_read else self.heir(inode)
+        goes_on = not anew and inode in self._open_files.being_read
+        node = self._inodes.node(inode) if goes_on else self.heir(inode)
         while True:
             try:
                 return await use(node)

@@ -134,7 +134,10 @@ class Inodes:
 
     def folder(self, inode: int) -> Folder | None:
         """The folder that *inode* is, or is in; None: no folder has its number (any more)."""
-        return self.node(inode).folder
+        number = inode >> 32
+        if not number or inode & DRAFTS:
+            return self.node(inode).folder
+        return self._folder.get(number) or self._former.get(number)
 
     # -- to a number ---------------------------------------------------------------------------
 

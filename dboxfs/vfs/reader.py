@@ -105,7 +105,7 @@ class Reader:
         :raises DboxfsError, OSError: as :meth:`dboxfs.store.Mailbox.open`.
         """
         inode = asked.inode
-        node, body, facts = await self._forwarding.use(self._forwarding.heir(inode).inode, self.body)
+        node, body, facts = await self._forwarding.use(inode, self.body, anew=True)
         try:
             same = node.inode == inode
             pushed = same and body.size <= PUSH_MOST and await self._push(inode, body)

@@ -74,19 +74,30 @@ class Placed:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class LastEnd:
+    """The newest file and its end (bytes), while the map's log is what *mark* says."""
+
+    mark: tuple[int, int, int]
+    file_id: int
+    end: int
+
+
 class Placer:
     """Finds room for the records of one transaction.
 
+    :param last: where the transaction before it has ended.
     :ivar named: the map names the records: they stay, whatever happens.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, last: LastEnd | None = None) -> None:
         self.containers: list[Container] = []
         self.named = False
         self._work = work
         self._disk = work.disk
         self._refused: set[int] = set()
         self._index = work.map_view
+        self._last = last
 
     # -- placing -----------------------------------------------------------------------------------------
 
@@ -186,12 +197,24 @@ class Placer:
         view, options = self._index, self._work.options
         if view.state is None or view.mark is None or self.containers or self._refused:
             return None
-        file_id = next(iter(self._newest(MapIndex(view.state))), 0)
-        end = self._end(file_id) if file_id else None
+        end: int | None
+        if self._last is not None and self._last.mark == view.mark:
+            file_id, end = self._last.file_id, self._last.end
+        else:
+            file_id = next(iter(self._newest(MapIndex(view.state))), 0)
+            end = self._end(file_id) if file_id else None
         if end is None or not self._fits(end, size):
             return None
         path = self._work.storage_paths(file_id)[0]
         return NewestFile(path, file_id, end, options.dbox_version, view.log_path, view.mark, options.durable)
+
+    @property
+    def last_end(self) -> LastEnd | None:
+        """Where it has ended, once the map names all of it; None: in more than one file, or in none."""
+        if self._index.mark is None or len(self.containers) != 1:
+            return None
+        (container,) = self.containers
+        return LastEnd(self._index.mark, container.file_id, container.file.size)
 
     async def sync(self) -> None:
         """Make everything durable that was not placed durably."""

@@ -26,7 +26,7 @@ from dboxfs.store.disk import AppendFile
 from dboxfs.store.indexes.in_turn import LogWrite, LogWritten, run_in_turn
 from dboxfs.store.indexes.log import IndexLog, locked_ahead
 from dboxfs.store.indexes.snapshot import is_due_behind
-from dboxfs.store.mdbox.placement import Placed, Placer
+from dboxfs.store.mdbox.placement import LastEnd, Placed, Placer
 from dboxfs.store.mdbox.references import REFCOUNT_LIMIT, References, references_of
 from dboxfs.store.size_format import generation_of
 from dboxfs.store.write import log_records
@@ -100,6 +100,7 @@ class MdboxSaves:
         self._disk = work.disk
         self._references = references
         self.queue: GroupCommit[_Save, Saved] = GroupCommit(self._commit)
+        self._last: LastEnd | None = None
 
     # -- save --------------------------------------------------------------------------------------------
 
@@ -155,7 +156,7 @@ class MdboxSaves:
     # -- commit ------------------------------------------------------------------------------------------
 
     async def _commit(self, group: Sequence[_Request]) -> None:
-        shared = Placer(self._work)
+        shared = Placer(self._work, self._last)
         placers = [shared, *(r.what.placer for r in group if r.what.placer is not None)]
         notes: list[str] = []
         try:
@@ -255,6 +256,7 @@ class MdboxSaves:
         if len(done.begun) == len(writes):
             if await self._disk.attempt(self._work.map.settle(writes[-1], done.begun[-1])):
                 notes.clear()
+                self._last = placers[0].last_end if len(placers) == 1 else None
         elif consistent and await self._disk.attempt(self._work.map_done(notes)):
             notes.clear()
         self._answer(shares)
