@@ -99,7 +99,7 @@ class MdboxSaves:
         self._work = work
         self._disk = work.disk
         self._references = references
-        self.queue: GroupCommit[_Save, Saved] = GroupCommit(self._commit)
+        self.queue: GroupCommit[_Save, Saved] = GroupCommit(self._commit, gathers=True)
         self._last: LastEnd | None = None
 
     # -- save --------------------------------------------------------------------------------------------

@@ -163,7 +163,7 @@ class SdboxSaves:
             async def commit(group: Sequence[_Request]) -> None:
                 await self._commit(name, group)
 
-            queue = self._queues[name] = GroupCommit(commit)
+            queue = self._queues[name] = GroupCommit(commit, gathers=True)
         request: _Request = Request(new)
         try:
             return await queue.run(request)

@@ -1,8 +1,13 @@
 """Group commit: requests that are ready together are carried out together.
 
 Whoever comes first becomes the leader and takes everything that waits; those who come while it works form
-the next group.  There is no task of its own and no delay: with one writer a group has one request, with many
-it has as many as were made during one commit.
+the next group, of which the first one leads.  There is no task of its own.
+
+A leader first lets everything run that is ready now.  Where requests *gather* it waits for more, up to as
+long as the last group has taken: a group costs about as much as one request, so writers that would alternate
+do better together.  It waits for as many as were in the last group, or waited behind it; so a writer that is
+alone waits for nobody.  After a wait in which nobody has come the next groups don't wait, twice as many each
+time.
 
 Cancellation: a request that waits is withdrawn (``taken`` stays False, its owner cleans up); one that a
 leader has taken is carried out, and only its owner no longer hears of it.
@@ -20,17 +25,27 @@ from dboxfs.fsapi.ops import fresh
 R = TypeVar("R")
 T = TypeVar("T")
 
+LONGEST_WAIT = 0.02
+"""Seconds that a leader waits for others, at most."""
+
+MOST_SKIPPED = 64
+"""Groups in a row that wait for nobody after waits in vain, at most."""
+
 
 class Request(Generic[T, R]):
-    """Something to be committed, and what came of it."""
+    """Something to be committed, and what came of it.
 
-    __slots__ = ("error", "result", "taken", "what")
+    :ivar turn: set when its outcome is known, or when it is to lead.
+    """
+
+    __slots__ = ("error", "result", "taken", "turn", "what")
 
     def __init__(self, what: T) -> None:
         self.what = what
         self.taken = False
         self.result: R | None = None
         self.error: Exception | None = None
+        self.turn = trio.Event()
 
     @property
     def over(self) -> bool:
@@ -39,37 +54,64 @@ class Request(Generic[T, R]):
 
 
 class GroupCommit(Generic[T, R]):
-    """One queue.  *commit* gives every request of a group a ``result`` or an ``error``, or raises for all."""
+    """One queue.  *commit* gives every request of a group a ``result`` or an ``error``, or raises for all.
+
+    :param gathers: a leader waits for those who mostly come back.
+    :ivar groups: how many there were.
+    """
 
     def __init__(
-        self, commit: Callable[[Sequence[Request[T, R]]], Awaitable[None]], limit: int = 1000
+        self,
+        commit: Callable[[Sequence[Request[T, R]]], Awaitable[None]],
+        limit: int = 1000,
+        *,
+        gathers: bool = False,
     ) -> None:
         self.groups = 0
         self._commit = commit
         self._limit = limit
         self._waiting: list[Request[T, R]] = []
-        self._lock = trio.Lock()
+        self._leader: Request[T, R] | None = None
+        self._gathering = _Gathering() if gathers else None
 
     async def run(self, request: Request[T, R]) -> R:
         """Have *request* committed and give its result, or raise its error."""
         self._waiting.append(request)
+        if self._gathering is not None:
+            self._gathering.came()
         try:
-            async with self._lock:
-                if not request.over:
-                    await self._lead()
+            if self._leader is None:
+                self._leader = request
+            else:
+                await request.turn.wait()
+            if not request.over:
+                await self._lead()
         finally:
-            if not request.taken and request in self._waiting:
+            if not request.taken:
                 self._waiting.remove(request)
+            if self._leader is request:
+                self._hand_on()
         if request.error is not None:
             raise fresh(request.error)
         assert request.result is not None
         return request.result
 
+    def _hand_on(self) -> None:
+        """The first one that waits leads."""
+        self._leader = self._waiting[0] if self._waiting else None
+        if self._leader is not None:
+            self._leader.turn.set()
+
     async def _lead(self) -> None:
-        group, self._waiting = self._waiting[: self._limit], self._waiting[self._limit :]
+        await trio.lowlevel.checkpoint()
+        if self._gathering is not None:
+            await self._gathering.gather(self._waiting)
+        group = self._waiting[: self._limit]
+        del self._waiting[: self._limit]
         for request in group:
             request.taken = True
         self.groups += 1
+        began = trio.current_time()
         try:
             with trio.CancelScope(shield=True):
                 await self._commit(group)
@@ -82,3 +124,48 @@ class GroupCommit(Generic[T, R]):
                 if not request.over:
                     request.error = RuntimeError("the commit was broken off")
             raise
+        finally:
+            if self._gathering is not None:
+                self._gathering.ended(len(group) + len(self._waiting), trio.current_time() - began)
+            for request in group:
+                request.turn.set()
+
+
+class _Gathering:
+    """How long a leader waits, and for how many."""
+
+    def __init__(self) -> None:
+        self._expected = 1
+        self._seconds = 0.0
+        self._skip = self._skipped = 0
+        self._arrival: trio.Event | None = None
+
+    def came(self) -> None:
+        """A request has come."""
+        if self._arrival is not None:
+            self._arrival.set()
+
+    def ended(self, expected: int, seconds: float) -> None:
+        """A group was carried out.
+
+        :param expected: how many were in it, or wait behind it.
+        """
+        self._expected, self._seconds = expected, min(seconds, LONGEST_WAIT)
+
+    async def gather(self, waiting: Sequence[object]) -> None:
+        """Wait for as many as are expected."""
+        before = len(waiting)
+        if before >= self._expected:
+            return
+        if self._skip:
+            self._skip -= 1
+            return
+        try:
+            with trio.move_on_after(self._seconds):
+                while len(waiting) < self._expected:
+                    self._arrival = trio.Event()
+                    await self._arrival.wait()
+        finally:
+            self._arrival = None
+        self._skipped = 0 if len(waiting) > before else min(2 * self._skipped or 1, MOST_SKIPPED)
+        self._skip = self._skipped
