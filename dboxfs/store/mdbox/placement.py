@@ -31,6 +31,7 @@ from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.disk import AppendFile
 from dboxfs.store.mdbox.newest import NewestFile, append_to_newest, is_good
 from dboxfs.store.stored_record import FILE_HEAD
+from dboxfs.store.write.log_records import MapEntry
 from dboxfs.store.write.record import Composed, Place, Spooled, new_file
 from dboxfs.store.write.session import Work
 
@@ -208,13 +209,13 @@ class Placer:
         path = self._work.storage_paths(file_id)[0]
         return NewestFile(path, file_id, end, options.dbox_version, view.log_path, view.mark, options.durable)
 
-    @property
-    def last_end(self) -> LastEnd | None:
-        """Where it has ended, once the map names all of it; None: in more than one file, or in none."""
-        if self._index.mark is None or len(self.containers) != 1:
+    def last_end(self, entries: Sequence[MapEntry]) -> LastEnd | None:
+        """Where it has ended, in one file, when the map has *entries* for all of it; None: elsewhere."""
+        if self._index.mark is None or len(self.containers) != 1 or not entries:
             return None
         (container,) = self.containers
-        return LastEnd(self._index.mark, container.file_id, container.file.size)
+        end = entries[-1].offset + entries[-1].size
+        return LastEnd(self._index.mark, container.file_id, end) if end == container.file.size else None
 
     async def sync(self) -> None:
         """Make everything durable that was not placed durably."""

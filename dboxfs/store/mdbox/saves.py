@@ -256,7 +256,7 @@ class MdboxSaves:
         if len(done.begun) == len(writes):
             if await self._disk.attempt(self._work.map.settle(writes[-1], done.begun[-1])):
                 notes.clear()
-                self._last = placers[0].last_end if len(placers) == 1 else None
+                self._last = placers[0].last_end(entries) if len(placers) == 1 else None
         elif consistent and await self._disk.attempt(self._work.map_done(notes)):
             notes.clear()
         self._answer(shares)
