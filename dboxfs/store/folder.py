@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from dboxfs.fsapi.ops import fresh, os_error
 from dboxfs.store.indexes.follow import Delta
 from dboxfs.store.mailbox import Mailbox
 
@@ -89,3 +91,13 @@ class Listeners:
             self.folder_new(folder)
         elif delta:
             self.messages(folder, delta)
+
+
+def why_unreadable(error: OSError) -> BaseException:
+    """Why a directory that has to be there can't be read, for who asks for it.
+
+    Never that it is missing, which would say that there is no mail: the store has gone.
+    """
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return os_error(errno.EIO, error.filename)
+    return fresh(error)

@@ -16,7 +16,7 @@ inotify events: events of some milliseconds are taken together, then tree and ma
 side.  Where a directory can't be watched, its caller asks :meth:`Store.check` first.
 
 What can't be read is never shown as empty: a folder that was known stays as it was, and :meth:`Store.check`
-raises what is wrong with one of which nothing is known.
+raises what is wrong with one of which nothing is known.  A store whose root has gone is EIO.
 """
 
 from __future__ import annotations
@@ -32,13 +32,12 @@ import trio
 
 from dboxfs.errors import CorruptFile, DboxfsError, NoSuchStore
 from dboxfs.fsapi import FileSystem
-from dboxfs.fsapi.ops import fresh
 from dboxfs.store.backend import Backend
 from dboxfs.store.changes import ChangeNotes
 from dboxfs.store.damage_log import DamageLog, IndexErrors
 from dboxfs.store.dbox_version import recorded_version
 from dboxfs.store.details_cache import DEFAULT_LIMIT, DetailsCache
-from dboxfs.store.folder import Folder, Listener, Listeners
+from dboxfs.store.folder import Folder, Listener, Listeners, why_unreadable
 from dboxfs.store.indexes.follow import Delta, IndexFiles
 from dboxfs.store.location import Location
 from dboxfs.store.mailbox import Details, Mailbox
@@ -375,7 +374,7 @@ class Store:
         if not await box.exists():  # deleted, renamed, or the whole store has gone
             await self.refresh_tree()
             if self.root.error is not None:
-                raise fresh(self.root.error)
+                raise why_unreadable(self.root.error)
             if folder.mailbox is not box or self.folders.get(box.name) is not folder:
                 box.gone()
 
@@ -394,7 +393,7 @@ class Store:
             self._changes.watch_index(folder.name, box.index_directory)
             await self.refresh_mailbox(folder)
         if folder.error is not None:
-            raise fresh(folder.error)
+            raise why_unreadable(folder.error)
         if folder.mailbox is not None and folder.mailbox.state is None:
             self._index_errors.check(folder.name)
 

@@ -7,11 +7,13 @@ not ``dovecot.list.index``, which is only Dovecot's cache of it.  With LAYOUT=in
 
 Symbolic links to directories are followed, as Dovecot does, except to a directory that the path already
 went through.  A directory that can't be read is a folder with an ``error``; nothing is known of what is in
-it.  The scan itself never fails.
+it.  The scan itself never fails.  If the whole store goes away while it runs, nothing that it has found is
+believed: the root has the error then.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -20,6 +22,7 @@ from dataclasses import dataclass, field
 import trio
 
 from dboxfs.fsapi import DirEntry, FileSystem
+from dboxfs.fsapi.ops import os_error
 from dboxfs.store.list_index import read_list
 from dboxfs.store.location import Location, TreeLayout
 
@@ -58,11 +61,16 @@ async def scan_tree(fs: FileSystem, location: Location, watch: Callable[[str], N
     if location.layout is TreeLayout.INDEX:
         await _listed(fs, location, watch, root)
         return root
+    before = await _seen(fs, location.tree)
     scanner = _Scanner(fs, location, watch, trio.CapacityLimiter(_DIRECTORIES_AT_ONCE))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scanner.visit, nursery, root, location.tree, frozenset())
         if location.inbox is not None:
             nursery.start_soon(scanner.add_inbox, root, location.inbox)
+    after = await _seen(fs, location.tree)
+    if root.error is None and before != after:  # what was not found in it has gone with it, or is elsewhere
+        root.error = after if isinstance(after, OSError) else os_error(errno.ENOENT, location.tree)
+        root.children.clear()
     return root
 
 
@@ -81,6 +89,15 @@ async def _listed(
     for name, node in sorted(listed.nodes.items(), key=lambda item: item[0].split("/")):
         known[name] = TreeDirectory(name, node.guid is not None)
         known[name.rpartition("/")[0]].children.append(known[name])
+
+
+async def _seen(fs: FileSystem, path: str) -> tuple[int, int] | OSError:
+    """Device and inode of a directory, or why there are none."""
+    try:
+        found = await fs.stat(path)
+    except OSError as exc:
+        return exc
+    return found.st_dev, found.st_ino
 
 
 def keep_unreadable(

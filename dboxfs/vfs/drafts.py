@@ -21,6 +21,7 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import trio
 
@@ -56,6 +57,14 @@ class Writing:
         self.pid = pid
         self.inode = draft.inode
         self.holders = Holders(pid, membership)
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """A draft as it was before a rename.  ``key``: what it was found by, inode of its directory and name."""
+
+    standing: Standing
+    key: tuple[int, bytes] | None
 
 
 class Drafts:
@@ -206,24 +215,32 @@ class Drafts:
 
     # -- names ---------------------------------------------------------------------------------
 
-    def rename(self, draft: Draft, folder: Folder, name: bytes, over: int | None, *, takes: bool) -> None:
-        """Give a draft another name.
+    def rename(self, draft: Draft, folder: Folder, name: bytes, over: int | None, *, takes: bool) -> Before:
+        """Give a draft another name; gives what :meth:`not_renamed` needs.
 
         :param over: the message that has it.
         :param takes: it takes the place of whatever message has the name when it is committed.
         """
+        before = Before(draft.standing, self._keys.get(draft))
         draft.renamed(folder, name, over, takes_place=takes)
         self._find_by_name(draft)
         if draft.is_removed:  # an empty file over a message, which stays as it was
             self.drop(draft)
+        return before
 
-    def not_renamed(self, draft: Draft, before: Standing) -> None:
-        """The rename has changed nothing after all."""
-        displaced = self._displaced.pop(self._keys.get(draft, (0, b"")), None)
-        draft.not_renamed(before)
-        self._find_by_name(draft)
-        if displaced is not None:
-            self._find_by_name(displaced)
+    def not_renamed(self, draft: Draft, before: Before) -> None:
+        """The rename has changed nothing after all.
+
+        The names are those that they were, whatever the store thinks of their directories just now.
+        """
+        key = self._keys.get(draft, (0, b""))
+        displaced = self._displaced.pop(key, None)
+        draft.not_renamed(before.standing)
+        self._unname(draft)
+        if before.key is not None and draft.inode in self._by_inode:
+            self._name(draft, before.key)
+        if displaced is not None and displaced.inode in self._by_inode:
+            self._name(displaced, key)
 
     def follow(self, draft: Draft, folder: Folder, name: bytes, uid: int) -> None:
         """The message of a draft was renamed, or moved: it is *uid* of *folder* now."""

@@ -2,9 +2,10 @@
 
 A mailbox that is renamed keeps its number, but for a moment it may be neither where it was nor where it will
 be.  A program that has its directory open, or a message in it, shall not hear of that.  So a folder whose
-number is not known is looked for, :data:`LOOKS` times (:meth:`Folders.seek`), and a request that has met
-ENOENT is answered again where the mailbox turns out to be there (:meth:`Folders.steady`, for a request by
-inode; :meth:`Folders.steadily`, for a name in a directory).
+number is not known is looked for, :data:`LOOKS` times (:meth:`Folders.seek`), before anything else where a
+name is made, renamed or removed; and a request that has met ENOENT is answered again where the mailbox turns
+out to be there (:meth:`Folders.steady`, for a request by inode; :meth:`Folders.steadily`, for a name in a
+directory).
 
 A message that is gone is answered ESTALE, not ENOENT: the kernel then looks the name up again, once, which
 tells.

@@ -113,8 +113,8 @@ class RenameRequest:
             self._staging.may_replace(target, over)
             if draft.is_staged:
                 raise Refused(errno.EEXIST)
-        was_temporary, before = draft.is_temporary, draft.standing
-        self._drafts.rename(draft, target, name, over, takes=replace)
+        was_temporary = draft.is_temporary
+        before = self._drafts.rename(draft, target, name, over, takes=replace)
         is_file = was_temporary and not draft.is_temporary
         if is_file:
             try:

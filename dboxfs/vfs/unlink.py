@@ -6,6 +6,7 @@ import errno
 
 from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.folders import Folders
 from dboxfs.vfs.names import Names
 from dboxfs.vfs.node import Inodes
 from dboxfs.vfs.removals import Removals
@@ -16,10 +17,17 @@ class UnlinkRequest:
     """Answers unlink(2)."""
 
     def __init__(
-        self, inodes: Inodes, names: Names, drafts: Drafts, removals: Removals, staging: Staging | None
+        self,
+        inodes: Inodes,
+        folders: Folders,
+        names: Names,
+        drafts: Drafts,
+        removals: Removals,
+        staging: Staging | None,
     ) -> None:
         self._staging = staging
         self._inodes = inodes
+        self._folders = folders
         self._names = names
         self._drafts = drafts
         self._removals = removals
@@ -30,13 +38,13 @@ class UnlinkRequest:
         :raises Refused: ENOENT: nothing has this name.
         :raises Exception: what the removal, or an earlier one, has met.
         """
-        await self._names.know(self._inodes.node(parent).directory())
         draft = self._drafts.seen(parent, name, pid)
-        if draft is not None:
+        if draft is not None:  # nothing in the store stands for it, whatever becomes of its directory
             async with draft.lock:
                 self._drafts.discard(draft)
             if draft.uid is None:
                 return
+        await self._names.know((await self._folders.seek(parent)).directory())
         folder = self._inodes.node(parent).directory()
         uid = self._names.resolve(folder, name)
         if uid is None:

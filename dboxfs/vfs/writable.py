@@ -108,7 +108,7 @@ class WritableVfs:
             else None
         )
         self._link = LinkRequest(inodes, names, forwarding, self._drafts, changes, committer)
-        self._unlink = UnlinkRequest(inodes, names, self._drafts, self._removals, staging)
+        self._unlink = UnlinkRequest(inodes, folders, names, self._drafts, self._removals, staging)
         self._setattr = Setattr(
             store,
             inodes,
@@ -277,6 +277,7 @@ class WritableVfs:
 
         :raises Refused: it can't be made.
         """
+        await self._reading.folders.seek(parent)
         opened, draft = await self._opening.create(parent, name, flags, pid)
         return opened, self._draft_attrs(draft)
 
@@ -285,6 +286,7 @@ class WritableVfs:
 
         :raises Refused: it can't be made.
         """
+        await self._reading.folders.seek(parent)
         return self._draft_attrs(await self._opening.hold(parent, name, pid))
 
     async def open(self, inode: int, flags: int, pid: int = 0) -> Opened:
@@ -414,11 +416,14 @@ class WritableVfs:
             await self._undelete.rename(old_parent, old, new_parent, new, flags, pid)
             return
         _refuse_deleted(new_parent)
+        for parent in (old_parent, new_parent):
+            await self._reading.folders.seek(parent)
         await self._rename.rename(old_parent, old, new_parent, new, flags, pid)
 
     async def link(self, inode: int, new_parent: int, new: bytes, pid: int) -> Attrs:
         """link(2) by thread *pid*; gives the attributes of what is new."""
         _refuse_deleted(inode)
+        await self._reading.folders.seek(new_parent)
         made = await self._link.link(inode, new_parent, new, pid)
         if isinstance(made, Draft):
             return self._draft_attrs(made)
@@ -428,11 +433,13 @@ class WritableVfs:
 
     async def mkdir(self, parent: int, name: bytes) -> Attrs:
         """mkdir(2): make a mailbox."""
+        await self._reading.folders.seek(parent)
         made = await self._mailboxes.create(parent, name)
         return self._reading.attributes.folder(made, self._reading.inodes.of(made))
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         """rmdir(2): delete a mailbox without messages."""
+        await self._reading.folders.seek(parent)
         await self._mailboxes.delete(parent, name)
 
     async def statfs(self) -> os.statvfs_result:
