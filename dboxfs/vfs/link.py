@@ -14,6 +14,7 @@ from dboxfs.vfs.commit import Committer
 from dboxfs.vfs.draft import Draft
 from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.folders import Folders
 from dboxfs.vfs.forwarding import Forwarding
 from dboxfs.vfs.names import Names, check_name
 from dboxfs.vfs.node import Inodes, Node
@@ -24,6 +25,7 @@ class LinkRequest:
 
     def __init__(
         self,
+        folders: Folders,
         inodes: Inodes,
         names: Names,
         forwarding: Forwarding,
@@ -31,6 +33,7 @@ class LinkRequest:
         changes: MessageChanges,
         committer: Committer,
     ) -> None:
+        self._folders = folders
         self._inodes = inodes
         self._names = names
         self._forwarding = forwarding
@@ -43,7 +46,7 @@ class LinkRequest:
 
         :raises Refused: it can't be done, and nothing has changed.
         """
-        target = await self._changes.look_again(self._inodes.node(new_parent).directory())
+        target = await self._changes.look_again((await self._folders.seek(new_parent)).directory())
         await self._names.know(target)
         draft = self._drafts.by_inode(inode)
         if draft is not None and (draft.uid is None or draft.is_empty):

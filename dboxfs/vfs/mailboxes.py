@@ -83,7 +83,7 @@ class Mailboxes:
 
     async def create(self, parent_inode: int, name: bytes) -> Folder:
         """mkdir(2); gives the new folder."""
-        parent = self._inodes.node(parent_inode).directory()
+        parent = (await self._folders.seek(parent_inode)).directory()
         if name == CONTROL_NAME and parent_inode == ROOT:
             raise Refused(errno.EEXIST)
         storage = self._storage_name(parent, name)
@@ -140,7 +140,7 @@ class Mailboxes:
 
     async def delete(self, parent_inode: int, name: bytes) -> None:
         """rmdir(2)."""
-        folder = self._names.child(self._inodes.node(parent_inode).directory(), name)
+        folder = self._names.child((await self._folders.seek(parent_inode)).directory(), name)
         if folder is None:
             raise Refused(errno.ENOENT)
         await self._removals.finish(folder)

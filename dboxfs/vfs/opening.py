@@ -57,7 +57,7 @@ class Opening:
         :raises Refused: it can't be made.
         """
         check_name(name)
-        folder = await look_again(self._store, self._inodes.node(parent).directory())
+        folder = await look_again(self._store, (await self._folders.seek(parent)).directory())
         box = mailbox_of(await self._mailboxes.need_mailbox(folder))
         await self._store.check(folder)
         await self._names.know(folder)
@@ -89,7 +89,7 @@ class Opening:
         :raises Refused: it can't be made.
         """
         check_name(name)
-        folder = self._inodes.node(parent).directory()
+        folder = (await self._folders.seek(parent)).directory()
         mailbox_of(await self._mailboxes.need_mailbox(folder))
         await self._store.check(folder)
         await self._names.know(folder)

@@ -17,6 +17,7 @@ from dboxfs.vfs.commit import Committer
 from dboxfs.vfs.draft import Draft
 from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.folders import Folders
 from dboxfs.vfs.forwarding import Forwarding
 from dboxfs.vfs.host import Kernel
 from dboxfs.vfs.mailboxes import Mailboxes
@@ -34,6 +35,7 @@ class RenameRequest:
     def __init__(
         self,
         inodes: Inodes,
+        folders: Folders,
         names: Names,
         forwarding: Forwarding,
         drafts: Drafts,
@@ -45,6 +47,7 @@ class RenameRequest:
     ) -> None:
         self._staging = staging
         self._inodes = inodes
+        self._folders = folders
         self._names = names
         self._forwarding = forwarding
         self._drafts = drafts
@@ -61,7 +64,7 @@ class RenameRequest:
         :raises Refused: it can't be done, and nothing has changed.
         """
         for parent in (old_parent, new_parent):
-            await self._names.know(self._inodes.node(parent).directory())
+            await self._names.know((await self._folders.seek(parent)).directory())
         if flags & ~NOREPLACE:
             raise Refused(errno.EINVAL)
         check_name(new)

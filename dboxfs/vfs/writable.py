@@ -100,14 +100,15 @@ class WritableVfs:
             self._mailboxes,
         )  # fmt: skip
         self._rename = RenameRequest(
-            inodes, names, forwarding, self._drafts, changes, committer, self._mailboxes, host.kernel, staging
-        )
+            inodes, folders, names, forwarding, self._drafts, changes, committer, self._mailboxes,
+            host.kernel, staging,
+        )  # fmt: skip
         self._undelete = (
             UndeleteRequest(reading.deleted, inodes, names, self._drafts, changes, writer, host.kernel)
             if reading.deleted is not None
             else None
         )
-        self._link = LinkRequest(inodes, names, forwarding, self._drafts, changes, committer)
+        self._link = LinkRequest(folders, inodes, names, forwarding, self._drafts, changes, committer)
         self._unlink = UnlinkRequest(inodes, folders, names, self._drafts, self._removals, staging)
         self._setattr = Setattr(
             store,
@@ -277,7 +278,6 @@ class WritableVfs:
 
         :raises Refused: it can't be made.
         """
-        await self._reading.folders.seek(parent)
         opened, draft = await self._opening.create(parent, name, flags, pid)
         return opened, self._draft_attrs(draft)
 
@@ -286,7 +286,6 @@ class WritableVfs:
 
         :raises Refused: it can't be made.
         """
-        await self._reading.folders.seek(parent)
         return self._draft_attrs(await self._opening.hold(parent, name, pid))
 
     async def open(self, inode: int, flags: int, pid: int = 0) -> Opened:
@@ -416,14 +415,11 @@ class WritableVfs:
             await self._undelete.rename(old_parent, old, new_parent, new, flags, pid)
             return
         _refuse_deleted(new_parent)
-        for parent in (old_parent, new_parent):
-            await self._reading.folders.seek(parent)
         await self._rename.rename(old_parent, old, new_parent, new, flags, pid)
 
     async def link(self, inode: int, new_parent: int, new: bytes, pid: int) -> Attrs:
         """link(2) by thread *pid*; gives the attributes of what is new."""
         _refuse_deleted(inode)
-        await self._reading.folders.seek(new_parent)
         made = await self._link.link(inode, new_parent, new, pid)
         if isinstance(made, Draft):
             return self._draft_attrs(made)
@@ -433,13 +429,11 @@ class WritableVfs:
 
     async def mkdir(self, parent: int, name: bytes) -> Attrs:
         """mkdir(2): make a mailbox."""
-        await self._reading.folders.seek(parent)
         made = await self._mailboxes.create(parent, name)
         return self._reading.attributes.folder(made, self._reading.inodes.of(made))
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         """rmdir(2): delete a mailbox without messages."""
-        await self._reading.folders.seek(parent)
         await self._mailboxes.delete(parent, name)
 
     async def statfs(self) -> os.statvfs_result:
