@@ -188,6 +188,26 @@ class FileSystem:
         answers = await self._run_all(batches)
         return [answer for batch in answers for answer in batch]
 
+    async def peek_soon(self, request: Peek) -> PeekResult | OSError:
+        """:meth:`peek` of one file that is most likely in memory: the event loop may wait for the answer, for
+        a millisecond at most.  A checkpoint only if it takes longer; cancelled: what it has read is dropped.
+        """
+        ended: list[Job[list[PeekResult | OSError]]] = []
+        over: trio.Event | None = None
+
+        def done(job: Job[list[PeekResult | OSError]]) -> None:
+            ended.append(job)
+            if over is not None:
+                over.set()
+
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self.engine.has_lane or not self.engine.run_soon(ops.PeekMany((request,)), done):
+            return (await self.peek([request]))[0]
+        if not ended:
+            over = trio.Event()
+            await over.wait()
+        return ended[0].value()[0]
+
     def willneed(self, files: Sequence[tuple[str, int]]) -> None:
         """Hint: the first *size* bytes of these files, (path, size), will be read soon.
 

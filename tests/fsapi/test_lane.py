@@ -16,6 +16,8 @@ from dboxfs.fsapi import (
     FaultsDriver,
     FileSystem,
     MemoryDriver,
+    Peek,
+    PeekResult,
     Permissions,
     ThreadsDriver,
     UringDriver,
@@ -119,3 +121,45 @@ def test_a_lane_that_goes_on_being_slow_is_waited_for_less_and_less(monkeypatch:
     assert lane.run(Job(Stat(os.curdir), lambda _: None))
     assert lane.free
     lane.close()
+
+
+@pytest.mark.parametrize("driver", [*DRIVERS, MemoryDriver])
+async def test_a_file_is_peeked_at_soon_as_it_is_else(driver: Callable[[], Driver], tmp_path: Path) -> None:
+    async with FileSystem(driver()) as fs:
+        path = "/log" if isinstance(fs.driver, MemoryDriver) else f"{tmp_path}/log"
+        opened = await fs.run(Create(path, Permissions()))
+        await fs.run(Append(opened.fd, (b"0123456789",)))
+        request = Peek(path, ((0, 4), (6, None)))
+        for _ in range(50):
+            (known,) = await fs.peek([request])
+            assert await fs.peek_soon(request) == known
+        missing = await fs.peek_soon(Peek(path + "-2", ()))
+        assert isinstance(missing, FileNotFoundError)
+        await fs.run(Close(opened.fd))
+        assert not fs.engine.in_flight
+
+
+async def test_a_peek_that_is_soon_over_wakes_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "PATIENCE", 10.0)
+    (tmp_path / "log").write_bytes(b"0123")
+    async with FileSystem(ThreadsDriver()) as fs:
+        before = fs.driver.stats()["wakeups"]
+        for _ in range(20):
+            answer = await fs.peek_soon(Peek(f"{tmp_path}/log", ((0, None),)))
+            assert isinstance(answer, PeekResult)
+            assert answer.chunks == (b"0123",)
+        assert fs.driver.stats()["wakeups"] == before
+
+
+async def test_a_peek_that_takes_long_is_waited_for_and_can_be_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "PATIENCE", 0.0)
+    (tmp_path / "log").write_bytes(b"0123")
+    async with FileSystem(ThreadsDriver()) as fs:
+        request = Peek(f"{tmp_path}/log", ((0, None),))
+        assert isinstance(await fs.peek_soon(request), PeekResult)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await fs.peek_soon(request)
+        assert scope.cancelled_caught

@@ -274,7 +274,9 @@ class IndexFiles:
         """Replay what the log has grown by; None when only a full load can tell."""
         state = self.state
         assert state is not None
-        (new,) = await self._fs.peek([_whole(self.log_path, state.head_offset)])
+        # Where this process writes it is mostly told of what it has written itself: nothing is new.
+        peek = self._fs.peek_soon if self.is_fed else self._peek_one
+        new = await peek(_whole(self.log_path, state.head_offset))
         if self._overtaken:
             return NOTHING
         if isinstance(new, OSError):
@@ -290,6 +292,9 @@ class IndexFiles:
             self._unlocked = unlocked.more(new.chunks[1][: state.head_offset - start])
         self._remember(new, state)
         return delta
+
+    async def _peek_one(self, request: Peek) -> PeekResult | OSError:
+        return (await self._fs.peek([request]))[0]
 
     async def _follow_rotation(self, state: IndexState) -> Delta | None:
         """Read the log that has become ``.log.2`` to its end and go on with the new one."""
