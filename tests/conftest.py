@@ -70,6 +70,7 @@ def mounts(
 ) -> Iterator[Mounts]:
     """Mounts stores with ``dboxfs mount``; afterwards unmounts all and looks at their logs."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg-cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg-state"))
     with Mounts(tmp_path) as made:
         yield made
         lines = made.log_lines()

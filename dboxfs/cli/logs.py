@@ -12,6 +12,9 @@ import logging.handlers
 import os
 import re
 
+SYSLOG = "/dev/log"
+"""The socket of syslog."""
+
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
@@ -32,12 +35,12 @@ def log_to(log_file: str | None, level: str, *, foreground: bool) -> None:
 
     :raises OSError: the file can't be written.
     """
-    syslog = log_file is None and not foreground and os.path.exists("/dev/log")
+    syslog = log_file is None and not foreground and os.path.exists(SYSLOG)
     handler: logging.Handler
     if log_file is not None:
         handler = logging.handlers.WatchedFileHandler(log_file, encoding="utf-8")
     elif syslog:
-        handler = logging.handlers.SysLogHandler("/dev/log", logging.handlers.SysLogHandler.LOG_MAIL)
+        handler = logging.handlers.SysLogHandler(SYSLOG, logging.handlers.SysLogHandler.LOG_MAIL)
     else:
         handler = logging.StreamHandler()
     if syslog:
@@ -45,6 +48,14 @@ def log_to(log_file: str | None, level: str, *, foreground: bool) -> None:
     else:
         handler.setFormatter(_OneLine("%(asctime)s dboxfs %(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+
+
+def default_log_file() -> str:
+    """Where a daemon without syslog logs: what the XDG base directory specification says, and root's."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(base):
+        base = "/var/log" if os.geteuid() == 0 else os.path.expanduser("~/.local/state")
+    return os.path.join(base, "dboxfs", "dboxfs.log")
 
 
 def is_stderr() -> bool:

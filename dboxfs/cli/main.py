@@ -41,6 +41,7 @@ directories, messages are files, flags and dates are extended attributes.
 COMMANDS = {
     "mount": ("mount", "declare", "mount a store"),
     "umount": ("umount", "declare", "unmount"),
+    "status": ("mounted", "declare", "list the mounts of this machine, and whether they live"),
     "commit": ("restoring", "declare", "make messages of what was put back (-o restore)"),
     "ls": ("show", "declare_ls", "list mailboxes, or the messages of one"),
     "info": ("show", "declare_info", "what a store is and holds"),
@@ -66,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names may be no text of this locale, or of any
     words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["mount.dboxfs"]:  # as mount(8) calls it
+        return int(importlib.import_module("dboxfs.cli.mount_helper").main(words[1:]))
     parser, command = build_parser(words), _command(words)
     if command is not None and command not in COMMANDS:
         parser.error(

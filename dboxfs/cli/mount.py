@@ -19,10 +19,11 @@ import trio
 from dboxfs.cli.crypt_keys import read_keys
 from dboxfs.cli.daemon import in_background
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
-from dboxfs.cli.logs import is_stderr, log_to, one_line
+from dboxfs.cli.logs import SYSLOG, default_log_file, is_stderr, log_to, one_line
 from dboxfs.cli.mount_options import OPTIONS_HELP, parse_options
 from dboxfs.cli.paths import around, overlap
 from dboxfs.cli.stores import add_store, choose_store
+from dboxfs.cli.umount import clear_dead
 from dboxfs.errors import MountError
 from dboxfs.fsapi import FileSystem, Ksm, choose_driver
 from dboxfs.fsapi.drivers.choice import CHOICES
@@ -51,6 +52,9 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     )
     parser.add_argument(
         "-o", dest="options", metavar="OPT[,OPT...]", action="append", default=[], help="see below"
+    )
+    parser.add_argument(
+        "--replace", action="store_true", help="take a dead mount away that is there still, then mount"
     )
     parser.add_argument(
         "--log-file", metavar="FILE", help="log to FILE (default: stderr with -f, else syslog)"
@@ -125,6 +129,7 @@ def mount(arguments: argparse.Namespace) -> int:
     if options.attachments is not None:
         location = replace(location, attachments=options.attachments)
     location = replace(location, keys=read_keys(options.keys, options.password_fd))
+    clear_dead(os.path.abspath(arguments.mountpoint), replace=arguments.replace or options.replace)
     mountpoint = check_mountpoint(arguments.mountpoint)
     _check_apart(location, mountpoint)
     options = replace(
@@ -136,6 +141,8 @@ def mount(arguments: argparse.Namespace) -> int:
             force=arguments.force,
         ),
     )
+    if arguments.log_file is None and not arguments.foreground:
+        arguments.log_file = _log_without_syslog()
     if arguments.log_file is not None:
         arguments.log_file = os.path.abspath(arguments.log_file)
         place = os.path.realpath(mountpoint)
@@ -150,7 +157,23 @@ def mount(arguments: argparse.Namespace) -> int:
     if not arguments.foreground:
         return in_background(serve, start_log)
     start_log()
-    return serve(lambda: log.info("%s is mounted on %s", location.root, mountpoint))
+    return serve(lambda: None)
+
+
+def _log_without_syslog() -> str | None:
+    """The file of the log where there is no syslog, which is told; None: there is one, or no place."""
+    if os.path.exists(SYSLOG):
+        return None
+    path = default_log_file()
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with open(path, "ab"):
+            pass
+    except OSError as exc:
+        print(f"no log is kept: no syslog here, and {path}: {exc.strerror}; give --log-file FILE")
+        return None
+    print(one_line(f"the log goes to {path}, since there is no syslog"))
+    return path
 
 
 def _check_apart(location: Location, mountpoint: str) -> None:

@@ -40,6 +40,10 @@ options for -o:
   uid=N, gid=N         who the files seem to belong to (default: the store's owner)
   umask=OCTAL          permission bits to take away from 0400 (files) and 0500 (directories);
                        with rw: from 0600 and 0700
+  fmode=OCTAL, dmode=OCTAL
+                       modes of files and directories in their place; for a group that shall read:
+                       allow_other,gid=8,fmode=0440,dmode=0550
+  replace              take a dead mount away that is there still (as --replace)
   separator=C          between the parts of user.dbox.mailbox (default /)
   entries=auto|epoch|companion|timeout
                        how the kernel hears that a name means something else (default auto)
@@ -73,12 +77,14 @@ class ParsedOptions:
     :ivar attachments: Dovecot's mail_attachment_dir, absolute.
     :ivar keys: files of private keys, absolute.
     :ivar password_fd: where the password of a key comes from.
+    :ivar replace: a dead mount is taken away first.
     """
 
     mount: MountOptions
     attachments: str | None
     keys: tuple[str, ...] = ()
     password_fd: int | None = None
+    replace: bool = False
 
 
 class _Goes(enum.Enum):
@@ -153,6 +159,8 @@ _OPTIONS: Mapping[str, _Option] = {
     "uid": _Option("a number", _Goes.VIEW, "uid", _id),
     "gid": _Option("a number", _Goes.VIEW, "gid", _id),
     "umask": _Option("octal digits", _Goes.VIEW, "umask", _octal),
+    "fmode": _Option("octal digits", _Goes.VIEW, "file_mode", _octal),
+    "dmode": _Option("octal digits", _Goes.VIEW, "directory_mode", _octal),
     "view": _enum(_Goes.VIEW, "view", View),
     "maildir": _enum(_Goes.VIEW, "nesting", Nesting),
     "names": _enum(_Goes.VIEW, "charset", Charset),
@@ -160,6 +168,7 @@ _OPTIONS: Mapping[str, _Option] = {
     "attachments": _Option("a directory", _Goes.STORE, "attachments", _path),
     "crypt_key": _Option("a file", _Goes.STORE, "keys", _path, many=True),
     "crypt_password_fd": _Option("a number", _Goes.STORE, "password_fd", _id),
+    "replace": _flag(_Goes.STORE, "replace"),
     "fsync": _enum(_Goes.WRITE, "fsync", Fsync),
     "eol": _enum(_Goes.WRITE, "eol", Eol),
     "lock_method": _enum(_Goes.WRITE, "lock_method", LockMethod),
@@ -168,6 +177,11 @@ _OPTIONS: Mapping[str, _Option] = {
     "restore": _flag(_Goes.VERSION, "restore"),
     "dbox_version": _choice(_Goes.VERSION, "dbox_version", {"2": 2, "3": 3}),
 }
+
+
+def says_how_to_write(key: str) -> bool:
+    """Whether an option means something only for a writable mount."""
+    return key in _OPTIONS and _OPTIONS[key].goes in (_Goes.WRITE, _Goes.VERSION)
 
 
 def parse_options(texts: list[str], separator: str = "/", compress: Method | None = None) -> ParsedOptions:

@@ -15,28 +15,16 @@ the daemon goes on, and that is said.
 from __future__ import annotations
 
 import argparse
-import enum
 import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 
 from dboxfs.cli import restoring
+from dboxfs.cli.liveness import Answer, ask, lives, wait
 from dboxfs.errors import MountError
 from dboxfs.util import mounts
 from dboxfs.util.mounts import Mount
-
-DAEMON_SECONDS = 5.0
-"""Seconds that a mount may take to answer, and a daemon to end."""
-
-
-class _Answer(enum.Enum):
-    GIVEN = enum.auto()
-    DEAD = enum.auto()
-    NONE = enum.auto()
 
 
 def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
@@ -72,10 +60,27 @@ def umount(arguments: argparse.Namespace) -> int:
         if report is not None and (status := restoring.tell(report)):
             return status
         _unmount(mount, lazy=arguments.lazy)
-    _wait(lambda: not mounts.is_there(mount))
-    if not arguments.lazy and not _wait(lambda: not any(map(_lives, daemons))):
+    wait(lambda: not mounts.is_there(mount))
+    if not arguments.lazy and not wait(lambda: not any(map(lives, daemons))):
         print(f"dboxfs: {_why(mount, daemons)}", file=sys.stderr)
     return 0
+
+
+def clear_dead(mountpoint: str, *, replace: bool) -> None:
+    """See to a mount that is there and whose daemon is dead, which the kernel's caches may hide.
+
+    :param replace: take it away.
+    :raises MountError: it is not to be taken away, or may not be; or its daemon does not answer.
+    """
+    mount = next((found for name in _names_of(mountpoint) if (found := mounts.mounted_on(name))), None)
+    if mount is None or not _is_dead(mount, mounts.servers(mount.connection)):
+        return
+    if not replace:
+        raise MountError(
+            f"{mountpoint}: a dead mount is here, whose daemon has ended; give --replace, or remove it with: "
+            f"dboxfs umount {mountpoint}"
+        )
+    _abort(mount)
 
 
 def _names_of(mountpoint: str) -> Iterator[str]:
@@ -91,36 +96,13 @@ def _is_dead(mount: Mount, daemons: list[int]) -> bool:
 
     :raises MountError: somebody might, but doesn't.
     """
-    answer = _ask(mount)
-    if answer is _Answer.NONE and daemons:
+    answer = ask(mount)
+    if answer is Answer.NONE and daemons:
         raise MountError(
             f"{mount.point}: its daemon (process {daemons[0]}) does not answer; wait, or end it, and what is "
             f"being written: dboxfs umount --force {mount.point}"
         )
-    return answer is not _Answer.GIVEN
-
-
-def _ask(mount: Mount) -> _Answer:
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.statvfs(mount.point)
-            status = 0
-        finally:
-            os._exit(status)
-    status = -1
-
-    def has_ended() -> bool:
-        nonlocal status
-        pid, found = os.waitpid(child, os.WNOHANG)
-        status = os.waitstatus_to_exitcode(found) if pid else -1
-        return bool(pid)
-
-    if not _wait(has_ended):
-        os.kill(child, signal.SIGKILL)  # it ends when the connection does
-        return _Answer.NONE
-    return _Answer.GIVEN if status == 0 else _Answer.DEAD
+    return answer is not Answer.GIVEN
 
 
 def _abort(mount: Mount) -> None:
@@ -160,26 +142,9 @@ def _program(pid: int) -> str:
         return ""
 
 
-def _wait(condition: Callable[[], bool]) -> bool:
-    """Whether something soon is so."""
-    deadline, pause = time.monotonic() + DAEMON_SECONDS, 0.001
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(pause)
-        pause = min(pause * 2, 0.05)
-    return True
-
-
-def _lives(pid: int) -> bool:
-    with suppress(OSError), open(f"/proc/{pid}/stat", "rb") as stat:
-        return stat.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    return False
-
-
 def _why(mount: Mount, daemons: list[int]) -> str:
     """Why a daemon is still there, as far as can be told."""
-    daemon = next(filter(_lives, daemons), daemons[0])
+    daemon = next(filter(lives, daemons), daemons[0])
     point, holder = mount.point, mounts.who_else_has(mount)
     if holder is not None:
         return (

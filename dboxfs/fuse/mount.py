@@ -138,7 +138,8 @@ async def run(
             ):
                 nursery.start_soon(_terminate_on, signals, told)
                 nursery.start_soon(_report_on, questions)
-                begin = _Beginning(options, device, mount, companion, pusher, fs.limits.readahead, ready)
+                tell = _told(mountpoint, location, options, ready)
+                begin = _Beginning(options, device, mount, companion, pusher, fs.limits.readahead, tell)
                 nursery.start_soon(begin.run, adapter.greeted, notifier)
                 _start_background_work(vfs, host.spawn, mount)
                 await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
@@ -160,6 +161,19 @@ async def run(
             # write into the directory below.
             if told.is_set() and mount is not None and mounts.is_there(mount):
                 mounts.detach(mount)
+
+
+def _told(
+    mountpoint: str, location: Location, options: MountOptions, ready: Callable[[], None]
+) -> Callable[[], None]:
+    """Tells the log first that the mount is there, as it is told when it is gone."""
+
+    def tell() -> None:
+        mode = "read-only" if options.write is None else "writable"
+        log.info("%s: mounted, %s:%s, %s", mountpoint, location.kind.value, location.root, mode)
+        ready()
+
+    return tell
 
 
 async def _look_for_hidden_mail(store: Store, options: MountOptions, warn: Callable[[str], None]) -> None:

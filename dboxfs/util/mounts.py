@@ -17,7 +17,7 @@ import select
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dboxfs.errors import MountError
 
@@ -31,12 +31,18 @@ _MNT_FORCE, _MNT_DETACH = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of ``mountinfo``.  ``device``: major and minor number, as text.  ``kind``: the fs type."""
+    """One line of ``mountinfo``.  ``device``: major and minor number, as text.  ``kind``: the fs type.
+
+    What a remount changes makes it no other mount: ``options`` of the mount itself (``ro``, ``nosuid`` ...).
+    ``source``: what is mounted, as it calls itself.
+    """
 
     mnt_id: int
     device: str
     point: str
     kind: str
+    source: str = field(default="", compare=False)
+    options: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def connection(self) -> int:
@@ -55,9 +61,15 @@ def table(path: str = OWN) -> list[Mount]:
 
 def _mount(line: str) -> Mount:
     fields, _, rest = line.partition(" - ")
-    mnt_id, _, device, _, point, *_ = fields.split()
-    raw = point.encode("utf-8", "surrogateescape").decode("unicode_escape").encode("latin-1")
-    return Mount(int(mnt_id), device, os.fsdecode(raw), rest.partition(" ")[0])
+    mnt_id, _, device, _, point, options, *_ = fields.split()
+    kind, _, rest = rest.partition(" ")
+    source = _unescaped(rest.partition(" ")[0])
+    return Mount(int(mnt_id), device, _unescaped(point), kind, source, tuple(options.split(",")))
+
+
+def _unescaped(text: str) -> str:
+    raw = text.encode("utf-8", "surrogateescape").decode("unicode_escape").encode("latin-1")
+    return os.fsdecode(raw)
 
 
 def mounted_on(point: str) -> Mount | None:
@@ -88,6 +100,24 @@ def detach(mount: Mount) -> None:
     else:
         command = ["fusermount3", "-u", "-z", "-q", "--", mount.point]
         subprocess.run(command, capture_output=True, check=False)
+
+
+_PER_MOUNT = {
+    "nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1 << 10, "nodiratime": 1 << 11, "relatime": 1 << 21,
+}  # fmt: skip
+_MS_RDONLY, _MS_REMOUNT = 1, 32
+
+
+def remount(mount: Mount, *, read_only: bool) -> None:
+    """Have the kernel refuse all writing, or hand it to the daemon again; other options stay.
+
+    :raises OSError: EBUSY: a file is open for writing; EPERM: we are not root.
+    """
+    flags = _MS_REMOUNT | sum(flag for name, flag in _PER_MOUNT.items() if name in mount.options)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"none", os.fsencode(mount.point), None, flags | (_MS_RDONLY if read_only else 0), None):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), mount.point)
 
 
 class Membership:

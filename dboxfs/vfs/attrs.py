@@ -29,6 +29,8 @@ SHORT = 0.5
 
 NS = 1_000_000_000
 
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
 
 @dataclass(slots=True)
 class Attrs:
@@ -66,8 +68,11 @@ class Attributes:
         self._written = written
         self._uid = store.owner.st_uid if options.uid is None else options.uid
         self._gid = store.owner.st_gid if options.gid is None else options.gid
-        self._file_mode = stat.S_IFREG | ((0o600 if options.writable else 0o400) & ~options.umask)
-        self._dir_mode = stat.S_IFDIR | ((0o700 if options.writable else 0o500) & ~options.umask)
+        files, directories = (0o600, 0o700) if options.writable else (0o400, 0o500)
+        files = files if options.file_mode is None else options.file_mode
+        directories = directories if options.directory_mode is None else options.directory_mode
+        self._file_mode = stat.S_IFREG | (files & ~options.umask)
+        self._dir_mode = stat.S_IFDIR | (directories & ~options.umask)
         self._mounted_ns = mounted_at * NS
         self.unopened = False
 
@@ -77,8 +82,10 @@ class Attributes:
         return self._directory(inode, 2 + len(folder.children), changed, folder)
 
     def control_dir(self, inode: int) -> Attrs:
-        """The control directory."""
-        return self._directory(inode, 2, 0, None)
+        """The control directory, which is its owner's alone."""
+        attrs = self._directory(inode, 2, 0, None)
+        attrs.mode &= ~_OTHERS
+        return attrs
 
     def _directory(self, inode: int, nlink: int, changed: int, folder: Folder | None) -> Attrs:
         attrs = Attrs(inode, self._dir_mode, nlink, self._uid, self._gid)
@@ -130,7 +137,7 @@ class Attributes:
 
     def control_file(self, inode: int, size: int = 0) -> Attrs:
         """A control file: no size, like a file in /proc; a snapshot has one, and another name each time."""
-        attrs = Attrs(inode, self._file_mode, 1, self._uid, self._gid, size)
+        attrs = Attrs(inode, self._file_mode & ~_OTHERS, 1, self._uid, self._gid, size)
         attrs.entry_timeout = 0.0 if self.unopened else LONG
         attrs.modified_ns = attrs.changed_ns = self._mounted_ns
         return attrs

@@ -253,6 +253,5 @@ class Deleted:
             attrs = self._attributes.control_file(DELETED | what.map_uid, what.size)
             attrs.modified_ns = attrs.changed_ns = what.received * NS
             attrs.mode &= ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
-        attrs.mode &= ~(stat.S_IRWXG | stat.S_IRWXO)
         attrs.entry_timeout = attrs.attr_timeout = 0.0
         return attrs

@@ -64,7 +64,8 @@ class Charset(enum.Enum):
 class ViewOptions:
     """How files are shown.  ``uid``, ``gid``: owner, None: the store's.
 
-    ``umask``: permission bits taken away.  ``separator``: between the parts of ``user.dbox.mailbox``.
+    ``umask``: permission bits taken away.  ``file_mode``, ``directory_mode``: permission bits before that,
+    None: those that the owner needs.  ``separator``: between the parts of ``user.dbox.mailbox``.
     ``writable``: the modes allow the owner to write.
     ``view``, and what only the Maildir view has: ``nesting``, ``charset``.
     """
@@ -72,6 +73,8 @@ class ViewOptions:
     uid: int | None = None
     gid: int | None = None
     umask: int = 0
+    file_mode: int | None = None
+    directory_mode: int | None = None
     writable: bool = False
     separator: str = "/"
     view: View = View.EML

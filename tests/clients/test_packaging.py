@@ -54,7 +54,7 @@ class TestMountHelper:
 
     def test_mount_finds_it(self, account: Account, mounts: Mounts, tmp_path: Path) -> None:
         script = """
-            mount -t dboxfs "$1" "$2" -o allow_other
+            mount -t dboxfs "$1" "$2" -o allow_other > /dev/null
             findmnt -n -o FSTYPE,OPTIONS "$2"
             ls "$2/INBOX" | wc -l
             umount "$2"
@@ -74,13 +74,14 @@ class TestMountHelper:
             f"{account.location} {second} dboxfs writable,eol=lf,nofail 0 0\n"
         )
         script = """
+            mount -a -T "$1" > /dev/null
             mount -a -T "$1"
             findmnt -n -o OPTIONS "$2"
             findmnt -n -o OPTIONS "$3"
             ! touch "$2/INBOX/new" 2> /dev/null
             printf 'Subject: from fstab\n\ntext\n' > "$3/INBOX/new"
             umount "$2" "$3"
-            mount -o ro -T "$1" "$3"
+            mount -o ro -T "$1" "$3" > /dev/null
             findmnt -n -o OPTIONS "$3"
             cat "$3/INBOX/new"
             umount "$3"

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -53,6 +55,7 @@ class Mounts:
 
     directory: Path
     _made: list[Path] = field(default_factory=list)
+    _reachable: list[Path] = field(default_factory=list)
 
     def __enter__(self) -> Mounts:
         return self
@@ -61,10 +64,20 @@ class Mounts:
         for mountpoint in self._made:
             if is_mounted(mountpoint):
                 subprocess.run(["fusermount3", "-u", "-z", mountpoint], check=True)
+        for above in self._reachable:
+            shutil.rmtree(above)
 
-    def mountpoint(self) -> Path:
-        """A new empty directory, unmounted at the end whoever mounts there."""
+    def mountpoint(self, *, for_all: bool = False) -> Path:
+        """A new empty directory, unmounted at the end whoever mounts there.
+
+        :param for_all: other users get there too.
+        """
         path = self.directory / f"mnt{len(self._made) + 1}"
+        if for_all:
+            above = Path(tempfile.mkdtemp(prefix="dboxfs-mnt-"))
+            above.chmod(0o755)
+            self._reachable.append(above)
+            path = above / "mnt"
         path.mkdir()
         self._made.append(path)
         return path
@@ -72,9 +85,9 @@ class Mounts:
     def log_file(self, mountpoint: Path) -> Path:
         return mountpoint.with_suffix(".log")
 
-    def mount(self, store: str | Path, options: str = "") -> Path:
+    def mount(self, store: str | Path, options: str = "", *, for_all: bool = False) -> Path:
         """``dboxfs mount`` as a daemon; returns the mountpoint once the command says that it is usable."""
-        mountpoint = self.mountpoint()
+        mountpoint = self.mountpoint(for_all=for_all)
         args: list[str | Path] = ["mount", "--io", IO, "--log-file", self.log_file(mountpoint)]
         if options:
             args += ["-o", options]

@@ -126,11 +126,13 @@ def test_mv_out_of_a_mount_brings_a_message_back_and_another_user_sees_nothing_o
 ) -> None:
     account = made(dovecot)
     account.doveadm("expunge", "mailbox", "INBOX", "uid", "2:3")
-    mnt = mounts.mount(account.location, "rw,allow_other,umask=0")
+    mnt = mounts.mount(account.location, "rw,allow_other,fmode=0644,dmode=0755", for_all=True)
     deleted = mnt / ".dboxfs/deleted/INBOX"
     first, second = sorted(deleted.iterdir())
     assert {first.read_bytes(), second.read_bytes()} == {body(1), body(2)}
     other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    shown = subprocess.run([*other, "ls", mnt / "INBOX"], capture_output=True, text=True)
+    assert shown.stdout == "1.eml\n4.eml\n"
     for command in (["ls", deleted], ["cat", first], ["stat", first], ["cat", mnt / ".dboxfs/store.json"]):
         refused = subprocess.run([*other, *map(str, command)], capture_output=True, text=True)
         assert refused.returncode != 0
@@ -139,8 +141,8 @@ def test_mv_out_of_a_mount_brings_a_message_back_and_another_user_sees_nothing_o
     subprocess.run(["mv", first, mnt / "Work"], check=True)
     assert (mnt / "Work" / first.name).read_bytes() == text
     assert [name.name for name in deleted.iterdir()] == [second.name]
-    shown = account.fetch("Work")
-    assert (shown[-1].text, shown[-1].guid) == (text, first.stem)
+    back = account.fetch("Work")[-1]
+    assert (back.text, back.guid) == (text, first.stem)
     again = subprocess.run(["mv", "-n", second, mnt / "Work" / first.name], capture_output=True)
     assert second.exists(), again
     mounts.umount(mnt)

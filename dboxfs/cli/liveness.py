@@ -1,0 +1,84 @@
+"""Whether the daemon of a mount lives and answers, asked so that the one that asks never hangs."""
+
+from __future__ import annotations
+
+import enum
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from dboxfs.util.mounts import Mount
+
+DAEMON_SECONDS = 5.0
+"""Seconds that a mount may take to answer, and a daemon to end."""
+
+
+class Answer(enum.Enum):
+    """What a mount has answered: something, that it is dead, or nothing in time."""
+
+    GIVEN = enum.auto()
+    DEAD = enum.auto()
+    NONE = enum.auto()
+
+
+def ask(mount: Mount, seconds: float = DAEMON_SECONDS) -> Answer:
+    """Ask a mount for its statvfs, by a child process, since the one that asks may never come back."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.statvfs(mount.point)
+            status = 0
+        finally:
+            os._exit(status)
+    status = -1
+
+    def has_ended() -> bool:
+        nonlocal status
+        pid, found = os.waitpid(child, os.WNOHANG)
+        status = os.waitstatus_to_exitcode(found) if pid else -1
+        return bool(pid)
+
+    if not wait(has_ended, seconds):
+        os.kill(child, signal.SIGKILL)  # it ends when the connection does
+        return Answer.NONE
+    return Answer.GIVEN if status == 0 else Answer.DEAD
+
+
+def wait(condition: Callable[[], bool], seconds: float = DAEMON_SECONDS) -> bool:
+    """Whether something soon is so."""
+    deadline, pause = time.monotonic() + seconds, 0.001
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)
+    return True
+
+
+def lives(pid: int) -> bool:
+    """Whether a process is there, and no zombie."""
+    return _stat(pid)[:1] not in ([], [b"Z"], [b"X"])
+
+
+def parent(pid: int) -> int:
+    """The process that has started *pid*; 0: it is gone."""
+    return int((_stat(pid)[1:2] or [b"0"])[0])
+
+
+def started(pid: int) -> float | None:
+    """When a process was started, seconds since the epoch; None: it is gone."""
+    fields = _stat(pid)
+    if len(fields) < 20:
+        return None
+    since_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot)
+
+
+def _stat(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat behind the name; empty: it is gone."""
+    with suppress(OSError), open(f"/proc/{pid}/stat", "rb") as stat:
+        return stat.read().rpartition(b")")[2].split()
+    return []

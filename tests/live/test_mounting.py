@@ -1,0 +1,113 @@
+"""A mount is handled as any other: again, ro and rw, dead and replaced, listed, for a group, with a log."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from dboxfs.cli.main import main
+from tests.live.mounts import Mounts, dboxfs, is_mounted
+
+pytestmark = [pytest.mark.mount, pytest.mark.root]
+OTHER = ["setpriv", "--reuid=65534", "--regid=8", "--clear-groups"]
+
+
+def store(tmp_path: Path, name: str = "mail") -> str:
+    path = tmp_path / name
+    assert main(["init", str(path), "--format", "mdbox"]) == 0
+    return str(path)
+
+
+def mount(root: str, mountpoint: Path, options: str) -> subprocess.CompletedProcess[str]:
+    return dboxfs("mount.dboxfs", root, mountpoint, "-o", options)
+
+
+def test_mount_a_again_and_remount(mounts: Mounts, tmp_path: Path) -> None:
+    root, mnt = store(tmp_path), mounts.mountpoint(for_all=True)
+    first = mount(root, mnt, "rw,writable,allow_other,gid=8,fmode=0440,dmode=0750")
+    log = tmp_path / "xdg-state/dboxfs/dboxfs.log"
+    if not os.path.exists("/dev/log"):
+        assert first.stdout == f"the log goes to {log}, since there is no syslog\n"
+    again = mount(f"mdbox:{root}", mnt, "rw,writable,allow_other")
+    assert (first.returncode, again.returncode, again.stderr) == (0, 0, "")
+    another = mount(store(tmp_path, "other"), mnt, "rw")
+    assert another.returncode == 32
+    assert "something is mounted there already" in another.stderr
+    (mnt / "INBOX/new").write_bytes(b"Subject: x\n\ny\n")
+
+    assert mount(root, mnt, "remount,ro").returncode == 0
+    with pytest.raises(OSError, match="Read-only file system"):
+        (mnt / "INBOX/other").touch()
+    assert mount(root, mnt, "remount,rw").returncode == 0
+    with (mnt / "INBOX/other").open("w") as file:
+        file.write("Subject: x\n\n")
+        file.flush()
+        busy = mount(root, mnt, "remount,ro")
+        assert busy.stderr == f"mount.dboxfs: {mnt}: remount: Device or resource busy\n"
+        assert busy.returncode == 32
+
+    assert stat.S_IMODE((mnt / "INBOX/new").stat().st_mode) == 0o440
+    seen = subprocess.run([*OTHER, "cat", mnt / "INBOX/new"], capture_output=True)
+    assert seen.stdout == b"Subject: x\n\ny\n"
+    for name in (".dboxfs", ".dboxfs/stats.json", ".dboxfs/store.json", ".dboxfs/deleted"):
+        refused = subprocess.run([*OTHER, "ls", mnt / name], capture_output=True, text=True)
+        assert "Permission denied" in refused.stderr, name
+    mounts.umount(mnt)
+    if not os.path.exists("/dev/log"):
+        lines = log.read_text().splitlines()
+        assert lines[0].endswith(f" dboxfs INFO: {mnt}: mounted, mdbox:{root}, writable")
+        assert lines[-1].endswith(f" dboxfs INFO: {mnt}: unmounted")
+
+
+def test_a_daemon_that_was_mounted_read_only_stays_so(mounts: Mounts, tmp_path: Path) -> None:
+    root, mnt = store(tmp_path), mounts.mountpoint()
+    assert mount(root, mnt, "rw").returncode == 0
+    refused = mount(root, mnt, "remount,rw")
+    assert refused.returncode == 32
+    assert "its daemon was mounted read-only" in refused.stderr
+
+
+@pytest.mark.expected_log("companion")
+def test_a_dead_mount_is_listed_as_dead_and_replaced_and_one_that_lives_is_not(
+    mounts: Mounts, tmp_path: Path
+) -> None:
+    root, mnt = store(tmp_path), mounts.mountpoint()
+    assert mount(root, mnt, "writable").returncode == 0
+    (one,) = json.loads(dboxfs("status", mnt, "--json").stdout)
+    assert one["mountpoint"], one["store"] == (str(mnt), f"mdbox:{root}")
+    assert (one["state"], one["writable"]) == ("alive", True)
+    assert one["age"] < 60
+    line = dboxfs("status", mnt).stdout
+    assert line.startswith(f"{mnt}  mdbox:{root}  rw  alive  pid {one['pid']}, ")
+    living = dboxfs("mount", "--replace", root, mnt)
+    assert living.returncode == 4
+    assert "something is mounted there already" in living.stderr
+
+    os.kill(one["pid"], signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while (dead := dboxfs("status", mnt)).returncode == 0 and time.monotonic() < deadline:
+        pass
+    assert dead.returncode == 1
+    assert "  dead  no daemon to be seen\n" in dead.stdout
+    assert f"take it away: dboxfs umount {mnt}" in dead.stdout
+    refused = dboxfs("mount", root, mnt)
+    assert refused.returncode == 4
+    assert "a dead mount is here" in refused.stderr
+    assert dboxfs("mount", "--replace", root, mnt).returncode == 0
+    assert os.listdir(mnt) == ["INBOX"]
+    mounts.umount(mnt)
+
+
+def test_status_without_a_mount(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(tmp_path)]) == 4
+    assert capsys.readouterr().err == (
+        f"dboxfs: {tmp_path}: no dboxfs mount; dboxfs status lists all of them\n"
+    )
+    assert not is_mounted(tmp_path)
