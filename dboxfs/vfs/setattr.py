@@ -79,6 +79,8 @@ class Setattr:
         if size is not None:
             draft.truncate(size)
         elif received is not None:
+            if received == 0 and draft.uid is None and (draft.received or 0) < 0:
+                return  # borg's clock begins in 1970; the attribute "received" has said more
             draft.set_received(received)
             self._touch(draft)
             if draft.uid is not None and not draft.dirty and draft.handles:

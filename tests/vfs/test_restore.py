@@ -373,3 +373,15 @@ class FailingDisk:
     def __call__(self, driver: Driver) -> Driver:
         self.driver = FaultsDriver(driver, depth=1)
         return self.driver
+
+
+async def test_a_program_whose_dates_begin_in_1970_does_not_take_an_earlier_one_away(
+    m: Mounted, p: Program
+) -> None:
+    """borg sets the attributes, and then 0 as the date."""
+    for name, later in (("old", 0), ("touched", JULY)):
+        await p.write(f"Work/{name}", TWO)
+        await p.set_xattr(f"Work/{name}", "received", "1960-01-01T00:00:00Z")
+        await p.set_received(f"Work/{name}", later)
+    await commit(m)
+    assert [received for _, _, received, _ in await shown(m, "Work")] == [-315_619_200, JULY]
