@@ -86,6 +86,10 @@ class Backend(Protocol):
         """Something has changed in the directory of the map."""
         ...
 
+    def keep_departed(self) -> None:
+        """From now on messages that are gone stay readable, within limits: any of them may be open."""
+        ...
+
     def close(self) -> None:
         """Close the files that are kept open."""
         ...
@@ -95,11 +99,21 @@ Places = tuple[Uids, npt.NDArray[np.uint32]]
 """The uids of a mailbox, ascending, and where each message lies (mdbox: its map uid)."""
 
 
-class ExpungedPlaces(Protocol):
-    """Where messages lie that were expunged: a program may have them open still."""
+class DepartedFiles(Protocol):
+    """Where the messages of a mailbox lie that are gone: a program may have them open still."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether they are to be kept readable (:meth:`Backend.keep_departed`)."""
+
+    async def hold(self, uid: int) -> None:
+        """A program is about to open this message: it stays readable, whatever becomes of it.
+
+        :raises NoSuchMessage: its file is gone.
+        """
 
     def note(self) -> Places | None:
-        """Where all messages lie, before the index is followed; None: nobody asks for expunged ones."""
+        """Where all messages lie, before the index is followed; None: nobody has to know."""
 
     async def keep(self, expunged: Uids, places: Places) -> None:
         """Messages were expunged.
@@ -108,7 +122,7 @@ class ExpungedPlaces(Protocol):
         """
 
     async def open(self, uid: int) -> OpenRecord | None:
-        """The record of a message that was expunged; None: its place is not kept.
+        """The record of a message that is gone; None: its place is not kept.
 
         :raises CorruptFile, OSError: it can't be read.
         """
@@ -123,8 +137,7 @@ class ExpungedPlaces(Protocol):
 class MessageFiles(Protocol):
     """The message files of one mailbox.
 
-    :ivar expunged: where messages lie that were expunged; None: nobody could say.
-
+    :ivar departed: where messages lie that are gone.
     :ivar ahead_pays: by what the last :meth:`open_now` met, it is worth the while to bring the next messages
         ahead.
     :ivar marks_at_once: how many messages :meth:`marks` is best asked for in one call.
@@ -134,7 +147,7 @@ class MessageFiles(Protocol):
     ahead_pays: bool
     marks_at_once: int
     flags_tell_moves: bool
-    expunged: ExpungedPlaces | None
+    departed: DepartedFiles
 
     async def generation(self) -> bytes | None:
         """16 bytes that change when Dovecot has repaired what these files are found by; None: not known.

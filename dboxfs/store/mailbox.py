@@ -26,6 +26,7 @@ from dboxfs.store.attrs import DAMAGED, KNOWN, Facts, FactTable, Uids
 from dboxfs.store.backend import Backend, OpenRecord
 from dboxfs.store.body import Body, open_body, settled
 from dboxfs.store.decrypt import decrypting
+from dboxfs.store.departed import DepartedMessages
 from dboxfs.store.details_cache import DetailsCache
 from dboxfs.store.indexes.follow import NOTHING, Delta, IndexFiles
 from dboxfs.store.location import Location
@@ -64,6 +65,7 @@ class Mailbox:
     :param records: the store's table of parsed records.
     :ivar identity: guid and uid_validity of what is shown.
     :ivar index: the index files, followed.  A writer of this process uses them too.
+    :ivar departed: messages that are gone, and may be open still.
     :ivar shown_next: of the uids below it ``uids`` has those that are there; ``uid_next`` may be further.
     """
 
@@ -94,6 +96,7 @@ class Mailbox:
         self._resync = resync
         self._ahead = Walk(self._prefetch)
         self.files = backend.mailbox(name, lambda: self.index.state)
+        self.departed = DepartedMessages(self.files.departed, self._body)
         self._records: DetailsCache[Details] = records if records is not None else DetailsCache()
         self._owner = object()  # of what is in that table; another one when the mailbox changes
         recall = Recall(sizes, self.files) if sizes is not None else None
@@ -158,11 +161,11 @@ class Mailbox:
 
         :raises CorruptFile: the index is damaged; the mailbox stays as it was.
         """
-        known, expunged = self.index.state is not None, self.files.expunged
-        places = expunged.note() if expunged is not None else None
+        known, identity = self.index.state is not None, self.identity
+        places = self.departed.note()
         delta = self.take(await self.index.refresh(), known=known)
-        if expunged is not None and places is not None and len(delta.expunged):
-            await expunged.keep(delta.expunged, places)
+        if self.identity == identity:
+            await self.departed.keep(delta.expunged, places)
         return delta
 
     def take(self, delta: Delta, *, known: bool = True) -> Delta:
@@ -186,6 +189,10 @@ class Mailbox:
         if len(uids) != len(self.uids) or not np.array_equal(uids, self.uids):
             self.uids = uids  # a part of the state's column, of which no entry ever changes
         delta = _visible(delta, before, self.uids)
+        if len(delta.expunged):
+            self.departed.went(delta.expunged, self.facts)
+        if before_it != self.identity:
+            self.departed.close()
         if before_it != self.identity or (delta.reloaded and known):
             self.facts = FactTable()  # another mailbox, or one that was rebuilt and its files repaired
         self.facts.sync(self.uids)
@@ -208,8 +215,7 @@ class Mailbox:
         """The mailbox is no more: it has no messages, for callers that still hold it."""
         self.uids = _NO_UIDS
         self.facts = FactTable()
-        if self.files.expunged is not None:
-            self.files.expunged.close()
+        self.departed.close()
 
     # -- attributes ----------------------------------------------------------------------------
 
@@ -298,23 +304,6 @@ class Mailbox:
             raise
         suffix = self.files.attachment_suffix(uid)
         return open_body(self._fs, opened, self._location.attachments, suffix, how)
-
-    async def open_expunged(self, uid: int) -> tuple[Body, Facts] | None:
-        """The bytes of a message that was expunged, and its size and dates; None: its place is not kept.
-
-        :raises DboxfsError, OSError: it can't be read.
-        """
-        places = self.files.expunged
-        opened = await places.open(uid) if places is not None else None
-        if opened is None:
-            return None
-        try:
-            opened = await settled(opened)
-            facts = opened.record.facts(0)
-        except BaseException:
-            opened.close()
-            raise
-        return await self._body(opened, uid), facts
 
     async def read_many(self, uids: Uids) -> list[bytes | memoryview | None]:
         """The bytes of messages, in few operations; None: :meth:`open` tells. Raises as that."""

@@ -320,6 +320,10 @@ class Store:
         another = before != box.identity and folder not in self._renumbered
         self._listeners.changed(folder, delta, another=another)
 
+    def keep_departed(self) -> None:
+        """From now on messages that are gone stay readable, within limits (:mod:`dboxfs.store.departed`)."""
+        self._backend.keep_departed()
+
     def _missed(self, name: str) -> None:
         """A mailbox was to be followed while a writer of this process had it."""
         self._changes.note([name])

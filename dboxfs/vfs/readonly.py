@@ -26,6 +26,7 @@ from dboxfs.vfs import xattrs
 from dboxfs.vfs.attrs import SHORT, Attributes, Attrs
 from dboxfs.vfs.control import Control, OpenControlDirectory
 from dboxfs.vfs.deleted import Deleted, OpenDeleted
+from dboxfs.vfs.departures import Departures
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.folders import Folders
 from dboxfs.vfs.following import Doubter, Following
@@ -48,6 +49,7 @@ class ReadOnlyVfs:
     :param name_reader: has read the names that messages were written under; None: there are none.
     :ivar control: the control directory.  :ivar follower: watches the files of names.
     :ivar deleted: what was expunged and not purged; None: the store keeps nothing of it.
+    :ivar departures: knows messages that are gone; None: the kernel tells what is open.
 
     What :class:`~dboxfs.vfs.writable.WritableVfs` is made of, too: ``inodes``, ``folders``, ``names``,
     ``forwarding``, ``attributes``, ``open_files``, ``reader``, ``scans``, ``separator``,
@@ -78,6 +80,7 @@ class ReadOnlyVfs:
         )
         self.deleted = Deleted(store, self.attributes) if store.storage is not None else None
         self.control.more += [self.reader.stats, self._stats, host.stats]
+        self.departures: Departures | None = None
         self._following.begin()
 
     def _stats(self) -> Mapping[str, object]:
@@ -142,7 +145,10 @@ class ReadOnlyVfs:
             if uid is None or box is None:
                 return None
             try:
-                return uid, await box.facts_of(uid)
+                facts = await box.facts_of(uid)
+                if self.departures is not None and not facts.damaged:
+                    await self.departures.hold(box, uid)
+                return uid, facts
             except NoSuchMessage:
                 if uid == before:
                     raise
@@ -177,7 +183,18 @@ class ReadOnlyVfs:
 
         :raises Refused, DboxfsError, OSError: it is gone, or can't be read.
         """
+        if self.departures is not None:
+            return self.attributes.message(shown, await self._unopened_facts(self.departures, inode))
         return self.attributes.message(shown, await self.forwarding.use(inode, self.scans.facts))
+
+    async def _unopened_facts(self, departures: Departures, inode: int) -> Facts:
+        try:
+            return await self.scans.facts(self.inodes.node(inode))
+        except NoSuchMessage:
+            facts = departures.facts(inode)
+            if facts is None:
+                raise
+            return facts
 
     # -- directories ---------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ import numpy.typing as npt
 from dboxfs.errors import DboxfsError
 from dboxfs.store import KNOWN, Body, Facts, Folder, Mailbox
 from dboxfs.store.attrs import Uids
+from dboxfs.vfs.departures import Departures
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.host import Item, Pages, PushWait
 from dboxfs.vfs.listing import OpenDirectory
@@ -76,8 +77,8 @@ class Unopened:
         self._orders: OrderedDict[int, Orders] = OrderedDict()
         vfs.control.makes_snapshots = True
         vfs.attributes.unopened = True
-        if vfs.store.storage is not None:
-            vfs.store.storage.keeps_departed = True
+        self._departures = vfs.departures = Departures(vfs.inodes)
+        vfs.store.keep_departed()
         vfs.tell(self)
 
     # -- files ---------------------------------------------------------------------------------
@@ -123,24 +124,13 @@ class Unopened:
         except Refused as exc:
             if exc.errno != errno.ESTALE:
                 raise
-            departed = await self._open_departed(inode)
+            departed = await self._departures.open(inode)
             if departed is None:
                 raise
-            return departed
-
-    async def _open_departed(self, inode: int) -> _Kept | None:
-        """A message that was expunged before a program that has it open began to read it; None: no place is
-        kept."""
-        node = self._vfs.inodes.node(inode)
-        box = node.folder.mailbox if node.folder is not None else None
-        found = await box.open_expunged(node.uid) if box is not None else None
-        return None if found is None else self._keep(inode, *found)
+            return self._keep(inode, *departed)
 
     async def _open(self, inode: int) -> _Kept:
-        node, body, facts = await self._vfs.forwarding.use(inode, Reader.body)
-        if node.inode != inode:  # it was replaced: what has its name is another message
-            body.close()
-            raise Refused(errno.ENOENT)
+        _, body, facts = await Reader.body(self._vfs.inodes.node(inode))
         if facts.size != body.size:  # it was damaged when its size was looked at, and is repaired
             self._vfs.host.kernel.at_once(inode)
         return self._keep(inode, body, facts)
@@ -165,10 +155,7 @@ class Unopened:
         for inode in inodes:
             if inode in self._kept:
                 self._close(inode)
-            node = self._vfs.inodes.node(inode)
-            box = node.folder.mailbox if node.folder is not None else None
-            if node.uid and box is not None and box.files.expunged is not None:
-                box.files.expunged.forget(node.uid)
+            self._departures.forget(inode)
 
     def doubt(self, folder: Node) -> None:
         """The files of a mailbox may have been repaired: the kernel shall ask for all its messages again."""

@@ -19,11 +19,14 @@ import trio
 from dboxfs.fsapi import Driver, FileSystem, ThreadsDriver
 from dboxfs.fuse.mount import run
 from dboxfs.store import parse_location
-from dboxfs.vfs.options import MountOptions
+from dboxfs.vfs.options import MountOptions, Opens
 from tests.live.dovecot import Account
-from tests.live.mounts import is_mounted
+from tests.live.mounts import OPEN, is_mounted
 
 T = TypeVar("T")
+
+DEFAULT = MountOptions(opens=Opens(OPEN)) if OPEN else MountOptions()
+"""Of mounts that ask for nothing else."""
 
 
 async def aside(work: Callable[[], T]) -> T:
@@ -47,7 +50,7 @@ async def mounted(
 
     async def serve() -> None:
         async with fs_class(driver or ThreadsDriver(workers=4)) as fs:
-            await run(fs, location, str(mountpoint), options or MountOptions(), ready.set)
+            await run(fs, location, str(mountpoint), options or DEFAULT, ready.set)
 
     try:
         async with trio.open_nursery() as nursery:

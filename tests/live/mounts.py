@@ -21,6 +21,10 @@ from pathlib import Path
 DBOXFS = Path(sys.executable).with_name("dboxfs")
 IO = os.environ.get("DBOXFS_TEST_IO", "auto")
 """The driver that mounts use: the whole suite can be run with another one."""
+OPEN = os.environ.get("DBOXFS_TEST_OPEN", "")
+"""``open=`` of the read-only mounts that don't ask for one: the whole suite can be run in both ways; empty:
+what is the default.
+"""
 _LOUD = re.compile(r"\b(WARNING|ERROR|CRITICAL|Traceback)\b", re.IGNORECASE)
 
 
@@ -34,6 +38,14 @@ def dboxfs(*args: str | Path, timeout: float = 60) -> subprocess.CompletedProces
         check=False,
         stdin=subprocess.DEVNULL,
     )
+
+
+def opened(options: str) -> str:
+    """*options* of a mount, with :data:`OPEN` where they leave that to it."""
+    given = [option for option in options.split(",") if option]
+    if OPEN and "rw" not in given and not any(option.startswith("open=") for option in given):
+        given.append(f"open={OPEN}")
+    return ",".join(given)
 
 
 def is_mounted(mountpoint: Path) -> bool:
@@ -89,7 +101,7 @@ class Mounts:
         """``dboxfs mount`` as a daemon; returns the mountpoint once the command says that it is usable."""
         mountpoint = self.mountpoint(for_all=for_all)
         args: list[str | Path] = ["mount", "--io", IO, "--log-file", self.log_file(mountpoint)]
-        if options:
+        if options := opened(options):
             args += ["-o", options]
         done = dboxfs(*args, store, mountpoint)
         assert done.returncode == 0, f"dboxfs mount: status {done.returncode}: {done.stderr}"
@@ -108,6 +120,7 @@ class Mounts:
         """``dboxfs mount -f`` as a child process (after ``prefix``, say strace), ended by unmounting."""
         mountpoint = self.mountpoint()
         log = self.log_file(mountpoint)
+        way = [f"-oopen={OPEN}"] if OPEN and not any("rw" in arg for arg in args) else []
         command = [
             *prefix,
             str(DBOXFS),
@@ -117,6 +130,7 @@ class Mounts:
             IO,
             "--log-file",
             str(log),
+            *way,
             *args,
             str(store),
             str(mountpoint),

@@ -42,6 +42,7 @@ from dboxfs.fsapi.ops import Job, Op
 from dboxfs.fuse.mount import run
 from dboxfs.store import parse_location
 from dboxfs.vfs.drafts import Drafts
+from tests.live.mounts import opened
 
 R = TypeVar("R")
 
@@ -132,7 +133,7 @@ async def _control(path: str, ready: trio.Event, driver: Tampered, fs: FileSyste
 
 async def _serve(wanted: dict[str, str]) -> None:
     location = parse_location(wanted["store"])
-    options = parse_options([wanted["options"]]).mount
+    options = parse_options([opened(wanted["options"])]).mount
     driver = Tampered(location.root)
     ready = trio.Event()
     async with FileSystem(driver) as fs, trio.open_nursery() as nursery:

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 import pytest
 import trio
 
-from dboxfs.store import Kind
+from dboxfs.store import Facts, Kind
+from dboxfs.store.sdbox import departed
 from dboxfs.store.write import NewMessage
 from dboxfs.vfs import unopened as unopened_module
 from dboxfs.vfs.host import Item
@@ -138,6 +139,109 @@ async def test_in_an_mdbox_who_has_read_nothing_reads_on_too_until_the_kernel_fo
     for uid in (39, 40):
         with raises(errno.ESTALE):
             await r.again(uid)
+
+
+async def looked_up(m: Mounted, r: Reader, name: bytes) -> int:
+    """The inode of a message that the kernel has asked for by its name."""
+    return (await m.reading.lookup(r.base, name)).inode
+
+
+@pytest.mark.parametrize("heard", [True, False])
+async def test_a_message_that_was_looked_up_is_read_after_it_was_replaced_and_shows_its_own_size(
+    m: Mounted, r: Reader, heard: bool
+) -> None:
+    inode = await looked_up(m, r, b"39.eml")
+    async with m.again() as other:
+        await other.program().write("INBOX/39.eml", b"Subject: new\n\nanother text, and a longer one\n" * 99)
+    if heard:
+        await m.follow()
+    assert await r.unopened.read(inode, 1 << 20, 0) == text(39)
+    assert (await m.reading.getattr(inode)).size == len(text(39))
+    await m.follow()
+    assert await looked_up(m, r, b"39.eml") != inode
+
+
+async def test_a_message_that_was_looked_up_is_read_after_it_was_moved(m: Mounted, r: Reader) -> None:
+    inode = await looked_up(m, r, b"39.eml")
+    async with m.again() as other:
+        await other.program().rename("INBOX/39.eml", "Work/39.eml")
+    await m.follow()
+    assert await r.unopened.read(inode, 1 << 20, 0) == text(39)
+
+
+async def test_the_size_of_a_message_that_was_replaced_is_never_that_of_the_new_one(
+    m: Mounted, r: Reader
+) -> None:
+    inode = r.base | 39  # the kernel knows it from a listing
+    async with m.again() as other:
+        await other.program().write("INBOX/39.eml", b"Subject: new\n\nanother text\n")
+    await m.follow()
+    assert (await m.reading.getattr(inode)).size == len(text(39))
+    r.unopened.forget([inode])
+    with raises(errno.ESTALE):
+        await m.reading.getattr(inode)
+
+
+async def test_a_name_whose_message_was_replaced_while_it_was_looked_up_is_that_of_the_new_one(
+    m: Mounted, r: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = m.folder().mailbox
+    assert box is not None
+    facts_of = box.facts_of
+
+    async def replaced_then(uid: int) -> Facts:
+        facts = await facts_of(uid)
+        if uid == 39:
+            async with m.again() as other:
+                await other.program().write("INBOX/39.eml", b"Subject: new\n\n")
+        return facts
+
+    monkeypatch.setattr(box, "facts_of", replaced_then)
+    inode = await looked_up(m, r, b"39.eml")
+    wanted = text(39) if inode == r.base | 39 else b"Subject: new\n\n"
+    assert await r.unopened.read(inode, 1 << 20, 0) == wanted
+
+
+async def test_a_mailbox_that_was_made_again_has_nothing_of_what_was_in_it_before(
+    m: Mounted, r: Reader
+) -> None:
+    await m.others.save("Work", [NewMessage(text(uid)) for uid in (1, 2, 3)])
+    await m.follow("Work")
+    base = m.reading.inodes.of(m.folder("Work"))
+    await m.reading.lookup(base, b"2.eml")
+    await m.others.expunge("Work", [2])
+    await m.follow("Work")
+    assert await r.unopened.read(base | 2, 1 << 20, 0) == text(2)
+    await m.others.delete_mailbox("Work")
+    await m.others.create_mailbox("Work")
+    await m.others.save("Work", [NewMessage(text(4))])
+    await m.store.refresh_tree()
+    await m.follow("Work")
+    assert m.uids("Work") == [1]
+    again = m.reading.inodes.of(m.folder("Work"))
+    assert again != base
+    with raises(errno.ESTALE):
+        await r.unopened.read(again | 2, 1 << 20, 0)
+
+
+async def test_no_more_files_are_held_than_the_limit_and_those_that_were_looked_up_last_are(
+    m: Mounted, r: Reader, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(departed, "MOST_HELD", 4)
+    inodes = [await looked_up(m, r, b"%d.eml" % uid) for uid in range(10, 20)]
+    await expunge(m, *range(10, 20))
+    assert [await r.unopened.read(inode, 1 << 20, 0) for inode in inodes[-4:]] == [
+        text(uid) for uid in range(16, 20)
+    ]
+    if kind is Kind.SDBOX:
+        with raises(errno.ESTALE):
+            await r.unopened.read(inodes[5], 1 << 20, 0)
+    opened = m.fs.stats()["opens"]
+    r.unopened.forget(inodes)
+    for inode in inodes:
+        with raises(errno.ESTALE):
+            await r.unopened.read(inode, 1 << 20, 0)
+    assert m.fs.stats()["opens"] == opened
 
 
 async def test_no_more_messages_stay_open_than_the_limit(

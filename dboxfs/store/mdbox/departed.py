@@ -6,7 +6,8 @@ kept, with their ``m.N`` open: its bytes don't change, and a purge that unlinks 
 are given up when the kernel forgets the inode.  A message that is expunged and purged
 before the mailbox was followed is not found any more.
 
-Only where somebody has asked for it (``MdboxStorage.keeps_departed``).
+Only where somebody has asked for it (``MdboxStorage.keeps_departed``).  Nothing needs to be held before a
+message is gone: its bytes stay in their ``m.N``.
 """
 
 from __future__ import annotations
@@ -39,9 +40,17 @@ class Departed:
     def __len__(self) -> int:
         return len(self._places)
 
+    @property
+    def wanted(self) -> bool:
+        """Whether they are to be kept readable."""
+        return self._storage.keeps_departed
+
+    async def hold(self, uid: int) -> None:
+        """Its bytes stay where they are."""
+
     def note(self) -> Places | None:
-        """Where all messages lie, before the index is followed; None: nobody asks for expunged ones."""
-        return self._columns.all_map_uids() if self._storage.keeps_departed else None
+        """Where all messages lie, before the index is followed; None: nobody has to know."""
+        return self._columns.all_map_uids() if self.wanted else None
 
     async def keep(self, expunged: Uids, places: Places) -> None:
         """Messages were expunged.
@@ -68,7 +77,7 @@ class Departed:
         self._places[uid] = place, container
 
     async def open(self, uid: int) -> OpenRecord | None:
-        """The record of a message that was expunged; None: its place is not kept.
+        """The record of a message that is gone; None: its place is not kept.
 
         :raises CorruptFile, OSError: it can't be read.
         """

@@ -26,7 +26,7 @@ from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
 from dboxfs.fsapi import Peek, PeekResult
 from dboxfs.index.mapindex import MapIndex, MapRecord
 from dboxfs.store.attrs import DAMAGED, Facts, FactTable, Marks, Uids
-from dboxfs.store.backend import ExpungedPlaces, Marked, MessageFiles, OpenRecord, Scanned, StateOf, scanned
+from dboxfs.store.backend import DepartedFiles, Marked, MessageFiles, OpenRecord, Scanned, StateOf, scanned
 from dboxfs.store.body_plain import PlainBody
 from dboxfs.store.mdbox.columns import MailboxColumns
 from dboxfs.store.mdbox.departed import Departed
@@ -52,6 +52,10 @@ class MdboxBackend:
         """The map is read again before the next message is located."""
         self._storage.changed = True
 
+    def keep_departed(self) -> None:
+        """Messages that are gone stay readable."""
+        self._storage.keeps_departed = True
+
     def close(self) -> None:
         """Close the files that no message is open in."""
         self._storage.close()
@@ -69,7 +73,7 @@ class MdboxFiles:
     def __init__(self, storage: MdboxStorage, columns: MailboxColumns) -> None:
         self._storage = storage
         self._columns = columns
-        self.expunged: ExpungedPlaces | None = Departed(storage, columns)
+        self.departed: DepartedFiles = Departed(storage, columns)
         self.ahead_pays = True  # what is in memory already is found out a range at a time, which costs little
 
     # -- marks ---------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
 from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
 from dboxfs.index.mailbox import MailboxHeader, mailbox_header
 from dboxfs.store.attrs import DAMAGED, Facts, FactTable, Marks, Uids
-from dboxfs.store.backend import ExpungedPlaces, Marked, MessageFiles, OpenRecord, Scanned, StateOf, scanned
+from dboxfs.store.backend import DepartedFiles, Marked, MessageFiles, OpenRecord, Scanned, StateOf, scanned
 from dboxfs.store.body_plain import PlainBody
 from dboxfs.store.location import Location
 from dboxfs.store.odd_files import odd_file
@@ -38,6 +38,7 @@ from dboxfs.store.saved_dates import (
     look_again,
     offsets_of,
 )
+from dboxfs.store.sdbox.departed import Departed, HeldFiles, read_record
 from dboxfs.store.size_format import generation_of, marks_of_files
 from dboxfs.store.stored_record import HEAD, TAIL, NeedRange, Record, damaged_facts, file_header, parse_record
 
@@ -51,16 +52,22 @@ class SdboxBackend:
         self._fs = fs
         self._location = location
         self._ahead = ahead
+        self._held = HeldFiles(fs)
 
     def mailbox(self, name: str, state: StateOf) -> MessageFiles:
         """Those of a mailbox."""
-        return SdboxFiles(self._fs, self._location, name, self._ahead, state)
+        return SdboxFiles(self._fs, self._location, name, self._ahead, state, self._held)
 
     def map_changed(self) -> None:
         """An sdbox has no map."""
 
+    def keep_departed(self) -> None:
+        """Messages that are gone stay readable, if a program was about to open them."""
+        self._held.wanted = True
+
     def close(self) -> None:
-        """Nothing is kept open here."""
+        """Close the files that are held."""
+        self._held.close()
 
 
 def _no_index() -> None:
@@ -76,7 +83,6 @@ class SdboxFiles:
 
     marks_at_once = 1024
     flags_tell_moves = True  # an altmove is an update of the message's flags
-    expunged: ExpungedPlaces | None = None  # its file is gone
 
     def __init__(
         self,
@@ -85,6 +91,7 @@ class SdboxFiles:
         name: str,
         ahead: AheadFiles | None = None,
         state: StateOf = _no_index,
+        held: HeldFiles | None = None,
     ) -> None:
         self._fs = fs
         self._root = location.root
@@ -94,6 +101,7 @@ class SdboxFiles:
         self._ahead = ahead if ahead is not None else AheadFiles(fs)
         self._state = state
         self._cache_path = location.cache_path(name)
+        self.departed: DepartedFiles = Departed(held if held is not None else HeldFiles(fs), self._paths)
 
     async def generation(self) -> bytes | None:
         """Changes when Dovecot has rebuilt the mailbox."""
@@ -193,7 +201,7 @@ class SdboxFiles:
         for path in self._paths(uid):
             handle = self._ahead.take(path)[1] or self._fs.open(path, nofollow=True)
             try:
-                return OpenRecord(handle, path, await self._open_record(handle, path), handle.close)
+                return OpenRecord(handle, path, await read_record(handle, path), handle.close)
             except FileNotFoundError:
                 handle.close()
             except OSError as exc:
@@ -203,26 +211,6 @@ class SdboxFiles:
                 handle.close()
                 raise
         raise NoSuchMessage(f"{self._paths(uid)[0]}: no such file")
-
-    async def _open_record(self, handle: Handle, path: str) -> Record:
-        size = (await handle.wait_open()).st_size
-        try:
-            head = await handle.read(HEAD, 0)
-            header = file_header(head)
-            if len(head) < header.size + HEAD - 50:
-                head = await handle.read(header.size + HEAD, 0)
-            tail_offset = max(0, size - TAIL)
-            while True:
-                tail = await handle.read(size - tail_offset, tail_offset)
-                found = parse_record(
-                    memoryview(head)[header.size :], memoryview(tail), tail_offset, header.size, size,
-                    header=header, whole=False,
-                )  # fmt: skip
-                if isinstance(found, Record):
-                    return found
-                tail_offset = found.offset
-        except FormatError as exc:
-            raise CorruptFile(path, exc.offset, exc.reason) from exc
 
     def open_now(self, uid: int, size: int) -> PlainBody | None:
         """*uid*, known to be plain and of *size* bytes, if its file can be opened without waiting."""

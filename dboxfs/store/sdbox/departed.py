@@ -1,0 +1,196 @@
+"""Message files that are held open, since a program may be about to read them: an expunge unlinks them.
+
+A mount whose kernel tells of no OPEN learns from the first READ that a message is open, and the message may
+be expunged, replaced or moved before.  An open(2) for which the kernel asks for the name (LOOKUP) is known
+of; so the files of the last :data:`MOST_HELD` messages of the store that were looked up stay open, until the
+kernel forgets the inode.  A name that the kernel has from a listing is opened without a request: such a
+message is lost if it goes before its first READ.
+
+Only where somebody has asked for it (``HeldFiles.wanted``).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
+from dboxfs.fsapi import FileSystem, Handle
+from dboxfs.store.attrs import Uids
+from dboxfs.store.backend import OpenRecord, Places
+from dboxfs.store.stored_record import HEAD, TAIL, Record, file_header, parse_record
+
+MOST_HELD = 256
+"""Files that are held open, of all mailboxes together."""
+
+
+class _Held:
+    """An open file, and how many use it."""
+
+    __slots__ = ("handle", "path", "users")
+
+    def __init__(self, path: str, handle: Handle) -> None:
+        self.path = path
+        self.handle = handle
+        self.users = 1
+
+    def release(self) -> None:
+        """One of them doesn't any more."""
+        self.users -= 1
+        if not self.users:
+            self.handle.close()
+
+
+_Key = tuple[object, int]
+
+
+class HeldFiles:
+    """The files of a whole store that are held, the longest not looked up first.
+
+    :ivar wanted: whether any are to be held.
+    """
+
+    def __init__(self, fs: FileSystem) -> None:
+        self.wanted = False
+        self._fs = fs
+        self._held: OrderedDict[_Key, _Held] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def get(self, key: _Key) -> _Held | None:
+        """The file held for *key*."""
+        return self._held.get(key)
+
+    async def hold(self, key: _Key, paths: list[str]) -> None:
+        """Hold the first of *paths* that is there.
+
+        :raises FileNotFoundError: none of them is.
+        :raises OSError: it can't be opened.
+        """
+        if key in self._held:
+            self._held.move_to_end(key)
+            return
+        path, handle = await self._opened(paths)
+        if key in self._held:  # meanwhile
+            handle.close()
+            return
+        self._held[key] = _Held(path, handle)
+        if len(self._held) > MOST_HELD:
+            self._held.popitem(last=False)[1].release()
+
+    async def _opened(self, paths: list[str]) -> tuple[str, Handle]:
+        for path in paths:
+            handle = self._fs.open(path, nofollow=True)
+            try:
+                await handle.wait_open()
+            except BaseException as exc:
+                handle.close()
+                if path is paths[-1] or not isinstance(exc, FileNotFoundError):
+                    raise
+            else:
+                return path, handle
+        raise AssertionError("unreachable")
+
+    def forget(self, key: _Key) -> None:
+        """Hold it no longer."""
+        held = self._held.pop(key, None)
+        if held is not None:
+            held.release()
+
+    def forget_all(self, owner: object) -> None:
+        """The same for all files of a mailbox."""
+        for key in [key for key in self._held if key[0] is owner]:
+            self.forget(key)
+
+    def close(self) -> None:
+        """Hold nothing."""
+        for key in list(self._held):
+            self.forget(key)
+
+
+class Departed:
+    """Those of one mailbox.
+
+    :param paths: where the file of a message may be.
+    """
+
+    def __init__(self, held: HeldFiles, paths: Callable[[int], list[str]]) -> None:
+        self._files = held
+        self._paths = paths
+
+    @property
+    def wanted(self) -> bool:
+        """Whether they are to be kept readable."""
+        return self._files.wanted
+
+    async def hold(self, uid: int) -> None:
+        """A program is about to open this message: it stays readable, whatever becomes of it.
+
+        :raises NoSuchMessage: its file is gone.
+        """
+        if not self.wanted:
+            return
+        try:
+            await self._files.hold((self, uid), self._paths(uid))
+        except FileNotFoundError as exc:
+            raise NoSuchMessage(f"{self._paths(uid)[0]}: no such file") from exc
+        except OSError:
+            return  # its READ tells
+
+    def note(self) -> Places | None:
+        """A file that is gone is in no place."""
+        return None
+
+    async def keep(self, expunged: Uids, places: Places) -> None:
+        """What is held is kept."""
+
+    async def open(self, uid: int) -> OpenRecord | None:
+        """The record of a message that is gone; None: its file is not held.
+
+        :raises CorruptFile, OSError: it can't be read.
+        """
+        held = self._files.get((self, uid))
+        if held is None:
+            return None
+        held.users += 1
+        try:
+            record = await read_record(held.handle, held.path)
+        except BaseException:
+            held.release()
+            raise
+        return OpenRecord(held.handle, held.path, record, held.release)
+
+    def forget(self, uid: int) -> None:
+        """No program has this message open."""
+        self._files.forget((self, uid))
+
+    def close(self) -> None:
+        """Give all of them up."""
+        self._files.forget_all(self)
+
+
+async def read_record(handle: Handle, path: str) -> Record:
+    """The record in an open message file.
+
+    :raises CorruptFile: it is damaged.
+    :raises OSError: it can't be opened or read.
+    """
+    size = (await handle.wait_open()).st_size
+    try:
+        head = await handle.read(HEAD, 0)
+        header = file_header(head)
+        if len(head) < header.size + HEAD - 50:
+            head = await handle.read(header.size + HEAD, 0)
+        tail_offset = max(0, size - TAIL)
+        while True:
+            tail = await handle.read(size - tail_offset, tail_offset)
+            found = parse_record(
+                memoryview(head)[header.size :], memoryview(tail), tail_offset, header.size, size,
+                header=header, whole=False,
+            )  # fmt: skip
+            if isinstance(found, Record):
+                return found
+            tail_offset = found.offset
+    except FormatError as exc:
+        raise CorruptFile(path, exc.offset, exc.reason) from exc

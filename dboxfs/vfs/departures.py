@@ -1,0 +1,62 @@
+"""Messages that are gone while a program may have them open, in a mount whose kernel opens nothing.
+
+A program that opens a message by a name that the kernel knows makes no request.  So it may have open what was
+replaced, moved or expunged meanwhile: a READ or a GETATTR comes for an inode of which the message is gone.
+Where the kernel opens files, such a request is answered for what has the name now
+(:mod:`dboxfs.vfs.forwarding`).  Here it must not be: the kernel has pages and the size of the old message
+under this inode, and bytes of two messages would be mixed.  It is answered for the old message, as long as
+that can be read (:mod:`dboxfs.store.departed`), and until the kernel forgets the inode; else ESTALE.
+
+Concurrency: what a number stands for may change at every await.
+"""
+
+from __future__ import annotations
+
+from dboxfs.errors import NoSuchMessage
+from dboxfs.store import Body, Facts, Mailbox
+from dboxfs.store.departed import DepartedMessages
+from dboxfs.vfs.node import Inodes
+
+
+class Departures:
+    """Finds them by inode."""
+
+    def __init__(self, inodes: Inodes) -> None:
+        self._inodes = inodes
+
+    def _of(self, inode: int) -> tuple[DepartedMessages | None, int]:
+        node = self._inodes.node(inode)
+        box = node.folder.mailbox if node.folder is not None and node.uid else None
+        return (None, 0) if box is None else (box.departed, node.uid)
+
+    @staticmethod
+    async def hold(box: Mailbox, uid: int) -> None:
+        """A program looks up a message: it stays readable from now on.
+
+        :raises NoSuchMessage: it is gone, as the mailbox knows by now.
+        """
+        try:
+            await box.departed.hold(uid)
+        except NoSuchMessage:  # it was replaced, and nobody has told us yet; or it is damaged
+            await box.resync()
+            if uid not in box:
+                raise
+
+    def facts(self, inode: int) -> Facts | None:
+        """Size and dates of a message that is gone; None: not known (any more)."""
+        departed, uid = self._of(inode)
+        return departed.facts(uid) if departed is not None else None
+
+    async def open(self, inode: int) -> tuple[Body, Facts] | None:
+        """The bytes of a message that is gone, and its size and dates; None: it can't be read any more.
+
+        :raises DboxfsError, OSError: it can't be read.
+        """
+        departed, uid = self._of(inode)
+        return await departed.open(uid) if departed is not None else None
+
+    def forget(self, inode: int) -> None:
+        """The kernel has no inode of this number any more."""
+        departed, uid = self._of(inode)
+        if departed is not None:
+            departed.forget(uid)
