@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import bisect
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -30,7 +30,7 @@ from dboxfs.dbox import (
     plan,
     raw_range,
 )
-from dboxfs.errors import CorruptFile, EncryptedMessage, FormatError
+from dboxfs.errors import CorruptFile, DboxfsError, EncryptedMessage, FormatError
 from dboxfs.fsapi import FileSystem, Handle, PageCache
 from dboxfs.store.backend import OpenRecord
 from dboxfs.store.body_plain import PlainBody
@@ -322,6 +322,36 @@ async def settled(opened: OpenRecord) -> OpenRecord:
     if doubt.plain():
         sure = replace(sure, compression=None, encrypted=False, as_it_is=True)
     return replace(opened, record=sure)
+
+
+async def settled_or_closed(opened: OpenRecord) -> OpenRecord:
+    """The same; cancelled or failed, *opened* is closed."""
+    try:
+        return await settled(opened)
+    except BaseException:
+        opened.close()
+        raise
+
+
+async def whole(
+    opening: Awaitable[OpenRecord], body_of: Callable[[OpenRecord], Awaitable[Body]]
+) -> bytes | None:
+    """All bytes of a message that nobody has asked for yet; None: they can't be had, and who asks is told.
+
+    :param opening: gives its record.  :param body_of: makes a body of the settled record, which it owns.
+    """
+    try:
+        body = await body_of(await settled_or_closed(await opening))
+    except (DboxfsError, OSError):
+        return None
+    try:
+        data = await body.read(body.size, 0)
+        body.handed()
+    except (DboxfsError, OSError):
+        return None
+    finally:
+        body.close()
+    return data
 
 
 def open_body(

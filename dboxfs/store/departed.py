@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable
 
 from dboxfs.store.attrs import Facts, FactTable, Uids
 from dboxfs.store.backend import DepartedFiles, OpenRecord, Places
-from dboxfs.store.body import Body, settled
+from dboxfs.store.body import Body, settled_or_closed
 
-MOST_REMEMBERED = 1024
+MOST_DEPARTED_FACTS = 1024
 """Messages whose sizes and dates are remembered; the last ones."""
 
 
@@ -49,11 +49,11 @@ class DepartedMessages:
         """
         if not self._files.wanted:
             return
-        for uid in uids[-MOST_REMEMBERED:].tolist():
+        for uid in uids[-MOST_DEPARTED_FACTS:].tolist():
             facts = table.get(uid)
             if facts is not None and facts.known and not facts.damaged:
                 self._facts[uid] = facts
-        while len(self._facts) > MOST_REMEMBERED:
+        while len(self._facts) > MOST_DEPARTED_FACTS:
             self._facts.popitem(last=False)
 
     async def keep(self, uids: Uids, places: Places | None) -> None:
@@ -76,8 +76,8 @@ class DepartedMessages:
         opened = await self._files.open(uid)
         if opened is None:
             return None
+        opened = await settled_or_closed(opened)
         try:
-            opened = await settled(opened)
             facts = self._facts.get(uid) or opened.record.facts(0)
         except BaseException:
             opened.close()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from dboxfs.store import change_time
 from dboxfs.store.attr_reader import AttrReader
 from dboxfs.store.attrs import DAMAGED, KNOWN, Facts, FactTable, Uids
 from dboxfs.store.backend import Backend, OpenRecord
-from dboxfs.store.body import Body, open_body, settled
+from dboxfs.store.body import Body, open_body, settled_or_closed, whole
 from dboxfs.store.decrypt import decrypting
 from dboxfs.store.departed import DepartedMessages
 from dboxfs.store.details_cache import DetailsCache
@@ -309,11 +310,16 @@ class Mailbox:
         """The bytes of messages, in few operations; None: :meth:`open` tells. Raises as that."""
         facts = self.facts.columns(self.facts.uids.searchsorted(uids))
         plain = np.flatnonzero(facts.state == KNOWN)
-        sizes = facts.size[plain].tolist()
+        coded = np.flatnonzero((facts.state != KNOWN) & ((facts.state & KNOWN) != 0))
+        if len(coded):
+            self.files.prefetch(uids[coded], facts.size[coded].tolist())
         found: list[bytes | memoryview | None] = [None] * len(uids)
-        bodies = await self.files.read_many(uids[plain], sizes)
+        bodies = await self.files.read_many(uids[plain], facts.size[plain].tolist())
         for number, body in zip(plain.tolist(), bodies, strict=True):
             found[number] = body
+        for number in coded.tolist():
+            uid = int(uids[number])
+            found[number] = await whole(self.files.open(uid), partial(self._body, uid=uid))
         return found
 
     async def open_record(self, uid: int) -> OpenRecord:
@@ -321,12 +327,7 @@ class Mailbox:
 
         :raises NoSuchMessage, CorruptFile, OSError: as :meth:`open`.
         """
-        opened = await self._open(uid)
-        try:
-            return await settled(opened)
-        except BaseException:
-            opened.close()
-            raise
+        return await settled_or_closed(await self._open(uid))
 
     async def _open(self, uid: int) -> OpenRecord:
         """Open *uid*; what can't be found is looked for again in a fresh index."""
@@ -421,8 +422,6 @@ class Mailbox:
         if state is None or row < 0:
             raise NoSuchMessage(f"{self.display_name}: no message with uid {uid}")
         return state, row
-
-    # -- what the message files ask ------------------------------------------------------------
 
 
 def _visible(delta: Delta, before: Uids, after: Uids) -> Delta:

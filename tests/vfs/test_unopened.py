@@ -9,9 +9,11 @@ from collections.abc import Iterable, Sequence
 import pytest
 import trio
 
+from dboxfs.dbox import Compression
+from dboxfs.dbox.encoders import Method
 from dboxfs.store import Facts, Kind
 from dboxfs.store.sdbox import departed
-from dboxfs.store.write import NewMessage
+from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions
 from dboxfs.vfs import unopened as unopened_module
 from dboxfs.vfs.host import Item
 from dboxfs.vfs.node import CONTROL
@@ -104,6 +106,20 @@ async def test_a_walk_gets_the_bytes_of_the_messages_with_a_read_for_each_window
 async def test_a_walk_backwards_does_too(r: Reader) -> None:
     assert [await r.read(uid) for uid in range(COUNT, 1, -1)] == [text(uid) for uid in range(COUNT, 1, -1)]
     assert r.reads <= 8
+
+
+async def test_compressed_messages_are_pushed_as_their_plain_text(m: Mounted, r: Reader) -> None:
+    options = WriteOptions(Neighbour.ALONE, compress=Method(Compression.ZSTD, 3))
+    packing = StoreWriter(m.fs, m.location, m.store.owner, options)
+    many = [text(uid) * 9 for uid in range(COUNT + 1, 2 * COUNT)]
+    await packing.save("INBOX", [NewMessage(one) for one in many])
+    await m.follow()
+    box = m.folder().mailbox
+    assert box is not None
+    await box.scan()
+    reads = r.reads
+    assert [await r.read(uid) for uid in range(COUNT + 1, 2 * COUNT)] == many
+    assert r.reads - reads <= 8
 
 
 async def test_one_message_alone_is_read_in_pieces_and_brings_nothing(r: Reader) -> None:

@@ -26,7 +26,7 @@ from dboxfs.store.mdbox.storage import MdboxStorage, OpenContainer, read_record
 MOST_DEPARTED = 1024
 
 
-class Departed:
+class DepartedPlaces:
     """Those of one mailbox.
 
     :param columns: what the mailbox's index has.

@@ -29,7 +29,7 @@ from dboxfs.store.attrs import DAMAGED, Facts, FactTable, Marks, Uids
 from dboxfs.store.backend import DepartedFiles, Marked, MessageFiles, OpenRecord, Scanned, StateOf, scanned
 from dboxfs.store.body_plain import PlainBody
 from dboxfs.store.mdbox.columns import MailboxColumns
-from dboxfs.store.mdbox.departed import Departed
+from dboxfs.store.mdbox.departed import DepartedPlaces
 from dboxfs.store.mdbox.read_many import read_run, runs
 from dboxfs.store.mdbox.storage import MdboxStorage, OpenContainer, read_record, split_header
 from dboxfs.store.odd_files import odd_file
@@ -73,7 +73,7 @@ class MdboxFiles:
     def __init__(self, storage: MdboxStorage, columns: MailboxColumns) -> None:
         self._storage = storage
         self._columns = columns
-        self.departed: DepartedFiles = Departed(storage, columns)
+        self.departed: DepartedFiles = DepartedPlaces(storage, columns)
         self.ahead_pays = True  # what is in memory already is found out a range at a time, which costs little
 
     # -- marks ---------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ class HeldFiles:
             self.forget(key)
 
 
-class Departed:
+class DepartedHeldFiles:
     """Those of one mailbox.
 
     :param paths: where the file of a message may be.

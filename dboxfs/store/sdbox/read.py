@@ -38,7 +38,7 @@ from dboxfs.store.saved_dates import (
     look_again,
     offsets_of,
 )
-from dboxfs.store.sdbox.departed import Departed, HeldFiles, read_record
+from dboxfs.store.sdbox.departed import DepartedHeldFiles, HeldFiles, read_record
 from dboxfs.store.size_format import generation_of, marks_of_files
 from dboxfs.store.stored_record import HEAD, TAIL, NeedRange, Record, damaged_facts, file_header, parse_record
 
@@ -101,7 +101,9 @@ class SdboxFiles:
         self._ahead = ahead if ahead is not None else AheadFiles(fs)
         self._state = state
         self._cache_path = location.cache_path(name)
-        self.departed: DepartedFiles = Departed(held if held is not None else HeldFiles(fs), self._paths)
+        self.departed: DepartedFiles = DepartedHeldFiles(
+            held if held is not None else HeldFiles(fs), self._paths
+        )
 
     async def generation(self) -> bytes | None:
         """Changes when Dovecot has rebuilt the mailbox."""
