@@ -66,6 +66,7 @@ class Mailbox:
     :param records: the store's table of parsed records.
     :ivar identity: guid and uid_validity of what is shown.
     :ivar index: the index files, followed.  A writer of this process uses them too.
+    :ivar changes: grows whenever the index was followed: what was derived from it may be old.
     :ivar departed: messages that are gone, and may be open still.
     :ivar shown_next: of the uids below it ``uids`` has those that are there; ``uid_next`` may be further.
     """
@@ -86,6 +87,7 @@ class Mailbox:
         self.display_name = location.display_name(name)
         self.uids: Uids = _NO_UIDS
         self.shown_next = 1
+        self.changes = 0
         self.facts = FactTable()
         self.refreshing = CoalescedRuns()
         self._fs = fs
@@ -175,6 +177,7 @@ class Mailbox:
         :param known: there was an index before.
         """
         state = self.index.state
+        self.changes += 1
         if state is None:
             self.uids, self._header, self.facts, self.shown_next = _NO_UIDS, None, FactTable(), 1
             self.identity = (None, 0)
@@ -215,6 +218,7 @@ class Mailbox:
     def gone(self) -> None:
         """The mailbox is no more: it has no messages, for callers that still hold it."""
         self.uids = _NO_UIDS
+        self.changes += 1
         self.facts = FactTable()
         self.departed.close()
 

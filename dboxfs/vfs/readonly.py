@@ -80,6 +80,7 @@ class ReadOnlyVfs:
         )
         self.deleted = Deleted(store, self.attributes) if store.storage is not None else None
         self.control.more += [self.reader.stats, self._stats, host.stats]
+        self._looks = xattrs.Looks(self.inodes)
         self.departures: Departures | None = None
         self._following.begin()
 
@@ -240,6 +241,9 @@ class ReadOnlyVfs:
 
         :raises Refused: ENODATA: there is none; EOPNOTSUPP: a name that doesn't begin with ``user.``.
         """
+        seen = self._looks.get(inode)
+        if seen is not None and (known := seen.values.get(name)) is not None:
+            return known
         word = xattrs.word(name)
         value = await self.folders.steady(inode, lambda now: self._xattr(now, word)) if word else None
         if value is None:
@@ -262,19 +266,19 @@ class ReadOnlyVfs:
 
         :raises Refused: ESTALE, ENOENT: it is gone.
         """
-        names = await self.folders.steady(inode, self._xattr_names)
-        return [xattrs.PREFIX + name.encode() for name in names]
+        seen = self._looks.get(inode)
+        return seen.names if seen is not None else await self.folders.steady(inode, self._xattr_names)
 
-    async def _xattr_names(self, inode: int) -> list[str]:
+    async def _xattr_names(self, inode: int) -> Sequence[bytes]:
         if self.inodes.node(inode).is_control:
             return []
         if self.deleted is not None and is_deleted(inode):
             return list(await self.deleted.xattrs(inode))
         node = await self.folders.checked(inode)
         if not node.uid:
-            return xattrs.folder_names(node.directory())
+            return [xattrs.PREFIX + name.encode() for name in xattrs.folder_names(node.directory())]
         box = node.mailbox()
-        return await self.forwarding.use(inode, lambda now: xattrs.message_names(box, now.uid))
+        return (await self.forwarding.use(inode, lambda now: self._looks.take(inode, box, now.uid))).names
 
     # -- the file system -----------------------------------------------------------------------
 

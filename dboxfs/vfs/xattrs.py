@@ -2,18 +2,25 @@
 
 Names that don't exist give ENODATA, other namespaces EOPNOTSUPP: after one of these ``ls -l`` asks no more
 for ACLs and capabilities, which is 4 requests a file less.  Times are RFC 3339 in UTC.
+
+The kernel keeps no extended attribute: ``getfattr -d`` makes 22 requests a message. A program that lists the
+attributes of a message mostly reads them next, so all of them are looked at then, once (:class:`Looks`).
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Awaitable, Callable
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from dboxfs.errors import NoSuchMessage
 from dboxfs.store import Folder, Mailbox, Store
 from dboxfs.store.names.table import decode
 from dboxfs.util.dates import rfc3339
 from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.node import Inodes
 
 PREFIX = b"user.dbox."
 
@@ -157,3 +164,66 @@ def folder_names(folder: Folder) -> list[str]:
     if folder.mailbox is not None:
         names += [name for name, getter in _MAILBOX.items() if getter(folder.mailbox) is not None]
     return names
+
+
+# -- all attributes of a message at once -----------------------------------------------------------
+
+MOST_LOOKS = 64
+"""Messages whose attributes are remembered."""
+
+LOOK_SECONDS = 0.25
+"""Seconds for which they are, at most: where a message lies may change without its mailbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The attributes of a message, as they were at a moment.
+
+    ``names``: all of them, with prefix. ``values``: by name, encoded; without those that have no value.
+    """
+
+    names: Sequence[bytes]
+    values: Mapping[bytes, bytes]
+
+
+async def look(box: Mailbox, uid: int) -> Look:
+    """Look at all attributes of a message.
+
+    :raises NoSuchMessage, CorruptFile, OSError: it is gone, or can't be read.
+    """
+    names = await message_names(box, uid)
+    values = {PREFIX + name.encode(): await MESSAGE[name](box, uid) for name in names}
+    return Look(list(values), {name: encoded(value) for name, value in values.items() if value is not None})
+
+
+class Looks:
+    """The last :data:`MOST_LOOKS` looks, by inode, as long as nothing has changed since."""
+
+    def __init__(self, inodes: Inodes) -> None:
+        self._inodes = inodes
+        self._looks: OrderedDict[int, tuple[Look, Mailbox, int, int, float]] = OrderedDict()
+
+    def get(self, inode: int) -> Look | None:
+        """What was seen of a message; None: it has to be looked at."""
+        found = self._looks.get(inode)
+        if found is None:
+            return None
+        seen, box, changes, version, until = found
+        folder = self._inodes.folder(inode)
+        if folder is None or folder.mailbox is not box or time.monotonic() > until:
+            return None
+        return seen if (box.changes, box.facts.version) == (changes, version) else None
+
+    async def take(self, inode: int, box: Mailbox, uid: int) -> Look:
+        """Look at message *uid* of *box*, which *inode* stands for, and remember it.
+
+        :raises NoSuchMessage, CorruptFile, OSError: as :func:`look`.
+        """
+        before, until = (box.changes, box.facts.version), time.monotonic() + LOOK_SECONDS
+        seen = await look(box, uid)
+        if before == (box.changes, box.facts.version):
+            self._looks[inode] = seen, box, *before, until
+            self._looks.move_to_end(inode)
+            if len(self._looks) > MOST_LOOKS:
+                self._looks.popitem(last=False)
+        return seen

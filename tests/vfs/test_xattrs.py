@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import time
 
 import pytest
 
 from dboxfs.store import open_store
 from dboxfs.store.mailbox import FLAG_NAMES
+from dboxfs.store.write import NewMessage
+from dboxfs.vfs import xattrs
 from tests.vfs.inside import ONE, TWO, Mounted, Program, raises
 
 
@@ -230,3 +233,58 @@ async def test_a_directory_that_is_copied_with_its_attributes_is_another_mailbox
         assert second is not None
         assert first.guid != second.guid
         assert str(second.uid_validity) == validity
+async def values(m: Mounted, inode: int) -> dict[bytes, bytes]:
+    """As ``getfattr -d`` reads them: the names, and then each of them."""
+    return {name: await m.vfs.getxattr(inode, name) for name in await m.vfs.listxattr(inode)}
+
+
+async def test_all_attributes_of_a_message_take_one_look_at_its_record(
+    m: Mounted, p: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inode, box = await p.inode("INBOX/1.eml"), m.folder().mailbox
+    assert box is not None
+    first = await values(m, inode)
+    monkeypatch.setattr(box, "details", None)
+    monkeypatch.setattr(box, "facts_of", None)
+    assert await values(m, inode) == first
+
+
+async def test_a_change_shows_at_once_in_attributes_that_were_just_read(m: Mounted, p: Program) -> None:
+    inode = await p.inode("INBOX/1.eml")
+    before = await values(m, inode)
+    await p.set_xattr("INBOX/1.eml", "flags", "\\Flagged")
+    assert (await values(m, inode))[b"user.dbox.flags"] == b"\\Flagged"
+    async with m.again() as other:
+        await other.program().set_xattr("INBOX/1.eml", "keywords", "seen-elsewhere")
+    await m.follow()
+    after = await values(m, inode)
+    assert after[b"user.dbox.keywords"] == b"seen-elsewhere"
+    assert int(after[b"user.dbox.modseq"]) > int(before[b"user.dbox.modseq"])
+
+
+async def test_what_was_seen_of_a_message_is_not_shown_for_one_that_is_gone(m: Mounted, p: Program) -> None:
+    inode = await p.inode("INBOX/1.eml")
+    await values(m, inode)
+    await m.others.expunge("INBOX", [1])
+    await m.follow()
+    with raises(errno.ESTALE):
+        await m.vfs.listxattr(inode)
+    with raises(errno.ESTALE):
+        await m.vfs.getxattr(inode, b"user.dbox.uid")
+
+
+async def test_what_was_seen_is_kept_for_a_moment_and_for_few(
+    m: Mounted, p: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await m.others.save("INBOX", [NewMessage(TWO) for _ in range(xattrs.MOST_LOOKS)])
+    await m.follow()
+    looks, base = xattrs.Looks(m.reading.inodes), m.reading.inodes.of(m.folder())
+    box = m.folder().mailbox
+    assert box is not None
+    for uid in m.uids():
+        await box.facts_of(uid)
+    for uid in m.uids():
+        await looks.take(base | uid, box, uid)
+    assert [uid for uid in m.uids() if looks.get(base | uid) is None] == [1]
+    monkeypatch.setattr(time, "monotonic", lambda: time.monotonic_ns() / 1e9 + xattrs.LOOK_SECONDS)
+    assert [uid for uid in m.uids() if looks.get(base | uid) is not None] == []
