@@ -124,7 +124,7 @@ class Notifier:
             self.means = Entries.EPOCH
         elif entries is Entries.EPOCH:
             raise MountError("-o entries=epoch: this kernel has no epochs (Linux 6.16 has); leave it out")
-        elif companion is not None and mount is not None:
+        elif entries is not Entries.TIMEOUT and companion is not None and mount is not None:
             self._take(companion, mount, device, must=entries is Entries.COMPANION)
         elif entries is Entries.COMPANION:
             raise MountError("-o entries=companion: there is no companion process for this mount")

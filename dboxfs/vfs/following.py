@@ -9,6 +9,7 @@ Concurrency: the store calls these methods between two checkpoints; none of them
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Protocol
 
 from dboxfs.store import Delta, Folder, Listener, Store
@@ -36,7 +37,7 @@ class Following:
     """Tells the kernel what has changed in the store.
 
     :ivar doubters: are told of messages that may have other bytes by now.
-    :ivar listings_changed: grows with each change of any directory's entries.
+    :ivar listings_changed: how often the entries of each directory have changed, by inode.
     :ivar follower: watches the files of names; None: there are none.
     """
 
@@ -55,7 +56,7 @@ class Following:
         self._folders = folders
         self._names = names
         self.doubters: list[Doubter] = [reader]
-        self.listings_changed = 0
+        self.listings_changed: Counter[int] = Counter()
         self._name_reader = name_reader
         self._kernel = kernel
         self.follower = NameFollower(name_reader) if name_reader is not None else None
@@ -69,7 +70,7 @@ class Following:
             self._name_reader.changed = self._names_changed
 
     def _tell_listing(self, inode: int) -> None:
-        self.listings_changed += 1
+        self.listings_changed[inode] += 1
         self._kernel.listing(inode)
 
     # -- messages ------------------------------------------------------------------------------

@@ -91,10 +91,9 @@ class ReadOnlyVfs:
         """Tell *doubter*, too, of messages that may have other bytes, and of mailboxes that are gone."""
         self._following.doubters.append(doubter)
 
-    @property
-    def listings_changed(self) -> int:
-        """Grows with each change of any directory's entries."""
-        return self._following.listings_changed
+    def listing_changes(self, inode: int) -> int:
+        """How often the entries of a directory have changed."""
+        return self._following.listings_changed[inode]
 
     @property
     def follower(self) -> NameFollower | None:

@@ -218,7 +218,7 @@ class Unopened:
         :raises Refused: ENOENT: it is gone.
         """
         number, place = offset >> _SHIFT, offset & ((1 << _SHIFT) - 1)
-        vfs, changed = self._vfs, self._vfs.listings_changed
+        vfs, changed = self._vfs, self._vfs.listing_changes(inode)
         directory, since = self._listings.get(number, (None, 0)) if place else (None, 0)
         if directory is None:
             self._numbers = number = self._numbers % (1 << 22) + 1

@@ -30,6 +30,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from tests.live.dovecot import Account, Append, DoveadmError, Dovecot
@@ -42,6 +43,9 @@ DEAD = ("not connected", "connection abort")
 
 ORDERS = ("up", "down", "names", "names down", "none", "up", "pieces", "mapped")
 """What each of eight readers does."""
+
+READY_SECONDS = 60
+"""Seconds for all readers to start."""
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -94,9 +98,11 @@ def in_order(names: Sequence[str], how: str, chance: random.Random) -> list[str]
     return sorted(names, key=lambda name: int(name.split(".")[0]), reverse=how == "down")
 
 
-def reader(inbox: Path, how: str, seed: int, until: float, answers: Queue[Report]) -> None:
-    """A process that reads until the time is up."""
+def reader(inbox: Path, how: str, seed: int, seconds: float, begin: Barrier, answers: Queue[Report]) -> None:
+    """A process that reads for so long, as soon as all are ready."""
     chance, report = random.Random(seed), Report()
+    begin.wait(READY_SECONDS)
+    until = time.monotonic() + seconds
     try:
         while time.monotonic() < until:
             for name in in_order(os.listdir(inbox), how, chance):
@@ -154,16 +160,17 @@ def read_all(
     orders: Sequence[str] = ORDERS,
 ) -> tuple[Report, int]:
     """Readers for so many seconds; what they say together, and how many of them hang."""
-    until = time.monotonic() + seconds
     context = multiprocessing.get_context("spawn")
     answers: Queue[Report] = context.Queue()
+    begin = context.Barrier(len(orders) + 1)
     readers = [
-        context.Process(target=reader, args=(inbox, how, seed + n, until, answers))
+        context.Process(target=reader, args=(inbox, how, seed + n, seconds, begin, answers))
         for n, how in enumerate(orders)
     ]
     for process in readers:
         process.start()
-    meanwhile(until)
+    begin.wait(READY_SECONDS)
+    meanwhile(time.monotonic() + seconds)
     total, left = Report(), len(readers)
     deadline = time.monotonic() + 30
     while left and time.monotonic() < deadline:
