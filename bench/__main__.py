@@ -15,12 +15,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from bench import hotset, latency, machine, plot, report, saves, single
+from bench import hotset, latency, machine, plot, report, revision, saves, single
+from bench.clients import ALL
 from bench.dovecot import Doveadm
 from bench.errors import BenchError
 from bench.goals import Answer, Cells, answer, wanted_cells, wanted_rows
 from bench.mail import Corpus
-from bench.run import Bench, rounds
+from bench.run import Bench, build_attributes, rounds
 from bench.stores import build, build_big
 
 _DESCRIPTION = """\
@@ -30,6 +31,7 @@ doveadm, a C passthrough file system, and the least that a file system in Python
   scripts/bench                        about 10 minutes: 20,000 messages, 5 rounds
   scripts/bench --quick                about one minute, for a first look
   scripts/bench --only 3,5 --keep DIR  scenarios 3 and 5; the stores are kept in DIR
+  scripts/bench --against GITREV       an older revision takes its turns, too
 
 Stores are made by the real Dovecot. All subjects take turns in each round; a row shows the
 ratio of the medians, its goal, and the range of the single rounds. "Cold" is a fresh mount
@@ -37,7 +39,7 @@ and, when root, empty caches of the kernel. Speed is never a reason to fail: the
 status is 0 when everything ran, 1 when something didn't, 2 when the command line is wrong.
 """
 
-LAST = 15
+LAST = 20
 _SCENARIOS = """\
 scenarios:
    1  requests a file that the kernel makes for tar, grep -r and ls -lR
@@ -50,6 +52,10 @@ scenarios:
   12  tar on storage with latency              13  very many readers at once on such storage
   14  a hot set of compressed messages, read again after a scan
   15  saves a second: mount and library, beside IMAP APPEND and doveadm save
+  16  tar of a fresh mount whose store is in RAM, against plain files warm
+  17  the daemon's CPU time a file          18  the second find and ls -lR
+  19  getfattr -R -d, against a tree on ext4 with the same attributes
+  20  the second borg create, against the same
 """
 
 
@@ -89,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", type=_scenarios, metavar="N[,N...]", help="these scenarios; default all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it (needs matplotlib)")
+    parser.add_argument("--against", metavar="GITREV", help="build and run an older revision beside this one")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the stores here, use them again")
     return parser
 
@@ -145,8 +152,12 @@ def _progress(text: str) -> None:
 
 def _run(arguments: argparse.Namespace, work: Path) -> int:
     """Measure and tell; 1 if something didn't run."""
-    rows = wanted_rows(arguments.only)
-    cells = Cells()
+    before = revision.commit_of(arguments.against) if arguments.against else ""
+    there = [client.name for client in ALL if shutil.which(client.program)]
+    if missing := {client.name for client in ALL} - set(there):
+        print(f"bench: not installed, and left out: {', '.join(sorted(missing))}", file=sys.stderr)
+    rows = wanted_rows(arguments.only, there, before)
+    cells = Cells(files=arguments.messages)
     about: dict[str, object] = {"machine": machine.describe(work)}
     (work / "mnt").mkdir(exist_ok=True)
     if os.geteuid() != 0:
@@ -157,7 +168,10 @@ def _run(arguments: argparse.Namespace, work: Path) -> int:
     start = time.perf_counter()
     corpus, doveadm = Corpus(arguments.messages, arguments.seed), Doveadm(work)
     stores = build(work, doveadm, corpus, arguments.seed, _progress)
-    bench = Bench(work, corpus, arguments.seed, stores, doveadm, cells, _progress, [])
+    older = revision.built(before, work) if before else ()
+    bench = Bench(work, corpus, arguments.seed, stores, doveadm, cells, _progress, [], older)
+    if {19, 20} & set(arguments.only):
+        build_attributes(work, stores, corpus, arguments.seed)
     if 10 in arguments.only:
         build_big(work, stores, doveadm, arguments.seed)
     built = time.perf_counter()
@@ -201,6 +215,7 @@ def _tell(
         "entries": arguments.entries,
         "seed": arguments.seed,
         "scenarios": arguments.only,
+        "against": arguments.against,
         "caches_dropped": os.geteuid() == 0,
     }
     about = {**about, "options": options}

@@ -40,6 +40,13 @@ class Sample:
     cut: bool = False
 
 
+_BORG = """
+export BORG_BASE_DIR="$1.base" BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK=yes
+[ -d "$1" ] || borg init -e none "$1"
+cd "$0" && borg create "$1"::"$(date +%s%N)" .
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Client:
     """A command on a directory.  ``reads_all``: it has to read every byte; ``status``: of its success."""
@@ -61,7 +68,23 @@ class Client:
                 return ["find", where, "-name", "none"]
             case "ls":
                 return ["ls", "-lR", where]
+            case "rsync":
+                return ["rsync", "-a", "--checksum", "--dry-run", f"{where}/", f"{directory.parent}/none/"]
+            case "rg":
+                return ["rg", "--no-ignore", "--hidden", "--text", ABSENT, where]
+            case "parallel":
+                return ["sh", "-c", 'find "$0" -type f -print0 | xargs -0 -P 4 -n 500 cat', where]
+            case "getfattr":
+                return ["getfattr", "--absolute-names", "-R", "-d", where]
+            case "borg":
+                repository = directory.parent / f"borg-{directory.name}"
+                return ["sh", "-c", _BORG, where, str(repository)]
         raise ValueError(self.name)
+
+    @property
+    def program(self) -> str:
+        """What it takes to be installed."""
+        return "xargs" if self.name == "parallel" else self.name
 
 
 TAR = Client("tar", reads_all=True)
@@ -69,6 +92,13 @@ GREP = Client("grep", reads_all=True, status=1)
 CAT = Client("cat", reads_all=True)
 FIND = Client("find", reads_all=False)
 LS = Client("ls", reads_all=False)
+RSYNC = Client("rsync", reads_all=False)
+RG = Client("rg", reads_all=True, status=1)
+PARALLEL = Client("parallel", reads_all=True)
+GETFATTR = Client("getfattr", reads_all=False)
+BORG = Client("borg", reads_all=False)
+
+ALL = (TAR, GREP, CAT, FIND, LS, RSYNC, RG, PARALLEL, GETFATTR, BORG)
 
 
 def measure(

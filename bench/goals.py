@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from bench.clients import Sample
+from bench.clients import ALL, Sample
+
+FORMATS = ("sdbox", "mdbox")
 
 
 class Measure(Enum):
@@ -22,6 +24,7 @@ class Measure(Enum):
     REQUESTS = "requests a file"
     SPEED = "x of its speed"
     PER_ENTRY = "µs an entry"
+    CPU = "µs a file"
     MEMORY = "MB"
     HITS = "% hits"
     SAVES = "saves a second"
@@ -46,11 +49,15 @@ class Row:
 
 @dataclass(slots=True)
 class Cells:
-    """What was measured so far, by cell.  ``values``: of single scenarios, in the unit of their row."""
+    """What was measured so far, by cell.  ``values``: of single scenarios, in the unit of their row.
+
+    ``files``: how many there are in each tree.
+    """
 
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     requests: dict[str, list[float]] = field(default_factory=dict)
     values: dict[str, list[float]] = field(default_factory=dict)
+    files: int = 0
 
     def median(self, cell: str) -> float:
         """Seconds; NaN for a cell that wasn't measured."""
@@ -91,34 +98,65 @@ def _ratios() -> list[Row]:
         ratio(2, "tar mdbox cold / floor", "tar/cold/mdbox", "tar/cold/floor", 1.3),
         ratio(2, "tar mdbox warm / floor", "tar/warm/mdbox", "tar/warm/floor", None),
         ratio(2, "tar mdbox, bytes in RAM / floor", "tar/fresh/mdbox", "tar/cold/floor", None),
-        ratio(3, "tar mdbox cold / plain files", "tar/cold/mdbox", "tar/cold/plain", 0.8),
+        ratio(3, "tar mdbox cold / plain files", "tar/cold/mdbox", "tar/cold/plain", 0.7),
         ratio(4, "tar sdbox cold / plain files", "tar/cold/sdbox", "tar/cold/plain", 1.0),
-        ratio(5, "tar mdbox warm / plain files", "tar/warm/mdbox", "tar/warm/plain", 2.6),
-        ratio(5, "tar sdbox warm / plain files", "tar/warm/sdbox", "tar/warm/plain", 2.6),
-        ratio(6, "tar mdbox cold / doveadm backup", "tar/cold/mdbox", "backup/cold/doveadm", 1 / 8),
-        ratio(7, "grep mdbox warm / doveadm search", "grep/warm/mdbox", "search/warm/doveadm", 1 / 6),
-        ratio(8, "cat mdbox cold / doveadm fetch", "cat/cold/mdbox", "fetch/cold/doveadm", 3.0),
+        ratio(6, "tar mdbox cold / doveadm backup", "tar/cold/mdbox", "backup/cold/doveadm", 1 / 12),
+        ratio(7, "grep mdbox warm / doveadm search", "grep/warm/mdbox", "search/warm/doveadm", 1 / 12),
+        ratio(8, "cat mdbox cold / doveadm fetch", "cat/cold/mdbox", "fetch/cold/doveadm", 2.0),
     ]
-    fresh = ("tar/fresh/mdbox", "tar/fresh/passthrough")
-    rows.append(ratio(9, "tar mdbox, bytes in RAM / C passthrough", *fresh, None))
-    for client in ("tar", "grep", "cat"):
-        for heat in ("cold",) if client == "cat" else ("cold", "warm"):
-            for store in ("mdbox", "sdbox"):
-                label = f"{client} {store} {heat} / C passthrough"
-                rows.append(ratio(9, label, f"{client}/{heat}/{store}", f"{client}/{heat}/passthrough", 1.0))
+    for store in FORMATS:
+        rows += [
+            ratio(
+                5,
+                f"{client} {store} warm / plain files",
+                f"{client}/warm/{store}",
+                f"{client}/warm/plain",
+                1.2,
+            )
+            for client in ("tar", "grep", "cat")
+        ]
+        for client, heat, goal in (
+            ("tar", "fresh", 0.75), ("tar", "warm", 0.55), ("tar", "cold", None), ("grep", "cold", None),
+            ("grep", "warm", None), ("cat", "cold", None),
+        ):  # fmt: skip
+            ours, peer = (f"{client}/{heat}/{subject}" for subject in (store, "passthrough"))
+            rows.append(ratio(9, f"{client} {store} {_HEATS[heat]} / C passthrough", ours, peer, goal))
+        label = f"tar {store}, bytes in RAM / plain files warm"
+        rows.append(ratio(16, label, f"tar/fresh/{store}", "tar/warm/plain", 2.0))
+        for client, name in (("find", "find"), ("ls", "ls -lR")):
+            cells = (f"{client}/second/{store}", f"{client}/second/plain")
+            rows.append(ratio(18, f"second {name}, {store} / plain files", *cells, 1.1))
+        label = f"getfattr {store} warm / the same on ext4"
+        rows.append(ratio(19, label, f"getfattr/warm/{store}", "getfattr/warm/attributes", 1.3))
+        label = f"borg {store}, second / the same on ext4"
+        rows.append(ratio(20, label, f"borg/second/{store}", "borg/second/attributes", 1.5))
     return rows
+
+
+_HEATS = {"fresh": "fresh", "cold": "cold", "warm": "warm", "first": "fresh", "second": "again"}
 
 
 def _requests() -> list[Row]:
+    def row(client: str, heat: str, store: str, goal: float) -> Row:
+        label = f"requests: {client} {store} {_HEATS[heat]}"
+        return Row(1, label, f"{client}/{heat}/{store}", None, Measure.REQUESTS, goal)
+
     rows = []
-    for store in ("mdbox", "sdbox"):
-        for client, heat in (("tar", "cold"), ("tar", "warm"), ("grep", "cold"), ("grep", "warm")):
-            label = f"requests: {client} {store} {heat}"
-            rows.append(Row(1, label, f"{client}/{heat}/{store}", None, Measure.REQUESTS, 2.02))
-        rows.append(
-            Row(1, f"requests: ls -lR {store} cold", f"ls/cold/{store}", None, Measure.REQUESTS, 0.02)
-        )
+    for store in FORMATS:
+        rows += [row(client, "cold", store, 0.05) for client in ("tar", "grep", "cat")]
+        rows += [row("rsync", "fresh", store, 0.05), row("rg", "fresh", store, 0.1)]
+        rows += [row("parallel", "fresh", store, 0.1), row("ls", "cold", store, 0.02)]
+        rows += [row(client, "warm", store, 0.005) for client in ("tar", "grep", "cat", "rsync")]
+        rows += [row(client, "second", store, 0.005) for client in ("find", "ls")]
     return rows
+
+
+def _processor() -> list[Row]:
+    return [
+        Row(17, f"daemon's CPU: tar {store} {heat}", f"tar/{heat}/{store}", None, Measure.CPU, goal)
+        for store in FORMATS
+        for heat, goal in (("fresh", 65.0), ("warm", 2.0))
+    ]
 
 
 FIND_CELL, MEMORY_CELL, LIST_CELL = "find/cold/giant", "memory/cold/giant", "ls/known/hundred"
@@ -129,7 +167,6 @@ SLOW_CELL = {0: "tar/known/slow-one", 10: "tar/known/slow-10", 64: "tar/known/sl
 ONE_CELL, MANY_CELL = "read/one/slow", "read/many/slow"
 HOT_CELL, HOT_LRU_CELL = "hits/scanned/cache", "hits/scanned/lru"
 
-FORMATS = ("sdbox", "mdbox")
 SAVE_WRITERS = (1, 8)
 """How many save at once."""
 
@@ -161,6 +198,7 @@ def _saves() -> list[Row]:
 ROWS: tuple[Row, ...] = (
     *_requests(),
     *_ratios(),
+    *_processor(),
     Row(10, "30 MB message, first read / C passthrough", "big/first/mdbox", "big/first/passthrough",
         Measure.SPEED, 0.8),
     Row(11, "find, many messages, first time", FIND_CELL, None, Measure.PER_ENTRY, 6.0),
@@ -183,11 +221,31 @@ NOISE: tuple[Row, ...] = tuple(
 """The A/A pairs: the same thing measured twice in each round.  What they differ by is noise."""
 
 
-def wanted_rows(scenarios: Iterable[int]) -> list[Row]:
-    """The rows of *scenarios*, and the A/A pairs if one of these compares tar."""
-    chosen = set(scenarios)
+def wanted_rows(
+    scenarios: Iterable[int], programs: Iterable[str] | None = None, before: str = ""
+) -> list[Row]:
+    """The rows of *scenarios*, and the A/A pairs if one of these compares tar.
+
+    :param programs: clients that can be run; None: all.  A row that takes another one is left out.
+    :param before: an older revision that takes its turns, too: each row that it can give comes once more.
+    """
+    chosen, there = set(scenarios), None if programs is None else set(programs)
     rows = [row for row in ROWS if row.scenario in chosen]
-    return rows + (list(NOISE) if chosen & {2, 3, 4, 5, 6} else [])
+    if there is not None:
+        known = {client.name for client in ALL}
+        rows = [row for row in rows if (name := row.ours.partition("/")[0]) not in known or name in there]
+    rows += NOISE if chosen & {2, 3, 4, 5, 6} else ()
+    return [row for one in rows for row in (one, *([_by(one, before)] if before and _can_be(one) else []))]
+
+
+def _can_be(row: Row) -> bool:
+    client, _, subject = row.ours.split("/")
+    return row.scenario > 0 and subject in FORMATS and client in {client.name for client in ALL}
+
+
+def _by(row: Row, before: str) -> Row:
+    """The same row, by an older revision."""
+    return replace(row, label=f"    the same by {before}", ours=f"{row.ours}-before", goal=None)
 
 
 def wanted_cells(rows: Iterable[Row]) -> set[str]:
@@ -199,6 +257,10 @@ def answer(row: Row, cells: Cells) -> Answer:
     """The number for a row: medians first, then their ratio; the range is that of the single rounds."""
     if row.measure is Measure.REQUESTS:
         return _of_values(row, cells, cells.requests)
+    if row.measure is Measure.CPU:
+        found = cells.samples.get(row.ours, [])
+        spent = [1e6 * sample.daemon_cpu / max(cells.files, 1) for sample in found]
+        return _of_values(row, cells, {row.ours: spent})
     if row.measure in (Measure.MEMORY, Measure.PER_ENTRY, Measure.HITS, Measure.SAVES):
         return _of_values(row, cells, cells.values)
     above, below = (row.ours, row.peer) if row.measure is Measure.RATIO else (row.peer, row.ours)

@@ -11,34 +11,60 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from bench import subjects
-from bench.clients import CAT, GREP, LS, TAR, Client, Sample, drop_caches, load, measure
+from bench.clients import (
+    BORG,
+    CAT,
+    FIND,
+    GETFATTR,
+    GREP,
+    LS,
+    PARALLEL,
+    RG,
+    RSYNC,
+    TAR,
+    Client,
+    Sample,
+    drop_caches,
+    load,
+    measure,
+)  # fmt: skip
 from bench.dovecot import Doveadm
 from bench.errors import BenchError
 from bench.goals import Cells
 from bench.mail import ABSENT, Corpus
-from bench.stores import Stores, location_of
+from bench.stores import Stores, cached, location_of
 
 Progress = Callable[[str], None]
 
 # What one visit does: each client with the state of the caches that it finds.
 _VISITS: tuple[tuple[tuple[Client, str], ...], ...] = (
-    ((TAR, "cold"), (TAR, "warm"), (GREP, "warm")),
+    ((TAR, "cold"), (TAR, "warm"), (GREP, "warm"), (CAT, "warm")),
     ((TAR, "fresh"),),
     ((GREP, "cold"),),
     ((CAT, "cold"),),
     ((LS, "cold"),),
+    ((RSYNC, "fresh"), (RSYNC, "warm")),
+    ((RG, "fresh"),),
+    ((PARALLEL, "fresh"),),
+    ((FIND, "first"), (FIND, "second"), (LS, "first"), (LS, "second")),
+    ((GETFATTR, "first"), (GETFATTR, "warm")),
+    ((BORG, "first"), (BORG, "second")),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What all scenarios share.  ``seed``: of the messages."""
+    """What all scenarios share.
+
+    ``seed``: of the messages. ``before``: the command that is ``dboxfs`` of an older revision, if any.
+    """
 
     work: Path
     corpus: Corpus
@@ -48,6 +74,7 @@ class Bench:
     cells: Cells
     progress: Progress
     failures: list[str]
+    before: tuple[str, ...] = ()
 
     def attempt(self, what: str, step: Callable[[], None]) -> None:
         """Run *step*; what goes wrong in it is noted, and the rest of the bench goes on."""
@@ -75,6 +102,20 @@ def rounds(bench: Bench, wanted: set[str], count: int) -> None:
                 bench.attempt(what, partial(_make_visit, bench, visit, wanted))
         for name, step in peers:
             bench.attempt(f"round {number + 1} of {count}: doveadm {name}", step)
+
+
+def build_attributes(work: Path, stores: Stores, corpus: Corpus, seed: int) -> None:
+    """The messages as files with the attributes that the mount shows, on the file system of the stores."""
+    tree = work / "attributes"
+
+    def make() -> None:
+        shutil.rmtree(tree, ignore_errors=True)
+        with subjects.Dboxfs("mdbox", stores.mdbox, work) as mount:
+            mount.start()
+            subprocess.run(["cp", "-a", str(mount.path), str(tree)], check=True)
+
+    recipe: dict[str, object] = {"messages": len(corpus), "seed": seed}
+    stores.seconds["attributes"] = cached(work, "attributes", recipe, make)
 
 
 def _turned(group: Sequence[_Visit], number: int) -> list[_Visit]:
@@ -107,6 +148,12 @@ def _subjects(bench: Bench) -> list[subjects.Subject]:
         subjects.passthrough("passthrough", stores.plain, work),
         subjects.Subject("plain-again", stores.plain),
         subjects.Dboxfs("mdbox-again", stores.mdbox, work),
+        subjects.Subject("attributes", work / "attributes"),
+        *[
+            subjects.Dboxfs(f"{root.name}-before", root, work, program=bench.before)
+            for root in (stores.mdbox, stores.sdbox)
+            if bench.before
+        ],
     ]
 
 

@@ -104,10 +104,20 @@ class Mount(Subject):
 
 
 class Dboxfs(Mount):
-    """A mount of ours.  ``command``: another one than ``dboxfs mount`` that makes it."""
+    """A mount of ours.
 
-    def __init__(self, name: str, root: Path, work: Path, command: Sequence[str | Path] = ()) -> None:
-        ours = (_DBOXFS, "mount", "-f", "--log-level", "warning", location_of(root))
+    ``program``: another ``dboxfs`` than the installed one. ``command``: what makes it, without mountpoint.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        work: Path,
+        command: Sequence[str | Path] = (),
+        program: Sequence[str | Path] = (),
+    ) -> None:
+        ours = (*(program or (_DBOXFS,)), "mount", "-f", "--log-level", "warning", location_of(root))
         super().__init__(name, command or ours, work, root)
 
     def stats(self) -> dict[str, object]:

@@ -47,9 +47,9 @@ options for -o:
   separator=C          between the parts of user.dbox.mailbox (default /)
   entries=auto|epoch|companion|timeout
                        how the kernel hears that a name means something else (default auto)
-  open=classic|auto|none
-                       whether the kernel opens files: always (default), not where a read-only mount
-                       can do without, or never
+  open=auto|classic|none
+                       whether the kernel opens files: not where a read-only mount can do without
+                       (default), always, or never
   loop=fast|plain      answer requests with pyfuse3's loop made cheap (default), or as it is
   attachments=DIR      Dovecot's mail_attachment_dir, for messages stored with it
   crypt_key=FILE       private key of messages that mail_crypt has encrypted: PEM, or the user's

@@ -104,7 +104,7 @@ class MountOptions:
     restore: bool = False
     force: bool = False
     entries: Entries = Entries.AUTO
-    opens: Opens = Opens.CLASSIC
+    opens: Opens = Opens.AUTO
     cache_dir: str | None = None
     table_size: int = 10_000
 
