@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,15 +15,17 @@ from typing import Any
 
 import pytest
 
-from bench.__main__ import main
+from bench.__main__ import LAST, main
+from bench.clients import ALL
 from bench.floor import Tree
-from bench.goals import HOT_CELL, HOT_LRU_CELL, MEMORY_CELL, NOISE, ROWS, Measure, wanted_cells
+from bench.goals import HOT_CELL, HOT_LRU_CELL, MEMORY_CELL, Measure, wanted_cells, wanted_rows
 from bench.hotset import Lru
 from bench.latency import READERS, chosen_messages
 from bench.mail import ABSENT, MEAN, MEDIAN, Corpus
 
 ROOT = Path(__file__).parent.parent.parent
 MESSAGES = 200
+INSTALLED = [client.name for client in ALL if shutil.which(client.program)]
 
 
 def run_bench(*args: str | Path) -> subprocess.CompletedProcess[str]:
@@ -53,16 +56,20 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.dovecot
 def test_every_scenario_has_numbers(found: dict[str, Any]) -> None:
     rows = {row["label"]: row for row in found["rows"]}
-    assert len(rows) == len(ROWS) + len(NOISE)
-    for row in (*ROWS, *NOISE):
+    wanted = wanted_rows(range(1, LAST + 1), INSTALLED)
+    assert len(rows) == len(wanted) == len({row.label for row in wanted})
+    for row in wanted:
         value = rows[row.label]["value"]
-        assert 0 <= value <= 100 if row.measure is Measure.HITS else value > 0, row.label
+        if row.measure in (Measure.REQUESTS, Measure.CPU):  # there may be none
+            assert value >= 0, row.label
+        else:
+            assert 0 <= value <= 100 if row.measure is Measure.HITS else value > 0, row.label
         assert rows[row.label]["low"] <= rows[row.label]["high"], row.label
 
 
 @pytest.mark.dovecot
 def test_every_cell_was_measured_and_took_time(found: dict[str, Any]) -> None:
-    timed = wanted_cells(row for row in (*ROWS, *NOISE)) - {MEMORY_CELL, HOT_CELL, HOT_LRU_CELL}
+    timed = wanted_cells(wanted_rows(range(1, LAST + 1), INSTALLED)) - {MEMORY_CELL, HOT_CELL, HOT_LRU_CELL}
     assert timed <= set(found["cells"])
     assert all(wall > 0 for cell in timed for wall in found["cells"][cell]["wall"])
 
@@ -71,10 +78,27 @@ def test_every_cell_was_measured_and_took_time(found: dict[str, Any]) -> None:
 def test_requests_are_counted_for_our_mounts_only(found: dict[str, Any]) -> None:
     for name, cell in found["cells"].items():
         client, _, subject = name.split("/")
-        ours = subject.startswith(("mdbox", "sdbox")) and client in ("tar", "grep", "cat", "ls")
+        ours = subject.startswith(("mdbox", "sdbox")) and client in {one.name for one in ALL}
         assert (cell["requests_a_file"] is not None) == ours, name
-    opened = found["cells"]["tar/warm/mdbox"]["requests_a_file"][0]
-    assert opened >= 2  # an open and a release for each file, at least
+    (listed,) = found["cells"]["getfattr/warm/mdbox"]["requests_a_file"]
+    assert listed >= 20  # two for each attribute of each file
+
+
+def test_an_older_revision_gives_the_same_rows_where_a_mount_is_measured() -> None:
+    rows = wanted_rows([1, 3, 10, 17], None, "abcdef")
+    ours = [row for row in rows if not row.ours.endswith("-before")]
+    assert ours == wanted_rows([1, 3, 10, 17])
+    older = [row for row in rows if row.ours.endswith("-before")]
+    assert [row.ours for row in older] == [f"{row.ours}-before" for row in ours if row.scenario in (1, 3, 17)]
+    assert {row.peer for row in older if row.scenario == 3} == {"tar/cold/plain"}
+    assert all("abcdef" in row.label and row.goal is None for row in older)
+
+
+def test_a_revision_that_there_is_not_is_named_in_one_line() -> None:
+    done = run_bench("--against", "no-such-revision")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("bench: git: ")
 
 
 @pytest.mark.dovecot
@@ -98,7 +122,7 @@ def test_stores_are_used_again(tmp_path: Path) -> None:
     assert not list((tmp_path / "mnt" / "mdbox").iterdir())  # nothing is left mounted
 
 
-@pytest.mark.parametrize("args", [("--only", "16"), ("--messages", "0"), ("--rounds", "x")])
+@pytest.mark.parametrize("args", [("--only", "21"), ("--messages", "0"), ("--rounds", "x")])
 def test_a_wrong_command_line_is_refused(args: tuple[str, str]) -> None:
     with pytest.raises(SystemExit) as refused:
         main(args)
