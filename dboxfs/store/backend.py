@@ -28,7 +28,7 @@ class Scanned:
 
     A damaged message may have facts too: the guess that a listing shows.  An ``OSError`` says nothing about
     the message: it may be asked for again.  ``mark``: what the facts were read from (``sizetable``); 0: it
-    isn't sure enough to be remembered beyond this mount.
+    isn't sure enough to be remembered beyond this mount.  ``path``: of the file that has the record.
     """
 
     uid: int
@@ -36,6 +36,7 @@ class Scanned:
     record: Record | None
     error: CorruptFile | NoSuchMessage | OSError | None
     mark: int = 0
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class OpenRecord:
 def scanned(uid: int, record: Record, path: str, saved: int, mark: int) -> Scanned:
     """*record*, understood; one whose received date is damaged can still be read, and has its true size."""
     try:
-        return Scanned(uid, record.facts(saved), record, None, mark)
+        return Scanned(uid, record.facts(saved), record, None, mark, path)
     except FormatError as exc:
         error = CorruptFile(path, exc.offset, exc.reason)
         return Scanned(uid, Facts(DAMAGED, record.size, 0, saved), record, error)
@@ -204,8 +205,8 @@ class MessageFiles(Protocol):
     def attachment_suffix(self, uid: int) -> str:
         """What the names of a message's attachment files end with, behind what the metadata say."""
 
-    def where(self, opened: OpenRecord) -> str:
-        """``<path below the root> <offset> <bytes>``: where the record lies, for people."""
+    def where(self, path: str, record: Record) -> str:
+        """``<path below the root> <offset> <bytes>``: where a record lies, for people."""
 
     def forget(self) -> None:
         """Drop what is cached about positions: the mailbox changed its identity or the storage moved."""

@@ -11,12 +11,10 @@ rebuilt they are read again: Dovecot may have repaired the files.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from dboxfs.dbox import Metadata
 from dboxfs.errors import CorruptFile, EncryptedMessage, NoSuchMessage
 from dboxfs.fsapi import FileSystem
 from dboxfs.index.mailbox import MailboxHeader, mailbox_header
@@ -28,6 +26,7 @@ from dboxfs.store.backend import Backend, OpenRecord
 from dboxfs.store.body import Body, open_body, settled_or_closed, whole
 from dboxfs.store.decrypt import decrypting
 from dboxfs.store.departed import DepartedMessages
+from dboxfs.store.details import Details, DetailsReader
 from dboxfs.store.details_cache import DetailsCache
 from dboxfs.store.indexes.follow import NOTHING, Delta, IndexFiles
 from dboxfs.store.location import Location
@@ -46,14 +45,6 @@ FLAG_NAMES = (
 """System flags in the order in which Dovecot prints them (mail-index section 3)."""
 
 _NO_UIDS: Uids = np.empty(0, np.uint32)
-
-
-@dataclass(frozen=True, slots=True)
-class Details:
-    """What only the metadata tell.  ``location``: path below the root, offset, bytes of the record."""
-
-    metadata: Metadata
-    location: str
 
 
 class Mailbox:
@@ -100,8 +91,8 @@ class Mailbox:
         self._ahead = Walk(self._prefetch)
         self.files = backend.mailbox(name, lambda: self.index.state)
         self.departed = DepartedMessages(self.files.departed, self._body)
-        self._records: DetailsCache[Details] = records if records is not None else DetailsCache()
-        self._owner = object()  # of what is in that table; another one when the mailbox changes
+        kept: DetailsCache[Details] = records if records is not None else DetailsCache()
+        self._details = DetailsReader(self, self.files, kept, self._open)
         recall = Recall(sizes, self.files) if sizes is not None else None
         self._attrs = AttrReader(self, self.files, recall, report)
 
@@ -202,7 +193,7 @@ class Mailbox:
         self.facts.sync(self.uids)
         self.shown_next = state.next_uid
         if delta.reloaded or (self.files.flags_tell_moves and len(delta.updated)):
-            self._owner = object()
+            self._details.renew()
         if delta.reloaded or len(delta.appended):
             self.files.forget()
         return delta
@@ -390,20 +381,7 @@ class Mailbox:
 
         :raises NoSuchMessage, CorruptFile, OSError: as :meth:`open`.
         """
-        owner, place = self._owner, self.files.place_now(uid)
-        if place is not None and not self.known(uid).damaged:
-            known = self._records.get((owner, uid, place))
-            if known is not None:
-                return known
-        opened = await self._open(uid)
-        try:
-            details = Details(opened.record.metadata, self.files.where(opened))
-        finally:
-            opened.close()
-        place = self.files.place_now(uid)
-        if place is not None and self._owner is owner:
-            self._records.put((owner, uid, place), details)
-        return details
+        return await self._details.get(uid)
 
     def flags(self, uid: int) -> tuple[str, ...]:
         """System flags as IMAP names, in Dovecot's order."""

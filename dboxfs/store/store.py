@@ -36,11 +36,12 @@ from dboxfs.store.backend import Backend
 from dboxfs.store.changes import ChangeNotes
 from dboxfs.store.damage_log import DamageLog, IndexErrors
 from dboxfs.store.dbox_version import recorded_version
+from dboxfs.store.details import Details
 from dboxfs.store.details_cache import DEFAULT_LIMIT, DetailsCache
 from dboxfs.store.folder import Folder, Listener, Listeners, why_unreadable
 from dboxfs.store.indexes.follow import Delta, IndexFiles
 from dboxfs.store.location import Location
-from dboxfs.store.mailbox import Details, Mailbox
+from dboxfs.store.mailbox import Mailbox
 from dboxfs.store.mdbox.storage import MdboxStorage
 from dboxfs.store.prefetch import AheadFiles
 from dboxfs.store.size_table import SizeTables
@@ -89,7 +90,7 @@ class Store:
         self.owner: os.stat_result
         self.storage = storage
         self.ahead = ahead
-        self._backend = backend
+        self.backend = backend
         self.records: DetailsCache[Details] = DetailsCache(table_size)
         self.sizes: SizeTables | None = None
         self._cache_dir = cache_dir
@@ -164,7 +165,7 @@ class Store:
         self._changes.close()
         self.ahead.close()
         self.records.drop()
-        self._backend.close()
+        self.backend.close()
 
     async def keep_sizes(self) -> None:
         """Write the sizes that were read since the last time into the cache directory."""
@@ -250,7 +251,7 @@ class Store:
             self.fs,
             self.location,
             name,
-            self._backend,
+            self.backend,
             report=self.reports.error,
             resync=self._resync,
             sizes=self.sizes,
@@ -319,10 +320,6 @@ class Store:
         self._index_errors.discard(folder.name)
         another = before != box.identity and folder not in self._renumbered
         self._listeners.changed(folder, delta, another=another)
-
-    def keep_departed(self) -> None:
-        """From now on messages that are gone stay readable, within limits (:mod:`dboxfs.store.departed`)."""
-        self._backend.keep_departed()
 
     def _missed(self, name: str) -> None:
         """A mailbox was to be followed while a writer of this process had it."""

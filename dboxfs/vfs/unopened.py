@@ -78,7 +78,7 @@ class Unopened:
         vfs.control.makes_snapshots = True
         vfs.attributes.unopened = True
         self._departures = vfs.departures = Departures(vfs.inodes)
-        vfs.store.keep_departed()
+        vfs.store.backend.keep_departed()
         vfs.tell(self)
 
     # -- files ---------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from dboxfs.store import open_store
+from dboxfs.store.backend import OpenRecord
 from dboxfs.store.mailbox import FLAG_NAMES
 from dboxfs.store.write import NewMessage
 from dboxfs.vfs import xattrs
@@ -288,3 +289,29 @@ async def test_what_was_seen_is_kept_for_a_moment_and_for_few(
     assert [uid for uid in m.uids() if looks.get(base | uid) is None] == [1]
     monkeypatch.setattr(time, "monotonic", lambda: time.monotonic_ns() / 1e9 + xattrs.LOOK_SECONDS)
     assert [uid for uid in m.uids() if looks.get(base | uid) is not None] == []
+
+
+async def test_the_records_of_messages_that_are_asked_in_order_are_read_together_and_say_the_same(
+    m: Mounted, p: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await m.others.save("INBOX", [NewMessage(b"Subject: %d\n\n" % n) for n in range(100)])
+    await m.follow()
+    box, base = m.folder().mailbox, m.reading.inodes.of(m.folder())
+    assert box is not None
+    await box.scan()
+    alone, opening = [], box.files.open
+
+    async def counted(uid: int) -> OpenRecord:
+        alone.append(uid)
+        return await opening(uid)
+
+    monkeypatch.setattr(box.files, "open", counted)
+    for uid in m.uids():
+        await values(m, base | uid)
+    assert len(alone) <= 2
+    for uid in m.uids()[::9]:
+        record = await opening(uid)
+        details = await box.details(uid)
+        assert details.metadata == record.record.metadata
+        assert details.location == box.files.where(record.path, record.record)
+        record.close()

@@ -35,7 +35,15 @@ from dboxfs.store.mdbox.storage import MdboxStorage, OpenContainer, read_record,
 from dboxfs.store.odd_files import odd_file
 from dboxfs.store.saved_dates import CachePlaces, SavedDates
 from dboxfs.store.size_format import generation_of, marks_of
-from dboxfs.store.stored_record import FILE_HEAD, RECORD_HEAD, TAIL, NeedRange, damaged_facts, parse_record
+from dboxfs.store.stored_record import (
+    FILE_HEAD,
+    RECORD_HEAD,
+    TAIL,
+    NeedRange,
+    Record,
+    damaged_facts,
+    parse_record,
+)
 
 
 class MdboxBackend:
@@ -304,10 +312,10 @@ class MdboxFiles:
         """The metadata say the whole name."""
         return ""
 
-    def where(self, opened: OpenRecord) -> str:
-        """``<path below the root> <offset> <bytes>``: where the record lies, for people."""
-        path = os.path.relpath(opened.path, self._storage.location.root)
-        return f"{path} {opened.record.offset} {opened.record.end - opened.record.offset}"
+    def where(self, path: str, record: Record) -> str:
+        """``<path below the root> <offset> <bytes>``: where a record lies, for people."""
+        below = os.path.relpath(path, self._storage.location.root)
+        return f"{below} {record.offset} {record.end - record.offset}"
 
     def forget(self) -> None:
         """Look into the map again before the next message is located."""

@@ -284,10 +284,9 @@ class SdboxFiles:
         header = self._header()
         return f"-{header.guid.hex()}-{uid}" if header is not None else ""
 
-    def where(self, opened: OpenRecord) -> str:
-        """``<path below the root> <offset> <bytes>``: where the record lies, for people."""
-        record = opened.record
-        return f"{os.path.relpath(opened.path, self._root)} {record.offset} {record.end - record.offset}"
+    def where(self, path: str, record: Record) -> str:
+        """``<path below the root> <offset> <bytes>``: where a record lies, for people."""
+        return f"{os.path.relpath(path, self._root)} {record.offset} {record.end - record.offset}"
 
     def forget(self) -> None:
         """Close what was opened ahead."""
