@@ -272,7 +272,7 @@ class ReadOnlyVfs:
         if self.inodes.node(inode).is_control:
             return []
         if self.deleted is not None and is_deleted(inode):
-            return list(await self.deleted.xattrs(inode))
+            return [xattrs.PREFIX + name.encode() for name in await self.deleted.xattrs(inode)]
         node = await self.folders.checked(inode)
         if not node.uid:
             return [xattrs.PREFIX + name.encode() for name in xattrs.folder_names(node.directory())]

@@ -168,7 +168,7 @@ def folder_names(folder: Folder) -> list[str]:
 
 # -- all attributes of a message at once -----------------------------------------------------------
 
-MOST_LOOKS = 64
+MOST_SEEN = 64
 """Messages whose attributes are remembered."""
 
 LOOK_SECONDS = 0.25
@@ -197,7 +197,7 @@ async def look(box: Mailbox, uid: int) -> Look:
 
 
 class Looks:
-    """The last :data:`MOST_LOOKS` looks, by inode, as long as nothing has changed since."""
+    """The last :data:`MOST_SEEN` looks, by inode, as long as nothing has changed since."""
 
     def __init__(self, inodes: Inodes) -> None:
         self._inodes = inodes
@@ -224,6 +224,6 @@ class Looks:
         if before == (box.changes, box.facts.version):
             self._looks[inode] = seen, box, *before, until
             self._looks.move_to_end(inode)
-            if len(self._looks) > MOST_LOOKS:
+            if len(self._looks) > MOST_SEEN:
                 self._looks.popitem(last=False)
         return seen

@@ -234,6 +234,8 @@ async def test_a_directory_that_is_copied_with_its_attributes_is_another_mailbox
         assert second is not None
         assert first.guid != second.guid
         assert str(second.uid_validity) == validity
+
+
 async def values(m: Mounted, inode: int) -> dict[bytes, bytes]:
     """As ``getfattr -d`` reads them: the names, and then each of them."""
     return {name: await m.vfs.getxattr(inode, name) for name in await m.vfs.listxattr(inode)}
@@ -277,7 +279,7 @@ async def test_what_was_seen_of_a_message_is_not_shown_for_one_that_is_gone(m: M
 async def test_what_was_seen_is_kept_for_a_moment_and_for_few(
     m: Mounted, p: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await m.others.save("INBOX", [NewMessage(TWO) for _ in range(xattrs.MOST_LOOKS)])
+    await m.others.save("INBOX", [NewMessage(TWO) for _ in range(xattrs.MOST_SEEN)])
     await m.follow()
     looks, base = xattrs.Looks(m.reading.inodes), m.reading.inodes.of(m.folder())
     box = m.folder().mailbox
