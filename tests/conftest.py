@@ -10,6 +10,7 @@ is written where it is needed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ _MOUNTING = ("mounted", "Mounts", "Serving", "serving", "is_mounted")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ["DBOXFS_CONFIG"] = "none"  # nothing of this machine's
     counted.plug_in(config)
     config.addinivalue_line("markers", "expected_log(*parts): log lines with these parts are no failure")
     config.addinivalue_line("markers", "dovecot: needs a Dovecot (and root, to start it)")

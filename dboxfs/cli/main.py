@@ -12,9 +12,10 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dboxfs import __version__
+from dboxfs.cli.configuration import configure
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import one_line
 from dboxfs.cli.status import (
@@ -52,6 +53,7 @@ COMMANDS = {
     "convert": ("convert", "declare", "make a copy of a store in another format"),
     "import": ("importing", "declare", "bring mail of other formats into a store"),
     "export": ("exporting", "declare", "write a store as Maildir, mbox or plain files"),
+    "config": ("config", "declare", "which values options have, and where each comes from"),
     "doctor": ("doctor", "declare", "what of this machine or a store is in the way, and what to do"),
     "check": ("check", "declare", "compare everything in a store with everything else"),
     "rescue": ("rescue", "declare", "make a new store of what is left of a damaged one"),
@@ -74,8 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(
             f"{command!r}: no such command{did_you_mean(command, COMMANDS)}; dboxfs --help lists them"
         )
-    arguments = parser.parse_args(words)
     try:
+        if command is not None and command != "config":
+            configure(command, _parsers(parser)[command], os.environ, COMMANDS)
+        arguments = parser.parse_args(words)
         status: int = arguments.run(arguments)
         sys.stdout.flush()
     except (DboxfsError, OSError, KeyboardInterrupt, BaseExceptionGroup) as exc:
@@ -118,6 +122,18 @@ def build_parser(words: Sequence[str] | None = None) -> argparse.ArgumentParser:
         if words is None or wanted == name:
             getattr(importlib.import_module(f"dboxfs.cli.{module}"), declare)(command, by_option=by_option)
     return parser
+
+
+def command_parsers() -> Mapping[str, argparse.ArgumentParser]:
+    """The parser of each command."""
+    return _parsers(build_parser())
+
+
+def _parsers(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    for action in parser._actions:  # noqa: SLF001 (argparse has no other way to ask)
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            return dict(action.choices)
+    raise AssertionError("the parser has commands")
 
 
 def _command(words: Sequence[str]) -> str | None:

@@ -1,0 +1,169 @@
+"""Values for options from files and the environment.
+
+A file is TOML with a table a command; a key is a long option without its dashes, or ``options`` for ``-o``::
+
+    [mount]
+    options = "allow_other,gid=8,fmode=0440"    # or a list
+    cache-size = "256M"
+    ksm = true
+
+Each that is there later counts more: ``/etc/dboxfs/dboxfs.toml``, ``$XDG_CONFIG_HOME/dboxfs/dboxfs.toml``,
+the environment (``DBOXFS_MOUNT_CACHE_SIZE=256M``), the command line.  Of options that may be given several
+times (``-o``) all count, the later ones last.  ``DBOXFS_CONFIG=FILE`` names the one file to be read, ``none``
+no file.
+
+Values mean what they mean on the command line.  What no option has is an error that names the likely word.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from dboxfs.cli.status import UsageError
+from dboxfs.util.suggest import did_you_mean
+
+SYSTEM_FILE = "/etc/dboxfs/dboxfs.toml"
+_FLAGS = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value for an option, and where it stands."""
+
+    value: object
+    source: str
+
+
+def files(environment: Mapping[str, str]) -> list[str]:
+    """The configuration files, the most general one first; some may not be there."""
+    chosen = environment.get("DBOXFS_CONFIG")
+    if chosen is not None:
+        return [] if chosen in ("", "none") else [chosen]
+    base = environment.get("XDG_CONFIG_HOME", "")
+    if not os.path.isabs(base):
+        base = os.path.expanduser("~/.config")
+    return [SYSTEM_FILE, os.path.join(base, "dboxfs", "dboxfs.toml")]
+
+
+def read(
+    environment: Mapping[str, str], names: Mapping[str, object]
+) -> Iterator[tuple[str, dict[str, object]]]:
+    """The files that are there, each with its tables.
+
+    :param names: the commands.
+    :raises UsageError: one is no TOML, or has a table that is no command's.
+    """
+    for path in files(environment):
+        try:
+            with open(path, "rb") as file:
+                tables = tomllib.load(file)
+        except FileNotFoundError:
+            if environment.get("DBOXFS_CONFIG"):
+                raise UsageError(f"DBOXFS_CONFIG: {path}: no such file") from None
+            continue
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+            raise UsageError(f"{path}: no TOML: {exc}") from None
+        for name, table in tables.items():
+            if name not in names or not isinstance(table, dict):
+                raise UsageError(f"{path}: {name}: no command's table{did_you_mean(name, names)}")
+        yield path, tables
+
+
+def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """The options of a command that may be configured, by key."""
+    found = {}
+    for action in parser._actions:  # noqa: SLF001 (argparse has no other way to ask)
+        long = [name[2:] for name in action.option_strings if name.startswith("--")]
+        if action.dest == "options":
+            found["options"] = action
+        elif long and action.dest not in ("help", "version", "user", "settings"):
+            found[long[0]] = action
+    return found
+
+
+def given(
+    command: str, parser: argparse.ArgumentParser, environment: Mapping[str, str], names: Mapping[str, object]
+) -> dict[str, list[Given]]:
+    """What files and environment say for the options of a command, by key, what counts most last.
+
+    :raises UsageError: something that no option has, or no value of its option.
+    """
+    options = options_of(parser)
+    found: dict[str, list[Given]] = {}
+    for path, tables in read(environment, names):
+        table = tables.get(command, {})
+        assert isinstance(table, dict)
+        for key, value in table.items():
+            _add(found, options, key, value, f"{path} [{command}]")
+    prefix = f"DBOXFS_{command.upper()}_"
+    for name, value in environment.items():
+        if name.startswith(prefix):
+            _add(found, options, name[len(prefix) :].lower().replace("_", "-"), value, name)
+    return found
+
+
+def _add(
+    found: dict[str, list[Given]],
+    options: Mapping[str, argparse.Action],
+    key: str,
+    value: object,
+    source: str,
+) -> None:
+    action = options.get(key)
+    if action is None:
+        raise UsageError(f"{source}: {key}: no option of this command{did_you_mean(key, options)}")
+    try:
+        meant = _meant(action, value)
+    except (argparse.ArgumentTypeError, ValueError, KeyError) as exc:
+        raise UsageError(f"{source}: {key} = {value!r}: {exc or 'no value that it takes'}") from None
+    found.setdefault(key, []).append(Given(meant, source))
+
+
+def _meant(action: argparse.Action, value: object) -> object:
+    """What a value stands for, read as the command line reads it.
+
+    :raises argparse.ArgumentTypeError, ValueError, KeyError: it is none.
+    """
+    if action.nargs == 0:
+        flag = value if isinstance(value, bool) else _FLAGS[str(value).lower()]
+        return action.const if flag else action.default
+    if isinstance(action.default, list):
+        return [_one(action, item) for item in (value if isinstance(value, list) else [value])]
+    return _one(action, value)
+
+
+def _one(action: argparse.Action, value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError("takes a text or a number")
+    meant = action.type(str(value)) if callable(action.type) else str(value)
+    if action.choices is not None and meant not in action.choices:
+        raise ValueError("takes one of " + ", ".join(map(str, action.choices)))
+    return meant
+
+
+def configure(
+    command: str, parser: argparse.ArgumentParser, environment: Mapping[str, str], names: Mapping[str, object]
+) -> None:
+    """Make what files and environment say the defaults of a command.
+
+    :raises UsageError: as :func:`given`.
+    """
+    options = options_of(parser)
+    for key, values in given(command, parser, environment, names).items():
+        action = options[key]
+        action.default = in_force(values)
+        action.required = False
+
+
+def in_force(values: list[Given]) -> object:
+    """What counts of several values: the last one, and of lists all."""
+    if isinstance(values[-1].value, list):
+        return [item for one in values if isinstance(one.value, list) for item in one.value]
+    return values[-1].value
