@@ -14,6 +14,7 @@ file.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
@@ -98,9 +99,11 @@ class Reader:
 
     # -- opening -------------------------------------------------------------------------------
 
-    async def open(self, asked: Node) -> Opened:
+    async def open(self, asked: Node, flags: int) -> Opened:
         """Open a message, or what has replaced it.
 
+        :param flags: of open(2).  With O_NOATIME nothing is pushed: that is a backup program, and borg opens
+            each file, also to look at nothing but attributes.
         :raises Refused: ENOENT: its mailbox is gone.
         :raises DboxfsError, OSError: as :meth:`dboxfs.store.Mailbox.open`.
         """
@@ -108,7 +111,8 @@ class Reader:
         node, body, facts = await self._forwarding.use(inode, self.body, anew=True)
         try:
             same = node.inode == inode
-            pushed = same and body.size <= PUSH_MOST and await self._push(inode, body)
+            may_push = same and body.size <= PUSH_MOST and not flags & os.O_NOATIME
+            pushed = may_push and await self._push(inode, body)
             doubtful = self._doubts.settle(asked.base, asked.uid)
         except BaseException:
             body.close()

@@ -222,16 +222,16 @@ class ReadOnlyVfs:
         """
         if flags & _WRITING:
             raise Refused(errno.EROFS)
-        return await self.open_to_read(inode)
+        return await self.open_to_read(inode, flags)
 
-    async def open_to_read(self, inode: int) -> Opened:
-        """The same, whatever the flags say."""
+    async def open_to_read(self, inode: int, flags: int) -> Opened:
+        """The same, whether or not the flags say that it is for writing."""
         if self.inodes.node(inode).is_control:
             return Opened(self.control.open(inode), direct_io=True, keep_cache=False)
         if self.deleted is not None and is_deleted(inode):
             file = OpenDeleted(await self.deleted.body(inode))
             return Opened(file, direct_io=True, keep_cache=False)
-        return await self.folders.steady(inode, lambda now: self.reader.open(self.inodes.node(now)))
+        return await self.folders.steady(inode, lambda now: self.reader.open(self.inodes.node(now), flags))
 
     # -- extended attributes -------------------------------------------------------------------
 

@@ -307,7 +307,7 @@ class WritableVfs:
                 inode, lambda found: self._opening.open_message(found, flags, pid)
             )
         now = self._reading.forwarding.follow(inode)
-        opened = await self._reading.open_to_read(now)
+        opened = await self._reading.open_to_read(now, flags)
         if now == inode and inode not in self._reading.open_files.written:
             return opened
         # The kernel may have the bytes of the message that was here, or a size of its own.
