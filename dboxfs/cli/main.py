@@ -44,7 +44,7 @@ COMMANDS = {
     "umount": ("umount", "declare", "unmount"),
     "status": ("mounted", "declare", "list the mounts of this machine, and whether they live"),
     "commit": ("restoring", "declare", "make messages of what was put back (-o restore)"),
-    "ls": ("show", "declare_ls", "list mailboxes, or the messages of one"),
+    "ls": ("listing", "declare", "list mailboxes, or messages by what they are"),
     "info": ("show", "declare_info", "what a store is and holds"),
     "dump": ("show", "declare_dump", "show a file of a store in readable form"),
     "init": ("change", "declare_init", "make an empty store"),

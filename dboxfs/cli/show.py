@@ -1,4 +1,4 @@
-"""``ls``, ``info``, ``dump``: look into a store without mounting it."""
+"""``info``, ``dump``: look into a store without mounting it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,11 @@ from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.stores import add_store, choose_store
 from dboxfs.dovecot.user import FoundUser
-from dboxfs.errors import DboxfsError, NoSuchMailbox
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Folder, Location, Store, open_store
 from dboxfs.store.hidden import hidden_in, told
 from dboxfs.store.mail_settings import for_dovecot
 from dboxfs.tools.dump import describe_file
-from dboxfs.util.dates import rfc3339
-
-
-def declare_ls(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
-    """The command line of ``dboxfs ls``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = (
-        "List the mailboxes of STORE, or the messages of MAILBOX: uid, size, received, flags.\n\n"
-        + STORE_HELP
-    )
-    add_store(parser, by_option=by_option)
-    parser.add_argument("mailbox", metavar="MAILBOX", nargs="?")
-    parser.set_defaults(run=ls)
 
 
 def declare_info(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
@@ -48,20 +34,12 @@ def declare_dump(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     parser.set_defaults(run=dump)
 
 
-def ls(arguments: argparse.Namespace) -> int:
-    """``dboxfs ls STORE [MAILBOX]``."""
-    location = choose_store(arguments).location
-    if arguments.mailbox is None:
-        return _with_store(location, _list_mailboxes)
-    return _with_store(location, lambda store: _list_messages(store, arguments.mailbox))
-
-
 def info(arguments: argparse.Namespace) -> int:
     """``dboxfs info STORE``."""
     chosen = choose_store(arguments)
     if chosen.found is not None:
         _print_user(chosen.found)
-    return _with_store(chosen.location, _print_info)
+    return with_store(chosen.location, _print_info)
 
 
 def dump(arguments: argparse.Namespace) -> int:
@@ -71,7 +49,8 @@ def dump(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _with_store(location: Location, work: Callable[[Store], Awaitable[int]]) -> int:
+def with_store(location: Location, work: Callable[[Store], Awaitable[int]]) -> int:
+    """Open a store and do *work*; gives the exit status."""
     log_to_stderr()
 
     async def run() -> int:
@@ -81,67 +60,34 @@ def _with_store(location: Location, work: Callable[[Store], Awaitable[int]]) -> 
     return trio.run(run)
 
 
-def _folders(store: Store) -> list[Folder]:
+def shown_folders(store: Store) -> list[Folder]:
+    """All folders of a store but its root, in the order of their names."""
     return sorted(
         (folder for folder in store.folders.values() if folder.parent is not None),
         key=lambda folder: folder.name,
     )
 
 
-async def _list_mailboxes(store: Store) -> int:
-    await _warn_of_hidden(store)
-    for folder in _folders(store):
-        count = f"{len(folder.mailbox):>9}" if folder.mailbox is not None else f"{'-':>9}"
-        print(f"{count}  {_name(store, folder)}")
-    return _trouble(store)
-
-
-async def _list_messages(store: Store, name: str) -> int:
-    found = [
-        folder for folder in _folders(store) if store.display_name(folder) == name or _path(folder) == name
-    ]
-    box = found[0].mailbox if found else None
-    if box is None:
-        raise NoSuchMailbox(
-            f"{name}: no such mailbox in {store.location.root}; dboxfs ls {store.location.root} lists them"
-        )
-    await store.check(found[0])
-    await box.scan()
-    failed = False
-    for uid in box.uids.tolist():
-        size, received = 0, "damaged"
-        try:
-            facts = await box.facts_of(uid)
-            size = facts.size
-            failed |= facts.damaged  # the log has said why
-            received = received if facts.damaged else rfc3339(facts.received)
-        except (DboxfsError, OSError) as exc:
-            failed = True
-            print(f"dboxfs: {one_line(f'{box.display_name}: uid {uid}: {exc}')}", file=sys.stderr)
-        marks = " ".join((*box.flags(uid), *box.keywords(uid)))
-        print(f"{uid:>9} {size:>10}  {received:<20}  {marks}".rstrip())
-    return int(failed)
-
-
-async def _warn_of_hidden(store: Store) -> None:
+async def warn_of_hidden(store: Store) -> None:
     """On stderr, one line each: what the numbers don't show."""
     for line in told(await hidden_in(store)):
         print(f"dboxfs: {one_line(line)}", file=sys.stderr)
 
 
-def _name(store: Store, folder: Folder) -> str:
+def shown_name(store: Store, folder: Folder) -> str:
     """The full name, in one line."""
     return one_line(store.display_name(folder))
 
 
-def _trouble(store: Store) -> int:
+def trouble(store: Store) -> int:
     """Exit status 1 when some folder could not be read (the log has said so)."""
     return int(bool(store.index_errors) or any(folder.error for folder in store.folders.values()))
 
 
-def _path(folder: Folder) -> str:
+def folder_path(folder: Folder) -> str:
+    """Where the directory of a folder is in a mount."""
     above = folder.parent
-    return folder.shown if above is None or above.parent is None else f"{_path(above)}/{folder.shown}"
+    return folder.shown if above is None or above.parent is None else f"{folder_path(above)}/{folder.shown}"
 
 
 def _print_user(found: FoundUser) -> None:
@@ -177,8 +123,8 @@ async def _print_info(store: Store) -> int:
             print(f"{label + ':':<14}{one_line(value)}")
     for line in for_dovecot(location) if store.dbox_version == 2 else ():
         print(one_line(line))
-    await _warn_of_hidden(store)
-    boxes = [folder.mailbox for folder in _folders(store) if folder.mailbox is not None]
+    await warn_of_hidden(store)
+    boxes = [folder.mailbox for folder in shown_folders(store) if folder.mailbox is not None]
     print(f"mailboxes:    {len(boxes)}")
     print(f"messages:     {sum(len(box) for box in boxes)}")
     if store.storage is not None:
@@ -187,11 +133,11 @@ async def _print_info(store: Store) -> int:
         print(f"storage:      {len(mapping)} messages in the map, {dead} of them wait for a purge")
     print()
     print(f"{'messages':>9} {'unseen':>9} {'uidnext':>9} {'uidvalidity':>11}  mailbox")
-    for folder in _folders(store):
+    for folder in shown_folders(store):
         box = folder.mailbox
         if box is None:
-            print(f"{'-':>9} {'-':>9} {'-':>9} {'-':>11}  {_name(store, folder)}")
+            print(f"{'-':>9} {'-':>9} {'-':>9} {'-':>11}  {shown_name(store, folder)}")
         else:
             counts = f"{len(box):>9} {box.unseen:>9} {box.uid_next:>9} {box.uid_validity:>11}"
-            print(f"{counts}  {_name(store, folder)}")
-    return _trouble(store)
+            print(f"{counts}  {shown_name(store, folder)}")
+    return trouble(store)

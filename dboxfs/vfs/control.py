@@ -21,6 +21,7 @@ import trio
 
 from dboxfs import __version__
 from dboxfs.store import Mailbox, Store
+from dboxfs.store.mail_settings import mail_location
 from dboxfs.vfs.attrs import Attributes, Attrs
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.listing import ListingRow
@@ -110,6 +111,7 @@ class Control:
 
     :param requests: the counters of the requests that the kernel made, by operation.
     :ivar more: each gives a part of stats.json, which comes behind what the store says.
+    :ivar view: how the store is shown.
     :ivar makes_snapshots: each lookup makes a file of its own, of a size that is known.
     """
 
@@ -124,6 +126,7 @@ class Control:
         self._makers: dict[int, Callable[[], Mapping[str, object]]]
         self._makers = dict(zip(self.files.values(), makers.values(), strict=True))
         self.makes_snapshots = False
+        self.view = "eml"
         self._snapshots: OrderedDict[int, bytes] = OrderedDict()
         self._next_snapshot = _FIRST_SNAPSHOT
         self._commands: dict[int, Callable[[], Awaitable[object]]] = {}
@@ -216,6 +219,8 @@ class Control:
         return {
             "format": location.kind.value,
             "dbox_version": store.dbox_version,
+            "mail_location": mail_location(location),
+            "view": self.view,
             "root": location.root,
             "index": location.index,
             "control": location.control,

@@ -1,0 +1,114 @@
+"""Find messages by flags, keywords, dates, sizes and headers.
+
+What costs least is asked first: flags and keywords stand in the index, sizes and dates in the size table or
+the message's record, headers in Dovecot's cache file or the message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dboxfs.errors import DboxfsError
+from dboxfs.store import Facts, Mailbox
+from dboxfs.store.headers import Fields, HeaderReader
+
+SEEN, FLAGGED = 0x08, 0x02
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is looked for; all of it has to be true.
+
+    ``since``: seconds since the epoch, received then or later.  ``larger``: than so many bytes.  ``headers``:
+    texts that fields have in them, whatever the case.  ``wants``: further fields that are read of what was
+    found.
+    """
+
+    unseen: bool = False
+    flagged: bool = False
+    keywords: tuple[str, ...] = ()
+    since: int | None = None
+    larger: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    wants: tuple[str, ...] = ()
+
+    @property
+    def fields(self) -> Sequence[str]:
+        """The header fields that have to be read."""
+        return tuple(dict.fromkeys([name for name, _ in self.headers] + list(self.wants)))
+
+
+@dataclass(frozen=True, slots=True)
+class FoundMessage:
+    """One message; ``facts`` None: it can't be read, and ``error`` says why."""
+
+    uid: int
+    facts: Facts | None
+    flags: tuple[str, ...]
+    keywords: tuple[str, ...]
+    fields: Fields = field(default_factory=dict)
+    error: str = ""
+
+
+async def find(box: Mailbox, query: Query, headers: HeaderReader) -> list[FoundMessage]:
+    """The messages of a mailbox for which *query* is true, in the order of their uids.
+
+    A message that can't be read is among them unless what the index knows of it speaks against that.
+    """
+    uids = _by_index(box, query)
+    await box.scan()
+    found = [message for message in [await _look_at(box, uid) for uid in uids] if _fits(message, query)]
+    if query.fields:
+        fields = await headers.read(box, [m.uid for m in found if m.facts is not None], query.fields)
+        found = [_with_fields(m, fields.get(m.uid)) for m in found]
+    return [message for message in found if _has_headers(message, query)]
+
+
+def _by_index(box: Mailbox, query: Query) -> Iterable[int]:
+    state, uids = box.state, box.uids
+    if state is None:
+        return []
+    rows = state.rows_of(uids)
+    flags = state.flags[np.maximum(rows, 0)]
+    wanted = rows >= 0
+    if query.unseen:
+        wanted &= (flags & SEEN) == 0
+    if query.flagged:
+        wanted &= (flags & FLAGGED) != 0
+    found: list[int] = uids[wanted].tolist()
+    if query.keywords:
+        asked = {word.lower() for word in query.keywords}
+        found = [uid for uid in found if asked <= {word.lower() for word in box.keywords(uid)}]
+    return found
+
+
+async def _look_at(box: Mailbox, uid: int) -> FoundMessage:
+    flags, keywords = box.flags(uid), box.keywords(uid)
+    try:
+        return FoundMessage(uid, await box.facts_of(uid), flags, keywords)
+    except (DboxfsError, OSError) as exc:
+        return FoundMessage(uid, None, flags, keywords, error=str(exc))
+
+
+def _fits(message: FoundMessage, query: Query) -> bool:
+    facts = message.facts
+    if facts is None:
+        return True
+    if query.since is not None and not facts.damaged and facts.received < query.since:
+        return False
+    return query.larger is None or facts.size > query.larger
+
+
+def _with_fields(message: FoundMessage, fields: Fields | None) -> FoundMessage:
+    return FoundMessage(
+        message.uid, message.facts, message.flags, message.keywords, fields or {}, message.error
+    )
+
+
+def _has_headers(message: FoundMessage, query: Query) -> bool:
+    if message.facts is None:
+        return True
+    return all(text.lower() in message.fields.get(name, "").lower() for name, text in query.headers)
