@@ -35,7 +35,7 @@ READ_AT_ONCE = 16
 CACHE_MOST = 1 << 30
 """Bytes of a cache file that is read."""
 
-_READ_PIECE = 16 << 10
+_PIECE_OF_HEADER = 16 << 10
 _HEADER_MOST = 1 << 20
 """Bytes of a message in which its header has to end."""
 
@@ -159,7 +159,7 @@ async def _header(box: Mailbox, uid: int) -> bytes:
     try:
         data = b""
         while len(data) < min(_HEADER_MOST, body.size):
-            piece = await body.read(_READ_PIECE, len(data))
+            piece = await body.read(_PIECE_OF_HEADER, len(data))
             if not piece:
                 break
             data += piece
