@@ -35,6 +35,7 @@ from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.forwarding import Forwarding
 from dboxfs.vfs.name_locks import NameLocks
 from dboxfs.vfs.node import Inodes, Node
+from dboxfs.vfs.seen import as_seen
 
 log = logging.getLogger(__name__)
 
@@ -167,10 +168,12 @@ class MessageChanges:
         :raises DboxfsError, OSError: nothing was changed.
         """
         wanted, guid = Wanted(name, message.replaces) if name is not None else None, mailbox_of(folder).guid
+        seen = as_seen(folder)
         if guid is not None and not len(mailbox_of(folder)):
             self._filled.add(guid)
         async with self._announced(folder, wanted):
-            arrived = await self._once.save(folder.name, [replace(message, wanted=wanted)])
+            with seen:
+                arrived = await self._once.save(folder.name, [replace(message, wanted=wanted)])
         uid = arrived.saved.uids[0]
         self._tell_guid(folder, uid, arrived)
         home = await self.home(folder, guid)
@@ -215,13 +218,14 @@ class MessageChanges:
         :raises Superseded: another message has one of the names by now; nothing was changed.
         :raises DboxfsError, OSError: nothing was changed.
         """
-        guid = mailbox_of(folder).guid
+        guid, seen = mailbox_of(folder).guid, as_seen(folder)
         if guid is not None and not len(mailbox_of(folder)):
             self._filled.add(guid)
         async with AsyncExitStack() as stack:
             for message in messages:
                 await stack.enter_async_context(self._announced(folder, message.wanted))
-            arrived = await self._once.save(folder.name, messages)
+            with seen:
+                arrived = await self._once.save(folder.name, messages)
         await self._store.see(folder)
         async with trio.open_nursery() as nursery:
             for message, uid in zip(messages, arrived.saved.uids, strict=True):
@@ -266,7 +270,8 @@ class MessageChanges:
     async def _take_back(self, folder: Folder, uid: int) -> None:
         """The name can't be kept, and the writer hears of that: then there shall be no message either."""
         try:
-            await self._writer.expunge(folder.name, [uid])
+            with as_seen(folder):
+                await self._writer.expunge(folder.name, [uid])
             await self._store.see(folder)
         except (DboxfsError, OSError) as exc:
             log.error("%s: uid %d was saved, but its name can't be: %s", folder, uid, exc)
@@ -318,8 +323,9 @@ class MessageChanges:
         if over is None:
             if self._editor_saves.is_new(folder.name, uid):
                 await self._take_over(folder, uid, name)
-            async with self._writer.held(folder.name) as there:
-                await self._files.rename(folder, uid, name, there)
+            with as_seen(folder):
+                async with self._writer.held(folder.name) as there:
+                    await self._files.rename(folder, uid, name, there)
             return
         async with self._locks.of(folder, name):
             await self._rename_over(folder, uid, name, over)
@@ -328,7 +334,8 @@ class MessageChanges:
         named = Wanted(name, over, uid)
         try:
             # The name first: it stands for the one message or the other, whenever somebody dies.
-            await self._writer.take_place(folder.name, uid, over, named=named)
+            with as_seen(folder):
+                await self._writer.take_place(folder.name, uid, over, named=named)
         except Superseded:
             raise
         except BaseException:
@@ -347,7 +354,8 @@ class MessageChanges:
     async def _take_over(self, folder: Folder, uid: int, name: bytes) -> None:
         heir_of = self.inherited(folder, name)
         if heir_of is not None:
-            await self._writer.inherit(folder.name, uid, heir_of)
+            with as_seen(folder):
+                await self._writer.inherit(folder.name, uid, heir_of)
             await self._store.see(folder)
 
     def is_new(self, folder: Folder, uid: int) -> bool:
@@ -368,9 +376,10 @@ class MessageChanges:
         :raises NoSuchMessage: *uid* is gone.
         """
         named, before = Wanted(name, over), mailbox_of(source).guid
-        guid = mailbox_of(target).guid
+        guid, seen = mailbox_of(target).guid, as_seen(source, target)
         async with self._locks.of(target, name), self._announced(target, named):
-            copied = await self._writer.move(source.name, [uid], target.name, replaces=over, named=named)
+            with seen:
+                copied = await self._writer.move(source.name, [uid], target.name, replaces=over, named=named)
             new = copied.uids[0]
             home = await self.home(target, guid)
             if home is not None:
@@ -385,7 +394,8 @@ class MessageChanges:
         :raises Superseded: the name is taken.
         """
         copying = partial(self._writer.copy, source.name, [uid], target.name)
-        return await self.bring(target, name, lambda named: copying(named=named))
+        with as_seen(source, target):
+            return await self.bring(target, name, lambda named: copying(named=named))
 
     async def bring(self, target: Folder, name: bytes, come: Callable[[Wanted], Awaitable[Copied]]) -> Node:
         """A message comes by *come*, and is called *name*; gives it, in the folder that its mailbox is now.
@@ -421,7 +431,8 @@ class MessageChanges:
         """
         folder = node.directory()
         try:
-            await self._writer.replace_flags(folder.name, node.uid, flags, keywords)
+            with as_seen(folder):
+                await self._writer.replace_flags(folder.name, node.uid, flags, keywords)
         except ValueError:
             raise Refused(errno.EINVAL) from None
         await self._store.see(folder)

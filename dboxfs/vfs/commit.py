@@ -81,6 +81,7 @@ class Committer:
                 await draft.renew()
                 old = await self._find_old(draft)
                 name = None if old is None and self._is_taken(draft) else draft.name
+                self._check_home(draft)
                 return await self.save(draft, draft.folder, name, replaces=old)
 
         uid = await self._changes.again(lambda: draft.folder, once)
@@ -128,6 +129,14 @@ class Committer:
         if home is None:
             raise NoSuchMailbox(f"{draft.folder}: the mailbox is gone")
         draft.mailbox_is(home)
+
+    @staticmethod
+    def _check_home(draft: Draft) -> None:
+        """
+        :raises NoSuchMailbox: its mailbox has gone since, and another one has the name.
+        """
+        if draft.standing.guid not in (None, mailbox_of(draft.folder).guid):
+            raise NoSuchMailbox(f"{draft.folder}: the mailbox is gone")
 
     async def _find_old(self, draft: Draft) -> int | None:
         """The message that is to be replaced; None: there is none."""

@@ -27,6 +27,7 @@ from dboxfs.store.write import StoreWriter
 from dboxfs.vfs.changes import MessageChanges, mailbox_of
 from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.seen import as_seen
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,8 @@ class MailboxIdentities:
             return
         names = {uid: name for uid, name in self._names.unusual(folder).items() if uid in box}
         with self._store.renumbered(folder):
-            await self._writer.set_identity(folder.name, guid=guid, uid_validity=validity, next_uid=1)
+            with as_seen(folder):
+                await self._writer.set_identity(folder.name, guid=guid, uid_validity=validity, next_uid=1)
             await self._store.refresh_mailbox(folder)
         self._changes.is_known_as(before, guid)
         async with trio.open_nursery() as nursery:

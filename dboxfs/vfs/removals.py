@@ -23,7 +23,7 @@ import trio
 
 from dboxfs.errors import DboxfsError, NoSuchMailbox
 from dboxfs.store import Folder, Store
-from dboxfs.store.write import StoreWriter
+from dboxfs.store.write import StoreWriter, meaning
 from dboxfs.vfs.host import Spawn
 from dboxfs.vfs.names import Names
 
@@ -43,13 +43,15 @@ BATCH = 5000
 class _Batch:
     """What was removed from one mailbox and is not finished.
 
-    ``asked``: messages whose request is in the log, and waits for the disk, or to be carried out.  ``first``,
-    ``last``: when the oldest of these was asked for, and the newest removal.
+    ``asked``: messages whose request is in the log, and waits for the disk, or to be carried out.
+    ``guid``: of the mailbox that they are in.
+    ``first``, ``last``: when the oldest of these was asked for, and the newest removal.
     """
 
-    __slots__ = ("asked", "error", "first", "last", "lock", "row", "scheduled")
+    __slots__ = ("asked", "error", "first", "guid", "last", "lock", "row", "scheduled")
 
     def __init__(self) -> None:
+        self.guid: bytes | None = None
         self.asked: set[int] = set()
         self.row = 0
         self.scheduled = False
@@ -95,13 +97,16 @@ class Removals:
         return was_there
 
     async def _remove(self, folder: Folder, batch: _Batch, uid: int) -> bool:
-        first = batch.row <= ONE_BY_ONE
-        if first and self._writer.options.alone:
-            was_there = uid in await self._writer.expunge(folder.name, [uid])
-        else:
-            was_there = await self._writer.ask_expunge(folder.name, uid)
-            batch.first = batch.first if batch.asked else trio.current_time()
-            batch.asked.add(uid)
+        first, guid = batch.row <= ONE_BY_ONE, _guid_of(folder)
+        with meaning((folder.name, guid)):
+            if first and self._writer.options.alone:
+                was_there = uid in await self._writer.expunge(folder.name, [uid])
+            else:
+                was_there = await self._writer.ask_expunge(folder.name, uid)
+                batch.first = batch.first if batch.asked else trio.current_time()
+                batch.asked = batch.asked if batch.guid == guid else set()
+                batch.asked.add(uid)
+                batch.guid = guid
         if first or not was_there:
             with trio.CancelScope(shield=True):
                 await self._store.refresh_mailbox(folder)
@@ -162,20 +167,21 @@ class Removals:
             asked, batch.asked = batch.asked, set()
             if not asked:
                 return
+            guid = batch.guid
             try:
-                with trio.CancelScope(shield=True):
-                    await self._carry_out(folder, asked)
+                with trio.CancelScope(shield=True), meaning((folder.name, guid)):
+                    await self._carry_out(folder, asked, guid)
             except (DboxfsError, OSError) as exc:
                 log.error("%s: messages are removed, but: %s", folder, exc)
                 batch.error = exc
             box = folder.mailbox
-            self._names.show(folder, [uid for uid in asked if box is None or uid not in box])
+            another = box is None or box.guid != guid
+            self._names.show(folder, [uid for uid in asked if another or box is None or uid not in box])
 
-    async def _carry_out(self, folder: Folder, asked: Collection[int]) -> None:
+    async def _carry_out(self, folder: Folder, asked: Collection[int], guid: bytes | None) -> None:
         """Also in a mailbox that Dovecot has given another name meanwhile.  With one that is gone, so are its
         messages.
         """
-        guid = folder.mailbox.guid if folder.mailbox is not None else None
         try:
             await self._writer.carry_out(folder.name)
         except NoSuchMailbox:
@@ -189,7 +195,8 @@ class Removals:
                 await self._store.refresh_mailbox(home)
             return
         await self._store.refresh_mailbox(folder)
-        await self._ask_again(folder, asked)
+        if _guid_of(folder) == guid:
+            await self._ask_again(folder, asked)
 
     async def _ask_again(self, folder: Folder, uids: Collection[int]) -> None:
         """Requests that were lost: Dovecot has rebuilt the mailbox before it saw them."""
@@ -202,3 +209,7 @@ class Removals:
             await self._writer.ask_expunge(folder.name, uid)
         await self._writer.carry_out(folder.name)
         await self._store.refresh_mailbox(folder)
+
+
+def _guid_of(folder: Folder) -> bytes | None:
+    return folder.mailbox.guid if folder.mailbox is not None else None

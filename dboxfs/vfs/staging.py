@@ -65,6 +65,7 @@ from dboxfs.vfs.host import Kernel
 from dboxfs.vfs.identities import MailboxIdentities
 from dboxfs.vfs.node import Inodes
 from dboxfs.vfs.restore_report import RestoreReport
+from dboxfs.vfs.seen import as_seen
 from dboxfs.vfs.staging_file import StagingFile, StagingSegment
 
 log = logging.getLogger(__name__)
@@ -384,9 +385,10 @@ class Staging:
     async def _set_next_uid(self, folder: Folder, next_uid: int) -> None:
         box = mailbox_of(folder)
         if box.guid is not None and next_uid > box.uid_next:
-            await self._writer.set_identity(
-                folder.name, guid=box.guid, uid_validity=box.uid_validity, next_uid=next_uid
-            )
+            with as_seen(folder):
+                await self._writer.set_identity(
+                    folder.name, guid=box.guid, uid_validity=box.uid_validity, next_uid=next_uid
+                )
             await self._store.refresh_mailbox(folder)
 
     # -- telling -------------------------------------------------------------------------------

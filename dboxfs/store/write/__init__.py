@@ -2,6 +2,7 @@
 
 from dboxfs.store.mdbox.purge import Purged, PurgeProgress
 from dboxfs.store.write.maintain import Maintained
+from dboxfs.store.write.meaning import meaning
 from dboxfs.store.write.message import (
     BodySource,
     BytesSource,
@@ -66,5 +67,6 @@ __all__ = [
     "Wanted",
     "WriteOptions",
     "init_store",
+    "meaning",
     "with_version",
 ]

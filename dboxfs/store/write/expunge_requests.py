@@ -24,6 +24,7 @@ from dboxfs.fsapi.ops import Appended, AppendLocked, LockKind, TryLock, Unlock
 from dboxfs.store.disk import AppendFile, check_appended
 from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.write import log_records
+from dboxfs.store.write.meaning import meant
 from dboxfs.store.write.session import Work, visible
 from dboxfs.store.write_options import LockMethod
 
@@ -40,6 +41,7 @@ class Asking:
         self._file: AppendFile | None = None
         self._end = 0
         self._asked: set[int] = set()
+        self._guid = b""
 
     async def ask(self, uid: int) -> bool:
         """Put a request for *uid* into the log; False: it is gone, or somebody has asked for it already.
@@ -47,7 +49,7 @@ class Asking:
         :raises OSError: the log is as it was.
         :raises NoSuchMailbox, CorruptFile, StoreBusy: as :meth:`Work.mailbox`.
         """
-        if uid in self._asked:
+        if uid in self._asked and self._is_meant:
             return False
         return await self._ask_soon(uid) or await self._ask_again(uid)
 
@@ -61,10 +63,15 @@ class Asking:
 
     # -- inside ------------------------------------------------------------------------------------------
 
+    @property
+    def _is_meant(self) -> bool:
+        """The log that is open is that of the mailbox that the caller means."""
+        return meant().get(self._name, self._guid) == self._guid
+
     async def _ask_soon(self, uid: int) -> bool:
         """False: something is not as it was."""
         mutex = self._index.mutex
-        if self._file is None or mutex.locked():
+        if self._file is None or mutex.locked() or not self._is_meant:
             return False
         mutex.acquire_nowait()
         try:
@@ -110,6 +117,7 @@ class Asking:
                 await file.close()
                 return
             self._file, self._end, self._asked = file, index.state.head_offset, asked
+            self._guid = self._work.header(index).guid
 
 
 def append_under_lock(asked: AppendLocked) -> Steps[Appended | None]:

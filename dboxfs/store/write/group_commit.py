@@ -15,12 +15,13 @@ leader has taken is carried out, and only its owner no longer hears of it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import trio
 
 from dboxfs.fsapi.ops import fresh
+from dboxfs.store.write.meaning import contradict, meaning, meant
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -36,12 +37,14 @@ class Request(Generic[T, R]):
     """Something to be committed, and what came of it.
 
     :ivar turn: set when its outcome is known, or when it is to lead.
+    :ivar meant: the mailboxes that its task means.
     """
 
-    __slots__ = ("error", "result", "taken", "turn", "what")
+    __slots__ = ("error", "meant", "result", "taken", "turn", "what")
 
     def __init__(self, what: T) -> None:
         self.what = what
+        self.meant = meant()
         self.taken = False
         self.result: R | None = None
         self.error: Exception | None = None
@@ -102,18 +105,27 @@ class GroupCommit(Generic[T, R]):
         if self._leader is not None:
             self._leader.turn.set()
 
+    def _next_group(self) -> tuple[list[Request[T, R]], Mapping[str, bytes]]:
+        """Those that wait and mean the same mailboxes as the first, and these mailboxes."""
+        group: list[Request[T, R]] = []
+        means: dict[str, bytes] = {}
+        for request in self._waiting[: self._limit]:
+            if not contradict(request.meant, means):
+                means.update(request.meant)
+                request.taken = True
+                group.append(request)
+        self._waiting = [request for request in self._waiting if not request.taken]
+        return group, means
+
     async def _lead(self) -> None:
         await trio.lowlevel.checkpoint()
         if self._gathering is not None:
             await self._gathering.gather(self._waiting)
-        group = self._waiting[: self._limit]
-        del self._waiting[: self._limit]
-        for request in group:
-            request.taken = True
+        group, means = self._next_group()
         self.groups += 1
         began = trio.current_time()
         try:
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True), meaning(*means.items()):
                 await self._commit(group)
         except Exception as error:  # noqa: BLE001 - it is every request's own error
             for request in group:

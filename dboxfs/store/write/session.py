@@ -27,6 +27,7 @@ from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.indexes.snapshot import tidy
 from dboxfs.store.list_index import ListReader
 from dboxfs.store.location import Kind, Location, TreeLayout
+from dboxfs.store.write.meaning import meaning, meant
 from dboxfs.store.write.naming import Namer, Wanted
 from dboxfs.store.write.notes import Notes
 from dboxfs.store.write_errors import WHERE_INDEX, IndexMissing
@@ -173,7 +174,7 @@ class Work:
     async def mailbox(self, name: str) -> AsyncIterator[IndexLog]:
         """Hold a mailbox; its index is made if only its directory is there.
 
-        :raises NoSuchMailbox: there is none.
+        :raises NoSuchMailbox: there is none, or it is not the one that the caller means (``meaning``).
         :raises CorruptFile, StoreBusy: see :meth:`IndexLog.locked`.
         """
         await self.locate()
@@ -185,6 +186,7 @@ class Work:
                 await self._make_missing_index(name, index)
                 await stack.enter_async_context(index.locked())
             self._check_header(name, index)
+            self._check_meant(name, index)
             yield index
             if self.options.alone and index.is_held:
                 await tidy(index)
@@ -249,6 +251,14 @@ class Work:
             raise CorruptFile(index.log_path, 0, f"the index of {index.what} has no dbox header")
         return header
 
+    def _check_meant(self, name: str, index: IndexLog) -> None:
+        """
+        :raises NoSuchMailbox: the mailbox that the caller means is gone, and another one has its name.
+        """
+        guid = meant().get(name)
+        if guid is not None and guid != self.header(index).guid:
+            raise NoSuchMailbox(f"{index.what}: the mailbox is gone, another one has its name")
+
     def _check_header(self, name: str, index: IndexLog) -> None:
         header = self.header(index)
         if (header.kind == MDBOX_HEADER) != self.mdbox:
@@ -295,7 +305,8 @@ class Work:
         """Bring map and mailboxes together after a crash, under the map's lock (PROTOCOL section 10)."""
         if self.repair is None:
             raise CorruptFile(self.map.log_path, self.map.state.tail_offset, "a writer died here")
-        await self.repair(self)
+        with meaning():  # it is about all mailboxes, whatever they are called
+            await self.repair(self)
 
     async def map_done(self, notes: Sequence[str] = ()) -> None:
         """Say in the map that all is done, if anything was changed; *notes* are done with."""

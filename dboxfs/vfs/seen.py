@@ -1,0 +1,18 @@
+"""Changes of the mailboxes that a request has seen, whatever has their names by then."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from dboxfs.store import Folder
+from dboxfs.store.write import meaning
+
+
+def as_seen(*folders: Folder) -> AbstractContextManager[None]:
+    """What is changed inside is changed in the mailboxes that these folders are now.
+
+    Where another one has got such a name before the change is made, the change raises
+    :class:`~dboxfs.errors.NoSuchMailbox` (:mod:`dboxfs.store.write.meaning`).
+    """
+    boxes = ((folder.name, folder.mailbox) for folder in folders)
+    return meaning(*((name, box.guid) for name, box in boxes if box is not None))
