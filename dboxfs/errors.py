@@ -46,6 +46,9 @@ class CorruptFile(DboxfsError):
         self.reason = reason
 
 
+_REMEDY = "give its key (-o crypt_key=FILE, --crypt-key FILE)"
+
+
 class EncryptedMessage(DboxfsError):
     """A message whose text is ciphertext, which dboxfs can't decrypt."""
 
@@ -54,7 +57,11 @@ class EncryptedMessage(DboxfsError):
     def __init__(self, path: str, offset: int, why: str = "") -> None:
         super().__init__(
             f"{path}: the message at offset {offset} is encrypted (Dovecot's mail_crypt)"
-            + (f" {why}" if why else "; give its key (-o crypt_key=FILE), or read it through Dovecot")
+            + (
+                f" {why}"
+                if why
+                else "; give its key (-o crypt_key=FILE, --crypt-key FILE), or read it through Dovecot"
+            )
         )
         self.path = path
         self.offset = offset

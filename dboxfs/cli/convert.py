@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import trio
 
+from dboxfs.cli.crypt_keys import add_keys, given_keys
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.paths import overlap
@@ -62,6 +63,7 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
         help="store plain messages compressed: zstd[:LEVEL], lz4, gz[:LEVEL], bz2[:LEVEL] (dbox version 2)",
     )  # fmt: skip
     parser.add_argument("--attachments", metavar="DIR", help="Dovecot's mail_attachment_dir, if SRC has one")
+    add_keys(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
@@ -73,6 +75,7 @@ def convert(arguments: argparse.Namespace) -> int:
     location = choose_store(arguments).location
     if arguments.attachments is not None:
         location = replace(location, attachments=os.path.abspath(os.path.expanduser(arguments.attachments)))
+    location = replace(location, keys=given_keys(arguments))
     root = os.path.abspath(os.path.expanduser(arguments.target))
     if (part := overlap(location, root)) is not None:
         raise UsageError(f"{root}: DST and SRC must not lie in each other ({part} belongs to SRC)")

@@ -6,6 +6,7 @@ for on the terminal.  It is never an argument, which other users could see.
 
 from __future__ import annotations
 
+import argparse
 import getpass
 import os
 import sys
@@ -17,6 +18,27 @@ from dboxfs.dbox.dcrypt_keys import load_keys, needs_password
 
 _MAX_KEY = 1 << 20
 _MAX_PASSWORD = 4096
+
+
+def add_keys(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of a command that reads a store once."""
+    parser.add_argument(
+        "--crypt-key", metavar="FILE", action="append", default=[],
+        help="private key of messages that mail_crypt has encrypted: PEM, or the user's dovecot-attributes",
+    )  # fmt: skip
+    parser.add_argument(
+        "--crypt-password-fd", metavar="N", type=int,
+        help="file descriptor with the password of the key (default: asked for on the terminal)",
+    )  # fmt: skip
+
+
+def given_keys(arguments: argparse.Namespace) -> KeyRing | None:
+    """The keys that those options name.
+
+    :raises UsageError, OSError: as :func:`read_keys`.
+    """
+    files = [os.path.abspath(os.path.expanduser(file)) for file in arguments.crypt_key]
+    return read_keys(files, arguments.crypt_password_fd)
 
 
 def read_keys(files: Sequence[str], password_fd: int | None) -> KeyRing | None:

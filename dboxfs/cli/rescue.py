@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 
 import trio
 
+from dboxfs.cli.crypt_keys import add_keys, given_keys
 from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.paths import overlap
@@ -75,6 +76,7 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
         help="store messages compressed: zstd[:LEVEL], lz4, gz[:LEVEL], bz2[:LEVEL] (dbox version 2)",
     )  # fmt: skip
     parser.add_argument("--attachments", metavar="DIR", help="the store's mail_attachment_dir, if it has one")
+    add_keys(parser)
 
 
 def rescue(arguments: argparse.Namespace) -> int:
@@ -86,6 +88,7 @@ def rescue(arguments: argparse.Namespace) -> int:
         if arguments.attachments is not None:
             where = os.path.abspath(os.path.expanduser(arguments.attachments))
             location = replace(location, attachments=where)
+        location = replace(location, keys=given_keys(arguments))
         root = os.path.abspath(os.path.expanduser(arguments.target))
         if (part := overlap(location, root)) is not None:
             text = f"{root}: DST and STORE must not lie in each other ({part} belongs to STORE)"

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from dboxfs.dbox.crypt import KeyRing
 from dboxfs.errors import NoSuchStore, Unsupported
 from dboxfs.store.evidence import (
+    GUID,
     alt_root,
     first_container,
     first_message,
@@ -441,6 +442,7 @@ def _refuse_other_layout(location: Location) -> None:
         raise NoSuchStore(
             f"{location.root}: its mailboxes lie under their {wanted}mailbox_list_layout = index)"
         )
-    if not by_guid and location.layout is TreeLayout.INDEX and names_in(location.tree):
+    by_name = any(GUID.fullmatch(name) is None for name in names_in(location.tree))
+    if not by_guid and location.layout is TreeLayout.INDEX and by_name:
         wanted = "leave LAYOUT=index (Dovecot 2.4: mailbox_list_layout = index) out"
         raise NoSuchStore(f"{location.root}: its mailboxes don't lie under their guids; {wanted}")

@@ -58,6 +58,9 @@ class Dialect(Protocol):
         :raises ValueError: this version has no word for one of them.
         """
 
+    def compress_option(self, method: str) -> str:
+        """The argument of ``doveadm -o`` that has it compress what it saves."""
+
     def escapes(self, escape: str) -> dict[str, str]:
         """Settings for an escape character in stored names."""
 
@@ -140,6 +143,9 @@ passdb {{
 
     def userdb(self, mail: str, settings: Mapping[str, str]) -> dict[str, str]:
         return {"mail": mail, **settings}
+
+    def compress_option(self, method: str) -> str:
+        return f"plugin/zlib_save={method}"
 
     def escapes(self, escape: str) -> dict[str, str]:
         return {"mail_plugins": "zlib,listescape", "listescape_char": escape}
@@ -255,6 +261,9 @@ mail_attribute {{
             elif (key, value) != ("mail_attachment_fs", "posix"):
                 raise ValueError(f"no setting of Dovecot 2.4 is known that means {key}={value}")
         return fields
+
+    def compress_option(self, method: str) -> str:
+        return f"mail_compress_write_method={method}"
 
     def escapes(self, escape: str) -> dict[str, str]:
         return {"mailbox_list_storage_escape_char": escape}

@@ -288,7 +288,7 @@ class Converter:
             self._fail(line)
         await self._place.journal.commit()
         if self._verify:
-            await self._compare_stores(self._place.work.location)
+            await self._compare_stores(replace(self._place.work.location, keys=self._store.location.keys))
         await self._check_unchanged()
         await self._place.journal.publish()
 

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from dboxfs.dbox import (
+    PREFIX_SIZE,
     Decompressor,
     ExtRef,
     Metadata,
     encode_base64_range,
     encoded_size,
+    is_encrypted,
     parse_ext_refs,
     plan,
 )
-from dboxfs.errors import CorruptFile, FormatError
+from dboxfs.errors import CorruptFile, EncryptedMessage, FormatError
 from dboxfs.fsapi import FileSystem, Handle, Peek, PeekResult
 from dboxfs.store.backend import OpenRecord
 from dboxfs.store.body import Body, open_body
+from dboxfs.store.decrypt import decrypting
 from dboxfs.store.location import Location
 from dboxfs.store.salvage import Trust
 from dboxfs.store.salvage.trailer import read_block
@@ -32,6 +36,7 @@ from dboxfs.tools.rescue.scan_files import File
 WHOLE_TEXT = 256 << 10
 """Bytes up to which a text is taken into memory."""
 
+_END = re.compile("-[0-9a-f]{32}-[1-9][0-9]*")
 _MOST_PARTIAL = 64 << 20
 _LONGEST_METADATA = 1 << 20
 _STEP = 64 << 10
@@ -56,7 +61,7 @@ class RangeSource:
 class Texts:
     """Reads texts from the old store's files.
 
-    :param suffixes: sdbox: what attachment files of a mailbox end with, before the uid.
+    :param suffixes: sdbox: what attachment files of a mailbox end with, before the uid, where that is known.
     """
 
     def __init__(self, fs: FileSystem, location: Location, suffixes: Mapping[str, str]) -> None:
@@ -99,7 +104,8 @@ class Texts:
             refs = parse_ext_refs(metadata.ext_refs or b"")
         except FormatError as exc:
             return [exc.reason]
-        paths = [self._attachment(file, ref) for ref in refs]
+        suffix = await self._suffix(file, refs)
+        paths = [self._attachment(ref, suffix) for ref in refs]
         wrong = []
         for ref, path, found in zip(
             refs, paths, await self._fs.peek([Peek(p, ()) for p in paths]), strict=True
@@ -128,29 +134,52 @@ class Texts:
             segments = plan(refs, len(inner))
         except FormatError:
             return inner
-        out = bytearray()
+        suffix, out = await self._suffix(file, refs), bytearray()
         for segment in segments:
             if len(out) >= _MOST_PARTIAL:
                 break
             if isinstance(segment.source, ExtRef):
-                out += await self._what_is_there(file, segment.source)
+                out += await self._what_is_there(segment.source, suffix)
             else:
                 out += inner[segment.source : segment.source + segment.size]
         return bytes(out)
 
-    def _attachment(self, file: File, ref: ExtRef) -> str:
+    def _attachment(self, ref: ExtRef, suffix: str) -> str:
         """The file of an attachment."""
         assert self._location.attachments is not None
-        return os.path.join(self._location.attachments, ref.path + self._suffix(file))
+        return os.path.join(self._location.attachments, ref.path + suffix)
 
-    def _suffix(self, file: File) -> str:
-        return f"{self._suffixes.get(file.mailbox, '')}{file.number}" if file.mailbox is not None else ""
+    async def _suffix(self, file: File, refs: Sequence[ExtRef]) -> str:
+        """What the files of a message's attachments end with.
 
-    async def _what_is_there(self, file: File, ref: ExtRef) -> bytes:
+        sdbox: the mailbox's guid and the uid.  Where the guid is lost, the attachments that are there tell:
+        the files of all copies of a message differ in that end alone.
+        """
+        if file.mailbox is None:
+            return ""
+        known = self._suffixes.get(file.mailbox)
+        if known is not None:
+            return f"{known}{file.number}"
+        ends = [await self._ends(ref) for ref in refs]
+        common = set[str]().union(*ends[:1]).intersection(*ends)
+        own = [end for end in common if end.endswith(f"-{file.number}")]
+        return min(own or common, default=str(file.number))
+
+    async def _ends(self, ref: ExtRef) -> set[str]:
+        """What the files of an attachment end with, as far as there are any."""
+        directory, name = os.path.split(self._attachment(ref, ""))
+        try:
+            entries = await self._fs.listdir(directory)
+        except OSError:
+            return set()
+        ends = (entry.name.removeprefix(name) for entry in entries if entry.name.startswith(name))
+        return {end for end in ends if _END.fullmatch(end)}
+
+    async def _what_is_there(self, ref: ExtRef, suffix: str) -> bytes:
         """The beginning of an attachment, as far as its file has it."""
         if self._location.attachments is None:
             return b""
-        path = self._attachment(file, ref)
+        path = self._attachment(ref, suffix)
         (found,) = await self._fs.peek([Peek(path, ((0, None),), limit=_MOST_PARTIAL)])
         raw = found.chunks[0] if isinstance(found, PeekResult) else b""
         if ref.line_length is None:
@@ -235,9 +264,23 @@ class Texts:
         size = plain if plain is not None and row.external else row.plain
         end = metadata.base + metadata.size
         record = Record(row.offset, row.body_offset, row.body_size, size, row.compression, metadata, end)
+        suffix = await self._suffix(file, _refs(metadata)) if row.external else ""
         handle = self._fs.open(file.path, nofollow=True)
-        opened = OpenRecord(handle, file.path, record, handle.close)
-        body = open_body(self._fs, opened, self._location.attachments, self._suffix(file))
+        try:
+            first = await handle.read(min(PREFIX_SIZE, row.body_size), row.body_offset)
+            record = replace(record, encrypted=row.compression is None and is_encrypted(first))
+            opened = OpenRecord(handle, file.path, record, handle.close)
+            how = await decrypting(opened, self._location.keys)
+            if record.encrypted and how is None:
+                raise EncryptedMessage(file.path, row.offset)
+        except EncryptedMessage as exc:
+            handle.close()
+            what = "it is encrypted and has attachments in files of their own: give its key with --crypt-key"
+            raise CorruptFile(file.path, row.offset, what) from exc
+        except BaseException:
+            handle.close()
+            raise
+        body = open_body(self._fs, opened, self._location.attachments, suffix, how)
         self._bodies.append(body)
         return BodySource(body)
 
@@ -248,3 +291,11 @@ class Texts:
         data = await handle.read(_LONGEST_METADATA, row.metadata_offset)
         block = read_block(data, row.metadata_offset, to_the_end=len(data) < _LONGEST_METADATA)
         return block.metadata if block is not None else Metadata((), 0, row.metadata_offset)
+
+
+def _refs(metadata: Metadata) -> Sequence[ExtRef]:
+    """The attachments that the metadata name; none, if they can't be read."""
+    try:
+        return parse_ext_refs(metadata.ext_refs or b"")
+    except FormatError:
+        return ()
