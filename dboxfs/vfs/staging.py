@@ -375,7 +375,10 @@ class Staging:
         report, brought = self._report, draft.brought
         report.messages += 1
         if brought.uid is not None and brought.uid != uid:
-            why = "it is another message's" if asked is None else "others have given uids meanwhile"
+            why = "others have given uids meanwhile"
+            if asked is None:
+                is_there = brought.uid in mailbox_of(draft.folder)
+                why = "it is another message's" if is_there else "the mailbox is beyond it"
             report.tell(shown, draft.name, f"uid {brought.uid}, is {uid}", why)
         report.kept_uid += uid in (brought.uid, number_of(draft.name))
         report.kept_guid += brought.guid is not None and other is None

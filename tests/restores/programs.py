@@ -54,11 +54,11 @@ def back_borg(run: Run, mnt: Path, kept: Path) -> None:
 
 
 def keep_rclone(run: Run, mnt: Path, kept: Path) -> None:
-    run("rclone", "-q", "copy", "-M", mnt, kept / "tree")
+    run("rclone", "-q", "copy", "-M", "--create-empty-src-dirs", mnt, kept / "tree")
 
 
 def back_rclone(run: Run, mnt: Path, kept: Path) -> None:
-    run("rclone", "-q", "copy", "-M", kept / "tree", mnt)
+    run("rclone", "-q", "copy", "-M", "--create-empty-src-dirs", kept / "tree", mnt)
 
 
 def keep_bup(run: Run, mnt: Path, kept: Path) -> None:

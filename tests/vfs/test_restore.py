@@ -13,6 +13,7 @@ import trio.testing
 from dboxfs.fsapi import Driver, Fault, FaultsDriver
 from dboxfs.fsapi.drivers.memory import MemoryDriver
 from dboxfs.store import Kind, open_store
+from dboxfs.store.write import NewMessage
 from dboxfs.vfs.staging import UNTOUCHED_SECONDS
 from tests.vfs.inside import JULY, ONE, TWO, Mounted, Program, mounted, raises
 
@@ -194,6 +195,18 @@ async def test_uids_that_are_given_already_are_told(m: Mounted, p: Program) -> N
     assert await m.stored("INBOX") == [(1, ONE), (5, ONE), (6, TWO)]
     assert report["not_kept"] == [
         {"mailbox": "INBOX", "name": "one", "what": "uid 1, is 6", "why": "it is another message's"}
+    ]
+
+
+async def test_a_uid_that_an_expunged_message_had_is_not_given_again(m: Mounted, p: Program) -> None:
+    await m.others.save("Work", [NewMessage(TWO), NewMessage(ONE)])
+    await m.others.expunge("Work", [1])
+    await m.follow("Work")
+    await put_back(p, "Work/back", TWO, 1)
+    report = await commit(m)
+    assert await m.stored("Work") == [(2, ONE), (3, TWO)]
+    assert report["not_kept"] == [
+        {"mailbox": "Work", "name": "back", "what": "uid 1, is 3", "why": "the mailbox is beyond it"}
     ]
 
 
