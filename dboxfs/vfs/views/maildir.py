@@ -219,11 +219,7 @@ class MaildirView:
 
     def tell(self, folder: Folder, uid: int, name: Name) -> bool:
         """The kernel is about to remember a name; False: it must not for long."""
-        inode = self.reading.inodes.of(folder)
-        if not self._told.has_room(inode, len(self._told.uids(inode)) + 1):
-            return False
-        self._told.put(inode, uid, name)
-        return True
+        return self._told.put(self.reading.inodes.of(folder), uid, name)
 
     def can_tell(self, folder: Folder, count: int) -> bool:
         """Whether so many names of a mailbox can be told for long."""

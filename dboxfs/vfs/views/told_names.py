@@ -86,11 +86,15 @@ class ToldNames:
         """Whether so many names of a mailbox can be remembered beside those of the others."""
         return self._count - len(self._names.get(folder, ())) + more <= self._most
 
-    def put(self, folder: int, uid: int, name: Name) -> None:
-        """The kernel was told this name of a message."""
+    def put(self, folder: int, uid: int, name: Name) -> bool:
+        """The kernel is told this name of a message; False: there is no room to remember it."""
         of_folder = self._names.setdefault(folder, {})
-        self._count += uid not in of_folder
+        if uid not in of_folder:
+            if self._count >= self._most:
+                return False
+            self._count += 1
         of_folder[uid] = name
+        return True
 
     def get(self, folder: int, uid: int) -> Name | None:
         """The name that the kernel was told; None: none."""
