@@ -95,7 +95,11 @@ def _measure(mount: Path, daemon: int, writers: int, count: int) -> Cost:
         saver.stdout.readline()
     before, spent, start = _counters(mount), _cpu(daemon), time.perf_counter()
     for saver in savers:
-        saver.communicate("\n")
+        assert saver.stdin is not None
+        saver.stdin.write("\n")
+        saver.stdin.flush()
+    for saver in savers:
+        saver.communicate()
     seconds, spent, after = time.perf_counter() - start, _cpu(daemon) - spent, _counters(mount)
     saves = writers * count
     operations, wakeups = ((b - a) / saves for a, b in zip(before, after, strict=True))
