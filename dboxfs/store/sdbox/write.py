@@ -7,10 +7,13 @@ What comes, by a save or a copy, is a temporary file first, and goes the way of
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 from dboxfs.errors import NoSuchMessage, Unsupported
+from dboxfs.index.state import IndexState
 from dboxfs.store.mdbox.expunged import Expunged
 from dboxfs.store.sdbox.saves import Arrival, SdboxSaves
+from dboxfs.store.write import log_records
 from dboxfs.store.write.expunges import finish_expunge, heritage
 from dboxfs.store.write.leftovers import inodes_of
 from dboxfs.store.write.message import CopyAs, NewMessage
@@ -19,17 +22,47 @@ from dboxfs.store.write.notes import Note
 from dboxfs.store.write.results import Copied, Saved
 from dboxfs.store.write.session import Work, present, visible
 
+_Marks = Mapping[int, tuple[int, tuple[str, ...]]]
+"""Flags and keywords of messages, by uid."""
+
+LOOKS = 20
+"""So often in a row a message that is moved may be marked anew."""
+
+
+class _MarksChanged(Exception):
+    """Messages have other flags or keywords (``now``) than those that were copied."""
+
+    def __init__(self, now: _Marks) -> None:
+        super().__init__(now)
+        self.now = now
+
+
+def _check_marks(state: IndexState, marks: _Marks | None) -> None:
+    """
+    :raises _MarksChanged: messages that are there have others.
+    """
+    there = visible(state, marks or ())
+    now = {uid: log_records.marks(state, uid) for uid in there}
+    changed = {uid: found for uid, found in now.items() if marks is not None and found != marks[uid]}
+    if changed:
+        raise _MarksChanged(changed)
+
 
 class SdboxWriter:
     """The write paths of a single-dbox store.
 
-    :param expunge: takes messages out of a mailbox, as the writer's options say.
+    :param done_when_gone: carries out what takes messages out of a mailbox, and has succeeded when they are
+        gone, whatever fails behind that.
     """
 
-    def __init__(self, work: Work, expunge: Callable[[str, Sequence[int]], Awaitable[object]]) -> None:
+    def __init__(
+        self,
+        work: Work,
+        done_when_gone: Callable[[str, Sequence[int], Awaitable[list[int]]], Awaitable[object]],
+    ) -> None:
         self._work = work
         self._disk = work.disk
-        self._expunge = expunge
+        self._done_when_gone = done_when_gone
         self._saves = SdboxSaves(work)
 
     @property
@@ -65,6 +98,20 @@ class SdboxWriter:
         :param named: the name that the first one shall have.
         :raises NoSuchMessage: one of them is gone; nothing was copied.
         """
+        copied, _ = await self._copy(source, uids, target, like=like, replaces=replaces, named=named)
+        return copied
+
+    async def _copy(
+        self,
+        source: str,
+        uids: Sequence[int],
+        target: str,
+        *,
+        like: Mapping[int, CopyAs] | None = None,
+        replaces: int | None = None,
+        named: Wanted | None = None,
+    ) -> tuple[Copied, _Marks]:
+        """:meth:`copy`; gives what marks the originals had, too."""
         made: list[Arrival] = []
         directory = self._work.location.mailbox_path(target)
         await self._saves.need_directory(target, directory)
@@ -79,6 +126,7 @@ class SdboxWriter:
                 rows = index.state.rows_of(wanted).tolist()
                 state = index.state
                 facts = [(int(state.flags[row]), state.keywords(row)) for row in rows]
+                seen = {uid: log_records.marks(state, uid) for uid in wanted}
                 attachments = await self._saves.attachments(source, wanted, guid)
                 for uid, (flags, keywords) in zip(wanted, facts, strict=True):
                     new = Arrival(self._disk.temporary(directory), flags, keywords, b"")
@@ -93,7 +141,7 @@ class SdboxWriter:
             raise
         made[0].replaces, made[0].wanted = replaces, named
         saved = await self._saves.take(target, made)
-        return Copied(saved.uid_validity, tuple(wanted), saved.uids)
+        return Copied(saved.uid_validity, tuple(wanted), saved.uids), seen
 
     async def move(
         self,
@@ -110,13 +158,65 @@ class SdboxWriter:
         :param named: the name that the first one shall have.
         :raises NoSuchMessage: one of them is gone; nothing was copied.
         """
+        wanted = sorted(set(uids))
         note = await self._note_move(source, uids, target)
         try:
-            copied = await self.copy(source, uids, target, replaces=replaces, named=named)
-            await self._expunge(source, uids)
+            copied, seen = await self._copy(source, uids, target, replaces=replaces, named=named)
+            came = dict(zip(wanted, copied.uids, strict=True)) if replaces is None else {}
+            await self._leave(source, wanted, seen, partial(self._mark_again, target, came))
         finally:
             await self._work.notes.drop([note])
         return copied
+
+    async def _leave(
+        self,
+        source: str,
+        uids: Sequence[int],
+        seen: _Marks,
+        changed: Callable[[_Marks, _Marks], Awaitable[None]],
+    ) -> None:
+        """Expunge in the source what was copied, with the marks that the copies have.
+
+        :param seen: the marks that were copied.
+        :param changed: called with these and others that the originals have got since.
+        """
+        for _ in range(LOOKS):
+            try:
+                await self._expunge_marked(source, uids, seen)
+            except _MarksChanged as exc:
+                await changed(seen, exc.now)
+                seen = {**seen, **exc.now}
+            else:
+                return
+        await self._expunge_marked(source, uids, None)
+
+    async def _expunge_marked(self, source: str, uids: Sequence[int], marks: _Marks | None) -> None:
+        """Expunge messages, as the writer's options say.
+
+        :param marks: only with these; None: with any.
+        :raises _MarksChanged: one has others; nothing was changed.
+        """
+        if self._work.options.alone:
+            await self._done_when_gone(source, uids, self.expunge(source, uids, marks=marks))
+            return
+        async with self._work.mailbox(source) as index:
+            _check_marks(index.state, marks)
+            wanted = visible(index.state, uids)
+            if wanted:
+                await index.append(log_records.expunge(index.state, wanted, external=False))
+        self._work.count("expunged", len(wanted))
+
+    async def _mark_again(self, target: str, came: Mapping[int, int], before: _Marks, now: _Marks) -> None:
+        """Originals have other marks by now: so have their copies, where nobody has marked those since.
+
+        :param came: uids of the copies, by those of the originals.
+        """
+        async with self._work.mailbox(target) as index:
+            state = index.state
+            for uid, (flags, keywords) in now.items():
+                new = came.get(uid, 0)
+                if visible(state, [new]) and log_records.marks(state, new) == before[uid]:
+                    await index.append(log_records.exactly(state, new, flags, keywords))
 
     async def _note_move(self, source: str, uids: Sequence[int], target: str) -> str:
         async with self._work.mailbox(target) as index:
@@ -146,15 +246,18 @@ class SdboxWriter:
         *,
         heir: int | None = None,
         named: Wanted | None = None,
+        marks: _Marks | None = None,
     ) -> list[int]:
         """Expunge messages (None: all), and those that others asked for; gives the uids that were there.
 
         :param heir: takes the place of the only one of *uids*, if that is there.
         :param named: the name that the heir shall have.
+        :param marks: only if they have these marks still; None: with any.
         :raises NoSuchMessage: there is no heir.
         :raises OSError: also if they are expunged, but a file could not be removed (``maintain`` will).
         """
         async with self._work.mailbox(name) as index:
+            _check_marks(index.state, marks)
             wanted = index.state.uids.tolist() if uids is None else present(index.state, uids)
             await self._work.name_one(name, index, named)
             first = heritage(index, heir, wanted[0]) if heir is not None and wanted else None

@@ -86,7 +86,7 @@ class StoreWriter:
         self._work.repair = repair_storage
         mdbox = self._work.mdbox
         self._backend: MessageWriter = (
-            MdboxWriter(self._work) if mdbox else SdboxWriter(self._work, self.expunge)
+            MdboxWriter(self._work) if mdbox else SdboxWriter(self._work, self._done_when_gone)
         )
         self._tree = MailboxTree(self._work, self._execute_expunge)
         self._asking: dict[str, Asking] = {}
