@@ -96,12 +96,14 @@ class Own:
     :ivar uid: 0 if not known.
     :ivar seen: numbers of the mounts that have shown it under its name.
     :ivar flagged: the mount through which its flags were set; None: no one, or Dovecot.
+    :ivar made: the mount through which it came, or was replaced, last; None: Dovecot, or not known.
     """
 
     item: Item
     uid: int = 0
     seen: set[int] = field(default_factory=set)
     flagged: int | None = None
+    made: int | None = None
 
     @property
     def standing(self) -> bool:
@@ -204,6 +206,7 @@ class Worker:
         named = {other.item.name for other in self.own if other.item.box == own.item.box}
         beside = [other for other in self.own if other is not own and other.item.store == own.item.store]
         known = {other.uid for other in beside if other.item.box == own.item.box}
+        met: list[str] = []
         for path in sorted(set(directory.glob("*.eml")) - {directory / name for name in named}):
             with contextlib.suppress(FileNotFoundError):
                 uid = uid_of(path)
@@ -211,11 +214,16 @@ class Worker:
                 if mine and uid not in known and path.name in (f"{uid}.eml", f"uid-{uid}.eml"):
                     own.uid = uid
                     return path
-        raise Fault(f"{own.item} is not in {directory}")
+                met.append(
+                    f"{path.name} uid {uid}{' mine' if mine else ''}{' known' if uid in known else ''}"
+                )
+        raise Fault(f"{own.item} is not in {directory}: {', '.join(met)}")
 
     def uid(self, own: Own) -> int:
+        """Of the message that it is now: another mount may show the one before for a moment."""
         if not own.uid:
-            own.uid = uid_of(self.path(own, self.mount(own.item.store, own)))
+            mount = own.made if own.made is not None else self.mount(own.item.store, own)
+            own.uid = uid_of(self.path(own, mount))
         return own.uid
 
     def delayed(self, seconds: float) -> None:
@@ -246,7 +254,7 @@ class Worker:
 
     def change(self, own: Own, item: Item, mount: int | None, uid: int = 0, same: bool = False) -> None:
         """Remember what a message is now; *mount* shows it.  *same*: other mounts have that name, too."""
-        own.item, own.uid = item, uid
+        own.item, own.uid, own.made = item, uid, mount
         own.seen = (own.seen if same else set()) | ({mount} if mount is not None else set())
 
     def check(self, own: Own, mount: int) -> None:
