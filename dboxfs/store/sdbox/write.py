@@ -25,7 +25,7 @@ from dboxfs.store.write.session import Work, present, visible
 _Marks = Mapping[int, tuple[int, tuple[str, ...]]]
 """Flags and keywords of messages, by uid."""
 
-LOOKS = 20
+MARKED_ANEW = 20
 """So often in a row a message that is moved may be marked anew."""
 
 
@@ -180,7 +180,7 @@ class SdboxWriter:
         :param seen: the marks that were copied.
         :param changed: called with these and others that the originals have got since.
         """
-        for _ in range(LOOKS):
+        for _ in range(MARKED_ANEW):
             try:
                 await self._expunge_marked(source, uids, seen)
             except _MarksChanged as exc:
