@@ -64,7 +64,8 @@ class Holders:
         self._since = int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS) - 1
 
     def look(self, inode: int, opens: Callable[[int], int]) -> bool:
-        """Whether anybody holds a descriptor of this open.  30 to 100 µs for a process without children.
+        """Whether anybody holds a descriptor of this open.  40 µs for a process without children,
+        4 µs more for each descriptor, 20 µs if it is a file's.
 
         :param opens: how often a process has opened the same file itself; these are no copies.
         """
