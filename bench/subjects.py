@@ -96,6 +96,10 @@ class Mount(Subject):
         if process is None:
             return
         try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:  # another mount namespace may have a copy of the mount
+            process.terminate()
+        try:
             process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             process.kill()
