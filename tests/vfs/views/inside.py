@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from dboxfs.fsapi import Driver
 from dboxfs.fsapi.drivers.memory import MemoryDriver
 from dboxfs.store import Kind
 from dboxfs.store.write import NewMessage
@@ -56,6 +57,7 @@ async def maildir(
     charset: Charset = Charset.UTF8,
     driver: MemoryDriver | None = None,
     directory: Path | None = None,
+    faults: Callable[[Driver], Driver] | None = None,
 ) -> AsyncIterator[InMaildir]:
     """A new store in memory, or the one that *driver* has, mounted as Maildirs.
 
@@ -68,7 +70,7 @@ async def maildir(
         return kernels[0]
 
     options = ViewOptions(view=View.MAILDIR, nesting=nesting, charset=charset)
-    async with mounted(kind, driver=driver, kernel=between) as inner:
+    async with mounted(kind, driver=driver, kernel=between, faults=faults) as inner:
         view = maildir_view(inner.reading, inner.vfs, options, kernels[0], inner.name_reader)
         if directory is None:
             yield InMaildir(inner, view, Program(view))
