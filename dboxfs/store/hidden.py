@@ -118,8 +118,9 @@ def unlisted_messages(mapping: MapIndex, states: Mapping[str, IndexState | None]
     columns = [
         column for state in states.values() if state is not None and (column := map_uids(state)) is not None
     ]
-    listed = np.unique(np.concatenate(columns)) if columns else np.zeros(0, np.uint32)
-    return np.setdiff1d(mapping.map_uids[mapping.refcounts > 0], listed).astype(np.uint32)
+    used = mapping.map_uids[mapping.refcounts > 0].astype(np.uint32, copy=False)
+    listed = np.concatenate(columns) if columns else np.zeros(0, np.uint32)
+    return used[~np.isin(used, listed)]  # without sorting: that takes 80 MB for a million messages
 
 
 async def hidden_in(store: Store) -> list[Hidden]:
