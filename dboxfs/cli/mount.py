@@ -16,7 +16,6 @@ from types import ModuleType
 
 import trio
 
-from dboxfs.cli.crypt_keys import read_keys
 from dboxfs.cli.daemon import in_background
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import SYSLOG, default_log_file, is_stderr, log_to, one_line
@@ -128,7 +127,10 @@ def mount(arguments: argparse.Namespace) -> int:
     options = parse_options(arguments.options, chosen.separator, chosen.compress)
     if options.attachments is not None:
         location = replace(location, attachments=options.attachments)
-    location = replace(location, keys=read_keys(options.keys, options.password_fd))
+    if options.keys:
+        from dboxfs.cli.crypt_keys import read_keys
+
+        location = replace(location, keys=read_keys(options.keys, options.password_fd))
     clear_dead(os.path.abspath(arguments.mountpoint), replace=arguments.replace or options.replace)
     mountpoint = check_mountpoint(arguments.mountpoint)
     _check_apart(location, mountpoint)

@@ -1,119 +1,30 @@
-"""Encrypted messages: unlock one with the keys at hand, and make sure that it is what was encrypted.
+"""Whether a message has to be decrypted, and can be: what decrypts it is loaded with the first that is.
 
-Nothing of a message is shown before its tag was seen: all of it is decrypted once when it is opened, with
-nothing kept, and again as it is read.  What comes out may be compressed; its first bytes say so.
-
-Cancelled or failed, the record that was opened is the caller's still.
+The library for that takes 10 MB, and most mounts have no key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING
 
-from dboxfs.dbox import PREFIX_SIZE, Compression, Decompressor, NeedMore, detect
-from dboxfs.dbox.crypt import (
-    FIXED_SIZE,
-    CryptHeader,
-    Decryptor,
-    KeyRing,
-    NoKey,
-    UnsupportedCipher,
-    parse_crypt_header,
-    unwrap,
-)
-from dboxfs.errors import CorruptFile, EncryptedMessage, FormatError
 from dboxfs.store.backend import OpenRecord
-from dboxfs.store.body import BodyDecoder, Decoding
-from dboxfs.store.body_plain import PlainBody
+from dboxfs.store.body import Decoding
 
-_CIPHER_PIECE: Final = 64 << 10
+if TYPE_CHECKING:
+    from dboxfs.dbox.crypt import KeyRing
 
 
 async def decrypting(opened: OpenRecord, keys: KeyRing | None) -> Decoding | None:
     """How the settled record in *opened* is read; None: it is not encrypted, or there is no key at all.
 
+    Cancelled or failed, *opened* is the caller's still.
+
     :raises EncryptedMessage: it was encrypted for another key, or in a way that dboxfs doesn't read.
     :raises CorruptFile: it is not what was encrypted: cut off, or altered.
     :raises OSError: it can't be read.
     """
-    record = opened.record
-    if keys is None or not record.encrypted:
+    if keys is None or not opened.record.encrypted:
         return None
-    body = PlainBody(opened.handle, opened.path, record.body_offset, record.stored_size, opened.close)
-    try:
-        header = await _header(body)
-        new = partial(Decryptor, header, unwrap(header, keys), record.stored_size)
-        compression = await _verified(body, new())
-    except NoKey as error:
-        raise EncryptedMessage(
-            opened.path, record.offset, f"for another key than was given ({error})"
-        ) from None
-    except UnsupportedCipher as error:
-        raise EncryptedMessage(
-            opened.path, record.offset, f"in a form that is not read: {error.reason}"
-        ) from None
-    except FormatError as error:
-        raise CorruptFile(opened.path, record.body_offset + error.offset, error.reason) from error
-    if compression is None:
-        return Decoding(new, None, record.stored_size - header.overhead)
-    return Decoding(partial(Chained, new, compression), compression, None)
+    from dboxfs.store.deciphering import deciphering
 
-
-async def _header(body: PlainBody) -> CryptHeader:
-    size = FIXED_SIZE
-    while True:
-        header = parse_crypt_header(await body.read(size, 0))
-        if not isinstance(header, NeedMore):
-            return header
-        if header.size > body.size:
-            raise FormatError(body.size, "the encrypted message ends inside its header")
-        size = header.size
-
-
-async def _verified(body: PlainBody, decryptor: Decryptor) -> Compression | None:
-    """Decrypt all of it; gives how the text is compressed.
-
-    :raises FormatError: it is not what was encrypted.
-    """
-    first = b""
-    for offset in range(0, body.size, _CIPHER_PIECE):
-        decryptor.feed(await body.read(_CIPHER_PIECE, offset))
-        plain = decryptor.read(_CIPHER_PIECE)
-        first += plain[: PREFIX_SIZE - len(first)]
-    decryptor.finish()
-    return detect(first)
-
-
-class Chained:
-    """A decryptor with a decompressor behind it, as one decoder."""
-
-    def __init__(self, decryptor: Callable[[], BodyDecoder], compression: Compression) -> None:
-        self._first = decryptor()
-        self._second = Decompressor(compression)
-
-    @property
-    def eof(self) -> bool:
-        """All output was read and no more will come."""
-        return self._second.eof
-
-    def feed(self, data: bytes) -> None:
-        """The next stored bytes."""
-        self._first.feed(data)
-        self._second.feed(self._first.read(len(data)))
-
-    def finish(self) -> None:
-        """There are no more.
-
-        :raises FormatError: they end too early, or are damaged.
-        """
-        self._first.finish()
-        self._second.finish()
-
-    def read(self, max_bytes: int) -> bytes:
-        """The next plain bytes.
-
-        :raises FormatError: damage.
-        """
-        return self._second.read(max_bytes)
+    return await deciphering(opened, keys)

@@ -20,8 +20,8 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from dboxfs.dbox.crypt import KeyRing
 from dboxfs.errors import NoSuchStore, Unsupported
 from dboxfs.store.evidence import (
     GUID,
@@ -38,6 +38,9 @@ from dboxfs.store.mailbox_directories import MailboxDirectories
 from dboxfs.store.mailbox_names import INDEX_ESCAPE, NameCoding
 from dboxfs.store.user_variables import StoreUser, absolute_path, expand
 from dboxfs.util.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from dboxfs.dbox.crypt import KeyRing
 
 UNFINISHED = ".dboxfs-convert"
 """A file in the root of a store that ``dboxfs convert`` is still making."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,9 @@ def test_a_mount_with_the_key_shows_the_mail(dovecot: Dovecot, mounts: Mounts) -
     assert [m.text for m in account.fetch()] == [message.text + b"more\n"]
     done = dboxfs("mount", "-o", f"crypt_key={account.home}", account.location, mounts.mountpoint())
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
+def test_a_mount_without_keys_does_not_load_what_decrypts() -> None:
+    script = "import sys, dboxfs.cli.mount, dboxfs.fuse.mount; print('cryptography' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
