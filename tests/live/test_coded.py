@@ -94,7 +94,7 @@ def test_an_encrypted_message_is_refused_and_never_shown_as_mail(
             path.read_bytes()
     for other in (first, last):
         assert (mnt / "INBOX" / f"{other.uid}.eml").read_bytes() == other.text
-    lines = [line for line in mounts.log_file(mnt).read_text().splitlines() if "encrypted" in line]
+    lines = [line for line in mounts.log_file(mnt).read_text().splitlines() if "is encrypted" in line]
     assert len(lines) == 1, "one line says why"
     assert "INBOX: uid 2" in lines[0]
     assert json.loads((mnt / ".dboxfs" / "stats.json").read_text())["damaged_messages"] == 0
