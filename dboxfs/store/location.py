@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 UNFINISHED = ".dboxfs-convert"
 """A file in the root of a store that ``dboxfs convert`` is still making."""
 
-
 WRITTEN_NAMES = "dboxfs-names"
 """The directory in the control directory with one file a mailbox: the names that programs gave messages."""
 
