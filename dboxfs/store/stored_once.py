@@ -9,6 +9,8 @@ the guid is that of                         the new message
 ==========================================  ================================================================
 no message                                  has it, and a record of its own
 a message with the same bytes               is a copy: one more reference to that record
+a message with the same bytes that was      the same: it is there again
+expunged and not purged
 an earlier message of the same save,        the same
 with the same bytes
 a message with other bytes, another date,   has a record and a new guid, and the caller is told why
@@ -24,7 +26,7 @@ purged; then all of this is done again.  One that was expunged meanwhile, moved 
 alternative storage is as good as before.  A crash: PROTOCOL sections 4 and 5.
 
 Concurrency: a guid is brought by one save at a time, which the next one waits for.  What other processes save
-in the same moment is not seen.  Messages that were expunged and not purged yet are not looked for.
+in the same moment is not seen.
 
 An sdbox has a file for each message, and its indexes know no guids: there each message has the guid that it
 brings, as copies of Dovecot's have, also within one mailbox.
@@ -41,10 +43,11 @@ import numpy as np
 import trio
 
 from dboxfs.dbox import Metadata
-from dboxfs.errors import DboxfsError, EncryptedMessage, StoreBusy
+from dboxfs.errors import DboxfsError, EncryptedMessage, NoSuchMessage, StoreBusy
 from dboxfs.index.mailbox import guids, map_uid, map_uids
 from dboxfs.store.body import Body, open_body, settled
 from dboxfs.store.decrypt import decrypting
+from dboxfs.store.deleted import DeletedMessage, DeletedMessages
 from dboxfs.store.folder import Folder
 from dboxfs.store.mdbox.references import REFCOUNT_LIMIT
 from dboxfs.store.size_format import generation_of
@@ -58,6 +61,9 @@ from dboxfs.store.write_options import Eol
 
 MOST_LOOKS = 10
 """So often a save is made again because the record that it was to refer to went."""
+
+MOST_NOT_PURGED = 4096
+"""If the map has more messages that were expunged and not purged, these are not looked at."""
 
 
 class _Unreadable(Exception):
@@ -74,11 +80,12 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class _Holder:
-    """A message that has a guid."""
+    """A message that has a guid: *uid* of *folder*, or one that was expunged and not purged."""
 
-    folder: Folder
-    uid: int
     map_uid: int
+    folder: Folder | None = None
+    uid: int = 0
+    deleted: DeletedMessage | None = None
 
 
 class StoredOnce:
@@ -89,6 +96,7 @@ class StoredOnce:
         self._writer = writer
         self._convert = writer.options.eol is Eol.LF
         self._busy: dict[bytes, trio.Event] = {}
+        self._deleted = DeletedMessages(store) if store.storage is not None else None
 
     async def save(self, name: str, messages: Sequence[NewMessage]) -> Arrived:
         """``StoreWriter.save``, with the guids that can be kept.
@@ -170,12 +178,14 @@ class StoredOnce:
         """
         why = ""
         for holder in holders:
-            shown = f"{self._store.display_name(holder.folder)}, uid {holder.uid},"
+            shown = "a message that was expunged and not purged"
+            if holder.folder is not None:
+                shown = f"{self._store.display_name(holder.folder)}, uid {holder.uid},"
             try:
                 found = await self._compare(message, holder)
             except _Unreadable as exc:
-                await self._store.refresh_mailbox(holder.folder)
-                if _map_uid(holder) != holder.map_uid:
+                await self._follow(holder)
+                if self._map_uid(holder) != holder.map_uid:
                     raise TextGone(f"{shown} has gone") from exc
                 found = f"has it, and can't be read: {exc}"
             if not isinstance(found, str):
@@ -201,15 +211,22 @@ class StoredOnce:
         if found:
             return found
         with _reading():
-            still = _map_uid(holder) == holder.map_uid and await self._generation() == generation
+            still = self._map_uid(holder) == holder.map_uid and await self._generation() == generation
         if not still:
             raise TextGone("a message with the same guid went while it was read")
         return StoredText(holder.map_uid, generation)
 
     async def _open(self, holder: _Holder) -> tuple[Body, Metadata]:
-        """A message that the index has, also if its expunge was asked for."""
-        assert holder.folder.mailbox is not None
+        """A message that an index has, also if its expunge was asked for, or that only the map has."""
         location = self._store.location
+        if holder.deleted is not None and self._deleted is not None and self._store.storage is not None:
+            place = (await self._store.storage.map()).lookup(holder.map_uid)
+            if place is None:
+                raise NoSuchMessage("it was purged")
+            metadata = (await self._store.storage.record(place)).metadata
+            return await self._deleted.open(holder.deleted), metadata
+        assert holder.folder is not None
+        assert holder.folder.mailbox is not None
         opened = await holder.folder.mailbox.files.open(holder.uid)
         try:
             opened = await settled(opened)
@@ -259,16 +276,48 @@ class StoredOnce:
             for row in np.flatnonzero(np.isin(first, keys)).tolist():
                 guid, place = names[row].tobytes(), int(places[row])
                 if guid in wanted and all(place != other.map_uid for other in found.get(guid, ())):
-                    found.setdefault(guid, []).append(_Holder(folder, int(state.uids[row]), place))
+                    found.setdefault(guid, []).append(_Holder(place, folder, int(state.uids[row])))
+        if len(found) < len(wanted):
+            for holder in await self._not_purged(wanted - found.keys()):
+                assert holder.deleted is not None
+                found.setdefault(holder.deleted.what.guid, []).append(holder)
         return found
+
+    async def _not_purged(self, wanted: set[bytes]) -> list[_Holder]:
+        """Those that only the map has.  Their metadata are read, once, if they are not too many."""
+        if self._store.storage is None or self._deleted is None:
+            return []
+        try:
+            mapping = await self._store.storage.map(fresh=True)
+            if not 0 < np.count_nonzero(mapping.refcounts == 0) <= MOST_NOT_PURGED:
+                return []
+            found = await self._deleted.look()
+        except (DboxfsError, OSError):  # there is none yet, or the save meets what is wrong with it
+            return []
+        return [_Holder(one.map_uid, deleted=one) for one in found if one.what.guid in wanted]
 
     async def _look_again(self, wanted: set[bytes]) -> None:
         """Follow the mailboxes that seemed to have one of these guids, and the map."""
         holders = await self._holders(wanted)
-        for folder in {holder.folder for some in holders.values() for holder in some}:
-            await self._store.refresh_mailbox(folder)
+        for holder in (holder for some in holders.values() for holder in some):
+            await self._follow(holder)
+
+    async def _follow(self, holder: _Holder) -> None:
+        """Have a look at what a message is by now."""
+        if holder.folder is not None:
+            await self._store.refresh_mailbox(holder.folder)
         if self._store.storage is not None:
             await self._store.storage.map(fresh=True)
+
+    def _map_uid(self, holder: _Holder) -> int:
+        """The map uid that a message has now; 0: it is gone."""
+        if holder.folder is None:
+            storage = self._store.storage
+            is_there = storage is not None and storage.place_before(holder.map_uid) is not None
+            return holder.map_uid if is_there else 0
+        state = holder.folder.mailbox.state if holder.folder.mailbox is not None else None
+        row = state.row_of(holder.uid) if state is not None else -1
+        return map_uid(state, row) if state is not None and row >= 0 else 0
 
     async def _generation(self) -> bytes:
         assert self._store.storage is not None
@@ -296,13 +345,6 @@ def _brings_guid(message: NewMessage) -> bool:
 
 def _source(message: NewMessage) -> Source:
     return BytesSource(message.source) if isinstance(message.source, bytes) else message.source
-
-
-def _map_uid(holder: _Holder) -> int:
-    """The map uid that a message has now; 0: it is gone."""
-    state = holder.folder.mailbox.state if holder.folder.mailbox is not None else None
-    row = state.row_of(holder.uid) if state is not None else -1
-    return map_uid(state, row) if state is not None and row >= 0 else 0
 
 
 def _differs(

@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import trio
 
+from dboxfs.errors import CorruptFile
 from dboxfs.index.mailbox import map_uids
+from dboxfs.index.mapindex import MapIndex
 from dboxfs.store import Kind
 from dboxfs.store.stored_once import Arrived, StoredOnce
 from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions
@@ -122,6 +124,34 @@ async def test_a_message_whose_removal_a_dovecot_has_not_carried_out_is_found_to
         assert await records(m) == {1: 2}
 
 
+async def test_a_message_that_is_removed_and_put_back_is_the_one_that_was_there(
+    m: Mounted, p: Program
+) -> None:
+    await copy(p, "INBOX/1.eml", "Work/.kept")
+    guid = await p.xattr("INBOX/1.eml", "guid")
+    await p.unlink("INBOX/1.eml")
+    await m.vfs.removals.finish(m.folder())
+    assert await records(m) == {}
+    await p.rename("Work/.kept", "Work/back")
+    assert (await records(m), await m.stored("Work")) == ({1: 1}, [(1, ONE)])
+    assert await p.xattr("Work/back", "guid") == guid
+    await m.others.purge()
+    assert await m.stored("Work") == [(1, ONE)]
+    await is_clean(m)
+
+
+async def test_another_text_with_the_guid_of_an_expunged_message_has_a_guid_of_its_own(
+    m: Mounted, p: Program
+) -> None:
+    await copy(p, "INBOX/1.eml", "Work/.kept", ONE.upper())
+    guid = await p.xattr("INBOX/1.eml", "guid")
+    await p.unlink("INBOX/1.eml")
+    await m.vfs.removals.finish(m.folder())
+    await p.rename("Work/.kept", "Work/back")
+    assert (await records(m), await m.stored("Work")) == ({2: 1}, [(1, ONE.upper())])
+    assert await p.xattr("Work/back", "guid") != guid
+
+
 async def test_two_files_with_one_new_guid_at_once_are_one_record(m: Mounted, p: Program, q: Program) -> None:
     files = []
     for program, path in ((p, "INBOX/a"), (q, "Work/b"), (p, "Work/c")):
@@ -185,6 +215,18 @@ async def test_what_comes_back_with_the_guid_of_another_text_is_told() -> None:
             },
         ]
         await is_clean(m)
+
+
+async def test_a_store_whose_map_is_not_made_yet_takes_a_guid(m: Mounted) -> None:
+    assert m.store.storage is not None
+
+    async def missing(*, fresh: bool = False) -> MapIndex:
+        raise CorruptFile("dovecot.map.index.log", 0, "the map of the storage is missing")
+
+    m.store.storage.map = missing  # type: ignore[method-assign]
+    new = NewMessage(TWO, guid_text=b"a guid of another program")
+    arrived = await StoredOnce(m.store, m.others).save("Work", [new])
+    assert (arrived.not_kept, await m.stored("Work")) == ({}, [(1, TWO)])
 
 
 # -- while it is compared -----------------------------------------------------------------------------------
