@@ -166,18 +166,22 @@ async def test_no_driver_waits_for_what_is_no_file(tmp_path: Path, make: Callabl
 
 @pytest.mark.expected_log("stands in the place of the file")
 @pytest.mark.parametrize("driver", ["sdbox", "mdbox"])
-def test_a_listing_shows_it_and_opening_it_is_eio(tmp_path: Path, mounts: Mounts, driver: str) -> None:
+@pytest.mark.parametrize(("opens", "size"), [("classic", 0), ("none", 1)])
+def test_a_listing_shows_it_and_reading_it_is_eio(
+    tmp_path: Path, mounts: Mounts, driver: str, opens: str, size: int
+) -> None:
+    """Nothing is read of a file without a byte, so where nothing is opened it has one."""
     root = copied(tmp_path, driver)
     if driver == "mdbox":
         replaced(root / "storage" / "m.1", "fifo")
     else:
         with_every_kind(root)
-    mnt = mounts.mount(f"{driver}:{root}")
+    mnt = mounts.mount(f"{driver}:{root}", f"open={opens}")
     with os.scandir(mnt / "INBOX") as entries:
         found = {entry.name: entry.stat() for entry in entries}
     assert len(found) == len(KINDS)
     for name, status in found.items():
-        assert (status.st_size, stat.S_ISREG(status.st_mode)) == (0, True), name
+        assert (status.st_size, stat.S_ISREG(status.st_mode)) == (size, True), name
         with pytest.raises(OSError, match="Input/output error"):
             (mnt / "INBOX" / name).read_bytes()
 

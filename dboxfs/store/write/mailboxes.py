@@ -62,6 +62,7 @@ class MailboxTree:
         if self._location.volatile is not None:  # it may be gone with the last boot
             await self._disk.make_dirs(self._location.volatile)
         async with tree_lock(self._disk, self._location.tree_lock):
+            await self._work.locate()
             try:
                 yield
             finally:
