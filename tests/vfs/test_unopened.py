@@ -260,6 +260,23 @@ async def test_no_more_files_are_held_than_the_limit_and_those_that_were_looked_
     assert m.fs.stats()["opens"] == opened
 
 
+async def test_no_more_bytes_are_held_than_the_limit_but_always_the_message_that_was_looked_up_last(
+    m: Mounted, r: Reader, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind is Kind.MDBOX:  # holds places, not files
+        return
+    monkeypatch.setattr(departed, "MOST_HELD_BYTES", 1500)
+    inodes = [await looked_up(m, r, b"%d.eml" % uid) for uid in (36, 37, 38, 39)]
+    await expunge(m, 36, 37, 38, 39)
+    assert await r.unopened.read(inodes[-1], 1 << 20, 0) == text(39)
+    with raises(errno.ESTALE):
+        await r.unopened.read(inodes[0], 1 << 20, 0)
+    monkeypatch.setattr(departed, "MOST_HELD_BYTES", 1)
+    inode = await looked_up(m, r, b"79.eml")
+    await expunge(m, 79)
+    assert await r.unopened.read(inode, 1 << 20, 0) == text(79)
+
+
 async def test_no_more_messages_stay_open_than_the_limit(
     m: Mounted, r: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,17 +21,21 @@ from dboxfs.store.backend import OpenRecord, Places
 from dboxfs.store.stored_record import HEAD, TAIL, Record, file_header, parse_record
 
 MOST_HELD = 256
-"""Files that are held open, of all mailboxes together."""
+"""Files that are held open, of all mailboxes together, ..."""
+
+MOST_HELD_BYTES = 256 << 20
+"""... and their bytes: what is deleted takes its disk space as long as it is held."""
 
 
 class _Held:
-    """An open file, and how many use it."""
+    """An open file of *size* bytes, and how many use it."""
 
-    __slots__ = ("handle", "path", "users")
+    __slots__ = ("handle", "path", "size", "users")
 
-    def __init__(self, path: str, handle: Handle) -> None:
+    def __init__(self, path: str, handle: Handle, size: int) -> None:
         self.path = path
         self.handle = handle
+        self.size = size
         self.users = 1
 
     def release(self) -> None:
@@ -54,6 +58,7 @@ class HeldFiles:
         self.wanted = False
         self._fs = fs
         self._held: OrderedDict[_Key, _Held] = OrderedDict()
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._held)
@@ -71,31 +76,33 @@ class HeldFiles:
         if key in self._held:
             self._held.move_to_end(key)
             return
-        path, handle = await self._opened(paths)
+        opened = await self._opened(paths)
         if key in self._held:  # meanwhile
-            handle.close()
+            opened.release()
             return
-        self._held[key] = _Held(path, handle)
-        if len(self._held) > MOST_HELD:
-            self._held.popitem(last=False)[1].release()
+        self._held[key] = opened
+        self._bytes += opened.size
+        while len(self._held) > MOST_HELD or (self._bytes > MOST_HELD_BYTES and len(self._held) > 1):
+            self.forget(next(iter(self._held)))
 
-    async def _opened(self, paths: list[str]) -> tuple[str, Handle]:
+    async def _opened(self, paths: list[str]) -> _Held:
         for path in paths:
             handle = self._fs.open(path, nofollow=True)
             try:
-                await handle.wait_open()
+                size = (await handle.wait_open()).st_size
             except BaseException as exc:
                 handle.close()
                 if path is paths[-1] or not isinstance(exc, FileNotFoundError):
                     raise
             else:
-                return path, handle
+                return _Held(path, handle, size)
         raise AssertionError("unreachable")
 
     def forget(self, key: _Key) -> None:
         """Hold it no longer."""
         held = self._held.pop(key, None)
         if held is not None:
+            self._bytes -= held.size
             held.release()
 
     def forget_all(self, owner: object) -> None:
