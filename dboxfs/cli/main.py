@@ -43,6 +43,7 @@ COMMANDS = {
     "mount": ("mount", "declare", "mount a store"),
     "umount": ("umount", "declare", "unmount"),
     "status": ("mounted", "declare", "list the mounts of this machine, and whether they live"),
+    "top": ("top", "declare", "what a mount is doing, live"),
     "commit": ("restoring", "declare", "make messages of what was put back (-o restore)"),
     "ls": ("listing", "declare", "list mailboxes, or messages by what they are"),
     "info": ("show", "declare_info", "what a store is and holds"),

@@ -11,9 +11,11 @@ the same answers EROFS.
 from __future__ import annotations
 
 import errno
+import logging
 import stat
 from collections.abc import Callable, Coroutine, Sequence
 from functools import wraps
+from time import perf_counter_ns
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
@@ -25,9 +27,12 @@ from dboxfs.vfs.attrs import NS, Attrs
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.file_system import ReadableFileSystem, WritableFileSystem
 from dboxfs.vfs.listing import ListingRow, OpenDirectory
+from dboxfs.vfs.observed import Observed
 from dboxfs.vfs.open_files import OpenFile
 from dboxfs.vfs.reader import Opened
 from dboxfs.vfs.unopened import Unopened
+
+log = logging.getLogger(__name__)
 
 READING = (
     "lookup", "getattr", "open", "read", "release", "opendir", "readdir", "releasedir", "getxattr",
@@ -53,10 +58,18 @@ def request(
 
     async def answered(self: Adapter, *args: P.args, **kwargs: P.kwargs) -> R:
         self.requests[name] += 1
+        began = perf_counter_ns()
         try:
             return await method(self, *args, **kwargs)
         except Exception as exc:
-            raise FUSEError(self.errors.errno_of(exc, name)) from exc
+            number = self.errors.errno_of(exc, name)
+            self.observed.failed(name, number)
+            raise FUSEError(number) from exc
+        finally:
+            ns = perf_counter_ns() - began
+            self.observed.took(name, ns)
+            if self.observed.trace:
+                log.info("trace: %s %s: %.3f ms", name, args[0] if args else "", ns / 1e6)
 
     return wraps(method)(answered)  # type: ignore[return-value]
 
@@ -67,6 +80,7 @@ class Adapter(pyfuse3.Operations):
     :param vfs: answers the requests.  :param writable: answers those that write; None: read-only.
     :param requests: counts the requests, by name; this fills it.
     :ivar unopened: answers READ and READDIR by inode, and nothing is opened; None: all is opened.
+    :ivar observed: counts durations and errors.
     :ivar greeted: the kernel has begun to talk to us: the mount answers.
     """
 
@@ -82,6 +96,7 @@ class Adapter(pyfuse3.Operations):
     ) -> None:
         super().__init__()
         self.requests = requests
+        self.observed = Observed()
         self.errors = ErrorMap()
         self.greeted = trio.Event()
         self.unopened: Unopened | None = None

@@ -35,6 +35,7 @@ from dboxfs.store.write import StoreWriter, with_version
 from dboxfs.util import mounts
 from dboxfs.util.mounts import Mount
 from dboxfs.vfs.host import Host, Kernel, Spawn
+from dboxfs.vfs.observed import Observed
 from dboxfs.vfs.options import Entries, MountOptions, Opens, View
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.unopened import Unopened
@@ -122,6 +123,7 @@ async def run(
         names = NameReader(store)
         vfs = await _file_system(store, options, host, names)
         adapter = _adapter(vfs, options, kernel, names, requests)
+        adapter.observed = host.observed
         device, mount = _init(adapter, location, mountpoint, options, store.owner.st_uid)
         try:
             pusher = _do_without_open(adapter, vfs, notifier, device, options)
@@ -135,9 +137,11 @@ async def run(
             with (
                 trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
                 trio.open_signal_receiver(signal.SIGUSR1) as questions,
+                trio.open_signal_receiver(signal.SIGUSR2) as traces,
             ):
                 nursery.start_soon(_terminate_on, signals, told)
                 nursery.start_soon(_report_on, questions)
+                nursery.start_soon(_trace_on, traces, host.observed)
                 tell = _told(mountpoint, location, options, ready)
                 begin = _Beginning(options, device, mount, companion, pusher, fs.limits.readahead, tell)
                 nursery.start_soon(begin.run, adapter.greeted, notifier)
@@ -340,6 +344,15 @@ async def _report_on(signals: object) -> None:
     async for _ in signals:  # type: ignore[attr-defined]
         for line in taskdump.report():
             log.info("%s", line)
+
+
+async def _trace_on(signals: object, observed: Observed) -> None:
+    """Begin to log each request, or end it: its kind, inode or handle, and time; no name and no byte."""
+    async for _ in signals:  # type: ignore[attr-defined]
+        observed.trace = not observed.trace
+        log.info(
+            "SIGUSR2: requests are %s", "logged from now on" if observed.trace else "not logged any more"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,9 @@ It is answered by name and never listed, so that no backup, ``find`` or ``grep -
 files have no size (like those in /proc): they are read to their end, past the kernel's cache.  Where nothing
 is opened (:mod:`dboxfs.vfs.unopened`) they have: each lookup then makes a snapshot with an inode of its own.
 
-* ``stats.json``: counters since the mount was made, and gauges of now.
+* ``stats.json``: health first, then counters since the mount was made, and gauges of now.
+* ``metrics``: the same in the text format of Prometheus (:mod:`dboxfs.vfs.metrics`).
+* ``locks``: the file locks that the daemon holds, each a line: kind, how, path.
 * ``store.json``: the location, every folder with what its mailbox is and holds, and what is wrong.
 * ``deleted/``: messages that are expunged and not purged (:mod:`dboxfs.vfs.deleted`, mdbox).
 """
@@ -22,14 +24,20 @@ import trio
 from dboxfs import __version__
 from dboxfs.store import Mailbox, Store
 from dboxfs.store.mail_settings import mail_location
+from dboxfs.util.held_locks import held_locks
 from dboxfs.vfs.attrs import Attributes, Attrs
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.listing import ListingRow
+from dboxfs.vfs.metrics import health, metrics
 from dboxfs.vfs.node import CONTROL, FIRST_CONTROL_FILE, UID_MASK
+from dboxfs.vfs.observed import Observed
 
 NAME = b".dboxfs"
 
 _FIRST_SNAPSHOT = 1 << 16
+
+Maker = Callable[[], Mapping[str, object] | str]
+"""Makes what a file says: text, or what becomes JSON."""
 
 SNAPSHOTS = 64
 """Of control files, kept for programs that read them piece by piece."""
@@ -115,15 +123,19 @@ class Control:
     :ivar makes_snapshots: each lookup makes a file of its own, of a size that is known.
     """
 
-    def __init__(self, store: Store, requests: Mapping[str, int]) -> None:
+    def __init__(self, store: Store, requests: Mapping[str, int], observed: Observed) -> None:
         self._store = store
+        self._observed = observed
         self._requests = requests
         self.more: list[Callable[[], Mapping[str, object]]] = []
         self._started = trio.current_time()
         self.mounted_at = int(time.time())
-        makers = {b"stats.json": self._stats, b"store.json": self._describe}
+        makers: dict[bytes, Maker] = {
+            b"stats.json": self._stats, b"store.json": self._describe, b"metrics": self._metrics,
+            b"locks": held_locks,
+        }  # fmt: skip
         self.files = {name: FIRST_CONTROL_FILE + i for i, name in enumerate(makers)}
-        self._makers: dict[int, Callable[[], Mapping[str, object]]]
+        self._makers: dict[int, Maker]
         self._makers = dict(zip(self.files.values(), makers.values(), strict=True))
         self.makes_snapshots = False
         self.view = "eml"
@@ -131,7 +143,7 @@ class Control:
         self._next_snapshot = _FIRST_SNAPSHOT
         self._commands: dict[int, Callable[[], Awaitable[object]]] = {}
 
-    def serve(self, name: bytes, maker: Callable[[], Mapping[str, object]]) -> None:
+    def serve(self, name: bytes, maker: Maker) -> None:
         """One more file, of what *maker* gives."""
         self.files[name] = inode = FIRST_CONTROL_FILE + len(self.files)
         self._makers[inode] = maker
@@ -188,9 +200,18 @@ class Control:
         maker = self._makers.get(inode)
         if maker is None:
             raise Refused(errno.ENOENT)
-        return (json.dumps(maker(), indent=2) + "\n").encode()
+        content = maker()
+        text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
+        return text.encode("utf-8", "backslashreplace")
+
+    def _metrics(self) -> str:
+        return metrics(self._counters(), self._observed)
 
     def _stats(self) -> dict[str, object]:
+        counters = self._counters()
+        return {"health": health(counters, self._observed), **counters}
+
+    def _counters(self) -> dict[str, object]:
         store = self._store
         more = {key: value for part in self.more for key, value in part().items()}
         boxes = [folder.mailbox for folder in store.folders.values() if folder.mailbox is not None]

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
+
+from dboxfs.vfs.observed import Observed
 
 Spawn = Callable[[Callable[[], Awaitable[object]]], None]
 """Starts a background task that lives as long as the mount.  Its errors are logged."""
@@ -91,9 +93,11 @@ class Host:
     :ivar kernel: is told what changes.
     :ivar requests: how often the kernel has asked, by operation; grows while the mount is used.
     :ivar stats: what else stats.json says of the kernel's side.
+    :ivar observed: durations and errors of requests.
     """
 
     spawn: Spawn
     kernel: Kernel
     requests: Mapping[str, int]
     stats: Callable[[], Mapping[str, object]] = dict
+    observed: Observed = field(default_factory=Observed)

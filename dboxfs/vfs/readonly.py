@@ -67,7 +67,7 @@ class ReadOnlyVfs:
         self.names = Names(name_reader)
         self.open_files = OpenFiles()
         self.forwarding = Forwarding(self.inodes, self.names, self.open_files)
-        self.control = Control(store, host.requests)
+        self.control = Control(store, host.requests, host.observed)
         written = self.open_files.written
         self.attributes = Attributes(store, options, self.control.mounted_at, host.kernel, written)
         self.scans = Scans(self.folders, self.open_files, host.spawn)

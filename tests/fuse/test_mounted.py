@@ -271,7 +271,13 @@ async def test_the_control_directory_is_there_but_never_listed(
     async with mounted(account, tmp_path / "mnt", options=MountOptions(opens=opens)) as mnt:
         assert await aside(lambda: listed(mnt)) == {"INBOX", "%2Edboxfs"}
         control = mnt / ".dboxfs"
-        assert await aside(lambda: listed(control)) == {"deleted", "stats.json", "store.json"}
+        assert await aside(lambda: listed(control)) == {
+            "deleted",
+            "locks",
+            "metrics",
+            "stats.json",
+            "store.json",
+        }
         assert await aside(lambda: stat.S_ISDIR(control.stat().st_mode))
         stats = json.loads(await aside((control / "stats.json").read_text))
         assert (stats["mailboxes"], stats["messages"], stats["damaged_messages"]) == (2, 2, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -72,6 +73,31 @@ def test_a_daemon_that_was_mounted_read_only_stays_so(mounts: Mounts, tmp_path: 
     refused = mount(root, mnt, "remount,rw")
     assert refused.returncode == 32
     assert "its daemon was mounted read-only" in refused.stderr
+
+
+def test_top_metrics_and_trace_show_a_mount_at_work(mounts: Mounts, tmp_path: Path) -> None:
+    mnt = mounts.mount(store(tmp_path))
+    os.stat(mnt / "INBOX")
+    shown = dboxfs("top", mnt, "-n", "1", "--interval", "0.1").stdout.splitlines()
+    assert shown[0].startswith(f"{mnt}: up ")
+    assert shown[0].endswith(", 0 messages, ok")
+    assert shown[1].startswith("request ")
+    assert any(line.startswith("lookup ") for line in shown)
+    assert 'dboxfs_request_duration_seconds_count{op="lookup"}' in (mnt / ".dboxfs/metrics").read_text()
+
+    (one,) = json.loads(dboxfs("status", mnt, "--json").stdout)
+    log = mounts.log_file(mnt)
+    for said in ("logged from now on", "not logged any more"):
+        os.kill(one["pid"], signal.SIGUSR2)
+        deadline = time.monotonic() + 20
+        while f"SIGUSR2: requests are {said}" not in log.read_text():
+            assert time.monotonic() < deadline
+            os.path.exists(mnt / "INBOX/none")
+    assert re.search(r"trace: lookup \d+: \d+\.\d{3} ms", log.read_text())
+    elsewhere = dboxfs("top", tmp_path)
+    assert elsewhere.returncode == 4
+    assert "no dboxfs mount" in elsewhere.stderr
+    mounts.umount(mnt)
 
 
 @pytest.mark.expected_log("companion")

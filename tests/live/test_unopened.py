@@ -106,7 +106,7 @@ def test_a_control_file_has_its_size_and_says_what_is_now(
     assert len(before) == size > 0
     assert json.loads(path.read_bytes())["requests"]["lookup"] > json.loads(before)["requests"]["lookup"]
     deleted = ["deleted"] if driver == "mdbox" else []
-    assert sorted(os.listdir(path.parent)) == [*deleted, "stats.json", "store.json"]
+    assert sorted(os.listdir(path.parent)) == [*deleted, "locks", "metrics", "stats.json", "store.json"]
     assert len((path.parent / "store.json").read_bytes()) > 100
 
 

@@ -172,7 +172,7 @@ async def test_the_control_directory_is_answered_by_name_and_never_listed(
     assert ".dboxfs" not in await p.names("")
     assert (await p.stat(".dboxfs")).inode == CONTROL
     deleted = ["deleted"] if kind is Kind.MDBOX else []
-    assert await p.names(".dboxfs") == [*deleted, "stats.json", "store.json"]
+    assert await p.names(".dboxfs") == [*deleted, "locks", "metrics", "stats.json", "store.json"]
     assert not await p.exists("INBOX/.dboxfs")
     assert not await p.exists(".dboxfs/other")
 

@@ -1,0 +1,92 @@
+"""How long requests take and with which errors they end, counted as cheaply as can be.
+
+Durations are counted by powers of two of nanoseconds, from about a microsecond on: a quantile is exact to a
+factor of two, is told as the upper end of its bucket, and costs nothing to keep.
+
+Concurrency: one event loop; no method awaits.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+BUCKETS = 40
+"""Powers of two: the last one is about nine minutes, and has everything that took longer."""
+
+FIRST = 10
+"""The first bucket ends at 2**10 ns."""
+
+EARNED = frozenset(
+    {
+        "ENOENT", "ENODATA", "ENOSYS", "EOPNOTSUPP", "EEXIST", "EISDIR", "ENOTDIR", "EPERM", "EINVAL",
+        "ESTALE", "ENOTEMPTY", "ENAMETOOLONG", "EBADF", "EFBIG",
+    }
+)  # fmt: skip
+"""What a request itself is answered with where nothing is wrong with the store."""
+
+
+class Observed:
+    """The requests of one mount.
+
+    :ivar errors: how often a request of a kind ended with an errno, by (request, name of the errno).
+    :ivar trace: each request is to be logged.
+    """
+
+    def __init__(self) -> None:
+        self.errors: Counter[tuple[str, str]] = Counter()
+        self.trace = False
+        self._durations: defaultdict[str, list[int]] = defaultdict(lambda: [0] * BUCKETS)
+        self._sums: Counter[str] = Counter()
+
+    def took(self, what: str, ns: int) -> None:
+        """A request was answered after *ns* nanoseconds."""
+        self._durations[what][min(max(ns.bit_length(), FIRST), BUCKETS - 1)] += 1
+        self._sums[what] += ns
+
+    def failed(self, what: str, number: int) -> None:
+        """A request was answered with an error."""
+        self.errors[what, errno.errorcode.get(number, str(number))] += 1
+
+    def quantile(self, what: str, share: float) -> float | None:
+        """Seconds within which that share of the requests was answered; None: there was none."""
+        row = self._durations.get(what)
+        if row is None:
+            return None
+        wanted, seen = math.ceil(share * sum(row)), 0
+        for bits, count in enumerate(row):
+            seen += count
+            if seen >= wanted:
+                return _seconds(bits)
+        raise AssertionError("the counts are at least the wanted ones")
+
+    def histogram(self) -> Iterator[tuple[str, list[tuple[float, int]], float]]:
+        """Of each request: (upper end in seconds, how many took no longer) ascending, and seconds in all."""
+        for what, row in sorted(self._durations.items()):
+            seen, found = 0, []
+            for bits in range(FIRST, BUCKETS):
+                seen += row[bits]
+                found.append((_seconds(bits), seen))
+            yield what, found, self._sums[what] / 1e9
+
+    def by_errno(self) -> dict[str, int]:
+        """How often requests ended with an errno that tells of the store or the machine."""
+        found: Counter[str] = Counter()
+        for (_, name), count in self.errors.items():
+            if name not in EARNED:
+                found[name] += count
+        return dict(sorted(found.items()))
+
+    def latencies(self) -> dict[str, dict[str, float]]:
+        """Milliseconds: the median and the 99th percentile of each kind of request."""
+        shares = {"p50": 0.5, "p99": 0.99}
+        return {
+            what: {name: round((self.quantile(what, share) or 0) * 1e3, 3) for name, share in shares.items()}
+            for what in sorted(self._durations)
+        }
+
+
+def _seconds(bits: int) -> float:
+    return float((1 << bits) / 1e9)
