@@ -9,7 +9,7 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from types import ModuleType
@@ -28,6 +28,7 @@ from dboxfs.fsapi import FileSystem, Ksm, choose_driver
 from dboxfs.fsapi.drivers.choice import CHOICES
 from dboxfs.fuse.companion import Companion
 from dboxfs.store import Location
+from dboxfs.util.systemd import notify, watchdog_seconds
 from dboxfs.vfs.options import MountOptions, wants_companion
 
 log = logging.getLogger("dboxfs")
@@ -159,7 +160,15 @@ def mount(arguments: argparse.Namespace) -> int:
     if not arguments.foreground:
         return in_background(serve, start_log)
     start_log()
-    return serve(lambda: None)
+    what = one_line(f"STATUS={location.root} on {mountpoint}")
+
+    def ready() -> None:
+        notify("READY=1", what)
+
+    try:
+        return serve(ready)
+    finally:
+        notify("STOPPING=1")
 
 
 def _log_without_syslog() -> str | None:
@@ -251,11 +260,24 @@ def _serve(
             await _fuse().run(fs, location, mountpoint, options, ready, _warn, companion)
 
     try:
-        trio.run(main)
+        trio.run(main if watchdog_seconds() is None else partial(_watched, main))
     finally:
         if companion is not None:
             companion.stop()
     return 0
+
+
+async def _watched(main: Callable[[], Awaitable[None]]) -> None:
+    """Run the mount, and tell the service manager now and then that its event loop goes round."""
+
+    async def beat(seconds: float) -> None:
+        while notify("WATCHDOG=1"):
+            await trio.sleep(seconds)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(beat, watchdog_seconds() or 1)
+        await main()
+        nursery.cancel_scope.cancel()
 
 
 def _warn(text: str) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -117,16 +118,42 @@ class TestUnit:
         line = re.sub(r"\$\{(\w+)\}", lambda match: shlex.quote(variables[match[1]]), line)
         return shlex.split(line.replace("/usr/local/bin/dboxfs", str(DBOXFS)))
 
-    def test_its_commands_mount_and_unmount(self, account: Account, mounts: Mounts) -> None:
+    def test_its_commands_mount_and_unmount_and_tell_systemd(
+        self, account: Account, mounts: Mounts, tmp_path: Path
+    ) -> None:
         mountpoint = mounts.mountpoint()
         variables = {"OPTIONS": "ro", "STORE": f"mdbox:{account.root}", "MOUNTPOINT": str(mountpoint)}
-        assert run(*self.command("ExecStart", variables)).returncode == 0
-        assert len(list((mountpoint / "INBOX").iterdir())) == 103
-        assert run(*self.command("ExecStop", variables)).returncode == 0
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(str(tmp_path / "notify"))
+            manager.settimeout(60)
+            told = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
+            command = self.command("ExecStart", variables)
+            with subprocess.Popen(command, env=told, stderr=subprocess.DEVNULL) as daemon:
+                said = {manager.recv(4096).decode()}
+                while not any(text.startswith("READY=1") for text in said):
+                    said.add(manager.recv(4096).decode())
+                assert said <= {f"READY=1\nSTATUS={account.root} on {mountpoint}", "WATCHDOG=1"}
+                assert manager.recv(4096) == b"WATCHDOG=1"
+                assert len(list((mountpoint / "INBOX").iterdir())) == 103
+                assert run(*self.command("ExecStop", variables)).returncode == 0
+                assert daemon.wait(60) == 0
+                while manager.recv(4096) != b"STOPPING=1":
+                    pass
         assert not is_mounted(mountpoint)
-        assert run(*self.command("ExecStart", variables)).returncode == 0
         assert run(*self.command("ExecStopPost", variables)).returncode == 0
-        assert not is_mounted(mountpoint)
+
+    def test_nothing_in_it_hides_the_mount_in_a_namespace(self) -> None:
+        keys = re.findall(r"^(\w+)=", UNIT.read_text(), re.MULTILINE)
+        hiding = re.compile(
+            "Private|ProtectSystem|ProtectHome|ProtectKernel|ProtectControl|.*Paths|Root|Mount|Bind|Temp"
+        )
+        assert [key for key in keys if hiding.match(key)] == []
+        analyze = shutil.which("systemd-analyze")
+        if analyze is not None:
+            done = run(analyze, "security", "--offline=true", UNIT)
+            score = re.search(r"exposure level for \S+: (\d\.\d)", done.stdout)
+            assert score is not None
+            assert float(score[1]) <= 6.0
 
     def test_systemd_understands_it(self, tmp_path: Path) -> None:
         text = UNIT.read_text().replace("/usr/local/bin/dboxfs", str(DBOXFS))
