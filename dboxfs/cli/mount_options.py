@@ -100,7 +100,7 @@ class _Goes(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class _Option:
+class MountOption:
     """One option.
 
     :ivar takes: its values, for people; empty: it has none.
@@ -115,15 +115,15 @@ class _Option:
     many: bool = False
 
 
-def _flag(goes: _Goes, field: str, value: object = True) -> _Option:
-    return _Option("", goes, field, {"": value}.__getitem__)
+def _flag(goes: _Goes, field: str, value: object = True) -> MountOption:
+    return MountOption("", goes, field, {"": value}.__getitem__)
 
 
-def _choice(goes: _Goes, field: str, values: Mapping[str, object]) -> _Option:
-    return _Option("|".join(values), goes, field, values.__getitem__)
+def _choice(goes: _Goes, field: str, values: Mapping[str, object]) -> MountOption:
+    return MountOption("|".join(values), goes, field, values.__getitem__)
 
 
-def _enum(goes: _Goes, field: str, kind: type[enum.Enum]) -> _Option:
+def _enum(goes: _Goes, field: str, kind: type[enum.Enum]) -> MountOption:
     return _choice(goes, field, {one.value: one for one in kind})
 
 
@@ -151,28 +151,28 @@ def _path(text: str) -> str:
     return os.path.abspath(os.path.expanduser(text))
 
 
-_OPTIONS: Mapping[str, _Option] = {
+OPTIONS: Mapping[str, MountOption] = {
     "allow_other": _flag(_Goes.MOUNT, "allow_other"),
     "loop": _choice(_Goes.MOUNT, "fast_loop", {"fast": True, "plain": False}),
     "entries": _enum(_Goes.MOUNT, "entries", Entries),
     "open": _enum(_Goes.MOUNT, "opens", Opens),
-    "uid": _Option("a number", _Goes.VIEW, "uid", _id),
-    "gid": _Option("a number", _Goes.VIEW, "gid", _id),
-    "umask": _Option("octal digits", _Goes.VIEW, "umask", _octal),
-    "fmode": _Option("octal digits", _Goes.VIEW, "file_mode", _octal),
-    "dmode": _Option("octal digits", _Goes.VIEW, "directory_mode", _octal),
+    "uid": MountOption("a number", _Goes.VIEW, "uid", _id),
+    "gid": MountOption("a number", _Goes.VIEW, "gid", _id),
+    "umask": MountOption("octal digits", _Goes.VIEW, "umask", _octal),
+    "fmode": MountOption("octal digits", _Goes.VIEW, "file_mode", _octal),
+    "dmode": MountOption("octal digits", _Goes.VIEW, "directory_mode", _octal),
     "view": _enum(_Goes.VIEW, "view", View),
     "maildir": _enum(_Goes.VIEW, "nesting", Nesting),
     "names": _enum(_Goes.VIEW, "charset", Charset),
-    "separator": _Option("one character", _Goes.VIEW, "separator", _character),
-    "attachments": _Option("a directory", _Goes.STORE, "attachments", _path),
-    "crypt_key": _Option("a file", _Goes.STORE, "keys", _path, many=True),
-    "crypt_password_fd": _Option("a number", _Goes.STORE, "password_fd", _id),
+    "separator": MountOption("one character", _Goes.VIEW, "separator", _character),
+    "attachments": MountOption("a directory", _Goes.STORE, "attachments", _path),
+    "crypt_key": MountOption("a file", _Goes.STORE, "keys", _path, many=True),
+    "crypt_password_fd": MountOption("a number", _Goes.STORE, "password_fd", _id),
     "replace": _flag(_Goes.STORE, "replace"),
     "fsync": _enum(_Goes.WRITE, "fsync", Fsync),
     "eol": _enum(_Goes.WRITE, "eol", Eol),
     "lock_method": _enum(_Goes.WRITE, "lock_method", LockMethod),
-    "compress": _Option("zstd, lz4, gz, bz2 or none, with :LEVEL", _Goes.WRITE, "compress", parse_method),
+    "compress": MountOption("zstd, lz4, gz, bz2 or none, with :LEVEL", _Goes.WRITE, "compress", parse_method),
     "alone": _flag(_Goes.WRITE, "neighbour", Neighbour.ALONE),
     "restore": _flag(_Goes.VERSION, "restore"),
     "dbox_version": _choice(_Goes.VERSION, "dbox_version", {"2": 2, "3": 3}),
@@ -181,7 +181,7 @@ _OPTIONS: Mapping[str, _Option] = {
 
 def says_how_to_write(key: str) -> bool:
     """Whether an option means something only for a writable mount."""
-    return key in _OPTIONS and _OPTIONS[key].goes in (_Goes.WRITE, _Goes.VERSION)
+    return key in OPTIONS and OPTIONS[key].goes in (_Goes.WRITE, _Goes.VERSION)
 
 
 def parse_options(texts: list[str], separator: str = "/", compress: Method | None = None) -> ParsedOptions:
@@ -200,15 +200,15 @@ def parse_options(texts: list[str], separator: str = "/", compress: Method | Non
             writable = key == "rw"
         elif key in _KERNEL and not equals:
             kernel.append(key)
-        elif key in _OPTIONS:
-            row = _OPTIONS[key]
+        elif key in OPTIONS:
+            row = OPTIONS[key]
             meant = _read(option, row, value, has_value=bool(equals))
             before = found[row.goes].get(row.field, ())
             found[row.goes][row.field] = (*before, meant) if row.many else meant
             writable |= key == "restore"
             needs_rw = key if row.goes in (_Goes.WRITE, _Goes.VERSION) else needs_rw
         elif key not in _IGNORED and not key.startswith(("x-", "comment")):
-            known = (*_OPTIONS, "ro", "rw", *_KERNEL)
+            known = (*OPTIONS, "ro", "rw", *_KERNEL)
             other = did_you_mean(key, known)
             raise UsageError(f"-o {option}: unknown option{other}; dboxfs mount --help lists them")
     if needs_rw and not writable:
@@ -241,7 +241,7 @@ def _check_view(view: Mapping[str, Any], mount: Mapping[str, Any], *, restores: 
         raise UsageError("-o open=none: only with the default view; leave it out, or view")
 
 
-def _read(option: str, row: _Option, value: str, *, has_value: bool) -> object:
+def _read(option: str, row: MountOption, value: str, *, has_value: bool) -> object:
     """What *option* means.
 
     :raises UsageError: it has no value, or none that it takes.
