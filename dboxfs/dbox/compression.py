@@ -1,4 +1,5 @@
 """Compressed bodies: recognising and decompressing what Dovecot's ``zlib`` / ``mail_compress`` plugin stores.
+Compressing is ``dbox/encoders.py``.
 
 No flag says that a body is compressed; the first bytes do::
 

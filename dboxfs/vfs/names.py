@@ -1,4 +1,5 @@
 """The names of messages, as the mount shows them: those that programs gave, without what is hidden.
+Which of its possible names a message has is decided in ``store/names/table.py``.
 
 A message is *hidden* from the moment on when its removal was asked for until the mailbox says that it is gone
 (:mod:`dboxfs.vfs.removals`).
