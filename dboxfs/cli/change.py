@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import trio
 
+from dboxfs.cli.begin_writing import begin_writing
 from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.progress import Meter
@@ -140,7 +141,7 @@ def purge(arguments: argparse.Namespace) -> int:
                 raise MailHidden(f"{summary(found)}; nothing was purged (--force: purge all the same)")
             writer = StoreWriter(fs, location, store.owner, WriteOptions(neighbour=Neighbour.ALONE))
             if not arguments.dry_run:
-                await writer.recover()
+                await begin_writing(writer, store)
             done = await writer.purge(dry_run=arguments.dry_run, report=show)
         meter.clear()
         verb = "would free" if arguments.dry_run else "freed"

@@ -17,6 +17,7 @@ from dataclasses import replace
 import trio
 
 from dboxfs.cli import change
+from dboxfs.cli.begin_writing import begin_writing
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.paths import overlap
@@ -110,7 +111,7 @@ def import_mail(arguments: argparse.Namespace) -> int:
                     neighbour = Neighbour.ALONE if new or arguments.alone else Neighbour.DOVECOT
                     writing = await with_version(store, replace(options, neighbour=neighbour))
                     writer = StoreWriter(fs, location, store.owner, writing)
-                    await writer.recover()
+                    await begin_writing(writer, store)
                     importer = Importer(
                         store, writer, source, only=arguments.mailbox, verify=arguments.verify, report=report
                     )

@@ -14,6 +14,7 @@ from email.policy import compat32
 
 import trio
 
+from dboxfs.cli.begin_writing import begin_writing
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.status import UsageError
@@ -104,7 +105,7 @@ def undelete(arguments: argparse.Namespace) -> int:
             lock_method = LockMethod(arguments.lock_method)
             options = await with_version(store, WriteOptions(Neighbour.DOVECOT, lock_method=lock_method))
             writer = StoreWriter(fs, location, store.owner, options, views=store)
-            await writer.recover()
+            await begin_writing(writer, store)
             return await _Bringing(store, writer, arguments.to).run(found)
 
     return trio.run(run)

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from dboxfs.cli.begin_writing import begin_writing
 from dboxfs.fsapi import FileSystem, Permissions, ThreadsDriver
 from dboxfs.fsapi.drivers.base import Driver
 from dboxfs.fsapi.temporary import Process
@@ -62,7 +63,7 @@ async def imported(
         async with open_store(fs, location, follow=False) as opened:
             writer = StoreWriter(fs, location, opened.owner, options)
             writer.disk.process = process or writer.disk.process
-            await writer.recover()
+            await begin_writing(writer, opened)
             return await Importer(opened, writer, found, only=only, verify=verify).run()
 
 
