@@ -11,6 +11,7 @@ import errno
 import os
 
 from dboxfs.store import Store
+from dboxfs.vfs.apart import Apart
 from dboxfs.vfs.changes import look_again, mailbox_of
 from dboxfs.vfs.close_policy import ClosePolicy
 from dboxfs.vfs.draft import Draft
@@ -27,7 +28,10 @@ from dboxfs.vfs.staging import Staging
 
 
 class Opening:
-    """Answers CREATE, and OPEN for writing."""
+    """Answers CREATE, and OPEN for writing.
+
+    :ivar apart: what is opened next by those who write messages that others read.
+    """
 
     def __init__(
         self,
@@ -40,7 +44,9 @@ class Opening:
         close_policy: ClosePolicy,
         staging: Staging | None,
         mailboxes: Mailboxes,
+        apart: Apart,
     ) -> None:
+        self.apart = apart
         self._staging = staging
         self._mailboxes = mailboxes
         self._store = store
@@ -107,7 +113,7 @@ class Opening:
     async def open_message(self, inode: int, flags: int, pid: int) -> Opened:
         """Open the message *inode*, or what it has become, for writing.
 
-        :raises Refused: EACCES: it is a control file; ENOENT: it is gone.
+        :raises Refused: EACCES: it is a control file; ENOENT: it is gone; ESTALE: look it up again.
         """
         node = await self._folders.seek(self._forwarding.follow(inode))
         if node.is_control or node.inode == ROOT:
@@ -124,6 +130,9 @@ class Opening:
             base = None
             body.close()
         name = self._names.name(folder, now.uid)
+        if self.apart.is_needed(inode, pid):
+            self.apart.put(inode, pid, self._drafts.new(folder, name, uid=now.uid, base=base))
+            raise Refused(errno.ESTALE)
         draft = self._drafts.replacement(inode, folder, name, now.uid, base)
         return self.opened(draft, flags, pid)
 
@@ -138,5 +147,6 @@ class Opening:
 
     def opened(self, draft: Draft, flags: int, pid: int) -> Opened:
         """The answer: everything that is written goes past the kernel's cache, so nobody reads a mixture."""
+        self.apart.opened(draft)
         file = self._close_policy.open(draft, pid, append=bool(flags & os.O_APPEND))
         return Opened(file, direct_io=True, keep_cache=False)

@@ -27,6 +27,7 @@ from dboxfs.store.names.read import NameReader
 from dboxfs.store.write import StoreWriter
 from dboxfs.util.mounts import Mount
 from dboxfs.vfs import xattrs
+from dboxfs.vfs.apart import Apart
 from dboxfs.vfs.attrs import NS, Attrs
 from dboxfs.vfs.changes import MessageChanges, mailbox_of
 from dboxfs.vfs.close_policy import ClosePolicy, OpenDraft
@@ -83,11 +84,9 @@ class WritableVfs:
         self._drafts = Drafts(inodes, reading.open_files, self._temporary)
         committer = Committer(store, inodes, names.written, forwarding, locks, changes)
         identities = MailboxIdentities(store, writer, changes, self._drafts, name_reader, self._name_files)
-        staging = (
-            Staging(store, writer, inodes, self._drafts, changes, identities, forwarding, host.kernel)
-            if restore
-            else None
-        )
+        staging = Staging(
+            store, writer, inodes, self._drafts, changes, identities, forwarding, host.kernel
+        ) if restore else None  # fmt: skip
         self.staging = staging
         self._removals = Removals(store, writer, names, host.spawn)
         self.writer, self.drafts, self.removals, self.reading = writer, self._drafts, self._removals, reading
@@ -97,7 +96,7 @@ class WritableVfs:
         )
         self._opening = Opening(
             store, inodes, folders, names, forwarding, self._drafts, self._close_policy, staging,
-            self._mailboxes,
+            self._mailboxes, Apart(self._drafts, reading.open_files),
         )  # fmt: skip
         self._rename = RenameRequest(
             inodes, folders, names, forwarding, self._drafts, changes, committer, self._mailboxes,
@@ -198,7 +197,9 @@ class WritableVfs:
             raise Refused(errno.ENOENT)
         linked = self._drafts.linked(parent, name)
         if linked is None:
-            return await self._reading.lookup(parent, name)
+            found = await self._reading.lookup(parent, name)
+            apart = self._opening.apart.find(found.inode, pid)
+            return found if apart is None else self._draft_attrs(apart)
         attrs = await self.getattr(self._reading.forwarding.follow(linked))
         attrs.entry_timeout = 0.0
         return attrs
@@ -294,10 +295,9 @@ class WritableVfs:
         :raises Refused: ESTALE: it is gone; EACCES: a control file, for writing.
         """
         draft = self._drafts.by_inode(inode)
-        if draft is not None:
-            opened = await self._opening.open_draft(draft, flags, pid)
-            if opened is not None:
-                return opened
+        written = await self._opening.open_draft(draft, flags, pid) if draft is not None else None
+        if written is not None:
+            return written
         command = self._reading.control.command(inode) if flags & _WRITING else None
         if command is not None:
             return Opened(command, direct_io=True, keep_cache=False)

@@ -166,6 +166,12 @@ class Program:
             return File(self, attrs.inode, opened.file)
         if flags & os.O_CREAT and flags & os.O_EXCL:
             raise FileExistsError(errno.EEXIST, path)
+        try:
+            return File(self, inode, (await self.vfs.open(inode, flags & ~os.O_CREAT, self.pid)).file)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+        inode = (await self.vfs.lookup(parent, name, self.pid)).inode  # as the kernel does, once
         return File(self, inode, (await self.vfs.open(inode, flags & ~os.O_CREAT, self.pid)).file)
 
     async def create(self, path: str, flags: int = 0) -> File:

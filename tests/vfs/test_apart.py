@@ -1,0 +1,51 @@
+"""A message that is written while somebody reads it: the inode that is read is not the one that grows."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from tests.vfs.inside import ONE, TWO, Mounted, Program, raises
+
+
+@pytest.mark.parametrize("flags", [os.O_APPEND, os.O_TRUNC, 0], ids=["append", "truncate", "over"])
+async def test_who_writes_a_message_that_is_being_read_has_an_inode_of_its_own(
+    m: Mounted, p: Program, q: Program, flags: int
+) -> None:
+    reader = await q.open("INBOX/1.eml")
+    writer = await p.open("INBOX/1.eml", os.O_WRONLY | flags)
+    assert writer.inode != reader.inode
+    await writer.write(TWO, len(ONE) if flags == os.O_APPEND else 0)
+    assert (await reader.stat()).size == len(ONE) == (await q.stat("INBOX/1.eml")).size
+    assert (await q.stat("INBOX/1.eml")).inode == reader.inode
+    assert (await writer.stat()).size == len(TWO) + (len(ONE) if flags == os.O_APPEND else 0)
+    await writer.close()
+    assert await reader.read() == ONE
+    await reader.close()
+    assert await p.texts() == {"1.eml": ONE + TWO if flags == os.O_APPEND else TWO}
+    assert len(await m.stored()) == 1
+
+
+async def test_who_can_not_look_it_up_again_opens_the_message_itself(p: Program, q: Program) -> None:
+    reader = await q.open("INBOX/1.eml")
+    with raises(errno.ESTALE):
+        await p.rw.open(reader.inode, os.O_WRONLY | os.O_APPEND, p.pid)
+    opened = await p.rw.open(reader.inode, os.O_WRONLY | os.O_APPEND, p.pid)
+    await opened.file.write(TWO, len(ONE))
+    await opened.file.flush()
+    await opened.file.release()
+    await reader.close()
+    assert await p.texts() == {"1.eml": ONE + TWO}
+
+
+async def test_drafts_that_nobody_opens_after_all_do_not_pile_up(m: Mounted, p: Program) -> None:
+    reader = await m.program().open("INBOX/1.eml")
+    before = len(m.vfs._drafts.all())
+    for _ in range(100):
+        with raises(errno.ESTALE):
+            await p.rw.open(reader.inode, os.O_WRONLY, m.program().pid)
+    assert len(m.vfs._drafts.all()) - before <= 16
+    await reader.close()
+    assert await p.texts() == {"1.eml": ONE}
