@@ -22,7 +22,7 @@ from dboxfs.store.write import (
     WriteOptions,
     init_store,
 )
-from tests.crash.points import EXPECTED, Acknowledge, Point, Scenario, crash, template
+from tests.crash.points import EXPECTED, Acknowledge, Point, Scenario, crash, each_of, template
 from tests.live.dovecot import Account, Dovecot
 from tests.store.write.stores import body
 
@@ -241,7 +241,7 @@ SCENARIOS += [
 ]
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
+@each_of(SCENARIOS)
 async def test_a_crash(dovecot: Dovecot, points: dict[str, int], scenario: Scenario) -> None:
     made = await template(dovecot, scenario)
     every = list(made.points())

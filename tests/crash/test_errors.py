@@ -16,7 +16,7 @@ from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.store import parse_location
 from dboxfs.store.write import NewMessage, StoreWriter
-from tests.crash.points import EXPECTED, Key, Scenario, Template, clone, contents, counted, template
+from tests.crash.points import EXPECTED, Key, Scenario, Template, clone, contents, counted, each_of, template
 from tests.crash.test_crash import EVERY, SCENARIOS
 from tests.live.dovecot import Account, Dovecot
 
@@ -65,7 +65,7 @@ def leftovers(root: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("scenario", CHOSEN, ids=lambda s: s.name)
+@each_of(CHOSEN)
 async def test_an_error(dovecot: Dovecot, points: dict[str, int], scenario: Scenario) -> None:
     made = await template(dovecot, scenario)
     every = [nth for nth, kind in enumerate(made.operations, 1) if kind != "close"]
