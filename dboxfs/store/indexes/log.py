@@ -310,13 +310,21 @@ class IndexLog:
             await file.close()
 
     async def follow_rotation(self, file: AppendFile, header: LogHeader) -> None:
-        """Go on with a new log that has taken this one's name; it is locked, the old one is given back."""
-        old, self._file = self.file, file
+        """Go on with a new log that has taken this one's name; it is locked, the old one is given back.
+
+        :raises OSError: the new one can't be read; it is given back with this lock, as ever.
+        """
+        old, self._file, self._held = self.file, file, file
         file.path = self.log_path
+        try:
+            start = await file.read(START, 0)
+        except OSError:
+            self.forget()
+            raise
+        finally:
+            await old.close()
         self.header = header
-        self._view.follow_rotation(header, file.identity, await file.read(START, 0))
-        self._held = file
-        await old.close()
+        self._view.follow_rotation(header, file.identity, start)
 
     async def _cut_back(self) -> None:
         try:

@@ -5,14 +5,16 @@ goes on only with a state that the log proves.
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 import trio
 
+from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.fsapi.drivers.faults import Fault, FaultsDriver
 from dboxfs.index import payload
@@ -206,3 +208,40 @@ async def test_a_map_is_kept_once_for_reading_and_writing(tmp_path: Path) -> Non
         assert len(read) == 2
         await one.writer.save("INBOX", [NewMessage(b"Subject: 3\n\n")])
         assert len(read) == 3
+
+
+def _open_below(root: Path) -> list[str]:
+    """Files that this process has open."""
+    links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    names = [os.readlink(link) for link in links if os.path.islink(link)]
+    return [name for name in names if name.startswith(str(root))]
+
+
+@BOTH
+async def test_an_error_while_a_log_is_rotated_leaves_no_log_open_and_none_locked(
+    kind: Kind, tmp_path: Path
+) -> None:
+    options = WriteOptions(neighbour=Neighbour.ALONE, rewrite_after=100, rotate_log=200)
+    nth, done = 0, 0
+    while done >= nth:
+        nth += 1
+        location = Location(kind, str(tmp_path / f"mail{nth}"))
+        driver = FaultsDriver(ThreadsDriver(1), depth=1)
+        async with FileSystem(driver, sync=False) as fs:
+            await init_store(fs, location)
+            first = WriteOptions(neighbour=Neighbour.ALONE, rewrite_after=1 << 20)
+            writer = StoreWriter(fs, location, tmp_path.stat(), first)
+            await writer.save("INBOX", [NewMessage(b"Subject: %d\n\n" % number) for number in range(9)])
+            writer = StoreWriter(fs, location, tmp_path.stat(), options)
+            before = driver.counts.total()
+            driver.replan([Fault("*", nth, error=errno.EIO)])
+            with suppress(OSError, DboxfsError):
+                await writer.save("INBOX", [NewMessage(b"Subject: 2\n\n")])
+                await writer.maintain()
+            done = driver.counts.total() - before
+            driver.replan([])
+            assert _open_below(tmp_path) == [], nth
+            with trio.fail_after(20):
+                await writer.save("INBOX", [NewMessage(b"Subject: 3\n\n")])
+    assert (tmp_path / f"mail{nth}/mailboxes/INBOX/dbox-Mails/dovecot.index.log.2").exists()
+    assert nth > 30
