@@ -2,7 +2,8 @@
 
 A message is one of these if it has a record in the map and no mailbox shows it: its refcount is 0, or each
 mailbox that has it was asked to expunge it, and no Dovecot has carried that out.  A record with refcount 0
-that a mailbox shows has a wrong count, and is no deleted message (``dboxfs check`` names it).
+that a mailbox shows has a wrong count, and is no deleted message (``dboxfs check`` names it).  Nor is one
+whose guid a message of a mailbox has: it was put back, from a backup.
 
 What is known of one stands in the metadata of its record: guid, received date, and the mailbox that it was
 *first saved to*.  A message that was moved since names that one still, and the mailbox may be renamed or
@@ -24,7 +25,7 @@ import trio
 
 from dboxfs.dbox import Metadata
 from dboxfs.errors import DboxfsError, FormatError, NoSuchMessage, Unsupported
-from dboxfs.index.mailbox import map_uids
+from dboxfs.index.mailbox import guids, map_uids
 from dboxfs.index.mapindex import MapIndex, MapRecord
 from dboxfs.store.backend import OpenRecord
 from dboxfs.store.body import Body, open_body, settled
@@ -103,7 +104,22 @@ class DeletedMessages:
         self.unreadable = len(missing) - len(read)
         known.update(read)
         self._known = {place.map_uid: (place, known[place]) for place in places if place in known}
-        return [message for _, message in self._known.values()]
+        back = self._shown_guids({message.what.guid for _, message in self._known.values()})
+        return [message for _, message in self._known.values() if message.what.guid not in back]
+
+    def _shown_guids(self, wanted: set[bytes]) -> set[bytes]:
+        """Those of these guids that messages of mailboxes have."""
+        found: set[bytes] = set()
+        keys = np.unique(np.frombuffer(b"".join(guid[:4] for guid in wanted), "<u4"))
+        for folder in self._store.folders.values():
+            state = folder.mailbox.state if folder.mailbox is not None else None
+            column = guids(state) if state is not None else None
+            if state is None or column is None or not len(column):
+                continue
+            shown = column[~np.isin(state.uids, state.pending_expunges)]
+            first = np.ascontiguousarray(shown[:, :4]).view("<u4").reshape(-1)
+            found |= {row.tobytes() for row in shown[np.isin(first, keys)]} & wanted
+        return found
 
     def _requests(self) -> tuple[dict[int, tuple[str, int]], np.ndarray]:
         """By map uid, where its expunge is asked for; and the map uids that mailboxes show."""

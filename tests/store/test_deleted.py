@@ -106,6 +106,19 @@ async def test_what_was_expunged_is_listed_with_its_date_size_guid_and_mailbox_a
         body.close()
 
 
+async def test_what_was_put_back_from_a_backup_is_not_deleted_any_more(made: Made) -> None:
+    async with made.writer() as writer:
+        await writer.expunge("INBOX", [2])
+    (one,) = await made.deleted()
+    async with made.writer() as writer:
+        await writer.save("Work", [NewMessage(text(1), guid=one.what.guid)])
+        await writer.expunge("INBOX", [3])
+    assert [message.what.guid == one.what.guid for message in await made.deleted()] == [False]
+    async with made.writer() as writer:
+        await writer.expunge("Work", [2])
+    assert [message.what.guid == one.what.guid for message in await made.deleted()] == [True, False, True]
+
+
 async def test_what_is_moved_or_copied_is_not_deleted(made: Made) -> None:
     async with made.writer() as writer:
         await writer.move("INBOX", [1], "Work")
