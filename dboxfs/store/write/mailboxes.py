@@ -62,7 +62,6 @@ class MailboxTree:
         if self._location.volatile is not None:  # it may be gone with the last boot
             await self._disk.make_dirs(self._location.volatile)
         async with tree_lock(self._disk, self._location.tree_lock):
-            await self._work.locate()
             try:
                 yield
             finally:
@@ -191,6 +190,9 @@ class MailboxTree:
         if name == "INBOX":
             raise Unsupported("INBOX can't be deleted")
         async with self._locked():
+            if self._by_guid:
+                async with listed(self._work):
+                    pass  # its directory is known now, whatever was known before
             folder, path = self._location.folder_path(name), self._location.mailbox_path(name)
             if only_empty:
                 await self._check_empty(name, folder)
