@@ -89,7 +89,10 @@ class Committer:
         draft.committed(uid)
         home = await self._changes.home(draft.folder, guid)
         if home is not None:
-            draft.moved(home, self._names.name(home, uid), uid, guid)
+            is_there = (
+                home.mailbox is not None and uid in home.mailbox
+            )  # else others have replaced it already
+            draft.moved(home, self._names.name(home, uid) if is_there else draft.name, uid, guid)
             self._forwarding.became(draft.inode, home, uid)
 
     async def save(self, draft: Draft, folder: Folder, name: bytes | None, *, replaces: int | None) -> int:

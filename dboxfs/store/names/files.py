@@ -21,6 +21,11 @@ when the message is on disk: a crash between the two leaves the message as ``<ui
 replaces another one by a rename has its line before, synced.  A line whose writer died before the rename
 means nothing, and the next writable mount takes it out.
 
+What is appended was decided on by what was read of the file then: if anything else was read of it since, by
+whoever in this process, or is read under its lock, that is decided again (:class:`Seen`).  A file that is
+written anew also says what the last messages were called that were replaced, and by which ones: another mount
+may not have read the index yet, and then shows the old ones still.
+
 Order of locks: the lock of a mailbox, then that of its file of names (:class:`_Place`, then the file's own).
 
 :mod:`dboxfs.store.names.follow` watches the directories, so that a mount shows the names that another gives.
@@ -70,18 +75,22 @@ class LinesAppended:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A file as it was read last: device and inode, and how many bytes."""
+    """A file as it was read: device and inode, and how many bytes."""
 
     identity: tuple[int, int] | None
     end: int
 
+    def has_grown(self, now: Seen) -> bool:
+        """Whether more was read since, or another file."""
+        return now.end != self.end or (bool(self.end) and now.identity != self.identity)
+
 
 def append_steps(
-    path: str, kind: LockKind, seen: Seen, data: bytes, *, durable: bool, unless_changed: bool = False
+    path: str, kind: LockKind, seen: Seen, known: Seen, data: bytes, *, durable: bool
 ) -> Steps[LinesAppended | None]:
     """Lock the file, read what is new, cut off a torn end, append *data*, sync; None: it is locked.
 
-    :param unless_changed: append nothing if others have written since.
+    :param known: what *data* was decided on: if the file has something else, nothing is appended.
     :raises FileNotFoundError: there is none.
     :raises OSError: the file is as it was, but for a torn end.
     """
@@ -99,7 +108,7 @@ def append_steps(
         whole = start + max((at for at, _ in decode_lines(before)), default=0)
         if start + len(before) < size:
             return None
-        if unless_changed and whole != seen.end:
+        if known.has_grown(Seen((status.st_dev, status.st_ino), whole)):
             return LinesAppended(status, start, before, appended=False)
         if size > whole:
             yield ops.Truncate(fd, whole, size)
@@ -123,14 +132,6 @@ class _Naming:
     folder: Folder
     uid: int
     name: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A file that is locked and was read to its end.  ``news``: others had written since it was read last."""
-
-    file: AppendFile
-    news: bool
 
 
 _Request = Request[_Naming, bool]
@@ -173,7 +174,7 @@ class NameFiles:
             fine = [some for some, error in zip(wanted, refused, strict=True) if error is None]
             lines = [self._announcement(box, some, there) for some in fine]
             durable = self._disk.options.durable and any(line.kind is LineKind.PLACED for line in lines)
-            if not lines or await self._append(folder, box, lines, durable=durable, unless_changed=True):
+            if not lines or await self._append(folder, box, lines, durable=durable):
                 return refused
 
     def _refuse(
@@ -213,7 +214,7 @@ class NameFiles:
             if line is None or (line.name, line.writer) != (wanted.name, self._token):
                 return
             back = Line(line.validity, line.uid, line.name, 0, LineKind.ANNOUNCED, NOBODY)
-            if await self._append(folder, box, [back], durable=False, unless_changed=True):
+            if await self._append(folder, box, [back], durable=False):
                 return
 
     async def keep(self, folder: Folder, over: int, named: Wanted) -> None:
@@ -232,7 +233,7 @@ class NameFiles:
                 return
             # A later line about the message: also for those who read this when the other one is gone.
             said = Line(line.validity, line.uid, names.name(line.uid))
-            if await self._append(folder, box, [said], durable=durable, unless_changed=True):
+            if await self._append(folder, box, [said], durable=durable):
                 return
 
     # -- names of messages that are there ------------------------------------------------------
@@ -270,7 +271,7 @@ class NameFiles:
                 raise error
             if not there([uid]):
                 raise NoSuchMessage(f"{folder}: no message with uid {uid}")
-            if await self._append(folder, box, [line], durable=durable, unless_changed=True):
+            if await self._append(folder, box, [line], durable=durable):
                 break
         await self._shorten(folder, box)
 
@@ -283,10 +284,10 @@ class NameFiles:
             box = folder.mailbox
             if box is None or not self._names.are_waiting(box):
                 continue
-            async with self._locked(folder, box) as held:
+            async with self._locked(folder, box) as file:
                 await self._reader.store.refresh_mailbox(folder)
                 if self._names.of(box).mend():
-                    await self._rewrite(box, held.file)
+                    await self._rewrite(box, file)
 
     async def _commit(self, group: Sequence[_Request]) -> None:
         folder = group[0].what.folder
@@ -296,7 +297,7 @@ class NameFiles:
             names = self._names.of(box)
             lines = [line for r in group for line in names.confirmation(r.what.uid, r.what.name)]
             durable = self._disk.options.durable
-            if not lines or await self._append(folder, box, lines, durable=durable, unless_changed=True):
+            if not lines or await self._append(folder, box, lines, durable=durable):
                 break
         await self._shorten(folder, box)
         for request in group:
@@ -304,30 +305,29 @@ class NameFiles:
 
     async def _shorten(self, folder: Folder, box: Mailbox) -> None:
         if self._names.of(box).has_grown:
-            async with self._locked(folder, box) as held:
-                await self._rewrite(box, held.file)
+            async with self._locked(folder, box) as file:
+                await self._rewrite(box, file)
 
     # -- the file ------------------------------------------------------------------------------
 
-    async def _append(
-        self,
-        folder: Folder,
-        box: Mailbox,
-        lines: Sequence[Line],
-        *,
-        durable: bool,
-        unless_changed: bool = False,
-    ) -> bool:
-        """Append lines, and take them over; False: others had written, which was read, and nothing else.
+    def _seen(self, box: Mailbox) -> Seen:
+        """What was read of the file of a mailbox."""
+        place = self._reader.place(box)
+        return Seen(place.identity, place.end)
+
+    async def _append(self, folder: Folder, box: Mailbox, lines: Sequence[Line], *, durable: bool) -> bool:
+        """Append lines that were decided on in this moment, and take them over; False: something else was
+        read of the file since, whoever has read it, and nothing was appended.
 
         Of the names that stand for others now the kernel is told, but not of those that it has asked for.
         """
+        known = self._seen(box)  # before anything is waited for: others read while this waits
         data = b"".join(map(encode_line, lines))
         own = {name for line in lines for name in (line.name, self._names.name(folder, line.uid))}
         try:
-            done = await self._append_at_once(folder, box, data, durable, unless_changed)
+            done = await self._append_at_once(folder, box, known, data, durable)
             if done is None:
-                done = await self._append_locked(folder, box, data, durable, unless_changed)
+                done = await self._append_locked(folder, box, known, data, durable)
         except BaseException:
             self._reader.place(box).end = 0
             await self._disk.attempt(self._reader.look(folder))
@@ -337,13 +337,13 @@ class NameFiles:
         return done is not False
 
     async def _append_locked(
-        self, folder: Folder, box: Mailbox, data: bytes, durable: bool, unless_changed: bool
+        self, folder: Folder, box: Mailbox, known: Seen, data: bytes, durable: bool
     ) -> set[bytes] | Literal[False]:
         """Wait for the file's lock, and append; the names that stand for others now."""
-        async with self._locked(folder, box) as held:
-            if unless_changed and held.news:
+        async with self._locked(folder, box) as file:
+            if known.has_grown(self._seen(box)):
                 return False
-            place, file = self._reader.place(box), held.file
+            place = self._reader.place(box)
             try:
                 await file.append(data)
                 if durable:
@@ -354,7 +354,7 @@ class NameFiles:
             return self._names.take(box, self._reader.lines(box, data))
 
     async def _append_at_once(
-        self, folder: Folder, box: Mailbox, data: bytes, durable: bool, unless_changed: bool
+        self, folder: Folder, box: Mailbox, known: Seen, data: bytes, durable: bool
     ) -> set[bytes] | Literal[False] | None:
         """The same with one hop to a worker; None: there is no file, or it is locked."""
         kind = _LOCKS.get(self._disk.options.lock_method)
@@ -363,10 +363,7 @@ class NameFiles:
             return None
         async with place.lock:
             place.quiet_until = trio.current_time() + QUIET_SECONDS
-            seen = Seen(place.identity, place.end)
-            program = partial(
-                append_steps, path, kind, seen, data, durable=durable, unless_changed=unless_changed
-            )
+            program = partial(append_steps, path, kind, self._seen(box), known, data, durable=durable)
             try:
                 done = await self._disk.chain(program)
             except FileNotFoundError:
@@ -378,20 +375,19 @@ class NameFiles:
             return self._names.take(box, self._reader.lines(box, data)) if done.appended else False
 
     @asynccontextmanager
-    async def _locked(self, folder: Folder, box: Mailbox) -> AsyncIterator[_Held]:
+    async def _locked(self, folder: Folder, box: Mailbox) -> AsyncIterator[AppendFile]:
         """The file of a mailbox, locked and read to its end."""
         place = self._reader.place(box)
         async with place.lock:
             file = await self._open(self._reader.path(box))
             try:
-                before = place.end
                 if not place.continues(file.stat):
                     place.end = 0
                 data = await file.read(file.size - place.end, place.end)
                 self._reader.take(folder, box, file.stat, data)
                 if file.size > place.end:
                     await file.cut(place.end)
-                yield _Held(file, place.end != before)
+                yield file
             finally:
                 await unlock_log(file)
 

@@ -32,6 +32,8 @@ NOBODY = "0"
 """A writer that lives nowhere: what it announces is taken back."""
 
 _FEW = 1000
+_REPLACED = 64
+"""Messages that were replaced and that a file says of when it is written anew."""
 _FORM = re.compile(rb"(?:uid-)*([1-9][0-9]{0,9})\.eml")
 
 There = Callable[[Iterable[int]], Sequence[int]]
@@ -55,7 +57,8 @@ class BoxNames:
     ``unusual``: the names that differ from ``<uid>.eml``, by uid, if no child mailbox has one of them.
     ``pending_of``: the last pending line about a message, by its uid.  ``announced``: lines that count, but
     nobody has said that their message is on disk.  ``heirs``: what has replaced a message since this mount
-    was made, by its uid; ``successors``: what was renamed over it.  ``lines``: how many the file has.
+    was made, by its uid; ``successors``: what was renamed over it; ``replaced``: the lines that the last of
+    these came from, for mounts that don't know yet that it is gone.  ``lines``: how many the file has.
 
     ``lives``: whether the process that has written a line runs still.  ``has``: whether the mailbox shows a
     message.  ``gone``: whether it had one, and doesn't any more.
@@ -74,6 +77,7 @@ class BoxNames:
     unfinished: set[int] = field(default_factory=set)
     heirs: dict[int, int] = field(default_factory=dict)
     successors: dict[int, int] = field(default_factory=dict)
+    replaced: dict[int, Line] = field(default_factory=dict)
     lines: int = 0
 
     @property
@@ -204,6 +208,10 @@ class BoxNames:
             known[line.after] = line.uid
             if len(known) > _FEW:
                 del known[next(iter(known))]
+            self.replaced.pop(line.after, None)
+            self.replaced[line.after] = line
+            if len(self.replaced) > _REPLACED:
+                del self.replaced[next(iter(self.replaced))]
 
     def _set(self, uid: int, name: bytes, new: Container[int]) -> set[bytes]:
         old_name, old_uid = self.by_uid.get(uid), self.by_name.get(name)
@@ -270,11 +278,30 @@ class BoxNames:
 
     def all_lines(self) -> list[Line]:
         """Everything that is known, for a new file."""
+        replaced, given = self._replaced_lines()
         said = [
-            self.announced.get(uid) or Line(self.validity, uid, name)
+            given.get(uid) or self.announced.get(uid) or Line(self.validity, uid, name)
             for uid, name in sorted(self.by_uid.items())
         ]
-        return said + [line for _, lines in sorted(self.pending.items()) for line in lines]
+        return replaced + said + [line for _, lines in sorted(self.pending.items()) for line in lines]
+
+    def _replaced_lines(self) -> tuple[list[Line], dict[int, Line]]:
+        """What messages were called that were replaced, and by which others; the lines of those that are
+        there are apart, by uid.
+
+        A mount that has not read the index yet shows the old one still: under its name, and what is written
+        there goes on in the new one.  Lines of messages that are known to be gone mean nothing to others.
+        """
+        gone: dict[int, Line] = {}
+        there: dict[int, Line] = {}
+        for line in self.replaced.values():
+            if self.has(line.after) or (self.has(line.uid) and self.by_uid.get(line.uid) != line.name):
+                continue  # it was renamed since
+            if line.kind is LineKind.ANNOUNCED and line.uid not in self.announced:  # the message has come
+                line = replace(line, kind=LineKind.SAID, writer="")
+            gone.setdefault(line.after, Line(self.validity, line.after, line.name))
+            (there if self.has(line.uid) else gone)[line.uid] = line
+        return list(gone.values()), there
 
 
 def number_of(name: bytes | None) -> int | None:
@@ -369,6 +396,9 @@ class WrittenNames:
         names = self._boxes.pop(box.guid or b"", None)
         if names is None:
             return set()
+        if names.validity == box.uid_validity:  # what has replaced a message has done so, whatever is read
+            new = self.of(box)
+            new.heirs, new.successors, new.replaced = names.heirs, names.successors, names.replaced
         return {*names.by_name, *names.unusual.values(), *(b"%d.eml" % uid for uid in names.unusual)}
 
     def take(self, box: Mailbox, lines: Iterable[Line | None]) -> set[bytes]:

@@ -134,3 +134,65 @@ def test_which_uid_a_name_would_be_of() -> None:
         assert number_of(name) == 7
     for other in (b"07.eml", b"0.eml", b"7.EML", b"uid7.eml", b"4294967296.eml", b"", b"x", None):
         assert number_of(other) is None
+
+
+def read_anew(writer: Box, *uids: int) -> Box:
+    """Another mount, which shows these messages, and reads a file that *writer* has written anew."""
+    reader = Box(*uids)
+    for line in writer.names.all_lines():
+        reader.names.take(line)
+    return reader
+
+
+@pytest.mark.parametrize("known", [5, 6, 7, 8])
+def test_a_file_that_is_written_anew_tells_who_is_behind_what_was_called_so_and_what_has_replaced_it(
+    known: int,
+) -> None:
+    writer = Box(5)
+    writer.say(5, b"x")
+    for uid in (6, 7, 8):
+        writer.say(uid, b"x", uid - 1, LineKind.ANNOUNCED)
+        writer.go(uid - 1, came=(uid,))
+        writer.say(uid, b"x")
+    reader = read_anew(writer, known)
+    assert reader.shown == {known: b"x"}
+    reader.go(*range(known, 8), came=(8,))
+    assert reader.shown == {8: b"x"}
+    assert [reader.names.heirs[uid] for uid in range(known, 8)] == list(range(known + 1, 9))
+
+
+def test_a_file_that_is_written_anew_tells_what_was_renamed_over_a_message_and_that_it_is_another_file() -> (
+    None
+):
+    writer = Box(3, 7)
+    writer.say(3, b"x")
+    writer.say(7, b"y")
+    writer.say(7, b"x", 3, LineKind.PLACED)
+    writer.go(3)
+    reader = read_anew(writer, 3, 7)
+    assert reader.shown == {3: b"x", 7: b"7.eml"}
+    reader.go(3)
+    assert reader.shown == {7: b"x"}
+    assert (reader.names.heirs, reader.names.successors) == ({}, {3: 7})
+
+
+def test_a_file_that_is_written_anew_gives_no_name_back() -> None:
+    writer = Box(5, 9)
+    writer.say(5, b"x")
+    writer.say(6, b"x", 5, LineKind.ANNOUNCED)
+    writer.go(5, came=(6,))
+    writer.say(6, b"y")
+    assert read_anew(writer, 6, 9).shown == {6: b"y", 9: b"9.eml"}
+    writer.say(6, b"x")
+    writer.say(9, b"x")
+    assert read_anew(writer, 6, 9).shown == {6: b"6.eml", 9: b"x"}
+
+
+def test_a_file_that_is_written_anew_says_of_a_bounded_number_of_messages_that_were_replaced() -> None:
+    writer = Box(1)
+    writer.say(1, b"x")
+    for uid in range(2, 500):
+        writer.say(uid, b"x", uid - 1, LineKind.ANNOUNCED)
+        writer.go(uid - 1, came=(uid,))
+        writer.say(uid, b"x")
+    assert 64 < len(writer.names.all_lines()) < 70
