@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+import dboxfs.store.write  # noqa: F401 - before its parts, which come from two folders
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import Driver, Fault, FaultsDriver, FileSystem
 from dboxfs.fsapi.drivers.memory import MemoryDriver
