@@ -31,12 +31,18 @@ class Apart:
         self._waiting: OrderedDict[tuple[int, int], Draft] = OrderedDict()
 
     def is_needed(self, inode: int, pid: int) -> bool:
-        """Whether thread *pid*, which wants to write message *inode*, has to open another inode."""
-        is_read = inode in self._open_files.being_read and inode not in self._open_files.written
-        return is_read and (inode, pid) not in self._waiting
+        """Whether thread *pid*, which wants to write message *inode*, has to open another inode.
+
+        Nobody is refused twice, since the kernel looks up only once more: who comes back with another message
+        than the one that was refused, because that was replaced meanwhile, opens it.
+        """
+        refused = [key for key in self._waiting if key[1] == pid]
+        for key in refused:
+            self._drafts.drop(self._waiting.pop(key))
+        return not refused and inode in self._open_files.being_read and inode not in self._open_files.written
 
     def put(self, inode: int, pid: int, draft: Draft) -> None:
-        """Thread *pid* is about to look message *inode* up again, and opens *draft* then."""
+        """Thread *pid* is about to look up a name that stands for message *inode*, and opens *draft* then."""
         self._waiting[inode, pid] = draft
         if len(self._waiting) > WAITING:
             self._drafts.drop(self._waiting.popitem(last=False)[1])

@@ -131,7 +131,7 @@ class Opening:
             body.close()
         name = self._names.name(folder, now.uid)
         if self.apart.is_needed(inode, pid):
-            self.apart.put(inode, pid, self._drafts.new(folder, name, uid=now.uid, base=base))
+            self.apart.put(now.inode, pid, self._drafts.new(folder, name, uid=now.uid, base=base))
             raise Refused(errno.ESTALE)
         draft = self._drafts.replacement(inode, folder, name, now.uid, base)
         return self.opened(draft, flags, pid)

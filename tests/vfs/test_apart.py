@@ -40,6 +40,39 @@ async def test_who_can_not_look_it_up_again_opens_the_message_itself(p: Program,
     assert await p.texts() == {"1.eml": ONE + TWO}
 
 
+async def test_who_still_has_the_inode_of_a_replaced_message_finds_what_is_to_be_written(
+    p: Program, q: Program
+) -> None:
+    old = await q.open("INBOX/1.eml")
+    await p.write("INBOX/1.eml", TWO)
+    new = await q.open("INBOX/1.eml")
+    assert new.inode != old.inode
+    with raises(errno.ESTALE):
+        await p.rw.open(old.inode, os.O_WRONLY | os.O_APPEND, p.pid)
+    writer = await p.open("INBOX/1.eml", os.O_WRONLY | os.O_APPEND)
+    assert writer.inode not in (old.inode, new.inode)
+    await writer.write(ONE, len(TWO))
+    await writer.close()
+    await old.close()
+    await new.close()
+    assert await p.texts() == {"1.eml": TWO + ONE}
+
+
+async def test_nobody_is_refused_twice_in_a_row(p: Program, q: Program) -> None:
+    first = await q.open("INBOX/1.eml")
+    with raises(errno.ESTALE):
+        await p.rw.open(first.inode, os.O_WRONLY | os.O_APPEND, p.pid)
+    await q.write("INBOX/1.eml", TWO)
+    second = await q.open("INBOX/1.eml")
+    opened = await p.rw.open(second.inode, os.O_WRONLY | os.O_APPEND, p.pid)
+    await opened.file.write(ONE, len(TWO))
+    await opened.file.flush()
+    await opened.file.release()
+    await first.close()
+    await second.close()
+    assert await p.texts() == {"1.eml": TWO + ONE}
+
+
 async def test_drafts_that_nobody_opens_after_all_do_not_pile_up(m: Mounted, p: Program) -> None:
     reader = await m.program().open("INBOX/1.eml")
     before = len(m.vfs._drafts.all())
