@@ -21,7 +21,7 @@ FIRST = 10
 
 EARNED = frozenset(
     {
-        "ENOENT", "ENODATA", "ENOSYS", "EOPNOTSUPP", "EEXIST", "EISDIR", "ENOTDIR", "EPERM", "EINVAL",
+        "ENOENT", "ENODATA", "ENOSYS", "ENOTSUP", "EEXIST", "EISDIR", "ENOTDIR", "EPERM", "EINVAL",
         "ESTALE", "ENOTEMPTY", "ENAMETOOLONG", "EBADF", "EFBIG",
     }
 )  # fmt: skip

@@ -61,7 +61,7 @@ def test_what_takes_no_time_or_hours_is_counted_too() -> None:
 
 def test_errors_that_a_request_earns_itself_are_no_trouble() -> None:
     seen = Observed()
-    for number in (errno.ENOENT, errno.EEXIST, errno.ENODATA):
+    for number in (errno.ENOENT, errno.EEXIST, errno.ENODATA, errno.EOPNOTSUPP):
         seen.failed("lookup", number)
     assert health({}, seen)["ok"] is True
     seen.failed("read", errno.EIO)
