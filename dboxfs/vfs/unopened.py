@@ -51,13 +51,37 @@ _SHIFT = 40
 
 
 class _Kept:
-    """A message that is being read: its bytes, and the attributes that fstat(2) goes on giving."""
+    """A message that is being read: its bytes, and the attributes that fstat(2) goes on giving.
 
-    __slots__ = ("body", "facts")
+    It may be given up while READs of it are in flight: the last of them closes its body.
+    """
+
+    __slots__ = ("_given_up", "_reads", "body", "facts")
 
     def __init__(self, body: Body, facts: Facts) -> None:
         self.body = body
         self.facts = facts
+        self._reads = 0
+        self._given_up = False
+
+    def __enter__(self) -> Body:
+        """A READ of it begins."""
+        self._reads += 1
+        return self.body
+
+    def __exit__(self, *_: object) -> None:
+        """It has ended."""
+        self._reads -= 1
+        self._close_unread()
+
+    def give_up(self) -> None:
+        """No READ will begin any more."""
+        self._given_up = True
+        self._close_unread()
+
+    def _close_unread(self) -> None:
+        if self._given_up and not self._reads:
+            self.body.close()
 
 
 class Unopened:
@@ -93,10 +117,10 @@ class Unopened:
             return self._vfs.control.read(inode, size, offset)
         batch = self._pages.begin(inode)
         try:
-            kept = await self._body(inode)
-            data = await self._bytes(kept, size, offset)
-            if offset + len(data) >= kept.body.size:
-                kept.body.handed()
+            with await self._kept_for(inode) as body:
+                data = await self._bytes(body, size, offset)
+                if offset + len(data) >= body.size:
+                    body.handed()
             if offset == 0 and batch is None:
                 batch = await self._open_window(inode)
             if batch is not None:
@@ -105,13 +129,13 @@ class Unopened:
         finally:
             self._pages.end(inode)
 
-    async def _bytes(self, kept: _Kept, size: int, offset: int) -> bytes:
+    async def _bytes(self, body: Body, size: int, offset: int) -> bytes:
         try:
-            return kept.body.pread(size, offset)
+            return body.pread(size, offset)
         except BlockingIOError:
-            return await self._vfs.reader.read(kept.body, size, offset)
+            return await self._vfs.reader.read(body, size, offset)
 
-    async def _body(self, inode: int) -> _Kept:
+    async def _kept_for(self, inode: int) -> _Kept:
         kept = self._kept.get(inode)
         if kept is not None:
             self._kept.move_to_end(inode)
@@ -148,7 +172,7 @@ class Unopened:
     def _close(self, inode: int) -> None:
         kept = self._kept.pop(inode)
         self._vfs.open_files.end_reading(inode, kept)
-        kept.body.close()
+        kept.give_up()
 
     def forget(self, inodes: Iterable[int]) -> None:
         """The kernel has no inode of these numbers any more."""

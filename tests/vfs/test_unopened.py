@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 import trio
+import trio.testing
 
 from dboxfs.dbox import Compression
 from dboxfs.dbox.encoders import Method
+from dboxfs.fsapi import Driver, Fault, FaultsDriver
 from dboxfs.store import Facts, Kind
 from dboxfs.store.sdbox import departed
 from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions
@@ -18,7 +20,7 @@ from dboxfs.vfs import unopened as unopened_module
 from dboxfs.vfs.host import Item
 from dboxfs.vfs.node import CONTROL
 from dboxfs.vfs.unopened import Unopened
-from tests.vfs.inside import Mounted, Program, raises
+from tests.vfs.inside import Mounted, Program, mounted, raises
 
 COUNT = 300
 
@@ -286,6 +288,50 @@ async def test_no_more_messages_stay_open_than_the_limit(
     assert len(m.reading.open_files.being_read) == 4
     r.unopened.close()
     assert len(m.reading.open_files.being_read) == 0
+
+
+@pytest.mark.parametrize("given_up", ["limit", "forgotten", "repair", "unmounted"])
+async def test_a_read_in_flight_gets_its_bytes_although_its_message_is_given_up(
+    given_up: str, kind: Kind, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    monkeypatch.setattr(unopened_module, "KEPT_BODIES", 1)
+    large = b"Subject: large\n\n" + b"".join(b"line %d\n" % n for n in range(300_000))
+    drivers: list[FaultsDriver] = []
+
+    def slow(driver: Driver) -> Driver:
+        drivers.append(FaultsDriver(driver))
+        return drivers[0]
+
+    async with mounted(kind, faults=slow) as m:
+        await m.others.save("INBOX", [NewMessage(large), NewMessage(text(3))])
+        await m.follow()
+        r = Reader(m)
+        assert await r.again(3) == text(3)
+        assert await r.again(2, 20, 0) == large[:20]
+        drivers[0].replan([Fault("read", delay=10.0)])
+        got: list[bytes] = []
+        async with trio.open_nursery() as nursery:
+
+            async def in_flight() -> None:
+                got.append(await r.again(2, 4096, 2_000_000))
+
+            nursery.start_soon(in_flight)
+            await trio.sleep(5)
+            match given_up:
+                case "limit":
+                    drivers[0].replan([])
+                    assert await r.again(3) == text(3)
+                case "forgotten":
+                    r.unopened.forget([r.base | 2])
+                case "repair":
+                    r.unopened.doubt(m.reading.inodes.node(r.base))
+                case _:
+                    r.unopened.close()
+            assert not got, "it is in flight"
+        assert got == [large[2_000_000:][:4096]]
+        drivers[0].replan([])
+        r.unopened.close()
+        assert len(m.reading.open_files.being_read) == 0
 
 
 async def test_a_repair_has_the_kernel_drop_what_it_has(m: Mounted, r: Reader) -> None:
