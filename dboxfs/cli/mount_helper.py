@@ -109,7 +109,7 @@ def _is_of(mount: Mount, store: str) -> bool:
     """Whether a mount shows *store*, and its daemon lives."""
     from dboxfs.cli.liveness import Answer, ask
     from dboxfs.errors import DboxfsError
-    from dboxfs.store.location import parse_location
+    from dboxfs.store.mail_location import parse_location
 
     try:
         location = parse_location(store)

@@ -24,8 +24,9 @@ from dboxfs.cli.status import UsageError
 from dboxfs.dbox.encoders import Method, parse_method
 from dboxfs.dovecot.user import FoundUser, find_user
 from dboxfs.errors import NoDovecot, NoSuchStore, NoSuchUser
-from dboxfs.store.location import Location, parse_location
+from dboxfs.store.location import Location
 from dboxfs.store.location_settings import NAMES, location_of
+from dboxfs.store.mail_location import parse_location
 from dboxfs.store.user_variables import StoreUser
 
 _BARE = re.compile(r"[\w.@+=-]*[\w@+=-]", re.ASCII)

@@ -22,8 +22,9 @@ from dataclasses import dataclass, replace
 
 from dboxfs.dovecot.ask import Block, Installed, installed
 from dboxfs.errors import NoDovecot, NoSuchStore, NoSuchUser
-from dboxfs.store.location import Location, parse_location
+from dboxfs.store.location import Location
 from dboxfs.store.location_settings import location_of
+from dboxfs.store.mail_location import parse_location
 from dboxfs.store.user_variables import StoreUser, absolute_path, expand
 
 
@@ -65,7 +66,7 @@ class FoundUser:
     def location(self, *, damaged: bool = False, given: Mapping[str, str] | None = None) -> Location:
         """The user's store, once it is sure that it is there.
 
-        :param damaged: as for :func:`~dboxfs.store.location.parse_location`.
+        :param damaged: as for :func:`~dboxfs.store.mail_location.parse_location`.
         :param given: settings of 2.4 that count instead.
         :raises NoSuchStore: there is no dbox store there.
         :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.

@@ -5,7 +5,8 @@ from dboxfs.store.body import Body
 from dboxfs.store.details import Details
 from dboxfs.store.folder import Folder, Listener
 from dboxfs.store.indexes.follow import Delta
-from dboxfs.store.location import Kind, Location, parse_location
+from dboxfs.store.location import Kind, Location
+from dboxfs.store.mail_location import parse_location
 from dboxfs.store.mailbox import Mailbox
 from dboxfs.store.opening import open_store
 from dboxfs.store.store import Store

@@ -16,7 +16,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dboxfs.errors import NoSuchStore
-from dboxfs.store.location import Location, TreeLayout, checked_location, layout_of, require_index_on_disk
+from dboxfs.store.location import Location, TreeLayout
+from dboxfs.store.location_check import check_location
+from dboxfs.store.mail_location import layout_of, location_with, require_index_on_disk
 from dboxfs.store.user_variables import StoreUser, absolute_path, expand
 
 _PATHS = {
@@ -52,9 +54,18 @@ def location_of(
     """The location that these settings name, once it is sure that a store is there.
 
     :param user: whose store it is, for ``%{user}``, ``%{home}`` and ``~``; None: nobody is known.
-    :param damaged: as for :func:`~dboxfs.store.location.parse_location`.
+    :param damaged: as for :func:`~dboxfs.store.mail_location.parse_location`.
     :raises NoSuchStore: nothing there, no dbox, not readable; or no driver, or no path.
     :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.
+    """
+    return check_location(named_by_settings(settings, user), damaged=damaged)
+
+
+def named_by_settings(settings: Mapping[str, str], user: StoreUser | None = None) -> Location:
+    """The location that these settings name, whatever lies there.
+
+    :raises NoSuchStore: no driver, no path, or no dbox.
+    :raises Unsupported: as :func:`location_of`.
     """
 
     def value(name: str) -> str:
@@ -76,4 +87,4 @@ def location_of(
             found[field] = text
     found["utf8"] = value("mailbox_list_utf8") == "yes"
     found["full_dirname"] = "dirname" in found and value("mailbox_directory_name_legacy") == "no"
-    return checked_location(driver, root, found, damaged=damaged)
+    return location_with(driver, root, found)

@@ -11,7 +11,7 @@ import pytest
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import open_store
 from dboxfs.store.headers import Fields, HeaderReader
-from dboxfs.store.location import parse_location
+from dboxfs.store.mail_location import parse_location
 from dboxfs.tools.finding import Query, find
 from tests.live import corpus
 from tests.live.dovecot import Account, Append, Dovecot

@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from dboxfs.store.location import Location, parse_location
+from dboxfs.store.location import Location
+from dboxfs.store.mail_location import parse_location
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.live.equal import Expected, Tally, assert_shows
 from tests.live.mounts import Mounts
