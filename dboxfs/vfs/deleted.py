@@ -30,7 +30,7 @@ import trio
 from dboxfs.store import Body, Store
 from dboxfs.store.deleted import DEFAULT_MAILBOX, DeletedMessage, DeletedMessages
 from dboxfs.store.mailbox_names import shown_part
-from dboxfs.store.names.table import encode
+from dboxfs.store.names.of_mailbox import encode
 from dboxfs.util.dates import rfc3339
 from dboxfs.vfs.attrs import NS, Attributes, Attrs
 from dboxfs.vfs.errors import Refused

@@ -14,8 +14,8 @@ from typing import Protocol
 
 from dboxfs.store import Delta, Folder, Listener, Store
 from dboxfs.store.names.follow import NameFollower
+from dboxfs.store.names.of_mailbox import encode, number_of
 from dboxfs.store.names.read import NameReader
-from dboxfs.store.names.table import encode, number_of
 from dboxfs.vfs.folders import Folders
 from dboxfs.vfs.host import Kernel
 from dboxfs.vfs.names import Names

@@ -20,7 +20,7 @@ import trio
 
 from dboxfs.store import KNOWN, UNKNOWN, Folder, Mailbox, Store, change_time
 from dboxfs.store.attrs import DAMAGED
-from dboxfs.store.names.table import encode
+from dboxfs.store.names.of_mailbox import encode
 from dboxfs.vfs.attrs import NS, SHORT, Attributes, Attrs
 from dboxfs.vfs.folders import Folders
 from dboxfs.vfs.names import Names

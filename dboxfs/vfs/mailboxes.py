@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 
 from dboxfs.errors import DboxfsError
 from dboxfs.store import Folder, Store
-from dboxfs.store.names.table import decode, encode
+from dboxfs.store.names.of_mailbox import decode, encode
 from dboxfs.store.write import MailboxExists, StoreWriter
 from dboxfs.vfs.control import NAME as CONTROL_NAME
 from dboxfs.vfs.drafts import Drafts

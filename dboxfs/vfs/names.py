@@ -1,5 +1,5 @@
 """The names of messages, as the mount shows them: those that programs gave, without what is hidden.
-Which of its possible names a message has is decided in ``store/names/table.py``.
+Which of its possible names a message has is decided in ``store/names/of_mailbox.py``.
 
 A message is *hidden* from the moment on when its removal was asked for until the mailbox says that it is gone
 (:mod:`dboxfs.vfs.removals`).
@@ -14,8 +14,9 @@ from collections.abc import Collection, Iterable, Mapping
 
 from dboxfs.store import Folder
 from dboxfs.store.names.codec import LONGEST_NAME, can_be
+from dboxfs.store.names.of_mailbox import decode
 from dboxfs.store.names.read import NameReader
-from dboxfs.store.names.table import WrittenNames, decode
+from dboxfs.store.names.table import WrittenNames
 from dboxfs.vfs.errors import Refused
 
 

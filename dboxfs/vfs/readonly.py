@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from dboxfs.errors import NoSuchMessage
 from dboxfs.store import Facts, Folder, Store
 from dboxfs.store.names.follow import NameFollower
+from dboxfs.store.names.of_mailbox import decode
 from dboxfs.store.names.read import NameReader
-from dboxfs.store.names.table import decode
 from dboxfs.vfs import control as control_files
 from dboxfs.vfs import deleted as deleted_tree
 from dboxfs.vfs import xattrs

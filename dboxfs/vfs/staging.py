@@ -52,7 +52,7 @@ import trio
 from dboxfs.dbox import PREFIX_SIZE, detect, is_encrypted
 from dboxfs.errors import DboxfsError
 from dboxfs.store import Folder, Store
-from dboxfs.store.names.table import number_of
+from dboxfs.store.names.of_mailbox import number_of
 from dboxfs.store.write import Eol, NewMessage, RefusedMessage, StoreWriter, Wanted
 from dboxfs.vfs.back_already import is_back_already
 from dboxfs.vfs.brought import folder_guid, number

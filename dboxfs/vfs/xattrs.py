@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from dboxfs.errors import NoSuchMessage
 from dboxfs.store import Folder, Mailbox, Store
-from dboxfs.store.names.table import decode
+from dboxfs.store.names.of_mailbox import decode
 from dboxfs.util.dates import rfc3339
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.node import Inodes

@@ -52,8 +52,8 @@ from dboxfs.store import Folder, Mailbox
 from dboxfs.store.disk import AppendFile, Disk, check_appended
 from dboxfs.store.indexes.locks import lock_log, unlock_log
 from dboxfs.store.names.codec import Line, LineKind, decode_lines, encode_line
+from dboxfs.store.names.of_mailbox import NOBODY, There
 from dboxfs.store.names.read import QUIET_SECONDS, NameReader
-from dboxfs.store.names.table import NOBODY, There
 from dboxfs.store.write import LockMethod, Superseded, Wanted, WriteOptions
 from dboxfs.store.write.group_commit import GroupCommit, Request
 

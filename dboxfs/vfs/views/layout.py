@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from dboxfs.store import Folder, Store
 from dboxfs.store.mailbox_names import decode_mutf7, encode_mutf7, shown_part, storage_part
-from dboxfs.store.names.table import decode, encode
+from dboxfs.store.names.of_mailbox import decode, encode
 from dboxfs.vfs.options import Charset, Nesting
 from dboxfs.vfs.views.places import DIRECTORIES, KEYWORDS_NAME
 

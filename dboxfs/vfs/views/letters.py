@@ -24,7 +24,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dboxfs.store.names.table import decode
+from dboxfs.store.names.of_mailbox import decode
 
 INFO = b":2,"
 """What stands between the base of a name and its letters."""

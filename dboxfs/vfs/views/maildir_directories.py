@@ -13,7 +13,7 @@ import errno
 import trio
 
 from dboxfs.store import Folder
-from dboxfs.store.names.table import encode
+from dboxfs.store.names.of_mailbox import encode
 from dboxfs.vfs.attrs import Attrs
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.views.foreign import Foreign

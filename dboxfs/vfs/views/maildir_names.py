@@ -3,7 +3,7 @@
 The base stays as long as the message lives:
 
 * the one that a program has chosen (a delivery, a move), which is the message's written name
-  (:mod:`dboxfs.store.names.table`), or
+  (:mod:`dboxfs.store.names.of_mailbox`), or
 * ``<uidvalidity>.U<uid>F<mailbox>.dboxfs,S=<size>``: mailbox is 7 hex digits of a hash of the mailbox's
   identity, size the bytes of the message.  A damaged message has no size there.
 
@@ -27,7 +27,7 @@ from typing import NamedTuple
 from dboxfs.errors import NoSuchMessage
 from dboxfs.store import Folder, Mailbox
 from dboxfs.store.names.codec import LONGEST_NAME
-from dboxfs.store.names.table import number_of
+from dboxfs.store.names.of_mailbox import number_of
 from dboxfs.vfs.names import Names
 from dboxfs.vfs.views.letters import FLAG_MASK, INFO, SEEN, Marks, letters_of, split
 from dboxfs.vfs.views.places import Sub

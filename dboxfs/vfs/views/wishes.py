@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from dboxfs.errors import DboxfsError
 from dboxfs.store import Folder
 from dboxfs.store.names.codec import LONGEST_NAME
-from dboxfs.store.names.table import encode
+from dboxfs.store.names.of_mailbox import encode
 from dboxfs.vfs.brought import flag_names
 from dboxfs.vfs.changes import mailbox_of
 from dboxfs.vfs.errors import Refused

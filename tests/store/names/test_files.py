@@ -19,8 +19,9 @@ from dboxfs.store import Kind as Format
 from dboxfs.store.names import table as names_module
 from dboxfs.store.names.codec import Line, LineKind, encode_line
 from dboxfs.store.names.files import NameFiles
+from dboxfs.store.names.of_mailbox import There
 from dboxfs.store.names.read import NameReader, Writers
-from dboxfs.store.names.table import There, WrittenNames
+from dboxfs.store.names.table import WrittenNames
 from dboxfs.store.write import NewMessage, StoreWriter, Superseded, Wanted, WriteOptions, init_store
 from tests.crash.points import Point
 from tests.store.opened import opened

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from dboxfs.store.names.codec import Line, LineKind
-from dboxfs.store.names.table import BoxNames, number_of
+from dboxfs.store.names.of_mailbox import BoxNames, number_of
 
 ALIVE, DEAD = "1-0123abcd-4-5", "2-0123abcd-4-5"
 
