@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from dboxfs.store.names import table as names_module
+from dboxfs.store.names import of_mailbox as names_module
 from tests.vfs.inside import ONE, Mounted, Program
 
 APPEND = os.O_WRONLY | os.O_APPEND
@@ -40,7 +40,7 @@ async def test_an_append_goes_behind_another_mounts_that_has_written_the_names_a
     async with m.again() as other:
         file = await p.open("INBOX/log", APPEND)
         await file.write(b"four\n")
-        monkeypatch.setattr(names_module, "_FEW", -100)
+        monkeypatch.setattr(names_module, "NAMES_FOLLOWED", -100)
         for line in (b"two\n", b"three\n"):
             await other.program().append("INBOX/log", line)
         monkeypatch.undo()

@@ -16,7 +16,7 @@ import pytest
 from dboxfs.fsapi import Driver, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.store import Delta, Folder, Listener, Location, Store
 from dboxfs.store import Kind as Format
-from dboxfs.store.names import table as names_module
+from dboxfs.store.names import of_mailbox as names_module
 from dboxfs.store.names.codec import Line, LineKind, encode_line
 from dboxfs.store.names.files import NameFiles
 from dboxfs.store.names.of_mailbox import There
@@ -128,7 +128,7 @@ async def test_a_crash(
     if directory.exists():
         shutil.copytree(directory, kept)
     if anew:
-        monkeypatch.setattr(names_module, "_FEW", -100)
+        monkeypatch.setattr(names_module, "NAMES_FOLLOWED", -100)
     old = await shown(root), await shown(root, without=2)
     recorder = Recorder()
     await change(root, work, recorder)
@@ -179,7 +179,7 @@ async def test_an_error_leaves_names_as_they_were(root: Path) -> None:
 
 
 async def test_two_writers_of_one_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names_module, "_FEW", 7)  # so that it is written anew again and again
+    monkeypatch.setattr(names_module, "NAMES_FOLLOWED", 7)  # so that it is written anew again and again
     async with (
         opened(f"sdbox:{root}", follow=False) as (one, _),
         opened(f"sdbox:{root}", follow=False) as (two, _),
