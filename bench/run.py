@@ -140,21 +140,23 @@ def _plan(bench: Bench, wanted: set[str]) -> list[list[_Visit]]:
 
 def _subjects(bench: Bench) -> list[subjects.Subject]:
     work, stores = bench.work, bench.stores
-    return [
+    found = [
         subjects.Dboxfs("mdbox", stores.mdbox, work),
         subjects.floor(len(bench.corpus), bench.seed, work),
         subjects.Subject("plain", stores.plain),
-        subjects.Dboxfs("sdbox", stores.sdbox, work),
+        subjects.Dboxfs("sdbox", stores.sdbox, work, options="open=none"),
         subjects.passthrough("passthrough", stores.plain, work),
         subjects.Subject("plain-again", stores.plain),
         subjects.Dboxfs("mdbox-again", stores.mdbox, work),
         subjects.Subject("attributes", work / "attributes"),
-        *[
-            subjects.Dboxfs(f"{root.name}-before", root, work, program=bench.before)
-            for root in (stores.mdbox, stores.sdbox)
-            if bench.before
-        ],
     ]
+    if bench.before:
+        way = subjects.unopened(bench.before)
+        found += [
+            subjects.Dboxfs("mdbox-before", stores.mdbox, work, program=bench.before),
+            subjects.Dboxfs("sdbox-before", stores.sdbox, work, program=bench.before, options=way),
+        ]
+    return found
 
 
 def _make_visit(bench: Bench, visit: _Visit, wanted: set[str]) -> None:

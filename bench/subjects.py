@@ -110,7 +110,8 @@ class Mount(Subject):
 class Dboxfs(Mount):
     """A mount of ours.
 
-    ``program``: another ``dboxfs`` than the installed one. ``command``: what makes it, without mountpoint.
+    ``options``: of ``-o``. ``program``: another ``dboxfs`` than the installed one. ``command``: what makes
+    it, without mountpoint.
     """
 
     def __init__(
@@ -120,8 +121,10 @@ class Dboxfs(Mount):
         work: Path,
         command: Sequence[str | Path] = (),
         program: Sequence[str | Path] = (),
+        options: str = "",
     ) -> None:
-        ours = (*(program or (_DBOXFS,)), "mount", "-f", "--log-level", "warning", location_of(root))
+        how = ("-f", "--log-level", "warning", *(("-o", options) if options else ()))
+        ours = (*(program or (_DBOXFS,)), "mount", *how, location_of(root))
         super().__init__(name, command or ours, work, root)
 
     def stats(self) -> dict[str, object]:
@@ -133,6 +136,12 @@ class Dboxfs(Mount):
         found = self.stats()["requests"]
         assert isinstance(found, dict)
         return sum(found.values())
+
+
+def unopened(program: Sequence[str]) -> str:
+    """The option of a mount without OPEN, which an sdbox has to be asked for; empty: *program* has none."""
+    told = subprocess.run([*program, "mount", "--help"], capture_output=True, text=True, check=False).stdout
+    return "open=none" if "open=auto|classic|none" in told else ""
 
 
 def passthrough(name: str, plain: Path, work: Path) -> Mount:

@@ -246,7 +246,7 @@ def _serve(
     options: MountOptions,
     ready: Callable[[], None],
 ) -> int:
-    companion = Companion.start() if wants_companion(options) else None
+    companion = Companion.start() if wants_companion(options, location.kind) else None
 
     async def main() -> None:
         driver = choose_driver(arguments.io, arguments.workers)

@@ -48,8 +48,8 @@ options for -o:
   entries=auto|epoch|companion|timeout
                        how the kernel hears that a name means something else (default auto)
   open=auto|classic|none
-                       whether the kernel opens files: not where a read-only mount can do without
-                       (default), always, or never
+                       whether the kernel opens files: not where a read-only mount of an mdbox can do
+                       without (default), always, or never (also in an sdbox, see SEMANTICS.md)
   loop=fast|plain      answer requests with pyfuse3's loop made cheap (default), or as it is
   attachments=DIR      Dovecot's mail_attachment_dir, for messages stored with it
   crypt_key=FILE       private key of messages that mail_crypt has encrypted: PEM, or the user's

@@ -36,7 +36,7 @@ from dboxfs.util import mounts
 from dboxfs.util.mounts import Mount
 from dboxfs.vfs.host import Host, Kernel, Spawn
 from dboxfs.vfs.observed import Observed
-from dboxfs.vfs.options import Entries, MountOptions, Opens, View
+from dboxfs.vfs.options import Entries, MountOptions, Opens, View, wants_no_open
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.unopened import Unopened
 from dboxfs.vfs.views.told_names import ViewKernel
@@ -126,7 +126,9 @@ async def run(
         adapter.observed = host.observed
         device, mount = _init(adapter, location, mountpoint, options, store.owner.st_uid)
         try:
-            pusher = _do_without_open(adapter, vfs, notifier, device, options)
+            pusher = None
+            if isinstance(vfs, ReadOnlyVfs) and wants_no_open(options, location.kind):
+                pusher = _do_without_open(adapter, vfs, notifier, device, options)
         except MountError:
             pyfuse3.close(unmount=True)
             raise
@@ -230,18 +232,12 @@ async def _file_system(
 
 
 def _do_without_open(
-    adapter: Adapter, vfs: ReadOnlyVfs | WritableVfs, notifier: Notifier, device: int, options: MountOptions
+    adapter: Adapter, vfs: ReadOnlyVfs, notifier: Notifier, device: int, options: MountOptions
 ) -> Pusher | None:
-    """Have the kernel open nothing, if it may (:mod:`dboxfs.vfs.unopened`); what fills its page cache then.
+    """Have the kernel open nothing, if it can (:mod:`dboxfs.vfs.unopened`); what fills its page cache then.
 
-    :raises MountError: it may not, and has to.
+    :raises MountError: it can't, and has to.
     """
-    if (
-        not isinstance(vfs, ReadOnlyVfs)
-        or options.opens is Opens.CLASSIC
-        or options.view.view is not View.EML
-    ):
-        return None
     system = os.uname()
     why_not = why_not_safe(system.release, system.version) or HOOK.why_not()
     if why_not and options.opens is Opens.NONE:

@@ -3,7 +3,9 @@ the order of the mailbox.
 
 Parsed records are kept in the store's table (``details_cache.py``), which is bounded.  A message that isn't
 in it is read alone; once the ones behind it are asked for, too, the next :data:`FIRST_DETAILS` to
-:data:`MOST_DETAILS` are read together, in one batch for the workers.
+:data:`MOST_DETAILS` are read together, in one batch for the workers.  What one walk brings ahead is at most a
+quarter of the table, so it is still there when it is asked for, beside a few other walks; a table that is too
+small for that brings nothing ahead.
 
 Concurrency: what is read for a mailbox that has changed meanwhile is given, but not kept.
 """
@@ -25,6 +27,8 @@ FIRST_DETAILS = 8
 
 MOST_DETAILS = 64
 """... and at most."""
+
+_SHARE = 4  # of the table that one walk may fill ahead: one of so many
 
 _STEP_MOST = 4  # positions from one message to the next that still are a walk
 
@@ -98,7 +102,11 @@ class DetailsReader:
         if not 0 < row - self._last <= _STEP_MOST:
             self._last, self._window = row, 0
             return uids[:0]
-        self._window = min(2 * self._window, MOST_DETAILS) or FIRST_DETAILS
+        most = min(MOST_DETAILS, self._records.limit // _SHARE)
+        if most < FIRST_DETAILS:
+            self._last = row
+            return uids[:0]
+        self._window = min(2 * self._window, most) or FIRST_DETAILS
         self._last = row + self._window - 1
         return uids[row : row + self._window]
 

@@ -40,6 +40,11 @@ class DetailsCache(Generic[V]):
         self._evicted = 0
         self._drops = 0
 
+    @property
+    def limit(self) -> int:
+        """How many there can be."""
+        return self._limit
+
     def __len__(self) -> int:
         return len(self._entries)
 

@@ -10,6 +10,7 @@ import enum
 import os
 from dataclasses import dataclass, field
 
+from dboxfs.store import Kind
 from dboxfs.store.write import WriteOptions
 
 _EPOCH_SINCE = (6, 16)
@@ -30,7 +31,7 @@ class Entries(enum.Enum):
 class Opens(enum.Enum):
     """Whether the kernel opens files and directories: see :mod:`dboxfs.vfs.unopened`.
 
-    ``AUTO``: not where it can do without, which takes a read-only mount. ``CLASSIC``: it does. ``NONE``: it
+    ``AUTO``: not in a read-only mount of an mdbox that can do without. ``CLASSIC``: it does. ``NONE``: it
     does not, or there is no mount.
     """
 
@@ -109,12 +110,23 @@ class MountOptions:
     table_size: int = 10_000
 
 
-def wants_companion(options: MountOptions) -> bool:
-    """Whether a companion has to be forked: to tell names, by what the kernel calls itself (it can't be asked
-    before the mount is made), or to end the connection of a daemon that was killed
-    (:mod:`dboxfs.fuse.pusher`).
+def wants_no_open(options: MountOptions, kind: Kind) -> bool:
+    """Whether the kernel shall open nothing in the mount of a *kind* of store, if it can do without.
+
+    In an sdbox only if it is asked for: there a message of which nothing was read before it was expunged is
+    gone with its file, unless the kernel opens it.
     """
-    if options.write is None and options.opens is not Opens.CLASSIC:
+    if options.write is not None or options.view.view is not View.EML:
+        return False
+    return options.opens is Opens.NONE or (options.opens is Opens.AUTO and kind is Kind.MDBOX)
+
+
+def wants_companion(options: MountOptions, kind: Kind) -> bool:
+    """Whether a companion has to be forked for the mount of a *kind* of store: to tell names, by what the
+    kernel calls itself (it can't be asked before the mount is made), or to end the connection of a daemon
+    that was killed (:mod:`dboxfs.fuse.pusher`).
+    """
+    if wants_no_open(options, kind):
         return True
     if options.entries is not Entries.AUTO:
         return options.entries is Entries.COMPANION

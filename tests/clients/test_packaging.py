@@ -187,7 +187,14 @@ class TestDemo:
     def test_shows_everything_and_unmounts(self, tmp_path: Path, driver: str) -> None:
         done = run(ROOT / "scripts" / "demo", driver, TMPDIR=str(tmp_path))
         assert done.returncode == 0, done.stderr
-        for part in ("./Entwürfe", "Subject: ", 'user.dbox.guid="', 'user.dbox.flags="', '"health"'):
+        for part in (
+            "./Entwürfe",
+            "Subject: ",
+            'user.dbox.guid="',
+            'user.dbox.flags="',
+            '"health"',
+            '"requests": {',
+        ):
             assert part in done.stdout
         assert list(tmp_path.iterdir()) == []
 

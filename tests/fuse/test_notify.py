@@ -21,6 +21,7 @@ import dboxfs
 from dboxfs.errors import MountError
 from dboxfs.fuse import notify
 from dboxfs.fuse.notify import Notifier
+from dboxfs.store import Kind
 from dboxfs.store.write import WriteOptions
 from dboxfs.vfs.options import Entries, MountOptions, Opens, wants_companion
 
@@ -213,12 +214,15 @@ def test_a_companion_is_forked_where_the_kernel_has_no_epochs(
 ) -> None:
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "host", release, "", "")))
     classic = MountOptions(opens=Opens.CLASSIC)
-    assert wants_companion(classic) is wanted
-    assert wants_companion(replace(classic, entries=Entries.COMPANION))
-    assert not wants_companion(replace(classic, entries=Entries.EPOCH))
-    assert not wants_companion(replace(classic, entries=Entries.TIMEOUT))
-    assert wants_companion(replace(classic, opens=Opens.AUTO))
-    assert wants_companion(MountOptions(write=WriteOptions())) is wanted
+    for kind in Kind:
+        assert wants_companion(classic, kind) is wanted
+        assert wants_companion(replace(classic, entries=Entries.COMPANION), kind)
+        assert not wants_companion(replace(classic, entries=Entries.EPOCH), kind)
+        assert not wants_companion(replace(classic, entries=Entries.TIMEOUT), kind)
+        assert wants_companion(MountOptions(opens=Opens.NONE), kind)
+        assert wants_companion(MountOptions(write=WriteOptions()), kind) is wanted
+    assert wants_companion(MountOptions(), Kind.MDBOX)
+    assert wants_companion(MountOptions(), Kind.SDBOX) is wanted
 
 
 def test_no_part_of_the_daemon_makes_a_call_that_waits_for_a_lock_of_a_client() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import time
@@ -241,10 +242,11 @@ def test_a_daemon_tells_on_sigusr1_what_it_does(dovecot: Dovecot, mounts: Mounts
     account = made(dovecot, "sdbox")
     mnt = mounts.mount(account.location, "rw")
     (daemon,) = processes(mnt)
+    log = mounts.log_file(mnt)
     with rename_in_flight(account, mnt) as client:
         deadline = time.monotonic() + PATIENCE
-        # A client in its system call may be on the way to the daemon still: it is asked again.
-        while "request Adapter.rename" not in (text := what_it_does(daemon, mounts.log_file(mnt))):
+        # A client in its system call may be on the way to the file that is locked still: it is asked again.
+        while not re.search("request Adapter.rename.*[(]names/files.py:", text := what_it_does(daemon, log)):
             assert time.monotonic() < deadline, text
         (line,) = [line for line in text.splitlines() if "request Adapter.rename" in line]
         assert "(names/files.py:" in line

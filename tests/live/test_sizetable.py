@@ -84,6 +84,4 @@ def test_the_table_of_parsed_records_is_bounded_and_counted(
             for _ in range(2):
                 os.getxattr(mnt / "INBOX" / f"{uid}.eml", "user.dbox.location")
         table = json.loads((mnt / ".dboxfs" / "stats.json").read_text())["location_table"]
-    assert (table["entries"], table["limit"]) == (10, 10)
-    assert table["hits"] >= 30
-    assert table["evicted"] >= 20, "more, since records are read some at a time where a program asks in order"
+    assert (table["entries"], table["limit"], table["hits"], table["evicted"]) == (10, 10, 30, 20)

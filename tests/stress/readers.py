@@ -229,7 +229,8 @@ def main() -> int:
         mnt = Path(place, "mnt")
         mnt.mkdir()
         with memory_limit(given.memory):
-            subprocess.run([dboxfs, "mount", "--cache-dir", "none", account.location, mnt], check=True)
+            how = ("--cache-dir", "none", "-o", "open=none")
+            subprocess.run([dboxfs, "mount", *how, account.location, mnt], check=True)
             stats, changes = mnt / ".dboxfs/stats.json", [0]
 
             def meanwhile(until: float) -> None:

@@ -242,6 +242,15 @@ async def test_a_mailbox_that_was_made_again_has_nothing_of_what_was_in_it_befor
         await r.unopened.read(again | 2, 1 << 20, 0)
 
 
+async def test_a_message_whose_mailbox_was_renamed_a_moment_ago_is_read(m: Mounted, r: Reader) -> None:
+    """Nobody has told the mount yet; the kernel, which opens nothing, would not look the name up again."""
+    await m.others.save("Work", [NewMessage(text(uid)) for uid in (1, 2, 3)])
+    await m.follow("Work")
+    base = m.reading.inodes.of(m.folder("Work"))
+    await m.others.rename_mailbox("Work", "Job")
+    assert await r.unopened.read(base | 2, 1 << 20, 0) == text(2)
+
+
 async def test_no_more_files_are_held_than_the_limit_and_those_that_were_looked_up_last_are(
     m: Mounted, r: Reader, kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:

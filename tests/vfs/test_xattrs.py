@@ -8,7 +8,8 @@ import time
 import pytest
 
 from dboxfs.store import open_store
-from dboxfs.store.backend import OpenRecord
+from dboxfs.store.attrs import Uids
+from dboxfs.store.backend import OpenRecord, Scanned
 from dboxfs.store.mailbox import FLAG_NAMES
 from dboxfs.store.write import NewMessage
 from dboxfs.vfs import xattrs
@@ -317,3 +318,30 @@ async def test_the_records_of_messages_that_are_asked_in_order_are_read_together
         assert details.metadata == record.record.metadata
         assert details.location == box.files.where(record.path, record.record)
         record.close()
+
+
+@pytest.mark.parametrize("limit", [1, 10, 31, 32, 50, 300])
+async def test_a_walk_reads_no_record_twice_however_few_are_kept(
+    m: Mounted, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    await m.others.save("INBOX", [NewMessage(b"Subject: %d\n\n" % n) for n in range(100)])
+    async with open_store(m.fs, m.location, follow=False, table_size=limit) as store:
+        box = store.folders["INBOX"].mailbox
+        assert box is not None
+        read: list[int] = []
+        opening, scanning = box.files.open, box.files.scan
+
+        async def opened(uid: int) -> OpenRecord:
+            read.append(uid)
+            return await opening(uid)
+
+        async def scanned(uids: Uids) -> list[Scanned]:
+            read.extend(uids.tolist())
+            return await scanning(uids)
+
+        monkeypatch.setattr(box.files, "open", opened)
+        monkeypatch.setattr(box.files, "scan", scanned)
+        for uid in box.uids.tolist():
+            await box.details(uid)
+        assert sorted(read) == box.uids.tolist()
+        assert store.records.stats()["entries"] == min(limit, len(read))
