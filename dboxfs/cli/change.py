@@ -14,22 +14,37 @@ from dboxfs.cli.begin_writing import begin_writing
 from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.progress import Meter
-from dboxfs.cli.status import UsageError, new_root
-from dboxfs.cli.stores import add_store, choose_store
+from dboxfs.cli.status import UsageError
+from dboxfs.cli.stores import add_store, choose_new_store, choose_store
+from dboxfs.dovecot.user import FoundUser
 from dboxfs.errors import MailHidden
 from dboxfs.fsapi import FileSystem, Permissions, ThreadsDriver
-from dboxfs.store import Kind, Location, open_store
+from dboxfs.store import open_store
 from dboxfs.store.hidden import hidden_in, summary
 from dboxfs.store.mail_settings import for_dovecot
 from dboxfs.store.write import Neighbour, PurgeProgress, StoreWriter, WriteOptions, init_store
 from dboxfs.store.write.new_store import ROOT
 
+INIT_HELP = """\
+Make an empty store, with an INBOX, where nothing is yet. STORE is one of
+  /srv/mail/ann/mdbox                     a directory, with --format
+  mdbox:/srv/mail/ann:LAYOUT=index:INDEX=/var/index/ann
+                                          a mail_location of Dovecot 2.3
+Instead of STORE:
+  --user ann                              where the installed Dovecot has the mail of ann
+  --set mail_driver=mdbox --set mail_path=/srv/mail/ann
+                                          settings of Dovecot 2.4
+"""
+
 
 def declare_init(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     """The command line of ``dboxfs init``."""
-    parser.description = "Make an empty store in the directory STORE (new, or empty), with an INBOX."
-    parser.add_argument("store", metavar="STORE", type=new_root)
-    parser.add_argument("--format", choices=("sdbox", "mdbox"), required=True)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = INIT_HELP
+    add_store(parser, by_option=by_option)
+    parser.add_argument(
+        "--format", choices=("sdbox", "mdbox"), help="of a store that is named by its directory"
+    )
     parser.add_argument(
         "--dbox-version",
         type=int,
@@ -41,7 +56,8 @@ def declare_init(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
         "--owner",
         metavar="USER[:GROUP]",
         type=owner,
-        help="whose the store is (as root; default: the owner and group of the directory above STORE)",
+        help="whose the store is (as root; default: the user of --user, else the owner and group of the "
+        "directory above STORE)",
     )
     parser.set_defaults(run=init)
 
@@ -64,11 +80,11 @@ def declare_purge(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
 
 
 def init(arguments: argparse.Namespace) -> int:
-    """``dboxfs init STORE --format sdbox|mdbox [--dbox-version 2|3] [--owner USER[:GROUP]]``."""
+    """``dboxfs init STORE [--format sdbox|mdbox] [--dbox-version 2|3] [--owner USER[:GROUP]]``."""
     log_to_stderr()
-    root = os.path.abspath(os.path.expanduser(arguments.store))
-    location = Location(Kind(arguments.format), root)
-    permissions = new_root_permissions(root, arguments.owner)
+    chosen = choose_new_store(arguments)
+    location, root = chosen.location, chosen.location.root
+    permissions = new_root_permissions(root, arguments.owner or _ids(chosen.found))
 
     async def run() -> None:
         async with FileSystem(ThreadsDriver()) as fs:
@@ -80,11 +96,19 @@ def init(arguments: argparse.Namespace) -> int:
     if version != 2:
         print(one_line(f"{root}: an empty {kind} store of dbox version {version}, for dboxfs alone"))
         return 0
-    for line in (f"{root}: an empty {kind} store", *for_dovecot(location)):
+    lines = for_dovecot(location) if chosen.found is None else [f"it is the mail of {chosen.found.user.name}"]
+    for line in (f"{root}: an empty {kind} store", *lines):
         print(one_line(line))
     if os.stat(root).st_uid == 0:
         print("it is root's alone; for mail of another user: dboxfs init --owner USER")
     return 0
+
+
+def _ids(found: FoundUser | None) -> tuple[int, int] | None:
+    """Whose the store of this user is to be; None: as of any new store."""
+    if found is None or found.user.uid is None or found.user.gid is None or os.geteuid() != 0:
+        return None
+    return found.user.uid, found.user.gid
 
 
 def owner(text: str) -> tuple[int, int]:

@@ -28,7 +28,7 @@ def new_root(text: str) -> str:
     if colon and driver.lower() in ("sdbox", "mdbox", "dbox"):
         raise argparse.ArgumentTypeError(
             f"{text!r}: a new store is named by its directory ({rest.split(':')[0]}) and --format; "
-            "INDEX= and the like are for stores that are there"
+            "dboxfs init makes an empty one with INDEX= and the like"
         )
     return text
 

@@ -24,10 +24,10 @@ from dboxfs.cli.status import UsageError
 from dboxfs.dbox.encoders import Method, parse_method
 from dboxfs.dovecot.user import FoundUser, find_user
 from dboxfs.errors import NoDovecot, NoSuchStore, NoSuchUser
-from dboxfs.store.location import Location
-from dboxfs.store.location_settings import NAMES, location_of
-from dboxfs.store.mail_location import parse_location
-from dboxfs.store.user_variables import StoreUser
+from dboxfs.store.location import Kind, Location
+from dboxfs.store.location_settings import NAMES, location_of, named_by_settings
+from dboxfs.store.mail_location import named_location, parse_location
+from dboxfs.store.user_variables import StoreUser, absolute_path
 
 _BARE = re.compile(r"[\w.@+=-]*[\w@+=-]", re.ASCII)
 """What can be the name of a user, and is not ``.``, ``..`` or a path."""
@@ -114,8 +114,7 @@ def choose_store(arguments: argparse.Namespace, *, damaged: bool = False) -> Cho
         return Chosen(_by_settings(settings, user, damaged=damaged))
     if arguments.user is not None:
         found = find_user(arguments.user, arguments.config)
-        if settings and found.version < (2, 4):
-            raise UsageError("--set: with Dovecot 2.3 give the whole --set mail_location=...")
+        _not_old(found, settings)
         return _told(found, damaged=damaged, settings=settings)
     try:
         return Chosen(parse_location(arguments.store, damaged=damaged))
@@ -131,20 +130,70 @@ def choose_store(arguments: argparse.Namespace, *, damaged: bool = False) -> Cho
     return _told(found, damaged=damaged, settings={})
 
 
+def choose_new_store(arguments: argparse.Namespace) -> Chosen:
+    """The store that *arguments* name, which is to be made.
+
+    A directory needs ``--format``; what lies there is not looked at.  A bare name is one.
+
+    :raises UsageError: they contradict each other, or don't say which format.
+    :raises NoSuchStore, Unsupported: as :func:`choose_store`, but that nothing has to be there.
+    """
+    chosen = _planned(arguments)
+    if arguments.format not in (None, chosen.location.kind.value):
+        raise UsageError(f"--format {arguments.format}: the location says {chosen.location.kind.value}")
+    return chosen
+
+
+def _planned(arguments: argparse.Namespace) -> Chosen:
+    settings = dict(arguments.settings)
+    if settings and ("mail_location" in settings or "mail_path" in settings or arguments.user is None):
+        user = None if arguments.user is None else _whose(arguments.user, arguments.config)
+        if "mail_location" not in settings:
+            return Chosen(named_by_settings(settings, user))
+        _alone(settings)
+        text = settings["mail_location"]
+    elif arguments.user is not None:
+        found = find_user(arguments.user, arguments.config)
+        _not_old(found, settings)
+        _tell_alone(found)
+        return Chosen(found.planned(settings), found)
+    else:
+        user, text = None, arguments.store
+    location = named_location(text, user)
+    if location is None:
+        if arguments.format is None:
+            raise UsageError(f"{text}: which format? give --format sdbox or --format mdbox")
+        location = Location(Kind(arguments.format), absolute_path(text, user))
+    return Chosen(location)
+
+
 def _told(found: FoundUser, *, damaged: bool, settings: dict[str, str]) -> Chosen:
+    _tell_alone(found)
+    return Chosen(found.location(damaged=damaged, given=settings), found)
+
+
+def _tell_alone(found: FoundUser) -> None:
     if found.alone:
         text = (
             f"{found.user.name}: from Dovecot's configuration alone, its userdb was not asked: {found.alone}"
         )
         print(f"dboxfs: {one_line(text)}", file=sys.stderr)
-    return Chosen(found.location(damaged=damaged, given=settings), found)
+
+
+def _not_old(found: FoundUser, settings: dict[str, str]) -> None:
+    if settings and found.version < (2, 4):
+        raise UsageError("--set: with Dovecot 2.3 give the whole --set mail_location=...")
+
+
+def _alone(settings: dict[str, str]) -> None:
+    if len(settings) > 1:
+        raise UsageError("--set mail_location=... is Dovecot 2.3's, and says everything; give it alone")
 
 
 def _by_settings(settings: dict[str, str], user: StoreUser | None, *, damaged: bool) -> Location:
     if "mail_location" not in settings:
         return location_of(settings, damaged=damaged, user=user)
-    if len(settings) > 1:
-        raise UsageError("--set mail_location=... is Dovecot 2.3's, and says everything; give it alone")
+    _alone(settings)
     return parse_location(settings["mail_location"], damaged=damaged, user=user)
 
 

@@ -23,8 +23,9 @@ from dataclasses import dataclass, replace
 from dboxfs.dovecot.ask import Block, Installed, installed
 from dboxfs.errors import NoDovecot, NoSuchStore, NoSuchUser
 from dboxfs.store.location import Location
-from dboxfs.store.location_settings import location_of
-from dboxfs.store.mail_location import parse_location
+from dboxfs.store.location_check import check_location
+from dboxfs.store.location_settings import named_by_settings
+from dboxfs.store.mail_location import location_in, named_location
 from dboxfs.store.user_variables import StoreUser, absolute_path, expand
 
 
@@ -72,16 +73,27 @@ class FoundUser:
         :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.
         """
         try:
-            if given or self.version >= (2, 4):
-                return location_of({**self.settings, **(given or {})}, damaged=damaged, user=self.user)
-            found = parse_location(self.settings["mail_location"], damaged=damaged, user=self.user)
-            attachments = expand(self.settings.get("mail_attachment_dir", ""), self.user, version=(2, 3))
-            if attachments:
-                found = replace(found, attachments=absolute_path(attachments, self.user))
-            if "listescape" in re.split("[ ,]+", self.settings.get("mail_plugins", "")):
-                found = replace(found, escape=self.settings.get("listescape_char", "\\"))
+            return check_location(self.planned(given), damaged=damaged)
         except NoSuchStore as error:
             raise type(error)(f"the store of {self.user.name}: {error}") from None
+
+    def planned(self, given: Mapping[str, str] | None = None) -> Location:
+        """Where the user's store is or will be, whatever lies there.
+
+        :raises NoSuchStore: the user's mail is no dbox, or where it is can't be told.
+        :raises Unsupported: as :meth:`location`.
+        """
+        if given or self.version >= (2, 4):
+            return named_by_settings({**self.settings, **(given or {})}, self.user)
+        text = self.settings["mail_location"]
+        found = named_location(text, self.user)
+        if found is None:  # Dovecot, too, looks what lies there
+            found = location_in(absolute_path(expand(text, self.user, version=(2, 3)), self.user))
+        attachments = expand(self.settings.get("mail_attachment_dir", ""), self.user, version=(2, 3))
+        if attachments:
+            found = replace(found, attachments=absolute_path(attachments, self.user))
+        if "listescape" in re.split("[ ,]+", self.settings.get("mail_plugins", "")):
+            found = replace(found, escape=self.settings.get("listescape_char", "\\"))
         return found
 
     def _first(self, *names: str) -> str:

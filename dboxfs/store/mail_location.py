@@ -54,12 +54,18 @@ def parse_location(text: str, *, damaged: bool = False, user: StoreUser | None =
     :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.
     """
     found = named_location(text, user)
-    if found is None:
-        root = absolute_path(text)
-        found = Location(_detect(root), root, alt=alt_root(root))
-        if is_by_guid(found.tree, found.tree, found.dirname):
-            found = replace(found, layout=TreeLayout.INDEX, escape=INDEX_ESCAPE)
-    return check_location(found, damaged=damaged)
+    return check_location(location_in(absolute_path(text)) if found is None else found, damaged=damaged)
+
+
+def location_in(root: str) -> Location:
+    """The location of the store in the directory *root*, as far as what lies there tells it.
+
+    :raises NoSuchStore: there is none.
+    """
+    found = Location(_detect(root), root, alt=alt_root(root))
+    if is_by_guid(found.tree, found.tree, found.dirname):
+        return replace(found, layout=TreeLayout.INDEX, escape=INDEX_ESCAPE)
+    return found
 
 
 def named_location(text: str, user: StoreUser | None = None) -> Location | None:

@@ -8,7 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import trio
 
+from dboxfs.fsapi import FileSystem, ThreadsDriver
+from dboxfs.store import open_store, parse_location
 from tests.live.dovecot import Append, Dovecot
 from tests.live.mounts import dboxfs
 
@@ -24,6 +27,107 @@ def test_a_new_store_is_opened_by_dovecot_without_a_word(dovecot: Dovecot, kind:
     assert list(account.status()) == ["INBOX"]
     account.append([Append(b"Subject: first\n\n")])
     assert [message.uid for message in account.fetch()] == [1]
+
+
+NEW = {
+    "names in the list index": "{driver}:{home}/mail:LAYOUT=index",
+    "list index elsewhere": "{driver}:{home}/mail:INDEX={home}/i:CONTROL={home}/c:LAYOUT=index:LISTINDEX=l",
+    "indexes elsewhere": "{driver}:{home}/mail:INDEX={home}/i:CONTROL={home}/c:ALT={home}/a",
+    "inbox elsewhere": "{driver}:{home}/mail:INBOX={home}/inbox:DIRNAME=msgs:SUBSCRIPTIONS=subs:UTF-8",
+}
+
+
+@pytest.mark.parametrize("text", NEW.values(), ids=NEW)
+@pytest.mark.parametrize("driver", ["sdbox", "mdbox"])
+def test_a_new_store_of_any_location_is_opened_by_dovecot_without_a_word(
+    dovecot: Dovecot, text: str, driver: str
+) -> None:
+    account = dovecot.account(text.replace("{driver}", driver))
+    done = dboxfs("init", account.location)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"for Dovecot 2.3: mail_location = {account.location}\n" in done.stdout
+    before = mailbox_guid(account.location)
+    assert list(account.status()) == ["INBOX"]
+    assert account.status()["INBOX"].guid == before
+    account.append([Append(b"Subject: first\n\ntext\n")])
+    account.doveadm("mailbox create", "-s", "Träger/Sub")
+    account.append([Append(b"Subject: second\n\ntext\n")], "Träger/Sub")
+    assert (account.mailboxes(), account.subscriptions()) == (
+        ["INBOX", "Träger", "Träger/Sub"],
+        ["Träger/Sub"],
+    )
+    assert [message.uid for message in account.fetch()] == [1]
+    assert dboxfs("check", account.location).returncode == 0
+    assert owners(account.home) == {(account.home.stat().st_uid, account.home.stat().st_gid)}
+
+
+def mailbox_guid(location: str) -> str:
+    """The guid that ``dboxfs`` has given INBOX."""
+
+    async def read() -> str:
+        found = parse_location(location)
+        async with FileSystem(ThreadsDriver()) as fs, open_store(fs, found, follow=False) as store:
+            inbox = store.folders["INBOX"].mailbox
+            assert inbox is not None
+            assert inbox.guid is not None
+            return inbox.guid.hex()
+
+    return trio.run(read)
+
+
+def test_a_new_store_is_named_by_settings_of_2_4(dovecot: Dovecot) -> None:
+    account = dovecot.account("mdbox:{home}/mail:LAYOUT=index:INDEX={home}/i")
+    settings = {"mail_driver": "mdbox", "mail_path": f"{account.home}/mail", "mailbox_list_layout": "index"}
+    settings["mail_index_path"] = f"{account.home}/i"
+    done = dboxfs("init", *(f"--set={name}={value}" for name, value in settings.items()))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(account.status()) == ["INBOX"]
+
+
+@pytest.mark.root  # it makes files of others
+def test_a_new_store_of_a_user_is_where_dovecot_looks_for_it(dovecot: Dovecot) -> None:
+    account = dovecot.account("sdbox:~/mail:LAYOUT=index:CONTROL=~/control")
+    done = dboxfs("init", "--user", account.name, "--config", dovecot.config)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == f"it is the mail of {account.name}"
+    before = mailbox_guid(f"sdbox:{account.home}/mail:LAYOUT=index:CONTROL={account.home}/control")
+    assert account.status()["INBOX"].guid == before
+    assert owners(account.home / "mail") == {(account.home.stat().st_uid, account.home.stat().st_gid)}
+    again = dboxfs("init", "--user", account.name, "--config", dovecot.config)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert "not empty" in again.stderr
+
+
+def test_a_new_store_that_would_meet_another_ones_files_is_refused(tmp_path: Path) -> None:
+    old = f"mdbox:{tmp_path}/old:INDEX={tmp_path}/i:ALT={tmp_path}/a"
+    assert dboxfs("init", old).returncode == 0
+    (tmp_path / "a" / "storage").mkdir(parents=True)
+    (tmp_path / "in").mkdir()
+    for more, named in (
+        (f"INDEX={tmp_path}/i", "i/mailboxes"),
+        (f"INDEXCACHE={tmp_path}/i", "i/mailboxes"),
+        (f"ALT={tmp_path}/a", "a/storage"),
+        (f"INBOX={tmp_path}/in", "in"),
+    ):
+        done = dboxfs("init", f"sdbox:{tmp_path}/new:{more}")
+        assert done.returncode == 1, more
+        assert done.stderr.startswith(f"dboxfs: {tmp_path}/{named}: is there already; ")
+        assert len(done.stderr.splitlines()) == 1
+        assert not (tmp_path / "new").exists()
+
+
+def test_a_new_store_without_a_format_or_with_two_is_refused(tmp_path: Path) -> None:
+    cases: tuple[tuple[list[str | Path], str], ...] = (
+        ([tmp_path / "s"], "give --format sdbox or --format mdbox"),
+        ([f"mdbox:{tmp_path}/s", "--format", "sdbox"], "the location says mdbox"),
+        ([f"maildir:{tmp_path}/s"], "maildir is no dbox format"),
+        ([f"mdbox:{tmp_path}/s:LAYOUT=Maildir++"], "dbox has fs and index"),
+    )
+    for arguments, said in cases:
+        done = dboxfs("init", *arguments)
+        assert done.returncode in (2, 3)
+        assert said in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
 
 
 def owners(root: Path) -> set[tuple[int, int]]:
@@ -80,12 +184,14 @@ def test_a_directory_above_that_is_missing_is_named_by_init_convert_and_rescue(t
         )
 
 
-def test_a_new_store_is_named_by_its_directory_not_by_a_mail_location(tmp_path: Path) -> None:
+def test_what_convert_and_rescue_make_is_named_by_its_directory_not_by_a_mail_location(
+    tmp_path: Path,
+) -> None:
     assert dboxfs("init", "--format", "sdbox", tmp_path / "s").returncode == 0
     location = f"mdbox:{tmp_path}/m:INDEX={tmp_path}/i"
-    for arguments in (["init", "--format", "mdbox"], ["convert", tmp_path / "s"], ["rescue", tmp_path / "s"]):
-        done = dboxfs(*arguments, location)
-        assert done.returncode == 2, arguments
+    for command in ("convert", "rescue"):
+        done = dboxfs(command, tmp_path / "s", location)
+        assert done.returncode == 2, command
         assert f"named by its directory ({tmp_path}/m)" in done.stderr.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
 

@@ -12,8 +12,9 @@ import trio
 
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FaultsDriver, FileSystem, Permissions, ThreadsDriver
-from dboxfs.store import Kind, Location, open_store
+from dboxfs.store import open_store
 from dboxfs.store.deleted import DeletedMessages
+from dboxfs.store.mail_location import named_location
 from dboxfs.store.write import (
     HandleSource,
     Neighbour,
@@ -22,7 +23,7 @@ from dboxfs.store.write import (
     WriteOptions,
     init_store,
 )
-from tests.crash.points import EXPECTED, Acknowledge, Point, Scenario, crash, each_of, template
+from tests.crash.points import EXPECTED, LISTED_AGAIN, Acknowledge, Point, Scenario, crash, each_of, template
 from tests.live.dovecot import Account, Dovecot
 from tests.store.write.stores import body
 
@@ -251,18 +252,31 @@ async def test_a_crash(dovecot: Dovecot, points: dict[str, int], scenario: Scena
     points[scenario.name] = len(chosen)
 
 
-@pytest.mark.parametrize("driver", ["sdbox", "mdbox"])
-async def test_a_crash_while_a_store_is_made(dovecot: Dovecot, points: dict[str, int], driver: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sdbox:{home}/mail",
+        "mdbox:{home}/mail",
+        pytest.param("sdbox:{home}/mail:LAYOUT=index", marks=pytest.mark.expected_log(LISTED_AGAIN)),
+        pytest.param(
+            "mdbox:{home}/mail:LAYOUT=index:INDEX={home}/i:CONTROL={home}/c",
+            marks=pytest.mark.expected_log(LISTED_AGAIN),
+        ),
+        "sdbox:{home}/mail:INBOX={home}/inbox",
+    ],
+)
+async def test_a_crash_while_a_store_is_made(dovecot: Dovecot, points: dict[str, int], text: str) -> None:
     count = 0
     while True:
-        account = dovecot.account(f"{driver}:{{home}}/mail")
-        kind = Kind.MDBOX if driver == "mdbox" else Kind.SDBOX
+        account = dovecot.account(text)
+        location = named_location(account.location)
+        assert location is not None
         faults = FaultsDriver(ThreadsDriver(1), Point(count).plan(), depth=1)
         entry = account.home.stat()
         try:
             async with FileSystem(faults) as fs:
                 permissions = Permissions(0o700, entry.st_gid, entry.st_uid)
-                await init_store(fs, Location(kind, str(account.root)), permissions)
+                await init_store(fs, location, permissions)
         except (OSError, DboxfsError):
             assert faults.crashed
         account.save(body(1))
@@ -270,4 +284,4 @@ async def test_a_crash_while_a_store_is_made(dovecot: Dovecot, points: dict[str,
         if not faults.crashed:
             break
         count += 1 if EVERY else 5
-    points[f"init-{driver}"] = count
+    points[f"init-{text.partition(':')[0]}{text.partition('mail')[2]}"] = count

@@ -198,15 +198,25 @@ async def listed(work: Work) -> AsyncIterator[ListedMailboxes]:
     """
     index = work.list_index()
     if not await work.disk.exists(index.log_path):
-        await _refuse_lost_list(work, index)
-        await work.disk.make_dirs(index.directory)
-        now = int(time.time())
-        validity = payload.header_update(24, struct.pack("<I", now))
-        first = encode_record(RecordType.HEADER_UPDATE, validity, external=True)
-        header = LogHeader(indexid=now, file_seq=2, create_stamp=now)
-        await new_log(work.disk, index, header, first, contended=True)
+        await make_list_index(work, contended=True)
     async with index.locked(deleted_ok=True):
         yield ListedMailboxes(work, index, _tree(work, index))
+
+
+async def make_list_index(work: Work, *, contended: bool) -> None:
+    """Make an empty list index.
+
+    :param contended: others may be making it at the same time.
+    :raises IndexMissing: there are mailboxes: it is lost, or lies elsewhere.
+    """
+    index = work.list_index()
+    await _refuse_lost_list(work, index)
+    await work.disk.make_dirs(index.directory)
+    now = int(time.time())
+    validity = payload.header_update(24, struct.pack("<I", now))
+    first = encode_record(RecordType.HEADER_UPDATE, validity, external=True)
+    header = LogHeader(indexid=now, file_seq=2, create_stamp=now)
+    await new_log(work.disk, index, header, first, contended=contended)
 
 
 async def _refuse_lost_list(work: Work, index: IndexLog) -> None:

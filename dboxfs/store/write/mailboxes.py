@@ -140,6 +140,8 @@ class MailboxTree:
     async def _create_whole(self, name: str, path: str) -> None:
         """The index lies in the mailbox's directory: make that out of sight, and give it its name."""
         staging = os.path.join(self._trash, uuid.uuid4().hex)
+        if path == self._location.inbox:  # on a disk of its own, perhaps
+            staging = f"{path}.dboxfs-new-{uuid.uuid4().hex}"
         missing = await self._missing_above(path)
         await self._disk.make_dirs(staging)
         try:

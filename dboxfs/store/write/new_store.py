@@ -1,8 +1,9 @@
 """An empty store that Dovecot opens without a word: ``dboxfs init``.
 
 Made in this order, so that what a crash leaves is an empty directory or a store with something missing that
-Dovecot makes by itself: root; with dbox version 3 the record of that (``dboxversion``); mdbox: ``storage/``
-with the map; ``mailboxes/``; INBOX, whole, with its index.
+Dovecot makes by itself: root; the directories of indexes and control files elsewhere; with dbox version 3 the
+record of that (``dboxversion``); mdbox: ``storage/`` with the map; ``mailboxes/``; with LAYOUT=index an empty
+list index; INBOX, whole, with its index; with LAYOUT=index its name in the list index.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dboxfs.errors import NoSuchStore
 from dboxfs.fsapi import FileSystem, Permissions, ops
 from dboxfs.store.dbox_version import DEFAULT, encode_version, version_path
 from dboxfs.store.indexes.create import make_map
-from dboxfs.store.location import Location
+from dboxfs.store.location import Location, TreeLayout
+from dboxfs.store.write.list_index import make_list_index
 from dboxfs.store.write.mailboxes import MailboxTree
 from dboxfs.store.write.session import Work
 from dboxfs.store.write_errors import StoreExists
@@ -32,9 +34,11 @@ async def init_store(
 
     :param permissions: of a root that has to be made; one that is there (and empty) keeps its own.  All
         that is in the store gets the root's owner, group and modes.
-    :raises StoreExists: there is something already.
+    :raises StoreExists: there is something already, in the root or where its indexes, its INBOX or its
+        alternative storage will be.
     :raises NoSuchStore: the directory above is missing, or can't be written.
     """
+    await _refuse_used(fs, location)
     try:
         owner = await _make_root(fs, location.root, permissions)
     except FileNotFoundError:
@@ -50,6 +54,8 @@ async def init_store(
     if work.mdbox:
         await make_map(work.disk, location, work.map, contended=False)
     await work.disk.make_dirs(location.tree)
+    if location.layout is TreeLayout.INDEX:
+        await make_list_index(work, contended=False)
     await MailboxTree(work, _nothing_to_expunge).create("INBOX")
     for path in (location.tree, location.root):
         await work.disk.sync_dir(path)
@@ -59,6 +65,27 @@ def nowhere(root: str) -> NoSuchStore:
     """The error when *root* can't be made because the directory above is missing."""
     above = os.path.dirname(root)
     return NoSuchStore(f"{root}: there is no directory {above}; make it with: mkdir -p {above}")
+
+
+async def _refuse_used(fs: FileSystem, location: Location) -> None:
+    """Nothing of another store may lie outside of the root, where this one will have its files.
+
+    :raises StoreExists: there is something.
+    """
+    parts = (location.mailbox_dir, "storage", location.list_index_name, f"{location.list_index_name}.log")
+    for directory in (location.index, location.index_cache, location.alt):
+        for part in parts if directory is not None else ():
+            await _refuse_there(fs, os.path.join(directory or "", part))
+    if location.inbox is not None:
+        await _refuse_there(fs, location.inbox)
+
+
+async def _refuse_there(fs: FileSystem, path: str) -> None:
+    try:
+        await fs.run(ops.Stat(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    raise StoreExists(f"{path}: is there already; a new store needs directories without another one's files")
 
 
 async def _nothing_to_expunge(name: str, uids: object) -> None:
