@@ -16,6 +16,7 @@ from dboxfs.errors import DboxfsError
 from dboxfs.fsapi.drivers.memory import MemoryDriver
 from dboxfs.fsapi.ops import Job, Op
 from dboxfs.store import Kind
+from dboxfs.store.write import WriteOptions
 from tests.vfs.inside import ONE, ROOT_DIRECTORY, TWO, Mounted, Program, make_store, mounted, raises
 
 ABOVE, NAME = os.path.split(ROOT_DIRECTORY)
@@ -107,6 +108,61 @@ async def test_a_store_that_goes_away_while_its_tree_is_read_keeps_its_mailboxes
                 break
     else:
         pytest.fail("the store was away at every operation")
+
+
+@pytest.mark.expected_log(".")
+async def test_messages_keep_their_names_when_the_store_goes_away_while_one_is_replaced(
+    kind: Kind, autojump_clock: object
+) -> None:
+    """What was listed before the mount has read anything again is there, and is what is listed afterwards."""
+    memory, points = copied(await made(kind)), 0
+    async with mounted(kind, driver=memory, options=WriteOptions()) as m:
+        await m.program().write("INBOX/note", TWO)
+    for nth in itertools.count(1):
+        driver = copied(memory)
+        async with mounted(kind, driver=driver, options=WriteOptions()) as m:
+            p = m.program()
+            driver.leave_at(nth)
+            failed = False
+            try:
+                await p.append("INBOX/note", TWO)
+            except (OSError, DboxfsError):
+                failed = True
+            if not driver.is_away:
+                break
+            driver.come_back()
+            points += failed
+            await m.store.refresh_tree()
+            listed = await p.names()
+            await m.follow()
+            where = f"away before operation {nth}"
+            assert listed == await p.names() == ["1.eml", "note"], where
+            assert await p.read("INBOX/note") in [TWO + TWO, *([TWO] if failed else [])], where
+    assert points >= 5
+
+
+@pytest.mark.expected_log("can't be read")
+async def test_messages_keep_their_names_while_the_file_of_names_cannot_be_read(
+    m: Mounted, p: Program, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That is logged once, and the file is read as soon as it can be."""
+    await p.write("INBOX/note", TWO)
+    async with m.again() as other:
+        await other.program().rename("INBOX/note", "INBOX/letter")
+    box, reader = m.folder().mailbox, m.name_reader
+    assert box is not None
+    path = reader.path(box)
+    await m.fs.rename(path, path + ".away")
+    await m.fs.mkdir(path)
+    reader.is_behind(box)
+    for _ in range(3):
+        assert await p.names() == ["1.eml", "note"]
+        assert await p.read("INBOX/note") == TWO
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["INBOX: the names that were written can't be read: Is a directory"]
+    await m.fs.rmdir(path)
+    await m.fs.rename(path + ".away", path)
+    assert await p.names() == ["1.eml", "letter"]
 
 
 @pytest.mark.parametrize("way", ["create", "mknod", "unlink", "rename", "link", "mkdir", "rmdir"])

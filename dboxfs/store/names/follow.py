@@ -7,7 +7,6 @@ this mount writes one of the same mailbox, and at the next mount.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 
@@ -15,8 +14,6 @@ import trio
 
 from dboxfs.store.names.read import DIRECTORY, QUIET_SECONDS, NameReader
 from dboxfs.store.watch import Watched, Watcher
-
-log = logging.getLogger(__name__)
 
 _GUID = re.compile("[0-9a-f]{32}")
 
@@ -51,12 +48,12 @@ class NameFollower:
 
     async def _look(self, guid: str) -> None:
         folder = self._reader.folder(guid)
-        if folder is None:
+        if folder is None or folder.mailbox is None:
             return
         try:
             await self._reader.look(folder)
         except OSError as exc:
-            log.warning("%s: the names that were written can't be read: %s", folder, exc.strerror)
+            self._reader.tell(folder, folder.mailbox, exc)
 
     def _watch(self) -> None:
         directory = self._reader.directory

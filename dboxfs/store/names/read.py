@@ -38,6 +38,7 @@ class ReadSoFar:
     """How far a file was read: which one (device, inode), and the end of the last whole line.
 
     ``skipped``: lines in it that can't be.  ``looks``: those who wait until it was read again.
+    ``is_told``: that it can't be read was logged, and it could not be read since.
     ``quiet_until``: this process has just written it, and each of its writes reads what others have written.
     """
 
@@ -46,6 +47,7 @@ class ReadSoFar:
     identity: tuple[int, int] | None = None
     end: int = 0
     skipped: int = 0
+    is_told: bool = False
     quiet_until: float = 0.0
 
     def continues(self, status: os.stat_result) -> bool:
@@ -149,7 +151,10 @@ class NameReader:
             self._behind.add(box.guid)
 
     async def catch_up(self, folder: Folder) -> None:
-        """Read the file of a mailbox, if the index has come further than it was read; no error is fatal."""
+        """Read the file of a mailbox, if the index has come further than it was read.
+
+        An error is logged, and the next call reads again; until then the names are those that are known.
+        """
         box = folder.mailbox
         if not self._behind or box is None or box.guid not in self._behind:
             return
@@ -158,7 +163,14 @@ class NameReader:
                 if box.guid in self._behind:
                     await self.place(box).looks.run(lambda: self._catch_up(folder, box))
         except OSError as exc:
-            log.warning("%s: the names that were written can't be read: %s", folder, exc.strerror)
+            self.tell(folder, box, exc)
+
+    def tell(self, folder: Folder, box: Mailbox, error: OSError) -> None:
+        """Log that the file of a mailbox can't be read: once, and not of a store that is away."""
+        place = self.place(box)
+        if not place.is_told and not isinstance(error, FileNotFoundError):
+            log.warning("%s: the names that were written can't be read: %s", folder, error.strerror)
+            place.is_told = True
 
     async def _catch_up(self, folder: Folder, box: Mailbox) -> None:
         self._behind.discard(box.guid or b"")
@@ -167,22 +179,36 @@ class NameReader:
     async def look(self, folder: Folder) -> None:
         """Read what is new in the file of a mailbox.
 
-        :raises OSError: it is there, but can't be read.
+        :raises FileNotFoundError: the store is away.  What is known stays, and the file is read again when it
+            is back.
+        :raises OSError: the file is there, but can't be read.  The same.
         """
         box = folder.mailbox
         if box is None or box.guid is None:
             return
+        try:
+            async with self.place(box).lock:
+                await self._look(folder, box)
+        except OSError:
+            self.is_behind(box)
+            raise
+
+    async def _look(self, folder: Folder, box: Mailbox) -> None:
         place, path = self.place(box), self.path(box)
-        async with place.lock:
-            found = await self._peek(path, place.end)
-            if found is not None and place.end and not place.continues(found.stat):
-                place.end = 0
-                found = await self._peek(path, 0)
-            if found is None:
-                place.end = 0
-                self.changed(folder, self.names.clear(box))
-            else:
-                self.take(folder, box, found.stat, found.chunks[0])
+        found = await self._peek(path, place.end)
+        if found is not None and place.end and not place.continues(found.stat):
+            place.end = 0
+            found = await self._peek(path, 0)
+        if found is None and place.identity is not None:  # it was there: it is gone, or the whole store is
+            await self.store.fs.stat(os.path.dirname(self.directory))
+            place.end = 0
+            found = await self._peek(path, 0)
+        place.is_told = False
+        if found is None:
+            place.end, place.identity = 0, None
+            self.changed(folder, self.names.clear(box))
+        else:
+            self.take(folder, box, found.stat, found.chunks[0])
 
     async def _peek(self, path: str, offset: int) -> PeekResult | None:
         (found,) = await self.store.fs.peek([Peek(path, ((offset, None),), limit=_MOST, nofollow=True)])
