@@ -346,6 +346,20 @@ class SetXattr(Op[None]):
     value: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class AsOwner(Op[R]):
+    """Run an operation with the rights of another user: the process is root's, the files are not.
+
+    What it makes is this user's, and what this user may not reach it doesn't reach (a symbolic link in a
+    user's directory leads nowhere where the user could not go).
+    """
+
+    kind: ClassVar[str] = "as_owner"
+    op: Op[R]
+    uid: int
+    gid: int
+
+
 # -- one operation on its way -------------------------------------------------------------------------------
 
 

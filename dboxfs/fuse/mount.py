@@ -15,12 +15,12 @@ import signal
 import stat
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pyfuse3
 import trio
 
-from dboxfs.errors import MailHidden, MountError, NoSuchStore
+from dboxfs.errors import MountError
 from dboxfs.fsapi import FileSystem
 from dboxfs.fuse import HOOK, loop, taskdump
 from dboxfs.fuse.adapter import Adapter
@@ -28,19 +28,15 @@ from dboxfs.fuse.companion import Companion
 from dboxfs.fuse.kernels import why_not_safe
 from dboxfs.fuse.notify import Notifier
 from dboxfs.fuse.pusher import Pusher
-from dboxfs.store import Location, Store, open_store
-from dboxfs.store.hidden import hidden_in, summary
-from dboxfs.store.names.read import NameReader
-from dboxfs.store.write import StoreWriter, with_version
+from dboxfs.store import Location, open_store
 from dboxfs.util import mounts
 from dboxfs.util.mounts import Mount
-from dboxfs.vfs.host import Host, Kernel, Spawn
+from dboxfs.vfs.host import Host, Spawn
 from dboxfs.vfs.observed import Observed
 from dboxfs.vfs.options import Entries, MountOptions, Opens, View, wants_no_open
 from dboxfs.vfs.readonly import ReadOnlyVfs
+from dboxfs.vfs.serving import look_for_hidden_mail, serve
 from dboxfs.vfs.unopened import Unopened
-from dboxfs.vfs.views.told_names import ViewKernel
-from dboxfs.vfs.views.views import maildir_view, writable_maildir_view
 from dboxfs.vfs.writable import WritableVfs
 
 log = logging.getLogger(__name__)
@@ -115,20 +111,18 @@ async def run(
         open_store(fs, location, cache_dir=options.cache_dir, table_size=options.table_size) as store,
         trio.open_nursery() as nursery,
     ):
-        await _look_for_hidden_mail(store, options, warn)
+        await look_for_hidden_mail(store, options, warn)
         notifier, requests = Notifier(), dict[str, int]()
         polling: loop.LoopLowlevel | None = None
-        kernel = ViewKernel(notifier) if options.view.view is not View.EML else notifier
-        host = Host(_spawner(nursery), kernel, requests, lambda: _kernel_stats(notifier, polling))
-        names = NameReader(store)
-        vfs = await _file_system(store, options, host, names)
-        adapter = _adapter(vfs, options, kernel, names, requests)
+        host = Host(_spawner(nursery), notifier, requests, lambda: _kernel_stats(notifier, polling))
+        served = await serve(store, options, host)
+        adapter = Adapter(served.top, requests, served.writes)
         adapter.observed = host.observed
         device, mount = _init(adapter, location, mountpoint, options, store.owner.st_uid)
         try:
             pusher = None
-            if isinstance(vfs, ReadOnlyVfs) and wants_no_open(options, location.kind):
-                pusher = _do_without_open(adapter, vfs, notifier, device, options)
+            if isinstance(served.vfs, ReadOnlyVfs) and wants_no_open(options, location.kind):
+                pusher = _do_without_open(adapter, served.vfs, notifier, device, options)
         except MountError:
             pyfuse3.close(unmount=True)
             raise
@@ -147,11 +141,10 @@ async def run(
                 tell = _told(mountpoint, location, options, ready)
                 begin = _Beginning(options, device, mount, companion, pusher, fs.limits.readahead, tell)
                 nursery.start_soon(begin.run, adapter.greeted, notifier)
-                _start_background_work(vfs, host.spawn, mount)
+                served.start(host.spawn, mount)
                 await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
                 log.info("%s: unmounted", mountpoint)
-                if isinstance(vfs, WritableVfs):
-                    await vfs.finish()
+                await served.finish()
                 nursery.cancel_scope.cancel()
         finally:
             loop.uninstall()
@@ -182,55 +175,6 @@ def _told(
     return tell
 
 
-async def _look_for_hidden_mail(store: Store, options: MountOptions, warn: Callable[[str], None]) -> None:
-    """Say so if the store shows less mail than it has; a mirror of such a mount would lose it.
-
-    :raises MailHidden: it was to be written, too, and not by *force*.
-    """
-    found = await hidden_in(store)
-    if found and options.write is not None and not options.force:
-        raise MailHidden(f"{summary(found)}; not mounted with -o rw (--force: write it all the same)")
-    if found:
-        warn(summary(found))
-
-
-def _adapter(
-    vfs: ReadOnlyVfs | WritableVfs,
-    options: MountOptions,
-    kernel: Kernel,
-    names: NameReader,
-    requests: dict[str, int],
-) -> Adapter:
-    """What the kernel talks to: the file system itself, or a view of it."""
-    if isinstance(kernel, ViewKernel):
-        reading = vfs.reading if isinstance(vfs, WritableVfs) else vfs
-        view = maildir_view(reading, vfs, options.view, kernel, names)
-        if not isinstance(vfs, WritableVfs):
-            return Adapter(view, requests)
-        written = writable_maildir_view(view, vfs)
-        return Adapter(written, requests, written)
-    return Adapter(vfs, requests, vfs if isinstance(vfs, WritableVfs) else None)
-
-
-async def _file_system(
-    store: Store, options: MountOptions, host: Host, names: NameReader
-) -> ReadOnlyVfs | WritableVfs:
-    """What is mounted: read-only, or writable."""
-    await names.load()
-    if options.write is None:
-        return ReadOnlyVfs(store, options.view, host, names)
-    write = await with_version(store, options.write, options.dbox_version, force=options.force)
-    if (await store.statvfs()).f_flag & os.ST_RDONLY:
-        root = store.location.root
-        raise NoSuchStore(f"{root}: lies on a read-only file system; mount it without -o rw")
-    writer = StoreWriter(store.fs, store.location, store.owner, write, views=store)
-    await writer.recover(name for name, folder in store.folders.items() if folder.mailbox is not None)
-    reading = ReadOnlyVfs(store, replace(options.view, writable=True), host, names)
-    vfs = WritableVfs(reading, writer, names, restore=options.restore)
-    await vfs.begin()
-    return vfs
-
-
 def _do_without_open(
     adapter: Adapter, vfs: ReadOnlyVfs, notifier: Notifier, device: int, options: MountOptions
 ) -> Pusher | None:
@@ -247,23 +191,10 @@ def _do_without_open(
         return None
     pusher = Pusher.onto(device)
     adapter.unopened = Unopened(vfs, pusher)
-    vfs.control.more.append(lambda: {"pushed_to_kernel": pusher.stats()})
+    vfs.report.more.append(lambda: {"pushed_to_kernel": pusher.stats()})
     notifier.keeps_listings = True
     pusher.start()
     return pusher
-
-
-def _start_background_work(vfs: ReadOnlyVfs | WritableVfs, spawn: Spawn, mount: Mount | None) -> None:
-    """What goes on beside the requests as long as the mount lives."""
-    if vfs.follower is not None:
-        spawn(vfs.follower.run)
-    if isinstance(vfs, WritableVfs):
-        vfs.mounted(mount)
-        spawn(vfs.sweep)
-        if vfs.staging is not None:
-            spawn(vfs.staging.run)
-        if vfs.maintenance is not None:
-            spawn(vfs.maintenance.run)
 
 
 def _kernel_stats(notifier: Notifier, polling: loop.LoopLowlevel | None) -> dict[str, object]:

@@ -18,22 +18,25 @@ from collections.abc import Callable, Iterable
 import trio
 
 from dboxfs.store.location import Location, TreeLayout
-from dboxfs.store.watch import Watched, Watcher
+from dboxfs.store.watch import Inotify, Watched, Watcher
 
 
 class ChangeNotes:
     """The watches of one store, and what they have told.
 
     :param map_changed: called when something has changed in the directory of an mdbox's map.
+    :param inotify: that other stores use too; None: one of its own.
     """
 
-    def __init__(self, location: Location, map_changed: Callable[[], None]) -> None:
+    def __init__(
+        self, location: Location, map_changed: Callable[[], None], inotify: Inotify | None = None
+    ) -> None:
         self._location = location
         self._listed = location.layout is TreeLayout.INDEX
         self._tree_root = location.list_index_dir if self._listed else location.tree
         self._below_root = os.path.join(self._tree_root, "")
         self._map_changed = map_changed
-        self._watcher = Watcher()
+        self._watcher = Watcher(inotify)
         self._tree = False
         self._all = False
         self._names: set[str] = set()

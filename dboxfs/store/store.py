@@ -47,7 +47,7 @@ from dboxfs.store.prefetch import AheadFiles
 from dboxfs.store.size_table import SizeTables
 from dboxfs.store.subscriptions import read_subscriptions
 from dboxfs.store.tree import TreeDirectory, keep_unreadable, scan_tree
-from dboxfs.store.watch import Watched
+from dboxfs.store.watch import Inotify, Watched
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +65,9 @@ class Store:
     :param backend: the message files, sdbox or mdbox.
     :param storage: mdbox: the map and the ``m.N`` files; None: the store has no map.
     :param ahead: the files that are brought ahead.
-    :param cache_dir: where sizes are kept beyond this process, outside of the store; None: nowhere.
+    :param cache: where sizes are kept beyond this process, outside of the store.
     :param table_size: of how many messages parsed records are kept in memory.
+    :param inotify: that other stores use too; None: one of its own.
     :ivar dbox_version: recorded version of new messages (``dboxversion``); None: it can't be read.
     """
 
@@ -77,8 +78,9 @@ class Store:
         backend: Backend,
         storage: MdboxStorage | None,
         ahead: AheadFiles,
-        cache_dir: str | None = None,
+        cache: tuple[FileSystem, str] | None = None,
         table_size: int = DEFAULT_LIMIT,
+        inotify: Inotify | None = None,
     ) -> None:
         self.fs = fs
         self.location = location
@@ -93,9 +95,10 @@ class Store:
         self.backend = backend
         self.records: DetailsCache[Details] = DetailsCache(table_size)
         self.sizes: SizeTables | None = None
-        self._cache_dir = cache_dir
+        self.inotify = inotify
+        self._cache = cache
         self._listeners = Listeners()
-        self._changes = ChangeNotes(location, backend.map_changed)
+        self._changes = ChangeNotes(location, backend.map_changed, inotify)
         self._checked: dict[str, float] = {}
         self._tree_checked = 0.0
         self._tree_lock = trio.Lock()
@@ -113,8 +116,8 @@ class Store:
             self.owner = await self.fs.stat(self.location.root)
         except OSError as exc:
             raise NoSuchStore(f"{self.location.root}: {exc.strerror}") from exc
-        if self._cache_dir is not None:
-            self.sizes = SizeTables(self.fs, self._cache_dir, self.location.root, self.owner)
+        if self._cache is not None:
+            self.sizes = SizeTables(*self._cache, self.location.root, self.owner)
             await self.sizes.prepare()
         try:
             self.dbox_version = await recorded_version(self.fs, self.location)
@@ -311,12 +314,10 @@ class Store:
 
     def _fed(self, box: Mailbox, delta: Delta) -> None:
         """A writer of this process has changed *box*, or has read what others have changed in it."""
-        folder = self.folders.get(box.name)
-        if folder is None or not self._is_in(folder, box):
-            box.take(delta)
-            return
-        before = box.identity
+        folder, before = self.folders.get(box.name), box.identity
         delta = box.take(delta)
+        if folder is None or not self._is_in(folder, box):
+            return
         self._index_errors.discard(folder.name)
         another = before != box.identity and folder not in self._renumbered
         self._listeners.changed(folder, delta, another=another)

@@ -1,4 +1,5 @@
-"""Know when files of the store change: inotify on directories, one descriptor for the whole store.
+"""Know when files of the store change: inotify on directories, one descriptor for the whole store, or for all
+stores of a site.
 
 A watch is a directory, a key and a callback; the callback gets the set of names in that directory that
 changed since the last call (``None`` in the set means: the directory itself went or was renamed, or events
@@ -53,57 +54,45 @@ class Watched(enum.Enum):
     STILL = enum.auto()
 
 
-class Watcher:
-    """One inotify descriptor and the callbacks behind it.  ``run`` must be running for callbacks to come."""
+class Inotify:
+    """One inotify descriptor, for one :class:`Watcher` or for many.  ``run`` must be running for events to
+    come.
+
+    The kernel has one watch for a directory, whichever watchers ask for it.
+    """
 
     def __init__(self) -> None:
         self._inotify: INotify | None = None
-        self._by_wd: dict[int, dict[str, dict[str, Callback]]] = {}
-        self._by_path: dict[str, int] = {}
+        self._watchers: dict[int, set[Watcher]] = {}
         self._complained = False
         try:
             self._inotify = INotify(inheritable=False, nonblocking=True)
         except OSError as exc:
-            self._complain("inotify", exc)
+            self.complain("inotify", exc)
 
     @property
     def watches(self) -> int:
         """How many directories are watched."""
-        return len(self._by_wd)
+        return len(self._watchers)
 
-    def watching(self, directory: str, key: str) -> bool:
-        """Whether *directory* is watched with *key*, as far as we have heard."""
-        wd = self._by_path.get(directory)
-        return wd is not None and key in self._by_wd[wd][directory]
+    def add(self, watcher: Watcher, directory: str) -> int | None:
+        """Tell *watcher* of changes in *directory*; gives the kernel's number of the watch.
 
-    def add(self, directory: str, key: str, callback: Callback) -> Watched:
-        """Call *callback* when names in *directory* change, instead of an earlier one of the same *key*."""
+        :return: None: there is no inotify.
+        :raises OSError: the directory can't be watched.
+        """
         if self._inotify is None:
-            return Watched.NO
-        try:
-            wd = self._inotify.add_watch(os.fsencode(directory), _MASK)
-        except OSError as exc:
-            self.remove(directory)
-            if exc.errno not in (errno.ENOENT, errno.ENOTDIR):
-                self._complain(directory, exc)
-            return Watched.NO
-        if self._by_path.get(directory, wd) != wd:  # the name means another directory now
-            self.remove(directory)
-        callbacks = self._by_wd.setdefault(wd, {}).setdefault(directory, {})
-        self._by_path[directory] = wd
-        known = key in callbacks
-        callbacks[key] = callback
-        return Watched.STILL if known else Watched.NEW
+            return None
+        wd: int = self._inotify.add_watch(os.fsencode(directory), _MASK)
+        self._watchers.setdefault(wd, set()).add(watcher)
+        return wd
 
-    def remove(self, directory: str) -> None:
-        """Watch *directory* no more, whatever the key.  Nothing happens when it isn't watched."""
-        wd = self._by_path.pop(directory, None)
-        if wd is None or self._inotify is None:
+    def remove(self, watcher: Watcher, wd: int) -> None:
+        """*watcher* needs the watch *wd* no more."""
+        watchers = self._watchers.get(wd, set())
+        watchers.discard(watcher)
+        if watchers or self._inotify is None or self._watchers.pop(wd, None) is None:
             return
-        del self._by_wd[wd][directory]
-        if self._by_wd[wd]:
-            return
-        del self._by_wd[wd]
         try:
             self._inotify.rm_watch(wd)
         except OSError as exc:
@@ -126,22 +115,17 @@ class Watcher:
             if event.mask & flags.Q_OVERFLOW:
                 lost = True
             elif event.mask & flags.IGNORED:
-                self._gone(event.wd)
+                for watcher in self._watchers.pop(event.wd, set()):
+                    watcher.gone(event.wd)
             else:
                 name = None if event.mask & (flags.DELETE_SELF | flags.MOVE_SELF) else event.name
                 changed.setdefault(event.wd, set()).add(name)
         if lost:
             log.warning("inotify events were lost; looking at the whole store again")
-            changed = {wd: {None} for wd in self._by_wd}
+            changed = {wd: {None} for wd in self._watchers}
         for wd, names in changed.items():
-            _call(self._by_wd.get(wd, {}), names)
-
-    def _gone(self, wd: int) -> None:
-        """The kernel has ended the watch *wd*: its directory is gone."""
-        names = self._by_wd.pop(wd, {})
-        for directory in names:
-            del self._by_path[directory]
-        _call(names, {None})
+            for watcher in list(self._watchers.get(wd, ())):
+                watcher.deliver(wd, names)
 
     def close(self) -> None:
         """Close the descriptor; all watches end."""
@@ -149,7 +133,8 @@ class Watcher:
             self._inotify.close()
             self._inotify = None
 
-    def _complain(self, what: str, exc: OSError) -> None:
+    def complain(self, what: str, exc: OSError) -> None:
+        """Say once that something can't be watched."""
         if not self._complained:
             self._complained = True
             log.warning(
@@ -157,6 +142,86 @@ class Watcher:
                 what,
                 exc.strerror,
             )
+
+
+class Watcher:
+    """The directories of one store, or a part of it, and the callbacks behind them.
+
+    :param inotify: that others use too, and that its maker runs and closes; None: one of its own, which
+        :meth:`run` runs.
+    """
+
+    def __init__(self, inotify: Inotify | None = None) -> None:
+        self._shared = inotify is not None
+        self._inotify = Inotify() if inotify is None else inotify
+        self._by_wd: dict[int, dict[str, dict[str, Callback]]] = {}
+        self._by_path: dict[str, int] = {}
+
+    @property
+    def watches(self) -> int:
+        """How many directories are watched."""
+        return len(self._by_wd)
+
+    def watching(self, directory: str, key: str) -> bool:
+        """Whether *directory* is watched with *key*, as far as we have heard."""
+        wd = self._by_path.get(directory)
+        return wd is not None and key in self._by_wd[wd][directory]
+
+    def add(self, directory: str, key: str, callback: Callback) -> Watched:
+        """Call *callback* when names in *directory* change, instead of an earlier one of the same *key*."""
+        try:
+            wd = self._inotify.add(self, directory)
+        except OSError as exc:
+            self.remove(directory)
+            if exc.errno not in (errno.ENOENT, errno.ENOTDIR):
+                self._inotify.complain(directory, exc)
+            return Watched.NO
+        if wd is None:
+            return Watched.NO
+        if self._by_path.get(directory, wd) != wd:  # the name means another directory now
+            self.remove(directory)
+        callbacks = self._by_wd.setdefault(wd, {}).setdefault(directory, {})
+        self._by_path[directory] = wd
+        known = key in callbacks
+        callbacks[key] = callback
+        return Watched.STILL if known else Watched.NEW
+
+    def remove(self, directory: str) -> None:
+        """Watch *directory* no more, whatever the key.  Nothing happens when it isn't watched."""
+        wd = self._by_path.pop(directory, None)
+        if wd is None:
+            return
+        del self._by_wd[wd][directory]
+        if not self._by_wd[wd]:
+            del self._by_wd[wd]
+            self._inotify.remove(self, wd)
+
+    async def run(self) -> None:
+        """Deliver events until cancelled; an inotify that is shared is run by its maker."""
+        if self._shared:
+            await trio.sleep_forever()
+        await self._inotify.run()
+
+    def deliver(self, wd: int, names: set[str | None]) -> None:
+        """These *names* in the directory of the watch *wd* have changed."""
+        _call(self._by_wd.get(wd, {}), names)
+
+    def gone(self, wd: int) -> None:
+        """The kernel has ended the watch *wd*: its directory is gone."""
+        names = self._by_wd.pop(wd, {})
+        for directory in names:
+            del self._by_path[directory]
+        _call(names, {None})
+
+    def close(self) -> None:
+        """All watches end."""
+        for wd in list(self._by_wd):
+            del self._by_wd[wd]
+            if self._shared:
+                self._inotify.remove(self, wd)
+        self._by_path.clear()
+        if not self._shared:
+            self._inotify.close()
 
 
 def _call(names: dict[str, dict[str, Callback]], changed: set[str | None]) -> None:

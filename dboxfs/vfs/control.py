@@ -15,22 +15,13 @@ from __future__ import annotations
 
 import errno
 import json
-import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
-import trio
-
-from dboxfs import __version__
-from dboxfs.store import Mailbox, Store
-from dboxfs.store.mail_settings import mail_location
-from dboxfs.util.held_locks import held_locks
 from dboxfs.vfs.attrs import Attributes, Attrs
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.listing import ListingRow
-from dboxfs.vfs.metrics import health, metrics
 from dboxfs.vfs.node import CONTROL, FIRST_CONTROL_FILE, UID_MASK
-from dboxfs.vfs.observed import Observed
 
 NAME = b".dboxfs"
 
@@ -117,28 +108,15 @@ class OpenControlDirectory:
 class Control:
     """The files of the control directory, by name and by inode.
 
-    :param requests: the counters of the requests that the kernel made, by operation.
-    :ivar more: each gives a part of stats.json, which comes behind what the store says.
-    :ivar view: how the store is shown.
+    :param makers: what each file says.
     :ivar makes_snapshots: each lookup makes a file of its own, of a size that is known.
     """
 
-    def __init__(self, store: Store, requests: Mapping[str, int], observed: Observed) -> None:
-        self._store = store
-        self._observed = observed
-        self._requests = requests
-        self.more: list[Callable[[], Mapping[str, object]]] = []
-        self._started = trio.current_time()
-        self.mounted_at = int(time.time())
-        makers: dict[bytes, Maker] = {
-            b"stats.json": self._stats, b"store.json": self._describe, b"metrics": self._metrics,
-            b"locks": held_locks,
-        }  # fmt: skip
+    def __init__(self, makers: Mapping[bytes, Maker]) -> None:
         self.files = {name: FIRST_CONTROL_FILE + i for i, name in enumerate(makers)}
         self._makers: dict[int, Maker]
         self._makers = dict(zip(self.files.values(), makers.values(), strict=True))
         self.makes_snapshots = False
-        self.view = "eml"
         self._snapshots: OrderedDict[int, bytes] = OrderedDict()
         self._next_snapshot = _FIRST_SNAPSHOT
         self._commands: dict[int, Callable[[], Awaitable[object]]] = {}
@@ -203,81 +181,3 @@ class Control:
         content = maker()
         text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
         return text.encode("utf-8", "backslashreplace")
-
-    def _metrics(self) -> str:
-        return metrics(self._counters(), self._observed)
-
-    def _stats(self) -> dict[str, object]:
-        counters = self._counters()
-        return {"health": health(counters, self._observed), **counters}
-
-    def _counters(self) -> dict[str, object]:
-        store = self._store
-        more = {key: value for part in self.more for key, value in part().items()}
-        boxes = [folder.mailbox for folder in store.folders.values() if folder.mailbox is not None]
-        return {
-            "version": __version__,
-            "uptime_seconds": round(trio.current_time() - self._started, 3),
-            "requests": dict(self._requests),
-            "mailboxes": len(boxes),
-            "messages": sum(len(box) for box in boxes),
-            "messages_not_looked_at_yet": sum(box.facts.unknown for box in boxes),
-            "scans_running": sum(box.scanning for box in boxes),
-            **_progress(boxes),
-            "brought_ahead": store.ahead.stats(),
-            **more,
-            "location_table": store.records.stats(),
-            "size_table": store.sizes.stats() if store.sizes is not None else None,
-            "damaged_messages": store.damaged_messages,
-            "index_errors": len(store.index_errors),
-            "refreshes": store.refreshes,
-            "directories_watched": store.watches,
-            "files": store.fs.stats(),
-        }
-
-    def _describe(self) -> dict[str, object]:
-        store, location = self._store, self._store.location
-        return {
-            "format": location.kind.value,
-            "dbox_version": store.dbox_version,
-            "mail_location": mail_location(location),
-            "view": self.view,
-            "root": location.root,
-            "index": location.index,
-            "control": location.control,
-            "alt": location.alt,
-            "attachments": location.attachments,
-            "folders": [
-                {
-                    "mailbox": store.display_name(folder),
-                    "storage_name": folder.name.encode("utf-8", "backslashreplace").decode(),
-                    "selectable": folder.mailbox is not None,
-                    **({} if folder.mailbox is None else _mailbox(folder.mailbox)),
-                    "error": store.index_errors.get(folder.name),
-                }
-                for folder in sorted(store.folders.values(), key=lambda folder: folder.name)
-                if folder.parent is not None
-            ],
-        }
-
-
-def _progress(boxes: list[Mailbox]) -> dict[str, object]:
-    """How fast the running scans are, and when they will be done if they go on like that."""
-    running = [box for box in boxes if box.scanning]
-    rate = sum(box.scan_rate for box in running)
-    left = sum(box.facts.unknown for box in running)
-    return {
-        "messages_scanned_per_second": round(rate, 1),
-        "scan_seconds_left": round(left / rate, 1) if rate else None,
-    }
-
-
-def _mailbox(box: Mailbox) -> dict[str, object]:
-    return {
-        "guid": box.guid.hex() if box.guid is not None else None,
-        "uidvalidity": box.uid_validity,
-        "uidnext": box.uid_next,
-        "messages": len(box),
-        "unseen": box.unseen,
-        "highestmodseq": box.highest_modseq,
-    }

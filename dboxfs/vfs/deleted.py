@@ -7,7 +7,7 @@ name.  Names are those of no message of the mount, so what is moved out of here 
 
 ::
 
-    63 | 62 | 61 | 60 ......... 0
+    63 | 62 | 61 | 35 ......... 0
     1  | 1  | 0  | map uid         a message
     1  | 1  | 1  | of its path     a directory
 
@@ -42,6 +42,7 @@ NAME = b"deleted"
 _DIRECTORY = 1 << 61
 ROOT = DELETED | _DIRECTORY
 _LONGEST_PART = 255
+_PATH_BITS = 36
 _FRESH = 0.5
 """Seconds for which a tree is good."""
 
@@ -147,7 +148,7 @@ class Deleted:
             child = branch.directories.get(part)
             if child is None:
                 digest = hashlib.sha256(path).digest()
-                child = Branch(ROOT | int.from_bytes(digest[:8], "big") >> 3 or 1)
+                child = Branch(ROOT | int.from_bytes(digest[:8], "big") >> (64 - _PATH_BITS) or 1)
                 branch.directories[part] = self._branches[child.inode] = child
             branch = child
         name = b"%s.eml" % message.what.guid.hex().encode()

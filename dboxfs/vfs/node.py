@@ -10,6 +10,9 @@
     11 | number                         a message that is deleted, or a directory (:mod:`dboxfs.vfs.deleted`),
                                         or, with 1101, what a view adds (:mod:`dboxfs.vfs.views.places`)
 
+Numbers with bit 63 have nothing else above bit 36: a site of many users puts its own there
+(:mod:`dboxfs.vfs.site.numbers`).
+
 The folder number (31 bits) is taken from SHA-256 over mailbox guid and uidvalidity (a parent without
 messages: over its name), so it stays when Dovecot renames a mailbox, and changes when a mailbox is deleted
 and made again under the same name. Two folders with the same 31 bits (one chance in 4,000 with 1,000

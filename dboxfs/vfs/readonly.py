@@ -39,6 +39,7 @@ from dboxfs.vfs.open_files import OpenFiles
 from dboxfs.vfs.options import ViewOptions
 from dboxfs.vfs.reader import Opened, Reader
 from dboxfs.vfs.scans import Scans
+from dboxfs.vfs.store_report import StoreReport
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
 
@@ -47,7 +48,8 @@ class ReadOnlyVfs:
     """Answers every request of a read-only mount.
 
     :param name_reader: has read the names that messages were written under; None: there are none.
-    :ivar control: the control directory.  :ivar follower: watches the files of names.
+    :ivar control: the control directory.  :ivar report: what it says.
+    :ivar follower: watches the files of names.
     :ivar deleted: what was expunged and not purged; None: the store keeps nothing of it.
     :ivar departures: knows messages that are gone; None: the kernel tells what is open.
 
@@ -67,9 +69,10 @@ class ReadOnlyVfs:
         self.names = Names(name_reader)
         self.open_files = OpenFiles()
         self.forwarding = Forwarding(self.inodes, self.names, self.open_files)
-        self.control = Control(store, host.requests, host.observed)
+        self.report = StoreReport(store, host.requests, host.observed)
+        self.control = Control(self.report.makers())
         written = self.open_files.written
-        self.attributes = Attributes(store, options, self.control.mounted_at, host.kernel, written)
+        self.attributes = Attributes(store, options, self.report.mounted_at, host.kernel, written)
         self.scans = Scans(self.folders, self.open_files, host.spawn)
         self.reader = Reader(store, self.forwarding, self.open_files, host.kernel)
         self.listings = Listings(
@@ -79,7 +82,7 @@ class ReadOnlyVfs:
             store, self.inodes, self.folders, self.names, self.reader, name_reader, host.kernel
         )
         self.deleted = Deleted(store, self.attributes) if store.storage is not None else None
-        self.control.more += [self.reader.stats, self._stats, host.stats]
+        self.report.more += [self.reader.stats, self._stats, host.stats]
         self._looks = xattrs.Looks(self.inodes)
         self.departures: Departures | None = None
         self._following.begin()

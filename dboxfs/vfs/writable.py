@@ -125,7 +125,7 @@ class WritableVfs:
             self._mailboxes,
         )
         self.maintenance = Maintenance(writer, host.requests) if writer.options.alone else None
-        reading.control.more.append(self._stats)
+        reading.report.more.append(self._stats)
         if staging is not None:
             reading.control.serve(b"restore.json", staging.describe)
             reading.control.commands(b"commit", staging.commit_all)

@@ -23,8 +23,7 @@ from dboxfs.fsapi.types import DirEntry, Peek, PeekResult, Permissions
 
 R = TypeVar("R")
 
-_IOV_MAX = 1024
-_AT_FDCWD = -100
+_IOV_MAX, _AT_FDCWD = 1024, -100
 RENAME_NOREPLACE = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -295,6 +294,11 @@ def _rmdir(op: ops.Rmdir) -> None:
     os.rmdir(op.path)
 
 
+def _as_owner(op: ops.AsOwner[R]) -> R:
+    with _acting_as(Permissions(uid=op.uid, gid=op.gid)):
+        return execute(op.op)
+
+
 def _chain(op: Chain[R]) -> R:
     return execute_chain(op, execute)
 
@@ -434,6 +438,7 @@ _CALLS: dict[type[Op[Any]], Callable[[Any], Any]] = {
     ops.Mkdir: _mkdir,
     ops.Rmdir: _rmdir,
     Chain: _chain,
+    ops.AsOwner: _as_owner,
     ops.OpenShared: _open_shared,
     ops.TryLock: _try_lock,
     ops.AppendLocked: _append_locked,

@@ -23,7 +23,7 @@ class NameFollower:
 
     def __init__(self, reader: NameReader) -> None:
         self._reader = reader
-        self._watcher = Watcher()
+        self._watcher = Watcher(reader.store.inotify)
         self._waiting: set[str] = set()
         self._wake = trio.Event()
 

@@ -87,7 +87,7 @@ class MaildirView:
         self.hides: Callable[[MaildirPlace], bool] = lambda _: False
         self.more: Callable[[int], Awaitable[Sequence[Entry]]] = _nothing_more
         kernel.view = self
-        reading.control.view = "maildir"
+        reading.report.view = "maildir"
         reading.store.listen(Listener(self._messages_changed, self._folder_gone, lambda _: None))
 
     # -- what the kernel is told ---------------------------------------------------------------

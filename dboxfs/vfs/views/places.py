@@ -2,7 +2,7 @@
 
 ::
 
-    63 ... 60 | 59 | 58 ... 39 | 38 ......... 8 | 7 ... 0
+    63 ... 60 | 36 | 35 ... 34 | 33 ......... 3 | 2 ... 0
     1 1 0 1   | 0  | 0         | folder number  | Sub    a directory or file that a mailbox has in this view
     1 1 0 1   | 1  | number                              a file or directory that a program keeps beside mail
 
@@ -15,10 +15,11 @@ import enum
 from typing import NamedTuple
 
 VIEW = 0b1101 << 60
-FOREIGN = VIEW | 1 << 59
+_FOREIGN_BIT = 1 << 36
+FOREIGN = VIEW | _FOREIGN_BIT
 
 _KINDS = 0b1111 << 60
-_SUB_BITS = 8
+_SUB_BITS = 3
 _FOLDER_MASK = 0x7FFFFFFF
 
 
@@ -52,9 +53,9 @@ def place_of(inode: int) -> MaildirPlace | None:
     if inode & _KINDS != VIEW or is_foreign(inode):
         return None
     number = inode >> _SUB_BITS & _FOLDER_MASK
-    return MaildirPlace(number << 32, Sub(inode & 0xFF))
+    return MaildirPlace(number << 32, Sub(inode & (1 << _SUB_BITS) - 1))
 
 
 def is_foreign(inode: int) -> bool:
     """Whether it is a file or directory that a program keeps beside the mail."""
-    return inode & (_KINDS | 1 << 59) == FOREIGN
+    return inode & (_KINDS | _FOREIGN_BIT) == FOREIGN

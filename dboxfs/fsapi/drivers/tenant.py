@@ -1,0 +1,150 @@
+"""One tenant of a driver that many share: a bounded number of operations, done with the tenant's rights.
+
+A mount of many users has one driver with its workers.  Each user's store reaches it through a
+:class:`TenantDriver`, which gives it no more than ``depth`` operations at a time.  The others wait in the
+tenant's own queue, so a disk that hangs takes that many workers, whatever is asked of it.
+
+With *owner* each operation has the rights of that user (:class:`~dboxfs.fsapi.ops.AsOwner`); what is answered
+on the loop's own thread has them, too.
+
+The driver below is started and closed by whoever made it.  A tenant that is closed forgets what waits, and
+closes what an operation in flight has opened when it comes back.
+
+Concurrency: everything runs on the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import trio
+
+from dboxfs.fsapi import ops
+from dboxfs.fsapi.drivers.base import Driver
+from dboxfs.fsapi.ops import Job, Op, OpenedFile
+
+R = TypeVar("R")
+
+TENANT_DEPTH = 4
+"""Operations of one tenant that are at the driver at a time."""
+
+
+class _TenantJob(Job[R]):
+    """An operation of a tenant; ``below``: what it is at the driver, once it is there."""
+
+    __slots__ = ("background", "below")
+
+    def __init__(self, op: Op[R], done: Callable[[Job[R]], None], *, background: bool) -> None:
+        super().__init__(op, done)
+        self.background = background
+        self.below: Job[R] | None = None
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        if self.below is not None:
+            self.below.cancel()
+
+
+class TenantDriver:
+    """A driver for one tenant of *inner*.
+
+    :param inner: shared; it is running.
+    :param owner: uid and gid that operations are done with; None: those of the process.
+    :param depth: operations at *inner* at a time, at most.
+    """
+
+    def __init__(
+        self, inner: Driver, owner: tuple[int, int] | None = None, depth: int = TENANT_DEPTH
+    ) -> None:
+        self.capabilities = inner.capabilities
+        self.depth = min(inner.depth, depth)
+        self.kernel_cached = inner.kernel_cached
+        self._inner = inner
+        self._owner = owner if os.geteuid() == 0 else None
+        self._waiting: deque[_TenantJob[Any]] = deque()
+        self._busy = 0
+        self._jobs = 0
+        self._closed = False
+        self._nursery: trio.Nursery | None = None
+        self.read_nowait = inner.read_nowait
+        self.stat_nowait = inner.stat_nowait
+        self.close_nowait = inner.close_nowait
+        if hasattr(inner, "run_soon"):
+            self.run_soon = self._run_soon
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """The driver below is running already."""
+        self._nursery = nursery
+
+    def submit(self, op: Op[R], done: Callable[[Job[R]], None], *, background: bool = False) -> Job[R]:
+        """Hand an operation down, or have it wait for its turn: background ones behind all others."""
+        job = _TenantJob(op, done, background=background)
+        self._jobs += 1
+        if self._busy < self.depth:
+            self._begin(job)
+        elif background:
+            self._waiting.append(job)
+        else:
+            self._waiting.insert(sum(not waiting.background for waiting in self._waiting), job)
+        return job
+
+    def _begin(self, job: _TenantJob[Any]) -> None:
+        self._busy += 1
+        below = self._inner.submit(
+            self._owned(job.op), lambda ended: self._end(job, ended), background=job.background
+        )
+        job.below = below
+        if job.cancelled:
+            below.cancel()
+
+    def _end(self, job: _TenantJob[Any], ended: Job[Any]) -> None:
+        self._busy -= 1
+        if self._closed:
+            if isinstance(ended.result, OpenedFile):
+                self._inner.submit(ops.Close(ended.result.fd), _ignore)
+            return
+        job.result, job.error, job.below = ended.result, ended.error, None
+        if self._waiting:
+            self._begin(self._waiting.popleft())
+        job.done(job)
+
+    def _owned(self, op: Op[R]) -> Op[R]:
+        return op if self._owner is None or isinstance(op, ops.Close) else ops.AsOwner(op, *self._owner)
+
+    def _run_soon(self, op: Op[R], done: Callable[[Job[R]], None]) -> bool:
+        """As the driver below has it."""
+        soon: Callable[[Op[R], Callable[[Job[R]], None]], bool] = getattr(self._inner, "run_soon")  # noqa: B009
+        return soon(self._owned(op), done)
+
+    def open_nowait(self, path: str, nofollow: bool = False) -> int | None:
+        """As the driver below has it, with the tenant's rights."""
+        if self._owner is None:
+            return self._inner.open_nowait(path, nofollow)
+        gid = _libc.setfsgid(self._owner[1])
+        uid = _libc.setfsuid(self._owner[0])
+        try:
+            return self._inner.open_nowait(path, nofollow)
+        finally:
+            _libc.setfsuid(uid)
+            _libc.setfsgid(gid)
+
+    def stats(self) -> dict[str, int | float]:
+        """jobs, queue (waiting here), in_flight (at the driver below)."""
+        return {"jobs": self._jobs, "queue": len(self._waiting), "in_flight": self._busy}
+
+    async def aclose(self) -> None:
+        """Forget what waits.  What is in flight is left to itself."""
+        self._closed = True
+        self._waiting.clear()
+
+
+_libc = ctypes.PyDLL(None)
+"""Called without giving the GIL away: neither call waits."""
+
+
+def _ignore(job: Job[Any]) -> None:
+    """What it closed is closed."""
