@@ -144,7 +144,7 @@ def _command(words: Sequence[str]) -> str | None:
 def _names_store(argv: Sequence[str]) -> bool:
     """Whether options name the store, so that there is no argument STORE."""
     words = argv[: argv.index("--")] if "--" in argv else argv
-    return any(word.partition("=")[0] in ("--user", "--set") for word in words)
+    return any(word.partition("=")[0] in ("--user", "--users", "--set") for word in words)
 
 
 if __name__ == "__main__":

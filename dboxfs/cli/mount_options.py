@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dboxfs.cli.status import UsageError
@@ -50,6 +50,9 @@ options for -o:
   open=auto|classic|none
                        whether the kernel opens files: not where a read-only mount of an mdbox can do
                        without (default), always, or never (also in an sdbox, see SEMANTICS.md)
+  domains              with --users: MNT/<domain>/<user>/ (default MNT/<user>/)
+  stores=N             with --users: stores that are open at a time (default 200)
+  idle=SECONDS         with --users: after which a store that nobody uses is closed (default 60)
   loop=fast|plain      answer requests with pyfuse3's loop made cheap (default), or as it is
   attachments=DIR      Dovecot's mail_attachment_dir, for messages stored with it
   crypt_key=FILE       private key of messages that mail_crypt has encrypted: PEM, or the user's
@@ -78,6 +81,7 @@ class ParsedOptions:
     :ivar keys: files of private keys, absolute.
     :ivar password_fd: where the password of a key comes from.
     :ivar replace: a dead mount is taken away first.
+    :ivar site: what is said of a mount of many users.
     """
 
     mount: MountOptions
@@ -85,6 +89,7 @@ class ParsedOptions:
     keys: tuple[str, ...] = ()
     password_fd: int | None = None
     replace: bool = False
+    site: Mapping[str, Any] = field(default_factory=dict)
 
 
 class _Goes(enum.Enum):
@@ -97,6 +102,8 @@ class _Goes(enum.Enum):
     VERSION = enum.auto()
     """To MountOptions, and only with ``rw``."""
     STORE = enum.auto()
+    SITE = enum.auto()
+    """Only with ``--users``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +136,12 @@ def _enum(goes: _Goes, field: str, kind: type[enum.Enum]) -> MountOption:
 
 def _id(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) <= _MAX_ID):
+        raise ValueError(text)
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= _MAX_ID):
         raise ValueError(text)
     return int(text)
 
@@ -174,6 +187,9 @@ OPTIONS: Mapping[str, MountOption] = {
     "lock_method": _enum(_Goes.WRITE, "lock_method", LockMethod),
     "compress": MountOption("zstd, lz4, gz, bz2 or none, with :LEVEL", _Goes.WRITE, "compress", parse_method),
     "alone": _flag(_Goes.WRITE, "neighbour", Neighbour.ALONE),
+    "domains": _flag(_Goes.SITE, "domains"),
+    "stores": MountOption("a number above 0", _Goes.SITE, "stores", _positive),
+    "idle": MountOption("a number of seconds above 0", _Goes.SITE, "idle", _positive),
     "restore": _flag(_Goes.VERSION, "restore"),
     "dbox_version": _choice(_Goes.VERSION, "dbox_version", {"2": 2, "3": 3}),
 }
@@ -224,7 +240,7 @@ def parse_options(texts: list[str], separator: str = "/", compress: Method | Non
         **found[_Goes.VERSION],
     )
     store = found[_Goes.STORE]
-    return ParsedOptions(mount, **{"attachments": None, **store})
+    return ParsedOptions(mount, **{"attachments": None, **store}, site=found[_Goes.SITE])
 
 
 def _check_view(view: Mapping[str, Any], mount: Mapping[str, Any], *, restores: bool) -> None:

@@ -57,11 +57,13 @@ class Chosen:
 
 
 def add_store(
-    parser: argparse.ArgumentParser, *, by_option: bool, metavar: str = "STORE", optional: bool = False
+    parser: argparse.ArgumentParser, *, by_option: bool, metavar: str = "STORE", optional: bool = False,
+    users: bool = False,
 ) -> None:
     """Declare STORE, or the options that stand for it.
 
     :param optional: it may be left out.
+    :param users: the command takes all users of a site, too (:mod:`dboxfs.cli.site`).
     """
     if not by_option:
         parser.add_argument("store", metavar=metavar, nargs="?" if optional else None)
@@ -72,6 +74,10 @@ def add_store(
         "--set", dest="settings", action="append", default=[], type=_setting, metavar="NAME=VALUE",
         help=f"instead of {metavar}: a setting of Dovecot (mail_driver, mail_path ...)",
     )  # fmt: skip
+    if users:
+        parser.add_argument(
+            "--users", metavar="SOURCE", help=f"instead of {metavar}: all users of a site; see below"
+        )
     parser.add_argument("-c", "--config", metavar="FILE", help="Dovecot's configuration, for --user")
     if by_option:
         parser.set_defaults(store=None)

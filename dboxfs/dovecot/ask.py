@@ -86,6 +86,16 @@ class Installed:
         rows = (line.partition("\t") for line in done.stdout.splitlines()[1:])
         return {key: value for key, tab, value in rows if tab}
 
+    def users(self, mask: str) -> list[str]:
+        """The names of all users that fit *mask*, as the Dovecot that runs tells them (``doveadm user MASK``).
+
+        :raises NoDovecot: it doesn't answer, or its userdb can't list users.
+        """
+        done = _run("doveadm", *self._config(), "user", "--", mask)
+        if done.returncode != 0:
+            raise NoDovecot(f"doveadm user {mask}: {_reason(done)}")
+        return [line for line in done.stdout.split("\n") if line]
+
     def _config(self) -> list[str]:
         return [] if self.config is None else ["-c", self.config]
 

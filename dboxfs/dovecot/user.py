@@ -100,16 +100,24 @@ class FoundUser:
         return next((self.settings[name] for name in names if self.settings.get(name)), "")
 
 
-def find_user(name: str, config: str | None = None) -> FoundUser:
+def without_user(dovecot: Installed, configuration: Block) -> FoundUser:
+    """What the configuration says, of nobody in particular."""
+    return FoundUser(StoreUser(""), dovecot.version, _settings(configuration, {}, dovecot.version))
+
+
+def find_user(
+    name: str, config: str | None = None, asked: tuple[Installed, Block] | None = None
+) -> FoundUser:
     """Ask the installed Dovecot where the mail of *name* is.
 
     :param config: its configuration file; None: the usual one.
+    :param asked: what was asked before: which Dovecot it is, and its configuration.
     :raises NoSuchUser: there is no such user.
     :raises NoDovecot: no Dovecot is installed, or its configuration can't be read.
     :raises NoSuchStore: where the mail is can't be told.
     """
-    dovecot = installed(config)
-    configuration = dovecot.configuration()
+    dovecot = installed(config) if asked is None else asked[0]
+    configuration = dovecot.configuration() if asked is None else asked[1]
     alone = ""
     try:
         fields = dovecot.user(name)

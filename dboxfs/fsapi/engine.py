@@ -98,6 +98,7 @@ class Engine:
     cache: PageCache
     limits: Limits
     ksm: Ksm | None = None
+    owns_cache: bool = True
     locks: LockTable = field(default_factory=LockTable)
     counters: Counters = field(default_factory=Counters)
     dirty: int = 0
@@ -137,7 +138,8 @@ class Engine:
         self.state = "closed"
         with trio.CancelScope(shield=True):
             await self.driver.aclose()
-        self.cache.merge(None)
+        if self.owns_cache:
+            self.cache.merge(None)
 
     @property
     def running(self) -> bool:

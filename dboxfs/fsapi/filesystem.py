@@ -50,6 +50,7 @@ class FileSystem:
     :param cache_size: bytes of the daemon's own page cache (``cache``), write buffers included.
     :param dirty_limit: bytes of all handles together that are written but not yet at the driver.
     :param sync: a commit waits until data and name are durable.  False, for bulk loads: it doesn't.
+    :param cache: another file system's; None: one of its own.
     :param ksm: has equal pages of the cache kept once by the kernel (see :mod:`dboxfs.fsapi.cache.ksm`).
     """
 
@@ -63,12 +64,25 @@ class FileSystem:
         dirty_limit: int = 16 << 20,
         sync: bool = True,
         ksm: Ksm | None = None,
+        cache: PageCache | None = None,
     ) -> None:
         limits = Limits(readahead, write_buffer, dirty_limit, sync)
-        self.engine = Engine(driver, PageCache(cache_size), limits, ksm)
-        self.engine.cache.merge(ksm)
+        self.engine = Engine(driver, cache or PageCache(cache_size), limits, ksm, owns_cache=cache is None)
+        if cache is None:
+            self.engine.cache.merge(ksm)
         self._process = Process.this()
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
+
+    def sharing(self, driver: Driver) -> FileSystem:
+        """Another file system with the same page cache and limits, say for one of many users of a driver.
+
+        Its counters, locks and unwritten bytes are its own.
+
+        :param driver: above the driver of this one.
+        """
+        limits, found = self.engine.limits, FileSystem(driver, cache=self.engine.cache)
+        found.engine.limits = limits
+        return found
 
     # -- life --------------------------------------------------------------------------------------------
 

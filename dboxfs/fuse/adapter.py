@@ -30,7 +30,7 @@ from dboxfs.vfs.listing import ListingRow, OpenDirectory
 from dboxfs.vfs.observed import Observed
 from dboxfs.vfs.open_files import OpenFile
 from dboxfs.vfs.reader import Opened
-from dboxfs.vfs.unopened import Unopened
+from dboxfs.vfs.serving import UnopenedRequests
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +80,7 @@ class Adapter(pyfuse3.Operations):
     :param vfs: answers the requests.  :param writable: answers those that write; None: read-only.
     :param requests: counts the requests, by name; this fills it.
     :ivar unopened: answers READ and READDIR by inode, and nothing is opened; None: all is opened.
+    :ivar released: is told of each directory that is closed.
     :ivar observed: counts durations and errors.
     :ivar greeted: the kernel has begun to talk to us: the mount answers.
     """
@@ -99,7 +100,8 @@ class Adapter(pyfuse3.Operations):
         self.observed = Observed()
         self.errors = ErrorMap()
         self.greeted = trio.Event()
-        self.unopened: Unopened | None = None
+        self.unopened: UnopenedRequests | None = None
+        self.released: Callable[[OpenDirectory], None] = lambda _: None
         self._vfs = vfs
         self._writable = writable
         self._next_handle = 1
@@ -178,7 +180,7 @@ class Adapter(pyfuse3.Operations):
 
     @request
     async def releasedir(self, fh: int) -> None:
-        del self._directories[fh]
+        self.released(self._directories.pop(fh))
 
     @request
     async def fsyncdir(self, fh: int, datasync: bool) -> None:

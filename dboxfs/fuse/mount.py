@@ -28,16 +28,12 @@ from dboxfs.fuse.companion import Companion
 from dboxfs.fuse.kernels import why_not_safe
 from dboxfs.fuse.notify import Notifier
 from dboxfs.fuse.pusher import Pusher
-from dboxfs.store import Location, open_store
 from dboxfs.util import mounts
 from dboxfs.util.mounts import Mount
 from dboxfs.vfs.host import Host, Spawn
 from dboxfs.vfs.observed import Observed
-from dboxfs.vfs.options import Entries, MountOptions, Opens, View, wants_no_open
-from dboxfs.vfs.readonly import ReadOnlyVfs
-from dboxfs.vfs.serving import look_for_hidden_mail, serve
-from dboxfs.vfs.unopened import Unopened
-from dboxfs.vfs.writable import WritableVfs
+from dboxfs.vfs.options import Entries, MountOptions, Opens, wants_no_open
+from dboxfs.vfs.serving import Mountable, Serving
 
 log = logging.getLogger(__name__)
 
@@ -93,36 +89,36 @@ def _check_fuse() -> None:
 
 async def run(
     fs: FileSystem,
-    location: Location,
+    what: Mountable,
     mountpoint: str,
     options: MountOptions,
     ready: Callable[[], None],
-    warn: Callable[[str], None] = log.warning,
     companion: Companion | None = None,
 ) -> None:
-    """Mount the store at *location* on *mountpoint* and serve it until it is unmounted.
+    """Mount *what* on *mountpoint* and serve it until it is unmounted.
 
+    :param fs: what its files are reached by.
     :param ready: called once the mount answers.
-    :param warn: called before that with what the user should know, one line.
     :param companion: forked before there was any thread; it is ended.
     :raises NoSuchStore, MountError: it can't be done.
     """
-    async with (
-        open_store(fs, location, cache_dir=options.cache_dir, table_size=options.table_size) as store,
-        trio.open_nursery() as nursery,
-    ):
-        await look_for_hidden_mail(store, options, warn)
-        notifier, requests = Notifier(), dict[str, int]()
-        polling: loop.LoopLowlevel | None = None
-        host = Host(_spawner(nursery), notifier, requests, lambda: _kernel_stats(notifier, polling))
-        served = await serve(store, options, host)
-        adapter = Adapter(served.top, requests, served.writes)
-        adapter.observed = host.observed
-        device, mount = _init(adapter, location, mountpoint, options, store.owner.st_uid)
+    notifier, requests = Notifier(), dict[str, int]()
+    polling: loop.LoopLowlevel | None = None
+    observed = Observed()
+
+    def host(nursery: trio.Nursery) -> Host:
+        return Host(
+            _spawner(nursery), notifier, requests, lambda: _kernel_stats(notifier, polling), observed
+        )
+
+    async with what.serving(host) as serving, trio.open_nursery() as nursery:
+        adapter = Adapter(serving.top, requests, serving.writes)
+        adapter.observed, adapter.released = observed, serving.released
+        device, mount = _init(adapter, what.name, mountpoint, options, serving.owner)
         try:
             pusher = None
-            if isinstance(served.vfs, ReadOnlyVfs) and wants_no_open(options, location.kind):
-                pusher = _do_without_open(adapter, served.vfs, notifier, device, options)
+            if wants_no_open(options, what.kind):
+                pusher = _do_without_open(adapter, serving, notifier, device, options)
         except MountError:
             pyfuse3.close(unmount=True)
             raise
@@ -137,14 +133,14 @@ async def run(
             ):
                 nursery.start_soon(_terminate_on, signals, told)
                 nursery.start_soon(_report_on, questions)
-                nursery.start_soon(_trace_on, traces, host.observed)
-                tell = _told(mountpoint, location, options, ready)
+                nursery.start_soon(_trace_on, traces, observed)
+                tell = _told(mountpoint, what.name, options, ready)
                 begin = _Beginning(options, device, mount, companion, pusher, fs.limits.readahead, tell)
                 nursery.start_soon(begin.run, adapter.greeted, notifier)
-                served.start(host.spawn, mount)
+                serving.start(mount)
                 await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
                 log.info("%s: unmounted", mountpoint)
-                await served.finish()
+                await serving.finish()
                 nursery.cancel_scope.cancel()
         finally:
             loop.uninstall()
@@ -163,20 +159,20 @@ async def run(
 
 
 def _told(
-    mountpoint: str, location: Location, options: MountOptions, ready: Callable[[], None]
+    mountpoint: str, name: str, options: MountOptions, ready: Callable[[], None]
 ) -> Callable[[], None]:
     """Tells the log first that the mount is there, as it is told when it is gone."""
 
     def tell() -> None:
         mode = "read-only" if options.write is None else "writable"
-        log.info("%s: mounted, %s:%s, %s", mountpoint, location.kind.value, location.root, mode)
+        log.info("%s: mounted, %s, %s", mountpoint, name, mode)
         ready()
 
     return tell
 
 
 def _do_without_open(
-    adapter: Adapter, vfs: ReadOnlyVfs, notifier: Notifier, device: int, options: MountOptions
+    adapter: Adapter, serving: Serving, notifier: Notifier, device: int, options: MountOptions
 ) -> Pusher | None:
     """Have the kernel open nothing, if it can (:mod:`dboxfs.vfs.unopened`); what fills its page cache then.
 
@@ -190,8 +186,7 @@ def _do_without_open(
         log.info("files are opened one by one, which takes more requests: %s", why_not)
         return None
     pusher = Pusher.onto(device)
-    adapter.unopened = Unopened(vfs, pusher)
-    vfs.report.more.append(lambda: {"pushed_to_kernel": pusher.stats()})
+    adapter.unopened = serving.unopen(pusher, lambda: {"pushed_to_kernel": pusher.stats()})
     notifier.keeps_listings = True
     pusher.start()
     return pusher
@@ -220,13 +215,13 @@ def _spawner(nursery: trio.Nursery) -> Spawn:
 
 
 def _init(
-    adapter: Adapter, location: Location, mountpoint: str, options: MountOptions, owner: int
+    adapter: Adapter, what: str, mountpoint: str, options: MountOptions, owner: int | None
 ) -> tuple[int, Mount | None]:
     """Make the mount; gives the descriptor of ``/dev/fuse``, and what the kernel calls the mount.
 
-    :param owner: uid of the owner of the store.
+    :param owner: uid of the owner of what is mounted; None: there are several.
     """
-    name = f"{location.kind.value}:{location.root}".encode("utf-8", "backslashreplace").decode()
+    name = what.encode("utf-8", "backslashreplace").decode()
     name = "".join(c if c.isprintable() else "?" for c in name).replace("\\", "\\\\").replace(",", "\\,")
     given = {f"fsname={name}", "subtype=dboxfs", *options.fuse}
     given.add("ro" if options.write is None else "rw")
@@ -245,14 +240,14 @@ def _init(
     return max(mounts.devices() - before), mounts.mounted_on(point)
 
 
-def _all_is_allowed(options: MountOptions, owner: int) -> bool:
+def _all_is_allowed(options: MountOptions, owner: int | None) -> bool:
     """Whether the modes allow everything to everybody whom the kernel lets into the mount.
 
     Then it need not compare them.  It would ask for the attributes of a directory at the first use of a path
     after each CREATE, UNLINK and RENAME in it, and for those of each file that is created: two GETATTR for
     each file that is saved.
 
-    :param owner: uid of the owner of the store.
+    :param owner: uid of the owner of what is mounted; None: there are several.
     """
     if options.allow_other:
         return False

@@ -136,6 +136,10 @@ class Control:
         command = self._commands.get(inode)
         return OpenCommand(command) if command is not None else None
 
+    def is_command(self, inode: int) -> bool:
+        """Whether a program may write to the file."""
+        return inode in self._commands
+
     def lookup(self, name: bytes) -> int:
         """The inode of the file called *name*.
 

@@ -90,6 +90,11 @@ class Drafts:
         self._linked: OrderedDict[tuple[int, bytes], int] = OrderedDict()
         self._emptied: OrderedDict[tuple[int, int], float] = OrderedDict()
 
+    @property
+    def would_be_lost(self) -> bool:
+        """Files are there that are neither messages nor staged: temporaries, and what is being written."""
+        return any(not draft.is_staged for draft in self._by_inode.values())
+
     # -- making --------------------------------------------------------------------------------
 
     def new(

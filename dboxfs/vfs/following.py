@@ -69,6 +69,11 @@ class Following:
         if self._name_reader is not None:
             self._name_reader.changed = self._names_changed
 
+    def doubt(self, folder_inode: int) -> None:
+        """All messages of a mailbox may have other bytes by now."""
+        for doubter in self.doubters:
+            doubter.doubt(self._inodes.node(folder_inode))
+
     def _tell_listing(self, inode: int) -> None:
         self.listings_changed[inode] += 1
         self._kernel.listing(inode)
@@ -81,8 +86,7 @@ class Following:
         for uid in delta.updated.tolist():  # ctime tells of flags and keywords
             self._kernel.attributes(inode | uid)
         if delta.reloaded and folder.mailbox is not None:  # files may have been repaired
-            for doubter in self.doubters:
-                doubter.doubt(self._inodes.node(inode))
+            self.doubt(inode)
             for uid in folder.mailbox.uids.tolist():
                 self._kernel.attributes(inode | uid)
         self._kernel.attributes(inode)

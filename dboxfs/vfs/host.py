@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from dboxfs.vfs.kernel_pages import Pushed
 from dboxfs.vfs.observed import Observed
 
 Spawn = Callable[[Callable[[], Awaitable[object]]], None]
@@ -94,6 +95,7 @@ class Host:
     :ivar requests: how often the kernel has asked, by operation; grows while the mount is used.
     :ivar stats: what else stats.json says of the kernel's side.
     :ivar observed: durations and errors of requests.
+    :ivar pushed: which messages the kernel was given.
     """
 
     spawn: Spawn
@@ -101,3 +103,4 @@ class Host:
     requests: Mapping[str, int]
     stats: Callable[[], Mapping[str, object]] = dict
     observed: Observed = field(default_factory=Observed)
+    pushed: Pushed = field(default_factory=Pushed)

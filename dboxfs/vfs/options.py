@@ -110,18 +110,20 @@ class MountOptions:
     table_size: int = 10_000
 
 
-def wants_no_open(options: MountOptions, kind: Kind) -> bool:
+def wants_no_open(options: MountOptions, kind: Kind | None) -> bool:
     """Whether the kernel shall open nothing in the mount of a *kind* of store, if it can do without.
 
     In an sdbox only if it is asked for: there a message of which nothing was read before it was expunged is
     gone with its file, unless the kernel opens it.
+
+    :param kind: None: there may be stores of both kinds.
     """
     if options.write is not None or options.view.view is not View.EML:
         return False
     return options.opens is Opens.NONE or (options.opens is Opens.AUTO and kind is Kind.MDBOX)
 
 
-def wants_companion(options: MountOptions, kind: Kind) -> bool:
+def wants_companion(options: MountOptions, kind: Kind | None) -> bool:
     """Whether a companion has to be forked for the mount of a *kind* of store: to tell names, by what the
     kernel calls itself (it can't be asked before the mount is made), or to end the connection of a daemon
     that was killed (:mod:`dboxfs.fuse.pusher`).

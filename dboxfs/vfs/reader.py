@@ -83,12 +83,14 @@ class OpenMessage:
 class Reader:
     """Opens messages for reading."""
 
-    def __init__(self, store: Store, forwarding: Forwarding, open_files: OpenFiles, kernel: Kernel) -> None:
+    def __init__(
+        self, store: Store, forwarding: Forwarding, open_files: OpenFiles, kernel: Kernel, pushed: Pushed
+    ) -> None:
         self._store = store
         self._forwarding = forwarding
         self._open_files = open_files
         self._kernel = kernel
-        self._pushed = Pushed()
+        self._pushed = pushed
         self._doubts = Doubts()
         self._pushes = 0
         self._pushed_bytes = 0

@@ -74,7 +74,7 @@ class ReadOnlyVfs:
         written = self.open_files.written
         self.attributes = Attributes(store, options, self.report.mounted_at, host.kernel, written)
         self.scans = Scans(self.folders, self.open_files, host.spawn)
-        self.reader = Reader(store, self.forwarding, self.open_files, host.kernel)
+        self.reader = Reader(store, self.forwarding, self.open_files, host.kernel, host.pushed)
         self.listings = Listings(
             store, self.inodes, self.folders, self.names, self.attributes, self.scans, written
         )
@@ -89,6 +89,10 @@ class ReadOnlyVfs:
 
     def _stats(self) -> Mapping[str, object]:
         return {"skipped_lines_of_names": self.names.skipped_lines}
+
+    def doubt(self, folder_inode: int) -> None:
+        """The files of a mailbox may have been repaired before it was opened."""
+        self._following.doubt(folder_inode)
 
     def tell(self, doubter: Doubter) -> None:
         """Tell *doubter*, too, of messages that may have other bytes, and of mailboxes that are gone."""

@@ -7,22 +7,97 @@ by itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Protocol
+
+import trio
 
 from dboxfs.errors import MailHidden, NoSuchStore
-from dboxfs.store import Store
+from dboxfs.fsapi import FileSystem
+from dboxfs.store import Kind, Location, Store, open_store
 from dboxfs.store.hidden import hidden_in, summary
 from dboxfs.store.names.read import NameReader
 from dboxfs.store.write import StoreWriter, with_version
 from dboxfs.util.mounts import Mount
 from dboxfs.vfs.file_system import ReadableFileSystem, WritableFileSystem
-from dboxfs.vfs.host import Host, Spawn
+from dboxfs.vfs.host import Host, Pages, Spawn
+from dboxfs.vfs.listing import OpenDirectory
 from dboxfs.vfs.options import MountOptions, View
 from dboxfs.vfs.readonly import ReadOnlyVfs
+from dboxfs.vfs.unopened import Unopened
 from dboxfs.vfs.views.told_names import ViewKernel
 from dboxfs.vfs.views.views import maildir_view, writable_maildir_view
 from dboxfs.vfs.writable import WritableVfs
+
+
+class UnopenedRequests(Protocol):
+    """Answers READ and READDIR where the kernel opens nothing (:mod:`dboxfs.vfs.unopened`)."""
+
+    async def read(self, inode: int, size: int, offset: int) -> bytes: ...
+
+    async def directory(self, inode: int, offset: int) -> tuple[OpenDirectory, int, int]: ...
+
+    def forget(self, inodes: Iterable[int]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Serving(Protocol):
+    """What a mount serves, while it does.
+
+    :ivar top: answers the requests.  :ivar writes: those that write; None: it is read-only.
+    :ivar owner: uid of the owner of all of it; None: there are several.
+    """
+
+    @property
+    def top(self) -> ReadableFileSystem: ...
+
+    @property
+    def writes(self) -> WritableFileSystem | None: ...
+
+    @property
+    def owner(self) -> int | None: ...
+
+    def unopen(self, pages: Pages, stats: Callable[[], Mapping[str, object]]) -> UnopenedRequests:
+        """The kernel opens nothing.
+
+        :param pages: its page cache.  :param stats: what stats.json says of that.
+        """
+
+    def released(self, directory: OpenDirectory) -> None:
+        """A directory was closed."""
+
+    def start(self, mount: Mount | None) -> None:
+        """Begin what goes on beside the requests; the mount is made."""
+
+    async def finish(self) -> None:
+        """Carry out what was answered already: there are no requests any more."""
+
+
+MakeHost = Callable[[trio.Nursery], Host]
+"""Makes the host whose background tasks live in a nursery."""
+
+
+class Mountable(Protocol):
+    """What can be mounted.
+
+    :ivar name: for the kernel's table of mounts and the log.
+    :ivar kind: of all stores; None: there may be both kinds.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> Kind | None: ...
+
+    def serving(self, make_host: MakeHost) -> AbstractAsyncContextManager[Serving]:
+        """Serve it.
+
+        :raises DboxfsError, OSError: it can't be.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +117,7 @@ class Served:
         """The part that reads."""
         return self.vfs.reading if isinstance(self.vfs, WritableVfs) else self.vfs
 
-    def start(self, spawn: Spawn, mount: Mount | None) -> None:
+    def begin(self, spawn: Spawn, mount: Mount | None) -> None:
         """Begin what goes on beside the requests as long as the store is served."""
         vfs = self.vfs
         if vfs.follower is not None:
@@ -59,6 +134,69 @@ class Served:
         """Carry out what was answered already."""
         if isinstance(self.vfs, WritableVfs):
             await self.vfs.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class OneStore:
+    """One store, to be mounted.
+
+    :param warn: called with what the user should know, one line.
+    """
+
+    fs: FileSystem
+    location: Location
+    options: MountOptions
+    warn: Callable[[str], None]
+
+    @property
+    def name(self) -> str:
+        return f"{self.location.kind.value}:{self.location.root}"
+
+    @property
+    def kind(self) -> Kind | None:
+        return self.location.kind
+
+    @asynccontextmanager
+    async def serving(self, make_host: MakeHost) -> AsyncIterator[Serving]:
+        cache, table = self.options.cache_dir, self.options.table_size
+        async with (
+            open_store(self.fs, self.location, cache_dir=cache, table_size=table) as store,
+            trio.open_nursery() as nursery,
+        ):
+            await look_for_hidden_mail(store, self.options, self.warn)
+            host = make_host(nursery)
+            yield _ServingOne(await serve(store, self.options, host), host, store.owner.st_uid)
+            nursery.cancel_scope.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _ServingOne:
+    """A store that is mounted by itself."""
+
+    served: Served
+    host: Host
+    owner: int | None
+
+    @property
+    def top(self) -> ReadableFileSystem:
+        return self.served.top
+
+    @property
+    def writes(self) -> WritableFileSystem | None:
+        return self.served.writes
+
+    def unopen(self, pages: Pages, stats: Callable[[], Mapping[str, object]]) -> UnopenedRequests:
+        self.served.reading.report.more.append(stats)
+        return Unopened(self.served.reading, pages)
+
+    def released(self, directory: OpenDirectory) -> None:
+        """It keeps nothing open."""
+
+    def start(self, mount: Mount | None) -> None:
+        self.served.begin(self.host.spawn, mount)
+
+    async def finish(self) -> None:
+        await self.served.finish()
 
 
 async def serve(store: Store, options: MountOptions, host: Host) -> Served:

@@ -1,0 +1,157 @@
+"""The inode numbers of a site: those of each user's file system, put into one range.
+
+::
+
+    63 | 62 ...... 32 | 31 ........... 0
+    0  | number       | low             low half of an inode of a user's file system, whose upper half (the
+                                        folder number) stands behind *number*
+    0  | 0            | 1               the root of the mount
+    0  | 0            | 2 ...           the site's control directory and its files
+    0  | number       | 0               a directory of users with one domain
+    kind (4 bits) | session (23 bits) | 36 ... 0    what has no stable number: drafts, deleted messages, places of
+                                        views; with kind 1001 the files of a user's control directory
+
+*number* (31 bits) is taken from SHA-256 over the user's name and the folder number, which itself comes from
+the mailbox's guid: so it is the same in each mount of the site.  Two folders with the same 31 bits (one chance in
+36,000 for each folder of a site of 60,000) are told apart by the next free number; the one that was asked for
+second takes it.  A number stays with its folder as long as the mount lives, whether the user's store is open
+or not: the kernel may ask for it at any time.
+
+A session is one time that a user's store was open.  What is numbered by it ends with it: ESTALE.
+
+Concurrency: nothing here awaits.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from typing import NamedTuple
+
+from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.node import CONTROL, DRAFTS, ROOT, UID_MASK
+
+SESSIONS = 1 << 23
+"""So many sessions have numbers at a time."""
+
+_LOW_BITS = 37
+_LOW_MASK = (1 << _LOW_BITS) - 1
+_KINDS = 0b1111 << 60
+_CONTROL_FILES = 0b1001 << 60
+_NUMBER_MASK = 0x7FFFFFFF
+
+
+class Meant(NamedTuple):
+    """What an inode number of the site stands for.
+
+    :ivar user: its number among the users (:class:`UserNumbers`).
+    :ivar inode: in the user's file system.
+    """
+
+    user: UserNumbers
+    inode: int
+
+
+class SiteNumbers:
+    """All numbers that were given out."""
+
+    def __init__(self) -> None:
+        self._meant: dict[int, tuple[UserNumbers, int] | bytes] = {}
+        self._sessions: dict[int, UserNumbers] = {}
+        self._next_session = 1
+
+    def __len__(self) -> int:
+        return len(self._meant)
+
+    def domain(self, name: bytes) -> int:
+        """The inode number of the directory of a domain."""
+        return self._take(b"domain\0" + name, name) << 32
+
+    def domain_of(self, inode: int) -> bytes | None:
+        """The domain whose directory it is; None: it is none."""
+        meant = self._meant.get(inode >> 32) if not inode & (DRAFTS | UID_MASK) else None
+        return meant if isinstance(meant, bytes) else None
+
+    def meant(self, inode: int) -> Meant:
+        """What a number stands for.
+
+        :raises Refused: ESTALE: nothing any more.
+        """
+        if inode & DRAFTS:
+            user = self._sessions.get(inode >> _LOW_BITS & SESSIONS - 1)
+            if user is None:
+                raise Refused(errno.ESTALE)
+            kind, low = inode & _KINDS, inode & _LOW_MASK
+            return Meant(user, low if kind == _CONTROL_FILES else kind | low)
+        found = self._meant.get(inode >> 32)
+        if not isinstance(found, tuple):
+            raise Refused(errno.ESTALE)
+        return Meant(found[0], found[1] << 32 | inode & UID_MASK)
+
+    def take(self, user: UserNumbers, folder: int) -> int:
+        """The number of a folder, for good.  To be asked for once."""
+        return self._take(b"%s\0%d" % (user.name, folder), (user, folder))
+
+    def _take(self, key: bytes, meant: tuple[UserNumbers, int] | bytes) -> int:
+        number = int.from_bytes(hashlib.sha256(key).digest()[:4], "big") & _NUMBER_MASK or 1
+        while number in self._meant:
+            number = (number + 1) & _NUMBER_MASK or 1
+        self._meant[number] = meant
+        return number
+
+    def begin(self, user: UserNumbers) -> int:
+        """A session of *user* begins; gives its number."""
+        while self._next_session in self._sessions or not self._next_session:
+            self._next_session = (self._next_session + 1) % SESSIONS
+        session, self._next_session = self._next_session, (self._next_session + 1) % SESSIONS
+        self._sessions[session] = user
+        return session
+
+    def end(self, session: int) -> None:
+        """What was numbered by it stands for nothing any more."""
+        self._sessions.pop(session, None)
+
+
+class UserNumbers:
+    """The numbers of one user.
+
+    :ivar name: of the user, as bytes.
+    """
+
+    __slots__ = ("_given", "_numbers", "_session", "name")
+
+    def __init__(self, numbers: SiteNumbers, name: bytes) -> None:
+        self.name = name
+        self._numbers = numbers
+        self._given: dict[int, int] = {}
+        self._session = 0
+
+    @property
+    def root(self) -> int:
+        """The inode number of the user's directory."""
+        return self.out(ROOT)
+
+    def begin(self) -> None:
+        """A session begins."""
+        self._session = self._numbers.begin(self)
+
+    def end(self) -> None:
+        """The session has ended."""
+        self._numbers.end(self._session)
+        self._session = 0
+
+    def base(self, folder: int) -> int:
+        """What the low half of an inode whose upper half is *folder* is put to."""
+        given = self._given.get(folder)
+        if given is None:
+            given = self._given[folder] = self._numbers.take(self, folder)
+        return given << 32
+
+    def out(self, inode: int) -> int:
+        """The site's number of an inode of the user's file system."""
+        if inode & DRAFTS:
+            return inode & _KINDS | self._session << _LOW_BITS | inode & _LOW_MASK
+        folder = inode >> 32
+        if not folder and inode > CONTROL:
+            return _CONTROL_FILES | self._session << _LOW_BITS | inode
+        return self.base(folder) | inode & UID_MASK

@@ -1,0 +1,51 @@
+"""What a user is called in the mount: any name, as one that a directory can have, and no two users the same.
+
+A user's name stands as it is.  ``/``, control characters, ``.``, ``..``, ``.dboxfs``, bytes that are no UTF-8 and a
+``%`` before two hexadecimal digits are written ``%XX``, so that the name can be read back.  A name of more than 255
+bytes is cut, and ``%~`` and 16 digits of its SHA-256 stand in the place of the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+LONGEST = 255
+"""Bytes of a name in a directory."""
+
+_SPECIAL = re.compile("[/\x00-\x1f\x7f\ud800-\udfff]|%(?=[0-9A-Fa-f]{2}|~)")
+_RESERVED = ("", ".", "..", ".dboxfs")
+
+
+def shown_user(name: str) -> bytes:
+    """The name of the directory of user *name* (bytes that are no UTF-8: as surrogate escapes)."""
+    if name in _RESERVED:
+        found = "%" + name[:1].encode().hex().upper() + name[1:] if name else "%"
+    else:
+        found = _SPECIAL.sub(_escaped, name)
+    encoded = found.encode()
+    if len(encoded) <= LONGEST:
+        return encoded
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16].encode()
+    head = encoded[: LONGEST - 18].decode("utf-8", "ignore").encode()
+    return head + b"%~" + digest
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape"))
+
+
+def meant_user(shown: str) -> str:
+    """The user's name that is written like that (a name that was cut can't be read back)."""
+    raw = re.sub(
+        rb"%([0-9A-Fa-f]{2})",
+        lambda found: bytes([int(found[1], 16)]),
+        shown.encode("utf-8", "surrogateescape"),
+    )
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def parts(name: str) -> tuple[str, str]:
+    """What stands before and behind the last ``@``; the second is empty where there is none."""
+    local, at, domain = name.rpartition("@")
+    return (local, domain) if at and local and domain else (name, "")

@@ -1,0 +1,331 @@
+"""The open stores of a site: opened when somebody enters them, closed when nobody needs them, never too many.
+
+All of them share one driver with its workers, one page cache, one inotify and one way to the kernel.  Each has
+a :class:`~dboxfs.fsapi.FileSystem` of its own above a :class:`~dboxfs.fsapi.drivers.tenant.TenantDriver`, which
+bounds what is in flight for it and, where the daemon is root's, does everything with the rights of the store's
+owner; and a task tree of its own, whose errors are its own.
+
+*Closed* means that the kernel may still have names, attributes and listings of the store, which nobody keeps up
+to date any more.  So a store that closes has its user's name told as changed: every path through it is looked
+up again from then on, and opens the store.  A message whose file may have been repaired while the store was
+closed (its index has another log than then) is dropped from the kernel's cache at the next open.
+
+Concurrency: :meth:`Stores.open` runs under the user's own lock.  Opening one store waits for nothing that
+another one does, except for a place: a store that is not used is closed for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+import trio
+
+from dboxfs.errors import DboxfsError
+from dboxfs.fsapi import FileSystem
+from dboxfs.fsapi.drivers.tenant import TenantDriver
+from dboxfs.store import Location, Store, open_store
+from dboxfs.store.watch import Inotify
+from dboxfs.util.mounts import Mount
+from dboxfs.vfs.attrs import SHORT
+from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.host import Host, Pages, Spawn
+from dboxfs.vfs.options import MountOptions
+from dboxfs.vfs.serving import Served, look_for_hidden_mail, serve
+from dboxfs.vfs.site.source import UserSource
+from dboxfs.vfs.site.told import UserKernel, UserPages
+from dboxfs.vfs.site.user import CROWD, OpenStore, SiteUser
+from dboxfs.vfs.unopened import Unopened
+
+log = logging.getLogger(__name__)
+
+PLACE_SECONDS = 10.0
+"""Seconds that a request waits for a place among the open stores; then it is refused (ENFILE)."""
+
+LOOK_EVERY = 5.0
+"""Seconds between two looks for stores that nobody has used for long."""
+
+
+@dataclass(frozen=True, slots=True)
+class SiteLimits:
+    """What the stores of a site may take together.
+
+    :ivar stores: open at a time, at most.  :ivar idle: seconds after which one that is not used is closed.
+    """
+
+    stores: int = 200
+    idle: float = 60.0
+
+
+class Stores:
+    """Opens and closes the stores of a site.
+
+    :param fs: its driver and cache are shared.
+    :param nursery: the stores' tasks live in it.
+    :ivar pages: the kernel's page cache, where the kernel opens nothing; None: it opens.
+    :ivar mount: what the kernel calls the mount.
+    """
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        source: UserSource,
+        options: MountOptions,
+        host: Host,
+        nursery: trio.Nursery,
+        limits: SiteLimits,
+    ) -> None:
+        self.pages: Pages | None = None
+        self.mount: Mount | None = None
+        self.inotify = Inotify()
+        self.opened = self.closed = self.failed = 0
+        self._fs = fs
+        self._source = source
+        self._options = replace(options, table_size=max(256, options.table_size // 32))
+        self._host = host
+        self._nursery = nursery
+        self._limits = limits
+        self._open: dict[SiteUser, None] = {}
+        self._taken = 0
+        self._freed = trio.Event()
+
+    @property
+    def users(self) -> list[SiteUser]:
+        """Those whose store is open."""
+        return list(self._open)
+
+    async def run(self) -> None:
+        """Deliver what inotify tells, and close what nobody uses, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.inotify.run)
+            while True:
+                await trio.sleep(min(LOOK_EVERY, self._limits.idle))
+                since = trio.current_time() - self._limits.idle
+                for user in [user for user in self._open if user.used < since]:
+                    await self.close(user)
+
+    # -- opening -------------------------------------------------------------------------------
+
+    async def open(self, user: SiteUser) -> None:
+        """Open a store.  Its user's lock is held.
+
+        :raises Refused: it can't be opened, and why is in the log; ENFILE: there are too many.
+        """
+        await self._take_place()
+        try:
+            await self._nursery.start(self._live, user)
+        except BaseException as exc:
+            self._give_place()
+            error = _inner(exc)
+            if not isinstance(error, Exception):
+                raise
+            self.failed += 1
+            raise user.failed(*_why(error)) from exc
+
+    async def _take_place(self) -> None:
+        with trio.move_on_after(PLACE_SECONDS):
+            while self._taken >= self._limits.stores:
+                idle = [user for user in self._open if user.is_idle]
+                if idle:
+                    await self.close(min(idle, key=lambda user: user.used))
+                else:
+                    self._freed = trio.Event()
+                    with trio.move_on_after(0.05):
+                        await self._freed.wait()
+            self._taken += 1
+            return
+        raise Refused(errno.ENFILE)
+
+    def _give_place(self) -> None:
+        self._taken -= 1
+        self._freed.set()
+
+    async def _live(
+        self, user: SiteUser, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """The life of an open store."""
+        started = False
+        try:
+            async with self._serving(user) as found:
+                user.store, user.closing, user.gone = found, trio.Event(), trio.Event()
+                user.used, user.opened = trio.current_time(), user.opened + 1
+                self._open[user] = None
+                self.opened += 1
+                user.works()
+                started = True
+                task_status.started()
+                await user.closing.wait()
+        except Exception as exc:
+            if not started:
+                raise
+            log.error("user %s: the store was closed by an error: %r", user.name, _inner(exc), exc_info=exc)
+        finally:
+            if started:
+                user.store = None
+                self._open.pop(user, None)
+                self.closed += 1
+                self._give_place()
+                user.gone.set()
+
+    @asynccontextmanager
+    async def _serving(self, user: SiteUser) -> AsyncIterator[OpenStore]:
+        location = await self.locate(user)
+        owner = await self.look(user, location.root)
+        driver = TenantDriver(self._fs.driver, owner)
+        async with (
+            self._fs.sharing(driver) as fs,
+            open_store(
+                fs,
+                location,
+                cache_dir=self._options.cache_dir,
+                table_size=self._options.table_size,
+                cache_fs=self._fs,
+                inotify=self.inotify,
+            ) as store,
+            trio.open_nursery() as nursery,
+        ):
+            await look_for_hidden_mail(store, self._options, partial(_warn, user))
+            user.numbers.begin()
+            try:
+                host = replace(
+                    self._host,
+                    spawn=_spawner(user, nursery),
+                    kernel=UserKernel(self._host.kernel, user.numbers),
+                    requests=user.requests,
+                    stats=dict,
+                )
+                served = await serve(store, self._options, host)
+                unopened = self._unopened(served, user)
+                self._doubt(user, store, served)
+                served.begin(host.spawn, self.mount)
+                yield OpenStore(served, unopened)
+                await served.finish()
+                self._forgotten(user, store, served)
+                if unopened is not None:
+                    unopened.close()
+            finally:
+                user.store = None
+                user.numbers.end()
+            nursery.cancel_scope.cancel()
+
+    def _unopened(self, served: Served, user: SiteUser) -> Unopened | None:
+        if self.pages is None:
+            return None
+        return Unopened(served.reading, UserPages(self.pages, user.numbers))
+
+    async def locate(self, user: SiteUser) -> Location:
+        """Where the user's store is; on a thread, which is left to itself if it hangs."""
+        limiter = trio.CapacityLimiter(1)
+        return await trio.to_thread.run_sync(
+            self._source.locate, user.name, limiter=limiter, abandon_on_cancel=True
+        )
+
+    @property
+    def names_expire(self) -> bool:
+        """Whether nobody can tell the kernel of names."""
+        return self._host.kernel.names_expire
+
+    async def owner(self, user: SiteUser) -> tuple[int, int]:
+        """Uid and gid of the user's store, looked at anew where the store is not open.
+
+        :raises Refused: it can't be told, and why is in the log.
+        """
+        if user.owner is not None and (user.store is not None or trio.current_time() - user.seen_at < SHORT):
+            return user.owner
+        if user.waiting >= CROWD:
+            raise Refused(errno.EBUSY)
+        user.waiting += 1
+        try:
+            return await self.look(user, (await self.locate(user)).root)
+        except (DboxfsError, OSError) as exc:
+            raise user.failed(*_why(exc)) from exc
+        finally:
+            user.waiting -= 1
+
+    async def look(self, user: SiteUser, root: str) -> tuple[int, int]:
+        """Uid and gid of the root of a store."""
+        found = await self._fs.stat(root)
+        user.owner, user.seen_at = (found.st_uid, found.st_gid), trio.current_time()
+        return user.owner
+
+    # -- closing -------------------------------------------------------------------------------
+
+    async def close(self, user: SiteUser) -> None:
+        """Close the store of *user*, unless somebody needs it by now; returns when it is closed."""
+        async with user.turn:
+            if user.is_idle:
+                await self._end(user)
+
+    async def _end(self, user: SiteUser) -> None:
+        user.store = None  # who comes from now on waits for the lock, and opens it again
+        user.closing.set()
+        await user.gone.wait()
+
+    async def close_all(self) -> None:
+        """The mount ends: carry out what was answered already, in all stores."""
+        async with trio.open_nursery() as nursery:
+            for user in self.users:
+                nursery.start_soon(self._end, user)
+
+    def _forgotten(self, user: SiteUser, store: Store, served: Served) -> None:
+        """Have the kernel ask again for what it has of a store, and remember as what it has it."""
+        kernel, inodes = UserKernel(self._host.kernel, user.numbers), served.reading.inodes
+        self._host.kernel.entry(user.above, user.shown)
+        user.logs.clear()
+        for folder in store.folders.values():
+            inode = inodes.of(folder)
+            kernel.attributes(inode)
+            kernel.listing(inode)
+            box = folder.mailbox
+            if box is not None and box.state is not None:
+                user.logs[inode] = box.state.log_file_seq
+
+    @staticmethod
+    def _doubt(user: SiteUser, store: Store, served: Served) -> None:
+        for folder in store.folders.values():
+            inode, box = served.reading.inodes.of(folder), folder.mailbox
+            known = user.logs.get(inode)
+            if box is not None and box.state is not None and known not in (None, box.state.log_file_seq):
+                served.reading.doubt(inode)
+
+
+def _spawner(user: SiteUser, nursery: trio.Nursery) -> Spawn:
+    async def guarded(work: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await work()
+        except Exception as exc:  # the store goes on whatever becomes of this
+            log.error("user %s: background work failed: %r", user.name, exc, exc_info=exc)
+
+    return lambda work: nursery.start_soon(guarded, work)
+
+
+def _warn(user: SiteUser, text: str) -> None:
+    log.warning("user %s: %s", user.name, text)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _leaves(one)
+    else:
+        yield error
+
+
+def _inner(error: BaseException) -> BaseException:
+    """The error inside of what nurseries wrapped; what is no Exception first."""
+    found = list(_leaves(error))
+    return next((one for one in found if not isinstance(one, Exception)), found[0])
+
+
+def _why(error: Exception) -> tuple[int, str]:
+    """The errno for a store that can't be opened, and the line that says so."""
+    number = error.errno if isinstance(error, DboxfsError | OSError) and error.errno else errno.EIO
+    number = number if number in (errno.EACCES, errno.EPERM, errno.EBUSY, errno.ENFILE) else errno.EIO
+    text = (
+        f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    )
+    return number, text if isinstance(error, DboxfsError | OSError) else repr(error)
