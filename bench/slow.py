@@ -10,6 +10,7 @@ through a mailbox.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -19,6 +20,7 @@ from dboxfs.fsapi import FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.fuse.mount import check_mountpoint, run
 from dboxfs.store import Location, parse_location, prefetch
 from dboxfs.vfs.options import MountOptions
+from dboxfs.vfs.serving import OneStore
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +45,9 @@ async def _serve(location: Location, mountpoint: str, workers: int, latency: flo
     kinds = dict.fromkeys(("open", "read", "peek"), latency)
     driver = FaultsDriver(ThreadsDriver(workers), latency=kinds, depth=workers)
     async with FileSystem(driver) as fs:
-        await run(fs, location, mountpoint, MountOptions(), lambda: None)
+        options = MountOptions()
+        store = OneStore(fs, location, options, logging.getLogger(__name__).warning)
+        await run(fs, store, mountpoint, options, lambda: None)
 
 
 if __name__ == "__main__":

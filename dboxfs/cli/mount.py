@@ -13,14 +13,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from types import ModuleType
+from typing import Any
 
 import trio
 
 from dboxfs.cli.daemon import in_background
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import SYSLOG, default_log_file, is_stderr, log_to, one_line
-from dboxfs.cli.mount_options import OPTIONS_HELP, parse_options
+from dboxfs.cli.mount_options import OPTIONS_HELP, ParsedOptions, parse_options
 from dboxfs.cli.paths import around, overlap
+from dboxfs.cli.site import USERS_HELP, choose_users
+from dboxfs.cli.site_mount import ApartFrom, GivenToAll, check_site_options, mountable, site_defaults
 from dboxfs.cli.stores import add_store, choose_store
 from dboxfs.cli.umount import clear_dead
 from dboxfs.errors import MountError
@@ -29,7 +32,8 @@ from dboxfs.fsapi.drivers.choice import CHOICES
 from dboxfs.fuse.companion import Companion
 from dboxfs.store import Location
 from dboxfs.util.systemd import notify, watchdog_seconds
-from dboxfs.vfs.options import MountOptions, wants_companion
+from dboxfs.vfs.options import wants_companion
+from dboxfs.vfs.site.source import UserSource
 
 log = logging.getLogger("dboxfs")
 
@@ -42,10 +46,12 @@ _M_ARENA_MAX = -8
 def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     """The command line of ``dboxfs mount``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = "Mount STORE on the empty directory MOUNTPOINT.\n\n" + STORE_HELP
-    parser.epilog = OPTIONS_HELP + "\n" + STATUS_HELP
+    parser.description = (
+        "Mount STORE, or all users of a site, on the empty directory MOUNTPOINT.\n\n" + STORE_HELP
+    )
+    parser.epilog = USERS_HELP + "\n" + OPTIONS_HELP + "\n" + STATUS_HELP
     parser.set_defaults(run=mount)
-    add_store(parser, by_option=by_option)
+    add_store(parser, by_option=by_option, users=True)
     parser.add_argument("mountpoint", metavar="MOUNTPOINT")
     parser.add_argument(
         "-f", "--foreground", action="store_true", help="stay in the foreground, log to stderr"
@@ -120,21 +126,17 @@ def _fuse() -> ModuleType:
 
 
 def mount(arguments: argparse.Namespace) -> int:
-    """``dboxfs mount STORE MOUNTPOINT``."""
+    """``dboxfs mount STORE MOUNTPOINT``, or ``dboxfs mount --users SOURCE MOUNTPOINT``."""
     check_mountpoint = _fuse().check_mountpoint
-    parse_options(arguments.options)  # a wrong option is told before anything else
-    chosen = choose_store(arguments)
-    location = chosen.location
-    options = parse_options(arguments.options, chosen.separator, chosen.compress)
-    if options.attachments is not None:
-        location = replace(location, attachments=options.attachments)
-    if options.keys:
-        from dboxfs.cli.crypt_keys import read_keys
-
-        location = replace(location, keys=read_keys(options.keys, options.password_fd))
+    check_site_options(arguments)  # a wrong option is told before anything else
+    options, what = _chosen(arguments)
     clear_dead(os.path.abspath(arguments.mountpoint), replace=arguments.replace or options.replace)
     mountpoint = check_mountpoint(arguments.mountpoint)
-    _check_apart(location, mountpoint)
+    location = what if isinstance(what, Location) else None
+    if location is not None:
+        _check_apart(location, mountpoint)
+    if not isinstance(what, Location):
+        what = ApartFrom(mountpoint, what)
     options = replace(
         options,
         mount=replace(
@@ -155,20 +157,42 @@ def mount(arguments: argparse.Namespace) -> int:
             pass
     _raise_file_limit()
     _give_memory_back()
-    serve = partial(_serve, arguments, location, mountpoint, options.mount)
+    serve = partial(_serve, arguments, what, mountpoint, options)
     start_log = partial(log_to, arguments.log_file, arguments.log_level, foreground=arguments.foreground)
     if not arguments.foreground:
         return in_background(serve, start_log)
     start_log()
-    what = one_line(f"STATUS={location.root} on {mountpoint}")
+    name = location.root if location is not None else arguments.users
+    status = one_line(f"STATUS={name} on {mountpoint}")
 
     def ready() -> None:
-        notify("READY=1", what)
+        notify("READY=1", status)
 
     try:
         return serve(ready)
     finally:
         notify("STOPPING=1")
+
+
+def _chosen(arguments: argparse.Namespace) -> tuple[ParsedOptions, Location | UserSource]:
+    """The options, and the one store or all users that are to be mounted."""
+    if arguments.users is not None:
+        source = choose_users(arguments.users, arguments.config)
+        separator, compress = site_defaults(source)
+        options = parse_options(arguments.options, separator, compress)
+    else:
+        chosen = choose_store(arguments)
+        options = parse_options(arguments.options, chosen.separator, chosen.compress)
+    given: dict[str, Any] = {}
+    if options.attachments is not None:
+        given["attachments"] = options.attachments
+    if options.keys:
+        from dboxfs.cli.crypt_keys import read_keys
+
+        given["keys"] = read_keys(options.keys, options.password_fd)
+    if arguments.users is not None:
+        return options, GivenToAll(given, source)
+    return options, replace(chosen.location, **given)
 
 
 def _log_without_syslog() -> str | None:
@@ -194,7 +218,7 @@ def _check_apart(location: Location, mountpoint: str) -> None:
         raise MountError(f"{mountpoint}: lies inside of the store {store}, or the store in it")
 
 
-def _cache_dir(given: str | None, location: Location, mountpoint: str) -> str | None:
+def _cache_dir(given: str | None, location: Location | None, mountpoint: str) -> str | None:
     """Where sizes are kept; None: nowhere.  Never in the store, which only mail programs may write to.
 
     :raises MountError: DIR of --cache-dir can't be used.
@@ -202,7 +226,8 @@ def _cache_dir(given: str | None, location: Location, mountpoint: str) -> str | 
     if given == "none":
         return None
     path = os.path.realpath(given if given is not None else _default_cache_dir())
-    outer, place = around(location, path), os.path.realpath(mountpoint)
+    outer = around(location, path) if location is not None else None
+    place = os.path.realpath(mountpoint)
     if outer is None and os.path.commonpath((path, place)) == place:
         outer = place
     if outer is None:
@@ -241,12 +266,13 @@ def _give_memory_back() -> None:
 
 def _serve(
     arguments: argparse.Namespace,
-    location: Location,
+    what: Location | UserSource,
     mountpoint: str,
-    options: MountOptions,
+    parsed: ParsedOptions,
     ready: Callable[[], None],
 ) -> int:
-    companion = Companion.start() if wants_companion(options, location.kind) else None
+    options = parsed.mount
+    companion = Companion.start() if wants_companion(options, what.kind) else None
 
     async def main() -> None:
         driver = choose_driver(arguments.io, arguments.workers)
@@ -257,7 +283,7 @@ def _serve(
             ksm=Ksm() if arguments.ksm else None,
             sync=options.write is None or options.write.durable,
         ) as fs:
-            await _fuse().run(fs, location, mountpoint, options, ready, _warn, companion)
+            await _fuse().run(fs, mountable(fs, what, parsed, _warn), mountpoint, options, ready, companion)
 
     try:
         trio.run(main if watchdog_seconds() is None else partial(_watched, main))

@@ -1,9 +1,9 @@
 """``--users SOURCE``: all users of a site, in place of one STORE.
 
-SOURCE is a mail location with variables (:mod:`dboxfs.store.user_templates`), ``*`` or another mask of ``doveadm user``
-(:mod:`dboxfs.dovecot.users`), or a file: a line for each user, the name and, behind it, STORE in one of its
-languages; without one the installed Dovecot is asked.  Empty lines and those that begin with ``#`` say nothing.
-A name is written as the mount shows it (``%2F`` is a slash).
+SOURCE is a mail location with variables (:mod:`dboxfs.store.user_templates`), ``*`` or another mask of
+``doveadm user`` (:mod:`dboxfs.dovecot.users`), or a file: a line for each user, the name and, behind it,
+STORE in one of its languages; without one the installed Dovecot is asked.  Empty lines and those that begin
+with ``#`` say nothing. A name is written as the mount shows it (``%2F`` is a slash).
 """
 
 from __future__ import annotations

@@ -57,7 +57,11 @@ class Chosen:
 
 
 def add_store(
-    parser: argparse.ArgumentParser, *, by_option: bool, metavar: str = "STORE", optional: bool = False,
+    parser: argparse.ArgumentParser,
+    *,
+    by_option: bool,
+    metavar: str = "STORE",
+    optional: bool = False,
     users: bool = False,
 ) -> None:
     """Declare STORE, or the options that stand for it.

@@ -87,7 +87,8 @@ class Installed:
         return {key: value for key, tab, value in rows if tab}
 
     def users(self, mask: str) -> list[str]:
-        """The names of all users that fit *mask*, as the Dovecot that runs tells them (``doveadm user MASK``).
+        """The names of all users that fit *mask*, as the Dovecot that runs tells them (``doveadm user
+        MASK``).
 
         :raises NoDovecot: it doesn't answer, or its userdb can't list users.
         """

@@ -80,6 +80,7 @@ class Capabilities:
     :param locks: ``try_lock`` works.  Without it a multi-dbox store can't be held for writing.
     :param rename: rename within the file system is atomic.
     :param link: hard links exist.
+    :param owners: an operation can be done with another user's rights (``ops.AsOwner``).
     :param chains: several operations can be handed over at once (:mod:`dboxfs.fsapi.chain`).
     """
 
@@ -87,3 +88,4 @@ class Capabilities:
     rename: bool = True
     link: bool = True
     chains: bool = False
+    owners: bool = False

@@ -107,9 +107,7 @@ async def run(
     observed = Observed()
 
     def host(nursery: trio.Nursery) -> Host:
-        return Host(
-            _spawner(nursery), notifier, requests, lambda: _kernel_stats(notifier, polling), observed
-        )
+        return Host(_spawner(nursery), notifier, requests, lambda: _kernel_stats(notifier, polling), observed)
 
     async with what.serving(host) as serving, trio.open_nursery() as nursery:
         adapter = Adapter(serving.top, requests, serving.writes)
@@ -158,9 +156,7 @@ async def run(
                 mounts.detach(mount)
 
 
-def _told(
-    mountpoint: str, name: str, options: MountOptions, ready: Callable[[], None]
-) -> Callable[[], None]:
+def _told(mountpoint: str, name: str, options: MountOptions, ready: Callable[[], None]) -> Callable[[], None]:
     """Tells the log first that the mount is there, as it is told when it is gone."""
 
     def tell() -> None:

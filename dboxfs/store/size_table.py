@@ -96,8 +96,11 @@ class SizeTables:
             "failed": self._failed,
         }
 
-    async def prepare(self) -> None:
-        """Make the directory if there is none, and see whether it can be trusted; the log tells if not."""
+    async def prepare(self, *, tidy: bool = True) -> None:
+        """Make the directory if there is none, and see whether it can be trusted; the log tells if not.
+
+        :param tidy: remove what is too much in it.
+        """
         path = self._wanted
         try:
             await self._make(path)
@@ -111,7 +114,8 @@ class SizeTables:
             log.warning("%s: sizes are not kept: others can write there, or it is another user's", path)
         else:
             self._directory = path
-            await self._trim(path)
+            if tidy:
+                await self._trim(path)
 
     async def _make(self, path: str) -> None:
         missing: list[str] = []

@@ -118,7 +118,7 @@ class Store:
             raise NoSuchStore(f"{self.location.root}: {exc.strerror}") from exc
         if self._cache is not None:
             self.sizes = SizeTables(*self._cache, self.location.root, self.owner)
-            await self.sizes.prepare()
+            await self.sizes.prepare(tidy=self.inotify is None)  # not once more for each of many stores
         try:
             self.dbox_version = await recorded_version(self.fs, self.location)
         except (CorruptFile, OSError) as exc:

@@ -1,8 +1,8 @@
 """The users of a site, found by what lies on disk: a mail location with variables, read backwards.
 
 ``mdbox:/srv/vmail/%d/%n/mdbox`` stands for a directory of domains, with one of users in each.  A component of
-the path that has variables matches any name; the user is put together of what ``%u``, ``%n`` and ``%d`` stand for
-(without a modifier), and counts if the location of that user is the path that was found.  So hashed
+the path that has variables matches any name; the user is put together of what ``%u``, ``%n`` and ``%d``
+stand for (without a modifier), and counts if the location of that user is the path that was found.  So hashed
 directories (``%2.1Hu`` is not known, ``%1n/%n`` is) need nothing of their own.
 
 Only names are read: whether there is a store, and which, is looked at when somebody enters it.
@@ -15,11 +15,13 @@ import re
 from collections.abc import Iterator
 
 from dboxfs.errors import NoSuchStore
-from dboxfs.store.location import Kind, Location
+from dboxfs.store.location import Location
 from dboxfs.store.mail_location import named_location, parse_location
 from dboxfs.store.user_variables import StoreUser, absolute_path, expand
 
-_VARIABLE = re.compile(r"%(?:%|(?P<plain>[und])|\{(?P<long>user|username|domain)\}|[^{]*?(?:\{[^}]*\}|[a-zA-Z]))")
+_VARIABLE = re.compile(
+    r"%(?:%|(?P<plain>[und])|\{(?P<long>user|username|domain)\}|[^{]*?(?:\{[^}]*\}|[a-zA-Z]))"
+)
 _GROUPS = {"u": "u", "n": "n", "d": "d", "user": "u", "username": "n", "domain": "d"}
 
 
@@ -68,9 +70,15 @@ class TemplateUsers:
         return parse_location(self._text if self._is_location else self._of(name), user=user)
 
     def _of(self, name: str) -> str:
-        return self._text if self._is_location else absolute_path(expand(self._text, StoreUser(name), version=(2, 3)))
+        return (
+            self._text
+            if self._is_location
+            else absolute_path(expand(self._text, StoreUser(name), version=(2, 3)))
+        )
 
-    def _walk(self, directory: str, depth: int, values: dict[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
+    def _walk(
+        self, directory: str, depth: int, values: dict[str, str]
+    ) -> Iterator[tuple[str, dict[str, str]]]:
         if depth == len(self._parts):
             yield directory, values
             return
@@ -84,7 +92,9 @@ class TemplateUsers:
         for name, is_directory in _entries(directory):
             match = pattern.fullmatch(name) if is_directory else None
             if match is not None:
-                yield from self._walk(os.path.join(directory, name), depth + 1, {**values, **match.groupdict()})
+                yield from self._walk(
+                    os.path.join(directory, name), depth + 1, {**values, **match.groupdict()}
+                )
 
     def _name(self, path: str, values: dict[str, str]) -> Iterator[str]:
         name = values.get("u") or values.get("n", "")

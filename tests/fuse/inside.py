@@ -6,6 +6,7 @@ Whatever touches the mount must do so in another thread: the loop has to answer.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import subprocess
 from collections.abc import AsyncIterator, Callable
@@ -20,6 +21,7 @@ from dboxfs.fsapi import Driver, FileSystem, ThreadsDriver
 from dboxfs.fuse.mount import run
 from dboxfs.store import parse_location
 from dboxfs.vfs.options import MountOptions, Opens
+from dboxfs.vfs.serving import OneStore
 from tests.live.dovecot import Account
 from tests.live.mounts import OPEN, is_mounted
 
@@ -50,7 +52,8 @@ async def mounted(
 
     async def serve() -> None:
         async with fs_class(driver or ThreadsDriver(workers=4)) as fs:
-            await run(fs, location, str(mountpoint), options or DEFAULT, ready.set)
+            store = OneStore(fs, location, options or DEFAULT, logging.getLogger(__name__).warning)
+            await run(fs, store, str(mountpoint), options or DEFAULT, ready.set)
 
     try:
         async with trio.open_nursery() as nursery:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import signal
 import socket
@@ -42,6 +43,7 @@ from dboxfs.fsapi.ops import Job, Op
 from dboxfs.fuse.mount import run
 from dboxfs.store import parse_location
 from dboxfs.vfs.drafts import Drafts
+from dboxfs.vfs.serving import OneStore
 from tests.live.mounts import opened
 
 R = TypeVar("R")
@@ -139,7 +141,8 @@ async def _serve(wanted: dict[str, str]) -> None:
     async with FileSystem(driver) as fs, trio.open_nursery() as nursery:
         home = os.path.dirname(location.root)
         nursery.start_soon(_control, wanted["socket"], ready, driver, fs, home)
-        await run(fs, location, wanted["mountpoint"], options, ready.set)
+        store = OneStore(fs, location, options, logging.getLogger(__name__).warning)
+        await run(fs, store, wanted["mountpoint"], options, ready.set)
         nursery.cancel_scope.cancel()
 
 

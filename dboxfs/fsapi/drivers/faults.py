@@ -86,7 +86,7 @@ class FaultsDriver:
         nowait: bool = False,
         on_crash: Callable[[], None] | None = None,
     ) -> None:
-        self.capabilities = replace(inner.capabilities, chains=False)
+        self.capabilities = replace(inner.capabilities, chains=False, owners=False)
         self.depth = depth or inner.depth
         self.kernel_cached = nowait and inner.kernel_cached
         self.crashed = False

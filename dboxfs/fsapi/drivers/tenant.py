@@ -53,7 +53,8 @@ class TenantDriver:
     """A driver for one tenant of *inner*.
 
     :param inner: shared; it is running.
-    :param owner: uid and gid that operations are done with; None: those of the process.
+    :param owner: uid and gid whose rights operations have, if *inner* can do that and the process is root's;
+        None: the rights of the process.
     :param depth: operations at *inner* at a time, at most.
     """
 
@@ -64,7 +65,9 @@ class TenantDriver:
         self.depth = min(inner.depth, depth)
         self.kernel_cached = inner.kernel_cached
         self._inner = inner
-        self._owner = owner if os.geteuid() == 0 else None
+        self._owner: tuple[int, int] | None = None
+        if inner.capabilities.owners and os.geteuid() == 0 and owner is not None and owner[0] != 0:
+            self._owner = owner
         self._waiting: deque[_TenantJob[Any]] = deque()
         self._busy = 0
         self._jobs = 0

@@ -39,7 +39,7 @@ class ThreadsDriver:
     def __init__(self, workers: int = 10) -> None:
         if workers < 1:
             raise ValueError("at least one worker is needed")
-        self.capabilities = Capabilities(chains=True)
+        self.capabilities = Capabilities(chains=True, owners=True)
         self.depth = workers
         self.kernel_cached = True
         self._background_most = max(1, workers - max(1, workers // 8))

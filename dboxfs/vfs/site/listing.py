@@ -83,7 +83,7 @@ class UserDirectory:
 
 
 class TopDirectory:
-    """The directory of all users, of all domains, or of the users of one domain, as it was when it was opened.
+    """The directory of all users, of domains, or of the users of one domain, as it was when it was opened.
 
     :param entries: name and inode of each.
     """

@@ -52,9 +52,7 @@ class ManyStores:
         async with trio.open_nursery() as nursery:
             host, numbers = make_host(nursery), SiteNumbers()
             stores = Stores(self.fs, self.source, self.options, host, nursery, self.limits)
-            users = SiteUsers(
-                self.source, numbers, host.kernel, stores.open, by_domain=self.by_domain
-            )
+            users = SiteUsers(self.source, numbers, host.kernel, stores.open, by_domain=self.by_domain)
             await users.load()
             report = SiteReport(self.fs, users, stores, host)
             site = Site(users, stores, numbers, Control(report.makers()), self.options, self.source.place)

@@ -8,14 +8,14 @@
     0  | 0            | 1               the root of the mount
     0  | 0            | 2 ...           the site's control directory and its files
     0  | number       | 0               a directory of users with one domain
-    kind (4 bits) | session (23 bits) | 36 ... 0    what has no stable number: drafts, deleted messages, places of
-                                        views; with kind 1001 the files of a user's control directory
+    kind (4 bits) | session (23 bits) | 36 ... 0    what has no stable number: drafts, deleted messages,
+                                        places of views; with kind 1001 files of a user's control directory
 
 *number* (31 bits) is taken from SHA-256 over the user's name and the folder number, which itself comes from
-the mailbox's guid: so it is the same in each mount of the site.  Two folders with the same 31 bits (one chance in
-36,000 for each folder of a site of 60,000) are told apart by the next free number; the one that was asked for
-second takes it.  A number stays with its folder as long as the mount lives, whether the user's store is open
-or not: the kernel may ask for it at any time.
+the mailbox's guid: so it is the same in each mount of the site.  Two folders with the same 31 bits (one
+chance in 36,000 for each folder of a site of 60,000) are told apart by the next free number; the one that
+was asked for second takes it.  A number stays with its folder as long as the mount lives, whether the user's
+store is open or not: the kernel may ask for it at any time.
 
 A session is one time that a user's store was open.  What is numbered by it ends with it: ESTALE.
 

@@ -1,5 +1,5 @@
-"""What the control directory of a site says: ``stats.json`` and ``metrics`` of the whole mount, and the users that
-used it most (:data:`TOP`), ``users.json`` of all users that were entered.
+"""What the control directory of a site says: ``stats.json`` and ``metrics`` of the whole mount and of the
+users that used it most (:data:`TOP`), ``users.json`` of all users that were entered.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a user is called in the mount: any name, as one that a directory can have, and no two users the same.
 
-A user's name stands as it is.  ``/``, control characters, ``.``, ``..``, ``.dboxfs``, bytes that are no UTF-8 and a
-``%`` before two hexadecimal digits are written ``%XX``, so that the name can be read back.  A name of more than 255
-bytes is cut, and ``%~`` and 16 digits of its SHA-256 stand in the place of the rest.
+A user's name stands as it is.  ``/``, control characters, ``.``, ``..``, ``.dboxfs``, bytes that are no
+UTF-8 and a ``%`` before two hexadecimal digits are written ``%XX``, so that the name can be read back.  A
+name of more than 255 bytes is cut, and ``%~`` and 16 digits of its SHA-256 stand in the place of the rest.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-LONGEST = 255
+LONGEST_SHOWN = 255
 """Bytes of a name in a directory."""
 
 _SPECIAL = re.compile("[/\x00-\x1f\x7f\ud800-\udfff]|%(?=[0-9A-Fa-f]{2}|~)")
@@ -24,10 +24,10 @@ def shown_user(name: str) -> bytes:
     else:
         found = _SPECIAL.sub(_escaped, name)
     encoded = found.encode()
-    if len(encoded) <= LONGEST:
+    if len(encoded) <= LONGEST_SHOWN:
         return encoded
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16].encode()
-    head = encoded[: LONGEST - 18].decode("utf-8", "ignore").encode()
+    head = encoded[: LONGEST_SHOWN - 18].decode("utf-8", "ignore").encode()
     return head + b"%~" + digest
 
 

@@ -11,7 +11,8 @@ from dboxfs.store import Kind, Location
 class UserSource(Protocol):
     """Knows the users and where their mail is.  Both calls may block, and are made on threads of their own.
 
-    :ivar described: in one line, for people.  :ivar place: a directory of the file system that the mail is on.
+    :ivar described: in one line, for people.  :ivar place: a directory of the file system that the mail is
+        on.
     :ivar kind: of all stores; None: there may be both kinds.
     """
 

@@ -1,14 +1,14 @@
 """The open stores of a site: opened when somebody enters them, closed when nobody needs them, never too many.
 
-All of them share one driver with its workers, one page cache, one inotify and one way to the kernel.  Each has
-a :class:`~dboxfs.fsapi.FileSystem` of its own above a :class:`~dboxfs.fsapi.drivers.tenant.TenantDriver`, which
-bounds what is in flight for it and, where the daemon is root's, does everything with the rights of the store's
-owner; and a task tree of its own, whose errors are its own.
+All of them share one driver with its workers, one page cache, one inotify and one way to the kernel.  Each
+has a :class:`~dboxfs.fsapi.FileSystem` of its own above a :class:`~dboxfs.fsapi.drivers.tenant.TenantDriver`,
+which bounds what is in flight for it and, where the daemon is root's, does everything with the rights of the
+store's owner; and a task tree of its own, whose errors are its own.
 
-*Closed* means that the kernel may still have names, attributes and listings of the store, which nobody keeps up
-to date any more.  So a store that closes has its user's name told as changed: every path through it is looked
-up again from then on, and opens the store.  A message whose file may have been repaired while the store was
-closed (its index has another log than then) is dropped from the kernel's cache at the next open.
+*Closed* means that the kernel may still have names, attributes and listings of the store, which nobody keeps
+up to date any more.  So a store that closes has its user's name told as changed: every path through it is
+looked up again from then on, and opens the store.  A message whose file may have been repaired while the
+store was closed (its index has another log than then) is dropped from the kernel's cache at the next open.
 
 Concurrency: :meth:`Stores.open` runs under the user's own lock.  Opening one store waits for nothing that
 another one does, except for a place: a store that is not used is closed for it.

@@ -1,4 +1,4 @@
-"""READ and READDIR of a site whose kernel opens nothing (:mod:`dboxfs.vfs.unopened`), by the users' stores."""
+"""READ and READDIR of a site whose kernel opens nothing (:mod:`dboxfs.vfs.unopened`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dboxfs.vfs.site.site import Site
 from dboxfs.vfs.site.user import OpenStore, SiteUser
 from dboxfs.vfs.unopened import Unopened
 
-SNAPSHOTS = 16
+TOP_LISTINGS = 16
 """Listings of the site's own directories that can be continued."""
 
 _SHIFT = 40
@@ -52,7 +52,7 @@ class SiteUnopened:
         if found is None:
             self._number = number = self._number % (1 << 22) + 1
             found = self._own[number] = await self._site.opendir(inode)
-            if len(self._own) > SNAPSHOTS:
+            if len(self._own) > TOP_LISTINGS:
                 self._own.popitem(last=False)
         return found, number << _SHIFT, start
 

@@ -44,7 +44,6 @@ class OpenStore:
     """A store that is open.
 
     :ivar unopened: answers READ and READDIR where the kernel opens nothing.
-    :ivar directories: inodes of its mailboxes, in the user's own numbers.
     """
 
     served: Served
@@ -61,7 +60,8 @@ class SiteUser:
     """A user.
 
     :param open_store: opens the store, and sets ``store``.
-    :ivar name: of the user.  :ivar shown: of the directory.  :ivar above: the inode of the directory that it is in.
+    :ivar name: of the user.  :ivar shown: of the directory.  :ivar above: the inode of the directory that it
+        is in.
     :ivar owner: uid and gid of the store's root, as it was seen last; None: not seen yet.
     :ivar store: the store; None: it is not open.
     :ivar requests: how many there were, by operation.  :ivar errors: how many of them failed, by errno.

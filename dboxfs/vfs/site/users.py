@@ -29,13 +29,13 @@ log = logging.getLogger(__name__)
 FRESH = 1.0
 """Seconds for which a name that was missing is not asked for again."""
 
-EVERY = 60.0
+LOOK_FOR_USERS_EVERY = 60.0
 """Seconds between two looks for users that came or went, ..."""
 
 LISTED_EVERY = 10.0
 """... or less, where the top directory is listed."""
 
-WAIT_SECONDS = 2.0
+SOURCE_SECONDS = 2.0
 """Seconds that a request waits for the source; then it is answered with what is known."""
 
 
@@ -108,7 +108,7 @@ class SiteUsers:
             await self._read_soon()
 
     async def _read_soon(self) -> None:
-        with trio.move_on_after(WAIT_SECONDS):
+        with trio.move_on_after(SOURCE_SECONDS):
             await self.read()
 
     def _find(self, directory: int, name: bytes) -> SiteUser | int | None:
@@ -120,7 +120,7 @@ class SiteUsers:
     async def run(self) -> None:
         """Look now and then for users that came or went, until cancelled."""
         while True:
-            await trio.sleep(EVERY)
+            await trio.sleep(LOOK_FOR_USERS_EVERY)
             await self.read()
 
     async def read(self) -> None:

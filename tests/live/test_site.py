@@ -1,0 +1,152 @@
+"""``dboxfs mount --users``: a real mount of many users' stores."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dboxfs.store import Kind
+from tests.live.dovecot import Dovecot
+from tests.live.mounts import Mounts, dboxfs, is_mounted, xattrs
+from tests.live.site import JULY, Vmail, as_user, text_of, vmail
+
+ANN, BOB = 2001, 2002
+root = pytest.mark.root
+
+
+@pytest.fixture(params=list(Kind), ids=lambda kind: kind.value)
+def site(request: pytest.FixtureRequest) -> Iterator[Vmail]:
+    with vmail(request.param) as made:
+        yield made
+
+
+def wait_for(what: Callable[[], object]) -> None:
+    """Until *what* is true."""
+    deadline = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
+def mounted(mounts: Mounts, source: str, *arguments: str | Path) -> Path:
+    mountpoint = mounts.mountpoint()
+    log = mounts.log_file(mountpoint)
+    done = dboxfs("mount", "--log-file", log, *arguments, "--users", source, mountpoint)
+    assert done.returncode == 0, done.stderr
+    assert is_mounted(mountpoint)
+    return mountpoint
+
+
+@root
+def test_a_site_shows_each_user_s_messages_as_their_owner_s(site: Vmail, mounts: Mounts) -> None:
+    site.make("ann@a.example", ANN)
+    site.make("bob@a.example", BOB)
+    mnt = mounts.mount(f"--users={site.template}")
+    assert os.listdir(mnt) == ["ann@a.example", "bob@a.example"]
+    for name, uid in (("ann@a.example", ANN), ("bob@a.example", BOB)):
+        message = mnt / name / "INBOX/1.eml"
+        assert message.read_bytes() == text_of(name)
+        found = message.stat()
+        assert (found.st_uid, found.st_gid, found.st_mtime) == (uid, uid, JULY)
+        assert stat.S_IMODE((mnt / name).stat().st_mode) == 0o500
+        assert xattrs(message)["uid"] == "1"
+    assert os.listdir(mnt / "ann@a.example") == ["INBOX"]
+
+
+@root
+def test_a_user_gets_at_the_own_messages_alone(site: Vmail, mounts: Mounts) -> None:
+    site.make("ann@a.example", ANN)
+    site.make("bob@a.example", BOB)
+    mnt = mounts.mount(f"--users={site.template}", "allow_other", for_all=True)
+    ann, bob = (mnt / f"{name}@a.example/INBOX/1.eml" for name in ("ann", "bob"))
+    for path in (ann, bob):
+        path.read_bytes()  # the kernel knows all of it
+    assert as_user(ANN, "cat", ann).stdout == text_of("ann@a.example").decode()
+    for path in (bob, Path(f"{mnt}/ann@a.example/../bob@a.example/INBOX/1.eml")):
+        assert "Permission denied" in as_user(ANN, "cat", path).stderr
+    for directory in (mnt, bob.parent, bob.parent.parent, mnt / ".dboxfs"):
+        assert "Permission denied" in as_user(ANN, "ls", "-A", directory).stderr
+    assert as_user(ANN, "ls", "-A", ann.parent).stdout == "1.eml\n"
+
+
+@root
+@pytest.mark.expected_log("Permission denied", "can't be read")
+def test_a_link_in_a_user_s_store_leads_nowhere_where_that_user_could_not_go(mounts: Mounts) -> None:
+    with vmail(Kind.SDBOX) as site:
+        site.make("ann@a.example", ANN)
+        site.make("bob@a.example", BOB)
+        boxes = site.store("ann@a.example") / "mailboxes"
+        (boxes / "Stolen").symlink_to(site.store("bob@a.example") / "mailboxes/INBOX")
+        (boxes / "INBOX/dbox-Mails/u.9").symlink_to(
+            site.store("bob@a.example") / "mailboxes/INBOX/dbox-Mails/u.1"
+        )
+        site.store("eve@a.example").parent.mkdir(mode=0o700)
+        os.chown(site.store("eve@a.example").parent, ANN, ANN)
+        site.store("eve@a.example").symlink_to(site.store("bob@a.example"))
+        mnt = mounts.mount(f"--users={site.template}", "allow_other", for_all=True)
+        for uid in (ANN, 0):
+            read = as_user(uid, "find", mnt / "ann@a.example", "-type", "f", "-exec", "cat", "{}", "+")
+            assert read.stdout == text_of("ann@a.example").decode()
+        assert as_user(ANN, "ls", "-A", mnt / "eve@a.example").stdout == ""
+        mounts.umount(mnt)
+
+
+@root
+def test_what_is_written_belongs_to_the_store_s_owner(site: Vmail, mounts: Mounts) -> None:
+    site.make("ann@a.example", ANN)
+    site.make("bob@a.example", BOB)
+    mnt = mounts.mount(f"--users={site.template}", "rw,alone,allow_other", for_all=True)
+    write = "printf 'Subject: new\\n\\nby its owner\\n' > $0"
+    assert as_user(ANN, "sh", "-c", write, mnt / "ann@a.example/INBOX/note").stderr == ""
+    assert "Permission denied" in as_user(ANN, "sh", "-c", write, mnt / "bob@a.example/INBOX/note").stderr
+    (mnt / "bob@a.example/Work").mkdir()
+    subprocess.run(["cp", "-p", mnt / "ann@a.example/INBOX/note", mnt / "bob@a.example/Work/"], check=True)
+    subprocess.run(["mv", mnt / "bob@a.example/INBOX/1.eml", mnt / "ann@a.example/INBOX/one"], check=True)
+    mounts.umount(mnt)
+    for name, uid in (("ann@a.example", ANN), ("bob@a.example", BOB)):
+        for path in site.store(name).rglob("*"):
+            assert (path.lstat().st_uid, path.lstat().st_gid) == (uid, uid), path
+    listed = [dboxfs("ls", site.store(f"{name}@a.example")).stdout for name in ("ann", "bob")]
+    mnt = mounts.mount(f"--users={site.template}")
+    found = {path.relative_to(mnt): path.read_bytes() for path in mnt.rglob("*") if path.is_file()}
+    note = b"Subject: new\n\nby its owner\n"
+    assert found == {
+        Path("ann@a.example/INBOX/1.eml"): text_of("ann@a.example"),
+        Path("ann@a.example/INBOX/note"): note,
+        Path("ann@a.example/INBOX/one"): text_of("bob@a.example"),
+        Path("bob@a.example/Work/note"): note,
+    }, listed
+
+
+@root
+def test_a_site_shows_what_dovecot_has_of_each_user_and_what_it_delivers(
+    dovecot: Dovecot, mounts: Mounts, tmp_path: Path
+) -> None:
+    accounts = [dovecot.account(f"{driver}:{{home}}/mail") for driver in ("sdbox", "mdbox", "sdbox")]
+    for account in accounts:
+        account.save(text_of(account.name))
+    source = tmp_path / "users"
+    source.write_text("# who is shown\n\n" + "".join(f"{account.name}\n" for account in accounts))
+    mnt = mounted(mounts, str(source), "-c", dovecot.config)
+    assert os.listdir(mnt) == sorted(account.name for account in accounts)
+    for account in accounts:
+        inbox = mnt / account.name / "INBOX"
+        assert (inbox / "1.eml").read_bytes() == text_of(account.name)
+        account.save(b"Subject: late\n\nnews\n")
+        wait_for((inbox / "2.eml").exists)
+        (fetched,) = account.fetch("INBOX", "uid 2")
+        found = xattrs(inbox / "2.eml")
+        assert (found["guid"], found["modseq"]) == (fetched.guid, str(fetched.modseq))
+        account.doveadm("expunge", "mailbox", "INBOX", "uid", "1")
+        wait_for(lambda: not (inbox / "1.eml").exists())  # noqa: B023
+        assert os.listdir(inbox) == ["2.eml"]
+    source.write_text(f"{accounts[0].name} {accounts[0].location}\n")
+    with pytest.raises(FileNotFoundError):
+        (mnt / "nobody").stat()
+    wait_for(lambda: os.listdir(mnt) == [accounts[0].name])
