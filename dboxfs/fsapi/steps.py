@@ -36,19 +36,17 @@ async def run_all(engine: Engine, batch: Sequence[Op[R]]) -> list[R | OSError]:
     :raises OSError: EBADF: the file system is closed.
     """
     engine.check_running()
-    missing = len(batch)
-    over = trio.Event()
+    missing, task = len(batch), trio.lowlevel.current_task()
 
     def done(job: Job[R]) -> None:
         nonlocal missing
         missing -= 1
         if not missing:
-            over.set()
+            trio.lowlevel.reschedule(task)
 
     jobs = [engine.submit(op, done) for op in batch]
     if jobs:
-        with trio.CancelScope(shield=True):
-            await over.wait()
+        await trio.lowlevel.wait_task_rescheduled(_go_on)
     answers: list[R | OSError] = []
     for job in jobs:
         try:
@@ -56,6 +54,11 @@ async def run_all(engine: Engine, batch: Sequence[Op[R]]) -> list[R | OSError]:
         except OSError as error:
             answers.append(error)
     return answers
+
+
+def _go_on(_: object) -> trio.lowlevel.Abort:
+    """What was submitted ends first: the task hears of a cancellation at its next checkpoint."""
+    return trio.lowlevel.Abort.FAILED
 
 
 async def run_chain(engine: Engine, program: Callable[[], Steps[R]]) -> R:

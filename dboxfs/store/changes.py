@@ -60,8 +60,11 @@ class ChangeNotes:
 
     async def wait(self, seconds: float = math.inf) -> bool:
         """Wait for something to read again; False: there was nothing for so many seconds."""
-        with trio.move_on_after(seconds):
+        if math.isinf(seconds):
             await self._noted.wait()
+        else:
+            with trio.move_on_after(seconds):
+                await self._noted.wait()
         return self._noted.is_set()
 
     def take(self, names: Iterable[str]) -> tuple[bool, set[str]]:

@@ -410,9 +410,14 @@ def _visible(delta: Delta, before: Uids, after: Uids) -> Delta:
     """*delta* in terms of what is shown, not of what the index holds."""
     if before is after and not delta:
         return NOTHING
+    if np.array_equal(after[: len(before)], before):  # the rest has come: uids only rise
+        appended, expunged = after[len(before) :], _NO_UIDS
+    else:
+        appended = np.setdiff1d(after, before, assume_unique=True)
+        expunged = np.setdiff1d(before, after, assume_unique=True)
     return Delta(
-        np.setdiff1d(after, before, assume_unique=True),
-        np.setdiff1d(before, after, assume_unique=True),
+        appended,
+        expunged,
         np.intersect1d(delta.updated, after, assume_unique=True) if len(delta.updated) else delta.updated,
         delta.reloaded,
     )

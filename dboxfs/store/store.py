@@ -51,7 +51,6 @@ from dboxfs.store.watch import Inotify, Watched
 
 log = logging.getLogger(__name__)
 
-_SETTLE = 0.002
 _LOADS_AT_ONCE = 32
 # A directory that can't be watched is looked at again when it was last looked at this long ago.
 _STALE_AFTER = 0.5
@@ -134,7 +133,6 @@ class Store:
                 again = self._index_errors.retried & self.folders.keys()
                 if not await self._changes.wait(_RETRY_AFTER if again else math.inf):
                     self._changes.note(again)
-                await trio.sleep(_SETTLE)
                 await self._settle()
 
     async def _settle(self) -> None:

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 Callback = Callable[[set[str | None]], None]
 
+SETTLE = 0.004
+"""Seconds in which events are gathered, once there is one: a change of a store has several."""
+
 _EVENTS = (
     flags.MODIFY
     | flags.CREATE
@@ -106,6 +109,7 @@ class Inotify:
         assert self._inotify is not None
         while True:
             await trio.lowlevel.wait_readable(self._inotify.fileno())
+            await trio.sleep(SETTLE)
             self._deliver(self._inotify)
 
     def _deliver(self, inotify: INotify) -> None:

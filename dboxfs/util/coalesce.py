@@ -27,7 +27,7 @@ class CoalescedRuns:
     """Runs of one kind of work, one at a time."""
 
     def __init__(self) -> None:
-        self._lock = trio.Lock()
+        self._lock = trio.Lock()  # which gives others a turn to join before the run begins
         self._next: _Turn | None = None
 
     async def run(self, work: Callable[[], Awaitable[object]]) -> None:

@@ -21,6 +21,7 @@ import trio
 
 from dboxfs.store import Body, Folder
 from dboxfs.store.write import Source
+from dboxfs.util.lock import Lock
 from dboxfs.vfs.brought import Brought
 from dboxfs.vfs.content import Budget, Content, Temporary
 from dboxfs.vfs.draft_stages import DraftEvent, Stage, Standing, guid_of
@@ -48,7 +49,7 @@ class Draft:
         based: int | None = None,
     ) -> None:
         self.inode = inode
-        self.lock = trio.Lock()
+        self.lock = Lock()
         self.created = int(time.time())
         self._standing = standing
         self._content = Content(lambda: spool(self.folder), budget, base, based)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from weakref import WeakValueDictionary
 
-import trio
-
 from dboxfs.store import Folder
+from dboxfs.util.lock import Lock
 from dboxfs.vfs.node import Inodes
 
 
@@ -18,12 +17,12 @@ class NameLocks:
 
     def __init__(self, inodes: Inodes) -> None:
         self._inodes = inodes
-        self._locks: WeakValueDictionary[tuple[int, bytes], trio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[tuple[int, bytes], Lock] = WeakValueDictionary()
 
-    def of(self, folder: Folder, name: bytes) -> trio.Lock:
+    def of(self, folder: Folder, name: bytes) -> Lock:
         """The lock of *name* in *folder*."""
         key = self._inodes.of(folder), name
         lock = self._locks.get(key)
         if lock is None:
-            lock = self._locks[key] = trio.Lock()
+            lock = self._locks[key] = Lock()
         return lock

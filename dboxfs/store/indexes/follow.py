@@ -36,6 +36,7 @@ from dboxfs.index.reader import Action, decide, load
 from dboxfs.index.state import IndexState
 from dboxfs.store.indexes.unlocked import Unlocked
 from dboxfs.store.odd_files import odd_file
+from dboxfs.util.lock import Lock
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ class IndexFiles:
         self._held = False
         self._missed = False
         self._turns = self._begun_at = 0
-        self._lock = trio.Lock()
+        self._lock = Lock()
 
     async def refresh(self) -> Delta:
         """Bring ``state`` up to date.

@@ -17,7 +17,7 @@ reads the index too.  The lock's holder proves it (``unlocked``), so that only w
 by the code that replays everybody's records, so the state can't differ from the log; readers of this process
 see it at once, and read nothing.
 
-Concurrency: a ``trio.Lock`` (tasks of this process, first come first served), then the file's lock.  The
+Concurrency: a lock in memory (tasks of this process, first come first served), then the file's lock.  The
 body hears no cancellation.  Errors while writing leave the log as it was.
 """
 
@@ -49,6 +49,7 @@ from dboxfs.store.disk import AppendFile, Disk, check_appended
 from dboxfs.store.indexes.follow import START, IndexFiles
 from dboxfs.store.indexes.in_turn import LogWrite, LogWritten, run_in_turn
 from dboxfs.store.indexes.locks import DOTLOCK_STALE, link_exclusive, lock_kind, lock_log, unlock_log
+from dboxfs.util.lock import Lock
 
 _IN_THREAD = 1 << 20
 
@@ -76,7 +77,7 @@ class IndexLog:
         self.base_path = os.path.join(directory, stem)
         self.log_path = self.base_path + ".log"
         self.header = LogHeader(1, 1)
-        self.mutex = trio.Lock()
+        self.mutex = Lock()
         self._find_view = view
         self._own = IndexFiles(disk.fs, directory, stem)
         self._view = self._own
@@ -156,7 +157,7 @@ class IndexLog:
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
         """Hold ``mutex``, or have it already: by :func:`locked_ahead`."""
-        if self.mutex.statistics().owner is trio.lowlevel.current_task():
+        if self.mutex.is_mine:
             yield
             return
         async with self.mutex:

@@ -17,6 +17,7 @@ from dboxfs.store.location import WRITTEN_NAMES
 from dboxfs.store.names.codec import Line, decode_lines
 from dboxfs.store.names.table import WrittenNames
 from dboxfs.util.coalesce import CoalescedRuns
+from dboxfs.util.lock import Lock
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class ReadSoFar:
     ``quiet_until``: this process has just written it, and each of its writes reads what others have written.
     """
 
-    lock: trio.Lock
+    lock: Lock
     looks: CoalescedRuns
     identity: tuple[int, int] | None = None
     end: int = 0
@@ -115,7 +116,7 @@ class NameReader:
         assert box.guid is not None
         found = self._places.get(box.guid)
         if found is None:
-            found = self._places[box.guid] = ReadSoFar(trio.Lock(), CoalescedRuns())
+            found = self._places[box.guid] = ReadSoFar(Lock(), CoalescedRuns())
         return found
 
     def is_quiet(self, guid: str) -> bool:
