@@ -40,8 +40,7 @@ from dboxfs.util.lock import Lock
 
 log = logging.getLogger(__name__)
 
-# A base of this many bytes is parsed in a thread: it takes longer than a thread hop.
-_PARSE_IN_THREAD = 1 << 20
+_PARSE_IN_THREAD = 1 << 20  # bytes of a base: to parse them takes longer than a hop to a thread
 _REPLAY_IN_THREAD = 128 << 10
 _LOAD_ATTEMPTS = 6
 _LIMIT = 1 << 31
