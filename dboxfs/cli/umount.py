@@ -26,6 +26,9 @@ from dboxfs.errors import MountError
 from dboxfs.util import mounts
 from dboxfs.util.mounts import Mount
 
+SLOW_SECONDS = 55.0
+"""Seconds more that a daemon may take to end, if nothing but its work keeps it."""
+
 
 def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     """The command line of ``dboxfs umount``."""
@@ -61,7 +64,7 @@ def umount(arguments: argparse.Namespace) -> int:
             return status
         _unmount(mount, lazy=arguments.lazy)
     wait(lambda: not mounts.is_there(mount))
-    if not arguments.lazy and not wait(lambda: not any(map(lives, daemons))):
+    if not arguments.lazy and not _have_ended(mount, daemons, patient=not arguments.force):
         print(f"dboxfs: {_why(mount, daemons)}", file=sys.stderr)
     return 0
 
@@ -140,6 +143,18 @@ def _program(pid: int) -> str:
             return f" ({comm.read().strip()})"
     except OSError:
         return ""
+
+
+def _have_ended(mount: Mount, daemons: list[int], *, patient: bool) -> bool:
+    """Wait for the daemon to end.
+
+    :param patient: for one that has no other mount as long as a slow machine may need.
+    """
+
+    def ended() -> bool:
+        return not any(map(lives, daemons))
+
+    return wait(ended) or (patient and mounts.who_else_has(mount) is None and wait(ended, SLOW_SECONDS))
 
 
 def _why(mount: Mount, daemons: list[int]) -> str:

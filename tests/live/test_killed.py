@@ -19,10 +19,11 @@ from pathlib import Path
 
 import pytest
 
+from dboxfs.cli.liveness import DAEMON_SECONDS
 from dboxfs.util.mounts import mounted_on, servers
 from dboxfs.vfs.options import Entries
 from tests.live.dovecot import Account, Append, Dovecot
-from tests.live.mounts import Mounts, dboxfs, is_mounted
+from tests.live.mounts import DBOXFS, Mounts, dboxfs, is_mounted
 
 BOTH = pytest.mark.parametrize("driver", ["sdbox", "mdbox"])
 MEANS = pytest.mark.parametrize("entries", [means.value for means in Entries if means is not Entries.AUTO])
@@ -161,6 +162,26 @@ def test_umount_leaves_a_daemon_alone_that_only_takes_its_time(dovecot: Dovecot,
         assert f"dboxfs umount --force {mnt}" in done.stderr
     assert client.wait(PATIENCE) == 0, "it was given its lock"
     assert dboxfs("umount", mnt).returncode == 0
+    assert have_ended([daemon])
+
+
+def test_umount_waits_without_a_word_for_a_daemon_that_takes_its_time_to_end(
+    dovecot: Dovecot, mounts: Mounts
+) -> None:
+    mnt = mounts.mount(made(dovecot, "sdbox").location)
+    (daemon,) = processes(mnt)
+    command = [str(DBOXFS), "umount", str(mnt)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as umount:
+        while is_mounted(mnt):
+            assert umount.poll() is None
+        os.kill(daemon, signal.SIGSTOP)  # it has heard of the end, and tidies up for some 100 ms
+        try:
+            with pytest.raises(subprocess.TimeoutExpired):
+                umount.wait(DAEMON_SECONDS + 1)
+        finally:
+            os.kill(daemon, signal.SIGCONT)
+        said = umount.communicate(timeout=30)
+    assert (umount.returncode, said) == (0, ("", ""))
     assert have_ended([daemon])
 
 
