@@ -11,6 +11,7 @@ from dataclasses import replace
 import trio
 
 from dboxfs.cli.begin_writing import begin_writing
+from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.progress import Meter
@@ -69,7 +70,8 @@ def declare_purge(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
         "Give back the space of messages that no mailbox has any more. Only where no Dovecot\n"
         "uses STORE meanwhile; beside one, use: doveadm purge\n\n" + STORE_HELP
     )
-    add_store(parser, by_option=by_option)
+    add_store(parser, by_option=by_option, users=True)
+    add_each_user(parser)
     parser.add_argument(
         "-n", "--dry-run", action="store_true", help="change nothing, tell what would be freed"
     )
@@ -152,6 +154,8 @@ def new_root_permissions(root: str, given: tuple[int, int] | None) -> Permission
 def purge(arguments: argparse.Namespace) -> int:
     """``dboxfs purge STORE [--dry-run]``."""
     log_to_stderr()
+    if arguments.users is not None:
+        return for_each_user(arguments, EachUser("purged", purge, tells_all=True))
     location = choose_store(arguments).location
     meter = Meter()
 

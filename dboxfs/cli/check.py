@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import trio
 
+from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.progress import Meter
@@ -43,7 +44,7 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     parser.description = DESCRIPTION + STORE_HELP
     parser.epilog = STATUS
     parser.set_defaults(run=check)
-    add_store(parser, by_option=by_option)
+    add_store(parser, by_option=by_option, users=True)
     parser.add_argument("--quick", action="store_true", help="sizes and metadata only: don't read the texts")
     parser.add_argument("--json", action="store_true", help="one JSON object a line; the last is the summary")
     parser.add_argument(
@@ -53,11 +54,16 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     parser.add_argument(
         "--attachments", metavar="DIR", help="Dovecot's mail_attachment_dir, if STORE has one"
     )
+    add_each_user(parser)
 
 
 def check(arguments: argparse.Namespace) -> int:
     """``dboxfs check STORE [--quick] [--json] [--unused] [--attachments DIR]``."""
     log_to_stderr()
+    if arguments.users is not None:
+        return for_each_user(
+            arguments, EachUser("checked", check, tells_all=arguments.json, says_not_done=True)
+        )
     meter = Meter()
     try:
         location = choose_store(arguments, damaged=True).location

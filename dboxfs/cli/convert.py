@@ -14,6 +14,7 @@ from dataclasses import replace
 import trio
 
 from dboxfs.cli.crypt_keys import add_keys, given_keys
+from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.paths import overlap
@@ -21,8 +22,9 @@ from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError, new_root
 from dboxfs.cli.stores import add_store, choose_store, compress_method
 from dboxfs.fsapi import FileSystem, ThreadsDriver
-from dboxfs.store import Kind, open_store
+from dboxfs.store import Kind, Location, open_store
 from dboxfs.store.mail_settings import for_dovecot
+from dboxfs.store.user_variables import StoreUser, expand
 from dboxfs.store.write import Neighbour, WriteOptions
 from dboxfs.tools.convert import Converted, Converter, ConvertProgress
 from dboxfs.util.uid_ranges import uid_ranges
@@ -43,7 +45,8 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     parser.description = DESCRIPTION + STORE_HELP.replace("STORE", "SRC", 1)
     parser.epilog = STATUS_HELP
     parser.set_defaults(run=convert)
-    add_store(parser, by_option=by_option, metavar="SRC")
+    add_store(parser, by_option=by_option, metavar="SRC", users=True)
+    add_each_user(parser)
     parser.add_argument("target", metavar="DST", type=new_root)
     parser.add_argument("--format", choices=("sdbox", "mdbox"), help="of DST; left out: that of SRC")
     parser.add_argument(
@@ -67,11 +70,34 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
+def check_target(target: str) -> None:
+    """
+    :raises UsageError: the stores of several users would be one.
+    """
+    places = {expand(target, StoreUser(name), version=(2, 3)) for name in ("ann@a.example", "bob@a.example")}
+    if len(places) == 1:
+        raise UsageError(f"{target}: with --users DST needs %u, or %n and %d, for a store of each user")
+
+
+def _make_target(arguments: argparse.Namespace, name: str, source: Location) -> None:
+    """The directory of a user's new store, which belongs to the owner of the old one."""
+    root = os.path.abspath(expand(os.path.expanduser(arguments.target), StoreUser(name), version=(2, 3)))
+    arguments.target = root
+    if os.geteuid() == 0 and not os.path.lexists(root):
+        owner = os.stat(source.root)
+        os.makedirs(os.path.dirname(root), mode=0o755, exist_ok=True)
+        os.mkdir(root, 0o700)
+        os.chown(root, owner.st_uid, owner.st_gid)
+
+
 def convert(arguments: argparse.Namespace) -> int:
     """``dboxfs convert SRC DST [--format F] [--dbox-version N] [--verify] [--force]``."""
     log_to_stderr()
     if arguments.compress is not None and arguments.dbox_version == 3:
         raise UsageError("--compress: messages of dbox version 3 are not compressed; leave out one of both")
+    if arguments.users is not None:
+        check_target(arguments.target)
+        return for_each_user(arguments, EachUser("converted", convert, prepare=_make_target))
     location = choose_store(arguments).location
     if arguments.attachments is not None:
         location = replace(location, attachments=os.path.abspath(os.path.expanduser(arguments.attachments)))

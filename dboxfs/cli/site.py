@@ -72,7 +72,7 @@ class FileUsers:
                 self._read_of = seen
         return sorted(self._locations)
 
-    def locate(self, name: str) -> Location:
+    def locate(self, name: str, *, damaged: bool = False) -> Location:
         """Where the mail of a user is.
 
         :raises NoSuchStore: it is not there, or can't be told.
@@ -80,7 +80,9 @@ class FileUsers:
         if name not in self._locations:
             raise NoSuchUser(f"{name}: not in {self._path} any more")
         text = self._locations[name]
-        return parse_location(text, user=StoreUser(name)) if text else self._dovecot.locate(name)
+        if not text:
+            return self._dovecot.locate(name, damaged=damaged)
+        return parse_location(text, damaged=damaged, user=StoreUser(name))
 
 
 def _user(line: str) -> tuple[str, str]:

@@ -73,8 +73,8 @@ class GivenToAll:
     def names(self) -> Sequence[str]:
         return self.source.names()
 
-    def locate(self, name: str) -> Location:
-        return replace(self.source.locate(name), **self.fields)
+    def locate(self, name: str, *, damaged: bool = False) -> Location:
+        return replace(self.source.locate(name, damaged=damaged), **self.fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +99,8 @@ class ApartFrom:
     def names(self) -> Sequence[str]:
         return self.source.names()
 
-    def locate(self, name: str) -> Location:
-        found = self.source.locate(name)
+    def locate(self, name: str, *, damaged: bool = False) -> Location:
+        found = self.source.locate(name, damaged=damaged)
         part = overlap(found, self.mountpoint)
         if part is not None:
             raise NoSuchStore(f"{part}: {self.mountpoint} lies inside of this store, or the store in it")

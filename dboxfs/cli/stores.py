@@ -118,6 +118,9 @@ def choose_store(arguments: argparse.Namespace, *, damaged: bool = False) -> Cho
     :raises NoSuchStore: it is not there, or is no dbox store; the user or a Dovecot is missing.
     :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.
     """
+    each = getattr(arguments, "each", None)
+    if each is not None:  # one of all users (each_user.py)
+        return Chosen(each(damaged))
     settings = dict(arguments.settings)
     if settings and ("mail_location" in settings or "mail_path" in settings or arguments.user is None):
         user = None if arguments.user is None else _whose(arguments.user, arguments.config)

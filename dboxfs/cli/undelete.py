@@ -15,6 +15,7 @@ from email.policy import compat32
 import trio
 
 from dboxfs.cli.begin_writing import begin_writing
+from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.status import UsageError
@@ -56,7 +57,8 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     parser.description = DESCRIPTION + STORE_HELP
     parser.epilog = STATUS_HELP
     parser.set_defaults(run=undelete)
-    add_store(parser, by_option=by_option)
+    add_store(parser, by_option=by_option, users=True)
+    add_each_user(parser)
     parser.add_argument("--list", action="store_true", help="only tell what could be brought back")
     parser.add_argument("--all", action="store_true", help="bring back every message")
     parser.add_argument(
@@ -90,6 +92,8 @@ def undelete(arguments: argparse.Namespace) -> int:
     log_to_stderr()
     if not (arguments.list or arguments.all or arguments.guid or arguments.mailbox or arguments.since):
         raise UsageError("say which messages: --guid, --mailbox, --since, or --all; --list shows them")
+    if arguments.users is not None:
+        return for_each_user(arguments, EachUser("looked through", undelete, tells_all=True))
     location = choose_store(arguments).location
 
     async def run() -> int:

@@ -34,12 +34,12 @@ class DovecotUsers:
         """
         return sorted(self._asked()[0].users(self._mask))
 
-    def locate(self, name: str) -> Location:
+    def locate(self, name: str, *, damaged: bool = False) -> Location:
         """Where the mail of a user is.
 
         :raises NoSuchStore: it is not there, or can't be told.
         """
-        return self.user(name).location()
+        return self.user(name).location(damaged=damaged)
 
     def user(self, name: str) -> FoundUser:
         """What Dovecot says of a user."""

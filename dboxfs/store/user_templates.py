@@ -61,13 +61,14 @@ class TemplateUsers:
         found = {name for path, values in self._walk(self.place, 0, {}) for name in self._name(path, values)}
         return sorted(found)
 
-    def locate(self, name: str) -> Location:
+    def locate(self, name: str, *, damaged: bool = False) -> Location:
         """Where the mail of a user is.
 
         :raises NoSuchStore, Unsupported: as :func:`~dboxfs.store.mail_location.parse_location`.
         """
         user = StoreUser(name)
-        return parse_location(self._text if self._is_location else self._of(name), user=user)
+        text = self._text if self._is_location else self._of(name)
+        return parse_location(text, damaged=damaged, user=user)
 
     def _of(self, name: str) -> str:
         return (

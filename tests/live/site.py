@@ -43,7 +43,7 @@ class Vmail:
         local, _, domain = name.partition("@")
         return self.root / domain / local / "mail"
 
-    def make(self, name: str, uid: int = 0, texts: Sequence[bytes] = ()) -> None:
+    def make(self, name: str, uid: int = os.getuid(), texts: Sequence[bytes] = ()) -> None:
         """A store with an INBOX of these messages, or :func:`text_of`, whose owner and group is *uid*."""
         store = self.store(name)
         store.parent.mkdir(parents=True)

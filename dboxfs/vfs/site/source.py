@@ -31,8 +31,9 @@ class UserSource(Protocol):
         :raises DboxfsError, OSError: they can't be told now.
         """
 
-    def locate(self, name: str) -> Location:
+    def locate(self, name: str, *, damaged: bool = False) -> Location:
         """Where the mail of a user is.
 
+        :param damaged: parts of the store may be missing; only its root must be there.
         :raises DboxfsError, OSError: there is none, or it can't be told.
         """

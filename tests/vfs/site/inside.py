@@ -37,7 +37,7 @@ class Listed:
     def names(self) -> Sequence[str]:
         return list(self.locations)
 
-    def locate(self, name: str) -> Location:
+    def locate(self, name: str, *, damaged: bool = False) -> Location:
         if name not in self.locations:
             raise NoSuchUser(f"{name}: no such user")
         return self.locations[name]
