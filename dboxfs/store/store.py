@@ -195,7 +195,9 @@ class Store:
             self._take_tree(wanted, boxes)
 
     async def _load_mailboxes(self, wanted: dict[str, TreeDirectory]) -> dict[str, Mailbox]:
-        """Load the mailboxes that are new; follow those whose directory isn't the one it was."""
+        """Load the mailboxes that are new; follow those whose directory isn't the one it was, and those that
+        had no index: a mailbox that was renamed and renamed back seemed to have none, and nothing else tells.
+        """
         names = [item.name for item in wanted.values() if item.selectable]
         new = {name: self._new_mailbox(name) for name in names if not self._has_mailbox(name)}
         limit = trio.CapacityLimiter(_LOADS_AT_ONCE)
@@ -217,7 +219,7 @@ class Store:
                 old = folder.mailbox if folder is not None else None
                 if folder is None or old is None:
                     continue
-                if self._changes.watch_index(name, old.index_directory) is Watched.NEW:
+                if self._changes.watch_index(name, old.index_directory) is Watched.NEW or old.state is None:
                     nursery.start_soon(follow, folder)
         return new
 

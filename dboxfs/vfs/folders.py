@@ -30,8 +30,8 @@ from dboxfs.vfs.node import Inodes, Node, is_file
 
 R = TypeVar("R")
 
-TIMES = 3
-"""A request about a message whose mailbox was renamed meanwhile is answered so often."""
+TIMES = 10
+"""A request about a message whose mailbox was renamed meanwhile, again and again, is answered so often."""
 
 LOOKS = 8
 """A mailbox that isn't where it was is looked for so often, ..."""

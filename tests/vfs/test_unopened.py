@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar, cast
 
 import pytest
 import trio
@@ -13,6 +14,8 @@ import trio.testing
 from dboxfs.dbox import Compression
 from dboxfs.dbox.encoders import Method
 from dboxfs.fsapi import Driver, Fault, FaultsDriver
+from dboxfs.fsapi.drivers.memory_tree import MemoryNode
+from dboxfs.fsapi.ops import Job, Op
 from dboxfs.store import Facts, Kind
 from dboxfs.store.sdbox import departed
 from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions
@@ -20,7 +23,9 @@ from dboxfs.vfs import unopened as unopened_module
 from dboxfs.vfs.host import Item
 from dboxfs.vfs.node import CONTROL
 from dboxfs.vfs.unopened import Unopened
-from tests.vfs.inside import Mounted, Program, mounted, raises
+from tests.vfs.inside import ROOT_DIRECTORY, Mounted, Program, mounted, raises
+
+T = TypeVar("T")
 
 COUNT = 300
 
@@ -249,6 +254,50 @@ async def test_a_message_whose_mailbox_was_renamed_a_moment_ago_is_read(m: Mount
     base = m.reading.inodes.of(m.folder("Work"))
     await m.others.rename_mailbox("Work", "Job")
     assert await r.unopened.read(base | 2, 1 << 20, 0) == text(2)
+
+
+class Renaming:
+    """A driver under which Work and Job change their names before operation number ``at`` from now."""
+
+    def __init__(self, inner: Driver) -> None:
+        self.inner = inner
+        self.at = 0
+        self.boxes: dict[str, MemoryNode] = {}
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+    def rename(self) -> None:
+        old, new = ("Work", "Job") if "Work" in self.boxes else ("Job", "Work")
+        self.boxes[new] = self.boxes.pop(old)
+
+    def submit(self, op: Op[T], done: Callable[[Job[T]], None], *, background: bool = False) -> Job[T]:
+        self.at -= 1
+        if self.at == 0:
+            self.rename()
+        return self.inner.submit(op, done, background=background)
+
+
+async def test_a_message_is_read_while_its_mailbox_is_renamed_again_at_any_moment(kind: Kind) -> None:
+    drivers: list[Renaming] = []
+
+    def renaming(driver: Driver) -> Driver:
+        drivers.append(Renaming(driver))
+        return cast(Driver, drivers[0])
+
+    async with mounted(kind, faults=renaming) as m:
+        await m.others.save("Work", [NewMessage(text(1))])
+        await m.follow("Work")
+        inode = m.reading.inodes.of(m.folder("Work")) | 1
+        unopened, (driver,) = Unopened(m.reading, Pages()), drivers
+        driver.boxes = m.tree.find(f"{ROOT_DIRECTORY}/mailboxes").entries
+        for again in range(1, 45):
+            driver.rename()
+            driver.at = again
+            assert await unopened.read(inode, 1 << 20, 0) == text(1), again
+            driver.at = 0
+            unopened.forget([inode])
+            await m.store.refresh_tree()
 
 
 async def test_no_more_files_are_held_than_the_limit_and_those_that_were_looked_up_last_are(
