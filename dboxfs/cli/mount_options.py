@@ -32,7 +32,8 @@ options for -o:
     alone                no Dovecot uses the store meanwhile: expunge for good, rewrite indexes
   restore              writable, for putting a backup back: files become messages, with the uids, guids
                        and dates that they bring, at the end of the mount or at dboxfs commit
-  view=eml|maildir     one file a message (default), or Maildirs: cur/, new/, tmp/ in each mailbox
+  view=eml|maildir|mh  one file a message (default); Maildirs: cur/, new/, tmp/ in each mailbox; or MH
+                       folders: messages named by number, .mh_sequences
   maildir=verbatim|++  with view=maildir: mailboxes nested (default), or as .Sub.Folder beside INBOX
   names=utf8|mutf7     with view=maildir: names of mailboxes in UTF-8 (default), or as IMAP and mbsync
                        have them
@@ -247,13 +248,15 @@ def _check_view(view: Mapping[str, Any], mount: Mapping[str, Any], *, restores: 
     """
     :raises UsageError: an option that belongs to another view.
     """
-    if view.get("view", View.EML) is View.EML:
-        for key, field in (("maildir", "nesting"), ("names", "charset")):
-            if field in view:
-                raise UsageError(f"-o {key}: says how Maildirs are shown; it needs -o view=maildir")
-    elif restores:
+    shown = view.get("view", View.EML)
+    for key, told in (("maildir", "nesting"), ("names", "charset")):
+        if told in view and shown is not View.MAILDIR:
+            raise UsageError(f"-o {key}: says how Maildirs are shown; it needs -o view=maildir")
+    if shown is View.EML:
+        return
+    if restores:
         raise UsageError("-o restore: puts back what the default view shows; leave view out")
-    elif mount.get("opens") is Opens.NONE:
+    if mount.get("opens") is Opens.NONE:
         raise UsageError("-o open=none: only with the default view; leave it out, or view")
 
 

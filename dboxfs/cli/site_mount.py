@@ -36,8 +36,9 @@ def check_site_options(arguments: argparse.Namespace) -> None:
         raise UsageError("--users: names all stores; leave out --user and --set")
     if arguments.io == "uring" and os.geteuid() == 0:
         raise UsageError("--io uring: can't act as each store's owner; leave it out with --users")
-    if options.mount.write is not None and options.mount.view.view is View.MAILDIR:
-        raise UsageError("-o view=maildir: with --users it can only be read; leave out rw")
+    if options.mount.write is not None and options.mount.view.view is not View.EML:
+        view = options.mount.view.view.value
+        raise UsageError(f"-o view={view}: with --users it can only be read; leave out rw")
 
 
 def site_defaults(source: UserSource) -> tuple[str, Method | None]:

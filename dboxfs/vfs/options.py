@@ -45,6 +45,7 @@ class View(enum.Enum):
 
     EML = "eml"
     MAILDIR = "maildir"
+    MH = "mh"
 
 
 class Nesting(enum.Enum):

@@ -28,7 +28,7 @@ from dboxfs.vfs.options import MountOptions, View
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.unopened import Unopened
 from dboxfs.vfs.views.told_names import ViewKernel
-from dboxfs.vfs.views.views import maildir_view, writable_maildir_view
+from dboxfs.vfs.views.views import shown
 from dboxfs.vfs.writable import WritableVfs
 
 
@@ -211,12 +211,8 @@ async def serve(store: Store, options: MountOptions, host: Host) -> Served:
     vfs = await _file_system(store, options, replace(host, kernel=kernel), names)
     if not isinstance(kernel, ViewKernel):
         return Served(vfs, vfs, vfs if isinstance(vfs, WritableVfs) else None)
-    reading = vfs.reading if isinstance(vfs, WritableVfs) else vfs
-    view = maildir_view(reading, vfs, options.view, kernel, names)
-    if not isinstance(vfs, WritableVfs):
-        return Served(vfs, view, None)
-    written = writable_maildir_view(view, vfs)
-    return Served(vfs, written, written)
+    top, writes = shown(vfs, options.view, kernel, names)
+    return Served(vfs, top, writes)
 
 
 async def _file_system(

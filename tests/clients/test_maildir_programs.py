@@ -6,111 +6,44 @@ What a program finds is compared with what it finds in a plain Maildir that Dove
 from __future__ import annotations
 
 import mailbox
-import os
-import pty
-import select
 import subprocess
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.clients.shown import (
+    LETTERS,
+    ONE,
+    TWO,
+    ShownMaildir,
+    in_terminal,
+    showing,
+    subject_of,
+    wait_for_the_next_second,
+)
 from tests.live import corpus
-from tests.live.dovecot import Account, Append, Dovecot
+from tests.live.dovecot import Append, Dovecot
 from tests.live.mounts import Mounts
+
+Make = Callable[..., ShownMaildir]
 
 pytestmark = pytest.mark.expected_log("Rebuilding index", "rebuilding indexes", "fscking index file")
 
-ONE = b"From: a@example.org\nTo: b@example.org\nSubject: one\nMessage-ID: <one@example.org>\n\nfirst\n"
-TWO = b"From: a@example.org\nTo: b@example.org\nSubject: two\nMessage-ID: <two@example.org>\n\nsecond\n"
-_LETTERS = {"D": "\\Draft", "F": "\\Flagged", "R": "\\Answered", "S": "\\Seen", "T": "\\Deleted"}
-
-
-@dataclass(slots=True)
-class Shown:
-    """A store with the mailboxes INBOX, Work and Entwürfe, mounted as Maildirs."""
-
-    account: Account
-    dovecot: Dovecot
-    mounts: Mounts
-    mnt: Path
-    tmp: Path
-    logged: int
-
-    def run(self, *args: str | Path, status: int = 0, **more: str) -> str:
-        """A program that has to end with *status*; gives what it says."""
-        environment = os.environ | {"LC_ALL": "C.UTF-8", "HOME": str(self.tmp)} | more
-        done = subprocess.run(
-            args, capture_output=True, timeout=60, check=False, env=environment, cwd=self.mnt
-        )
-        assert done.returncode == status, f"{args}: {done.returncode}: {done.stdout!r} {done.stderr!r}"
-        return done.stdout.decode(errors="replace")
-
-    def file(self, name: str, text: str) -> Path:
-        path = self.tmp / name
-        path.write_text(text)
-        return path
-
-    def flags(self, box: str = "INBOX") -> dict[str, set[str]]:
-        """Flags and keywords of each message as Dovecot has them, by subject."""
-        return {_subject(m.text): {*m.flags.split(), *m.keywords.split()} for m in self.account.fetch(box)}
-
-    def names(self, box: str = "INBOX") -> dict[str, str]:
-        """The names of the messages by subject, with their directory."""
-        found = {}
-        for sub in ("cur", "new"):
-            for path in (self.mnt / box / sub).iterdir():
-                found[_subject(path.read_bytes())] = f"{sub}/{path.name}"
-        return found
-
-    def settled(self) -> None:
-        """Dovecot has not complained, and the mount shows what it has, under names that say its flags."""
-        assert self.dovecot.log_lines()[self.logged :] == []
-        for box in self.account.status():
-            shown = {
-                (path.name, path.read_bytes()) for path in (self.mnt / box).glob("*/*") if path.is_file()
-            }
-            theirs = self.account.fetch(box)
-            assert sorted(text for _, text in shown) == sorted(m.text for m in theirs), box
-            for name, text in shown:
-                letters = name.partition(":2,")[2]
-                said = {_LETTERS[letter] for letter in letters if letter in _LETTERS}
-                assert any(m.text == text and said == set(m.flags.split()) for m in theirs), name
-
-
-def _subject(text: bytes) -> str:
-    line = next((line for line in text.splitlines() if line.lower().startswith(b"subject:")), b"")
-    return line.partition(b":")[2].strip().decode()
-
 
 @pytest.fixture
-def make(dovecot: Dovecot, mounts: Mounts, tmp_path: Path) -> Iterator[Callable[..., Shown]]:
-    made: list[Shown] = []
-
-    def one(driver: str, options: str, messages: list[Append]) -> Shown:
-        logged = len(dovecot.log_lines())
-        account = dovecot.account(f"{driver}:{{home}}/mail")
-        account.append(messages)
-        for name in ("Work", "Entwürfe"):
-            account.doveadm("mailbox create", name)
-        mnt = mounts.mount(account.location, f"view=maildir,{options}")
-        made.append(Shown(account, dovecot, mounts, mnt, tmp_path, logged))
-        return made[-1]
-
-    yield one
-    for shown in made:
-        shown.settled()
+def make(dovecot: Dovecot, mounts: Mounts, tmp_path: Path) -> Iterator[Make]:
+    with showing(dovecot, mounts, tmp_path) as made:
+        yield made.maildir
 
 
-def plain(shown: Shown, root: Path) -> Path:
+def plain(shown: ShownMaildir, root: Path) -> Path:
     """A plain Maildir with the same mail, written by Python."""
     for box in shown.account.status():
         for sub in ("cur", "new", "tmp"):
             (root / box / sub).mkdir(parents=True)
         for message in shown.account.fetch(box):
-            letters = "".join(letter for letter, flag in _LETTERS.items() if flag in message.flags.split())
+            letters = "".join(letter for letter, flag in LETTERS.items() if flag in message.flags.split())
             where = (
                 f"cur/1.{message.uid}:2,{letters}" if letters or message.keywords else f"new/1.{message.uid}"
             )
@@ -118,40 +51,10 @@ def plain(shown: Shown, root: Path) -> Path:
     return root
 
 
-def in_terminal(shown: Shown, *args: str | Path, seconds: float = 20) -> None:
-    """Run a program in a terminal until it ends by itself."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(shown.mnt)
-        os.environ.update(TERM="xterm", HOME=str(shown.tmp), LC_ALL="C.UTF-8")
-        os.execvp(str(args[0]), [str(arg) for arg in args])
-    deadline, said = time.monotonic() + seconds, b""
-    while time.monotonic() < deadline:
-        ready, _, _ = select.select([terminal], [], [], 0.2)
-        try:
-            said += os.read(terminal, 65536) if ready else b""
-        except OSError:  # it has ended
-            break
-    else:
-        os.kill(pid, 9)
-    os.close(terminal)
-    _, status = os.waitpid(pid, 0)
-    assert status == 0, said[-2000:]
-
-
-def wait_for_the_next_second() -> None:
-    """Return when a change would have another time, in seconds, than one that was just made."""
-    now = int(time.time())
-    while int(time.time()) == now:
-        time.sleep(0.01)
-
-
 # -- reading -----------------------------------------------------------------------------------
 
 
-def test_reading_programs_find_what_they_find_in_a_plain_maildir(
-    make: Callable[..., Shown], tmp_path: Path
-) -> None:
+def test_reading_programs_find_what_they_find_in_a_plain_maildir(make: Make, tmp_path: Path) -> None:
     messages = corpus.with_flags(dict(list(corpus.real().items())[:40]))
     shown = make("sdbox", "ro", messages)
     copy = plain(shown, tmp_path / "plain")
@@ -161,7 +64,7 @@ def test_reading_programs_find_what_they_find_in_a_plain_maildir(
         inbox, found = root / "INBOX", dict[str, object]()
         box = mailbox.Maildir(inbox, factory=None, create=False)
         found["python"] = sorted(
-            (m.as_bytes(), "".join(c for c in m.get_flags() if c in _LETTERS)) for m in box
+            (m.as_bytes(), "".join(c for c in m.get_flags() if c in LETTERS)) for m in box
         )
         found["python new"] = sum(message.get_subdir() == "new" for message in box)
         for switch in ("", "-F", "-N", "-r", "-s"):
@@ -194,9 +97,7 @@ def test_reading_programs_find_what_they_find_in_a_plain_maildir(
 # -- writing -----------------------------------------------------------------------------------
 
 
-def test_mbsync_merges_both_sides_and_has_nothing_to_do_then(
-    make: Callable[..., Shown], tmp_path: Path
-) -> None:
+def test_mbsync_merges_both_sides_and_has_nothing_to_do_then(make: Make, tmp_path: Path) -> None:
     shown = make("mdbox", "rw,names=mutf7", corpus.with_flags(dict(list(corpus.real().items())[:9])))
     shown.account.append([Append(ONE), Append(TWO, r"\Seen")])
     far, state = tmp_path / "far", tmp_path / "state"
@@ -223,7 +124,7 @@ def test_mbsync_merges_both_sides_and_has_nothing_to_do_then(
     assert sorted(str(path) for root in (far, shown.mnt) for path in root.rglob("*")) == tree
     assert [message.modseq for message in shown.account.fetch()] == modseqs
 
-    (two,) = [path for path in (far / "INBOX/cur").iterdir() if _subject(path.read_bytes()) == "two"]
+    (two,) = [path for path in (far / "INBOX/cur").iterdir() if subject_of(path.read_bytes()) == "two"]
     two.rename(two.with_name(two.name.replace(":2,S", ":2,FS")))
     (far / "INBOX/new/1600.M1P1.far").write_bytes(ONE.replace(b": one", b": three"))
     shown.account.doveadm("flags add", "\\Answered", "mailbox", "INBOX", "subject", "one")
@@ -232,14 +133,14 @@ def test_mbsync_merges_both_sides_and_has_nothing_to_do_then(
     assert merged["two"] == {"\\Flagged", "\\Seen"}
     assert merged["three"] == set()
     theirs = {
-        _subject(path.read_bytes()): path.name for path in (far / "INBOX").glob("*/*") if path.is_file()
+        subject_of(path.read_bytes()): path.name for path in (far / "INBOX").glob("*/*") if path.is_file()
     }
     assert theirs["one"].endswith(":2,R")
-    assert [_subject(path.read_bytes()) for path in (far / "Work/new").iterdir()] == ["four"]
+    assert [subject_of(path.read_bytes()) for path in (far / "Work/new").iterdir()] == ["four"]
     assert (shown.mnt / "INBOX/.uidvalidity").is_file()
 
 
-def test_delivery_agents_deliver(make: Callable[..., Shown]) -> None:
+def test_delivery_agents_deliver(make: Make) -> None:
     # maildrop has a group of its own (setgid mail), and so is another user for the kernel
     shown = make("sdbox", "rw,allow_other", [Append(ONE, r"\Seen")])
     filters = shown.file("mailfilter", f'to "{shown.mnt}/INBOX"\n')
@@ -257,7 +158,7 @@ def test_delivery_agents_deliver(make: Callable[..., Shown]) -> None:
     assert shown.names()["by maildrop"].startswith("new/")
 
 
-def test_notmuch_and_dovecot_tell_each_other_of_flags(make: Callable[..., Shown], tmp_path: Path) -> None:
+def test_notmuch_and_dovecot_tell_each_other_of_flags(make: Make, tmp_path: Path) -> None:
     shown = make("sdbox", "rw", [Append(ONE), Append(TWO, r"\Seen")])
     config = shown.file(
         "notmuch-config",
@@ -282,7 +183,7 @@ def test_notmuch_and_dovecot_tell_each_other_of_flags(make: Callable[..., Shown]
     assert notmuch("search", "--output=messages", "tag:unread") == []
 
 
-def test_mblaze_and_python_flag_file_and_remove(make: Callable[..., Shown]) -> None:
+def test_mblaze_and_python_flag_file_and_remove(make: Make) -> None:
     shown = make("mdbox", "rw", [Append(ONE), Append(TWO, r"\Seen")])
     shown.run("minc", "INBOX")
     shown.run("mflag", "-FS", f"INBOX/{shown.names()['one']}")
@@ -303,7 +204,7 @@ def test_mblaze_and_python_flag_file_and_remove(make: Callable[..., Shown]) -> N
 
 
 @pytest.mark.parametrize("program", ["mutt", "neomutt"])
-def test_mutt_flags_saves_and_deletes(make: Callable[..., Shown], program: str) -> None:
+def test_mutt_flags_saves_and_deletes(make: Make, program: str) -> None:
     three = ONE.replace(b": one", b": three").replace(b"<one@", b"<three@")
     shown = make("sdbox", "rw", [Append(ONE), Append(TWO), Append(three, r"\Seen")])
     rc = shown.file(

@@ -5,11 +5,12 @@ They are no mail, are never shown as mail, and no other view has them.  They are
 directory of the store::
 
     <control>/dboxfs-maildir/<guid of the mailbox, or "root">/<path below the mailbox's directory>
+    <control>/dboxfs-mh/...                                                       the same of the MH view
 
 so they follow their mailbox when it is renamed.  Each write goes to the file at once; fsync is the file's
 own.
 
-Limits: :data:`FOREIGN_LARGEST`, :data:`FOREIGN_ENTRIES` a directory, :data:`FOREIGN_BYTES` a store (counted
+Limits: :data:`FOREIGN_LARGEST`, :data:`FOREIGN_ENTRIES` a directory, :data:`FOREIGN_BYTES` a store (
 counted from the mount on: other mounts of the store count for themselves).
 
 This is the one part of ``vfs/`` that touches a disk, and not through ``fsapi``, which can't overwrite: a
@@ -24,21 +25,22 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
-
-import trio
 
 from dboxfs.vfs.attrs import Attributes, Attrs
 from dboxfs.vfs.errors import Refused
-from dboxfs.vfs.listing import ListingRow, OpenDirectory
+from dboxfs.vfs.listing import OpenDirectory
 from dboxfs.vfs.node import ROOT, Inodes
 from dboxfs.vfs.reader import Opened
+from dboxfs.vfs.views.foreign_open import ForeignFile, OpenForeign, in_thread
 from dboxfs.vfs.views.places import FOREIGN
 
-DIRECTORY = "dboxfs-maildir"
+MAILDIR_DIRECTORY = "dboxfs-maildir"
+MH_DIRECTORY = "dboxfs-mh"
 FOREIGN_LARGEST = 1 << 30
 """Bytes."""
 FOREIGN_ENTRIES = 10_000
@@ -46,8 +48,6 @@ FOREIGN_BYTES = 4 << 30
 
 _KEPT = os.O_RDONLY | os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_EXCL
 _NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +59,6 @@ class _Path:
 
     def child(self, name: bytes) -> _Path:
         return _Path(self.home, (*self.parts, name))
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    """Run *work* on a worker thread; what the system refuses is refused."""
-    try:
-        return await trio.to_thread.run_sync(work)
-    except OSError as exc:
-        if exc.errno in (errno.EIO, None):
-            raise
-        raise Refused(exc.errno or errno.EIO) from exc
 
 
 def _names(directory: bytes) -> list[bytes]:
@@ -93,6 +83,7 @@ class Foreign:
         self._inode_of: dict[_Path, int] = {}
         self._path_of: dict[int, _Path] = {}
         self._used: int | None = None
+        self._written: Counter[int] = Counter()
 
     # -- where things are ----------------------------------------------------------------------
 
@@ -122,7 +113,12 @@ class Foreign:
 
     def _forget(self, path: _Path) -> None:
         inode = self._inode_of.pop(path, 0)
-        self._path_of.pop(inode, None)
+        if self._path_of.get(inode) == path:
+            other = next((some for some, number in self._inode_of.items() if number == inode), None)
+            if other is not None:  # it was linked
+                self._path_of[inode] = other
+            else:
+                del self._path_of[inode]
 
     def _on_disk(self, path: _Path) -> bytes:
         return os.path.join(self._directory, path.home, *path.parts)
@@ -134,7 +130,7 @@ class Foreign:
         :raises Refused: ENOENT: there is nothing of this name.
         """
         path = self._path(parent).child(name)
-        found = await _in_thread(partial(os.lstat, self._on_disk(path)))
+        found = await in_thread(partial(os.lstat, self._on_disk(path)))
         return self._attrs(self._inode(path), found)
 
     def _attrs(self, inode: int, found: os.stat_result) -> Attrs:
@@ -153,7 +149,7 @@ class Foreign:
         """
         :raises Refused: ENOENT, ESTALE: it is gone.
         """
-        return self._attrs(inode, await _in_thread(partial(os.lstat, self._on_disk(self._path(inode)))))
+        return self._attrs(inode, await in_thread(partial(os.lstat, self._on_disk(self._path(inode)))))
 
     async def setattr(self, inode: int, size: int | None, modified: int | None) -> Attrs:
         """
@@ -162,17 +158,17 @@ class Foreign:
         """
         path = self._on_disk(self._path(inode))
         if size is not None:
-            await self._room(size, (await _in_thread(partial(os.lstat, path))).st_size)
-            await _in_thread(partial(os.truncate, path, size))
+            await self._room(size, (await in_thread(partial(os.lstat, path))).st_size)
+            await in_thread(partial(os.truncate, path, size))
         if modified is not None:
-            await _in_thread(partial(os.utime, path, (modified, modified), follow_symlinks=False))
+            await in_thread(partial(os.utime, path, (modified, modified), follow_symlinks=False))
         return await self.getattr(inode)
 
     async def entries(self, inode: int) -> Sequence[tuple[bytes, Attrs]]:
         """What is in a directory, of a mailbox or of a program."""
         try:
             path = self._path(inode)
-            names = await _in_thread(partial(_names, self._on_disk(path)))
+            names = await in_thread(partial(_names, self._on_disk(path)))
         except Refused:
             return ()
         found = []
@@ -187,7 +183,7 @@ class Foreign:
         """
         :raises Refused: ENOENT: it is gone.
         """
-        return _OpenForeign(await self.getattr(inode), await self.entries(inode))
+        return OpenForeign(await self.getattr(inode), await self.entries(inode))
 
     # -- files ---------------------------------------------------------------------------------
 
@@ -207,13 +203,62 @@ class Foreign:
         return opened
 
     async def _opened(self, path: _Path, flags: int) -> tuple[Opened, Attrs]:
-        if flags & os.O_ACCMODE == os.O_WRONLY:  # the kernel may read what it fills a page with
-            flags += os.O_RDWR - os.O_WRONLY
+        is_only_written = flags & os.O_ACCMODE == os.O_WRONLY
         kept = flags & (_KEPT | os.O_CREAT) | _NO_LINK
-        number = await _in_thread(partial(os.open, self._on_disk(path), kept, 0o600))
+        if is_only_written:  # the kernel may read what it fills a page with
+            kept += os.O_RDWR - os.O_WRONLY
+        number = await in_thread(partial(os.open, self._on_disk(path), kept, 0o600))
         self._own(number, flags)
         attrs = self._attrs(self._inode(path), os.fstat(number))
-        return Opened(_ForeignFile(self, number), direct_io=False, keep_cache=False), attrs
+        file = ForeignFile(self, attrs.inode, number, is_written=bool(flags & os.O_ACCMODE))
+        return Opened(file, direct_io=False, keep_cache=False), attrs
+
+    def began(self, inode: int) -> None:
+        """A program has opened a file to write it."""
+        self._written[inode] += 1
+
+    def ended(self, inode: int) -> None:
+        """It has closed it."""
+        self._written[inode] -= 1
+        if not self._written[inode]:
+            del self._written[inode]
+
+    async def content(self, inode: int) -> bytes:
+        """The whole content of a file.
+
+        :raises Refused: EBUSY: a program writes it still; ENOENT, ESTALE: it is gone; EISDIR.
+        """
+        if self._written[inode]:
+            raise Refused(errno.EBUSY)
+        return await in_thread(partial(_read, self._on_disk(self._path(inode))))
+
+    async def small(self, parent: int, name: bytes) -> tuple[bytes, int]:
+        """The content of a small file, and when it was written (ns since the epoch); nothing, if none is
+        there.
+        """
+        try:
+            path = self._on_disk(self._path(parent).child(name))
+            return await in_thread(partial(_read_dated, path))
+        except Refused:
+            return b"", 0
+
+    async def put(self, parent: int, name: bytes, data: bytes) -> None:
+        """Write a small file anew, as a whole; with no byte in it, it goes."""
+        path = self._path(parent).child(name)
+        await self._make_way(path)
+        await in_thread(partial(self._put, self._on_disk(path), data))
+
+    def _put(self, path: bytes, data: bytes) -> None:
+        if not data:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            return
+        beside = path + b".new"
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NO_LINK, 0o600), "wb") as file:
+            file.write(data)
+            if self._owner is not None and os.geteuid() == 0:
+                os.fchown(file.fileno(), *self._owner)
+        os.rename(beside, path)
 
     def _own(self, number: int, flags: int) -> None:
         if flags & os.O_CREAT and self._owner is not None and os.geteuid() == 0:
@@ -228,13 +273,13 @@ class Foreign:
         if len(path.parts) == 1:
             for directory in (self._directory, above):
                 try:
-                    await _in_thread(partial(os.mkdir, directory, 0o700))
+                    await in_thread(partial(os.mkdir, directory, 0o700))
                 except Refused as exc:
                     if exc.errno != errno.EEXIST:
                         raise
                 else:
-                    await _in_thread(partial(self._own_directory, directory))
-        if len(await _in_thread(partial(_names, above))) >= FOREIGN_ENTRIES:
+                    await in_thread(partial(self._own_directory, directory))
+        if len(await in_thread(partial(_names, above))) >= FOREIGN_ENTRIES:
             raise Refused(errno.ENOSPC)
 
     def _own_directory(self, path: bytes) -> None:
@@ -249,7 +294,7 @@ class Foreign:
         if size > FOREIGN_LARGEST:
             raise Refused(errno.EFBIG)
         if self._used is None:
-            self._used = await _in_thread(self._count)
+            self._used = await in_thread(self._count)
         more = size - before
         if more > 0 and self._used + more > FOREIGN_BYTES:
             raise Refused(errno.ENOSPC)
@@ -275,8 +320,8 @@ class Foreign:
         :raises Refused: ENOENT: there is nothing of this name.
         """
         path = self._path(parent).child(name)
-        size = (await _in_thread(partial(os.lstat, self._on_disk(path)))).st_size
-        await _in_thread(partial(os.unlink, self._on_disk(path)))
+        size = (await in_thread(partial(os.lstat, self._on_disk(path)))).st_size
+        await in_thread(partial(os.unlink, self._on_disk(path)))
         self._forget(path)
         if self._used is not None:
             self._used -= size
@@ -288,10 +333,10 @@ class Foreign:
         :raises Refused: ENOENT: there is nothing of this name; EEXIST: something is in the way.
         """
         source, target = self._path(old_parent).child(old), self._path(new_parent).child(new)
-        if noreplace and await _in_thread(partial(os.path.lexists, self._on_disk(target))):
+        if noreplace and await in_thread(partial(os.path.lexists, self._on_disk(target))):
             raise Refused(errno.EEXIST)
         await self._make_way(target)
-        await _in_thread(partial(os.rename, self._on_disk(source), self._on_disk(target)))
+        await in_thread(partial(os.rename, self._on_disk(source), self._on_disk(target)))
         moved = {path: inode for path, inode in self._inode_of.items() if _is_in(path, source)}
         for path in moved:
             del self._inode_of[path]
@@ -300,14 +345,24 @@ class Foreign:
             now = _Path(target.home, target.parts + path.parts[len(source.parts) :])
             self._inode_of[now], self._path_of[inode] = inode, now
 
+    async def link(self, inode: int, parent: int, name: bytes) -> Attrs:
+        """
+        :raises Refused: EEXIST: something has this name; ENOSPC: there are too many.
+        """
+        path = self._path(parent).child(name)
+        await self._make_way(path)
+        await in_thread(partial(os.link, self._on_disk(self._path(inode)), self._on_disk(path)))
+        self._inode_of[path] = inode
+        return await self.lookup(parent, name)
+
     async def mkdir(self, parent: int, name: bytes) -> Attrs:
         """
         :raises Refused: EEXIST: something is there; ENOSPC: there are too many.
         """
         path = self._path(parent).child(name)
         await self._make_way(path)
-        await _in_thread(partial(os.mkdir, self._on_disk(path), 0o700))
-        await _in_thread(partial(self._own_directory, self._on_disk(path)))
+        await in_thread(partial(os.mkdir, self._on_disk(path), 0o700))
+        await in_thread(partial(self._own_directory, self._on_disk(path)))
         return await self.lookup(parent, name)
 
     async def rmdir(self, parent: int, name: bytes) -> None:
@@ -315,66 +370,19 @@ class Foreign:
         :raises Refused: ENOTEMPTY, ENOENT.
         """
         path = self._path(parent).child(name)
-        await _in_thread(partial(os.rmdir, self._on_disk(path)))
+        await in_thread(partial(os.rmdir, self._on_disk(path)))
         self._forget(path)
+
+
+def _read(path: bytes) -> bytes:
+    with open(os.open(path, os.O_RDONLY | _NO_LINK), "rb") as file:
+        return file.read()
+
+
+def _read_dated(path: bytes) -> tuple[bytes, int]:
+    with open(os.open(path, os.O_RDONLY | _NO_LINK), "rb") as file:
+        return file.read(), os.fstat(file.fileno()).st_mtime_ns
 
 
 def _is_in(path: _Path, above: _Path) -> bool:
     return path.home == above.home and path.parts[: len(above.parts)] == above.parts
-
-
-class _ForeignFile:
-    """An open file.
-
-    :param number: its descriptor.
-    """
-
-    def __init__(self, foreign: Foreign, number: int) -> None:
-        self._foreign = foreign
-        self._number = number
-
-    async def read(self, size: int, offset: int) -> bytes:
-        return await _in_thread(partial(os.pread, self._number, size, offset))
-
-    async def write(self, data: bytes, offset: int) -> int:
-        await self._foreign.grown(self._number, offset + len(data))
-        return await _in_thread(partial(self._write, data, offset))
-
-    def _write(self, data: bytes, offset: int) -> int:
-        done = 0
-        while done < len(data):
-            done += os.pwrite(self._number, data[done:], offset + done)
-        return done
-
-    async def flush(self) -> None:
-        """Nothing waits here."""
-
-    async def fsync(self) -> None:
-        await _in_thread(partial(os.fsync, self._number))
-
-    async def release(self) -> None:
-        os.close(self._number)
-
-
-class _OpenForeign:
-    """A directory, opened: what it had then."""
-
-    def __init__(self, own: Attrs, entries: Sequence[tuple[bytes, Attrs]]) -> None:
-        self._own = own
-        self._entries = [(b".", own), (b"..", own), *entries]
-
-    async def prepare(self, start: int) -> None:
-        """It stays what it was."""
-
-    def above(self, start: int) -> Iterator[tuple[int, bytes, Attrs]]:
-        for position in range(start, len(self._entries)):
-            yield position + 1, *self._entries[position]
-
-    async def sizes(self, start: int) -> None:
-        """They are known."""
-
-    def attributes(self) -> Attrs:
-        return self._own
-
-    def messages(self, start: int) -> Iterator[ListingRow]:
-        return iter(())

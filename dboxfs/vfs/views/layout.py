@@ -1,4 +1,4 @@
-"""Which directory of the Maildir view is which mailbox, and what it is called there.
+"""Which directory of a view is which mailbox, and what it is called there.
 
 * ``verbatim``: children nested beside ``cur/``, ``new/`` and ``tmp/``.  The root is no Maildir.
 * ``++``: the root is INBOX, every other mailbox a directory ``.Sub.Folder`` beside its ``cur/``.  Parents
@@ -6,15 +6,15 @@
 
 A part of a name is that of the default view (:mod:`dboxfs.store.mailbox_names`), with more bytes escaped in
 the same way: ``%XX`` is one byte of the mailbox's name, so what is read back is the same name.  Escaped are
-the first byte of a name that the view needs for itself (``cur``), and in ``++`` every dot.  With
-``names=mutf7`` parts are in modified UTF-7.
+the first byte of a name that the view needs for itself (``cur``; in the MH view a number), and in ``++``
+every dot.  With ``names=mutf7`` parts are in modified UTF-7.
 
 Pure: nothing here awaits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from dboxfs.store import Folder, Store
@@ -37,11 +37,26 @@ class NewName:
     name: bytes
 
 
-class Layout:
-    """The tree of one mount."""
+def is_reserved(shown: str) -> bool:
+    """Whether the Maildir view needs a name for itself."""
+    return shown in _RESERVED
 
-    def __init__(self, store: Store, nesting: Nesting, charset: Charset) -> None:
+
+class Layout:
+    """The tree of one mount.
+
+    :param reserved: says which names the view needs for itself.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        nesting: Nesting,
+        charset: Charset,
+        reserved: Callable[[str], bool] = is_reserved,
+    ) -> None:
         self._store = store
+        self._reserved = reserved
         self._flat = nesting is Nesting.PLUS_PLUS
         self._mutf7 = charset is Charset.MUTF7
 
@@ -120,7 +135,7 @@ class Layout:
     def _escaped(self, shown: str) -> str:
         if self._flat:
             return shown.replace(_DOT, _ESCAPED_DOT)
-        return f"%{ord(shown[0]):02X}{shown[1:]}" if shown in _RESERVED else shown
+        return f"%{ord(shown[0]):02X}{shown[1:]}" if self._reserved(shown) else shown
 
     def _encoded(self, text: str) -> bytes:
         if not self._mutf7:

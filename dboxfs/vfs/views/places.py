@@ -24,12 +24,14 @@ _FOLDER_MASK = 0x7FFFFFFF
 
 
 class Sub(enum.IntEnum):
-    """What a mailbox has in the Maildir view; the value is a part of its inode number."""
+    """What a mailbox has in a view; the value is a part of its inode number."""
 
     CUR = 1
     NEW = 2
     TMP = 3
     KEYWORDS = 4
+    SEQUENCES = 5
+    """In the MH view: ``.mh_sequences``."""
 
 
 DIRECTORIES = {b"cur": Sub.CUR, b"new": Sub.NEW, b"tmp": Sub.TMP}
