@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from dboxfs.cli.status import UsageError
 from dboxfs.util.suggest import did_you_mean
 
+CONFIG_VARIABLE = "DBOXFS_CONFIG"
 SYSTEM_FILE = "/etc/dboxfs/dboxfs.toml"
 _FLAGS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
@@ -43,7 +44,7 @@ class Given:
 
 def files(environment: Mapping[str, str]) -> list[str]:
     """The configuration files, the most general one first; some may not be there."""
-    chosen = environment.get("DBOXFS_CONFIG")
+    chosen = environment.get(CONFIG_VARIABLE)
     if chosen is not None:
         return [] if chosen in ("", "none") else [chosen]
     base = environment.get("XDG_CONFIG_HOME", "")
@@ -65,8 +66,8 @@ def read(
             with open(path, "rb") as file:
                 tables = tomllib.load(file)
         except FileNotFoundError:
-            if environment.get("DBOXFS_CONFIG"):
-                raise UsageError(f"DBOXFS_CONFIG: {path}: no such file") from None
+            if environment.get(CONFIG_VARIABLE):
+                raise UsageError(f"{CONFIG_VARIABLE}: {path}: no such file") from None
             continue
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
             raise UsageError(f"{path}: no TOML: {exc}") from None

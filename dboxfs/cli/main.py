@@ -44,6 +44,7 @@ COMMANDS = {
     "umount": ("umount", "declare", "unmount"),
     "status": ("mounted", "declare", "list the mounts of this machine, and whether they live"),
     "top": ("top", "declare", "what a mount is doing, live"),
+    "stats": ("stats", "declare", "how a mount does: now, or a recorded period as a picture"),
     "commit": ("restoring", "declare", "make messages of what was put back (-o restore)"),
     "ls": ("listing", "declare", "list mailboxes, or messages by what they are"),
     "info": ("show", "declare_info", "what a store is and holds"),
@@ -79,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     try:
         if command is not None and command != "config":
-            configure(command, _parsers(parser)[command], os.environ, COMMANDS)
-        arguments = parser.parse_args(words)
+            configure(command, parsers_of(parser)[command], os.environ, COMMANDS)
+        arguments = parser.parse_args(words, argparse.Namespace(words=words))
         status: int = arguments.run(arguments)
         sys.stdout.flush()
     except (DboxfsError, OSError, KeyboardInterrupt, BaseExceptionGroup) as exc:
@@ -127,10 +128,11 @@ def build_parser(words: Sequence[str] | None = None) -> argparse.ArgumentParser:
 
 def command_parsers() -> Mapping[str, argparse.ArgumentParser]:
     """The parser of each command."""
-    return _parsers(build_parser())
+    return parsers_of(build_parser())
 
 
-def _parsers(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+def parsers_of(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    """Those of what :func:`build_parser` has made."""
     for action in parser._actions:  # noqa: SLF001 (argparse has no other way to ask)
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
             return dict(action.choices)

@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -22,6 +22,7 @@ from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import SYSLOG, default_log_file, is_stderr, log_to, one_line
 from dboxfs.cli.mount_options import OPTIONS_HELP, ParsedOptions, parse_options
 from dboxfs.cli.paths import around, overlap
+from dboxfs.cli.reread import Reread
 from dboxfs.cli.site import USERS_HELP, choose_users
 from dboxfs.cli.site_mount import ApartFrom, GivenToAll, check_site_options, mountable, site_defaults
 from dboxfs.cli.stores import add_store, choose_store
@@ -33,6 +34,7 @@ from dboxfs.fuse.companion import Companion
 from dboxfs.store import Location
 from dboxfs.util.systemd import notify, watchdog_seconds
 from dboxfs.vfs.options import wants_companion
+from dboxfs.vfs.serving import Serving
 from dboxfs.vfs.site.source import UserSource
 
 log = logging.getLogger("dboxfs")
@@ -127,6 +129,7 @@ def _fuse() -> ModuleType:
 
 def mount(arguments: argparse.Namespace) -> int:
     """``dboxfs mount STORE MOUNTPOINT``, or ``dboxfs mount --users SOURCE MOUNTPOINT``."""
+    reread = Reread(arguments)
     check_mountpoint = _fuse().check_mountpoint
     check_site_options(arguments)  # a wrong option is told before anything else
     options, what = _chosen(arguments)
@@ -157,7 +160,7 @@ def mount(arguments: argparse.Namespace) -> int:
             pass
     _raise_file_limit()
     _give_memory_back()
-    serve = partial(_serve, arguments, what, mountpoint, options)
+    serve = partial(_serve, arguments, what, mountpoint, options, reread)
     start_log = partial(log_to, arguments.log_file, arguments.log_level, foreground=arguments.foreground)
     if not arguments.foreground:
         return in_background(serve, start_log)
@@ -269,9 +272,10 @@ def _serve(
     what: Location | UserSource,
     mountpoint: str,
     parsed: ParsedOptions,
+    reread: Reread,
     ready: Callable[[], None],
 ) -> int:
-    options = parsed.mount
+    options, has_terminal = parsed.mount, arguments.foreground and os.isatty(2)
     companion = Companion.start() if wants_companion(options, what.kind) else None
 
     async def main() -> None:
@@ -283,7 +287,15 @@ def _serve(
             ksm=Ksm() if arguments.ksm else None,
             sync=options.write is None or options.write.durable,
         ) as fs:
-            await _fuse().run(fs, mountable(fs, what, parsed, _warn), mountpoint, options, ready, companion)
+            mounted = mountable(fs, what, parsed, _warn)
+
+            def commander(serving: Serving) -> object:
+                return _fuse().Commander(
+                    lambda: list(reread.read(_Running(fs, serving))),
+                    lambda: has_terminal and not os.isatty(2),
+                )
+
+            await _fuse().run(fs, mounted, mountpoint, options, ready, companion, commander)
 
     try:
         trio.run(main if watchdog_seconds() is None else partial(_watched, main))
@@ -291,6 +303,20 @@ def _serve(
         if companion is not None:
             companion.stop()
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What of a mount can be changed while it is served."""
+
+    fs: FileSystem
+    serving: Serving
+
+    def resize_cache(self, size: int) -> None:
+        self.fs.cache.resize(size)
+
+    def resize_table(self, messages: int) -> None:
+        self.serving.resize_table(messages)
 
 
 async def _watched(main: Callable[[], Awaitable[None]]) -> None:

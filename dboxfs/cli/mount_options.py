@@ -16,6 +16,7 @@ from dboxfs.cli.status import UsageError
 from dboxfs.dbox.encoders import Method, parse_method
 from dboxfs.store.write import Eol, Fsync, LockMethod, Neighbour, WriteOptions
 from dboxfs.util.suggest import did_you_mean
+from dboxfs.util.text_endpoint import Address, parse_address
 from dboxfs.vfs.options import Charset, Entries, MountOptions, Nesting, Opens, View, ViewOptions
 
 OPTIONS_HELP = """\
@@ -45,6 +46,10 @@ options for -o:
                        modes of files and directories in their place; for a group that shall read:
                        allow_other,gid=8,fmode=0440,dmode=0550
   replace              take a dead mount away that is there still (as --replace)
+  metrics=PORT|unix:PATH
+                       tell metrics to Prometheus, too: http://127.0.0.1:PORT/metrics, or a socket of the
+                       owner alone; ADDRESS:PORT for another address of this machine
+  metrics_public       also where other machines can ask
   separator=C          between the parts of user.dbox.mailbox (default /)
   entries=auto|epoch|companion|timeout
                        how the kernel hears that a name means something else (default auto)
@@ -83,6 +88,7 @@ class ParsedOptions:
     :ivar password_fd: where the password of a key comes from.
     :ivar replace: a dead mount is taken away first.
     :ivar site: what is said of a mount of many users.
+    :ivar metrics_public: metrics may be told where other machines can ask.
     """
 
     mount: MountOptions
@@ -91,6 +97,7 @@ class ParsedOptions:
     password_fd: int | None = None
     replace: bool = False
     site: Mapping[str, Any] = field(default_factory=dict)
+    metrics_public: bool = False
 
 
 class _Goes(enum.Enum):
@@ -167,6 +174,8 @@ def _path(text: str) -> str:
 
 OPTIONS: Mapping[str, MountOption] = {
     "allow_other": _flag(_Goes.MOUNT, "allow_other"),
+    "metrics": MountOption("PORT, ADDRESS:PORT or unix:PATH", _Goes.MOUNT, "metrics", parse_address),
+    "metrics_public": _flag(_Goes.STORE, "metrics_public"),
     "loop": _choice(_Goes.MOUNT, "fast_loop", {"fast": True, "plain": False}),
     "entries": _enum(_Goes.MOUNT, "entries", Entries),
     "open": _enum(_Goes.MOUNT, "opens", Opens),
@@ -232,6 +241,7 @@ def parse_options(texts: list[str], separator: str = "/", compress: Method | Non
         raise UsageError(f"-o {needs_rw}: says how to write; it needs -o rw (in fstab: writable)")
     if writable and found[_Goes.MOUNT].get("opens") is Opens.NONE:
         raise UsageError("-o open=none: only for read-only mounts; leave it out, or rw")
+    _check_metrics(found[_Goes.MOUNT].get("metrics"), found[_Goes.STORE])
     _check_view(found[_Goes.VIEW], found[_Goes.MOUNT], restores="restore" in found[_Goes.VERSION])
     mount = MountOptions(
         view=replace(ViewOptions(separator=separator), **found[_Goes.VIEW]),
@@ -242,6 +252,17 @@ def parse_options(texts: list[str], separator: str = "/", compress: Method | Non
     )
     store = found[_Goes.STORE]
     return ParsedOptions(mount, **{"attachments": None, **store}, site=found[_Goes.SITE])
+
+
+def _check_metrics(address: Address | None, store: Mapping[str, Any]) -> None:
+    """
+    :raises UsageError: other machines could read what is told at *address*, and nobody has said so.
+    """
+    if address is not None and not address.is_local and "metrics_public" not in store:
+        raise UsageError(
+            f"-o metrics={address}: other machines could read it; give a loopback address, or add "
+            "metrics_public"
+        )
 
 
 def _check_view(view: Mapping[str, Any], mount: Mapping[str, Any], *, restores: bool) -> None:

@@ -35,18 +35,22 @@ def top(arguments: argparse.Namespace) -> int:
     point = os.path.realpath(arguments.mountpoint)
     if mounts.mounted_on(point) is None:
         raise MountError(f"{point}: no dboxfs mount; dboxfs status lists all of them")
-    before, turn = _stats(point), 0
+    before, turn = read_stats(point), 0
     while not arguments.count or turn < arguments.count:
         turn += 1
         time.sleep(arguments.interval)
-        now = _stats(point)
+        now = read_stats(point)
         text = "\n".join(screen(point, before, now, arguments.interval))
         print((_CLEAR if sys.stdout.isatty() else "") + text, flush=True)
         before = now
     return 0
 
 
-def _stats(point: str) -> dict[str, Any]:
+def read_stats(point: str) -> dict[str, Any]:
+    """The ``stats.json`` of the mount on *point*.
+
+    :raises OSError: it can't be read.
+    """
     with open(os.path.join(point, ".dboxfs/stats.json"), encoding="utf-8") as file:
         found: dict[str, Any] = json.load(file)
         return found

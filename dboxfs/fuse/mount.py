@@ -11,25 +11,27 @@ import errno
 import logging
 import os
 import shutil
-import signal
 import stat
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import pyfuse3
 import trio
 
 from dboxfs.errors import MountError
 from dboxfs.fsapi import FileSystem
-from dboxfs.fuse import HOOK, loop, taskdump
+from dboxfs.fuse import HOOK, loop
 from dboxfs.fuse.adapter import Adapter
 from dboxfs.fuse.companion import Companion
 from dboxfs.fuse.kernels import why_not_safe
 from dboxfs.fuse.notify import Notifier
 from dboxfs.fuse.pusher import Pusher
+from dboxfs.fuse.signals import Commander, Signals
 from dboxfs.util import mounts
 from dboxfs.util.mounts import Mount
+from dboxfs.util.text_endpoint import Address, listen, serve
 from dboxfs.vfs.host import Host, Spawn
 from dboxfs.vfs.observed import Observed
 from dboxfs.vfs.options import Entries, MountOptions, Opens, wants_no_open
@@ -94,12 +96,14 @@ async def run(
     options: MountOptions,
     ready: Callable[[], None],
     companion: Companion | None = None,
+    commander: Callable[[Serving], Commander] = lambda serving: Commander(),
 ) -> None:
     """Mount *what* on *mountpoint* and serve it until it is unmounted.
 
     :param fs: what its files are reached by.
     :param ready: called once the mount answers.
     :param companion: forked before there was any thread; it is ended.
+    :param commander: what a HUP has to do with who started the daemon.
     :raises NoSuchStore, MountError: it can't be done.
     """
     notifier, requests = Notifier(), dict[str, int]()
@@ -112,6 +116,7 @@ async def run(
     async with what.serving(host) as serving, trio.open_nursery() as nursery:
         adapter = Adapter(serving.top, requests, serving.writes)
         adapter.observed, adapter.released = observed, serving.released
+        tell_metrics = _metrics_endpoint(options.metrics, mountpoint, _spawner(nursery))
         device, mount = _init(adapter, what.name, mountpoint, options, serving.owner)
         try:
             pusher = None
@@ -122,24 +127,18 @@ async def run(
             raise
         polling = loop.install(lambda: fs.in_flight > 0) if options.fast_loop else None
         notifier.start()
-        told = trio.Event()
+        signals = Signals(serving, observed, notifier, commander(serving))
         try:
-            with (
-                trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
-                trio.open_signal_receiver(signal.SIGUSR1) as questions,
-                trio.open_signal_receiver(signal.SIGUSR2) as traces,
-            ):
-                nursery.start_soon(_terminate_on, signals, told)
-                nursery.start_soon(_report_on, questions)
-                nursery.start_soon(_trace_on, traces, observed)
-                tell = _told(mountpoint, what.name, options, ready)
-                begin = _Beginning(options, device, mount, companion, pusher, fs.limits.readahead, tell)
-                nursery.start_soon(begin.run, adapter.greeted, notifier)
-                serving.start(mount)
-                await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
-                log.info("%s: unmounted", mountpoint)
-                await serving.finish()
-                nursery.cancel_scope.cancel()
+            await nursery.start(signals.run)
+            tell = _told(mountpoint, what.name, options, ready)
+            begin = _Beginning(options, device, mount, companion, pusher, fs.limits.readahead, tell)
+            nursery.start_soon(begin.run, adapter.greeted, notifier)
+            serving.start(mount)
+            tell_metrics(serving.metrics)
+            await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
+            log.info("%s: unmounted", mountpoint)
+            await serving.finish()
+            nursery.cancel_scope.cancel()
         finally:
             loop.uninstall()
             notifier.stop()
@@ -152,8 +151,27 @@ async def run(
             pyfuse3.close(unmount=True)
             # libfuse leaves a mount whose connection was ended.  So do we, unless we ended it: nobody shall
             # write into the directory below.
-            if told.is_set() and mount is not None and mounts.is_there(mount):
+            if signals.told.is_set() and mount is not None and mounts.is_there(mount):
                 mounts.detach(mount)
+
+
+def _metrics_endpoint(
+    address: Address | None, mountpoint: str, spawn: Spawn
+) -> Callable[[Callable[[], str]], None]:
+    """Listen where metrics are to be told; gives what begins to tell them.
+
+    :raises MountError: nobody can listen there.
+    """
+    if address is None:
+        return lambda make: None
+    if address.path and os.path.commonpath((mountpoint, os.path.realpath(address.path))) == mountpoint:
+        raise MountError(f"-o metrics={address}: lies in the mount; give a path elsewhere")
+    try:
+        listener = listen(address)
+    except OSError as exc:
+        raise MountError(f"-o metrics={address}: {exc.strerror}; give another address") from None
+    log.info("metrics are told at %s", address)
+    return lambda make: spawn(partial(serve, listener, address, make))
 
 
 def _told(mountpoint: str, name: str, options: MountOptions, ready: Callable[[], None]) -> Callable[[], None]:
@@ -249,28 +267,6 @@ def _all_is_allowed(options: MountOptions, owner: int | None) -> bool:
         return False
     user, view = os.geteuid(), options.view
     return user == 0 or (user == (owner if view.uid is None else view.uid) and not view.umask & 0o700)
-
-
-async def _terminate_on(signals: object, told: trio.Event) -> None:
-    async for number in signals:  # type: ignore[attr-defined]
-        told.set()
-        log.info("signal %s: unmounting", signal.Signals(number).name)
-        pyfuse3.terminate()
-
-
-async def _report_on(signals: object) -> None:
-    async for _ in signals:  # type: ignore[attr-defined]
-        for line in taskdump.report():
-            log.info("%s", line)
-
-
-async def _trace_on(signals: object, observed: Observed) -> None:
-    """Begin to log each request, or end it: its kind, inode or handle, and time; no name and no byte."""
-    async for _ in signals:  # type: ignore[attr-defined]
-        observed.trace = not observed.trace
-        log.info(
-            "SIGUSR2: requests are %s", "logged from now on" if observed.trace else "not logged any more"
-        )
 
 
 @dataclass(frozen=True, slots=True)

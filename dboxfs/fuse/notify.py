@@ -201,6 +201,11 @@ class Notifier:
         if self.keeps_listings:
             self._queue.put(_Listing(inode))
 
+    def all_names(self) -> None:
+        """Have the kernel look up every name again, where it has epochs. Elsewhere it was told of each."""
+        if self.means is Entries.EPOCH:
+            self._bump()
+
     def entry(self, parent: int, name: bytes, deleted: int = 0) -> None:
         """*name* in *parent* went away, or means something else now; *deleted*: it was this inode, which is
         gone.

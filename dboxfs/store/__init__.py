@@ -4,7 +4,7 @@ from dboxfs.store.attrs import DAMAGED, KNOWN, UNKNOWN, Facts, FactTable
 from dboxfs.store.body import Body
 from dboxfs.store.details import Details
 from dboxfs.store.folder import Folder, Listener
-from dboxfs.store.indexes.follow import Delta
+from dboxfs.store.indexes.delta import Delta
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.mail_location import parse_location
 from dboxfs.store.mailbox import Mailbox

@@ -87,6 +87,10 @@ class Backend(Protocol):
         """Something has changed in the directory of the map."""
         ...
 
+    def read_anew(self) -> None:
+        """Believe nothing that was read of files that all mailboxes share."""
+        ...
+
     def keep_departed(self) -> None:
         """From now on messages that are gone stay readable, within limits: any of them may be open."""
         ...

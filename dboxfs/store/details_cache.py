@@ -71,6 +71,13 @@ class DetailsCache(Generic[V]):
         self._entries = OrderedDict()
         self._drops += 1
 
+    def resize(self, limit: int) -> None:
+        """Another number of messages."""
+        self._limit = limit
+        while len(self._entries) > limit:
+            self._entries.popitem(last=False)
+            self._evicted += 1
+
     def stats(self) -> dict[str, int]:
         """Counters, and how many there are of how many."""
         return {

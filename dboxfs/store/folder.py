@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dboxfs.fsapi.ops import fresh, os_error
-from dboxfs.store.indexes.follow import Delta
+from dboxfs.store.indexes.delta import Delta
 from dboxfs.store.mailbox import Mailbox
 
 

@@ -28,7 +28,8 @@ from dboxfs.store.decrypt import decrypting
 from dboxfs.store.departed import DepartedMessages
 from dboxfs.store.details import Details, DetailsReader
 from dboxfs.store.details_cache import DetailsCache
-from dboxfs.store.indexes.follow import NOTHING, Delta, IndexFiles
+from dboxfs.store.indexes.delta import NOTHING, Delta
+from dboxfs.store.indexes.follow import IndexFiles
 from dboxfs.store.location import Location
 from dboxfs.store.prefetch import Walk
 from dboxfs.store.size_recall import Recall

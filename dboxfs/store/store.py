@@ -39,7 +39,8 @@ from dboxfs.store.dbox_version import recorded_version
 from dboxfs.store.details import Details
 from dboxfs.store.details_cache import DEFAULT_LIMIT, DetailsCache
 from dboxfs.store.folder import Folder, Listener, Listeners, why_unreadable
-from dboxfs.store.indexes.follow import Delta, IndexFiles
+from dboxfs.store.indexes.delta import Delta
+from dboxfs.store.indexes.follow import IndexFiles
 from dboxfs.store.location import Location
 from dboxfs.store.mailbox import Mailbox
 from dboxfs.store.mdbox.storage import MdboxStorage
@@ -54,8 +55,7 @@ log = logging.getLogger(__name__)
 _LOADS_AT_ONCE = 32
 # A directory that can't be watched is looked at again when it was last looked at this long ago.
 _STALE_AFTER = 0.5
-# An index that the system could not read is tried again after so many seconds.
-_RETRY_AFTER = 1.0
+_RETRY_AFTER = 1.0  # seconds, an index that the system could not read
 
 
 class Store:

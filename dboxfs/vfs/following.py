@@ -74,6 +74,13 @@ class Following:
         for doubter in self.doubters:
             doubter.doubt(self._inodes.node(folder_inode))
 
+    def all_listings(self) -> None:
+        """Have the kernel ask again for every directory: its entries and its attributes."""
+        for folder in self._store.folders.values():
+            inode = self._inodes.of(folder)
+            self._kernel.attributes(inode)
+            self._tell_listing(inode)
+
     def _tell_listing(self, inode: int) -> None:
         self.listings_changed[inode] += 1
         self._kernel.listing(inode)

@@ -71,6 +71,14 @@ class Observed:
                 found.append((_seconds(bits), seen))
             yield what, found, self._sums[what] / 1e9
 
+    def counts(self) -> dict[str, list[int]]:
+        """Of each request: how many took up to 2**10 ns, up to 2**11 ns, and so on, without the empty end."""
+        found = {}
+        for what, row in sorted(self._durations.items()):
+            last = max((bits for bits, count in enumerate(row) if count), default=FIRST)
+            found[what] = row[FIRST : last + 1]
+        return found
+
     def by_errno(self) -> dict[str, int]:
         """How often requests ended with an errno that tells of the store or the machine."""
         found: Counter[str] = Counter()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from dboxfs.store import Kind
 from dboxfs.store.write import WriteOptions
+from dboxfs.util.text_endpoint import Address
 
 _EPOCH_SINCE = (6, 16)
 
@@ -94,7 +95,8 @@ class MountOptions:
     ``restore``: files are staged, and messages when the mount ends.
     ``entries``: how the kernel hears of names. ``opens``: whether it opens files.
     ``cache_dir``: where sizes are kept for the next mount; None: nowhere.  ``table_size``: of how many
-    messages parsed records are kept in memory.
+    messages parsed records are kept in memory.  ``metrics``: where they are told; None: nowhere but in the
+    mount.
     """
 
     allow_other: bool = False
@@ -109,6 +111,7 @@ class MountOptions:
     opens: Opens = Opens.AUTO
     cache_dir: str | None = None
     table_size: int = 10_000
+    metrics: Address | None = None
 
 
 def wants_no_open(options: MountOptions, kind: Kind | None) -> bool:

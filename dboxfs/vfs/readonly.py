@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from dboxfs.errors import NoSuchMessage
 from dboxfs.store import Facts, Folder, Store
+from dboxfs.store.anew import read_anew
 from dboxfs.store.names.follow import NameFollower
 from dboxfs.store.names.of_mailbox import decode
 from dboxfs.store.names.read import NameReader
@@ -83,6 +84,7 @@ class ReadOnlyVfs:
         )
         self.deleted = Deleted(store, self.attributes) if store.storage is not None else None
         self.report.more += [self.reader.stats, self._stats, host.stats]
+        self._name_reader = name_reader
         self._looks = xattrs.Looks(self.inodes)
         self.departures: Departures | None = None
         self._following.begin()
@@ -97,6 +99,16 @@ class ReadOnlyVfs:
     def tell(self, doubter: Doubter) -> None:
         """Tell *doubter*, too, of messages that may have other bytes, and of mailboxes that are gone."""
         self._following.doubters.append(doubter)
+
+    async def drop_caches(self) -> None:
+        """Believe nothing that was read of the store, and have the kernel ask again for everything.
+
+        :raises DboxfsError, OSError: the store can't be read again; it stays as it was.
+        """
+        await read_anew(self.store)
+        if self._name_reader is not None:
+            await self._name_reader.look_anew()
+        self._following.all_listings()
 
     def listing_changes(self, inode: int) -> int:
         """How often the entries of a directory have changed."""

@@ -75,6 +75,18 @@ class Serving(Protocol):
     async def finish(self) -> None:
         """Carry out what was answered already: there are no requests any more."""
 
+    async def drop_caches(self) -> None:
+        """Believe nothing that was read, and have the kernel ask again for everything but names.
+
+        :raises DboxfsError, OSError: what is served can't be read again, and is shown as it was.
+        """
+
+    def resize_table(self, messages: int) -> None:
+        """Keep the metadata of so many messages in memory."""
+
+    def metrics(self) -> str:
+        """What the control file of that name says."""
+
 
 MakeHost = Callable[[trio.Nursery], Host]
 """Makes the host whose background tasks live in a nursery."""
@@ -197,6 +209,15 @@ class _ServingOne:
 
     async def finish(self) -> None:
         await self.served.finish()
+
+    async def drop_caches(self) -> None:
+        await self.served.reading.drop_caches()
+
+    def resize_table(self, messages: int) -> None:
+        self.served.reading.store.records.resize(messages)
+
+    def metrics(self) -> str:
+        return self.served.reading.report.metrics()
 
 
 async def serve(store: Store, options: MountOptions, host: Host) -> Served:

@@ -39,16 +39,18 @@ class StoreReport:
     def makers(self) -> dict[bytes, Maker]:
         """The files, by name."""
         return {
-            b"stats.json": self._stats, b"store.json": self._describe, b"metrics": self._metrics,
+            b"stats.json": self._stats, b"store.json": self._describe, b"metrics": self.metrics,
             b"locks": held_locks,
         }  # fmt: skip
 
-    def _metrics(self) -> str:
+    def metrics(self) -> str:
+        """What ``metrics`` says."""
         return metrics(self._counters(), self._observed)
 
     def _stats(self) -> dict[str, object]:
         counters = self._counters()
-        return {"health": health(counters, self._observed), **counters}
+        durations = {"durations_by_powers_of_two_ns": self._observed.counts()}
+        return {"health": health(counters, self._observed), **counters, **durations}
 
     def _counters(self) -> dict[str, object]:
         store = self._store

@@ -180,7 +180,7 @@ def test_a_killed_daemon_leaves_a_mount_that_umount_takes_away(account: Account,
     assert sorted(os.listdir(mountpoint / "INBOX")) == ["1.eml", "2.eml"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_daemon_and_its_mount(
     account: Account, mounts: Mounts, number: signal.Signals
 ) -> None:

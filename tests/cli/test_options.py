@@ -32,6 +32,19 @@ def test_every_option_is_understood() -> None:
     assert parsed.attachments == "/b"
 
 
+def test_metrics_are_told_to_this_machine_alone_unless_it_is_said() -> None:
+    told = {
+        "9477": "127.0.0.1:9477",
+        "127.1.2.3:1": "127.1.2.3:1",
+        "[::1]:9477": "[::1]:9477",
+        "unix:/run/x.sock": "unix:/run/x.sock",
+    }
+    for text, address in told.items():
+        assert str(parse_options([f"metrics={text}"]).mount.metrics) == address
+    assert str(parse_options(["metrics=0.0.0.0:9477,metrics_public"]).mount.metrics) == "0.0.0.0:9477"
+    assert parse_options([]).mount.metrics is None
+
+
 def test_what_fstab_adds_is_taken_or_ignored() -> None:
     parsed = parse_options(
         ["defaults,noauto,nofail,_netdev,x-systemd.automount,comment=mine,relatime,,nosuid,nodev"]
@@ -47,7 +60,8 @@ def test_the_last_of_two_values_counts() -> None:
     "option",
     ["uid=", "uid=-1", "uid=root", "uid=4294967295", "gid=٣", "umask=8", "umask=", "separator=ab",
      "separator=", "separator=\n", "attachments=", "allow_other=1", "allow_othr", "nosuid=1",
-     "fsname=x"],
+     "fsname=x", "metrics=", "metrics=0", "metrics=65536", "metrics=localhost:80", "metrics=unix:",
+     "metrics=0.0.0.0:9477", "metrics=[::]:9477", "metrics=192.0.2.1:1"],
 )  # fmt: skip
 def test_a_wrong_option_is_refused_by_name(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match=r"^-o "):

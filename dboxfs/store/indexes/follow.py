@@ -34,6 +34,7 @@ from dboxfs.index.base import parse_index
 from dboxfs.index.log import LogHeader, parse_log_header
 from dboxfs.index.reader import Action, decide, load
 from dboxfs.index.state import IndexState
+from dboxfs.store.indexes.delta import NOTHING, Delta, difference, replay
 from dboxfs.store.indexes.unlocked import Unlocked
 from dboxfs.store.odd_files import odd_file
 from dboxfs.util.lock import Lock
@@ -46,23 +47,6 @@ _LOAD_ATTEMPTS = 6
 _LIMIT = 1 << 31
 START = 512
 """Bytes at the beginning of a log by which it is known."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """What one refresh changed: arrays of uids, ascending."""
-
-    appended: np.ndarray
-    expunged: np.ndarray
-    updated: np.ndarray
-    reloaded: bool
-
-    def __bool__(self) -> bool:
-        return self.reloaded or bool(len(self.appended) or len(self.expunged) or len(self.updated))
-
-
-_NO_UIDS = np.empty(0, np.uint32)
-NOTHING = Delta(_NO_UIDS, _NO_UIDS, _NO_UIDS, False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +100,7 @@ class IndexFiles:
         self._unlocked: Unlocked | None = None
         self._held = False
         self._missed = False
+        self._anew = False
         self._turns = self._begun_at = 0
         self._lock = Lock()
 
@@ -132,7 +117,7 @@ class IndexFiles:
             self._begun_at = self._turns
             await self._fail_again()
             try:
-                delta = await self._follow() if self.state is not None else None
+                delta = await self._follow() if self.state is not None and not self._anew else None
             except (FormatError, _Moving):
                 delta = None
             return delta if delta is not None else await self._load()
@@ -143,6 +128,10 @@ class IndexFiles:
         :raises CorruptFile, OSError: as :meth:`refresh`.
         """
         self.changed(await self.refresh())
+
+    def read_anew(self) -> None:
+        """Believe nothing that was read: the next refresh, or writer, reads base and log whole."""
+        self._anew, self._failure = True, None
 
     @property
     def mark(self) -> tuple[int, int, int] | None:
@@ -160,7 +149,7 @@ class IndexFiles:
         :param start: its first bytes, :data:`START` of them at most.
         """
         state, unlocked = self.state, self._unlocked
-        if state is None or unlocked is None or unlocked.end != state.head_offset:
+        if self._anew or state is None or unlocked is None or unlocked.end != state.head_offset:
             return None
         same = log_id == self._log_id and start.startswith(self._log_start)
         if not same or (state.indexid, state.log_file_seq) != (header.indexid, header.file_seq):
@@ -183,7 +172,7 @@ class IndexFiles:
         self._unlocked = None
         self._hold()
         try:
-            delta = _replay(state, data[unlocked.size :])
+            delta = replay(state, data[unlocked.size :])
         except FormatError:
             self._held = False
             raise
@@ -203,10 +192,10 @@ class IndexFiles:
         old, self.state = self.state, state
         self._log_id, self._log_start = (log.st_dev, log.st_ino), start[: state.head_offset]
         self.log_mtime_ns = log.st_mtime_ns
-        self.snapshot_head, self._failure = snapshot_head, None
+        self.snapshot_head, self._failure, self._anew = snapshot_head, None, False
         self._unlocked = Unlocked(state.head_offset)
         self._hold()
-        self.changed(_difference(old, state))
+        self.changed(difference(old, state))
 
     def feed(self, data: bytes, mtime_ns: int) -> None:
         """The holder of the lock has appended *data*, whole transactions.
@@ -214,7 +203,7 @@ class IndexFiles:
         :param mtime_ns: of the log, since then.
         """
         assert self.state is not None
-        delta = _replay(self.state, data)
+        delta = replay(self.state, data)
         self._unlocked, self.log_mtime_ns = Unlocked(self.state.head_offset), mtime_ns
         self.changed(delta)
 
@@ -287,7 +276,7 @@ class IndexFiles:
             return None
         unlocked, self._unlocked = self._unlocked, None
         start = state.head_offset
-        delta = _replay(state, new.chunks[1])
+        delta = replay(state, new.chunks[1])
         if unlocked is not None:
             self._unlocked = unlocked.more(new.chunks[1][: state.head_offset - start])
         self._remember(new, state)
@@ -307,10 +296,10 @@ class IndexFiles:
         if unlocked.end != state.head_offset or not unlocked.are_in(old.chunks[1]):
             return None
         was_provable, self._unlocked = self._unlocked is not None, None
-        first = _replay(state, old.chunks[1][unlocked.size :])
+        first = replay(state, old.chunks[1][unlocked.size :])
         header = parse_log_header(new.chunks[1])
         state.follow_rotation(header)
-        second = _replay(state, new.chunks[1][header.hdr_size :])
+        second = replay(state, new.chunks[1][header.hdr_size :])
         self._remember(new, state)
         if was_provable:
             self._unlocked = _read_unlocked(new.chunks[1], header.hdr_size, state)
@@ -355,7 +344,7 @@ class IndexFiles:
             if self._overtaken:
                 return NOTHING
             self._take(loaded)
-            return _difference(old, loaded.state)
+            return difference(old, loaded.state)
         if self._overtaken:
             return NOTHING
         if not isinstance(reason, CorruptFile):
@@ -365,6 +354,7 @@ class IndexFiles:
 
     def _take(self, loaded: _Loaded) -> None:
         self.state, self._unlocked, self.snapshot_head = loaded.state, loaded.unlocked, loaded.snapshot_head
+        self._anew = False
         if loaded.log is None or loaded.state is None:
             self._log_id = None
         else:
@@ -428,23 +418,5 @@ def _read_unlocked(log_data: bytes, start: int, state: IndexState) -> Unlocked:
     return Unlocked(start).more(log_data[start : state.head_offset])
 
 
-def _replay(state: IndexState, data: bytes) -> Delta:
-    if not data:
-        return NOTHING
-    changes = state.apply_log(data, state.head_offset)
-    return Delta(changes.appended, changes.expunged, changes.updated, False)
-
-
 def _file_id(found: PeekResult) -> tuple[int, int]:
     return found.stat.st_dev, found.stat.st_ino
-
-
-def _difference(old: IndexState | None, new: IndexState | None) -> Delta:
-    before = old.uids if old is not None else _NO_UIDS
-    after = new.uids if new is not None else _NO_UIDS
-    return Delta(
-        np.setdiff1d(after, before, assume_unique=True),
-        np.setdiff1d(before, after, assume_unique=True),
-        np.intersect1d(before, after, assume_unique=True),
-        True,
-    )

@@ -60,6 +60,10 @@ class MdboxBackend:
         """The map is read again before the next message is located."""
         self._storage.changed = True
 
+    def read_anew(self) -> None:
+        """Map and files are read again before the next message is located."""
+        self._storage.read_anew()
+
     def keep_departed(self) -> None:
         """Messages that are gone stay readable."""
         self._storage.keeps_departed = True

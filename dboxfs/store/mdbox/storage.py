@@ -24,7 +24,8 @@ from dboxfs.dbox import FileHeader
 from dboxfs.errors import CorruptFile, FormatError
 from dboxfs.fsapi import FileSystem, Handle
 from dboxfs.index.mapindex import MapIndex, MapRecord
-from dboxfs.store.indexes.follow import Delta, IndexFiles
+from dboxfs.store.indexes.delta import Delta
+from dboxfs.store.indexes.follow import IndexFiles
 from dboxfs.store.location import Location
 from dboxfs.store.odd_files import odd_file
 from dboxfs.store.stored_record import (
@@ -226,6 +227,12 @@ class MdboxStorage:
             if container.users == 0:
                 del self._open[file_id]
                 container.handle.close()
+
+    def read_anew(self) -> None:
+        """Believe nothing that was read, neither of the map nor of the files."""
+        self.index.read_anew()
+        self.changed = True
+        self.close()
 
     def close(self) -> None:
         """Close every file that no message is open in; the others close with their messages."""

@@ -329,8 +329,7 @@ class NameFiles:
             if done is None:
                 done = await self._append_locked(folder, box, known, data, durable)
         except BaseException:
-            self._reader.place(box).end = 0
-            await self._disk.attempt(self._reader.look(folder))
+            await self._disk.attempt(self._reader.look(folder, anew=True))
             raise
         if done and (changed := done - own):
             self._reader.changed(folder, changed)

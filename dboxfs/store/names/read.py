@@ -177,9 +177,10 @@ class NameReader:
         self._behind.discard(box.guid or b"")
         await self.look(folder)
 
-    async def look(self, folder: Folder) -> None:
+    async def look(self, folder: Folder, *, anew: bool = False) -> None:
         """Read what is new in the file of a mailbox.
 
+        :param anew: all of it.
         :raises FileNotFoundError: the store is away.  What is known stays, and the file is read again when it
             is back.
         :raises OSError: the file is there, but can't be read.  The same.
@@ -189,6 +190,8 @@ class NameReader:
             return
         try:
             async with self.place(box).lock:
+                if anew:
+                    self.place(box).end = 0
                 await self._look(folder, box)
         except OSError:
             self.is_behind(box)
@@ -210,6 +213,14 @@ class NameReader:
             self.changed(folder, self.names.clear(box))
         else:
             self.take(folder, box, found.stat, found.chunks[0])
+
+    async def look_anew(self) -> None:
+        """Read the files of all mailboxes whole; no error is fatal."""
+        for folder in list(self.store.folders.values()):
+            try:
+                await self.look(folder, anew=True)
+            except OSError as exc:
+                log.warning("%s: the names that were written can't be read: %s", folder, exc.strerror)
 
     async def _peek(self, path: str, offset: int) -> PeekResult | None:
         (found,) = await self.store.fs.peek([Peek(path, ((offset, None),), limit=_MOST, nofollow=True)])

@@ -61,6 +61,9 @@ class SdboxBackend:
     def map_changed(self) -> None:
         """An sdbox has no map."""
 
+    def read_anew(self) -> None:
+        """Mailboxes of an sdbox share no file."""
+
     def keep_departed(self) -> None:
         """Messages that are gone stay readable, if a program was about to open them."""
         self._held.wanted = True

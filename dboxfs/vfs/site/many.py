@@ -99,3 +99,13 @@ class ServingMany:
 
     async def finish(self) -> None:
         await self.site.stores.close_all()
+
+    async def drop_caches(self) -> None:
+        await self.site.users.load()
+        await self.site.stores.drop_caches()
+
+    def resize_table(self, messages: int) -> None:
+        self.site.stores.resize_tables(messages)
+
+    def metrics(self) -> str:
+        return self.report.metrics()

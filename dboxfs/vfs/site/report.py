@@ -40,7 +40,7 @@ class SiteReport:
     def makers(self) -> dict[bytes, Maker]:
         """The files, by name."""
         return {
-            b"stats.json": self._stats, b"metrics": self._metrics, b"users.json": self._all,
+            b"stats.json": self._stats, b"metrics": self.metrics, b"users.json": self._all,
             b"locks": held_locks,
         }  # fmt: skip
 
@@ -71,6 +71,7 @@ class SiteReport:
     def _stats(self) -> dict[str, object]:
         counters = self._counters()
         found = {"health": health(counters, self._host.observed), **counters}
+        found["durations_by_powers_of_two_ns"] = self._host.observed.counts()
         return {**found, "top_users": {user.name: _of(user) for user in self._top()}}
 
     def _top(self) -> list[SiteUser]:
@@ -78,7 +79,8 @@ class SiteReport:
         used = [user for user in self._users.all.values() if user.requests]
         return sorted(used, key=lambda user: (-user.seconds, -sum(user.requests.values())))[:TOP]
 
-    def _metrics(self) -> str:
+    def metrics(self) -> str:
+        """What ``metrics`` says."""
         text = metrics(self._counters(), self._host.observed)
         return text + "\n".join([*_by_user(self._top()), ""])
 

@@ -85,7 +85,7 @@ class Stores:
         self.opened = self.closed = self.failed = 0
         self._fs = fs
         self._source = source
-        self._options = replace(options, table_size=max(256, options.table_size // 32))
+        self._options = replace(options, table_size=table_share(options.table_size))
         self._host = host
         self._nursery = nursery
         self._limits = limits
@@ -107,6 +107,27 @@ class Stores:
                 since = trio.current_time() - self._limits.idle
                 for user in [user for user in self._open if user.used < since]:
                     await self.close(user)
+
+    async def drop_caches(self) -> None:
+        """Have every open store believe nothing that was read of it; what goes wrong with one is logged.
+
+        Of a store that is not open nothing is known here, and the kernel has been told of its end.
+        """
+        self._fs.cache.clear()
+        for user in self.users:
+            async with user.turn:
+                try:
+                    if user.store is not None:
+                        await user.store.served.reading.drop_caches()
+                except (DboxfsError, OSError) as exc:
+                    log.error("user %s: the store can't be read again: %s", user.name, exc)
+
+    def resize_tables(self, messages: int) -> None:
+        """The stores together keep the metadata of about so many messages in memory."""
+        self._options = replace(self._options, table_size=table_share(messages))
+        for user in self.users:
+            if user.store is not None:
+                user.store.served.reading.store.records.resize(self._options.table_size)
 
     # -- opening -------------------------------------------------------------------------------
 
@@ -291,6 +312,11 @@ class Stores:
             known = user.logs.get(inode)
             if box is not None and box.state is not None and known not in (None, box.state.log_file_seq):
                 served.reading.doubt(inode)
+
+
+def table_share(messages: int) -> int:
+    """How many messages' metadata one store of a site keeps, where all have so many."""
+    return max(256, messages // 32)
 
 
 def _spawner(user: SiteUser, nursery: trio.Nursery) -> Spawn:

@@ -20,7 +20,7 @@ from dboxfs.fsapi.drivers.faults import Fault, FaultsDriver
 from dboxfs.index import payload
 from dboxfs.index.log import RecordType, encode_record
 from dboxfs.store import Folder, Kind, Listener, Location, Store, open_store
-from dboxfs.store.indexes.follow import Delta
+from dboxfs.store.indexes.delta import Delta
 from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
 
 BOTH = pytest.mark.parametrize("kind", [Kind.SDBOX, Kind.MDBOX])

@@ -295,3 +295,32 @@ async def test_through_dots_and_the_control_directory_nobody_gets_anywhere_else(
             for name in (b"..", b".", b"bob/INBOX", b"../bob", b""):
                 with raises(errno.ENOENT):
                     await m.site.lookup(parent, name)
+
+
+async def test_dropping_all_caches_reads_the_open_stores_anew_and_opens_none(
+    kind: Kind, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with site_mounted(["ann", "bob", "eve"], kind) as m:
+        p = m.program()
+        for name in ("ann", "bob"):
+            assert await p.xattr(f"{name}/INBOX/1.eml", "uid") == "1"
+        m.source.locations["zoe"] = m.source.locations.pop("eve")
+        bob = await m.others("bob")
+        await bob.disk.fs.rename(f"{VMAIL}/1", f"{VMAIL}/away")
+        await m.serving.drop_caches()
+        assert m.open_now == ["ann", "bob"]
+        for name in m.open_now:
+            store = m.users[name].store
+            assert store is not None
+            assert store.served.reading.store.records.stats()["drops"] == 1
+        assert await p.names("/") == ["ann", "bob", "zoe"]
+        assert await p.texts("ann/INBOX") == {"1.eml": text_of("ann")}
+        (line,) = [one.message for one in caplog.records if "can't be read again" in one.message]
+        assert line.startswith("user bob: the store can't be read again: ")
+        m.serving.resize_table(64_000)
+        limits = [
+            user.store.served.reading.store.records.stats()["limit"]
+            for user in m.users.values()
+            if user.store
+        ]
+        assert limits == [2000, 2000]

@@ -1,0 +1,49 @@
+"""What has changed in the state of an index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dboxfs.index.state import IndexState
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one refresh changed: arrays of uids, ascending."""
+
+    appended: np.ndarray
+    expunged: np.ndarray
+    updated: np.ndarray
+    reloaded: bool
+
+    def __bool__(self) -> bool:
+        return self.reloaded or bool(len(self.appended) or len(self.expunged) or len(self.updated))
+
+
+_NO_UIDS = np.empty(0, np.uint32)
+NOTHING = Delta(_NO_UIDS, _NO_UIDS, _NO_UIDS, False)
+
+
+def replay(state: IndexState, data: bytes) -> Delta:
+    """Put the log's *data*, which follow the head of *state*, into it.
+
+    :raises FormatError: they are damaged.
+    """
+    if not data:
+        return NOTHING
+    changes = state.apply_log(data, state.head_offset)
+    return Delta(changes.appended, changes.expunged, changes.updated, False)
+
+
+def difference(old: IndexState | None, new: IndexState | None) -> Delta:
+    """What a state that was loaded whole has in the place of the old one; None: there is no index."""
+    before = old.uids if old is not None else _NO_UIDS
+    after = new.uids if new is not None else _NO_UIDS
+    return Delta(
+        np.setdiff1d(after, before, assume_unique=True),
+        np.setdiff1d(before, after, assume_unique=True),
+        np.intersect1d(before, after, assume_unique=True),
+        True,
+    )

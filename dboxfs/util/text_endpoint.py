@@ -1,0 +1,179 @@
+"""One text over HTTP, on a TCP port or a Unix socket: for programs that ask for metrics.
+
+``GET /metrics`` gives the text, anything else 404 or 405.  HTTP itself is h11's.
+
+A number alone is a port of 127.0.0.1.  Any other address than a loopback one is refused unless it is asked
+for in so many words: who can connect sees the text.  A Unix socket is its owner's alone (mode 0600).
+
+Bounds: :data:`CONNECTIONS` at a time, others wait in the kernel; :data:`CLIENT_SECONDS` for each; what a
+client sends is limited by h11, a body is not read.
+
+Concurrency: the event loop's; the text is made between two checkpoints.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import h11
+import trio
+
+CONNECTIONS = 16
+"""Clients that are answered at the same time, at most."""
+
+CLIENT_SECONDS = 10.0
+"""Time for one client, from its connection to its answer."""
+
+PATH = "/metrics"
+_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_UNIX = "unix:"
+_RECEIVED_AT_ONCE = 4096
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+_PAUSE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen.
+
+    :ivar host: an IP address; empty: ``path`` is a Unix socket.
+    """
+
+    host: str
+    port: int
+    path: str = ""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can connect."""
+        return not self.host or ipaddress.ip_address(self.host).is_loopback
+
+    def __str__(self) -> str:
+        if not self.host:
+            return _UNIX + self.path
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """``PORT``, ``ADDRESS:PORT``, ``[ADDRESS]:PORT``, ``unix:PATH``.
+
+    :raises ValueError: it is none of these.
+    """
+    if text.startswith(_UNIX):
+        path = text.removeprefix(_UNIX)
+        if not path:
+            raise ValueError(text)
+        return Address("", 0, os.path.abspath(os.path.expanduser(path)))
+    host, _, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
+        raise ValueError(text)
+    return Address(str(ipaddress.ip_address(host)) if host else "127.0.0.1", int(port))
+
+
+def listen(address: Address) -> socket.socket:
+    """A socket that listens.  A Unix socket that a dead process has left is taken away first.
+
+    :raises OSError: it can't be had.
+    """
+    family = socket.AF_UNIX
+    if address.host:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        if address.host:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((address.host, address.port))
+        else:
+            _remove_dead(address.path)
+            os.fchmod(listener.fileno(), 0o600)  # before there is a name
+            listener.bind(address.path)
+        listener.listen(CONNECTIONS)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_dead(path: str) -> None:
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise FileExistsError(errno.EEXIST, "is there, and no socket", path)
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+async def serve(listener: socket.socket, address: Address, make: Callable[[], str]) -> None:
+    """Answer with what *make* gives, until cancelled; closes *listener* then, and takes its name away."""
+    listener.setblocking(False)
+    limit = trio.CapacityLimiter(CONNECTIONS)
+
+    async def answer(stream: trio.SocketStream) -> None:
+        try:
+            with (
+                trio.move_on_after(CLIENT_SECONDS),
+                suppress(trio.BrokenResourceError, h11.RemoteProtocolError),
+            ):
+                await _answer(stream, make)
+            await trio.aclose_forcefully(stream)
+        finally:
+            limit.release_on_behalf_of(stream)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+            while True:
+                try:
+                    stream = await accepting.accept()
+                except OSError as exc:
+                    if exc.errno not in _SCARCE:
+                        raise
+                    await trio.sleep(_PAUSE)
+                    continue
+                await limit.acquire_on_behalf_of(stream)
+                nursery.start_soon(answer, stream)
+    finally:
+        listener.close()
+        if address.path:
+            with suppress(FileNotFoundError):
+                os.unlink(address.path)
+
+
+async def _answer(stream: trio.SocketStream, make: Callable[[], str]) -> None:
+    connection = h11.Connection(h11.SERVER)
+    while (event := connection.next_event()) is h11.NEED_DATA:
+        connection.receive_data(await stream.receive_some(_RECEIVED_AT_ONCE))
+    if not isinstance(event, h11.Request):
+        return
+    status, text = _response(event, make)
+    body = text.encode("utf-8", "backslashreplace")
+    headers = [("Content-Type", _TYPE), ("Content-Length", str(len(body))), ("Connection", "close")]
+    parts = [connection.send(h11.Response(status_code=status, headers=headers))]
+    if event.method != b"HEAD":
+        parts.append(connection.send(h11.Data(data=body)))
+    parts.append(connection.send(h11.EndOfMessage()))
+    await stream.send_all(b"".join(part for part in parts if part))
+    await stream.send_eof()
+
+
+def _response(request: h11.Request, make: Callable[[], str]) -> tuple[int, str]:
+    if request.method not in (b"GET", b"HEAD"):
+        return 405, "only GET\n"
+    if request.target.partition(b"?")[0] != PATH.encode():
+        return 404, f"there is only {PATH}\n"
+    return 200, make()
