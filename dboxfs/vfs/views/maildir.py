@@ -192,7 +192,7 @@ class MaildirView:
         place = place_of(parent)
         if place is not None:
             found = await self.reading.folders.steadily(
-                place.folder, lambda inode: self.message(MaildirPlace(inode, place.sub), name)
+                place.folder, lambda inode: self.message(MaildirPlace(inode, place.sub), name, pid)
             )
             if found is None:
                 raise Refused(errno.ENOENT)
@@ -201,20 +201,20 @@ class MaildirView:
             return await self._inner.lookup(parent, name, pid)
         return await self.reading.folders.steadily(parent, lambda inode: self._lookup_directory(inode, name))
 
-    async def message(self, place: MaildirPlace, name: bytes) -> Attrs | None:
-        """The message with this name in ``cur/`` or ``new/``; None: there is none."""
+    async def message(self, place: MaildirPlace, name: bytes, pid: int = 0) -> Attrs | None:
+        """The message with this name in ``cur/`` or ``new/``, for thread *pid*; None: there is none."""
         if place.sub not in (Sub.CUR, Sub.NEW):
             return None
         folder = await self.checked(place)
         uid = await self.names.resolve(folder, place.sub, name)
         if uid is None or folder.mailbox is None:
             return None
-        facts = await folder.mailbox.facts_of(uid)
-        attrs = self.reading.attributes.message(place.folder | uid, facts, folder)
-        if attrs.entry_timeout > SHORT:
-            self.reading.reader.forget(attrs.inode)
-            if not self.tell(folder, uid, Name(place.sub, name)):
-                attrs.entry_timeout = SHORT
+        attrs = await self._inner.lookup(place.folder, self.names.inner(folder, uid), pid)
+        is_now = attrs.inode == place.folder | uid and self.names.now(folder, uid) == (place.sub, name)
+        if not is_now:  # what the thread writes in its place, or it has another name by now
+            attrs.entry_timeout = 0.0
+        elif attrs.entry_timeout > SHORT and not self.tell(folder, uid, Name(place.sub, name)):
+            attrs.entry_timeout = SHORT
         return attrs
 
     def tell(self, folder: Folder, uid: int, name: Name) -> bool:

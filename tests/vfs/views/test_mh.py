@@ -191,6 +191,17 @@ async def test_a_message_that_is_cut_and_written_through_two_descriptors_is_what
     assert await numbers(w) == ["1"]
 
 
+async def test_a_message_that_somebody_reads_is_written_as_another_inode(w: InView) -> None:
+    reader = await w.p.open("INBOX/1")
+    writer = await w.program().open("INBOX/1", os.O_WRONLY | os.O_APPEND)
+    assert writer.inode != reader.inode
+    await writer.write(TWO, len(ONE))
+    await writer.close()
+    assert await reader.read() == ONE
+    await reader.close()
+    assert [text for _, text in await w.inner.stored()] == [ONE + TWO]
+
+
 # -- removing ----------------------------------------------------------------------------------
 
 

@@ -130,6 +130,21 @@ async def test_names_and_marks_stay_in_the_next_mount(kind: Kind, tmp_path: Path
         assert await w.cur() == sorted([f"{own}:2,", "d.e.f:2,"])
 
 
+async def test_a_message_that_somebody_reads_is_written_as_another_inode(w: InMaildir) -> None:
+    """So that the kernel, which makes an inode larger as it is written, shows nobody a part of it."""
+    (name,) = await w.new()
+    reader = await w.p.open(f"INBOX/new/{name}")
+    other = w.program()
+    writer = await other.open(f"INBOX/new/{name}", os.O_WRONLY | os.O_APPEND)
+    assert writer.inode != reader.inode
+    await writer.write(TWO, len(ONE))
+    assert (await w.p.stat(f"INBOX/new/{name}")).inode == reader.inode
+    await writer.close()
+    assert await reader.read() == ONE
+    await reader.close()
+    assert [text for _, text in await w.inner.stored()] == [ONE + TWO]
+
+
 # -- flags -------------------------------------------------------------------------------------
 
 
