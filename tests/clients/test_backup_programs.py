@@ -14,8 +14,8 @@ from tests.fuse_rw.rw import both, resynced
 from tests.live.dovecot import Account, Dovecot
 from tests.live.mounts import Mounts
 from tests.restores.filling import fill
-from tests.restores.programs import FILES_ONLY, PLAIN, PROGRAMS, runner
-from tests.restores.proof import Portrait, damage, differences, plain_differences, put_back
+from tests.restores.programs import FILES_ONLY, PARTS, PLAIN, PROGRAMS, runner
+from tests.restores.proof import Portrait, damage, differences, plain_differences, put_back, row
 
 pytestmark = [both, resynced]
 
@@ -59,6 +59,37 @@ def test_a_store_comes_back_exactly(
     assert f"{before.count} kept their uid, {before.count} their guid" in said
     after = Portrait.of(other)
     assert differences(before, after, directories=program not in FILES_ONLY) == []
+    assert damage(other, after) == []
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_one_mailbox_comes_back_and_one_message_of_another(
+    original: tuple[Account, Portrait],
+    dovecot: Dovecot,
+    mounts: Mounts,
+    tmp_path: Path,
+    driver: str,
+    program: str,
+) -> None:
+    (keep, _), (back_mailbox, back_message) = PROGRAMS[program], PARTS[program]
+    account, before = original
+    (kept := tmp_path / "kept").mkdir()
+    run = runner(tmp_path)
+    mnt = mounts.mount(account.location)
+    keep(run, mnt, kept)
+    mounts.umount(mnt)
+    other, message = dovecot.account(f"{driver}:{{home}}/mail"), before.messages["INBOX"][1]
+
+    def put(mnt: Path) -> None:
+        back_mailbox(run, mnt, kept, "Archive")
+        back_message(run, mnt, kept, f"INBOX/{message.uid}.eml")
+
+    put_back(other, mounts, put)
+    after = Portrait.of(other)
+    assert list(map(row, after.messages["INBOX"])) == [row(message)]
+    assert list(map(row, after.messages["Archive"])) == list(map(row, before.messages["Archive"]))
+    if program not in FILES_ONLY:
+        assert after.identities["Archive"] == before.identities["Archive"]
     assert damage(other, after) == []
 
 

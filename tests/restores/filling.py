@@ -16,6 +16,9 @@ YEARS = (1960, 1969, 1970, 1999, 2001, 2024, 2038, 2106, 2110)
 """Of received dates."""
 
 _FLAGS = ("", "\\Seen", "\\Answered \\Seen", "\\Flagged", "\\Deleted", "\\Draft $Label1", "work NonJunk")
+_GAPS = (2, 5)
+"""Uids of messages that are expunged in every second mailbox."""
+
 _LINE = b"a line of a message, like many others, with some words in it\n"
 
 
@@ -26,7 +29,8 @@ def fill(account: Account, count: int, large: int) -> None:
     for name in BOXES[1::3]:
         account.doveadm("mailbox subscribe", name)
     chosen, copies = random.Random(count), count // 10
-    each = [range(number, count - copies, len(BOXES)) for number in range(len(BOXES))]
+    first = count - copies - 1 + len(_GAPS) * len(BOXES[::2])
+    each = [range(number, first, len(BOXES)) for number in range(len(BOXES))]
     for box, numbers in zip(BOXES, each, strict=True):
         account.append([_message(number, chosen) for number in numbers], box)
     account.save(b"Subject: large\n\n" + _LINE * (large // len(_LINE)), "Work")
@@ -34,7 +38,7 @@ def fill(account: Account, count: int, large: int) -> None:
         source, target = BOXES[number % 5], BOXES[(number * 7 + 1) % len(BOXES)]
         account.doveadm("copy", target, "mailbox", source, "uid", str(1 + number % max(1, len(each[0]) - 2)))
     for box in BOXES[::2]:
-        account.doveadm("expunge", "mailbox", box, "uid", "2,5")
+        account.doveadm("expunge", "mailbox", box, "uid", ",".join(map(str, _GAPS)))
     account.doveadm("purge")
 
 

@@ -79,6 +79,54 @@ def back_plain(run: Run, mnt: Path, kept: Path) -> None:
     run("rsync", "-a", f"{kept}/tree/", f"{mnt}/")
 
 
+def part_tar(run: Run, mnt: Path, kept: Path, part: str) -> None:
+    run("tar", "--xattrs", "--xattrs-include=user.*", "-xf", kept / "tar", "-C", mnt, f"./{part}")
+
+
+def mailbox_rsync(run: Run, mnt: Path, kept: Path, part: str) -> None:
+    run("rsync", "-aX", f"{kept}/tree/{part}/", f"{mnt}/{part}/")
+
+
+def message_rsync(run: Run, mnt: Path, kept: Path, part: str) -> None:
+    run("rsync", "-aX", f"{kept}/tree/{part}", f"{mnt / part}")
+
+
+def part_cp(run: Run, mnt: Path, kept: Path, part: str) -> None:
+    run("cp", "-a", f"{kept}/tree/{part}", f"{(mnt / part).parent}/")
+
+
+def part_restic(run: Run, mnt: Path, kept: Path, part: str) -> None:
+    how = ("--target", mnt, "--include", f"/{part}")
+    run("restic", "-q", "-r", kept / "repository", "restore", "latest", *how)
+
+
+def part_borg(run: Run, mnt: Path, kept: Path, part: str) -> None:
+    run("borg", "extract", f"{kept}/repository::mail", part, cwd=mnt)
+
+
+def mailbox_rclone(run: Run, mnt: Path, kept: Path, part: str) -> None:
+    run("rclone", "-q", "copy", "-M", kept / "tree" / part, mnt / part)
+
+
+def message_rclone(run: Run, mnt: Path, kept: Path, part: str) -> None:
+    run("rclone", "-q", "copy", "-M", kept / "tree" / part, (mnt / part).parent)
+
+
+def part_bup(run: Run, mnt: Path, kept: Path, part: str) -> None:
+    run("bup", "restore", "-q", "-C", (mnt / part).parent, f"mail/latest/{part}")
+
+
+PARTS = {
+    "tar": (part_tar, part_tar),
+    "rsync": (mailbox_rsync, message_rsync),
+    "cp": (part_cp, part_cp),
+    "restic": (part_restic, part_restic),
+    "borg": (part_borg, part_borg),
+    "rclone": (mailbox_rclone, message_rclone),
+    "bup": (part_bup, part_bup),
+}
+"""How one mailbox, and one message of a mailbox that is there, are put back."""
+
 PROGRAMS = {
     "tar": (keep_tar, back_tar),
     "rsync": (keep_rsync, back_rsync),
