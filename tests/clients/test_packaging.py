@@ -222,3 +222,19 @@ class TestDemo:
 
     def test_wrong_usage(self) -> None:
         assert run(ROOT / "scripts" / "demo", "--nonsense").returncode == 2
+
+
+class TestPackages:
+    def test_what_a_debian_package_is_tested_with_passes_here(self, tmp_path: Path) -> None:
+        sbin = tmp_path / "sbin"
+        sbin.mkdir()
+        shutil.copy(HELPER, sbin)
+        path = f"{DBOXFS.parent}:{os.environ['PATH']}"
+        test = ROOT / "packaging/debian/tests/mount"
+        done = run(
+            "unshare", "-m", "sh", "-ec", 'mount --bind "$0" /sbin; exec "$1"', sbin, test,
+            PATH=path, TMPDIR=str(tmp_path), DBOXFS=str(DBOXFS),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.endswith("\nmounted, written, read, unmounted\n")
+        assert os.listdir(tmp_path) == ["sbin"]
