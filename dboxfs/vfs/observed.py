@@ -9,9 +9,12 @@ Concurrency: one event loop; no method awaits.
 from __future__ import annotations
 
 import errno
+import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+
+log = logging.getLogger(__name__)
 
 BUCKETS = 40
 """Powers of two: the last one is about nine minutes, and has everything that took longer."""
@@ -49,6 +52,11 @@ class Observed:
     def failed(self, what: str, number: int) -> None:
         """A request was answered with an error."""
         self.errors[what, errno.errorcode.get(number, str(number))] += 1
+
+    def pushed(self, inodes: Iterable[int]) -> None:
+        """Messages are put into the kernel's cache before a program has asked for their bytes."""
+        if self.trace:
+            log.info("trace: push %s", " ".join(map(str, inodes)))
 
     def quantile(self, what: str, share: float) -> float | None:
         """Seconds within which that share of the requests was answered; None: there was none."""

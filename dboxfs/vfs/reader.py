@@ -23,8 +23,8 @@ from dboxfs.errors import CorruptFile
 from dboxfs.store import Body, Facts, Store
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.forwarding import Forwarding
-from dboxfs.vfs.host import Kernel
-from dboxfs.vfs.kernel_pages import Doubts, Pushed
+from dboxfs.vfs.host import Host
+from dboxfs.vfs.kernel_pages import Doubts
 from dboxfs.vfs.node import Node
 from dboxfs.vfs.open_files import OpenFile, OpenFiles
 
@@ -83,14 +83,13 @@ class OpenMessage:
 class Reader:
     """Opens messages for reading."""
 
-    def __init__(
-        self, store: Store, forwarding: Forwarding, open_files: OpenFiles, kernel: Kernel, pushed: Pushed
-    ) -> None:
+    def __init__(self, store: Store, forwarding: Forwarding, open_files: OpenFiles, host: Host) -> None:
         self._store = store
         self._forwarding = forwarding
         self._open_files = open_files
-        self._kernel = kernel
-        self._pushed = pushed
+        self._kernel = host.kernel
+        self._observed = host.observed
+        self._pushed = host.pushed
         self._doubts = Doubts()
         self._pushes = 0
         self._pushed_bytes = 0
@@ -151,6 +150,7 @@ class Reader:
                 return False
         if not self._kernel.push(inode, data):
             return False
+        self._observed.pushed([inode])
         self._pushes += 1
         self._pushed_bytes += len(data)
         body.handed()

@@ -75,7 +75,7 @@ class ReadOnlyVfs:
         written = self.open_files.written
         self.attributes = Attributes(store, options, self.report.mounted_at, host.kernel, written)
         self.scans = Scans(self.folders, self.open_files, host.spawn)
-        self.reader = Reader(store, self.forwarding, self.open_files, host.kernel, host.pushed)
+        self.reader = Reader(store, self.forwarding, self.open_files, host)
         self.listings = Listings(
             store, self.inodes, self.folders, self.names, self.attributes, self.scans, written
         )

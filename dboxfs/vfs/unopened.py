@@ -213,6 +213,7 @@ class Unopened:
             return None
         generation = self._pages.generation
         items = await self._load(box, node.base, uids)
+        self._vfs.host.observed.pushed(item for item, _ in items)
         return self._pages.push(items, generation) if items else None
 
     def _order(self, base: int, folder: Folder, box: Mailbox) -> Orders:

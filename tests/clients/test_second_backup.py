@@ -1,7 +1,8 @@
 """A store that is backed up again: what has not changed is not read.
 
-The mount is a new one for each backup, so that nothing is in the kernel's cache, and says itself how often it
-was asked for bytes, and what it has put into that cache.
+The mount is a new one for each backup, so that nothing is in the kernel's cache. Its trace says which messages
+it was asked for, and which it has put into that cache. A program that reads several at once may ask for one
+while it is put there: that is one message.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,13 +60,25 @@ def backed_up(mounts: Mounts, store: Path, mnt: Path, *command: str | Path) -> i
         "HOME": str(home), "RESTIC_PASSWORD": "x", "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
     }  # fmt: skip
     with mounted(mounts, store, mnt):
+        log = mounts.log_file(mnt)
+        (mounted_now,) = json.loads(dboxfs("status", mnt, "--json").stdout)
+        before = len(log.read_text())
+        os.kill(mounted_now["pid"], signal.SIGUSR2)
+        deadline = time.monotonic() + 20
+        while "requests are logged from now on" not in log.read_text()[before:]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         done = subprocess.run(
             command, cwd=mnt, env=environment, capture_output=True, check=False, timeout=120
         )
         assert done.returncode == 0, done.stderr
-        found = json.loads((mnt / ".dboxfs" / "stats.json").read_bytes())
-    count: int = found["requests"].get("read", 0) + found["pushed_to_kernel"]["messages"]
-    return count
+    return len(handed(log.read_text()[before:]))
+
+
+def handed(trace: str) -> set[str]:
+    """Inodes (handles, where files are opened) of the messages whose bytes the kernel was given."""
+    lines = re.findall(r"trace: (?:read (\d+):|push ([\d ]+))", trace)
+    return {number for read, pushed in lines for number in (read, *pushed.split()) if number}
 
 
 def flag(mounts: Mounts, store: Path, mnt: Path, name: str) -> None:
