@@ -1,8 +1,8 @@
 """A store that is backed up again: what has not changed is not read.
 
-The mount is a new one for each backup, so that nothing is in the kernel's cache. Its trace says which messages
-it was asked for, and which it has put into that cache. A program that reads several at once may ask for one
-while it is put there: that is one message.
+The mount is a new one for each backup, so that nothing is in the kernel's cache. Its trace says which
+messages it was asked for, and which it has put into that cache. A program that reads several at once may ask
+for one while it is put there: that is one message.
 """
 
 from __future__ import annotations
