@@ -1,9 +1,9 @@
-"""What a mount of many users takes: ``python -m bench.site DIR [--users 10000] [--messages 30] [--tar 1000]``.
+"""What a mount of many users takes: ``python -m bench.site DIR [--users 10000] [--messages 30] [--tar N]``.
 
-One small mdbox is made, and its files are linked for each user below DIR (what is there already is kept).  Then, of one mount
-of all of them: seconds to mount, of ``ls``, to enter a user (median and 99th percentile, of 200), the memory
-of the daemon with 200 stores open, and ``tar`` of the first ``--tar`` users, beside ``tar`` of one store with as
-many messages.  Ratios count, not seconds: other programs use the machine, too.
+One small mdbox is made, and its files are linked for each user below DIR (what is there already is kept).
+Then, of one mount of all of them: seconds to mount, of ``ls``, to enter a user (median and 99th percentile,
+of 200), the memory of the daemon with 200 stores open, and ``tar`` of the first N users, beside ``tar`` of
+one store with as many messages.  Ratios count, not seconds: other programs use the machine, too.
 """
 
 from __future__ import annotations
@@ -108,8 +108,7 @@ def measure(directory: Path, vmail: Path, one: Path, tar: int) -> dict[str, floa
 
 def mount(what: str, mnt: Path, directory: Path) -> None:
     log = directory / "log"
-    command = [DBOXFS, "mount", "--cache-dir", "none", "--log-file", log, what, mnt]
-    subprocess.run(command, check=True)
+    subprocess.run([DBOXFS, "mount", "--cache-dir", "none", "--log-file", log, what, mnt], check=True)
 
 
 def timed(*command: str) -> float:

@@ -10,10 +10,10 @@ A watch sticks to the directory, not to its name: it goes along when the directo
 renamed.  So names are watched again from time to time with :meth:`Watcher.add`, which tells whether a name
 means the same directory as before.  Several names may lead to one directory (symbolic links).
 
-inotify is not everywhere (network file systems) and not without end (``fs.inotify.max_user_watches``).  A
-directory that can't be watched is reported by :meth:`Watcher.add`, the first one in the log; whoever
-asked must then look at the files when they are asked for.  inotify says nothing of changes made on
-another host: the same holds.
+inotify is not without end (``fs.inotify.max_user_watches``), and on a network file system it says nothing of
+changes made on another machine, so nothing is watched there (:mod:`dboxfs.util.network`).  A directory that
+can't be watched is reported by :meth:`Watcher.add`, the first one in the log; whoever asked must then look at
+the files when they are asked for.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from collections.abc import Callable
 
 import trio
 from inotify_simple import INotify, flags
+
+from dboxfs.util.network import NetworkMounts
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +64,15 @@ class Inotify:
     come.
 
     The kernel has one watch for a directory, whichever watchers ask for it.
+
+    :param network: knows the network file systems; None: those of this machine.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, network: NetworkMounts | None = None) -> None:
+        self._network = NetworkMounts() if network is None else network
         self._inotify: INotify | None = None
         self._watchers: dict[int, set[Watcher]] = {}
-        self._complained = False
+        self._complained = self._said_elsewhere = False
         try:
             self._inotify = INotify(inheritable=False, nonblocking=True)
         except OSError as exc:
@@ -81,14 +86,21 @@ class Inotify:
     def add(self, watcher: Watcher, directory: str) -> int | None:
         """Tell *watcher* of changes in *directory*; gives the kernel's number of the watch.
 
-        :return: None: there is no inotify.
+        :return: None: there is no inotify, or it would not tell of all changes.
         :raises OSError: the directory can't be watched.
         """
-        if self._inotify is None:
+        if self._inotify is None or self._is_elsewhere(directory):
             return None
         wd: int = self._inotify.add_watch(os.fsencode(directory), _MASK)
         self._watchers.setdefault(wd, set()).add(watcher)
         return wd
+
+    def _is_elsewhere(self, directory: str) -> bool:
+        kind = self._network.kind_of(directory)
+        if kind is not None and not self._said_elsewhere:
+            self._said_elsewhere = True
+            log.info("%s lies on a network file system (%s); changes are looked for", directory, kind)
+        return kind is not None
 
     def remove(self, watcher: Watcher, wd: int) -> None:
         """*watcher* needs the watch *wd* no more."""
@@ -181,6 +193,7 @@ class Watcher:
                 self._inotify.complain(directory, exc)
             return Watched.NO
         if wd is None:
+            self.remove(directory)
             return Watched.NO
         if self._by_path.get(directory, wd) != wd:  # the name means another directory now
             self.remove(directory)

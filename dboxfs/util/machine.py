@@ -13,13 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dboxfs.util.mounts import TYPE, mount_of
+from dboxfs.util.network import network_kind
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
-
-NETWORK = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "9p", "glusterfs", "sshfs", "ocfs2"}
-)
-"""File systems whose files other machines may change, as mountinfo calls them (``fuse.`` left out)."""
 
 _WATCHES_A_MAILBOX = 2
 
@@ -122,8 +118,8 @@ def network(paths: Sequence[str]) -> list[Remark]:
     found = []
     for path in dict.fromkeys(paths):
         mount = mount_of(path)
-        kind = mount.kind.removeprefix("fuse.") if mount is not None else ""
-        if mount is not None and kind in NETWORK:
+        kind = network_kind(mount) if mount is not None else None
+        if mount is not None and kind is not None:
             what = f"{path}: lies on a network file system ({kind} on {mount.point}): what other machines"
             what += " change is not told by inotify, and names and locks are those of one machine"
             remedy = "use it on one machine at a time, with Dovecot's lock_method"
