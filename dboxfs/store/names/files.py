@@ -22,7 +22,8 @@ replaces another one by a rename has its line before, synced.  A line whose writ
 means nothing, and the next writable mount takes it out.
 
 What is appended was decided on by what was read of the file then: if anything else was read of it since, by
-whoever in this process, or is read under its lock, that is decided again (:class:`Seen`).  A file that is
+whoever in this process, or is read under its lock, that is decided again
+(:class:`~dboxfs.store.names.read.Seen`).  A file that is
 written anew also says what the last messages were called that were replaced, and by which ones: another mount
 may not have read the index yet, and then shows the old ones still.
 
@@ -51,9 +52,9 @@ from dboxfs.fsapi.ops import LockKind, OpenedFile, OpenShared, TryLock
 from dboxfs.store import Folder, Mailbox
 from dboxfs.store.disk import AppendFile, Disk, check_appended
 from dboxfs.store.indexes.locks import lock_log, unlock_log
-from dboxfs.store.names.codec import Line, LineKind, decode_lines, encode_line
+from dboxfs.store.names.codec import Line, LineKind, encode_line
 from dboxfs.store.names.of_mailbox import NOBODY, There
-from dboxfs.store.names.read import QUIET_SECONDS, NameReader
+from dboxfs.store.names.read import QUIET_SECONDS, NameReader, Seen
 from dboxfs.store.write import LockMethod, Superseded, Wanted, WriteOptions
 from dboxfs.store.write.group_commit import GroupCommit, Request
 
@@ -62,27 +63,15 @@ _LOCKS = {LockMethod.FCNTL: LockKind.RECORD, LockMethod.FLOCK: LockKind.FLOCK}
 
 @dataclass(frozen=True, slots=True)
 class LinesAppended:
-    """What :func:`append_steps` has met: the file, and what it had behind ``start`` already.
+    """What :func:`append_steps` has met: the file, and what it had behind what was ``seen`` of it already.
 
     ``appended``: False: others have written meanwhile, and nothing was appended.
     """
 
     status: os.stat_result
-    start: int
+    seen: Seen
     before: bytes
     appended: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A file as it was read: device and inode, and how many bytes."""
-
-    identity: tuple[int, int] | None
-    end: int
-
-    def has_grown(self, now: Seen) -> bool:
-        """Whether more was read since, or another file."""
-        return now.end != self.end or (bool(self.end) and now.identity != self.identity)
 
 
 def append_steps(
@@ -103,13 +92,18 @@ def append_steps(
         if (status.st_dev, status.st_ino) != (opened.stat.st_dev, opened.stat.st_ino):
             return None
         size = status.st_size
-        start = seen.end if (status.st_dev, status.st_ino) == seen.identity and size >= seen.end else 0
-        before: bytes = (yield ops.Read(fd, size - start, start)) if size > start else b""
-        whole = start + max((at for at, _ in decode_lines(before)), default=0)
-        if start + len(before) < size:
+        before: bytes | None = None
+        if seen.end <= size and seen.end:
+            before = seen.behind(status, (yield ops.Read(fd, size - seen.start, seen.start)))
+        if before is None:
+            seen = Seen((status.st_dev, status.st_ino))
+            before = (yield ops.Read(fd, size, 0)) if size else b""
+        if seen.end + len(before) < size:
             return None
-        if known.has_grown(Seen((status.st_dev, status.st_ino), whole)):
-            return LinesAppended(status, start, before, appended=False)
+        now = seen.after(before)
+        whole = now.end
+        if known.has_grown(now):
+            return LinesAppended(status, seen, before, appended=False)
         if size > whole:
             yield ops.Truncate(fd, whole, size)
         written = 0
@@ -122,7 +116,7 @@ def append_steps(
         except OSError:
             yield ops.Truncate(fd, whole, whole + written)
             raise
-        return LinesAppended(status, start, before)
+        return LinesAppended(status, seen, before)
     finally:
         yield ops.Close(fd)
 
@@ -312,8 +306,7 @@ class NameFiles:
 
     def _seen(self, box: Mailbox) -> Seen:
         """What was read of the file of a mailbox."""
-        place = self._reader.place(box)
-        return Seen(place.identity, place.end)
+        return self._reader.place(box).seen
 
     async def _append(self, folder: Folder, box: Mailbox, lines: Sequence[Line], *, durable: bool) -> bool:
         """Append lines that were decided on in this moment, and take them over; False: something else was
@@ -348,7 +341,7 @@ class NameFiles:
                 if durable:
                     await file.sync()
             except OSError:
-                await self._disk.attempt(file.cut(place.end))
+                await self._disk.attempt(file.cut(place.seen.end))
                 raise
             return self._names.take(box, self._reader.lines(box, data))
 
@@ -369,7 +362,7 @@ class NameFiles:
                 return None
             if done is None:
                 return None
-            place.end, place.quiet_until = done.start, trio.current_time() + QUIET_SECONDS
+            place.seen, place.quiet_until = done.seen, trio.current_time() + QUIET_SECONDS
             self._reader.take(folder, box, done.status, done.before)
             return self._names.take(box, self._reader.lines(box, data)) if done.appended else False
 
@@ -380,12 +373,16 @@ class NameFiles:
         async with place.lock:
             file = await self._open(self._reader.path(box))
             try:
-                if not place.continues(file.stat):
-                    place.end = 0
-                data = await file.read(file.size - place.end, place.end)
+                data = None
+                if 0 < place.seen.end <= file.size:
+                    start = place.seen.start
+                    data = place.seen.behind(file.stat, await file.read(file.size - start, start))
+                if data is None:
+                    place.anew()
+                    data = await file.read(file.size, 0)
                 self._reader.take(folder, box, file.stat, data)
-                if file.size > place.end:
-                    await file.cut(place.end)
+                if file.size > place.seen.end:
+                    await file.cut(place.seen.end)
                 yield file
             finally:
                 await unlock_log(file)
@@ -414,6 +411,6 @@ class NameFiles:
         data = b"".join(map(encode_line, lines := names.all_lines()))
         await self._disk.replace(file.path, data)
         await self._disk.sync_dir(os.path.dirname(file.path))
-        names.lines, place.end, place.skipped = len(lines), len(data), 0
+        names.lines, place.skipped = len(lines), 0
         found = await self._disk.stat(file.path)
-        place.identity = (found.st_dev, found.st_ino) if found is not None else None
+        place.seen = Seen((found.st_dev, found.st_ino) if found is not None else None).after(data)

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -25,6 +25,7 @@ DIRECTORY = WRITTEN_NAMES
 """The directory with one file a mailbox."""
 
 _MOST = 1 << 30
+_LINE_KEPT = 1 << 10  # bytes that are remembered of a line, more than any good one has
 _GUID = re.compile("[0-9a-f]{32}")
 _LOOKS = 3
 _REMEMBERED = 0.005
@@ -34,9 +35,51 @@ QUIET_SECONDS = 0.05
 """Seconds after a line of this process in which a file of names is not read for those of others."""
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A file as it was read: device and inode, the end of the last whole line, and that line.
+
+    A file that was written anew may have the inode number of the one before.  So it is only taken for that
+    one where it has the same line in the same place.
+    """
+
+    identity: tuple[int, int] | None = None
+    end: int = 0
+    last: bytes = b""
+
+    @property
+    def start(self) -> int:
+        """The offset of the last line: from there on the file is read to see what it has behind it."""
+        return self.end - len(self.last)
+
+    def behind(self, status: os.stat_result, data: bytes) -> bytes | None:
+        """What a file has behind what was read; None: it is another file.
+
+        :param data: what it has from ``start`` on.
+        """
+        same = self.end and (status.st_dev, status.st_ino) == self.identity and data.startswith(self.last)
+        return data[len(self.last) :] if same else None
+
+    def after(self, data: bytes) -> Seen:
+        """With the whole lines of *data*, which stand behind it."""
+        whole = data.rfind(b"\n") + 1
+        if not whole:
+            return self
+        begin = data.rfind(b"\n", 0, whole - 1) + 1
+        return replace(self, end=self.end + whole, last=data[max(begin, whole - _LINE_KEPT) : whole])
+
+    def has_grown(self, now: Seen) -> bool:
+        """Whether more was read since, or another file."""
+        return now.end != self.end or (bool(self.end) and now != self)
+
+
+NOTHING_SEEN = Seen()
+"""No file, or nothing of it."""
+
+
 @dataclass(slots=True)
 class ReadSoFar:
-    """How far a file was read: which one (device, inode), and the end of the last whole line.
+    """How far a file was read.
 
     ``skipped``: lines in it that can't be.  ``looks``: those who wait until it was read again.
     ``is_told``: that it can't be read was logged, and it could not be read since.
@@ -45,15 +88,14 @@ class ReadSoFar:
 
     lock: Lock
     looks: CoalescedRuns
-    identity: tuple[int, int] | None = None
-    end: int = 0
+    seen: Seen = NOTHING_SEEN
     skipped: int = 0
     is_told: bool = False
     quiet_until: float = 0.0
 
-    def continues(self, status: os.stat_result) -> bool:
-        """Whether the file with this status is the one that was read, and has what was read of it."""
-        return (status.st_dev, status.st_ino) == self.identity and status.st_size >= self.end
+    def anew(self) -> None:
+        """The file is read from its beginning next."""
+        self.seen = Seen(self.seen.identity)
 
 
 Changed = Callable[[Folder, set[bytes]], None]
@@ -191,7 +233,7 @@ class NameReader:
         try:
             async with self.place(box).lock:
                 if anew:
-                    self.place(box).end = 0
+                    self.place(box).anew()
                 await self._look(folder, box)
         except OSError:
             self.is_behind(box)
@@ -199,20 +241,23 @@ class NameReader:
 
     async def _look(self, folder: Folder, box: Mailbox) -> None:
         place, path = self.place(box), self.path(box)
-        found = await self._peek(path, place.end)
-        if found is not None and place.end and not place.continues(found.stat):
-            place.end = 0
+        found = await self._peek(path, place.seen.start)
+        data = place.seen.behind(found.stat, found.chunks[0]) if found is not None else None
+        if data is None and place.seen.end and found is not None:
+            place.anew()
             found = await self._peek(path, 0)
-        if found is None and place.identity is not None:  # it was there: it is gone, or the whole store is
+        if (
+            found is None and place.seen.identity is not None
+        ):  # it was there: it is gone, or the whole store is
             await self.store.fs.stat(os.path.dirname(self.directory))
-            place.end = 0
+            place.anew()
             found = await self._peek(path, 0)
         place.is_told = False
         if found is None:
-            place.end, place.identity = 0, None
+            place.seen = NOTHING_SEEN
             self.changed(folder, self.names.clear(box))
         else:
-            self.take(folder, box, found.stat, found.chunks[0])
+            self.take(folder, box, found.stat, data if data is not None else found.chunks[0])
 
     async def look_anew(self) -> None:
         """Read the files of all mailboxes whole; no error is fatal."""
@@ -233,8 +278,8 @@ class NameReader:
     def take(self, folder: Folder, box: Mailbox, status: os.stat_result, data: bytes) -> None:
         """Take over *data*, what the file has behind what was read of it."""
         place = self.place(box)
-        changed = set() if place.end else self.names.clear(box)
-        place.identity = (status.st_dev, status.st_ino)
+        changed = set() if place.seen.end else self.names.clear(box)
+        place.seen = replace(place.seen, identity=(status.st_dev, status.st_ino))
         changed |= self.names.take(box, self.lines(box, data))
         if changed:
             self.changed(folder, changed)
@@ -242,15 +287,12 @@ class NameReader:
     def lines(self, box: Mailbox, data: bytes) -> list[Line | None]:
         """The whole lines of *data*, which are read now; None: one that can't be."""
         place = self.place(box)
-        found, whole = [], 0
-        for end, line in decode_lines(data):
-            found.append(line)
-            whole = end
-        if not place.end:
+        found = [line for _, line in decode_lines(data)]
+        if not place.seen.end:
             place.skipped = 0
         skipped = found.count(None)
         if skipped:
             log.warning("%s: %d lines that can't be are skipped", self.path(box), skipped)
         place.skipped += skipped
-        place.end += whole
+        place.seen = place.seen.after(data)
         return found

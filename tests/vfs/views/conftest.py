@@ -10,13 +10,6 @@ from dboxfs.store import Kind
 from tests.vfs.views.inside import InMaildir, maildir
 
 
-@pytest.fixture(params=list(Kind), ids=lambda kind: kind.value)
-def kind(request: pytest.FixtureRequest) -> Kind:
-    """Each format."""
-    found: Kind = request.param
-    return found
-
-
 @pytest.fixture
 async def m(kind: Kind) -> AsyncIterator[InMaildir]:
     """INBOX with one message, Work with none."""
