@@ -230,37 +230,6 @@ class Disk:
         file.head = start
         return file, locked, now
 
-    async def open_locked_in_turn(self, paths: Sequence[str], kind: LockKind, head: int) -> list[AppendFile]:
-        """Open and lock files in this order, up to the first that is locked by others or is not there.
-
-        Each is what its path names, with its first *head* bytes in ``AppendFile.head``.
-        """
-
-        def program() -> Steps[list[tuple[OpenedFile, os.stat_result, bytes]]]:
-            found: list[tuple[OpenedFile, os.stat_result, bytes]] = []
-            for path in paths:
-                opened: OpenedFile | None = None
-                try:
-                    opened = yield OpenShared(path)
-                    if (yield TryLock(opened.fd, kind)):
-                        now: os.stat_result = yield ops.Stat(path, follow=False)
-                        if (now.st_dev, now.st_ino) == (opened.stat.st_dev, opened.stat.st_ino):
-                            found.append((opened, now, (yield ops.Read(opened.fd, head, 0))))
-                            continue
-                except OSError:
-                    pass  # who locks it by itself meets it again, and says so
-                if opened is not None:
-                    yield ops.Close(opened.fd)
-                break
-            return found
-
-        files = []
-        for path, (opened, now, start) in zip(paths, await self.chain(program), strict=False):
-            file = AppendFile(self, path, opened)
-            file.stat, file.size, file.head = now, now.st_size, start
-            files.append(file)
-        return files
-
     async def open_read(self, path: str) -> AppendFile:
         """An existing file, for reading only."""
         return AppendFile(self, path, await self.run(ops.Open(path)))

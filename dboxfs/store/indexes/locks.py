@@ -11,14 +11,15 @@ import errno
 import os
 import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 
 import trio
 
 from dboxfs.errors import StoreBusy
 from dboxfs.fsapi import ops
-from dboxfs.fsapi.ops import LockKind
+from dboxfs.fsapi.chain import Steps
+from dboxfs.fsapi.ops import LockKind, OpenedFile, OpenShared, TryLock
 from dboxfs.store.disk import AppendFile, Disk
 from dboxfs.store.write_options import LockMethod
 
@@ -79,6 +80,32 @@ async def lock_log(disk: Disk, path: str) -> AppendFile:
         if method is LockMethod.DOTLOCK:
             await disk.discard([path + ".lock"])
         raise
+
+
+def lock_in_turn(
+    paths: Sequence[str], kind: LockKind, head: int
+) -> Steps[list[tuple[OpenedFile, os.stat_result, bytes]]]:
+    """Open and lock files in this order, up to the first that is locked by others or is not there.
+
+    Gives for each its attributes since then, and its first *head* bytes.
+    """
+    found: list[tuple[OpenedFile, os.stat_result, bytes]] = []
+    for path in paths:
+        opened: OpenedFile | None = None
+        try:
+            opened = yield OpenShared(path)
+            if (yield TryLock(opened.fd, kind)):
+                now: os.stat_result = yield ops.Stat(path, follow=False)
+                if (now.st_dev, now.st_ino) == (opened.stat.st_dev, opened.stat.st_ino):
+                    found.append((opened, now, (yield ops.Read(opened.fd, head, 0))))
+                    continue
+        except OSError:
+            pass  # who locks it by itself meets it again, and says so
+        if opened is not None:
+            with suppress(OSError):  # it is closed whatever the answer is
+                yield ops.Close(opened.fd)
+        break
+    return found
 
 
 async def unlock_log(file: AppendFile) -> None:

@@ -26,12 +26,15 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TypeVar
 
 import trio
 
 from dboxfs.errors import CorruptFile, FormatError, NoSuchMailbox
 from dboxfs.fsapi import ops
+from dboxfs.fsapi.chain import Steps
+from dboxfs.fsapi.ops import OpenedFile
 from dboxfs.index.base import parse_index
 from dboxfs.index.log import (
     LogHeader,
@@ -48,8 +51,17 @@ from dboxfs.index.state import IndexState
 from dboxfs.store.disk import AppendFile, Disk, check_appended
 from dboxfs.store.indexes.follow import START, IndexFiles
 from dboxfs.store.indexes.in_turn import LogWrite, LogWritten, run_in_turn
-from dboxfs.store.indexes.locks import DOTLOCK_STALE, link_exclusive, lock_kind, lock_log, unlock_log
+from dboxfs.store.indexes.locks import (
+    DOTLOCK_STALE,
+    link_exclusive,
+    lock_in_turn,
+    lock_kind,
+    lock_log,
+    unlock_log,
+)
 from dboxfs.util.lock import Lock
+
+F = TypeVar("F")
 
 _IN_THREAD = 1 << 20
 
@@ -339,12 +351,27 @@ class IndexLog:
         return self.state.tail_offset == self.state.head_offset
 
 
-@asynccontextmanager
-async def locked_ahead(indexes: Sequence[IndexLog]) -> AsyncIterator[None]:
+def locked_ahead(indexes: Sequence[IndexLog]) -> AbstractAsyncContextManager[None]:
     """Take the locks of several logs in this order with one hop to a worker, as far as they are free.
 
     :meth:`IndexLog.locked`, by the same task and inside of this, then finds them taken; what was not free it
     waits for as ever.  The order is the one in which the caller enters them (PROTOCOL section 2).
+    """
+    return locked_behind(indexes, _nothing, lambda _: True)
+
+
+def _nothing() -> Steps[None]:
+    yield from ()
+
+
+@asynccontextmanager
+async def locked_behind(
+    indexes: Sequence[IndexLog], first: Callable[[], Steps[F]], went_well: Callable[[F], bool]
+) -> AsyncIterator[F]:
+    """:func:`locked_ahead` of *indexes* behind *first*, in the same job; gives what *first* has come to.
+
+    :param went_well: whether the locks are to be taken then.
+    :raises OSError: of *first*; no lock was taken.
     """
     disk = indexes[0].disk
     kind = lock_kind(disk.options.lock_method)
@@ -354,18 +381,25 @@ async def locked_ahead(indexes: Sequence[IndexLog]) -> AsyncIterator[None]:
             break
         index.mutex.acquire_nowait()
         free.append(index)
+    paths = [index.log_path for index in free]
+
+    def program() -> Steps[tuple[F, list[tuple[OpenedFile, os.stat_result, bytes]]]]:
+        done = yield from first()
+        if kind is None or not went_well(done):
+            return done, []
+        return done, (yield from lock_in_turn(paths, kind, START))
+
     try:
-        if kind is not None and free:
-            with trio.CancelScope(shield=True):
-                files = await disk.open_locked_in_turn([index.log_path for index in free], kind, START)
-            for index, file in zip(free, files, strict=False):
-                index.take_ahead(file)
-        yield
+        done, found = await disk.chain(program)
+        for index, (opened, now, start) in zip(free, found, strict=False):
+            file = AppendFile(disk, index.log_path, opened)
+            file.stat, file.size, file.head = now, now.st_size, start
+            index.take_ahead(file)
+        yield done
     finally:
-        with trio.CancelScope(shield=True):
-            for index in reversed(free):
-                await index.drop_ahead()
-                index.mutex.release()
+        for index in reversed(free):
+            await index.drop_ahead()
+            index.mutex.release()
 
 
 async def new_log(disk: Disk, index: IndexLog, header: LogHeader, records: bytes, *, contended: bool) -> bool:

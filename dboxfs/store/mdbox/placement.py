@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, groupby
 
 import numpy as np
@@ -29,7 +31,8 @@ from dboxfs.fsapi.chain import Steps
 from dboxfs.fsapi.ops import LockKind
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.disk import AppendFile
-from dboxfs.store.mdbox.newest import NewestFile, append_to_newest, is_good
+from dboxfs.store.indexes.log import IndexLog, locked_ahead, locked_behind
+from dboxfs.store.mdbox.newest import NewestFile, Placing, append_to_newest, is_good
 from dboxfs.store.stored_record import FILE_HEAD
 from dboxfs.store.write.log_records import MapEntry
 from dboxfs.store.write.record import Composed, Place, Spooled, new_file
@@ -73,6 +76,10 @@ class Placed:
     container: Container
     offset: int
     size: int
+
+
+def _went_well(done: Placing | None) -> bool:
+    return done is not None and done.error is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +140,37 @@ class Placer:
                     placed.append(await self.place(composed))
         return placed
 
+    async def place_and_lock(
+        self,
+        stack: AsyncExitStack,
+        indexes: Sequence[IndexLog],
+        batch: list[Composed],
+        first: Callable[[], Steps[None]],
+    ) -> list[Placed]:
+        """Append small records durably, before that do *first*; then take the locks of *indexes*, as far as
+        they are free, until *stack* ends.  One job, where all of them fit the newest file, as the map was
+        seen last.  On an error :meth:`rollback` is due.
+        """
+        if not batch:
+            await stack.enter_async_context(locked_ahead(indexes))
+            return []
+        target, holder = self._target(sum(composed.room for composed in batch)), object()
+        if target is not None and self._work.fs.locks.acquire(holder, [target.path]):
+            async with AsyncExitStack() as own:
+                try:
+                    steps = partial(append_to_newest, target, batch, first)
+                    done = await own.enter_async_context(locked_behind(indexes, steps, _went_well))
+                    container = self._take_newest_file(target, done) if done is not None else None
+                finally:
+                    self._work.fs.locks.release(holder)
+                if done is not None and container is not None:
+                    placed = self._placed_at_once(target, container, batch, done)
+                    await stack.enter_async_context(own.pop_all())
+                    return placed
+        placed = await self.place_all(batch, first)
+        await stack.enter_async_context(locked_ahead(indexes))
+        return placed
+
     async def place_all(
         self, batch: list[Composed], first: Callable[[], Steps[None]] | None = None, *, sync: bool = True
     ) -> list[Placed]:
@@ -142,9 +180,7 @@ class Placer:
 
         :param sync: False: not durably; that is :meth:`sync`.
         """
-        placed: list[Placed] = await self._place_at_once(batch, first) if first is not None else []
-        if placed:
-            return placed
+        placed: list[Placed] = []
         at = 0
         while at < len(batch):
             container = await self._room_for(batch[at].room)
@@ -162,28 +198,22 @@ class Placer:
                 raise error
         return placed
 
-    async def _place_at_once(self, batch: list[Composed], first: Callable[[], Steps[None]]) -> list[Placed]:
-        """The same as one job, where all of them fit the newest file, as the map was seen last.
+    def _take_newest_file(self, target: NewestFile, done: Placing) -> Container:
+        """The newest file, to which a job has appended."""
+        file = AppendFile(self._disk, target.path, done.opened)
+        file.size = target.end + done.written
+        container = Container(file, target.file_id, target.end, key=done.key)
+        self.containers.append(container)
+        return container
 
-        Nothing: they don't, or the file or the map are not as they were, or somebody has the file.
+    def _placed_at_once(
+        self, target: NewestFile, container: Container, batch: list[Composed], done: Placing
+    ) -> list[Placed]:
+        """Where the records are that a job has appended.
+
+        :raises OSError: they are not whole, or not on disk.
         """
-        target = self._target(sum(composed.room for composed in batch))
-        if target is None:
-            return []
-        locks, holder = self._work.fs.locks, object()
-        if not locks.acquire(holder, [target.path]):
-            return []
-        try:
-            done = await self._disk.chain(lambda: append_to_newest(target, batch, first))
-            if done is None:
-                return []
-            file = AppendFile(self._disk, target.path, done.opened)
-            file.size = target.end + done.written
-            container = Container(file, target.file_id, target.end, key=done.key)
-            self.containers.append(container)
-        finally:
-            locks.release(holder)
-        if not locks.acquire(container, [target.path, file.identity]):
+        if not self._work.fs.locks.acquire(container, [target.path, container.file.identity]):
             raise AssertionError("a file whose lock is held is nobody else's")
         if done.error is not None:
             raise done.error

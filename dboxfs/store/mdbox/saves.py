@@ -1,7 +1,7 @@
 """How messages come into multi-dbox mailboxes: records, the map, the mailboxes (PROTOCOL section 4).
 
-Saves that are ready together, whatever their mailboxes, are one change of three jobs of a worker: the
-records; the locks; then the map, the mailboxes, and the map's tail.
+Saves that are ready together, whatever their mailboxes, are one change of two jobs of a worker: the records
+and the locks; then the map, the mailboxes, and the map's tail.
 
 A record that was written but whose mailbox can't be had any more gets a map entry with refcount 0: it is
 then nobody's, like an expunged message, and a purge takes it away.
@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 
 from dboxfs.errors import DboxfsError
@@ -24,7 +25,7 @@ from dboxfs.index.mailbox import map_uids
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.disk import AppendFile
 from dboxfs.store.indexes.in_turn import LogWrite, LogWritten, run_in_turn
-from dboxfs.store.indexes.log import IndexLog, locked_ahead
+from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.indexes.snapshot import is_due_behind
 from dboxfs.store.mdbox.placement import LastEnd, Placed, Placer
 from dboxfs.store.mdbox.references import REFCOUNT_LIMIT, References, references_of
@@ -160,12 +161,10 @@ class MdboxSaves:
         placers = [shared, *(r.what.placer for r in group if r.what.placer is not None)]
         notes: list[str] = []
         try:
-            await self._place_shared(shared, group, notes)
-            async with (
-                self._locked_ahead(group),
-                self._work.locked_map() as mapping,
-                self._shares(group) as shares,
-            ):
+            async with AsyncExitStack() as stack:
+                await self._place_shared(stack, shared, group, notes)
+                mapping = await stack.enter_async_context(self._work.locked_map())
+                shares = await stack.enter_async_context(self._shares(group))
                 self._refuse_lost_texts(mapping, shares)
                 await self._name(shares)
                 if shares:
@@ -182,27 +181,28 @@ class MdboxSaves:
         for placer in placers:
             await placer.close()
 
-    async def _place_shared(self, placer: Placer, group: Sequence[_Request], notes: list[str]) -> None:
-        """All small records of the group: one write and one sync, if they fit one file.
+    async def _place_shared(
+        self, stack: AsyncExitStack, placer: Placer, group: Sequence[_Request], notes: list[str]
+    ) -> None:
+        """All small records of the group: one write and one sync, if they fit one file.  Then take the locks
+        that are free, until *stack* ends.
 
         :param notes: gets the path of the note that says whose they are as long as no mailbox has them.
         """
         waiting = [some for request in group for some in request.what.waiting]
-        if not waiting:
-            return
-        await self._work.notes.prepare()
-        notes.append(self._work.notes.path())
+        names = sorted({request.what.name for request in group})[: KEEP_STATES // 2]  # all are kept
+        if waiting:
+            await self._work.notes.prepare()
+            notes.append(self._work.notes.path())
         note = Note("", messages=tuple(arriving.guid.hex() for arriving, _ in waiting))
         permissions, todo = self._disk.file_permissions, [composed for _, composed in waiting]
-        placed = await placer.place_all(todo, lambda: writing(notes[0], note, permissions))
+        indexes = [self._work.map, *map(self._work.index, names)]
+        noting = partial(writing, notes[0] if notes else "", note, permissions)
+        placed = await placer.place_and_lock(stack, indexes, todo, noting)
         for (arriving, _), place in zip(waiting, placed, strict=True):
             arriving.placed = place
         for request in group:
             request.what.waiting.clear()
-
-    def _locked_ahead(self, group: Sequence[_Request]) -> AbstractAsyncContextManager[None]:
-        names = sorted({request.what.name for request in group})[: KEEP_STATES // 2]  # all are kept
-        return locked_ahead([self._work.map, *map(self._work.index, names)])
 
     @asynccontextmanager
     async def _shares(self, group: Sequence[_Request]) -> AsyncIterator[list[_Share]]:
