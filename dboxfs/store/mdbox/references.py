@@ -46,7 +46,7 @@ class References:
     async def take_back(
         self,
         index: IndexLog,
-        appended: Sequence[log_records.Appended],
+        appended: Sequence[log_records.AppendedRow],
         replaced: Sequence[tuple[int, int]] = (),
         references: int = 1,
     ) -> bool:
@@ -83,7 +83,7 @@ class References:
             await self._work.map.append(change, tail=tail)
 
 
-def check_limit(mapping: MapIndex, rows: Sequence[log_records.Appended]) -> None:
+def check_limit(mapping: MapIndex, rows: Sequence[log_records.AppendedRow]) -> None:
     """One more reference each must be possible.
 
     :raises Unsupported: a message has as many as it can have.
@@ -107,7 +107,7 @@ def lost_references(index: IndexLog, mapping: MapIndex, gone: Sequence[int]) -> 
     return sorted(counts.items())
 
 
-def references_of(rows: Sequence[log_records.Appended], each: int) -> list[tuple[int, int]]:
+def references_of(rows: Sequence[log_records.AppendedRow], each: int) -> list[tuple[int, int]]:
     """(map uid, difference) for *rows*, ascending."""
     counts: dict[int, int] = {}
     for row in rows:

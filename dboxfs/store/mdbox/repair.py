@@ -151,5 +151,5 @@ async def _read_from(file: AppendFile, place: MapRecord) -> Record:
 
 async def _append(index: IndexLog, lost: _Lost) -> None:
     uid = index.state.next_uid
-    row = log_records.Appended(uid, 0, (), lost.guid, lost.place.map_uid, now_seconds())
+    row = log_records.AppendedRow(uid, 0, (), lost.guid, lost.place.map_uid, now_seconds())
     await index.append(log_records.append_messages(index.state, [row], mdbox=True), durable=True)

@@ -84,8 +84,8 @@ class _Share:
     name: str
     index: IndexLog
     requests: list[Request[_Save, Saved]]
-    appended: list[log_records.Appended] = field(default_factory=list)
-    referring: list[log_records.Appended] = field(default_factory=list)
+    appended: list[log_records.AppendedRow] = field(default_factory=list)
+    referring: list[log_records.AppendedRow] = field(default_factory=list)
     replaced: list[tuple[int, int]] = field(default_factory=list)
     uids: dict[int, int] = field(default_factory=dict)
 
@@ -389,7 +389,7 @@ class MdboxSaves:
             flags, keywords = log_records.marks(state, message.inherits)
         saved = message.saved if message.saved is not None else now_seconds()
         has_uidl = message.pop3_uidl is not None
-        row = log_records.Appended(uid, flags, keywords, arriving.guid, map_uid, saved, has_uidl)
+        row = log_records.AppendedRow(uid, flags, keywords, arriving.guid, map_uid, saved, has_uidl)
         share.appended.append(row)
         if isinstance(message.same_as, StoredText):
             share.referring.append(row)

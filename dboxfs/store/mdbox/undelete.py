@@ -64,12 +64,12 @@ async def _rows(
     indexes: Mapping[str, IndexLog],
     there: IndexLog,
     messages: Sequence[Expunged],
-) -> list[log_records.Appended]:
+) -> list[log_records.AppendedRow]:
     """The records that *there* gets.
 
     :raises NoSuchMessage: one of the messages is not expunged, or not there any more.
     """
-    rows: list[log_records.Appended] = []
+    rows: list[log_records.AppendedRow] = []
     for uid, message in enumerate(messages, there.state.next_uid):
         place = mapping.lookup(message.map_uid)
         if place is None:
@@ -85,7 +85,7 @@ async def _rows(
             raise NoSuchMessage(f"map uid {message.map_uid}: it is another message by now; list them again")
         has_uidl = metadata.pop3_uidl is not None
         flags, now = (flags or 0) & ~_DELETED, now_seconds()
-        row = log_records.Appended(uid, flags, keywords, message.guid, message.map_uid, now, has_uidl)
+        row = log_records.AppendedRow(uid, flags, keywords, message.guid, message.map_uid, now, has_uidl)
         rows.append(row)
     return rows
 

@@ -128,7 +128,7 @@ class MdboxWriter:
         self,
         source: tuple[str, IndexLog],
         target: tuple[str, IndexLog],
-        rows: Sequence[log_records.Appended],
+        rows: Sequence[log_records.AppendedRow],
         uids: Sequence[int],
     ) -> str:
         (there, index), (here, old) = target, source
@@ -143,7 +143,7 @@ class MdboxWriter:
         self,
         here: IndexLog,
         there: IndexLog,
-        rows: Sequence[log_records.Appended],
+        rows: Sequence[log_records.AppendedRow],
         gone: Sequence[int],
         replaced: Sequence[tuple[int, int]],
     ) -> None:
@@ -181,7 +181,7 @@ class MdboxWriter:
 
     @staticmethod
     def _take_place(
-        there: IndexLog, rows: list[log_records.Appended], replaces: int | None
+        there: IndexLog, rows: list[log_records.AppendedRow], replaces: int | None
     ) -> list[tuple[int, int]]:
         """The first of *rows* takes over from a message; gives its (uid, map uid), nothing if it is gone."""
         state, column = there.state, map_uids(there.state)
@@ -198,7 +198,7 @@ class MdboxWriter:
         wanted: Sequence[int],
         mapping: MapIndex,
         like: Mapping[int, CopyAs],
-    ) -> list[log_records.Appended]:
+    ) -> list[log_records.AppendedRow]:
         state = here.state
         names, places = guids(state), map_uids(state)
         if places is None or names is None:
@@ -214,7 +214,7 @@ class MdboxWriter:
                 copy = CopyAs(uid, int(state.flags[row]), state.keywords(row))
             saved = copy.saved if copy.saved is not None else now
             uid, guid = max(uid, copy.uid), names[row].tobytes()
-            rows.append(log_records.Appended(uid, copy.flags, copy.keywords, guid, map_uid, saved))
+            rows.append(log_records.AppendedRow(uid, copy.flags, copy.keywords, guid, map_uid, saved))
             uid += 1
         return rows
 

@@ -336,7 +336,9 @@ class SdboxSaves:
         :param dates: records of saved dates.
         """
         rows = [
-            log_records.Appended(new.uid, new.flags, new.keywords, new.guid, has_pop3_uidl=new.has_pop3_uidl)
+            log_records.AppendedRow(
+                new.uid, new.flags, new.keywords, new.guid, has_pop3_uidl=new.has_pop3_uidl
+            )
             for new in sorted(news, key=lambda new: new.uid)
         ]
         batch = [*log_records.append_messages(index.state, rows, mdbox=False), *dates]

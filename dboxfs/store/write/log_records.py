@@ -31,7 +31,7 @@ _GUID_RECORD = struct.Struct("16s")
 
 
 @dataclass(frozen=True, slots=True)
-class Appended:
+class AppendedRow:
     """A message that a mailbox gets.  ``map_uid`` and ``save_date`` (seconds): mdbox only.
 
     ``has_pop3_uidl``: its metadata have one.
@@ -99,7 +99,7 @@ def intro(state: IndexState, name: str, sizes: tuple[int, int, int], *, external
     return encode_record(RecordType.EXT_INTRO, body, external)
 
 
-def append_messages(state: IndexState, messages: Sequence[Appended], *, mdbox: bool) -> list[bytes]:
+def append_messages(state: IndexState, messages: Sequence[AppendedRow], *, mdbox: bool) -> list[bytes]:
     """New messages of a mailbox, uids ascending from ``state.next_uid`` on."""
     append = payload.append((m.uid, m.flags & USER_FLAGS) for m in messages)
     records = [encode_record(RecordType.APPEND, append, external=True)]

@@ -161,7 +161,7 @@ async def _adopt_files(work: Work, name: str, directory: str, uids: list[int], d
                 else:
                     done.left += 1
             elif await _is_whole(work, name, uid):
-                row = log_records.Appended(uid, 0, (), log_records.NO_GUID)
+                row = log_records.AppendedRow(uid, 0, (), log_records.NO_GUID)
                 await index.append(log_records.append_messages(state, [row], mdbox=False), durable=True)
                 done.recovered += 1
             else:
