@@ -245,3 +245,19 @@ async def test_an_error_while_a_log_is_rotated_leaves_no_log_open_and_none_locke
                 await writer.save("INBOX", [NewMessage(b"Subject: 3\n\n")])
     assert (tmp_path / f"mail{nth}/mailboxes/INBOX/dbox-Mails/dovecot.index.log.2").exists()
     assert nth > 30
+
+
+@pytest.mark.parametrize("neighbour", list(Neighbour), ids=lambda neighbour: neighbour.value)
+async def test_a_save_into_the_newest_file_of_an_mdbox_is_two_jobs_of_a_worker(
+    tmp_path: Path, neighbour: Neighbour
+) -> None:
+    location = Location(Kind.MDBOX, str(tmp_path / "mail"))
+    async with FileSystem(driver := ThreadsDriver(2)) as fs:
+        await init_store(fs, location)
+        async with open_store(fs, location, follow=False) as store:
+            writer = StoreWriter(fs, location, store.owner, WriteOptions(neighbour), views=store)
+            await writer.save("INBOX", [NewMessage(b"Subject: the file is made\n\n")])
+            await writer.save("INBOX", [NewMessage(b"Subject: its end is known\n\n")])
+            before = driver.stats()["jobs"]
+            saved = await writer.save("INBOX", [NewMessage(b"Subject: it goes there\n\n")])
+            assert (saved.uids, driver.stats()["jobs"] - before) == ((3,), 2)
