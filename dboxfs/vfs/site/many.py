@@ -53,6 +53,7 @@ class ManyStores:
             host, numbers = make_host(nursery), SiteNumbers()
             stores = Stores(self.fs, self.source, self.options, host, nursery, self.limits)
             users = SiteUsers(self.source, numbers, host.kernel, stores.open, by_domain=self.by_domain)
+            stores.after = users.after
             await users.load()
             report = SiteReport(self.fs, users, stores, host)
             site = Site(users, stores, numbers, Control(report.makers()), self.options, self.source.place)

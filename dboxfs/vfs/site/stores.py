@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -60,12 +60,18 @@ class SiteLimits:
     stores: int = 200
     idle: float = 60.0
 
+    @property
+    def spare(self) -> int:
+        """So many places are kept free for those who come next."""
+        return self.stores // 20
+
 
 class Stores:
     """Opens and closes the stores of a site.
 
     :param fs: its driver and cache are shared.
     :param nursery: the stores' tasks live in it.
+    :ivar after: gives the user behind another one in the listing; None: it is the last.
     :ivar pages: the kernel's page cache, where the kernel opens nothing; None: it opens.
     :ivar mount: what the kernel calls the mount.
     """
@@ -79,6 +85,7 @@ class Stores:
         nursery: trio.Nursery,
         limits: SiteLimits,
     ) -> None:
+        self.after: Callable[[SiteUser], SiteUser | None] = lambda _: None
         self.pages: Pages | None = None
         self.mount: Mount | None = None
         self.inotify = Inotify()
@@ -92,6 +99,8 @@ class Stores:
         self._open: dict[SiteUser, None] = {}
         self._taken = 0
         self._freed = trio.Event()
+        self._tidying = False
+        self._last: SiteUser | None = None
 
     @property
     def users(self) -> list[SiteUser]:
@@ -136,6 +145,10 @@ class Stores:
 
         :raises Refused: it can't be opened, and why is in the log; ENFILE: there are too many.
         """
+        await self._open_now(user)
+        self._open_ahead(user)
+
+    async def _open_now(self, user: SiteUser) -> None:
         await self._take_place()
         try:
             await self._nursery.start(self._live, user)
@@ -147,17 +160,46 @@ class Stores:
             self.failed += 1
             raise user.failed(*_why(error)) from exc
 
+    def _open_ahead(self, user: SiteUser) -> None:
+        """Open the next user's store, too, if users are entered one after the other, as a backup does."""
+        before, self._last = self._last, user
+        following = self.after(user)
+        if before is None or self.after(before) is not user or following is None:
+            return
+        if following.store is None and not following.turn.locked() and self._taken < self._limits.stores:
+            self._nursery.start_soon(self._ahead, following)
+
+    async def _ahead(self, user: SiteUser) -> None:
+        with suppress(Refused):  # who enters it hears of that
+            async with user.turn:
+                if user.store is None and self._taken < self._limits.stores:
+                    await self._open_now(user)
+                    user.first_entered = self._open_ahead
+
+    async def _make_room(self) -> None:
+        """Close the stores that were used least lately, before others wait for their places."""
+        while self._taken > self._limits.stores - self._limits.spare and await self._close_one():
+            pass
+        self._tidying = False
+
+    async def _close_one(self) -> bool:
+        """Close the store that was used least lately; False: all are in use."""
+        idle = [user for user in self._open if user.is_idle and not user.turn.locked()]
+        if idle:
+            await self.close(min(idle, key=lambda user: user.used))
+        return bool(idle)
+
     async def _take_place(self) -> None:
         with trio.move_on_after(PLACE_SECONDS):
             while self._taken >= self._limits.stores:
-                idle = [user for user in self._open if user.is_idle]
-                if idle:
-                    await self.close(min(idle, key=lambda user: user.used))
-                else:
+                if not await self._close_one():
                     self._freed = trio.Event()
                     with trio.move_on_after(0.05):
                         await self._freed.wait()
             self._taken += 1
+            if not self._tidying and self._taken > self._limits.stores - self._limits.spare:
+                self._tidying = True
+                self._nursery.start_soon(self._make_room)
             return
         raise Refused(errno.ENFILE)
 

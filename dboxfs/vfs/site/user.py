@@ -10,8 +10,8 @@ Who needs the store calls :meth:`SiteUser.enter` and, when the request is answer
 :meth:`SiteUser.leave`.  A store in which somebody is, or that has files which are no messages yet, is not
 closed.
 
-Concurrency: ``_turn`` (one lock a user) is held while the store is opened or closed.  Nobody who holds the
-lock of one user waits for that of another.
+Concurrency: ``turn`` (one lock a user) is held while the store is opened or closed.  Who opens a store may
+close another one for its place, of which nobody holds the lock.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class SiteUser:
     :ivar requests: how many there were, by operation.  :ivar errors: how many of them failed, by errno.
     :ivar trouble: why the store could not be opened last; empty: it could.
     :ivar busy: requests that are being answered, and files and directories that are open.
+    :ivar first_entered: is called once, when somebody enters the store, which was opened before.
     :ivar used: when it was used last (trio's clock).
     """
 
@@ -97,6 +98,7 @@ class SiteUser:
         self.closing = trio.Event()
         self.gone = trio.Event()
         self.turn = trio.Lock()
+        self.first_entered: Callable[[SiteUser], None] | None = None
         self._open_store = open_store
         self._failed: OSError | None = None
         self._failed_at = 0.0
@@ -118,6 +120,9 @@ class SiteUser:
             finally:
                 self.waiting -= 1
         self.busy += 1
+        if self.first_entered is not None:
+            entered, self.first_entered = self.first_entered, None
+            entered(self)
         assert self.store is not None
         return self.store
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import pairwise
 
 import trio
 
@@ -63,6 +64,7 @@ class SiteUsers:
         self._all: dict[str, SiteUser] = {}
         self._former: dict[str, UserNumbers] = {}
         self._by_numbers: dict[UserNumbers, SiteUser] = {}
+        self._after: dict[SiteUser, SiteUser] = {}
         self._directories: dict[int, dict[bytes, int]] = {ROOT: {}}
         self._by_name: dict[tuple[int, bytes], SiteUser] = {}
         self._read_at = -FRESH
@@ -81,6 +83,10 @@ class SiteUsers:
     def of(self, numbers: UserNumbers) -> SiteUser | None:
         """The user with these numbers; None: gone."""
         return self._by_numbers.get(numbers)
+
+    def after(self, user: SiteUser) -> SiteUser | None:
+        """The user behind *user* in the listing of their directory; None: there is none."""
+        return self._after.get(user)
 
     def entries(self, directory: int) -> Sequence[tuple[bytes, int]]:
         """Names and inodes in the top directory or in that of a domain, sorted."""
@@ -168,6 +174,8 @@ class SiteUsers:
         self._all, self._by_name = users, by_name
         self._by_numbers = {user.numbers: user for user in users.values()}
         self._directories = {inode: dict(sorted(found.items())) for inode, found in directories.items()}
+        ordered = [by_name[key] for key in sorted(by_name)]
+        self._after = {one: two for one, two in pairwise(ordered) if one.above == two.above}
         self._tell(before)
 
     def _new(self, name: str, shown: bytes, above: int) -> SiteUser:

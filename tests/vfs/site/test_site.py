@@ -115,6 +115,28 @@ async def test_no_more_stores_are_open_than_allowed() -> None:
         assert len(m.open_now) <= 3
 
 
+async def test_who_enters_one_user_after_the_other_finds_the_next_one_open() -> None:
+    async with site_mounted(MANY) as m:
+        p = m.program()
+        await p.stat("user5/INBOX")
+        assert m.open_now == ["user5"]
+        for name in MANY[:3]:
+            assert await p.read(f"{name}/INBOX/1.eml") == text_of(name)
+        with trio.fail_after(10):
+            while m.open_now != ["user0", "user1", "user2", "user3", "user5"]:
+                await trio.sleep(0.01)
+
+
+async def test_places_are_free_before_somebody_needs_them() -> None:
+    async with site_mounted([f"user{number:02}" for number in range(30)], limits=SiteLimits(stores=20)) as m:
+        p = m.program()
+        for name in list(m.users)[::-1]:
+            assert await p.read(f"{name}/INBOX/1.eml") == text_of(name)
+        with trio.fail_after(10):
+            while len(m.open_now) != 19:
+                await trio.sleep(0.01)
+
+
 async def test_where_all_places_are_taken_a_user_is_refused(jumping_clock: trio.abc.Clock) -> None:
     async with site_mounted(limits=SiteLimits(stores=1)) as m:
         p = m.program()
