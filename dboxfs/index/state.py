@@ -257,6 +257,14 @@ class IndexState:
             if mask >> i & 1
         )
 
+    def with_keyword(self, rows: npt.NDArray[np.integer[Any]], keyword: str) -> npt.NDArray[np.bool_]:
+        """Which of *rows* have a keyword, whatever the case of its letters; shape (len(rows),)."""
+        column, found = self.table.column(KEYWORDS), np.zeros(len(rows), bool)
+        for bit, name in enumerate(self.keyword_names()):
+            if column is not None and name.lower() == keyword.lower() and bit >> 3 < column.size:
+                found |= (column.array[rows, bit >> 3] >> (bit & 7) & 1).astype(bool)
+        return found
+
     # -- counts -----------------------------------------------------------------------------------
 
     @property

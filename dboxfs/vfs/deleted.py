@@ -35,7 +35,7 @@ from dboxfs.util.dates import rfc3339
 from dboxfs.vfs.attrs import NS, Attributes, Attrs
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.listing import ListingRow
-from dboxfs.vfs.node import DELETED
+from dboxfs.vfs.node import DELETED, is_deleted
 
 NAME = b"deleted"
 
@@ -113,6 +113,9 @@ class Deleted:
     :raises Unsupported: the store is an sdbox.
     """
 
+    name = NAME
+    root = ROOT
+
     def __init__(self, store: Store, attributes: Attributes) -> None:
         self._store = store
         self._attributes = attributes
@@ -161,6 +164,10 @@ class Deleted:
         if all(part and len(part) <= _LONGEST_PART and b"\0" not in part for part in parts):
             return parts
         return [DEFAULT_MAILBOX.encode()]
+
+    def owns(self, inode: int) -> bool:
+        """Whether a number is one of the tree."""
+        return is_deleted(inode)
 
     # -- what requests are answered with -------------------------------------------------------
 
@@ -229,6 +236,10 @@ class Deleted:
             raise Refused(errno.EISDIR)
         await self.tree()
         return await self._messages.open(self._of(inode))
+
+    async def open(self, inode: int) -> OpenDeleted:
+        """Open a message to be read; raises as :meth:`body`."""
+        return OpenDeleted(await self.body(inode))
 
     async def xattrs(self, inode: int) -> dict[str, str]:
         """The attributes ``user.dbox.*``, by what stands behind that."""

@@ -8,7 +8,8 @@
     0  | 0            | 2 ...           the control directory and its files
     1  | number                         a draft that has no message's inode (:mod:`dboxfs.vfs.drafts`)
     11 | number                         a message that is deleted, or a directory (:mod:`dboxfs.vfs.deleted`),
-                                        or, with 1101, what a view adds (:mod:`dboxfs.vfs.views.places`)
+                                        or, with 1101, what a view adds (:mod:`dboxfs.vfs.views.places`),
+                                        or a directory of links (:mod:`dboxfs.vfs.searches`)
 
 Numbers with bit 63 have nothing else above bit 36: a site of many users puts its own there
 (:mod:`dboxfs.vfs.site.numbers`).
@@ -39,6 +40,12 @@ DRAFTS = 1 << 63
 """Set in the inode numbers of drafts, whose second bit is not set."""
 DELETED = 3 << 62
 """Set in the inode numbers below ``.dboxfs/deleted``."""
+BESIDE = 0b1101 << 60
+"""The first bits of what is beside mailboxes and messages, in a view or in the control directory."""
+SEARCHES = BESIDE | 1 << 34
+"""... of directories with links to messages."""
+PARTS = BESIDE | 1 << 35
+"""... of the decoded parts of messages."""
 
 _FOLDER_MASK = 0x7FFFFFFF
 UID_MASK = 0xFFFFFFFF
@@ -99,7 +106,12 @@ class Node(NamedTuple):
 
 def is_deleted(inode: int) -> bool:
     """Whether a number is one of ``.dboxfs/deleted``."""
-    return inode & DELETED == DELETED
+    return inode & DELETED == DELETED and inode >> 60 != BESIDE >> 60
+
+
+def is_in_control_tree(inode: int) -> bool:
+    """Whether a number is one of a tree in the control directory: of ``deleted``, or of links."""
+    return is_deleted(inode) or inode & (0b1111 << 60 | 0b111 << 34) in (SEARCHES, PARTS)
 
 
 def is_file(inode: int) -> bool:

@@ -22,11 +22,11 @@ from dboxfs.store.names.follow import NameFollower
 from dboxfs.store.names.of_mailbox import decode
 from dboxfs.store.names.read import NameReader
 from dboxfs.vfs import control as control_files
-from dboxfs.vfs import deleted as deleted_tree
 from dboxfs.vfs import xattrs
 from dboxfs.vfs.attrs import SHORT, Attributes, Attrs
 from dboxfs.vfs.control import Control, OpenControlDirectory
-from dboxfs.vfs.deleted import Deleted, OpenDeleted
+from dboxfs.vfs.control_tree import ControlTree
+from dboxfs.vfs.deleted import Deleted
 from dboxfs.vfs.departures import Departures
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.folders import Folders
@@ -35,11 +35,12 @@ from dboxfs.vfs.forwarding import Forwarding
 from dboxfs.vfs.host import Host
 from dboxfs.vfs.listing import Listings, OpenDirectory
 from dboxfs.vfs.names import Names
-from dboxfs.vfs.node import CONTROL, ROOT, Inodes, is_deleted
+from dboxfs.vfs.node import CONTROL, ROOT, Inodes, is_in_control_tree
 from dboxfs.vfs.open_files import OpenFiles
 from dboxfs.vfs.options import ViewOptions
 from dboxfs.vfs.reader import Opened, Reader
 from dboxfs.vfs.scans import Scans
+from dboxfs.vfs.searches import SearchPlaces
 from dboxfs.vfs.store_report import StoreReport
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
@@ -52,6 +53,7 @@ class ReadOnlyVfs:
     :ivar control: the control directory.  :ivar report: what it says.
     :ivar follower: watches the files of names.
     :ivar deleted: what was expunged and not purged; None: the store keeps nothing of it.
+    :ivar trees: the directories of the control directory.
     :ivar departures: knows messages that are gone; None: the kernel tells what is open.
 
     What :class:`~dboxfs.vfs.writable.WritableVfs` is made of, too: ``inodes``, ``folders``, ``names``,
@@ -83,6 +85,10 @@ class ReadOnlyVfs:
             store, self.inodes, self.folders, self.names, self.reader, name_reader, host.kernel
         )
         self.deleted = Deleted(store, self.attributes) if store.storage is not None else None
+        searches = SearchPlaces(store, self.inodes, self.folders, self.names, self.attributes)
+        self.trees: list[ControlTree] = [*searches.trees()]
+        if self.deleted is not None:
+            self.trees.append(self.deleted)
         self.report.more += [self.reader.stats, self._stats, host.stats]
         self._name_reader = name_reader
         self._looks = xattrs.Looks(self.inodes)
@@ -119,6 +125,12 @@ class ReadOnlyVfs:
         """Watches the files of names; None: there are none."""
         return self._following.follower
 
+    def _tree(self, inode: int) -> ControlTree | None:
+        """The tree of the control directory that an inode number is of."""
+        if not is_in_control_tree(inode):
+            return None
+        return next((tree for tree in self.trees if tree.owns(inode)), None)
+
     # -- names and attributes ------------------------------------------------------------------
 
     async def lookup(self, parent: int, name: bytes, pid: int = 0) -> Attrs:
@@ -128,12 +140,13 @@ class ReadOnlyVfs:
         :raises Refused: ENOENT: nothing has.
         """
         if parent == CONTROL:
-            if name == deleted_tree.NAME and self.deleted is not None:
-                return await self.deleted.getattr(deleted_tree.ROOT)
+            for top in self.trees:
+                if name == top.name:
+                    return await top.getattr(top.root)
             inode = self.control.lookup(name)
             return self.attributes.control_file(inode, self.control.size(inode))
-        if self.deleted is not None and is_deleted(parent):
-            return await self.deleted.lookup(parent, name)
+        if (tree := self._tree(parent)) is not None:
+            return await tree.lookup(parent, name)
         if parent == ROOT and name == control_files.NAME:
             return self.attributes.control_dir(CONTROL)
         return await self.folders.steadily(parent, lambda inode: self._lookup(inode, name))
@@ -186,8 +199,8 @@ class ReadOnlyVfs:
             return self.attributes.control_dir(inode)
         if node.is_control:
             return self.attributes.control_file(inode, self.control.size(inode))
-        if self.deleted is not None and is_deleted(inode):
-            return await self.deleted.getattr(inode)
+        if (tree := self._tree(inode)) is not None:
+            return await tree.getattr(inode)
         return await self.folders.steady(inode, self._getattr)
 
     async def _getattr(self, inode: int) -> Attrs:
@@ -223,12 +236,10 @@ class ReadOnlyVfs:
         :raises Refused: ENOENT: it is gone.
         """
         if inode == CONTROL:
-            more = {}
-            if self.deleted is not None:
-                more[deleted_tree.NAME] = await self.deleted.getattr(deleted_tree.ROOT)
+            more = {tree.name: await tree.getattr(tree.root) for tree in self.trees}
             return OpenControlDirectory(self.control.files, self.attributes, more)
-        if self.deleted is not None and is_deleted(inode):
-            return await self.deleted.opendir(inode)
+        if (tree := self._tree(inode)) is not None:
+            return await tree.opendir(inode)
         return await self.listings.open(inode)
 
     # -- files ---------------------------------------------------------------------------------
@@ -247,9 +258,8 @@ class ReadOnlyVfs:
         """The same, whether or not the flags say that it is for writing."""
         if self.inodes.node(inode).is_control:
             return Opened(self.control.open(inode), direct_io=True, keep_cache=False)
-        if self.deleted is not None and is_deleted(inode):
-            file = OpenDeleted(await self.deleted.body(inode))
-            return Opened(file, direct_io=True, keep_cache=False)
+        if (tree := self._tree(inode)) is not None:
+            return Opened(await tree.open(inode), direct_io=True, keep_cache=False)
         return await self.folders.steady(inode, lambda now: self.reader.open(self.inodes.node(now), flags))
 
     # -- extended attributes -------------------------------------------------------------------
@@ -271,8 +281,8 @@ class ReadOnlyVfs:
     async def _xattr(self, inode: int, word: str) -> str | None:
         if self.inodes.node(inode).is_control:
             return None
-        if self.deleted is not None and is_deleted(inode):
-            return (await self.deleted.xattrs(inode)).get(word)
+        if (tree := self._tree(inode)) is not None:
+            return (await tree.xattrs(inode)).get(word)
         node = await self.folders.checked(inode)
         if not node.uid:
             return await xattrs.folder_value(self.store, node.directory(), word, self.separator)
@@ -290,8 +300,8 @@ class ReadOnlyVfs:
     async def _xattr_names(self, inode: int) -> Sequence[bytes]:
         if self.inodes.node(inode).is_control:
             return []
-        if self.deleted is not None and is_deleted(inode):
-            return [xattrs.PREFIX + name.encode() for name in await self.deleted.xattrs(inode)]
+        if (tree := self._tree(inode)) is not None:
+            return [xattrs.PREFIX + name.encode() for name in await tree.xattrs(inode)]
         node = await self.folders.checked(inode)
         if not node.uid:
             return [xattrs.PREFIX + name.encode() for name in xattrs.folder_names(node.directory())]

@@ -35,7 +35,7 @@ from dboxfs.vfs.departures import Departures
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.host import Item, Pages, PushWait
 from dboxfs.vfs.listing import OpenDirectory
-from dboxfs.vfs.node import Node, is_deleted
+from dboxfs.vfs.node import Node, is_deleted, is_in_control_tree
 from dboxfs.vfs.reader import Reader
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.walks import Orders, Predictor
@@ -254,7 +254,7 @@ class Unopened:
         else:
             self._listings.move_to_end(number)
         folder = vfs.inodes.folder(inode)
-        unwatched = is_deleted(inode) or (folder is not None and not vfs.store.is_watched(folder))
+        unwatched = is_in_control_tree(inode) or (folder is not None and not vfs.store.is_watched(folder))
         if changed != since or unwatched:
             vfs.host.kernel.listing(inode)
         return directory, number << _SHIFT, place

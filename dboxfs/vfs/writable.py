@@ -42,7 +42,7 @@ from dboxfs.vfs.listing import Directory, ListingRow, OpenDirectory
 from dboxfs.vfs.mailboxes import Mailboxes
 from dboxfs.vfs.maintenance import Maintenance
 from dboxfs.vfs.name_locks import NameLocks
-from dboxfs.vfs.node import ROOT, Node, is_deleted
+from dboxfs.vfs.node import ROOT, Node, is_deleted, is_in_control_tree
 from dboxfs.vfs.open_files import OpenFile
 from dboxfs.vfs.opening import Opening
 from dboxfs.vfs.reader import Opened
@@ -414,6 +414,7 @@ class WritableVfs:
         if self._undelete is not None and is_deleted(old_parent):
             await self._undelete.rename(old_parent, old, new_parent, new, flags, pid)
             return
+        _refuse_deleted(old_parent)
         _refuse_deleted(new_parent)
         await self._rename.rename(old_parent, old, new_parent, new, flags, pid)
 
@@ -442,9 +443,6 @@ class WritableVfs:
 
 
 def _refuse_deleted(inode: int) -> None:
-    """What is deleted can be read and moved out, nothing else.
-
-    :raises Refused: EPERM: *inode* is one of these.
-    """
-    if is_deleted(inode):
+    """What is below the control directory can be read, what is deleted moved out, nothing else: EPERM."""
+    if is_in_control_tree(inode):
         raise Refused(errno.EPERM)

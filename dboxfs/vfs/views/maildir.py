@@ -35,7 +35,7 @@ from dboxfs.vfs.control import OpenControlFile
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.file_system import ReadableFileSystem
 from dboxfs.vfs.listing import OpenDirectory
-from dboxfs.vfs.node import ROOT, is_deleted
+from dboxfs.vfs.node import ROOT, is_in_control_tree
 from dboxfs.vfs.reader import Opened
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.views.layout import Layout
@@ -164,7 +164,7 @@ class MaildirView:
 
     def is_beside(self, inode: int) -> bool:
         """Whether it is the control directory, or in it: the same in each view."""
-        return self.reading.inodes.node(inode).is_control or is_deleted(inode)
+        return self.reading.inodes.node(inode).is_control or is_in_control_tree(inode)
 
     # -- where a request is --------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from dboxfs.vfs.attrs import Attrs
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.file_system import ReadableFileSystem
 from dboxfs.vfs.listing import ListingRow, OpenDirectory
-from dboxfs.vfs.node import ROOT, UID_MASK, is_deleted
+from dboxfs.vfs.node import ROOT, UID_MASK, is_in_control_tree
 from dboxfs.vfs.reader import Opened
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.views.layout import Layout
@@ -123,7 +123,7 @@ class MhView:
 
     def is_beside(self, inode: int) -> bool:
         """Whether it is the control directory, or in it: the same in each view."""
-        return self.reading.inodes.node(inode).is_control or is_deleted(inode)
+        return self.reading.inodes.node(inode).is_control or is_in_control_tree(inode)
 
     # -- names and attributes ------------------------------------------------------------------
 

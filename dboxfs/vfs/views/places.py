@@ -14,11 +14,14 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-VIEW = 0b1101 << 60
+from dboxfs.vfs.node import BESIDE
+
+VIEW = BESIDE
 _FOREIGN_BIT = 1 << 36
 FOREIGN = VIEW | _FOREIGN_BIT
 
 _KINDS = 0b1111 << 60
+_PLACES = _KINDS | 0b111 << 34
 _SUB_BITS = 3
 _FOLDER_MASK = 0x7FFFFFFF
 
@@ -52,7 +55,7 @@ class MaildirPlace(NamedTuple):
 
 def place_of(inode: int) -> MaildirPlace | None:
     """What an inode number stands for; None: it is none of this view's directories and files."""
-    if inode & _KINDS != VIEW or is_foreign(inode):
+    if inode & _PLACES != VIEW:
         return None
     number = inode >> _SUB_BITS & _FOLDER_MASK
     return MaildirPlace(number << 32, Sub(inode & (1 << _SUB_BITS) - 1))
