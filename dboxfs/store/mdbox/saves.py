@@ -109,7 +109,7 @@ class MdboxSaves:
         """Save *messages* into a mailbox in one transaction."""
         options = self._work.options
         save = _Save(name)
-        request: _Request = Request(save)
+        request: _Request = Request(save, save.name)
         waiting, notes = 0, list[str]()
         try:
             for message in messages:

@@ -164,7 +164,7 @@ class SdboxSaves:
                 await self._commit(name, group)
 
             queue = self._queues[name] = GroupCommit(commit, gathers=True)
-        request: _Request = Request(new)
+        request: _Request = Request(new, name)
         try:
             return await queue.run(request)
         except BaseException:

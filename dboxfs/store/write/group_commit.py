@@ -36,15 +36,16 @@ MOST_SKIPPED = 64
 class Request(Generic[T, R]):
     """Something to be committed, and what came of it.
 
+    :param mailbox: the storage name of the mailbox that it is about.
     :ivar turn: set when its outcome is known, or when it is to lead.
-    :ivar meant: the mailboxes that its task means.
+    :ivar meant: the guid of the mailbox that its task means by that name (None: of any).
     """
 
     __slots__ = ("error", "meant", "result", "taken", "turn", "what")
 
-    def __init__(self, what: T) -> None:
+    def __init__(self, what: T, mailbox: str | None = None) -> None:
         self.what = what
-        self.meant = meant()
+        self.meant = {mailbox: meant().get(mailbox)} if mailbox is not None else {}
         self.taken = False
         self.result: R | None = None
         self.error: Exception | None = None
@@ -105,10 +106,10 @@ class GroupCommit(Generic[T, R]):
         if self._leader is not None:
             self._leader.turn.set()
 
-    def _next_group(self) -> tuple[list[Request[T, R]], Mapping[str, bytes]]:
-        """Those that wait and mean the same mailboxes as the first, and these mailboxes."""
+    def _next_group(self) -> tuple[list[Request[T, R]], Mapping[str, bytes | None]]:
+        """Those that wait and mean by each name the same mailbox as the first, and these mailboxes."""
         group: list[Request[T, R]] = []
-        means: dict[str, bytes] = {}
+        means: dict[str, bytes | None] = {}
         for request in self._waiting[: self._limit]:
             if not contradict(request.meant, means):
                 means.update(request.meant)

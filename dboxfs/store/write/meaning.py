@@ -11,7 +11,7 @@ and :meth:`~dboxfs.store.write.session.Work.mailbox` raises :class:`~dboxfs.erro
 another one has the name.  Who says nothing (a conversion, the maintenance) means whatever is called so.
 
 What is said holds for the task, and for the tasks that it starts meanwhile.  Requests of a group commit bring
-theirs along; those that contradict each other are no group.
+theirs along, also that they mean any: those that contradict each other are no group.
 """
 
 from __future__ import annotations
@@ -40,6 +40,6 @@ def meaning(*mailboxes: tuple[str, bytes | None]) -> Iterator[None]:
         _MEANT.reset(token)
 
 
-def contradict(one: Mapping[str, bytes], other: Mapping[str, bytes]) -> bool:
-    """Whether a name stands for different mailboxes in both."""
+def contradict(one: Mapping[str, bytes | None], other: Mapping[str, bytes | None]) -> bool:
+    """Whether a name stands for different mailboxes in both; None: for any."""
     return any(other.get(name, guid) != guid for name, guid in one.items())
