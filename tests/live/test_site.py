@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import time
@@ -150,3 +151,33 @@ def test_a_site_shows_what_dovecot_has_of_each_user_and_what_it_delivers(
     with pytest.raises(FileNotFoundError):
         (mnt / "nobody").stat()
     wait_for(lambda: os.listdir(mnt) == [accounts[0].name])
+
+
+@pytest.fixture
+def listing_dovecot() -> Iterator[Dovecot]:
+    """A Dovecot of its own whose userdb is one file, so that it can tell all users."""
+    with Dovecot() as daemon:
+        yield daemon
+
+
+@root
+def test_all_users_that_dovecot_tells_are_there(listing_dovecot: Dovecot, mounts: Mounts) -> None:
+    daemon = listing_dovecot
+    accounts = [daemon.account(f"{driver}:{{home}}/mail") for driver in ("sdbox", "mdbox")]
+    for account in accounts:
+        account.save(text_of(account.name))
+    everybody = daemon.root / "everybody"
+    everybody.write_text("".join((daemon.root / "users" / some.name).read_text() for some in accounts))
+    config = re.sub(rf"{daemon.root}/users/%\S+", str(everybody), daemon.config.read_text())
+    daemon.config.write_text(config)
+    daemon.doveadm("reload")
+    mnt = mounted(mounts, "*", "-c", daemon.config)
+    assert os.listdir(mnt) == ["user1", "user2"]
+    for account in accounts:
+        assert (mnt / account.name / "INBOX/1.eml").read_bytes() == text_of(account.name)
+    mounts.umount(mnt)
+    mnt = mounted(mounts, "*2", "-c", daemon.config)
+    assert os.listdir(mnt) == ["user2"]
+    done = dboxfs("check", "--users", "*", "-c", daemon.config)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("2 users checked: 2 with status 0"), done.stdout
