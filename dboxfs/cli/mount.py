@@ -39,6 +39,9 @@ from dboxfs.vfs.site.source import UserSource
 
 log = logging.getLogger("dboxfs")
 
+SITE_WORKERS = 32
+"""Workers of a mount of many users, at least: some stores may hang, each with a few operations."""
+
 # Parameters of mallopt(3).
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -279,7 +282,8 @@ def _serve(
     companion = Companion.start() if wants_companion(options, what.kind) else None
 
     async def main() -> None:
-        driver = choose_driver(arguments.io, arguments.workers)
+        workers = arguments.workers if isinstance(what, Location) else max(arguments.workers, SITE_WORKERS)
+        driver = choose_driver(arguments.io, workers)
         async with FileSystem(
             driver,
             readahead=arguments.readahead,
