@@ -10,6 +10,7 @@ is written where it is needed.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("dovecot")
         if "mounts" in item.fixturenames or any(hasattr(item.module, name) for name in _MOUNTING):
             item.add_marker("mount")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_open() -> Iterator[None]:
+    """What the tests of a module leave open is an error of that module.
+
+    Without this a later test has it, in which the garbage collector happens to find the file.
+    """
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
