@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import importlib
-import importlib.util
 import itertools
 import math
 from collections import Counter
@@ -47,10 +46,10 @@ def check(path: str) -> None:
     """
     if not path.lower().endswith(_ENDINGS):
         raise UsageError(f"--plot {path}: end the name with one of {', '.join(_ENDINGS)}")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError(
-            "--plot: needs matplotlib; install python3-matplotlib, or pip install 'dboxfs[plot]'"
-        )
+    try:
+        importlib.import_module("matplotlib.figure")
+    except ImportError as exc:  # missing, or made for another numpy
+        raise UsageError(f"--plot: needs matplotlib ({exc}); pip install 'dboxfs[plot]'") from None
 
 
 def series(samples: Sequence[Mapping[str, Any]]) -> Series:
