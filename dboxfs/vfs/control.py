@@ -8,6 +8,8 @@ is opened (:mod:`dboxfs.vfs.unopened`) they have: each lookup then makes a snaps
 * ``metrics``: the same in the text format of Prometheus (:mod:`dboxfs.vfs.metrics`).
 * ``locks``: the file locks that the daemon holds, each a line: kind, how, path.
 * ``store.json``: the location, every folder with what its mailbox is and holds, and what is wrong.
+* ``events``: what happens, a line each (:mod:`dboxfs.vfs.events`): a stream that goes on.
+* ``unseen/``, ``flagged/``, ``keyword/``, ``since/``: links (:mod:`dboxfs.vfs.searches`).
 * ``deleted/``: messages that are expunged and not purged (:mod:`dboxfs.vfs.deleted`, mdbox).
 """
 
@@ -17,6 +19,7 @@ import errno
 import json
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Protocol
 
 from dboxfs.vfs.attrs import Attributes, Attrs
 from dboxfs.vfs.errors import Refused
@@ -75,6 +78,36 @@ class OpenCommand(OpenControlFile):
         return len(data)
 
 
+class ControlStream(Protocol):
+    """A control file that grows at its end; each of its inode numbers is a beginning of it."""
+
+    def inode(self) -> int:
+        """The number under which it is now."""
+
+    def knows(self, inode: int) -> bool:
+        """Whether a number is one of its own."""
+
+    def size(self, inode: int) -> int:
+        """Bytes from the beginning on."""
+
+    def read(self, inode: int, size: int, offset: int) -> bytes:
+        """Bytes at an offset from the beginning."""
+
+
+class OpenStream(OpenControlFile):
+    """A stream that is open: it goes on."""
+
+    __slots__ = ("_inode", "_stream")
+
+    def __init__(self, stream: ControlStream, inode: int) -> None:
+        super().__init__(b"")
+        self._stream = stream
+        self._inode = inode
+
+    async def read(self, size: int, offset: int) -> bytes:
+        return self._stream.read(self._inode, size, offset)
+
+
 class OpenControlDirectory:
     """The control directory, opened.
 
@@ -120,6 +153,16 @@ class Control:
         self._snapshots: OrderedDict[int, bytes] = OrderedDict()
         self._next_snapshot = _FIRST_SNAPSHOT
         self._commands: dict[int, Callable[[], Awaitable[object]]] = {}
+        self._streams: dict[bytes, ControlStream] = {}
+
+    def streams(self, name: bytes, stream: ControlStream) -> None:
+        """One more file, which grows."""
+        self.files[name] = FIRST_CONTROL_FILE + len(self.files)
+        self._streams[name] = stream
+
+    def stream_of(self, inode: int) -> ControlStream | None:
+        """The stream that an inode number is of; None: it is another file's."""
+        return next((stream for stream in self._streams.values() if stream.knows(inode)), None)
 
     def serve(self, name: bytes, maker: Maker) -> None:
         """One more file, of what *maker* gives."""
@@ -145,6 +188,8 @@ class Control:
 
         :raises Refused: ENOENT: there is no such file.
         """
+        if name in self._streams:
+            return self._streams[name].inode()
         inode = self.files.get(name)
         if inode is None:
             raise Refused(errno.ENOENT)
@@ -158,14 +203,18 @@ class Control:
         return snapshot
 
     def size(self, inode: int) -> int:
-        """Bytes of a snapshot; 0 of any other file."""
-        return len(self._snapshots.get(inode, b""))
+        """Bytes of a snapshot, or of a stream; 0 of any other file."""
+        stream = self.stream_of(inode)
+        return stream.size(inode) if stream is not None else len(self._snapshots.get(inode, b""))
 
     def read(self, inode: int, size: int, offset: int) -> bytes:
         """Bytes of a snapshot.
 
         :raises Refused: ESTALE: it was made too long ago.
         """
+        stream = self.stream_of(inode)
+        if stream is not None:
+            return stream.read(inode, size, offset)
         content = self._snapshots.get(inode)
         if content is None:
             raise Refused(errno.ESTALE)
@@ -176,7 +225,8 @@ class Control:
 
         :raises Refused: ENOENT: there is no such file.
         """
-        return OpenControlFile(self._content(inode))
+        stream = self.stream_of(inode)
+        return OpenControlFile(self._content(inode)) if stream is None else OpenStream(stream, inode)
 
     def _content(self, inode: int) -> bytes:
         maker = self._makers.get(inode)

@@ -22,13 +22,14 @@ from dboxfs.store.names.follow import NameFollower
 from dboxfs.store.names.of_mailbox import decode
 from dboxfs.store.names.read import NameReader
 from dboxfs.vfs import control as control_files
-from dboxfs.vfs import xattrs
+from dboxfs.vfs import events, xattrs
 from dboxfs.vfs.attrs import SHORT, Attributes, Attrs
 from dboxfs.vfs.control import Control, OpenControlDirectory
 from dboxfs.vfs.control_tree import ControlTree
 from dboxfs.vfs.deleted import Deleted
 from dboxfs.vfs.departures import Departures
 from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.events import EventStream
 from dboxfs.vfs.folders import Folders
 from dboxfs.vfs.following import Doubter, Following
 from dboxfs.vfs.forwarding import Forwarding
@@ -53,6 +54,7 @@ class ReadOnlyVfs:
     :ivar control: the control directory.  :ivar report: what it says.
     :ivar follower: watches the files of names.
     :ivar deleted: what was expunged and not purged; None: the store keeps nothing of it.
+    :ivar events: what happens in the store.
     :ivar trees: the directories of the control directory.
     :ivar departures: knows messages that are gone; None: the kernel tells what is open.
 
@@ -85,6 +87,8 @@ class ReadOnlyVfs:
             store, self.inodes, self.folders, self.names, self.reader, name_reader, host.kernel
         )
         self.deleted = Deleted(store, self.attributes) if store.storage is not None else None
+        self.events = EventStream(store, lambda folder: store.display_name(folder, options.separator))
+        self.control.streams(events.NAME, self.events)
         searches = SearchPlaces(store, self.inodes, self.folders, self.names, self.attributes)
         self.trees: list[ControlTree] = [*searches.trees()]
         if self.deleted is not None:
@@ -143,13 +147,18 @@ class ReadOnlyVfs:
             for top in self.trees:
                 if name == top.name:
                     return await top.getattr(top.root)
-            inode = self.control.lookup(name)
-            return self.attributes.control_file(inode, self.control.size(inode))
+            return self._control_attrs(self.control.lookup(name))
         if (tree := self._tree(parent)) is not None:
             return await tree.lookup(parent, name)
         if parent == ROOT and name == control_files.NAME:
             return self.attributes.control_dir(CONTROL)
         return await self.folders.steadily(parent, lambda inode: self._lookup(inode, name))
+
+    def _control_attrs(self, inode: int) -> Attrs:
+        attrs = self.attributes.control_file(inode, self.control.size(inode))
+        if self.control.stream_of(inode) is not None:
+            attrs.entry_timeout = attrs.attr_timeout = 0.0
+        return attrs
 
     async def _lookup(self, parent: int, name: bytes) -> Attrs:
         folder = (await self.folders.checked(parent)).directory()
@@ -198,7 +207,7 @@ class ReadOnlyVfs:
         if inode == CONTROL:
             return self.attributes.control_dir(inode)
         if node.is_control:
-            return self.attributes.control_file(inode, self.control.size(inode))
+            return self._control_attrs(inode)
         if (tree := self._tree(inode)) is not None:
             return await tree.getattr(inode)
         return await self.folders.steady(inode, self._getattr)
