@@ -48,6 +48,13 @@ _EVENTS = (
 _MASK = _EVENTS | flags.ONLYDIR
 
 
+_REMEDIES = {
+    errno.ENOSPC: "no watches left: raise the sysctl fs.inotify.max_user_watches, then mount again",
+    errno.EMFILE: "no instances left: raise the sysctl fs.inotify.max_user_instances, then mount again",
+}
+"""What an errno of inotify(7) means, and what to do: its own texts speak of devices and files."""
+
+
 class Watched(enum.Enum):
     """What :meth:`Watcher.add` found.
 
@@ -153,10 +160,9 @@ class Inotify:
         """Say once that something can't be watched."""
         if not self._complained:
             self._complained = True
+            why = _REMEDIES.get(exc.errno or 0, exc.strerror)
             log.warning(
-                "%s can't be watched (%s); changes are looked for when a directory is opened",
-                what,
-                exc.strerror,
+                "%s can't be watched (%s); changes are looked for when a directory is opened", what, why
             )
 
 

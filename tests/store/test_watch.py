@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -128,6 +130,38 @@ async def test_when_watches_run_out_it_is_said_once(
     assert record.levelno == logging.WARNING
     assert f"{tmp_path}/a can't be watched" in record.getMessage()
     watcher.close()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ("watches", "/b can't be watched (no watches left: raise the sysctl fs.inotify.max_user_watches,"),
+        ("instances", "inotify can't be watched (no instances left: raise the sysctl "
+         "fs.inotify.max_user_instances,"),
+    ],
+)  # fmt: skip
+def test_where_the_kernel_has_no_more_the_message_names_the_sysctl(
+    tmp_path: Path, limit: str, said: str
+) -> None:
+    """In a user namespace, which has limits of its own."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    program = """if True:
+        import sys
+        with open("/proc/sys/user/max_inotify_" + sys.argv[1], "w") as setting:
+            setting.write("1" if sys.argv[1] == "watches" else "0")
+        from dboxfs.store.watch import Watcher
+        watcher = Watcher()
+        for path in sys.argv[2:]:
+            watcher.add(path, "k", print)
+    """
+    command = [sys.executable, "-c", program, limit, str(tmp_path / "a"), str(tmp_path / "b")]
+    done = subprocess.run(["unshare", "-Ur", *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert said in line
+    assert line.endswith("then mount again); changes are looked for when a directory is opened")
 
 
 async def test_lost_events_are_told_to_everybody(
