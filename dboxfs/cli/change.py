@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import grp
 import os
 import pwd
@@ -151,6 +152,24 @@ def new_root_permissions(root: str, given: tuple[int, int] | None) -> Permission
     return replace(ROOT, uid=given[0], gid=given[1])
 
 
+def _tell_needs(storage: str, progress: PurgeProgress, *, dry_run: bool) -> None:
+    """Say what a purge needs, and where.
+
+    :raises OSError: ENOSPC: there is less, and it would begin.
+    """
+    if not progress.files:
+        return
+    found = os.statvfs(storage)
+    free = found.f_bavail * found.f_frsize
+    text = (
+        f"{storage}: {progress.files} files are rewritten one after the other, which needs room for "
+        f"{progress.bytes_at_once} bytes there; {free} are free"
+    )
+    print(one_line(text))
+    if free < progress.bytes_at_once and not dry_run:
+        raise OSError(errno.ENOSPC, "too little room for a purge; make some, and begin again", storage)
+
+
 def purge(arguments: argparse.Namespace) -> int:
     """``dboxfs purge STORE [--dry-run]``."""
     log_to_stderr()
@@ -160,6 +179,8 @@ def purge(arguments: argparse.Namespace) -> int:
     meter = Meter()
 
     def show(progress: PurgeProgress) -> None:
+        if not progress.files_done:
+            _tell_needs(location.storage, progress, dry_run=arguments.dry_run)
         meter.show("purged", progress.files_done, progress.files, what="files")
 
     async def run() -> int:

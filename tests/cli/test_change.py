@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -229,6 +231,15 @@ def test_purge_gives_back_what_it_said_it_would(dovecot: Dovecot, tmp_path: Path
     assert sum(path.stat().st_size for path in (copy / "storage").glob("m.*")) > 100_000
     done = dboxfs("purge", account.root)
     assert done.returncode == 0, done.stderr
+    for one, root in ((would, copy), (done, account.root)):
+        needs = one.stdout.splitlines()[-2]
+        found = re.fullmatch(
+            rf"{re.escape(str(root))}/storage: 1 files are rewritten one after the other, "
+            r"which needs room for (\d+) bytes there; \d+ are free",
+            needs,
+        )
+        assert found is not None, needs
+        assert 5 * 5000 < int(found[1]) < 5 * 6000  # the five that stay
     said = would.stdout.splitlines()[-1].removeprefix("would free ")
     assert done.stdout.splitlines()[-1].removeprefix("freed ") == said
     assert "15 messages" in said
@@ -243,3 +254,25 @@ def test_purge_has_nothing_to_do_in_an_sdbox(dovecot: Dovecot) -> None:
     done = dboxfs("purge", account.root)
     assert done.returncode == 3
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.root
+def test_a_purge_that_has_no_room_changes_nothing(dovecot: Dovecot, tmp_path: Path) -> None:
+    account = dovecot.account("mdbox:{home}/mail")
+    account.append([Append(b"Subject: %d\n\n" % n + b"x" * 50_000) for n in range(20)])
+    account.doveadm("expunge", "mailbox", "INBOX", "uid", "1:5")
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1600k", "none", small], check=True)
+    try:
+        shutil.copytree(account.root, small / "mail")
+        before = {path: path.read_bytes() for path in small.rglob("*") if path.is_file()}
+        refused = dboxfs("purge", small / "mail")
+        assert refused.returncode == 1
+        assert refused.stderr == (
+            f"dboxfs: {small}/mail/storage: too little room for a purge; make some, and begin again\n"
+        )
+        assert {path: path.read_bytes() for path in small.rglob("*") if path.is_file()} == before
+        assert dboxfs("purge", "--dry-run", small / "mail").returncode == 0
+    finally:
+        subprocess.run(["umount", small], check=True)

@@ -50,11 +50,15 @@ _FILE_HEAD = 64
 
 @dataclass(frozen=True, slots=True)
 class PurgeProgress:
-    """After each file: how many of how many, and bytes given back so far (or that would be)."""
+    """After each file: how many of how many, and bytes given back so far (or that would be).
+
+    :ivar bytes_at_once: before the first file: what the largest copy needs beside what is there; later 0.
+    """
 
     files_done: int
     files: int
     bytes_freed: int
+    bytes_at_once: int = 0
 
 
 @dataclass(slots=True)
@@ -82,6 +86,10 @@ class _Plan:
     def freed(self) -> int:
         return sum(size for _, _, size in self.drop)
 
+    @property
+    def copied(self) -> int:
+        return sum(size for _, _, size in self.keep)
+
 
 class _Left(Exception):
     """A file can't be purged now; the text says why."""
@@ -91,7 +99,7 @@ async def purge(work: Work, *, dry_run: bool = False, report: Report | None = No
     """Rewrite every file that has dead log_records.
 
     :param dry_run: change nothing; count.
-    :param report: called after each file.
+    :param report: called before the first file, and after each; what it raises ends the purge.
     :raises Unsupported: an sdbox, or a Dovecot may be beside.
     :raises CorruptFile, StoreBusy, OSError: the map can't be had.
     """
@@ -107,6 +115,8 @@ async def purge(work: Work, *, dry_run: bool = False, report: Report | None = No
     needed = await _referred_to(work) if plans else frozenset[int]()
     done = Purged()
     left: list[str] = []
+    if report is not None:
+        report(PurgeProgress(0, len(plans), 0, max((plan.copied for plan in plans), default=0)))
     for number, plan in enumerate(plans, 1):
         try:
             _refuse_needed(plan, needed)
