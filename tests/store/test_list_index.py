@@ -192,3 +192,21 @@ def test_own_names_of_both_dovecots_are_understood() -> None:
         assert storage_name_of(stored, coding) == storage_name_of(theirs, coding) == name
         assert box_name_of(name, coding) == theirs
     assert storage_name_of(b"a\0\0b", coding) is None
+
+
+async def test_a_mailbox_is_deleted_that_has_the_name_now_whatever_had_it_before(made: Made) -> None:
+    location = made.location
+    elsewhere = Location(
+        location.kind, location.root, index=location.index, layout=location.layout, escape="^"
+    )
+    other = StoreWriter(made.fs, elsewhere, await made.fs.stat(location.root), ALONE)
+    await other.rename_mailbox("Work/Deep", "Kept")
+    await other.create_mailbox("Work/Deep")
+    await made.writer.delete_mailbox("Work/Deep")
+    assert await made.names() == ["INBOX", "Kept", "Work"]
+    async with open_store(made.fs, location, follow=False) as store:
+        box = store.folders["Kept"].mailbox
+        assert box is not None
+        body = await box.open(1)
+        assert await body.read(body.size, 0) == b"Subject: one\n\ntext\n"
+        body.close()

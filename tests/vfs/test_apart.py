@@ -73,6 +73,32 @@ async def test_nobody_is_refused_twice_in_a_row(p: Program, q: Program) -> None:
     assert await p.texts() == {"1.eml": TWO + ONE}
 
 
+async def test_a_message_that_is_written_already_is_not_written_apart(
+    m: Mounted, p: Program, q: Program
+) -> None:
+    """Its inode grows as it is: nobody is refused for a reader that came later."""
+    first = await p.open("INBOX/1.eml", os.O_WRONLY | os.O_APPEND)
+    reader = await q.open("INBOX/1.eml")
+    assert reader.inode == first.inode
+    second = await m.program().rw.open(first.inode, os.O_WRONLY | os.O_APPEND, m.program().pid)
+    await second.file.release()
+    await reader.close()
+    await first.close()
+    assert await p.texts() == {"1.eml": ONE}
+
+
+async def test_of_a_draft_that_was_not_opened_nothing_stays(m: Mounted, p: Program, q: Program) -> None:
+    before = len(m.vfs._drafts.all())
+    reader = await q.open("INBOX/1.eml")
+    with raises(errno.ESTALE):
+        await p.rw.open(reader.inode, os.O_WRONLY | os.O_APPEND, p.pid)
+    opened = await p.rw.open(reader.inode, os.O_WRONLY | os.O_APPEND, p.pid)
+    await opened.file.flush()
+    await opened.file.release()
+    await reader.close()
+    assert len(m.vfs._drafts.all()) == before
+
+
 async def test_drafts_that_nobody_opens_after_all_do_not_pile_up(m: Mounted, p: Program) -> None:
     reader = await m.program().open("INBOX/1.eml")
     before = len(m.vfs._drafts.all())
