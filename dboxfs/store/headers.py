@@ -153,6 +153,14 @@ def _lines(value: bytes) -> bytes | None:
     return b"" if not value else None
 
 
+async def fields_of(box: Mailbox, uid: int, names: Sequence[str]) -> Fields:
+    """The fields *names* (in lower case) of one message, from the message itself.
+
+    :raises NoSuchMessage, CorruptFile, EncryptedMessage, OSError: as :meth:`Mailbox.open`.
+    """
+    return parse_fields(await _header(box, uid), names)
+
+
 async def _header(box: Mailbox, uid: int) -> bytes:
     """The header of a message, or what there is of it in its first MiB."""
     body = await box.open(uid)

@@ -28,6 +28,7 @@ from dboxfs.vfs.control import Control, OpenControlDirectory
 from dboxfs.vfs.control_tree import ControlTree
 from dboxfs.vfs.deleted import Deleted
 from dboxfs.vfs.departures import Departures
+from dboxfs.vfs.desktop_xattrs import DesktopAttributes, is_desktop
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.events import EventStream
 from dboxfs.vfs.folders import Folders
@@ -96,6 +97,7 @@ class ReadOnlyVfs:
         self.report.more += [self.reader.stats, self._stats, host.stats]
         self._name_reader = name_reader
         self._looks = xattrs.Looks(self.inodes)
+        self.desktop = DesktopAttributes()
         self.departures: Departures | None = None
         self._following.begin()
 
@@ -281,11 +283,20 @@ class ReadOnlyVfs:
         seen = self._looks.get(inode)
         if seen is not None and (known := seen.values.get(name)) is not None:
             return known
+        if is_desktop(name):
+            return await self.folders.steady(inode, lambda now: self._desktop_value(now, name))
         word = xattrs.word(name)
         value = await self.folders.steady(inode, lambda now: self._xattr(now, word)) if word else None
         if value is None:
             raise Refused(errno.ENODATA)
         return xattrs.encoded(value)
+
+    async def _desktop_value(self, inode: int, name: bytes) -> bytes:
+        node = self.inodes.node(inode)
+        if not node.is_message or node.is_control:
+            raise Refused(errno.ENODATA)
+        box = (await self.folders.checked(inode)).mailbox()
+        return await self.forwarding.use(inode, lambda now: self.desktop.value(box, now.uid, name))
 
     async def _xattr(self, inode: int, word: str) -> str | None:
         if self.inodes.node(inode).is_control:

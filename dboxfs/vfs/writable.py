@@ -26,7 +26,6 @@ from dboxfs.store.names.follow import NameFollower
 from dboxfs.store.names.read import NameReader
 from dboxfs.store.write import StoreWriter
 from dboxfs.util.mounts import Mount
-from dboxfs.vfs import xattrs
 from dboxfs.vfs.apart import Apart
 from dboxfs.vfs.attrs import NS, Attrs
 from dboxfs.vfs.changes import MessageChanges, mailbox_of
@@ -53,6 +52,7 @@ from dboxfs.vfs.setattr import Setattr
 from dboxfs.vfs.staging import Staging
 from dboxfs.vfs.undelete import UndeleteRequest
 from dboxfs.vfs.unlink import UnlinkRequest
+from dboxfs.vfs.xattr_request import XattrRequest
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +124,7 @@ class WritableVfs:
             staging,
             self._mailboxes,
         )
+        self._xattr = XattrRequest(reading, self._drafts, self._setattr, staging, self._draft_of)
         self.maintenance = Maintenance(writer, host.requests) if writer.options.alone else None
         reading.report.more.append(self._stats)
         if staging is not None:
@@ -331,74 +332,20 @@ class WritableVfs:
     # -- extended attributes -------------------------------------------------------------------
 
     async def getxattr(self, inode: int, name: bytes) -> bytes:
-        """The value of an extended attribute.
-
-        :raises Refused: ENODATA: there is none; EOPNOTSUPP: a name that doesn't begin with ``user.``.
-        """
-        draft, told = self._draft_of(inode), self._told(inode, name)
-        if told is not None:
-            return told.encode()
-        if draft is None or draft.uid is not None:
-            return await self._reading.getxattr(self._reading.forwarding.follow(inode), name)
-        word = xattrs.word(name)
-        value = draft.brought.value(word) if word is not None else None
-        if value is None:
-            raise Refused(errno.ENODATA)
-        return xattrs.encoded(value)
-
-    def _told(self, inode: int, name: bytes) -> str | None:
-        """What a directory was told, and its mailbox will be."""
-        node, word = self._reading.inodes.node(inode), xattrs.word(name)
-        if self.staging is None or word is None or node.folder is None or node.uid:
-            return None
-        return self.staging.value(node.folder, word)
+        """The value of an extended attribute; see :class:`XattrRequest`."""
+        return await self._xattr.get(inode, name)
 
     async def listxattr(self, inode: int) -> Sequence[bytes]:
-        """The names of the extended attributes.
-
-        :raises Refused: ESTALE, ENOENT: it is gone.
-        """
-        draft = self._draft_of(inode)
-        if draft is None or draft.uid is not None:
-            return await self._reading.listxattr(self._reading.forwarding.follow(inode))
-        return [xattrs.PREFIX + name.encode() for name in draft.brought.names]
+        """The names of the extended attributes."""
+        return await self._xattr.names(inode)
 
     async def setxattr(self, inode: int, name: bytes, value: bytes) -> None:
-        """Set an extended attribute.
-
-        :raises Refused: EINVAL: no such attribute, or no such value; EPERM: it can't be set.
-        """
-        word = xattrs.word(name)
-        if word is None:
-            raise Refused(errno.EINVAL)
-        await self._reading.folders.steady(inode, lambda found: self._set_xattr(found, word, value))
+        """Set an extended attribute."""
+        await self._xattr.set(inode, name, value)
 
     async def removexattr(self, inode: int, name: bytes) -> None:
-        """Take an extended attribute away: flags or keywords, of a new file any.
-
-        :raises Refused: ENODATA: there is none; EPERM: it stays.
-        """
-        word, draft = xattrs.word(name), self._draft_of(inode)
-        if word is None:
-            raise Refused(errno.ENODATA)
-        if draft is not None and draft.uid is None:
-            draft.bring(draft.brought.without(word))
-            if word == "received":
-                self._reading.host.kernel.at_once(draft.inode)
-            return
-        if word not in ("flags", "keywords"):
-            self._setattr.check_removal(self._reading.forwarding.now(inode), word)
-            return
-        await self._reading.folders.steady(inode, lambda found: self._set_xattr(found, word, b""))
-
-    async def _set_xattr(self, inode: int, word: str, value: bytes) -> None:
-        draft = self._draft_of(inode)
-        change = partial(self._setattr.xattr, draft=draft, word=word, value=value)
-        now = self._reading.forwarding.now(inode)
-        if draft is None:
-            await self._reading.forwarding.use(now.inode, change)
-        else:
-            await change(now)
+        """Take an extended attribute away."""
+        await self._xattr.remove(inode, name)
 
     # -- names, and mailboxes ------------------------------------------------------------------
 

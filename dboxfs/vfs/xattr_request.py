@@ -1,0 +1,126 @@
+"""Extended attributes in a writable mount: of messages, mailboxes, and files that are being written.
+
+Locks: those of :class:`~dboxfs.vfs.setattr.Setattr`.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from dboxfs.vfs import xattrs
+from dboxfs.vfs.desktop_xattrs import TAGS, is_desktop, keywords_of
+from dboxfs.vfs.draft import Draft
+from dboxfs.vfs.drafts import Drafts
+from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.readonly import ReadOnlyVfs
+from dboxfs.vfs.setattr import Setattr
+from dboxfs.vfs.staging import Staging
+
+
+class XattrRequest:
+    """Answers getxattr, listxattr, setxattr and removexattr.
+
+    :param draft_of: the file being written that an inode stands for.
+    """
+
+    def __init__(
+        self,
+        reading: ReadOnlyVfs,
+        drafts: Drafts,
+        setattr_: Setattr,
+        staging: Staging | None,
+        draft_of: Callable[[int], Draft | None],
+    ) -> None:
+        self._reading = reading
+        self._drafts = drafts
+        self._setattr = setattr_
+        self._staging = staging
+        self._draft_of = draft_of
+
+    async def get(self, inode: int, name: bytes) -> bytes:
+        """The value of an extended attribute.
+
+        :raises Refused: ENODATA: there is none; EOPNOTSUPP: a name that doesn't begin with ``user.``.
+        """
+        draft, told = self._draft_of(inode), self._told(inode, name)
+        if told is not None:
+            return told.encode()
+        if draft is None or draft.uid is not None:
+            return await self._reading.getxattr(self._reading.forwarding.follow(inode), name)
+        word = xattrs.word(name)
+        value = draft.brought.value(word) if word is not None else None
+        if value is None:
+            raise Refused(errno.ENODATA)
+        return xattrs.encoded(value)
+
+    def _told(self, inode: int, name: bytes) -> str | None:
+        """What a directory was told, and its mailbox will be."""
+        node, word = self._reading.inodes.node(inode), xattrs.word(name)
+        if self._staging is None or word is None or node.folder is None or node.uid:
+            return None
+        return self._staging.value(node.folder, word)
+
+    async def names(self, inode: int) -> Sequence[bytes]:
+        """The names of the extended attributes.
+
+        :raises Refused: ESTALE, ENOENT: it is gone.
+        """
+        draft = self._draft_of(inode)
+        if draft is None or draft.uid is not None:
+            return await self._reading.listxattr(self._reading.forwarding.follow(inode))
+        return [xattrs.PREFIX + name.encode() for name in draft.brought.names]
+
+    async def set(self, inode: int, name: bytes, value: bytes) -> None:
+        """Set an extended attribute.
+
+        :raises Refused: EINVAL: no such attribute, or no such value; EPERM: it can't be set.
+        """
+        if is_desktop(name):
+            await self._set_desktop(inode, name, value)
+            return
+        word = xattrs.word(name)
+        if word is None:
+            raise Refused(errno.EINVAL)
+        await self._reading.folders.steady(inode, lambda found: self._set_xattr(found, word, value))
+
+    async def _set_desktop(self, inode: int, name: bytes, value: bytes) -> None:
+        """Set the tags; what only informs is as it is."""
+        draft, node = self._draft_of(inode), self._reading.forwarding.now(inode)
+        if name == TAGS:
+            is_new = draft is not None and draft.uid is None
+            before = node.mailbox().keywords(node.uid) if node.is_message and not is_new else ()
+            await self.set(inode, b"user.dbox.keywords", keywords_of(value, before))
+        elif draft is None and await self.get(inode, name) != value:
+            raise Refused(errno.EPERM)
+
+    async def remove(self, inode: int, name: bytes) -> None:
+        """Take an extended attribute away: flags or keywords, of a new file any.
+
+        :raises Refused: ENODATA: there is none; EPERM: it stays.
+        """
+        if name == TAGS:
+            await self._set_desktop(inode, name, b"")
+            return
+        word, draft = xattrs.word(name), self._draft_of(inode)
+        if word is None:
+            raise Refused(errno.EPERM if is_desktop(name) else errno.ENODATA)
+        if draft is not None and draft.uid is None:
+            draft.bring(draft.brought.without(word))
+            if word == "received":
+                self._reading.host.kernel.at_once(draft.inode)
+            return
+        if word not in ("flags", "keywords"):
+            self._setattr.check_removal(self._reading.forwarding.now(inode), word)
+            return
+        await self._reading.folders.steady(inode, lambda found: self._set_xattr(found, word, b""))
+
+    async def _set_xattr(self, inode: int, word: str, value: bytes) -> None:
+        draft = self._draft_of(inode)
+        change = partial(self._setattr.xattr, draft=draft, word=word, value=value)
+        now = self._reading.forwarding.now(inode)
+        if draft is None:
+            await self._reading.forwarding.use(now.inode, change)
+        else:
+            await change(now)
