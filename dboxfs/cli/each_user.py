@@ -15,6 +15,8 @@ Exit status: 0: that of all runs was 0; 1: there was another one; 2: one could n
 from __future__ import annotations
 
 import argparse
+import codecs
+import importlib
 import json
 import os
 import selectors
@@ -43,6 +45,9 @@ _MOST_KEPT = 1 << 20
 """Bytes of a run's output that wait for its end."""
 
 _GIVEN_UP = -1000
+
+_LATE_CODECS = ("unicode_escape", "utf-16-be")
+_LATE_MODULES = ("dboxfs.store.deciphering",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +184,7 @@ class _Runs:
 
     def all(self, names: Sequence[str]) -> None:
         """Run the command for each, some at a time."""
+        _load_late()
         waiting = list(reversed(names))
         while waiting or self._running:
             while waiting and len(self._running) < self._arguments.jobs:
@@ -268,6 +274,14 @@ class _Runs:
         if self.left_over and self._command.says_not_done:
             return NOT_DONE
         return 1 if self.left_over or self._counts[1] else 0
+
+
+def _load_late() -> None:
+    """Load what is loaded only where it is needed: a run without root's rights may not reach it any more."""
+    for codec in _LATE_CODECS:
+        codecs.lookup(codec)
+    for module in _LATE_MODULES:
+        importlib.import_module(module)
 
 
 def _be(

@@ -151,6 +151,8 @@ def choose_new_store(arguments: argparse.Namespace) -> Chosen:
     :raises UsageError: they contradict each other, or don't say which format.
     :raises NoSuchStore, Unsupported: as :func:`choose_store`, but that nothing has to be there.
     """
+    if arguments.store == "":
+        raise UsageError("STORE: it is empty: name a directory, or a mail location")
     chosen = _planned(arguments)
     if arguments.format not in (None, chosen.location.kind.value):
         raise UsageError(f"--format {arguments.format}: the location says {chosen.location.kind.value}")
