@@ -10,6 +10,7 @@ is opened (:mod:`dboxfs.vfs.unopened`) they have: each lookup then makes a snaps
 * ``store.json``: the location, every folder with what its mailbox is and holds, and what is wrong.
 * ``events``: what happens, a line each (:mod:`dboxfs.vfs.events`): a stream that goes on.
 * ``unseen/``, ``flagged/``, ``keyword/``, ``since/``: links (:mod:`dboxfs.vfs.searches`).
+* ``parts/``: the decoded parts of messages (:mod:`dboxfs.vfs.parts`).
 * ``deleted/``: messages that are expunged and not purged (:mod:`dboxfs.vfs.deleted`, mdbox).
 """
 

@@ -28,7 +28,7 @@ from dboxfs.vfs.control import Control, OpenControlDirectory
 from dboxfs.vfs.control_tree import ControlTree
 from dboxfs.vfs.deleted import Deleted
 from dboxfs.vfs.departures import Departures
-from dboxfs.vfs.desktop_xattrs import DesktopAttributes, is_desktop
+from dboxfs.vfs.desktop_xattrs import MIME_TYPE, DesktopAttributes, is_desktop
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.events import EventStream
 from dboxfs.vfs.folders import Folders
@@ -40,6 +40,7 @@ from dboxfs.vfs.names import Names
 from dboxfs.vfs.node import CONTROL, ROOT, Inodes, is_in_control_tree
 from dboxfs.vfs.open_files import OpenFiles
 from dboxfs.vfs.options import ViewOptions
+from dboxfs.vfs.parts import MessageParts
 from dboxfs.vfs.reader import Opened, Reader
 from dboxfs.vfs.scans import Scans
 from dboxfs.vfs.searches import SearchPlaces
@@ -91,7 +92,8 @@ class ReadOnlyVfs:
         self.events = EventStream(store, lambda folder: store.display_name(folder, options.separator))
         self.control.streams(events.NAME, self.events)
         searches = SearchPlaces(store, self.inodes, self.folders, self.names, self.attributes)
-        self.trees: list[ControlTree] = [*searches.trees()]
+        parts = MessageParts(store, self.inodes, self.folders, self.attributes)
+        self.trees: list[ControlTree] = [*searches.trees(), parts]
         if self.deleted is not None:
             self.trees.append(self.deleted)
         self.report.more += [self.reader.stats, self._stats, host.stats]
@@ -131,7 +133,7 @@ class ReadOnlyVfs:
         """Watches the files of names; None: there are none."""
         return self._following.follower
 
-    def _tree(self, inode: int) -> ControlTree | None:
+    def tree(self, inode: int) -> ControlTree | None:
         """The tree of the control directory that an inode number is of."""
         if not is_in_control_tree(inode):
             return None
@@ -150,7 +152,7 @@ class ReadOnlyVfs:
                 if name == top.name:
                     return await top.getattr(top.root)
             return self._control_attrs(self.control.lookup(name))
-        if (tree := self._tree(parent)) is not None:
+        if (tree := self.tree(parent)) is not None:
             return await tree.lookup(parent, name)
         if parent == ROOT and name == control_files.NAME:
             return self.attributes.control_dir(CONTROL)
@@ -210,7 +212,7 @@ class ReadOnlyVfs:
             return self.attributes.control_dir(inode)
         if node.is_control:
             return self._control_attrs(inode)
-        if (tree := self._tree(inode)) is not None:
+        if (tree := self.tree(inode)) is not None:
             return await tree.getattr(inode)
         return await self.folders.steady(inode, self._getattr)
 
@@ -249,7 +251,7 @@ class ReadOnlyVfs:
         if inode == CONTROL:
             more = {tree.name: await tree.getattr(tree.root) for tree in self.trees}
             return OpenControlDirectory(self.control.files, self.attributes, more)
-        if (tree := self._tree(inode)) is not None:
+        if (tree := self.tree(inode)) is not None:
             return await tree.opendir(inode)
         return await self.listings.open(inode)
 
@@ -269,7 +271,7 @@ class ReadOnlyVfs:
         """The same, whether or not the flags say that it is for writing."""
         if self.inodes.node(inode).is_control:
             return Opened(self.control.open(inode), direct_io=True, keep_cache=False)
-        if (tree := self._tree(inode)) is not None:
+        if (tree := self.tree(inode)) is not None:
             return Opened(await tree.open(inode), direct_io=True, keep_cache=False)
         return await self.folders.steady(inode, lambda now: self.reader.open(self.inodes.node(now), flags))
 
@@ -292,6 +294,11 @@ class ReadOnlyVfs:
         return xattrs.encoded(value)
 
     async def _desktop_value(self, inode: int, name: bytes) -> bytes:
+        if (tree := self.tree(inode)) is not None:
+            kind = (await tree.xattrs(inode)).get("content_type") if name == MIME_TYPE else None
+            if kind is None:
+                raise Refused(errno.ENODATA)
+            return kind.encode("utf-8", "backslashreplace")
         node = self.inodes.node(inode)
         if not node.is_message or node.is_control:
             raise Refused(errno.ENODATA)
@@ -301,7 +308,7 @@ class ReadOnlyVfs:
     async def _xattr(self, inode: int, word: str) -> str | None:
         if self.inodes.node(inode).is_control:
             return None
-        if (tree := self._tree(inode)) is not None:
+        if (tree := self.tree(inode)) is not None:
             return (await tree.xattrs(inode)).get(word)
         node = await self.folders.checked(inode)
         if not node.uid:
@@ -320,7 +327,7 @@ class ReadOnlyVfs:
     async def _xattr_names(self, inode: int) -> Sequence[bytes]:
         if self.inodes.node(inode).is_control:
             return []
-        if (tree := self._tree(inode)) is not None:
+        if (tree := self.tree(inode)) is not None:
             return [xattrs.PREFIX + name.encode() for name in await tree.xattrs(inode)]
         node = await self.folders.checked(inode)
         if not node.uid:

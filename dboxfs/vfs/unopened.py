@@ -115,6 +115,9 @@ class Unopened:
         """
         if self._vfs.inodes.node(inode).is_control:
             return self._vfs.control.read(inode, size, offset)
+        tree = self._vfs.tree(inode)
+        if tree is not None and not is_deleted(inode):
+            return await (await tree.open(inode)).read(size, offset)
         batch = self._pages.begin(inode)
         try:
             with await self._kept_for(inode) as body:
