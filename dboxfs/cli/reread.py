@@ -34,6 +34,10 @@ class Reread:
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
+        # Now: a package may have replaced the files of this program when they are read again.
+        from dboxfs.cli import main
+
+        self._main = main
         self._arguments = copy.copy(arguments)
         self._environment = at_any_directory(os.environ)
 
@@ -42,12 +46,10 @@ class Reread:
 
         :raises UsageError: a file has something wrong; nothing has changed.
         """
-        from dboxfs.cli.main import COMMANDS, build_parser, parsers_of
-
         words = self._arguments.words
-        parser = build_parser(words)
-        command = parsers_of(parser)["mount"]
-        configure("mount", command, self._environment, COMMANDS)
+        parser = self._main.build_parser(words)
+        command = self._main.parsers_of(parser)["mount"]
+        configure("mount", command, self._environment, self._main.COMMANDS)
         try:
             now = parser.parse_args(words, argparse.Namespace(words=words))
         except SystemExit:

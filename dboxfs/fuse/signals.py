@@ -46,6 +46,11 @@ class Commander:
     hung_up: Callable[[], bool] = field(default=lambda: False)
 
 
+def _if_unexpected(exc: Exception) -> Exception | None:
+    """For a traceback in the log, which stands for a bug."""
+    return None if isinstance(exc, DboxfsError | OSError) else exc
+
+
 @dataclass(frozen=True, slots=True)
 class Signals:
     """The signals of one mount.
@@ -99,13 +104,14 @@ class Signals:
         try:
             for line in self.commander.reread():
                 log.info("SIGHUP: %s", line)
-        except (DboxfsError, OSError) as exc:
-            log.error("SIGHUP: the configuration stays as it was: %s", exc)
+        except Exception as exc:  # the mount goes on whatever becomes of this
+            log.error("SIGHUP: the configuration stays as it was: %s", exc, exc_info=_if_unexpected(exc))
         try:
             self.notifier.all_names()
             await self.serving.drop_caches()
-        except (DboxfsError, OSError) as exc:
-            log.error("SIGHUP: the store can't be read again, and is shown as it was: %s", exc)
+        except Exception as exc:  # the same
+            text = "SIGHUP: the store can't be read again, and is shown as it was: %s"
+            log.error(text, exc, exc_info=_if_unexpected(exc))
         else:
             log.info("SIGHUP: caches dropped, the store read again")
 

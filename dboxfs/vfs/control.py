@@ -161,6 +161,11 @@ class Control:
         self.files[name] = FIRST_CONTROL_FILE + len(self.files)
         self._streams[name] = stream
 
+    def listed(self) -> Mapping[bytes, int]:
+        """The inode of each file, as a listing tells it: of a stream what it begins with now."""
+        return {name: self._streams[name].inode() if name in self._streams else inode
+                for name, inode in self.files.items()}  # fmt: skip
+
     def stream_of(self, inode: int) -> ControlStream | None:
         """The stream that an inode number is of; None: it is another file's."""
         return next((stream for stream in self._streams.values() if stream.knows(inode)), None)

@@ -250,7 +250,7 @@ class ReadOnlyVfs:
         """
         if inode == CONTROL:
             more = {tree.name: await tree.getattr(tree.root) for tree in self.trees}
-            return OpenControlDirectory(self.control.files, self.attributes, more)
+            return OpenControlDirectory(self.control.listed(), self.attributes, more)
         if (tree := self.tree(inode)) is not None:
             return await tree.opendir(inode)
         return await self.listings.open(inode)

@@ -273,10 +273,16 @@ async def test_the_control_directory_is_there_but_never_listed(
         control = mnt / ".dboxfs"
         assert await aside(lambda: listed(control)) == {
             "deleted",
+            "events",
+            "flagged",
+            "keyword",
             "locks",
             "metrics",
+            "parts",
+            "since",
             "stats.json",
             "store.json",
+            "unseen",
         }
         assert await aside(lambda: stat.S_ISDIR(control.stat().st_mode))
         stats = json.loads(await aside((control / "stats.json").read_text))

@@ -107,7 +107,7 @@ def test_a_dead_mount_is_listed_as_dead_and_replaced_and_one_that_lives_is_not(
     root, mnt = store(tmp_path), mounts.mountpoint()
     assert mount(root, mnt, "writable").returncode == 0
     (one,) = json.loads(dboxfs("status", mnt, "--json").stdout)
-    assert one["mountpoint"], one["store"] == (str(mnt), f"mdbox:{root}")
+    assert (one["mountpoint"], one["store"]) == (str(mnt), f"mdbox:{root}")
     assert (one["state"], one["writable"]) == ("alive", True)
     assert one["age"] < 60
     line = dboxfs("status", mnt).stdout
