@@ -35,7 +35,8 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     parser.description = (
         "List the mailboxes of STORE, or the messages of MAILBOX: uid, size, received, flags. With an\n"
         "option that says which messages: those of all mailboxes, or of MAILBOX. STORE may be a\n"
-        "mountpoint of dboxfs, too.\n\n" + STORE_HELP
+        "mountpoint of dboxfs, too. A message that can't be read is among those that were looked for, as\n"
+        "damaged, and the exit status is 1; with -0 it is only told.\n\n" + STORE_HELP
     )
     add_store(parser, by_option=by_option)
     parser.add_argument("mailbox", metavar="MAILBOX", nargs="?")
@@ -158,7 +159,9 @@ class _Listing:
                         f"dboxfs: {one_line(f'{box.display_name}: uid {message.uid}: {message.error}')}",
                         file=sys.stderr,
                     )
-                self._failed |= message.facts is None or message.facts.damaged  # the log has said why
+                self._failed |= message.unread  # the log has said why
+                if message.unread and self._nul and self._query.reads:
+                    continue  # a program takes each path for one that was looked for
                 self._print(store, folder, names.names.name(folder, message.uid), message)
         return int(self._failed)
 

@@ -7,7 +7,7 @@ the message's record, headers in Dovecot's cache file or the message.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -36,6 +36,11 @@ class Query:
     wants: tuple[str, ...] = ()
 
     @property
+    def reads(self) -> bool:
+        """Whether it asks for what the index does not know."""
+        return self.since is not None or self.larger is not None or bool(self.headers)
+
+    @property
     def fields(self) -> Sequence[str]:
         """The header fields that have to be read."""
         return tuple(dict.fromkeys([name for name, _ in self.headers] + list(self.wants)))
@@ -43,7 +48,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class FoundMessage:
-    """One message; ``facts`` None: it can't be read, and ``error`` says why."""
+    """One message; ``facts`` None: it can't be read, and ``error`` says why.
+
+    ``unread``: it or its header can't be read, so nobody knows whether it is one that was looked for.
+    """
 
     uid: int
     facts: Facts | None
@@ -51,6 +59,7 @@ class FoundMessage:
     keywords: tuple[str, ...]
     fields: Fields = field(default_factory=dict)
     error: str = ""
+    unread: bool = False
 
 
 async def find(box: Mailbox, query: Query, headers: HeaderReader) -> list[FoundMessage]:
@@ -88,27 +97,26 @@ def _by_index(box: Mailbox, query: Query) -> Iterable[int]:
 async def _look_at(box: Mailbox, uid: int) -> FoundMessage:
     flags, keywords = box.flags(uid), box.keywords(uid)
     try:
-        return FoundMessage(uid, await box.facts_of(uid), flags, keywords)
+        facts = await box.facts_of(uid)
     except (DboxfsError, OSError) as exc:
-        return FoundMessage(uid, None, flags, keywords, error=str(exc))
+        return FoundMessage(uid, None, flags, keywords, error=str(exc), unread=True)
+    return FoundMessage(uid, facts, flags, keywords, unread=facts.damaged)
 
 
 def _fits(message: FoundMessage, query: Query) -> bool:
     facts = message.facts
-    if facts is None:
+    if facts is None or message.unread:
         return True
-    if query.since is not None and not facts.damaged and facts.received < query.since:
+    if query.since is not None and facts.received < query.since:
         return False
     return query.larger is None or facts.size > query.larger
 
 
 def _with_fields(message: FoundMessage, fields: Fields | None) -> FoundMessage:
-    return FoundMessage(
-        message.uid, message.facts, message.flags, message.keywords, fields or {}, message.error
-    )
+    return replace(message, fields=fields or {}, unread=fields is None)
 
 
 def _has_headers(message: FoundMessage, query: Query) -> bool:
-    if message.facts is None:
+    if message.unread:
         return True
     return all(text.lower() in message.fields.get(name, "").lower() for name, text in query.headers)

@@ -104,3 +104,31 @@ def test_ls_of_a_mountpoint_gives_paths_that_are_there(account: Account, mounts:
     mounts.umount(mnt)
     as_maildir = mounts.mount(account.location, "view=maildir")
     assert "-0" in dboxfs("ls", as_maildir, "-0").stderr
+
+
+@pytest.mark.parametrize("how", ["file is a directory", "header is damaged"])
+def test_ls_tells_of_each_message_that_cannot_be_read_and_never_gives_it_to_a_program_as_found(
+    dovecot: Dovecot, how: str
+) -> None:
+    account = dovecot.account("sdbox:{home}/mail")
+    account.append([Append(b"Subject: number %d\n\nx\n" % n) for n in range(1, 4)])
+    (path,) = account.root.rglob("u.2")
+    if how == "file is a directory":
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes(path.read_bytes().replace(b"\x01\x02", b"xx", 1))
+    for query, found in (
+        ([], {1, 3}), (["--subject", "number 3"], {3}), (["--since", "2020-01-01"], {1, 3}),
+        (["--larger", "1"], {1, 3}), (["--larger", "1M"], set()),
+    ):  # fmt: skip
+        done = dboxfs("ls", account.location, "INBOX", *query)
+        shown = {int(line.split()[0]): line for line in done.stdout.splitlines()}
+        assert (shown.keys(), done.returncode) == ({*found, 2}, 1), (query, done)
+        assert "damaged" in shown[2]
+        assert "uid 2: " in done.stderr
+        assert str(path) in done.stderr
+        program = dboxfs("ls", account.location, "INBOX", "-0", *query)
+        wanted = {f"INBOX/{uid}.eml" for uid in (found if query else {*found, 2})}
+        assert ({*program.stdout.split("\0")[:-1]}, program.returncode) == (wanted, 1), (query, program)
+    assert dboxfs("ls", account.location, "INBOX", "--flagged").returncode == 0
