@@ -124,7 +124,7 @@ def test_ls_tells_of_each_message_that_cannot_be_read_and_never_gives_it_to_a_pr
     ):  # fmt: skip
         done = dboxfs("ls", account.location, "INBOX", *query)
         shown = {int(line.split()[0]): line for line in done.stdout.splitlines()}
-        assert (shown.keys(), done.returncode) == ({*found, 2}, 1), (query, done)
+        assert ({*shown}, done.returncode) == ({*found, 2}, 1), (query, done)
         assert "damaged" in shown[2]
         assert "uid 2: " in done.stderr
         assert str(path) in done.stderr
