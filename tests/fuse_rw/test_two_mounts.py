@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ class Looking:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.looks = 0
-        self.missing: list[OSError] = []
+        self.missing: list[BaseException] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look)
 
@@ -31,7 +32,7 @@ class Looking:
                     assert file.read()
                 assert self.path.stat().st_size
                 os.getxattr(self.path, "user.dbox.flags")
-            except OSError as exc:
+            except (OSError, AssertionError) as exc:
                 self.missing.append(exc)
             self.looks += 1
 
@@ -41,6 +42,7 @@ class Looking:
     def __exit__(self, *error: object) -> None:
         self._ended.set()
         self._thread.join(20)
+        assert not self._thread.is_alive()
 
 
 @both
@@ -65,16 +67,13 @@ def test_what_is_appended_through_two_mounts_is_all_there(rw: Writable) -> None:
     other = rw.mounts.mount(rw.account.location, "rw")
     script = "import os\nfor n in range(25):\n with open('INBOX/{}', 'ab') as f: f.write(b'{}%d\\n' % n)"
     for name, before in (("1.eml", ONE), ("log", b"")):
-        threads = [
-            threading.Thread(
-                target=rw.run, args=("python3", "-I", "-c", script.format(name, who)), kwargs={"cwd": cwd}
-            )
-            for who, cwd in (("a", rw.mnt), ("b", other))
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
+        with ThreadPoolExecutor() as pool:
+            writers = [
+                pool.submit(rw.run, "python3", "-I", "-c", script.format(name, who), cwd=cwd)
+                for who, cwd in (("a", rw.mnt), ("b", other))
+            ]
+        for writer in writers:
+            writer.result()
         text = (rw.inbox / name).read_bytes()
         assert text.startswith(before)
         found = text.removeprefix(before).split()
