@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from dboxfs.vfs.xattrs import MESSAGE
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.live.equal import Expected, Tally, assert_shows, rfc3339
 from tests.live.mounts import Mounts, dboxfs, xattrs
@@ -109,3 +110,44 @@ def test_extended_attributes_are_utf8_whatever_the_metadata_hold(
     mnt = mounts.mount(account.location)
     assert os.getxattr(mnt / "INBOX" / "1.eml", f"user.dbox.{attribute}") == shown.encode()
     assert xattrs(mnt / "INBOX" / "1.eml")[attribute] == shown
+
+
+@pytest.mark.expected_log("u.2: damaged")
+def test_no_attribute_of_any_message_or_mailbox_has_bytes_that_are_no_utf8(
+    dovecot: Dovecot, mounts: Mounts
+) -> None:
+    """Junk in each line of the metadata, in a keyword, and in the name of a directory."""
+    account = dovecot.account("sdbox:{home}/mail")
+    account.save(b"Subject: s\n\ntext\n")
+    account.doveadm("mailbox create", "Cafe")
+    account.append([Append(b"Subject: s\n\ntext\n", "kwplain") for _ in range(3)], "Cafe")
+    box = account.root / "mailboxes" / "Cafe" / "dbox-Mails"
+    lines = [b"Gname\xff\xfe", b"P\x80uidl", b"BArch\xf0\x9f", b"X\xff", b"Z\xff"]
+    first = box / "u.1"
+    metadata = first.read_bytes().replace(b"\nG", b"\n" + b"\n".join(lines[:3]) + b"\nG")
+    first.write_bytes(metadata)
+    second = box / "u.2"
+    second.write_bytes(second.read_bytes().replace(b"\nG", b"\n" + b"\n".join(lines[3:]) + b"\nG"))
+    log = box / "dovecot.index.log"
+    changed = log.read_bytes().replace(b"kwplain", b"kw\xff\xe9ain")
+    assert changed != log.read_bytes()
+    log.write_bytes(changed)
+    for path in box.glob("dovecot.index*"):
+        if path != log:
+            path.unlink()
+    named = os.fsencode(account.root / "mailboxes") + b"/Caf\xe9"
+    os.rename(box.parent, named)
+    mnt = mounts.mount(account.location)
+    (shown,) = [path for path in mnt.iterdir() if path.name.startswith("Caf")]
+    seen = {}
+    for path in (shown, *sorted(shown.iterdir())):
+        for name in os.listxattr(path):
+            value = os.getxattr(path, name)
+            assert value.decode("utf-8").isprintable(), (path, name, value)
+            seen[name.removeprefix("user.dbox."), path.name] = value.decode()
+    assert seen["mailbox", shown.name] == "Caf%E9"  # as it is called
+    assert seen["keywords", "3.eml"] == "kw\\xff\\xe9ain"
+    assert seen["guid", "1.eml"] == "name\\xff\\xfe"
+    assert seen["pop3_uidl", "1.eml"] == "\\x80uidl"
+    assert seen["orig_mailbox", "1.eml"] == "Arch\\xf0\\x9f"
+    assert {name for name, where in seen if where == "1.eml"} == set(MESSAGE)

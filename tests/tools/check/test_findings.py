@@ -18,6 +18,16 @@ from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import parse_location
 from dboxfs.store.write import log_records
 from dboxfs.tools.check import CheckOptions, Finding, Severity, check_store
+from dboxfs.tools.check.advice import (
+    DROPS_BEHIND,
+    DROPS_DAMAGED,
+    DROPS_FLAGS,
+    DROPS_MISSING,
+    REVIVES,
+    recount,
+    rescue_first,
+    restore_first,
+)
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.live.mounts import DBOXFS, dboxfs
 from tests.store.write.stores import RESYNC, body, writing
@@ -199,6 +209,36 @@ def assert_costs_in_order(todo: str) -> None:
         assert any(word in before for word in ("copy the store", "restore", "avoid")), todo
         assert ": it " in behind or "rescue or " in before, todo
     assert re.search(r"(?<!then )\bremove\b", before) is None, todo
+
+
+def test_advice_is_in_the_order_of_what_it_can_cost() -> None:
+    """A copy and what only reads first, what changes the store behind it, force-resync last, with what it
+    drops.
+    """
+    drops = (DROPS_BEHIND, DROPS_DAMAGED, DROPS_MISSING, DROPS_FLAGS, REVIVES)
+    for what in drops:
+        for todo in (rescue_first(what), restore_first("u.7", what)):
+            assert_costs_in_order(todo)
+            said, _, cost = todo.partition("doveadm force-resync")
+            assert cost.endswith(f": {what}"), todo
+            assert said.startswith(("copy the store", "restore u.7 from a backup")), todo
+    steps = ("copy the store", "dboxfs rescue", "doveadm force-resync")
+    places = [rescue_first(DROPS_BEHIND).index(step) for step in steps]
+    assert places == sorted(places)
+    assert recount("counts").index("copy the store") < recount("counts").index("doveadm force-resync")
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_a_mailbox_inbox_in_other_letters_beside_INBOX_is_named(dovecot: Dovecot, driver: str) -> None:
+    """Dovecot takes both for one, and shows nothing of the second one's mail."""
+    account = small_account(dovecot, driver)
+    (account.root / "mailboxes/Other").rename(account.root / "mailboxes/Inbox")
+    assert [name for name in account.mailboxes() if name.upper() == "INBOX"] == ["INBOX"]
+    assert len(account.fetch()) == 3  # those of INBOX alone
+    (found,) = await findings(account.root)
+    assert (found.code, found.severity) == ("hidden", Severity.ERROR)
+    assert "Inbox" in found.what
+    assert "rename the directory Inbox" in found.todo
 
 
 @pytest.mark.parametrize("utf8", [False, True])
