@@ -9,7 +9,7 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
@@ -25,7 +25,8 @@ from dboxfs.cli.paths import around, overlap
 from dboxfs.cli.reread import Reread
 from dboxfs.cli.site import USERS_HELP, choose_users
 from dboxfs.cli.site_mount import ApartFrom, GivenToAll, check_site_options, mountable, site_defaults
-from dboxfs.cli.stores import add_store, choose_store
+from dboxfs.cli.status import UsageError
+from dboxfs.cli.stores import Chosen, add_store, choose_store
 from dboxfs.cli.umount import clear_dead
 from dboxfs.errors import MountError
 from dboxfs.fsapi import FileSystem, Ksm, choose_driver
@@ -33,6 +34,7 @@ from dboxfs.fsapi.drivers.choice import CHOICES
 from dboxfs.fuse.companion import Companion
 from dboxfs.store import Location
 from dboxfs.util.systemd import notify, watchdog_seconds
+from dboxfs.vfs.joined import MountedNamespace
 from dboxfs.vfs.options import wants_companion
 from dboxfs.vfs.serving import Serving
 from dboxfs.vfs.site.source import UserSource
@@ -135,19 +137,20 @@ def mount(arguments: argparse.Namespace) -> int:
     reread = Reread(arguments)
     check_mountpoint = _fuse().check_mountpoint
     check_site_options(arguments)  # a wrong option is told before anything else
-    options, what = _chosen(arguments)
+    options, what, others = _chosen(arguments)
     clear_dead(os.path.abspath(arguments.mountpoint), replace=arguments.replace or options.replace)
     mountpoint = check_mountpoint(arguments.mountpoint)
     location = what if isinstance(what, Location) else None
-    if location is not None:
-        _check_apart(location, mountpoint)
+    places = [*([] if location is None else [location]), *(one.location for one in others)]
+    for place in places:
+        _check_apart(place, mountpoint)
     if not isinstance(what, Location):
         what = ApartFrom(mountpoint, what)
     options = replace(
         options,
         mount=replace(
             options.mount,
-            cache_dir=_cache_dir(arguments.cache_dir, location, mountpoint),
+            cache_dir=_cache_dir(arguments.cache_dir, places, mountpoint),
             table_size=arguments.table_size,
             force=arguments.force,
         ),
@@ -156,14 +159,14 @@ def mount(arguments: argparse.Namespace) -> int:
         arguments.log_file = _log_without_syslog()
     if arguments.log_file is not None:
         arguments.log_file = os.path.abspath(arguments.log_file)
-        place = os.path.realpath(mountpoint)
-        if os.path.commonpath((place, os.path.realpath(arguments.log_file))) == place:
+        inside = os.path.realpath(mountpoint)
+        if os.path.commonpath((inside, os.path.realpath(arguments.log_file))) == inside:
             raise MountError(f"--log-file {arguments.log_file}: lies in the mount; give a file elsewhere")
         with open(arguments.log_file, "ab"):  # said here, to the caller, if it can't be written
             pass
     _raise_file_limit()
     _give_memory_back()
-    serve = partial(_serve, arguments, what, mountpoint, options, reread)
+    serve = partial(_serve, arguments, what, others, mountpoint, options, reread)
     start_log = partial(log_to, arguments.log_file, arguments.log_level, foreground=arguments.foreground)
     if not arguments.foreground:
         return in_background(serve, start_log)
@@ -180,15 +183,18 @@ def mount(arguments: argparse.Namespace) -> int:
         notify("STOPPING=1")
 
 
-def _chosen(arguments: argparse.Namespace) -> tuple[ParsedOptions, Location | UserSource]:
-    """The options, and the one store or all users that are to be mounted."""
+def _chosen(
+    arguments: argparse.Namespace,
+) -> tuple[ParsedOptions, Location | UserSource, Sequence[MountedNamespace]]:
+    """The options, the one store or all users that are to be mounted, and the one user's other namespaces."""
+    others: list[MountedNamespace] = []
     if arguments.users is not None:
         source = choose_users(arguments.users, arguments.config)
         separator, compress = site_defaults(source)
         options = parse_options(arguments.options, separator, compress)
     else:
         chosen = choose_store(arguments)
-        options = parse_options(arguments.options, chosen.separator, chosen.compress)
+        options = parse_options(arguments.options, chosen.separator, chosen.compress, chosen.prefix)
     given: dict[str, Any] = {}
     if options.attachments is not None:
         given["attachments"] = options.attachments
@@ -197,8 +203,23 @@ def _chosen(arguments: argparse.Namespace) -> tuple[ParsedOptions, Location | Us
 
         given["keys"] = read_keys(options.keys, options.password_fd)
     if arguments.users is not None:
-        return options, GivenToAll(given, source)
-    return options, replace(chosen.location, **given)
+        return options, GivenToAll(given, source), others
+    if options.namespaces:
+        others = [replace(one, location=replace(one.location, **given)) for one in _namespaces(chosen)]
+    return options, replace(chosen.location, **given), others
+
+
+def _namespaces(chosen: Chosen) -> list[MountedNamespace]:
+    """The user's other namespaces; those that can't be shown are told.
+
+    :raises UsageError: no Dovecot was asked.
+    """
+    from dboxfs.dovecot.namespaces import other_namespaces
+
+    if chosen.found is None:
+        raise UsageError("-o namespaces: only with --user, whose Dovecot tells which there are")
+    found = other_namespaces(chosen.found, chosen.location, _tell)
+    return [MountedNamespace(n.location, n.path, n.prefix, n.separator, n.private) for n in found]
 
 
 def _log_without_syslog() -> str | None:
@@ -224,15 +245,16 @@ def _check_apart(location: Location, mountpoint: str) -> None:
         raise MountError(f"{mountpoint}: lies inside of the store {store}, or the store in it")
 
 
-def _cache_dir(given: str | None, location: Location | None, mountpoint: str) -> str | None:
-    """Where sizes are kept; None: nowhere.  Never in the store, which only mail programs may write to.
+def _cache_dir(given: str | None, places: Sequence[Location], mountpoint: str) -> str | None:
+    """Where sizes are kept; None: nowhere.  Never in a store, which only mail programs may write to.
 
     :raises MountError: DIR of --cache-dir can't be used.
     """
     if given == "none":
         return None
     path = os.path.realpath(given if given is not None else _default_cache_dir())
-    outer = around(location, path) if location is not None else None
+    found = (around(location, path) for location in places)
+    outer = next((one for one in found if one is not None), None)
     place = os.path.realpath(mountpoint)
     if outer is None and os.path.commonpath((path, place)) == place:
         outer = place
@@ -273,13 +295,15 @@ def _give_memory_back() -> None:
 def _serve(
     arguments: argparse.Namespace,
     what: Location | UserSource,
+    others: Sequence[MountedNamespace],
     mountpoint: str,
     parsed: ParsedOptions,
     reread: Reread,
     ready: Callable[[], None],
 ) -> int:
     options, has_terminal = parsed.mount, arguments.foreground and os.isatty(2)
-    companion = Companion.start() if wants_companion(options, what.kind) else None
+    kind = None if others else what.kind
+    companion = Companion.start() if wants_companion(options, kind) else None
 
     async def main() -> None:
         workers = arguments.workers if isinstance(what, Location) else max(arguments.workers, SITE_WORKERS)
@@ -291,7 +315,7 @@ def _serve(
             ksm=Ksm() if arguments.ksm else None,
             sync=options.write is None or options.write.durable,
         ) as fs:
-            mounted = mountable(fs, what, parsed, _warn)
+            mounted = mountable(fs, what, others, parsed, _warn)
 
             def commander(serving: Serving) -> object:
                 return _fuse().Commander(
@@ -334,6 +358,11 @@ async def _watched(main: Callable[[], Awaitable[None]]) -> None:
         nursery.start_soon(beat, watchdog_seconds() or 1)
         await main()
         nursery.cancel_scope.cancel()
+
+
+def _tell(text: str) -> None:
+    """For the caller, before there is a log."""
+    print(f"dboxfs: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 def _warn(text: str) -> None:

@@ -50,6 +50,8 @@ options for -o:
                        tell metrics to Prometheus, too: http://127.0.0.1:PORT/metrics, or a socket of the
                        owner alone; ADDRESS:PORT for another address of this machine
   metrics_public       also where other machines can ask
+  namespaces           with --user: the user's other namespaces too (public, shared by others), each below
+                       the directories of its prefix
   separator=C          between the parts of user.dbox.mailbox (default /)
   entries=auto|epoch|companion|timeout
                        how the kernel hears that a name means something else (default auto)
@@ -87,6 +89,7 @@ class ParsedOptions:
     :ivar keys: files of private keys, absolute.
     :ivar password_fd: where the password of a key comes from.
     :ivar replace: a dead mount is taken away first.
+    :ivar namespaces: the user's other namespaces are shown, too.
     :ivar site: what is said of a mount of many users.
     :ivar metrics_public: metrics may be told where other machines can ask.
     """
@@ -96,6 +99,7 @@ class ParsedOptions:
     keys: tuple[str, ...] = ()
     password_fd: int | None = None
     replace: bool = False
+    namespaces: bool = False
     site: Mapping[str, Any] = field(default_factory=dict)
     metrics_public: bool = False
 
@@ -192,6 +196,7 @@ OPTIONS: Mapping[str, MountOption] = {
     "crypt_key": MountOption("a file", _Goes.STORE, "keys", _path, many=True),
     "crypt_password_fd": MountOption("a number", _Goes.STORE, "password_fd", _id),
     "replace": _flag(_Goes.STORE, "replace"),
+    "namespaces": _flag(_Goes.STORE, "namespaces"),
     "fsync": _enum(_Goes.WRITE, "fsync", Fsync),
     "eol": _enum(_Goes.WRITE, "eol", Eol),
     "lock_method": _enum(_Goes.WRITE, "lock_method", LockMethod),
@@ -210,10 +215,12 @@ def says_how_to_write(key: str) -> bool:
     return key in OPTIONS and OPTIONS[key].goes in (_Goes.WRITE, _Goes.VERSION)
 
 
-def parse_options(texts: list[str], separator: str = "/", compress: Method | None = None) -> ParsedOptions:
+def parse_options(
+    texts: list[str], separator: str = "/", compress: Method | None = None, prefix: str = ""
+) -> ParsedOptions:
     """Understand the values of ``-o``; of two that contradict each other the last counts.
 
-    :param separator: where ``-o separator`` says no other.
+    :param separator: where ``-o separator`` says no other.  :param prefix: of the namespace.
     :param compress: where ``-o compress`` says nothing.
     :raises UsageError: one of them is wrong, or needs another one.
     """
@@ -243,8 +250,10 @@ def parse_options(texts: list[str], separator: str = "/", compress: Method | Non
         raise UsageError("-o open=none: only for read-only mounts; leave it out, or rw")
     _check_metrics(found[_Goes.MOUNT].get("metrics"), found[_Goes.STORE])
     _check_view(found[_Goes.VIEW], found[_Goes.MOUNT], restores="restore" in found[_Goes.VERSION])
+    if "namespaces" in found[_Goes.STORE]:
+        _check_namespaces(found[_Goes.VIEW], found[_Goes.MOUNT], restores="restore" in found[_Goes.VERSION])
     mount = MountOptions(
-        view=replace(ViewOptions(separator=separator), **found[_Goes.VIEW]),
+        view=replace(ViewOptions(separator=separator, prefix=prefix), **found[_Goes.VIEW]),
         fuse=tuple(kernel),
         write=WriteOptions(**{"compress": compress, **found[_Goes.WRITE]}) if writable else None,
         **found[_Goes.MOUNT],
@@ -279,6 +288,18 @@ def _check_view(view: Mapping[str, Any], mount: Mapping[str, Any], *, restores: 
         raise UsageError("-o restore: puts back what the default view shows; leave view out")
     if mount.get("opens") is Opens.NONE:
         raise UsageError("-o open=none: only with the default view; leave it out, or view")
+
+
+def _check_namespaces(view: Mapping[str, Any], mount: Mapping[str, Any], *, restores: bool) -> None:
+    """
+    :raises UsageError: something that a mount of several stores can't do.
+    """
+    if restores:
+        raise UsageError("-o restore: puts back one namespace at a time; leave namespaces out")
+    if view.get("view", View.EML) is not View.EML:
+        raise UsageError("-o namespaces: only with the default view; leave it out, or view")
+    if mount.get("opens") is Opens.NONE:
+        raise UsageError("-o open=none: for one store alone; leave it out, or namespaces")
 
 
 def _read(option: str, row: MountOption, value: str, *, has_value: bool) -> object:

@@ -16,6 +16,7 @@ from dboxfs.dovecot.users import DovecotUsers
 from dboxfs.errors import NoSuchStore
 from dboxfs.fsapi import FileSystem
 from dboxfs.store import Kind, Location
+from dboxfs.vfs.joined import JoinedStores, MountedNamespace
 from dboxfs.vfs.options import View
 from dboxfs.vfs.serving import Mountable, OneStore
 from dboxfs.vfs.site.many import ManyStores
@@ -109,9 +110,15 @@ class ApartFrom:
 
 
 def mountable(
-    fs: FileSystem, what: Location | UserSource, parsed: ParsedOptions, warn: Callable[[str], None]
+    fs: FileSystem,
+    what: Location | UserSource,
+    others: Sequence[MountedNamespace],
+    parsed: ParsedOptions,
+    warn: Callable[[str], None],
 ) -> Mountable:
-    """What is mounted: one store, or those of all users."""
+    """What is mounted: one store, with other namespaces of its user or without, or those of all users."""
+    if isinstance(what, Location) and others:
+        return JoinedStores(fs, what, others, parsed.mount, warn)
     if isinstance(what, Location):
         return OneStore(fs, what, parsed.mount, warn)
     if os.geteuid() == 0:

@@ -46,6 +46,11 @@ class Chosen:
         return "/" if self.found is None else self.found.separator
 
     @property
+    def prefix(self) -> str:
+        """Before the name of a mailbox, as Dovecot has it for this user."""
+        return "" if self.found is None else self.found.prefix
+
+    @property
     def compress(self) -> Method | None:
         """How Dovecot compresses new messages of this user; None: not, or not in a way that dboxfs writes."""
         if self.found is None:

@@ -97,6 +97,23 @@ class Installed:
             raise NoDovecot(f"doveadm user {mask}: {_reason(done)}")
         return [line for line in done.stdout.split("\n") if line]
 
+    def mailboxes(self, name: str) -> list[str]:
+        """The full names of all mailboxes that *name* may see, and of parents that are none.
+
+        Dovecot opens the user's namespaces to tell.
+
+        :raises NoDovecot: it doesn't answer.
+        """
+        done = _run("doveadm", *self._config(), "mailbox", "list", "-u", name)
+        if done.returncode != 0:
+            raise NoDovecot(_reason(done))
+        return done.stdout.splitlines()
+
+    def may_read(self, name: str, mailbox: str) -> bool:
+        """Whether the rights of *name* in *mailbox* (plugin ``acl``) include to read its messages."""
+        done = _run("doveadm", *self._config(), "acl", "rights", "-u", name, "--", mailbox)
+        return done.returncode == 0 and "read" in " ".join(done.stdout.splitlines()[1:]).split()
+
     def _config(self) -> list[str]:
         return [] if self.config is None else ["-c", self.config]
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import pwd
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from dboxfs.dovecot.ask import Block, Installed, installed
 from dboxfs.errors import NoDovecot, NoSuchStore, NoSuchUser
@@ -41,11 +41,18 @@ class FoundUser:
     version: tuple[int, int]
     settings: Mapping[str, str]
     alone: str = ""
+    asked: Asked | None = field(default=None, compare=False, repr=False)
+    """All that Dovecot has said, of every namespace."""
 
     @property
     def separator(self) -> str:
         """What stands between the parts of a mailbox's name."""
         return self.settings.get("separator") or "/"
+
+    @property
+    def prefix(self) -> str:
+        """What stands before the names of the namespace's mailboxes, with a separator behind it."""
+        return expand(self.settings.get("prefix", ""), self.user, version=self.version)
 
     @property
     def compression(self) -> str:
@@ -85,8 +92,12 @@ class FoundUser:
         """
         if given or self.version >= (2, 4):
             return named_by_settings({**self.settings, **(given or {})}, self.user)
-        text = self.settings["mail_location"]
-        found = named_location(text, self.user)
+        text, user = self.settings["mail_location"], self.user
+        if user.owner is not None:  # of a shared namespace: this user's variables first, then the owner's
+            home = absolute_path("~", user) if "~" in text else ""
+            text = re.sub("(?<=[:=])~(?=[/:]|$)", home, expand(text, user, version=(2, 3)))
+            user = user.owner
+        found = named_location(text, user)
         if found is None:  # Dovecot, too, looks what lies there
             found = location_in(absolute_path(expand(text, self.user, version=(2, 3)), self.user))
         attachments = expand(self.settings.get("mail_attachment_dir", ""), self.user, version=(2, 3))
@@ -102,56 +113,83 @@ class FoundUser:
 
 def without_user(dovecot: Installed, configuration: Block) -> FoundUser:
     """What the configuration says, of nobody in particular."""
-    return FoundUser(StoreUser(""), dovecot.version, _settings(configuration, {}, dovecot.version))
+    asked = Asked(dovecot, configuration, StoreUser(""), {})
+    settings = asked.settings(*_inbox_namespace(configuration))
+    return FoundUser(asked.user, dovecot.version, settings, asked=asked)
 
 
 def find_user(
-    name: str, config: str | None = None, asked: tuple[Installed, Block] | None = None
+    name: str, config: str | None = None, known: tuple[Installed, Block] | None = None
 ) -> FoundUser:
     """Ask the installed Dovecot where the mail of *name* is.
 
     :param config: its configuration file; None: the usual one.
-    :param asked: what was asked before: which Dovecot it is, and its configuration.
+    :param known: what was asked before: which Dovecot it is, and its configuration.
     :raises NoSuchUser: there is no such user.
     :raises NoDovecot: no Dovecot is installed, or its configuration can't be read.
     :raises NoSuchStore: where the mail is can't be told.
     """
-    dovecot = installed(config) if asked is None else asked[0]
-    configuration = dovecot.configuration() if asked is None else asked[1]
-    alone = ""
-    try:
-        fields = dovecot.user(name)
-        user = StoreUser(
-            name, fields.get("home") or None, _number(fields.get("uid")), _number(fields.get("gid"))
-        )
-    except NoDovecot as error:
-        alone, fields = str(error), {}
-        user = _from_configuration(name, configuration, dovecot)
-    settings = _settings(configuration, fields, dovecot.version)
+    dovecot = installed(config) if known is None else known[0]
+    asked, alone = _ask(name, dovecot, dovecot.configuration() if known is None else known[1])
+    settings = asked.settings(*_inbox_namespace(asked.configuration))
     if dovecot.version < (2, 4) and not settings["mail_location"]:
         raise NoSuchStore(f"{name}: neither Dovecot's configuration nor its userdb has a mail_location")
-    return FoundUser(user, dovecot.version, settings, alone)
+    return FoundUser(asked.user, dovecot.version, settings, alone, asked)
 
 
-def _settings(configuration: Block, fields: Mapping[str, str], version: tuple[int, int]) -> dict[str, str]:
-    found = dict(configuration.settings)
-    for _, block in configuration.named("plugin"):
-        found |= block.settings
-    inner = {key.removeprefix("plugin/"): value for key, value in fields.items()}
-    found |= {key: _literal(value, version) for key, value in inner.items() if "/" not in key}
-    title, namespace = _inbox_namespace(configuration)
-    here = f"namespace/{title}/"
-    own = {
-        key.removeprefix(here): _literal(value, version)
-        for key, value in inner.items()
-        if key.startswith(here)
-    }
-    special = namespace.settings | own
-    if version < (2, 4):
-        found["mail_location"] = (
-            special.pop("location", "") or found.get("mail", "") or found.get("mail_location", "")
-        )
-    return found | special
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the installed Dovecot has said: its configuration, and the userdb ``fields`` of one user."""
+
+    dovecot: Installed
+    configuration: Block
+    user: StoreUser
+    fields: Mapping[str, str]
+
+    def settings(self, title: str, namespace: Block) -> dict[str, str]:
+        """What counts in one namespace."""
+        version = self.dovecot.version
+        found = dict(self.configuration.settings)
+        for _, block in self.configuration.named("plugin"):
+            found |= block.settings
+        inner = {key.removeprefix("plugin/"): value for key, value in self.fields.items()}
+        found |= {key: _literal(value, version) for key, value in inner.items() if "/" not in key}
+        here = f"namespace/{title}/"
+        own = {
+            key.removeprefix(here): _literal(value, version)
+            for key, value in inner.items()
+            if key.startswith(here)
+        }
+        special = namespace.settings | own
+        if version < (2, 4):
+            found["mail_location"] = (
+                special.pop("location", "") or found.get("mail", "") or found.get("mail_location", "")
+            )
+        return found | special
+
+
+def _ask(name: str, dovecot: Installed, configuration: Block) -> tuple[Asked, str]:
+    """What Dovecot has said, and why its userdb was not asked, if so."""
+    try:
+        user, fields = _looked_up(name, dovecot)
+    except NoDovecot as error:
+        user = _from_configuration(name, configuration, dovecot)
+        return Asked(dovecot, configuration, user, {}), str(error)
+    return Asked(dovecot, configuration, user, fields), ""
+
+
+def _looked_up(name: str, dovecot: Installed) -> tuple[StoreUser, Mapping[str, str]]:
+    fields = dovecot.user(name)
+    user = StoreUser(name, fields.get("home") or None, _number(fields.get("uid")), _number(fields.get("gid")))
+    return user, fields
+
+
+def look_up(name: str, dovecot: Installed) -> StoreUser:
+    """Another user, whose mail is shared.
+
+    :raises NoSuchUser, NoDovecot: there is none, or Dovecot doesn't answer.
+    """
+    return _looked_up(name, dovecot)[0]
 
 
 def _literal(value: str, version: tuple[int, int]) -> str:

@@ -68,6 +68,12 @@ class Location:
     """The character that begins an escape in a stored name; empty: there are none."""
     directories: MailboxDirectories = field(default_factory=MailboxDirectories, compare=False, repr=False)
     """LAYOUT=index: the directory of each mailbox, as the list index was read last."""
+    only: frozenset[str] | None = None
+    """The mailboxes that are shown, by storage name; None: all."""
+    subscribed_in: str | None = None
+    """The file of subscriptions, where another namespace keeps them; None: in the control directory."""
+    subscribed_as: str = ""
+    """What stands before the name of a mailbox there: a namespace's prefix, with its own separators."""
     loose: bool = False
     """The root is the directory of the message files itself, and there is nothing else of a store."""
 
@@ -159,6 +165,11 @@ class Location:
         if self.volatile is None:
             return _join(self.index or self.root, "mailboxes.lock")
         return _join(self.volatile, "mailboxes.lock" + hashlib.sha1(b"", usedforsecurity=False).hexdigest())
+
+    @property
+    def subscriptions_path(self) -> str:
+        """The file of subscriptions."""
+        return self.subscribed_in or _join(self.control_dir, self.subscriptions)
 
     @property
     def control_dir(self) -> str:

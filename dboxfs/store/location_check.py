@@ -134,7 +134,10 @@ def _refuse_other_layout(location: Location) -> None:
         raise NoSuchStore(
             f"{location.root}: its mailboxes lie under their {wanted}mailbox_list_layout = index)"
         )
-    by_name = any(GUID.fullmatch(name) is None for name in names_in(location.tree))
+    by_name = any(
+        GUID.fullmatch(name) is None and os.path.isdir(os.path.join(location.tree, name))
+        for name in names_in(location.tree)
+    )
     if not by_guid and location.layout is TreeLayout.INDEX and by_name:
         wanted = "leave LAYOUT=index (Dovecot 2.4: mailbox_list_layout = index) out"
         raise NoSuchStore(f"{location.root}: its mailboxes don't lie under their guids; {wanted}")

@@ -156,6 +156,13 @@ class NameCoding:
         raw = self._raw(shown.removeprefix(_LITERALLY) if literally else shown)
         return os.fsdecode(raw if literally else self.escaped(raw))
 
+    def stored(self, part: str) -> str:
+        """The storage part of a name as IMAP clients have it (no ``%XX`` in it means a byte).
+
+        :raises ValueError: it has lone surrogates.
+        """
+        return os.fsdecode(self.escaped(_encode(part, utf8=self.utf8)))
+
     def _raw(self, shown: str) -> bytes:
         out, pos = bytearray(), 0
         for match in _ESCAPE.finditer(shown):

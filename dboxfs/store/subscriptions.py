@@ -29,13 +29,13 @@ async def read_subscriptions(fs: FileSystem, location: Location) -> frozenset[st
 
     :raises OSError: there is such a file, but it can't be read.
     """
-    path = os.path.join(location.control_dir, location.subscriptions)
-    (found,) = await fs.peek([Peek(path, ((0, None),))])
+    (found,) = await fs.peek([Peek(location.subscriptions_path, ((0, None),))])
     if isinstance(found, FileNotFoundError):
         return frozenset()
     if isinstance(found, OSError):
         raise found
-    return parse_subscriptions(found.chunks[0])
+    names, prefix = parse_subscriptions(found.chunks[0]), location.subscribed_as
+    return frozenset(name.removeprefix(prefix) for name in names if name.startswith(prefix))
 
 
 def _name(line: bytes) -> str:

@@ -58,9 +58,25 @@ async def scan_tree(fs: FileSystem, location: Location, watch: Callable[[str], N
     :param watch: called with each directory before it is read, so that no change falls between.
     """
     root = TreeDirectory("", False)
+    await _scan(fs, location, watch, root)
+    if location.only is not None:
+        _leave(root, location.only)
+    return root
+
+
+def _leave(folder: TreeDirectory, only: frozenset[str]) -> bool:
+    """Leave only these mailboxes below *folder*, and their parents; False: it is neither."""
+    folder.children = [child for child in folder.children if _leave(child, only)]
+    folder.selectable = folder.selectable and folder.name in only
+    return folder.selectable or bool(folder.children)
+
+
+async def _scan(
+    fs: FileSystem, location: Location, watch: Callable[[str], None], root: TreeDirectory
+) -> None:
     if location.layout is TreeLayout.INDEX:
         await _listed(fs, location, watch, root)
-        return root
+        return
     before = await _seen(fs, location.tree)
     scanner = _Scanner(fs, location, watch, trio.CapacityLimiter(_DIRECTORIES_AT_ONCE))
     async with trio.open_nursery() as nursery:
@@ -71,7 +87,6 @@ async def scan_tree(fs: FileSystem, location: Location, watch: Callable[[str], N
     if root.error is None and before != after:  # what was not found in it has gone with it, or is elsewhere
         root.error = after if isinstance(after, OSError) else os_error(errno.ENOENT, location.tree)
         root.children.clear()
-    return root
 
 
 async def _listed(

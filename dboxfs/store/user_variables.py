@@ -6,7 +6,7 @@
   letter, or ``%{name}`` behind the same; ``%%`` is a percent sign.  Letters: ``u`` the whole name, ``n`` what
   stands before the ``@``, ``d`` what stands behind it, ``h`` the home directory, ``i`` and ``g`` uid and gid.
 * 2.4: ``%{name}`` or ``%{name | filter | filter(argument)}``; ``%%{`` stands for ``%{``, and any
-  other percent sign for itself.
+  other percent sign for itself.  ``owner_user``, ``owner_home`` … are about whose mailboxes are shared.
 
 Only what depends on the user alone is known here.  A variable of a connection, or a filter that is missing
 below, is an error that names it: Dovecot itself (``doveadm user``) has to be asked for such a value.
@@ -25,12 +25,16 @@ from dboxfs.errors import NoSuchStore
 
 @dataclass(frozen=True, slots=True)
 class StoreUser:
-    """Whose store it is.  ``uid``, ``gid`` and ``home`` are None where they are not known."""
+    """Whose store it is.  ``uid``, ``gid`` and ``home`` are None where they are not known.
+
+    :ivar owner: whose mailboxes are shared with this user (``%{owner_home}`` … in a shared namespace).
+    """
 
     name: str
     home: str | None = None
     uid: int | None = None
     gid: int | None = None
+    owner: StoreUser | None = None
 
     @property
     def local(self) -> str:
@@ -95,6 +99,9 @@ def _named(name: str, user: StoreUser | None, text: str) -> str:
         "uid": lambda u: None if u.uid is None else str(u.uid),
         "gid": lambda u: None if u.gid is None else str(u.gid),
     }
+    whose, _, rest = name.partition("_")
+    if whose == "owner" and user is not None and user.owner is not None:
+        return _named(rest, user.owner, text)
     if name not in known:
         raise NoSuchStore(
             f"{text}: dboxfs can't expand {name!r}; give the final path (doveadm user NAME tells)"

@@ -15,7 +15,7 @@ import ctypes
 import os
 import select
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -127,10 +127,12 @@ class Membership:
     time.  Blocks for no lock that a user of a FUSE mount holds while it waits for an answer.
 
     :param device: of the file system; None: not known, and every descriptor counts as one of it.
+    :param outside: gives the inode number in the mount of what one of the stores in it calls by its own.
     """
 
-    def __init__(self, device: str | None) -> None:
+    def __init__(self, device: str | None, outside: Callable[[int], int] = lambda inode: inode) -> None:
         self.device = device
+        self.outside = outside
         self._own: dict[int, str] = {}
         self._file = -1
         self._poll = select.poll()

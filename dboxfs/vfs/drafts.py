@@ -71,15 +71,22 @@ class Drafts:
     """All drafts, by inode and by name.
 
     :param spool: gives the temporary file of a draft into a folder.
+    :param outside: gives the inode number in the mount.
     :ivar membership: which descriptors of a process belong to this mount.
     """
 
-    def __init__(self, inodes: Inodes, open_files: OpenFiles, spool: Callable[[Folder], Temporary]) -> None:
+    def __init__(
+        self,
+        inodes: Inodes,
+        open_files: OpenFiles,
+        spool: Callable[[Folder], Temporary],
+        outside: Callable[[int], int] = lambda inode: inode,
+    ) -> None:
         self._inodes = inodes
         self._open_files = open_files
         self._spool = spool
         self._budget = Budget()
-        self.membership = Membership(None)
+        self.membership = Membership(None, outside)
         self._numbers = itertools.count(1)
         self._opens: dict[Writing, None] = {}
         self._by_inode: dict[int, Draft] = {}

@@ -143,7 +143,7 @@ def _is_ours(pid: int, descriptor: str, inode: int, membership: Membership) -> b
         flags, number = int(lines[b"flags"], 8), int(lines[b"ino"])
     except (OSError, KeyError, ValueError):
         return False  # closed meanwhile, or a kernel that doesn't say
-    if number != inode or flags & os.O_ACCMODE == os.O_RDONLY:
+    if number != membership.outside(inode) or flags & os.O_ACCMODE == os.O_RDONLY:
         return False
     return membership.has(pid, int(lines[b"mnt_id"]) if b"mnt_id" in lines else None)
 

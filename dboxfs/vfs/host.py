@@ -86,6 +86,10 @@ class Pages(Protocol):
         """Have the kernel drop what it has of *inodes*, and forget what was read of them before."""
 
 
+def _same(inode: int) -> int:
+    return inode
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """What serves a mounted file system gives it.
@@ -96,6 +100,7 @@ class Host:
     :ivar stats: what else stats.json says of the kernel's side.
     :ivar observed: durations and errors of requests.
     :ivar pushed: which messages the kernel was given.
+    :ivar outside: gives the number that an inode has in the mount, as the kernel and programs see it.
     """
 
     spawn: Spawn
@@ -104,3 +109,4 @@ class Host:
     stats: Callable[[], Mapping[str, object]] = dict
     observed: Observed = field(default_factory=Observed)
     pushed: Pushed = field(default_factory=Pushed)
+    outside: Callable[[int], int] = _same

@@ -10,7 +10,7 @@ import enum
 import os
 from dataclasses import dataclass, field
 
-from dboxfs.store import Kind
+from dboxfs.store import Folder, Kind, Store
 from dboxfs.store.write import WriteOptions
 from dboxfs.util.text_endpoint import Address
 
@@ -64,12 +64,27 @@ class Charset(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class FullNames:
+    """The whole name of a mailbox, as IMAP clients have it: fields as in :class:`ViewOptions`."""
+
+    separator: str = "/"
+    prefix: str = ""
+    has_inbox: bool = True
+
+    def of(self, store: Store, folder: Folder) -> str:
+        """The full name of *folder*."""
+        name = store.display_name(folder, self.separator)
+        return name if self.has_inbox and folder.name == "INBOX" else self.prefix + name
+
+
+@dataclass(frozen=True, slots=True)
 class ViewOptions:
     """How files are shown.  ``uid``, ``gid``: owner, None: the store's.
 
     ``umask``: permission bits taken away.  ``file_mode``, ``directory_mode``: permission bits before that,
     None: those that the owner needs.  ``separator``: between the parts of ``user.dbox.mailbox``.
-    ``writable``: the modes allow the owner to write.
+    ``prefix``: of the namespace, stands before ``user.dbox.mailbox`` of all mailboxes but, where
+    ``has_inbox``, the INBOX.  ``writable``: the modes allow the owner to write.
     ``view``, and what only the Maildir view has: ``nesting``, ``charset``.
     """
 
@@ -80,9 +95,16 @@ class ViewOptions:
     directory_mode: int | None = None
     writable: bool = False
     separator: str = "/"
+    prefix: str = ""
+    has_inbox: bool = True
     view: View = View.EML
     nesting: Nesting = Nesting.VERBATIM
     charset: Charset = Charset.UTF8
+
+    @property
+    def full_names(self) -> FullNames:
+        """What ``user.dbox.mailbox`` says."""
+        return FullNames(self.separator, self.prefix, self.has_inbox)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ class ReadOnlyVfs:
     :ivar departures: knows messages that are gone; None: the kernel tells what is open.
 
     What :class:`~dboxfs.vfs.writable.WritableVfs` is made of, too: ``inodes``, ``folders``, ``names``,
-    ``forwarding``, ``attributes``, ``open_files``, ``reader``, ``scans``, ``separator``,
+    ``forwarding``, ``attributes``, ``open_files``, ``reader``, ``scans``, ``full_names``,
     ``listings``.
     """
 
@@ -70,7 +70,7 @@ class ReadOnlyVfs:
     ) -> None:
         self.store = store
         self.host = host
-        self.separator = options.separator
+        self.full_names = options.full_names
         self.inodes = Inodes(store.root)
         self.folders = Folders(store, self.inodes)
         self.names = Names(name_reader)
@@ -88,8 +88,9 @@ class ReadOnlyVfs:
         self._following = Following(
             store, self.inodes, self.folders, self.names, self.reader, name_reader, host.kernel
         )
-        self.deleted = Deleted(store, self.attributes) if store.storage is not None else None
-        self.events = EventStream(store, lambda folder: store.display_name(folder, options.separator))
+        keeps = store.storage is not None and store.location.only is None  # others' are not shown either
+        self.deleted = Deleted(store, self.attributes) if keeps else None
+        self.events = EventStream(store, lambda folder: self.full_names.of(store, folder))
         self.control.streams(events.NAME, self.events)
         searches = SearchPlaces(store, self.inodes, self.folders, self.names, self.attributes)
         parts = MessageParts(store, self.inodes, self.folders, self.attributes)
@@ -312,7 +313,7 @@ class ReadOnlyVfs:
             return (await tree.xattrs(inode)).get(word)
         node = await self.folders.checked(inode)
         if not node.uid:
-            return await xattrs.folder_value(self.store, node.directory(), word, self.separator)
+            return await xattrs.folder_value(self.store, node.directory(), word, self.full_names)
         box = node.mailbox()
         return await self.forwarding.use(inode, lambda now: xattrs.message_value(box, now.uid, word))
 

@@ -17,7 +17,7 @@ import trio
 from dboxfs.errors import MailHidden, NoSuchStore
 from dboxfs.fsapi import FileSystem
 from dboxfs.store import Kind, Location, Store, open_store
-from dboxfs.store.hidden import hidden_in, summary
+from dboxfs.store.hidden import Cause, hidden_in, summary
 from dboxfs.store.names.read import NameReader
 from dboxfs.store.write import StoreWriter, with_version
 from dboxfs.util.mounts import Mount
@@ -258,7 +258,12 @@ async def look_for_hidden_mail(store: Store, options: MountOptions, warn: Callab
 
     :raises MailHidden: it was to be written, too, and not by *force*.
     """
-    found = await hidden_in(store)
+    if store.location.only is not None:
+        return  # it is meant to
+    found = [
+        one for one in await hidden_in(store)
+        if options.view.has_inbox or one.messages or one.cause is not Cause.NO_INBOX
+    ]  # fmt: skip
     if found and options.write is not None and not options.force:
         raise MailHidden(f"{summary(found)}; not mounted with -o rw (--force: write it all the same)")
     if found:

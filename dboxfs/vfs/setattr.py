@@ -28,6 +28,7 @@ from dboxfs.vfs.identities import MailboxIdentities
 from dboxfs.vfs.mailboxes import Mailboxes
 from dboxfs.vfs.names import Names
 from dboxfs.vfs.node import DRAFTS, Inodes, Node
+from dboxfs.vfs.options import FullNames
 from dboxfs.vfs.staging import Staging
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 class Setattr:
     """Answers setattr and setxattr.
 
-    :param separator: between the parts of ``user.dbox.mailbox``.
+    :param full_names: what ``user.dbox.mailbox`` says.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Setattr:
         changes: MessageChanges,
         committer: Committer,
         kernel: Kernel,
-        separator: str,
+        full_names: FullNames,
         identities: MailboxIdentities,
         staging: Staging | None,
         mailboxes: Mailboxes,
@@ -59,7 +60,7 @@ class Setattr:
         self._staging = staging
         self._mailboxes = mailboxes
         self._store = store
-        self._separator = separator
+        self._full_names = full_names
         self._inodes = inodes
         self._names = names
         self._forwarding = forwarding
@@ -207,7 +208,7 @@ class Setattr:
             return
         guid = folder_guid(value) if word == "guid" else None
         validity = number(value, 0xFFFFFFFF) if word == "uidvalidity" else None
-        found = await xattrs.folder_value(self._store, folder, word, self._separator)
+        found = await xattrs.folder_value(self._store, folder, word, self._full_names)
         if found is not None and xattrs.encoded(found) == value:
             return
         box = folder.mailbox

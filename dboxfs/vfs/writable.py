@@ -81,7 +81,7 @@ class WritableVfs:
         self._name_files = NameFiles(name_reader, writer.options)
         locks = NameLocks(inodes)
         changes = MessageChanges(store, writer, inodes, forwarding, locks, name_reader, self._name_files)
-        self._drafts = Drafts(inodes, reading.open_files, self._temporary)
+        self._drafts = Drafts(inodes, reading.open_files, self._temporary, host.outside)
         committer = Committer(store, inodes, names.written, forwarding, locks, changes)
         identities = MailboxIdentities(store, writer, changes, self._drafts, name_reader, self._name_files)
         staging = Staging(
@@ -119,7 +119,7 @@ class WritableVfs:
             changes,
             committer,
             host.kernel,
-            reading.separator,
+            reading.full_names,
             identities,
             staging,
             self._mailboxes,

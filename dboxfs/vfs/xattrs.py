@@ -21,6 +21,7 @@ from dboxfs.store.names.of_mailbox import decode
 from dboxfs.util.dates import rfc3339
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.node import Inodes
+from dboxfs.vfs.options import FullNames
 
 PREFIX = b"user.dbox."
 
@@ -144,12 +145,12 @@ async def message_names(box: Mailbox, uid: int) -> list[str]:
     return [name for name in MESSAGE if optional.get(name, b"") is not None]
 
 
-async def folder_value(store: Store, folder: Folder, name: str, separator: str) -> str | None:
+async def folder_value(store: Store, folder: Folder, name: str, full_names: FullNames) -> str | None:
     """The value of ``user.dbox.<name>`` of a folder; None: there is none."""
     if folder.parent is None:
         return None
     if name == "mailbox":
-        return store.display_name(folder, separator)
+        return full_names.of(store, folder)
     if name == "subscribed":
         return "1" if folder.name in await store.subscribed() else "0"
     getter = _MAILBOX.get(name)

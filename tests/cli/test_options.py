@@ -23,11 +23,11 @@ def test_without_options_the_view_is_the_stores_own() -> None:
 def test_every_option_is_understood() -> None:
     modes = "umask=0277,fmode=0440,dmode=550,separator=."
     parsed = parse_options(
-        ["ro,allow_other,uid=1000,gid=0", modes, "separator=.,attachments=/a/../b,replace"]
+        ["ro,allow_other,uid=1000,gid=0", modes, "separator=.,attachments=/a/../b,replace,namespaces"]
     )
     expected = ViewOptions(uid=1000, gid=0, umask=0o277, file_mode=0o440, directory_mode=0o550, separator=".")
     assert parsed.mount.view == expected
-    assert parsed.replace
+    assert (parsed.replace, parsed.namespaces) == (True, True)
     assert parsed.mount.allow_other
     assert parsed.attachments == "/b"
 

@@ -14,8 +14,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -36,6 +36,37 @@ class Instance:
     login_user: str
     static: str = ""
     """A ``mail_location`` of all users, who are then not looked up in files."""
+    namespaces: Namespaces | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Namespaces:
+    """More namespaces than the one with the INBOX, with rights (plugin ``acl``).
+
+    ``Archive``: private, an sdbox with LAYOUT=index; ``Public``: an sdbox for all; and mdboxes of other users
+    below ``owner``.
+
+    :ivar owner: what the directory of an owner is called, with the variables of 2.3.
+    :ivar prefix: of the namespace with the INBOX.
+    """
+
+    separator: str = "/"
+    prefix: str = ""
+    owner: str = "%%u"
+
+    def blocks(self, places: Mapping[str, Sequence[str]]) -> str:
+        """The further namespaces; *places*: the settings that say where each is."""
+        found = []
+        for name, lines in places.items():
+            more = {"Public": ["type = public"], "shared": ["type = shared", "list = children"]}.get(name, [])
+            prefix = f"{self.prefix}{name}{self.separator}"
+            if name == "shared":
+                prefix = f"{name}{self.separator}{self.owner}{self.separator}"
+            own = [f"separator = {self.separator}", f"prefix = {prefix}", *more, *lines]
+            if name != "Archive":
+                own.append("subscriptions = no")
+            found.append("\n  ".join([f"namespace {name.lower()} {{", *own]) + "\n}\n")
+        return "".join(found)
 
 
 class Dialect(Protocol):
@@ -94,7 +125,8 @@ listen = 127.0.0.1
 mail_max_userip_connections = 100
 namespace inbox {{
   inbox = yes
-  separator = /
+  separator = {separator}
+  prefix = {prefix}
 }}
 service anvil {{
   chroot =
@@ -114,6 +146,12 @@ service imap-login {{
 """
 
 
+def _common(instance: Instance, listen: str) -> str:
+    own = instance.namespaces or Namespaces()
+    text = _COMMON.format(i=instance, separator=own.separator, prefix=own.prefix)
+    return text + _LISTENER.format(i=instance, listen=listen)
+
+
 class Dialect23:
     """Dovecot 2.3."""
 
@@ -121,19 +159,31 @@ class Dialect23:
     compressions = ("gz", "bz2", "zstd", "lz4", "xz")
 
     def configuration(self, instance: Instance) -> str:
-        common = _COMMON.format(i=instance) + _LISTENER.format(i=instance, listen="address")
+        common = _common(instance, "address") + self._namespaces(instance)
+        plugins = "zlib" if instance.namespaces is None else "zlib acl"
         return f"""\
 {common}\
 protocols = imap lmtp
 disable_plaintext_auth = no
 mail_home = {instance.root}/home/%u
-mail_plugins = zlib
+mail_plugins = {plugins}
 passdb {{
   driver = static
   args = nopassword=y
 }}
 {self._userdb(instance)}\
 """
+
+    def _namespaces(self, i: Instance) -> str:
+        if i.namespaces is None:
+            return ""
+        places = {
+            "Archive": ["location = sdbox:~/archive:LAYOUT=index"],
+            "Public": [f"location = sdbox:{i.root}/public"],
+            "shared": ["location = mdbox:%%h/mail"],
+        }
+        rights = f"plugin {{\n  acl = vfile\n  acl_shared_dict = file:{i.root}/public/shared.db\n}}\n"
+        return i.namespaces.blocks(places) + rights
 
     def _userdb(self, i: Instance) -> str:
         if not i.static:
@@ -210,7 +260,8 @@ class Dialect24:
     compressions = ("gz", "bz2", "zstd", "lz4")
 
     def configuration(self, instance: Instance) -> str:
-        common = _COMMON.format(i=instance) + _LISTENER.format(i=instance, listen="listen")
+        common = _common(instance, "listen") + self._namespaces(instance)
+        acl = "" if instance.namespaces is None else "  acl = yes\n"
         return f"""\
 dovecot_config_version = 2.4.0
 dovecot_storage_version = 2.4.0
@@ -220,6 +271,7 @@ auth_allow_cleartext = yes
 mail_home = {instance.root}/home/%{{user}}
 mail_plugins {{
   mail_compress = yes
+{acl}\
 }}
 passdb static {{
   fields {{
@@ -237,6 +289,20 @@ mail_attribute {{
   }}
 }}
 """
+
+    def _namespaces(self, i: Instance) -> str:
+        if i.namespaces is None:
+            return ""
+        places = {
+            "Archive": ["mail_driver = sdbox", "mail_path = ~/archive", "mailbox_list_layout = index"],
+            "Public": ["mail_driver = sdbox", f"mail_path = {i.root}/public"],
+            "shared": ["mail_driver = mdbox", "mail_path = %{owner_home}/mail"],
+        }
+        words = {"%%u": "$user", "%%n": "$username", "%%d": "$domain"}
+        owner = re.sub("%%[und]", lambda match: words[match[0]], i.namespaces.owner)
+        path = f"{i.root}/public/shared.db"
+        rights = f"acl_driver = vfile\nacl_sharing_map {{\n  dict file {{\n    path = {path}\n  }}\n}}\n"
+        return replace(i.namespaces, owner=owner).blocks(places) + rights
 
     def _userdb(self, i: Instance) -> str:
         if not i.static:

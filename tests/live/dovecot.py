@@ -40,7 +40,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.live.dialects import Dialect, Instance, dovecot_binary, installed
+from tests.live.dialects import Dialect, Instance, Namespaces, dovecot_binary, installed
 
 _LOUD = re.compile(r"\b(Warning|Error|Panic|Fatal): ")
 _FETCH_FIELDS = (
@@ -151,12 +151,17 @@ class Account:
     def subscriptions(self) -> list[str]:
         return sorted(self.doveadm("mailbox list", "-s").decode().splitlines())
 
-    def status(self) -> dict[str, Status]:
-        """The status of every selectable mailbox, by name."""
+    def status(self, *masks: str) -> dict[str, Status]:
+        """The status of every selectable mailbox, by name.
+
+        :param masks: of names; left out: ``*``, which matches none of a namespace with a prefix.
+        """
         fields = "messages unseen uidnext uidvalidity highestmodseq guid"
-        out = self.dovecot.doveadm("-f", "json", "mailbox", "status", "-u", self.name, fields, "*")
-        found = {}
-        for row in json.loads(out):
+        found, rows = {}, []
+        for mask in masks or ("*",):
+            out = self.dovecot.doveadm("-f", "json", "mailbox", "status", "-u", self.name, fields, mask)
+            rows += json.loads(out)
+        for row in rows:
             counts = {
                 k: int(row[k]) for k in ("messages", "unseen", "uidnext", "uidvalidity", "highestmodseq")
             }
@@ -250,6 +255,7 @@ class Dovecot:
 
     static: str = ""
     """A ``mail_location`` of all users of a static userdb; empty: each has a file of its own."""
+    namespaces: Namespaces | None = None
     dialect: Dialect = field(init=False, default_factory=installed)
     root: Path = field(init=False)
     port: int = field(init=False, default=0)
@@ -261,9 +267,10 @@ class Dovecot:
         # Not below pytest's directory, which is closed to the mail user; short, since it holds sockets.
         self.root = Path(tempfile.mkdtemp(prefix="dboxfs-dovecot."))
         self.root.chmod(0o755)
-        for name in ("run", "state", "users", "home"):
+        for name in ("run", "state", "users", "home", "public"):
             (self.root / name).mkdir()
-        os.chown(self.root / "home", self.mail_uid, -1)
+        for name in ("home", "public"):
+            os.chown(self.root / name, self.mail_uid, -1)
         try:
             self._start()
         except BaseException:
@@ -299,7 +306,7 @@ class Dovecot:
             self._process.wait(timeout=20)
             self._process = None
 
-    def account(self, mail: str, **userdb: str) -> Account:
+    def account(self, mail: str, *, domain: str = "", **userdb: str) -> Account:
         """A new user whose ``mail_location`` is ``mail``; ``{home}`` in it and in the settings is its home.
 
         ``userdb`` are settings by their names in Dovecot 2.3: ``zlib_save="gz"``,
@@ -308,7 +315,7 @@ class Dovecot:
         :raises ValueError: the installed Dovecot has no such setting.
         """
         self._accounts += 1
-        name = f"user{self._accounts}"
+        name = f"user{self._accounts}" + (f"@{domain}" if domain else "")
         home = self.root / "home" / name
         home.mkdir(mode=0o700)
         entry = pwd.getpwnam(self.mail_user)
@@ -371,5 +378,6 @@ class Dovecot:
             internal_group="dovecot" if privileged else group,
             login_user="dovenull" if privileged else self.mail_user,
             static=self.static,
+            namespaces=self.namespaces,
         )
         return self.dialect.configuration(instance)

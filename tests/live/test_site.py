@@ -181,3 +181,14 @@ def test_all_users_that_dovecot_tells_are_there(listing_dovecot: Dovecot, mounts
     done = dboxfs("check", "--users", "*", "-c", daemon.config)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("2 users checked: 2 with status 0"), done.stdout
+
+
+@root
+def test_what_several_processes_write_into_one_file_is_one_message(site: Vmail, mounts: Mounts) -> None:
+    site.make("ann@a.example")
+    mnt = mounts.mount(f"--users={site.template}", "rw,alone")
+    inbox = mnt / "ann@a.example" / "INBOX"
+    script = "( printf 'Subject: x\\n\\none\\n'; ( sleep 0.2; echo two ); echo three ) > group.eml"
+    subprocess.run(["sh", "-c", script], cwd=inbox, check=True)
+    assert (inbox / "group.eml").read_bytes() == b"Subject: x\n\none\ntwo\nthree\n"
+    assert xattrs(inbox / "group.eml")["uid"] == "2"

@@ -172,3 +172,12 @@ def test_the_layout_is_noticed_in_a_plain_directory_and_contradicted_nowhere(
     by_name.save(b"Subject: x\n\nbody\n")
     with pytest.raises(NoSuchStore, match="leave LAYOUT=index"):
         parse_location(f"{driver}:{by_name.root}:LAYOUT=index")
+
+
+def test_files_beside_the_mailboxes_of_a_list_index_are_no_mailboxes(tmp_path: Path) -> None:
+    root = make(tmp_path / "store", "mailboxes")
+    (root / "mailboxes" / "dovecot-acl-list").touch()
+    assert parse_location(f"sdbox:{root}:LAYOUT=index").root == str(root)
+    (root / "mailboxes" / "Work").mkdir()
+    with pytest.raises(NoSuchStore, match="don't lie under their guids"):
+        parse_location(f"sdbox:{root}:LAYOUT=index")

@@ -43,7 +43,7 @@ async def subscribe(work: Work, name: str, *, subscribed: bool) -> bool:
     :raises StoreBusy: another program is changing the file.
     """
     disk = work.disk
-    path = os.path.join(work.location.control_dir, work.location.subscriptions)
+    path, name = work.location.subscriptions_path, work.location.subscribed_as + name
     lock = await take_exclusive(disk, path + ".lock", SUBSCRIPTIONS_STALE)
     try:
         data = changed_subscriptions(await disk.read_whole(path), name, subscribed=subscribed)

@@ -116,12 +116,14 @@ class UserNumbers:
     """The numbers of one user.
 
     :ivar name: of the user, as bytes.
+    :param is_top: the root of the user's file system is that of the mount.
     """
 
-    __slots__ = ("_given", "_numbers", "_session", "name")
+    __slots__ = ("_given", "_is_top", "_numbers", "_session", "name")
 
-    def __init__(self, numbers: SiteNumbers, name: bytes) -> None:
+    def __init__(self, numbers: SiteNumbers, name: bytes, *, is_top: bool = False) -> None:
         self.name = name
+        self._is_top = is_top
         self._numbers = numbers
         self._given: dict[int, int] = {}
         self._session = 0
@@ -152,6 +154,8 @@ class UserNumbers:
         if inode & DRAFTS:
             return inode & _KINDS | self._session << _LOW_BITS | inode & _LOW_MASK
         folder = inode >> 32
+        if self._is_top and inode == ROOT:
+            return ROOT
         if not folder and inode > CONTROL:
             return _CONTROL_FILES | self._session << _LOW_BITS | inode
         return self.base(folder) | inode & UID_MASK

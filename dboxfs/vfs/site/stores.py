@@ -260,6 +260,7 @@ class Stores:
                     kernel=UserKernel(self._host.kernel, user.numbers),
                     requests=user.requests,
                     stats=dict,
+                    outside=user.numbers.out,
                 )
                 served = await serve(store, self._options, host)
                 unopened = self._unopened(served, user)

@@ -1,0 +1,175 @@
+"""The namespaces of one user, as the installed Dovecot has them: private, public, and shared by others.
+
+What Dovecot's LIST shows counts: a namespace with ``list = no``, ``disabled = yes`` or ``alias_for`` is left
+out, and so is a second one with the same store.
+
+A shared namespace stands for many stores: its prefix and location have the variables of an owner
+(``shared/%%u/`` and ``%%h`` in 2.3, ``shared/$user/`` and ``%{owner_home}`` in 2.4).  The owners, and what
+they have shared, are those that ``doveadm mailbox list`` shows this user.
+
+With the plugin ``acl``, a public or shared namespace has only the mailboxes that this list has and whose
+rights include ``read`` (``doveadm acl rights``), as they are when they are asked for.  Nobody's rights to
+write are looked at.
+
+Source: doveadm and doveconf of 2.3.19 and 2.4.1 with such namespaces.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from dboxfs.dovecot.user import Asked, FoundUser, look_up
+from dboxfs.errors import NoDovecot, NoSuchStore, NoSuchUser, Unsupported
+from dboxfs.store.location import Location
+from dboxfs.store.user_variables import StoreUser
+
+Tell = Callable[[str], None]
+"""Takes one line about a namespace that is left out."""
+
+_OWNER = re.compile(r"%%([und])|\$(user(?:name)?|domain)")
+_FIELD = {"u": "user", "user": "user", "n": "name", "username": "name", "d": "domain", "domain": "domain"}
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """One namespace, or the part of a shared one that has one owner.
+
+    :ivar path: the names of the directories that lead to it: the parts of its prefix, without that of the
+        namespace with the INBOX, which is the root.
+    :ivar prefix: as Dovecot has it, with the separator behind it.
+    :ivar private: it is this user's own.
+    """
+
+    path: tuple[str, ...]
+    prefix: str
+    separator: str
+    location: Location
+    private: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A namespace of which it is not known yet whether its store is there."""
+
+    found: FoundUser
+    prefix: str
+    private: bool
+
+
+def other_namespaces(found: FoundUser, location: Location, tell: Tell) -> list[Namespace]:
+    """All namespaces that Dovecot lists for this user, without the one with the INBOX.
+
+    :param location: of that one.
+    :param tell: told why one of them is left out.
+    """
+    asked = found.asked
+    if asked is None:
+        return []
+    made: list[Namespace] = []
+    for planned in _planned(asked, found, tell):
+        if planned.prefix == found.prefix:
+            continue
+        try:
+            place = planned.found.location()
+            seen = (location.root, location.layout), *((n.location.root, n.location.layout) for n in made)
+            if (place.root, place.layout) in seen:
+                raise NoSuchStore(f"{place.root} is shown already")
+            separator = planned.found.separator
+            parts = planned.prefix.removeprefix(found.prefix).split(separator)
+            path = tuple(part for part in parts if part)
+            namespace = Namespace(path, planned.prefix, separator, place, planned.private)
+            made.append(_as_shown(namespace, asked, planned, location, found.prefix))
+        except (NoSuchStore, Unsupported, NoDovecot) as error:
+            tell(f"namespace {planned.prefix}: left out: {error}")
+    return made
+
+
+def _as_shown(
+    namespace: Namespace, asked: Asked, planned: _Planned, main: Location, main_prefix: str
+) -> Namespace:
+    """With the mailboxes that this user may read, and subscriptions where Dovecot keeps them."""
+    place = namespace.location
+    if planned.found.settings.get("subscriptions") == "no" and namespace.prefix.startswith(main_prefix):
+        parts = (main.names.stored(part) + namespace.separator for part in namespace.path)
+        subscribed_as = "".join(parts)
+        place = replace(place, subscribed_in=main.subscriptions_path, subscribed_as=subscribed_as)
+    if not planned.private and _has_acl(asked, planned.found):
+        place = replace(place, only=frozenset(_readable(namespace, asked)))
+    return replace(namespace, location=place)
+
+
+def _readable(namespace: Namespace, asked: Asked) -> Iterator[str]:
+    """The storage names of the mailboxes of a namespace that this user may read."""
+    user = asked.user.name
+    listed = [name for name in asked.dovecot.mailboxes(user) if name.startswith(namespace.prefix)]
+    for name in dict.fromkeys((namespace.prefix + "INBOX", *listed)):
+        if asked.dovecot.may_read(user, name):
+            parts = name.removeprefix(namespace.prefix).split(namespace.separator)
+            yield "/".join(namespace.location.names.stored(part) for part in parts)
+
+
+def _has_acl(asked: Asked, found: FoundUser) -> bool:
+    """Whether the plugin ``acl`` is at work."""
+    if asked.dovecot.version < (2, 4):
+        return "acl" in re.split("[ ,]+", found.settings.get("mail_plugins", ""))
+    blocks = (block for _, block in asked.configuration.named("mail_plugins"))
+    in_list = "acl" in re.split("[ ,]+", found.settings.get("mail_plugins", ""))
+    return (
+        found.settings.get("mail_plugins/acl") == "yes"
+        or in_list
+        or any(block.settings.get("acl") == "yes" for block in blocks)
+    )
+
+
+def _planned(asked: Asked, main: FoundUser, tell: Tell) -> Iterator[_Planned]:
+    for title, block in asked.configuration.named("namespace"):
+        settings = asked.settings(title, block)
+        if settings.get("inbox") == "yes" or settings.get("disabled") == "yes" or settings.get("alias_for"):
+            continue
+        if settings.get("list") == "no":
+            continue
+        kind = settings.get("type", "private")
+        found = replace(main, settings=settings)
+        if kind != "shared":
+            yield _Planned(found, found.prefix, kind == "private")
+            continue
+        try:
+            yield from _shared(asked, found, settings.get("prefix", ""))
+        except (NoDovecot, NoSuchUser) as error:
+            tell(f"namespace {settings.get('prefix', title)}: left out: {error}")
+
+
+def _shared(asked: Asked, found: FoundUser, prefix: str) -> Iterator[_Planned]:
+    """One for each owner."""
+    if not _OWNER.search(prefix):
+        raise NoDovecot("its prefix names no owner")
+    separator = found.separator
+    owners = _owners(asked, prefix, separator)
+    for owner_prefix, name in owners:
+        owner = look_up(name, asked.dovecot)
+        yield _Planned(_of_owner(found, owner), owner_prefix, private=False)
+
+
+def _owners(asked: Asked, prefix: str, separator: str) -> Sequence[tuple[str, str]]:
+    """The prefix and name of each user who shares something with this one."""
+    pattern, at = "", 0
+    for match in _OWNER.finditer(prefix):
+        part = f"(?P<{_FIELD[match[1] or match[2]]}>[^{re.escape(separator)}]+)"
+        pattern += re.escape(prefix[at : match.start()]) + part
+        at = match.end()
+    pattern += re.escape(prefix[at:].removesuffix(separator))
+    found: dict[str, str] = {}
+    for name in asked.dovecot.mailboxes(asked.user.name):
+        matched = re.match(rf"{pattern}(?={re.escape(separator)}|$)", name)
+        if matched is not None:
+            values = matched.groupdict()
+            user = values.get("user") or values.get("name", "")
+            domain = values.get("domain") or ("" if "user" in values else asked.user.domain)
+            found[matched[0] + separator] = f"{user}@{domain}" if domain else user
+    return list(found.items())
+
+
+def _of_owner(found: FoundUser, owner: StoreUser) -> FoundUser:
+    return replace(found, user=replace(found.user, owner=owner))
