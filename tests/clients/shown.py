@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import select
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -186,6 +189,7 @@ def in_terminal(shown: Shown, *args: str | Path, seconds: float = 20) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(shown.mnt)
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))  # Debian 13's mutt needs one
         os.environ.update(TERM="xterm", HOME=str(shown.tmp), LC_ALL="C.UTF-8")
         os.execvp(str(args[0]), [str(arg) for arg in args])
     deadline, said = time.monotonic() + seconds, b""
