@@ -92,7 +92,7 @@ def test_top_metrics_and_trace_show_a_mount_at_work(mounts: Mounts, tmp_path: Pa
         deadline = time.monotonic() + 20
         while f"SIGUSR2: requests are {said}" not in log.read_text():
             assert time.monotonic() < deadline
-            os.path.exists(mnt / "INBOX/none")
+        assert not (mnt / f"INBOX/{said}").exists()
     assert re.search(r"trace: lookup \d+: \d+\.\d{3} ms", log.read_text())
     elsewhere = dboxfs("top", tmp_path)
     assert elsewhere.returncode == 4

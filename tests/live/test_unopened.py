@@ -103,7 +103,9 @@ def test_a_control_file_has_its_size_and_says_what_is_now(
     assert len(before) == size > 0
     assert json.loads(path.read_bytes())["requests"]["lookup"] > json.loads(before)["requests"]["lookup"]
     deleted = ["deleted"] if driver == "mdbox" else []
-    assert sorted(os.listdir(path.parent)) == [*deleted, "locks", "metrics", "stats.json", "store.json"]
+    files = ["events", "locks", "metrics", "stats.json", "store.json"]
+    trees = [*deleted, "flagged", "keyword", "parts", "since", "unseen"]
+    assert sorted(os.listdir(path.parent)) == sorted([*files, *trees])
     assert len((path.parent / "store.json").read_bytes()) > 100
 
 
