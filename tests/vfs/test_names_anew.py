@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
 
 from dboxfs.store import Kind
 from dboxfs.store.names.codec import Line, decode_lines, encode_line
+from dboxfs.store.names.follow import NameFollower
 from dboxfs.store.write import LockMethod, NewMessage
 from tests.vfs.inside import ALONE, TWO, Mounted, mounted
 
@@ -65,3 +67,16 @@ async def test_a_name_that_is_taken_in_it_is_not_given_by_what_was_read_before(
         written_anew(m, SAME_SIZE)
         await p.rename("INBOX/2.eml", "INBOX/first-z")
         assert await p.texts() == {"first-z": TWO}
+
+
+def watches() -> int:
+    """How many inotify descriptors this process has."""
+    fds = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    return sum(os.readlink(fd) == "anon_inode:inotify" for fd in fds if os.path.lexists(fd))
+
+
+async def test_names_that_nobody_follows_yet_take_no_descriptor(m: Mounted) -> None:
+    before = watches()
+    made = NameFollower(m.name_reader)
+    assert watches() == before
+    assert made is not None

@@ -23,12 +23,13 @@ class NameFollower:
 
     def __init__(self, reader: NameReader) -> None:
         self._reader = reader
-        self._watcher = Watcher(reader.store.inotify)
+        self._watcher: Watcher
         self._waiting: set[str] = set()
         self._wake = trio.Event()
 
     async def run(self) -> None:
         """Until cancelled."""
+        self._watcher = Watcher(self._reader.store.inotify)  # closed below; who never runs this has none
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watcher.run)
