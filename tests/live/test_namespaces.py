@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -269,9 +268,9 @@ def test_a_namespace_that_can_not_be_shown_is_left_out_and_told(slashes: Dovecot
     key = "location=sdbox:~/none" if slashes.dialect.version < (2, 4) else "mail_path=~/none"
     file = slashes.root / "users" / carol.name
     file.write_text(f"{file.read_text().rstrip()} userdb_namespace/archive/{key}\n")
-    asked = partial(subprocess.run, ["doveadm", "-c", slashes.config, "user", carol.name])
+    asked = ["doveadm", "-c", slashes.config, "user", carol.name]
     deadline = time.monotonic() + 20  # it looks at the file again when a second has passed
-    while b"namespace/archive/" not in asked(capture_output=True, check=True).stdout:
+    while b"namespace/archive/" not in subprocess.run(asked, capture_output=True, check=True).stdout:
         assert time.monotonic() < deadline
     place = f"{carol.home}/none"
     reason = f"the store of {carol.name}: {place}: no such directory; is {place} an sdbox store?"
