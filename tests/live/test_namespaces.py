@@ -268,7 +268,7 @@ def test_a_namespace_that_can_not_be_shown_is_left_out_and_told(slashes: Dovecot
     key = "location=sdbox:~/none" if slashes.dialect.version < (2, 4) else "mail_path=~/none"
     file = slashes.root / "users" / carol.name
     file.write_text(f"{file.read_text().rstrip()} userdb_namespace/archive/{key}\n")
-    asked = ["doveadm", "-c", slashes.config, "user", carol.name]
+    asked = ["doveadm", "-c", str(slashes.config), "user", carol.name]
     deadline = time.monotonic() + 20  # it looks at the file again when a second has passed
     while b"namespace/archive/" not in subprocess.run(asked, capture_output=True, check=True).stdout:
         assert time.monotonic() < deadline
