@@ -107,6 +107,21 @@ class ClosePolicy:
 
         :raises Exception: what became of the bytes.
         """
+        await self._flush(writing)
+        draft = writing.draft
+        if draft.uid is not None and not draft.dirty and not draft.size:
+            await self._cut_for_others(writing)
+
+    async def _cut_for_others(self, writing: Writing) -> None:
+        """A descriptor that has cut a message to nothing, and wrote nothing, has cut it for what its process
+        writes through the other ones that it has open.
+        """
+        for other in self._drafts.beside(writing):
+            async with other.lock:
+                if other.uid is not None and not other.dirty and not other.failed and other.size:
+                    other.truncate(0)
+
+    async def _flush(self, writing: Writing) -> None:
         draft = writing.draft
         async with draft.lock:
             draft.check()

@@ -210,6 +210,12 @@ class Drafts:
         process = process_of(pid)
         return next((draft for draft, writer in self._of_inode(inode) if writer == process), None)
 
+    def beside(self, writing: Writing) -> list[Draft]:
+        """What the same process writes, too, that will take the place of the same message."""
+        own = writing.draft
+        same = [w.draft for w in self._opens if w.pid == writing.pid and w.draft is not own]
+        return [draft for draft in same if draft.uid == own.uid and draft.folder is own.folder]
+
     def orphan(self, inode: int) -> Draft | None:
         """What is written on the message *inode*, which is another file's by now, or gone."""
         return next((draft for draft, _ in self._of_inode(inode) if draft.uid is None), None)

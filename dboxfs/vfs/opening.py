@@ -118,9 +118,6 @@ class Opening:
         node = await self._folders.seek(self._forwarding.follow(inode))
         if node.is_control or node.inode == ROOT:
             raise Refused(errno.EACCES)
-        own = await self._own(inode, flags, pid)
-        if own is not None:
-            return self.opened(own, flags, pid)
         now, body, _ = await self._forwarding.use(node.inode, Reader.body)
         if self._staging is not None:
             try:
@@ -138,18 +135,6 @@ class Opening:
             raise Refused(errno.ESTALE)
         draft = self._drafts.replacement(inode, folder, name, now.uid, base)
         return self.opened(draft, flags, pid)
-
-    async def _own(self, inode: int, flags: int, pid: int) -> Draft | None:
-        """What the process writes already of the message *inode*: it is one file for all its descriptors."""
-        own = self._drafts.replacing(inode, pid) if self._staging is None else None
-        if own is None:
-            return None
-        async with own.lock:
-            if self._drafts.replacing(inode, pid) is not own or own.uid is None or own.failed:
-                return None
-            if flags & os.O_TRUNC:
-                own.truncate(0)
-            return own
 
     async def _is_there(self, draft: Draft, flags: int) -> bool:
         """Wait until nobody commits or ends a draft; whether it can be opened then (O_TRUNC empties it)."""

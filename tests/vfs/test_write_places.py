@@ -159,6 +159,25 @@ async def test_a_message_that_is_cut_to_nothing_by_its_name_stays_until_somethin
     assert await m.stored() == [(4, b"New\n")]
 
 
+@pytest.mark.parametrize("is_read", [False, True])
+async def test_what_one_descriptor_cuts_to_nothing_is_cut_for_another_of_its_process_that_has_written_nothing(
+    m: Mounted, p: Program, q: Program, is_read: bool
+) -> None:
+    reader = await q.open("INBOX/1.eml") if is_read else None
+    file = await p.open("INBOX/1.eml", os.O_RDWR)
+    of_another = await m.program().open("INBOX/1.eml", os.O_RDWR)
+    await (await p.open("INBOX/1.eml", os.O_WRONLY | os.O_TRUNC)).close()
+    assert await m.stored() == [(1, ONE)]
+    await file.write(b"new\n")
+    await file.close()
+    assert await m.stored() == [(2, b"new\n")]
+    assert await of_another.read() == ONE
+    await of_another.close()
+    if reader is not None:
+        assert await reader.read() == ONE
+        await reader.close()
+
+
 async def test_the_handle_of_a_removed_message_cuts_nothing_else(m: Mounted, p: Program) -> None:
     file = await p.open("INBOX/1.eml", os.O_WRONLY)
     await p.unlink("INBOX/1.eml")
