@@ -386,9 +386,12 @@ class Mailbox:
 
     def flags(self, uid: int) -> tuple[str, ...]:
         """System flags as IMAP names, in Dovecot's order."""
+        return flag_names(self.flag_bits(uid))
+
+    def flag_bits(self, uid: int) -> int:
+        """System flags as the index has them."""
         state, row = self._row(uid)
-        value = int(state.flags[row])
-        return tuple(name for bit, name in FLAG_NAMES if value & bit)
+        return int(state.flags[row])
 
     def keywords(self, uid: int) -> tuple[str, ...]:
         """Keywords in the order in which the mailbox learnt them."""
@@ -405,6 +408,11 @@ class Mailbox:
         if state is None or row < 0:
             raise NoSuchMessage(f"{self.display_name}: no message with uid {uid}")
         return state, row
+
+
+def flag_names(bits: int) -> tuple[str, ...]:
+    """System flags as IMAP names, in Dovecot's order."""
+    return tuple(name for bit, name in FLAG_NAMES if bits & bit)
 
 
 def _visible(delta: Delta, before: Uids, after: Uids) -> Delta:

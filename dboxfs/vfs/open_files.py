@@ -1,6 +1,7 @@
 """Which inodes are open: the messages that are read, and what is open for writing.
 
-An open message goes on with the attributes that it was opened with, also after an expunge.
+An open message goes on with the attributes that it was opened with, also after an expunge: size and dates,
+and of the extended ones uid, flags and keywords.
 
 Concurrency: nothing here awaits.
 """
@@ -9,9 +10,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Protocol
 
-from dboxfs.store import Facts
+from dboxfs.store import Facts, Mailbox
 
 
 class OpenFile(Protocol):
@@ -33,12 +35,34 @@ class OpenFile(Protocol):
         """The last descriptor of the file is gone."""
 
 
-class HasFacts(Protocol):
+@dataclass(frozen=True, slots=True)
+class AtOpen:
+    """What the index said of a message when it was opened.  ``flags``: bits."""
+
+    uid: int
+    flags: int
+    keywords: tuple[str, ...]
+
+    @classmethod
+    def of(cls, box: Mailbox, uid: int) -> AtOpen | None:
+        """Those of a message of a mailbox; None: it is gone."""
+        state = box.state
+        row = state.row_of(uid) if state is not None else -1
+        if state is None or row < 0:
+            return None
+        return cls(uid, int(state.flags[row]), state.keywords(row))
+
+
+class OpenedMessage(Protocol):
     """A message that is open for reading."""
 
     @property
     def facts(self) -> Facts:
         """Its size and dates."""
+
+    @property
+    def marks(self) -> AtOpen | None:
+        """Its uid, flags and keywords; None: it was gone already."""
 
 
 class OpenFiles:
@@ -49,7 +73,7 @@ class OpenFiles:
 
     def __init__(self) -> None:
         self.written: Counter[int] = Counter()
-        self._read: dict[int, list[HasFacts]] = {}
+        self._read: dict[int, list[OpenedMessage]] = {}
 
     def __contains__(self, inode: int) -> bool:
         """Whether a READ of *inode* may be on its way."""
@@ -65,11 +89,17 @@ class OpenFiles:
         held = self._read.get(inode)
         return held[-1].facts if held else None
 
-    def begin_reading(self, inode: int, file: HasFacts) -> None:
+    def kept(self, inode: int) -> tuple[AtOpen, Facts] | None:
+        """What *inode* was opened with last; None: nobody reads it, or it was gone already."""
+        held = self._read.get(inode)
+        marks = held[-1].marks if held else None
+        return (marks, held[-1].facts) if held and marks is not None else None
+
+    def begin_reading(self, inode: int, file: OpenedMessage) -> None:
         """A message was opened."""
         self._read.setdefault(inode, []).append(file)
 
-    def end_reading(self, inode: int, file: HasFacts) -> None:
+    def end_reading(self, inode: int, file: OpenedMessage) -> None:
         """It was closed for good."""
         held = self._read[inode]
         held.remove(file)

@@ -26,7 +26,7 @@ from dboxfs.vfs.forwarding import Forwarding
 from dboxfs.vfs.host import Host
 from dboxfs.vfs.kernel_pages import Doubts
 from dboxfs.vfs.node import Node
-from dboxfs.vfs.open_files import OpenFile, OpenFiles
+from dboxfs.vfs.open_files import AtOpen, OpenFile, OpenFiles
 
 PUSH_MOST = 2 << 20
 """Messages up to this many bytes are put into the kernel's cache when they are opened."""
@@ -47,16 +47,17 @@ class Opened(NamedTuple):
 class OpenMessage:
     """A message that is open for reading.  Made by :meth:`Reader.open`.
 
-    :ivar facts: the attributes that fstat(2) goes on giving.
+    :ivar facts: the attributes that fstat(2) goes on giving.  :ivar marks: those of fgetxattr(2).
     """
 
-    __slots__ = ("_body", "_inode", "_reader", "facts")
+    __slots__ = ("_body", "_inode", "_reader", "facts", "marks")
 
-    def __init__(self, reader: Reader, inode: int, body: Body, facts: Facts) -> None:
+    def __init__(self, reader: Reader, inode: int, body: Body, facts: Facts, marks: AtOpen | None) -> None:
         self._reader = reader
         self._inode = inode
         self._body = body
         self.facts = facts
+        self.marks = marks
 
     async def read(self, size: int, offset: int) -> bytes:
         self._reader.asked(self._inode)
@@ -122,7 +123,7 @@ class Reader:
         if resized:  # it was damaged when its size was looked at, and is repaired; or it was replaced
             facts = replace(facts, size=body.size)
             self._kernel.at_once(inode)
-        file = OpenMessage(self, inode, body, facts)
+        file = OpenMessage(self, inode, body, facts, AtOpen.of(node.mailbox(), node.uid))
         self._open_files.begin_reading(inode, file)
         return Opened(file, direct_io=resized, keep_cache=not resized and (pushed or not doubtful))
 

@@ -286,13 +286,26 @@ class ReadOnlyVfs:
         seen = self._looks.get(inode)
         if seen is not None and (known := seen.values.get(name)) is not None:
             return known
-        if is_desktop(name):
-            return await self.folders.steady(inode, lambda now: self._desktop_value(now, name))
         word = xattrs.word(name)
-        value = await self.folders.steady(inode, lambda now: self._xattr(now, word)) if word else None
+        try:
+            if is_desktop(name):
+                return await self.folders.steady(inode, lambda now: self._desktop_value(now, name))
+            value = await self.folders.steady(inode, lambda now: self._xattr(now, word)) if word else None
+        except Refused as exc:
+            value = self._kept_xattrs(inode, exc).get(word or "")
         if value is None:
             raise Refused(errno.ENODATA)
         return xattrs.encoded(value)
+
+    def _kept_xattrs(self, inode: int, error: Refused) -> Mapping[str, str]:
+        """What an open message that is gone goes on answering.
+
+        :raises Refused: *error*: nobody reads it, or it is not gone.
+        """
+        kept = self.open_files.kept(inode) if error.errno in (errno.ESTALE, errno.ENOENT) else None
+        if kept is None:
+            raise error
+        return xattrs.kept_values(*kept)
 
     async def _desktop_value(self, inode: int, name: bytes) -> bytes:
         if (tree := self.tree(inode)) is not None:
@@ -323,7 +336,12 @@ class ReadOnlyVfs:
         :raises Refused: ESTALE, ENOENT: it is gone.
         """
         seen = self._looks.get(inode)
-        return seen.names if seen is not None else await self.folders.steady(inode, self._xattr_names)
+        if seen is not None:
+            return seen.names
+        try:
+            return await self.folders.steady(inode, self._xattr_names)
+        except Refused as exc:
+            return [xattrs.PREFIX + name.encode() for name in self._kept_xattrs(inode, exc)]
 
     async def _xattr_names(self, inode: int) -> Sequence[bytes]:
         if self.inodes.node(inode).is_control:

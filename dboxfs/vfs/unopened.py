@@ -36,6 +36,7 @@ from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.host import Item, Pages, PushWait
 from dboxfs.vfs.listing import OpenDirectory
 from dboxfs.vfs.node import Node, is_deleted, is_in_control_tree
+from dboxfs.vfs.open_files import AtOpen
 from dboxfs.vfs.reader import Reader
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.walks import Orders, Predictor
@@ -56,11 +57,12 @@ class _Kept:
     It may be given up while READs of it are in flight: the last of them closes its body.
     """
 
-    __slots__ = ("_given_up", "_reads", "body", "facts")
+    __slots__ = ("_given_up", "_reads", "body", "facts", "marks")
 
-    def __init__(self, body: Body, facts: Facts) -> None:
+    def __init__(self, body: Body, facts: Facts, marks: AtOpen | None) -> None:
         self.body = body
         self.facts = facts
+        self.marks = marks
         self._reads = 0
         self._given_up = False
 
@@ -157,16 +159,16 @@ class Unopened:
             return self._keep(inode, *departed)
 
     async def _open(self, inode: int) -> _Kept:
-        _, body, facts = await Reader.body(self._vfs.inodes.node(inode))
+        node, body, facts = await Reader.body(self._vfs.inodes.node(inode))
         if facts.size != body.size:  # it was damaged when its size was looked at, and is repaired
             self._vfs.host.kernel.at_once(inode)
-        return self._keep(inode, body, facts)
+        return self._keep(inode, body, facts, AtOpen.of(node.mailbox(), node.uid))
 
-    def _keep(self, inode: int, body: Body, facts: Facts) -> _Kept:
+    def _keep(self, inode: int, body: Body, facts: Facts, marks: AtOpen | None = None) -> _Kept:
         if inode in self._kept:  # opened meanwhile
             body.close()
             return self._kept[inode]
-        kept = self._kept[inode] = _Kept(body, facts)
+        kept = self._kept[inode] = _Kept(body, facts, marks)
         self._vfs.open_files.begin_reading(inode, kept)
         while len(self._kept) > KEPT_BODIES:
             self._close(next(iter(self._kept)))

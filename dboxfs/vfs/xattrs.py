@@ -16,11 +16,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dboxfs.errors import NoSuchMessage
-from dboxfs.store import Folder, Mailbox, Store
+from dboxfs.store import Facts, Folder, Mailbox, Store
+from dboxfs.store.mailbox import flag_names
 from dboxfs.store.names.of_mailbox import decode
 from dboxfs.util.dates import rfc3339
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.node import Inodes
+from dboxfs.vfs.open_files import AtOpen
 from dboxfs.vfs.options import FullNames
 
 PREFIX = b"user.dbox."
@@ -155,6 +157,13 @@ async def folder_value(store: Store, folder: Folder, name: str, full_names: Full
         return "1" if folder.name in await store.subscribed() else "0"
     getter = _MAILBOX.get(name)
     return None if getter is None or folder.mailbox is None else getter(folder.mailbox)
+
+
+def kept_values(marks: AtOpen, facts: Facts) -> dict[str, str]:
+    """The attributes that a message had when it was opened, of which nothing else is known any more."""
+    dates = {} if facts.damaged else {"saved": rfc3339(facts.saved), "received": rfc3339(facts.received)}
+    named = {"flags": " ".join(flag_names(marks.flags)), "keywords": " ".join(marks.keywords)}
+    return {**named, **dates, "uid": str(marks.uid)}
 
 
 def folder_names(folder: Folder) -> list[str]:

@@ -208,6 +208,38 @@ def test_an_open_file_outlives_expunge_and_purge(stage: Stage) -> None:
     os.close(descriptor)
 
 
+@pytest.mark.parametrize(("driver", "options"), [("sdbox", "rw"), ("mdbox", "open=classic"), ("mdbox", "")])
+def test_an_open_file_keeps_uid_flags_keywords_and_dates_when_its_message_is_gone(
+    dovecot: Dovecot, mounts: Mounts, driver: str, options: str
+) -> None:
+    account = dovecot.account(f"{driver}:{{home}}/mail")
+    account.save(message(0))
+    for box in ("Expunged", "Deleted"):
+        account.doveadm("mailbox create", box)
+        account.append([Append(message(1), "\\Seen \\Flagged work", "02-Feb-2024 12:00:00 +0000")], box)
+    mnt = mounts.mount(account.location, options)
+    with (mnt / "Expunged/1.eml").open("rb") as one, (mnt / "Deleted/1.eml").open("rb") as two:
+        starts = [file.read(20) for file in (one, two)]  # without OPEN nobody knows of a file before
+        kept = [_marks(file.fileno()) for file in (one, two)]
+        assert kept[0]["flags"] == "\\Flagged \\Seen"
+        account.doveadm("expunge", "mailbox", "Expunged", "all")
+        account.doveadm("mailbox delete", "Deleted")
+        soon(lambda: not Path(one.name).exists() and not Path(two.name).exists())
+        for file, start, marks in zip((one, two), starts, kept, strict=True):
+            assert _marks(file.fileno()) == marks
+            assert {name.removeprefix("user.dbox.") for name in os.listxattr(file.fileno())} == marks.keys()
+            for name in ("user.dbox.guid", "user.mime_type"):
+                with pytest.raises(OSError, match="No data available"):
+                    os.getxattr(file.fileno(), name)
+            assert start + file.read() == message(1)
+            assert os.fstat(file.fileno()).st_size == len(message(1))
+
+
+def _marks(descriptor: int) -> dict[str, str]:
+    names = ("uid", "flags", "keywords", "received", "saved")
+    return {name: os.getxattr(descriptor, f"user.dbox.{name}").decode() for name in names}
+
+
 _READER = """
 import hashlib, os, sys
 root, reads, gone, bad = sys.argv[1], 0, 0, []
