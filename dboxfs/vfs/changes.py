@@ -241,6 +241,13 @@ class MessageChanges:
             shown = self._store.display_name(folder)
             log.error("%s: the name of uid %d can't be kept: %s", shown, uid, exc)
 
+    async def be_sure_of_names(self, folder: Folder) -> None:
+        """Read the names of a mailbox before a message of it is taken to be gone.
+
+        :raises OSError: they can't be read.
+        """
+        await self._reader.be_sure(folder)
+
     def is_free(self, folder: Folder, name: bytes) -> bool:
         """Whether no message has this name."""
         return self._names.resolve(folder, name) is None

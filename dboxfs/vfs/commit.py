@@ -148,7 +148,9 @@ class Committer:
             draft.moved(draft.folder, self._names.name(draft.folder, uid), uid, draft.standing.guid)
             return uid
         if uid is not None and not self._follow(draft, uid):
-            draft.expunged()
+            await self._changes.be_sure_of_names(draft.folder)  # another mount may have replaced it just now
+            if not self._follow(draft, uid):
+                draft.expunged()
         old = draft.uid if draft.uid is not None else self._replaced_by_name(draft)
         if old is not None and draft.based is not None:
             await draft.rebase(await mailbox_of(draft.folder).open(old))

@@ -116,7 +116,8 @@ class Writable:
                 for path in (self.mnt / name).iterdir()
                 if path.is_file()
             }
-            assert shown == {(uid, text, received) for uid, _, _, _, received, text in messages}, name
+            there = {(uid, text, received) for uid, _, _, _, received, text in messages}
+            assert shown == there, f"{name}: only shown {shown - there}, not shown {there - shown}"
         self.account.force_resync()
         assert self.everything() == before
 

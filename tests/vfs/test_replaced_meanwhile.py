@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from tests.vfs.inside import ONE, TWO, Mounted, Program
 
 
@@ -24,3 +26,30 @@ async def test_a_name_whose_message_somebody_else_has_just_removed_is_gone_witho
         await other.program().unlink("INBOX/note")
         await p.unlink("INBOX/note")
         assert [text for _, text in await m.stored()] == [ONE]
+
+
+async def test_two_mounts_that_write_a_message_from_its_beginning_leave_one_though_the_names_are_heard_of_last(
+    m: Mounted, p: Program
+) -> None:
+    await p.write("INBOX/note", ONE)
+    late = await p.create("INBOX/note", os.O_TRUNC)
+    await late.write(TWO)
+    async with m.again() as other:
+        await other.program().write("INBOX/note", ONE * 2)
+        await m.follow()  # the index, and not the file of names
+        await late.close()
+        assert [text for _, text in await m.stored()] == [ONE, TWO]
+        assert sorted((await p.texts()).items()) == [("1.eml", ONE), ("note", TWO)]
+
+
+async def test_a_message_that_somebody_else_removes_while_it_is_written_anew_is_a_new_one_of_the_same_name(
+    m: Mounted, p: Program
+) -> None:
+    await p.write("INBOX/note", ONE)
+    late = await p.create("INBOX/note", os.O_TRUNC)
+    await late.write(TWO)
+    async with m.again() as other:
+        await other.program().unlink("INBOX/note")
+        await m.follow()
+        await late.close()
+    assert await p.texts() == {"1.eml": ONE, "note": TWO}

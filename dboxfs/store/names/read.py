@@ -208,6 +208,21 @@ class NameReader:
         except OSError as exc:
             self.tell(folder, box, exc)
 
+    async def be_sure(self, folder: Folder) -> None:
+        """Read the file of a mailbox as far as its index has come, before a message is taken to be gone.
+
+        What replaces a message is announced before that goes (:mod:`dboxfs.store.names.files`): so who knows
+        that it is gone, and reads the names then, knows its heir.
+
+        :raises OSError: as :meth:`look`.
+        """
+        box = folder.mailbox
+        for _ in range(_LOOKS):
+            self._behind.discard(box.guid or b"" if box is not None else b"")
+            await self.look(folder)
+            if box is None or box.guid not in self._behind:
+                break
+
     def tell(self, folder: Folder, box: Mailbox, error: OSError) -> None:
         """Log that the file of a mailbox can't be read: once, and not of a store that is away."""
         place = self.place(box)
