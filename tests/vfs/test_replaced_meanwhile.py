@@ -28,7 +28,7 @@ async def test_a_name_whose_message_somebody_else_has_just_removed_is_gone_witho
         assert [text for _, text in await m.stored()] == [ONE]
 
 
-async def test_two_mounts_that_write_a_message_from_its_beginning_leave_one_though_the_names_are_heard_of_last(
+async def test_two_mounts_that_write_one_message_leave_one_though_names_come_late(
     m: Mounted, p: Program
 ) -> None:
     await p.write("INBOX/note", ONE)
