@@ -65,8 +65,8 @@ def linked(text: str, pages: set[str]) -> str:
             return f"]({target[1:]}.md)"
         name, hash_, anchor = target.partition("#")
         if name.endswith("README.md"):
-            where = "packaging.md" if "packaging" in name else "index.md"
-            return f"]({where})"
+            section = f"{anchor}.md" if f"{anchor}.md" in pages else "index.md"
+            return f"]({'packaging.md' if 'packaging' in name else section})"
         page = name.rpartition("/")[2]
         return f"]({page}{hash_}{anchor})" if page in pages else match[0]
 

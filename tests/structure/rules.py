@@ -28,6 +28,8 @@ PAGES = (
     "CONTRIBUTING.md",
     "GLOSSARY.md",
     "dboxfs/store/write/PROTOCOL.md",
+    "docs/use.md",
+    "docs/as-a-library.md",
 )
 """Pages that name modules and classes."""
 
