@@ -1,4 +1,4 @@
-"""The kernel's requests, and nothing else: everything here needs FUSE, nothing below it knows pyfuse3.
+"""The FUSE side of a mount: everything here needs FUSE, and no package below it knows pyfuse3.
 
 ``mount.run`` is the whole life of a mount; ``adapter`` has the handlers.
 

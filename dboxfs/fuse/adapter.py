@@ -1,11 +1,12 @@
 """The kernel's requests, handed to a :mod:`dboxfs.vfs` and back: the only module with handlers of pyfuse3's.
 
 A handler counts its request once, calls the one method of the file system that answers it, and turns values
-into pyfuse3's.  What a request means is decided below; which errno an error is, in
-:mod:`dboxfs.fuse.error_map`.  File handles are numbers of what is open, in one table.
+into pyfuse3's.  ``dboxfs.vfs`` decides the meaning of a request, :mod:`dboxfs.fuse.error_map` the errno of an
+error.  File handles are numbers from one counter: a table maps them to open files, another to open
+directories.
 
-A read-only mount is refused writing by the kernel itself (mount option ``ro``); a handler that is reached all
-the same answers EROFS.
+On a read-only mount the kernel itself refuses writing (mount option ``ro``); a writing handler that is called
+all the same answers EROFS.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ R = TypeVar("R")
 def request(
     method: Callable[Concatenate[Adapter, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[Adapter, P], Coroutine[Any, Any, R]]:
-    """Count a request, and let nothing out of its handler but FUSEError."""
+    """Count a request, and make every error of its handler a FUSEError."""
     name = method.__name__
 
     async def answered(self: Adapter, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -79,8 +80,9 @@ class Adapter(pyfuse3.Operations):
 
     :param vfs: answers the requests.  :param writable: answers those that write; None: read-only.
     :param requests: counts the requests, by name; this fills it.
-    :ivar unopened: answers READ and READDIR by inode, and nothing is opened; None: all is opened.
-    :ivar released: is told of each directory that is closed.
+    :ivar unopened: answers READ and READDIR by inode, without OPEN; None: the kernel opens files and
+        directories.
+    :ivar released: called with each directory that is closed.
     :ivar observed: counts durations and errors.
     :ivar greeted: the kernel has begun to talk to us: the mount answers.
     """
@@ -110,7 +112,7 @@ class Adapter(pyfuse3.Operations):
         requests.update(dict.fromkeys(READING if self._writable is None else READING + WRITING, 0))
 
     def init(self) -> None:
-        """The first request of the kernel; the answer is sent before another task runs."""
+        """Called for the kernel's first request; its answer is sent before another task runs."""
         self.greeted.set()
 
     @property
@@ -198,7 +200,7 @@ class Adapter(pyfuse3.Operations):
     @request
     async def open(self, inode: int, flags: int, ctx: Any) -> pyfuse3.FileInfo:
         if self.unopened is not None:
-            raise Refused(errno.ENOSYS)  # the kernel needn't ask again; nothing has a handle from now on
+            raise Refused(errno.ENOSYS)  # the kernel sends no OPEN again; no file has a handle from now on
         return self._opened(await self._vfs.open(inode, flags, ctx.pid))
 
     def _opened(self, opened: Opened) -> pyfuse3.FileInfo:
@@ -218,7 +220,7 @@ class Adapter(pyfuse3.Operations):
     @request
     async def flush(self, fh: int) -> None:
         if self._writable is None:
-            raise Refused(errno.ENOSYS)  # nothing is ever written: the kernel needn't ask again
+            raise Refused(errno.ENOSYS)  # read-only, nothing to flush: the kernel doesn't send it again
         await self._files[fh].flush()
 
     @request

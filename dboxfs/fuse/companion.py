@@ -1,11 +1,11 @@
-"""A small process that tells the kernel which names mean something else, where that may have to wait.
+"""A small process that invalidates names in the kernel, because the daemon must not wait for that.
 
 The kernel takes a directory's lock to invalidate a name in it (FUSE_NOTIFY_INVAL_ENTRY,
 FUSE_NOTIFY_DELETE). A client holds that lock while it waits for the daemon's answer to a rename, an unlink,
 a create. A daemon that is killed while one of its threads waits for that lock never ends: the lock's holder
-waits for an answer, and the kernel gives up on a connection only when the last descriptor of it is closed,
-which the waiting thread keeps open. So on kernels that have nothing better (:mod:`dboxfs.fuse.notify`)
-another process makes these calls, and the daemon none of them.
+waits for an answer, and the kernel ends a connection only when its last descriptor is closed. The waiting
+thread keeps that descriptor open. So on kernels without epochs (:mod:`dboxfs.fuse.notify`) another process
+makes these calls, and the daemon none of them.
 
 ::
 
@@ -15,13 +15,13 @@ another process makes these calls, and the daemon none of them.
 
 The daemon's end of the socket closes when the daemon ends, however it ends.  The main thread then aborts the
 connection: every client gets its error and gives its locks up, the calling thread comes back, and nothing
-hangs.  The duplicate of ``/dev/fuse`` would keep the connection of a dead daemon alive; so the abort is not a
-precaution, it is what the kernel does itself for a daemon without companion.
+hangs.  The abort is necessary: the companion's duplicate of ``/dev/fuse`` keeps the connection of a dead
+daemon alive, which the kernel would otherwise have ended.
 
-A read-only mount that is never opened has a companion, too (:mod:`dboxfs.fuse.pusher`). The daemon's own
-thread then waits in the kernel, for a READ, and a daemon that is killed at that moment keeps its end of the
-socket open. So the companion also asks to be told of the death of the thread that forked it, the daemon's
-main thread (PR_SET_PDEATHSIG), and aborts the connection then.
+A read-only mount without OPEN has a companion, too (:mod:`dboxfs.fuse.pusher`). There a thread of the daemon
+may wait in the kernel for a READ, and a daemon that is killed at that moment keeps its end of the socket
+open. So the companion also has the kernel signal it (PR_SET_PDEATHSIG) when the thread that forked it, the
+daemon's main thread, dies, and aborts the connection then.
 
 It is forked before the daemon has any thread, and gets ``/dev/fuse`` over the socket when the mount is
 made. It holds nothing else of the daemon's, ignores the signals that end the daemon, and ends with it.
@@ -29,8 +29,8 @@ made. It holds nothing else of the daemon's, ignores the signals that end the da
 Requests are packets: ``parent, deleted, ticket`` (64 bits each, in the machine's order), then the name. A
 ticket other than 0 comes back when the call was made.
 
-What it can't do: when both processes are killed at the same moment, and the calling thread waits in the
-kernel, the connection has to be aborted by hand (``dboxfs umount``).
+Limit: when both processes are killed at the same moment while the calling thread waits in the kernel, the
+connection has to be aborted by hand (``dboxfs umount``).
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ _END_PATIENCE = 2.0
 class Companion:
     """The daemon's side.
 
-    :meth:`start` forks; :meth:`own` before the first request. One thread may send and another receive at a
-    time.
+    :meth:`start` forks it; :meth:`own` has to be called before the first :meth:`send`. One thread may send
+    while another one receives.
     """
 
     def __init__(self, pid: int, end: socket.socket) -> None:
@@ -96,9 +96,9 @@ class Companion:
         return cls(pid, ours)
 
     def own(self, device: int, mount: Mount) -> None:
-        """Give it the descriptor of ``/dev/fuse`` and the means to abort the connection.
+        """Give it the descriptor of ``/dev/fuse``, and the mount whose connection it may have to abort.
 
-        :raises MountError: there are no such means.
+        :raises MountError: it can't abort that connection.
         :raises OSError: it has ended.
         """
         place = f"{mount.mnt_id} {mount.device} {mount.kind} {mount.point}"
@@ -113,7 +113,8 @@ class Companion:
     def send(self, parent: int, name: bytes, deleted: int, ticket: int) -> None:
         """Have *name* in *parent* looked up again; *deleted*: it was this inode, which is gone.
 
-        Waits for a companion that has no processor time, never for one that waits in the kernel.
+        It may wait until the companion gets processor time, but never because the companion waits in the
+        kernel.
 
         :raises OSError: it has ended.
         """
@@ -135,7 +136,7 @@ class Companion:
         raise EOFError
 
     def stop(self) -> None:
-        """Close the socket, on which the companion aborts the connection and ends; waits for that."""
+        """Close the socket: the companion aborts the connection and ends.  Waits :data:`_END_PATIENCE` s."""
         self._end.close()
         deadline = time.monotonic() + _END_PATIENCE
         with suppress(ChildProcessError):
@@ -147,7 +148,7 @@ class Companion:
 
 
 def _main(end: socket.socket, daemon: int) -> None:
-    """All that the companion ever does."""
+    """The companion's whole life."""
     os.setsid()
     _end_with(daemon, lambda: None)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
@@ -176,7 +177,7 @@ def _main(end: socket.socket, daemon: int) -> None:
 
 
 def _end_with(daemon: int, last: Callable[[], object]) -> None:
-    """Do *last* and end when the daemon's main thread ends, whatever becomes of its other threads."""
+    """Call *last* and exit when the daemon's main thread ends, even if others of its threads live on."""
 
     def end(number: int, frame: object) -> None:
         last()
@@ -184,7 +185,7 @@ def _end_with(daemon: int, last: Callable[[], object]) -> None:
 
     signal.signal(_DAEMON_ENDED, end)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(_DAEMON_ENDED))
-    if os.getppid() != daemon:  # it was faster
+    if os.getppid() != daemon:  # the daemon ended before the call
         end(_DAEMON_ENDED, None)
 
 
@@ -197,7 +198,7 @@ def _call(device: int, todo: queue.SimpleQueue[bytes], end: socket.socket) -> No
     while True:
         packet = todo.get()
         parent, deleted, ticket = _REQUEST.unpack_from(packet)
-        with suppress(OSError):  # the kernel doesn't know the name, which is as well
+        with suppress(OSError):  # the kernel doesn't know the name: there is nothing to invalidate
             os.write(device, notification(parent, packet[_REQUEST.size :], deleted))
         if ticket:
             with suppress(OSError):  # the daemon has ended
@@ -205,7 +206,7 @@ def _call(device: int, todo: queue.SimpleQueue[bytes], end: socket.socket) -> No
 
 
 def notification(parent: int, name: bytes, deleted: int) -> bytes:
-    """What is written to ``/dev/fuse`` (<linux/fuse.h>)."""
+    """The bytes of a notification for ``/dev/fuse`` (<linux/fuse.h>)."""
     if deleted:
         code, body = _NOTIFY_DELETE, _DELETE.pack(parent, deleted, len(name), 0)
     else:
@@ -215,7 +216,7 @@ def notification(parent: int, name: bytes, deleted: int) -> bytes:
 
 
 def _close_all_but(keep: int) -> None:
-    """It holds nothing of the daemon's or its caller's: locks and pipes would stay for ever."""
+    """Close every inherited descriptor but *keep*: else locks and pipes of the daemon would stay for ever."""
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)

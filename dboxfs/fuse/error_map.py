@@ -33,7 +33,7 @@ _ODD = frozenset((errno.EISDIR, errno.ELOOP, errno.ESPIPE, errno.ENXIO))
 
 
 class ErrorMap:
-    """The table above, with a memory of what is in the log already.  One for each mount."""
+    """The table above; remembers the last errors that are in the log already.  One for each mount."""
 
     def __init__(self) -> None:
         self._logged: OrderedDict[tuple[int, object], None] = OrderedDict()
@@ -47,7 +47,7 @@ class ErrorMap:
         return not known
 
     def errno_of(self, error: Exception, what: str) -> int:
-        """The errno for *error*, which came up while doing *what*; writes the log line."""
+        """The errno for *error* of the request *what*; writes the log line."""
         match error:
             case StoreBusy():
                 log.warning("%s: %s", what, error)

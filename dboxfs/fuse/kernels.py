@@ -1,4 +1,4 @@
-"""Which kernels a mount may do without OPEN on.
+"""On which kernels a mount may do without OPEN.
 
 Linux commit e26ee4efbc79 ("fuse: allocate ff->release_args only if release is needed") no longer holds the
 inode of a file that was opened without an OPEN while a readahead of it is in flight. If the last close comes
@@ -22,8 +22,8 @@ branch    has the fault          source
 
 A release string tells the stable version of a kernel that was built from one of these branches. Distributors
 that give their kernels numbers of their own (``5.14.0-503.el9``, ``6.8.0-40-generic``) take commits from
-everywhere; Debian alone says in ``uname -v`` what its ``6.1.0-43-amd64`` was built from. Whatever this module
-can't place counts as not safe: the mount then works as ever, only with more requests.
+everywhere; only Debian says in ``uname -v`` from which release its ``6.1.0-43-amd64`` was built. A kernel
+that this module can't place counts as not safe: the mount then works as ever, only with more requests.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from __future__ import annotations
 import re
 
 _SAFE_SINCE = (6, 19)
-"""Every kernel from this on has the mend from the beginning."""
+"""Every kernel from this version on has had the mend from its first release."""
 
 _BRANCHES: dict[tuple[int, int], tuple[int, int]] = {
     (5, 4): (0, 0),
@@ -42,7 +42,7 @@ _BRANCHES: dict[tuple[int, int], tuple[int, int]] = {
     (6, 12): (0, 64),
     (6, 18): (0, 3),
 }
-"""Branch -> the first of its versions that has the fault, and the first that has the mend."""
+"""Branch -> the first of its versions with the fault, and the first with the mend."""
 
 _NUMBERS = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 _DEBIAN = re.compile(r"\bDebian (\d+\.\d+\.\d+)-")
@@ -51,8 +51,8 @@ _DEBIAN = re.compile(r"\bDebian (\d+\.\d+\.\d+)-")
 def why_not_safe(release: str, version: str) -> str:
     """Why a mount should not do without OPEN on this kernel, in words; empty: it may.
 
-    :param release: what ``uname -r`` says.
-    :param version: what ``uname -v`` says.
+    :param release: the output of ``uname -r``.
+    :param version: the output of ``uname -v``.
     """
     debian = _DEBIAN.search(version)
     found = _NUMBERS.match(debian.group(1) if debian else release)

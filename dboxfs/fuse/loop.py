@@ -1,24 +1,21 @@
-"""Make pyfuse3's request loop cheap.
+"""Makes pyfuse3's request loop cheap.
 
-pyfuse3 takes a trio lock and a scheduler round for each request: together more than what the request itself
-costs (a getattr takes 43 µs, 18 without; a read of 4 KiB 54 and 12).  It looks both up in its module
+pyfuse3 takes a trio lock and a scheduler round for each request. Both together cost more than the request
+itself (a getattr takes 43 µs, 18 without; a read of 4 KiB 54 and 12).  pyfuse3 looks both up in its module
 attribute ``trio``, so a stand-in for that module can do better, without a change in pyfuse3:
 
-* the lock doesn't yield when it is free, and whoever gives it back may take it again at once;
-* waiting for a request polls the descriptor first, and goes through the scheduler only when nothing is
-there, or
-  every :data:`BURST` requests, so that other tasks get their turn;
-* before it sleeps it goes on polling for some microseconds, as long as that keeps being rewarded: a client
-that
-  sends one request after the other needs no sleep and wake-up in between.
+* the lock doesn't yield when it is free, and the task that gives it back may take it again at once;
+* a wait for a request polls the descriptor first. It goes through the scheduler only when no request is
+  there, or every :data:`BURST` requests, so that other tasks get their turn;
+* before it sleeps it goes on polling for some microseconds, as long as such polls find requests: a client
+  that sends one request after the other causes no sleep and wake-up in between.
 
 Adaptive: a poll that found nothing ends the polling until requests come again, so an idle mount sleeps in
 epoll like any other.  While the file API has work in flight there is no polling at all: its answers come
 through the scheduler.
 
-:func:`install` puts the stand-in in place and gives it back; when pyfuse3 no longer looks like what it was
-made for, it
-leaves everything as it is and says so.
+:func:`install` puts the stand-in in place and returns its ``lowlevel``; where pyfuse3 has no module attribute
+``trio`` any more, it changes nothing and logs a warning.
 """
 
 from __future__ import annotations
@@ -45,9 +42,9 @@ _SPIN_MOST = 50e-6
 
 
 class LoopLock:
-    """What pyfuse3 needs of ``trio.Lock``: entered without yielding when it is free, no order among waiters.
+    """The part of ``trio.Lock`` that pyfuse3 needs: entered without yielding when it is free.
 
-    Waiters are woken one at a time; one that finds the lock taken again parks again.
+    Waiters are woken one at a time; one that finds the lock taken again parks again, so they have no order.
     """
 
     __slots__ = ("_locked", "_waiting")
@@ -72,7 +69,9 @@ class LoopLock:
 class LoopLowlevel:
     """Stands in for ``trio.lowlevel``: everything but ``wait_readable`` is trio's own.
 
-    :param busy: whether there is work in flight whose answers come through the scheduler.
+    :param busy: tells whether work is in flight whose answers come through the scheduler.
+    :ivar polled: requests that the first poll found.  :ivar spun: those that further polling found.
+    :ivar slept: waits in the scheduler.
     """
 
     def __init__(self, busy: Callable[[], bool]) -> None:
@@ -90,7 +89,7 @@ class LoopLowlevel:
         return getattr(trio.lowlevel, name)
 
     async def wait_readable(self, fd: int) -> None:
-        """Return when *fd* is readable: at once without a scheduler round where that is possible."""
+        """Return when *fd* is readable, without a scheduler round where that is possible."""
         if fd != self._fd:
             self._watch(fd)
         if self._poll(0):
@@ -138,7 +137,7 @@ class LoopTrio:
 
 
 def install(busy: Callable[[], bool] = lambda: False) -> LoopLowlevel | None:
-    """Put the stand-in into pyfuse3; None when it doesn't fit, and pyfuse3's own loop stays."""
+    """Put the stand-in into pyfuse3; None: it doesn't fit, and pyfuse3's own loop stays."""
     if getattr(pyfuse3, "trio", None) is not trio and not isinstance(
         getattr(pyfuse3, "trio", None), LoopTrio
     ):

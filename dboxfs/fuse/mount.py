@@ -1,8 +1,8 @@
-"""Make the mount, answer the kernel until somebody unmounts, clean up.
+"""Makes the mount, answers the kernel until the file system is unmounted, and cleans up.
 
 :func:`run` is the whole life of a mount in one trio task tree.  It ends when the file system is unmounted
-(from outside, or because of SIGTERM or SIGINT) and returns normally then.  Whatever can be wrong with the
-mountpoint is looked at before libfuse is asked, because its own words go to stderr and tell little.
+(from outside, or because of SIGTERM or SIGINT) and returns normally then.  The mountpoint is checked before
+libfuse is called, because libfuse's own messages go to stderr and tell little.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MAX_TASKS = 1024
 def check_mountpoint(path: str) -> str:
     """The absolute path of a usable mountpoint.
 
-    :raises MountError: it is missing, no directory, not empty, already mounted on, not ours; or FUSE is
+    :raises MountError: it is missing, no directory, not empty, already mounted on, not writable; or FUSE is
     missing.
     """
     path = os.path.abspath(path)
@@ -100,11 +100,12 @@ async def run(
 ) -> None:
     """Mount *what* on *mountpoint* and serve it until it is unmounted.
 
-    :param fs: what its files are reached by.
+    :param fs: the file API that *what* is read through.
     :param ready: called once the mount answers.
-    :param companion: forked before there was any thread; it is ended.
-    :param commander: what a HUP has to do with who started the daemon.
-    :raises NoSuchStore, MountError: it can't be done.
+    :param companion: forked before the process had any thread; it is ended when the mount ends.
+    :param commander: makes the callbacks that a HUP uses.
+    :raises NoSuchStore: there is no store.
+    :raises MountError: the mount can't be made.
     """
     notifier, requests = Notifier(), dict[str, int]()
     polling: loop.LoopLowlevel | None = None
@@ -149,8 +150,8 @@ async def run(
             if companion is not None:
                 companion.stop()
             pyfuse3.close(unmount=True)
-            # libfuse leaves a mount whose connection was ended.  So do we, unless we ended it: nobody shall
-            # write into the directory below.
+            # libfuse leaves a mount whose connection was ended, so that no process writes into the directory
+            # below it.  So do we, unless a signal told us to unmount.
             if signals.told.is_set() and mount is not None and mounts.is_there(mount):
                 mounts.detach(mount)
 
@@ -158,9 +159,9 @@ async def run(
 def _metrics_endpoint(
     address: Address | None, mountpoint: str, spawn: Spawn
 ) -> Callable[[Callable[[], str]], None]:
-    """Listen where metrics are to be told; gives what begins to tell them.
+    """Listen at the address of ``-o metrics=``; gives the function that begins to answer there.
 
-    :raises MountError: nobody can listen there.
+    :raises MountError: the daemon can't listen there, or the address lies in the mount.
     """
     if address is None:
         return lambda make: None
@@ -175,7 +176,7 @@ def _metrics_endpoint(
 
 
 def _told(mountpoint: str, name: str, options: MountOptions, ready: Callable[[], None]) -> Callable[[], None]:
-    """Tells the log first that the mount is there, as it is told when it is gone."""
+    """Gives a function that logs that the mount is there, and then calls *ready*."""
 
     def tell() -> None:
         mode = "read-only" if options.write is None else "writable"
@@ -188,9 +189,10 @@ def _told(mountpoint: str, name: str, options: MountOptions, ready: Callable[[],
 def _do_without_open(
     adapter: Adapter, serving: Serving, notifier: Notifier, device: int, options: MountOptions
 ) -> Pusher | None:
-    """Have the kernel open nothing, if it can (:mod:`dboxfs.vfs.unopened`); what fills its page cache then.
+    """Make the mount work without OPEN (:mod:`dboxfs.vfs.unopened`); gives the thread that fills the kernel's
+    page cache then, or None: files are opened.
 
-    :raises MountError: it can't, and has to.
+    :raises MountError: that is impossible here, and ``-o open=none`` asks for it.
     """
     system = os.uname()
     why_not = why_not_safe(system.release, system.version) or HOOK.why_not()
@@ -207,7 +209,7 @@ def _do_without_open(
 
 
 def _kernel_stats(notifier: Notifier, polling: loop.LoopLowlevel | None) -> dict[str, object]:
-    """What stats.json says of the kernel's side."""
+    """The kernel's part of stats.json."""
     counted = None
     if polling is not None:
         counted = {"polled": polling.polled, "spun": polling.spun, "slept": polling.slept}
@@ -222,7 +224,7 @@ def _spawner(nursery: trio.Nursery) -> Spawn:
     async def guarded(work: Callable[[], Awaitable[object]]) -> None:
         try:
             await work()
-        except Exception as exc:  # the mount goes on whatever becomes of this
+        except Exception as exc:  # the mount goes on without this work
             log.error("background work failed: %r", exc, exc_info=exc)
 
     return lambda work: nursery.start_soon(guarded, work)
@@ -231,7 +233,7 @@ def _spawner(nursery: trio.Nursery) -> Spawn:
 def _init(
     adapter: Adapter, what: str, mountpoint: str, options: MountOptions, owner: int | None
 ) -> tuple[int, Mount | None]:
-    """Make the mount; gives the descriptor of ``/dev/fuse``, and what the kernel calls the mount.
+    """Make the mount; gives the descriptor of ``/dev/fuse``, and the mount as the kernel lists it.
 
     :param owner: uid of the owner of what is mounted; None: there are several.
     """
@@ -255,11 +257,11 @@ def _init(
 
 
 def _all_is_allowed(options: MountOptions, owner: int | None) -> bool:
-    """Whether the modes allow everything to everybody whom the kernel lets into the mount.
+    """Whether the modes allow everything to every user whom the kernel lets into the mount.
 
-    Then it need not compare them.  It would ask for the attributes of a directory at the first use of a path
-    after each CREATE, UNLINK and RENAME in it, and for those of each file that is created: two GETATTR for
-    each file that is saved.
+    Then the kernel need not compare them (``default_permissions``).  If it did, it would ask for the
+    attributes of a directory at the first use of a path after each CREATE, UNLINK and RENAME in it, and for
+    those of each file that is created: two GETATTR for each file that is saved.
 
     :param owner: uid of the owner of what is mounted; None: there are several.
     """
@@ -271,9 +273,9 @@ def _all_is_allowed(options: MountOptions, owner: int | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Beginning:
-    """What can be done once the kernel has said hello.
+    """The steps of a mount's start that have to wait for the kernel's first request.
 
-    Nothing here asks the mount itself: see ``mounts``.
+    None of them makes a call on the mount itself (:mod:`dboxfs.util.mounts`).
     """
 
     options: MountOptions
@@ -285,7 +287,7 @@ class _Beginning:
     ready: Callable[[], None]
 
     async def run(self, greeted: trio.Event, notifier: Notifier) -> None:
-        """Wait for the kernel, then tell that the mount is ready, and listen to the companion."""
+        """Wait for the kernel, report that the mount is ready, and listen to the companion."""
         await greeted.wait()
         notifier.choose(self.options.entries, self.device, self.mount, self.companion)
         if self.companion is not None and notifier.means is not Entries.COMPANION:
@@ -299,7 +301,7 @@ class _Beginning:
         await self._guard_ends()
 
     def _take_as_guard(self, companion: Companion) -> None:
-        """Names need no companion; pushing does, or it ends."""
+        """The companion isn't needed for names: it guards the pusher, or is ended where there is none."""
         if self.pusher is None or self.mount is None:
             companion.stop()
             return
@@ -312,7 +314,7 @@ class _Beginning:
             self.pusher.guarded = True
 
     async def _guard_ends(self) -> None:
-        """Wait until the companion ends; nothing is pushed from then on."""
+        """Wait until the companion ends, and stop pushing then."""
         if self.companion is None or self.pusher is None or not self.pusher.guarded:
             return
         with suppress(EOFError):

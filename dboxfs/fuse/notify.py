@@ -1,4 +1,4 @@
-"""Tell the kernel what changed, without ever waiting for a lock that a client holds.
+"""Tells the kernel what changed, without ever waiting for a lock that a client holds.
 
 The kernel holds a directory's lock while it waits for our answer to a rename, a create, an unlink, and the
 lock of a page while it waits for our answer to a READ. A thread of the daemon that waits for such a lock
@@ -6,31 +6,32 @@ when the daemon is killed never ends, and the client never gets an answer. So no
 a call that takes one:
 
 * Attributes: FUSE_NOTIFY_INVAL_INODE without a range takes no lock.
-* Pages: a message's bytes are pushed, or dropped, by the OPEN of an inode that nobody has open
+* Pages: a message's bytes are pushed, or dropped, by the OPEN of an inode that no process has open
   (:mod:`dboxfs.vfs.reader`), so that there is no READ to wait for.
 * Names, by one of these :class:`Entries`:
 
 =============  ===========================================================================================
 ``EPOCH``      FUSE_NOTIFY_INC_EPOCH (Linux 6.16): one counter goes up, and every name that is older is looked
-               up again when it is used.  No lock, no inode; the connection's own minor version doesn't matter
-               (libfuse 3.14 says 38, the notification came with 44).  A name that is walked through, not
-               listed, loses its inode's pages too, so it is sent once for a batch of changes
+               up again when it is used.  It takes no lock and no inode; the connection's own minor version
+               doesn't matter (libfuse 3.14 says 38, the notification came with 44).  When the kernel looks a
+               name up again on a path (not in a listing), the inode's pages are dropped too; so an epoch is
+               sent only once for a batch of changes
 ``COMPANION``  each name by itself, by a process that may wait and aborts the connection when the daemon ends
                (:mod:`dboxfs.fuse.companion`)
-``TIMEOUT``    nobody tells the kernel: it asks again after half a second.  Where neither of the others can be
-               had, and until the kernel has said hello
+``TIMEOUT``    the kernel is told nothing: it asks again after half a second.  Used where neither of the
+               others is possible, and until the kernel's first request
 =============  ===========================================================================================
 
 * Listings that the kernel keeps, where directories are not opened: FUSE_NOTIFY_INVAL_INODE with the whole
   range. It takes the locks of the directory's pages, which the kernel holds while it copies entries, never
   while it waits for an answer.
 
-Only a name that went away, or stands for something else, is told of: the kernel remembers no name that was
-missing (LOOKUP answers ENOENT, never an entry without an inode).
+The kernel is told only of a name that went away or stands for something else: it remembers no missing name
+(LOOKUP answers ENOENT, never an entry without an inode).
 
-Concurrency: the methods belong to the event loop's thread. One thread sends what is queued, in order; the
-kernel answers ENOENT for what it doesn't know, which is no error. What it has to say of names before the
-answer to a request (:meth:`Notifier.now`) is sent at once.
+Concurrency: the methods belong to the event loop's thread. One thread sends the queue, in order; the kernel
+answers ENOENT for an inode or a name that it doesn't know, which is no error. With epochs,
+:meth:`Notifier.now` passes the queue: the name has to be stale before the answer to the request.
 """
 
 from __future__ import annotations
@@ -58,10 +59,10 @@ from dboxfs.vfs.options import Entries
 log = logging.getLogger(__name__)
 
 EPOCH_SECONDS = 0.05
-"""Seconds at least between two epochs of changes that nobody waits for."""
+"""Seconds at least between two epochs for changes that no request waits for."""
 
 ANSWER_SECONDS = 0.25
-"""Seconds that an answer waits for the companion at most."""
+"""Seconds that the answer to a request waits for the companion at most."""
 
 _INC_EPOCH = struct.pack("=IiQ", 16, 8, 0)
 
@@ -83,12 +84,12 @@ class _Sign(enum.Enum):
 
 
 class Notifier:
-    """The thread and its queue.  ``start`` after the mount is made, ``stop`` before it goes.
+    """The thread and its queue.  Call ``start`` after the mount is made, ``stop`` before it is unmounted.
 
     :ivar means: how names are told now.
     :ivar keeps_listings: the kernel keeps listings, and has to be told when one changes.
     :ivar sent: invalidations that reached something.
-    :ivar epochs: how often all names became old.
+    :ivar epochs: how often all names were made stale.
     """
 
     def __init__(self) -> None:
@@ -114,10 +115,10 @@ class Notifier:
         self._thread.start()
 
     def choose(self, entries: Entries, device: int, mount: Mount | None, companion: Companion | None) -> None:
-        """Find out how names can be told: the kernel has answered to our hello.
+        """Find out how names can be invalidated; call it after the kernel's first request.
 
         :param device: the descriptor of ``/dev/fuse``.
-        :raises MountError: not in the way that *entries* asks for.
+        :raises MountError: the way that *entries* asks for is impossible here.
         """
         self._device = device
         if entries in (Entries.AUTO, Entries.EPOCH) and self._bump():
@@ -141,7 +142,7 @@ class Notifier:
             self.means, self._companion = Entries.COMPANION, companion
 
     async def listen(self) -> None:
-        """Hear what the companion says, until it ends; returns at once without one."""
+        """Receive the companion's tickets until it ends; returns at once where no companion tells names."""
         companion = self._companion
         try:
             while companion is not None:
@@ -156,7 +157,7 @@ class Notifier:
                 event.set()
 
     def stop(self) -> None:
-        """Drop what is queued and end: the mount is gone.  Waits for the call under way, a second at most."""
+        """Drop the queue and end the thread.  Waits for the call under way, a second at most."""
         self._ending.set()
         with self._lock:
             self._device = -1  # its number may soon be another file's
@@ -164,16 +165,16 @@ class Notifier:
         if self._thread.is_alive():
             self._thread.join(1.0)
 
-    # -- what there is to tell: :class:`dboxfs.vfs.host.Kernel` --------------------------------
+    # -- :class:`dboxfs.vfs.host.Kernel` -------------------------------------------------------
 
     @property
     def names_expire(self) -> bool:
-        """Whether nobody can tell the kernel of names: it has to ask again by itself."""
+        """Whether names can't be invalidated: the kernel has to ask again by itself."""
         return self.means is Entries.TIMEOUT
 
     @staticmethod
     def push(inode: int, data: bytes) -> bool:
-        """Put the whole content of *inode*, which nobody has open, into the kernel's page cache.
+        """Put the whole content of *inode*, which no process has open, into the kernel's page cache.
 
         :return: False: the kernel doesn't know the inode.
         """
@@ -185,9 +186,9 @@ class Notifier:
 
     @staticmethod
     def at_once(inode: int) -> None:
-        """The attributes of *inode* changed, and whoever gets our next answer shall ask for them.
+        """The attributes of *inode* changed: the client of our next answer already gets the new ones.
 
-        In the kernel this takes no lock and waits for nobody.
+        In the kernel this takes no lock and doesn't wait.
         """
         with contextlib.suppress(OSError):  # the kernel doesn't know it any more
             pyfuse3.invalidate_inode(pyfuse3.InodeT(inode), attr_only=True)
@@ -202,7 +203,7 @@ class Notifier:
             self._queue.put(_Listing(inode))
 
     def all_names(self) -> None:
-        """Have the kernel look up every name again, where it has epochs. Elsewhere it was told of each."""
+        """Have the kernel look up every name again, where it has epochs. Elsewhere each name is told."""
         if self.means is Entries.EPOCH:
             self._bump()
 
@@ -248,7 +249,7 @@ class Notifier:
             elif isinstance(item, tuple):
                 self._tell_name(*item)
             if due is not None and time.monotonic() >= due:
-                due, self._is_due = None, False  # what changes from now on is not in this one
+                due, self._is_due = None, False  # later changes need another epoch
                 self._bump()
 
     def _next(self, due: float | None) -> _Item:
@@ -278,9 +279,7 @@ class Notifier:
             log.debug("name %s in inode %d: %s", name, parent, exc)
 
     def _bump(self) -> bool:
-        """Make all names old; False: the kernel doesn't know how, or the mount is gone. Waits for
-        nothing.
-        """
+        """Make all names stale; False: the kernel has no epochs, or the mount is gone. Doesn't wait."""
         self._last = time.monotonic()
         try:
             with self._lock:

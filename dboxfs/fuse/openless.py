@@ -7,8 +7,8 @@ libfuse call functions that put the inode where the handle is 0; pyfuse3 passes 
 that does that by itself some day (``packaging/upstream``) makes the hook superfluous, and is not disturbed by
 it.
 
-The dynamic linker takes the first definition that it finds, so the hook has to be loaded, for everybody
-(RTLD_GLOBAL), before pyfuse3 is: :mod:`dboxfs.fuse` does that when it is imported. On mounts that answer OPEN
+The dynamic linker takes the first definition that it finds, so the hook has to be loaded before pyfuse3, and
+for all libraries (RTLD_GLOBAL): :mod:`dboxfs.fuse` does that when it is imported. On mounts that answer OPEN
 the hook changes nothing: their handles are never 0.
 
 The extension is optional: without a compiler or libfuse's headers dboxfs is installed without it. Then, and
@@ -30,7 +30,7 @@ _MODULE = "dboxfs.fuse._openless"
 class Hook:
     """The loaded hook, or why there is none.
 
-    :param loaded: the shared object; None: it isn't in force.
+    :param loaded: the shared object; None: requests get no inodes.
     :param missing: why not, in words.
     """
 
@@ -60,7 +60,7 @@ def load(module: str = _MODULE) -> Hook:
     if found is None or found.origin is None:
         return Hook(None, "dboxfs was installed without its extension (it takes gcc and libfuse3-dev)")
     try:
-        # First for itself alone: one that doesn't find libfuse behind it must not stand in the way.
+        # First with RTLD_LOCAL: a hook that doesn't find libfuse must not stand in front of it.
         if not ctypes.CDLL(found.origin, ctypes.RTLD_LOCAL).dboxfs_hook_ready():
             return Hook(None, f"{found.origin}: libfuse's functions are not found behind it")
         return Hook(ctypes.CDLL(found.origin, ctypes.RTLD_GLOBAL))

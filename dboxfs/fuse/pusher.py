@@ -1,8 +1,8 @@
 """The thread that puts messages into the kernel's page cache before a program asks for them.
 
 FUSE_NOTIFY_STORE waits, in the kernel, for a READ in flight on the same inode, and that READ waits for the
-daemon. The thread may wait there, the event loop never. These rules keep it from waiting for an answer that
-waits for the thread, and a program from outrunning it:
+daemon. The thread may wait there, the event loop never. These rules keep the thread from waiting for a READ
+whose answer waits for the thread, and keep a program from reading faster than the thread stores:
 
 1. There is one thread. The READ that opens a window is answered after its batch is stored
    (:meth:`PushBatch.wait`).
@@ -15,13 +15,12 @@ A daemon that is killed while the thread waits would never end, and neither woul
 waits for. So nothing is pushed before a companion process (:mod:`dboxfs.fuse.companion`) stands ready to end
 the connection then, nor after it has ended (:attr:`Pusher.guarded`).
 
-What the kernel holds may be wrong after a repair of the store. Its pages are dropped (:meth:`Pusher.drop`) by
-the same thread, in the order of the calls. Bytes that were read before are not stored behind that: a push
-names the :attr:`Pusher.generation` of the moment at which its bytes began to be read, and each drop begins a
-new one.
+After a repair of the store the kernel's pages may be wrong. The same thread drops them (:meth:`Pusher.drop`),
+in the order of the calls. Bytes that were read before a drop are not stored after it: a push names the
+:attr:`Pusher.generation` at which the reading of its bytes began, and each drop begins a new generation.
 
-Concurrency: all methods belong to the event loop, except those of the thread itself. ``_lock`` guards what
-both use; neither waits for anything while it holds it.
+Concurrency: all methods belong to the event loop, except those of the thread itself. ``_lock`` guards the
+state that both use; neither waits while it holds the lock.
 """
 
 from __future__ import annotations
@@ -49,12 +48,12 @@ _NOTIFY_INVAL_INODE = 2
 _NOTIFY_STORE = 4
 
 WAIT_SECONDS = 0.02
-"""Seconds that a READ waits for a batch at most: a belt, should the rules not be enough."""
+"""Seconds that a READ waits for a batch at most: a safeguard, should the rules not be enough."""
 
 
 @dataclass(eq=False, slots=True)
 class PushBatch:
-    """Messages that were handed over together. ``counts``: waits, and those that were given up."""
+    """Messages that were handed over together. ``counts``: waits, and waits that were given up."""
 
     generation: int
     items: Sequence[Item]
@@ -101,15 +100,15 @@ class Pusher:
 
     @classmethod
     def onto(cls, device: int) -> Pusher:
-        """One for the connection of this descriptor of ``/dev/fuse``."""
+        """A pusher for the connection of this descriptor of ``/dev/fuse``."""
         return cls(partial(_store, device), partial(_drop_pages, device), _soon())
 
     def start(self) -> None:
-        """Begin."""
+        """Begin to store and drop."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Drop what is queued and end: the mount is gone. Waits for the call under way, a second at most."""
+        """Drop the queue and end the thread. Waits for the call under way, a second at most."""
         self._ending = True
         self._todo.put(None)
         if self._thread.is_alive():
@@ -124,7 +123,7 @@ class Pusher:
     # -- for READ requests -------------------------------------------------------------------------
 
     def begin(self, inode: int) -> PushBatch | None:
-        """A READ of *inode* has come; gives what it has to wait for. To be ended with :meth:`end`."""
+        """A READ of *inode* has come; gives the batch that it waits for.  Call :meth:`end` afterwards."""
         with self._lock:
             self._in_flight[inode] += 1
             if self._at == inode:
@@ -132,13 +131,13 @@ class Pusher:
             return self._queued.pop(inode, None)
 
     def end(self, inode: int) -> None:
-        """The answer is on its way."""
+        """The READ of *inode* is about to be answered."""
         with self._lock:
             self._in_flight[inode] -= 1
             if not self._in_flight[inode]:
                 del self._in_flight[inode]
 
-    # -- what there is to do -----------------------------------------------------------------------
+    # -- pushing and dropping ----------------------------------------------------------------------
 
     def wanted(self, inodes: Iterable[int]) -> set[int]:
         """Those of *inodes* that may be pushed: neither queued already, nor with a READ in flight."""
@@ -160,7 +159,7 @@ class Pusher:
         return batch
 
     def drop(self, inodes: Sequence[int]) -> None:
-        """Have the kernel drop the pages of *inodes*, and what was read of them before."""
+        """Have the kernel drop the pages of *inodes*, and discard all queued bytes that were read before."""
         with self._lock:
             self.generation += 1
         self._todo.put(inodes)
@@ -230,7 +229,7 @@ class Pusher:
             log.debug("the mount has ended")
 
 
-# -- what is written to /dev/fuse (<linux/fuse.h>) -------------------------------------------------
+# -- notifications for /dev/fuse (<linux/fuse.h>) --------------------------------------------------
 
 
 def _store(device: int, inode: int, data: bytes | memoryview) -> bool:

@@ -1,4 +1,4 @@
-"""What a signal has the daemon do.
+"""The daemon's answer to each signal.
 
 =======  =================================================================================================
 TERM     unmount, and end
@@ -35,11 +35,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Commander:
-    """Who started the daemon, for a HUP.
+    """Callbacks of the command line that started the daemon; a HUP uses them.
 
-    :ivar reread: reads the configuration again and puts it in force; gives what there is to say of it, a line
-        each.  Raises DboxfsError or OSError: it can't be read, and nothing has changed.
-    :ivar hung_up: whether the daemon had a terminal, and that is gone.
+    :ivar reread: reads the configuration again and puts it in force; gives lines for the log.  Raises
+        DboxfsError or OSError: it can't be read, and nothing has changed.
+    :ivar hung_up: whether the daemon had a terminal that is gone now.
     """
 
     reread: Callable[[], Iterable[str]] = tuple
@@ -47,7 +47,7 @@ class Commander:
 
 
 def _if_unexpected(exc: Exception) -> Exception | None:
-    """For a traceback in the log, which stands for a bug."""
+    """*exc* if the log shall have its traceback, which stands for a bug; None for an expected error."""
     return None if isinstance(exc, DboxfsError | OSError) else exc
 
 
@@ -55,7 +55,7 @@ def _if_unexpected(exc: Exception) -> Exception | None:
 class Signals:
     """The signals of one mount.
 
-    :ivar told: set when one says to unmount.
+    :ivar told: set when a signal says to unmount.
     """
 
     serving: Serving
@@ -65,7 +65,7 @@ class Signals:
     told: trio.Event = field(default_factory=trio.Event)
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Do what signals say, until cancelled; started when all of them are taken."""
+        """Carry signals out, until cancelled; started when all of them are received here."""
         with ExitStack() as stack:
             ends, hangups, questions, traces = (
                 stack.enter_context(trio.open_signal_receiver(*numbers))
@@ -104,12 +104,12 @@ class Signals:
         try:
             for line in self.commander.reread():
                 log.info("SIGHUP: %s", line)
-        except Exception as exc:  # the mount goes on whatever becomes of this
+        except Exception as exc:  # the mount goes on with the old configuration
             log.error("SIGHUP: the configuration stays as it was: %s", exc, exc_info=_if_unexpected(exc))
         try:
             self.notifier.all_names()
             await self.serving.drop_caches()
-        except Exception as exc:  # the same
+        except Exception as exc:  # the mount goes on with the store as it was read
             text = "SIGHUP: the store can't be read again, and is shown as it was: %s"
             log.error(text, exc, exc_info=_if_unexpected(exc))
         else:

@@ -1,7 +1,7 @@
-"""What the daemon is doing, for its log (SIGUSR1): every task and request of the event loop, every thread.
+"""A dump of the daemon for its log (SIGUSR1): every task and request of the event loop, every thread.
 
-A request that is being answered hangs in a coroutine of pyfuse3's, which shows nothing of itself; so
-requests are found among all objects, as coroutines that wait and are awaited by nothing that can be seen.
+A request that is being answered is awaited by a coroutine of pyfuse3's, which can't be inspected. So requests
+are searched among all objects: they are the coroutines that wait and have no visible awaiter.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import trio
 
 _FRAMES = 7
-"""Calls of each, the innermost first."""
+"""Calls that are shown of each, the innermost first."""
 
 _Call = tuple[types.CodeType, int]
 _QUIET = ("_real_async_yield", "wait_task_rescheduled")
@@ -44,7 +44,7 @@ def _below(task: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:
 
 
 def _requests(tasks: list[trio.lowlevel.Task]) -> list[types.CoroutineType[object, object, object]]:
-    # Not isinstance, which asks what a weak reference refers to, and that may be gone.
+    # Not isinstance: it follows a weak proxy to its object, which may be gone.
     all_of_them = [some for some in gc.get_objects() if type(some) is types.CoroutineType]
     waiting = [coro for coro in all_of_them if coro.cr_frame is not None and coro.cr_await is not None]
     known = {id(coro.cr_await) for coro in waiting} | {id(task.coro) for task in tasks}
@@ -52,7 +52,7 @@ def _requests(tasks: list[trio.lowlevel.Task]) -> list[types.CoroutineType[objec
 
 
 def _awaits(waits: object) -> list[_Call]:
-    """What a coroutine waits for, and that for, as far as Python shows it; the innermost first."""
+    """The chain of calls that a coroutine waits in, as far as Python shows it; the innermost first."""
     found: list[_Call] = []
     while waits is not None:
         frame = next((f for kind in ("cr", "gi", "ag") if (f := getattr(waits, f"{kind}_frame", None))), None)
