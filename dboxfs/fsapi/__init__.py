@@ -12,6 +12,7 @@ from dboxfs.fsapi.drivers.base import Driver
 from dboxfs.fsapi.drivers.choice import choose_driver
 from dboxfs.fsapi.drivers.faults import Crash, Fault, FaultsDriver
 from dboxfs.fsapi.drivers.memory import MemoryDriver
+from dboxfs.fsapi.drivers.objects import ObjectsDriver
 from dboxfs.fsapi.drivers.threads import ThreadsDriver
 from dboxfs.fsapi.drivers.uring import UringDriver
 from dboxfs.fsapi.filesystem import FileSystem
@@ -40,6 +41,7 @@ __all__ = [
     "InputStream",
     "Ksm",
     "MemoryDriver",
+    "ObjectsDriver",
     "OpenMode",
     "OutputStream",
     "PageCache",

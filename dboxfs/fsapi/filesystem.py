@@ -245,6 +245,16 @@ class FileSystem:
         """
         await self._run(ops.Link(source, target))
 
+    async def copy(self, source: str, target: str, *, replace: bool = False) -> None:
+        """Have the driver copy a file as a whole.  A checkpoint; cancelled: it happens whole, or not.
+
+        :param replace: a file of that name is replaced; without it: FileExistsError.
+        :raises OSError: EOPNOTSUPP: the driver can't (``capabilities.copy``).
+        """
+        if not self.capabilities.copy:
+            raise os_error(errno.EOPNOTSUPP, source)
+        await self._run(ops.Copy(source, target, replace))
+
     async def unlink(self, path: str) -> None:
         """Take a file's name away.  A checkpoint; cancelled: it happens whole, or not."""
         await self._run(ops.Unlink(path))

@@ -215,6 +215,19 @@ class Link(Op[None]):
 
 
 @dataclass(frozen=True, slots=True)
+class Copy(Op[None]):
+    """Copy a file as a whole, its bytes; EEXIST if ``target`` is taken and ``replace`` is not set.
+
+    EOPNOTSUPP: the driver has no copies, or none that never replace.
+    """
+
+    kind: ClassVar[str] = "copy"
+    source: str
+    target: str
+    replace: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Unlink(Op[None]):
     """Take away a name of a file."""
 

@@ -223,7 +223,8 @@ class FileReader:
                 self.in_flight += 1
                 self._engine.submit(ops.Advise(self._fd, size, offset), self._advised, background=True)
             return
-        for start, length in self._pages.missing(offset, size, _PREFETCH_LIMIT):
+        most = _FETCH_LIMIT if self._engine.driver.capabilities.costly_requests else _PREFETCH_LIMIT
+        for start, length in self._pages.missing(offset, size, most):
             if self._find(start) is None and self._pages.expect(length):
                 self._start(start, length, background=True)
 

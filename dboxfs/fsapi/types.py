@@ -82,6 +82,13 @@ class Capabilities:
     :param link: hard links exist.
     :param owners: an operation can be done with another user's rights (``ops.AsOwner``).
     :param chains: several operations can be handed over at once (:mod:`dboxfs.fsapi.chain`).
+    :param append: a file that is there can be opened for appending, and a committed one is written on.
+    :param directories: directories are made, removed and renamed, and a file needs one.  Without it a
+        directory is there while a file lies below it.
+    :param attributes: permissions are kept, dates and extended attributes can be set.
+    :param outlives_name: an open file that was replaced or unlinked can be read.  Without it: ESTALE, ENOENT.
+    :param costly_requests: few large reads are better than many at once: read-ahead asks for larger pieces.
+    :param copy: a file can be copied by the driver (``FileSystem.copy``).
     """
 
     locks: bool = True
@@ -89,3 +96,9 @@ class Capabilities:
     link: bool = True
     chains: bool = False
     owners: bool = False
+    append: bool = True
+    directories: bool = True
+    attributes: bool = True
+    outlives_name: bool = True
+    costly_requests: bool = False
+    copy: bool = False

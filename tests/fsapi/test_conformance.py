@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dboxfs.fsapi import Driver, Fault, FaultsDriver, MemoryDriver, ThreadsDriver, UringDriver
+from dboxfs.fsapi import Driver, Fault, FaultsDriver, MemoryDriver, ObjectsDriver, ThreadsDriver, UringDriver
+from dboxfs.fsapi.drivers.object_client import connect
 from dboxfs.fsapi.testing.conformance import CHECKS, Check, check_driver, run_check
 from dboxfs.fsapi.types import Capabilities
 
@@ -83,6 +84,15 @@ def short_transfers(tmp_path: Path) -> tuple[Driver, str]:
     return FaultsDriver(driver, [Fault("read", short=700), Fault("append", short=5000)], depth=2), root
 
 
+def objects_in_memory(tmp_path: Path) -> tuple[Driver, str]:
+    return ObjectsDriver(lambda: connect("memory://"), 4), "/"
+
+
+def objects_in_a_directory(tmp_path: Path) -> tuple[Driver, str]:
+    _, root = threads(tmp_path)
+    return ObjectsDriver(lambda: connect(f"file://{root}/new"), 4), "/"
+
+
 FACTORIES = (
     memory,
     memory_nowait,
@@ -97,7 +107,15 @@ FACTORIES = (
     uring_faults_nowait,
     uring_short_transfers,
     short_transfers,
+    objects_in_memory,
+    objects_in_a_directory,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _runtime_of_obstore() -> None:
+    """Three descriptors that obstore opens at the first request of a process, and keeps."""
+    assert list(connect("memory://").list_all("")) == []
 
 
 @pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)

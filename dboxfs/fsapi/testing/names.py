@@ -9,7 +9,7 @@ import trio
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.filesystem import FileSystem
-from dboxfs.fsapi.testing.reading import fails, make
+from dboxfs.fsapi.testing.reading import fails, failure, make
 from dboxfs.fsapi.testing.writing import content, names
 from dboxfs.fsapi.types import DirEntry, Permissions
 
@@ -35,6 +35,10 @@ async def attributes(fs: FileSystem, root: str) -> None:
 async def dates_and_extended_attributes(fs: FileSystem, root: str) -> None:
     """A file gets any mtime, before 1970 too; an attribute needs something that it belongs to."""
     path = f"{root}/a"
+    if not fs.capabilities.attributes:
+        await make(fs, path, b"")
+        await fails(errno.EOPNOTSUPP, lambda: fs.run(ops.SetXattr(path, "user.dbox.uid", b"17")))
+        return
     opened = await fs.run(ops.Create(path, Permissions(0o600)))
     for seconds in (-315_583_200, 0, 4_417_930_800):
         await fs.run(ops.SetTimes(opened.fd, seconds * 10**9))
@@ -46,13 +50,19 @@ async def dates_and_extended_attributes(fs: FileSystem, root: str) -> None:
 
 async def listings(fs: FileSystem, root: str) -> None:
     """A listing has every entry once, with its type."""
-    await fs.mkdir(f"{root}/dir")
+    if fs.capabilities.directories:
+        await fs.mkdir(f"{root}/dir")
+    else:
+        await make(fs, f"{root}/dir/below", b"")
     for number in range(50):
         await make(fs, f"{root}/f{number}", b"")
     entries = await fs.listdir(root)
     expected = [DirEntry("dir", True, False)] + [DirEntry(f"f{number}", False, False) for number in range(50)]
     assert sorted(entries, key=lambda entry: entry.name) == sorted(expected, key=lambda entry: entry.name)
-    assert await fs.listdir(f"{root}/dir") == [], "an empty directory"
+    if fs.capabilities.directories:
+        assert await fs.listdir(f"{root}/dir") == [], "an empty directory"
+    else:
+        assert await names(fs, f"{root}/dir") == ["below"], "a directory of one file"
     await fails(errno.ENOENT, lambda: fs.listdir(f"{root}/none"))
     await fails(errno.ENOTDIR, lambda: fs.listdir(f"{root}/f1"))
 
@@ -61,6 +71,9 @@ async def renames(fs: FileSystem, root: str) -> None:
     """rename moves between directories and replaces files, and nothing else."""
     one = await make(fs, f"{root}/one", b"1")
     two = await make(fs, f"{root}/two", b"2")
+    if not fs.capabilities.rename:
+        await fails(errno.EOPNOTSUPP, lambda: fs.rename(one, two))
+        return
     await fs.mkdir(f"{root}/dir")
     await fs.rename(one, two)
     assert await content(fs, two) == b"1", "the target is replaced"
@@ -91,8 +104,30 @@ async def links(fs: FileSystem, root: str) -> None:
     await fails(errno.ENOENT, lambda: fs.unlink(path))
 
 
+async def copies(fs: FileSystem, root: str) -> None:
+    """A copy has the bytes of the file as it was, and replaces only where it may."""
+    path, taken = await make(fs, f"{root}/a", b"1"), await make(fs, f"{root}/b", b"2")
+    if not fs.capabilities.copy:
+        await fails(errno.EOPNOTSUPP, lambda: fs.copy(path, f"{root}/c", replace=True))
+        return
+    await fs.copy(path, f"{root}/c", replace=True)
+    await fs.copy(path, taken, replace=True)
+    assert await content(fs, f"{root}/c") == await content(fs, taken) == b"1", "the bytes"
+    refused = await failure(lambda: fs.copy(f"{root}/c", taken))
+    allowed = (errno.EEXIST, errno.EOPNOTSUPP)
+    assert refused in [errno.errorcode[code] for code in allowed], f"a taken name: {refused or 'success'}"
+    await fails(errno.ENOENT, lambda: fs.copy(f"{root}/none", f"{root}/d", replace=True))
+
+
 async def directories(fs: FileSystem, root: str) -> None:
     """mkdir and rmdir, with exact permissions, and no directory removed that holds something."""
+    if not fs.capabilities.directories:
+        await fails(errno.EOPNOTSUPP, lambda: fs.mkdir(f"{root}/a"))
+        await fails(errno.EOPNOTSUPP, lambda: fs.rmdir(f"{root}/a"))
+        path = await make(fs, f"{root}/a/file", b"")
+        await fails(errno.EISDIR, lambda: fs.unlink(f"{root}/a"))
+        await fs.unlink(path)
+        return
     await fs.mkdir(f"{root}/a", Permissions(0o750))
     assert stat.S_IMODE((await fs.stat(f"{root}/a")).st_mode) == 0o750, "mode bits"
     await fails(errno.EEXIST, lambda: fs.mkdir(f"{root}/a"))
@@ -113,7 +148,8 @@ async def cancelled_operations(fs: FileSystem, root: str) -> None:
     for step in range(6):
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(fs.mkdir, f"{root}/d{step}")
+                if fs.capabilities.directories:
+                    nursery.start_soon(fs.mkdir, f"{root}/d{step}")
                 nursery.start_soon(fs.listdir, root)
                 nursery.start_soon(fs.stat, root)
                 for _ in range(step):
@@ -146,6 +182,7 @@ CHECKS = (
     listings,
     renames,
     links,
+    copies,
     directories,
     cancelled_operations,
     many_at_once,

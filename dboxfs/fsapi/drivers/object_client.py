@@ -1,0 +1,330 @@
+"""Objects of an S3, GCS or Azure store, a directory or this process's memory, through obstore: blocking
+calls.
+
+:class:`Objects` is what the ``objects`` driver and the archive ask of a store; :class:`ObstoreObjects` is
+that on obstore, and tests put a wrapper of the same shape before it.  Keys are UTF-8 text, parts joined with
+``/``, relative to the URL.  Each call may be made on any thread, and fails with an :class:`OSError`:
+
+=========  ===================================================================================================
+ENOENT     no such object
+EEXIST     ``create``: there is one
+ESTALE     the object was replaced since its etag was asked for
+EACCES     the server refuses these credentials, or there are none
+EFBIG      ``put(create=True)`` of more than 5 GiB, which no server takes in one request
+EOPNOTSUPP the server can't do that
+EIO        anything else: no connection, a time-out, an answer that is none; obstore has tried again
+=========  ===================================================================================================
+
+Facts of the servers, found out by running them (obstore 0.12.1; Ceph radosgw 16.2.15, the local and the
+memory store):
+
+* A range that begins at the end of an object or behind it is an error, and so is one of no bytes: never
+asked.
+* A create whose answer was lost is tried again by obstore, and then finds its own object ("already exists"):
+  what is there is compared with what was to be written.  So whoever creates should write something unique.
+* The condition of a create is ignored at the end of a multipart upload and by server-side copies: a create
+  is a single request whatever its size, and a copy that must not replace is refused (memory and local: they
+  can).
+* An empty list and a list of a key that is an object look the same; deleting what is missing is no error.
+* After a fork a store hangs in the child: it is made by the process that uses it (:func:`connect`).
+
+No credentials are kept or told here: obstore reads AWS_*, GOOGLE_* and AZURE_* variables, and asks the
+instance's metadata service; :func:`shared_config` reads the profile of ``~/.aws``.  TLS certificates are
+verified; plain HTTP is used only for an endpoint that says ``http://``.
+"""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import errno
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, BinaryIO, Final, Protocol
+
+from dboxfs.errors import Unsupported
+
+PART: Final = 8 << 20
+"""Bytes above which a replacing put is a multipart upload, and of each of its parts."""
+
+_URL = re.compile(r"(s3a?|gs|az|azure|abfss?|adl|file|memory)://", re.IGNORECASE)
+_MOST_CREATED = 5 << 30
+
+
+def is_url(text: str) -> bool:
+    """Whether *text* names an object store."""
+    return _URL.match(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One object.  ``size``: bytes.  ``modified_ns``: since the epoch.  ``etag``: None where there are
+    none."""
+
+    key: str
+    size: int
+    modified_ns: int
+    etag: str | None
+
+
+@dataclass(slots=True)
+class Cost:
+    """What was asked of a store so far; obstore's own repetitions are not counted."""
+
+    requests: dict[str, int] = field(default_factory=dict)
+    bytes_up: int = 0
+    bytes_down: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, kind: str, up: int = 0, down: int = 0, requests: int = 1) -> None:
+        """*requests* of one *kind* (any thread)."""
+        with self._lock:
+            self.requests[kind] = self.requests.get(kind, 0) + requests
+            self.bytes_up += up
+            self.bytes_down += down
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.requests.items()))
+        total = sum(self.requests.values())
+        return f"{total} requests ({kinds or 'none'}), {self.bytes_up} bytes up, {self.bytes_down} down"
+
+
+class Objects(Protocol):
+    """What is asked of a store (errors: above)."""
+
+    @property
+    def cost(self) -> Cost:
+        """What was asked so far."""
+
+    def head(self, key: str) -> ObjectInfo:
+        """Size, date and etag."""
+
+    def get(self, key: str, start: int, end: int, etag: str | None = None) -> bytes:
+        """The bytes from *start* to before *end*, which lie in the object; EIO if fewer came.
+
+        :param etag: ESTALE if the object has another one by now.
+        """
+
+    def get_whole(self, key: str) -> bytes:
+        """All of an object; EIO if it was cut on the way."""
+
+    def put(self, key: str, data: bytes | memoryview, *, create: bool) -> None:
+        """Write an object whole, in one request.  ``create``: EEXIST if there is one."""
+
+    def put_file(self, key: str, file: BinaryIO, size: int) -> None:
+        """Write an object, or replace it, from a file, in parts; it appears whole, or not."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object, if there is one."""
+
+    def copy(self, source: str, target: str, *, replace: bool) -> None:
+        """Copy an object in the store."""
+
+    def list_all(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects below *prefix* (whole parts of keys; "": all), in no order."""
+
+    def list_level(self, prefix: str) -> tuple[list[str], list[ObjectInfo]]:
+        """The next parts of keys below *prefix* that lead on, and the objects right below it."""
+
+
+class ObstoreObjects:
+    """:class:`Objects` on a store of obstore."""
+
+    def __init__(self, store: Any) -> None:
+        self.cost = Cost()
+        self._store = store
+        self._o = _obstore()
+
+    def head(self, key: str) -> ObjectInfo:
+        self.cost.count("HEAD")
+        return self._info(self._call(key, self._o.head, self._store, key))
+
+    def get(self, key: str, start: int, end: int, etag: str | None = None) -> bytes:
+        options: dict[str, Any] = {"range": (start, end)}
+        if etag is not None:
+            options["if_match"] = etag
+        data = self._get(key, options)
+        if len(data) != end - start:
+            raise OSError(errno.EIO, f"{len(data)} bytes came of {end - start}", key)
+        return data
+
+    def get_whole(self, key: str) -> bytes:
+        return self._get(key, {})
+
+    def _get(self, key: str, options: dict[str, Any]) -> bytes:
+        self.cost.count("GET")
+        found = self._call(key, lambda: self._o.get(self._store, key, options=options).bytes())
+        self.cost.count("GET", down=len(found), requests=0)
+        return bytes(memoryview(found))
+
+    def put(self, key: str, data: bytes | memoryview, *, create: bool) -> None:
+        if len(data) > _MOST_CREATED:
+            raise OSError(errno.EFBIG, "more than 5 GiB in one request", key)
+        mode = "create" if create else "overwrite"
+        self.cost.count("PUT", up=len(data))
+        try:
+            self._call(key, lambda: self._o.put(self._store, key, data, mode=mode, use_multipart=False))
+        except OSError as error:
+            if not create or error.errno not in (errno.EEXIST, errno.EIO) or not self._is_there(key, data):
+                raise
+
+    def _is_there(self, key: str, data: bytes | memoryview) -> bool:
+        """Whether a create whose answer said otherwise has written its object after all."""
+        try:
+            return self.head(key).size == len(data) and memoryview(self.get_whole(key)) == memoryview(data)
+        except OSError:
+            return False
+
+    def put_file(self, key: str, file: BinaryIO, size: int) -> None:
+        self.cost.count("PUT", up=size, requests=max(1, -(-size // PART)) + 2 * (size > PART))
+        file.seek(0)
+        self._call(
+            key,
+            lambda: self._o.put(
+                self._store, key, file, use_multipart=size > PART, chunk_size=PART, max_concurrency=4
+            ),
+        )
+
+    def delete(self, key: str) -> None:
+        self.cost.count("DELETE")
+        with contextlib.suppress(FileNotFoundError):
+            self._call(key, self._o.delete, self._store, key)
+
+    def copy(self, source: str, target: str, *, replace: bool) -> None:
+        self.cost.count("COPY")
+        self._call(source, lambda: self._o.copy(self._store, source, target, overwrite=replace))
+
+    def list_all(self, prefix: str) -> Iterator[ObjectInfo]:
+        pages = iter(self._call(prefix, self._o.list, self._store, prefix or None))
+        while (page := self._call(prefix, next, pages, None)) is not None:
+            self.cost.count("LIST")
+            for entry in page:
+                yield self._info(entry)
+
+    def list_level(self, prefix: str) -> tuple[list[str], list[ObjectInfo]]:
+        self.cost.count("LIST")
+        found = self._call(prefix, self._o.list_with_delimiter, self._store, prefix or None)
+        skip = len(prefix) + 1 if prefix else 0
+        return [name[skip:] for name in found["common_prefixes"]], [self._info(e) for e in found["objects"]]
+
+    def _info(self, entry: Mapping[str, Any]) -> ObjectInfo:
+        modified = int(entry["last_modified"].timestamp() * 10**6) * 1000
+        return ObjectInfo(entry["path"], entry["size"], modified, entry["e_tag"])
+
+    def _call(self, key: str, call: Any, *args: Any) -> Any:
+        try:
+            return call(*args)
+        except FileNotFoundError:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), key) from None
+        except (ValueError, self._o.exceptions.InvalidPathError) as error:
+            raise OSError(errno.EINVAL, _line(error), key) from None
+        except (self._o.exceptions.BaseError, OSError) as error:
+            raise OSError(self._errno(error), _line(error), key) from None
+
+    def _errno(self, error: BaseException) -> int:
+        kinds = self._o.exceptions
+        table = (
+            (kinds.NotFoundError, errno.ENOENT),
+            (kinds.AlreadyExistsError, errno.EEXIST),
+            (kinds.PreconditionError, errno.ESTALE),
+            (kinds.PermissionDeniedError, errno.EACCES),
+            (kinds.UnauthenticatedError, errno.EACCES),
+            (kinds.NotSupportedError, errno.EOPNOTSUPP),
+        )
+        return next((code for kind, code in table if isinstance(error, kind)), errno.EIO)
+
+
+def _line(error: BaseException) -> str:
+    """What went wrong, as one line; the server's whole answer stays out of it."""
+    text = str(error).strip().partition("\n")[0]
+    return text if len(text) <= 300 else text[:300] + "..."
+
+
+def _obstore() -> Any:
+    """
+    :raises Unsupported: it is not installed.
+    """
+    try:
+        import obstore
+        import obstore.exceptions
+        import obstore.store
+    except ImportError:
+        raise Unsupported("object storage needs the package obstore: pip install 'dboxfs[objects]'") from None
+    return obstore
+
+
+def connect(url: str, *, timeout: float = 30.0, retries: int = 5) -> ObstoreObjects:
+    """The store at *url*: ``s3://bucket/prefix``, ``gs://``, ``az://``, ``file:///directory``.
+
+    Nothing is asked of it yet.  The process that calls this is the one that may use it.
+
+    :param timeout: seconds for one try of one request.
+    :param retries: how often a request is tried again.
+    :raises Unsupported: obstore is not installed.
+    :raises OSError: EINVAL: the URL or the settings in the environment are wrong.
+    """
+    stores = _obstore().store
+    scheme, _, rest = url.partition("://")
+    try:
+        if scheme.lower() == "file":
+            path = os.path.abspath("/" + rest.lstrip("/"))
+            return ObstoreObjects(stores.LocalStore(path, mkdir=True, automatic_cleanup=True))
+        if scheme.lower() == "memory":
+            return ObstoreObjects(stores.MemoryStore())
+        given: dict[str, Any] = shared_config(os.environ) if scheme.lower() in ("s3", "s3a") else {}
+        endpoint = given.get("endpoint") or os.environ.get(
+            "AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", "")
+        )
+        client: dict[str, Any] = {"timeout": f"{timeout:g}s", "connect_timeout": f"{min(timeout, 10):g}s"}
+        if endpoint.lower().startswith("http://"):
+            client["allow_http"] = True
+        retry = {"max_retries": retries, "retry_timeout": timedelta(seconds=timeout * (retries + 1))}
+        return ObstoreObjects(
+            stores.from_url(url.rstrip("/"), client_options=client, retry_config=retry, **given)
+        )
+    except Exception as error:
+        if isinstance(error, Unsupported):
+            raise
+        raise OSError(errno.EINVAL, _line(error), url) from None
+
+
+def shared_config(environment: Mapping[str, str]) -> dict[str, str]:
+    """Settings for S3 of the profile in ``~/.aws/credentials`` and ``~/.aws/config``; variables win.
+
+    The names are those of the files (AWS CLI): ``aws_access_key_id``, ``aws_secret_access_key``,
+    ``aws_session_token``, ``region``, ``endpoint_url``.
+    """
+    profile = environment.get("AWS_PROFILE", "default")
+    home = os.path.expanduser("~/.aws")
+    found: dict[str, str] = {}
+    places = (
+        (
+            environment.get("AWS_CONFIG_FILE", f"{home}/config"),
+            profile if profile == "default" else f"profile {profile}",
+        ),
+        (environment.get("AWS_SHARED_CREDENTIALS_FILE", f"{home}/credentials"), profile),
+    )
+    for path, section in places:
+        parser = configparser.ConfigParser(interpolation=None, strict=False)
+        try:
+            parser.read(path, "utf-8")
+        except (configparser.Error, UnicodeDecodeError):
+            raise OSError(errno.EINVAL, "it can't be read as settings", path) from None
+        if parser.has_section(section):
+            found.update(parser.items(section))
+    names = {
+        "aws_access_key_id": ("access_key_id", "AWS_ACCESS_KEY_ID"),
+        "aws_secret_access_key": ("secret_access_key", "AWS_ACCESS_KEY_ID"),
+        "aws_session_token": ("session_token", "AWS_ACCESS_KEY_ID"),
+        "region": ("region", "AWS_REGION"),
+        "endpoint_url": ("endpoint", "AWS_ENDPOINT_URL"),
+    }
+    return {
+        option: found[name]
+        for name, (option, variable) in names.items()
+        if name in found and variable not in environment
+    }
