@@ -1,7 +1,7 @@
-"""What a new file has been told that the message made of it shall be: its extended attributes.
+"""The extended attributes that a program sets on a new file, for the message that it will become.
 
 A program that puts mail back sets the attributes that a backup has kept, one at a time, in any order, before
-or after it writes the bytes.  Until the file is a message they are kept here.
+or after it writes the bytes.  They are kept here until the file is a message.
 
 ========================================  ======================================  ==========================
 attribute                                 what can be set                         else
@@ -13,11 +13,11 @@ attribute                                 what can be set                       
 ``uid``                                   1 to 2**32-2                            EINVAL
 ``saved``                                 RFC 3339 in UTC, 1970 to 2106           EINVAL
 ``received``                              RFC 3339 in UTC                         EINVAL
-``virtual_size``, ``modseq``,             anything; they only inform
+``virtual_size``, ``modseq``,             anything; the value is ignored
 ``location``
 ========================================  ======================================  ==========================
 
-Pure values: nothing here looks at a store.
+Values only: this module reads no store.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from dboxfs.util.dates import rfc3339, seconds_of
 from dboxfs.vfs.errors import Refused
 
 INFORMING = frozenset({"virtual_size", "modseq", "location"})
-"""Attributes of a message that tell what something else is, and that nobody can choose."""
+"""Attributes that follow from the message or its place: setting them is accepted and ignored."""
 
 LONGEST_TEXT = 255
-"""Bytes of a guid, a UIDL or a mailbox name."""
+"""Bytes of a guid, a UIDL or a mailbox name, at most."""
 
 _LATEST = 0xFFFFFFFF
 _BITS = {name.lower(): bit for bit, name in FLAG_NAMES}
@@ -77,7 +77,7 @@ class Brought:
     orig_mailbox: bytes | None = None
 
     def told(self, name: str, value: bytes) -> Brought:
-        """The same with attribute ``user.dbox.<name>``.
+        """A copy with this value of the attribute ``user.dbox.<name>``.
 
         :raises Refused: EINVAL: there is no such attribute, or it can't have this value.
         """
@@ -103,9 +103,9 @@ class Brought:
         return self
 
     def without(self, name: str) -> Brought:
-        """The same without an attribute.
+        """A copy without an attribute.
 
-        :raises Refused: ENODATA: there is none.
+        :raises Refused: ENODATA: it is not set.
         """
         if name == "flags":
             return replace(self, flags=0)
@@ -136,12 +136,13 @@ class Brought:
 
 
 NAMES = tuple(Brought.__dataclass_fields__)
-"""What can be set, in the order in which it is listed."""
+"""The attributes that can be set, in the order of a listing."""
 
 
 def words(value: bytes) -> list[str]:
-    """
-    :raises Refused: EINVAL: no text.
+    """The words of a text.
+
+    :raises Refused: EINVAL: it is no UTF-8.
     """
     try:
         return value.decode("utf-8").split()
@@ -150,8 +151,9 @@ def words(value: bytes) -> list[str]:
 
 
 def checked_keywords(found: list[str]) -> tuple[str, ...]:
-    """
-    :raises Refused: EINVAL: one of them can't be a keyword.
+    """*found*, all of which can be keywords.
+
+    :raises Refused: EINVAL: one of them can't.
     """
     try:
         check_keywords(found)
@@ -161,8 +163,9 @@ def checked_keywords(found: list[str]) -> tuple[str, ...]:
 
 
 def number(value: bytes, highest: int) -> int:
-    """
-    :raises Refused: EINVAL: no number of 1 to *highest* in decimal digits.
+    """The number of decimal digits.
+
+    :raises Refused: EINVAL: it is no number of 1 to *highest*.
     """
     if not value.isdigit() or len(value) > len(str(highest)) or not 0 < int(value) <= highest:
         raise Refused(errno.EINVAL)
@@ -170,9 +173,9 @@ def number(value: bytes, highest: int) -> int:
 
 
 def folder_guid(value: bytes) -> bytes:
-    """The guid of a mailbox, 16 bytes, of its 32 hex digits.
+    """The guid of a mailbox, 16 bytes, from its 32 hex digits.
 
-    :raises Refused: EINVAL: they are none, or all zero.
+    :raises Refused: EINVAL: it isn't 32 hex digits, or all are zero.
     """
     try:
         found = bytes.fromhex(value.decode("ascii"))

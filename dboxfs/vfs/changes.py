@@ -1,15 +1,15 @@
-"""Changes of the messages of a store, as a mount makes them: each with its name, and seen when it returns.
+"""Changes of messages, as a mount makes them: each with the message's name, and visible when it returns.
 
 Every method returns when the change is on disk, the mailbox has been read again, and the name is recorded.
 An inode whose message has got another uid is forwarded (:mod:`dboxfs.vfs.forwarding`).
 
-A change finds the names as they are under the lock of the mailbox: where a message has gone or another one
-has its name by then, nothing is changed (:class:`~dboxfs.store.write.Superseded`), and the change is made
-again with what is there now (:meth:`MessageChanges.again`).
+A change compares the names again under the lock of the mailbox.  If the message has gone by then, or another
+one has its name, nothing is changed (:class:`~dboxfs.store.write.Superseded`), and the change is made again
+with the mailbox as it is now (:meth:`MessageChanges.again`).
 
-Locks: that of the name that gets another meaning (:mod:`dboxfs.vfs.name_locks`), held by
-:meth:`MessageChanges.move` and a rename over a message.  A commit holds it, too, before it calls
-:meth:`MessageChanges.save`, which takes none.
+Locks: :meth:`MessageChanges.move` and a rename over a message hold the lock of the name that gets another
+meaning (:mod:`dboxfs.vfs.name_locks`).  A commit already holds it when it calls :meth:`MessageChanges.save`,
+which takes none.
 """
 
 from __future__ import annotations
@@ -42,22 +42,23 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ATTEMPTS = 100
-"""So often a change is made again because others were faster."""
+"""How often a change is tried at most, when other writers keep changing the message or its name."""
 
 GONE = 20
-"""So often in a row a message may be gone before it is believed to be: others replace it again and again."""
+"""How many tries in a row have to miss a message before it counts as gone: another mount may replace it again
+and again."""
 
 MOST_LOGGED = 100
-"""So many messages that can't keep the guid that they bring are logged."""
+"""How many messages that can't keep the guid that they bring are logged."""
 
 _FIRST_DELAY = 0.001
 _LONGEST_DELAY = 0.05
 
 
 def mailbox_of(folder: Folder) -> Mailbox:
-    """The mailbox of a folder that can hold messages.
+    """The mailbox of a folder.
 
-    :raises Refused: EPERM: it can't.
+    :raises Refused: EPERM: the folder has none, so it can't hold messages.
     """
     if folder.mailbox is None:
         raise Refused(errno.EPERM)
@@ -65,10 +66,10 @@ def mailbox_of(folder: Folder) -> Mailbox:
 
 
 async def look_again(store: Store, folder: Folder) -> Folder:
-    """The folder that has the name of *folder*, which a new message wants to go to.
+    """The folder that has the name of *folder* now, as the target of a new message.
 
-    One that is no mailbox may just have become one: another program makes or renames a mailbox in several
-    steps, of which the store may have heard only the first.
+    A folder without a mailbox may just have got one: another program makes or renames a mailbox in several
+    steps, and the store may have seen only the first of them.
     """
     if folder.mailbox is None:
         await store.refresh_tree()
@@ -102,13 +103,14 @@ class MessageChanges:
         self._reguided = 0
         writer.tell_names(files)
 
-    # -- again, and where ----------------------------------------------------------------------
+    # -- repeating a change, and finding its mailbox -------------------------------------------
 
     async def again(self, folder: Callable[[], Folder], change: Callable[[], Awaitable[T]]) -> T:
-        """Make a change, again and again as long as others are faster.
+        """Make a change, and make it again each time that another writer was faster.
 
-        :param folder: whose messages and names it depends on.
-        :raises StoreBusy: they always were.
+        :param folder: gives the folder whose messages and names the change depends on.
+        :raises StoreBusy: another writer was faster :data:`ATTEMPTS` times.
+        :raises NoSuchMessage: the message is gone.
         """
         gone = 0
         for attempt in range(ATTEMPTS):
@@ -124,26 +126,26 @@ class MessageChanges:
         raise StoreBusy(f"{folder()}: a message was replaced by others again and again")
 
     def folder_with(self, before: Folder, guid: bytes) -> Folder | None:
-        """The folder of a mailbox that was *before*'s; None: none has it."""
+        """The folder that has the mailbox *guid* now, which was in *before*; None: no folder has it."""
         for folder in (before, *self._store.folders.values()):
             if folder.mailbox is not None and folder.mailbox.guid == guid and folder in self._inodes:
                 return folder
         return None
 
     async def home(self, folder: Folder, guid: bytes | None) -> Folder | None:
-        """Where a message is that was saved in *folder*, whose mailbox may have been renamed meanwhile.
+        """The folder of a message that was saved in *folder*, whose mailbox may have been renamed meanwhile.
 
         :param guid: of the mailbox; None: not known.
         :return: None: the mailbox is gone, and the message with it.
         """
         found = self.folder_with(folder, guid) if guid is not None else None
         if found is None and (folder.mailbox is None or folder not in self._inodes):
-            with suppress(DboxfsError, OSError):  # the message is there, whatever that meets
+            with suppress(DboxfsError, OSError):  # the message is saved, even if this fails
                 await self._store.refresh_tree()
             return self.folder_with(folder, guid) if guid is not None else None
         return found or folder
 
-    # -- what is new ---------------------------------------------------------------------------
+    # -- new messages --------------------------------------------------------------------------
 
     def just_came(self, folder: Folder, uid: int) -> bool:
         """Whether a message came through this mount, a short while ago or into a mailbox without messages."""
@@ -159,10 +161,10 @@ class MessageChanges:
         if before in self._filled:
             self._filled.add(guid)
 
-    # -- messages that come --------------------------------------------------------------------
+    # -- saving --------------------------------------------------------------------------------
 
     async def save(self, folder: Folder, message: NewMessage, name: bytes | None) -> int:
-        """Save a message under this name (None: under none); gives its uid.
+        """Save a message under this name (None: ``<uid>.eml``); gives its uid.
 
         :raises Superseded: another message has the name by now; nothing was changed.
         :raises DboxfsError, OSError: nothing was changed.
@@ -200,7 +202,7 @@ class MessageChanges:
         return uid
 
     def _tell_guid(self, folder: Folder, uid: int, arrived: Arrived) -> None:
-        """A message could not keep the guid that it brought: the first of many are told."""
+        """Log that a message could not keep the guid that it brought, for the first of many."""
         if not arrived.not_kept:
             return
         self._reguided += 1
@@ -211,9 +213,9 @@ class MessageChanges:
             log.warning("no more messages that have a new guid are told")
 
     async def save_all(self, folder: Folder, messages: Sequence[NewMessage]) -> Arrived:
-        """Save messages into a mailbox in one transaction; their names are those that they want.
+        """Save messages into a mailbox in one transaction, each under the name in its ``wanted``.
 
-        A name that can't be kept is logged, and the message is ``<uid>.eml``.
+        A name that can't be recorded is logged, and the message is ``<uid>.eml``.
 
         :raises Superseded: another message has one of the names by now; nothing was changed.
         :raises DboxfsError, OSError: nothing was changed.
@@ -242,7 +244,7 @@ class MessageChanges:
             log.error("%s: the name of uid %d can't be kept: %s", shown, uid, exc)
 
     async def be_sure_of_names(self, folder: Folder) -> None:
-        """Read the names of a mailbox before a message of it is taken to be gone.
+        """Read the names of a mailbox again, before the caller decides that a message is gone.
 
         :raises OSError: they can't be read.
         """
@@ -258,7 +260,7 @@ class MessageChanges:
 
     @asynccontextmanager
     async def _announced(self, folder: Folder, wanted: Wanted | None) -> AsyncIterator[None]:
-        """While a message comes, whose name was announced: if it doesn't come, the name is nobody's."""
+        """Wraps the save of a message; if it fails after its name was announced, the name is withdrawn."""
         try:
             yield
         except BaseException:
@@ -275,7 +277,7 @@ class MessageChanges:
             log.error("%s: a name is promised to uid %d, which was not saved: %s", folder, wanted.uid, exc)
 
     async def _take_back(self, folder: Folder, uid: int) -> None:
-        """The name can't be kept, and the writer hears of that: then there shall be no message either."""
+        """Expunge a message whose name can't be recorded: its writer gets an error, so none may stay."""
         try:
             with as_seen(folder):
                 await self._writer.expunge(folder.name, [uid])
@@ -288,7 +290,7 @@ class MessageChanges:
             await self._files.record(folder, uid, name)
 
     async def redate(self, folder: Folder, uid: int, received: int) -> int:
-        """Give a message another received date: a replacement; gives the new uid.
+        """Give a message another received date, which makes a replacement; gives the new uid.
 
         :raises NoSuchMessage: it is gone.
         """
@@ -306,7 +308,7 @@ class MessageChanges:
         return await self.again(lambda: folder, once)
 
     def _now(self, folder: Folder, uid: int) -> int:
-        """The message that *uid* is now, if it was replaced.
+        """The uid that message *uid* has now: another one, if it was replaced.
 
         :raises NoSuchMessage: it is gone.
         """
@@ -321,9 +323,9 @@ class MessageChanges:
     # -- names ---------------------------------------------------------------------------------
 
     async def rename(self, folder: Folder, uid: int, name: bytes, *, over: int | None) -> None:
-        """Another name in the same mailbox; *over*: the message that had it, whose place this one takes.
+        """Give a message another name in its mailbox; *over*: the message with that name, which it replaces.
 
-        :raises Superseded: another message has it by now; nothing was changed.
+        :raises Superseded: another message has the name by now; nothing was changed.
         :raises NoSuchMessage: *uid* is gone.
         """
         self._editor_saves.put_aside(folder.name, self._names.name(folder, uid), name, uid)
@@ -340,7 +342,7 @@ class MessageChanges:
     async def _rename_over(self, folder: Folder, uid: int, name: bytes, over: int) -> None:
         named = Wanted(name, over, uid)
         try:
-            # The name first: it stands for the one message or the other, whenever somebody dies.
+            # The name is written first: after a crash at any point it stands for one message or the other.
             with as_seen(folder):
                 await self._writer.take_place(folder.name, uid, over, named=named)
         except Superseded:
@@ -352,7 +354,7 @@ class MessageChanges:
         await self._store.see(folder)
 
     async def _keep_name(self, folder: Folder, uid: int, named: Wanted) -> None:
-        """Nothing takes the place of a message after all."""
+        """Message *uid* keeps its name: the rename over it has failed."""
         try:
             await self._files.keep(folder, uid, named)
         except (DboxfsError, OSError) as exc:  # the next writable mount takes the line out
@@ -370,14 +372,14 @@ class MessageChanges:
         return self._editor_saves.is_new(folder.name, uid)
 
     def inherited(self, folder: Folder, name: bytes) -> int | None:
-        """The message whose flags and keywords a new one of this name inherits: an editor's backup of it."""
+        """The message whose flags and keywords a new one of this name inherits: the editor's backup."""
         aside = self._editor_saves.find(folder.name, name)
         return aside.uid if aside is not None and aside.uid in mailbox_of(folder) else None
 
     # -- moves, copies, flags ------------------------------------------------------------------
 
     async def move(self, source: Folder, uid: int, target: Folder, name: bytes, *, over: int | None) -> int:
-        """Move a message to another mailbox, perhaps over another one; gives its uid there.
+        """Move a message to another mailbox; *over*: the message that it replaces there; gives its uid there.
 
         :raises Superseded: another message has the name by now; nothing was changed.
         :raises NoSuchMessage: *uid* is gone.
@@ -396,7 +398,7 @@ class MessageChanges:
         return new
 
     async def copy(self, source: Folder, uid: int, target: Folder, name: bytes) -> Node:
-        """Copy a message; gives the copy, in the folder that its mailbox is by then.
+        """Copy a message; gives the copy, in the folder that has the target mailbox by then.
 
         :raises Superseded: the name is taken.
         """
@@ -405,7 +407,7 @@ class MessageChanges:
             return await self.bring(target, name, lambda named: copying(named=named))
 
     async def bring(self, target: Folder, name: bytes, come: Callable[[Wanted], Awaitable[Copied]]) -> Node:
-        """A message comes by *come*, and is called *name*; gives it, in the folder that its mailbox is now.
+        """Add a message with *come* under the name *name*; gives it, in the folder that has the mailbox now.
 
         :raises Superseded: the name is taken.
         """
@@ -432,9 +434,9 @@ class MessageChanges:
         await self._named(folder, uid, name)
 
     async def set_flags(self, node: Node, flags: int | None, keywords: list[str] | None) -> None:
-        """Give a message exactly these flags, or keywords.
+        """Give a message exactly these flags, or keywords; None: they stay.
 
-        :raises Refused: EINVAL: something that can't be a keyword; ENOENT: its mailbox is gone.
+        :raises Refused: EINVAL: a text that can't be a keyword; ENOENT: its mailbox is gone.
         """
         folder = node.directory()
         try:

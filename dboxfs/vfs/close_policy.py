@@ -1,24 +1,26 @@
-"""FLUSH, FSYNC and RELEASE of files that are written: when bytes become a message.
+"""FLUSH, FSYNC and RELEASE of files that are written: decides when bytes become a message.
 
-The kernel sends FLUSH for every descriptor that is closed, also for copies of one that stays open, and
-RELEASE, which nobody hears the error of, after the last.  Which close is the last:
-:mod:`dboxfs.vfs.holders`.
+The kernel sends FLUSH for every descriptor that is closed, also for a copy of one that stays open.  After the
+last it sends RELEASE, whose error reaches no process.  :mod:`dboxfs.vfs.holders` finds out which close is the
+last.
 
 ================================  ==========================================================================
-a FLUSH, while                    what happens to bytes that no commit has had
+a FLUSH, while                    what happens to uncommitted bytes
 ================================  ==========================================================================
-nobody else holds the file        they are committed; ``close`` gets the answer
-somebody holds it still           they are made durable in the temporary file
-the name begins with a dot        they go to the file system; the rename commits
-the opener is killed              they are given up
+no other process holds the file   they are committed; ``close`` gets the result
+a process holds it still          they are made durable in the temporary file
+the name begins with a dot        they are written to the temporary file; the rename commits
+the opener is being killed        they are given up
 ================================  ==========================================================================
 
-fsync(2) is the second row, whoever holds the file.  When only others than the opener hold it, and none of
-them has written for :data:`HOLDER_SECONDS` seconds, it is committed as it is: a descriptor that a server has
-inherited by mistake must not keep a message away for ever.  What comes later makes a replacement.
+fsync(2) always does what the second row says.  When only processes other than the opener hold the file, and
+none of them has written for :data:`HOLDER_SECONDS` seconds, it is committed as it is: a descriptor that a
+server has inherited by mistake must not keep a message away for ever.  Later writes make a replacement.
 
-An OPEN that asks for a draft while a RELEASE commits it waits, and gets the message; one that was answered
-before keeps the draft, which ends with its own RELEASE.
+A new file that is closed without a byte is a ghost for the same time.
+
+An OPEN of a draft that a RELEASE is committing waits, and gets the message.  An OPEN that was answered before
+keeps the draft, which then ends with the RELEASE of that OPEN.
 
 Locks: ``Draft.lock`` while a draft is committed.  The kernel is told of names after that.
 """
@@ -43,13 +45,14 @@ from dboxfs.vfs.staging import Staging
 log = logging.getLogger(__name__)
 
 HOLDER_SECONDS = 60.0
-"""Seconds without a write after which bytes are committed that only others than the opener hold."""
+"""Seconds without a write after which bytes are committed that only processes other than the opener hold;
+also the life of a ghost."""
 
 
 class OpenDraft:
     """A file that is open for writing.  Made by :meth:`ClosePolicy.open`.
 
-    :ivar draft: what is written.
+    :ivar draft: the file being written.
     """
 
     __slots__ = ("_append", "_killed", "_policy", "_writing", "draft")
@@ -98,14 +101,14 @@ class ClosePolicy:
     def open(self, draft: Draft, pid: int, *, append: bool) -> OpenDraft:
         """The process of thread *pid* opens a draft.
 
-        :param append: O_APPEND: everything is written at the end.
+        :param append: O_APPEND: every write goes to the end.
         """
         return OpenDraft(self, self._drafts.opened(draft, pid), append=append)
 
     async def flush(self, writing: Writing) -> None:
-        """One descriptor was closed.
+        """A process has closed one descriptor.
 
-        :raises Exception: what became of the bytes.
+        :raises Exception: the bytes could not be committed or made durable.
         """
         await self._flush(writing)
         draft = writing.draft
@@ -113,8 +116,8 @@ class ClosePolicy:
             await self._cut_for_others(writing)
 
     async def _cut_for_others(self, writing: Writing) -> None:
-        """A descriptor that has cut a message to nothing, and wrote nothing, has cut it for what its process
-        writes through the other ones that it has open.
+        """A descriptor that has truncated a message to 0 bytes and written nothing also truncates the other
+        drafts of its process on that message, where they have no uncommitted bytes.
         """
         for other in self._drafts.beside(writing):
             async with other.lock:
@@ -130,7 +133,7 @@ class ClosePolicy:
             if draft.is_temporary:
                 await draft.settle()
                 return
-            # Also when there is nothing to commit: whoever closes now may have forked, and end.
+            # Also when there is nothing to commit: the process that closes now may have forked, and end.
             is_held = writing.holders.look(draft.inode, partial(self._drafts.opens, draft.inode))
             if not draft.dirty:
                 return
@@ -143,7 +146,7 @@ class ClosePolicy:
         await self._tell(draft)
 
     async def _finish(self, draft: Draft) -> None:
-        """Make what is written a message, or stage it; its lock is held."""
+        """Commit the draft, or stage it; the caller holds its lock."""
         if self._staging is not None and draft.stage in (Stage.NEW, Stage.STAGED):
             await self._staging.stage(draft)
         else:
@@ -155,12 +158,12 @@ class ClosePolicy:
         if parent and not draft.inode & DRAFTS:
             await self._host.kernel.now(parent, draft.name)
 
-    # -- what the opener has left to others ----------------------------------------------------
+    # -- drafts that only other processes than the opener hold ---------------------------------
 
     async def _wait_for_others(self, draft: Draft) -> None:
         while draft.dirty and not (draft.is_removed or draft.failed):
             await trio.sleep_until(draft.written + HOLDER_SECONDS)
-            if draft.is_temporary:  # it was given a name with a dot meanwhile
+            if draft.is_temporary:  # renamed to a name with a dot meanwhile
                 break
             if trio.current_time() >= draft.written + HOLDER_SECONDS and await self._commit_left(draft):
                 await self._tell(draft)
@@ -176,7 +179,7 @@ class ClosePolicy:
             return False
 
     async def finish(self) -> None:
-        """The mount ends: what was closed by its opener is committed, everything else forgotten."""
+        """The mount ends: commit the drafts that their openers have closed, give up all others."""
         for draft in self._drafts.all():
             if draft.is_left and draft.dirty and not draft.is_temporary:
                 await self._commit_left(draft)
@@ -188,7 +191,7 @@ class ClosePolicy:
         """The last descriptor of an open is gone.
 
         :param killed: the process that opened it was killed.
-        :raises Exception: what became of bytes that no FLUSH has committed.
+        :raises Exception: bytes that no FLUSH has committed could not be committed now.
         """
         self._drafts.released(writing)
         draft = writing.draft
@@ -209,7 +212,7 @@ class ClosePolicy:
         await self._tell(draft)
 
     def hold(self, draft: Draft, pid: int) -> None:
-        """The process of thread *pid* has made a name without opening it (mknod): a ghost, or a temporary."""
+        """The process of thread *pid* has made a file without opening it (mknod): a ghost, or a temporary."""
         draft.made_by(holders.process_of(pid))
         if not draft.is_temporary:
             self._haunt(draft)

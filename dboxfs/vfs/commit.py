@@ -1,22 +1,38 @@
-"""What the bytes of a draft become.
+"""The commit of a draft: which message its bytes become, or replace.
 
-In the mailbox that it was opened in, whatever that is called by now:
+The draft belongs to the mailbox that it was opened in, also after a rename of that mailbox.
 
-==========================================  ================================================================
-the message that it was opened on           is there: replaced.  Replaced by somebody else: that one is, and
-                                            what was only appended goes behind it.  Moved: there.  Expunged by
-                                            somebody else: a message of its own under the same name
-its name, if it is a new file               is free: it gets it.  Written by another file of this mount at the
-                                            same time: that is replaced.  Only appended to: goes behind the
-                                            message that has it.  Another message was given it by now, or it
-                                            was given to another file: nothing is replaced, it becomes a
-                                            message of its own (``<uid>.eml``)
-==========================================  ================================================================
+A draft that was opened on a message:
+
+=============================================  =============================================================
+the message                                    the draft
+=============================================  =============================================================
+is there                                       replaces it
+was replaced by another process                replaces the new one; bytes that were only appended go behind
+                                               the new one's bytes
+was moved                                      replaces it in its new mailbox
+was expunged by another process                becomes a message of its own, under the same name
+=============================================  =============================================================
+
+A new file:
+
+=============================================  =============================================================
+its name at the commit                         the draft
+=============================================  =============================================================
+is free                                        becomes a message with this name
+belongs to a message that came through this    replaces that message, unless it was made with O_EXCL
+mount a short while ago, or the file was
+renamed to this name
+belongs to a message, and the file was only    goes behind that message's bytes
+appended to
+belongs to another message, or another file    replaces nothing and becomes a message of its own
+was given it                                   (``<uid>.eml``)
+=============================================  =============================================================
 
 :meth:`Committer.commit` returns when the message is on disk, the mailbox has been read again, and the name is
 recorded.  When it raises, nothing has changed, and nothing of the draft will ever be committed.
 
-Locks: the caller holds :attr:`Draft.lock`; this takes that of the name (:mod:`dboxfs.vfs.name_locks`).
+Locks: the caller holds :attr:`Draft.lock`; a commit takes the name's lock (:mod:`dboxfs.vfs.name_locks`).
 """
 
 from __future__ import annotations
@@ -35,7 +51,7 @@ from dboxfs.vfs.node import Inodes
 
 
 class Committer:
-    """Makes a message of a draft, or a replacement of the message that it stands for."""
+    """Makes a new message of a draft, or a replacement of the message that it was opened on."""
 
     def __init__(
         self,
@@ -54,9 +70,9 @@ class Committer:
         self._changes = changes
 
     async def commit(self, draft: Draft) -> bool:
-        """Make a message of what is not committed yet; False: there was nothing.
+        """Commit the uncommitted bytes; False: there were none, or the draft was removed.
 
-        :raises Exception: nothing has changed, and nothing of it will ever be committed.
+        :raises Exception: nothing has changed, and nothing of the draft will ever be committed.
         """
         if not draft.dirty or draft.is_removed:
             return False
@@ -91,7 +107,7 @@ class Committer:
         if home is not None:
             is_there = (
                 home.mailbox is not None and uid in home.mailbox
-            )  # else others have replaced it already
+            )  # else another process has replaced it already
             draft.moved(home, self._names.name(home, uid) if is_there else draft.name, uid, guid)
             self._forwarding.became(draft.inode, home, uid)
 
@@ -118,12 +134,12 @@ class Committer:
         )
         return await self._changes.save(folder, message, name)
 
-    # -- where, and instead of what ------------------------------------------------------------
+    # -- the mailbox, and the message that is replaced -----------------------------------------
 
     def _go_home(self, draft: Draft) -> None:
-        """The mailbox that it was opened in may have another name by now.
+        """Follow the mailbox that the draft was opened in, which may have been renamed.
 
-        :raises NoSuchMailbox: it is gone, whatever has its name.
+        :raises NoSuchMailbox: it is gone, even if another mailbox has its name.
         """
         guid = draft.standing.guid
         if guid is None:
@@ -135,8 +151,9 @@ class Committer:
 
     @staticmethod
     def _check_home(draft: Draft) -> None:
-        """
-        :raises NoSuchMailbox: its mailbox has gone since, and another one has the name.
+        """Check that the draft's folder still has the mailbox that the draft was opened in.
+
+        :raises NoSuchMailbox: the mailbox is gone, and another one has its name.
         """
         if draft.standing.guid not in (None, mailbox_of(draft.folder).guid):
             raise NoSuchMailbox(f"{draft.folder}: the mailbox is gone")
@@ -157,7 +174,7 @@ class Committer:
         return old
 
     def _follow(self, draft: Draft, uid: int) -> bool:
-        """Find the message that message *uid* is by now; False: it is gone."""
+        """Let the draft follow message *uid*, which was moved or replaced; False: that message is gone."""
         now = self._forwarding.now(self._inodes.message(draft.folder, uid).inode)
         folder, heir = now.folder, now.uid or None
         if folder is None or folder.mailbox is None or now.uid not in folder.mailbox:
@@ -168,7 +185,7 @@ class Committer:
         return True
 
     def _replaced_by_name(self, draft: Draft) -> int | None:
-        """The message whose place a new file takes, because it has the same name; None: there is none."""
+        """The message that a new file replaces because it has the same name; None: there is none."""
         uid = self._holder(draft)
         if uid is None or draft.standing.exclusive:
             return None
@@ -184,5 +201,5 @@ class Committer:
         return uid if uid is not None and uid in mailbox_of(draft.folder) else None
 
     def _is_taken(self, draft: Draft) -> bool:
-        """Whether the name of a new message is another one's."""
+        """Whether the name of a new message belongs to another one."""
         return draft.stage is Stage.NAMELESS or self._holder(draft) is not None

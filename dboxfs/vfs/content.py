@@ -1,20 +1,20 @@
-"""The bytes of a draft, which may be written anywhere: what was there, and a temporary that only grows.
+"""The bytes of a draft: those of the message that it was opened on, and a temporary that only grows.
 
-Every write is appended to the temporary, wherever in the file it belongs; a map says which bytes are where
+A write at any offset is appended to the temporary; a map says which bytes of the file are where
 (:mod:`dboxfs.vfs.extents`).  The message that the draft was opened on (*base*) is the first extent, and is
-copied nowhere before the commit.  Bytes that nobody has written are zeros.
+not copied before the commit.  Bytes that were never written are zeros.
 
-The temporary is in memory as long as the draft is small (:data:`EACH`) and all drafts together are
-(:class:`Budget`), then a :class:`~dboxfs.store.write.Spool`, which becomes the message as it is where it
-holds exactly its bytes.  In memory bytes are written over in place.  A spool that holds far more than the
-file does, because the same places are written again and again, is begun again (:data:`WASTE`).
+The temporary is in memory while the draft is small (:data:`EACH`) and all drafts together are small
+(:class:`Budget`).  Then it is a :class:`~dboxfs.store.write.Spool`; one that holds exactly the bytes of the
+message is committed as it is.  In memory, bytes are overwritten in place.  A spool that has grown far beyond
+its file, because the same places are written again and again, is written anew (:data:`WASTE`).
 
-A draft whose name begins with a dot (*scratch*) stays in memory after a sync, which makes a copy of it
-durable: editors keep their swap files so.
+A draft whose name begins with a dot (*scratch*) stays in memory after a sync, and the sync makes a copy of it
+durable: editors sync their swap files often.
 
-The first bytes may be those of a message, with more behind them (``based``): an append.  If that message is
-another one by the time of the commit, because somebody else has appended to it, :meth:`Content.rebase` puts
-what was appended here behind that.
+The first bytes may be those of a message, with more behind them (``based``): an append.  If another process
+has appended to that message, and so replaced it, before the commit, :meth:`Content.rebase` puts the bytes
+that were appended here behind the new one's.
 
 Concurrency: one caller at a time (:attr:`dboxfs.vfs.draft.Draft.lock`).
 """
@@ -31,10 +31,10 @@ from dboxfs.store.write import BytesSource, Source
 from dboxfs.vfs.extents import Extents, From
 
 EACH = 256 << 10
-"""Bytes that one draft may have in memory."""
+"""Bytes that one draft may have in memory, at most."""
 
 ALL = 16 << 20
-"""Bytes that all drafts together may have in memory."""
+"""Bytes that all drafts together may have in memory, at most."""
 
 WASTE = 64 << 20
 """Bytes that a temporary file may have beyond twice those of its draft."""
@@ -50,7 +50,7 @@ class Budget:
         self._limit = limit
 
     def take(self, size: int) -> bool:
-        """Take *size* bytes; False: there are not so many left."""
+        """Take *size* bytes; False: the limit doesn't allow it."""
         if self.used + size > self._limit:
             return False
         self.used += size
@@ -79,7 +79,7 @@ class _Pieced:
 
 
 class Temporary(Source, Protocol):
-    """Where bytes of a draft go that don't stay in memory."""
+    """The temporary file for bytes of a draft that don't stay in memory."""
 
     @property
     def taken(self) -> bool:
@@ -92,25 +92,25 @@ class Temporary(Source, Protocol):
         """
 
     def rollback(self) -> None:
-        """Begin again from nothing."""
+        """Empty it."""
 
     async def settle(self) -> None:
         """Hand everything to the file system."""
 
     async def sync(self) -> None:
-        """Make everything durable, if commits are."""
+        """Make everything durable, where commits are durable."""
 
     def close(self) -> None:
-        """Forget everything."""
+        """Delete it, unless a commit has taken it."""
 
 
 class Content:
     """The bytes of one draft.
 
     :param spool: makes a temporary file where the message will be.
-    :param base: the message that the draft was opened on, if its bytes stay; this closes it.
+    :param base: the message that the draft was opened on, if its bytes stay; the draft closes it.
     :param based: how many of the first bytes are a message's; 0 for a file that is only appended to.
-    :ivar dirty: there are bytes that no commit has had.
+    :ivar dirty: there are uncommitted bytes.
     """
 
     def __init__(
@@ -133,13 +133,13 @@ class Content:
 
     @property
     def size(self) -> int:
-        """Bytes that reading it gives."""
+        """Its size in bytes."""
         return self._extents.size
 
     @property
     def based(self) -> int | None:
-        """How many of the first bytes are those of the message that it is or appends to; None: its bytes take
-        the place of that message as a whole."""
+        """How many of the first bytes are those of the message that it is or appends to; None: its bytes
+        replace that message as a whole."""
         return self._based
 
     @property
@@ -152,8 +152,7 @@ class Content:
     async def write(self, data: bytes, offset: int | None) -> None:
         """Write *data* at *offset* (None: at the end, wherever that is).
 
-        :raises Refused: EFBIG: the file would be in too many parts, or have too many zeros; nothing has
-            changed.
+        :raises Refused: EFBIG: the file would have too many extents or too many zeros; nothing has changed.
         :raises OSError: the temporary file can't be written.
         """
         if not data:
@@ -179,7 +178,7 @@ class Content:
             else:
                 await (await self._spill()).write_all(data)
                 await self._begin_again_if_wasted()
-        except OSError:  # the draft has failed; what was there before can be read on
+        except OSError:  # the draft has failed; its earlier bytes stay readable
             self._extents.truncate(min(before, self._extents.size))
             raise
 
@@ -188,7 +187,7 @@ class Content:
         return self._spool is None and len(self._memory) + size <= EACH and self._budget.take(size)
 
     async def rebase(self, body: Body) -> None:
-        """Have the bytes of *body* in front of those that were appended; this closes it.
+        """Put the bytes of *body* in front of those that were appended; the draft closes *body*.
 
         :raises ValueError: the draft is not an append.
         """
@@ -207,7 +206,7 @@ class Content:
         self._base, self._extents, self._based = body, extents, body.size
 
     async def _spill(self) -> Temporary:
-        """The temporary file; what is in memory goes there."""
+        """The temporary file; moves the bytes in memory there."""
         if self._spool is None:
             self._spool = self._new_spool()
             await self._spool.write_all(bytes(self._memory))
@@ -218,7 +217,7 @@ class Content:
         return self._spool
 
     async def renew(self) -> None:
-        """Have a temporary file of its own again, if a commit has taken it: what comes is another message.
+        """Get a new temporary file if a commit has taken the old one: later writes make another message.
 
         :raises OSError: it can't be written.
         """
@@ -230,7 +229,7 @@ class Content:
                 old.close()
 
     async def _begin_again_if_wasted(self) -> None:
-        """A temporary that has far more bytes than the draft is written anew, without those."""
+        """Write a temporary that has far more bytes than the draft anew, with the draft's bytes alone."""
         if self._spool is None or self._spool.size <= WASTE + 2 * self.size:
             return
         new, extents = self._new_spool(), Extents(self._base.size if self._base is not None else 0)
@@ -249,7 +248,8 @@ class Content:
         self._spool, self._extents = new, extents
 
     def truncate(self, size: int) -> None:
-        """ftruncate: cut it, or put zeros behind it.  Nothing but that is no message: to 0 it begins again.
+        """ftruncate: shorten the file, or put zeros behind it.  At 0 it begins again and is not dirty: there
+        is no empty message.
 
         :raises Refused: EFBIG: too many zeros; nothing has changed.
         """
@@ -278,7 +278,7 @@ class Content:
     async def read(self, size: int, offset: int) -> bytes:
         """Bytes at *offset*, fewer than *size* at the end.
 
-        :raises OSError: EIO: base or temporary have fewer bytes than they had.
+        :raises OSError: EIO: base or temporary have become shorter.
         """
         parts = []
         for piece in self._extents.pieces(offset, size):
@@ -316,7 +316,7 @@ class Content:
     async def sync(self, *, scratch: bool) -> None:
         """Make the bytes durable, in a temporary file, if commits are; :meth:`settle` included.
 
-        :param scratch: they stay in memory, too, to be written over in place.
+        :param scratch: they also stay in memory, to be overwritten in place.
         :raises OSError: they are not durable.
         """
         if self._synced or self.taken:
@@ -339,7 +339,7 @@ class Content:
         return BytesSource(bytes(self._memory)) if self._spool is None else self._spool
 
     def committed(self) -> None:
-        """A commit has had all bytes."""
+        """All bytes are committed."""
         self.dirty, self._based = False, self.size
 
     def _forget_memory(self) -> None:
@@ -352,7 +352,7 @@ class Content:
             self._copy = None
 
     def close(self) -> None:
-        """Forget everything; the temporary file is deleted."""
+        """Give up all bytes; the temporary file is deleted."""
         self._forget_memory()
         self._drop_copy()
         if self._spool is not None:

@@ -1,12 +1,11 @@
-"""A file being written: bytes that are no message yet, and what they will become.
+"""A file being written: its bytes, which are no message yet, and the attributes that the message will have.
 
-What it is, and which events there are: :mod:`dboxfs.vfs.draft_stages`.  Nothing but the methods of
-:class:`Draft` changes a draft.
+Its stages and events: :mod:`dboxfs.vfs.draft_stages`.  Only the methods of :class:`Draft` change a draft.
 
-Beside that a draft may have *failed*: a write or a commit has met an error, which every later call gets
-again, and nothing of it is ever committed.
+Besides its stage, a draft may have *failed*: a write or a commit has met an error. Every later call gets
+that error again, and nothing of the draft is ever committed.
 
-Concurrency: a caller that changes the bytes, or commits them, holds :attr:`Draft.lock`; an event is atomic.
+Concurrency: a caller that changes or commits the bytes holds :attr:`Draft.lock`; an event is atomic.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ class Draft:
     """One file being written.
 
     :param inode: the number under which the kernel knows it.
-    :param spool: gives the temporary file of a draft into a folder.
-    :param base: the message that it was opened on, if its bytes stay; this closes it.
+    :param spool: makes the temporary file of a draft in a folder.
+    :param base: the message that it was opened on, if its bytes stay; the draft closes it.
     :param based: 0 for a file that is only appended to; None for any other.
     :ivar lock: held while its bytes change or are committed.
     :ivar created: seconds since the epoch.
@@ -60,11 +59,11 @@ class Draft:
         self._written = 0.0
         self._is_left = False
 
-    # -- what it is ----------------------------------------------------------------------------
+    # -- its state -----------------------------------------------------------------------------
 
     @property
     def standing(self) -> Standing:
-        """What it is now; a value that never changes."""
+        """Its stage, place and message now, as an immutable value."""
         return self._standing
 
     @property
@@ -81,7 +80,7 @@ class Draft:
 
     @property
     def uid(self) -> int | None:
-        """The message that it is, or takes the place of; None: none yet."""
+        """The message that it is, or that it replaces with its commit; None: none yet."""
         return self._standing.uid
 
     @property
@@ -103,7 +102,7 @@ class Draft:
 
     @property
     def handles(self) -> int:
-        """How many opens of it there are."""
+        """How many opens of it have not been released."""
         return self._handles
 
     @property
@@ -113,22 +112,22 @@ class Draft:
 
     @property
     def received(self) -> int | None:
-        """Seconds since the epoch; None: the time of the commit."""
+        """Received date, seconds since the epoch; None: the time of the commit."""
         return self._brought.received
 
     @property
     def brought(self) -> Brought:
-        """What the message will be, besides its bytes; a value that never changes."""
+        """The attributes that the message will have, as an immutable value."""
         return self._brought
 
     @property
     def size(self) -> int:
-        """Bytes that reading it gives."""
+        """Its size in bytes."""
         return self._content.size
 
     @property
     def dirty(self) -> bool:
-        """It has bytes that no commit has had."""
+        """It has uncommitted bytes."""
         return self._content.dirty
 
     @property
@@ -143,7 +142,7 @@ class Draft:
 
     @property
     def is_empty(self) -> bool:
-        """It is a ghost, or will be one when it is closed as it is."""
+        """It is a ghost, or becomes one if it is closed now."""
         return self.stage is Stage.GHOST or (self.stage is Stage.NEW and not self.dirty and not self.size)
 
     @property
@@ -153,7 +152,7 @@ class Draft:
 
     @property
     def is_left(self) -> bool:
-        """The process that opened it has closed it, and was told that its bytes are safe; others hold it."""
+        """Its opener has closed it, and was told that its bytes are durable; others still hold it."""
         return self._is_left
 
     # -- events --------------------------------------------------------------------------------
@@ -169,7 +168,7 @@ class Draft:
         self._handles -= 1
 
     def made_by(self, process: int) -> None:
-        """A name of a file that *process* has made, and that nobody has open."""
+        """*process* has made the file without opening it (mknod)."""
         self._creator = process
 
     def closed_empty(self) -> None:
@@ -193,7 +192,7 @@ class Draft:
         )
 
     def expunged(self) -> None:
-        """Its message was expunged by somebody else."""
+        """Another process has expunged its message."""
         self._standing = replace(self._standing.after(DraftEvent.EXPUNGED), uid=None)
 
     def renamed(self, folder: Folder, name: bytes, over: int | None, *, takes_place: bool = False) -> None:
@@ -210,7 +209,7 @@ class Draft:
         )
 
     def not_renamed(self, before: Standing) -> None:
-        """A rename has changed nothing: it is what it was, and may be tried again."""
+        """A rename has failed and changed nothing: the draft is as before, and may be renamed again."""
         self._standing, self._failed = before, 0
 
     def mailbox_is(self, folder: Folder) -> None:
@@ -235,36 +234,36 @@ class Draft:
         self._standing = self._standing.after(DraftEvent.KEPT)
 
     def left(self) -> bool:
-        """Only others than its opener hold it from now on; False: so it was already."""
+        """Only processes other than its opener hold it from now on; False: that was known already."""
         first, self._is_left = not self._is_left, True
         return first
 
     def not_left(self) -> None:
-        """There is nothing any more that waits for the others."""
+        """No task waits for those other processes any more."""
         self._is_left = False
 
-    # -- what the message will have ------------------------------------------------------------
+    # -- attributes of the message -------------------------------------------------------------
 
     def set_received(self, received: int) -> None:
         """Give the message this received date (seconds since the epoch)."""
         self._brought = replace(self._brought, received=received)
 
     def bring(self, brought: Brought) -> None:
-        """Have the message be this."""
+        """Give the message these attributes."""
         self._brought = brought
 
     # -- bytes ---------------------------------------------------------------------------------
 
     @property
     def _scratch(self) -> bool:
-        """A temporary, which may be written anywhere, also when its name is gone."""
+        """Its name began with a dot when it was opened or renamed last, even if that name is gone by now."""
         return self.uid is None and self.name.startswith(b".")
 
     async def write(self, data: bytes, offset: int | None) -> int:
-        """Write *data* at *offset* (None: at the end, wherever that is).
+        """Write *data* at *offset* (None: at the end, wherever that is); gives the bytes written.
 
-        :raises Refused: EFBIG: the file would be in too many parts, or have too many zeros, and nothing has
-            changed; the error of an earlier write.
+        :raises Refused: EFBIG: the file would have too many extents or too many zeros, and nothing has
+            changed; or the errno of an earlier write or commit that has failed.
         :raises OSError: the temporary file can't be written.
         """
         self.check()
@@ -274,7 +273,7 @@ class Draft:
         return len(data)
 
     def truncate(self, size: int) -> None:
-        """ftruncate: cut it, put zeros behind it, or (0) begin again.
+        """ftruncate: shorten the file, put zeros behind it, or (0) begin it again.
 
         :raises Refused: EFBIG: too many zeros; nothing has changed.
         """
@@ -303,14 +302,14 @@ class Draft:
             await self._content.sync(scratch=self._scratch)
 
     async def renew(self) -> None:
-        """Have a temporary file of its own again, if a commit has taken it.
+        """Get a new temporary file if a commit has taken the old one.
 
         :raises OSError: it can't be written.
         """
         await self._content.renew()
 
     async def rebase(self, body: Body) -> None:
-        """Have the bytes of *body* in front of those that were appended; this closes it."""
+        """Put the bytes of *body* in front of those that were appended; the draft closes *body*."""
         await self._content.rebase(body)
 
     def source(self) -> Source:
@@ -331,12 +330,12 @@ class Draft:
             raise Refused(self._failed)
 
     def fail(self, error: BaseException) -> None:
-        """Nothing of it will ever be committed; the first error is the one that is told."""
+        """Nothing of it will ever be committed; later calls get the first error."""
         self._failed = self._failed or errno_of(error)
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
-        """After an error the bytes may be lost, whatever the kernel says next time."""
+        """After an error the bytes may be lost, even if the kernel reports no error for the next call."""
         try:
             yield
         except Refused:
@@ -346,6 +345,6 @@ class Draft:
             raise
 
     def close(self) -> None:
-        """Forget everything; the temporary file is deleted."""
+        """Give up all bytes; the temporary file is deleted."""
         self.removed()
         self._content.close()

@@ -1,18 +1,18 @@
-"""What a draft is, and what becomes of it: every stage and every event, as one table.
+"""The life of a draft as one table: every stage and every event.
 
-What a draft is (:class:`Standing`) changes by a :class:`DraftEvent` alone.  The table has every stage and
-every event; what it leaves out can't happen.  Nothing but the methods of
-:class:`~dboxfs.vfs.draft.Draft` makes events.
+Only a :class:`DraftEvent` changes the stage of a draft (in its :class:`Standing`).  The table has every stage
+and every event; a pair that it leaves out can't happen.  Only the methods of
+:class:`~dboxfs.vfs.draft.Draft` make events.
 
 ==============  ====================================================================================
-stage           what it is
+stage           meaning
 ==============  ====================================================================================
 ``NEW``         a file with a plain name, which is no message.  Its last close makes it one
-``TEMPORARY``   the same with a name that begins with a dot.  The rename that takes the dot away makes it one
+``TEMPORARY``   the same with a name that begins with a dot.  A rename to a name without a dot makes it one
 ``GHOST``       a new file that was closed without a byte: only the process that made it finds it
 ``NAMELESS``    another file was given its name: it becomes a message of its own, ``<uid>.eml``
 ``STAGED``      a new file that was closed (``-o restore``): the commit of its mailbox makes it one
-``MESSAGE``     it is message ``uid``, or takes its place with the next commit
+``MESSAGE``     it is message ``uid``, or replaces it with the next commit
 ``REMOVED``     nothing of it will be committed.  A program that has it open goes on reading it
 ==============  ====================================================================================
 
@@ -34,7 +34,8 @@ event           NEW       TEMPORARY    GHOST     NAMELESS    STAGED     MESSAGE 
 ==============  ========  ===========  ========  ==========  =========  =========  =========
 
 (``.`` stays, ``-`` can't happen.  *By name*: ``TEMPORARY`` if the name begins with a dot, else ``NEW``.
-*By uid*: ``MESSAGE``, but ``NAMELESS`` if another file was given its name, and its message, meanwhile.)
+*By uid*: ``MESSAGE``, but ``NAMELESS`` if another file was given its name, and replaced its message,
+meanwhile.)
 
 Concurrency: a :class:`Standing` is a value; nothing here waits.
 """
@@ -48,7 +49,7 @@ from dboxfs.store import Folder
 
 
 class Stage(enum.Enum):
-    """What a draft is: a column of the table."""
+    """The stage of a draft: a column of the table."""
 
     NEW = enum.auto()
     TEMPORARY = enum.auto()
@@ -60,15 +61,15 @@ class Stage(enum.Enum):
 
 
 class DraftEvent(enum.Enum):
-    """What happens to a draft: a row of the table.
+    """An event in the life of a draft: a row of the table.
 
-    ``OPENED``: a process has opened it.  ``EMPTY``: its last descriptor was closed, and there is no byte.
+    ``OPENED``: a process has opened it.  ``EMPTY``: its last descriptor was closed, and it has no byte.
     ``CLOSED``: the same with bytes, where files are staged.
     ``COMMITTED``: its bytes are message ``uid``.  ``MOVED``: its message has another uid or name, or is in
-    another mailbox.  ``EXPUNGED``: its message is gone, by somebody else's hand.  ``TO_PLAIN``, ``TO_DOT``,
-    ``ONTO``: it was renamed to a name that is free, or over a message.  ``NAME_TAKEN``: another file was
-    given its name.  ``REMOVED``: it, or its message, was removed through this mount.  ``KEPT``: that has
-    failed.
+    another mailbox.  ``EXPUNGED``: another process has expunged its message.  ``TO_PLAIN``, ``TO_DOT``: it
+    was renamed to a free name, without or with a dot.  ``ONTO``: it was renamed over a message.
+    ``NAME_TAKEN``: another file was given its name.  ``REMOVED``: it, or its message, was removed through
+    this mount.  ``KEPT``: that removal has failed.
     """
 
     OPENED = enum.auto()
@@ -112,12 +113,12 @@ TABLE: dict[DraftEvent, dict[Stage, Stage]] = {
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a draft is.
+    """The stage of a draft, its place, and its message.
 
-    ``folder``, ``name``: where the message will be, or is.  ``guid``: of the mailbox that it was opened in,
-    whatever that is called by now; None: not known.  ``uid``: the message that it is, or takes the place of;
-    None: none yet.  ``exclusive``: made with O_EXCL, so it takes no message's place.  ``takes_place``: it was
-    renamed to its name, so it takes the place of whatever message has it.
+    ``folder``, ``name``: where the message is, or will be.  ``guid``: of the mailbox that it was opened in,
+    which may have been renamed since; None: not known.  ``uid``: the message that it is, or replaces; None:
+    none yet.  ``exclusive``: made with O_EXCL, so it replaces no message.  ``takes_place``: it was renamed to
+    its name, so it replaces the message that has this name at the commit.
     """
 
     stage: Stage
@@ -130,14 +131,14 @@ class Standing:
 
     @classmethod
     def of(cls, folder: Folder, name: bytes, uid: int | None = None, *, exclusive: bool = False) -> Standing:
-        """That of a file that is opened, on message *uid* or on none."""
+        """The standing of a file that is opened: on message *uid*, or new."""
         stage = _MESSAGE if uid is not None else _DOT if name.startswith(b".") else _NEW
         return cls(stage, folder, name, guid_of(folder), uid, exclusive)
 
     def after(self, event: DraftEvent) -> Standing:
         """The standing with the stage that *event* leads to.
 
-        :raises KeyError: that can't happen.
+        :raises KeyError: the table doesn't have that event in this stage.
         """
         stage = TABLE[event][self.stage]
         if event is DraftEvent.EXPUNGED and stage is _NEW and self.name.startswith(b"."):

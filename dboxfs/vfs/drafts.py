@@ -1,17 +1,16 @@
-"""All drafts of one mount, and who has them open.
+"""All drafts of one mount, and the processes that have them open.
 
-A draft is found by its inode, by its name (which nobody but its writer can look up before the commit:
-:meth:`Drafts.may_see`), and by those who have it open.  A draft that takes the place of a message when it is
-opened has the message's inode and no entry of its own: for everybody else the message is what it was.  Once
-that is gone, or another file has its name, the draft is what was written and nothing else
-(:meth:`Drafts.orphan`).
+A draft is found by its inode, by its name, and by the processes that have it open.  Before the commit only
+the processes that write it can look its name up (:meth:`Drafts.may_see`).  A draft that replaces a message
+has the message's inode and no entry of its own: other processes go on reading the message.  Once the message
+is gone, or another file has its name, a request for that inode gets the draft (:meth:`Drafts.orphan`).
 
-A ghost (:class:`~dboxfs.vfs.draft_stages.Stage`) is nothing for anybody but the process that made it, which
-may look it up, open, link, rename and remove it for a while.  Programs that save with care make the name
-first, with O_EXCL, and write later.
+A ghost (:class:`~dboxfs.vfs.draft_stages.Stage`) exists only for the process that made it, which may look it
+up, open, link, rename and remove it for a minute (:mod:`dboxfs.vfs.close_policy`).  The reason: programs that
+save with care make the name first, with O_EXCL, and write later.
 
-A temporary that was linked to a plain name is the message from then on; its name stands for that until it is
-taken away (:meth:`Drafts.linked`).
+A temporary that was linked to a plain name is the message from then on; its own name stands for that message
+until a process removes it (:meth:`Drafts.linked`).
 
 Concurrency: nothing here awaits, so every method is atomic.
 """
@@ -35,19 +34,19 @@ from dboxfs.vfs.node import DRAFTS, Inodes
 from dboxfs.vfs.open_files import OpenFiles
 
 GHOSTS = 64
-"""So many are kept."""
+"""Ghosts that are kept at most; also the number of messages that are remembered as emptied."""
 
 EMPTIED_SECONDS = 60.0
-"""Seconds in which a process writes anew what it has cut to nothing by its name."""
+"""For this long a write by the process that has truncated a message by name to 0 bytes begins it anew."""
 
 LINKED = 1000
-"""Names of temporaries that are remembered to be a message's."""
+"""Names of linked temporaries that are remembered at most."""
 
 
 class Writing:
     """One open of a draft.
 
-    ``pid``: the process that has opened it.  ``inode``: what the kernel has opened.
+    ``pid``: the process that has opened it.  ``inode``: the inode that the kernel has opened.
     """
 
     __slots__ = ("draft", "holders", "inode", "pid")
@@ -61,7 +60,7 @@ class Writing:
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """A draft as it was before a rename.  ``key``: what it was found by, inode of its directory and name."""
+    """A draft as it was before a rename.  ``key``: inode of its directory, and name; None: it had no name."""
 
     standing: Standing
     key: tuple[int, bytes] | None
@@ -70,8 +69,8 @@ class Before:
 class Drafts:
     """All drafts, by inode and by name.
 
-    :param spool: gives the temporary file of a draft into a folder.
-    :param outside: gives the inode number in the mount.
+    :param spool: makes the temporary file of a draft in a folder.
+    :param outside: gives the number that an inode has in the mount.
     :ivar membership: which descriptors of a process belong to this mount.
     """
 
@@ -99,7 +98,7 @@ class Drafts:
 
     @property
     def would_be_lost(self) -> bool:
-        """Files are there that are neither messages nor staged: temporaries, and what is being written."""
+        """Whether there are drafts that are neither messages nor staged: their bytes end with the mount."""
         return any(not draft.is_staged for draft in self._by_inode.values())
 
     # -- making --------------------------------------------------------------------------------
@@ -116,7 +115,7 @@ class Drafts:
     ) -> Draft:
         """A new file with an inode of its own.
 
-        :param uid: the message whose place it takes.
+        :param uid: the message that it replaces.
         :param base: that message, if its bytes stay.
         :param exclusive: made with O_EXCL.
         :param appends: it is only appended to.
@@ -131,20 +130,20 @@ class Drafts:
         return draft
 
     def replacement(self, inode: int, folder: Folder, name: bytes, uid: int, base: Body | None) -> Draft:
-        """What is to take the place of message *uid*, which the kernel knows as *inode*."""
+        """A draft that is to replace message *uid*, which the kernel knows as *inode*."""
         return Draft(inode, Standing.of(folder, name, uid), self._spool, self._budget, base)
 
     def empty(self, inode: int, pid: int) -> None:
-        """The process of thread *pid* has cut the message *inode* to nothing by its name (truncate(2)).
+        """The process of thread *pid* has truncated the message *inode* to 0 bytes by name (truncate(2)).
 
-        There is no empty message: it stays, and what that process writes next takes its place.
+        There is no empty message: it stays, and the bytes that this process writes next replace it.
         """
         self._emptied[inode, process_of(pid)] = trio.current_time()
         if len(self._emptied) > GHOSTS:
             self._emptied.popitem(last=False)
 
     def is_emptied(self, inode: int, pid: int) -> bool:
-        """Whether the process of thread *pid* has done that a short while ago; asked once."""
+        """Whether the process of thread *pid* has done that a short while ago; asking forgets it."""
         when = self._emptied.pop((inode, process_of(pid)), None)
         return when is not None and trio.current_time() - when < EMPTIED_SECONDS
 
@@ -166,7 +165,7 @@ class Drafts:
         self._open_files.end_writing(writing.inode)
 
     def opens(self, inode: int, pid: int) -> int:
-        """How often process *pid* has opened the file *inode* for writing, and not closed it for good."""
+        """How many opens for writing process *pid* has of the file *inode*, RELEASE not yet received."""
         return sum(w.pid == pid and w.draft.inode == inode for w in self._opens)
 
     # -- finding -------------------------------------------------------------------------------
@@ -176,7 +175,7 @@ class Drafts:
         return list({*self._by_inode.values(), *(w.draft for w in self._opens)})
 
     def by_inode(self, inode: int) -> Draft | None:
-        """The draft with this inode of its own."""
+        """The draft that has this inode of its own."""
         return self._by_inode.get(inode)
 
     def by_name(self, parent: int, name: bytes) -> Draft | None:
@@ -189,7 +188,7 @@ class Drafts:
         return draft.creator == process or any(w.draft is draft and w.pid == process for w in self._opens)
 
     def lay(self, parent: int, name: bytes, pid: int) -> Draft | None:
-        """The draft with this name, for a process that wants to make a file; another's ghost makes way."""
+        """The draft with this name, for a process that wants to make a file; drops a ghost of another one."""
         found = self._by_name.get((parent, name))
         if found is not None and found.stage is Stage.GHOST and found.creator != process_of(pid):
             self.drop(found)
@@ -197,7 +196,7 @@ class Drafts:
         return found
 
     def seen(self, parent: int, name: bytes, pid: int) -> Draft | None:
-        """The draft that *name* is for the process of thread *pid*; another one's new file is nothing."""
+        """The draft that *name* is for the process of thread *pid*; None for another process's new file."""
         found = self.lay(parent, name, pid)
         return found if found is not None and self.may_see(found, pid) else None
 
@@ -206,25 +205,25 @@ class Drafts:
         return draft.is_temporary or draft.is_staged or (draft.uid is None and self.is_open(draft, pid))
 
     def replacing(self, inode: int, pid: int) -> Draft | None:
-        """What the process of thread *pid* writes that will take the place of the message *inode*."""
+        """The draft of the process of thread *pid* that will replace the message *inode*."""
         process = process_of(pid)
         return next((draft for draft, writer in self._of_inode(inode) if writer == process), None)
 
     def beside(self, writing: Writing) -> list[Draft]:
-        """What the same process writes, too, that will take the place of the same message."""
+        """The other drafts of the same process that will replace the same message."""
         own = writing.draft
         same = [w.draft for w in self._opens if w.pid == writing.pid and w.draft is not own]
         return [draft for draft in same if draft.uid == own.uid and draft.folder is own.folder]
 
     def orphan(self, inode: int) -> Draft | None:
-        """What is written on the message *inode*, which is another file's by now, or gone."""
+        """The draft that was opened on the message *inode*, which is gone or has lost its name since."""
         return next((draft for draft, _ in self._of_inode(inode) if draft.uid is None), None)
 
     def _of_inode(self, inode: int) -> Iterator[tuple[Draft, int]]:
         return ((w.draft, w.pid) for w in self._opens if w.inode == inode)
 
     def of_message(self, folder: Folder, uid: int) -> list[Draft]:
-        """Those that are a message, or will take its place."""
+        """The drafts that are the message, or will replace it."""
         return [draft for draft in self.all() if draft.uid == uid and draft.folder is folder]
 
     def of_folder(self, folder: Folder) -> list[Draft]:
@@ -236,20 +235,20 @@ class Drafts:
     def rename(self, draft: Draft, folder: Folder, name: bytes, over: int | None, *, takes: bool) -> Before:
         """Give a draft another name; gives what :meth:`not_renamed` needs.
 
-        :param over: the message that has it.
-        :param takes: it takes the place of whatever message has the name when it is committed.
+        :param over: the message that has the name.
+        :param takes: the draft replaces the message that has the name when it is committed.
         """
         before = Before(draft.standing, self._keys.get(draft))
         draft.renamed(folder, name, over, takes_place=takes)
         self._find_by_name(draft)
-        if draft.is_removed:  # an empty file over a message, which stays as it was
+        if draft.is_removed:  # an empty file was renamed over a message: the message stays
             self.drop(draft)
         return before
 
     def not_renamed(self, draft: Draft, before: Before) -> None:
-        """The rename has changed nothing after all.
+        """The rename has failed and changed nothing: the drafts get back the names that they had.
 
-        The names are those that they were, whatever the store thinks of their directories just now.
+        That doesn't depend on what the store shows of their directories now.
         """
         key = self._keys.get(draft, (0, b""))
         displaced = self._displaced.pop(key, None)
@@ -279,17 +278,16 @@ class Drafts:
         self._keys[draft] = key
 
     def _unname(self, draft: Draft) -> None:
-        """Nobody can look it up any more."""
+        """No process can look it up by name any more."""
         key = self._keys.pop(draft, None)
         if key is not None and self._by_name.get(key) is draft:
             del self._by_name[key]
 
     def give_name(self, folder: Folder, name: bytes, over: int | None, heir: Draft | None = None) -> bool:
-        """Another file gets this name, and takes the place of message *over*: what is written under that name
-        has none any more.
+        """Another file gets this name and replaces message *over*: drafts with that name lose it.
 
-        :param heir: the file that gets it.
-        :return: whether message *over* is being written, and what is written is no message yet.
+        :param heir: the draft that gets it.
+        :return: whether there were drafts that would have replaced message *over*.
         """
         losers = set(self.of_message(folder, over) if over is not None else ()) - {heir}
         key = (self._inodes.of(folder), name) if folder in self._inodes else (0, name)
@@ -306,7 +304,7 @@ class Drafts:
     # -- temporaries that were linked ----------------------------------------------------------
 
     def link(self, draft: Draft, inode: int) -> None:
-        """A temporary has become the message with this inode; its name means that now."""
+        """A temporary has become the message with this inode; its name stands for that message now."""
         if draft.folder in self._inodes:
             self._linked[self._inodes.of(draft.folder), draft.name] = inode
             if len(self._linked) > LINKED:
@@ -319,26 +317,26 @@ class Drafts:
         return self._linked.get((parent, name)) if self._linked else None
 
     def unlink(self, parent: int, name: bytes) -> bool:
-        """Take away the name of a temporary that has become a message; False: there is no such name."""
+        """Remove the name of a temporary that has become a message; False: there is no such name."""
         return self._linked.pop((parent, name), None) is not None
 
     # -- the end -------------------------------------------------------------------------------
 
     def haunt(self, draft: Draft) -> None:
-        """A new file was closed without a byte."""
+        """A new file was closed without a byte: it is a ghost."""
         draft.closed_empty()
         self._ghosts[draft.inode] = draft
         if len(self._ghosts) > GHOSTS:
             self.drop(next(iter(self._ghosts.values())))
 
     def discard(self, draft: Draft) -> None:
-        """Nothing of this draft will be committed; it stays readable for those who have it open."""
+        """Nothing of this draft will be committed; processes that have it open can go on reading it."""
         draft.removed()
         self._unname(draft)
         self.drop(draft)
 
     def drop(self, draft: Draft) -> None:
-        """The end of a draft; not yet, if an OPEN was answered with it since the caller has looked."""
+        """End a draft; does nothing if an OPEN was answered with it since the caller looked."""
         if draft.handles:
             return
         self._by_inode.pop(draft.inode, None)

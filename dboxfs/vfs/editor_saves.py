@@ -1,15 +1,17 @@
-"""Editors that save by renaming: ``rename f f~``, write a new ``f``, ``unlink f~`` (vim, emacs, sed -i.bak).
+"""Keeps flags and keywords when an editor saves by renaming: ``rename f f~``, write ``f``, ``unlink f~``.
 
-Each of these steps is plain: another name, a new message, an expunge.  Together they are a replacement, and
-the user expects flags and keywords to stay.  So a message that was renamed to a backup of its own name is
-remembered for a while.  A new file that is written under the name, or a new message that is renamed to it,
-gets the flags and keywords that the other one has by then, unless it has some already.
+Vim, emacs and sed -i.bak do that.  Each step by itself is simple: another name, a new message, an expunge.
+Together they are a replacement, and the user expects flags and keywords to stay.  So a message that was
+renamed to a backup of its own name is remembered for a while.  A new file that is written under the old name,
+or a new message that is renamed to it, gets the flags and keywords that the remembered message has by then,
+unless it has some already.
 
-While it is remembered, the name is free: also ``<uid>.eml``, to which the message would answer otherwise.
+The old name is free while the message is remembered, even if it is ``<uid>.eml``, a name that otherwise
+always stands for the message.
 
-A *backup name* holds the name itself and more: ``f~ f.bak f.orig f.~1~ #f#``.  The message must be there
-still, and only messages that came through this mount meanwhile inherit.  What is remembered is bounded:
-:data:`REMEMBERED_SECONDS` seconds, :data:`MOST_REMEMBERED` names, this mount.
+A *backup name* contains the whole old name and more: ``f~ f.bak f.orig f.~1~ #f#``.  The remembered message
+must exist still, and only messages that came through this mount in that time inherit.  Each mount remembers
+:data:`MOST_REMEMBERED` names at most, for :data:`REMEMBERED_SECONDS`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from dataclasses import dataclass
 import trio
 
 REMEMBERED_SECONDS = 300.0
+"""Seconds for which a renamed message is remembered, and for which a message counts as new."""
+
 MOST_REMEMBERED = 1000
+"""Renamed messages that are remembered at most, and new ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ class PutAside:
 
 
 class EditorSaves:
-    """Remembers the flags of messages that an editor has moved away.  A mailbox is its storage name."""
+    """Remembers messages that an editor has renamed, and new ones.  A mailbox is its storage name."""
 
     def __init__(self) -> None:
         self._aside: OrderedDict[tuple[str, bytes], PutAside] = OrderedDict()
@@ -57,6 +62,6 @@ class EditorSaves:
         return trio.current_time() - self._new.get((mailbox, uid), -REMEMBERED_SECONDS) < REMEMBERED_SECONDS
 
     def find(self, mailbox: str, name: bytes) -> PutAside | None:
-        """What belongs to a name that was given up."""
+        """The message that was renamed away from this name a short while ago."""
         found = self._aside.get((mailbox, name))
         return found if found is not None and trio.current_time() - found.when < REMEMBERED_SECONDS else None

@@ -1,22 +1,21 @@
-"""Where the bytes of a file lie that is written at any offset, over a temporary that only grows.
+"""A map of a file that is written at any offset: where its bytes lie in a temporary that only grows.
 
-Every write is appended to the temporary, wherever in the file it belongs.  The map says which bytes of the
-file are where::
+A write at any offset is appended to the temporary.  The map says which bytes of the file are where::
 
     file      0         100        300            900      1000
               | base    | temporary|   hole       | temporary|
               | 0..100  | 500..700 |   zeros      | 0..100   |
 
-*Base* is the message that was opened (empty for a new file), *hole* what nobody has written: zeros.  An
-extent is (start, end, source, at): the bytes from ``start`` to ``end`` of the file lie from ``at`` on in its
-source.  Extents are in the order of the file, don't overlap, and two that continue each other in both are
-one.  Holes have no extent.
+*Base* is the message that was opened (empty for a new file), a *hole* is a range that was never written:
+zeros.  An extent is (start, end, source, at): the bytes from ``start`` to ``end`` of the file lie from ``at``
+on in its source.  Extents are in the order of the file and don't overlap; two that continue each other both
+in the file and in the source are joined.  Holes have no extent.
 
-Memory: four numbers an extent, not a byte of the file.  A change that would need more than
+Memory: four numbers an extent, no bytes of the file.  A change that would need more than
 :data:`MOST_EXTENTS` extents, or more than :data:`MOST_HOLES` bytes of zeros, is refused with EFBIG
 and changes nothing.
 
-Pure: it knows no files.  Not for two tasks at once.
+It reads and writes no files.  Not for two tasks at once.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ from enum import Enum
 from dboxfs.vfs.errors import Refused
 
 MOST_EXTENTS = 1 << 16
-"""Extents of one file."""
+"""Extents of one file, at most."""
 
 MOST_HOLES = 1 << 30
-"""Bytes that nobody has written in one file: a message with its zeros has to fit the disk in the end."""
+"""Bytes in the holes of one file, at most: the message is saved with these zeros and has to fit the disk."""
 
 
 class From(Enum):
@@ -93,13 +92,13 @@ class Extents:
 
     @property
     def holes(self) -> int:
-        """Bytes that nobody has written."""
+        """Bytes that were never written."""
         return self.size - self._covered
 
     # -- changing ------------------------------------------------------------------------------
 
     def write(self, offset: int, size: int, at: int) -> None:
-        """*size* bytes that were written at *offset* lie from *at* on in the temporary.
+        """Note that the *size* bytes written at *offset* lie from *at* on in the temporary.
 
         :raises Refused: EFBIG: too many extents, or too long a hole; nothing has changed.
         """
@@ -116,7 +115,7 @@ class Extents:
         self._replace(first, end, middle, max(self.size, new.end))
 
     def truncate(self, size: int) -> None:
-        """Make the file *size* bytes long: cut it, or put a hole behind it.
+        """Make the file *size* bytes long: shorten it, or put a hole behind it.
 
         :raises Refused: EFBIG: too many extents, or too long a hole; nothing has changed.
         """
@@ -132,7 +131,7 @@ class Extents:
         self.size = size
 
     def shift(self, old: int, new: int) -> None:
-        """The base has *new* bytes instead of *old*; everything that was written lay behind it, and does so.
+        """The base has *new* bytes instead of *old*; all extents behind it move with its end.
 
         :raises ValueError: something was written into the base, or it was cut.
         """
@@ -145,10 +144,10 @@ class Extents:
         self._covered += new - old
 
     def _around(self, start: int, end: int) -> tuple[int, int, list[_Extent]]:
-        """The extents that touch *start* to *end* (as a slice), and what of them lies outside of that."""
+        """The extents that touch *start* to *end* (as a slice), and their parts outside of that range."""
         first = self._at(start)
         if first and self._extents[first - 1].end == start:
-            first -= 1  # it may go on with what comes
+            first -= 1  # the new extent may continue it
         last = first
         kept = []
         while last < len(self._extents) and self._extents[last].start <= end:
@@ -190,7 +189,7 @@ class Extents:
     # -- reading -------------------------------------------------------------------------------
 
     def pieces(self, offset: int = 0, size: int | None = None) -> Iterator[Piece]:
-        """What *size* bytes from *offset* on are made of (None: all to the end), in order."""
+        """The pieces of *size* bytes from *offset* on (None: all to the end), in order."""
         end = self.size if size is None else min(self.size, offset + size)
         at = self._at(offset)
         while offset < end:
@@ -205,7 +204,7 @@ class Extents:
             offset = stop
 
     def place(self, offset: int, size: int) -> int | None:
-        """Where in the temporary the *size* bytes from *offset* on lie, one behind the other; else None."""
+        """Where the *size* bytes from *offset* on lie together in the temporary; None: they don't."""
         found = list(self.pieces(offset, size))
         if len(found) == 1 and found[0].source is From.TEMPORARY and found[0].size == size:
             return found[0].at
@@ -218,7 +217,7 @@ class Extents:
         return not temporary or self.place(0, temporary) == 0
 
     def appends_to(self, base: int) -> bool:
-        """Whether the file is its base of *base* bytes, whole, and what was written behind it."""
+        """Whether the file is its whole base of *base* bytes, with or without bytes written behind it."""
         if self.size < base:
             return False
         first = self._extents[0] if self._extents else None
@@ -227,5 +226,5 @@ class Extents:
 
 
 def _bytes(extents: list[_Extent]) -> int:
-    """How many bytes of the file they are."""
+    """How many bytes of the file *extents* cover."""
     return sum(extent.end - extent.start for extent in extents)

@@ -1,27 +1,27 @@
-"""Who has a file open: looked up in /proc, which never enters the mount.
+"""Finds the processes that have a file open, in /proc, without a call on the mount.
 
 The kernel sends FLUSH for every descriptor that is closed, also for copies of one that stays open (dup, a
 child that execs or exits).  A close is the last one when no process that can have got the descriptor holds
-one any more, for writing.  Which processes can have got it: the one that opened the file and those that were
-forked since, by it or by one of them.  The kernel waits for the answer to a FLUSH before the process that
-closes goes on, so whoever looks at every FLUSH (:meth:`Holders.look`) sees every fork of a holder before its
-parent can end and leave the child to somebody else.  The descriptor that is being closed has left the table
-by the time FLUSH is sent.
+one any more, for writing.  These processes are the one that opened the file and all that it or they have
+forked since.  A process that closes goes on only after the answer to its FLUSH.  So a look at every FLUSH
+(:meth:`Holders.look`) sees every child of a holder before the parent can end and the child gets another
+parent.  The kernel takes the descriptor that is being closed out of the table before it sends FLUSH.
 
-Of one process the descriptors are read before the children: what is forked later inherits nothing.
+Of each process the descriptors are read before the children: a child that is forked after that inherits only
+descriptors that were seen.
 
 A look is made for every file that is saved, on the thread that answers the kernel.  Each system call gives
-the interpreter's lock away for a moment, to a worker that waits for it, so there are as few as can be: ten
-for a process with three descriptors and without children.
+the interpreter's lock away for a moment to a worker that waits for it, so a look makes as few as possible:
+ten for a process with three descriptors and without children.
 
 A descriptor is recognised by the inode number in ``fdinfo`` (Linux 5.14 and later) together with the mount
 there (:class:`~dboxfs.util.mounts.Membership`): other mounts have files with the same numbers. Children are
-known by ``/proc/<pid>/task/<tid>/children`` (CONFIG_PROC_CHILDREN). Where one is missing, or /proc can't be
-read (another user's process, hidepid), nobody seems to hold anything, and every close with bytes is a last
-one.
+known by ``/proc/<pid>/task/<tid>/children`` (CONFIG_PROC_CHILDREN). Where one of these is missing, or /proc
+can't be read (another user's process, hidepid), no process seems to hold the file, and every close with bytes
+counts as the last.
 
-Limits: a descriptor that was sent over a socket to a process that is no descendant is not found; of a
-family of more than :data:`MOST_PROCESSES` processes only so many are looked at.
+Limits: a descriptor that was sent over a socket to a process that is no descendant is not found; of more than
+:data:`MOST_PROCESSES` processes only so many are looked at.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Holders:
     """The processes that may hold one open file.
 
     :param pid: the process that opens it now.
-    :param membership: which descriptors belong to this mount.
-    :ivar opener_holds: what the last :meth:`look` found out about that process.
+    :param membership: tells which descriptors belong to this mount.
+    :ivar opener_holds: whether that process held the file at the last :meth:`look`.
     """
 
     __slots__ = ("_members", "_membership", "_opener", "_since", "opener_holds")
@@ -64,10 +64,11 @@ class Holders:
         self._since = int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS) - 1
 
     def look(self, inode: int, opens: Callable[[int], int]) -> bool:
-        """Whether anybody holds a descriptor of this open.  40 µs for a process without children,
-        4 µs more for each descriptor, 20 µs if it is a file's.
+        """Whether a process holds a descriptor of this open.  Takes 40 µs for a process without children,
+        4 µs more for each descriptor, 20 µs for one of a file.
 
-        :param opens: how often a process has opened the same file itself; these are no copies.
+        :param opens: gives how often a process has opened the same file itself; these descriptors are no
+            copies of the opener's.
         """
         found = False
         todo, seen = list(self._members), set(self._members)
@@ -93,14 +94,13 @@ class Holders:
 
 
 def held(pid: int, inode: int, membership: Membership) -> int:
-    """How many descriptors, open for writing, process *pid* has of the file *inode* of this mount; -1:
-    there is no process.
+    """How many descriptors, open for writing, process *pid* has of the file *inode* of this mount.
 
-    A process that is ending and has closed everything is there, and has none.
+    :return: -1: there is no such process; 0 also for a process that is ending and has closed everything.
     """
     directory = f"/proc/{pid}/fd/"
     try:
-        count = os.stat(directory).st_size  # since Linux 6.2 how many there are; 0 before
+        count = os.stat(directory).st_size  # since Linux 6.2 the number of descriptors; 0 before
         found, beyond = _probed(directory, count if count <= _FEW else 0)
         if not count or len(found) < count:
             listed = [name for name in os.listdir(directory) if int(name) >= beyond]
@@ -114,9 +114,9 @@ def held(pid: int, inode: int, membership: Membership) -> int:
 
 
 def _probed(directory: str, count: int) -> tuple[dict[str, str], int]:
-    """What the lowest descriptors are, at most *count*, and the first one that was not asked for.
+    """The targets of the lowest descriptors, at most *count*, and the first number that was not probed.
 
-    They mostly are 0, 1, 2 …, and to list them takes five system calls.
+    Descriptors mostly are 0, 1, 2 …, and to list them takes five system calls.
     """
     found: dict[str, str] = {}
     number = 0
@@ -129,7 +129,7 @@ def _probed(directory: str, count: int) -> tuple[dict[str, str], int]:
 
 
 def _target(path: str) -> str:
-    """What a descriptor is, or, where it was closed meanwhile, something that is no file."""
+    """The target of a descriptor; for one that was closed meanwhile, a target that counts as no file."""
     try:
         return os.readlink(path)
     except OSError:
@@ -149,7 +149,7 @@ def _is_ours(pid: int, descriptor: str, inode: int, membership: Membership) -> b
 
 
 def children(pid: int) -> list[int]:
-    """The processes that *pid* has forked and that are its children still."""
+    """The processes that are children of *pid* now."""
     found: list[int] = []
     try:
         threads = [str(pid)] if _has_one_thread(pid) else os.listdir(f"/proc/{pid}/task")
@@ -171,7 +171,7 @@ def process_of(thread: int) -> int:
 
 
 def _has_one_thread(pid: int) -> bool:
-    """Whether the process of thread *pid* has no other: a link of that directory stands for each.
+    """Whether the process of thread *pid* has no other thread: each has a link in that directory.
 
     :raises OSError: it is gone.
     """
@@ -179,7 +179,7 @@ def _has_one_thread(pid: int) -> bool:
 
 
 def killed(pid: int) -> bool:
-    """Whether *pid* is ending because of a signal: what it has written is not what it wanted to write."""
+    """Whether a signal is ending *pid*: the file may lack bytes that it would have written."""
     fields = _stat(pid)
     return bool(fields) and bool(int(fields[6]) & _PF_SIGNALED)
 
@@ -191,7 +191,7 @@ def _started(pid: int) -> int:
 
 
 def _stat(pid: int) -> list[bytes]:
-    """The fields of ``/proc/<pid>/stat`` from the state on; none: no process, or none of ours."""
+    """The fields of ``/proc/<pid>/stat`` from the state on; empty: no such process, or it can't be read."""
     try:
         return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     except OSError:
@@ -199,7 +199,7 @@ def _stat(pid: int) -> list[bytes]:
 
 
 def _read(path: str) -> bytes:
-    """A file of /proc, which gives a page at a time, or a record that is longer."""
+    """The content of a file of /proc; one read gives a page at most, or one record that is longer."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         data = piece = os.read(fd, _MOST_BYTES)
