@@ -1,4 +1,4 @@
-"""What the index of an mdbox mailbox has beside uids and flags: map uids, saved dates and GUIDs."""
+"""Columns of an mdbox mailbox's index beside uids and flags: map uids, saved dates and GUIDs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class MailboxColumns:
         self._state = state
 
     def all_map_uids(self) -> Places | None:
-        """The uids of the mailbox, and the map uid of each, as the index has them now: an expunge makes new
-        columns. None: there are none.
+        """The uids of the mailbox and the map uid of each, as the index has them now; None: the index has no
+        map uids.  The arrays stay as they are: an expunge makes new ones.
         """
         state = self._state()
         column = mailbox.map_uids(state) if state is not None else None
@@ -49,7 +49,7 @@ class MailboxColumns:
         return mailbox.map_uid(state, row) if state is not None and row >= 0 else 0
 
     def guids(self, uids: Uids) -> npt.NDArray[np.uint8]:
-        """The GUIDs that the index has of *uids*, uint8[n, 16]; zeros for those that it has none of."""
+        """The GUIDs of *uids* in the index, uint8[n, 16]; zeros for those without one."""
         found, state = np.zeros((len(uids), 16), np.uint8), self._state()
         column = mailbox.guids(state) if state is not None else None
         if state is not None and column is not None:

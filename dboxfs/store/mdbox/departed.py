@@ -1,13 +1,13 @@
-"""Where messages lie that were expunged: a program may have them open still.
+"""Places of expunged messages, which a program may still have open.
 
-A mount whose kernel tells of no OPEN learns from the first READ that a message is open, and the message may
-be expunged before.  So the places of the last :data:`MOST_DEPARTED` expunged messages of each mailbox are
-kept, with their ``m.N`` open: its bytes don't change, and a purge that unlinks it does no harm.  They
-are given up when the kernel forgets the inode.  A message that is expunged and purged
-before the mailbox was followed is not found any more.
+A mount whose kernel sends no OPEN learns from the first READ that a message is open.  The message may be
+expunged before that.  So the places of the last :data:`MOST_DEPARTED` expunged messages of each mailbox are
+kept, with their ``m.N`` open: the bytes of the file don't change, and an open file stays readable after a
+purge unlinks it.  A place is given up when the kernel forgets the inode.  A message that was expunged and
+purged before the mount read the mailbox is not found.
 
-Only where somebody has asked for it (``MdboxStorage.keeps_departed``).  Nothing needs to be held before a
-message is gone: its bytes stay in their ``m.N``.
+Places are kept only if the caller has asked for it (``MdboxStorage.keeps_departed``).  Nothing is held before
+a message is expunged: its bytes stay in their ``m.N``.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ MOST_DEPARTED = 1024
 
 
 class DepartedPlaces:
-    """Those of one mailbox.
+    """The places of one mailbox's expunged messages.
 
-    :param columns: what the mailbox's index has.
+    :param columns: of the mailbox's index.
     """
 
     def __init__(self, storage: MdboxStorage, columns: MailboxColumns) -> None:
@@ -42,18 +42,20 @@ class DepartedPlaces:
 
     @property
     def wanted(self) -> bool:
-        """Whether they are to be kept readable."""
+        """Whether expunged messages are to stay readable."""
         return self._storage.keeps_departed
 
     async def hold(self, uid: int) -> None:
-        """Its bytes stay where they are."""
+        """Do nothing: the bytes of the message stay where they are."""
 
     def note(self) -> Places | None:
-        """Where all messages lie, before the index is followed; None: nobody has to know."""
+        """The map uids of all messages, before the index is read again; None: they are not needed
+        (``wanted``).
+        """
         return self._columns.all_map_uids() if self.wanted else None
 
     async def keep(self, expunged: Uids, places: Places) -> None:
-        """Messages were expunged.
+        """Keep the places of messages that were expunged.
 
         :param places: what :meth:`note` gave before.
         """
@@ -73,7 +75,7 @@ class DepartedPlaces:
         try:
             container = await self._storage.container(place.file_id)
         except (OSError, CorruptFile):
-            return  # it can't be read any more, whoever has it open
+            return  # no process that has it open can read it either
         self._places[uid] = place, container
 
     async def open(self, uid: int) -> OpenRecord | None:
@@ -96,12 +98,12 @@ class DepartedPlaces:
         )
 
     def forget(self, uid: int) -> None:
-        """The kernel has no inode of this message any more."""
+        """Give up the place of a message: the kernel has no inode of it any more."""
         found = self._places.pop(uid, None)
         if found is not None:
             self._storage.release(found[0].file_id, found[1])
 
     def close(self) -> None:
-        """Give everything up."""
+        """Give up all places."""
         for uid in list(self._places):
             self.forget(uid)

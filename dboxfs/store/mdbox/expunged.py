@@ -1,4 +1,4 @@
-"""What names a message of an mdbox that was expunged and not purged."""
+"""The key of an mdbox message that was expunged and not purged."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Expunged:
     """A message that no mailbox shows.
 
-    :ivar guid: 16 bytes: the message that the map uid has to stand for still.
-    :ivar requested: (mailbox, uid) of the message whose expunge was asked for and not carried out; None: it
-        was carried out.
+    :ivar guid: 16 bytes; the map uid must still stand for a message with this guid.
+    :ivar requested: (mailbox, uid) of a message whose expunge was requested and not executed; None: it was
+        executed.
     """
 
     map_uid: int

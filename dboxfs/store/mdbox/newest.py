@@ -1,9 +1,9 @@
 """Small records at the end of the newest ``m.N``, as one job of a worker (PROTOCOL section 4, steps 1 and 2).
 
-Most groups of saves go into the file that the one before went into, and nobody has touched it.  Then nothing
-has to be decided between opening and syncing it.  The job looks at everything that
-:mod:`dboxfs.store.mdbox.placement` asks of a file, and if something is not so it has written nothing, and the
-longer way is taken.
+Most groups of saves go into the file of the group before, which no other process has changed since.  Then
+there is nothing to decide between opening and syncing the file.  The job checks every condition that
+:mod:`dboxfs.store.mdbox.placement` has for a file.  If one does not hold, the job writes nothing, and the
+caller goes the longer way.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from dboxfs.store.write.record import Composed, Place
 class NewestFile:
     """The file, as the map has it.
 
-    :param end: where the map says that it ends (bytes).
+    :param end: the end of the file by the map (bytes).
     :param version: the dbox version that is written.
-    :param map_log: the path of the map's log, which *map_mark* (device, inode, bytes) was read to.
+    :param map_log: the path of the map's log; *map_mark*: device, inode and size (bytes) up to which it was
+        read.
     :param durable: sync what is appended.
     """
 
@@ -42,7 +43,7 @@ class NewestFile:
 
 @dataclass(frozen=True, slots=True)
 class Placing:
-    """The locked file, and what is in it now: *written* bytes, records of these *sizes*; or an error."""
+    """The locked file and the append to it: *written* bytes, records of these *sizes*; or an error."""
 
     opened: OpenedFile
     key: bytes | None
@@ -54,9 +55,9 @@ class Placing:
 def append_to_newest(
     target: NewestFile, batch: Sequence[Composed], first: Callable[[], Steps[None]]
 ) -> Steps[Placing | None]:
-    """Append records with one write, durably, and before that do *first*; the file stays open and locked.
+    """Run *first*, then append records durably with one write; the file stays open and locked.
 
-    None: the file or the map are not as they were, or others have the file; nothing was done.
+    None: the file or the map has changed, or another process has locked the file; nothing was written.
 
     :raises OSError: of *first*; nothing was written.
     """
@@ -87,7 +88,7 @@ def is_good(header: FileHeader, version: int) -> bool:
 
 
 def _header_of(target: NewestFile, opened: OpenedFile) -> Steps[FileHeader | None]:
-    """The header line of the locked file; None: it, or the map, is not as it was."""
+    """The header line of the locked file; None: the file or the map has changed."""
     try:
         now = yield ops.Stat(target.path, follow=False)
         mapped = yield ops.Stat(target.map_log, follow=False)
@@ -113,7 +114,7 @@ def _encode(batch: Sequence[Composed], offset: int, key: bytes | None) -> list[b
 
 
 def _append(target: NewestFile, fd: int, data: bytes) -> Steps[tuple[int, OSError | None]]:
-    """How much was written, and the error: then it may not be whole, or not be on disk."""
+    """The bytes written, and the error: then the records may be incomplete or not durable."""
     written = 0
     try:
         answer: Appended = yield ops.Append(fd, (data,))

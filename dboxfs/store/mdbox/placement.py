@@ -1,16 +1,17 @@
 """Room for new records in ``m.N`` files (PROTOCOL section 4, steps 1 and 2).
 
-A :class:`Placer` belongs to one transaction.  :meth:`Placer.place` finds room for a record, in a file that
-it holds already, in an existing one, or in a new ``.temp.*``, and appends it; :meth:`Placer.sync` makes it
-durable.  Then either the map names the records, or :meth:`Placer.rollback` takes them away again.
+A :class:`Placer` belongs to one transaction.  :meth:`Placer.place` finds room for a record and appends it: to
+a file that the placer holds already, to an existing one, or to a new ``.temp.*``.  :meth:`Placer.sync` makes
+the records durable.  Then either the map names them, or :meth:`Placer.rollback` removes them again.
 
-An existing file is taken only if all of this holds, else the next one is looked at, at most ten of them:
+An existing file is used only if all of these conditions hold; else the placer tries the next one, at most
+ten:
 
 * it is among the newest that the map knows, and is not in the alternative storage;
-* nobody of this process appends to it (the in-memory lock) and nobody else (flock, never waited for);
+* no task of this process appends to it (in-memory lock) and no other process does (flock, never waited for);
 * its name still means the file that was opened, and its header line is one that may be appended to, of the
   dbox version that is written;
-* it ends exactly where the map says that its last record does: nobody died while appending to it;
+* it ends exactly where its last record ends by the map: no process died while appending to it;
 * record and file together stay below the rotation size.
 """
 
@@ -59,18 +60,18 @@ class Container:
 
     @property
     def end(self) -> int:
-        """Where the next record will begin (bytes)."""
+        """The offset of the next record (bytes)."""
         return self.file.size + len(self.header)
 
     @property
     def next(self) -> Place:
-        """Where the next record will go."""
+        """The place of the next record."""
         return Place(self.end, self.key)
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A record and where it lies: *size* bytes at *offset* in *container*."""
+    """A record and its place: *size* bytes at *offset* in *container*."""
 
     composed: Composed
     container: Container
@@ -84,7 +85,7 @@ def _went_well(done: Placing | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LastEnd:
-    """The newest file and its end (bytes), while the map's log is what *mark* says."""
+    """The newest file and its end (bytes); valid as long as the map's log has the mark *mark*."""
 
     mark: tuple[int, int, int]
     file_id: int
@@ -94,8 +95,8 @@ class LastEnd:
 class Placer:
     """Finds room for the records of one transaction.
 
-    :param last: where the transaction before it has ended.
-    :ivar named: the map names the records: they stay, whatever happens.
+    :param last: the end of the transaction before this one.
+    :ivar named: the map names the records: :meth:`rollback` leaves them.
     """
 
     def __init__(self, work: Work, last: LastEnd | None = None) -> None:
@@ -125,8 +126,8 @@ class Placer:
         return Placed(spooled, self.containers[-1], place.offset, size)
 
     async def place_in_turn(self, batch: Sequence[Composed]) -> list[Placed]:
-        """Append records, small ones that follow each other with one write; not durably: that is
-        :meth:`sync`.  On an error :meth:`rollback` is due.
+        """Append records; small ones in a row share one write.  They are durable after :meth:`sync`.  On an
+        error :meth:`rollback` is due.
         """
         placed: list[Placed] = []
         for is_whole, some in groupby(batch, lambda composed: composed.whole):
@@ -147,9 +148,9 @@ class Placer:
         batch: list[Composed],
         first: Callable[[], Steps[None]],
     ) -> list[Placed]:
-        """Append small records durably, before that do *first*; then take the locks of *indexes*, as far as
-        they are free, until *stack* ends.  One job, where all of them fit the newest file, as the map was
-        seen last.  On an error :meth:`rollback` is due.
+        """Run *first*, then append small records durably; then take those locks of *indexes* that are free,
+        until *stack* ends.  This is one job if all records fit into the newest file, by the map as it was
+        read last.  On an error :meth:`rollback` is due.
         """
         if not batch:
             await stack.enter_async_context(locked_ahead(indexes))
@@ -174,11 +175,11 @@ class Placer:
     async def place_all(
         self, batch: list[Composed], first: Callable[[], Steps[None]] | None = None, *, sync: bool = True
     ) -> list[Placed]:
-        """Append small records, those that go into one file with one write, durably; before that, *first*.
+        """Run *first*, then append small records durably, with one write for each file.
 
         On an error :meth:`rollback` is due.
 
-        :param sync: False: not durably; that is :meth:`sync`.
+        :param sync: False: leave that to :meth:`sync`.
         """
         placed: list[Placed] = []
         at = 0
@@ -199,7 +200,7 @@ class Placer:
         return placed
 
     def _take_newest_file(self, target: NewestFile, done: Placing) -> Container:
-        """The newest file, to which a job has appended."""
+        """Take over the newest file, to which a job has appended."""
         file = AppendFile(self._disk, target.path, done.opened)
         file.size = target.end + done.written
         container = Container(file, target.file_id, target.end, key=done.key)
@@ -209,9 +210,9 @@ class Placer:
     def _placed_at_once(
         self, target: NewestFile, container: Container, batch: list[Composed], done: Placing
     ) -> list[Placed]:
-        """Where the records are that a job has appended.
+        """The places of the records that a job has appended.
 
-        :raises OSError: they are not whole, or not on disk.
+        :raises OSError: the records are incomplete, or not durable.
         """
         if not self._work.fs.locks.acquire(container, [target.path, container.file.identity]):
             raise AssertionError("a file whose lock is held is nobody else's")
@@ -224,7 +225,7 @@ class Placer:
         ]
 
     def _target(self, size: int) -> NewestFile | None:
-        """The newest file, if it has room for *size* bytes."""
+        """The newest file, if it has room for *size* more bytes."""
         view, options = self._index, self._work.options
         if view.state is None or view.mark is None or self.containers or self._refused:
             return None
@@ -240,7 +241,9 @@ class Placer:
         return NewestFile(path, file_id, end, options.dbox_version, view.log_path, view.mark, options.durable)
 
     def last_end(self, entries: Sequence[MapEntry]) -> LastEnd | None:
-        """Where it has ended, in one file, when the map has *entries* for all of it; None: elsewhere."""
+        """The end of this transaction, if its records are in one file and the map has *entries* for all of
+        them; else None.
+        """
         if self._index.mark is None or len(self.containers) != 1 or not entries:
             return None
         (container,) = self.containers
@@ -248,13 +251,13 @@ class Placer:
         return LastEnd(self._index.mark, container.file_id, end) if end == container.file.size else None
 
     async def sync(self) -> None:
-        """Make everything durable that was not placed durably."""
+        """Make all records durable that are not yet."""
         for container in self.containers:
             if container.file.is_open:
                 await container.file.sync()
 
     async def rollback(self) -> None:
-        """Take away everything that was placed, unless the map names it, and close.  Never fails."""
+        """Remove all placed records, unless the map names them, and close the files.  Never fails."""
         if not self.named:
             for container in self.containers:
                 if not container.new and container.file.size > container.start:
@@ -263,7 +266,7 @@ class Placer:
         await self.close()
 
     async def close(self) -> None:
-        """Give the files and their locks back."""
+        """Close the files and release their locks."""
         for container in self.containers:
             await self._give_back(container)
         self.containers.clear()
@@ -291,9 +294,9 @@ class Placer:
         return found
 
     async def _close_some(self) -> None:
-        """Close new files, durably, so that a save of any size has few of them open.
+        """Sync and close new files, so that a save of any size has few files open.
 
-        Nobody appends to one before the map names it, so it needs no lock.
+        No process appends to such a file before the map names it, so it needs no lock.
         """
         new = [container.file for container in self.containers if container.new and container.file.is_open]
         for file in new[: 1 - _MOST_OPEN]:
@@ -306,7 +309,7 @@ class Placer:
         return await self._own(Container(file, 0, 0, True, begun.header, begun.key))
 
     async def _own(self, container: Container) -> Container:
-        """Lock a file that is new."""
+        """Lock a new file."""
         file = container.file
         if not self._work.fs.locks.acquire(container, [file.path, file.identity]):
             raise AssertionError("a new file can't be locked by anybody else")
@@ -317,8 +320,8 @@ class Placer:
     async def _existing(self, size: int) -> Container | None:
         """A file of the map with room for *size* bytes, locked.
 
-        What was known of the map before is looked at first: a file that is taken is compared with the map as
-        it is then.
+        The search begins with the map as it was read before; a file that is found is then compared with the
+        current map.
         """
         if self._index.state is not None:
             found = await self._take_newest(size)
@@ -356,7 +359,7 @@ class Placer:
         return found
 
     def _end(self, file_id: int) -> int | None:
-        """Where the map says that a file ends; None if it can't say."""
+        """The end of a file by the map; None: the map does not say."""
         assert self._index.state is not None
         mapping = MapIndex(self._index.state)
         rows = np.flatnonzero(mapping.file_ids == file_id)
@@ -389,7 +392,7 @@ class Placer:
         if (now.st_dev, now.st_ino) != file.identity:
             return False
         file.size = container.start = now.st_size
-        await self._index.look()  # somebody may have appended before the file was locked
+        await self._index.look()  # another process may have appended before the lock
         if self._end(container.file_id) != file.size or not self._fits(file.size, size):
             return False
         try:

@@ -1,17 +1,17 @@
 """Purge: give back the bytes of messages that no mailbox refers to (PROTOCOL section 10, mdbox).
 
-A file ``m.N`` with dead records is rewritten without them, under a new file_id; its map records move there in
-one transaction that also expunges the dead ones; then the file is unlinked.  Each file is a change of its
-own: a purge may be ended after any of them.
+The purge rewrites a file ``m.N`` with dead records without them, under a new file_id.  One transaction of the
+map moves the live records there and expunges the dead ones; then the old file is unlinked.  Each file is a
+change of its own, so a purge may end after any file.
 
-Between the transaction and the unlink a crash would leave the old file for ever (and a rebuild by Dovecot
-would bring its dead messages back), so a journal, ``storage/dboxfs.purge``, names the file before; the next
-purge, or the next writer that recovers the store, ends what the journal says.
+A crash between the transaction and the unlink would leave the old file for ever, and a rebuild by Dovecot
+would bring its dead messages back.  So a journal, ``storage/dboxfs.purge``, names the file before that; the
+next purge, or the next writer that recovers the store, removes the file that the journal names.
 
-A file that is not exactly what the map says of it is left alone and named: that is damage.  So is one with a
-record that counts as dead and that a mailbox refers to: the count is wrong, and the message is not dead.
-Where a mailbox can't be read nothing is purged.  The new file has the format of the old one; in format 3 each
-record gets a new trailer, which is as long as the old one.
+A file that differs from the map is damaged: the purge leaves it alone and reports it.  The same holds for a
+file with a record whose refcount is 0 although a mailbox refers to it.  If a mailbox can't be read, nothing
+is purged.  The new file has the format of the old one; in format 3 each record gets a new trailer, which is
+as long as the old one.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ _FILE_HEAD = 64
 
 @dataclass(frozen=True, slots=True)
 class PurgeProgress:
-    """After each file: how many of how many, and bytes given back so far (or that would be).
+    """Progress after each file; ``bytes_freed``: given back so far, or with a dry run, that would be.
 
-    :ivar bytes_at_once: before the first file: what the largest copy needs beside what is there; later 0.
+    :ivar bytes_at_once: before the first file: the disk space that the largest copy needs; later 0.
     """
 
     files_done: int
@@ -63,7 +63,7 @@ class PurgeProgress:
 
 @dataclass(slots=True)
 class Purged:
-    """What a purge did, or would do.  ``left``: files that were left alone, and why."""
+    """The result of a purge or of a dry run.  ``left``: files that were left alone, with the reason."""
 
     files: int = 0
     messages: int = 0
@@ -96,12 +96,12 @@ class _Left(Exception):
 
 
 async def purge(work: Work, *, dry_run: bool = False, report: Report | None = None) -> Purged:
-    """Rewrite every file that has dead log_records.
+    """Rewrite every file that has dead records.
 
     :param dry_run: change nothing; count.
-    :param report: called before the first file, and after each; what it raises ends the purge.
-    :raises Unsupported: an sdbox, or a Dovecot may be beside.
-    :raises CorruptFile, StoreBusy, OSError: the map can't be had.
+    :param report: called before the first file and after each; an exception that it raises ends the purge.
+    :raises Unsupported: an sdbox, or a Dovecot may write the store, too.
+    :raises CorruptFile, StoreBusy, OSError: the map can't be locked or read.
     """
     if not work.mdbox:
         raise Unsupported(
@@ -137,9 +137,10 @@ async def purge(work: Work, *, dry_run: bool = False, report: Report | None = No
 
 
 async def _referred_to(work: Work) -> frozenset[int]:
-    """The map uids that the mailboxes have.  One that is made meanwhile has copies of these, or new ones.
+    """The map uids that the mailboxes have.  A mailbox that is made meanwhile has copies of these, or new
+    ones.
 
-    :raises CorruptFile, OSError: a mailbox can't be read: nobody knows what it needs.
+    :raises CorruptFile, OSError: a mailbox can't be read, so its map uids are unknown.
     """
     found: set[int] = set()
     for name in await selectable(work):
@@ -154,7 +155,7 @@ async def _referred_to(work: Work) -> frozenset[int]:
 
 def _refuse_needed(plan: _Plan, needed: frozenset[int]) -> None:
     """
-    :raises _Left: a mailbox has a message that counts as dead.
+    :raises _Left: a mailbox has a message whose refcount is 0.
     """
     for map_uid, _, _ in plan.drop:
         if map_uid in needed:
@@ -162,7 +163,7 @@ def _refuse_needed(plan: _Plan, needed: frozenset[int]) -> None:
 
 
 def _plans(mapping: MapIndex) -> list[_Plan]:
-    """The files with dead log_records."""
+    """The plans for the files with dead records."""
     dead = np.unique(mapping.file_ids[mapping.refcounts == 0])
     return [_plan(mapping, file_id) for file_id in dead.tolist()]
 
@@ -179,7 +180,7 @@ def _plan(mapping: MapIndex, file_id: int) -> _Plan:
 
 
 class _Purge:
-    """One file."""
+    """The purge of one file."""
 
     def __init__(self, work: Work, plan: _Plan) -> None:
         self._work = work
@@ -219,7 +220,7 @@ class _Purge:
         raise _Left("the file is missing")
 
     async def _lock(self, path: str, file: AppendFile) -> None:
-        """Lock the file and see that it is what the map says."""
+        """Lock the file and check that it is as the map says."""
         if not self._work.fs.locks.acquire(self, [path, file.identity]):
             raise _Left("it is being appended to")
         if not await file.try_lock(LockKind.FLOCK):
@@ -264,7 +265,7 @@ class _Purge:
         return found
 
     async def _copy_live(self, file: AppendFile, directory: str) -> AppendFile:
-        """The live records in a temporary file, neighbours with one copy."""
+        """Copy the live records to a temporary file; records that are neighbours share one copy."""
         new = await self._disk.create_temporary(directory)
         try:
             if not await new.try_lock(LockKind.FLOCK):
@@ -353,14 +354,14 @@ async def _trailer(file: AppendFile, offset: int, end: int, map_uid: int) -> Tra
 
 
 def journal_path(work: Work) -> str:
-    """The file that names the ``m.N`` which is about to go."""
+    """The path of the journal, which names the ``m.N`` that is about to be removed."""
     return os.path.join(work.location.storage, JOURNAL)
 
 
 async def finish_journal(work: Work) -> None:
-    """End a purge that a crash ended: the file goes, if the map has nothing in it any more.
+    """Finish a purge that a crash interrupted: remove the file if the map has no record in it any more.
 
-    A file of that name that was put there after the journal was written is another one, and stays.
+    A file whose ctime is later than the journal is another file with that name, and stays.
     """
     path = journal_path(work)
     text, written = await work.disk.read_whole(path), await work.disk.stat(path)

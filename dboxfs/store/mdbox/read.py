@@ -53,11 +53,11 @@ class MdboxBackend:
         self._storage = storage
 
     def mailbox(self, name: str, state: StateOf) -> MessageFiles:
-        """Those of a mailbox."""
+        """The messages of a mailbox."""
         return MdboxFiles(self._storage, MailboxColumns(state))
 
     def map_changed(self) -> None:
-        """The map is read again before the next message is located."""
+        """From now on the map counts as changed: it is read again before the next message is located."""
         self._storage.changed = True
 
     def read_anew(self) -> None:
@@ -65,18 +65,18 @@ class MdboxBackend:
         self._storage.read_anew()
 
     def keep_departed(self) -> None:
-        """Messages that are gone stay readable."""
+        """From now on expunged messages stay readable."""
         self._storage.keeps_departed = True
 
     def close(self) -> None:
-        """Close the files that no message is open in."""
+        """Close the files in which no message is open."""
         self._storage.close()
 
 
 class MdboxFiles:
     """The messages of one mailbox in the storage.
 
-    :param columns: what the mailbox's index has of them.
+    :param columns: of the mailbox's index.
     """
 
     marks_at_once = 16384
@@ -86,17 +86,17 @@ class MdboxFiles:
         self._storage = storage
         self._columns = columns
         self.departed: DepartedFiles = DepartedPlaces(storage, columns)
-        self.ahead_pays = True  # what is in memory already is found out a range at a time, which costs little
+        self.ahead_pays = True  # one check for each range finds out what is in memory: it costs little
 
     # -- marks ---------------------------------------------------------------------------------
 
     async def generation(self) -> bytes | None:
-        """Changes when Dovecot has rebuilt the storage or made the map anew."""
+        """A value that changes when Dovecot has rebuilt the storage or made the map anew."""
         mapping = await self._storage.map()
         return generation_of(mapping.state.indexid, mapping.uid_validity, mapping.rebuild_count)
 
     async def marks(self, uids: Uids) -> Marked:
-        """What is stored for *uids* at present, by index and map; no message is read."""
+        """The marks and saved dates of *uids* at present, by index and map; no message is read."""
         mapping = await self._storage.map()
         map_uids, saved = self._columns.map_uids(uids)
         return Marked(_marks(mapping, map_uids, self._columns.guids(uids)), saved.astype(np.int64))
@@ -104,7 +104,9 @@ class MdboxFiles:
     # -- scanning ------------------------------------------------------------------------------
 
     async def scan(self, uids: Uids) -> list[Scanned]:
-        """Read what a listing needs of *uids*, in one batch: neighbours in a file share a read."""
+        """Read the attributes of *uids* that a listing needs, in one batch; neighbours in a file share a
+        read.
+        """
         answers = await self._scan_once(uids, fresh=False)
         again = [
             i for i, answer in enumerate(answers) if isinstance(answer.error, CorruptFile | NoSuchMessage)
@@ -213,7 +215,9 @@ class MdboxFiles:
     # -- opening -------------------------------------------------------------------------------
 
     async def open(self, uid: int) -> OpenRecord:
-        """Open the file that holds *uid* and find its record; looks into a fresh map before it gives up."""
+        """Open the file that holds *uid* and find its record; on a failure the map is read again, and it is
+        tried once more.
+        """
         try:
             return await self._open_once(uid, fresh=False)
         except (CorruptFile, FileNotFoundError, NoSuchMessage):
@@ -301,19 +305,19 @@ class MdboxFiles:
                 container.handle.willneed(start, end - start)
 
     async def saved_dates(self, uids: Uids, limit: int) -> SavedDates | None:
-        """The index itself says when a message was saved."""
+        """None: the index itself has the saved dates."""
         return None
 
     async def look_again_for_dates(self, facts: FactTable) -> Uids:
-        """The dates of the index don't change."""
+        """Empty: the dates in the index don't change."""
         return np.empty(0, np.uint32)
 
     def cache_places(self) -> CachePlaces | None:
-        """The cache file is not needed."""
+        """None: the cache file is not needed."""
         return None
 
     def attachment_suffix(self, uid: int) -> str:
-        """The metadata say the whole name."""
+        """Empty: the metadata have the whole name."""
         return ""
 
     def where(self, path: str, record: Record) -> str:
@@ -322,12 +326,13 @@ class MdboxFiles:
         return f"{below} {record.offset} {record.end - record.offset}"
 
     def forget(self) -> None:
-        """Look into the map again before the next message is located."""
+        """Have the map read again before the next message is located."""
         self._storage.changed = True
 
 
 def _has_size3(container: OpenContainer, head: bytes, offset: int, size: int) -> bool:
-    """Whether the body of the format 3 record at *offset* has *size* bytes, by what is in memory.
+    """Whether the body of the format 3 record at *offset* has *size* bytes; False if the bytes are not in
+    memory.
 
     :raises FormatError, OSError: it is damaged, or can't be read.
     """
@@ -357,14 +362,14 @@ def _marks(mapping: MapIndex, map_uids: np.ndarray, guids: npt.NDArray[np.uint8]
 
 
 class _Pieces:
-    """Ranges that were read of one file, found again by offset."""
+    """The ranges that were read of one file, looked up by offset."""
 
     def __init__(self, chunks: dict[int, bytes]) -> None:
         self._starts = sorted(chunks)
         self._chunks = chunks
 
     def get(self, offset: int, size: int) -> memoryview:
-        """Up to *size* bytes from *offset* on, as far as they were read in one piece."""
+        """Up to *size* bytes from *offset* on, as far as one range has them."""
         at = bisect_right(self._starts, offset) - 1
         if at < 0:
             return memoryview(b"")
@@ -373,7 +378,8 @@ class _Pieces:
 
 
 def _ranges(group: list[_Wanted]) -> tuple[tuple[int, int | None], ...]:
-    """What to read of one file for *group* (ascending by offset): its header line, the ends of each record.
+    """The ranges to read of one file for *group* (ascending by offset): its header line and both ends of each
+    record.
 
     The tail of one record and the head of the next are one range where they touch.
     """

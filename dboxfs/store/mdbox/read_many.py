@@ -1,7 +1,7 @@
-"""Read many messages of one ``m.N`` with few reads: what is put into the kernel's cache ahead of a walk.
+"""Read many messages of one ``m.N`` with few reads, to put them into the kernel's cache ahead of a walk.
 
-Only messages that are known to be plain, and of a known size, are given; whatever is odd about one is left to
-the read of that message alone, which tells.
+The result has only messages that are plain and of the expected size.  For any other message, the later read
+of that message alone gives the error.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from dboxfs.fsapi import Handle
 from dboxfs.index.mapindex import MapIndex
 
 GAP_BYTES = 64 << 10
-"""Bytes between two messages that are read, too, so that one read does."""
+"""Bytes between two messages that are read, too, to need only one read."""
 
 READ_BYTES = 1 << 20
-"""Bytes of one read: what a driver gives at once.  Longer ones are joined of pieces, and to copy 8 MiB into
-new memory takes a third of the CPU time of a walk through messages that the kernel has cached.
+"""Bytes of one read: a driver gives so many at once.  Longer reads are joined from pieces, and copying 8 MiB
+into new memory takes a third of the CPU time of a walk through messages that the kernel has cached.
 """
 
 Run = list[tuple[int, int, int]]
@@ -34,7 +34,7 @@ Run = list[tuple[int, int, int]]
 
 
 def runs(mapping: MapIndex, rows: npt.NDArray[np.int64]) -> dict[int, Run]:
-    """The records of these rows of the map, by file_id; without those that aren't there (-1), or of unknown
+    """The records in these rows of the map, by file_id; without missing rows (-1) and records of unknown
     size.
     """
     found: dict[int, Run] = {}
@@ -52,7 +52,8 @@ def runs(mapping: MapIndex, rows: npt.NDArray[np.int64]) -> dict[int, Run]:
 async def read_run(
     handle: Handle, header: FileHeader, run: Run, sizes: list[int]
 ) -> list[tuple[int, memoryview]]:
-    """Read the bodies of *run*, which has a record: (number, body) of those that are as they should be.
+    """Read the bodies of *run*, which has at least one record: (number, body) of those that have the expected
+    size.
 
     :param sizes: bytes of each body, by number.
     """

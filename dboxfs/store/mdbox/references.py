@@ -1,8 +1,8 @@
-"""Reference counts in the map, and taking back what a mailbox could not keep (PROTOCOL sections 4 to 8).
+"""Reference counts in the map, and their correction if a mailbox could not be written (PROTOCOL sections 4 to
+8).
 
-Everything here is done under the map's lock.  Refcounts are changed before the mailboxes that have the
-references; if a mailbox then fails they are changed back, and only if that worked too the map may say that
-all is done.
+All functions need the map's lock.  The refcounts change before the mailboxes that have the references.  If a
+mailbox then fails, its refcounts are changed back; only if that works, the map may say that all is done.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class References:
     async def begin(self, *changes: Sequence[tuple[int, int]]) -> None:
         """Change refcounts before mailboxes are changed; one write, durable.
 
-        :raises OSError: refcounts are as they were.
+        :raises OSError: the refcounts are unchanged.
         """
         batch = [r for diffs in changes for r in log_records.change_refcounts(self._work.map.state, diffs)]
         if not batch:
@@ -50,10 +50,11 @@ class References:
         replaced: Sequence[tuple[int, int]] = (),
         references: int = 1,
     ) -> bool:
-        """What a mailbox could not take, or not durably, shall not count; False: that failed too.
+        """Take back the references of messages that a mailbox could not take, or not durably; False: that
+        failed, too.
 
-        Messages that are in its log are expunged again; but not if they replaced others, which are expunged
-        by now: then one of the two would be lost.
+        Messages that are in the mailbox's log are expunged again, unless they replaced others: those are
+        expunged by now, so both would be lost.
 
         :param replaced: (uid, map uid) of messages whose references are given back if they still exist.
         :param references: how many references each appended message was given in the map.
@@ -84,9 +85,9 @@ class References:
 
 
 def check_limit(mapping: MapIndex, rows: Sequence[log_records.AppendedRow]) -> None:
-    """One more reference each must be possible.
+    """Check that each message can have one more reference.
 
-    :raises Unsupported: a message has as many as it can have.
+    :raises Unsupported: a message has as many references as it can have.
     """
     for map_uid, more in references_of(rows, 1):
         found = mapping.lookup(map_uid)
@@ -95,7 +96,7 @@ def check_limit(mapping: MapIndex, rows: Sequence[log_records.AppendedRow]) -> N
 
 
 def lost_references(index: IndexLog, mapping: MapIndex, gone: Sequence[int]) -> list[tuple[int, int]]:
-    """The changes of refcounts, none below 0."""
+    """The changes of refcounts when *gone* lose their references; no refcount falls below 0."""
     column = map_uids(index.state)
     if column is None or not gone:
         return []

@@ -1,16 +1,16 @@
-"""Map and mailboxes after a crash between changing the one and the other (PROTOCOL section 10, mdbox).
+"""Repair after a crash between a change of the map and the change of a mailbox (PROTOCOL section 10, mdbox).
 
-The map's tail is behind its head: somebody changed the map, and may or may not have changed a mailbox.
-Under the map's lock and those of all mailboxes the references are counted, and
+The map's tail is behind its head: a process changed the map, and died before or after it changed a mailbox.
+Under the locks of the map and of all mailboxes the writer counts the references; then
 
-* refcounts that differ are written as they should be;
-* a stored message with a refcount but no reference is appended to the mailbox of its B line (or INBOX, where
-  that is gone): it was perhaps acknowledged;
-* the tail is moved.
+* it corrects refcounts that differ;
+* it appends a stored message that has a refcount but no reference to the mailbox of its B line (or to INBOX,
+  if that mailbox is gone): the message was perhaps acknowledged;
+* it moves the tail.
 
-Nothing is thrown away, and doing it twice changes nothing.  A message that can't be read keeps its refcount.
-Where there is no INBOX, mailboxes may lie elsewhere and have references that nobody counts here: then no
-refcount is made smaller.
+No message is removed, and a second repair changes nothing.  A message that can't be read keeps its refcount.
+If there is no INBOX, mailboxes may lie elsewhere, with references that are not counted here: then no refcount
+is made smaller.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ async def repair_storage(work: Work) -> None:
         found = await _lost_messages(work, mapping, counted)
         for lost in found:
             if lost.guid in work.never_acknowledged:
-                continue  # nobody's: a purge takes it away
+                continue  # it belongs to no mailbox: a purge removes it
             index = indexes.get(lost.mailbox) or indexes.get("INBOX")
             if index is None:
                 log.warning("map uid %d is in no mailbox, and there is no INBOX", lost.place.map_uid)
@@ -111,7 +111,7 @@ async def _lost_messages(work: Work, mapping: MapIndex, counted: Counter[int]) -
 
 
 async def _read(work: Work, place: MapRecord) -> _Lost:
-    """What the record of a message says of itself."""
+    """Guid and mailbox of a stored message, by its own metadata."""
     metadata = (await read_record(work, place)).metadata
     if metadata.guid128 is None:
         raise FormatError(place.offset, "the message has no guid")

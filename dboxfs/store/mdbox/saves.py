@@ -1,13 +1,13 @@
-"""How messages come into multi-dbox mailboxes: records, the map, the mailboxes (PROTOCOL section 4).
+"""Bring messages into multi-dbox mailboxes: records, the map, the mailboxes (PROTOCOL section 4).
 
-Saves that are ready together, whatever their mailboxes, are one change of two jobs of a worker: the records
-and the locks; then the map, the mailboxes, and the map's tail.
+Saves that are ready together, also into several mailboxes, are one change of two jobs of a worker: the
+records and the locks; then the map, the mailboxes, and the map's tail.
 
-A record that was written but whose mailbox can't be had any more gets a map entry with refcount 0: it is
-then nobody's, like an expunged message, and a purge takes it away.
+If a record was written but its mailbox can't be locked any more, the record gets a map entry with refcount 0.
+Like an expunged message it then belongs to no mailbox, and a purge removes it.
 
-A message whose text the storage has already (``NewMessage.same_as``) has no record of its own: the refcount
-of the one that it refers to rises with the same write to the map, as with a copy.
+A message whose text the storage has already (``NewMessage.same_as``) gets no record of its own: the same
+write to the map raises the refcount of the stored record, as with a copy.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ from dboxfs.store.write_errors import TextGone
 from dboxfs.store.write_options import LockMethod
 
 SHARED_LIMIT = 1 << 20
-"""Bytes that a save may have to go into a file together with others that are ready."""
+"""A save of at most so many bytes shares a file with other saves that are ready."""
 
 BATCH_BYTES = 4 << 20
-"""Bytes of a larger save that are put together in memory, and written with one note and one write a file."""
+"""Bytes of a larger save that are collected in memory, then written with one note and one write a file."""
 
 _TAIL = 64
-"""Bytes that a log grows by behind what is planned, at most: the map's tail."""
+"""Bytes by which a log grows at most beyond the planned write: the map's tail."""
 
 
 @dataclass(slots=True)
 class _Arriving:
-    """A message on its way.  ``placed``: its record; None: it waits, or refers to a stored text."""
+    """A message on its way.  ``placed``: its record; None: not written yet, or it refers to a stored text."""
 
     message: NewMessage
     guid: bytes
@@ -64,7 +64,7 @@ class _Arriving:
 class _Save:
     """A save on its way.
 
-    ``waiting``: those whose records are in memory; others were placed by the save's own placer.
+    ``waiting``: messages whose records are in memory; the save's own placer has placed the others.
     """
 
     name: str
@@ -75,10 +75,10 @@ class _Save:
 
 @dataclass(slots=True)
 class _Share:
-    """What one mailbox gets of a group: its requests, and the messages they replace (uid, map uid).
+    """The part of a group for one mailbox: its requests, and the messages that they replace (uid, map uid).
 
-    ``uids``: of the new messages, by ``id`` of what arrives.  ``referring``: those of ``appended`` that refer
-    to a text which was stored before.
+    ``uids``: of the new messages, by the ``id()`` of their :class:`_Arriving`.  ``referring``: those of
+    ``appended`` that refer to a text which was stored before.
     """
 
     name: str
@@ -143,9 +143,9 @@ class MdboxSaves:
             await self._work.notes.drop(notes)
 
     async def _place_own(self, save: _Save, placer: Placer, notes: list[str]) -> None:
-        """Append what is composed to files of the save's own, not durably yet.
+        """Append the records in memory to files of the save's own, not durably yet.
 
-        :param notes: gets the path of the note that says whose it is.
+        :param notes: the path of the note is appended, which says that this save wrote the records.
         """
         waiting, save.waiting = save.waiting, []
         guids = tuple(composed.guid.hex() for _, composed in waiting)
@@ -184,10 +184,10 @@ class MdboxSaves:
     async def _place_shared(
         self, stack: AsyncExitStack, placer: Placer, group: Sequence[_Request], notes: list[str]
     ) -> None:
-        """All small records of the group: one write and one sync, if they fit one file.  Then take the locks
-        that are free, until *stack* ends.
+        """Place all small records of the group, with one write and one sync if they fit into one file.  Then
+        take the locks that are free, until *stack* ends.
 
-        :param notes: gets the path of the note that says whose they are as long as no mailbox has them.
+        :param notes: gets the path of the note that names the records as long as no mailbox has them.
         """
         waiting = [some for request in group for some in request.what.waiting]
         names = sorted({request.what.name for request in group})[: KEEP_STATES // 2]  # all are kept
@@ -206,7 +206,7 @@ class MdboxSaves:
 
     @asynccontextmanager
     async def _shares(self, group: Sequence[_Request]) -> AsyncIterator[list[_Share]]:
-        """Hold the mailboxes of the group; a request whose mailbox can't be had gets its error."""
+        """Hold the mailboxes of the group; a request whose mailbox can't be locked gets the error."""
         async with AsyncExitStack() as stack:
             shares = []
             for name in sorted({request.what.name for request in group}):
@@ -228,7 +228,7 @@ class MdboxSaves:
         shares: list[_Share],
         notes: list[str],
     ) -> None:
-        """From the names of new files to the map's tail; map and mailboxes are locked."""
+        """Carry out the steps from the names of new files to the map's tail; map and mailboxes are locked."""
         highest = await self._name_files(mapping, placers)
         entries = self._entries(mapping, group, shares)
         batch = log_records.highest_file_id(self._work.map.state, highest) if highest else []
@@ -264,9 +264,9 @@ class MdboxSaves:
     def _to_close(
         self, placers: Sequence[Placer], shares: Sequence[_Share], writes: Sequence[LogWrite]
     ) -> list[AppendFile]:
-        """What the job itself gives back at its end: the mailboxes, the map, the files.
+        """The files that the job closes, and so unlocks, at its end: of the mailboxes, the map, the ``m.N``.
 
-        Not where a lock is more than an open file, nor an index that is about to be made smaller.
+        Empty with dotlocks, and if an index is about to be made smaller.
         """
         options = self._work.options
         if options.lock_method is LockMethod.DOTLOCK:
@@ -282,7 +282,7 @@ class MdboxSaves:
 
     @staticmethod
     def _refuse_lost_texts(mapping: MapIndex, shares: list[_Share]) -> None:
-        """Requests whose messages refer to a text that is not there any more go, with an error."""
+        """Drop requests whose messages refer to a text that is gone; they get an error."""
         state, more = mapping.state, Counter[int]()
         now = generation_of(state.indexid, mapping.uid_validity, mapping.rebuild_count)
         for share in shares:
@@ -303,9 +303,9 @@ class MdboxSaves:
                 share.requests.remove(request)
 
     async def _name(self, shares: list[_Share]) -> None:
-        """Give the messages their uids, and tell who knows names of them.
+        """Give the messages their uids, and tell the namer.
 
-        Requests with which something is wrong go: their records are nobody's then.
+        Requests that the namer refuses leave the group: their records then belong to no mailbox.
         """
         for share in shares:
             uid = share.index.state.next_uid
@@ -328,7 +328,7 @@ class MdboxSaves:
         shares[:] = [share for share in shares if share.requests]
 
     async def _name_files(self, mapping: MapIndex, placers: list[Placer]) -> int:
-        """Give new files their names; the highest file_id that was given, 0 if there was no new file."""
+        """Give new files their names; gives the highest file_id of them, 0 if there is no new file."""
         new = [c for placer in placers for c in placer.containers if c.new]
         file_id = mapping.highest_file_id
         for container in new:
@@ -351,7 +351,7 @@ class MdboxSaves:
     def _entries(
         self, mapping: MapIndex, group: Sequence[_Request], shares: list[_Share]
     ) -> list[log_records.MapEntry]:
-        """Map entries for everything that was placed, and the mailbox records for what has a mailbox."""
+        """The map entries for all records that were placed; the shares get the rows of their mailboxes."""
         map_uid = mapping.state.next_uid
         entries: list[log_records.MapEntry] = []
         share_of = {id(request): share for share in shares for request in share.requests}
@@ -376,7 +376,7 @@ class MdboxSaves:
 
     @staticmethod
     def _add_row(share: _Share, arriving: _Arriving, map_uid: int) -> None:
-        """The mailbox record of a new message; a message that it replaces gives flags and keywords."""
+        """Add a new message's mailbox record; flags and keywords may come from another message."""
         state, message, uid = share.index.state, arriving.message, share.uids[id(arriving)]
         flags, keywords = message.flags, message.keywords
         column = map_uids(state)
@@ -395,7 +395,7 @@ class MdboxSaves:
             share.referring.append(row)
 
     def _records(self, share: _Share) -> list[bytes]:
-        """What a mailbox's log gets."""
+        """The records for a mailbox's log."""
         records = log_records.append_messages(share.index.state, share.appended, mdbox=True)
         replaced = sorted(uid for uid, _ in share.replaced)
         if replaced:
@@ -403,10 +403,11 @@ class MdboxSaves:
         return records
 
     async def _settle(self, share: _Share, write: LogWrite, written: LogWritten | None) -> bool:
-        """A mailbox was written, or, where one before it has failed, is to be (*written* is None).
+        """Settle the write to a mailbox; if *written* is None, write it first, since the write to a mailbox
+        before it has failed.
 
-        One that fails gives its requests the error, and its messages back.  False: something could not be
-        taken back, and the map must not say that all is done.
+        If the write fails, the requests get the error and the references are taken back.  False: that failed,
+        too, and the map must not say that all is done.
         """
         try:
             if written is None:
@@ -416,16 +417,16 @@ class MdboxSaves:
             for request in share.requests:
                 request.error = error
             if not await self._references.take_back(share.index, share.appended, share.replaced):
-                # the next who holds the map repairs it, and brings none of them up
+                # the next holder of the map repairs it, and brings none of them back
                 new = [row for row in share.appended if row not in share.referring]
                 self._work.never_acknowledged |= {message.guid for message in new}
                 return False
         return True
 
     async def _disown(self, shares: list[_Share], placers: list[Placer], lost: Sequence[int]) -> None:
-        """The map could not be made durable: if it has the change, the new entries shall be nobody's.
+        """Take back the references if the map has the change but could not be made durable.
 
-        :param lost: map uids of replaced messages, which their mailboxes have still.
+        :param lost: map uids of replaced messages, which their mailboxes still have.
         """
         if self._work.map.tail_is_head:
             return

@@ -1,15 +1,15 @@
-"""multi-dbox: the storage of a whole store, that is the map and the open ``m.<file_id>`` files (mdbox-map).
+"""multi-dbox: the storage of a whole store: the map and the open ``m.<file_id>`` files (mdbox-map).
 
 A message lies in ``m.<file_id>`` in the storage, else in the alternative storage.  A purge writes the live
-messages of a file into another one, changes the map and unlinks the file: a reader that finds file or record
-missing reads the map again and tries once more.  An open handle goes on reading the old file, whose bytes
-don't change.
+messages of a file into another one, changes the map and unlinks the file.  So a reader that finds a file or
+record missing reads the map again and tries once more.  An open handle can still read the old file, whose
+bytes don't change.
 
-The map is read after the mailbox (a map uid that is not there yet may just be newer than the map), lazily: a
-change of the map only sets a flag (:meth:`MdboxStorage.map_changed`).
+The map is read after the mailbox, since a missing map uid may be newer than the map that was read.  It is
+read lazily: a change of the map only sets a flag (``MdboxStorage.changed``).
 
-Handles of ``m.N`` files are shared between the messages that are open in them, and the last few are kept
-open.  Everything runs on the event loop's thread.
+The messages that are open in an ``m.N`` share one handle, and the last few handles stay open.  All of this
+runs on the event loop's thread.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from dboxfs.store.stored_record import (
 )
 
 KEEP_OPEN = 32
-"""How many ``m.N`` files stay open without an open message in them."""
+"""``m.N`` files that stay open at most, unless more have an open message."""
 
 _GAP = 64 << 10
 
 
 @dataclass(slots=True)
 class OpenContainer:
-    """One open ``m.N`` and how many messages are open in it.  ``damage``: of its header line."""
+    """One open ``m.N``; ``users``: the messages that are open in it.  ``damage``: of its header line."""
 
     path: str
     handle: Handle
@@ -95,7 +95,7 @@ class MdboxStorage:
         return self._map
 
     def _fed(self, delta: Delta) -> None:
-        """A writer of this process has changed the map, or read it."""
+        """Take over the map that a writer of this process has changed or read."""
         if self._map is not None and self.index.state is not None:
             self._take(delta)
 
@@ -107,22 +107,22 @@ class MdboxStorage:
             self._drop_purged(self._map)
 
     def _drop_purged(self, mapping: MapIndex) -> None:
-        """Give back the files that a purge has taken out of the map: they hold disk space."""
+        """Close the files that a purge has taken out of the map: open files hold disk space."""
         if self._open:
             named = set(np.unique(mapping.file_ids).tolist())
             for file_id in [file_id for file_id in self._open if file_id not in named]:
                 self.drop(file_id)
 
     def place_before(self, map_uid: int) -> MapRecord | None:
-        """Where *map_uid* lay, by the map as it was read last, however long ago."""
+        """The place of *map_uid* by the map as it was read last, even if it has changed since."""
         return None if self._map is None else self._map.lookup(map_uid)
 
     def place_now(self, map_uid: int) -> MapRecord | None:
-        """Where *map_uid* lies, by the map as it was read last; None when it has to be read again."""
+        """The place of *map_uid*; None if the map has to be read again."""
         return None if self.changed or self._map is None else self._map.lookup(map_uid)
 
     def container_now(self, file_id: int) -> OpenContainer | None:
-        """``m.<file_id>`` if it is open."""
+        """``m.<file_id>``, if it is open; else None."""
         container = self._open.get(file_id)
         return None if container is None or container.stale else container
 
@@ -148,7 +148,7 @@ class MdboxStorage:
         return ranges
 
     def paths(self, file_id: int) -> list[str]:
-        """Where ``m.<file_id>`` may be, in the order of looking."""
+        """The paths where ``m.<file_id>`` may be, in the order of the search."""
         name = f"m.{file_id}"
         paths = [os.path.join(self.location.storage, name)]
         if self.location.alt_storage is not None:
@@ -191,7 +191,7 @@ class MdboxStorage:
         raise FileNotFoundError(2, os.strerror(2), self.paths(file_id)[0])
 
     async def record(self, place: MapRecord) -> Record:
-        """The record of a message, as the map knows its place.
+        """The record of a message at its place by the map.
 
         :raises CorruptFile: it is damaged.
         :raises FileNotFoundError: its file is in neither storage.
@@ -211,7 +211,9 @@ class MdboxStorage:
             self._trim()
 
     def drop(self, file_id: int) -> None:
-        """Open ``m.<file_id>`` anew next time: its name may mean another file now."""
+        """Forget the open ``m.<file_id>``: its name may mean another file now, so it is opened anew next
+        time.
+        """
         container = self._open.pop(file_id, None)
         if container is not None:
             container.stale = True
@@ -229,19 +231,19 @@ class MdboxStorage:
                 container.handle.close()
 
     def read_anew(self) -> None:
-        """Believe nothing that was read, neither of the map nor of the files."""
+        """Read map and files anew, since what was read before may be wrong."""
         self.index.read_anew()
         self.changed = True
         self.close()
 
     def close(self) -> None:
-        """Close every file that no message is open in; the others close with their messages."""
+        """Close every file in which no message is open; the others close with their messages."""
         for file_id in list(self._open):
             self.drop(file_id)
 
 
 def split_header(head: bytes) -> tuple[FileHeader, FormatError | None]:
-    """The header line of an ``m.N``, and what is wrong with it."""
+    """The header line of an ``m.N``, and the error in it, if there is one."""
     try:
         return file_header(head), None
     except FormatError as exc:

@@ -1,18 +1,17 @@
-"""mdbox: what writers that died have left in ``m.N`` files.
+"""mdbox: bytes that dead writers have left in ``m.N`` files.
 
 A writer that dies while it appends leaves bytes behind the last record that the map knows.  A whole record
-may be a message: it is left for whoever purges or rebuilds.  What is no whole record is
-cut off, under the file's lock and the map's, so that the file can be appended to again and Dovecot does not
-have to repair it.
+may be a message: it stays for a later purge or rebuild.  An incomplete record is cut off under the locks of
+the file and the map, so that writers can append to the file again and Dovecot does not have to repair it.
 
-A whole record that a note of a dead writer names is nobody's: it is cut off too.  If others have appended
-behind it, it can't be: then the map gets a record of it with refcount 0, like that of an expunged message.
-Without that Dovecot's purge would find the file to be other than the map says, and rebuild the storage.  A
-new file that the map doesn't know and that has nothing but such records is removed.
+A whole record that a note of a dead writer names belongs to no mailbox: it is cut off, too.  If other writers
+have appended behind it, the map gets a record of it with refcount 0 instead, like that of an expunged
+message.  Otherwise Dovecot's purge would find that file and map differ, and rebuild the storage.  A new file
+that the map doesn't know and that has only such records is removed.
 
-Bytes behind the last record may as well be messages that an older map does not know, or the rest of one whose
-size the map has wrong.  So nothing is cut unless the last record that the map knows is a whole one and ends
-there, and the salvage scan finds no message that can be read in what would be cut.
+Bytes behind the last record may also be messages that an older map does not know, or the rest of a message
+whose size is wrong in the map.  So bytes are cut only if the last record that the map knows is whole and ends
+there, and if the salvage scan finds no readable message in the bytes to be cut.
 """
 
 from __future__ import annotations
@@ -43,9 +42,10 @@ _LONGEST_TAIL = 64 << 20
 
 
 async def cut_torn_records(work: Work) -> int:
-    """Cut the ends of all files that have a torn one, and give the map what dead writers have left in them.
+    """Cut torn ends off all files, and give the map the records that dead writers have left in them.
 
-    Gives the number of files about which anything was done.  A broken map is repaired.
+    Gives the number of files that were changed or got a map record.  A map whose tail is behind its head is
+    repaired.
     """
     storage = work.location.storage
     if not await work.disk.exists(work.map.log_path):
@@ -69,7 +69,7 @@ async def cut_torn_records(work: Work) -> int:
 
 
 def _ends(mapping: MapIndex) -> dict[int, int]:
-    """Where each file ends by the map; without those that have a record of 4 GiB or more."""
+    """The end of each file by the map; huge for a file with a record of 4 GiB or more."""
     file_ids, number = np.unique(mapping.file_ids, return_inverse=True)
     sums = np.where(mapping.sizes == 0, np.int64(1) << 62, mapping.offsets.astype(np.int64) + mapping.sizes)
     last = np.zeros(len(file_ids), np.int64)
@@ -87,9 +87,9 @@ def _with_holes(mapping: MapIndex) -> frozenset[int]:
 
 
 async def _remove_unknown(work: Work, path: str) -> bool:
-    """Remove a file that the map doesn't know, if all that is in it are saves of dead writers.
+    """Remove a file that the map doesn't know, if all its records are saves of dead writers.
 
-    The first to need a new file would be given its number, and a Dovecot that finds the name taken fails that
+    The next new file would get the number of this one, and a Dovecot that finds the name taken fails that
     save and rebuilds the storage.
     """
     async with _held(work, path) as file:
@@ -108,7 +108,7 @@ async def _remove_unknown(work: Work, path: str) -> bool:
 
 @asynccontextmanager
 async def _held(work: Work, path: str) -> AsyncIterator[AppendFile | None]:
-    """The file, locked; None: it is gone, or somebody else has locked it."""
+    """The file, locked; None: it is gone, or another process has locked it."""
     try:
         file = await work.disk.open(path)
     except FileNotFoundError:
@@ -126,7 +126,7 @@ async def _held(work: Work, path: str) -> AsyncIterator[AppendFile | None]:
 
 
 async def _is_same(work: Work, path: str, file: AppendFile) -> bool:
-    """Whether the name still means this file; ``size`` is then what it is now."""
+    """Whether the name still means this file; its ``size`` is then updated."""
     now = await work.disk.stat(path)
     if now is None or (now.st_dev, now.st_ino) != file.identity:
         return False
@@ -135,7 +135,7 @@ async def _is_same(work: Work, path: str, file: AppendFile) -> bool:
 
 
 async def _look_at(work: Work, path: str) -> bool:
-    """Cut one file, if nobody is appending to it and its end is torn indeed; whether anything was changed."""
+    """Cut one file, if no process is appending to it and its end is torn; gives whether it was changed."""
     async with _held(work, path) as file:
         if file is None:
             return False
@@ -162,7 +162,7 @@ async def _look_at(work: Work, path: str) -> bool:
 
 
 async def _is_nobodys(work: Work, path: str, mapping: MapIndex, start: int) -> bool:
-    """Whether a dead writer was to save all that begins at *start*, as its ``notes`` say."""
+    """Whether all records from *start* on are saves of dead writers, by their ``notes``."""
     if not work.never_acknowledged:
         return False
     behind = [item for item in await _items(work, path, mapping) if item.offset >= start]
@@ -172,10 +172,11 @@ async def _is_nobodys(work: Work, path: str, mapping: MapIndex, start: int) -> b
 
 
 async def _disown(work: Work, path: str, mapping: MapIndex) -> bool:
-    """Give the map the records that a dead writer has left between those of others; whether there are any.
+    """Give the map the records that a dead writer has left between those of other writers; False: there are
+    none.
 
-    One transaction, with the tail in it: a crash leaves all of them nobody's, or all of them to the next
-    writer, for which the notes are there still.
+    This is one transaction that also moves the tail: after a crash either all of them are in the map, or the
+    next writer, which still has the notes, does all of it again.
     """
     if not work.never_acknowledged:
         return False
@@ -214,7 +215,7 @@ def _places(mapping: MapIndex, path: str) -> list[MapPlace]:
 
 
 async def _is_torn(work: Work, path: str, mapping: MapIndex, start: int) -> bool:
-    """Whether the file is what the map says, and what begins at *start* no message that can be read."""
+    """Whether the file is as the map says, and the bytes from *start* on hold no message that can be read."""
     file_id = message_number(os.path.basename(path), "m")
     rows = np.flatnonzero(mapping.file_ids == file_id)
     last = mapping.lookup(int(mapping.map_uids[rows[int(np.argmax(mapping.offsets[rows]))]]))
@@ -224,7 +225,7 @@ async def _is_torn(work: Work, path: str, mapping: MapIndex, start: int) -> bool
     except (DboxfsError, FileNotFoundError):
         return False
     async with open_window(work.fs, path, SPARSE_CHUNK) as window:
-        # whoever died in the metadata has not written the empty line at their end
+        # a writer that died in the metadata has not written the empty line at their end
         unended = await window.read(window.size - 2, 2) != b"\n\n"
         async for item in scan_file(window, _places(mapping, path), texts=False):
             if not isinstance(item, Found) or item.offset < start or item.trust is Trust.DAMAGED:
@@ -235,7 +236,7 @@ async def _is_torn(work: Work, path: str, mapping: MapIndex, start: int) -> bool
 
 
 async def _end_of_whole_records(file: AppendFile, end: int) -> int | None:
-    """Where the last whole record ends, from *end* on; None: it can't be told."""
+    """The end of the last whole record from *end* on; None: it can't be found."""
     try:
         header = parse_file_header(await file.read(64, 0))
         if not isinstance(header, FileHeader):
@@ -260,7 +261,7 @@ async def _end_of_whole_records(file: AppendFile, end: int) -> int | None:
 
 
 async def _end_of_whole_records3(file: AppendFile, end: int) -> int:
-    """The same for a file of format 3, whose records are read forward, whatever their size."""
+    """The same for a file of format 3, whose records of any size are read forward."""
     while end < file.size:
         parser, at = ForwardParser(end), end
         try:

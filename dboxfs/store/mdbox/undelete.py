@@ -1,11 +1,11 @@
-"""Bringing back messages that were expunged and not purged (PROTOCOL section 5, mdbox).
+"""Bring back messages that were expunged and not purged (PROTOCOL section 5, mdbox).
 
-Such a message has a record in the map and its bytes in an ``m.N``, and no mailbox has it: its refcount is 0.
-Or a mailbox has it still, and a request to expunge it that no Dovecot has carried out.  It is brought back as
-a copy is made: one more reference, then a record in a mailbox, with the guid that it had.
+Such a message has a record in the map and its bytes in an ``m.N``, but no mailbox has it: its refcount is 0.
+Or a mailbox still has it, with a request to expunge it that no Dovecot has executed.  It is brought back like
+a copy: one more reference, then a record in a mailbox, with the guid that it had.
 
-Everything is looked at again under the map's lock, since what the caller has seen may be old: a purge may
-have taken the message away, Dovecot may have rebuilt the storage, another process may have brought it back.
+All conditions are checked again under the map's lock, since the caller's view may be old: a purge may have
+removed the message, Dovecot may have rebuilt the storage, another process may have brought the message back.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ async def _rows(
     there: IndexLog,
     messages: Sequence[Expunged],
 ) -> list[log_records.AppendedRow]:
-    """The records that *there* gets.
+    """The rows for *there*.
 
-    :raises NoSuchMessage: one of the messages is not expunged, or not there any more.
+    :raises NoSuchMessage: one of the messages is not expunged, or is gone.
     """
     rows: list[log_records.AppendedRow] = []
     for uid, message in enumerate(messages, there.state.next_uid):
@@ -91,7 +91,7 @@ async def _rows(
 
 
 def _asked(indexes: Mapping[str, IndexLog], message: Expunged) -> tuple[int | None, tuple[str, ...]]:
-    """Flags and keywords of a message whose expunge is asked for still; None: it isn't."""
+    """Flags and keywords of a message whose expunge is still requested; None: it is not."""
     if message.requested is None:
         return None, ()
     name, uid = message.requested

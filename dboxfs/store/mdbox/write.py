@@ -1,7 +1,7 @@
 """Writing multi-dbox: records in ``m.N`` files, the map, the mailboxes (PROTOCOL sections 4, 5, 6, 8).
 
-Every change goes through the map's lock and has the same shape: change the map with internal records, change
-the mailboxes, then say in the map that all is done (the tail).
+Every change holds the map's lock and has the same shape: change the map with internal records, change the
+mailboxes, then move the map's tail, which says that all is done.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class MdboxWriter:
 
     @property
     def groups(self) -> int:
-        """How many groups of saves there were."""
+        """The number of groups of saves so far."""
         return self._saves.queue.groups
 
     async def add(self, name: str, messages: Sequence[NewMessage]) -> Saved:
@@ -55,9 +55,9 @@ class MdboxWriter:
         like: Mapping[int, CopyAs] | None = None,
         named: Wanted | None = None,
     ) -> Copied:
-        """Copy messages: one more reference each; the rest as :meth:`move`.
+        """Copy messages: each gets one more reference.  Parameters and errors: :meth:`move`.
 
-        :param like: by uid in the source: what its copy shall be.
+        :param like: by uid in the source: uid, flags and keywords of the copy.
         """
         return await self._transfer(source, uids, target, move=False, like=like, named=named)
 
@@ -70,12 +70,12 @@ class MdboxWriter:
         replaces: int | None = None,
         named: Wanted | None = None,
     ) -> Copied:
-        """Move messages: no reference more or less.
+        """Move messages: the number of references stays the same.
 
         :param replaces: the message in the target whose place the first one takes.
         :param named: the name that the first one shall have.
         :raises NoSuchMessage: one of them is gone; nothing was changed.
-        :raises Superseded: the name is another one's; nothing was changed.
+        :raises Superseded: another message has the name; nothing was changed.
         :raises Unsupported: one of them has too many copies already.
         """
         return await self._transfer(source, uids, target, move=True, replaces=replaces, named=named)
@@ -93,11 +93,11 @@ class MdboxWriter:
     ) -> Copied:
         """Copy (or move) messages: one more reference each (or none).
 
-        :param like: by uid in the source: what its copy shall be.
+        :param like: by uid in the source: uid, flags and keywords of the copy.
         :param replaces: the message in the target whose place the first one takes.
         :param named: the name that the first one shall have.
         :raises NoSuchMessage: one of them is gone; nothing was changed.
-        :raises Superseded: the name is another one's; nothing was changed.
+        :raises Superseded: another message has the name; nothing was changed.
         :raises Unsupported: one of them has too many copies already.
         """
         async with (
@@ -155,7 +155,7 @@ class MdboxWriter:
         execute = bool(gone) and alone
         more = references_of(rows, 1)
         lost = [(map_uid, -1) for _, map_uid in replaced] if alone else []
-        # Executed at once a move changes no refcount in the end; what is written says that it is under way.
+        # A move that is executed at once changes no refcount in the end; the records say that it has begun.
         await self._references.begin(more, references_of(rows, -1) if execute else [], lost)
         arrived = False
         consistent = True
@@ -183,7 +183,9 @@ class MdboxWriter:
     def _take_place(
         there: IndexLog, rows: list[log_records.AppendedRow], replaces: int | None
     ) -> list[tuple[int, int]]:
-        """The first of *rows* takes over from a message; gives its (uid, map uid), nothing if it is gone."""
+        """Give the first of *rows* the marks of the message that it replaces; gives that one's (uid, map
+        uid), empty if it is gone.
+        """
         state, column = there.state, map_uids(there.state)
         if replaces is None or column is None or not visible(state, [replaces]):
             return []
@@ -234,9 +236,10 @@ class MdboxWriter:
         heir: int | None = None,
         named: Wanted | None = None,
     ) -> list[int]:
-        """Expunge messages (None: all), and those that others asked for; gives the uids that were there.
+        """Expunge messages (None: all), and those whose expunge other processes requested; gives all their
+        uids.
 
-        :param heir: takes the place of the only one of *uids*, if that is there.
+        :param heir: the uid that takes the place of the only message in *uids*, if that still exists.
         :param named: the name that the heir shall have.
         :raises NoSuchMessage: there is no heir.
         """

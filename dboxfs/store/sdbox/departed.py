@@ -1,12 +1,12 @@
-"""Message files that are held open, since a program may be about to read them: an expunge unlinks them.
+"""Message files that stay open because a program may be about to read them: an expunge unlinks them.
 
-A mount whose kernel tells of no OPEN learns from the first READ that a message is open, and the message may
-be expunged, replaced or moved before.  An open(2) for which the kernel asks for the name (LOOKUP) is known
-of; so the files of the last :data:`MOST_HELD` messages of the store that were looked up stay open, until the
-kernel forgets the inode.  A name that the kernel has from a listing is opened without a request: such a
-message is lost if it goes before its first READ.
+A mount whose kernel sends no OPEN learns from the first READ that a message is open.  The message may be
+expunged, replaced or moved before that.  The mount sees an open(2) only if the kernel asks for the name
+(LOOKUP).  So the files of the last :data:`MOST_HELD` messages of the store that were looked up stay open
+until the kernel forgets the inode.  A name that the kernel has from a listing is opened without a request:
+such a message is lost if it is expunged before its first READ.
 
-Only where somebody has asked for it (``HeldFiles.wanted``).
+Files are held only if the caller has asked for it (``HeldFiles.wanted``).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from dboxfs.store.backend import OpenRecord, Places
 from dboxfs.store.stored_record import HEAD, TAIL, Record, file_header, parse_record
 
 MOST_HELD = 256
-"""Files that are held open, of all mailboxes together, ..."""
+"""Files that are held open, of all mailboxes together."""
 
 MOST_HELD_BYTES = 256 << 20
-"""... and their bytes: what is deleted takes its disk space as long as it is held."""
+"""The bytes of the files that are held open: a deleted file takes disk space as long as it is held."""
 
 
 class _Held:
-    """An open file of *size* bytes, and how many use it."""
+    """An open file of *size* bytes, and the number of its users."""
 
     __slots__ = ("handle", "path", "size", "users")
 
@@ -39,7 +39,7 @@ class _Held:
         self.users = 1
 
     def release(self) -> None:
-        """One of them doesn't any more."""
+        """One user less; the last one closes the file."""
         self.users -= 1
         if not self.users:
             self.handle.close()
@@ -49,9 +49,9 @@ _Key = tuple[object, int]
 
 
 class HeldFiles:
-    """The files of a whole store that are held, the longest not looked up first.
+    """The held files of a whole store, the one that was not looked up for the longest time first.
 
-    :ivar wanted: whether any are to be held.
+    :ivar wanted: whether files are to be held.
     """
 
     def __init__(self, fs: FileSystem) -> None:
@@ -99,25 +99,25 @@ class HeldFiles:
         raise AssertionError("unreachable")
 
     def forget(self, key: _Key) -> None:
-        """Hold it no longer."""
+        """Stop holding the file of *key*."""
         held = self._held.pop(key, None)
         if held is not None:
             self._bytes -= held.size
             held.release()
 
     def forget_all(self, owner: object) -> None:
-        """The same for all files of a mailbox."""
+        """Stop holding all files of a mailbox."""
         for key in [key for key in self._held if key[0] is owner]:
             self.forget(key)
 
     def close(self) -> None:
-        """Hold nothing."""
+        """Stop holding all files."""
         for key in list(self._held):
             self.forget(key)
 
 
 class DepartedHeldFiles:
-    """Those of one mailbox.
+    """The held files of one mailbox.
 
     :param paths: where the file of a message may be.
     """
@@ -128,11 +128,12 @@ class DepartedHeldFiles:
 
     @property
     def wanted(self) -> bool:
-        """Whether they are to be kept readable."""
+        """Whether expunged messages are to stay readable."""
         return self._files.wanted
 
     async def hold(self, uid: int) -> None:
-        """A program is about to open this message: it stays readable, whatever becomes of it.
+        """Hold the file of a message that a program is about to open: the message stays readable after an
+        expunge.
 
         :raises NoSuchMessage: its file is gone.
         """
@@ -146,11 +147,11 @@ class DepartedHeldFiles:
             return  # its READ tells
 
     def note(self) -> Places | None:
-        """A file that is gone is in no place."""
+        """None: an expunged message has no place in an sdbox."""
         return None
 
     async def keep(self, expunged: Uids, places: Places) -> None:
-        """What is held is kept."""
+        """Do nothing: the files that are held stay held."""
 
     async def open(self, uid: int) -> OpenRecord | None:
         """The record of a message that is gone; None: its file is not held.
@@ -169,11 +170,11 @@ class DepartedHeldFiles:
         return OpenRecord(held.handle, held.path, record, held.release)
 
     def forget(self, uid: int) -> None:
-        """No program has this message open."""
+        """Stop holding the file of a message that no program has open."""
         self._files.forget((self, uid))
 
     def close(self) -> None:
-        """Give all of them up."""
+        """Stop holding the files of this mailbox."""
         self._files.forget_all(self)
 
 

@@ -1,8 +1,9 @@
-"""New files get their names, and the log their records, as one job of a worker (PROTOCOL section 3, 3a to 7).
+"""Give new files their names, and the log their records, as one job of a worker (PROTOCOL section 3, 3a to
+7).
 
-Nothing is decided in between as long as every name is free: the note, the names, the directory, the log, the
-note again, and the lock.  A name that is taken ends the job before the log: the uids behind it change, and
-the records with them.
+As long as every name is free, the steps need no decision: the note, the names, the directory, the log, the
+note again, and the lock.  If a name is taken, the job ends before the log, since the uids of the files and
+their records have to change.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from dboxfs.store.write_options import LockMethod
 
 @dataclass(frozen=True, slots=True)
 class Publishing:
-    """New files of one directory, and what follows.
+    """New files of one directory, and the steps that follow.
 
-    :param first: what is done before they get their names; it gets the attributes of the files.
-    :param durable: wait for the disk.
-    :param log: what the log gets behind that; None: nothing yet.
-    :param close: descriptors that are closed at the end, if all of it has worked.
+    :param first: steps before the files get their names; called with the attributes of the files.
+    :param durable: sync the directory before the log is written.
+    :param log: the write to the log after that; None: the log is not written yet.
+    :param close: descriptors that are closed at the end, if all steps have worked.
     """
 
     batch: Sequence[ops.Publish]
@@ -40,10 +41,10 @@ class Publishing:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What became of it.
+    """Result of a :class:`Publishing`.
 
-    ``errors``: of each name, None if the file has it.  ``written``: what became of the log; None: it is as it
-    was.
+    ``errors``: one for each name, None if the file has its name.  ``written``: the result of the write to the
+    log; None: the log was not written.
     """
 
     errors: list[OSError | None]
@@ -51,7 +52,7 @@ class Published:
 
 
 def publish_steps(what: Publishing) -> Steps[Published]:
-    """Give files their names, and make those durable if all of it worked; then write the log.
+    """Give files their names and make the names durable, if all of them were free; then write the log.
 
     :raises OSError: the names could not be made durable, and the log is as it was.
     """
@@ -77,9 +78,9 @@ def publish_steps(what: Publishing) -> Steps[Published]:
 
 
 async def publish_and_write(index: IndexLog, what: Publishing, write: LogWrite) -> Published:
-    """All that is left of a commit, if all names are free: the names, the log, and the lock is given back.
+    """Carry out the rest of a commit, if all names are free: the names, the log, and the release of the lock.
 
-    The lock is kept where it is more than an open file, and where the index is about to be made smaller.
+    The lock stays held if it is a dotlock, or if the index is about to be made smaller.
 
     :raises OSError: as :func:`publish_steps`.
     """

@@ -55,7 +55,7 @@ class SdboxBackend:
         self._held = HeldFiles(fs)
 
     def mailbox(self, name: str, state: StateOf) -> MessageFiles:
-        """Those of a mailbox."""
+        """The message files of a mailbox."""
         return SdboxFiles(self._fs, self._location, name, self._ahead, state, self._held)
 
     def map_changed(self) -> None:
@@ -65,7 +65,7 @@ class SdboxBackend:
         """Mailboxes of an sdbox share no file."""
 
     def keep_departed(self) -> None:
-        """Messages that are gone stay readable, if a program was about to open them."""
+        """From now on an expunged message stays readable if a program was about to open it."""
         self._held.wanted = True
 
     def close(self) -> None:
@@ -74,7 +74,7 @@ class SdboxBackend:
 
 
 def _no_index() -> None:
-    """There is no index, or the caller doesn't need what it says."""
+    """There is no index, or the caller does not need it."""
 
 
 class SdboxFiles:
@@ -109,7 +109,7 @@ class SdboxFiles:
         )
 
     async def generation(self) -> bytes | None:
-        """Changes when Dovecot has rebuilt the mailbox."""
+        """A value that changes when Dovecot has rebuilt the mailbox."""
         header = self._header()
         return generation_of(header.rebuild_count if header is not None else 0)
 
@@ -118,7 +118,7 @@ class SdboxFiles:
         return mailbox_header(state) if state is not None else None
 
     async def marks(self, uids: Uids) -> Marked:
-        """What the files of *uids* are at present; the saved dates are their ctimes."""
+        """The marks of the files of *uids* at present; the saved dates are their ctimes."""
         _, found = await self._peek(uids.tolist(), ())
         saved = [int(peek.stat.st_ctime) if isinstance(peek, PeekResult) else 0 for peek in found]
         return Marked(_marks(found), np.array(saved, np.int64))
@@ -131,7 +131,7 @@ class SdboxFiles:
         return paths
 
     async def scan(self, uids: Uids) -> list[Scanned]:
-        """Read what a listing needs of *uids*, in one batch."""
+        """Read the attributes of *uids* that a listing needs, in one batch."""
         wanted = uids.tolist()
         paths, found = await self._peek(wanted, _RANGES)
         marks = _marks(found).tolist()
@@ -140,7 +140,7 @@ class SdboxFiles:
     async def _peek(
         self, uids: list[int], ranges: tuple[tuple[int, int | None], ...]
     ) -> tuple[list[str], list[PeekResult | OSError]]:
-        """The path where each message was found or looked for first, and what is there."""
+        """For each message: the path where it was found or looked for first, and the result of the read."""
         paths = [self._paths(uid)[0] for uid in uids]
         found = await self._fs.peek([Peek(path, ranges, nofollow=True) for path in paths])
         if self._alt is not None:
@@ -251,7 +251,7 @@ class SdboxFiles:
         ]
 
     def place_now(self, uid: int) -> tuple[int, ...] | None:
-        """The uid is the place; what moves the file to the alternative storage changes the index."""
+        """Empty: the uid is the place; a move of the file to the alternative storage changes the index."""
         return ()
 
     def prefetch(self, uids: Uids, sizes: list[int]) -> None:
@@ -260,7 +260,7 @@ class SdboxFiles:
         self._ahead.bring([(path, size + HEAD + TAIL) for path, size in zip(names, sizes, strict=True)])
 
     async def saved_dates(self, uids: Uids, limit: int) -> SavedDates | None:
-        """What ``dovecot.index.cache`` remembers of when *uids* were saved."""
+        """The saved dates of *uids* that ``dovecot.index.cache`` has."""
         state = self._state()
         if state is None:
             return None
@@ -292,7 +292,7 @@ class SdboxFiles:
         return f"{os.path.relpath(path, self._root)} {record.offset} {record.end - record.offset}"
 
     def forget(self) -> None:
-        """Close what was opened ahead."""
+        """Close the files that were opened ahead."""
         self._ahead.drop(self._dir)
 
 
@@ -314,8 +314,8 @@ def _body_in(data: bytes, size: int) -> memoryview | None:
 
 
 def _body_base(data: memoryview, size: int) -> int | None:
-    """Where the body of *size* bytes begins, by the first bytes of its file, and those behind it where that
-    takes them.
+    """Where the body of *size* bytes begins, by the first bytes of its file; in format 3 also by the bytes
+    behind the body.
 
     :raises FormatError: the file is damaged.
     """
@@ -333,9 +333,10 @@ def _body_base(data: memoryview, size: int) -> int | None:
 
 
 def _body_now(handle: Handle, size: int) -> int | None:
-    """Where the body begins in a file whose message is stored in *size* bytes; None: it isn't.
+    """Where the body begins in a file whose message is stored in *size* bytes; None: the message is stored
+    otherwise.
 
-    :raises BlockingIOError: not without waiting.
+    :raises BlockingIOError: the bytes can't be read without waiting.
     :raises OSError, FormatError: the file can't be read, or is damaged.
     """
     head = _now(handle, HEAD, 0)

@@ -1,16 +1,16 @@
 """Saved dates of messages that are put back into an sdbox: a cache file where the mailbox has none.
 
-An sdbox has no place for the date when a message was saved but the ctime of ``u.N``, which nobody can set,
-and Dovecot's cache file (``date.save``).  That file is Dovecot's: it is made only where there is none, while
-the log of the mailbox is locked, which Dovecot holds too when it makes one.  The index says whether a cache
-file is in use (the reset_id of its extension ``cache``): one that no index refers to was left by a crash
-between the two steps, and is replaced::
+An sdbox has two places for the date when a message was saved: the ctime of ``u.N``, which no process can set,
+and Dovecot's cache file (``date.save``).  That file is Dovecot's: the writer makes it only where there is
+none, and only while it holds the lock of the mailbox's log.  Dovecot holds that lock too when it makes the
+file.  The index says whether a cache file is in use (the reset_id of its extension ``cache``): a cache file
+that no index refers to was left by a crash between the two steps, and is replaced::
 
     1  dovecot.index.cache with the dates, under its name   no index refers to it: Dovecot does not use it
     2  the transaction with the messages, the extension     messages and dates are there
        ``cache``, and the offset of each date
 
-Where the mailbox has a cache file already the dates are not kept: what is shown is when the messages came.
+If the mailbox has a cache file already, the dates are lost: readers then see when the messages came.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ async def keep_saved_dates(index: IndexLog, dates: Sequence[tuple[int, int]]) ->
     """Make a cache file for messages that will come with the next transaction of a locked mailbox.
 
     :param dates: uid, ascending, and seconds since the epoch, of each message that brings its date.
-    :return: what that transaction has to say, too; nothing: there is a cache file, and the dates are lost.
+    :return: further records for that transaction; empty: there is a cache file, and the dates are lost.
     :raises OSError: it can't be written.
     """
     if not dates or any(extension.name == "cache" for extension in index.state.extensions):

@@ -1,8 +1,8 @@
-"""How messages come into a single-dbox mailbox: a file a message (PROTOCOL sections 3, 5, 6).
+"""Bring messages into a single-dbox mailbox: a file for each message (PROTOCOL sections 3, 5, 6).
 
-A new message is a finished ``.temp.*`` file in the mailbox's directory, whatever it comes from (a save, a
-copy); what follows is the same for all: under the mailbox's lock it gets uid and name, then the index record.
-Saves and copies into one mailbox that are ready together are one transaction.
+A save or a copy first makes a finished ``.temp.*`` file in the mailbox's directory.  The next steps are the
+same for both: under the mailbox's lock the file gets uid and name, then the index record is written.  Saves
+and copies into one mailbox that are ready together are one transaction.
 """
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ _BATCH = 256
 
 @dataclass(slots=True)
 class Arrival:
-    """A message that waits for its uid.  ``attachments``: (existing file, path without the suffix).
-
-    ``uid``: at first the lowest that it may have.  ``wanted``: the name that it shall have.
+    """A message that waits for its uid.  ``attachments``: (existing file, path without the suffix).  ``uid``:
+    at first the lowest uid that the message may have.  ``wanted``: the name that the message shall have.
     """
 
     temporary: str
@@ -70,7 +69,7 @@ class SdboxSaves:
 
     @property
     def queues(self) -> list[GroupCommit[list[Arrival], Saved]]:
-        """Where saves wait, one for each mailbox."""
+        """The queues of waiting saves, one for each mailbox."""
         return list(self._queues.values())
 
     # -- save --------------------------------------------------------------------------------------------
@@ -145,7 +144,7 @@ class SdboxSaves:
             await file.close()
 
     async def _finish(self, spooled: Spooled, new: Arrival, *, sync: bool) -> None:
-        """Make the file that a message was spooled to a whole one."""
+        """Complete the file that a message was spooled to."""
         file = await spooled.take(self._disk)
         new.temporary = file.path
         try:
@@ -156,7 +155,10 @@ class SdboxSaves:
             await file.close()
 
     async def take(self, name: str, new: list[Arrival]) -> Saved:
-        """Finished temporary files become messages, with all that are ready; what fails takes them away."""
+        """Make messages of finished temporary files, in one transaction with other requests that are ready.
+
+        On an error the temporary files are removed.
+        """
         queue = self._queues.get(name)
         if queue is None:
 
@@ -173,7 +175,7 @@ class SdboxSaves:
             raise
 
     async def discard(self, made: Sequence[Arrival]) -> None:
-        """Take temporary files away."""
+        """Remove temporary files."""
         await self._disk.discard([new.temporary for new in made if new.temporary])
 
     # -- commit ------------------------------------------------------------------------------------------
@@ -211,7 +213,7 @@ class SdboxSaves:
             )
 
     async def _take_uids(self, name: str, index: IndexLog, news: Sequence[Arrival]) -> None:
-        """The next uids, but none whose file is in the alternative storage."""
+        """Give the messages the next uids, without those whose file is in the alternative storage."""
         uid = index.state.next_uid
         alt = self._work.location.alt_mailbox_path(name)
         todo = list(news)
@@ -234,7 +236,7 @@ class SdboxSaves:
             todo = todo[len(numbers) :]
 
     async def _name(self, name: str, index: IndexLog, group: Sequence[_Request]) -> list[_Request]:
-        """Tell who knows names of the uids; gives the requests of which nothing is wrong."""
+        """Tell the namer the uids; gives the requests that it has accepted."""
         fine = []
         for request in group:
             for new in request.what:
@@ -252,8 +254,8 @@ class SdboxSaves:
         return fine
 
     def _inherit(self, index: IndexLog, news: Sequence[Arrival]) -> list[int]:
-        """Flags and keywords of replaced messages go to their successors, and those of others to their heirs;
-        gives the replaced ones that still exist.
+        """Give new messages the flags and keywords of those that they replace or inherit from; gives the uids
+        of the replaced messages that still exist.
         """
         state = index.state
         olds = visible(state, (new.replaces for new in news if new.replaces is not None))
@@ -273,12 +275,11 @@ class SdboxSaves:
         replaced: Sequence[int],
         notes: list[str],
     ) -> bool:
-        """Give the files their names; a uid whose name is taken is stepped over.
+        """Give the files their names; a uid whose name is taken is skipped.
 
-        :param notes: gets the notes that say whose these files are as long as they have no record.
-        :return: whether the records are in the log, too, and the lock is given back where that is no more
-            than to close the log.  Not, where a name was taken, or where the log says more than what is known
-            before.
+        :param notes: gets the paths of the notes that name the files as long as they have no record.
+        :return: whether the records are in the log, too; then the lock is released, if that is a close of the
+            log.  False: a name was taken, or a message brings a saved date, whose record depends on its uid.
         """
         directory = self._work.location.mailbox_path(name)
         todo, durable = list(news), self._work.options.durable
@@ -314,7 +315,7 @@ class SdboxSaves:
     def _noting(
         self, name: str, index: IndexLog, news: Sequence[Arrival], path: str
     ) -> Callable[[list[os.stat_result]], Steps[None]]:
-        """What writes the note of a group, whose files have these attributes."""
+        """Steps that write the note of a group; called with the attributes of its files."""
         guid, permissions = self._work.header(index).guid.hex(), self._disk.file_permissions
         uids = [new.uid for new in news]
 
@@ -331,7 +332,7 @@ class SdboxSaves:
         replaced: Sequence[int],
         dates: Sequence[bytes] = (),
     ) -> list[bytes]:
-        """What the log gets.
+        """The records that are appended to the log.
 
         :param dates: records of saved dates.
         """
@@ -362,10 +363,10 @@ class SdboxSaves:
         replaced: Sequence[int],
         error: BaseException,
     ) -> None:
-        """Take away what was published.  If the log has the records already, it could only not be synced.
+        """Remove the files that were published.
 
-        Then they are expunged again; but not if some replaced others, which are expunged by now: one of the
-        two would be lost.
+        If the log has the records already, only its sync has failed.  Then the messages are expunged again,
+        unless some of them replaced others: those are expunged by now, so both would be lost.
         """
         uids = present(index.state, (new.uid for new in news))
         if isinstance(error, OSError) and len(uids) == len(news):
@@ -375,7 +376,7 @@ class SdboxSaves:
         await self._unpublish(name, index, news)
 
     async def _unpublish(self, name: str, index: IndexLog, news: Sequence[Arrival]) -> None:
-        """Take away what has no record."""
+        """Remove the files that have no record."""
         known = set(present(index.state, (new.uid for new in news)))
         gone = [new for new in news if new.uid not in known]
         suffix = self._suffix(index)
@@ -391,7 +392,7 @@ class SdboxSaves:
                 await self._work.link_or_copy(existing, f"{path}{self._suffix(index)}{new.uid}")
 
     def _suffix(self, index: IndexLog) -> str:
-        """What the attachment files of this mailbox's messages end with, before the uid."""
+        """The end of the names of this mailbox's attachment files, before the uid."""
         return f"-{self._work.header(index).guid.hex()}-"
 
     # -- attachments -------------------------------------------------------------------------------------
@@ -418,7 +419,7 @@ class SdboxSaves:
         return found
 
     async def attachment_files(self, name: str, index: IndexLog, uids: Sequence[int]) -> list[str]:
-        """The attachment files of messages that will be expunged; none if one doesn't know where they are."""
+        """The attachment files of messages that will be expunged; empty if their directory isn't known."""
         if not uids or self._work.location.attachments is None:
             return []
         found = await self.attachments(name, uids, self._work.header(index).guid)

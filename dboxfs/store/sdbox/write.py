@@ -1,7 +1,7 @@
-"""Writing single-dbox: a file a message (PROTOCOL sections 3, 5, 6, 8).
+"""Writing single-dbox: a file for each message (PROTOCOL sections 3, 5, 6, 8).
 
-What comes, by a save or a copy, is a temporary file first, and goes the way of
-:mod:`dboxfs.store.sdbox.saves`.
+A message that is saved or copied is a temporary file first; :mod:`dboxfs.store.sdbox.saves` makes a message
+of it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ _Marks = Mapping[int, tuple[int, tuple[str, ...]]]
 """Flags and keywords of messages, by uid."""
 
 MARKED_ANEW = 20
-"""So often in a row a message that is moved may be marked anew."""
+"""How often in a row the marks of a message may change while it is moved; after that it is moved with any
+marks.
+"""
 
 
 class _MarksChanged(Exception):
-    """Messages have other flags or keywords (``now``) than those that were copied."""
+    """Messages now have other flags or keywords (``now``) than the ones that were copied."""
 
     def __init__(self, now: _Marks) -> None:
         super().__init__(now)
@@ -39,7 +41,7 @@ class _MarksChanged(Exception):
 
 def _check_marks(state: IndexState, marks: _Marks | None) -> None:
     """
-    :raises _MarksChanged: messages that are there have others.
+    :raises _MarksChanged: messages that still exist have other marks.
     """
     there = visible(state, marks or ())
     now = {uid: log_records.marks(state, uid) for uid in there}
@@ -51,8 +53,8 @@ def _check_marks(state: IndexState, marks: _Marks | None) -> None:
 class SdboxWriter:
     """The write paths of a single-dbox store.
 
-    :param done_when_gone: carries out what takes messages out of a mailbox, and has succeeded when they are
-        gone, whatever fails behind that.
+    :param done_when_gone: carries out a change that takes messages out of a mailbox; it succeeds once the
+        messages are gone, even if a later step fails.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class SdboxWriter:
 
     @property
     def groups(self) -> int:
-        """How many groups of saves there were."""
+        """The number of groups of saves so far."""
         return sum(queue.groups for queue in self._saves.queues)
 
     async def add(self, name: str, messages: Sequence[NewMessage]) -> Saved:
@@ -93,7 +95,7 @@ class SdboxWriter:
     ) -> Copied:
         """Copy messages by hard links.
 
-        :param like: by uid in the source: what its copy shall be.
+        :param like: by uid in the source: uid, flags and keywords of the copy.
         :param replaces: the message in the target whose place the first one takes.
         :param named: the name that the first one shall have.
         :raises NoSuchMessage: one of them is gone; nothing was copied.
@@ -111,7 +113,7 @@ class SdboxWriter:
         replaces: int | None = None,
         named: Wanted | None = None,
     ) -> tuple[Copied, _Marks]:
-        """:meth:`copy`; gives what marks the originals had, too."""
+        """:meth:`copy`; also gives the marks that the originals had."""
         made: list[Arrival] = []
         directory = self._work.location.mailbox_path(target)
         await self._saves.need_directory(target, directory)
@@ -152,7 +154,7 @@ class SdboxWriter:
         replaces: int | None = None,
         named: Wanted | None = None,
     ) -> Copied:
-        """Copy messages, then expunge them in the source; a note says so meanwhile.
+        """Copy messages, then expunge them in the source; a note records the move until it is done.
 
         :param replaces: the message in the target whose place the first one takes.
         :param named: the name that the first one shall have.
@@ -175,10 +177,10 @@ class SdboxWriter:
         seen: _Marks,
         changed: Callable[[_Marks, _Marks], Awaitable[None]],
     ) -> None:
-        """Expunge in the source what was copied, with the marks that the copies have.
+        """Expunge the copied messages in the source, if they still have the marks that the copies have.
 
         :param seen: the marks that were copied.
-        :param changed: called with these and others that the originals have got since.
+        :param changed: called with *seen* and the marks that the originals have got since.
         """
         for _ in range(MARKED_ANEW):
             try:
@@ -193,8 +195,8 @@ class SdboxWriter:
     async def _expunge_marked(self, source: str, uids: Sequence[int], marks: _Marks | None) -> None:
         """Expunge messages, as the writer's options say.
 
-        :param marks: only with these; None: with any.
-        :raises _MarksChanged: one has others; nothing was changed.
+        :param marks: only if the messages have these marks; None: with any.
+        :raises _MarksChanged: a message has other marks; nothing was changed.
         """
         if self._work.options.alone:
             await self._done_when_gone(source, uids, self.expunge(source, uids, marks=marks))
@@ -207,7 +209,8 @@ class SdboxWriter:
         self._work.count("expunged", len(wanted))
 
     async def _mark_again(self, target: str, came: Mapping[int, int], before: _Marks, now: _Marks) -> None:
-        """Originals have other marks by now: so have their copies, where nobody has marked those since.
+        """Give copies the new marks of their originals, unless another process has changed the copy's marks
+        since.
 
         :param came: uids of the copies, by those of the originals.
         """
@@ -248,11 +251,12 @@ class SdboxWriter:
         named: Wanted | None = None,
         marks: _Marks | None = None,
     ) -> list[int]:
-        """Expunge messages (None: all), and those that others asked for; gives the uids that were there.
+        """Expunge messages (None: all), and those whose expunge other processes requested; gives all their
+        uids.
 
-        :param heir: takes the place of the only one of *uids*, if that is there.
+        :param heir: the uid that takes the place of the only message in *uids*, if that still exists.
         :param named: the name that the heir shall have.
-        :param marks: only if they have these marks still; None: with any.
+        :param marks: only if the messages still have these marks; None: with any.
         :raises NoSuchMessage: there is no heir.
         :raises OSError: also if they are expunged, but a file could not be removed (``maintain`` will).
         """

@@ -8,13 +8,14 @@
         await writer.set_flags("INBOX", saved.uids, add=0x08)
 
 Mailboxes are named by their storage names (``Work/Sub``, modified UTF-7 unless the location says UTF-8).
-What a call has changed is in the store's files when it returns; the reading side sees it there, as it would
-see a change of Dovecot's.  What each call does to the files, step by step, is in ``PROTOCOL.md``.
+When a call returns, its change is in the store's files.  The reading side sees the change there, like a
+change that Dovecot made.  ``PROTOCOL.md`` says step by step how each call changes the files.
 
 Every call is one transaction, or one for each mailbox where it says so.  Errors, all of them before or
 instead of a change: :class:`~dboxfs.errors.NoSuchMailbox`, :class:`~dboxfs.errors.NoSuchMessage`,
-:class:`~dboxfs.errors.StoreBusy` (somebody holds a lock for too long), :class:`~dboxfs.errors.CorruptFile`,
-:class:`~dboxfs.errors.Unsupported`, those of ``errors``, and OSError from the file system.
+:class:`~dboxfs.errors.StoreBusy` (another process holds a lock for too long),
+:class:`~dboxfs.errors.CorruptFile`, :class:`~dboxfs.errors.Unsupported`, those of ``errors``, and OSError
+from the file system.
 
 Cancellation: a call that waits for a lock ends without a change; one that has begun to change something
 goes on to its end first.
@@ -65,10 +66,10 @@ R = TypeVar("R")
 
 
 class StoreWriter:
-    """Makes every change of one store.  One for each store and process.
+    """Makes every change of one store.  A process has one writer for each store.
 
-    :param owner: attributes of the store's root directory: what is new gets its owner, group and modes.
-    :param views: the store, where this process reads it too: it shows at once what is written here.
+    :param owner: attributes of the store's root directory: new files get its owner, group and modes.
+    :param views: the store, where this process reads it too: it shows changes of this writer at once.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class StoreWriter:
 
     @property
     def disk(self) -> Disk:
-        """What carries out its file operations."""
+        """The disk that carries out the writer's file operations."""
         return self._work.disk
 
     async def seen_map(self) -> MapIndex:
@@ -107,7 +108,7 @@ class StoreWriter:
     # -- messages ----------------------------------------------------------------------------------------
 
     def tell_names(self, namer: Namer) -> None:
-        """Tell *namer* of every message that shall have a name, before it comes."""
+        """From now on tell *namer* of every message that shall have a name, before the message is written."""
         self._work.namer = namer
 
     async def save(self, name: str, messages: Sequence[NewMessage]) -> Saved:
@@ -116,8 +117,8 @@ class StoreWriter:
         A message with ``replaces`` takes the place of another one in the same transaction.
 
         :raises RefusedMessage: one begins with the magic of a compression format.
-        :raises Superseded: the name that one shall have is another message's.
-        :raises ValueError: a guid that has not 16 bytes, or something that can't be a keyword.
+        :raises Superseded: another message has a name that one of *messages* shall have.
+        :raises ValueError: a guid that has not 16 bytes, or a string that can't be a keyword.
         """
         await self._work.locate()
         return await self._backend.add(name, messages) if messages else Saved(0, (), ())
@@ -133,8 +134,8 @@ class StoreWriter:
     ) -> Copied:
         """Copy messages to another mailbox (or the same); no bytes are copied.
 
-        :param like: by uid in the source: what its copy shall be instead of what the original is.
-        :param named: the name that the only one shall have.
+        :param like: by uid in the source: uid, flags and keywords of the copy, instead of the original's.
+        :param named: the name that the copy shall have, if one message is copied.
         :raises Superseded: another message has that name.
         """
         wanted = sorted(set(uids))
@@ -154,9 +155,9 @@ class StoreWriter:
     ) -> Copied:
         """Copy messages, then expunge them in the source.
 
-        :param replaces: uid of a message in the target whose place the only one that is moved takes, as with
-            ``NewMessage.replaces``: in the transaction of the copy.
-        :param named: the name that the only one that is moved shall have.
+        :param replaces: uid in the target of the message that the only moved one replaces (as
+            ``NewMessage.replaces``).
+        :param named: the name that the moved message shall have; only with one message.
         :raises Superseded: another message has that name; nothing was moved.
         """
         wanted = sorted(set(uids))
@@ -172,15 +173,15 @@ class StoreWriter:
         return await self._backend.undelete(name, what, named=named)
 
     async def take_place(self, name: str, uid: int, old: int, *, named: Wanted | None = None) -> None:
-        """*uid* takes the place of *old* in the same mailbox: it gets its flags and keywords, and *old* is
-        expunged, in one transaction.  If *old* is gone, nothing changes.
+        """Let *uid* replace *old* of the same mailbox: one transaction gives it the flags and keywords of
+        *old*, and expunges *old*.  If *old* is gone, nothing changes.
 
         Once *old* is gone this succeeds, even if the disk could not confirm it or a file could not be removed
-        (``lost_errors``): who hears of an error takes *uid* away again, and it is the only one left.
+        (``lost_errors``): after an error the caller removes *uid*, which would be the only one left.
 
         :param named: the name of *old*, which *uid* gets, too.
         :raises NoSuchMessage: *uid* is gone; nothing was changed.
-        :raises Superseded: *old* is gone, or has not that name any more; nothing was changed.
+        :raises Superseded: *old* is gone, or does not have that name any more; nothing was changed.
         :raises OSError: nothing was changed.
         """
         if uid == old:
@@ -188,7 +189,7 @@ class StoreWriter:
         await self._done_when_gone(name, [old], self._take_place(name, uid, old, named))
 
     async def _done_when_gone(self, name: str, uids: Sequence[int], change: Awaitable[R]) -> R | None:
-        """What takes *uids* out of a mailbox has succeeded when they are gone, whatever fails behind that."""
+        """Carry out a change that expunges *uids*; it succeeds once they are gone, whatever follows."""
         try:
             return await change
         except OSError as error:
@@ -199,7 +200,7 @@ class StoreWriter:
             return None
 
     async def _are_there(self, name: str, uids: Sequence[int]) -> bool:
-        """Whether one of *uids* is there, or nobody can say."""
+        """Whether one of *uids* is there; True as well if the mailbox can't be read."""
         try:
             async with self._work.mailbox(name) as index:
                 return bool(visible(index.state, uids))
@@ -224,9 +225,9 @@ class StoreWriter:
         Once they are gone this succeeds, even if the disk could not confirm it or a file could not be removed
         (``lost_errors``; ``maintain`` does it again).
 
-        :param execute: carry it out, and whatever others have asked for too; False: ask Dovecot to.
-            None: as ``options.neighbour`` says.
-        :raises OSError: one of them is there still.
+        :param execute: execute it and all requested ones; False: request it from Dovecot; None: by
+            ``options.neighbour``.
+        :raises OSError: one of the messages is still there.
         """
         wanted = sorted(set(uids))
         if not (execute if execute is not None else self.options.alone):
@@ -246,11 +247,11 @@ class StoreWriter:
         return wanted
 
     async def ask_expunge(self, name: str, uid: int) -> bool:
-        """Ask for the expunge of one message; False: it is gone, or was asked for already.
+        """Request the expunge of one message; False: it is gone, or was requested already.
 
-        When this returns the request is in the log: nobody shows the message any more, whatever becomes of
-        this process.  It is not on disk, and not carried out: :meth:`carry_out` does that, for many at once.
-        Many in a row are quick (``asking``).
+        When this returns, the request is in the log: no reader shows the message any more, even if this
+        process dies.  :meth:`carry_out` makes requests durable and executes them, many at once.  Calls in a
+        row are quick (``expunge_requests``).
 
         :raises OSError: nothing was changed.
         """
@@ -263,9 +264,9 @@ class StoreWriter:
         return asked
 
     async def carry_out(self, name: str) -> None:
-        """What :meth:`ask_expunge` has asked for is on disk, and carried out, if nobody else will do it.
+        """Make the requests of :meth:`ask_expunge` durable; execute them if no Dovecot will do it.
 
-        :raises OSError, DboxfsError: it is not; the requests are in the log still.
+        :raises OSError, DboxfsError: that failed; the requests are still in the log.
         """
         asking = self._asking.pop(name, None)
         if asking is None:
@@ -278,7 +279,7 @@ class StoreWriter:
                 await index.file.sync()
 
     def spool(self, name: str, *, plain: bool = False) -> Spool:
-        """A file for a message that will be saved to a mailbox: its ``source`` then; *plain*: for several."""
+        """A file for the text of a message: its ``source`` later; *plain*: of several messages."""
         options, location = self.options, self.location
         directory = location.storage if self._work.mdbox else location.mailbox_path(name)
         ready = options.dbox_version == 3 and options.eol is Eol.KEEP and not plain
@@ -302,7 +303,7 @@ class StoreWriter:
         """Add and remove keywords.
 
         :raises NoSuchMessage: a message is gone; nothing was changed.
-        :raises ValueError: something that can't be a keyword.
+        :raises ValueError: a string that can't be a keyword.
         """
         added, removed = tuple(dict.fromkeys(add)), tuple(dict.fromkeys(remove))
         log_records.check_keywords(added)
@@ -319,10 +320,10 @@ class StoreWriter:
     async def replace_flags(
         self, name: str, uid: int, flags: int | None, keywords: Sequence[str] | None
     ) -> None:
-        """Give one message exactly these flags, and exactly these keywords (None: those it has by then).
+        """Give one message exactly these flags, and exactly these keywords (None: those that it has then).
 
         :raises NoSuchMessage: it is gone.
-        :raises ValueError: something that can't be a keyword.
+        :raises ValueError: a string that can't be a keyword.
         """
         log_records.check_keywords(keywords or ())
         async with self._work.mailbox(name) as index:
@@ -331,9 +332,9 @@ class StoreWriter:
         self._work.count("flagged")
 
     async def inherit(self, name: str, uid: int, old: int) -> None:
-        """Give a message without flags and keywords those of another one of the mailbox, which stays.
+        """Give a message that has no flags and keywords those of another message of the mailbox, which stays.
 
-        If the message has some by now, or the other one is gone, nothing changes.
+        If *uid* has flags or keywords by then, or *old* is gone, nothing changes.
 
         :raises NoSuchMessage: *uid* is gone.
         """
@@ -356,7 +357,7 @@ class StoreWriter:
     # -- mailboxes ---------------------------------------------------------------------------------------
 
     async def create_mailbox(self, name: str) -> None:
-        """Make a mailbox, and what is missing above it.
+        """Make a mailbox, and the missing folders above it.
 
         :raises MailboxExists, InvalidName: it can't be made.
         """
@@ -378,11 +379,11 @@ class StoreWriter:
         await self._tree.rename(old, new)
 
     async def set_identity(self, name: str, *, guid: bytes, uid_validity: int, next_uid: int) -> None:
-        """Make a mailbox that nobody has seen yet stand for one of another store.
+        """Give a mailbox that no client has seen yet the identity of a mailbox of another store.
 
         :param guid: 16 bytes.
-        :param next_uid: ignored if the mailbox is beyond it.
-        :raises ValueError: a guid that has not 16 bytes, or numbers out of range.
+        :param next_uid: ignored if the mailbox's own is higher.
+        :raises ValueError: a guid does not have 16 bytes, or a number is out of range.
         """
         if len(guid) != 16 or not 0 < uid_validity < 1 << 32 or not 0 < next_uid < 1 << 32:
             raise ValueError("a guid has 16 bytes; UIDVALIDITY and uids are 1 to 2**32-1")
@@ -392,13 +393,13 @@ class StoreWriter:
             await index.append(batch, durable=True)
 
     async def subscribe(self, name: str, subscribed: bool = True) -> bool:
-        """Subscribe to a mailbox (it need not exist), or end that; False: it was so already."""
+        """Subscribe to a mailbox (it need not exist), or unsubscribe; False: it was so already."""
         return await subscribe(self._work, name, subscribed=subscribed)
 
     # -- the store as a whole ----------------------------------------------------------------------------
 
     async def recover(self, names: Iterable[str] | None = None) -> int:
-        """To be called before the first change: ends what an earlier writer could not (``recovery``).
+        """Finish the work of an earlier writer that died (``recover``); called before the first change.
 
         Gives the number of logs and files that had an unfinished end.
 
@@ -412,7 +413,7 @@ class StoreWriter:
         return cut
 
     async def sweep(self, names: Iterable[str], more: Iterable[str] = ()) -> int:
-        """Remove temporary files of processes that were killed, whoever else writes; gives their number.
+        """Remove temporary files of processes that were killed, beside other writers; gives their number.
 
         :param names: the storage names of all mailboxes.
         :param more: further directories to look into.
@@ -420,12 +421,12 @@ class StoreWriter:
         return await sweep(self._work, names, more)
 
     async def maintain(self, pause: Pause = trio.lowlevel.checkpoint) -> Maintained:
-        """What has to be done now and then where no Dovecot does it; beside everything else.
+        """Do the regular upkeep that a Dovecot would do; other calls of this writer may run meanwhile.
 
-        Cancellation: between two mailboxes, at the latest.
+        Cancellation takes effect between two mailboxes at the latest.
 
         :param pause: awaited before each mailbox; it may wait until there is time.
-        :raises Unsupported: a Dovecot may be beside.
+        :raises Unsupported: a Dovecot may write the store, too.
         """
         if not self.options.alone:
             raise Unsupported("next to a Dovecot only Dovecot cleans up")
@@ -436,17 +437,17 @@ class StoreWriter:
     async def purge(self, *, dry_run: bool = False, report: Report | None = None) -> Purged:
         """mdbox: give back the bytes of messages that no mailbox has.
 
-        :param dry_run: change nothing; tell what would be given back.
+        :param dry_run: change nothing; count the bytes that would be given back.
         :param report: called after each file.
-        :raises Unsupported: an sdbox, or a Dovecot may be beside.
+        :raises Unsupported: an sdbox, or a Dovecot may write the store, too.
         """
         return await purge(self._work, dry_run=dry_run, report=report)
 
     @asynccontextmanager
     async def held(self, name: str) -> AsyncIterator[Callable[[Iterable[int]], Sequence[int]]]:
-        """Hold the lock of a mailbox: nobody changes it meanwhile, also not this writer.
+        """Hold the lock of a mailbox: meanwhile no process changes it, and this writer doesn't either.
 
-        Gives a function: those of some uids that the mailbox has, ascending.
+        Gives a function that returns those of some uids that the mailbox has, ascending.
         """
         async with self._work.mailbox(name) as index:
             yield partial(visible, index.state)
