@@ -1,10 +1,10 @@
-"""What a finding advises: steps in the order of what they can cost.
+"""The advice in a finding: steps, the least risky first.
 
-Each advice is one line.  What only reads comes first (a copy, ``dboxfs rescue``, a restored file); what
-changes the store comes behind it; ``doveadm force-resync`` comes last, with what it drops.  Dovecot repairs
-what it stumbles over without being asked, so the copy has to be made before Dovecot opens the store again.
+Each advice is one line.  Steps that only read come first (a copy, ``dboxfs rescue``, a restored file); steps
+that change the store follow; ``doveadm force-resync`` comes last, with a word on the data that it drops.
+Dovecot repairs damage as soon as it meets it, so the copy must be made before Dovecot opens the store again.
 
-Source of what force-resync drops: recovery sections 2 to 4.
+Source for the data that force-resync drops: recovery sections 2 to 4.
 """
 
 from __future__ import annotations
@@ -27,17 +27,20 @@ REVIVES: Final = "it brings back expunged messages that were not purged, and dro
 
 
 def rescue_first(drops: str) -> str:
-    """Copy, rescue, and at the very end force-resync, which *drops* something."""
+    """Copy, rescue, and force-resync at the very end; *drops*: the data that force-resync drops, in words."""
     return f"{RESCUE}; {FORCE_RESYNC} only at the very end: {drops}"
 
 
 def restore_first(what: str, drops: str = DROPS_MISSING) -> str:
-    """Restore *what* from a backup, before Dovecot's repair *drops* something for good."""
+    """Restore *what* from a backup before Dovecot's repair; *drops*: the data that the repair drops."""
     return f"restore {what} from a backup before any {FORCE_RESYNC}: {drops}"
 
 
 def recount(why: str) -> str:
-    """Only force-resync mends it, and it is harmless where nothing else is wrong; *why*: what it does."""
+    """Advice where only force-resync helps, and harms nothing once all other errors are mended.
+
+    :param why: the effect of force-resync, in words.
+    """
     return (
         f"mend all other errors first, {COPY.removesuffix(' before Dovecot opens it again')}; "
         f"then {FORCE_RESYNC}, which {why}: {DROPS_DAMAGED}"
@@ -45,7 +48,7 @@ def recount(why: str) -> str:
 
 
 def elsewhere(location: Location) -> str:
-    """Where an index may be that isn't where the location says."""
+    """Advice for an index that is not where *location* says."""
     if location.index is None:
         return "if the indexes lie elsewhere, give INDEX=DIR (Dovecot 2.4: mail_index_path)"
     return f"see that INDEX={location.index} is right"

@@ -1,7 +1,7 @@
 """Copies of damaged files that Dovecot kept when it repaired them: ``u.N.broken``, ``m.N.broken``.
 
-Dovecot's repair drops what it can't make out (recovery section 3); the copy still has it.  So what is in such
-a copy is compared with the store: it may only go if every message of it is there.
+Dovecot's repair drops messages that it can't read (recovery section 3); the copy still has them.  So the
+check compares the copy with the store: the copy may only be removed if the store has all of its messages.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _CHUNK = 256 << 10
 async def broken_findings(
     fs: FileSystem, location: Location, boxes: Sequence[Index], guids: Container[bytes]
 ) -> list[Finding]:
-    """Look into all of them.
+    """Compare every ``.broken`` copy with the store; one finding for each copy.
 
-    :param guids: 16 bytes for each message that the store has.
+    :param guids: the guids of all messages in the store, 16 bytes each.
     """
     findings = []
     for directory, box in _directories(location, boxes):
         try:
             names = sorted(entry.name for entry in await fs.listdir(directory))
         except OSError:
-            continue  # whose directory it is, is looked at elsewhere
+            continue  # the check of the mailbox or of the storage reports this directory
         for name in names:
             if BROKEN.fullmatch(name):
                 path = os.path.join(directory, name)

@@ -1,11 +1,12 @@
 """The whole check of a store.
 
 The order: the tree; leftovers; sdbox: each mailbox with its files; mdbox: each ``m.N`` with the map, then all
-mailboxes with the map.  Indexes are read again before each comparison, mailboxes before the map, as any
-reader does it; what seems wrong is looked at again as long as others change the store (``findings``).
+mailboxes with the map.  The check reads the indexes again before each comparison, the mailboxes before the
+map, as every reader does.  While other processes change the store, it looks again at each apparent problem
+(``findings``).
 
-Nothing is written, nothing is locked.  Memory: index states and guids, together some 450
-bytes a message, and a few chunks of files.
+The check writes nothing and takes no lock.  Memory: index states and guids, together some 450 bytes a
+message, and a few chunks of files.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from dboxfs.tools.check.tree import tree_findings
 from dboxfs.util.uid_ranges import uid_ranges
 
 LOOK_AGAIN_AFTER = (0.5, 1.0, 2.0)
-"""Seconds between the looks at what seems wrong while the store is in use."""
+"""Seconds to wait before each further look at an apparent problem, while the store is in use."""
 
 _ROUNDS = 8
 
@@ -48,8 +49,8 @@ _ROUNDS = 8
 class CheckOptions:
     """How to check.
 
-    :param texts: read every text (and decompress it); without, only sizes and metadata are compared.
-    :param patience: seconds to wait before each further look at what seems wrong in a store in use.
+    :param texts: read and decompress every text; if False, compare only sizes and metadata.
+    :param patience: seconds to wait before each further look at an apparent problem in a store in use.
     """
 
     texts: bool = True
@@ -58,8 +59,10 @@ class CheckOptions:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What was looked at: numbers, and bytes that were read.  ``external``: messages whose attachments are
-    files of their own."""
+    """Numbers of mailboxes and messages that were checked, and of bytes that were read.
+
+    ``external``: messages whose attachments are files of their own.
+    """
 
     mailboxes: int
     messages: int
@@ -77,10 +80,10 @@ async def check_store(
     options: CheckOptions | None = None,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> Checked:
-    """Check everything; every finding is given to *emit* as soon as it is sure.
+    """Check everything; *emit* gets every finding as soon as it is certain.
 
-    :param progress: called now and then with the messages that were looked at, about how many there are, and
-        the bytes that were read.
+    :param progress: called now and then with the number of messages that were checked, the approximate number
+        of all messages, and the number of bytes that were read.
     :raises NoSuchStore: the root can't be read.
     """
     return await _Check(fs, location, emit, options or CheckOptions(), progress).run()
@@ -136,7 +139,7 @@ class _Check:
             self._emit(finding)
 
     async def _singles(self, boxes: Sequence[Index]) -> set[bytes]:
-        """Gives the guids of all messages that were found."""
+        """Check an sdbox; returns the guids of all messages that were found."""
         texts: list[Text] = []
         for box in boxes:
             await read_index(self._fs, box)
@@ -151,7 +154,7 @@ class _Check:
         return {text.guid for text in texts}
 
     async def _storage(self, boxes: Sequence[Index]) -> set[bytes]:
-        """Gives the guids of all messages that the map has."""
+        """Check an mdbox; returns the guids of all messages that the map has and that were read."""
         index = map_index(self._fs, self._location)
         live = bool(self._options.patience)
         for box in boxes:
@@ -229,7 +232,7 @@ class _Check:
 
 
 def _same_guid(boxes: Sequence[Index]) -> list[Finding]:
-    """Mailboxes that are copies of each other's directory."""
+    """Mailboxes that share a guid: the directory of one is a copy of the other's."""
     first: dict[bytes, Index] = {}
     findings = []
     for box in boxes:

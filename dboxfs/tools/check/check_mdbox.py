@@ -36,10 +36,11 @@ from dboxfs.util.uid_ranges import uid_ranges
 
 @dataclass(frozen=True, slots=True)
 class _Scan:
-    """What is in a file.
+    """The contents of a file.
 
-    ``refused``: why a reader doesn't show a message that the map has, by its offset.  ``header``: what of the
-    file's header line makes it so.  ``changing``: another process may be writing the file.
+    ``refused``: why a reader doesn't show a message that the map has, by the message's offset.  ``header``:
+    the fault in the file's header line that causes this.  ``changing``: another process may be writing the
+    file.
     """
 
     items: list[Found | Gap]
@@ -52,10 +53,10 @@ class _Scan:
 class StorageCheck:
     """The check of the storage, file by file.
 
-    :param live: others may be appending to its files at this moment.
-    :param owners: the mailbox records, to name messages by.
-    :ivar guids: 16 bytes for each map uid whose message was read.
-    :ivar unmapped: whole messages in each file, by file id, while there is no map that could have them.
+    :param live: other processes may be appending to its files at this moment.
+    :param owners: the mailbox records, to name messages by mailbox and uid.
+    :ivar guids: the guid (16 bytes) of each message that was read, by map uid.
+    :ivar unmapped: number of whole messages in each file, by file id, while the map is missing or empty.
     """
 
     fs: FileSystem
@@ -68,7 +69,7 @@ class StorageCheck:
     unmapped: dict[int, int] = field(default_factory=dict)
 
     async def files(self) -> tuple[dict[int, list[str]], list[Finding]]:
-        """The ``m.N`` that are there, by file id: where each is; and directories that can't be read."""
+        """The paths of the ``m.N`` files by file id, and findings for directories that can't be read."""
         files: dict[int, list[str]] = {}
         findings = []
         for directory in (self.location.storage, self.location.alt_storage):
@@ -93,7 +94,7 @@ class StorageCheck:
         return set(np.unique(MapIndex(state).file_ids).tolist()) if state is not None else set()
 
     async def look(self, file_id: int) -> list[Finding]:
-        """Everything that is wrong with one file and the map's records of it at this moment."""
+        """All problems of one file and of the map's records for it, at this moment."""
         await read_index(self.fs, self.map)
         places = _places(self.map, file_id)
         paths = await self._paths(file_id)
@@ -139,7 +140,7 @@ class StorageCheck:
     def _whole_file(
         self, code: str, path: str, places: list[MapRecord], why: str, todo: str
     ) -> list[Finding]:
-        """What concerns all messages of a file: one finding for each mailbox that has some of them."""
+        """A problem of all messages in a file: one finding for each mailbox that has some of them."""
         needed = [place.map_uid for place in places if place.refcount]
         findings = []
         for group in self.owners.groups(needed):
@@ -156,7 +157,7 @@ class StorageCheck:
         return findings
 
     async def _scan(self, path: str, places: list[MapRecord]) -> _Scan:
-        """Read a file, and ask a reader about each message that the map has in it."""
+        """Read a file, and test for each message that the map has in it whether a reader would show it."""
         chunk = CHUNK if self.tally.texts else SPARSE_CHUNK
         known = [MapPlace(place.offset, place.size) for place in places]
         ends = {place.offset: place.offset + place.size if place.size else 0 for place in places}
@@ -184,7 +185,7 @@ class StorageCheck:
         items, refused = scan.items, scan.refused
         messages = {item.offset: item for item in items if isinstance(item, Found) and not item.inside}
         gaps = [item for item in items if isinstance(item, Gap)]
-        if scan.header is not None:  # it makes all messages unreadable: told once for each mailbox
+        if scan.header is not None:  # all messages are unreadable: report it once for each mailbox
             hit = [place for place in places if place.offset in refused]
             findings += self._whole_file("file-header", path, hit, scan.header, rescue_first(DROPS_BEHIND))
             gaps = [gap for gap in gaps if gap.offset]
@@ -252,7 +253,10 @@ def _places(index: Index, file_id: int) -> list[MapRecord]:
 
 
 def _under_way(finding: Finding, end: int) -> Finding:
-    """What stands behind the last record of the map in a file that is being written is a save."""
+    """*finding* as a note if it is about bytes behind *end*, the end of the map's last record.
+
+    For a file that another process is writing: such bytes are a save that is going on.
+    """
     if finding.offset is None or finding.offset < end or finding.map_uid is not None:
         return finding
     return replace(finding, severity=Severity.NOTE, code="under-way")

@@ -39,7 +39,7 @@ _CHUNK = 256 << 10
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A message that was read.  ``guid``: 16 bytes.  ``size``: of its plain text, -1: it was not read."""
+    """A message that was read.  ``guid``: 16 bytes.  ``size``: bytes of its plain text; -1: text not read."""
 
     guid: bytes
     size: int
@@ -50,8 +50,9 @@ class Text:
 
 @dataclass(slots=True)
 class SinglesCheck:
-    """The check of one mailbox.  It may be asked again: what was found to be good is not read again.
+    """The check of one mailbox.  :meth:`look` may be called again: it skips messages that were good before.
 
+    :ivar good: uids of the messages that were good.
     :ivar texts: every message that was read.
     """
 
@@ -63,7 +64,7 @@ class SinglesCheck:
     texts: list[Text] = field(default_factory=list)
 
     async def look(self) -> list[Finding]:
-        """Everything that is wrong with index and files at this moment."""
+        """All problems of the index and the files at this moment."""
         await read_index(self.fs, self.index)
         findings = mailbox_findings(self.index, self.location.kind)
         files = await self._files(findings)
@@ -85,7 +86,7 @@ class SinglesCheck:
         return findings
 
     async def _files(self, findings: list[Finding]) -> dict[int, str]:
-        """The message files by uid: where each is."""
+        """The paths of the message files by uid; adds to *findings* the directories that can't be read."""
         assert self.index.mailbox is not None
         files: dict[int, str] = {}
         primary = self.location.mailbox_path(self.index.mailbox)
@@ -186,7 +187,9 @@ class SinglesCheck:
         return Who(f"{self.index.what}/{uid}", self.index.mailbox, uid, single=True)
 
     async def _scan(self, path: str) -> tuple[list[Found | Gap], str | None, str | None]:
-        """What is in a file; why a reader refuses its message, and what of its header line makes it do so."""
+        """The contents of a file; why a reader refuses its message; the fault in the header line that is
+        the cause.  None: the reader accepts it, or the header line is not the cause.
+        """
         chunk = _CHUNK if self.tally.texts else SPARSE_CHUNK
         refused = misled = None
         async with open_window(self.fs, path, chunk) as window:

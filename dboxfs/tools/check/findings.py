@@ -1,8 +1,8 @@
-"""What a check finds, and how it is sure of it while others change the store.
+"""The findings of a check, and how the check makes sure of them while other processes change the store.
 
-Dovecot and dboxfs change a store in steps, and between two of them things look wrong that are not: a file
-that has no record yet, a count that is one too high.  So whatever seems wrong is looked at again after a
-while, if the store was changed lately, and only what stays is reported (:func:`settled`).
+Dovecot and dboxfs change a store in steps.  Between two steps a correct store can look wrong: a file has no
+record yet, or a count is one too high.  So if the store was changed lately, the check looks again after a
+while, and reports only the problems that are still there (:func:`settled`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import trio
 from dboxfs.util.uid_ranges import uid_ranges
 
 MOST_OF_A_KIND = 100
-"""Findings of one kind in one mailbox or file that are told one by one."""
+"""Findings of one kind in one mailbox or file that are reported one by one; one more counts the others."""
 
 
 class Severity(enum.Enum):
-    """How bad it is.
+    """How serious a finding is.
 
     ERROR: messages can't be read or reached, or may get lost.  WARNING: something is left over or contradicts
-    itself, and no message is in danger now.  NOTE: a normal state that is good to know.
+    itself, but no message is in danger now.  NOTE: a normal state that is good to know.
     """
 
     ERROR = "error"
@@ -34,11 +34,11 @@ class Severity(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was found.
+    """One problem or state that the check reports.
 
-    ``code``: its kind, for programs.  ``path``: the file it is about; ``offset``: where in it (bytes), None:
-    nowhere in particular.  ``what``: in plain words.  ``todo``: what to do about it.  ``mailbox``: storage
-    name.  ``count``: how many things it stands for.
+    ``code``: its kind, for programs.  ``path``: the file it is about; ``offset``: the place in the file
+    (bytes), or None.  ``what``: the problem in plain words.  ``todo``: the advice.  ``mailbox``: storage
+    name.  ``count``: number of messages or other things that it stands for.
     """
 
     severity: Severity
@@ -54,7 +54,7 @@ class Finding:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What makes it the same finding when one looks again."""
+        """Two looks found the same problem if their findings have equal keys."""
         return (self.code, self.path, self.offset, self.mailbox, self.uid, self.map_uid)
 
 
@@ -62,7 +62,7 @@ Look = Callable[[], Awaitable[list[Finding]]]
 
 
 def fewer(findings: Iterable[Finding]) -> list[Finding]:
-    """At most :data:`MOST_OF_A_KIND` of each kind in each mailbox or file; one names the others."""
+    """At most :data:`MOST_OF_A_KIND` of each kind in each mailbox or file; one more stands for the rest."""
     kept: list[Finding] = []
     more: dict[tuple[str, str], list[Finding]] = {}
     seen: Counter[tuple[str, str]] = Counter()
@@ -92,10 +92,10 @@ def _together(rest: list[Finding]) -> Finding:
 async def settled(
     look: Look, patience: Sequence[float], touched: Callable[[], Awaitable[bool]]
 ) -> list[Finding]:
-    """What *look* finds again and again.
+    """The findings that every look has in common, and the notes of the last look; :func:`fewer` applied.
 
     :param patience: seconds to wait before each further look.
-    :param touched: whether something was changed lately.
+    :param touched: whether the store was changed lately; if not, there is no further look.
     """
     findings = await look()
     for delay in patience:

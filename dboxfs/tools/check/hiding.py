@@ -1,6 +1,6 @@
-"""Mail that the store has and does not show: where its indexes, or INBOX, may be.
+"""Findings for mail that the store has and does not show, since its indexes or INBOX are elsewhere or lost.
 
-:mod:`dboxfs.store.hidden` finds the reasons; a mount warns of them, and a conversion refuses to go on.
+:mod:`dboxfs.store.hidden` finds the causes; a mount warns of them, and a conversion refuses to go on.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from dboxfs.tools.check.indexes import Index
 async def hidden_findings(
     fs: FileSystem, location: Location, boxes: Sequence[Index], mapping: Index | None, *, mail: bool
 ) -> list[Finding]:
-    """Why mail may be hidden.
+    """One finding for each cause for which mail may be hidden.
 
-    :param boxes: the indexes of all mailboxes, read.
-    :param mapping: the map of an mdbox, read after them.
+    :param boxes: the indexes of all mailboxes, already read.
+    :param mapping: the map of an mdbox, read after them; None: an sdbox.
     :param mail: the store has messages.
     """
     states = {box.mailbox: box.state for box in boxes if box.mailbox is not None and box.error is None}
@@ -35,11 +35,11 @@ async def hidden_findings(
     try:
         found = await hidden_mail(fs, location, states, unread=unread, storage=storage, unlisted=unlisted)
     except (CorruptFile, OSError):
-        return []  # of the map, which was told
+        return []  # the map can't be read: the check of the references reports that
     finally:
         if storage is not None:
             storage.close()
-    told = {Cause.NO_INDEX} if location.kind is Kind.SDBOX else set()  # with each mailbox
+    told = {Cause.NO_INDEX} if location.kind is Kind.SDBOX else set()  # reported for each mailbox already
     return [_finding(one, mail=mail) for one in found if one.cause not in told]
 
 

@@ -1,4 +1,4 @@
-"""One index: what of it can be read, and what is wrong with it in itself."""
+"""One index by itself: whether it can be read, and its problems that show without any other file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ _LARGEST_CACHE = 64 << 20
 class Index:
     """An index of the store.  ``mailbox``: its storage name; None: the map, or the list of mailboxes.
 
-    ``state``: None: there is none, or it can't be read (then ``error`` says why).
+    ``what``: its name in messages.  ``state``: None: there is no index, or it can't be read (then ``error``
+    says why).  ``log_size``: bytes.
     """
 
     files: IndexFiles
@@ -70,7 +71,7 @@ async def read_index(fs: FileSystem, index: Index) -> None:
 
 
 def index_findings(index: Index) -> list[Finding]:
-    """What is wrong with an index that was read (or could not be), whatever it is the index of."""
+    """Problems of an index, of a mailbox or the map, that :func:`read_index` has read or could not read."""
     state, found = index.state, index.found
     if index.error is not None:
         offset = index.error.offset if isinstance(index.error, CorruptFile) else None
@@ -100,7 +101,7 @@ def index_findings(index: Index) -> list[Finding]:
 
 
 def mailbox_findings(index: Index, kind: Kind) -> list[Finding]:
-    """The same, and what is wrong with it as the index of a mailbox."""
+    """The findings of :func:`index_findings`, and those that only the index of a mailbox can have."""
     findings = index_findings(index)
     state, header, found = index.state, index.header, index.found
     if state is None:
@@ -161,7 +162,7 @@ async def list_index_findings(fs: FileSystem, location: Location) -> list[Findin
 
 
 async def version_findings(fs: FileSystem, location: Location) -> list[Finding]:
-    """Whether it can be read which dbox version new messages get."""
+    """Whether the record of the dbox version for new messages can be read."""
     try:
         await recorded_version(fs, location)
     except (CorruptFile, OSError) as exc:

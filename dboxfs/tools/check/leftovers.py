@@ -1,4 +1,4 @@
-"""Files that nobody needs any more, and files that say that something was not finished."""
+"""Files that are no longer needed, and files that show that an operation was not finished."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def _directory(
     try:
         entries = await fs.listdir(directory)
     except OSError:
-        return []  # whose directory it is, is looked at elsewhere
+        return []  # other parts of the check report directories that can't be read
     paths = [os.path.join(directory, entry.name) for entry in entries if _is_suspect(entry.name)]
     answers = await fs.peek([Peek(path, ()) for path in paths])
     now = time.time()

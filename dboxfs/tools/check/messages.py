@@ -1,4 +1,4 @@
-"""What a scan of a dbox file found, in words: for one message, and for what is none."""
+"""Findings from the scan of a dbox file: about one message, and about bytes that are no message."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _SAYS = {
 
 @dataclass(frozen=True, slots=True)
 class Who:
-    """Which message it is: in words, and by numbers as far as they are known.
+    """Identifies a message: in words, and by its numbers as far as they are known.
 
-    ``needed``: some mailbox has it.  ``single``: it has a file of its own (sdbox).
+    ``needed``: some mailbox has the message.  ``single``: the message has a file of its own (sdbox).
     """
 
     text: str
@@ -42,12 +42,12 @@ class Who:
 
     @property
     def repair(self) -> str:
-        """What to do about a damaged record or text."""
+        """The advice for a damaged record or text."""
         return rescue_first(DROPS_DAMAGED if self.single else DROPS_BEHIND)
 
 
 def message_findings(found: Found, path: str, who: Who, refused: str | None) -> list[Finding]:
-    """What is wrong with a message in itself.
+    """Problems of a message by itself.
 
     :param refused: why a reader doesn't show it (:mod:`~dboxfs.tools.check.readable`); None: it does.
     """
@@ -83,7 +83,7 @@ def message_findings(found: Found, path: str, who: Who, refused: str | None) -> 
 
 
 def gap_finding(gap: Gap, path: str, who: Who | None = None) -> Finding:
-    """Bytes that are no message.  *who*: whose file it is (sdbox)."""
+    """Bytes that are no message.  *who*: the message of the file (sdbox); None: an ``m.N``."""
     severity = Severity.ERROR if gap.offset == 0 else Severity.WARNING
     code = "file-header" if gap.offset == 0 else "garbage"
     if who is not None:
@@ -97,7 +97,7 @@ async def attachment_findings(
     """Whether the external attachments of a message are there.
 
     :param directory: Dovecot's ``mail_attachment_dir``.
-    :param suffix: what follows the path in the file name (sdbox).
+    :param suffix: the end of the file name, behind the path of the reference (sdbox; mdbox: empty).
     """
     value = found.metadata.ext_refs if found.metadata is not None else None
     if value is None:
@@ -105,7 +105,7 @@ async def attachment_findings(
     try:
         refs = parse_ext_refs(value)
     except FormatError:
-        return []  # the message's own findings say so
+        return []  # message_findings reports it
     paths = [os.path.join(directory, ref.path + suffix) for ref in refs]
     answers = await fs.peek([Peek(one, ()) for one in paths])
     findings = []

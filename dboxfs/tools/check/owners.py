@@ -1,4 +1,4 @@
-"""Which mailboxes have which messages of an mdbox: findings about the storage name mailboxes and uids."""
+"""Which mailboxes have which messages of an mdbox: findings about the storage name mailbox and uid."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from dboxfs.tools.check.findings import Finding
 from dboxfs.tools.check.indexes import Index
 
 MOST_NAMED = 8
-"""Places of one message that are named one by one."""
+"""Mailbox records of one message that a finding names one by one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Messages of one mailbox; ``box`` None: of none.  ``uids``: ascending, without a mailbox map uids."""
+    """Messages of one mailbox.  ``uids``: ascending.
+
+    ``box`` None: messages that no mailbox has; ``uids`` are map uids.
+    """
 
     box: Index | None
     uids: list[int]
 
 
 class Owners:
-    """A snapshot of all mailbox records, to be asked by map uid.  Memory: 12 bytes a record."""
+    """A snapshot of all mailbox records, looked up by map uid.  Memory: 12 bytes a record."""
 
     def __init__(self, boxes: Sequence[Index]) -> None:
         self._boxes = boxes
@@ -51,7 +54,7 @@ class Owners:
         return [(self._boxes[self._whose[at]], int(self._uids[at])) for at in range(first, last)]
 
     def groups(self, wanted: Iterable[int]) -> list[Group]:
-        """The records of many map uids, mailbox by mailbox; last the map uids that no mailbox has."""
+        """The records of many map uids by mailbox; the last group holds the map uids that no mailbox has."""
         asked = np.array(sorted(set(wanted)), np.uint32)
         rows = np.flatnonzero(np.isin(self._map_uids, asked))
         found = [
@@ -62,7 +65,7 @@ class Owners:
         return [*found, Group(None, nobody)] if nobody else found
 
     def named(self, finding: Finding) -> Finding:
-        """*finding* with the mailboxes and uids of the message, if it only tells a map uid."""
+        """*finding* with the mailboxes and uids of its message, if it only has a map uid."""
         if finding.map_uid is None or finding.mailbox is not None:
             return finding
         places = self.of(finding.map_uid)

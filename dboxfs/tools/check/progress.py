@@ -1,4 +1,4 @@
-"""What a check has looked at so far; and whether others are changing the store meanwhile."""
+"""Counts of a running check; and whether other processes are changing the store meanwhile."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from dboxfs.store.salvage import Found
 from dboxfs.tools.check.messages import Who
 
 LATELY = 120.0
-"""Seconds for which a change of a file counts as one that may be going on."""
+"""Seconds after the last change of a file during which another process may still be changing it."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """Counts.  ``texts``: whether texts are read.  ``messages``, ``bytes``: so far.  ``of``: messages that
-    the indexes have.
+    """Counts of a check.
 
-    ``external``: messages with attachments in files of their own.  ``encrypted``: which ones are.
+    ``texts``: whether texts are read.  ``report``: called after each file.  ``messages``, ``bytes``: checked
+    and read so far.  ``of``: number of messages in the indexes.  ``external``: number of messages with
+    attachments in files of their own.  ``encrypted``: the encrypted messages.
     """
 
     texts: bool
@@ -31,7 +32,7 @@ class Tally:
     encrypted: set[Who] = field(default_factory=set)
 
     def message(self, found: Found, who: Who) -> None:
-        """A message was looked at."""
+        """Count a message that was checked."""
         self.messages += 1
         if found.metadata is not None and found.metadata.ext_refs is not None:
             self.external += 1
@@ -39,13 +40,13 @@ class Tally:
             self.encrypted.add(who)
 
     def read(self, count: int) -> None:
-        """Bytes of a file were read."""
+        """Count *count* bytes that were read from a file."""
         self.bytes += count
         self.report(self)
 
 
 async def touched(fs: FileSystem, paths: list[str]) -> bool:
-    """Whether one of *paths* was changed lately (or in the future, by another clock)."""
+    """Whether one of *paths* was changed lately.  A date in the future (another clock) counts as lately."""
     found = await fs.peek([Peek(path, ()) for path in paths])
     now = time.time()
     return any(isinstance(one, PeekResult) and now - one.stat.st_mtime < LATELY for one in found)

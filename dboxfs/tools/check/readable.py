@@ -1,9 +1,10 @@
 """Whether a reader would show a message: the same rules by which a mount opens it.
 
-A scan (:mod:`dboxfs.store.salvage`) finds messages that a reader refuses: it looks for them, a reader only
-believes header, map and metadata.  So check asks the reader's own parser about every message
+A scan (:mod:`dboxfs.store.salvage`) searches the file, so it finds messages that a reader refuses: a reader
+only believes header, map and metadata.  So the check runs the reader's own parser on every message
 (:func:`~dboxfs.store.stored_record.parse_record`) and compares the text with the size that a body would have
-(:func:`~dboxfs.store.body.open_body`); whatever they refuse is EIO in a mount, and an error here.
+(:func:`~dboxfs.store.body.open_body`).  A message that one of them refuses is EIO in a mount, and an error
+here.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ _LONGEST_LINE = 1100
 
 @dataclass(frozen=True, slots=True)
 class ReadableFile:
-    """What a reader makes of one file.
+    """One file as a reader sees it.
 
-    ``header``: of the file.  ``damage``: why its header line can't be read, None: it can.  ``single``: the
-    file has one message (sdbox), which ends somewhere before its end.
+    ``header``: the file's header.  ``damage``: why its header line can't be read; None: it can.  ``single``:
+    the file has one message (sdbox), which ends somewhere before the end of the file.
     """
 
     window: Window
@@ -41,9 +42,9 @@ class ReadableFile:
     single: bool
 
     async def refuses(self, found: Found, end: int) -> str | None:
-        """Why *found* can't be read, in words; None: it can.
+        """Why a reader can't read *found*, in words; None: it can.
 
-        :param end: where its record ends: the end of the file (sdbox), or what the map says.
+        :param end: the end of its record: the end of the file (sdbox), or the offset that the map gives.
         :raises OSError: the file can't be read.
         """
         if self.damage is not None and (self.single or found.version != 3):
@@ -57,7 +58,8 @@ class ReadableFile:
         return None
 
     def misled_by(self, found: Found) -> str | None:
-        """What of the header line makes a reader refuse *found*, which is as it should be; None: nothing."""
+        """The fault in the header line that makes a reader refuse the good message *found*; None: it is good.
+        """
         said = self.header.message_header_size
         if self.damage is not None or self.header.version == 3 or found.version == 3:
             return None
@@ -96,20 +98,23 @@ async def open_reader(window: Window, *, single: bool) -> ReadableFile:
 
 
 def _check_body(record: Record, measured: Measured | None) -> None:
-    """See :func:`dboxfs.store.body.open_body` and ``CompressedBody``."""
+    """Compare the size of the text with the metadata, as :func:`dboxfs.store.body.open_body` does.
+
+    :raises FormatError: a reader would refuse the text.
+    """
     if record.encrypted:
-        return  # nothing of it can be counted
+        return  # the size of a ciphertext's plain text can't be checked
     value = record.metadata.ext_refs
     refs = parse_ext_refs(value) if value is not None else ()
     inner = record.size - sum(ref.size for ref in refs)
     coded = record.compression is not None or record.encrypted
-    if record.doubtful and measured is not None:  # the text has told what it is
+    if record.doubtful and measured is not None:  # the scan has seen in the text how it is coded
         coded = measured.compression is not None or measured.encrypted
     if not coded:
         if inner != record.stored_size:
             raise FormatError(record.offset, f"stored {record.stored_size} bytes, expected {inner}")
     elif measured is None or measured.encrypted:
-        return  # nothing is known of its text
+        return  # the scan did not read the text, or it is encrypted
     elif measured.error is not None:
         raise FormatError(record.offset, f"the text can't be decompressed: {measured.error}")
     elif measured.plain != inner:

@@ -36,8 +36,8 @@ from dboxfs.tools.check.messages import Who
 class ReferencesCheck:
     """The check of all indexes of an mdbox.
 
-    :param names: guids of the messages that were read, by map uid.
-    :param unmapped: whole messages in each file, by file id, if the map is missing or empty.
+    :param names: guids (16 bytes) of the messages that were read, by map uid.
+    :param unmapped: number of whole messages in each file, by file id, if the map is missing or empty.
     """
 
     fs: FileSystem
@@ -48,7 +48,7 @@ class ReferencesCheck:
     unmapped: Mapping[int, int]
 
     async def look(self) -> list[Finding]:
-        """Everything that is wrong at this moment.  The map is read last: it may only be newer."""
+        """All problems at this moment.  The map is read last, so it is never older than the mailboxes."""
         for box in self.boxes:
             await read_index(self.fs, box)
         await read_index(self.fs, self.map)

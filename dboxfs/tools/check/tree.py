@@ -1,4 +1,4 @@
-"""The directory tree of the mailboxes: what can't be read of it, and what Dovecot doesn't show of it."""
+"""The directory tree of the mailboxes: directories that can't be read, and mailboxes that Dovecot hides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INBOX = "INBOX"
 
 
 async def tree_findings(fs: FileSystem, location: Location, tree: TreeDirectory) -> list[Finding]:
-    """Everything that is wrong with *tree*, which :func:`~dboxfs.store.tree.scan_tree` has made."""
+    """All problems of *tree*, which :func:`~dboxfs.store.tree.scan_tree` has made."""
     findings: list[Finding] = []
     for folder in tree.walk():
         shown = location.display_name(folder.name)
@@ -42,7 +42,7 @@ async def tree_findings(fs: FileSystem, location: Location, tree: TreeDirectory)
 
 
 def _unlisted(location: Location, what: str) -> Finding:
-    """Something of the list index that leads to no mailbox (LAYOUT=index)."""
+    """An entry of the list index that leads to no mailbox (LAYOUT=index)."""
     path = location.list_index_path
     todo = "restore it from a backup; else dboxfs rescue finds the mailboxes by their own names"
     return Finding(Severity.ERROR, "list-index", path, what, todo)

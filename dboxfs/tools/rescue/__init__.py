@@ -1,15 +1,15 @@
-"""``dboxfs rescue``: a store made anew from the dbox files of a damaged one, which is only read.
+"""``dboxfs rescue``: makes a new store from the dbox files of a damaged one, which it only reads.
 
-* :mod:`~dboxfs.tools.rescue.rescue`: the whole way,
-* :mod:`~dboxfs.tools.rescue.events`: what it reports,
-* :mod:`~dboxfs.tools.rescue.loose`: the files of no store,
-* :mod:`~dboxfs.tools.rescue.index_facts`: what the indexes still know,
-* :mod:`~dboxfs.tools.rescue.rows`: every message that the files have, in a few bytes each,
-* :mod:`~dboxfs.tools.rescue.scan_files`: the files, read,
-* :mod:`~dboxfs.tools.rescue.place`: which message belongs where,
+* :mod:`~dboxfs.tools.rescue.rescue`: the whole rescue, step by step,
+* :mod:`~dboxfs.tools.rescue.events`: its reports,
+* :mod:`~dboxfs.tools.rescue.loose`: message files without a store,
+* :mod:`~dboxfs.tools.rescue.index_facts`: the facts that the indexes still have,
+* :mod:`~dboxfs.tools.rescue.rows`: the table of all messages, in a few bytes each,
+* :mod:`~dboxfs.tools.rescue.scan_files`: reads the files,
+* :mod:`~dboxfs.tools.rescue.place`: finds the mailbox of each message,
 * :mod:`~dboxfs.tools.rescue.sources`: the text of a message, to be saved
   (:mod:`~dboxfs.tools.packing`, :mod:`~dboxfs.tools.guarded`),
-* :mod:`~dboxfs.tools.rescue.write_store`: the new store, written.
+* :mod:`~dboxfs.tools.rescue.write_store`: writes the new store.
 """
 
 from dboxfs.tools.rescue.events import LOSSES, Event, Rescued

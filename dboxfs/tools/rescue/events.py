@@ -1,4 +1,4 @@
-"""What a rescue reports."""
+"""The reports of a rescue: events one by one, and the result."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that was lost, or could not be known, or had to be guessed.
+    """Something that was lost, is not known, or had to be guessed.
 
-    ``code``: its kind, for programs.  ``what``: in plain words.  ``path``, ``offset`` (bytes): what it is
-    about.  ``mailbox``: storage name.  ``guid``: 16 bytes.  ``salvaged``: bytes of a damaged message's text
-    that are there.
+    ``code``: its kind, for programs.  ``what``: in plain words.  ``path``, ``offset`` (bytes): the place that
+    it is about.  ``mailbox``: storage name.  ``guid``: 16 bytes.  ``salvaged``: bytes of a damaged message's
+    text that are left.
     """
 
     code: str
@@ -44,18 +44,18 @@ LOSSES = frozenset(
         "pop3",
     }
 )
-"""Kinds of events after which the new store is not all that the old one was."""
+"""Kinds of events that mean: something of the old store is missing or uncertain in the new one."""
 
 
 @dataclass(slots=True)
 class Rescued:
-    """What came of it.
+    """The result of a rescue.
 
-    ``messages``: saved, each once; ``copies``: further places of them.  ``damaged``: texts in the mailbox for
-    damaged ones.  ``unplaced``: saved to the mailbox that the message itself names, or INBOX, since no index
-    knows them.  ``expunged``: not brought back, since the map says that nobody has them.  ``twins``: second
-    copies of a message, left out.  ``bytes``: of the files that were read.  ``version``: dbox version of the
-    new store.  ``events``: by kind.
+    ``messages``: saved messages, each counted once; ``copies``: further mailbox records of them.
+    ``damaged``: texts saved to the mailbox for damaged messages.  ``unplaced``: messages without a record or
+    a uid of their own, saved where ``place.py`` says.  ``expunged``: not brought back, since the map says
+    that no mailbox has them.  ``twins``: second copies of a message, left out.  ``files``, ``bytes``: that
+    were read.  ``version``: dbox version of the new store.  ``events``: number of events by kind.
     """
 
     mailboxes: int = 0
@@ -72,5 +72,5 @@ class Rescued:
 
     @property
     def complete(self) -> bool:
-        """Nothing was lost, and nothing had to be left unknown."""
+        """Whether nothing was lost and nothing had to be guessed or left unknown (:data:`LOSSES`)."""
         return not any(self.events[code] for code in LOSSES) and not self.unplaced

@@ -1,9 +1,9 @@
-"""What the indexes of a damaged store still know.
+"""The facts that the indexes of a damaged store still have.
 
-An index that can be read is believed.  One that can't gives what is whole of it: the snapshot (or its
-backup), brought up to date by the log as far as that is whole; without a snapshot the log alone, if it begins
-from nothing.  Such a state is not ``fresh``: it may lack the latest changes, so nothing is taken for expunged
-on its word.
+A rescue believes an index that can be read.  Of a damaged one it takes the whole part: the snapshot (or its
+backup), brought up to date by the log as far as the log is whole; without a snapshot the log alone, if the
+log begins with an empty index.  Such a state is not ``fresh``: it may lack the latest changes, so the rescue
+takes no message for expunged because of it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LIMIT = 1 << 31
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a mailbox's index knows of a message.  ``saved``: seconds since the epoch, None: nothing."""
+    """The facts of an index about a message.  ``saved``: seconds since the epoch; None: not known."""
 
     uid: int
     flags: int
@@ -43,8 +43,8 @@ class Known:
 class Box:
     """A mailbox of the old store.
 
-    ``directories``: where its messages may be (sdbox).  ``state``: what is readable of its index; None:
-    nothing.
+    ``directories``: where its messages may be (sdbox).  ``state``: the readable part of its index; None:
+    there is none.  ``fresh``: the index is whole and up to date.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Box:
         return header if header is not None and any(header.guid) else None
 
     def known(self, row: int) -> Known:
-        """The message at a row of the state."""
+        """The facts about the message at a row of the state."""
         state = self.state
         assert state is not None
         dates = save_dates(state)
@@ -80,10 +80,11 @@ class Knowledge:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IndexReferences:
-    """mdbox: who refers to which message, sorted by map uid and by guid.
+    """mdbox: the references of mailbox records to messages, sorted by map uid and by guid.
 
-    ``boxes`` (position) and ``rows`` (in its state) of each reference, ``map_uids`` and ``guids`` of each;
-    then map uids and guids ascending, with the positions of their references.
+    For each reference: ``boxes`` (int64, position of the mailbox), ``rows`` (int64, row in its state),
+    ``map_uids`` (uint32), ``guids`` (S16).  ``sorted_map_uids`` and ``sorted_guids`` are ascending;
+    ``by_map_uid`` and ``by_guid`` (int64) have the positions of their references.
     """
 
     boxes: np.ndarray
@@ -114,7 +115,7 @@ class IndexReferences:
 
 
 async def learn(fs: FileSystem, location: Location, emit: Emit) -> Knowledge:
-    """Read all indexes, as far as that is possible."""
+    """Read all indexes as far as they are readable; *emit* gets an event for each that is not."""
     tree = await scan_tree(fs, location, lambda _: None)
     boxes = []
     for folder in tree.walk():
@@ -176,7 +177,7 @@ async def _read(
 
 
 async def _partly(fs: FileSystem, base_path: str) -> IndexState | None:
-    """What can be read of a damaged index."""
+    """The readable part of a damaged index; None: nothing."""
     paths = (base_path, base_path + ".log", base_path + ".backup")
     found = await fs.peek([Peek(path, ((0, None),), limit=_LIMIT) for path in paths])
     base, log, backup = [one.chunks[0] if isinstance(one, PeekResult) else b"" for one in found]
@@ -214,7 +215,7 @@ def _replayed(state: IndexState, header: LogHeader, log: bytes) -> IndexState:
     try:
         state.apply_log(log[max(state.head_offset, header.hdr_size) :], state.head_offset)
     except FormatError:
-        return state  # as of the last transaction that is whole
+        return state  # up to the last whole transaction
     return state
 
 

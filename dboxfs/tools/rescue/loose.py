@@ -1,6 +1,6 @@
 """Message files without a store around them: loose ``m.N`` or ``u.N``, or a bare ``storage/``.
 
-What comes back from a broken disk is often no more than that.  Indexes beside the files are used.
+Often a broken disk gives back no more than these files.  Indexes beside the files are used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FILE: Final = re.compile(r"([mu])\.[0-9]+(?:\.broken)?")
 def find_source(find: Callable[[], Location], text: str | None) -> Location:
     """The store that *find* gives, or the message files in the directory *text* if it finds none.
 
-    :param text: a mail location or a directory; None: the store is named by something else.
+    :param text: a mail location or a directory; None: the store is given in another way.
     :raises NoSuchStore: there is neither a store nor a message file.
     :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.
     """

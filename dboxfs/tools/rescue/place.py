@@ -1,20 +1,20 @@
-"""Which message belongs where.
+"""Finds the mailbox and uid of each message.
 
-sdbox: the file says mailbox and uid; the index, if it has that uid, flags and keywords.
+sdbox: the path of the file gives mailbox and uid; the index, if it has that uid, gives flags and keywords.
 
-mdbox: a mailbox record refers to a map uid, which the map has at a place; and it has the message's guid.
-Both are followed; where they contradict each other the guid counts, since it stands in the message itself.
+mdbox: a mailbox record has a map uid, whose file and offset the map has, and the message's guid.  The rescue
+follows both.  Where they contradict each other the guid counts, since it stands in the message itself.
 A message that no record refers to is
 
-* expunged, if the map can be read and says that nobody has it: it is not brought back;
-* a second copy, if another message has its guid and size (a purge that died): left out;
-* otherwise nobody's: it goes to the mailbox that it names itself, behind all others.  If map or indexes are
-  lost it may have been expunged; nobody knows.  Where that mailbox's index is whole and doesn't list it, it
-  was moved: it goes to the mailbox whose index is lost, if there is only one such, else to
+* expunged, if the map can be read and says that no mailbox has the message: it is not brought back;
+* a second copy, if another message has its guid and size (a purge that died): it is left out;
+* otherwise unplaced: it goes to the mailbox that its metadata name, behind all other messages.  If map or
+  indexes are lost, it may be a message that was expunged.  If the index of that mailbox is whole and doesn't
+  list it, it was moved: it goes to the mailbox whose index is lost, if there is only one such, else to
   :data:`UNPLACED_MAILBOX`.
 
-Of several messages for one record the one that can be trusted most is taken.  Files that Dovecot has put
-aside (``m.N.broken``, ``u.N.broken``) come last: their messages count where no other file has them as well.
+If several messages match a record, the most trusted one is taken.  Files that Dovecot has put aside
+(``m.N.broken``, ``u.N.broken``) come last: their messages only count if no other file has them.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from dboxfs.tools.rescue.rows import NO_GUID, Row
 from dboxfs.tools.rescue.scan_files import Harvest
 
 UNPLACED_MAILBOX = "Rescued-Unplaced"
-"""Where messages go of which is only known in which mailbox they are not."""
+"""The mailbox for messages that were moved out of the mailbox that they name, to one that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Message *row* of the table shall be in a mailbox.  ``known``: None: nothing is known of it there."""
+    """Message *row* of the table shall be in a mailbox.  ``known``: its facts from the index; None: none."""
 
     row: int
     known: Known | None
@@ -46,14 +46,14 @@ class Target:
 
 @dataclass(slots=True)
 class Assigned:
-    """``targets``: by mailbox (storage name), by uid.  ``damaged``: rows of incomplete messages."""
+    """``targets``: the messages of each mailbox (storage name).  ``damaged``: rows of incomplete messages."""
 
     targets: dict[str, list[Target]] = field(default_factory=lambda: defaultdict(list))
     damaged: list[int] = field(default_factory=list)
 
 
 def assign(harvest: Harvest) -> Assigned:
-    """Find a place for every message; what is lost is reported."""
+    """Find a mailbox for every message, and report the lost ones."""
     assigned = Assigned()
     if harvest.location.kind is Kind.SDBOX:
         _assign_files(harvest, assigned)
@@ -67,7 +67,7 @@ def assign(harvest: Harvest) -> Assigned:
 
 
 def _tell_put_aside(harvest: Harvest, assigned: Assigned) -> None:
-    """Say which messages are only in files that Dovecot has put aside."""
+    """Report the messages that are only in files that Dovecot has put aside."""
     for name, targets in assigned.targets.items():
         for target in targets:
             row = harvest.rows[target.row]
@@ -79,7 +79,7 @@ def _tell_put_aside(harvest: Harvest, assigned: Assigned) -> None:
 
 
 def _report(harvest: Harvest, number: int, row: Row) -> None:
-    """Say what is wrong with a message that is saved all the same."""
+    """Report the problems of a message that is saved in spite of them."""
     problems = harvest.trouble.get(number)
     if problems and row.trust is not Trust.DAMAGED and not row.inside:
         file = harvest.files[row.file]
@@ -127,7 +127,8 @@ def _assign_files(harvest: Harvest, assigned: Assigned) -> None:
 
 
 def _best(harvest: Harvest, number: int) -> int:
-    """Which row has the message of the uid that row *number* has: a file that was put aside has it, too."""
+    """The best of the rows with the mailbox and uid of row *number*: a file that was put aside has one, too.
+    """
     file = harvest.files[harvest.rows[number].file]
     assert file.mailbox is not None
     rows = harvest.by_uid[file.mailbox, file.number]
@@ -161,7 +162,7 @@ def _missing_files(harvest: Harvest) -> None:
 
 
 class _Storage:
-    """The same for an mdbox."""
+    """Finds a mailbox for every message of an mdbox, and reports the lost ones."""
 
     def __init__(self, harvest: Harvest, assigned: Assigned) -> None:
         self._harvest = harvest
@@ -221,7 +222,7 @@ class _Storage:
         }
 
     def _fits(self, reference: int, row: Row) -> bool:
-        """Whether the guids allow that a record means this message."""
+        """Whether record and message can belong together: their guids are equal, or one of them is unknown."""
         guid: bytes = self._references.guids[reference]
         return not guid or row.guid == NO_GUID or guid == row.guid.rstrip(b"\0")
 
@@ -239,7 +240,10 @@ class _Storage:
                 self._claim(reference, number)
 
     def _claim_in_spite_of_guid(self) -> None:
-        """A record whose message nobody has, and at its place one that no record means: a guid is damaged."""
+        """Match a record with the message at its place although their guids differ: one guid is damaged.
+
+        Only if no file has the guid of the record, and no record has the message.
+        """
         claimed = set(self._claims[self._claims >= 0].tolist())
         for reference, number in self._unfitting:
             row = self._harvest.rows[number]

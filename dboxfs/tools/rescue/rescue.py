@@ -1,12 +1,12 @@
-"""The whole way of a rescue.
+"""The whole rescue, step by step.
 
-1. what the indexes know (``index_facts.py``); 2. the files, read from end to end (``scan_files.py``, with
-:mod:`dboxfs.store.salvage`); 3. which message belongs where (``place.py``); 4. the new store
+1. read the indexes (``index_facts.py``); 2. read the files from end to end (``scan_files.py``, with
+:mod:`dboxfs.store.salvage`); 3. find the mailbox of each message (``place.py``); 4. write the new store
 (``write_store.py``).
 
 The old store is only read.  The new one is written like any other (``store/write/PROTOCOL.md``), each
-transaction durable; a rescue that is interrupted leaves a store with some of the messages in it, to be thrown
-away.  Memory: about 800 bytes a message, and some megabytes.
+transaction durable.  An interrupted rescue leaves a store with some of the messages; remove it and start
+again.  Memory: about 800 bytes a message, and some megabytes.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from dboxfs.tools.rescue.sources import Texts
 from dboxfs.tools.rescue.write_store import Planter
 
 DAMAGED_MAILBOX = "Rescued-Damaged"
-"""Where incomplete messages go, if they are wanted."""
+"""The mailbox for incomplete messages (:attr:`RescueOptions.partial`)."""
 
 _LARGEST_SUBSCRIPTIONS = 16 << 20
 _LARGEST_NAMES = 256 << 20
-_NAMES = "dboxfs-names"  # what is in it: dboxfs.store.names.table
+_NAMES = "dboxfs-names"  # its contents: dboxfs.store.names.table
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ class RescueOptions:
     """How to rescue.
 
     :param kind: format of the new store.
-    :param version: dbox version of its messages, 2 or 3; None: what the old store records.
-    :param partial: save what there is of damaged messages into :data:`DAMAGED_MAILBOX`.
-    :param writing: how the new store is written.
+    :param version: dbox version of its messages, 2 or 3; None: the version that the old store records.
+    :param partial: save the readable part of damaged messages into :data:`DAMAGED_MAILBOX`.
+    :param writing: options of the writer of the new store.
     """
 
     kind: Kind
@@ -73,9 +73,9 @@ async def rescue_store(
 ) -> Rescued:
     """Make a new store at *root* of everything that can be read of *source*.
 
-    :param root: a directory that is empty or does not exist; absolute.  One that is made gets owner, group
-        and modes of the source's root; all that is in it gets those of its root.
-    :param emit: told of everything that was lost, guessed or left unknown.
+    :param root: a directory that is empty or does not exist; absolute.  If the rescue makes it, it gets
+        owner, group and modes of the source's root; everything in it gets those of *root*.
+    :param emit: gets an event for everything that was lost, guessed or left unknown.
     :raises NoSuchStore: the source's root can't be read, or *root* can't be made.
     :raises Unsupported: messages are to be compressed, and the new ones are of dbox version 3.
     :raises StoreExists: there is something in *root*.
@@ -132,7 +132,7 @@ async def rescue_store(
 async def _keep_names(
     fs: FileSystem, source: Location, disk: Disk, target: Location, guids: Sequence[bytes], report: Emit
 ) -> None:
-    """Take over the names that messages were written under: they belong to a mailbox's guid and its uids."""
+    """Copy the tables of written names, for mailboxes that keep their guid and all uids."""
     paths = [os.path.join(_NAMES, guid.hex()) for guid in guids]
     wanted = [
         Peek(os.path.join(source.control_dir, path), ((0, None),), _LARGEST_NAMES, True) for path in paths
@@ -155,7 +155,7 @@ async def _version(fs: FileSystem, source: Location, report: Emit) -> int:
 
 
 def _nobody(progress: Progress) -> None:
-    """Nobody wants to know how far it is."""
+    """The progress function of a caller that gave none."""
 
 
 async def _subscribe(fs: FileSystem, source: Location, writer: StoreWriter, report: Emit) -> None:

@@ -1,7 +1,7 @@
-"""Every message that the files have, in a few bytes each.
+"""The table of all messages in the files, in a few bytes each.
 
-A scan gives one :class:`Row` after the other; they are kept packed, 88 bytes each, since a store may have
-millions, and unpacked when they are asked for.
+A scan gives one :class:`Row` after the other.  The table keeps them packed, 88 bytes each, since a store may
+have millions, and unpacks a row when a caller reads it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ _INSIDE, _EXTERNAL, _AS_IT_IS = 1, 2, 4
 class Row:
     """One message.  Offsets in its file, sizes in bytes.
 
-    ``file``: number of its file (:class:`Files`).  ``home``: number of the mailbox that it names itself
-    (:attr:`RowTable.names`; 0: none).  ``body_size``: stored bytes of the text; ``plain``: of the text as
-    far as it can be decompressed.  ``received``: seconds since the epoch, NO_DATE: not known.
-    ``metadata_offset``: 0: the metadata are lost.  ``guid``: zeros: not known.
-    ``as_it_is``: it is stored as it is in format 2, whatever it begins with.
+    ``file``: number of its file (``Harvest.files``).  ``home``: number of the mailbox that its metadata name
+    (:attr:`RowTable.names`; 0: none).  ``body_size``: stored bytes of the text; ``plain``: bytes of the text
+    as far as it can be decompressed.  ``received``: seconds since the epoch, NO_DATE: not known.
+    ``metadata_offset``: 0: the metadata are lost.  ``external``: it has attachments in files of their own.
+    ``guid``: zeros: not known.  ``as_it_is``: its text is stored uncompressed in format 2, even if it begins
+    like a compressed one.
     """
 
     file: int
@@ -53,7 +54,7 @@ class Row:
 class RowTable:
     """Rows, in the order in which they were found.
 
-    :ivar names: the mailboxes that messages name, storage names; the first is none.
+    :ivar names: the storage names of mailboxes that messages name; the first one stands for "none".
     """
 
     def __init__(self) -> None:
@@ -80,7 +81,7 @@ class RowTable:
             yield self[at]
 
     def add(self, row: Row) -> None:
-        """One more row."""
+        """Append a row."""
         marks = _INSIDE * row.inside | _EXTERNAL * row.external | _AS_IT_IS * row.as_it_is
         self._data += _ROW.pack(
             row.file, row.home, row.offset, row.body_offset, row.body_size, row.plain, row.received,
@@ -88,7 +89,7 @@ class RowTable:
         )  # fmt: skip
 
     def name(self, mailbox: bytes) -> int:
-        """The number of a mailbox that a message names."""
+        """The number of a mailbox that a message names; a new one gets the next number."""
         number = self._numbers.setdefault(mailbox, len(self.names))
         if number == len(self.names):
             self.names.append(mailbox)

@@ -1,4 +1,4 @@
-"""The dbox files of a store, read from end to end: what goes into the table, and what is reported."""
+"""Reads the dbox files of a store from end to end, fills the table of messages and reports problems."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dboxfs.tools.rescue.index_facts import Knowledge
 from dboxfs.tools.rescue.rows import NO_DATE, NO_GUID, Row, RowTable
 
 _BROKEN = ".broken"
-"""What the name ends with of a file that Dovecot has repaired: the damaged one stays beside it."""
+"""The end of the name under which Dovecot keeps the damaged file that it has repaired."""
 
 _LONGEST_GUESS = (1 << 40) - 1
 """Received dates beyond this are damage."""
@@ -30,9 +30,9 @@ _LONGEST_GUESS = (1 << 40) - 1
 class File:
     """A dbox file.
 
-    ``mailbox`` and ``number``: sdbox: whose message it is, and its uid; mdbox: None, and the file id.
-    ``changed``: when it was written last, seconds since the epoch.  ``broken``: Dovecot has put it aside
-    when it repaired it.
+    ``mailbox`` and ``number``: sdbox: storage name and uid of its message; mdbox: None and the file id.
+    ``changed``: when it was written last, seconds since the epoch.  ``broken``: the damaged file that
+    Dovecot has put aside when it repaired it.
     """
 
     path: str
@@ -48,11 +48,11 @@ class Harvest:
 
     :ivar files: by number.
     :ivar rows: every message.
-    :ivar trouble: what is wrong with some of them, in words.
-    :ivar pop3: how many have a POP3 UIDL or order of their own.
-    :ivar guid_texts: guids that are no 32 hex digits, by row.
-    :ivar compressed: some message is.
-    :ivar seen: sdbox: mailbox and uid of every file that is there.
+    :ivar trouble: problems of messages in words, by row.
+    :ivar pop3: number of messages that have a POP3 UIDL or order of their own.
+    :ivar guid_texts: guids that are not 32 hex digits, by row.
+    :ivar compressed: at least one message is compressed.
+    :ivar seen: sdbox: mailbox and uid of every message file.
     :ivar by_uid: sdbox: the rows of each mailbox and uid.
     """
 
@@ -73,11 +73,11 @@ class Harvest:
     _by_file: tuple[np.ndarray, np.ndarray] | None = None
 
     def shown(self, mailbox: str) -> str:
-        """The name of a mailbox as people read it."""
+        """The name of a mailbox for messages to users."""
         return self.location.display_name(mailbox)
 
     async def gather(self) -> None:
-        """Read every file."""
+        """Read every file; one that can't be read is reported."""
         for file in await self._all_files():
             if file.mailbox is not None and not file.broken:
                 self.seen.add((file.mailbox, file.number))
@@ -189,7 +189,7 @@ class Harvest:
             self._unsure(self.files[number], found, row)
 
     def _unsure(self, file: File, found: Found, row: Row) -> None:
-        """Say what of a whole message can't be trusted."""
+        """Report the facts of a whole message that can't be trusted."""
         uid = file.number if file.mailbox is not None else None
         what = ""
         if row.received == NO_DATE:

@@ -1,4 +1,4 @@
-"""The text of a message that was found, to be saved: in memory if it is small, else as a source."""
+"""The text of a found message for the writer: in memory if it is small, else as a source."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from dboxfs.tools.rescue.rows import Row
 from dboxfs.tools.rescue.scan_files import File
 
 WHOLE_TEXT = 256 << 10
-"""Bytes up to which a text is taken into memory."""
+"""Largest text, in bytes, that is read into memory."""
 
 _END = re.compile("-[0-9a-f]{32}-[1-9][0-9]*")
 _MOST_PARTIAL = 64 << 20
@@ -45,7 +45,7 @@ _KEEP_OPEN = 16
 
 @dataclass(frozen=True, slots=True)
 class RangeSource:
-    """A part of a file."""
+    """*size* bytes of a file, from offset *base*."""
 
     handle: Handle
     base: int
@@ -61,7 +61,8 @@ class RangeSource:
 class Texts:
     """Reads texts from the old store's files.
 
-    :param suffixes: sdbox: what attachment files of a mailbox end with, before the uid, where that is known.
+    :param suffixes: sdbox: by mailbox, the part of its attachments' file names before the uid (``-guid-``),
+        where it is known.
     """
 
     def __init__(self, fs: FileSystem, location: Location, suffixes: Mapping[str, str]) -> None:
@@ -72,9 +73,9 @@ class Texts:
         self._bodies: list[Body] = []
 
     async def text(self, file: File, row: Row) -> bytes | Source:
-        """The whole text; of a damaged message, as much as there is.
+        """The whole text; of a damaged message, the part that is left.
 
-        :raises CorruptFile: it can't be put together.
+        :raises CorruptFile: the text can't be put together.
         :raises OSError: the file can't be read.
         """
         if row.external and row.trust is not Trust.DAMAGED:
@@ -87,11 +88,11 @@ class Texts:
 
     @property
     def knows_attachments(self) -> bool:
-        """Whether it is known where attachments are that are files of their own."""
+        """Whether the directory of attachments that are files of their own is known."""
         return self._location.attachments is not None
 
     async def missing(self, file: File, row: Row) -> list[str]:
-        """What is wrong with the attachments of a message that are files of their own, in words.
+        """The problems, in words, of a message's attachments that are files of their own.
 
         :raises OSError: the message's file can't be read.
         """
@@ -120,7 +121,7 @@ class Texts:
         return wrong
 
     async def partial(self, file: File, row: Row) -> bytes:
-        """As much as there is of a message of which attachments are missing.
+        """The part that is left of a message whose attachments are missing.
 
         :raises OSError: the message's file can't be read.
         """
@@ -150,10 +151,10 @@ class Texts:
         return os.path.join(self._location.attachments, ref.path + suffix)
 
     async def _suffix(self, file: File, refs: Sequence[ExtRef]) -> str:
-        """What the files of a message's attachments end with.
+        """The end of the names of a message's attachment files.
 
-        sdbox: the mailbox's guid and the uid.  Where the guid is lost, the attachments that are there tell:
-        the files of all copies of a message differ in that end alone.
+        sdbox: the mailbox's guid and the uid.  If the guid is lost, it is taken from the names of the
+        attachment files: the files of all copies of a message differ only in that end.
         """
         if file.mailbox is None:
             return ""
@@ -166,7 +167,7 @@ class Texts:
         return min(own or common, default=str(file.number))
 
     async def _ends(self, ref: ExtRef) -> set[str]:
-        """What the files of an attachment end with, as far as there are any."""
+        """The ends of the names of all files of an attachment."""
         directory, name = os.path.split(self._attachment(ref, ""))
         try:
             entries = await self._fs.listdir(directory)
@@ -176,7 +177,7 @@ class Texts:
         return {end for end in ends if _END.fullmatch(end)}
 
     async def _what_is_there(self, ref: ExtRef, suffix: str) -> bytes:
-        """The beginning of an attachment, as far as its file has it."""
+        """The beginning of an attachment, as far as its file is there."""
         if self._location.attachments is None:
             return b""
         path = self._attachment(ref, suffix)
@@ -188,9 +189,9 @@ class Texts:
         return encode_base64_range(raw, 0, size, ref.line_length, ref.crlf) if raw else b""
 
     async def coded(self, file: File, row: Row) -> Coded:
-        """The sizes that the metadata of an encrypted message have: nobody can count them.
+        """The sizes of an encrypted message from its metadata: without the key they can't be counted.
 
-        :raises CorruptFile: the metadata don't say them.
+        :raises CorruptFile: the metadata don't have the sizes.
         :raises OSError: the file can't be read.
         """
         metadata = await self._metadata(file, row)
@@ -203,7 +204,7 @@ class Texts:
         return Coded(row.body_size if size is None else size, virtual)
 
     def done(self) -> None:
-        """The sources that were given out are not needed any more."""
+        """The caller no longer needs the sources that it got: close them, but keep the last files open."""
         for body in self._bodies:
             body.close()
         self._bodies.clear()
@@ -252,7 +253,7 @@ class Texts:
             try:
                 out += decoder.read(wanted - len(out))
             except FormatError:
-                break  # what came before it is all there is; the report has said so
+                break  # the text up to here is all that is left; the scan has reported it
         return bytes(out)
 
     async def _assembled(self, file: File, row: Row) -> Source:

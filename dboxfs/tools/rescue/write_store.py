@@ -1,8 +1,8 @@
-"""The new store, written: mailboxes, messages, copies, numbers, subscriptions.
+"""Writes the new store: mailboxes, messages, copies, guids and uids.
 
-Messages are saved mailbox by mailbox in the order of their uids, several in one transaction.  In an mdbox a
-message that is in several places is saved once and copied to the others, so it is stored once there too.
-A mailbox gets its guid, UIDVALIDITY and next uid when its messages are in it.
+Messages are saved mailbox by mailbox in the order of their uids, several in one transaction.  A message that
+several mailboxes have is saved once and copied to the others, so an mdbox stores it once.  A mailbox gets its
+guid, UIDVALIDITY and next uid after its messages.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from dboxfs.tools.rescue.sources import Texts
 class Planter:
     """Writes the new store.
 
-    :param progress: called with the messages that are saved so far.
-    :ivar kept: mailboxes that have the guid of the old one, with that.
-    :ivar renumbered: mailboxes in which a message got another uid than it had.
+    :param progress: called with the number of messages that are saved so far.
+    :ivar kept: the guids of mailboxes that kept the old guid, by storage name.
+    :ivar renumbered: mailboxes in which a message got a new uid.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Planter:
         self._writer = writer
         self._progress = progress
         old, new = harvest.location.kind, writer.location.kind
-        self._once = (old, new) == (Kind.SDBOX, Kind.MDBOX)  # copies are stored once there
+        self._once = (old, new) == (Kind.SDBOX, Kind.MDBOX)  # an mdbox stores copies once
         self._done = harvest.done
         self.kept: dict[str, bytes] = {}
         self.renumbered: set[str] = set()
@@ -75,7 +75,7 @@ class Planter:
                 await self._number(box)
 
     async def damaged(self, name: str) -> None:
-        """Save what there is of damaged messages into a mailbox of its own."""
+        """Save the readable part of damaged messages into a mailbox of its own."""
         wanted = [number for number in self._assigned.damaged if self._harvest.rows[number].plain]
         if not wanted:
             return
@@ -89,7 +89,7 @@ class Planter:
     # -- mailboxes ---------------------------------------------------------------------------------------
 
     async def _make(self, name: str) -> str:
-        """Make a mailbox; gives its name, which is INBOX where the wanted one can't be."""
+        """Make a mailbox; returns its name: INBOX if *name* is not valid in the new store."""
         if name == "INBOX":
             self._done.mailboxes += 1
             return name
@@ -102,7 +102,7 @@ class Planter:
         return name
 
     async def _number(self, box: Box) -> None:
-        """Give the mailbox the numbers of the old one, if they are known and no other has them."""
+        """Give the mailbox its old guid, UIDVALIDITY and next uid, if they are known and the guid is free."""
         header, state = box.header, box.state
         if header is None or state is None or not state.uid_validity:
             what = "its guid and UIDVALIDITY are lost: clients read it again"
@@ -120,7 +120,7 @@ class Planter:
 
     @staticmethod
     def _ordered(targets: Sequence[Target], box: Box | None) -> list[Target]:
-        """By uid; those without one behind, with uids that nobody has had."""
+        """The targets by uid; behind them those without a uid, which get uids that no message has had."""
         pairs = [(t.known.uid, t) for t in targets if t.known is not None]
         known = [target for _, target in sorted(pairs, key=lambda pair: pair[0])]
         free = box.state.next_uid if box is not None and box.state is not None else 1
@@ -149,7 +149,7 @@ class Planter:
         await filling.flush()
 
     def _first(self, target: Target) -> int:
-        """The row that holds this message: in an mdbox another one, if that has the same guid and size."""
+        """The row to save for this message: from sdbox to mdbox, the first with the same guid and size."""
         row = self._harvest.rows[target.row]
         if not self._once or row.guid == NO_GUID or target.known is None:
             return target.row
@@ -159,7 +159,7 @@ class Planter:
         return first
 
     async def _add(self, name: str, filling: Filling[Target], target: Target) -> None:
-        """Read the text of one message for the batch."""
+        """Read the text of one message and add it to the batch."""
         row = self._harvest.rows[target.row]
         file = self._harvest.files[row.file]
         try:
@@ -183,7 +183,7 @@ class Planter:
     async def _fitting(
         self, file: File, row: Row, text: bytes | Source
     ) -> tuple[bytes | Source, Coded | None] | str:
-        """The text as the new store can hold it, with its sizes if it is coded; or why it can't."""
+        """The text for the new store, with its sizes if it is coded; or why the store can't hold it."""
         first = text[:PREFIX_SIZE] if isinstance(text, bytes) else await text.read(PREFIX_SIZE, 0)
         version = self._writer.options.dbox_version
         if is_encrypted(first):
@@ -199,14 +199,14 @@ class Planter:
         return await packed(text)
 
     def _refuse(self, target: Target, name: str, why: str) -> None:
-        """A message can't be saved."""
+        """Report a message that can't be saved."""
         row = self._harvest.rows[target.row]
         uid = target.known.uid if target.known is not None else None
         path = self._harvest.files[row.file].path
         self._harvest.emit(Event("refused", why, path, row.offset, name, uid, row.guid))
 
     def _tear(self, target: Target, name: str, why: str, *, known: bool) -> None:
-        """A message lacks attachments: what there is of it goes to the damaged ones."""
+        """Report a message that lacks attachments, and put it with the damaged ones."""
         row = self._harvest.rows[target.row]
         uid = target.known.uid if target.known is not None else None
         path = self._harvest.files[row.file].path
@@ -221,7 +221,7 @@ class Planter:
         known = target.known or Known(0, 0, (), None)
         guid = row.guid if row.guid != NO_GUID else None
         if target.known is None and guid in self._guids:
-            guid = None  # a damaged one, and the whole one is there
+            guid = None  # a damaged message whose whole copy was saved under this guid
         elif guid is not None:
             self._guids.add(guid)
         text_of_guid = self._harvest.guid_texts.get(target.row) if guid is not None else None
@@ -238,7 +238,7 @@ class Planter:
         return good
 
     def _keep(self, name: str, target: Target, uid: int, copied: bool) -> None:
-        """A message is in mailbox *name* of the new store."""
+        """Count a message that is now in mailbox *name* of the new store."""
         if copied:
             self._done.copies += 1
             return
