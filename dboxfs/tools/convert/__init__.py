@@ -1,4 +1,4 @@
-"""Converting a store into another format; ``PROTOCOL.md`` beside this file says how, step by step."""
+"""Converts a store into another format; ``PROTOCOL.md`` beside this file has the steps."""
 
 from dboxfs.tools.convert.convert import Converter
 from dboxfs.tools.convert.errors import HiddenMail, OtherConversion, SourceChanged, VerifyFailed

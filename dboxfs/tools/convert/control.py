@@ -17,14 +17,17 @@ from dboxfs.tools.convert.staging import Workplace
 
 @dataclass(frozen=True, slots=True)
 class ControlFiles:
-    """Copies it from *store* to the destination in *place*.  *portraits*: of the source's mailboxes."""
+    """Copies the control files from *store* to the destination in *place*.
+
+    :param portraits: the source's mailboxes, by storage name.
+    """
 
     store: Store
     place: Workplace
     portraits: Mapping[str, MailboxSnapshot]
 
     async def write(self, version: int) -> list[str]:
-        """Write all of it; gives a line for each part that could not be read.
+        """Write all control files; returns a line for each that could not be read.
 
         :param version: dbox version of the destination's messages.
         :raises OSError: the destination can't be written.
@@ -40,7 +43,7 @@ class ControlFiles:
         return failed
 
     async def _subscriptions(self) -> list[str]:
-        """Byte by byte."""
+        """Copy the subscriptions byte by byte."""
         location = self.store.location
         path = os.path.join(location.control_dir, location.subscriptions)
         try:
@@ -53,7 +56,7 @@ class ControlFiles:
         return []
 
     async def _names(self) -> list[str]:
-        """The names that programs gave messages: a file for each mailbox, about its uids, which stay."""
+        """Copy the written names: one file for each mailbox, by uid.  The uids stay, so the files fit."""
         location, disk = self.store.location, self.place.work.disk
         there = os.path.join(self.place.work.location.control_dir, WRITTEN_NAMES)
         failed = []

@@ -1,18 +1,18 @@
-"""``dboxfs convert``: a whole store into another format, with everything that Dovecot shows of it.
+"""``dboxfs convert``: converts a whole store into another format, with everything that Dovecot shows of it.
 
 The steps (PROTOCOL.md beside this file says what a crash after each leaves):
 
-1. take possession of the destination (``workplace``); load its journal, or begin one with the fingerprints of
-   all mailboxes, as they are now;
-2. mailbox by mailbox: messages in chunks, durable before the journal names them; then the index, whole; then
-   the journal says that the mailbox is done;
-3. the map (mdbox), subscriptions, the last UIDVALIDITY;
-4. compare source and destination (``verify``), if wanted; look at the source once more: it must be what it
-   was;
-5. move the finished store to its place (``workplace.publish``).
+1. lock the destination (``staging.py``); load its journal, or begin one with the present fingerprints of all
+   mailboxes;
+2. mailbox by mailbox: write messages in chunks, durable before the journal names them; then the whole index;
+   then the line of the journal that the mailbox is done;
+3. write the map (mdbox), subscriptions, written names, the last UIDVALIDITY;
+4. compare source and destination (``verify.py``), if wanted; read the source's indexes once more: they must
+   be unchanged;
+5. move the finished store to its place (:meth:`Workplace.publish`).
 
 A message or a mailbox that can't be read is reported and left out; everything else is carried over.  While
-one chunk is written the next one is read.
+one chunk is written, the next one is read.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from dboxfs.tools.convert.verify import verify
 from dboxfs.util.uid_ranges import uid_ranges
 
 DURABLE_EVERY = 1024
-"""Messages after which what was written is made durable, and the journal says so."""
+"""Messages after which the written data are made durable and the journal names them."""
 
 _BATCH_BYTES = 64 << 20
 
@@ -66,11 +66,13 @@ Report = Callable[[ConvertProgress], None]
 class Converter:
     """One conversion of *store* into the directory *root*.
 
-    :param kind: what the destination is to be.
-    :param options: ``dbox_version`` is that of its messages; ``fsync``, ``rotate_size`` count too.
+    :param kind: format of the destination.
+    :param options: ``dbox_version``: of the destination's messages; ``fsync``, ``rotate_size`` and
+        ``compress`` count too.
     :param verify: read everything again and compare it before the destination becomes a store.
-    :param force: also if the source seems to have mail that it doesn't show (:mod:`dboxfs.store.hidden`).
-    :param report: told now and then how far it is.
+    :param force: convert even if the source seems to have mail that it doesn't show
+        (:mod:`dboxfs.store.hidden`).
+    :param report: called with the progress now and then.
     :param batch: messages after which the journal is written.
     """
 
@@ -113,9 +115,11 @@ class Converter:
         """Convert, or go on where an interrupted run ended.
 
         :raises HiddenMail: the source seems to have mail that it doesn't show.
-        :raises SourceChanged: the source was written meanwhile; the destination stays unfinished.
-        :raises StoreExists, OtherConversion, StoreBusy, NoSuchStore: the destination can't be had.
-        :raises OSError: it can't be written; the same command goes on later.
+        :raises SourceChanged: the source was changed since the conversion began; the destination stays
+            unfinished.
+        :raises VerifyFailed: source and destination differ; the destination stays unfinished.
+        :raises StoreExists, OtherConversion, StoreBusy, NoSuchStore: the destination can't be used.
+        :raises OSError: the destination can't be written; the same command goes on later.
         """
         await self._look_at_source()
         await self._look_for_hidden()
@@ -142,14 +146,14 @@ class Converter:
         return self.result
 
     async def _look_for_hidden(self) -> None:
-        """A store that only looks empty is not converted, or at least not without a word."""
+        """Refuse a source that seems to hide mail; with *force*, only report it in the result."""
         found = await hidden_in(self._store)
         if found and not self._force:
             raise HiddenMail(f"{summary(found)}; --force converts what is shown")
         self.result.hidden = told(found)
 
     async def _is_finished(self) -> bool:
-        """Whether an earlier run was killed behind its last step: then there is nothing left to do."""
+        """Whether an earlier run was killed after its last step, so that nothing is left to do."""
         version = self._options.dbox_version
         missing = await finished(self._fs, self._root, self._kind, version, self._portraits)
         if missing is None:
@@ -166,7 +170,7 @@ class Converter:
     # -- the source --------------------------------------------------------------------------------------
 
     async def _look_at_source(self) -> None:
-        """Portraits of all mailboxes; what can't be read is reported."""
+        """Take snapshots of all mailboxes, and report those that can't be read."""
         if self._store.root.error is not None:
             raise fresh(self._store.root.error)
         for folder in self._folders():
@@ -196,7 +200,10 @@ class Converter:
         return {name: portrait.fingerprint for name, portrait in self._portraits.items()}
 
     async def _check_unchanged(self) -> None:
-        """Look at the source again."""
+        """Read the source's indexes again.
+
+        :raises SourceChanged: a fingerprint is not the same.
+        """
         assert self._place.journal.head is not None
         await self._store.refresh_tree()
         now: dict[str, str] = {}
@@ -224,7 +231,7 @@ class Converter:
     # -- the journal -------------------------------------------------------------------------------------
 
     async def _load(self, journal: Journal) -> None:
-        """Begin, or go on where an earlier run ended."""
+        """Begin a journal, or load that of an earlier run."""
         await journal.load(self._remember, self._finished)
         head, wanted = journal.head, self._head()
         if head is None:
@@ -293,7 +300,7 @@ class Converter:
         await self._place.journal.publish()
 
     def _folder_path(self, folder: Folder) -> str:
-        """What has to be made of a directory of the tree: a mailbox, or only a parent."""
+        """The directory to make for *folder* in the destination: that of a mailbox, or only a parent."""
         location = self._place.work.location
         if location.dirname in folder.name.split("/"):
             raise Unsupported(f"{folder.name}: no mailbox of the destination can have this name")
@@ -322,7 +329,7 @@ class Converter:
         await self._commit_if_due()
 
     def _written(self, portrait: MailboxSnapshot) -> MailboxSnapshot:
-        """*portrait* as the destination has it: with a UIDVALIDITY, without which nobody could read it."""
+        """*portrait* as the destination has it: with a UIDVALIDITY, since no reader accepts an index without."""
         if portrait.uid_validity or portrait.next_uid <= 1:
             return portrait
         self.result.told.append(f"{self._shown(portrait.name)}: it has no UIDVALIDITY and gets a new one")
@@ -331,7 +338,7 @@ class Converter:
     async def _put(
         self, source: MailboxSource, collected: Collected, found: list[SourceMessage], ahead: range | None
     ) -> list[SourceMessage]:
-        """Store one chunk while the next one is read."""
+        """Store one chunk while the next one is read; returns the next one."""
         coming: list[SourceMessage] = []
         batch = Batch(source.name)
 
@@ -363,13 +370,16 @@ class Converter:
         return coming
 
     async def _commit_if_due(self) -> None:
-        """What an interruption may cost is bounded."""
+        """Commit the journal when enough was written: this bounds the work that an interruption loses."""
         if self._fresh >= self._batch or self._fresh_bytes >= _BATCH_BYTES:
             self._fresh = self._fresh_bytes = 0
             await self._place.journal.commit()
 
     async def _compare_stores(self, target: Location) -> None:
-        """Read everything back."""
+        """Compare the store in *target* with the source.
+
+        :raises VerifyFailed: they differ.
+        """
         self.result.verified = 0
         compared = 0
 

@@ -1,9 +1,8 @@
-"""Copies of a message that are files of their own: the guid says that they may be, the bytes that they are.
+"""Finds copies of a message that are separate files: an equal guid is the hint, equal bytes are the proof.
 
-The copies of an sdbox message are hard links, and the mdbox has one record for all of them.  A backup that
-did not keep hard links, or a restore message by message, leaves them as separate files.  As separate records
-with one guid they would be damage in an mdbox: Dovecot's rebuild keeps one of two such records (recovery
-section 4).
+The copies of an sdbox message are hard links, and the mdbox gets one record for all of them.  A backup that
+did not keep hard links, or a restore message by message, leaves separate files.  Separate records with one
+guid would be damage in an mdbox: Dovecot's rebuild keeps only one of two such records (recovery section 4).
 
 Memory: some 150 bytes for each record of the destination.
 """
@@ -29,18 +28,18 @@ from dboxfs.tools.convert.journal import StoredPlace
 from dboxfs.tools.convert.source import PIECE, Stored
 
 _OWN_TO_A_PLACE = frozenset((b"B", b"Z"))
-"""Lines in which equal messages may differ: the first mailbox, and a size that was corrected."""
+"""Keys of lines in which equal messages may differ: the first mailbox, and a size that was corrected."""
 
 
 class Copies:
-    """The records of a destination by guid.  ``ref``: the map uid, counted from 1."""
+    """The records of a destination by guid.  *ref*: the map uid, counted from 1."""
 
     def __init__(self) -> None:
         self._by_guid: dict[bytes, int] = {}
         self._troubles: dict[int, str] = {}
 
     def add(self, guid: bytes, ref: int, trouble: str) -> None:
-        """*guid* is stored as record *ref*, of which *trouble* was told."""
+        """*guid* is stored as record *ref*; *trouble*: its problem that was reported, or empty."""
         self._by_guid[guid] = ref
         if trouble:
             self._troubles[ref] = trouble
@@ -50,7 +49,7 @@ class Copies:
         return self._by_guid.get(guid)
 
     def trouble(self, ref: int) -> str:
-        """What was told of a record."""
+        """The problem of a record that was reported; empty: none."""
         return self._troubles.get(ref, "")
 
 
@@ -76,7 +75,7 @@ async def is_copy(file: AppendFile, place: StoredPlace, message: Stored) -> bool
         try:
             piece = await message.read(count, offset)
         except Unfit:
-            return False  # writing it says what is wrong
+            return False  # the attempt to write the message will report the problem
         if piece != await file.read(count, record.body_offset + offset):
             return False
     return True

@@ -1,12 +1,12 @@
-"""Records of a destination, made of what a source has stored: the same body, new ends.
+"""Makes the records of a destination from those of a source: the same body, a new head and tail.
 
-The stored bytes of a body stay as they are, compressed or not; what changes is what stands around them.
-:func:`begin_record` gives a :class:`RecordFormat`, which sees the body (:meth:`RecordFormat.feed`) as it is
-written.
+The stored bytes of a body stay as they are, compressed or not; only the head and the tail change.
+:func:`begin_record` gives a :class:`RecordFormat`, which gets the body (:meth:`RecordFormat.feed`) while it
+is written.
 
-Metadata lines are kept, in their order, with these exceptions: ``X`` and ``Z`` go where attachments are put
-back into a message; in format 3 lines whose keys are its own (leftovers of version 1 have such) go; a message
-without ``G`` gets one; in an mdbox a message without ``B`` gets one.
+Metadata lines are kept, in their order, with these exceptions: ``X`` and ``Z`` are dropped if attachments are
+put back into a message; format 3 drops lines with keys of its own (leftovers of version 1 have such); a
+message without ``G`` gets one; in an mdbox a message without ``B`` gets one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Items = Sequence[tuple[bytes, bytes]]
 
 
 class RecordFormat(Protocol):
-    """One record that is being made.  ``head``: what stands before the body."""
+    """One record that is being made.  ``head``: the bytes before the body."""
 
     head: bytes
 
@@ -42,9 +42,9 @@ class RecordFormat(Protocol):
         """The next stored bytes of the body."""
 
     def tail(self, items: Items) -> bytes:
-        """What stands behind the body.
+        """The bytes behind the body.
 
-        :raises Unfit: lines that the format can't have.
+        :raises Unfit: the format can't hold one of the lines.
         """
 
 
@@ -61,11 +61,12 @@ def begin_record(
     """A record at *place* with a body of *size* stored bytes.
 
     :param first: the first bytes of the body, at least :data:`PREFIX_SIZE` if there are so many.
-    :param encrypted: it is ciphertext.
-    :param as_it_is: format 2 has it as it is already, whatever it begins with: it may have it so again.
-    :param crc: CRC-32 of the body in the source, which stays what it is: damage of the text stays damage.
-    :raises Unfit: the format can't hold it: in format 2 the first bytes say whether a body is compressed, and
-        format 3 has no ciphertext.
+    :param encrypted: the body is ciphertext.
+    :param as_it_is: format 2 holds this plain body already although it begins like a compressed one, so it
+        may be stored so again.
+    :param crc: CRC-32 of the body in the source.  It is kept, so that a damaged text stays recognizable.
+    :raises Unfit: the format can't hold the body: in format 2 the first bytes say whether a body is
+        compressed, and format 3 has no ciphertext.
     """
     if encrypted and place.key is not None:
         raise Unfit("it is encrypted (mail_crypt), which only dbox version 2 can hold")
@@ -82,9 +83,9 @@ def begin_record(
 
 
 def must_be_packed(first: bytes, compression: Compression | None, *, as_it_is: bool) -> bool:
-    """Whether format 2 can only have a body compressed: it is plain, and begins like a compressed one.
+    """Whether format 2 can hold a body only compressed: the body is plain and begins like a compressed one.
 
-    Dovecot's own plugin does the same with such a message.
+    Dovecot's own plugin compresses such a message, too.
     """
     return compression is None and not as_it_is and detect(first[:PREFIX_SIZE]) is not None
 
@@ -96,7 +97,7 @@ class _Record2:
     head: bytes
 
     def feed(self, piece: bytes) -> None:
-        """Not needed."""
+        """Does nothing: format 2 has no checksum."""
 
     def tail(self, items: Items) -> bytes:
         try:

@@ -1,4 +1,4 @@
-"""What ends a conversion before its end."""
+"""Errors that stop a conversion, or (:class:`Unfit`) leave out a message."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dboxfs.errors import DboxfsError
 
 
 class SourceChanged(DboxfsError):
-    """The source is not what it was when the conversion began; the destination stays unfinished."""
+    """The source was changed since the conversion began; the destination stays unfinished."""
 
     errno: ClassVar[int] = errno.ESTALE
 
@@ -21,16 +21,16 @@ class OtherConversion(DboxfsError):
 
 
 class VerifyFailed(DboxfsError):
-    """What was written is not what was read; the destination stays unfinished."""
+    """The written messages differ from the source's; the destination stays unfinished."""
 
     errno: ClassVar[int] = errno.EIO
 
 
 class HiddenMail(DboxfsError):
-    """The source has mail that it doesn't show; a conversion would be one of less than that."""
+    """The source has mail that it doesn't show; a conversion would lack this mail."""
 
     errno: ClassVar[int] = errno.EINVAL
 
 
 class Unfit(DboxfsError):
-    """A message that can't be read, or not be written in the format of the destination."""
+    """A message can't be read, or can't be written in the format of the destination."""

@@ -1,8 +1,8 @@
-"""A destination that is the wanted conversion already: the process was killed behind its last step.
+"""Recognizes a destination that is the wanted conversion already: the process was killed after its last step.
 
-The journal is gone then, and nothing says what made the directory.  So what it shows is compared with what
-the source shows: mailboxes, guids, uidvalidities, next uids, uids, flags and keywords.  Messages that are
-missing there were left out.  A store that has been used since, or belongs to another source, differs.
+The journal is gone then, and no file says how the directory was made.  So both stores are compared by
+mailboxes, guids, uidvalidities, next uids, uids, flags and keywords.  Messages that are missing in the
+destination were left out.  A store that was used since, or has another source, differs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Missing = dict[str, list[int]]
 async def finished(
     fs: FileSystem, root: str, kind: Kind, version: int, portraits: Mapping[str, MailboxSnapshot]
 ) -> Missing | None:
-    """What the finished conversion in *root* left out; None: there is something else in it, or nothing.
+    """The messages that the finished conversion in *root* left out; None: *root* holds no such conversion.
 
     :param portraits: of all mailboxes of the source that can be read.
     """
@@ -67,7 +67,7 @@ def _compare(made: Store, portraits: Mapping[str, MailboxSnapshot]) -> Missing |
 
 
 def _part(portrait: MailboxSnapshot, uids: UidArray) -> MailboxSnapshot:
-    """*portrait* with these messages only, without what only an mdbox has."""
+    """*portrait* with these messages only, and without the columns that only an mdbox has."""
     rows = np.flatnonzero(np.isin(portrait.uids, uids))
     return replace(
         portrait,

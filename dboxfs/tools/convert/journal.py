@@ -1,4 +1,4 @@
-"""The journal of a conversion: what is on disk already, so that an interrupted one goes on from there.
+"""The journal of a conversion: it names the data that are on disk, so that an interrupted one can go on.
 
 A file of lines, one JSON object each, at the destination's root.  While it is there the destination is not
 a store (or not known to be whole)::
@@ -13,11 +13,11 @@ a store (or not known to be whole)::
 
 A ``mailbox`` line is written when the messages that it names are on disk (one sync of the whole file system
 for many of them).  ``ref`` is the map uid in an mdbox, 0 in an sdbox; ``stored`` are the next map records.
-``shared``: messages that the source has in several places.  ``told``: messages that are carried over, and
-what is wrong with them.  ``done``: the mailbox's index is on disk.  ``publish``: all is, and what is left is
-renaming.
+``shared``: messages that the source has in several places.  ``told``: messages that were carried over in
+spite of a problem.  ``done``: the mailbox's index is on disk.  ``publish``: everything is on disk; only the
+renames are left.
 
-A line without its end was being written when the writer died, and doesn't count; it is cut off.
+A line without a line end was being written when the writer died.  It doesn't count and is cut off.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class StoredPlace(NamedTuple):
 
 
 class SharedMessage(NamedTuple):
-    """A message that others will refer to: its mailbox (sdbox) and uid or map uid, and its guid.
+    """A message that other places refer to: its mailbox (sdbox) and uid or map uid, and its guid.
 
-    ``trouble``: what is wrong with its text, one line; empty: nothing.
+    ``trouble``: the problem of its text, one line; empty: none.
     """
 
     mailbox: str
@@ -63,7 +63,7 @@ class SharedMessage(NamedTuple):
 
 @dataclass(slots=True)
 class Batch:
-    """What one ``mailbox`` line says."""
+    """The contents of one ``mailbox`` line."""
 
     mailbox: str
     rows: list[DestinationRow] = field(default_factory=list)
@@ -99,7 +99,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What is converted into what.  ``fingerprints``: of each mailbox when the conversion began."""
+    """Source and format of a conversion.  ``fingerprints``: of each mailbox when the conversion began."""
 
     source: str
     kind: str
@@ -123,10 +123,10 @@ class Head:
 
 
 class Journal:
-    """The open and locked journal.  :meth:`load` first; then the others.
+    """The open and locked journal.  Call :meth:`load` first, then the others.
 
-    :param durable: wait for the disk.
-    :ivar head: None until :meth:`begin`, or what an interrupted conversion wrote.
+    :param durable: a commit waits for the disk.
+    :ivar head: None until :meth:`begin`; :meth:`load` sets it to that of an interrupted conversion.
     """
 
     def __init__(self, file: AppendFile, *, durable: bool) -> None:
@@ -135,9 +135,9 @@ class Journal:
         self._lines = LineJournal(file, durable=durable)
 
     async def load(self, batch: Callable[[Batch], None], done: Callable[[str], None]) -> None:
-        """Read what is there, and cut off a line that was not finished.
+        """Read the lines, and cut off one that was not finished.
 
-        :param batch: called with what each ``mailbox`` line says.
+        :param batch: called with the contents of each ``mailbox`` line.
         :param done: called with the name of each mailbox that is finished.
         :raises CorruptFile: a line that no conversion has written.
         """
@@ -162,28 +162,28 @@ class Journal:
         await self.commit()
 
     def add(self, batch: Batch) -> None:
-        """Messages are written; :meth:`commit` makes that count."""
+        """Note that messages were written; it counts from the next :meth:`commit` on."""
         self._lines.add(batch.encode())
 
     def finish(self, mailbox: str) -> None:
-        """A mailbox is written, with its index; :meth:`commit` makes that count."""
+        """Note that a mailbox and its index were written; it counts from the next :meth:`commit` on."""
         self._lines.add({"done": mailbox})
 
     async def publish(self) -> None:
-        """Everything is on disk."""
+        """Write the line that everything is on disk, and commit."""
         self.publishing = True
         self._lines.add({"publish": True})
         await self.commit()
 
     async def commit(self) -> None:
-        """First all that was written, then the lines that say so: both on disk when this returns."""
+        """Sync all written data, then the lines about them: both are on disk when this returns."""
         await self._lines.commit()
 
     async def close(self) -> None:
-        """Give the file and its lock back."""
+        """Close the file, which releases its lock."""
         await self._lines.close()
 
 
 def journal_path(root: str) -> str:
-    """Where the journal of the destination *root* is."""
+    """The path of the journal of the destination *root*."""
     return os.path.join(root, UNFINISHED)

@@ -1,9 +1,9 @@
-"""What a mailbox is at one moment, as far as a conversion keeps it: copied columns of its index.
+"""A mailbox at one moment, as far as a conversion keeps it: copied columns of its index.
 
-A :class:`MailboxSnapshot` is taken once for each mailbox and doesn't change when the source does.  Its
-:attr:`~MailboxSnapshot.fingerprint` says whether two of them show the same mailbox: messages, flags,
-keywords, dates and numbers count; cached things, modseqs and ``\\Recent`` don't, because looking at a
-mailbox changes them.
+A :class:`MailboxSnapshot` is taken once for each mailbox and doesn't change when the source does.  Two
+snapshots with the same :attr:`~MailboxSnapshot.fingerprint` show the same mailbox: messages, flags, keywords,
+dates and numbers count; the cache, modseqs and ``\\Recent`` don't, because a client that looks at a mailbox
+changes them.
 
 Messages whose expunge was requested are left out: Dovecot executes such a request before it shows the
 mailbox again.
@@ -81,7 +81,7 @@ class MailboxSnapshot:
 
 
 def take_portrait(name: str, state: IndexState) -> MailboxSnapshot:
-    """Copy what a conversion needs of *state*."""
+    """Copy the parts of *state* that a conversion needs."""
     header = mailbox_header(state)
     pending = state.pending_expunges
     rows = np.arange(len(state))

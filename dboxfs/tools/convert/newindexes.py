@@ -1,8 +1,8 @@
-"""Whole index files of a mailbox or a map, made at once from columns.  Pure: values in, bytes out.
+"""Makes whole index files of a mailbox or a map from columns.  Pure: values in, bytes out.
 
 A converted mailbox gets a snapshot (``dovecot.index``) that holds everything, and a log with nothing but its
-header, which begins where the snapshot ends.  So uids, next_uid, uidvalidity and modseqs are what they were,
-without a history that leads to them::
+header, which begins where the snapshot ends.  So uids, next_uid, uidvalidity and modseqs stay the same,
+without the log records that once led to them::
 
     dovecot.index      log_file_seq 2, head = tail = 40
     dovecot.index.log  file_seq 2, prev_file_seq 1, initial_modseq = highest modseq
@@ -52,10 +52,10 @@ class NewIndexFiles:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NewRows:
-    """What is new of the messages that the destination has of a mailbox; one row each.
+    """The new columns of the messages that the destination has of a mailbox; one row a message.
 
-    ``uids`` are some of the portrait's.  ``saved``: seconds since the epoch.  ``map_uids`` and ``guids``
-    (uint8[n, 16]): mdbox.
+    ``uids``: all of the portrait's, or some of them.  ``saved``: seconds since the epoch.  ``map_uids`` and
+    ``guids`` (uint8[n, 16]): mdbox.
     """
 
     uids: UidArray
@@ -106,7 +106,7 @@ def mailbox_files(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MapRows:
-    """The stored messages of an mdbox, map uids 1, 2, 3 ...: where each is (bytes), and its references."""
+    """The stored messages of an mdbox, map uids 1, 2, 3 ...: place (bytes) and reference count of each."""
 
     file_ids: npt.NDArray[np.uint32]
     offsets: npt.NDArray[np.uint32]
@@ -129,7 +129,7 @@ def map_files(rows: MapRows, *, uid_validity: int, highest_file_id: int) -> NewI
 
 
 def _log(now: int, modseq: int) -> LogHeader:
-    """A log that continues one which is gone."""
+    """The header of a log that continues one which is gone."""
     return LogHeader(now, _FILE_SEQ, _FILE_SEQ - 1, HEADER_SIZE, create_stamp=now, initial_modseq=modseq)
 
 

@@ -1,4 +1,4 @@
-"""What a conversion tells: how far it is, what it did; and what it has on disk of one mailbox."""
+"""Progress and result of a conversion, and the list of messages that it has on disk of one mailbox."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from dboxfs.tools.convert.newindexes import NewRows
 
 @dataclass(frozen=True, slots=True)
 class ConvertProgress:
-    """How far a conversion is.  ``verifying``: it reads again what it wrote.
+    """The progress of a conversion.  ``verifying``: it compares the destination with the source.
 
-    Counts of this run and earlier ones that it continues; ``bytes``: stored bytes of this run.
+    ``messages``: of this run and of the earlier runs that it continues, out of ``of``; ``bytes``: stored
+    bytes of this run.
     """
 
     messages: int
@@ -26,12 +27,13 @@ class ConvertProgress:
 
 @dataclass(slots=True)
 class Converted:
-    """What a conversion did.
+    """The result of a conversion.
 
-    ``failed``: a line for each message or mailbox that was left out; ``told``: for each that was carried over
-    and is not as it should be.  ``finished``: an earlier run had done it all.  ``encrypted``: uids of
-    messages whose ciphertext was kept, by mailbox.  ``hidden``: a line for each reason why the source may
-    have mail that it doesn't show.
+    ``failed``: a line for each message or mailbox that was left out; ``told``: a line for each that was
+    carried over in spite of a problem.  ``finished``: an earlier run had finished the conversion.
+    ``verified``: number of compared messages; None: not compared.  ``encrypted``: uids of messages whose
+    ciphertext was kept, by mailbox.  ``hidden``: a line for each reason why the source may have mail that it
+    doesn't show.
     """
 
     mailboxes: int = 0
@@ -48,7 +50,7 @@ class Converted:
 
 @dataclass(slots=True)
 class Collected:
-    """What is on disk of the mailbox that is being converted; columns with one entry a message."""
+    """The messages on disk of the mailbox that is being converted; columns with one entry a message."""
 
     uids: array[int] = field(default_factory=lambda: array("I"))
     refs: array[int] = field(default_factory=lambda: array("I"))
@@ -57,7 +59,7 @@ class Collected:
     last_uid: int = 0
 
     def add(self, batch: Batch) -> None:
-        """These messages are written, or left out."""
+        """Add the messages of a batch; those that were left out only count for ``last_uid``."""
         for row in batch.rows:
             self.uids.append(row.uid)
             self.refs.append(row.ref)
@@ -66,7 +68,7 @@ class Collected:
         self.last_uid = max([self.last_uid, *(row.uid for row in batch.rows), *(u for u, _ in batch.failed)])
 
     def rows(self) -> NewRows:
-        """What an index is made of."""
+        """The columns from which the index is made."""
         guids = np.frombuffer(bytes(self.guids), np.uint8).reshape(-1, 16)
         uids, saved, refs = (np.array(column, np.uint32) for column in (self.uids, self.saved, self.refs))
         return NewRows(uids, saved, refs, guids)

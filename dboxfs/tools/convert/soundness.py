@@ -1,9 +1,10 @@
-"""Whether a text is what its metadata say, found out while it is copied.
+"""Checks, while a text is copied, whether it fits its metadata.
 
-A conversion reads every stored byte once, and counts it on the way: size, size with CRLF line ends, whether
-it decompresses, and the CRC-32 of format 3.  What contradicts the metadata is told; the message is kept:
+A conversion reads every stored byte once, and measures on the way: size, size with CRLF line ends, whether
+the text decompresses, and the CRC-32 of format 3.  A contradiction to the metadata is reported; the message
+is kept:
 
-* only ``Z`` is wrong, and ``V`` proves the text: it gets the right ``Z``, without which nobody can read it;
+* only ``Z`` is wrong, and ``V`` proves the text: it gets the right ``Z``, since readers refuse a wrong one;
 * anything else: it stays as it is stored, damaged as in the source, so that nothing of it is lost.
 """
 
@@ -20,14 +21,14 @@ Items = list[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """``items``: the metadata lines to write.  ``trouble``: what to tell, one line; empty: it is sound."""
+    """``items``: the metadata lines to write.  ``trouble``: the problem, one line; empty: none."""
 
     items: Items
     trouble: str = ""
 
 
 class TextCheck:
-    """Counts the text of one message.
+    """Measures the text of one message.
 
     :param compression: how it is stored.
     :param items: its metadata lines, as they will be written.
@@ -44,7 +45,7 @@ class TextCheck:
         self._meter.feed(piece)
 
     def judge(self) -> Judged:
-        """What came of it; the text ends here."""
+        """The result, at the end of the text."""
         items = self._items
         metadata = Metadata(tuple(items), 0, 0)
         measured = settled(self._meter.result(), metadata)
@@ -61,7 +62,7 @@ class TextCheck:
 
 
 def _proven(measured: Measured, metadata: Metadata) -> bool:
-    """Whether all but ``Z`` is as it should be."""
+    """Whether everything but ``Z`` fits."""
     try:
         virtual = metadata.virtual_size
     except FormatError:

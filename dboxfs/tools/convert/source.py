@@ -1,12 +1,12 @@
-"""The messages of a source, as they are stored, one chunk after the other.
+"""Reads the messages of a source as they are stored, one chunk after the other.
 
 Small messages are read whole, several at once; a larger one is opened here and read while it is written.  A
-message that can't be read is :class:`Unreadable` and doesn't stop the others.
+message that can't be read becomes an :class:`Unreadable` and doesn't stop the others.
 
 A message that the source has in several places (an mdbox refers to one record several times, an sdbox has
 hard links) has a ``key``; a target that knows the key already doesn't need the bytes again.
 
-External attachments are put back into the message: its body is then plain, whatever it was.
+External attachments are put back into the message: its body is then plain, even if it was compressed.
 """
 
 from __future__ import annotations
@@ -34,16 +34,19 @@ from dboxfs.tools.convert.mailbox_snapshot import MailboxSnapshot
 from dboxfs.tools.convert.soundness import Judged, TextCheck
 
 MESSAGES_TOGETHER = 64
-"""Messages that are looked at together."""
+"""Messages of one chunk, which are read side by side."""
 
 SMALL = 256 << 10
-"""Bytes up to which a stored body is read whole."""
+"""Largest stored body, in bytes, that is read whole."""
 
 PIECE = 1 << 20
+"""Bytes of one read or write of a larger body."""
 
 MOST_PACKED = 64 << 20
-USUAL = Method(Compression.GZIP, 6)
 """Bytes of the largest message that can be compressed here."""
+
+USUAL = Method(Compression.GZIP, 6)
+"""How a message is compressed that format 2 can't hold plain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +62,11 @@ class Stored:
     """A message as it is stored.  ``saved``: seconds since the epoch.  ``guid``: 16 bytes.
 
     ``size``: of its body as the destination will store it (bytes).  ``data``: that body, if it is small.
-    ``encrypted``: it is ciphertext.  ``as_it_is``: it begins like a compressed or encrypted one, and the
-    metadata say that it is none.  ``items``: metadata lines.  ``known``: the key is one of which no bytes are
-    needed; there are none.
-    ``key``: None, or what other places of the same message have too.  ``crc``: CRC-32 of the stored body;
-    None: not known.  ``doubt``: what is wrong with its metadata, one line; empty: nothing.
+    ``encrypted``: the body is ciphertext.  ``as_it_is``: the body begins like a compressed or encrypted one,
+    but its metadata say that it is plain.  ``items``: metadata lines.  ``key``: the same in all places of
+    one message; None: it has only one place.  ``known``: the target knows the key, so no bytes were read.
+    ``crc``: CRC-32 of the stored body; None: not known.  ``doubt``: the problem of the message or its
+    metadata, one line; empty: none.
     """
 
     uid: int
@@ -84,13 +87,13 @@ class Stored:
     _check: TextCheck | None = None
 
     def hold(self, opened: OpenRecord, body: Body | None) -> None:
-        """Read from these files, which are its own from now on; *body*: in place of the record's body."""
+        """Read from these files, and close them at the end; *body*: read it in place of the record's body."""
         self._opened, self._body = opened, body
 
     async def read(self, size: int, offset: int) -> bytes:
         """Exactly *size* stored bytes of the body.
 
-        :raises Unfit: they can't be read.
+        :raises Unfit: the bytes can't be read.
         """
         try:
             data = await self._read(size, offset)
@@ -109,9 +112,9 @@ class Stored:
         return await self._opened.handle.read(size, self._opened.record.body_offset + offset)
 
     async def pack(self, method: Method = USUAL) -> None:
-        """Compress the body, which is plain and was not counted yet.
+        """Compress the body, which must be plain and not counted yet.
 
-        :raises Unfit: it can't be read, or is too large to be compressed in memory.
+        :raises Unfit: the body can't be read, or is too large to be compressed in memory.
         """
         if self.size > MOST_PACKED:
             raise Unfit(f"it begins like a compressed message, and has more than {MOST_PACKED} bytes")
@@ -125,13 +128,13 @@ class Stored:
         self.close()
 
     def count(self, piece: bytes) -> None:
-        """The next bytes of the body, as they are written."""
+        """Check the next bytes of the body, as they are written."""
         if self._check is None:
             self._check = TextCheck(self.compression, self.items, self.crc)
         self._check.feed(piece)
 
     def judge(self) -> Judged:
-        """What came of counting the whole body: the metadata lines to write, and what is to be told."""
+        """The result, at the end of the body: the metadata lines to write, and the problem to report."""
         self.count(b"")
         assert self._check is not None
         judged, self._check = self._check.judge(), None
@@ -139,7 +142,7 @@ class Stored:
         return Judged(judged.items, trouble)
 
     def close(self) -> None:
-        """Give the files back."""
+        """Close the files."""
         if self._opened is not None:
             self._opened.close()
             self._opened = None
@@ -171,7 +174,7 @@ class MailboxSource:
 
     @classmethod
     async def open(cls, store: Store, box: Mailbox, portrait: MailboxSnapshot) -> MailboxSource:
-        """Read what is known of all messages at once: saved dates (sdbox), places that are shared (mdbox)."""
+        """Read the facts about all messages at once: saved dates (sdbox), shared records (mdbox)."""
         keys: dict[int, str] = {}
         dates: SavedDates | None = None
         if store.storage is None:
@@ -189,7 +192,7 @@ class MailboxSource:
     async def chunk(self, rows: range, known: Container[str]) -> list[SourceMessage]:
         """The messages of some rows of the portrait.
 
-        :param known: keys of which no bytes are needed.
+        :param known: keys of messages whose bytes the target doesn't need.
         """
         found: list[SourceMessage | None] = [None] * len(rows)
 
@@ -245,9 +248,9 @@ class MailboxSource:
         return message
 
     def _key(self, uid: int, opened: OpenRecord, guid: bytes) -> str | None:
-        """What all places of a message have in common; None: it has only this one.
+        """A key that is the same for all places of a message; None: it has only this one.
 
-        With the guid: numbers may mean another message when an interrupted conversion goes on.
+        It contains the guid: when an interrupted conversion goes on, the numbers may mean another message.
         """
         place = self._keys.get(uid)
         if place is None and self._store.location.kind is Kind.SDBOX:
@@ -272,7 +275,7 @@ class MailboxSource:
 def _dated(
     items: list[tuple[bytes, bytes]], metadata: Metadata, saved: int
 ) -> tuple[list[tuple[bytes, bytes]], str]:
-    """*items*, the received date in them readable, and what to tell if it was not."""
+    """*items* with a readable received date, and the problem to report if it was not readable."""
     try:
         _ = metadata.received
     except FormatError as exc:
@@ -282,7 +285,7 @@ def _dated(
 
 
 def close_all(found: list[SourceMessage]) -> None:
-    """Give back the files of messages that will not be written."""
+    """Close the files of these messages."""
     for message in found:
         if isinstance(message, Stored):
             message.close()

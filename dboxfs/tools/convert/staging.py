@@ -2,13 +2,13 @@
 
 ::
 
-    DST/.dboxfs-convert     the journal; as long as it is there the conversion is not over
+    DST/.dboxfs-convert     the journal; while it exists, the conversion is not finished
     DST/.dboxfs-store/      the store that is being made
     DST/mailboxes ...       renamed to here at the very end, mailboxes/ last
 
-So a destination that was interrupted has no ``mailboxes/`` and no program takes it for a store;
+So the destination of an interrupted conversion has no ``mailboxes/`` and no program takes it for a store;
 ``mailboxes/`` appears with one rename, when everything is on disk.  A directory that holds anything else is
-refused, and so is a journal of another conversion, or one that a running conversion has locked.
+refused, and so is the journal of another conversion, or one that a running conversion has locked.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from dboxfs.tools.convert.journal import Journal, journal_path
 from dboxfs.tools.staged import publish
 
 STAGING = ".dboxfs-store"
-"""Where the store is made, in the destination's root."""
+"""The directory in the destination's root in which the store is made."""
 
 
 class Workplace:
     """An open destination.  Made by :func:`open_workplace`.
 
-    :ivar work: writes the store that is being made, without syncs: the journal sees to those.
-    :ivar journal: not loaded yet.
+    :ivar work: writes the store that is being made, without syncs: the journal makes them.
+    :ivar journal: locked, but not loaded yet.
     """
 
     def __init__(self, root: str, work: Work, journal: Journal, *, durable: bool) -> None:
@@ -45,9 +45,9 @@ class Workplace:
         self._durable = durable
 
     async def check_nothing_else(self) -> None:
-        """See that there is nothing beside the unfinished store.
+        """Check that the root holds nothing but the journal and the unfinished store.
 
-        :raises StoreExists: there is.
+        :raises StoreExists: it holds something else.
         """
         names = {entry.name for entry in await self.work.disk.listdir(self.root)} - {UNFINISHED, STAGING}
         if names:
@@ -62,12 +62,12 @@ class Workplace:
             await self.work.disk.make_dirs(location.storage)
 
     async def write(self, path: str, data: bytes) -> None:
-        """Make a file of the unfinished store; one that an interrupted conversion has left goes."""
+        """Make a file of the unfinished store, in place of one that an interrupted conversion has left."""
         await self.work.disk.unlink(path)
         await self.work.disk.write_new(path, data)
 
     async def publish(self) -> None:
-        """Move the finished store to its place; what an earlier attempt has moved stays."""
+        """Move the finished store to its place; files that an earlier attempt has moved stay there."""
         disk = self.work.disk
         await publish(disk, self.work.location.root, self.root, durable=self._durable)
         await disk.unlink(journal_path(self.root))
@@ -78,19 +78,19 @@ class Workplace:
             await self.work.disk.run(ops.SyncDir(self.root))
 
     async def close(self) -> None:
-        """Give the journal and its lock back."""
+        """Close the journal, which releases its lock."""
         await self.journal.close()
 
 
 async def open_workplace(
     fs: FileSystem, root: str, kind: Kind, like: os.stat_result, options: WriteOptions
 ) -> Workplace:
-    """Take possession of the destination *root*, which is made if it is missing.
+    """Lock the destination *root*; make it if it is missing.
 
-    :param like: attributes of the source's root: owner, group and modes of a new root.  All that is in the
+    :param like: attributes of the source's root: owner, group and modes of a new root.  Everything in the
         destination gets those of its root.
-    :raises StoreExists: there is something in it that no conversion has made.
-    :raises StoreBusy: another conversion into it is running.
+    :raises StoreExists: *root* holds something that no conversion has made.
+    :raises StoreBusy: another conversion into *root* is running.
     :raises NoSuchStore: the directory above is missing, or can't be written.
     """
     probe = Disk(fs, like, options)

@@ -1,13 +1,13 @@
-"""Where a destination puts messages: ``u.<uid>`` files, or records in ``m.N`` files.
+"""Writes the messages of a destination: ``u.<uid>`` files, or records in ``m.N`` files.
 
-A target takes a chunk of messages and answers with a :class:`~dboxfs.tools.convert.journal.Batch`: what
-is written now.  Nothing of it counts before the journal says so, which makes it durable first: what an
-interrupted conversion wrote beyond its journal is taken away again (:meth:`StoreTarget.resume`) or replaced
-when its turn comes.
+A target takes a chunk of messages and returns a :class:`~dboxfs.tools.convert.journal.Batch`: the messages
+that are written now.  They count when the journal names them; the journal makes them durable first.  Data
+that an interrupted conversion wrote beyond its journal are removed (:meth:`StoreTarget.resume`), or replaced
+when the conversion comes to the same message.
 
-A message whose key is known already is not stored twice: in an mdbox one more reference to its map record,
-in an sdbox a hard link (a copy where there can be no more links).  In an mdbox that goes for copies without a
-common key too (:mod:`~dboxfs.tools.convert.copies`).
+A message whose key is known already is not stored twice: it becomes one more reference to its map record
+(mdbox) or a hard link (sdbox; a copy if the file can have no more links).  In an mdbox the same holds for
+copies without a common key (:mod:`~dboxfs.tools.convert.copies`).
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ _FIRST = 16
 _MAX_RECORD = (1 << 32) - 1
 
 MOST_REFERENCES = 32_000
-"""References to one record; Dovecot refuses more than 32,768, and a chunk of messages may come on top."""
+"""References to one record, at most; Dovecot refuses more than 32,768, and one chunk may come on top."""
 
 
 class StoreTarget(Protocol):
-    """A destination of messages.  ``shared``: messages by their key, that others may refer to."""
+    """A destination of messages.  ``shared``: messages by key, to which other places may refer."""
 
     shared: dict[str, SharedMessage]
 
     def remember(self, batch: Batch) -> None:
-        """What the journal of an interrupted conversion says is there."""
+        """Take over the messages that the journal of an interrupted conversion names."""
 
     async def resume(self) -> None:
-        """Take away what is there without the journal saying so; once, before the first :meth:`put`."""
+        """Remove data that the journal doesn't name; call it once, before the first :meth:`put`."""
 
     async def put(self, mailbox: str, found: list[SourceMessage]) -> Batch:
-        """Store messages, ascending by uid.  They are closed afterwards, whatever happens.
+        """Store messages, ascending by uid.  They are closed afterwards, also after an error.
 
         :raises OSError: the destination can't be written.
         """
 
     async def close(self) -> None:
-        """Give back what is open."""
+        """Close the open files."""
 
 
 class SdboxTarget:
-    """One file a message.  ``u.<uid>`` is made under its own name: nobody looks at it before the end."""
+    """One file a message.  ``u.<uid>`` is made under its final name, since no reader opens the store yet."""
 
     def __init__(self, work: Work) -> None:
         self.shared: dict[str, SharedMessage] = {}
@@ -72,10 +72,10 @@ class SdboxTarget:
         self.shared.update(batch.shared)
 
     async def resume(self) -> None:
-        """A file that doesn't count is replaced when its turn comes."""
+        """Does nothing: a file that the journal doesn't name is replaced when its message is written."""
 
     async def put(self, mailbox: str, found: list[SourceMessage]) -> Batch:
-        """Write files that stand for themselves side by side, then those that are shared."""
+        """Write the messages without a key side by side, then those with one in order."""
         batch = Batch(mailbox)
         stored = [message for message in found if isinstance(message, Stored)]
         reasons = {item.uid: item.reason for item in found if isinstance(item, Unreadable)}
@@ -117,7 +117,7 @@ class SdboxTarget:
         batch.rows.append(DestinationRow(message.uid, 0, message.saved, message.guid.hex()))
 
     async def _write(self, path: str, message: Stored) -> str:
-        """Write one file; gives what is wrong with its text."""
+        """Write one file; returns the problem of its text, or an empty string."""
         form = new_file(self._work.options.dbox_version)
         await _pack(message, self._work.options)
         record = await _begin(form.first, message)
@@ -147,7 +147,7 @@ class SdboxTarget:
             await file.close()
 
     async def close(self) -> None:
-        """Nothing is kept open."""
+        """Does nothing: no file is kept open."""
 
 
 class MdboxTarget:
@@ -155,7 +155,7 @@ class MdboxTarget:
 
     Small records are collected and written together.
 
-    :param most_references: copies of a message behind which another record is begun.
+    :param most_references: number of references to a record after which the message is stored again.
     """
 
     def __init__(self, work: Work, most_references: int = MOST_REFERENCES) -> None:
@@ -190,16 +190,16 @@ class MdboxTarget:
 
     @property
     def highest_file_id(self) -> int:
-        """The last ``m.N``."""
+        """The file id of the last ``m.N``."""
         return self._file_id
 
     def rows(self) -> MapRows:
-        """The map."""
+        """The records of the map."""
         columns = [np.array(column, np.uint32) for column in self._places]
         return MapRows(columns[0], columns[1], columns[2], np.array(self._refcounts, np.uint16))
 
     async def resume(self) -> None:
-        """Remove files behind the last one, and cut off what was written behind its last record."""
+        """Remove files behind the last one in the journal, and cut that one behind its last record."""
         for key, shared in list(self.shared.items()):
             self._wear(key, shared)
         storage = self._work.location.storage
@@ -258,7 +258,7 @@ class MdboxTarget:
         return shared
 
     async def _copy_of(self, mailbox: str, message: Stored) -> SharedMessage | None:
-        """The record that *message* is a copy of, though nothing but its guid says so."""
+        """The record of which *message* is a copy, found by its guid and proven by its bytes; None: none."""
         ref = self._copies.find(message.guid)
         if ref is None or self._refcounts[ref - 1] >= self._most_references:
             return None
@@ -275,12 +275,12 @@ class MdboxTarget:
         return SharedMessage(mailbox, ref, message.guid.hex(), self._copies.trouble(ref))
 
     def _wear(self, key: str, shared: SharedMessage) -> None:
-        """A record with too many references: the next copy of the message is stored anew."""
+        """Forget a record that has too many references, so that the next copy is stored anew."""
         if self._refcounts[shared.ref - 1] >= self._most_references and self.shared.get(key) == shared:
             self._worn[key] = self.shared.pop(key)
 
     async def _write(self, mailbox: str, message: Stored) -> tuple[StoredPlace, str]:
-        """Append one record; gives where it is, and what is wrong with its text."""
+        """Append one record; returns its place, and the problem of its text or an empty string."""
         out = self._out
         limit = self._work.options.rotate_size
         if out is None or out.end + message.size > limit or message.size >= limit:
@@ -323,14 +323,14 @@ class MdboxTarget:
             await out.file.close()
 
     async def finish(self) -> None:
-        """Everything was put."""
+        """Close the last file, after the last :meth:`put`."""
         await self._close_file()
 
 
 async def _pack(message: Stored, options: WriteOptions) -> None:
-    """Compress a plain message where those of the destination are to be compressed.
+    """Compress a plain message if the options ask for compressed messages.
 
-    :raises Unfit: it can't be read.
+    :raises Unfit: the message can't be read.
     """
     plain = message.compression is None and not message.encrypted and not message.known
     if options.compress is not None and options.dbox_version != 3 and plain and message.size <= MOST_PACKED:
@@ -352,7 +352,7 @@ async def _write_record(out: BufferedFile, record: RecordFormat, message: Stored
     """Append a record; a part of it may have been written when this raises.
 
     :param mailbox: for the ``B`` line of an mdbox.
-    :return: what is wrong with the text; empty: nothing.
+    :return: the problem of the text; empty: none.
     :raises Unfit: the source can't be read.
     """
     await out.append(record.head)

@@ -1,12 +1,12 @@
-"""Comparing a destination with its source, all of it: what both show, read again from the disk.
+"""Compares a destination with its source as a whole; both are read again.
 
 For each mailbox: guid, uidvalidity, next uid, highest modseq, uids, flags, keywords, modseqs; for each
 message its bytes as a reader gets them (decompressed, attachments put back), received and saved dates and
-the metadata that are kept.  A message that could not be carried over is known to be missing and is not
-looked for.  One that the source itself can't show (damaged, encrypted) is compared as it is stored; where
-even that can't be read, it is told and the comparison goes on: no repetition could change it.
+the metadata that are kept.  A message that was left out is not compared.  One that the source itself can't
+show (damaged, encrypted) is compared as it is stored.  If even that can't be read, it is reported and the
+comparison goes on, since a repetition would not change it.
 
-What is read again may come from the kernel's cache.
+The kernel may serve these reads from its cache.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ async def verify(
     """Compare *made* with *source*.
 
     :param portraits: of the mailboxes that were carried over.
-    :param left_out: mailbox and uid of messages that were not.
-    :param count: told of messages that were compared, and their bytes.
-    :param tell: given a line for each message of the source that can't be read to be compared.
-    :raises VerifyFailed: with the first difference.
+    :param left_out: mailbox and uid of messages that were not carried over.
+    :param count: called with the number of messages that were compared, and of their bytes.
+    :param tell: called with a line for each message of the source that can't be read for the comparison.
+    :raises VerifyFailed: at the first difference.
     """
     names, expected = ({name for name in store.folders if name} for store in (made, source))
     boxes = {name for name in names if _box(made, name) is not None}
@@ -54,7 +54,7 @@ async def verify(
         raise VerifyFailed(f"{shown}: the mailbox is not as it was")
     try:
         subscribed = await source.subscribed()
-    except OSError:  # they were left out, and that was told
+    except OSError:  # the conversion has left them out and reported it
         subscribed = frozenset()
     if subscribed != await made.subscribed():
         raise VerifyFailed("the subscriptions are not what they were")
@@ -95,7 +95,7 @@ class _Comparison:
             ("next uid", portrait.next_uid, there.uid_next),
             ("highest modseq", portrait.highest_modseq, there.highest_modseq),
         ):
-            if what != "uidvalidity" or was:  # without one nobody can read the index: it got one
+            if what != "uidvalidity" or was:  # a mailbox without one got a new one: readers need it
                 self._same(what, was, now)
         kept = [uid for uid in portrait.uids.tolist() if (portrait.name, uid) not in self._left_out]
         self._same("list of uids", kept, there.uids.tolist())
@@ -116,7 +116,7 @@ class _Comparison:
             raise VerifyFailed(f"{self._here.display_name}: {where}the {what} is not what it was")
 
     async def _message(self, uid: int) -> int:
-        """Compare one message; gives the bytes that were compared."""
+        """Compare one message; returns the number of bytes that were compared."""
         here, there = self._here, self._there
         self._same("flags", here.flags(uid), there.flags(uid), uid)
         self._same("keywords", here.keywords(uid), there.keywords(uid), uid)
@@ -125,7 +125,7 @@ class _Comparison:
         try:
             return await self._text(uid)
         except _SourceError:
-            pass  # it shows nothing of it: what it stores has to be enough
+            pass  # the source can't show the message: compare the stored bytes
         try:
             return await self._stored(uid)
         except _SourceError as exc:
@@ -191,7 +191,10 @@ class _Comparison:
         self._same("original mailbox", *_boxes(metadata, made), uid)
 
     async def _theirs(self, read: Awaitable[T], uid: int) -> T:
-        """What the destination gives, which must be readable."""
+        """Read from the destination.
+
+        :raises VerifyFailed: the destination can't be read.
+        """
         try:
             return await read
         except (DboxfsError, OSError) as exc:
@@ -203,9 +206,9 @@ class _SourceError(Exception):
 
 
 async def _ours(read: Awaitable[T]) -> T:
-    """What the source gives.
+    """Read from the source.
 
-    :raises _SourceError: it can't.
+    :raises _SourceError: the source can't show the message.
     """
     try:
         return await read
@@ -214,6 +217,6 @@ async def _ours(read: Awaitable[T]) -> T:
 
 
 def _boxes(metadata: Metadata, made: Metadata) -> tuple[bytes | None, bytes | None]:
-    """The original mailbox, if the source had one."""
+    """The original mailbox in both stores; twice None if the source has none."""
     was = metadata.orig_mailbox
     return was, made.orig_mailbox if was is not None else None

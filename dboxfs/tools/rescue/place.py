@@ -127,8 +127,7 @@ def _assign_files(harvest: Harvest, assigned: Assigned) -> None:
 
 
 def _best(harvest: Harvest, number: int) -> int:
-    """The best of the rows with the mailbox and uid of row *number*: a file that was put aside has one, too.
-    """
+    """The best of the rows with the mailbox and uid of row *number*: a file that was put aside has one, too."""
     file = harvest.files[harvest.rows[number].file]
     assert file.mailbox is not None
     rows = harvest.by_uid[file.mailbox, file.number]
@@ -222,7 +221,7 @@ class _Storage:
         }
 
     def _fits(self, reference: int, row: Row) -> bool:
-        """Whether record and message can belong together: their guids are equal, or one of them is unknown."""
+        """Whether record and message can belong together: equal guids, or one of the guids is unknown."""
         guid: bytes = self._references.guids[reference]
         return not guid or row.guid == NO_GUID or guid == row.guid.rstrip(b"\0")
 
