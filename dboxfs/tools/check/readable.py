@@ -58,7 +58,7 @@ class ReadableFile:
         return None
 
     def misled_by(self, found: Found) -> str | None:
-        """The fault in the header line that makes a reader refuse the good message *found*; None: it is good."""
+        """The fault in the header line that makes a reader refuse the good message *found*, or None."""
         said = self.header.message_header_size
         if self.damage is not None or self.header.version == 3 or found.version == 3:
             return None

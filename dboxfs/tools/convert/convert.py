@@ -329,7 +329,7 @@ class Converter:
         await self._commit_if_due()
 
     def _written(self, portrait: MailboxSnapshot) -> MailboxSnapshot:
-        """*portrait* as the destination has it: with a UIDVALIDITY, since no reader accepts an index without."""
+        """*portrait* as the destination has it: with a UIDVALIDITY, since readers need one."""
         if portrait.uid_validity or portrait.next_uid <= 1:
             return portrait
         self.result.told.append(f"{self._shown(portrait.name)}: it has no UIDVALIDITY and gets a new one")

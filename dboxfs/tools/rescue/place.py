@@ -127,7 +127,7 @@ def _assign_files(harvest: Harvest, assigned: Assigned) -> None:
 
 
 def _best(harvest: Harvest, number: int) -> int:
-    """The best of the rows with the mailbox and uid of row *number*: a file that was put aside has one, too."""
+    """The best row with the mailbox and uid of row *number*: a file that was put aside has one, too."""
     file = harvest.files[harvest.rows[number].file]
     assert file.mailbox is not None
     rows = harvest.by_uid[file.mailbox, file.number]
