@@ -188,12 +188,16 @@ class FileSystem:
         """What a symbolic link holds.  A checkpoint; cancelled: nothing happened."""
         return await self._run(ops.Readlink(path))
 
-    async def peek(self, requests: Sequence[Peek]) -> list[PeekResult | OSError]:
+    async def peek(self, requests: Sequence[Peek], *, in_order: bool = False) -> list[PeekResult | OSError]:
         """Read small ranges of many files, spread over the workers: one answer or error for each request.
 
         What comes back is what the files hold now, never something cached.  A short chunk at the end of a
         file is no error.  A checkpoint; cancelled: what has not begun is not begun.
+
+        :param in_order: one worker reads all, each file after the one before.
         """
+        if in_order:
+            return await self._run(ops.PeekMany(tuple(requests)))
         depth = max(1, self.driver.depth)
         step = max(1, min(_PEEK_BATCH, -(-len(requests) // depth)))
         batches = [

@@ -247,15 +247,9 @@ class IndexFiles:
             raise CorruptFile(error.path, error.offset, error.reason)
         self._failure = None
 
-    async def _fingerprint(self) -> object:
+    async def _fingerprint(self) -> list[object]:
         paths = (self.base_path, self.log_path, self.log_path + ".2")
-        found = await self._fs.peek([Peek(path, ()) for path in paths])
-        return [
-            (one.stat.st_dev, one.stat.st_ino, one.stat.st_size, one.stat.st_mtime_ns)
-            if isinstance(one, PeekResult)
-            else one.errno
-            for one in found
-        ]
+        return [_mark(one) for one in await self._fs.peek([Peek(path, ()) for path in paths], in_order=True)]
 
     # -- following -----------------------------------------------------------------------------
 
@@ -324,12 +318,16 @@ class IndexFiles:
     async def _load(self) -> Delta:
         old = self.state
         reason: Exception | None = None
-        files = await self._fingerprint()
+        first: list[object] = []
         for attempt in range(_LOAD_ATTEMPTS):
             if attempt:
                 await trio.sleep(0.005 * 2**attempt)
+            # The base before the log, which then is at least as far; the old log only tells of a change.
+            requests = [_whole(self.base_path), _whole(self.log_path), Peek(self.log_path + ".2", ())]
+            found = await self._fs.peek(requests, in_order=True)
+            first = first or [_mark(one) for one in found]
             try:
-                loaded = await self._load_once()
+                loaded = await self._load_once(found[0], found[1])
             except _Moving as exc:
                 reason = exc
                 continue
@@ -349,7 +347,7 @@ class IndexFiles:
             return NOTHING
         if not isinstance(reason, CorruptFile):
             reason = CorruptFile(self.log_path, 0, f"base index and log don't fit together: {reason}")
-        self._failure = files, reason
+        self._failure = first, reason
         raise reason
 
     def _take(self, loaded: _Loaded) -> None:
@@ -360,20 +358,18 @@ class IndexFiles:
         else:
             self._remember(loaded.log, loaded.state)
 
-    async def _load_once(self) -> _Loaded:
-        base = await self._load_base()
-        head = (base.log_file_seq, base.head_offset) if base is not None else (0, 0)
-        (found,) = await self._fs.peek([_whole(self.log_path)])
-        if isinstance(found, FileNotFoundError):
-            return _Loaded(base, None, None, head)
-        if isinstance(found, OSError):
-            raise odd_file(found, self.log_path) or found
-        data = found.chunks[1]
-        state, start = await self._join(base, data)
-        return _Loaded(state, found, _read_unlocked(data, start, state) if start else None, head)
+    async def _load_once(self, base: PeekResult | OSError, log: PeekResult | OSError) -> _Loaded:
+        state = await self._parse_base(base)
+        head = (state.log_file_seq, state.head_offset) if state is not None else (0, 0)
+        if isinstance(log, FileNotFoundError):
+            return _Loaded(state, None, None, head)
+        if isinstance(log, OSError):
+            raise odd_file(log, self.log_path) or log
+        data = log.chunks[1]
+        state, start = await self._join(state, data)
+        return _Loaded(state, log, _read_unlocked(data, start, state) if start else None, head)
 
-    async def _load_base(self) -> IndexState | None:
-        (found,) = await self._fs.peek([_whole(self.base_path)])
+    async def _parse_base(self, found: PeekResult | OSError) -> IndexState | None:
         if isinstance(found, FileNotFoundError):
             return None
         if isinstance(found, OSError):
@@ -416,6 +412,13 @@ def _whole(path: str, offset: int = 0) -> Peek:
 def _read_unlocked(log_data: bytes, start: int, state: IndexState) -> Unlocked:
     """What *state* has of a log that was read whole, from offset *start* on."""
     return Unlocked(start).more(log_data[start : state.head_offset])
+
+
+def _mark(found: PeekResult | OSError) -> object:
+    """What tells whether a file has changed: device, inode, size in bytes and mtime in ns, or an errno."""
+    if isinstance(found, OSError):
+        return found.errno
+    return found.stat.st_dev, found.stat.st_ino, found.stat.st_size, found.stat.st_mtime_ns
 
 
 def _file_id(found: PeekResult) -> tuple[int, int]:
