@@ -1,10 +1,10 @@
-"""A message that is to be stored compressed: what is stored of it, and the sizes of its text.
+"""A message that is to be stored compressed: the stored bytes and the sizes of its text.
 
-Format 2 has the size of a body in front, so the text is compressed once before anything is written.  What
-came out is kept in memory up to :data:`KEPT`; of more it is only counted, and the text is compressed again,
-to the same bytes, each time that the body is read.
+Format 2 has the size of a body in front, so the text is compressed once before anything is written.  Up to
+:data:`KEPT` the compressed bytes stay in memory.  A larger result is only counted; then the text is
+compressed again, to the same bytes, each time that the body is read.
 
-Compressing takes milliseconds for a piece: it is done in a worker thread, and the event loop goes on.
+Compressing a piece takes milliseconds, so a worker thread does it while the event loop goes on.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ async def compressed(message: NewMessage, method: Method, *, convert: bool) -> N
 
 
 class CompressedSource:
-    """The compressed bytes of a text, made anew each time that it is read from the beginning.
+    """The compressed bytes of a text, made anew each time that they are read from the beginning.
 
-    :param size: how many there are.
+    :param size: number of compressed bytes.
     """
 
     def __init__(self, text: Source, method: Method, size: int, *, convert: bool) -> None:
@@ -62,7 +62,7 @@ class CompressedSource:
         return _Encoding(self._text, self._method, self._convert, LineEnds())
 
     async def read(self, size: int, offset: int) -> bytes:
-        """Exactly *size* bytes, fewer at the end.  Going back begins again."""
+        """Exactly *size* bytes, fewer at the end.  A smaller offset than before makes the bytes anew."""
         if offset < self._at:
             self._encoding, self._at = self._begin(), 0
             self._ready.clear()
@@ -85,7 +85,7 @@ class CompressedSource:
 
 
 class _Encoding:
-    """One pass over a text; ``lines`` counts it."""
+    """One pass over a text; ``lines`` counts its line ends."""
 
     def __init__(self, text: Source, method: Method, convert: bool, lines: LineEnds) -> None:
         self._pieces = Pieces(text, convert=convert)
@@ -93,7 +93,7 @@ class _Encoding:
         self._lines = lines
 
     async def next(self) -> bytes | None:
-        """More compressed bytes, possibly none yet; None: that was all."""
+        """More compressed bytes, possibly none yet; None at the end."""
         if self._encoder is None:
             return None
         piece = await self._pieces.next()

@@ -1,17 +1,17 @@
 """Requests to expunge, one message after the other, with a log that stays open (PROTOCOL section 8).
 
-unlink(2) is answered when its record is in the log, and ``rm -r`` sends thousands of them, each after the
-answer to the one before.  :class:`Asking` makes such a record one operation of a worker: lock the log, look
-whether it is the file that it was and ends where it ended, append, unlock.  Whatever doesn't fit (a lock
-that somebody holds, a log that has grown or was rotated) is left to :meth:`StoreWriter.expunge`'s way, which
-reads what is new; after that the log is known again.
+The daemon answers an unlink(2) when its record is in the log.  ``rm -r`` sends thousands of them, each after
+the answer to the one before.  :class:`Asking` writes such a record with one job of a worker: lock the log,
+check that it is the same file with the same end, append, unlock.  If that fails (another process holds the
+lock, or the log has grown or was rotated), the request goes the way of :meth:`StoreWriter.expunge`, which
+reads the new records; after that the log is known again.
 
-What is appended here is not replayed into the index's state: the next who locks the index reads it like
-anybody's log_records.
+These records are not replayed into the index's state: the next task that locks the index reads them like the
+records of any other process.
 
-Nothing is synced here: :meth:`StoreWriter.carry_out` does that for all that was asked.
+Nothing is synced here: :meth:`StoreWriter.carry_out` syncs all requests.
 
-Concurrency: the index's mutex is held around each of these programs.
+Concurrency: each of these jobs holds the index's mutex.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LOCKS = {LockMethod.FCNTL: LockKind.RECORD, LockMethod.FLOCK: LockKind.FLOCK}
 
 
 class Asking:
-    """Asks for expunges in one mailbox."""
+    """Requests expunges in one mailbox."""
 
     def __init__(self, work: Work, name: str) -> None:
         self._work = work
@@ -44,9 +44,10 @@ class Asking:
         self._guid = b""
 
     async def ask(self, uid: int) -> bool:
-        """Put a request for *uid* into the log; False: it is gone, or somebody has asked for it already.
+        """Put a request for *uid* into the log; False: the message is gone, or its expunge was requested
+        already.
 
-        :raises OSError: the log is as it was.
+        :raises OSError: the log is unchanged.
         :raises NoSuchMailbox, CorruptFile, StoreBusy: as :meth:`Work.mailbox`.
         """
         if uid in self._asked and self._is_meant:
@@ -65,11 +66,11 @@ class Asking:
 
     @property
     def _is_meant(self) -> bool:
-        """The log that is open is that of the mailbox that the caller means."""
+        """Whether the open log belongs to the mailbox that the caller means."""
         return meant().get(self._name, self._guid) == self._guid
 
     async def _ask_soon(self, uid: int) -> bool:
-        """False: something is not as it was."""
+        """Append the request with one job; False: the log has changed or is locked."""
         mutex = self._index.mutex
         if self._file is None or mutex.locked() or not self._is_meant:
             return False
@@ -99,7 +100,7 @@ class Asking:
         return True
 
     async def _ask_again(self, uid: int) -> bool:
-        """Read what is new, ask, and remember how the log is now."""
+        """Read the new records, write the request, and remember the log as it is now."""
         await self.close()
         async with self._work.mailbox(self._name) as index:
             self._index, state = index, index.state
@@ -121,7 +122,7 @@ class Asking:
 
 
 def append_under_lock(asked: AppendLocked) -> Steps[Appended | None]:
-    """What *asked* says, step by step.  None: the log is not as it was, or is locked."""
+    """The steps of one request.  None: the log has changed or is locked."""
     fd, end = asked.fd, asked.end
     if not (yield TryLock(fd, asked.lock)):
         return None
@@ -131,11 +132,11 @@ def append_under_lock(asked: AppendLocked) -> Steps[Appended | None]:
         if (now.st_dev, now.st_ino) == asked.identity and now.st_size == end:
             answer = yield ops.Append(fd, (asked.data,))
     except FileNotFoundError:
-        pass  # whoever looks again says so
+        pass  # the next look at the log raises the error
     except OSError as error:
         answer = Appended(0, error)
     if answer is not None and answer.written not in (0, len(asked.data)):
-        with suppress(OSError):  # else the next who locks it does
+        with suppress(OSError):  # else the next task that locks it does
             yield ops.Truncate(fd, end, end + answer.written)
     yield Unlock(fd, asked.lock)
     return answer

@@ -1,4 +1,4 @@
-"""What an expunge writes to a mailbox's log, whatever the store's format (PROTOCOL sections 6 and 8)."""
+"""The records of an expunge in a mailbox's log, the same for sdbox and mdbox (PROTOCOL sections 6 and 8)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dboxfs.store.write.session import visible
 
 
 def heritage(index: IndexLog, heir: int, old: int) -> list[bytes] | None:
-    """What gives *heir* the flags and keywords of *old*; None: that is gone, and there is nothing to give.
+    """Records that give *heir* the flags and keywords of *old*; None: *old* is gone.
 
     :raises NoSuchMessage: there is no heir.
     """
@@ -21,9 +21,9 @@ def heritage(index: IndexLog, heir: int, old: int) -> list[bytes] | None:
 
 
 async def finish_expunge(index: IndexLog, gone: Sequence[int], first: Sequence[bytes] = ()) -> None:
-    """Write the expunge of *gone* to a locked mailbox, and with it that all requests are carried out.
+    """Write the expunge of *gone* to a locked mailbox, and mark all requests as executed.
 
-    :param first: what the same transaction says before that.
+    :param first: records of the same transaction before the expunge.
     """
     tail = not first and log_records.only_expunges_pending(index.state) and index.state.has_pending_requests
     batch = [*first, *(log_records.expunge(index.state, gone, external=True) if gone else [])]

@@ -1,16 +1,15 @@
-"""Group commit: requests that are ready together are carried out together.
+"""Group commit: requests that are ready together are committed together.
 
-Whoever comes first becomes the leader and takes everything that waits; those who come while it works form
-the next group, of which the first one leads.  There is no task of its own.
+The first request becomes the leader and commits all requests that wait.  Requests that come meanwhile form
+the next group, and its first request leads that.  There is no separate task.
 
-A leader first lets everything run that is ready now.  Where requests *gather* it waits for more, up to as
+A leader first lets all ready tasks run.  If the queue *gathers*, it then waits for more requests, at most as
 long as the last group has taken: a group costs about as much as one request, so writers that would alternate
-do better together.  It waits for as many as were in the last group, or waited behind it; so a writer that is
-alone waits for nobody.  After a wait in which nobody has come the next groups don't wait, twice as many each
-time.
+are faster together.  It waits for as many requests as were in the last group or waited behind it, so a single
+writer does not wait.  After a wait in vain the next groups don't wait; their number doubles each time.
 
-Cancellation: a request that waits is withdrawn (``taken`` stays False, its owner cleans up); one that a
-leader has taken is carried out, and only its owner no longer hears of it.
+Cancellation: a waiting request is withdrawn (``taken`` stays False, its owner cleans up).  A request that a
+leader has taken is committed; only its owner does not get the result.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 LONGEST_WAIT = 0.02
-"""Seconds that a leader waits for others, at most."""
+"""Seconds that a leader waits for more requests, at most."""
 
 MOST_SKIPPED = 64
-"""Groups in a row that wait for nobody after waits in vain, at most."""
+"""Groups in a row that don't wait after waits in vain, at most."""
 
 
 class Request(Generic[T, R]):
-    """Something to be committed, and what came of it.
+    """A value to be committed, and the outcome.
 
-    :param mailbox: the storage name of the mailbox that it is about.
-    :ivar turn: set when its outcome is known, or when it is to lead.
-    :ivar meant: the guid of the mailbox that its task means by that name (None: of any).
+    :param mailbox: the storage name of the mailbox that it changes.
+    :ivar turn: set when the outcome is known, or when this request is to lead.
+    :ivar meant: by mailbox name, the guid of the mailbox that its task means (None: any).
     """
 
     __slots__ = ("error", "meant", "result", "taken", "turn", "what")
@@ -53,15 +52,15 @@ class Request(Generic[T, R]):
 
     @property
     def over(self) -> bool:
-        """Whether its outcome is known."""
+        """Whether the outcome is known."""
         return self.result is not None or self.error is not None
 
 
 class GroupCommit(Generic[T, R]):
     """One queue.  *commit* gives every request of a group a ``result`` or an ``error``, or raises for all.
 
-    :param gathers: a leader waits for those who mostly come back.
-    :ivar groups: how many there were.
+    :param gathers: a leader waits for requests of writers that have just saved.
+    :ivar groups: the number of groups so far.
     """
 
     def __init__(
@@ -101,13 +100,15 @@ class GroupCommit(Generic[T, R]):
         return request.result
 
     def _hand_on(self) -> None:
-        """The first one that waits leads."""
+        """Make the first waiting request the leader."""
         self._leader = self._waiting[0] if self._waiting else None
         if self._leader is not None:
             self._leader.turn.set()
 
     def _next_group(self) -> tuple[list[Request[T, R]], Mapping[str, bytes | None]]:
-        """Those that wait and mean by each name the same mailbox as the first, and these mailboxes."""
+        """The next group, and the mailboxes that it means: waiting requests that don't contradict each other
+        about which mailbox a name means.
+        """
         group: list[Request[T, R]] = []
         means: dict[str, bytes | None] = {}
         for request in self._waiting[: self._limit]:
@@ -145,7 +146,7 @@ class GroupCommit(Generic[T, R]):
 
 
 class _Gathering:
-    """How long a leader waits, and for how many."""
+    """Decides how long a leader waits, and for how many requests."""
 
     def __init__(self) -> None:
         self._expected = 1
@@ -154,19 +155,19 @@ class _Gathering:
         self._arrival: trio.Event | None = None
 
     def came(self) -> None:
-        """A request has come."""
+        """Tell the waiting leader that a request has come."""
         if self._arrival is not None:
             self._arrival.set()
 
     def ended(self, expected: int, seconds: float) -> None:
-        """A group was carried out.
+        """Tell that a group was committed.
 
-        :param expected: how many were in it, or wait behind it.
+        :param expected: the number of requests that were in it, or wait behind it.
         """
         self._expected, self._seconds = expected, min(seconds, LONGEST_WAIT)
 
     async def gather(self, waiting: Sequence[object]) -> None:
-        """Wait for as many as are expected."""
+        """Wait for as many requests as are expected."""
         before = len(waiting)
         if before >= self._expected:
             return

@@ -1,15 +1,16 @@
-"""What a writer that died has begun and never acknowledged: taken away, or finished (PROTOCOL section 13).
+"""Unacknowledged work of dead writers: taken back or finished (PROTOCOL section 13).
 
-By its notes (:mod:`~dboxfs.store.write.notes`), before anything else is done with the store:
+The notes (:mod:`~dboxfs.store.write.notes`) name this work; it is resolved before any other change of the
+store:
 
 * sdbox: a ``u.N`` that a note names, with this inode number and without a record, is unlinked;
-* mdbox: a record whose guid a note names is nobody's: if the map has it and no mailbox does, its refcount
-  becomes 0 (``repair``); if the map doesn't have it, it is cut off the end of its ``m.N``, or gets a map
-  record with refcount 0 if others have appended behind it (``torn``);
-* a move whose copies are in the target goes on to its end: the messages are expunged in the source; sdbox:
+* mdbox: a record whose guid a note names belongs to no mailbox: if the map has it and no mailbox does, its
+  refcount becomes 0 (``repair``); if the map doesn't have it, it is cut off the end of its ``m.N``, or gets a
+  map record with refcount 0 if other writers have appended behind it (``torn_tails``);
+* a move whose copies are in the target is finished: the messages are expunged in the source; sdbox:
   a ``u.N`` of the source without a record and with the copy's inode number is unlinked.
 
-A note whose mailbox can't be had, or whose ``m.N`` somebody holds, stays for the next time.
+A note stays for the next time if its mailbox can't be locked, or if another process holds an ``m.N``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Expunge = Callable[[str, Iterable[int]], Awaitable[object]]
 
 
 async def resolve(work: Work, expunge: Expunge) -> int:
-    """End what dead writers have begun; gives the number of their notes.
+    """Take back or finish the work of dead writers; gives the number of their notes.
 
     :param expunge: expunges messages of a mailbox, as the writer does.
     """
@@ -44,7 +45,7 @@ async def resolve(work: Work, expunge: Expunge) -> int:
             if note is not None:
                 await _resolve(work, note, expunge)
         except NoSuchMailbox:
-            pass  # nothing is left of it
+            pass  # the mailbox is gone, and its files with it
         except (DboxfsError, OSError) as error:
             log.warning("%s: what a dead writer began is left for later: %s", path, error)
             continue
@@ -54,7 +55,7 @@ async def resolve(work: Work, expunge: Expunge) -> int:
 
 
 async def forget(work: Work) -> None:
-    """Behind the recovery of map and storage, which has used the notes of messages."""
+    """Drop the notes of messages; called after the recovery of map and storage, which has used them."""
     work.never_acknowledged = frozenset()
     if work.passed_over:
         return
@@ -72,7 +73,7 @@ async def _resolve(work: Work, note: Note, expunge: Expunge) -> None:
     if note.moved:
         if work.mdbox:
             async with work.locked_map():
-                pass  # which repairs it, if somebody died between map and mailboxes
+                pass  # this repairs the map, if a writer died between map and mailboxes
         copied = await _copied(work, note)
         if copied and await _is(work, note.source, note.source_guid):
             source, target = work.shown(note.source), work.shown(note.mailbox)
@@ -99,7 +100,7 @@ async def _unlink_unrecorded(
 
 
 async def _copied(work: Work, note: Note) -> list[int]:
-    """The messages of a move whose copies are in the target, if all of them are."""
+    """The uids in the source of a move's messages, if all their copies are in the target; else empty."""
     async with work.mailbox(note.mailbox) as index:
         if work.header(index).guid.hex() != note.guid:
             return []
@@ -113,8 +114,8 @@ async def _copied(work: Work, note: Note) -> list[int]:
 
 
 async def _copied_files(work: Work, note: Note, uids: Sequence[int]) -> list[int]:
-    """:func:`_copied` of an sdbox: a copy is the same file, or, where there are no hard links, one with the
-    same bytes, the message's GUID among them.
+    """:func:`_copied` of an sdbox: a copy is the same file, or, without hard links, a file with the same
+    bytes, which include the message's GUID.
     """
     paths = [work.message_paths(note.mailbox, uid)[0] for uid in uids]
     answers = await work.disk.run_all([ops.Stat(path, follow=False) for path in paths])
@@ -139,7 +140,7 @@ async def _copied_files(work: Work, note: Note, uids: Sequence[int]) -> list[int
 
 
 async def _same(work: Work, path: str, others: Iterable[str]) -> str | None:
-    """That of some files which has the bytes of another one; None: none."""
+    """The first of *others* with the same bytes as *path*; None: there is none."""
     for other in others:
         if await work.disk.read_whole(other) == await work.disk.read_whole(path):
             return other

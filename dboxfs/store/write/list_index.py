@@ -1,13 +1,13 @@
 """Changing the list index of a store with LAYOUT=index: its nodes are the mailboxes (PROTOCOL section 9).
 
-Each change is one transaction under the lock of the list index's log, made of what is read there::
+Each change is one transaction under the lock of the list index's log, based on the nodes read there::
 
     EXT_INTRO list (header data as large as the names need), EXT_HDR_UPDATE all names that nodes have
     EXPUNGE, APPEND, FLAG_UPDATE of nodes
     EXT_REC_UPDATE list: name, parent, guid and uid_validity of new and changed nodes
 
-All of it is external, and the tail is moved behind it: nothing of it waits to be carried out.  The caller
-holds ``mailboxes.lock``.
+All records are external, and the tail moves behind them: no record waits to be executed.  The caller holds
+``mailboxes.lock``.
 
 Source: logs of Dovecot 2.3.19 and 2.4.1.
 """
@@ -50,7 +50,7 @@ _HEADER_STEP = 128
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What a change does to the nodes: ``removed`` by number, ``changed`` and ``added`` as they are then."""
+    """A change of the nodes: ``removed`` by number; ``changed`` and ``added`` as they are after it."""
 
     added: Sequence[ListedNode] = ()
     changed: Sequence[ListedNode] = ()
@@ -58,7 +58,7 @@ class _Plan:
 
 
 class ListedMailboxes:
-    """The nodes of the list index, under its lock.  ``tree``: as they are."""
+    """The nodes of the list index, under its lock.  ``tree``: the current nodes."""
 
     def __init__(self, work: Work, index: IndexLog, tree: ListedTree) -> None:
         self._work = work
@@ -70,7 +70,7 @@ class ListedMailboxes:
         return any(other.startswith(name + "/") for other in self.tree.nodes)
 
     async def add(self, name: str, guid: bytes, uid_validity: int) -> None:
-        """Mailbox *name* is there from now on, and so are its parents."""
+        """List mailbox *name* and its parents."""
         old = self.tree.nodes.get(name)
         if old is not None:
             node = replace(old, flags=LISTED, guid=guid, uid_validity=uid_validity)
@@ -81,7 +81,7 @@ class ListedMailboxes:
         await self._carry_out(_Plan(added=[*added, node]))
 
     async def remove(self, name: str) -> None:
-        """Mailbox *name* is there no more; a node with others below it stays as their parent."""
+        """Remove mailbox *name* from the list; a node with others below it stays as their parent."""
         node = self.tree.nodes[name]
         if self.has_children(name):
             await self._carry_out(_Plan(changed=[replace(node, flags=NOSELECT, guid=None, uid_validity=0)]))
@@ -89,8 +89,7 @@ class ListedMailboxes:
             await self._carry_out(_Plan(removed=[node.uid]))
 
     async def rename(self, old: str, new: str) -> None:
-        """What is called *old* is called *new*, with all that lies below; parents of *old* go if they are
-        empty."""
+        """Rename *old* and all nodes below it to *new*; parents of *old* that are empty then are removed."""
         node = self.tree.nodes[old]
         *added, place = self._missing(new)
         taken = self.tree.nodes.get(new)
@@ -99,7 +98,7 @@ class ListedMailboxes:
         await self._carry_out(_Plan(added=added, changed=[moved], removed=gone + self._left_empty(old, new)))
 
     def _left_empty(self, old: str, new: str) -> list[int]:
-        """The parents of *old* that are no mailboxes, and have nothing below them but that."""
+        """The parents of *old* that are no mailboxes and have no other nodes below them."""
         found: list[int] = []
         inner, above = old, old.rpartition("/")[0]
         while above and self.tree.nodes[above].guid is None and not new.startswith(above + "/"):
@@ -111,7 +110,7 @@ class ListedMailboxes:
         return found
 
     def _missing(self, name: str) -> list[ListedNode]:
-        """Nodes for *name* and those above it that are not there; the last one is for *name* itself."""
+        """New nodes for *name* and its missing parents; the last one is for *name* itself."""
         coding, state = self._work.location.names, self._index.state
         uid, name_id = state.next_uid, max((node.name_id for node in self.tree.nodes.values()), default=0) + 1
         parts, parent, found = name.split("/"), 0, list[ListedNode]()
@@ -153,7 +152,7 @@ def _record(node: ListedNode) -> bytes:
 
 
 def _names(state: IndexState, names: Mapping[int, bytes]) -> Iterable[bytes]:
-    """Select the extension, with room for all names, and write them."""
+    """Records that select the extension, with room for all names, and write the names."""
     data = b"\0" + b"".join(struct.pack("<I", number) + names[number] + b"\0" for number in sorted(names))
     data += bytes(4)
     found = next((ext for ext in state.extensions if ext.name == EXTENSION), None)
@@ -172,9 +171,9 @@ def _names(state: IndexState, names: Mapping[int, bytes]) -> Iterable[bytes]:
 
 
 def _tree(work: Work, index: IndexLog) -> ListedTree:
-    """The nodes as they are, which the location's directories follow.
+    """The current nodes; the location's directories are updated to them.
 
-    :raises CorruptFile: nodes contradict each other: nothing is changed then.
+    :raises CorruptFile: the nodes contradict each other; nothing is changed then.
     """
     if index.state.column(EXTENSION) is None:
         tree = ListedTree({})
@@ -206,8 +205,8 @@ async def listed(work: Work) -> AsyncIterator[ListedMailboxes]:
 async def make_list_index(work: Work, *, contended: bool) -> None:
     """Make an empty list index.
 
-    :param contended: others may be making it at the same time.
-    :raises IndexMissing: there are mailboxes: it is lost, or lies elsewhere.
+    :param contended: other processes may make it at the same time.
+    :raises IndexMissing: there are mailboxes: the list index is lost, or lies elsewhere.
     """
     index = work.list_index()
     await _refuse_lost_list(work, index)
@@ -220,9 +219,9 @@ async def make_list_index(work: Work, *, contended: bool) -> None:
 
 
 async def _refuse_lost_list(work: Work, index: IndexLog) -> None:
-    """A new list index would hide the mailboxes that are there.
+    """Refuse to make a list index where mailboxes exist: it would hide them.
 
-    :raises IndexMissing: there are some.
+    :raises IndexMissing: there are mailboxes.
     """
     await refuse_lost_log(work.disk, index)
     location = work.location
@@ -236,7 +235,7 @@ async def _refuse_lost_list(work: Work, index: IndexLog) -> None:
 
 
 def own_name(state: IndexState | None, name: bytes) -> list[bytes]:
-    """Records for a mailbox's own index that say what it is called.
+    """Records with the mailbox's name, for its own index.
 
     :param state: of that index; None: it is to be made.
     """
@@ -251,5 +250,5 @@ def own_name(state: IndexState | None, name: bytes) -> list[bytes]:
 
 
 def own_name_of(work: Work, name: str) -> bytes:
-    """What the index of mailbox *name* has to say of that."""
+    """The name that the index of mailbox *name* has to have."""
     return box_name_of(name, work.location.names)

@@ -2,8 +2,8 @@
 
 Pure functions: state and values in, encoded records out (one transaction's worth, in the order that
 mail-index-log section 3 asks for).  ``EXT_INTRO`` is always by name, with the generation that the index has.
-Everything here is EXTERNAL ("has happened") but flag and keyword changes, expunge requests, and what is
-written to the map before the mailboxes.
+All records are EXTERNAL ("has happened") but flag and keyword changes, expunge requests, and the records that
+the map gets before the mailboxes.
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ _GUID_RECORD = struct.Struct("16s")
 
 @dataclass(frozen=True, slots=True)
 class AppendedRow:
-    """A message that a mailbox gets.  ``map_uid`` and ``save_date`` (seconds): mdbox only.
-
-    ``has_pop3_uidl``: its metadata have one.
+    """A new message of a mailbox.  ``map_uid`` and ``save_date`` (seconds): mdbox only.  ``has_pop3_uidl``:
+    its metadata have a POP3 UIDL.
     """
 
     uid: int
@@ -48,7 +47,7 @@ class AppendedRow:
 
 @dataclass(frozen=True, slots=True)
 class MapEntry:
-    """A message that the map gets: its place in ``m.<file_id>`` (bytes; size 0: 4 GiB or more)."""
+    """A new stored message of the map: its place in ``m.<file_id>`` (bytes; size 0: 4 GiB or more)."""
 
     map_uid: int
     file_id: int
@@ -63,7 +62,8 @@ class MapEntry:
 
 
 def check_keywords(words: Iterable[str]) -> None:
-    """Refuse what no IMAP client could say: keywords are atoms (RFC 3501), here of at most 255 characters.
+    """Refuse words that no IMAP client could send: keywords are atoms (RFC 3501), here of at most 255
+    characters.
 
     :raises ValueError: one of *words* can't be a keyword.
     """
@@ -120,7 +120,7 @@ def append_messages(state: IndexState, messages: Sequence[AppendedRow], *, mdbox
 
 
 def pop3_uidls(state: IndexState, highest: int) -> list[bytes]:
-    """Say that messages up to uid *highest* may have a POP3 UIDL (0: none has).
+    """Records that say that messages up to uid *highest* may have a POP3 UIDL (0: no message has one).
 
     Dovecot looks for one only where the flag in the dbox header is set, and ``hdr-pop3-uidl``, if it is
     there, has no smaller uid (dbox-files section 1.4).
@@ -160,7 +160,9 @@ def identity(state: IndexState, kind: str, guid: bytes, uid_validity: int, next_
 
 
 def expunge(state: IndexState, uids: Sequence[int], *, external: bool) -> list[bytes]:
-    """Expunge messages (or ask for it); with the guid that the index has, so that it is checked."""
+    """Expunge messages (external), or request it (internal); with the guids of the index, which readers
+    check.
+    """
     column = guids(state)
     rows = state.rows_of(uids)
     entries = [
@@ -171,7 +173,7 @@ def expunge(state: IndexState, uids: Sequence[int], *, external: bool) -> list[b
 
 
 def ask_for_expunge(state: IndexState, uid: int) -> bytes:
-    """Ask for the expunge of one message that is there, as :func:`expunge` does, quicker."""
+    """Request the expunge of one message that is there; like :func:`expunge`, but quicker."""
     found = state.unpack("guid", state.row_of(uid), _GUID_RECORD)
     guid: bytes = NO_GUID if found is None else found[0]
     return encode_record(RecordType.EXPUNGE_GUID, payload.expunge_guid([(uid, guid)]))
@@ -222,7 +224,7 @@ def inherit(state: IndexState, uid: int, old: int) -> list[bytes]:
 
 
 def index_deleted() -> list[bytes]:
-    """The mailbox is gone."""
+    """Mark the mailbox as deleted."""
     return [encode_record(RecordType.INDEX_DELETED, payload.index_deleted(), external=True)]
 
 
@@ -239,7 +241,7 @@ def highest_file_id(state: IndexState, file_id: int, *, external: bool = False) 
 
 
 def append_to_map(state: IndexState, entries: Sequence[MapEntry]) -> list[bytes]:
-    """New stored messages.  Internal: the tail says when all is done."""
+    """New stored messages.  Internal: the tail moves when all is done."""
     append = payload.append((entry.map_uid, 0) for entry in entries)
     places = payload.ext_rec_update((entry.map_uid, entry.encode()) for entry in entries)
     refs = payload.ext_rec_update((entry.map_uid, struct.pack("<H", entry.refcount)) for entry in entries)
@@ -262,7 +264,7 @@ def change_refcounts(state: IndexState, diffs: Iterable[tuple[int, int]]) -> lis
 
 
 def set_refcounts(state: IndexState, counts: Iterable[tuple[int, int]]) -> list[bytes]:
-    """Write refcounts as they should be: (map_uid, count)."""
+    """Set refcounts: (map_uid, count)."""
     rows = [(map_uid, struct.pack("<H", count)) for map_uid, count in counts]
     if not rows:
         return []
@@ -273,7 +275,7 @@ def set_refcounts(state: IndexState, counts: Iterable[tuple[int, int]]) -> list[
 def move_in_map(
     state: IndexState, entries: Sequence[MapEntry], dead: Sequence[int], highest: int | None
 ) -> list[bytes]:
-    """What a purge does: new places (same map uids), dead map uids expunged.  All EXTERNAL."""
+    """The records of a purge: new places (same map uids), and the expunge of dead map uids.  All EXTERNAL."""
     records: list[bytes] = []
     if highest is not None:
         records += highest_file_id(state, highest, external=True)

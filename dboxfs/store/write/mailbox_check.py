@@ -1,4 +1,4 @@
-"""Which names a mailbox can have: those that Dovecot would give one, and find again."""
+"""Check of mailbox names: only names that Dovecot would accept and find again."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _LONGEST_PART = 255
 
 
 def check_mailbox_name(location: Location, name: str) -> None:
-    """Look at the storage name of a mailbox that is to be made.
+    """Check the storage name of a mailbox that is to be made.
 
-    :raises InvalidName: Dovecot would not take it.
+    :raises InvalidName: Dovecot would not accept it.
     """
     first = name.partition("/")[0]
     if first != "INBOX" and first.upper() == "INBOX":

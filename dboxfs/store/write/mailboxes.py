@@ -1,10 +1,10 @@
 """Mailboxes: create, delete, rename, subscribe (PROTOCOL section 9).
 
-Everything but subscribing holds ``mailboxes.lock``.  Names are storage names.  The tree is the truth;
-``dovecot.list.index`` is a cache of it that Dovecot believes until its refresh flag is set, so whatever
-changes the tree sets that flag at the end.  With LAYOUT=index it is the truth (:mod:`.list_index`): a
-mailbox is there from the moment on in which it is listed, which is the last step of a creation and comes
-before anything is removed.
+Everything but subscribing holds ``mailboxes.lock``.  Names are storage names.  The tree decides which
+mailboxes exist.  ``dovecot.list.index`` is a cache of it that Dovecot believes until its refresh flag is set,
+so each change of the tree ends with setting that flag.  With LAYOUT=index the list index decides
+(:mod:`.list_index`): a mailbox exists as long as it is listed.  A creation lists it in its last step, and a
+deletion unlists it before any file is removed.
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ Expunge = Callable[[str, Sequence[int] | None], Awaitable[object]]
 class MailboxTree:
     """The tree of mailboxes of one store.
 
-    :param expunge: executes the expunge of some messages of a mailbox (None: of all), and of what others
-        have asked for.
+    :param expunge: executes the expunge of some messages of a mailbox (None: all), and all requested ones.
     """
 
     def __init__(self, work: Work, expunge: Expunge) -> None:
@@ -58,8 +57,8 @@ class MailboxTree:
 
     @asynccontextmanager
     async def _locked(self) -> AsyncIterator[None]:
-        """Hold ``mailboxes.lock``; afterwards Dovecot looks at the tree again."""
-        if self._location.volatile is not None:  # it may be gone with the last boot
+        """Hold ``mailboxes.lock``; at the end tell Dovecot to read the tree again."""
+        if self._location.volatile is not None:  # a reboot may have removed it
             await self._disk.make_dirs(self._location.volatile)
         async with tree_lock(self._disk, self._location.tree_lock):
             try:
@@ -73,8 +72,8 @@ class MailboxTree:
     async def create(self, name: str) -> None:
         """Make a mailbox, and the directories above it.
 
-        :raises MailboxExists: it is there.
-        :raises InvalidName: it can't be.
+        :raises MailboxExists: the mailbox exists.
+        :raises InvalidName: the name is not allowed.
         """
         check_mailbox_name(self._location, name)
         async with self._locked():
@@ -93,7 +92,7 @@ class MailboxTree:
                 if self._by_guid:
                     await self._list(name)
             except (OSError, DboxfsError):
-                # A power failure could take it, and what was saved in it by then.
+                # A power failure could remove it, with messages that were saved in it by then.
                 await self._disk.attempt(self._take_back(name, path))
                 raise
         self._work.count("mailboxes")
@@ -107,18 +106,18 @@ class MailboxTree:
         self._location.directories.put(name, os.urandom(16).hex())
 
     async def _list(self, name: str) -> None:
-        """A mailbox that was made has a name from now on (LAYOUT=index)."""
+        """List a new mailbox under its name (LAYOUT=index)."""
         guid = bytes.fromhex(self._location.directories.of(name))
         state = await self._work.new_index(name).peek()
         async with listed(self._work) as mailboxes:
             node = mailboxes.tree.nodes.get(name)
             if node is not None and node.guid is not None:
-                self._location.directories.put(name, guid.hex())  # this one is taken back, not the other one
+                self._location.directories.put(name, guid.hex())  # the new one is taken back, not the other
                 raise MailboxExists(f"{self._work.shown(name)}: the mailbox exists")
             await mailboxes.add(name, guid, state.uid_validity)
 
     async def _make_index(self, name: str, index: IndexLog) -> bool:
-        """Make the index of a mailbox; False: there is one."""
+        """Make the index of a mailbox; False: it exists."""
         guid = bytes.fromhex(self._location.directories.of(name)) if self._by_guid else None
         said = own_name(None, own_name_of(self._work, name)) if self._by_guid else ()
         disk, location, view = self._disk, self._location, self._work.map_view
@@ -127,7 +126,7 @@ class MailboxTree:
         )
 
     async def _take_back(self, name: str, path: str) -> None:
-        """A mailbox that was made just now goes again, unless somebody has put a message there."""
+        """Remove a mailbox that was just made, unless another process has put a message there."""
         try:
             await self._mark_if_empty(name, requested_ok=True)
         except DboxfsError:
@@ -138,9 +137,9 @@ class MailboxTree:
         await was_empty(self._disk, os.path.dirname(path))
 
     async def _create_whole(self, name: str, path: str) -> None:
-        """The index lies in the mailbox's directory: make that out of sight, and give it its name."""
+        """Make the mailbox's directory with its index under a hidden name, then rename it."""
         staging = os.path.join(self._trash, uuid.uuid4().hex)
-        if path == self._location.inbox:  # on a disk of its own, perhaps
+        if path == self._location.inbox:  # it may be on a disk of its own
             staging = f"{path}.dboxfs-new-{uuid.uuid4().hex}"
         missing = await self._missing_above(path)
         await self._disk.make_dirs(staging)
@@ -165,7 +164,7 @@ class MailboxTree:
         return missing
 
     async def _create_apart(self, name: str, path: str) -> None:
-        """The index lies elsewhere: with it the mailbox exists."""
+        """Make a mailbox whose index lies elsewhere: with the index it exists."""
         index = self._work.index(name)
         await self._disk.make_dirs(index.directory)
         made = await self._make_index(name, index)
@@ -185,16 +184,16 @@ class MailboxTree:
         """Delete a mailbox and its messages; its children stay.  A parent without messages is just removed.
 
         :param only_empty: refuse if there are messages or children.
-        :raises MailboxInUse: there are (or a message came while it was being deleted); or there are message
-            files that nothing proves to be expunged: nothing of the directory goes then.
-        :raises NoSuchMailbox: it is not there.
+        :raises MailboxInUse: there are (or a message came meanwhile); or there are message files that are not
+            proven to be expunged: then nothing of the directory is removed.
+        :raises NoSuchMailbox: the mailbox does not exist.
         """
         if name == "INBOX":
             raise Unsupported("INBOX can't be deleted")
         async with self._locked():
             if self._by_guid:
                 async with listed(self._work):
-                    pass  # its directory is known now, whatever was known before
+                    pass  # this reads its current directory
             folder, path = self._location.folder_path(name), self._location.mailbox_path(name)
             if only_empty:
                 await self._check_empty(name, folder)
@@ -211,7 +210,7 @@ class MailboxTree:
                 raise NoSuchMailbox(f"{self._work.shown(name)}: no such mailbox")
             await was_empty(self._disk, folder)
             if not await self._disk.exists(self._location.root):
-                raise ops.os_error(errno.ENOENT, self._location.root)  # nothing was deleted: it all went away
+                raise ops.os_error(errno.ENOENT, self._location.root)  # the store went away, nothing deleted
         self._work.count("mailboxes")
 
     async def _check_empty(self, name: str, folder: str) -> None:
@@ -225,7 +224,7 @@ class MailboxTree:
             raise MailboxInUse(f"{self._work.shown(name)}: the mailbox has children")
 
     async def _unlist(self, name: str) -> None:
-        """A mailbox, or a parent that has no children, has no name any more (LAYOUT=index)."""
+        """Unlist a mailbox, or a parent that has no children (LAYOUT=index)."""
         guid = self._location.directories.of(name)
         async with listed(self._work) as mailboxes:
             node = mailboxes.tree.nodes.get(name)
@@ -233,14 +232,15 @@ class MailboxTree:
                 raise NoSuchMailbox(f"{self._work.shown(name)}: no such mailbox")
             if node.guid is not None or not mailboxes.has_children(name):
                 await mailboxes.remove(name)
-        self._location.directories.put(name, guid)  # what is left of it is still to be removed
+        self._location.directories.put(name, guid)  # its files are still to be removed
 
     async def _refuse_message_files(self, name: str) -> None:
-        """What goes with a mailbox are its index and messages that are expunged, and no message file else.
+        """Check that the mailbox's directory has no message files but those of its messages and expunged
+        ones.
 
-        A file of a message that the index has is no reason to refuse: it goes when that is expunged.
+        The file of a message that the index has is no reason to refuse: it is removed with the expunge.
 
-        :raises MailboxInUse: there is one.
+        :raises MailboxInUse: there is another message file.
         """
         directories = (self._location.mailbox_path(name), self._location.alt_mailbox_path(name))
         files = [path for d in directories if d is not None for path in await holds_messages(self._disk, d)]
@@ -253,23 +253,23 @@ class MailboxTree:
                 known = set(present(index.state, uids.values()))
                 shown = await expunges_of(index, set(uids.values()) - known)
         except FileNotFoundError:
-            pass  # no index shows anything
+            pass  # there is no index
         for path, uid in uids.items():
             found = await self._disk.stat(path)
             if uid not in known and found is not None and not is_left_by_expunge(found, uid, shown):
                 reason = f"its index does not know {path}; move that file away first"
                 what = f"{self._work.shown(name)}: not deleted: {reason}"
-                log.warning("%s", what)  # an rmdir only says that something is in it
+                log.warning("%s", what)  # the program with the rmdir only gets an errno
                 raise MailboxInUse(what)
 
     @staticmethod
     def _uid_of(path: str, directories: Collection[str | None]) -> int:
-        """The uid of a message file of the mailbox; 0: it is another kind of file, or lies deeper."""
+        """The uid of a message file of the mailbox; 0: another kind of file, or one in a lower directory."""
         directory, file = os.path.split(path)
         return message_number(file, "u") if directory in directories else 0
 
     async def _mark_deleted(self, name: str, *, only_empty: bool) -> None:
-        """Expunge all messages and write INDEX_DELETED; nothing happens where that was done already."""
+        """Expunge all messages and write INDEX_DELETED; no change if that was done already."""
         for _ in range(_ATTEMPTS):
             try:
                 if only_empty:
@@ -278,7 +278,7 @@ class MailboxTree:
                 await self._expunge(name, None)
                 if await self._mark_if_empty(name, requested_ok=False):
                     return
-            except NoSuchMailbox:  # marked by an earlier attempt that a crash ended
+            except NoSuchMailbox:  # an attempt that a crash ended has marked it
                 return
         raise MailboxInUse(
             f"{self._work.shown(name)}: messages keep coming while the mailbox is being deleted"
@@ -295,12 +295,12 @@ class MailboxTree:
                 await index.append(log_records.index_deleted(), durable=True)
                 return True
         if count < 0:
-            await self._expunge(name, [])  # no message that has come since
+            await self._expunge(name, [])  # only the requested ones, none that came since
             return await self._mark_if_empty(name, requested_ok=requested_ok)
         return False
 
     async def _remove_mailbox(self, name: str, path: str) -> None:
-        """Put the mailbox out of sight, then take it apart: also in alt, control and index trees."""
+        """Hide the mailbox, then remove its files, also in the alt, control and index trees."""
         if await self._disk.exists(path):
             away = os.path.join(self._trash, uuid.uuid4().hex)
             await self._disk.attempt(self._throw_away(path, away))
@@ -319,9 +319,9 @@ class MailboxTree:
         await self._disk.attempt(self._empty_trash())
 
     async def _empty_trash(self) -> None:
-        """Remove what interrupted deletions left, but nothing that holds a message file.
+        """Remove the leftovers of interrupted deletions, but no directory that holds a message file.
 
-        Dovecot gives the mailbox this name itself, where nobody else uses it.
+        Dovecot renames a deleted mailbox to this directory itself, if no other process uses the name.
         """
         if not await holds_messages(self._disk, self._trash):
             await remove_tree(self._disk, self._trash)
@@ -332,7 +332,7 @@ class MailboxTree:
                 await remove_tree(self._disk, path)
 
     async def _throw_away(self, path: str, away: str) -> None:
-        """Put a directory out of sight in one step.  Where that fails (disk full) it is emptied in place."""
+        """Hide a directory in one step.  If that fails (disk full), the caller empties it in place."""
         await self._disk.mkdir(self._trash)
         await self._disk.run(ops.Rename(path, away))
 
@@ -342,8 +342,8 @@ class MailboxTree:
         """Rename a mailbox (or a parent) with all its children.
 
         :raises MailboxExists: the new name is taken.
-        :raises InvalidName: it can't be, or lies below the old one.
-        :raises NoSuchMailbox: the old one is not there.
+        :raises InvalidName: the new name is not allowed, or lies below the old one.
+        :raises NoSuchMailbox: the old name does not exist.
         """
         check_mailbox_name(self._location, new)
         if old == "INBOX" or new == "INBOX":
@@ -370,7 +370,9 @@ class MailboxTree:
         self._work.count("mailboxes")
 
     async def _rename_listed(self, old: str, new: str) -> None:
-        """Rename in the list index, in one step; then tell the mailboxes their names (LAYOUT=index)."""
+        """Rename in the list index, in one step; then write the new names into the mailboxes
+        (LAYOUT=index).
+        """
         async with listed(self._work) as mailboxes:
             nodes = mailboxes.tree.nodes
             if old not in nodes:
@@ -385,8 +387,7 @@ class MailboxTree:
             await self._tell_name(name)
 
     async def _tell_name(self, name: str) -> None:
-        """Say in a mailbox's index what it is called.  It matters where the list index is lost: never
-        fails."""
+        """Write a mailbox's name into its index, for the case that the list index is lost.  Never fails."""
         index = self._work.index(name)
         try:
             async with index.locked():
@@ -395,7 +396,7 @@ class MailboxTree:
             self._disk.lost_errors += 1
 
     async def _rename_all(self, pairs: list[tuple[str, str]]) -> None:
-        """Rename a directory in each tree; if one fails, none is renamed in the end."""
+        """Rename a directory in each tree; if one rename fails, those before it are undone."""
         done: list[tuple[str, str]] = []
         try:
             for source, target in pairs:
@@ -410,7 +411,7 @@ class MailboxTree:
             raise
 
     def _trees(self) -> list[str]:
-        """The trees in which a mailbox may have a directory, the one that makes it exist first."""
+        """The trees in which a mailbox may have a directory; the first one decides whether it exists."""
         roots = (self._location.root, self._location.alt, self._location.control, self._location.index)
         found = dict.fromkeys(root for root in roots if root is not None)
         return [os.path.join(root, self._location.mailbox_dir) for root in found]
@@ -423,7 +424,9 @@ class MailboxTree:
     # -- the list index ----------------------------------------------------------------------------------
 
     async def _want_refresh(self) -> None:
-        """Tell Dovecot to look at the tree again (mailbox-layout section 5).  Only a cache: never fails."""
+        """Tell Dovecot to read the tree again (mailbox-layout section 5).  It is only a cache: never
+        fails.
+        """
         index = self._work.list_index()
         try:
             async with index.locked(deleted_ok=True):

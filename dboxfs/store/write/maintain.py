@@ -1,12 +1,12 @@
-"""What has to be done now and then where no Dovecot does it (PROTOCOL section 10).
+"""Regular upkeep of a store that no Dovecot serves (PROTOCOL section 10).
 
-Requests that others left are carried out, messages without a record get one, old temporary files go, indexes
-are rewritten when it is time.  It may be run at any time, again and again, beside everything else that the
-writer does.  What it removes, and on which proof: PROTOCOL section 12.
+The maintenance executes requests that other processes left, gives messages without a record one, removes old
+temporary files, and rewrites indexes that are due.  It may run at any time, any number of times, and beside
+all other work of the writer.  PROTOCOL section 12 lists the files that it removes and the proof for each.
 
-Each mailbox is looked at without a lock first, and without keeping its index in memory; only what has
-something to be done is locked, and looked at again under its lock.  Between two mailboxes the caller is asked
-(*pause*), who may wait, or end it all by a cancellation.
+Each mailbox is first read without a lock, and its index is not kept in memory.  Only a mailbox that needs
+work is locked, and checked again under its lock.  Between two mailboxes the caller's *pause* is called, which
+may wait, or end the maintenance by a cancellation.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ Pause = Callable[[], Awaitable[object]]
 
 @dataclass(slots=True)
 class Maintained:
-    """What :func:`maintain` did, in numbers.
+    """Counts of what :func:`maintain` did.
 
-    ``mailboxes``: looked at.  ``expunged``: messages that others asked to expunge.  ``recovered``: unfinished
-    ends, and messages that had no record.  ``removed``: files that were nobody's.  ``left``: message files
-    without a record that stay, because nothing proves that they were expunged (``dboxfs check`` names them).
-    ``failed``: mailboxes and directories that could not be looked at; each is logged.
+    ``mailboxes``: maintained.  ``expunged``: messages whose expunge was requested.  ``recovered``: unfinished
+    ends, and messages that had no record.  ``removed``: left-over files.  ``left``: message files without a
+    record that stay, because it is not proven that they were expunged (``dboxfs check`` names them).
+    ``failed``: mailboxes and directories that could not be maintained; each is logged.
     """
 
     mailboxes: int = 0
@@ -62,7 +62,7 @@ class Maintained:
 async def maintain(
     work: Work, expunge: Expunge, delete: Delete, pause: Pause = trio.lowlevel.checkpoint
 ) -> Maintained:
-    """Do everything that is due, mailbox after mailbox.
+    """Do all upkeep that is due, mailbox after mailbox.
 
     :param expunge: executes expunges, and requests, of one mailbox.
     :param delete: as for :func:`~dboxfs.store.write.recover.recover`.
@@ -95,7 +95,7 @@ async def _mailbox(work: Work, name: str, expunge: Expunge, done: Maintained) ->
     try:
         state = await work.new_index(name).peek()
     except FileNotFoundError:
-        return  # its index is made by whoever changes it first
+        return  # the first change of the mailbox makes its index
     if state.has_pending_requests:
         done.expunged += len(await expunge(name, []))
     directory = work.location.mailbox_path(name)
@@ -112,7 +112,7 @@ async def _mailbox(work: Work, name: str, expunge: Expunge, done: Maintained) ->
         await _clean(work, index.directory, entries, done)
     halves = await _old_halves(work, index, entries)
     if halves or await is_due(index, state):
-        async with work.mailbox(name):  # which rewrites it, if it is time to
+        async with work.mailbox(name):  # this rewrites the index, if it is due
             await _remove_halves(work, index, halves, done)
 
 
@@ -122,7 +122,7 @@ async def _map(work: Work, done: Maintained) -> None:
         entries = await work.disk.listdir(directory)
         await _clean(work, directory, entries, done)
     halves = await _old_halves(work, work.map, entries)
-    async with work.locked_map():  # which rewrites it, if it is time to
+    async with work.locked_map():  # this rewrites the map, if it is due
         await _remove_halves(work, work.map, halves, done)
 
 
@@ -132,7 +132,7 @@ async def _map(work: Work, done: Maintained) -> None:
 async def _adopt(
     work: Work, name: str, state: IndexState, directory: str, entries: list[DirEntry], done: Maintained
 ) -> None:
-    """sdbox: files that no record has.  Seen without a lock they may just be on their way."""
+    """sdbox: look for files without a record.  Seen without a lock, they may be saves in progress."""
     numbers = [message_number(entry.name, "u") for entry in entries]
     found = np.setdiff1d(np.array(numbers, np.uint32), state.uids)
     if found.any():
@@ -140,12 +140,11 @@ async def _adopt(
 
 
 async def _adopt_files(work: Work, name: str, directory: str, uids: list[int], done: Maintained) -> None:
-    """Under the mailbox's lock: those that have no record indeed.
+    """Handle files that have no record under the mailbox's lock either.
 
-    Below next_uid they may be expunged messages whose files are still there, and go if that is proven.  They
-    may as well be newer than the index, or put back by hand: then they stay as they are.  At or above it they
-    are saves that died before their record: they get one, since nobody knows whether they were asked for
-    again.
+    A file below next_uid may be left from an expunge; it is removed if that is proven.  It may also be newer
+    than the index, or a user may have put it back: then it stays.  A file at or above next_uid is a save
+    whose writer died before the record: it gets one, since the program may not have saved the message again.
     """
     async with work.mailbox(name) as index:
         state = index.state
@@ -178,7 +177,7 @@ async def _is_whole(work: Work, name: str, uid: int) -> bool:
 
 
 async def _clean(work: Work, directory: str, entries: list[DirEntry], done: Maintained) -> None:
-    """Temporary files of dboxfs and Dovecot that are old, and whose process is gone as far as can be told."""
+    """Remove old temporary files of dboxfs and Dovecot whose process is not known to be alive."""
     here, now = Process.this(), time.time()
     for entry in entries:
         if entry.is_dir or not is_temporary(entry.name) or is_alive(entry.name, here):
@@ -194,12 +193,12 @@ async def _clean(work: Work, directory: str, entries: list[DirEntry], done: Main
 
 
 def _age(found: os.stat_result, now: float) -> float:
-    """Seconds since anything about a file has changed."""
+    """Seconds since content or attributes of a file have changed."""
     return now - max(found.st_ctime, found.st_mtime)
 
 
 async def _old_halves(work: Work, index: IndexLog, entries: list[DirEntry]) -> list[str]:
-    """A new log, or a snapshot, that a writer of this index did not finish: only the old ones."""
+    """Old unfinished files of this index: a new log, or a snapshot."""
     names = {entry.name for entry in entries if not entry.is_dir}
     found = []
     for path in (index.log_path + ".newlock", index.base_path + ".tmp"):
@@ -211,7 +210,9 @@ async def _old_halves(work: Work, index: IndexLog, entries: list[DirEntry]) -> l
 
 
 async def _remove_halves(work: Work, index: IndexLog, paths: list[str], done: Maintained) -> None:
-    """Under the index's lock, which whoever makes one of them holds too: nobody is at it any more."""
+    """Remove unfinished files under the index's lock; a writer that makes one holds it, too, so none is at
+    work.
+    """
     still = await _old_halves(work, index, await work.disk.listdir(index.directory)) if paths else []
     for path in still:
         done.removed += await work.disk.unlink(path)

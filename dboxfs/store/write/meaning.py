@@ -1,17 +1,18 @@
-"""Which mailbox a caller means by a name: looked at under the lock of the mailbox.
+"""The mailbox that a caller means by a name, checked under the lock of the mailbox.
 
-A mailbox may be deleted and made again under its name before a mount has heard of it.  What a program does
-with the messages that it has seen is about the mailbox that it has seen, never about those of the same
-numbers in another one.  So a mount says what it means, around each change::
+A mailbox may be deleted and made again under its name before the mount notices.  A program's change is meant
+for the messages that it has seen, never for messages with the same uids in another mailbox.  So the mount
+says for each change which mailbox it means::
 
     with meaning((folder.name, box.guid)):
         await writer.replace_flags(folder.name, uid, flags, keywords)
 
-and :meth:`~dboxfs.store.write.session.Work.mailbox` raises :class:`~dboxfs.errors.NoSuchMailbox` where
-another one has the name.  Who says nothing (a conversion, the maintenance) means whatever is called so.
+and :meth:`~dboxfs.store.write.session.Work.mailbox` raises :class:`~dboxfs.errors.NoSuchMailbox` if another
+mailbox has the name.  A caller that says nothing (a conversion, the maintenance) means any mailbox with that
+name.
 
-What is said holds for the task, and for the tasks that it starts meanwhile.  Requests of a group commit bring
-theirs along, also that they mean any: those that contradict each other are no group.
+The meaning holds for the task, and for the tasks that it starts meanwhile.  A request of a group commit
+carries its own meaning, also the meaning "any"; requests that contradict each other form no group.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def meant() -> Mapping[str, bytes]:
 
 @contextmanager
 def meaning(*mailboxes: tuple[str, bytes | None]) -> Iterator[None]:
-    """Inside of this the storage name of each mailbox stands for the one with that guid (None: for any), and
-    every other name for whatever is called so.
+    """Inside this context a storage name in *mailboxes* means the mailbox with that guid (None: any); every
+    other name means any mailbox.
     """
     token = _MEANT.set({name: guid for name, guid in mailboxes if guid is not None})
     try:
@@ -41,5 +42,5 @@ def meaning(*mailboxes: tuple[str, bytes | None]) -> Iterator[None]:
 
 
 def contradict(one: Mapping[str, bytes | None], other: Mapping[str, bytes | None]) -> bool:
-    """Whether a name stands for different mailboxes in both; None: for any."""
+    """Whether a name means different mailboxes in both (None: any, which differs from a guid)."""
     return any(other.get(name, guid) != guid for name, guid in one.items())

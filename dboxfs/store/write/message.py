@@ -1,7 +1,7 @@
-"""A message on its way into a store: where its bytes come from, and how they are looked at in passing.
+"""A message on its way into a store: the source of its bytes, and their conversion.
 
 ``eol``: KEEP stores the bytes as they are.  LF drops the CR of every CRLF, once, and a CR at the very end,
-as Dovecot's own save does; lone CR and NUL stay.  The record that is made of them: ``compose``.
+as Dovecot's own save does; lone CR and NUL stay.  ``compose`` makes the record.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _PIECE = 1 << 20
 
 
 class Source(Protocol):
-    """Where a message's bytes come from.  They must not change until the save is done."""
+    """The source of a message's bytes, which must not change until the save is done."""
 
     @property
     def size(self) -> int:
         """Bytes in all."""
 
     async def read(self, size: int, offset: int) -> bytes:
-        """Exactly *size* bytes, fewer at the end.  Called again and again, from the beginning twice."""
+        """Exactly *size* bytes, fewer at the end.  A save may read the source twice from the beginning."""
 
     async def descriptor(self) -> int | None:
         """The driver's number of an open file that holds exactly the bytes, to copy from; None: read them."""
@@ -84,7 +84,7 @@ class BodySource:
 
 @dataclass(frozen=True, slots=True)
 class Coded:
-    """What a text is that comes as it will be stored: compressed, or encrypted by Dovecot.
+    """Sizes of a text that comes as it will be stored: compressed, or encrypted by Dovecot.
 
     :param size: of the plain message with LF line ends (bytes): its ``Z``.
     :param virtual_size: of the plain message with CRLF line ends (bytes): its ``V``.
@@ -98,7 +98,8 @@ class Coded:
 class StoredText:
     """mdbox: a text that the storage has already, under *map_uid*.
 
-    :param generation: of the map in which it was found (``generation_of``): another one has other numbers.
+    :param generation: of the map in which it was found (``generation_of``): map uids differ between
+        generations.
     """
 
     map_uid: int
@@ -107,7 +108,7 @@ class StoredText:
 
 @dataclass(frozen=True, slots=True)
 class Twin:
-    """mdbox: the same text as message *number* of the same save, which comes before."""
+    """mdbox: the same text as message *number* of the same save, which must come before."""
 
     number: int
 
@@ -121,22 +122,22 @@ class NewMessage:
     :param flags: bits 0x01 answered, 0x02 flagged, 0x04 deleted, 0x08 seen, 0x10 draft.
     :param keywords: their names.
     :param guid: 16 bytes; None: a new one, or that of *guid_text*.
-    :param guid_text: the GUID as its metadata line has it where that is no 32 hex digits (a message that was
-        migrated keeps the name that it had); ``guid`` is then what this text stands for in indexes.
-    :param replaces: uid of a message in the same mailbox that this one takes the place of: it gives its
-        flags and keywords to this one and is expunged in the same transaction.  One that is gone is ignored.
+    :param guid_text: the GUID's metadata line, if that is not 32 hex digits (a migrated message keeps its old
+        one); ``guid`` is then the form of this text in indexes.
+    :param replaces: uid of a message in the same mailbox that this one replaces: it gives its flags and
+        keywords to this one and is expunged in the same transaction.  Ignored if it is gone.
     :param inherits: uid of a message in the same mailbox that gives its flags and keywords to this one, and
         stays.  If it is gone, *flags* and *keywords* hold.
-    :param uid: the uid that it shall have; if uids are beyond that already, it gets the next one.
+    :param uid: the uid that it shall have; if the mailbox's next uid is higher, it gets that.
     :param saved: when it was saved, seconds since the epoch; None: now.  sdbox: now, if the mailbox has a
         cache file of Dovecot's (``sdbox.saved``).
     :param coded: the source gives compressed or encrypted bytes, which are stored as they come (only in dbox
-        version 2); None: it gives the message.
-    :param wanted: the name that it shall have, where a :class:`~dboxfs.store.write.naming.Namer` listens.
+        version 2); None: the source gives the message itself.
+    :param wanted: the name that it shall have, if there is a :class:`~dboxfs.store.write.naming.Namer`.
     :param orig_mailbox: storage name of the mailbox that it was first saved to; None: in an mdbox this one.
     :param pop3_uidl: its POP3 UIDL; None: Dovecot makes one as its settings say.
-    :param same_as: mdbox: its bytes, received date and guid are those of this text, which it refers to; the
-        source is not read.
+    :param same_as: mdbox: a stored text that it refers to; bytes, received date and guid are those of the
+        text, and the source is not read.
     """
 
     source: Source | bytes
@@ -158,7 +159,7 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class CopyAs:
-    """What a copy has that its original has not: see :class:`NewMessage`."""
+    """The properties of a copy that differ from the original's: see :class:`NewMessage`."""
 
     uid: int
     flags: int
@@ -173,7 +174,7 @@ class DropCr:
         self._held = b""
 
     def feed(self, piece: bytes) -> bytes:
-        """The next piece; a CR at its end is held back until one knows what follows."""
+        """The next piece; a CR at its end is held back until the next byte is known."""
         text = self._held + piece
         self._held = b"\r" if text.endswith(b"\r") else b""
         return text[: len(text) - len(self._held)].replace(b"\r\n", b"\n")
@@ -193,7 +194,7 @@ class Pieces:
     async def next(self) -> bytes | None:
         """The next piece, possibly empty.
 
-        :raises OSError: EIO: the source has fewer bytes than it said; its own errors.
+        :raises OSError: EIO: the source has fewer bytes than its ``size``; also the source's own errors.
         """
         piece = await self._source.read(_PIECE, self._offset)
         if not piece:

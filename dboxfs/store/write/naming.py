@@ -1,8 +1,8 @@
-"""Names for messages that are about to come.
+"""Names for messages that are about to be written.
 
-A store knows no names, a mount does.  A writer tells it the uid that a message will have while it holds the
-lock of the mailbox, and before anybody can see the message: so a message never appears under a name that is
-not its own, and two mounts that give the same name come one after the other.
+A store has no names for messages, but a mount does.  While a writer holds the lock of the mailbox, and before
+any reader can see the message, it tells the mount the message's uid.  So a message never appears under
+another name than its own, and two mounts that give the same name do so one after the other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ class Wanted:
     """The name that a new message shall have.
 
     :ivar name: as the kernel has it.
-    :ivar holder: uid of the message that has the name, and whose place the new one takes; None: nobody has.
+    :ivar holder: uid of the message that has the name and that the new one replaces; None: no message has the
+        name.
     :ivar uid: of the new message, once that is known; 0: not yet.
     """
 
@@ -29,15 +30,16 @@ class Wanted:
 
 
 class Namer(Protocol):
-    """Who knows the names of messages."""
+    """The keeper of the names of messages: the mount."""
 
     async def begin(
         self, mailbox: str, wanted: Sequence[Wanted], there: Callable[[Iterable[int]], Sequence[int]]
     ) -> list[DboxfsError | None]:
-        """Messages with these uids (``Wanted.uid``) will come; the lock of the mailbox is held.
+        """Messages with these uids (``Wanted.uid``) are about to be written; the lock of the mailbox is held.
 
-        May be called again with another uid.  Gives for each what is wrong: it will not be saved then.
+        May be called again with another uid.  Gives an error for each message that is refused and will not be
+        saved; None for the others.
 
         :param mailbox: its storage name.
-        :param there: those of some uids that the mailbox has.
+        :param there: a function that gives those of some uids that the mailbox has.
         """

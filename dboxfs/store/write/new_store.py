@@ -1,9 +1,9 @@
-"""An empty store that Dovecot opens without a word: ``dboxfs init``.
+"""Make an empty store that Dovecot opens without a warning: ``dboxfs init``.
 
-Made in this order, so that what a crash leaves is an empty directory or a store with something missing that
-Dovecot makes by itself: root; the directories of indexes and control files elsewhere; with dbox version 3 the
-record of that (``dboxversion``); mdbox: ``storage/`` with the map; ``mailboxes/``; with LAYOUT=index an empty
-list index; INBOX, whole, with its index; with LAYOUT=index its name in the list index.
+The parts are made in this order, so that a crash leaves an empty directory, or a store that lacks only parts
+that Dovecot makes by itself: root; the directories of indexes and control files elsewhere; with dbox version
+3 the record of that (``dboxversion``); mdbox: ``storage/`` with the map; ``mailboxes/``; with LAYOUT=index an
+empty list index; INBOX, whole, with its index; with LAYOUT=index its name in the list index.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ async def init_store(
 ) -> None:
     """Make an empty store at *location*, with an empty INBOX.
 
-    :param permissions: of a root that has to be made; one that is there (and empty) keeps its own.  All
-        that is in the store gets the root's owner, group and modes.
-    :raises StoreExists: there is something already, in the root or where its indexes, its INBOX or its
-        alternative storage will be.
+    :param permissions: of the root, if it has to be made; an existing (empty) root keeps its own.  All files
+        of the store get the root's owner, group and modes.
+    :raises StoreExists: there are files already, in the root or in the place of the indexes, the INBOX or the
+        alternative storage.
     :raises NoSuchStore: the directory above is missing, or can't be written.
     """
     await _refuse_used(fs, location)
@@ -68,9 +68,9 @@ def nowhere(root: str) -> NoSuchStore:
 
 
 async def _refuse_used(fs: FileSystem, location: Location) -> None:
-    """Nothing of another store may lie outside of the root, where this one will have its files.
+    """Refuse a location outside of the root that has files of another store.
 
-    :raises StoreExists: there is something.
+    :raises StoreExists: there are files.
     """
     parts = (location.mailbox_dir, "storage", location.list_index_name, f"{location.list_index_name}.log")
     for directory in (location.index, location.index_cache, location.alt):
@@ -89,7 +89,7 @@ async def _refuse_there(fs: FileSystem, path: str) -> None:
 
 
 async def _nothing_to_expunge(name: str, uids: object) -> None:
-    """No mailbox is deleted here."""
+    """Do nothing: no mailbox is deleted here."""
 
 
 async def _make_root(fs: FileSystem, root: str, permissions: Permissions) -> os.stat_result:

@@ -1,16 +1,17 @@
-"""Notes of intent: what a writer is about to leave in the store unacknowledged (PROTOCOL section 13).
+"""Notes of intent: a writer's changes that are not acknowledged yet (PROTOCOL section 13).
 
 A save leaves a ``u.N``, or a record in ``m.N`` and in the map, before the index record that makes it a
 message; a move leaves the message in two mailboxes for a moment.  If the writer dies there, the note tells
-the next writable mount that this is its own and was never acknowledged: only then it may be taken away, or
-the move be finished.
+the next writable mount that these files or records were that writer's and were never acknowledged.  Only then
+may the mount remove them, or finish the move.
 
-On disk: a file in the control directory, ``dboxfs-note`` and the name of a temporary file behind it, which
-says whose it is; one line: CRC-32 of the rest as 8 hex digits, a blank, JSON, LF.  A note that is torn was
-never followed by anything.  It is not synced: it is for a process that dies, not for a machine.
+On disk a note is a file in the control directory.  Its name is ``dboxfs-note`` and the name of a temporary
+file, which identifies the process.  Its content is one line: CRC-32 of the rest as 8 hex digits, a blank,
+JSON, LF.  The change begins only after the note is whole, so a torn note means nothing.  Notes are not
+synced: they are for the death of a process, not for a power failure.
 
-A note is resolved only if its process is surely gone (``fsapi/temporary``), and only as far as what it names
-is what is there: the mailbox by its guid, a file by its inode number, a record by the guid of the message.
+A note is resolved only if its process is surely gone (``fsapi/temporary``), and only for the exact things
+that it names: a mailbox with its guid, a file with its inode number, a record with the guid of its message.
 """
 
 from __future__ import annotations
@@ -33,13 +34,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What is begun.
+    """A change that has begun.
 
     :param mailbox: storage name of the mailbox that gets messages; ``guid``: its guid, hex.
     :param files: sdbox: uid and inode number of each ``u.N`` that has no record yet.
     :param messages: mdbox: guids (hex) of messages whose records no mailbox has yet.
     :param source: a move: storage name of the mailbox that loses the messages; ``source_guid``: its guid.
-    :param moved: a move: uid in the source, and what its copy has too: inode number (sdbox), map uid (mdbox).
+    :param moved: a move: uid in the source, and the key that the copy shares: inode number (sdbox) or map uid
+        (mdbox).
     :param first_uid: a move: uids of the copies are not below this.
     """
 
@@ -53,13 +55,13 @@ class Note:
     first_uid: int = 0
 
     def encode(self) -> bytes:
-        """The line."""
+        """The line on disk."""
         text = json.dumps(asdict(self), separators=(",", ":")).encode()
         return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
 def parse_note(data: bytes) -> Note | None:
-    """None: it is not whole."""
+    """The note in *data*; None: it is torn."""
     head, _, text = data.rstrip(b"\n").partition(b" ")
     if not data.endswith(b"\n") or head != b"%08x" % zlib.crc32(text):
         return None
@@ -72,9 +74,9 @@ def parse_note(data: bytes) -> Note | None:
 
 
 def writing(path: str, note: Note, permissions: Permissions) -> Steps[None]:
-    """A program that writes a note, as the first part of one that does what the note says.
+    """Steps that write a note: the first part of the steps of the change.
 
-    :raises OSError: it is not whole.
+    :raises OSError: the note could not be written.
     """
     data = note.encode()
     opened = yield ops.Create(path, permissions)
@@ -103,7 +105,7 @@ class Notes:
     async def put(self, note: Note) -> str:
         """Write a note; gives its path for :meth:`drop`.
 
-        :raises OSError: there is none.
+        :raises OSError: it could not be written; no note is left.
         """
         path = self.path()
         try:
@@ -115,7 +117,7 @@ class Notes:
         return path
 
     async def prepare(self) -> None:
-        """Make the control directory, if nobody has needed it yet.
+        """Make the control directory, unless this writer has done so already.
 
         :raises OSError: it can't be made.
         """
@@ -124,7 +126,7 @@ class Notes:
             self._prepared = True
 
     async def drop(self, paths: Sequence[str]) -> None:
-        """What was begun has ended, or was taken back.  Never fails."""
+        """Remove notes whose change has ended or was taken back.  Never fails."""
         await self._disk.discard(paths)
 
     async def left(self) -> dict[str, Note | None]:

@@ -1,16 +1,16 @@
-"""What has to be proven before a file with a message in it may go (PROTOCOL section 12).
+"""The proof that is needed before a file with a message may be removed (PROTOCOL section 12).
 
-A whole message is removed for one reason only: the log of its mailbox shows that it was expunged.  A file
-``u.N`` without a record in the index proves nothing: the index may be older than the file, made anew, or of
+A whole message is removed for one reason only: the log of its mailbox shows that it was expunged.  That the
+index has no record of a file ``u.N`` proves nothing: the index may be older than the file, made anew, or of
 another place, and a user may have put the file back.
 
-:func:`expunged_since` reads that out of ``.log`` and ``.log.2``: which uids they show as expunged, and the
-moment before which the expunge can't have been.  A file that was there before that moment is what the expunge
-left; one that was made, renamed or linked later (its ctime) was put there by somebody and stays.
+:func:`expunged_since` reads from ``.log`` and ``.log.2`` which uids were expunged, and for each the earliest
+time that the expunge can have had.  A file with an older ctime was left by the expunge.  A file that was
+made, renamed or linked later (its ctime) was put there by another process, and stays.
 
-Logs have no times in them.  What is known is when a log was written last (its mtime, which is the file
-system's clock, as the ctime of message files is): that is the time of its last transaction, and a time that
-all transactions of the next log are behind.  Where nothing is known the moment is 0, and every file stays.
+Logs have no times in them.  But the mtime of a log says when it was written last, by the same clock as the
+ctime of message files: the file system's.  It is the time of the log's last transaction, and all transactions
+of the next log are later.  If no time is known, it is 0, and every file stays.
 
 :func:`holds_messages` looks for message files in a directory that is about to be removed as a whole.
 """
@@ -37,7 +37,7 @@ from dboxfs.store.disk import Disk
 from dboxfs.store.indexes.log import IndexLog
 
 MESSAGE_FILE = re.compile(r"[um]\.[0-9]+(\.broken.*)?")
-"""Names of files that hold messages: ``u.N``, ``m.N``, and what Dovecot's repair keeps of them."""
+"""Names of files that hold messages: ``u.N``, ``m.N``, and the copies that Dovecot's repair keeps of them."""
 
 _U32 = struct.Struct("<I")
 _RANGE = struct.Struct("<II")
@@ -52,11 +52,12 @@ class LogBytes:
 
 
 def expunged_since(uids: Collection[int], log: LogBytes, older: LogBytes | None = None) -> dict[int, int]:
-    """Which of *uids* the logs show as expunged, and not there again: the earliest moment (ns) of it each.
+    """Those of *uids* that the logs show as expunged and not as appended again, with the earliest time (ns)
+    of the expunge.
 
     :param log: ``dovecot.index.log``.
-    :param older: ``dovecot.index.log.2``; only used if *log* goes on where it ends.
-    :raises FormatError: a log is damaged: nothing is proven.
+    :param older: ``dovecot.index.log.2``; only used if *log* is its successor.
+    :raises FormatError: a log is damaged, so nothing is proven.
     """
     wanted, shown = set(uids), dict[int, int]()
     header, since = parse_log_header(log.data), 0
@@ -92,7 +93,7 @@ def _follow(wanted: set[int], shown: dict[int, int], log: LogBytes, since: int) 
 
 
 def _expunged(wanted: set[int], kind: int, body: memoryview) -> set[int]:
-    """Those of *wanted* that a record which has happened expunges."""
+    """Those of *wanted* that an external record expunges."""
     if kind == RecordType.EXPUNGE_GUID:
         return wanted & {_U32.unpack_from(body, at)[0] for at in range(0, len(body) - 19, 20)}
     if kind != RecordType.EXPUNGE:
@@ -102,7 +103,9 @@ def _expunged(wanted: set[int], kind: int, body: memoryview) -> set[int]:
 
 
 async def expunges_of(index: IndexLog, uids: Collection[int]) -> dict[int, int]:
-    """:func:`expunged_since` for a locked mailbox; empty where its logs can't be read.  A few operations."""
+    """:func:`expunged_since` for a locked mailbox; empty if its logs can't be read.  It takes a few
+    operations.
+    """
     disk, logs = index.disk, []
     for path in (index.log_path, index.log_path + ".2"):
         data, found = await disk.read_whole(path), await disk.stat(path)
@@ -115,10 +118,10 @@ async def expunges_of(index: IndexLog, uids: Collection[int]) -> dict[int, int]:
 
 
 def is_left_by_expunge(found: os.stat_result | None, uid: int, shown: dict[int, int]) -> bool:
-    """Whether a file ``u.<uid>`` without a record is what an expunge left, and nothing that came later.
+    """Whether an expunge left the file ``u.<uid>``, which has no record; False: the file may have come later.
 
     :param found: the file's attributes.
-    :param shown: what :func:`expunges_of` gave.
+    :param shown: the result of :func:`expunges_of`.
     """
     return found is not None and stat.S_ISREG(found.st_mode) and found.st_ctime_ns < shown.get(uid, 0)
 

@@ -1,21 +1,20 @@
-"""The records that messages are made into.
+"""Records: the stored form of messages.
 
-Format 2 has the size in front and the metadata behind (dbox-files section 1)::
+Format 2 has the size before the body and the metadata behind it (dbox-files section 1)::
 
     header (30 bytes, the size) | body | LF 01 03 LF | R.. V.. G.. [B..] lines | LF
 
-so nothing can be written before the size is known: :func:`compose` looks at the source once (line ends, for
-``V``, and the first bytes), and :meth:`Composed.write_to` puts the body between the two ends in a second
-pass.
-A body whose first bytes are the magic of a compression format is refused: Dovecot would decompress it.  In
-both formats one that begins like an encrypted message is refused: it would never be shown again.  Bytes that
-are known to be compressed or encrypted (``coded``) are stored as they are.  Where new messages are compressed
-(``WriteOptions.compress``), none is refused for how it begins.
+so nothing can be written before the size is known.  :func:`compose` reads the source once (line ends, for
+``V``, and the first bytes), and :meth:`Composed.write_to` writes the body between the two ends in a second
+pass.  In format 2 a body whose first bytes are the magic of a compression format is refused: Dovecot would
+decompress it.  In both formats a body that begins like an encrypted message is refused: no reader could show
+it.  Bytes that are known to be compressed or encrypted (``coded``) are stored as they are.  If new messages
+are compressed (``WriteOptions.compress``), no magic of a compression format is refused.
 
-Format 3 has all of that behind the body (``dbox/FORMAT3.md``): one pass, in which size, line ends and CRC are
-counted as the bytes go by.  An upload whose spool file is such a file already (``spool``) needs none.
+Format 3 has all of that behind the body (``dbox/FORMAT3.md``): it takes one pass, which also counts size,
+line ends and CRC.  An upload whose spool file has that format already (``spool``) needs no pass.
 
-In both a small message is put together in memory, so that many of them are one write.
+In both formats a small record is composed in memory, so that many of them are one write.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ _OVERHEAD = 1024
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a record goes: *offset* (bytes) in a file whose key, if it is of format 3, is *key*."""
+    """The place of a record: *offset* (bytes) in a file with this *key* (format 3; else None)."""
 
     offset: int
     key: bytes | None
@@ -63,19 +62,19 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
-    """The beginning of a message file: its header line, and its key, if it is of format 3."""
+    """The beginning of a message file: its header line, and in format 3 its key."""
 
     header: bytes
     key: bytes | None
 
     @property
     def first(self) -> Place:
-        """Where its first record goes."""
+        """The place of its first record."""
         return Place(len(self.header), self.key)
 
 
 def new_file(version: int) -> NewFile:
-    """Begin a file of dbox version 2 or 3, now."""
+    """The beginning of a file of dbox version 2 or 3 that is made now."""
     if version == 3:
         key = os.urandom(16)
         return NewFile(encode_file_header3(now_seconds(), key), key)
@@ -85,8 +84,8 @@ def new_file(version: int) -> NewFile:
 class Composed(Protocol):
     """A record to be written.
 
-    ``guid``: 16 bytes.  ``room``: bytes that it takes; where that isn't known yet, about so many.
-    ``whole``: it is in memory, and ``room`` is exact.
+    ``guid``: 16 bytes.  ``room``: its bytes; an estimate, unless it is whole.  ``whole``: it is in memory,
+    and ``room`` is exact.
     """
 
     @property
@@ -102,21 +101,21 @@ class Composed(Protocol):
     def whole(self) -> bool: ...
 
     def encode(self, place: Place) -> bytes:
-        """All of a record that is in memory."""
+        """The bytes of a record that is in memory."""
 
     def written(self) -> Composed:
-        """The same without what is in memory: it is in its file."""
+        """The same record without its bytes in memory, once they are in the file."""
 
     async def write_to(self, file: AppendFile, place: Place, prefix: bytes = b"") -> int:
         """Append *prefix* and the record, and give the record's size (bytes).  Memory: 1 MiB.
 
-        :raises OSError: some of it may have been written; EIO: the source has changed its size.
+        :raises OSError: a part may have been written; EIO: the source has changed its size.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class _Record2:
-    """A record of format 2: *head*, body, *tail*.  ``data``: the whole record, where it is small."""
+    """A record of format 2: *head*, body, *tail*.  ``data``: the whole record, if it is small."""
 
     message: NewMessage
     guid: bytes
@@ -162,7 +161,7 @@ class _Record2:
 class _Record3:
     """A record of format 3.
 
-    ``body`` and ``items``: the message and its metadata, where it is small; ``room`` is exact then.
+    ``body`` and ``items``: the message and its metadata, if it is small; then ``room`` is exact.
     """
 
     message: NewMessage
@@ -204,7 +203,7 @@ class _Record3:
 
 @dataclass(frozen=True, slots=True)
 class Spooled:
-    """A record of format 3 whose file has all but its trailer already."""
+    """A record of format 3 whose spool file has all of it but the trailer."""
 
     message: NewMessage
     guid: bytes
@@ -218,7 +217,7 @@ class Spooled:
 
     @property
     def place(self) -> Place:
-        """Where the record is."""
+        """The place of the record."""
         return Place(*self.spool.place)
 
     def encode(self, place: Place) -> bytes:
@@ -228,7 +227,7 @@ class Spooled:
         return self
 
     async def take(self, disk: Disk) -> AppendFile:
-        """The spool's file, which is the caller's from now on."""
+        """Take the spool's file; the caller owns it from then on."""
         return await self.spool.take(disk)
 
     async def write_to(self, file: AppendFile, place: Place, prefix: bytes = b"") -> int:
@@ -244,13 +243,13 @@ async def compose(
 ) -> Composed:
     """Make a record of *message*.
 
-    :param options: dbox version, line ends, compression; up to how many bytes it is put together in memory.
+    :param options: dbox version, line ends, compression, and the largest message that is composed in memory.
     :param mailbox: storage name for the B line (mdbox).
-    :param directory: where a file that the message is spooled to can be taken as it is.
-    :raises RefusedMessage: it begins like an encrypted one; format 2: like a compressed one.  One that is
-        compressed here may begin with anything.
+    :param directory: the directory in which a spool file can become the message file.
+    :raises RefusedMessage: it begins like an encrypted message; format 2: like a compressed one, unless it is
+        compressed here.
     :raises OSError: its source can't be read, or has changed.
-    :raises ValueError: a guid, a text or a date that can't be, or something that can't be a keyword.
+    :raises ValueError: an invalid guid, text, date or keyword.
     """
     check_keywords(message.keywords)
     for text in (message.pop3_uidl, message.orig_mailbox):
@@ -281,16 +280,16 @@ async def compose(
 
 def check_text(text: bytes) -> None:
     """
-    :raises ValueError: it can't be the value of a metadata line.
+    :raises ValueError: the text can't be the value of a metadata line.
     """
     if not text or b"\n" in text or text.endswith(b"\r"):
         raise ValueError(f"no text of a guid, a UIDL or a mailbox: {text[:64]!r}")
 
 
 def checked_guid(message: NewMessage) -> bytes:
-    """The 16 bytes that indexes have for a message.
+    """The guid of a message in indexes, 16 bytes.
 
-    :raises ValueError: a guid, or a text of one, that can't be.
+    :raises ValueError: an invalid guid, or an invalid text of one.
     """
     guid, text = message.guid, message.guid_text
     if guid is not None and len(guid) != 16:

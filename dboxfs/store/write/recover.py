@@ -1,12 +1,12 @@
-"""What a writer does before its first change (PROTOCOL section 10).
+"""Recovery before a writer's first change (PROTOCOL section 10).
 
-:func:`recover` is for the start, whoever else is there: bytes of a transaction that was never finished are
-cut off every log and every ``m.N``, before a Dovecot takes them for damage, mailboxes that were being deleted
-go, and the map is repaired.
+:func:`recover` runs at the start, also beside other processes.  It cuts unfinished transactions off every log
+and every ``m.N``, before a Dovecot takes them for damage.  It finishes the deletion of mailboxes, and repairs
+the map.
 
 A store may have thousands of mailboxes, and hardly ever one with an unfinished end.  So the ends of all logs
-are looked at first, without a lock and many at once: what a snapshot does not cover is cut into transactions
-(not replayed).  Only what looks unfinished is locked and looked at again.
+are first read without a lock, many at once: the part that the snapshot does not cover is split into
+transactions (not replayed).  Only a log that looks unfinished is locked and checked again.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ Delete = Callable[[str], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class LogEnd:
-    """What the end of a log looks like.
+    """The end of a log.
 
     ``unfinished``: there are bytes behind the last whole transaction.  ``deleted``: the mailbox is marked as
-    deleted.  ``newlock``: somebody was making or rotating the log.
+    deleted.  ``newlock``: a process was making or rotating the log.
     """
 
     unfinished: bool
@@ -48,11 +48,11 @@ class LogEnd:
 
 
 async def recover(work: Work, delete: Delete, names: Iterable[str] | None = None) -> int:
-    """End what an earlier writer began; gives the number of logs and files that had an unfinished end.
+    """Finish the work of an earlier writer; gives the number of logs and files that had an unfinished end.
 
-    A mailbox that can't be read is left to whoever opens it.
+    A mailbox that can't be read is skipped (and logged): opening it raises the error.
 
-    :param delete: deletes a mailbox; called for those that are marked as deleted and still there.
+    :param delete: deletes a mailbox; called for mailboxes that are marked as deleted and still exist.
     :param names: the storage names of all mailboxes, if the caller knows them.
     """
     boxes = list(names) if names is not None else await selectable(work)
@@ -80,12 +80,12 @@ async def _delete(work: Work, delete: Delete, name: str) -> None:
 
 
 async def _finish(work: Work, index: IndexLog, end: LogEnd | None) -> int:
-    """Cut the end of a log that has an unfinished one; whoever locks it does that."""
+    """Cut an unfinished end off a log: locking the log does that."""
     if end is None or not (end.unfinished or (end.newlock and work.options.alone)):
         return 0
     try:
         async with index.locked(deleted_ok=True):
-            if end.newlock and work.options.alone:  # whoever made it held this lock, and died
+            if end.newlock and work.options.alone:  # its maker held this lock, and died
                 await work.disk.unlink(index.log_path + ".newlock")
     except (DboxfsError, OSError) as error:
         log.warning("%s: not looked at: %s", index.what, error)
@@ -94,7 +94,7 @@ async def _finish(work: Work, index: IndexLog, end: LogEnd | None) -> int:
 
 
 async def look_at_ends(work: Work, indexes: Sequence[IndexLog]) -> list[LogEnd | None]:
-    """What the ends of logs look like; None: there is no log, or it can't be read (which is logged)."""
+    """The ends of logs; None: there is no log, or it can't be read (which is logged)."""
     first = []
     for index in indexes:
         first.append(Peek(index.base_path, ((0, BASE_HEADER_SIZE),)))
@@ -119,12 +119,12 @@ async def look_at_ends(work: Work, indexes: Sequence[IndexLog]) -> list[LogEnd |
 
 
 def _position(base: PeekResult | OSError) -> LogPosition:
-    """What a snapshot covers; nothing, if there is none or it is damaged."""
+    """The log position that a snapshot covers; zeros if there is none or it is damaged."""
     if isinstance(base, PeekResult):
         try:
             return parse_log_position(base.chunks[0])
         except FormatError:
-            pass  # whoever opens the mailbox says so
+            pass  # opening the mailbox raises the error
     return LogPosition(0, 0, 0)
 
 

@@ -1,4 +1,4 @@
-"""Taking directories of deleted mailboxes apart.  What is missing already is no error."""
+"""Remove directories of deleted mailboxes.  A missing file or directory is no error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dboxfs.store.disk import Disk
 async def remove_tree(disk: Disk, path: str) -> None:
     """Remove a directory and all in it.
 
-    :raises OSError: something of it can't be removed.
+    :raises OSError: a part of it can't be removed.
     """
     for entry in await disk.listdir(path):
         child = os.path.join(path, entry.name)
@@ -24,7 +24,7 @@ async def remove_tree(disk: Disk, path: str) -> None:
 
 
 async def remove_index_files(disk: Disk, directory: str) -> None:
-    """Remove a mailbox's index files, and their directory if there is nothing else.
+    """Remove a mailbox's index files, and their directory if it is empty then.
 
     :raises OSError: one of them can't be removed.
     """
@@ -35,7 +35,7 @@ async def remove_index_files(disk: Disk, directory: str) -> None:
 
 
 async def was_empty(disk: Disk, path: str) -> bool:
-    """Remove a directory if there is nothing in it; False: there is.
+    """Remove a directory if it is empty; False: it is not empty, or does not exist.
 
     :raises OSError: it can't be removed.
     """

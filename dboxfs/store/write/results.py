@@ -1,4 +1,4 @@
-"""What a change of a store answers."""
+"""Results of write operations."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def now_seconds() -> int:
 
 
 def few(uids: Sequence[int]) -> str:
-    """The first of many numbers, for a line in the log."""
+    """The first ten of many uids, for a line in the log."""
     return " ".join(map(str, uids[:10])) + (" ..." if len(uids) > 10 else "")
 
 
 def first_error(group: BaseExceptionGroup) -> Exception | None:
-    """The error to report of several that tasks side by side met; None: only cancellations."""
+    """The error to report, of several errors of parallel tasks; None: only cancellations."""
     for error in group.exceptions:
         found = first_error(error) if isinstance(error, BaseExceptionGroup) else error
         if isinstance(found, Exception):

@@ -1,4 +1,4 @@
-"""What all write paths of one store share: the disk, the indexes, and the way to a locked mailbox or map.
+"""Shared parts of all write paths of one store: the disk, the indexes, the locking of mailboxes and the map.
 
 Lock order (PROTOCOL section 2): ``mailboxes.lock``, the map, then mailboxes by name.
 :meth:`Work.mailboxes` takes several in that order; only under the map's or the tree's lock.
@@ -37,34 +37,35 @@ HIGHEST_NUMBER = 0xFFFFFFFF
 """uids and file ids are below it: the next one has to fit 32 bits, too."""
 
 MOST_UNREMOVED = 10_000
-"""Files that could not be removed and are remembered."""
+"""Files that could not be removed: so many are remembered at most."""
 
 KEEP_STATES = 64
 """Mailboxes whose index state stays in memory between two changes."""
 
 
 class Views(Protocol):
-    """Who reads the store in this process: :class:`dboxfs.store.Store`."""
+    """The reading side of this process: :class:`dboxfs.store.Store`."""
 
     def mailbox_view(self, name: str) -> IndexFiles | None:
-        """What follows the index of a mailbox; None: nothing does."""
+        """The reader of a mailbox's index; None: there is none."""
 
     def map_view(self) -> IndexFiles | None:
-        """What follows the map."""
+        """The reader of the map; None: there is none."""
 
 
 class Work:
     """One store being written.
 
-    :param views: who reads it in this process; None: nobody does.
+    :param views: the reading side of this process; None: there is none.
     :ivar map: the map's log (mdbox).
     :ivar map_view: the map as it was read last, without a lock; the same state as that of ``map``.
-    :ivar notes: of what this writer is about to do.
+    :ivar notes: notes of intent of this writer.
     :ivar never_acknowledged: mdbox: guids of messages that dead writers were about to save (``leftovers``).
-    :ivar passed_over: mdbox: somebody held a file in which they may have left something: the notes stay.
+    :ivar passed_over: mdbox: another process held a file in which dead writers may have left records: the
+        notes stay.
     :ivar counts: changes so far, by kind, for statistics.
     :ivar repair: brings map and mailboxes together after a crash (``repair.repair_storage``).
-    :ivar namer: is told of messages that shall have a name, before they come; None: nobody.
+    :ivar namer: is told of messages that shall have a name, before they are written; None: there is none.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Work:
     # -- what could not be removed -----------------------------------------------------------------------
 
     async def remember_unremoved(self, path: str) -> None:
-        """The file of an expunged message could not be removed: maintenance may, if it is still that file."""
+        """Remember the file of an expunged message that could not be removed, so that the maintenance can."""
         try:
             found = await self.disk.stat(path)
         except OSError:
@@ -115,7 +116,7 @@ class Work:
     def is_unremoved(self, path: str, found: os.stat_result) -> bool:
         """Whether *path*, with the attributes *found*, is a file that this writer could not remove.
 
-        Asked once: it is forgotten then.
+        This also forgets the file.
         """
         return self._unremoved.pop(path, None) == _identity(found)
 
@@ -135,17 +136,19 @@ class Work:
         return found
 
     def new_index(self, name: str) -> IndexLog:
-        """An index of a mailbox that is not kept: for a look that should push nothing else out of memory."""
+        """A mailbox's index that is not kept in memory: for a look that should push no other index out."""
         view = partial(self._view, name)
         return IndexLog(self.disk, self.index_directory(name), "dovecot.index", self.shown(name), view)
 
     def _view(self, name: str) -> IndexFiles | None:
-        """What follows the index of a mailbox; with LAYOUT=index it may be that of one that had its name."""
+        """The reader of a mailbox's index; None with LAYOUT=index, if it reads the mailbox that had the name
+        before.
+        """
         found = self._views.mailbox_view(name) if self._views is not None else None
         return found if found is not None and found.directory == self.index_directory(name) else None
 
     def shown(self, name: str) -> str:
-        """The name of a mailbox for people: storage names are encoded."""
+        """The name of a mailbox for messages to users: storage names are encoded."""
         return self.location.display_name(name)
 
     def index_directory(self, name: str) -> str:
@@ -158,7 +161,7 @@ class Work:
         return IndexLog(self.disk, location.list_index_dir, location.list_index_name, "the list index")
 
     def forget(self, name: str) -> None:
-        """A mailbox was renamed or deleted: nothing that is known of it and of those below counts."""
+        """Forget the indexes of a mailbox that was renamed or deleted, and of those below it."""
         for known in list(self._indexes):
             if known == name or known.startswith(name + "/"):
                 self._indexes[known].forget()
@@ -166,15 +169,15 @@ class Work:
                     del self._indexes[known]
 
     async def locate(self) -> None:
-        """With LAYOUT=index: know the directories of mailboxes as they are now."""
+        """With LAYOUT=index: read the current directories of the mailboxes."""
         if self._list is not None:
             await self._list.look()
 
     @asynccontextmanager
     async def mailbox(self, name: str) -> AsyncIterator[IndexLog]:
-        """Hold a mailbox; its index is made if only its directory is there.
+        """Hold the lock of a mailbox; the index is made if only the mailbox's directory exists.
 
-        :raises NoSuchMailbox: there is none, or it is not the one that the caller means (``meaning``).
+        :raises NoSuchMailbox: it does not exist, or is not the one that the caller means (``meaning``).
         :raises CorruptFile, StoreBusy: see :meth:`IndexLog.locked`.
         """
         await self.locate()
@@ -193,14 +196,18 @@ class Work:
 
     @asynccontextmanager
     async def mailboxes(self, names: Iterable[str]) -> AsyncIterator[dict[str, IndexLog]]:
-        """Hold several mailboxes, each once, taken in order.  Only under the map's or the tree's lock."""
+        """Hold several mailboxes, each once, in the order of their names.  Only under the map's or the tree's
+        lock.
+        """
         async with AsyncExitStack() as stack:
             yield {name: await stack.enter_async_context(self.mailbox(name)) for name in sorted(set(names))}
 
     async def name(
         self, mailbox: str, index: IndexLog, wanted: Sequence[Wanted | None]
     ) -> list[DboxfsError | None]:
-        """Tell who knows names of messages that come; the mailbox is locked.  What is wrong with each."""
+        """Tell the namer of messages that are about to be written; the mailbox is locked.  Gives the error of
+        each.
+        """
         asked = [some for some in wanted if some is not None]
         if self.namer is None or not asked:
             return [None] * len(wanted)
@@ -210,7 +217,7 @@ class Work:
     async def name_one(self, mailbox: str, index: IndexLog, wanted: Wanted | None) -> None:
         """The same for one message.
 
-        :raises Superseded: it can't have that name.
+        :raises Superseded: the message can't have that name.
         """
         (error,) = await self.name(mailbox, index, [wanted])
         if error is not None:
@@ -218,7 +225,7 @@ class Work:
 
     async def _make_missing_index(self, name: str, index: IndexLog) -> None:
         """
-        :raises IndexMissing: there are messages: the index is lost, or lies elsewhere.
+        :raises IndexMissing: there are messages, so the index is lost, or lies elsewhere.
         """
         if not await self.disk.exists(self.location.mailbox_path(name)):
             raise NoSuchMailbox(f"{self.shown(name)}: no such mailbox")
@@ -229,7 +236,9 @@ class Work:
         await make_mailbox_index(self.disk, location, index, self.map_view, contended=True, guid=guid)
 
     async def _refuse_lost_index(self, name: str, index: IndexLog) -> None:
-        """A new index would give uids again, and make messages that are there look expunged."""
+        """Refuse to replace a lost index: a new one would reuse uids, and existing messages would look
+        expunged.
+        """
         await refuse_lost_log(self.disk, index)
         if self.mdbox:
             return
@@ -272,11 +281,12 @@ class Work:
 
     @asynccontextmanager
     async def locked_map(self) -> AsyncIterator[MapIndex]:
-        """Hold the map; it is made if there is none.  Whatever changes it ends with :meth:`map_done`.
+        """Hold the lock of the map, which is made if there is none.  A change of it ends with
+        :meth:`map_done`.
 
-        If somebody died between changing the map and changing a mailbox, that is repaired first.
+        If a writer died between changing the map and changing a mailbox, that is repaired first.
 
-        :raises IndexMissing: there are messages: the map is lost, or lies elsewhere.
+        :raises IndexMissing: there are messages, so the map is lost, or lies elsewhere.
         """
         async with AsyncExitStack() as stack:
             try:
@@ -291,7 +301,7 @@ class Work:
                 await tidy(self.map)
 
     async def seen_map(self) -> MapIndex:
-        """The map as it was a moment ago, without a lock; only what is new is read.
+        """The map as it was a moment ago, without a lock; only new records are read.
 
         :raises FileNotFoundError: there is none.
         :raises CorruptFile, OSError: it can't be read.
@@ -305,11 +315,11 @@ class Work:
         """Bring map and mailboxes together after a crash, under the map's lock (PROTOCOL section 10)."""
         if self.repair is None:
             raise CorruptFile(self.map.log_path, self.map.state.tail_offset, "a writer died here")
-        with meaning():  # it is about all mailboxes, whatever they are called
+        with meaning():  # it changes all mailboxes, so no name means a certain one
             await self.repair(self)
 
     async def map_done(self, notes: Sequence[str] = ()) -> None:
-        """Say in the map that all is done, if anything was changed; *notes* are done with."""
+        """Move the map's tail, which says that all is done, if the map was changed; drop *notes*."""
         if not self.map.tail_is_head:
             await self.map.append([], tail=True, unlink=notes)
         else:
@@ -333,7 +343,7 @@ class Work:
         return paths
 
     async def link_or_copy(self, source: str, target: str) -> None:
-        """Another name for a file, or, where that can't be, a copy of its bytes.
+        """Make a hard link to a file, or, if that is not possible, a copy of its bytes.
 
         :raises FileNotFoundError: the source is gone.
         """
@@ -359,12 +369,12 @@ class Work:
 
 
 def _identity(found: os.stat_result) -> tuple[int, int, int]:
-    """What changes when another file is put in the place of this one."""
+    """Device, inode and ctime: they change when another file takes the place of this one."""
     return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
 def message_number(name: str, prefix: str) -> int:
-    """The number in a file name ``u.N`` or ``m.N``; 0: it is not such a name, or no number that can be."""
+    """The number in a file name ``u.N`` or ``m.N``; 0: another name, or an invalid number."""
     found = re.fullmatch(rf"{prefix}\.([1-9][0-9]{{0,9}})", name)
     number = int(found[1]) if found is not None else 0
     return number if number < HIGHEST_NUMBER else 0
@@ -377,7 +387,7 @@ def present(state: IndexState, uids: Iterable[int]) -> list[int]:
 
 
 def visible(state: IndexState, uids: Iterable[int]) -> list[int]:
-    """Those of *uids* that the index has and that nobody has asked to expunge, ascending, each once."""
+    """Those of *uids* that the index has without a request to expunge them, ascending, each once."""
     found = present(state, uids)
     asked = set(state.pending_expunges.tolist()) if state.has_pending_requests else set()
     return [uid for uid in found if uid not in asked]

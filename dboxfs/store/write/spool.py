@@ -1,14 +1,14 @@
-"""The file that an upload goes to while it is no message yet.
+"""The temporary file of an upload that is no message yet.
 
-It lies where messages of its mailbox lie, under a temporary name, is only appended to, through a handle of
-the file API (a fast writer waits, memory is bounded), and goes away with the spool::
+It lies beside the messages of its mailbox, under a temporary name, and is deleted with the spool.  The spool
+only appends to it, through a handle of the file API (a fast writer waits, memory is bounded)::
 
     format 3:  file header | message header | body ...      and at the commit: trailer, rename
     format 2, or where line ends are changed:  body ...     copied behind its size at the commit
 
-So in format 3 the bytes of an upload are written once, and looked at once, in passing.
+So in format 3 the bytes of an upload are written once, and counted in the same pass.
 
-A spool whose file was taken (:meth:`Spool.take`) can be read on, as long as somebody has it open; it is not
+A spool whose file was taken (:meth:`Spool.take`) can still be read, as long as its handle is open; it is not
 written any more.
 """
 
@@ -26,10 +26,10 @@ from dboxfs.store.write.results import now_seconds
 class Spool:
     """The temporary file of one upload.  It is a :class:`~dboxfs.store.write.message.Source`.
 
-    :param directory: where the file is made; its errors come with the first write.
-    :param ready: begin it as a file of format 3, which may become a message as it is.
-    :ivar lines: what was counted (``ready``).
-    :ivar taken: the file is a message's.
+    :param directory: where the file is made; errors of that come with the first write.
+    :param ready: begin it as a file of format 3, which can become a message by adding the trailer.
+    :ivar lines: line ends and sizes so far (only with ``ready``).
+    :ivar taken: the file was taken: it belongs to a message.
     """
 
     def __init__(self, fs: FileSystem, directory: str, permissions: Permissions, *, ready: bool) -> None:
@@ -75,34 +75,34 @@ class Spool:
         return await self._handle.read(size, self._start + offset) if self._begun else b""
 
     async def descriptor(self) -> int | None:
-        """An open file that holds exactly the message, if this one does."""
+        """The open file, if it holds exactly the message; else None."""
         return None if self.ready else await self._handle.settle()
 
     def rollback(self) -> None:
-        """Begin again from nothing."""
+        """Drop all bytes and begin again."""
         self._handle.rollback()
         self._begun = not self.ready
         self._record = self._begin()
         self.lines = LineEnds()
 
     async def settle(self) -> None:
-        """Hand everything to the file system.
+        """Hand all bytes to the file system.
 
         :raises OSError: it can't be written.
         """
         await self._handle.settle()
 
     async def sync(self) -> None:
-        """Make everything durable, if commits are.
+        """Make all bytes durable, if commits are durable.
 
-        :raises OSError: it isn't.
+        :raises OSError: that failed.
         """
         await self._handle.sync()
 
     async def take(self, disk: Disk) -> AppendFile:
-        """The file, with all but the trailer; it is the caller's from now on, under its temporary name.
+        """Take the file, with all but the trailer; from then on the caller owns it, under its temporary name.
 
-        :raises OSError: something could not be written.
+        :raises OSError: a part could not be written.
         """
         await self._handle.settle()
         path = self._handle.hand_over()
@@ -114,9 +114,9 @@ class Spool:
             raise
 
     def trailer(self, items: Iterable[tuple[bytes, bytes]]) -> bytes:
-        """What makes the file a whole one."""
+        """The trailer that completes the file."""
         return self._record.trailer(items)
 
     def close(self) -> None:
-        """Forget everything; a file that nobody has taken is deleted."""
+        """Close the spool; its file is deleted, unless it was taken."""
         self._handle.close()

@@ -1,7 +1,7 @@
 """Changing the file ``subscriptions`` (mailbox-layout section 9, PROTOCOL section 9).
 
-The whole new content is written into ``subscriptions.lock``, whose existence is the lock, and renamed over
-the file.  The version of an existing file is kept; a new one gets version 2.
+The writer puts the whole new content into ``subscriptions.lock``, whose existence is the lock, and renames it
+over the file.  An existing file keeps its version; a new one gets version 2.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ESCAPES = {b"\x01": b"\x011", b"\t": b"\x01t", b"\r": b"\x01r", b"\n": b"\x01n"
 
 
 def changed_subscriptions(data: bytes | None, name: str, *, subscribed: bool) -> bytes | None:
-    """The file's new content; None if it says so already."""
+    """The file's new content; None if it has to be no other."""
     version_2 = data is None or not data or data.startswith(_VERSION_2)
     if version_2:
         line = b"\t".join(_escape(os.fsencode(part)) for part in name.split("/"))
@@ -38,7 +38,7 @@ def _escape(part: bytes) -> bytes:
 
 
 async def subscribe(work: Work, name: str, *, subscribed: bool) -> bool:
-    """Subscribe to a mailbox, or end that; False: nothing was to be changed.
+    """Subscribe to a mailbox, or unsubscribe; False: it was so already.
 
     :raises StoreBusy: another program is changing the file.
     """

@@ -1,8 +1,8 @@
-"""Temporary files that a killed process has left: removed at once, where that is sure.
+"""Remove temporary files of killed processes at once, if it is sure that the process is gone.
 
-Dovecot's clean-up, and :mod:`~dboxfs.store.write.maintain`, wait 36 hours.  Here only those go whose name
-tells that their process is gone (:mod:`dboxfs.fsapi.temporary`): an upload of a daemon that was killed, which
-nobody can ever commit.  No lock is needed: nobody else knows of such a file.
+Dovecot's clean-up, and :mod:`~dboxfs.store.write.maintain`, wait 36 hours.  This module removes only files
+whose name proves that their process is gone (:mod:`dboxfs.fsapi.temporary`): for instance an upload of a
+killed daemon, which can never be committed.  No lock is needed: no other process uses such a file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 async def sweep(work: Work, names: Iterable[str], more: Iterable[str] = ()) -> int:
-    """Remove what is left over; gives the number of files.
+    """Remove left-over files; gives their number.
 
     :param names: storage names of all mailboxes.
     :param more: further directories to look into.

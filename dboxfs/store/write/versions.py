@@ -1,4 +1,4 @@
-"""Which dbox version a writer gives to new messages: what the store says, what was asked, what is safe."""
+"""The dbox version of new messages: the store's record, the caller's choice, and what is safe."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ async def with_version(
 ) -> WriteOptions:
     """*options* with the dbox version for new messages of *store*.
 
-    Version 3 without traces of a Dovecot means that there is none: then the store is written as ``ALONE``.
+    A store of version 3 without traces of a Dovecot has no Dovecot: then the writer works as ``ALONE``.
 
-    :param asked: 2 or 3; None: what is recorded.
+    :param asked: 2 or 3; None: the recorded version.
     :param force: write version 3 though a Dovecot has used the store.
-    :raises DovecotNeedsVersion2: version 3, and a Dovecot has used it, and not *force*.
+    :raises DovecotNeedsVersion2: version 3 without *force*, though a Dovecot has used the store.
     :raises Unsupported: version 3, and messages are to be compressed.
-    :raises CorruptFile, OSError: what is recorded can't be read.
+    :raises CorruptFile, OSError: the recorded version can't be read.
     """
     version = asked if asked is not None else await recorded_version(store.fs, store.location)
     options = replace(options, dbox_version=version)
