@@ -1,8 +1,9 @@
-"""Whether a file that is put back is a message that the store has: then it is not saved a second time.
+"""Finds out whether the store already has the message of a file that is put back: it isn't saved twice.
 
-A restore that was killed between a mailbox's transaction and its names has left a message as ``<uid>.eml``
-that the same backup brings once more under the name that it had.  It is the same message if uid, guid and
-text are the same.  What it is in the store it stays; only a name that nobody has given it is given to it.
+A restore that was killed between a mailbox's transaction and its names has left messages as ``<uid>.eml``.
+The same backup then brings each of them again under its written name.  It is the same message if uid, guid
+and text are the same.  Such a message stays as it is in the store; it only gets the written name, if it has
+none.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from dboxfs.vfs.draft import Draft
 
 
 async def is_back_already(box: Mailbox, uid: int | None, draft: Draft, *, convert: bool) -> bool:
-    """Whether message *uid* of a mailbox is what a draft brings.
+    """Whether message *uid* of a mailbox has the guid and the text of a draft.
 
-    :param uid: that the draft asks for.
-    :param convert: line ends become LF when it is saved.
+    :param uid: the one that the draft asks for; None: it asks for none, and the answer is False.
+    :param convert: a save changes line ends to LF.
     """
     if uid is None or draft.brought.guid is None or uid not in box:
         return False
@@ -26,7 +27,7 @@ async def is_back_already(box: Mailbox, uid: int | None, draft: Draft, *, conver
         if (await box.details(uid)).metadata.guid != draft.brought.guid:
             return False
         body = await box.open(uid)
-    except DboxfsError:  # it can't be read: what the backup has is wanted
+    except DboxfsError:  # it can't be read: save the message of the backup
         return False
     try:
         return await _are_equal(draft.source(), BodySource(body), convert=convert)

@@ -1,9 +1,9 @@
 """``.dboxfs/deleted/<mailbox>/<guid>.eml``: messages of an mdbox that are expunged and not purged.
 
-The tree is that of the mailboxes that the messages were first saved to, whether these are there still or not.
-A mailbox that can't be shown (an empty part, one of more than 255 bytes) stands as INBOX; the attribute
-``user.dbox.orig_mailbox`` has the name as it is stored.  Messages with one guid get their map uid into the
-name.  Names are those of no message of the mount, so what is moved out of here meets no other name.
+The tree has the mailboxes that the messages were first saved to, even if these are deleted by now.  A mailbox
+name that can't be shown (a part is empty or longer than 255 bytes) is shown as INBOX; the attribute
+``user.dbox.orig_mailbox`` has the name as it is stored.  Messages with the same guid get their map uid into
+the name.  No message of the mount has such a name, so a message that is moved out of here meets no other one.
 
 ::
 
@@ -11,10 +11,10 @@ name.  Names are those of no message of the mount, so what is moved out of here 
     1  | 1  | 0  | map uid         a message
     1  | 1  | 1  | of its path     a directory
 
-The tree is made anew when it is asked for and half a second old.  Nothing of it is kept by the kernel but the
-bytes of a message that is open.  Only the store's owner may look into it, whatever ``umask`` says.
+A request makes the tree anew if it is older than half a second.  The kernel keeps nothing of it but the bytes
+of a message that is open.  Only the store's owner may look into it, even if ``umask`` allows more.
 
-Concurrency: :meth:`Deleted.tree` awaits; a tree that was given out does not change.
+Concurrency: :meth:`Deleted.tree` awaits; a tree that it has returned does not change.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _FRESH = 0.5
 
 @dataclass(eq=False, slots=True)
 class Branch:
-    """A directory of the tree: its own inode, and what it has by name."""
+    """A directory of the tree: its inode, and its entries by name."""
 
     inode: int
     directories: dict[bytes, Branch] = field(default_factory=dict)
@@ -91,14 +91,14 @@ class OpenBranch:
         ]  # fmt: skip
 
     async def prepare(self, start: int) -> None:
-        """It never changes."""
+        """Does nothing: the entries never change."""
 
     def above(self, start: int) -> Iterator[tuple[int, bytes, Attrs]]:
         for position, (name, what) in enumerate(self._entries[start:], start + 1):
             yield position, name, self._deleted.attributes_of(what)
 
     async def sizes(self, start: int) -> None:
-        """They are known."""
+        """Does nothing: the sizes are known."""
 
     def attributes(self) -> Attrs:
         return self._deleted.attributes_of(self._branch)
@@ -129,7 +129,7 @@ class Deleted:
     # -- the tree ------------------------------------------------------------------------------
 
     async def tree(self) -> Branch:
-        """The tree as it is now, or was half a second ago."""
+        """The tree, half a second old at most."""
         async with self._reading:
             if trio.current_time() >= self._made + _FRESH:
                 found = await self._messages.look()
@@ -169,12 +169,12 @@ class Deleted:
         """Whether a number is one of the tree."""
         return is_deleted(inode)
 
-    # -- what requests are answered with -------------------------------------------------------
+    # -- requests ------------------------------------------------------------------------------
 
     async def lookup(self, parent: int, name: bytes) -> Attrs:
-        """What is called *name* in the directory *parent*.
+        """The attributes of the entry *name* of the directory *parent*.
 
-        :raises Refused: ENOENT: nothing is.
+        :raises Refused: ENOENT: there is none.
         """
         await self.tree()
         branch = self._branch(parent)
@@ -205,7 +205,7 @@ class Deleted:
     async def getattr(self, inode: int) -> Attrs:
         """The attributes of a message or directory.
 
-        :raises Refused: ESTALE: the message is not deleted any more, or was purged; ENOENT: a directory.
+        :raises Refused: ESTALE: the message came back, or was purged; ENOENT: the directory is gone.
         """
         if inode == ROOT:
             return self.attributes_of(self._root)
@@ -229,7 +229,7 @@ class Deleted:
     async def body(self, inode: int) -> Body:
         """The bytes of a message.
 
-        :raises Refused: ESTALE: it is not deleted any more; EISDIR: a directory.
+        :raises Refused: ESTALE: it came back, or was purged; EISDIR: it is a directory.
         :raises DboxfsError, OSError: it was purged, or can't be read.
         """
         if inode & _DIRECTORY:
@@ -242,7 +242,7 @@ class Deleted:
         return OpenDeleted(await self.body(inode))
 
     async def xattrs(self, inode: int) -> dict[str, str]:
-        """The attributes ``user.dbox.*``, by what stands behind that."""
+        """The attributes ``user.dbox.*``: the rest of the name -> the value."""
         if inode & _DIRECTORY:
             return {}
         await self.tree()
@@ -257,7 +257,7 @@ class Deleted:
         }
 
     def attributes_of(self, what: Branch | DeletedMessage) -> Attrs:
-        """Its attributes, which the kernel asks for each time."""
+        """The attributes of an entry; the kernel keeps them no time."""
         if isinstance(what, Branch):
             attrs = self._attributes.control_dir(what.inode)
             attrs.nlink += len(what.directories)

@@ -1,4 +1,4 @@
-"""What a mounted file system is given by what serves it: a way to the kernel, background tasks, counters.
+"""The interface of a file system to its mount: the way to the kernel, background tasks, counters.
 
 ``dboxfs.fuse`` makes one from a FUSE mount.  A test makes one from a list.
 """
@@ -17,35 +17,35 @@ Spawn = Callable[[Callable[[], Awaitable[object]]], None]
 
 
 class Kernel(Protocol):
-    """What the kernel is told.  No method waits for a lock that a client may hold while it waits for us.
+    """Tells the kernel of changes.  No method waits for a lock that a client may hold while it waits for us.
 
     A name is the inode number of its directory, and bytes.
     """
 
     @property
     def names_expire(self) -> bool:
-        """Whether nobody can tell the kernel of names: it has to ask again by itself."""
+        """Whether names can't be invalidated: the kernel has to ask again by itself."""
 
     def attributes(self, inode: int) -> None:
         """The attributes of *inode* changed."""
 
     def at_once(self, inode: int) -> None:
-        """The same, before the request that is being answered now is answered."""
+        """The same, but before the answer to the current request is sent."""
 
     def entry(self, parent: int, name: bytes, deleted: int = 0) -> None:
         """A name went away, or means something else now.
 
-        :param deleted: it was this inode, which is gone; 0: it isn't, or nobody knows.
+        :param deleted: the name was this inode, which is gone; 0: the inode isn't gone, or is unknown.
         """
 
     async def now(self, parent: int, name: bytes) -> None:
-        """Return when the kernel will look the name up again, or has not answered for too long."""
+        """Have the kernel look the name up again; returns when that is sure, or has taken too long."""
 
     def listing(self, inode: int) -> None:
-        """The entries of the directory *inode* changed: a listing that the kernel keeps is old."""
+        """The entries of the directory *inode* changed: the kernel has to drop a listing that it keeps."""
 
     def push(self, inode: int, data: bytes) -> bool:
-        """Put the whole content of *inode*, which nobody has open, into the kernel's page cache.
+        """Put the whole content of *inode*, which no process has open, into the kernel's page cache.
 
         :return: False: the kernel doesn't know the inode.
         """
@@ -59,22 +59,23 @@ class PushWait(Protocol):
     """Items that were handed over together."""
 
     async def wait(self) -> None:
-        """Wait until they are stored, or for long enough."""
+        """Wait until they are stored, but not longer than a READ may wait."""
 
 
 class Pages(Protocol):
-    """The kernel's page cache, while nothing is opened (:mod:`dboxfs.vfs.unopened`).
+    """The kernel's page cache of a mount without OPEN (:mod:`dboxfs.vfs.unopened`).
 
-    :ivar generation: of the moment at which bytes begin to be read; :meth:`drop` begins a new one.
+    :ivar generation: :meth:`drop` begins a new one; a push names the one at which the reading of its bytes
+        began.
     """
 
     generation: int
 
     def begin(self, inode: int) -> PushWait | None:
-        """A READ of *inode* has come; gives what it has to wait for. To be ended with :meth:`end`."""
+        """A READ of *inode* has come; gives what it has to wait for. Call :meth:`end` afterwards."""
 
     def end(self, inode: int) -> None:
-        """The answer is on its way."""
+        """The READ of *inode* is about to be answered."""
 
     def wanted(self, inodes: Iterable[int]) -> set[int]:
         """Those of *inodes* that may be pushed."""
@@ -83,7 +84,7 @@ class Pages(Protocol):
         """Have them stored, in this order."""
 
     def drop(self, inodes: Sequence[int]) -> None:
-        """Have the kernel drop what it has of *inodes*, and forget what was read of them before."""
+        """Have the kernel drop its pages of *inodes*, and discard queued bytes that were read before."""
 
 
 def _same(inode: int) -> int:
@@ -92,14 +93,14 @@ def _same(inode: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What serves a mounted file system gives it.
+    """The mount, as its file system sees it.
 
     :ivar spawn: starts a background task.
-    :ivar kernel: is told what changes.
-    :ivar requests: how often the kernel has asked, by operation; grows while the mount is used.
-    :ivar stats: what else stats.json says of the kernel's side.
+    :ivar kernel: tells the kernel of changes.
+    :ivar requests: number of requests by operation; grows while the mount is used.
+    :ivar stats: gives the kernel's part of stats.json.
     :ivar observed: durations and errors of requests.
-    :ivar pushed: which messages the kernel was given.
+    :ivar pushed: remembers which messages were put into the kernel's page cache.
     :ivar outside: gives the number that an inode has in the mount, as the kernel and programs see it.
     """
 

@@ -1,7 +1,7 @@
-"""How long requests take and with which errors they end, counted as cheaply as can be.
+"""Counts of the durations of requests, and of the errors they end with, as cheap as possible.
 
-Durations are counted by powers of two of nanoseconds, from about a microsecond on: a quantile is exact to a
-factor of two, is told as the upper end of its bucket, and costs nothing to keep.
+Durations are counted in buckets by powers of two of nanoseconds, from about a microsecond on.  A quantile is
+the upper end of its bucket, so it is exact to a factor of two.
 
 Concurrency: one event loop; no method awaits.
 """
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 log = logging.getLogger(__name__)
 
 BUCKETS = 40
-"""Powers of two: the last one is about nine minutes, and has everything that took longer."""
+"""Powers of two: the last one, 2**39 ns, is about nine minutes; its bucket also has all longer requests."""
 
 FIRST = 10
 """The first bucket ends at 2**10 ns."""
@@ -28,14 +28,14 @@ EARNED = frozenset(
         "ESTALE", "ENOTEMPTY", "ENAMETOOLONG", "EBADF", "EFBIG",
     }
 )  # fmt: skip
-"""What a request itself is answered with where nothing is wrong with the store."""
+"""Errors that a request itself deserves, where nothing is wrong with the store."""
 
 
 class Observed:
     """The requests of one mount.
 
-    :ivar errors: how often a request of a kind ended with an errno, by (request, name of the errno).
-    :ivar trace: each request is to be logged.
+    :ivar errors: (request, name of the errno) -> how often.
+    :ivar trace: whether each request is logged.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Observed:
             log.info("trace: push %s", " ".join(map(str, inodes)))
 
     def quantile(self, what: str, share: float) -> float | None:
-        """Seconds within which that share of the requests was answered; None: there was none."""
+        """Seconds within which *share* (0 to 1) of the requests were answered; None: there were none."""
         row = self._durations.get(what)
         if row is None:
             return None
@@ -71,7 +71,7 @@ class Observed:
         raise AssertionError("the counts are at least the wanted ones")
 
     def histogram(self) -> Iterator[tuple[str, list[tuple[float, int]], float]]:
-        """Of each request: (upper end in seconds, how many took no longer) ascending, and seconds in all."""
+        """For each request: (upper end in seconds, how many took no longer) ascending, and seconds in all."""
         for what, row in sorted(self._durations.items()):
             seen, found = 0, []
             for bits in range(FIRST, BUCKETS):
@@ -80,7 +80,7 @@ class Observed:
             yield what, found, self._sums[what] / 1e9
 
     def counts(self) -> dict[str, list[int]]:
-        """Of each request: how many took up to 2**10 ns, up to 2**11 ns, and so on, without the empty end."""
+        """For each request: counts of the buckets up to 2**10 ns, 2**11 ns and so on, to the last in use."""
         found = {}
         for what, row in sorted(self._durations.items()):
             last = max((bits for bits, count in enumerate(row) if count), default=FIRST)
@@ -88,7 +88,7 @@ class Observed:
         return found
 
     def by_errno(self) -> dict[str, int]:
-        """How often requests ended with an errno that tells of the store or the machine."""
+        """How often requests ended with an errno that points to the store or the machine."""
         found: Counter[str] = Counter()
         for (_, name), count in self.errors.items():
             if name not in EARNED:

@@ -1,10 +1,11 @@
-"""A mail file system that is read: what each request means, answered from the store.
+"""A read-only mail file system: gives each request its meaning, and answers it from the store.
 
-A request is about an inode, or about a name in a directory; :mod:`dboxfs.vfs.node` says what an inode is.
-Each method takes numbers and bytes, as the kernel has them, and gives values of this package.
+A request is about an inode (:mod:`dboxfs.vfs.node`), or about a name in a directory.  Each method takes
+numbers and bytes, as the kernel has them, and gives values of this package.
 
-Errors: :class:`~dboxfs.vfs.errors.Refused` for what the request itself is refused with,
-:class:`~dboxfs.errors.DboxfsError` and OSError for what is wrong with the store.  Nothing here knows FUSE.
+Errors: :class:`~dboxfs.vfs.errors.Refused` where the request itself is refused,
+:class:`~dboxfs.errors.DboxfsError` and OSError where something is wrong with the store.  This module doesn't
+know FUSE.
 
 Concurrency: many requests at a time, on one event loop.
 """
@@ -52,17 +53,17 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
 class ReadOnlyVfs:
     """Answers every request of a read-only mount.
 
-    :param name_reader: has read the names that messages were written under; None: there are none.
-    :ivar control: the control directory.  :ivar report: what it says.
+    :param name_reader: has read the written names of messages; None: the store has none.
+    :ivar control: the control directory.  :ivar report: the content of its files.
     :ivar follower: watches the files of names.
-    :ivar deleted: what was expunged and not purged; None: the store keeps nothing of it.
-    :ivar events: what happens in the store.
+    :ivar deleted: the tree of expunged messages; None: the store is no mdbox, or the mount shows a part of it.
+    :ivar events: the stream of changes of the store.
     :ivar trees: the directories of the control directory.
-    :ivar departures: knows messages that are gone; None: the kernel tells what is open.
+    :ivar departures: facts of messages that are gone, in a mount without OPEN; None: the kernel tells which
+        files are open.
 
-    What :class:`~dboxfs.vfs.writable.WritableVfs` is made of, too: ``inodes``, ``folders``, ``names``,
-    ``forwarding``, ``attributes``, ``open_files``, ``reader``, ``scans``, ``full_names``,
-    ``listings``.
+    :class:`~dboxfs.vfs.writable.WritableVfs` also uses ``inodes``, ``folders``, ``names``, ``forwarding``,
+    ``attributes``, ``open_files``, ``reader``, ``scans``, ``full_names`` and ``listings``.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class ReadOnlyVfs:
         self._following = Following(
             store, self.inodes, self.folders, self.names, self.reader, name_reader, host.kernel
         )
-        keeps = store.storage is not None and store.location.only is None  # others' are not shown either
+        keeps = store.storage is not None and store.location.only is None  # a part of a store shows none
         self.deleted = Deleted(store, self.attributes) if keeps else None
         self.events = EventStream(store, lambda folder: self.full_names.of(store, folder))
         self.control.streams(events.NAME, self.events)
@@ -108,15 +109,15 @@ class ReadOnlyVfs:
         return {"skipped_lines_of_names": self.names.skipped_lines}
 
     def doubt(self, folder_inode: int) -> None:
-        """The files of a mailbox may have been repaired before it was opened."""
+        """Drop the kernel's pages of a mailbox whose files may have been repaired before it was opened."""
         self._following.doubt(folder_inode)
 
     def tell(self, doubter: Doubter) -> None:
-        """Tell *doubter*, too, of messages that may have other bytes, and of mailboxes that are gone."""
+        """Also tell *doubter* of messages that may have other bytes, and of mailboxes that are gone."""
         self._following.doubters.append(doubter)
 
     async def drop_caches(self) -> None:
-        """Believe nothing that was read of the store, and have the kernel ask again for everything.
+        """Read the store again, and have the kernel ask again for everything.
 
         :raises DboxfsError, OSError: the store can't be read again; it stays as it was.
         """
@@ -135,7 +136,7 @@ class ReadOnlyVfs:
         return self._following.follower
 
     def tree(self, inode: int) -> ControlTree | None:
-        """The tree of the control directory that an inode number is of."""
+        """The tree of the control directory that an inode number belongs to; None: none."""
         if not is_in_control_tree(inode):
             return None
         return next((tree for tree in self.trees if tree.owns(inode)), None)
@@ -143,10 +144,10 @@ class ReadOnlyVfs:
     # -- names and attributes ------------------------------------------------------------------
 
     async def lookup(self, parent: int, name: bytes, pid: int = 0) -> Attrs:
-        """What has this name in the directory *parent*.
+        """The attributes of the entry *name* of the directory *parent*.
 
         :param pid: the thread that asks; all of them see the same.
-        :raises Refused: ENOENT: nothing has.
+        :raises Refused: ENOENT: there is none.
         """
         if parent == CONTROL:
             for top in self.trees:
@@ -175,14 +176,14 @@ class ReadOnlyVfs:
             return self.attributes.folder(child, self.inodes.of(child))
         uid, facts = found
         attrs = self.attributes.message(parent | uid, facts, folder)
-        if attrs.entry_timeout > SHORT:  # the kernel doesn't know it (any more), nor its bytes
+        if attrs.entry_timeout > SHORT:  # a LOOKUP comes: the kernel has neither this name nor its pages
             self.reader.forget(attrs.inode)
         return attrs
 
     async def _find_message(self, folder: Folder, name: bytes) -> tuple[int, Facts] | None:
         """The message called *name*, and its facts; None: there is none.
 
-        A message that goes while its facts are read may have given its name to another one.
+        If the message is expunged while its facts are read, another one may have its name, and is taken.
         """
         before = 0
         while True:
@@ -207,7 +208,7 @@ class ReadOnlyVfs:
         :raises Refused: ESTALE: it is a message, and gone; ENOENT: a directory that is gone.
         """
         node = self.inodes.node(inode)
-        if (facts := self.scans.known(node)) is not None:  # almost always, and most requests are this one
+        if (facts := self.scans.known(node)) is not None:  # the usual case of the most frequent request
             return self.attributes.message(inode, facts)
         if inode == CONTROL:
             return self.attributes.control_dir(inode)
@@ -269,7 +270,7 @@ class ReadOnlyVfs:
         return await self.open_to_read(inode, flags)
 
     async def open_to_read(self, inode: int, flags: int) -> Opened:
-        """The same, whether or not the flags say that it is for writing."""
+        """:meth:`open`, without the check that the flags ask for reading only."""
         if self.inodes.node(inode).is_control:
             return Opened(self.control.open(inode), direct_io=True, keep_cache=False)
         if (tree := self.tree(inode)) is not None:
@@ -298,9 +299,9 @@ class ReadOnlyVfs:
         return xattrs.encoded(value)
 
     def _kept_xattrs(self, inode: int, error: Refused) -> Mapping[str, str]:
-        """What an open message that is gone goes on answering.
+        """The attributes of a message that is gone, and that a process has open.
 
-        :raises Refused: *error*: nobody reads it, or it is not gone.
+        :raises Refused: *error*: no process has it open, or it is not gone.
         """
         kept = self.open_files.kept(inode) if error.errno in (errno.ESTALE, errno.ENOENT) else None
         if kept is None:
@@ -357,5 +358,5 @@ class ReadOnlyVfs:
     # -- the file system -----------------------------------------------------------------------
 
     async def statfs(self) -> os.statvfs_result:
-        """That of the file system that the store lies on."""
+        """The values of the file system that the store lies on."""
         return await self.store.statvfs()

@@ -1,16 +1,16 @@
-"""Removals of messages: answered when they are in the log; what is left to do comes in batches.
+"""Removals of messages: each is answered when it is in the log; the rest of the work comes in batches.
 
-The answer means that nobody shows the message any more, whatever becomes of the daemon then: either it is
+After the answer no reader of the store shows the message any more, even if the daemon dies then: either it is
 expunged (the first messages that a program removes from a mailbox no Dovecot uses), or the request is in the
-mailbox's log (PROTOCOL section 8).  Nothing is answered from memory alone.
+mailbox's log (PROTOCOL section 8).  No removal is answered from memory alone.
 
-What is put off, and shared by all removals of a row (``rm -r``): waiting for the disk, carrying the requests
-out where no Dovecot does, and reading the mailbox again.  That happens :data:`DELAY` seconds after the last
-removal of the row, at the latest after :data:`LONGEST` seconds or :data:`BATCH` messages; fsync of the
-directory waits for it, and so does everything that changes the mailbox otherwise (:meth:`Removals.finish`).
-An error there is the next caller's of that kind; the messages stay removed, since the log says so.
+A row of removals (``rm -r``) shares the rest: waiting for the disk, carrying the requests out where no
+Dovecot does, and reading the mailbox again.  That happens :data:`DELAY` seconds after the last removal of the
+row, at the latest after :data:`LONGEST` seconds or :data:`BATCH` messages.  fsync of the directory, and other
+changes of the mailbox, wait for it (:meth:`Removals.finish`); the next of these gets an error of this work.
+The messages stay removed all the same, since the log says so.
 
-A message whose request is lost while it waits for Dovecot (a rebuild forgets requests) is asked for again.
+If a request is lost while it waits for Dovecot (a rebuild forgets requests), it is made again.
 """
 
 from __future__ import annotations
@@ -30,22 +30,28 @@ from dboxfs.vfs.names import Names
 log = logging.getLogger(__name__)
 
 ONE_BY_ONE = 8
-"""Messages in a row that are read again, and carried out where no Dovecot does it, before the answer."""
+"""This many removals at the beginning of a row are finished before their answer: the mailbox is read again,
+and where no Dovecot does it they are carried out."""
 
 ROW = 0.1
-"""Seconds: what comes later is no longer the same row."""
+"""Seconds: a removal after a longer pause begins a new row."""
 
 DELAY = 0.05
+"""Seconds after the last removal of a row until the rest is done."""
+
 LONGEST = 0.5
+"""Seconds after the first removal of a batch until the rest is done, at most."""
+
 BATCH = 5000
+"""Messages of a batch, at most."""
 
 
 class _Batch:
-    """What was removed from one mailbox and is not finished.
+    """The unfinished removals of one mailbox.
 
-    ``asked``: messages whose request is in the log, and waits for the disk, or to be carried out.
-    ``guid``: of the mailbox that they are in.
-    ``first``, ``last``: when the oldest of these was asked for, and the newest removal.
+    ``asked``: uids whose request is in the log, and waits for the disk, or to be carried out.
+    ``guid``: of the mailbox that they are in.  ``error``: of a run that no caller has got yet.
+    ``first``, ``last``: time of the oldest of these requests, and of the newest removal.
     """
 
     __slots__ = ("asked", "error", "first", "guid", "last", "lock", "row", "scheduled")
@@ -62,9 +68,9 @@ class _Batch:
 
 
 class Removals:
-    """Removes messages, and finishes what removals have left to do.
+    """Removes messages, and finishes batches of removals.
 
-    :param names: hides what is removed, whatever the mailbox, as it was read last, says of it.
+    :param names: hides a removed message while the mailbox, as it was read last, still has it.
     """
 
     def __init__(self, store: Store, writer: StoreWriter, names: Names, spawn: Spawn) -> None:
@@ -75,14 +81,14 @@ class Removals:
         self._batches: dict[str, _Batch] = {}
 
     async def remove(self, folder: Folder, uid: int) -> bool:
-        """Remove a message; False: somebody else has done it.  Then the mailbox was read again.
+        """Remove a message; False: another process has done it, and the mailbox was read again.
 
         :raises Exception: it is not removed.
         """
         batch = self._batches.setdefault(folder.name, _Batch())
         now = trio.current_time()
         batch.row = batch.row + 1 if now - batch.last < ROW else 1
-        self._names.hide(folder, uid)  # the kernel knows that it goes, and needs not be told
+        self._names.hide(folder, uid)  # the kernel knows of this removal and need not be told
         try:
             was_there = await self._remove(folder, batch, uid)
         except BaseException:
@@ -115,9 +121,9 @@ class Removals:
         return was_there
 
     async def finish(self, folder: Folder) -> None:
-        """Wait until all that was removed is on disk, and carried out where no Dovecot does it.
+        """Wait until all removals are on disk, and carried out where no Dovecot does it.
 
-        :raises Exception: it is not: what this, or a run before it, has met.
+        :raises Exception: they are not: the error of this run, or of an earlier one.
         """
         batch = self._batches.get(folder.name)
         if batch is None:
@@ -128,9 +134,9 @@ class Removals:
             raise error
 
     async def finish_all(self) -> None:
-        """:meth:`finish` for all mailboxes, whatever becomes of some.
+        """:meth:`finish` for all mailboxes, also after one has failed.
 
-        :raises Exception: the first error; all others are logged.
+        :raises Exception: the first error.
         """
         first: Exception | None = None
         for name in list(self._batches):
@@ -140,7 +146,7 @@ class Removals:
                 continue
             try:
                 await self.finish(folder)
-            except Exception as exc:  # noqa: BLE001 - the other mailboxes come first
+            except Exception as exc:  # noqa: BLE001 - raised after the other mailboxes
                 if first is None:
                     first = exc
         if first is not None:
@@ -160,7 +166,7 @@ class Removals:
             batch.scheduled = False
             self._store.let_go(folder.name)
         await self._finish(folder, batch)
-        batch.last = trio.current_time()  # what this took is no pause of whoever removes
+        batch.last = trio.current_time()  # the time of this run is no pause of the removing program
 
     async def _finish(self, folder: Folder, batch: _Batch) -> None:
         async with batch.lock:
@@ -179,8 +185,8 @@ class Removals:
             self._names.show(folder, [uid for uid in asked if another or box is None or uid not in box])
 
     async def _carry_out(self, folder: Folder, asked: Collection[int], guid: bytes | None) -> None:
-        """Also in a mailbox that Dovecot has given another name meanwhile.  With one that is gone, so are its
-        messages.
+        """Carry the requests out, also in a mailbox that Dovecot has renamed meanwhile.  The messages of a
+        mailbox that was deleted are gone with it.
         """
         try:
             await self._writer.carry_out(folder.name)
@@ -199,7 +205,7 @@ class Removals:
             await self._ask_again(folder, asked)
 
     async def _ask_again(self, folder: Folder, uids: Collection[int]) -> None:
-        """Requests that were lost: Dovecot has rebuilt the mailbox before it saw them."""
+        """Make requests again that were lost because Dovecot has rebuilt the mailbox before it saw them."""
         box = folder.mailbox
         lost = [uid for uid in uids if box is not None and uid in box]
         if not lost:

@@ -1,19 +1,20 @@
-"""What a mount with ``-o restore`` says of what it has put back: ``restore.json``."""
+"""The report of a mount with ``-o restore`` about its restored messages: ``restore.json``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 MOST_TOLD = 1000
-"""So many things that could not be kept are told one by one."""
+"""How many names, uids and guids that could not be kept are listed one by one."""
 
 
 @dataclass(slots=True)
 class RestoreReport:
-    """What a restore has done so far.
+    """Counts of a restore so far; ``size``: bytes.
 
     ``there``: messages that the store had already, which were not saved again.
-    ``not_kept``: (mailbox, name or empty, what, why).  ``failed``: why, by mailbox.
+    ``not_kept``: (mailbox, file name or empty, the value, the reason).  ``untold``: how many more there were.
+    ``failed``: mailbox -> why its commit failed.
     ``under_way``: the mailbox that is being committed; empty: none.
     """
 
@@ -29,16 +30,16 @@ class RestoreReport:
     under_way: str = ""
 
     def tell(self, mailbox: str, name: bytes, what: str, why: str) -> None:
-        """Something could not be kept."""
+        """The value *what* (a name, a uid, a guid) of a file or mailbox could not be kept, because *why*."""
         if len(self.not_kept) < MOST_TOLD:
             self.not_kept.append((mailbox, name.decode("utf-8", "replace"), what, why))
         else:
             self.untold += 1
 
     def describe(self, *, staged: int, on_disk: int) -> dict[str, object]:
-        """What restore.json says.
+        """The content of restore.json.
 
-        :param staged: files that wait.  :param on_disk: bytes of their temporary files.
+        :param staged: number of staged files.  :param on_disk: bytes of their temporary files.
         """
         return {
             "messages": self.messages,

@@ -1,38 +1,38 @@
-"""Files that are put back (``-o restore``): staged when they are closed, messages when that is committed.
+"""Files that are put back (``-o restore``): staged when they are closed, messages after a commit.
 
-A staged file is there for everybody: it is listed, read, opened again, written anywhere, dated, given
-attributes, renamed and removed, and nothing of it is in the store.  A commit makes messages of all staged
-files of a mailbox, in one transaction, in the order of the uids that they bring: so uids stay what they were.
+Every process sees a staged file: it can be listed, read, opened again, written at any offset, dated, given
+attributes, renamed and removed.  No part of it is in the store yet.  A commit makes messages of all staged
+files of a mailbox, in one transaction, in the order of the uids that they bring: so they keep these uids.
 
-What decides the order, and the uid that a file asks for: its attribute ``uid``; without one the number of a
-name ``<uid>.eml``, which is what a mount calls a message that nobody has named.  A uid that is given already,
-or below the next one, can't be kept; such files come last, as those without a uid, in the order of their
-names.
+The order follows the uid that a file asks for: its attribute ``uid``, or without one the number in a name
+``<uid>.eml``, the name that a mount gives to a message without a written name.  A uid below the mailbox's
+next uid can't be kept.  Such files come last, together with those that ask for no uid.
 
 A mailbox is committed
 
-* when the mount ends, or a program asks for it (``.dboxfs/commit``): all of them;
-* a minute after anything was last done in it, if each of its files has been given a date or an attribute, and
-  a new mailbox its identity, so that nothing more is to come; and a minute after anything was last done in
-  the whole mount.
+* when the mount ends, or a program asks for it (``.dboxfs/commit``): all mailboxes;
+* a minute after the last change in it, if it is complete: each of its files has been given a date or an
+  attribute, and a new mailbox its identity;
+* a minute after the last change in the whole mount.
 
-An attribute ``guid`` or ``uidvalidity`` of a mailbox is kept for the commit, which gives it to the mailbox if
-that has no messages of others (:mod:`dboxfs.vfs.identities`).
+The attributes ``guid``, ``uidvalidity`` and ``uidnext`` of a mailbox are kept for the commit.  It gives the
+mailbox a guid and a UIDVALIDITY only if all its messages came through this mount
+(:mod:`dboxfs.vfs.identities`).
 
-Steps of the commit of a mailbox, and what a crash after each leaves:
+Steps of the commit of a mailbox, and the state that a crash after each leaves:
 
 ==  =====================================  ==================================================================
  1  guid and UIDVALIDITY of the mailbox    an empty mailbox with the identity of the one that comes back
  2  all its messages, one transaction      whole: all messages are there, with uids, guids, flags and dates
  3  names that are not ``<uid>.eml``       a message whose name is not on disk is ``<uid>.eml``
- 4  the next uid                           the mailbox gives the uid after its last message next
+ 4  the next uid                           done; without this step the next uid follows the last message's
 ==  =====================================  ==================================================================
 
-What was staged and not committed is gone with the daemon; the program that put it back does so again, and
-what is there already is refused to it (EEXIST), or left out because size and date fit.
+Staged files that were not committed are lost with the daemon.  The user runs the restoring program again;
+messages that are there already are refused to it (EEXIST), or it skips them because size and date are equal.
 
 The kernel keeps names and attributes of staged files, and of temporaries with a dot, as long as those of
-messages: it has made each change of them itself, and is told of the others (:meth:`Staging.is_other_now`).
+messages: their changes come through the kernel, except those that :meth:`Staging.is_other_now` tells it.
 
 Locks: one commit at a time; ``Draft.lock`` of every file that it takes, in the order of their inodes.
 """
@@ -78,7 +78,7 @@ _LOOK = 5.0
 
 @dataclass(slots=True)
 class BroughtMailbox:
-    """What a directory has been told that its mailbox shall be; None: nothing."""
+    """The identity that a program has set on a directory, for its mailbox; None: not set."""
 
     guid: bytes | None = None
     uid_validity: int | None = None
@@ -86,7 +86,7 @@ class BroughtMailbox:
 
 
 class Staging:
-    """The staged files of a mount, and what their mailboxes were told."""
+    """The staged files of a mount, and the identities that were set on their mailboxes."""
 
     def __init__(
         self,
@@ -126,13 +126,13 @@ class Staging:
         return StagingSegment(file)
 
     def touch(self, folder: Folder) -> None:
-        """Something was done in a mailbox: more may come."""
+        """A file of a mailbox, or the mailbox, was changed: wait for more changes before a commit."""
         self._touched[folder] = trio.current_time()
 
     async def stage(self, draft: Draft) -> None:
-        """The last descriptor of a new file was closed, or its dot was taken away; its lock is held.
+        """The last descriptor of a new file was closed, or its dot was taken away; the caller holds its lock.
 
-        :raises RefusedMessage: it can't be a message: the program hears it now, and the file goes.
+        :raises RefusedMessage: it can't be a message: the program gets the error now, and the file is lost.
         """
         first = await draft.read(PREFIX_SIZE, 0)
         reason, options = "", self._writer.options
@@ -148,14 +148,14 @@ class Staging:
         self.touch(draft.folder)
 
     def is_other_now(self, folder: Folder, name: bytes) -> None:
-        """A name of which the kernel keeps what it was stands for something else, or for less than before."""
+        """Have the kernel look up a name again: it stands for another file, or for a shorter one."""
         if folder in self._inodes:
             self._kernel.entry(self._inodes.of(folder), name)
 
     def may_replace(self, folder: Folder, uid: int) -> None:
-        """A program wants to write over a message, or remove it.
+        """Check that a program may replace or remove a message.
 
-        :raises Refused: EEXIST: this mount has not brought it.
+        :raises Refused: EEXIST: the message did not come through this mount.
         """
         if not self._changes.just_came(folder, uid):
             raise Refused(errno.EEXIST)
@@ -167,9 +167,9 @@ class Staging:
     # -- mailboxes -----------------------------------------------------------------------------
 
     def bring(self, folder: Folder, word: str, value: bytes) -> bool:
-        """A directory is told what its mailbox shall be; False: that is no matter of a commit.
+        """Keep an attribute of a directory for the commit; False: no commit needs this attribute.
 
-        :raises Refused: EINVAL: it can't be that.
+        :raises Refused: EINVAL: the value is invalid.
         """
         if word not in ("guid", "uidvalidity", "uidnext"):
             return False
@@ -184,7 +184,7 @@ class Staging:
         return True
 
     def value(self, folder: Folder, word: str) -> str | None:
-        """What a directory was told; None: nothing."""
+        """The value that was set on a directory; None: none was."""
         brought = self._brought.get(folder)
         if brought is None:
             return None
@@ -194,9 +194,11 @@ class Staging:
         return None if found is None else str(found)
 
     def vanish(self, folder: Folder) -> bool:
-        """rmdir(2) of INBOX, which is always there: if it is empty it is out of sight until it is made again.
+        """rmdir(2) of INBOX, which always exists: hides it, if it is empty, until a mkdir(2) of it.
 
-        bup removes a directory that is there and empty, and makes it anew.
+        bup removes an empty directory and makes it anew.
+
+        :return: False: this is not an empty INBOX.
         """
         box = folder.mailbox
         if folder.name != "INBOX" or box is None or len(box) or folder.children or self.staged(folder):
@@ -205,18 +207,18 @@ class Staging:
         return True
 
     def appear(self, name: str) -> bool:
-        """mkdir(2): whether that is INBOX, out of sight until now."""
+        """mkdir(2): shows INBOX again; False: this is not a hidden INBOX."""
         was, self._vanished = self._vanished and name == "INBOX", self._vanished and name != "INBOX"
         return was
 
     def has_vanished(self, folder: Folder | None) -> bool:
-        """Whether this is INBOX, and out of sight."""
+        """Whether this is INBOX, and hidden."""
         return self._vanished and folder is not None and folder.name == "INBOX"
 
     # -- commits -------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Commit what nothing has touched for a minute, as long as the mount lives."""
+        """Commit mailboxes that have not changed for a minute, as long as the mount lives."""
         while True:
             await trio.sleep(_LOOK)
             now = trio.current_time()
@@ -226,8 +228,8 @@ class Staging:
                     await self.commit([folder])
 
     def _is_complete(self, folder: Folder) -> bool:
-        """Whether each file of a mailbox has been given something beside its bytes, and the mailbox, if it is
-        new, its identity: programs set attributes of directories at the very end.
+        """Whether each staged file of a mailbox has a date or an attribute, and a new mailbox its identity:
+        programs set the attributes of directories last.
         """
         brought = self._brought.get(folder)
         is_known = brought is not None and None not in (brought.guid, brought.uid_validity)
@@ -235,9 +237,9 @@ class Staging:
         return is_known and all(draft.brought.names for draft in self.staged(folder))
 
     async def commit(self, folders: Iterable[Folder] | None = None) -> None:
-        """Make messages of what is staged, mailbox by mailbox (None: in all).
+        """Make messages of staged files, mailbox by mailbox (None: of all mailboxes).
 
-        What fails is told in the report; it stays staged, and the next commit tries it again.
+        A mailbox that fails is in the report; its files stay staged, and the next commit tries it again.
         """
         async with self._lock:
             for folder in sorted(self._waiting() if folders is None else folders, key=lambda some: some.name):
@@ -255,7 +257,7 @@ class Staging:
             self._report.under_way = ""
 
     async def commit_all(self) -> None:
-        """Make messages of everything that is staged, because a program asks for it.
+        """Make messages of all staged files, because a program asks for it.
 
         :raises Refused: EIO: a mailbox could not be committed; the report says why.
         """
@@ -287,7 +289,7 @@ class Staging:
                 file.close()
 
     def _now(self, folder: Folder) -> Folder:
-        """The mailbox that was *folder* when its files were staged: it may have been renamed."""
+        """The folder that has now the mailbox that *folder* had when its files were staged."""
         for draft in self.staged(folder):
             guid = draft.standing.guid
             found = self._changes.folder_with(folder, guid) if guid is not None else None
@@ -296,14 +298,14 @@ class Staging:
 
     @asynccontextmanager
     async def _held(self, folder: Folder) -> AsyncIterator[list[Draft]]:
-        """The staged files of a mailbox that nobody has open, with their locks."""
+        """The staged files of a mailbox that no process has open; their locks are held."""
         async with AsyncExitStack() as stack:
             for draft in sorted(self.staged(folder), key=lambda draft: draft.inode):
                 await stack.enter_async_context(draft.lock)
             yield [draft for draft in self.staged(folder) if not draft.handles and not draft.failed]
 
     async def _identify(self, before: Folder, folder: Folder) -> None:
-        """Give the mailbox the guid and UIDVALIDITY that it was told."""
+        """Give the mailbox the guid and UIDVALIDITY that were set on its directory, if it can have them."""
         brought, box, shown = self._brought.get(before), mailbox_of(folder), self._store.display_name(folder)
         if brought is None or (brought.guid is None and brought.uid_validity is None):
             return
@@ -328,8 +330,9 @@ class Staging:
                 draft.mailbox_got(box.guid)
 
     async def _save(self, folder: Folder, drafts: list[Draft], next_uid: int | None) -> None:
-        """
-        :param next_uid: of the mailbox that is put back: no uid below it is given to another message.
+        """Save the drafts in one transaction.
+
+        :param next_uid: of the mailbox that is put back: messages without a uid of their own get none below.
         """
         box, shown = mailbox_of(folder), self._store.display_name(folder)
         drafts = [draft for draft in drafts if not await self._is_there(folder, draft)]
@@ -357,7 +360,7 @@ class Staging:
         self.is_other_now(folder, draft.name)
 
     async def _is_there(self, folder: Folder, draft: Draft) -> bool:
-        """Whether a file is a message that the mailbox has already: then that gets its name, and no more."""
+        """Whether the mailbox has this message already; if so, the message gets the file's name."""
         uid, convert = _asked(draft), self._writer.options.eol is Eol.LF
         if uid is None or not await is_back_already(mailbox_of(folder), uid, draft, convert=convert):
             return False
@@ -369,8 +372,9 @@ class Staging:
         return True
 
     def _count(self, shown: str, draft: Draft, asked: int | None, uid: int, other: str | None) -> None:
-        """
-        :param other: why it has not the guid that it brought.
+        """Count a message for the report, with the uid or guid that it could not keep.
+
+        :param other: why it doesn't have the guid that it brought; None: it has it.
         """
         report, brought = self._report, draft.brought
         report.messages += 1
@@ -394,15 +398,15 @@ class Staging:
                 )
             await self._store.refresh_mailbox(folder)
 
-    # -- telling -------------------------------------------------------------------------------
+    # -- report --------------------------------------------------------------------------------
 
     def describe(self) -> dict[str, object]:
-        """What restore.json says."""
+        """The content of restore.json."""
         staged = sum(draft.is_staged for draft in self._drafts.all())
         return self._report.describe(staged=staged, on_disk=sum(file.size for file in self._files.values()))
 
     def close(self) -> None:
-        """The mount ends: forget everything that is not committed."""
+        """The mount ends: delete the temporaries of files that are not committed."""
         for file in self._files.values():
             file.close()
         self._files.clear()
@@ -414,7 +418,7 @@ def _asked(draft: Draft) -> int | None:
 
 
 def _in_order(drafts: list[Draft], next_uid: int) -> list[tuple[Draft, int | None]]:
-    """Files in the order in which they get uids, each with the one that it asks for and can get."""
+    """Files in the order of their new uids, each with the uid that it asks for; None: it can't get that."""
     last, kept, others = next_uid - 1, list[tuple[Draft, int | None]](), list[Draft]()
     for draft in sorted(
         drafts, key=lambda draft: (_asked(draft) or 0, draft.brought.uid is None, draft.name)

@@ -1,17 +1,17 @@
 """The temporaries of files that are put back, many in one file: a staging file for each mailbox.
 
-A restore has thousands of files that are no messages yet, and none of them may keep a file of its own open.
+A restore has thousands of files that are no messages yet, too many to keep a temporary file open for each.
 So the bytes that don't stay in memory go to one file a mailbox, which only grows::
 
     staging file   | draft 1 | draft 2 | draft 1 | draft 3 ...
     segment 1      pieces 1 and 3
 
-A :class:`StagingSegment` is the temporary of one draft.  It is to :class:`~dboxfs.vfs.content.Content` what a
-:class:`~dboxfs.store.write.Spool` is.  What a draft has given up stays in the file until the mailbox is
-committed; then the file goes, and the next segment begins another one.  A crash leaves it under a temporary
-name, which the next writable mount removes.
+A :class:`StagingSegment` is the temporary of one draft.  :class:`~dboxfs.vfs.content.Content` uses it like a
+:class:`~dboxfs.store.write.Spool`.  Bytes that a draft has given up stay in the file until the mailbox is
+committed; then the file is deleted, and the next segment begins another one.  A crash leaves the file under a
+temporary name, and the next writable mount removes it.
 
-Concurrency: appends of one staging file come one after the other (its lock, held across the append alone).
+Concurrency: appends to one staging file come one after the other (its lock, held across the append alone).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from dboxfs.vfs.extents import Extents
 
 
 class StagingFile:
-    """What the drafts of one mailbox append to.
+    """The file that the drafts of one mailbox append to.
 
-    :param spool: the file; this closes it.
+    :param spool: the file; :meth:`close` closes it.
     """
 
     def __init__(self, spool: Spool) -> None:
@@ -34,11 +34,11 @@ class StagingFile:
 
     @property
     def size(self) -> int:
-        """Bytes of all segments, those that were given up too."""
+        """Bytes of all segments, also those that were given up."""
         return self._spool.size
 
     async def append(self, data: bytes) -> int:
-        """Append *data*; gives where it is.
+        """Append *data*; gives its offset.
 
         :raises OSError: it can't be written.
         """
@@ -59,14 +59,14 @@ class StagingFile:
         await self._spool.settle()
 
     async def sync(self) -> None:
-        """Make everything durable, if commits are.
+        """Make everything durable, where commits are durable.
 
         :raises OSError: it isn't.
         """
         await self._spool.sync()
 
     def close(self) -> None:
-        """Forget everything; the file is deleted."""
+        """Delete the file."""
         self._spool.close()
 
 
@@ -81,13 +81,14 @@ class StagingSegment:
 
     @property
     def size(self) -> int:
-        """Bytes that were written to it."""
+        """Bytes written to it."""
         return self._extents.size
 
     async def write_all(self, data: bytes) -> None:
         """Append bytes.
 
-        :raises OSError: they can't be written, or it is in too many parts (EFBIG).
+        :raises OSError: they can't be written.
+        :raises Refused: EFBIG: it would be in too many parts.
         """
         at = await self._file.append(data)
         self._extents.write(self.size, len(data), at)
@@ -102,7 +103,7 @@ class StagingSegment:
         return None
 
     def rollback(self) -> None:
-        """Begin again from nothing."""
+        """Empty it."""
         self._extents = Extents()
 
     async def settle(self) -> None:
@@ -110,8 +111,8 @@ class StagingSegment:
         await self._file.settle()
 
     async def sync(self) -> None:
-        """Make everything durable, if commits are."""
+        """Make everything durable, where commits are durable."""
         await self._file.sync()
 
     def close(self) -> None:
-        """Its bytes go with the staging file."""
+        """Does nothing: its bytes are deleted with the staging file."""

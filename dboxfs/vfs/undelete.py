@@ -1,6 +1,6 @@
 """rename(2) out of ``.dboxfs/deleted``: a message that was expunged comes back.
 
-It comes under a name that nothing has: it never takes the place of a message.
+It needs a name that is free: it never replaces a message.
 
 Locks: those of :meth:`MessageChanges.bring <dboxfs.vfs.changes.MessageChanges.bring>`.
 """
@@ -23,7 +23,7 @@ from dboxfs.vfs.rename import NOREPLACE
 
 
 class UndeleteRequest:
-    """Answers rename(2) of what is deleted."""
+    """Answers rename(2) of a deleted message."""
 
     def __init__(
         self,
@@ -48,8 +48,8 @@ class UndeleteRequest:
     ) -> None:
         """rename(2) by thread *pid*, with the flags of renameat2(2).
 
-        :raises Refused: EEXIST: there is something of that name; EPERM: a directory, not into a mailbox, or a
-            name that begins with a dot.
+        :raises Refused: EEXIST: the name is taken; EPERM: it is a directory, the target is no mailbox, or the
+            new name begins with a dot; EINVAL: other flags than RENAME_NOREPLACE; ENOENT: no such message.
         :raises NoSuchMessage: it was purged, or a mailbox has it by now.
         """
         if flags & ~NOREPLACE:

@@ -1,4 +1,4 @@
-"""unlink(2) in a writable mount: of a draft, a message, or the name of a temporary that is a message."""
+"""unlink(2) in a writable mount: of a draft, a message, or the name of a temporary that became a message."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class UnlinkRequest:
     async def unlink(self, parent: int, name: bytes, pid: int) -> None:
         """unlink(2) by thread *pid*.
 
-        :raises Refused: ENOENT: nothing has this name.
-        :raises Exception: what the removal, or an earlier one, has met.
+        :raises Refused: ENOENT: no file has this name; EEXIST: a restore did not bring this message.
+        :raises Exception: the message is not removed.
         """
         draft = self._drafts.seen(parent, name, pid)
-        if draft is not None:  # nothing in the store stands for it, whatever becomes of its directory
+        if draft is not None:  # it is not in the store, so this works even if its directory is gone
             async with draft.lock:
                 self._drafts.discard(draft)
             if draft.uid is None:
@@ -62,10 +62,10 @@ class UnlinkRequest:
             for writer in writers:
                 writer.kept()
             raise
-        for writer in writers:  # its inode stands for what is written, and nothing else, from now on
+        for writer in writers:  # from now on the inode stands for the draft alone
             self._drafts.discard(writer)
             writer.expunged()
-        if not was_there:  # another mount was faster: it has replaced the message, or removed it
+        if not was_there:  # another process has replaced the message, or removed it, before this request
             await self._names.know(folder)
             if self._names.resolve(folder, name) not in (None, uid):
                 await self.unlink(parent, name, pid)

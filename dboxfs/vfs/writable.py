@@ -1,14 +1,14 @@
-"""A mail file system that is written (``-o rw``), around one that is read.
+"""A mail file system that programs can write to (``-o rw``), around a read-only one.
 
-* A file that is created is a draft with an inode of its own until its commit: at its last close, or, if its
-  name begins with a dot, at the rename that takes the dot away.  Only the process that opened it can look up
-  its plain name before that; a temporary with a dot can be read and deleted by anybody, is not listed, and
-  ends with the mount.
-* A message that is opened for writing stays what it is for everybody, until the commit replaces it.  A
-  request about its inode is about the message while that is there, and about what is written afterwards:
-  never about another message that has got its name.
+* A new file is a draft with an inode of its own until its commit: at its last close, or, if its name begins
+  with a dot, at the rename to a name without one.  Before that only the process that opened it can look up
+  its plain name.  Every process can read and delete a temporary with a dot; it is not listed, and is lost
+  with the mount.
+* A message that is opened for writing stays unchanged for other processes, until the commit replaces it.  A
+  request about its inode is about the message while that exists, and about the draft afterwards: never about
+  another message that has got its name.
 
-Each request is answered by a module of its own; here is only which.  The locks: ``CONCURRENCY.md``.
+Each kind of request has a module; this one only says which.  Locks: ``CONCURRENCY.md``.
 """
 
 from __future__ import annotations
@@ -62,11 +62,12 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 class WritableVfs:
     """Answers every request of a writable mount.
 
-    :param reading: the same store, to be read.
+    :param reading: the read-only file system of the same store.
     :param writer: writes the store.
-    :param name_reader: has read the names that messages were written under.
+    :param name_reader: has read the written names of messages.
+    :param restore: files are staged (``-o restore``).
     :ivar writer, drafts, removals, reading: for views.
-    :ivar maintenance: what is done now and then where no Dovecot does it; None: a Dovecot does it.
+    :ivar maintenance: the periodic work of a store without a Dovecot; None: a Dovecot does it.
     """
 
     def __init__(
@@ -133,7 +134,7 @@ class WritableVfs:
             reading.listings.staged = self._staged_rows
 
     def _temporary(self, folder: Folder) -> Temporary:
-        """Where the bytes of a draft into *folder* go."""
+        """The temporary file of a draft in *folder*."""
         return self._writer.spool(folder.name) if self.staging is None else self.staging.segment(folder)
 
     def _staged_rows(self, folder: Folder) -> list[ListingRow]:
@@ -156,24 +157,24 @@ class WritableVfs:
         return self._reading.follower
 
     def mounted(self, mount: Mount | None) -> None:
-        """The mount was made; None: the kernel doesn't tell which it is."""
+        """The mount was made; None: it was not found among the kernel's mounts."""
         self._drafts.membership.device = mount.device if mount is not None else None
 
     async def begin(self) -> None:
-        """The mount begins: take out what a crash has left in the files of names."""
+        """The mount begins: take lines of writers that died out of the files of names."""
         try:
             await self._name_files.mend()
         except (DboxfsError, OSError) as exc:
             log.warning("names of messages: %s", exc)
 
     async def sweep(self) -> None:
-        """Remove what a daemon that was killed has left."""
+        """Remove the files that a killed daemon has left."""
         folders = self._reading.store.folders.values()
         names = [folder.name for folder in folders if folder.mailbox is not None]
         await self._writer.sweep(names, [self._name_files.directory])
 
     async def finish(self) -> None:
-        """The mount ends: carry out what was answered already, forget what was not committed."""
+        """The mount ends: finish removals; commit staged files, and drafts that their openers have closed."""
         try:
             await self._removals.finish_all()
             if self.staging is not None:
@@ -186,9 +187,9 @@ class WritableVfs:
     # -- names and attributes ------------------------------------------------------------------
 
     async def lookup(self, parent: int, name: bytes, pid: int = 0) -> Attrs:
-        """What has this name in the directory *parent*, for thread *pid*.
+        """The attributes of the entry *name* of the directory *parent*, as thread *pid* sees it.
 
-        :raises Refused: ENOENT: nothing has.
+        :raises Refused: ENOENT: there is none.
         """
         draft = self._drafts.by_name(parent, name)
         if draft is not None and self._drafts.may_see(draft, pid):
@@ -206,7 +207,7 @@ class WritableVfs:
         return attrs
 
     def _draft_of(self, inode: int) -> Draft | None:
-        """The file being written that *inode* stands for; None: it is a message, a directory, or nothing."""
+        """The draft that *inode* stands for; None: it stands for a message, a directory, or nothing."""
         draft = self._drafts.by_inode(inode)
         if draft is not None or inode not in self._reading.open_files.written:
             return draft
@@ -220,8 +221,8 @@ class WritableVfs:
         return self._reading.attributes.draft(draft.inode, draft.size, when, draft.created, kept=kept)
 
     async def getattr(self, inode: int, pid: int = 0) -> Attrs:
-        """The attributes of *inode*; for the process of thread *pid*, if it writes it, with the size that it
-        has given it: to find the end of what it has written.
+        """The attributes of *inode*.  If the process of thread *pid* is writing the file, the size is that of
+        its draft, so that it finds the end of its own bytes.
 
         :raises Refused: ESTALE: it is a message or a draft, and gone; ENOENT: a directory that is gone.
         """
@@ -246,7 +247,7 @@ class WritableVfs:
 
         Modes, owners, and dates of directories are accepted, and change nothing.
 
-        :param file: that it was asked for by; None: by its name.
+        :param file: the open file of the request (ftruncate, futimens); None: the request came by name.
         """
         return await self._reading.folders.steady(
             inode, lambda found: self._set_attributes(found, size, received, file, pid)
@@ -278,7 +279,7 @@ class WritableVfs:
     async def create(self, parent: int, name: bytes, flags: int, pid: int) -> tuple[Opened, Attrs]:
         """open(2) with O_CREAT by thread *pid*.
 
-        :raises Refused: it can't be made.
+        :raises Refused: the file can't be made.
         """
         opened, draft = await self._opening.create(parent, name, flags, pid)
         return opened, self._draft_attrs(draft)
@@ -286,7 +287,7 @@ class WritableVfs:
     async def mknod(self, parent: int, name: bytes, pid: int) -> Attrs:
         """mknod(2) of a regular file by thread *pid*.
 
-        :raises Refused: it can't be made.
+        :raises Refused: the file can't be made.
         """
         return self._draft_attrs(await self._opening.hold(parent, name, pid))
 
@@ -311,7 +312,7 @@ class WritableVfs:
         opened = await self._reading.open_to_read(now, flags)
         if now == inode and inode not in self._reading.open_files.written:
             return opened
-        # The kernel may have the bytes of the message that was here, or a size of its own.
+        # The kernel may keep pages of the message that this inode was, or a size of a write.
         return Opened(opened.file, direct_io=True, keep_cache=False)
 
     async def opendir(self, inode: int) -> OpenDirectory:
@@ -322,9 +323,9 @@ class WritableVfs:
         return await self._reading.opendir(inode)
 
     async def fsyncdir(self, directory: OpenDirectory) -> None:
-        """Return when all that was removed from a directory is on disk.
+        """Return when all removals from a directory are on disk.
 
-        :raises Exception: it is not.
+        :raises Exception: they are not.
         """
         if isinstance(directory, Directory):
             await self._removals.finish(directory.folder)
@@ -366,7 +367,7 @@ class WritableVfs:
         await self._rename.rename(old_parent, old, new_parent, new, flags, pid)
 
     async def link(self, inode: int, new_parent: int, new: bytes, pid: int) -> Attrs:
-        """link(2) by thread *pid*; gives the attributes of what is new."""
+        """link(2) by thread *pid*; gives the attributes of the new file."""
         _refuse_deleted(inode)
         made = await self._link.link(inode, new_parent, new, pid)
         if isinstance(made, Draft):
@@ -385,11 +386,11 @@ class WritableVfs:
         await self._mailboxes.delete(parent, name)
 
     async def statfs(self) -> os.statvfs_result:
-        """That of the file system that the store lies on."""
+        """The values of the file system that the store lies on."""
         return await self._reading.statfs()
 
 
 def _refuse_deleted(inode: int) -> None:
-    """What is below the control directory can be read, what is deleted moved out, nothing else: EPERM."""
+    """Refuse a change below the control directory, with EPERM: only deleted messages may be moved out."""
     if is_in_control_tree(inode):
         raise Refused(errno.EPERM)
