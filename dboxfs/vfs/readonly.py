@@ -56,7 +56,7 @@ class ReadOnlyVfs:
     :param name_reader: has read the written names of messages; None: the store has none.
     :ivar control: the control directory.  :ivar report: the content of its files.
     :ivar follower: watches the files of names.
-    :ivar deleted: the tree of expunged messages; None: the store is no mdbox, or the mount shows a part of it.
+    :ivar deleted: the tree of expunged messages; None: an sdbox, or only a part of the store is shown.
     :ivar events: the stream of changes of the store.
     :ivar trees: the directories of the control directory.
     :ivar departures: facts of messages that are gone, in a mount without OPEN; None: the kernel tells which
