@@ -1,4 +1,4 @@
-"""A file that many small pieces are appended to: they are collected and written together."""
+"""A file to which many small pieces are appended: they are collected and written together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _BUFFER = 1 << 20
 
 
 class BufferedFile:
-    """A file that is appended to through a buffer.  ``end``: its length with what waits (bytes)."""
+    """A file with a buffer for appended bytes.  ``end``: its length (bytes), with those in the buffer."""
 
     def __init__(self, file: AppendFile, start: bytes) -> None:
         self.file = file
@@ -17,7 +17,7 @@ class BufferedFile:
         self._size = len(start)
 
     async def append(self, data: bytes) -> None:
-        """Add bytes; they are written when there are enough."""
+        """Add bytes; the buffer is written when it has 1 MiB."""
         self._waiting.append(data)
         self._size += len(data)
         self.end += len(data)
@@ -25,7 +25,7 @@ class BufferedFile:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what waits."""
+        """Write the buffer."""
         if self._size:
             data = b"".join(self._waiting)
             self._waiting.clear()
@@ -33,7 +33,7 @@ class BufferedFile:
             await self.file.append(data)
 
     async def cut(self, end: int) -> None:
-        """Take back what is behind *end* (bytes)."""
+        """Cut off the bytes behind *end*."""
         await self.flush()
         await self.file.cut(end)
         self.end = end

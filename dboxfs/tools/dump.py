@@ -1,6 +1,7 @@
 """Any file of a store in readable form, as ``doveadm dump`` gives it.
 
-What a file is, its first bytes tell.  This is a tool for people, outside of any event loop.
+The first bytes of a file tell its kind.  This is a tool for people, and it blocks: it runs without an event
+loop.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ class NotAStoreFile(DboxfsError):
 def describe_file(path: str) -> Iterator[str]:
     """Lines that describe the file at *path*.
 
-    :raises NotAStoreFile: it is none that dboxfs knows.
-    :raises OSError: it can't be read.
+    :raises NotAStoreFile: dboxfs doesn't know this kind of file.
+    :raises OSError: the file can't be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     if stat.S_ISDIR(os.fstat(descriptor).st_mode):

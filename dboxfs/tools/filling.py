@@ -1,12 +1,12 @@
-"""Filling a store with messages, many in one transaction: what ``import`` and ``rescue`` write with.
+"""Fills a store with messages, many in one transaction; ``import`` and ``rescue`` write with it.
 
-A :class:`Filling` collects messages for one mailbox and saves them together (``StoreWriter.save``): all of a
-transaction are there, or none.  They come in the order in which they were added, so that uids which ascend
-are kept.  Copies of messages that the store has already are collected in the same way and made without
-their bytes.
+A :class:`Filling` collects messages for one mailbox and saves them together (``StoreWriter.save``): a crash
+leaves all messages of a transaction, or none.  They are saved in the order in which they were added, so that
+ascending uids are kept.  Copies of messages that the store has already are collected in the same way and made
+without their bytes.
 
-A text that can't be read any more (:class:`~dboxfs.tools.guarded.TextLost`) ends no more than its own
-message: the others of its transaction are saved without it.
+If a text can't be read any more (:class:`~dboxfs.tools.guarded.TextLost`), only its own message is lost: the
+others of its transaction are saved without it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _KEYWORD = re.compile(r"[!#$&'+,\-./0-9:;<=>?@A-Z\[^_`a-z|}~]{1,255}")
 
 
 def sorted_out(words: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """*words* that can be keywords, in their order, and those that can't."""
+    """The *words* that Dovecot accepts as keywords, in their order; and the others, sorted."""
     good = tuple(word for word in words if _KEYWORD.fullmatch(word))
     return good, tuple(sorted(set(words) - set(good)))
 
 
 def line_text(text: bytes | None) -> bytes | None:
-    """*text*, if a line of metadata can hold it (a UIDL, the name of a mailbox); None: there is none."""
+    """*text* (a UIDL, the name of a mailbox), or None if it is empty or no line of metadata can hold it."""
     try:
         check_text(text or b"")
     except ValueError:
@@ -43,9 +43,9 @@ def line_text(text: bytes | None) -> bytes | None:
 
 
 async def make_mailbox(writer: StoreWriter, name: str) -> bool:
-    """Make a mailbox; False: it is there.
+    """Make a mailbox; False: it exists already.
 
-    :raises InvalidName: it can't be.
+    :raises InvalidName: the store can't have a mailbox with this name.
     """
     try:
         await writer.create_mailbox(name)
@@ -56,7 +56,7 @@ async def make_mailbox(writer: StoreWriter, name: str) -> bool:
 
 @dataclass(slots=True)
 class _Copies(Generic[T]):
-    """Copies that wait: all of one mailbox, ascending there."""
+    """Copies that wait: of messages of mailbox ``source``, ascending by uid."""
 
     source: str = ""
     uids: list[int] = field(default_factory=list)
@@ -65,11 +65,11 @@ class _Copies(Generic[T]):
 
 
 class Filling(Generic[T]):
-    """Messages on their way into mailbox *name*; see the module.
+    """Collects messages for mailbox *name* and saves many in one transaction.  For one task at a time.
 
-    :param saved: told of each message that is in the store: its tag, its uid, and whether it is a copy.
-    :param lost: told of each whose text could not be read, and why.
-    :param flushed: told that the texts of those that waited are not needed any more.
+    :param saved: called for each message that is in the store: its tag, its uid, and whether it is a copy.
+    :param lost: called for each message whose text could not be read: its tag, and why.
+    :param flushed: called when the texts of the waiting messages are no longer needed.
     """
 
     def __init__(
@@ -93,14 +93,14 @@ class Filling(Generic[T]):
 
     @property
     def tags(self) -> list[T]:
-        """Of the messages that wait."""
+        """The tags of the messages that wait."""
         return self._tags
 
     async def add(self, tag: T, number: int, message: NewMessage, size: int) -> None:
         """Take a message, and save all that wait if they are many.
 
-        :param number: what a :class:`~dboxfs.tools.guarded.Guarded` text of it was told.
-        :param size: bytes of it that are in memory.
+        :param number: the number of its :class:`~dboxfs.tools.guarded.Guarded` text.
+        :param size: bytes of the message that are in memory.
         """
         await self._flush_copies()
         self._tags.append(tag)
@@ -125,9 +125,9 @@ class Filling(Generic[T]):
             await self._flush_copies()
 
     async def flush(self) -> None:
-        """Save what waits.
+        """Save the messages and copies that wait.
 
-        :raises OSError, DboxfsError: the store can't be written; none of it is there.
+        :raises OSError, DboxfsError: the store can't be written; none of them was saved.
         """
         await self._flush_copies()
         await self._flush_messages()

@@ -1,7 +1,7 @@
 """Find messages by flags, keywords, dates, sizes and headers.
 
-What costs least is asked first: flags and keywords stand in the index, sizes and dates in the size table or
-the message's record, headers in Dovecot's cache file or the message.
+The cheapest conditions are tested first: flags and keywords are in the index, sizes and dates in the size
+table or the message's record, headers in Dovecot's cache file or the message.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ SEEN, FLAGGED = 0x08, 0x02
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is looked for; all of it has to be true.
+    """The conditions of a search; a message must meet all of them.
 
-    ``since``: seconds since the epoch, received then or later.  ``larger``: than so many bytes.  ``headers``:
-    texts that fields have in them, whatever the case.  ``wants``: further fields that are read of what was
-    found.
+    ``since``: received at this time (seconds since the epoch) or later.  ``larger``: more than so many bytes.
+    ``headers``: field names, and texts that the fields contain in upper or lower case.  ``wants``: further
+    fields to read of the found messages.
     """
 
     unseen: bool = False
@@ -37,7 +37,7 @@ class Query:
 
     @property
     def reads(self) -> bool:
-        """Whether it asks for what the index does not know."""
+        """Whether it has conditions that the index can't answer."""
         return self.since is not None or self.larger is not None or bool(self.headers)
 
     @property
@@ -50,7 +50,7 @@ class Query:
 class FoundMessage:
     """One message; ``facts`` None: it can't be read, and ``error`` says why.
 
-    ``unread``: it or its header can't be read, so nobody knows whether it is one that was looked for.
+    ``unread``: the message or its header can't be read, so it is not known whether it meets the query.
     """
 
     uid: int
@@ -65,7 +65,7 @@ class FoundMessage:
 async def find(box: Mailbox, query: Query, headers: HeaderReader) -> list[FoundMessage]:
     """The messages of a mailbox for which *query* is true, in the order of their uids.
 
-    A message that can't be read is among them unless what the index knows of it speaks against that.
+    A message that can't be read is among them, unless its flags and keywords in the index exclude it.
     """
     uids = _by_index(box, query)
     await box.scan()

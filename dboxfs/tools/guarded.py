@@ -1,4 +1,4 @@
-"""Texts of a source whose failing ends no more than their own message."""
+"""Sources of texts whose read errors can be told from errors of the store that is written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dboxfs.store.write import Source
 class TextLost(OSError):
     """The text of a message could not be read while it was saved.
 
-    :ivar number: which message, as :class:`Guarded` was told.
+    :ivar number: the number of the message in its :class:`Guarded`.
     :ivar reason: in words.
     """
 
@@ -24,7 +24,7 @@ class TextLost(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
-    """A source whose errors say that they are its own, and not those of the store that is written."""
+    """A source that raises each of its read errors as :class:`TextLost`, with the number of its message."""
 
     source: Source
     number: int
@@ -36,7 +36,7 @@ class Guarded:
     async def read(self, size: int, offset: int) -> bytes:
         """As :meth:`Source.read <dboxfs.store.write.Source.read>`.
 
-        :raises TextLost: whatever is wrong.
+        :raises TextLost: *source* can't be read, or became shorter.
         """
         try:
             data = await self.source.read(size, offset)

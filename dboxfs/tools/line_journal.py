@@ -1,8 +1,8 @@
-"""A journal of lines, one JSON object each: what is on disk already, so that an interrupted run goes on.
+"""A journal of lines, one JSON object each: it names the data on disk, so that an interrupted run can go on.
 
-A line counts when it is whole.  It is appended when all that it speaks of is on disk: one sync of the whole
-file system for many things, then the lines, then their own sync.  A line without its end was being written
-when the writer died, and is cut off.
+A line counts when it is whole.  It is appended when the data that it names are on disk: one sync of the whole
+file system for many of them, then the lines, then a sync of the journal.  A line without a line end was being
+written when the writer died, and is cut off.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LOAD_PIECE = 4 << 20
 class LineJournal:
     """The open and locked journal *file*.
 
-    :param durable: wait for the disk.
+    :param durable: :meth:`commit` waits for the disk.
     """
 
     def __init__(self, file: AppendFile, *, durable: bool) -> None:
@@ -31,10 +31,12 @@ class LineJournal:
         self._waiting: list[Mapping[str, object]] = []
 
     async def load(self, take: Callable[[Mapping[str, Any]], None], whose: str) -> None:
-        """Read what is there.
+        """Read the whole lines, and cut off one without an end.
 
-        :param take: called with each line; ValueError, KeyError, TypeError: it is none of *whose*.
-        :raises CorruptFile: a line that can't be.
+        :param take: called with each line; it raises ValueError, KeyError, TypeError, AttributeError or
+            RecursionError for a line that is not valid.
+        :param whose: the kind of journal, for the error text.
+        :raises CorruptFile: a line is not valid.
         """
         rest, offset, end = b"", 0, 0
         while offset < self._file.size:
@@ -51,11 +53,14 @@ class LineJournal:
             await self._file.cut(end)
 
     def add(self, line: Mapping[str, object]) -> None:
-        """Say something; :meth:`commit` makes it count."""
+        """Take a line; the next :meth:`commit` writes it."""
         self._waiting.append(line)
 
     async def commit(self) -> None:
-        """First all that was written, then the lines that say so: both on disk when this returns."""
+        """Sync all written data, then the lines about them.
+
+        If *durable*, both are on disk when this returns.
+        """
         if not self._waiting:
             return
         lines = [json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in self._waiting]
@@ -67,5 +72,5 @@ class LineJournal:
             await self._file.disk.run(ops.Sync(self._file.fd, self._file.size))
 
     async def close(self) -> None:
-        """Give the file and its lock back."""
+        """Close the file, which releases its lock."""
         await self._file.close()

@@ -1,8 +1,8 @@
-"""How a text can be stored in the new store, where it begins like a compressed or an encrypted one.
+"""How the new store can hold a plain text that begins like a compressed one.
 
-dbox version 2 has no flag for that: Dovecot takes every body for compressed that begins so, if it has the
-plugin.  So such a text is compressed itself, as Dovecot's own plugin does with it.  Where no message of the
-old store is compressed, Dovecot perhaps has no plugin, stored the text as it is and shows it so: it stays as
+dbox version 2 has no flag for compression: a Dovecot with the plugin takes every body for compressed that
+begins so.  So such a text is compressed itself, as Dovecot's own plugin does.  If no message of the old store
+is compressed, its Dovecot perhaps has no plugin, stored the text as it is and shows it so: then it stays as
 it is.
 """
 
@@ -19,13 +19,13 @@ from dboxfs.store.write import Coded, Source
 from dboxfs.store.write.message import Pieces
 
 MOST: Final = 64 << 20
-"""Bytes of the largest text that is compressed here: it is done in memory."""
+"""Bytes of the largest text that is compressed here, since that happens in memory."""
 
 
 async def packed(text: bytes | Source) -> tuple[bytes, Coded]:
-    """*text*, compressed; it has at most :data:`MOST` bytes.
+    """*text* (at most :data:`MOST` bytes), compressed with gzip, and its sizes before the compression.
 
-    :raises OSError: it can't be read.
+    :raises OSError: *text* can't be read.
     """
     plain = text if isinstance(text, bytes) else await text.read(text.size, 0)
     lines = LineEnds()
@@ -37,7 +37,7 @@ async def packed(text: bytes | Source) -> tuple[bytes, Coded]:
 async def counted(text: bytes | Source) -> Coded:
     """The sizes of a *text* that is stored as it is.
 
-    :raises OSError: it can't be read.
+    :raises OSError: *text* can't be read.
     """
     lines = LineEnds()
     if isinstance(text, bytes):

@@ -1,4 +1,4 @@
-"""What is made out of sight and then moved to its place: conversions, exports, stores for an import."""
+"""Directories that are made under a hidden name, then moved: conversions, exports, stores for an import."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dboxfs.fsapi.temporary import PREFIX
 from dboxfs.store.disk import Disk
 
 MAILBOXES = "mailboxes"
-"""The directory that makes a store of what is beside it."""
+"""The directory by which programs recognize a store."""
 
 
 async def publish(disk: Disk, staging: str, root: str, *, durable: bool) -> None:
     """Move everything in *staging*, which is on disk, to *root*, and remove *staging*.
 
-    ``mailboxes/`` comes last, so that nothing is a store before all of it is there.  What an earlier attempt
-    has moved stays; a temporary file that somebody has left goes.  A crash leaves a part of it moved, and the
+    ``mailboxes/`` is moved last, so that *root* is no store before it is complete.  Entries that an earlier
+    call has moved stay; a temporary file that a writer has left is removed.  After a crash in the middle the
     same call goes on.
 
     :param durable: wait for the disk.
@@ -37,7 +37,7 @@ async def publish(disk: Disk, staging: str, root: str, *, durable: bool) -> None
 
 
 async def remove_tree(disk: Disk, path: str) -> None:
-    """Remove what an interrupted run has left at *path*, a file or a directory with all in it."""
+    """Remove *path*, a file or a directory with its contents, if an interrupted run has left one."""
     for entry in await disk.listdir(path):
         child = os.path.join(path, entry.name)
         if entry.is_dir:

@@ -1,7 +1,7 @@
-"""``dboxfs export``: a store into Maildir, mbox or plain files.
+"""``dboxfs export``: writes a store as Maildir, mbox or plain files.
 
-* :mod:`~dboxfs.tools.exporting.exporter`: the whole way, and what a crash leaves,
-* :mod:`~dboxfs.tools.exporting.formats`: what a format has to do; ``maildir``, ``mbox``, ``eml``: those.
+* :mod:`~dboxfs.tools.exporting.exporter`: the whole export, and what a crash after each step leaves,
+* :mod:`~dboxfs.tools.exporting.formats`: the protocol of the formats ``maildir``, ``mbox`` and ``eml``.
 """
 
 from dboxfs.tools.exporting.eml import EmlFormat

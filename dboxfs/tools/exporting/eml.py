@@ -1,7 +1,8 @@
 """Plain files, as a mount shows them: a directory for each mailbox, a file for each message.
 
-The mtime is the received date.  With ``xattrs`` all else that can be set again is there as ``user.dbox.*``;
-without, uids are in the names (``17.eml``), and flags, keywords, guids and subscriptions are not kept.
+The mtime is the received date.  With ``xattrs`` the other facts that an import can set again are kept as
+``user.dbox.*``; without, only the uids are kept, in the names (``17.eml``), but no flags, keywords, guids and
+subscriptions.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ class EmlFormat:
     coding: NameCoding
 
     def place(self, folder: Folder) -> str:
-        """See :class:`~dboxfs.tools.exporting.formats.Format`."""
+        """The path of a mailbox, as a mount shows it (:class:`~dboxfs.tools.exporting.formats.Format`)."""
         return "/".join(self.coding.shown_part(part) for part in folder.name.split("/"))
 
     async def begin(self, disk: Disk, path: str, box: BoxFacts) -> MailboxWriter:
-        """See the protocol."""
+        """Make the directory of a mailbox, with its attributes."""
         await disk.mkdir(path)
         if self.xattrs:
             values = {
@@ -52,10 +53,10 @@ class EmlFormat:
     async def finish(
         self, disk: Disk, root: str, boxes: Sequence[BoxFacts], subscriptions: Iterable[str]
     ) -> None:
-        """See the protocol.  Subscriptions are attributes."""
+        """Does nothing: subscriptions are attributes of the directories."""
 
     def advice(self, root: str) -> list[str]:
-        """See the protocol."""
+        """A line about the way back."""
         return [f"the way back: dboxfs import {root} STORE --format mdbox"]
 
 
@@ -73,7 +74,7 @@ class _Directory:
         return ""
 
     async def close(self, *, done: bool) -> None:
-        """Nothing is open."""
+        """Does nothing: no file is open."""
 
 
 def _attributes(message: Outgoing) -> dict[str, bytes]:

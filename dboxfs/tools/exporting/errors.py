@@ -1,4 +1,4 @@
-"""What ends an export before its end."""
+"""Errors that stop an export."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dboxfs.errors import DboxfsError
 
 
 class TargetTaken(DboxfsError):
-    """The directory holds something already: other files, or an interrupted export that is not to go on."""
+    """The directory holds other files, or an interrupted export that the caller didn't ask to resume."""
 
     errno: ClassVar[int] = errno.EEXIST
 
 
 class NoPlace(DboxfsError):
-    """A mailbox whose name the format can't have."""
+    """The format can't hold the name of a mailbox."""
 
     errno: ClassVar[int] = errno.EINVAL

@@ -1,26 +1,27 @@
-"""``dboxfs export``: a store into a directory, in a format that other programs read.
+"""``dboxfs export``: writes a store into a directory, in a format that other programs read.
 
 ::
 
     DIR/.dboxfs-export/journal    {"export": 1, "source": ..., "format": ..., "mailboxes": [...]}
                                   {"done": NAME} ... {"publish": true}
     DIR/.dboxfs-export/work       the mailbox that is being written
-    DIR/.dboxfs-export/root/      mailboxes that are whole, and what goes into DIR itself
-    DIR/...                       all of it, renamed to here at the very end
+    DIR/.dboxfs-export/root/      mailboxes that are whole, and files that belong into DIR itself
+    DIR/...                       everything, renamed to here at the very end
 
 =====================================  =====================================================================
 a crash after                          leaves
 =====================================  =====================================================================
-1 the journal's first line             nothing of the mail; the next run goes on (``--resume``)
-2 a part of a mailbox in ``work``      a part that nobody looks at; the next run removes it and begins again
+1 the journal's first line             no mail yet; the next run goes on (``--resume``)
+2 a part of a mailbox in ``work``      a part that no program reads; the next run removes it and begins again
 3 ``work`` renamed into ``root``       a mailbox that the journal doesn't name: it is removed and made again
-4 ``{"done": NAME}``                   a mailbox that is whole and on disk; the next run passes over it
-5 ``{"publish": true}``                all on disk; the next run only renames what is left, and removes the
-                                       journal
+4 ``{"done": NAME}``                   a mailbox that is whole and on disk; the next run skips it
+5 ``{"publish": true}``                all on disk; the next run only does the remaining renames, and removes
+                                       the journal
 =====================================  =====================================================================
 
-DIR shows nothing before everything is whole.  The store is only read; each mailbox is what it was when it was
-written.  A message that can't be read is told and left out.  Memory: some texts, and what the format keeps.
+DIR shows nothing before everything is whole.  The store is only read; each mailbox is exported in the state
+that it has when its turn comes.  A message that can't be read is reported and left out.  Memory: some texts,
+and the lists that the format keeps.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ Report = Callable[[ExportProgress], None]
 
 @dataclass(slots=True)
 class _State:
-    """What the journal says."""
+    """The contents of the journal."""
 
     head: Mapping[str, Any] | None
     done: set[str]
@@ -74,9 +75,9 @@ class _State:
 class Exporter:
     """One export of *store* into the directory *root*.
 
-    :param form: how mailboxes are written; *name*: what the journal calls that.
-    :param resume: go on with an interrupted one; else it is refused.
-    :param report: told now and then how far it is.
+    :param form: the format; *name*: its name in the journal.
+    :param resume: go on with an interrupted export; if False, refuse one.
+    :param report: called with the progress now and then.
     """
 
     def __init__(
@@ -111,9 +112,9 @@ class Exporter:
         """Export, or go on where an interrupted run ended.
 
         :raises TargetTaken: the directory holds something else, or an interrupted export without *resume*.
-        :raises NoPlace: a mailbox whose name the format can't have; nothing was written.
-        :raises StoreBusy: another export is writing it.
-        :raises OSError: it can't be written; the same command with ``--resume`` goes on later.
+        :raises NoPlace: the format can't hold the name of a mailbox; nothing was written.
+        :raises StoreBusy: another export is writing the directory.
+        :raises OSError: the directory can't be written; the same command with ``--resume`` goes on later.
         """
         boxes = await self._boxes()
         self._check_places(boxes)
@@ -136,7 +137,7 @@ class Exporter:
     # -- the store ---------------------------------------------------------------------------------------
 
     async def _boxes(self) -> list[BoxFacts]:
-        """All mailboxes that can be read."""
+        """All mailboxes that can be read; the others are reported."""
         if self._store.root.error is not None:
             raise ops.fresh(self._store.root.error)
         subscribed = await self._store.subscribed()
@@ -172,7 +173,7 @@ class Exporter:
     # -- the target --------------------------------------------------------------------------------------
 
     async def _make_root(self) -> bool:
-        """Make the directory if it is missing, with the store's owner; True: nothing is left to do."""
+        """Make the directory if it is missing, with the store's owner; True: it holds the finished export."""
         options = WriteOptions(fsync=Fsync.NEVER)
         probe = Disk(self._fs, self._store.owner, options)
         try:
@@ -190,7 +191,7 @@ class Exporter:
         others = names - {UNFINISHED}
         inside = await self._disk.listdir(os.path.join(self._root, UNFINISHED))
         if others and not inside and begun:
-            return True  # killed behind its last step but one
+            return True  # an earlier run was killed just before it removed the empty directory
         if others and not any(entry.name == "journal" for entry in inside):
             raise TargetTaken(f"{self._root}: the directory is not empty ({min(others)}); give a new one")
         return False
@@ -228,7 +229,7 @@ class Exporter:
 
     async def _check_nothing_else(self) -> None:
         """
-        :raises TargetTaken: something was put beside the unfinished export.
+        :raises TargetTaken: there are other files beside the unfinished export.
         """
         others = {entry.name for entry in await self._disk.listdir(self._root)} - {UNFINISHED}
         if others:
@@ -301,7 +302,7 @@ class Exporter:
             self._report(ExportProgress(self.result.messages, self._total, self.result.bytes))
 
     async def _publish(self) -> None:
-        """Move everything to its place; what an earlier attempt has moved stays."""
+        """Move everything to its place; files that an earlier attempt has moved stay there."""
         disk = self._disk
         for staged in (self._inbox, self._made):
             await publish(disk, staged, self._root, durable=self._durable)
@@ -316,9 +317,9 @@ class Exporter:
 
 
 async def _outgoing(mailbox: Mailbox, uid: int) -> Outgoing:
-    """A message, opened.
+    """Open a message for the export.
 
-    :raises DboxfsError, OSError: it can't be read.
+    :raises DboxfsError, OSError: the message can't be read.
     """
     state = mailbox.state
     row = state.row_of(uid) if state is not None else -1

@@ -1,8 +1,7 @@
-"""What a format has to be able to do, and what all of them write with.
+"""The protocol of a format, and functions with which all formats write.
 
-A format writes one mailbox into a path that is missing, nothing of which counts before the exporter has
-given it its place.  It writes through a :class:`~dboxfs.store.disk.Disk` without syncs: the journal sees to
-those.
+A format writes each mailbox to a new path; the mailbox counts when the exporter has renamed it to its place.
+A format writes through a :class:`~dboxfs.store.disk.Disk` without syncs: the journal makes them.
 """
 
 from __future__ import annotations
@@ -38,44 +37,44 @@ class MailboxWriter(Protocol):
     """One mailbox that is being written."""
 
     async def put(self, message: Outgoing) -> str:
-        """Write a message; gives what the format could not hold of it, empty: it has all.
+        """Write a message; returns a line about the parts that the format can't hold, or an empty string.
 
-        :raises DboxfsError: the message can't be had, nothing of it is there.
+        :raises DboxfsError: the message can't be read; nothing of it was written.
         :raises OSError: the target can't be written.
         """
 
     async def close(self, *, done: bool) -> None:
-        """Everything was put (*done*), or it is given up."""
+        """End the mailbox: all messages were put (*done*), or the caller gives up."""
 
 
 class Format(Protocol):
-    """One of the formats."""
+    """One of the formats.  Its methods are called one at a time."""
 
     def place(self, folder: Folder) -> str:
-        """Where a mailbox goes, below the target's root; empty: its files lie in the root itself.
+        """The path of a mailbox below the target's root; empty: its files lie in the root itself.
 
-        :raises NoPlace: it can't go anywhere.
+        :raises NoPlace: the format can't hold its name.
         """
 
     async def begin(self, disk: Disk, path: str, box: BoxFacts) -> MailboxWriter:
-        """Begin a mailbox at *path*, which is missing; the directory above is there."""
+        """Begin a mailbox at *path*, which does not exist yet; the directory above does."""
 
     async def finish(
         self, disk: Disk, root: str, boxes: Sequence[BoxFacts], subscriptions: Iterable[str]
     ) -> None:
-        """Everything else that belongs into *root*.
+        """Write everything else that belongs into *root*, after all mailboxes.
 
         :param subscriptions: storage names.
         """
 
     def advice(self, root: str) -> list[str]:
-        """Lines for people: what to tell a Dovecot."""
+        """Lines for the user: how to set up a Dovecot for *root*."""
 
 
 def mutf7_parts(folder: Folder, *, coding: NameCoding) -> list[bytes]:
     """The parts of a storage name in modified UTF-7, as Dovecot has them in every format.
 
-    :raises NoPlace: it can't be written so.
+    :raises NoPlace: a part can't be written so.
     """
     return [mutf7_part(part, coding=coding) for part in folder.name.split("/")]
 
@@ -83,7 +82,7 @@ def mutf7_parts(folder: Folder, *, coding: NameCoding) -> list[bytes]:
 def mutf7_part(part: str, *, coding: NameCoding) -> bytes:
     """One part of a storage name in modified UTF-7.
 
-    :raises NoPlace: it can't be written so.
+    :raises NoPlace: the part can't be written so.
     """
     raw = coding.plain(os.fsencode(part))
     if raw is not None and not coding.utf8:
@@ -97,11 +96,11 @@ def mutf7_part(part: str, *, coding: NameCoding) -> bytes:
 async def write_file(
     disk: Disk, path: str, message: Outgoing, mtime: int, xattrs: Mapping[str, bytes] | None = None
 ) -> None:
-    """A new file with the text of a message: a small one in one hop.
+    """Write a new file with the text of a message; a small one in one hop.
 
     :param mtime: seconds since the epoch.
-    :raises DboxfsError: the text can't be read; the file is not there.
-    :raises OSError: it can't be written.
+    :raises DboxfsError: the text can't be read; the file was removed again.
+    :raises OSError: the file can't be written.
     """
     attributes = [ops.SetXattr(path, name, value) for name, value in (xattrs or {}).items()]
     data = message.data

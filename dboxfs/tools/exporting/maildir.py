@@ -43,7 +43,7 @@ class MaildirFormat:
     coding: NameCoding
 
     def place(self, folder: Folder) -> str:
-        """See :class:`~dboxfs.tools.exporting.formats.Format`."""
+        """The path of a mailbox (:class:`~dboxfs.tools.exporting.formats.Format`); INBOX: the root itself."""
         if folder.name == "INBOX":
             return ""
         parts = mutf7_parts(folder, coding=self.coding)
@@ -59,7 +59,7 @@ class MaildirFormat:
         return os.fsdecode(name)
 
     async def begin(self, disk: Disk, path: str, box: BoxFacts) -> MailboxWriter:
-        """See the protocol."""
+        """Make an empty Maildir with its uidlist and keywords."""
         await disk.mkdir(path)
         for name in ("cur", "new", "tmp"):
             await disk.mkdir(os.path.join(path, name))
@@ -76,7 +76,7 @@ class MaildirFormat:
     async def finish(
         self, disk: Disk, root: str, boxes: Sequence[BoxFacts], subscriptions: Iterable[str]
     ) -> None:
-        """See the protocol."""
+        """Write the subscriptions and the last UIDVALIDITY."""
         await write_subscriptions(
             disk, os.path.join(root, "subscriptions"), subscriptions, coding=self.coding
         )
@@ -86,7 +86,7 @@ class MaildirFormat:
             await set_uid_validity(disk, Location(Kind.SDBOX, root), highest)
 
     def advice(self, root: str) -> list[str]:
-        """See the protocol."""
+        """The mail location for a Dovecot."""
         return [f"for Dovecot 2.3: mail_location = maildir:{root}" + (":LAYOUT=fs" if self.plain else "")]
 
 
@@ -128,7 +128,7 @@ class _Maildir:
 
 
 async def write_subscriptions(disk: Disk, path: str, names: Iterable[str], *, coding: NameCoding) -> None:
-    """A new file of subscriptions, if there are any."""
+    """Write a file of subscriptions, in place of an older one; none, if there are no subscriptions."""
     data: bytes | None = None
     for name in sorted(names):
         parts = [mutf7_part(part, coding=coding) for part in name.split("/")]

@@ -1,8 +1,8 @@
 """mbox files as Dovecot has them; :mod:`dboxfs.tools.formats.mbox` is the format.
 
-A mailbox is a file.  Where a mailbox has children too, it would have to be a directory at the same time: then
-every mailbox but INBOX is a directory with a file ``mBoX-MeSsAgEs`` in it (``DIRNAME=``).  What mbox can't
-hold: guids, saved dates, the UIDVALIDITY of an empty mailbox, POP3 uidls, modseqs, header lines of a message
+A mailbox is a file.  A mailbox with children would have to be a directory at the same time: if the store has
+one, every mailbox but INBOX is a directory with a file ``mBoX-MeSsAgEs`` in it (``DIRNAME=``).  An mbox can't
+hold guids, saved dates, the UIDVALIDITY of an empty mailbox, POP3 uidls, modseqs, header lines of a message
 that have the names of the mbox's own, a message without an empty line behind its header.
 """
 
@@ -44,7 +44,7 @@ class MboxFormat:
     coding: NameCoding
 
     def place(self, folder: Folder) -> str:
-        """See :class:`~dboxfs.tools.exporting.formats.Format`."""
+        """The path of a mailbox (:class:`~dboxfs.tools.exporting.formats.Format`); INBOX: ``inbox``."""
         if folder.name == "INBOX":
             return "inbox"
         parts = mutf7_parts(folder, coding=self.coding)
@@ -56,19 +56,19 @@ class MboxFormat:
         return os.path.join(name, DIRNAME) if self.nested else name
 
     async def begin(self, disk: Disk, path: str, box: BoxFacts) -> MailboxWriter:
-        """See the protocol."""
+        """Make an empty mbox file."""
         return _Mbox(box, BufferedFile(await disk.create(path), b""))
 
     async def finish(
         self, disk: Disk, root: str, boxes: Sequence[BoxFacts], subscriptions: Iterable[str]
     ) -> None:
-        """See the protocol."""
+        """Write the subscriptions."""
         await write_subscriptions(
             disk, os.path.join(root, ".subscriptions"), subscriptions, coding=self.coding
         )
 
     def advice(self, root: str) -> list[str]:
-        """See the protocol."""
+        """The mail location for a Dovecot."""
         more = f":DIRNAME={DIRNAME}:INDEX={root}.indexes" if self.nested else ""
         return [f"for Dovecot 2.3: mail_location = mbox:{root}:INBOX={root}/inbox{more}"]
 
@@ -103,11 +103,13 @@ class _Mbox:
 
 
 class _NoHeader(DboxfsError):
-    """A message of which no header can be found."""
+    """The end of a message's header can't be found."""
 
 
 async def _header(message: Outgoing) -> tuple[bytes, bytes, int, str]:
-    """The header lines that an mbox can hold, the empty line, where the body begins, what it can't hold."""
+    """The header lines that an mbox can hold; the empty line; the offset of the body; a line about the lost
+    or changed header lines, or an empty string.
+    """
     kept: list[bytes] = []
     dropped: set[bytes] = set()
     trouble, dropping, offset = [], False, 0

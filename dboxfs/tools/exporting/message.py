@@ -1,4 +1,4 @@
-"""One message of the store, as a format gets it."""
+"""One message of the store, as the exporter gives it to a format."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Outgoing:
     body: Body | None = None
 
     async def read(self, size: int, offset: int) -> bytes:
-        """Text from *offset* on.
+        """Up to *size* bytes of the text from *offset* on.
 
-        :raises CorruptFile, OSError: it can't be read.
+        :raises CorruptFile, OSError: the text can't be read.
         """
         if self.data is not None:
             return self.data[offset : offset + size]
@@ -42,7 +42,7 @@ class Outgoing:
     async def write_to(self, append: Callable[[bytes], Awaitable[None]], offset: int = 0) -> None:
         """Give *append* the text from *offset* on, at most 1 MiB at a time.
 
-        :raises CorruptFile, OSError: it can't be read; what *append* raises.
+        :raises CorruptFile, OSError: the text can't be read, or *append* raises it.
         """
         while offset < self.size:
             piece = await self.read(min(TEXT_PIECE, self.size - offset), offset)
@@ -52,7 +52,7 @@ class Outgoing:
             await append(piece)
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         if self.body is not None:
             self.body.close()
             self.body = None

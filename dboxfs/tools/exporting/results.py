@@ -1,4 +1,4 @@
-"""What an export tells: how far it is, and what it did."""
+"""Progress and result of an export."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class ExportProgress:
-    """How far an export is: messages and bytes of this run, messages of the store."""
+    """The progress of an export: messages and bytes of this run, messages of the store (``of``)."""
 
     messages: int
     of: int
@@ -16,11 +16,11 @@ class ExportProgress:
 
 @dataclass(slots=True)
 class Exported:
-    """What an export did.
+    """The result of an export.
 
-    ``resumed``: mailboxes that an earlier run had written.  ``finished``: it had done everything.
-    ``failed``: a line for each message or mailbox that was left out; ``told``: for what the format could not
-    hold.
+    ``resumed``: number of mailboxes that an earlier run had written.  ``finished``: an earlier run had done
+    everything.  ``failed``: a line for each message or mailbox that was left out; ``told``: a line for each
+    message of which the format could not hold a part.
     """
 
     mailboxes: int = 0

@@ -1,4 +1,4 @@
-"""Formats of mail that others keep, as Dovecot reads and writes them: Maildir and mbox.
+"""Other formats of mail, as Dovecot reads and writes them: Maildir and mbox; and the attributes of a mount.
 
-Pure: bytes in, values out.  Import reads with them what export has written.
+Pure: bytes in, values out.  Export writes with these modules, import reads with them.
 """

@@ -1,7 +1,7 @@
-"""The extended attributes that a mount shows, read from a tree that was copied out of one, or written to one.
+"""The extended attributes that a mount shows, in a tree that was copied out of a mount or exported.
 
-``user.dbox.<name>`` of files: ``uid guid flags keywords received saved orig_mailbox``; of directories:
-``mailbox guid uidvalidity uidnext subscribed``.  Values that can't be are left out, as if they were missing.
+``user.dbox.<name>`` of files: ``uid guid flags keywords received saved orig_mailbox pop3_uidl``; of
+directories: ``mailbox guid uidvalidity uidnext subscribed``.  An invalid value counts as missing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SECONDS = re.compile(r"@(-?[0-9]{1,18})")
 
 
 def number(value: bytes | None) -> int | None:
-    """A uid or UIDVALIDITY; None: there is none."""
+    """A uid or UIDVALIDITY; None: missing or invalid."""
     if value is None or not _NUMBER.fullmatch(value):
         return None
     found = int(value)
@@ -27,7 +27,7 @@ def number(value: bytes | None) -> int | None:
 
 
 def seconds(value: bytes | None) -> int | None:
-    """An RFC 3339 date in UTC, or ``@seconds``: seconds since the epoch; None: there is none."""
+    """An RFC 3339 date, or ``@seconds``: seconds since the epoch; None: missing or invalid.  No zone: UTC."""
     text = (value or b"").decode("ascii", "replace")
     if match := _SECONDS.fullmatch(text):
         return int(match[1])
@@ -39,7 +39,7 @@ def seconds(value: bytes | None) -> int | None:
 
 
 def flag_bits(value: bytes | None) -> int:
-    r"""Flags as ``\Seen \Flagged``; words that are none (``\Recent``) don't count."""
+    r"""Flags as ``\Seen \Flagged``; words that are no flags of an index (``\Recent``) are ignored."""
     bits = 0
     for word in (value or b"").decode("ascii", "replace").lower().split():
         bits |= FLAGS.get(word, 0)
@@ -47,6 +47,6 @@ def flag_bits(value: bytes | None) -> int:
 
 
 def mailbox_guid(value: bytes | None) -> bytes | None:
-    """32 hex digits as 16 bytes; None: there are none."""
+    """32 hex digits as 16 bytes; None: missing, invalid or all zeros."""
     text = (value or b"").decode("ascii", "replace")
     return bytes.fromhex(text) if re.fullmatch(r"[0-9a-fA-F]{32}", text) and int(text, 16) else None

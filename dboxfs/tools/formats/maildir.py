@@ -3,14 +3,14 @@ r"""The files of a Maildir, as Dovecot keeps them (checked against 2.3.19).
 ::
 
     cur/<base>:2,<letters>    a message; base is the unique part, with ,S=<bytes>,W=<virtual size> where known
-    new/<base>                a message that nobody has seen yet
+    new/<base>                a message that no mail program has seen yet
     dovecot-uidlist           3 V<uidvalidity> N<next uid> G<mailbox guid, 32 hex digits>
                               <uid> [G<guid>] [W<virtual size>] [P<POP3 uidl>] [O<order>] ... :<base>
     dovecot-keywords          <number, 0 = a, 25 = z> <keyword>
 
 Letters: ``D`` draft, ``F`` flagged, ``R`` answered, ``S`` seen, ``T`` deleted, ``a`` to ``z`` keywords.  The
-guid of a message that the uidlist gives none is its base.  ``N`` may be behind the records: lines are
-appended.  A keyword beyond the 26th can't stand in a name: Dovecot has it in its index only.
+guid of a message without a ``G`` field is its base.  ``N`` may be lower than the uids of the records, since
+Dovecot only appends lines.  A keyword beyond the 26th can't be in a name: Dovecot has it in its index only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MOST_KEYWORDS = 26
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """What the uidlist says of a message.  ``guid``: None: its base.  ``uidl``, ``order``: POP3's."""
+    """A record of the uidlist.  ``guid``: None: it is the base.  ``uidl``, ``order``: POP3's."""
 
     uid: int
     guid: bytes | None = None
@@ -58,13 +58,13 @@ def base_of(name: bytes) -> bytes:
 
 
 def size_of(name: bytes) -> int | None:
-    """Bytes of the message, as its name says."""
+    """The size of the message in bytes, from its name; None: the name has none."""
     found = _SIZE.search(name)
     return int(found[1]) if found else None
 
 
 def flags_of(name: bytes, keywords: Mapping[int, str]) -> tuple[int, tuple[str, ...]]:
-    """Flags (bits as in an index) and keywords that a file name says.
+    """Flags (bits as in an index) and keywords from a file name.
 
     :param keywords: by number.
     """
@@ -96,15 +96,15 @@ def parse_keywords(data: bytes) -> dict[int, str]:
 
 
 def encode_keywords(words: Sequence[str]) -> bytes:
-    """``dovecot-keywords`` with these, numbered from 0 on."""
+    """``dovecot-keywords`` with the first 26 of *words*, numbered from 0 on."""
     lines = (f"{number} {word}\n" for number, word in enumerate(words[:MOST_KEYWORDS]))
     return "".join(lines).encode("utf-8", "surrogateescape")
 
 
 def parse_uidlist(data: bytes) -> UidList:
-    """``dovecot-uidlist``, version 3 or 1; a line that was not finished doesn't count.
+    """``dovecot-uidlist``, version 3 or 1; an unfinished last line is ignored.
 
-    :raises FormatError: it is no such file.
+    :raises FormatError: *data* is no such file.
     """
     lines = data.split(b"\n")[:-1]
     if not lines:
@@ -149,7 +149,7 @@ def _number(text: bytes) -> int:
 
 
 def _record(line: bytes, version: bytes) -> tuple[bytes, Listed | None]:
-    """A record's base, and what it says; None: it can't be read."""
+    """A record's base and contents; contents None: it can't be read."""
     if version == b"1":
         uid, _, name = line.partition(b" ")
         return base_of(name), Listed(int(uid)) if uid.isdigit() and name else None
@@ -170,7 +170,7 @@ def _record(line: bytes, version: bytes) -> tuple[bytes, Listed | None]:
 
 
 def encode_uidlist_header(uid_validity: int, next_uid: int, guid: bytes) -> bytes:
-    """The first line of ``dovecot-uidlist``.  *guid*: 16 bytes of the mailbox's."""
+    """The first line of ``dovecot-uidlist``.  *guid*: the mailbox's, 16 bytes."""
     return f"3 V{uid_validity} N{next_uid} G{guid.hex()}\n".encode("ascii")
 
 

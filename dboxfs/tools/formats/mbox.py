@@ -13,13 +13,13 @@ r"""mbox, as Dovecot keeps it (checked against 2.3.19).
                                                                     an empty line
     body, then LF
 
-A body is as long as ``Content-Length`` says, if another message (or the end) begins behind that; else it
-ends before the next LF that a From_ line follows.  Dovecot quotes no ``From `` in a body and takes no ``>``
-away, so nothing here does.  The first message is none if it has ``X-IMAP``: other programs keep uids there.
-A date without a time zone is local time.
+A body is as long as ``Content-Length`` says, if another message or the end of the file is behind it; else it
+ends before the next LF that a From_ line follows.  Dovecot neither quotes ``From `` in a body nor removes a
+``>``, so this module doesn't either.  If the first message has an ``X-IMAP`` line, it is no message: other
+programs keep uids in it.  A date without a time zone is local time.
 
-What mbox can't hold: header lines of these names that were a message's own; a message without an empty line
-behind its header.
+An mbox can't hold a message's own header lines with these names, nor a message without an empty line behind
+its header.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ _X_STATUS = {"A": 0x01, "D": 0x04, "F": 0x02, "T": 0x10}
 
 @dataclass(slots=True)
 class Own:
-    """What an mbox's own header lines say of a message.  ``length``: bytes of its body; None: unknown.
+    """The facts in an mbox's own header lines of a message.  ``length``: bytes of its body; None: unknown.
 
-    ``base``: uidvalidity and last uid.  ``pseudo``: it is no message.
+    ``base``: uidvalidity and last uid.  ``pseudo``: it is no message, but only keeps uids.
     """
 
     flags: int = 0
@@ -91,7 +91,7 @@ def _zone(text: bytes) -> tzinfo | None:
 
 
 def encode_from_line(received: int) -> bytes:
-    """The From_ line of a message received then (seconds since the epoch), in UTC and saying so."""
+    """The From_ line of a message with a received date (seconds since the epoch): in UTC, with ``+0000``."""
     year, month, day, hour, minute, second, weekday, *_ = time.gmtime(received)
     text = f"{_DAYS[weekday]} {_MONTHS[month - 1]} {day:2} {hour:02}:{minute:02}:{second:02} {year:04} +0000"
     return f"From dboxfs  {text}\n".encode("ascii")

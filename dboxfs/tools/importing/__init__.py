@@ -1,10 +1,10 @@
-"""``dboxfs import``: a copied tree, Maildir or mbox into a store.
+"""``dboxfs import``: copies a copied tree, Maildir or mbox into a store.
 
-* :mod:`~dboxfs.tools.importing.importer`: the whole way, and what becomes of a message (``filled``),
+* :mod:`~dboxfs.tools.importing.importer`: the whole import; ``filled``: one mailbox,
 * :mod:`~dboxfs.tools.importing.guids`: which messages the store has already,
-* :mod:`~dboxfs.tools.importing.source`: what a source gives; ``maildir``, ``mbox``, ``tree``: the sources,
-* :mod:`~dboxfs.tools.importing.detect`: which of them SOURCE is,
-* :mod:`~dboxfs.tools.importing.verify`: the store, compared with the source.
+* :mod:`~dboxfs.tools.importing.source`: the protocol of the sources ``maildir``, ``mbox`` and ``tree``,
+* :mod:`~dboxfs.tools.importing.detect`: the format of SOURCE,
+* :mod:`~dboxfs.tools.importing.verify`: compares the store with the source.
 """
 
 from dboxfs.tools.importing.detect import KINDS, find_source

@@ -1,4 +1,4 @@
-"""Which of the formats a source is."""
+"""Finds out the format of a source."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ KINDS = ("maildir", "mbox", "tree")
 
 
 def find_source(path: str, kind: str | None = None) -> MailSource:
-    """What *path* is.  Blocks: it looks at directories.
+    """The source at *path*.  Blocks: it lists directories.
 
-    :param kind: one of :data:`KINDS`; None: found out.
-    :raises NoSource: none of these.
+    :param kind: one of :data:`KINDS`; None: find it out.
+    :raises NoSource: *path* is no source of this kind, or of any kind.
     """
     try:
         status = os.stat(path)

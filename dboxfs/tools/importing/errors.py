@@ -1,4 +1,4 @@
-"""What ends an import before it begins."""
+"""The error that refuses an import."""
 
 from __future__ import annotations
 

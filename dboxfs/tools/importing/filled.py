@@ -1,4 +1,4 @@
-"""One mailbox that is filled: what becomes of each message of the source (see the table in ``importer``)."""
+"""Fills one mailbox with the messages of a source, by the table in ``importer.py``."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class _Tag(NamedTuple):
 
 
 class TextSeen(NamedTuple):
-    """What a text is, as the store will hold it: a digest, and its first bytes."""
+    """A digest of a text in the form that the store will hold, and its first bytes."""
 
     digest: bytes
     first: bytes
 
 
 async def look_at(text: Text, *, convert: bool) -> TextSeen:
-    """Read a text once."""
+    """Read a text once.  *convert*: with its line ends converted to LF."""
     digest, first = hashlib.blake2b(digest_size=16), b""
     pieces = Pieces(text, convert=convert)
     while (piece := await pieces.next()) is not None:
@@ -68,10 +68,10 @@ async def current(store: Store, name: str) -> Mailbox:
 
 
 class FilledMailbox:
-    """One mailbox on its way.
+    """One mailbox that is being filled.
 
-    :ivar uids: where each message of the source is: its uid in the store, 0: nowhere.
-    :ivar saved: whether this run has saved it there.
+    :ivar uids: for each message of the source its uid in the store; 0: it is not there.
+    :ivar saved: for each message of the source 1 if this run has saved it, else 0.
     :ivar named: names that messages shall have, by their uid in the store.
     """
 
@@ -92,7 +92,7 @@ class FilledMailbox:
         self._wanted: dict[int, bytes] = {}
 
     async def take(self, found: Incoming | NoArrival) -> None:
-        """One message of the source."""
+        """Take the next message of the source: save it, copy it, find it in the store, or leave it out."""
         self.uids.append(0)
         self.saved.append(0)
         if isinstance(found, NoArrival):
@@ -112,7 +112,7 @@ class FilledMailbox:
         await self._place(found, seen, coded)
 
     async def _place(self, found: Incoming, seen: TextSeen, coded: tuple[bytes, Coded] | None) -> None:
-        """Save a message, or find that it is there."""
+        """Save or copy a message, unless the mailbox has it already."""
         received = found.received if found.received is not None else now_seconds()
         for text_of_guid in self._guids(found, seen):
             guid = guid128_of(text_of_guid)
@@ -138,7 +138,7 @@ class FilledMailbox:
             self._result.notes.append(f"{found.where}: another message has its guid: it has a new one")
 
     async def _copy(self, found: Incoming, guid: bytes, seen: TextSeen, received: int) -> bool:
-        """Copy the message that the store has already; False: it has none that is the same."""
+        """Copy the message if the store has it already; False: it has no equal one."""
         place = self._known.anywhere(guid)
         if place is None:
             return False
@@ -181,7 +181,7 @@ class FilledMailbox:
         await self._filling.add(self._tag(found, guid), number, message, size)
 
     async def flush(self) -> None:
-        """Everything that waits is in the store."""
+        """Save the messages that wait."""
         await self._filling.flush()
 
     def _tag(self, found: Incoming, guid: bytes) -> _Tag:
@@ -196,7 +196,7 @@ class FilledMailbox:
         self._result.renumbered += tag.uid is not None and tag.uid != uid
 
     def _is(self, number: int, uid: int) -> None:
-        """Message *number* of the source is this one."""
+        """Note that message *number* of the source has this uid in the store."""
         self.uids[number] = uid
         if number in self._wanted:
             self.named[uid] = self._wanted.pop(number)
@@ -217,7 +217,7 @@ class FilledMailbox:
         yield self._made_guid(seen, found.received)
 
     def _made_guid(self, seen: TextSeen, received: int | None) -> bytes:
-        """A guid that is the same at every run, for the first and the second and any further such message."""
+        """A guid that is the same at every run: made of text, date, mailbox and a count."""
         key = hashlib.blake2b(digest_size=16)
         key.update(struct.pack("<q", received if received is not None else 0))
         key.update(seen.digest + self._box.name.encode("utf-8", "surrogateescape"))
@@ -226,7 +226,7 @@ class FilledMailbox:
         return key.hexdigest().encode("ascii")
 
     async def _digest(self, name: str, uid: int) -> bytes | None:
-        """Of the text that the store has; None: it can't be read."""
+        """The digest of a text in the store; None: it can't be read."""
         try:
             body = await (await current(self._store, name)).open(uid)
             try:
@@ -238,9 +238,9 @@ class FilledMailbox:
             return None
 
     async def _coded(self, text: Text, seen: TextSeen) -> tuple[bytes, Coded] | None:
-        """The text as it must be stored; None: as it is.
+        """The text in the form in which it must be stored; None: as it is.
 
-        :raises RefusedMessage: it can't be.
+        :raises RefusedMessage: the store can't hold it.
         """
         if is_encrypted(seen.first):
             raise RefusedMessage("it begins like a message that Dovecot's mail_crypt has encrypted")

@@ -1,11 +1,11 @@
-"""Which messages a store has, by guid: what was saved already is not saved twice.
+"""Which messages a store has, by guid, so that an import saves no message twice.
 
-The store itself is the journal of an import: a message is there, as a whole, or it is not.  So a run that was
-killed needs nothing but this table to go on.
+The store itself is the journal of an import: a message is there as a whole or not at all.  So after a kill
+the next run needs nothing but this table to go on.
 
-Of the mailbox that is being filled all guids are known: from its index (mdbox), or from its message files
-(sdbox).  Of other mailboxes those that this run has met, and in an mdbox all: two records with one guid
-would be damage there (recovery section 4), so that a message which comes again is copied.
+The table has all guids of the mailbox that is being filled: from its index (mdbox), or from its message files
+(sdbox).  Of other mailboxes it has those that this run has met, and in an mdbox all: two records with one
+guid would be damage there (recovery section 4), so a message that comes again is copied.
 
 Memory: about 200 bytes for each message of this run, 24 for each that an mdbox had.
 """
@@ -27,7 +27,10 @@ _BATCH = 256
 
 
 class StoredAt(NamedTuple):
-    """Where a message is.  ``uid``: 0: it waits to be saved.  ``digest``: of its text; None: not known."""
+    """The place of a message.  ``uid``: 0: it waits to be saved.  ``digest``: of its text; None: not known.
+
+    ``received``: seconds since the epoch; None: not known.
+    """
 
     mailbox: str
     uid: int
@@ -52,7 +55,7 @@ class _Columns:
 
 
 class GuidTable:
-    """The guids of all messages of a store."""
+    """The guids that an import knows: of the mailbox that it fills, of this run, and (mdbox) of the store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -64,7 +67,7 @@ class GuidTable:
         self._left: dict[bytes, list[int]] = {}
 
     async def begin(self, box: Mailbox) -> None:
-        """Mailbox *box* is filled now.
+        """Begin with mailbox *box*: read its guids.
 
         :raises OSError, DboxfsError: its messages can't be read.
         """
@@ -88,9 +91,9 @@ class GuidTable:
                     self._left.setdefault(guid, []).append(scanned.uid)
 
     def there(self, guid: bytes, uid: int | None) -> int | None:
-        """A message that the mailbox had before it was filled, and that no other of the source is.
+        """A message that the mailbox had before, and that no message of the source was matched with yet.
 
-        :param uid: the one that is wanted, if there are several.
+        :param uid: the preferred one, if there are several.
         """
         uids = self._left.get(guid)
         if not uids:
@@ -98,12 +101,12 @@ class GuidTable:
         return uid if uid in uids else uids[0]
 
     def is_met(self, guid: bytes, uid: int, digest: bytes, received: int) -> None:
-        """What :meth:`there` gave is one that the source has."""
+        """Match the message that :meth:`there` gave with one of the source."""
         self._left[guid].remove(uid)
         self.add(guid, uid, digest, received)
 
     def anywhere(self, guid: bytes) -> StoredAt | None:
-        """The message of any mailbox; what this run has met comes first."""
+        """A message with this guid in any mailbox; those that this run has met come first."""
         row = self._rows.get(guid)
         if row is not None:
             return self._place(row)
@@ -115,7 +118,7 @@ class GuidTable:
         return StoredAt(self._names[self._boxes[row]], self._uids[row], digest, self._received[row])
 
     def add(self, guid: bytes, uid: int, digest: bytes, received: int) -> None:
-        """A message is in the mailbox that is filled, or waits to be saved there (*uid* 0)."""
+        """Add a message that is in the mailbox, or waits to be saved there (*uid* 0)."""
         if guid not in self._rows:
             self._rows[guid] = len(self._uids)
             self._boxes.append(len(self._names) - 1)
@@ -124,13 +127,13 @@ class GuidTable:
             self._digests += digest
 
     def came(self, guid: bytes, uid: int) -> None:
-        """One that waited is saved."""
+        """A message that waited was saved with this uid."""
         row = self._rows.get(guid)
         if row is not None and not self._uids[row]:
             self._uids[row] = uid
 
     def lost(self, guid: bytes) -> None:
-        """One that waited will not be saved."""
+        """A message that waited will not be saved."""
         self._rows.pop(guid, None)
 
 

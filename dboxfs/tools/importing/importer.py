@@ -1,4 +1,4 @@
-"""``dboxfs import``: mail of another format into a store, new or not.
+"""``dboxfs import``: copies mail of another format into a store, new or not.
 
 Mailbox by mailbox, in the order of the uids: a mailbox that is missing is made; one that never had a message
 gets guid and UIDVALIDITY of the source; then the messages are saved, many in one transaction
@@ -12,14 +12,14 @@ guid                                   kept; without one it is made of text, dat
                                        the same at every run
 guid that the mailbox has, same text   the same message: nothing is saved
 guid that the store has, same text     a copy without bytes of its own
-guid of another text                   a guid of its own, as without one; told
+guid of another text                   a new guid, as without one; reported
 =====================================  =====================================================================
 
-*Crash*: each transaction is there as a whole or not at all, and what is there is found again by its guid.  So
-the same command goes on after a kill, saves no message twice, and loses none.  A mailbox that was made and
-got no identity yet has no messages: the next run gives it one.
+*Crash*: each transaction is there as a whole or not at all, and the next run finds its messages by their
+guids.  So the same command goes on after a kill, saves no message twice, and loses none.  A mailbox that was
+made but got no identity yet has no messages: the next run gives it one.
 
-A message that can't be read is told and left out.
+A message that can't be read is reported and left out.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ _TELL_EVERY = 64
 class Importer:
     """One import of *source* into *store*, which *writer* writes.
 
-    :param only: the mailbox that is wanted, parts joined with ``/`` as a mount shows it; of a source that has
-        no names: where its messages go.
+    :param only: the only mailbox to import, parts joined with ``/`` as a mount shows it; for a source without
+        mailbox names: the mailbox that gets its messages.
     :param verify: read everything again, and compare.
-    :param report: told now and then how far it is.
+    :param report: called with the progress now and then.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Importer:
         return self.result
 
     async def _keep_validities(self) -> None:
-        """No mailbox that is made later gets a UIDVALIDITY that one has by now."""
+        """Record the highest UIDVALIDITY in use, so that no mailbox that is made later gets one of these."""
         disk, location, highest = self._writer.disk, self._store.location, self._highest_validity
         if self._writer.options.alone and highest > await last_uid_validity(disk, location):
             await set_uid_validity(disk, location, highest)
@@ -161,15 +161,15 @@ class Importer:
             await self._compare(source, await self._box(name), filled)
 
     async def _box(self, name: str) -> Mailbox:
-        """The mailbox, which was made, as it is now.
+        """The present state of a mailbox that exists or was just made.
 
-        :raises NoSuchMailbox: somebody has removed it, or it can't be seen.
+        :raises NoSuchMailbox: another process has removed it, or the store doesn't show it.
         """
         await self._store.refresh_tree()
         return await current(self._store, name)
 
     async def _identify(self, box: Mailbox, identity: Identity, next_uid: int) -> None:
-        """Give a mailbox what the source knows of it."""
+        """Give a mailbox the guid, UIDVALIDITY and next uid of the source, as far as they are known."""
         guid = identity.guid
         if guid is not None and guid != box.guid and self._has(guid):
             self.result.notes.append(f"{box.display_name}: another mailbox has its guid: it has a new one")
@@ -202,7 +202,7 @@ class Importer:
         self.result.told += differing
 
     def progress(self) -> None:
-        """One more message of the source."""
+        """Count one more message of the source."""
         self._done += 1
         if self._report is not None and self._done % _TELL_EVERY == 0:
             self._report(ImportProgress(self._done, self._total, self.result.bytes))

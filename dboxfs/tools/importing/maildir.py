@@ -7,9 +7,9 @@
     ROOT/Work/Sub/{cur,new}       plain directories: Work/Sub
     ROOT/subscriptions            Dovecot's; or courierimapsubscribed
 
-Names are modified UTF-7, or UTF-8 where they are no canonical modified UTF-7.  A message that the uidlist
-doesn't have comes behind the others, in the order of the names, with uids from the next one on, as Dovecot
-does it.  Its guid is then its base, as in Dovecot.
+Names are modified UTF-7, or UTF-8 where they are no canonical modified UTF-7.  Messages that are not in the
+uidlist follow the others, in the order of their names, with uids from the next uid on, as in Dovecot.  The
+guid of such a message is its base, as in Dovecot.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _OWN = frozenset(("cur", "new", "tmp"))
 
 
 class _Row(NamedTuple):
-    """A message file: *name* in ``cur/`` or ``new/``.  ``guid``: None: its base."""
+    """A message file: *name* in ``cur/`` or ``new/``.  ``guid``: None: it is the base."""
 
     uid: int
     directory: str
@@ -61,7 +61,7 @@ class _Row(NamedTuple):
 
 @dataclass(slots=True)
 class MaildirMailbox:
-    """One Maildir; see :class:`~dboxfs.tools.importing.source.SourceMailbox`."""
+    """One Maildir, a :class:`~dboxfs.tools.importing.source.SourceMailbox`."""
 
     path: str
     parts: tuple[str, ...]
@@ -121,7 +121,7 @@ class MaildirMailbox:
                 continue
 
     def messages(self) -> AsyncGenerator[list[Arrival], None]:
-        """See the protocol."""
+        """The messages, a chunk at a time, ascending by uid; after :meth:`look`."""
         return in_chunks(self._rows, self._read)
 
     def _read(self, row: _Row) -> Arrival:
@@ -147,7 +147,7 @@ class MaildirMailbox:
         )  # fmt: skip
 
     def _again(self, row: _Row) -> tuple[str, bytes]:
-        """Where the message is now: a change of its flags renames it, a reader moves it to ``cur/``.
+        """The message's present path and name: mail programs rename it for flags, and move it to ``cur/``.
 
         :raises FileNotFoundError: it is gone.
         """
@@ -158,12 +158,12 @@ class MaildirMailbox:
         raise FileNotFoundError(2, "it has vanished meanwhile", self.path)
 
     def bounds(self) -> Identity:
-        """See the protocol."""
+        """The mailbox's identity."""
         return self._identity
 
 
 def _began(name: bytes) -> int:
-    """The number that a name begins with: when the message came."""
+    """The number at the beginning of a name: the time when the message came."""
     found = _DIGITS.match(name)
     return int(found[0]) if found else 0
 
@@ -209,7 +209,7 @@ def _directories(path: str) -> list[str]:
 
 
 def inbox(parts: tuple[str, ...]) -> tuple[str, ...]:
-    """INBOX is written in capitals in every store."""
+    """*parts* with ``INBOX`` in capitals, as every store has it."""
     return ("INBOX", *parts[1:]) if parts[0].upper() == "INBOX" else parts
 
 
@@ -225,9 +225,9 @@ def shown(part: str) -> str:
 def subscriptions(
     root: str, files: tuple[str, ...] = ("subscriptions",)
 ) -> tuple[frozenset[tuple[str, ...]] | None, list[str]]:
-    """What the root says is subscribed (None: nothing), and what was wrong with that.
+    """The subscriptions in the root (None: not known), and a line for each problem.
 
-    :param files: where Dovecot may have it.
+    :param files: names of the files in which Dovecot may have them.
     """
     try:
         for file in files:

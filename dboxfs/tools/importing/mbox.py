@@ -1,14 +1,14 @@
 """An mbox file, or a directory of them; see :mod:`dboxfs.tools.formats.mbox`.
 
-A file is read once from its beginning to its end, through a window; no list of its messages is made.  Where a
-message begins and ends is what Dovecot finds (checked against 2.3.19): ``Content-Length`` where it fits, else
-the next From_ line; the LF before that, or at the end of the file, is not the message's.
+A file is read once from its beginning to its end, through a window; no list of its messages is made.  A
+message begins and ends where Dovecot has it (checked against 2.3.19): ``Content-Length`` if it fits, else the
+next From_ line; the LF before that line, or at the end of the file, does not belong to the message.
 
-In a directory the names of files are those of mailboxes, and directories are their parents; Dovecot's
+In a directory the names of files are the names of mailboxes, and directories are their parents; Dovecot's
 ``DIRNAME=mBoX-MeSsAgEs`` and Thunderbird's ``Name.sbd`` directories are understood.
 
-The standard library's ``mailbox.mbox`` doesn't look at ``Content-Length``: it cuts a message at every line
-that begins with ``From ``, of which there are many in mail that Dovecot has stored.
+The standard library's ``mailbox.mbox`` ignores ``Content-Length``: it cuts a message at every line that
+begins with ``From ``, and mail that Dovecot has stored has many such lines.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from dboxfs.tools.importing.source import (
 )
 
 DIRNAME = "mBoX-MeSsAgEs"
-"""The file of messages in a directory that is a mailbox (Dovecot's ``DIRNAME=``, as its manual has it)."""
+"""The file with the messages of a mailbox that is a directory (Dovecot's ``DIRNAME=``, as in its manual)."""
 
 _NO_MAIL = (".", "dovecot.", "dovecot-")
 _READ_WINDOW = 1 << 20
@@ -78,7 +78,7 @@ class _Window:
         return parse_from_line(self.line(offset).rstrip(b"\n")) is not None
 
     def next_message(self, offset: int) -> int:
-        """Where the next message begins at a line from *offset* on; the size of the file: nowhere."""
+        """The offset of the next message behind *offset*; the size of the file: there is none."""
         pattern = b"\n" + FROM
         while offset < self.size:
             data = self.at(offset, _READ_WINDOW)
@@ -96,7 +96,7 @@ class _Window:
 
 @dataclass(slots=True)
 class MboxMailbox:
-    """One mbox; see :class:`~dboxfs.tools.importing.source.SourceMailbox`."""
+    """One mbox, a :class:`~dboxfs.tools.importing.source.SourceMailbox`."""
 
     path: str
     parts: tuple[str, ...]
@@ -105,7 +105,7 @@ class MboxMailbox:
     _highest: int = 0
 
     async def look(self) -> tuple[Identity, int | None]:
-        """Read the first message: it has the uidvalidity."""
+        """Read the header of the first message, which has the uidvalidity.  The number of messages: None."""
         await trio.to_thread.run_sync(self._look)
         return self.bounds(), None
 
@@ -121,7 +121,7 @@ class MboxMailbox:
             os.close(fd)
 
     async def messages(self) -> AsyncGenerator[list[Arrival], None]:
-        """See the protocol."""
+        """The messages, a chunk at a time, in the order of the file."""
         self._highest = 0
         offset: int | None = 0
         while offset is not None:
@@ -129,7 +129,7 @@ class MboxMailbox:
             yield found
 
     def _chunk(self, offset: int) -> tuple[list[Arrival], int | None]:
-        """The messages from *offset* on, a chunk of them; where the next one is, None: there is none."""
+        """A chunk of the messages from *offset* on, and the offset of the next one; None: there is none."""
         found: list[Arrival] = []
         size = 0
         fd = open_regular(self.path)
@@ -164,14 +164,14 @@ class MboxMailbox:
         return message, following
 
     def bounds(self) -> Identity:
-        """See the protocol.  A mailbox whose messages have no uids gets new ones, and a new uidvalidity."""
+        """The mailbox's identity.  If its messages have no uids, they get new ones, and a new uidvalidity."""
         if self._base is None:
             return Identity()
         return Identity(None, self._base[0], max(self._base[1], self._highest) + 1)
 
 
 def _headers(window: _Window, offset: int) -> tuple[bytes, Own, int]:
-    """The message's header with the empty line, what the mbox's own lines say, and where the body begins."""
+    """The message's header with the empty line, the facts in the mbox's own lines, and the body's offset."""
     own, kept = Own(), []
     offset += len(window.line(offset))
     folded = b""  # a line of the mbox's own, and those that continue it
@@ -195,7 +195,7 @@ def _headers(window: _Window, offset: int) -> tuple[bytes, Own, int]:
 
 
 def _extent(window: _Window, body: int, length: int | None) -> tuple[int, int, str]:
-    """Where a body ends, where the next message begins, and what is wrong with that."""
+    """The end of a body, the offset of the next message, and a line about a problem or an empty string."""
     if length is not None and body + length <= window.size:
         end = body + length
         rest = window.at(end, 2)
@@ -216,9 +216,9 @@ def _extent(window: _Window, body: int, length: int | None) -> tuple[int, int, s
 
 
 def is_mbox(path: str) -> bool:
-    """Whether a file begins like an mbox.  An empty one is no answer: False.
+    """Whether a file begins like an mbox.  An empty file: False.
 
-    :raises OSError: it can't be read.
+    :raises OSError: the file can't be read.
     """
     fd = open_regular(path)
     try:

@@ -1,7 +1,7 @@
-"""The names of files that a source has, given to the messages that came of them.
+"""Gives imported messages the names of their files in the source.
 
-A message whose file was called ``17.eml`` needs none: it is called so after its uid, whatever that is now.
-What an interrupted import has not named the next run names: a message that is there already is looked at too.
+A message whose file was called ``17.eml`` needs no name: its file is called after its new uid.  The next run
+gives the names that an interrupted import has not given yet, also to messages that the store has already.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NUMBERED = re.compile(rb"(?:uid-)*[0-9]+\.eml")
 
 
 def is_given(name: bytes) -> bool:
-    """Whether a program has given a file this name."""
+    """Whether *name* is one that a program chose: not ``<uid>.eml``, and not too long."""
     return not _NUMBERED.fullmatch(name) and len(name) <= LONGEST_NAME
 
 
@@ -32,7 +32,7 @@ class GivenNames:
         self._loaded = False
 
     async def give(self, folder: Folder, wanted: Mapping[int, bytes]) -> list[str]:
-        """Give names (by uid) to messages of a mailbox; a line for each that has another one now.
+        """Give names (by uid) to messages of a mailbox; returns a line for each whose name is taken.
 
         :raises OSError, DboxfsError: the files of names can't be read or written.
         """

@@ -1,9 +1,9 @@
-"""A store that is made for an import: it is there as a whole, or not at all.
+"""Makes a store for an import: after a crash it is there as a whole, or not at all.
 
 ::
 
     STORE/.dboxfs-new/     being made; the next run removes it and begins again
-    STORE/.dboxfs-made/    whole; the next run only moves what is left
+    STORE/.dboxfs-made/    whole; the next run only does the remaining renames
     STORE/mailboxes ...    renamed to here, mailboxes/ last
 """
 
@@ -25,7 +25,7 @@ MADE = ".dboxfs-made"
 
 
 async def is_begun(fs: FileSystem, root: str) -> bool:
-    """Whether there is nothing at *root*, or only what an interrupted :func:`make_store` has left."""
+    """Whether *root* is missing, empty, or holds only the rest of an interrupted :func:`make_store`."""
     try:
         names = {entry.name for entry in await fs.listdir(root)}
     except FileNotFoundError:
@@ -38,8 +38,8 @@ async def make_store(
 ) -> None:
     """Make an empty store, or finish making it.
 
-    :param permissions: of a root that has to be made; all that is in the store gets those of its root.
-    :raises StoreExists: there is something else.
+    :param permissions: of a root that has to be made; everything in the store gets those of its root.
+    :raises StoreExists: *root* holds something else.
     :raises NoSuchStore: the directory above is missing, or can't be written.
     """
     root = location.root

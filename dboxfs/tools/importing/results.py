@@ -1,4 +1,4 @@
-"""What an import tells: how far it is, and what it did."""
+"""Progress and result of an import."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class ImportProgress:
-    """How far an import is.  ``of``: None: nobody knows yet.  ``verifying``: it reads again."""
+    """The progress of an import.  ``of``: None: not known yet.  ``verifying``: it compares."""
 
     messages: int
     of: int | None
@@ -17,13 +17,13 @@ class ImportProgress:
 
 @dataclass(slots=True)
 class Imported:
-    """What an import did.
+    """The result of an import.  Numbers of messages, where nothing else is said.
 
-    ``messages``: saved by this run, ``copies`` of them without bytes of their own.  ``there``: that the store
-    had already, the same bytes.  ``renumbered``: of those saved, with another uid than in the source.
-    ``reguided``: with another guid.  ``failed``: a line for each that was left out; ``told``: for each that
-    was saved, or that differs, and is not as it should be; ``notes``: what else is worth a line.
-    ``verified``: messages that were compared; None: none were to be.
+    ``messages``: saved by this run; ``copies``: those of them without bytes of their own.  ``there``: already
+    in the store, with the same bytes.  ``renumbered``: saved with another uid than in the source.
+    ``reguided``: saved with another guid.  ``failed``: a line for each message or mailbox that was left out;
+    ``told``: a line for each message that has a problem or differs; ``notes``: other lines for the user.
+    ``verified``: compared; None: no comparison was asked for.
     """
 
     mailboxes: int = 0

@@ -1,10 +1,10 @@
-"""What a source gives: mailboxes, and in each its messages, in the order of their uids.
+"""The protocol of a source: mailboxes, and the messages of each in the order of their uids.
 
-A source is a tree of plain files that nobody trusts: it is read with ordinary system calls in a worker
-thread, a chunk of messages at a time.  Small texts come with their message; a larger one is read piece by
-piece while it is saved (:class:`FileText`).  Memory: the names of one mailbox's messages, and one chunk.
+A source is an untrusted tree of plain files: it is read with ordinary system calls in a worker thread, a
+chunk of messages at a time.  Small texts come with their message; a larger one is read piece by piece while
+it is saved (:class:`FileText`).  Memory: the names of one mailbox's messages, and one chunk.
 
-A message that can't be read is :class:`NoArrival` and doesn't stop the others.
+A message that can't be read becomes a :class:`NoArrival` and doesn't stop the others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dboxfs.errors import DboxfsError
 R = TypeVar("R")
 
 READ_WHOLE = 256 << 10
-"""Bytes up to which a text comes with its message."""
+"""Largest text, in bytes, that comes with its message."""
 
 MESSAGES_AT_ONCE = 64
 """Messages that are read in one step."""
@@ -42,9 +42,9 @@ class FileText:
         return len(self.prefix) + self.length
 
     async def read(self, size: int, offset: int) -> bytes:
-        """Up to *size* bytes; fewer: the file became shorter.
+        """Up to *size* bytes; fewer before the end: the file became shorter.
 
-        :raises OSError: it can't be read any more.
+        :raises OSError: the file can't be read any more.
         """
         head = self.prefix[offset : offset + size]
         start = max(offset - len(self.prefix), 0)
@@ -66,11 +66,12 @@ class FileText:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A message.  What its source doesn't know is None.
+    """A message.  None: the source doesn't know the value.
 
-    ``where``: for people.  ``text``: bytes, if it is small.  ``guid``: as its metadata line shall have it.
-    ``received``, ``saved``: seconds since the epoch.  ``flags``: bits as in an index.  ``name``: of its file,
-    as a mount shall show it.  ``doubt``: what is wrong with it, though it can be saved; one line.
+    ``where``: its place, for messages to the user.  ``text``: bytes, if it is small.  ``guid``: as its
+    metadata line shall have it.  ``received``, ``saved``: seconds since the epoch.  ``flags``: bits as in an
+    index.  ``name``: of its file, as a mount shall show it.  ``doubt``: a problem in spite of which the
+    message can be saved, one line.
     """
 
     where: str
@@ -94,7 +95,7 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class NoArrival:
-    """A message that can't be read, or a file that is none; why: one line."""
+    """A message that can't be read, or a file that is no message.  ``reason``: one line."""
 
     where: str
     reason: str
@@ -105,7 +106,7 @@ Arrival = Incoming | NoArrival
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a mailbox is to IMAP clients.  ``guid``: 16 bytes; None, 0: unknown.  ``next_uid``: 0: unknown."""
+    """A mailbox's identity for IMAP clients.  ``guid``: 16 bytes.  None and 0: unknown."""
 
     guid: bytes | None = None
     uid_validity: int = 0
@@ -113,7 +114,7 @@ class Identity:
 
 
 class SourceMailbox(Protocol):
-    """One mailbox.  ``parts``: its name as a mount shows it.  ``notes``: what was odd, a line each."""
+    """One mailbox.  ``parts``: its name as a mount shows it.  ``notes``: a line for each oddity."""
 
     @property
     def parts(self) -> tuple[str, ...]: ...
@@ -122,26 +123,28 @@ class SourceMailbox(Protocol):
     def notes(self) -> Sequence[str]: ...
 
     async def look(self) -> tuple[Identity, int | None]:
-        """Read what is known of the mailbox as a whole; gives that, and how many messages (None: unknown).
+        """Read the facts about the whole mailbox; returns its identity, and the number of messages (None:
+        unknown).
 
-        :raises OSError, DboxfsError: it can't be read at all.
+        :raises OSError, DboxfsError: the mailbox can't be read at all.
         """
 
     def messages(self) -> AsyncGenerator[list[Arrival], None]:
-        """The messages, a chunk at a time, ascending by uid; after :meth:`look`.  May be asked for again.
+        """The messages, a chunk at a time, ascending by uid; after :meth:`look`.  May be called again.
 
-        Whoever ends before the last one closes it.
+        A caller that stops before the last message closes the generator.
         """
 
     def bounds(self) -> Identity:
-        """The identity, ``next_uid`` exact, once all messages were given."""
+        """The identity; ``next_uid`` is exact after the last message."""
 
 
 @dataclass(frozen=True, slots=True)
 class MailSource:
-    """A whole source.  ``kind``: for people.  ``subscriptions``: names, as ``parts``; None: not known.
+    """A whole source.  ``kind``: its format, for the user.  ``subscriptions``: names as ``parts``; None: not
+    known.
 
-    ``single``: it is one mailbox, and has no name of its own.
+    ``single``: the source is one mailbox without a name.
     """
 
     kind: str
@@ -154,7 +157,7 @@ class MailSource:
 def open_regular(path: str) -> int:
     """Open a regular file for reading; never waits for a pipe.
 
-    :raises OSError: it can't be opened, or is something else.
+    :raises OSError: the file can't be opened, or is no regular file.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -177,9 +180,9 @@ def read_exactly(fd: int, size: int, offset: int) -> bytes:
 
 
 def read_small(path: str, limit: int = 64 << 20) -> bytes | None:
-    """What a small file holds; None: it is missing.
+    """The contents of a small file; None: it is missing.
 
-    :raises OSError: it can't be read, or has more than *limit* bytes.
+    :raises OSError: the file can't be read, or has more than *limit* bytes.
     """
     try:
         fd = open_regular(path)
@@ -205,7 +208,7 @@ def reason_of(exc: DboxfsError | OSError) -> str:
 
 
 async def in_chunks(rows: Sequence[R], read: Callable[[R], Arrival]) -> AsyncGenerator[list[Arrival], None]:
-    """What *read* gives for each of *rows*, a chunk in one step of a worker thread."""
+    """The results of *read* for each of *rows*, a chunk in one step of a worker thread."""
     for start in range(0, len(rows), MESSAGES_AT_ONCE):
         chunk = rows[start : start + MESSAGES_AT_ONCE]
         yield await trio.to_thread.run_sync(_read_all, chunk, read)

@@ -1,8 +1,8 @@
 """A tree that was copied out of a mount: a directory for each mailbox, a file for each message.
 
 With the ``user.dbox.*`` attributes everything is known; without them the received date is the file's mtime,
-and ``17.eml`` has uid 17.  Files without attributes count as messages if they are called so or begin like
-one.  Messages without a uid come behind the others, by date.  Names that begin with a dot are nobody's mail.
+and ``17.eml`` has uid 17.  A file without attributes counts as a message if its name ends in ``.eml`` or it
+begins like one.  Messages without a uid follow the others, by date.  Names that begin with a dot are skipped.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Row(NamedTuple):
 def attribute(target: str | int, name: str) -> bytes | None:
     """``user.dbox.<name>`` of a file or directory; None: it has none.
 
-    :raises OSError: it can't be read.
+    :raises OSError: the attribute can't be read.
     """
     try:
         return os.getxattr(target, PREFIX + name)
@@ -57,7 +57,7 @@ def attribute(target: str | int, name: str) -> bytes | None:
 
 @dataclass(slots=True)
 class TreeMailbox:
-    """One directory; see :class:`~dboxfs.tools.importing.source.SourceMailbox`."""
+    """One directory, a :class:`~dboxfs.tools.importing.source.SourceMailbox`."""
 
     path: str
     parts: tuple[str, ...]
@@ -84,7 +84,7 @@ class TreeMailbox:
                 uid = number(attribute(path, "uid"))
                 date = int(os.stat(path).st_mtime)
             except OSError:
-                uid, date = None, 0  # reading it will say what is wrong
+                uid, date = None, 0  # the later read of the message reports the error
             match = _NUMBERED.fullmatch(name)
             if uid is None and match is not None:
                 uid = number(match[1].encode("ascii"))
@@ -97,7 +97,7 @@ class TreeMailbox:
         self._identity = Identity(guid, number(attribute(self.path, "uidvalidity")) or 0, next_uid)
 
     def messages(self) -> AsyncGenerator[list[Arrival], None]:
-        """See the protocol."""
+        """The messages, a chunk at a time: by uid, those without one last."""
         return in_chunks(self._rows, self._read)
 
     def _read(self, row: _Row) -> Arrival:
@@ -133,7 +133,7 @@ class TreeMailbox:
         )
 
     def bounds(self) -> Identity:
-        """See the protocol."""
+        """The mailbox's identity."""
         return self._identity
 
 
@@ -185,7 +185,7 @@ def _has_messages(path: str) -> bool:
 
 
 def _is_message(path: str) -> bool:
-    """Whether a file is a copied message for sure."""
+    """Whether a file is certainly a copied message: its name ends in ``.eml``, or it has a uid."""
     if not os.path.isfile(path) or os.path.basename(path).startswith("."):
         return False
     return path.endswith(".eml") or attribute(path, "uid") is not None

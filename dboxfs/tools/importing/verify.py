@@ -1,6 +1,6 @@
-"""Comparing what was imported with its source, read again: every text byte for byte, and the attributes.
+"""Compares the imported messages with their source; both are read again: every text, and the attributes.
 
-Of a message that the store had before this run flags, keywords and dates may have changed there since: only
+If the store had a message before this run, its flags, keywords and dates may have changed there since: only
 its text is compared.
 """
 
@@ -30,9 +30,9 @@ async def compare(
     """A line for each difference.
 
     :param uids: of the messages in the store, in the order of the source; 0: it was left out.
-    :param saved: whether this run has saved it.
-    :param convert: line ends became LF.
-    :param count: told of each message that was compared: its bytes.
+    :param saved: for each message whether this run has saved it.
+    :param convert: the import has converted line ends to LF.
+    :param count: called for each message that was compared, with its bytes.
     """
     number, differing = 0, []
     async with aclosing(source.messages()) as chunks:
@@ -53,7 +53,7 @@ async def compare(
 async def _difference(
     found: Incoming | NoArrival, box: Mailbox, uid: int, *, attributes: bool, convert: bool
 ) -> str:
-    """What differs; empty: nothing."""
+    """The difference, in words; empty: none."""
     if isinstance(found, NoArrival):
         return f"can't be compared: {found.reason}"
     try:
