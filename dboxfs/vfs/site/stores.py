@@ -96,7 +96,7 @@ class Stores:
         self._host = host
         self._nursery = nursery
         self._limits = limits
-        self._open: dict[SiteUser, None] = {}
+        self._open: dict[SiteUser, OpenStore] = {}
         self._taken = 0
         self._freed = trio.Event()
         self._tidying = False
@@ -214,14 +214,14 @@ class Stores:
         started = False
         try:
             async with self._serving(user) as found:
-                user.store, user.closing, user.gone = found, trio.Event(), trio.Event()
+                user.store = found
                 user.used, user.opened = trio.current_time(), user.opened + 1
-                self._open[user] = None
+                self._open[user] = found
                 self.opened += 1
                 user.works()
                 started = True
                 task_status.started()
-                await user.closing.wait()
+                await found.closing.wait()
         except Exception as exc:
             if not started:
                 raise
@@ -232,7 +232,7 @@ class Stores:
                 self._open.pop(user, None)
                 self.closed += 1
                 self._give_place()
-                user.gone.set()
+                found.gone.set()
 
     @asynccontextmanager
     async def _serving(self, user: SiteUser) -> AsyncIterator[OpenStore]:
@@ -325,9 +325,10 @@ class Stores:
                 await self._end(user)
 
     async def _end(self, user: SiteUser) -> None:
-        user.store = None  # who comes from now on waits for the lock, and opens it again
-        user.closing.set()
-        await user.gone.wait()
+        found = self._open[user]
+        user.store = None  # a request that comes from now on waits for the lock, and opens it again
+        found.closing.set()
+        await found.gone.wait()
 
     async def close_all(self) -> None:
         """The mount ends: carry out what was answered already, in all stores."""

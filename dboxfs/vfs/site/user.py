@@ -20,7 +20,7 @@ import errno
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
@@ -44,10 +44,13 @@ class OpenStore:
     """A store that is open.
 
     :ivar unopened: answers READ and READDIR where the kernel opens nothing.
+    :ivar closing: the store shall close.  :ivar gone: it has closed.
     """
 
     served: Served
     unopened: Unopened | None
+    closing: trio.Event = field(default_factory=trio.Event)
+    gone: trio.Event = field(default_factory=trio.Event)
 
     @property
     def has_drafts(self) -> bool:
@@ -95,8 +98,6 @@ class SiteUser:
         self.seconds = 0.0
         self.opened = 0
         self.logs: dict[int, int] = {}
-        self.closing = trio.Event()
-        self.gone = trio.Event()
         self.turn = trio.Lock()
         self.first_entered: Callable[[SiteUser], None] | None = None
         self._open_store = open_store
