@@ -249,7 +249,7 @@ def parse_options(
     if writable and found[_Goes.MOUNT].get("opens") is Opens.NONE:
         raise UsageError("-o open=none: only for read-only mounts; leave it out, or rw")
     _check_metrics(found[_Goes.MOUNT].get("metrics"), found[_Goes.STORE])
-    _check_view(found[_Goes.VIEW], found[_Goes.MOUNT], restores="restore" in found[_Goes.VERSION])
+    _check_view(found[_Goes.VIEW], restores="restore" in found[_Goes.VERSION])
     if "namespaces" in found[_Goes.STORE]:
         _check_namespaces(found[_Goes.VIEW], found[_Goes.MOUNT], restores="restore" in found[_Goes.VERSION])
     mount = MountOptions(
@@ -274,7 +274,7 @@ def _check_metrics(address: Address | None, store: Mapping[str, Any]) -> None:
         )
 
 
-def _check_view(view: Mapping[str, Any], mount: Mapping[str, Any], *, restores: bool) -> None:
+def _check_view(view: Mapping[str, Any], *, restores: bool) -> None:
     """
     :raises UsageError: an option that belongs to another view.
     """
@@ -286,8 +286,6 @@ def _check_view(view: Mapping[str, Any], mount: Mapping[str, Any], *, restores: 
         return
     if restores:
         raise UsageError("-o restore: puts back what the default view shows; leave view out")
-    if mount.get("opens") is Opens.NONE:
-        raise UsageError("-o open=none: only with the default view; leave it out, or view")
 
 
 def _check_namespaces(view: Mapping[str, Any], mount: Mapping[str, Any], *, restores: bool) -> None:

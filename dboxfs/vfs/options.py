@@ -144,7 +144,7 @@ def wants_no_open(options: MountOptions, kind: Kind | None) -> bool:
 
     :param kind: None: there may be stores of both kinds.
     """
-    if options.write is not None or options.view.view is not View.EML:
+    if options.write is not None:
         return False
     return options.opens is Opens.NONE or (options.opens is Opens.AUTO and kind is Kind.MDBOX)
 

@@ -26,7 +26,7 @@ from dboxfs.vfs.host import Host, Pages, Spawn
 from dboxfs.vfs.listing import OpenDirectory
 from dboxfs.vfs.options import MountOptions, View
 from dboxfs.vfs.readonly import ReadOnlyVfs
-from dboxfs.vfs.unopened import Unopened
+from dboxfs.vfs.unopened import Unopened, UnopenedView
 from dboxfs.vfs.views.told_names import ViewKernel
 from dboxfs.vfs.views.views import shown
 from dboxfs.vfs.writable import WritableVfs
@@ -117,17 +117,22 @@ class Served:
     """A store that is served.
 
     :ivar top: answers the requests.  :ivar writes: those that write; None: the store is read-only.
-    :ivar vfs: the file system below the view.
+    :ivar vfs: the file system below the view.  :ivar view: that is to be read; None: there is none.
     """
 
     vfs: ReadOnlyVfs | WritableVfs
     top: ReadableFileSystem
     writes: WritableFileSystem | None
+    view: UnopenedView | None = None
 
     @property
     def reading(self) -> ReadOnlyVfs:
         """The part that reads."""
         return self.vfs.reading if isinstance(self.vfs, WritableVfs) else self.vfs
+
+    def unopen(self, pages: Pages) -> Unopened:
+        """The kernel opens nothing."""
+        return Unopened(self.reading, pages, self.view)
 
     def begin(self, spawn: Spawn, mount: Mount | None) -> None:
         """Begin what goes on beside the requests as long as the store is served."""
@@ -199,7 +204,7 @@ class _ServingOne:
 
     def unopen(self, pages: Pages, stats: Callable[[], Mapping[str, object]]) -> UnopenedRequests:
         self.served.reading.report.more.append(stats)
-        return Unopened(self.served.reading, pages)
+        return self.served.unopen(pages)
 
     def released(self, directory: OpenDirectory) -> None:
         """It keeps nothing open."""
@@ -232,8 +237,8 @@ async def serve(store: Store, options: MountOptions, host: Host) -> Served:
     vfs = await _file_system(store, options, replace(host, kernel=kernel), names)
     if not isinstance(kernel, ViewKernel):
         return Served(vfs, vfs, vfs if isinstance(vfs, WritableVfs) else None)
-    top, writes = shown(vfs, options.view, kernel, names)
-    return Served(vfs, top, writes)
+    view, writes = shown(vfs, options.view, kernel, names)
+    return Served(vfs, view if writes is None else writes, writes, view)
 
 
 async def _file_system(

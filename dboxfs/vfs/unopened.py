@@ -24,6 +24,7 @@ from __future__ import annotations
 import errno
 from collections import OrderedDict
 from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -86,15 +87,51 @@ class _Kept:
             self.body.close()
 
 
+class ListedDirectories(Protocol):
+    """The directories of what is mounted."""
+
+    async def opendir(self, inode: int) -> OpenDirectory: ...
+
+    def listing_changes(self, inode: int) -> int:
+        """How often the entries of a directory have changed."""
+
+    def mailbox_folder(self, inode: int) -> Folder | None:
+        """The mailbox that a directory is, or is one of; None: none, or it is gone."""
+
+
+class UnopenedView(ListedDirectories, Protocol):
+    """A view whose files and directories are never opened."""
+
+    def content(self, inode: int) -> bytes | None:
+        """What a file says that the view makes; None: it makes none of this number."""
+
+    def unopen(self) -> None:
+        """Nothing is opened from now on."""
+
+
+class _PlainDirectories:
+    """The directories where no view is."""
+
+    def __init__(self, vfs: ReadOnlyVfs) -> None:
+        self.opendir = vfs.opendir
+        self.listing_changes = vfs.listing_changes
+        self.mailbox_folder = vfs.inodes.folder
+
+
 class Unopened:
     """Answers READ and READDIR of files and directories that were never opened.
 
     :param vfs: answers everything that is no READ of a file or a directory.
     :param pages: the kernel's page cache.
+    :param view: around *vfs*; None: no view is mounted.
     """
 
-    def __init__(self, vfs: ReadOnlyVfs, pages: Pages) -> None:
+    def __init__(self, vfs: ReadOnlyVfs, pages: Pages, view: UnopenedView | None = None) -> None:
         self._vfs = vfs
+        self._view = view
+        self._shown: ListedDirectories = view if view is not None else _PlainDirectories(vfs)
+        if view is not None:
+            view.unopen()
         self._pages = pages
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
         self._listings: OrderedDict[int, tuple[OpenDirectory, int]] = OrderedDict()
@@ -117,6 +154,9 @@ class Unopened:
         """
         if self._vfs.inodes.node(inode).is_control:
             return self._vfs.control.read(inode, size, offset)
+        content = self._view.content(inode) if self._view is not None else None
+        if content is not None:
+            return content[offset : offset + size]
         tree = self._vfs.tree(inode)
         if tree is not None and not is_deleted(inode):
             return await (await tree.open(inode)).read(size, offset)
@@ -248,17 +288,18 @@ class Unopened:
         :raises Refused: ENOENT: it is gone.
         """
         number, place = offset >> _SHIFT, offset & ((1 << _SHIFT) - 1)
-        vfs, changed = self._vfs, self._vfs.listing_changes(inode)
+        vfs, shown = self._vfs, self._shown
+        changed = shown.listing_changes(inode)
         directory, since = self._listings.get(number, (None, 0)) if place else (None, 0)
         if directory is None:
             self._numbers = number = self._numbers % (1 << 22) + 1
-            directory, since = await vfs.opendir(inode), changed
+            directory, since = await shown.opendir(inode), changed
             self._listings[number] = directory, since
             if len(self._listings) > LISTINGS:
                 self._listings.popitem(last=False)
         else:
             self._listings.move_to_end(number)
-        folder = vfs.inodes.folder(inode)
+        folder = shown.mailbox_folder(inode)
         unwatched = is_in_control_tree(inode) or (folder is not None and not vfs.store.is_watched(folder))
         if changed != since or unwatched:
             vfs.host.kernel.listing(inode)

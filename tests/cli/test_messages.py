@@ -61,11 +61,6 @@ MISTAKES = [
         "-o open=none: only for read-only mounts; leave it out, or rw",
     ),
     (
-        "mount -o view=maildir,open=none {mdbox} {tmp}/mnt",
-        2,
-        "-o open=none: only with the default view; leave it out, or view",
-    ),
-    (
         "mount -o restore,view=maildir {mdbox} {tmp}/mnt",
         2,
         "-o restore: puts back what the default view shows; leave view out",

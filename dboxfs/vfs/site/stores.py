@@ -279,7 +279,7 @@ class Stores:
     def _unopened(self, served: Served, user: SiteUser) -> Unopened | None:
         if self.pages is None:
             return None
-        return Unopened(served.reading, UserPages(self.pages, user.numbers))
+        return served.unopen(UserPages(self.pages, user.numbers))
 
     async def locate(self, user: SiteUser) -> Location:
         """Where the user's store is; on a thread, which is left to itself if it hangs."""

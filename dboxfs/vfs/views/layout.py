@@ -62,6 +62,11 @@ class Layout:
 
     # -- what a directory is -------------------------------------------------------------------
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether the directories of all mailboxes are in the root."""
+        return self._flat
+
     def maildir(self, folder: Folder) -> Folder | None:
         """The mailbox whose ``cur/``, ``new/`` and ``tmp/`` are in the directory of *folder*; None: none."""
         if self._flat and folder.parent is None:

@@ -9,16 +9,16 @@ Concurrency: one reader at a time, as the kernel has it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import Protocol
 
 import numpy as np
 
 from dboxfs.errors import DboxfsError
-from dboxfs.store import Folder
-from dboxfs.store.attrs import Uids
-from dboxfs.vfs.attrs import SHORT, Attrs
+from dboxfs.store import KNOWN, Folder, Mailbox, change_time
+from dboxfs.store.attrs import DAMAGED, Uids
+from dboxfs.vfs.attrs import NS, SHORT, Attrs
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.listing import ListingRow
 from dboxfs.vfs.readonly import ReadOnlyVfs
@@ -26,6 +26,8 @@ from dboxfs.vfs.views.layout import Layout
 from dboxfs.vfs.views.letters import SEEN
 from dboxfs.vfs.views.maildir_names import MaildirNames, Name
 from dboxfs.vfs.views.places import DIRECTORIES, KEYWORDS_NAME, MaildirPlace, Sub
+
+_WINDOW = 128
 
 Entry = tuple[bytes, Attrs]
 
@@ -172,25 +174,40 @@ class MessageDirectory:
 
     def messages(self, start: int) -> Iterator[ListingRow]:
         """The messages from offset *start* on, under the names that they have now."""
-        view = self._view
+        view, after = self._view, len(self._above)
         try:
             folder = self.folder
         except DboxfsError:
             return
-        box, after = folder.mailbox, len(self._above)
-        if box is None:
-            return
-        written: Mapping[int, int] = view.reading.open_files.written
-        for position in range(max(start - after, 0), len(self._uids)):
-            uid = int(self._uids[position])
-            name, facts = view.names.now(folder, uid), box.facts.get(uid)
-            if name is None or facts is None or name.sub is not self.place.sub:
-                continue
-            facts = box.changed(facts, uid)
-            inode = self.place.folder | uid
-            timeout = SHORT if facts.damaged else 0.0 if not facts.known or inode in written else None
-            if self._may_tell:
-                view.tell(folder, uid, name)
-            size = view.reading.attributes.damaged_size(facts.size) if facts.damaged else facts.size
-            changed = facts.saved * 1_000_000_000 + facts.nanoseconds
-            yield ListingRow(position + after + 1, name.name, inode, size, facts.received, changed, timeout)
+        written: Collection[int] = view.reading.open_files.written
+        for first in range(max(start - after, 0), len(self._uids), _WINDOW):
+            box = folder.mailbox
+            if box is None or box.state is None:
+                return
+            for position, uid, name, state, size, received, changed_ns in self._window(folder, box, first):
+                damaged, inode = state & DAMAGED, self.place.folder | uid
+                timeout = SHORT if damaged else 0.0 if not state or inode in written else None
+                if self._may_tell:
+                    view.tell(folder, uid, name)
+                if damaged:
+                    size = view.reading.attributes.damaged_size(size)
+                yield ListingRow(position + after + 1, name.name, inode, size, received, changed_ns, timeout)
+
+    def _window(
+        self, folder: Folder, box: Mailbox, first: int
+    ) -> Iterator[tuple[int, int, Name, int, int, int, int]]:
+        """Messages from number *first* on: (position, uid, name, state, size, received, changed_ns)."""
+        uids, table = self._uids[first : first + _WINDOW], box.facts
+        at = np.minimum(table.uids.searchsorted(uids), max(len(table) - 1, 0))
+        there = table.uids[at] == uids if len(table) else np.zeros(len(uids), bool)
+        positions, uids, facts = np.flatnonzero(there) + first, uids[there], table.columns(at[there])
+        sizes = np.where(facts.state == KNOWN, facts.size.astype(np.int64), -1).tolist()
+        changed = change_time.of_messages(box.state, uids)
+        columns = (positions, uids, facts.state, facts.size, facts.received, facts.saved)
+        rows = zip(
+            *(column.tolist() for column in columns), changed, self._view.names.of_many(folder, uids, sizes),
+            strict=True,
+        )  # fmt: skip
+        for position, uid, state, size, received, saved, nanoseconds, name in rows:
+            if name is not None and name.sub is self.place.sub:
+                yield position, uid, name, state, size, received, saved * NS + nanoseconds

@@ -42,8 +42,9 @@ from dboxfs.vfs.views.layout import Layout
 from dboxfs.vfs.views.letters import keywords_file
 from dboxfs.vfs.views.listing import Entry, MailboxDirectory, MessageDirectory
 from dboxfs.vfs.views.maildir_names import MaildirNames, Name
-from dboxfs.vfs.views.places import DIRECTORIES, KEYWORDS_NAME, MaildirPlace, Sub, place_of
+from dboxfs.vfs.views.places import DIRECTORIES, KEYWORDS_NAME, MaildirPlace, Sub, is_content, place_of
 from dboxfs.vfs.views.told_names import ToldNames, ViewKernel
+from dboxfs.vfs.views.without_open import WithoutOpen, is_of_view
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
 
@@ -65,6 +66,7 @@ class MaildirView:
     :ivar more: gives what programs keep in a directory of a mailbox.
     :ivar temporaries: gives the files of ``tmp/`` that are being delivered.
     :ivar hides: whether ``cur/``, ``new/`` or ``tmp/`` of a mailbox that a program makes was not made yet.
+    :ivar without_open: what is added where the kernel opens nothing.
     """
 
     def __init__(
@@ -83,12 +85,13 @@ class MaildirView:
         self._name_reader = name_reader
         self._told = ToldNames()
         self._moving: set[tuple[int, int]] = set()
+        self.without_open = WithoutOpen(reading, kernel)
         self.temporaries: Callable[[MaildirPlace], Awaitable[Sequence[Entry]]] = _no_temporaries
         self.hides: Callable[[MaildirPlace], bool] = lambda _: False
         self.more: Callable[[int], Awaitable[Sequence[Entry]]] = _nothing_more
         kernel.view = self
         reading.report.view = "maildir"
-        reading.store.listen(Listener(self._messages_changed, self._folder_gone, lambda _: None))
+        reading.store.listen(Listener(self._messages_changed, self._folder_gone, self._folder_new))
 
     # -- what the kernel is told ---------------------------------------------------------------
 
@@ -118,6 +121,8 @@ class MaildirView:
             self.take_back(folder, known)
         elif known:
             self.take_back(folder, [*delta.updated.tolist(), *delta.expunged.tolist()])
+        if len(delta.updated):
+            self.without_open.names_changed(inode)
 
     def take_back(self, folder: Folder, uids: Iterable[int]) -> None:
         """Tell the kernel of names of messages that it remembers and that are others by now."""
@@ -161,6 +166,11 @@ class MaildirView:
 
     def _folder_gone(self, folder: Folder) -> None:
         self._told.forget(self.reading.inodes.of(folder))
+        self._folder_new(folder)
+
+    def _folder_new(self, folder: Folder) -> None:
+        if self.layout.is_flat:  # every mailbox is in the root
+            self.without_open.names_changed(ROOT)
 
     def is_beside(self, inode: int) -> bool:
         """Whether it is the control directory, or in it: the same in each view."""
@@ -244,6 +254,8 @@ class MaildirView:
         """The attributes of *inode*."""
         place = place_of(inode)
         if place is None:
+            if is_content(inode):
+                return self.without_open.attributes(inode)
             node = self.reading.inodes.node(inode)
             attrs = await self._inner.getattr(inode, pid)
             return attrs if node.uid or node.folder is None else self._with_own(node.folder, attrs)
@@ -296,7 +308,7 @@ class MaildirView:
         attrs = self.reading.attributes.control_file(place.inode, len(content))
         attrs.modified_ns = attrs.changed_ns = self.directory_now(place).modified_ns
         attrs.entry_timeout = attrs.attr_timeout = SHORT
-        return attrs
+        return self.without_open.shown(place, content, attrs)
 
     def _keywords_of(self, box: Mailbox | None) -> bytes:
         state = box.state if box is not None else None
@@ -333,17 +345,38 @@ class MaildirView:
         content = self._keywords_of(self.folder(place).mailbox)
         return Opened(OpenControlFile(content), direct_io=True, keep_cache=False)
 
+    # -- where nothing is opened ---------------------------------------------------------------
+
+    def unopen(self) -> None:
+        """Nothing is opened from now on."""
+        self.without_open.is_on = True
+
+    def content(self, inode: int) -> bytes | None:
+        """What a file says that the view makes; None: it makes none of this number.
+
+        :raises Refused: ESTALE: it said so too long ago.
+        """
+        return self.without_open.read(inode) if is_content(inode) else None
+
+    def listing_changes(self, inode: int) -> int:
+        """How often the entries of a directory have changed."""
+        return self.without_open.listing_changes(inode)
+
+    def mailbox_folder(self, inode: int) -> Folder | None:
+        """The mailbox that a directory is, or is one of; None: none, or it is gone."""
+        return self.without_open.folder(inode)
+
     # -- the rest is about inodes --------------------------------------------------------------
 
     async def getxattr(self, inode: int, name: bytes) -> bytes:
         """The value of an extended attribute; ``cur/``, ``new/`` and ``tmp/`` have none."""
-        if place_of(inode) is not None:
+        if is_of_view(inode):
             raise Refused(errno.ENODATA if name.startswith(b"user.") else errno.EOPNOTSUPP)
         return await self._inner.getxattr(inode, name)
 
     async def listxattr(self, inode: int) -> Sequence[bytes]:
         """The names of the extended attributes."""
-        return [] if place_of(inode) is not None else await self._inner.listxattr(inode)
+        return [] if is_of_view(inode) else await self._inner.listxattr(inode)
 
     async def statfs(self) -> os.statvfs_result:
         """That of the file system that the store lies on."""

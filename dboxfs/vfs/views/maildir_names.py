@@ -21,11 +21,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
+
 from dboxfs.errors import NoSuchMessage
 from dboxfs.store import Folder, Mailbox
+from dboxfs.store.attrs import Uids
 from dboxfs.store.names.codec import LONGEST_NAME
 from dboxfs.store.names.of_mailbox import number_of
 from dboxfs.vfs.names import Names
@@ -34,6 +39,11 @@ from dboxfs.vfs.views.places import Sub
 
 LONGEST_BASE = LONGEST_NAME - len(INFO) - 32
 """Bytes of a base: every letter has room behind it."""
+
+KEPT_MAILBOXES = 16
+"""Mailboxes whose written names are kept at hand until they change."""
+
+_INFO_OF = tuple(INFO + letters_of(Marks(bits), ()).encode("ascii") for bits in range(FLAG_MASK + 1))
 
 _OWN = re.compile(rb"([0-9]{1,10})\.U([1-9][0-9]{0,9})F([0-9a-f]{7})\.dboxfs(?:,S=[0-9]+)?\+*")
 
@@ -65,11 +75,20 @@ def can_be_base(base: bytes) -> bool:
     return bool(base) and len(base) <= LONGEST_BASE and not base.startswith(b".") and INFO not in base
 
 
+class _WrittenNames(NamedTuple):
+    """The written names of a mailbox that are no ``<uid>.eml``; another *key*: they may be others."""
+
+    key: object
+    by_uid: Mapping[int, bytes]
+    bases: Collection[bytes]
+
+
 class MaildirNames:
     """Finds messages by their Maildir name, and the names by message."""
 
     def __init__(self, names: Names) -> None:
         self._names = names
+        self._written: OrderedDict[str, _WrittenNames] = OrderedDict()
 
     # -- by message ----------------------------------------------------------------------------
 
@@ -149,6 +168,41 @@ class MaildirNames:
         if marks.flags & SEEN or in_cur or (letters and chosen is None):
             return Name(Sub.CUR, base + INFO + letters.encode("ascii"))
         return Name(Sub.NEW, base + INFO + letters.encode("ascii") if letters else base)
+
+    def of_many(self, folder: Folder, uids: Uids, sizes: Sequence[int]) -> Iterator[Name | None]:
+        """What :meth:`now` gives for each of *uids*, all in the mailbox, with little effort.
+
+        :param sizes: bytes of each; negative: not known, or damaged.
+        """
+        box = folder.mailbox
+        assert box is not None
+        assert box.state is not None
+        rows = box.state.rows_of(uids)
+        odd = rows < 0
+        for word in box.state.keyword_names():
+            odd |= box.state.with_keyword(np.maximum(rows, 0), word)
+        flags = (box.state.flags[np.maximum(rows, 0)] & FLAG_MASK).tolist()
+        written, hidden = self._written_names(folder), self._names.hidden(folder)
+        before, behind = b"%d.U" % box.uid_validity, b"F%s.dboxfs" % _tag(folder.identity)
+        for uid, size, bits, is_odd in zip(uids.tolist(), sizes, flags, odd.tolist(), strict=True):
+            base = b"%b%d%b,S=%d" % (before, uid, behind, size)
+            if is_odd or size < 0 or uid in written.by_uid or uid in hidden or base in written.bases:
+                yield self.now(folder, uid)
+            elif bits:
+                yield Name(Sub.CUR, base + _INFO_OF[bits])
+            else:
+                yield Name(Sub.NEW, base)
+
+    def _written_names(self, folder: Folder) -> _WrittenNames:
+        key = self._names.written.version(folder), tuple(folder.children)
+        known = self._written.get(folder.name)
+        if known is None or known.key != key:
+            by_uid = dict(self._names.written.unusual(folder))
+            known = _WrittenNames(key, by_uid, {name.removesuffix(INFO) for name in by_uid.values()})
+            self._written[folder.name] = known
+            if len(self._written) > KEPT_MAILBOXES:
+                self._written.popitem(last=False)
+        return known
 
     async def full(self, folder: Folder, uid: int) -> Name | None:
         """The name of a message, with its size looked up; None: it is gone, or hidden.

@@ -31,8 +31,9 @@ from dboxfs.vfs.views.listing import Entry
 from dboxfs.vfs.views.mh_names import MhName, MhNames, name_of
 from dboxfs.vfs.views.mh_sequences import NAME
 from dboxfs.vfs.views.mh_shown import SequencesShown, ShownSequences
-from dboxfs.vfs.views.places import MaildirPlace, Sub, place_of
+from dboxfs.vfs.views.places import MaildirPlace, Sub, is_content, place_of
 from dboxfs.vfs.views.told_names import ViewKernel
+from dboxfs.vfs.views.without_open import WithoutOpen, is_of_view
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
 
@@ -82,6 +83,7 @@ class MhView:
     :param inner: answers what is about inodes: *reading*, or the writable file system around it.
     :ivar more: gives what programs keep in the directory of a mailbox.
     :ivar hides: whether ``.mh_sequences`` of a mailbox is out of sight.
+    :ivar without_open: what is added where the kernel opens nothing.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class MhView:
         self.layout = layout
         self.names = MhNames(reading.names, reading.inodes)
         self.shown = ShownSequences(reading.store, self.names)
+        self.without_open = WithoutOpen(reading, kernel)
         self._inner = inner
         self._kernel = kernel
         self.hides: Callable[[int], bool] = lambda _: False
@@ -118,8 +121,11 @@ class MhView:
 
     def _messages_changed(self, folder: Folder, delta: Delta) -> None:
         inode = self.reading.inodes.of(folder)
-        for name in self.names.differing(folder) | {b"%d" % uid for uid in delta.expunged.tolist()}:
+        differing = self.names.differing(folder)
+        for name in differing | {b"%d" % uid for uid in delta.expunged.tolist()}:
             self._kernel.shown_entry(inode, name)
+        if differing:
+            self.without_open.names_changed(inode)
 
     def is_beside(self, inode: int) -> bool:
         """Whether it is the control directory, or in it: the same in each view."""
@@ -173,6 +179,8 @@ class MhView:
     async def getattr(self, inode: int, pid: int = 0) -> Attrs:
         """The attributes of *inode*."""
         place = place_of(inode)
+        if is_content(inode):
+            return self.without_open.attributes(inode)
         if place is None:
             return await self._inner.getattr(inode, pid)
         return await self.reading.folders.steady(place.folder, self.sequences)
@@ -189,7 +197,7 @@ class MhView:
         attrs.inode, attrs.size = place.inode, len(shown.content)
         attrs.modified_ns = attrs.changed_ns = shown.changed_ns
         attrs.entry_timeout = attrs.attr_timeout = 0.0
-        return attrs
+        return self.without_open.shown(place, shown.content, attrs)
 
     # -- directories and files -----------------------------------------------------------------
 
@@ -215,17 +223,38 @@ class MhView:
         shown = await self.shown.show(folder)
         return Opened(OpenSequences(shown.content, lambda: None), direct_io=True, keep_cache=False)
 
+    # -- where nothing is opened ---------------------------------------------------------------
+
+    def unopen(self) -> None:
+        """Nothing is opened from now on."""
+        self.without_open.is_on = True
+
+    def content(self, inode: int) -> bytes | None:
+        """What a file says that the view makes; None: it makes none of this number.
+
+        :raises Refused: ESTALE: it said so too long ago.
+        """
+        return self.without_open.read(inode) if is_content(inode) else None
+
+    def listing_changes(self, inode: int) -> int:
+        """How often the entries of a directory have changed."""
+        return self.without_open.listing_changes(inode)
+
+    def mailbox_folder(self, inode: int) -> Folder | None:
+        """The mailbox that a directory is, or is one of; None: none, or it is gone."""
+        return self.without_open.folder(inode)
+
     # -- the rest is about inodes --------------------------------------------------------------
 
     async def getxattr(self, inode: int, name: bytes) -> bytes:
         """The value of an extended attribute; ``.mh_sequences`` has none."""
-        if place_of(inode) is not None:
+        if is_of_view(inode):
             raise Refused(errno.ENODATA if name.startswith(b"user.") else errno.EOPNOTSUPP)
         return await self._inner.getxattr(inode, name)
 
     async def listxattr(self, inode: int) -> Sequence[bytes]:
         """The names of the extended attributes."""
-        return [] if place_of(inode) is not None else await self._inner.listxattr(inode)
+        return [] if is_of_view(inode) else await self._inner.listxattr(inode)
 
     async def statfs(self) -> os.statvfs_result:
         """That of the file system that the store lies on."""

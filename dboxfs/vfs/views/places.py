@@ -4,6 +4,7 @@
 
     63 ... 60 | 36 | 35 ... 34 | 33 ......... 3 | 2 ... 0
     1 1 0 1   | 0  | 0         | folder number  | Sub    a directory or file that a mailbox has in this view
+    1 1 0 1   | 0  | 1 1       | number                 what such a file said, where nothing is opened
     1 1 0 1   | 1  | number                              a file or directory that a program keeps beside mail
 
 :mod:`dboxfs.vfs.node` has the others.
@@ -22,6 +23,8 @@ FOREIGN = VIEW | _FOREIGN_BIT
 
 _KINDS = 0b1111 << 60
 _PLACES = _KINDS | 0b111 << 34
+_CONTENT = VIEW | 0b011 << 34
+_NUMBER_MASK = (1 << 34) - 1
 _SUB_BITS = 3
 _FOLDER_MASK = 0x7FFFFFFF
 
@@ -59,6 +62,16 @@ def place_of(inode: int) -> MaildirPlace | None:
         return None
     number = inode >> _SUB_BITS & _FOLDER_MASK
     return MaildirPlace(number << 32, Sub(inode & (1 << _SUB_BITS) - 1))
+
+
+def content_inode(number: int) -> int:
+    """The inode number of what a file said that a view makes."""
+    return _CONTENT | number & _NUMBER_MASK
+
+
+def is_content(inode: int) -> bool:
+    """Whether it is such a number."""
+    return inode & _PLACES == _CONTENT
 
 
 def is_foreign(inode: int) -> bool:

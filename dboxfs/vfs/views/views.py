@@ -63,8 +63,8 @@ def writable_mh_view(view: MhView, inner: WritableVfs, directory: str | None = N
 
 def shown(
     vfs: ReadOnlyVfs | WritableVfs, options: ViewOptions, kernel: ViewKernel, names: NameReader
-) -> tuple[ReadableFileSystem, WritableFileSystem | None]:
-    """What answers the kernel where a view was asked for: what is about reading, and what is about writing.
+) -> tuple[MaildirView | MhView, WritableFileSystem | None]:
+    """What answers the kernel where a view was asked for: reading, and all of it where it can be written.
 
     :param kernel: that *vfs* tells of its changes.  :param names: has read the written names.
     """
@@ -77,4 +77,4 @@ def shown(
     else:
         view = maildir_view(reading, vfs, options, kernel, names)
         written = writable_maildir_view(view, vfs) if isinstance(vfs, WritableVfs) else None
-    return (view if written is None else written), written
+    return view, written

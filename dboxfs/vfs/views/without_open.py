@@ -1,0 +1,118 @@
+"""What a read-only view adds where the kernel opens nothing (:mod:`dboxfs.vfs.unopened`).
+
+* **Files that the view makes** (``dovecot-keywords``, ``.mh_sequences``) change, and the kernel would mix
+  what it has of one content with the size of the next.  So each content has an inode number of its own, which
+  a LOOKUP gives; the kernel keeps neither the name nor the attributes.
+* **Listings.**  The kernel keeps them.  It is told of messages and mailboxes that come and go by
+  :mod:`dboxfs.vfs.following`; here, of names that change because flags do.
+
+Concurrency: nothing here awaits.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter, OrderedDict
+from dataclasses import replace
+from typing import NamedTuple
+
+from dboxfs.store import Folder
+from dboxfs.vfs.attrs import Attrs
+from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.readonly import ReadOnlyVfs
+from dboxfs.vfs.views.places import MaildirPlace, content_inode, is_content, place_of
+from dboxfs.vfs.views.told_names import ViewKernel
+
+KEPT_CONTENTS = 64
+"""Contents that can be read."""
+
+
+class _Content(NamedTuple):
+    """What a file said."""
+
+    place: MaildirPlace
+    data: bytes
+    attrs: Attrs
+
+
+class WithoutOpen:
+    """Contents of files that a view makes, and how often its listings changed.
+
+    :ivar is_on: the kernel opens nothing.
+    """
+
+    def __init__(self, reading: ReadOnlyVfs, kernel: ViewKernel) -> None:
+        self.is_on = False
+        self._reading = reading
+        self._kernel = kernel
+        self._contents: OrderedDict[int, _Content] = OrderedDict()
+        self._latest: dict[MaildirPlace, int] = {}
+        self._next = 1
+        self._changes: Counter[int] = Counter()
+
+    # -- files ---------------------------------------------------------------------------------
+
+    def shown(self, place: MaildirPlace, data: bytes, attrs: Attrs) -> Attrs:
+        """The attributes of a file that says *data* now: *attrs*, and a number of this content's own."""
+        if not self.is_on:
+            return attrs
+        inode = self._latest.get(place, 0)
+        if inode not in self._contents or self._contents[inode].data != data:
+            inode = content_inode(self._next)
+            self._next += 1
+        attrs = replace(attrs, inode=inode, size=len(data), entry_timeout=0.0, attr_timeout=0.0)
+        self._contents[inode] = _Content(place, data, attrs)
+        self._contents.move_to_end(inode)
+        self._latest[place] = inode
+        if len(self._contents) > KEPT_CONTENTS:
+            oldest, content = self._contents.popitem(last=False)
+            if self._latest.get(content.place) == oldest:
+                del self._latest[content.place]
+        return attrs
+
+    def attributes(self, inode: int) -> Attrs:
+        """The attributes that a content had.
+
+        :raises Refused: ESTALE: it was made too long ago.
+        """
+        return replace(self._content(inode).attrs)
+
+    def read(self, inode: int) -> bytes:
+        """A content.
+
+        :raises Refused: ESTALE: it was made too long ago.
+        """
+        return self._content(inode).data
+
+    def _content(self, inode: int) -> _Content:
+        found = self._contents.get(inode)
+        if found is None:
+            raise Refused(errno.ESTALE)
+        return found
+
+    # -- listings ------------------------------------------------------------------------------
+
+    def names_changed(self, inode: int) -> None:
+        """Names in the directories of the mailbox *inode* changed, and no message came or went."""
+        self._changes[inode] += 1
+        self._kernel.listing(inode)
+
+    def listing_changes(self, inode: int) -> int:
+        """How often the entries of a directory have changed."""
+        mailbox = mailbox_of(inode)
+        return self._changes[mailbox] + self._reading.listing_changes(mailbox)
+
+    def folder(self, inode: int) -> Folder | None:
+        """The mailbox that a directory is, or is one of."""
+        return self._reading.inodes.folder(mailbox_of(inode))
+
+
+def mailbox_of(inode: int) -> int:
+    """The inode of the mailbox that a directory of a view is of; another inode: itself."""
+    place = place_of(inode)
+    return place.folder if place is not None else inode
+
+
+def is_of_view(inode: int) -> bool:
+    """Whether it is a directory or a file that a view adds, and makes itself."""
+    return place_of(inode) is not None or is_content(inode)

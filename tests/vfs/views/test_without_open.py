@@ -1,0 +1,76 @@
+"""Views of which nothing is opened: what a file said is read to its end; names in listings are found."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from dboxfs.store import Kind
+from dboxfs.vfs.unopened import Unopened
+from dboxfs.vfs.views import without_open
+from dboxfs.vfs.views.mh import MhView
+from tests.vfs.inside import ONE, TWO, raises
+from tests.vfs.test_unopened import Pages
+from tests.vfs.views.inside import InMaildir, maildir, mh
+
+SEEN, FLAGGED = 0x08, 0x02
+
+
+async def test_what_a_file_said_has_a_number_of_its_own_and_is_read_to_its_end(
+    m: InMaildir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(without_open, "KEPT_CONTENTS", 2)
+    unopened = Unopened(m.inner.reading, Pages(), m.view)
+    path, said = "INBOX/dovecot-keywords", [b"0 one\n", b"0 one\n1 two\n", b"0 one\n1 two\n2 three\n"]
+    numbers = []
+    for word, content in zip(("one", "two", "three"), said, strict=True):
+        await m.came(TWO, SEEN, (word,))
+        attrs = await m.p.stat(path)
+        assert (await m.p.stat(path)).inode == attrs.inode  # the same as long as it says the same
+        assert (attrs.size, attrs.entry_timeout, attrs.attr_timeout) == (len(content), 0.0, 0.0)
+        assert await unopened.read(attrs.inode, 99, 0) == content
+        numbers.append(attrs.inode)
+    assert len(set(numbers)) == 3
+    assert await unopened.read(numbers[1], 3, 2) == said[1][2:5]
+    assert (await m.view.getattr(numbers[1])).size == len(said[1])
+    assert await m.view.listxattr(numbers[1]) == []
+    with raises(errno.ESTALE):
+        await unopened.read(numbers[0], 99, 0)
+
+
+async def test_sequences_of_another_moment_have_another_number(kind: Kind) -> None:
+    async with mh(kind) as w:
+        view = w.p.vfs
+        assert isinstance(view, MhView)
+        unopened = Unopened(w.inner.reading, Pages(), view)
+        before = await w.p.stat("INBOX/.mh_sequences")
+        await w.flag(1, add=SEEN)
+        now = await w.p.stat("INBOX/.mh_sequences")
+        assert await unopened.read(before.inode, 99, 0) == b"unseen: 1\n"
+        assert (await unopened.read(now.inode, 99, 0), now.size) == (b"", 0)
+
+
+async def test_a_change_of_flags_makes_the_listings_of_its_mailbox_old(m: InMaildir) -> None:
+    cur = await m.p.inode("INBOX/cur")
+    before = m.view.listing_changes(cur)
+    await m.flag(1, add=FLAGGED)
+    assert m.view.listing_changes(cur) > before
+    assert m.view.listing_changes(await m.p.inode("Work/cur")) == 0
+
+
+async def test_a_listing_has_each_message_under_the_name_that_a_look_finds(kind: Kind) -> None:
+    """Plain ones, with keywords, named by a program, with a base that another message has."""
+    async with maildir(kind) as m:
+        for number in range(150):
+            await m.came(b"Subject: %d\n\n" % number, number % 32, ("word",) if number % 7 == 0 else ())
+        (first, *_) = await m.new()
+        await m.inner.program().rename("INBOX/3.eml", f"INBOX/{first}:2,")
+        await m.inner.program().rename("INBOX/4.eml", "INBOX/chosen")
+        await m.inner.others.expunge("INBOX", [9])
+        await m.inner.follow()
+        listed = {sub: await m.p.names(f"INBOX/{sub}") for sub in ("cur", "new")}
+        assert len(listed["cur"]) + len(listed["new"]) == 150
+        found = [await m.p.read(f"INBOX/{sub}/{name}") for sub in listed for name in listed[sub]]
+        assert len(set(found)) == 150
+        assert ONE in found
