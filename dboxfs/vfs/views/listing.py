@@ -27,7 +27,7 @@ from dboxfs.vfs.views.letters import SEEN
 from dboxfs.vfs.views.maildir_names import MaildirNames, Name
 from dboxfs.vfs.views.places import DIRECTORIES, KEYWORDS_NAME, MaildirPlace, Sub
 
-_WINDOW = 128
+_ROWS_AT_ONCE = 128
 
 Entry = tuple[bytes, Attrs]
 
@@ -180,7 +180,7 @@ class MessageDirectory:
         except DboxfsError:
             return
         written: Collection[int] = view.reading.open_files.written
-        for first in range(max(start - after, 0), len(self._uids), _WINDOW):
+        for first in range(max(start - after, 0), len(self._uids), _ROWS_AT_ONCE):
             box = folder.mailbox
             if box is None or box.state is None:
                 return
@@ -197,7 +197,7 @@ class MessageDirectory:
         self, folder: Folder, box: Mailbox, first: int
     ) -> Iterator[tuple[int, int, Name, int, int, int, int]]:
         """Messages from number *first* on: (position, uid, name, state, size, received, changed_ns)."""
-        uids, table = self._uids[first : first + _WINDOW], box.facts
+        uids, table = self._uids[first : first + _ROWS_AT_ONCE], box.facts
         at = np.minimum(table.uids.searchsorted(uids), max(len(table) - 1, 0))
         there = table.uids[at] == uids if len(table) else np.zeros(len(uids), bool)
         positions, uids, facts = np.flatnonzero(there) + first, uids[there], table.columns(at[there])

@@ -24,7 +24,7 @@ FOREIGN = VIEW | _FOREIGN_BIT
 _KINDS = 0b1111 << 60
 _PLACES = _KINDS | 0b111 << 34
 _CONTENT = VIEW | 0b011 << 34
-_NUMBER_MASK = (1 << 34) - 1
+_CONTENT_MASK = (1 << 34) - 1
 _SUB_BITS = 3
 _FOLDER_MASK = 0x7FFFFFFF
 
@@ -66,7 +66,7 @@ def place_of(inode: int) -> MaildirPlace | None:
 
 def content_inode(number: int) -> int:
     """The inode number of what a file said that a view makes."""
-    return _CONTENT | number & _NUMBER_MASK
+    return _CONTENT | number & _CONTENT_MASK
 
 
 def is_content(inode: int) -> bool:
