@@ -235,7 +235,7 @@ def _init(
 ) -> tuple[int, Mount | None]:
     """Make the mount; gives the descriptor of ``/dev/fuse``, and the mount as the kernel lists it.
 
-    :param owner: uid of the owner of what is mounted; None: there are several.
+    :param owner: uid of the owner of the stores; None: there are several owners.
     """
     name = what.encode("utf-8", "backslashreplace").decode()
     name = "".join(c if c.isprintable() else "?" for c in name).replace("\\", "\\\\").replace(",", "\\,")
@@ -263,7 +263,7 @@ def _all_is_allowed(options: MountOptions, owner: int | None) -> bool:
     attributes of a directory at the first use of a path after each CREATE, UNLINK and RENAME in it, and for
     those of each file that is created: two GETATTR for each file that is saved.
 
-    :param owner: uid of the owner of what is mounted; None: there are several.
+    :param owner: uid of the owner of the stores; None: there are several owners.
     """
     if options.allow_other:
         return False

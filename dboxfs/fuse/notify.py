@@ -275,7 +275,7 @@ class Notifier:
         try:
             self._companion.send(parent, name, deleted, ticket)
             self.sent += 1
-        except OSError as exc:  # :meth:`listen` hears of its end
+        except OSError as exc:  # :meth:`listen` notices its end
             log.debug("name %s in inode %d: %s", name, parent, exc)
 
     def _bump(self) -> bool:

@@ -1,14 +1,15 @@
 """Attributes of everything in the mount, and how long the kernel may keep them.
 
-Sizes and dates are exact, a message never changes, and what changes is invalidated, so the kernel may keep
-all of it for a long time (:data:`LONG`).  The exceptions:
+Sizes and dates are exact, a message never changes, and every change of an entry is invalidated.  So the
+kernel may keep all of it for a long time (:data:`LONG`).  The exceptions:
 
-* a message whose size isn't known yet when its directory is read (its entry is given, its attributes have to
-  be asked for), and one that is open for writing: the kernel makes its size what was truncated and written,
-  and others would find it empty, or cut.  Both 0;
-* a file that is being written, where it is not staged: 0;
-* a damaged message, which may be repaired; a directory that can't be watched, and names where nobody can tell
-  the kernel of them: :data:`SHORT`.
+* 0 seconds for the attributes of a message whose size isn't known yet when its directory is read: the entry
+  is listed, and the kernel asks for the attributes;
+* 0 for those of a message that is open for writing: the kernel takes the size of the writer's truncate and
+  writes for the file's, and other processes would find it empty or short;
+* 0 for a draft, unless files are staged (``-o restore``) and it is one, or has a name with a dot;
+* :data:`SHORT` for a damaged message, which may be repaired, for a directory that can't be watched, and for
+  names if they can't be invalidated.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from dboxfs.vfs.host import Kernel
 from dboxfs.vfs.options import ViewOptions
 
 LONG = 86400.0
-"""Seconds for what is invalidated when it changes."""
+"""Seconds for names and attributes that are invalidated when they change."""
 
 SHORT = 0.5
-"""Seconds for what nobody tells us about."""
+"""Seconds for names and attributes that may change without an invalidation."""
 
 NS = 1_000_000_000
 
@@ -34,7 +35,7 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 @dataclass(slots=True)
 class Attrs:
-    """What stat(2) tells, and for how many seconds the kernel may keep the name and the attributes.
+    """The result of stat(2), and for how many seconds the kernel may keep the name and the attributes.
 
     ``size``: bytes.  ``modified_ns`` (atime too), ``changed_ns``: nanoseconds since the epoch.
     """
@@ -56,8 +57,8 @@ class Attributes:
 
     :param mounted_at: seconds since the epoch.
     :param written: the inodes that are open for writing.
-    :ivar unopened: the kernel opens nothing. A damaged message then has a byte at least, since it is the READ
-        that has to fail, and the kernel sends none for an empty file; control files are looked up each time.
+    :ivar unopened: the mount has no OPEN. Then a damaged message is shown with one byte at least: its READ
+        has to fail, and the kernel sends none for an empty file. Control files are looked up each time.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Attributes:
         return self._directory(inode, 2 + len(folder.children), changed, folder)
 
     def control_dir(self, inode: int) -> Attrs:
-        """The control directory, which is its owner's alone."""
+        """The control directory; only its owner may enter it."""
         attrs = self._directory(inode, 2, 0, None)
         attrs.mode &= ~_OTHERS
         return attrs
@@ -100,7 +101,7 @@ class Attributes:
     def message(self, inode: int, facts: Facts, folder: Folder | None = None) -> Attrs:
         """A message: mtime = received, ctime = saved, with nanoseconds of its flags and keywords.
 
-        :param folder: that it is in, where its name is answered too.
+        :param folder: its folder, if the answer is also about its name.
         """
         attrs = self.messages(folder)
         attrs.inode, attrs.size = inode, facts.size
@@ -112,20 +113,20 @@ class Attributes:
         return attrs
 
     def damaged_size(self, size: int) -> int:
-        """The size that a damaged message is shown with, of which this is the best guess."""
+        """The size to show for a damaged message; *size*: the best guess."""
         return max(size, int(self.unopened))
 
     def messages(self, folder: Folder | None) -> Attrs:
-        """What all messages of *folder* have in common."""
+        """The attributes that all messages of *folder* have in common."""
         attrs = Attrs(0, self._file_mode, 1, self._uid, self._gid)
         if folder is not None and (self._kernel.names_expire or not self._store.is_watched(folder)):
             attrs.entry_timeout = SHORT
         return attrs
 
     def draft(self, inode: int, size: int, modified: int, created: int, *, kept: bool = False) -> Attrs:
-        """A file that is being written (seconds since the epoch).
+        """A draft; *modified* and *created* are seconds since the epoch.
 
-        :param kept: only the kernel's own requests, or what it is told of, change it: it may keep all of it.
+        :param kept: every change of it comes through the kernel or is told to it, so the kernel may keep it.
         """
         attrs = Attrs(inode, self._file_mode, 1, self._uid, self._gid, size)
         attrs.modified_ns, attrs.changed_ns = modified * NS, created * NS
@@ -136,7 +137,7 @@ class Attributes:
         return attrs
 
     def control_file(self, inode: int, size: int = 0) -> Attrs:
-        """A control file: no size, like a file in /proc; a snapshot has one, and another name each time."""
+        """A control file: no size, like a file in /proc; a snapshot has one, and is looked up each time."""
         attrs = Attrs(inode, self._file_mode & ~_OTHERS, 1, self._uid, self._gid, size)
         attrs.entry_timeout = 0.0 if self.unopened else LONG
         attrs.modified_ns = attrs.changed_ns = self._mounted_ns

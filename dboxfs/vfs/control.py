@@ -1,14 +1,15 @@
 """The control directory ``.dboxfs``: files about the mount itself, made when they are opened.
 
-It is answered by name and never listed, so that no backup, ``find`` or ``grep -r`` walks into it.  Its
-files have no size (like those in /proc): they are read to their end, past the kernel's cache.  Where nothing
-is opened (:mod:`dboxfs.vfs.unopened`) they have: each lookup then makes a snapshot with an inode of its own.
+It is found by name and never listed, so that no backup, ``find`` or ``grep -r`` walks into it.  Its files
+have no size (like those in /proc): they are read to their end, past the kernel's cache.  In a mount without
+OPEN (:mod:`dboxfs.vfs.unopened`) they have a size: each lookup makes a snapshot with an inode of its own.
 
-* ``stats.json``: health first, then counters since the mount was made, and gauges of now.
+* ``stats.json``: health first, then counters since the mount was made, and current values.
 * ``metrics``: the same in the text format of Prometheus (:mod:`dboxfs.vfs.metrics`).
 * ``locks``: the file locks that the daemon holds, each a line: kind, how, path.
-* ``store.json``: the location, every folder with what its mailbox is and holds, and what is wrong.
-* ``events``: what happens, a line each (:mod:`dboxfs.vfs.events`): a stream that goes on.
+* ``store.json``: the location, every folder with its mailbox's identity and counts, and damage.
+* ``events``: a stream with a line for each change (:mod:`dboxfs.vfs.events`).
+* ``restore.json``, ``commit`` (``-o restore``): the report of a restore; a write to ``commit`` commits all.
 * ``unseen/``, ``flagged/``, ``keyword/``, ``since/``: links (:mod:`dboxfs.vfs.searches`).
 * ``parts/``: the decoded parts of messages (:mod:`dboxfs.vfs.parts`).
 * ``deleted/``: messages that are expunged and not purged (:mod:`dboxfs.vfs.deleted`, mdbox).
@@ -32,14 +33,14 @@ NAME = b".dboxfs"
 _FIRST_SNAPSHOT = 1 << 16
 
 Maker = Callable[[], Mapping[str, object] | str]
-"""Makes what a file says: text, or what becomes JSON."""
+"""Makes the content of a file: text, or a mapping for JSON."""
 
 SNAPSHOTS = 64
-"""Of control files, kept for programs that read them piece by piece."""
+"""Snapshots of control files that are kept, for programs that read them piece by piece."""
 
 
 class OpenControlFile:
-    """A control file that was opened: what it said then."""
+    """An open control file: its content at the time of the open."""
 
     __slots__ = ("_content",)
 
@@ -53,19 +54,19 @@ class OpenControlFile:
         raise Refused(errno.EBADF)
 
     async def flush(self) -> None:
-        """Nothing was written."""
+        """Does nothing: nothing was written."""
 
     async def fsync(self) -> None:
-        """Nothing was written."""
+        """Does nothing: nothing was written."""
 
     async def release(self) -> None:
-        """There is nothing to give back."""
+        """Does nothing: it holds no resources."""
 
 
 class OpenCommand(OpenControlFile):
-    """A control file that does something when it is written to; write(2) tells its error.
+    """A control file whose write carries a command out.
 
-    Not close(2), whose error a shell (``echo > file``) does not look at.
+    write(2) reports its error, not close(2): a shell (``echo > file``) doesn't look at the error of close.
     """
 
     __slots__ = ("_command",)
@@ -83,20 +84,20 @@ class ControlStream(Protocol):
     """A control file that grows at its end; each of its inode numbers is a beginning of it."""
 
     def inode(self) -> int:
-        """The number under which it is now."""
+        """The inode number of the file that begins with its oldest line now."""
 
     def knows(self, inode: int) -> bool:
         """Whether a number is one of its own."""
 
     def size(self, inode: int) -> int:
-        """Bytes from the beginning on."""
+        """Bytes from the beginning of *inode* on."""
 
     def read(self, inode: int, size: int, offset: int) -> bytes:
-        """Bytes at an offset from the beginning."""
+        """Bytes at an offset from the beginning of *inode*."""
 
 
 class OpenStream(OpenControlFile):
-    """A stream that is open: it goes on."""
+    """An open stream; new lines can be read from it as they come."""
 
     __slots__ = ("_inode", "_stream")
 
@@ -112,7 +113,7 @@ class OpenStream(OpenControlFile):
 class OpenControlDirectory:
     """The control directory, opened.
 
-    :param directories: what it has beside its files.
+    :param directories: name -> attributes of its directories.
     """
 
     def __init__(
@@ -123,14 +124,14 @@ class OpenControlDirectory:
         self._attributes = attributes
 
     async def prepare(self, start: int) -> None:
-        """It never changes."""
+        """Does nothing: the entries never change."""
 
     def above(self, start: int) -> Iterator[tuple[int, bytes, Attrs]]:
         for position, (name, attrs) in enumerate(self._entries[start:], start + 1):
             yield position, name, attrs
 
     async def sizes(self, start: int) -> None:
-        """They have none."""
+        """Does nothing: its files have no size."""
 
     def attributes(self) -> Attrs:
         return self._attributes.control_dir(CONTROL)
@@ -142,8 +143,8 @@ class OpenControlDirectory:
 class Control:
     """The files of the control directory, by name and by inode.
 
-    :param makers: what each file says.
-    :ivar makes_snapshots: each lookup makes a file of its own, of a size that is known.
+    :param makers: name of a file -> the maker of its content.
+    :ivar makes_snapshots: each lookup makes a snapshot: a file of its own, with a size.
     """
 
     def __init__(self, makers: Mapping[bytes, Maker]) -> None:
@@ -157,31 +158,31 @@ class Control:
         self._streams: dict[bytes, ControlStream] = {}
 
     def streams(self, name: bytes, stream: ControlStream) -> None:
-        """One more file, which grows."""
+        """Add a file that grows."""
         self.files[name] = FIRST_CONTROL_FILE + len(self.files)
         self._streams[name] = stream
 
     def listed(self) -> Mapping[bytes, int]:
-        """The inode of each file, as a listing tells it: of a stream what it begins with now."""
+        """The inode of each file, for a listing; of a stream the one that begins with its oldest line now."""
         return {name: self._streams[name].inode() if name in self._streams else inode
                 for name, inode in self.files.items()}  # fmt: skip
 
     def stream_of(self, inode: int) -> ControlStream | None:
-        """The stream that an inode number is of; None: it is another file's."""
+        """The stream that an inode number belongs to; None: it belongs to another file."""
         return next((stream for stream in self._streams.values() if stream.knows(inode)), None)
 
     def serve(self, name: bytes, maker: Maker) -> None:
-        """One more file, of what *maker* gives."""
+        """Add a file with the content that *maker* gives."""
         self.files[name] = inode = FIRST_CONTROL_FILE + len(self.files)
         self._makers[inode] = maker
 
     def commands(self, name: bytes, command: Callable[[], Awaitable[object]]) -> None:
-        """One more file; a program that writes to it has *command* carried out."""
+        """Add a file; a write to it carries *command* out."""
         self.serve(name, dict)
         self._commands[self.files[name]] = command
 
     def command(self, inode: int) -> OpenCommand | None:
-        """The file *inode*, opened to be written; None: it is none that can be."""
+        """The file *inode*, opened for writing; None: it can't be written to."""
         command = self._commands.get(inode)
         return OpenCommand(command) if command is not None else None
 
@@ -227,7 +228,7 @@ class Control:
         return content[offset : offset + size]
 
     def open(self, inode: int) -> OpenControlFile:
-        """The file *inode*, as it is now.
+        """Open the file *inode* with its current content.
 
         :raises Refused: ENOENT: there is no such file.
         """

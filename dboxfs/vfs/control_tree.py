@@ -1,6 +1,6 @@
-"""What a directory of the control directory is made of: a tree of its own, with inode numbers of its own.
+"""The interface of a directory in the control directory: a tree with inode numbers of its own.
 
-Concurrency: every method may await; what a number stands for may be gone by then.
+Concurrency: every method may await; the file of a number may be gone by then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dboxfs.vfs.open_files import OpenFile
 class ControlTree(Protocol):
     """A tree of the control directory.
 
-    ``name``: in the control directory.  ``root``: the inode number of its top.
+    ``name``: its name in the control directory.  ``root``: the inode number of its top.
     """
 
     @property
@@ -29,25 +29,28 @@ class ControlTree(Protocol):
         """Whether an inode number is one of its own."""
 
     async def lookup(self, parent: int, name: bytes) -> Attrs:
-        """
-        :raises Refused: ENOENT: nothing is called so.
+        """The attributes of the entry *name* of the directory *parent*.
+
+        :raises Refused: ENOENT: there is none.
         """
 
     async def getattr(self, inode: int) -> Attrs:
-        """
+        """The attributes of *inode*.
+
         :raises Refused: ESTALE, ENOENT: it is gone.
         """
 
     async def opendir(self, inode: int) -> OpenDirectory:
-        """
+        """Open a directory.
+
         :raises Refused: ENOENT: it is gone.
         """
 
     async def open(self, inode: int) -> OpenFile:
-        """Open a file to be read.
+        """Open a file for reading.
 
-        :raises Refused: ESTALE: it is gone; EISDIR.
+        :raises Refused: ESTALE: it is gone; EISDIR: it is a directory.
         """
 
     async def xattrs(self, inode: int) -> Mapping[str, str]:
-        """Attributes ``user.*``, by what stands behind that."""
+        """The attributes ``user.dbox.*``: the rest of the name -> the value."""

@@ -1,13 +1,13 @@
-"""Messages that are gone while a program may have them open, in a mount whose kernel opens nothing.
+"""Messages that are gone while a program may have them open, in a mount without OPEN.
 
-A program that opens a message by a name that the kernel knows makes no request.  So it may have open what was
-replaced, moved or expunged meanwhile: a READ or a GETATTR comes for an inode of which the message is gone.
-Where the kernel opens files, such a request is answered for what has the name now
-(:mod:`dboxfs.vfs.forwarding`).  Here it must not be: the kernel has pages and the size of the old message
-under this inode, and bytes of two messages would be mixed.  It is answered for the old message, as long as
-that can be read (:mod:`dboxfs.store.departed`), and until the kernel forgets the inode; else ESTALE.
+A program that opens a message by a name that the kernel knows causes no request.  So it may have a message
+open that was replaced, moved or expunged meanwhile: a READ or a GETATTR comes for the inode of a message that
+is gone.  In a mount with OPEN, such a request is answered for the message that has the name now
+(:mod:`dboxfs.vfs.forwarding`).  Here that would be wrong: the kernel has pages and the size of the old
+message under this inode, and bytes of two messages would be mixed.  So the answer is about the old message,
+as long as that can be read (:mod:`dboxfs.store.departed`) and the kernel knows the inode; else ESTALE.
 
-Concurrency: what a number stands for may change at every await.
+Concurrency: the folder of a number may change at every await.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dboxfs.vfs.node import Inodes
 
 
 class Departures:
-    """Finds them by inode."""
+    """Finds messages that are gone, by inode."""
 
     def __init__(self, inodes: Inodes) -> None:
         self._inodes = inodes
@@ -31,19 +31,19 @@ class Departures:
 
     @staticmethod
     async def hold(box: Mailbox, uid: int) -> None:
-        """A program looks up a message: it stays readable from now on.
+        """A program looks up a message: keep it readable from now on.
 
-        :raises NoSuchMessage: it is gone, as the mailbox knows by now.
+        :raises NoSuchMessage: it is gone, and the mailbox was read again.
         """
         try:
             await box.departed.hold(uid)
-        except NoSuchMessage:  # it was replaced, and nobody has told us yet; or it is damaged
+        except NoSuchMessage:  # it was replaced, and the store hasn't seen that yet; or it is damaged
             await box.resync()
             if uid not in box:
                 raise
 
     def facts(self, inode: int) -> Facts | None:
-        """Size and dates of a message that is gone; None: not known (any more)."""
+        """Size and dates of a message that is gone; None: they are unknown."""
         departed, uid = self._of(inode)
         return departed.facts(uid) if departed is not None else None
 

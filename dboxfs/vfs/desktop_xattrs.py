@@ -7,13 +7,12 @@
 ``user.mail.message-id``
 ==========================================  ==============================================================
 
-They are not listed, so that no backup carries them: it would put tags back behind the keywords that it has
-put back, and fields that are in the message anyhow.  Reading one takes a look into the message; listing takes
-none.
+They are not listed, so that no backup has them: it would set the tags after the keywords, and fields that are
+in the message anyhow.  Only reading a field reads the message; a listing doesn't.
 
 A keyword with a comma in it is no tag, and stays when tags are set.
 
-Concurrency: :meth:`DesktopAttributes.value` awaits; what it keeps is of one state of a mailbox.
+Concurrency: :meth:`DesktopAttributes.value` awaits; the fields that it keeps never change for a uid.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _FIELDS = ("subject", "from", "to", "date", "message-id")
 _INFORMING = {MIME_TYPE, *(_MAIL + field.encode() for field in _FIELDS)}
 
 REMEMBERED_HEADERS = 64
-"""Messages whose fields are kept, for a program that asks for one after the other."""
+"""Messages whose fields are kept, at most, for a program that asks for one after the other."""
 
 
 def is_desktop(name: bytes) -> bool:
@@ -43,14 +42,14 @@ def is_desktop(name: bytes) -> bool:
 
 
 def tags_of(keywords: tuple[str, ...] | list[str]) -> str:
-    """The tags that keywords are."""
+    """The tags for *keywords*."""
     return ",".join(word for word in keywords if "," not in word)
 
 
 def keywords_of(tags: bytes, before: tuple[str, ...]) -> bytes:
     """The value of ``user.dbox.keywords`` that sets these tags.
 
-    :param before: the keywords that there are.
+    :param before: the keywords that the message has.
     :raises Refused: EINVAL: a tag with a space in it can't be a keyword.
     """
     words = [word.strip() for word in tags.split(b",")]
@@ -61,13 +60,13 @@ def keywords_of(tags: bytes, before: tuple[str, ...]) -> bytes:
 
 
 class DesktopAttributes:
-    """Reads them."""
+    """Reads the attributes, and keeps header fields."""
 
     def __init__(self) -> None:
         self._fields: OrderedDict[tuple[bytes | None, int, int], Fields] = OrderedDict()
 
     async def value(self, box: Mailbox, uid: int, name: bytes) -> bytes:
-        """The value of one of them.
+        """The value of the attribute *name*.
 
         :raises Refused: ENODATA: the message has no such field, or no tag.
         :raises DboxfsError, OSError: it is gone, or can't be read.

@@ -1,8 +1,8 @@
-"""What a request is refused with, when nothing is wrong with the store or the disk.
+"""The error of a request that is refused although nothing is wrong with the store or the disk.
 
-:class:`Refused` is an OSError, so a caller that knows errno values needs nothing else.  It is a class of its
-own because nobody has to hear of it but the program that asked: an OSError of the disk goes into the log
-(:mod:`dboxfs.fuse.error_map`), a refusal never does.
+:class:`Refused` is an OSError, so a caller can handle it by its errno.  It is a class of its own because it
+only concerns the program that asked: an OSError of the disk goes into the log (:mod:`dboxfs.fuse.error_map`),
+a refusal never does.
 """
 
 from __future__ import annotations

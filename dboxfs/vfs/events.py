@@ -1,4 +1,4 @@
-"""``.dboxfs/events``: what happens in the store, one JSON line an event, for ``tail -f``.
+"""``.dboxfs/events``: the changes of the store, one JSON line an event, for ``tail -f``.
 
 ::
 
@@ -6,27 +6,28 @@
      "flags": ["\\\\Seen"], "keywords": []}
 
 ================  ========================================================================================
-event             what else the line has
+event             further fields of the line
 ================  ========================================================================================
-new, flags        mailbox, uid; flags and keywords as they are then
+new, flags        mailbox, uid; flags and keywords after the change
 expunge           mailbox, uid
 mailbox created   mailbox, guid (null: it has no index yet)
 mailbox renamed   from, to, guid
 mailbox deleted   mailbox, guid
-rebuilt           mailbox: its index was made anew, messages may be others
-lost              events came faster than they were read: some were dropped here
+rebuilt           mailbox: its index was made anew, and its uids may stand for other messages
+lost              events came faster than they were read: some were dropped at this place
 ================  ========================================================================================
 
-No line has a word of a message.  A change of flags that changes nothing may be told.
+No line contains text of a message.  A flag change without effect may be reported, too.
 
-The file is a stream that grows at its end.  Its last :data:`STREAM_BYTES` bytes are kept, and of events that
-nobody has asked for yet the last :data:`PENDING_MESSAGES`: they are made lines when somebody looks.  What a
-program sees as offset 0 is what was the oldest line when it looked the name up: an inode is a beginning
+The file is a stream that grows at its end.  Events wait, at most :data:`PENDING_MESSAGES` of them, and become
+lines when a program looks at the file; the last :data:`STREAM_BYTES` bytes of lines are kept.  Offset 0 is
+the line that was the oldest when the program looked the name up: each inode stands for a beginning
 (:attr:`EventStream.inode`), and stays the same until lines are dropped.
 
-A mailbox that goes from one name and comes to another within :data:`RENAME_SECONDS` was renamed.
+If a mailbox disappears and its guid appears under another name within :data:`RENAME_SECONDS`, the event is a
+rename.
 
-Concurrency: nothing here awaits.
+Concurrency: no method awaits.
 """
 
 from __future__ import annotations
@@ -48,15 +49,17 @@ from dboxfs.vfs.brought import flag_names
 NAME = b"events"
 
 STREAM_BYTES = 1 << 20
-"""Bytes of lines that are kept, at most; half of them go at once."""
+"""Bytes of lines that are kept, at most; beyond that the older half is dropped at once."""
 
 PENDING_MESSAGES = 8192
-"""Messages whose events wait to be made lines."""
+"""Events of messages that wait to become lines, at most."""
 
 BEGINNINGS = 4096
-"""Inode numbers that can be read."""
+"""Inode numbers of the file that are remembered, at most."""
 
 RENAME_SECONDS = 0.5
+"""Seconds after which a mailbox that has disappeared counts as deleted."""
+
 
 FIRST_STREAM = 1 << 12
 _LAST_STREAM = (1 << 16) - 1
@@ -77,10 +80,10 @@ class _Pending(NamedTuple):
 
 
 class EventStream:
-    """Hears of changes, and is read.
+    """Collects the changes of a store, and gives them as the lines of a file.
 
-    :param name_of: what a mailbox is called.
-    :ivar grown: is called when there is something to read that was not there before.
+    :param name_of: gives the name of a mailbox.
+    :ivar grown: called when the file has grown.
     """
 
     def __init__(self, store: Store, name_of: Callable[[Folder], str]) -> None:
@@ -101,7 +104,7 @@ class EventStream:
         self.grown: Callable[[], None] = lambda: None
         store.listen(Listener(self._messages, self._folder_gone, self._folder_new))
 
-    # -- hearing -------------------------------------------------------------------------------
+    # -- collecting ----------------------------------------------------------------------------
 
     def _messages(self, folder: Folder, delta: Delta) -> None:
         mailbox = self._name_of(folder)
@@ -163,7 +166,7 @@ class EventStream:
             self._add("mailbox renamed", "", more={"from": before, "to": name, "guid": text})
 
     def _settle(self) -> None:
-        """Mailboxes that have not come back under another name are deleted."""
+        """Report mailboxes that have not come back under another name as deleted."""
         now = time.monotonic()
         for guid, (when, name) in list(self._gone.items()):
             if now - when >= RENAME_SECONDS:
@@ -173,7 +176,7 @@ class EventStream:
     # -- lines ---------------------------------------------------------------------------------
 
     def _render(self) -> None:
-        """Make lines of what has been heard."""
+        """Make lines of the events that wait."""
         self._settle()
         if self._lost:
             self._lost = False
@@ -190,13 +193,13 @@ class EventStream:
 
     @property
     def end(self) -> int:
-        """Bytes that there ever were."""
+        """Bytes of all lines, also of those that were dropped."""
         return self._start + len(self._data)
 
     # -- reading -------------------------------------------------------------------------------
 
     def inode(self) -> int:
-        """The inode number under which the file is now."""
+        """The inode number of the file that begins with the oldest line now."""
         self._render()
         newest = next(reversed(self._beginnings), None)
         if newest is not None and self._beginnings[newest] == self._start:
@@ -210,7 +213,7 @@ class EventStream:
         return inode
 
     def knows(self, inode: int) -> bool:
-        """Whether an inode number is that of the file, as somebody has looked it up."""
+        """Whether an inode number was given to the file, and is remembered still."""
         return inode in self._beginnings
 
     def size(self, inode: int) -> int:
@@ -219,7 +222,7 @@ class EventStream:
         return self.end - self._beginnings[inode]
 
     def read(self, inode: int, size: int, offset: int) -> bytes:
-        """Bytes of the stream; in the place of those that were dropped a line that says so, and line ends."""
+        """Bytes of the stream; dropped bytes are replaced with line ends and the line of ``lost``."""
         self._render()
         at = self._beginnings[inode] + offset
         missing = max(self._start - at, 0)

@@ -1,6 +1,6 @@
-"""What answers the kernel's requests: the methods that ``dboxfs.fuse`` calls, whatever view is mounted.
+"""The interface that answers the kernel's requests: the methods that ``dboxfs.fuse`` calls, in every view.
 
-:class:`~dboxfs.vfs.readonly.ReadOnlyVfs` and :class:`~dboxfs.vfs.writable.WritableVfs` say what each means.
+:class:`~dboxfs.vfs.readonly.ReadOnlyVfs` and :class:`~dboxfs.vfs.writable.WritableVfs` document each method.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ReadableFileSystem(Protocol):
 
 
 class WritableFileSystem(ReadableFileSystem, Protocol):
-    """Answers those of a writable mount, too."""
+    """Also answers the requests of a writable mount."""
 
     async def setattr(
         self, inode: int, size: int | None, received: int | None, file: OpenFile | None, pid: int

@@ -1,16 +1,14 @@
-"""The folder behind an inode number, also while its mailbox is being renamed.
+"""Finds the folder of an inode number, also while its mailbox is being renamed.
 
-A mailbox that is renamed keeps its number, but for a moment it may be neither where it was nor where it will
-be.  A program that has its directory open, or a message in it, shall not hear of that.  So a folder whose
-number is not known is looked for, :data:`LOOKS` times (:meth:`Folders.seek`), before anything else where a
-name is made, renamed or removed; and a request that has met ENOENT is answered again where the mailbox turns
-out to be there (:meth:`Folders.steady`, for a request by inode; :meth:`Folders.steadily`, for a name in a
-directory).
+A mailbox that is renamed keeps its number, but for a moment it may be visible under neither name.  A program
+that has its directory or a message of it open must not notice that.  So a folder whose number is unknown is
+searched up to :data:`LOOKS` times (:meth:`Folders.seek`); requests that make, rename or remove a name do that
+first.  A request that has met ENOENT is tried again if the mailbox is found after all (:meth:`Folders.steady`
+for a request by inode, :meth:`Folders.steadily` for a name in a directory).
 
-A message that is gone is answered ESTALE, not ENOENT: the kernel then looks the name up again, once, which
-tells.
+For a message that is gone the answer is ESTALE, not ENOENT: the kernel then looks the name up again, once.
 
-Concurrency: what a number stands for may change at every await.
+Concurrency: the folder of a number may change at every await.
 """
 
 from __future__ import annotations
@@ -31,19 +29,19 @@ from dboxfs.vfs.node import Inodes, Node, is_file
 R = TypeVar("R")
 
 TIMES = 10
-"""A request about a message whose mailbox was renamed meanwhile, again and again, is answered so often."""
+"""How often a request is tried at most, when the mailbox is renamed again and again meanwhile."""
 
 LOOKS = 8
-"""A mailbox that isn't where it was is looked for so often, ..."""
+"""How often a missing mailbox is searched, at most."""
 
 LOOK_AGAIN = 0.01
-"""... after so many seconds more each time."""
+"""Each search waits this many seconds longer than the one before."""
 
 MISSED = 64
-"""So many folder numbers are remembered that were looked for in vain, ..."""
+"""Folder numbers that are remembered as missing, at most."""
 
 MISSED_FOR = 1.0
-"""... for so many seconds."""
+"""Seconds for which a number is remembered as missing, and not searched again."""
 
 
 class Folders:
@@ -58,7 +56,7 @@ class Folders:
     # -- finding -------------------------------------------------------------------------------
 
     async def seek(self, inode: int) -> Node:
-        """What *inode* stands for; its folder is looked for, if it isn't known just now."""
+        """The node of *inode*; searches its folder if that isn't known just now."""
         node = self._inodes.node(inode)
         if node.folder is not None or node.is_draft or node.is_control:
             return node
@@ -78,7 +76,7 @@ class Folders:
         return node
 
     async def checked(self, inode: int) -> Node:
-        """The same, looked at on disk where nobody tells of changes.
+        """The same; a folder that can't be watched is looked at on disk first.
 
         :raises Refused: ENOENT: the folder is gone.
         """
@@ -92,12 +90,12 @@ class Folders:
         node.directory()
         return node
 
-    # -- answering again -----------------------------------------------------------------------
+    # -- trying again --------------------------------------------------------------------------
 
     async def steady(self, inode: int, use: Callable[[int], Awaitable[R]]) -> R:
-        """Answer a request about *inode*; again, if its mailbox was only being renamed.
+        """Answer a request about *inode*; try again if its mailbox was only being renamed.
 
-        :raises Refused: ESTALE: it is a message or a draft, and gone.
+        :raises Refused: ESTALE: it is a message or a draft, and gone; ENOENT: a directory that is gone.
         """
         for turn in range(TIMES):
             try:
@@ -110,7 +108,7 @@ class Folders:
         raise AssertionError("unreachable")
 
     async def steadily(self, parent: int, use: Callable[[int], Awaitable[R]]) -> R:
-        """Answer a request about a name in the directory *parent*; again, if its mailbox was renamed."""
+        """Answer a request about a name in the directory *parent*; try again if its mailbox was renamed."""
         for turn in range(TIMES):
             before = self._inodes.folder(parent)
             try:
@@ -123,18 +121,18 @@ class Folders:
         raise AssertionError("unreachable")
 
     async def _is_back(self, inode: int) -> bool:
-        """Whether a message that seemed to be gone is there all the same, since its mailbox was renamed."""
+        """Whether a message that seemed to be gone exists: its mailbox was renamed meanwhile."""
         if not self._inodes.node(inode).is_message:
             return False
         node = await self.seek(inode)
         box = node.folder.mailbox if node.folder is not None else None
         return box is not None and node.uid in box
 
-    # -- directories that the kernel takes away ------------------------------------------------
+    # -- directories that the kernel removes or renames ----------------------------------------
 
     @contextmanager
     def going(self, folder: Folder) -> Iterator[None]:
-        """The kernel has told us that this directory goes, with what is below it, and needs not be told."""
+        """While the kernel removes or renames this directory, it is not told of it, or of those below."""
         self._going.append(folder.name)
         try:
             yield
@@ -142,5 +140,5 @@ class Folders:
             self._going.remove(folder.name)
 
     def is_going(self, folder: Folder) -> bool:
-        """Whether the kernel removes or renames this directory, or one above it, just now."""
+        """Whether the kernel is removing or renaming this directory, or one above it, now."""
         return any(f"{folder.name}/".startswith(f"{name}/") for name in self._going)

@@ -1,8 +1,8 @@
-"""What changes in the store, told to the kernel: names that mean something else, attributes, bytes.
+"""Tells the kernel of changes of the store: names, attributes, bytes.
 
-Only a name that went away, or stands for something else, is told of: the kernel remembers no name that was
-missing.  It is not told of what it has asked for itself: messages that are hidden
-(:mod:`dboxfs.vfs.names`), directories that it takes away (:meth:`Folders.going`).
+The kernel is told only of a name that went away or has another inode: it remembers no missing names.  It is
+not told of removals that it has asked for itself: hidden messages (:mod:`dboxfs.vfs.names`), and directories
+that it removes or renames (:meth:`Folders.going`).
 
 Concurrency: the store calls these methods between two checkpoints; none of them awaits.
 """
@@ -24,7 +24,7 @@ from dboxfs.vfs.reader import Reader
 
 
 class Doubter(Protocol):
-    """Keeps bytes of messages, or has had the kernel keep them."""
+    """Keeps bytes of messages, or has put them into the kernel's cache."""
 
     def doubt(self, folder: Node) -> None:
         """The files of a mailbox may have been repaired: all its messages may have other bytes."""
@@ -34,9 +34,9 @@ class Doubter(Protocol):
 
 
 class Following:
-    """Tells the kernel what has changed in the store.
+    """Tells the kernel of changes of the store.
 
-    :ivar doubters: are told of messages that may have other bytes by now.
+    :ivar doubters: are told of messages that may have other bytes by now, and of mailboxes that are gone.
     :ivar listings_changed: how often the entries of each directory have changed, by inode.
     :ivar follower: watches the files of names; None: there are none.
     """
@@ -101,7 +101,7 @@ class Following:
             self._tell_listing(inode)
 
     def _follow_names(self, folder: Folder, delta: Delta) -> None:
-        """Messages came and went: so do names, and others of the names may be read only now."""
+        """Tell the kernel of names after messages came or went; read the names again if these don't fit."""
         inode, hidden, written = self._inodes.of(folder), self._names.hidden(folder), self._names.written
         went, came = delta.expunged.tolist(), delta.appended.tolist()
         gone = {uid: written.name(folder, uid) for uid in went}
@@ -109,7 +109,7 @@ class Following:
         changed = written.update(folder, went, came)
         for uid, name in gone.items():
             if uid not in hidden:
-                # Who opens a name that is replaced shall not find it deleted in the middle of that.
+                # A process that is opening a name while it is replaced must not find it deleted.
                 is_there = written.resolve(folder, name) is not None
                 self._kernel.entry(inode, name, 0 if is_there else inode | uid)
         for name in changed.difference(gone.values()):
@@ -140,10 +140,10 @@ class Following:
             self._tell_listing(parent)
 
     def _folder_new(self, folder: Folder) -> None:
-        """A name that was missing is nothing that the kernel remembers.
+        """Give a new folder its inode; the kernel is told of its parent, and not of its name.
 
-        To tell it of a directory that it has just made would take away the working directory of whoever has
-        gone there meanwhile.
+        The kernel remembers no missing names.  An invalidation of a directory that it has just made would
+        take away the working directory of every process that is there by now.
         """
         self._inodes.add(folder)
         if folder.mailbox is not None and folder.mailbox.guid is not None:
@@ -152,18 +152,18 @@ class Following:
                 self._name_reader.is_behind(folder.mailbox)
         if folder.parent is not None:
             parent, name = self._inodes.of(folder.parent), encode(folder.shown)
-            if self._holder(folder.parent, name) is not None:  # it was a message's
+            if self._holder(folder.parent, name) is not None:  # a message had this name
                 self._kernel.entry(parent, name)
             self._kernel.attributes(parent)
             self._tell_listing(parent)
 
     def _holder(self, folder: Folder, name: bytes) -> int | None:
-        """The message that is called *name* if no directory is."""
+        """The message that has the name *name* if no directory has it; None: none."""
         uid = self._names.written.holder(folder, name) or number_of(name)
         return uid if uid is not None and folder.mailbox is not None and uid in folder.mailbox else None
 
     def _name_is_free(self, folder: Folder, name: bytes) -> None:
-        """A directory is gone that had the name of a message, which was called otherwise meanwhile."""
+        """A directory is gone: a message that has the same name gets it back, and loses its other name."""
         uid = self._holder(folder, name)
         if uid is not None:
             for other in (b"%d.eml" % uid, b"uid-%d.eml" % uid):

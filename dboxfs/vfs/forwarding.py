@@ -1,11 +1,11 @@
-"""What an inode has become: a message that was replaced or moved goes on under another uid.
+"""Follows an old inode to its new one: a message that was replaced or moved goes on under another uid.
 
-Two memories say so.  This mount's own changes are remembered by inode (:meth:`Forwarding.became`; bounded,
-:data:`FOLLOWED`): a draft has become a message, a message has another uid, or is in another mailbox.  What
-other mounts have replaced is known from the files of names, by uid (:meth:`Forwarding.heir`).
+There are two memories.  This mount's own changes are remembered by inode (:meth:`Forwarding.became`; bounded,
+:data:`FOLLOWED`): a draft has become a message, a message has got another uid or mailbox.  Replacements by
+other mounts are found by uid in the files of names (:meth:`Forwarding.heir`).
 
-The kernel is told of every name that means something else.  So this only matters for a request that carries
-the old inode because the kernel's invalidation has not arrived yet, and for programs that have it open.
+The kernel is told of every name that has another inode.  So this only matters for a request that carries the
+old inode because the kernel's invalidation has not arrived yet, and for programs that have it open.
 
 Concurrency: only :meth:`Forwarding.use` awaits.
 """
@@ -25,11 +25,11 @@ from dboxfs.vfs.open_files import OpenFiles
 R = TypeVar("R")
 
 FOLLOWED = 1 << 16
-"""Inodes that are followed to what has become of them."""
+"""Old inodes that are remembered at most."""
 
 
 class Forwarding:
-    """Remembers what old inodes have become, a bounded number of them."""
+    """Remembers the new inodes of old ones."""
 
     def __init__(self, inodes: Inodes, names: Names, open_files: OpenFiles) -> None:
         self._inodes = inodes
@@ -47,7 +47,7 @@ class Forwarding:
                 self._became.popitem(last=False)
 
     def follow(self, inode: int) -> int:
-        """The inode of what *inode* has become by this mount's changes, or *inode*."""
+        """The inode that *inode* has become by this mount's changes; *inode* itself if there were none."""
         seen = 0
         while (now := self._became.get(inode)) is not None and seen < FOLLOWED:
             inode = now
@@ -55,13 +55,14 @@ class Forwarding:
         return inode
 
     def now(self, inode: int) -> Node:
-        """The node of what *inode* has become by this mount's changes."""
+        """The node of the inode that *inode* has become by this mount's changes."""
         return self._inodes.node(self.follow(inode) if self._became else inode)
 
     def heir(self, inode: int) -> Node:
-        """The node of what has replaced a message that is gone, by whatever mount; else that of *inode*.
+        """The node of the message that has replaced *inode*, through any mount; that of *inode* if none has.
 
-        Where nobody has it open the kernel asks for what has the name, and that is what was renamed over it.
+        While a process has *inode* open, a message that was renamed over it is another file and doesn't
+        count.  If no process has it open, the request is about the name, and so about that message.
         """
         node = self._inodes.node(inode)
         box = node.folder.mailbox if node.folder is not None else None
@@ -72,9 +73,9 @@ class Forwarding:
         return node if heir is None else self._inodes.message(node.folder, heir)
 
     async def use(self, inode: int, use: Callable[[Node], Awaitable[R]], *, anew: bool = False) -> R:
-        """Use a message, given its inode; or what has replaced it, also if that happens meanwhile.
+        """Call *use* with the node of a message, or of its replacement, even if it is replaced meanwhile.
 
-        :param anew: what has replaced it also where it is open for reading, and goes on as it was there.
+        :param anew: take the replacement also if a process has the message open for reading.
         :raises NoSuchMessage: it is gone.
         """
         goes_on = not anew and inode in self._open_files.being_read

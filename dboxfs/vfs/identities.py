@@ -1,9 +1,11 @@
-"""The guid and UIDVALIDITY that a mailbox is given, as a backup of it has kept them.
+"""Gives a mailbox the guid and UIDVALIDITY that a backup has kept.
 
-A mailbox is known by both: to IMAP clients, which have cached what (UIDVALIDITY, uid) is, to Dovecot, and to
-the files of names.  So they are given to a mailbox all of whose messages this mount has brought, or that has
-none; and no two mailboxes of a store get one guid, which a directory that was copied within a mount would
-bring.
+IMAP clients, Dovecot and the files of names know a mailbox by both; clients have cached the message of each
+(UIDVALIDITY, uid).  So only a mailbox that is empty, or has only messages that came through this mount, gets
+them.  No two mailboxes of a store get the same guid; a directory that is copied within a mount would bring
+one twice.
+
+Steps, and the state that a crash after each leaves:
 
 ==  =====================================  ==================================================================
  1  the new identity, in the index         a mailbox with it, whose messages are called ``<uid>.eml``
@@ -61,7 +63,7 @@ class MailboxIdentities:
     async def give(self, folder: Folder, *, guid: bytes | None, uid_validity: int | None) -> None:
         """Give a mailbox this guid, and this UIDVALIDITY (None: those that it has).
 
-        A guid that another mailbox has is not given (the caller has looked, and told it).
+        A guid that another mailbox has is not given; the caller checks that and reports it.
 
         :raises Refused: EPERM: its index was never read.
         :raises DboxfsError, OSError: the index can't be written; nothing has changed.

@@ -1,6 +1,6 @@
 """The stores of one user's namespaces, to be mounted (``-o namespaces``).
 
-Each is opened as one store is (:mod:`dboxfs.vfs.serving`); :mod:`dboxfs.vfs.namespaces` makes one tree of
+Each is opened like a single store (:mod:`dboxfs.vfs.serving`); :mod:`dboxfs.vfs.namespaces` makes one tree of
 them.
 """
 
@@ -35,7 +35,7 @@ class MountedNamespace:
     """One more store of a mount.
 
     ``path``: the names of the directories that lead to it.  ``prefix``, ``separator``: of the names of its
-    mailboxes.  ``writable``: it is written where the mount is.
+    mailboxes.  ``writable``: it is writable if the mount is.
     """
 
     location: Location
@@ -49,7 +49,7 @@ class MountedNamespace:
 class JoinedStores:
     """The store with the INBOX, which is the root, and those of the user's other namespaces.
 
-    :param warn: called with what the user should know, one line.
+    :param warn: called with a warning for the user, one line.
     """
 
     fs: FileSystem
@@ -64,7 +64,7 @@ class JoinedStores:
 
     @property
     def kind(self) -> Kind | None:
-        """None: what the kernel needn't open is told of one store at a time."""
+        """None: a mount of several stores always has OPEN."""
         return None
 
     @asynccontextmanager
@@ -104,14 +104,14 @@ class JoinedStores:
         )
 
     def _tell_covered(self, store: Store) -> None:
-        """Name the mailboxes that directories of namespaces stand before."""
+        """Warn of the mailboxes that directories of namespaces hide."""
         for one in self.others:
             folder = store.root.children.get(one.path[0]) if one.path else None
             if folder is not None and folder.mailbox is not None:
                 self.warn(f"mailbox {folder}: not shown, its name is that of the namespace {one.prefix}")
 
     def _leading(self, first: Served) -> Callable[[int, int], Attrs]:
-        """What a directory looks like that only leads to others."""
+        """Makes the attributes of a directory that only leads to others."""
         view, owner, report = self.options.view, first.reading.store.owner, first.reading.report
         mode = stat.S_IFDIR | (0o500 if view.directory_mode is None else view.directory_mode) & ~view.umask
         uid = owner.st_uid if view.uid is None else view.uid
@@ -126,7 +126,7 @@ class JoinedStores:
 
 
 def _options_of(namespace: MountedNamespace, options: MountOptions) -> MountOptions:
-    """The options of the mount, for one more store in it."""
+    """The options of the mount for the store of *namespace*."""
     view = replace(options.view, separator=namespace.separator, prefix=namespace.prefix, has_inbox=False)
     return replace(options, view=view, write=options.write if namespace.writable else None)
 
@@ -143,12 +143,12 @@ class _ServingJoined:
 
     def unopen(self, pages: Pages, stats: Callable[[], Mapping[str, object]]) -> UnopenedRequests:
         """
-        :raises MountError: the kernel opens what it reads where there are several stores.
+        :raises MountError: always: a mount of several stores needs OPEN.
         """
         raise MountError("a mount of several namespaces can't do without OPEN; leave out -o open=none")
 
     def released(self, directory: OpenDirectory) -> None:
-        """It keeps nothing open."""
+        """Does nothing: the stores stay open as long as the mount."""
 
     def start(self, mount: Mount | None) -> None:
         for one in self.each:
@@ -168,5 +168,5 @@ class _ServingJoined:
             one.reading.store.records.resize(messages)
 
     def metrics(self) -> str:
-        """Those of the first store."""
+        """The metrics of the first store."""
         return self.each[0].reading.report.metrics()

@@ -1,12 +1,12 @@
-"""What the kernel's page cache holds, as far as we know.
+"""Remembers which messages the kernel's page cache probably has, and which of its pages may be outdated.
 
-:class:`Pushed`: which messages were put there already, a guess in fixed memory: a table of bits, the inode
-number hashed into it. Two inodes may share a bit, and the kernel drops pages without a word; a wrong guess
-costs one READ request and nothing else, so no more is remembered.
+:class:`Pushed`: the messages that were put there, as a guess in fixed memory: the inode number is hashed into
+a table. Two inodes may share a place, and the kernel drops pages without telling us; a wrong guess only costs
+one READ request.
 
-:class:`Doubts`: which messages may have other bytes than the kernel has, because their files may have been
-repaired. The next OPEN of each has the kernel drop them (without ``keep_cache``), in the client's own time:
-to drop them from here would wait for a READ in flight, which only we can answer.
+:class:`Doubts`: messages whose pages in the kernel may be outdated, because their files may have been
+repaired. The next OPEN of each drops them (it is answered without ``keep_cache``), in the client's own time:
+a call from here would wait for a READ in flight, which only we can answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BITS = 1 << 20
 
 
 class Pushed:
-    """A million bits (as bytes: 1 MiB, for speed)."""
+    """A table of :data:`BITS` marks, each a byte for speed: 1 MiB."""
 
     __slots__ = ("_seen",)
 
@@ -35,12 +35,12 @@ class Pushed:
         return True
 
     def forget(self, inode: int) -> None:
-        """The kernel had to ask: it doesn't have this message (any more)."""
+        """The kernel doesn't have the pages of this message: it has sent a READ."""
         self._seen[(inode ^ inode >> 32 ^ inode >> 51) % BITS] = 0
 
 
 class Doubts:
-    """One byte a message of each mailbox that was read anew, until the next time."""
+    """One byte for each message of a mailbox that was reloaded, until the next reload."""
 
     __slots__ = ("_of",)
 
@@ -52,7 +52,7 @@ class Doubts:
         self._of[folder] = uids, bytearray(len(uids))
 
     def settle(self, folder: int, uid: int) -> bool:
-        """Whether there was a doubt about a message; there is none any more."""
+        """Whether a message's pages may be outdated; the caller drops them, so the next answer is False."""
         found = self._of.get(folder)
         if found is None:
             return False

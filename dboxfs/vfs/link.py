@@ -1,4 +1,4 @@
-"""link(2) in a writable mount: a copy of a message, and a name that makes a temporary a message.
+"""link(2) in a writable mount: makes a copy of a message, or a message of a temporary.
 
 Locks: ``Draft.lock`` of the temporary that is linked.
 """
@@ -42,24 +42,24 @@ class LinkRequest:
         self._committer = committer
 
     async def link(self, inode: int, new_parent: int, new: bytes, pid: int) -> Draft | Node:
-        """link(2) by thread *pid*; gives the new message, or the new name of a file without a byte.
+        """link(2) by thread *pid*; gives the new message, or a ghost if the file has no byte.
 
-        :raises Refused: it can't be done, and nothing has changed.
+        :raises Refused: the link is impossible, and nothing has changed.
         """
         target = await self._changes.look_again((await self._folders.seek(new_parent)).directory())
         await self._names.know(target)
         draft = self._drafts.by_inode(inode)
         if draft is not None and (draft.uid is None or draft.is_empty):
             return await self._link_draft(draft, self._free(target, new, pid), new)
-        # which another mount may have replaced
+        # another mount may have replaced the message
         return await self._forwarding.use(
             self._forwarding.follow(inode), lambda node: self._link_message(node, target, new, pid)
         )
 
     def _free(self, target: Folder, name: bytes, pid: int) -> Folder:
-        """The folder that the new name will be in.
+        """*target*, if the new name is valid and free there.
 
-        :raises Refused: it can't have such a file, or has one.
+        :raises Refused: it isn't.
         """
         check_name(name)
         mailbox_of(target)
@@ -69,8 +69,9 @@ class LinkRequest:
         return target
 
     def _check_free(self, target: Folder, name: bytes) -> None:
-        """
-        :raises Refused: EEXIST: a message or a mailbox has this name.
+        """Check that a name is free.
+
+        :raises Refused: EEXIST: a message or a mailbox has it.
         """
         child = self._names.child(target, name)
         if child is not None or self._names.resolve(target, name) is not None:
@@ -90,7 +91,7 @@ class LinkRequest:
             uid = await self._changes.again(lambda: target, partial(self._save, draft, target, name))
             node = self._inodes.message(target, uid)
             self._drafts.link(draft, node.inode)
-            if not draft.is_removed:  # what is written now changes the message
+            if not draft.is_removed:  # later writes through the draft replace the message
                 self._forwarding.became(draft.inode, target, uid)
                 draft.committed(uid)
                 self._drafts.follow(draft, target, name, uid)

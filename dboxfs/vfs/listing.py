@@ -1,13 +1,13 @@
 """An open directory: a snapshot of its names, so that a listing shows each name once while things change.
 
 The snapshot is taken at opendir and again when the reader rewinds.  ``.`` and ``..`` come first, then the
-children in the order of their names, then messages in the order of their uids; the position of a name in
-the snapshot, plus 1, is its offset.  Messages that went away since are left out.
+children in the order of their names, then messages in the order of their uids, then staged files.  The offset
+of a name is its position in the snapshot plus 1.  Messages that have gone since are left out.
 
-A listing waits up to :data:`SIZES_SECONDS` in all for sizes that were not read yet.  A message whose
-size is unknown is listed all the same; the kernel asks for it when it needs it.
+A listing waits up to :data:`SIZES_SECONDS` in all for sizes that were not read yet.  A message whose size is
+still unknown is listed all the same; the kernel asks for the size when it needs it.
 
-Concurrency: one reader at a time, as the kernel has it.
+Concurrency: one reader at a time; the kernel sees to that.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ListingRow(NamedTuple):
 
     ``next``: the offset behind it.  ``size``: bytes.  ``received``: seconds, ``changed_ns``: nanoseconds
     since the epoch.
-    ``attr_timeout``: seconds that its attributes are good for; None: as long as all others'.
+    ``attr_timeout``: seconds that its attributes are good for; None: as long as those of the directory.
     """
 
     next: int
@@ -55,16 +55,16 @@ class OpenDirectory(Protocol):
     """A directory that the kernel has opened.  Its entries are those of :meth:`above`, then the messages."""
 
     async def prepare(self, start: int) -> None:
-        """To be called before entries from offset *start* on are asked for."""
+        """Prepare the entries from offset *start* on; call it before the other methods."""
 
     def above(self, start: int) -> Iterator[tuple[int, bytes, Attrs]]:
-        """What comes before the messages, from offset *start* on: offset behind it, name, attributes."""
+        """The entries before the messages, from offset *start* on: next offset, name, attributes."""
 
     async def sizes(self, start: int) -> None:
-        """Wait for the sizes of messages from offset *start* on that nobody has read yet; not for ever."""
+        """Wait for sizes of messages from offset *start* on that are unknown yet; for a limited time."""
 
     def attributes(self) -> Attrs:
-        """What all messages of the directory have in common."""
+        """The attributes that all messages of the directory have in common."""
 
     def messages(self, start: int) -> Iterator[ListingRow]:
         """The messages from offset *start* on."""
@@ -110,11 +110,11 @@ class Snapshot:
                 position += 1
 
     def _is_current(self) -> bool:
-        """Nothing of the mailbox came, went, became known or changed since the window was loaded."""
+        """Whether the mailbox and what is known of it are as they were when the window was loaded."""
         return self._seen == self._now()
 
     def _now(self) -> tuple[object, ...]:
-        """What is another value when something of the mailbox has changed."""
+        """A value that differs after any change of the mailbox or its facts."""
         assert self.mailbox is not None
         table, state = self.mailbox.facts, self.mailbox.state
         log = (state.log_file_seq, state.head_offset) if state is not None else None
@@ -149,9 +149,9 @@ class Snapshot:
 
 
 class Directory:
-    """One open directory.  What a handle of opendir(3) stands for.
+    """One open directory, the target of a handle of opendir(3).
 
-    :param inode: that it was opened by.
+    :param inode: the number by which it was opened.
     """
 
     def __init__(self, lists: Listings, folder: Folder, inode: int) -> None:
@@ -163,11 +163,11 @@ class Directory:
 
     @property
     def folder(self) -> Folder:
-        """The directory that it is."""
+        """The folder that it shows."""
         return self.snapshot.folder
 
     async def prepare(self, start: int) -> None:
-        """To be called before entries from offset *start* on are asked for.
+        """Prepare the entries from offset *start* on; call it before the other methods.
 
         :raises Refused: ENOENT: the directory is gone.
         """
@@ -195,7 +195,7 @@ class Directory:
                 yield position + 1, name, self._lists.attributes.folder(folder, inodes.of(folder))
 
     async def sizes(self, start: int) -> None:
-        """Wait for the sizes of messages from offset *start* on that nobody has read yet; not for ever."""
+        """Wait for sizes of messages from offset *start* on that are unknown yet; for a limited time."""
         box, scans = self.snapshot.mailbox, self._lists.scans
         if box is None or not box.facts.unknown:
             return
@@ -234,10 +234,10 @@ class Directory:
 
 
 class Listings:
-    """What open directories need.
+    """Opens directories, and has what they need.
 
-    :ivar written: the inodes whose size the kernel changes on its own, because they are open for writing.
-    :ivar staged: gives the files of a folder that are listed and no messages yet.
+    :ivar written: the inodes that are open for writing: the kernel changes their size on its own.
+    :ivar staged: gives the files of a folder that are listed before they are messages.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
-"""Directories of a writable mount: mailboxes are made, deleted, renamed and subscribed to.
+"""Directories of a writable mount: mailboxes are made, deleted and renamed.
 
-The kernel takes a directory that it has removed or renamed out of its tree itself.  To tell it of the name
-would drop what has come there since, with the working directory of whoever is in it: so the kernel hears
-only of directories that have got another inode number by a rename (parents without messages).
+The kernel takes a directory that it has removed or renamed out of its tree itself.  An invalidation of the
+name would drop a new directory that is there by then, and the working directory of every process in it.  So
+the kernel is told only of directories that have got another inode number by a rename (parents without
+messages).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from dboxfs.vfs.staging import Staging
 
 
 class Mailboxes:
-    """Answers mkdir, rmdir, rename of directories and the subscription."""
+    """Answers mkdir, rmdir and the rename of directories."""
 
     def __init__(
         self,
@@ -53,9 +54,10 @@ class Mailboxes:
 
     @contextmanager
     def _takes_away(self, folder: Folder) -> Iterator[None]:
-        """The kernel has told us that this directory goes, with what is below it.
+        """Wraps the removal or rename of a directory, and of all below it, that the kernel has asked for.
 
-        The kernel is not told of it, whichever task reads the tree first, unless it was told that it failed.
+        No task tells the kernel that it is gone, unless the request fails and the directory is gone all the
+        same.
         """
         parent = folder.parent
         with self._folders.going(folder):
@@ -69,7 +71,7 @@ class Mailboxes:
     def _storage_name(self, parent: Folder, name: bytes) -> str:
         """The storage name of a mailbox that is shown as *name*.
 
-        :raises Refused: EINVAL: there can't be one (``5.eml``, or an escape that stands for nothing).
+        :raises Refused: EINVAL: no mailbox can have this name (``5.eml``, or an escape without a meaning).
         """
         check_name(name)
         shown, names = decode(name), self._store.location.names
@@ -94,16 +96,15 @@ class Mailboxes:
         try:
             await self._writer.create_mailbox(storage)
         except OSError:
-            await self._store.refresh_tree()  # it may have been seen before it was taken back
+            await self._store.refresh_tree()  # the store may have seen it before the writer took it back
             raise
         return await self._made(parent, storage)
 
     async def need_mailbox(self, folder: Folder) -> Folder:
-        """The folder of a mailbox that a backup is put back into: a parent without messages is made one.
+        """The folder with a mailbox, for a restore: one without a mailbox gets one, also one that a crash has
+        left half made.  Without ``-o restore`` it is *folder* as it is.
 
-        So is what a crash has left of a mailbox that was being made.
-
-        :raises Refused: ESTALE: its inode number is another one now, for which the kernel asks next.
+        :raises Refused: ESTALE: its inode number has changed; the kernel then looks its name up again.
         """
         if self._staging is None or folder.mailbox is not None or folder.parent is None:
             return folder
@@ -117,9 +118,9 @@ class Mailboxes:
         return made
 
     async def _made(self, parent: Folder, storage: str) -> Folder:
-        """The new mailbox, as the store shows it: what could not be read is read once more.
+        """The new mailbox, as the store shows it; reads it once more if the first reading has failed.
 
-        Its inode number is computed from what is in its index, and must not be another one a moment later.
+        Its inode number is computed from its index, so the index has to be read before the answer.
 
         :raises OSError, DboxfsError: it was made, but can't be read.
         """
@@ -174,7 +175,7 @@ class Mailboxes:
                 now = new + draft.folder.name.removeprefix(old)
                 draft.mailbox_is(self._store.folders.get(now, draft.folder))
         for now, some in self._below(new):
-            with suppress(OSError, DboxfsError):  # what could not be read is read once more
+            with suppress(OSError, DboxfsError):  # the next request reads it again
                 await self._store.check(some)
             if some in self._inodes:
                 self._tell_number(before.get(old + now.removeprefix(new), 0), some)
@@ -186,7 +187,7 @@ class Mailboxes:
             self._kernel.entry(self._inodes.of(folder.parent), encode(folder.shown))
 
     def _below(self, name: str) -> list[tuple[str, Folder]]:
-        """A folder and all below it, the upper ones first."""
+        """(storage name, folder) of a folder and all below it, the upper ones first."""
         folders, inodes = self._store.folders, self._inodes
         return [
             (some, folders[some])

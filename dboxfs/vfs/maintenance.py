@@ -1,13 +1,13 @@
 """Maintenance of a store that no Dovecot serves (``-o rw,alone``), while it is mounted.
 
-It runs :data:`BEGIN` seconds after the mount was made, and then every :data:`EVERY` seconds if something
-was written meanwhile, else every :data:`AT_LEAST`.  It gives way: it goes on to the next mailbox when the
-kernel has asked nothing for :data:`QUIET` seconds, or when it has waited :data:`LONGEST_DELAY` seconds for
-that; and it rests as long as it has worked.  The end of the mount cancels it between two steps of the write
-protocol.
+It runs :data:`BEGIN` seconds after the mount was made.  Then it runs every :data:`EVERY` seconds if this
+mount has written in that time, else every :data:`AT_LEAST`.  It gives way to requests: after each mailbox it
+rests as long as it has worked (a second at most), and then waits, :data:`LONGEST_DELAY` seconds at most,
+until the kernel has sent no request for :data:`QUIET` seconds.  The end of the mount cancels it between two
+steps of the write protocol.
 
-What it did is in stats.json: ``maintenance``.  A run that fails is logged and counted; the next one is not
-given up for it.
+Its counts are in stats.json, ``maintenance``.  A run that fails is logged and counted, and the next run comes
+as usual.
 """
 
 from __future__ import annotations
@@ -23,17 +23,27 @@ from dboxfs.store.write import Maintained, StoreWriter
 log = logging.getLogger(__name__)
 
 BEGIN = 1.0
+"""Seconds from the start of the mount to the first run."""
+
 EVERY = 600.0
+"""Seconds between two runs while the store is written."""
+
 AT_LEAST = 24 * 3600.0
+"""Seconds between two runs while it is not."""
+
 QUIET = 0.05
+"""Seconds without a request after which the next mailbox follows."""
+
 LONGEST_DELAY = 1.0
+"""Seconds to wait for such a pause, at most."""
+
 _LONGEST_REST = 1.0
 
 
 class Maintenance:
     """Runs the maintenance of one store in the background.
 
-    :param requests: the counters of what the kernel has asked for so far.
+    :param requests: the counters of the kernel's requests.
     :param every: seconds between two runs.
     :param begin: seconds until the first one.
     """
@@ -59,7 +69,7 @@ class Maintenance:
         self._asked = -1
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run the maintenance again and again, until cancelled."""
         last = trio.current_time()
         await trio.sleep(self._begin)
         while True:
@@ -71,7 +81,7 @@ class Maintenance:
             await trio.sleep(self._every)
 
     def stats(self) -> dict[str, object]:
-        """Totals over all runs; of the last run ``left``, and ``seconds`` that it took, waiting included."""
+        """Totals over all runs; ``left`` and ``seconds`` (with all waits) are those of the last run."""
         total = self._total
         return {
             "runs": self._runs,
@@ -87,7 +97,7 @@ class Maintenance:
         }
 
     def _written(self) -> int:
-        """Changes so far.  The group of a save is none of its own: it is counted before the save is."""
+        """Changes so far, without the groups of saves, which are counted before their saves."""
         return sum(count for name, count in self._writer.stats().items() if name != "groups")
 
     async def _once(self) -> None:
@@ -122,7 +132,7 @@ class Maintenance:
             )
 
     async def _pause(self) -> None:
-        """Rest, then wait for a quiet moment if the kernel has asked for something meanwhile."""
+        """Rest, then wait for a pause if the kernel has sent requests meanwhile."""
         await trio.sleep(min(trio.current_time() - self._resumed, _LONGEST_REST))
         deadline = trio.current_time() + LONGEST_DELAY
         while self._asked != (now := sum(self._requests.values())) and trio.current_time() < deadline:

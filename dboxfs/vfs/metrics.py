@@ -1,6 +1,6 @@
 """The counters of a mount in the text format of Prometheus (version 0.0.4), and its health, for people.
 
-Neither has a word of any message, nor the name of one.
+Neither contains text of a message, or a name of one.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ GAUGES = {
     "directories_watched": "directories that inotify watches",
     "refreshes": "how often mailboxes were read again",
 }
-"""Numbers of stats.json, and what they are."""
+"""Numbers of stats.json -> their meaning."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """Samples of one name: labels and value of each."""
+    """Samples of one name: (labels, value) of each."""
 
     name: str
     kind: str
@@ -44,9 +44,9 @@ class _Family:
 
 
 def metrics(stats: Mapping[str, object], observed: Observed) -> str:
-    """The text.
+    """The text of the metrics.
 
-    :param stats: what stats.json says.
+    :param stats: the content of stats.json.
     """
     families = [
         _Family(name, "gauge", text, [("", _number(stats.get(name)))]) for name, text in GAUGES.items()
@@ -88,7 +88,7 @@ def _durations(observed: Observed) -> Iterable[str]:
 
 
 def health(stats: Mapping[str, object], observed: Observed) -> dict[str, object]:
-    """What one wants to know first."""
+    """A summary: damage, errors, latencies in ms, and hit rates of the caches."""
     damaged, unreadable = _number(stats.get("damaged_messages")), _number(stats.get("index_errors"))
     errors = observed.by_errno()
     return {
@@ -102,7 +102,7 @@ def health(stats: Mapping[str, object], observed: Observed) -> dict[str, object]
 
 
 def _hit_rates(stats: Mapping[str, object]) -> dict[str, float]:
-    """Of each cache that was asked: the share of what it had."""
+    """The share of hits (0 to 1) of each cache that was used."""
     files = stats.get("files")
     tables = {
         "records": stats.get("location_table"),

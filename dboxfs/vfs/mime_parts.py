@@ -1,11 +1,11 @@
 """The parts of a message as files: names, types, decoded bytes.
 
-Leaves only: what is ``multipart`` has no file.  A message in a message is one, as it stands.  Names are those
-that the message gives its parts, made harmless; a part without one is ``part-<n>`` with an ending that fits
-its type.  A name that comes again gets a number.
+Only leaves are files: a ``multipart`` has none, and a message in a message is one file, unchanged.  The names
+are those that the message gives its parts, without dangerous characters; a part without a name is
+``part-<n>`` with an ending for its type.  A name that comes again gets a number.
 
-Pure: bytes in, values out.  Python's email package parses and decodes; what it can't decode is given as it
-stands.
+Bytes in, values out: this module reads no files.  Python's email package parses and decodes; a part that it
+can't decode is shown unchanged.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from email.message import Message
 from email.policy import compat32
 
 PARTS_MOST = 1000
-"""Parts of a message that are shown."""
+"""Parts of a message that are shown, at most."""
 
 LONGEST_PART_NAME = 200
-"""Bytes."""
+"""Bytes of a file name, at most."""
 
 _BAD = re.compile(r"[\x00-\x1f\x7f/\\]+")
 _ENDINGS = {"text/plain": ".txt", "text/html": ".html", "message/rfc822": ".eml", "image/jpeg": ".jpg"}

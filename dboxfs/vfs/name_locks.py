@@ -1,6 +1,7 @@
-"""Changes of what a name stands for come one after the other: each finds what the one before has made of it.
+"""Locks of names: changes of the file that a name stands for come one after the other.
 
-A caller that gives the name away (a rename) tells the writers of the old file before another task runs.
+A caller that gives the name to another file (a rename) tells the writers of the old file before another task
+runs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dboxfs.vfs.node import Inodes
 
 
 class NameLocks:
-    """A lock for each name of each folder, as long as somebody holds it or waits for it."""
+    """A lock for each name of each folder, as long as a task holds it or waits for it."""
 
     def __init__(self, inodes: Inodes) -> None:
         self._inodes = inodes

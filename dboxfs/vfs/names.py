@@ -1,7 +1,7 @@
-"""The names of messages, as the mount shows them: those that programs gave, without what is hidden.
-Which of its possible names a message has is decided in ``store/names/of_mailbox.py``.
+"""The names of messages, as the mount shows them: without those of hidden messages.
+``store/names/of_mailbox.py`` decides which of its possible names a message has.
 
-A message is *hidden* from the moment on when its removal was asked for until the mailbox says that it is gone
+A message is *hidden* from the request to remove it until the mailbox, read again, doesn't have it any more
 (:mod:`dboxfs.vfs.removals`).
 
 Concurrency: only :meth:`Names.know` awaits; every other method is atomic.
@@ -21,8 +21,9 @@ from dboxfs.vfs.errors import Refused
 
 
 def check_name(name: bytes) -> None:
-    """
-    :raises Refused: ENAMETOOLONG, EINVAL: no file of the mount can have this name.
+    """Check that a file can have this name.
+
+    :raises Refused: ENAMETOOLONG, EINVAL: it can't.
     """
     if len(name) > LONGEST_NAME:
         raise Refused(errno.ENAMETOOLONG)
@@ -33,8 +34,8 @@ def check_name(name: bytes) -> None:
 class Names:
     """Finds messages by name, and names by message.
 
-    :param reader: has read the files of names; None: no program has named anything.
-    :ivar written: the names that programs gave.
+    :param reader: has read the files of names; None: there are no written names.
+    :ivar written: the names that programs gave to messages.
     """
 
     def __init__(self, reader: NameReader | None) -> None:
@@ -42,10 +43,10 @@ class Names:
         self.written = reader.names if reader is not None else WrittenNames()
         self._hidden: dict[str, set[int]] = {}
 
-    # -- asking --------------------------------------------------------------------------------
+    # -- looking up ----------------------------------------------------------------------------
 
     async def know(self, folder: Folder) -> None:
-        """Read the names of messages that other mounts have brought."""
+        """Read names that other mounts have written, if messages came or went whose names are unknown."""
         if self._reader is not None:
             await self._reader.catch_up(folder)
 
@@ -55,7 +56,7 @@ class Names:
         return None if uid is not None and uid in self.hidden(folder) else uid
 
     def child(self, folder: Folder, name: bytes) -> Folder | None:
-        """The directory called *name* in *folder*."""
+        """The directory called *name* in *folder*; None: there is none."""
         return folder.children.get(decode(name))
 
     def name(self, folder: Folder, uid: int) -> bytes:
@@ -63,7 +64,7 @@ class Names:
         return self.written.name(folder, uid)
 
     def listed(self, folder: Folder) -> Mapping[int, bytes]:
-        """The names in a listing that differ from ``<uid>.eml``; an empty one: not listed."""
+        """uid -> name, for messages that a listing doesn't show as ``<uid>.eml``; empty: not listed."""
         shown, hidden = self.written.unusual(folder), self.hidden(folder)
         return {**shown, **dict.fromkeys(hidden, b"")} if hidden else shown
 
@@ -79,11 +80,11 @@ class Names:
         return self._hidden.get(folder.name, ()) if self._hidden else ()
 
     def hide(self, folder: Folder, uid: int) -> None:
-        """From now on the message has no name."""
+        """Hide a message: from now on it has no name."""
         self._hidden.setdefault(folder.name, set()).add(uid)
 
     def show(self, folder: Folder, uids: Iterable[int]) -> None:
-        """Messages are gone, or stay: their names are what the mailbox says."""
+        """Hide these messages no longer: they are gone, or their removal has failed."""
         hidden = self._hidden.get(folder.name)
         if hidden is not None:
             hidden.difference_update(uids)

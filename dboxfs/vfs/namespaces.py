@@ -1,16 +1,16 @@
 """Several stores as one tree (``-o namespaces``): each below the directory of its namespace's prefix.
 
-The first one is the root.  Directories of prefixes (``Public``, ``shared/bob``) are part of the tree itself:
-they are always there, stand before what the store above them has under the same name, and can't be removed or
-renamed.  One that is only on the way to another (``shared``) has nothing else in it.
+The first store is the root.  Directories of prefixes (``Public``, ``shared/bob``) belong to the tree itself:
+they always exist, hide an entry of the same name in the store above them, and can't be removed or renamed.  A
+directory that only leads to a namespace (``shared``) has no other entries.
 
-Inode numbers are those of a site (:mod:`dboxfs.vfs.site.numbers`), where a namespace is what a user is there,
-called by its prefix; the root of the first one is that of the mount.
+Inode numbers are made as in a site (:mod:`dboxfs.vfs.site.numbers`): a namespace, called by its prefix, takes
+the part of a user there.  The root of the first store is the root of the mount.
 
-A message can't be moved or linked from one store to another: EXDEV, on which mv copies it, with its
-attributes.
+A message can't be moved or linked from one store to another: the answer is EXDEV, and mv then copies it with
+its attributes.
 
-Concurrency: nothing here changes once it is made.
+Concurrency: the tree of prefixes never changes once it is made.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class JoinedStore:
     """One store of the mount.
 
     :ivar path: the names of the directories that lead to it.
-    :ivar numbers: its inode numbers in the mount.
-    :ivar writable: answers requests that write; None: it is only read.
+    :ivar numbers: translates its inode numbers into those of the mount.
+    :ivar writable: answers requests that write; None: the store is read-only.
     """
 
     path: tuple[bytes, ...]
@@ -47,7 +47,7 @@ class JoinedStore:
 
 @dataclass(slots=True)
 class _Place:
-    """A directory of prefixes.  ``store``: whose root it is; None: it only leads to others."""
+    """A directory of prefixes.  ``store``: the store whose root it is; None: it only leads to others."""
 
     inode: int
     above: int
@@ -60,10 +60,10 @@ Leading = Callable[[int, int], Attrs]
 
 
 class JoinedFileSystem:
-    """Answers every request of the mount by the store that it is about.
+    """Passes every request of the mount to the store that it is about.
 
     :param stores: the first one is the root.
-    :param numbers: those of all of them.
+    :param numbers: the inode numbers of all of them.
     """
 
     def __init__(self, stores: Sequence[JoinedStore], numbers: SiteNumbers, leading: Leading) -> None:
@@ -80,18 +80,18 @@ class JoinedFileSystem:
                 here = self._inside(here, store.path[:count], by_path.get(store.path[:count]))
 
     def _inside(self, above: _Place, path: tuple[bytes, ...], store: JoinedStore | None) -> _Place:
-        """The directory at *path*, which is made; *store*: whose root it is."""
+        """The directory at *path*, made if it is missing; *store*: the store whose root it is."""
         if path[-1] not in above.inside:
             inode = self._numbers.domain(b"/".join(path)) if store is None else store.numbers.root
             above.inside[path[-1]] = self._places[inode] = _Place(inode, above.inode, store)
         return above.inside[path[-1]]
 
-    # -- whose is it ---------------------------------------------------------------------------
+    # -- the store of a request ----------------------------------------------------------------
 
     def _split(self, inode: int) -> tuple[JoinedStore, int]:
         """The store that a number is about, and the number there.
 
-        :raises Refused: ESTALE: nothing has it.
+        :raises Refused: ESTALE: the number belongs to no file.
         """
         if inode == ROOT:
             return self._first, ROOT
@@ -99,8 +99,9 @@ class JoinedFileSystem:
         return self._by_numbers[numbers], inner
 
     def _writing(self, inode: int) -> tuple[WritableFileSystem, int, JoinedStore]:
-        """
-        :raises Refused: EROFS: this store is only read.
+        """The store of an inode for a request that writes, the number there, and the store's entry.
+
+        :raises Refused: EROFS: this store is read-only, or the directory only leads to others.
         """
         if self._leads(inode):
             raise Refused(errno.EROFS)
@@ -118,8 +119,9 @@ class JoinedFileSystem:
         return place.inside if place is not None else {}
 
     def _refuse_taken(self, parent: int, name: bytes, number: int) -> None:
-        """
-        :raises Refused: with this errno: the name is that of a namespace.
+        """Refuse the name of a namespace's directory.
+
+        :raises Refused: with the errno *number*.
         """
         if name in self._inside_of(parent):
             raise Refused(number)
@@ -134,9 +136,9 @@ class JoinedFileSystem:
     # -- reading -------------------------------------------------------------------------------
 
     async def lookup(self, parent: int, name: bytes, pid: int = 0) -> Attrs:
-        """What has this name in the directory *parent*.
+        """The attributes of the entry *name* of the directory *parent*.
 
-        :raises Refused: ENOENT: nothing has.
+        :raises Refused: ENOENT: there is none.
         """
         place = self._inside_of(parent).get(name)
         if place is not None:
@@ -186,7 +188,7 @@ class JoinedFileSystem:
         return await store.reading.listxattr(inner)
 
     async def statfs(self) -> os.statvfs_result:
-        """That of the file system that the first store lies on."""
+        """The values of the file system that the first store lies on."""
         return await self._first.reading.statfs()
 
     # -- writing -------------------------------------------------------------------------------
@@ -199,7 +201,7 @@ class JoinedFileSystem:
         return _out(await writing.setattr(inner, size, received, file, pid), store)
 
     async def fsyncdir(self, directory: OpenDirectory) -> None:
-        """Return when all that was removed from a directory is on disk."""
+        """Return when all removals from a directory are on disk."""
         if isinstance(directory, _JoinedDirectory) and directory.store.writable is not None:
             await directory.store.writable.fsyncdir(directory.inner)
 
@@ -237,7 +239,7 @@ class JoinedFileSystem:
     ) -> None:
         """rename(2) by thread *pid*.
 
-        :raises Refused: EXDEV: to another store; EBUSY: the directory of a namespace.
+        :raises Refused: EXDEV: to another store; EBUSY: it is the directory of a namespace.
         """
         self._refuse_taken(old_parent, old, errno.EBUSY)
         self._refuse_taken(new_parent, new, errno.EBUSY)
@@ -248,7 +250,7 @@ class JoinedFileSystem:
         await writing.rename(old_inner, old, new_inner, new, flags, pid)
 
     async def link(self, inode: int, new_parent: int, new: bytes, pid: int) -> Attrs:
-        """link(2) by thread *pid*; gives the attributes of what is new.
+        """link(2) by thread *pid*; gives the attributes of the new file.
 
         :raises Refused: EXDEV: to another store.
         """
@@ -268,7 +270,7 @@ class JoinedFileSystem:
     async def rmdir(self, parent: int, name: bytes) -> None:
         """rmdir(2): delete a mailbox without messages.
 
-        :raises Refused: EBUSY: the directory of a namespace.
+        :raises Refused: EBUSY: it is the directory of a namespace.
         """
         self._refuse_taken(parent, name, errno.EBUSY)
         writing, inner, _ = self._writing(parent)
@@ -287,14 +289,14 @@ class _LeadingDirectory:
         self._entries = entries
 
     async def prepare(self, start: int) -> None:
-        """It never changes."""
+        """Does nothing: the entries never change."""
 
     def above(self, start: int) -> Iterator[tuple[int, bytes, Attrs]]:
         for position, (name, attrs) in enumerate(self._entries[start:], start + 1):
             yield position, name, attrs
 
     async def sizes(self, start: int) -> None:
-        """There are no messages."""
+        """Does nothing: there are no messages."""
 
     def attributes(self) -> Attrs:
         return self._entries[0][1]
@@ -306,7 +308,7 @@ class _LeadingDirectory:
 class _JoinedDirectory:
     """An open directory of a store, with the directories of namespaces in it before its own entries.
 
-    :param above: the inode of ``..``; None: as the store has it.
+    :param above: the inode of ``..``; None: the store's own.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a request is about (:class:`Node`), and the inode number that stands for it: computed, not stored.
+"""The file or directory of a request (:class:`Node`), and its inode number, which is computed, not stored.
 
 ::
 
@@ -6,12 +6,12 @@
     0  | folder       | uid             a message; uid 0: the directory of the mailbox itself
     0  | 0            | 1               the root of the mount
     0  | 0            | 2 ...           the control directory and its files
-    1  | number                         a draft that has no message's inode (:mod:`dboxfs.vfs.drafts`)
+    1  | number                         a draft with an inode of its own (:mod:`dboxfs.vfs.drafts`)
     11 | number                         a message that is deleted, or a directory (:mod:`dboxfs.vfs.deleted`),
-                                        or, with 1101, what a view adds (:mod:`dboxfs.vfs.views.places`),
+                                        or, with 1101, a file of a view (:mod:`dboxfs.vfs.views.places`),
                                         or a directory of links (:mod:`dboxfs.vfs.searches`)
 
-Numbers with bit 63 have nothing else above bit 36: a site of many users puts its own there
+In numbers with bit 63, the bits from 59 down to 37 are 0: a site of many users puts its own number there
 (:mod:`dboxfs.vfs.site.numbers`).
 
 The folder number (31 bits) is taken from SHA-256 over mailbox guid and uidvalidity (a parent without
@@ -20,8 +20,8 @@ and made again under the same name. Two folders with the same 31 bits (one chanc
 mailboxes): the one that comes second in the order of names takes the next free number.
 
 A number becomes a node in :meth:`Inodes.node`, and a node a number in :meth:`Inodes.message` and
-:meth:`Inodes.of`; nothing else takes numbers apart.  A node says what its number stood for when it was made:
-after an await the folder may be another one.
+:meth:`Inodes.of`; only this module takes numbers apart.  A node has the folder that its number stood for when
+the node was made: after an await that may be another one.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ DRAFTS = 1 << 63
 DELETED = 3 << 62
 """Set in the inode numbers below ``.dboxfs/deleted``."""
 BESIDE = 0b1101 << 60
-"""The first bits of what is beside mailboxes and messages, in a view or in the control directory."""
+"""The first bits of numbers that are no mailbox, message or draft: of a view or the control directory."""
 SEARCHES = BESIDE | 1 << 34
-"""... of directories with links to messages."""
+"""The first bits of directories with links to messages."""
 PARTS = BESIDE | 1 << 35
-"""... of the decoded parts of messages."""
+"""The first bits of the decoded parts of messages."""
 
 _FOLDER_MASK = 0x7FFFFFFF
 UID_MASK = 0xFFFFFFFF
@@ -54,10 +54,10 @@ UID_MASK = 0xFFFFFFFF
 class Node(NamedTuple):
     """A message, a directory, a draft, or a part of the control directory.
 
-    :ivar inode: the number that it was asked for by.
-    :ivar folder: the directory that it is, or that the message is in; None: the store knows none just now, or
-        it is a draft or the control directory's.
-    :ivar uid: of the message; 0: it is none.
+    :ivar inode: the number in the request.
+    :ivar folder: the folder of the directory or message; None: the store knows none just now, or it is a
+        draft or belongs to the control directory.
+    :ivar uid: of the message; 0: it is no message.
     """
 
     inode: int
@@ -85,7 +85,7 @@ class Node(NamedTuple):
         return self.inode - self.uid
 
     def directory(self) -> Folder:
-        """The directory that it is, or that the message is in.
+        """The folder of the directory or message.
 
         :raises Refused: ENOENT: there is none (any more).
         """
@@ -105,27 +105,27 @@ class Node(NamedTuple):
 
 
 def is_deleted(inode: int) -> bool:
-    """Whether a number is one of ``.dboxfs/deleted``."""
+    """Whether a number belongs to ``.dboxfs/deleted``."""
     return inode & DELETED == DELETED and inode >> 60 != BESIDE >> 60
 
 
 def is_in_control_tree(inode: int) -> bool:
-    """Whether a number is one of a tree in the control directory: of ``deleted``, or of links."""
+    """Whether a number belongs to a tree in the control directory: ``deleted``, links, or ``parts``."""
     return is_deleted(inode) or inode & (0b1111 << 60 | 0b111 << 34) in (SEARCHES, PARTS)
 
 
 def is_file(inode: int) -> bool:
-    """Whether a number stands for a message, or a draft, there or gone."""
+    """Whether a number stands for a message or a draft, whether it exists or is gone."""
     return inode >> 32 != 0 and inode & UID_MASK != 0
 
 
 def _number_of(folder: Folder) -> int:
-    """The number of a folder, unless another one has it already."""
+    """The number that a folder gets, unless another one has it already."""
     return int.from_bytes(hashlib.sha256(folder.identity).digest()[:4], "big") & _FOLDER_MASK or 1
 
 
 class Inodes:
-    """Folder numbers of the folders that are there now.
+    """The numbers of the folders that the store has now.
 
     :param root: the folder above all others.
     """
@@ -139,7 +139,7 @@ class Inodes:
     # -- from a number -------------------------------------------------------------------------
 
     def node(self, inode: int) -> Node:
-        """What *inode* stands for now."""
+        """The node that *inode* stands for now."""
         if inode & DRAFTS:
             return Node(inode, None, 0)
         number = inode >> 32
@@ -162,8 +162,8 @@ class Inodes:
     def of(self, folder: Folder) -> int:
         """The inode number of *folder*'s directory; its messages are this plus their uid.
 
-        A folder that has gone while a request about it was carried out, since another program has renamed or
-        deleted its mailbox, has the number that it had.
+        If another program has renamed or deleted the mailbox while a request about the folder was carried
+        out, the folder has its old number.
         """
         if folder.parent is None:
             return ROOT
@@ -171,7 +171,7 @@ class Inodes:
         return (number if number is not None else _number_of(folder)) << 32
 
     def message(self, folder: Folder, uid: int) -> Node:
-        """Message *uid* of *folder*, which has to be there."""
+        """The node of message *uid* of *folder*."""
         return Node(self.of(folder) | uid, folder, uid)
 
     # -- folders come and go -------------------------------------------------------------------
@@ -196,8 +196,8 @@ class Inodes:
         return number << 32
 
     def was(self, inode: int, folder: Folder) -> None:
-        """*folder* had this number until it was renamed, and is found by it as long as it is there.
+        """*folder* had this number until it was renamed; it is found by it as long as it exists.
 
-        The kernel asks so until it has heard of the new one.
+        The kernel uses the old number until it has learned the new one.
         """
         self._former[inode >> 32] = folder

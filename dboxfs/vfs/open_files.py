@@ -1,9 +1,9 @@
-"""Which inodes are open: the messages that are read, and what is open for writing.
+"""The inodes that are open for reading or for writing.
 
-An open message goes on with the attributes that it was opened with, also after an expunge: size and dates,
-and of the extended ones uid, flags and keywords.
+An open message keeps the attributes that it was opened with, also after an expunge: size and dates, and of
+the extended ones uid, flags and keywords.
 
-Concurrency: nothing here awaits.
+Concurrency: no method awaits.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dboxfs.store import Facts, Mailbox
 
 
 class OpenFile(Protocol):
-    """A file that the kernel has opened: what a file handle stands for, until :meth:`release`."""
+    """A file that the kernel has opened: the target of a file handle, until :meth:`release`."""
 
     async def read(self, size: int, offset: int) -> bytes:
         """Bytes at *offset*, fewer than *size* only at the end."""
 
     async def write(self, data: bytes, offset: int) -> int:
-        """Write bytes at *offset*; gives how many."""
+        """Write bytes at *offset*; gives their number."""
 
     async def flush(self) -> None:
         """One descriptor of the file was closed."""
@@ -32,12 +32,12 @@ class OpenFile(Protocol):
         """Return when the bytes are on disk."""
 
     async def release(self) -> None:
-        """The last descriptor of the file is gone."""
+        """The last descriptor of this open was closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class AtOpen:
-    """What the index said of a message when it was opened.  ``flags``: bits."""
+    """The index data of a message at the time of its open.  ``flags``: bits."""
 
     uid: int
     flags: int
@@ -45,7 +45,7 @@ class AtOpen:
 
     @classmethod
     def of(cls, box: Mailbox, uid: int) -> AtOpen | None:
-        """Those of a message of a mailbox; None: it is gone."""
+        """The index data of a message now; None: it is gone."""
         state = box.state
         row = state.row_of(uid) if state is not None else -1
         if state is None or row < 0:
@@ -62,11 +62,11 @@ class OpenedMessage(Protocol):
 
     @property
     def marks(self) -> AtOpen | None:
-        """Its uid, flags and keywords; None: it was gone already."""
+        """Its uid, flags and keywords; None: it was gone already when it was opened."""
 
 
 class OpenFiles:
-    """Counts what is open.
+    """Counts open files.
 
     :ivar written: how often each inode is open for writing.
     """
@@ -85,12 +85,12 @@ class OpenFiles:
         return self._read
 
     def facts(self, inode: int) -> Facts | None:
-        """The size and dates that *inode* was opened with last; None: nobody reads it."""
+        """The size and dates that *inode* was opened with last; None: no process reads it."""
         held = self._read.get(inode)
         return held[-1].facts if held else None
 
     def kept(self, inode: int) -> tuple[AtOpen, Facts] | None:
-        """What *inode* was opened with last; None: nobody reads it, or it was gone already."""
+        """The data that *inode* was opened with last; None: no process reads it, or it was gone already."""
         held = self._read.get(inode)
         marks = held[-1].marks if held else None
         return (marks, held[-1].facts) if held and marks is not None else None
@@ -100,7 +100,7 @@ class OpenFiles:
         self._read.setdefault(inode, []).append(file)
 
     def end_reading(self, inode: int, file: OpenedMessage) -> None:
-        """It was closed for good."""
+        """The last descriptor of that open was closed."""
         held = self._read[inode]
         held.remove(file)
         if not held:
@@ -111,7 +111,7 @@ class OpenFiles:
         self.written[inode] += 1
 
     def end_writing(self, inode: int) -> None:
-        """It was closed for good."""
+        """The last descriptor of that open was closed."""
         self.written[inode] -= 1
         if not self.written[inode]:
             del self.written[inode]

@@ -1,8 +1,8 @@
-"""Files that are created, or opened for writing: the draft that they are, or get.
+"""Files that are created, or opened for writing: finds or makes their draft.
 
-A message that is opened for writing stays what it is for everybody, until the commit replaces it.
+A message that is opened for writing stays unchanged for other processes, until the commit replaces it.
 
-Locks: ``Draft.lock`` while a draft that is being committed, or ends, is waited for.
+Locks: an OPEN of a draft takes ``Draft.lock``, and so waits until no task commits or ends the draft.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dboxfs.vfs.staging import Staging
 class Opening:
     """Answers CREATE, and OPEN for writing.
 
-    :ivar apart: what is opened next by those who write messages that others read.
+    :ivar apart: the drafts that writers of messages open which another process is reading.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Opening:
     async def create(self, parent: int, name: bytes, flags: int, pid: int) -> tuple[Opened, Draft]:
         """open(2) with O_CREAT by thread *pid*.
 
-        :raises Refused: it can't be made.
+        :raises Refused: the file can't be made.
         """
         check_name(name)
         folder = await look_again(self._store, (await self._folders.seek(parent)).directory())
@@ -90,9 +90,9 @@ class Opening:
         return self.opened(draft, flags, pid), draft
 
     async def hold(self, parent: int, name: bytes, pid: int) -> Draft:
-        """mknod(2) of a regular file by thread *pid*: its name is held, as by an empty create.
+        """mknod(2) of a regular file by thread *pid*: like a create that writes nothing.
 
-        :raises Refused: it can't be made.
+        :raises Refused: the file can't be made.
         """
         check_name(name)
         folder = (await self._folders.seek(parent)).directory()
@@ -107,11 +107,11 @@ class Opening:
         return draft
 
     async def open_draft(self, draft: Draft, flags: int, pid: int) -> Opened | None:
-        """Open a draft; None: it has become something else meanwhile."""
+        """Open a draft; None: it is no draft any more."""
         return self.opened(draft, flags, pid) if await self._is_there(draft, flags) else None
 
     async def open_message(self, inode: int, flags: int, pid: int) -> Opened:
-        """Open the message *inode*, or what it has become, for writing.
+        """Open the message *inode*, or its replacement, for writing.
 
         :raises Refused: EACCES: it is a control file; ENOENT: it is gone; ESTALE: look it up again.
         """
@@ -137,7 +137,7 @@ class Opening:
         return self.opened(draft, flags, pid)
 
     async def _is_there(self, draft: Draft, flags: int) -> bool:
-        """Wait until nobody commits or ends a draft; whether it can be opened then (O_TRUNC empties it)."""
+        """Wait until no task commits or ends a draft; whether it is still one then (O_TRUNC empties it)."""
         async with draft.lock:
             if self._drafts.by_inode(draft.inode) is not draft:
                 return False
@@ -146,7 +146,7 @@ class Opening:
             return True
 
     def opened(self, draft: Draft, flags: int, pid: int) -> Opened:
-        """The answer: everything that is written goes past the kernel's cache, so nobody reads a mixture."""
+        """The answer to an OPEN: reads and writes go past the kernel's cache, so no reader gets a mixture."""
         self.apart.opened(draft)
         file = self._close_policy.open(draft, pid, append=bool(flags & os.O_APPEND))
         return Opened(file, direct_io=True, keep_cache=False)

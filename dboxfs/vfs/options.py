@@ -1,7 +1,6 @@
-"""What a mount may be told: how the tree is shown and to whom, what the kernel is given, how the store is
-written.
+"""The options of a mount: the view and its permissions, the interplay with the kernel, writing.
 
-Nothing that is imported here needs FUSE: the command line reads options on a machine without it, too.
+No import of this module needs FUSE: the command line reads options also on a machine without it.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ _EPOCH_SINCE = (6, 16)
 
 
 class Entries(enum.Enum):
-    """How the kernel hears of names that mean something else: see :mod:`dboxfs.fuse.notify`.
+    """How names are invalidated in the kernel: see :mod:`dboxfs.fuse.notify`.
 
-    ``AUTO``: the first that can be had.
+    ``AUTO``: the first way that is possible.
     """
 
     AUTO = "auto"
@@ -30,10 +29,10 @@ class Entries(enum.Enum):
 
 
 class Opens(enum.Enum):
-    """Whether the kernel opens files and directories: see :mod:`dboxfs.vfs.unopened`.
+    """Whether the kernel sends OPEN for files and directories: see :mod:`dboxfs.vfs.unopened`.
 
-    ``AUTO``: not in a read-only mount of an mdbox that can do without. ``CLASSIC``: it does. ``NONE``: it
-    does not, or there is no mount.
+    ``AUTO``: not for a read-only mount of an mdbox, if that is possible. ``CLASSIC``: yes. ``NONE``: no; the
+    mount fails where that is impossible.
     """
 
     AUTO = "auto"
@@ -42,7 +41,7 @@ class Opens(enum.Enum):
 
 
 class View(enum.Enum):
-    """What the store looks like: one file a message, or :mod:`dboxfs.vfs.views`."""
+    """How the store is shown: one file a message, or in a view of :mod:`dboxfs.vfs.views`."""
 
     EML = "eml"
     MAILDIR = "maildir"
@@ -103,22 +102,22 @@ class ViewOptions:
 
     @property
     def full_names(self) -> FullNames:
-        """What ``user.dbox.mailbox`` says."""
+        """Makes the value of ``user.dbox.mailbox``."""
         return FullNames(self.separator, self.prefix, self.has_inbox)
 
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """What is given to the kernel and to the view.
+    """The options of a mount.
 
     ``fast_loop``: use the stand-in of :mod:`dboxfs.fuse.loop`.  ``fuse``: further options for libfuse.
-    ``write``: how the store is written; None: not at all.  ``dbox_version``: of new messages; None: what the
-    store says.  ``force``: also where a Dovecot can't read it, and where mail seems to be hidden.
-    ``restore``: files are staged, and messages when the mount ends.
-    ``entries``: how the kernel hears of names. ``opens``: whether it opens files.
-    ``cache_dir``: where sizes are kept for the next mount; None: nowhere.  ``table_size``: of how many
-    messages parsed records are kept in memory.  ``metrics``: where they are told; None: nowhere but in the
-    mount.
+    ``write``: how the store is written; None: read-only.  ``dbox_version``: of new messages; None: the
+    store's.  ``force``: write even if Dovecot couldn't read the result, or mail seems to be hidden.
+    ``restore``: files are staged, and become messages with a commit (:mod:`dboxfs.vfs.staging`).
+    ``entries``: how names are invalidated. ``opens``: whether the kernel sends OPEN.
+    ``cache_dir``: where sizes are kept for the next mount; None: they aren't.  ``table_size``: the number of
+    messages whose parsed records are kept in memory.  ``metrics``: the address where they can be read; None:
+    only in the control directory.
     """
 
     allow_other: bool = False
@@ -137,10 +136,10 @@ class MountOptions:
 
 
 def wants_no_open(options: MountOptions, kind: Kind | None) -> bool:
-    """Whether the kernel shall open nothing in the mount of a *kind* of store, if it can do without.
+    """Whether the mount of a *kind* of store shall work without OPEN, if that is possible.
 
-    In an sdbox only if it is asked for: there a message of which nothing was read before it was expunged is
-    gone with its file, unless the kernel opens it.
+    For an sdbox only with ``-o open=none``: there a message that is expunged before its first READ is gone
+    with its file, unless an OPEN has opened it.
 
     :param kind: None: there may be stores of both kinds.
     """
@@ -150,9 +149,10 @@ def wants_no_open(options: MountOptions, kind: Kind | None) -> bool:
 
 
 def wants_companion(options: MountOptions, kind: Kind | None) -> bool:
-    """Whether a companion has to be forked for the mount of a *kind* of store: to tell names, by what the
-    kernel calls itself (it can't be asked before the mount is made), or to end the connection of a daemon
-    that was killed (:mod:`dboxfs.fuse.pusher`).
+    """Whether a companion has to be forked for the mount of a *kind* of store.
+
+    It invalidates names on a kernel without epochs, which only the kernel's version can tell before the mount
+    is made; and it ends the connection of a daemon that was killed (:mod:`dboxfs.fuse.pusher`).
     """
     if wants_no_open(options, kind):
         return True

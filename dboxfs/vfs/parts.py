@@ -1,16 +1,15 @@
 """``.dboxfs/parts/<mailbox>/<uid>/``: the decoded parts of a message as files.
 
-A message is read, and taken apart on a worker thread, when its directory is looked into.  What was taken
-apart is kept for the last messages (:data:`KEPT_PARTS_BYTES` in all); one of more than
-:data:`PARTS_LARGEST` bytes is EFBIG.  Numbers of directories and files are kept for the last
-:data:`PART_NUMBERS`.
+A request for the parts of a message reads it, and a worker thread takes it apart.  The parts of the last
+messages are kept (:data:`KEPT_PARTS_BYTES` in all); a message of more than :data:`PARTS_LARGEST` bytes gives
+EFBIG.  The numbers of the last :data:`PART_NUMBERS` directories and files are kept.
 
-A mailbox whose name is a number has its first byte escaped, since it would be a message's here.
+A mailbox whose name is a number has its first byte escaped, since a number is a message here.
 
-Nothing of it is kept by the kernel but the bytes of files, which never change.  Only the store's owner may
-look into it, whatever ``umask`` says.
+The kernel keeps only the bytes of files, which never change.  Only the store's owner may look into it, even
+if ``umask`` allows more.
 
-Concurrency: a message is taken apart once, whoever waits for it.
+Concurrency: one message is taken apart at a time; requests that wait for the same one share its parts.
 """
 
 from __future__ import annotations
@@ -39,12 +38,14 @@ from dboxfs.vfs.node import PARTS, Inodes
 NAME = b"parts"
 
 PARTS_LARGEST = 32 << 20
-"""Bytes of a message that is taken apart."""
+"""Bytes of a message that is taken apart, at most."""
 
 KEPT_PARTS_BYTES = 48 << 20
-"""Bytes of parts that are kept, beside those of the message that was asked for last."""
+"""Bytes of parts that are kept, at most; the message that was used last is kept even if it has more."""
 
 PART_NUMBERS = 16384
+"""Inode numbers of directories and files that are remembered, at most."""
+
 
 _PART_BITS = 0b1111 << 60 | 0b111 << 34
 _PART_MASK = (1 << 34) - 1
@@ -52,8 +53,8 @@ _UID = re.compile(rb"[1-9][0-9]{0,9}")
 
 
 class _Item(NamedTuple):
-    """A directory, or a file: ``folder`` is the storage name ("": the top); ``uid`` 0: it is no message's;
-    ``guid`` that of the mailbox, of which the number is; ``part`` -1: the directory of the message.
+    """A directory or a file.  ``folder``: storage name of the folder ("": the top).  ``guid``: of the mailbox
+    that the uid belongs to.  ``uid`` 0: a folder.  ``part`` -1: the directory of the message.
     """
 
     folder: str
@@ -101,7 +102,7 @@ class MessageParts:
         self._item_of.move_to_end(inode)
         return inode
 
-    # -- what an item is -----------------------------------------------------------------------
+    # -- attributes of an item -----------------------------------------------------------------
 
     def _folder(self, item: _Item) -> Folder:
         folder = self._store.folders.get(item.folder) if item.folder else self._store.root
@@ -165,8 +166,9 @@ class MessageParts:
     # -- requests ------------------------------------------------------------------------------
 
     async def lookup(self, parent: int, name: bytes) -> Attrs:
-        """
-        :raises Refused: ENOENT: nothing is called so.
+        """The attributes of the entry *name* of the directory *parent*.
+
+        :raises Refused: ENOENT: there is none; ENOTDIR: *parent* is a part.
         """
         item = self._item(parent)
         if item.uid:
@@ -188,13 +190,15 @@ class MessageParts:
         return self._directory(_Item(child.name))
 
     async def getattr(self, inode: int) -> Attrs:
-        """
+        """The attributes of *inode*.
+
         :raises Refused: ESTALE, ENOENT: it is gone.
         """
         return await self._attrs(self._item(inode))
 
     async def opendir(self, inode: int) -> OpenDirectory:
-        """
+        """Open a directory.
+
         :raises Refused: ENOENT, ESTALE: it is gone; EFBIG: the message is too large to be taken apart.
         """
         item, own = self._item(inode), await self.getattr(inode)
@@ -211,13 +215,14 @@ class MessageParts:
         return _OpenParts(own, entries, folder, self)
 
     def message(self, folder: Folder, uid: int) -> Attrs:
-        """The directory of a message in a listing."""
+        """The attributes of a message's directory, for a listing."""
         guid = folder.mailbox.guid if folder.mailbox is not None else None
         return self._directory(_Item(folder.name, guid or b"", uid))
 
     async def open(self, inode: int) -> OpenControlFile:
-        """
-        :raises Refused: EISDIR; ESTALE, ENOENT: it is gone.
+        """Open a part.
+
+        :raises Refused: EISDIR: it is a directory; ESTALE, ENOENT: it is gone.
         """
         item = self._item(inode)
         if item.part < 0:
@@ -231,13 +236,13 @@ class MessageParts:
 
 
 def _shown(name: str) -> bytes:
-    """A mailbox here; one whose name would be a message's has its first byte escaped."""
+    """The name of a mailbox in this tree; in a name that is a number the first byte is escaped."""
     plain = encode(name)
     return b"%%%02X%s" % (plain[0], plain[1:]) if _UID.fullmatch(plain) else plain
 
 
 class _OpenParts:
-    """A directory, opened: what it had then, and a directory for each message of *folder*."""
+    """An open directory: the entries of that moment, and a directory for each message of *folder*."""
 
     def __init__(
         self,
@@ -254,7 +259,7 @@ class _OpenParts:
         self._uids: list[int] = box.uids.tolist() if box is not None else []
 
     async def prepare(self, start: int) -> None:
-        """It stays what it was."""
+        """Does nothing: the entries never change."""
 
     def above(self, start: int) -> Iterator[tuple[int, bytes, Attrs]]:
         for position in range(start, len(self._entries)):
@@ -267,7 +272,7 @@ class _OpenParts:
             yield first + position + 1, b"%d" % uid, self._parts.message(self._folder, uid)
 
     async def sizes(self, start: int) -> None:
-        """They are known."""
+        """Does nothing: the sizes are known."""
 
     def attributes(self) -> Attrs:
         return self._own

@@ -1,14 +1,14 @@
-"""Messages that are open for reading, and what of them is put into the kernel's page cache.
+"""Messages that are open for reading, and the push of small ones into the kernel's page cache.
 
 A small message is pushed whole into the kernel's cache when it is opened, so that the kernel needs no READ.
-That happens only while nobody has the inode open: the kernel would wait for a READ in flight, which only we
-can answer.  What was pushed before is most likely there still, and if not, the kernel asks.
+That happens only while no process has the inode open: else the kernel would wait for a READ in flight, which
+only we can answer.  A message that was pushed before is not pushed again; if the kernel has dropped it, it
+sends a READ.
 
-Bytes in the kernel's cache that may be others by now (a message that was damaged, replaced, or open for
-writing) are dropped by the client's own OPEN, which is answered without ``keep_cache``.
+If a message's pages in the kernel may be outdated (it was damaged, replaced, or open for writing), the
+client's own OPEN drops them: it is answered without ``keep_cache``.
 
-A message that is open is read to its end, whatever becomes of it: the :class:`~dboxfs.store.Body` holds its
-file.
+An open message can be read to its end even if it is expunged: the :class:`~dboxfs.store.Body` holds its file.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ PUSH_MOST = 2 << 20
 class Opened(NamedTuple):
     """The answer to an OPEN.
 
-    ``direct_io``: reads go past the kernel's cache, and past the size that it believes.  ``keep_cache``: what
-    the kernel has of the bytes is good still.
+    ``direct_io``: reads go past the kernel's cache, and past the size that it knows.  ``keep_cache``: the
+    kernel's pages of the file are still right.
     """
 
     file: OpenFile
@@ -47,7 +47,7 @@ class Opened(NamedTuple):
 class OpenMessage:
     """A message that is open for reading.  Made by :meth:`Reader.open`.
 
-    :ivar facts: the attributes that fstat(2) goes on giving.  :ivar marks: those of fgetxattr(2).
+    :ivar facts: the attributes for fstat(2).  :ivar marks: those for fgetxattr(2), when the message is gone.
     """
 
     __slots__ = ("_body", "_inode", "_reader", "facts", "marks")
@@ -71,10 +71,10 @@ class OpenMessage:
         raise Refused(errno.EBADF)
 
     async def flush(self) -> None:
-        """Nothing was written."""
+        """Does nothing: nothing was written."""
 
     async def fsync(self) -> None:
-        """Nothing was written."""
+        """Does nothing: nothing was written."""
 
     async def release(self) -> None:
         self._body.close()
@@ -96,16 +96,16 @@ class Reader:
         self._pushed_bytes = 0
 
     def stats(self) -> Mapping[str, object]:
-        """What was put into the kernel's cache."""
+        """Messages and bytes that were put into the kernel's cache."""
         return {"pushed_to_kernel": {"messages": self._pushes, "bytes": self._pushed_bytes}}
 
     # -- opening -------------------------------------------------------------------------------
 
     async def open(self, asked: Node, flags: int) -> Opened:
-        """Open a message, or what has replaced it.
+        """Open a message, or its replacement.
 
-        :param flags: of open(2).  With O_NOATIME nothing is pushed: that is a backup program, and borg opens
-            each file, also to look at nothing but attributes.
+        :param flags: of open(2).  With O_NOATIME nothing is pushed: backup programs use it, and borg opens
+            every file, even if it only looks at attributes.
         :raises Refused: ENOENT: its mailbox is gone.
         :raises DboxfsError, OSError: as :meth:`dboxfs.store.Mailbox.open`.
         """
@@ -120,7 +120,7 @@ class Reader:
             body.close()
             raise
         resized = not same or facts.size != body.size
-        if resized:  # it was damaged when its size was looked at, and is repaired; or it was replaced
+        if resized:  # it was damaged when its size was read, and is repaired now; or it was replaced
             facts = replace(facts, size=body.size)
             self._kernel.at_once(inode)
         file = OpenMessage(self, inode, body, facts, AtOpen.of(node.mailbox(), node.uid))
@@ -140,7 +140,7 @@ class Reader:
         return node, body, facts
 
     async def _push(self, inode: int, body: Body) -> bool:
-        """Put a whole small message into the kernel's cache; whether that was done."""
+        """Put a whole small message into the kernel's cache; False: it was not put there."""
         if not body.size or inode in self._open_files or not self._pushed.first(inode):
             return False
         try:
@@ -157,12 +157,12 @@ class Reader:
         body.handed()
         return True
 
-    # -- what open messages tell ---------------------------------------------------------------
+    # -- called by open messages ---------------------------------------------------------------
 
     async def read(self, body: Body, size: int, offset: int) -> bytes:
-        """Read what takes waiting.
+        """Read bytes, and wait for the disk; reports damage to the store.
 
-        :raises CorruptFile, OSError: it can't be read.
+        :raises CorruptFile, OSError: they can't be read.
         """
         try:
             return await body.read(size, offset)
@@ -171,17 +171,17 @@ class Reader:
             raise
 
     def asked(self, inode: int) -> None:
-        """The kernel asks for bytes: it doesn't have this message (any more)."""
+        """The kernel asks for bytes, so it doesn't have all of this message's pages."""
         self._pushed.forget(inode)
 
     def closed(self, inode: int, file: OpenMessage) -> None:
-        """A message was closed for good."""
+        """The last descriptor of an open was closed."""
         self._open_files.end_reading(inode, file)
 
-    # -- what may be old -----------------------------------------------------------------------
+    # -- pages that may be outdated ------------------------------------------------------------
 
     def forget(self, inode: int) -> None:
-        """The kernel doesn't have the bytes of this message (any more)."""
+        """The kernel doesn't have the pages of this message."""
         self._pushed.forget(inode)
 
     def doubt(self, folder: Node) -> None:

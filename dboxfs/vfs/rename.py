@@ -1,9 +1,9 @@
 """rename(2) in a writable mount.
 
-A rename of a directory renames a mailbox.  A file is a draft, whose new name may commit it, or a message,
-which gets another name or is moved to another mailbox.  Over a message: it is replaced.
+A rename of a directory renames a mailbox.  A rename of a draft may commit it.  A rename of a message gives it
+another name, or moves it to another mailbox.  A rename over a message replaces that message.
 
-Locks: ``Draft.lock`` of the draft that is renamed; names as :mod:`dboxfs.vfs.changes` says.
+Locks: ``Draft.lock`` of the draft that is renamed; the locks of names that :mod:`dboxfs.vfs.changes` takes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dboxfs.vfs.node import Inodes
 from dboxfs.vfs.staging import Staging
 
 NOREPLACE = 1
-"""renameat2(2): refuse if there is something under the new name."""
+"""RENAME_NOREPLACE of renameat2(2): refuse if the new name is taken."""
 
 
 class RenameRequest:
@@ -61,7 +61,7 @@ class RenameRequest:
     ) -> None:
         """rename(2) by thread *pid*, with the flags of renameat2(2).
 
-        :raises Refused: it can't be done, and nothing has changed.
+        :raises Refused: the rename is impossible, and nothing has changed.
         """
         for parent in (old_parent, new_parent):
             await self._names.know((await self._folders.seek(parent)).directory())
@@ -87,7 +87,7 @@ class RenameRequest:
                 if self._drafts.by_name(old_parent, old) is draft and draft.uid is None:
                     await self._rename_draft(draft, target, new, replace=replace)
                     return
-            # It was committed, removed or given away meanwhile: the name is that of something else.
+            # The draft was committed or removed meanwhile, or its name was given to another file.
         await self._changes.again(
             lambda: target, partial(self._rename_message, source, old, target, new, replace=replace)
         )
@@ -95,9 +95,9 @@ class RenameRequest:
             self._kernel.entry(new_parent, new)
 
     def _over(self, target: Folder, new: bytes, *, replace: bool, directory: bool = False) -> int | None:
-        """The message that a rename goes over; None: none.
+        """The message that a rename replaces; None: none.
 
-        :raises Refused: something is there that it can't go over.
+        :raises Refused: the new name belongs to a file or directory that can't be replaced.
         """
         over = self._names.resolve(target, new)
         taken = self._names.child(target, new) is not None
@@ -158,12 +158,12 @@ class RenameRequest:
             now = await self._changes.move(source, uid, target, new, over=over)
         if not self._drafts.give_name(target, new, over) and over is not None:
             self._forwarding.became(self._inodes.message(target, over).inode, target, now)
-        for draft in followers:  # the process that writes it goes on writing it
+        for draft in followers:  # a process that is writing the message goes on writing it
             self._drafts.follow(draft, target, new, now)
         self._drafts.unlink(self._inodes.of(source), old)
 
     def _linked(self, folder: Folder, name: bytes) -> int | None:
-        """The message of this folder that a temporary of this name has become."""
+        """The message of this folder that a temporary with this name has become; None: none."""
         inode = self._drafts.linked(self._inodes.of(folder), name)
         now = self._forwarding.now(inode) if inode is not None else None
         return now.uid or None if now is not None and now.folder is folder else None

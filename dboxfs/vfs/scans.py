@@ -1,8 +1,8 @@
-"""Sizes and dates of messages that nobody has looked at yet: asked for one by one, or read all at once.
+"""Reads sizes and dates of messages that are not known yet: one by one, or all of a mailbox at once.
 
 Reading them all at once (a *scan*) begins when a directory is opened that has at most :data:`AT_ONCE` of
-them, or when :data:`MANY_ASKED` were asked for one by one.  One scan a mailbox runs at a time, in the
-background.
+them, or when requests have asked for :data:`MANY_ASKED` one by one.  Each mailbox has one scan at a time, in
+the background.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dboxfs.vfs.node import Node
 from dboxfs.vfs.open_files import OpenFiles
 
 AT_ONCE = 100_000
-"""A listing doesn't begin to read the sizes of more messages than this: ``find`` needs none."""
+"""An open directory with more unknown sizes than this begins no scan: ``find`` needs none."""
 
 MANY_ASKED = 256
-"""When the sizes of so many messages were asked for one by one, the rest is read too."""
+"""After this many requests for single unknown sizes a scan reads the rest."""
 
 
 class Scans:
-    """Has sizes and dates read that are not known yet."""
+    """Reads sizes and dates that are not known yet."""
 
     def __init__(self, folders: Folders, open_files: OpenFiles, spawn: Spawn) -> None:
         self._folders = folders
@@ -36,7 +36,7 @@ class Scans:
         self._asked: WeakKeyDictionary[Mailbox, int] = WeakKeyDictionary()
 
     async def facts(self, node: Node) -> Facts:
-        """Size and dates of a message; of an open one those that it was opened with.
+        """Size and dates of a message; of an open message those that it was opened with.
 
         :raises Refused: ENOENT: its mailbox is gone.
         :raises DboxfsError, OSError: as :meth:`dboxfs.store.Mailbox.facts_of`.
@@ -55,9 +55,9 @@ class Scans:
         return await box.facts_of(node.uid)
 
     def known(self, node: Node) -> Facts | None:
-        """What :meth:`facts` gives, if that takes no waiting: the message is there and was looked at.
+        """The result of :meth:`facts`, if it is known without waiting.
 
-        None: it has to be asked for, or is not where *node* says.
+        None: it isn't, the message is damaged, or it is not in *node*'s folder.
         """
         box = node.folder.mailbox if node.folder is not None else None
         if box is None or not node.uid:
@@ -88,6 +88,6 @@ class Scans:
         return box in self._running
 
     async def progress(self, box: Mailbox) -> None:
-        """Wait until a scan that runs has got some further."""
+        """Wait until a running scan has made progress."""
         await trio.lowlevel.checkpoint()  # it may not even have begun
         await box.wait_scan()

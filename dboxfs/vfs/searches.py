@@ -2,17 +2,18 @@
 
 ::
 
-    unseen/<mailbox>/<name>             the tree of the mailboxes, as far as there is something in it
+    unseen/<mailbox>/<name>             the tree of the mailboxes that have such messages
     flagged/<mailbox>/<name>
-    keyword/<keyword>/<mailbox>/<name>  one for each keyword that a mailbox knows; whatever the case
-    since/<date>/<mailbox>/<name>       received on that day or later (2026-11-30, the daemon's time zone); a
-                                        date is there when it is asked for, and not listed
+    keyword/<keyword>/<mailbox>/<name>  one for each keyword that a mailbox knows; upper and lower case are
+                                        the same
+    since/<date>/<mailbox>/<name>       received on that day or later (2026-11-30, the daemon's time zone);
+                                        any date can be looked up, none is listed
 
-A message in it is a link: the inode of the message, under its name without any view.  What is a directory
-has a number of its own, as long as it is one of the last :data:`DIRECTORIES`.
+A message in it is a link: the inode of the message, under its name without any view.  A directory has a
+number of its own, which is remembered while it is one of the last :data:`DIRECTORIES`.
 
-What is in a directory is what is true when it is looked at; the kernel keeps none of the names.  Only the
-store's owner may look into it, whatever ``umask`` says.
+Each request searches anew, and the kernel keeps none of the names.  Only the store's owner may look into it,
+even if ``umask`` allows more.
 
 Concurrency: a listing is a snapshot.
 """
@@ -40,7 +41,7 @@ from dboxfs.vfs.node import SEARCHES, Inodes
 from dboxfs.vfs.open_files import OpenFile
 
 DIRECTORIES = 4096
-"""Directories whose numbers are remembered."""
+"""Directories whose numbers are remembered, at most."""
 
 _SEARCH_BITS = 0b1111 << 60 | 0b111 << 34
 _SEARCH_TOPS = {b"unseen": 1, b"flagged": 2, b"keyword": 3, b"since": 4}
@@ -50,23 +51,21 @@ _SEEN, _FLAGGED = 0x08, 0x02
 
 
 class MessageSearch(NamedTuple):
-    """What is looked for: ``kind`` is the name of the top directory; ``argument`` of the one below, if it has
-    such.
-    """
+    """A search: ``kind`` is the name of the top directory, ``argument`` the keyword or date; empty: none."""
 
     kind: bytes
     argument: str = ""
 
     @property
     def since(self) -> int:
-        """Seconds since the epoch."""
+        """The beginning of the day, seconds since the epoch."""
         return int(datetime.fromisoformat(self.argument).timestamp())
 
 
 class _Place(NamedTuple):
     """A directory: ``folder`` is the storage name of the mailbox, or of a parent; "" is the top of a search.
 
-    ``search`` None: a directory of searches.
+    ``search`` None: a directory of keywords or dates.
     """
 
     kind: bytes
@@ -82,7 +81,7 @@ def owns(inode: int) -> bool:
 class SearchTree:
     """The tree of one kind of search, below :attr:`name`.
 
-    :param places: of all kinds, shared.
+    :param places: the directories of all kinds.
     """
 
     def __init__(self, name: bytes, places: SearchPlaces) -> None:
@@ -95,26 +94,30 @@ class SearchTree:
         return owns(inode) and self._places.is_of(inode, self.name)
 
     async def lookup(self, parent: int, name: bytes) -> Attrs:
-        """
-        :raises Refused: ENOENT: nothing is called so.
+        """The attributes of the entry *name* of the directory *parent*.
+
+        :raises Refused: ENOENT: there is none.
         """
         return await self._places.lookup(parent, name)
 
     async def getattr(self, inode: int) -> Attrs:
-        """
-        :raises Refused: ESTALE: the number was forgotten.
+        """The attributes of a directory.
+
+        :raises Refused: ESTALE: its number was forgotten.
         """
         return self._places.attrs(inode)
 
     async def opendir(self, inode: int) -> OpenDirectory:
-        """
+        """Open a directory.
+
         :raises Refused: ENOENT, ESTALE: it is gone.
         """
         return self._places.open(inode)
 
     async def open(self, inode: int) -> OpenFile:
-        """
-        :raises Refused: EISDIR: what is open here is a directory.
+        """Refuse to open a directory as a file.
+
+        :raises Refused: EISDIR.
         """
         raise Refused(errno.EISDIR)
 
@@ -139,7 +142,7 @@ class SearchPlaces:
         self._inode_of: dict[_Place, int] = {}
 
     def trees(self) -> list[SearchTree]:
-        """One for each kind."""
+        """The tree of each kind of search."""
         return [SearchTree(name, self) for name in _SEARCH_TOPS]
 
     # -- numbers -------------------------------------------------------------------------------
@@ -150,7 +153,7 @@ class SearchPlaces:
         return SEARCHES | _SEARCH_TOPS[name]
 
     def is_of(self, inode: int, kind: bytes) -> bool:
-        """Whether it is a directory of this kind; one that was forgotten is of the first."""
+        """Whether it is a directory of this kind; a forgotten number counts as the first kind."""
         place = self._known(inode)
         return (place.kind if place is not None else next(iter(_SEARCH_TOPS))) == kind
 
@@ -176,7 +179,7 @@ class SearchPlaces:
         self._place_of.move_to_end(inode)
         return inode
 
-    # -- what is in a directory ----------------------------------------------------------------
+    # -- entries of a directory ----------------------------------------------------------------
 
     def attrs(self, inode: int) -> Attrs:
         """The attributes of a directory.
@@ -189,7 +192,7 @@ class SearchPlaces:
         return attrs
 
     def folder(self, place: _Place) -> Folder:
-        """The mailbox whose messages are in a directory, or the parent of such.
+        """The folder that a directory shows.
 
         :raises Refused: ENOENT: it is gone.
         """
@@ -216,7 +219,7 @@ class SearchPlaces:
         return [(name, self.attrs(number)) for name, number in found]
 
     def _keywords(self) -> Sequence[str]:
-        """The keywords of all mailboxes that can be a name, in lower case where two differ in that alone."""
+        """The keywords of all mailboxes that can be file names; one of those that differ in case alone."""
         known: dict[str, str] = {}
         for folder in self._store.folders.values():
             state = folder.mailbox.state if folder.mailbox is not None else None
@@ -225,13 +228,13 @@ class SearchPlaces:
         return sorted(word for word in known.values() if "/" not in word and word not in (".", ".."))
 
     def _has_any(self, search: MessageSearch, folder: Folder) -> bool:
-        """Whether something is found in a mailbox, or below."""
+        """Whether a mailbox, or one below it, has messages that match."""
         if folder.mailbox is not None and len(self.found(search, folder.mailbox)):
             return True
         return any(self._has_any(search, child) for child in folder.children.values())
 
     def found(self, search: MessageSearch, box: Mailbox) -> Uids:
-        """The messages of a mailbox that are looked for, as far as is known without looking at files."""
+        """The messages of a mailbox that match, by the index and the dates that are known."""
         state, uids = box.state, box.uids
         if state is None or not len(uids):
             return uids[:0]
@@ -250,7 +253,7 @@ class SearchPlaces:
         return flagged
 
     async def scanned(self, inode: int) -> None:
-        """Have the dates of messages read that are not known yet, where they decide."""
+        """Read the dates of messages that are not known yet, for a search by date."""
         place = self._place(inode)
         if place.search is not None and place.search.kind == b"since":
             for folder in list(self._store.folders.values()):
@@ -270,8 +273,9 @@ class SearchPlaces:
     # -- requests ------------------------------------------------------------------------------
 
     async def lookup(self, parent: int, name: bytes) -> Attrs:
-        """
-        :raises Refused: ENOENT: nothing is called so.
+        """The attributes of the entry *name* of the directory *parent*.
+
+        :raises Refused: ENOENT: there is none.
         """
         place = self._place(parent)
         if place.search is None:
@@ -291,8 +295,9 @@ class SearchPlaces:
         return attrs
 
     def _asked(self, kind: bytes, name: str) -> MessageSearch:
-        """
-        :raises Refused: ENOENT: no keyword, or no date.
+        """The search that a keyword or a date stands for.
+
+        :raises Refused: ENOENT: it is no keyword of a mailbox, or no date.
         """
         if kind == b"keyword":
             known = {word.lower(): word for word in self._keywords()}
@@ -309,7 +314,8 @@ class SearchPlaces:
         raise Refused(errno.ENOENT)
 
     def open(self, inode: int) -> OpenDirectory:
-        """
+        """Open a directory.
+
         :raises Refused: ESTALE: its number was forgotten.
         """
         self._place(inode)
@@ -317,7 +323,7 @@ class SearchPlaces:
 
 
 class _OpenSearch:
-    """A directory of links, opened: what it had then."""
+    """An open directory of links: a snapshot."""
 
     def __init__(self, places: SearchPlaces, inode: int) -> None:
         self._places = places
@@ -327,7 +333,7 @@ class _OpenSearch:
         self._uids: Uids = np.empty(0, np.uint32)
 
     async def prepare(self, start: int) -> None:
-        """Take what is there now, at the beginning."""
+        """Take the snapshot, at offset 0."""
         if start == 0:
             places = self._places
             await places.scanned(self._inode)
@@ -341,7 +347,7 @@ class _OpenSearch:
             yield position + 1, *self._above[position]
 
     async def sizes(self, start: int) -> None:
-        """The kernel asks for those that it needs."""
+        """Does nothing: the kernel asks for the sizes that it needs."""
 
     def attributes(self) -> Attrs:
         attrs = self._places.attributes.messages(self._folder)
@@ -349,7 +355,7 @@ class _OpenSearch:
         return attrs
 
     def messages(self, start: int) -> Iterator[ListingRow]:
-        """The links, from offset *start* on; those to messages that went since are left out."""
+        """The links, from offset *start* on; those to messages that have gone since are left out."""
         folder, places, after = self._folder, self._places, len(self._above)
         box = folder.mailbox if folder is not None else None
         if folder is None or box is None or folder not in places.inodes:

@@ -1,4 +1,4 @@
-"""Changes of the mailboxes that a request has seen, whatever has their names by then."""
+"""Binds a change to the mailboxes that its request has seen, not to their names."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dboxfs.store.write import meaning
 
 
 def as_seen(*folders: Folder) -> AbstractContextManager[None]:
-    """What is changed inside is changed in the mailboxes that these folders are now.
+    """Changes inside apply to the mailboxes that these folders have now.
 
-    Where another one has got such a name before the change is made, the change raises
+    If another mailbox has got such a name before the change is made, the change raises
     :class:`~dboxfs.errors.NoSuchMailbox` (:mod:`dboxfs.store.write.meaning`).
     """
     boxes = ((folder.name, folder.mailbox) for folder in folders)

@@ -1,7 +1,7 @@
-"""One store as a mount serves it: the file system over it, read or written, in the view that was asked for.
+"""One store as a mount serves it: the file system over it, read-only or writable, in the chosen view.
 
-Neither what serves it (:mod:`dboxfs.fuse`) nor a site of many users (:mod:`dboxfs.vfs.site`) makes its parts
-by itself.
+This module makes its parts, both for a mount of one store (:mod:`dboxfs.fuse`) and for a site of many users
+(:mod:`dboxfs.vfs.site`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from dboxfs.vfs.writable import WritableVfs
 
 
 class UnopenedRequests(Protocol):
-    """Answers READ and READDIR where the kernel opens nothing (:mod:`dboxfs.vfs.unopened`)."""
+    """Answers READ and READDIR of a mount without OPEN (:mod:`dboxfs.vfs.unopened`)."""
 
     async def read(self, inode: int, size: int, offset: int) -> bytes: ...
 
@@ -45,10 +45,10 @@ class UnopenedRequests(Protocol):
 
 
 class Serving(Protocol):
-    """What a mount serves, while it does.
+    """The file systems that a mount serves, while it is mounted.
 
-    :ivar top: answers the requests.  :ivar writes: those that write; None: it is read-only.
-    :ivar owner: uid of the owner of all of it; None: there are several.
+    :ivar top: answers the requests.  :ivar writes: answers those that write; None: it is read-only.
+    :ivar owner: uid of the owner of all stores; None: there are several.
     """
 
     @property
@@ -61,31 +61,31 @@ class Serving(Protocol):
     def owner(self) -> int | None: ...
 
     def unopen(self, pages: Pages, stats: Callable[[], Mapping[str, object]]) -> UnopenedRequests:
-        """The kernel opens nothing.
+        """Serve the mount without OPEN.
 
-        :param pages: its page cache.  :param stats: what stats.json says of that.
+        :param pages: the kernel's page cache.  :param stats: gives the part of stats.json about it.
         """
 
     def released(self, directory: OpenDirectory) -> None:
         """A directory was closed."""
 
     def start(self, mount: Mount | None) -> None:
-        """Begin what goes on beside the requests; the mount is made."""
+        """Start the background tasks; the mount is made."""
 
     async def finish(self) -> None:
-        """Carry out what was answered already: there are no requests any more."""
+        """Finish the work of requests that were answered before it was done; no more requests come."""
 
     async def drop_caches(self) -> None:
-        """Believe nothing that was read, and have the kernel ask again for everything but names.
+        """Read the stores again, and have the kernel ask again for everything but names.
 
-        :raises DboxfsError, OSError: what is served can't be read again, and is shown as it was.
+        :raises DboxfsError, OSError: a store can't be read again, and is shown as before.
         """
 
     def resize_table(self, messages: int) -> None:
-        """Keep the metadata of so many messages in memory."""
+        """Keep the metadata of *messages* messages in memory, at most."""
 
     def metrics(self) -> str:
-        """What the control file of that name says."""
+        """The content of the control file ``metrics``."""
 
 
 MakeHost = Callable[[trio.Nursery], Host]
@@ -93,10 +93,10 @@ MakeHost = Callable[[trio.Nursery], Host]
 
 
 class Mountable(Protocol):
-    """What can be mounted.
+    """A store, or stores, to be mounted.
 
-    :ivar name: for the kernel's table of mounts and the log.
-    :ivar kind: of all stores; None: there may be both kinds.
+    :ivar name: its name in the kernel's table of mounts and in the log.
+    :ivar kind: the kind of all stores; None: there may be both kinds.
     """
 
     @property
@@ -106,9 +106,9 @@ class Mountable(Protocol):
     def kind(self) -> Kind | None: ...
 
     def serving(self, make_host: MakeHost) -> AbstractAsyncContextManager[Serving]:
-        """Serve it.
+        """Open the stores and serve them.
 
-        :raises DboxfsError, OSError: it can't be.
+        :raises DboxfsError, OSError: a store can't be opened or read.
         """
 
 
@@ -116,8 +116,8 @@ class Mountable(Protocol):
 class Served:
     """A store that is served.
 
-    :ivar top: answers the requests.  :ivar writes: those that write; None: the store is read-only.
-    :ivar vfs: the file system below the view.  :ivar view: that is to be read; None: there is none.
+    :ivar top: answers the requests.  :ivar writes: answers those that write; None: it is read-only.
+    :ivar vfs: the file system below the view.  :ivar view: the read-only view; None: there is none.
     """
 
     vfs: ReadOnlyVfs | WritableVfs
@@ -131,11 +131,11 @@ class Served:
         return self.vfs.reading if isinstance(self.vfs, WritableVfs) else self.vfs
 
     def unopen(self, pages: Pages) -> Unopened:
-        """The kernel opens nothing."""
+        """Answer READ and READDIR of a mount without OPEN."""
         return Unopened(self.reading, pages, self.view)
 
     def begin(self, spawn: Spawn, mount: Mount | None) -> None:
-        """Begin what goes on beside the requests as long as the store is served."""
+        """Start the background tasks that run as long as the store is served."""
         vfs = self.vfs
         if vfs.follower is not None:
             spawn(vfs.follower.run)
@@ -148,7 +148,7 @@ class Served:
                 spawn(vfs.maintenance.run)
 
     async def finish(self) -> None:
-        """Carry out what was answered already."""
+        """Finish the work of requests that were answered before it was done."""
         if isinstance(self.vfs, WritableVfs):
             await self.vfs.finish()
 
@@ -157,7 +157,7 @@ class Served:
 class OneStore:
     """One store, to be mounted.
 
-    :param warn: called with what the user should know, one line.
+    :param warn: called with a warning for the user, one line.
     """
 
     fs: FileSystem
@@ -207,7 +207,7 @@ class _ServingOne:
         return self.served.unopen(pages)
 
     def released(self, directory: OpenDirectory) -> None:
-        """It keeps nothing open."""
+        """Does nothing: one store needs no count of open directories."""
 
     def start(self, mount: Mount | None) -> None:
         self.served.begin(self.host.spawn, mount)
@@ -226,10 +226,10 @@ class _ServingOne:
 
 
 async def serve(store: Store, options: MountOptions, host: Host) -> Served:
-    """Make the file system over *store*, recovered first if it is to be written.
+    """Make the file system over *store*; recovers the store first if the mount is writable.
 
-    :param host: with the kernel as it is, whatever the view.
-    :raises DboxfsError, OSError: it can't be read, or written.
+    :param host: its kernel knows nothing of views.
+    :raises DboxfsError, OSError: the store can't be read, or written.
     """
     kernel = ViewKernel(host.kernel) if options.view.view is not View.EML else host.kernel
     names = NameReader(store)
@@ -259,12 +259,12 @@ async def _file_system(
 
 
 async def look_for_hidden_mail(store: Store, options: MountOptions, warn: Callable[[str], None]) -> None:
-    """Say so if the store shows less mail than it has; a mirror of such a mount would lose it.
+    """Warn if the store has mail that it doesn't show: a mirror of such a mount would lose it.
 
-    :raises MailHidden: it was to be written, too, and not by *force*.
+    :raises MailHidden: there is such mail, and the mount is writable without *force*.
     """
     if store.location.only is not None:
-        return  # it is meant to
+        return  # this mount shows a part of the store on purpose
     found = [
         one for one in await hidden_in(store)
         if options.view.has_inbox or one.messages or one.cause is not Cause.NO_INBOX

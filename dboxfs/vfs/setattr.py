@@ -1,9 +1,10 @@
 """setattr and setxattr in a writable mount: dates, lengths, flags, keywords, subscriptions, identities.
 
-What a message or a mailbox is that was there before can't be changed: EPERM.  One that came through this
-mount takes such an attribute without a change, as a program that puts a backup back has to get on: it has its
-uid and its guid already, and what only informs is never set.  Where backups are put back (``-o restore``)
-what only informs is taken so by every message: a restore that was killed meets what it has brought before.
+Identities (uid, guid, saved date and the like) of a message or a mailbox from before this mount can't be
+changed: EPERM.  A message that came through this mount accepts such an attribute and ignores it, so that a
+program that puts a backup back can go on: its uid and guid are settled, and attributes that only inform are
+never set.  With ``-o restore`` every message accepts the informing ones: a restore that runs again after a
+kill meets the messages that it has brought before.
 
 Locks: the caller holds ``Draft.lock`` of a draft.
 """
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 class Setattr:
     """Answers setattr and setxattr.
 
-    :param full_names: what ``user.dbox.mailbox`` says.
+    :param full_names: makes the value of ``user.dbox.mailbox``.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Setattr:
     # -- lengths and dates ---------------------------------------------------------------------
 
     async def draft(self, draft: Draft, size: int | None, received: int | None) -> None:
-        """Cut a file that is being written, or give it a received date; its lock is held.
+        """Change the length or the received date of a draft; the caller holds its lock.
 
         :param size: bytes.  :param received: seconds since the epoch.
         """
@@ -81,7 +82,7 @@ class Setattr:
             draft.truncate(size)
         elif received is not None:
             if received == 0 and draft.uid is None and (draft.received or 0) < 0:
-                return  # borg's clock begins in 1970; the attribute "received" has said more
+                return  # borg sets dates before 1970 to 0; the attribute "received" has the right one
             draft.set_received(received)
             self._touch(draft)
             if draft.uid is not None and not draft.dirty and draft.handles:
@@ -92,7 +93,7 @@ class Setattr:
             self._staging.touch(draft.folder)
 
     async def _redate(self, draft: Draft, uid: int, received: int) -> None:
-        """The file is committed, and open still: its message gets the date."""
+        """Give the message of a draft that is committed and still open another date."""
         folder, box = draft.folder, mailbox_of(draft.folder)
         if uid not in box or (await box.facts_of(uid)).received == received:
             return
@@ -105,10 +106,10 @@ class Setattr:
     async def message(
         self, node: Node, facts: Facts, size: int | None, received: int | None, pid: int
     ) -> None:
-        """The same for a message that nobody writes.
+        """The same for a message that no process is writing.
 
         :param pid: the thread that asks.
-        :raises Refused: EEXIST: a mount with ``-o restore`` has not brought it.
+        :raises Refused: EEXIST: with ``-o restore``, the message did not come through this mount.
         """
         folder = node.directory()
         cuts = size is not None and size != facts.size
@@ -125,7 +126,7 @@ class Setattr:
             self._kernel.entry(self._inodes.of(folder), name)
 
     async def _cut(self, node: Node, size: int) -> None:
-        """truncate(2) by name: a replacement with the first *size* bytes, and zeros behind them."""
+        """truncate(2) by name: make a replacement with the first *size* bytes, or with zeros behind them."""
         folder, body = node.directory(), await node.mailbox().open(node.uid)
         name = self._names.name(folder, node.uid)
         draft = self._drafts.replacement(node.inode, folder, name, node.uid, body)
@@ -143,8 +144,8 @@ class Setattr:
         """Set ``user.dbox.<word>``.
 
         :param node: the message, or directory.
-        :param draft: the file being written that it is; None: it is none.
-        :raises Refused: EINVAL: no such attribute, or no such value; EPERM: it can't be set.
+        :param draft: the draft that the inode stands for; None: it stands for no draft.
+        :raises Refused: EINVAL: no such attribute, or an invalid value; EPERM: it can't be changed.
         """
         if draft is not None and draft.uid is None:
             draft.bring(draft.brought.told(word, value))
@@ -159,9 +160,10 @@ class Setattr:
             raise Refused(errno.EPERM)
 
     def check_removal(self, node: Node, word: str) -> None:
-        """removexattr(2) of what stays all the same: rsync -X takes away what its source has not.
+        """removexattr(2) of a message or mailbox: accepted without effect where the file came through this
+        mount, because rsync -X removes attributes that its source doesn't have.
 
-        :raises Refused: ENODATA: there is no such attribute; EPERM: it was there before this mount.
+        :raises Refused: ENODATA: there is no such attribute; EPERM: the file was there before this mount.
         """
         folder = node.directory()
         if word not in (xattrs.MESSAGE if node.is_message else xattrs.folder_names(folder)):
@@ -173,7 +175,7 @@ class Setattr:
             raise Refused(errno.EPERM)
 
     async def _message_xattr(self, node: Node, word: str, value: bytes) -> None:
-        """A message that is there: flags, keywords and its date can be changed, the rest is what it is."""
+        """Set an attribute of a message: only flags, keywords and the received date can be changed."""
         told = Brought().told(word, value)
         if word == "flags":
             await self._changes.set_flags(node, told.flags, None)
@@ -193,7 +195,7 @@ class Setattr:
             raise Refused(errno.EPERM)
 
     async def _folder_xattr(self, folder: Folder, word: str, value: bytes) -> None:
-        """A mailbox: it is subscribed to, or, as long as it has no messages, made another one."""
+        """Set an attribute of a mailbox: its subscription or, while it has no messages, its identity."""
         if word == "subscribed":
             if value not in (b"0", b"1"):
                 raise Refused(errno.EINVAL)

@@ -1,5 +1,5 @@
-"""What the control directory says of one store: ``stats.json``, ``metrics``, ``store.json`` and ``locks``
-(:mod:`dboxfs.vfs.control`).
+"""The files of the control directory about one store: ``stats.json``, ``metrics``, ``store.json`` and
+``locks`` (:mod:`dboxfs.vfs.control`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dboxfs.vfs.observed import Observed
 class StoreReport:
     """Makes the files.
 
-    :param requests: the counters of the requests that the kernel made, by operation.
-    :ivar more: each gives a part of stats.json, which comes behind what the store says.
-    :ivar view: how the store is shown.
+    :param requests: the counters of the kernel's requests, by operation.
+    :ivar more: functions that give further parts of stats.json.
+    :ivar view: the name of the view.
     :ivar mounted_at: seconds since the epoch.
     """
 
@@ -44,7 +44,7 @@ class StoreReport:
         }  # fmt: skip
 
     def metrics(self) -> str:
-        """What ``metrics`` says."""
+        """The content of ``metrics``."""
         return metrics(self._counters(), self._observed)
 
     def _stats(self) -> dict[str, object]:
@@ -103,7 +103,7 @@ class StoreReport:
 
 
 def _progress(boxes: list[Mailbox]) -> dict[str, object]:
-    """How fast the running scans are, and when they will be done if they go on like that."""
+    """The speed of the running scans, and the seconds that they still need at this speed."""
     running = [box for box in boxes if box.scanning]
     rate = sum(box.scan_rate for box in running)
     left = sum(box.facts.unknown for box in running)

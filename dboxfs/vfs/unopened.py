@@ -1,22 +1,25 @@
-"""A read-only file system whose files and directories are never opened: every request is about an inode.
+"""A read-only file system without OPEN: every request is about an inode.
 
-The kernel sends neither OPEN nor RELEASE (:mod:`dboxfs.fuse.openless` says how that comes), so nothing tells
-which messages are open. A READ comes only for bytes that the kernel does not have:
+The kernel sends neither OPEN nor RELEASE (:mod:`dboxfs.fuse.openless` explains why), so the daemon doesn't
+know which messages are open. A READ comes only for bytes that the kernel does not have:
 
-* It is answered from the message's body. The last :data:`KEPT_BODIES` bodies stay open, so that what is read
-  piece by piece is found once, and a program that has begun to read a message goes on after its expunge.
+* It is answered from the message's body. The last :data:`KEPT_BODIES` bodies stay open, so that a message
+  which is read piece by piece is opened once, and a program that has begun to read it can go on after its
+  expunge.
 * It may be a step of a walk (:mod:`dboxfs.vfs.walks`). The messages that come next are then read in as few
   operations as possible and put into the kernel's cache, before the READ is answered.
 
-A listing continues in the snapshot in which it began: its number is in the upper half of each offset. The
-kernel keeps listings, too, and is told when one changes (:class:`~dboxfs.vfs.following.Following`). It may
-hear of that before it has copied the answer that is older; so it is told again when it comes for the rest of
-a snapshot that a change has overtaken. It always comes: it keeps a listing when it has seen its end.
+A listing continues in the snapshot in which it began: the snapshot's number is in the upper bits of each
+offset. The kernel keeps listings, too, and is told when one changes
+(:class:`~dboxfs.vfs.following.Following`). That message may arrive before the kernel has copied an older
+answer. So the kernel is told again when it asks for the rest of an outdated snapshot. It always asks, because
+it keeps a listing only when it has seen its end.
 
 A control file is a snapshot, with an inode of its own and its exact size, made by the LOOKUP that precedes
 each open(2).
 
-Concurrency: several READs of one inode at a time; what is kept is looked up again after each await.
+Concurrency: several READs of one inode at a time; kept bodies and snapshots are looked up again after each
+await.
 """
 
 from __future__ import annotations
@@ -43,19 +46,19 @@ from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.walks import Orders, Predictor
 
 KEPT_BODIES = 256
-"""Bodies that stay open."""
+"""Bodies that stay open, at most."""
 
 LISTINGS = 64
-"""Snapshots of directories that can be continued."""
+"""Snapshots of directories that can be continued, at most; also the mailboxes whose orders are kept."""
 
 _SHIFT = 40
 """Bits of an offset that are the place in its snapshot."""
 
 
 class _Kept:
-    """A message that is being read: its bytes, and the attributes that fstat(2) goes on giving.
+    """A message that is being read: its body, and the attributes for fstat(2).
 
-    It may be given up while READs of it are in flight: the last of them closes its body.
+    It may be given up while READs of it are in flight: the last of them closes the body.
     """
 
     __slots__ = ("_given_up", "_reads", "body", "facts", "marks")
@@ -88,7 +91,7 @@ class _Kept:
 
 
 class ListedDirectories(Protocol):
-    """The directories of what is mounted."""
+    """The directories that the mount shows: those of the store, or of a view."""
 
     async def opendir(self, inode: int) -> OpenDirectory: ...
 
@@ -96,21 +99,21 @@ class ListedDirectories(Protocol):
         """How often the entries of a directory have changed."""
 
     def mailbox_folder(self, inode: int) -> Folder | None:
-        """The mailbox that a directory is, or is one of; None: none, or it is gone."""
+        """The mailbox that a directory is, or belongs to; None: none, or it is gone."""
 
 
 class UnopenedView(ListedDirectories, Protocol):
-    """A view whose files and directories are never opened."""
+    """A view in a mount without OPEN."""
 
     def content(self, inode: int) -> bytes | None:
-        """What a file says that the view makes; None: it makes none of this number."""
+        """The content of a file that the view makes; None: *inode* is no such file."""
 
     def unopen(self) -> None:
-        """Nothing is opened from now on."""
+        """The mount has no OPEN from now on."""
 
 
 class _PlainDirectories:
-    """The directories where no view is."""
+    """The directories of a mount without a view."""
 
     def __init__(self, vfs: ReadOnlyVfs) -> None:
         self.opendir = vfs.opendir
@@ -121,9 +124,9 @@ class _PlainDirectories:
 class Unopened:
     """Answers READ and READDIR of files and directories that were never opened.
 
-    :param vfs: answers everything that is no READ of a file or a directory.
+    :param vfs: answers all other requests.
     :param pages: the kernel's page cache.
-    :param view: around *vfs*; None: no view is mounted.
+    :param view: the view around *vfs*; None: the mount has none.
     """
 
     def __init__(self, vfs: ReadOnlyVfs, pages: Pages, view: UnopenedView | None = None) -> None:
@@ -149,7 +152,7 @@ class Unopened:
     async def read(self, inode: int, size: int, offset: int) -> bytes:
         """Bytes of a file at *offset*, fewer than *size* only at its end.
 
-        :raises Refused: ESTALE: it is gone, and was not being read.
+        :raises Refused: ESTALE: it is gone and can't be read any more.
         :raises DboxfsError, OSError: it can't be read.
         """
         if self._vfs.inodes.node(inode).is_control:
@@ -200,7 +203,7 @@ class Unopened:
 
     async def _open(self, inode: int) -> _Kept:
         node, body, facts = await Reader.body(self._vfs.inodes.node(inode))
-        if facts.size != body.size:  # it was damaged when its size was looked at, and is repaired
+        if facts.size != body.size:  # it was damaged when its size was read, and is repaired now
             self._vfs.host.kernel.at_once(inode)
         return self._keep(inode, body, facts, AtOpen.of(node.mailbox(), node.uid))
 
@@ -227,7 +230,7 @@ class Unopened:
             self._departures.forget(inode)
 
     def doubt(self, folder: Node) -> None:
-        """The files of a mailbox may have been repaired: the kernel shall ask for all its messages again."""
+        """The files of a mailbox may have been repaired: have the kernel drop the pages of all messages."""
         inodes = [folder.inode | uid for uid in folder.mailbox().uids.tolist()]
         self.forget(inodes)
         self._pages.drop(inodes)
@@ -244,7 +247,7 @@ class Unopened:
     # -- windows -------------------------------------------------------------------------------
 
     async def _open_window(self, inode: int) -> PushWait | None:
-        """Have the messages pushed that come next, if this READ is a step of a walk."""
+        """Push the next messages if this READ is a step of a walk; None: no message is pushed."""
         node = self._vfs.inodes.node(inode)
         folder = node.folder
         if folder is None or folder.mailbox is None:
@@ -274,7 +277,7 @@ class Unopened:
         try:
             found = await box.read_many(uids)
         except (DboxfsError, OSError):
-            return []  # the READs of the messages themselves tell
+            return []  # the READs of these messages get the error
         return [
             (base | uid, data) for uid, data in zip(uids.tolist(), found, strict=True) if data is not None
         ]
@@ -282,8 +285,8 @@ class Unopened:
     # -- directories ---------------------------------------------------------------------------
 
     async def directory(self, inode: int, offset: int) -> tuple[OpenDirectory, int, int]:
-        """The listing of a directory to be read from *offset* on: the snapshot, what to add to its offsets,
-        and the place in it.
+        """The listing of a directory from *offset* on: the snapshot, the number to add to its offsets, and
+        the place in it.
 
         :raises Refused: ENOENT: it is gone.
         """

@@ -1,23 +1,23 @@
-"""Notice in which order messages are read, and say which come next.
+"""Recognises in which order messages are read, and predicts the next ones.
 
-Pure: no clock, no kernel, no store. The kernel sends a READ only for what it does not have. So once the next
-messages are put into its cache a walk is silent until it has come to their end. Each READ that arrives is one
-of these:
+This module uses no clock, no kernel and no store. The kernel sends a READ only for bytes that it does not
+have. So once the next messages of a walk are in its cache, no READ comes until the walk has passed them. Each
+READ that arrives is one of these:
 
-* the first one behind what a walk was promised: the walk goes on, its window doubles (:data:`WINDOW_FIRST` to
-  :data:`WINDOW_MOST` messages), and what is in it is to be pushed;
-* a neighbour of a message that was read just now: a new walk, in that direction;
-* the first or last message of a mailbox, when a walk has just come to the end of another one: a program goes
-  from mailbox to mailbox. The walk keeps its window;
-* anything else: nothing follows. A program that reads in no order gets nothing pushed.
+* one for the first message behind the walk's last window: the walk goes on, its window doubles
+  (:data:`WINDOW_FIRST` to :data:`WINDOW_MOST` messages), and the messages in it are to be pushed;
+* one for a neighbour of a message that was read just now: a new walk, in that direction;
+* one for the first or last message of a mailbox, when a walk has just come to the end of another one: a
+  program goes from mailbox to mailbox. The walk keeps the size of its window;
+* any other: no message is pushed, so a program that reads in no order causes no pushes.
 
 There are two orders, that of the uids (listings, tar, grep -r) and that of the names (``cat *``, rsync), and
 two directions. Several readers at once are several walks, or one whose steps are a little out of order, by up
 to :data:`WALK_SLACK` messages.
 
 A window ends early where its messages have :data:`WINDOW_BYTES` together. Messages of more bytes than
-:data:`PUSHED_MOST_BYTES`, and those whose size is not known, are passed over: programs ask for them piece
-by piece.
+:data:`PUSHED_MOST_BYTES`, and those whose size is not known, are not pushed: programs read them piece by
+piece.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ WINDOW_FIRST = 8
 """Messages in the first window of a walk."""
 
 WINDOW_MOST = 128
-"""Messages in a window at most."""
+"""Messages in a window, at most."""
 
 WINDOW_BYTES = 8 << 20
-"""Bytes in a window at most."""
+"""Bytes in a window, at most."""
 
 PUSHED_MOST_BYTES = 2 << 20
-"""A message of more bytes is not pushed."""
+"""Bytes of a message that is pushed, at most."""
 
 WALK_SLACK = 4
-"""A walk goes on if it is read within so many messages behind its end: several readers share it."""
+"""A READ up to this many messages behind the end of a walk belongs to it: several readers may share it."""
 
 _NEIGHBOURS = 2
 _RECENT = 6
@@ -52,7 +52,7 @@ _WALKS = 8
 _NAMED_MOST = 200_000
 
 Sizes = Callable[[Uids], npt.NDArray[np.int64]]
-"""uids -> bytes of each message; negative where it is not to be pushed."""
+"""uids -> int64[n], bytes of each message; negative: it is not to be pushed."""
 
 
 class Orders:
@@ -79,7 +79,7 @@ class Orders:
         return int(self._ranks()[row]) if by_name else row
 
     def slice(self, first: int, last: int, *, by_name: bool) -> Uids:
-        """The messages at the places from *first* to *last*, the second excluded; backwards if it is less."""
+        """The messages at the places from *first* to *last*, *last* excluded; backwards if *last* is less."""
         step = 1 if last >= first else -1
         if not by_name:
             return self.uids[first : last if last >= 0 else None : step]
@@ -109,7 +109,7 @@ class Orders:
 
 @dataclass(slots=True)
 class _Walk:
-    """A reader on its way. ``end``: the last uid that it was promised. ``window``: messages at once."""
+    """One walk. ``end``: the last uid of its window. ``window``: messages in it. ``step``: 1 or -1."""
 
     by_name: bool
     step: int
@@ -119,13 +119,13 @@ class _Walk:
     _place: int = -1
 
     def place(self, orders: Orders) -> int:
-        """Where its end is; -1: that message is gone."""
+        """The place of its end; -1: that message is gone."""
         if self._seen is not orders:
             self._seen, self._place = orders, orders.position(self.end, by_name=self.by_name)
         return self._place
 
     def promise(self, end: int) -> None:
-        """It was promised the messages up to this one."""
+        """Its window ends with the message *end* now."""
         self.end, self._seen = end, None
 
 
@@ -141,7 +141,7 @@ class Walks:
         self._recent: deque[int] = deque(maxlen=_RECENT)
 
     def read(self, uid: int, orders: Orders, sizes: Sizes) -> Uids:
-        """The kernel asks for the beginning of *uid*; gives what to push, in the order of the walk."""
+        """The kernel reads the beginning of *uid*; gives the uids to push, in the order of the walk."""
         walk = self._goes_on(uid, orders)
         if walk is not None and walk.end == uid:
             return orders.uids[:0]
@@ -155,7 +155,7 @@ class Walks:
         return self._window(walk, uid, orders, sizes)
 
     def _goes_on(self, uid: int, orders: Orders) -> _Walk | None:
-        """The walk that *uid* belongs to, if any; ``end`` is *uid* itself where nothing is to be done."""
+        """The walk that *uid* belongs to; None: none. Its ``end`` is *uid* if no message is to be pushed."""
         places: dict[bool, int] = {}
         for walk in self._walks:
             if walk.by_name not in places:
@@ -169,7 +169,7 @@ class Walks:
                 self._walks.remove(walk)
                 self._walks.insert(0, walk)
                 return walk
-            if -walk.window < ahead <= 0:  # on its way, passed over, or dropped by the kernel
+            if -walk.window < ahead <= 0:  # in the window: not stored yet, not pushed, or dropped again
                 return _Walk(walk.by_name, walk.step, uid, 0)
         return None
 
@@ -209,7 +209,7 @@ class Predictor:
         self._ended: tuple[bool, int, int] | None = None
 
     def walks(self, folder: int) -> Walks:
-        """Those through the mailbox with this inode number."""
+        """The walks through the mailbox with this inode number."""
         found = self._of.get(folder)
         if found is None:
             found = self._of[folder] = Walks(self)
@@ -224,7 +224,7 @@ class Predictor:
         self._ended = by_name, step, window
 
     def continued(self, uid: int, orders: Orders) -> _Walk | None:
-        """The walk that ended last, if *uid* is where it would begin in this mailbox."""
+        """The walk that ended last, if *uid* is the message where it would begin in this mailbox."""
         if self._ended is None:
             return None
         by_name, step, window = self._ended

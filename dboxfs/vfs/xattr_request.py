@@ -1,4 +1,7 @@
-"""Extended attributes in a writable mount: of messages, mailboxes, and files that are being written.
+"""Extended attributes in a writable mount: of messages, mailboxes, and drafts.
+
+:mod:`dboxfs.vfs.setattr` decides which attribute of a message or a mailbox can be set,
+:mod:`dboxfs.vfs.brought` which one of a draft.
 
 Locks: those of :class:`~dboxfs.vfs.setattr.Setattr`.
 """
@@ -22,7 +25,7 @@ from dboxfs.vfs.staging import Staging
 class XattrRequest:
     """Answers getxattr, listxattr, setxattr and removexattr.
 
-    :param draft_of: the file being written that an inode stands for.
+    :param draft_of: gives the draft that an inode stands for.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class XattrRequest:
         return xattrs.encoded(value)
 
     def _told(self, inode: int, name: bytes) -> str | None:
-        """What a directory was told, and its mailbox will be."""
+        """The value that was set on a directory for the commit of its mailbox; None: none was."""
         node, word = self._reading.inodes.node(inode), xattrs.word(name)
         if self._staging is None or word is None or node.folder is None or node.uid:
             return None
@@ -75,7 +78,7 @@ class XattrRequest:
     async def set(self, inode: int, name: bytes, value: bytes) -> None:
         """Set an extended attribute.
 
-        :raises Refused: EINVAL: no such attribute, or no such value; EPERM: it can't be set.
+        :raises Refused: EINVAL: no such attribute, or an invalid value; EPERM: it can't be changed.
         """
         if is_desktop(name):
             await self._set_desktop(inode, name, value)
@@ -86,7 +89,7 @@ class XattrRequest:
         await self._reading.folders.steady(inode, lambda found: self._set_xattr(found, word, value))
 
     async def _set_desktop(self, inode: int, name: bytes, value: bytes) -> None:
-        """Set the tags; what only informs is as it is."""
+        """Set the tags; other desktop attributes of a message can only be set to the value that they have."""
         draft, node = self._draft_of(inode), self._reading.forwarding.now(inode)
         if name == TAGS:
             is_new = draft is not None and draft.uid is None
@@ -96,9 +99,9 @@ class XattrRequest:
             raise Refused(errno.EPERM)
 
     async def remove(self, inode: int, name: bytes) -> None:
-        """Take an extended attribute away: flags or keywords, of a new file any.
+        """Remove an extended attribute: flags or keywords; of a new file any.
 
-        :raises Refused: ENODATA: there is none; EPERM: it stays.
+        :raises Refused: ENODATA: there is none; EPERM: it can't be removed.
         """
         if name == TAGS:
             await self._set_desktop(inode, name, b"")

@@ -1,10 +1,10 @@
 """Extended attributes ``user.dbox.*`` of messages and folders.
 
-Names that don't exist give ENODATA, other namespaces EOPNOTSUPP: after one of these ``ls -l`` asks no more
-for ACLs and capabilities, which is 4 requests a file less.  Times are RFC 3339 in UTC.
+Names that don't exist give ENODATA, other namespaces EOPNOTSUPP: after that ``ls -l`` asks no more for ACLs
+and capabilities, which saves 4 requests a file.  Times are RFC 3339 in UTC.
 
 The kernel keeps no extended attribute: ``getfattr -d`` makes 22 requests a message. A program that lists the
-attributes of a message mostly reads them next, so all of them are looked at then, once (:class:`Looks`).
+attributes of a message mostly reads them next, so a listing reads all of them, once (:class:`Looks`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PREFIX = b"user.dbox."
 
 
 def word(name: bytes) -> str | None:
-    """What stands behind ``user.dbox.`` in the name of an attribute; None: another name in ``user.``.
+    """The rest of an attribute's name after ``user.dbox.``; None: another name in ``user.``.
 
     :raises Refused: EOPNOTSUPP: a name in another namespace.
     """
@@ -43,7 +43,7 @@ def _text(value: bytes | None) -> str | None:
 
 
 async def _guid(box: Mailbox, uid: int) -> str | None:
-    """What ``doveadm fetch guid`` gives: the text of the metadata, not the 128 bits of an mdbox's index."""
+    """The guid of ``doveadm fetch guid``: the text of the metadata, not the 128 bits of an mdbox's index."""
     return _text((await box.details(uid)).metadata.guid)
 
 
@@ -105,16 +105,16 @@ MESSAGE: dict[str, Callable[[Mailbox, int], Awaitable[str | None]]] = {
     "modseq": _modseq,
     "location": _location,
 }
-"""Attributes of a message; None: this message has none (ENODATA).
+"""Name of an attribute of a message -> its getter, which gives None if this message has none (ENODATA).
 
-Those that can be set come first: a program that puts them back may stop at the first one that is refused.
+Attributes that can be set come first: a program that puts them back may stop at the first refusal.
 """
 
 FOLDER_SETTABLE = frozenset({"subscribed", "uidvalidity", "guid"})
-"""Attributes of a mailbox that can be chosen, if it is new."""
+"""Attributes of a mailbox that can be set: ``subscribed`` always, the others while it is new."""
 
 FOLDER = ("subscribed", "mailbox")
-"""Attributes that every folder has; the others only a mailbox."""
+"""Attributes that every folder has; only a mailbox has the others."""
 
 _MAILBOX: dict[str, Callable[[Mailbox], str | None]] = {
     "uidvalidity": lambda box: str(box.uid_validity),
@@ -127,7 +127,7 @@ _MAILBOX: dict[str, Callable[[Mailbox], str | None]] = {
 
 
 def encoded(value: str) -> bytes:
-    r"""*value* as bytes that are UTF-8: what is none in the store (damaged metadata) is shown as ``\xff``."""
+    r"""*value* as UTF-8; bytes of the store that are no UTF-8 (damaged metadata) are shown as ``\xff``."""
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").encode("utf-8")
 
 
@@ -138,7 +138,7 @@ async def message_value(box: Mailbox, uid: int, name: str) -> str | None:
 
 
 async def message_names(box: Mailbox, uid: int) -> list[str]:
-    """Which attributes a message has."""
+    """The names of the attributes that a message has."""
     facts = await box.facts_of(uid)
     if facts.damaged:
         return ["flags", "keywords", "uid", "modseq"]
@@ -160,14 +160,14 @@ async def folder_value(store: Store, folder: Folder, name: str, full_names: Full
 
 
 def kept_values(marks: AtOpen, facts: Facts) -> dict[str, str]:
-    """The attributes that a message had when it was opened, of which nothing else is known any more."""
+    """The attributes that are still known of a message that is gone: those from when it was opened."""
     dates = {} if facts.damaged else {"saved": rfc3339(facts.saved), "received": rfc3339(facts.received)}
     named = {"flags": " ".join(flag_names(marks.flags)), "keywords": " ".join(marks.keywords)}
     return {**named, **dates, "uid": str(marks.uid)}
 
 
 def folder_names(folder: Folder) -> list[str]:
-    """Which attributes a folder has."""
+    """The names of the attributes that a folder has."""
     if folder.parent is None:
         return []
     names = list(FOLDER)
@@ -179,17 +179,17 @@ def folder_names(folder: Folder) -> list[str]:
 # -- all attributes of a message at once -----------------------------------------------------------
 
 MOST_SEEN = 64
-"""Messages whose attributes are remembered."""
+"""Messages whose attributes are remembered, at most."""
 
 LOOK_SECONDS = 0.25
-"""Seconds for which they are, at most: where a message lies may change without its mailbox."""
+"""Seconds for which they are remembered, at most: the file of a message may change without its mailbox."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
     """The attributes of a message, as they were at a moment.
 
-    ``names``: all of them, with prefix. ``values``: by name, encoded; without those that have no value.
+    ``names``: all of them, with prefix. ``values``: name -> encoded value, for those that have one.
     """
 
     names: Sequence[bytes]
@@ -197,7 +197,7 @@ class Look:
 
 
 async def look(box: Mailbox, uid: int) -> Look:
-    """Look at all attributes of a message.
+    """Read all attributes of a message.
 
     :raises NoSuchMessage, CorruptFile, OSError: it is gone, or can't be read.
     """
@@ -207,14 +207,14 @@ async def look(box: Mailbox, uid: int) -> Look:
 
 
 class Looks:
-    """The last :data:`MOST_SEEN` looks, by inode, as long as nothing has changed since."""
+    """The last :data:`MOST_SEEN` looks, by inode; each is valid until its mailbox changes."""
 
     def __init__(self, inodes: Inodes) -> None:
         self._inodes = inodes
         self._looks: OrderedDict[int, tuple[Look, Mailbox, int, int, float]] = OrderedDict()
 
     def get(self, inode: int) -> Look | None:
-        """What was seen of a message; None: it has to be looked at."""
+        """The remembered attributes of a message; None: they have to be read."""
         found = self._looks.get(inode)
         if found is None:
             return None
@@ -225,7 +225,7 @@ class Looks:
         return seen if (box.changes, box.facts.version) == (changes, version) else None
 
     async def take(self, inode: int, box: Mailbox, uid: int) -> Look:
-        """Look at message *uid* of *box*, which *inode* stands for, and remember it.
+        """Read the attributes of message *uid* of *box*, which has *inode*, and remember them.
 
         :raises NoSuchMessage, CorruptFile, OSError: as :func:`look`.
         """

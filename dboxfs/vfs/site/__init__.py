@@ -1,1 +1,1 @@
-"""Many users' stores in one mount: ``dboxfs mount --users`` (``site.py`` answers the requests)."""
+"""The stores of many users in one mount: ``dboxfs mount --users`` (``site.py`` answers the requests)."""

@@ -1,4 +1,6 @@
-"""Directories of a site, opened: those of users and domains, and those below, in the site's inode numbers."""
+"""Open files and directories of a site: those of users and domains, and those of the users' stores, in the
+site's inode numbers.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from dboxfs.vfs.site.user import SiteUser
 
 
 class UserFile:
-    """A file of a user's file system that is open: its store stays open as long."""
+    """An open file of a user's file system; it keeps the user's store open."""
 
     __slots__ = ("_released", "_user", "inner", "read")
 
@@ -74,16 +76,16 @@ class UserDirectory:
             )  # fmt: skip
 
     def stay(self) -> None:
-        """It is open: its store stays open as long."""
+        """The kernel has it open: it keeps the user's store open until :meth:`release`."""
         self.user.stay()
 
     def release(self) -> None:
-        """It is closed."""
+        """The kernel has closed it."""
         self.user.leave()
 
 
 class TopDirectory:
-    """The directory of all users, of domains, or of the users of one domain, as it was when it was opened.
+    """The open top directory, or that of a domain: a snapshot of its entries.
 
     :param entries: name and inode of each.
     """
@@ -93,7 +95,7 @@ class TopDirectory:
         self._attributes = attributes
 
     async def prepare(self, start: int) -> None:
-        """It stays what it was."""
+        """Does nothing: the entries never change."""
 
     def above(self, start: int) -> Iterator[tuple[int, bytes, Attrs]]:
         for position in range(start, len(self._entries)):
@@ -101,7 +103,7 @@ class TopDirectory:
             yield position + 1, name, self._attributes(inode)
 
     async def sizes(self, start: int) -> None:
-        """There are no messages."""
+        """Does nothing: there are no messages."""
 
     def attributes(self) -> Attrs:
         return self._attributes(self._entries[0][1])

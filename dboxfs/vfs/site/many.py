@@ -1,4 +1,4 @@
-"""Many users' stores, to be mounted."""
+"""The stores of many users, to be mounted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dboxfs.vfs.site.users import SiteUsers
 
 @dataclass(frozen=True, slots=True)
 class ManyStores:
-    """The stores of all users that *source* tells.
+    """The stores of all users that *source* knows.
 
     :param by_domain: there is a directory for each domain.
     """

@@ -1,25 +1,26 @@
-"""The inode numbers of a site: those of each user's file system, put into one range.
+"""The inode numbers of a site: it maps those of each user's file system into one range.
 
 ::
 
     63 | 62 ...... 32 | 31 ........... 0
-    0  | number       | low             low half of an inode of a user's file system, whose upper half (the
-                                        folder number) stands behind *number*
+    0  | number       | low             a file in a user's store: *low* is the low half of its inode there;
+                                        *number* stands for the user and the upper half (the folder number)
     0  | 0            | 1               the root of the mount
     0  | 0            | 2 ...           the site's control directory and its files
     0  | number       | 0               a directory of users with one domain
-    kind (4 bits) | session (23 bits) | 36 ... 0    what has no stable number: drafts, deleted messages,
-                                        places of views; with kind 1001 files of a user's control directory
+    kind (4 bits) | session (23 bits) | 36 ... 0    files without a stable number: drafts, deleted messages,
+                                        files of views; with kind 1001 those of a user's control directory
 
 *number* (31 bits) is taken from SHA-256 over the user's name and the folder number, which itself comes from
 the mailbox's guid: so it is the same in each mount of the site.  Two folders with the same 31 bits (one
-chance in 36,000 for each folder of a site of 60,000) are told apart by the next free number; the one that
-was asked for second takes it.  A number stays with its folder as long as the mount lives, whether the user's
-store is open or not: the kernel may ask for it at any time.
+chance in 36,000 for each folder of a site of 60,000): the second one that needs a number takes the next free
+one.  A number stays with its folder as long as the mount lives, even while the user's store is closed: the
+kernel may ask for it at any time.
 
-A session is one time that a user's store was open.  What is numbered by it ends with it: ESTALE.
+A session is the time from one opening of a user's store to its closing.  A number with a session is ESTALE
+after the session's end.
 
-Concurrency: nothing here awaits.
+Concurrency: no method awaits.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.node import CONTROL, DRAFTS, ROOT, UID_MASK
 
 SESSIONS = 1 << 23
-"""So many sessions have numbers at a time."""
+"""Sessions that can have a number at a time."""
 
 _LOW_BITS = 37
 _LOW_MASK = (1 << _LOW_BITS) - 1
@@ -42,10 +43,10 @@ _NUMBER_MASK = 0x7FFFFFFF
 
 
 class Meant(NamedTuple):
-    """What an inode number of the site stands for.
+    """The meaning of an inode number of the site.
 
-    :ivar user: its number among the users (:class:`UserNumbers`).
-    :ivar inode: in the user's file system.
+    :ivar user: the numbers of its user.
+    :ivar inode: the inode number in the user's file system.
     """
 
     user: UserNumbers
@@ -53,7 +54,7 @@ class Meant(NamedTuple):
 
 
 class SiteNumbers:
-    """All numbers that were given out."""
+    """All numbers of a site."""
 
     def __init__(self) -> None:
         self._meant: dict[int, tuple[UserNumbers, int] | bytes] = {}
@@ -68,14 +69,14 @@ class SiteNumbers:
         return self._take(b"domain\0" + name, name) << 32
 
     def domain_of(self, inode: int) -> bytes | None:
-        """The domain whose directory it is; None: it is none."""
+        """The domain whose directory *inode* is; None: it isn't a domain's."""
         meant = self._meant.get(inode >> 32) if not inode & (DRAFTS | UID_MASK) else None
         return meant if isinstance(meant, bytes) else None
 
     def meant(self, inode: int) -> Meant:
-        """What a number stands for.
+        """The user, and the number in the user's file system, of an inode number of the site.
 
-        :raises Refused: ESTALE: nothing any more.
+        :raises Refused: ESTALE: the number has no meaning any more.
         """
         if inode & DRAFTS:
             user = self._sessions.get(inode >> _LOW_BITS & SESSIONS - 1)
@@ -89,7 +90,7 @@ class SiteNumbers:
         return Meant(found[0], found[1] << 32 | inode & UID_MASK)
 
     def take(self, user: UserNumbers, folder: int) -> int:
-        """The number of a folder, for good.  To be asked for once."""
+        """Give a folder its number, which it keeps; call it once for each folder."""
         return self._take(b"%s\0%d" % (user.name, folder), (user, folder))
 
     def _take(self, key: bytes, meant: tuple[UserNumbers, int] | bytes) -> int:
@@ -108,7 +109,7 @@ class SiteNumbers:
         return session
 
     def end(self, session: int) -> None:
-        """What was numbered by it stands for nothing any more."""
+        """A session ends: numbers with it are ESTALE from now on."""
         self._sessions.pop(session, None)
 
 
@@ -116,7 +117,7 @@ class UserNumbers:
     """The numbers of one user.
 
     :ivar name: of the user, as bytes.
-    :param is_top: the root of the user's file system is that of the mount.
+    :param is_top: the root of the user's file system is the root of the mount.
     """
 
     __slots__ = ("_given", "_is_top", "_numbers", "_session", "name")
@@ -143,7 +144,7 @@ class UserNumbers:
         self._session = 0
 
     def base(self, folder: int) -> int:
-        """What the low half of an inode whose upper half is *folder* is put to."""
+        """The site's inode number of the folder with this number; a message's uid is added to it."""
         given = self._given.get(folder)
         if given is None:
             given = self._given[folder] = self._numbers.take(self, folder)

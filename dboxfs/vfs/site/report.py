@@ -1,5 +1,5 @@
-"""What the control directory of a site says: ``stats.json`` and ``metrics`` of the whole mount and of the
-users that used it most (:data:`TOP`), ``users.json`` of all users that were entered.
+"""The files of a site's control directory: ``stats.json`` and ``metrics`` about the whole mount and the users
+that used it most (:data:`TOP`), ``users.json`` about all users with requests or trouble.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from dboxfs.vfs.site.user import SiteUser
 from dboxfs.vfs.site.users import SiteUsers
 
 TOP = 10
-"""So many users are named in stats.json and metrics."""
+"""Users that are named in stats.json and metrics, at most."""
 
 
 class SiteReport:
     """Makes the files.
 
-    :ivar more: each gives a part of stats.json.
+    :ivar more: functions that give further parts of stats.json.
     """
 
     def __init__(self, fs: FileSystem, users: SiteUsers, stores: Stores, host: Host) -> None:
@@ -80,7 +80,7 @@ class SiteReport:
         return sorted(used, key=lambda user: (-user.seconds, -sum(user.requests.values())))[:TOP]
 
     def metrics(self) -> str:
-        """What ``metrics`` says."""
+        """The content of ``metrics``."""
         text = metrics(self._counters(), self._host.observed)
         return text + "\n".join([*_by_user(self._top()), ""])
 
@@ -93,7 +93,7 @@ class SiteReport:
 
 
 def _of(user: SiteUser) -> dict[str, object]:
-    """What one user's requests were."""
+    """Counts and times of one user's requests."""
     found: dict[str, object] = {
         "requests": sum(user.requests.values()),
         "seconds": round(user.seconds, 3),

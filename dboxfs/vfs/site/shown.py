@@ -1,8 +1,9 @@
-"""What a user is called in the mount: any name, as one that a directory can have, and no two users the same.
+"""The name of a user's directory: every user name becomes one that a directory can have, no two the same.
 
-A user's name stands as it is.  ``/``, control characters, ``.``, ``..``, ``.dboxfs``, bytes that are no
-UTF-8 and a ``%`` before two hexadecimal digits are written ``%XX``, so that the name can be read back.  A
-name of more than 255 bytes is cut, and ``%~`` and 16 digits of its SHA-256 stand in the place of the rest.
+A user's name is shown unchanged, with these exceptions.  ``/``, control characters, bytes that are no UTF-8
+and a ``%`` before two hexadecimal digits are written ``%XX``, so that the name can be read back; so is the
+first character of ``.``, ``..`` and ``.dboxfs``.  In a name of more than 255 bytes the end is replaced with
+``%~`` and 16 digits of the name's SHA-256.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import re
 
 LONGEST_SHOWN = 255
-"""Bytes of a name in a directory."""
+"""Bytes of a name in a directory, at most."""
 
 _SPECIAL = re.compile("[/\x00-\x1f\x7f\ud800-\udfff]|%(?=[0-9A-Fa-f]{2}|~)")
 _RESERVED = ("", ".", "..", ".dboxfs")
@@ -36,7 +37,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def meant_user(shown: str) -> str:
-    """The user's name that is written like that (a name that was cut can't be read back)."""
+    """The user whose directory is called *shown* (a shortened name can't be read back)."""
     raw = re.sub(
         rb"%([0-9A-Fa-f]{2})",
         lambda found: bytes([int(found[1], 16)]),
@@ -46,6 +47,6 @@ def meant_user(shown: str) -> str:
 
 
 def parts(name: str) -> tuple[str, str]:
-    """What stands before and behind the last ``@``; the second is empty where there is none."""
+    """The parts before and behind the last ``@``; the second is empty if there is none."""
     local, at, domain = name.rpartition("@")
     return (local, domain) if at and local and domain else (name, "")

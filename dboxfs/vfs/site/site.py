@@ -1,16 +1,15 @@
 """Many users' stores as one file system: ``MNT/<user>/<mailbox>/...``, or ``MNT/<domain>/<user>/...``.
 
-A request is about the top directory, a domain's, a user's directory (whose attributes can be told without
-opening a store), the site's control directory, or something in a user's store.  The last is handed to that
-store's own file system, in its own inode numbers: here, and in the modules beside, is the one place where
-the two kinds of numbers meet (:mod:`.numbers`).
+A request is about the top directory, the directory of a domain or a user, the site's control directory, or a
+file in a user's store.  The last kind is passed to that store's file system, in its own inode numbers: only
+this package knows both kinds of numbers (:mod:`.numbers`).  The attributes of a user's directory are known
+without opening the store.
 
-What is wrong with one user's store is answered to requests about that user alone.  Nothing leads from one
-user's directory to another's: a rename or link between them is EXDEV, as between file systems, and programs
-copy.
+A fault of one user's store only concerns requests about that user.  A rename or link from one user's
+directory to another's gives EXDEV, as between file systems, and programs copy.
 
-The top directory and those of domains are root's: with ``allow_other`` others can go through them, not list
-them.  A user's directory is its owner's.
+The daemon's user owns the top directory and those of domains: with ``allow_other`` other users can pass
+through them, but not list them.  A user's directory belongs to the owner of the store.
 """
 
 from __future__ import annotations
@@ -75,12 +74,12 @@ class Site:
         self._mounted_ns = int(time.time()) * NS
         self._is_unopened = False
 
-    # -- what an inode is ----------------------------------------------------------------------
+    # -- the user of an inode ------------------------------------------------------------------
 
     def user_of(self, inode: int) -> tuple[SiteUser, int]:
-        """The user that an inode is of, and the number that it has in the user's file system.
+        """The user of an inode, and its number in the user's file system.
 
-        :raises Refused: ESTALE: neither is there (any more).
+        :raises Refused: ESTALE: the number has no meaning, or the user is gone.
         """
         numbers, inner = self._numbers.meant(inode)
         user = self.users.of(numbers)
@@ -89,13 +88,13 @@ class Site:
         return user, inner
 
     def is_own(self, inode: int) -> bool:
-        """Whether it is the site's: the top, a domain, the control directory or one of its files."""
+        """Whether *inode* is the site's own: top, domain, control directory or one of its files."""
         return inode >> 32 == 0 or self.users.is_directory(inode)
 
     async def use(self, inode: int, what: str, ask: Callable[[OpenStore, int], Awaitable[R]]) -> R:
-        """Answer a request about *inode*, which is of a user, with the user's store.
+        """Answer a request about *inode* of a user: open the user's store if need be, and call *ask*.
 
-        :param what: the operation.
+        :param what: the operation, for the counters.
         """
         user, inner = self.user_of(inode)
         began = trio.current_time()
@@ -121,15 +120,15 @@ class Site:
         return await self.use(inode, what, lambda store, inner: ask(_writes(store), inner))
 
     def _outside(self, inode: int, attrs: Attrs) -> Attrs:
-        """*attrs*, which are of the user that *inode* is of, in the site's numbers."""
+        """Translate *attrs* of the user of *inode* into the site's numbers."""
         attrs.inode = self._numbers.meant(inode).user.out(attrs.inode)
         return attrs
 
     # -- attributes of the site's own ----------------------------------------------------------
 
     def top_attrs(self, inode: int) -> Attrs:
-        """The attributes of a directory of users, as far as they are known without asking: of a user's
-        directory none but what it is.
+        """The attributes of the top directory, a domain's or a user's; of a user's directory only those that
+        are known without looking at the store: inode and type.
         """
         if self.users.is_directory(inode):
             mode = stat.S_IFDIR | self._top_mode & ~self._umask
@@ -147,7 +146,7 @@ class Site:
     async def user_attrs(self, user: SiteUser) -> Attrs:
         """The attributes of a user's directory.
 
-        :raises Refused: the store's root can't be looked at.
+        :raises Refused: the store's root can't be read.
         """
         attrs = self.top_attrs(user.root)
         uid, gid = await self.stores.owner(user)
@@ -168,7 +167,7 @@ class Site:
         return attrs
 
     def unopen(self) -> None:
-        """The kernel opens nothing."""
+        """The mount has no OPEN."""
         self._is_unopened = self.control.makes_snapshots = True
 
     # -- names and attributes ------------------------------------------------------------------
@@ -222,7 +221,7 @@ class Site:
 
     @staticmethod
     def released(directory: OpenDirectory) -> None:
-        """A directory that was opened is closed."""
+        """The kernel has closed a directory."""
         if isinstance(directory, UserDirectory):
             directory.release()
 
@@ -304,9 +303,9 @@ class Site:
         return self._outside(inode, made)
 
     def _same_user(self, inode: int, other: int) -> int:
-        """The number that *other* has for the user that *inode* is of.
+        """The number of *other* in the file system of the user of *inode*.
 
-        :raises Refused: EXDEV: it is another user's; EPERM: one is nobody's.
+        :raises Refused: EXDEV: *other* belongs to another user; EPERM: one of them is the site's own.
         """
         if self.is_own(inode) or self.is_own(other):
             raise Refused(errno.EPERM)
@@ -326,12 +325,13 @@ class Site:
     # -- the file system -----------------------------------------------------------------------
 
     async def statfs(self) -> os.statvfs_result:
-        """That of the file system that the stores' common directory lies on."""
+        """The values of the file system that the stores' common directory lies on."""
         return await trio.to_thread.run_sync(os.statvfs, self._place, abandon_on_cancel=True)
 
 
 def _writes(store: OpenStore) -> WritableFileSystem:
-    """
+    """The part of a store that answers requests that write.
+
     :raises Refused: EROFS: it is read-only.
     """
     if store.served.writes is None:

@@ -1,4 +1,4 @@
-"""What a site is told of its users."""
+"""The interface through which a site learns of its users."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dboxfs.store import Kind, Location
 
 
 class UserSource(Protocol):
-    """Knows the users and where their mail is.  Both calls may block, and are made on threads of their own.
+    """Knows the users and the places of their mail.  Both methods may block; each call gets a thread.
 
-    :ivar described: in one line, for people.  :ivar place: a directory of the file system that the mail is
+    :ivar described: a description in one line.  :ivar place: a directory of the file system that the mail is
         on.
     :ivar kind: of all stores; None: there may be both kinds.
     """
@@ -28,12 +28,12 @@ class UserSource(Protocol):
     def names(self) -> Sequence[str]:
         """The names of all users.
 
-        :raises DboxfsError, OSError: they can't be told now.
+        :raises DboxfsError, OSError: they can't be found out now.
         """
 
     def locate(self, name: str, *, damaged: bool = False) -> Location:
-        """Where the mail of a user is.
+        """The location of a user's mail.
 
-        :param damaged: parts of the store may be missing; only its root must be there.
-        :raises DboxfsError, OSError: there is none, or it can't be told.
+        :param damaged: parts of the store may be missing; only its root must exist.
+        :raises DboxfsError, OSError: there is none, or it can't be found out.
         """

@@ -1,17 +1,18 @@
-"""The open stores of a site: opened when somebody enters them, closed when nobody needs them, never too many.
+"""The open stores of a site: each is opened by the first request for it, and closed when it is not needed.
 
-All of them share one driver with its workers, one page cache, one inotify and one way to the kernel.  Each
-has a :class:`~dboxfs.fsapi.FileSystem` of its own above a :class:`~dboxfs.fsapi.drivers.tenant.TenantDriver`,
-which bounds what is in flight for it and, where the daemon is root's, does everything with the rights of the
-store's owner; and a task tree of its own, whose errors are its own.
+A bounded number is open at a time.  All of them share one driver with its workers, one page cache, one
+inotify and one way to the kernel.  Each store has a :class:`~dboxfs.fsapi.FileSystem` of its own above a
+:class:`~dboxfs.fsapi.drivers.tenant.TenantDriver`, which bounds its operations in flight and, if the daemon
+runs as root, carries them out with the rights of the store's owner.  Each has a task tree of its own: an
+error in it ends this store alone.
 
-*Closed* means that the kernel may still have names, attributes and listings of the store, which nobody keeps
-up to date any more.  So a store that closes has its user's name told as changed: every path through it is
-looked up again from then on, and opens the store.  A message whose file may have been repaired while the
-store was closed (its index has another log than then) is dropped from the kernel's cache at the next open.
+When a store is closed, the kernel may still have names, attributes and listings of it, and no task updates
+these any more.  So the kernel is told that the user's name has changed: from then on it looks up every path
+through it again, and that opens the store.  If the index of a mailbox has another log at the next open than
+it had at the close, its files may have been repaired meanwhile: the kernel drops their pages.
 
-Concurrency: :meth:`Stores.open` runs under the user's own lock.  Opening one store waits for nothing that
-another one does, except for a place: a store that is not used is closed for it.
+Concurrency: :meth:`Stores.open` runs under the user's own lock.  To open a store waits for no other store,
+except for a place: an idle store is closed for it.
 """
 
 from __future__ import annotations
@@ -44,17 +45,17 @@ from dboxfs.vfs.unopened import Unopened
 log = logging.getLogger(__name__)
 
 PLACE_SECONDS = 10.0
-"""Seconds that a request waits for a place among the open stores; then it is refused (ENFILE)."""
+"""Seconds that a request waits for a place among the open stores, at most; then it is refused (ENFILE)."""
 
 LOOK_EVERY = 5.0
-"""Seconds between two looks for stores that nobody has used for long."""
+"""Seconds between two looks for idle stores, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class SiteLimits:
-    """What the stores of a site may take together.
+    """Limits of all stores of a site together.
 
-    :ivar stores: open at a time, at most.  :ivar idle: seconds after which one that is not used is closed.
+    :ivar stores: open stores, at most.  :ivar idle: seconds after which an idle store is closed.
     """
 
     stores: int = 200
@@ -62,18 +63,18 @@ class SiteLimits:
 
     @property
     def spare(self) -> int:
-        """So many places are kept free for those who come next."""
+        """Places that are kept free for the next users."""
         return self.stores // 20
 
 
 class Stores:
     """Opens and closes the stores of a site.
 
-    :param fs: its driver and cache are shared.
-    :param nursery: the stores' tasks live in it.
+    :param fs: the file API whose driver and cache all stores share.
+    :param nursery: the stores' tasks run in it.
     :ivar after: gives the user behind another one in the listing; None: it is the last.
-    :ivar pages: the kernel's page cache, where the kernel opens nothing; None: it opens.
-    :ivar mount: what the kernel calls the mount.
+    :ivar pages: the kernel's page cache in a mount without OPEN; None: the mount has OPEN.
+    :ivar mount: the mount as the kernel lists it.
     """
 
     def __init__(
@@ -104,11 +105,11 @@ class Stores:
 
     @property
     def users(self) -> list[SiteUser]:
-        """Those whose store is open."""
+        """The users whose store is open."""
         return list(self._open)
 
     async def run(self) -> None:
-        """Deliver what inotify tells, and close what nobody uses, until cancelled."""
+        """Deliver the events of inotify, and close idle stores, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.inotify.run)
             while True:
@@ -118,9 +119,9 @@ class Stores:
                     await self.close(user)
 
     async def drop_caches(self) -> None:
-        """Have every open store believe nothing that was read of it; what goes wrong with one is logged.
+        """Read every open store again; an error of one is logged.
 
-        Of a store that is not open nothing is known here, and the kernel has been told of its end.
+        Of a closed store nothing is kept here, and the kernel was told when it was closed.
         """
         self._fs.cache.clear()
         for user in self.users:
@@ -132,7 +133,7 @@ class Stores:
                     log.error("user %s: the store can't be read again: %s", user.name, exc)
 
     def resize_tables(self, messages: int) -> None:
-        """The stores together keep the metadata of about so many messages in memory."""
+        """Let all stores together keep the metadata of about *messages* messages in memory."""
         self._options = replace(self._options, table_size=table_share(messages))
         for user in self.users:
             if user.store is not None:
@@ -141,9 +142,9 @@ class Stores:
     # -- opening -------------------------------------------------------------------------------
 
     async def open(self, user: SiteUser) -> None:
-        """Open a store.  Its user's lock is held.
+        """Open a store.  The caller holds its user's lock.
 
-        :raises Refused: it can't be opened, and why is in the log; ENFILE: there are too many.
+        :raises Refused: it can't be opened, and the log has the reason; ENFILE: too many stores are in use.
         """
         await self._open_now(user)
         self._open_ahead(user)
@@ -161,7 +162,7 @@ class Stores:
             raise user.failed(*_why(error)) from exc
 
     def _open_ahead(self, user: SiteUser) -> None:
-        """Open the next user's store, too, if users are entered one after the other, as a backup does."""
+        """Open the next user's store, too, if users are entered in the order of the listing (a backup)."""
         before, self._last = self._last, user
         following = self.after(user)
         if before is None or self.after(before) is not user or following is None:
@@ -170,20 +171,20 @@ class Stores:
             self._nursery.start_soon(self._ahead, following)
 
     async def _ahead(self, user: SiteUser) -> None:
-        with suppress(Refused):  # who enters it hears of that
+        with suppress(Refused):  # the first request for the store gets the error
             async with user.turn:
                 if user.store is None and self._taken < self._limits.stores:
                     await self._open_now(user)
                     user.first_entered = self._open_ahead
 
     async def _make_room(self) -> None:
-        """Close the stores that were used least lately, before others wait for their places."""
+        """Close the least recently used stores until enough places are free."""
         while self._taken > self._limits.stores - self._limits.spare and await self._close_one():
             pass
         self._tidying = False
 
     async def _close_one(self) -> bool:
-        """Close the store that was used least lately; False: all are in use."""
+        """Close the least recently used store; False: all are in use."""
         idle = [user for user in self._open if user.is_idle and not user.turn.locked()]
         if idle:
             await self.close(min(idle, key=lambda user: user.used))
@@ -282,7 +283,7 @@ class Stores:
         return served.unopen(UserPages(self.pages, user.numbers))
 
     async def locate(self, user: SiteUser) -> Location:
-        """Where the user's store is; on a thread, which is left to itself if it hangs."""
+        """The location of the user's store, found on a thread, which is abandoned if it hangs."""
         limiter = trio.CapacityLimiter(1)
         return await trio.to_thread.run_sync(
             self._source.locate, user.name, limiter=limiter, abandon_on_cancel=True
@@ -290,13 +291,13 @@ class Stores:
 
     @property
     def names_expire(self) -> bool:
-        """Whether nobody can tell the kernel of names."""
+        """Whether names can't be invalidated in the kernel."""
         return self._host.kernel.names_expire
 
     async def owner(self, user: SiteUser) -> tuple[int, int]:
-        """Uid and gid of the user's store, looked at anew where the store is not open.
+        """Uid and gid of the user's store, read again if the store is not open.
 
-        :raises Refused: it can't be told, and why is in the log.
+        :raises Refused: they can't be found out, and the log has the reason; EBUSY: too many requests wait.
         """
         if user.owner is not None and (user.store is not None or trio.current_time() - user.seen_at < SHORT):
             return user.owner
@@ -319,25 +320,25 @@ class Stores:
     # -- closing -------------------------------------------------------------------------------
 
     async def close(self, user: SiteUser) -> None:
-        """Close the store of *user*, unless somebody needs it by now; returns when it is closed."""
+        """Close the store of *user*, unless it is in use by now; returns when it is closed."""
         async with user.turn:
             if user.is_idle:
                 await self._end(user)
 
     async def _end(self, user: SiteUser) -> None:
         found = self._open[user]
-        user.store = None  # a request that comes from now on waits for the lock, and opens it again
+        user.store = None  # a request from now on waits for the lock, and opens it again
         found.closing.set()
         await found.gone.wait()
 
     async def close_all(self) -> None:
-        """The mount ends: carry out what was answered already, in all stores."""
+        """The mount ends: close all stores, which finishes the work of answered requests."""
         async with trio.open_nursery() as nursery:
             for user in self.users:
                 nursery.start_soon(self._end, user)
 
     def _forgotten(self, user: SiteUser, store: Store, served: Served) -> None:
-        """Have the kernel ask again for what it has of a store, and remember as what it has it."""
+        """Have the kernel ask again for all entries of a store, and remember the log of each mailbox."""
         kernel, inodes = UserKernel(self._host.kernel, user.numbers), served.reading.inodes
         self._host.kernel.entry(user.above, user.shown)
         user.logs.clear()
@@ -359,7 +360,7 @@ class Stores:
 
 
 def table_share(messages: int) -> int:
-    """How many messages' metadata one store of a site keeps, where all have so many."""
+    """How many messages' metadata one store of a site may keep, if *messages* is the limit of them all."""
     return max(256, messages // 32)
 
 
@@ -367,7 +368,7 @@ def _spawner(user: SiteUser, nursery: trio.Nursery) -> Spawn:
     async def guarded(work: Callable[[], Awaitable[object]]) -> None:
         try:
             await work()
-        except Exception as exc:  # the store goes on whatever becomes of this
+        except Exception as exc:  # the store goes on without this work
             log.error("user %s: background work failed: %r", user.name, exc, exc_info=exc)
 
     return lambda work: nursery.start_soon(guarded, work)
@@ -386,13 +387,13 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _inner(error: BaseException) -> BaseException:
-    """The error inside of what nurseries wrapped; what is no Exception first."""
+    """The error inside of the groups of nurseries; one that is no Exception goes first."""
     found = list(_leaves(error))
     return next((one for one in found if not isinstance(one, Exception)), found[0])
 
 
 def _why(error: Exception) -> tuple[int, str]:
-    """The errno for a store that can't be opened, and the line that says so."""
+    """The errno for a store that can't be opened, and the line for the log."""
     number = error.errno if isinstance(error, DboxfsError | OSError) and error.errno else errno.EIO
     number = number if number in (errno.EACCES, errno.EPERM, errno.EBUSY, errno.ENFILE) else errno.EIO
     text = (

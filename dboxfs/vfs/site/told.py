@@ -1,4 +1,4 @@
-"""What one user's file system tells the kernel, in the site's inode numbers."""
+"""Translates the messages of one user's file system to the kernel into the site's inode numbers."""
 
 from __future__ import annotations
 

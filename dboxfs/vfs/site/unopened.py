@@ -1,4 +1,4 @@
-"""READ and READDIR of a site whose kernel opens nothing (:mod:`dboxfs.vfs.unopened`)."""
+"""READ and READDIR of a site without OPEN (:mod:`dboxfs.vfs.unopened`)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dboxfs.vfs.site.user import OpenStore, SiteUser
 from dboxfs.vfs.unopened import Unopened
 
 TOP_LISTINGS = 16
-"""Listings of the site's own directories that can be continued."""
+"""Listings of the site's own directories that can be continued, at most."""
 
 _SHIFT = 40
 
 
 class SiteUnopened:
-    """The same calls as :class:`~dboxfs.vfs.unopened.Unopened` has, for all users."""
+    """The methods of :class:`~dboxfs.vfs.unopened.Unopened`, for all users."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -35,7 +35,7 @@ class SiteUnopened:
         return await self._site.use(inode, "read", lambda store, inner: _of(store).read(inner, size, offset))
 
     async def directory(self, inode: int, offset: int) -> tuple[OpenDirectory, int, int]:
-        """The listing of a directory to be read from *offset* on."""
+        """The listing of a directory from *offset* on: as :meth:`Unopened.directory` of one store."""
         if self._site.is_own(inode):
             return await self._own_directory(inode, offset)
         user, number = self._site.user_of(inode)
@@ -57,7 +57,7 @@ class SiteUnopened:
         return found, number << _SHIFT, start
 
     def forget(self, inodes: Iterable[int]) -> None:
-        """The kernel doesn't know these any more."""
+        """The kernel has no inodes of these numbers any more."""
         by_user: defaultdict[SiteUser, list[int]] = defaultdict(list)
         for inode in inodes:
             if inode == ROOT or self._site.is_own(inode):
@@ -73,7 +73,7 @@ class SiteUnopened:
                 user.store.unopened.forget(numbers)
 
     def close(self) -> None:
-        """The mount has ended; each store closes what it has kept."""
+        """The mount has ended; each store closes its own kept bodies."""
         self._own.clear()
 
 

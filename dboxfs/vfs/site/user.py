@@ -2,16 +2,16 @@
 
 ::
 
-    closed --enter--> opening --ok--> open --(idle, or others need the place)--> closing --> closed
+    closed --enter--> opening --ok--> open --(idle, or its place is needed)--> closing --> closed
                          |
                          +--error--> closed; the next request within RETRY_AFTER gets the same error
 
-Who needs the store calls :meth:`SiteUser.enter` and, when the request is answered or the file is released,
-:meth:`SiteUser.leave`.  A store in which somebody is, or that has files which are no messages yet, is not
-closed.
+A request calls :meth:`SiteUser.enter`, and :meth:`SiteUser.leave` when it is answered; an open file or
+directory counts from its open to its release.  A store is not closed while one of these is left, or while it
+has drafts that would be lost.
 
-Concurrency: ``turn`` (one lock a user) is held while the store is opened or closed.  Who opens a store may
-close another one for its place, of which nobody holds the lock.
+Concurrency: ``turn`` (one lock a user) is held while the store is opened or closed.  A task that opens a
+store may close another one for its place, if no task holds that one's lock.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from dboxfs.vfs.writable import WritableVfs
 log = logging.getLogger(__name__)
 
 RETRY_AFTER = 1.0
-"""Seconds after which a store that could not be opened is tried again."""
+"""Seconds after a failure in which a store is not opened again."""
 
 CROWD = 256
-"""Requests of one user that are answered at a time; more are refused (EBUSY), so that others have room."""
+"""Requests and open files of one user, at most; more are refused (EBUSY), to leave room for other users."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenStore:
     """A store that is open.
 
-    :ivar unopened: answers READ and READDIR where the kernel opens nothing.
-    :ivar closing: the store shall close.  :ivar gone: it has closed.
+    :ivar unopened: answers READ and READDIR in a mount without OPEN; None: the mount has OPEN.
+    :ivar closing: set when the store shall close.  :ivar gone: set when it has closed.
     """
 
     served: Served
@@ -54,7 +54,7 @@ class OpenStore:
 
     @property
     def has_drafts(self) -> bool:
-        """Files are there that are no messages yet, and would be lost."""
+        """Whether it has drafts that would be lost with the store's close."""
         vfs = self.served.vfs
         return isinstance(vfs, WritableVfs) and vfs.drafts.would_be_lost
 
@@ -63,15 +63,15 @@ class SiteUser:
     """A user.
 
     :param open_store: opens the store, and sets ``store``.
-    :ivar name: of the user.  :ivar shown: of the directory.  :ivar above: the inode of the directory that it
-        is in.
-    :ivar owner: uid and gid of the store's root, as it was seen last; None: not seen yet.
+    :ivar name: the user's name.  :ivar shown: the directory's name.  :ivar above: the inode of the directory
+        above it.
+    :ivar owner: uid and gid of the store's root, as read last; None: not read yet.
     :ivar store: the store; None: it is not open.
-    :ivar requests: how many there were, by operation.  :ivar errors: how many of them failed, by errno.
-    :ivar trouble: why the store could not be opened last; empty: it could.
+    :ivar requests: operation -> count.  :ivar errors: errno -> count of requests that failed.
+    :ivar trouble: why the last opening of the store failed; empty: it succeeded.
     :ivar busy: requests that are being answered, and files and directories that are open.
-    :ivar first_entered: is called once, when somebody enters the store, which was opened before.
-    :ivar used: when it was used last (trio's clock).
+    :ivar first_entered: called once, by the first request for a store that was opened ahead.
+    :ivar used: when it was used last (trio's clock).  :ivar seconds: time of all its requests together.
     """
 
     def __init__(
@@ -106,10 +106,10 @@ class SiteUser:
         self.trouble = ""
 
     async def enter(self, what: str) -> OpenStore:
-        """The store, opened if need be; to be left with :meth:`leave`.
+        """The store, opened if need be; call :meth:`leave` afterwards.
 
         :param what: the operation, for the counters.
-        :raises Refused: it can't be opened, which the log has told; EBUSY: too many wait for it.
+        :raises Refused: it can't be opened, and the log has the reason; EBUSY: it has too many requests.
         """
         if self.busy + self.waiting >= CROWD:
             raise Refused(errno.EBUSY)
@@ -128,12 +128,12 @@ class SiteUser:
         return self.store
 
     def leave(self) -> None:
-        """The request is answered."""
+        """A request is answered, or a file or directory is closed."""
         self.busy -= 1
         self.used = trio.current_time()
 
     def stay(self) -> None:
-        """A file or directory is open, until :meth:`leave`."""
+        """A file or directory was opened; call :meth:`leave` when it is closed."""
         self.busy += 1
 
     async def _open(self) -> None:
@@ -145,7 +145,7 @@ class SiteUser:
                 await self._open_store(self)
 
     def failed(self, number: int, why: str) -> Refused:
-        """The store can't be opened: one line in the log, not the same again; gives the error."""
+        """Note that the store can't be opened; logs *why*, but not the same line again; gives the error."""
         self._failed, self._failed_at = Refused(number), trio.current_time()
         if why != self.trouble:
             self.trouble = why
@@ -153,10 +153,10 @@ class SiteUser:
         return Refused(number)
 
     def works(self) -> None:
-        """The store could be opened."""
+        """Note that the store was opened."""
         self.trouble = ""
 
     @property
     def is_idle(self) -> bool:
-        """The store is open, and nobody needs it now."""
+        """Whether the store is open, and no request, open file or draft needs it now."""
         return self.store is not None and not self.busy and not self.waiting and not self.store.has_drafts

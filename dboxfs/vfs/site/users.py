@@ -1,11 +1,11 @@
-"""The users of a site, by the names and inodes of their directories, as the source tells them now and then.
+"""The users of a site, by name and inode of their directories; the source is read again from time to time.
 
-With domains each user is in the directory of the part behind the last ``@``; one without it is at the top,
-with ``@`` behind the name if a domain is called so.
+With domains each user is in the directory of the domain, the part behind the last ``@``.  A user without a
+domain is in the top directory, with ``@`` behind the name if a domain has the same name.
 
-A user who is not told any more goes, unless the source can't be asked: then all stay.
+A user that the source doesn't list any more disappears.  If the source can't be read, all users stay.
 
-Concurrency: the names are read by one task at a time, and taken over in one step.
+Concurrency: one task at a time reads the names, and takes them over in one step.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from dboxfs.vfs.site.user import SiteUser
 log = logging.getLogger(__name__)
 
 FRESH = 1.0
-"""Seconds for which a name that was missing is not asked for again."""
+"""Seconds after a reading of the source in which a missing name causes no other."""
 
 LOOK_FOR_USERS_EVERY = 60.0
-"""Seconds between two looks for users that came or went, ..."""
+"""Seconds between two readings of the source."""
 
 LISTED_EVERY = 10.0
-"""... or less, where the top directory is listed."""
+"""Seconds after a reading of the source in which a listing of users causes no other."""
 
 SOURCE_SECONDS = 2.0
-"""Seconds that a request waits for the source; then it is answered with what is known."""
+"""Seconds that a request waits for the source, at most; then it is answered with the users that are known."""
 
 
 class SiteUsers:
@@ -81,7 +81,7 @@ class SiteUsers:
         return self._all
 
     def of(self, numbers: UserNumbers) -> SiteUser | None:
-        """The user with these numbers; None: gone."""
+        """The user with these numbers; None: the user is gone."""
         return self._by_numbers.get(numbers)
 
     def after(self, user: SiteUser) -> SiteUser | None:
@@ -93,7 +93,7 @@ class SiteUsers:
         return list(self._directories.get(directory, {}).items())
 
     def count(self, directory: int) -> int:
-        """How many directories are in it."""
+        """How many directories the top directory, or that of a domain, has."""
         return len(self._directories.get(directory, ()))
 
     def is_directory(self, inode: int) -> bool:
@@ -101,7 +101,7 @@ class SiteUsers:
         return inode in self._directories
 
     async def find(self, directory: int, name: bytes) -> SiteUser | int | None:
-        """The user, or the inode of the domain, of that name; a name that is missing is asked for again."""
+        """The user with that name, or the inode of the domain; a missing name has the source read again."""
         found = self._find(directory, name)
         if found is None and trio.current_time() - self._read_at >= FRESH:
             await self._read_soon()
@@ -109,7 +109,7 @@ class SiteUsers:
         return found
 
     async def read_if_old(self) -> None:
-        """Ask the source, if it was asked some time ago; it may not hold up a request for long."""
+        """Read the source if that is :data:`LISTED_EVERY` s ago; waits :data:`SOURCE_SECONDS` s at most."""
         if trio.current_time() - self._read_at >= LISTED_EVERY:
             await self._read_soon()
 
@@ -121,16 +121,16 @@ class SiteUsers:
         user = self._by_name.get((directory, name))
         return user if user is not None else self._directories.get(directory, {}).get(name)
 
-    # -- what the source says ------------------------------------------------------------------
+    # -- reading the source --------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Look now and then for users that came or went, until cancelled."""
+        """Read the source every :data:`LOOK_FOR_USERS_EVERY` seconds, until cancelled."""
         while True:
             await trio.sleep(LOOK_FOR_USERS_EVERY)
             await self.read()
 
     async def read(self) -> None:
-        """Take over what the source says.  If it can't be asked all stays as it is, and the log tells."""
+        """Read the source.  If that fails, all users stay as they are, and the error is logged once."""
         await self._reading.run(self._read)
 
     async def _read(self) -> None:
@@ -145,9 +145,9 @@ class SiteUsers:
             self._complaint = ""
 
     async def load(self) -> None:
-        """The same.
+        """Read the source, and take over its names.
 
-        :raises DboxfsError, OSError: the source can't be asked.
+        :raises DboxfsError, OSError: the source can't be read.
         """
         names = await trio.to_thread.run_sync(
             self._source.names, abandon_on_cancel=True, limiter=self._thread
@@ -186,7 +186,7 @@ class SiteUsers:
         return SiteUser(name, shown, above, numbers, self._open_store)
 
     def _tell(self, before: Mapping[int, Mapping[bytes, int]]) -> None:
-        """Tell the kernel of names that are gone, and of listings that are others now."""
+        """Tell the kernel of names that are gone, and of listings that have changed."""
         for inode, entries in before.items():
             now = self._directories.get(inode, {})
             for name in entries.keys() - now.keys():
