@@ -1,7 +1,7 @@
 """Several operations, one after the other, with one hop to a worker.
 
-A protocol of many small steps (open, lock, look, read; append, sync) pays a hop to a worker and back for each
-of them, which is more than most of them take.  :meth:`FileSystem.run_chain
+A protocol of many small steps (open, lock, stat, read; append, sync) pays a hop to a worker and back for each
+step, and most steps take less time than the hop.  :meth:`FileSystem.run_chain
 <dboxfs.fsapi.filesystem.FileSystem.run_chain>` has a worker carry out a *program*: a generator that yields
 operations, is sent their answers, and gets their OSErrors raised where it yielded::
 
@@ -15,12 +15,11 @@ operations, is sent their answers, and gets their OSErrors raised where it yield
 
     size = await fs.run_chain(program)
 
-A driver that can't run chains (``Capabilities.chains``; the faults driver is one) is given the operations one
-at a time: so a fault or a crash can be put between any two steps of a chain too, and that is how the crash
-tests see them.
+A driver that can't run chains (``Capabilities.chains``; the faults driver is one) gets the operations one at
+a time.  So the crash tests can put a fault or a crash between any two steps of a chain, too.
 
-Rules for a program: it runs on a worker's thread, so it changes nothing that others see, and uses nothing of
-trio; it is short, since it can't be cancelled; it yields nothing but operations.
+Rules for a program: it runs on a worker's thread, so it changes no data that other tasks or threads see, and
+calls nothing of trio; it is short, since it can't be cancelled; it yields nothing but operations.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 Steps: TypeAlias = Generator[Op[Any], Any, T]
-"""What a program is: it yields operations, is sent their answers, and returns a ``T``."""
+"""A program: it yields operations, is sent their answers, and returns a ``T``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""What handles and whole operations share: the driver, the cache, the locks in memory, the room for unwritten
-bytes, the counters.
+"""The state that handles and whole operations share: the driver, the cache, the locks in memory, the room for
+unwritten bytes, the counters.
 
 The engine is the lowest part of the file API that has state.  ``FileSystem`` makes one; readers, writers and
-handles are given it and know nothing of ``FileSystem``.
+handles get the engine and do not use ``FileSystem``.
 
 Life: ``new`` -> ``running`` (:meth:`Engine.start`) -> ``closing`` -> ``closed`` (:meth:`Engine.aclose`).
 Operations are accepted while it is running, and from closing handles until it is closed.
@@ -10,8 +10,8 @@ Operations are accepted while it is running, and from closing handles until it i
 Concurrency: everything runs on the event loop's thread; a driver completes operations there.
 
 Room: each writer may buffer ``write_buffer`` bytes, all together ``dirty_limit``.  A writer that told its
-caller EAGAIN asks for room (:meth:`want_room`); when bytes have gone to the driver every one that asked is
-told, once.
+caller EAGAIN asks for room (:meth:`want_room`); when the driver has taken bytes, the engine tells every
+writer that asked, once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CLOSE_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the caller of the file API chose.
+    """The limits that the caller of the file API chose.
 
     :param readahead: bytes read ahead of a sequential reader, at most.
     :param write_buffer: bytes that one handle takes before ``write`` says EAGAIN.
@@ -74,11 +74,11 @@ class Buffered(Protocol):
     dirty: int
 
     def flush(self) -> None:
-        """Write what is buffered now."""
+        """Write the buffered bytes now."""
         ...
 
     def has_room(self) -> None:
-        """There is room again: the caller may try once more."""
+        """The engine has room again, so the writer's caller may try once more."""
         ...
 
 
@@ -86,13 +86,13 @@ class Closable(Protocol):
     """An open file, as the engine sees it."""
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file; never fails and never waits."""
         ...
 
 
 @dataclass(eq=False)
 class Engine:
-    """One driver on one event loop, and what all handles of a file system share."""
+    """One driver on one event loop, and the state that all handles of a file system share."""
 
     driver: Driver
     cache: PageCache
@@ -122,9 +122,9 @@ class Engine:
         await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
-        """Close every handle, wait for what is in flight (:data:`CLOSE_SECONDS` at most) and stop the driver.
+        """Close every handle, wait :data:`CLOSE_SECONDS` at most for operations in flight, stop the driver.
 
-        Not cancellable; an operation that hangs longer than that is left to itself.
+        Not cancellable.  The engine doesn't wait for an operation that hangs longer.
         """
         if self.state != "running":
             self.state = "closed"
@@ -162,13 +162,14 @@ class Engine:
 
     @property
     def has_lane(self) -> bool:
-        """Whether the driver runs programs, and has a lane for what takes microseconds."""
+        """Whether the driver runs programs, and has a lane for operations that take microseconds."""
         return self.driver.capabilities.chains and hasattr(self.driver, "run_soon")
 
     def run_soon(self, op: Op[R], done: Callable[[Job[R]], None]) -> bool:
-        """Have the driver run an operation at once, if it has a lane for such and that is free.
+        """Have the driver run an operation at once, if it has a lane and the lane is free.
 
-        True: ``done`` was called, or will be as for :meth:`submit`.  False: it was not begun.
+        True: ``done`` was called, or will be called as for :meth:`submit`.  False: the operation was not
+        begun.
         """
         soon = getattr(self.driver, "run_soon", None)
         if soon is None or not self.running:
@@ -206,7 +207,7 @@ class Engine:
         self.dirty_writers.add(writer)
 
     def cleaned(self, writer: Buffered, count: int) -> None:
-        """``count`` bytes of a writer's buffer are written or forgotten."""
+        """``count`` bytes of a writer's buffer were written or dropped."""
         self.dirty -= count
         self.cache.reserve(-count)
         if not writer.dirty:

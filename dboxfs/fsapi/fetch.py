@@ -1,4 +1,4 @@
-"""A range of a file on its way from a worker, and the reads that wait for it.
+"""A range of a file that a worker is reading, and the reads that wait for it.
 
 Several tasks may wait for one fetch; each takes its bytes from it.  Everything runs on the loop's thread.
 """
@@ -9,10 +9,11 @@ import trio
 
 
 class Fetch:
-    """A range that a worker reads, and who waits for it.
+    """A range that a worker reads, and the tasks that wait for it.
 
     :ivar background: it was begun before a read asked for it.
     :ivar asked: the offset that a read has asked for meanwhile; -1: none.
+    :ivar keep: a nonblocking read asked for it, so it is kept until that read comes back.
     """
 
     __slots__ = ("asked", "background", "data", "eof", "error", "keep", "lot", "offset", "size")
@@ -33,7 +34,7 @@ class Fetch:
         return self.offset <= offset < self.offset + self.size
 
     def slice(self, size: int, offset: int) -> bytes | None:
-        """The bytes at ``offset``, b"" at the end of the file; None where this fetch knows nothing."""
+        """The bytes at ``offset``, b"" at the end of the file; None: this fetch has no answer."""
         data = self.data
         if data is None or not self.covers(offset):
             return None
@@ -45,12 +46,12 @@ class Fetch:
         return data[start : start + size]
 
     async def wait(self) -> None:
-        """Wait until it has arrived, or the handle is closed."""
+        """Wait until the range has arrived, or the handle is closed.  A checkpoint."""
         if self.lot is None:
             self.lot = trio.lowlevel.ParkingLot()
         await self.lot.park()
 
     def wake(self) -> None:
-        """Wake everybody who waits."""
+        """Wake all tasks that wait."""
         if self.lot is not None:
             self.lot.unpark_all()

@@ -3,9 +3,9 @@
 One :class:`FileSystem` belongs to one trio event loop and one driver.  Opening and creating never fail and
 never block; whole operations (``stat``, ``listdir``, ``rename`` ...) are one driver operation each.
 
-Cancellation: every awaitable here is a checkpoint and can be cancelled.  Operations that only look are
-dropped; an operation that changes something and has not begun never happens, one that has begun ends in the
-background as if nobody had cancelled.
+Cancellation: every awaitable here is a checkpoint and can be cancelled.  An operation that only reads is
+dropped.  An operation that changes something never happens if it has not begun; if it has begun, it ends in
+the background as if the task had not been cancelled.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class FileSystem:
     :param cache_size: bytes of the daemon's own page cache (``cache``), write buffers included.
     :param dirty_limit: bytes of all handles together that are written but not yet at the driver.
     :param sync: a commit waits until data and name are durable.  False, for bulk loads: it doesn't.
-    :param cache: another file system's; None: one of its own.
-    :param ksm: has equal pages of the cache kept once by the kernel (see :mod:`dboxfs.fsapi.cache.ksm`).
+    :param cache: the page cache of another file system; None: one of its own.
+    :param ksm: has the kernel keep equal pages of the cache once (see :mod:`dboxfs.fsapi.cache.ksm`).
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class FileSystem:
 
         Its counters, locks and unwritten bytes are its own.
 
-        :param driver: above the driver of this one.
+        :param driver: a driver on top of this file system's driver.
         """
         limits, found = self.engine.limits, FileSystem(driver, cache=self.engine.cache)
         found.engine.limits = limits
@@ -87,13 +87,13 @@ class FileSystem:
     # -- life --------------------------------------------------------------------------------------------
 
     async def start(self, nursery: trio.Nursery) -> None:
-        """Start the driver; tasks (and what a callback raises) go into ``nursery``.  A checkpoint."""
+        """Start the driver; tasks (and exceptions of a callback) go into ``nursery``.  A checkpoint."""
         await self.engine.start(nursery)
 
     async def aclose(self) -> None:
-        """Close every handle, wait for what is in flight (2 seconds at most) and stop the driver.
+        """Close every handle, wait 2 seconds at most for operations in flight, stop the driver.
 
-        Not cancellable; an operation that hangs longer than that is left to itself.
+        Not cancellable.  It doesn't wait for an operation that hangs longer.
         """
         await self.engine.aclose()
 
@@ -130,11 +130,11 @@ class FileSystem:
         nofollow: bool = False,
         background: bool = False,
     ) -> Handle:
-        """Open an existing file.  Never fails and never waits: an error comes out of the handle's first use.
+        """Open an existing file.  Never fails and never waits: the handle's first use raises the error.
 
         :param willneed: bytes from the beginning of the file that will be read soon.
         :param nofollow: ELOOP if the last component of the path is a symbolic link.
-        :param background: nobody waits for it yet: other work goes first.
+        :param background: no task waits for it yet: other work goes first.
         """
         self.engine.counters.opens += 1
         file = HandleFile(self.engine, path)
@@ -156,12 +156,12 @@ class FileSystem:
         mode: CreateMode = CreateMode.FAIL_IF_EXISTS,
         permissions: Permissions | None = None,
     ) -> Handle:
-        """Begin a new file.  Never fails and never waits: an error comes out of the handle's first use.
+        """Begin a new file.  Never fails and never waits: the handle's first use raises the error.
 
-        The file lies under a temporary name (``.temp.``...) in the directory of ``path`` until
-        :meth:`Handle.commit`, which gives it its final name; without a commit it vanishes.
+        The file has a temporary name (``.temp.``...) in the directory of ``path`` until
+        :meth:`Handle.commit` gives it its final name; without a commit, closing the handle removes it.
 
-        :param mode: what the commit does if the name is taken.
+        :param mode: the effect of a commit if the name is taken.
         :param permissions: set exactly (mode 0600 if left out).
         """
         self.engine.counters.creates += 1
@@ -185,16 +185,17 @@ class FileSystem:
         return await self._run(ops.Listdir(path))
 
     async def readlink(self, path: str) -> str:
-        """What a symbolic link holds.  A checkpoint; cancelled: nothing happened."""
+        """The target of a symbolic link.  A checkpoint; cancelled: nothing happened."""
         return await self._run(ops.Readlink(path))
 
     async def peek(self, requests: Sequence[Peek], *, in_order: bool = False) -> list[PeekResult | OSError]:
         """Read small ranges of many files, spread over the workers: one answer or error for each request.
 
-        What comes back is what the files hold now, never something cached.  A short chunk at the end of a
-        file is no error.  A checkpoint; cancelled: what has not begun is not begun.
+        The answers are the present contents of the files, never those of a cache of this process.  A short
+        chunk at the end of a file is no error.  A checkpoint; cancelled: reads that have not begun are
+        dropped.
 
-        :param in_order: one worker reads all, each file after the one before.
+        :param in_order: one worker reads all files, one after the other.
         """
         if in_order:
             return await self._run(ops.PeekMany(tuple(requests)))
@@ -208,7 +209,7 @@ class FileSystem:
 
     async def peek_soon(self, request: Peek) -> PeekResult | OSError:
         """:meth:`peek` of one file that is most likely in memory: the event loop may wait for the answer, for
-        a millisecond at most.  A checkpoint only if it takes longer; cancelled: what it has read is dropped.
+        a millisecond at most.  A checkpoint only if it takes longer; cancelled: the answer is dropped.
         """
         ended: list[Job[list[PeekResult | OSError]]] = []
         over: trio.Event | None = None
@@ -229,8 +230,8 @@ class FileSystem:
     def willneed(self, files: Sequence[tuple[str, int]]) -> None:
         """Hint: the first *size* bytes of these files, (path, size), will be read soon.
 
-        Never fails or waits.  Only of use where the kernel keeps what was read (``driver.kernel_cached``);
-        symbolic links are left out.
+        Never fails or waits.  Only useful if the kernel keeps the bytes that it read
+        (``driver.kernel_cached``); symbolic links are left out.
         """
         if not self.engine.running:
             return
@@ -260,7 +261,7 @@ class FileSystem:
         await self._run(ops.Copy(source, target, replace))
 
     async def unlink(self, path: str) -> None:
-        """Take a file's name away.  A checkpoint; cancelled: it happens whole, or not."""
+        """Remove a file's name.  A checkpoint; cancelled: it happens whole, or not."""
         await self._run(ops.Unlink(path))
 
     async def mkdir(self, path: str, permissions: Permissions | None = None) -> None:
@@ -277,7 +278,7 @@ class FileSystem:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What this driver's files can do."""
+        """The features of this driver's files."""
         return self.driver.capabilities
 
     @property
@@ -357,7 +358,7 @@ class FileSystem:
 
     @property
     def limits(self) -> Limits:
-        """What was chosen for this file system."""
+        """The limits that the caller chose for this file system."""
         return self.engine.limits
 
     # -- inside ------------------------------------------------------------------------------------------
@@ -393,7 +394,7 @@ class FileSystem:
         return answer
 
     async def _run_all(self, batch: Sequence[Op[R]]) -> list[R]:
-        """Run operations side by side and give their answers in order; the first error is raised."""
+        """Run operations side by side and return their answers in order; the first error is raised."""
         self.engine.check_running()
         if not batch:
             await trio.lowlevel.checkpoint()
@@ -421,4 +422,4 @@ class FileSystem:
 
 
 def _ignore(job: Job[None]) -> None:
-    """What became of a hint, nobody asks."""
+    """The result of a hint is not used."""

@@ -1,11 +1,12 @@
 """A handle: one open file, used like a nonblocking socket.
 
-A call answers from what is in memory or raises :class:`BlockingIOError` (EAGAIN), and then what it needs is
-on its way; the input or output callback, or one of the awaitables, tells when to ask again.  The error of the
-open comes out of the first use, and of every later one.  A read error comes out of the read that met it; the
-next read tries again.  A write error comes out of the next write or commit, and stays until ``rollback``.
+A call answers from memory or raises :class:`BlockingIOError` (EAGAIN); in the second case the handle has
+begun to get the bytes or the room that the call needs, and the input or output callback, or one of the
+awaitables, tells when to call again.  If the open fails, the first use and every later one raise its error.
+The read that met a read error raises it; the next read tries again.  After a write error the next write or
+commit raises it, and so does every later one until ``rollback``.
 
-How a read is answered, in this order:
+A read is answered from, in this order:
 
 1. bytes that a worker brought for an earlier EAGAIN;
 2. the driver's ``read_nowait``: the kernel's page cache, on the loop's own thread, without a hop;
@@ -14,8 +15,8 @@ How a read is answered, in this order:
 Writing is append-only and goes through a bounded buffer (``writer.py``).  A handle that writes reads its own
 bytes, committed or not.
 
-Concurrency: everything runs on the loop's thread, so nothing here is locked.  What lies below a handle, and
-when its file is given back to the driver: ``open_file.py``.
+Concurrency: everything runs on the loop's thread, so nothing here is locked.  The parts below a handle, and
+the time when its file is given back to the driver: ``open_file.py``.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Handle:
 
     @property
     def error(self) -> OSError | None:
-        """What every use of this handle raises because the open failed, or None."""
+        """The error that every use of this handle raises because the open failed, or None."""
         return self._file.error
 
     @property
@@ -81,7 +82,7 @@ class Handle:
 
         It is called on the loop's thread, never from inside a call of the handle, once for the open and
         once for each range that arrives.  It must not raise: an exception ends the nursery of the file
-        system.  None takes the callback away.
+        system.  None removes the callback.
         """
         self._file.on_input = None if callback is None else (callback, context)
 
@@ -93,7 +94,7 @@ class Handle:
         self._file.on_output = None if callback is None else (callback, context)
 
     def stat(self) -> os.stat_result:
-        """Attributes of the file as they are now, or, where asking could wait, as they were at the open.
+        """Attributes of the file now, or, if asking for them could wait, at the time of the open.
 
         :raises BlockingIOError: the open is still on its way.
         :raises OSError: the open failed; EBADF: closed.
@@ -101,7 +102,7 @@ class Handle:
         return self._file.stat()
 
     async def wait_open(self) -> os.stat_result:
-        """Wait for the open and give the file's attributes (see :meth:`stat`).
+        """Wait for the open and return the file's attributes (see :meth:`stat`).
 
         A checkpoint only if it has to wait.  Cancelled: the open goes on.
 
@@ -117,9 +118,10 @@ class Handle:
     def pread(self, size: int, offset: int) -> bytes:
         """Up to ``size`` bytes at ``offset`` that are in memory already; b"" at the end of the file.
 
-        Fewer than ``size`` bytes mean nothing but that: ask again behind them.
+        Fewer than ``size`` bytes do not mean the end of the file: ask again behind them.
 
-        :raises BlockingIOError: nothing is in memory; it is on its way, and the input callback will tell.
+        :raises BlockingIOError: nothing is in memory; the bytes are on their way, and the input callback will
+            tell.
         :raises OSError: the open or this read failed; EBADF: closed.
         """
         data = self._from_memory(size, offset) if self._reader.arrived else None
@@ -134,9 +136,9 @@ class Handle:
         return data
 
     def pread_now(self, size: int, offset: int) -> bytes | None:
-        """Like :meth:`pread`, but None where the bytes are not in memory, and nothing was begun.
+        """Like :meth:`pread`, but returns None if the bytes are not in memory, and begins nothing.
 
-        For callers that wait with :meth:`read` when it isn't there, or go without.
+        For callers that wait with :meth:`read` in this case, or do without the bytes.
 
         :raises OSError: the open or this read failed; EBADF: closed.
         """
@@ -148,8 +150,8 @@ class Handle:
     async def read(self, size: int, offset: int) -> bytes:
         """Exactly ``size`` bytes at ``offset``; fewer only at the end of the file.
 
-        A checkpoint only if it has to wait.  Cancelled: nothing is consumed, and what was asked for may
-        still be brought into memory.
+        A checkpoint only if it has to wait.  Cancelled: nothing is consumed, and the range may still be
+        brought into memory.
 
         :raises OSError: the open or the read failed; EBADF: closed (also while waiting).
         """
@@ -171,7 +173,8 @@ class Handle:
         """Wait until :meth:`pread` at ``offset`` answers: with bytes, with b"" at the end, or with an error.
 
         ``size``: how many bytes to bring, at least one.  As with a socket, another reader of this handle may
-        be quicker, so ask in a loop.  A checkpoint.  Cancelled: nothing is lost; the bytes stay for a pread.
+        take the bytes first, so ask in a loop.  A checkpoint.  Cancelled: nothing is lost; the bytes stay for
+        a pread.
 
         :raises OSError: EBADF: closed (also while waiting).
         """
@@ -194,7 +197,7 @@ class Handle:
     # -- writing -----------------------------------------------------------------------------------------
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Append bytes and say how many the buffer took, at least one unless ``data`` is empty.
+        """Append bytes and return how many the buffer took, at least one unless ``data`` is empty.
 
         :raises BlockingIOError: the buffer is full, all handles together have too much in their buffers, or
             a commit is on its way; the output callback will tell.
@@ -206,13 +209,13 @@ class Handle:
         """Make everything written visible and durable; returns when it is.
 
         A new file gets its final name now: ``filename``, or the one it was created for.  Its mode decides
-        what happens to a file of that name.  With nothing to commit it returns at once.
+        whether it replaces a file of that name.  With nothing to commit it returns at once.
 
-        :raises BlockingIOError: on its way; call again when the output callback tells.
-        :raises FileExistsError: the name is taken; nothing has changed, and another name may be tried.
-        :raises OSError: writing failed, and nothing of it counts: only :meth:`rollback` or :meth:`close` help
-            (EBUSY: another program has written to the file); EINVAL: another name for a committed file;
-            EBADF: closed, or for reading.
+        :raises BlockingIOError: the commit is on its way; call again when the output callback tells.
+        :raises FileExistsError: the name is taken; nothing has changed, and the caller may try another name.
+        :raises OSError: writing failed, and nothing since the last commit counts: only :meth:`rollback` or
+            :meth:`close` help (EBUSY: another program has written to the file); EINVAL: another name for a
+            committed file; EBADF: closed, or for reading.
         """
         writer = self._for_writing()
         target = os.path.abspath(filename or writer.path)
@@ -229,7 +232,7 @@ class Handle:
             self._file.path = writer.path
 
     def rollback(self) -> None:
-        """Forget every write since the last commit.  Never waits; an error comes out of the next use.
+        """Drop every write since the last commit.  Never waits; the next use raises the error, if any.
 
         A commit on its way is called off, unless it has begun to give the file its name.
 
@@ -252,7 +255,7 @@ class Handle:
     async def write_all(self, data: bytes | bytearray | memoryview) -> None:
         """Append all of ``data``.  A checkpoint only if it has to wait.
 
-        Cancelled: some bytes, from the beginning, may have been taken; :meth:`rollback` takes them back.
+        Cancelled: the buffer may have taken some bytes from the beginning; :meth:`rollback` drops them.
 
         :raises OSError: see :meth:`write`.
         """
@@ -268,9 +271,9 @@ class Handle:
                     return
 
     async def commit_async(self, filename: str | None = None) -> None:
-        """:meth:`commit`, waited for.  A checkpoint only if it has to wait.
+        """:meth:`commit`, and wait for it.  A checkpoint only if it has to wait.
 
-        Cancelled: the commit goes on, and happens or not; :meth:`close` takes it back if it has not begun to
+        Cancelled: the commit goes on, and happens or not; :meth:`close` calls it off if it has not begun to
         give the file its name.
 
         :raises OSError: see :meth:`commit`; ECANCELED: rolled back while waiting.
@@ -302,7 +305,7 @@ class Handle:
         return self._engine.locks.acquire(self._file, self._lock_keys())
 
     def unlock(self) -> None:
-        """Give the lock back, if this handle has it."""
+        """Release the lock, if this handle has it."""
         self._engine.locks.release(self._file)
 
     def _lock_keys(self) -> list[Hashable]:
@@ -316,9 +319,9 @@ class Handle:
     # -- for protocols that go on where a commit doesn't fit ----------------------------------------------
 
     async def settle(self) -> int:
-        """Bring all that was written to the file and give the driver's number of that file.
+        """Bring all written bytes to the file and return the driver's number of the file.
 
-        Nothing is made durable and no name is given.  The number is good until the handle is closed.  A
+        It makes nothing durable and gives no name.  The number is valid until the handle is closed.  A
         checkpoint only if it has to wait.
 
         :raises OSError: the open or a write failed; EBADF: closed.
@@ -336,11 +339,10 @@ class Handle:
         return self._file.fd
 
     async def sync(self) -> None:
-        """Make all that was written durable (unless the file system does without).  No commit: a new file has
-        no name of its own yet.
+        """Make all written bytes durable (unless the file system was made with ``sync=False``).  This is no
+        commit: a new file has no name of its own yet.
 
-        Nothing may be written through the handle meanwhile.  Cancellation is not heard while the sync is on
-        its way.
+        Nothing may be written through the handle meanwhile.  The sync can't be cancelled once it has begun.
 
         :raises OSError: a write or the sync failed, and bytes may be lost; EBADF: closed.
         """
@@ -348,12 +350,12 @@ class Handle:
         await steps.run(self._engine, ops.Sync(fd, self.size, self._engine.limits.sync))
 
     def hand_over(self) -> str:
-        """Give a new file, settled and never committed, to the caller; gives its temporary name.
+        """Leave a new file, settled and never committed, to the caller; returns its temporary name.
 
-        The handle goes on reading what it wrote.  It must not write any more, and when it is closed it leaves
-        the file.
+        The handle can still read the file.  It must not write any more, and closing it does not remove the
+        file.
 
-        :raises ValueError: there is no such file.
+        :raises ValueError: the handle has no such file.
         """
         if self._file.writer is None:
             raise ValueError(f"{self.path}: no new file that could be handed over")
@@ -362,7 +364,7 @@ class Handle:
     # -- the end -----------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Give the file back: an implicit rollback; a new file that was not committed is deleted.
+        """Close the file, with an implicit rollback; a new file that was not committed is deleted.
 
         Tasks that wait on this handle get EBADF.  Never fails and never waits (the work goes on in the
         background); calling it again does nothing.
@@ -370,7 +372,7 @@ class Handle:
         self._file.close()
 
     async def aclose(self) -> None:
-        """:meth:`close`, and wait until its work is done: the file is closed, what was not committed is gone.
+        """:meth:`close`, and wait until the file is closed and uncommitted bytes are gone.
 
         A checkpoint.  Cancelled: the handle is closed all the same, in the background.
         """
@@ -399,7 +401,7 @@ class Handle:
         return self._file.writer
 
     def _from_memory(self, size: int, offset: int) -> bytes | None:
-        """Bytes that were fetched or are in the write buffer; None where they are in the file."""
+        """Bytes that were fetched or are in the write buffer; None: they are in the file."""
         self._file.check()
         if size < 0 or offset < 0:
             raise os_error(errno.EINVAL, self.path)

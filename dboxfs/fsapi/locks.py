@@ -2,10 +2,10 @@
 
 A lock is held on a file, and a file has several keys: the path under which it was opened or is committed,
 its temporary name, and, once it is open, ``(device, inode)``.  A handle that holds a lock holds all the
-keys that it knows; ``try_lock`` fails if another handle holds any of them.  Two names of one file can be
-told to be the same file only when both are open.
+keys that it knows; ``try_lock`` fails if another handle holds any of them.  That two names mean one file is
+only known when both are open.
 
-Locks are never waited for, so they have no order.
+No task waits for a lock, so locks have no order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Hashable, Iterable
 
 
 class LockTable:
-    """Who holds which key."""
+    """The holder of each key."""
 
     def __init__(self) -> None:
         self._holders: dict[Hashable, object] = {}
@@ -50,6 +50,6 @@ class LockTable:
             self._keys[holder].discard(key)
 
     def release(self, holder: object) -> None:
-        """Give back whatever ``holder`` has."""
+        """Release all keys of ``holder``."""
         for key in self._keys.pop(holder, ()):
             del self._holders[key]

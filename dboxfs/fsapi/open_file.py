@@ -1,15 +1,15 @@
-"""One open file: the driver's number of it, its reader and its writer, who waits for it, and its end.
+"""One open file: the driver's number of it, its reader and its writer, the tasks that wait, and its end.
 
 ::
 
     on the way --> open ----> closed --> given back
              \\---> failed --> closed --> given back
 
-Closing and giving back are two steps: a descriptor number must not be used again under an operation that
-still runs, so the file is given back to the driver when it is closed *and* its last operation has ended.
+Closing and giving back are two steps: the kernel must not reuse a descriptor number while an operation on it
+still runs.  So the file is given back to the driver when it is closed *and* its last operation has ended.
 
-A :class:`~dboxfs.fsapi.handle.Handle` is what a caller sees of it.  Everything runs on the loop's thread, so
-nothing here is locked.
+A caller sees it as a :class:`~dboxfs.fsapi.handle.Handle`.  Everything runs on the loop's thread, so nothing
+here is locked.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class HandleFile:
     :ivar error: why the open failed.
     :ivar closed: the handle was closed.
     :ivar released: the file was given back.
-    :ivar reader: reads what the kernel's cache has, and fetches the rest.
+    :ivar reader: reads from the kernel's cache, and fetches the rest.
     :ivar writer: None: the file is only read.
-    :ivar on_input: what to call, with its argument, when a read that said EAGAIN is worth another try.
+    :ivar on_input: the callback, and its argument, for a read that said EAGAIN and is worth another try.
     :ivar on_output: the same for a write or a commit.
     """
 
@@ -68,9 +68,9 @@ class HandleFile:
         self.writer: Writer | None = None
 
     def write_with(self, temporary: str | None, mode: CreateMode) -> None:
-        """The file is written, too.
+        """Make the file writable.
 
-        :param temporary: the name of a new file until its commit; None: an existing file is appended to.
+        :param temporary: the name of a new file until its commit; None: append to an existing file.
         """
         self.writer = Writer(self._engine, self.path, temporary, mode, self.progress, self._release)
         self.reader.written_by(self.writer)
@@ -85,7 +85,7 @@ class HandleFile:
             raise fresh(self.error)
 
     def stat(self) -> os.stat_result:
-        """Attributes of the file as they are now, or, where asking could wait, as they were at the open.
+        """Attributes of the file now, or, if asking for them could wait, at the time of the open.
 
         :raises BlockingIOError: the open is still on its way.
         :raises OSError: the open failed; EBADF: closed.
@@ -143,7 +143,7 @@ class HandleFile:
         if self._wanted is not None:
             self.reader.prefetch(*self._wanted)
 
-    # -- who waits ---------------------------------------------------------------------------------------
+    # -- waiting tasks -----------------------------------------------------------------------------------
 
     async def park(self) -> None:
         """Wait until an open, a write or a commit has ended, or the file is closed."""
@@ -171,7 +171,7 @@ class HandleFile:
     # -- the end -----------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Every use fails from now on, tasks that wait are woken, what was not committed is taken back."""
+        """Make every further use fail, wake the waiting tasks, and drop uncommitted bytes."""
         if self.closed:
             return
         self.closed = True

@@ -3,10 +3,10 @@
 The protocol between :class:`~dboxfs.fsapi.filesystem.FileSystem` and a driver is: an :class:`Op` goes in, a
 :class:`Job` comes back at once, the operation runs elsewhere, and ``job.done(job)`` is called exactly once on
 the event loop's thread, never from inside ``submit``.  An operation is small: one or two system calls that
-belong together, so that a fault or a crash can be put between any two steps of something longer.
+belong together, so that tests can put a fault or a crash between any two steps of a longer protocol.
 
 An open file is an ``int`` that the driver gave out (a descriptor for drivers over the operating system).
-No operation overwrites bytes: :class:`Append` writes at the end, :class:`Truncate` takes back an append.
+No operation overwrites bytes: :class:`Append` writes at the end, :class:`Truncate` undoes an append.
 
 A lock (:class:`TryLock`) belongs to the *open file* that took it and ends with its :class:`Close` at the
 latest; two open files of one process exclude each other like those of two processes.  No operation waits for
@@ -44,7 +44,7 @@ class OpenedFile:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """How many bytes of an :class:`Append` reached the file, and what stopped the rest."""
+    """How many bytes of an :class:`Append` reached the file, and the error that stopped the rest."""
 
     written: int
     error: OSError | None
@@ -52,7 +52,7 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Open(Op[OpenedFile]):
-    """Open an existing file.  ``advise`` bytes from its beginning are asked for in the same step.
+    """Open an existing file.  ``advise``: bytes from its beginning that the kernel shall read ahead.
 
     ``nofollow``: ELOOP if the last component of the path is a symbolic link.
     """
@@ -75,7 +75,7 @@ class Create(Op[OpenedFile]):
 
 @dataclass(frozen=True, slots=True)
 class Read(Op[bytes]):
-    """Read up to ``size`` bytes.  Fewer come only at the end of the file, or where a driver reads short."""
+    """Read up to ``size`` bytes.  Fewer come only at the end of the file, or if a driver reads short."""
 
     kind: ClassVar[str] = "read"
     fd: int
@@ -145,7 +145,7 @@ class SyncDir(Op[None]):
 
 @dataclass(frozen=True, slots=True)
 class Close(Op[None]):
-    """Give an open file back.  The number is free whatever the answer is."""
+    """Close an open file.  Its number is free afterwards, also after an error."""
 
     kind: ClassVar[str] = "close"
     fd: int
@@ -153,7 +153,7 @@ class Close(Op[None]):
 
 @dataclass(frozen=True, slots=True)
 class Stat(Op[os.stat_result]):
-    """Attributes by name; ``follow``: of what a symbolic link leads to."""
+    """Attributes by name; ``follow``: of the target of a symbolic link."""
 
     kind: ClassVar[str] = "stat"
     path: str
@@ -164,7 +164,7 @@ class Stat(Op[os.stat_result]):
 class Listdir(Op[list[DirEntry]]):
     """All entries of a directory but ``.`` and ``..``, in no particular order.
 
-    :param prefix: only those whose names begin so.
+    :param prefix: only entries whose names begin with it.
     """
 
     kind: ClassVar[str] = "listdir"
@@ -174,7 +174,7 @@ class Listdir(Op[list[DirEntry]]):
 
 @dataclass(frozen=True, slots=True)
 class Readlink(Op[str]):
-    """What a symbolic link holds."""
+    """The target of a symbolic link."""
 
     kind: ClassVar[str] = "readlink"
     path: str
@@ -229,7 +229,7 @@ class Copy(Op[None]):
 
 @dataclass(frozen=True, slots=True)
 class Unlink(Op[None]):
-    """Take away a name of a file."""
+    """Remove a name of a file."""
 
     kind: ClassVar[str] = "unlink"
     path: str
@@ -277,7 +277,7 @@ class OpenShared(Op[OpenedFile]):
 
 @dataclass(frozen=True, slots=True)
 class TryLock(Op[bool]):
-    """Lock an open file exclusively; False: another process has it.  Locked already: True."""
+    """Lock an open file exclusively; False: another open file has the lock.  Locked already: True."""
 
     kind: ClassVar[str] = "try_lock"
     fd: int
@@ -286,7 +286,7 @@ class TryLock(Op[bool]):
 
 @dataclass(frozen=True, slots=True)
 class Unlock(Op[None]):
-    """Give the lock of an open file back, which stays open; nothing happens if it has none."""
+    """Release the lock of an open file, which stays open; does nothing if it has none."""
 
     kind: ClassVar[str] = "unlock"
     fd: int
@@ -297,8 +297,8 @@ class Unlock(Op[None]):
 class AppendLocked(Op[Appended | None]):
     """Lock an open file, append to it if it ends at ``end`` and ``path`` is still its name, and unlock it.
 
-    None: something is not so, or another process has the lock; nothing was written.  A write that ends in the
-    middle is taken back.  Only drivers with a lane know this operation.
+    None: a condition is not met, or another process has the lock; nothing was written.  A write that fails in
+    the middle is cut off again.  Only drivers with a lane know this operation.
     """
 
     kind: ClassVar[str] = "append_locked"
@@ -312,9 +312,9 @@ class AppendLocked(Op[Appended | None]):
 
 @dataclass(frozen=True, slots=True)
 class SyncAll(Op[None]):
-    """Make everything durable that was written to the file system on which an open file lies: data and names.
+    """Make all data and names on the file system of an open file durable (syncfs(2)).
 
-    For a writer of many files that would wait for each of them otherwise (syncfs(2)).
+    For a writer of many files, which would otherwise wait for each of them.
     """
 
     kind: ClassVar[str] = "sync_all"
@@ -323,7 +323,7 @@ class SyncAll(Op[None]):
 
 @dataclass(frozen=True, slots=True)
 class CopyRange(Op[Appended]):
-    """Append ``size`` bytes of another open file, from its ``offset`` on, without taking them into memory.
+    """Append ``size`` bytes of another open file, from its ``offset`` on, without a copy in this process.
 
     EBUSY if the target is not ``expected`` bytes long: another program has written to it.  An error after
     some bytes is part of the answer; fewer bytes without an error mean that the source has no more.
@@ -337,7 +337,7 @@ class CopyRange(Op[Appended]):
     expected: int
 
 
-# -- copies that others read as plain files ------------------------------------------------------------------
+# -- copies that other programs read as plain files ----------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,10 +361,10 @@ class SetXattr(Op[None]):
 
 @dataclass(frozen=True, slots=True)
 class AsOwner(Op[R]):
-    """Run an operation with the rights of another user: the process is root's, the files are not.
+    """Run an operation with the rights of another user, in a process of root.
 
-    What it makes is this user's, and what this user may not reach it doesn't reach (a symbolic link in a
-    user's directory leads nowhere where the user could not go).
+    This user owns the files that it makes, and it can't reach files that this user may not reach: a symbolic
+    link in a user's directory leads nowhere where the user could not go.
     """
 
     kind: ClassVar[str] = "as_owner"
@@ -398,7 +398,7 @@ class Job(Generic[R]):
         self.cancelled = True
 
     def run(self, execute: Callable[[Op[R]], R]) -> None:
-        """Run the operation with ``execute`` and keep what comes of it (called by drivers, on any thread)."""
+        """Run the operation with ``execute`` and keep its result or error (called by drivers, any thread)."""
         if self.cancelled:
             self.error = OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
             return

@@ -1,15 +1,16 @@
 """The reading half of an open file: the kernel's cache, fetches by workers, and readahead.
 
-A fetch (``fetch.py``) is a range on its way.  One that a nonblocking read asked for is kept when it has
-arrived (``arrived``) until that read comes back for it; one that only awaiting tasks asked for is handed to
-them and forgotten.
+A fetch (``fetch.py``) is a range that a worker is reading.  If a nonblocking read asked for it, it is kept
+after its arrival (``arrived``) until that read comes back; if only awaiting tasks asked for it, they get it
+and it is dropped.
 
-Two kinds of files: most are kept by the kernel once they were read, and then readahead is a hint to it.
-Files of a driver that isn't ``kernel_cached``, and files that can't be read without waiting at all, are read
-in whole pages into the daemon's page cache (``pages.py``), and readahead is a fetch that nobody waits for.
+There are two kinds of files.  Most are kept by the kernel once they were read; readahead is then a hint to
+the kernel.  Files of a driver that isn't ``kernel_cached``, and files that can't be read without waiting at
+all, are read in whole pages into the daemon's page cache (``pages.py``); readahead is then a fetch for which
+no task waits.
 
-End of file: a worker's read that is short says "end" only if it reaches the size that the file has then.
-Files grow while they are read, so an end is believed once and never remembered.
+End of file: a short read of a worker means "end" only if it reaches the size that the file has then.  Files
+grow while they are read, so an end is believed once and never remembered.
 """
 
 from __future__ import annotations
@@ -36,22 +37,22 @@ _NO_NOWAIT = (errno.EOPNOTSUPP, errno.ENOSYS)
 class Unwritten(Protocol):
     """The writer of the same file, as its reader sees it.
 
-    :ivar flushed: bytes of the file that are there; what lies behind them is in the writer's buffer.
+    :ivar flushed: size of the file (bytes); the bytes behind it are in the writer's buffer.
     """
 
     flushed: int
 
     def slice(self, size: int, offset: int) -> bytes | None:
-        """Bytes of the buffer; None where they are in the file."""
+        """Bytes of the buffer; None: they are in the file."""
         ...
 
 
 class FileReader:
-    """What is read of one open file.
+    """Reads one open file.
 
     :param on_arrival: called when a fetch has arrived that a nonblocking read asked for.
     :param on_idle: called when the last operation of a closed reader has ended.
-    :ivar arrived: what has arrived and waits for a nonblocking read.
+    :ivar arrived: fetches that have arrived and wait for a nonblocking read.
     :ivar readahead: the sequential detector.
     """
 
@@ -71,11 +72,11 @@ class FileReader:
         self.in_flight = 0
 
     def written_by(self, writer: Unwritten) -> None:
-        """The file is written through the same handle: its reads see what is in the buffer of *writer*."""
+        """The file is written through the same handle: reads see the bytes in the buffer of *writer*."""
         self._writer = writer
 
     def opened(self, fd: int, status: os.stat_result | None) -> None:
-        """The file is open; *status*: its attributes then, where the driver gave them."""
+        """The file is open; *status*: its attributes at that time, if the driver gave them."""
         self._fd = fd
         self._status = status
         if self._writer is not None or self.closed:
@@ -92,11 +93,11 @@ class FileReader:
 
     @property
     def asks_kernel(self) -> bool:
-        """The kernel's cache is asked first: :meth:`read_now`."""
+        """Whether the kernel's cache is asked first (:meth:`read_now`)."""
         return self._nowait is not None
 
     def read_now(self, size: int, offset: int) -> bytes | None:
-        """Bytes that the kernel's cache has, b"" at the end of the file; None: it hasn't, or can't be asked.
+        """Bytes from the kernel's cache, b"" at the end of the file; None: not there, or it can't be asked.
 
         :raises OSError: the read failed.
         """
@@ -126,7 +127,7 @@ class FileReader:
             self._use_pages(status)
 
     def take(self, size: int, offset: int) -> bytes | None:
-        """Bytes that are here, b"" at the end of the file, or None; what a fetch brought is taken once."""
+        """Bytes in memory, b"" at the end of the file, or None; bytes of a fetch are taken once."""
         data = self._buffered(size, offset)
         if data is None:
             data = self._flushed(size, offset)
@@ -154,7 +155,7 @@ class FileReader:
         return data
 
     def has(self, offset: int) -> bool:
-        """Whether a read at *offset* has an answer without waiting, be it an error."""
+        """Whether a read at *offset* has an answer without waiting; an error is an answer, too."""
         if any(
             fetch.covers(offset) and (fetch.error is not None or fetch.slice(1, offset) is not None)
             for fetch in self.arrived
@@ -186,7 +187,7 @@ class FileReader:
             return None  # the worker that reads it meets the error again
 
     def fetch(self, size: int, offset: int, *, keep: bool) -> Fetch:
-        """The fetch on its way that brings ``offset``, started if there is none."""
+        """The fetch on its way that brings ``offset``; starts one if there is none."""
         fetch = self._find(offset)
         if fetch is None:
             if self._writer is not None:  # not into bytes that are still being written
@@ -203,7 +204,7 @@ class FileReader:
         return fetch
 
     def ahead(self, size: int, offset: int) -> None:
-        """Tell the detector of a read, and bring what it wants."""
+        """Tell the detector of a read, and bring the range that it wants."""
         wanted = self.readahead.observe(offset, size)
         if wanted is None:
             return
@@ -212,7 +213,7 @@ class FileReader:
         self.prefetch(*wanted)
 
     def prefetch(self, offset: int, size: int) -> None:
-        """Bring a range that nobody has asked for yet, if there is room for it."""
+        """Bring a range that no read has asked for yet, if there is room for it."""
         if self._fd < 0 or self.closed:
             return
         size = min(size, self._size_now() - offset)
@@ -229,7 +230,7 @@ class FileReader:
                 self._start(start, length, background=True)
 
     def close(self) -> None:
-        """Wake everybody who waits, and forget what has arrived."""
+        """Wake all waiting tasks, and drop the fetches that have arrived."""
         self.closed = True
         self._nowait = None
         self.arrived.clear()
@@ -285,7 +286,7 @@ class FileReader:
             self._pages.store(fetch.offset, data, fetch.asked if fetch.background else None)
 
     def _is_cached(self, offset: int) -> bool:
-        """A look at one byte costs a hundredth of a hop."""
+        """Whether the kernel's cache has the byte at *offset*: asking costs a hundredth of a hop."""
         try:
             return bool(self._engine.driver.read_nowait(self._fd, 1, offset))
         except OSError:
@@ -296,7 +297,7 @@ class FileReader:
         return 0 if status is None else status.st_size
 
     def _is_behind_the_end(self, offset: int) -> bool:
-        """Without a worker; False where that can't be known."""
+        """Whether *offset* is behind the end of the file; False: that can't be known without a worker."""
         now = self._engine.driver.stat_nowait(self._fd)
         return now is not None and offset >= now.st_size
 
@@ -305,7 +306,7 @@ class FileReader:
         self._ended()
 
     def _ended(self) -> bool:
-        """One operation less; True if nobody listens any more."""
+        """Count one operation as ended; returns whether the reader is closed."""
         self.in_flight -= 1
         if self.closed and not self.in_flight:
             self._on_idle()

@@ -1,8 +1,8 @@
 """Run operations to their end: for protocols that are made of many single steps.
 
-Who follows a protocol has to know which of its steps were done.  Cancellation therefore never drops a step
-that was submitted: each function here returns when all of its operations have ended, and the caller hears of
-the cancellation at its next checkpoint.
+A caller that follows a protocol has to know which of its steps were done.  Cancellation therefore never drops
+a submitted step: each function here returns when all of its operations have ended, and the cancellation is
+raised at the caller's next checkpoint.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ async def run_all(engine: Engine, batch: Sequence[Op[R]]) -> list[R | OSError]:
 
 
 def _go_on(_: object) -> trio.lowlevel.Abort:
-    """What was submitted ends first: the task hears of a cancellation at its next checkpoint."""
+    """Refuse to abort: submitted operations end first; the next checkpoint raises the cancellation."""
     return trio.lowlevel.Abort.FAILED
 
 
 async def run_chain(engine: Engine, program: Callable[[], Steps[R]]) -> R:
-    """Run a program (:mod:`dboxfs.fsapi.chain`): by one worker, or, where the driver has no chains, operation
-    by operation.
+    """Run a program (:mod:`dboxfs.fsapi.chain`): by one worker, or, if the driver has no chains, operation by
+    operation.
 
     :raises OSError: an operation's, if the program lets it out; EBADF: the file system is closed.
     """
@@ -73,10 +73,10 @@ async def run_chain(engine: Engine, program: Callable[[], Steps[R]]) -> R:
 
 
 async def run_chain_soon(engine: Engine, program: Callable[[], Steps[R]], at_once: Op[R] | None = None) -> R:
-    """As :func:`run_chain`, for a program that takes microseconds where the disk doesn't stall.
+    """As :func:`run_chain`, for a program that takes microseconds unless the disk stalls.
 
-    Other tasks need not get a turn before it has ended: the event loop waits for it, for a millisecond at
-    most (:mod:`dboxfs.fsapi.drivers.lane`).
+    Other tasks may get no turn before it has ended: the event loop waits for it, for a millisecond at most
+    (:mod:`dboxfs.fsapi.drivers.lane`).
 
     :param at_once: an operation that does what the program does, for a driver with a lane.
     """

@@ -1,9 +1,9 @@
-"""Streams: bytes in order on top of handles, with the same manners.
+"""Streams: bytes in order on top of handles, used in the same nonblocking way.
 
-``read`` and ``write`` answer with what is buffered or raise :class:`BlockingIOError`; callbacks and
-awaitables tell when to try again.  An input stream can be read before its file is open, and learns ENOENT
-then.  Both kinds have a bounded buffer, and both are made to be derived from: an input stream by overriding
-:meth:`InputStream.fill`, an output stream by :meth:`OutputStream.flush`.
+``read`` and ``write`` answer from the buffer or raise :class:`BlockingIOError`; callbacks and awaitables tell
+when to try again.  An input stream can be read before its file is open; a missing file is then ENOENT from
+the read.  Both kinds have a bounded buffer and may be subclassed: override :meth:`InputStream.fill` or
+:meth:`OutputStream.flush`.
 
 A stream belongs to one reader or one writer at a time, on the loop's thread.
 """
@@ -24,7 +24,7 @@ Callback = Callable[[Any], None]
 class InputStream:
     """The bytes of a handle from ``start`` to ``end`` (None: to the end of the file).
 
-    :param handle: read by this stream, and closed with it.
+    :param handle: this stream reads it, and closes it at its end.
     :param buffer_size: bytes that are asked for at once, and kept at most.
     """
 
@@ -46,7 +46,7 @@ class InputStream:
 
     @property
     def buffered(self) -> int:
-        """Bytes that are here and not read yet; never more than the buffer's size."""
+        """Number of buffered bytes that are not read yet; never more than the buffer's size."""
         return len(self._buffer)
 
     def set_input_callback(self, callback: Callback | None, context: Any = None) -> None:
@@ -54,10 +54,10 @@ class InputStream:
         self.handle.set_input_callback(callback, context)
 
     def fill(self, size: int, offset: int) -> bytes:
-        """At most ``size`` bytes from ``offset``, b"" at the end.  To be overridden by streams that convert.
+        """At most ``size`` bytes from ``offset``, b"" at the end.  Streams that convert override it.
 
-        :raises BlockingIOError: not here yet; :meth:`wait` waits for it.
-        :raises OSError: what the handle raises.
+        :raises BlockingIOError: the bytes are not here yet; :meth:`wait` waits for them.
+        :raises OSError: the open or the read failed.
         """
         return self.handle.pread(size, offset)
 
@@ -84,13 +84,13 @@ class InputStream:
         return data
 
     def seek(self, offset: int) -> None:
-        """Go on at ``offset``; what is buffered and lies there stays."""
+        """Go on at ``offset``; buffered bytes from there on stay."""
         ahead = offset - self._offset
         self._buffer = self._buffer[ahead:] if 0 <= ahead <= len(self._buffer) else memoryview(b"")
         self._offset = offset
 
     async def receive(self, size: int) -> bytes:
-        """:meth:`read`, waited for.  A checkpoint only if it has to wait.  Cancelled: no byte is lost."""
+        """:meth:`read`, and wait.  A checkpoint only if it has to wait.  Cancelled: no byte is lost."""
         while True:
             try:
                 return self.read(size)
@@ -100,7 +100,7 @@ class InputStream:
     async def receive_exactly(self, size: int) -> bytes:
         """``size`` bytes, fewer only at the end.
 
-        A checkpoint only if it has to wait.  Cancelled: the stream stands where it stood.
+        A checkpoint only if it has to wait.  Cancelled: the stream's position is unchanged.
         """
         start = self._offset
         parts: list[bytes] = []
@@ -135,10 +135,10 @@ class InputStream:
 class OutputStream:
     """A buffer in front of a handle that writes.
 
-    Derive from it and override :meth:`flush` to convert or to count what goes out; :meth:`take` gives the
+    A subclass overrides :meth:`flush` to convert or to count the bytes that go out; :meth:`take` gives the
     bytes to flush and :meth:`emit` passes bytes on.
 
-    :param handle: written by this stream.  Closing the stream closes it; committing is the handle's business,
+    :param handle: this stream writes it.  Closing the stream closes it; the caller commits the handle itself,
         after :meth:`finish`.
     :param buffer_size: bytes kept at most; a write that fills them flushes.
     """
@@ -161,7 +161,7 @@ class OutputStream:
         self.handle.set_output_callback(callback, context)
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Take bytes into the buffer and say how many, at least one unless ``data`` is empty.
+        """Take bytes into the buffer and return how many, at least one unless ``data`` is empty.
 
         :raises BlockingIOError: the buffer is full and can't be flushed now; the output callback tells when.
         :raises OSError: flushing failed.
@@ -177,9 +177,9 @@ class OutputStream:
         return room
 
     def flush(self) -> None:
-        """Pass on everything that is buffered.  To be overridden; it is called again after EAGAIN.
+        """Pass on everything that is buffered.  Subclasses may override it; it is called again after EAGAIN.
 
-        :raises BlockingIOError: something is still here; the output callback tells when to go on.
+        :raises BlockingIOError: some bytes are still here; the output callback tells when to go on.
         :raises OSError: see :meth:`Handle.write`.
         """
         if self.pending():
@@ -189,7 +189,7 @@ class OutputStream:
             self.emit(data)
 
     def take(self) -> bytes:
-        """What is buffered; it is the caller's from now on."""
+        """Take all bytes out of the buffer."""
         data = bytes(self._buffer)
         self._buffer.clear()
         return data
@@ -197,7 +197,7 @@ class OutputStream:
     def emit(self, data: bytes = b"") -> None:
         """Pass bytes on to the handle, behind those of an earlier call that it did not take.
 
-        :raises BlockingIOError: not all are taken; they are kept, and the next call goes on with them.
+        :raises BlockingIOError: the handle did not take all bytes; the next call goes on with the rest.
         """
         if data:
             self._out = memoryview(bytes(self._out) + data)
@@ -211,7 +211,7 @@ class OutputStream:
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Write all of ``data``.
 
-        A checkpoint only if it has to wait.  Cancelled: some bytes, from the beginning, may have been taken.
+        A checkpoint only if it has to wait.  Cancelled: some bytes from the beginning may have been taken.
         """
         view = memoryview(data)
         while view:
@@ -234,7 +234,7 @@ class OutputStream:
                 return
 
     def close(self) -> None:
-        """Forget what is buffered and close the handle, which rolls back what was not committed."""
+        """Drop the buffer and close the handle, which rolls back uncommitted bytes."""
         self._buffer.clear()
         self._out = memoryview(b"")
         self.handle.close()

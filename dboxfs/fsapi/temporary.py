@@ -1,15 +1,15 @@
-"""Names of temporary files, which say whose they are::
+"""Names of temporary files, which tell the process that made them::
 
     .temp.<seconds>.P<pid>Q<number>M<microseconds>.<host>.<boot>-<pid namespace>-<start>
 
-The beginning is Dovecot's own pattern, so that its clean-up takes leftovers away after 36 hours (dbox-files
-section 5).  The end tells more: the first 8 hex digits of the kernel's boot id, the inode number of the pid
-namespace, and when the process was started (clock ticks since the boot).  Where /proc can't be read there is
-no such end, and nobody but Dovecot's clean-up takes the file.
+The beginning is Dovecot's own pattern, so that Dovecot's clean-up removes leftovers after 36 hours
+(dbox-files section 5).  The end has the first 8 hex digits of the kernel's boot id, the inode number of the
+pid namespace, and the start of the process (clock ticks since the boot).  If /proc can't be read, the name
+has no such end, and only Dovecot's clean-up removes the file.
 
-:func:`is_left_over` is sure, or says no: a process of the same boot, host and pid namespace is looked up in
-/proc; one of an earlier boot is gone if the file system is of this machine alone and the file has not been
-touched since the boot.  Other hosts, other containers, and names of another form: no.
+:func:`is_left_over` answers yes only if it is certain: it looks up a process of the same boot, host and pid
+namespace in /proc; a process of an earlier boot is gone if the file system is local to this machine and the
+file has not been changed since the boot.  Other hosts, other containers, and names of another form: no.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "f2fs", "jfs", "reiserfs", "t
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """Who makes temporary files.  ``mark``: boot and pid namespace; "" where that can't be told."""
+    """A process that makes temporary files.  ``mark``: boot and pid namespace; "": not known."""
 
     pid: int
     host: str
@@ -51,11 +51,11 @@ class Process:
 
     @property
     def token(self) -> str:
-        """What :func:`lives` knows this process by, as long as the machine is up; "-": it can't be told."""
+        """A text by which :func:`lives` recognizes this process until the next boot; "-": there is none."""
         return f"{self.pid}-{self.mark}-{self.start}" if self.mark and self.start else "-"
 
     def temporary_name(self, number: int) -> str:
-        """A name for a temporary file; *number* makes it another one."""
+        """A name for a temporary file; another *number* gives another name."""
         now = time.time_ns()
         name = f"{PREFIX}{now // 10**9}.P{self.pid}Q{number}M{now // 1000 % 10**6}.{self.host}"
         return f"{name}.{self.mark}-{self.start}" if self.mark and self.start else name
@@ -67,7 +67,7 @@ def is_temporary(name: str) -> bool:
 
 
 def is_alive(name: str, here: Process) -> bool:
-    """Whether a temporary file is surely that of a process which still runs on this machine."""
+    """Whether a temporary file certainly belongs to a process that still runs on this machine."""
     found = _NAME.fullmatch(name)
     if found is None or found[2] != here.host or f"{found[3]}-{found[4]}" != here.mark:
         return False
@@ -75,10 +75,10 @@ def is_alive(name: str, here: Process) -> bool:
 
 
 def is_left_over(name: str, status: os.stat_result, here: Process, booted: float) -> bool:
-    """Whether a temporary file is surely nobody's any more.
+    """Whether the process that made a temporary file has certainly ended.
 
     :param status: the file's attributes.
-    :param booted: when this machine was (seconds since the epoch).
+    :param booted: the time of this machine's boot (seconds since the epoch).
     """
     found = _NAME.fullmatch(name)
     if found is None or found[2] != here.host or not here.mark or not stat.S_ISREG(status.st_mode):
@@ -91,7 +91,7 @@ def is_left_over(name: str, status: os.stat_result, here: Process, booted: float
 
 
 def lives(token: str, here: Process) -> bool:
-    """Whether the process that made *token* runs still; one of another machine or container never does."""
+    """Whether the process that made *token* still runs; False for one of another machine or container."""
     found = _TOKEN.fullmatch(token)
     return found is not None and found[2] == here.mark and _start(int(found[1])) == found[3]
 
@@ -102,9 +102,9 @@ def booted() -> float:
 
 
 def _start(pid: int) -> str:
-    """Clock ticks from the boot to the start of a process; "": there is none.
+    """Clock ticks from the boot to the start of a process; "": there is no such process.
 
-    A zombie is none, unless one of its threads still ends: that may be in the middle of a write.
+    A zombie counts as ended, unless another of its threads still runs: it may be in the middle of a write.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 
 class OpenMode(enum.Enum):
-    """What an existing file is opened for."""
+    """The use for which an existing file is opened."""
 
     READ = "read"
     APPEND = "append"
 
 
 class CreateMode(enum.Enum):
-    """What :meth:`Handle.commit` does when a file of the final name is there already."""
+    """The effect of :meth:`Handle.commit` if a file of the final name exists already."""
 
     FAIL_IF_EXISTS = "fail-if-exists"
     REPLACE_IF_EXISTS = "replace-if-exists"
@@ -27,11 +27,11 @@ class CreateMode(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """Owner and mode of a new file or directory.  They are set exactly: the umask takes nothing away.
+    """Owner and mode of a new file or directory.  They are set exactly, in spite of the umask.
 
     :param mode: permission bits.
-    :param gid: group, None: whatever the file system gives.
-    :param uid: owner, None: whatever the file system gives (root only).
+    :param gid: group; None: the one that the file system gives.
+    :param uid: owner (only root can set it); None: the one that the file system gives.
     """
 
     mode: int = 0o600
@@ -53,9 +53,9 @@ class Peek:
     """A request to read small ranges of one file.
 
     :param path: the file.
-    :param ranges: ``(offset, size)`` pairs.  A negative offset counts from the end of the file, and from its
-        beginning where the file is shorter than that.  Size None reads up to the end of the file.
-    :param limit: upper bound of one range in bytes, whatever its size says.
+    :param ranges: ``(offset, size)`` pairs.  A negative offset counts from the end of the file; if the file
+        is shorter than that, the range begins at 0.  Size None reads up to the end of the file.
+    :param limit: upper bound of one range in bytes, also for size None.
     :param nofollow: ELOOP if the last component of the path is a symbolic link.
     """
 
@@ -67,7 +67,7 @@ class Peek:
 
 @dataclass(frozen=True, slots=True)
 class PeekResult:
-    """What a :class:`Peek` found: the file's attributes and one chunk a range, short at its end."""
+    """The answer to a :class:`Peek`: the file's attributes and one chunk a range, short at the file's end."""
 
     stat: os.stat_result
     chunks: tuple[bytes, ...]
@@ -75,7 +75,7 @@ class PeekResult:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a driver can do.
+    """The features of a driver.
 
     :param locks: ``try_lock`` works.  Without it a multi-dbox store can't be held for writing.
     :param rename: rename within the file system is atomic.

@@ -1,7 +1,7 @@
 """The writing half of a handle: a bounded buffer, write-behind in clusters, commit and rollback.
 
-One operation of a writer is in flight at a time.  Whenever one ends, :meth:`Writer.step` looks at what is
-wanted and starts the next:
+One operation of a writer is in flight at a time.  Whenever one ends, :meth:`Writer.step` starts the next one
+that is wanted:
 
 ======================  ==============================================================================
 wanted                  operations
@@ -13,12 +13,12 @@ close                   rollback; for a new file that was never committed Unlink
 ======================  ==============================================================================
 
 A new file is written under a temporary name in the directory of its final name.  ``committed`` is the size
-that the last commit made durable, ``flushed`` the size of the file as far as this writer knows, ``size`` what
-it will be when the buffer is written.
+that the last commit made durable, ``flushed`` the size of the file as far as this writer knows, ``size`` the
+size that it will have when the buffer is written.
 
-Errors: a failed Append or Sync poisons the writer until :meth:`rollback` (the kernel may have thrown the
-unwritten bytes away, so that a second fsync would lie).  A failed Publish (EEXIST) leaves everything as it
-was: the commit may be tried under another name.
+Errors: after a failed Append or Sync every call fails until :meth:`rollback`: the kernel may have dropped the
+unwritten bytes, so that a second fsync would report success for lost data.  A failed Publish (EEXIST) changes
+nothing: the caller may try the commit under another name.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _CLUSTER = 64 << 10
 
 
 class _Commit(enum.Enum):
-    """How far a commit is."""
+    """The stage of a commit."""
 
     NONE = "none"
     DATA = "data"
@@ -101,7 +101,7 @@ class Writer:
         self.step()
 
     def open_failed(self) -> None:
-        """There is no file: nothing will be written."""
+        """The open has failed: nothing will be written."""
         self._drop_buffer()
         self._finish()
 
@@ -120,16 +120,20 @@ class Writer:
 
     @property
     def settled(self) -> bool:
-        """The file has everything that was written, and nothing else."""
+        """Whether the file has all written bytes, and nothing else."""
         return self._fd >= 0 and not self._rollback and self.flushed == self.size
 
     @property
     def committing(self) -> bool:
-        """A commit is on its way."""
+        """Whether a commit is on its way."""
         return self._commit not in (_Commit.NONE, _Commit.DONE)
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Take bytes into the buffer and say how many; BlockingIOError if none; OSError: an earlier one's."""
+        """Take bytes into the buffer and return how many.
+
+        :raises BlockingIOError: the buffer takes none now.
+        :raises OSError: an earlier write or commit failed.
+        """
         if self._commit is _Commit.DONE:
             self._take_outcome()
         if self._error is not None:
@@ -149,7 +153,11 @@ class Writer:
         return room
 
     def commit(self, filename: str | None) -> None:
-        """Begin a commit, or give the outcome of the one that has ended; BlockingIOError in between."""
+        """Begin a commit, or return or raise the outcome of the one that has ended.
+
+        :raises BlockingIOError: the commit is on its way.
+        :raises OSError: the commit or an earlier write failed; EINVAL: another name, too late.
+        """
         if self._commit is _Commit.DONE:
             self._take_outcome()
             return
@@ -169,7 +177,7 @@ class Writer:
         raise BlockingIOError(errno.EAGAIN, "committing", self.path)
 
     def ready(self) -> bool:
-        """Whether :meth:`write` takes a byte or has an error to tell; if not, it is made ready."""
+        """Whether :meth:`write` takes a byte or raises an error; if not, ask the engine for room."""
         if self._error is not None or self._commit_error is not None:
             return True
         if self.committing:
@@ -180,7 +188,7 @@ class Writer:
         return False
 
     def rollback(self) -> None:
-        """Forget what was written since the last commit; a commit that can't be stopped any more stays."""
+        """Drop the bytes since the last commit; a commit that has begun to give the name goes on."""
         self.rollbacks += 1
         if self._commit in (_Commit.NONE, _Commit.DATA, _Commit.DONE):
             self._commit = _Commit.NONE
@@ -191,13 +199,13 @@ class Writer:
         self.step()
 
     def close(self) -> None:
-        """An implicit rollback, and the end."""
+        """Roll back, and finish."""
         self._closing = True
         self._drop_buffer()
         self.step()
 
     def flush(self) -> None:
-        """Write what is buffered now, though no cluster is full."""
+        """Write the buffer now, though no cluster is full."""
         self._flush = True
         self.step()
 
@@ -206,7 +214,7 @@ class Writer:
         self.on_progress()
 
     def hand_over(self) -> str:
-        """The file is no longer this writer's: nothing is rolled back, and closing leaves it; gives its name.
+        """Leave the file to the caller: closing neither rolls it back nor removes it; returns its name.
 
         :raises ValueError: it is no new file, or not :attr:`settled`.
         """
@@ -235,7 +243,7 @@ class Writer:
     # -- the machine -------------------------------------------------------------------------------------
 
     def step(self) -> None:
-        """Start the next operation, if none is in flight and something is to be done."""
+        """Start the next operation, if none is in flight and one is wanted."""
         if self._busy or self._fd < 0 or self.finished:
             return
         if self._closing and self._commit in (_Commit.NONE, _Commit.DATA, _Commit.DONE):
@@ -359,7 +367,7 @@ class Writer:
         )
 
     def _is_clean(self) -> bool:
-        """Nothing to commit."""
+        """Whether there is nothing to commit."""
         unchanged = not self.dirty and self.flushed == self.committed and not self._rollback
         return (
             self.temporary is None
@@ -399,7 +407,7 @@ class Writer:
 
 
 def _behind(chunks: tuple[bytes, ...], count: int) -> list[bytes]:
-    """What is left of ``chunks`` behind the first ``count`` bytes."""
+    """The rest of ``chunks`` behind the first ``count`` bytes."""
     rest = []
     for chunk in chunks:
         if count < len(chunk):

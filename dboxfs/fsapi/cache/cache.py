@@ -1,45 +1,46 @@
-"""The page cache: the daemon's own memory for what the kernel's page cache can't hold.
+"""The page cache: the daemon's own memory for bytes that the kernel's page cache can't hold.
 
-**What it is for.**  The kernel caches files, and FUSE caches what was read from the mount.  Left for us are
-readahead on its way to a reader, decompressed messages, and storage whose files can't be read from the
-kernel's cache without waiting.  A page is any piece of bytes, named by ``(key, page_no)``; a key is whatever
-hashable thing stands for an open file or a message.  All pages together stay within one budget of bytes.
+**Purpose.**  The kernel caches files, and FUSE caches the bytes that were read from the mount.  This cache
+holds the rest: readahead on its way to a reader, decompressed messages, and storage whose files can't be read
+from the kernel's cache without waiting.  A page is any piece of bytes, named by ``(key, page_no)``; a key is
+any hashable object that stands for an open file or a message.  All pages together stay within one budget of
+bytes.
 
 **Which page goes when the budget is full?**  The usual rule, "the one that was used longest ago" (LRU), fails
-a mailstore on the day of the backup: one pass over 10 GB pushes out every page that people use.  So each page
-has a **weight from 0 to 10**, and the page with the lowest weight goes first, among equals the oldest:
+when a mailstore is backed up: one pass over 10 GB pushes out every page that people use.  So each page has a
+**weight from 0 to 10**, and the page with the lowest weight goes first, among equals the oldest:
 
 ==========  ============================================================================================
 weight      how a page comes to it
 ==========  ============================================================================================
-5           every new page starts here, in the centre; its first use is what it was brought for, and
-            changes nothing
+5           every new page starts here, in the centre; its first use is the one for which it was brought,
+            and changes nothing
 6 to 10     *used again*: the second use lifts it above the centre, each further use by one
 2           *passed* (read-behind depression): a sequential reader has gone on to the next page, and the
             page was used only once
-0           *handed over*: the kernel holds all of it now, and it was used only once
+0           *handed over*: the kernel holds the whole page now, and it was used only once
 ==========  ============================================================================================
 
-So read-once data always leaves before anything that was used twice, and a scan of any length, whose pages
-live between 0 and 5, can't push out a page above 5 (but for the eighth of rule 1 below).  Uses of one page
-that follow each other directly count as one: reading a page in ten small pieces is not ten uses.
+So pages that were read once leave before pages that were used twice, and a scan of any length, whose pages
+have weights from 0 to 5, can't push out a page above 5 (but for the eighth of rule 1 below).  Uses of one
+page that follow each other directly count as one: reading a page in ten small pieces is not ten uses.
 
 **Decay.**  A page that was popular last week must make room one day.  A clock hand goes round the pages above
 the centre and takes one from the weight of each page that was not used since the hand's last visit.  The hand
 moves only when some page above the centre *is* used, or when a page comes back that was evicted a short while
 ago: idleness is measured against the demand for memory, not against the wall clock or the length of a scan.
-Without demand nothing decays, because nothing better wants the room.
+Without demand nothing decays, because no other page needs the room.
 
 **Thrash protection**, three rules.  (1) One eighth of the budget belongs to pages in the centre, whatever the
-others weigh: otherwise new pages would push each other out before their reader comes.  (2) The names of
-evicted pages are remembered for a while ("ghosts"); a page that comes back while its ghost is there was
-evicted too early, counts as used twice, and starts at 6.  That is how a new hot set takes the place of an
-old one.  (3) Readahead that nobody has read yet, here or on its way, may fill half of what other pages in
-and above the centre leave, and an eighth of the budget at least (:meth:`prefetch_room`).
+weights of the others: otherwise new pages would push each other out before their reader comes.  (2) The
+cache remembers the names of evicted pages for a while ("ghosts"); a page that comes back while its ghost is
+there was evicted too early, counts as used twice, and starts at 6.  In this way a new hot set takes the place
+of an old one.  (3) Readahead that no reader has used yet, here or on its way, may fill half of the room that
+other pages in and above the centre leave, and an eighth of the budget at least (:meth:`prefetch_room`).
 
-**Pressure** is measured, not guessed: ``pressure_reuse`` is the share of the recent uses that met pages above
-the centre or ghosts (a scan adds nothing to it), ``pressure_dirty`` the share of unwritten bytes in what the
-budget holds.  Unwritten bytes of writers count against the budget (:meth:`reserve`).
+**Pressure** is measured: ``pressure_reuse`` is the share of the recent uses that met pages above the centre
+or ghosts (a scan adds nothing to it), ``pressure_dirty`` the share of unwritten bytes among all bytes in the
+budget.  Unwritten bytes of writers count against the budget (:meth:`reserve`).
 
 **Cost.**  Every operation is O(1), amortised: one ordered dictionary for each of the 11 weights, one for the
 clock hand, one for the ghosts.  Everything runs on the event loop's thread; nothing is locked.
@@ -86,7 +87,7 @@ class _Page:
 
 
 class PageCache:
-    """Pages of bytes within a budget: the page with the lowest score goes first.
+    """Pages of bytes within a budget: the page with the lowest weight goes first.
 
     :param size: the budget in bytes.  0 keeps nothing.
     """
@@ -136,12 +137,12 @@ class PageCache:
         return page.data
 
     def contains(self, key: Hashable, page_no: int) -> bool:
-        """Whether a page is here.  Looking is not a use."""
+        """Whether a page is here.  This is not a use."""
         file = self._files.get(key)
         return file is not None and page_no in file
 
     def peek(self, key: Hashable, page_no: int) -> bytes | None:
-        """The data of a page, or None.  Looking is not a use."""
+        """The data of a page, or None.  This is not a use."""
         file = self._files.get(key)
         page = None if file is None else file.get(page_no)
         return None if page is None else page.data
@@ -151,8 +152,8 @@ class PageCache:
     ) -> None:
         """Keep a page, in the place of an older one of this name.  Its first ``get`` counts as its first use.
 
-        :param prefetched: nobody has asked for it yet.
-        :param used: a reader asked for it, missed it, and takes *data* as it is: this is its first use.
+        :param prefetched: no reader has asked for it yet.
+        :param used: a reader asked for it, missed it, and takes *data* now: this is its first use.
         """
         self._remove(key, page_no)
         cost = len(data) + _PAGE_OVERHEAD
@@ -190,12 +191,12 @@ class PageCache:
         self._depress(key, page_no, HANDED)
 
     def drop(self, key: Hashable) -> None:
-        """Forget all pages of a key, and that they were ever here."""
+        """Drop all pages of a key, without ghosts."""
         for page in list(self._files.get(key, {}).values()):
             self._unlink(page)
 
     def clear(self) -> None:
-        """Forget all pages, in one step (with KSM, in one step a page)."""
+        """Drop all pages, in one step (with KSM, in one step a page)."""
         self._end_merging(unmark=False)
         self._files = {}
         self._levels = tuple(OrderedDict() for _ in range(HIGHEST_SCORE + 1))
@@ -205,7 +206,7 @@ class PageCache:
         self._pages = self._bytes = self._centre_bytes = self._hot_bytes = self._unread_bytes = 0
 
     def merge(self, ksm: Ksm | None) -> None:
-        """Have equal pages kept once by the kernel from now on; None: no longer, and all is taken back."""
+        """Have the kernel keep equal pages once from now on; None: end this, and unmark all pages."""
         if self._ksm is not None:
             self._end_merging(unmark=True)
         self._ksm = ksm
@@ -217,25 +218,25 @@ class PageCache:
     # -- the budget --------------------------------------------------------------------------------------
 
     def reserve(self, change: int) -> None:
-        """So many bytes more (or less) wait in write buffers; they count against the budget."""
+        """Change the number of bytes in write buffers, which count against the budget."""
         self._dirty += change
         if change > 0:
             self._shrink(None)
 
     def resize(self, size: int) -> None:
-        """Another budget."""
+        """Set another budget (bytes)."""
         self._size = size
         self._shrink(None)
 
     def prefetch_room(self) -> int:
-        """How many bytes may be read ahead now without pushing out what was read ahead before."""
+        """How many bytes may be read ahead now without pushing out earlier readahead."""
         room = self._room_in_all()
         in_use = self._hot_bytes + max(0, self._centre_bytes - self._unread_bytes)
         most = max(room // _CENTRE_SHARE, (room - in_use) // 2)
         return max(0, most - self._unread_bytes - self._expected)
 
     def expect(self, change: int) -> None:
-        """So many bytes more (or less) are on their way that nobody has asked for."""
+        """Change the number of readahead bytes that are on their way."""
         self._expected += change
 
     def weight(self, key: Hashable, page_no: int) -> int | None:
@@ -357,7 +358,7 @@ class PageCache:
         return self._size - self._dirty
 
     def _shrink(self, newest: _Page | None) -> None:
-        """Evict until the budget holds; ``newest`` is not looked at."""
+        """Evict until the budget holds; ``newest`` is never evicted."""
         while self._bytes > self._room_in_all() and self._pages:
             page = self._victim(newest)
             if page is None:

@@ -3,7 +3,7 @@
 Mail repeats itself: the same message in several mailboxes, the same attachment in many messages.  Where the
 daemon's own cache holds such pages (decompressed messages, slow storage), the kernel's ``ksmd`` can find and
 share them, if the memory is marked MERGEABLE and ``/sys/kernel/mm/ksm/run`` is 1.  It costs processor time
-of the kernel, so it is off unless asked for, and what it saves and what it looks at in vain is counted.
+of the kernel, so it is off unless asked for, and the saved memory and the memory scanned in vain are counted.
 
 **Which memory, and how.**  Each page of the cache is marked by ``madvise(MADV_MERGEABLE)``, and nothing else:
 
@@ -14,19 +14,19 @@ of the kernel, so it is off unless asked for, and what it saves and what it look
   from under a reader when a page is evicted.
 
 **Alignment.**  ``ksmd`` compares whole pages of memory, so equal bytes must lie at equal offsets in them.
-The C library's heap puts each block somewhere else, and next to nothing is merged: of ten copies of 100
+The C library's heap puts each block at another offset, and almost no page is merged: of ten copies of 100
 messages of 30,000 bytes (some 7,200 pages too many) 743 pages were saved.  So ``mallopt(M_MMAP_THRESHOLD)``
 is lowered to 16 KiB: then each block of that size is a mapping of its own, which begins at a page boundary,
-and the bytes of all of them lie at one and the same offset (but for blocks that fill an old gap in the heap):
-7,996 pages, headers of Python objects included.  Smaller pages of the cache aren't marked.  A C library
-without mallopt: they merge by luck.
+and the bytes of all of them lie at the same offset (but for blocks that fill an old gap in the heap): 7,996
+pages, headers of Python objects included.  Smaller pages of the cache aren't marked.  With a C library
+without mallopt pages merge only by chance.
 
-**What can go wrong.**  EINVAL: the kernel has no KSM; one log line, and nothing is marked any more.  EAGAIN,
-ENOMEM: it is short of something; this page and the next 255 are not marked.  Anything else is as EINVAL.
-A marked block is a mapping that doesn't join its neighbours, and a process has 65,530 of them: 16,384 pages
-of the cache are marked at once, at most (1 GiB of full pages).
+**Errors.**  EINVAL: the kernel has no KSM; one log line, and no page is marked any more.  EAGAIN, ENOMEM: the
+kernel is short of memory; this page and the next 255 are not marked.  Any other error is treated as EINVAL.
+A marked block is a mapping that doesn't join its neighbours, and a process may have 65,530 mappings: at most
+16,384 pages of the cache are marked at once (1 GiB of full pages).
 
-One event loop's thread; nothing here waits for a disk.
+Everything runs on one event loop's thread; no call here waits for a disk.
 """
 
 from __future__ import annotations
@@ -60,23 +60,26 @@ _OF_SYSTEM = ("run", "pages_shared", "pages_sharing", "pages_unshared", "pages_s
 
 
 class Calls(Protocol):
-    """What :class:`Ksm` asks of the system; tests put theirs in its place."""
+    """The calls of :class:`Ksm` to the system; tests replace them."""
 
     def madvise(self, address: int, length: int, advice: int) -> int:
         """madvise(2) on whole pages of memory: 0 or the errno."""
         ...
 
     def set_mapping_threshold(self, size: int) -> bool:
-        """Have blocks of memory from ``size`` bytes on be mappings of their own; False: can't be had."""
+        """Have the C library make blocks of ``size`` bytes or more mappings of their own; False: it can't."""
         ...
 
     def read(self, path: str) -> str:
-        """A file of the kernel; OSError."""
+        """The text of a file of the kernel.
+
+        :raises OSError: it can't be read.
+        """
         ...
 
 
 class SystemCalls:
-    """The operating system's."""
+    """The calls of the operating system."""
 
     def __init__(self) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -85,23 +88,23 @@ class SystemCalls:
         self._mallopt = getattr(libc, "mallopt", None)
 
     def madvise(self, address: int, length: int, advice: int) -> int:
-        """See :class:`Calls`."""
+        """madvise(2) of the C library."""
         return ctypes.get_errno() if self._madvise(address, length, advice) else 0
 
     def set_mapping_threshold(self, size: int) -> bool:
-        """See :class:`Calls`."""
+        """mallopt(3); False: this C library has none."""
         return self._mallopt is not None and self._mallopt(_M_MMAP_THRESHOLD, size) == 1
 
     def read(self, path: str) -> str:
-        """See :class:`Calls`."""
+        """The text of a file."""
         with open(path, encoding="ascii") as file:
             return file.read()
 
 
 class Ksm:
-    """Marks pieces of memory for the kernel to merge, takes the marks back, and counts what was saved.
+    """Marks pieces of memory for the kernel to merge, unmarks them, and counts the saved memory.
 
-    :ivar available: the kernel has not yet said that it can't.
+    :ivar available: the kernel has not refused a mark yet.
     """
 
     def __init__(self, calls: Calls | None = None) -> None:
@@ -119,7 +122,7 @@ class Ksm:
             log.info("--ksm: nothing is merged until 1 is written to %srun", _SYSTEM)
 
     def mark(self, data: bytes) -> bool:
-        """Mark the memory of ``data`` mergeable; True: it is, and :meth:`forget` is to be called one day."""
+        """Mark the memory of ``data`` mergeable; True: done, and the caller calls :meth:`forget` later."""
         if not self.available or len(data) < SMALLEST_PIECE:
             return False
         if self._pause or self._held >= MOST_PIECES:
@@ -146,9 +149,9 @@ class Ksm:
         self._held_bytes -= len(data)
 
     def take_back(self, pieces: Iterable[bytes]) -> None:
-        """Unmark pieces that are marked (all that there are), and have the C library as it was.
+        """Unmark all marked pieces, and set the C library back to its default.
 
-        Memory that was merged becomes the process's own again.  A piece that the kernel has no room to part
+        Merged memory becomes the process's own again.  A piece that the kernel has no memory to separate
         (ENOMEM, EAGAIN) stays marked until it is freed, and is counted.
         """
         for data in pieces:
@@ -158,14 +161,14 @@ class Ksm:
         self._calls.set_mapping_threshold(_DEFAULT_THRESHOLD)
 
     def stats(self) -> dict[str, int | float]:
-        """Counters and gauges; what the kernel doesn't tell is left out.
+        """Counters and gauges; those that the kernel doesn't have are left out.
 
         marked, marked_bytes: pieces of the cache that are marked now.  marks, short, left_out,
-        not_taken_back: how often that happened.  aligned: 1 if the C library does as it should.
-        merged_bytes: memory of this process in merged pages, the copy that is needed included.  vain_bytes:
-        memory that ``ksmd`` looks at without having found its like.  profit_bytes: the kernel's own
-        estimate of what this process gains.  saved_bytes: what the whole machine saves; system_*: its
-        counters.  The kernel brings them up to date when ``ksmd`` comes by, not before.
+        not_taken_back: how often that happened.  aligned: 1 if the C library aligns blocks as needed.
+        merged_bytes: memory of this process in merged pages, the needed copy included.  vain_bytes: memory
+        that ``ksmd`` scans without having found an equal page.  profit_bytes: the kernel's own estimate of
+        the memory that this process saves.  saved_bytes: memory that the whole machine saves; system_*: the
+        machine's counters.  The kernel updates them only when ``ksmd`` scans.
         """
         result: dict[str, int | float] = {
             "available": int(self.available),

@@ -1,12 +1,12 @@
-"""One open file's pages in the page cache, where the kernel's cache can't answer for it.
+"""One open file's pages in the page cache, for a file that the kernel's cache can't serve.
 
 A file is cut into pages of 64 KiB, counted from 0; the last one is short.  A short page is never taken for
 the end of the file: files grow.
 
-Pages are named by the open file, not by its path.  Where the file's attributes can't come back for different
-bytes (device, inode, size, mtime and ctime, and the ctime older than two seconds when the file was opened, so
-that a later change is sure to make another one), the name is made of them, and a file that is closed and
-opened again finds its pages.  Otherwise the name is the open file's own, and its pages go when it is closed.
+Pages are named by the open file, not by its path.  If the ctime was older than two seconds at the open, a
+later change surely gives another ctime; then device, inode, size, mtime and ctime identify the bytes and are
+the name, so a file that is closed and opened again finds its pages.  Otherwise the name is the open file's
+own, and its pages are dropped when it is closed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PagedFile:
         self._last = -1
 
     def lookup(self, size: int, offset: int) -> bytes | None:
-        """At most ``size`` bytes at ``offset``, up to the end of a page; None: they are not here."""
+        """At most ``size`` bytes at ``offset``, up to the end of a page; None: not in the cache."""
         number = offset // PAGE
         page = self._cache.get(self._key, number)
         if number != self._last:
@@ -54,20 +54,20 @@ class PagedFile:
         return page if start == 0 and size >= len(page) else page[start : start + size]
 
     def has(self, offset: int) -> bool:
-        """Whether the page of this offset is here; that is not a use."""
+        """Whether the page of this offset is in the cache; this is not a use."""
         return self._cache.contains(self._key, offset // PAGE)
 
     def start_of(self, offset: int) -> int:
-        """Where a read that shall bring this offset begins: its page, or the end of the page that is here."""
+        """The offset where a read must begin to bring this one: its page's, or the end of the cached page."""
         number = offset // PAGE
         page = self._cache.peek(self._key, number)
         return number * PAGE + (0 if page is None else min(len(page), offset % PAGE))
 
     def store(self, offset: int, data: bytes, asked: int | None) -> None:
-        """Keep what was read from ``offset`` (see :meth:`start_of`).
+        """Keep bytes that were read from ``offset`` (see :meth:`start_of`).
 
-        ``asked``: it was read ahead, and nobody but a reader of this offset (-1: nobody) has asked for it;
-        None: all of it was asked for.
+        ``asked``: they were read ahead, and only a reader of this offset (-1: no reader) has asked for them;
+        None: a reader has asked for all of them.
         """
         number, start = divmod(offset, PAGE)
         if start:
@@ -82,7 +82,7 @@ class PagedFile:
             number += 1
 
     def missing(self, offset: int, size: int, most: int) -> list[tuple[int, int]]:
-        """What of a range is not here, as ``(offset, size)`` of whole pages, none larger than ``most``."""
+        """The missing parts of a range, as ``(offset, size)`` of whole pages, none larger than ``most``."""
         ranges: list[tuple[int, int]] = []
         for start in range(offset - offset % PAGE, offset + size, PAGE):
             if self.has(start):
@@ -94,18 +94,18 @@ class PagedFile:
         return ranges
 
     def expect(self, size: int) -> bool:
-        """Take room in the cache for bytes that nobody has asked for; False: there is none."""
+        """Take room in the cache for readahead; False: there is none."""
         if size > self._cache.prefetch_room():
             return False
         self._cache.expect(size)
         return True
 
     def end_expect(self, size: int) -> None:
-        """They have come, or not."""
+        """Give back the room of readahead that has arrived or failed."""
         self._cache.expect(-size)
 
     def close(self) -> None:
-        """The file is closed: its reader has passed the last page; pages that nobody could find again go."""
+        """The file is closed: its reader has passed the last page; drop pages that can't be found again."""
         if self._own_key:
             self._cache.drop(self._key)
         else:

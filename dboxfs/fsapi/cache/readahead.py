@@ -1,9 +1,9 @@
-"""The sequential detector: which range to bring before it is asked for.  A pure state machine, no files.
+"""The sequential detector: which range to bring before a read asks for it.  A pure state machine, no files.
 
 It watches the reads of one handle that had to wait, and those that cross ``mark``.  A read that begins where
 the last one ended is sequential (so is a first read at offset 0).  Then the window opens with twice the size
-of the read, at least 64 KiB, and doubles each time that the reader comes to the middle of what was brought,
-up to the limit::
+of the read, at least 64 KiB, and doubles each time that the reader comes to the middle of the range that was
+brought, up to the limit::
 
     read 4K at 0     bring 4K..68K           window 64K     mark 36K
     ... at 36K       bring 68K..196K         window 128K    mark 132K
@@ -22,13 +22,13 @@ NEVER = sys.maxsize
 
 
 class Readahead:
-    """What one handle reads ahead.
+    """The readahead of one handle.
 
     :param limit: the largest window in bytes; 0 turns readahead off.
-    :ivar window: the window now in bytes, 0: closed.
-    :ivar position: where the last read ended; the reader sets it after each read.
-    :ivar mark: a read that ends behind this offset must be told to :meth:`observe`; so must every read that
-        had to wait.  The others need not.
+    :ivar window: the present window in bytes, 0: closed.
+    :ivar position: the end of the last read; the reader sets it after each read.
+    :ivar mark: the reader must call :meth:`observe` for a read that ends behind this offset, and for every
+        read that had to wait; not for the others.
     """
 
     __slots__ = ("_ahead", "_limit", "mark", "position", "window")
@@ -57,7 +57,7 @@ class Readahead:
         return self._bring(max(self._ahead, end))
 
     def end_of_file(self) -> None:
-        """There is nothing behind what was brought."""
+        """The file ends where the last range ends: no more readahead."""
         self.mark = NEVER
 
     def _is_sequential(self, offset: int) -> bool:

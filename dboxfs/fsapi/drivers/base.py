@@ -1,16 +1,16 @@
-"""What the file API asks of a driver, and the way back from its workers to the event loop.
+"""The contract of a driver, and the way back from its workers to the event loop.
 
-A driver runs operations somewhere else than on the event loop and completes them on the loop's thread, in
-batches: all completions that are ready share **one** wake-up of the loop.  A hop to a thread and back costs
-some 80 µs, and 1.5 µs an operation in batches of 64, so the batching is what makes the API fast.
+A driver runs operations outside of the event loop and completes them on the loop's thread, in batches: all
+completions that are ready share **one** wake-up of the loop.  A hop to a thread and back costs some 80 µs
+alone, and 1.5 µs an operation in batches of 64, so batching makes the API fast.
 
-Contract of a driver (``dboxfs.fsapi.conformance.check_driver`` holds every driver to it):
+Contract of a driver (:func:`dboxfs.fsapi.testing.conformance.check_driver` tests it):
 
 * ``submit`` never blocks and never fails; ``done`` is called once, later, on the loop's thread;
-* an operation that hangs holds up no other as long as a worker is free;
-* operations on one open file may run at the same time; the caller puts them in order where it matters;
+* an operation that hangs delays no other one as long as a worker is free;
+* operations on one open file may run at the same time; the caller orders them where it matters;
 * the ``*_nowait`` calls run on the loop's thread and never wait for a disk: they answer or say "not now";
-* ``aclose`` gives every resource back, and does not wait for an operation that hangs;
+* ``aclose`` releases every resource, and does not wait for an operation that hangs;
 * a driver may have ``run_soon(op, done) -> bool`` (:mod:`dboxfs.fsapi.drivers.lane`), for operations that
   take microseconds: as ``submit``, but it may wait a millisecond for the answer; False: it was not begun.
 """
@@ -33,11 +33,11 @@ R = TypeVar("R")
 class Driver(Protocol):
     """Runs operations somewhere else and completes them on the event loop (the contract: above).
 
-    :ivar capabilities: what the files of this driver can do.
-    :ivar depth: how many operations are worth having in flight at once.
-    :ivar kernel_cached: what was read once is found by ``read_nowait`` (the kernel keeps it), so that
-        prefetching means :class:`~dboxfs.fsapi.ops.Advise` and needs no memory of this process.  False: data
-        that was read ahead is kept in the daemon's own page cache.
+    :ivar capabilities: the features of this driver's files.
+    :ivar depth: number of operations in flight beyond which more bring nothing.
+    :ivar kernel_cached: ``read_nowait`` finds bytes that were read once (the kernel keeps them), so
+        prefetching means :class:`~dboxfs.fsapi.ops.Advise` and needs no memory of this process.  False: the
+        daemon keeps readahead in its own page cache.
     """
 
     capabilities: Capabilities
@@ -49,25 +49,27 @@ class Driver(Protocol):
         ...
 
     def submit(self, op: Op[R], done: Callable[[Job[R]], None], *, background: bool = False) -> Job[R]:
-        """Take an operation.  ``background``: it may wait for those that are not."""
+        """Take an operation.  ``background``: it may wait until no other operation is queued."""
         ...
 
     def open_nowait(self, path: str, nofollow: bool = False) -> int | None:
-        """Open a file for reading whose path is cached; None where that would need a disk; OSError.
+        """Open a file for reading if its path is cached; None: that would need a disk.
 
         ``nofollow``: ELOOP if the last component of the path is a symbolic link.
+
+        :raises OSError: the open failed.
         """
         ...
 
     def read_nowait(self, fd: int, size: int, offset: int) -> bytes | None:
-        """Bytes that are in memory (may be short, b"" at the end of the file) or None; OSError.
+        """Bytes that are in memory (may be short, b"" at the end of the file); None: not now.
 
-        EOPNOTSUPP: this file can't be read like that, now or later.
+        :raises OSError: the read failed; EOPNOTSUPP: this file can never be read like that.
         """
         ...
 
     def stat_nowait(self, fd: int) -> os.stat_result | None:
-        """Attributes of an open file as they are now; None where asking could wait."""
+        """The present attributes of an open file; None: asking for them could wait."""
         ...
 
     def close_nowait(self, fd: int) -> bool:
@@ -79,20 +81,20 @@ class Driver(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Give everything back.  Operations that still hang are left to themselves."""
+        """Release everything.  It doesn't wait for operations that hang."""
         ...
 
 
 class Completions:
-    """Brings finished jobs back to the event loop: any thread posts, one wake-up drains it all.
+    """Brings finished jobs back to the event loop: any thread posts, one wake-up drains all of them.
 
-    Concurrency: ``_ready`` is a deque whose append and popleft are atomic.  A poster appends and then looks
-    at ``_armed``; the drain clears ``_armed`` and then empties the deque.  Whatever a poster appended while
-    it saw ``_armed`` set is therefore seen by the drain that is to come.
+    Concurrency: ``_ready`` is a deque whose append and popleft are atomic.  A poster appends and then reads
+    ``_armed``; the drain clears ``_armed`` and then empties the deque.  If a poster finds ``_armed`` set, the
+    coming drain therefore sees the job that it appended.
     """
 
     def __init__(self, dispose: Callable[[Job[Any]], None]) -> None:
-        """``dispose(job)`` takes back what a job that nobody hears of any more has opened (any thread)."""
+        """``dispose(job)`` closes the file that a job has opened whose caller is gone (any thread)."""
         self._dispose = dispose
         self._ready: deque[Job[Any]] = deque()
         self._armed = False
@@ -103,7 +105,7 @@ class Completions:
         self.completed = 0
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Remember the loop that runs now."""
+        """Remember the running event loop."""
         self._token = trio.lowlevel.current_trio_token()
         self._nursery = nursery
 
@@ -137,7 +139,7 @@ class Completions:
                 self._nursery.start_soon(_raise, error)
 
     def close(self) -> None:
-        """Nobody listens any more: dispose of what is ready and of whatever comes later."""
+        """Dispose of all jobs that are ready, and of all that are posted later."""
         self._closed = True
         self._dispose_ready()
 

@@ -1,6 +1,6 @@
-"""Which driver: ``--io auto|threads|uring``.
+"""The choice of a driver: ``--io auto|threads|uring``.
 
-``auto`` is ``threads``, because ``uring`` keeps every promise of the conformance suite and wins nothing.
+``auto`` is ``threads``: ``uring`` keeps every promise of the conformance suite, but is not faster.
 Measured with 2 cores, ext4 on a virtual disk, Linux 6.18, 20,000 files (591 MB), 64 ahead; medians of 5
 interleaved rounds; the first two columns are the same driver, and show the noise:
 
@@ -16,11 +16,10 @@ one 4 KiB read, warm        30 µs           29 µs           31 µs
 one 128 KiB read, warm      39 µs           42 µs           109 µs
 ==========================  ==============  ==============  ==============
 
-Where the time goes: what is warm is answered by ``read_nowait`` and reaches no driver; what is cold waits for
-the disk; and the ring's copying and its Python run on the loop's own thread, where the threads' copying runs
-beside it.
+Where the time goes: ``read_nowait`` answers warm reads, which reach no driver; cold reads wait for the disk;
+the ring's copying and its Python code run on the loop's own thread, and the threads' copying runs beside it.
 
-Why our own binding: the one on PyPI (liburing 2026.3.30) calls itself alpha, wants Linux 6.14, and leaves it
+Why our own binding: the one on PyPI (liburing 2026.3.30) calls itself alpha, needs Linux 6.14, and leaves it
 to its caller to keep buffers alive: with a read in flight whose ``bytearray`` was dropped, the kernel wrote
 all of its 64 KiB into another object; an entry prepared after the ring was closed is a segmentation fault.
 """
@@ -43,13 +42,14 @@ _DEPTH = 64
 
 
 def choose_driver(io: str, workers: int = 10, *, make_ring: Callable[[int, int], Ring] = Ring) -> Driver:
-    """The driver for a choice; it was not started yet.
+    """The driver for a choice, not started yet.
 
-    ``uring`` is tried out, by making its rings and closing them again; where the kernel has none that will
-    do, or forbids it, that is logged in one line and the answer is ``threads``.
+    ``uring`` is tested by making its rings and closing them again.  If the kernel has no suitable io_uring,
+    or forbids it, one line is logged and the answer is ``threads``.
 
     :param io: one of :data:`CHOICES`.
-    :param workers: threads; with ``uring`` they do what the ring can't, and more operations are in flight.
+    :param workers: threads; with ``uring`` they run the operations that the ring can't, and more operations
+        are in flight.
     :raises ValueError: no such choice.
     """
     if io not in CHOICES:

@@ -1,7 +1,7 @@
 """The ``faults`` driver: another driver with latency, errors, short transfers and a crash, all as planned.
 
-Every decision depends only on the order in which operations are submitted, and every delay is slept on trio's
-clock, so that a run with a fake clock is repeatable to the byte.  The driver has ``depth`` places; an
+Every decision depends only on the order in which operations are submitted, and every delay is a sleep on
+trio's clock, so a run with a fake clock is repeatable to the byte.  The driver has ``depth`` places; an
 operation takes one from its beginning (the delay) to its end, as it would take a worker thread.
 
 Answers from memory (``open_nowait``, ``read_nowait``) are off unless ``nowait`` is set: a slow storage has
@@ -31,7 +31,7 @@ R = TypeVar("R")
 
 
 class Crash(enum.Enum):
-    """Where a process dies: before an operation reaches the disk, or after it, before it is answered."""
+    """When the process dies: before an operation reaches the disk, or after it and before its answer."""
 
     BEFORE = "before"
     AFTER = "after"
@@ -39,7 +39,7 @@ class Crash(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong with which operation.
+    """A fault, and the operation that it hits.
 
     :param kind: the operation (``open create read append sync publish sync_dir unlink`` ..., see
         :mod:`dboxfs.fsapi.ops`), several of them with blanks in between, or ``*`` for any.
@@ -47,9 +47,9 @@ class Fault:
     :param path: only operations with a path that contains this text.
     :param error: it fails with this errno and does nothing.
     :param short: a read brings at most so many bytes; an append writes so many, and then fails with
-        ``error`` (without ``error``: tells that it wrote less).
+        ``error`` (without ``error``: answers that it wrote fewer).
     :param delay: seconds that it takes longer.
-    :param crash: from here on nothing reaches the disk any more.
+    :param crash: from here on no operation reaches the disk any more.
     """
 
     kind: str
@@ -65,12 +65,12 @@ _Planned = tuple[Job[Any], Fault | None]
 
 
 class FaultsDriver:
-    """Wraps ``inner``, which belongs to it from now on.
+    """Wraps ``inner``, and starts and closes it.
 
-    :param plan: the faults; of several that fit one operation the first is taken.
+    :param plan: the faults; if several fit one operation, the first is taken.
     :param latency: seconds that every operation of a kind takes longer (a peek: for each of its files).
     :param depth: operations at work at once; as many as ``inner`` has if left out.
-    :param nowait: let answers from memory through.
+    :param nowait: pass on the answers of ``inner`` from memory.
     :param on_crash: called at the planned crash: a test may end the process here.
     :ivar crashed: the planned crash has happened: every operation but a close fails with EIO.
     :ivar counts: how many operations of each kind there were.
@@ -109,12 +109,12 @@ class FaultsDriver:
         self._injected = 0
 
     def replan(self, plan: Iterable[Fault]) -> None:
-        """Other faults from now on; what fits them is counted anew."""
+        """Set other faults, and count the fitting operations anew."""
         self._plan = tuple(plan)
         self._fitting = [0] * len(self._plan)
 
     async def start(self, nursery: trio.Nursery) -> None:
-        """Start the inner driver, and the clock that wakes what is delayed."""
+        """Start the inner driver, and the task that begins delayed operations."""
         self._completions.start(nursery)
         await self._inner.start(nursery)
         nursery.start_soon(self._wake_delayed)
@@ -144,7 +144,7 @@ class FaultsDriver:
         return self._nowait and self._inner.close_nowait(fd)
 
     def stats(self) -> dict[str, int | float]:
-        """What the inner driver has; queue and in_flight are this one's; injected: faults so far."""
+        """The inner driver's; queue and in_flight are this driver's; injected: faults so far."""
         waiting = len(self._asked) + len(self._background)
         return {
             **self._inner.stats(),
@@ -154,7 +154,7 @@ class FaultsDriver:
         }
 
     async def aclose(self) -> None:
-        """Forget what still waits, and close the inner driver."""
+        """Drop the waiting operations, and close the inner driver."""
         self._closed_scope.cancel()
         self._completions.close()
         await self._inner.aclose()
@@ -201,7 +201,7 @@ class FaultsDriver:
                     await trio.sleep_forever()
 
     def _execute(self, job: Job[Any], fault: Fault | None) -> None:
-        """Let the inner driver run the operation, or what its fault makes of it."""
+        """Let the inner driver run the operation, changed by its fault, or fail it."""
         op = job.op
         if fault is not None and fault.crash is Crash.BEFORE:
             self._crash()
@@ -272,7 +272,7 @@ class FaultsDriver:
 
 
 def _nothing(job: Job[Any]) -> None:
-    """Nobody waits for this."""
+    """The result is not used."""
 
 
 def _paths(op: Op[Any]) -> list[str]:

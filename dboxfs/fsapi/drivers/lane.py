@@ -1,14 +1,14 @@
-"""A worker for operations that take microseconds, whose answers are waited for on the loop's thread.
+"""A worker for operations that take microseconds: the loop's thread waits for their answers.
 
 A hop to a worker and back through the event loop costs some 80 µs; the append of a few bytes to a log takes
-3.  :meth:`Lane.run` hands such an operation to a thread of its own and waits for its end there and then, on
-the loop's thread, but never longer than :data:`PATIENCE`: a disk that stalls costs the loop that much, once,
-and the answer comes through the loop like any other.  After that the lane doesn't wait for a while, so that a
-slow disk is not waited for again and again: :data:`PAUSE` seconds after the first such answer (a busy machine
-may have let the thread wait), twice as long after each that follows, :data:`REST` seconds at most.
+3.  :meth:`Lane.run` gives such an operation to a thread of its own and waits on the loop's thread until it
+ends, but never longer than :data:`PATIENCE`.  If a disk stalls, the loop loses this time once, and the answer
+comes through the loop like any other.  Then the lane pauses, so that the loop does not wait for a slow disk
+again and again: :data:`PAUSE` seconds after the first such answer (a busy machine may have delayed the
+thread), twice as long after each that follows, :data:`REST` seconds at most.
 
-One operation at a time.  While one goes on that was not waited for to its end, the lane is taken, and the
-caller uses the driver's other workers: so a hanging operation holds up no other.
+One operation at a time.  While an operation goes on after the loop has stopped waiting for it, the lane is
+taken, and the caller uses the driver's other workers: so a hanging operation delays no other.
 
 Concurrency: ``run`` is called on the loop's thread alone.  ``_lock`` guards ``_Ticket.over`` and ``.left``,
 held for a few instructions.
@@ -28,14 +28,14 @@ PATIENCE = 0.001
 """Seconds that the loop waits for an answer, at most."""
 
 PAUSE = 0.01
-"""Seconds after an answer that took longer, in which it waits for none."""
+"""Seconds after an answer that took longer, in which the lane takes no operation."""
 
 REST = 0.1
-"""The same where no answer came in time since the last pause."""
+"""The longest such pause: it doubles while no answer comes in time."""
 
 
 class _Ticket:
-    """One operation in the lane.  ``over``: it has ended.  ``left``: nobody waits, it is to be posted."""
+    """One operation in the lane.  ``over``: it has ended.  ``left``: the loop no longer waits: post it."""
 
     __slots__ = ("ended", "job", "left", "over")
 
@@ -66,14 +66,15 @@ class Lane:
 
     @property
     def free(self) -> bool:
-        """Whether nothing is in the lane, and answers are waited for again."""
+        """Whether no operation is in the lane, and the pause is over."""
         running = self._running
         return (running is None or running.over) and time.monotonic() >= self._rest_until
 
     def run(self, job: Job[Any]) -> bool:
         """Run *job*; only while :attr:`free`.
 
-        True: it is over, and ``job.done`` was not called.  False: it goes on, and that will be called.
+        True: it has ended, and ``job.done`` was not called.  False: it goes on, and ``job.done`` will be
+        called.
         """
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="dboxfs-io-lane", daemon=True)
@@ -92,7 +93,7 @@ class Lane:
         return False
 
     def close(self) -> None:
-        """End the thread, now or when what it runs has come back."""
+        """End the thread, now or when its present operation has ended."""
         self._tickets.put(None)
 
     def _work(self) -> None:

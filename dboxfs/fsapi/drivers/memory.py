@@ -2,7 +2,7 @@
 
 Operations run in the order in which they were submitted, on the loop's thread but never inside ``submit``;
 there are no threads, so a test with a fake clock is deterministic.  ``nowait=True`` makes opens and reads
-answer at once, as a warm kernel cache does; without it everything takes the way through the workers.
+answer at once, as a warm kernel cache does; without it all operations take the way through the event loop.
 
 :ivar tree: the files, for a test to look at or to prepare.
 """
@@ -67,11 +67,11 @@ class MemoryDriver:
         node.data[:] = data
 
     def get(self, path: str) -> bytes:
-        """What a file holds."""
+        """The bytes of a file."""
         return bytes(self.tree.find(path).data)
 
     def make_dirs(self, path: str) -> None:
-        """Make a directory and those that lead to it, where missing."""
+        """Make a directory and its missing parents."""
         if path in ("", "/"):
             return
         self.make_dirs(os.path.dirname(path.rstrip("/")))
@@ -94,7 +94,7 @@ class MemoryDriver:
         self._completions.start(nursery)
 
     def submit(self, op: Op[R], done: Callable[[Job[R]], None], *, background: bool = False) -> Job[R]:
-        """Have the operation run when the loop comes round."""
+        """Have the operation run in the next turn of the event loop."""
 
         def run(job: Job[R]) -> None:
             job.run(self._execute)
@@ -118,7 +118,7 @@ class MemoryDriver:
         return self._read(ops.Read(fd, size, offset))
 
     def stat_nowait(self, fd: int) -> os.stat_result | None:
-        """The attributes as they are."""
+        """The present attributes."""
         return self._file(fd).node.stat()
 
     def close_nowait(self, fd: int) -> bool:
@@ -139,7 +139,10 @@ class MemoryDriver:
         }
 
     async def aclose(self) -> None:
-        """Forget what has not run, and give locks up, as a process that ends does; the tree stays."""
+        """Drop operations that have not run, and release locks, as a process does at its end.
+
+        The tree stays.
+        """
         self._completions.close()
         for file in self._files.values():
             file.closed = True
@@ -245,7 +248,7 @@ class MemoryDriver:
         return node.target
 
     def _willneed_many(self, op: ops.WillneedMany) -> None:
-        """All of it is in memory."""
+        """Does nothing: all files are in memory."""
 
     def _peek_many(self, op: ops.PeekMany) -> list[PeekResult | OSError]:
         answers: list[PeekResult | OSError] = []

@@ -24,18 +24,18 @@ _DEVICE = 0xDB0F
 
 
 class Holder(Protocol):
-    """An open file that has locked a node, in whichever driver."""
+    """An open file, of any driver, that has locked a node."""
 
     @property
     def closed(self) -> bool:
-        """It was closed, and holds nothing any more."""
+        """Whether it was closed, so that it holds no lock any more."""
 
 
 @dataclass(slots=True, eq=False)
 class MemoryNode:
     """An inode: a regular file (``data``), a directory (``entries``) or a symbolic link (``target``).
 
-    ``locks``: which open file has each lock; one that was closed has none.
+    ``locks``: the open file that took each lock; a closed one doesn't count.
     """
 
     ino: int
@@ -51,7 +51,7 @@ class MemoryNode:
     xattrs: dict[str, bytes] = field(default_factory=dict)
 
     def changed(self) -> None:
-        """Its bytes are others now: so says its time, which never stands still."""
+        """Note a change of the bytes: the mtime grows, by 1 ns at least."""
         self.mtime_ns = max(time.time_ns(), self.mtime_ns + 1)
 
     @property
@@ -88,7 +88,7 @@ class MemoryNode:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Where a path leads: the directory, the last name in it, and what is there (None: nothing)."""
+    """The target of a path: its directory, the last name, and the node of this name (None: none)."""
 
     parent: MemoryNode
     name: str
@@ -148,7 +148,7 @@ class Tree:
         node.nlink += 1
 
     def unlink(self, path: str) -> None:
-        """Take a file's name away."""
+        """Remove a file's name."""
         place = self._existing(path)
         assert place.node is not None
         if place.node.is_dir:
@@ -168,7 +168,7 @@ class Tree:
         place.node.nlink = 0
 
     def rename(self, source: str, target: str, *, replace: bool = True) -> None:
-        """Rename atomically; without ``replace`` EEXIST if the target is there."""
+        """Rename atomically; without ``replace`` EEXIST if the target exists."""
         old = self._existing(source)
         new = self.locate(target, follow=False)
         node = old.node

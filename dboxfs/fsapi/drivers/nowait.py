@@ -1,12 +1,12 @@
 """System calls that answer from memory or say "not now": safe on the event loop's own thread.
 
 * ``openat2(2)`` with RESOLVE_CACHED (Linux 5.12) opens a path whose directories and inode are cached, and
-  gives EAGAIN where a disk would be needed.  It is called through ctypes *without* releasing the GIL: the
-  call doesn't wait, and giving the GIL away to a worker would cost more than the call.
-* ``preadv2(2)`` with RWF_NOWAIT (Linux 4.14) reads what the kernel's page cache holds; EAGAIN where the first
-  page is missing, a short answer where a later one is.
+  gives EAGAIN if a disk would be needed.  It is called through ctypes *without* releasing the GIL: the call
+  doesn't wait, and passing the GIL to a worker would cost more than the call.
+* ``preadv2(2)`` with RWF_NOWAIT (Linux 4.14) reads from the kernel's page cache; EAGAIN if the first page is
+  missing, a short answer if a later one is.
 
-A kernel without these calls makes both say "not now" for ever, and everything goes to the workers.
+On a kernel without these calls both always say "not now", and all operations go to the workers.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ class NowaitCalls:
             self._syscall.restype = ctypes.c_long
 
     def open(self, path: str, nofollow: bool = False) -> int | None:
-        """A descriptor, or None where opening could wait; OSError as open(2) gives it."""
+        """A descriptor, or None: opening could wait, or the path is no regular file.
+
+        :raises OSError: as open(2).
+        """
         if self._syscall is None:
             return None
         name = os.fsencode(path)
@@ -62,7 +65,7 @@ class NowaitCalls:
             if stat.S_ISREG(os.fstat(fd).st_mode):
                 return fd
             os.close(fd)
-            return None  # a worker says what it is
+            return None  # the open by a worker gives the error
         code = ctypes.get_errno()
         if code == errno.EAGAIN:
             return None
@@ -72,8 +75,11 @@ class NowaitCalls:
         raise OSError(code, os.strerror(code), path)
 
     def read(self, fd: int, size: int, offset: int) -> bytes | None:
-        """Bytes from the kernel's page cache (at most 1 MiB), or None where reading could wait; OSError."""
-        if size < 0 or offset < 0:  # preadv2 takes offset -1 for "where the file stands"
+        """Bytes from the kernel's page cache (at most 1 MiB), or None: reading could wait.
+
+        :raises OSError: as preadv2(2); EINVAL: negative size or offset.
+        """
+        if size < 0 or offset < 0:  # for preadv2 offset -1 means the file's own position
             raise OSError(errno.EINVAL, "negative size or offset")
         view = self._view
         try:

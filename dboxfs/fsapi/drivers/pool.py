@@ -1,10 +1,10 @@
 """Worker threads of a driver: a queue in, one wake-up of the loop for all completions out.
 
 Operations wait in two deques, asked-for ones before background ones (readahead); the :class:`SimpleQueue`
-holds one token for each operation that may begin, and workers block on it in C.  Background operations occupy
-all workers but one in eight, so that readahead on a storage that hangs leaves some for those who
-wait.  Threads are started as they are needed, up to ``workers``, and are daemon threads: a call that
-never returns holds up neither the other workers nor the end of the process.
+holds one token for each operation that may begin, and workers block on it in C.  Background operations may
+occupy all workers but one in eight, so that readahead on a storage that hangs leaves some workers for
+operations that a task waits for.  Threads are started as they are needed, up to ``workers``, and are daemon
+threads: a call that never returns delays neither the other workers nor the end of the process.
 
 Concurrency: the deques and ``_background_busy`` are guarded by ``_lock``, held for a few instructions.
 """
@@ -33,7 +33,7 @@ Execute = Callable[[Op[Any]], Any]
 class WorkerPool:
     """Runs operations with *execute* on up to *workers* threads.
 
-    :param dispose: takes back what an operation that nobody hears of any more has opened (any thread).
+    :param dispose: closes the file that an operation has opened whose caller is gone (any thread).
     """
 
     def __init__(self, execute: Execute, dispose: Callable[[Job[Any]], None], workers: int) -> None:
@@ -77,7 +77,7 @@ class WorkerPool:
         }
 
     def close(self) -> None:
-        """Stop the threads.  One that hangs is left behind, and what it opened is disposed of."""
+        """Stop the threads, but don't wait for one that hangs; the file that it opens is disposed of."""
         self.completions.close()
         with self._lock:
             self._asked.clear()
@@ -117,7 +117,7 @@ class WorkerPool:
         return None, False
 
     def _background_ended(self) -> None:
-        """What had to wait for it gets its token back."""
+        """Give a token back for a background operation that had to wait."""
         with self._lock:
             self._background_busy -= 1
             waiting = bool(self._background)

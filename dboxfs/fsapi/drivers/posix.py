@@ -1,7 +1,7 @@
 """The operations of :mod:`dboxfs.fsapi.ops` as system calls.  Everything here may block: workers call it.
 
-Rules that hold for every call: descriptors are close-on-exec; no call overwrites bytes; a new file is made
-with O_EXCL and O_NOFOLLOW; names given as final are reached by one atomic step.
+Rules for every call: descriptors are close-on-exec; no call overwrites bytes; a new file is made with O_EXCL
+and O_NOFOLLOW; a file gets its final name by one atomic step.
 """
 
 from __future__ import annotations
@@ -42,19 +42,25 @@ _PIECE = 1 << 20
 
 
 def execute(op: Op[R]) -> R:
-    """Run one operation and give its answer; OSError as the system raises it."""
+    """Run one operation and return its answer.
+
+    :raises OSError: as the system raises it.
+    """
     result: R = _CALLS[type(op)](op)
     return result
 
 
 def dispose(job: ops.Job[Any]) -> None:
-    """Close what a job opened whose caller is gone."""
+    """Close the file that a job has opened whose caller is gone."""
     if isinstance(job.result, OpenedFile):
         os.close(job.result.fd)
 
 
 def check_regular(status: os.stat_result, path: str) -> None:
-    """Only regular files are read: EISDIR for a directory, ESPIPE for a FIFO or a device."""
+    """Refuse files that are not regular.
+
+    :raises OSError: EISDIR: a directory; ESPIPE: a FIFO or a device.
+    """
     if not stat_module.S_ISREG(status.st_mode):
         directory = stat_module.S_ISDIR(status.st_mode)
         raise os_error(errno.EISDIR if directory else errno.ESPIPE, path)
@@ -156,7 +162,7 @@ def _publish(op: ops.Publish) -> None:
 
 
 def _rename_noreplace(source: str, target: str) -> None:
-    """renameat2 with RENAME_NOREPLACE; EINVAL or ENOSYS where the file system or C library has none."""
+    """renameat2 with RENAME_NOREPLACE; EINVAL or ENOSYS if the file system or the C library has none."""
     call = getattr(_libc, "renameat2", None)
     if call is None:
         raise os_error(errno.ENOSYS, source)
@@ -228,7 +234,7 @@ def _peek_range(fd: int, wanted: tuple[int, int | None], file_size: int, limit: 
 
 
 def _read_to_end(fd: int, offset: int, expected: int, limit: int) -> bytes:
-    """Up to ``limit`` bytes to the end as it is when it is reached: the file may grow meanwhile."""
+    """Up to ``limit`` bytes to the end of the file, which may grow meanwhile."""
     data = _read(ops.Read(fd, min(expected + 1, limit), offset))
     while len(data) == expected + 1 and len(data) < limit:
         expected += 1 << 16
@@ -241,7 +247,7 @@ def _willneed_many(op: ops.WillneedMany) -> None:
         try:
             fd = os.open(path, READ_FLAGS | os.O_NOFOLLOW)
         except (OSError, ValueError):
-            continue  # the open itself will be told
+            continue  # the reader's own open gets the error
         try:
             os.posix_fadvise(fd, 0, size, os.POSIX_FADV_WILLNEED)
         finally:
@@ -262,7 +268,7 @@ def _unlink(op: ops.Unlink) -> None:
 
 @contextmanager
 def _acting_as(permissions: Permissions) -> Iterator[None]:
-    """What the calling thread makes is this owner's from its first moment on (Linux; where we are root)."""
+    """Files that the calling thread makes belong to this owner from the start (Linux; process of root)."""
     if permissions.uid is None or os.geteuid() != 0:
         yield
         return
@@ -360,7 +366,7 @@ def _append_at(op: ops.AppendLocked) -> Appended | None:
         rest = _append(ops.Append(op.fd, (op.data[written:],)))
         written, error = written + rest.written, rest.error
     if written < len(op.data):
-        with suppress(OSError):  # else the next who locks it does
+        with suppress(OSError):  # else the next process that locks the file cuts it off
             _truncate(ops.Truncate(op.fd, op.end, op.end + written))
     return Appended(written, error)
 

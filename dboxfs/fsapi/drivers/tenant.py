@@ -1,14 +1,14 @@
-"""One tenant of a driver that many share: a bounded number of operations, done with the tenant's rights.
+"""One tenant of a driver that many file systems share: a bounded number of operations, with its own rights.
 
-A mount of many users has one driver with its workers.  Each user's store reaches it through a
-:class:`TenantDriver`, which gives it no more than ``depth`` operations at a time.  The others wait in the
-tenant's own queue, so a disk that hangs takes that many workers, whatever is asked of it.
+A mount of many users has one driver with its workers.  Each user's store uses it through a
+:class:`TenantDriver`, which passes on at most ``depth`` operations at a time.  The others wait in the
+tenant's own queue, so a user's disk that hangs takes ``depth`` workers at most.
 
-With *owner* each operation has the rights of that user (:class:`~dboxfs.fsapi.ops.AsOwner`); what is answered
-on the loop's own thread has them, too.
+With *owner* each operation has the rights of that user (:class:`~dboxfs.fsapi.ops.AsOwner`), and so have the
+opens on the loop's own thread.
 
-The driver below is started and closed by whoever made it.  A tenant that is closed forgets what waits, and
-closes what an operation in flight has opened when it comes back.
+The caller that made the driver below starts and closes it.  A closed tenant drops its waiting operations;
+when an operation in flight ends, the tenant closes the file that it has opened.
 
 Concurrency: everything runs on the event loop's thread.
 """
@@ -34,7 +34,7 @@ TENANT_DEPTH = 4
 
 
 class _TenantJob(Job[R]):
-    """An operation of a tenant; ``below``: what it is at the driver, once it is there."""
+    """An operation of a tenant; ``below``: its job at the driver below, once it was passed on."""
 
     __slots__ = ("background", "below")
 
@@ -52,9 +52,9 @@ class _TenantJob(Job[R]):
 class TenantDriver:
     """A driver for one tenant of *inner*.
 
-    :param inner: shared; it is running.
-    :param owner: uid and gid whose rights operations have, if *inner* can do that and the process is root's;
-        None: the rights of the process.
+    :param inner: the shared driver; it is running.
+    :param owner: operations have the rights of this uid and gid, if *inner* can do that and the process is
+        root's; None: the rights of the process.
     :param depth: operations at *inner* at a time, at most.
     """
 
@@ -80,11 +80,11 @@ class TenantDriver:
             self.run_soon = self._run_soon
 
     async def start(self, nursery: trio.Nursery) -> None:
-        """The driver below is running already."""
+        """Remember the nursery: the driver below is running already."""
         self._nursery = nursery
 
     def submit(self, op: Op[R], done: Callable[[Job[R]], None], *, background: bool = False) -> Job[R]:
-        """Hand an operation down, or have it wait for its turn: background ones behind all others."""
+        """Pass an operation on, or queue it: background ones behind all others."""
         job = _TenantJob(op, done, background=background)
         self._jobs += 1
         if self._busy < self.depth:
@@ -119,12 +119,12 @@ class TenantDriver:
         return op if self._owner is None or isinstance(op, ops.Close) else ops.AsOwner(op, *self._owner)
 
     def _run_soon(self, op: Op[R], done: Callable[[Job[R]], None]) -> bool:
-        """As the driver below has it."""
+        """``run_soon`` of the driver below, with the tenant's rights."""
         soon: Callable[[Op[R], Callable[[Job[R]], None]], bool] = getattr(self._inner, "run_soon")  # noqa: B009
         return soon(self._owned(op), done)
 
     def open_nowait(self, path: str, nofollow: bool = False) -> int | None:
-        """As the driver below has it, with the tenant's rights."""
+        """``open_nowait`` of the driver below, with the tenant's rights."""
         if self._owner is None:
             return self._inner.open_nowait(path, nofollow)
         gid = _libc.setfsgid(self._owner[1])
@@ -140,14 +140,14 @@ class TenantDriver:
         return {"jobs": self._jobs, "queue": len(self._waiting), "in_flight": self._busy}
 
     async def aclose(self) -> None:
-        """Forget what waits.  What is in flight is left to itself."""
+        """Drop the waiting operations.  It doesn't wait for operations in flight."""
         self._closed = True
         self._waiting.clear()
 
 
 _libc = ctypes.PyDLL(None)
-"""Called without giving the GIL away: neither call waits."""
+"""Called without releasing the GIL: neither call waits."""
 
 
 def _ignore(job: Job[Any]) -> None:
-    """What it closed is closed."""
+    """The result of the close is not used."""

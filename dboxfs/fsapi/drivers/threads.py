@@ -1,4 +1,4 @@
-"""The ``threads`` driver: files of the operating system, operated on by worker threads (``pool``)."""
+"""The ``threads`` driver: worker threads (``pool``) run the operations on files of the operating system."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 
 class ThreadsDriver:
-    """Files of the operating system, operated on by ``workers`` threads."""
+    """Runs the operations on files of the operating system in ``workers`` threads."""
 
     def __init__(self, workers: int = 10) -> None:
         self.capabilities = Capabilities(chains=True, owners=True)
@@ -42,8 +42,8 @@ class ThreadsDriver:
     def run_soon(self, op: Op[R], done: Callable[[Job[R]], None]) -> bool:
         """Run an operation that takes microseconds and wait for it, a millisecond at most (``lane``).
 
-        ``done`` is called before this returns, or later as by :meth:`submit`.  False: not now; it was not
-        begun.
+        ``done`` is called before this returns, or later as by :meth:`submit`.  False: the lane is not free;
+        the operation was not begun.
         """
         if not self._lane.free:
             return False
@@ -68,7 +68,7 @@ class ThreadsDriver:
         return self._pool.stats()
 
     async def aclose(self) -> None:
-        """Stop the threads.  One that hangs is left behind, and closes what it opened when it comes back."""
+        """Stop the threads, but don't wait for one that hangs: it later closes the file that it opened."""
         self._pool.completions.close()
         self._lane.close()
         self._pool.close()

@@ -1,17 +1,17 @@
 """The ``uring`` driver: operations through rings shared with the kernel, one system call for a batch of them.
 
-Operations that were submitted while the loop ran its tasks are given to the kernel together by one
-``io_uring_enter``; what ends is told by an eventfd that a task awaits, and reaped together.  No thread of
-this process takes part; what would block does so in threads of the kernel (``depth`` of them at most).  The
-steps of an operation are a generator (``uring_steps``).
+One ``io_uring_enter`` gives the kernel all operations that were submitted while the loop ran its tasks.  A
+task awaits the eventfd that tells of completions, and reaps all of them together.  No thread of this process
+takes part; operations that would block do so in threads of the kernel (``depth`` of them at most).  The steps
+of an operation are a generator (``uring_steps``).
 
-What the ring can't do, or can't do better (listings, attributes by name, permissions, locks), goes to an
-inner :class:`ThreadsDriver`; so does what the ring refuses in a way that a thread knows how to go round.
+Operations that the ring can't do, or can't do better (listings, attributes by name, permissions, locks), go
+to an inner :class:`ThreadsDriver`; so do those that the ring refuses and a thread can do in another way.
 
-**Who owns what.**  Names and buffers belong to the ring until the kernel is done with them (``uring_abi``);
-a reader that is cancelled or closed changes nothing about that.  When the driver is closed it waits 50 ms for
-what is in flight.  What hangs longer keeps its memory for ever, and an *open* that hangs longer and succeeds
-in the end keeps its descriptor until the process ends: nobody is there to hear of it.
+**Ownership.**  Names and buffers belong to the ring until the kernel is done with them (``uring_abi``), also
+if the reader is cancelled or closed.  The driver waits 50 ms at its close for operations in flight.  An
+operation that hangs longer keeps its memory for ever, and an *open* that hangs longer and succeeds in the end
+keeps its descriptor until the process ends, since no code learns of it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class UringDriver:
     """Files of the operating system through io_uring.
 
     :param workers: threads of the inner driver.
-    :param depth: operations in flight at once in the ring, and threads that the kernel may take for them.
+    :param depth: operations in flight at once in the ring, and threads that the kernel may use for them.
     """
 
     def __init__(self, workers: int = 10, depth: int = 64) -> None:
@@ -91,7 +91,7 @@ class UringDriver:
         self._enters = 0
 
     async def start(self, nursery: trio.Nursery) -> None:
-        """Make the rings.  If that fails, it is logged, and the inner driver does everything."""
+        """Make the rings.  If that fails, it is logged, and the inner driver runs all operations."""
         self._nursery = nursery
         await self._inner.start(nursery)
         try:
@@ -112,7 +112,7 @@ class UringDriver:
         return job
 
     def stats(self) -> dict[str, int | float]:
-        """As the inner driver, with the ring's; wakeups: calls of io_uring_enter and of the loop."""
+        """Sums of the inner driver's and the ring's; wakeups: calls of io_uring_enter and of the loop."""
         inner = self._inner.stats()
         return {
             "jobs": inner["jobs"] + self._submitted,
@@ -124,7 +124,7 @@ class UringDriver:
         }
 
     async def aclose(self) -> None:
-        """Wait 50 ms for what is in flight, and give the rings back."""
+        """Wait 50 ms at most for operations in flight, and close the rings."""
         self._scope.cancel()
         self._asked.clear()
         self._background.clear()
@@ -151,7 +151,7 @@ class UringDriver:
             self._stopped.set()
 
     async def _flush(self) -> None:
-        """Give to the kernel what was submitted since this task ran last."""
+        """Give the kernel the operations that were submitted since this task ran last."""
         self._flusher = trio.lowlevel.current_task()
 
         def abort(_: object) -> trio.lowlevel.Abort:
@@ -167,7 +167,7 @@ class UringDriver:
             await trio.lowlevel.wait_task_rescheduled(abort)
 
     async def _listen(self, eventfd: int) -> None:
-        """Reap when the kernel says that there is something."""
+        """Reap completions when the eventfd tells of some."""
         while True:
             await trio.lowlevel.wait_readable(eventfd)
             os.eventfd_read(eventfd)
@@ -181,11 +181,11 @@ class UringDriver:
             trio.lowlevel.reschedule(self._flusher)
 
     def _refused(self) -> bool:
-        """The kernel was too short of memory to take everything: it is to be asked again."""
+        """Whether the kernel was too short of memory to take all entries, so that it must be asked again."""
         return self._ring is not None and self._ring.room < self._ring.entries
 
     def _turn(self) -> None:
-        """Begin what there is room for, enter the kernel, and go on with what has ended; again as needed."""
+        """Begin operations while there is room, enter the kernel, go on with ended ones; repeat as needed."""
         ring = self._ring
         assert ring is not None, "these tasks end before the ring does"
         self._begin(ring)
@@ -253,7 +253,7 @@ class UringDriver:
             self._nursery.start_soon(_raise, error)
 
     def _drain(self, ring: Ring) -> None:
-        """Wait a little for what is in flight, and take back what it opened."""
+        """Wait a little for operations in flight, and close the files that they opened."""
         poll = select.poll()
         poll.register(ring.eventfd, select.POLLIN)
         deadline = time.monotonic() + _CLOSE_SECONDS

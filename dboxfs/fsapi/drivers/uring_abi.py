@@ -1,21 +1,21 @@
 """io_uring(7) by its three system calls: a submission ring and a completion ring shared with the kernel.
 
-**Why this is safe without memory barriers, which Python hasn't.**  Rings shared with a kernel that works on
-another processor need a store-release of the submission tail and a load-acquire of the completion tail.
-Here the kernel touches the rings *only inside of our own io_uring_enter*, on the calling thread, where
+**Why this is safe without memory barriers, which Python doesn't have.**  Rings shared with a kernel that
+works on another processor need a store-release of the submission tail and a load-acquire of the completion
+tail.  Here the kernel touches the rings *only inside of our own io_uring_enter*, on the calling thread, where
 program order is enough:
 
 * the submission ring is read by ``io_uring_enter`` alone (no IORING_SETUP_SQPOLL);
 * with IORING_SETUP_DEFER_TASKRUN (Linux 6.1) and SINGLE_ISSUER a completion is never posted from an
-  interrupt or a kernel worker: what they finish is queued, and its entry is written when the one thread that
-  may call ``io_uring_enter`` does so.  Without these two flags :class:`Ring` refuses to be made (EINVAL).
+  interrupt or a kernel worker: a finished operation is queued, and its entry is written when the one thread
+  that may call ``io_uring_enter`` does so.  Without these two flags a :class:`Ring` can't be made (EINVAL).
 
-The eventfd tells that something is queued, through the kernel's own locks.
+The eventfd tells that a completion is queued, through the kernel's own locks.
 
-**Memory.**  What the kernel may write to or read from belongs to the ring from :meth:`Ring.push` until the
-completion of that entry has been reaped (``keep``), whatever becomes of those who asked.  A ring that is
-closed with entries in flight keeps this memory for ever (:meth:`Ring.close`): a worker of the kernel can
-still be copying into it.
+**Memory.**  Memory that the kernel may read or write belongs to the ring from :meth:`Ring.push` until the
+completion of that entry has been reaped (``keep``), even if the caller is gone.  A ring that is closed with
+entries in flight keeps this memory for ever (:meth:`Ring.close`): a worker of the kernel may still be copying
+into it.
 
 Layouts: <linux/io_uring.h>.  Not thread-safe: one thread makes, uses and closes a ring.
 """
@@ -62,13 +62,13 @@ _keep_for_ever.argtypes, _keep_for_ever.restype = (ctypes.py_object,), None
 
 
 def new_bytes(size: int) -> bytes:
-    """A bytes object to be filled by the kernel before other code sees it (``size`` above 0)."""
+    """A bytes object that the kernel fills before other code sees it (``size`` above 0)."""
     data: bytes = _new_bytes(None, size)
     return data
 
 
 def address_of(data: bytes) -> int:
-    """Where the bytes lie; good as long as ``data`` is."""
+    """The address of the bytes; valid as long as ``data`` exists."""
     return int(_bytes_address(data))
 
 
@@ -84,7 +84,7 @@ class Ring:
     """One pair of rings.
 
     :param entries: submission entries; as many can be pushed between two calls of :meth:`enter`.
-    :param workers: threads that the kernel may take for what blocks (of each of its two kinds).
+    :param workers: threads that the kernel may use for blocking operations (of each of its two kinds).
     :raises OSError: ENOSYS, EPERM, EINVAL, ENOMEM: this kernel has no io_uring, forbids it, or has an older
         one (before Linux 6.1).
     :ivar eventfd: readable when :meth:`enter` has something to reap.
@@ -150,12 +150,12 @@ class Ring:
 
     @property
     def in_flight(self) -> int:
-        """Entries that were pushed and are not reaped."""
+        """Number of entries that were pushed and are not reaped."""
         return len(self._keep)
 
     @property
     def room(self) -> int:
-        """Entries that can be pushed before the next :meth:`enter`."""
+        """Number of entries that can be pushed before the next :meth:`enter`."""
         return int(self.entries - self._pushed)
 
     def push(
@@ -172,8 +172,7 @@ class Ring:
     ) -> None:
         """Put an entry into the submission ring.  ``keep`` owns all memory that it names.
 
-        :param tag: its name among those in flight.
-
+        :param tag: its number, unique among the entries in flight.
         :raises OSError: EBUSY: there is no room.
         """
         if self._pushed >= self.entries:
@@ -186,10 +185,10 @@ class Ring:
         self._pushed += 1
 
     def enter(self) -> list[tuple[int, int]]:
-        """Submit what was pushed and reap what has ended: ``(tag, result)`` each, result an errno below 0.
+        """Submit the pushed entries and reap the ended ones: ``(tag, result)``; result below 0: -errno.
 
-        Never waits.  An entry that can be had from memory ends in the call that submits it.  If the kernel
-        is short of memory, some of what was pushed stays (``room``), to be tried again later.
+        Never waits.  An entry that can be answered from memory ends in the call that submits it.  If the
+        kernel is short of memory, some pushed entries stay (``room``) for a later call.
 
         :raises OSError: the kernel refuses for another reason.
         """
@@ -222,7 +221,7 @@ class Ring:
         return True
 
     def close(self) -> None:
-        """Give the rings back.  What is in flight goes on; its memory is then never freed."""
+        """Close the rings.  Operations in flight go on; their memory is then never freed."""
         if self._closed:
             return
         self._closed = True

@@ -1,9 +1,9 @@
 """The operations of the ``uring`` driver, each a generator of entries for the ring.
 
 A generator yields an entry (the arguments of :meth:`Ring.push` behind the tag; the first of them owns all
-memory that the entry names), is sent the result (an errno below 0), and returns the operation's answer or
+memory that the entry names), is sent the result (below 0: -errno), and returns the operation's answer or
 raises its OSError.  Answers and errors are those of ``posix.py``.  A generator that is closed in the middle
-closes what it has opened.
+closes the file that it has opened.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MOST = 1 << 30
 
 
 class ByThread(Exception):
-    """The ring can't do this one; a thread can.  Nothing of it has happened."""
+    """The ring can't run this operation; a thread can.  The operation has had no effect yet."""
 
 
 # -- entries ------------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def _read_range(fd: int, size: int, offset: int) -> Steps:
         count = yield data, abi.READ, fd, address_of(data), wanted, offset + got, 0, flags
         if count == -errno.EINTR:
             continue
-        if count == -errno.EAGAIN:  # neither without waiting nor by a thread of the kernel
+        if count == -errno.EAGAIN:  # the file can be read neither without waiting nor by a kernel thread
             raise ByThread
         _check(count)
         parts.append(data if count == wanted else data[:count])

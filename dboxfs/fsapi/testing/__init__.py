@@ -1,2 +1,2 @@
-"""For who writes a driver: :func:`~dboxfs.fsapi.testing.conformance.check_driver` holds it to the
+"""For authors of a driver: :func:`~dboxfs.fsapi.testing.conformance.check_driver` tests it against the
 contract."""

@@ -1,15 +1,15 @@
-"""The conformance suite of drivers: what any driver must do, as one function.
+"""The conformance suite of drivers: all promises of a driver, checked by one function.
 
-``await check_driver(factory)`` runs every check with a new driver and an empty directory, using nothing but
-the public API, and raises :class:`AssertionError` (with the name of the check) for the first promise that
-is not kept.  It sleeps nowhere and takes well under a second with a driver that is not slow.
+``await check_driver(factory)`` runs every check with a new driver and an empty directory, using only the
+public API, and raises :class:`AssertionError` (with the name of the check) for the first promise that is not
+kept.  It never sleeps, and takes well under a second with a driver that is not slow.
 
 A factory gives a driver that was never started and the path of an empty directory that exists in it::
 
     async def test_my_driver(tmp_path):
         await check_driver(lambda: (MyDriver(), make_empty_directory(tmp_path)))
 
-What the driver says it can't do (``capabilities``) is checked to fail with EOPNOTSUPP or is left out.
+A feature that the driver doesn't have (``capabilities``) must fail with EOPNOTSUPP, or is not checked.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ CHECKS: tuple[Check, ...] = (
     *conformance_writing.CHECKS,
     *conformance_names.CHECKS,
 )
-"""Every check; each gets a running file system and an empty directory of it."""
+"""Every check; each gets a running file system and the path of an empty directory in it."""
 
 
 async def check_driver(factory: Factory) -> None:
-    """Hold a driver to its contract.  A checkpoint; cancelled: the check that runs is given up.
+    """Test a driver against its contract.  A checkpoint; cancelled: the running check is given up.
 
     :raises AssertionError: a promise is not kept; the message begins with the name of the check.
     """
@@ -43,7 +43,7 @@ async def check_driver(factory: Factory) -> None:
 
 
 async def run_check(check: Check, factory: Factory) -> None:
-    """Run one check with a new driver, and look for what it left over."""
+    """Run one check with a new driver, and assert that it left no handle, file or operation behind."""
     driver, root = factory()
     name = check.__name__
     async with FileSystem(driver, write_buffer=32 << 10) as fs:

@@ -33,7 +33,7 @@ async def attributes(fs: FileSystem, root: str) -> None:
 
 
 async def dates_and_extended_attributes(fs: FileSystem, root: str) -> None:
-    """A file gets any mtime, before 1970 too; an attribute needs something that it belongs to."""
+    """A file gets any mtime, before 1970 too; setting an attribute of a missing file is ENOENT."""
     path = f"{root}/a"
     if not fs.capabilities.attributes:
         await make(fs, path, b"")
@@ -68,7 +68,7 @@ async def listings(fs: FileSystem, root: str) -> None:
 
 
 async def renames(fs: FileSystem, root: str) -> None:
-    """rename moves between directories and replaces files, and nothing else."""
+    """rename moves between directories and replaces files, but no directory with entries."""
     one = await make(fs, f"{root}/one", b"1")
     two = await make(fs, f"{root}/two", b"2")
     if not fs.capabilities.rename:
@@ -105,7 +105,7 @@ async def links(fs: FileSystem, root: str) -> None:
 
 
 async def copies(fs: FileSystem, root: str) -> None:
-    """A copy has the bytes of the file as it was, and replaces only where it may."""
+    """A copy has the bytes of the file, and replaces a file only if the caller asks for it."""
     path, taken = await make(fs, f"{root}/a", b"1"), await make(fs, f"{root}/b", b"2")
     if not fs.capabilities.copy:
         await fails(errno.EOPNOTSUPP, lambda: fs.copy(path, f"{root}/c", replace=True))
@@ -120,7 +120,7 @@ async def copies(fs: FileSystem, root: str) -> None:
 
 
 async def directories(fs: FileSystem, root: str) -> None:
-    """mkdir and rmdir, with exact permissions, and no directory removed that holds something."""
+    """mkdir and rmdir work, with exact permissions; a directory with entries is never removed."""
     if not fs.capabilities.directories:
         await fails(errno.EOPNOTSUPP, lambda: fs.mkdir(f"{root}/a"))
         await fails(errno.EOPNOTSUPP, lambda: fs.rmdir(f"{root}/a"))

@@ -16,7 +16,7 @@ BODY = bytes(range(256)) * 40 + b"the end"
 
 
 async def make(fs: FileSystem, path: str, data: bytes) -> str:
-    """A committed file."""
+    """Make a committed file; returns its path."""
     async with fs.create(path) as handle:
         await handle.write_all(data)
         await handle.commit_async()
@@ -24,7 +24,7 @@ async def make(fs: FileSystem, path: str, data: bytes) -> str:
 
 
 async def failure(call: Callable[[], Awaitable[object]]) -> str:
-    """The name of the errno that ``call`` fails with, "" if it doesn't."""
+    """The name of the errno with which ``call`` fails; "": it does not fail."""
     try:
         await call()
     except OSError as error:
@@ -48,7 +48,7 @@ async def read_nonblocking(handle: Handle, size: int, offset: int) -> bytes:
 
 
 async def read_is_exact(fs: FileSystem, root: str) -> None:
-    """``read`` gives exactly what the file holds, and less only at its end."""
+    """``read`` gives exactly the bytes of the file, and fewer only at its end."""
     path = await make(fs, f"{root}/a", BODY)
     async with fs.open(path) as handle:
         assert await handle.read(len(BODY), 0) == BODY, "the whole file"
@@ -115,7 +115,7 @@ async def input_callback_tells(fs: FileSystem, root: str) -> None:
 
 
 async def open_error_comes_out_of_every_use(fs: FileSystem, root: str) -> None:
-    """Opening never fails; ENOENT comes out of whatever is asked first, and of everything after."""
+    """Opening never fails; the first use of the handle raises ENOENT, and so does every later one."""
     async with fs.open(f"{root}/none") as handle:
         await fails(errno.ENOENT, lambda: handle.read(1, 0))
         await fails(errno.ENOENT, handle.wait_open)
@@ -150,7 +150,7 @@ async def several_readers_of_one_handle(fs: FileSystem, root: str) -> None:
 
 
 async def close_wakes_waiters(fs: FileSystem, root: str) -> None:
-    """Who waits on a handle that is closed is woken, with EBADF; who comes later gets it too."""
+    """Tasks that wait on a handle are woken with EBADF when it is closed; later calls get EBADF, too."""
     path = await make(fs, f"{root}/a", BODY)
     handle = fs.open(path, OpenMode.APPEND if fs.capabilities.append else OpenMode.READ)
 
@@ -196,7 +196,7 @@ async def closed_at_once(fs: FileSystem, root: str) -> None:
 
 
 async def growth_is_seen(fs: FileSystem, root: str) -> None:
-    """What is appended after a read met the end of the file is found by the next read."""
+    """Bytes that are appended after a read met the end of the file are found by the next read."""
     path = await make(fs, f"{root}/a", b"12345")
     if not fs.capabilities.append:
         return
@@ -212,7 +212,7 @@ async def growth_is_seen(fs: FileSystem, root: str) -> None:
 
 
 async def an_open_file_outlives_its_name(fs: FileSystem, root: str) -> None:
-    """A file that is unlinked or replaced is read to its end through the open handle."""
+    """A file that is unlinked or replaced can be read to its end through the open handle."""
     path = await make(fs, f"{root}/a", BODY)
     await make(fs, f"{root}/b", b"another")
     if not fs.capabilities.outlives_name:
@@ -232,7 +232,7 @@ async def an_open_file_outlives_its_name(fs: FileSystem, root: str) -> None:
 
 
 async def willneed_is_a_hint(fs: FileSystem, root: str) -> None:
-    """A hint changes nothing that can be seen, whatever its range and whenever it comes."""
+    """A hint has no visible effect, for any range and at any time."""
     path = await make(fs, f"{root}/a", BODY)
     async with fs.open(path, willneed=1 << 20) as handle:
         handle.willneed(0, 100)
@@ -268,7 +268,7 @@ async def peek_reads_ranges(fs: FileSystem, root: str) -> None:
 
 
 async def peek_is_never_cached(fs: FileSystem, root: str) -> None:
-    """A peek gives what the file holds now, though a handle has read it before."""
+    """A peek gives the present bytes of the file, although a handle has read it before."""
     path = await make(fs, f"{root}/a", b"12345")
     async with fs.open(path, OpenMode.APPEND if fs.capabilities.append else OpenMode.READ) as handle:
         assert await handle.read(5, 0) == b"12345"
@@ -285,7 +285,7 @@ async def peek_is_never_cached(fs: FileSystem, root: str) -> None:
 
 
 async def odd_names_are_kept(fs: FileSystem, root: str) -> None:
-    """Bytes that are no UTF-8 travel as surrogate escapes."""
+    """Bytes of a name that are no UTF-8 are kept as surrogate escapes."""
     name = b"caf\xe9 \xff.m".decode("utf-8", "surrogateescape")
     async with fs.create(f"{root}/{name}", permissions=Permissions(0o640)) as handle:
         await handle.write_all(b"x")

@@ -15,12 +15,12 @@ from dboxfs.fsapi.types import CreateMode, OpenMode, Permissions
 
 
 async def names(fs: FileSystem, root: str) -> list[str]:
-    """The names in a directory but temporary ones, sorted."""
+    """The names in a directory without temporary ones, sorted."""
     return sorted(entry.name for entry in await fs.listdir(root) if not entry.name.startswith(".temp."))
 
 
 async def content(fs: FileSystem, path: str) -> bytes:
-    """What a file holds, read by a new handle."""
+    """The bytes of a file, read by a new handle."""
     async with fs.open(path) as handle:
         return await handle.read(1 << 24, 0)
 
@@ -80,7 +80,7 @@ async def fail_if_exists(fs: FileSystem, root: str) -> None:
 
 
 async def replace_if_exists(fs: FileSystem, root: str) -> None:
-    """The commit puts the new file in the place of the old one; who has the old one open keeps it."""
+    """The commit replaces the old file by the new one; a handle that has the old one open keeps it."""
     path = await make(fs, f"{root}/a", b"old")
     async with fs.open(path) as old:
         await old.wait_open()
@@ -106,7 +106,7 @@ async def a_name_given_at_commit(fs: FileSystem, root: str) -> None:
 
 
 async def commits_are_repeated(fs: FileSystem, root: str) -> None:
-    """A handle goes on after a commit; rollback takes back what came after the last one."""
+    """A handle can be written after a commit; rollback drops the bytes after the last one."""
     path = f"{root}/a"
     if not fs.capabilities.append:
         async with fs.create(path) as handle:
@@ -160,7 +160,7 @@ async def an_empty_file_is_committed(fs: FileSystem, root: str) -> None:
 
 
 async def the_write_buffer_is_bounded(fs: FileSystem, root: str) -> None:
-    """write() takes what fits, then says EAGAIN, then more when the callback or ``writable`` says so."""
+    """write() takes bytes until the buffer is full, then says EAGAIN; after the callback it takes more."""
     path = f"{root}/a"
     async with fs.create(path) as handle:
         event = trio.Event()
@@ -187,7 +187,7 @@ async def the_write_buffer_is_bounded(fs: FileSystem, root: str) -> None:
 
 
 async def a_writer_reads_its_own_bytes(fs: FileSystem, root: str) -> None:
-    """Bytes are read back through the handle that wrote them, wherever they are by now."""
+    """A handle reads back the bytes that it wrote, from the buffer or from the file."""
     async with fs.create(f"{root}/a") as handle:
         whole = b""
         for number in range(30):
@@ -262,7 +262,7 @@ async def writing_needs_a_handle_for_writing(fs: FileSystem, root: str) -> None:
 
 
 async def cancelled_writers_leave_nothing_half(fs: FileSystem, root: str) -> None:
-    """Whatever checkpoint a writer is cancelled at: the file is there as a whole, or not at all."""
+    """A writer is cancelled at any checkpoint: the file is there as a whole, or not at all."""
     body = BODY * 8
     for step in range(12):
         path = f"{root}/f{step}"
@@ -286,7 +286,7 @@ async def cancelled_writers_leave_nothing_half(fs: FileSystem, root: str) -> Non
 
 
 async def close_during_a_commit(fs: FileSystem, root: str) -> None:
-    """A handle closed while it commits leaves the whole file or nothing; who waits gets EBADF."""
+    """A handle that is closed while it commits leaves the whole file or nothing; waiting tasks get EBADF."""
     path = f"{root}/a"
     for step in range(6):
         handle = fs.create(path, CreateMode.REPLACE_IF_EXISTS)
