@@ -1,4 +1,4 @@
-"""What a command does before its first change of a store."""
+"""Recovery and clean-up by a command, before its first change of a store."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dboxfs.store.write import StoreWriter
 
 
 async def begin_writing(writer: StoreWriter, store: Store) -> None:
-    """End what an earlier writer began, and remove what one that was killed has left.
+    """Finish or undo the work of an earlier writer, and remove the files that a killed one has left.
 
-    A mount does the second beside its first requests; a command may have prepared hundreds of messages when
-    it was killed, and the next one is the only writer that comes for a long time.
+    A mount removes such files beside its first requests.  A killed command may have prepared hundreds of
+    messages, and the next command may be the only writer for a long time.
     """
     names = [name for name, folder in store.folders.items() if folder.mailbox is not None]
     await writer.recover(names)

@@ -108,7 +108,7 @@ def init(arguments: argparse.Namespace) -> int:
 
 
 def _ids(found: FoundUser | None) -> tuple[int, int] | None:
-    """Whose the store of this user is to be; None: as of any new store."""
+    """uid and gid of the owner of this user's new store; None: the owner of any new store."""
     if found is None or found.user.uid is None or found.user.gid is None or os.geteuid() != 0:
         return None
     return found.user.uid, found.user.gid
@@ -136,7 +136,12 @@ def owner(text: str) -> tuple[int, int]:
 
 
 def new_root_permissions(root: str, given: tuple[int, int] | None) -> Permissions:
-    """Of a new root: as root, those of the directory above, or those that were asked for."""
+    """Owner and mode of a new root.  For root: the *given* owner, or that of the directory above.
+
+    An empty directory at *root* gets the *given* owner here.
+
+    :raises UsageError: *given* is another user, and the process is not root's.
+    """
     if os.geteuid() != 0:
         if given is not None and given[0] != os.geteuid():
             raise UsageError("--owner: only root can make a store of another user")
@@ -145,7 +150,7 @@ def new_root_permissions(root: str, given: tuple[int, int] | None) -> Permission
         try:
             above = os.stat(os.path.dirname(root))
         except OSError:
-            return ROOT  # making it says why
+            return ROOT  # making the root gives the error
         return replace(ROOT, uid=above.st_uid, gid=above.st_gid)
     if os.path.isdir(root) and not os.listdir(root):
         os.chown(root, *given)
@@ -153,9 +158,9 @@ def new_root_permissions(root: str, given: tuple[int, int] | None) -> Permission
 
 
 def _tell_needs(storage: str, progress: PurgeProgress, *, dry_run: bool) -> None:
-    """Say what a purge needs, and where.
+    """Print the room that a purge needs, and the free room.
 
-    :raises OSError: ENOSPC: there is less, and it would begin.
+    :raises OSError: ENOSPC: there is too little, and this is no dry run.
     """
     if not progress.files:
         return

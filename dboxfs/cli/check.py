@@ -1,7 +1,7 @@
 """``check``: compare everything in a store with everything else.
 
-Findings go to stdout as they are found: one line each, and one with what to do.  With ``--json`` each is one
-JSON object a line, the last line is the summary.  Progress goes to stderr if that is a terminal.
+Findings go to stdout as they are found: one line each, and one line with the advice.  With ``--json`` each is
+one JSON object a line, and the last line is the summary.  Progress goes to stderr if that is a terminal.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 class Output:
-    """What is printed."""
+    """Prints findings, progress and the summary."""
 
     def __init__(self, *, as_json: bool, location: Location, meter: Meter) -> None:
         self.counts: Counter[Severity] = Counter()
@@ -132,11 +132,11 @@ class Output:
         return {key: _text(value) for key, value in found.items()}
 
     def progress(self, messages: int, of: int, size: int) -> None:
-        """Show how far it is."""
+        """Show the progress."""
         self._meter.show("checked", messages, of, size)
 
     def summary(self, root: str, done: Checked) -> None:
-        """Print the end."""
+        """Print the summary."""
         self._meter.clear()
         counts = {severity.value + "s": self.counts[severity] for severity in Severity}
         seconds = self._meter.seconds
@@ -150,5 +150,5 @@ class Output:
 
 
 def _text(value: object) -> object:
-    """Names may be bytes of no encoding: JSON has none of these."""
+    """*value* in valid Unicode for JSON: bytes of a name that are no UTF-8 become backslash escapes."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

@@ -1,6 +1,6 @@
 """Completions for shells, made of the same parsers as ``--help``: ``python -m dboxfs.cli.completions DIR``.
 
-Writes ``dboxfs.bash``, ``_dboxfs`` (zsh) and ``dboxfs.fish``.  Needs shtab, which only this needs.
+Writes ``dboxfs.bash``, ``_dboxfs`` (zsh) and ``dboxfs.fish``.  Only this module needs shtab.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dboxfs.cli.main import build_parser, parsers_of
 from dboxfs.cli.mount_options import OPTIONS
 
 FILES = {"bash": "dboxfs.bash", "zsh": "_dboxfs", "fish": "dboxfs.fish"}
-"""Of each shell, the file's name as the shell looks for it."""
+"""For each shell the name of the file that it looks for."""
 
 _FILE = frozenset({"FILE", "STORE", "STORE|MNT", "SRC", "SOURCE", "FILE.svg"})
 _DIRECTORY = frozenset({"DIR", "MOUNTPOINT", "DST"})
 
 
 def _options() -> str:
-    """What ``-o`` takes: words as a shell offers them."""
+    """The words that a shell offers behind ``-o``."""
     return " ".join([f"{name}=" if option.takes else name for name, option in OPTIONS.items()] + ["ro", "rw"])
 
 
@@ -56,7 +56,7 @@ def completions() -> Mapping[str, str]:
 
 
 def _mark(action: argparse.Action, shtab: object) -> None:
-    """Say what an argument takes, where its metavar tells."""
+    """Mark an argument as a file, a directory or mount options, if its metavar tells."""
     metavar = action.metavar if isinstance(action.metavar, str) else ""
     if action.dest == "options":
         functions = dict.fromkeys(("bash", "zsh"), "_dboxfs_mount_options")

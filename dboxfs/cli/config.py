@@ -1,4 +1,4 @@
-"""``config``: which value each option has, and where it comes from."""
+"""``config``: shows the value of each option, and its source."""
 
 from __future__ import annotations
 

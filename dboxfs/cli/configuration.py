@@ -7,12 +7,12 @@ A file is TOML with a table a command; a key is a long option without its dashes
     cache-size = "256M"
     ksm = true
 
-Each that is there later counts more: ``/etc/dboxfs/dboxfs.toml``, ``$XDG_CONFIG_HOME/dboxfs/dboxfs.toml``,
-the environment (``DBOXFS_MOUNT_CACHE_SIZE=256M``), the command line.  Of options that may be given several
-times (``-o``) all count, the later ones last.  ``DBOXFS_CONFIG=FILE`` names the one file to be read, ``none``
-no file.
+Sources, each with precedence over those before it: ``/etc/dboxfs/dboxfs.toml``,
+``$XDG_CONFIG_HOME/dboxfs/dboxfs.toml``, the environment (``DBOXFS_MOUNT_CACHE_SIZE=256M``), the command line.
+For options that may be given several times (``-o``) all values count, the later ones last.
+``DBOXFS_CONFIG=FILE`` names the only file to read, ``none`` no file.
 
-Values mean what they mean on the command line.  What no option has is an error that names the likely word.
+Values have the same meaning as on the command line.  An unknown key is an error that names a similar option.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _FLAGS = {
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A value for an option, and where it stands."""
+    """A value for an option, and its source: a file with its table, or a variable."""
 
     value: object
     source: str
 
 
 def files(environment: Mapping[str, str]) -> list[str]:
-    """The configuration files, the most general one first; some may not be there."""
+    """The paths of the configuration files, the most general one first; some may not exist."""
     chosen = environment.get(CONFIG_VARIABLE)
     if chosen is not None:
         return [] if chosen in ("", "none") else [chosen]
@@ -56,10 +56,10 @@ def files(environment: Mapping[str, str]) -> list[str]:
 def read(
     environment: Mapping[str, str], names: Mapping[str, object]
 ) -> Iterator[tuple[str, dict[str, object]]]:
-    """The files that are there, each with its tables.
+    """The files that exist, each with its tables.
 
     :param names: the commands.
-    :raises UsageError: one is no TOML, or has a table that is no command's.
+    :raises UsageError: a file is no TOML, or has a table that is no command's.
     """
     for path in files(environment):
         try:
@@ -92,9 +92,9 @@ def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
 def given(
     command: str, parser: argparse.ArgumentParser, environment: Mapping[str, str], names: Mapping[str, object]
 ) -> dict[str, list[Given]]:
-    """What files and environment say for the options of a command, by key, what counts most last.
+    """The values from files and environment for the options of a command, by key, in order of precedence.
 
-    :raises UsageError: something that no option has, or no value of its option.
+    :raises UsageError: an unknown key, or a value that its option doesn't take.
     """
     options = options_of(parser)
     found: dict[str, list[Given]] = {}
@@ -128,9 +128,9 @@ def _add(
 
 
 def _meant(action: argparse.Action, value: object) -> object:
-    """What a value stands for, read as the command line reads it.
+    """The meaning of a value, parsed as on the command line.
 
-    :raises argparse.ArgumentTypeError, ValueError, KeyError: it is none.
+    :raises argparse.ArgumentTypeError, ValueError, KeyError: the option doesn't take it.
     """
     if action.nargs == 0:
         flag = value if isinstance(value, bool) else _FLAGS[str(value).lower()]
@@ -152,7 +152,7 @@ def _one(action: argparse.Action, value: object) -> object:
 def configure(
     command: str, parser: argparse.ArgumentParser, environment: Mapping[str, str], names: Mapping[str, object]
 ) -> None:
-    """Make what files and environment say the defaults of a command.
+    """Set the values from files and environment as the defaults of a command.
 
     :raises UsageError: as :func:`given`.
     """
@@ -164,7 +164,7 @@ def configure(
 
 
 def in_force(values: list[Given]) -> object:
-    """What counts of several values: the last one, and of lists all."""
+    """The value in force of several ones: the last one; of lists all items."""
     if isinstance(values[-1].value, list):
         return [item for one in values if isinstance(one.value, list) for item in one.value]
     return values[-1].value

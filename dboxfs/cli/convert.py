@@ -1,7 +1,7 @@
-"""``convert``: a store into another format.
+"""``convert``: copies a store into another format.
 
-Progress goes to stderr, if that is a terminal; what came of it to stdout.  A message or mailbox that could
-not be carried over is a line on stderr, and makes the exit status 1.
+Progress goes to stderr, if that is a terminal; the result to stdout.  A message or mailbox that could not be
+carried over is a line on stderr, and makes the exit status 1.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
 
 def check_target(target: str) -> None:
     """
-    :raises UsageError: the stores of several users would be one.
+    :raises UsageError: several users would get the same directory.
     """
     places = {expand(target, StoreUser(name), version=(2, 3)) for name in ("ann@a.example", "bob@a.example")}
     if len(places) == 1:
@@ -80,7 +80,7 @@ def check_target(target: str) -> None:
 
 
 def _make_target(arguments: argparse.Namespace, name: str, source: Location) -> None:
-    """The directory of a user's new store, which belongs to the owner of the old one."""
+    """Set a user's DST in *arguments*; as root, make it for the owner of the old store."""
     root = os.path.abspath(expand(os.path.expanduser(arguments.target), StoreUser(name), version=(2, 3)))
     arguments.target = root
     if os.geteuid() == 0 and not os.path.lexists(root):

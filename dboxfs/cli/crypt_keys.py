@@ -1,7 +1,7 @@
 """The private keys of encrypted messages: ``-o crypt_key=FILE``, and the password of FILE.
 
-A password comes from a file descriptor (``-o crypt_password_fd=N``: all of it up to a line end), or is asked
-for on the terminal.  It is never an argument, which other users could see.
+A password comes from a file descriptor (``-o crypt_password_fd=N``: its bytes up to a line end), or from the
+user at the terminal.  It is never an argument, since other users could see it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MAX_PASSWORD = 4096
 
 
 def add_keys(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of a command that reads a store once."""
+    """Declare the key options of a command that reads a store once."""
     parser.add_argument(
         "--crypt-key", metavar="FILE", action="append", default=[],
         help="private key of messages that mail_crypt has encrypted: PEM, or the user's dovecot-attributes",
@@ -44,8 +44,8 @@ def given_keys(arguments: argparse.Namespace) -> KeyRing | None:
 def read_keys(files: Sequence[str], password_fd: int | None) -> KeyRing | None:
     """The keys in *files*; None: there are none.
 
-    :raises UsageError: one can't be used, or its password is missing or wrong.
-    :raises OSError: one can't be read.
+    :raises UsageError: a key can't be used, or its password is missing or wrong.
+    :raises OSError: a file can't be read.
     """
     if not files:
         return None

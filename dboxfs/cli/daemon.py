@@ -1,12 +1,12 @@
-"""Going into the background: the caller gets its answer when the daemon is usable, or why it is not.
+"""Goes into the background: the caller gets its answer when the daemon is usable, or the reason why not.
 
 ::
 
     parent    fork ─ wait for the pipe ──────────────── "ok": exit 0;  status LF message: say it, exit status
     child          └ setsid ─ close what it inherited ─ work ─ ready(): detach stdio, "ok" ─ serve ─ exit
 
-The pipe ends without an answer only when the child was killed.  A parent that is interrupted meanwhile closes
-the pipe; the child notices when it wants to answer, and ends.
+The pipe ends without an answer only if the child was killed.  If the parent is interrupted meanwhile, the
+pipe closes; the child notices when it writes its answer, and ends.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ log = logging.getLogger("dboxfs")
 
 
 def in_background(serve: Callable[[Callable[[], None]], int], prepare: Callable[[], None]) -> int:
-    """Run ``serve(ready)`` in a child process; gives the exit status for the caller.
+    """Run ``serve(ready)`` in a child process; returns the exit status for the caller.
 
-    :param prepare: called in the child before everything else (logging).
+    :param prepare: the child calls it before everything else (logging).
     """
     reader, writer = os.pipe()
     sys.stdout.flush()
@@ -60,7 +60,7 @@ def _await_answer(reader: int, pid: int) -> int:
 
 
 def _close_all_but(keep: int) -> None:
-    """A daemon holds nothing of its caller: locks and pipes of the caller's shell would stay for ever."""
+    """Close the descriptors of the caller: locks and pipes of its shell would else stay for ever."""
     limit = os.sysconf("SC_OPEN_MAX")
     os.closerange(3, keep)
     os.closerange(keep + 1, limit if limit > 0 else 65536)
@@ -92,7 +92,7 @@ def _run(serve: Callable[[Callable[[], None]], int], prepare: Callable[[], None]
         if text is None:
             log.exception("unexpected: a bug in dboxfs")
             text = f"unexpected {error!r}: a bug in dboxfs; see the log"
-        elif not (waiting and is_stderr()):  # else the caller says it there
+        elif not (waiting and is_stderr()):  # else the parent prints it to the same stderr
             log.error("%s", text)
         answer(f"{exit_status(error)}\n{one_line(text)}")
         return exit_status(error)

@@ -1,4 +1,4 @@
-"""``doctor``: what is wrong with this machine, or a store, for mounts; and the remedy of each."""
+"""``doctor``: reports problems of this machine, or a store, for mounts; and the remedy of each."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STATUS = "exit status: 0 notes at most, 1 something is wrong, 2 wrong usage, 3 s
 
 _MOST_OWNERS = 3
 _MOST_FILES = 20_000
-"""Files whose owner is looked at."""
+"""Files whose owner is checked, at most."""
 
 
 def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
@@ -73,7 +73,7 @@ def _machine(machine: Machine) -> Iterator[Remark]:
 
 
 def _dovecot(config: str | None) -> Iterator[Remark]:
-    """The installed Dovecot, as far as it matters to what writes beside it."""
+    """Remarks on the installed Dovecot that matter to writers beside it."""
     try:
         found = installed(config)
         yield from of_configuration(found.version, found.configuration())
@@ -83,7 +83,7 @@ def _dovecot(config: str | None) -> Iterator[Remark]:
 
 
 def of_configuration(version: tuple[int, int], configuration: Block) -> Iterator[Remark]:
-    """What in Dovecot's configuration a mount has to be told.
+    """Remarks on settings of Dovecot that a mount has to respect.
 
     :param version: major and minor number.
     """
@@ -134,7 +134,7 @@ async def _hidden(store: Store) -> list[Remark]:
 
 
 def _owners(location: Location, machine: Machine) -> list[Remark]:
-    """Files that belong to another user than the root of the store, and whether we may read it."""
+    """Remarks on files whose owner is not that of the store's root, and on a store of another user."""
     owner = os.stat(location.root).st_uid
     remarks = []
     if machine.uid not in (0, owner):

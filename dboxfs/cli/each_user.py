@@ -1,15 +1,14 @@
 """A command for all users of a site, some at a time (``--users SOURCE``).
 
-Each user's run is a process of its own, forked from this one: it has the rights of the store's owner and no
-others, it may crash or hang, and what it takes it gives back.  A line that it prints is printed with the
-user's name before it, when the run ends; of a run that found nothing none, where that is what one wants to
-know.
+Each user's run is a process of its own, forked from this one: it only has the rights of the store's owner, it
+may crash or hang, and its end frees its memory.  When the run ends, its lines are printed with the user's
+name before them; the lines of a run with status 0 only for commands that ask for it (``tells_all``).
 
 The journal (``--resume FILE``) has a line for each run that has ended: the user, as the mount shows the name,
-a tab, and the exit status.  The next run with the same FILE leaves out those that were done, and does those
-again that were not; when all are done FILE is removed.
+a tab, and the exit status.  The next run with the same FILE leaves out the users that were done, and repeats
+the others; when all are done, FILE is removed.
 
-Exit status: 0: that of all runs was 0; 1: there was another one; 2: one could not be done (``check``).
+Exit status: 0: all runs had 0; 1: a run had another one; 2: a run could not be done (``check``).
 """
 
 from __future__ import annotations
@@ -54,11 +53,11 @@ _LATE_MODULES = ("dboxfs.store.deciphering",)
 class EachUser:
     """A command that can be run for each user.
 
-    :ivar done: what is done to a store, for the summary ("checked").
-    :ivar run: the command for one store; gives its exit status.
-    :ivar tells_all: what a run prints is shown also if its status is 0.
-    :ivar says_not_done: the whole has status 2, too, if a run could not be done.
-    :ivar prepare: called with the user's name and location, before rights are dropped.
+    :ivar done: a participle for the summary ("checked").
+    :ivar run: the command for one store; returns its exit status.
+    :ivar tells_all: print the lines of a run also if its status is 0.
+    :ivar says_not_done: exit with status 2 if a run could not be done.
+    :ivar prepare: called with the user's name and location, before the run drops root's rights.
     """
 
     done: str
@@ -69,7 +68,7 @@ class EachUser:
 
 
 def add_each_user(parser: argparse.ArgumentParser) -> None:
-    """Declare what a command takes beside ``--users``."""
+    """Declare the options that a command takes beside ``--users``."""
     parser.add_argument(
         "--jobs",
         type=_positive,
@@ -94,9 +93,9 @@ def _positive(text: str) -> int:
 
 
 def for_each_user(arguments: argparse.Namespace, command: EachUser) -> int:
-    """Run *command* for all users that ``arguments.users`` says; gives the exit status.
+    """Run *command* for all users of ``arguments.users``; returns the exit status.
 
-    :raises UsageError, DboxfsError, OSError: the users can't be told, or the journal can't be written.
+    :raises UsageError, DboxfsError, OSError: the users can't be found out, or the journal can't be written.
     """
     if arguments.user is not None or arguments.settings:
         raise UsageError("--users: names all stores; leave out --user and --set")
@@ -116,7 +115,7 @@ def for_each_user(arguments: argparse.Namespace, command: EachUser) -> int:
 
 
 class _Journal:
-    """Who is done; *path* None: nothing is noted."""
+    """The users that are done; *path* None: there is no journal."""
 
     def __init__(self, path: str | None) -> None:
         self._path = path
@@ -139,25 +138,25 @@ class _Journal:
         return shown_user(name) in self._done
 
     def add(self, name: str, status: int) -> None:
-        """A run has ended."""
+        """Note that a run has ended."""
         if self._file is not None:
             self._file.write(b"%s\t%d\n" % (shown_user(name), status))
             self._file.flush()
 
     def remove(self) -> None:
-        """All are done."""
+        """Remove the journal: all users are done."""
         if self._path is not None:
             os.unlink(self._path)
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
 
 
 @dataclass(eq=False, slots=True)
 class _Run:
-    """The run for one user.  ``output``: the descriptor that what it prints comes from."""
+    """The run for one user.  ``output``: the pipe with its output.  ``began``: monotonic seconds."""
 
     name: str
     pid: int
@@ -237,7 +236,7 @@ class _Runs:
         self._journal.add(run.name, status)
 
     def _tell(self, run: _Run) -> None:
-        """Print what a run has printed."""
+        """Print the output of a run, with the user's name."""
         self._meter.clear()
         lines = run.text.decode("utf-8", "backslashreplace").splitlines()
         run.text.clear()
@@ -250,19 +249,19 @@ class _Runs:
 
     @property
     def left_over(self) -> int:
-        """How many users were not done."""
+        """Number of users that were not done."""
         return self._of - self._counts[0] - self._counts[1]
 
     def end(self) -> None:
-        """End the runs that go on still: this one was interrupted."""
+        """Kill the remaining runs, after an interrupt."""
         self._meter.clear()
         for run in self._running:
             os.kill(run.pid, signal.SIGTERM)
 
     def summary(self, before: int) -> int:
-        """Print how it went; gives the exit status.
+        """Print the summary; returns the exit status.
 
-        :param before: users that an earlier run has done.
+        :param before: number of users that an earlier run has done.
         """
         parts = [f"{self._counts[0]} with status 0", f"{self._counts[1]} with status 1"]
         parts += [f"{self.left_over} not done", *([f"{before} done by an earlier run"] if before else [])]
@@ -277,7 +276,7 @@ class _Runs:
 
 
 def _load_late() -> None:
-    """Load what is loaded only where it is needed: a run without root's rights may not reach it any more."""
+    """Load modules that are else loaded on demand: without root's rights a run may not reach their files."""
     for codec in _LATE_CODECS:
         codecs.lookup(codec)
     for module in _LATE_MODULES:
@@ -287,7 +286,7 @@ def _load_late() -> None:
 def _be(
     arguments: argparse.Namespace, command: EachUser, source: UserSource, name: str, output: int
 ) -> NoReturn:
-    """Be the run for one user, to the end of this process."""
+    """Run the command for one user, and end this process."""
     status = NOT_DONE
     try:
         for number in (0, 1, 2):
@@ -297,7 +296,7 @@ def _be(
         status = command.run(arguments)
     except KeyboardInterrupt:
         status = EXIT_INTERRUPTED
-    except BaseException as exc:  # noqa: BLE001 - there is nobody above
+    except BaseException as exc:  # noqa: BLE001 - no caller is left above this
         error = first_error(exc)
         print(one_line(message(error) or f"unexpected {error!r}"), file=sys.stderr)
     finally:
@@ -309,9 +308,9 @@ def _be(
 def _located(
     arguments: argparse.Namespace, command: EachUser, source: UserSource, name: str, *, damaged: bool
 ) -> Location:
-    """Where the user's store is; from now on this process has the rights of its owner.
+    """The user's store; from now on this process has the rights of the store's owner.
 
-    :raises DboxfsError, OSError: it can't be told.
+    :raises DboxfsError, OSError: the store can't be found.
     """
     location = source.locate(name, damaged=damaged)
     command.prepare(arguments, name, location)

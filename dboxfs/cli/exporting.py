@@ -1,7 +1,7 @@
-"""``export``: a store into Maildir, mbox or plain files.
+"""``export``: writes a store as Maildir, mbox or plain files.
 
-ExportProgress goes to stderr; what came of it to stdout.  A message or mailbox that was left out is a line on
-stderr, and makes the exit status 1.
+Progress goes to stderr; the result to stdout.  A message or mailbox that was left out is a line on stderr,
+and makes the exit status 1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Texts that the help of several commands shows."""
+"""Texts of the help of several commands."""
 
 from __future__ import annotations
 

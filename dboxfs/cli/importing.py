@@ -1,7 +1,7 @@
-"""``import``: mail of another format into a store.
+"""``import``: copies mail of another format into a store.
 
-ImportProgress goes to stderr; what came of it to stdout.  A message or mailbox that was left out is a line on
-stderr, and makes the exit status 1.
+Progress goes to stderr; the result to stdout.  A message or mailbox that was left out is a line on stderr,
+and makes the exit status 1.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _tell(done: Imported, location: Location, meter: Meter, *, new: bool) -> int
 async def _target(
     fs: FileSystem, arguments: argparse.Namespace, options: WriteOptions
 ) -> tuple[Location, bool]:
-    """Where the store is, which is made if it is wanted; and whether it was."""
+    """The store, which is made if ``--format`` asks for it; and whether it was made."""
     if arguments.format is None:
         try:
             return choose_store(arguments).location, False
@@ -188,7 +188,7 @@ async def _target(
 
 @contextmanager
 def _held(root: str) -> Iterator[None]:
-    """One import into a store at a time: two might save the same message, each."""
+    """Lock *root*: of two imports at the same time each might save the same message."""
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

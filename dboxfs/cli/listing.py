@@ -1,4 +1,4 @@
-"""``ls``: the mailboxes of a store, or messages, found by what they are."""
+"""``ls``: lists the mailboxes of a store, or the messages that meet conditions."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _query(arguments: argparse.Namespace) -> Query:
 
 
 def _take_mountpoint(arguments: argparse.Namespace) -> str | None:
-    """A mountpoint that is given for STORE: the store that is mounted there takes its place.
+    """If STORE is a mountpoint, put the mounted store in its place; returns the mountpoint, or None.
 
     :raises UsageError: ``-0`` for a mount that shows other names.
     """
@@ -128,7 +128,7 @@ def _take_mountpoint(arguments: argparse.Namespace) -> str | None:
 class _Listing:
     """Prints messages.
 
-    :param mountpoint: what paths begin with; None: with the name of the mailbox.
+    :param mountpoint: the beginning of paths; None: they begin with the name of the mailbox.
     """
 
     def __init__(self, arguments: argparse.Namespace, query: Query, mountpoint: str | None) -> None:
@@ -141,7 +141,7 @@ class _Listing:
 
     async def run(self, store: Store) -> int:
         """
-        :raises NoSuchMailbox: there is none of this name.
+        :raises NoSuchMailbox: the store has no mailbox of this name.
         """
         folders = self._folders(store)
         names = NameReader(store)
@@ -159,9 +159,9 @@ class _Listing:
                         f"dboxfs: {one_line(f'{box.display_name}: uid {message.uid}: {message.error}')}",
                         file=sys.stderr,
                     )
-                self._failed |= message.unread  # the log has said why
+                self._failed |= message.unread  # the reason is in the log
                 if message.unread and self._nul and self._query.reads:
-                    continue  # a program takes each path for one that was looked for
+                    continue  # a program takes each path for a message that meets the conditions
                 self._print(store, folder, names.names.name(folder, message.uid), message)
         return int(self._failed)
 

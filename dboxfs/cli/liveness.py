@@ -1,4 +1,4 @@
-"""Whether the daemon of a mount lives and answers, asked so that the one that asks never hangs."""
+"""Whether the daemon of a mount lives and answers, found out without a hang of the asking process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DAEMON_SECONDS = 5.0
 
 
 class Answer(enum.Enum):
-    """What a mount has answered: something, that it is dead, or nothing in time."""
+    """The answer of a mount: GIVEN, it answers; DEAD, it fails at once; NONE, it doesn't answer in time."""
 
     GIVEN = enum.auto()
     DEAD = enum.auto()
@@ -24,7 +24,7 @@ class Answer(enum.Enum):
 
 
 def ask(mount: Mount, seconds: float = DAEMON_SECONDS) -> Answer:
-    """Ask a mount for its statvfs, by a child process, since the one that asks may never come back."""
+    """Have a child process ask a mount for its statvfs, since the call may never return."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -42,13 +42,13 @@ def ask(mount: Mount, seconds: float = DAEMON_SECONDS) -> Answer:
         return bool(pid)
 
     if not wait(has_ended, seconds):
-        os.kill(child, signal.SIGKILL)  # it ends when the connection does
+        os.kill(child, signal.SIGKILL)  # the child may hang until the FUSE connection ends
         return Answer.NONE
     return Answer.GIVEN if status == 0 else Answer.DEAD
 
 
 def wait(condition: Callable[[], bool], seconds: float = DAEMON_SECONDS) -> bool:
-    """Whether something soon is so."""
+    """Whether *condition* becomes true within *seconds*."""
     deadline, pause = time.monotonic() + seconds, 0.001
     while not condition():
         if time.monotonic() > deadline:
@@ -59,7 +59,7 @@ def wait(condition: Callable[[], bool], seconds: float = DAEMON_SECONDS) -> bool
 
 
 def lives(pid: int) -> bool:
-    """Whether a process is there, and no zombie."""
+    """Whether a process exists and is no zombie."""
     return _stat(pid)[:1] not in ([], [b"Z"], [b"X"])
 
 

@@ -1,8 +1,8 @@
-"""Where the log goes: stderr, a file, or syslog; one line for each record, whatever is in it.
+"""Sends the log to stderr, a file, or syslog; one line for each record.
 
-Names of mailboxes and files are the users': they may hold line ends, escape sequences and bytes that are no
-UTF-8.  In the log these are backslash-escaped, so that none of them forges a line or plays with the terminal
-of a reader.  Only tracebacks, which stand for a bug in dboxfs, take more lines.
+Users choose the names of mailboxes and files: they may contain line ends, escape sequences and bytes that are
+no UTF-8.  The log has backslash escapes for these, so that no name forges a line or controls the terminal of
+a reader.  Only tracebacks, which mean a bug in dboxfs, take more lines.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def one_line(text: str) -> str:
-    """*text* without control characters and in valid Unicode: backslash escapes in their place."""
+    """*text* with backslash escapes in place of control characters and of bytes that are no UTF-8."""
     text = text.encode("utf-8", "backslashreplace").decode()
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
@@ -51,7 +51,7 @@ def log_to(log_file: str | None, level: str, *, foreground: bool) -> None:
 
 
 def default_log_file() -> str:
-    """Where a daemon without syslog logs: what the XDG base directory specification says, and root's."""
+    """The log file of a daemon without syslog: by the XDG base directory specification; root: /var/log."""
     base = os.environ.get("XDG_STATE_HOME", "")
     if not os.path.isabs(base):
         base = "/var/log" if os.geteuid() == 0 else os.path.expanduser("~/.local/state")
@@ -64,7 +64,7 @@ def is_stderr() -> bool:
 
 
 def log_to_stderr(level: int = logging.WARNING) -> None:
-    """For commands that end by themselves: ``dboxfs: message``."""
+    """Send the log to stderr as ``dboxfs: message``, for commands that are no daemons."""
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine("dboxfs: %(message)s"))
     logging.basicConfig(handlers=[handler], level=level, force=True)

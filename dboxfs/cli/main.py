@@ -60,14 +60,14 @@ COMMANDS = {
     "check": ("check", "declare", "compare everything in a store with everything else"),
     "rescue": ("rescue", "declare", "make a new store of what is left of a damaged one"),
 }
-"""Each command: its module in this folder, the function there that declares its arguments, a line of help.
+"""For each command: its module in this folder, the function that declares its arguments, a line of help.
 
-A module is imported when its command is run: ``umount`` needs a tenth of the time that ``mount`` does.
+A module is imported when its command is run: ``umount`` needs a tenth of the time of ``mount``.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run dboxfs with *argv* (``sys.argv[1:]`` if left out); gives the exit status."""
+    """Run dboxfs with *argv* (``sys.argv[1:]`` if left out); returns the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names may be no text of this locale, or of any
     words = sys.argv[1:] if argv is None else list(argv)
@@ -90,11 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _failed(exc: BaseException) -> int:
-    """Say what went wrong in one line; gives the exit status.  A bug in dboxfs is raised again."""
+    """Print the error in one line; returns the exit status.  A bug in dboxfs is raised again."""
     error = first_error(exc)
     if isinstance(error, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    if isinstance(error, BrokenPipeError):  # the reader of our output has gone: not worth a word
+    if isinstance(error, BrokenPipeError):  # the reader of our output has gone: no message
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_FAILURE
     text = message(error)
@@ -107,8 +107,8 @@ def _failed(exc: BaseException) -> int:
 def build_parser(words: Sequence[str] | None = None) -> argparse.ArgumentParser:
     """The parser of the command line.
 
-    :param words: the command line.  Only the command that it names gets its arguments, and options that name
-        the store take the argument STORE away.  None: every command gets its arguments.
+    :param words: the command line.  Only the command that it names gets its arguments, without the argument
+        STORE if options name the store.  None: every command gets its arguments.
     """
     parser = argparse.ArgumentParser(
         "dboxfs",
@@ -132,7 +132,7 @@ def command_parsers() -> Mapping[str, argparse.ArgumentParser]:
 
 
 def parsers_of(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
-    """Those of what :func:`build_parser` has made."""
+    """The parser of each command in *parser*, which :func:`build_parser` has made."""
     for action in parser._actions:  # noqa: SLF001 (argparse has no other way to ask)
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
             return dict(action.choices)

@@ -1,7 +1,8 @@
-"""The manual pages, made of what ``--help`` says: ``python -m dboxfs.cli.manual DIR``.
+"""Makes the manual pages from the texts of ``--help``: ``python -m dboxfs.cli.manual DIR``.
 
 ``dboxfs(1)`` has every command with its options, ``mount.dboxfs(8)`` the options of a mount as mount(8) and
-fstab take them, ``dboxfs.toml(5)`` the configuration.  The only words that are not in the program are here.
+fstab take them, ``dboxfs.toml(5)`` the configuration.  This module only adds the few words that the rest of
+the program doesn't have.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _PLAIN = re.compile(r"^(?=[.'])", re.MULTILINE)
 
 
 def escaped(text: str) -> str:
-    """*text* as roff shows it."""
+    """*text* escaped for roff, so that it is shown unchanged."""
     return _PLAIN.sub(r"\\&", text.replace("\\", "\\e").replace("-", "\\-"))
 
 

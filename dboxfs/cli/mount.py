@@ -1,4 +1,4 @@
-"""``mount``: its options, and how it runs."""
+"""``mount``: its arguments, the checks before it, and the daemon that serves it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from dboxfs.vfs.site.source import UserSource
 log = logging.getLogger("dboxfs")
 
 SITE_WORKERS = 32
-"""Workers of a mount of many users, at least: some stores may hang, each with a few operations."""
+"""Workers of a mount of many users, at least: some users' stores may hang, each with a few operations."""
 
 # Parameters of mallopt(3).
 _M_TRIM_THRESHOLD = -1
@@ -122,7 +122,7 @@ def _bytes(text: str) -> int:
 
 
 def _fuse() -> ModuleType:
-    """:mod:`dboxfs.fuse.mount`, which only this command needs: the others work on a machine without FUSE.
+    """:mod:`dboxfs.fuse.mount`.  Only this command needs it; the others work on a machine without FUSE.
 
     :raises MountError: pyfuse3 or libfuse is missing.
     """
@@ -136,7 +136,7 @@ def mount(arguments: argparse.Namespace) -> int:
     """``dboxfs mount STORE MOUNTPOINT``, or ``dboxfs mount --users SOURCE MOUNTPOINT``."""
     reread = Reread(arguments)
     check_mountpoint = _fuse().check_mountpoint
-    check_site_options(arguments)  # a wrong option is told before anything else
+    check_site_options(arguments)  # a wrong option is reported before anything else
     options, what, others = _chosen(arguments)
     clear_dead(os.path.abspath(arguments.mountpoint), replace=arguments.replace or options.replace)
     mountpoint = check_mountpoint(arguments.mountpoint)
@@ -162,7 +162,7 @@ def mount(arguments: argparse.Namespace) -> int:
         inside = os.path.realpath(mountpoint)
         if os.path.commonpath((inside, os.path.realpath(arguments.log_file))) == inside:
             raise MountError(f"--log-file {arguments.log_file}: lies in the mount; give a file elsewhere")
-        with open(arguments.log_file, "ab"):  # said here, to the caller, if it can't be written
+        with open(arguments.log_file, "ab"):  # an error goes to the caller, who still waits
             pass
     _raise_file_limit()
     _give_memory_back()
@@ -210,9 +210,9 @@ def _chosen(
 
 
 def _namespaces(chosen: Chosen) -> list[MountedNamespace]:
-    """The user's other namespaces; those that can't be shown are told.
+    """The user's other namespaces; those that can't be shown are reported.
 
-    :raises UsageError: no Dovecot was asked.
+    :raises UsageError: the store was not given by ``--user``.
     """
     from dboxfs.dovecot.namespaces import other_namespaces
 
@@ -223,7 +223,7 @@ def _namespaces(chosen: Chosen) -> list[MountedNamespace]:
 
 
 def _log_without_syslog() -> str | None:
-    """The file of the log where there is no syslog, which is told; None: there is one, or no place."""
+    """The log file on a machine without syslog, which is printed; None: there is a syslog, or no place."""
     if os.path.exists(SYSLOG):
         return None
     path = default_log_file()
@@ -239,14 +239,17 @@ def _log_without_syslog() -> str | None:
 
 
 def _check_apart(location: Location, mountpoint: str) -> None:
-    """A mount inside of its own store would make the daemon wait for itself."""
+    """Refuse a mount inside of its own store: the daemon would wait for itself.
+
+    :raises MountError: the mountpoint lies in the store, or the store in it.
+    """
     store = overlap(location, mountpoint)
     if store is not None:
         raise MountError(f"{mountpoint}: lies inside of the store {store}, or the store in it")
 
 
 def _cache_dir(given: str | None, places: Sequence[Location], mountpoint: str) -> str | None:
-    """Where sizes are kept; None: nowhere.  Never in a store, which only mail programs may write to.
+    """The directory for sizes of messages; None: none.  Never in a store, which only mail programs may write.
 
     :raises MountError: DIR of --cache-dir can't be used.
     """
@@ -266,7 +269,7 @@ def _cache_dir(given: str | None, places: Sequence[Location], mountpoint: str) -
 
 
 def _default_cache_dir() -> str:
-    """What the XDG base directory specification says, and a system-wide one for root."""
+    """The directory by the XDG base directory specification; for root a system-wide one."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):
         base = "/var/cache" if os.geteuid() == 0 else os.path.expanduser("~/.cache")
@@ -274,20 +277,20 @@ def _default_cache_dir() -> str:
 
 
 def _raise_file_limit() -> None:
-    """Each open message is an open file: take as many as the system allows without asking."""
+    """Raise the limit of open files to the hard limit: each open message is an open file."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _give_memory_back() -> None:
-    """Columns of large mailboxes are freed to the system, not kept for reuse by the C library.
+    """Have glibc give freed columns of large mailboxes back to the system, and not keep them for reuse.
 
-    glibc stops doing that by itself once it has seen a large block freed; a mailbox of a million messages
-    then costs twice its size for good.  Another C library does as it likes.
+    glibc stops doing so by itself once it has seen a large block freed; a mailbox of a million messages then
+    costs twice its size for good.  On another C library this has no effect.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 2 << 20)  # above the buffers of reads, which are better reused
+        mallopt(_M_MMAP_THRESHOLD, 2 << 20)  # above the buffers of reads, which should be reused
         mallopt(_M_TRIM_THRESHOLD, 2 << 20)
         mallopt(_M_ARENA_MAX, 2)
 
@@ -335,7 +338,7 @@ def _serve(
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """What of a mount can be changed while it is served."""
+    """The parts of a mount that can be changed while it is served."""
 
     fs: FileSystem
     serving: Serving
@@ -348,7 +351,7 @@ class _Running:
 
 
 async def _watched(main: Callable[[], Awaitable[None]]) -> None:
-    """Run the mount, and tell the service manager now and then that its event loop goes round."""
+    """Run the mount, and tell the service manager regularly that its event loop still runs."""
 
     async def beat(seconds: float) -> None:
         while notify("WATCHDOG=1"):
@@ -361,12 +364,12 @@ async def _watched(main: Callable[[], Awaitable[None]]) -> None:
 
 
 def _tell(text: str) -> None:
-    """For the caller, before there is a log."""
+    """Print a message to the caller, before there is a log."""
     print(f"dboxfs: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 def _warn(text: str) -> None:
-    """For the caller, who waits until the mount is usable, and for the log."""
+    """Log a warning, and print it to the caller, which waits until the mount is usable."""
     log.warning("%s", text)
     if not is_stderr():
         print(f"dboxfs: {one_line(text)}", file=sys.stderr, flush=True)

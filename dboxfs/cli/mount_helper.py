@@ -1,17 +1,17 @@
-"""``mount.dboxfs``: what mount(8) and fstab call, with the options of ``dboxfs mount -o``.
+"""``mount.dboxfs``: the program that mount(8) calls, also for fstab, with the options of ``dboxfs mount -o``.
 
 ::
 
     mount.dboxfs STORE MOUNTPOINT [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]
 
-mount(8) adds ``rw`` unless told ``ro``, also where nobody has asked for it, and dboxfs mounts read-only
-unless told otherwise.  So ``rw`` is left out here, and ``writable`` is the word for it.
-``mount -o ro MOUNTPOINT`` adds ``ro`` to the options of fstab's line: options that say how to write are left
-out with it.
+mount(8) adds ``rw`` unless the options have ``ro``, even if the user didn't ask for it; dboxfs mounts
+read-only by default.  So this helper ignores ``rw``, and ``writable`` asks for a writable mount.
+``mount -o ro MOUNTPOINT`` adds ``ro`` to the options of fstab's line: this drops the options that say how to
+write.
 
-A mount of the same store that is there already is no error, so that ``mount -a`` can be run again.
-``remount,ro`` has the kernel refuse all writing, ``remount,rw`` hands it to the daemon again, if that was
-mounted writable.
+If the same store is mounted there already, that is no error, so that ``mount -a`` can be run again.
+``remount,ro`` has the kernel refuse all writing; ``remount,rw`` has it pass writing to the daemon again, if
+the daemon was mounted writable.
 
 Exit statuses are those of mount(8): 1 wrong invocation, 2 system error, 32 mount failure.
 """
@@ -38,10 +38,10 @@ _STATUSES = {0: 0, EXIT_USAGE: USAGE, EXIT_STORE: FAILED, EXIT_MOUNT: FAILED}
 
 @dataclass(frozen=True, slots=True)
 class MountCall:
-    """What the options of mount(8) ask for.
+    """The request in the options of mount(8).
 
     :ivar options: for ``dboxfs mount -o``.
-    :ivar remount: whether writing is refused from now on; None: it is no remount.
+    :ivar remount: whether the kernel refuses writing from now on; None: it is no remount.
     """
 
     options: str
@@ -64,7 +64,7 @@ def understand(options: str) -> MountCall:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run as mount(8) does; gives the exit status that it expects."""
+    """Run with the arguments of mount(8); returns the exit status that mount(8) expects."""
     from dboxfs.cli.main import main as dboxfs
 
     arguments = _arguments(sys.argv[1:] if argv is None else argv)
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
-        """mount(8) has an exit status of its own for it."""
+        """Raise ValueError: the exit status for it is that of mount(8), not argparse's."""
         raise ValueError(message)
 
 
@@ -114,7 +114,7 @@ def _is_of(mount: Mount, store: str) -> bool:
     try:
         location = parse_location(store)
     except DboxfsError:
-        return False  # mounting it says why
+        return False  # the mount gives the error
     return mount.source == f"{location.kind.value}:{location.root}" and ask(mount) is Answer.GIVEN
 
 
@@ -136,7 +136,7 @@ def _remount(
 
 
 def _can_write(mount: Mount) -> bool:
-    """Whether the daemon takes writing; also if it can't be asked, since it refuses what it does not take."""
+    """Whether the daemon was mounted writable; True if it can't be asked: it then refuses writes itself."""
     try:
         with open(os.path.join(mount.point, ".dboxfs/stats.json"), encoding="utf-8") as file:
             return bool(json.load(file).get("written", False))

@@ -1,7 +1,8 @@
-"""The options of ``-o``: one table, from which they are understood and by which a wrong one is told.
+"""The options of ``-o``: one table for parsing, and for the messages about wrong ones.
 
-Each row says what an option takes, where it goes, and how its value is read.  What mount(8) and fstab add is
-taken as it is (``nosuid`` ...) or means nothing to a FUSE daemon.
+Each row has the values of an option, the group that it belongs to, and the function that reads its value.
+Options that mount(8) and fstab add are passed to the kernel (``nosuid`` ...) or ignored, if they have no
+meaning for a FUSE daemon.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ options for -o:
 
 _MAX_ID = (1 << 32) - 2
 
-# What mount(8) and fstab add, and what means nothing to a FUSE daemon.
+# Options that mount(8) and fstab add, and that have no meaning for a FUSE daemon.
 _IGNORED = frozenset(
     {"defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev",
      "relatime", "norelatime", "strictatime", "nodiratime", "lazytime", "mand", "nomand", "bg", "fg"}
@@ -83,15 +84,15 @@ _KERNEL = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ParsedOptions:
-    """What ``-o`` has said.
+    """The parsed values of ``-o``.
 
     :ivar attachments: Dovecot's mail_attachment_dir, absolute.
     :ivar keys: files of private keys, absolute.
-    :ivar password_fd: where the password of a key comes from.
-    :ivar replace: a dead mount is taken away first.
-    :ivar namespaces: the user's other namespaces are shown, too.
-    :ivar site: what is said of a mount of many users.
-    :ivar metrics_public: metrics may be told where other machines can ask.
+    :ivar password_fd: file descriptor from which the password of a key is read.
+    :ivar replace: remove a dead mount first.
+    :ivar namespaces: show the user's other namespaces, too.
+    :ivar site: options of a mount of many users.
+    :ivar metrics_public: metrics may be served at an address that other machines reach.
     """
 
     mount: MountOptions
@@ -105,7 +106,7 @@ class ParsedOptions:
 
 
 class _Goes(enum.Enum):
-    """Where an option goes."""
+    """The group of settings that an option belongs to."""
 
     MOUNT = enum.auto()
     VIEW = enum.auto()
@@ -122,9 +123,9 @@ class _Goes(enum.Enum):
 class MountOption:
     """One option.
 
-    :ivar takes: its values, for people; empty: it has none.
-    :ivar read: gives what a value means; KeyError or ValueError: it is no such value.
-    :ivar many: each of them counts, not the last one alone: the field is a tuple.
+    :ivar takes: its values, for messages to the user; empty: it takes no value.
+    :ivar read: converts a value; raises KeyError or ValueError for a wrong one.
+    :ivar many: it may be given several times, and all values count: the field is a tuple.
     """
 
     takes: str
@@ -211,18 +212,19 @@ OPTIONS: Mapping[str, MountOption] = {
 
 
 def says_how_to_write(key: str) -> bool:
-    """Whether an option means something only for a writable mount."""
+    """Whether an option only has a meaning for a writable mount."""
     return key in OPTIONS and OPTIONS[key].goes in (_Goes.WRITE, _Goes.VERSION)
 
 
 def parse_options(
     texts: list[str], separator: str = "/", compress: Method | None = None, prefix: str = ""
 ) -> ParsedOptions:
-    """Understand the values of ``-o``; of two that contradict each other the last counts.
+    """Parse the values of ``-o``; if two contradict each other, the last one counts.
 
-    :param separator: where ``-o separator`` says no other.  :param prefix: of the namespace.
-    :param compress: where ``-o compress`` says nothing.
-    :raises UsageError: one of them is wrong, or needs another one.
+    :param separator: used without ``-o separator``.
+    :param compress: used without ``-o compress``.
+    :param prefix: of the namespace.
+    :raises UsageError: an option is wrong, or needs another one.
     """
     found: dict[_Goes, dict[str, Any]] = {goes: {} for goes in _Goes}
     kernel: list[str] = []
@@ -265,7 +267,7 @@ def parse_options(
 
 def _check_metrics(address: Address | None, store: Mapping[str, Any]) -> None:
     """
-    :raises UsageError: other machines could read what is told at *address*, and nobody has said so.
+    :raises UsageError: other machines could read the metrics at *address*, and ``metrics_public`` is missing.
     """
     if address is not None and not address.is_local and "metrics_public" not in store:
         raise UsageError(
@@ -276,7 +278,7 @@ def _check_metrics(address: Address | None, store: Mapping[str, Any]) -> None:
 
 def _check_view(view: Mapping[str, Any], *, restores: bool) -> None:
     """
-    :raises UsageError: an option that belongs to another view.
+    :raises UsageError: an option needs another view.
     """
     shown = view.get("view", View.EML)
     for key, told in (("maildir", "nesting"), ("names", "charset")):
@@ -290,7 +292,7 @@ def _check_view(view: Mapping[str, Any], *, restores: bool) -> None:
 
 def _check_namespaces(view: Mapping[str, Any], mount: Mapping[str, Any], *, restores: bool) -> None:
     """
-    :raises UsageError: something that a mount of several stores can't do.
+    :raises UsageError: an option that a mount of several stores doesn't support.
     """
     if restores:
         raise UsageError("-o restore: puts back one namespace at a time; leave namespaces out")
@@ -301,9 +303,9 @@ def _check_namespaces(view: Mapping[str, Any], mount: Mapping[str, Any], *, rest
 
 
 def _read(option: str, row: MountOption, value: str, *, has_value: bool) -> object:
-    """What *option* means.
+    """The converted value of *option*.
 
-    :raises UsageError: it has no value, or none that it takes.
+    :raises UsageError: the value is missing or wrong, or the option takes none.
     """
     try:
         if has_value == bool(row.takes):

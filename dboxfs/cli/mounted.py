@@ -1,6 +1,6 @@
-"""``status``: the dboxfs mounts of this machine, what each shows, and whether its daemon lives.
+"""``status``: the dboxfs mounts of this machine, the store of each, and whether its daemon lives.
 
-No mount is entered but by a child process that nobody waits for longer than a second.
+Only a child process accesses a mount, and this process waits for it a second at most.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _SECONDS = 1.0
 class Shown:
     """A mount.
 
-    :ivar state: ``alive``, ``dead`` (no process serves it), ``silent`` (one does, and does not answer).
-    :ivar age: seconds since its daemon was started; None: there is none that we may see.
+    :ivar state: ``alive``, ``dead`` (its daemon has ended), ``silent`` (it does not answer in time).
+    :ivar age: seconds since its daemon was started; None: no daemon is visible to this process.
     """
 
     mountpoint: str
@@ -64,7 +64,7 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def look(mount: Mount) -> Shown:
-    """What can be said of a mount."""
+    """The state of a mount, as far as this process can see it."""
     servers = mounts.servers(mount.connection)
     daemons = [pid for pid in servers if parent(pid) not in servers]  # the others are companions
     pid = daemons[0] if daemons else None
@@ -88,7 +88,7 @@ def _print(shown: list[Shown]) -> None:
 
 
 def _age(seconds: int) -> str:
-    """As people say it."""
+    """A time for people: ``2 d``, ``3 h``, ``5 min``, ``10 s``."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds // size} {unit}"

@@ -1,4 +1,4 @@
-"""Where a store lies: the one list of its directories that commands compare other paths with."""
+"""The directories of a store: the one list with which commands compare other paths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def store_paths(location: Location) -> list[str]:
 
 
 def overlap(location: Location, path: str) -> str | None:
-    """The directory of the store that lies in *path*, or that *path* lies in; None: there is none."""
+    """The directory of the store that lies in *path*, or in which *path* lies; None: there is none."""
     place = os.path.realpath(path)
     for part in store_paths(location):
         if os.path.commonpath((place, part)) in (place, part):
@@ -24,6 +24,6 @@ def overlap(location: Location, path: str) -> str | None:
 
 
 def around(location: Location, path: str) -> str | None:
-    """The directory of the store that *path* lies in; None: it lies in none."""
+    """The directory of the store in which *path* lies; None: there is none."""
     place = os.path.realpath(path)
     return next((part for part in store_paths(location) if os.path.commonpath((place, part)) == part), None)

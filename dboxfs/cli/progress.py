@@ -1,4 +1,4 @@
-"""The progress meter: one line on stderr that is written over, and nothing where stderr is no terminal."""
+"""The progress meter: one line on stderr that is overwritten; nothing if stderr is no terminal."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import TextIO
 _MEGABYTE = 1_000_000
 
 INTERVAL = 0.5
-"""Seconds between two lines, at least."""
+"""Seconds between two updates of the line, at least."""
 
 SURE_AFTER = 2.0
-"""Seconds after which the time that is left is told: before, it would jump."""
+"""Seconds after which the remaining time is shown: before, it would jump."""
 
 
 class Meter:
-    """How far a command is, how fast it goes and how long it still takes.
+    """Shows the progress of a command, its speed and the remaining time.
 
     :param quiet: show nothing.
-    :param stream: where the line goes; None: stderr.
+    :param stream: gets the line; None: stderr.
     """
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
@@ -33,15 +33,16 @@ class Meter:
 
     @property
     def seconds(self) -> float:
-        """Since the command began; never 0."""
+        """Seconds since the command began; never 0."""
         return max(time.monotonic() - self._began, 1e-3)
 
     def show(self, doing: str, done: int, of: int = 0, size: int = 0, *, what: str = "messages") -> None:
-        """Show how far it is, unless that was shown a moment ago.
+        """Show the progress, unless the line was updated less than :data:`INTERVAL` seconds ago.
 
-        :param doing: what is done with them ("converted"); where it changes the time begins anew.
-        :param of: how many there are; 0: not known.
-        :param size: bytes so far; 0: left out.
+        :param doing: a participle ("converted"); when it changes, the estimate of the time begins anew.
+        :param of: number of all items; 0: not known.
+        :param size: bytes so far; 0: not shown.
+        :param what: name of the items.
         """
         if not self._on:
             return
@@ -60,7 +61,7 @@ class Meter:
         self._open = True
 
     def _left(self, now: float, done: int, of: int) -> str:
-        """The time that is left, in words; empty: not known yet."""
+        """The remaining time, in words; empty: not known yet."""
         seconds, fresh = now - self._phase_began, done - self._first
         if seconds < SURE_AFTER or fresh <= 0 or of <= done:
             return ""
@@ -71,7 +72,7 @@ class Meter:
         return f"{size / _MEGABYTE:.1f} MB, {size / _MEGABYTE / self.seconds:.1f} MB/s"
 
     def clear(self) -> None:
-        """Take the line away: before anything else is printed, and at the end."""
+        """Erase the line: call it before anything else is printed, and at the end."""
         if self._open:
             self._stream.write("\r\x1b[K")
             self._stream.flush()

@@ -1,7 +1,7 @@
-"""The configuration of a mount, read again while it is served (SIGHUP).
+"""Reads the configuration of a mount again while it is served (SIGHUP).
 
-What can change without a new mount is put in force: the level of the log, and how much is kept in memory.
-Of other values that have changed it is said that they count at the next mount.
+Values that can change without a new mount take effect: the level of the log, and the bounds of caches in
+memory.  For other changed values a line says that they count at the next mount.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from dboxfs.cli.status import UsageError
 
 
 class Running(Protocol):
-    """What of a mount that is served can be changed."""
+    """The parts of a mount that can be changed while it is served."""
 
     def resize_cache(self, size: int) -> None:
-        """The page cache may take so many bytes."""
+        """Set the size of the page cache in bytes."""
 
     def resize_table(self, messages: int) -> None:
-        """Metadata of so many messages are kept."""
+        """Set the number of messages whose metadata are kept in memory."""
 
 
 class Reread:
     """A command line, and the files and variables that were read with it.
 
-    :param arguments: what they said together.
+    :param arguments: the values of all of them together.
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        # Now: a package may have replaced the files of this program when they are read again.
+        # Import it now: later a package may have replaced the files of this program.
         from dboxfs.cli import main
 
         self._main = main
@@ -42,9 +42,9 @@ class Reread:
         self._environment = at_any_directory(os.environ)
 
     def read(self, running: Running) -> Iterator[str]:
-        """Read files again, put in force what can be; gives what there is to say of it, a line each.
+        """Read the files again, apply the values that can change, and yield a line for each changed value.
 
-        :raises UsageError: a file has something wrong; nothing has changed.
+        :raises UsageError: a file has an error; nothing has changed.
         """
         words = self._arguments.words
         parser = self._main.build_parser(words)
@@ -77,7 +77,7 @@ class Reread:
 
 
 def at_any_directory(environment: Mapping[str, str]) -> Mapping[str, str]:
-    """*environment* as it reads from any working directory: a daemon leaves that of its caller."""
+    """*environment* with an absolute path of the file, since a daemon leaves its caller's directory."""
     path = environment.get(CONFIG_VARIABLE, "none")
     if path in ("", "none"):
         return dict(environment)

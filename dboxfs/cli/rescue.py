@@ -1,7 +1,7 @@
-"""``rescue``: make a new store of what is left of a damaged one.
+"""``rescue``: makes a new store from the readable rest of a damaged one.
 
-What was lost, guessed or left unknown goes to stdout as it is found, one line each; with ``--json`` each is
-one JSON object a line, the last line is the summary.  Progress goes to stderr if that is a terminal.
+Each loss, guess or unknown fact goes to stdout as it is found, one line each; with ``--json`` each is one
+JSON object a line, and the last line is the summary.  Progress goes to stderr if that is a terminal.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def rescue(arguments: argparse.Namespace) -> int:
 
 
 class _Output:
-    """What is printed."""
+    """Prints events, progress and the summary."""
 
     def __init__(self, *, as_json: bool, location: Location, meter: Meter) -> None:
         self._json = as_json
@@ -128,7 +128,7 @@ class _Output:
         self._told: Counter[str] = Counter()
 
     def event(self, event: Event) -> None:
-        """Print one event; of those that are no loss only the first of each kind, as people read them."""
+        """Print one event.  Without ``--json`` only ten of each kind that is no loss are printed."""
         self._meter.clear()
         self._told[event.code] += 1
         if not self._json and event.code not in LOSSES and self._told[event.code] > _TOLD_OF_EACH:
@@ -144,12 +144,12 @@ class _Output:
         print(one_line(f"{text} ({where})" if where else text))
 
     def progress(self, progress: Progress) -> None:
-        """Show how far it is."""
+        """Show the progress."""
         doing = "read" if progress.reading else "saved"
         self._meter.show(doing, progress.messages, progress.of, progress.bytes)
 
     def summary(self, root: str, kind: Kind, done: Rescued) -> None:
-        """Print the end."""
+        """Print the summary."""
         self._meter.clear()
         numbers = {key: value for key, value in asdict(done).items() if key != "events"}
         if self._json:
@@ -178,5 +178,5 @@ class _Output:
 
 
 def _text(value: object) -> object:
-    """Names may be bytes of no encoding: JSON has none of these."""
+    """*value* in valid Unicode for JSON: bytes of a name that are no UTF-8 become backslash escapes."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

@@ -1,7 +1,7 @@
-"""``commit``: make messages of what was put back into a mount with ``-o restore``, and say what came of it.
+"""``commit``: makes messages of the files that were put back into a mount with ``-o restore``, and reports.
 
-``umount`` does the same first.  Both write to ``.dboxfs/commit``, which returns when everything is committed,
-and read ``.dboxfs/restore.json`` meanwhile to show how far it is.
+``umount`` does the same first.  Both write to ``.dboxfs/commit``; the write returns when everything is
+committed.  Meanwhile they read ``.dboxfs/restore.json`` to show the progress.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def commit(arguments: argparse.Namespace) -> int:
 
 
 def commit_all(point: str) -> dict[str, Any] | None:
-    """Have a mount commit everything that is staged; gives restore.json, None: it stages nothing.
+    """Have a mount commit all staged files; returns restore.json, None: the mount has no ``-o restore``.
 
-    :raises MountError: the commit can't be asked for.
+    :raises MountError: the commit could not be done.
     """
     before = _report(point)
     if before is None:
@@ -75,7 +75,7 @@ def commit_all(point: str) -> dict[str, Any] | None:
 
 
 def tell(report: dict[str, Any]) -> int:
-    """Say in one line what a restore has done; gives the exit status: 1, if something is not committed."""
+    """Print the result of a restore in one line; returns the exit status: 1 if a mailbox is not committed."""
     count, size, told = report["messages"], report["bytes"] / 1_000_000, report["not_kept"]
     line = (
         f"restored {count} messages, {size:.1f} MB, in {report['mailboxes']} mailboxes: "

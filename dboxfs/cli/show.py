@@ -50,7 +50,7 @@ def dump(arguments: argparse.Namespace) -> int:
 
 
 def with_store(location: Location, work: Callable[[Store], Awaitable[int]]) -> int:
-    """Open a store and do *work*; gives the exit status."""
+    """Open a store and do *work*; returns the exit status."""
     log_to_stderr()
 
     async def run() -> int:
@@ -69,29 +69,29 @@ def shown_folders(store: Store) -> list[Folder]:
 
 
 async def warn_of_hidden(store: Store) -> None:
-    """On stderr, one line each: what the numbers don't show."""
+    """Warn on stderr of mail that the store may hide: one line for each cause."""
     for line in told(await hidden_in(store)):
         print(f"dboxfs: {one_line(line)}", file=sys.stderr)
 
 
 def shown_name(store: Store, folder: Folder) -> str:
-    """The full name, in one line."""
+    """The full name of a folder, in one line."""
     return one_line(store.display_name(folder))
 
 
 def trouble(store: Store) -> int:
-    """Exit status 1 when some folder could not be read (the log has said so)."""
+    """The exit status: 1 if a folder could not be read (the log has it), else 0."""
     return int(bool(store.index_errors) or any(folder.error for folder in store.folders.values()))
 
 
 def folder_path(folder: Folder) -> str:
-    """Where the directory of a folder is in a mount."""
+    """The path of a folder's directory in a mount."""
     above = folder.parent
     return folder.shown if above is None or above.parent is None else f"{folder_path(above)}/{folder.shown}"
 
 
 def _print_user(found: FoundUser) -> None:
-    """What Dovecot has said of the user, before what the store itself shows."""
+    """Print Dovecot's answer about the user, before the facts of the store itself."""
     user = found.user
     ids = ", ".join(
         f"{name} {value}" for name, value in (("uid", user.uid), ("gid", user.gid)) if value is not None

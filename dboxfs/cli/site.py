@@ -2,8 +2,8 @@
 
 SOURCE is a mail location with variables (:mod:`dboxfs.store.user_templates`), ``*`` or another mask of
 ``doveadm user`` (:mod:`dboxfs.dovecot.users`), or a file: a line for each user, the name and, behind it,
-STORE in one of its languages; without one the installed Dovecot is asked.  Empty lines and those that begin
-with ``#`` say nothing. A name is written as the mount shows it (``%2F`` is a slash).
+STORE in one of its notations; without one the installed Dovecot is asked.  Empty lines and those that begin
+with ``#`` are ignored. A name is written as the mount shows it (``%2F`` is a slash).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ SOURCE of --users:
 
 
 def choose_users(text: str, config: str | None = None) -> UserSource:
-    """What SOURCE means.
+    """The users of SOURCE.
 
     :param config: Dovecot's configuration file; None: the usual one.
-    :raises UsageError, NoSuchStore: nothing that can be understood.
+    :raises UsageError, NoSuchStore: SOURCE is none of its forms.
     """
     if not text:
         raise UsageError("--users: SOURCE is empty; dboxfs mount --help says what it can be")
@@ -48,7 +48,7 @@ def choose_users(text: str, config: str | None = None) -> UserSource:
 
 
 class FileUsers:
-    """The users that a file names, read when it has changed."""
+    """The users of a file, which is read again when it has changed."""
 
     def __init__(self, path: str, config: str | None = None) -> None:
         self.described = f"users of {path}"
@@ -73,9 +73,9 @@ class FileUsers:
         return sorted(self._locations)
 
     def locate(self, name: str, *, damaged: bool = False) -> Location:
-        """Where the mail of a user is.
+        """The store of a user.
 
-        :raises NoSuchStore: it is not there, or can't be told.
+        :raises NoSuchStore: the store is missing, or can't be found out; NoSuchUser: the file lacks the user.
         """
         if name not in self._locations:
             raise NoSuchUser(f"{name}: not in {self._path} any more")

@@ -1,4 +1,4 @@
-"""What ``mount --users`` adds to ``mount``: which options go together, and what is made of them."""
+"""The parts of ``mount`` for ``--users``: the check of options, and the stores that are mounted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def check_site_options(arguments: argparse.Namespace) -> None:
 
 
 def site_defaults(source: UserSource) -> tuple[str, Method | None]:
-    """Separator and compression that all users have, where Dovecot is asked for them."""
+    """Separator and compression of all users, if Dovecot names the users; else ``/`` and none."""
     if not isinstance(source, DovecotUsers):
         return "/", None
     found = source.defaults()
@@ -55,7 +55,7 @@ def site_defaults(source: UserSource) -> tuple[str, Method | None]:
 
 @dataclass(frozen=True, slots=True)
 class GivenToAll:
-    """A source whose locations have some fields of all users alike."""
+    """A source whose locations get the same values of some fields for all users."""
 
     fields: Mapping[str, Any]
     source: UserSource
@@ -81,7 +81,7 @@ class GivenToAll:
 
 @dataclass(frozen=True, slots=True)
 class ApartFrom:
-    """A source whose stores are not in the mount itself, for which the daemon would wait for ever."""
+    """A source that refuses stores in the mount itself, for which the daemon would wait for ever."""
 
     mountpoint: str
     source: UserSource
@@ -116,13 +116,13 @@ def mountable(
     parsed: ParsedOptions,
     warn: Callable[[str], None],
 ) -> Mountable:
-    """What is mounted: one store, with other namespaces of its user or without, or those of all users."""
+    """The stores to mount: one store, with or without its user's other namespaces, or those of all users."""
     if isinstance(what, Location) and others:
         return JoinedStores(fs, what, others, parsed.mount, warn)
     if isinstance(what, Location):
         return OneStore(fs, what, parsed.mount, warn)
     if os.geteuid() == 0:
-        os.setgroups([])  # who acts as a store's owner has no groups of root's
+        os.setgroups([])  # an operation with the rights of a store's owner must not have root's groups
     site = parsed.site
     limits = replace(SiteLimits(), **{key: site[key] for key in ("stores", "idle") if key in site})
     return ManyStores(fs, what, parsed.mount, limits, by_domain=site.get("domains", False))

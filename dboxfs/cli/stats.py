@@ -1,4 +1,4 @@
-"""``stats``: how a mount does, now or over a period that is recorded, which becomes a picture.
+"""``stats``: shows the state of a mount now, or records a period and draws a picture of it.
 
 A recording is a text file, a sample of ``stats.json`` a line (JSON)::
 
@@ -6,8 +6,8 @@ A recording is a text file, a sample of ``stats.json`` a line (JSON)::
      "errors": {"EIO": 1}, "durations": {"read": [0, 3, 4]}}
 
 ``time`` is in seconds since the epoch; ``durations`` counts by powers of two of nanoseconds, from 2**10 on.
-All numbers are those since the mount was made; the picture shows differences.  A sample whose uptime is
-shorter than the one before belongs to another mount: the picture has a gap there.
+Counts are since the mount was made; the picture shows differences.  A sample with a shorter uptime than the
+one before belongs to another mount: the picture has a gap there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dboxfs.errors import MountError
 from dboxfs.util import mounts
 
 DEFAULT_SECONDS = 60.0
-"""How long is recorded for a picture of a mount."""
+"""Seconds that are recorded for a picture of a mount."""
 
 _ROUNDING = 1e-6
 
@@ -89,7 +89,7 @@ def stats(arguments: argparse.Namespace) -> int:
 
 
 def _record(point: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Take samples, and keep them for a picture, in a file, or both.  An interrupt ends it."""
+    """Take samples, and keep them for a picture, in a file, or both.  An interrupt ends the recording."""
     period = arguments.period
     if period is None and arguments.plot is not None and arguments.record is None:
         period = DEFAULT_SECONDS
@@ -120,7 +120,7 @@ def _record(point: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def sample(now: dict[str, Any], when: float) -> dict[str, Any]:
-    """What a recording keeps of a stats.json."""
+    """The parts of a stats.json that a recording keeps."""
     return {
         "time": round(when, 3),
         "uptime_seconds": now["uptime_seconds"],
@@ -138,7 +138,7 @@ def _recorded(path: str) -> Iterator[dict[str, Any]]:
     with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith("\n"):
-                return  # it is being written, or its writer was killed
+                return  # the line is being written, or its writer was killed
             try:
                 one = json.loads(line)
                 _ = one["time"], one["uptime_seconds"], one["requests"], one["errors"], one["durations"]

@@ -23,7 +23,7 @@ _ENDINGS = (".svg", ".png", ".pdf")
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """What is drawn: one value for each interval between two samples; NaN: nothing was to be measured.
+    """The drawn values: one for each interval between two samples; NaN: there was nothing to measure.
 
     :ivar times: ends of the intervals.
     :ivar rates: requests a second, by kind, the most frequent kind first.
@@ -40,9 +40,9 @@ class Series:
 
 
 def check(path: str) -> None:
-    """Say before anything is recorded that it can't be drawn.
+    """Check, before the recording, that a picture can be drawn.
 
-    :raises UsageError: matplotlib is missing, or it has no such format.
+    :raises UsageError: matplotlib is missing, or the file's ending is no known format.
     """
     if not path.lower().endswith(_ENDINGS):
         raise UsageError(f"--plot {path}: end the name with one of {', '.join(_ENDINGS)}")
@@ -55,7 +55,7 @@ def check(path: str) -> None:
 def series(samples: Sequence[Mapping[str, Any]]) -> Series:
     """The differences of samples that follow each other.
 
-    :raises UsageError: there are not two of one mount.
+    :raises UsageError: there are no two samples of one mount.
     """
     pairs = [
         (before, now)

@@ -1,4 +1,4 @@
-"""Errors as exit statuses and as one line: the one place that decides."""
+"""The one place that turns errors into an exit status and a line for the user."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class UsageError(DboxfsError):
 
 
 def new_root(text: str) -> str:
-    """An argument that names the directory of a store that is to be made.
+    """An argument that names the directory of a new store.
 
-    :raises argparse.ArgumentTypeError: it is empty, as an unset variable of a script is, or a mail location.
+    :raises argparse.ArgumentTypeError: it is empty (an unset variable of a script), or a mail location.
     """
     if not text:
         raise argparse.ArgumentTypeError("it is empty: name a directory")
@@ -34,7 +34,7 @@ def new_root(text: str) -> str:
 
 
 def first_error(error: BaseException) -> BaseException:
-    """The error inside of what a nursery wrapped: an interrupt first, then a known one, then any other."""
+    """The error to report of a group: an interrupt first, then a bug (no known error), then any other."""
     if not isinstance(error, BaseExceptionGroup):
         return error
     inner = [first_error(one) for one in error.exceptions]
@@ -44,7 +44,7 @@ def first_error(error: BaseException) -> BaseException:
 
 
 def message(error: BaseException) -> str | None:
-    """One line for a person; None: dboxfs doesn't expect such an error, it is a bug."""
+    """One line for the user; None: dboxfs doesn't expect such an error: it is a bug."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     return str(error) if isinstance(error, DboxfsError | OSError) else None

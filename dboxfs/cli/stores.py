@@ -1,13 +1,13 @@
-"""STORE on the command line, in every language that Dovecot has for it.
+"""STORE on the command line, in every notation that Dovecot has for it.
 
-``STORE`` is a directory, a ``mail_location`` of 2.3, or the bare name of a user where no such path exists.
-``--set NAME=VALUE`` names it by settings of 2.4, or by ``mail_location``; ``--user NAME`` has the installed
-Dovecot asked (:mod:`dboxfs.dovecot`).  With either there is no argument STORE: whether a command has one is
-decided before its arguments are parsed (``cli/main.py``), since argparse can't tell which one of two
-arguments is missing.
+``STORE`` is a directory, a ``mail_location`` of 2.3, or the bare name of a user if no such path exists.
+``--set NAME=VALUE`` names the store by settings of 2.4, or by ``mail_location``; ``--user NAME`` asks the
+installed Dovecot (:mod:`dboxfs.dovecot`).  With either there is no argument STORE: ``cli/main.py`` decides
+before it parses the arguments whether a command has one, since argparse can't tell which one of two arguments
+is missing.
 
-A place that ``--set`` gives stands alone, and ``--user`` says whose variables and home are meant.  Other
-settings take the place of those that Dovecot has.
+If ``--set`` gives the place of the mail, no setting of Dovecot is used, and ``--user`` only gives the
+variables and the home.  Otherwise the settings of ``--set`` replace those of Dovecot.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from dboxfs.store.mail_location import named_location, parse_location
 from dboxfs.store.user_variables import StoreUser, absolute_path
 
 _BARE = re.compile(r"[\w.@+=-]*[\w@+=-]", re.ASCII)
-"""What can be the name of a user, and is not ``.``, ``..`` or a path."""
+"""Texts that can be the name of a user, and are not ``.``, ``..`` or a path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The store that the command line names; ``found``: what Dovecot has said of its user."""
+    """The store that the command line names; ``found``: Dovecot's answer about its user."""
 
     location: Location
     found: FoundUser | None = None
 
     @property
     def separator(self) -> str:
-        """Between the parts of a mailbox's name, as Dovecot has it for this user."""
+        """The separator in names of mailboxes, as Dovecot has it for this user."""
         return "/" if self.found is None else self.found.separator
 
     @property
     def prefix(self) -> str:
-        """Before the name of a mailbox, as Dovecot has it for this user."""
+        """The prefix of names of mailboxes, as Dovecot has it for this user."""
         return "" if self.found is None else self.found.prefix
 
     @property
@@ -69,9 +69,10 @@ def add_store(
     optional: bool = False,
     users: bool = False,
 ) -> None:
-    """Declare STORE, or the options that stand for it.
+    """Declare STORE, and the options in place of it.
 
-    :param optional: it may be left out.
+    :param by_option: the command line has such options: declare no argument STORE.
+    :param optional: STORE may be left out.
     :param users: the command takes all users of a site, too (:mod:`dboxfs.cli.site`).
     """
     if not by_option:
@@ -93,7 +94,7 @@ def add_store(
 
 
 def compress_method(text: str) -> Method | None:
-    """An argument that says how messages are compressed.
+    """An argument with a compression method.
 
     :raises argparse.ArgumentTypeError: it is no method.
     """
@@ -116,11 +117,11 @@ def _setting(text: str) -> tuple[str, str]:
 
 
 def choose_store(arguments: argparse.Namespace, *, damaged: bool = False) -> Chosen:
-    """The store that *arguments* name.  A Dovecot that does not answer is told on stderr.
+    """The store that *arguments* name.  If Dovecot's userdb does not answer, a line on stderr says so.
 
-    :param damaged: parts of it may be missing.
-    :raises UsageError: they contradict each other.
-    :raises NoSuchStore: it is not there, or is no dbox store; the user or a Dovecot is missing.
+    :param damaged: parts of the store may be missing.
+    :raises UsageError: the arguments contradict each other.
+    :raises NoSuchStore: the store is missing, or is no dbox store; the user or a Dovecot is missing.
     :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.
     """
     each = getattr(arguments, "each", None)
@@ -149,12 +150,12 @@ def choose_store(arguments: argparse.Namespace, *, damaged: bool = False) -> Cho
 
 
 def choose_new_store(arguments: argparse.Namespace) -> Chosen:
-    """The store that *arguments* name, which is to be made.
+    """The new store that *arguments* name.
 
-    A directory needs ``--format``; what lies there is not looked at.  A bare name is one.
+    A directory needs ``--format``; its contents are not checked here.  A bare name means a directory.
 
-    :raises UsageError: they contradict each other, or don't say which format.
-    :raises NoSuchStore, Unsupported: as :func:`choose_store`, but that nothing has to be there.
+    :raises UsageError: the arguments contradict each other, or give no format.
+    :raises NoSuchStore, Unsupported: as :func:`choose_store`, but the store need not exist.
     """
     if arguments.store == "":
         raise UsageError("STORE: it is empty: name a directory, or a mail location")
@@ -218,13 +219,13 @@ def _by_settings(settings: dict[str, str], user: StoreUser | None, *, damaged: b
 
 
 def _whose(name: str, config: str | None) -> StoreUser:
-    """The user whose variables are meant: as Dovecot has it, else as the system has."""
+    """The user who gives variables and home: as Dovecot has the user, else as the system has."""
     try:
         return find_user(name, config).user
     except NoSuchUser:
         raise
     except NoSuchStore:
-        pass  # no Dovecot here, or none that says where its mail is: that is given
+        pass  # no Dovecot, or no place of the mail from it: --set gives the place
     try:
         entry = pwd.getpwnam(name)
     except KeyError:

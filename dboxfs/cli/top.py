@@ -1,4 +1,4 @@
-"""``top``: what a mount is doing, once a second, from its stats.json."""
+"""``top``: shows the work of a mount, once a second, from its stats.json."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def top(arguments: argparse.Namespace) -> int:
 def read_stats(point: str) -> dict[str, Any]:
     """The ``stats.json`` of the mount on *point*.
 
-    :raises OSError: it can't be read.
+    :raises OSError: the file can't be read.
     """
     with open(os.path.join(point, ".dboxfs/stats.json"), encoding="utf-8") as file:
         found: dict[str, Any] = json.load(file)

@@ -1,15 +1,14 @@
-"""``umount``: take a mount away, and wait for its daemon to end.
+"""``umount``: unmounts, and waits for the daemon to end.
 
-A mount whose daemon has died is *aborted*: whatever waits for the daemon gets an error at once, where
-taking the mount away alone would leave it waiting. A daemon is dead when no process serves the connection
-and the mount answers nothing; whether it answers is asked by a child process, since the one that asks may
-never come back.
+A mount whose daemon has died is *aborted*: processes that wait for the daemon get an error at once; after an
+unmount alone they would go on waiting. A daemon is dead if no process serves the connection and the mount
+does not answer; a child process asks the mount, since the call may never return.
 
-A mount with ``-o restore`` commits what is staged first, and stays if that fails.
+A mount with ``-o restore`` commits the staged files first, and stays mounted if that fails.
 
-The mount may live on where this process doesn't see it: a mount namespace that was copied while it was
-there (containers, ``unshare -m``, systemd units with a ``Private...=`` option) has a mount of its own. Then
-the daemon goes on, and that is said.
+The mount may go on in a place that this process doesn't see: a mount namespace that was copied while it
+existed (containers, ``unshare -m``, systemd units with a ``Private...=`` option) has a mount of its own. Then
+the daemon goes on, and a line says so.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from dboxfs.util import mounts
 from dboxfs.util.mounts import Mount
 
 SLOW_SECONDS = 55.0
-"""Seconds more that a daemon may take to end, if nothing but its work keeps it."""
+"""Further seconds that a daemon may take to end, if only its own work keeps it running."""
 
 
 def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
@@ -70,10 +69,10 @@ def umount(arguments: argparse.Namespace) -> int:
 
 
 def clear_dead(mountpoint: str, *, replace: bool) -> None:
-    """See to a mount that is there and whose daemon is dead, which the kernel's caches may hide.
+    """Handle a dead mount on *mountpoint*, which the kernel's caches may hide.
 
-    :param replace: take it away.
-    :raises MountError: it is not to be taken away, or may not be; or its daemon does not answer.
+    :param replace: remove it.
+    :raises MountError: *replace* is not set, or the user may not remove it; or its daemon does not answer.
     """
     mount = next((found for name in _names_of(mountpoint) if (found := mounts.mounted_on(name))), None)
     if mount is None or not _is_dead(mount, mounts.servers(mount.connection)):
@@ -87,7 +86,7 @@ def clear_dead(mountpoint: str, *, replace: bool) -> None:
 
 
 def _names_of(mountpoint: str) -> Iterator[str]:
-    """What the kernel may call *mountpoint*.  The last one asks its daemon, which may be dead or hang."""
+    """Paths under which the kernel may know *mountpoint*.  The last one needs its daemon, which may hang."""
     above, name = os.path.split(mountpoint)
     yield mountpoint
     yield os.path.join(os.path.realpath(above), name)
@@ -95,9 +94,9 @@ def _names_of(mountpoint: str) -> Iterator[str]:
 
 
 def _is_dead(mount: Mount, daemons: list[int]) -> bool:
-    """Whether nobody will ever answer there.
+    """Whether the daemon of a mount is dead, so that the mount will never answer.
 
-    :raises MountError: somebody might, but doesn't.
+    :raises MountError: a daemon is there, but does not answer.
     """
     answer = ask(mount)
     if answer is Answer.NONE and daemons:
@@ -111,7 +110,7 @@ def _is_dead(mount: Mount, daemons: list[int]) -> bool:
 def _abort(mount: Mount) -> None:
     try:
         mounts.Abort(mount)()
-    except MountError as exc:  # then at least nobody new gets in
+    except MountError as exc:  # the detach below at least keeps further processes out
         print(f"dboxfs: {exc}", file=sys.stderr)
     mounts.detach(mount)
     if mounts.is_there(mount):
@@ -137,7 +136,7 @@ def _unmount(mount: Mount, *, lazy: bool) -> None:
 
 
 def _program(pid: int) -> str:
-    """What runs as *pid*, in parentheses; nothing if that can't be known."""
+    """The program of process *pid*, in parentheses; empty if it is not known."""
     try:
         with open(f"/proc/{pid}/comm", errors="replace") as comm:
             return f" ({comm.read().strip()})"
@@ -148,7 +147,7 @@ def _program(pid: int) -> str:
 def _have_ended(mount: Mount, daemons: list[int], *, patient: bool) -> bool:
     """Wait for the daemon to end.
 
-    :param patient: for one that has no other mount as long as a slow machine may need.
+    :param patient: if no other namespace has the mount, wait as long as a slow machine may need.
     """
 
     def ended() -> bool:
@@ -158,7 +157,7 @@ def _have_ended(mount: Mount, daemons: list[int], *, patient: bool) -> bool:
 
 
 def _why(mount: Mount, daemons: list[int]) -> str:
-    """Why a daemon is still there, as far as can be told."""
+    """A line about the reason why a daemon is still there, as far as it is known."""
     daemon = next(filter(lives, daemons), daemons[0])
     point, holder = mount.point, mounts.who_else_has(mount)
     if holder is not None:

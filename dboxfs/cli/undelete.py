@@ -118,9 +118,9 @@ def undelete(arguments: argparse.Namespace) -> int:
 def _chosen(
     messages: Sequence[DeletedMessage], arguments: argparse.Namespace, store: Store
 ) -> list[DeletedMessage]:
-    """Those that the command line means.
+    """The messages that the command line selects.
 
-    :raises NoSuchMessage: a guid is none of theirs.
+    :raises NoSuchMessage: no deleted message has a given guid.
     """
     wanted = {guid.lower() for guid in arguments.guid}
     missing = wanted - {name for some in messages for name in _guids(some)}
@@ -180,7 +180,7 @@ async def _subject(deleted: DeletedMessages, message: DeletedMessage) -> str:
 
 
 class _Bringing:
-    """Brings messages back, some of a mailbox in one transaction.
+    """Brings messages back, up to 100 of a mailbox in one transaction.
 
     :param to: the shown name of the mailbox for all of them; None: each to its own.
     """
@@ -199,7 +199,7 @@ class _Bringing:
         raise NoSuchMailbox(f"{name}: no such mailbox in {self._store.location.root}; make it first")
 
     async def run(self, messages: Sequence[DeletedMessage]) -> int:
-        """Gives the exit status."""
+        """Bring all messages back; returns the exit status."""
         groups: dict[str, list[DeletedMessage]] = {}
         for message in messages:
             groups.setdefault(await self._target(message.mailbox), []).append(message)
@@ -213,7 +213,7 @@ class _Bringing:
         return 1 if self._failed else 0
 
     async def _bring(self, target: str, group: Sequence[DeletedMessage]) -> int:
-        """Bring back a group, or those of it that can be; gives their number."""
+        """Bring back the messages of a group, one by one if that fails; returns the number brought back."""
         try:
             return len((await self._writer.undelete(target, [some.what for some in group])).uids)
         except (NoSuchMessage, NoSuchMailbox, CorruptFile) as exc:
@@ -225,7 +225,7 @@ class _Bringing:
             return 0
 
     async def _target(self, mailbox: str) -> str:
-        """Where messages of *mailbox* go; it is made if it is gone."""
+        """The mailbox that gets messages of *mailbox*; it is made if it is gone."""
         if self._to is not None:
             return self._to
         if mailbox not in self._targets:

@@ -42,10 +42,7 @@ _PIECE = 1 << 20
 
 
 def execute(op: Op[R]) -> R:
-    """Run one operation and return its answer.
-
-    :raises OSError: as the system raises it.
-    """
+    """Run one operation and return its answer; OSError: as the system raises it."""
     result: R = _CALLS[type(op)](op)
     return result
 
@@ -57,10 +54,7 @@ def dispose(job: ops.Job[Any]) -> None:
 
 
 def check_regular(status: os.stat_result, path: str) -> None:
-    """Refuse files that are not regular.
-
-    :raises OSError: EISDIR: a directory; ESPIPE: a FIFO or a device.
-    """
+    """Refuse files that are not regular: EISDIR for a directory, ESPIPE for a FIFO or a device."""
     if not stat_module.S_ISREG(status.st_mode):
         directory = stat_module.S_ISDIR(status.st_mode)
         raise os_error(errno.EISDIR if directory else errno.ESPIPE, path)
