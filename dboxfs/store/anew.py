@@ -1,11 +1,11 @@
-"""Believe nothing that was read of a store, and read it again while it is served.
+"""Read a whole store again while it is served, as if nothing of it were known.
 
-Everything that is only remembered goes in one step, between two checkpoints: pages, parsed records, files
-that were brought ahead or kept open, what was known of damage in indexes.  The states of indexes stay until
-the new ones are there, each replaced in one step, because a mailbox must never look empty; sizes and dates go
-with them.  A message that is open is read to its end in the file that it was opened in.
+All cached values are dropped in one step, between two checkpoints: pages, parsed records, files that were
+brought ahead or kept open, known damage in indexes.  The states of indexes stay until the new ones are read,
+and each is replaced in one step with its sizes and dates, because a mailbox must never look empty.  A program
+reads an open message to its end in the file that it was opened in.
 
-What `--cache-dir` keeps is not touched: it is compared with the message files whenever it is used.
+The files in `--cache-dir` stay: they are compared with the message files whenever they are used.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _READ_TOGETHER = 32
 
 
 async def read_anew(store: Store) -> None:
-    """Read the whole store again; listeners hear of every mailbox as of one that was rebuilt.
+    """Read the whole store again; listeners are told of every mailbox as of one that was rebuilt.
 
-    :raises DboxfsError, OSError: it has gone; what was known of it stays.
+    :raises DboxfsError, OSError: the store is gone; its known state stays.
 
-    Cancelled: what was not read again yet is read again when it is asked for or changes.
+    Cancelled: the other mailboxes are read again when they are asked for or change.
     """
     store.fs.cache.clear()
     store.records.drop()

@@ -1,11 +1,12 @@
 """Reads the attributes of messages (exact size, dates) from their files into a mailbox's table.
 
-For one message when it is asked for (:meth:`AttrReader.facts_of`), for all of them in the background when a
-listing begins (:meth:`AttrReader.scan`); what an earlier mount has read comes from the size table.
+It reads one message when it is asked for (:meth:`AttrReader.facts_of`), and all of them in the background
+when a listing begins (:meth:`AttrReader.scan`).  Attributes that an earlier mount has read come from the size
+table.
 
-A message that isn't where the index says may have been expunged or moved a moment ago, so the index is
-followed once more before a message counts as damaged.  The table that is filled is the mailbox's when the
-answers arrive: answers for a table that was replaced meanwhile are thrown away.
+A message that isn't where the index says may have been expunged or moved a moment ago, so the index is read
+once more before a message counts as damaged.  Answers that arrive after the mailbox's table was replaced are
+dropped.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from dboxfs.store.size_recall import Recall
 
 _BATCH = 256
 _BATCHES_AT_ONCE = 4
-_KEEP_EVERY = 16384  # rows; then each time that a scan has doubled what is known
+_KEEP_EVERY = 16384  # rows; then each time that a scan has doubled the known rows
 
 
 class ReadMailbox(Protocol):
@@ -59,20 +60,20 @@ class ReadMailbox(Protocol):
         ...
 
     async def resync(self) -> None:
-        """Follow the index now."""
+        """Read the index now."""
         ...
 
     async def is_away(self) -> bool:
-        """Whether the mailbox isn't where it was."""
+        """Whether the mailbox is gone from its place."""
         ...
 
 
 class AttrReader:
-    """Reads for one mailbox.
+    """The reader of one mailbox.
 
-    :param recall: where facts are kept beyond this mount; None: nowhere.
-    :param report: told of damage and of files that can't be read, with the message that it is about.
-    :ivar scanning: a scan runs.
+    :param recall: keeps facts beyond this mount; None: they are not kept.
+    :param report: called for damage and files that can't be read, with the name of the message.
+    :ivar scanning: whether a scan is running.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class AttrReader:
         """Exact size and dates of *uid*, read from its file if they aren't known yet, or if it was damaged.
 
         :raises NoSuchMessage: the mailbox doesn't have it.
-        :raises NoSuchMailbox: the mailbox isn't where it was.
+        :raises NoSuchMailbox: the mailbox is gone from its place.
         :raises OSError: its file can't be read.
         """
         error: Exception | None = None
@@ -118,9 +119,9 @@ class AttrReader:
         )
 
     async def scan(self) -> None:
-        """Read the facts of all messages of which nothing is known; returns when that is done.
+        """Read the facts of all messages whose facts are unknown; returns when that is done.
 
-        What can't be read is reported, not raised.
+        Errors are reported, not raised.
         """
         while self.scanning:
             await self.wait_scan()
@@ -141,13 +142,13 @@ class AttrReader:
 
     @property
     def rate(self) -> float:
-        """Messages a second that the scan that runs gets known; 0: none runs."""
+        """Messages a second that the running scan reads; 0: no scan is running."""
         seconds = trio.current_time() - self._began
         done = self._todo - self._box.facts.unknown
         return max(done, 0) / seconds if self.scanning and seconds > 0 else 0.0
 
     async def _take_remembered(self) -> None:
-        """What an earlier mount has read needn't be read again."""
+        """Take the facts that an earlier mount has read from the size table."""
         table, guid, state = self._box.facts, self._box.guid, self._box.state
         if self._recall is None or guid is None or state is None or not table.unknown:
             return
@@ -159,7 +160,7 @@ class AttrReader:
         await self._recall.take(table, guid, self._box.uid_validity, self._files.cache_places(), advance)
 
     async def keep_sizes(self, *, final: bool = False) -> None:
-        """Write new facts into the size table, if they are many enough.  *final*: the mount ends."""
+        """Write new facts into the size table, if there are enough of them.  *final*: the mount ends."""
         if self._recall is not None and self._box.guid is not None:
             await self._recall.keep(self._box.facts, self._box.guid, self._box.uid_validity, final=final)
 
@@ -176,11 +177,11 @@ class AttrReader:
         return await self._scan_batch(uids, await self._files.saved_dates(uids, limit))
 
     async def _scan_batch(self, uids: Uids, dates: SavedDates | None) -> dict[int, Exception]:
-        """Read the facts of *uids* into the table; gives what went wrong, by uid."""
+        """Read the facts of *uids* into the table; gives the errors, by uid."""
         table = self._box.facts
         answers = {scanned.uid: scanned for scanned in await self._read_facts(uids)}
         if any(scanned.error is not None for scanned in answers.values()):
-            await self._box.resync()  # maybe it is expunged or moved, and we only haven't heard of it yet
+            await self._box.resync()  # it may have been expunged or moved a moment ago
             failed = [uid for uid, scanned in answers.items() if scanned.error is not None]
             again = np.array([uid for uid in failed if uid in self._box], np.uint32)
             answers.update((scanned.uid, scanned) for scanned in await self._read_facts(again))
@@ -203,7 +204,7 @@ class AttrReader:
             return await self._files.scan(uids)
         except OSError as exc:
             return [Scanned(uid, None, None, exc) for uid in uids.tolist()]
-        except CorruptFile as exc:  # not a message but the map: nothing can be found
+        except CorruptFile as exc:  # the map is damaged: no message can be found
             self._report("", exc)
             return [Scanned(uid, Facts(DAMAGED, 0, 0, 0), None, None) for uid in uids.tolist()]
 
@@ -224,6 +225,6 @@ class AttrReader:
         self._progress = trio.Event()
 
     async def wait_scan(self) -> None:
-        """Wait until a scan that runs has made some progress.  Returns at once when none runs."""
+        """Wait until the running scan has made some progress.  Returns at once when no scan is running."""
         if self.scanning:
             await self._progress.wait()

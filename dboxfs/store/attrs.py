@@ -1,8 +1,8 @@
-"""What a listing needs to know of every message: size, received date, saved date.  Columns, not objects.
+"""Attributes of messages that a listing needs: size, received date, saved date.  Columns, not objects.
 
-The index doesn't hold these; they stand in the dbox files (message header and metadata) and are read once,
-since a message never changes.  :class:`FactTable` keeps them in numpy columns beside the uids, 13 bytes a
-message, in the order of the uids.  Before the first fact is put there are no columns.
+They are not in the index, but in the dbox files (message header and metadata).  They are read once, since a
+message never changes.  :class:`FactTable` keeps them in numpy columns beside the uids, 13 bytes a message, in
+the order of the uids.  Before the first fact is put there are no columns.
 
 =========== ======= ======================================================================
 column      type    meaning
@@ -51,8 +51,8 @@ Marks = npt.NDArray[np.uint64]
 class Facts:
     """One message's row of the table.  ``size`` in bytes, dates in seconds since the epoch.
 
-    ``nanoseconds``: of the time of its last change (:mod:`dboxfs.store.change_time`), where a mailbox tells
-    them; they are in no table.
+    ``nanoseconds``: of the time of its last change (:mod:`dboxfs.store.change_time`), if the mailbox gives
+    them; the table does not have them.
     """
 
     state: int
@@ -80,7 +80,7 @@ class FactColumns:
     saved: npt.NDArray[Any]
 
     def __getitem__(self, rows: Any) -> FactColumns:
-        """Those of some rows: a slice, an array of row numbers, or a mask."""
+        """The facts of some rows: a slice, an array of row numbers, or a mask."""
         return FactColumns(self.state[rows], self.size[rows], self.received[rows], self.saved[rows])
 
     def __len__(self) -> int:
@@ -90,8 +90,8 @@ class FactColumns:
 class FactTable:
     """The columns for one mailbox.  ``sync`` follows the mailbox; ``put`` fills rows; ``row`` finds them.
 
-    ``unknown``: rows of which nothing is known yet.  ``version``: changes whenever the table does.
-    ``cache_seq``: of which cache file ``cached_at`` speaks; 0: of several.
+    ``unknown``: number of rows whose facts are unknown.  ``version``: changes with every change of the table.
+    ``cache_seq``: the file_seq of the cache file that ``cached_at`` refers to; 0: several.
     """
 
     __slots__ = (
@@ -124,9 +124,9 @@ class FactTable:
     # -- following the mailbox -----------------------------------------------------------------
 
     def sync(self, uids: Uids) -> None:
-        """Make the table hold exactly *uids* (ascending); what was known of those that stay is kept.
+        """Make the table hold exactly *uids* (ascending); uids that stay keep their facts.
 
-        The table keeps the array itself: nobody may change it from now on.
+        The table keeps the array itself: the caller must not change it from now on.
         """
         old = self.uids
         if uids is old or (len(uids) == len(old) and np.array_equal(uids, old)):
@@ -158,19 +158,19 @@ class FactTable:
         return at if at < len(self._uid_view) and self._uid_view[at] == uid else -1
 
     def get(self, uid: int) -> Facts | None:
-        """What is known of *uid*; None when the mailbox doesn't have it."""
+        """The facts of *uid*; None: the mailbox doesn't have it."""
         row = self.row(uid)
         return None if row < 0 else self.at(row)
 
     def at(self, row: int) -> Facts:
-        """What is known of the message in *row*."""
+        """The facts of the message in *row*."""
         state, size, received, saved = self._state, self._size, self._received, self._saved
         if state is None or size is None or received is None or saved is None:
             return Facts(UNKNOWN, 0, 0, 0)
         return Facts(state.item(row), size.item(row), received.item(row), saved.item(row))
 
     def known_size(self, uid: int) -> tuple[int, int | None]:
-        """The row of *uid* (-1: it is not in the table), and its size in bytes if all is known of it."""
+        """The row of *uid* (-1: it is not in the table), and its size in bytes, if it is known and plain."""
         row = self.row(uid)
         if row < 0 or self._state is None or self._size is None or self._state.item(row) != KNOWN:
             return row, None
@@ -185,12 +185,12 @@ class FactTable:
         return FactColumns(state[rows], size[rows], received[rows], saved[rows])
 
     def unknown_uids(self) -> Uids:
-        """The uids of which nothing is known yet, ascending."""
+        """The uids whose facts are unknown, ascending."""
         unknown: Uids = self.uids if self._state is None else self.uids[self._state == UNKNOWN]
         return unknown
 
     def is_unknown(self, uids: Uids) -> npt.NDArray[np.bool_]:
-        """Which of *uids* are in the table, and nothing is known of them yet."""
+        """Which of *uids* are in the table with unknown facts."""
         if not len(self.uids):
             return np.zeros(len(uids), np.bool_)
         at = np.minimum(np.searchsorted(self.uids, uids), len(self.uids) - 1)
@@ -199,7 +199,7 @@ class FactTable:
 
     @property
     def cached_at(self) -> Uids:
-        """Where the cache had each message (read-only)."""
+        """The offset of each message in the cache file, 0: none (read-only)."""
         column = self._cached_at
         return np.broadcast_to(np.zeros(1, np.uint32), len(self.uids)) if column is None else column
 
@@ -212,9 +212,9 @@ class FactTable:
     # -- filling -------------------------------------------------------------------------------
 
     def put(self, uid: int, facts: Facts, mark: int | None = None) -> None:
-        """Remember *facts*; nothing happens when the message has gone meanwhile.
+        """Store *facts*; no change if the message is gone.
 
-        :param mark: what they were read from, 0: not sure enough to be kept; None: as it was.
+        :param mark: of the bytes that they were read from; 0: not sure enough to be kept; None: unchanged.
         """
         row = self.row(uid)
         if row < 0:
@@ -231,7 +231,7 @@ class FactTable:
             self._set_optional("mark", row, mark)
 
     def put_many(self, rows: Rows, facts: FactColumns) -> None:
-        """Remember the facts of many *rows*, which are in the size table already."""
+        """Store the facts of many *rows*; they are in the size table already."""
         if not len(rows):
             return
         state = self._allocated()
@@ -247,12 +247,14 @@ class FactTable:
         self.unknown = int(np.count_nonzero(state == UNKNOWN))
 
     def set_cached_at(self, rows: Any, offsets: Any, cache_seq: int) -> None:
-        """Remember where the cache with *cache_seq* had the messages in *rows* (one row, or an array)."""
+        """Store the offsets of the messages in *rows* (one row, or an array) in the cache file
+        *cache_seq*.
+        """
         self._set_optional("cached_at", rows, offsets)
         self.cache_seq = cache_seq if self.cache_seq in (None, cache_seq) else 0
 
     def forget_marks(self, rows: Any) -> None:
-        """The facts in *rows* are in the size table now."""
+        """Drop the marks of *rows*, whose facts are in the size table now."""
         if self._mark is not None:
             self._mark[rows] = 0
             if not self._mark.any():

@@ -1,7 +1,7 @@
-"""What single-dbox and multi-dbox have in common, as readers see it.
+"""The interface of single-dbox and multi-dbox for readers.
 
-Which of the two a store is, is decided once, when the store is opened: it gets its :class:`Backend`, and each
-mailbox gets its :class:`MessageFiles` from that.
+When a store is opened, it gets the :class:`Backend` of its format, and each mailbox gets its
+:class:`MessageFiles` from that.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from dboxfs.store.stored_record import Record
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """What a scan found out about one message: ``facts`` and ``record``, or ``error``.
+    """The result of the scan of one message: ``facts`` and ``record``, or ``error``.
 
-    A damaged message may have facts too: the guess that a listing shows.  An ``OSError`` says nothing about
-    the message: it may be asked for again.  ``mark``: what the facts were read from (``sizetable``); 0: it
-    isn't sure enough to be remembered beyond this mount.  ``path``: of the file that has the record.
+    A damaged message may have facts, too: the guess that a listing shows.  An ``OSError`` says nothing about
+    the message, which may be scanned again.  ``mark``: of the bytes that the facts were read from
+    (``size_table``); 0: not sure enough to be kept beyond this mount.  ``path``: of the file that has the
+    record.
     """
 
     uid: int
@@ -41,7 +42,7 @@ class Scanned:
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """What the bytes of some messages are at present: the mark of each (0: not known), and its saved date.
+    """The current marks of some messages (0: unknown), and their saved dates.
 
     Dates in seconds since the epoch, as the message files or the mailbox's index have them.
     """
@@ -61,7 +62,9 @@ class OpenRecord:
 
 
 def scanned(uid: int, record: Record, path: str, saved: int, mark: int) -> Scanned:
-    """*record*, understood; one whose received date is damaged can still be read, and has its true size."""
+    """The :class:`Scanned` of *record*; a message with a damaged received date can still be read, and has its
+    true size.
+    """
     try:
         return Scanned(uid, record.facts(saved), record, None, mark, path)
     except FormatError as exc:
@@ -77,22 +80,22 @@ class Backend(Protocol):
     """The message files of a whole store."""
 
     def mailbox(self, name: str, state: StateOf) -> MessageFiles:
-        """Those of a mailbox.
+        """The message files of a mailbox.
 
         :param name: storage name.
         """
         ...
 
     def map_changed(self) -> None:
-        """Something has changed in the directory of the map."""
+        """Note that something has changed in the directory of the map."""
         ...
 
     def read_anew(self) -> None:
-        """Believe nothing that was read of files that all mailboxes share."""
+        """Read the files that all mailboxes share anew, as if they were unknown."""
         ...
 
     def keep_departed(self) -> None:
-        """From now on messages that are gone stay readable, within limits: any of them may be open."""
+        """From now on keep expunged messages readable, within limits: a program may have any of them open."""
         ...
 
     def close(self) -> None:
@@ -101,52 +104,51 @@ class Backend(Protocol):
 
 
 Places = tuple[Uids, npt.NDArray[np.uint32]]
-"""The uids of a mailbox, ascending, and where each message lies (mdbox: its map uid)."""
+"""The uids of a mailbox, ascending, and the place of each message (mdbox: its map uid)."""
 
 
 class DepartedFiles(Protocol):
-    """Where the messages of a mailbox lie that are gone: a program may have them open still."""
+    """The places of a mailbox's expunged messages, which a program may still have open."""
 
     @property
     def wanted(self) -> bool:
-        """Whether they are to be kept readable (:meth:`Backend.keep_departed`)."""
+        """Whether expunged messages are to stay readable (:meth:`Backend.keep_departed`)."""
 
     async def hold(self, uid: int) -> None:
-        """A program is about to open this message: it stays readable, whatever becomes of it.
+        """Keep a message readable that a program is about to open, even after an expunge.
 
         :raises NoSuchMessage: its file is gone.
         """
 
     def note(self) -> Places | None:
-        """Where all messages lie, before the index is followed; None: nobody has to know."""
+        """The places of all messages, called before the index is read again; None: they are not needed."""
 
     async def keep(self, expunged: Uids, places: Places) -> None:
-        """Messages were expunged.
+        """Keep the places of messages that were expunged.
 
         :param places: what :meth:`note` gave before.
         """
 
     async def open(self, uid: int) -> OpenRecord | None:
-        """The record of a message that is gone; None: its place is not kept.
+        """The record of an expunged message; None: its place is not kept.
 
         :raises CorruptFile, OSError: it can't be read.
         """
 
     def forget(self, uid: int) -> None:
-        """No program has this message open."""
+        """Give up the place of a message that no program has open."""
 
     def close(self) -> None:
-        """Give all of them up."""
+        """Give up all places."""
 
 
 class MessageFiles(Protocol):
     """The message files of one mailbox.
 
-    :ivar departed: where messages lie that are gone.
-    :ivar ahead_pays: by what the last :meth:`open_now` met, it is worth the while to bring the next messages
-        ahead.
-    :ivar marks_at_once: how many messages :meth:`marks` is best asked for in one call.
-    :ivar flags_tell_moves: a message may lie elsewhere since its flags were updated in the index.
+    :ivar departed: places of expunged messages.
+    :ivar ahead_pays: whether the last :meth:`open_now` showed that it pays to bring the next messages ahead.
+    :ivar marks_at_once: the best number of messages for one call of :meth:`marks`.
+    :ivar flags_tell_moves: an update of a message's flags in the index may mean that the message was moved.
     """
 
     ahead_pays: bool
@@ -155,24 +157,26 @@ class MessageFiles(Protocol):
     departed: DepartedFiles
 
     async def generation(self) -> bytes | None:
-        """16 bytes that change when Dovecot has repaired what these files are found by; None: not known.
+        """16 bytes that change when Dovecot has repaired the index or map of these files; None: unknown.
 
         :raises CorruptFile, OSError: it can't be read.
         """
 
     async def marks(self, uids: Uids) -> Marked:
-        """The marks of *uids* as of now (``sizetable``), without reading a message.
+        """The current marks of *uids* (``size_table``), without reading a message.
 
-        :raises CorruptFile, OSError: nothing can be found.
+        :raises CorruptFile, OSError: no message can be found.
         """
 
     async def scan(self, uids: Uids) -> list[Scanned]:
-        """Read what a listing needs of *uids*, in one batch; the answers come in the order of *uids*."""
+        """Read the attributes of *uids* that a listing needs, in one batch; the answers are in the order of
+        *uids*.
+        """
 
     async def open(self, uid: int) -> OpenRecord:
         """Open the file that holds *uid* and find its record there.
 
-        :raises NoSuchMessage: there is none (any more).
+        :raises NoSuchMessage: the message does not exist (any more).
         :raises CorruptFile: the message is damaged.
         :raises OSError: the file can't be opened or read.
         """
@@ -180,37 +184,39 @@ class MessageFiles(Protocol):
     def open_now(self, uid: int, size: int) -> PlainBody | None:
         """*uid*, which is known to be plain and of *size* bytes, if its file can be opened without waiting.
 
-        None means nothing but "not now, or not like that": :meth:`open` tells.
+        None: not now, or the message is stored otherwise; :meth:`open` then gives the message or the error.
         """
 
     async def read_many(self, uids: Uids, sizes: list[int]) -> list[bytes | memoryview | None]:
         """The bytes of messages that are known to be plain and of *sizes* bytes, in as few operations as
-        possible; None: :meth:`open` tells what is wrong.
+        possible; None: :meth:`open` gives the error.
         """
 
     def place_now(self, uid: int) -> tuple[int, ...] | None:
-        """What changes when *uid* is moved within the storage; None: it would have to be read."""
+        """A value that changes when *uid* is moved within the storage; None: it would have to be read."""
 
     def prefetch(self, uids: Uids, sizes: list[int]) -> None:
-        """*uids* will be opened soon: begin to bring them into memory.  Never waits or fails."""
+        """Begin to bring *uids* into memory, which will be opened soon.  Never waits or fails."""
 
     async def saved_dates(self, uids: Uids, limit: int) -> SavedDates | None:
-        """What Dovecot remembers of when *uids* were saved; None: index or files say it.
+        """The saved dates of *uids* in Dovecot's cache file; None: index or files have them.
 
-        :param limit: a larger memory (bytes) is not read.
+        :param limit: a larger cache file (bytes) is not read.
         """
 
     async def look_again_for_dates(self, facts: FactTable) -> Uids:
-        """Dovecot may have remembered saved dates since *facts* were read.  The uids whose date changed."""
+        """Read saved dates that Dovecot may have cached since *facts* were read; gives the uids whose date
+        changed.
+        """
 
     def cache_places(self) -> CachePlaces | None:
-        """Where Dovecot's memory of saved dates has messages; None: there is none."""
+        """The offsets of messages in Dovecot's cache file; None: there is none."""
 
     def attachment_suffix(self, uid: int) -> str:
-        """What the names of a message's attachment files end with, behind what the metadata say."""
+        """The end of the names of a message's attachment files, behind the part that the metadata have."""
 
     def where(self, path: str, record: Record) -> str:
-        """``<path below the root> <offset> <bytes>``: where a record lies, for people."""
+        """``<path below the root> <offset> <bytes>``: the place of a record, for messages to users."""
 
     def forget(self) -> None:
-        """Drop what is cached about positions: the mailbox changed its identity or the storage moved."""
+        """Drop cached positions: the mailbox changed its identity, or the storage moved."""

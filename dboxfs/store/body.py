@@ -1,11 +1,11 @@
-"""The plain bytes of a message, whatever they are stored as.
+"""The plain bytes of a message in any stored form.
 
-Three kinds of body, stacked as they are stored: the bytes of the record (:class:`PlainBody`), decompressed
-and decrypted (:class:`CompressedBody`, pages in the daemon's cache), and with the attachments put back that
-Dovecot keeps in files of their own (:class:`AssembledBody`).  All have a ``size`` in bytes that is known
-before the first read, ``pread`` that answers at once or raises BlockingIOError, and ``read`` that waits.
-Both give exactly the bytes asked for, fewer only at the end of the message; a body that turns out shorter or
-longer than its record says raises CorruptFile.
+Bodies are stacked in the order of storing: the bytes of the record (:class:`PlainBody`); decompressed and
+decrypted (:class:`CompressedBody`, with pages in the daemon's cache); and with the attachments that Dovecot
+keeps in separate files (:class:`AssembledBody`).  Each has a ``size`` in bytes that is known before the first
+read.  ``pread`` answers at once or raises BlockingIOError; ``read`` waits.  Both give exactly the requested
+bytes, fewer only at the end of the message.  A body that is shorter or longer than its record says raises
+CorruptFile.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ _SLOW = frozenset({Compression.BZIP2, Compression.XZ})
 
 
 class BodyDecoder(Protocol):
-    """Makes plain bytes of stored ones, as :class:`~dboxfs.dbox.compression.Decompressor` does."""
+    """Makes plain bytes of stored ones, like :class:`~dboxfs.dbox.compression.Decompressor`."""
 
     @property
     def eof(self) -> bool:
-        """All output was read and no more will come."""
+        """Whether all output was read."""
 
     def feed(self, data: bytes) -> None:
-        """The next stored bytes."""
+        """Take the next stored bytes."""
 
     def finish(self) -> None:
-        """There are no more.
+        """Mark the end of the stored bytes.
 
         :raises FormatError: they end too early, or are damaged.
         """
 
     def read(self, max_bytes: int) -> bytes:
-        """The next plain bytes, at most *max_bytes*; empty: it needs input, or is at its end.
+        """The next plain bytes, at most *max_bytes*; empty: the decoder needs input, or is at its end.
 
         :raises FormatError: damage.
         """
@@ -68,10 +68,10 @@ class BodyDecoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How the stored bytes of one message become plain ones.
+    """The decoding of one message's stored bytes.
 
-    ``decoder``: makes a new one, for the beginning of the message.  ``compression``: how the text is
-    compressed.  ``size``: bytes that come out; None: that is known from the metadata alone.
+    ``decoder``: makes a new decoder, for the beginning of the message.  ``compression``: of the text.
+    ``size``: plain bytes; None: only the metadata have it.
     """
 
     decoder: Callable[[], BodyDecoder]
@@ -87,26 +87,26 @@ class Body(Protocol):
         """Bytes in all."""
 
     def pread(self, size: int, offset: int) -> bytes:
-        """The bytes at *offset*, if that takes no waiting.
+        """The bytes at *offset*, if they can be had without waiting.
 
-        :raises BlockingIOError: not at once; ``read`` waits.
+        :raises BlockingIOError: they can't; ``read`` waits.
         """
 
     async def read(self, size: int, offset: int) -> bytes:
-        """The bytes at *offset*.  May be cancelled at any time; nothing is lost then."""
+        """The bytes at *offset*.  A cancellation at any time loses nothing."""
 
     def handed(self) -> None:
-        """The kernel has all of it in its cache now: what is kept of it here is the first to leave."""
+        """Note that the kernel has all bytes in its cache: the daemon's own pages of them may go first."""
 
     def close(self) -> None:
-        """Give up the files behind it."""
+        """Release the files behind the body."""
 
 
 class CompressedBody:
-    """A decompressed body, its pages in the daemon's cache.
+    """A decompressed or decrypted body with pages in the daemon's cache.
 
-    Reading forward decompresses once; going back to a page that the cache has dropped begins again.  The
-    pages are named by what the message is and where it lies, so they serve its next reader.
+    Reading forward decompresses once; going back to a page that the cache has dropped begins again.  The key
+    of the pages is the message and its place, so a later reader of the message uses them, too.
     """
 
     def __init__(
@@ -223,7 +223,7 @@ def _cut(pages: list[bytes], offset: int, end: int) -> bytes:
 class AssembledBody:
     """A body with its attachments put back (dbox-files section 3).
 
-    :param paths: gives the file of an attachment.
+    :param files: gives the path of an attachment's file.
     """
 
     def __init__(
@@ -299,10 +299,10 @@ class AssembledBody:
 
 
 async def settled(opened: OpenRecord) -> OpenRecord:
-    """The same record, of which is sure whether it is compressed or encrypted.
+    """The same record with certainty whether it is compressed or encrypted.
 
-    Where its first bytes say so and its metadata leave it open, the whole body is read, a piece at a time.
-    Cancelled or failed: *opened* is the caller's still.
+    If the first bytes look so and the metadata leave it open, the whole body is read, piece by piece.
+    Cancelled or failed: the caller still owns *opened*.
 
     :raises CorruptFile: the file ends inside the message.
     :raises OSError: it can't be read.
@@ -325,7 +325,7 @@ async def settled(opened: OpenRecord) -> OpenRecord:
 
 
 async def settled_or_closed(opened: OpenRecord) -> OpenRecord:
-    """The same; cancelled or failed, *opened* is closed."""
+    """:func:`settled`; if it is cancelled or fails, *opened* is closed."""
     try:
         return await settled(opened)
     except BaseException:
@@ -336,7 +336,8 @@ async def settled_or_closed(opened: OpenRecord) -> OpenRecord:
 async def whole(
     opening: Awaitable[OpenRecord], body_of: Callable[[OpenRecord], Awaitable[Body]]
 ) -> bytes | None:
-    """All bytes of a message that nobody has asked for yet; None: they can't be had, and who asks is told.
+    """All bytes of a message, read ahead of a request; None: they can't be read, and the request gets the
+    error.
 
     :param opening: gives its record.  :param body_of: makes a body of the settled record, which it owns.
     """
@@ -361,14 +362,14 @@ def open_body(
     suffix: str,
     decrypting: Decoding | None = None,
 ) -> Body:
-    """The plain bytes of the record in *opened*; the body owns it from now on, also when this raises.
+    """The plain bytes of the record in *opened*, which the body owns from now on, also if this raises.
 
     :param opened: its record is :func:`settled`.
     :param attachments: Dovecot's ``mail_attachment_dir``; None: not known.
     :param suffix: what follows an attachment's path in the file name (sdbox: mailbox guid and uid).
-    :param decrypting: how an encrypted one is read (:func:`dboxfs.store.decrypt.decrypting`).
+    :param decrypting: the decoding of an encrypted record (:func:`dboxfs.store.decrypt.decrypting`).
     :raises CorruptFile: the record contradicts itself, or needs attachments that can't be found.
-    :raises EncryptedMessage: it is ciphertext.
+    :raises EncryptedMessage: the record is encrypted, and *decrypting* is None.
     """
     record = opened.record
     if record.encrypted and decrypting is None:

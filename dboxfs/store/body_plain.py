@@ -1,4 +1,4 @@
-"""The bytes of a record as they are stored: what most messages are."""
+"""The bytes of a record as they are stored: the body of most messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class PlainBody:
     """The bytes of a record as they are stored.
 
     :param base: offset of the first byte in the file.
-    :param size: how many there are.
+    :param size: number of bytes.
     :param close: gives the handle back.
     """
 
@@ -45,7 +45,7 @@ class PlainBody:
         return data
 
     def handed(self) -> None:
-        """Nothing of its own is kept here."""
+        """Do nothing: this body keeps no bytes."""
 
     def close(self) -> None:
         self._close()

@@ -1,11 +1,11 @@
-"""A message of format 3 read forward, as its bytes come, without knowing where it ends.
+"""A message of format 3 that is read forward, as its bytes come, without knowing its end.
 
-Positions (``record``) need the end of the file first, or the map.  A :class:`BodyStream` needs neither: it
-reads a ``u.N`` from its first byte on, also one that is not open yet, and learns size and metadata when the
-body has passed.  For backups, copies and checks, which read everything anyway: one pass, no seek.
+Finding a record by its position (``stored_record``) needs the end of the file first, or the map.  A
+:class:`BodyStream` needs neither: it reads a ``u.N`` from its first byte on, also one that is not open yet,
+and learns size and metadata behind the body.  Backups, copies and checks, which read all bytes anyway, need
+only one pass without a seek.
 
-The answers are those of :func:`dboxfs.store.stored_record.parse_record` for the same file, the same error
-included where there is no whole record.
+Results and errors are those of :func:`dboxfs.store.stored_record.parse_record` for the same file.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _STREAM_PIECE = 64 << 10
 
 
 class BodyStream:
-    """The stored body of one record.  It keeps the manners of :class:`~dboxfs.fsapi.InputStream`.
+    """The stored body of one record, with the interface of :class:`~dboxfs.fsapi.InputStream`.
 
-    :param stream: stands where the file begins (``offset`` None), or where the record does, and ends where
-        the record does; closed with this one.
-    :param offset: of the record in its file; None: behind the header line that comes first.
-    :ivar header: the header line, once it has passed.
+    :param stream: begins at the start of the file (``offset`` None) or of the record, and ends with the
+        record; closed with this one.
+    :param offset: of the record in its file; None: the stream begins with the header line.
+    :ivar header: the header line, once it was read.
     :ivar record: the trailer, once the body was read to its end.
     """
 
@@ -45,9 +45,10 @@ class BodyStream:
     def read(self, size: int) -> bytes:
         """The next bytes of the body, at least one and at most ``size``; b"" at its end.
 
-        :raises BlockingIOError: none is here; the input callback tells when.
+        :raises BlockingIOError: no byte is here yet; the input callback is called when there is.
         :raises OSError: the open or the read failed.
-        :raises CorruptFile: there is no whole record of format 3; the bytes so far are of none.
+        :raises CorruptFile: there is no whole record of format 3, so the bytes read so far belong to no
+            message.
         """
         while not self._body and self.record is None and size > 0:
             piece = self._stream.read(_STREAM_PIECE)
@@ -79,7 +80,9 @@ class BodyStream:
         return body
 
     async def receive(self, size: int) -> bytes:
-        """:meth:`read`, waited for.  A checkpoint only if it has to wait.  Cancelled: no byte is lost."""
+        """:meth:`read`, which waits.  It is a checkpoint only if it has to wait.  Cancelled: no byte is
+        lost.
+        """
         while True:
             try:
                 return self.read(size)

@@ -1,12 +1,12 @@
-"""st_ctime of a message: its saved date in seconds, and nanoseconds that are made of its flags and keywords.
+"""st_ctime of a message: seconds are its saved date, nanoseconds a hash of its flags and keywords.
 
-A message never changes but for its flags and keywords, and a program that makes backups has to notice that
-they did.  restic, borg, bup and others compare ctime: so its nanoseconds are a hash of the flags, of the
-keywords' names without their order and case, and of the uid.  It is the same in every mount, after a rebuild
-of the index and after a keyword got another number.  A change that ends where it began is no change.
+Only the flags and keywords of a message ever change, and a backup program has to notice that.  restic, borg,
+bup and others compare ctime.  So its nanoseconds are a hash of the flags, of the keywords' names without
+their order and case, and of the uid.  The hash is the same in every mount, after a rebuild of the index, and
+after a keyword got another number.  If flags and keywords are set back, the ctime is the old one again.
 
-The uid is part of it because borg reads every file again whose ctime is the newest of all that it has seen:
-without it, all messages that were saved in one second.
+The uid is part of the hash because borg reads every file again that has the newest ctime of all: without the
+uid these would be all messages that were saved in one second.
 
 Pure functions.
 """
@@ -24,7 +24,7 @@ from dboxfs.index.columns import UidArray
 from dboxfs.index.state import IndexState
 
 FLAGS = 0x1F
-"""Bits of flags that people set; a session's ``\\Recent`` is no change."""
+"""Bits of the flags that users set; a session's ``\\Recent`` is no change."""
 
 _NS = 1_000_000_000
 _SPREAD = 0x9E3779B1
@@ -34,7 +34,7 @@ _WORD = 0xFFFFFFFF
 
 @lru_cache(maxsize=4096)
 def marks(flags: int, keywords: tuple[str, ...]) -> int:
-    """A number of 32 bits for flags (bits) and keywords."""
+    """A 32-bit hash of flags (bits) and keywords."""
     words = sorted({word.lower() for word in keywords})
     return zlib.crc32(
         b"\0".join([b"%d" % (flags & FLAGS), *(word.encode("utf-8", "surrogateescape") for word in words)])
@@ -42,7 +42,7 @@ def marks(flags: int, keywords: tuple[str, ...]) -> int:
 
 
 def nanoseconds(marked: int, uid: int) -> int:
-    """The nanoseconds of message *uid*, 0 to 999,999,999; *marked* is what :func:`marks` gives."""
+    """The nanoseconds of message *uid*, 0 to 999,999,999; *marked*: from :func:`marks`."""
     mixed = (marked + uid * _SPREAD) & _WORD
     mixed = ((mixed ^ mixed >> 16) * _MIX) & _WORD
     return (mixed ^ mixed >> 13) % _NS
@@ -70,7 +70,7 @@ def of_messages(state: IndexState | None, uids: UidArray) -> list[int]:
 
 
 def _marks_of(state: IndexState, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
-    """:func:`marks` of some rows: messages with the same bits are looked at once."""
+    """:func:`marks` of some rows, computed once for messages with the same bits."""
     flags = (state.flags[rows] & np.uint8(FLAGS)).reshape(-1, 1)
     column = state.column("keywords")
     bits = flags if column is None else np.hstack([flags, column[rows]])

@@ -1,11 +1,11 @@
-"""What has changed on disk since the store was read last: directories are watched, and events are noted.
+"""Notes of changes on disk since the store was read last: directories are watched, and events noted.
 
 ::
 
     inotify -> Watcher -> ChangeNotes (the tree, the map, mailboxes) -> Store takes the notes and reads
 
 An event only makes a note; :class:`~dboxfs.store.store.Store` reads.  A directory is watched under one of
-four keys: ``top`` (what lies above all mailboxes), ``map``, ``tree`` (a folder), ``index`` (a mailbox's
+four keys: ``top`` (the directories above all mailboxes), ``map``, ``tree`` (a folder), ``index`` (a mailbox's
 index).  Everything runs on the event loop's thread, and every method here is atomic.
 """
 
@@ -22,10 +22,10 @@ from dboxfs.store.watch import Inotify, Watched, Watcher
 
 
 class ChangeNotes:
-    """The watches of one store, and what they have told.
+    """The watches of one store, and the changes that they have reported.
 
     :param map_changed: called when something has changed in the directory of an mdbox's map.
-    :param inotify: that other stores use too; None: one of its own.
+    :param inotify: shared with other stores; None: make an own one.
     """
 
     def __init__(
@@ -48,18 +48,18 @@ class ChangeNotes:
         await self._watcher.run()
 
     def close(self) -> None:
-        """Watch nothing any more."""
+        """End all watches."""
         self._watcher.close()
 
     @property
     def watches(self) -> int:
-        """How many directories inotify watches."""
+        """Number of directories that inotify watches."""
         return self._watcher.watches
 
     # -- notes ---------------------------------------------------------------------------------
 
     async def wait(self, seconds: float = math.inf) -> bool:
-        """Wait for something to read again; False: there was nothing for so many seconds."""
+        """Wait for a change that has to be read; False: there was none for *seconds*."""
         if math.isinf(seconds):
             await self._noted.wait()
         else:
@@ -68,9 +68,9 @@ class ChangeNotes:
         return self._noted.is_set()
 
     def take(self, names: Iterable[str]) -> tuple[bool, set[str]]:
-        """Whether to read the tree, and the mailboxes to follow; they count as read from now on.
+        """Whether to read the tree, and the mailboxes to read; both count as read from now on.
 
-        :param names: all mailboxes that there are.
+        :param names: all mailboxes of the store.
         """
         self._noted = trio.Event()
         if self._all:
@@ -82,7 +82,7 @@ class ChangeNotes:
         return tree, ready
 
     def note(self, names: Iterable[str]) -> None:
-        """These mailboxes are to be read again."""
+        """Note that these mailboxes are to be read again."""
         self._names.update(names)
         self._noted.set()
 
@@ -91,7 +91,7 @@ class ChangeNotes:
         self._noted.set()
 
     def hold(self, name: str) -> None:
-        """Note changes of a mailbox, but don't give them out until :meth:`let_go`."""
+        """Note changes of a mailbox, but keep them back until :meth:`let_go`."""
         self._held.add(name)
 
     @property
@@ -100,7 +100,7 @@ class ChangeNotes:
         return frozenset(self._held)
 
     def let_go(self, name: str) -> None:
-        """Give out the changes of a mailbox again, and those that were noted meanwhile."""
+        """Give out the changes of a mailbox again, also those that were noted meanwhile."""
         self._held.discard(name)
         if name in self._names:
             self._noted.set()
@@ -108,7 +108,7 @@ class ChangeNotes:
     # -- watches -------------------------------------------------------------------------------
 
     def watch_top(self, *, mapped: bool) -> None:
-        """Watch what lies above all mailboxes: it may be replaced as a whole, say by a restored store.
+        """Watch the directories above all mailboxes: a restore may replace the whole store.
 
         :param mapped: the store has a map.
         """
@@ -129,20 +129,20 @@ class ChangeNotes:
         )
 
     def forget_folder(self, name: str) -> None:
-        """A folder has gone."""
+        """End the watch of a folder that is gone."""
         if not self._listed:
             self._watcher.remove(self._directory(name))
 
     def forget_index(self, directory: str) -> None:
-        """A mailbox has gone."""
+        """End the watch of a mailbox that is gone."""
         self._watcher.remove(directory)
 
     def follows_folder(self, name: str) -> bool:
-        """Whether changes in a folder's directory are told."""
+        """Whether a folder's directory is watched."""
         return self._watcher.watching(self._directory(name), "tree")
 
     def follows_index(self, directory: str) -> bool:
-        """Whether changes of the index in *directory* are told."""
+        """Whether the index in *directory* is watched."""
         return self._watcher.watching(directory, "index")
 
     def _directory(self, name: str) -> str:

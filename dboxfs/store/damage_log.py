@@ -1,8 +1,8 @@
-"""What is wrong with a store, in the log: one line for each thing, however often it is met.
+"""Faults of a store in the log: one line for each fault, even if it is met often.
 
-Each listing of a folder meets its damaged messages; the log shall tell of them once.  The last
-:data:`LINES_KEPT` lines are remembered, so memory is bounded: what is met again after ten thousand others is
-told again.
+Each listing of a folder meets its damaged messages; the log shall have them once.  The last
+:data:`LINES_KEPT` lines are remembered, so memory is bounded: a fault that is met again after ten thousand
+others is logged again.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ LINES_KEPT = 10_000
 
 
 class DamageLog:
-    """What was told of one store.  ``damaged``: how many damaged messages and files were told of."""
+    """The faults of one store that were logged.  ``damaged``: number of damaged messages and files among
+    them.
+    """
 
     def __init__(self) -> None:
         self.damaged = 0
         self._told: OrderedDict[str, None] = OrderedDict()
 
     def error(self, about: str, error: Exception) -> None:
-        """Tell of *error*, which came up with the message or folder *about*, once for each of these.
+        """Log *error* of the message or folder *about*, once for each of these.
 
-        ``about`` empty: it has to do with no one of them; once for each text.
+        ``about`` empty: the error belongs to none of them; it is logged once for each text.
         """
         key = f"{type(error).__name__} {about or error}"
         known = key in self._told
@@ -42,16 +44,16 @@ class DamageLog:
 
 
 class IndexErrors:
-    """The mailboxes of a store (storage names) whose index can't be read, and why."""
+    """The mailboxes of a store (storage names) whose index can't be read, with the errors."""
 
     def __init__(self) -> None:
         self._errors: dict[str, DboxfsError | OSError] = {}
         self._retried: set[str] = set()
 
     def add(self, name: str, shown: str, error: DboxfsError | OSError) -> bool:
-        """The index can't be read, says *error*.
+        """Note that the index can't be read because of *error*.
 
-        True: from now on it has to be tried again, because no event tells when it can be read.
+        True: from now on the caller has to try again, because no event says when it can be read.
         """
         if str(self._errors.get(name)) != str(error):
             log.error("%s: %s", shown, error)
@@ -62,7 +64,7 @@ class IndexErrors:
         return new
 
     def discard(self, name: str) -> None:
-        """The index was read, or the mailbox has gone."""
+        """Note that the index was read, or the mailbox is gone."""
         self._errors.pop(name, None)
         self._retried.discard(name)
 
@@ -78,9 +80,9 @@ class IndexErrors:
 
     @property
     def retried(self) -> frozenset[str]:
-        """The mailboxes that are tried again: the system could not read them."""
+        """The mailboxes that have to be tried again after an error of the system."""
         return frozenset(self._retried)
 
     def texts(self) -> dict[str, str]:
-        """Why, by storage name."""
+        """The errors, by storage name."""
         return {name: str(error) for name, error in self._errors.items()}

@@ -1,16 +1,16 @@
-"""Which dbox version a store's new messages have, and whether a Dovecot has been at it.
+"""The dbox version of a store's new messages, and traces of a Dovecot in the store.
 
-The choice stands in a file of one line, ``dboxfs-version`` in the control directory (the store's root without
-``CONTROL=``), where Dovecot looks at nothing of that name::
+The version is recorded in a file of one line, ``dboxfs-version`` in the control directory (the store's root
+without ``CONTROL=``).  Dovecot ignores a file of that name::
 
     version = "3" LF        ; no such file: 2
 
-Messages of both versions are read wherever they are.  Dovecot reads version 2 only: it takes a message of
-version 3 for damaged, and its repair leaves such a message out.  So before 3 is written it is looked for
-traces of a Dovecot (:func:`trace_of_dovecot`), which dboxfs never makes itself:
+dboxfs reads messages of both versions in any store.  Dovecot reads version 2 only: it takes a message of
+version 3 for damaged, and its repair leaves such a message out.  So before dboxfs writes version 3 it looks
+for traces of a Dovecot (:func:`trace_of_dovecot`), which dboxfs never makes itself:
 
 * its cache of the mailbox tree (``dovecot.list.index``) or its log of changes (``dovecot.mailbox.log``);
-* a cache file of a mailbox with more in it than saved dates (those ``dboxfs convert`` writes);
+* a cache file of a mailbox with other fields than saved dates (``dboxfs convert`` writes only those);
 * an index with an extension that dboxfs doesn't write.
 
 Each of them appears as soon as a mail client has logged in or ``doveadm`` has looked at a message.
@@ -29,7 +29,7 @@ from dboxfs.store.location import Location
 from dboxfs.store.mailbox import Mailbox
 
 DEFAULT = 2
-"""What Dovecot reads and writes."""
+"""The version that Dovecot reads and writes."""
 
 _NAMES = ("dovecot.list.index", "dovecot.list.index.log", "dovecot.mailbox.log")
 _OURS = frozenset({CACHE, KEYWORDS, MODSEQ, MDBOX_HEADER, SDBOX_HEADER, "mdbox", "guid", "hdr-pop3-uidl"})
@@ -37,19 +37,19 @@ _CACHE_HEAD = 4096
 
 
 def version_path(location: Location) -> str:
-    """The file that the choice is recorded in."""
+    """The path of the file with the recorded version."""
     return os.path.join(location.control_dir, "dboxfs-version")
 
 
 def encode_version(version: int) -> bytes:
-    """What it holds."""
+    """The content of that file."""
     return b"%d\n" % version
 
 
 async def recorded_version(fs: FileSystem, location: Location) -> int:
-    """2 or 3.
+    """The recorded version, 2 or 3.
 
-    :raises CorruptFile: it holds something else.
+    :raises CorruptFile: the file has another content.
     :raises OSError: it can't be read.
     """
     path = version_path(location)
@@ -65,7 +65,7 @@ async def recorded_version(fs: FileSystem, location: Location) -> int:
 
 
 async def trace_of_dovecot(fs: FileSystem, location: Location, boxes: dict[str, Mailbox]) -> str | None:
-    """A file that only a Dovecot makes, or that only a Dovecot has written to; None: there is none.
+    """The path of a file that only a Dovecot makes or has written to; None: there is none.
 
     :param boxes: the mailboxes of the store, by storage name.
     """
@@ -87,7 +87,9 @@ async def trace_of_dovecot(fs: FileSystem, location: Location, boxes: dict[str, 
 
 
 def _only_saved_dates(data: bytes) -> bool:
-    """Whether the cache file that begins like that was made by a conversion, which puts all fields there."""
+    """Whether the cache file that begins with *data* has only saved dates; a writer of dboxfs puts all fields
+    there.
+    """
     try:
         return {field.name for field in CacheFile(data).fields} <= {"date.save"}
     except FormatError:

@@ -1,9 +1,10 @@
-"""Encrypted messages: unlock one with the keys at hand, and make sure that it is what was encrypted.
+"""Encrypted messages: unlock a message with the given keys, and verify that it was not altered.
 
-Nothing of a message is shown before its tag was seen: all of it is decrypted once when it is opened, with
-nothing kept, and again as it is read.  What comes out may be compressed; its first bytes say so.
+No byte of a message is shown before its tag was verified: the whole message is decrypted once when it is
+opened, with nothing kept, and again when it is read.  The plain bytes may be compressed; the first bytes say
+so.
 
-Cancelled or failed, the record that was opened is the caller's still.
+Cancelled or failed: the caller still owns the open record.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ _CIPHER_PIECE: Final = 64 << 10
 
 
 async def deciphering(opened: OpenRecord, keys: KeyRing) -> Decoding:
-    """How the settled record in *opened*, which is encrypted, is read.
+    """The decoding of the settled record in *opened*, which is encrypted.
 
-    :raises EncryptedMessage: it was encrypted for another key, or in a way that dboxfs doesn't read.
-    :raises CorruptFile: it is not what was encrypted: cut off, or altered.
+    :raises EncryptedMessage: the message was encrypted for another key, or in a form that dboxfs doesn't
+        read.
+    :raises CorruptFile: the message was cut off or altered after the encryption.
     :raises OSError: it can't be read.
     """
     record = opened.record
@@ -71,9 +73,9 @@ async def _header(body: PlainBody) -> CryptHeader:
 
 
 async def _verified(body: PlainBody, decryptor: Decryptor) -> Compression | None:
-    """Decrypt all of it; gives how the text is compressed.
+    """Decrypt the whole message; gives the compression of its text.
 
-    :raises FormatError: it is not what was encrypted.
+    :raises FormatError: the message was cut off or altered.
     """
     first = b""
     for offset in range(0, body.size, _CIPHER_PIECE):
@@ -85,7 +87,7 @@ async def _verified(body: PlainBody, decryptor: Decryptor) -> Compression | None
 
 
 class Chained:
-    """A decryptor with a decompressor behind it, as one decoder."""
+    """A decryptor and a decompressor behind it, as one decoder."""
 
     def __init__(self, decryptor: Callable[[], BodyDecoder], compression: Compression) -> None:
         self._first = decryptor()
@@ -93,16 +95,16 @@ class Chained:
 
     @property
     def eof(self) -> bool:
-        """All output was read and no more will come."""
+        """Whether all output was read."""
         return self._second.eof
 
     def feed(self, data: bytes) -> None:
-        """The next stored bytes."""
+        """Take the next stored bytes."""
         self._first.feed(data)
         self._second.feed(self._first.read(len(data)))
 
     def finish(self) -> None:
-        """There are no more.
+        """Mark the end of the stored bytes.
 
         :raises FormatError: they end too early, or are damaged.
         """

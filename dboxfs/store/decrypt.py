@@ -1,6 +1,6 @@
-"""Whether a message has to be decrypted, and can be: what decrypts it is loaded with the first that is.
+"""Find out whether a message has to be decrypted; load the decryption with the first such message.
 
-The library for that takes 10 MB, and most mounts have no key.
+Its library takes 10 MB, and most mounts have no key.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 
 async def decrypting(opened: OpenRecord, keys: KeyRing | None) -> Decoding | None:
-    """How the settled record in *opened* is read; None: it is not encrypted, or there is no key at all.
+    """The decoding of the settled record in *opened*; None: it is not encrypted, or there is no key at all.
 
-    Cancelled or failed, *opened* is the caller's still.
+    Cancelled or failed: the caller still owns *opened*.
 
-    :raises EncryptedMessage: it was encrypted for another key, or in a way that dboxfs doesn't read.
-    :raises CorruptFile: it is not what was encrypted: cut off, or altered.
+    :raises EncryptedMessage: the message was encrypted for another key, or in a form that dboxfs doesn't
+        read.
+    :raises CorruptFile: the message was cut off or altered after the encryption.
     :raises OSError: it can't be read.
     """
     if keys is None or not opened.record.encrypted:

@@ -1,17 +1,17 @@
-"""Messages of an mdbox that are expunged and not purged: what they are, and their bytes.
+"""Messages of an mdbox that are expunged and not purged: their attributes and bytes.
 
-A message is one of these if it has a record in the map and no mailbox shows it: its refcount is 0, or each
-mailbox that has it was asked to expunge it, and no Dovecot has carried that out.  A record with refcount 0
-that a mailbox shows has a wrong count, and is no deleted message (``dboxfs check`` names it).  Nor is one
-whose guid a message of a mailbox has: it was put back, from a backup.
+Such a deleted message has a record in the map and no mailbox shows it: its refcount is 0, or each mailbox
+that has it also has a request to expunge it that no Dovecot has executed.  A record with refcount 0 that a
+mailbox shows has a wrong count, and is no deleted message (``dboxfs check`` names it).  A record with the
+guid of a mailbox's message is none either: the message was restored from a backup.
 
-What is known of one stands in the metadata of its record: guid, received date, and the mailbox that it was
-*first saved to*.  A message that was moved since names that one still, and the mailbox may be renamed or
-gone.  Nobody has written down when it was expunged.  Flags are known only while the expunge is a request.
+Its attributes are in the metadata of its record: guid, received date, and the mailbox that it was *first
+saved to*.  A message that was moved later still names that mailbox, which may be renamed or gone.  The date
+of the expunge is not stored.  Flags are known only while the expunge is a request.
 
-:meth:`DeletedMessages.look` is a snapshot.  A purge may take any of them away at any time;
-:meth:`~dboxfs.store.write.StoreWriter.undelete` looks again under the map's lock.  Nothing here locks or
-writes.  Concurrency: one event loop; two calls of ``look`` at once read the same records twice, at most.
+:meth:`DeletedMessages.look` gives a snapshot.  A purge may remove any of them at any time;
+:meth:`~dboxfs.store.write.StoreWriter.undelete` checks again under the map's lock.  This module neither locks
+nor writes.  Concurrency: one event loop; two calls of ``look`` at once at most read the same records twice.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _READERS = 8
 """Tasks that read records side by side."""
 
 DEFAULT_MAILBOX = "INBOX"
-"""Where a message belongs that names no mailbox, as in Dovecot's repair."""
+"""The mailbox of a message that names none, as in Dovecot's repair."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeletedMessage:
-    """One of them.
+    """A deleted message.
 
     :ivar guid_text: as ``doveadm fetch guid`` gave it.
     :ivar received: seconds since the epoch.
@@ -66,10 +66,10 @@ class DeletedMessage:
 
 
 class DeletedMessages:
-    """Those of one store.
+    """The deleted messages of one store.
 
-    :raises Unsupported: it is an sdbox.
-    :ivar unreadable: how many records the last :meth:`look` could not read, which it left out.
+    :raises Unsupported: the store is an sdbox.
+    :ivar unreadable: number of records that the last :meth:`look` could not read and left out.
     """
 
     def __init__(self, store: Store) -> None:
@@ -84,7 +84,7 @@ class DeletedMessages:
         self.unreadable = 0
 
     async def look(self) -> list[DeletedMessage]:
-        """All of them, in the order in which they were saved.  Only records that are new are read.
+        """All deleted messages, in the order in which they were saved.  Only new records are read.
 
         :raises CorruptFile, OSError: the map can't be read.
         """
@@ -122,7 +122,9 @@ class DeletedMessages:
         return found
 
     def _requests(self) -> tuple[dict[int, tuple[str, int]], np.ndarray]:
-        """By map uid, where its expunge is asked for; and the map uids that mailboxes show."""
+        """By map uid, the mailbox and uid with the request to expunge it; and the map uids that mailboxes
+        show.
+        """
         requested: dict[int, tuple[str, int]] = {}
         shown: list[np.ndarray] = [np.empty(0, np.uint32)]
         for folder in self._store.folders.values():
@@ -145,7 +147,7 @@ class DeletedMessages:
     async def _read(
         self, places: Sequence[MapRecord], requested: dict[int, tuple[str, int]]
     ) -> dict[MapRecord, DeletedMessage]:
-        """What the records say, by place; those that can't be read are left out."""
+        """The messages of the records, by place, without records that can't be read."""
         found: dict[MapRecord, DeletedMessage] = {}
         in_order = sorted(places, key=lambda place: (place.file_id, place.offset))
 
@@ -178,7 +180,7 @@ class DeletedMessages:
         )
 
     async def open(self, message: DeletedMessage) -> Body:
-        """The bytes of a message.  What is open is read to its end, also when a purge comes.
+        """The bytes of a message.  An open body stays readable to its end, also after a purge.
 
         :raises NoSuchMessage: it was purged.
         :raises DboxfsError, OSError: it can't be read.

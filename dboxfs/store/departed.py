@@ -1,9 +1,9 @@
-"""Messages of one mailbox that are gone, and that a program may have open: their bytes, sizes and dates.
+"""Expunged messages of one mailbox that a program may have open: their bytes, sizes and dates.
 
-Where the kernel tells which messages are open, an open one holds its file, and nothing of this is needed.
-Where it doesn't (:mod:`dboxfs.vfs.unopened`), who has opened a message by the name that the kernel knows asks
-for its bytes under an inode of which the message is gone: it was expunged, replaced or moved meanwhile. The
-bytes are then read where they were, as long as they can be: see the two :class:`DepartedFiles`.
+If the kernel tells which messages are open, an open message holds its file, and this module is not needed.
+If it doesn't (:mod:`dboxfs.vfs.unopened`), a program may open a message by a name that the kernel knows, and
+read it through an inode whose message was expunged, replaced or moved meanwhile.  Its bytes are then read in
+their old place, as long as that is possible: see the two :class:`DepartedFiles`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from dboxfs.store.backend import DepartedFiles, OpenRecord, Places
 from dboxfs.store.body import Body, settled_or_closed
 
 MOST_DEPARTED_FACTS = 1024
-"""Messages whose sizes and dates are remembered; the last ones."""
+"""Number of the last expunged messages whose sizes and dates are remembered."""
 
 
 class DepartedMessages:
-    """Those of one mailbox.
+    """The expunged messages of one mailbox.
 
-    :param files: where they lie.
+    :param files: their places.
     :param body: makes a body of a settled record.
     """
 
@@ -32,20 +32,20 @@ class DepartedMessages:
         self._facts: OrderedDict[int, Facts] = OrderedDict()
 
     async def hold(self, uid: int) -> None:
-        """A program is about to open this message: it stays readable, whatever becomes of it.
+        """Keep a message readable that a program is about to open, even after an expunge.
 
         :raises NoSuchMessage: its file is gone.
         """
         await self._files.hold(uid)
 
     def note(self) -> Places | None:
-        """Before the index is followed."""
+        """The places of all messages, called before the index is read again."""
         return self._files.note()
 
     def went(self, uids: Uids, table: FactTable) -> None:
-        """These messages are gone.
+        """Remember sizes and dates of messages that are gone.
 
-        :param table: knows them still.
+        :param table: still has their facts.
         """
         if not self._files.wanted:
             return
@@ -57,7 +57,7 @@ class DepartedMessages:
             self._facts.popitem(last=False)
 
     async def keep(self, uids: Uids, places: Places | None) -> None:
-        """The index was followed, and these messages are gone.
+        """Keep the places of messages that are gone, now that the index was read.
 
         :param places: what :meth:`note` gave before.
         """
@@ -65,11 +65,11 @@ class DepartedMessages:
             await self._files.keep(uids, places)
 
     def facts(self, uid: int) -> Facts | None:
-        """Size and dates of a message that is gone; None: not known."""
+        """Size and dates of an expunged message; None: unknown."""
         return self._facts.get(uid)
 
     async def open(self, uid: int) -> tuple[Body, Facts] | None:
-        """The bytes of a message that is gone, and its size and dates; None: its place is not kept.
+        """The bytes of an expunged message, and its size and dates; None: its place is not kept.
 
         :raises DboxfsError, OSError: it can't be read.
         """
@@ -85,11 +85,11 @@ class DepartedMessages:
         return await self._body(opened, uid), facts
 
     def forget(self, uid: int) -> None:
-        """No program has this message open."""
+        """Forget a message that no program has open."""
         self._files.forget(uid)
         self._facts.pop(uid, None)
 
     def close(self) -> None:
-        """Give all of them up."""
+        """Forget all of them."""
         self._files.close()
         self._facts.clear()
