@@ -1,13 +1,12 @@
-"""What only the metadata of messages say: read once, and of many messages at once where they are asked for in
-the order of the mailbox.
+"""Details of messages that only their metadata have: read once, and of many messages at once in a walk.
 
 Parsed records are kept in the store's table (``details_cache.py``), which is bounded.  A message that isn't
-in it is read alone; once the ones behind it are asked for, too, the next :data:`FIRST_DETAILS` to
-:data:`MOST_DETAILS` are read together, in one batch for the workers.  What one walk brings ahead is at most a
-quarter of the table, so it is still there when it is asked for, beside a few other walks; a table that is too
-small for that brings nothing ahead.
+in it is read alone.  Once a program asks for the messages behind it, too, the next :data:`FIRST_DETAILS` to
+:data:`MOST_DETAILS` are read together, in one batch for the workers.  One walk brings at most a quarter of
+the table ahead, so its records are still there when they are asked for, beside a few other walks.  If the
+table is too small for that, nothing is brought ahead.
 
-Concurrency: what is read for a mailbox that has changed meanwhile is given, but not kept.
+Concurrency: details of a mailbox that has changed during the read are returned, but not kept.
 """
 
 from __future__ import annotations
@@ -23,19 +22,21 @@ from dboxfs.store.backend import MessageFiles, OpenRecord
 from dboxfs.store.details_cache import DetailsCache
 
 FIRST_DETAILS = 8
-"""Messages that are read together first, ..."""
+"""Messages that are read together at the beginning of a walk."""
 
 MOST_DETAILS = 64
-"""... and at most."""
+"""Messages that are read together at most."""
 
-_SHARE = 4  # of the table that one walk may fill ahead: one of so many
+_SHARE = 4  # one walk may fill this part of the table ahead: 1/_SHARE
 
-_STEP_MOST = 4  # positions from one message to the next that still are a walk
+_STEP_MOST = 4  # distance of positions in a walk, at most
 
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What only the metadata tell.  ``location``: path below the root, offset, bytes of the record."""
+    """Details that only the metadata have.  ``location``: path below the root, offset, bytes of the
+    record.
+    """
 
     metadata: Metadata
     location: str
@@ -54,7 +55,7 @@ class DetailedMailbox(Protocol):
 
 
 class DetailsReader:
-    """Reads for one mailbox.
+    """The reader of one mailbox's details.
 
     :param records: the store's table of parsed records.
     :param open_message: opens the record of a message; raises as :meth:`dboxfs.store.Mailbox.open`.
@@ -71,12 +72,12 @@ class DetailsReader:
         self._files = files
         self._records = records
         self._open = open_message
-        self._owner = object()  # of what is in that table
+        self._owner = object()  # part of the keys in that table
         self._last = -1 - _STEP_MOST
         self._window = 0
 
     def renew(self) -> None:
-        """The mailbox has changed: its messages may lie elsewhere, or be others."""
+        """Drop the details of a mailbox that has changed: its messages may lie elsewhere, or be others."""
         self._owner = object()
 
     async def get(self, uid: int) -> Details:
@@ -97,7 +98,7 @@ class DetailsReader:
         return self._records.get((self._owner, uid, place))
 
     def _walk(self, uid: int) -> Uids:
-        """*uid* and those behind it, if it is a step of a walk through what isn't known."""
+        """*uid* and the messages behind it, if *uid* is a step of a walk; else empty."""
         uids, row = self._box.facts.uids, self._box.facts.row(uid)
         if not 0 < row - self._last <= _STEP_MOST:
             self._last, self._window = row, 0
@@ -115,7 +116,7 @@ class DetailsReader:
         try:
             found = await self._files.scan(uids)
         except (DboxfsError, OSError):
-            return  # the read of each tells
+            return  # the read of each message gives the error
         for one in found:
             if one.record is not None and one.error is None and self._owner is owner:
                 self._keep(one.uid, Details(one.record.metadata, self._files.where(one.path, one.record)))

@@ -1,18 +1,18 @@
-"""Parsed records in memory: what metadata say and where messages lie, for a bounded number of messages.
+"""Parsed records in memory: metadata and places of a bounded number of messages.
 
-``getfattr -d`` or ``rsync -X`` asks for a dozen attributes of one message, one request each, and several of
-them stand in the message's record, for which its file has to be opened and read at two places.  The table
-keeps what was understood.  It holds at most ``limit`` messages (``--table-size``) and gives up the one that
-was not used for the longest time.
+``getfattr -d`` or ``rsync -X`` asks for a dozen attributes of one message, one request each.  Several of them
+are in the message's record, for which its file has to be opened and read in two places.  The table keeps the
+parsed record.  It holds at most ``limit`` messages (``--table-size``) and drops the one that was not used for
+the longest time.
 
-A key names the owner (a mailbox as it is now), the uid and the place.  So nothing has to be looked for when
-something changes: a mailbox that changes takes another owner, a purge gives a message another place, and what
-nobody asks for any more is the first to go.  :meth:`DetailsCache.drop` forgets everything in one step.
+A key has the owner (a mailbox in its current state), the uid and the place.  So a change needs no search in
+the table: a mailbox that changes takes another owner, a purge gives a message another place, and unused
+entries are dropped first.  :meth:`DetailsCache.drop` drops all entries in one step.
 
-**Why positions aren't in it as extents.**  Where the messages of an mdbox lie is in the map, which has to be
-followed as a whole anyway and is held in columns of 14 bytes a message (file_id, offset, size, refcount),
-found by bisection; neighbours are joined into ranges when they are read.  A second table of extents over it
-would save no read and no byte.  An sdbox message's place is its uid.
+**Why there are no extents.**  The map has the places of an mdbox's messages.  It has to be read as a whole
+anyway, and is held in columns of 14 bytes a message (file_id, offset, size, refcount), searched by bisection;
+reads join neighbours into ranges.  A second table of extents would save no read and no byte.  The place of an
+sdbox message is its uid.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ DetailsKey = tuple[object, int, tuple[int, ...]]
 
 
 class DetailsCache(Generic[V]):
-    """Values by key, at most *limit* (0: none), the longest unused one goes first."""
+    """Values by key, at most *limit* (0: none); the one that was unused for the longest time is dropped
+    first.
+    """
 
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
         self._limit = limit
@@ -42,7 +44,7 @@ class DetailsCache(Generic[V]):
 
     @property
     def limit(self) -> int:
-        """How many there can be."""
+        """The largest number of values."""
         return self._limit
 
     def __len__(self) -> int:
@@ -59,7 +61,7 @@ class DetailsCache(Generic[V]):
         return found
 
     def put(self, key: DetailsKey, value: V) -> None:
-        """Remember *value*."""
+        """Store *value*."""
         self._entries[key] = value
         self._entries.move_to_end(key)
         if len(self._entries) > self._limit:
@@ -67,19 +69,19 @@ class DetailsCache(Generic[V]):
             self._evicted += 1
 
     def drop(self) -> None:
-        """Forget everything, in one step."""
+        """Drop all values in one step."""
         self._entries = OrderedDict()
         self._drops += 1
 
     def resize(self, limit: int) -> None:
-        """Another number of messages."""
+        """Change the limit."""
         self._limit = limit
         while len(self._entries) > limit:
             self._entries.popitem(last=False)
             self._evicted += 1
 
     def stats(self) -> dict[str, int]:
-        """Counters, and how many there are of how many."""
+        """Counters, the number of entries, and the limit."""
         return {
             "entries": len(self._entries),
             "limit": self._limit,

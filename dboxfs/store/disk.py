@@ -1,9 +1,8 @@
-"""The file operations that the write protocol is made of, with the store's owner, group and modes.
+"""The file operations of the write protocol, with the store's owner, group and modes.
 
-Every method here is exactly one operation of the driver (or says so), runs to its end whatever is cancelled,
-and follows no symbolic link when it makes or replaces something.  Clean-up after an error is done with
-:meth:`Disk.discard` and :meth:`AppendFile.close`, which count what they can't do and never hide the error
-that led to them.
+Each method is exactly one operation of the driver, unless it says otherwise.  It runs to its end even if the
+caller is cancelled, and follows no symbolic link when it makes or replaces a file.  :meth:`Disk.discard` and
+:meth:`AppendFile.close` clean up after an error: they count their own errors and never hide the first one.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ _READ_PIECE = 4 << 20
 class Disk:
     """Runs the operations of one store.
 
-    :param owner: attributes of the store's root: owner, group and modes of everything new.
-    :param root: the store's root directory, if it has one by now.  It is never made: where it is missing the
-        store has gone (a file system that was unmounted), and its place must stay empty.
+    :param owner: attributes of the store's root: new files get its owner, group and modes.
+    :param root: the store's root directory, if it exists yet.  It is never made: if it is missing, the store
+        is gone (its file system was unmounted), and its place must stay empty.
     :ivar lost_errors: clean-ups that failed after another error.
-    :ivar process: whose its temporary files and notes are.
+    :ivar process: the owner of its temporary files and notes.
     """
 
     def __init__(
@@ -54,49 +53,49 @@ class Disk:
         self.dir_permissions = Permissions(mode & 0o2777, gid, uid)
 
     def temporary(self, directory: str) -> str:
-        """A name for a temporary file in *directory*, which says whose it is."""
+        """A name for a temporary file in *directory*; it names the process."""
         return os.path.join(directory, self.process.temporary_name(next(self._numbers)))
 
     async def run(self, op: Op[R]) -> R:
-        """One operation.
+        """Run one operation.
 
-        :raises OSError: what the system says.
+        :raises OSError: the error of the system.
         """
         return await self.fs.run(op)
 
     async def run_all(self, batch: Sequence[Op[R]]) -> list[R | OSError]:
-        """Operations side by side: an answer or an error for each."""
+        """Run operations in parallel: a result or an error for each."""
         return await self.fs.run_all(batch)
 
     async def chain(self, program: Callable[[], Steps[R]]) -> R:
-        """Operations one after the other with one hop to a worker (:mod:`dboxfs.fsapi.chain`).
+        """Run operations one after the other with one hop to a worker (:mod:`dboxfs.fsapi.chain`).
 
-        :raises OSError: what the program lets out.
+        :raises OSError: an error that the program raises.
         """
         return await self.fs.run_chain(program)
 
     # -- names -------------------------------------------------------------------------------------------
 
     async def stat(self, path: str) -> os.stat_result | None:
-        """Attributes of what *path* names (a symbolic link itself), None if there is nothing."""
+        """Attributes of *path* (of a symbolic link itself); None: it does not exist."""
         try:
             return await self.run(ops.Stat(path, follow=False))
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     async def exists(self, path: str) -> bool:
-        """Whether there is anything of that name."""
+        """Whether *path* exists."""
         return await self.stat(path) is not None
 
     async def listdir(self, path: str) -> list[DirEntry]:
-        """The entries of a directory; none if it is missing."""
+        """The entries of a directory; empty if it is missing."""
         try:
             return await self.run(ops.Listdir(path))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
     async def mkdir(self, path: str) -> bool:
-        """Make a directory; False if it is there."""
+        """Make a directory; False if it exists."""
         try:
             await self.run(ops.Mkdir(path, self.dir_permissions))
         except FileExistsError:
@@ -106,7 +105,7 @@ class Disk:
     async def make_dirs(self, path: str) -> None:
         """Make a directory and the missing ones above it (an operation each).
 
-        :raises FileNotFoundError: the store has gone.
+        :raises FileNotFoundError: the store is gone.
         """
         missing: list[str] = []
         while path != self._root and not await self.mkdir_or_parent_missing(path):
@@ -118,7 +117,7 @@ class Disk:
             await self.mkdir(directory)
 
     async def mkdir_or_parent_missing(self, path: str) -> bool:
-        """Make a directory unless it is there; False if the one above is missing."""
+        """Make a directory unless it exists; False if the one above is missing."""
         try:
             await self.mkdir(path)
         except FileNotFoundError:
@@ -126,12 +125,12 @@ class Disk:
         return True
 
     async def sync_dir(self, path: str) -> None:
-        """Make the names in a directory durable, if commits are."""
+        """Make the names in a directory durable, if commits are durable."""
         if self.options.durable:
             await self.run(ops.SyncDir(path))
 
     async def unlink(self, path: str) -> bool:
-        """Take a name away; False if it is gone already."""
+        """Remove a name; False if it is gone already."""
         try:
             await self.run(ops.Unlink(path))
         except FileNotFoundError:
@@ -139,13 +138,15 @@ class Disk:
         return True
 
     async def discard(self, paths: Iterable[str]) -> None:
-        """Take names away after an error.  Never fails: what can't be done is counted."""
+        """Remove names after an error.  Never fails: errors are counted."""
         for answer in await self.run_all([ops.Unlink(path) for path in paths]):
             if isinstance(answer, OSError) and answer.errno != errno.ENOENT:
                 self.lost_errors += 1
 
     async def attempt(self, change: Awaitable[None] | Awaitable[bool]) -> bool:
-        """Something that should be done after an error.  Never fails: what can't be done is counted."""
+        """Carry out a change after an error; False: it failed.  Never raises an OSError: errors are
+        counted.
+        """
         try:
             await change
         except OSError:
@@ -156,16 +157,16 @@ class Disk:
     # -- files -------------------------------------------------------------------------------------------
 
     async def create(self, path: str, permissions: Permissions | None = None) -> AppendFile:
-        """A new file (with the store's permissions); FileExistsError if the name is taken."""
+        """Make a new file (with the store's permissions); FileExistsError if the name is taken."""
         opened = await self.run(ops.Create(path, permissions or self.file_permissions))
         return AppendFile(self, path, opened)
 
     async def write_new(self, path: str, data: bytes, *, sync: bool = True) -> None:
-        """A new file with *data*, durable if commits are: create, append, sync, close.
+        """Make a new file with *data*, durable if commits are durable: create, append, sync, close.
 
-        :param sync: False: not durable; that is :func:`~dboxfs.store.sync_all.sync_all`.
+        :param sync: False: leave that to :func:`~dboxfs.store.sync_all.sync_all`.
         :raises FileExistsError: the name is taken.
-        :raises OSError: it is not whole; to take it away is the caller's business.
+        :raises OSError: the file is incomplete; the caller removes it.
         """
         permissions, durable = self.file_permissions, sync and self.options.durable
 
@@ -190,7 +191,7 @@ class Disk:
             raise failed
 
     async def create_temporary(self, directory: str) -> AppendFile:
-        """A new file under a temporary name."""
+        """Make a new file under a temporary name."""
         while True:
             try:
                 return await self.create(self.temporary(directory))
@@ -198,17 +199,17 @@ class Disk:
                 continue
 
     async def open(self, path: str) -> AppendFile:
-        """An existing file, for reading and appending."""
+        """Open an existing file for reading and appending."""
         return AppendFile(self, path, await self.run(OpenShared(path)))
 
     async def open_locked(
         self, path: str, kind: LockKind | None, head: int
     ) -> tuple[AppendFile, bool, os.stat_result | None]:
-        """Open a file, try to lock it, and then look what the path names: open, lock, stat, read.
+        """Open a file, try to lock it, then stat the path again: open, lock, stat, read.
 
         :param kind: None: without a lock.
         :param head: bytes to read from its beginning into ``AppendFile.head``.
-        :returns: the file, whether it is locked, and if so what the path names (None: nothing).
+        :returns: the file; whether it is locked; if so, the attributes of *path* (None: it is gone).
         """
 
         def program() -> Steps[tuple[OpenedFile, bool, os.stat_result | None, bytes]]:
@@ -231,11 +232,11 @@ class Disk:
         return file, locked, now
 
     async def open_read(self, path: str) -> AppendFile:
-        """An existing file, for reading only."""
+        """Open an existing file for reading only."""
         return AppendFile(self, path, await self.run(ops.Open(path)))
 
     async def read_whole(self, path: str) -> bytes | None:
-        """What a (small) file holds, None if it is missing.  Three operations."""
+        """The content of a (small) file; None if it is missing.  Three operations."""
         try:
             file = await self.open_read(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -246,7 +247,7 @@ class Disk:
             await file.close()
 
     async def replace(self, path: str, data: bytes, temporary: str | None = None) -> None:
-        """Put *data* in place of what *path* holds, by rename: create, append, sync, rename."""
+        """Replace the content of *path* by *data*, by rename: create, append, sync, rename."""
         file = await (self.create(temporary) if temporary else self.create_temporary(os.path.dirname(path)))
         try:
             await file.append(data)
@@ -260,7 +261,7 @@ class Disk:
 
 
 class AppendFile:
-    """An open file.  ``size`` is its length in bytes as far as this writer knows; it alone appends.
+    """An open file.  ``size`` is its length in bytes as far as this writer knows, which alone appends.
 
     ``head``: its first bytes, if they were read when it was opened.
     """
@@ -278,7 +279,7 @@ class AppendFile:
 
     @property
     def is_open(self) -> bool:
-        """Whether it was not closed yet."""
+        """Whether the file is still open."""
         return not self._closed
 
     @property
@@ -303,7 +304,7 @@ class AppendFile:
     async def append(self, data: bytes) -> None:
         """Write at the end, in one write.
 
-        :raises OSError: some bytes may have been written; :meth:`cut` takes them back.
+        :raises OSError: some bytes may have been written; :meth:`cut` removes them.
         """
         answer = await self.disk.run(ops.Append(self.fd, (data,)))
         self.size += answer.written
@@ -316,10 +317,11 @@ class AppendFile:
         sync: bool = True,
         first: Callable[[], Steps[None]] | None = None,
     ) -> OSError | None:
-        """:meth:`append` and :meth:`sync`; gives the error of the sync: the bytes are there, but may go.
+        """:meth:`append` and :meth:`sync`; gives the error of the sync: the bytes are there, but may get
+        lost.
 
-        :param sync: False: don't.
-        :param first: what is done before that.
+        :param sync: False: no sync.
+        :param first: steps before that.
         :raises OSError: as :meth:`append`, or of *first*; nothing was synced.
         """
         sync = sync and self.disk.options.durable
@@ -346,19 +348,21 @@ class AppendFile:
         return error
 
     def took(self, written: int, status: os.stat_result | None) -> None:
-        """A chain has appended so many bytes; *status*: the file's attributes since then, if known."""
+        """Note that a chain has appended *written* bytes; *status*: the file's attributes since then, if
+        known.
+        """
         self.size += written
         if status is not None:
             self.stat = status
 
     def was_closed(self) -> None:
-        """A chain has closed the file."""
+        """Note that a chain has closed the file."""
         self._closed = True
 
     async def append_from(self, fd: int, size: int, offset: int = 0) -> None:
         """Append *size* bytes of another open file, an operation for every 16 MiB.
 
-        :raises OSError: as :meth:`append`; EIO: the other file has less.
+        :raises OSError: as :meth:`append`; EIO: the other file has fewer bytes.
         """
         while size > 0:
             piece = min(size, _COPY_PIECE)
@@ -372,21 +376,21 @@ class AppendFile:
             offset += answer.written
 
     async def cut(self, size: int) -> None:
-        """Take back what was appended behind *size* (bytes)."""
+        """Cut the file to *size* bytes, to remove appended bytes."""
         await self.disk.run(ops.Truncate(self.fd, size, self.size))
         self.size = size
 
     async def sync(self) -> None:
-        """Make the bytes durable, if commits are."""
+        """Make the bytes durable, if commits are durable."""
         if self.disk.options.durable:
             await self.disk.run(ops.Sync(self.fd, self.size))
 
     async def try_lock(self, kind: LockKind) -> bool:
-        """Lock the file, or don't."""
+        """Lock the file, if the lock is free; whether it is locked now."""
         return await self.disk.run(TryLock(self.fd, kind))
 
     async def close(self) -> None:
-        """Close the file; its lock ends.  Never fails; a second time does nothing."""
+        """Close the file, which ends its lock.  Never fails; a second call does nothing."""
         if self._closed:
             return
         self._closed = True

@@ -1,12 +1,12 @@
-"""What lies in a store's directories says of what kind it is: the evidence that a location is held against.
+"""Evidence of a store's kind: the files in its directories, which a location is checked against.
 
 * ``storage/`` with ``m.N``, or with a map (``dovecot.map.index``, ``.log``): an mdbox;
 * a directory of the mailbox tree with ``u.N``: an sdbox;
-* directories of the tree that hold an index or ``u.N``: mailboxes, and their last part is DIRNAME;
-* the header in a mailbox's index (``mdbox-hdr``, ``dbox-hdr``), where names contradict each other.
+* directories of the tree with an index or ``u.N``: mailboxes, whose last part is DIRNAME;
+* the header in a mailbox's index (``mdbox-hdr``, ``dbox-hdr``), if names contradict each other.
 
-Everything is looked at without a lock, and only as many directories as the answer needs: a healthy store
-costs a listing or two.  What can't be read is no evidence; who opens it says so.
+The module takes no lock, and lists only as many directories as the answer needs: one or two for a healthy
+store.  A file that can't be read is no evidence; opening it later raises the error.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import re
 from collections.abc import Iterable, Iterator
 
 NOTE = "dboxfs-note"
-"""What names of notes of intent begin with (``write/notes``)."""
+"""The beginning of the names of notes of intent (``write/notes``)."""
 
 MESSAGE = re.compile(r"u\.[1-9][0-9]*")
 CONTAINER = re.compile(r"m\.[1-9][0-9]*")
 GUID = re.compile("[0-9a-f]{32}")
-"""The name of a mailbox's directory, where it lies under its guid."""
+"""The name of a mailbox's directory that lies under its guid."""
 _MAP = frozenset({"dovecot.map.index", "dovecot.map.index.log"})
 _EXTENSIONS_HEAD = 64 << 10
-"""Bytes of an index or log in which the names of its extensions stand."""
+"""The first bytes of an index or log, which have the names of its extensions."""
 _INDEX = frozenset({"dovecot.index", "dovecot.index.log"})
 
 
 def names_in(directory: str) -> list[str]:
-    """What a directory holds, sorted; nothing, if it can't be read."""
+    """The names in a directory, sorted; empty if it can't be read."""
     try:
         return sorted(os.listdir(directory))
     except OSError:
@@ -37,7 +37,7 @@ def names_in(directory: str) -> list[str]:
 
 
 def first_container(directories: Iterable[str | None]) -> str | None:
-    """The path of an ``m.N`` in one of *directories*."""
+    """The path of an ``m.N`` in one of *directories*; None: there is none."""
     for directory in directories:
         if directory is None:
             continue
@@ -54,7 +54,7 @@ def map_file(directory: str) -> str | None:
 
 
 def first_message(directories: Iterable[str | None]) -> str | None:
-    """The path of a ``u.N`` in one of *directories*, or below it."""
+    """The path of a ``u.N`` in one of *directories*, or below one; None: there is none."""
     for directory in directories:
         for path, names in _walk(directory) if directory is not None else ():
             for name in names:
@@ -67,7 +67,7 @@ def other_dirname(tree: str, dirname: str) -> str | None:
     """The path of a mailbox directory in the tree that is not called *dirname*, if none is."""
     for name in names_in(tree):
         if os.path.isdir(os.path.join(tree, name, dirname)):
-            return None  # what nearly every store has: no need to look at all of it
+            return None  # nearly every store has it: no need to walk the tree
     found = None
     for path, names in _walk(tree):
         if os.path.basename(path) == dirname and path != tree:
@@ -91,7 +91,9 @@ def is_by_guid(tree: str, indexes: str, dirname: str) -> bool:
 
 
 def alt_root(root: str) -> str | None:
-    """Where ``dbox-alt-root`` points: Dovecot leaves this symlink in every store with an ALT."""
+    """The target of ``dbox-alt-root``, a symlink that Dovecot makes in every store with an ALT; None: no
+    symlink.
+    """
     try:
         target = os.readlink(os.path.join(root, "dbox-alt-root"))
     except OSError:
@@ -100,7 +102,7 @@ def alt_root(root: str) -> str | None:
 
 
 def _walk(directory: str) -> Iterator[tuple[str, list[str]]]:
-    """Each directory with the names of the files in it; those that can't be read are left out."""
+    """Each directory with the names of its files; without directories that can't be read."""
     todo = [directory]
     while todo:
         path = todo.pop()
@@ -114,7 +116,9 @@ def _walk(directory: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def kind_by_index(directories: Iterable[str | None]) -> str | None:
-    """``mdbox`` or ``sdbox``, as the first mailbox index in or below *directories* says; None: none does."""
+    """``mdbox`` or ``sdbox``, by the first mailbox index in or below *directories*; None: no index says
+    it.
+    """
     for directory in directories:
         for path, names in _walk(directory) if directory is not None else ():
             for name in sorted(_INDEX & set(names)):

@@ -1,4 +1,4 @@
-"""A folder of the mailbox tree, and who is told what changes in it."""
+"""A folder of the mailbox tree, and the listeners for its changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Folder:
     :ivar name: storage name ("" is the root).
     :ivar shown: name of its directory in the mount (one part, UTF-8).
     :ivar children: by shown name.
-    :ivar error: why its directory can't be read; what was known of it stays.
+    :ivar error: the reason why its directory can't be read; its known state stays.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Folder:
     error: OSError | None = None
 
     def __str__(self) -> str:
-        """How log lines and errors name it, as ``user.dbox.mailbox`` does."""
+        """The name in log lines and errors, like that of ``user.dbox.mailbox``."""
         if self.mailbox is not None:
             return self.mailbox.display_name
         above = self.parent
@@ -38,7 +38,7 @@ class Folder:
 
     @property
     def identity(self) -> bytes:
-        """What makes this folder the one it is: guid and uidvalidity of its mailbox, else its name."""
+        """The identity of this folder: guid and uidvalidity of its mailbox, else its name."""
         box = self.mailbox
         if box is None or box.guid is None:
             return b"name:" + os.fsencode(self.name)
@@ -47,11 +47,11 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Whom the store tells, on the event loop's thread, what has changed.  It must not block.
+    """Functions that the store calls after changes, on the event loop's thread.  They must not block.
 
-    :ivar messages: what changed in a folder's mailbox.
-    :ivar folder_gone: a folder is not there any more, or is another one.
-    :ivar folder_new: a folder is there that was not, or is another one.
+    :ivar messages: called with the changes in a folder's mailbox.
+    :ivar folder_gone: called for a folder that is gone, or was replaced.
+    :ivar folder_new: called for a folder that is new, or has replaced another one.
     """
 
     messages: Callable[[Folder, Delta], None]
@@ -60,32 +60,34 @@ class Listener:
 
 
 class Listeners:
-    """All who are told, in the order in which they came."""
+    """All listeners, called in the order in which they were added."""
 
     def __init__(self) -> None:
         self._all: list[Listener] = []
 
     def add(self, listener: Listener) -> None:
-        """Tell *listener* too, from now on."""
+        """From now on call *listener*, too."""
         self._all.append(listener)
 
     def messages(self, folder: Folder, delta: Delta) -> None:
-        """The folder's mailbox has changed."""
+        """Tell that the folder's mailbox has changed."""
         for listener in self._all:
             listener.messages(folder, delta)
 
     def folder_new(self, folder: Folder) -> None:
-        """The folder is there."""
+        """Tell that the folder is new."""
         for listener in self._all:
             listener.folder_new(folder)
 
     def folder_gone(self, folder: Folder) -> None:
-        """The folder has gone."""
+        """Tell that the folder is gone."""
         for listener in self._all:
             listener.folder_gone(folder)
 
     def changed(self, folder: Folder, delta: Delta, *, another: bool) -> None:
-        """What the folder's mailbox has now is another mailbox (*another*), or has changed by *delta*."""
+        """Tell that the folder now has another mailbox (*another*), or that its mailbox has changed by
+        *delta*.
+        """
         if another:
             self.folder_gone(folder)
             self.folder_new(folder)
@@ -94,9 +96,9 @@ class Listeners:
 
 
 def why_unreadable(error: OSError) -> BaseException:
-    """Why a directory that has to be there can't be read, for who asks for it.
+    """The error for a request that needs a directory which can't be read.
 
-    Never that it is missing, which would say that there is no mail: the store has gone.
+    Never ENOENT, which would mean that there is no mail, although the store is gone: EIO instead.
     """
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return os_error(errno.EIO, error.filename)

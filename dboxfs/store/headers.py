@@ -1,13 +1,11 @@
-"""Header fields of messages: from Dovecot's cache file where that has them, else from the messages
-themselves.
+"""Header fields of messages: from Dovecot's cache file if it has them, else from the messages themselves.
 
-The cache file is an accelerator: one that is damaged, too large or of another index counts as empty
-(mail-cache), and so does a field of it that does not look as it should.
+The cache file only makes it faster: a file that is damaged, too large or of another index counts as empty
+(mail-cache), and so does a field with an unexpected form.
 
-A field is decoded as people read it (RFC 2047), with its folds taken out; of several fields of one name the
-first one counts.
+A field is decoded for readers (RFC 2047) and unfolded; of several fields of one name the first one counts.
 
-Concurrency: messages are read :data:`READ_AT_ONCE` at a time.
+Concurrency: at most :data:`READ_AT_ONCE` messages are read at the same time.
 """
 
 from __future__ import annotations
@@ -30,20 +28,20 @@ from dboxfs.store.mailbox import Mailbox
 log = logging.getLogger(__name__)
 
 READ_AT_ONCE = 16
-"""Messages."""
+"""Messages that are read at the same time."""
 
 CACHE_MOST = 1 << 30
-"""Bytes of a cache file that is read."""
+"""A larger cache file (bytes) is not read."""
 
 _PIECE_OF_HEADER = 16 << 10
 _HEADER_MOST = 1 << 20
-"""Bytes of a message in which its header has to end."""
+"""The header of a message has to end within so many bytes."""
 
 _END = re.compile(rb"\r?\n\r?\n")
 _FOLD = re.compile(r"\r?\n[ \t]+")
 
 Fields = Mapping[str, str]
-"""By name in lower case; what is missing is not there."""
+"""Values by name in lower case; a missing field has no entry."""
 
 
 def parse_fields(header: bytes, names: Sequence[str]) -> dict[str, str]:
@@ -63,7 +61,7 @@ def _readable(value: str) -> str:
         try:
             return "".join(_text(part, charset) for part, charset in decode_header(plain))
         except (HeaderParseError, ValueError):
-            pass  # it is shown as it is
+            pass  # the undecoded text is shown
     return _text(plain, None)
 
 
@@ -71,14 +69,14 @@ def _text(part: bytes | str, charset: str | None) -> str:
     data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
     try:
         return data.decode(charset or "utf-8", "replace")
-    except (LookupError, ValueError):  # no charset that anybody knows
+    except (LookupError, ValueError):  # an unknown charset
         return data.decode("utf-8", "replace")
 
 
 class HeaderReader:
     """Reads header fields of the messages of one store.
 
-    :ivar from_cache: messages of which all fields were in the cache file.  :ivar from_messages: others.
+    :ivar from_cache: messages with all fields in the cache file.  :ivar from_messages: others.
     """
 
     def __init__(self, fs: FileSystem, location: Location) -> None:
@@ -88,7 +86,9 @@ class HeaderReader:
         self.from_messages = 0
 
     async def read(self, box: Mailbox, uids: Sequence[int], names: Sequence[str]) -> dict[int, Fields]:
-        """The fields *names* (in lower case) of messages; the log says why one is left out."""
+        """The fields *names* (in lower case) of messages; a message that can't be read is logged and left
+        out.
+        """
         found = dict(await self._cached(box, uids, names)) if uids and names else {}
         self.from_cache += len(found)
         limit = trio.CapacityLimiter(READ_AT_ONCE)
@@ -133,7 +133,7 @@ class HeaderReader:
 
 
 def _from_cache(file: CacheFile, offset: int, names: Sequence[str]) -> Fields | None:
-    """All fields of a message; None: not all are cached."""
+    """The fields of a message; None: not all are cached."""
     values = file.lookup(offset)
     found: dict[str, str] = {}
     for name in names:
@@ -162,7 +162,7 @@ async def fields_of(box: Mailbox, uid: int, names: Sequence[str]) -> Fields:
 
 
 async def _header(box: Mailbox, uid: int) -> bytes:
-    """The header of a message, or what there is of it in its first MiB."""
+    """The header of a message, or the part of it in the first MiB."""
     body = await box.open(uid)
     try:
         data = b""

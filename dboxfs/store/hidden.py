@@ -1,23 +1,22 @@
-"""Mail that a store has and does not show: why it looks emptier than it is.
+"""Hidden mail: messages that a store has but does not show.
 
-A store is read by its indexes.  Where these lie elsewhere (``INDEX=``) or are lost, and where INBOX lies
-elsewhere (``INBOX=``; Dovecot 2.4 on Debian 13 has ``mail_inbox_path`` set), its mailboxes are shown with
-fewer messages, or not at all, and nothing of it is an error.  A backup or a conversion would then be one of
-nothing.  This is what gives it away:
+A store is read by its indexes.  If these lie elsewhere (``INDEX=``) or are lost, or if INBOX lies elsewhere
+(``INBOX=``; Dovecot 2.4 on Debian 13 sets ``mail_inbox_path``), mailboxes show fewer messages or are missing,
+without any error.  A backup or a conversion would then miss the messages.  These signs show it:
 
-* NO_INDEX: a mailbox without an index that has message files (sdbox), or that stored messages name as theirs
+* NO_INDEX: a mailbox without an index that has message files (sdbox), or that stored messages were saved to
   (mdbox);
-* NO_MAILBOX: messages of the map that no mailbox has, and the mailbox that they were saved to is not there,
-  or shows far fewer than that;
+* NO_MAILBOX: messages of the map that no mailbox has, whose mailbox does not exist or shows fewer messages;
 * OLD_INDEX: a mailbox of an sdbox with more message files that its index doesn't list than it lists: the
   index is older than the files (a copy of a store in use), or was made anew;
-* NO_INBOX: there is no INBOX.  A store that nobody has logged in to, or of another namespace, has none, too.
+* NO_INBOX: there is no INBOX.  That is also so in a store without any login yet, or of another namespace.
 
-A few messages that no mailbox has, saved to one that is there, are what interrupted saves leave: they hide
-nothing (``dboxfs check`` names them).  A mailbox whose index can't be read is an error, and told as one.
+Interrupted saves leave a few messages that no mailbox has, saved to an existing mailbox: they are no sign
+(``dboxfs check`` names them).  A mailbox whose index can't be read is reported as an error.
 
-Nothing is written or locked.  Only what lacks an index is listed, or has one with next to nothing in it, or
-files of the next uids; only what no mailbox has is read, and of that :data:`SAMPLE` messages at most.
+This module writes and locks nothing.  It lists only directories of mailboxes that have no index, fewer than
+:data:`FEW` messages, or files of the next uids.  It reads only messages that no mailbox has, at most
+:data:`SAMPLE` of them.
 """
 
 from __future__ import annotations
@@ -46,17 +45,17 @@ if TYPE_CHECKING:
     from dboxfs.store.store import Store
 
 SAMPLE = 256
-"""Of so many messages that no mailbox has it is looked up where they were saved."""
+"""Messages without a mailbox whose original mailbox is looked up, at most."""
 
 FEW = 10
-"""Fewer messages than that, saved to a mailbox that is there, are what interrupted saves leave."""
+"""Fewer messages than that, saved to an existing mailbox, count as left by interrupted saves."""
 
 _SAVE_SECONDS = 0.3
-"""Seconds after which a save that was going on is in its mailbox."""
+"""Seconds after which a running save has reached its mailbox."""
 
 
 class Cause(enum.Enum):
-    """Why mail is not shown."""
+    """Reasons why mail is not shown."""
 
     NO_INDEX = "no-index"
     NO_MAILBOX = "no-mailbox"
@@ -66,9 +65,9 @@ class Cause(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """One reason.  ``what``, ``todo``: half a line each.  ``mailbox``: storage name.
+    """One sign of hidden mail.  ``what``, ``todo``: half a line each.  ``mailbox``: storage name.
 
-    ``messages``: that are not shown, as far as was looked; 0: nobody knows.
+    ``messages``: number of messages found that are not shown; 0: unknown.
     """
 
     cause: Cause
@@ -91,18 +90,18 @@ async def hidden_mail(
     storage: MdboxStorage | None = None,
     unlisted: npt.NDArray[np.uint32] | None = None,
 ) -> list[Hidden]:
-    """Everything that gives hidden mail away; empty for a store that shows all it has.
+    """All signs of hidden mail; empty for a store that shows all its messages.
 
     :param states: the index of each mailbox, by storage name; None: there is none.
     :param unread: mailboxes (storage names) whose index can't be read; they are not in *states*.
     :param storage: mdbox: to read stored messages with; None: an sdbox, or the map can't be read.
-    :param unlisted: what :func:`unlisted_messages` gave.
+    :param unlisted: the result of :func:`unlisted_messages`.
     """
     found: list[Hidden] = []
     if location.kind is Kind.SDBOX:
         for name in sorted(name for name, state in states.items() if state is None):
             found += await _files_without_index(fs, location, name)
-        # else a writer is at work, or died: the next one takes away what it has left
+        # else a writer is at work, or has died: the next one removes its files
         settled = not await _listdir(fs, location.control_dir, NOTE)
         for name, state in sorted(states.items()) if settled else ():
             found += await _files_of_no_record(fs, location, name, state) if state is not None else []
@@ -114,7 +113,7 @@ async def hidden_mail(
 
 
 def unlisted_messages(mapping: MapIndex, states: Mapping[str, IndexState | None]) -> npt.NDArray[np.uint32]:
-    """Map uids that count as used and that no mailbox has.  The states are to be read before the map."""
+    """Map uids with a refcount that no mailbox has.  The caller has to read the states before the map."""
     columns = [
         column for state in states.values() if state is not None and (column := map_uids(state)) is not None
     ]
@@ -124,7 +123,7 @@ def unlisted_messages(mapping: MapIndex, states: Mapping[str, IndexState | None]
 
 
 async def hidden_in(store: Store) -> list[Hidden]:
-    """:func:`hidden_mail` of a loaded store.  Saves that are going on get the time to end."""
+    """:func:`hidden_mail` of a loaded store.  Running saves get the time to end."""
     boxes = {name: folder.mailbox for name, folder in store.folders.items() if folder.mailbox is not None}
     unread = store.index_errors.keys()
     unlisted: npt.NDArray[np.uint32] | None = None
@@ -143,7 +142,7 @@ async def hidden_in(store: Store) -> list[Hidden]:
                 again = unlisted_messages(await storage.map(fresh=True), states())
                 unlisted = np.intersect1d(unlisted, again)
         except (CorruptFile, OSError):
-            storage = None  # who opens a message says so
+            storage = None  # opening a message raises the error
     found = await hidden_mail(
         store.fs, store.location, states(), unread=unread, storage=storage, unlisted=unlisted
     )
@@ -156,7 +155,7 @@ async def hidden_in(store: Store) -> list[Hidden]:
 
 
 def told(found: Sequence[Hidden]) -> list[str]:
-    """A line for each reason; what is to be done is said once, with the first that it is for."""
+    """A line for each sign; each advice is given once, with the first sign that needs it."""
     said: set[str] = set()
     lines = []
     for one in found:
@@ -166,7 +165,7 @@ def told(found: Sequence[Hidden]) -> list[str]:
 
 
 def summary(found: Sequence[Hidden]) -> str:
-    """One line for all of it."""
+    """One line for all signs."""
     more = f" (and {len(found) - 1} more: dboxfs info names them)" if len(found) > 1 else ""
     return f"mail may be hidden: {found[0]}{more}"
 
@@ -179,7 +178,7 @@ async def _files_without_index(fs: FileSystem, location: Location, name: str) ->
         try:
             count += sum(MESSAGE.fullmatch(entry.name) is not None for entry in await fs.listdir(directory))
         except OSError:
-            continue  # the alternative storage need not be there
+            continue  # the alternative storage may not exist
     what = f"{count} message files and no index: none of them is shown"
     return [_no_index(location, name, what, count)] if count else []
 
@@ -187,7 +186,7 @@ async def _files_without_index(fs: FileSystem, location: Location, name: str) ->
 async def _files_of_no_record(
     fs: FileSystem, location: Location, name: str, state: IndexState
 ) -> list[Hidden]:
-    """Message files that the index of a mailbox doesn't list, if they are more than it lists."""
+    """A sign if a mailbox has more message files that its index doesn't list than it lists."""
     directory = location.mailbox_path(name)
     if len(state) >= FEW:
         paths = [Peek(f"{directory}/u.{state.next_uid + more}", ()) for more in range(FEW)]
@@ -229,9 +228,9 @@ async def _without_mailbox(
     storage: MdboxStorage,
     unlisted: npt.NDArray[np.uint32],
 ) -> list[Hidden]:
-    """The mailboxes that messages which no mailbox has were saved to."""
+    """Signs by the mailboxes that messages without a mailbox were saved to."""
     mapping = await storage.map()
-    # else a writer died behind the map: the next one brings its messages to their mailboxes
+    # else a writer died after its change of the map: the next one puts its messages into their mailboxes
     settled = mapping.state.tail_offset == mapping.state.head_offset
     counts: Counter[str] = Counter()
     for map_uid in unlisted[:SAMPLE].tolist():
@@ -241,7 +240,7 @@ async def _without_mailbox(
         try:
             record = await storage.record(place)
         except (DboxfsError, OSError):
-            continue  # told where messages are read
+            continue  # reading the message raises the error
         counts[os.fsdecode(record.metadata.orig_mailbox or b"INBOX")] += 1
     least = "at least " if len(unlisted) > SAMPLE else ""
     found = []

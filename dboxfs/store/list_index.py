@@ -1,22 +1,21 @@
-"""``dovecot.list.index`` in a store with LAYOUT=index: the one place where mailbox names are.
+"""``dovecot.list.index`` in a store with LAYOUT=index: the only place of mailbox names.
 
-It has the format of an index.  Each record is a node of the tree of names (uid: its number); extension
-``list`` says which::
+It has the format of an index.  Each record is a node of the tree of names; its uid is the number of the node,
+and the extension ``list`` has the rest::
 
     header data   u8 refresh flag, then from byte 1 on, unaligned: u32 name_id, name NUL ..., u32 0
     record        u32 name_id, u32 uid of the parent (0: none), 16 bytes guid of the mailbox, u32 uid_validity
 
-A name is one part, as IMAP has it without escapes: modified UTF-7 (UTF-8 where the location says so), with
-any byte but NUL: ``..``, ``~x`` and, where the separator is not ``/``, ``a/b`` are names like others.  None
-of them is ever part of a path.  A node without a guid, or with flag NOSELECT or NONEXISTENT, is only a
-parent.
+A name is one part in IMAP's form without escapes: modified UTF-7 (UTF-8 if the location says so), with any
+byte but NUL.  ``..``, ``~x`` and, if the separator is not ``/``, ``a/b`` are ordinary names.  No name is ever
+part of a path.  A node without a guid, or with flag NOSELECT or NONEXISTENT, is only a parent.
 
-A node that contradicts the others (no name, a parent that is not there or lies below it, a name twice) is
-damage: it and what lies below it are left out and reported, nothing else.
+A node that contradicts the others is damaged: it has no name, its parent is missing or lies below it, or its
+name exists twice.  Such a node and those below it are left out and reported; all others are read.
 
-Where the list index is missing or can't be read, Dovecot makes a new one from the names that the mailboxes'
-own indexes have (extension ``box-name``: parts with NUL between them), and calls one without a name
-``recovered-lost-folder-<guid>``.  A reader shows the same.
+If the list index is missing or can't be read, Dovecot makes a new one from the names in the mailboxes' own
+indexes (extension ``box-name``: parts with NUL between them).  A mailbox without a name gets the name
+``recovered-lost-folder-<guid>``.  This reader shows the same names.
 
 Source: mailbox-layout section 4 and 5; Dovecot 2.3.19 and 2.4.1 (2.3 writes ``box-name`` with escapes).
 """
@@ -37,13 +36,13 @@ from dboxfs.store.location import Location
 from dboxfs.store.mailbox_names import NameCoding
 
 NONEXISTENT = 0x04
-"""Flag of a node that is only a parent: no mailbox was ever made there."""
+"""Flag of a node that is only a parent: it never was a mailbox."""
 
 NOSELECT = 0x10
 """Flag of a node whose mailbox was deleted, and that has children."""
 
 LISTED = 0x02
-"""Flag of a node of a mailbox: it was there at the last scan."""
+"""Flag of a node whose mailbox existed at the last scan."""
 
 EXTENSION = "list"
 BOX_NAME = "box-name"
@@ -55,7 +54,7 @@ _DEEPEST = 1000
 
 @dataclass(frozen=True, slots=True)
 class ListedNode:
-    """One record.  ``part``: its name without escapes.  ``guid``: 16 bytes; None: it is no mailbox."""
+    """One record.  ``part``: its name without escapes.  ``guid``: 16 bytes; None: the node is no mailbox."""
 
     uid: int
     flags: int
@@ -71,7 +70,7 @@ class ListedTree:
     """The tree of names.
 
     :ivar nodes: by storage name.
-    :ivar damage: what is wrong with nodes that are left out.
+    :ivar damage: the faults of nodes that are left out.
     """
 
     nodes: Mapping[str, ListedNode]
@@ -86,7 +85,7 @@ class ListedTree:
 def names_of(state: IndexState) -> dict[int, bytes]:
     """The names by their ids.
 
-    :raises FormatError: the header data end within one.
+    :raises FormatError: the header data end within a name.
     """
     data, found, at = state.header_data(EXTENSION) or b"", dict[int, bytes](), 1
     while at + _ID.size <= len(data):
@@ -102,9 +101,9 @@ def names_of(state: IndexState) -> dict[int, bytes]:
 
 
 def parse_list(state: IndexState, coding: NameCoding) -> ListedTree:
-    """The tree that a list index has.
+    """The tree of names in a list index.
 
-    :raises FormatError: it has no tree, or names that can't be read.
+    :raises FormatError: there is no tree, or its names can't be read.
     """
     column = state.column(EXTENSION)
     if column is None or column.shape[1] != RECORD.size:
@@ -136,7 +135,7 @@ def parse_list(state: IndexState, coding: NameCoding) -> ListedTree:
 
 
 def _full_name(nodes: Mapping[int, ListedNode], node: ListedNode, coding: NameCoding) -> str | None:
-    """The storage name of a node; None: a parent is missing, or lies below."""
+    """The storage name of a node; None: a parent is missing, or lies below the node."""
     parts: list[bytes] = []
     uid = node.uid
     while uid:
@@ -149,7 +148,7 @@ def _full_name(nodes: Mapping[int, ListedNode], node: ListedNode, coding: NameCo
 
 
 class ListReader:
-    """Follows the list index of a store with LAYOUT=index, and :attr:`Location.directories` with it."""
+    """Reads the list index of a store with LAYOUT=index, and updates :attr:`Location.directories`."""
 
     def __init__(self, fs: FileSystem, location: Location) -> None:
         self._fs = fs
@@ -160,7 +159,7 @@ class ListReader:
     async def read(self) -> ListedTree:
         """The tree as it is now.
 
-        :raises OSError: nothing can be read.
+        :raises OSError: neither the list index nor the directory of the mailboxes can be read.
         """
         try:
             await self._files.refresh()
@@ -177,28 +176,28 @@ class ListReader:
         return found
 
     async def look(self) -> None:
-        """Read it if it was changed since the last time.
+        """Read the list index, if it has changed since the last time.
 
         :raises OSError: as :meth:`read`.
         """
         try:
             await self._files.refresh()
         except CorruptFile:
-            return  # the names stay what they are: Dovecot will make a new list index of these mailboxes
+            return  # the names stay: Dovecot will make a new list index of these mailboxes
         if self._mark is None or self._files.mark != self._mark:
             await self.read()
 
 
 async def read_list(fs: FileSystem, location: Location) -> ListedTree:
-    """The mailboxes of a store with LAYOUT=index, which :attr:`Location.directories` knows from now on.
+    """Read the mailboxes of a store with LAYOUT=index; this also updates :attr:`Location.directories`.
 
-    :raises OSError: nothing can be read.
+    :raises OSError: neither the list index nor the directory of the mailboxes can be read.
     """
     return await ListReader(fs, location).read()
 
 
 async def _recovered(fs: FileSystem, location: Location, damage: tuple[str, ...]) -> ListedTree:
-    """The mailboxes whose directories are there, under the names that their indexes have."""
+    """The mailboxes that have a directory, under the names in their own indexes."""
     found: dict[str, ListedNode] = {}
     root = os.path.join(location.list_index_dir, location.mailbox_dir)
     for entry in sorted(await fs.listdir(root), key=lambda entry: entry.name):
@@ -224,7 +223,7 @@ async def _own_name(fs: FileSystem, directory: str, coding: NameCoding) -> str |
 
 
 def storage_name_of(box_name: bytes, coding: NameCoding) -> str | None:
-    """The storage name that the extension ``box-name`` says, with escapes or without; None: none."""
+    """The storage name in the data of extension ``box-name``, with or without escapes; None: invalid."""
     parts = box_name.split(b"\0")
     if not all(parts):
         return None

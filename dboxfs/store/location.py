@@ -1,10 +1,10 @@
-"""Where a store is: all paths of it (mailbox-layout section 2).
+"""The location of a store: all its paths (mailbox-layout section 2).
 
-What a person gives is understood by :mod:`.mail_location` (2.3) and :mod:`.location_settings` (2.4), and held
-against what lies there by :mod:`.location_check`.
+:mod:`.mail_location` (2.3) and :mod:`.location_settings` (2.4) parse the user's input; :mod:`.location_check`
+checks it against the files on disk.
 
-With ``LAYOUT=index`` a mailbox lies in a directory that is called by its guid, and its name is in the list
-index alone (:mod:`.list_index`); ``DIRNAME`` and ``INBOX`` mean nothing there.
+With ``LAYOUT=index`` the directory of a mailbox has its guid as name, and only the list index has the
+mailbox's name (:mod:`.list_index`); ``DIRNAME`` and ``INBOX`` have no effect.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ WRITTEN_NAMES = "dboxfs-names"
 
 
 class Kind(enum.Enum):
-    """The two dbox formats: one file a message, or many."""
+    """The two dbox formats: one message in a file, or many."""
 
     SDBOX = "sdbox"
     MDBOX = "mdbox"
 
 
 class TreeLayout(enum.Enum):
-    """How the directories of mailboxes are called: by their names, or by their guids."""
+    """The names of mailbox directories: by the names of the mailboxes, or by their guids."""
 
     FS = "fs"
     INDEX = "index"
@@ -65,17 +65,17 @@ class Location:
     layout: TreeLayout = TreeLayout.FS
     list_index_name: str = "dovecot.list.index"
     escape: str = ""
-    """The character that begins an escape in a stored name; empty: there are none."""
+    """The character that begins an escape in a stored name; empty: no escapes."""
     directories: MailboxDirectories = field(default_factory=MailboxDirectories, compare=False, repr=False)
     """LAYOUT=index: the directory of each mailbox, as the list index was read last."""
     only: frozenset[str] | None = None
     """The mailboxes that are shown, by storage name; None: all."""
     subscribed_in: str | None = None
-    """The file of subscriptions, where another namespace keeps them; None: in the control directory."""
+    """The file of subscriptions, if another namespace keeps them; None: in the control directory."""
     subscribed_as: str = ""
-    """What stands before the name of a mailbox there: a namespace's prefix, with its own separators."""
+    """The prefix of mailbox names in that file: a namespace's prefix, with its own separators."""
     loose: bool = False
-    """The root is the directory of the message files itself, and there is nothing else of a store."""
+    """The root itself is the directory of the message files, and no other parts of a store exist."""
 
     @property
     def tree(self) -> str:
@@ -84,20 +84,20 @@ class Location:
 
     @property
     def names(self) -> NameCoding:
-        """How mailbox names are stored."""
+        """The coding of mailbox names in the store."""
         return NameCoding(self.utf8, self.escape, self.dirname)
 
     def same_names(self, kind: Kind, root: str) -> Location:
-        """A store of the layout ``fs`` at *root*, with mailbox names that are stored as they are here."""
+        """A store of the layout ``fs`` at *root*, with the same coding of mailbox names."""
         escaped = self.layout is TreeLayout.FS or any(self.escape in name for name in self.directories.all)
         return Location(kind, root, utf8=self.utf8, escape=self.escape if escaped else "")
 
     def display_name(self, name: str, separator: str = "/") -> str:
-        """The name of a mailbox for people."""
+        """The name of a mailbox for messages to users."""
         return self.names.display(name, separator)
 
     def mailbox_path(self, name: str) -> str:
-        """The directory that makes mailbox *name* exist (sdbox: that holds its messages)."""
+        """The directory of mailbox *name*, which exists as long as the mailbox (sdbox: with its messages)."""
         if self.layout is TreeLayout.INDEX:
             return _join(self.tree, self.directories.of(name))
         if name == "INBOX" and self.inbox is not None:
@@ -105,7 +105,7 @@ class Location:
         return _join(self.tree, name, self.dirname)
 
     def folder_path(self, name: str) -> str:
-        """The directory of the mailbox tree that holds what *name* stands for, a mailbox or only a parent."""
+        """The directory of *name* in the mailbox tree, for a mailbox or only a parent."""
         return self.mailbox_path(name) if self.layout is TreeLayout.INDEX else _join(self.tree, name)
 
     def index_path(self, name: str) -> str:
@@ -147,7 +147,7 @@ class Location:
 
     @property
     def alt_storage(self) -> str | None:
-        """mdbox: the directory of ``m.N`` files that were moved away."""
+        """mdbox: the directory of ``m.N`` files in the alternative storage."""
         return None if self.alt is None else _join(self.alt, "storage")
 
     @property
@@ -159,8 +159,9 @@ class Location:
     def tree_lock(self) -> str:
         """The lock file for making, deleting and renaming mailboxes.
 
-        With VOLATILEDIR several namespaces may have theirs in one directory: Dovecot adds the SHA-1 of the
-        namespace's prefix, which a location doesn't tell; it is taken to be empty, as in most installations.
+        With VOLATILEDIR several namespaces may have their lock files in one directory: Dovecot adds the SHA-1
+        of the namespace's prefix.  A location does not have the prefix; it is taken to be empty, as in most
+        installations.
         """
         if self.volatile is None:
             return _join(self.index or self.root, "mailboxes.lock")

@@ -1,8 +1,8 @@
-"""What lies in a store's directories must not contradict its location: written as something else it would be
-lost.
+"""Check that the files of a store don't contradict its location: written as another kind of store, it would
+be lost.
 
-Another kind of store, another layout, mailboxes under another DIRNAME, messages of an mdbox without its map
-are refused (``evidence`` says what lies there).
+The check refuses another kind of store, another layout, mailboxes under another DIRNAME, and messages of an
+mdbox without its map (``evidence`` finds these).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from dboxfs.store.location import UNFINISHED, Kind, Location, TreeLayout
 
 
 def check_location(location: Location, *, damaged: bool) -> Location:
-    """*location*, once it is sure that such a store is there.
+    """Check that the store of *location* exists; gives *location*.
 
     :param damaged: parts of the store may be missing or unreadable; only its root must be there.
-    :raises NoSuchStore: it is not there, is something else, or can't be read.
+    :raises NoSuchStore: it does not exist, is another kind of store, or can't be read.
     """
     needed = [location.root] if damaged else [location.root, location.tree]
     if location.kind is Kind.MDBOX and not damaged:
@@ -48,9 +48,9 @@ def check_location(location: Location, *, damaged: bool) -> Location:
 
 
 def unreadable(path: str, error: OSError, hint: str) -> NoSuchStore:
-    """Why a directory can't be read, and what to do.
+    """The error for a directory that can't be read, with advice.
 
-    :param hint: what to do if it is not there.
+    :param hint: advice if the directory does not exist.
     """
     if isinstance(error, FileNotFoundError):
         return NoSuchStore(f"{path}: no such directory; {hint}")
@@ -62,10 +62,10 @@ def unreadable(path: str, error: OSError, hint: str) -> NoSuchStore:
 
 
 def _refuse_contradiction(location: Location, *, damaged: bool) -> None:
-    """What lies there must be what the location says: written as another kind it would be lost.
+    """Refuse a store whose files contradict the location.
 
     :param damaged: the map may be missing.
-    :raises NoSuchStore: it is something else.
+    :raises NoSuchStore: they do.
     """
     _refuse_other_kind(location)
     stray = other_dirname(location.tree, location.dirname) if location.layout is TreeLayout.FS else None
@@ -94,7 +94,7 @@ def _refuse_other_kind(location: Location) -> None:
 
 
 def _refuse_missing_index(location: Location, missing: str) -> None:
-    """Say that it is INDEX= that leads nowhere, if *missing* lies below it."""
+    """Raise an error that names INDEX=, if *missing* lies below it."""
     if location.index is not None and missing == location.map_dir != location.storage:
         raise NoSuchStore(
             f"{location.root}: INDEX={location.index} leads to no index of this store ({missing}: no such "
@@ -103,7 +103,7 @@ def _refuse_missing_index(location: Location, missing: str) -> None:
 
 
 def other_kind(location: Location) -> str | None:
-    """A path that shows that the store is of the other kind; None: nothing does."""
+    """A path that shows that the store is of the other kind; None: there is none."""
     indexes = None if location.index is None else os.path.join(location.index, location.mailbox_dir)
     trees = (location.tree, location.inbox, indexes)
     container = first_container((location.storage, location.alt_storage))
@@ -117,15 +117,16 @@ def other_kind(location: Location) -> str | None:
 
 
 def refuse_unfinished(root: str) -> None:
-    """What an interrupted conversion has left becomes a store when the conversion goes on."""
+    """Refuse the files of an interrupted conversion, which are no store until the conversion is finished."""
     if os.path.lexists(os.path.join(root, UNFINISHED)):
         raise NoSuchStore(f"{root}: an unfinished conversion; the same dboxfs convert goes on with it")
 
 
 def _refuse_other_layout(location: Location) -> None:
-    """One of the two layouts would show the other one's store empty, or under guids.
+    """Refuse the wrong layout, which would show the store empty, or its mailboxes under their guids.
 
-    :raises NoSuchStore: mailboxes lie under their guids, and the location says otherwise; or the reverse.
+    :raises NoSuchStore: mailboxes lie under their guids, and the location has the other layout; or the
+        reverse.
     """
     indexes = os.path.join(location.list_index_dir, location.mailbox_dir)
     by_guid = is_by_guid(location.tree, indexes, location.dirname)

@@ -1,12 +1,11 @@
-"""Where a store is, in the settings of Dovecot 2.4: the names that ``doveconf -n`` prints.
+"""The location of a store in the settings of Dovecot 2.4, with the names that ``doveconf -n`` prints.
 
-``mail_driver`` and ``mail_path`` are what a ``mail_location`` of 2.3 begins with, each of its keys is a
-setting of its own.  A setting without a value is as if it was not there.  ``mail_path`` has a default for
-each driver (``%{home}/sdbox``, ``%{home}/mdbox``).  ``mailbox_directory_name`` is DIRNAME, or FULLDIRNAME
-where ``mailbox_directory_name_legacy = no``.
+``mail_driver`` and ``mail_path`` are the beginning of a ``mail_location`` of 2.3; each of its keys is a
+separate setting.  A setting without a value counts as missing.  ``mail_path`` has a default for each driver
+(``%{home}/sdbox``, ``%{home}/mdbox``).  ``mailbox_directory_name`` is DIRNAME, or FULLDIRNAME with
+``mailbox_directory_name_legacy = no``.
 
-Settings that say nothing about where things are on a disk are not looked at here; those that name
-no setting at all are the caller's to refuse (:data:`NAMES`).
+Settings that have nothing to do with paths are ignored; the caller refuses unknown names (:data:`NAMES`).
 
 Source: dovecot-2.4 (settings).
 """
@@ -45,24 +44,24 @@ _OTHERS = (
     "mailbox_directory_name_legacy",
 )
 NAMES = frozenset({*_PATHS, *_WORDS, *_OTHERS})
-"""The settings that say where a store is."""
+"""The settings of a store's location."""
 
 
 def location_of(
     settings: Mapping[str, str], *, damaged: bool = False, user: StoreUser | None = None
 ) -> Location:
-    """The location that these settings name, once it is sure that a store is there.
+    """The location in these settings, after a check that the store exists.
 
-    :param user: whose store it is, for ``%{user}``, ``%{home}`` and ``~``; None: nobody is known.
+    :param user: the store's user, for ``%{user}``, ``%{home}`` and ``~``; None: unknown.
     :param damaged: as for :func:`~dboxfs.store.mail_location.parse_location`.
-    :raises NoSuchStore: nothing there, no dbox, not readable; or no driver, or no path.
+    :raises NoSuchStore: no store, no dbox, not readable; or no driver, or no path.
     :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.
     """
     return check_location(named_by_settings(settings, user), damaged=damaged)
 
 
 def named_by_settings(settings: Mapping[str, str], user: StoreUser | None = None) -> Location:
-    """The location that these settings name, whatever lies there.
+    """The location in these settings, without a check of the files.
 
     :raises NoSuchStore: no driver, no path, or no dbox.
     :raises Unsupported: as :func:`location_of`.

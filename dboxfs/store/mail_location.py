@@ -1,9 +1,9 @@
 """A Dovecot ``mail_location`` string of 2.3, or a plain directory (mailbox-layout section 1).
 
 ``driver:root[:KEY=value|:FLAG]...`` with the drivers ``sdbox`` (alias ``dbox``) and ``mdbox``; ``::`` is a
-literal colon.  ``%``-variables are expanded where the user is known, and refused elsewhere
-(:mod:`.user_variables`).  A plain directory is looked at: ``storage/`` in it makes it an mdbox,
-``mailboxes/`` alone an sdbox.  ``INDEX=MEMORY`` is refused.
+literal colon.  ``%``-variables are expanded if the user is known, else refused (:mod:`.user_variables`).  The
+content of a plain directory decides: ``storage/`` means an mdbox, ``mailboxes/`` alone an sdbox.
+``INDEX=MEMORY`` is refused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _KEYS = {
     "LISTINDEX": "list_index_name",
 }
 _PATHS = frozenset({"INDEX", "INDEXCACHE", "CONTROL", "ALT", "INBOX", "VOLATILEDIR"})
-# Keys that mean their default when nothing is behind them.
+# Keys that mean their default if they have no value.
 _DEFAULTS = frozenset({"MAILBOXDIR", "DIRNAME"})
 # Keys that change nothing for a program that reads the tree itself.
 _IGNORED = frozenset({"INDEXPVT", "BROKENCHAR", "ITERINDEX", "NO-NOSELECT"})
@@ -45,12 +45,12 @@ _DRIVERS = {"sdbox": Kind.SDBOX, "dbox": Kind.SDBOX, "mdbox": Kind.MDBOX}
 
 
 def parse_location(text: str, *, damaged: bool = False, user: StoreUser | None = None) -> Location:
-    """Read *text*, a ``mail_location`` string or a plain directory, and check that a store is there.
+    """Parse *text*, a ``mail_location`` string or a plain directory, and check that the store exists.
 
-    :param user: whose store it is: ``%``-variables and ``~/`` are about that user.  None: nobody is known,
-        variables are refused, and ``~/`` is the caller's home.
+    :param user: the store's user, for ``%``-variables and ``~/``.  None: unknown: variables are refused, and
+        ``~/`` is the caller's home.
     :param damaged: parts of the store may be missing or unreadable; only its root must be there.
-    :raises NoSuchStore: nothing there, no dbox, or not readable.
+    :raises NoSuchStore: no store, no dbox, or not readable.
     :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.
     """
     found = named_location(text, user)
@@ -58,7 +58,7 @@ def parse_location(text: str, *, damaged: bool = False, user: StoreUser | None =
 
 
 def location_in(root: str) -> Location:
-    """The location of the store in the directory *root*, as far as what lies there tells it.
+    """The location of the store in the directory *root*, as far as its files show it.
 
     :raises NoSuchStore: there is none.
     """
@@ -69,9 +69,9 @@ def location_in(root: str) -> Location:
 
 
 def named_location(text: str, user: StoreUser | None = None) -> Location | None:
-    """The location that a ``mail_location`` string names, whatever lies there; None: *text* is a directory.
+    """The location in a ``mail_location`` string, without a check of the files; None: *text* is a directory.
 
-    :raises NoSuchStore: it can't be understood, or is about no dbox.
+    :raises NoSuchStore: *text* can't be parsed, or names no dbox.
     :raises Unsupported: as :func:`parse_location`.
     """
     if not text:
@@ -85,7 +85,7 @@ def named_location(text: str, user: StoreUser | None = None) -> Location | None:
 
 
 def location_with(kind: str, root: str, values: Values) -> Location:
-    """The location with these fields of :class:`Location`, whatever lies there.
+    """The location with these fields of :class:`Location`, without a check of the files.
 
     :param kind: the driver's name, in any case.
     :raises NoSuchStore: another driver.
@@ -139,9 +139,9 @@ def _take_key(
 
 
 def layout_of(value: str, text: str) -> TreeLayout:
-    """The layout of the mailbox tree that is called *value*.
+    """The layout of the mailbox tree with the name *value*.
 
-    :param text: what the user gave, for the message.
+    :param text: the user's input, for the message.
     :raises Unsupported: another layout than ``fs`` and ``index``.
     """
     try:
@@ -153,7 +153,7 @@ def layout_of(value: str, text: str) -> TreeLayout:
 def require_index_on_disk(value: str, text: str) -> None:
     """Refuse ``MEMORY`` in the place of a directory of indexes.
 
-    :raises Unsupported: it is that.
+    :raises Unsupported: *value* is ``MEMORY``.
     """
     if value.upper() == "MEMORY":
         raise Unsupported(f"{text}: INDEX=MEMORY leaves no index on disk; dbox can't be read without one")
