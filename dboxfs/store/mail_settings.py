@@ -1,9 +1,9 @@
-"""What a Dovecot has to be told to use a store: one setting of 2.3, several of 2.4 (mailbox-layout 1).
+"""Settings of a Dovecot for a store: one of 2.3, several of 2.4 (mailbox-layout 1).
 
-A 2.4 leaves ``mail_inbox_path`` in force when driver and path are changed, and Debian 13 ships it set: so it
-is always said, empty where INBOX lies in the store.  Values are written so that Dovecot reads back the path
-they mean: 2.3 takes ``%`` for a variable and ``:`` for an end, 2.4 needs quotes around anything unusual (and
-takes ``%{`` for a variable, which can't be helped).
+A 2.4 keeps ``mail_inbox_path`` when driver and path are changed, and Debian 13 sets it.  So this module
+always gives that setting, empty if INBOX lies in the store.  Values are escaped so that Dovecot reads the
+same path: 2.3 takes ``%`` for a variable and ``:`` for an end; 2.4 needs quotes around unusual characters
+(and takes ``%{`` for a variable, which can't be escaped).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def mail_location(location: Location) -> str:
 
 
 def mail_settings(location: Location) -> list[str]:
-    """The settings for Dovecot 2.4, each a line of its own."""
+    """The settings for Dovecot 2.4, one a line."""
     lines = [f"mail_driver = {location.kind.value}", f"mail_path = {_new(location.root)}"]
     found = {_SETTINGS[key]: value for key, value in _keys(location)}
     found.setdefault("mail_inbox_path", "")
@@ -42,7 +42,7 @@ def mail_settings(location: Location) -> list[str]:
 
 
 def for_dovecot(location: Location) -> list[str]:
-    """Lines that tell a person what to put into the configuration of either Dovecot."""
+    """Lines for the user, with the configuration for either Dovecot."""
     first, *others = mail_settings(location)
     lead = "for Dovecot 2.4: "
     lines = [f"for Dovecot 2.3: mail_location = {mail_location(location)}"]
@@ -69,7 +69,7 @@ _SETTINGS = {
 
 
 def _keys(location: Location) -> list[tuple[str, str]]:
-    """Everything of a location that is not as it would be without being said, by its key of 2.3."""
+    """All values of a location that differ from the defaults, by key of 2.3."""
     usual = Location(location.kind, location.root)
     paths = [
         ("INDEX", location.index),
@@ -91,7 +91,7 @@ def _keys(location: Location) -> list[tuple[str, str]]:
 
 
 def _chosen_escape(location: Location) -> bool:
-    """Whether its escape character has to be said."""
+    """Whether the location's escape character differs from the default."""
     usual = INDEX_ESCAPE if location.layout is TreeLayout.INDEX else ""
     return location.escape != usual
 

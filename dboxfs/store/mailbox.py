@@ -1,11 +1,11 @@
-"""One mailbox: its index, its messages, and what is known of each.
+"""One mailbox: its index, its messages, and the facts of each.
 
-A :class:`Mailbox` shows what Dovecot would show: the messages of the index state, less those whose expunge
-was requested (Dovecot executes such a request before it shows the mailbox again).  ``uids`` is
-replaced, never changed, so an array that a caller holds stays what it was.
+A :class:`Mailbox` shows the messages that Dovecot would show: those of the index state without those whose
+expunge was requested (Dovecot executes such a request before it shows the mailbox again).  ``uids`` is
+replaced, never changed in place, so an array that a caller holds stays the same.
 
-Attributes (exact size, dates) are read from the message files once (``attr_reader.py``).  When the index was
-rebuilt they are read again: Dovecot may have repaired the files.
+Attributes (exact size, dates) are read from the message files once (``attr_reader.py``), and again after a
+rebuild of the index: Dovecot may have repaired the files.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ _NO_UIDS: Uids = np.empty(0, np.uint32)
 class Mailbox:
     """A selectable mailbox.  Made and kept up to date by :class:`dboxfs.store.Store`.
 
-    :param report: told of damage and of files that can't be read, with the message that it is about.
-    :param resync: follows the index of the mailbox now, and tells the listeners what changed.
+    :param report: called for damage and files that can't be read, with the name of the message.
+    :param resync: reads the index of the mailbox now, and tells the listeners about changes.
     :param backend: the message files of the store.
-    :param sizes: where facts are kept beyond this mount; None: nowhere.
+    :param sizes: keeps facts beyond this mount; None: they are not kept.
     :param records: the store's table of parsed records.
-    :ivar identity: guid and uid_validity of what is shown.
-    :ivar index: the index files, followed.  A writer of this process uses them too.
-    :ivar changes: grows whenever the index was followed: what was derived from it may be old.
-    :ivar departed: messages that are gone, and may be open still.
-    :ivar shown_next: of the uids below it ``uids`` has those that are there; ``uid_next`` may be further.
+    :ivar identity: guid and uid_validity of the mailbox that is shown.
+    :ivar index: the reader of the index files.  A writer of this process uses it, too.
+    :ivar changes: grows with each read of the index: values derived from it may be old then.
+    :ivar departed: expunged messages, which may still be open.
+    :ivar shown_next: ``uids`` is complete below this uid; ``uid_next`` may be higher.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Mailbox:
 
     @property
     def deleted(self) -> bool:
-        """Dovecot has marked the index as deleted."""
+        """Whether Dovecot has marked the index as deleted."""
         return self.state is not None and self.state.deleted
 
     @property
@@ -152,7 +152,7 @@ class Mailbox:
         return self.facts.row(uid) >= 0
 
     async def refresh(self) -> Delta:
-        """Follow the index on disk.  One at a time: :class:`Store` sees to that.
+        """Read the index on disk.  Only one call may run at a time: :class:`Store` makes sure of that.
 
         :raises CorruptFile: the index is damaged; the mailbox stays as it was.
         """
@@ -164,9 +164,10 @@ class Mailbox:
         return delta
 
     def take(self, delta: Delta, *, known: bool = True) -> Delta:
-        """Show what the index has now; gives *delta*, what changed in it, in terms of what is shown.
+        """Show the current state of the index; gives *delta*, the change of the index, in terms of the shown
+        messages.
 
-        :param known: there was an index before.
+        :param known: whether there was an index before.
         """
         state = self.index.state
         self.changes += 1
@@ -183,14 +184,14 @@ class Mailbox:
             uids = np.setdiff1d(uids, np.asarray(pending, np.uint32), assume_unique=True)
         before = self.uids
         if len(uids) != len(self.uids) or not np.array_equal(uids, self.uids):
-            self.uids = uids  # a part of the state's column, of which no entry ever changes
+            self.uids = uids  # a part of the state's column, whose entries never change
         delta = _visible(delta, before, self.uids)
         if len(delta.expunged):
             self.departed.went(delta.expunged, self.facts)
         if before_it != self.identity:
             self.departed.close()
         if before_it != self.identity or (delta.reloaded and known):
-            self.facts = FactTable()  # another mailbox, or one that was rebuilt and its files repaired
+            self.facts = FactTable()  # another mailbox, or a rebuilt one with repaired files
         self.facts.sync(self.uids)
         self.shown_next = state.next_uid
         if delta.reloaded or (self.files.flags_tell_moves and len(delta.updated)):
@@ -200,15 +201,15 @@ class Mailbox:
         return delta
 
     async def refresh_dates(self) -> Uids:
-        """Dovecot may have remembered saved dates since.  The uids whose date changed."""
+        """Read saved dates that Dovecot may have cached since; gives the uids whose date changed."""
         return await self.files.look_again_for_dates(self.facts)
 
     async def exists(self) -> bool:
-        """Whether the directory of the index is there (always, where there never was an index)."""
+        """Whether the directory of the index exists (True if there never was an index)."""
         return self.state is None or await self.index.exists()
 
     def gone(self) -> None:
-        """The mailbox is no more: it has no messages, for callers that still hold it."""
+        """Make a deleted mailbox empty, for callers that still hold it."""
         self.uids = _NO_UIDS
         self.changes += 1
         self.facts = FactTable()
@@ -220,13 +221,13 @@ class Mailbox:
         """Exact size and dates of *uid*, read from its file if they aren't known yet, or if it was damaged.
 
         :raises NoSuchMessage: the mailbox doesn't have it.
-        :raises NoSuchMailbox: the mailbox isn't where it was.
+        :raises NoSuchMailbox: the mailbox is gone from its place.
         :raises OSError: its file can't be read.
         """
         return self.changed(await self._attrs.facts_of(uid), uid)
 
     def changed(self, facts: Facts, uid: int) -> Facts:
-        """*facts* of message *uid* with the time of its last change; as they are, if it is gone."""
+        """*facts* of message *uid* with the time of its last change; unchanged if the message is gone."""
         row = self.state.row_of(uid) if self.state is not None else -1
         if self.state is None or row < 0:
             return facts
@@ -234,35 +235,35 @@ class Mailbox:
         return Facts(facts.state, facts.size, facts.received, facts.saved, nanoseconds)
 
     async def scan(self) -> None:
-        """Read the facts of all messages of which nothing is known; returns when that is done.
+        """Read the facts of all messages whose facts are unknown; returns when that is done.
 
-        What can't be read is reported, not raised.
+        Errors are reported, not raised.
         """
         await self._attrs.scan()
 
     @property
     def scanning(self) -> bool:
-        """A scan runs."""
+        """Whether a scan is running."""
         return self._attrs.scanning
 
     @property
     def scan_rate(self) -> float:
-        """Messages a second that the scan that runs gets known; 0: none runs."""
+        """Messages a second that the running scan reads; 0: no scan is running."""
         return self._attrs.rate
 
     async def wait_scan(self) -> None:
-        """Wait until a scan that runs has made some progress.  Returns at once when none runs."""
+        """Wait until the running scan has made some progress.  Returns at once when no scan is running."""
         await self._attrs.wait_scan()
 
     async def keep_sizes(self, *, final: bool = False) -> None:
-        """Write new facts into the size table, if they are many enough.
+        """Write new facts into the size table, if there are enough of them.
 
         :param final: the mount ends: write them all.
         """
         await self._attrs.keep_sizes(final=final)
 
     def known(self, uid: int) -> Facts:
-        """What is known of *uid*.
+        """The known facts of *uid*.
 
         :raises NoSuchMessage: the mailbox doesn't have it.
         """
@@ -274,11 +275,11 @@ class Mailbox:
     # -- one message ---------------------------------------------------------------------------
 
     async def open(self, uid: int) -> Body:
-        """The bytes of *uid*.  What is open goes on reading after an expunge or a purge.
+        """The bytes of *uid*.  An open body stays readable after an expunge or a purge.
 
         :raises NoSuchMessage: the mailbox doesn't have it (any more).
-        :raises CorruptFile: it is damaged, or its file is missing.
-        :raises EncryptedMessage: it is ciphertext, and there is no key for it.
+        :raises CorruptFile: the message is damaged, or its file is missing.
+        :raises EncryptedMessage: the message is encrypted, and there is no key for it.
         :raises OSError: its file can't be opened or read.
         """
         try:
@@ -303,7 +304,7 @@ class Mailbox:
         return open_body(self._fs, opened, self._location.attachments, suffix, how)
 
     async def read_many(self, uids: Uids) -> list[bytes | memoryview | None]:
-        """The bytes of messages, in few operations; None: :meth:`open` tells. Raises as that."""
+        """The bytes of messages, in few operations; None: :meth:`open` gives the error.  Raises as that."""
         facts = self.facts.columns(self.facts.uids.searchsorted(uids))
         plain = np.flatnonzero(facts.state == KNOWN)
         coded = np.flatnonzero((facts.state != KNOWN) & ((facts.state & KNOWN) != 0))
@@ -326,7 +327,7 @@ class Mailbox:
         return await settled_or_closed(await self._open(uid))
 
     async def _open(self, uid: int) -> OpenRecord:
-        """Open *uid*; what can't be found is looked for again in a fresh index."""
+        """Open *uid*; a message that is not found is looked up again after a read of the index."""
         self.known(uid)
         try:
             return await self.files.open(uid)
@@ -344,27 +345,26 @@ class Mailbox:
             raise CorruptFile(path, 0, "the index names this message, but its file is missing") from exc
 
     async def resync(self) -> None:
-        """Follow the index now; the store tells its listeners what changed."""
+        """Read the index now; the store tells its listeners about changes."""
         await self._resync(self)
 
     async def is_away(self) -> bool:
-        """Whether the mailbox isn't where it was: it was renamed or deleted, and nobody has told us yet.
-
-        Its files are no damage then.
+        """Whether the mailbox was renamed or deleted before an event has said so.  Then its missing files are
+        no damage.
         """
         for path in (self._location.mailbox_path(self.name), self.index_directory):
             try:
                 await self._fs.stat(path)
             except FileNotFoundError:
                 return True
-            except OSError:  # nobody can say
+            except OSError:  # unknown
                 return False
         return False
 
     def open_now(self, uid: int) -> Body | None:
-        """The bytes of *uid* if everything that :meth:`open` needs is in memory; None: ``open`` it is.
+        """The bytes of *uid*, if all that :meth:`open` needs is in memory; None: the caller uses ``open``.
 
-        Opening message after message in the order of the mailbox makes the next ones come ahead.
+        Opening message after message in the order of the mailbox brings the next ones ahead.
         """
         row, size = self.facts.known_size(uid)
         if size is None:
@@ -378,7 +378,7 @@ class Mailbox:
         self.files.prefetch(uids, self.facts.columns(slice(first, last)).size.tolist())
 
     async def details(self, uid: int) -> Details:
-        """What the message's own metadata say.
+        """The details in the message's own metadata.
 
         :raises NoSuchMessage, CorruptFile, OSError: as :meth:`open`.
         """
@@ -389,12 +389,12 @@ class Mailbox:
         return flag_names(self.flag_bits(uid))
 
     def flag_bits(self, uid: int) -> int:
-        """System flags as the index has them."""
+        """System flags as bits of the index."""
         state, row = self._row(uid)
         return int(state.flags[row])
 
     def keywords(self, uid: int) -> tuple[str, ...]:
-        """Keywords in the order in which the mailbox learnt them."""
+        """Keywords in the order in which the mailbox got them."""
         state, row = self._row(uid)
         return state.keywords(row)
 
@@ -416,10 +416,10 @@ def flag_names(bits: int) -> tuple[str, ...]:
 
 
 def _visible(delta: Delta, before: Uids, after: Uids) -> Delta:
-    """*delta* in terms of what is shown, not of what the index holds."""
+    """*delta* in terms of the shown messages, not of all messages in the index."""
     if before is after and not delta:
         return NOTHING
-    if np.array_equal(after[: len(before)], before):  # the rest has come: uids only rise
+    if np.array_equal(after[: len(before)], before):  # the rest is new: uids only rise
         appended, expunged = after[len(before) :], _NO_UIDS
     else:
         appended = np.setdiff1d(after, before, assume_unique=True)

@@ -1,9 +1,9 @@
-"""LAYOUT=index: which directory each mailbox has (mailbox-layout section 4).
+"""LAYOUT=index: the directory of each mailbox (mailbox-layout section 4).
 
-The directory is called by the mailbox's guid, 32 hex digits; the name stands in the list index alone.  What
-reads the list index (:mod:`.list_index`) or changes it puts here what it says, in one step, so that paths can
-be asked for without waiting.  A name that is not here leads to a directory that no store has: an operation
-fails with it as with a mailbox that is missing.
+The name of the directory is the mailbox's guid, 32 hex digits; only the list index has the mailbox's name.
+The code that reads the list index (:mod:`.list_index`) or changes it stores the directories here, in one
+step, so that a path can be made without waiting.  An unknown name gives a directory that no store has: an
+operation with it fails as with a missing mailbox.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class MailboxDirectories:
         self._known: dict[str, str] = {}
 
     def take(self, known: Mapping[str, str]) -> None:
-        """These are all that there are."""
+        """Replace all directories."""
         self._known = dict(known)
 
     def put(self, name: str, directory: str) -> None:
-        """Mailbox *name* is there."""
+        """Store the directory of mailbox *name*."""
         self._known[name] = directory
 
     def of(self, name: str) -> str:
@@ -35,7 +35,7 @@ class MailboxDirectories:
 
     @property
     def all(self) -> Mapping[str, str]:
-        """Every mailbox, by storage name."""
+        """All directories, by storage name."""
         return self._known
 
 

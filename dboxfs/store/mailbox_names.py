@@ -1,19 +1,19 @@
-"""Mailbox names: what is on disk, and what the user sees.
+"""Mailbox names: their form on disk, and the form that the user sees.
 
 A *storage name* is the path of a mailbox below the mailboxes directory, parts joined with ``/``; each part
-is modified UTF-7 (RFC 3501 section 5.1.3), or UTF-8 where the location says so (mailbox-layout section 3).
-It is kept as ``str`` with surrogate escapes, as ``os.fsdecode`` gives it.
+is modified UTF-7 (RFC 3501 section 5.1.3), or UTF-8 if the location says so (mailbox-layout section 3).  It
+is kept as ``str`` with surrogate escapes, as ``os.fsdecode`` gives it.
 
-A *shown part* is the UTF-8 name of one directory of the mount.  It is the decoded part, except where that
-can't be shown or would be ambiguous; then single bytes are percent-escaped:
+A *shown part* is the UTF-8 name of one directory of the mount.  It is the decoded part, unless that can't be
+shown or would be ambiguous; then single bytes are percent-escaped:
 
 * ``.`` and ``..``, ``.dboxfs``, and names that a message could have (``5.eml``): their first dot becomes
   ``%2E``;
-* bytes that are no valid UTF-8, and the stray ``&``, control and 8-bit bytes of a part that is no modified
-  UTF-7: ``%E9``, ``%26``, ``%0A``;
-* a part that says in modified UTF-7 what it should say plainly (``&AC8-`` for ``/``) or must not say (NUL) is
-  shown as it is stored, its ``&`` escaped: ``%26AC8-``;
-* a ``%`` before two hex digits: ``%25``, so that what looks like an escape is always one.
+* bytes that are no valid UTF-8; in a part that is no modified UTF-7 the ``&``, control and 8-bit bytes:
+  ``%E9``, ``%26``, ``%0A``;
+* a part with a character in modified UTF-7 that should be plain (``&AC8-`` for ``/``) or is not allowed (NUL)
+  is shown as it is stored, with ``&`` escaped: ``%26AC8-``;
+* a ``%`` before two hex digits: ``%25``, so that a ``%XX`` is always an escape.
 
 ``%XX`` therefore always stands for one raw byte of the storage name, and :func:`storage_part` is the exact
 inverse of :func:`shown_part` for every possible part: no two parts are ever shown equal.
@@ -21,9 +21,9 @@ inverse of :func:`shown_part` for every possible part: no two parts are ever sho
 A store may have an *escape character* (``mailbox_list_storage_escape_char``, plugin ``listescape`` of 2.3,
 ``^`` in every store with LAYOUT=index).  It and two hex digits stand for one byte that a stored name can't
 have: the escape character itself, ``/``, and at the beginning of a part ``~``, the first dot of ``.`` and
-``..``, the first byte of the name of mailbox directories.  Such a part is shown as what it says (a ``/`` in
-it as ``%2F``).  One that Dovecot would not have written (``\\41`` for ``A``) is shown as it is stored, behind
-``%00``, which no name begins with.
+``..``, the first byte of the name of mailbox directories.  Such a part is shown without these escapes (a
+``/`` in it as ``%2F``).  A part that Dovecot would not have written (``\\41`` for ``A``) is shown as it is
+stored, behind ``%00``, which no other name begins with.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import re
 from dataclasses import dataclass
 
 INDEX_ESCAPE = "^"
-"""The escape character of a store with LAYOUT=index, where none was chosen."""
+"""The default escape character of a store with LAYOUT=index."""
 
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _MESSAGE_NAME = re.compile(r"[0-9]+\.eml")
@@ -49,8 +49,8 @@ _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 def decode_mutf7(part: bytes) -> str:
     """Decode one modified UTF-7 part.
 
-    :raises ValueError: not modified UTF-7, or not the canonical form of what it says (so that encoding the
-        result gives *part* back).
+    :raises ValueError: not modified UTF-7, or not its canonical form (so that encoding the result gives
+        *part* back).
     """
     out: list[str] = []
     pos = 0
@@ -98,9 +98,9 @@ def encode_mutf7(name: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class NameCoding:
-    """How a store writes the parts of mailbox names.
+    """The coding of the parts of mailbox names in a store.
 
-    :ivar utf8: as UTF-8; else as modified UTF-7.
+    :ivar utf8: True: UTF-8; else modified UTF-7.
     :ivar escape: the escape character; empty: there is none.
     :ivar dirname: the name of mailbox directories, which no part can have.
     """
@@ -110,7 +110,7 @@ class NameCoding:
     dirname: str = "dbox-Mails"
 
     def escaped(self, raw: bytes) -> bytes:
-        """A part as it is stored, of one without escapes."""
+        """The stored form of a part that has no escapes."""
         if not self.escape:
             return raw
         special, escape, out = self._is_special(raw), os.fsencode(self.escape), bytearray()
@@ -122,7 +122,7 @@ class NameCoding:
         return bytes(out)
 
     def _is_special(self, raw: bytes) -> bool:
-        """Whether no stored part can begin like that, or be that."""
+        """Whether the first byte of this part has to be escaped."""
         return raw.startswith(b"~") or raw in (b".", b"..", os.fsencode(self.dirname))
 
     def plain(self, raw: bytes) -> bytes | None:
@@ -157,7 +157,7 @@ class NameCoding:
         return os.fsdecode(raw if literally else self.escaped(raw))
 
     def stored(self, part: str) -> str:
-        """The storage part of a name as IMAP clients have it (no ``%XX`` in it means a byte).
+        """The storage part of a name from an IMAP client (a ``%XX`` in it is no escape).
 
         :raises ValueError: it has lone surrogates.
         """
@@ -172,7 +172,7 @@ class NameCoding:
         return bytes(out + _encode(shown[pos:], utf8=self.utf8))
 
     def display(self, storage_name: str, separator: str = "/") -> str:
-        """The full name for people: decoded parts, joined; undecodable ones as in the mount."""
+        """The full name for messages to users: decoded parts, joined; undecodable ones as in the mount."""
         return separator.join(self._display_part(os.fsencode(part)) for part in storage_name.split("/"))
 
     def _display_part(self, raw: bytes) -> str:
@@ -189,7 +189,7 @@ def shown_part(part: str, *, utf8: bool) -> str:
 
 
 def _decode(raw: bytes, *, utf8: bool) -> str | None:
-    """What *raw* says; None if it can't be shown like that."""
+    """The decoded text of *raw*; None if it can't be shown."""
     try:
         name = raw.decode("utf-8") if utf8 else decode_mutf7(raw)
     except ValueError:
@@ -205,7 +205,7 @@ def _escape_shown(name: str) -> str:
 
 
 def _escape_raw(raw: bytes, *, utf8: bool) -> str:
-    """Show a part that does not decode: stray bytes escaped, the rest as it is."""
+    """The shown form of a part that can't be decoded: stray bytes escaped, the rest unchanged."""
     name = raw.decode("utf-8", "surrogateescape") if utf8 else raw.decode("latin-1")
     name = _ESCAPE.sub(lambda m: "%25" + m[1], name)
     stray = _NOT_UTF8 if utf8 else _NOT_MUTF7

@@ -1,4 +1,4 @@
-"""What stands in the place of a file and is none: directories, symbolic links, FIFOs, devices, sockets."""
+"""Other objects in the place of a file: directories, symbolic links, FIFOs, devices, sockets."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _ODD = {
 
 
 def odd_file(error: OSError, path: str) -> CorruptFile | None:
-    """The damage that *error* tells of, if *path* is no regular file; None: it says nothing about it."""
+    """The damage that *error* shows, if *path* is no regular file; None: another error."""
     what = _ODD.get(error.errno or 0)
     return CorruptFile(path, 0, what) if what is not None else None
 
 
 def why_unreadable(error: OSError) -> str:
-    """Why a file of messages can't be read, in words."""
+    """The reason why a file of messages can't be read, as text."""
     return _ODD.get(error.errno or 0) or error.strerror or str(error)

@@ -1,4 +1,4 @@
-"""A store is opened: here is asked, once, whether it is sdbox or mdbox."""
+"""Open a store: the only place that asks whether it is sdbox or mdbox."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dboxfs.store.store import Store
 from dboxfs.store.watch import Inotify
 
 _KEEP_SECONDS = 10.0
-"""Seconds that the end of the mount waits until the sizes that were read are kept."""
+"""Seconds that the end of the mount waits at most for the write of the size tables."""
 
 
 @asynccontextmanager
@@ -34,11 +34,11 @@ async def open_store(
 ) -> AsyncIterator[Store]:
     """The store at *location*, loaded; with *follow* it keeps itself up to date while the context lasts.
 
-    :param cache_dir: where sizes are kept for the next time, outside of the store; None: nowhere.
-    :param table_size: of how many messages parsed records are kept in memory.
-    :param cache_fs: what *cache_dir* is reached by; None: *fs*.
-    :param inotify: that other stores use too, and that its maker runs; None: one of its own.
-    :raises NoSuchStore: it can't be read.
+    :param cache_dir: the directory of the size tables, outside of the store; None: sizes are not kept.
+    :param table_size: number of messages whose parsed records are kept in memory.
+    :param cache_fs: the file API for *cache_dir*; None: *fs*.
+    :param inotify: shared with other stores, and run by its maker; None: make an own one.
+    :raises NoSuchStore: the store can't be read.
     """
     ahead = AheadFiles(fs)
     storage = MdboxStorage(fs, location) if location.kind is Kind.MDBOX else None
@@ -62,7 +62,7 @@ async def open_store(
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         if inner is not None and group.exceptions == (inner,):
-            raise inner from None  # what went wrong inside, without the nursery's wrapping
+            raise inner from None  # the error inside, without the nursery's group
         raise
     finally:
         store.close()

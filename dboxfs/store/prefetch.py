@@ -1,17 +1,16 @@
-"""Messages are brought into memory before a reader asks for them: when a mailbox is walked through.
+"""Bring messages into memory before a program reads them, while it walks through a mailbox.
 
-A walk (:class:`Walk`) is a run of opens at rising positions with small gaps, as ``tar``, ``grep -r`` and
-backup software make them: they take files in the order of the listing or of inode numbers, which here is the
-order of uids.  The first opens of a walk bring :data:`FIRST_WINDOW` messages ahead; each time half of what
-was brought is used up the window doubles, up to :data:`LARGEST_WINDOW`.  Anything else ends the walk and
-brings nothing.
+A walk (:class:`Walk`) is a run of opens at rising positions with small gaps.  ``tar``, ``grep -r`` and backup
+programs make them: they read files in the order of the listing or of inode numbers, which here is the order
+of uids.  The first opens of a walk bring :data:`FIRST_WINDOW` messages ahead.  Each time that half of these
+were opened, the window doubles, up to :data:`LARGEST_WINDOW`.  Any other open ends the walk and brings
+nothing ahead.
 
-In an sdbox each message is a file (:class:`AheadFiles`): the next ones are opened in parallel.  Where
-the kernel keeps what was read, that means to open each, ask for its bytes and close it, some at a time:
-what follows finds path and bytes in the kernel's caches.  Elsewhere (storage that can't be read without
-waiting) the handle stays open here until it is taken.  What nobody takes is closed when newer ones need the
-room, or a few seconds later, so that a deleted file doesn't hold its disk space and descriptors don't run
-out.
+In an sdbox each message is a file (:class:`AheadFiles`), and the next ones are opened in parallel.  If the
+kernel caches the driver's files, each file is opened, its bytes are requested and it is closed, some files at
+a time: the later open finds path and bytes in the kernel's caches.  With other drivers the handle stays open
+here until it is taken.  Handles that are not taken are closed when newer ones need the room, or after a few
+seconds, so that a deleted file doesn't hold disk space and descriptors don't run out.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ import trio
 from dboxfs.fsapi import FileSystem, Handle
 
 FIRST_WINDOW = 16
-"""How many messages a new walk brings ahead."""
+"""Messages that a new walk brings ahead."""
 
 LARGEST_WINDOW = 128
-"""How many messages a walk brings ahead, at most."""
+"""Messages that a walk brings ahead at most."""
 
-_STRIDE = 4  # positions from one open to the next that still are a walk
+_STRIDE = 4  # distance of two opens in a walk, at most
 
 MOST_FILES = 256
-"""How many files at most."""
+"""Files that are brought ahead at most."""
 
 SECONDS = 5.0
-"""How long one is kept."""
+"""Seconds that a file is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +58,11 @@ class AheadFiles:
         return len(self._waiting)
 
     def stats(self) -> dict[str, int]:
-        """Files brought ahead, how many of them were then asked for, and how many wait for it."""
+        """Counts of files that were brought ahead, of those that were then used, and of those that wait."""
         return {"brought": self.opened, "used": self.taken, "waiting": len(self._waiting)}
 
     def bring(self, files: Iterable[tuple[str, int]]) -> None:
-        """Begin to open the files and to read their first bytes, (path, size), unless that was done."""
+        """Begin to open files and to read their first bytes, (path, size), unless they wait already."""
         wanted = [(path, size) for path, size in files if path not in self._waiting]
         self.opened += len(wanted)
         if self._fs.driver.kernel_cached:
@@ -94,7 +93,7 @@ class AheadFiles:
         return True, waiting.handle
 
     def trim(self) -> None:
-        """Close what is too many or too old."""
+        """Close files that are too many or too old."""
         old = trio.current_time() - SECONDS
         while self._waiting:
             path, waiting = next(iter(self._waiting.items()))
@@ -103,7 +102,7 @@ class AheadFiles:
             self._close(self._waiting.pop(path))
 
     async def run(self) -> None:
-        """Close what nobody took in time, until cancelled.  Sleeps while there is nothing."""
+        """Close files that were not taken in time, until cancelled.  Sleeps while there are none."""
         while True:
             await self._some.wait()
             await trio.sleep(SECONDS)
@@ -112,12 +111,12 @@ class AheadFiles:
                 self._some = trio.Event()
 
     def drop(self, directory: str) -> None:
-        """Close everything in *directory*."""
+        """Close all files in *directory*."""
         for path in [path for path in self._waiting if path.rpartition("/")[0] == directory]:
             self._close(self._waiting.pop(path))
 
     def close(self) -> None:
-        """Close everything."""
+        """Close all files."""
         while self._waiting:
             self._close(self._waiting.popitem()[1])
 
@@ -128,10 +127,10 @@ class AheadFiles:
 
 
 class Walk:
-    """Notices that a mailbox is walked through, message after message, by the opens of its messages.
+    """Recognizes a walk through a mailbox by the opens of its messages.
 
-    :param bring: called with positions [first, last): bring these messages ahead.  ``last`` may be beyond
-    the end.
+    :param bring: called with positions [first, last) of messages to bring ahead.  ``last`` may be beyond the
+        end.
     """
 
     __slots__ = ("_bring", "_brought", "_last", "_window")
@@ -143,7 +142,7 @@ class Walk:
         self._window = 0
 
     def opened(self, position: int, *, useful: bool) -> None:
-        """The message at *position* is opened now; *useful*: not everything is in memory anyhow."""
+        """Note that the message at *position* is opened; *useful*: its bytes were not all in memory."""
         step = position - self._last
         self._last = position
         if not 0 < step <= _STRIDE or not useful:

@@ -1,12 +1,12 @@
-"""Saved dates of an sdbox: what ``dovecot.index.cache`` remembers as ``date.save``, else the file's ctime.
+"""Saved dates of an sdbox: ``date.save`` in ``dovecot.index.cache``, else the file's ctime.
 
-The date of the file moves when a copy of the message is made or removed (they are hard links); what Dovecot
-has in its cache file doesn't, and may differ from the ctime by a second to begin with.  So Dovecot's memory
-comes first.
+The ctime of the file changes when a copy of the message is made or removed (copies are hard links).  The date
+in Dovecot's cache file doesn't change, and may differ from the ctime by a second from the beginning.  So the
+cache file comes first.
 
-The cache file is read whole when a message that has something in it is looked at, up to a limit, and
-dropped afterwards: it can be as large as all headers of the mailbox.  It is only an accelerator for
-Dovecot; one that is damaged or doesn't belong to the index counts as empty (mail-cache).
+The whole cache file, up to a limit, is read for a message that has data in it, and dropped afterwards: it can
+be as large as all headers of the mailbox.  A file that is damaged or belongs to another index counts as empty
+(mail-cache).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from dboxfs.store.attrs import KNOWN, FactTable, Uids
 log = logging.getLogger(__name__)
 
 READ_FOR_FEW = 16 << 20
-"""Most bytes of the cache file that are read for the sake of a few messages."""
+"""A larger cache file (bytes) is not read for a few messages."""
 
 READ_FOR_ALL = 1 << 30
-"""Most bytes that are read when all messages are looked at."""
+"""A larger cache file (bytes) is not read for all messages."""
 
 
 class SavedDates:
-    """What one reading of the cache file knows; immutable.  Made by :func:`load_saved_dates`.
+    """The saved dates of one read of the cache file; immutable.  Made by :func:`load_saved_dates`.
 
     ``cache_seq``: file_seq of the cache file that the offsets are for.
     """
@@ -45,7 +45,7 @@ class SavedDates:
         self.cache_seq = cache_seq(state)
 
     def get(self, uid: int) -> int | None:
-        """``date.save`` of *uid* in seconds since the epoch; None: Dovecot remembers nothing."""
+        """``date.save`` of *uid* in seconds since the epoch; None: the cache file has none."""
         file, state = self._file, self._state
         row = state.row_of(uid)
         offsets = cache_offsets(state, file.header.file_seq) if file is not None else None
@@ -55,7 +55,7 @@ class SavedDates:
         return value if isinstance(value, int) else None
 
     def offset(self, uid: int) -> int:
-        """Where the index says that the cache has *uid*; 0: nowhere."""
+        """The offset of *uid* in the cache file, by the index; 0: none."""
         row, column = self._state.row_of(uid), self._state.column("cache", "<u4")
         return 0 if row < 0 or column is None else int(column[row])
 
@@ -63,9 +63,9 @@ class SavedDates:
 async def load_saved_dates(
     fs: FileSystem, path: str, state: IndexState, uids: Uids, limit: int
 ) -> SavedDates:
-    """Read the cache file *path* for the sake of *uids*, if it has anything of them.
+    """Read the cache file *path*, if it has data of *uids*.
 
-    :param limit: a larger file (bytes) is left alone.
+    :param limit: a larger file (bytes) is not read.
     """
     nothing = SavedDates(state, None)
     column = state.column("cache", "<u4")
@@ -91,7 +91,7 @@ def cache_seq(state: IndexState) -> int:
 
 
 def offsets_of(state: IndexState, uids: Uids) -> Uids:
-    """Where the index says that the cache has *uids*; 0: nowhere."""
+    """The offsets of *uids* in the cache file, by the index; 0: none."""
     column = state.column("cache", "<u4")
     found = np.zeros(len(uids), np.uint32)
     if column is not None:
@@ -101,14 +101,18 @@ def offsets_of(state: IndexState, uids: Uids) -> Uids:
 
 
 def remember(table: FactTable, uid: int, dates: SavedDates) -> None:
-    """*table* holds what *dates* say of *uid* now: no need to look again until Dovecot caches more."""
+    """Note in *table* that it has the date of *uid* in *dates*: it is read again only when Dovecot caches
+    more.
+    """
     row = table.row(uid)
     if row >= 0:
         table.set_cached_at(row, dates.offset(uid), dates.cache_seq)
 
 
 async def look_again(fs: FileSystem, path: str, state: IndexState, table: FactTable) -> Uids:
-    """Dovecot may have remembered saved dates since *table* was filled.  The uids whose date changed."""
+    """Read saved dates that Dovecot may have cached since *table* was filled; gives the uids whose date
+    changed.
+    """
     column = state.column("cache", "<u4")
     if column is None or table.unknown == len(table):
         return np.empty(0, np.uint32)
@@ -132,10 +136,10 @@ async def look_again(fs: FileSystem, path: str, state: IndexState, table: FactTa
 
 
 class CachePlaces:
-    """sdbox: where the cache file of Dovecot has messages, and how to ask it.
+    """sdbox: the offsets of messages in Dovecot's cache file, and a function that reads it.
 
-    :param offsets: gives the offset of each uid, 0: nowhere.
-    :param seq: file_seq of the cache that they are for.
+    :param offsets: gives the offset of each uid, 0: none.
+    :param seq: file_seq of the cache file of these offsets.
     :param dates: reads the saved dates of uids from it.
     """
 

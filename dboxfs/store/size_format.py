@@ -1,4 +1,4 @@
-"""The file of a size table: what is known of messages, and a mark of the bytes that each row was read from.
+"""The file of a size table: facts of messages, and for each row a mark of the bytes that it was read from.
 
 ::
 
@@ -10,26 +10,26 @@
     end    = a block of 0 rows
     checksum = BLAKE2b (32 bytes) of the header, the block's number u64, and the block before its checksum
 
-It is read and written a block at a time: a million rows need no more memory than a thousand.
+It is read and written block by block: a million rows need no more memory than a thousand.
 
-**Why it can't go wrong.**  A row says: "the bytes that bear this mark have these facts".  Nothing of a row is
-used before the mark of the bytes that are there *now* was found to be the same, so a row can be too old, but
-not wrong, and rows of several daemons may be mixed.  A mark is a 64 bit hash of
+**Why it can't go wrong.**  A row says: "the bytes that bear this mark have these facts".  A row is used only
+if the bytes that are there *now* have the same mark.  So a row can be too old, but not wrong, and rows of
+several daemons may be mixed.  A mark is a 64 bit hash of
 
-* sdbox: inode number, size, mtime and ctime of the message's file.  Repair, restore and uids that are used
-  again all make another file or another ctime, and nobody can set a ctime back.  To know it each file is
-  opened and stat'ed, not read: the reads are what is slow.
+* sdbox: inode number, size, mtime and ctime of the message's file.  A repair, a restore or a uid that is used
+  again makes another file or another ctime, and no process can set a ctime back.  To get the mark each file
+  is opened and stat'ed, but not read: reading is the slow part.
 * mdbox: the message's GUID and map uid, which the mailbox's index has, and the size of the record, which
-  the map has, all in memory.  A message that is altmoved or purged into another file keeps all three.  What
-  was read is believed only if the message's own metadata have that GUID, so an index and a map that don't
-  belong together (one was rebuilt, the other is not read yet) leave nothing behind.
+  the map has, all in memory.  A message that is altmoved or purged into another file keeps all three.  A row
+  is written only if the message's own metadata have that GUID, so an index and a map that don't belong
+  together (one was rebuilt, the other is not read yet) leave no wrong row.
 
 The whole file counts only for the store (path, device and inode of its root), the mailbox (GUID, UIDVALIDITY)
 and the ``generation`` that it was written for: the rebuild counts of mailbox and map, indexid and
-uidvalidity of the map.  Every repair by Dovecot changes one of them, and then everything is read again.
-Messages that are damaged, or without GUID (mdbox), are never in it.
+uidvalidity of the map.  Every repair by Dovecot changes one of them, and then all messages are read again.
+The table never has messages that are damaged, or without GUID (mdbox).
 
-Encoders and decoders take and give bytes; no file is opened here.
+Encoders and decoders take and give bytes; this module opens no file.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ HEADER_BYTES = _HEADER.size
 """Length of a file's header."""
 
 BLOCK_START_BYTES = _BLOCK.size
-"""How much of a block :func:`block_size` needs."""
+"""Bytes of a block that :func:`block_size` needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What a table is for.  ``root``: path of the store's root; ``guid``: the mailbox's, 16 bytes."""
+    """The key of a table.  ``root``: path of the store's root; ``guid``: the mailbox's, 16 bytes."""
 
     root: str
     dev: int
@@ -79,7 +79,7 @@ class Key:
     uid_validity: int
 
     def digest(self) -> bytes:
-        """32 bytes that stand for it."""
+        """A hash of the key, 32 bytes."""
         numbers = struct.pack("<IQQQ", VERSION, self.dev & _MASK, self.ino & _MASK, self.uid_validity)
         return hashlib.blake2b(numbers + self.guid + os.fsencode(self.root), digest_size=32).digest()
 
@@ -88,7 +88,7 @@ class Key:
 class Remembered:
     """The rows of a table, ascending by uid.
 
-    ``cache_seq``: file_seq of the ``dovecot.index.cache`` that ``cached_at`` is an offset of; 0: of none.
+    ``cache_seq``: file_seq of the ``dovecot.index.cache`` that ``cached_at`` is an offset in; 0: none.
     """
 
     uids: Uids
@@ -101,7 +101,7 @@ class Remembered:
         return len(self.uids)
 
     def __getitem__(self, rows: Any) -> Remembered:
-        """Those of some rows: a slice, row numbers, or a mask."""
+        """Some rows: a slice, row numbers, or a mask."""
         return Remembered(
             self.uids[rows], self.marks[rows], self.facts[rows], self.cached_at[rows], self.cache_seq
         )
@@ -172,9 +172,9 @@ def _narrowest(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def decode_header(header: bytes, key: bytes, generation: bytes) -> int | None:
-    """cache_seq; None: the file is of another version, or for another mailbox or generation.
+    """Its cache_seq; None: the file has another version, or is for another mailbox or generation.
 
-    :raises FormatError: it is no size table.
+    :raises FormatError: the file is no size table.
     """
     if len(header) < _HEADER.size or not header.startswith(_MAGIC):
         raise FormatError(0, "size table: it doesn't begin like one")
@@ -208,9 +208,9 @@ def _padded(kind: str, count: int) -> int:
 
 
 def decode_block(block: bytes, header: bytes, number: int, cache_seq: int) -> Remembered:
-    """The rows of a whole block; none: the file ends here.
+    """The rows of a whole block; no rows: the end of the file.
 
-    :raises FormatError: it is damaged.
+    :raises FormatError: the block is damaged.
     """
     types, count = _block_types(block)
     view = memoryview(block)
@@ -253,7 +253,7 @@ def merged(fresh: Remembered, old: list[Remembered], keep: Uids) -> Remembered:
 
 
 def usable(state: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Which rows may be in a table: known ones that are whole."""
+    """Which rows may be in a table: known messages that are not damaged."""
     found: npt.NDArray[np.bool_] = (state & np.uint8(KNOWN | DAMAGED)) == KNOWN
     return found
 

@@ -1,13 +1,12 @@
-"""The size table of one mailbox at work: what it knows is taken into the facts, what is new goes back to it.
+"""Use of one mailbox's size table: its rows go into the facts, and new facts go back to it.
 
-:meth:`Recall.take` comes before the first scan.  It reads the table, asks what the bytes of its messages
-are at present (``MessageFiles.marks``), and believes the rows whose mark is still the same.  The scan that
-follows reads the headers of the others.
+:meth:`Recall.take` runs before the first scan.  It reads the table, gets the current marks of its messages
+(``MessageFiles.marks``), and takes the rows whose mark is still the same.  The scan then reads the headers of
+the other messages.
 
-:meth:`Recall.keep` writes the table: the rows read since, and the rows that were there and are of messages
-that still exist, whether they were looked at or not (a row is never wrong, see ``sizetable``).  It is called
-during and after a scan and at the end of the mount, and writes only when there is enough new (:data:`LEAST`,
-:data:`SHARE`).
+:meth:`Recall.keep` writes the table: the rows read since, and the old rows of messages that still exist, also
+those that were not verified (a row is never wrong, see ``size_format``).  It is called during and after a
+scan and at the end of the mount, and writes only if there are enough new rows (:data:`LEAST`, :data:`SHARE`).
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from dboxfs.store.size_format import BLOCK_ROWS, NOT_CACHED, Key, Remembered, me
 from dboxfs.store.size_table import SizeTables, TableFile
 
 LEAST = 64
-"""Fewer rows are not worth a file: their headers are read in no time."""
+"""Fewer rows get no file: reading their headers is fast."""
 
 SHARE = 32
-"""A table is written again when this part of it is new, or everything at the end of the mount."""
+"""A table is written again when 1/SHARE of it is new; at the end of the mount if any row is new."""
 
 
 class Recall:
-    """What the size table has to do with one mailbox."""
+    """The use of the size table for one mailbox."""
 
     def __init__(self, tables: SizeTables, files: MessageFiles) -> None:
         self._tables = tables
@@ -49,7 +48,7 @@ class Recall:
         cache: CachePlaces | None,
         advance: Callable[[], bool],
     ) -> None:
-        """Fill *table* with what is remembered and still true.  Does it once for each table.
+        """Fill *table* with the rows that are still true; once for each table.
 
         :param advance: called when there are new facts; False: *table* is no longer wanted.
         """
@@ -68,7 +67,7 @@ class Recall:
                     if not await self._take_block(table, rows, cache, advance):
                         return
         except (CorruptFile, OSError):
-            return  # the read of the messages meets it again, and tells
+            return  # the read of the messages meets the error again, and reports it
 
     async def _take_block(
         self, table: FactTable, rows: Remembered, cache: CachePlaces | None, advance: Callable[[], bool]
@@ -100,9 +99,10 @@ class Recall:
         self._tables.misses += len(rows) - hits
 
     async def keep(self, table: FactTable, guid: bytes, uid_validity: int, *, final: bool = False) -> None:
-        """Write what *table* has that isn't in the file yet, if that is enough (*final*: anything is).
+        """Write the facts of *table* that are not in the file yet, if they are enough (*final*: one is
+        enough).
 
-        What was given to the file counts as kept, also when it couldn't be written.
+        Facts that were given to the file count as kept, also if the write failed.
         """
         new = int(np.count_nonzero(table.marks))
         enough = 1 if final else max(len(table) // SHARE, 1)
@@ -129,9 +129,9 @@ class Recall:
 
 
 class _Blocks:
-    """The blocks of a new file: a table's new facts, and what the old file has of its other messages.
+    """The blocks of a new file: a table's new facts, and the old file's rows of its other messages.
 
-    Each block is a snapshot of its own; that is enough, since a row stands for itself.
+    Each block is a separate snapshot; that is enough, since each row is valid by itself.
     """
 
     def __init__(self, table: FactTable, old: TableFile | None) -> None:
@@ -142,7 +142,7 @@ class _Blocks:
         self._done = 0
 
     async def next(self) -> Remembered | None:
-        """The next block; None: there is nothing more."""
+        """The next block; None: there are no more."""
         while True:
             uids = self._table.uids
             rest = uids[np.searchsorted(uids, self._done, side="right") :]
@@ -156,7 +156,7 @@ class _Blocks:
                 return block
 
     def _block(self, last: int, old: list[Remembered]) -> Remembered:
-        """What there is of the messages up to uid *last*."""
+        """The rows of the messages up to uid *last*."""
         table = self._table
         low, high = np.searchsorted(table.uids, (self._done, last), side="right").tolist()
         span = slice(low, high)
@@ -173,7 +173,7 @@ class _Blocks:
         return merged(fresh, old, whole)
 
     async def _old_until(self, last: int) -> list[Remembered]:
-        """The old rows up to uid *last* that weren't given yet."""
+        """The old rows up to uid *last* that were not given yet."""
         found: list[Remembered] = []
         while self._old is not None:
             rows = self._rest if self._rest is not None else await self._old.next()
@@ -189,9 +189,9 @@ class _Blocks:
 
 
 class _StaleDates:
-    """The saved dates of rows: which of them Dovecot's cache has to be asked about, and what it says.
+    """The saved dates of rows, with those that have to be read again from Dovecot's cache file.
 
-    ``seq`` None: mdbox, where the index has the date.
+    ``seq`` None: an mdbox, whose index has the dates.
     """
 
     def __init__(self, offsets: Uids, stale: np.ndarray, seq: int | None, known: SavedDates | None) -> None:
@@ -214,7 +214,7 @@ class _StaleDates:
         return _StaleDates(self.offsets[rows], self._stale[rows], self.seq, self._known)
 
     def saved(self, rows: Remembered, now: np.ndarray) -> np.ndarray:
-        """The saved date of each row; *now*: what the files or the index say."""
+        """The saved date of each row; *now*: the dates of the files or the index."""
         saved = np.where(self._stale, now, rows.facts.saved)
         if self._known is not None:
             for row in np.flatnonzero(self._stale & (self.offsets != 0)).tolist():

@@ -1,19 +1,19 @@
-"""The size tables: what is known of messages, kept in a file for each mailbox, so that headers are read once.
+"""The size tables: a file for each mailbox keeps the facts of its messages, so that headers are read once.
 
-Exact sizes stand in the message files; a listing needs them all.  What was read is written into a cache
-directory of the user's own (never into the store) and taken from there after the next mount.  The file, and
-why a row of it can be too old but never wrong: ``size_format.py``.
+A listing needs the exact sizes of all messages, which only the message files have.  The daemon writes the
+sizes that it has read into a cache directory of the user (never into the store), and reads them from there
+after the next mount.  ``size_format.py`` describes the file, and why a row can be too old but never wrong.
 
-A file may be deleted at any time.  It appears by rename, with mode 0600 in a directory 0700.  One that is
-damaged or another user's is ignored, with one line in the log.  The directory is kept below
-:data:`DIRECTORY_BYTES`: the files that were written longest ago go first.
+A file may be deleted at any time.  A new one is written by rename, with mode 0600 in a directory 0700.  A
+file that is damaged or belongs to another user is ignored, with one line in the log.  The directory stays
+below :data:`DIRECTORY_BYTES`: the files that were written longest ago are removed first.
 
 **Why not ``dovecot.index.cache``?**  It may have ``size.physical`` and ``date.received``, but only of
-messages that a client asked Dovecot about, it doesn't say what is compressed or has attachments, Dovecot
-changes it in place without a checksum, and a wrong size in it ("cached message size smaller than expected")
-is a fault that Dovecot itself notices only when it reads the message.  A wrong ``st_size`` cuts a backup
-short, so it isn't used for sizes.  For the saved date of an sdbox message it decides what Dovecot shows, and
-is asked (``saveddates``): ``cached_at`` and ``cache_seq`` tell which answer of it a row already contains.
+messages that a client asked Dovecot about.  It doesn't say which messages are compressed or have attachments.
+Dovecot changes it in place without a checksum, and notices a wrong size in it ("cached message size smaller
+than expected") only when it reads the message.  A wrong ``st_size`` cuts a backup short, so that file isn't
+used for sizes.  But it decides which saved date of an sdbox message Dovecot shows, so it is used for that
+(``saved_dates``): ``cached_at`` and ``cache_seq`` say which cached date a row already has.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ log = logging.getLogger(__name__)
 SUFFIX = ".sizes"
 
 DIRECTORY_BYTES = 1 << 30
-"""The files of the cache directory take at most about so many bytes."""
+"""Bytes that the files of the cache directory take at most, about."""
 
 _TRIM_EVERY = DIRECTORY_BYTES // 16
 _OLD_TEMPORARY = 36 * 3600.0
 
 
 class SizeTables:
-    """The tables in *directory*, for one store.  If that can't be used, it knows and keeps nothing.
+    """The tables in *directory*, for one store.  If the directory can't be used, no table is read or written.
 
     :param root: path of the store's root.
     :param identity: its attributes.
@@ -78,11 +78,11 @@ class SizeTables:
 
     @property
     def usable(self) -> bool:
-        """Tables can be read and written."""
+        """Whether tables can be read and written."""
         return self._directory is not None
 
     def key(self, guid: bytes, uid_validity: int) -> Key:
-        """What the table of a mailbox of this store is for."""
+        """The key of the table of a mailbox of this store."""
         return Key(self._root, self._identity.st_dev, self._identity.st_ino, guid, uid_validity)
 
     def stats(self) -> dict[str, int]:
@@ -97,9 +97,9 @@ class SizeTables:
         }
 
     async def prepare(self, *, tidy: bool = True) -> None:
-        """Make the directory if there is none, and see whether it can be trusted; the log tells if not.
+        """Make the directory if there is none, and check that it can be trusted; if not, that is logged.
 
-        :param tidy: remove what is too much in it.
+        :param tidy: remove tables that are too many.
         """
         path = self._wanted
         try:
@@ -131,7 +131,7 @@ class SizeTables:
                 await self._fs.mkdir(path, Permissions(0o700))
 
     async def open(self, key: Key, generation: bytes) -> TableFile | None:
-        """What is remembered for *key*, to be read by the block and closed; None: nothing of use."""
+        """The table for *key*, to be read block by block and closed; None: there is none to use."""
         if self._directory is None:
             return None
         digest = key.digest()
@@ -172,7 +172,7 @@ class SizeTables:
 
         Cancelled: the old one stays.
 
-        :param blocks: gives the next rows, :data:`BLOCK_ROWS` at most; None: these were all.
+        :param blocks: gives the next rows, :data:`BLOCK_ROWS` at most; None: there are no more.
         """
         if self._directory is None:
             return False
@@ -208,7 +208,7 @@ class SizeTables:
         return os.path.join(self._directory, digest.hex()[:40] + SUFFIX)
 
     async def _trim(self, directory: str) -> None:
-        """Where there are too many tables, remove those written longest ago; and forgotten temporaries."""
+        """If there are too many tables, remove those written longest ago; also remove old temporary files."""
         try:
             names = [entry.name for entry in await self._fs.listdir(directory)]
             ours = [name for name in names if name.endswith(SUFFIX) or is_temporary(name)]
@@ -226,7 +226,7 @@ class SizeTables:
 
 
 def _too_many(files: list[tuple[os.stat_result, str]]) -> list[str]:
-    """What to remove of the directory's files."""
+    """The paths of the files to remove."""
     newest = max((status.st_mtime for status, _ in files), default=0.0)
     total, gone = 0, []
     for status, path in sorted(files, key=lambda file: file[0].st_mtime, reverse=True):
@@ -242,7 +242,7 @@ def _too_many(files: list[tuple[os.stat_result, str]]) -> list[str]:
 class TableFile:
     """A size table that is being read.  Close it.
 
-    :param reject: told when the file turns out to be damaged.
+    :param reject: called if the file turns out to be damaged.
     """
 
     def __init__(
@@ -264,7 +264,7 @@ class TableFile:
         self._done = False
 
     async def next(self) -> Remembered | None:
-        """The rows of the next block; None: the file ends here, or is damaged from here on."""
+        """The rows of the next block; None: the end of the file, or damage from here on."""
         if self._done:
             return None
         self._done = True  # unless this block is good
