@@ -111,7 +111,7 @@ class Recall:
         self._saving = True
         try:
             generation = await self._files.generation()
-            if generation is not None and self._generation in (None, generation):  # else repaired meanwhile
+            if generation is not None and self._generation in (None, generation):  # else it was repaired
                 await self._write(table, self._tables.key(guid, uid_validity), generation)
         except (CorruptFile, OSError):
             return  # as above

@@ -1,4 +1,4 @@
-"""The mailstore: the tree of folders, their mailboxes, and everything that changes in them.
+"""The mailstore: the tree of folders, their mailboxes, and all changes in them.
 
 ::
 
@@ -10,13 +10,13 @@
 
 Concurrency.  Everything runs on one trio event loop.  ``folders`` and the contents of a mailbox change only
 inside :meth:`Store.refresh_tree` and :meth:`Store.refresh_mailbox`, between two checkpoints; listeners are
-called right after, on the same thread, and must not block.  The tree is read by one task at a time
-(``_tree_lock``), and so is each mailbox (``Mailbox.refreshing``, after the tree's).  One task follows
-inotify events: events of some milliseconds are taken together, then tree and mailboxes are read again side by
-side.  Where a directory can't be watched, its caller asks :meth:`Store.check` first.
+called right after, on the same thread, and must not block.  One task at a time reads the tree
+(``_tree_lock``), and one reads each mailbox (``Mailbox.refreshing``, after the tree's).  One task handles
+inotify events: it takes those of some milliseconds together, then reads tree and mailboxes again in parallel.
+If a directory can't be watched, the caller calls :meth:`Store.check` before it uses the folder.
 
-What can't be read is never shown as empty: a folder that was known stays as it was, and :meth:`Store.check`
-raises what is wrong with one of which nothing is known.  A store whose root has gone is EIO.
+An unreadable folder is never shown as empty: a known folder stays as it was, and for an unknown one
+:meth:`Store.check` raises the error.  A store whose root is gone gives EIO.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ from dboxfs.store.watch import Inotify, Watched
 log = logging.getLogger(__name__)
 
 _LOADS_AT_ONCE = 32
-# A directory that can't be watched is looked at again when it was last looked at this long ago.
+# Seconds after which a directory that can't be watched is read again.
 _STALE_AFTER = 0.5
-_RETRY_AFTER = 1.0  # seconds, an index that the system could not read
+_RETRY_AFTER = 1.0  # seconds, for an index after an error of the system
 
 
 class Store:
@@ -64,9 +64,9 @@ class Store:
     :param backend: the message files, sdbox or mdbox.
     :param storage: mdbox: the map and the ``m.N`` files; None: the store has no map.
     :param ahead: the files that are brought ahead.
-    :param cache: where sizes are kept beyond this process, outside of the store.
-    :param table_size: of how many messages parsed records are kept in memory.
-    :param inotify: that other stores use too; None: one of its own.
+    :param cache: the directory of the size tables, outside of the store, with its file API.
+    :param table_size: number of messages whose parsed records are kept in memory.
+    :param inotify: shared with other stores; None: make an own one.
     :ivar dbox_version: recorded version of new messages (``dboxversion``); None: it can't be read.
     """
 
@@ -117,7 +117,7 @@ class Store:
             raise NoSuchStore(f"{self.location.root}: {exc.strerror}") from exc
         if self._cache is not None:
             self.sizes = SizeTables(*self._cache, self.location.root, self.owner)
-            await self.sizes.prepare(tidy=self.inotify is None)  # not once more for each of many stores
+            await self.sizes.prepare(tidy=self.inotify is None)  # a site does not do it for each store
         try:
             self.dbox_version = await recorded_version(self.fs, self.location)
         except (CorruptFile, OSError) as exc:
@@ -125,7 +125,7 @@ class Store:
         await self.refresh_tree()
 
     async def follow(self) -> None:
-        """Keep the store up to date with what happens on disk, until cancelled."""
+        """Keep the store up to date with the changes on disk, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._changes.run)
             nursery.start_soon(self.ahead.run)
@@ -146,9 +146,9 @@ class Store:
                     nursery.start_soon(self.refresh_mailbox, folder)
 
     def hold(self, name: str) -> None:
-        """Follow what changes in a mailbox only after :meth:`let_go`, a fraction of a second later.
+        """Read changes of a mailbox only after :meth:`let_go`, a fraction of a second later.
 
-        For a caller that changes it many times in a row.  :meth:`refresh_mailbox` reads it as ever.
+        For a caller that changes it many times in a row.  :meth:`refresh_mailbox` still reads it.
         """
         self._changes.hold(name)
 
@@ -158,11 +158,11 @@ class Store:
         return self._changes.held
 
     def let_go(self, name: str) -> None:
-        """Follow the mailbox again, and what has changed in it meanwhile."""
+        """Read changes of the mailbox again, also those made meanwhile."""
         self._changes.let_go(name)
 
     def close(self) -> None:
-        """Stop watching and close the files that are kept open."""
+        """End the watches and close the files that are kept open."""
         self._changes.close()
         self.ahead.close()
         self.records.drop()
@@ -175,13 +175,13 @@ class Store:
             await box.keep_sizes(final=True)
 
     def listen(self, listener: Listener) -> None:
-        """Tell *listener* of every change from now on."""
+        """From now on call *listener* after every change."""
         self._listeners.add(listener)
 
     # -- the tree ------------------------------------------------------------------------------
 
     async def refresh_tree(self) -> None:
-        """Look at the whole tree again; mailboxes that are new are loaded before they are shown."""
+        """Read the whole tree again; new mailboxes are loaded before they are shown."""
         async with self._tree_lock:
             self._tree_checked = trio.current_time()
             self._changes.watch_top(mapped=self.storage is not None)
@@ -195,8 +195,8 @@ class Store:
             self._take_tree(wanted, boxes)
 
     async def _load_mailboxes(self, wanted: dict[str, TreeDirectory]) -> dict[str, Mailbox]:
-        """Load the mailboxes that are new; follow those whose directory isn't the one it was, and those that
-        had no index: a mailbox that was renamed and renamed back seemed to have none, and nothing else tells.
+        """Load new mailboxes; read those again whose directory was replaced, and those that had no index: a
+        mailbox that was renamed and renamed back seemed to have none, and no event follows.
         """
         names = [item.name for item in wanted.values() if item.selectable]
         new = {name: self._new_mailbox(name) for name in names if not self._has_mailbox(name)}
@@ -235,7 +235,7 @@ class Store:
         for item in sorted(wanted.values(), key=lambda item: item.name.split("/")):
             self._add(item, boxes.get(item.name))
             if (folder := self.folders[item.name]) in changed:
-                self._listeners.folder_new(folder)  # before its children, which may be new too
+                self._listeners.folder_new(folder)  # before its children, which may be new, too
 
     def _differs(self, folder: Folder, item: TreeDirectory) -> bool:
         return (folder.mailbox is not None) != item.selectable or self._is_another(folder)
@@ -245,7 +245,7 @@ class Store:
         return folder is not None and folder.mailbox is not None and not self._is_another(folder)
 
     def _is_another(self, folder: Folder) -> bool:
-        """Whether another mailbox has the name now (LAYOUT=index, where the name leads to a guid)."""
+        """Whether another mailbox has the name now (LAYOUT=index, whose names lead to guids)."""
         box, wanted = folder.mailbox, self.location.index_path(folder.name)
         return box is not None and box.index_directory != wanted
 
@@ -296,7 +296,7 @@ class Store:
     # -- one mailbox ---------------------------------------------------------------------------
 
     async def refresh_mailbox(self, folder: Folder) -> None:
-        """Follow the index of *folder*'s mailbox and tell the listeners what changed."""
+        """Read the index of *folder*'s mailbox and tell the listeners about the changes."""
         box = folder.mailbox
         if box is not None:
             await box.refreshing.run(partial(self._refresh_mailbox, folder, box))
@@ -308,12 +308,12 @@ class Store:
             return
         another = identity != folder.identity and folder not in self._renumbered
         self._listeners.changed(folder, delta, another=another)
-        dates = await box.refresh_dates()  # what went is told already: this reads a file
+        dates = await box.refresh_dates()  # the listeners know the changes: this reads a file
         if len(dates) and self._is_in(folder, box):
             self._listeners.messages(folder, Delta(dates[:0], dates[:0], dates, False))
 
     def _fed(self, box: Mailbox, delta: Delta) -> None:
-        """A writer of this process has changed *box*, or has read what others have changed in it."""
+        """Take over changes of *box* that a writer of this process has made, or has read."""
         folder, before = self.folders.get(box.name), box.identity
         delta = box.take(delta)
         if folder is None or not self._is_in(folder, box):
@@ -323,16 +323,18 @@ class Store:
         self._listeners.changed(folder, delta, another=another)
 
     def _missed(self, name: str) -> None:
-        """A mailbox was to be followed while a writer of this process had it."""
+        """Note a mailbox that could not be read while a writer of this process held it."""
         self._changes.note([name])
 
     async def see(self, folder: Folder) -> None:
-        """Returns when *folder* shows what the writer that has these views has done in it."""
+        """Return when *folder* shows the changes of the writer that uses these views."""
         if folder.mailbox is not None and not folder.mailbox.index.is_fed:
             await self.refresh_mailbox(folder)
 
     def mailbox_view(self, name: str) -> IndexFiles | None:
-        """What follows the index of a mailbox: for the writer of this process, so that both use one state."""
+        """The reader of a mailbox's index: the writer of this process uses it, too, so that both share one
+        state.
+        """
         box = self.folders[name].mailbox if name in self.folders else None
         return box.index if box is not None else None
 
@@ -342,9 +344,8 @@ class Store:
 
     @contextmanager
     def renumbered(self, folder: Folder) -> Iterator[None]:
-        """While a caller gives a mailbox without messages another guid or UIDVALIDITY, and reads it again.
-
-        It is the same folder for the listeners; as for everybody who opens the store later it is another one.
+        """Hold this while a mailbox without messages gets another guid or UIDVALIDITY, and is read again.
+        For the listeners it stays the same folder; a process that opens the store later sees another one.
         """
         self._renumbered.add(folder)
         try:
@@ -368,12 +369,12 @@ class Store:
         return delta
 
     async def _resync(self, box: Mailbox) -> None:
-        """Follow *box* now: it needs to know whether it is up to date."""
+        """Read *box* now, so that it is up to date."""
         folder = self.folders.get(box.name)
         if folder is None or folder.mailbox is not box:
             return
         await self.refresh_mailbox(folder)
-        if not await box.exists():  # deleted, renamed, or the whole store has gone
+        if not await box.exists():  # deleted, renamed, or the whole store is gone
             await self.refresh_tree()
             if self.root.error is not None:
                 raise why_unreadable(self.root.error)
@@ -381,9 +382,9 @@ class Store:
                 box.gone()
 
     async def check(self, folder: Folder) -> None:
-        """Look at what can't be watched: to be called when a request opens or looks into *folder*.
+        """Read a folder that can't be watched; called when a request opens or lists *folder*.
 
-        :raises CorruptFile, OSError: nothing is known of the folder, because it can't be read.
+        :raises CorruptFile, OSError: the folder can't be read, and was not read before.
         """
         now = trio.current_time()
         if not self._tree_followed(folder) and now - self._tree_checked > _STALE_AFTER:
@@ -400,7 +401,7 @@ class Store:
             self._index_errors.check(folder.name)
 
     def is_watched(self, folder: Folder) -> bool:
-        """Whether changes of *folder* come by themselves; otherwise :meth:`check` has to look for them."""
+        """Whether events report changes of *folder*; otherwise :meth:`check` has to look for them."""
         return self._tree_followed(folder) and (
             folder.mailbox is None or self._index_followed(folder.mailbox)
         )
@@ -416,35 +417,35 @@ class Store:
         return self._changes.follows_index(box.index_directory)
 
     def report_damage(self, error: CorruptFile) -> None:
-        """Count and log damage that came up while a message was read."""
+        """Count and log damage that was found while a message was read."""
         self.reports.error("", error)
 
     @property
     def damaged_messages(self) -> int:
-        """How many different pieces of damage were met."""
+        """Number of different faults that were found."""
         return self.reports.damaged
 
     async def statvfs(self) -> os.statvfs_result:
-        """The file system that the store lies on."""
+        """statvfs(2) of the store's root."""
         return await trio.to_thread.run_sync(os.statvfs, self.location.root)
 
     async def subscribed(self) -> frozenset[str]:
-        """The subscribed storage names, as the file has them now.
+        """The subscribed storage names in the file now.
 
         :raises OSError: there is such a file, but it can't be read.
         """
         return await read_subscriptions(self.fs, self.location)
 
     def display_name(self, folder: Folder, separator: str = "/") -> str:
-        """The full name of *folder* for people."""
+        """The full name of *folder* for messages to users."""
         return self.location.display_name(folder.name, separator)
 
     @property
     def index_errors(self) -> dict[str, str]:
-        """Mailboxes (storage names) whose index can't be read, and why."""
+        """Mailboxes (storage names) whose index can't be read, with the errors."""
         return self._index_errors.texts()
 
     @property
     def watches(self) -> int:
-        """How many directories inotify watches."""
+        """Number of directories that inotify watches."""
         return self._changes.watches

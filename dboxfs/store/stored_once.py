@@ -1,8 +1,8 @@
-"""Messages that bring the guid of one that an mdbox has already: stored once, as Dovecot's COPY does it.
+"""New messages with the guid of a message that an mdbox has already: stored once, like Dovecot's COPY.
 
-In an mdbox a guid names one record of the storage.  Two records with one guid are damage: a rebuild
-(``doveadm force-resync``) takes the second one for dead where both have the same size (recovery section 4).
-So a guid that a program brings with a new message is looked for in all mailboxes:
+In an mdbox a guid names one record of the storage.  Two records with one guid are damage: if both have the
+same size, a rebuild (``doveadm force-resync``) takes the second one for dead (recovery section 4).  So a guid
+that a program gives with a new message is looked up in all mailboxes:
 
 ==========================================  ================================================================
 the guid is that of                         the new message
@@ -21,15 +21,15 @@ The same bytes: sizes are compared first, then the texts, a piece at a time, bef
 taken.  What the new message brings beside them has to fit, too: a copy shares received date, POP3 UIDL and
 original mailbox with its record.
 
-Under the lock of the map the writer looks whether the record is there still (``TextGone``): it may have been
-purged; then all of this is done again.  One that was expunged meanwhile, moved by a purge or to the
-alternative storage is as good as before.  A crash: PROTOCOL sections 4 and 5.
+Under the lock of the map the writer checks that the record still exists.  If it was purged (``TextGone``),
+the save is made again.  A record that was expunged meanwhile, or moved by a purge or to the alternative
+storage, can still be used.  Crashes: PROTOCOL sections 4 and 5.
 
-Concurrency: a guid is brought by one save at a time, which the next one waits for.  What other processes save
-in the same moment is not seen.
+Concurrency: of several saves with the same guid each waits for the one before.  Saves of other processes in
+the same moment are not seen.
 
-An sdbox has a file for each message, and its indexes know no guids: there each message has the guid that it
-brings, as copies of Dovecot's have, also within one mailbox.
+An sdbox has a file for each message, and its indexes have no guids.  There each message keeps its given guid,
+like copies that Dovecot makes, also within one mailbox.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ from dboxfs.store.write_errors import TextGone
 from dboxfs.store.write_options import Eol
 
 MOST_LOOKS = 10
-"""So often a save is made again because the record that it was to refer to went."""
+"""How often a save is tried because the record that it refers to was purged meanwhile."""
 
 MOST_NOT_PURGED = 4096
-"""If the map has more messages that were expunged and not purged, these are not looked at."""
+"""If the map has more messages that were expunged and not purged, they are ignored."""
 
 
 class _Unreadable(Exception):
@@ -72,7 +72,7 @@ class _Unreadable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """Messages that were saved.  ``not_kept``: why one has not the guid that it brought, by its number."""
+    """Messages that were saved.  ``not_kept``: by number, why a message does not have its given guid."""
 
     saved: Saved
     not_kept: Mapping[int, str]
@@ -99,9 +99,9 @@ class StoredOnce:
         self._deleted = DeletedMessages(store) if store.storage is not None else None
 
     async def save(self, name: str, messages: Sequence[NewMessage]) -> Arrived:
-        """``StoreWriter.save``, with the guids that can be kept.
+        """``StoreWriter.save``, which keeps the given guids if that is possible.
 
-        :raises StoreBusy: the records that they were to refer to always went.
+        :raises StoreBusy: records with the same guid were purged each time.
         :raises DboxfsError, OSError, ValueError: as ``StoreWriter.save``; nothing was changed.
         """
         brought = {number: checked_guid(new) for number, new in enumerate(messages) if _brings_guid(new)}
@@ -116,13 +116,13 @@ class StoredOnce:
                     await self._look_again(set(brought.values()))
                 else:
                     if (folder := self._store.folders.get(name)) is not None:
-                        await self._store.see(folder)  # before others look for the same guid
+                        await self._store.see(folder)  # before other tasks look for the same guid
                     return Arrived(saved, not_kept)
         raise StoreBusy(f"{name}: messages with the same guid go again and again")
 
     @asynccontextmanager
     async def _alone_with(self, wanted: set[bytes]) -> AsyncIterator[None]:
-        """Bring these guids: no other save of this process does, meanwhile."""
+        """Reserve these guids: meanwhile no other save of this process uses them."""
         while busy := [self._busy[guid] for guid in wanted if guid in self._busy]:
             await busy[0].wait()
         done = trio.Event()
@@ -134,12 +134,12 @@ class StoredOnce:
                 del self._busy[guid]
             done.set()
 
-    # -- what becomes of each ----------------------------------------------------------------------------
+    # -- decisions for each ----------------------------------------------------------------------------
 
     async def _choose(
         self, messages: Sequence[NewMessage], brought: Mapping[int, bytes]
     ) -> tuple[list[NewMessage], dict[int, str]]:
-        """The messages as they are to be saved, and why some can't keep their guids."""
+        """The messages in the form to be saved, and by number why some can't keep their guids."""
         holders = await self._holders(set(brought.values()))
         first: dict[bytes, int] = {}
         chosen, not_kept = list(messages), dict[int, str]()
@@ -172,9 +172,9 @@ class StoredOnce:
         return count + planned[text] + 1 >= REFCOUNT_LIMIT
 
     async def _stored(self, message: NewMessage, holders: Sequence[_Holder]) -> StoredText | str:
-        """What of the store has the guid and the bytes of *message*; or why nothing has.
+        """The stored text with the guid and the bytes of *message*; or the reason why there is none.
 
-        :raises TextGone: the mailboxes are not what they were.
+        :raises TextGone: the mailboxes have changed.
         """
         why = ""
         for holder in holders:
@@ -195,9 +195,11 @@ class StoredOnce:
 
     async def _compare(self, message: NewMessage, holder: _Holder) -> StoredText | str:
         """
-        :raises TextGone: it went meanwhile.
+        Compare *message* with the message of *holder*.
+
+        :raises TextGone: that message is gone.
         :raises _Unreadable: the message that has the guid can't be read.
-        :raises OSError: the new one can't.
+        :raises OSError: the new message can't be read.
         """
         with _reading():
             generation = await self._generation()
@@ -217,7 +219,7 @@ class StoredOnce:
         return StoredText(holder.map_uid, generation)
 
     async def _open(self, holder: _Holder) -> tuple[Body, Metadata]:
-        """A message that an index has, also if its expunge was asked for, or that only the map has."""
+        """Open a message of an index, also if its expunge was requested, or one that only the map has."""
         location = self._store.location
         if holder.deleted is not None and self._deleted is not None and self._store.storage is not None:
             place = (await self._store.storage.map()).lookup(holder.map_uid)
@@ -238,7 +240,7 @@ class StoredOnce:
         return body, opened.record.metadata
 
     async def _has_text(self, body: Body, message: NewMessage) -> bool:
-        """Whether the text of *message* is that of *body*.  Memory: 2 MiB."""
+        """Whether *message* and *body* have the same text.  Memory: 2 MiB."""
         source = _source(message)
         if body.size > source.size or (not self._convert and body.size != source.size):
             return False
@@ -251,7 +253,7 @@ class StoredOnce:
         return offset == body.size
 
     async def _twin(self, messages: Sequence[NewMessage], number: int, message: NewMessage) -> Twin | str:
-        """Whether *message* is the same as an earlier one of the save; or why it is not."""
+        """The twin of *message*, an earlier message of the save; or the reason why it is not the same."""
         other = messages[number]
         found = _differs(message, other.received, other.pop3_uidl, other.orig_mailbox)
         if not found and not await _same_bytes(_source(message), _source(other)):
@@ -261,10 +263,11 @@ class StoredOnce:
             return f"{name.decode('utf-8', 'replace')} {found}"
         return Twin(number)
 
-    # -- who has a guid ----------------------------------------------------------------------------------
+    # -- messages with a guid
+    # ----------------------------------------------------------------------------------
 
     async def _holders(self, wanted: set[bytes]) -> dict[bytes, list[_Holder]]:
-        """The messages of the store that have one of these guids, by guid; of each record one."""
+        """The messages of the store with one of these guids, by guid; one for each record."""
         found: dict[bytes, list[_Holder]] = {}
         keys = np.unique(np.frombuffer(b"".join(guid[:4] for guid in wanted), "<u4"))
         for folder in list(self._store.folders.values()):
@@ -284,7 +287,7 @@ class StoredOnce:
         return found
 
     async def _not_purged(self, wanted: set[bytes]) -> list[_Holder]:
-        """Those that only the map has.  Their metadata are read, once, if they are not too many."""
+        """The messages that only the map has.  Their metadata are read once, if they are not too many."""
         if self._store.storage is None or self._deleted is None:
             return []
         try:
@@ -292,25 +295,25 @@ class StoredOnce:
             if not 0 < np.count_nonzero(mapping.refcounts == 0) <= MOST_NOT_PURGED:
                 return []
             found = await self._deleted.look()
-        except (DboxfsError, OSError):  # there is none yet, or the save meets what is wrong with it
+        except (DboxfsError, OSError):  # there is no map yet, or the save raises the error
             return []
         return [_Holder(one.map_uid, deleted=one) for one in found if one.what.guid in wanted]
 
     async def _look_again(self, wanted: set[bytes]) -> None:
-        """Follow the mailboxes that seemed to have one of these guids, and the map."""
+        """Read the mailboxes that seemed to have one of these guids again, and the map."""
         holders = await self._holders(wanted)
         for holder in (holder for some in holders.values() for holder in some):
             await self._follow(holder)
 
     async def _follow(self, holder: _Holder) -> None:
-        """Have a look at what a message is by now."""
+        """Read the mailbox of a message and the map again."""
         if holder.folder is not None:
             await self._store.refresh_mailbox(holder.folder)
         if self._store.storage is not None:
             await self._store.storage.map(fresh=True)
 
     def _map_uid(self, holder: _Holder) -> int:
-        """The map uid that a message has now; 0: it is gone."""
+        """The current map uid of a message; 0: it is gone."""
         if holder.folder is None:
             storage = self._store.storage
             is_there = storage is not None and storage.place_before(holder.map_uid) is not None
@@ -327,7 +330,7 @@ class StoredOnce:
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Read the message that has the guid.
+    """Map errors of reading the message that has the guid.
 
     :raises _Unreadable: it can't be read.
     """
@@ -350,7 +353,7 @@ def _source(message: NewMessage) -> Source:
 def _differs(
     message: NewMessage, received: int | None, pop3_uidl: bytes | None, orig_mailbox: bytes | None
 ) -> str:
-    """What *message* brings that a copy of one with these values can't have; empty: nothing."""
+    """The first value of *message* that differs from these, so that it can't be a copy; empty: none."""
     if message.received is not None and message.received != received:
         return "has it, and another received date"
     if message.pop3_uidl is not None and message.pop3_uidl != pop3_uidl:

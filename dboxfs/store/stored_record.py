@@ -1,12 +1,12 @@
-"""One message record in a dbox file, as positions: where its body lies and what its metadata says.
+"""One message record in a dbox file: the position of its body, and its metadata.
 
-A record is read by its two ends: :data:`HEAD` bytes from the message header on (they hold the header and
-enough of the body to recognise compression), and the last :data:`TAIL` bytes, in which the metadata
-normally fits.  What stands between is the body and is not needed to know size and dates.  That is so in both
-formats; format 2 says in front how long the body is, format 3 behind it.
+Only the two ends of a record are read: :data:`HEAD` bytes from the message header on (the header and enough
+of the body to recognise compression), and the last :data:`TAIL` bytes, in which the metadata normally fit.
+Size and dates don't need the body in between.  That holds for both formats; format 2 has the length of the
+body before it, format 3 behind it.
 
-:func:`parse_record` is pure: it is given the bytes that were read and where they stood, and answers with a
-:class:`Record`, or with :class:`NeedRange` when the metadata is longer than the tail.
+:func:`parse_record` is pure: it gets the bytes and their offsets, and returns a :class:`Record`, or
+:class:`NeedRange` if the metadata are longer than the tail.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ FILE_HEAD = 64
 """Bytes to read from the start of an ``m.N``: its header line has 16, in format 3 50."""
 
 LOST_HEADER = FileHeader(3, MESSAGE_HEADER_SIZE_3, None, 0)
-"""For an ``m.N`` whose header line is damaged: the records of format 3 say themselves what they are."""
+"""For an ``m.N`` whose header line is damaged: records of format 3 can be read without it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Where one message lies.  Offsets and sizes in bytes; ``size`` is the plain message's.
+    """The place of one message.  Offsets and sizes in bytes; ``size``: of the plain message.
 
-    ``encrypted``: its stored bytes are ciphertext.  ``doubtful``: whether it is compressed, or encrypted, is
-    not sure before its body was read (:func:`dboxfs.store.body.settled`); its size is.  ``as_it_is``: it
-    begins like such a one in format 2, and is none.  ``crc``: CRC-32 of the stored body; None: not known
-    (format 2).
+    ``encrypted``: its stored bytes are ciphertext.  ``doubtful``: only reading the body shows whether it is
+    compressed or encrypted (:func:`dboxfs.store.body.settled`); the size is sure.  ``as_it_is``: in format 2,
+    it begins like a compressed or encrypted message, but is plain.  ``crc``: CRC-32 of the stored body; None:
+    unknown (format 2).
     """
 
     offset: int
@@ -75,7 +75,7 @@ class Record:
     crc: int | None = None
 
     def facts(self, saved: int) -> Facts:
-        """What a listing needs; *saved* in seconds since the epoch."""
+        """The facts for a listing; *saved* in seconds since the epoch."""
         state = KNOWN
         if self.compression is not None or self.encrypted:
             state |= CODED
@@ -102,13 +102,13 @@ def parse_record(
     header: FileHeader,
     whole: bool,
 ) -> Record | NeedRange:
-    """Understand the record at *offset*.
+    """Parse the record at *offset*.
 
     :param head: bytes from *offset* on, at least :data:`RECORD_HEAD` of them if the file has them.
     :param tail: bytes of the file from *tail_offset* to *end* or beyond.
-    :param end: where the record must end: the end of the file (sdbox) or what the map says.
+    :param end: where the record must end: the end of the file (sdbox), or the end by the map.
     :param header: the file's header line.
-    :param whole: the record must end exactly at *end* (mdbox, format 3), not somewhere before it.
+    :param whole: the record must end exactly at *end* (mdbox, format 3), not before it.
     :raises FormatError: damage, with its offset in the file.
     """
     if header.version == 3:
@@ -170,7 +170,7 @@ def _parse_record3(head: memoryview, tail: memoryview, offset: int, end: int) ->
 
 
 def _plain_size(stored: int, metadata: Metadata, *, coded: bool) -> int:
-    """Size of the plain message (bytes).  *coded*: it is stored compressed or encrypted."""
+    """Size of the plain message (bytes).  *coded*: the message is stored compressed or encrypted."""
     if not coded and metadata.ext_refs is None:
         return stored
     plain = metadata.physical_size
@@ -180,7 +180,7 @@ def _plain_size(stored: int, metadata: Metadata, *, coded: bool) -> int:
 def file_header(head: bytes | memoryview) -> FileHeader:
     """The header line of a file that begins with *head*.
 
-    :raises FormatError: it is damaged, or not all there.
+    :raises FormatError: it is damaged or incomplete.
     """
     header = parse_file_header(head)
     if isinstance(header, NeedMore):
@@ -191,7 +191,7 @@ def file_header(head: bytes | memoryview) -> FileHeader:
 def damaged_facts(
     head: memoryview, tail: memoryview, offset: int, end: int, header: FileHeader, saved: int
 ) -> Facts:
-    """The row of a damaged message: the size that it claims to have where that is possible, else 0."""
+    """The facts of a damaged message: the size in its record if that is possible, else 0."""
     size = 0
     header_size = header.message_header_size
     try:

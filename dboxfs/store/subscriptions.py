@@ -25,7 +25,7 @@ def parse_subscriptions(data: bytes) -> frozenset[str]:
 
 
 async def read_subscriptions(fs: FileSystem, location: Location) -> frozenset[str]:
-    """The subscribed storage names of a store, as the file has them now; none where there is no file.
+    """The subscribed storage names of a store in the file now; empty if there is no file.
 
     :raises OSError: there is such a file, but it can't be read.
     """

@@ -1,7 +1,7 @@
-"""One wait for the disk for many files: syncfs(2), where it is known to be enough.
+"""One wait for the disk for many files: syncfs(2), if it is known to be enough.
 
-It is on file systems of this machine.  One that passes files on to something else (FUSE) may keep to itself
-what syncfs asks for, so there each file has to be synced.
+It is enough on local file systems.  A file system that passes files on to another program (FUSE) may not pass
+on syncfs, so there each file has to be synced.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ async def can_sync_all(disk: Disk, path: str) -> bool:
 
 
 async def sync_all(disk: Disk, path: str) -> None:
-    """Make everything durable on the file system that the file *path* lies on, if commits are.
+    """Make all files durable on the file system of *path*, if commits are durable.
 
-    :raises OSError: it isn't.
+    :raises OSError: that failed.
     """
     if not disk.options.durable:
         return

@@ -1,14 +1,14 @@
 """The mailbox tree of layout ``fs``: directories below ``mailboxes/`` (mailbox-layout section 2).
 
 A directory is a folder; a folder with the directory ``dbox-Mails`` in it is a mailbox.  With ``INDEX=`` a
-folder whose index directory holds ``dovecot.index.log`` is a mailbox too.  The tree itself is looked at,
-not ``dovecot.list.index``, which is only Dovecot's cache of it.  With LAYOUT=index that one is the tree
-(:mod:`.list_index`), and only its directory is watched.
+folder whose index directory has ``dovecot.index.log`` is a mailbox, too.  The scan reads the directories
+themselves, not ``dovecot.list.index``, which is only Dovecot's cache of them.  With LAYOUT=index the list
+index is the tree (:mod:`.list_index`), and only its directory is watched.
 
 Symbolic links to directories are followed, as Dovecot does, except to a directory that the path already
-went through.  A directory that can't be read is a folder with an ``error``; nothing is known of what is in
-it.  The scan itself never fails.  If the whole store goes away while it runs, nothing that it has found is
-believed: the root has the error then.
+went through.  A directory that can't be read is a folder with an ``error``, whose content is unknown.  The
+scan itself never fails.  If the whole store goes away during the scan, its results are dropped, and the root
+has the error.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class TreeDirectory:
     error: OSError | None = None
     children: list[TreeDirectory] = field(default_factory=list)
     damage: tuple[str, ...] = ()
-    """LAYOUT=index, of the root: what is wrong with the list index, and left out."""
+    """LAYOUT=index, of the root: faults of the list index, whose nodes are left out."""
 
     def walk(self) -> list[TreeDirectory]:
         """This directory and all below it, parents first, in the order of their names."""
@@ -53,9 +53,9 @@ class TreeDirectory:
 
 
 async def scan_tree(fs: FileSystem, location: Location, watch: Callable[[str], None]) -> TreeDirectory:
-    """Look at the whole tree.
+    """Read the whole tree.
 
-    :param watch: called with each directory before it is read, so that no change falls between.
+    :param watch: called with each directory before it is read, so that no change is missed.
     """
     root = TreeDirectory("", False)
     await _scan(fs, location, watch, root)
@@ -65,7 +65,7 @@ async def scan_tree(fs: FileSystem, location: Location, watch: Callable[[str], N
 
 
 def _leave(folder: TreeDirectory, only: frozenset[str]) -> bool:
-    """Leave only these mailboxes below *folder*, and their parents; False: it is neither."""
+    """Keep only these mailboxes below *folder*, and their parents; False: *folder* is neither."""
     folder.children = [child for child in folder.children if _leave(child, only)]
     folder.selectable = folder.selectable and folder.name in only
     return folder.selectable or bool(folder.children)
@@ -84,7 +84,7 @@ async def _scan(
         if location.inbox is not None:
             nursery.start_soon(scanner.add_inbox, root, location.inbox)
     after = await _seen(fs, location.tree)
-    if root.error is None and before != after:  # what was not found in it has gone with it, or is elsewhere
+    if root.error is None and before != after:  # the tree was replaced or removed during the scan
         root.error = after if isinstance(after, OSError) else os_error(errno.ENOENT, location.tree)
         root.children.clear()
 
@@ -107,7 +107,7 @@ async def _listed(
 
 
 async def _seen(fs: FileSystem, path: str) -> tuple[int, int] | OSError:
-    """Device and inode of a directory, or why there are none."""
+    """Device and inode of a directory, or the error."""
     try:
         found = await fs.stat(path)
     except OSError as exc:
@@ -118,11 +118,11 @@ async def _seen(fs: FileSystem, path: str) -> tuple[int, int] | OSError:
 def keep_unreadable(
     wanted: dict[str, TreeDirectory], known: Mapping[str, bool], report: Callable[[str, OSError], None]
 ) -> None:
-    """Of a directory that can't be read everything stays as it was.
+    """Keep the known folders of directories that can't be read.
 
-    :param wanted: what a scan has found, by name; folders that are kept are added.
+    :param wanted: the result of a scan, by name; folders that are kept are added.
     :param known: the folders before the scan, and whether each is a mailbox.
-    :param report: told of each directory that can't be read.
+    :param report: called for each directory that can't be read.
     """
     for item in [item for item in wanted.values() if item.error is not None]:
         assert item.error is not None
@@ -135,9 +135,9 @@ def keep_unreadable(
 
 
 async def is_stray(fs: FileSystem, location: Location, name: str) -> bool:
-    """Whether a directory of the tree that is no mailbox holds what only a mailbox has.
+    """Whether a directory of the tree that is no mailbox has files that only a mailbox has.
 
-    With LAYOUT=index there is none: a parent has no directory.
+    False with LAYOUT=index: a parent has no directory.
     """
     if location.layout is TreeLayout.INDEX:
         return False
@@ -187,7 +187,7 @@ class _Scanner:
             folder.selectable = await self._exists(folder, log)
 
     async def add_inbox(self, root: TreeDirectory, path: str) -> None:
-        """INBOX, where it lives outside of the tree (``INBOX=``)."""
+        """Add INBOX that lies outside of the tree (``INBOX=``)."""
         inbox = TreeDirectory("INBOX", True)
         if await self._exists(inbox, path) or inbox.error is not None:
             root.children.append(inbox)
@@ -200,7 +200,7 @@ class _Scanner:
         try:
             target = await self._fs.stat(os.path.join(parent, entry.name))
         except OSError:
-            return False  # a dangling link is no folder, for Dovecot neither
+            return False  # a dangling link is no folder; nor for Dovecot
         return (target.st_mode & 0o170000) == 0o040000 and (target.st_dev, target.st_ino) not in above
 
     async def _exists(self, folder: TreeDirectory, path: str) -> bool:

@@ -1,11 +1,11 @@
-"""The users of a site, found by what lies on disk: a mail location with variables, read backwards.
+"""The users of a site, found on disk: a mail location with variables is matched with existing paths.
 
 ``mdbox:/srv/vmail/%d/%n/mdbox`` stands for a directory of domains, with one of users in each.  A component of
-the path that has variables matches any name; the user is put together of what ``%u``, ``%n`` and ``%d``
-stand for (without a modifier), and counts if the location of that user is the path that was found.  So hashed
-directories (``%2.1Hu`` is not known, ``%1n/%n`` is) need nothing of their own.
+the path that has variables matches any name.  The matches of ``%u``, ``%n`` and ``%d`` (without a modifier)
+give the user, who counts if the location of that user is the path that was found.  So hashed directories
+(``%1n/%n``; ``%2.1Hu`` is not supported) need no special code.
 
-Only names are read: whether there is a store, and which, is looked at when somebody enters it.
+Only names are read: the store itself is opened when a program enters it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _GROUPS = {"u": "u", "n": "n", "d": "d", "user": "u", "username": "n", "domain":
 
 
 class TemplateUsers:
-    """The users whose stores lie where *text* says.
+    """The users whose stores lie at the location *text*.
 
     :param text: a mail location of Dovecot 2.3, or the root of a store, with variables.
     :ivar place: the directory above all of them.
-    :raises NoSuchStore: it can't be understood, or doesn't say who the user is.
+    :raises NoSuchStore: *text* can't be parsed, or has no variable of the user.
     """
 
     def __init__(self, text: str) -> None:
@@ -62,7 +62,7 @@ class TemplateUsers:
         return sorted(found)
 
     def locate(self, name: str, *, damaged: bool = False) -> Location:
-        """Where the mail of a user is.
+        """The location of a user's store.
 
         :raises NoSuchStore, Unsupported: as :func:`~dboxfs.store.mail_location.parse_location`.
         """
@@ -110,7 +110,7 @@ def _group(match: re.Match[str]) -> str:
 
 
 def _pattern(part: str, values: dict[str, str]) -> re.Pattern[str]:
-    """What names the component *part* of a template matches, where *values* are known already."""
+    """The pattern of names for the component *part* of a template; *values* are known already."""
     found, at, here = "", 0, set(values)
     for match in _VARIABLE.finditer(part):
         found += re.escape(part[at : match.start()])
@@ -126,7 +126,7 @@ def _pattern(part: str, values: dict[str, str]) -> re.Pattern[str]:
 
 
 def _entries(directory: str) -> list[tuple[str, bool]]:
-    """Names in a directory, and whether each is one; nothing of one that can't be read."""
+    """Names in a directory, and whether each is a directory; empty if it can't be read."""
     try:
         with os.scandir(directory) as entries:
             return [(entry.name, entry.is_dir()) for entry in entries]

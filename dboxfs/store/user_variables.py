@@ -3,13 +3,13 @@
 :func:`expand` replaces them in the value of a setting, in the language of either version:
 
 * 2.3: ``%`` + an optional width (``1`` or ``offset.width``; ``-`` counts from the end) + modifiers + a
-  letter, or ``%{name}`` behind the same; ``%%`` is a percent sign.  Letters: ``u`` the whole name, ``n`` what
-  stands before the ``@``, ``d`` what stands behind it, ``h`` the home directory, ``i`` and ``g`` uid and gid.
+  letter, or ``%{name}`` behind the same; ``%%`` is a percent sign.  Letters: ``u`` the whole name, ``n`` the
+  part before the ``@``, ``d`` the part behind it, ``h`` the home directory, ``i`` and ``g`` uid and gid.
 * 2.4: ``%{name}`` or ``%{name | filter | filter(argument)}``; ``%%{`` stands for ``%{``, and any
-  other percent sign for itself.  ``owner_user``, ``owner_home`` … are about whose mailboxes are shared.
+  other percent sign for itself.  ``owner_user``, ``owner_home`` … are those of the owner of shared mailboxes.
 
-Only what depends on the user alone is known here.  A variable of a connection, or a filter that is missing
-below, is an error that names it: Dovecot itself (``doveadm user``) has to be asked for such a value.
+This module knows only variables of the user.  A variable of a connection, or an unknown filter, is an error
+that names it: only Dovecot itself (``doveadm user``) can give such a value.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from dboxfs.errors import NoSuchStore
 
 @dataclass(frozen=True, slots=True)
 class StoreUser:
-    """Whose store it is.  ``uid``, ``gid`` and ``home`` are None where they are not known.
+    """The user of a store.  ``uid``, ``gid`` and ``home`` are None if they are unknown.
 
-    :ivar owner: whose mailboxes are shared with this user (``%{owner_home}`` … in a shared namespace).
+    :ivar owner: the owner of mailboxes that are shared with this user (``%{owner_home}`` … in a shared
+        namespace).
     """
 
     name: str
@@ -38,12 +39,12 @@ class StoreUser:
 
     @property
     def local(self) -> str:
-        """What stands before the ``@``."""
+        """The part of the name before the ``@``."""
         return self.name.partition("@")[0]
 
     @property
     def domain(self) -> str:
-        """What stands behind the ``@``."""
+        """The part of the name behind the ``@``."""
         return self.name.partition("@")[2]
 
 
@@ -60,9 +61,9 @@ _FILTER = re.compile(r"(\w+)(?:\(\s*([^)]*)\))?")
 def expand(text: str, user: StoreUser | None, *, version: tuple[int, int]) -> str:
     """*text* with its variables replaced.
 
-    :param user: None: nobody is known, and any variable is an error.
-    :param version: of the Dovecot whose language it is.
-    :raises NoSuchStore: a variable whose value is not known.
+    :param user: None: unknown, and any variable is an error.
+    :param version: the Dovecot version of the syntax.
+    :raises NoSuchStore: the value of a variable is unknown.
     """
     pattern, value = (_OLD, _old_value) if version < (2, 4) else (_NEW, _new_value)
 
@@ -73,9 +74,10 @@ def expand(text: str, user: StoreUser | None, *, version: tuple[int, int]) -> st
 
 
 def absolute_path(path: str, user: StoreUser | None = None) -> str:
-    """*path* without ``.``, ``..`` and ``~``; ``~/`` is the home of *user* where that is known.
+    """*path* without ``.``, ``..`` and ``~``; ``~/`` is the home of *user*, if there is one; else of the
+    caller.
 
-    :raises NoSuchStore: ``~NAME/`` of a user whom the system doesn't know.
+    :raises NoSuchStore: the home is unknown, or ``~NAME/`` names an unknown user.
     """
     first, slash, rest = path.partition("/")
     if first == "~" and user is not None:

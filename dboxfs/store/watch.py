@@ -1,19 +1,19 @@
-"""Know when files of the store change: inotify on directories, one descriptor for the whole store, or for all
-stores of a site.
+"""Watches for changes of the store's files: inotify on directories, with one descriptor for the whole store,
+or for all stores of a site.
 
 A watch is a directory, a key and a callback; the callback gets the set of names in that directory that
-changed since the last call (``None`` in the set means: the directory itself went or was renamed, or events
-were lost: look at everything).  Callbacks run on the event loop's thread, one after the other, and must not
-block.
+changed since the last call (``None`` in the set means that the directory itself was removed or renamed, or
+that events were lost: the callback has to read all of it again).  Callbacks run on the event loop's thread,
+one after the other, and must not block.
 
-A watch sticks to the directory, not to its name: it goes along when the directory, or one above it, is
-renamed.  So names are watched again from time to time with :meth:`Watcher.add`, which tells whether a name
-means the same directory as before.  Several names may lead to one directory (symbolic links).
+A watch belongs to the directory, not to its name: it stays when the directory, or one above it, is renamed.
+So the caller watches names again from time to time with :meth:`Watcher.add`, which says whether a name still
+means the same directory.  Several names may lead to one directory (symbolic links).
 
-inotify is not without end (``fs.inotify.max_user_watches``), and on a network file system it says nothing of
-changes made on another machine, so nothing is watched there (:mod:`dboxfs.util.network`).  A directory that
-can't be watched is reported by :meth:`Watcher.add`, the first one in the log; whoever asked must then look at
-the files when they are asked for.
+The number of watches is limited (``fs.inotify.max_user_watches``).  On a network file system inotify does not
+report changes of other machines, so nothing is watched there (:mod:`dboxfs.util.network`).
+:meth:`Watcher.add` reports a directory that can't be watched, and the log names the first one; the caller
+must then check the files at each request.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 Callback = Callable[[set[str | None]], None]
 
 SETTLE = 0.004
-"""Seconds in which events are gathered, once there is one: a change of a store has several."""
+"""Seconds for which events are gathered after the first one: a change of a store causes several."""
 
 _EVENTS = (
     flags.MODIFY
@@ -52,13 +52,13 @@ _REMEDIES = {
     errno.ENOSPC: "no watches left: raise the sysctl fs.inotify.max_user_watches, then mount again",
     errno.EMFILE: "no instances left: raise the sysctl fs.inotify.max_user_instances, then mount again",
 }
-"""What an errno of inotify(7) means, and what to do: its own texts speak of devices and files."""
+"""Advice for an errno of inotify(7), whose own texts speak of devices and files."""
 
 
 class Watched(enum.Enum):
-    """What :meth:`Watcher.add` found.
+    """The result of :meth:`Watcher.add`.
 
-    ``NEW``: the directory wasn't watched under this name before: what happened in it until now is unknown.
+    ``NEW``: the directory was not watched under this name before, so earlier changes are unknown.
     """
 
     NO = enum.auto()
@@ -70,9 +70,9 @@ class Inotify:
     """One inotify descriptor, for one :class:`Watcher` or for many.  ``run`` must be running for events to
     come.
 
-    The kernel has one watch for a directory, whichever watchers ask for it.
+    The kernel has one watch for a directory, even if several watchers ask for it.
 
-    :param network: knows the network file systems; None: those of this machine.
+    :param network: finds network file systems; None: by the mounts of this machine.
     """
 
     def __init__(self, network: NetworkMounts | None = None) -> None:
@@ -87,13 +87,13 @@ class Inotify:
 
     @property
     def watches(self) -> int:
-        """How many directories are watched."""
+        """Number of directories that are watched."""
         return len(self._watchers)
 
     def add(self, watcher: Watcher, directory: str) -> int | None:
-        """Tell *watcher* of changes in *directory*; gives the kernel's number of the watch.
+        """Report changes in *directory* to *watcher*; gives the kernel's number of the watch.
 
-        :return: None: there is no inotify, or it would not tell of all changes.
+        :return: None: there is no inotify, or it would not report all changes.
         :raises OSError: the directory can't be watched.
         """
         if self._inotify is None or self._is_elsewhere(directory):
@@ -110,7 +110,7 @@ class Inotify:
         return kind is not None
 
     def remove(self, watcher: Watcher, wd: int) -> None:
-        """*watcher* needs the watch *wd* no more."""
+        """Remove *watcher* from the watch *wd*."""
         watchers = self._watchers.get(wd, set())
         watchers.discard(watcher)
         if watchers or self._inotify is None or self._watchers.pop(wd, None) is None:
@@ -157,7 +157,7 @@ class Inotify:
             self._inotify = None
 
     def complain(self, what: str, exc: OSError) -> None:
-        """Say once that something can't be watched."""
+        """Log once that something can't be watched."""
         if not self._complained:
             self._complained = True
             why = _REMEDIES.get(exc.errno or 0, exc.strerror)
@@ -169,8 +169,8 @@ class Inotify:
 class Watcher:
     """The directories of one store, or a part of it, and the callbacks behind them.
 
-    :param inotify: that others use too, and that its maker runs and closes; None: one of its own, which
-        :meth:`run` runs.
+    :param inotify: shared with others, run and closed by its maker; None: make an own one, which :meth:`run`
+        runs.
     """
 
     def __init__(self, inotify: Inotify | None = None) -> None:
@@ -181,11 +181,11 @@ class Watcher:
 
     @property
     def watches(self) -> int:
-        """How many directories are watched."""
+        """Number of directories that are watched."""
         return len(self._by_wd)
 
     def watching(self, directory: str, key: str) -> bool:
-        """Whether *directory* is watched with *key*, as far as we have heard."""
+        """Whether *directory* is watched with *key*, by the events so far."""
         wd = self._by_path.get(directory)
         return wd is not None and key in self._by_wd[wd][directory]
 
@@ -210,7 +210,7 @@ class Watcher:
         return Watched.STILL if known else Watched.NEW
 
     def remove(self, directory: str) -> None:
-        """Watch *directory* no more, whatever the key.  Nothing happens when it isn't watched."""
+        """End all watches of *directory*.  No change if it isn't watched."""
         wd = self._by_path.pop(directory, None)
         if wd is None:
             return
@@ -220,24 +220,24 @@ class Watcher:
             self._inotify.remove(self, wd)
 
     async def run(self) -> None:
-        """Deliver events until cancelled; an inotify that is shared is run by its maker."""
+        """Deliver events until cancelled; the maker of a shared inotify runs it."""
         if self._shared:
             await trio.sleep_forever()
         await self._inotify.run()
 
     def deliver(self, wd: int, names: set[str | None]) -> None:
-        """These *names* in the directory of the watch *wd* have changed."""
+        """Call the callbacks: *names* in the directory of the watch *wd* have changed."""
         _call(self._by_wd.get(wd, {}), names)
 
     def gone(self, wd: int) -> None:
-        """The kernel has ended the watch *wd*: its directory is gone."""
+        """Call the callbacks: the kernel has ended the watch *wd*, since its directory is gone."""
         names = self._by_wd.pop(wd, {})
         for directory in names:
             del self._by_path[directory]
         _call(names, {None})
 
     def close(self) -> None:
-        """All watches end."""
+        """End all watches."""
         for wd in list(self._by_wd):
             del self._by_wd[wd]
             if self._shared:

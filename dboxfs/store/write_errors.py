@@ -1,6 +1,6 @@
-"""What a writer refuses, beyond the errors that reading has too (``dboxfs.errors``).
+"""Errors of a writer, beyond those of reading (``dboxfs.errors``).
 
-``errno`` is what the request maps to for programs that know errors by number.
+``errno``: the error number that a program with the request gets.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from dboxfs.errors import DboxfsError
 WHERE_INDEX = (
     "give INDEX= if the indexes lie elsewhere, or make a new store of the messages: dboxfs rescue STORE DST"
 )
-"""What to do where messages are and their index is not."""
+"""Advice for messages without their index."""
 
 
 class IndexMissing(DboxfsError):
-    """There are message files, and the index or map that lists them is missing: nothing is written there."""
+    """The index or map of existing message files is missing, so nothing is written there."""
 
     errno: ClassVar[int] = errno.EROFS
 
 
 class RefusedMessage(DboxfsError):
-    """Bytes that can't be a message of a dbox store: Dovecot would take them for something else."""
+    """The bytes can't be a message of a dbox store: Dovecot would read them as another kind of message."""
 
     errno: ClassVar[int] = errno.EINVAL
 
 
 class DovecotNeedsVersion2(DboxfsError):
-    """Messages of dbox version 3 were to be written where a Dovecot reads."""
+    """Messages of dbox version 3 were to be written to a store that a Dovecot reads."""
 
     errno: ClassVar[int] = errno.EPERM
 
@@ -53,21 +53,20 @@ class MailboxInUse(DboxfsError):
 
 
 class StoreExists(DboxfsError):
-    """There is something already where a store should be made."""
+    """There are files already in the place of a new store."""
 
     errno: ClassVar[int] = errno.EEXIST
 
 
 class TextGone(DboxfsError):
-    """A stored text that a message was to refer to is gone, or has as many copies as it can have.
-
-    Nothing was changed.
+    """A stored text that a message refers to is gone, or has as many copies as it can have.  Nothing was
+    changed.
     """
 
     errno: ClassVar[int] = errno.ESTALE
 
 
 class Superseded(DboxfsError):
-    """The message whose place was to be taken is gone, or another one has its name; nothing was changed."""
+    """The message that was to be replaced is gone, or another one has its name; nothing was changed."""
 
     errno: ClassVar[int] = errno.ESTALE

@@ -1,4 +1,4 @@
-"""How a store is written: durability, line ends, locks, and who else is there."""
+"""Options of writing a store: durability, line ends, locks, and other writers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dboxfs.dbox.encoders import Method
 
 
 class Neighbour(enum.Enum):
-    """Who else writes the store (PROTOCOL section 1).
+    """Other writers of the store (PROTOCOL section 1).
 
-    DOVECOT: a Dovecot may run beside; only what Dovecot expects of another writer is done.
-    ALONE: nobody else does; expunges are executed, indexes rewritten, logs rotated, purge is possible.
+    DOVECOT: a Dovecot may write it, too; dboxfs only does what Dovecot expects of another writer.  ALONE: no
+    other process does; dboxfs executes expunges, rewrites indexes, rotates logs, and can purge.
     """
 
     DOVECOT = "dovecot"
@@ -20,7 +20,7 @@ class Neighbour(enum.Enum):
 
 
 class Fsync(enum.Enum):
-    """COMMIT: a change is acknowledged when it is on disk.  NEVER: when the kernel has it (bulk loads)."""
+    """COMMIT: a change is acknowledged when it is durable.  NEVER: when the kernel has it (bulk loads)."""
 
     COMMIT = "commit"
     NEVER = "never"
@@ -49,13 +49,14 @@ class WriteOptions:
     :param dbox_version: 2 (what Dovecot reads) or 3 (``dbox/FORMAT3.md``), of new messages; messages of
         both are read, copied, moved and expunged.
     :param rotate_size: mdbox: bytes that an ``m.N`` may have; a larger message gets a file of its own.
-    :param memory_limit: bytes up to which a message is put together in memory.
-    :param sync_together: sdbox: a save of so many messages waits for the file system once, not for each file,
-        where that is one of this machine (syncfs(2)).
+    :param memory_limit: bytes up to which a message is composed in memory.
+    :param sync_together: sdbox: a save of at least so many messages waits for the disk once (syncfs(2)), not
+        for each file, if the file system is local.
     :param rewrite_after: bytes by which a log grows before ``dovecot.index`` is rewritten (ALONE).
     :param rotate_log: bytes of a log before a new one is begun (ALONE).
-    :param compress: how new messages are stored compressed; None: as they are.  Of dbox version 2 alone.
-    :param temporary_age: seconds after which a temporary file is nobody's (dbox-files section 5; ALONE).
+    :param compress: the compression of new messages, only with dbox version 2; None: none.
+    :param temporary_age: seconds after which a temporary file counts as left over (dbox-files section 5;
+        ALONE).
     """
 
     neighbour: Neighbour = Neighbour.DOVECOT
@@ -74,10 +75,10 @@ class WriteOptions:
 
     @property
     def alone(self) -> bool:
-        """Whether nobody else writes the store."""
+        """Whether no other process writes the store."""
         return self.neighbour is Neighbour.ALONE
 
     @property
     def durable(self) -> bool:
-        """Whether a change waits for the disk."""
+        """Whether a change is acknowledged only when it is durable."""
         return self.fsync is Fsync.COMMIT
