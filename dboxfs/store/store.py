@@ -332,9 +332,7 @@ class Store:
             await self.refresh_mailbox(folder)
 
     def mailbox_view(self, name: str) -> IndexFiles | None:
-        """The reader of a mailbox's index: the writer of this process uses it, too, so that both share one
-        state.
-        """
+        """The reader of a mailbox's index, which the writer of this process shares."""
         box = self.folders[name].mailbox if name in self.folders else None
         return box.index if box is not None else None
 
@@ -369,7 +367,7 @@ class Store:
         return delta
 
     async def _resync(self, box: Mailbox) -> None:
-        """Read *box* now, so that it is up to date."""
+        """Read *box* now."""
         folder = self.folders.get(box.name)
         if folder is None or folder.mailbox is not box:
             return

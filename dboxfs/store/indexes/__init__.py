@@ -1,1 +1,1 @@
-"""Dovecot's index files on disk: followed, locked, made, appended to, written anew."""
+"""Dovecot's index files on disk: read, locked, made, appended to, rewritten."""

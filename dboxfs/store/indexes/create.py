@@ -1,8 +1,8 @@
-"""Indexes that don't exist yet: of a mailbox, of the map; and the UIDVALIDITY that a mailbox needs.
+"""Make missing indexes, of a mailbox or the map, and the UIDVALIDITY that a mailbox needs.
 
-A log gets its name when it is whole (mail-index-log section 8), so nobody sees an index half made.  A
-UIDVALIDITY is taken by renaming ``dovecot-uidvalidity.<old>`` to ``.<new>`` (mailbox-layout section 6): the
-rename is the lock, and a number that was given out is never given out again.
+A log gets its name when it is whole (mail-index-log section 8), so no process sees an incomplete index.  A
+process takes a UIDVALIDITY by renaming ``dovecot-uidvalidity.<old>`` to ``.<new>`` (mailbox-layout section
+6): the rename is the lock, so no number is given out twice.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _FIRST_SEQ = 2
 
 
 async def make_map(disk: Disk, location: Location, index: IndexLog, *, contended: bool = True) -> None:
-    """Make ``storage/`` and an empty map; nothing happens where there is one.
+    """Make ``storage/`` and an empty map, unless there is one.
 
-    :param contended: others may be making it at the same time.
-    :raises IndexMissing: there are messages: the map is lost, or lies elsewhere.
+    :param contended: other processes may make it at the same time.
+    :raises IndexMissing: there are messages, so the map is lost, or lies elsewhere.
     """
     await _refuse_lost_map(disk, location, index)
     await disk.make_dirs(location.storage)
@@ -44,14 +44,16 @@ async def make_map(disk: Disk, location: Location, index: IndexLog, *, contended
     body = payload.header_update(24, struct.pack("<I", now))
     header = _log_header(now)
     records = encode_record(RecordType.HEADER_UPDATE, body, external=True)
-    # a tail that is behind would tell Dovecot that a writer died (mdbox-map, the tail rule)
+    # a tail behind the head would mean for Dovecot that a writer died (mdbox-map, the tail rule)
     tail = payload.tail_update(header.hdr_size + len(records))
     records += encode_record(RecordType.HEADER_UPDATE, tail, external=True)
     await new_log(disk, index, header, records, contended=contended)
 
 
 async def _refuse_lost_map(disk: Disk, location: Location, index: IndexLog) -> None:
-    """A new map would give file ids and map uids again, which the mailboxes' records have."""
+    """Refuse to replace a lost map: a new one would reuse file ids and map uids that the mailboxes' records
+    have.
+    """
     if await disk.exists(index.log_path):
         return
     await refuse_lost_log(disk, index)
@@ -66,7 +68,8 @@ async def _refuse_lost_map(disk: Disk, location: Location, index: IndexLog) -> N
 
 
 async def refuse_lost_log(disk: Disk, index: IndexLog) -> None:
-    """A new log begins with nothing, and the snapshot that is there would not count any more.
+    """Refuse to make a log beside an existing snapshot: the new log is empty, and the snapshot would be
+    ignored.
 
     :raises IndexMissing: there is a snapshot without its log.
     """
@@ -80,7 +83,7 @@ async def refuse_lost_log(disk: Disk, index: IndexLog) -> None:
 async def map_uid_validity(disk: Disk, location: Location, view: IndexFiles) -> int:
     """uid_validity of the map, which is made if there is none.
 
-    :param view: follows the map.  Not locked: only a rebuild of the whole storage changes that number.
+    :param view: the reader of the map, not locked: only a rebuild of the whole storage changes that number.
     """
     await view.look()
     if view.state is None:
@@ -101,12 +104,12 @@ async def make_mailbox_index(
     guid: bytes | None = None,
     own_name: Sequence[bytes] = (),
 ) -> bool:
-    """Make the log of a mailbox whose directories are there; False: there is one already.
+    """Make the log of a mailbox whose directories exist; False: there is one already.
 
     :param guid: of the mailbox; None: a new one.
-    :param own_name: further records, that say what it is called (LAYOUT=index).
-    :param map_view: follows the map (mdbox).
-    :param contended: others may be making it at the same time.
+    :param own_name: further records, with the mailbox's name (LAYOUT=index).
+    :param map_view: the reader of the map (mdbox).
+    :param contended: other processes may make it at the same time.
     """
     mdbox = location.kind is Kind.MDBOX
     map_validity = await map_uid_validity(disk, location, map_view) if mdbox else 0
@@ -132,7 +135,7 @@ def _log_header(now: int) -> LogHeader:
 
 
 async def next_uid_validity(disk: Disk, location: Location) -> int:
-    """A UIDVALIDITY that no mailbox of this store has had.  An operation for each step."""
+    """A UIDVALIDITY that no mailbox of this store has had.  Several operations."""
     main = os.path.join(location.control_dir, "dovecot-uidvalidity")
     await disk.make_dirs(location.control_dir)
     for _ in range(_ATTEMPTS):
@@ -148,7 +151,7 @@ async def next_uid_validity(disk: Disk, location: Location) -> int:
 
 
 async def last_uid_validity(disk: Disk, location: Location) -> int:
-    """The UIDVALIDITY that was given out last; 0: none was."""
+    """The UIDVALIDITY that was given out last; 0: none."""
     main = os.path.join(location.control_dir, "dovecot-uidvalidity")
     text = await disk.read_whole(main)
     if text is not None and re.fullmatch(rb"[0-9a-fA-F]{8}", text[:8]) and int(text[:8], 16):
@@ -160,7 +163,9 @@ async def last_uid_validity(disk: Disk, location: Location) -> int:
 
 
 async def set_uid_validity(disk: Disk, location: Location, value: int) -> None:
-    """Have a new store go on after *value*; nobody else may be there.  An operation for each step."""
+    """Set the last UIDVALIDITY of a new store to *value*; no other process may use it.  Several
+    operations.
+    """
     main = os.path.join(location.control_dir, "dovecot-uidvalidity")
     await _make_numbered(disk, main, value)
     await disk.replace(main, b"%08x" % value)
@@ -172,7 +177,7 @@ async def _first_uid_validity(disk: Disk, main: str) -> int:
 
 
 async def _make_numbered(disk: Disk, main: str, value: int) -> bool:
-    """Make the empty file that has *value* in its name; False: it is there."""
+    """Make the empty file that has *value* in its name; False: it exists."""
     try:
         permissions = replace(disk.file_permissions, mode=0o444)
         file = await disk.create(f"{main}.{value:08x}", permissions)
@@ -183,7 +188,7 @@ async def _make_numbered(disk: Disk, main: str, value: int) -> bool:
 
 
 async def _take_next(disk: Disk, main: str, old: int) -> int:
-    """The value behind *old*; 0 if somebody else was faster."""
+    """The value behind *old*; 0: another process was faster."""
     value = old % 0xFFFFFFFF + 1
     try:
         await disk.run(ops.Rename(f"{main}.{old:08x}", f"{main}.{value:08x}"))

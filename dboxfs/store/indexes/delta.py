@@ -1,4 +1,4 @@
-"""What has changed in the state of an index."""
+"""Changes in the state of an index."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dboxfs.index.state import IndexState
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What one refresh changed: arrays of uids, ascending."""
+    """The changes of one refresh: arrays of uids, ascending."""
 
     appended: np.ndarray
     expunged: np.ndarray
@@ -27,9 +27,9 @@ NOTHING = Delta(_NO_UIDS, _NO_UIDS, _NO_UIDS, False)
 
 
 def replay(state: IndexState, data: bytes) -> Delta:
-    """Put the log's *data*, which follow the head of *state*, into it.
+    """Replay the log's *data*, which follow the head of *state*, into it.
 
-    :raises FormatError: they are damaged.
+    :raises FormatError: the data are damaged.
     """
     if not data:
         return NOTHING
@@ -38,7 +38,7 @@ def replay(state: IndexState, data: bytes) -> Delta:
 
 
 def difference(old: IndexState | None, new: IndexState | None) -> Delta:
-    """What a state that was loaded whole has in the place of the old one; None: there is no index."""
+    """The changes from an old state to one that was loaded whole; None: there is no index."""
     before = old.uids if old is not None else _NO_UIDS
     after = new.uids if new is not None else _NO_UIDS
     return Delta(

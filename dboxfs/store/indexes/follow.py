@@ -1,21 +1,22 @@
-"""Follow one index on disk: ``<stem>``, ``<stem>.log``, ``<stem>.log.2`` in one directory.
+"""Read one index on disk again and again: ``<stem>``, ``<stem>.log``, ``<stem>.log.2`` in one directory.
 
 State = base index + replay of the log from the base's head (mail-index-log section 4).
-:meth:`IndexFiles.refresh` brings the state up to date: when the log only grew it reads and replays the new
-bytes; when another file took the log's name (rotation) it reads the old one to its end under its new name
-and goes on; anything else loads both halves again.  Nothing is locked and nothing is written.
+:meth:`IndexFiles.refresh` brings the state up to date.  If the log only grew, it reads and replays the new
+bytes.  If another file took the log's name (rotation), it reads the old one to its end under its new name and
+continues with the new one.  In any other case it loads base and log again.  It locks and writes nothing.
 
-A log is the one that was followed when its inode is, and its first bytes are: a mailbox that is deleted and
-made again may get the inode of the old log, and within the same second even its header; the guid in the first
-record is another one.  When base and log are damaged, they are read again only after one of them has changed.
+A log is the same file only if it has the same inode and the same first bytes: a mailbox that is deleted and
+made again may get the inode of the old log, and within the same second even its header, but the guid in the
+first record differs.  Damaged files are read again only after one of them has changed.
 
-A writer of this process uses the same object, so that there is one state of an index, and nothing that it
-writes is read back.  While it holds the log's lock (from :meth:`IndexFiles.take_over` or
-:meth:`~IndexFiles.adopt` to :meth:`~IndexFiles.let_go`) nobody else can append: the state is the log's, a
-refresh has nothing to do, and the writer puts in what it appends (:meth:`IndexFiles.feed`).
+A writer of this process uses the same object, so that there is one state of an index, and the writer's own
+records are not read back.  While it holds the log's lock (from :meth:`IndexFiles.take_over` or
+:meth:`~IndexFiles.adopt` to :meth:`~IndexFiles.let_go`) no other process can append.  Then the state is that
+of the log, a refresh has nothing to do, and the writer feeds the records that it appends
+(:meth:`IndexFiles.feed`).
 
-One refresh runs at a time for each object (``self._lock``).  The state changes in one step between two
-checkpoints, by a refresh or by the writer, so code without an ``await`` sees a whole state.
+Each object runs one refresh at a time (``self._lock``).  A refresh or the writer changes the state in one
+step between two checkpoints, so code without an ``await`` sees a consistent state.
 """
 
 from __future__ import annotations
@@ -41,17 +42,17 @@ from dboxfs.util.lock import Lock
 
 log = logging.getLogger(__name__)
 
-_PARSE_IN_THREAD = 1 << 20  # bytes of a base: to parse them takes longer than a hop to a thread
+_PARSE_IN_THREAD = 1 << 20  # bytes of a base that take longer to parse than a hop to a thread
 _REPLAY_IN_THREAD = 128 << 10
 _LOAD_ATTEMPTS = 6
 _LIMIT = 1 << 31
 START = 512
-"""Bytes at the beginning of a log by which it is known."""
+"""Bytes at the beginning of a log that identify it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """Both halves of an index, joined.  ``log``: None: there is none."""
+    """Base and log of an index, joined.  ``log``: None: there is none."""
 
     state: IndexState | None
     log: PeekResult | None
@@ -64,23 +65,24 @@ class _Moving(Exception):
 
 
 def _nobody(delta: Delta) -> None:
-    """Nobody needs to know."""
+    """Do nothing: no listener was set."""
 
 
 def _look_later() -> None:
-    """Nobody follows the index by itself."""
+    """Do nothing: no listener was set."""
 
 
 class IndexFiles:
     """The index files *stem* in *directory*.
 
     :ivar state: None before the first refresh.
-    :ivar snapshot_head: the log (file_seq) and its offset that the snapshot reaches to; zeros: not known.
-    :ivar changed: told of what others than the caller of :meth:`refresh` have brought into the state: a
-        writer of this process under the log's lock, or :meth:`look`.  Requests to expunge are no change, and
-        may come with an empty :class:`Delta`.
-    :ivar missed: called if a refresh was wanted while a writer had the lock.
-    :ivar is_fed: a writer of this process has had the lock.
+    :ivar snapshot_head: the log (file_seq) and the offset in it up to which the snapshot goes; zeros:
+        unknown.
+    :ivar changed: called with changes of the state that did not come from the caller of :meth:`refresh`: from
+        a writer of this process under the log's lock, or from :meth:`look`.  Requests to expunge may come
+        with an empty :class:`Delta`.
+    :ivar missed: called if there was a call of :meth:`refresh` while a writer held the lock.
+    :ivar is_fed: whether a writer of this process has held the lock.
     """
 
     def __init__(self, fs: FileSystem, directory: str, stem: str = "dovecot.index") -> None:
@@ -123,19 +125,20 @@ class IndexFiles:
             return delta if delta is not None else await self._load()
 
     async def look(self) -> None:
-        """:meth:`refresh`, for another one than who follows the index: that is told through ``changed``.
+        """:meth:`refresh` for another caller than the index's own reader, which learns of changes through
+        ``changed``.
 
         :raises CorruptFile, OSError: as :meth:`refresh`.
         """
         self.changed(await self.refresh())
 
     def read_anew(self) -> None:
-        """Believe nothing that was read: the next refresh, or writer, reads base and log whole."""
+        """Drop the trust in what was read: the next refresh, or writer, reads base and log whole."""
         self._anew, self._failure = True, None
 
     @property
     def mark(self) -> tuple[int, int, int] | None:
-        """Device, inode and bytes of the log that ``state`` is what it says, as far as these tell."""
+        """Device, inode and size of the log up to which ``state`` was read; None: there is no log."""
         if self.state is None or self._log_id is None:
             return None
         return *self._log_id, self.state.head_offset
@@ -143,7 +146,7 @@ class IndexFiles:
     # -- the writer of this process -------------------------------------------------------------
 
     def unproved_from(self, log_id: tuple[int, int], header: LogHeader, start: bytes) -> int | None:
-        """The offset from which the holder of the log's lock has to read it; None: all of it.
+        """The offset from which the holder of the log's lock has to read it; None: the whole log.
 
         :param log_id: device and inode of the locked log.
         :param start: its first bytes, :data:`START` of them at most.
@@ -157,12 +160,12 @@ class IndexFiles:
         return unlocked.offset
 
     def take_over(self, data: bytes) -> bool:
-        """*data* is what the locked log has from :meth:`unproved_from` on, to its end.
+        """Take over *data*, the bytes of the locked log from :meth:`unproved_from` to its end.
 
-        True: ``state`` is what the log says until :meth:`let_go`.  False: it was read from bytes that are not
+        True: until :meth:`let_go` ``state`` is that of the log.  False: it was read from bytes that are not
         in the log any more.
 
-        :raises FormatError: what is new in it is damaged.
+        :raises FormatError: the new bytes are damaged.
         """
         state, unlocked = self.state, self._unlocked
         assert state is not None
@@ -184,7 +187,8 @@ class IndexFiles:
     def adopt(
         self, state: IndexState, log: os.stat_result, start: bytes, snapshot_head: tuple[int, int]
     ) -> None:
-        """*state* was read under the log's lock, to its end: it is what the log says until :meth:`let_go`.
+        """Take *state*, which was read under the log's lock to its end: until :meth:`let_go` it is that of
+        the log.
 
         :param log: the log's attributes.
         :param start: its first bytes, :data:`START` of them at most.
@@ -198,9 +202,9 @@ class IndexFiles:
         self.changed(difference(old, state))
 
     def feed(self, data: bytes, mtime_ns: int) -> None:
-        """The holder of the lock has appended *data*, whole transactions.
+        """Replay *data*, whole transactions that the holder of the lock has appended.
 
-        :param mtime_ns: of the log, since then.
+        :param mtime_ns: of the log after that.
         """
         assert self.state is not None
         delta = replay(self.state, data)
@@ -208,14 +212,14 @@ class IndexFiles:
         self.changed(delta)
 
     def follow_rotation(self, header: LogHeader, log_id: tuple[int, int], start: bytes) -> None:
-        """The holder of the lock goes on with a new log, which it has locked."""
+        """Continue with a new log, which the holder of the lock has locked."""
         assert self.state is not None
         self.state.follow_rotation(header)
         self._log_id, self._log_start = log_id, start
         self._unlocked = Unlocked(self.state.head_offset)
 
     def let_go(self) -> None:
-        """The lock is about to be given back."""
+        """End the writer's turn: the lock is about to be released."""
         self._held = False
         if self._missed:
             self._missed = False
@@ -223,7 +227,7 @@ class IndexFiles:
 
     @property
     def _overtaken(self) -> bool:
-        """Whether a writer of this process has had the lock since the refresh that runs has begun."""
+        """Whether a writer of this process has held the lock since the running refresh began."""
         return self._turns != self._begun_at
 
     def _hold(self) -> None:
@@ -231,7 +235,9 @@ class IndexFiles:
         self._turns += 1
 
     async def exists(self) -> bool:
-        """Whether the directory is there.  The state outlives it: the tree tells what became of it."""
+        """Whether the directory exists.  The state stays without it: the tree shows whether the mailbox is
+        gone.
+        """
         try:
             await self._fs.stat(self.directory)
         except (FileNotFoundError, NotADirectoryError):
@@ -239,7 +245,7 @@ class IndexFiles:
         return True
 
     async def _fail_again(self) -> None:
-        """Raise the last failure again while the files are the same."""
+        """Raise the last error again, as long as the files are the same."""
         if self._failure is None:
             return
         files, error = self._failure
@@ -254,10 +260,10 @@ class IndexFiles:
     # -- following -----------------------------------------------------------------------------
 
     async def _follow(self) -> Delta | None:
-        """Replay what the log has grown by; None when only a full load can tell."""
+        """Replay the new bytes of the log; None: only a full load can bring the state up to date."""
         state = self.state
         assert state is not None
-        # Where this process writes it is mostly told of what it has written itself: nothing is new.
+        # If this process writes, most events are of its own writes: there are no new bytes.
         peek = self._fs.peek_soon if self.is_fed else self._peek_one
         new = await peek(_whole(self.log_path, state.head_offset))
         if self._overtaken:
@@ -280,7 +286,7 @@ class IndexFiles:
         return (await self._fs.peek([request]))[0]
 
     async def _follow_rotation(self, state: IndexState) -> Delta | None:
-        """Read the log that has become ``.log.2`` to its end and go on with the new one."""
+        """Read the log that has become ``.log.2`` to its end and continue with the new one."""
         unlocked = self._unlocked or Unlocked(state.head_offset)
         old, new = await self._fs.peek([_whole(self.log_path + ".2", unlocked.offset), _whole(self.log_path)])
         if self._overtaken:
@@ -308,7 +314,7 @@ class IndexFiles:
         return _file_id(found) == self._log_id and found.chunks[0].startswith(self._log_start)
 
     def _remember(self, found: PeekResult, state: IndexState) -> None:
-        """*found* is the log that *state* has replayed up to its head."""
+        """Remember *found*, the log that *state* has replayed up to its head."""
         self._log_id = _file_id(found)
         self._log_start = found.chunks[0][: state.head_offset]
         self.log_mtime_ns = found.stat.st_mtime_ns
@@ -385,7 +391,7 @@ class IndexFiles:
     async def _join(self, base: IndexState | None, data: bytes) -> tuple[IndexState, int]:
         """Replay the right part of the log (and of ``.log.2``) on *base*.
 
-        Gives the state, and the offset of the log that it was replayed from; 0: it was not.
+        Gives the state, and the offset from which the log was replayed; 0: it was not.
         """
         header = parse_log_header(data)
         plan = decide(base, header, log_size=len(data))
@@ -405,12 +411,12 @@ class IndexFiles:
 
 
 def _whole(path: str, offset: int = 0) -> Peek:
-    """The start of a file, and everything from *offset* on."""
+    """The start of a file, and all bytes from *offset* on."""
     return Peek(path, ((0, START), (offset, None)), limit=_LIMIT)
 
 
 def _read_unlocked(log_data: bytes, start: int, state: IndexState) -> Unlocked:
-    """What *state* has of a log that was read whole, from offset *start* on."""
+    """The bytes of a log, from offset *start* on, that *state* was read from without the lock."""
     return Unlocked(start).more(log_data[start : state.head_offset])
 
 

@@ -1,9 +1,9 @@
 """Transactions for several locked logs, one after the other, as one job of a worker (PROTOCOL section 4).
 
-A change of an mdbox writes the map, the mailboxes, and then the map's tail, each durable before the next
-begins.  Nothing is decided in between as long as all goes well, so the whole order is one chain
-(:mod:`dboxfs.fsapi.chain`), at whose end the locks are given back.  What fails ends the chain: nothing
-behind it has begun, all locks are held, and the caller takes back what has to be taken back.
+A change of an mdbox writes the map, the mailboxes, and then the map's tail; each write is durable before the
+next begins.  As long as no write fails, there is nothing to decide in between.  So all writes are one chain
+(:mod:`dboxfs.fsapi.chain`), which releases the locks at its end.  An error ends the chain: no later write has
+begun, all locks are held, and the caller undoes earlier writes as needed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from dboxfs.store.disk import AppendFile, Disk
 class LogWrite:
     """Bytes for the end of a locked log.
 
-    :param end: where the log ends before it (bytes).
-    :param durable: wait for the disk behind it.
-    :param unlink: paths of notes that count for nothing once it is done.
+    :param end: the end of the log before the write (bytes).
+    :param durable: sync the log after the write.
+    :param unlink: paths of notes to remove after the write.
     """
 
     file: AppendFile
@@ -37,10 +37,10 @@ class LogWrite:
 
 @dataclass(slots=True)
 class LogWritten:
-    """What became of a :class:`LogWrite` that was begun.
+    """The result of a :class:`LogWrite` that was begun.
 
-    ``appended``: how much of it is in the log.  ``unsynced``: why it may not be on disk.  ``status``: the
-    log's attributes since then, None if its name means another file.
+    ``appended``: the bytes that are in the log.  ``unsynced``: the error of the sync.  ``status``: the log's
+    attributes after the write; None: its name means another file.
     """
 
     appended: Appended
@@ -50,7 +50,7 @@ class LogWritten:
 
 @dataclass(slots=True)
 class InTurn:
-    """What became of several writes: those that were begun, the last of which may have failed."""
+    """The results of several writes: those that were begun; the last one may have failed."""
 
     begun: list[LogWritten] = field(default_factory=list)
     closed: int = 0
@@ -58,21 +58,21 @@ class InTurn:
 
 
 def write_in_turn(writes: Sequence[LogWrite], close: Sequence[int] = ()) -> Steps[InTurn]:
-    """Write one after the other; if all of it has worked, close open files.
+    """Carry out the writes one after the other; if all have worked, close open files.
 
-    :param close: descriptors, in the order in which their locks are given back.
+    :param close: descriptors, in the order in which their locks are released.
     """
     done = InTurn()
     for write in writes:
         try:
             appended: Appended = yield ops.Append(write.file.fd, (write.data,))
-        except OSError as error:  # what was done before it must be told
+        except OSError as error:  # the results of earlier writes must not get lost
             appended = Appended(0, error)
         written = LogWritten(appended)
         done.begun.append(written)
         if appended.error is not None or appended.written != len(write.data):
             return done
-        with suppress(OSError):  # a directory above it was renamed: nobody looks there for this file
+        with suppress(OSError):  # a directory above was renamed: the path does not lead to the file
             status: os.stat_result = yield ops.Stat(write.file.path, follow=False)
             written.status = status if (status.st_dev, status.st_ino) == write.file.identity else None
         if write.durable:
@@ -96,7 +96,7 @@ def write_in_turn(writes: Sequence[LogWrite], close: Sequence[int] = ()) -> Step
 
 
 async def run_in_turn(disk: Disk, writes: Sequence[LogWrite], close: Sequence[AppendFile] = ()) -> InTurn:
-    """:func:`write_in_turn`, and what the files know of it; syncs only where commits do."""
+    """:func:`write_in_turn` as one job, with the files updated; it syncs only if commits do."""
     planned, descriptors = as_durable_as_commits(disk, writes), [file.fd for file in close]
     done = await disk.chain(lambda: write_in_turn(planned, descriptors))
     take_over(disk, writes, done, close)
@@ -104,14 +104,14 @@ async def run_in_turn(disk: Disk, writes: Sequence[LogWrite], close: Sequence[Ap
 
 
 def as_durable_as_commits(disk: Disk, writes: Sequence[LogWrite]) -> Sequence[LogWrite]:
-    """The writes, waiting for the disk only where commits do."""
+    """The writes, with a sync only if commits do."""
     if disk.options.durable:
         return writes
     return [LogWrite(w.file, w.data, w.end, durable=False, unlink=w.unlink) for w in writes]
 
 
 def take_over(disk: Disk, writes: Sequence[LogWrite], done: InTurn, close: Sequence[AppendFile]) -> None:
-    """Have the files know what a job has done with them."""
+    """Update the files with the results of a job."""
     disk.lost_errors += done.lost_errors
     for write, written in zip(writes, done.begun, strict=False):
         write.file.took(written.appended.written, written.status)

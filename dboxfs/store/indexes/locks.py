@@ -1,8 +1,8 @@
 """Locks that Dovecot and dboxfs both respect (PROTOCOL section 2).
 
-Waiting is polling with an end, so that no worker hangs in the kernel and a wait can be cancelled.  A lock is
-taken on an open file and is worth something only if the path still names that file: every function here
-looks again after locking, and begins anew if it doesn't.
+A wait is a poll with a time limit, so that no worker hangs in the kernel and a wait can be cancelled.  A lock
+on an open file is valid only if the path still names that file: each function checks that after locking, and
+begins anew if not.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from dboxfs.store.disk import AppendFile, Disk
 from dboxfs.store.write_options import LockMethod
 
 DOTLOCK_STALE = 180.0
-"""Seconds after which a dotlock on a log that nobody touches counts for nothing."""
+"""Seconds without a change after which a dotlock on a log is stale."""
 
 SUBSCRIPTIONS_STALE = 30.0
 """The same for ``subscriptions.lock``."""
 
 _LOCKED_HEAD = 512
-"""Bytes of a file that are read as soon as it is locked."""
+"""Bytes of a file that are read directly after locking it."""
 
 _FIRST_WAIT = 0.0005
 _LONGEST_WAIT = 0.01
 
 
 class _Patience:
-    """Waits between attempts, and when to give up."""
+    """The waits between attempts, and their time limit."""
 
     def __init__(self, path: str, timeout: float) -> None:
         self._path = path
@@ -48,7 +48,7 @@ class _Patience:
     async def wait(self) -> None:
         """Wait a little.
 
-        :raises StoreBusy: it has taken too long already.
+        :raises StoreBusy: the time limit is over.
         """
         if trio.current_time() >= self._deadline:
             raise StoreBusy(f"{self._path}: locked by another program for more than {self._timeout:g} s")
@@ -57,12 +57,12 @@ class _Patience:
 
 
 def lock_kind(method: LockMethod) -> LockKind | None:
-    """The lock of the operating system on a log; None: there is another file beside it."""
+    """The lock of the operating system on a log; None: the lock is a file beside it."""
     return {LockMethod.FCNTL: LockKind.RECORD, LockMethod.FLOCK: LockKind.FLOCK}.get(method)
 
 
 async def lock_log(disk: Disk, path: str) -> AppendFile:
-    """Open and lock the log at *path*; its ``size`` is what it is now.  :func:`unlock_log` gives it back.
+    """Open and lock the log at *path*, with its current ``size``.  :func:`unlock_log` releases it.
 
     :raises FileNotFoundError: there is no log.
     :raises StoreBusy: another program holds it.
@@ -85,9 +85,9 @@ async def lock_log(disk: Disk, path: str) -> AppendFile:
 def lock_in_turn(
     paths: Sequence[str], kind: LockKind, head: int
 ) -> Steps[list[tuple[OpenedFile, os.stat_result, bytes]]]:
-    """Open and lock files in this order, up to the first that is locked by others or is not there.
+    """Open and lock files in this order, up to the first that another process has locked or that is missing.
 
-    Gives for each its attributes since then, and its first *head* bytes.
+    Gives for each its attributes after locking, and its first *head* bytes.
     """
     found: list[tuple[OpenedFile, os.stat_result, bytes]] = []
     for path in paths:
@@ -100,23 +100,23 @@ def lock_in_turn(
                     found.append((opened, now, (yield ops.Read(opened.fd, head, 0))))
                     continue
         except OSError:
-            pass  # who locks it by itself meets it again, and says so
+            pass  # locking this file alone meets the error again, and raises it
         if opened is not None:
-            with suppress(OSError):  # it is closed whatever the answer is
+            with suppress(OSError):  # it is closed even after an error
                 yield ops.Close(opened.fd)
         break
     return found
 
 
 async def unlock_log(file: AppendFile) -> None:
-    """Give a log back."""
+    """Release the lock of a log and close it."""
     if file.disk.options.lock_method is LockMethod.DOTLOCK:
         await file.disk.discard([file.path + ".lock"])
     await file.close()
 
 
 async def _open_and_lock(disk: Disk, path: str, patience: _Patience, method: LockMethod) -> AppendFile | None:
-    """The locked file with its ``head``, None if the path names another one by now."""
+    """The locked file with its ``head``; None: the path names another file by now."""
     kind = lock_kind(method)
     file, locked, now = await disk.open_locked(path, kind, _LOCKED_HEAD)
     try:
@@ -173,10 +173,10 @@ async def _dotlock_is_stale(disk: Disk, path: str) -> bool:
 
 @asynccontextmanager
 async def tree_lock(disk: Disk, path: str) -> AsyncIterator[None]:
-    """Hold the lock file *path* (``mailboxes.lock``); the body hears no cancellation.
+    """Hold the lock file *path* (``mailboxes.lock``); the body is shielded from cancellation.
 
-    The file is made under another name, locked, and linked to its name, so that nobody ever sees it
-    unlocked while it counts.  One that nobody has locked is left from a crash, and is taken over.
+    The file is made under another name, locked, and linked to its name, so that no process ever sees it
+    without a lock while it is in use.  An unlocked file is left from a crash, and is taken over.
 
     :raises StoreBusy: another program holds it.
     """
@@ -222,9 +222,9 @@ async def _lock_existing(disk: Disk, path: str, patience: _Patience) -> AppendFi
 
 
 async def take_exclusive(disk: Disk, path: str, stale: float) -> AppendFile:
-    """Make the lock file *path*, whose existence is the lock; it will be renamed or unlinked by the caller.
+    """Make the lock file *path*, whose existence is the lock; the caller renames or unlinks it.
 
-    :param stale: seconds after which one that nobody touches is taken away.
+    :param stale: seconds without a change after which an existing file is removed.
     :raises StoreBusy: another program has it.
     """
     patience = _Patience(path, disk.options.lock_timeout)
@@ -236,7 +236,7 @@ async def take_exclusive(disk: Disk, path: str, stale: float) -> AppendFile:
 
 
 async def link_exclusive(disk: Disk, source: str, path: str, stale: float) -> None:
-    """As :func:`take_exclusive`, for a file that is whole already: give it the lock's name too."""
+    """As :func:`take_exclusive`, for a complete file: link it to the lock's name, too."""
     patience = _Patience(path, disk.options.lock_timeout)
     while True:
         try:

@@ -1,4 +1,4 @@
-"""One index under its lock: the state as it is, and transactions appended to its log.
+"""One index under its lock: the current state, and transactions that are appended to its log.
 
 ::
 
@@ -7,18 +7,18 @@
         await index.append([...records...], durable=True)
 
 :meth:`IndexLog.locked` takes the log's lock, reads the log to its end through the locked descriptor, and cuts
-off what a crashed writer left behind the last whole transaction; only then the body runs.  ``state`` is
-valid inside of the body alone.
+off bytes that a crashed writer left behind the last whole transaction; only then the body runs.  ``state`` is
+valid only inside the body.
 
-The state is that of an :class:`~dboxfs.store.indexes.follow.IndexFiles`: the reader's, where this process
-reads the index too.  The lock's holder proves it (``unlocked``), so that only what is new is read.
+The state is that of an :class:`~dboxfs.store.indexes.follow.IndexFiles`: the reader's, if this process reads
+the index, too.  The lock's holder proves it (``unlocked``), so that only new bytes are read.
 
-:meth:`IndexLog.append` writes one transaction with one write.  What was written is replayed into the state
-by the code that replays everybody's records, so the state can't differ from the log; readers of this process
-see it at once, and read nothing.
+:meth:`IndexLog.append` writes one transaction with one write.  The written records are replayed into the
+state by the same code as those of other writers, so the state can't differ from the log; readers of this
+process see them at once, without a read.
 
 Concurrency: a lock in memory (tasks of this process, first come first served), then the file's lock.  The
-body hears no cancellation.  Errors while writing leave the log as it was.
+body is shielded from cancellation.  A write error leaves the log unchanged.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ _IN_THREAD = 1 << 20
 class IndexLog:
     """The index files *stem* in *directory*, for writing.
 
-    :param what: what it is the index of, for errors.
-    :param view: gives who reads this index in this process; None: nobody does.
-    :ivar directory: where it lies.
-    :ivar mutex: in front of the log's lock.
+    :param what: the mailbox or map of this index, for errors.
+    :param view: gives the reader of this index in this process; None: there is none.
+    :ivar directory: its directory.
+    :ivar mutex: taken before the log's lock.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class IndexLog:
 
     @property
     def state(self) -> IndexState:
-        """The index as it is; only while it is locked."""
+        """The current state of the index; only while it is locked."""
         assert self._file is not None
         assert self._view.state is not None
         return self._view.state
@@ -113,17 +113,17 @@ class IndexLog:
 
     @property
     def busy(self) -> bool:
-        """Whether a task of this process holds it or waits for it."""
+        """Whether a task of this process holds the lock or waits for it."""
         return self.mutex.locked()
 
     @property
     def known(self) -> IndexState | None:
-        """The index as of the last lock: not what it is now, unless the log ends where it did."""
+        """The state at the last lock: the current one only if the log still has the same end."""
         return None if self._forgotten else self._view.state
 
     @property
     def snapshot_head(self) -> tuple[int, int]:
-        """The log (file_seq) and its offset that the snapshot reaches to; zeros: not known."""
+        """The log (file_seq) and the offset in it up to which the snapshot goes; zeros: unknown."""
         return self._view.snapshot_head
 
     @snapshot_head.setter
@@ -131,14 +131,16 @@ class IndexLog:
         self._view.snapshot_head = head
 
     def forget(self) -> None:
-        """Keep no state; the next lock reads everything.  Who holds it now goes on with what was read."""
+        """Drop the state, so that the next lock reads all of the index.  A task that holds the lock now keeps
+        the state.
+        """
         self._forgotten = True
 
     @asynccontextmanager
     async def locked(self, *, deleted_ok: bool = False) -> AsyncIterator[IndexLog]:
-        """Hold the lock of the log, with the state as the log has it.
+        """Hold the lock of the log, with the state of the log.
 
-        :param deleted_ok: give a mailbox that is marked as deleted too.
+        :param deleted_ok: also lock a mailbox that is marked as deleted.
         :raises NoSuchMailbox: the mailbox is gone (or marked as deleted).
         :raises FileNotFoundError: there is no log.
         :raises CorruptFile: log or snapshot are damaged; nothing was changed.
@@ -163,12 +165,12 @@ class IndexLog:
 
     @property
     def is_held(self) -> bool:
-        """Whether the log's lock is held still: a job may have given it back already."""
+        """Whether the log's lock is still held: a job may have released it already."""
         return self._file is not None and self._file.is_open
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
-        """Hold ``mutex``, or have it already: by :func:`locked_ahead`."""
+        """Hold ``mutex``, unless this task has it already by :func:`locked_ahead`."""
         if self.mutex.is_mine:
             yield
             return
@@ -188,7 +190,7 @@ class IndexLog:
 
     @property
     def known_uid_validity(self) -> int:
-        """uid_validity as of the last lock; 0: not known."""
+        """uid_validity at the last lock; 0: unknown."""
         return self.known.uid_validity if self.known is not None else 0
 
     # -- reading -----------------------------------------------------------------------------------------
@@ -209,9 +211,10 @@ class IndexLog:
             await self._cut_unfinished(file, self.state.head_offset)
 
     async def _cut_unfinished(self, file: AppendFile, end: int) -> None:
-        """Cut off what a writer left who died in its write; nothing else that can't be read.
+        """Cut off the bytes of a writer that died during its write, but no other unreadable bytes.
 
-        :raises CorruptFile: there are whole transactions behind it: they count, once the log is repaired.
+        :raises CorruptFile: there are whole transactions behind the damage: they count once the log is
+            repaired.
         """
         rest = await file.read(file.size - end, end)
         whole = (
@@ -228,7 +231,7 @@ class IndexLog:
         await file.cut(end)
 
     async def _prove(self, file: AppendFile, start: bytes) -> bool:
-        """Go on with the state that is known; False: it is not, or is not what the log says."""
+        """Continue with the known state; False: there is none, or it differs from the log."""
         known = None
         if not self._forgotten:
             known = self._view.unproved_from(file.identity, self.header, start)
@@ -264,12 +267,12 @@ class IndexLog:
         durable: bool = False,
         unlink: Sequence[str] = (),
     ) -> None:
-        """Append one transaction; with *tail* also say that everything before is done.
+        """Append one transaction; with *tail* also move the tail: all changes before are done.
 
-        :param durable: wait for the disk, if commits do.
-        :param unlink: notes that are done with, once this has worked.
-        :raises OSError: the log is as it was (write error), or has the records but may lose them (sync
-            error: then ``state`` has them too).
+        :param durable: sync the log, if commits are durable.
+        :param unlink: notes to remove after the write.
+        :raises OSError: the log is unchanged (write error), or has the records but may lose them (sync error:
+            then ``state`` has them, too).
         """
         write = self.plan(records, tail=tail, durable=durable, unlink=unlink)
         if not write.data:
@@ -298,7 +301,7 @@ class IndexLog:
         return LogWrite(self.file, data, end, durable, unlink)
 
     async def settle(self, write: LogWrite, written: LogWritten) -> None:
-        """Take over what a planned transaction has come to.
+        """Take over the result of a planned transaction.
 
         :raises OSError: as :meth:`append`.
         """
@@ -313,19 +316,19 @@ class IndexLog:
             raise written.unsynced
 
     def take_ahead(self, file: AppendFile) -> None:
-        """The locked log, which the next :meth:`locked` takes."""
+        """Keep the locked log for the next :meth:`locked`."""
         self._ahead = file
 
     async def drop_ahead(self) -> None:
-        """Nobody has taken it."""
+        """Close the log of :meth:`take_ahead`, if it was not used."""
         file, self._ahead = self._ahead, None
         if file is not None:
             await file.close()
 
     async def follow_rotation(self, file: AppendFile, header: LogHeader) -> None:
-        """Go on with a new log that has taken this one's name; it is locked, the old one is given back.
+        """Continue with a new, locked log that has taken this one's name; the old one is closed.
 
-        :raises OSError: the new one can't be read; it is given back with this lock, as ever.
+        :raises OSError: the new log can't be read; it is closed with this lock as usual.
         """
         old, self._file, self._held = self.file, file, file
         file.path = self.log_path
@@ -343,19 +346,19 @@ class IndexLog:
         try:
             await self.file.cut(self.state.head_offset)
         except OSError:
-            self.disk.lost_errors += 1  # the next who locks cuts it off
+            self.disk.lost_errors += 1  # the next task that locks the log cuts it
 
     @property
     def tail_is_head(self) -> bool:
-        """Whether every change was carried out to its end (mdbox-map, "the tail rule")."""
+        """Whether all changes were finished (mdbox-map, "the tail rule")."""
         return self.state.tail_offset == self.state.head_offset
 
 
 def locked_ahead(indexes: Sequence[IndexLog]) -> AbstractAsyncContextManager[None]:
-    """Take the locks of several logs in this order with one hop to a worker, as far as they are free.
+    """Take those locks of several logs that are free, in this order, with one hop to a worker.
 
-    :meth:`IndexLog.locked`, by the same task and inside of this, then finds them taken; what was not free it
-    waits for as ever.  The order is the one in which the caller enters them (PROTOCOL section 2).
+    Inside this context :meth:`IndexLog.locked` of the same task uses these locks, and waits for the others as
+    usual.  The order is that in which the caller then locks them (PROTOCOL section 2).
     """
     return locked_behind(indexes, _nothing, lambda _: True)
 
@@ -368,9 +371,9 @@ def _nothing() -> Steps[None]:
 async def locked_behind(
     indexes: Sequence[IndexLog], first: Callable[[], Steps[F]], went_well: Callable[[F], bool]
 ) -> AsyncIterator[F]:
-    """:func:`locked_ahead` of *indexes* behind *first*, in the same job; gives what *first* has come to.
+    """:func:`locked_ahead` of *indexes* after *first*, in the same job; gives the result of *first*.
 
-    :param went_well: whether the locks are to be taken then.
+    :param went_well: whether, by that result, the locks are to be taken.
     :raises OSError: of *first*; no lock was taken.
     """
     disk = indexes[0].disk
@@ -403,11 +406,11 @@ async def locked_behind(
 
 
 async def new_log(disk: Disk, index: IndexLog, header: LogHeader, records: bytes, *, contended: bool) -> bool:
-    """Make a log with its first records; nobody ever sees a part of it.  False: there is one already.
+    """Make a log with its first records; no process ever sees a part of it.  False: there is one already.
 
-    It is written under a temporary name and linked to its own.
+    It is written under a temporary name and linked to its final name.
 
-    :param contended: others may be about to make it too: hold Dovecot's lock for that, ``.newlock``.
+    :param contended: other processes may make it, too: hold Dovecot's lock for that, ``.newlock``.
     """
     file = await disk.create_temporary(index.directory)
     names = [file.path]

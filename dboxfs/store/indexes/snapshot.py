@@ -1,8 +1,8 @@
-"""Rewriting ``dovecot.index`` and rotating its log, where no Dovecot does (PROTOCOL section 10).
+"""Rewrite ``dovecot.index`` and rotate its log, in a store without a Dovecot (PROTOCOL section 10).
 
-Both happen under the log's lock, at the end of a change.  The snapshot is rewritten when the log has grown
-by ``rewrite_after`` and by a quarter of what a snapshot takes to write, so that many small changes of a
-large mailbox don't cost a rewrite each.
+Both happen under the log's lock, at the end of a change.  The snapshot is rewritten when the log has grown by
+``rewrite_after`` and by a quarter of the snapshot's size, so that many small changes of a large mailbox don't
+cause a rewrite each.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROTATE_AGE = 300
 
 
 async def tidy(index: IndexLog) -> None:
-    """Rotate or rewrite a locked index if it is time to.  A failure is counted; the index stays as it was."""
+    """Rotate or rewrite a locked index if that is due.  An error is counted; the index stays as it was."""
     try:
         if _rotation_is_due(index):
             await rotate(index)
@@ -34,7 +34,7 @@ async def tidy(index: IndexLog) -> None:
 
 
 async def is_due(index: IndexLog, state: IndexState) -> bool:
-    """Whether an index that is not locked, and was read as *state*, should be rewritten."""
+    """Whether an index that is not locked, with the state *state*, should be rewritten."""
     (base,) = await index.disk.fs.peek([Peek(index.base_path, ((0, BASE_HEADER_SIZE),))])
     covered = (0, 0)
     if isinstance(base, PeekResult):
@@ -44,7 +44,7 @@ async def is_due(index: IndexLog, state: IndexState) -> bool:
 
 
 def is_due_behind(index: IndexLog, more: int) -> bool:
-    """Whether :func:`tidy` may have something to do when a locked log has grown by *more* bytes."""
+    """Whether :func:`tidy` may be due when a locked log has grown by *more* bytes."""
     return _rotation_is_due(index, more) or _rewrite_is_due(index, more)
 
 
@@ -53,7 +53,7 @@ def _rewrite_is_due(index: IndexLog, more: int = 0) -> bool:
 
 
 def _has_grown(options: WriteOptions, covered: tuple[int, int], state: IndexState, more: int = 0) -> bool:
-    """*covered*: the log (file_seq) and its offset that the snapshot reaches to."""
+    """*covered*: the log (file_seq) and the offset in it up to which the snapshot goes."""
     seq, head = covered
     grown = state.head_offset + more - (head if seq == state.log_file_seq else 0)
     return grown > max(options.rewrite_after, len(state) * state.record_size // 4)
@@ -69,9 +69,9 @@ def _rotation_is_due(index: IndexLog, more: int = 0) -> bool:
 
 
 async def rewrite(index: IndexLog, *, log2_rotate_time: int | None = None) -> None:
-    """Write ``dovecot.index`` as the locked log has it now.
+    """Write ``dovecot.index`` from the state of the locked log.
 
-    :raises CorruptFile: the log gives a state that no snapshot may hold.
+    :raises CorruptFile: the log gives a state that no snapshot may have.
     """
     try:
         data = encode_index(index.state, log2_rotate_time=log2_rotate_time)
@@ -87,7 +87,7 @@ async def rewrite(index: IndexLog, *, log2_rotate_time: int | None = None) -> No
 async def rotate(index: IndexLog) -> None:
     """Begin a new log; the locked one becomes ``.log.2``.  Afterwards the new one is locked.
 
-    A reader needs a snapshot that belongs to one of the two, at every moment: if there is none, it is
+    At every moment a reader needs a snapshot that belongs to one of the two logs: if there is none, it is
     written first.
     """
     state, disk = index.state, index.disk
@@ -103,7 +103,7 @@ async def rotate(index: IndexLog) -> None:
         initial_modseq=state.highest_modseq,
     )
     newlock, older = index.log_path + ".newlock", index.log_path + ".2"
-    await disk.unlink(newlock)  # whoever made it held this log's lock, and died
+    await disk.unlink(newlock)  # its maker held this log's lock, and died
     file = await disk.create(newlock)
     try:
         await file.append(encode_log_header(header))

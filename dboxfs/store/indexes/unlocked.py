@@ -1,12 +1,12 @@
-"""What a reader has taken from a log without the log's lock, and how a writer proves it under the lock.
+"""Bytes that a reader has replayed from a log without its lock, and their proof by a writer under the lock.
 
-A reader replays whatever whole transactions it finds.  A write that fails in its middle is cut back by its
-writer, and a reader may have replayed a whole transaction of it by then.  A writer chooses uids by the state,
-so it may go on with a reader's state only if every byte that was replayed without the lock is in the log
-still.  Those bytes are known by where they begin, how many they are, and their CRC-32.
+A reader replays every whole transaction that it finds.  If a write fails in its middle, its writer cuts the
+log back, but a reader may have replayed a whole transaction of it by then.  A writer chooses uids by the
+state.  So it may continue with a reader's state only if every byte that was replayed without the lock is
+still in the log.  Those bytes are identified by their offset, their number and their CRC-32.
 
-Bytes in front of a snapshot's head, and those of a log that has become ``.log.2``, are never taken back:
-both are written under the lock.
+Bytes before a snapshot's head, and those of a log that has become ``.log.2``, are never cut: both are written
+under the lock.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Unlocked:
 
     @property
     def end(self) -> int:
-        """The file offset behind the last of them."""
+        """The file offset behind the last byte."""
         return self.offset + self.size
 
     def more(self, data: bytes) -> Unlocked:
-        """The same, with *data* behind them."""
+        """These bytes with *data* behind them."""
         return Unlocked(self.offset, self.size + len(data), zlib.crc32(data, self.crc))
 
     def are_in(self, data: bytes) -> bool:
-        """Whether *data*, what the log has from ``offset`` on, begins with them."""
+        """Whether *data*, the log's bytes from ``offset`` on, begins with these bytes."""
         return len(data) >= self.size and zlib.crc32(data[: self.size]) == self.crc

@@ -3,11 +3,11 @@
     <CRC-32 of the rest of the line, 8 hex digits> <uidvalidity> <uid> <name>[ <old uid>[ <writer>]]LF
 
 *name* has ``%XX`` for ``%``, white space, control and 8-bit bytes.  A later line about the same uid or the
-same name supersedes an earlier one.  Lines about uids that are gone mean nothing (uids are never given out
+same name supersedes an earlier one.  A line about a uid that is gone has no effect (uids are never given out
 twice), so an expunge by any program needs no line, and a mailbox that Dovecot renames keeps its names.
 
-With an *old uid* other than 0 the line means nothing as long as that message is there, so that the name
-stands for the one message or the other at any time.  *writer* is who has written it, in two kinds of lines:
+With an *old uid* other than 0 the line has no effect as long as that message exists, so that at any time the
+name means one of the two messages.  *writer* is the process that has written the line, in two kinds of lines:
 
 =============  ======================================================================================
 ``=<process>`` the message *uid* is there, and will take the place of *old uid*.  If the process dies
@@ -18,9 +18,8 @@ stands for the one message or the other at any time.  *writer* is who has writte
                may become that of a message which has nothing to do with it
 =============  ======================================================================================
 
-A line that can't be (a wrong checksum, no number where one belongs, a name that no file can have) is skipped
-and counted.  What stands behind the last LF is no line yet: its writer was interrupted, and the next one cuts
-it off.
+An invalid line (a wrong checksum, a missing number, a name that no file can have) is skipped and counted.
+Bytes behind the last LF are no line: their writer was interrupted, and the next writer cuts them off.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ _PLAIN = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) != "%")
 
 
 class LineKind(enum.Enum):
-    """What a line says; the value is what its writer begins with."""
+    """Kinds of lines; the value is the first character of *writer*."""
 
     SAID = ""
     PLACED = "="
@@ -54,7 +53,7 @@ class LineKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """*uid* has this name, from when message ``after`` is gone on (0: now).
+    """*uid* has this name as soon as message ``after`` is gone (0: now).
 
     ``writer``: the token of the process, with ``kind`` PLACED and ANNOUNCED.
     """
@@ -84,7 +83,9 @@ def encode_line(line: Line) -> bytes:
 
 
 def decode_lines(data: bytes) -> Iterator[tuple[int, Line | None]]:
-    """(end of the line, line) of each; None for one that can't be.  What has no LF yet is left out."""
+    """(end of the line, line) of each; None for an invalid line.  A part without LF at the end is left
+    out.
+    """
     at = 0
     while (end := data.find(b"\n", at)) >= 0:
         line = decode_line(data[at:end])
@@ -93,7 +94,7 @@ def decode_lines(data: bytes) -> Iterator[tuple[int, Line | None]]:
 
 
 def decode_line(data: bytes) -> Line | None:
-    """A line without its LF; None: it can't be one."""
+    """Parse a line without its LF; None: it is invalid."""
     crc, _, text = data.partition(b" ")
     parts = text.split(b" ")
     if crc != b"%08x" % zlib.crc32(text) or not 3 <= len(parts) <= 5:

@@ -1,11 +1,11 @@
-"""Where written names are kept, so that they outlast a mount: in files that Dovecot doesn't look at.
+"""Files that keep written names beyond a mount, which Dovecot ignores.
 
-``<control directory>/dboxfs-names/<mailbox guid, 32 hex digits>``, one file a mailbox (mailboxes lie in a
-directory of their own beside it).  What is in them: :mod:`dboxfs.store.names.codec`.
+``<control directory>/dboxfs-names/<mailbox guid, 32 hex digits>``, one file a mailbox (mailboxes lie in
+another directory beside it).  Their format: :mod:`dboxfs.store.names.codec`.
 
-Several mounts may write one file: a writer holds its lock (as on a log: ``lock_method``), reads what others
-have appended, cuts off a torn end, and appends; when most lines mean nothing any more it writes the file
-anew, under the lock of the old one.  Readers take no lock.
+Several mounts may write one file.  A writer holds its lock (``lock_method``, as with a log), reads the lines
+that others have appended, cuts off a torn end, and appends.  When most lines have no effect any more, it
+writes the file anew, under the lock of the old one.  Readers take no lock.
 
 ==  ====================================  ===================================================================
  1  create the file, sync its directory   an empty file: no names
@@ -15,22 +15,21 @@ anew, under the lock of the old one.  Readers take no lock.
 ==  ====================================  ===================================================================
 
 The name of a new message is written twice.  :meth:`NameFiles.begin` announces it under the lock of the
-mailbox, before the message comes, without a sync: every mount shows the message under its name from the first
-moment on, and two mounts that give the same name come one after the other.  :meth:`NameFiles.record` says it
-when the message is on disk: a crash between the two leaves the message as ``<uid>.eml``.  A message that
-replaces another one by a rename has its line before, synced.  A line whose writer died before the rename
-means nothing, and the next writable mount takes it out.
+mailbox, before the message is written, without a sync: every mount shows the message under its name from the
+first moment on, and two mounts that give the same name do so one after the other.  :meth:`NameFiles.record`
+confirms it when the message is durable: a crash between the two leaves the message as ``<uid>.eml``.  For a
+message that replaces another one by a rename, the line is written and synced before.  If its writer dies
+before the rename, the line has no effect, and the next writable mount removes it.
 
-What is appended was decided on by what was read of the file then: if anything else was read of it since, by
-whoever in this process, or is read under its lock, that is decided again
-(:class:`~dboxfs.store.names.read.Seen`).  A file that is
-written anew also says what the last messages were called that were replaced, and by which ones: another mount
-may not have read the index yet, and then shows the old ones still.
+A writer decides on its lines by the lines that were read so far.  If any task of this process has read more
+since, or there is more under the lock, it decides again (:class:`~dboxfs.store.names.read.Seen`).  A file
+that is written anew also has the names of the last replaced messages and their successors: a mount that has
+not read the index yet still shows the old ones.
 
 Order of locks: the lock of a mailbox, then that of its file of names (:class:`_Place`, then the file's own).
 
 :mod:`dboxfs.store.names.follow` watches the directories, so that a mount shows the names that another gives.
-Whoever asks for a name after the index has brought messages of which no name is known reads the file first
+If the index has new messages without a known name, a task that asks for a name first reads the file
 (:meth:`NameReader.catch_up`).
 """
 
@@ -63,9 +62,9 @@ _LOCKS = {LockMethod.FCNTL: LockKind.RECORD, LockMethod.FLOCK: LockKind.FLOCK}
 
 @dataclass(frozen=True, slots=True)
 class LinesAppended:
-    """What :func:`append_steps` has met: the file, and what it had behind what was ``seen`` of it already.
+    """The result of :func:`append_steps`: the file, and the bytes ``before`` that it had behind ``seen``.
 
-    ``appended``: False: others have written meanwhile, and nothing was appended.
+    ``appended``: False: another process has written meanwhile, and nothing was appended.
     """
 
     status: os.stat_result
@@ -77,11 +76,11 @@ class LinesAppended:
 def append_steps(
     path: str, kind: LockKind, seen: Seen, known: Seen, data: bytes, *, durable: bool
 ) -> Steps[LinesAppended | None]:
-    """Lock the file, read what is new, cut off a torn end, append *data*, sync; None: it is locked.
+    """Lock the file, read new lines, cut off a torn end, append *data*, sync; None: the file is locked.
 
-    :param known: what *data* was decided on: if the file has something else, nothing is appended.
-    :raises FileNotFoundError: there is none.
-    :raises OSError: the file is as it was, but for a torn end.
+    :param known: the state that *data* was decided on: if the file has changed since, nothing is appended.
+    :raises FileNotFoundError: there is no file.
+    :raises OSError: the file is unchanged, but for a torn end.
     """
     opened: OpenedFile = yield OpenShared(path)
     fd = opened.fd
@@ -132,7 +131,7 @@ _Request = Request[_Naming, bool]
 
 
 class NameFiles:
-    """Writes names; those that come together are one write."""
+    """Writes names; names that are given at the same time share one write."""
 
     def __init__(self, reader: NameReader, options: WriteOptions) -> None:
         self._reader = reader
@@ -142,7 +141,7 @@ class NameFiles:
 
     @property
     def directory(self) -> str:
-        """Where the files are."""
+        """The directory of the files."""
         return self._reader.directory
 
     # -- names of messages that come -----------------------------------------------------------
@@ -156,7 +155,7 @@ class NameFiles:
         folder = self._reader.store.folders.get(mailbox)
         if folder is None or folder.mailbox is None:
             return [None] * len(wanted)
-        if folder.mailbox.guid is None:  # it is new, and nobody has read its index
+        if folder.mailbox.guid is None:  # it is new, and its index was not read yet
             await self._reader.store.refresh_mailbox(folder)
         box = folder.mailbox
         if box is None or box.guid is None:
@@ -174,7 +173,7 @@ class NameFiles:
     def _refuse(
         self, folder: Folder, box: Mailbox, wanted: Sequence[Wanted], there: There
     ) -> list[DboxfsError | None]:
-        """What is wrong with each name, as far as the file was read."""
+        """The error of each name, by the lines read so far; None: it is free."""
         names, seen = self._names.of(box), set()
         refused: list[DboxfsError | None] = []
         for some in wanted:
@@ -196,7 +195,8 @@ class NameFiles:
         return self._reader.writers.token
 
     async def withdraw(self, folder: Folder, wanted: Wanted) -> None:
-        """Nothing came of what was announced.  An error leaves a line that counts until this process ends.
+        """Take back an announced name whose message was not written.  After an error its line counts until
+        this process ends.
 
         :raises OSError, StoreBusy: the file can't be written.
         """
@@ -212,9 +212,9 @@ class NameFiles:
                 return
 
     async def keep(self, folder: Folder, over: int, named: Wanted) -> None:
-        """A message that is there doesn't take the place of *over* after all: it has the name that it had.
+        """Take back that an existing message replaces *over*: it keeps the name that it had.
 
-        :raises OSError, StoreBusy: the file can't be written; its name is promised to it as before.
+        :raises OSError, StoreBusy: the file can't be written, and the line still counts.
         """
         box = folder.mailbox
         if box is None or box.guid is None:
@@ -225,7 +225,7 @@ class NameFiles:
             line = names.pending_of.get(named.uid)
             if line is None or (line.after, line.name, line.writer) != (over, named.name, self._token):
                 return
-            # A later line about the message: also for those who read this when the other one is gone.
+            # A later line about the message: also for mounts that read this when the other one is gone.
             said = Line(line.validity, line.uid, names.name(line.uid))
             if await self._append(folder, box, [said], durable=durable):
                 return
@@ -233,10 +233,11 @@ class NameFiles:
     # -- names of messages that are there ------------------------------------------------------
 
     async def record(self, folder: Folder, uid: int, name: bytes) -> None:
-        """A message that was announced with this name is on disk: it keeps the name when this process ends.
-        Returns when that is durable.  If others have renamed or replaced it since, that stays so.
+        """Confirm the announced name of a message that is durable: it keeps the name when this process ends.
+        Returns when the line is durable.  If another mount has renamed or replaced the message since, that
+        stays.
 
-        :raises OSError, StoreBusy: it can't be written, and the names are as they were.
+        :raises OSError, StoreBusy: the file can't be written; the names are unchanged.
         """
         box = folder.mailbox
         if box is None or box.guid is None:
@@ -247,11 +248,11 @@ class NameFiles:
         await queue.run(Request(_Naming(folder, uid, name)))
 
     async def rename(self, folder: Folder, uid: int, name: bytes, there: There) -> None:
-        """From now on *uid* has this name, which nobody has; the lock of the mailbox is held.  Returns when
-        that is durable.
+        """Give *uid* a name that no message has; the lock of the mailbox is held.  Returns when that is
+        durable.
 
-        :param there: those of some uids that the mailbox has.
-        :raises Superseded: a message has it.
+        :param there: a function that gives those of some uids that the mailbox has.
+        :raises Superseded: a message has the name.
         :raises NoSuchMessage: *uid* is gone.
         """
         box = folder.mailbox
@@ -270,7 +271,7 @@ class NameFiles:
         await self._shorten(folder, box)
 
     async def mend(self) -> None:
-        """Take out what a crash has left: lines about a rename, or a message, that never came.
+        """Remove lines that a crash has left: of a rename, or a message, that never happened.
 
         :raises OSError, StoreBusy: a file can't be written.
         """
@@ -305,16 +306,16 @@ class NameFiles:
     # -- the file ------------------------------------------------------------------------------
 
     def _seen(self, box: Mailbox) -> Seen:
-        """What was read of the file of a mailbox."""
+        """The part of a mailbox's file that was read."""
         return self._reader.place(box).seen
 
     async def _append(self, folder: Folder, box: Mailbox, lines: Sequence[Line], *, durable: bool) -> bool:
-        """Append lines that were decided on in this moment, and take them over; False: something else was
-        read of the file since, whoever has read it, and nothing was appended.
+        """Append lines that were decided on just now, and take them over; False: more of the file was read
+        since, and nothing was appended.
 
-        Of the names that stand for others now the kernel is told, but not of those that it has asked for.
+        The kernel is told of names that have another meaning now, but not of the names in its own request.
         """
-        known = self._seen(box)  # before anything is waited for: others read while this waits
+        known = self._seen(box)  # before any wait: other tasks read meanwhile
         data = b"".join(map(encode_line, lines))
         own = {name for line in lines for name in (line.name, self._names.name(folder, line.uid))}
         try:
@@ -331,7 +332,7 @@ class NameFiles:
     async def _append_locked(
         self, folder: Folder, box: Mailbox, known: Seen, data: bytes, durable: bool
     ) -> set[bytes] | Literal[False]:
-        """Wait for the file's lock, and append; the names that stand for others now."""
+        """Wait for the file's lock, and append; gives the names that have another meaning now."""
         async with self._locked(folder, box) as file:
             if known.has_grown(self._seen(box)):
                 return False
@@ -348,7 +349,7 @@ class NameFiles:
     async def _append_at_once(
         self, folder: Folder, box: Mailbox, known: Seen, data: bytes, durable: bool
     ) -> set[bytes] | Literal[False] | None:
-        """The same with one hop to a worker; None: there is no file, or it is locked."""
+        """:meth:`_append_locked` with one hop to a worker; None: there is no file, or it is locked."""
         kind = _LOCKS.get(self._disk.options.lock_method)
         place, path = self._reader.place(box), self._reader.path(box)
         if kind is None:

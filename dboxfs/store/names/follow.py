@@ -1,8 +1,8 @@
-"""Names that other mounts of the same store give: seen without a new mount.
+"""Read names that other mounts of the same store give, while this mount runs.
 
-The directories that have files of names are watched.  Where inotify can't (network file systems), and for
-what another host does, names are read again when the index brings messages of which no name is known, when
-this mount writes one of the same mailbox, and at the next mount.
+The directory of the files of names is watched.  inotify does not report changes on network file systems and
+by other hosts: such names are read again when the index has messages without a known name, when this mount
+writes a name of the same mailbox, and at the next mount.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _GUID = re.compile("[0-9a-f]{32}")
 
 
 class NameFollower:
-    """Watches the directory of names, and has files read again that others have written."""
+    """Watches the directory of names, and reads files again that other mounts have written."""
 
     def __init__(self, reader: NameReader) -> None:
         self._reader = reader
@@ -28,8 +28,8 @@ class NameFollower:
         self._wake = trio.Event()
 
     async def run(self) -> None:
-        """Until cancelled."""
-        self._watcher = Watcher(self._reader.store.inotify)  # closed below; who never runs this has none
+        """Watch and read until cancelled."""
+        self._watcher = Watcher(self._reader.store.inotify)  # closed below; without a run there is none
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watcher.run)

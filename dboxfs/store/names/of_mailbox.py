@@ -1,21 +1,20 @@
 """The names of the messages of a mailbox, in memory.
 
-A message has one name: the one that a listing shows.  Nothing else leads to it.  That name is the first of
-these which is free:
+A message has one name: the one that a listing shows.  No other name leads to it.  Its name is the first free
+one of these:
 
-1. the name that a program has written it under, or renamed it to (its *written name*);
-2. ``<uid>.eml``;
-3. ``uid-<uid>.eml``, ``uid-uid-<uid>.eml``, and so on.
+1. the name under which a program has written it, or to which it was renamed (its *written name*); 2.
+``<uid>.eml``; 3. ``uid-<uid>.eml``, ``uid-uid-<uid>.eml``, and so on.
 
-A name is free unless it is the written name of another message of the mailbox, or a child mailbox is shown
-under it.  Forms 2 and 3 hold the uid, so two messages never want the same one, and the name of a message
-changes only when a written name comes or goes.
+A name is free unless another message of the mailbox has it as its written name, or a child mailbox is shown
+under it.  Forms 2 and 3 contain the uid, so two messages never want the same one, and the name of a message
+changes only when a written name is added or removed.
 
-A name is given before the message comes, or takes the place of the one that has it now: see
-:class:`~dboxfs.store.names.codec.Line`.  Until then it stands for what it stood for.
-:mod:`dboxfs.store.names.files` says where written names are kept.
+A name is given before the message is written, or before the message replaces the one that has the name now:
+see :class:`~dboxfs.store.names.codec.Line`.  Until then the name keeps its meaning.
+:mod:`dboxfs.store.names.files` stores written names on disk.
 
-Concurrency: nothing here awaits, so every method is atomic.
+Concurrency: no method awaits, so each is atomic.
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ from dataclasses import dataclass, field, replace
 from dboxfs.store.names.codec import HIGHEST_UID, Line, LineKind
 
 NOBODY = "0"
-"""A writer that lives nowhere: what it announces is taken back."""
+"""The token of a writer that does not exist: its line takes an announcement back."""
 
 NAMES_FOLLOWED = 1000
-"""Lines that mean nothing and stay in a file, and replacements that are remembered."""
+"""Lines without effect that stay in a file, and replacements that are remembered, at most."""
 _REPLACED = 64
-"""Messages that were replaced and that a file says of when it is written anew."""
+"""Replaced messages that a file still has when it is written anew, at most."""
 _FORM = re.compile(rb"(?:uid-)*([1-9][0-9]{0,9})\.eml")
 
 There = Callable[[Iterable[int]], Sequence[int]]
-"""Those of some uids that the mailbox has."""
+"""A function that gives those of some uids that the mailbox has."""
 
 
 def never(what: object) -> bool:
-    """Says no."""
+    """Always False."""
     return False
 
 
@@ -48,21 +47,21 @@ def never(what: object) -> bool:
 class BoxNames:
     """The written names of one mailbox.
 
-    A line counts when its message is there and the one whose place it takes is not; of the lines about one
-    name the last one that counts says whose it is.  ``by_name`` and ``by_uid`` have what counts, ``pending``
-    the lines behind it that don't count yet, by name, in their order.
+    A line counts when its message exists and the message that it replaces does not.  Of the lines about one
+    name, the last one that counts gives its message.  ``by_name`` and ``by_uid`` have the lines that count,
+    ``pending`` the later lines that don't count yet, by name, in their order.
 
-    ``unfinished``: messages that a line was announced for whose writer died before it said more.
+    ``unfinished``: announced messages whose writer died before it confirmed the name.
 
     ``unusual``: the names that differ from ``<uid>.eml``, by uid, if no child mailbox has one of them.
-    ``pending_of``: the last pending line about a message, by its uid.  ``announced``: lines that count, but
-    nobody has said that their message is on disk.  ``heirs``: what has replaced a message since this mount
-    was made, by its uid; ``successors``: what was renamed over it; ``replaced``: the lines that the last of
-    these came from, for mounts that don't know yet that it is gone.  ``lines``: how many the file has.
-    ``version``: another value whenever a written name has come or gone.
+    ``pending_of``: the last pending line about a message, by its uid.  ``announced``: lines that count but
+    are not confirmed yet.  ``heirs``: by uid, the message that has replaced it since the beginning of this
+    mount; ``successors``: the message that was renamed over it; ``replaced``: the last lines of these, for
+    mounts that don't know yet that it is gone.  ``lines``: number of lines in the file.  ``version``: changes
+    whenever a written name is added or removed.
 
-    ``lives``: whether the process that has written a line runs still.  ``has``: whether the mailbox shows a
-    message.  ``gone``: whether it had one, and doesn't any more.
+    ``lives``: whether the process that has written a line still runs.  ``has``: whether the mailbox shows a
+    message.  ``gone``: whether the mailbox had a message and does not have it any more.
     """
 
     validity: int
@@ -84,7 +83,7 @@ class BoxNames:
 
     @property
     def has_grown(self) -> bool:
-        """Whether most lines of the file mean nothing any more."""
+        """Whether most lines of the file have no effect any more."""
         return self.lines > 2 * len(self.by_uid) + NAMES_FOLLOWED
 
     def name(self, uid: int, children: Mapping[str, object] | None = None) -> bytes:
@@ -100,7 +99,8 @@ class BoxNames:
     def holder(self, name: bytes, there: There) -> int | None:
         """The message that has *name* as its written name.
 
-        :param there: the state of the mailbox that counts, which may be newer than what was heard of it.
+        :param there: gives the uids that the mailbox has now, which may be newer than the state that was
+            read.
         """
         for line in reversed(self.pending.get(name, ())):
             if there([line.uid]) and not there([line.after]) and self._believes(line):
@@ -109,11 +109,11 @@ class BoxNames:
         return uid if uid is not None and there([uid]) else None
 
     def confirmation(self, uid: int, name: bytes) -> list[Line]:
-        """The lines which say that a message that was announced with *name* is on disk; none: it was renamed
+        """The lines that confirm a durable message that was announced with *name*; empty: it was renamed
         since.
 
-        A later line about a name counts more than an earlier one.  So the lines of those that were promised
-        the name since, or have it by now, follow once more.
+        A later line about a name supersedes an earlier one.  So the lines of messages that were given the
+        name since, or have it by now, follow once more.
         """
         known = self.pending_of.get(uid)
         if (self.by_uid.get(uid) or (known.name if known is not None else name)) != name:
@@ -131,7 +131,7 @@ class BoxNames:
     # -- changing ------------------------------------------------------------------------------
 
     def take(self, line: Line) -> set[bytes]:
-        """The next line of the file.  Gives the names that stand for something else than before."""
+        """Take over the next line of the file; gives the names that have another meaning now."""
         before = self._forget(self.pending_of.get(line.uid))
         if not self._believes(line):
             if line.writer == NOBODY:
@@ -150,7 +150,7 @@ class BoxNames:
         return self._settle(line.name)
 
     def _unsay(self, line: Line) -> set[bytes]:
-        """Nothing came of what was announced.  A message that has this uid now is another one."""
+        """Take back an announcement: a message that has this uid now is another one."""
         said = self.announced.get(line.uid)
         if said is None or said.name != line.name:
             return set()
@@ -159,9 +159,9 @@ class BoxNames:
         return self._look_again(before)
 
     def update(self, went: Iterable[int], came: Iterable[int] = ()) -> set[bytes]:
-        """Messages went and came, and ``has`` and ``gone`` say so already.
+        """Update the names after messages went and came; ``has`` and ``gone`` already know it.
 
-        Gives the names of those that went, and others that stand for something else than before.
+        Gives the names of those that went, and other names that have another meaning now.
         """
         new = set(came)
         changed: set[bytes] = set()
@@ -172,12 +172,12 @@ class BoxNames:
         return changed
 
     def withdraw(self, line: Line) -> None:
-        """What was announced will not come."""
+        """Forget an announcement whose message will not be written."""
         if self.pending_of.get(line.uid) == line:
             self._forget(line)
 
     def _forget(self, line: Line | None) -> Line | None:
-        """A pending line means nothing any more."""
+        """Drop a pending line."""
         if line is not None:
             del self.pending_of[line.uid]
             self.pending[line.name].remove(line)
@@ -186,7 +186,7 @@ class BoxNames:
         return line
 
     def _settle(self, name: bytes, new: Container[int] = ()) -> set[bytes]:
-        """Look whether a pending line counts by now.  *new*: messages that had no name before."""
+        """Check whether a pending line counts by now.  *new*: messages that had no name before."""
         counts: Line | None = None
         for line in list(reversed(self.pending.get(name, ()))):
             if counts is not None or self.gone(line.uid):
@@ -244,9 +244,9 @@ class BoxNames:
         return {uid: self.name(uid) for uid in uids if uid is not None}
 
     def _look_again(self, before: Mapping[int, bytes], new: Container[int] = ()) -> set[bytes]:
-        """The written names have changed; *before*: what messages were called whose names may have, too.
+        """Update the names of messages after a change of written names; *before*: their names before it.
 
-        Gives those names of messages that are shown, and are not what they were.
+        Gives the names, old and new, of shown messages whose name has changed.
         """
         changed: set[bytes] = set()
         self.version = self.version[0], self.version[1] + 1
@@ -263,11 +263,11 @@ class BoxNames:
     # -- the file ------------------------------------------------------------------------------
 
     def mend(self) -> bool:
-        """Take out what the dead have left; whether there was anything, and the file has to be written anew.
+        """Drop the lines of dead writers; True: there were some, and the file has to be written anew.
 
-        The index was read after the lines: what is said of a message that is not there will never be true.
-        Names of messages that came after all are taken out too: a mount that was there when they were
-        announced shows them until it reads the file again.
+        The index was read after the lines, so a line about a message that does not exist will never count.
+        Names of messages that were written but not confirmed are dropped, too: a mount that ran when they
+        were announced shows them until it reads the file again.
         """
         dead = [
             line
@@ -280,7 +280,7 @@ class BoxNames:
         return bool(dead or unfinished)
 
     def all_lines(self) -> list[Line]:
-        """Everything that is known, for a new file."""
+        """All known lines, for a new file."""
         replaced, given = self._replaced_lines()
         said = [
             given.get(uid) or self.announced.get(uid) or Line(self.validity, uid, name)
@@ -289,18 +289,19 @@ class BoxNames:
         return replaced + said + [line for _, lines in sorted(self.pending.items()) for line in lines]
 
     def _replaced_lines(self) -> tuple[list[Line], dict[int, Line]]:
-        """What messages were called that were replaced, and by which others; the lines of those that are
-        there are apart, by uid.
+        """The lines of replaced messages and of their successors; lines of existing messages are separate, by
+        uid.
 
-        A mount that has not read the index yet shows the old one still: under its name, and what is written
-        there goes on in the new one.  Lines of messages that are known to be gone mean nothing to others.
+        A mount that has not read the index yet still shows the old message under its name, and a write to it
+        continues in the new one.  Lines of messages that are known to be gone have no effect for other
+        mounts.
         """
         gone: dict[int, Line] = {}
         there: dict[int, Line] = {}
         for line in self.replaced.values():
             if self.has(line.after) or (self.has(line.uid) and self.by_uid.get(line.uid) != line.name):
                 continue  # it was renamed since
-            if line.kind is LineKind.ANNOUNCED and line.uid not in self.announced:  # the message has come
+            if line.kind is LineKind.ANNOUNCED and line.uid not in self.announced:  # the message exists
                 line = replace(line, kind=LineKind.SAID, writer="")
             gone.setdefault(line.after, Line(self.validity, line.after, line.name))
             (there if self.has(line.uid) else gone)[line.uid] = line
@@ -308,14 +309,14 @@ class BoxNames:
 
 
 def number_of(name: bytes | None) -> int | None:
-    """The uid of the message that is called so if nobody has written its name; None: none is."""
+    """The uid in a name of form 2 or 3; None: another form."""
     match = _FORM.fullmatch(name) if name is not None else None
     number = int(match[1]) if match is not None else 0
     return number if 0 < number <= HIGHEST_UID else None
 
 
 def encode(name: str) -> bytes:
-    """A file name as the kernel has it."""
+    """A file name as bytes, as the kernel has it."""
     return name.encode("utf-8", "surrogateescape")
 
 

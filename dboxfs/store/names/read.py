@@ -1,4 +1,4 @@
-"""The files of names, read: see :mod:`dboxfs.store.names.files`."""
+"""Reading the files of names: see :mod:`dboxfs.store.names.files`."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ DIRECTORY = WRITTEN_NAMES
 """The directory with one file a mailbox."""
 
 _MOST = 1 << 30
-_LINE_KEPT = 1 << 10  # bytes that are remembered of a line, more than any good one has
+_LINE_KEPT = 1 << 10  # bytes that are remembered of a line: more than any valid one has
 _GUID = re.compile("[0-9a-f]{32}")
 _LOOKS = 3
 _REMEMBERED = 0.005
-"""Seconds that a process is believed to live without another look."""
+"""Seconds for which a process counts as running without another check."""
 
 QUIET_SECONDS = 0.05
-"""Seconds after a line of this process in which a file of names is not read for those of others."""
+"""Seconds after a line of this process in which its file is not read for lines of other mounts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A file as it was read: device and inode, the end of the last whole line, and that line.
+    """The part of a file that was read: device and inode, the end of the last whole line, and that line.
 
-    A file that was written anew may have the inode number of the one before.  So it is only taken for that
-    one where it has the same line in the same place.
+    A file that was written anew may have the inode number of the one before.  So it counts as the same file
+    only if it has the same line in the same place.
     """
 
     identity: tuple[int, int] | None = None
@@ -49,19 +49,19 @@ class Seen:
 
     @property
     def start(self) -> int:
-        """The offset of the last line: from there on the file is read to see what it has behind it."""
+        """The offset of the last line: the next read begins there."""
         return self.end - len(self.last)
 
     def behind(self, status: os.stat_result, data: bytes) -> bytes | None:
-        """What a file has behind what was read; None: it is another file.
+        """The bytes of a file behind the part that was read; None: it is another file.
 
-        :param data: what it has from ``start`` on.
+        :param data: the bytes of the file from ``start`` on.
         """
         same = self.end and (status.st_dev, status.st_ino) == self.identity and data.startswith(self.last)
         return data[len(self.last) :] if same else None
 
     def after(self, data: bytes) -> Seen:
-        """With the whole lines of *data*, which stand behind it."""
+        """This, extended by the whole lines of *data*, which follow it."""
         whole = data.rfind(b"\n") + 1
         if not whole:
             return self
@@ -74,16 +74,16 @@ class Seen:
 
 
 NOTHING_SEEN = Seen()
-"""No file, or nothing of it."""
+"""No file, or no part of it."""
 
 
 @dataclass(slots=True)
 class ReadSoFar:
-    """How far a file was read.
+    """The state of reading a file.
 
-    ``skipped``: lines in it that can't be.  ``looks``: those who wait until it was read again.
-    ``is_told``: that it can't be read was logged, and it could not be read since.
-    ``quiet_until``: this process has just written it, and each of its writes reads what others have written.
+    ``skipped``: invalid lines in it.  ``looks``: coalesces tasks that wait until it was read again.
+    ``is_told``: an error of reading it was logged, and no read has succeeded since.  ``quiet_until``: this
+    process has just written it, and each of its writes also reads other mounts' lines.
     """
 
     lock: Lock
@@ -94,7 +94,7 @@ class ReadSoFar:
     quiet_until: float = 0.0
 
     def anew(self) -> None:
-        """The file is read from its beginning next."""
+        """Let the next read begin at the start of the file."""
         self.seen = Seen(self.seen.identity)
 
 
@@ -102,13 +102,13 @@ Changed = Callable[[Folder, set[bytes]], None]
 
 
 def _nobody(folder: Folder, names: set[bytes]) -> None:
-    """Nobody needs to know."""
+    """Do nothing: no listener was set."""
 
 
 class Writers:
-    """Which processes write names, and run still.
+    """Finds out which writers of names still run.
 
-    :ivar token: what this process is known by.
+    :ivar token: the token of this process.
     """
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ class Writers:
         self._seen: dict[str, float] = {}
 
     def lives(self, token: str) -> bool:
-        """Whether the process with this token runs still."""
+        """Whether the process with this token still runs."""
         if token == self.token:
             return True
         now = trio.current_time()
@@ -132,7 +132,8 @@ class Writers:
 class NameReader:
     """Reads the files of one store into ``names``.
 
-    :ivar changed: told which names in a folder may mean something else, since another mount has written.
+    :ivar changed: called with the names in a folder that may have another meaning, since another mount has
+        written.
     """
 
     def __init__(self, store: Store) -> None:
@@ -146,7 +147,7 @@ class NameReader:
 
     @property
     def skipped(self) -> int:
-        """Lines that can't be, in all files."""
+        """Number of invalid lines in all files."""
         return sum(place.skipped for place in self._places.values())
 
     def path(self, box: Mailbox) -> str:
@@ -154,7 +155,7 @@ class NameReader:
         return os.path.join(self.directory, (box.guid or b"").hex())
 
     def place(self, box: Mailbox) -> ReadSoFar:
-        """How far the file of a mailbox was read."""
+        """The state of reading the file of a mailbox."""
         assert box.guid is not None
         found = self._places.get(box.guid)
         if found is None:
@@ -162,7 +163,7 @@ class NameReader:
         return found
 
     def is_quiet(self, guid: str) -> bool:
-        """Whether the file of the mailbox with this guid (hex) is not worth a look for a moment."""
+        """Whether the file of the mailbox with this guid (hex) needs no read at the moment."""
         place = self._places.get(bytes.fromhex(guid))
         return place is not None and place.quiet_until > trio.current_time()
 
@@ -174,9 +175,9 @@ class NameReader:
         return None
 
     async def load(self) -> None:
-        """The names of all mailboxes, as the files have them.
+        """Read the names of all mailboxes.
 
-        :raises OSError: the directory or a file is there, but can't be read.
+        :raises OSError: the directory or a file exists, but can't be read.
         """
         try:
             entries = await self.store.fs.listdir(self.directory)
@@ -189,30 +190,30 @@ class NameReader:
                 await self.look(folder)
 
     def is_behind(self, box: Mailbox) -> None:
-        """The index has messages, or has lost some, of which names may be in the file."""
+        """Note that the index has got or lost messages whose names may be in the file."""
         if box.guid is not None:
             self._behind.add(box.guid)
 
     async def catch_up(self, folder: Folder) -> None:
-        """Read the file of a mailbox, if the index has come further than it was read.
+        """Read the file of a mailbox, if the index was read after it.
 
-        An error is logged, and the next call reads again; until then the names are those that are known.
+        An error is logged, and the next call reads again; until then the known names stay.
         """
         box = folder.mailbox
         if not self._behind or box is None or box.guid not in self._behind:
             return
         try:
-            for _ in range(_LOOKS):  # the index may go on meanwhile
+            for _ in range(_LOOKS):  # the index may be read again meanwhile
                 if box.guid in self._behind:
                     await self.place(box).looks.run(lambda: self._catch_up(folder, box))
         except OSError as exc:
             self.tell(folder, box, exc)
 
     async def be_sure(self, folder: Folder) -> None:
-        """Read the file of a mailbox as far as its index has come, before a message is taken to be gone.
+        """Read the file of a mailbox up to the state of its index, before a message counts as gone.
 
-        What replaces a message is announced before that goes (:mod:`dboxfs.store.names.files`): so who knows
-        that it is gone, and reads the names then, knows its heir.
+        The heir of a message is announced before that message goes (:mod:`dboxfs.store.names.files`).  So a
+        caller that knows that it is gone, and then reads the names, finds its heir.
 
         :raises OSError: as :meth:`look`.
         """
@@ -224,7 +225,7 @@ class NameReader:
                 break
 
     def tell(self, folder: Folder, box: Mailbox, error: OSError) -> None:
-        """Log that the file of a mailbox can't be read: once, and not of a store that is away."""
+        """Log that the file of a mailbox can't be read: once, and not if the whole store is gone."""
         place = self.place(box)
         if not place.is_told and not isinstance(error, FileNotFoundError):
             log.warning("%s: the names that were written can't be read: %s", folder, error.strerror)
@@ -235,12 +236,12 @@ class NameReader:
         await self.look(folder)
 
     async def look(self, folder: Folder, *, anew: bool = False) -> None:
-        """Read what is new in the file of a mailbox.
+        """Read the new lines in the file of a mailbox.
 
-        :param anew: all of it.
-        :raises FileNotFoundError: the store is away.  What is known stays, and the file is read again when it
-            is back.
-        :raises OSError: the file is there, but can't be read.  The same.
+        :param anew: read the whole file.
+        :raises FileNotFoundError: the store is gone.  Known names stay, and the file is read again when it is
+            back.
+        :raises OSError: the file exists, but can't be read; with the same effect.
         """
         box = folder.mailbox
         if box is None or box.guid is None:
@@ -275,7 +276,7 @@ class NameReader:
             self.take(folder, box, found.stat, data if data is not None else found.chunks[0])
 
     async def look_anew(self) -> None:
-        """Read the files of all mailboxes whole; no error is fatal."""
+        """Read the whole files of all mailboxes; errors are logged."""
         for folder in list(self.store.folders.values()):
             try:
                 await self.look(folder, anew=True)
@@ -291,7 +292,7 @@ class NameReader:
         return found
 
     def take(self, folder: Folder, box: Mailbox, status: os.stat_result, data: bytes) -> None:
-        """Take over *data*, what the file has behind what was read of it."""
+        """Take over *data*, the bytes of the file behind the part that was read."""
         place = self.place(box)
         changed = set() if place.seen.end else self.names.clear(box)
         place.seen = replace(place.seen, identity=(status.st_dev, status.st_ino))
@@ -300,7 +301,7 @@ class NameReader:
             self.changed(folder, changed)
 
     def lines(self, box: Mailbox, data: bytes) -> list[Line | None]:
-        """The whole lines of *data*, which are read now; None: one that can't be."""
+        """The whole lines of *data*, which count as read now; None for an invalid line."""
         place = self.place(box)
         found = [line for _, line in decode_lines(data)]
         if not place.seen.end:

@@ -1,6 +1,6 @@
 """The written names of all mailboxes of a mounted store; those of one: :mod:`dboxfs.store.names.of_mailbox`.
 
-Concurrency: nothing here awaits, so every method is atomic.
+Concurrency: no method awaits, so each is atomic.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dboxfs.store.names.of_mailbox import NAMES_FOLLOWED, BoxNames, encode, neve
 class WrittenNames:
     """The names of all mailboxes of a mounted store.
 
-    :param lives: whether the process that has written a line runs still.
+    :param lives: whether the process that has written a line still runs.
     """
 
     def __init__(self, lives: Callable[[str], bool] = never) -> None:
@@ -32,7 +32,7 @@ class WrittenNames:
         return found if found is not None and found.validity == box.uid_validity else None
 
     def resolve(self, folder: Folder, name: bytes) -> int | None:
-        """The uid of the message that is called *name* in *folder*; None: there is none."""
+        """The uid of the message with the name *name* in *folder*; None: there is none."""
         box = folder.mailbox
         if box is None:
             return None
@@ -61,19 +61,19 @@ class WrittenNames:
         return names.unusual | {uid: names.name(uid, folder.children) for uid in uids if uid is not None}
 
     def version(self, folder: Folder) -> object:
-        """Another value whenever a written name of the mailbox has come or gone."""
+        """A value that changes whenever a written name of the mailbox is added or removed."""
         names = self._of(folder.mailbox)
         return names.version if names is not None else None
 
     def holder(self, folder: Folder, name: bytes) -> int | None:
-        """The uid of the message that was written under this name, and is there; None: there is none."""
+        """The uid of the existing message that was written under this name; None: there is none."""
         names = self._of(folder.mailbox)
         return names.by_name.get(name) if names is not None else None
 
     def heir(self, folder: Folder, uid: int, *, renamed: bool = False) -> int | None:
-        """The message that has replaced one which is gone, by whatever mount; None: that is not known.
+        """The message with which any mount has replaced one that is gone; None: unknown.
 
-        :param renamed: or that was renamed over it: another file, which has its name.
+        :param renamed: also a message that was renamed over it: another file with its name.
         """
         names = self._of(folder.mailbox)
         for _ in range(NAMES_FOLLOWED):
@@ -83,7 +83,7 @@ class WrittenNames:
         return uid if folder.mailbox is not None and uid in folder.mailbox else None
 
     def are_waiting(self, box: Mailbox) -> bool:
-        """Whether there are names that wait for a message to go, or to come, or whose writer died."""
+        """Whether there are names that wait for a message to go or to be written, or whose writer died."""
         names = self._of(box)
         return names is not None and bool(names.pending or names.unfinished)
 
@@ -99,17 +99,19 @@ class WrittenNames:
         return names
 
     def clear(self, box: Mailbox) -> set[bytes]:
-        """Forget the names of a mailbox, which will be read again; gives those that stand for others now."""
+        """Forget the names of a mailbox, which will be read again; gives those that have another meaning
+        now.
+        """
         names = self._boxes.pop(box.guid or b"", None)
         if names is None:
             return set()
-        if names.validity == box.uid_validity:  # what has replaced a message has done so, whatever is read
+        if names.validity == box.uid_validity:  # replacements stay, whatever the file says
             new = self.of(box)
             new.heirs, new.successors, new.replaced = names.heirs, names.successors, names.replaced
         return {*names.by_name, *names.unusual.values(), *(b"%d.eml" % uid for uid in names.unusual)}
 
     def take(self, box: Mailbox, lines: Iterable[Line | None]) -> set[bytes]:
-        """Take over what a file says, in its order; gives the names that stand for others now."""
+        """Take over the lines of a file, in their order; gives the names that have another meaning now."""
         names, changed = self.of(box), set()
         for line in lines:
             names.lines += 1
@@ -118,7 +120,9 @@ class WrittenNames:
         return changed
 
     def update(self, folder: Folder, went: Sequence[int], came: Sequence[int]) -> set[bytes]:
-        """Messages went and came; gives the names that stand for others now, those that went included."""
+        """Update the names after messages went and came; gives the names that have another meaning now, with
+        those that went.
+        """
         names = self._of(folder.mailbox)
         if names is None:
             return {b"%d.eml" % uid for uid in went}
@@ -126,15 +130,15 @@ class WrittenNames:
         return hidden | names.update(went, came)
 
     def renamed(self, box: Mailbox) -> None:
-        """A mailbox is there, perhaps under another name than before: follow what went and came meanwhile."""
+        """Update the names of a mailbox that may have been renamed: messages may have gone meanwhile."""
         names = self._of(box)
         if names is not None:
             self.of(box).update([uid for uid in names.by_uid if uid not in box])
 
     def explain(self, folder: Folder, lost: Iterable[bytes], came: Iterable[int]) -> bool:
-        """Whether all names are known that messages which came may have.
+        """Whether all names are known that new messages may have.
 
-        :param lost: names of messages that went, which others may have got.
+        :param lost: names of messages that went, which new messages may have.
         """
         names = self._of(folder.mailbox)
         if names is None:
@@ -143,5 +147,5 @@ class WrittenNames:
 
 
 def _is_gone(box: Mailbox, uid: int) -> bool:
-    """Not those that the mailbox has and we have not heard of."""
+    """Whether a message is gone; False for one that the mailbox has but was not read yet."""
     return 0 < uid < box.shown_next and uid not in box
