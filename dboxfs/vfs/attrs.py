@@ -29,6 +29,7 @@ SHORT = 0.5
 """Seconds for names and attributes that may change without an invalidation."""
 
 NS = 1_000_000_000
+"""Nanoseconds of a second."""
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 

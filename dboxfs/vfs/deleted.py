@@ -71,10 +71,10 @@ class OpenDeleted:
         raise Refused(errno.EBADF)
 
     async def flush(self) -> None:
-        """Nothing was written."""
+        """Does nothing: nothing was written."""
 
     async def fsync(self) -> None:
-        """Nothing was written."""
+        """Does nothing: nothing was written."""
 
     async def release(self) -> None:
         self._body.close()

@@ -37,7 +37,7 @@ event           NEW       TEMPORARY    GHOST     NAMELESS    STAGED     MESSAGE 
 *By uid*: ``MESSAGE``, but ``NAMELESS`` if another file was given its name, and replaced its message,
 meanwhile.)
 
-Concurrency: a :class:`Standing` is a value; nothing here waits.
+Concurrency: a :class:`Standing` is an immutable value; no method awaits.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ save with care make the name first, with O_EXCL, and write later.
 A temporary that was linked to a plain name is the message from then on; its own name stands for that message
 until a process removes it (:meth:`Drafts.linked`).
 
-Concurrency: nothing here awaits, so every method is atomic.
+Concurrency: no method awaits, so each is atomic.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Refused(OSError):
 
 
 def errno_of(error: BaseException) -> int:
-    """The errno that *error* stands for; EIO for one that has none."""
+    """The errno of *error*; EIO for an error that has none."""
     if isinstance(error, DboxfsError | OSError):
         return error.errno or errno.EIO
     return errno.EIO

@@ -62,9 +62,11 @@ RENAME_SECONDS = 0.5
 
 
 FIRST_STREAM = 1 << 12
+"""The first inode number of the file."""
 _LAST_STREAM = (1 << 16) - 1
 
 LOST = b'{"event": "lost"}\n'
+"""The line in the place of dropped ones."""
 
 
 class _Pending(NamedTuple):

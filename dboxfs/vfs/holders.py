@@ -3,7 +3,7 @@
 The kernel sends FLUSH for every descriptor that is closed, also for copies of one that stays open (dup, a
 child that execs or exits).  A close is the last one when no process that can have got the descriptor holds
 one any more, for writing.  These processes are the one that opened the file and all that it or they have
-forked since.  A process that closes goes on only after the answer to its FLUSH.  So a look at every FLUSH
+forked since.  A closing process continues only after the answer to its FLUSH.  So a look at every FLUSH
 (:meth:`Holders.look`) sees every child of a holder before the parent can end and the child gets another
 parent.  The kernel takes the descriptor that is being closed out of the table before it sends FLUSH.
 
@@ -142,7 +142,7 @@ def _is_ours(pid: int, descriptor: str, inode: int, membership: Membership) -> b
         lines = dict(line.split(b":", 1) for line in info.splitlines() if b":" in line)
         flags, number = int(lines[b"flags"], 8), int(lines[b"ino"])
     except (OSError, KeyError, ValueError):
-        return False  # closed meanwhile, or a kernel that doesn't say
+        return False  # closed meanwhile, or an old kernel
     if number != membership.outside(inode) or flags & os.O_ACCMODE == os.O_RDONLY:
         return False
     return membership.has(pid, int(lines[b"mnt_id"]) if b"mnt_id" in lines else None)
@@ -156,7 +156,7 @@ def children(pid: int) -> list[int]:
         for thread in threads:
             found += map(int, _read(f"/proc/{pid}/task/{thread}/children").split())
     except (OSError, ValueError):
-        pass  # it is gone, or the kernel doesn't say
+        pass  # it is gone, or the kernel has no such file
     return found
 
 

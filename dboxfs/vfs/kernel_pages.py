@@ -16,6 +16,7 @@ import numpy as np
 from dboxfs.store.attrs import Uids
 
 BITS = 1 << 20
+"""Places in the table of :class:`Pushed`."""
 
 
 class Pushed:

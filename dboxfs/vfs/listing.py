@@ -110,7 +110,7 @@ class Snapshot:
                 position += 1
 
     def _is_current(self) -> bool:
-        """Whether the mailbox and what is known of it are as they were when the window was loaded."""
+        """Whether neither the mailbox nor its facts have changed since the window was loaded."""
         return self._seen == self._now()
 
     def _now(self) -> tuple[object, ...]:
@@ -139,7 +139,7 @@ class Snapshot:
         self._window_start = start
 
     def unknown(self, start: int, count: int) -> bool:
-        """Whether one of *count* messages from number *start* on has not been looked at yet."""
+        """Whether the size of one of *count* messages from number *start* on is unknown."""
         if self.mailbox is None or not self.mailbox.facts.unknown:
             return False
         table = self.mailbox.facts
@@ -209,7 +209,7 @@ class Directory:
         return max(start - len(self.snapshot.children) - 2, 0)
 
     def attributes(self) -> Attrs:
-        """What all messages of the directory have in common."""
+        """The attributes that all messages of the directory have in common."""
         return self._lists.attributes.messages(self.snapshot.folder)
 
     def messages(self, start: int) -> Iterator[ListingRow]:

@@ -56,7 +56,7 @@ class _Place:
 
 
 Leading = Callable[[int, int], Attrs]
-"""Attributes of a directory that only leads to others, by its inode and count of links."""
+"""(inode, count of links) -> the attributes of a directory that only leads to others."""
 
 
 class JoinedFileSystem:

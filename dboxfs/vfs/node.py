@@ -20,8 +20,9 @@ and made again under the same name. Two folders with the same 31 bits (one chanc
 mailboxes): the one that comes second in the order of names takes the next free number.
 
 A number becomes a node in :meth:`Inodes.node`, and a node a number in :meth:`Inodes.message` and
-:meth:`Inodes.of`; only this module takes numbers apart.  A node has the folder that its number stood for when
-the node was made: after an await that may be another one.
+:meth:`Inodes.of`; other modules only compare folder numbers (``inode >> 32``) and add a uid to a folder's
+inode.  A node has the folder that its number stood for when the node was made: after an await that may be
+another one.
 """
 
 from __future__ import annotations
@@ -34,8 +35,11 @@ from dboxfs.store import Folder, Mailbox
 from dboxfs.vfs.errors import Refused
 
 ROOT = 1
+"""The inode number of the mount's root."""
 CONTROL = 2
+"""The inode number of the control directory."""
 FIRST_CONTROL_FILE = 3
+"""The inode number of the first control file."""
 DRAFTS = 1 << 63
 """Set in the inode numbers of drafts, whose second bit is not set."""
 DELETED = 3 << 62
@@ -49,6 +53,7 @@ PARTS = BESIDE | 1 << 35
 
 _FOLDER_MASK = 0x7FFFFFFF
 UID_MASK = 0xFFFFFFFF
+"""The bits of a message's uid."""
 
 
 class Node(NamedTuple):

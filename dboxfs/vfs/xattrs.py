@@ -26,6 +26,7 @@ from dboxfs.vfs.open_files import AtOpen
 from dboxfs.vfs.options import FullNames
 
 PREFIX = b"user.dbox."
+"""The beginning of the name of each attribute."""
 
 
 def word(name: bytes) -> str | None:
