@@ -7,7 +7,7 @@ kernel may keep all of it for a long time (:data:`LONG`).  The exceptions:
   is listed, and the kernel asks for the attributes;
 * 0 for those of a message that is open for writing: the kernel takes the size of the writer's truncate and
   writes for the file's, and other processes would find it empty or short;
-* 0 for a draft, unless files are staged (``-o restore``) and it is one, or has a name with a dot;
+* 0 for a draft, except, with ``-o restore``, a staged file or one whose name begins with a dot;
 * :data:`SHORT` for a damaged message, which may be repaired, for a directory that can't be watched, and for
   names if they can't be invalidated.
 """
