@@ -7,10 +7,10 @@
                 name_size u16, name, pad to 8 from the extension's start, header data, pad to 8
     record    = uid u32, flags u8, extension data at the record_offsets; record_size bytes each
 
-A file is never changed in place, only replaced, so it is whole or damaged; damage is
-:class:`~dboxfs.errors.FormatError` with the offset.  What follows from the records (the seen and deleted
-counts, the low-water marks) is computed and not believed.  Sizes in the file are checked against its
-length before anything is allocated.
+A file is never changed in place, only replaced, so it is whole or damaged; damage raises
+:class:`~dboxfs.errors.FormatError` with the offset.  Values that follow from the records (the seen and
+deleted counts, the low-water marks) are computed, not taken from the file.  Sizes in the file are checked
+against its length before memory is allocated.
 
 Limits: little-endian, major version 7, records below 64 KiB.
 """
@@ -40,7 +40,7 @@ _EXT = struct.Struct("<IIHHHH")
 
 
 def parse_index(data: Buffer) -> IndexState:
-    """Decode a whole ``dovecot.index``.  The state owns copies of what it keeps of ``data``.
+    """Decode a whole ``dovecot.index``.  The state owns copies of the parts of ``data`` that it keeps.
 
     Its modseqs and pending requests are complete only after
     :meth:`~dboxfs.index.state.IndexState.attach_log`.  :class:`FormatError` for a damaged or foreign file.
@@ -62,7 +62,7 @@ def parse_index(data: Buffer) -> IndexState:
 
 @dataclass(frozen=True, slots=True)
 class LogPosition:
-    """What a snapshot covers: log *file_seq* of index *indexid* up to *head_offset* (bytes)."""
+    """The position of a snapshot: it covers log *file_seq* of index *indexid* up to *head_offset* (bytes)."""
 
     indexid: int
     file_seq: int
@@ -70,7 +70,7 @@ class LogPosition:
 
 
 def parse_log_position(data: Buffer) -> LogPosition:
-    """The position from the first :data:`BASE_HEADER_SIZE` bytes; the rest of the file isn't looked at.
+    """The position from the first :data:`BASE_HEADER_SIZE` bytes; the rest of the file isn't read.
 
     :class:`FormatError` if they are too few, or of another version.
     """
@@ -103,7 +103,7 @@ def _parse_start(view: memoryview) -> tuple[bytes, int, int]:
 
 
 def _check(header: bytes, uids: UidArray, start: int, record_size: int) -> None:
-    """The rules of mail-index section 1 that can't be repaired here."""
+    """Check the rules of mail-index section 1 whose violation can't be repaired here."""
     uid_validity, next_uid = struct.unpack_from("<II", header, 24)
     tail, head = struct.unpack_from("<II", header, 64)
     if next_uid == 0 or (uid_validity == 0 and next_uid != 1):
@@ -161,7 +161,7 @@ def _check_overlap(extensions: list[Extension], offset: int) -> None:
 
 
 def _field(view: memoryview, start: int, stride: int, count: int, dtype: str) -> npt.NDArray[Any]:
-    """One field of all records, copied into an array of its own."""
+    """One field of all records, copied into a new array."""
     if count == 0:
         return np.zeros(0, dtype)
     return np.ndarray((count,), dtype, view, start, (stride,)).copy()
@@ -180,8 +180,8 @@ def encode_index(state: IndexState, *, log2_rotate_time: int | None = None) -> b
     The layout of the records is kept if the state came from a file with the same extensions, otherwise it
     is Dovecot's.  ``log_file_tail_offset`` is the real tail, so that pending requests are not lost.
     ``log2_rotate_time``: seconds since the epoch, after a rotation.
-    :class:`FormatError` for a state that no file may hold (a log can make such: messages without a
-    uid_validity); what is written can always be read again.
+    :class:`FormatError` for a state that no file may have (a log can cause one: messages without a
+    uid_validity); a written file can always be read again.
     """
     header = bytearray(state.base_header)
     parts: list[bytes] = []
@@ -217,7 +217,7 @@ def _check_readable(data: bytes, uids: UidArray) -> None:
 
 
 def _lower_marks(header: bytearray, state: IndexState) -> None:
-    """Lower the low-water marks where they would promise too much; 0 is always safe."""
+    """Lower the low-water marks that are too high; 0 is always safe."""
     for offset, bit, wanted in ((52, FLAG_SEEN, 0), (56, FLAG_DELETED, FLAG_DELETED)):
         rows = np.flatnonzero((state.flags & np.uint8(bit)) == wanted)
         first = int(state.uids[rows[0]]) if len(rows) else state.next_uid
@@ -226,7 +226,7 @@ def _lower_marks(header: bytearray, state: IndexState) -> None:
 
 
 def _tracked_modseq(state: IndexState, ext: Extension) -> bytes:
-    """Header of ``modseq``: the highest one, tracked up to the head."""
+    """Header of ``modseq``: the highest modseq, tracked up to the head."""
     if len(ext.hdr) != 16:
         return ext.hdr
     return struct.pack("<QII", state.highest_modseq, state.log_file_seq, state.head_offset)

@@ -1,4 +1,4 @@
-"""``dovecot.index.cache``: reading any, and making one of saved dates alone (format: mail-cache).
+"""``dovecot.index.cache``: read any cache file, and make one with saved dates only (format: mail-cache).
 
 ::
 
@@ -9,11 +9,10 @@
              n x decision u8, n x NUL terminated name
     record = prev_offset u32, size u32, fields: { number u32, [data size u32], data, pad to 4 }
 
-The file is an accelerator that Dovecot changes in place, without a lock for readers.  So only its header
-and field list can be damaged as far as this module is concerned (:class:`~dboxfs.errors.FormatError`);
-a record that does not make sense is a message that is not cached, and ends the walk.  Walks are bounded:
-field headers must lie ever higher, the records of a message ever lower (a newer record is always
-appended) and at most :data:`MAX_RECORDS` deep.
+Dovecot uses the file only to be faster, and changes it in place, without a lock for readers.  So this module
+reports only a damaged header or field list (:class:`~dboxfs.errors.FormatError`); an invalid record ends the
+walk, and its message counts as not cached.  Walks are bounded: field headers must lie ever higher, the
+records of a message ever lower (a newer record is always appended) and at most :data:`MAX_RECORDS` deep.
 
 Offsets are valid only if ``file_seq`` is the reset_id of the extension ``cache`` (mailbox.cache_offsets).
 """
@@ -56,7 +55,7 @@ _NUMBERS = frozenset({"size.physical", "size.virtual", "date.received", "date.sa
 
 
 class FieldType(IntEnum):
-    """How a field's data is stored."""
+    """The storage form of a field's data."""
 
     FIXED = 0
     VARIABLE = 1
@@ -102,10 +101,11 @@ class CacheFile:
         self.fields = self._parse_fields(self._field_headers[-1]) if self._field_headers else ()
 
     def lookup(self, offset: int) -> dict[str, CacheValue]:
-        """What is cached for a message whose newest record is at ``offset`` (0 = nothing).
+        """The cached values of a message whose newest record is at ``offset`` (0 = no record).
 
         size.*, date.received, date.save and pop3.order are int, fields of type string are str (bytes that
-        are no UTF-8 as surrogate escapes), all others bytes.  Never raises: what can't be read is left out.
+        are no UTF-8 as surrogate escapes), all others bytes.  Never raises: values that can't be read are
+        left out.
         """
         found: dict[str, CacheValue] = {}
         end = len(self._view)
@@ -119,7 +119,9 @@ class CacheFile:
         return found
 
     def walk(self) -> Iterator[tuple[int, int, int]]:
-        """(offset, prev_offset, size) of the records in file order, for a dump; stops at what is none."""
+        """(offset, prev_offset, size) of the records in file order, for a dump; stops at the first invalid
+        one.
+        """
         offset, end = CACHE_HEADER_SIZE, len(self._view)
         while (record := self._record(offset, end)) is not None:
             if offset not in self._field_headers:
@@ -127,7 +129,7 @@ class CacheFile:
             offset += record[1] + -record[1] % 4
 
     def values_at(self, offset: int) -> dict[str, CacheValue]:
-        """The values of the one record at ``offset``, as :meth:`lookup` gives them."""
+        """The values of the single record at ``offset``, in the form of :meth:`lookup`."""
         found: dict[str, CacheValue] = {}
         record = self._record(offset, len(self._view))
         for number, data in self._record_fields(offset, record[1]) if record else ():
@@ -189,7 +191,7 @@ class CacheFile:
         return prev_offset, size
 
     def _record_fields(self, offset: int, size: int) -> list[tuple[int, bytes]]:
-        """(field number, data) of a record, up to the first that makes no sense."""
+        """(field number, data) of a record, up to the first invalid one."""
         found = []
         end = offset + size
         pos = offset + 8
@@ -218,7 +220,7 @@ def _merge(found: dict[str, CacheValue], field: CacheField, data: bytes) -> None
     if field.type == FieldType.BITMASK:
         old = found.get(field.name, b"")
         mask, size = int.from_bytes(data, "little"), len(data)
-        if isinstance(old, bytes):  # of another field of this name it may be longer
+        if isinstance(old, bytes):  # that of another field with this name may be longer
             mask, size = mask | int.from_bytes(old, "little"), max(size, len(old))
         found[field.name] = mask.to_bytes(size, "little")
     elif field.name not in found:
@@ -233,7 +235,7 @@ def _merge(found: dict[str, CacheValue], field: CacheField, data: bytes) -> None
 def encode_saved_dates(
     saved: npt.NDArray[np.uint32], *, indexid: int, file_seq: int
 ) -> tuple[bytes, npt.NDArray[np.uint32]]:
-    """A whole cache file that knows when messages were saved, and the offset of each message's record.
+    """A whole cache file with the saved dates of messages, and the offset of each message's record.
 
     :param saved: seconds since the epoch.
     :param file_seq: also the reset_id of the index extension ``cache``; seconds since the epoch, as Dovecot

@@ -1,4 +1,4 @@
-"""Pieces of an index state that its replay shares: flags, array types, a column, what a replay changed."""
+"""Parts that an index state and its replay share: flags, array types, a column, the changes of a replay."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Column:
         self.flat = array.reshape(-1).data
 
     def resized(self, rows: int, size: int) -> Column:
-        """A copy with room for ``rows`` rows of ``size`` bytes; what is new is zero."""
+        """A copy with room for ``rows`` rows of ``size`` bytes; new bytes are zero."""
         array = np.zeros((rows, size), np.uint8)
         keep = min(rows, len(self.array)), min(size, self.size)
         array[: keep[0], : keep[1]] = self.array[: keep[0], : keep[1]]
@@ -42,11 +42,11 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What one replay did.  uids are ascending; ``updated`` may name too many.
+    """The changes of one replay.  uids are ascending; ``updated`` may have too many.
 
-    ``updated``: flags, keywords, extension data or modseq changed; not reported are cache offsets (any
-    reader of the mailbox makes Dovecot add some) and the start of modseq tracking (it changes no answer).
-    As long as modseqs are not tracked, every message's modseq is the index's highest one and moves with it.
+    ``updated``: flags, keywords, extension data or modseq changed.  Not reported: cache offsets (any reader
+    of the mailbox makes Dovecot add some) and the start of modseq tracking (it changes no answer).  As long
+    as modseqs are not tracked, every message's modseq is the index's highest one and moves with it.
     ``mailbox_changed``: base header, extension headers, extension list, or the deleted mark.
     """
 

@@ -1,8 +1,8 @@
-"""Index files as text, as ``doveadm dump`` shows them: one line a fact, offsets in front where they help.
+"""Index files as text, like ``doveadm dump``: one line for each fact, with offsets where they help.
 
-Each function takes a whole file's bytes and yields lines without line ends.  Damage does not stop a dump
-with an exception: it is a line of its own, ``damaged at offset N: reason``, and the last one, since what
-follows it can't be trusted.  Memory stays near that of the file; lines are made one by one.
+Each function takes a whole file's bytes and yields lines without line ends.  Damage does not stop a dump with
+an exception: it gives a separate line, ``damaged at offset N: reason``, which is the last one, since later
+bytes can't be trusted.  Memory stays near that of the file; lines are made one by one.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _log_lines(data: Buffer) -> Iterator[str]:
 
 
 def _printable(text: str) -> str:
-    """*text* without what a terminal would obey."""
+    """*text* with control characters escaped, which a terminal would execute."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -1,4 +1,4 @@
-"""Extensions of an index: their headers, where their data lies in a record, and the keyword names.
+"""Extensions of an index: their headers, the place of their data in a record, and the keyword names.
 
 ::
 
@@ -6,7 +6,7 @@
 
 An extension has header data, record data, or both.  Its position in the list is the ``ext_id`` of the log;
 extensions are never removed or reordered.  In memory the record data of an extension is a column
-(:class:`~dboxfs.index.state.IndexState`); ``record_offset`` only says where it lies in the file's records.
+(:class:`~dboxfs.index.state.IndexState`); ``record_offset`` is only its place in the file's records.
 
 Limits: 63 characters of name, records below 64 KiB in all (mail-index sections 2 to 4), and of our own:
 :data:`MAX_HEADER_BYTES` and :data:`MAX_COLUMN_BYTES`, so that a few bytes of log can't ask for gigabytes.
@@ -63,7 +63,7 @@ def decode_name(raw: bytes, offset: int) -> str:
 
 
 def check_sizes(offset: int, name: str, hdr_size: int, record_size: int, record_align: int) -> None:
-    """Raise :class:`FormatError` unless the sizes are ones that an extension can have."""
+    """Raise :class:`FormatError` unless an extension can have these sizes."""
     if record_size == 0 and hdr_size == 0:
         raise FormatError(offset, f"extension {name}: neither header nor record data")
     if record_size >= 1 << 15:
@@ -75,8 +75,8 @@ def check_sizes(offset: int, name: str, hdr_size: int, record_size: int, record_
 def place_records(extensions: Sequence[Extension]) -> tuple[list[Extension], int]:
     """Lay out the records as Dovecot does: (extensions with new record_offsets, record_size).
 
-    From offset 5 on, always the first extension with the largest alignment that fits at the current
-    offset; padding where none fits (mail-index section 3).
+    From offset 5 on, each place gets the first extension with the largest alignment that fits there; if none
+    fits, padding follows (mail-index section 3).
     """
     placed = [replace(e, record_offset=0) if e.record_offset else e for e in extensions]
     queues = {

@@ -10,12 +10,12 @@
     type    = 28 bits kind | 0x10000000 EXTERNAL (has happened; otherwise a request) | 0x20000000 SYNC
     BOUNDARY payload u32: this record and those behind it, so many bytes, are one transaction
 
-A log is append-only and is read without a lock, while it is written: whatever is incomplete at the end
-(a record, or a transaction whose BOUNDARY reaches beyond the end) is not there yet.  That is never an
-error; broken bytes before it are :class:`FormatError`.  Offsets are file offsets in bytes.
+A log is append-only and is read without a lock, while it is written.  An incomplete end (a record, or a
+transaction whose BOUNDARY reaches beyond the end) counts as not there yet and is never an error; broken bytes
+before it raise :class:`FormatError`.  Offsets are file offsets in bytes.
 
-Not here: what the records do to an index (``state``), their bodies in detail (``payload``).
-Big-endian logs and major versions other than 1 are refused.
+This module leaves out the effect of records on an index (``state``) and the details of their bodies
+(``payload``).  Big-endian logs and major versions other than 1 are refused.
 """
 
 from __future__ import annotations
@@ -99,12 +99,12 @@ class LogHeader:
 
     @property
     def marked_corrupted(self) -> bool:
-        """Dovecot found the log broken and set its indexid to 0."""
+        """Whether Dovecot found the log broken and set its indexid to 0."""
         return self.indexid == 0
 
     @property
     def hides_internal_flags(self) -> bool:
-        """Changes of internal flags alone do not raise the modseq (minor version 3 and later)."""
+        """Whether a change of internal flags alone leaves the modseq (minor version 3 and later)."""
         return self.minor_version >= 3
 
 
@@ -200,7 +200,7 @@ Place: TypeAlias = tuple[int, int, int]
 
 
 def _record_at(view: memoryview, pos: int, end: int, base: int) -> tuple[int, int]:
-    """(size, raw type) of the record at ``view[pos]``; size 0 if it is not there completely."""
+    """(size, raw type) of the record at ``view[pos]``; size 0 if it is incomplete."""
     if pos + RECORD_HEADER_SIZE > end:
         return 0, 0
     encoded, _ = _RECORD.unpack_from(view, pos)
@@ -215,10 +215,9 @@ def _record_at(view: memoryview, pos: int, end: int, base: int) -> tuple[int, in
 def iter_transactions(view: memoryview, pos: int, base: int) -> Iterator[list[Place]]:
     """The complete transactions from ``view[pos]`` on, each as the places of its records.
 
-    A record without a BOUNDARY is a transaction of its own; a BOUNDARY is the first record of its own
-    transaction.  Stops before the first transaction that is not there completely.  ``base`` is the file
-    offset of ``view[0]``, for errors.  :class:`FormatError`: a record without contents, a BOUNDARY that
-    does not fit its records.
+    A record without a BOUNDARY is a separate transaction; a BOUNDARY is the first record of its transaction.
+    Stops before the first incomplete transaction.  ``base`` is the file offset of ``view[0]``, for errors.
+    :class:`FormatError`: a record without contents, a BOUNDARY that does not fit its records.
     """
     end = len(view)
     while True:
@@ -248,13 +247,13 @@ def iter_transactions(view: memoryview, pos: int, base: int) -> Iterator[list[Pl
 
 
 def is_cut_short(rest: Buffer) -> bool:
-    """Whether bytes behind the last whole transaction can be what a writer left who died in its write.
+    """Whether the bytes behind the last whole transaction can be an incomplete write of a writer that died.
 
-    A write is one transaction, and its end is missing.  So there is no other transaction behind its
-    beginning: where whole records reach exactly to the end of the log, and one of them can't be inside of a
-    transaction (a BOUNDARY, a tail update) or what they follow is a record of its own, a size was damaged,
-    and what is behind it was acknowledged.  Not noticed: the damaged size of a BOUNDARY that only
-    transactions of a single record each follow.
+    A write is one transaction, and its end is missing, so no other transaction follows its beginning.
+    Suppose that whole records reach exactly to the end of the log.  If one of them can't be inside of a
+    transaction (a BOUNDARY, a tail update), or if the first record behind the last whole transaction has no
+    BOUNDARY, then a size was damaged, and the transactions behind it were acknowledged.  Not noticed: the
+    damaged size of a BOUNDARY that only transactions of a single record follow.
     """
     view = memoryview(rest).cast("B")
     if not any(view[:4]):
@@ -281,7 +280,7 @@ def _is_known(raw: int) -> bool:
 
 
 def _is_never_inside(raw: int, body: memoryview) -> bool:
-    """Whether a record begins a transaction or stands behind one."""
+    """Whether a record begins a transaction or follows one."""
     if raw & TYPE_MASK == RecordType.HEADER_UPDATE and raw & EXTERNAL:
         return bytes(body[:4]) == _TAIL_UPDATE
     return raw & TYPE_MASK == RecordType.BOUNDARY
@@ -351,7 +350,7 @@ def count_modseq(
     base: int | None = None,
     start: tuple[int, int] | None = None,
 ) -> int:
-    """The highest modseq at file offset ``end_offset``, counted from where it is known.
+    """The highest modseq at file offset ``end_offset``, counted from a place where it is known.
 
     The caller hands over the log's bytes from its ``header.hdr_size`` on (or from ``base``, the file
     offset of ``data[0]``), at least up to ``end_offset``.  ``start`` = (file offset, modseq there)
@@ -381,7 +380,7 @@ def encode_record(kind: RecordType | int, body: bytes, external: bool = False) -
 def encode_transaction(records: Iterable[bytes]) -> bytes:
     """Join encoded records into one transaction: with a BOUNDARY in front if there is more than one.
 
-    A tail update is not part of it: append it behind (mail-index-log section 3, Transactions).
+    A tail update is not part of it: append that behind it (mail-index-log section 3, Transactions).
     """
     parts = list(records)
     if len(parts) <= 1:

@@ -1,8 +1,8 @@
 """Typed views of a mailbox's index: the extensions that dbox keeps in it (mail-index section 5).
 
 Each function reads one extension of an :class:`~dboxfs.index.state.IndexState`; arrays are read-only views
-that hold until the state's next ``apply_log``.  What an index does not have is None, never an error: old
-stores lack some of it.  Writers of these extensions: ``payload``.
+that hold until the state's next ``apply_log``.  Missing data gives None, never an error: old stores lack some
+extensions.  Writers of these extensions: ``payload``.
 """
 
 from __future__ import annotations
@@ -80,19 +80,19 @@ def map_uid(state: IndexState, row: int) -> int:
 
 
 def save_dates(state: IndexState) -> npt.NDArray[np.uint32] | None:
-    """mdbox: when each row's message was saved or copied here, seconds since the epoch."""
+    """mdbox: the saved date of each row's message (saved or copied here), seconds since the epoch."""
     column = state.column("mdbox", _MDBOX_RECORD)
     return None if column is None else column["save_date"]
 
 
 def guids(state: IndexState) -> npt.NDArray[np.uint8] | None:
-    """mdbox: GUID of each row's message, uint8[n, 16]; all zero = not known."""
+    """mdbox: GUID of each row's message, uint8[n, 16]; all zero = unknown."""
     column = state.column("guid")
     return column if column is not None and column.shape[1] == 16 else None
 
 
 def virtual_sizes(state: IndexState) -> npt.NDArray[np.uint32] | None:
-    """Size with CRLF line ends plus 1 of each row, 0 = not known (extension ``vsize``)."""
+    """Size with CRLF line ends plus 1 of each row, 0 = unknown (extension ``vsize``)."""
     return state.column("vsize", "<u4")
 
 

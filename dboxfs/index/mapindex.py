@@ -1,11 +1,11 @@
-"""The mdbox map: where each stored message lies (format: mdbox-map).
+"""The mdbox map: the place of each stored message (format: mdbox-map).
 
 A map index is an ordinary index whose uids are map uids.  Extension ``map``: record file_id u32, offset u32,
 size u32; header highest_file_id u32, rebuild_count u32.  Extension ``ref``: record refcount u16.
 
 :class:`MapIndex` is a view of an :class:`~dboxfs.index.state.IndexState`, not a copy: it always answers from
-the state as it is, arrays it gave out hold until the state's next ``apply_log``.  A map uid that is missing
-may be newer than the state that was read.
+the current state.  Its arrays are valid until the state's next ``apply_log``.  A missing map uid may be newer
+than the state that was read.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class MapIndex:
 
     @property
     def uid_validity(self) -> int:
-        """Every mailbox of the store repeats it as map_uid_validity."""
+        """uid_validity of the map; every mailbox of the store has it as map_uid_validity."""
         return self.state.uid_validity
 
     @property
@@ -59,7 +59,7 @@ class MapIndex:
 
     @property
     def rebuild_count(self) -> int:
-        """How often the storage was rebuilt."""
+        """Number of rebuilds of the storage."""
         return self._header()[1]
 
     @property
@@ -98,7 +98,7 @@ class MapIndex:
         return MapRecord(map_uid, *place, *refcount)
 
     def rows_of(self, map_uids: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Rows of many map uids at once, to index the arrays with; -1 where the map has none."""
+        """Rows of many map uids, to index the arrays with; -1 if the map has none."""
         return self.state.rows_of(map_uids)
 
     def _header(self) -> tuple[int, int]:

@@ -3,8 +3,8 @@
 Each function returns the payload of one record, padded with zero bytes to a multiple of 4;
 :func:`dboxfs.index.log.encode_record` puts the record header in front.  All integers are little-endian.
 ``ValueError`` for values that no reader would accept: uid 0, ranges that are not ascending, fields that
-overflow.  Nothing here knows the state of an index: that uids exist, that an APPEND comes before the
-updates of its uids, and that an EXT_INTRO comes before EXT_* records is the caller's business.
+overflow.  This module does not know the state of an index.  The caller makes sure that uids exist, that an
+APPEND comes before the updates of its uids, and that an EXT_INTRO comes before EXT_* records.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def keyword_reset(ranges: Sequence[tuple[int, int]]) -> bytes:
 
 
 def expunge(ranges: Sequence[tuple[int, int]]) -> bytes:
-    """EXPUNGE, the old form.  Read by everyone; new writers use :func:`expunge_guid`."""
+    """EXPUNGE, the old form.  Every reader knows it; new writers use :func:`expunge_guid`."""
     return b"".join(_PAIR.pack(a, b) for a, b in _ranges(ranges))
 
 

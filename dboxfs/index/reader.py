@@ -1,8 +1,9 @@
-"""Which files make the current state of an index (mail-index-log section 4): a pure decision.
+"""The choice of the files that make the current state of an index (mail-index-log section 4): a pure
+decision.
 
-A reader takes no locks.  It reads the snapshot first and the log after it, so that the log can only be
-ahead, and asks :func:`decide` what to do with them.  Dovecot may rotate the log or replace the snapshot in
-between; then the answer is RETRY, and only if that persists the files are damaged.
+A reader takes no locks.  It reads the snapshot first and the log after it, so that the log can only be ahead.
+:func:`decide` says how to combine them.  Dovecot may rotate the log or replace the snapshot in between; then
+the answer is RETRY, and only if that persists the files are damaged.
 
 ::
 
@@ -24,7 +25,7 @@ from dboxfs.index.state import IndexState
 
 
 class Action(Enum):
-    """What a reader does next."""
+    """The next step of a reader."""
 
     REPLAY_LOG = auto()  #: snapshot, then ``.log`` from ``log_offset``
     REPLAY_LOG2 = auto()  #: snapshot, then ``.log.2`` from ``log2_offset`` to its end, then ``.log``
@@ -37,7 +38,7 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An :class:`Action`, the file offsets to replay from (bytes), and a reason for a person."""
+    """An :class:`Action`, the file offsets to replay from (bytes), and a reason for messages to users."""
 
     action: Action
     log_offset: int = 0
@@ -53,7 +54,7 @@ def decide(
     log_size: int | None = None,
     log2_read: bool = False,
 ) -> Plan:
-    """What to do with a snapshot, as :func:`~dboxfs.index.base.parse_index` gave it, and the log headers.
+    """The plan for a snapshot from :func:`~dboxfs.index.base.parse_index` and the log headers.
 
     ``log_size``: bytes of ``.log``, if known, to notice a snapshot that is ahead of it.  ``log2_read``:
     the caller has looked for ``.log.2``; ``log2`` None then means that there is none.
@@ -92,8 +93,8 @@ def load(
     """Carry out a plan that needs no more reading; ``log`` and ``log2`` are whole files' bytes.
 
     The result is ``snapshot`` itself, brought up to date, or a new state.  With ``replay`` False it stops
-    at ``plan.log_offset`` of ``.log``.  :class:`FormatError` for broken records, and for a plan that says
-    RETRY or DAMAGED or that the files do not fit (any more).
+    at ``plan.log_offset`` of ``.log``.  :class:`FormatError` for broken records, for RETRY and DAMAGED, and
+    for files that do not fit the plan (any more).
     """
     header = parse_log_header(log)
     if plan.action is Action.EMPTY:

@@ -1,4 +1,4 @@
-"""Which messages an index's pending requests ask to expunge: one answer for readers and for writers.
+"""The messages that an index's pending requests ask to expunge: the same answer for readers and writers.
 
 A request is an internal EXPUNGE_GUID or EXPUNGE record between tail and head (mail-index-log section 5).  It
 counts for a message if
@@ -7,10 +7,10 @@ counts for a message if
 * the guid of the request is all zero, or the index has no ``guid`` extension (sdbox), or its guid record of
   the message is the same (locking-and-write-protocol section 6).  EXPUNGE carries no guids.
 
-A request with another guid counts for nothing: Dovecot doesn't obey it, so no reader hides the message and
-no writer expunges it.
+A request with another guid has no effect: Dovecot ignores it, so no reader hides the message and no writer
+expunges it.
 
-Cost: requests are decoded once, however often the question is asked, and then compared as arrays.
+Cost: requests are decoded only once, and then compared as arrays.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NO_GUID = bytes(_GUID_SIZE)
 
 
 class Rows(Protocol):
-    """What is asked of an index: :class:`~dboxfs.index.state.IndexState` has it."""
+    """The needed part of an index: :class:`~dboxfs.index.state.IndexState` has it."""
 
     @property
     def uids(self) -> UidArray:
@@ -42,7 +42,7 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def rows_of(self, uids: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Rows of many uids, int64[n], -1 where there is no such message."""
+        """Rows of many uids, int64[n], -1 if there is no such message."""
         ...
 
     def column(self, name: str) -> npt.NDArray[Any] | None:
@@ -53,7 +53,7 @@ class Rows(Protocol):
 class PendingExpunges:
     """The expunge requests of one list of pending records, decoded as far as the list had grown.
 
-    :param records: the list, which may grow behind what was decoded.  A list that loses records from its
+    :param records: the list, which may grow behind the decoded part.  A list that loses records from its
         beginning is another list.
     """
 
@@ -102,7 +102,7 @@ class PendingExpunges:
 
 
 def _fits(index: Rows, rows: npt.NDArray[np.int64], wanted: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
-    """Whether each request may be obeyed, by the guid that it carries.  ``rows``: -1 where there is none."""
+    """Whether each request counts, by its guid.  ``rows``: -1 if there is none."""
     column = index.column(GUID_COLUMN)
     if column is None or column.shape[1] != _GUID_SIZE or not len(column):
         return np.ones(len(rows), np.bool_)

@@ -1,15 +1,15 @@
-"""dbox files that may be damaged, read from end to end: what ``check`` and ``rescue`` share.
+"""Read dbox files that may be damaged from end to end; used by ``check`` and ``rescue``.
 
 * :mod:`~dboxfs.store.salvage.window`: the bytes of one file, in bounded memory,
 * :mod:`~dboxfs.store.salvage.measure`: the text of one message, counted,
 * :mod:`~dboxfs.store.salvage.trailer`: metadata blocks, damaged ones too,
-* :mod:`~dboxfs.store.salvage.scan`: every message of a file, and what is between them,
+* :mod:`~dboxfs.store.salvage.scan`: every message of a file, and the bytes between them,
 * :mod:`~dboxfs.store.salvage.landmarks`, :mod:`~dboxfs.store.salvage.search`,
-  :mod:`~dboxfs.store.salvage.boundaries`: format 2, where a damaged record ends;
+  :mod:`~dboxfs.store.salvage.boundaries`: for format 2, the end of a damaged record;
   :mod:`~dboxfs.store.salvage.pairs`: the same for format 3,
 * :mod:`~dboxfs.store.salvage.effort`: how much work may be spent on guesses.
 
-Nothing here writes, and nothing takes a lock.
+This package writes nothing and takes no lock.
 """
 
 from dboxfs.store.salvage.found import Found, Gap, MapPlace, Trust

@@ -1,4 +1,4 @@
-"""Where records begin as the map says, in a file that may be damaged."""
+"""The beginnings of records by the map, in a file that may be damaged."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Boundaries:
         self._frames = frames
         self._offsets = [place.offset for place in places]
         self._sizes = [place.size for place in places]
-        self._seen = (0, -1)  # from which number on which one is the first that holds
+        self._seen = (0, -1)  # (number, the first place from there on that holds)
 
     async def swallowed(self, start: int, end: int) -> bool:
-        """Whether the map has a record between *start* and *end*, and one does begin there."""
+        """Whether the map has a record that begins between *start* and *end*, and the file has it there."""
         at = bisect_right(self._offsets, start)
         if at == len(self._offsets) or self._offsets[at] >= end:
             return False
         return await self._frames.begins(self._offsets[at])
 
     async def limit(self, start: int) -> int | None:
-        """Where the record at *start* ends at the latest, if the map tells."""
+        """The latest possible end of the record at *start*, by the map; None: the map doesn't give one."""
         at = bisect_right(self._offsets, start)
         if at < len(self._offsets):
             if await self._holds(self._offsets[at]):
@@ -45,7 +45,7 @@ class Boundaries:
         return self._window.size if last else None
 
     async def _next(self, at: int) -> int:
-        """The first place from number *at* on where a record begins; what was found is remembered."""
+        """The number of the first place from *at* on where a record begins; the result is remembered."""
         first, found = self._seen
         if first <= at <= found:
             return found
@@ -56,13 +56,15 @@ class Boundaries:
         return number
 
     async def _holds(self, offset: int) -> bool:
-        """Whether a record seems to begin at *offset*, or one to end there."""
+        """Whether a record seems to begin or to end at *offset*."""
         if offset >= self._window.size:
             return False
         return await self._frames.begins(offset) or await self._window.read(offset - 2, 2) == b"\n\n"
 
     async def _moved(self, start: int, number: int) -> int | None:
-        """Where the map's record *number* begins behind *start*, if it was moved as far as the file's end."""
+        """The offset of the map's record *number* behind *start*, if it was moved by as much as the file's
+        end.
+        """
         moved = self._window.size - self._offsets[-1] - self._sizes[-1]
         at = self._offsets[number] + moved
         if not moved or at <= start or not await self._frames.begins(at):

@@ -1,14 +1,13 @@
-"""How much work a scan may spend on guesses.
+"""A limit for the work that a scan may spend on guesses.
 
 Walking from one whole record to the next costs a little more than reading.  Behind damage a scan guesses, and
-a guess that comes to nothing may have cost much: a text that was decompressed, a block that had no end.  A
-mail can be made so that nothing but such guesses is in it.  So a file has an amount of work for them that
-grows with its size.  When it is used up no more guesses are made: whole records are still found, and what is
-between two of them is one damaged record, or no message.  The time for a file is thereby linear in its size,
-whatever it has.
+a wrong guess may be expensive: a text that was decompressed, a block without an end.  An attacker can write a
+mail that causes only such guesses.  So a file has an amount of work for guesses that grows with its size.
+When it is used up, the scan makes no more guesses: it still finds whole records, and the bytes between two of
+them are one damaged record, or no message.  So the time for any file is linear in its size.
 
-What a message says of its own size is no guess: a text that is compressed to a thousandth and says so is
-decompressed.
+A size in a message's own metadata is no guess: a text that is compressed to a thousandth is decompressed if
+its metadata have that size.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from __future__ import annotations
 from typing import Final
 
 ATTEMPT: Final = 16 << 10
-"""What it costs to look at a damaged record, in bytes that could be read in that time."""
+"""The cost of examining a damaged record, in bytes that could be read in that time."""
 
 SMALL_ATTEMPT: Final = 4 << 10
-"""The same for a place that looked like a record and was none."""
+"""The same for a place that looked like a record but was none."""
 
 _LEAST: Final = 2 << 20
 _FACTOR: Final = 2
@@ -36,11 +35,11 @@ class Effort:
 
     @property
     def exhausted(self) -> bool:
-        """Nothing is left."""
+        """Whether no work is left."""
         return self._left <= 0
 
     def spend(self, size: int) -> bool:
-        """Take the work for *size* bytes that are read; False: nothing was left."""
+        """Spend the work for reading *size* bytes; False: none was left."""
         if self._left <= 0:
             return False
         self._left -= size
@@ -48,11 +47,13 @@ class Effort:
 
     @property
     def packed_up(self) -> bool:
-        """Nothing is left for :meth:`unpack`."""
+        """Whether no work is left for :meth:`unpack`."""
         return self._plain <= 0
 
     def unpack(self, size: int) -> bool:
-        """The same for *size* bytes that come out of a decompression without being announced."""
+        """Spend the work for decompressing *size* bytes beyond the size in the metadata; False: none was
+        left.
+        """
         if self._plain <= 0:
             return False
         self._plain -= size

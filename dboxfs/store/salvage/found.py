@@ -1,4 +1,4 @@
-"""What a scan of a dbox file finds."""
+"""Results of a scan of a dbox file."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dboxfs.store.salvage.measure import Measured
 
 
 class Trust(enum.IntEnum):
-    """How far a message can be trusted; the lower the better."""
+    """The trust in a message; a lower value is better."""
 
-    WHOLE = 0  #: nothing contradicts it
+    WHOLE = 0  #: nothing in it contradicts the rest
     REPAIRED = 1  #: its record is damaged, but its text is proven to be complete
     DOUBTFUL = 2  #: its record is whole, or nearly, but something in it contradicts the text
-    DAMAGED = 3  #: its text is incomplete, or where it ends is not known
+    DAMAGED = 3  #: its text is incomplete, or the end of its text is unknown
 
 
 @dataclass(frozen=True, slots=True)
 class MapPlace:
-    """Where the map says that a record is.  ``size``: bytes, 0: up to the end of the file."""
+    """The place of a record by the map.  ``size``: bytes, 0: up to the end of the file."""
 
     offset: int
     size: int
@@ -30,9 +30,9 @@ class MapPlace:
 class Found:
     """One message in a file.  Offsets in the file, sizes in bytes.
 
-    ``body_size``: stored bytes of its text, as many as there are.  ``metadata``: None: lost.  ``measured``:
-    None: its text was not read.  ``problems``: what is wrong, in words.  ``inside``: it lies within a
-    damaged record and may be a part of that message's text (an attached dbox file).  ``version``: 2 or 3.
+    ``body_size``: stored bytes of its text that exist.  ``metadata``: None: lost.  ``measured``: None: its
+    text was not read.  ``problems``: its faults, as text.  ``inside``: it lies within a damaged record, and
+    may be a part of that message's text (an attached dbox file).  ``version``: 2 or 3.
     """
 
     offset: int
@@ -48,19 +48,19 @@ class Found:
 
     @property
     def guid(self) -> bytes | None:
-        """16 bytes, None: not known."""
+        """16 bytes; None: unknown."""
         return self.metadata.guid128 if self.metadata is not None else None
 
     @property
     def guid_text(self) -> str:
-        """The guid as ``doveadm fetch guid`` gives it, for people; empty: not known."""
+        """The guid in the form of ``doveadm fetch guid``, for messages to users; empty: unknown."""
         text = self.metadata.guid if self.metadata is not None else None
         return text.decode("utf-8", "backslashreplace") if text is not None else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Bytes from ``offset`` to ``end`` that are no message.  ``reason``: in words."""
+    """Bytes from ``offset`` to ``end`` that are no message.  ``reason``: as text."""
 
     offset: int
     end: int

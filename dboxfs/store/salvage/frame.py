@@ -1,4 +1,4 @@
-"""The frame of a record of format 2: its header, and the metadata block that the size in it leads to."""
+"""The frame of a record of format 2: its header, and the metadata block at the end that its size gives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LONGEST_BLOCK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Framed:
-    """A record by its frame: where its text is, and its metadata."""
+    """A record by its frame: the place of its text, and its metadata."""
 
     body_offset: int
     body_end: int
@@ -29,7 +29,7 @@ class Framed:
 
     @property
     def end(self) -> int:
-        """Where it ends in the file."""
+        """The end of the record in the file."""
         return self.body_end + self.block.metadata.size
 
     def found(self, start: int, measured: Measured | None, trust: Trust, problems: list[str]) -> Found:
@@ -42,8 +42,8 @@ class Framed:
 class Frames:
     """Reads the frames of one file.
 
-    :ivar header_sizes: bytes that its message headers may have.
-    :ivar why: what was wrong with the last frame that could not be read, in words.
+    :ivar header_sizes: possible sizes of its message headers (bytes).
+    :ivar why: the fault of the last frame that could not be read, as text.
     """
 
     def __init__(self, window: Window, effort: Effort) -> None:
@@ -55,7 +55,7 @@ class Frames:
     async def framed(self, start: int, *, through: bool = True) -> Framed | None:
         """The frame of the record at *start*; None: it can't be read.
 
-        :param through: its block may have no end, and go on to the next message header.
+        :param through: its block may have no end, and continue to the next message header.
         """
         for header_size in self.header_sizes:
             header = await self.message_header(start, header_size)
@@ -85,7 +85,7 @@ class Frames:
         return None
 
     async def block(self, offset: int, *, through: bool = False) -> MetadataBlock | None:
-        """The metadata block at *offset*; None: there is none, or none that ends."""
+        """The metadata block at *offset*; None: there is none, or it has no end."""
         size, work = _FIRST_BYTES, 0
         while True:
             data = await self._window.read(offset, size)
@@ -106,7 +106,7 @@ class Frames:
         return RECORD_START.match(await self._window.read(offset, RECORD_START_SIZE)) is not None
 
     async def body_offsets(self, start: int) -> list[int]:
-        """Where the text of a record at *start* may begin if its message header is damaged."""
+        """Possible beginnings of the text of a record at *start* with a damaged message header."""
         found = [start + size for size in self.header_sizes]
         line_end = (await self._window.read(start, MESSAGE_HEADER_SIZE + 16)).find(b"\n")
         behind = start + line_end + 1

@@ -1,15 +1,16 @@
-"""What looks like the ends of format 2 records in a stretch of a file, found in one pass.
+"""Landmarks: possible ends of format 2 records in a stretch of a file, found in one pass.
 
-Behind a damaged record a scan asks again and again where the next metadata block is, which one confirms a
-text that begins at some place, and where the next whole record begins.  A :class:`Landmarks` answers each of
-these without looking at the bytes again, however many places look like a block or a record.
+Behind a damaged record a scan asks again and again for the next metadata block, for the block that confirms a
+text with a given beginning, and for the next whole record.  A :class:`Landmarks` answers each question
+without reading the bytes again, for any number of places that look like a block or a record.
 
-What confirms a text is ``V``, its size with CRLF line ends.  With ``bare(x)``, the LF before ``x`` that have
-no CR before them, a text from ``s`` to a block at ``t`` has ``t - s + bare(t) - bare(s)`` such bytes.  So the
-blocks that confirm a text from ``s`` are those whose ``t + bare(t) - V`` is ``s + bare(s)``: one look into a
-sorted array.  ``bare`` counts from the beginning of the stretch; only differences of it mean anything.
+``V``, the size with CRLF line ends, confirms a text.  Let ``bare(x)`` be the number of LF before ``x`` that
+have no CR before them.  A text from ``s`` to a block at ``t`` then has ``t - s + bare(t) - bare(s)`` bytes
+with CRLF line ends.  So the blocks that confirm a text from ``s`` are those with ``t + bare(t) - V`` equal to
+``s + bare(s)``: one search in a sorted array.  ``bare`` counts from the beginning of the stretch; only its
+differences are used.
 
-Everything here is a hint: the caller reads the block and compares all that it says.
+All landmarks are hints: the caller reads the block and compares all its values.
 
 Memory: 40 bytes for each block, 17 for each record, at most :data:`MOST_LANDMARKS` of both together;
 8 for 4 KiB of the file.  Arrays: int64, one entry a block or record, ascending by offset.
@@ -28,16 +29,16 @@ from dboxfs.store.salvage.trailer import RECORD_START
 from dboxfs.store.salvage.window import Window
 
 MOST_LANDMARKS: Final = 1 << 20
-"""Blocks and records that are remembered; a stretch that has more ends early."""
+"""Blocks and records that are remembered at most; a stretch with more of them ends early."""
 
 GRAIN: Final = 4 << 10
-"""For each so many bytes ``bare`` is kept."""
+"""``bare`` is stored once for so many bytes."""
 
 NOT_CONFIRMED: Final = -1
 NOT_COUNTED: Final = -2
 
 _PIECE: Final = 1 << 20
-_OVERLAP: Final = 16 << 10  # the first lines of a block, which V is one of, are looked for in so many bytes
+_OVERLAP: Final = 16 << 10  # bytes in which the first lines of a block, V among them, are searched
 _LF, _CR, _UNKNOWN = 0x0A, 0x0D, -1
 _MOST_DIGITS: Final = 12
 
@@ -53,13 +54,13 @@ for _number, _digit in enumerate("0123456789abcdef"):
 class Landmarks:
     """The landmarks from ``base`` to ``end``.
 
-    :ivar blocks: where metadata blocks seem to begin.
-    :ivar virtual: their V; -1: none, or it can't be read.
+    :ivar blocks: offsets where metadata blocks seem to begin.
+    :ivar virtual: the V of each; -1: none, or unreadable.
     :ivar sums: ``t + bare(t)`` of each.
-    :ivar records: message headers whose size leads to a block that may confirm their text.
-    :ivar texts: size of the text of each with CRLF line ends, which V confirms; :data:`NOT_CONFIRMED`: V says
-        nothing about it; :data:`NOT_COUNTED`: it begins like a coded one, or ends behind the stretch.
-    :ivar alive: uint8; 0: the record was looked at, and is none.
+    :ivar records: offsets of message headers whose size leads to a block that may confirm their text.
+    :ivar texts: size of each text with CRLF line ends, if V confirms it; :data:`NOT_CONFIRMED`: V does not
+        apply; :data:`NOT_COUNTED`: the text begins like a coded one, or ends behind the stretch.
+    :ivar alive: uint8; 0: the record was examined, and is none.
     """
 
     base: int
@@ -94,8 +95,8 @@ class Landmarks:
     def confirming(self, key: int, start: int, end: int, most: int) -> list[int]:
         """Numbers of the blocks that may confirm a text with this *key*, in order.
 
-        :param start: the text's; *end*: a block begins before.
-        :param most: how many at most.
+        :param start: beginning of the text; *end*: blocks at *end* or behind are left out.
+        :param most: largest number of results.
         """
         low, high = np.searchsorted(self._keys, key), np.searchsorted(self._keys, key, "right")
         found = self._order[low:high]
@@ -107,7 +108,7 @@ class Landmarks:
         return int(self.blocks.searchsorted(start)), int(self.blocks.searchsorted(end))
 
     def next_record(self, start: int) -> int:
-        """Number of the first record at *start* or behind that may be one; -1: there is none."""
+        """Number of the first possible record at *start* or behind; -1: there is none."""
         at = int(self.records.searchsorted(start))
         if at < len(self.records) and not self.alive[at]:
             at += int(np.argmax(self.alive[at:])) or len(self.records)
@@ -115,7 +116,7 @@ class Landmarks:
 
 
 async def find_landmarks(window: Window, start: int, end: int) -> Landmarks:
-    """The landmarks of the file from *start* to *end*, or to where there are too many.
+    """The landmarks of the file from *start* to *end*, or up to a place where there are too many.
 
     :raises OSError: the file can't be read.
     """
@@ -156,9 +157,9 @@ async def find_landmarks(window: Window, start: int, end: int) -> Landmarks:
 class _Piece:
     """The landmarks of a piece.
 
-    ``any_text``: of each block whether it has no V, or attachments, so that V says nothing.  ``ends``: where
-    the size in each head leads to; ``keys``: of its text; ``packed``: it begins like a coded one.
-    ``bare``: of the end of the piece.
+    ``any_text``: whether a block has no V, or attachments, so that V does not apply.  ``ends``: the end of
+    each record's text by its header; ``keys``: of its text; ``packed``: whether that begins like a coded one.
+    ``bare``: at the end of the piece.
     """
 
     blocks: _Ints
@@ -176,7 +177,7 @@ class _Piece:
 def _look(data: bytes, size: int, base: int, bare: int, before: int) -> _Piece:
     """The landmarks that begin in the first *size* bytes of *data*.
 
-    :param base: offset of *data* in the file; *bare*: of its first byte, *before*: the byte before that.
+    :param base: offset of *data* in the file; *bare*: at its first byte; *before*: the byte before that.
     """
     text = np.frombuffer(data, np.uint8)
     ends = text == _LF
@@ -208,7 +209,7 @@ def _is_coded(data: bytes, at: int) -> bool:
 
 
 def _blocks(text: _Bytes, ends: npt.NDArray[np.bool_]) -> _Ints:
-    """Where :data:`~dboxfs.store.salvage.trailer.TRAILER_START` matches."""
+    """The offsets at which :data:`~dboxfs.store.salvage.trailer.TRAILER_START` matches."""
     if len(text) < 5:
         return np.zeros(0, np.int64)
     at: _Ints = np.flatnonzero(ends[:-4] & (text[1:-3] == 1) & (text[2:-2] == 3) & ends[3:-1])
@@ -217,14 +218,14 @@ def _blocks(text: _Bytes, ends: npt.NDArray[np.bool_]) -> _Ints:
 
 
 def _stops(ends: npt.NDArray[np.bool_], blocks: _Ints, size: int) -> _Ints:
-    """Where each block ends at the latest: at its empty line, or the next block."""
+    """The latest end of each block: its empty line, or the next block."""
     empty = np.append(np.flatnonzero(ends[:-1] & ends[1:]), size)
     found: _Ints = np.minimum(empty[np.searchsorted(empty, blocks + 3)], np.append(blocks[1:], size))
     return found
 
 
 def _lines(text: _Bytes, ends: npt.NDArray[np.bool_], key: bytes) -> _Ints:
-    """Where the LF before each line with this *key* is."""
+    """The offset of the LF before each line with this *key*."""
     found: _Ints = np.flatnonzero(ends[:-1] & (text[1:] == key[0]))
     return found
 

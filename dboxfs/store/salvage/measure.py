@@ -1,8 +1,9 @@
-"""The text of one message, counted: its size, its size with CRLF line ends, and whether it decompresses.
+"""Measure the text of one message: its size, its size with CRLF line ends, and whether it can be
+decompressed.
 
-Format 2 has no checksum.  What shows that a text is complete is ``V``, the size with CRLF line ends, and for
-a compressed one the compression itself and ``Z``.  A flipped byte of a plain text that is no line end can't
-be noticed.
+Format 2 has no checksum.  A text is shown to be complete by ``V``, its size with CRLF line ends, and if it is
+compressed by the compression itself and ``Z``.  A changed byte of a plain text can't be noticed, unless it is
+a line end.
 """
 
 from __future__ import annotations
@@ -34,10 +35,12 @@ _SMALL = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a stored text is.  Sizes in bytes: ``stored`` (file), ``plain``, ``virtual`` (CRLF line ends).
+    """The measures of a stored text.  Sizes in bytes: ``stored`` (file), ``plain``, ``virtual`` (CRLF line
+    ends).
 
-    ``crc``: CRC-32 of the stored text.  ``error``: why it can't be decompressed beyond ``plain`` bytes.
-    ``raw``: the stored bytes, counted.  ``encrypted``: they are ciphertext (``mail_crypt``).
+    ``crc``: CRC-32 of the stored text.  ``error``: the reason why it can't be decompressed beyond ``plain``
+    bytes.  ``raw``: counts of the stored bytes.  ``encrypted``: the stored bytes are ciphertext
+    (``mail_crypt``).
     """
 
     stored: int
@@ -51,7 +54,7 @@ class Measured:
 
 
 class TextMeter:
-    """Counts a text that comes in pieces."""
+    """Measures a text that comes in pieces."""
 
     def __init__(self, kind: Compression | None, claim: int = 0, effort: Effort | None = None) -> None:
         self._kind = kind
@@ -65,7 +68,7 @@ class TextMeter:
         self._crc = 0
 
     def feed(self, piece: bytes) -> None:
-        """The next stored bytes."""
+        """Take the next stored bytes."""
         if len(self._first) < PREFIX_SIZE:
             self._first += piece[:PREFIX_SIZE]
         self._crc = zlib.crc32(piece, self._crc)
@@ -78,9 +81,10 @@ class TextMeter:
                 self._error = f"{exc.reason} (at byte {exc.offset} of the stored text)"
 
     def _drain(self, decoder: Decompressor) -> None:
-        """Count what comes out; beyond the size that the metadata claim, as long as there is effort left.
+        """Count the decompressed bytes; those beyond the size in the metadata only as long as there is effort
+        left.
 
-        :raises FormatError: damage, or too much comes out.
+        :raises FormatError: damage, or too many bytes.
         """
         effort, step = self._effort, _MEASURE_STEP
         if effort is not None and effort.packed_up:
@@ -94,16 +98,16 @@ class TextMeter:
 
     @property
     def failed(self) -> bool:
-        """It can't be decompressed any further."""
+        """Whether the text can't be decompressed any further."""
         return self._error is not None
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """What came out so far: bytes, and bytes with CRLF line ends."""
+        """The sizes so far: bytes, and bytes with CRLF line ends."""
         return self._lines.size, self._lines.virtual_size
 
     def result(self) -> Measured:
-        """What was counted; the text ends here."""
+        """End the text, and give its measures."""
         if self._decoder is not None and self._error is None:
             try:
                 self._decoder.finish()
@@ -118,7 +122,7 @@ class TextMeter:
 
 
 def claimed(metadata: Metadata | None) -> int:
-    """The size of the plain text that *metadata* claim (bytes); 0: they don't."""
+    """The size of the plain text in *metadata* (bytes); 0: they have none."""
     if metadata is None:
         return 0
     try:
@@ -131,9 +135,9 @@ def claimed(metadata: Metadata | None) -> int:
 async def measure(
     window: Window, start: int, end: int, claim: int = 0, effort: Effort | None = None
 ) -> Measured:
-    """Count the stored text from *start* to *end*; format 2: its first bytes say how it is compressed.
+    """Measure the stored text from *start* to *end*; format 2: its first bytes show the compression.
 
-    :param claim: plain bytes that may come out of it; what is beyond takes from *effort*.
+    :param claim: expected plain bytes; bytes beyond that are taken from *effort*.
     :raises OSError: the file can't be read.
     """
     kind = detect(await window.read(start, min(PREFIX_SIZE, end - start)))
@@ -164,7 +168,7 @@ async def measure_as(
 
 
 def settled(found: Measured, metadata: Metadata) -> Measured:
-    """*found*, as a text that is stored as it is where *metadata* say so (:mod:`dboxfs.dbox.stored`)."""
+    """*found* as a plain text, if *metadata* show that it is stored as it is (:mod:`dboxfs.dbox.stored`)."""
     if found.raw is None or (found.compression is None and not found.encrypted):
         return found
     text: LineEnds | None = None
@@ -187,9 +191,10 @@ def settled(found: Measured, metadata: Metadata) -> Measured:
 
 
 def contradictions(found: Measured, metadata: Metadata) -> list[str]:
-    """What *metadata* says otherwise, in words; an empty list: they agree, as far as they can be compared.
+    """Differences between *metadata* and the text, as text; empty: they agree, as far as they can be
+    compared.
 
-    What counts an encrypted text can't be compared with anything.
+    The measures of an encrypted text can't be compared.
     """
     if found.encrypted:
         return []

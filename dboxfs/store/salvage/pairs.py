@@ -1,7 +1,7 @@
-"""Message headers and trailers of format 3 that belong to each other, in bytes where no trailer holds.
+"""Message headers and trailers of format 3 that belong together, in bytes without a valid trailer.
 
-A record's header and its trailer have the same 16 random bytes, so one pass finds all pairs.  A header goes
-with the first trailer behind it that has its separator.
+A record's header and its trailer have the same 16 random bytes, so one pass finds all pairs.  A header
+belongs to the first trailer behind it with the same separator.
 
 Memory: 16 bytes for each header, 250 for each pair; at most :data:`MOST_HEADERS` of both.
 """
@@ -20,7 +20,7 @@ from dboxfs.dbox.format2 import MESSAGE_HEADER_SIZE_3
 from dboxfs.store.salvage.window import Window
 
 MOST_HEADERS: Final = 1 << 18
-"""Headers that are remembered; those behind are not looked at."""
+"""Headers that are remembered at most; later ones are ignored."""
 
 RECORD_START_3: Final = re.compile(rb"\x01\x02([\0-\xff]{16})\n")
 """A message header.  Group 1: the separator."""
@@ -42,13 +42,13 @@ class Pairs:
         self._refuted = range(0)
 
     def trailer(self, head: int) -> int:
-        """Where the trailer of the header at *head* is; -1: it has none."""
+        """The offset of the trailer of the header at *head*; -1: it has none."""
         return self._trailers.get(head, -1)
 
     def behind(self, start: int) -> Iterator[int]:
         """The headers at *start* or behind that have a trailer, in order.
 
-        Those that the caller goes on from are taken for refuted, and not given again.
+        A header after which the caller asks for the next one counts as refuted, and is not given again.
         """
         first = at = bisect_left(self._heads, start)
         if at in self._refuted:
@@ -86,7 +86,9 @@ async def find_pairs(window: Window, start: int, end: int) -> Pairs:
 
 
 async def _pieces(window: Window, start: int, end: int) -> AsyncIterator[tuple[int, bytes, int]]:
-    """The stretch in pieces that overlap: offset, bytes, and how many of them are not in the next one."""
+    """The stretch in pieces that overlap: offset, bytes, and the number of bytes that the next piece does not
+    have.
+    """
     while start < end:
         data = await window.read(start, min(_PIECE + MESSAGE_HEADER_SIZE_3, end - start))
         size = min(_PIECE, len(data))
@@ -97,7 +99,7 @@ async def _pieces(window: Window, start: int, end: int) -> AsyncIterator[tuple[i
 
 
 def _trailers(data: bytes, size: int, wanted: npt.NDArray[np.uint64]) -> list[int]:
-    """Where in *data* a trailer may begin whose separator has one of the *wanted* hashes (sorted)."""
+    """Possible beginnings in *data* of trailers whose separator has one of the *wanted* hashes (sorted)."""
     text = np.frombuffer(data, np.uint8)
     if len(text) < _TRAILER_SIZE:
         return []
@@ -111,6 +113,6 @@ def _trailers(data: bytes, size: int, wanted: npt.NDArray[np.uint64]) -> list[in
 
 
 def _hashes(separators: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
-    """A number for each separator (rows of 16 bytes)."""
+    """A hash of each separator (rows of 16 bytes)."""
     halves = np.ascontiguousarray(separators).view(np.uint64)
     return halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) + halves[:, 1]

@@ -1,7 +1,7 @@
-"""The usual record of format 2, read at once from bytes in memory: plain, small, nothing wrong with it.
+"""Usual records of format 2, read directly from bytes in memory: plain, small, without a fault.
 
-A file may have 100,000 messages.  This reads those of which nothing has to be said; for every other one it
-gives None, and :mod:`~dboxfs.store.salvage.scan2` takes the long way, which comes to the same answer.
+A file may have 100,000 messages.  This module reads the usual ones; for any other it gives None, and
+:mod:`~dboxfs.store.salvage.scan2` goes the longer way, which would give the same answer.
 """
 
 from __future__ import annotations

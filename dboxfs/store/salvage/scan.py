@@ -1,6 +1,6 @@
-"""Everything in one dbox file, whatever its format and its damage.
+"""Scan one dbox file of any format and with any damage.
 
-What format a file has, its header line says; where that is damaged, its records do.
+The header line of a file gives its format; if that is damaged, the records do.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ _HEAD = 1100
 def scan_file(
     window: Window, places: Sequence[MapPlace] = (), *, single: bool = False, texts: bool = True
 ) -> AsyncIterator[Found | Gap]:
-    """Everything in the file, in the order of offsets (``inside`` ones behind their outer one).
+    """All messages and gaps of the file, in the order of offsets (``inside`` messages behind their outer
+    one).
 
     Reading raises OSError if the file can't be read.
 
-    :param places: where the map says that its records are, by offset.
-    :param single: the file has one message (sdbox): all of it is that message's.
-    :param texts: read them; without, only the frame of whole records is looked at.
+    :param places: places of the records by the map, in the order of offsets.
+    :param single: the file has one message (sdbox), which all its bytes belong to.
+    :param texts: read the texts; False: read only the frames of whole records.
     """
     return _Items(window, places, single=single, texts=texts)
 
@@ -80,7 +81,7 @@ class _Items:
         return older
 
     async def _version(self) -> int:
-        """What the header line says; 0: it can't be read."""
+        """The format in the header line; 0: it can't be read."""
         try:
             header = parse_file_header(await self._window.read(0, _HEAD))
         except FormatError:

@@ -1,22 +1,22 @@
-"""Format 2: every message of a file, and the bytes between them that are none.
+"""Format 2: every message of a file, and the bytes between them.
 
-The file is walked record by record: message header, text, metadata, and behind these the next record.  As
-long as records are whole nothing but this counts, so a dbox file within a text (an attachment) is never taken
-for a message.  Where a record is damaged, the scan goes on like this:
+The scan walks from record to record: message header, text, metadata, and behind these the next record.  As
+long as records are whole, it looks at nothing else, so a dbox file within a text (an attachment) is never
+taken for a message.  At a damaged record the scan continues like this:
 
-1. header whole, metadata nearly, or cut off: the record is known; what is wrong with it is said;
-2. a text whose metadata confirm it: of the metadata blocks that follow, the first whose ``V`` is the size of
-   the text up to there ends the record.  That proves the text, whatever its header says;
-3. else the text is incomplete.  It ends where the map says that the next record begins, if one does begin
-   there, or as far from there as the file's end was moved by bytes that were lost or came in; else where the
-   next whole record begins, else at the next metadata block, else at the end of the file.
+1. if the header is whole, and the metadata are nearly whole or cut off, the record is known, with its faults;
+2. if metadata confirm the text: the record ends with the first following metadata block whose ``V`` is the
+size of the text up to there.  That proves the text, even against its header;
+3. else the text is incomplete.  It ends at the next record by the map, if a record begins there, or begins as
+far from there as lost or added bytes have moved the file's end; else at the next whole record, else at the
+next metadata block, else at the end of the file.
 
-Whole records within an incomplete one that the map knows as one, or within a text that its metadata
-contradict, are given too, as ``inside``: they may be parts of that text, or messages that were lost into it.
+The scan also gives whole records within an incomplete record whose end the map knows, or within a text that
+its metadata contradict, as ``inside``: they may be parts of that text, or messages that got into it.
 
-Memory: a few chunks; for what is looked for behind damage see :mod:`~dboxfs.store.salvage.landmarks`.  Time:
-linear in the file's size, whatever it has (:mod:`~dboxfs.store.salvage.effort`): where a file has more
-damaged places than work for them, what lies between two whole records is taken for one damaged record.
+Memory: a few chunks; for the search behind damage see :mod:`~dboxfs.store.salvage.landmarks`.  Time: linear
+in the size of any file (:mod:`~dboxfs.store.salvage.effort`): if a file has more damaged places than work for
+them, the bytes between two whole records count as one damaged record.
 
 Source: recovery section 3; dbox-files section 1.
 """
@@ -43,7 +43,7 @@ _TEXT = re.compile(rb"[^\0]")
 _HEAD = 1100
 _USUAL_FILE_HEADER = 16
 _SCRAP = 256
-_SMALLEST = 40  # bytes that a record has
+_SMALLEST = 40  # bytes that a record has at least
 _RECORDS_AT_ONCE = 64
 _FEW_BYTES = 4
 _MAGIC_SIZE = len(METADATA_MAGIC)
@@ -65,7 +65,7 @@ class Format2Scan:
     # -- the file header ---------------------------------------------------------------------------------
 
     async def begin(self) -> Gap | None:
-        """Go to where the first record should be; gives what is wrong with the file header."""
+        """Go to the place of the first record; gives a gap if the file header is damaged."""
         head = await self._window.read(0, _HEAD)
         if not head:
             return Gap(0, 0, "the file is empty")
@@ -86,7 +86,7 @@ class Format2Scan:
     # -- one record --------------------------------------------------------------------------------------
 
     async def next_at(self, start: int) -> list[Found | Gap]:
-        """What begins at *start*; ``position`` is then where it ends."""
+        """The items that begin at *start*; ``position`` is their end then."""
         usual = await self._usual(start)
         if usual:
             self.position = usual[-1].end
@@ -96,7 +96,7 @@ class Format2Scan:
             self.position = found.end
             if found.trust is not Trust.DOUBTFUL or self._single:
                 return [found]
-            end = found.body_offset + found.body_size  # bytes of other messages may have got into it
+            end = found.body_offset + found.body_size  # it may contain bytes of other messages
             within: list[Found] = []
             if found.body_size >= _SMALLEST:
                 within = await self._search.records(found.body_offset, end, only_first=False)
@@ -106,7 +106,7 @@ class Format2Scan:
         return items
 
     async def _usual(self, start: int) -> list[Found]:
-        """Records at *start* and behind of which nothing has to be said; the first one may be none."""
+        """Usual records at *start* and behind; empty if the first one is not usual."""
         if self._frames.header_sizes != (MESSAGE_HEADER_SIZE,):
             return []
         data, at = await self._window.loaded(start)
@@ -115,7 +115,7 @@ class Format2Scan:
         )
 
     async def _whole(self, start: int) -> Found | None:
-        """The record at *start*, if its frame can be read; None: ``why`` says what is wrong."""
+        """The record at *start*, if its frame can be read; None: ``why`` has the fault."""
         framed = await self._frames.framed(start)
         if framed is None:
             return None
@@ -175,7 +175,7 @@ class Format2Scan:
     async def _to_the_next(
         self, start: int, whole: Sequence[Found], why: str, *, careful: bool
     ) -> list[Found | Gap]:
-        """What is left of the record at *start*, before the next *whole* one."""
+        """The rest of the record at *start*, before the next *whole* one."""
         end = whole[0].offset if whole else self._window.size
         if end - start < _SMALLEST:
             block = None
@@ -190,7 +190,7 @@ class Format2Scan:
         return await self._incomplete(start, end, block, why)
 
     async def _without_metadata(self, start: int) -> Found | None:
-        """The record at *start*, if the file ends within its metadata: its text is all there."""
+        """The record at *start*, if the file ends within its metadata, so that its text is complete."""
         header_size, size = self._frames.header_sizes[0], self._window.size
         header = await self._frames.message_header(start, header_size)
         body_end = start + header_size + header.body_size if header is not None else size + 1
@@ -205,9 +205,9 @@ class Format2Scan:
         return Found(start, size, start + header_size, measured.stored, None, measured, trust, why)
 
     async def _is_cut(self, start: int, inside: Sequence[Found]) -> bool:
-        """Whether the record at *start* wants more bytes than the file has, and nothing ends it.
+        """Whether the record at *start* should have more bytes than the file, and no block or record ends it.
 
-        Then the file was cut within its text, and the records *inside* are parts of that.
+        Then the file was cut within its text, and the records *inside* are parts of that text.
         """
         size = self._frames.header_sizes[0]
         header = await self._frames.message_header(start, size)
@@ -216,8 +216,9 @@ class Format2Scan:
         return not inside or await self._search.next_block(start, inside[0].offset) is None
 
     async def _text_end(self, start: int, body_offset: int, end: int) -> int:
-        """Where an incomplete text without metadata ends, before *end*: at the size that its header says, and
-        before the NULs that a crash leaves behind what was written."""
+        """The end of an incomplete text without metadata, before *end*: by the size in its header, and before
+        the NULs that a crash leaves behind the written bytes.
+        """
         end = min(end, await self._claimed_end(start, body_offset, end))
         while end > body_offset:
             begin = max(body_offset, end - self._window.chunk)
@@ -228,14 +229,14 @@ class Format2Scan:
         return end
 
     async def _claimed_end(self, start: int, body_offset: int, end: int) -> int:
-        """Where the text ends by its header; *end*: that can't be read."""
+        """The end of the text by its header; *end* if that can't be read."""
         header = await self._frames.message_header(start, self._frames.header_sizes[0])
         return body_offset + header.body_size if header is not None else end
 
     async def _incomplete(
         self, start: int, end: int, block: MetadataBlock | None, why: str
     ) -> list[Found | Gap]:
-        """What is left of the record at *start*, and of another one that *block* ends."""
+        """The rest of the record at *start*, and of another one that ends with *block*."""
         header = await self._window.read(start, MESSAGE_HEADER_SIZE)
         has_header = header[:2] == b"\x01\x02" or header[-1:] == b"\n" or not any(header)
         body_end = block.metadata.base if block is not None else end
@@ -244,7 +245,7 @@ class Format2Scan:
         rest: list[Found | Gap] = []
         few = await self._window.read(claimed_end, _FEW_BYTES) if claimed_end < body_end else b""
         if few == bytes(_FEW_BYTES):
-            # Its metadata are overwritten: the block, and the text before it, are another record's.
+            # Its metadata are overwritten: the block, and the text before it, belong to another record.
             tail = await self._window.find(_TEXT, claimed_end, body_end, 1)
             if block is not None and tail >= 0:
                 rest.append(await self._piece(tail, end, tail, body_end, block, why))
@@ -261,7 +262,7 @@ class Format2Scan:
     async def _piece(
         self, start: int, end: int, body_offset: int, body_end: int, block: MetadataBlock | None, why: str
     ) -> Found:
-        """A damaged record with this text."""
+        """Make a damaged record with this text."""
         metadata = block.metadata if block is not None else None
         measured = await measure(self._window, body_offset, body_end, claimed(metadata), self._effort)
         size = body_end - body_offset

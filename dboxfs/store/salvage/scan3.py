@@ -1,12 +1,13 @@
-"""Format 3: every message of a file, and the bytes between them that are none.
+"""Format 3: every message of a file, and the bytes between them.
 
-The trailers tell (:mod:`dboxfs.dbox.recovery`): each says where its record begins, and that it belongs there.
-So one pass finds them, and a second one reads the texts and compares their CRC-32.
+The trailers lead to the records (:mod:`dboxfs.dbox.recovery`): each has the place of its record, and proves
+that it belongs there.  So one pass finds the records, and a second one reads the texts and compares their
+CRC-32.
 
-A record without a trailer that holds is incomplete: its text goes from its message header to the trailer
-magic with its separator, or to where the next record begins.  If a trailer is there but damaged (or not where
-it was written, because bytes before it are lost), its lines are read as far as they can be, and a CRC-32 that
-fits proves the text.  What is found so behind bytes that are no record is ``inside``.
+A record without a valid trailer is incomplete: its text goes from its message header to the trailer magic
+with its separator, or to the beginning of the next record.  If a trailer exists but is damaged (or moved,
+because bytes before it are lost), its readable lines are used, and an equal CRC-32 proves the text.  A record
+that is found like this behind bytes that are no record is ``inside``.
 
 Time: linear in the file's size (:mod:`~dboxfs.store.salvage.effort`).
 """
@@ -45,7 +46,7 @@ class Format3Scan:
         self._proven: Found | None = None
 
     async def begin(self) -> bool:
-        """Find the records; False: there is none, and no header line of format 3."""
+        """Find the records; False: there are none, and no header line of format 3."""
         window = self._window
         scan = recovery.TrailerScan()
         async for piece in window.pieces(0, window.size):
@@ -67,7 +68,7 @@ class Format3Scan:
         return True
 
     async def next_at(self, start: int) -> list[Found | Gap]:
-        """What begins at *start*; ``position`` is then where it ends."""
+        """The items that begin at *start*; ``position`` is their end then."""
         region = self._regions.popleft()
         assert region.offset == start
         self.position = region.end
@@ -102,7 +103,7 @@ class Format3Scan:
         )  # fmt: skip
 
     async def _gap(self, gap: recovery.NoRecord) -> list[Found | Gap]:
-        """Records without a trailer that holds, and what is none."""
+        """Records without a valid trailer, and bytes that are no record."""
         items: list[Found | Gap] = []
         at, inside = gap.offset, False
         self._pairs = await find_pairs(self._window, gap.offset, gap.end)
@@ -119,12 +120,14 @@ class Format3Scan:
                 assert found is not None
                 inside |= bool(at) or size > _LONGEST_TRAILER_LINE
             items.append(replace(found, inside=True) if inside else found)
-            inside |= found.metadata is None  # what follows may be in its text
+            inside |= found.metadata is None  # later records may be in its text
             at = found.end
         return items
 
     async def _next_proven(self, start: int, gap: recovery.NoRecord) -> int:
-        """Where the next record begins whose CRC-32 proves its text; the end of the gap if there is none."""
+        """The beginning of the next record whose CRC-32 proves its text; the end of the gap if there is
+        none.
+        """
         for at in self._pairs.behind(start):
             if self._effort.exhausted:
                 break
@@ -136,7 +139,7 @@ class Format3Scan:
         return gap.end
 
     async def _incomplete(self, at: int, gap: recovery.NoRecord, *, whole: bool = False) -> Found | None:
-        """What is left of the record whose message header is at *at*; None: there is no header.
+        """The rest of the record whose message header is at *at*; None: there is no header.
 
         :param whole: None also if its trailer is missing.
         """
@@ -167,7 +170,7 @@ class Format3Scan:
         return Found(at, end, start, size, metadata, measured, trust, (reason,), version=3)
 
     async def _lines(self, start: int, end: int) -> Metadata | None:
-        """The metadata lines of a damaged trailer, as far as they can be read."""
+        """The readable metadata lines of a damaged trailer."""
         size = _FIRST_READ
         while True:
             data = await self._window.read(start, min(end - start, size))

@@ -1,8 +1,8 @@
-"""What may follow a damaged record of format 2: its end, and whole records.
+"""Search behind a damaged record of format 2 for its end and for whole records.
 
-Each question is answered from the landmarks of the stretch that it is about
-(:mod:`~dboxfs.store.salvage.landmarks`), which are looked for once: a stretch reaches :data:`LOOK_AHEAD`
-bytes from the first question, and is looked for anew when a question comes from its second half.
+The landmarks of a stretch (:mod:`~dboxfs.store.salvage.landmarks`) answer each question, and are searched
+once for it: a stretch has :data:`LOOK_AHEAD` bytes from the place of the first question; a question from its
+second half begins a new stretch.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from dboxfs.store.salvage.trailer import TRAILER_START, MetadataBlock
 from dboxfs.store.salvage.window import Window
 
 LOOK_AHEAD: Final = 32 << 20
-"""Bytes behind a damaged record in which its end is looked for."""
+"""Bytes behind a damaged record in which its end is searched."""
 
 _NEAR: Final = 1 << 20
 _MOST_BLOCKS: Final = 64
-"""Metadata blocks that are read for one question."""
+"""Metadata blocks that are read for one question at most."""
 
 
 class Search:
-    """Looks into one file."""
+    """Searches in one file."""
 
     def __init__(self, window: Window, frames: Frames, effort: Effort) -> None:
         self._window = window
@@ -37,10 +37,12 @@ class Search:
         self._effort = effort
         self._landmarks: Landmarks | None = None
         self._barren: tuple[int, int, Found | None] = (0, -1, None)
-        """From the first offset to the second no whole record begins; there one does, if it is known."""
+        """(first offset, last offset, record): no whole record begins between these; the record begins at the
+        last one.
+        """
 
     async def _look(self, start: int) -> Landmarks:
-        """The landmarks from *start* on, or from before."""
+        """The landmarks of a stretch that contains *start*."""
         known, size = self._landmarks, self._window.size
         if known is None or not (
             known.base <= start <= known.end
@@ -53,7 +55,9 @@ class Search:
     # -- the end of a text -------------------------------------------------------------------------------
 
     async def by_text(self, start: int, end: int) -> Found | None:
-        """The record at *start*, ended by the first metadata block before *end* that confirms its text."""
+        """The record at *start* that ends with the first metadata block before *end* that confirms its
+        text.
+        """
         landmarks = await self._look(start)
         for body_offset in await self._frames.body_offsets(start):
             kind = detect(await self._window.read(body_offset, PREFIX_SIZE))
@@ -67,7 +71,7 @@ class Search:
         return None
 
     async def _by_size(self, landmarks: Landmarks, start: int, body_offset: int, end: int) -> Found | None:
-        """The same for a text at *body_offset* that is stored as it is."""
+        """:meth:`by_text` for a plain text at *body_offset*."""
         if not landmarks.base <= body_offset < landmarks.end:
             return None
         key = await landmarks.key(self._window, body_offset)
@@ -85,7 +89,9 @@ class Search:
     async def _by_unpacking(
         self, landmarks: Landmarks, start: int, body_offset: int, end: int, kind: Compression
     ) -> Found | None:
-        """The same for a compressed text: it is decompressed once, and measured where a block seems to be."""
+        """:meth:`by_text` for a compressed text: it is decompressed once, and measured at each possible
+        block.
+        """
         meter, at = TextMeter(kind, 0, self._effort), body_offset
         first, last = landmarks.blocks_between(body_offset, end)
         for number in range(first, min(last, first + _MOST_BLOCKS)):
@@ -109,7 +115,7 @@ class Search:
         return None
 
     async def _measured(self, start: int, end: int, metadata: Metadata) -> Measured | None:
-        """The text measured as a guess; None: there is no effort left for that."""
+        """Measure the text as a guess; None: there is no effort left for that."""
         claim = claimed(metadata)
         if not (self._effort.spend(end - start) and self._effort.unpack(claim)):
             return None
@@ -124,7 +130,7 @@ class Search:
         return await self._one_of(landmarks.blocks[first:last][:_MOST_BLOCKS].tolist())
 
     async def last_block(self, start: int, end: int) -> MetadataBlock | None:
-        """The last one."""
+        """The last metadata block between *start* and *end*."""
         near = max(start, end - _NEAR)
         data = await self._window.read(near, end - near)
         blocks = [near + found.start() for found in TRAILER_START.finditer(data)]
@@ -144,7 +150,7 @@ class Search:
     # -- whole records -----------------------------------------------------------------------------------
 
     async def records(self, start: int, end: int, *, only_first: bool) -> list[Found]:
-        """Whole records that begin from *start* on and end before *end*, one behind the other."""
+        """Whole records between *start* and *end*, one behind the other."""
         found: list[Found] = []
         while start < end:
             one = await self._next(start, end)
@@ -188,7 +194,7 @@ class Search:
     async def _whole(self, start: int, virtual: int) -> Found | None:
         """The record at *start*, if it is whole.
 
-        :param virtual: size of its text with CRLF line ends, if V confirms that; else why it doesn't.
+        :param virtual: size of its text with CRLF line ends, if V confirms it; else the reason why not.
         """
         data, at = await self._window.loaded(start)
         usual = usual_record(data, at, start - at, texts=True)

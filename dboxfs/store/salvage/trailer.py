@@ -1,18 +1,18 @@
 """Metadata blocks of format 2 in files that may be damaged.
 
-A block that is read strictly (:func:`dboxfs.dbox.parse_metadata`) may still be damaged: without its
-terminator it goes on through the next record, up to that one's end.  So a block is as it should be only if
-its keys are upper-case letters and no message header lies in it.  Otherwise :func:`read_block` takes what is
-readable:
+A block that the strict parser accepts (:func:`dboxfs.dbox.parse_metadata`) may still be damaged: without its
+terminator it continues through the next record, up to that one's end.  So a block is valid only if its keys
+are upper-case letters and no message header lies in it.  From any other block :func:`read_block` takes the
+readable parts:
 
-* up to two of the four bytes of the magic may be wrong, where the size in front leads to it;
-* a block ends at its empty line, else where the next message header or the next block stands, else at the
-  end of the file.  So blocks never overlap, and reading all that a file seems to have takes linear time.
-  Only where a whole frame leads to it (``through``) it goes on to the next message header;
+* up to two of the four bytes of the magic may be wrong, if the size in the message header leads to it;
+* a block ends at its empty line, else at the next message header or the next block, else at the end of the
+  file.  So blocks never overlap, and reading all possible blocks of a file takes linear time.  Only a block
+  that a whole frame leads to (``through``) may continue to the next message header;
 * lines that do not begin with an upper-case letter are left out;
 * a guid is 32 hex digits somewhere in the block, if there is no whole G line.
 
-What was taken so is said in ``problems``.
+``problems`` names each of these repairs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TRAILER_START: Final = re.compile(rb"\n\x01\x03\n[A-Z]")
 """The beginning of a metadata block."""
 
 USUAL: Final = 16 << 10
-"""Bytes in which a block is looked for; only X lines make longer ones."""
+"""Bytes that a block has at most, unless it has X lines."""
 
 _MAGIC_SIZE: Final = len(METADATA_MAGIC)
 _KNOWN: Final = frozenset((b"G", b"R", b"V", b"Z", b"B", b"X", b"P", b"O"))
@@ -41,14 +41,14 @@ _TWO_WRONG: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class MetadataBlock:
-    """A metadata block.  ``problems``: what had to be guessed, in words; empty: it is as it should be."""
+    """A metadata block.  ``problems``: its faults and repairs, as text; empty: the block is valid."""
 
     metadata: Metadata
     problems: tuple[str, ...] = ()
 
 
 def begins_block(data: bytes) -> bool:
-    """Whether *data* begins with the magic of a block, or nearly."""
+    """Whether *data* begins with the magic of a block, with at most two wrong bytes."""
     return len(data) >= _MAGIC_SIZE and _wrong(data) <= _TWO_WRONG
 
 
@@ -59,11 +59,11 @@ def _wrong(data: bytes) -> int:
 
 
 def read_block(data: bytes, base: int, *, to_the_end: bool, through: bool = False) -> MetadataBlock | None:
-    """The block at the start of *data*, or None: it is none, or does not end in *data*.
+    """The block at the start of *data*; None: there is none, or it does not end in *data*.
 
     :param base: offset of *data* in the file.
     :param to_the_end: *data* goes to the end of the file.
-    :param through: a block without an end goes on through what looks like another one.
+    :param through: a block without an end may continue through a possible other block.
     """
     if not begins_block(data):
         return None

@@ -1,7 +1,7 @@
-"""The bytes of one file, read in chunks and looked at in any order.
+"""The bytes of one file, read in chunks, with access in any order.
 
-The last two chunks are kept: a scan goes forward, and looks at the end of each record before its text,
-reads nearly every byte once.  Memory: two chunks, and what a single :meth:`Window.read` asks for.
+The last two chunks are kept: a scan goes forward and reads the end of each record before its text, so nearly
+every byte is read once.  Memory: two chunks, and the bytes of a single :meth:`Window.read`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from contextlib import asynccontextmanager
 from dboxfs.fsapi import FileSystem, Handle
 
 CHUNK = 1 << 20
-"""Bytes that are read at once."""
+"""Bytes of one read."""
 
 SPARSE_CHUNK = 4 << 10
-"""The same for a scan that skips the bodies."""
+"""Bytes of one read in a scan that skips the bodies."""
 
 
 class Window:
     """An open file of ``size`` bytes.
 
-    :ivar changed: when the file was written last (seconds since the epoch).
-    :ivar bytes_read: how many bytes were asked of the file so far.
+    :ivar changed: mtime of the file (seconds since the epoch).
+    :ivar bytes_read: bytes that were read of the file so far.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Window:
         return None
 
     async def pieces(self, start: int, end: int) -> AsyncIterator[bytes]:
-        """The bytes from *start* to *end*, chunk by chunk; what is in memory already first."""
+        """The bytes from *start* to *end*, chunk by chunk; bytes in memory are used first."""
         while start < min(end, self.size):
             at, before = start - self._start, start - self._older_start
             ready = self.chunk
@@ -85,7 +85,7 @@ class Window:
             start += len(piece)
 
     async def find(self, pattern: re.Pattern[bytes], start: int, end: int, longest: int) -> int:
-        """Where *pattern* begins first, at *start* or behind; -1: not before *end*.
+        """The offset of the first match of *pattern* at *start* or behind; -1: there is none before *end*.
 
         :param longest: bytes that a match has at most; it must end at *end* or before.
         """
@@ -104,14 +104,16 @@ class Window:
         return -1
 
     async def _around(self, offset: int, least: int) -> tuple[bytes, int]:
-        """Bytes that have *least* at *offset*, if the file has, and where in them these are; not copied."""
+        """Bytes with at least *least* from *offset* on, if the file has them, and the index of *offset* in
+        them; not copied.
+        """
         for data, start in ((self._data, self._start), (self._older, self._older_start)):
             if start <= offset <= offset + least <= start + len(data):
                 return data, offset - start
         return await self.read(offset, min(self.chunk, self.size - offset)), 0
 
     async def loaded(self, offset: int) -> tuple[bytes, int]:
-        """A chunk in memory that has the byte at *offset*, and where in it that is; nothing is copied."""
+        """A chunk in memory that has the byte at *offset*, and the index of that byte; nothing is copied."""
         at = offset - self._start
         if not 0 <= at < len(self._data):
             await self.read(offset, 1)
