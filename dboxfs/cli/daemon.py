@@ -3,7 +3,7 @@
 ::
 
     parent    fork ─ wait for the pipe ──────────────── "ok": exit 0;  status LF message: say it, exit status
-    child          └ setsid ─ close what it inherited ─ work ─ ready(): detach stdio, "ok" ─ serve ─ exit
+    child          └ setsid ─ close inherited files ─ work ─ ready(): detach stdio, "ok" ─ serve ─ exit
 
 The pipe ends without an answer only if the child was killed.  If the parent is interrupted meanwhile, the
 pipe closes; the child notices when it writes its answer, and ends.

@@ -162,7 +162,7 @@ def mount(arguments: argparse.Namespace) -> int:
         inside = os.path.realpath(mountpoint)
         if os.path.commonpath((inside, os.path.realpath(arguments.log_file))) == inside:
             raise MountError(f"--log-file {arguments.log_file}: lies in the mount; give a file elsewhere")
-        with open(arguments.log_file, "ab"):  # an error goes to the caller, who still waits
+        with open(arguments.log_file, "ab"):  # an error goes to the caller, which still waits
             pass
     _raise_file_limit()
     _give_memory_back()

@@ -92,7 +92,7 @@ class Writer:
         self._commit = _Commit.NONE
         self._commit_error: OSError | None = None
 
-    # -- what the handle calls ---------------------------------------------------------------------------
+    # -- called by the handle ----------------------------------------------------------------------------
 
     def opened(self, fd: int, size: int) -> None:
         """The file is open and ``size`` bytes long."""

@@ -67,7 +67,7 @@ def _two_names(opcode: int, source: str, target: str, flags: int = 0) -> Entry:
 def _open(op: ops.Open) -> Steps:
     flags = posix.APPEND_FLAGS if op.append else posix.READ_FLAGS
     flags |= os.O_NOFOLLOW if op.nofollow else 0
-    # What is cached was opened by open_nowait: don't try that a second time.
+    # open_nowait has opened every cached path: don't try without waiting a second time.
     fd = _check((yield _openat(op.path, flags, abi.ASYNC)), op.path)
     try:
         status = os.fstat(fd)

@@ -2,8 +2,8 @@
 
 The name of a message is ``<saved>.<uid>_<mailbox guid>.dboxfs,S=<size>[,W=<virtual size>]:2,<flags>``; its
 received date is the mtime; uid, guid and POP3 uidl stand in ``dovecot-uidlist``, keywords in
-``dovecot-keywords``.  What a Maildir can't hold: saved dates (the ctime of a file), keywords beyond the 26th
-of a mailbox, modseqs.
+``dovecot-keywords``.  A Maildir can't hold saved dates (the ctime of a file), keywords beyond the 26th of a
+mailbox, modseqs.
 """
 
 from __future__ import annotations
