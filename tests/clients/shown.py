@@ -171,7 +171,7 @@ class Showing:
         account.append(messages)
         for name in ("Work", "Entwürfe"):
             account.doveadm("mailbox create", name)
-        mnt = self.mounts.mount(account.location, options)
+        mnt = self.mounts.mount(account.location, options, for_all="uid=" in options)
         return account, self.dovecot, self.mounts, mnt, self.tmp, logged
 
 

@@ -140,6 +140,72 @@ def test_mbsync_merges_both_sides_and_has_nothing_to_do_then(make: Make, tmp_pat
     assert (shown.mnt / "INBOX/.uidvalidity").is_file()
 
 
+OFFLINEIMAP = """
+[general]
+accounts = all
+metadata = {work}/metadata
+[Account all]
+localrepository = mount
+remoterepository = server
+[Repository mount]
+type = Maildir
+localfolders = {mnt}
+[Repository server]
+type = IMAP
+remotehost = 127.0.0.1
+remoteport = {port}
+remoteuser = {user}
+remotepass = any
+ssl = no
+starttls = no
+"""
+
+
+def test_offlineimap_syncs_the_mount_with_a_server_and_has_nothing_to_do_then(make: Make) -> None:
+    shown = make("mdbox", "rw,names=mutf7", [Append(ONE), Append(TWO, r"\Seen")])
+    server = shown.dovecot.account("mdbox:{home}/mail")
+    server.append([Append(ONE.replace(b": one", b": far"), r"\Flagged")])
+    text = OFFLINEIMAP.format(work=shown.tmp, mnt=shown.mnt, port=shown.dovecot.port, user=server.name)
+    rc = shown.file("offlineimaprc", text)
+
+    def sync() -> dict[str, set[str]]:
+        shown.run("offlineimap", "-c", rc, "-o", "-u", "quiet")
+        assert {subject_of(m.text): {*m.flags.split()} for m in server.fetch()} == shown.flags()
+        return shown.flags()
+
+    before = sync()
+    assert before == {"one": set(), "two": {"\\Seen"}, "far": {"\\Flagged"}}
+    modseqs = [message.modseq for message in shown.account.fetch()]
+    assert sync() == before
+    assert [message.modseq for message in shown.account.fetch()] == modseqs
+    server.doveadm("flags add", "\\Answered \\Seen", "mailbox", "INBOX", "subject", "one")
+    shown.account.doveadm("flags add", "\\Flagged", "mailbox", "INBOX", "subject", "two")
+    server.doveadm("expunge", "mailbox", "INBOX", "subject", "far")
+    assert sync() == {"one": {"\\Answered", "\\Seen"}, "two": {"\\Flagged", "\\Seen"}}
+
+
+def test_fetching_programs_deliver(make: Make) -> None:
+    """getmail delivers nothing as root: here it does as nobody, whom the mount shows as the owner."""
+    shown = make("sdbox", "rw,allow_other,uid=65534,gid=65534", [Append(ONE, r"\Seen")])
+    server = shown.dovecot.account("mdbox:{home}/mail")
+    server.append([Append(TWO.replace(b": two", b": by getmail"))])
+    where = f"server = 127.0.0.1\nport = {shown.dovecot.port}\nusername = {server.name}\npassword = any\n"
+    rc = shown.file(
+        "getmailrc",
+        f"[retriever]\ntype = SimpleIMAPRetriever\n{where}"
+        f"[destination]\ntype = Maildir\npath = {shown.mnt}/INBOX/\nuser = nobody\n"
+        "[options]\nread_all = false\n",
+    )
+    for _ in range(2):
+        shown.run("getmail", "--getmaildir", shown.tmp, "--rcfile", rc)
+    action = f'action "work" maildir "{shown.mnt}/Work"'
+    conf = shown.file("fdm.conf", f'{action}\naccount "stdin" stdin\nmatch all action "work"\n')
+    conf.chmod(0o600)
+    shown.feed(TWO.replace(b": two", b": by fdm"), "fdm", "-f", conf, "-a", "stdin", "fetch")
+    assert set(shown.flags()) == {"one", "by getmail"}
+    assert shown.flags("Work") == {"by fdm": set()}
+
+
 def test_delivery_agents_deliver(make: Make) -> None:
     # maildrop has a group of its own (setgid mail), and so is another user for the kernel
     shown = make("sdbox", "rw,allow_other", [Append(ONE, r"\Seen")])
