@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import select
 import stat
 from collections.abc import Callable, Coroutine, Sequence
-from functools import wraps
+from contextlib import suppress
+from functools import partial, wraps
 from time import perf_counter_ns
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -32,12 +34,13 @@ from dboxfs.vfs.observed import Observed
 from dboxfs.vfs.open_files import OpenFile
 from dboxfs.vfs.reader import Opened
 from dboxfs.vfs.serving import UnopenedRequests
+from dboxfs.vfs.waiting import Polled
 
 log = logging.getLogger(__name__)
 
 READING = (
     "lookup", "getattr", "open", "read", "release", "opendir", "readdir", "releasedir", "getxattr",
-    "listxattr", "statfs", "flush", "setattr",
+    "listxattr", "statfs", "flush", "setattr", "poll",
 )  # fmt: skip
 """The requests that every mount counts."""
 
@@ -46,6 +49,8 @@ WRITING = (
     "setxattr", "removexattr",
 )  # fmt: skip
 """The requests that a writable mount counts, too."""
+
+_READY = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -214,6 +219,16 @@ class Adapter(pyfuse3.Operations):
         return await self._files[fh].read(size, offset)
 
     @request
+    async def poll(self, inode: int, fh: int, poll_handle: Any, ctx: Any) -> int:
+        wake = partial(_wake, poll_handle) if poll_handle is not None else None
+        if self.unopened is not None:
+            is_ready = await self.unopened.is_ready(inode, wake)
+        else:
+            file = self._files[fh]
+            is_ready = not isinstance(file, Polled) or file.is_ready(wake)
+        return _READY if is_ready else 0
+
+    @request
     async def write(self, fh: int, offset: int, data: bytes) -> int:
         return await self._files[fh].write(bytes(data), offset)
 
@@ -295,6 +310,12 @@ class Adapter(pyfuse3.Operations):
         data.f_files, data.f_ffree, data.f_favail = found.f_files, found.f_ffree, found.f_favail
         data.f_namemax = 255
         return data
+
+
+def _wake(handle: Any) -> None:
+    """Have the kernel ask again; if the process does not wait any more, nothing happens."""
+    with suppress(OSError, FUSEError):
+        handle.notify()
 
 
 def _entry(attrs: Attrs) -> pyfuse3.EntryAttributes:

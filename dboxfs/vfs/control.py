@@ -27,6 +27,7 @@ from dboxfs.vfs.attrs import Attributes, Attrs
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.listing import ListingRow
 from dboxfs.vfs.node import CONTROL, FIRST_CONTROL_FILE, UID_MASK
+from dboxfs.vfs.waiting import Wake
 
 NAME = b".dboxfs"
 
@@ -95,19 +96,44 @@ class ControlStream(Protocol):
     def read(self, inode: int, size: int, offset: int) -> bytes:
         """Bytes at an offset from the beginning of *inode*."""
 
+    def has_more(self, inode: int, offset: int) -> bool:
+        """Whether there are bytes from an offset on."""
+
+    def read_to(self, inode: int) -> int:
+        """The highest offset up to which any process has read."""
+
+    def wake_later(self, wake: Wake) -> None:
+        """Call *wake* when there is more."""
+
 
 class OpenStream(OpenControlFile):
     """An open stream; new lines can be read from it as they come."""
 
-    __slots__ = ("_inode", "_stream")
+    __slots__ = ("_inode", "_read_to", "_stream")
 
     def __init__(self, stream: ControlStream, inode: int) -> None:
         super().__init__(b"")
         self._stream = stream
         self._inode = inode
+        self._read_to = 0
 
     async def read(self, size: int, offset: int) -> bytes:
-        return self._stream.read(self._inode, size, offset)
+        data = self._stream.read(self._inode, size, offset)
+        self._read_to = offset + len(data)
+        return data
+
+    def is_ready(self, wake: Wake | None) -> bool:
+        """Whether the stream has bytes behind those that were read last."""
+        return is_ready(self._stream, self._inode, self._read_to, wake)
+
+
+def is_ready(stream: ControlStream, inode: int, offset: int, wake: Wake | None) -> bool:
+    """Whether a stream has bytes from an offset on; else *wake* is called when it has."""
+    if stream.has_more(inode, offset):
+        return True
+    if wake is not None:
+        stream.wake_later(wake)
+    return False
 
 
 class OpenControlDirectory:

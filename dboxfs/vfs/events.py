@@ -27,7 +27,9 @@ the line that was the oldest when the program looked the name up: each inode sta
 If a mailbox disappears and its guid appears under another name within :data:`RENAME_SECONDS`, the event is a
 rename.
 
-Concurrency: no method awaits.
+An event wakes the processes that poll the file; a deletion does so when its :data:`RENAME_SECONDS` are over.
+
+Concurrency: no method awaits but the task that waits for that.
 """
 
 from __future__ import annotations
@@ -41,10 +43,13 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import trio
 
 from dboxfs.store import Delta, Folder, Listener, Store
 from dboxfs.store.attrs import Uids
 from dboxfs.vfs.brought import flag_names
+from dboxfs.vfs.host import Spawn
+from dboxfs.vfs.waiting import Waiting, Wake
 
 NAME = b"events"
 
@@ -85,10 +90,11 @@ class EventStream:
     """Collects the changes of a store, and gives them as the lines of a file.
 
     :param name_of: gives the name of a mailbox.
-    :ivar grown: called when the file has grown.
+    :param spawn: starts a background task.
+    :ivar waiting: processes that wait for an event.
     """
 
-    def __init__(self, store: Store, name_of: Callable[[Folder], str]) -> None:
+    def __init__(self, store: Store, name_of: Callable[[Folder], str], spawn: Spawn) -> None:
         self._name_of = name_of
         self._pending: deque[_Pending] = deque()
         self._pending_messages = 0
@@ -102,8 +108,10 @@ class EventStream:
             if folder.mailbox is not None and folder.mailbox.guid is not None
         }
         self._beginnings: OrderedDict[int, int] = OrderedDict()
+        self._read_to: dict[int, int] = {}
+        self._spawn = spawn
         self._next_inode = FIRST_STREAM
-        self.grown: Callable[[], None] = lambda: None
+        self.waiting = Waiting()
         store.listen(Listener(self._messages, self._folder_gone, self._folder_new))
 
     # -- collecting ----------------------------------------------------------------------------
@@ -142,7 +150,7 @@ class EventStream:
         while self._pending_messages > PENDING_MESSAGES and len(self._pending) > 1:
             self._pending_messages -= len(self._pending.popleft().uids)
             self._lost = True
-        self.grown()
+        self.waiting.wake_all()
 
     def _folder_gone(self, folder: Folder) -> None:
         guid = folder.mailbox.guid if folder.mailbox is not None else None
@@ -150,7 +158,12 @@ class EventStream:
             guid = next((known for known, name in self._names.items() if name == self._name_of(folder)), None)
         if guid is not None and guid in self._names:
             self._gone[guid] = time.monotonic(), self._names.pop(guid)
-            self.grown()
+            self._spawn(self._tell_deleted)
+
+    async def _tell_deleted(self) -> None:
+        """Wake the processes that wait, when the mailbox can't appear under another name any more."""
+        await trio.sleep(RENAME_SECONDS)
+        self.waiting.wake_all()
 
     def _folder_new(self, folder: Folder) -> None:
         box = folder.mailbox
@@ -210,8 +223,9 @@ class EventStream:
         self._next_inode = inode + 1 if inode < _LAST_STREAM else FIRST_STREAM
         self._beginnings.pop(inode, None)
         self._beginnings[inode] = self._start
+        self._read_to.pop(inode, None)
         if len(self._beginnings) > BEGINNINGS:
-            self._beginnings.popitem(last=False)
+            self._read_to.pop(self._beginnings.popitem(last=False)[0], None)
         return inode
 
     def knows(self, inode: int) -> bool:
@@ -229,7 +243,21 @@ class EventStream:
         at = self._beginnings[inode] + offset
         missing = max(self._start - at, 0)
         data = bytes(self._data[max(at - self._start, 0) :][: max(size - missing, 0)])
-        return (LOST.rjust(missing, b"\n")[-missing:] + data)[:size] if missing else data
+        found = (LOST.rjust(missing, b"\n")[-missing:] + data)[:size] if missing else data
+        self._read_to[inode] = max(self.read_to(inode), offset + len(found))
+        return found
+
+    def read_to(self, inode: int) -> int:
+        """The highest offset up to which any process has read."""
+        return self._read_to.get(inode, 0)
+
+    def has_more(self, inode: int, offset: int) -> bool:
+        """Whether there are bytes from an offset on."""
+        return self.size(inode) > offset
+
+    def wake_later(self, wake: Wake) -> None:
+        """Call *wake* when there is an event."""
+        self.waiting.add(wake)
 
 
 def _lines(pending: _Pending) -> Iterator[bytes]:

@@ -91,7 +91,7 @@ class ReadOnlyVfs:
         )
         keeps = store.storage is not None and store.location.only is None  # a part of a store shows none
         self.deleted = Deleted(store, self.attributes) if keeps else None
-        self.events = EventStream(store, lambda folder: self.full_names.of(store, folder))
+        self.events = EventStream(store, lambda folder: self.full_names.of(store, folder), host.spawn)
         self.control.streams(events.NAME, self.events)
         searches = SearchPlaces(store, self.inodes, self.folders, self.names, self.attributes)
         parts = MessageParts(store, self.inodes, self.folders, self.attributes)

@@ -29,6 +29,7 @@ from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.unopened import Unopened, UnopenedView
 from dboxfs.vfs.views.told_names import ViewKernel
 from dboxfs.vfs.views.views import shown
+from dboxfs.vfs.waiting import Wake
 from dboxfs.vfs.writable import WritableVfs
 
 
@@ -36,6 +37,8 @@ class UnopenedRequests(Protocol):
     """Answers READ and READDIR of a mount without OPEN (:mod:`dboxfs.vfs.unopened`)."""
 
     async def read(self, inode: int, size: int, offset: int) -> bytes: ...
+
+    async def is_ready(self, inode: int, wake: Wake | None) -> bool: ...
 
     async def directory(self, inode: int, offset: int) -> tuple[OpenDirectory, int, int]: ...
 

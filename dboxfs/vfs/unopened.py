@@ -35,6 +35,7 @@ import numpy.typing as npt
 from dboxfs.errors import DboxfsError
 from dboxfs.store import KNOWN, Body, Facts, Folder, Mailbox
 from dboxfs.store.attrs import Uids
+from dboxfs.vfs.control import is_ready
 from dboxfs.vfs.departures import Departures
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.host import Item, Pages, PushWait
@@ -43,6 +44,7 @@ from dboxfs.vfs.node import Node, is_deleted, is_in_control_tree
 from dboxfs.vfs.open_files import AtOpen
 from dboxfs.vfs.reader import Reader
 from dboxfs.vfs.readonly import ReadOnlyVfs
+from dboxfs.vfs.waiting import Wake
 from dboxfs.vfs.walks import Orders, Predictor
 
 KEPT_BODIES = 256
@@ -177,6 +179,14 @@ class Unopened:
         finally:
             self._pages.end(inode)
 
+    async def is_ready(self, inode: int, wake: Wake | None) -> bool:
+        """Whether a file has bytes that no process has read; only a stream may have none.
+
+        :param wake: to be called when it has, if it has none now; None: the process does not wait.
+        """
+        stream = self._vfs.control.stream_of(inode)
+        return stream is None or is_ready(stream, inode, stream.read_to(inode), wake)
+
     async def _bytes(self, body: Body, size: int, offset: int) -> bytes:
         try:
             return body.pread(size, offset)
@@ -243,6 +253,7 @@ class Unopened:
     def close(self) -> None:
         """The mount has ended."""
         self.forget(list(self._kept))
+        self._vfs.events.waiting.wake_all()
 
     # -- windows -------------------------------------------------------------------------------
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.live.dovecot import Append, Dovecot
 from tests.live.mounts import Mounts
+from tests.stress.clients import soon
 
 
 def wait_for_lines(path: Path, count: int, seconds: float = 20) -> list[dict[str, object]]:
@@ -55,3 +59,37 @@ def test_tail_follows_what_dovecot_does(
     ]
     assert (found[0]["flags"], found[1]["flags"]) == (["\\Seen"], ["\\Flagged"])
     assert "hush" not in said.read_text()
+
+
+@pytest.mark.parametrize("options", ["ro", "rw"])
+def test_poll_waits_for_an_event_and_tells_of_nothing_that_was_read(
+    dovecot: Dovecot, mounts: Mounts, options: str
+) -> None:
+    account = dovecot.account("mdbox:{home}/mail")
+    account.append([Append(b"Subject: hush\n\nx\n")])
+    mnt = mounts.mount(account.location, options)
+    path, said = mnt / ".dboxfs/events", b""
+    with path.open("rb", 0) as file, select.epoll() as epoll, ThreadPoolExecutor(1) as pool:
+        epoll.register(file, select.EPOLLIN)
+
+        def is_quiet() -> bool:
+            nonlocal said
+            said += file.read()
+            return epoll.poll(0) == []
+
+        def tells(event: bytes, change: Callable[[], object]) -> None:
+            """Who waits in poll(2) while *change* is made is told of it, and of nothing more then."""
+            nonlocal said
+            soon("nothing is told that was read", is_quiet, 60)
+            changed = pool.submit(change)
+            while event not in said:
+                assert epoll.poll(60) != [], said
+                said += file.read()
+            changed.result()
+
+        tells(b'"new"', lambda: account.append([Append(b"Subject: hush\n\ny\n")]))
+        tells(b"Flagged", lambda: account.doveadm("flags add", "\\Flagged", "mailbox", "INBOX", "1"))
+        tells(b"mailbox created", lambda: account.doveadm("mailbox create", "Work"))
+        tells(b"mailbox deleted", lambda: account.doveadm("mailbox delete", "Work"))
+    with (mnt / "INBOX/1.eml").open("rb") as message:
+        assert select.select([message], [message], [], 60) == ([message], [message], [])

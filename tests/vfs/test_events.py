@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
+import trio
 
 from dboxfs.store import Kind
 from dboxfs.store.write import NewMessage
 from dboxfs.vfs import events
+from dboxfs.vfs.waiting import MOST_WAKES, Polled
 from tests.vfs.inside import JULY, ONE, TWO, Mounted, mounted
 
 PATH = ".dboxfs/events"
@@ -112,3 +115,41 @@ async def test_many_messages_at_once_take_no_more_memory_than_the_last_of_them(
     found = await lines(m)
     assert found[0] == {"event": "lost"}
     assert [line["uid"] for line in found[1:]] == list(range(17, 27))
+
+
+async def test_who_polls_is_woken_once_by_an_event_that_it_has_not_read(
+    m: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "RENAME_SECONDS", 0.0)
+    inode, woken = await m.program().inode(PATH), list[str]()
+    one, other = (m.reading.control.open(inode) for _ in range(2))
+    assert isinstance(one, Polled)
+    assert isinstance(other, Polled)
+    assert not one.is_ready(lambda: woken.append("one"))
+    assert not other.is_ready(None)
+    await m.program().write("INBOX/note", ONE)
+    assert woken == ["one"]
+    assert one.is_ready(lambda: woken.append("too early"))
+    said = await one.read(1 << 20, 0)
+    assert not one.is_ready(lambda: woken.append("one again"))
+    assert other.is_ready(None)  # it has read nothing yet
+    await m.program().mkdir("New")
+    assert woken == ["one", "one again"]
+    said += await one.read(1 << 20, len(said))
+    assert not one.is_ready(lambda: woken.append("deleted"))
+    await m.program().rmdir("New")
+    with trio.fail_after(60):
+        while "deleted" not in woken:
+            await trio.sleep(0)
+    assert json.loads(await one.read(1 << 20, len(said)))["event"] == "mailbox deleted"
+
+
+async def test_wakes_of_programs_that_wait_no_more_are_few(m: Mounted) -> None:
+    woken = list[int]()
+    stream = m.reading.control.open(await m.program().inode(PATH))
+    assert isinstance(stream, Polled)
+    for number in range(MOST_WAKES - 1):
+        assert not stream.is_ready(partial(woken.append, number))
+    assert woken == []
+    assert not stream.is_ready(partial(woken.append, MOST_WAKES - 1))
+    assert woken == list(range(MOST_WAKES))  # the kernel asks again for each that still waits

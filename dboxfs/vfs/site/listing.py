@@ -11,6 +11,7 @@ from dboxfs.vfs.listing import ListingRow, OpenDirectory
 from dboxfs.vfs.node import ROOT, UID_MASK
 from dboxfs.vfs.open_files import OpenFile
 from dboxfs.vfs.site.user import SiteUser
+from dboxfs.vfs.waiting import Polled, Wake
 
 
 class UserFile:
@@ -32,6 +33,9 @@ class UserFile:
 
     async def fsync(self) -> None:
         await self.inner.fsync()
+
+    def is_ready(self, wake: Wake | None) -> bool:
+        return not isinstance(self.inner, Polled) or self.inner.is_ready(wake)
 
     async def release(self) -> None:
         try:

@@ -12,6 +12,7 @@ from dboxfs.vfs.site.listing import UserDirectory
 from dboxfs.vfs.site.site import Site
 from dboxfs.vfs.site.user import OpenStore, SiteUser
 from dboxfs.vfs.unopened import Unopened
+from dboxfs.vfs.waiting import Wake
 
 TOP_LISTINGS = 16
 """Listings of the site's own directories that can be continued, at most."""
@@ -33,6 +34,12 @@ class SiteUnopened:
         if self._site.is_own(inode):
             return self._site.control.read(inode, size, offset)
         return await self._site.use(inode, "read", lambda store, inner: _of(store).read(inner, size, offset))
+
+    async def is_ready(self, inode: int, wake: Wake | None) -> bool:
+        """Whether a file has bytes that no process has read."""
+        if self._site.is_own(inode):
+            return True
+        return await self._site.use(inode, "poll", lambda store, inner: _of(store).is_ready(inner, wake))
 
     async def directory(self, inode: int, offset: int) -> tuple[OpenDirectory, int, int]:
         """The listing of a directory from *offset* on: as :meth:`Unopened.directory` of one store."""
