@@ -1,21 +1,21 @@
 """dbox message files: sans-I/O codecs (bytes in, values out; no files, no clock, no event loop).
 
-What a message is on disk, from the outside in:
+The parts of a message on disk, from the outside to the inside:
 
 * :mod:`~dboxfs.dbox.format2`: file header line, message header, metadata magic (format 2, the one Dovecot
   writes; its docstring is the grammar of a whole file),
-* :mod:`~dboxfs.dbox.format3`: the same for format 3, dboxfs's own (``FORMAT3.md``),
-  :mod:`~dboxfs.dbox.forward`: its bodies as a stream, :mod:`~dboxfs.dbox.recovery`: its records without map,
+* :mod:`~dboxfs.dbox.format3`: the same for format 3, dboxfs's own (``FORMAT3.md``);
+  :mod:`~dboxfs.dbox.forward`: its bodies as a stream; :mod:`~dboxfs.dbox.recovery`: its records without map,
 * :mod:`~dboxfs.dbox.metadata`: the metadata block behind the body, every key,
-* :mod:`~dboxfs.dbox.scan`: one record after the other,
+* :mod:`~dboxfs.dbox.scan`: the records of a file, one after the other,
 * :mod:`~dboxfs.dbox.compression`: compressed bodies, decompressed as a stream,
-* :mod:`~dboxfs.dbox.stored`: whether a body that begins like a compressed or an encrypted one is that,
-* :mod:`~dboxfs.dbox.attachments`: bodies whose attachments are files of their own,
-* :mod:`~dboxfs.dbox.describe`: a dbox file in words.
+* :mod:`~dboxfs.dbox.stored`: whether a body that begins like a compressed or an encrypted one really is one,
+* :mod:`~dboxfs.dbox.attachments`: bodies whose attachments are separate files,
+* :mod:`~dboxfs.dbox.describe`: a dbox file as text.
 
 A reader takes these steps: file header, message header (they give the body's place and stored size),
-metadata; ``detect`` on the first bytes of the body says whether to decompress, and ``Doubt`` whether that is
-so where the metadata leave it open; ``plan`` says where attachments go.
+metadata.  ``detect`` on the first bytes of the body says whether to decompress; if the metadata leave that
+open, ``Doubt`` decides.  ``plan`` gives the places of attachments.
 
 Parsers return a value, or :class:`NeedMore` when they were given too few bytes, or raise
 :class:`~dboxfs.errors.FormatError` with offset and reason.  No input makes them raise anything else.

@@ -1,12 +1,12 @@
-"""The decoders behind :class:`dboxfs.dbox.compression.Decompressor`: one small state machine a format.
+"""The decoders behind :class:`dboxfs.dbox.compression.Decompressor`: one small state machine for each format.
 
-A decoder is pulled: ``step(input, max_bytes)`` uses some of the input and gives plain bytes (``b""`` is
-progress without output), or None when the input at hand does not suffice for a step.  The machine then is as
-it was, and goes on when there is more.  ``ended`` is true when nothing can follow.  ``check_end`` raises
-unless the input may end here.
+The caller pulls: ``step(input, max_bytes)`` uses some of the input and gives plain bytes (``b""`` is progress
+without output), or None if the input does not suffice for a step.  Then the state stays, and the machine
+continues when there is more input.  ``ended`` is true when no output can follow.  ``check_end`` raises unless
+the input may end here.
 
-The libraries for zstd and raw LZ4 give no output limit, so these two cut the input at block boundaries, which
-bounds the output of a step by the format's block size.
+The libraries for zstd and raw LZ4 have no output limit.  So these two decoders cut the input at block
+boundaries, which limits the output of a step to the format's block size.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from dboxfs.dbox.format2 import Buffer
 from dboxfs.errors import FormatError
 
 MIN_STEP: Final = 4096
-"""Smallest output limit of a step (bytes): below this a step costs more than its output is worth."""
+"""Smallest output limit of a step (bytes): smaller steps would be slow."""
 
 INPUT_STEP: Final = 16384
-"""Most input of a step (bytes) where the format has no blocks that can be seen from outside."""
+"""Most input of a step (bytes), if the format has no visible blocks."""
 
 LZ4_MAGIC: Final = b"Dovecot-LZ4\x0d\x2a\x9b\xc5"
 
@@ -42,7 +42,7 @@ _ZSTD_RLE_BLOCK, _ZSTD_RESERVED_BLOCK = 1, 3
 
 
 class Input:
-    """Compressed bytes that were fed and not used yet.  ``offset``: of the first of them in the body."""
+    """Compressed bytes that were fed and not used yet.  ``offset``: of the first one in the body."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -59,12 +59,12 @@ class Input:
         self._buffer += data
 
     def peek(self, size: int, start: int = 0) -> bytes:
-        """At most ``size`` bytes from ``start`` on; they stay."""
+        """At most ``size`` bytes from ``start`` on, without removing them."""
         begin = self._position + start
         return bytes(memoryview(self._buffer)[begin : begin + size])
 
     def find_nul(self, start: int) -> int:
-        """Where the first NUL at or behind ``start`` is, or -1."""
+        """The index of the first NUL at or behind ``start``; -1: there is none."""
         found = self._buffer.find(0, self._position + start)
         return found if found < 0 else found - self._position
 
@@ -93,7 +93,9 @@ class Decoder(Protocol):
 
 
 class Gzip:
-    """Members (header, deflate stream, trailer) until the end of the input, checked as Dovecot does."""
+    """Members (header, deflate stream, trailer) until the end of the input, with the same checks as
+    Dovecot's.
+    """
 
     ended = False
 
@@ -136,7 +138,7 @@ class Gzip:
             output = inflater.decompress(chunk, max_bytes)
         except zlib.error as error:
             raise FormatError(data.offset, f"gzip: {error}") from error
-        # at the end both attributes may hold the same rest
+        # at the end both attributes may have the same rest
         data.skip(len(chunk) - len(inflater.unused_data if inflater.eof else inflater.unconsumed_tail))
         self._more_output = len(output) == max_bytes
         self._crc = zlib.crc32(output, self._crc)
@@ -157,7 +159,7 @@ class Gzip:
 
 
 def _gzip_header_size(data: Input) -> int | None:
-    """Bytes of the gzip member header at the start of the input; None: not all of it is there."""
+    """Bytes of the gzip member header at the start of the input; None: it is incomplete."""
     size = _GZIP_HEADER_SIZE
     if len(data) < size:
         return None
@@ -179,7 +181,7 @@ def _gzip_header_size(data: Input) -> int | None:
 
 
 class _LibraryStream:
-    """A library object that has an output limit, and keeps the input that it does not use at once."""
+    """A library object with an output limit, which keeps unused input."""
 
     def __init__(self, name: str, inflater: bz2.BZ2Decompressor | lzma.LZMADecompressor) -> None:
         self._name = name
@@ -200,7 +202,7 @@ class _LibraryStream:
 
 
 class Bzip2:
-    """One stream; what follows it is ignored."""
+    """One stream; bytes behind it are ignored."""
 
     def __init__(self) -> None:
         self._stream = _LibraryStream("bzip2", bz2.BZ2Decompressor())
@@ -217,7 +219,7 @@ class Bzip2:
 
 
 class Xz:
-    """Streams, NULs in multiples of four after each of them, until the end of the input."""
+    """Streams, each followed by a multiple of four NULs, until the end of the input."""
 
     ended = False
 

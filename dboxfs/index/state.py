@@ -1,13 +1,13 @@
-"""The state of one index: what the snapshot says, brought up to date by the log.
+"""The state of one index: the snapshot, brought up to date by the log.
 
 A state owns a :class:`~dboxfs.index.table.Table`, which has the rows and columns, and answers questions about
-it; a million messages cost what their data costs, and a question about all of them is one numpy call.
+it.  Messages take no memory beyond their data, and a question about all of them is one numpy call.
 
 Expunges of one :meth:`IndexState.apply_log` are compacted once, into new arrays.  Array views that the
-properties return are read-only and hold until the next ``apply_log``.
+properties return are read-only and valid until the next ``apply_log``.
 
-One owner, no locks: a state may be read by anyone while nobody calls ``apply_log``.
-How records change a state is in ``replay``; the file format in ``base`` and ``log``.
+One owner, no locks: any task may read a state while no task calls ``apply_log``.  ``replay`` has the effect
+of records on a state, ``base`` and ``log`` have the file formats.
 """
 
 from __future__ import annotations
@@ -64,9 +64,8 @@ class IndexState:
         record_size: int = ext_format.MIN_RECORD_SIZE,
         highest_modseq: int = 1,
     ) -> None:
-        """Take a base header (120 bytes or more) and the columns, which the state then owns.
-
-        ``header`` and ``columns`` must agree with each other: ``parse_index`` is the one that checks.
+        """Take a base header (120 bytes or more) and the columns, which the state then owns.  ``header`` and
+        ``columns`` must agree with each other: ``parse_index`` checks that.
         """
         self.table = Table(header, uids, flags, extensions, columns, record_size)
         self.table.highest_modseq = max(self.table.highest_modseq, highest_modseq)
@@ -97,7 +96,7 @@ class IndexState:
 
     @property
     def log_file_seq(self) -> int:
-        """The log file that the state has been read to."""
+        """The file_seq of the log that the state was read from last."""
         return self.table.log_file_seq
 
     @property
@@ -117,12 +116,12 @@ class IndexState:
 
     @property
     def hides_internal_flags(self) -> bool:
-        """Whether flag updates of the log that no user sees count no modseq."""
+        """Whether updates of internal flags alone leave the modseq."""
         return self.table.hides_internal_flags
 
     @property
     def deleted(self) -> bool:
-        """The mailbox is marked as deleted."""
+        """Whether the mailbox is marked as deleted."""
         return self.table.deleted
 
     @property
@@ -154,7 +153,7 @@ class IndexState:
 
     @property
     def log2_rotate_time(self) -> int:
-        """When ``.log.2`` was made, seconds since the epoch; 0 unknown, 0xffffffff none."""
+        """The time when ``.log.2`` was made, seconds since the epoch; 0 unknown, 0xffffffff none."""
         return self._header_field(76)
 
     @property
@@ -188,7 +187,7 @@ class IndexState:
         return row if row < self.table.count and self.table.uid_view[row] == uid else -1
 
     def rows_of(self, uids: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Rows of many uids in one step, -1 where there is no such message."""
+        """Rows of many uids in one step, -1 if there is no such message."""
         wanted = np.asarray(uids, dtype=np.uint32)
         rows = np.searchsorted(self.uids, wanted).astype(np.int64)
         if self.table.count == 0:
@@ -199,7 +198,8 @@ class IndexState:
     def column(self, name: str, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any] | None:
         """Record data of extension ``name``: uint8[n, record_size], or as ``dtype`` of that size, [n].
 
-        None if the index has no such extension, or it has no record data, or another size than ``dtype``.
+        None if the index has no such extension, or if that has no record data, or another size than
+        ``dtype``.
         """
         position = self.table.ext_index.get(name, -1)
         column = self.table.columns[position] if position >= 0 else None
@@ -222,7 +222,7 @@ class IndexState:
         return layout.unpack_from(column.flat, row * layout.size)
 
     def modseq(self, row: int) -> int:
-        """modseq of a message; the highest one while the index tracks none, or none for this message."""
+        """modseq of a message; the highest modseq if the index tracks none, or none for this message."""
         column = self.table.modseq_column()
         if column is None:
             return self.highest_modseq
@@ -258,7 +258,7 @@ class IndexState:
         )
 
     def with_keyword(self, rows: npt.NDArray[np.integer[Any]], keyword: str) -> npt.NDArray[np.bool_]:
-        """Which of *rows* have a keyword, whatever the case of its letters; shape (len(rows),)."""
+        """Which of *rows* have a keyword, compared without case; shape (len(rows),)."""
         column, found = self.table.column(KEYWORDS), np.zeros(len(rows), bool)
         for bit, name in enumerate(self.keyword_names()):
             if column is not None and name.lower() == keyword.lower() and bit >> 3 < column.size:
@@ -322,27 +322,27 @@ class IndexState:
 
     @property
     def has_pending_requests(self) -> bool:
-        """Whether there are :attr:`pending_requests`, at no cost."""
+        """Whether there are :attr:`pending_requests`, without decoding them."""
         return bool(self.table.pending)
 
     @property
     def pending_expunges(self) -> UidArray:
-        """uids of existing messages whose expunge is requested and was not executed yet, ascending.
+        """uids of existing messages whose expunge was requested and is not executed yet, ascending.
 
-        What counts as such a request, for readers that hide messages and for writers that expunge them:
-        :mod:`dboxfs.index.requests`.
+        :mod:`dboxfs.index.requests` decides which requests count, for readers that hide messages and for
+        writers that expunge them.
         """
         if self._asked.records is not self.table.pending:
             self._asked = PendingExpunges(self.table.pending)
         return self._asked.uids(self)
 
     def attach_log(self, header: LogHeader, data: Buffer) -> None:
-        """Tie a fresh snapshot to the log that it ends in, so that :meth:`apply_log` can go on from there.
+        """Tie a new snapshot to the log that it ends in, so that :meth:`apply_log` can continue from there.
 
         ``header`` is the header of log ``log_file_seq``; ``data`` that log's bytes from
-        ``header.hdr_size`` on, at least up to ``head_offset`` (more is fine).  From them come the highest
-        modseq at ``head_offset``, the tail, and the requests between tail and head.
-        :class:`FormatError` (file offset) if the log is shorter or broken before ``head_offset``.
+        ``header.hdr_size`` on, at least up to ``head_offset`` (more is fine).  They give the highest modseq
+        at ``head_offset``, the tail, and the requests between tail and head.  :class:`FormatError` (file
+        offset) if the log is shorter or broken before ``head_offset``.
         """
         if header.file_seq != self.log_file_seq:
             raise ValueError(f"log {header.file_seq} does not continue a snapshot of log {self.log_file_seq}")
@@ -361,7 +361,7 @@ class IndexState:
         replay.collect_pending(self.table, view, header.hdr_size)
 
     def follow_rotation(self, header: LogHeader) -> None:
-        """Go on with the next log file (mail-index-log section 4): replay it from its hdr_size.
+        """Continue with the next log file (mail-index-log section 4), to be replayed from its hdr_size.
 
         :class:`FormatError` if that log does not continue this state exactly; the state is unchanged then.
         """
@@ -377,9 +377,9 @@ class IndexState:
         """Replay log bytes that start at file offset ``offset``, which must be ``head_offset``.
 
         Applies every complete transaction and moves ``head_offset`` (and ``tail_offset``) behind the last
-        one; what is incomplete at the end is left for the next call.  :class:`FormatError` (file offset)
-        for a broken record: the state is then that of the last whole transaction before it; what changed
-        until then is not reported, so compare or reload.
+        one; an incomplete end is left for the next call.  :class:`FormatError` (file offset) for a broken
+        record: the state is then that of the last whole transaction before it.  The changes up to there are
+        not reported, so the caller compares or reloads.
         """
         if offset != self.head_offset:
             raise ValueError(f"log bytes from {offset} given, the state is at {self.head_offset}")
@@ -392,7 +392,7 @@ class IndexState:
         return value
 
     def _modseq_position(self, header: LogHeader) -> tuple[int, int] | None:
-        """(offset, modseq) that the ``modseq`` header knows for this log, if it is of use."""
+        """(offset, modseq) in the ``modseq`` header, if it is of this log and before the head."""
         hdr = self.table.header_data(MODSEQ)
         if hdr is None or len(hdr) != 16:
             return None

@@ -1,6 +1,6 @@
-"""The rows, columns and log position of one index: what log records change.
+"""The rows, columns and log position of one index, which log records change.
 
-A message is a row.  Its uid and flags, and its record in each extension, stand at the same row of separate
+A message is a row.  Its uid and flags, and its record in each extension, are at the same row of separate
 arrays: ``uids`` uint32[capacity], ``flags`` uint8[capacity], one uint8[capacity, record_size] per extension
 (``columns``).
 
@@ -11,14 +11,13 @@ Invariants:
 * the position of an extension in ``extensions`` is its ext_id and never changes;
 * ``head_offset`` is the end of the last whole transaction of log ``log_file_seq`` in the table.
 
-A transaction is whole or not there: :meth:`Table.mark` before it, :meth:`Table.roll_back` if it is broken.
-For that, everything but rows and the two lists that grow (``keywords``, ``pending``) is replaced and never
-changed in place; who changes rows in place notes their old values (``replay.context.Undo``) and puts them
-back before :meth:`Table.roll_back`.
+A transaction is applied whole or not at all: :meth:`Table.mark` before it, :meth:`Table.roll_back` if it is
+broken.  For that, all attributes but rows and the two lists that grow (``keywords``, ``pending``) are
+replaced and never changed in place.  Code that changes rows in place notes their old values
+(``replay.context.Undo``) and restores them before :meth:`Table.roll_back`.
 
-Growing is geometric.  One owner, no locks.  What records mean is in ``replay``; questions about an index are
-asked of
-:class:`~dboxfs.index.state.IndexState`, which owns its table.
+Arrays grow geometrically.  One owner, no locks.  ``replay`` has the meaning of records;
+:class:`~dboxfs.index.state.IndexState`, which owns the table, answers questions about an index.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ from dboxfs.index.extensions import KEYWORDS, MODSEQ, Extension
 from dboxfs.index.log import Buffer, LogHeader, LogRecord
 
 MAX_COPIED_RUNS = 4096
-"""Up to so many runs of rows between expunged ones are copied as runs."""
+"""Up to so many runs of rows between expunged ones are copied as slices."""
 
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 
 
 class Mark(NamedTuple):  # one a transaction: a frozen dataclass takes three times as long to make
-    """A table as it was: its attributes, and how long the lists were that grow in place."""
+    """A table at some moment: its attributes, and the lengths of the lists that grow in place."""
 
     attributes: dict[str, Any]
     keywords: int
@@ -101,7 +100,7 @@ class Table:
     # -- columns ----------------------------------------------------------------------------------
 
     def column(self, name: str) -> Column | None:
-        """Record data of extension ``name``; None: no such extension, or it has none."""
+        """Record data of extension ``name``; None: no such extension, or it has no record data."""
         position = self.ext_index.get(name, -1)
         return self.columns[position] if position >= 0 else None
 
@@ -120,7 +119,7 @@ class Table:
         self._refresh_views()
 
     def keep_rows(self, alive: npt.NDArray[np.bool_]) -> None:
-        """Forget all rows but those of ``alive`` (one entry for each row); into new arrays."""
+        """Keep only the rows of ``alive`` (one entry for each row), in new arrays."""
         edges = np.flatnonzero(np.diff(alive, prepend=False, append=False))
         runs = [slice(low, high) for low, high in edges.reshape(-1, 2).tolist()]
 
@@ -142,7 +141,7 @@ class Table:
     # -- extensions -------------------------------------------------------------------------------
 
     def header_data(self, name: str) -> bytes | None:
-        """Header data of extension ``name`` as it was given; None: no such extension."""
+        """Header data of extension ``name`` as it was read; None: no such extension."""
         position = self.ext_index.get(name, -1)
         return self.extensions[position].hdr if position >= 0 else None
 
@@ -151,7 +150,7 @@ class Table:
         return ext_format.encode_keywords(self.keywords, len(self.header_data(KEYWORDS) or b""))
 
     def take_modseq_header(self) -> None:
-        """The highest modseq is at least what the header of ``modseq`` says."""
+        """Raise the highest modseq to the one in the header of ``modseq``, if that is higher."""
         hdr = self.header_data(MODSEQ)
         if hdr is not None and len(hdr) == 16:
             self.highest_modseq = max(self.highest_modseq, _U64.unpack_from(hdr)[0])
@@ -166,7 +165,7 @@ class Table:
     # -- log --------------------------------------------------------------------------------------
 
     def start_log(self, header: LogHeader) -> None:
-        """Go on at the beginning of another log file."""
+        """Continue at the beginning of another log file."""
         self.log_file_seq = header.file_seq
         self.head_offset = self.tail_offset = header.hdr_size
         self.highest_modseq = max(self.highest_modseq, header.initial_modseq)
@@ -180,11 +179,11 @@ class Table:
             self.pending = [r for r in self.pending if r.offset >= self.tail_offset]
 
     def mark(self) -> Mark:
-        """The table as it is, for :meth:`roll_back`."""
+        """The current table, for :meth:`roll_back`."""
         return Mark(self.__dict__.copy(), len(self.keywords), len(self.pending))
 
     def roll_back(self, mark: Mark) -> None:
-        """Bring back what was there at the mark.  Rows changed in place must have been put back before."""
+        """Restore the table of the mark.  Rows that were changed in place must have been restored before."""
         self.__dict__.update(mark.attributes)
         for name in self.keywords[mark.keywords :]:
             del self.keyword_index[name.lower()]

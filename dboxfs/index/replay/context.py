@@ -1,9 +1,9 @@
-"""What a replay works on: the table, its undo notes, and the rows that it touched.
+"""The context of a replay: the table, its undo notes, and the rows that it touched.
 
 A :class:`Context` lives for one ``apply_log``.  Functions that apply records (``messages``,
-``keywords``, ``extensions``) go through it for everything that a broken transaction must be
-able to take back: rows changed in place are noted in :attr:`Context.undo` first; all else in a table is
-replaced, never changed.  Expunged rows are only marked dead here; updates of dead rows do no harm.
+``keywords``, ``extensions``) use it for all changes that a broken transaction must be able to undo: rows that
+are changed in place are noted in :attr:`Context.undo` first; all else in a table is replaced, never changed.
+Expunged rows are only marked dead here; updates of dead rows do no harm.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Undo:
         self._whole: set[int] = set()
 
     def note_rows(self, target: npt.NDArray[Any], low: int, high: int, count: int) -> None:
-        """Note rows low..high of ``target``; all of its ``count`` rows once that is no more memory."""
+        """Note rows low..high of ``target``; all of its ``count`` rows once that takes no more memory."""
         key = id(target)
         if key in self._whole:
             return
@@ -49,20 +49,20 @@ class Undo:
         self.entries.append((target, slice(low, high), target[low:high].copy()))
 
     def restore(self) -> None:
-        """Put all noted values back, newest first."""
+        """Restore all noted values, newest first."""
         for target, where, old in reversed(self.entries):
             target[where] = old
         self.forget()
 
     def forget(self) -> None:
-        """The transaction is whole: nothing will be taken back."""
+        """Drop the notes: the transaction is whole."""
         self.entries.clear()
         self._noted.clear()
         self._whole.clear()
 
 
 class Context:
-    """One replay: where it is (``offset``, ``external`` of the current record) and what it did."""
+    """One replay: its position (``offset``, ``external`` of the current record) and its changes."""
 
     __slots__ = ("dead", "external", "first_new", "high", "low", "mailbox_changed", "offset", "table", "undo")
 
@@ -98,7 +98,7 @@ class Context:
         return low, bisect_right(uids, uid2, low, count)
 
     def uid_ranges(self, body: memoryview, stride: int) -> list[tuple[int, int, int]]:
-        """(position in body, low, high) of each uid range that names a message; checks them all."""
+        """(position in body, low, high) of each uid range that has a message; checks all ranges."""
         if not body or len(body) % stride:
             raise self.broken(f"uid ranges of {len(body)} bytes, a multiple of {stride} expected")
         found = []
@@ -114,7 +114,7 @@ class Context:
         return found
 
     def touch(self, low: int, high: int) -> None:
-        """Remember rows as updated (only those that were there before this replay)."""
+        """Note rows as updated (only those that existed before this replay)."""
         if low < self.first_new:
             self.low.append(low)
             self.high.append(min(high, self.first_new))
@@ -161,7 +161,7 @@ class Context:
         return self.dead is not None and row < len(self.dead) and bool(self.dead[row])
 
     def check_columns(self, rows: int, extensions: tuple[Extension, ...]) -> None:
-        """Refuse records that are too large for the format, or columns that a lie makes huge."""
+        """Refuse records that are too large for the format, or columns that a wrong size makes huge."""
         width = sum(e.record_size for e in extensions)
         if width + 8 > ext_format.MAX_RECORD_SIZE:
             raise self.broken(f"extensions need {width} bytes a record, more than a record can have")

@@ -1,8 +1,8 @@
 """Replay of extension records (mail-index-log section 3, "EXT_INTRO in detail").
 
-An EXT_INTRO selects an extension, by name or by ext_id, creates it or brings it to new sizes; the EXT_*
-records behind it mean that extension until the next intro, also across transactions.  An intro for another
-generation (reset_id) makes them all void, except EXT_RESET.
+An EXT_INTRO selects an extension, by name or by ext_id, and creates it or changes its sizes.  The EXT_*
+records behind it refer to that extension until the next intro, also across transactions.  After an intro for
+another generation (reset_id) all of them are ignored, except EXT_RESET.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def introduce(ctx: Context, fields: tuple[int, ...], raw_name: bytes) -> None:
 
 
 def resize(ctx: Context, position: int, hdr_size: int, record_size: int, align: int, no_shrink: bool) -> None:
-    """Bring a known extension to the sizes of an intro; with ``no_shrink`` never to smaller ones."""
+    """Give a known extension the sizes of an intro; with ``no_shrink`` never smaller ones."""
     ext = ctx.table.extensions[position]
     smaller_hdr = hdr_size + -hdr_size % 8 < len(ext.hdr) + -len(ext.hdr) % 8
     if smaller_hdr and no_shrink:
@@ -124,7 +124,7 @@ def selected(ctx: Context) -> int:
 
 
 def ext_reset(ctx: Context, body: memoryview) -> None:
-    """EXT_RESET: a new generation, its data zero unless the record says to keep it."""
+    """EXT_RESET: a new generation; its data becomes zero unless the record preserves it."""
     if len(body) < 4:
         raise ctx.broken("extension reset without an id")
     position = selected(ctx)
@@ -171,7 +171,7 @@ def update_ext_header(ctx: Context, body: memoryview, form: struct.Struct) -> No
 
 
 def start_modseqs(ctx: Context) -> None:
-    """Tracking begins: messages without a modseq get the highest one (mail-index section 5)."""
+    """Begin tracking: messages without a modseq get the highest one (mail-index section 5)."""
     table = ctx.table
     column = table.modseq_column()
     table.take_modseq_header()

@@ -1,7 +1,8 @@
 """Replay of keyword records (mail-index section 4, mail-index-log section 3).
 
 A keyword is a bit in the extension ``keywords``, which the first KEYWORD_UPDATE creates as the next ext_id
-without any EXT_INTRO.  Names are compared without case, the first spelling stays, and none is ever removed.
+without any EXT_INTRO.  Names are compared without case, the first spelling stays, and no name is ever
+removed.
 """
 
 from __future__ import annotations

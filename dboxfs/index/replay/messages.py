@@ -1,8 +1,8 @@
 """Replay of the records about messages and about the mailbox (mail-index-log section 3).
 
 APPEND, EXPUNGE*, FLAG_UPDATE, MODSEQ_UPDATE; HEADER_UPDATE, INDEX_(UN)DELETED, ATTRIBUTE_UPDATE.
-Each function applies one record's payload to ``ctx.table`` and raises :class:`~dboxfs.errors.FormatError`
-if it breaks a rule; what it changed until then, the caller takes back.
+Each function applies one record's payload to ``ctx.table`` and raises :class:`~dboxfs.errors.FormatError` if
+it breaks a rule; the caller then undoes its changes.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def append(ctx: Context, body: memoryview) -> None:
 
 
 def expunge_ranges(ctx: Context, body: memoryview) -> None:
-    """EXPUNGE, the old form; only an EXTERNAL one removes."""
+    """EXPUNGE, the old form; only an EXTERNAL record removes messages."""
     found = ctx.uid_ranges(body, 8)
     if ctx.external:
         for _, low, high in found:
@@ -67,7 +67,7 @@ def expunge_ranges(ctx: Context, body: memoryview) -> None:
 
 
 def expunge_guids(ctx: Context, body: memoryview) -> None:
-    """EXPUNGE_GUID; only an EXTERNAL one removes.  The guid was checked by its writer."""
+    """EXPUNGE_GUID; only an EXTERNAL record removes messages.  Its writer has checked the guid."""
     if len(body) % 20:
         raise ctx.broken(f"expunge of {len(body)} bytes, a multiple of 20 expected")
     for pos in range(0, len(body), 20):
@@ -101,7 +101,7 @@ def flag_update(ctx: Context, body: memoryview) -> None:
 
 
 def modseq_update(ctx: Context, body: memoryview) -> None:
-    """MODSEQ_UPDATE: raise a message's modseq (the highest one is counted by the caller)."""
+    """MODSEQ_UPDATE: raise a message's modseq (the caller counts the highest one)."""
     if len(body) % 12:
         raise ctx.broken(f"modseq update of {len(body)} bytes, a multiple of 12 expected")
     column = ctx.table.modseq_column()
@@ -119,7 +119,7 @@ def modseq_update(ctx: Context, body: memoryview) -> None:
 
 
 def header_update(ctx: Context, body: memoryview) -> None:
-    """HEADER_UPDATE of the base header; next_uid never shrinks, the log position is not taken."""
+    """HEADER_UPDATE of the base header; next_uid never shrinks, the log position stays."""
     table = ctx.table
     header = bytearray(table.header)
     header[_NEXT_UID] = _U32.pack(table.next_uid)
@@ -137,21 +137,21 @@ def header_update(ctx: Context, body: memoryview) -> None:
 
 
 def index_deleted(ctx: Context, body: memoryview) -> None:
-    """INDEX_DELETED: an EXTERNAL one says that the mailbox is gone."""
+    """INDEX_DELETED: an EXTERNAL record means that the mailbox is gone."""
     if ctx.external:
         ctx.table.deleted = True
         ctx.mailbox_changed = True
 
 
 def index_undeleted(ctx: Context, body: memoryview) -> None:
-    """INDEX_UNDELETED takes it back."""
+    """INDEX_UNDELETED: undo INDEX_DELETED."""
     if ctx.external:
         ctx.table.deleted = False
         ctx.mailbox_changed = True
 
 
 def attribute_update(ctx: Context, body: memoryview) -> None:
-    """ATTRIBUTE_UPDATE: nothing here but its form; the values are elsewhere."""
+    """ATTRIBUTE_UPDATE: only check its form; the values are elsewhere."""
     text = bytes(body)
     pos = 0
     while pos + 2 < len(text) and text[pos]:

@@ -1,19 +1,19 @@
 """Replay of log records over a table, transaction by transaction.
 
 Each transaction is applied whole or not at all, so that a broken record leaves the table of the last whole
-one.  For that, every change of a row in place is preceded by a note of the old value
+one.  For that, the old value of a row is noted before each change in place
 (:class:`~dboxfs.index.replay.context.Undo`), and the table is marked before each transaction.
 
 Expunged rows stay in place, marked dead, until the end of the call; one compaction then removes them all.
-Updates of dead rows are harmless and not looked at.
+Updates of dead rows are harmless and not checked.
 
-Costs: a record that names one message is a binary search and a few operations on memoryviews (no numpy
-call); one that names a range is a slice.  Notes for undoing stay below the size of the columns touched.
-Requests to expunge one message each, as ``rm -r`` leaves them by the thousand, are taken in one go where they
-are the first that is new (:func:`_requests_at_once`).
+Costs: a record for one message takes a binary search and a few operations on memoryviews (no numpy call); a
+record for a range takes a slice.  Undo notes stay below the size of the touched columns.  Thousands of
+requests to expunge one message each, which ``rm -r`` leaves, are taken in one step if they are the first new
+records (:func:`_requests_at_once`).
 
-Where the log names what an index does not have (uids that are gone, another generation of an extension,
-kinds of records that are unknown), it is skipped, as the format wants.
+Records about things that the index does not have (uids that are gone, another generation of an extension,
+unknown kinds of records) are skipped, as the format demands.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _REQUEST_HEAD = np.frombuffer(encode_record(RecordType.EXPUNGE_GUID, bytes(20)),
 
 
 def _boundary(ctx: Context, body: memoryview) -> None:
-    """Transactions are cut in :func:`dboxfs.index.log.iter_transactions`."""
+    """Do nothing: :func:`dboxfs.index.log.iter_transactions` splits the log into transactions."""
 
 
 _HANDLERS: dict[int, Callable[[Context, memoryview], None]] = {
@@ -146,7 +146,7 @@ class _Replay:
         track_tail(table, offset, size, raw, kind, body)
 
     def _finish(self) -> Changes:
-        """Remove the dead rows for good and sum up."""
+        """Remove the dead rows, and give the changes."""
         ctx = self._ctx
         table = ctx.table
         table.drop_done_requests()
@@ -167,9 +167,9 @@ class _Replay:
 
 
 def _requests_at_once(table: Table, view: memoryview, base: int) -> int:
-    """Remember the requests for one message each that ``view`` begins with; gives the bytes they take.
+    """Store the requests for one message each at the beginning of ``view``; gives the number of their bytes.
 
-    A request changes nothing but the list of those that wait: no row, no modseq, and not the tail.
+    A request changes only the list of pending requests: no row, no modseq, and not the tail.
     """
     records = np.frombuffer(view, _ONE_REQUEST, len(view) // _ONE_REQUEST.itemsize)
     others = (records["head"] != _REQUEST_HEAD) | (records["uid"] == 0)
@@ -184,7 +184,7 @@ def _requests_at_once(table: Table, view: memoryview, base: int) -> int:
 
 
 def track_tail(table: Table, offset: int, size: int, raw: int, kind: int, body: memoryview) -> None:
-    """Move the tail over one record, or remember the request in it (mail-index-log section 5)."""
+    """Move the tail over one record, or store the request in it (mail-index-log section 5)."""
     if raw & EXTERNAL:
         tail = _tail_value(body) if kind == RecordType.HEADER_UPDATE else None
         if tail is not None:
