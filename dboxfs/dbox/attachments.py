@@ -1,4 +1,4 @@
-"""External attachments: MIME parts that Dovecot cut out of a body and keeps in files of their own.
+"""External attachments: MIME parts that Dovecot has cut out of a body and keeps in separate files.
 
 The metadata value X lists them::
 
@@ -12,16 +12,16 @@ The metadata value X lists them::
                         ; multiple of 4), line ends between the lines, none at the end; C: CRLF, else LF
     path    = relative path below the attachment directory
 
-The full message is the stored (decompressed) body with every part put in at its start: :func:`plan` gives it
-as a sequence of segments, so that any byte range is read without building the rest.  For a part with ``B``,
-:func:`raw_range` says which bytes of its file a range of the encoded text needs, and
-:func:`encode_base64_range` makes the text of them.
+The full message is the stored (decompressed) body with every part inserted at its start.  :func:`plan` gives
+it as a sequence of segments, so that a reader gets any byte range without building the rest.  For a part with
+``B``, :func:`raw_range` gives the bytes of its file that a range of the encoded text needs, and
+:func:`encode_base64_range` makes the text.
 
 Invariants.  References ascend and do not overlap.  A path has no empty part, no ``.``, no ``..``, no NUL and
-is not absolute: joined to the attachment directory it stays below it (symbolic links are the caller's
-matter).  A part's file is right only if :meth:`ExtRef.check_raw_size` accepts its size.
+is not absolute: joined to the attachment directory it stays below it (the caller handles symbolic links).  A
+part's file is valid only if :meth:`ExtRef.check_raw_size` accepts its size.
 
-In sdbox the file's name has a suffix that is not part of ``path``: the store knows it.
+In sdbox the file's name has a suffix that is not part of ``path``: the store adds it.
 
 Source: dbox-files section 3.
 """
@@ -41,7 +41,7 @@ _NUMBER: Final = re.compile(rb"0*([0-9]{1,19})")
 _OPTIONS: Final = re.compile(rb"-|(?:C|B[0-9]+)+")
 _BASE64_OPTION: Final = re.compile(rb"B([0-9]+)")
 MAX_REFS: Final = 16384
-"""Most parts of one message: bounds the memory of a damaged value."""
+"""Parts of one message, at most: this limits the memory for a damaged value."""
 
 MAX_LINE_LENGTH: Final = 2**31 - 4
 """Longest base64 line (characters)."""
@@ -51,7 +51,7 @@ MAX_LINE_LENGTH: Final = 2**31 - 4
 class ExtRef:
     """One external part of a message.
 
-    ``start``, ``size``: where it is in the full plain message (bytes).  ``options``: as stored.  ``path``:
+    ``start``, ``size``: its place in the full plain message (bytes).  ``options``: as stored.  ``path``:
     below the attachment directory, undecodable bytes as surrogates (``os.fsencode`` gives them back).
     ``line_length``: base64 characters a line, None if the file is inserted as it is.  ``crlf``: CRLF between
     the lines.
@@ -83,7 +83,7 @@ class ExtRef:
 class Segment:
     """A piece of the full message: ``size`` bytes at ``out_start``, never 0.
 
-    ``source``: offset in the plain stored body, or the external part that the piece is.
+    ``source``: offset in the plain stored body, or the external part.
     """
 
     out_start: int
@@ -98,8 +98,8 @@ def parse_ext_refs(value: bytes, *, base: int = 0) -> tuple[ExtRef, ...]:
     """Parse the value of metadata key X.
 
     :param base: offset of the value in the file, added to the offsets of errors.
-    :raises FormatError: not groups of four, bad numbers or options, parts that overlap or do not ascend, or a
-        path that could leave the attachment directory.
+    :raises FormatError: no groups of four, bad numbers or options, parts that overlap or do not ascend, or a
+        path that could lead out of the attachment directory.
     """
     fields = value.split(b" ", 4 * MAX_REFS)
     if len(fields) > 4 * MAX_REFS:
@@ -160,7 +160,7 @@ def _check_path(path: bytes, offset: int) -> None:
 def plan(refs: Iterable[ExtRef], body_size: int) -> SegmentPlan:
     """The full message as segments, in order and without gaps.
 
-    :param refs: as :func:`parse_ext_refs` gives them.
+    :param refs: from :func:`parse_ext_refs`.
     :param body_size: bytes of the stored body, decompressed.
     :raises FormatError: a part begins behind the end of the body; offset 0.
     """
@@ -213,7 +213,7 @@ def encode_base64_range(raw: bytes | memoryview, a: int, b: int, line_length: in
     position = line * (line_length + len(line_end)) + column  # of text[0] in the whole encoded text
     pieces = [text[: line_length - column]]
     pieces += [text[i : i + line_length] for i in range(line_length - column, len(text), line_length)]
-    # the range may begin in the line end in front of the text, and end in the one behind it
+    # the range may begin in the line end before the text, and end in the one behind it
     if first and not column:
         pieces.insert(0, b"")
         position -= len(line_end)

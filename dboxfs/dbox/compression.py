@@ -1,5 +1,5 @@
-"""Compressed bodies: recognising and decompressing what Dovecot's ``zlib`` / ``mail_compress`` plugin stores.
-Compressing is ``dbox/encoders.py``.
+"""Compressed bodies of Dovecot's ``zlib`` / ``mail_compress`` plugin: recognise and decompress them.
+``dbox/encoders.py`` compresses.
 
 No flag says that a body is compressed; the first bytes do::
 
@@ -10,15 +10,14 @@ No flag says that a body is compressed; the first bytes do::
     lz4     "Dovecot-LZ4" 0D 2A 9B C5, uint32 big-endian maximum plain chunk size (1 to 1 MiB), then until the
             end of the body chunks: uint32 big-endian compressed size (1 to 1 MiB), one raw LZ4 block
 
-That is what Dovecot 2.3 accepts, and how it treats what follows a complete stream (as in Dovecot, the method
-byte, reserved flags and header checksum of gzip are not looked at, nor is its ISIZE; the CRC is).  One
-difference: Dovecot ignores 1 to 3 bytes behind the last lz4 chunk, here they are a truncated chunk.
+Dovecot 2.3 accepts these, and treats bytes behind a complete stream like this.  As in Dovecot, the method
+byte, reserved flags, header checksum and ISIZE of gzip are not checked; the CRC is.  One difference: Dovecot
+ignores 1 to 3 bytes behind the last lz4 chunk; here they are a truncated chunk.
 
 :class:`Decompressor` is a push decoder: ``feed`` compressed bytes, ``read`` plain ones.  Invariants: one
-``read`` gives at most what was asked for, and produces no more than one block (zstd 128 KiB, lz4 1 MiB)
-beyond it; memory is that, plus the input that was fed and not used, plus the format's own window (zstd at
-most 128 MiB, xz 80 MiB as in Dovecot, bzip2 4 MiB), whatever the input claims.  The output is the same
-however the input is cut.
+``read`` gives at most the requested bytes, and produces at most one block (zstd 128 KiB, lz4 1 MiB) beyond
+them.  Memory is that, plus unused input, plus the format's own window (zstd at most 128 MiB, xz 80 MiB as in
+Dovecot, bzip2 4 MiB), for any input.  The output does not depend on how the input is cut into pieces.
 
 Source: dbox-files section 2.
 """
@@ -38,7 +37,7 @@ PREFIX_SIZE: Final = 15
 
 
 class Compression(enum.Enum):
-    """How a body is compressed.  The value is the name that Dovecot's ``zlib_save`` has for it."""
+    """The compression of a body.  The value is its name in Dovecot's ``zlib_save``."""
 
     GZIP = "gz"
     BZIP2 = "bz2"
@@ -79,8 +78,8 @@ class Decompressor:
                 else: d.finish()
             plain = d.read(65536)
 
-    Every method but ``read`` is cheap.  After an error the decompressor is of no more use.  Not for use by
-    several threads at once.
+    Every method but ``read`` is cheap.  After an error the decompressor can't be used any more.  Only one
+    thread at a time may use it.
     """
 
     def __init__(self, kind: Compression) -> None:
@@ -104,19 +103,20 @@ class Decompressor:
 
     @property
     def needs_input(self) -> bool:
-        """``read`` can give nothing until ``feed`` or ``finish`` is called."""
+        """Whether ``read`` gives nothing until ``feed`` or ``finish`` is called."""
         return self._starved and not self._ended and self._position >= len(self._output)
 
     @property
     def eof(self) -> bool:
-        """All output was read and no more will come.
+        """Whether all output was read.
 
-        All but bzip2 can go on with another member, stream, frame or chunk, so this needs ``finish``.
+        All formats but bzip2 can continue with another member, stream, frame or chunk, so this needs
+        ``finish``.
         """
         return self._ended and self._position >= len(self._output)
 
     def read(self, max_bytes: int) -> bytes:
-        """The next plain bytes, at most ``max_bytes``; fewer do not mean that there are no more.
+        """The next plain bytes, at most ``max_bytes``; fewer bytes do not mean the end.
 
         ``b""`` only when then ``needs_input`` or ``eof`` is true, or ``max_bytes`` is not positive.
 
@@ -137,9 +137,10 @@ class Decompressor:
         return taken
 
     def finish(self) -> None:
-        """Say that the body has no more bytes.  May be called before all output was read, and twice.
+        """Mark the end of the body.  May be called before all output was read, and twice.
 
-        :raises FormatError: the body ends too early, if that is known already; otherwise ``read`` raises it.
+        :raises FormatError: the body ends too early, if that is known already; otherwise ``read`` raises the
+            error.
         """
         self._input.finished = True
         if self._starved and not self._ended:

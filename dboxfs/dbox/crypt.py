@@ -1,4 +1,4 @@
-"""Encrypted bodies: what Dovecot's ``mail_crypt`` plugin stores (2.3 and 2.4 write the same).
+"""Encrypted bodies of Dovecot's ``mail_crypt`` plugin (2.3 and 2.4 write the same).
 
 A body begins with a header; numbers are big-endian::
 
@@ -21,13 +21,13 @@ one after the other.  It is wrapped for an elliptic curve in AES-256-CBC with ke
 header's digest and rounds; password: the shared secret of ECDH; salt: the ephemeral key as it is stored), for
 RSA in OAEP.
 
-What was encrypted may itself be compressed: the plain bytes of the cipher begin with a magic then.
+The decrypted bytes may be compressed: then they begin with a magic.
 
 :class:`Decryptor` is a push decoder like :class:`~dboxfs.dbox.compression.Decompressor`.  It gives plain
-bytes before the tag was seen: a caller that must not show forged bytes lets one decryptor see all of the body
-first (its :meth:`~Decryptor.finish` raises), and reads with another.
+bytes before the tag was verified.  A caller that must not show forged bytes first feeds the whole body to one
+decryptor (whose :meth:`~Decryptor.finish` raises), and then reads with another.
 
-Left out: version 1 of the header, other ciphers than AES-GCM.  Keys in Dovecot's own form:
+Not supported: version 1 of the header, other ciphers than AES-GCM.  Keys in Dovecot's own form:
 :mod:`.dcrypt_keys`.
 
 Source: bodies that Dovecot 2.3.19 and 2.4.1 wrote.
@@ -55,7 +55,7 @@ from dboxfs.errors import FormatError
 
 TAG_SIZE: Final = 16
 FIXED_SIZE: Final = 18
-"""Bytes of a header until its size is known: magic, version, flags, size."""
+"""Bytes of a header up to its size field: magic, version, flags, size."""
 MAX_HEADER: Final = 64 << 10
 """Longest header that is read (bytes)."""
 _MAX_ROUNDS: Final = 1 << 18
@@ -80,15 +80,15 @@ Private = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 class UnsupportedCipher(FormatError):
-    """A body in a form of ``mail_crypt`` that is not read here."""
+    """The body has a form of ``mail_crypt`` that is not supported."""
 
 
 class NoKey(Exception):
-    """None of the keys at hand is one that the body was encrypted for."""
+    """The body was encrypted for none of the given keys."""
 
 
 class BadKey(ValueError):
-    """A file is no private key that can be used, or its password is wrong.  ``str()`` is one line."""
+    """A file has no usable private key, or its password is wrong.  ``str()`` is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class CryptHeader:
 
 
 class _Cursor:
-    """Takes fields off bytes; FormatError where they end too early."""
+    """Takes fields from bytes; FormatError if they end too early."""
 
     def __init__(self, data: bytes, at: int) -> None:
         self._data = data
@@ -143,8 +143,8 @@ class _Cursor:
 def parse_crypt_header(data: Buffer) -> CryptHeader | NeedMore:
     """The header at the start of *data*, which begins with the magic.
 
-    :returns: the header, or how many bytes of the body are needed.
-    :raises UnsupportedCipher: a version, cipher or digest that is not read here.
+    :returns: the header, or the number of bytes of the body that are needed.
+    :raises UnsupportedCipher: a version, cipher or digest that is not supported.
     :raises FormatError: damage; the offset is in the body.
     """
     view = bytes(data)
@@ -203,8 +203,8 @@ class KeyRing:
 def load_key(data: bytes, password: bytes | None = None) -> Private:
     """A private key in PEM.
 
-    :param password: what it is encrypted with; None: it is not.
-    :raises BadKey: it can't be used, or the password is missing or wrong.
+    :param password: its password; None: the key is not encrypted.
+    :raises BadKey: the key can't be used, or the password is missing or wrong.
     """
     try:
         key = load_pem_private_key(data, password)
@@ -216,7 +216,7 @@ def load_key(data: bytes, password: bytes | None = None) -> Private:
 
 
 def key_id(key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey) -> bytes:
-    """How a header names *key*: 32 bytes."""
+    """The id of *key* in headers: 32 bytes."""
     der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if isinstance(key, ec.EllipticCurvePublicKey):
         full = key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
@@ -226,7 +226,7 @@ def key_id(key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey) -> bytes:
 
 
 def _first_element(der: bytes) -> bytes:
-    """The first element of a DER sequence whose beginning *der* is: of a public key, its algorithm."""
+    """The first element of a DER sequence that begins with *der*; of a public key: its algorithm."""
     start = 2 if der[1] < 0x80 else 2 + (der[1] & 0x7F)
     return der[start : start + 2 + der[start + 1]]
 
@@ -246,8 +246,8 @@ def _tlv(tag: int, content: bytes) -> bytes:
 def unwrap(header: CryptHeader, keys: KeyRing) -> bytes:
     """The message's secret: cipher key, nonce and additional data.
 
-    :raises NoKey: it was encrypted for none of *keys*.
-    :raises FormatError: what is wrapped is damaged.
+    :raises NoKey: the secret was encrypted for none of *keys*.
+    :raises FormatError: the wrapped secret is damaged.
     """
     found, key = keys.find(header.secrets)
     try:
@@ -267,7 +267,7 @@ def _unwrap_rsa(found: WrappedSecret, key: rsa.RSAPrivateKey) -> bytes:
 
 
 def _unwrap_ec(found: WrappedSecret, key: ec.EllipticCurvePrivateKey, header: CryptHeader) -> bytes:
-    """:raises ValueError: it is damaged."""
+    """:raises ValueError: the wrapped secret is damaged."""
     peer = ec.EllipticCurvePublicKey.from_encoded_point(key.curve, found.ephemeral)
     shared = key.exchange(ec.ECDH(), peer)
     derived = PBKDF2HMAC(_DIGESTS[header.digest](), 48, found.ephemeral, header.rounds).derive(shared)
@@ -280,9 +280,9 @@ def _unwrap_ec(found: WrappedSecret, key: ec.EllipticCurvePrivateKey, header: Cr
 class Decryptor:
     """Streaming decryption of one body, its header included; used like a ``Decompressor``.
 
-    :param header: of the body, whose first bytes are fed again.
-    :param secret: what :func:`unwrap` gave.
-    :param size: bytes of the whole body: where the tag is.
+    :param header: of the body; its bytes are fed again.
+    :param secret: from :func:`unwrap`.
+    :param size: bytes of the whole body, which ends with the tag.
     """
 
     def __init__(self, header: CryptHeader, secret: bytes, size: int) -> None:
@@ -300,16 +300,16 @@ class Decryptor:
 
     @property
     def eof(self) -> bool:
-        """All was read, and the tag is right."""
+        """Whether all bytes were read, and the tag is right."""
         return self._finished and not self._plain
 
     @property
     def needs_input(self) -> bool:
-        """``read`` can give nothing until ``feed`` or ``finish`` is called."""
+        """Whether ``read`` gives nothing until ``feed`` or ``finish`` is called."""
         return not self._plain and not self._finished
 
     def feed(self, data: Buffer) -> None:
-        """The next bytes of the body."""
+        """Take the next bytes of the body."""
         view = memoryview(data)
         skipped = min(self._skip, len(view))
         self._skip -= skipped
@@ -327,9 +327,9 @@ class Decryptor:
         return taken
 
     def finish(self) -> None:
-        """The body has no more bytes.  May be called twice.
+        """Mark the end of the body.  May be called twice.
 
-        :raises FormatError: it ends too early, or is not what was encrypted.
+        :raises FormatError: the body ends too early, or was altered.
         """
         if self._finished:
             return

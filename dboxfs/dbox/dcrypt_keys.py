@@ -6,12 +6,12 @@ One key is a line of fields with ``:`` (or TAB) between them, bytes in hexadecim
     2:algorithm:1:cipher:salt:digest:rounds:key:ephemeral:by:id             encrypted for the key BY
     2:algorithm:2:cipher:salt:digest:rounds:key:id                          encrypted with a password
 
-``algorithm`` is an object identifier with dots: of a curve, then ``key`` is its number, with a uint32 size
-in front; or of RSA, then it is the key in DER.  ``cipher`` is AES-256-CTR, key and IV from PBKDF2 (digest,
-rounds, salt) of the shared secret of ECDH with the point ``ephemeral``, or of the password.
+``algorithm`` is an object identifier with dots.  For a curve, ``key`` is the private number behind a uint32
+size; for RSA, it is the key in DER.  ``cipher`` is AES-256-CTR, key and IV from PBKDF2 (digest, rounds, salt)
+of the shared secret of ECDH with the point ``ephemeral``, or of the password.
 
-``dovecot-attributes`` (``mail_attribute_dict``) has such lines, each behind one with its name: the user's
-key, and a key for each folder, encrypted for the user's.  :func:`load_keys` finds all that can be had.
+``dovecot-attributes`` (``mail_attribute_dict``) has such lines, each behind a line with its name: the user's
+key, and a key for each folder, encrypted for the user's.  :func:`load_keys` gives all that can be decrypted.
 
 Source: files that Dovecot 2.3.19 and 2.4.1 wrote.
 """
@@ -51,7 +51,7 @@ _LINE: Final = re.compile(rb"2[:\t][0-9.]+[:\t]([012])[:\t][^\n]*")
 
 @dataclass(frozen=True, slots=True)
 class LockedKey:
-    """A key as it is written.  ``by``: the id of the key that it is encrypted for; ``key``: the bytes."""
+    """A key in its written form.  ``by``: the id of the key that it is encrypted for; ``key``: the bytes."""
 
     algorithm: str
     key: bytes
@@ -66,10 +66,10 @@ class LockedKey:
 
 
 def load_keys(data: bytes, password: bytes | None = None) -> list[Private]:
-    """All private keys in a file: one in PEM, or lines as above.
+    """All private keys in a file: one in PEM, or lines of the form above.
 
-    :param password: what they are encrypted with, if they are.
-    :raises BadKey: there is none, or the password is missing or wrong.
+    :param password: the password of encrypted keys.
+    :raises BadKey: there is no key, or the password is missing or wrong.
     """
     if b"-----BEGIN" in data:
         return [load_key(data, password)]
@@ -80,12 +80,12 @@ def load_keys(data: bytes, password: bytes | None = None) -> list[Private]:
 
 
 def needs_password(data: bytes) -> bool:
-    """Whether a file of :func:`load_keys` has a key that only a password opens."""
+    """Whether a file of :func:`load_keys` has a key that is encrypted with a password."""
     return b"ENCRYPTED" in data or any(match[1] == b"2" for match in _LINE.finditer(data))
 
 
 def parse_line(line: bytes) -> LockedKey:
-    """One key.
+    """Parse the line of one key.
 
     :raises BadKey: the line is damaged.
     """
@@ -106,7 +106,9 @@ def parse_line(line: bytes) -> LockedKey:
 
 
 def _unlocked(locked: Iterable[LockedKey], password: bytes | None) -> list[Private]:
-    """Those that can be had: as they are, with the password, then those encrypted for one of these."""
+    """The keys that can be decrypted: plain ones, those with the password, then those encrypted for one of
+    these.
+    """
     found: dict[bytes, Private] = {}
     waiting = list(locked)
     while True:
@@ -127,7 +129,7 @@ def _unlocked(locked: Iterable[LockedKey], password: bytes | None) -> list[Priva
 
 
 def _unlock(one: LockedKey, password: bytes | None, by: Private | None) -> Private:
-    """:raises BadKey: it is damaged, or of a kind that is not known here."""
+    """:raises BadKey: the key is damaged, or of an unknown kind."""
     try:
         plain = one.key
         if one.by:
@@ -152,7 +154,7 @@ def _decrypted(one: LockedKey, secret: bytes) -> bytes:
 
 
 def _private(algorithm: str, plain: bytes) -> Private:
-    """:raises ValueError: it is damaged."""
+    """:raises ValueError: the key is damaged."""
     if algorithm == _RSA:
         key = load_der_private_key(plain, None)
         if not isinstance(key, rsa.RSAPrivateKey):

@@ -1,11 +1,11 @@
-"""A dbox file (``u.N``, ``m.N``) in words, for ``dboxfs dump``: what ``doveadm dump`` shows, and where.
+"""A dbox file (``u.N``, ``m.N``) as text, for ``dboxfs dump``: like ``doveadm dump``, with offsets.
 
 The header line, then every record with the offsets and sizes of its parts and its metadata key by key.
-Bodies are not shown, only their place, how they are compressed, and their first eight bytes in hex.
+Of bodies it has only their place, their compression, and their first eight bytes in hex.
 
-Damage is a line ``damage: offset …``, with offset and reason; the description then goes on at the next bytes
-that look like a whole record, and says how many bytes it passed over.  In a file of format 3 these are the
-records of this file for certain, and each body is compared with its CRC.
+Damage is a line ``damage: offset …``, with offset and reason; the description then continues at the next
+bytes that look like a whole record, with the number of skipped bytes.  In a file of format 3 these certainly
+are records of this file, and each body is compared with its CRC.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dboxfs.errors import FormatError
 
 _SHOWN_BODY: Final = 8
 _SHOWN_VALUE: Final = 200
-_FIRST_SECOND: Final = -62135596800  # of the year 1, before which no calendar of Python's goes
+_FIRST_SECOND: Final = -62135596800  # of the year 1, Python's first
 _LAST_SECOND: Final = 253402300799  # of the year 9999
 _OBSOLETE: Final = "obsolete key of version 1, ignored"
 
@@ -67,7 +67,7 @@ def describe(data: bytes | bytearray) -> Iterator[str]:
 
 
 def _file_header(data: bytes | bytearray) -> tuple[FileHeader, list[str]]:
-    """The header, or the usual values when it is damaged, and the lines about it."""
+    """The header, or the usual values if it is damaged, and the lines about it."""
     try:
         header = parse_file_header(data)
     except FormatError as error:
@@ -96,7 +96,7 @@ def _record(data: bytes | bytearray, number: int, record: ScannedRecord) -> Iter
 
 
 def _regions(data: bytes | bytearray, regions: list[FoundRecord | NoRecord]) -> Iterator[str]:
-    """The records of a file of format 3, and what lies between them."""
+    """The records of a file of format 3, and the bytes between them."""
     records = damaged = 0
     for region in regions:
         if isinstance(region, FoundRecord):
@@ -134,7 +134,7 @@ def _record3(data: bytes | bytearray, number: int, found: FoundRecord) -> Iterat
 def _metadata(metadata: Metadata) -> Iterator[str]:
     offset = metadata.base + metadata.head
     for key, value in metadata.items:
-        # a block of this one line, so that a key that occurs twice is explained both times
+        # a block of only this line, so that a key that occurs twice is explained both times
         line = Metadata(((key, value),), 0, offset - 4)
         yield f"    {_text(key)} {_text(value)}{_meaning(key, line)}"
         if key == b"X":
@@ -190,7 +190,7 @@ def _time(seconds: int) -> str:
 
 
 def _text(value: bytes) -> str:
-    """The value as printable text on one line, cut when it is long."""
+    """The value as printable text on one line, cut if it is long."""
     text = value[:_SHOWN_VALUE].decode("utf-8", "backslashreplace")
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(value) <= _SHOWN_VALUE else f"{text}… ({len(value)} bytes)"

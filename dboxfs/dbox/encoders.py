@@ -1,10 +1,10 @@
-"""Compressing a body as Dovecot's ``zlib`` / ``mail_compress`` plugin does, a piece at a time.
+"""Compress a body like Dovecot's ``zlib`` / ``mail_compress`` plugin, piece by piece.
 
-The containers are those of :mod:`dboxfs.dbox.compression`.  One method and level make the same bytes of the
-same pieces each time, so a body can be measured in one pass and written in another.  gzip is written without
-name and time.  lz4 is Dovecot's own container: chunks of 64 KiB of text, each on its own.
+The containers are those of :mod:`dboxfs.dbox.compression`.  The same method, level and pieces always give the
+same bytes, so a body can be measured in one pass and written in another.  gzip has no name and no time.  lz4
+is Dovecot's own container: chunks of 64 KiB of text, each compressed separately.
 
-Source: dbox-files section 2; what Dovecot 2.3.19 and 2.4.1 read.
+Source: dbox-files section 2; Dovecot 2.3.19 and 2.4.1 read these bodies.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class Encoder(Protocol):
     """Compresses one body: ``feed`` pieces of the text, then ``finish``; both give stored bytes."""
 
     def feed(self, data: bytes) -> bytes:
-        """The next piece of the text."""
+        """Take the next piece of the text."""
 
     def finish(self) -> bytes:
-        """The text has ended."""
+        """End the text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """How new messages are compressed.  ``level``: as the format has it; None where it has none."""
+    """The compression of new messages.  ``level``: of the format; None: it has no levels."""
 
     kind: Compression
     level: int | None
@@ -48,7 +48,7 @@ class Method:
         return _ENCODERS[self.kind](self.level or 0)
 
     def compressed(self, text: bytes) -> bytes:
-        """All of a text at once."""
+        """Compress a whole text at once."""
         encoder = self.encoder()
         return encoder.feed(text) + encoder.finish()
 
@@ -58,13 +58,13 @@ LEVELS: Final = {
     Compression.BZIP2: (1, 9, 9),
     Compression.ZSTD: (1, 22, 3),
 }
-"""Lowest, highest and usual level; the usual ones are Dovecot's."""
+"""Lowest, highest and usual level; the usual levels are Dovecot's."""
 
 
 def parse_method(text: str) -> Method | None:
     """``zstd``, ``zstd:19``, ``gz``, ``bz2``, ``lz4``; None for ``none``.
 
-    :raises ValueError: another word, or a level that the method doesn't have.
+    :raises ValueError: an unknown method, or a level that it doesn't have.
     """
     name, colon, level = text.partition(":")
     if text == "none":

@@ -1,8 +1,8 @@
 """dbox file format 2: the file header line, the message header, the metadata magic.
 
-The header line says which format a file has, so :func:`parse_file_header` knows that of format 3 too
-(``FORMAT3.md``); all else here is format 2, what Dovecot writes into ``u.N`` (sdbox, one record a file) and
-``m.N`` (mdbox, records back to back)::
+The header line gives the format of a file, so :func:`parse_file_header` also parses that of format 3
+(``FORMAT3.md``).  All else in this module is format 2, which Dovecot writes into ``u.N`` (sdbox, one record a
+file) and ``m.N`` (mdbox, records back to back)::
 
     file            = file-header *record
     file-header     = version SP token *(SP token) LF          ; "2 M1e C6b00a985" LF
@@ -18,14 +18,14 @@ The header line says which format a file has, so :func:`parse_file_header` knows
 The metadata lines and the end of a record are :mod:`dboxfs.dbox.metadata`; one whole record is
 :mod:`dboxfs.dbox.scan`.
 
-Invariants.  The parsers are pure: bytes in, a value out, or :class:`NeedMore` when the input is too short to
-tell, or :class:`~dboxfs.errors.FormatError` as soon as it cannot become right any more.  A longer input never
-changes a value or an error that a shorter one gave.  Input is ``bytes``, ``bytearray`` or ``memoryview`` (of
-bytes), is not kept and not copied as a whole.
+Invariants.  The parsers are pure: bytes in, a value out, or :class:`NeedMore` if the input is too short, or
+:class:`~dboxfs.errors.FormatError` as soon as no longer input could be valid.  A longer input never changes a
+value or an error of a shorter one.  Input is ``bytes``, ``bytearray`` or ``memoryview`` (of bytes), is not
+kept and not copied as a whole.
 
 Limits.  Header lines of at most :data:`MAX_FILE_HEADER` bytes, message headers of 30 to
 :data:`MAX_MESSAGE_HEADER` bytes, body sizes below 2**63.  Version 1 files are read and never written;
-versions above 3 are an error.  A message header of NULs is a message whose writer did not finish.
+versions above 3 are an error.  A message header of NULs is a message that its writer did not finish.
 
 Source: dbox-files sections 1.1 and 1.2.
 """
@@ -41,7 +41,7 @@ from dboxfs.errors import FormatError
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 MESSAGE_HEADER_SIZE: Final = 30
-"""Bytes of the message headers that Dovecot writes, and the only size that may be appended to."""
+"""Bytes of the message headers that Dovecot writes; only files with this size may be appended to."""
 
 MESSAGE_HEADER_SIZE_3: Final = 19
 """Bytes of the message headers of format 3."""
@@ -56,7 +56,7 @@ MAX_MESSAGE_HEADER: Final = 4096
 """Largest M value that is accepted (bytes)."""
 
 MAX_SIZE: Final = 2**63 - 1
-"""Largest body size: what fits a file offset."""
+"""Largest body size: it fits a file offset."""
 
 _MESSAGE_MAGIC: Final = b"\x01\x02"
 _USUAL_FILE_HEADER: Final = re.compile(rb"([12]) M1[eE] C([0-9a-fA-F]{1,15})\n")
@@ -68,11 +68,11 @@ _NOT_HEX: Final = re.compile(rb"[^0-9a-fA-F]")
 
 @dataclass(frozen=True, slots=True)
 class NeedMore:
-    """The input is too short to tell.
+    """The input is too short.
 
-    ``size``: bytes, counted from the start of the parser's input, that it needs at least.  Where the end of
-    a thing is only known by finding it (lines) this is one more than there was: a caller whose input comes
-    from a file reads on in steps that grow, not byte by byte.
+    ``size``: bytes, counted from the start of the parser's input, that are needed at least.  If the end can
+    only be found by searching (lines), this is one byte more than the input: a caller that reads a file reads
+    in growing steps, not byte by byte.
     """
 
     size: int
@@ -83,8 +83,8 @@ class FileHeader:
     """The first line of a dbox file.
 
     ``version``: 1, 2 or 3.  ``message_header_size``: bytes of every message header of the file (M).
-    ``created``: seconds since the epoch, None where the line has no C.  ``size``: bytes of the line, LF
-    included; the first record starts there.  ``key``: the file key of format 3, 16 bytes; else None.
+    ``created``: seconds since the epoch; None: the line has no C.  ``size``: bytes of the line, LF included;
+    the first record starts there.  ``key``: the file key of format 3, 16 bytes; else None.
     """
 
     version: int
@@ -96,7 +96,7 @@ class FileHeader:
 
 @dataclass(frozen=True, slots=True)
 class MessageHeader:
-    """What stands before a body.  ``type``: "N".  ``body_size``: stored bytes (compressed or not)."""
+    """The header before a body.  ``type``: "N".  ``body_size``: stored bytes (compressed or not)."""
 
     type: str
     body_size: int
@@ -106,7 +106,7 @@ def parse_file_header(data: Buffer, *, base: int = 0) -> FileHeader | NeedMore:
     """Parse the header line at the start of ``data``.
 
     :param base: offset of ``data`` in the file, added to the offsets of errors.
-    :raises FormatError: no dbox file of version 1, 2 or 3, or a line that is too long or has bad values.
+    :raises FormatError: no dbox file of version 1, 2 or 3, or a line that is too long or has invalid values.
     """
     usual = _USUAL_FILE_HEADER.match(data)
     if usual is not None:
@@ -171,10 +171,11 @@ def parse_message_header(
 ) -> MessageHeader | NeedMore:
     """Parse the message header at the start of ``data``.
 
-    :param message_header_size: the file's M value (bytes); what is above 30 is ignored.
+    :param message_header_size: the file's M value (bytes); bytes of the header behind the first 30 are
+        ignored.
     :param base: offset of ``data`` in the file, added to the offsets of errors.
     :raises FormatError: bad magic, another type than "N", a size that is not 16 hex digits or not below
-        2**63, no LF at the end, or NULs where the writer has not put the header yet.
+        2**63, no LF at the end, or NULs, which the writer has not replaced yet.
     """
     if len(data) >= message_header_size:
         usual = _USUAL_MESSAGE_HEADER.match(data)
@@ -185,7 +186,7 @@ def parse_message_header(
 
 
 def _check_message_header(head: bytes, message_header_size: int, base: int) -> None:
-    """Raise what is wrong with ``head``; return when nothing is, as far as it goes."""
+    """Raise the error of ``head``; return if its bytes so far are valid."""
     if head[:1] == b"\0":
         raise FormatError(base, "message header is not written yet (NULs)")
     if not _MESSAGE_MAGIC.startswith(head[:2]):

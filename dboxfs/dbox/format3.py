@@ -1,4 +1,4 @@
-"""dbox file format 3: written by appending alone, cut into messages without an index.
+"""dbox file format 3: written by appending only, and split into messages without an index.
 
 The format page is ``FORMAT3.md`` beside this file: grammar, invariants, reasons.  In short::
 
@@ -8,14 +8,14 @@ The format page is ``FORMAT3.md`` beside this file: grammar, invariants, reasons
     trailer         = %x01 %x03 separator 16hex LF *metadata-line  ; 16hex: stored size of the body
                       [C line] D line, K line, H line, L line LF
 
-The trailer says all that is to be known of a record: with its own place it gives the record's, and its tag H
-holds only there.  Here are the pieces: :func:`parse_trailer` where a trailer begins,
-:func:`parse_last_trailer` where one ends, :func:`check_message_header`, the encoders, and
-:class:`RecordWriter`, which makes a record whose size nobody knows in advance.  Bodies as a stream are
-:mod:`dboxfs.dbox.forward`; records without map or index are :mod:`dboxfs.dbox.recovery`.
+The trailer has all facts of a record: its own place gives the record's place, and its tag H is valid only
+there.  This module has :func:`parse_trailer` for a given beginning, :func:`parse_last_trailer` for a given
+end, :func:`check_message_header`, the encoders, and :class:`RecordWriter`, which makes a record of unknown
+size.  :mod:`dboxfs.dbox.forward` reads bodies as a stream; :mod:`dboxfs.dbox.recovery` finds records without
+map or index.
 
 Invariants as in :mod:`dboxfs.dbox.format2`: pure, :class:`~dboxfs.dbox.format2.NeedMore` for too little
-input, :class:`~dboxfs.errors.FormatError` for what is wrong.  Every value has one spelling only.
+input, :class:`~dboxfs.errors.FormatError` for invalid input.  Every value has only one spelling.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MAX_TRAILER: Final = 1 << 20
 """Longest trailer (bytes).  Without an ``X`` line it has about 230."""
 
 LAST_LINE_SIZE: Final = 11
-"""Bytes at the end of a record that say how long its trailer is: the L line and the terminator."""
+"""Bytes at the end of a record with the size of its trailer: the L line and the terminator."""
 
 OWN_KEYS: Final = frozenset((b"C", b"D", b"K", b"H", b"L"))
 """Keys of the trailer's own lines, which metadata can't have."""
@@ -63,12 +63,12 @@ _WINDOW: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Trailer:
-    """What stands behind a body, and with it the whole record.
+    """The trailer behind a body, which describes the whole record.
 
     ``offset``: of the trailer in its file.  ``size``: of the trailer (bytes).  ``body_size``: stored bytes of
     the body.  ``metadata``: the metadata lines, as in format 2; its ``size`` is the trailer's.
-    ``compression``: how the body is stored; None: as it is, whatever its first bytes are.  ``crc``: CRC-32 of
-    the stored body.  ``key``: the file key (16 bytes) that the trailer has, and that its tag fits.
+    ``compression``: of the stored body; None: it is plain, whatever its first bytes are.  ``crc``: CRC-32 of
+    the stored body.  ``key``: the file key (16 bytes) in the trailer, which its tag was made with.
     """
 
     offset: int
@@ -82,22 +82,22 @@ class Trailer:
 
     @property
     def record_offset(self) -> int:
-        """Where the record begins in the file, with its message header."""
+        """The offset of the record in the file, with its message header."""
         return self.offset - self.body_size - MESSAGE_HEADER_SIZE_3
 
     @property
     def body_offset(self) -> int:
-        """Where the body begins in the file."""
+        """The offset of the body in the file."""
         return self.offset - self.body_size
 
     @property
     def end(self) -> int:
-        """Where the record ends in the file."""
+        """The end of the record in the file."""
         return self.offset + self.size
 
     @property
     def record_size(self) -> int:
-        """Bytes of the whole record: what the mdbox map stores."""
+        """Bytes of the whole record: the size in the mdbox map."""
         return self.end - self.record_offset
 
 
@@ -107,8 +107,8 @@ class Trailer:
 def parse_trailer(data: Buffer, *, base: int) -> Trailer | NeedMore:
     """Parse the trailer that begins at the start of ``data``.
 
-    :param base: offset of ``data`` in the file.  The tag holds for this offset only.
-    :raises FormatError: no trailer, or one that is damaged or belongs elsewhere.
+    :param base: offset of ``data`` in the file.  The tag is valid only for this offset.
+    :raises FormatError: no trailer, or one that is damaged or belongs to another place.
     """
     if isinstance(data, memoryview):
         return _parse_view(data, base)
@@ -124,7 +124,7 @@ def parse_trailer(data: Buffer, *, base: int) -> Trailer | NeedMore:
 
 
 def _parse_view(view: memoryview, base: int) -> Trailer | NeedMore:
-    """A memoryview can't be searched: copy what the trailer needs, in a window that grows."""
+    """A memoryview can't be searched, so the trailer is copied in a growing window."""
     window = _WINDOW
     while True:
         result = parse_trailer(bytes(view[:window]), base=base)
@@ -176,7 +176,7 @@ def parse_last_trailer(tail: Buffer, *, end: int) -> Trailer | NeedMore:
     """Parse the trailer that ends with ``tail``.
 
     :param tail: the bytes of the file before ``end`` (an offset), 512 of them if there are so many.
-    :return: the trailer, or how many bytes before ``end`` are needed (at most :data:`MAX_TRAILER`).
+    :return: the trailer, or the number of bytes before ``end`` that are needed (at most :data:`MAX_TRAILER`).
     :raises FormatError: no trailer ends there.
     """
     last = bytes(tail[-LAST_LINE_SIZE:])
@@ -197,7 +197,7 @@ def parse_last_trailer(tail: Buffer, *, end: int) -> Trailer | NeedMore:
 
 
 def check_message_header(head: Buffer, trailer: Trailer) -> None:
-    """See that ``head``, the bytes at ``trailer.record_offset``, begins with the header of that record.
+    """Check that ``head``, the bytes at ``trailer.record_offset``, begins with the header of that record.
 
     :raises FormatError: it doesn't.
     """
@@ -225,12 +225,12 @@ def separator_of(head: Buffer, *, base: int = 0) -> bytes | NeedMore:
 
 
 def begins_trailer(data: Buffer, separator: bytes, body_size: int) -> bool:
-    """Whether ``data`` begins like the trailer of a body of this size: a quick look, without the tag."""
+    """Whether ``data`` begins like the trailer of a body of this size: a quick check without the tag."""
     return bytes(data[:TRAILER_HEAD_SIZE]) == _trailer_head(separator, body_size)
 
 
 def unreadable_header(trailer: Trailer) -> FileHeader:
-    """The file header for a file whose own is damaged, by one of its trailers."""
+    """A file header for a file whose own is damaged, from one of its trailers."""
     return FileHeader(3, MESSAGE_HEADER_SIZE_3, None, 0, trailer.key)
 
 
@@ -242,7 +242,7 @@ def encode_file_header3(created: int, key: bytes) -> bytes:
 
     :param created: seconds since the epoch.
     :param key: 16 random bytes, for this file alone.
-    :raises ValueError: a time before the epoch or not below 2**60, a key that has not 16 bytes.
+    :raises ValueError: a time before the epoch or not below 2**60, a key that does not have 16 bytes.
     """
     if not 0 <= created < 1 << 60:
         raise ValueError(f"creation time out of range: {created}")
@@ -253,7 +253,7 @@ def encode_message_header3(separator: bytes) -> bytes:
     """The 19 bytes before a body.
 
     :param separator: 16 random bytes, for this record alone.
-    :raises ValueError: it has not 16 bytes.
+    :raises ValueError: it does not have 16 bytes.
     """
     if len(separator) != SEPARATOR_SIZE:
         raise ValueError(f"a separator has {SEPARATOR_SIZE} bytes, this one {len(separator)}")
@@ -270,12 +270,12 @@ def encode_trailer(
     offset: int,
     compression: Compression | None = None,
 ) -> bytes:
-    """What stands behind a body.  Its size does not depend on ``offset``, ``key`` and ``crc``.
+    """The trailer behind a body.  Its size does not depend on ``offset``, ``key`` and ``crc``.
 
     :param items: metadata lines (key, value).
     :param body_size: stored bytes of the body.
     :param crc: CRC-32 of the stored body.
-    :param offset: where the record, with its message header, begins in the file with this ``key``.
+    :param offset: of the record, with its message header, in the file with this ``key``.
     :raises ValueError: a bad metadata key (one byte, not LF, NUL, space, C, D, K, H or L), an LF in a value,
         a number out of range, a trailer above :data:`MAX_TRAILER`.
     """
@@ -301,7 +301,9 @@ def encode_trailer(
 
 
 def trailer_size(items: Iterable[tuple[bytes, bytes]]) -> int:
-    """Bytes that :func:`encode_trailer` makes of these metadata lines, where nothing is compressed."""
+    """Size of the trailer that :func:`encode_trailer` makes of these metadata lines for a plain body
+    (bytes).
+    """
     return TRAILER_HEAD_SIZE + sum(len(key) + len(value) + 1 for key, value in items) + _END_SIZE
 
 
@@ -319,10 +321,10 @@ def move_trailer(trailer: Trailer, key: bytes, offset: int) -> bytes:
 
 
 class RecordWriter:
-    """One record on its way to a file: write ``header``, each piece after :meth:`feed`, then :meth:`trailer`.
+    """Makes one record: the caller writes ``header``, each piece after :meth:`feed`, then :meth:`trailer`.
 
     :param key: of the file.
-    :param offset: where the record begins in the file.
+    :param offset: of the record in the file.
     :param separator: 16 random bytes.
     :ivar size: bytes of the body so far.
     """
@@ -336,7 +338,7 @@ class RecordWriter:
         self._crc = 0
 
     def feed(self, piece: Buffer) -> None:
-        """The next piece of the stored body."""
+        """Take the next piece of the stored body."""
         self.size += len(piece)
         self._crc = zlib.crc32(piece, self._crc)
 
@@ -347,9 +349,9 @@ class RecordWriter:
         *,
         crc: int | None = None,
     ) -> bytes:
-        """What stands behind the body that was fed.
+        """The trailer behind the body that was fed.
 
-        :param crc: of a copied body: the CRC-32 that it had where it comes from, right or wrong.
+        :param crc: of a copied body: the CRC-32 in its old trailer, right or wrong.
         :raises ValueError: see :func:`encode_trailer`.
         """
         return encode_trailer(

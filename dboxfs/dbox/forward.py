@@ -1,18 +1,18 @@
 """A format 3 record read forward, as its bytes come: body out, trailer at the end, memory bounded.
 
-Nobody has said how long the body is.  It ends where its own trailer begins: the trailer magic, the separator
-that the message header gave, the size of exactly what has passed, an L line that fits and a tag that holds
-for this place.  Whatever else looks like it is body::
+The length of the body is not known in advance.  The body ends at its own trailer, which has the trailer
+magic, the separator of the message header, the size of the bytes so far, a right L line, and a tag that is
+valid for this place.  Any other bytes that look like a trailer belong to the body::
 
     HEADER --19 bytes--> BODY --trailer found--> END
                           |  candidate (magic and separator), not whole yet: wait for more
                           |  candidate that is no trailer: one byte of body, look on
 
-``to_end``: the record ends where the input does (a ``u.N``; an ``m.N`` record whose end the map tells).  Then
-a trailer that bytes follow was body too.  With it this gives, for every input, the record that
-:func:`~dboxfs.dbox.format3.parse_last_trailer` finds from the end.  Without it (``m.N`` without a map) the
-first trailer counts, and what follows is in ``unused``; what follows is not looked at, so that damage in
-the next record does not cost this one.
+``to_end``: the record ends with the input (a ``u.N``; an ``m.N`` record whose end the map has).  Then a
+trailer that is followed by bytes belongs to the body, too, and for every input the result is the record that
+:func:`~dboxfs.dbox.format3.parse_last_trailer` finds from the end.  Without ``to_end`` (``m.N`` without a
+map) the first trailer counts.  The bytes behind it are in ``unused`` and are not parsed, so that damage in
+the next record does not affect this one.
 
 Memory: at most 1 MiB (the longest trailer) and one piece of input.
 """
@@ -36,10 +36,10 @@ class ForwardParser:
             piece = next bytes of the file
             body = parser.feed(piece) if piece else parser.finish()
 
-    :param offset: where the record begins in its file.
-    :param to_end: the record ends where the input does.
+    :param offset: of the record in its file.
+    :param to_end: the record ends with the input.
     :ivar record: the trailer, once the record is complete.
-    :ivar unused: bytes that were fed and lie behind the record.
+    :ivar unused: fed bytes behind the record.
     """
 
     def __init__(self, offset: int, *, to_end: bool = False) -> None:
@@ -53,7 +53,7 @@ class ForwardParser:
         self._searched = 0
 
     def feed(self, data: Buffer) -> bytes:
-        """Take the next bytes; gives those that are body for certain, possibly none.
+        """Take the next bytes; gives those that certainly belong to the body, possibly none.
 
         :raises FormatError: there is no message header at ``offset``.
         :raises ValueError: the record is complete.
@@ -64,7 +64,7 @@ class ForwardParser:
         return self._advance(at_end=False)
 
     def finish(self) -> bytes:
-        """The input has ended: the last bytes of the body, if there are any.
+        """End the input; gives the last bytes of the body, if there are any.
 
         :raises FormatError: the record is not complete.
         """
@@ -100,7 +100,7 @@ class ForwardParser:
         return b"".join(body)
 
     def _trailer(self, *, at_end: bool) -> Trailer | NeedMore | None:
-        """What begins the buffer: the trailer, something too short to tell, or (None) body."""
+        """The trailer at the beginning of the buffer; NeedMore: too short to decide; None: body."""
         body_size = self._base - self._offset - MESSAGE_HEADER_SIZE_3
         if len(self._buffer) >= TRAILER_HEAD_SIZE and not begins_trailer(
             self._buffer, self._mark[2:], body_size
@@ -109,7 +109,7 @@ class ForwardParser:
         try:
             trailer = parse_trailer(self._buffer, base=self._base)
         except FormatError:
-            return None  # it only looked like one
+            return None  # it only looked like a trailer
         if isinstance(trailer, NeedMore):
             return None if at_end else trailer
         follows = len(self._buffer) - trailer.size
@@ -118,7 +118,7 @@ class ForwardParser:
         return None if follows else NeedMore(trailer.size + 1)
 
     def _emit(self, size: int) -> bytes:
-        """The first bytes of the buffer, which are body."""
+        """Take the first bytes of the buffer, which belong to the body."""
         taken = bytes(self._buffer[:size])
         del self._buffer[:size]
         self._base += size

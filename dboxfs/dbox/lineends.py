@@ -1,4 +1,4 @@
-"""Line ends of a text, counted: what ``V``, the size with CRLF line ends, is made of."""
+"""Count the line ends of a text, for ``V``, the size with CRLF line ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class LineEnds:
         self._last_cr = False
 
     def feed(self, piece: bytes) -> None:
-        """The next piece."""
+        """Take the next piece."""
         if not piece:
             return
         self.size += len(piece)
