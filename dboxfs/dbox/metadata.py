@@ -1,4 +1,4 @@
-"""The metadata block of a dbox record: one line a key, behind the body.
+"""The metadata block of a dbox record: one line for each key, behind the body.
 
 ::
 
@@ -9,15 +9,15 @@
                / SP value LF           ; version 1 padding: a line that begins with a space ends the block too
 
 Keys, in the order in which Dovecot writes them: Z R V P O G B X (see the properties of :class:`Metadata`).
-``E F K S`` are leftovers of version 1; they and unknown keys are kept as they are and mean nothing here.
+``E F K S`` are leftovers of version 1; they and unknown keys are kept as they are and have no meaning.
 
-Invariants.  ``Metadata.items`` are the bytes of the file, so a record can be copied without loss.  When a key
-occurs twice the first one counts, as in Dovecot.  Dovecot's line reader drops one CR before the LF: the
-properties do too, the items keep it, and a line that is a lone CR ends the block.  A line that begins with
-NUL is a block that was never written (a crash can leave NULs) and therefore an error.
+Invariants.  ``Metadata.items`` are the bytes of the file, so a record can be copied without loss.  If a key
+occurs twice, the first one counts, as in Dovecot.  Dovecot's line reader drops one CR before the LF: the
+properties do so, too, the items keep it, and a line that is a lone CR ends the block.  A line that begins
+with NUL belongs to a block that was never written (a crash can leave NULs), and is an error.
 
-Limits.  At most :data:`MAX_LINES` lines.  There is no save date in a dbox file.  Values are decoded when they
-are asked for; a malformed one raises :class:`~dboxfs.errors.FormatError` then, and damages nothing else.
+Limits.  At most :data:`MAX_LINES` lines.  A dbox file has no save date.  A value is decoded only when it is
+asked for; a malformed one then raises :class:`~dboxfs.errors.FormatError`, and the others stay readable.
 
 Source: dbox-files section 1.4.
 """
@@ -35,7 +35,7 @@ from dboxfs.dbox.format2 import MAX_SIZE, METADATA_MAGIC, Buffer, NeedMore
 from dboxfs.errors import FormatError
 
 MAX_LINES: Final = 4096
-"""Most lines of a block: bounds the memory of a damaged one.  Dovecot writes at most eight."""
+"""Lines of a block, at most: this limits the memory for a damaged block.  Dovecot writes at most eight."""
 
 _FIRST_LINE: Final = len(METADATA_MAGIC)
 _LAST_LF_OF_MAGIC: Final = _FIRST_LINE - 1
@@ -92,7 +92,7 @@ class Metadata:
 
     @property
     def physical_size(self) -> int | None:
-        """Z: size of the plain message with LF line ends (bytes), decompressed and with attachments put back.
+        """Z: size of the plain message with LF line ends (bytes), decompressed and with its attachments.
 
         None if missing: then it is the size in the message header.
         """
@@ -155,9 +155,9 @@ def parse_metadata(data: Buffer, *, base: int = 0, limit: int | None = None) -> 
     """Parse the metadata block that begins, with its magic, at the start of ``data``.
 
     :param base: offset of ``data`` in the file, added to the offsets of errors.
-    :param limit: bytes from the start of ``data`` within which the block must end (what the map says of the
-        record, or the end of the file); None: no limit.
-    :raises FormatError: no magic, NULs where a line should begin, no end within ``limit``, too many lines.
+    :param limit: bytes from the start of ``data`` within which the block must end (the end of the record by
+        the map, or of the file); None: no limit.
+    :raises FormatError: no magic, NULs at the beginning of a line, no end within ``limit``, too many lines.
     """
     if isinstance(data, memoryview):
         return _parse_view(data, base, limit)
@@ -179,7 +179,7 @@ def parse_metadata(data: Buffer, *, base: int = 0, limit: int | None = None) -> 
 
 
 def _parse_view(view: memoryview, base: int, limit: int | None) -> Metadata | NeedMore:
-    """A memoryview cannot be searched: copy what the block needs, in a window that grows."""
+    """A memoryview can't be searched, so the block is copied in a growing window."""
     window = _VIEW_WINDOW
     while True:
         result = parse_metadata(bytes(view[:window]), base=base, limit=limit)
@@ -212,17 +212,19 @@ def _find_end(data: bytes | bytearray, limit: int | None) -> tuple[int, int]:
 
 
 def guid128_of(text: bytes) -> bytes:
-    """The GUID of indexes (16 bytes) for the text of a G line: 32 hex digits decoded, all else hashed."""
+    """The GUID of indexes (16 bytes) for the text of a G line: 32 hex digits are decoded, other texts
+    hashed.
+    """
     if _GUID_HEX.fullmatch(text) is not None:
         return binascii.unhexlify(text)
     return hashlib.sha1(text, usedforsecurity=False).digest()[-16:]
 
 
 def encode_date(seconds: int) -> bytes:
-    """The value of R for a date, as Dovecot writes it: hex, before 1970 16 digits with the sign bit set.
+    """The value of R for a date in Dovecot's form: hex, before 1970 16 digits with the sign bit set.
 
     :param seconds: since the epoch.
-    :raises ValueError: a date that has not 64 bits.
+    :raises ValueError: a date that does not fit 64 bits.
     """
     if not -(2**63) <= seconds < 2**63:
         raise ValueError(f"{seconds} seconds are no date of 64 bits")

@@ -1,7 +1,7 @@
-"""The records of a format 3 file that has no map or index, or is damaged: what is there, and what is not.
+"""The records of a format 3 file without map or index, or with damage.
 
-Every trailer proves by its tag where its record begins, so the file is read once, in pieces of any size, and
-all trailers that hold are remembered (:class:`TrailerScan`); then :func:`resolve` puts them in order::
+Every trailer proves with its tag where its record begins.  So the file is read once, in pieces of any size,
+and all valid trailers are remembered (:class:`TrailerScan`); then :func:`resolve` puts them in order::
 
     scan = TrailerScan()
     for piece in file: scan.feed(piece)
@@ -10,19 +10,19 @@ all trailers that hold are remembered (:class:`TrailerScan`); then :func:`resolv
 
 :func:`scan_file` does all of that for a file in memory (or mapped).
 
-What is a record of the file, and not of a file inside one of its bodies:
+A trailer belongs to a record of the file, and not of a file inside one of its bodies, if:
 
-1. its trailer's tag holds at this place (a copy of a dbox file has other places, even one of this file);
-2. its key is the file's: that of the file header line if a trailer agrees, else the one whose
+1. its tag is valid at this place (a copy of a dbox file has other places, even a copy of this file); 2. its
+key is the file's: that of the file header line if a trailer agrees, else the one whose
    records cover most bytes (records inside a body cover less than the one around them);
-3. it does not lie inside another one; where two claim a place, a record whose message header has the
-   trailer's separator goes before one that has not.
+3. its record does not lie inside another one; of two records at the same place, the one whose message header
+has the trailer's separator counts.
 
-What lies between is a :class:`NoRecord`, with a reason: one that begins with a message header and goes to the
-end of the file is a record that was never finished; anything else is damage.
+Bytes between records are a :class:`NoRecord` with a reason: if they begin with a message header and go to the
+end of the file, they are a record that was never finished; anything else is damage.
 
-Limits.  A body's bytes are not looked at: compare their CRC-32 with ``trailer.crc``.  A damaged trailer
-takes its record with it (the gap tells where it lies).  Memory: about 1 KB a record, 1 MiB for the scan.
+Limits.  A body's bytes are not checked: the caller compares their CRC-32 with ``trailer.crc``.  A record with
+a damaged trailer is not found (the gap shows its place).  Memory: about 1 KB a record, 1 MiB for the scan.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ _SCAN_PIECE: Final = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class FoundRecord:
-    """A record of the file.  ``damage``: what is wrong with its message header; None: nothing."""
+    """A record of the file.  ``damage``: the fault of its message header; None: none."""
 
     trailer: Trailer
     damage: str | None
 
     @property
     def offset(self) -> int:
-        """Where it begins in the file."""
+        """The beginning of the record in the file."""
         return self.trailer.record_offset
 
     @property
     def end(self) -> int:
-        """Where it ends in the file."""
+        """The end of the record in the file."""
         return self.trailer.end
 
 
@@ -71,7 +71,7 @@ class FoundRecord:
 class NoRecord:
     """Bytes of the file, from ``offset`` to ``end``, that are no whole record.
 
-    ``incomplete``: a record that was begun and not finished, at the end of the file.
+    ``incomplete``: they are a record at the end of the file that was begun and not finished.
     """
 
     offset: int
@@ -81,10 +81,10 @@ class NoRecord:
 
 
 class TrailerScan:
-    """Finds the trailers of a file that is fed from a place in it on, in order and without holes.
+    """Finds the trailers of a file whose bytes are fed in order and without holes.
 
-    :param offset: where in the file the first byte is.
-    :ivar trailers: those whose tag holds, in the order of the file.
+    :param offset: of the first byte in the file.
+    :ivar trailers: those with a valid tag, in the order of the file.
     """
 
     def __init__(self, offset: int = 0) -> None:
@@ -92,19 +92,21 @@ class TrailerScan:
         self._base = offset
         self._buffer = b""
         self._searched = offset
-        """Behind the first candidate that waits for its end, no empty line begins before this offset."""
+        """No empty line begins between the first candidate without a known end and this offset."""
 
     def feed(self, data: Buffer) -> None:
-        """The next bytes of the file."""
+        """Take the next bytes of the file."""
         self._buffer += bytes(data)
         self._scan()
 
     def offsets(self) -> set[int]:
-        """Where :func:`resolve` has to see the file: where a record would begin, or a gap."""
+        """The offsets at which :func:`resolve` needs bytes of the file: possible beginnings of records and
+        gaps.
+        """
         return {at for trailer in self.trailers for at in (trailer.record_offset, trailer.end)}
 
     def _scan(self) -> None:
-        """Look at what begins in the buffer.  Each byte is looked at a few times, whatever is in it."""
+        """Search the buffer for trailers.  Each byte is read only a few times, for any content."""
         buffer, at, empty_line = self._buffer, 0, -1
         while (match := _CANDIDATE.search(buffer, at)) is not None:
             at = match.start()
@@ -118,16 +120,16 @@ class TrailerScan:
                 if len(buffer) - at < MAX_TRAILER:
                     self._keep(at)
                     return
-                at = len(buffer) - MAX_TRAILER + 1  # none of those before has an end
+                at = len(buffer) - MAX_TRAILER + 1  # no candidate before has an end
                 continue
             self._look_at(at, empty_line + 2)
             at += 1
         self._keep(max(at, len(buffer) - TRAILER_HEAD_SIZE + 1))
 
     def _look_at(self, at: int, end: int) -> None:
-        """Remember the trailer between two places of the buffer, if it is one.
+        """Remember the trailer between two places of the buffer, if it is valid.
 
-        Most that look like one are given up for their L line: looking at each of them costs little.
+        Most candidates have a wrong L line, which is checked first: it costs little.
         """
         buffer = self._buffer
         if buffer[end - LAST_LINE_SIZE : end] != b"L%08x\n\n" % max(end - at, 0):
@@ -135,7 +137,7 @@ class TrailerScan:
         try:
             found = parse_trailer(buffer[at:end], base=self._base + at)
         except FormatError:
-            return  # it only looked like one
+            return  # it only looked like a trailer
         if isinstance(found, Trailer):
             self.trailers.append(found)
 
@@ -145,7 +147,7 @@ class TrailerScan:
 
 
 def scan_file(data: Buffer) -> list[FoundRecord | NoRecord]:
-    """All of a file in memory: its records and what lies between them, in order, without holes.
+    """All regions of a file in memory: its records and the bytes between them, in order, without holes.
 
     The header line is not part of it, unless it is damaged.  A file of another version gives one gap.
     """
@@ -166,7 +168,7 @@ def scan_file(data: Buffer) -> list[FoundRecord | NoRecord]:
 def resolve(
     trailers: Iterable[Trailer], heads: Mapping[int, bytes], *, header: FileHeader | None, size: int
 ) -> list[FoundRecord | NoRecord]:
-    """Put what a scan has found in order: records, and what lies between them.
+    """Put the results of a scan in order: records, and the bytes between them.
 
     :param heads: the 19 bytes of the file (fewer at its end) at each of :meth:`TrailerScan.offsets`, and
         behind the header line.
@@ -181,7 +183,7 @@ def resolve(
     at = start
     for found in candidates:
         if found.offset < at:
-            continue  # inside the one before, or the same place with less to say for it
+            continue  # inside the one before, or at the same place with a weaker proof
         if found.offset > at:
             regions.append(_gap(at, found.offset, heads, at_end=False))
         regions.append(found)
@@ -228,6 +230,6 @@ def _gap(start: int, end: int, heads: Mapping[int, bytes], *, at_end: bool) -> N
             separator_of(heads.get(start, b"")[: end - start] or b"\0")
             begun = True
         except FormatError:
-            pass  # no beginning of a record: damage, as the answer says
+            pass  # no beginning of a record: damage
     reason = "a record that was not finished" if begun else "no record can be made out here"
     return NoRecord(start, end, begun, reason)

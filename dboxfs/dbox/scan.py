@@ -1,9 +1,9 @@
-"""One record after the other in the bytes of a dbox file.
+"""Parse the records in the bytes of a dbox file, one after the other.
 
 A record is message header, body, metadata block (grammar in :mod:`dboxfs.dbox.format2`); the next one starts
-where the terminator of its metadata ended.  There is no count and no trailer: the file ends where its last
-record does.  Nothing but a record's own size leads to the next one, so behind a damaged record the rest of a
-file is found by :func:`find_record`, or by the offsets of the map (mdbox).
+where the terminator of its metadata ended.  There is no count and no trailer: the file ends with its last
+record.  Only a record's own size leads to the next one, so behind a damaged record :func:`find_record`, or
+the offsets of the map (mdbox), find the rest of a file.
 
 Offsets.  ``data`` is a window of a file, ``base`` the file offset of ``data[0]``.  ``offset`` arguments
 and :class:`~dboxfs.dbox.format2.NeedMore` count from ``data[0]``; the offsets in records and errors are
@@ -30,10 +30,10 @@ _RECORD_START: Final = re.compile(rb"\x01\x02N[\0-\xff]{10}[0-7][0-9a-fA-F]{15}"
 
 @dataclass(frozen=True, slots=True)
 class ScannedRecord:
-    """Where one message is in its file, and what its metadata say.
+    """The place of one message in its file, and its metadata.
 
     ``offset``, ``body_offset``, ``metadata_offset``: offsets in the file.  ``size``: bytes of the whole
-    record (what the mdbox map stores); the next one starts at ``offset + size``.
+    record (as in the mdbox map); the next one starts at ``offset + size``.
     """
 
     offset: int
@@ -47,13 +47,14 @@ class ScannedRecord:
 def next_record(
     data: Buffer, offset: int, header: FileHeader, *, base: int = 0, limit: int | None = None
 ) -> ScannedRecord | NeedMore:
-    """Parse the record at ``data[offset:]``.  The body is skipped, not looked at.
+    """Parse the record at ``data[offset:]``.  The body is skipped.
 
     :param header: the header line of the file, for the size of message headers.
     :param base: offset of ``data[0]`` in the file.
     :param limit: bytes that the metadata block may have; None: any.
-    :return: the record, or how many bytes ``data`` must have.  ``NeedMore(offset + …)`` at the exact end of a
-        file only says that there is no further record; compare ``offset`` with the file's size first.
+    :return: the record, or the number of bytes that ``data`` must have.  ``NeedMore(offset + …)`` at the
+        exact end of a file only means that there is no further record; compare ``offset`` with the file's
+        size first.
     :raises FormatError: damage, with its offset in the file.
     """
     view = memoryview(data)
@@ -76,15 +77,15 @@ def find_record(
 ) -> ScannedRecord | None:
     """The first complete record that starts at or behind ``data[offset]``, or None.
 
-    For going on behind damage.  A record inside a body (a dbox file as an attachment) looks like any other:
-    what is found is a guess that the caller must not serve without other evidence.  Metadata blocks above
+    For continuing behind damage.  A record inside a body (a dbox file as an attachment) looks like any other,
+    so the result is a guess: the caller must not serve it without other evidence.  Metadata blocks above
     :data:`MAX_FOUND_METADATA` bytes are not found, which bounds the time by the size of ``data``.
     """
     while (start := _RECORD_START.search(data, offset)) is not None:
         try:
             found = next_record(data, start.start(), header, base=base, limit=MAX_FOUND_METADATA)
         except FormatError:
-            found = None  # only looked like one
+            found = None  # only looked like a record
         if isinstance(found, ScannedRecord):
             return found
         offset = start.start() + 1

@@ -1,17 +1,17 @@
-r"""What a stored body is: the message as it is, compressed, or encrypted.
+r"""Decide whether a stored body is the plain message, compressed, or encrypted.
 
-In format 2 no flag says so, the first bytes do: the magic of a compression format (:mod:`.compression`), or
-the 9 bytes ``CRYPTED`` 03 07 of Dovecot's ``mail_crypt``.  But a message may begin with such bytes itself,
-and a Dovecot without the plugin (2.4 for xz: any Dovecot) stores it as it is, and serves it.  The metadata
-tell the two apart:
+In format 2 no flag says so, only the first bytes: the magic of a compression format (:mod:`.compression`), or
+the 9 bytes ``CRYPTED`` 03 07 of Dovecot's ``mail_crypt``.  But a message may itself begin with such bytes,
+and a Dovecot without the plugin (2.4 for xz: any Dovecot) stores and serves it as it is.  The metadata
+distinguish the two:
 
-* ``Z`` is there where the stored size is not that of the plain message.  A body that is compressed or
-  encrypted has it, unless both happen to have the same size; one that is stored as it is never has it.
-* ``V`` counts the plain message.  Without ``Z``, a body that is what its magic says decompresses to a text of
-  exactly the stored size that ``V`` counts; one that is stored as it is has itself the size that ``V`` says.
+* ``Z`` exists if the stored size differs from that of the plain message.  A compressed or encrypted body has
+  it, unless both sizes happen to be equal; a body that is stored as it is never has it.
+* ``V`` is the size of the plain message.  Without ``Z``, a really compressed body decompresses to a text of
+  exactly the stored size, with the size ``V``; a body that is stored as it is itself has the size ``V``.
 
-So only a body with magic and without ``Z`` (and without attachments) has to be read to know what it is:
-:class:`Doubt`.  Where the metadata confirm neither, the magic counts.
+So only a body with magic and without ``Z`` (and without attachments) has to be read for the decision:
+:class:`Doubt`.  If the metadata confirm neither, the magic counts.
 
 Source: dbox-files section 2.
 """
@@ -27,7 +27,7 @@ from dboxfs.dbox.metadata import Metadata
 from dboxfs.errors import FormatError
 
 ENCRYPTED_MAGIC: Final = b"CRYPTED\x03\x07"
-"""How the bodies begin that Dovecot's ``mail_crypt`` has encrypted."""
+"""The beginning of bodies that Dovecot's ``mail_crypt`` has encrypted."""
 
 _STEP: Final = 64 << 10
 
@@ -38,7 +38,7 @@ def is_encrypted(first_bytes: Buffer) -> bool:
 
 
 def is_doubtful(metadata: Metadata) -> bool:
-    """Whether a body with magic, in format 2, has to be read to know what it is.
+    """Whether a body with magic, in format 2, has to be read for the decision.
 
     :raises FormatError: the Z line is damaged.
     """
@@ -48,9 +48,9 @@ def is_doubtful(metadata: Metadata) -> bool:
 def is_as_it_is(virtual: int | None, stored: LineEnds, text: LineEnds | None) -> bool:
     """The rule of :class:`Doubt` for counted bytes.
 
-    :param virtual: V; None: not known.
+    :param virtual: V; None: unknown.
     :param stored: the stored bytes.
-    :param text: what they decompress to; None: they don't.
+    :param text: the decompressed bytes; None: they can't be decompressed.
     """
     fits = text is not None and text.size == stored.size and virtual in (None, text.virtual_size)
     return not fits and virtual == stored.virtual_size
@@ -59,9 +59,9 @@ def is_as_it_is(virtual: int | None, stored: LineEnds, text: LineEnds | None) ->
 class Doubt:
     """Decides whether a body with magic is stored as it is: feed all of it, then ask :meth:`plain`.
 
-    No more is decompressed than the body is long, and a step of the decoder.
+    It decompresses at most as many bytes as the body has, plus one step of the decoder.
 
-    :param kind: what its first bytes say; None: encrypted.
+    :param kind: by its first bytes; None: encrypted.
     :param size: bytes of the body.
     :param metadata: its metadata, for which :func:`is_doubtful` holds.
     """
@@ -78,7 +78,7 @@ class Doubt:
             self._virtual = None
 
     def feed(self, piece: bytes) -> None:
-        """The next stored bytes."""
+        """Take the next stored bytes."""
         self._stored.feed(piece)
         if self._decoder is not None and not self._bad:
             try:
@@ -88,7 +88,7 @@ class Doubt:
                 self._bad = True
 
     def plain(self) -> bool:
-        """The body ends here: whether it is the message as it is."""
+        """End the body; True: it is the plain message."""
         if self._decoder is not None and not self._bad:
             try:
                 self._decoder.finish()

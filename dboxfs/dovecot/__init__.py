@@ -1,4 +1,4 @@
-"""What the Dovecot that is installed says: its version, its configuration, its users.
+"""Facts from the installed Dovecot: its version, its configuration, its users.
 
-Everything is asked through its own programs (``doveconf``, ``doveadm user``), which touch no mailstore.
+This package asks only Dovecot's own programs (``doveconf``, ``doveadm user``), which touch no mailstore.
 """

@@ -1,4 +1,4 @@
-"""Run ``doveconf`` and ``doveadm user`` of the installed Dovecot and understand what they print.
+"""Run ``doveconf`` and ``doveadm user`` of the installed Dovecot and parse their output.
 
 Grammar of ``doveconf -n`` (both versions)::
 
@@ -9,7 +9,7 @@ Grammar of ``doveconf -n`` (both versions)::
     }
 
 A value of 2.4 may stand in double quotes, with ``\\`` before a quote or backslash.  ``doveadm user NAME``
-prints ``field`` TAB ``value`` lines (after one with these words); their variables are replaced already.
+prints ``field`` TAB ``value`` lines (behind a line with these words); variables in them are replaced already.
 
 The programs get no input, the caller's environment, and :data:`PROGRAM_SECONDS` seconds.
 """
@@ -26,13 +26,13 @@ from dataclasses import dataclass, field
 from dboxfs.errors import NoDovecot, NoSuchUser
 
 PROGRAM_SECONDS = 30.0
-"""Seconds that a program may take (a userdb may be a database far away)."""
+"""Seconds that a program may take (a userdb may be a remote database)."""
 
 _PATH = "/usr/sbin:/sbin:/usr/local/sbin:/usr/local/bin"
 _NO_USER = 67
 """Exit status of ``doveadm`` for a user that does not exist (EX_NOUSER)."""
 _PREFIX = re.compile(r"^(?:dove(?:conf|adm)[^:]*: )?(?:(?:Error|Fatal): )?")
-"""What the programs put before a message."""
+"""The prefix of the programs' error messages."""
 _BLOCK = re.compile(r"([^\s{]+)(?:\s+([^{]*?))?\s*\{")
 _SETTING = re.compile(r"(\S+) =(?: (.*))?")
 
@@ -56,14 +56,14 @@ class Installed:
     """The Dovecot of this machine.
 
     :ivar version: major and minor number.
-    :ivar config: the configuration file that is asked for; None: Dovecot's own.
+    :ivar config: the configuration file; None: Dovecot's default.
     """
 
     version: tuple[int, int]
     config: str | None = None
 
     def configuration(self) -> Block:
-        """What is set, without defaults (``doveconf -n``).
+        """The configuration without defaults (``doveconf -n``).
 
         :raises NoDovecot: it can't be read.
         """
@@ -73,10 +73,10 @@ class Installed:
         return parse_configuration(done.stdout)
 
     def user(self, name: str) -> dict[str, str]:
-        """The userdb fields of *name*, asked from the Dovecot that runs (``doveadm user``).
+        """The userdb fields of *name* from the running Dovecot (``doveadm user``).
 
-        :raises NoSuchUser: it says that there is no such user.
-        :raises NoDovecot: it doesn't answer.
+        :raises NoSuchUser: there is no such user.
+        :raises NoDovecot: Dovecot doesn't answer.
         """
         done = _run("doveadm", *self._config(), "user", "--", name)
         if done.returncode == _NO_USER:
@@ -87,10 +87,9 @@ class Installed:
         return {key: value for key, tab, value in rows if tab}
 
     def users(self, mask: str) -> list[str]:
-        """The names of all users that fit *mask*, as the Dovecot that runs tells them (``doveadm user
-        MASK``).
+        """The names of all users that match *mask*, from the running Dovecot (``doveadm user MASK``).
 
-        :raises NoDovecot: it doesn't answer, or its userdb can't list users.
+        :raises NoDovecot: Dovecot doesn't answer, or its userdb can't list users.
         """
         done = _run("doveadm", *self._config(), "user", "--", mask)
         if done.returncode != 0:
@@ -98,11 +97,11 @@ class Installed:
         return [line for line in done.stdout.split("\n") if line]
 
     def mailboxes(self, name: str) -> list[str]:
-        """The full names of all mailboxes that *name* may see, and of parents that are none.
+        """The full names of all mailboxes that *name* may see, and of parents that are no mailboxes.
 
-        Dovecot opens the user's namespaces to tell.
+        Dovecot opens the user's namespaces for that.
 
-        :raises NoDovecot: it doesn't answer.
+        :raises NoDovecot: Dovecot doesn't answer.
         """
         done = _run("doveadm", *self._config(), "mailbox", "list", "-u", name)
         if done.returncode != 0:
@@ -110,7 +109,7 @@ class Installed:
         return done.stdout.splitlines()
 
     def may_read(self, name: str, mailbox: str) -> bool:
-        """Whether the rights of *name* in *mailbox* (plugin ``acl``) include to read its messages."""
+        """Whether the rights of *name* in *mailbox* (plugin ``acl``) include reading messages."""
         done = _run("doveadm", *self._config(), "acl", "rights", "-u", name, "--", mailbox)
         return done.returncode == 0 and "read" in " ".join(done.stdout.splitlines()[1:]).split()
 
@@ -119,9 +118,9 @@ class Installed:
 
 
 def installed(config: str | None = None) -> Installed:
-    """The Dovecot that is installed here.
+    """The installed Dovecot.
 
-    :raises NoDovecot: there is none, or one that is neither 2.3 nor 2.4.
+    :raises NoDovecot: there is none, or its version is not supported.
     """
     done = _run("doveconf", *([] if config is None else ["-c", config]), "-n")
     said = re.match(r"# (\d+)\.(\d+)\.", done.stdout)
@@ -154,7 +153,7 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def parse_configuration(text: str) -> Block:
-    """Understand what ``doveconf -n`` prints.  Lines of no known form are left out."""
+    """Parse the output of ``doveconf -n``.  Lines of an unknown form are ignored."""
     stack = [Block()]
     for line in text.splitlines():
         stripped = line.strip()

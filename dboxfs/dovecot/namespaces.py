@@ -1,15 +1,14 @@
-"""The namespaces of one user, as the installed Dovecot has them: private, public, and shared by others.
+"""The namespaces of one user, from the installed Dovecot: private, public, and shared by other users.
 
-What Dovecot's LIST shows counts: a namespace with ``list = no``, ``disabled = yes`` or ``alias_for`` is left
-out, and so is a second one with the same store.
+The namespaces are those that Dovecot's LIST shows: without those with ``list = no``, ``disabled = yes`` or
+``alias_for``, and without a second one with the same store.
 
 A shared namespace stands for many stores: its prefix and location have the variables of an owner
-(``shared/%%u/`` and ``%%h`` in 2.3, ``shared/$user/`` and ``%{owner_home}`` in 2.4).  The owners, and what
-they have shared, are those that ``doveadm mailbox list`` shows this user.
+(``shared/%%u/`` and ``%%h`` in 2.3, ``shared/$user/`` and ``%{owner_home}`` in 2.4).  ``doveadm mailbox
+list`` for this user gives the owners and the mailboxes that they share.
 
-With the plugin ``acl``, a public or shared namespace has only the mailboxes that this list has and whose
-rights include ``read`` (``doveadm acl rights``), as they are when they are asked for.  Nobody's rights to
-write are looked at.
+With the plugin ``acl``, a public or shared namespace has only the mailboxes of this list whose rights include
+``read`` (``doveadm acl rights``) at the time of the call.  Rights to write are not checked.
 
 Source: doveadm and doveconf of 2.3.19 and 2.4.1 with such namespaces.
 """
@@ -36,10 +35,10 @@ _FIELD = {"u": "user", "user": "user", "n": "name", "username": "name", "d": "do
 class Namespace:
     """One namespace, or the part of a shared one that has one owner.
 
-    :ivar path: the names of the directories that lead to it: the parts of its prefix, without that of the
+    :ivar path: the names of the directories that lead to it: the parts of its prefix behind that of the
         namespace with the INBOX, which is the root.
-    :ivar prefix: as Dovecot has it, with the separator behind it.
-    :ivar private: it is this user's own.
+    :ivar prefix: Dovecot's, with the separator at the end.
+    :ivar private: it belongs to this user.
     """
 
     path: tuple[str, ...]
@@ -51,7 +50,7 @@ class Namespace:
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """A namespace of which it is not known yet whether its store is there."""
+    """A namespace whose store was not checked yet."""
 
     found: FoundUser
     prefix: str
@@ -61,8 +60,8 @@ class _Planned:
 def other_namespaces(found: FoundUser, location: Location, tell: Tell) -> list[Namespace]:
     """All namespaces that Dovecot lists for this user, without the one with the INBOX.
 
-    :param location: of that one.
-    :param tell: told why one of them is left out.
+    :param location: of the namespace with the INBOX.
+    :param tell: called with the reason for each one that is left out.
     """
     asked = found.asked
     if asked is None:
@@ -89,7 +88,7 @@ def other_namespaces(found: FoundUser, location: Location, tell: Tell) -> list[N
 def _as_shown(
     namespace: Namespace, asked: Asked, planned: _Planned, main: Location, main_prefix: str
 ) -> Namespace:
-    """With the mailboxes that this user may read, and subscriptions where Dovecot keeps them."""
+    """The namespace with the mailboxes that this user may read, and with Dovecot's file of subscriptions."""
     place = namespace.location
     if planned.found.settings.get("subscriptions") == "no" and namespace.prefix.startswith(main_prefix):
         parts = (main.names.stored(part) + namespace.separator for part in namespace.path)
@@ -111,7 +110,7 @@ def _readable(namespace: Namespace, asked: Asked) -> Iterator[str]:
 
 
 def _has_acl(asked: Asked, found: FoundUser) -> bool:
-    """Whether the plugin ``acl`` is at work."""
+    """Whether the plugin ``acl`` is enabled."""
     if asked.dovecot.version < (2, 4):
         return "acl" in re.split("[ ,]+", found.settings.get("mail_plugins", ""))
     blocks = (block for _, block in asked.configuration.named("mail_plugins"))
@@ -142,7 +141,7 @@ def _planned(asked: Asked, main: FoundUser, tell: Tell) -> Iterator[_Planned]:
 
 
 def _shared(asked: Asked, found: FoundUser, prefix: str) -> Iterator[_Planned]:
-    """One for each owner."""
+    """The parts of a shared namespace, one for each owner."""
     if not _OWNER.search(prefix):
         raise NoDovecot("its prefix names no owner")
     separator = found.separator
@@ -153,7 +152,7 @@ def _shared(asked: Asked, found: FoundUser, prefix: str) -> Iterator[_Planned]:
 
 
 def _owners(asked: Asked, prefix: str, separator: str) -> Sequence[tuple[str, str]]:
-    """The prefix and name of each user who shares something with this one."""
+    """The prefix and name of each user that shares mailboxes with this one."""
     pattern, at = "", 0
     for match in _OWNER.finditer(prefix):
         part = f"(?P<{_FIELD[match[1] or match[2]]}>[^{re.escape(separator)}]+)"

@@ -1,16 +1,16 @@
-"""Where the mail of one user is, as the installed Dovecot has it.
+"""The location of one user's mail, from the installed Dovecot.
 
 A setting can be given in four places.  The later one wins (tried with 2.3.19 and 2.4.1)::
 
     configuration  <  userdb field NAME  <  block of the namespace  <  userdb field namespace/TITLE/NAME
 
 So a ``mail_path`` in the namespace's block wins over the user's own, though ``doveadm user`` prints the
-other one.  The namespace is the one with ``inbox = yes``, or the only one.  Values from the userdb have no
-variables left, those from the configuration are expanded here.  Plugin settings of 2.3 stand in the block
+latter.  The namespace is the one with ``inbox = yes``, or the only one.  Values from the userdb have no
+variables any more; those from the configuration are expanded here.  Plugin settings of 2.3 are in the block
 ``plugin``.
 
-A Dovecot that does not run can't be asked for its users.  Then the configuration alone has to do, without
-what the userdb says: the home directory is ``mail_home``, or that of the system's user of this name.
+A Dovecot that does not run can't be asked for its users.  Then only the configuration is used, without the
+userdb: the home directory is ``mail_home``, or that of the system's user with this name.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from dboxfs.store.user_variables import StoreUser, absolute_path, expand
 
 @dataclass(frozen=True, slots=True)
 class FoundUser:
-    """What Dovecot says of one user.
+    """The facts from Dovecot about one user.
 
-    :ivar settings: all settings that count for the user's mail, plain names; of the installed version.
-    :ivar alone: why the configuration alone was asked; empty: Dovecot has told what its userdb says.
+    :ivar settings: the effective settings for the user's mail, with plain names, of the installed version.
+    :ivar alone: the reason why only the configuration was used; empty: the userdb was, too.
     """
 
     user: StoreUser
@@ -42,21 +42,21 @@ class FoundUser:
     settings: Mapping[str, str]
     alone: str = ""
     asked: Asked | None = field(default=None, compare=False, repr=False)
-    """All that Dovecot has said, of every namespace."""
+    """All answers of Dovecot, for other namespaces."""
 
     @property
     def separator(self) -> str:
-        """What stands between the parts of a mailbox's name."""
+        """The separator between the parts of a mailbox's name."""
         return self.settings.get("separator") or "/"
 
     @property
     def prefix(self) -> str:
-        """What stands before the names of the namespace's mailboxes, with a separator behind it."""
+        """The prefix of the namespace's mailbox names, with a separator at the end."""
         return expand(self.settings.get("prefix", ""), self.user, version=self.version)
 
     @property
     def compression(self) -> str:
-        """The method that new messages are compressed with, and its level (``gz:6``); empty: none."""
+        """The compression method of new messages and its level (``gz:6``); empty: none."""
         method = self._first("mail_compress_write_method", "zlib_save")
         level = self._first(
             "zlib_save_level", f"compress_{method}_level", f"compress_{method}_block_size_100k"
@@ -65,17 +65,17 @@ class FoundUser:
 
     @property
     def described(self) -> str:
-        """The store in Dovecot's own words."""
+        """The store in the form of Dovecot's settings."""
         if self.version < (2, 4):
             return self.settings["mail_location"]
         driver, path = self.settings.get("mail_driver", ""), self.settings.get("mail_path", "")
         return f"mail_driver={driver} mail_path={path}"
 
     def location(self, *, damaged: bool = False, given: Mapping[str, str] | None = None) -> Location:
-        """The user's store, once it is sure that it is there.
+        """The user's store, after a check that it exists.
 
         :param damaged: as for :func:`~dboxfs.store.mail_location.parse_location`.
-        :param given: settings of 2.4 that count instead.
+        :param given: settings of 2.4 that override the user's.
         :raises NoSuchStore: there is no dbox store there.
         :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.
         """
@@ -85,9 +85,9 @@ class FoundUser:
             raise type(error)(f"the store of {self.user.name}: {error}") from None
 
     def planned(self, given: Mapping[str, str] | None = None) -> Location:
-        """Where the user's store is or will be, whatever lies there.
+        """The user's store, without a check of its files; it need not exist.
 
-        :raises NoSuchStore: the user's mail is no dbox, or where it is can't be told.
+        :raises NoSuchStore: the user's mail is no dbox, or its location can't be found out.
         :raises Unsupported: as :meth:`location`.
         """
         if given or self.version >= (2, 4):
@@ -98,7 +98,7 @@ class FoundUser:
             text = re.sub("(?<=[:=])~(?=[/:]|$)", home, expand(text, user, version=(2, 3)))
             user = user.owner
         found = named_location(text, user)
-        if found is None:  # Dovecot, too, looks what lies there
+        if found is None:  # like Dovecot, look at its files
             found = location_in(absolute_path(expand(text, self.user, version=(2, 3)), self.user))
         attachments = expand(self.settings.get("mail_attachment_dir", ""), self.user, version=(2, 3))
         if attachments:
@@ -112,7 +112,7 @@ class FoundUser:
 
 
 def without_user(dovecot: Installed, configuration: Block) -> FoundUser:
-    """What the configuration says, of nobody in particular."""
+    """The settings in the configuration, without a user."""
     asked = Asked(dovecot, configuration, StoreUser(""), {})
     settings = asked.settings(*_inbox_namespace(configuration))
     return FoundUser(asked.user, dovecot.version, settings, asked=asked)
@@ -121,13 +121,13 @@ def without_user(dovecot: Installed, configuration: Block) -> FoundUser:
 def find_user(
     name: str, config: str | None = None, known: tuple[Installed, Block] | None = None
 ) -> FoundUser:
-    """Ask the installed Dovecot where the mail of *name* is.
+    """Ask the installed Dovecot for the location of *name*'s mail.
 
-    :param config: its configuration file; None: the usual one.
-    :param known: what was asked before: which Dovecot it is, and its configuration.
+    :param config: Dovecot's configuration file; None: the default.
+    :param known: earlier answers: the Dovecot, and its configuration.
     :raises NoSuchUser: there is no such user.
     :raises NoDovecot: no Dovecot is installed, or its configuration can't be read.
-    :raises NoSuchStore: where the mail is can't be told.
+    :raises NoSuchStore: the location of the mail can't be found out.
     """
     dovecot = installed(config) if known is None else known[0]
     asked, alone = _ask(name, dovecot, dovecot.configuration() if known is None else known[1])
@@ -139,7 +139,7 @@ def find_user(
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the installed Dovecot has said: its configuration, and the userdb ``fields`` of one user."""
+    """Answers of the installed Dovecot: its configuration, and the userdb ``fields`` of one user."""
 
     dovecot: Installed
     configuration: Block
@@ -147,7 +147,7 @@ class Asked:
     fields: Mapping[str, str]
 
     def settings(self, title: str, namespace: Block) -> dict[str, str]:
-        """What counts in one namespace."""
+        """The effective settings of one namespace."""
         version = self.dovecot.version
         found = dict(self.configuration.settings)
         for _, block in self.configuration.named("plugin"):
@@ -169,7 +169,7 @@ class Asked:
 
 
 def _ask(name: str, dovecot: Installed, configuration: Block) -> tuple[Asked, str]:
-    """What Dovecot has said, and why its userdb was not asked, if so."""
+    """Dovecot's answers, and the reason if its userdb was not asked."""
     try:
         user, fields = _looked_up(name, dovecot)
     except NoDovecot as error:
@@ -185,15 +185,15 @@ def _looked_up(name: str, dovecot: Installed) -> tuple[StoreUser, Mapping[str, s
 
 
 def look_up(name: str, dovecot: Installed) -> StoreUser:
-    """Another user, whose mail is shared.
+    """Look up another user, who shares mail.
 
-    :raises NoSuchUser, NoDovecot: there is none, or Dovecot doesn't answer.
+    :raises NoSuchUser, NoDovecot: there is no such user, or Dovecot doesn't answer.
     """
     return _looked_up(name, dovecot)[0]
 
 
 def _literal(value: str, version: tuple[int, int]) -> str:
-    """A value without variables, as a setting that is expanded once more."""
+    """A value without variables, escaped for the expansion of settings."""
     return value.replace("%", "%%") if version < (2, 4) else value.replace("%{", "%%{")
 
 
@@ -206,13 +206,13 @@ def _inbox_namespace(configuration: Block) -> tuple[str, Block]:
 
 
 def _from_configuration(name: str, configuration: Block, dovecot: Installed) -> StoreUser:
-    """What can be known of a user without the userdb."""
+    """The facts about a user without the userdb."""
     home = uid = gid = None
     try:
         entry = pwd.getpwnam(name)
         home, uid, gid = entry.pw_dir, entry.pw_uid, entry.pw_gid
     except KeyError:
-        pass  # a user of Dovecot's alone
+        pass  # only Dovecot knows the user
     user = StoreUser(name, home, uid, gid)
     if text := configuration.settings.get("mail_home", ""):
         return replace(user, home=expand(text, user, version=dovecot.version))

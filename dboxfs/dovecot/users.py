@@ -1,4 +1,4 @@
-"""All users that the installed Dovecot knows, and where the mail of each is."""
+"""All users of the installed Dovecot, and the location of each one's mail."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ CONFIGURATION_SECONDS = 60.0
 
 
 class DovecotUsers:
-    """The users of the Dovecot that is installed.
+    """The users of the installed Dovecot.
 
-    :param mask: as of ``doveadm user``, with ``*`` and ``?``.
-    :param config: its configuration file; None: the usual one.
+    :param mask: of ``doveadm user``, with ``*`` and ``?``.
+    :param config: Dovecot's configuration file; None: the default.
     """
 
     def __init__(self, mask: str = "*", config: str | None = None) -> None:
@@ -30,23 +30,23 @@ class DovecotUsers:
     def names(self) -> list[str]:
         """The names of all users (``doveadm user MASK``).
 
-        :raises NoDovecot: there is none, or it doesn't answer.
+        :raises NoDovecot: no Dovecot is installed, or it doesn't answer.
         """
         return sorted(self._asked()[0].users(self._mask))
 
     def locate(self, name: str, *, damaged: bool = False) -> Location:
-        """Where the mail of a user is.
+        """The location of a user's store.
 
-        :raises NoSuchStore: it is not there, or can't be told.
+        :raises NoSuchStore: it does not exist, or can't be found out.
         """
         return self.user(name).location(damaged=damaged)
 
     def user(self, name: str) -> FoundUser:
-        """What Dovecot says of a user."""
+        """The facts from Dovecot about a user."""
         return find_user(name, self._config, self._asked())
 
     def defaults(self) -> FoundUser:
-        """What it says of all users alike: separator and compression."""
+        """The settings that all users share: separator and compression."""
         return without_user(*self._asked())
 
     def _asked(self) -> tuple[Installed, Block]:

@@ -1,1 +1,1 @@
-"""Small things that several layers share and that know nothing of files or mail."""
+"""Small helpers that several layers share, and that know nothing of stores or mail."""

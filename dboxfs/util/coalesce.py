@@ -1,11 +1,10 @@
 """Coalesced runs: calls that arrive while a run is pending share that run.
 
-For work that brings something up to date: a caller needs a run that *begins* after its call, and it may be
-any caller's.  Runs come one after the other; of many calls that arrive during one, a single next run serves
-all.
+This is for work that brings something up to date: a caller needs a run that *begins* after its call, and any
+caller may start it.  Runs come one after the other; one next run serves all calls that arrive during a run.
 
-Cancellation and errors are those of the caller whose work runs; the callers that shared its run then start
-one themselves.
+Cancellation and errors concern the caller whose work runs; the callers that shared its run then start a run
+themselves.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ class CoalescedRuns:
     """Runs of one kind of work, one at a time."""
 
     def __init__(self) -> None:
-        self._lock = trio.Lock()  # which gives others a turn to join before the run begins
+        self._lock = trio.Lock()  # its checkpoint lets others join before the run begins
         self._next: _Turn | None = None
 
     async def run(self, work: Callable[[], Awaitable[object]]) -> None:
-        """Returns when a *work* that began after this call has ended."""
+        """Return when a *work* that began after this call has ended."""
         while (turn := self._next) is not None:
             await turn.over.wait()
             if turn.worked:

@@ -10,7 +10,7 @@ _SECONDS = re.compile(r"@-?\d{1,18}", re.ASCII)
 
 
 def rfc3339(seconds: int) -> str:
-    """*seconds* since the epoch as RFC 3339 in UTC; outside of the years 1 to 9999 as ``@seconds``."""
+    """*seconds* since the epoch as RFC 3339 text in UTC; outside of the years 1 to 9999 as ``@seconds``."""
     try:
         return f"{datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()}Z"
     except (ValueError, OverflowError, OSError):
@@ -18,9 +18,9 @@ def rfc3339(seconds: int) -> str:
 
 
 def seconds_of(text: str) -> int:
-    """What :func:`rfc3339` has made *text* of.
+    """The inverse of :func:`rfc3339`: seconds since the epoch.
 
-    :raises ValueError: it has not made that.
+    :raises ValueError: *text* is not of that form.
     """
     if _SECONDS.fullmatch(text):
         return int(text[1:])

@@ -1,4 +1,4 @@
-"""The file locks that this process holds, as its descriptors tell (``lock:`` lines of /proc/self/fdinfo)."""
+"""The file locks that this process holds, by its descriptors (``lock:`` lines of /proc/self/fdinfo)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _FDINFO, _FD = "/proc/self/fdinfo", "/proc/self/fd"
 
 
 def held_locks() -> str:
-    """A line for each: kind (``OFDLCK``, ``FLOCK``, ``POSIX``), ``READ`` or ``WRITE``, path; sorted."""
+    """A line for each lock: kind (``OFDLCK``, ``FLOCK``, ``POSIX``), ``READ`` or ``WRITE``, path; sorted."""
     found = []
     for name in os.listdir(_FDINFO):
         with suppress(OSError):

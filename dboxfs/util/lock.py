@@ -1,10 +1,9 @@
-"""A lock that costs nothing where it is free.
+"""A lock that costs nothing if it is free.
 
-``trio.Lock`` gives other tasks a turn whenever it is taken, so that a task which takes it in a loop does not
-keep the event loop.  A turn is a round of the event loop, some 60 µs, and a save takes eight locks.
-:class:`Lock` gives a turn only where it has to wait; its callers wait for a disk while they hold it.
-
-First come, first served, as with ``trio.Lock``: a task that finds it free has passed nobody.
+``trio.Lock`` lets other tasks run whenever it is taken, so that a task which takes it in a loop does not
+block the event loop.  That takes a round of the event loop, some 60 µs, and a save takes eight locks.
+:class:`Lock` lets others run only if it has to wait; its callers wait for a disk while they hold it.  First
+come, first served, as with ``trio.Lock``: if the lock is free, no other task waits for it.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import trio
 
 
 class Lock:
-    """``async with Lock()``.  A checkpoint only if another task holds it."""
+    """``async with Lock()``.  It is a checkpoint only if another task holds the lock."""
 
     __slots__ = ("__weakref__", "_lock")
 
@@ -38,20 +37,20 @@ class Lock:
 
     @property
     def is_mine(self) -> bool:
-        """Whether the task that asks holds it."""
+        """Whether the current task holds the lock."""
         return self._lock.statistics().owner is trio.lowlevel.current_task()
 
     def locked(self) -> bool:
-        """Whether a task holds it."""
+        """Whether any task holds the lock."""
         return self._lock.locked()
 
     def acquire_nowait(self) -> None:
-        """Take it.
+        """Take the lock.
 
         :raises trio.WouldBlock: another task holds it.
         """
         self._lock.acquire_nowait()
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         self._lock.release()

@@ -1,7 +1,7 @@
-"""What of this machine may be in the way of mounts, and what to do about it.
+"""Properties of this machine that may disturb mounts, with advice.
 
-Each function looks at one thing and gives remarks; an empty list: all is well.  Files are read below a root,
-so that a test has a machine of its own.  Nothing is written, no mount is entered.
+Each function checks one property and gives remarks; an empty list: all is well.  Files are read below a root,
+so that a test can make its own machine.  The functions write nothing and enter no mount.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _WATCHES_A_MAILBOX = 2
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """Something that was found.
+    """The result of a check.
 
-    :ivar level: :data:`ERROR`: it does not work so; :data:`WARNING`: mail or time may be lost; :data:`NOTE`.
-    :ivar what: what is so, and where.
-    :ivar remedy: what to do about it.
+    :ivar level: :data:`ERROR`: mounts do not work; :data:`WARNING`: mail or time may be lost; :data:`NOTE`.
+    :ivar what: the problem and its place.
+    :ivar remedy: the advice.
     """
 
     level: str
@@ -39,8 +39,8 @@ class Machine:
     """A machine, or one for a test.
 
     :ivar root: the directory that stands for ``/``.
-    :ivar uid: whose rights count; 0: root's.
-    :ivar which: where a program is; None: not installed.
+    :ivar uid: the user whose rights count; 0: root.
+    :ivar which: gives the path of a program; None: not installed.
     """
 
     root: str = "/"
@@ -57,7 +57,7 @@ class Machine:
 
 
 def fuse_device(machine: Machine) -> list[Remark]:
-    """/dev/fuse."""
+    """Whether /dev/fuse can be opened."""
     path = os.path.join(machine.root, "dev/fuse")
     if not os.path.exists(path):
         return [Remark(ERROR, "/dev/fuse is missing", "modprobe fuse; in a container: give it this device")]
@@ -70,14 +70,14 @@ def fuse_device(machine: Machine) -> list[Remark]:
 
 
 def fusermount(machine: Machine) -> list[Remark]:
-    """The program that mounts for users."""
+    """Whether the program that mounts for users is installed."""
     if machine.uid == 0 or machine.which("fusermount3") is not None:
         return []
     return [Remark(ERROR, "fusermount3 is missing: only root can mount", "install the package fuse3")]
 
 
 def user_allow_other(machine: Machine) -> list[Remark]:
-    """Whether users may mount for others."""
+    """Whether users may let others into their mounts."""
     text = machine.read("/etc/fuse.conf") or ""
     if machine.uid == 0 or re.search(r"^\s*user_allow_other\s*$", text, re.MULTILINE):
         return []
@@ -98,7 +98,7 @@ def updatedb(machine: Machine) -> list[Remark]:
 
 
 def watches(machine: Machine, mailboxes: int) -> list[Remark]:
-    """Whether inotify has enough for so many mailboxes."""
+    """Whether inotify's limits are high enough for so many mailboxes."""
     found = []
     for name, wanted, usual in (
         ("max_user_watches", _WATCHES_A_MAILBOX * mailboxes + 16, 8192),
@@ -128,7 +128,7 @@ def network(paths: Sequence[str]) -> list[Remark]:
 
 
 def backups(machine: Machine) -> list[Remark]:
-    """Whether a mount is there that a backup of the whole machine would walk into."""
+    """Whether a backup of the whole machine would walk into a mount."""
     text = machine.read("/proc/self/mountinfo") or ""
     points = [line.split()[4] for line in text.splitlines() if f" - {TYPE} " in line]
     if not points:

@@ -1,12 +1,11 @@
-"""What the kernel says about mounts, learned without entering any.
+"""Facts from the kernel about mounts, without entering any mount.
 
-A daemon that asked its own mount for anything (stat, statvfs, opening a file) would wait for itself, and a
-thread of it that is killed meanwhile never ends. So the device of a mount comes from ``mountinfo``
-(proc(5)), and which mount a descriptor belongs to from ``mnt_id`` in its ``fdinfo``: neither sends a
-request.
+A daemon that sent a request to its own mount (stat, statvfs, opening a file) would wait for itself, and if it
+is killed meanwhile, the waiting thread never ends.  So the device of a mount comes from ``mountinfo``
+(proc(5)), and the mount of a descriptor from ``mnt_id`` in its ``fdinfo``: neither sends a request.
 
-``/dev/fuse`` descriptors say which connection they serve (``fuse_connection`` in ``fdinfo``, where the kernel
-has it); the number of a connection is the minor number of the mount's device.
+The ``fdinfo`` of a ``/dev/fuse`` descriptor has its connection (``fuse_connection``, if the kernel supports
+it); the number of a connection is the minor number of the mount's device.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ _MNT_FORCE, _MNT_DETACH = 1, 2
 class Mount:
     """One line of ``mountinfo``.  ``device``: major and minor number, as text.  ``kind``: the fs type.
 
-    What a remount changes makes it no other mount: ``options`` of the mount itself (``ro``, ``nosuid`` ...).
-    ``source``: what is mounted, as it calls itself.
+    Not part of the identity, since a remount changes them: ``options`` of the mount itself (``ro``,
+    ``nosuid`` ...), and ``source``, the name of the mounted store.
     """
 
     mnt_id: int
@@ -73,13 +72,13 @@ def _unescaped(text: str) -> str:
 
 
 def mounted_on(point: str) -> Mount | None:
-    """The dboxfs mount that *point* leads to; None: there is none, or another file system covers it."""
+    """The dboxfs mount on *point*; None: there is none, or another file system covers it."""
     here = [mount for mount in table() if mount.point == point]
     return here[-1] if here and here[-1].kind == TYPE else None
 
 
 def mount_of(path: str) -> Mount | None:
-    """The mount that a path which is there lies in, by its name; None: nobody can tell."""
+    """The mount of an existing path, by its name; None: unknown."""
     real = os.path.realpath(path)
     above = [mount for mount in table() if os.path.commonpath((mount.point, real)) == mount.point]
     return max(reversed(above), key=lambda mount: len(mount.point), default=None)
@@ -88,13 +87,13 @@ def mount_of(path: str) -> Mount | None:
 def is_there(mount: Mount) -> bool:
     """Whether *mount* is still in the table of this process.
 
-    All of the line: the kernel gives the numbers to the next mount, wherever that is made.
+    The whole line is compared: the kernel gives the numbers to the next mount, wherever that is made.
     """
     return mount in table()
 
 
 def detach(mount: Mount) -> None:
-    """Take a mount away that no daemon serves any more, whatever programs use it."""
+    """Remove a mount that no daemon serves any more, even if programs use it."""
     if os.geteuid() == 0:
         _umount2(mount.point, _MNT_DETACH)
     else:
@@ -109,9 +108,9 @@ _MS_RDONLY, _MS_REMOUNT = 1, 32
 
 
 def remount(mount: Mount, *, read_only: bool) -> None:
-    """Have the kernel refuse all writing, or hand it to the daemon again; other options stay.
+    """Make the kernel refuse all writing, or allow it again; other options stay.
 
-    :raises OSError: EBUSY: a file is open for writing; EPERM: we are not root.
+    :raises OSError: EBUSY: a file is open for writing; EPERM: this process is not root's.
     """
     flags = _MS_REMOUNT | sum(flag for name, flag in _PER_MOUNT.items() if name in mount.options)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -121,13 +120,13 @@ def remount(mount: Mount, *, read_only: bool) -> None:
 
 
 class Membership:
-    """Which descriptors of any process belong to one mounted file system, whatever it is mounted on.
+    """Finds out whether descriptors of any process belong to one mounted file system, at any mount point.
 
-    The own table is read again when the kernel says that it has changed; that of another mount namespace each
-    time.  Blocks for no lock that a user of a FUSE mount holds while it waits for an answer.
+    The own table is read again when the kernel reports a change; that of another mount namespace each time.
+    It never waits for a lock that a user of a FUSE mount holds while waiting for an answer.
 
-    :param device: of the file system; None: not known, and every descriptor counts as one of it.
-    :param outside: gives the inode number in the mount of what one of the stores in it calls by its own.
+    :param device: of the file system; None: unknown, and every descriptor counts as one of it.
+    :param outside: maps a store's own inode number to the one in the mount.
     """
 
     def __init__(self, device: str | None, outside: Callable[[int], int] = lambda inode: inode) -> None:
@@ -138,9 +137,9 @@ class Membership:
         self._poll = select.poll()
 
     def has(self, pid: int, mnt_id: int | None) -> bool:
-        """Whether mount *mnt_id*, as process *pid* has a file of it open, shows this file system.
+        """Whether mount *mnt_id*, of which process *pid* has a file open, shows this file system.
 
-        True when nobody can tell: a mount that was taken away lazily is in no table any more.
+        True if that is unknown: a mount that was removed lazily is in no table any more.
         """
         if self.device is None or mnt_id is None:
             return True
@@ -160,7 +159,7 @@ class Membership:
         return self._own.get(mnt_id)
 
     def close(self) -> None:
-        """Give the descriptor of the table back."""
+        """Close the descriptor of the table."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -182,8 +181,8 @@ def devices() -> set[int]:
 def servers(connection: int) -> list[int]:
     """Living processes that may serve a connection.
 
-    Where the kernel doesn't say which connection a descriptor serves, all that serve any.  Those of other
-    users are seen by root only.
+    If the kernel doesn't report the connection of a descriptor: all processes that serve any.  Only root sees
+    those of other users.
     """
     return [pid for pid in _processes() if _serves(pid, connection)]
 
@@ -202,13 +201,13 @@ def _serves(pid: int, connection: int) -> bool:
             if not number or int(number[0]) == connection:
                 return True
     except (OSError, ValueError):
-        pass  # it has ended, or is another user's
+        pass  # it has ended, or belongs to another user
     return False
 
 
 def who_else_has(mount: Mount) -> int | None:
-    """A process whose mount namespace has the file system of *mount* too; None: there is none that we may
-    see.
+    """A process in another mount namespace that also has the file system of *mount*; None: this process sees
+    none.
     """
     ours = os.readlink("/proc/self/ns/mnt")
     for pid in _processes():
@@ -221,9 +220,10 @@ def who_else_has(mount: Mount) -> int | None:
 
 
 def who_uses(mount: Mount) -> int | None:
-    """A process with a directory or file of *mount* as its own or open; None: there is none that we may see.
+    """A process that has its root, its working directory or an open file in *mount*; None: this process sees
+    none.
 
-    What a link in /proc leads to is only read, never followed: no daemon is asked.
+    Links in /proc are only read, never followed, so no daemon gets a request.
     """
     inside = mount.point.rstrip("/") + "/"
     for pid in _processes():
@@ -243,14 +243,14 @@ def _target(link: str) -> str:
 
 
 class Abort:
-    """The means to abort one connection: all who wait for an answer get ECONNABORTED, nobody waits again.
+    """Aborts one connection: all processes that wait for an answer get ECONNABORTED, and no process waits
+    again.
 
-    Taken hold of while all is well, so that nothing has to be looked up when it is needed.  Aborting sends no
-    request, and waits for nobody.
+    It is made while the mount works, so that the abort needs no look-up.  Aborting sends no request and never
+    waits.
 
-    :param mount: whose connection it is.
-    :raises MountError: there are no such means: no ``/sys/fs/fuse/connections`` that we may write to, and we
-        are not root.
+    :param mount: the mount of the connection.
+    :raises MountError: this process may not write to ``/sys/fs/fuse/connections``, and is not root's.
     """
 
     def __init__(self, mount: Mount) -> None:
@@ -268,11 +268,11 @@ class Abort:
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """What a process that closes everything else has to keep."""
+        """The descriptors that a process must keep when it closes all others."""
         return (self._control,) if self._control >= 0 else ()
 
     def __call__(self) -> None:
-        """Abort it.  Does nothing if it is gone.
+        """Abort the connection.  Does nothing if it is gone.
 
         :raises OSError: the kernel refuses.
         """
@@ -280,19 +280,19 @@ class Abort:
             with suppress(OSError):  # the connection is gone
                 os.write(self._control, b"1")
             return
-        # A descriptor of the mount's root, which no request is needed for, keeps it busy: then the mount
-        # stays, and nobody writes into the directory below it.
+        # A descriptor of the mount's root, which takes no request, keeps the mount busy: so it stays, and no
+        # program writes into the directory below it.
         with suppress(OSError):
             root = os.open(self._mount.point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 if mnt_id_of(root) == self._mount.mnt_id:
-                    # Begins with an abort, and fails with EBUSY then.
+                    # It begins with an abort, and then fails with EBUSY.
                     _umount2(self._mount.point, _MNT_FORCE)
             finally:
                 os.close(root)
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         if self._control >= 0:
             os.close(self._control)
             self._control = -1

@@ -1,7 +1,7 @@
-"""Which directories lie on a file system whose files other machines may change.
+"""Find directories on network file systems, whose files other machines may change.
 
-There inotify can be asked, and says nothing of what another machine does.  The kernel's table of mounts tells
-what a directory lies on; no file system is asked.
+There inotify works, but does not report changes of other machines.  The kernel's table of mounts gives the
+file system of a directory; no file system gets a request.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from dboxfs.util.mounts import Mount, table
 NETWORK = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "9p", "glusterfs", "sshfs", "ocfs2"}
 )
-"""File systems whose files other machines may change, as mountinfo calls them (``fuse.`` left out)."""
+"""File systems whose files other machines may change, by their names in mountinfo (without ``fuse.``)."""
 
 TABLE_SECONDS = 10.0
 """Seconds for which the table is not read again."""
 
 
 def network_kind(mount: Mount) -> str | None:
-    """The kind of network file system that *mount* is; None: it is none."""
+    """The kind of the network file system *mount*; None: it is no network file system."""
     kind = mount.kind.removeprefix("fuse.")
     return kind if kind in NETWORK else None
 
 
 class NetworkMounts:
-    """The table of mounts, read now and then.
+    """The table of mounts, read again from time to time.
 
     :param read: gives the table.
     """
@@ -39,7 +39,7 @@ class NetworkMounts:
         self._read_at = -TABLE_SECONDS
 
     def kind_of(self, path: str) -> str | None:
-        """The kind of network file system that *path* lies on; None: on none, or nobody can tell."""
+        """The kind of the network file system of *path*; None: it is on none, or that is unknown."""
         now = time.monotonic()
         if now - self._read_at >= TABLE_SECONDS:
             self._read_at = now

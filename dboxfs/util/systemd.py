@@ -1,4 +1,4 @@
-"""What a service tells systemd (sd_notify(3)): lines to the socket that ``NOTIFY_SOCKET`` names."""
+"""Messages of a service to systemd (sd_notify(3)): lines to the socket in ``NOTIFY_SOCKET``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 
 
 def notify(*lines: str) -> bool:
-    """Tell the service manager, such as ``READY=1``; False: there is none, or it does not listen."""
+    """Send lines such as ``READY=1`` to the service manager; False: there is none, or it does not listen."""
     name = os.environ.get("NOTIFY_SOCKET", "")
     if not name:
         return False
@@ -21,7 +21,7 @@ def notify(*lines: str) -> bool:
 
 
 def watchdog_seconds() -> float | None:
-    """How often the service manager wants to hear of us, in seconds; None: not at all."""
+    """The interval at which the service manager expects a message, in seconds; None: it expects none."""
     usec, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
     if not usec.isdigit() or (pid and pid != str(os.getpid())):
         return None

@@ -1,14 +1,15 @@
-"""One text over HTTP, on a TCP port or a Unix socket: for programs that ask for metrics.
+"""Serve one text over HTTP, on a TCP port or a Unix socket, for programs that read metrics.
 
-``GET /metrics`` gives the text, anything else 404 or 405.  HTTP itself is h11's.
+``GET /metrics`` gives the text, other requests get 404 or 405.  h11 does the HTTP.
 
-A number alone is a port of 127.0.0.1.  Any other address than a loopback one is refused unless it is asked
-for in so many words: who can connect sees the text.  A Unix socket is its owner's alone (mode 0600).
+A number alone is a port of 127.0.0.1.  The caller refuses any address but a loopback one, unless the user
+explicitly allows it: every client that can connect sees the text.  A Unix socket is only for its owner (mode
+0600).
 
-Bounds: :data:`CONNECTIONS` at a time, others wait in the kernel; :data:`CLIENT_SECONDS` for each; what a
-client sends is limited by h11, a body is not read.
+Bounds: :data:`CONNECTIONS` at a time, others wait in the kernel; :data:`CLIENT_SECONDS` for each; h11 limits
+the size of a request, and a body is not read.
 
-Concurrency: the event loop's; the text is made between two checkpoints.
+Concurrency: all of it runs on the event loop; the text is made between two checkpoints.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ import h11
 import trio
 
 CONNECTIONS = 16
-"""Clients that are answered at the same time, at most."""
+"""Clients that are served at the same time, at most."""
 
 CLIENT_SECONDS = 10.0
-"""Time for one client, from its connection to its answer."""
+"""Seconds for one client, from its connection to its answer."""
 
 PATH = "/metrics"
 _TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -41,7 +42,7 @@ _PAUSE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen.
+    """An address to listen on.
 
     :ivar host: an IP address; empty: ``path`` is a Unix socket.
     """
@@ -64,7 +65,7 @@ class Address:
 def parse_address(text: str) -> Address:
     """``PORT``, ``ADDRESS:PORT``, ``[ADDRESS]:PORT``, ``unix:PATH``.
 
-    :raises ValueError: it is none of these.
+    :raises ValueError: *text* has none of these forms.
     """
     if text.startswith(_UNIX):
         path = text.removeprefix(_UNIX)
@@ -80,9 +81,9 @@ def parse_address(text: str) -> Address:
 
 
 def listen(address: Address) -> socket.socket:
-    """A socket that listens.  A Unix socket that a dead process has left is taken away first.
+    """Make a listening socket.  A Unix socket that a dead process has left is removed first.
 
-    :raises OSError: it can't be had.
+    :raises OSError: the socket can't be made.
     """
     family = socket.AF_UNIX
     if address.host:
@@ -94,7 +95,7 @@ def listen(address: Address) -> socket.socket:
             listener.bind((address.host, address.port))
         else:
             _remove_dead(address.path)
-            os.fchmod(listener.fileno(), 0o600)  # before there is a name
+            os.fchmod(listener.fileno(), 0o600)  # before it has a name
             listener.bind(address.path)
         listener.listen(CONNECTIONS)
     except BaseException:
@@ -119,7 +120,7 @@ def _remove_dead(path: str) -> None:
 
 
 async def serve(listener: socket.socket, address: Address, make: Callable[[], str]) -> None:
-    """Answer with what *make* gives, until cancelled; closes *listener* then, and takes its name away."""
+    """Answer with the text from *make*, until cancelled; then close *listener* and remove its name."""
     listener.setblocking(False)
     limit = trio.CapacityLimiter(CONNECTIONS)
 

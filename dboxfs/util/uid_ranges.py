@@ -1,15 +1,15 @@
-"""Many uids in one line, for people."""
+"""Many uids in one line, for messages to users."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 MOST_RANGES = 400
-"""Ranges of uids that are named in one line."""
+"""Ranges of uids in one line, at most."""
 
 
 def uid_ranges(uids: Sequence[int]) -> str:
-    """Ascending uids as IMAP writes them: ``1:4,7``."""
+    """Ascending uids in IMAP's form: ``1:4,7``."""
     runs: list[list[int]] = []
     for uid in uids:
         if runs and runs[-1][1] == uid - 1:
