@@ -22,7 +22,8 @@ from dboxfs.vfs.metrics import GAUGES
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = (
     "SEMANTICS.md", "GLOSSARY.md", "CHANGELOG.md", "ARCHITECTURE.md", "CONTRIBUTING.md",
-    "dboxfs/store/write/PROTOCOL.md", "dboxfs/dbox/FORMAT3.md", "dboxfs/vfs/CONCURRENCY.md",
+    "dboxfs/store/write/PROTOCOL.md", "dboxfs/dbox/FORMAT3.md", "dboxfs/tools/archive/ARCHIVE.md",
+    "dboxfs/vfs/CONCURRENCY.md",
 )  # fmt: skip
 API = ("dboxfs.fsapi", "dboxfs.store", "dboxfs.store.write")
 FORMATS = (

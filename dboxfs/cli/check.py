@@ -24,6 +24,7 @@ from dboxfs.cli.stores import add_store, choose_store
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store.location import Location
+from dboxfs.tools.archive.view import store_files
 from dboxfs.tools.check import Checked, CheckOptions, Finding, Severity, check_store
 
 DESCRIPTION = """\
@@ -66,7 +67,7 @@ def check(arguments: argparse.Namespace) -> int:
         )
     meter = Meter()
     try:
-        location = choose_store(arguments, damaged=True).location
+        location = choose_store(arguments, damaged=True, archives=True).location
         if arguments.attachments is not None:
             where = os.path.abspath(os.path.expanduser(arguments.attachments))
             location = replace(location, attachments=where)
@@ -76,8 +77,8 @@ def check(arguments: argparse.Namespace) -> int:
         output = Output(as_json=arguments.json, location=location, meter=meter)
 
         async def run() -> Checked:
-            async with FileSystem(ThreadsDriver()) as fs:
-                return await check_store(fs, location, output.finding, options, output.progress)
+            async with FileSystem(ThreadsDriver()) as fs, store_files(fs, location) as (files, place):
+                return await check_store(files, place, output.finding, options, output.progress)
 
         done = trio.run(run)
     except (DboxfsError, OSError, BaseExceptionGroup) as exc:

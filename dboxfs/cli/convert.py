@@ -26,6 +26,7 @@ from dboxfs.store import Kind, Location, open_store
 from dboxfs.store.mail_settings import for_dovecot
 from dboxfs.store.user_variables import StoreUser, expand
 from dboxfs.store.write import Neighbour, WriteOptions
+from dboxfs.tools.archive.view import store_files
 from dboxfs.tools.convert import Converted, Converter, ConvertProgress
 from dboxfs.util.uid_ranges import uid_ranges
 
@@ -98,7 +99,7 @@ def convert(arguments: argparse.Namespace) -> int:
     if arguments.users is not None:
         check_target(arguments.target)
         return for_each_user(arguments, EachUser("converted", convert, prepare=_make_target))
-    location = choose_store(arguments).location
+    location = choose_store(arguments, archives=True).location
     if arguments.attachments is not None:
         location = replace(location, attachments=os.path.abspath(os.path.expanduser(arguments.attachments)))
     location = replace(location, keys=given_keys(arguments))
@@ -113,7 +114,11 @@ def convert(arguments: argparse.Namespace) -> int:
         meter.show(doing, progress.messages, progress.of, progress.bytes)
 
     async def run() -> Converted:
-        async with FileSystem(ThreadsDriver()) as fs, open_store(fs, location, follow=False) as store:
+        async with (
+            FileSystem(ThreadsDriver()) as fs,
+            store_files(fs, location) as (files, place),
+            open_store(files, place, follow=False) as store,
+        ):
             options = WriteOptions(
                 neighbour=Neighbour.ALONE,
                 dbox_version=arguments.dbox_version,

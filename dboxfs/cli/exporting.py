@@ -25,6 +25,7 @@ from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Store, open_store
 from dboxfs.store.hidden import hidden_in, summary
 from dboxfs.store.names.read import NameReader
+from dboxfs.tools.archive.view import store_files
 from dboxfs.tools.exporting import (
     EmlFormat,
     Exported,
@@ -82,7 +83,7 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
 def export(arguments: argparse.Namespace) -> int:
     """``dboxfs export STORE DIR --format maildir|mbox|eml [--xattrs] [--layout L] [--resume]``."""
     log_to_stderr()
-    location = choose_store(arguments).location
+    location = choose_store(arguments, archives=True).location
     if arguments.attachments is not None:
         location = replace(location, attachments=os.path.abspath(os.path.expanduser(arguments.attachments)))
     location = replace(location, keys=given_keys(arguments))
@@ -95,7 +96,11 @@ def export(arguments: argparse.Namespace) -> int:
         meter.show("exported", progress.messages, progress.of, progress.bytes)
 
     async def run() -> tuple[Exported, Format]:
-        async with FileSystem(ThreadsDriver()) as fs, open_store(fs, location, follow=False) as store:
+        async with (
+            FileSystem(ThreadsDriver()) as fs,
+            store_files(fs, location) as (files, place),
+            open_store(files, place, follow=False) as store,
+        ):
             hidden = await hidden_in(store)
             if hidden and not arguments.force:
                 raise MailHidden(f"{summary(hidden)}; --force exports what is shown")

@@ -84,7 +84,7 @@ def ls(arguments: argparse.Namespace) -> int:
     """``dboxfs ls STORE|MOUNTPOINT [MAILBOX]``."""
     mountpoint = _take_mountpoint(arguments)
     query = _query(arguments)
-    location = choose_store(arguments).location
+    location = choose_store(arguments, archives=True).location
     if arguments.mailbox is None and query == Query() and not arguments.json and not arguments.nul:
         return with_store(location, _list_mailboxes)
     work: Callable[[Store], Awaitable[int]]

@@ -53,6 +53,7 @@ COMMANDS = {
     "purge": ("change", "declare_purge", "give back the space of expunged messages (mdbox)"),
     "undelete": ("undelete", "declare", "bring back expunged messages (mdbox)"),
     "convert": ("convert", "declare", "make a copy of a store in another format"),
+    "archive": ("archive", "declare", "copy a store to an object store, in generations"),
     "import": ("importing", "declare", "bring mail of other formats into a store"),
     "export": ("exporting", "declare", "write a store as Maildir, mbox or plain files"),
     "config": ("config", "declare", "which values options have, and where each comes from"),

@@ -21,7 +21,7 @@ from dboxfs.cli.daemon import in_background
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import SYSLOG, default_log_file, is_stderr, log_to, one_line
 from dboxfs.cli.mount_options import OPTIONS_HELP, ParsedOptions, parse_options
-from dboxfs.cli.paths import around, overlap
+from dboxfs.cli.paths import around, default_cache_dir, overlap
 from dboxfs.cli.reread import Reread
 from dboxfs.cli.site import USERS_HELP, choose_users
 from dboxfs.cli.site_mount import ApartFrom, GivenToAll, check_site_options, mountable, site_defaults
@@ -29,10 +29,12 @@ from dboxfs.cli.status import UsageError
 from dboxfs.cli.stores import Chosen, add_store, choose_store
 from dboxfs.cli.umount import clear_dead
 from dboxfs.errors import MountError
-from dboxfs.fsapi import FileSystem, Ksm, choose_driver
+from dboxfs.fsapi import Driver, FileSystem, Ksm, choose_driver
 from dboxfs.fsapi.drivers.choice import CHOICES
+from dboxfs.fsapi.drivers.object_client import is_url
 from dboxfs.fuse.companion import Companion
-from dboxfs.store import Location
+from dboxfs.store import Kind, Location
+from dboxfs.tools.archive.view import ArchiveView
 from dboxfs.util.systemd import notify, watchdog_seconds
 from dboxfs.vfs.joined import MountedNamespace
 from dboxfs.vfs.options import wants_companion
@@ -141,7 +143,11 @@ def mount(arguments: argparse.Namespace) -> int:
     clear_dead(os.path.abspath(arguments.mountpoint), replace=arguments.replace or options.replace)
     mountpoint = check_mountpoint(arguments.mountpoint)
     location = what if isinstance(what, Location) else None
-    places = [*([] if location is None else [location]), *(one.location for one in others)]
+    archive = (
+        None if location is None or not is_url(location.root) else ArchiveView(location.root, options.at)
+    )
+    here = [] if location is None or archive is not None else [location]
+    places = [*here, *(one.location for one in others)]
     for place in places:
         _check_apart(place, mountpoint)
     if not isinstance(what, Location):
@@ -150,7 +156,7 @@ def mount(arguments: argparse.Namespace) -> int:
         options,
         mount=replace(
             options.mount,
-            cache_dir=_cache_dir(arguments.cache_dir, places, mountpoint),
+            cache_dir=archive.cache_dir if archive else _cache_dir(arguments.cache_dir, places, mountpoint),
             table_size=arguments.table_size,
             force=arguments.force,
         ),
@@ -166,7 +172,7 @@ def mount(arguments: argparse.Namespace) -> int:
             pass
     _raise_file_limit()
     _give_memory_back()
-    serve = partial(_serve, arguments, what, others, mountpoint, options, reread)
+    serve = partial(_serve, arguments, archive or what, others, mountpoint, options, reread)
     start_log = partial(log_to, arguments.log_file, arguments.log_level, foreground=arguments.foreground)
     if not arguments.foreground:
         return in_background(serve, start_log)
@@ -193,8 +199,9 @@ def _chosen(
         separator, compress = site_defaults(source)
         options = parse_options(arguments.options, separator, compress)
     else:
-        chosen = choose_store(arguments)
+        chosen = choose_store(arguments, archives=True)
         options = parse_options(arguments.options, chosen.separator, chosen.compress, chosen.prefix)
+        _check_archive(chosen.location, options)
     given: dict[str, Any] = {}
     if options.attachments is not None:
         given["attachments"] = options.attachments
@@ -207,6 +214,17 @@ def _chosen(
     if options.namespaces:
         others = [replace(one, location=replace(one.location, **given)) for one in _namespaces(chosen)]
     return options, replace(chosen.location, **given), others
+
+
+def _check_archive(location: Location, options: ParsedOptions) -> None:
+    """
+    :raises UsageError: options that an archive can't have, or a store on this machine.
+    """
+    if not is_url(location.root):
+        if options.at is not None:
+            raise UsageError("-o at: says which generation of an archive; STORE is none")
+    elif options.mount.write is not None:
+        raise UsageError("-o rw: an archive can only be read; dboxfs import or convert bring it back")
 
 
 def _namespaces(chosen: Chosen) -> list[MountedNamespace]:
@@ -255,7 +273,7 @@ def _cache_dir(given: str | None, places: Sequence[Location], mountpoint: str) -
     """
     if given == "none":
         return None
-    path = os.path.realpath(given if given is not None else _default_cache_dir())
+    path = os.path.realpath(given if given is not None else default_cache_dir())
     found = (around(location, path) for location in places)
     outer = next((one for one in found if one is not None), None)
     place = os.path.realpath(mountpoint)
@@ -266,14 +284,6 @@ def _cache_dir(given: str | None, places: Sequence[Location], mountpoint: str) -
     if given is None:
         return None
     raise MountError(f"--cache-dir {given}: lies inside of {outer}; give a directory of its own")
-
-
-def _default_cache_dir() -> str:
-    """The directory by the XDG base directory specification; for root a system-wide one."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):
-        base = "/var/cache" if os.geteuid() == 0 else os.path.expanduser("~/.cache")
-    return os.path.join(base, "dboxfs")
 
 
 def _raise_file_limit() -> None:
@@ -297,7 +307,7 @@ def _give_memory_back() -> None:
 
 def _serve(
     arguments: argparse.Namespace,
-    what: Location | UserSource,
+    what: Location | UserSource | ArchiveView,
     others: Sequence[MountedNamespace],
     mountpoint: str,
     parsed: ParsedOptions,
@@ -305,12 +315,16 @@ def _serve(
     ready: Callable[[], None],
 ) -> int:
     options, has_terminal = parsed.mount, arguments.foreground and os.isatty(2)
-    kind = None if others else what.kind
+    kind = None if others else Kind.MDBOX if isinstance(what, ArchiveView) else what.kind
     companion = Companion.start() if wants_companion(options, kind) else None
 
     async def main() -> None:
-        workers = arguments.workers if isinstance(what, Location) else max(arguments.workers, SITE_WORKERS)
-        driver = choose_driver(arguments.io, workers)
+        driver: Driver
+        if isinstance(what, ArchiveView):
+            driver = what.driver(max(arguments.workers, SITE_WORKERS))
+        else:
+            least = 1 if isinstance(what, Location) else SITE_WORKERS
+            driver = choose_driver(arguments.io, max(arguments.workers, least))
         async with FileSystem(
             driver,
             readahead=arguments.readahead,
@@ -318,7 +332,8 @@ def _serve(
             ksm=Ksm() if arguments.ksm else None,
             sync=options.write is None or options.write.durable,
         ) as fs:
-            mounted = mountable(fs, what, others, parsed, _warn)
+            place = what.location() if isinstance(what, ArchiveView) else what
+            mounted = mountable(fs, place, others, parsed, _warn)
 
             def commander(serving: Serving) -> object:
                 return _fuse().Commander(

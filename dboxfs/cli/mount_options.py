@@ -16,6 +16,7 @@ from typing import Any
 from dboxfs.cli.status import UsageError
 from dboxfs.dbox.encoders import Method, parse_method
 from dboxfs.store.write import Eol, Fsync, LockMethod, Neighbour, WriteOptions
+from dboxfs.tools.archive.view import parse_at
 from dboxfs.util.suggest import did_you_mean
 from dboxfs.util.text_endpoint import Address, parse_address
 from dboxfs.vfs.options import Charset, Entries, MountOptions, Nesting, Opens, View, ViewOptions
@@ -53,6 +54,7 @@ options for -o:
   metrics_public       also where other machines can ask
   namespaces           with --user: the user's other namespaces too (public, shared by others), each below
                        the directories of its prefix
+  at=DATE              of an archive (a URL): the newest generation before that day, or time in UTC
   separator=C          between the parts of user.dbox.mailbox (default /)
   entries=auto|epoch|companion|timeout
                        how the kernel hears that a name means something else (default auto)
@@ -91,6 +93,7 @@ class ParsedOptions:
     :ivar password_fd: file descriptor from which the password of a key is read.
     :ivar replace: remove a dead mount first.
     :ivar namespaces: show the user's other namespaces, too.
+    :ivar at: which generation of an archive, as keys of generations begin; None: the newest.
     :ivar site: options of a mount of many users.
     :ivar metrics_public: metrics may be served at an address that other machines reach.
     """
@@ -101,6 +104,7 @@ class ParsedOptions:
     password_fd: int | None = None
     replace: bool = False
     namespaces: bool = False
+    at: str | None = None
     site: Mapping[str, Any] = field(default_factory=dict)
     metrics_public: bool = False
 
@@ -197,6 +201,7 @@ OPTIONS: Mapping[str, MountOption] = {
     "crypt_key": MountOption("a file", _Goes.STORE, "keys", _path, many=True),
     "crypt_password_fd": MountOption("a number", _Goes.STORE, "password_fd", _id),
     "replace": _flag(_Goes.STORE, "replace"),
+    "at": MountOption("a day (2026-11-01), or a time in UTC", _Goes.STORE, "at", parse_at),
     "namespaces": _flag(_Goes.STORE, "namespaces"),
     "fsync": _enum(_Goes.WRITE, "fsync", Fsync),
     "eol": _enum(_Goes.WRITE, "eol", Eol),

@@ -27,3 +27,11 @@ def around(location: Location, path: str) -> str | None:
     """The directory of the store in which *path* lies; None: there is none."""
     place = os.path.realpath(path)
     return next((part for part in store_paths(location) if os.path.commonpath((place, part)) == part), None)
+
+
+def default_cache_dir() -> str:
+    """What the XDG base directory specification says, and a system-wide one for root."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):
+        base = "/var/cache" if os.geteuid() == 0 else os.path.expanduser("~/.cache")
+    return os.path.join(base, "dboxfs")

@@ -26,6 +26,7 @@ from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location
 from dboxfs.store.mail_settings import for_dovecot
+from dboxfs.tools.archive.view import store_files
 from dboxfs.tools.rescue import (
     DAMAGED_MAILBOX,
     LOSSES,
@@ -84,7 +85,9 @@ def rescue(arguments: argparse.Namespace) -> int:
     log_to_stderr()
     meter = Meter()
     try:
-        location = find_source(lambda: choose_store(arguments, damaged=True).location, arguments.store)
+        location = find_source(
+            lambda: choose_store(arguments, damaged=True, archives=True).location, arguments.store
+        )
         if arguments.attachments is not None:
             where = os.path.abspath(os.path.expanduser(arguments.attachments))
             location = replace(location, attachments=where)
@@ -100,8 +103,13 @@ def rescue(arguments: argparse.Namespace) -> int:
         output = _Output(as_json=arguments.json, location=location, meter=meter)
 
         async def run() -> Rescued:
-            async with FileSystem(ThreadsDriver()) as fs:
-                return await rescue_store(fs, location, root, options, output.event, output.progress)
+            async with (
+                FileSystem(ThreadsDriver()) as fs,
+                store_files(fs, location, damaged=True) as (files, place),
+            ):
+                return await rescue_store(
+                    files, place, root, options, output.event, output.progress, target_fs=fs
+                )
 
         done = trio.run(run)
     except (DboxfsError, OSError, BaseExceptionGroup) as exc:

@@ -16,6 +16,7 @@ from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Folder, Location, Store, open_store
 from dboxfs.store.hidden import hidden_in, told
 from dboxfs.store.mail_settings import for_dovecot
+from dboxfs.tools.archive.view import store_files
 from dboxfs.tools.dump import describe_file
 
 
@@ -36,7 +37,7 @@ def declare_dump(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
 
 def info(arguments: argparse.Namespace) -> int:
     """``dboxfs info STORE``."""
-    chosen = choose_store(arguments)
+    chosen = choose_store(arguments, archives=True)
     if chosen.found is not None:
         _print_user(chosen.found)
     return with_store(chosen.location, _print_info)
@@ -54,7 +55,11 @@ def with_store(location: Location, work: Callable[[Store], Awaitable[int]]) -> i
     log_to_stderr()
 
     async def run() -> int:
-        async with FileSystem(ThreadsDriver()) as fs, open_store(fs, location, follow=False) as store:
+        async with (
+            FileSystem(ThreadsDriver()) as fs,
+            store_files(fs, location) as (files, place),
+            open_store(files, place, follow=False) as store,
+        ):
             return await work(store)
 
     return trio.run(run)

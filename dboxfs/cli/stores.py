@@ -24,6 +24,7 @@ from dboxfs.cli.status import UsageError
 from dboxfs.dbox.encoders import Method, parse_method
 from dboxfs.dovecot.user import FoundUser, find_user
 from dboxfs.errors import NoDovecot, NoSuchStore, NoSuchUser
+from dboxfs.fsapi.drivers.object_client import is_url
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.location_settings import NAMES, location_of, named_by_settings
 from dboxfs.store.mail_location import named_location, parse_location
@@ -116,10 +117,26 @@ def _setting(text: str) -> tuple[str, str]:
     return name, value
 
 
-def choose_store(arguments: argparse.Namespace, *, damaged: bool = False) -> Chosen:
+def check_url(url: str) -> None:
+    """
+    :raises UsageError: it names no object store, or has credentials in it.
+    """
+    if not is_url(url):
+        raise UsageError(
+            f"{url}: no URL of an object store: s3://BUCKET/PREFIX, gs://, az://, file:///DIRECTORY"
+        )
+    place, at, _ = url.partition("://")[2].partition("/")[0].rpartition("@")
+    if at and ":" in place:
+        raise UsageError(
+            "URL: credentials don't belong into it, where everybody sees them; use the environment"
+        )
+
+
+def choose_store(arguments: argparse.Namespace, *, damaged: bool = False, archives: bool = False) -> Chosen:
     """The store that *arguments* name.  If Dovecot's userdb does not answer, a line on stderr says so.
 
     :param damaged: parts of the store may be missing.
+    :param archives: the command takes an archive on an object store; the URL is the root of the location.
     :raises UsageError: the arguments contradict each other.
     :raises NoSuchStore: the store is missing, or is no dbox store; the user or a Dovecot is missing.
     :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.
@@ -135,6 +152,13 @@ def choose_store(arguments: argparse.Namespace, *, damaged: bool = False) -> Cho
         found = find_user(arguments.user, arguments.config)
         _not_old(found, settings)
         return _told(found, damaged=damaged, settings=settings)
+    if is_url(arguments.store):
+        check_url(arguments.store)
+        if not archives:
+            raise UsageError(
+                f"{arguments.store}: this command takes no archive, only a store on this machine"
+            )
+        return Chosen(Location(Kind.MDBOX, arguments.store.rstrip("/")))
     try:
         return Chosen(parse_location(arguments.store, damaged=damaged))
     except NoSuchStore as error:

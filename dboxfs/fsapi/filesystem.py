@@ -10,6 +10,7 @@ the background as if the task had not been cancelled.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable, Sequence
@@ -98,8 +99,15 @@ class FileSystem:
         await self.engine.aclose()
 
     async def __aenter__(self) -> FileSystem:
-        self._nursery_manager = trio.open_nursery()
-        await self.start(await self._nursery_manager.__aenter__())
+        manager = trio.open_nursery()
+        nursery = await manager.__aenter__()
+        try:
+            await self.start(nursery)
+        except BaseException as error:  # a driver that can't begin
+            with contextlib.suppress(BaseExceptionGroup):
+                await manager.__aexit__(type(error), error, error.__traceback__)
+            raise
+        self._nursery_manager = manager
         return self
 
     async def __aexit__(
@@ -183,6 +191,16 @@ class FileSystem:
     async def listdir(self, path: str) -> list[DirEntry]:
         """The entries of a directory, unordered.  A checkpoint; cancelled: nothing happened."""
         return await self._run(ops.Listdir(path))
+
+    async def statvfs(self, path: str) -> os.statvfs_result:
+        """The file system on which *path* lies; one without numbers, where it is none of this machine's.
+
+        A checkpoint; cancelled: nothing happened.
+        """
+        if self.capabilities.frozen:
+            await trio.lowlevel.checkpoint()
+            return os.statvfs_result((4096, 4096, 0, 0, 0, 0, 0, 0, os.ST_RDONLY, 255))
+        return await trio.to_thread.run_sync(os.statvfs, path)
 
     async def readlink(self, path: str) -> str:
         """The target of a symbolic link.  A checkpoint; cancelled: nothing happened."""

@@ -88,6 +88,7 @@ class Capabilities:
     :param attributes: permissions are kept, dates and extended attributes can be set.
     :param outlives_name: an open file that was replaced or unlinked can be read.  Without it: ESTALE, ENOENT.
     :param costly_requests: few large reads are better than many at once: read-ahead asks for larger pieces.
+    :param frozen: nothing changes while the driver lives, and no path of it is one of the operating system.
     :param copy: a file can be copied by the driver (``FileSystem.copy``).
     """
 
@@ -101,4 +102,5 @@ class Capabilities:
     attributes: bool = True
     outlives_name: bool = True
     costly_requests: bool = False
+    frozen: bool = False
     copy: bool = False

@@ -50,7 +50,7 @@ async def open_store(
         await store.load()
         async with trio.open_nursery() as nursery:
             if follow:
-                nursery.start_soon(store.follow)
+                nursery.start_soon(store.ahead.run if fs.capabilities.frozen else store.follow)
             try:
                 yield store
             except BaseException as exc:

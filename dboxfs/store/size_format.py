@@ -132,6 +132,16 @@ def marks_of_files(stats: list[os.stat_result]) -> Marks:
     return marks_of(*(np.array(field, np.uint64) for field in fields))
 
 
+def marks_of_records(
+    guids: npt.NDArray[np.uint8], map_uids: npt.NDArray[Any], sizes: npt.NDArray[Any]
+) -> Marks:
+    """The marks of mdbox messages: guids uint8[n, 16], sizes of their records (bytes; 0: not known)."""
+    halves = np.ascontiguousarray(guids).view("<u8").astype(np.uint64, copy=False)
+    marks = marks_of(halves[:, 0], halves[:, 1], map_uids.astype(np.uint64), sizes.astype(np.uint64))
+    marks[(sizes == 0) | ~halves.any(axis=1)] = 0
+    return marks
+
+
 def generation_of(*numbers: int) -> bytes:
     """16 bytes that change when one of *numbers* does."""
     packed = b"".join((number & _MASK).to_bytes(8, "little") for number in numbers)
@@ -141,6 +151,14 @@ def generation_of(*numbers: int) -> bytes:
 def encode_header(key: bytes, generation: bytes, cache_seq: int) -> bytes:
     """The beginning of a file."""
     return _HEADER.pack(_MAGIC, VERSION, cache_seq, generation, key)
+
+
+def encode_table(rows: Remembered, key: bytes, generation: bytes) -> bytes:
+    """A whole file with *rows*, for the mailbox and generation that are told."""
+    header = encode_header(key, generation, rows.cache_seq)
+    starts = range(0, len(rows), BLOCK_ROWS)
+    blocks = [encode_block(rows[start : start + BLOCK_ROWS], header, n) for n, start in enumerate(starts)]
+    return b"".join([header, *blocks, encode_block(NO_ROWS, header, len(blocks))])
 
 
 def encode_block(rows: Remembered, header: bytes, number: int) -> bytes:

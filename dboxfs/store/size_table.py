@@ -64,7 +64,7 @@ class SizeTables:
 
     def __init__(self, fs: FileSystem, directory: str, root: str, identity: os.stat_result) -> None:
         self._fs = fs
-        self._root = root
+        self._root = "" if fs.capabilities.frozen else root  # such tables lie beside their store
         self._identity = identity
         self._directory: str | None = None
         self._wanted = directory
@@ -205,7 +205,7 @@ class SizeTables:
 
     def _path(self, digest: bytes) -> str:
         assert self._directory is not None
-        return os.path.join(self._directory, digest.hex()[:40] + SUFFIX)
+        return os.path.join(self._directory, table_name(digest))
 
     async def _trim(self, directory: str) -> None:
         """If there are too many tables, remove those written longest ago; also remove old temporary files."""
@@ -223,6 +223,11 @@ class SizeTables:
         except OSError as exc:
             if exc.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
+
+
+def table_name(digest: bytes) -> str:
+    """The file of the table for a :class:`Key`."""
+    return digest.hex()[:40] + SUFFIX
 
 
 def _too_many(files: list[tuple[os.stat_result, str]]) -> list[str]:

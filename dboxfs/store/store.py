@@ -405,14 +405,14 @@ class Store:
         )
 
     def _tree_followed(self, folder: Folder) -> bool:
-        if self.root.error is not None:
-            return False
+        if self.root.error is not None or self.fs.capabilities.frozen:
+            return self.root.error is None
         if folder.name == "INBOX" and self.location.inbox is not None:
             return folder.error is None
         return folder.error is None and self._changes.follows_folder(folder.name)
 
     def _index_followed(self, box: Mailbox) -> bool:
-        return self._changes.follows_index(box.index_directory)
+        return self.fs.capabilities.frozen or self._changes.follows_index(box.index_directory)
 
     def report_damage(self, error: CorruptFile) -> None:
         """Count and log damage that was found while a message was read."""
@@ -425,7 +425,7 @@ class Store:
 
     async def statvfs(self) -> os.statvfs_result:
         """statvfs(2) of the store's root."""
-        return await trio.to_thread.run_sync(os.statvfs, self.location.root)
+        return await self.fs.statvfs(self.location.root)
 
     async def subscribed(self) -> frozenset[str]:
         """The subscribed storage names in the file now.

@@ -46,7 +46,7 @@ from dboxfs.fsapi.types import Capabilities, DirEntry, Peek, PeekResult
 
 R = TypeVar("R")
 
-CAPABILITIES = Capabilities(
+OBJECTS_CAN = Capabilities(
     locks=False, rename=False, link=False, append=False, directories=False,
     attributes=False, outlives_name=False, costly_requests=True, copy=True,
 )  # fmt: skip
@@ -71,7 +71,7 @@ class ObjectsDriver:
     """
 
     def __init__(self, connect: Callable[[], Objects], workers: int = 32) -> None:
-        self.capabilities = CAPABILITIES
+        self.capabilities = OBJECTS_CAN
         self.depth = workers
         self.kernel_cached = False
         self._connect = connect

@@ -34,7 +34,7 @@ from dboxfs.store.mdbox.read_many import read_run, runs
 from dboxfs.store.mdbox.storage import MdboxStorage, OpenContainer, read_record, split_header
 from dboxfs.store.odd_files import odd_file
 from dboxfs.store.saved_dates import CachePlaces, SavedDates
-from dboxfs.store.size_format import generation_of, marks_of
+from dboxfs.store.size_format import generation_of, marks_of_records
 from dboxfs.store.stored_record import (
     FILE_HEAD,
     RECORD_HEAD,
@@ -355,10 +355,7 @@ def _marks(mapping: MapIndex, map_uids: np.ndarray, guids: npt.NDArray[np.uint8]
     """The marks of messages; 0 for those that have no GUID, or no record of known size in the map."""
     rows = mapping.rows_of(map_uids)
     sizes = np.where(rows >= 0, mapping.sizes[rows], 0) if len(mapping) else np.zeros(len(rows), np.uint32)
-    halves = np.ascontiguousarray(guids).view("<u8").astype(np.uint64, copy=False)
-    marks = marks_of(halves[:, 0], halves[:, 1], map_uids.astype(np.uint64), sizes.astype(np.uint64))
-    marks[(sizes == 0) | ~halves.any(axis=1)] = 0
-    return marks
+    return marks_of_records(guids, map_uids, sizes)
 
 
 class _Pieces:

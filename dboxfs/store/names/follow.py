@@ -28,7 +28,9 @@ class NameFollower:
         self._wake = trio.Event()
 
     async def run(self) -> None:
-        """Watch and read until cancelled."""
+        """Watch and read until cancelled; not at all where nothing changes."""
+        if self._reader.store.fs.capabilities.frozen:
+            return
         self._watcher = Watcher(self._reader.store.inotify)  # closed below; without a run there is none
         try:
             async with trio.open_nursery() as nursery:

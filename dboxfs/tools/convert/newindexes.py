@@ -106,12 +106,17 @@ def mailbox_files(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MapRows:
-    """The stored messages of an mdbox, map uids 1, 2, 3 ...: place (bytes) and reference count of each."""
+    """The stored messages of an mdbox: place (bytes) and reference count of each.
+
+    ``map_uids``: ascending; None: 1, 2, 3 ...  ``next_map_uid``: above all that were ever given.
+    """
 
     file_ids: npt.NDArray[np.uint32]
     offsets: npt.NDArray[np.uint32]
     sizes: npt.NDArray[np.uint32]
     refcounts: npt.NDArray[np.uint16]
+    map_uids: npt.NDArray[np.uint32] | None = None
+    next_map_uid: int = 0
 
 
 def map_files(rows: MapRows, *, uid_validity: int, highest_file_id: int) -> NewIndexFiles:
@@ -123,8 +128,8 @@ def map_files(rows: MapRows, *, uid_validity: int, highest_file_id: int) -> NewI
     log = _log(uid_validity, 1)
     base = bytearray(IndexState.empty(log).base_header)
     count = len(rows.file_ids)
-    struct.pack_into("<II", base, 24, uid_validity, count + 1)
-    uids = np.arange(1, count + 1, dtype=np.uint32)
+    struct.pack_into("<II", base, 24, uid_validity, rows.next_map_uid or count + 1)
+    uids = np.arange(1, count + 1, dtype=np.uint32) if rows.map_uids is None else rows.map_uids
     return NewIndexFiles(parts.encode(base, uids, np.zeros(count, np.uint8), 1), encode_log_header(log))
 
 

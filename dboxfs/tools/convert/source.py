@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -189,7 +189,7 @@ class MailboxSource:
                 keys[int(portrait.uids[row])] = str(int(portrait.map_uids[row]))
         return cls(store, box, portrait, dates, keys)
 
-    async def chunk(self, rows: range, known: Container[str]) -> list[SourceMessage]:
+    async def chunk(self, rows: Sequence[int], known: Container[str]) -> list[SourceMessage]:
         """The messages of some rows of the portrait.
 
         :param known: keys of messages whose bytes the target doesn't need.

@@ -120,7 +120,7 @@ class SdboxTarget:
         """Write one file; returns the problem of its text, or an empty string."""
         form = new_file(self._work.options.dbox_version)
         await _pack(message, self._work.options)
-        record = await _begin(form.first, message)
+        record = await begin_stored(form.first, message)
         if message.data is not None:
             record.feed(message.data)
             message.count(message.data)
@@ -287,7 +287,7 @@ class MdboxTarget:
             out = await self._next_file()
         start = out.end
         place = replace(self._form.first, offset=start)
-        record = await _begin(place, message)
+        record = await begin_stored(place, message)
         try:
             trouble = await _write_record(out, record, message, mailbox)
         except Unfit:
@@ -337,7 +337,11 @@ async def _pack(message: Stored, options: WriteOptions) -> None:
         await message.pack(options.compress)
 
 
-async def _begin(place: FilePlace, message: Stored) -> RecordFormat:
+async def begin_stored(place: FilePlace, message: Stored) -> RecordFormat:
+    """The record that *message* becomes at *place*.
+
+    :raises Unfit: the format can't hold it, or it can't be read.
+    """
     first = await message.read(min(_FIRST, message.size), 0)
     if place.key is None and must_be_packed(first, message.compression, as_it_is=message.as_it_is):
         await message.pack()

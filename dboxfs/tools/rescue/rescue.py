@@ -70,9 +70,12 @@ async def rescue_store(
     options: RescueOptions,
     emit: Emit,
     progress: Callable[[Progress], None] | None = None,
+    *,
+    target_fs: FileSystem | None = None,
 ) -> Rescued:
     """Make a new store at *root* of everything that can be read of *source*.
 
+    :param fs: reaches *source*.  :param target_fs: reaches *root*; None: *fs* does.
     :param root: a directory that is empty or does not exist; absolute.  If the rescue makes it, it gets
         owner, group and modes of the source's root; everything in it gets those of *root*.
     :param emit: gets an event for everything that was lost, guessed or left unknown.
@@ -82,7 +85,7 @@ async def rescue_store(
     :raises OSError: the new store can't be written.
     """
     done = Rescued()
-    told = progress or _nobody
+    told, new = progress or _nobody, target_fs or fs
 
     def report(event: Event) -> None:
         done.events[event.code] += 1
@@ -97,7 +100,7 @@ async def rescue_store(
     writing = replace(options.writing, dbox_version=done.version)
     if writing.compress is not None and done.version == 3:
         raise Unsupported("messages of dbox version 3 are not compressed; give --dbox-version 2 as well")
-    await init_store(fs, target, Disk(fs, await fs.stat(source.root), writing).dir_permissions, writing)
+    await init_store(new, target, Disk(new, await fs.stat(source.root), writing).dir_permissions, writing)
     knowledge = await learn(fs, source, report)
 
     def reading(messages: int, size: int) -> None:
@@ -109,7 +112,7 @@ async def rescue_store(
         what = f"{harvest.pop3} messages had POP3 UIDLs or places of their own, which are not kept"
         report(Event("pop3", what))
     assigned = assign(harvest)
-    writer = StoreWriter(fs, target, await fs.stat(root), writing)
+    writer = StoreWriter(new, target, await new.stat(root), writing)
     suffixes = {box.name: f"-{box.header.guid.hex()}-" for box in knowledge.boxes if box.header is not None}
     texts = Texts(fs, source, suffixes)
     try:
@@ -125,7 +128,7 @@ async def rescue_store(
         texts.close()
     await _subscribe(fs, source, writer, report)
     guids = [guid for name, guid in planter.kept.items() if name not in planter.renumbered]
-    await _keep_names(fs, source, Disk(fs, await fs.stat(root), writing), target, guids, report)
+    await _keep_names(fs, source, Disk(new, await new.stat(root), writing), target, guids, report)
     return done
 
 

@@ -1,0 +1,86 @@
+"""``dboxfs archive prune``: generations that nobody wants any more go, then the objects that none needs.
+
+The order, and what a crash after each step leaves: ``ARCHIVE.md``.  Blocking calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from dboxfs.tools.archive.generation import DATA, GENERATIONS, INDEX, ROWS
+from dboxfs.tools.archive.repository import Repository
+
+REMOVED_AT_ONCE = 200
+"""Objects that are removed between two looks at the lock."""
+
+
+@dataclass(slots=True)
+class Pruned:
+    """What came of it: ``generations`` stay, ``removed`` ones went, and ``objects`` of so many ``bytes``."""
+
+    generations: int = 0
+    removed: int = 0
+    objects: int = 0
+    bytes: int = 0
+
+
+def kept(keys: Sequence[str], daily: int, monthly: int) -> set[str]:
+    """Which generations stay: of the last *daily* days and *monthly* months that have some the newest each.
+
+    The newest one of all stays always.
+
+    :param keys: of all generations, the oldest first.
+    """
+    found = set(keys[-1:])
+    for letters, count in ((8, daily), (6, monthly)):
+        newest: dict[str, str] = {}
+        for key in keys:
+            newest[key.removeprefix(GENERATIONS + "/")[:letters]] = key
+        found.update(newest[period] for period in sorted(newest)[len(newest) - count :] if count > 0)
+    return found
+
+
+def prune(repository: Repository, daily: int, monthly: int, *, break_lock: bool = False) -> Pruned:
+    """Prune the archive, or go on where a prune has died.
+
+    :raises StoreBusy: another run has the lock, or has taken it away.
+    :raises CorruptFile: a generation can't be read; nothing was removed.
+    :raises OSError: the object store fails; the same command goes on later.
+    """
+    repository.lock("prune", broken=break_lock)
+    try:
+        return _prune(repository, daily, monthly)
+    finally:
+        repository.unlock()
+
+
+def _prune(repository: Repository, daily: int, monthly: int) -> Pruned:
+    result = Pruned()
+    keys = repository.generations()
+    for key in keys:  # all of them can be read, before one of them goes
+        repository.read(key)
+    stays = kept(keys, daily, monthly)
+    gone = [key for key in keys if key not in stays]
+    _remove(repository, gone)
+    result.removed = len(gone)
+    needed: set[str] = set()
+    remaining = repository.generations()
+    for key in remaining:
+        needed |= repository.read(key).objects.keys()
+    result.generations = len(remaining)
+    if not remaining:
+        return result  # nothing was ever archived, or another one has removed it: what is there is not ours
+    there = repository.sizes(DATA) | repository.sizes(INDEX)
+    unneeded = sorted(there.keys() - needed)
+    _remove(repository, unneeded)
+    result.objects, result.bytes = len(unneeded), sum(there[key] for key in unneeded)
+    _remove(repository, sorted(repository.sizes(ROWS)))
+    return result
+
+
+def _remove(repository: Repository, keys: Iterable[str]) -> None:
+    for number, key in enumerate(keys):
+        if number % REMOVED_AT_ONCE == 0:
+            repository.check_lock()
+        repository.objects.delete(key)

@@ -1,0 +1,127 @@
+"""``dboxfs archive`` and what takes its URL, as commands; a real mount of an archive."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dboxfs.cli.main import main
+from dboxfs.fsapi.drivers.object_client import connect
+from tests.live.mounts import dboxfs
+from tests.tools.archive.archives import add, make_store
+
+
+def files(root: Path) -> dict[str, tuple[bytes, int]]:
+    """Bytes and mtime (ns) of all files below *root*."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        if path.is_file():
+            found[str(path.relative_to(root))] = (path.read_bytes(), path.stat().st_mtime_ns)
+    return found
+
+
+def attributes(root: Path) -> str:
+    """Attributes of everything below *root*, as getfattr tells them."""
+    names = "uid|guid|flags|keywords|received|saved|mailbox|uidvalidity"
+    words = ["getfattr", "-R", "-d", "-m", f"^user.dbox.({names})$", "."]
+    done = subprocess.run(words, cwd=root, capture_output=True, check=True, text=True)
+    return done.stdout
+
+
+@pytest.fixture
+def mounts(tmp_path: Path) -> Iterator[list[Path]]:
+    """Mountpoints that are unmounted in the end."""
+    made: list[Path] = []
+    yield made
+    for point in made:
+        dboxfs("umount", "--lazy", str(point))
+
+
+async def test_an_archive_is_mounted_as_its_store_is(tmp_path: Path, mounts: list[Path]) -> None:
+    location = await make_store(tmp_path / "store")
+    url = f"file://{tmp_path}/objects"
+
+    def mount(source: str, name: str, *options: str) -> Path:
+        point = tmp_path / name
+        point.mkdir()
+        done = dboxfs(
+            "mount", "--log-file", str(tmp_path / "log"), "--cache-dir", "none", *options, source, str(point)
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        mounts.append(point)
+        return point
+
+    done = dboxfs("archive", location.root, url)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second, third = done.stdout.splitlines()
+    assert first.endswith("is new: 8 messages")
+    assert second.startswith("stored 6 messages")
+    assert third.startswith("cost: ")
+    assert " bytes up, " in third
+    generation = first.split()[2].partition("-")[0]
+
+    store, archive = mount(location.root, "a"), mount(url, "b")
+    before = files(store)
+    assert len(before) == 8
+    assert files(archive) == before
+    assert attributes(archive) == attributes(store)
+    with pytest.raises(OSError, match="Read-only"):
+        (archive / "INBOX" / "new.eml").write_bytes(b"x")
+
+    await add(location, 70)
+    assert dboxfs("archive", location.root, url).returncode == 0
+    names = [info.key.partition("/")[2] for info in connect(url).list_all("generations")]
+    day = max(name for name in names if not name.startswith(generation)).partition("-")[0]
+    at = f"{day[:4]}-{day[4:6]}-{day[6:8]}T{day[9:11]}:{day[11:13]}:{day[13:15]}"
+    assert files(mount(url, "c", "-o", f"at={at}")) == before
+    assert len(files(mount(url, "d"))) == 9
+
+
+async def test_commands_take_an_archive_for_a_store(tmp_path: Path) -> None:
+    location = await make_store(tmp_path / "store", "sdbox")
+    url = f"file://{tmp_path}/objects"
+    assert dboxfs("archive", location.root, url).returncode == 0
+    assert "0 errors, 0 warnings" in dboxfs("check", url).stdout
+    done = dboxfs("convert", url, str(tmp_path / "back"), "--format", "sdbox", "--verify")
+    assert "verified: 8 messages are what they are in file:///" in done.stdout
+    assert dboxfs("rescue", url, str(tmp_path / "rescued")).stdout.startswith(
+        f"{tmp_path}/rescued: 6 messages and 2 copies"
+    )
+    assert "messages:     8" in dboxfs("info", url).stdout
+    assert dboxfs("ls", url, "INBOX").stdout.count("\n") >= 6
+    assert dboxfs("export", url, str(tmp_path / "eml"), "--format", "eml").returncode == 0
+    done = dboxfs("archive", "prune", url, "--keep-daily", "1")
+    assert "1 generations stay, 0 were removed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "text"),
+    [
+        (["mount", "-o", "rw", "{url}", "{dir}"], 2, "-o rw: an archive can only be read"),
+        (["mount", "-o", "at=soon", "{url}", "{dir}"], 2, "at=soon"),
+        (
+            ["mount", "-o", "at=2026-11-01", "{store}", "{dir}"],
+            2,
+            "which generation of an archive",
+        ),
+        (["purge", "{url}"], 2, "this command takes no archive"),
+        (["check", "s3://key:secret@bucket/x"], 2, "credentials don't belong into it"),
+        (["archive", "{dir}", "http://x/y"], 2, "no URL of an object store"),
+        (["archive", "prune", "{url}"], 2, "say what stays"),
+        (["info", "{url}"], 3, "no generation of an archive is there"),
+    ],
+)
+def test_what_an_archive_is_not_for_is_said_in_one_line(
+    tmp_path: Path, words: list[str], status: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    store = Path(__file__).parents[2] / "samples" / "mdbox"
+    places = {"url": f"file://{tmp_path}/objects", "dir": tmp_path / "empty", "store": store}
+    assert main([word.format(**places) for word in words]) == status
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert text in told
+    assert "secret" not in told
