@@ -3,15 +3,16 @@
 Each program works on a plain Maildir on ext4 and, in turns, on mounts with ``view=maildir``: ``ro``, and with
 ``--rw`` a writable one.  It runs twice: first on a mount that was just made (the store in memory, the plain
 files too) with nothing of its own, then again with what it has kept of the first run.  A line for each:
-seconds on the plain Maildir, and how many times as long it took on the mounts; medians of the rounds.
-``mbsync`` syncs both ways with a second plain Maildir and needs a writable mount.  Below: the requests that
-the kernel has sent a message, in both runs.
+seconds on the plain Maildir; of each mount, how many times as long it took, how many times as much CPU time
+(of program and daemon; it says more beside other work), and requests of the kernel a message, in both runs.
+Medians of the rounds.  ``mbsync`` syncs both ways with a second plain Maildir and needs a writable mount.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import random
 import shlex
 import shutil
 import statistics
@@ -22,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.clients import load, measure
 from bench.errors import BenchError
@@ -71,15 +73,24 @@ SyncState {work}/state/
 PROGRAMS = ("ls", "mblaze", "mailutils", "python", "mutt", "neomutt", "notmuch", "mu", "mbsync")
 
 
-@dataclass(slots=True)
-class Program:
-    """One run of a program: *first* and *again* are what is measured.
+class Times(NamedTuple):
+    """Seconds of both runs, CPU seconds of program and daemon, and requests of the kernel for both."""
 
-    :ivar prepare: what it needs before.
+    first: float
+    again: float
+    first_cpu: float
+    again_cpu: float
+    requests: float
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a program is run as.
+
+    :ivar prepare: has to be run before.
     """
 
-    first: Sequence[str]
-    again: Sequence[str] = ()
+    command: Sequence[str]
     prepare: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -125,6 +136,7 @@ def main() -> int:
         prog="python -m bench.views", description=(__doc__ or "").split("\n\n")[1]
     )
     parser.add_argument("--messages", type=int, default=10_000)
+    parser.add_argument("--size", type=int, default=4000, help="bytes of a message, about")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--format", default="mdbox", choices=("mdbox", "sdbox"))
     parser.add_argument("--programs", default=",".join(PROGRAMS))
@@ -145,7 +157,7 @@ def main() -> int:
 
 def _measure_all(work: Path, args: argparse.Namespace) -> None:
     plain, root = work / "plain", work / "store"
-    _write_maildirs(plain, Corpus(args.messages))
+    _write_maildirs(plain, Corpus(args.messages, sizes=_sizes(args.messages, args.size)))
     subprocess.run(
         [_DBOXFS, "import", plain, root, "--format", args.format, "--alone"], check=True, capture_output=True
     )
@@ -157,21 +169,51 @@ def _measure_all(work: Path, args: argparse.Namespace) -> None:
     for name, options in kinds.items():
         whole = ",".join(filter(None, (options, args.options)))
         subjects.append(Dboxfs(name, root, work, [*command, whole, root]))
-    seconds: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    requests: dict[tuple[str, str], int] = {}
+    print(f"{args.messages} messages, {args.format}, {args.rounds} rounds, load {os.getloadavg()[0]:.1f}")
+    names = [subject.name for subject in subjects[1:]]
+    columns = "".join(f"   {name:>7}  again    CPU  again  req." for name in names)
+    print(" " * 14 + "plain   again" + columns)
     with ExitStack() as stack:
         for subject in subjects:
             stack.enter_context(subject)
-        for number in range(args.rounds):
-            for name in args.programs.split(","):
-                for subject in subjects[:: -1 if number % 2 else 1]:
-                    if name == "mbsync" and subject.name == "ro":
-                        continue
-                    found = _run(name, subject, work / "own", root)
-                    seconds.setdefault((name, subject.name), []).append(found)
-                    requests[name, subject.name] = subject.requests() or 0
-                    subject.stop()
-    _print(args, [subject.name for subject in subjects], seconds, requests)
+        for name in args.programs.split(","):
+            print(
+                _line(name, _measured(name, subjects, args.rounds, work / "own"), args.messages), flush=True
+            )
+
+
+def _measured(name: str, subjects: Sequence[Subject], rounds: int, own: Path) -> list[list[Times]]:
+    """The times of each round, for each subject; none of a subject on which it can't be run."""
+    found: list[list[Times]] = [[] for _ in subjects]
+    for number in range(rounds):
+        for place in range(len(subjects))[:: -1 if number % 2 else 1]:
+            subject = subjects[place]
+            if name != "mbsync" or subject.name != "ro":
+                found[place].append(_run(name, subject, own))
+                subject.stop()
+    return found
+
+
+def _line(name: str, found: Sequence[Sequence[Times]], messages: int) -> str:
+    plain = _medians(found[0])
+    line = f"{name:10} {plain.first:8.2f} s {plain.again:6.2f} s"
+    for times in found[1:]:
+        if times:
+            ratios = [here / max(there, 0.01) for here, there in zip(_medians(times), plain, strict=True)]
+            requests = _medians(times).requests / messages
+            line += "   " + "".join(f"{ratio:7.2f}" for ratio in ratios[:4]) + f"{requests:6.1f}"
+        else:
+            line += "   " + "      -" * 4 + "     -"
+    return line
+
+
+def _medians(times: Sequence[Times]) -> Times:
+    return Times(*(statistics.median(one) for one in zip(*times, strict=True)))
+
+
+def _sizes(count: int, size: int) -> list[int]:
+    """From half of *size* to one and a half."""
+    return [size // 2 + size * number // count for number in random.Random(1).sample(range(count), count)]
 
 
 def _write_maildirs(plain: Path, corpus: Corpus) -> None:
@@ -185,47 +227,19 @@ def _write_maildirs(plain: Path, corpus: Corpus) -> None:
         (plain / mail.folder / name).write_bytes(text)
 
 
-def _run(name: str, subject: Subject, own: Path, root: Path) -> tuple[float, float]:
-    """Seconds of both runs."""
+def _run(name: str, subject: Subject, own: Path) -> Times:
+    """Both runs of a program."""
     shutil.rmtree(own, ignore_errors=True)
     own.mkdir()
-    load(root if subject.pid is None and subject.name != "plain" else subject.path)
+    load(subject.source or subject.path)
     subject.fresh(cold=False)
     ran = program(name, subject.path, own)
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "HOME": str(own), "TERM": "xterm", **ran.environment}
     if ran.prepare:
         subprocess.run(ran.prepare, check=True, env=environment, capture_output=True)
-    both = [
-        measure(command, daemon=subject.pid, environment=environment).wall
-        for command in (ran.first, ran.again or ran.first)
-    ]
-    return both[0], both[1]
-
-
-def _print(
-    args: argparse.Namespace,
-    subjects: list[str],
-    seconds: Mapping[tuple[str, str], list[tuple[float, float]]],
-    requests: Mapping[tuple[str, str], int],
-) -> None:
-    mounts = subjects[1:]
-    print(f"{args.messages} messages, {args.format}, {args.rounds} rounds, load {os.getloadavg()[0]:.1f}")
-    print("             plain: first    again" + "".join(f"   {name}: first    again" for name in mounts))
-    for name in args.programs.split(","):
-        if (name, "plain") not in seconds:
-            continue
-        first, again = (statistics.median(one) for one in zip(*seconds[name, "plain"], strict=True))
-        line = f"{name:12} {first:10.2f} s {again:6.2f} s"
-        for mount in mounts:
-            if (name, mount) in seconds:
-                times = [statistics.median(one) for one in zip(*seconds[name, mount], strict=True)]
-                line += f"   {times[0] / first:9.2f} {times[1] / again:8.2f}"
-            else:
-                line += f"   {'-':>9} {'-':>8}"
-        print(line)
-    for mount in mounts:
-        each = {n: count / args.messages for (n, m), count in requests.items() if m == mount}
-        print(f"requests a message, {mount}: " + ", ".join(f"{n} {count:.1f}" for n, count in each.items()))
+    first, again = (measure(ran.command, daemon=subject.pid, environment=environment) for _ in range(2))
+    cpu = (first.client_cpu + first.daemon_cpu, again.client_cpu + again.daemon_cpu)
+    return Times(first.wall, again.wall, *cpu, subject.requests() or 0)
 
 
 if __name__ == "__main__":
