@@ -81,7 +81,7 @@ class FileSystem:
 
         :param driver: a driver on top of this file system's driver.
         """
-        limits, found = self.engine.limits, FileSystem(driver, cache=self.engine.cache)
+        limits, found = self.engine.limits, type(self)(driver, cache=self.engine.cache)
         found.engine.limits = limits
         return found
 

@@ -373,6 +373,11 @@ class AsOwner(Op[R]):
     gid: int
 
 
+def itself(op: Op[Any]) -> Op[Any]:
+    """An operation, whosever rights it is done with."""
+    return op.op if isinstance(op, AsOwner) else op
+
+
 # -- one operation on its way -------------------------------------------------------------------------------
 
 

@@ -15,8 +15,9 @@ import trio
 
 from dboxfs.errors import MountError
 from dboxfs.fsapi import FileSystem
-from dboxfs.store import Kind, Location, Store, open_store
+from dboxfs.store import Kind, Location, Store
 from dboxfs.store.names.of_mailbox import encode
+from dboxfs.store.owner_rights import open_owned_store
 from dboxfs.util.mounts import Mount
 from dboxfs.vfs.attrs import NS, Attrs
 from dboxfs.vfs.file_system import ReadableFileSystem, WritableFileSystem
@@ -79,7 +80,14 @@ class JoinedStores:
     async def _opened(self, stack: AsyncExitStack, location: Location) -> Store:
         cache, table = self.options.cache_dir, self.options.table_size
         return await stack.enter_async_context(
-            open_store(self.fs, location, cache_dir=cache, table_size=table)
+            open_owned_store(
+                self.fs,
+                location,
+                strict=self.options.is_open_to_others,
+                warn=self.warn,
+                cache_dir=cache,
+                table_size=table,
+            )
         )
 
     async def _served(self, stores: Sequence[Store], host: Host) -> _ServingJoined:

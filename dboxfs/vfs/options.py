@@ -134,6 +134,11 @@ class MountOptions:
     table_size: int = 10_000
     metrics: Address | None = None
 
+    @property
+    def is_open_to_others(self) -> bool:
+        """Others than the user who mounts may look, or something is written to the store."""
+        return self.allow_other or self.write is not None
+
 
 def wants_no_open(options: MountOptions, kind: Kind | None) -> bool:
     """Whether the mount of a *kind* of store shall work without OPEN, if that is possible.

@@ -16,9 +16,10 @@ import trio
 
 from dboxfs.errors import MailHidden, NoSuchStore
 from dboxfs.fsapi import FileSystem
-from dboxfs.store import Kind, Location, Store, open_store
+from dboxfs.store import Kind, Location, Store
 from dboxfs.store.hidden import Cause, hidden_in, summary
 from dboxfs.store.names.read import NameReader
+from dboxfs.store.owner_rights import open_owned_store
 from dboxfs.store.write import StoreWriter, with_version
 from dboxfs.util.mounts import Mount
 from dboxfs.vfs.file_system import ReadableFileSystem, WritableFileSystem
@@ -180,7 +181,14 @@ class OneStore:
     async def serving(self, make_host: MakeHost) -> AsyncIterator[Serving]:
         cache, table = self.options.cache_dir, self.options.table_size
         async with (
-            open_store(self.fs, self.location, cache_dir=cache, table_size=table) as store,
+            open_owned_store(
+                self.fs,
+                self.location,
+                strict=self.options.is_open_to_others,
+                warn=self.warn,
+                cache_dir=cache,
+                table_size=table,
+            ) as store,
             trio.open_nursery() as nursery,
         ):
             await look_for_hidden_mail(store, self.options, self.warn)

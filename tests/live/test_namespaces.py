@@ -222,6 +222,8 @@ def test_a_mailbox_that_has_the_name_of_a_namespace_stands_behind_it(
     ann, _ = two(slashes)
     hidden = ann.root / "mailboxes" / "Archive"
     shutil.copytree(ann.root / "mailboxes" / "Work", hidden)
+    for path in (hidden, *hidden.rglob("*")):
+        os.chown(path, slashes.mail_uid, -1)
     told = "dboxfs: mailbox Archive: not shown, its name is that of the namespace Archive/\n"
     mnt = mounted(mounts, ann, told=told)
     assert sorted(os.listdir(mnt)) == ["Archive", "INBOX", "Private", "Public", "Work", "shared"]

@@ -60,11 +60,11 @@ def test_no_system_call_changes_the_store(
 
 
 @pytest.fixture
-def read_only_bind(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
+def read_only_bind() -> Iterator[Callable[[Path], Path]]:
     made = []
 
     def bind(source: Path) -> Path:
-        target = tmp_path / "bound"
+        target = source.parent / "bound"
         target.mkdir()
         subprocess.run(["mount", "--bind", source, target], check=True)
         made.append(target)

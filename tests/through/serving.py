@@ -32,14 +32,14 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import trio
 
 from dboxfs.cli.logs import log_to
 from dboxfs.cli.mount_options import parse_options
 from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, ThreadsDriver
-from dboxfs.fsapi.ops import Job, Op
+from dboxfs.fsapi.ops import Job, Op, itself
 from dboxfs.fuse.mount import run
 from dboxfs.store import parse_location
 from dboxfs.vfs.drafts import Drafts
@@ -70,8 +70,8 @@ class Tampered(FaultsDriver):
         self.replan(Fault(**{**fault, "crash": crash.get(fault.get("crash"))}) for fault in faults)
 
     def submit(self, op: Op[R], done: Callable[[Job[R]], None], *, background: bool = False) -> Job[R]:
-        self.kinds.append(op.kind)
-        self.files.append(_file(op))
+        self.kinds.append(itself(op).kind)
+        self.files.append(_file(itself(op)))
         if len(self.kinds) == self._away:
             os.rename(self._root, self._root + AWAY)
         return super().submit(op, done, background=background)
@@ -92,7 +92,17 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _state(fs: FileSystem, home: str) -> dict[str, object]:
+class Counted(FileSystem):
+    """Knows those that share its driver: the store's has the rights of its owner."""
+
+    made: ClassVar[list[FileSystem]] = []
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        self.made.append(self)
+        await super().start(nursery)
+
+
+def _state(home: str) -> dict[str, object]:
     # Not isinstance, which asks what a weak reference refers to, and that may be gone.
     table = next(found for found in gc.get_objects() if type(found) is Drafts)
     names = []
@@ -104,18 +114,18 @@ def _state(fs: FileSystem, home: str) -> dict[str, object]:
     status = Path("/proc/self/status").read_text().splitlines()
     return {
         "descriptors": sorted(name for name in names if name.startswith(home)),
-        "locks": len(fs.locks),
-        "dirty": fs.engine.dirty,
+        "locks": sum(len(fs.locks) for fs in Counted.made),
+        "dirty": sum(fs.engine.dirty for fs in Counted.made),
         "budget": table._budget.used,
         "uploads": len(table._by_inode),
         "writing": len(table._opens),
         "names": len(table._by_name),
-        "handles": fs.stats()["open_handles"],
+        "handles": sum(fs.stats()["open_handles"] for fs in Counted.made),
         "resident": next(int(line.split()[1]) for line in status if line.startswith("VmRSS")),
     }
 
 
-async def _control(path: str, ready: trio.Event, driver: Tampered, fs: FileSystem, home: str) -> None:
+async def _control(path: str, ready: trio.Event, driver: Tampered, home: str) -> None:
     await ready.wait()
     stream = await trio.open_unix_socket(path)
     rest = b""
@@ -129,7 +139,7 @@ async def _control(path: str, ready: trio.Event, driver: Tampered, fs: FileSyste
             elif request["do"] == "operations":
                 answer = [driver.kinds, driver.files]
             else:
-                answer = _state(fs, home)
+                answer = _state(home)
             await stream.send_all(json.dumps(answer).encode() + b"\n")
 
 
@@ -138,9 +148,9 @@ async def _serve(wanted: dict[str, str]) -> None:
     options = parse_options([opened(wanted["options"])]).mount
     driver = Tampered(location.root)
     ready = trio.Event()
-    async with FileSystem(driver) as fs, trio.open_nursery() as nursery:
+    async with Counted(driver) as fs, trio.open_nursery() as nursery:
         home = os.path.dirname(location.root)
-        nursery.start_soon(_control, wanted["socket"], ready, driver, fs, home)
+        nursery.start_soon(_control, wanted["socket"], ready, driver, home)
         store = OneStore(fs, location, options, logging.getLogger(__name__).warning)
         await run(fs, store, wanted["mountpoint"], options, ready.set)
         nursery.cancel_scope.cancel()

@@ -53,11 +53,12 @@ def test_all_that_is_new_belongs_to_the_owner_of_the_store(rw: Writable) -> None
 
 
 def test_planted_links_are_not_followed(rw: Writable, driver: str) -> None:
-    precious = rw.tmp / "precious"
+    root, home = rw.account.root, rw.account.home
+    precious = home / "precious"
     precious.write_bytes(b"precious")
-    away = rw.tmp / "away"
+    away = home / "away"
     away.mkdir()
-    root = rw.account.root
+    os.chown(away, rw.account.dovecot.mail_uid, -1)
     box = root / "mailboxes/INBOX/dbox-Mails"
     # The names that come next.
     planted = [root / "subscriptions", root / "dboxfs-names"]
@@ -70,7 +71,7 @@ def test_planted_links_are_not_followed(rw: Writable, driver: str) -> None:
     for path in planted[:-1]:
         path.unlink(missing_ok=True)
         path.symlink_to(away if path.name == "dboxfs-names" else precious)
-    planted[-1].symlink_to(rw.tmp / "nowhere")
+    planted[-1].symlink_to(home / "nowhere")
     source = rw.file("two", TWO)
     for script in (
         f"cp {source} INBOX/",
@@ -81,7 +82,7 @@ def test_planted_links_are_not_followed(rw: Writable, driver: str) -> None:
     ):
         subprocess.run(["sh", "-c", script], cwd=rw.mnt, capture_output=True, check=False)
     assert precious.read_bytes() == b"precious"
-    assert not (rw.tmp / "nowhere").exists()
+    assert not (home / "nowhere").exists()
     assert precious.stat().st_uid == os.geteuid()
     for path in planted:
         if path.is_symlink():

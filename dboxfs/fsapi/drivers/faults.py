@@ -25,7 +25,7 @@ import trio
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.drivers.base import Completions, Driver
-from dboxfs.fsapi.ops import Appended, Job, Op, OpenedFile, os_error
+from dboxfs.fsapi.ops import Appended, Job, Op, OpenedFile, itself, os_error
 
 R = TypeVar("R")
 
@@ -86,7 +86,7 @@ class FaultsDriver:
         nowait: bool = False,
         on_crash: Callable[[], None] | None = None,
     ) -> None:
-        self.capabilities = replace(inner.capabilities, chains=False, owners=False)
+        self.capabilities = replace(inner.capabilities, chains=False)
         self.depth = depth or inner.depth
         self.kernel_cached = nowait and inner.kernel_cached
         self.crashed = False
@@ -121,9 +121,9 @@ class FaultsDriver:
 
     def submit(self, op: Op[R], done: Callable[[Job[R]], None], *, background: bool = False) -> Job[R]:
         """Count the operation, find its fault, and queue it for a free place."""
-        self.counts[op.kind] += 1
+        self.counts[itself(op).kind] += 1
         job = Job(op, done)
-        (self._background if background else self._asked).append((job, self._fault(op)))
+        (self._background if background else self._asked).append((job, self._fault(itself(op))))
         self._begin()
         return job
 
@@ -179,9 +179,10 @@ class FaultsDriver:
         while self._busy < self.depth and (self._asked or self._background):
             job, fault = planned = (self._asked or self._background).popleft()
             self._busy += 1
-            delay = self._latency.get(job.op.kind, 0.0) + (fault.delay if fault is not None else 0.0)
-            if isinstance(job.op, ops.PeekMany):
-                delay *= len(job.op.requests)
+            op = itself(job.op)
+            delay = self._latency.get(op.kind, 0.0) + (fault.delay if fault is not None else 0.0)
+            if isinstance(op, ops.PeekMany):
+                delay *= len(op.requests)
             if delay <= 0:
                 self._execute(*planned)
                 continue
@@ -202,24 +203,24 @@ class FaultsDriver:
 
     def _execute(self, job: Job[Any], fault: Fault | None) -> None:
         """Let the inner driver run the operation, changed by its fault, or fail it."""
-        op = job.op
+        op, inner_op = job.op, itself(job.op)
         if fault is not None and fault.crash is Crash.BEFORE:
             self._crash()
         if job.cancelled:
             self._fail(job, errno.ECANCELED)
-        elif self.crashed and not isinstance(op, ops.Close):
+        elif self.crashed and not isinstance(inner_op, ops.Close):
             self._fail(job, errno.EIO)
         elif fault is None:
             self._inner.submit(op, lambda inner: self._relay(job, inner))
         elif fault.crash is Crash.AFTER:
             self._inner.submit(op, lambda inner: self._crash_after(job, inner))
-        elif fault.short is not None and isinstance(op, ops.Read):
-            short = replace(op, size=min(op.size, max(1, fault.short)))
+        elif fault.short is not None and isinstance(inner_op, ops.Read):
+            short = _instead(op, replace(inner_op, size=min(inner_op.size, max(1, fault.short))))
             self._inner.submit(short, lambda inner: self._relay(job, inner))
-        elif fault.short is not None and isinstance(op, ops.Append):
-            short_append = replace(op, chunks=(b"".join(op.chunks)[: fault.short],))
+        elif fault.short is not None and isinstance(inner_op, ops.Append):
+            short_append = _instead(op, replace(inner_op, chunks=(b"".join(inner_op.chunks)[: fault.short],)))
             self._inner.submit(short_append, lambda inner: self._short(job, inner, fault.error))
-        elif fault.error is not None and isinstance(op, ops.Close):
+        elif fault.error is not None and isinstance(inner_op, ops.Close):
             self._inner.submit(op, lambda inner: self._fail_after(job, fault.error))
         elif fault.error is not None:
             self._fail(job, fault.error)
@@ -273,6 +274,11 @@ class FaultsDriver:
 
 def _nothing(job: Job[Any]) -> None:
     """The result is not used."""
+
+
+def _instead(op: Op[Any], other: Op[Any]) -> Op[Any]:
+    """*other* in the place of an operation, with the same rights."""
+    return replace(op, op=other) if isinstance(op, ops.AsOwner) else other
 
 
 def _paths(op: Op[Any]) -> list[str]:

@@ -12,12 +12,13 @@ import fcntl
 import os
 import stat as stat_module
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Chain, execute_chain
+from dboxfs.fsapi.drivers.acting import acting_as
 from dboxfs.fsapi.ops import Appended, Op, OpenedFile, os_error
 from dboxfs.fsapi.types import DirEntry, Peek, PeekResult, Permissions
 
@@ -260,26 +261,11 @@ def _unlink(op: ops.Unlink) -> None:
     os.unlink(op.path)
 
 
-@contextmanager
-def _acting_as(permissions: Permissions) -> Iterator[None]:
-    """Files that the calling thread makes belong to this owner from the start (Linux; process of root)."""
-    if permissions.uid is None or os.geteuid() != 0:
-        yield
-        return
-    gid = None if permissions.gid is None else _libc.setfsgid(permissions.gid)
-    uid = _libc.setfsuid(permissions.uid)
-    try:
-        yield
-    finally:
-        _libc.setfsuid(uid)
-        if gid is not None:
-            _libc.setfsgid(gid)
-
-
 def _mkdir(op: ops.Mkdir) -> None:
     mode = op.permissions.mode & 0o700
     try:
-        with _acting_as(op.permissions):  # a Dovecot that looks into every new directory may do so at once
+        # a Dovecot that looks into every new directory may do so at once
+        with acting_as(op.permissions.uid, op.permissions.gid):
             os.mkdir(op.path, mode)
     except PermissionError:  # the owner may not make it here, but root may
         os.mkdir(op.path, mode)
@@ -295,7 +281,7 @@ def _rmdir(op: ops.Rmdir) -> None:
 
 
 def _as_owner(op: ops.AsOwner[R]) -> R:
-    with _acting_as(Permissions(uid=op.uid, gid=op.gid)):
+    with acting_as(op.uid, op.gid):
         return execute(op.op)
 
 

@@ -15,7 +15,6 @@ Concurrency: everything runs on the event loop's thread.
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from typing import Any, TypeVar
 import trio
 
 from dboxfs.fsapi import ops
+from dboxfs.fsapi.drivers.acting import acting_as
 from dboxfs.fsapi.drivers.base import Driver
 from dboxfs.fsapi.ops import Job, Op, OpenedFile
 
@@ -31,6 +31,9 @@ R = TypeVar("R")
 
 TENANT_DEPTH = 4
 """Operations of one tenant that are at the driver at a time."""
+
+_NO_RIGHTS = (ops.Close, ops.Read)
+"""Operations on an open file which nobody's rights are asked for."""
 
 
 class _TenantJob(Job[R]):
@@ -116,7 +119,7 @@ class TenantDriver:
         job.done(job)
 
     def _owned(self, op: Op[R]) -> Op[R]:
-        return op if self._owner is None or isinstance(op, ops.Close) else ops.AsOwner(op, *self._owner)
+        return op if self._owner is None or isinstance(op, _NO_RIGHTS) else ops.AsOwner(op, *self._owner)
 
     def _run_soon(self, op: Op[R], done: Callable[[Job[R]], None]) -> bool:
         """``run_soon`` of the driver below, with the tenant's rights."""
@@ -127,26 +130,18 @@ class TenantDriver:
         """``open_nowait`` of the driver below, with the tenant's rights."""
         if self._owner is None:
             return self._inner.open_nowait(path, nofollow)
-        gid = _libc.setfsgid(self._owner[1])
-        uid = _libc.setfsuid(self._owner[0])
-        try:
+        with acting_as(*self._owner):
             return self._inner.open_nowait(path, nofollow)
-        finally:
-            _libc.setfsuid(uid)
-            _libc.setfsgid(gid)
 
     def stats(self) -> dict[str, int | float]:
-        """jobs, queue (waiting here), in_flight (at the driver below)."""
-        return {"jobs": self._jobs, "queue": len(self._waiting), "in_flight": self._busy}
+        """jobs, queue (waiting here), in_flight (at the driver below); the rest is that driver's."""
+        own = {"jobs": self._jobs, "queue": len(self._waiting), "in_flight": self._busy}
+        return {**self._inner.stats(), **own}
 
     async def aclose(self) -> None:
         """Drop the waiting operations.  It doesn't wait for operations in flight."""
         self._closed = True
         self._waiting.clear()
-
-
-_libc = ctypes.PyDLL(None)
-"""Called without releasing the GIL: neither call waits."""
 
 
 def _ignore(job: Job[Any]) -> None:

@@ -30,6 +30,7 @@ from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem
 from dboxfs.fsapi.drivers.tenant import TenantDriver
 from dboxfs.store import Location, Store, open_store
+from dboxfs.store.owner_rights import check_owner
 from dboxfs.store.watch import Inotify
 from dboxfs.util.mounts import Mount
 from dboxfs.vfs.attrs import SHORT
@@ -252,6 +253,7 @@ class Stores:
             ) as store,
             trio.open_nursery() as nursery,
         ):
+            check_owner(store, owner)
             await look_for_hidden_mail(store, self._options, partial(_warn, user))
             user.numbers.begin()
             try:

@@ -26,11 +26,13 @@ import itertools
 import os
 import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
+from dboxfs.fsapi.drivers.acting import acting_as
 from dboxfs.vfs.attrs import Attributes, Attrs
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.listing import OpenDirectory
@@ -38,6 +40,8 @@ from dboxfs.vfs.node import ROOT, Inodes
 from dboxfs.vfs.reader import Opened
 from dboxfs.vfs.views.foreign_open import ForeignFile, OpenForeign, in_thread
 from dboxfs.vfs.views.places import FOREIGN
+
+T = TypeVar("T")
 
 MAILDIR_DIRECTORY = "dboxfs-maildir"
 MH_DIRECTORY = "dboxfs-mh"
@@ -120,6 +124,11 @@ class Foreign:
             else:
                 del self._path_of[inode]
 
+    async def _run(self, work: Callable[[], T]) -> T:
+        """Run *work* on a worker thread, with the rights of the store's owner."""
+        uid, gid = self._owner or (None, None)
+        return await in_thread(partial(_acting, uid, gid, work))
+
     def _on_disk(self, path: _Path) -> bytes:
         return os.path.join(self._directory, path.home, *path.parts)
 
@@ -130,7 +139,7 @@ class Foreign:
         :raises Refused: ENOENT: there is nothing of this name.
         """
         path = self._path(parent).child(name)
-        found = await in_thread(partial(os.lstat, self._on_disk(path)))
+        found = await self._run(partial(os.lstat, self._on_disk(path)))
         return self._attrs(self._inode(path), found)
 
     def _attrs(self, inode: int, found: os.stat_result) -> Attrs:
@@ -149,7 +158,7 @@ class Foreign:
         """
         :raises Refused: ENOENT, ESTALE: it is gone.
         """
-        return self._attrs(inode, await in_thread(partial(os.lstat, self._on_disk(self._path(inode)))))
+        return self._attrs(inode, await self._run(partial(os.lstat, self._on_disk(self._path(inode)))))
 
     async def setattr(self, inode: int, size: int | None, modified: int | None) -> Attrs:
         """
@@ -158,17 +167,17 @@ class Foreign:
         """
         path = self._on_disk(self._path(inode))
         if size is not None:
-            await self._room(size, (await in_thread(partial(os.lstat, path))).st_size)
-            await in_thread(partial(os.truncate, path, size))
+            await self._room(size, (await self._run(partial(os.lstat, path))).st_size)
+            await self._run(partial(os.truncate, path, size))
         if modified is not None:
-            await in_thread(partial(os.utime, path, (modified, modified), follow_symlinks=False))
+            await self._run(partial(os.utime, path, (modified, modified), follow_symlinks=False))
         return await self.getattr(inode)
 
     async def entries(self, inode: int) -> Sequence[tuple[bytes, Attrs]]:
         """What is in a directory, of a mailbox or of a program."""
         try:
             path = self._path(inode)
-            names = await in_thread(partial(_names, self._on_disk(path)))
+            names = await self._run(partial(_names, self._on_disk(path)))
         except Refused:
             return ()
         found = []
@@ -207,8 +216,7 @@ class Foreign:
         kept = flags & (_KEPT | os.O_CREAT) | _NO_LINK
         if is_only_written:  # the kernel may read what it fills a page with
             kept += os.O_RDWR - os.O_WRONLY
-        number = await in_thread(partial(os.open, self._on_disk(path), kept, 0o600))
-        self._own(number, flags)
+        number = await self._run(partial(os.open, self._on_disk(path), kept, 0o600))
         attrs = self._attrs(self._inode(path), os.fstat(number))
         file = ForeignFile(self, attrs.inode, number, is_written=bool(flags & os.O_ACCMODE))
         return Opened(file, direct_io=False, keep_cache=False), attrs
@@ -230,7 +238,7 @@ class Foreign:
         """
         if self._written[inode]:
             raise Refused(errno.EBUSY)
-        return await in_thread(partial(_read, self._on_disk(self._path(inode))))
+        return await self._run(partial(_read, self._on_disk(self._path(inode))))
 
     async def small(self, parent: int, name: bytes) -> tuple[bytes, int]:
         """The content of a small file, and when it was written (ns since the epoch); nothing, if none is
@@ -238,7 +246,7 @@ class Foreign:
         """
         try:
             path = self._on_disk(self._path(parent).child(name))
-            return await in_thread(partial(_read_dated, path))
+            return await self._run(partial(_read_dated, path))
         except Refused:
             return b"", 0
 
@@ -246,7 +254,7 @@ class Foreign:
         """Write a small file anew, as a whole; with no byte in it, it goes."""
         path = self._path(parent).child(name)
         await self._make_way(path)
-        await in_thread(partial(self._put, self._on_disk(path), data))
+        await self._run(partial(self._put, self._on_disk(path), data))
 
     def _put(self, path: bytes, data: bytes) -> None:
         if not data:
@@ -256,13 +264,7 @@ class Foreign:
         beside = path + b".new"
         with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NO_LINK, 0o600), "wb") as file:
             file.write(data)
-            if self._owner is not None and os.geteuid() == 0:
-                os.fchown(file.fileno(), *self._owner)
         os.rename(beside, path)
-
-    def _own(self, number: int, flags: int) -> None:
-        if flags & os.O_CREAT and self._owner is not None and os.geteuid() == 0:
-            os.fchown(number, *self._owner)
 
     async def _make_way(self, path: _Path) -> None:
         """The directory of a mailbox's files is made with the first of them.
@@ -273,18 +275,12 @@ class Foreign:
         if len(path.parts) == 1:
             for directory in (self._directory, above):
                 try:
-                    await in_thread(partial(os.mkdir, directory, 0o700))
+                    await self._run(partial(os.mkdir, directory, 0o700))
                 except Refused as exc:
                     if exc.errno != errno.EEXIST:
                         raise
-                else:
-                    await in_thread(partial(self._own_directory, directory))
-        if len(await in_thread(partial(_names, above))) >= FOREIGN_ENTRIES:
+        if len(await self._run(partial(_names, above))) >= FOREIGN_ENTRIES:
             raise Refused(errno.ENOSPC)
-
-    def _own_directory(self, path: bytes) -> None:
-        if self._owner is not None and os.geteuid() == 0:
-            os.chown(path, *self._owner, follow_symlinks=False)
 
     async def _room(self, size: int, before: int) -> None:
         """A file becomes *size* bytes long.
@@ -294,7 +290,7 @@ class Foreign:
         if size > FOREIGN_LARGEST:
             raise Refused(errno.EFBIG)
         if self._used is None:
-            self._used = await in_thread(self._count)
+            self._used = await self._run(self._count)
         more = size - before
         if more > 0 and self._used + more > FOREIGN_BYTES:
             raise Refused(errno.ENOSPC)
@@ -320,8 +316,8 @@ class Foreign:
         :raises Refused: ENOENT: there is nothing of this name.
         """
         path = self._path(parent).child(name)
-        size = (await in_thread(partial(os.lstat, self._on_disk(path)))).st_size
-        await in_thread(partial(os.unlink, self._on_disk(path)))
+        size = (await self._run(partial(os.lstat, self._on_disk(path)))).st_size
+        await self._run(partial(os.unlink, self._on_disk(path)))
         self._forget(path)
         if self._used is not None:
             self._used -= size
@@ -333,10 +329,10 @@ class Foreign:
         :raises Refused: ENOENT: there is nothing of this name; EEXIST: something is in the way.
         """
         source, target = self._path(old_parent).child(old), self._path(new_parent).child(new)
-        if noreplace and await in_thread(partial(os.path.lexists, self._on_disk(target))):
+        if noreplace and await self._run(partial(os.path.lexists, self._on_disk(target))):
             raise Refused(errno.EEXIST)
         await self._make_way(target)
-        await in_thread(partial(os.rename, self._on_disk(source), self._on_disk(target)))
+        await self._run(partial(os.rename, self._on_disk(source), self._on_disk(target)))
         moved = {path: inode for path, inode in self._inode_of.items() if _is_in(path, source)}
         for path in moved:
             del self._inode_of[path]
@@ -351,7 +347,7 @@ class Foreign:
         """
         path = self._path(parent).child(name)
         await self._make_way(path)
-        await in_thread(partial(os.link, self._on_disk(self._path(inode)), self._on_disk(path)))
+        await self._run(partial(os.link, self._on_disk(self._path(inode)), self._on_disk(path)))
         self._inode_of[path] = inode
         return await self.lookup(parent, name)
 
@@ -361,8 +357,7 @@ class Foreign:
         """
         path = self._path(parent).child(name)
         await self._make_way(path)
-        await in_thread(partial(os.mkdir, self._on_disk(path), 0o700))
-        await in_thread(partial(self._own_directory, self._on_disk(path)))
+        await self._run(partial(os.mkdir, self._on_disk(path), 0o700))
         return await self.lookup(parent, name)
 
     async def rmdir(self, parent: int, name: bytes) -> None:
@@ -370,8 +365,13 @@ class Foreign:
         :raises Refused: ENOTEMPTY, ENOENT.
         """
         path = self._path(parent).child(name)
-        await in_thread(partial(os.rmdir, self._on_disk(path)))
+        await self._run(partial(os.rmdir, self._on_disk(path)))
         self._forget(path)
+
+
+def _acting(uid: int | None, gid: int | None, work: Callable[[], T]) -> T:
+    with acting_as(uid, gid):
+        return work()
 
 
 def _read(path: bytes) -> bytes:
