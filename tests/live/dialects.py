@@ -89,6 +89,11 @@ class Dialect(Protocol):
         :raises ValueError: this version has no word for one of them.
         """
 
+    def cached_date(self, seconds: int) -> int:
+        """What is told of a date once it is in the cache file, which has 32 bits for it: the same number for
+        dates that it tells alike.
+        """
+
     def compress_option(self, method: str) -> str:
         """The argument of ``doveadm -o`` that has it compress what it saves."""
 
@@ -193,6 +198,9 @@ passdb {{
 
     def userdb(self, mail: str, settings: Mapping[str, str]) -> dict[str, str]:
         return {"mail": mail, **settings}
+
+    def cached_date(self, seconds: int) -> int:
+        return seconds % (1 << 32)
 
     def compress_option(self, method: str) -> str:
         return f"plugin/zlib_save={method}"
@@ -327,6 +335,9 @@ mail_attribute {{
             elif (key, value) != ("mail_attachment_fs", "posix"):
                 raise ValueError(f"no setting of Dovecot 2.4 is known that means {key}={value}")
         return fields
+
+    def cached_date(self, seconds: int) -> int:
+        return min(max(seconds, 0), (1 << 32) - 1)
 
     def compress_option(self, method: str) -> str:
         return f"mail_compress_write_method={method}"

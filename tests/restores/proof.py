@@ -10,9 +10,6 @@ from tests.live.dovecot import Account, Fetched
 from tests.live.mounts import Mounts, dboxfs
 from tests.restores.programs import Run
 
-CACHED = 1 << 32
-"""Dovecot's cache has 32 bits for a date: what is outside shows once, before it is cached."""
-
 
 @dataclass(frozen=True, slots=True)
 class Portrait:
@@ -109,9 +106,10 @@ def damage(account: Account, after: Portrait) -> list[str]:
     found += _stored_twice(account, after)
     account.force_resync()
     now = Portrait.of(account)
+    cached = account.dovecot.dialect.cached_date
     for name, messages in after.messages.items():
-        had = [row(message, message.received % CACHED) for message in messages]
-        has = [row(message, message.received % CACHED) for message in now.messages.get(name, ())]
+        had = [row(message, cached(message.received)) for message in messages]
+        has = [row(message, cached(message.received)) for message in now.messages.get(name, ())]
         if had != has:
             found.append(f"{name}: changed by force-resync")
     if now.identities != after.identities:
