@@ -1,4 +1,5 @@
-"""The private keys of encrypted messages: ``-o crypt_key=FILE``, and the password of FILE.
+"""Keys of encrypted messages: private ones, to read them (``-o crypt_key=FILE``, and the password of FILE),
+and the public one that new messages are encrypted for (``-o encrypt=FILE``).
 
 A password comes from a file descriptor (``-o crypt_password_fd=N``: its bytes up to a line end), or from the
 user at the terminal.  It is never an argument, since other users could see it.
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from dboxfs.cli.status import UsageError
 from dboxfs.dbox.crypt import BadKey, KeyRing, Private
 from dboxfs.dbox.dcrypt_keys import load_keys, needs_password
+from dboxfs.dbox.encrypt import Sealing, load_public_key
 
 _MAX_KEY = 1 << 20
 _MAX_PASSWORD = 4096
@@ -64,6 +66,28 @@ def _read_keys(path: str, password: bytes | None) -> list[Private]:
         return load_keys(data, password)
     except BadKey as error:
         raise UsageError(f"-o crypt_key={path}: {error}") from None
+
+
+def read_sealing(path: str) -> Sealing:
+    """New messages are encrypted for the public key in a file.
+
+    :raises UsageError: it can't be used.
+    :raises OSError: it can't be read.
+    """
+    with open(path, "rb") as file:
+        return sealing_for(file.read(_MAX_KEY), f"-o encrypt={path}")
+
+
+def sealing_for(data: bytes, named: str) -> Sealing:
+    """New messages are encrypted for a public key.
+
+    :param named: what names the key.
+    :raises UsageError: it can't be used.
+    """
+    try:
+        return Sealing(load_public_key(data))
+    except BadKey as error:
+        raise UsageError(f"{named}: {error}") from None
 
 
 def _asked(path: str) -> bytes:

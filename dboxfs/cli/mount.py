@@ -21,6 +21,7 @@ from dboxfs.cli.daemon import in_background
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import SYSLOG, default_log_file, is_stderr, log_to, one_line
 from dboxfs.cli.mount_options import OPTIONS_HELP, ParsedOptions, parse_options
+from dboxfs.cli.of_dovecot import OfDovecot
 from dboxfs.cli.paths import around, default_cache_dir, overlap
 from dboxfs.cli.reread import Reread
 from dboxfs.cli.site import USERS_HELP, choose_users
@@ -196,12 +197,14 @@ def _chosen(
     others: list[MountedNamespace] = []
     if arguments.users is not None:
         source = choose_users(arguments.users, arguments.config)
-        separator, compress = site_defaults(source)
-        options = parse_options(arguments.options, separator, compress)
+        dovecot = OfDovecot(site_defaults(source))
+        options = parse_options(arguments.options, dovecot.separator, dovecot.compress)
     else:
         chosen = choose_store(arguments, archives=True)
-        options = parse_options(arguments.options, chosen.separator, chosen.compress, chosen.prefix)
+        dovecot = chosen.of_dovecot
+        options = parse_options(arguments.options, dovecot.separator, dovecot.compress, dovecot.prefix)
         _check_archive(chosen.location, options)
+    options = _encrypting(options, dovecot)
     given: dict[str, Any] = {}
     if options.attachments is not None:
         given["attachments"] = options.attachments
@@ -225,6 +228,23 @@ def _check_archive(location: Location, options: ParsedOptions) -> None:
             raise UsageError("-o at: says which generation of an archive; STORE is none")
     elif options.mount.write is not None:
         raise UsageError("-o rw: an archive can only be read; dboxfs import or convert bring it back")
+
+
+def _encrypting(options: ParsedOptions, dovecot: OfDovecot) -> ParsedOptions:
+    """How new messages are encrypted: as was said, else as Dovecot does it.
+
+    :raises UsageError, OSError, Unsupported: they can't be.
+    """
+    write, said = options.mount.write, options.encrypt
+    if write is None or said == "":
+        return options
+    data = None if said is not None else dovecot.public_key()
+    if said is None and data is None:
+        return options
+    from dboxfs.cli.crypt_keys import read_sealing, sealing_for
+
+    sealing = read_sealing(said) if said is not None else sealing_for(data or b"", "Dovecot's public key")
+    return replace(options, mount=replace(options.mount, write=replace(write, encrypt=sealing)))
 
 
 def _namespaces(chosen: Chosen) -> list[MountedNamespace]:

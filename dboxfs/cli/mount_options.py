@@ -32,6 +32,8 @@ options for -o:
     dbox_version=2|3     of new messages (default: what the store was made with); Dovecot reads 2 only
     compress=METHOD      store new messages compressed: zstd[:LEVEL], lz4, gz[:LEVEL], bz2[:LEVEL] or none
                          (default none; with --user: as Dovecot does)
+    encrypt=FILE|none    encrypt new messages, as mail_crypt does, for the public key in FILE (PEM);
+                         default none; with --user: as Dovecot does with its global key
     alone                no Dovecot uses the store meanwhile: expunge for good, rewrite indexes
   restore              writable, for putting a backup back: files become messages, with the uids, guids
                        and dates that they bring, at the end of the mount or at dboxfs commit
@@ -90,6 +92,8 @@ class ParsedOptions:
 
     :ivar attachments: Dovecot's mail_attachment_dir, absolute.
     :ivar keys: files of private keys, absolute.
+    :ivar encrypt: file of the public key that new messages are encrypted for, absolute; empty: none; None:
+        the option was not given.
     :ivar password_fd: file descriptor from which the password of a key is read.
     :ivar replace: remove a dead mount first.
     :ivar namespaces: show the user's other namespaces, too.
@@ -102,6 +106,7 @@ class ParsedOptions:
     attachments: str | None
     keys: tuple[str, ...] = ()
     password_fd: int | None = None
+    encrypt: str | None = None
     replace: bool = False
     namespaces: bool = False
     at: str | None = None
@@ -118,6 +123,8 @@ class _Goes(enum.Enum):
     """To WriteOptions, and only with ``rw``."""
     VERSION = enum.auto()
     """To MountOptions, and only with ``rw``."""
+    KEY = enum.auto()
+    """To ParsedOptions, and only with ``rw``."""
     STORE = enum.auto()
     SITE = enum.auto()
     """Only with ``--users``."""
@@ -181,6 +188,10 @@ def _path(text: str) -> str:
     return os.path.abspath(os.path.expanduser(text))
 
 
+def _path_or_none(text: str) -> str:
+    return "" if text == "none" else _path(text)
+
+
 OPTIONS: Mapping[str, MountOption] = {
     "allow_other": _flag(_Goes.MOUNT, "allow_other"),
     "metrics": MountOption("PORT, ADDRESS:PORT or unix:PATH", _Goes.MOUNT, "metrics", parse_address),
@@ -207,6 +218,7 @@ OPTIONS: Mapping[str, MountOption] = {
     "eol": _enum(_Goes.WRITE, "eol", Eol),
     "lock_method": _enum(_Goes.WRITE, "lock_method", LockMethod),
     "compress": MountOption("zstd, lz4, gz, bz2 or none, with :LEVEL", _Goes.WRITE, "compress", parse_method),
+    "encrypt": MountOption("a file or none", _Goes.KEY, "encrypt", _path_or_none),
     "alone": _flag(_Goes.WRITE, "neighbour", Neighbour.ALONE),
     "domains": _flag(_Goes.SITE, "domains"),
     "stores": MountOption("a number above 0", _Goes.SITE, "stores", _positive),
@@ -218,7 +230,7 @@ OPTIONS: Mapping[str, MountOption] = {
 
 def says_how_to_write(key: str) -> bool:
     """Whether an option only has a meaning for a writable mount."""
-    return key in OPTIONS and OPTIONS[key].goes in (_Goes.WRITE, _Goes.VERSION)
+    return key in OPTIONS and OPTIONS[key].goes in (_Goes.WRITE, _Goes.VERSION, _Goes.KEY)
 
 
 def parse_options(
@@ -246,7 +258,7 @@ def parse_options(
             before = found[row.goes].get(row.field, ())
             found[row.goes][row.field] = (*before, meant) if row.many else meant
             writable |= key == "restore"
-            needs_rw = key if row.goes in (_Goes.WRITE, _Goes.VERSION) else needs_rw
+            needs_rw = key if row.goes in (_Goes.WRITE, _Goes.VERSION, _Goes.KEY) else needs_rw
         elif key not in _IGNORED and not key.startswith(("x-", "comment")):
             known = (*OPTIONS, "ro", "rw", *_KERNEL)
             other = did_you_mean(key, known)
@@ -266,7 +278,7 @@ def parse_options(
         **found[_Goes.MOUNT],
         **found[_Goes.VERSION],
     )
-    store = found[_Goes.STORE]
+    store = found[_Goes.STORE] | found[_Goes.KEY]
     return ParsedOptions(mount, **{"attachments": None, **store}, site=found[_Goes.SITE])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from dboxfs.cli.mount_options import ParsedOptions, parse_options
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.status import UsageError
-from dboxfs.dbox.encoders import Method, parse_method
+from dboxfs.dovecot.user import FoundUser
 from dboxfs.dovecot.users import DovecotUsers
 from dboxfs.errors import NoSuchStore
 from dboxfs.fsapi import FileSystem
@@ -42,15 +42,9 @@ def check_site_options(arguments: argparse.Namespace) -> None:
         raise UsageError(f"-o view={view}: with --users it can only be read; leave out rw")
 
 
-def site_defaults(source: UserSource) -> tuple[str, Method | None]:
-    """Separator and compression of all users, if Dovecot names the users; else ``/`` and none."""
-    if not isinstance(source, DovecotUsers):
-        return "/", None
-    found = source.defaults()
-    try:
-        return found.separator, parse_method(found.compression or "none")
-    except ValueError:
-        return found.separator, None
+def site_defaults(source: UserSource) -> FoundUser | None:
+    """Settings of all users (separator, compression, encryption), if Dovecot names the users; else None."""
+    return source.defaults() if isinstance(source, DovecotUsers) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ import sys
 from dataclasses import dataclass
 
 from dboxfs.cli.logs import one_line
+from dboxfs.cli.of_dovecot import OfDovecot
 from dboxfs.cli.status import UsageError
 from dboxfs.dbox.encoders import Method, parse_method
 from dboxfs.dovecot.user import FoundUser, find_user
@@ -42,24 +43,9 @@ class Chosen:
     found: FoundUser | None = None
 
     @property
-    def separator(self) -> str:
-        """The separator in names of mailboxes, as Dovecot has it for this user."""
-        return "/" if self.found is None else self.found.separator
-
-    @property
-    def prefix(self) -> str:
-        """The prefix of names of mailboxes, as Dovecot has it for this user."""
-        return "" if self.found is None else self.found.prefix
-
-    @property
-    def compress(self) -> Method | None:
-        """How Dovecot compresses new messages of this user; None: not, or not in a way that dboxfs writes."""
-        if self.found is None:
-            return None
-        try:
-            return parse_method(self.found.compression or "none")
-        except ValueError:
-            return None
+    def of_dovecot(self) -> OfDovecot:
+        """What Dovecot does for its user."""
+        return OfDovecot(self.found)
 
 
 def add_store(

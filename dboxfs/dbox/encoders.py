@@ -36,6 +36,20 @@ class Encoder(Protocol):
         """End the text."""
 
 
+class Coding(Protocol):
+    """How one message is stored: a :class:`Method`, or one that encrypts (:mod:`dboxfs.dbox.encrypt`)."""
+
+    def encoder(self) -> Encoder:
+        """A new encoder; each gives the same bytes of the same pieces."""
+
+
+class Seals(Protocol):
+    """New messages are encrypted.  What does it is loaded only where it is asked for."""
+
+    def sealed(self, method: Method | None) -> Coding:
+        """How one message is stored, which is compressed first by *method*, if there is one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """The compression of new messages.  ``level``: of the format; None: it has no levels."""

@@ -72,6 +72,16 @@ class Installed:
             raise NoDovecot(f"doveconf: {_reason(done)}")
         return parse_configuration(done.stdout)
 
+    def secret(self, name: str) -> str:
+        """The value of one setting, also where ``doveconf -n`` hides it; of ``<FILE`` what is in it.
+
+        :raises NoDovecot: it can't be read.
+        """
+        done = _run("doveconf", *self._config(), "-P", "-x", "-h", name)
+        if done.returncode != 0:
+            raise NoDovecot(f"doveconf {name}: {_reason(done)}")
+        return done.stdout.strip()
+
     def user(self, name: str) -> dict[str, str]:
         """The userdb fields of *name* from the running Dovecot (``doveadm user``).
 

@@ -9,6 +9,7 @@ is what Dovecot does, too, whose processes run as the user.
 ::
 
     not root's process, or root's own store    the rights of the process
+    no files of this machine (objects)         the same: no link leads out of them
     the owner can get to the root              those of the owner
     the owner can't (a directory above it is   refused where others may look or mail is written;
     closed: a copy below /root), or can't be   else those of the process, and one warning
@@ -84,7 +85,7 @@ async def _owner(fs: FileSystem, root: str) -> Owner | None:
 async def _files(
     fs: FileSystem, root: str, owner: Owner | None, *, strict: bool, warn: Callable[[str], None]
 ) -> AsyncIterator[FileSystem]:
-    if owner is None or owner[0] == 0 or os.geteuid() != 0:
+    if owner is None or owner[0] == 0 or os.geteuid() != 0 or not fs.capabilities.owners:
         yield fs
         return
     driver = TenantDriver(fs.driver, owner, depth=fs.driver.depth)
@@ -104,7 +105,7 @@ async def _files(
 
 async def _obstacle(owned: FileSystem, root: str, owner: Owner) -> str | None:
     """Why the store can't be opened with its owner's rights; None: it can."""
-    if not owned.capabilities.owners or not give_up_groups() or not may_act_as(*owner):
+    if not give_up_groups() or not may_act_as(*owner):
         return f"this process can't act as its owner (uid {owner[0]})"
     try:
         await owned.stat(os.path.join(root, "."))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from dboxfs.dbox.encoders import Method
+from dboxfs.dbox.encoders import Coding, Method, Seals
 
 
 class Neighbour(enum.Enum):
@@ -55,6 +55,7 @@ class WriteOptions:
     :param rewrite_after: bytes by which a log grows before ``dovecot.index`` is rewritten (ALONE).
     :param rotate_log: bytes of a log before a new one is begun (ALONE).
     :param compress: the compression of new messages, only with dbox version 2; None: none.
+    :param encrypt: the encryption of new messages, only with dbox version 2; None: none.
     :param temporary_age: seconds after which a temporary file counts as left over (dbox-files section 5;
         ALONE).
     """
@@ -72,11 +73,21 @@ class WriteOptions:
     rotate_log: int = 1 << 20
     temporary_age: float = 36 * 3600.0
     compress: Method | None = None
+    encrypt: Seals | None = None
 
     @property
     def alone(self) -> bool:
         """Whether no other process writes the store."""
         return self.neighbour is Neighbour.ALONE
+
+    @property
+    def codes(self) -> bool:
+        """Whether new messages are compressed or encrypted: then a text may begin like an encrypted one."""
+        return self.compress is not None or self.encrypt is not None
+
+    def coding(self) -> Coding | None:
+        """How one new message is stored; None: as it is."""
+        return self.compress if self.encrypt is None else self.encrypt.sealed(self.compress)
 
     @property
     def durable(self) -> bool:

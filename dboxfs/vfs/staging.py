@@ -136,7 +136,7 @@ class Staging:
         """
         first = await draft.read(PREFIX_SIZE, 0)
         reason, options = "", self._writer.options
-        if options.compress is None and is_encrypted(first):
+        if not options.codes and is_encrypted(first):
             reason = "the message begins like one that Dovecot's mail_crypt has encrypted"
         elif options.compress is None and options.dbox_version != 3 and detect(first) is not None:
             reason = "the message begins like a compressed one; Dovecot would take it for that"

@@ -9,7 +9,8 @@ so nothing can be written before the size is known.  :func:`compose` reads the s
 pass.  In format 2 a body whose first bytes are the magic of a compression format is refused: Dovecot would
 decompress it.  In both formats a body that begins like an encrypted message is refused: no reader could show
 it.  Bytes that are known to be compressed or encrypted (``coded``) are stored as they are.  If new messages
-are compressed (``WriteOptions.compress``), no magic of a compression format is refused.
+are compressed (``WriteOptions.compress``), no magic is refused; if they are only encrypted, the magic of a
+compression format is: Dovecot would decompress what it has decrypted.
 
 Format 3 has all of that behind the body (``dbox/FORMAT3.md``): it takes one pass, which also counts size,
 line ends and CRC.  An upload whose spool file has that format already (``spool``) needs no pass.
@@ -41,7 +42,7 @@ from dboxfs.dbox import (
     trailer_size,
 )
 from dboxfs.store.disk import AppendFile, Disk
-from dboxfs.store.write.compress import compressed
+from dboxfs.store.write.coding import coded
 from dboxfs.store.write.log_records import check_keywords
 from dboxfs.store.write.message import BytesSource, NewMessage, Pieces, Source
 from dboxfs.store.write.results import now_seconds
@@ -243,11 +244,11 @@ async def compose(
 ) -> Composed:
     """Make a record of *message*.
 
-    :param options: dbox version, line ends, compression, and the largest message that is composed in memory.
+    :param options: dbox version, line ends, coding, and the largest message that is composed in memory.
     :param mailbox: storage name for the B line (mdbox).
     :param directory: the directory in which a spool file can become the message file.
-    :raises RefusedMessage: it begins like an encrypted message; format 2: like a compressed one, unless it is
-        compressed here.
+    :raises RefusedMessage: it begins like an encrypted message, and is not coded here; format 2: like a
+        compressed one, and is not compressed here.
     :raises OSError: its source can't be read, or has changed.
     :raises ValueError: an invalid guid, text, date or keyword.
     """
@@ -257,8 +258,10 @@ async def compose(
             check_text(text)
     guid = checked_guid(message)
     convert, memory_limit = options.eol is Eol.LF and message.coded is None, options.memory_limit
-    if options.compress is not None and options.dbox_version != 3 and message.coded is None:
-        message, convert = await compressed(message, options.compress, convert=convert), False
+    if message.coded is None and options.dbox_version != 3 and (coding := options.coding()) is not None:
+        if options.compress is None:  # Dovecot, too, looks into what it has decrypted
+            _refuse_compressed(await _source(message).read(PREFIX_SIZE, 0))
+        message, convert = await coded(message, coding, convert=convert), False
     if message.coded is None and is_encrypted(await _source(message).read(PREFIX_SIZE, 0)):
         raise RefusedMessage("the message begins like one that Dovecot's mail_crypt has encrypted")
     if options.dbox_version != 3:
@@ -315,14 +318,23 @@ async def _compose2(
         lines.feed(piece)
         if keep:
             kept.append(piece)
-    compression = detect(first)
-    if compression is not None and message.coded is None:
-        raise RefusedMessage(
-            f"the message begins with the magic of {compression.value}; Dovecot would take it for compressed"
-        )
+    if message.coded is None:
+        _refuse_compressed(first)
     head, tail = encode_message_header(lines.size), encode_metadata(_items(message, guid, lines, mailbox))
     data = b"".join([head, *kept, tail]) if keep else None
     return _Record2(message, guid, len(head) + lines.size + len(tail), head, tail, data, convert)
+
+
+def _refuse_compressed(first: bytes) -> None:
+    """
+    :param first: the first bytes of a text that is not compressed.
+    :raises RefusedMessage: it begins like one that is.
+    """
+    compression = detect(first)
+    if compression is not None:
+        raise RefusedMessage(
+            f"the message begins with the magic of {compression.value}; Dovecot would take it for compressed"
+        )
 
 
 async def _kept(source: Source, convert: bool) -> list[bytes]:

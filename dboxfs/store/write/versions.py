@@ -21,7 +21,7 @@ async def with_version(
     :param asked: 2 or 3; None: the recorded version.
     :param force: write version 3 though a Dovecot has used the store.
     :raises DovecotNeedsVersion2: version 3 without *force*, though a Dovecot has used the store.
-    :raises Unsupported: version 3, and messages are to be compressed.
+    :raises Unsupported: version 3, and messages are to be compressed or encrypted.
     :raises CorruptFile, OSError: the recorded version can't be read.
     """
     version = asked if asked is not None else await recorded_version(store.fs, store.location)
@@ -32,6 +32,11 @@ async def with_version(
         raise Unsupported(
             f"{store.location.root}: new messages are of dbox version 3, which dboxfs does not compress; "
             "mount without -o compress"
+        )
+    if options.encrypt is not None:
+        raise Unsupported(
+            f"{store.location.root}: new messages are of dbox version 3, which dboxfs does not encrypt; "
+            "mount without -o encrypt"
         )
     boxes = {name: folder.mailbox for name, folder in store.folders.items() if folder.mailbox is not None}
     trace = await trace_of_dovecot(store.fs, store.location, boxes)

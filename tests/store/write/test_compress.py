@@ -13,7 +13,7 @@ from dboxfs.dbox.encoders import parse_method
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import parse_location
 from dboxfs.store.write import Eol, NewMessage, StoreWriter, WriteOptions
-from dboxfs.store.write import compress as compressing
+from dboxfs.store.write import coding as compressing
 from tests.live import corpus
 from tests.live.dovecot import Account, Dovecot
 from tests.live.mounts import Mounts, dboxfs

@@ -1,10 +1,10 @@
-"""A message that is to be stored compressed: the stored bytes and the sizes of its text.
+"""A message that is to be stored compressed or encrypted: the stored bytes and the sizes of its text.
 
-Format 2 has the size of a body in front, so the text is compressed once before anything is written.  Up to
-:data:`KEPT` the compressed bytes stay in memory.  A larger result is only counted; then the text is
-compressed again, to the same bytes, each time that the body is read.
+Format 2 has the size of a body in front, so the text is coded once before anything is written.  Up to
+:data:`KEPT` the coded bytes stay in memory.  A larger result is only counted; then the text is coded again,
+to the same bytes, each time that the body is read.
 
-Compressing a piece takes milliseconds, so a worker thread does it while the event loop goes on.
+Coding a piece takes milliseconds, so a worker thread does it while the event loop goes on.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Final
 import trio
 
 from dboxfs.dbox import LineEnds
-from dboxfs.dbox.encoders import Encoder, Method
+from dboxfs.dbox.encoders import Coding, Encoder
 from dboxfs.store.write.message import BytesSource, Coded, NewMessage, Pieces, Source
 
 KEPT: Final = 4 << 20
-"""Compressed bytes of one message that are kept in memory."""
+"""Coded bytes of one message that are kept in memory."""
 _SMALL_PIECE: Final = 16 << 10
-"""A piece up to this size (bytes) is compressed at once: a thread would take longer."""
+"""A piece up to this size (bytes) is coded at once: a thread would take longer."""
 
 
-async def compressed(message: NewMessage, method: Method, *, convert: bool) -> NewMessage:
+async def coded(message: NewMessage, method: Coding, *, convert: bool) -> NewMessage:
     """*message* as it is stored, with the sizes of its text.
 
     :param convert: make line ends LF.
@@ -37,19 +37,19 @@ async def compressed(message: NewMessage, method: Method, *, convert: bool) -> N
         size += len(out)
         if size <= KEPT:
             kept += out
-    coded = Coded(lines.size, lines.virtual_size)
+    text = Coded(lines.size, lines.virtual_size)
     if size <= KEPT:
-        return replace(message, source=bytes(kept), coded=coded)
-    return replace(message, source=CompressedSource(source, method, size, convert=convert), coded=coded)
+        return replace(message, source=bytes(kept), coded=text)
+    return replace(message, source=CodedSource(source, method, size, convert=convert), coded=text)
 
 
-class CompressedSource:
-    """The compressed bytes of a text, made anew each time that they are read from the beginning.
+class CodedSource:
+    """The stored bytes of a text, made anew each time that they are read from the beginning.
 
     :param size: number of compressed bytes.
     """
 
-    def __init__(self, text: Source, method: Method, size: int, *, convert: bool) -> None:
+    def __init__(self, text: Source, method: Coding, size: int, *, convert: bool) -> None:
         self.size = size
         self._text = text
         self._method = method
@@ -87,13 +87,13 @@ class CompressedSource:
 class _Encoding:
     """One pass over a text; ``lines`` counts its line ends."""
 
-    def __init__(self, text: Source, method: Method, convert: bool, lines: LineEnds) -> None:
+    def __init__(self, text: Source, method: Coding, convert: bool, lines: LineEnds) -> None:
         self._pieces = Pieces(text, convert=convert)
         self._encoder: Encoder | None = method.encoder()
         self._lines = lines
 
     async def next(self) -> bytes | None:
-        """More compressed bytes, possibly none yet; None at the end."""
+        """More stored bytes, possibly none yet; None at the end."""
         if self._encoder is None:
             return None
         piece = await self._pieces.next()

@@ -1,0 +1,44 @@
+"""What Dovecot does for a user, where the command line leaves it to Dovecot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dboxfs.dbox.encoders import Method, parse_method
+from dboxfs.dovecot.encryption import public_key_of
+from dboxfs.dovecot.user import FoundUser
+
+
+@dataclass(frozen=True, slots=True)
+class OfDovecot:
+    """``found``: what it has said of a user, or of all users alike; None: it was not asked."""
+
+    found: FoundUser | None
+
+    @property
+    def separator(self) -> str:
+        """Between the parts of a mailbox's name."""
+        return "/" if self.found is None else self.found.separator
+
+    @property
+    def prefix(self) -> str:
+        """Before the name of a mailbox."""
+        return "" if self.found is None else self.found.prefix
+
+    @property
+    def compress(self) -> Method | None:
+        """How it compresses new messages; None: not, or not in a way that dboxfs writes."""
+        if self.found is None:
+            return None
+        try:
+            return parse_method(self.found.compression or "none")
+        except ValueError:
+            return None
+
+    def public_key(self) -> bytes | None:
+        """The key that it encrypts new messages for; None: it doesn't encrypt them.
+
+        :raises Unsupported: it does, in a way that dboxfs doesn't write.
+        :raises OSError: the key can't be read.
+        """
+        return None if self.found is None else public_key_of(self.found)

@@ -1,0 +1,104 @@
+"""Whether the installed Dovecot encrypts a user's new messages (plugin ``mail_crypt``), and for which key.
+
+========================  ====================================  ===================================
+                          2.3 (block ``plugin``, or userdb)     2.4
+========================  ====================================  ===================================
+it is on                  mail_plugins has mail_crypt           the same
+nothing is encrypted      mail_crypt_save_version = 0           crypt_write_algorithm is empty
+a global key              mail_crypt_global_public_key: PEM,    crypt_global_public_key_file
+                          the same in base64, or <FILE
+a key for each folder     neither of them                       neither of them
+========================  ====================================  ===================================
+
+2.3 shows the value with ``doveconf -P`` alone, as if it were a secret.  It writes version 1 of the format,
+too, which dboxfs doesn't.  Keys of folders are made by Dovecot, at the first message of a mailbox, and are in
+``mail_attribute_dict``: dboxfs reads with them, and writes with a global key alone.
+
+Source: doveconf, doveadm and messages of 2.3.19 and 2.4.1.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import Final
+
+from dboxfs.dovecot.ask import Installed
+from dboxfs.dovecot.user import FoundUser
+from dboxfs.errors import NoDovecot, Unsupported
+
+_OLD_KEY: Final = "mail_crypt_global_public_key"
+_NEW_KEY: Final = "crypt_global_public_key_file"
+_HIDDEN: Final = "# hidden"
+_USUAL_ALGORITHM: Final = "aes-256-gcm-sha256"
+_LARGEST: Final = 1 << 16
+
+
+def public_key_of(found: FoundUser) -> bytes | None:
+    """The key that new messages of this user are encrypted for, as it stands in its file; None: they are not.
+
+    :raises Unsupported: they are, in a way that dboxfs doesn't write.
+    :raises OSError: the key's file can't be read.
+    """
+    settings = found.settings
+    if not _is_on(found):
+        return None
+    if found.version >= (2, 4):
+        algorithm = settings.get("crypt_write_algorithm", _USUAL_ALGORITHM)
+        if not algorithm:
+            return None
+        if algorithm != _USUAL_ALGORITHM:
+            raise _unsupported(found, f"with {algorithm}")
+        if not settings.get(_NEW_KEY):
+            raise _unsupported(found, "with a key for each folder")
+        return _read(settings[_NEW_KEY])
+    version = settings.get("mail_crypt_save_version", "")
+    if version == "0":
+        return None
+    if version != "2":
+        raise _unsupported(found, f"in version {version}" if version else "without mail_crypt_save_version")
+    value = settings.get(_OLD_KEY, "")
+    if value.startswith(_HIDDEN):
+        assert found.asked is not None, "settings come from a Dovecot that was asked"
+        value = _shown(found.asked.dovecot)
+    if not value:
+        raise _unsupported(found, "with a key for each folder")
+    if value.startswith("<"):
+        return _read(value[1:])
+    try:
+        return value.encode() if value.startswith("-") else base64.b64decode(value, validate=True)
+    except binascii.Error:
+        return value.encode()
+
+
+def _is_on(found: FoundUser) -> bool:
+    """Whether the plugin is loaded: 2.4 has a block with a line for each plugin, 2.3 a list."""
+    settings, asked = dict(found.settings), found.asked
+    for _, block in asked.configuration.named("mail_plugins") if asked is not None else ():
+        settings |= {f"mail_plugins/{name}": value for name, value in block.settings.items()}
+    if asked is not None:
+        settings |= asked.fields
+    said = settings.get("mail_plugins/mail_crypt")
+    if said is not None:
+        return said == "yes"
+    return "mail_crypt" in re.split("[ ,]+", settings.get("mail_plugins", ""))
+
+
+def _shown(dovecot: Installed) -> str:
+    try:
+        return dovecot.secret(f"plugin/{_OLD_KEY}")
+    except NoDovecot as error:
+        raise Unsupported(f"{error}; give -o encrypt=FILE or -o encrypt=none") from None
+
+
+def _unsupported(found: FoundUser, how: str) -> Unsupported:
+    return Unsupported(
+        f"{found.user.name or 'all users'}: Dovecot encrypts new messages {how}, which dboxfs doesn't write; "
+        "give the public key (-o encrypt=FILE), or -o encrypt=none to store them as they are"
+    )
+
+
+def _read(path: str) -> bytes:
+    with open(path.strip(), "rb") as file:
+        return file.read(_LARGEST)
