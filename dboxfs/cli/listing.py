@@ -50,7 +50,7 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     which.add_argument("--subject", metavar="TEXT", help="TEXT is in the field Subject")
     which.add_argument(
         "--since",
-        type=_since,
+        type=since,
         metavar="DATE",
         help="received on DATE (2026-06-30, local time) or later, or in the last days (7d)",
     )
@@ -63,7 +63,11 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     parser.set_defaults(run=ls)
 
 
-def _since(text: str) -> int:
+def since(text: str) -> int:
+    """A date, or so many days ago (``7d``), in seconds since the epoch.
+
+    :raises argparse.ArgumentTypeError: it is neither.
+    """
     days = _DAYS.fullmatch(text)
     try:
         if days:

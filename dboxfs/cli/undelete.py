@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
 from email import message_from_bytes
 from email.header import decode_header, make_header
 from email.policy import compat32
@@ -17,6 +16,7 @@ import trio
 from dboxfs.cli.begin_writing import begin_writing
 from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
+from dboxfs.cli.listing import since
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.status import UsageError
 from dboxfs.cli.stores import add_store, choose_store
@@ -68,23 +68,15 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
         "--mailbox", metavar="NAME", help="only messages that were first saved to this mailbox"
     )
     parser.add_argument(
-        "--since", metavar="DATE", type=_date,
-        help="only messages that were received since then (2026-11-30, or 2026-11-30T08:00:00Z); nobody "
-        "notes when a message is expunged",
+        "--since", metavar="DATE", type=since,
+        help="only messages that were received since then (2026-11-30, or 2026-11-30T08:00:00Z), or in the "
+        "last days (7d); a store doesn't note when a message is expunged",
     )  # fmt: skip
     parser.add_argument("--to", metavar="NAME", help="into this mailbox, which has to be there")
     parser.add_argument(
         "--lock-method", choices=[some.value for some in LockMethod], default=LockMethod.FCNTL.value,
         help="Dovecot's setting lock_method (default fcntl)",
     )  # fmt: skip
-
-
-def _date(text: str) -> int:
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no date (such as 2026-11-30)") from None
-    return int(when.timestamp())
 
 
 def undelete(arguments: argparse.Namespace) -> int:

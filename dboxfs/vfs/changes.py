@@ -279,9 +279,10 @@ class MessageChanges:
     async def _take_back(self, folder: Folder, uid: int) -> None:
         """Expunge a message whose name can't be recorded: its writer gets an error, so none may stay."""
         try:
-            with as_seen(folder):
-                await self._writer.expunge(folder.name, [uid])
-            await self._store.see(folder)
+            with trio.CancelScope(shield=True):
+                with as_seen(folder):
+                    await self._writer.expunge(folder.name, [uid])
+                await self._store.see(folder)
         except (DboxfsError, OSError) as exc:
             log.error("%s: uid %d was saved, but its name can't be: %s", folder, uid, exc)
 

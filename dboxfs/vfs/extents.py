@@ -130,19 +130,6 @@ class Extents:
         self._extents[first:] = cut
         self.size = size
 
-    def shift(self, old: int, new: int) -> None:
-        """The base has *new* bytes instead of *old*; all extents behind it move with its end.
-
-        :raises ValueError: something was written into the base, or it was cut.
-        """
-        if not self.appends_to(old):
-            raise ValueError("the base was changed")
-        behind = [extent for extent in self._extents if extent.source is not From.BASE]
-        moved = [_Extent(e.start - old + new, e.end - old + new, e.source, e.at) for e in behind]
-        self._extents = [*([_Extent(0, new, From.BASE, 0)] if new else []), *moved]
-        self.size += new - old
-        self._covered += new - old
-
     def _around(self, start: int, end: int) -> tuple[int, int, list[_Extent]]:
         """The extents that touch *start* to *end* (as a slice), and their parts outside of that range."""
         first = self._at(start)
@@ -215,14 +202,6 @@ class Extents:
         if self.size != temporary:
             return False
         return not temporary or self.place(0, temporary) == 0
-
-    def appends_to(self, base: int) -> bool:
-        """Whether the file is its whole base of *base* bytes, with or without bytes written behind it."""
-        if self.size < base:
-            return False
-        first = self._extents[0] if self._extents else None
-        whole = not base or (first is not None and first.source is From.BASE and first.end == base)
-        return whole and all(e.source is not From.BASE for e in self._extents[1 if base else 0 :])
 
 
 def _bytes(extents: list[_Extent]) -> int:

@@ -136,7 +136,7 @@ class Removals:
     async def finish_all(self) -> None:
         """:meth:`finish` for all mailboxes, also after one has failed.
 
-        :raises Exception: the first error.
+        :raises Exception: the first error; the others are logged.
         """
         first: Exception | None = None
         for name in list(self._batches):
@@ -146,9 +146,11 @@ class Removals:
                 continue
             try:
                 await self.finish(folder)
-            except Exception as exc:  # noqa: BLE001 - raised after the other mailboxes
+            except Exception as exc:  # raised after the other mailboxes, or logged
                 if first is None:
                     first = exc
+                else:
+                    log.error("%s: its removals are not carried out: %r", folder, exc, exc_info=exc)
         if first is not None:
             raise first
 

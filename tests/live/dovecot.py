@@ -356,8 +356,11 @@ class Dovecot:
         self._process = subprocess.Popen([dovecot_binary(), "-F", "-c", str(self.config)])
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and self._process.poll() is None:
+            # The master makes its listeners one after the other, and doveadm needs that of the configuration.
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                with socket.socket(socket.AF_UNIX) as settings:
+                    settings.connect(str(self.root / "run" / "config"))
             except OSError:
                 time.sleep(0.02)
             else:

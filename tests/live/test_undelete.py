@@ -92,7 +92,7 @@ def test_what_is_asked_for_comes_back_and_nothing_else(
         assert text in line
     with pytest.raises(SystemExit):
         main(["undelete", root, "--since", "yesterday"])
-    assert "is no date" in capsys.readouterr().err
+    assert "give a date (2026-06-30) or days (7d)" in capsys.readouterr().err
 
 
 async def test_while_dovecot_purges_again_and_again_each_message_is_back_or_purged(dovecot: Dovecot) -> None:

@@ -78,28 +78,6 @@ def test_it_is_what_a_plain_file_would_be(base: int, steps: list[object], offset
         assert (one.source, one.at + one.size) != (next_one.source, next_one.at), "two extents that are one"
         assert one.source is not From.HOLE or next_one.source is not From.HOLE
     assert file.extents.is_plain(len(file.temporary)) <= (file.temporary == file.model)
-    assert file.extents.appends_to(base) <= (file.model[:base] == BASE[:base])
-
-
-@given(st.integers(0, 60), st.integers(0, 60), st.lists(st.binary(min_size=1, max_size=9), max_size=5))
-def test_what_was_appended_goes_behind_another_base(old: int, new: int, parts: list[bytes]) -> None:
-    file = Modelled(BASE[:old])
-    for part in parts:
-        file.write(file.extents.size, part)
-    file.extents.shift(old, new)
-    file.base = BASE[::-1][:new]
-    assert file.read() == file.base + b"".join(parts)
-
-
-def test_a_base_that_was_changed_cannot_be_replaced() -> None:
-    changes: list[Callable[[Modelled], None]] = [
-        lambda file: file.write(3, b"x"), lambda file: file.truncate(5), lambda file: file.write(0, BASE),
-    ]  # fmt: skip
-    for change in changes:
-        file = Modelled(BASE)
-        change(file)
-        with pytest.raises(ValueError, match="base"):
-            file.extents.shift(len(BASE), 3)
 
 
 def test_writes_one_behind_the_other_are_one_extent() -> None:

@@ -149,7 +149,7 @@ class _Check:
             assert box.mailbox is not None
             paths = [box.files.log_path, self._location.mailbox_path(box.mailbox)]
             self._emit_all(await self._settled(check.look, paths))
-            texts += check.texts
+            texts += check.texts.values()
         self._emit_all(twin_findings(texts))
         return {text.guid for text in texts}
 

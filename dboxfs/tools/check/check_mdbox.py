@@ -56,6 +56,7 @@ class StorageCheck:
     :param live: other processes may be appending to its files at this moment.
     :param owners: the mailbox records, to name messages by mailbox and uid.
     :ivar guids: the guid (16 bytes) of each message that was read, by map uid.
+    :ivar counted: the map uids of messages without a guid that were read, each counted once.
     :ivar unmapped: number of whole messages in each file, by file id, while the map is missing or empty.
     """
 
@@ -66,6 +67,7 @@ class StorageCheck:
     live: bool
     owners: Owners
     guids: dict[int, bytes] = field(default_factory=dict)
+    counted: set[int] = field(default_factory=set)
     unmapped: dict[int, int] = field(default_factory=dict)
 
     async def files(self) -> tuple[dict[int, list[str]], list[Finding]]:
@@ -228,10 +230,12 @@ class StorageCheck:
             findings.append(who.finding(severity, "size", path, what, who.repair, place.offset))
         if self.location.attachments is not None:
             findings += await attachment_findings(self.fs, found, self.location.attachments, "", who)
-        if place.map_uid not in self.guids:
+        if place.map_uid not in self.guids and place.map_uid not in self.counted:
             self.tally.message(found, who)
         if found.guid is not None:
             self.guids[place.map_uid] = found.guid
+        else:
+            self.counted.add(place.map_uid)
         return findings
 
 

@@ -53,7 +53,8 @@ class SinglesCheck:
     """The check of one mailbox.  :meth:`look` may be called again: it skips messages that were good before.
 
     :ivar good: uids of the messages that were good.
-    :ivar texts: every message that was read.
+    :ivar counted: uids of all others that were read, each counted once.
+    :ivar texts: every message that was read, by uid.
     """
 
     fs: FileSystem
@@ -61,7 +62,8 @@ class SinglesCheck:
     index: Index
     tally: Tally
     good: set[int] = field(default_factory=set)
-    texts: list[Text] = field(default_factory=list)
+    counted: set[int] = field(default_factory=set)
+    texts: dict[int, Text] = field(default_factory=dict)
 
     async def look(self) -> list[Finding]:
         """All problems of the index and the files at this moment."""
@@ -82,6 +84,7 @@ class SinglesCheck:
         await self._read(state.uids.tolist(), files, findings)
         for uid in orphans:
             bad = await self._message(uid, files[uid], b"")
+            self.counted.add(uid)
             findings += [replace(one, severity=Severity.WARNING) for one in bad]
         return findings
 
@@ -177,10 +180,13 @@ class SinglesCheck:
         if self.location.attachments is not None and self.index.header is not None:
             suffix = f"-{self.index.header.guid.hex()}-{uid}"
             findings += await attachment_findings(self.fs, found, self.location.attachments, suffix, who)
-        self.tally.message(found, who)
+        if uid not in self.counted:
+            self.tally.message(found, who)
+        if findings:
+            self.counted.add(uid)
         if found.guid is not None:
             size = found.measured.plain if found.measured is not None else -1
-            self.texts.append(Text(found.guid, size, self.index, uid, path))
+            self.texts[uid] = Text(found.guid, size, self.index, uid, path)
         return findings
 
     def _who(self, uid: int) -> Who:

@@ -125,7 +125,7 @@ class Planter:
         known = [target for _, target in sorted(pairs, key=lambda pair: pair[0])]
         free = box.state.next_uid if box is not None and box.state is not None else 1
         others = [t for t in targets if t.known is None]
-        return [*known, *(Target(t.row, Known(free, 0, (), None)) for t in others)]
+        return [*known, *(Target(t.row, Known(uid, 0, (), None)) for uid, t in enumerate(others, free))]
 
     # -- messages ----------------------------------------------------------------------------------------
 

@@ -201,6 +201,28 @@ async def test_damage_is_found_and_named(
         assert finding.mailbox is None or finding.mailbox in finding.what
 
 
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_a_message_that_is_looked_at_again_is_counted_once(
+    templates: dict[str, Path], tmp_path: Path, driver: str
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(templates[driver], store)
+    for path in (store / BOX / "u.2", store / "storage/m.1"):
+        if path.exists():
+            data = path.read_bytes()
+            path.write_bytes(re.sub(rb"\nG[0-9a-f]{32}\n", b"\nX" + b"0" * 32 + b"\n", data, count=1))
+    async with FileSystem(ThreadsDriver()) as fs:
+        location = parse_location(f"{driver}:{store}")
+        seen: list[list[Finding]] = []
+        counts = []
+        for patience in ((), (0.0, 0.0, 0.0)):
+            seen.append([])
+            done = await check_store(fs, location, seen[-1].append, CheckOptions(patience=patience))
+            counts.append(done.messages)
+    assert {one.code for one in seen[0]} == {one.code for one in seen[1]} != set()
+    assert counts[0] == counts[1]
+
+
 def assert_costs_in_order(todo: str) -> None:
     """Before anything that may lose mail the advice says what to do first, and then what it may lose."""
     assert todo

@@ -270,6 +270,29 @@ async def test_names_that_messages_were_written_under_are_kept(tmp_path: Path, d
     assert (done.root / "dboxfs-names" / name).read_bytes() == b"whatever is in it\n"
 
 
+async def test_messages_that_an_older_index_does_not_have_get_a_uid_each_and_the_names_are_kept(
+    tmp_path: Path,
+) -> None:
+    old = tmp_path / "old"
+    await make(old, "mdbox", [NewMessage(text) for text in TEXTS[:2]])
+    box = old / "mailboxes/INBOX/dbox-Mails"
+    before = {path: path.read_bytes() for path in box.glob("dovecot.index*")}
+    async with FileSystem(ThreadsDriver()) as fs:
+        writer = StoreWriter(fs, parse_location(str(old)), os.stat(old), ALONE)
+        await writer.save("INBOX", [NewMessage(text) for text in TEXTS[2:]])
+    for path in box.glob("dovecot.index*"):
+        path.unlink()
+    for path, data in before.items():
+        path.write_bytes(data)
+    (old / "dboxfs-names").mkdir()
+    name = (await attachment_name(old)).split("-")[2]
+    (old / "dboxfs-names" / name).write_bytes(b"whatever is in it\n")
+    done = await rescue(old, tmp_path / "new")
+    found = (await shown(done.root))["INBOX"]
+    assert (sorted(found), sorted(found.values())) == ([1, 2, 3, 4], sorted(TEXTS))
+    assert [path.name for path in (done.root / "dboxfs-names").iterdir()] == [name]
+
+
 @both
 async def test_a_message_that_is_in_a_file_put_aside_too_is_taken_once(tmp_path: Path, driver: str) -> None:
     await make(tmp_path / "old", driver, [NewMessage(text) for text in TEXTS])
