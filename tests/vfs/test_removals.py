@@ -90,9 +90,9 @@ async def shown(location: Location, name: str = "INBOX") -> list[int]:
 @neighbours
 @pytest.mark.parametrize("fsync", list(Fsync), ids=lambda f: f"fsync={f.value}")
 async def test_an_answered_removal_survives_the_death_of_the_daemon(
-    tmp_path: Path, kind: Kind, neighbour: Neighbour, fsync: Fsync
+    tmp_path: Path, kind: Kind, neighbour: Neighbour, fsync: Fsync, mock_clock: trio.testing.MockClock
 ) -> None:
-    location = await made(tmp_path, kind)
+    location = await made(tmp_path, kind)  # the clock stands still: all removals are one row
     async with daemon(location, WriteOptions(neighbour, fsync)) as dying:
         for uid in range(1, MANY):
             await dying.removals.remove(dying.folder(), uid)
