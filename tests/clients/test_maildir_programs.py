@@ -198,11 +198,13 @@ def test_fetching_programs_deliver(make: Make) -> None:
     )
     for _ in range(2):
         shown.run("getmail", "--getmaildir", shown.tmp, "--rcfile", rc)
+    assert set(shown.flags()) == {"one", "by getmail"}
+    if Path("/etc/debian_version").read_text().startswith("13"):
+        return  # there fdm is no package any more
     action = f'action "work" maildir "{shown.mnt}/Work"'
     conf = shown.file("fdm.conf", f'{action}\naccount "stdin" stdin\nmatch all action "work"\n')
     conf.chmod(0o600)
     shown.feed(TWO.replace(b": two", b": by fdm"), "fdm", "-f", conf, "-a", "stdin", "fetch")
-    assert set(shown.flags()) == {"one", "by getmail"}
     assert shown.flags("Work") == {"by fdm": set()}
 
 

@@ -11,6 +11,8 @@ import time
 import pytest
 
 from tests.fuse_rw.rw import Writable, both, resynced
+from tests.live.dovecot import Dovecot
+from tests.live.mounts import Mounts
 
 BEGIN = """
 import os, sys, time
@@ -101,3 +103,25 @@ def test_a_name_that_would_not_be_shown_is_refused(rw: Writable) -> None:
     assert rw.texts("5.eml") == [b"in 5%2Eeml\n"]
     for name in ("5%2Eeml", "x%2541", "100%", "a.eml"):  # as a mailbox, its name is another one
         shutil.rmtree(rw.mnt / name)
+
+
+def test_parents_that_dovecot_drops_stay_until_it_does(dovecot: Dovecot, mounts: Mounts) -> None:
+    account = dovecot.account("mdbox:{home}/mail:NO-NOSELECT")
+    account.doveadm("mailbox create", "INBOX", "By/Dovecot/Deleted", "By/Mount/Deleted")
+    mnt = mounts.mount(account.location, "rw")
+
+    def shown() -> list[str]:
+        return sorted(os.path.relpath(above, mnt) for above, _, _ in os.walk(mnt))
+
+    def shows(*wanted: str) -> None:
+        deadline = time.monotonic() + 20
+        while shown() != [".", *wanted]:
+            assert time.monotonic() < deadline, shown()
+            time.sleep(0.02)
+
+    account.doveadm("mailbox delete", "By/Dovecot/Deleted")
+    shows("By", "By/Mount", "By/Mount/Deleted", "INBOX")
+    (mnt / "By/Mount/Deleted").rmdir()
+    assert shown() == [".", "By", "By/Mount", "INBOX"], "rmdir removes no more than it is told to"
+    assert account.mailboxes() == ["INBOX"], "listing the mailboxes has Dovecot drop the others"
+    shows("INBOX")

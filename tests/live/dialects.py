@@ -372,6 +372,9 @@ def _location_24(mail: str) -> dict[str, str]:
         if key == "UTF-8":
             fields["mailbox_list_utf8"] = "yes"
             continue
+        if key == "NO-NOSELECT":
+            fields["mailbox_list_drop_noselect"] = "yes"
+            continue
         fields[_KEYS_24[key]] = value
         if key == "FULLDIRNAME":
             fields["mailbox_directory_name_legacy"] = "no"

@@ -61,6 +61,18 @@ def wait_until_unmounted(mountpoint: Path, seconds: float = 10) -> None:
         time.sleep(0.01)
 
 
+def _remove(directory: Path, seconds: float = 60) -> None:
+    """Remove *directory*, into which a daemon that is ending may still write its log."""
+    deadline = time.monotonic() + seconds
+    while directory.exists():
+        try:
+            shutil.rmtree(directory)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
 @dataclass(slots=True)
 class Mounts:
     """Makes mounts below a directory and remembers them."""
@@ -77,7 +89,7 @@ class Mounts:
             if is_mounted(mountpoint):
                 subprocess.run(["fusermount3", "-u", "-z", mountpoint], check=True)
         for above in self._reachable:
-            shutil.rmtree(above)
+            _remove(above)
 
     def mountpoint(self, *, for_all: bool = False) -> Path:
         """A new empty directory, unmounted at the end whoever mounts there.
