@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Iterator, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -23,13 +23,25 @@ from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.listing import ListingRow
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.views.layout import Layout
-from dboxfs.vfs.views.letters import SEEN
+from dboxfs.vfs.views.letters import FLAG_MASK, SEEN
 from dboxfs.vfs.views.maildir_names import MaildirNames, Name
 from dboxfs.vfs.views.places import DIRECTORIES, KEYWORDS_NAME, MaildirPlace, Sub
 
-_ROWS_AT_ONCE = 128
+_ROWS_AT_ONCE = 512
 
 Entry = tuple[bytes, Attrs]
+
+
+class _Row(NamedTuple):
+    """A message of a listing, number *position* of its candidates."""
+
+    position: int
+    uid: int
+    name: Name
+    state: int
+    size: int
+    received: int
+    changed_ns: int
 
 
 class ListedView(Protocol):
@@ -123,6 +135,8 @@ class MessageDirectory:
         self._above: list[Entry] = []
         self._uids: Uids = np.empty(0, np.uint32)
         self._may_tell = False
+        self._rows: list[_Row] = []
+        self._seen: object = None
 
     @property
     def folder(self) -> Folder:
@@ -147,11 +161,17 @@ class MessageDirectory:
         box = folder.mailbox
         if box is None or box.state is None or self.place.sub not in (Sub.CUR, Sub.NEW):
             return np.empty(0, np.uint32)
-        if self.place.sub is Sub.CUR:
-            return box.uids
         rows = box.state.rows_of(box.uids)
-        unseen = (box.state.flags[np.maximum(rows, 0)] & SEEN) == 0
-        found: Uids = box.uids[unseen & (rows >= 0)]
+        flags = box.state.flags[np.maximum(rows, 0)]
+        if self.place.sub is Sub.NEW:
+            wanted = (flags & SEEN) == 0
+        else:  # one without a mark or a written name is in new/
+            wanted = (flags & FLAG_MASK) != 0
+            for word in box.state.keyword_names():
+                wanted |= box.state.with_keyword(np.maximum(rows, 0), word)
+            named = self._view.names.written(folder)
+            wanted |= np.isin(box.uids, np.fromiter(named, np.uint32, len(named)))
+        found: Uids = box.uids[wanted & (rows >= 0)]
         return found
 
     async def _know_sizes(self, folder: Folder) -> None:
@@ -180,23 +200,35 @@ class MessageDirectory:
         except DboxfsError:
             return
         written: Collection[int] = view.reading.open_files.written
-        for first in range(max(start - after, 0), len(self._uids), _ROWS_AT_ONCE):
+        position = max(start - after, 0)
+        while position < len(self._uids):
             box = folder.mailbox
             if box is None or box.state is None:
                 return
-            for position, uid, name, state, size, received, changed_ns in self._window(folder, box, first):
-                damaged, inode = state & DAMAGED, self.place.folder | uid
-                timeout = SHORT if damaged else 0.0 if not state or inode in written else None
+            first = position - position % _ROWS_AT_ONCE
+            for row in self._loaded(folder, box, first):
+                if row.position < position:
+                    continue
+                damaged, inode, size = row.state & DAMAGED, self.place.folder | row.uid, row.size
+                timeout = SHORT if damaged else 0.0 if not row.state or inode in written else None
                 if self._may_tell:
-                    view.tell(folder, uid, name)
+                    view.tell(folder, row.uid, row.name)
                 if damaged:
                     size = view.reading.attributes.damaged_size(size)
-                yield ListingRow(position + after + 1, name.name, inode, size, received, changed_ns, timeout)
+                behind = row.position + after + 1
+                yield ListingRow(behind, row.name.name, inode, size, row.received, row.changed_ns, timeout)
+            position = first + _ROWS_AT_ONCE
 
-    def _window(
-        self, folder: Folder, box: Mailbox, first: int
-    ) -> Iterator[tuple[int, int, Name, int, int, int, int]]:
-        """Messages from number *first* on: (position, uid, name, state, size, received, changed_ns)."""
+    def _loaded(self, folder: Folder, box: Mailbox, first: int) -> list[_Row]:
+        """The messages from number *first* on, anew if anything of the mailbox has changed since."""
+        assert box.state is not None
+        log = box.state.log_file_seq, box.state.head_offset
+        now = first, box.facts, box.facts.version, box.state, log, self._view.names.version(folder)
+        if now != self._seen:
+            self._rows, self._seen = list(self._window(folder, box, first)), now
+        return self._rows
+
+    def _window(self, folder: Folder, box: Mailbox, first: int) -> Iterator[_Row]:
         uids, table = self._uids[first : first + _ROWS_AT_ONCE], box.facts
         at = np.minimum(table.uids.searchsorted(uids), max(len(table) - 1, 0))
         there = table.uids[at] == uids if len(table) else np.zeros(len(uids), bool)
@@ -210,4 +242,4 @@ class MessageDirectory:
         )  # fmt: skip
         for position, uid, state, size, received, saved, nanoseconds, name in rows:
             if name is not None and name.sub is self.place.sub:
-                yield position, uid, name, state, size, received, saved * NS + nanoseconds
+                yield _Row(position, uid, name, state, size, received, saved * NS + nanoseconds)

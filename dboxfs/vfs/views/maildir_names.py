@@ -193,6 +193,14 @@ class MaildirNames:
             else:
                 yield Name(Sub.NEW, base)
 
+    def written(self, folder: Folder) -> Collection[int]:
+        """The messages whose written name is no ``<uid>.eml``."""
+        return self._written_names(folder).by_uid.keys()
+
+    def version(self, folder: Folder) -> object:
+        """Another value whenever a name that is not made of uid and flags has changed."""
+        return self._written_names(folder).key, frozenset(self._names.hidden(folder))
+
     def _written_names(self, folder: Folder) -> _WrittenNames:
         key = self._names.written.version(folder), tuple(folder.children)
         known = self._written.get(folder.name)
