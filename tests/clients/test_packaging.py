@@ -165,6 +165,15 @@ class TestUnit:
             done = run(analyze, "verify", "--man=no", tmp_path / "dboxfs@.service")
             assert (done.returncode, done.stderr) == (0, "")
 
+    def test_systemd_understands_the_examples_of_mount_units(self) -> None:
+        mount, automount = (UNIT.parent / f"mnt-ann.{kind}" for kind in ("mount", "automount"))
+        for text in (mount.read_text(), automount.read_text()):
+            assert re.findall(r"^Where=(.*)$", text, re.MULTILINE) == ["/mnt/ann"]
+        analyze = shutil.which("systemd-analyze")
+        if analyze is not None:
+            done = run(analyze, "verify", "--man=no", mount, automount)
+            assert (done.returncode, done.stderr) == (0, "")
+
 
 class TestSamples:
     @pytest.mark.parametrize("driver", ["sdbox", "mdbox"])
