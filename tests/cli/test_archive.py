@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from dboxfs.cli.main import main
 from dboxfs.fsapi.drivers.object_client import connect
@@ -40,7 +41,9 @@ def mounts(tmp_path: Path) -> Iterator[list[Path]]:
         dboxfs("umount", "--lazy", str(point))
 
 
-async def test_an_archive_is_mounted_as_its_store_is(tmp_path: Path, mounts: list[Path]) -> None:
+async def test_an_archive_is_mounted_as_its_store_is(
+    tmp_path: Path, mounts: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     location = await make_store(tmp_path / "store")
     url = f"file://{tmp_path}/objects"
 
@@ -54,9 +57,9 @@ async def test_an_archive_is_mounted_as_its_store_is(tmp_path: Path, mounts: lis
         mounts.append(point)
         return point
 
-    done = dboxfs("archive", location.root, url)
-    assert (done.returncode, done.stderr) == (0, "")
-    first, second, third = done.stdout.splitlines()
+    assert await trio.to_thread.run_sync(main, ["archive", location.root, url]) == 0
+    done = capsys.readouterr()
+    first, second, third = done.out.splitlines()
     assert first.endswith("is new: 8 messages")
     assert second.startswith("stored 6 messages")
     assert third.startswith("cost: ")
@@ -72,7 +75,7 @@ async def test_an_archive_is_mounted_as_its_store_is(tmp_path: Path, mounts: lis
         (archive / "INBOX" / "new.eml").write_bytes(b"x")
 
     await add(location, 70)
-    assert dboxfs("archive", location.root, url).returncode == 0
+    assert await trio.to_thread.run_sync(main, ["archive", location.root, url]) == 0
     names = [info.key.partition("/")[2] for info in connect(url).list_all("generations")]
     day = max(name for name in names if not name.startswith(generation)).partition("-")[0]
     at = f"{day[:4]}-{day[4:6]}-{day[6:8]}T{day[9:11]}:{day[11:13]}:{day[13:15]}"
@@ -80,21 +83,23 @@ async def test_an_archive_is_mounted_as_its_store_is(tmp_path: Path, mounts: lis
     assert len(files(mount(url, "d"))) == 9
 
 
-async def test_commands_take_an_archive_for_a_store(tmp_path: Path) -> None:
-    location = await make_store(tmp_path / "store", "sdbox")
+def test_commands_take_an_archive_for_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    location = trio.run(make_store, tmp_path / "store", "sdbox")
     url = f"file://{tmp_path}/objects"
-    assert dboxfs("archive", location.root, url).returncode == 0
-    assert "0 errors, 0 warnings" in dboxfs("check", url).stdout
-    done = dboxfs("convert", url, str(tmp_path / "back"), "--format", "sdbox", "--verify")
-    assert "verified: 8 messages are what they are in file:///" in done.stdout
-    assert dboxfs("rescue", url, str(tmp_path / "rescued")).stdout.startswith(
-        f"{tmp_path}/rescued: 6 messages and 2 copies"
-    )
-    assert "messages:     8" in dboxfs("info", url).stdout
-    assert dboxfs("ls", url, "INBOX").stdout.count("\n") >= 6
-    assert dboxfs("export", url, str(tmp_path / "eml"), "--format", "eml").returncode == 0
-    done = dboxfs("archive", "prune", url, "--keep-daily", "1")
-    assert "1 generations stay, 0 were removed" in done.stdout
+
+    def said(*words: str) -> str:
+        assert main(list(words)) == 0
+        return capsys.readouterr().out
+
+    said("archive", location.root, url)
+    assert "0 errors, 0 warnings" in said("check", url)
+    converted = said("convert", url, f"{tmp_path}/back", "--format", "sdbox", "--verify")
+    assert "verified: 8 messages are what they are in file:///" in converted
+    assert "rescued: 6 messages and 2 copies" in said("rescue", url, f"{tmp_path}/rescued")
+    assert "messages:     8" in said("info", url)
+    assert said("ls", url, "INBOX").count("\n") >= 6
+    said("export", url, f"{tmp_path}/eml", "--format", "eml")
+    assert "1 generations stay, 0 were removed" in said("archive", "prune", url, "--keep-daily", "1")
 
 
 @pytest.mark.parametrize(

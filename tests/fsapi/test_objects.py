@@ -10,7 +10,16 @@ from typing import BinaryIO
 import pytest
 
 from dboxfs.fsapi import CreateMode, FileSystem, ObjectsDriver, Peek, PeekResult
-from dboxfs.fsapi.drivers.object_client import PART, Cost, ObjectInfo, Objects, connect, is_url, shared_config
+from dboxfs.fsapi.drivers.object_client import (
+    PART,
+    Cost,
+    ObjectInfo,
+    Objects,
+    connect,
+    is_url,
+    shared_config,
+    understood,
+)
 from dboxfs.fsapi.drivers.object_files import key_of
 
 
@@ -195,3 +204,25 @@ def test_a_missing_obstore_is_one_line_that_says_what_to_install(monkeypatch: py
         Unsupported, match=r"^object storage needs the package obstore: pip install 'dboxfs\[objects\]'$"
     ):
         connect("s3://bucket")
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "expected"),
+    [
+        ("GET http://h/b in 5ms - Server returned non-2xx status code: 403 Forbidden: <Error>"
+         "<Code>SignatureDoesNotMatch</Code>", errno.EIO,
+         (errno.EACCES, "the server refuses these credentials (SignatureDoesNotMatch)")),
+        ("Server returned non-2xx status code: 404 Not Found: <Code>NoSuchBucket</Code>", errno.EIO,
+         (errno.ENOENT, "there is no such bucket")),
+        ("after 5 retries - Server returned error response status code: 503 <Code>SlowDown</Code>", errno.EIO,
+         (errno.EIO, "the server answers 503 (SlowDown)")),
+        ("GET http://h/x?list-type=2 after 5 retries - HTTP error: error sending request", errno.EIO,
+         (errno.EIO, "no connection to the server, or no answer in time")),
+        ("Object at location a already exists\n\nDebug source: ...", errno.EEXIST,
+         (errno.EEXIST, "Object at location a already exists")),
+    ],
+)  # fmt: skip
+def test_what_a_server_answers_is_an_errno_and_one_line(
+    text: str, code: int, expected: tuple[int, str]
+) -> None:
+    assert understood(text, code) == expected

@@ -132,10 +132,14 @@ class Objects(Protocol):
 
 
 class ObstoreObjects:
-    """:class:`Objects` on a store of obstore."""
+    """:class:`Objects` on a store of obstore.
 
-    def __init__(self, store: Any) -> None:
+    :param url: for people: stands before the key in errors.
+    """
+
+    def __init__(self, store: Any, url: str = "") -> None:
         self.cost = Cost()
+        self._url = url
         self._store = store
         self._o = _obstore()
 
@@ -216,29 +220,52 @@ class ObstoreObjects:
         return ObjectInfo(entry["path"], entry["size"], modified, entry["e_tag"])
 
     def _call(self, key: str, call: Any, *args: Any) -> Any:
+        kinds = self._o.exceptions
         try:
             return call(*args)
         except FileNotFoundError:
-            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), key) from None
-        except (ValueError, self._o.exceptions.InvalidPathError) as error:
-            raise OSError(errno.EINVAL, _line(error), key) from None
-        except (self._o.exceptions.BaseError, OSError) as error:
-            raise OSError(self._errno(error), _line(error), key) from None
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), self._where(key)) from None
+        except (ValueError, kinds.InvalidPathError) as error:
+            raise OSError(errno.EINVAL, _line(error), self._where(key)) from None
+        except (kinds.BaseError, OSError) as error:
+            table = (
+                (kinds.NotFoundError, errno.ENOENT),
+                (kinds.AlreadyExistsError, errno.EEXIST),
+                (kinds.PreconditionError, errno.ESTALE),
+                (kinds.PermissionDeniedError, errno.EACCES),
+                (kinds.UnauthenticatedError, errno.EACCES),
+                (kinds.NotSupportedError, errno.EOPNOTSUPP),
+            )
+            code = next((code for kind, code in table if isinstance(error, kind)), errno.EIO)
+            raise OSError(*understood(str(error), code), self._where(key)) from None
 
-    def _errno(self, error: BaseException) -> int:
-        kinds = self._o.exceptions
-        table = (
-            (kinds.NotFoundError, errno.ENOENT),
-            (kinds.AlreadyExistsError, errno.EEXIST),
-            (kinds.PreconditionError, errno.ESTALE),
-            (kinds.PermissionDeniedError, errno.EACCES),
-            (kinds.UnauthenticatedError, errno.EACCES),
-            (kinds.NotSupportedError, errno.EOPNOTSUPP),
-        )
-        return next((code for kind, code in table if isinstance(error, kind)), errno.EIO)
+    def _where(self, key: str) -> str:
+        return f"{self._url}/{key}" if self._url else key
 
 
-def _line(error: BaseException) -> str:
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+
+
+def understood(text: str, code: int) -> tuple[int, str]:
+    """errno and one line for what obstore says, of which the text alone tells most kinds apart.
+
+    :param code: what the class of the error says.
+    """
+    status, name = _STATUS.search(text), _CODE.search(text)
+    why = f" ({name[1]})" if name is not None else ""
+    if name is not None and name[1] == "NoSuchBucket":
+        return errno.ENOENT, "there is no such bucket"
+    if (status is not None and status[1] in ("401", "403")) or code == errno.EACCES:
+        return errno.EACCES, f"the server refuses these credentials{why}"
+    if code == errno.EIO and status is not None:
+        return code, f"the server answers {status[1]}{why}"
+    if code == errno.EIO and "error sending request" in text:
+        return code, "no connection to the server, or no answer in time"
+    return code, _line(text)
+
+
+def _line(error: BaseException | str) -> str:
     """What went wrong, as one line; the server's whole answer stays out of it."""
     text = str(error).strip().partition("\n")[0]
     return text if len(text) <= 300 else text[:300] + "..."
@@ -268,11 +295,12 @@ def connect(url: str, *, timeout: float = 30.0, retries: int = 5) -> ObstoreObje
     :raises OSError: EINVAL: the URL or the settings in the environment are wrong.
     """
     stores = _obstore().store
+    url = url.rstrip("/")
     scheme, _, rest = url.partition("://")
     try:
         if scheme.lower() == "file":
             path = os.path.abspath("/" + rest.lstrip("/"))
-            return ObstoreObjects(stores.LocalStore(path, mkdir=True, automatic_cleanup=True))
+            return ObstoreObjects(stores.LocalStore(path, mkdir=True, automatic_cleanup=True), url)
         if scheme.lower() == "memory":
             return ObstoreObjects(stores.MemoryStore())
         given: dict[str, Any] = shared_config(os.environ) if scheme.lower() in ("s3", "s3a") else {}
@@ -283,9 +311,7 @@ def connect(url: str, *, timeout: float = 30.0, retries: int = 5) -> ObstoreObje
         if endpoint.lower().startswith("http://"):
             client["allow_http"] = True
         retry = {"max_retries": retries, "retry_timeout": timedelta(seconds=timeout * (retries + 1))}
-        return ObstoreObjects(
-            stores.from_url(url.rstrip("/"), client_options=client, retry_config=retry, **given)
-        )
+        return ObstoreObjects(stores.from_url(url, client_options=client, retry_config=retry, **given), url)
     except Exception as error:
         if isinstance(error, Unsupported):
             raise
