@@ -20,7 +20,7 @@ from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError, new_root
-from dboxfs.cli.stores import add_store, choose_store, compress_method
+from dboxfs.cli.stores import add_at, add_store, choose_store, compress_method
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, open_store
 from dboxfs.store.mail_settings import for_dovecot
@@ -47,6 +47,7 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     parser.epilog = STATUS_HELP
     parser.set_defaults(run=convert)
     add_store(parser, by_option=by_option, metavar="SRC", users=True)
+    add_at(parser)
     add_each_user(parser)
     parser.add_argument("target", metavar="DST", type=new_root)
     parser.add_argument("--format", choices=("sdbox", "mdbox"), help="of DST; left out: that of SRC")
@@ -116,7 +117,7 @@ def convert(arguments: argparse.Namespace) -> int:
     async def run() -> Converted:
         async with (
             FileSystem(ThreadsDriver()) as fs,
-            store_files(fs, location) as (files, place),
+            store_files(fs, location, arguments.at) as (files, place),
             open_store(files, place, follow=False) as store,
         ):
             options = WriteOptions(

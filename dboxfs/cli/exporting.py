@@ -19,7 +19,7 @@ from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError, new_root
-from dboxfs.cli.stores import add_store, choose_store
+from dboxfs.cli.stores import add_at, add_store, choose_store
 from dboxfs.errors import MailHidden
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Store, open_store
@@ -60,6 +60,7 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     parser.epilog = STATUS_HELP
     parser.set_defaults(run=export)
     add_store(parser, by_option=by_option)
+    add_at(parser)
     parser.add_argument("target", metavar="DIR", type=new_root)
     parser.add_argument("--format", choices=("maildir", "mbox", "eml"), required=True)
     parser.add_argument(
@@ -98,7 +99,7 @@ def export(arguments: argparse.Namespace) -> int:
     async def run() -> tuple[Exported, Format]:
         async with (
             FileSystem(ThreadsDriver()) as fs,
-            store_files(fs, location) as (files, place),
+            store_files(fs, location, arguments.at) as (files, place),
             open_store(files, place, follow=False) as store,
         ):
             hidden = await hidden_in(store)

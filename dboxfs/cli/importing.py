@@ -10,8 +10,8 @@ import argparse
 import fcntl
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 
 import trio
@@ -23,12 +23,14 @@ from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError, new_root
-from dboxfs.cli.stores import add_store, choose_store
+from dboxfs.cli.stores import add_at, add_store, check_url, choose_store
 from dboxfs.errors import NoSuchStore, StoreBusy
 from dboxfs.fsapi import FileSystem, ThreadsDriver
+from dboxfs.fsapi.drivers.object_client import is_url
 from dboxfs.store import Kind, Location, open_store, parse_location
 from dboxfs.store.mail_settings import for_dovecot
 from dboxfs.store.write import Eol, Neighbour, StoreWriter, WriteOptions, with_version
+from dboxfs.tools.archive.view import ArchiveView
 from dboxfs.tools.importing import (
     KINDS,
     Imported,
@@ -38,12 +40,15 @@ from dboxfs.tools.importing import (
     is_begun,
     make_store,
 )
+from dboxfs.tools.importing.source import MailSource
+from dboxfs.tools.importing.store import store_source
 
 DESCRIPTION = """\
 Bring mail into STORE, which is there already or is made (--format). SOURCE is
   a tree that was copied out of a mount, with its user.dbox.* attributes or without,
   a Maildir, Maildir++, or Maildirs in plain directories (Dovecot's, Courier's, others'),
-  an mbox, or a directory of mboxes (Dovecot's, Thunderbird's, others').
+  an mbox, or a directory of mboxes (Dovecot's, Thunderbird's, others'),
+  an archive on an object store (a URL, see dboxfs archive).
 Kept is all that SOURCE knows: uids, guids, flags, keywords, dates, UIDVALIDITY, guids of
 mailboxes, subscriptions, names of files; SEMANTICS.md has a table. In a mailbox that has
 mail already uids that are taken become new ones. A message that STORE has already (same
@@ -63,6 +68,7 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     parser.set_defaults(run=import_mail)
     parser.add_argument("source", metavar="SOURCE")
     add_store(parser, by_option=by_option)
+    add_at(parser)
     parser.add_argument("--from", dest="kind", choices=KINDS, help="what SOURCE is; left out: found out")
     parser.add_argument(
         "--mailbox", metavar="NAME",
@@ -90,8 +96,12 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
 def import_mail(arguments: argparse.Namespace) -> int:
     """``dboxfs import SOURCE STORE [--from KIND] [--mailbox NAME] [--format F] [--verify] ...``."""
     log_to_stderr()
-    path = os.path.abspath(os.path.expanduser(arguments.source))
-    source = find_source(path, arguments.kind)
+    path, source = arguments.source, None
+    if is_url(path):
+        check_url(path)
+    else:
+        path = os.path.abspath(os.path.expanduser(path))
+        source = find_source(path, arguments.kind)
     meter = Meter(quiet=arguments.quiet)
     options = WriteOptions(eol=Eol(arguments.eol))
 
@@ -100,9 +110,9 @@ def import_mail(arguments: argparse.Namespace) -> int:
         meter.show(doing, progress.messages, progress.of or 0, progress.bytes)
 
     async def run() -> tuple[Imported, Location, bool]:
-        async with FileSystem(ThreadsDriver()) as fs:
+        async with FileSystem(ThreadsDriver()) as fs, _mail_source(path, source, arguments.at) as mail:
             location, new = await _target(fs, arguments, options)
-            if (part := overlap(location, path)) is not None:
+            if source is not None and (part := overlap(location, path)) is not None:
                 raise UsageError(
                     f"{path}: SOURCE and STORE must not lie in each other ({part} belongs to STORE)"
                 )
@@ -113,7 +123,7 @@ def import_mail(arguments: argparse.Namespace) -> int:
                     writer = StoreWriter(fs, location, store.owner, writing)
                     await begin_writing(writer, store)
                     importer = Importer(
-                        store, writer, source, only=arguments.mailbox, verify=arguments.verify, report=report
+                        store, writer, mail, only=arguments.mailbox, verify=arguments.verify, report=report
                     )
                     return await importer.run(), location, new
 
@@ -122,7 +132,8 @@ def import_mail(arguments: argparse.Namespace) -> int:
     finally:
         meter.clear()
     if arguments.mailbox is not None and not done.mailboxes and not done.failed:
-        raise UsageError(f"{path}: there is no mailbox {arguments.mailbox} (it is a {source.kind})")
+        what = "an archive" if source is None else f"a {source.kind}"
+        raise UsageError(f"{path}: there is no mailbox {arguments.mailbox} (it is {what})")
     return _tell(done, location, meter, new=new)
 
 
@@ -184,6 +195,20 @@ async def _target(
     permissions = change.new_root_permissions(root, arguments.owner)
     await make_store(fs, location, permissions, replace(options, dbox_version=version))
     return location, True
+
+
+@asynccontextmanager
+async def _mail_source(path: str, source: MailSource | None, at: str | None) -> AsyncIterator[MailSource]:
+    """*source*, or where it is None the archive whose URL *path* is."""
+    if source is not None:
+        yield source
+        return
+    view = ArchiveView(path, at)
+    async with (
+        FileSystem(view.driver()) as files,
+        open_store(files, view.location(), follow=False, cache_dir=view.cache_dir) as store,
+    ):
+        yield await store_source(store)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from dboxfs.store.location import Kind, Location
 from dboxfs.store.location_settings import NAMES, location_of, named_by_settings
 from dboxfs.store.mail_location import named_location, parse_location
 from dboxfs.store.user_variables import StoreUser, absolute_path
+from dboxfs.tools.archive.view import parse_at
 
 _BARE = re.compile(r"[\w.@+=-]*[\w@+=-]", re.ASCII)
 """Texts that can be the name of a user, and are not ``.``, ``..`` or a path."""
@@ -101,6 +102,23 @@ def _setting(text: str) -> tuple[str, str]:
             + ", ".join(sorted(NAMES))
         )
     return name, value
+
+
+def add_at(parser: argparse.ArgumentParser) -> None:
+    """Declare which generation of an archive is meant."""
+    parser.add_argument(
+        "--at",
+        metavar="DATE",
+        type=_at,
+        help="of an archive: the newest generation before that day, or time in UTC",
+    )
+
+
+def _at(text: str) -> str:
+    try:
+        return parse_at(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def check_url(url: str) -> None:

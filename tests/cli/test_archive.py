@@ -11,8 +11,9 @@ import trio
 
 from dboxfs.cli.main import main
 from dboxfs.fsapi.drivers.object_client import connect
+from dboxfs.store import Kind
 from tests.live.mounts import dboxfs
-from tests.tools.archive.archives import add, make_store
+from tests.tools.archive.archives import add, make_store, of_store
 
 
 def files(root: Path) -> dict[str, tuple[bytes, int]]:
@@ -98,6 +99,13 @@ def test_commands_take_an_archive_for_a_store(tmp_path: Path, capsys: pytest.Cap
     assert "rescued: 6 messages and 2 copies" in said("rescue", url, f"{tmp_path}/rescued")
     assert "messages:     8" in said("info", url)
     assert said("ls", url, "INBOX").count("\n") >= 6
+    assert "8 messages imported into 3 mailboxes" in said(
+        "import", url, f"{tmp_path}/new", "--format", "mdbox", "--verify"
+    )
+    assert trio.run(of_store, location.same_names(Kind.MDBOX, f"{tmp_path}/new")) == trio.run(
+        of_store, location
+    )
+    assert "there already" in said("import", url, f"{tmp_path}/new")
     said("export", url, f"{tmp_path}/eml", "--format", "eml")
     assert "1 generations stay, 0 were removed" in said("archive", "prune", url, "--keep-daily", "1")
 

@@ -10,6 +10,7 @@ from typing import BinaryIO
 import pytest
 
 from dboxfs.fsapi import CreateMode, FileSystem, ObjectsDriver, Peek, PeekResult
+from dboxfs.fsapi.drivers.object_blocks import BlockReader
 from dboxfs.fsapi.drivers.object_client import (
     PART,
     Cost,
@@ -226,3 +227,23 @@ def test_what_a_server_answers_is_an_errno_and_one_line(
     text: str, code: int, expected: tuple[int, str]
 ) -> None:
     assert understood(text, code) == expected
+
+
+def test_a_walk_brings_blocks_and_a_single_read_only_what_it_asks_for() -> None:
+    asked: list[tuple[int, int]] = []
+    data = os.urandom(9 << 20)
+
+    def get(key: str, start: int, end: int) -> bytes:
+        asked.append((start, end))
+        return data[start:end]
+
+    reader = BlockReader(get)
+    assert reader.read("a", len(data), 5 << 20, (5 << 20) + 100) == data[5 << 20 : (5 << 20) + 100]
+    assert asked == [(5 << 20, (5 << 20) + 100)]
+    asked.clear()
+    got = b"".join(
+        reader.read("a", len(data), start, min(start + 300_000, len(data)))
+        for start in range(0, len(data), 300_000)
+    )
+    assert got == data
+    assert asked == [(0, 1 << 20), (1 << 20, 5 << 20), (5 << 20, 9 << 20)]

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, TypeVar
 import trio
 
 from dboxfs.fsapi import ops
+from dboxfs.fsapi.drivers.object_blocks import BlockReader
 from dboxfs.fsapi.drivers.object_client import Objects
 from dboxfs.fsapi.drivers.object_files import make_stat, read_ranges
 from dboxfs.fsapi.drivers.pool import WorkerPool
@@ -116,6 +117,7 @@ class SlicesDriver:
         self._lock = threading.Lock()
         self._open_files: dict[int, str] = {}
         self._next_fd = 1
+        self._blocks = BlockReader(self._get)
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._kept_bytes = 0
         self._reading: dict[str, threading.Lock] = {}
@@ -221,8 +223,12 @@ class SlicesDriver:
             if len(data) != end - start:
                 raise OSError(errno.EIO, "the object is shorter than it should be", found.key)
             return data
+        size = found.offset + found.size
+        return self._blocks.read(found.key, size, found.offset + start, found.offset + end)
+
+    def _get(self, key: str, start: int, end: int) -> bytes:
         assert self._objects is not None
-        return self._objects.get(found.key, found.offset + start, found.offset + end)
+        return self._objects.get(key, start, end)
 
     def _whole(self, key: str, packed: Packed) -> bytes:
         """A packed object's plain bytes: kept ones, or read by one worker while others wait for it."""
