@@ -38,7 +38,7 @@ from dboxfs.store import Kind, Location
 from dboxfs.tools.archive.view import ArchiveView
 from dboxfs.util.systemd import notify, watchdog_seconds
 from dboxfs.vfs.joined import MountedNamespace
-from dboxfs.vfs.options import wants_companion
+from dboxfs.vfs.options import ShownGeneration, wants_companion
 from dboxfs.vfs.serving import Serving
 from dboxfs.vfs.site.source import UserSource
 
@@ -352,8 +352,11 @@ def _serve(
             ksm=Ksm() if arguments.ksm else None,
             sync=options.write is None or options.write.durable,
         ) as fs:
-            place = what.location() if isinstance(what, ArchiveView) else what
-            mounted = mountable(fs, place, others, parsed, _warn)
+            if isinstance(what, ArchiveView):
+                shown = replace(options, generations=tuple(ShownGeneration(*one) for one in what.names()))
+                mounted = mountable(fs, what.location(), others, replace(parsed, mount=shown), _warn)
+            else:
+                mounted = mountable(fs, what, others, parsed, _warn)
 
             def commander(serving: Serving) -> object:
                 return _fuse().Commander(

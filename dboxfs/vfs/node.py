@@ -50,6 +50,8 @@ SEARCHES = BESIDE | 1 << 34
 """The first bits of directories with links to messages."""
 PARTS = BESIDE | 1 << 35
 """The first bits of the decoded parts of messages."""
+GENERATIONS = BESIDE | 1 << 36
+"""The first bits of the generations of an archive."""
 
 _FOLDER_MASK = 0x7FFFFFFF
 UID_MASK = 0xFFFFFFFF
@@ -115,8 +117,8 @@ def is_deleted(inode: int) -> bool:
 
 
 def is_in_control_tree(inode: int) -> bool:
-    """Whether a number belongs to a tree in the control directory: ``deleted``, links, or ``parts``."""
-    return is_deleted(inode) or inode & (0b1111 << 60 | 0b111 << 34) in (SEARCHES, PARTS)
+    """Whether a number belongs to a tree in the control directory: messages, links, parts, generations."""
+    return is_deleted(inode) or inode & (0b1111 << 60 | 0b111 << 34) in (SEARCHES, PARTS, GENERATIONS)
 
 
 def is_file(inode: int) -> bool:

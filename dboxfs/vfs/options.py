@@ -6,6 +6,7 @@ No import of this module needs FUSE: the command line reads options also on a ma
 from __future__ import annotations
 
 import enum
+import json
 import os
 from dataclasses import dataclass, field
 
@@ -107,6 +108,22 @@ class ViewOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ShownGeneration:
+    """A generation: its name, what selects it with ``-o at=``, whether the mount shows it."""
+
+    name: str
+    at: str
+    shown: bool
+
+    @property
+    def content(self) -> bytes:
+        """What its file tells."""
+        return (
+            json.dumps({"generation": self.name, "shown": self.shown, "at": self.at}).encode("ascii") + b"\n"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class MountOptions:
     """The options of a mount.
 
@@ -117,7 +134,7 @@ class MountOptions:
     ``entries``: how names are invalidated. ``opens``: whether the kernel sends OPEN.
     ``cache_dir``: where sizes are kept for the next mount; None: they aren't.  ``table_size``: the number of
     messages whose parsed records are kept in memory.  ``metrics``: the address where they can be read; None:
-    only in the control directory.
+    only in the control directory.  ``generations``: of the archive that is mounted.
     """
 
     allow_other: bool = False
@@ -133,6 +150,7 @@ class MountOptions:
     cache_dir: str | None = None
     table_size: int = 10_000
     metrics: Address | None = None
+    generations: tuple[ShownGeneration, ...] = ()
 
     @property
     def is_open_to_others(self) -> bool:

@@ -23,6 +23,7 @@ from dboxfs.store.owner_rights import open_owned_store
 from dboxfs.store.write import StoreWriter, with_version
 from dboxfs.util.mounts import Mount
 from dboxfs.vfs.file_system import ReadableFileSystem, WritableFileSystem
+from dboxfs.vfs.generations import GenerationTree
 from dboxfs.vfs.host import Host, Pages, Spawn
 from dboxfs.vfs.listing import OpenDirectory
 from dboxfs.vfs.options import MountOptions, View
@@ -256,7 +257,10 @@ async def _file_system(
     store: Store, options: MountOptions, host: Host, names: NameReader
 ) -> ReadOnlyVfs | WritableVfs:
     if options.write is None:
-        return ReadOnlyVfs(store, options.view, host, names)
+        vfs = ReadOnlyVfs(store, options.view, host, names)
+        if options.generations:
+            vfs.trees.append(GenerationTree(options.generations, vfs.attributes))
+        return vfs
     write = await with_version(store, options.write, options.dbox_version, force=options.force)
     if (await store.statvfs()).f_flag & os.ST_RDONLY:
         root = store.location.root
@@ -264,9 +268,9 @@ async def _file_system(
     writer = StoreWriter(store.fs, store.location, store.owner, write, views=store)
     await writer.recover(name for name, folder in store.folders.items() if folder.mailbox is not None)
     reading = ReadOnlyVfs(store, replace(options.view, writable=True), host, names)
-    vfs = WritableVfs(reading, writer, names, restore=options.restore)
-    await vfs.begin()
-    return vfs
+    writable = WritableVfs(reading, writer, names, restore=options.restore)
+    await writable.begin()
+    return writable
 
 
 async def look_for_hidden_mail(store: Store, options: MountOptions, warn: Callable[[str], None]) -> None:

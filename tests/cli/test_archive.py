@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,7 +82,15 @@ async def test_an_archive_is_mounted_as_its_store_is(
     day = max(name for name in names if not name.startswith(generation)).partition("-")[0]
     at = f"{day[:4]}-{day[4:6]}-{day[6:8]}T{day[9:11]}:{day[11:13]}:{day[13:15]}"
     assert files(mount(url, "c", "-o", f"at={at}")) == before
-    assert len(files(mount(url, "d"))) == 9
+    newest = mount(url, "d")
+    assert len(files(newest)) == 9
+    listed = {
+        path.name: json.loads(path.read_text()) for path in (newest / ".dboxfs" / "generations").iterdir()
+    }
+    assert sorted(listed) == sorted(names)
+    assert [name for name, one in listed.items() if one["shown"]] == [max(names)]
+    with pytest.raises(FileNotFoundError):
+        (newest / ".dboxfs" / "generations" / "none").stat()
 
 
 def test_commands_take_an_archive_for_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ from dboxfs.tools.archive.generation import (
 
 READ_BACK = 8 << 20
 """Bytes that are read back at once."""
+
+
+_GENERATION = re.compile(GENERATIONS + r"/\d{8}T\d{6}Z-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,8 @@ class Repository:
 
     def generations(self) -> list[str]:
         """The keys of all generations, the oldest first."""
-        return sorted(info.key for info in self.objects.list_all(GENERATIONS))
+        keys = (info.key for info in self.objects.list_all(GENERATIONS))
+        return sorted(key for key in keys if _GENERATION.fullmatch(key))
 
     def read(self, key: str) -> Generation:
         """

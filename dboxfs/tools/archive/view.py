@@ -10,6 +10,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 from dboxfs.errors import CorruptFile, NoSuchStore
 from dboxfs.fsapi import FileSystem
@@ -97,9 +98,15 @@ class ArchiveView:
             tree = _what_is_left(tree, objects)
         return objects, tree
 
-    def names(self) -> list[str]:
-        """The generations, the oldest first: dates and tokens."""
-        return [key.removeprefix(GENERATIONS + "/") for key in self.keys]
+    def names(self) -> list[tuple[str, str, bool]]:
+        """The generations, the oldest first: name, what selects it with ``at``, whether it is shown."""
+        found = []
+        for key in self.keys:
+            name = key.removeprefix(GENERATIONS + "/")
+            date = datetime.strptime(name.partition("-")[0], "%Y%m%dT%H%M%SZ") + timedelta(seconds=1)
+            shown = self.generation is not None and self.generation.key == key
+            found.append((name, date.isoformat() + "Z", shown))
+        return found
 
 
 def _message_files(objects: Objects) -> SliceTree:
