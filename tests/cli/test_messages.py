@@ -82,6 +82,31 @@ MISTAKES = [
         "a file, no directory of messages; an mbox is",
     ),
     ("import {tmp}/fifo {tmp}/new", 3, "{tmp}/fifo: neither a file nor a directory"),
+    (
+        "import {tmp}/maildir {mdbox} --format sdbox",
+        3,
+        "{mdbox}: this is an mdbox store; leave out --format",
+    ),
+    (
+        "convert --users {tmp}/%u {tmp}/new --format sdbox",
+        2,
+        "{tmp}/new: with --users DST needs %u, or %n and %d, for a store of each user",
+    ),
+    ("mount --log-file {tmp}/mnt/log {mdbox} {tmp}/mnt", 4, "lies in the mount; give a file elsewhere"),
+    (
+        "mount -o fsync=never {mdbox} {tmp}/mnt",
+        2,
+        "-o fsync: says how to write; it needs -o rw (in fstab: writable)",
+    ),
+    (
+        "mount --users {tmp}/%u -o rw,view=maildir {tmp}/mnt",
+        2,
+        "-o view=maildir: with --users it can only be read; leave out rw",
+    ),
+    ("stats {tmp}/mnt --plot {tmp}/new.doc", 2, "--plot {tmp}/new.doc: end the name with one of "),
+    ("info sdbox:{mdbox}", 3, "{mdbox}: this is an mdbox store ("),
+    ("info --set mail_path=/x", 3, "mail_driver is not set; dboxfs needs mail_driver = sdbox or mdbox"),
+    ("info mdbox:{mdbox}:INDEX=", 3, "INDEX= needs a value"),
 ]
 
 
@@ -91,6 +116,8 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     shutil.copytree(SAMPLES / "mdbox", tmp / "mdbox")
     (tmp / "file").touch()
     (tmp / "mnt").mkdir()
+    for sub in ("cur", "new", "tmp"):
+        (tmp / "maildir" / sub).mkdir(parents=True)
     os.mkfifo(tmp / "fifo")
     return {"tmp": str(tmp), "mdbox": str(tmp / "mdbox")}
 
@@ -110,6 +137,18 @@ def test_a_mistake_is_told_in_one_line(
     assert not usage or usage[0].startswith("usage: ")
     assert (got, out) == (status, "")
     assert not os.path.exists(f"{names['tmp']}/new")
+
+
+def test_a_configuration_file_that_is_named_and_not_there_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DBOXFS_CONFIG", str(tmp_path / "none.toml"))
+    assert main(["info", str(SAMPLES / "mdbox")]) == 2
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith(f"DBOXFS_CONFIG: {tmp_path}/none.toml: no such file")
+    )
 
 
 @pytest.mark.parametrize(
