@@ -4,7 +4,7 @@
 No flag says that a body is compressed; the first bytes do::
 
     gzip    1F 8B                               members, one behind the other until the end of the body
-    bzip2   "BZh" "1".."9"                      one stream; what follows it is ignored
+    bzip2   "BZh" "1".."9"                      one stream; bytes behind it are ignored
     xz      FD "7zXZ" 00                        streams, NUL padding between, until the end of the body
     zstd    28 B5 2F FD                         frames (also skippable ones) until the end of the body
     lz4     "Dovecot-LZ4" 0D 2A 9B C5, uint32 big-endian maximum plain chunk size (1 to 1 MiB), then until the

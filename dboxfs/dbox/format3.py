@@ -67,8 +67,8 @@ class Trailer:
 
     ``offset``: of the trailer in its file.  ``size``: of the trailer (bytes).  ``body_size``: stored bytes of
     the body.  ``metadata``: the metadata lines, as in format 2; its ``size`` is the trailer's.
-    ``compression``: of the stored body; None: it is plain, whatever its first bytes are.  ``crc``: CRC-32 of
-    the stored body.  ``key``: the file key (16 bytes) in the trailer, which its tag was made with.
+    ``compression``: of the stored body; None: it is plain, with any first bytes.  ``crc``: CRC-32 of the
+    stored body.  ``key``: the file key (16 bytes) in the trailer, which its tag was made with.
     """
 
     offset: int

@@ -30,7 +30,7 @@ _FLAG_NAMES = (
     (0x80, "dirty"),
 )
 
-#: Fields of the base header by offset, to name what a HEADER_UPDATE changes (mail-index section 1).
+#: Fields of the base header by offset, to name the changes of a HEADER_UPDATE (mail-index section 1).
 _HEADER_FIELDS = {
     20: "flags",
     24: "uid_validity",

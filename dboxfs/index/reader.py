@@ -30,7 +30,7 @@ class Action(Enum):
     REPLAY_LOG = auto()  #: snapshot, then ``.log`` from ``log_offset``
     REPLAY_LOG2 = auto()  #: snapshot, then ``.log.2`` from ``log2_offset`` to its end, then ``.log``
     EMPTY = auto()  #: drop the snapshot; empty state, then all of ``.log``
-    SNAPSHOT_ONLY = auto()  #: ``.log`` is marked corrupted: what the snapshot says is all there is
+    SNAPSHOT_ONLY = auto()  #: ``.log`` is marked corrupted: the snapshot has the whole state
     NEED_LOG2 = auto()  #: read ``.log.2`` and decide again
     RETRY = auto()  #: the files are being replaced: read them again, snapshot first
     DAMAGED = auto()  #: nothing will help

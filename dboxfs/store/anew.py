@@ -19,11 +19,11 @@ _READ_TOGETHER = 32
 
 
 async def read_anew(store: Store) -> None:
-    """Read the whole store again; listeners are told of every mailbox as of one that was rebuilt.
+    """Read the whole store again; listeners get a notice for every mailbox, as after a rebuild.
 
     :raises DboxfsError, OSError: the store is gone; its known state stays.
 
-    Cancelled: the other mailboxes are read again when they are asked for or change.
+    Cancelled: the other mailboxes are read again at their next use or change.
     """
     store.fs.cache.clear()
     store.records.drop()

@@ -1,8 +1,7 @@
 """Reads the attributes of messages (exact size, dates) from their files into a mailbox's table.
 
-It reads one message when it is asked for (:meth:`AttrReader.facts_of`), and all of them in the background
-when a listing begins (:meth:`AttrReader.scan`).  Attributes that an earlier mount has read come from the size
-table.
+It reads one message on request (:meth:`AttrReader.facts_of`), and all of them in the background when a
+listing begins (:meth:`AttrReader.scan`).  Attributes that an earlier mount has read come from the size table.
 
 A message that isn't where the index says may have been expunged or moved a moment ago, so the index is read
 once more before a message counts as damaged.  Answers that arrive after the mailbox's table was replaced are

@@ -13,7 +13,7 @@ size        uint32  bytes of the plain message as the user reads it; DAMAGED: th
 received    uint32  seconds since the epoch (``R``)
 saved       uint32  seconds since the epoch
 cached_at   uint32  sdbox: where ``dovecot.index.cache`` had the message when ``saved`` was found
-mark        uint64  what the facts were read from (``sizetable``), until they are written there; else 0
+mark        uint64  the message's bytes (``size_table``), until the facts are in the table; else 0
 =========== ======= ======================================================================
 
 ``size`` and the dates become int64 the first time that a value doesn't fit (4 GiB, before 1970).

@@ -91,7 +91,7 @@ class Backend(Protocol):
         ...
 
     def read_anew(self) -> None:
-        """Read the files that all mailboxes share anew, as if they were unknown."""
+        """Read the files that all mailboxes share again, as if they were unknown."""
         ...
 
     def keep_departed(self) -> None:
@@ -126,7 +126,7 @@ class DepartedFiles(Protocol):
     async def keep(self, expunged: Uids, places: Places) -> None:
         """Keep the places of messages that were expunged.
 
-        :param places: what :meth:`note` gave before.
+        :param places: the earlier result of :meth:`note`.
         """
 
     async def open(self, uid: int) -> OpenRecord | None:

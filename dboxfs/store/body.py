@@ -366,7 +366,7 @@ def open_body(
 
     :param opened: its record is :func:`settled`.
     :param attachments: Dovecot's ``mail_attachment_dir``; None: not known.
-    :param suffix: what follows an attachment's path in the file name (sdbox: mailbox guid and uid).
+    :param suffix: the part of an attachment's file name behind its path (sdbox: mailbox guid and uid).
     :param decrypting: the decoding of an encrypted record (:func:`dboxfs.store.decrypt.decrypting`).
     :raises CorruptFile: the record contradicts itself, or needs attachments that can't be found.
     :raises EncryptedMessage: the record is encrypted, and *decrypting* is None.

@@ -1,6 +1,6 @@
 """st_ctime of a message: seconds are its saved date, nanoseconds a hash of its flags and keywords.
 
-Only the flags and keywords of a message ever change, and a backup program has to notice that.  restic, borg,
+Only the flags and keywords of a message ever change, and a backup program must notice that.  restic, borg,
 bup and others compare ctime.  So its nanoseconds are a hash of the flags, of the keywords' names without
 their order and case, and of the uid.  The hash is the same in every mount, after a rebuild of the index, and
 after a keyword got another number.  If flags and keywords are set back, the ctime is the old one again.

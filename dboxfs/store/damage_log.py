@@ -1,8 +1,8 @@
 """Faults of a store in the log: one line for each fault, even if it is met often.
 
-Each listing of a folder meets its damaged messages; the log shall have them once.  The last
-:data:`LINES_KEPT` lines are remembered, so memory is bounded: a fault that is met again after ten thousand
-others is logged again.
+Each listing of a folder finds its damaged messages again; they are logged once.  The last :data:`LINES_KEPT`
+lines are remembered, so memory is bounded: a fault that is met again after ten thousand others is logged
+again.
 """
 
 from __future__ import annotations

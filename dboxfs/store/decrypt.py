@@ -1,4 +1,4 @@
-"""Find out whether a message has to be decrypted; load the decryption with the first such message.
+"""Find out whether a message must be decrypted; load the decryption with the first such message.
 
 Its library takes 10 MB, and most mounts have no key.
 """

@@ -59,7 +59,7 @@ class DepartedMessages:
     async def keep(self, uids: Uids, places: Places | None) -> None:
         """Keep the places of messages that are gone, now that the index was read.
 
-        :param places: what :meth:`note` gave before.
+        :param places: the earlier result of :meth:`note`.
         """
         if places is not None and len(uids):
             await self._files.keep(uids, places)

@@ -3,8 +3,8 @@
 Parsed records are kept in the store's table (``details_cache.py``), which is bounded.  A message that isn't
 in it is read alone.  Once a program asks for the messages behind it, too, the next :data:`FIRST_DETAILS` to
 :data:`MOST_DETAILS` are read together, in one batch for the workers.  One walk brings at most a quarter of
-the table ahead, so its records are still there when they are asked for, beside a few other walks.  If the
-table is too small for that, nothing is brought ahead.
+the table ahead, so its records are still there when they are needed, beside a few other walks.  If the table
+is too small for that, nothing is brought ahead.
 
 Concurrency: details of a mailbox that has changed during the read are returned, but not kept.
 """

@@ -1,8 +1,9 @@
 """The file operations of the write protocol, with the store's owner, group and modes.
 
-Each method is exactly one operation of the driver, unless it says otherwise.  It runs to its end even if the
-caller is cancelled, and follows no symbolic link when it makes or replaces a file.  :meth:`Disk.discard` and
-:meth:`AppendFile.close` clean up after an error: they count their own errors and never hide the first one.
+Each method is exactly one operation of the driver, unless its docstring names more.  It runs to its end even
+if the caller is cancelled, and follows no symbolic link when it makes or replaces a file.
+:meth:`Disk.discard` and :meth:`AppendFile.close` clean up after an error: they count their own errors and
+never hide the first one.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ NOTE = "dboxfs-note"
 MESSAGE = re.compile(r"u\.[1-9][0-9]*")
 CONTAINER = re.compile(r"m\.[1-9][0-9]*")
 GUID = re.compile("[0-9a-f]{32}")
-"""The name of a mailbox's directory that lies under its guid."""
+"""The name of a mailbox's directory below its guid."""
 _MAP = frozenset({"dovecot.map.index", "dovecot.map.index.log"})
 _EXTENSIONS_HEAD = 64 << 10
 """The first bytes of an index or log, which have the names of its extensions."""

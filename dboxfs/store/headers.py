@@ -35,7 +35,7 @@ CACHE_MOST = 1 << 30
 
 _PIECE_OF_HEADER = 16 << 10
 _HEADER_MOST = 1 << 20
-"""The header of a message has to end within so many bytes."""
+"""The largest header of a message, in bytes."""
 
 _END = re.compile(rb"\r?\n\r?\n")
 _FOLD = re.compile(r"\r?\n[ \t]+")

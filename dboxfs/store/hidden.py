@@ -1,6 +1,6 @@
 """Hidden mail: messages that a store has but does not show.
 
-A store is read by its indexes.  If these lie elsewhere (``INDEX=``) or are lost, or if INBOX lies elsewhere
+A store is read by its indexes.  If these are elsewhere (``INDEX=``) or lost, or if INBOX is elsewhere
 (``INBOX=``; Dovecot 2.4 on Debian 13 sets ``mail_inbox_path``), mailboxes show fewer messages or are missing,
 without any error.  A backup or a conversion would then miss the messages.  These signs show it:
 
@@ -8,7 +8,7 @@ without any error.  A backup or a conversion would then miss the messages.  Thes
   (mdbox);
 * NO_MAILBOX: messages of the map that no mailbox has, whose mailbox does not exist or shows fewer messages;
 * OLD_INDEX: a mailbox of an sdbox with more message files that its index doesn't list than it lists: the
-  index is older than the files (a copy of a store in use), or was made anew;
+  index is older than the files (a copy of a store in use), or was created again;
 * NO_INBOX: there is no INBOX.  That is also so in a store without any login yet, or of another namespace.
 
 Interrupted saves leave a few messages that no mailbox has, saved to an existing mailbox: they are no sign

@@ -10,8 +10,8 @@ A name is one part in IMAP's form without escapes: modified UTF-7 (UTF-8 if the 
 byte but NUL.  ``..``, ``~x`` and, if the separator is not ``/``, ``a/b`` are ordinary names.  No name is ever
 part of a path.  A node without a guid, or with flag NOSELECT or NONEXISTENT, is only a parent.
 
-A node that contradicts the others is damaged: it has no name, its parent is missing or lies below it, or its
-name exists twice.  Such a node and those below it are left out and reported; all others are read.
+A node that contradicts the others is damaged: it has no name, its parent is missing or below it, or its name
+exists twice.  Such a node and those below it are left out and reported; all others are read.
 
 If the list index is missing or can't be read, Dovecot makes a new one from the names in the mailboxes' own
 indexes (extension ``box-name``: parts with NUL between them).  A mailbox without a name gets the name
@@ -135,7 +135,7 @@ def parse_list(state: IndexState, coding: NameCoding) -> ListedTree:
 
 
 def _full_name(nodes: Mapping[int, ListedNode], node: ListedNode, coding: NameCoding) -> str | None:
-    """The storage name of a node; None: a parent is missing, or lies below the node."""
+    """The storage name of a node; None: a parent is missing, or is below the node."""
     parts: list[bytes] = []
     uid = node.uid
     while uid:

@@ -94,7 +94,7 @@ def _refuse_other_kind(location: Location) -> None:
 
 
 def _refuse_missing_index(location: Location, missing: str) -> None:
-    """Raise an error that names INDEX=, if *missing* lies below it."""
+    """Raise an error that names INDEX=, if *missing* is below it."""
     if location.index is not None and missing == location.map_dir != location.storage:
         raise NoSuchStore(
             f"{location.root}: INDEX={location.index} leads to no index of this store ({missing}: no such "

@@ -1,9 +1,9 @@
 """Settings of a Dovecot for a store: one of 2.3, several of 2.4 (mailbox-layout 1).
 
 A 2.4 keeps ``mail_inbox_path`` when driver and path are changed, and Debian 13 sets it.  So this module
-always gives that setting, empty if INBOX lies in the store.  Values are escaped so that Dovecot reads the
-same path: 2.3 takes ``%`` for a variable and ``:`` for an end; 2.4 needs quotes around unusual characters
-(and takes ``%{`` for a variable, which can't be escaped).
+always gives that setting, empty if INBOX is in the store.  Values are escaped so that Dovecot reads the same
+path: 2.3 takes ``%`` for a variable and ``:`` for an end; 2.4 needs quotes around unusual characters (and
+takes ``%{`` for a variable, which can't be escaped).
 """
 
 from __future__ import annotations

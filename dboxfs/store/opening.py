@@ -1,4 +1,4 @@
-"""Open a store: the only place that asks whether it is sdbox or mdbox."""
+"""Open a store: the only module that finds out whether it is sdbox or mdbox."""
 
 from __future__ import annotations
 

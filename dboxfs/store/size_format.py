@@ -12,7 +12,7 @@
 
 It is read and written block by block: a million rows need no more memory than a thousand.
 
-**Why it can't go wrong.**  A row says: "the bytes that bear this mark have these facts".  A row is used only
+**Why a row can't be wrong.**  A row means: "the bytes with this mark have these facts".  A row is used only
 if the bytes that are there *now* have the same mark.  So a row can be too old, but not wrong, and rows of
 several daemons may be mixed.  A mark is a 64 bit hash of
 
@@ -154,7 +154,7 @@ def encode_header(key: bytes, generation: bytes, cache_seq: int) -> bytes:
 
 
 def encode_table(rows: Remembered, key: bytes, generation: bytes) -> bytes:
-    """A whole file with *rows*, for the mailbox and generation that are told."""
+    """A whole file with *rows*, for the given mailbox and generation."""
     header = encode_header(key, generation, rows.cache_seq)
     starts = range(0, len(rows), BLOCK_ROWS)
     blocks = [encode_block(rows[start : start + BLOCK_ROWS], header, n) for n, start in enumerate(starts)]

@@ -13,13 +13,13 @@ a message with the same bytes that was      the same: it is there again
 expunged and not purged
 an earlier message of the same save,        the same
 with the same bytes
-a message with other bytes, another date,   has a record and a new guid, and the caller is told why
+a message with other bytes, another date,   has a record and a new guid; the caller gets the reason
 or one that can't be read or copied
 ==========================================  ================================================================
 
 The same bytes: sizes are compared first, then the texts, a piece at a time, before any lock of the store is
-taken.  What the new message brings beside them has to fit, too: a copy shares received date, POP3 UIDL and
-original mailbox with its record.
+taken.  The new message's other values must match too: a copy shares received date, POP3 UIDL and original
+mailbox with its record.
 
 Under the lock of the map the writer checks that the record still exists.  If it was purged (``TextGone``),
 the save is made again.  A record that was expunged meanwhile, or moved by a purge or to the alternative

@@ -7,7 +7,7 @@ index is the tree (:mod:`.list_index`), and only its directory is watched.
 
 Symbolic links to directories are followed, as Dovecot does, except to a directory that the path already
 went through.  A directory that can't be read is a folder with an ``error``, whose content is unknown.  The
-scan itself never fails.  If the whole store goes away during the scan, its results are dropped, and the root
+scan itself never fails.  If the whole store disappears during the scan, its results are dropped, and the root
 has the error.
 """
 
@@ -187,7 +187,7 @@ class _Scanner:
             folder.selectable = await self._exists(folder, log)
 
     async def add_inbox(self, root: TreeDirectory, path: str) -> None:
-        """Add INBOX that lies outside of the tree (``INBOX=``)."""
+        """Add an INBOX outside the tree (``INBOX=``)."""
         inbox = TreeDirectory("INBOX", True)
         if await self._exists(inbox, path) or inbox.error is not None:
             root.children.append(inbox)

@@ -46,7 +46,7 @@ class WriteOptions:
     """Options of a :class:`~dboxfs.store.write.StoreWriter`.
 
     :param lock_timeout: seconds to wait for a lock before StoreBusy.
-    :param dbox_version: 2 (what Dovecot reads) or 3 (``dbox/FORMAT3.md``), of new messages; messages of
+    :param dbox_version: 2 (Dovecot reads it) or 3 (``dbox/FORMAT3.md``), of new messages; messages of
         both are read, copied, moved and expunged.
     :param rotate_size: mdbox: bytes that an ``m.N`` may have; a larger message gets a file of its own.
     :param memory_limit: bytes up to which a message is composed in memory.

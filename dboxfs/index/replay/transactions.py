@@ -46,7 +46,7 @@ TAIL_FIELD = 64
 _HH = struct.Struct("<HH")
 _U32 = struct.Struct("<I")
 
-#: Kinds of internal records that a later sync has to look at (mail-index-log section 5).
+#: Kinds of internal records that a later sync must process (mail-index-log section 5).
 _REQUESTS = frozenset(
     {RecordType.EXPUNGE, RecordType.EXPUNGE_GUID, RecordType.FLAG_UPDATE, RecordType.INDEX_DELETED}
 )

@@ -35,7 +35,7 @@ async def make_map(disk: Disk, location: Location, index: IndexLog, *, contended
     """Make ``storage/`` and an empty map, unless there is one.
 
     :param contended: other processes may make it at the same time.
-    :raises IndexMissing: there are messages, so the map is lost, or lies elsewhere.
+    :raises IndexMissing: there are messages, so the map is lost, or is elsewhere.
     """
     await _refuse_lost_map(disk, location, index)
     await disk.make_dirs(location.storage)

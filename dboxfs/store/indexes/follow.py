@@ -76,7 +76,7 @@ class IndexFiles:
     """The index files *stem* in *directory*.
 
     :ivar state: None before the first refresh.
-    :ivar snapshot_head: the log (file_seq) and the offset in it up to which the snapshot goes; zeros:
+    :ivar snapshot_head: the log (file_seq) and the offset in it at the end of the snapshot; zeros:
         unknown.
     :ivar changed: called with changes of the state that did not come from the caller of :meth:`refresh`: from
         a writer of this process under the log's lock, or from :meth:`look`.  Requests to expunge may come
@@ -133,7 +133,9 @@ class IndexFiles:
         self.changed(await self.refresh())
 
     def read_anew(self) -> None:
-        """Drop the trust in what was read: the next refresh, or writer, reads base and log whole."""
+        """Forget the proof of the bytes read so far: the next refresh, or writer, reads base and log
+        completely.
+        """
         self._anew, self._failure = True, None
 
     @property
@@ -421,7 +423,7 @@ def _read_unlocked(log_data: bytes, start: int, state: IndexState) -> Unlocked:
 
 
 def _mark(found: PeekResult | OSError) -> object:
-    """What tells whether a file has changed: device, inode, size in bytes and mtime in ns, or an errno."""
+    """Values that change with a file: device, inode, size in bytes and mtime in ns, or an errno."""
     if isinstance(found, OSError):
         return found.errno
     return found.stat.st_dev, found.stat.st_ino, found.stat.st_size, found.stat.st_mtime_ns

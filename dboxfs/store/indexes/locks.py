@@ -2,7 +2,7 @@
 
 A wait is a poll with a time limit, so that no worker hangs in the kernel and a wait can be cancelled.  A lock
 on an open file is valid only if the path still names that file: each function checks that after locking, and
-begins anew if not.
+begins again if not.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ kept, with their ``m.N`` open: the bytes of the file don't change, and an open f
 purge unlinks it.  A place is given up when the kernel forgets the inode.  A message that was expunged and
 purged before the mount read the mailbox is not found.
 
-Places are kept only if the caller has asked for it (``MdboxStorage.keeps_departed``).  Nothing is held before
-a message is expunged: its bytes stay in their ``m.N``.
+Places are kept only if the caller requests it (``MdboxStorage.keeps_departed``).  Nothing is held before a
+message is expunged: its bytes stay in their ``m.N``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class DepartedPlaces:
     async def keep(self, expunged: Uids, places: Places) -> None:
         """Keep the places of messages that were expunged.
 
-        :param places: what :meth:`note` gave before.
+        :param places: the earlier result of :meth:`note`.
         """
         uids, map_uids = places
         last = expunged[-MOST_DEPARTED:]

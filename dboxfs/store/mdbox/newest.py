@@ -3,7 +3,7 @@
 Most groups of saves go into the file of the group before, which no other process has changed since.  Then
 there is nothing to decide between opening and syncing the file.  The job checks every condition that
 :mod:`dboxfs.store.mdbox.placement` has for a file.  If one does not hold, the job writes nothing, and the
-caller goes the longer way.
+caller does the same with separate operations.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class NewestFile:
     :param version: the dbox version that is written.
     :param map_log: the path of the map's log; *map_mark*: device, inode and size (bytes) up to which it was
         read.
-    :param durable: sync what is appended.
+    :param durable: sync the appended bytes.
     """
 
     path: str

@@ -86,12 +86,12 @@ class MdboxFiles:
         self._storage = storage
         self._columns = columns
         self.departed: DepartedFiles = DepartedPlaces(storage, columns)
-        self.ahead_pays = True  # one check for each range finds out what is in memory: it costs little
+        self.ahead_pays = True  # one check for each range shows whether it is in memory: it costs little
 
     # -- marks ---------------------------------------------------------------------------------
 
     async def generation(self) -> bytes | None:
-        """A value that changes when Dovecot has rebuilt the storage or made the map anew."""
+        """A value that changes when Dovecot has rebuilt the storage or created a new map."""
         mapping = await self._storage.map()
         return generation_of(mapping.state.indexid, mapping.uid_validity, mapping.rebuild_count)
 
@@ -321,7 +321,7 @@ class MdboxFiles:
         return ""
 
     def where(self, path: str, record: Record) -> str:
-        """``<path below the root> <offset> <bytes>``: where a record lies, for people."""
+        """``<path below the root> <offset> <bytes>``: the place of a record, for people."""
         below = os.path.relpath(path, self._storage.location.root)
         return f"{below} {record.offset} {record.end - record.offset}"
 

@@ -2,7 +2,7 @@
 8).
 
 All functions need the map's lock.  The refcounts change before the mailboxes that have the references.  If a
-mailbox then fails, its refcounts are changed back; only if that works, the map may say that all is done.
+mailbox then fails, its refcounts are changed back; only if that works, the map's tail may be moved.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class References:
     async def change(self, diffs: Iterable[tuple[int, int]], *, tail: bool = False) -> None:
         """Change refcounts in the map: (map uid, difference), in any order.
 
-        :param tail: say in the same write that all is done.
+        :param tail: move the map's tail in the same write.
         """
         sums: dict[int, int] = {}
         for map_uid, diff in diffs:

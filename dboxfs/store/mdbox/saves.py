@@ -145,7 +145,7 @@ class MdboxSaves:
     async def _place_own(self, save: _Save, placer: Placer, notes: list[str]) -> None:
         """Append the records in memory to files of the save's own, not durably yet.
 
-        :param notes: the path of the note is appended, which says that this save wrote the records.
+        :param notes: the path of the note about the records of this save is appended.
         """
         waiting, save.waiting = save.waiting, []
         guids = tuple(composed.guid.hex() for _, composed in waiting)
@@ -407,7 +407,7 @@ class MdboxSaves:
         before it has failed.
 
         If the write fails, the requests get the error and the references are taken back.  False: that failed,
-        too, and the map must not say that all is done.
+        too, and the map's tail must not be moved.
         """
         try:
             if written is None:

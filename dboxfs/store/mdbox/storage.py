@@ -1,6 +1,6 @@
 """multi-dbox: the storage of a whole store: the map and the open ``m.<file_id>`` files (mdbox-map).
 
-A message lies in ``m.<file_id>`` in the storage, else in the alternative storage.  A purge writes the live
+A message is in ``m.<file_id>`` in the storage, else in the alternative storage.  A purge writes the live
 messages of a file into another one, changes the map and unlinks the file.  So a reader that finds a file or
 record missing reads the map again and tries once more.  An open handle can still read the old file, whose
 bytes don't change.
@@ -211,7 +211,7 @@ class MdboxStorage:
             self._trim()
 
     def drop(self, file_id: int) -> None:
-        """Forget the open ``m.<file_id>``: its name may mean another file now, so it is opened anew next
+        """Forget the open ``m.<file_id>``: its name may mean another file now, so it is opened again next
         time.
         """
         container = self._open.pop(file_id, None)
@@ -231,7 +231,7 @@ class MdboxStorage:
                 container.handle.close()
 
     def read_anew(self) -> None:
-        """Read map and files anew, since what was read before may be wrong."""
+        """Read map and files again, since the known state may be wrong."""
         self.index.read_anew()
         self.changed = True
         self.close()

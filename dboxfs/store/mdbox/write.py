@@ -1,7 +1,7 @@
 """Writing multi-dbox: records in ``m.N`` files, the map, the mailboxes (PROTOCOL sections 4, 5, 6, 8).
 
 Every change holds the map's lock and has the same shape: change the map with internal records, change the
-mailboxes, then move the map's tail, which says that all is done.
+mailboxes, then move the map's tail, which marks the change as complete.
 """
 
 from __future__ import annotations

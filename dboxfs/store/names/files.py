@@ -5,11 +5,11 @@ another directory beside it).  Their format: :mod:`dboxfs.store.names.codec`.
 
 Several mounts may write one file.  A writer holds its lock (``lock_method``, as with a log), reads the lines
 that others have appended, cuts off a torn end, and appends.  When most lines have no effect any more, it
-writes the file anew, under the lock of the old one.  Readers take no lock.
+rewrites the file, under the lock of the old one.  Readers take no lock.
 
 ==  ====================================  ===================================================================
  1  create the file, sync its directory   an empty file: no names
- 2  append the lines, sync                whole, or a torn end, which nobody reads and the next writer cuts
+ 2  append the lines, sync                whole, or a torn end, which is never read; the next writer cuts it
  3  or: ``.temp.*`` with all lines, sync  a temporary file, which the next writable mount removes
  4  rename it over the file, sync         the old file or the new one
 ==  ====================================  ===================================================================
@@ -23,8 +23,8 @@ before the rename, the line has no effect, and the next writable mount removes i
 
 A writer decides on its lines by the lines that were read so far.  If any task of this process has read more
 since, or there is more under the lock, it decides again (:class:`~dboxfs.store.names.read.Seen`).  A file
-that is written anew also has the names of the last replaced messages and their successors: a mount that has
-not read the index yet still shows the old ones.
+that is rewritten also has the names of the last replaced messages and their successors: a mount that has not
+read the index yet still shows the old ones.
 
 Order of locks: the lock of a mailbox, then that of its file of names (:class:`_Place`, then the file's own).
 
@@ -313,7 +313,8 @@ class NameFiles:
         """Append lines that were decided on just now, and take them over; False: more of the file was read
         since, and nothing was appended.
 
-        The kernel is told of names that have another meaning now, but not of the names in its own request.
+        The kernel gets notices of names that have another meaning now, but not of the names in its own
+        request.
         """
         known = self._seen(box)  # before any wait: other tasks read meanwhile
         data = b"".join(map(encode_line, lines))
@@ -407,7 +408,7 @@ class NameFiles:
         await self._disk.sync_dir(os.path.dirname(directory))
 
     async def _rewrite(self, box: Mailbox, file: AppendFile) -> None:
-        """Write the file anew; it is locked."""
+        """Rewrite the file; it is locked."""
         names, place = self._names.of(box), self._reader.place(box)
         data = b"".join(map(encode_line, lines := names.all_lines()))
         await self._disk.replace(file.path, data)

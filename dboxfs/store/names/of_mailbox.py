@@ -7,7 +7,7 @@ one of these:
 ``<uid>.eml``; 3. ``uid-<uid>.eml``, ``uid-uid-<uid>.eml``, and so on.
 
 A name is free unless another message of the mailbox has it as its written name, or a child mailbox is shown
-under it.  Forms 2 and 3 contain the uid, so two messages never want the same one, and the name of a message
+under it.  Forms 2 and 3 contain the uid, so two messages never need the same one, and the name of a message
 changes only when a written name is added or removed.
 
 A name is given before the message is written, or before the message replaces the one that has the name now:
@@ -31,7 +31,7 @@ NOBODY = "0"
 NAMES_FOLLOWED = 1000
 """Lines without effect that stay in a file, and replacements that are remembered, at most."""
 _REPLACED = 64
-"""Replaced messages that a file still has when it is written anew, at most."""
+"""Replaced messages that a file still has when it is rewritten, at most."""
 _FORM = re.compile(rb"(?:uid-)*([1-9][0-9]{0,9})\.eml")
 
 There = Callable[[Iterable[int]], Sequence[int]]
@@ -263,7 +263,7 @@ class BoxNames:
     # -- the file ------------------------------------------------------------------------------
 
     def mend(self) -> bool:
-        """Drop the lines of dead writers; True: there were some, and the file has to be written anew.
+        """Drop the lines of dead writers; True: there were some, and the file must be rewritten.
 
         The index was read after the lines, so a line about a message that does not exist will never count.
         Names of messages that were written but not confirmed are dropped, too: a mount that ran when they

@@ -39,8 +39,8 @@ QUIET_SECONDS = 0.05
 class Seen:
     """The part of a file that was read: device and inode, the end of the last whole line, and that line.
 
-    A file that was written anew may have the inode number of the one before.  So it counts as the same file
-    only if it has the same line in the same place.
+    A rewritten file may have the inode number of the one before.  So it counts as the same file only if it
+    has the same line in the same place.
     """
 
     identity: tuple[int, int] | None = None
@@ -212,8 +212,8 @@ class NameReader:
     async def be_sure(self, folder: Folder) -> None:
         """Read the file of a mailbox up to the state of its index, before a message counts as gone.
 
-        The heir of a message is announced before that message goes (:mod:`dboxfs.store.names.files`).  So a
-        caller that knows that it is gone, and then reads the names, finds its heir.
+        The heir of a message is announced before that message is expunged (:mod:`dboxfs.store.names.files`).
+        So a caller that knows that it is gone, and then reads the names, finds its heir.
 
         :raises OSError: as :meth:`look`.
         """

@@ -105,7 +105,7 @@ class WrittenNames:
         names = self._boxes.pop(box.guid or b"", None)
         if names is None:
             return set()
-        if names.validity == box.uid_validity:  # replacements stay, whatever the file says
+        if names.validity == box.uid_validity:  # replacements stay, even if the file has others
             new = self.of(box)
             new.heirs, new.successors, new.replaced = names.heirs, names.successors, names.replaced
         return {*names.by_name, *names.unusual.values(), *(b"%d.eml" % uid for uid in names.unusual)}

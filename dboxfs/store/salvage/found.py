@@ -31,8 +31,8 @@ class Found:
     """One message in a file.  Offsets in the file, sizes in bytes.
 
     ``body_size``: stored bytes of its text that exist.  ``metadata``: None: lost.  ``measured``: None: its
-    text was not read.  ``problems``: its faults, as text.  ``inside``: it lies within a damaged record, and
-    may be a part of that message's text (an attached dbox file).  ``version``: 2 or 3.
+    text was not read.  ``problems``: its faults, as text.  ``inside``: it is within a damaged record, and may
+    be a part of that message's text (an attached dbox file).  ``version``: 2 or 3.
     """
 
     offset: int

@@ -1,7 +1,7 @@
 """Usual records of format 2, read directly from bytes in memory: plain, small, without a fault.
 
 A file may have 100,000 messages.  This module reads the usual ones; for any other it gives None, and
-:mod:`~dboxfs.store.salvage.scan2` goes the longer way, which would give the same answer.
+:mod:`~dboxfs.store.salvage.scan2` reads it in full, with the same result.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ The trailers lead to the records (:mod:`dboxfs.dbox.recovery`): each has the pla
 that it belongs there.  So one pass finds the records, and a second one reads the texts and compares their
 CRC-32.
 
-A record without a valid trailer is incomplete: its text goes from its message header to the trailer magic
-with its separator, or to the beginning of the next record.  If a trailer exists but is damaged (or moved,
-because bytes before it are lost), its readable lines are used, and an equal CRC-32 proves the text.  A record
-that is found like this behind bytes that are no record is ``inside``.
+A record without a valid trailer is incomplete: its text is from its message header to the trailer magic with
+its separator, or to the beginning of the next record.  If a trailer exists but is damaged (or moved, because
+bytes before it are lost), its readable lines are used, and an equal CRC-32 proves the text.  A record that is
+found like this behind bytes that are no record is ``inside``.
 
 Time: linear in the file's size (:mod:`~dboxfs.store.salvage.effort`).
 """

@@ -62,7 +62,7 @@ def read_block(data: bytes, base: int, *, to_the_end: bool, through: bool = Fals
     """The block at the start of *data*; None: there is none, or it does not end in *data*.
 
     :param base: offset of *data* in the file.
-    :param to_the_end: *data* goes to the end of the file.
+    :param to_the_end: *data* ends at the end of the file.
     :param through: a block without an end may continue through a possible other block.
     """
     if not begins_block(data):

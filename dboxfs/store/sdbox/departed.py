@@ -6,7 +6,7 @@ expunged, replaced or moved before that.  The mount sees an open(2) only if the 
 until the kernel forgets the inode.  A name that the kernel has from a listing is opened without a request:
 such a message is lost if it is expunged before its first READ.
 
-Files are held only if the caller has asked for it (``HeldFiles.wanted``).
+Files are held only if the caller requests it (``HeldFiles.wanted``).
 """
 
 from __future__ import annotations

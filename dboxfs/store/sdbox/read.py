@@ -228,7 +228,7 @@ class SdboxFiles:
         except OSError:
             here = False
         except FormatError:
-            pass  # open(), which may wait, says what is wrong
+            pass  # open(), which may wait, reports the error
         self.ahead_pays = brought or not here
         if not here and handle.error is None:  # on its way: open() takes it from there
             self._ahead.put(path, handle)
@@ -288,7 +288,7 @@ class SdboxFiles:
         return f"-{header.guid.hex()}-{uid}" if header is not None else ""
 
     def where(self, path: str, record: Record) -> str:
-        """``<path below the root> <offset> <bytes>``: where a record lies, for people."""
+        """``<path below the root> <offset> <bytes>``: the place of a record, for people."""
         return f"{os.path.relpath(path, self._root)} {record.offset} {record.end - record.offset}"
 
     def forget(self) -> None:

@@ -1,4 +1,4 @@
-"""Writing a store, as a plain library; ``PROTOCOL.md`` beside this file says how, step by step."""
+"""Writing a store, as a plain library; ``PROTOCOL.md`` beside this file lists the steps."""
 
 from dboxfs.store.mdbox.purge import Purged, PurgeProgress
 from dboxfs.store.write.maintain import Maintained

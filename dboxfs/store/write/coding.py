@@ -4,7 +4,7 @@ Format 2 has the size of a body in front, so the text is coded once before anyth
 :data:`KEPT` the coded bytes stay in memory.  A larger result is only counted; then the text is coded again,
 to the same bytes, each time that the body is read.
 
-Coding a piece takes milliseconds, so a worker thread does it while the event loop goes on.
+Coding a piece takes milliseconds, so a worker thread does it while the event loop continues.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ async def coded(message: NewMessage, method: Coding, *, convert: bool) -> NewMes
 
 
 class CodedSource:
-    """The stored bytes of a text, made anew each time that they are read from the beginning.
+    """The stored bytes of a text, made again each time that they are read from the beginning.
 
     :param size: number of compressed bytes.
     """
@@ -62,7 +62,7 @@ class CodedSource:
         return _Encoding(self._text, self._method, self._convert, LineEnds())
 
     async def read(self, size: int, offset: int) -> bytes:
-        """Exactly *size* bytes, fewer at the end.  A smaller offset than before makes the bytes anew."""
+        """Exactly *size* bytes, fewer at the end.  A smaller offset than before makes the bytes again."""
         if offset < self._at:
             self._encoding, self._at = self._begin(), 0
             self._ready.clear()

@@ -3,8 +3,8 @@
 The daemon answers an unlink(2) when its record is in the log.  ``rm -r`` sends thousands of them, each after
 the answer to the one before.  :class:`Asking` writes such a record with one job of a worker: lock the log,
 check that it is the same file with the same end, append, unlock.  If that fails (another process holds the
-lock, or the log has grown or was rotated), the request goes the way of :meth:`StoreWriter.expunge`, which
-reads the new records; after that the log is known again.
+lock, or the log has grown or was rotated), the request is written like that of :meth:`StoreWriter.expunge`,
+which reads the new records; after that the log is known again.
 
 These records are not replayed into the index's state: the next task that locks the index reads them like the
 records of any other process.
@@ -112,7 +112,7 @@ class Asking:
         return bool(wanted)
 
     async def _remember(self, index: IndexLog, asked: set[int]) -> None:
-        with suppress(OSError):  # then the next request comes this way too
+        with suppress(OSError):  # then the next request is written like this too
             file = await self._work.disk.open(index.log_path)
             if file.identity != index.file.identity:
                 await file.close()

@@ -66,7 +66,7 @@ class ListedMailboxes:
         self.tree = tree
 
     def has_children(self, name: str) -> bool:
-        """Whether a node lies below *name*."""
+        """Whether a node is below *name*."""
         return any(other.startswith(name + "/") for other in self.tree.nodes)
 
     async def add(self, name: str, guid: bytes, uid_validity: int) -> None:
@@ -206,7 +206,7 @@ async def make_list_index(work: Work, *, contended: bool) -> None:
     """Make an empty list index.
 
     :param contended: other processes may make it at the same time.
-    :raises IndexMissing: there are mailboxes: the list index is lost, or lies elsewhere.
+    :raises IndexMissing: there are mailboxes: the list index is lost, or is elsewhere.
     """
     index = work.list_index()
     await _refuse_lost_list(work, index)

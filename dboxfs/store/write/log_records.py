@@ -1,7 +1,7 @@
 """The log records of the write protocol, for the state that was read under the lock.
 
 Pure functions: state and values in, encoded records out (one transaction's worth, in the order that
-mail-index-log section 3 asks for).  ``EXT_INTRO`` is always by name, with the generation that the index has.
+mail-index-log section 3 requires).  ``EXT_INTRO`` is always by name, with the generation that the index has.
 All records are EXTERNAL ("has happened") but flag and keyword changes, expunge requests, and the records that
 the map gets before the mailboxes.
 """

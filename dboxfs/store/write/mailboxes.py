@@ -1,7 +1,7 @@
 """Mailboxes: create, delete, rename, subscribe (PROTOCOL section 9).
 
 Everything but subscribing holds ``mailboxes.lock``.  Names are storage names.  The tree decides which
-mailboxes exist.  ``dovecot.list.index`` is a cache of it that Dovecot believes until its refresh flag is set,
+mailboxes exist.  ``dovecot.list.index`` is a cache of it, which Dovecot uses until its refresh flag is set,
 so each change of the tree ends with setting that flag.  With LAYOUT=index the list index decides
 (:mod:`.list_index`): a mailbox exists as long as it is listed.  A creation lists it in its last step, and a
 deletion unlists it before any file is removed.
@@ -164,7 +164,7 @@ class MailboxTree:
         return missing
 
     async def _create_apart(self, name: str, path: str) -> None:
-        """Make a mailbox whose index lies elsewhere: with the index it exists."""
+        """Make a mailbox whose index is elsewhere: with the index it exists."""
         index = self._work.index(name)
         await self._disk.make_dirs(index.directory)
         made = await self._make_index(name, index)
@@ -342,7 +342,7 @@ class MailboxTree:
         """Rename a mailbox (or a parent) with all its children.
 
         :raises MailboxExists: the new name is taken.
-        :raises InvalidName: the new name is not allowed, or lies below the old one.
+        :raises InvalidName: the new name is not allowed, or is below the old one.
         :raises NoSuchMailbox: the old name does not exist.
         """
         check_mailbox_name(self._location, new)

@@ -43,7 +43,7 @@ Pause = Callable[[], Awaitable[object]]
 
 @dataclass(slots=True)
 class Maintained:
-    """Counts of what :func:`maintain` did.
+    """Counts of the work of :func:`maintain`.
 
     ``mailboxes``: maintained.  ``expunged``: messages whose expunge was requested.  ``recovered``: unfinished
     ends, and messages that had no record.  ``removed``: left-over files.  ``left``: message files without a

@@ -1,4 +1,4 @@
-"""What sdbox and mdbox have in common for :class:`~dboxfs.store.write.writer.StoreWriter`: asked for once."""
+"""The interface that sdbox and mdbox have in common for :class:`~dboxfs.store.write.writer.StoreWriter`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class MessageWriter(Protocol):
         heir: int | None = None,
         named: Wanted | None = None,
     ) -> list[int]:
-        """Execute the expunge of messages (None: all), and of those that others asked for.
+        """Expunge messages (None: all), and execute the requests of other programs.
 
         :param heir: takes the place of the only one of *uids*, if that is there.
         :param named: the name that the heir shall have.

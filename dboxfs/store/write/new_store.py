@@ -32,7 +32,7 @@ async def init_store(
 ) -> None:
     """Make an empty store at *location*, with an empty INBOX.
 
-    :param permissions: of the root, if it has to be made; an existing (empty) root keeps its own.  All files
+    :param permissions: of the root, if it must be made; an existing (empty) root keeps its own.  All files
         of the store get the root's owner, group and modes.
     :raises StoreExists: there are files already, in the root or in the place of the indexes, the INBOX or the
         alternative storage.

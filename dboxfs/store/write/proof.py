@@ -1,8 +1,8 @@
 """The proof that is needed before a file with a message may be removed (PROTOCOL section 12).
 
 A whole message is removed for one reason only: the log of its mailbox shows that it was expunged.  That the
-index has no record of a file ``u.N`` proves nothing: the index may be older than the file, made anew, or of
-another place, and a user may have put the file back.
+index has no record of a file ``u.N`` proves nothing: the index may be older than the file, created again, or
+of another place, and a user may have put the file back.
 
 :func:`expunged_since` reads from ``.log`` and ``.log.2`` which uids were expunged, and for each the earliest
 time that the expunge can have had.  A file with an older ctime was left by the expunge.  A file that was

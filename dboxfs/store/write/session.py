@@ -34,7 +34,7 @@ from dboxfs.store.write_errors import WHERE_INDEX, IndexMissing
 from dboxfs.store.write_options import WriteOptions
 
 HIGHEST_NUMBER = 0xFFFFFFFF
-"""uids and file ids are below it: the next one has to fit 32 bits, too."""
+"""uids and file ids are below it: the next one must have 32 bits at most, too."""
 
 MOST_UNREMOVED = 10_000
 """Files that could not be removed: so many are remembered at most."""
@@ -64,8 +64,8 @@ class Work:
     :ivar passed_over: mdbox: another process held a file in which dead writers may have left records: the
         notes stay.
     :ivar counts: changes so far, by kind, for statistics.
-    :ivar repair: brings map and mailboxes together after a crash (``repair.repair_storage``).
-    :ivar namer: is told of messages that shall have a name, before they are written; None: there is none.
+    :ivar repair: makes map and mailboxes consistent after a crash (``repair.repair_storage``).
+    :ivar namer: gets the messages that shall have a name, before they are written; None: no names are kept.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Work:
         """Add to a counter."""
         self.counts[what] = self.counts.get(what, 0) + number
 
-    # -- what could not be removed -----------------------------------------------------------------------
+    # -- files that could not be removed -----------------------------------------------------------------
 
     async def remember_unremoved(self, path: str) -> None:
         """Remember the file of an expunged message that could not be removed, so that the maintenance can."""
@@ -225,7 +225,7 @@ class Work:
 
     async def _make_missing_index(self, name: str, index: IndexLog) -> None:
         """
-        :raises IndexMissing: there are messages, so the index is lost, or lies elsewhere.
+        :raises IndexMissing: there are messages, so the index is lost, or is elsewhere.
         """
         if not await self.disk.exists(self.location.mailbox_path(name)):
             raise NoSuchMailbox(f"{self.shown(name)}: no such mailbox")
@@ -286,7 +286,7 @@ class Work:
 
         If a writer died between changing the map and changing a mailbox, that is repaired first.
 
-        :raises IndexMissing: there are messages, so the map is lost, or lies elsewhere.
+        :raises IndexMissing: there are messages, so the map is lost, or is elsewhere.
         """
         async with AsyncExitStack() as stack:
             try:

@@ -1,6 +1,6 @@
 """The temporary file of an upload that is no message yet.
 
-It lies beside the messages of its mailbox, under a temporary name, and is deleted with the spool.  The spool
+It is beside the messages of its mailbox, under a temporary name, and is deleted with the spool.  The spool
 only appends to it, through a handle of the file API (a fast writer waits, memory is bounded)::
 
     format 3:  file header | message header | body ...      and at the commit: trailer, rename

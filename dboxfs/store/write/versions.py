@@ -1,4 +1,4 @@
-"""The dbox version of new messages: the store's record, the caller's choice, and what is safe."""
+"""The dbox version of new messages: the store's record, the caller's choice, and a safety check."""
 
 from __future__ import annotations
 

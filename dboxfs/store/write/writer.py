@@ -9,7 +9,7 @@
 
 Mailboxes are named by their storage names (``Work/Sub``, modified UTF-7 unless the location says UTF-8).
 When a call returns, its change is in the store's files.  The reading side sees the change there, like a
-change that Dovecot made.  ``PROTOCOL.md`` says step by step how each call changes the files.
+change that Dovecot made.  ``PROTOCOL.md`` lists the steps by which each call changes the files.
 
 Every call is one transaction, or one for each mailbox where it says so.  Errors, all of them before or
 instead of a change: :class:`~dboxfs.errors.NoSuchMailbox`, :class:`~dboxfs.errors.NoSuchMessage`,
@@ -18,7 +18,7 @@ instead of a change: :class:`~dboxfs.errors.NoSuchMailbox`, :class:`~dboxfs.erro
 from the file system.
 
 Cancellation: a call that waits for a lock ends without a change; one that has begun to change something
-goes on to its end first.
+first continues to its end.
 """
 
 from __future__ import annotations
