@@ -12,7 +12,7 @@ class Neighbour(enum.Enum):
     """Other writers of the store (PROTOCOL section 1).
 
     DOVECOT: a Dovecot may write it, too; dboxfs only does what Dovecot expects of another writer.  ALONE: no
-    other process does; dboxfs executes expunges, rewrites indexes, rotates logs, and can purge.
+    other process does; dboxfs executes requests of others, rewrites indexes, rotates logs, and can purge.
     """
 
     DOVECOT = "dovecot"

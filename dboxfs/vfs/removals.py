@@ -1,7 +1,7 @@
 """Removals of messages: each is answered when it is in the log; the rest of the work comes in batches.
 
 After the answer no reader of the store shows the message any more, even if the daemon dies then: either it is
-expunged (the first messages that a program removes from a mailbox no Dovecot uses), or the request is in the
+expunged (the first messages of a row), or the request is in the
 mailbox's log (PROTOCOL section 8).  No removal is answered from memory alone.
 
 A row of removals (``rm -r``) shares the rest: waiting for the disk, carrying the requests out where no
@@ -30,8 +30,8 @@ from dboxfs.vfs.names import Names
 log = logging.getLogger(__name__)
 
 ONE_BY_ONE = 8
-"""This many removals at the beginning of a row are finished before their answer: the mailbox is read again,
-and where no Dovecot does it they are carried out."""
+"""This many removals at the beginning of a row are carried out before their answer, and the mailbox is read
+again."""
 
 ROW = 0.1
 """Seconds: a removal after a longer pause begins a new row."""
@@ -105,7 +105,7 @@ class Removals:
     async def _remove(self, folder: Folder, batch: _Batch, uid: int) -> bool:
         first, guid = batch.row <= ONE_BY_ONE, _guid_of(folder)
         with meaning((folder.name, guid)):
-            if first and self._writer.options.alone:
+            if first:
                 was_there = uid in await self._writer.expunge(folder.name, [uid])
             else:
                 was_there = await self._writer.ask_expunge(folder.name, uid)

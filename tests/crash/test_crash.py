@@ -163,10 +163,9 @@ BETWEEN = tuple(frozenset({("INBOX", body(n)), ("Work", body(n))}) for n in rang
 EITHER = (frozenset({("INBOX", body(1)), ("INBOX", body(100))}),)
 OVER = (frozenset({("INBOX", body(10)), ("Work", body(10))}),)
 ATOMIC = {
-    # The others: a rebuild of Dovecot's that begins in one mailbox forgets what was requested in others
-    # (PROTOCOL 6), and without a Dovecot a file that waits for its record gets one (PROTOCOL 10).
+    # The others: without a Dovecot a file that waits for its record gets one (PROTOCOL 10).
     "move_over-sdbox-dovecot": ("INBOX", "Work"),
-    "move_over-mdbox-alone": ("INBOX", "Work"),
+    **{f"move_over-mdbox-{n.value}": ("INBOX", "Work") for n in Neighbour},
     **{f"take_place-{d}-{n.value}": ("INBOX",) for d in ("sdbox", "mdbox") for n in Neighbour},
 }
 RENAMED = (frozenset({("Work", body(10)), ("Else/Where", body(10))}),)

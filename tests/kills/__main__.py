@@ -1,4 +1,6 @@
-"""``scripts/kills``: see :mod:`tests.kills.kills`.  Exit status 1 if anything hung or was lost."""
+"""``scripts/kills``: see :mod:`tests.kills.kills`.  Exit status 1 if anything hung, was lost, undone or
+doubled, or a client failed.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,9 @@ def main() -> int:
                 kills = Kills(account, entries, empty(Path(top, f"{driver}-{entries}")), given.seed)
                 tally = kills.run(given.rounds, given.seconds)
                 print(f"{driver}, entries={entries}: {tally}", flush=True)
-                for line in [*tally.hung, *tally.lost, *tally.undone, *tally.failed]:
+                for line in tally.faults:
                     print(f"  {line}", flush=True)
-                bad |= bool(tally.hung or tally.lost or tally.failed)
+                bad |= bool(tally.faults)
     return int(bad)
 
 

@@ -2,7 +2,9 @@
 is left.
 
 What must hold after each: every client and the daemon with its companion end by themselves within
-:data:`PATIENCE` seconds, and every message whose writing was acknowledged is there in the next mount.
+:data:`PATIENCE` seconds; in the next mount every message whose writing was acknowledged is there, none whose
+removal was, and none twice, but where a Dovecot has rebuilt the storage in the middle of a change that was
+not acknowledged: it brings up what it finds (PROTOCOL section 13).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,11 +37,12 @@ WORK = (0.05, 0.6)
 
 @dataclass(slots=True)
 class Tally:
-    """What came of the rounds.
+    """What came of the rounds; each line is a fault.
 
     ``hung``: one line for each process that didn't end by itself.  ``lost``: acknowledged messages that are
-    not there.  ``undone``: acknowledged removals of messages that are there.  ``failed``: clients that ended
-    with an error that has nothing to do with the kill.
+    not there.  ``undone``: acknowledged removals of messages that are there.  ``doubled``: messages that are
+    there twice, and Dovecot has rebuilt nothing.  ``failed``: clients that ended with an error that has
+    nothing to do with the kill.
     """
 
     rounds: int = 0
@@ -47,14 +50,22 @@ class Tally:
     hung: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     undone: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return (
             f"{self.rounds} rounds, {self.operations} acknowledged operations: "
             f"{len(self.hung)} processes hung, {len(self.lost)} messages lost, "
-            f"{len(self.undone)} removals undone, {len(self.failed)} clients failed"
+            f"{len(self.undone)} removals undone, {len(self.doubled)} messages doubled, "
+            f"{len(self.failed)} clients failed"
         )
+
+    @property
+    def faults(self) -> list[str]:
+        """All that must not be, a line each."""
+        kinds = ("hung", "lost", "undone", "doubled", "failed")
+        return [f"{kind}: {line}" for kind in kinds for line in getattr(self, kind)]
 
 
 @dataclass(slots=True)
@@ -71,6 +82,8 @@ class Kills:
     seed: int
     tally: Tally = field(default_factory=Tally)
     _must: set[str] = field(default_factory=set)
+    _copies: Counter[str] = field(default_factory=Counter)
+    _logged: int = 0
     _must_not: set[str] = field(default_factory=set)
 
     @property
@@ -151,26 +164,39 @@ class Kills:
                 os._exit(status)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-    def _mount(self) -> dict[str, Path]:
+    def _mount(self) -> dict[str, list[Path]]:
         """Mount it; gives the messages with an id, and where they are."""
         options = f"rw,fsync=never,entries={self.entries}"
         log = ("--log-file", str(self.directory / "log"), "--cache-dir", "none")
         status = self._dboxfs("mount", *log, "-o", options, self.account.location, str(self.mnt))
         assert status == 0, f"mount: {status}"
-        found = {}
+        found: dict[str, list[Path]] = {}
         for path in (path for box in MAILBOXES for path in (self.mnt / box).iterdir()):
             with contextlib.suppress(FileNotFoundError):
                 if name := id_of(path.read_bytes()):
-                    found[name] = path
+                    found.setdefault(name, []).append(path)
         return found
 
     # -- what has to be there ------------------------------------------------------------------
 
-    def _check(self, there: Iterable[str]) -> None:
-        found, number = set(there), self.tally.rounds
-        self.tally.lost += [f"before round {number}: {name}" for name in sorted(self._must - found)]
-        self.tally.undone += [f"before round {number}: {name}" for name in sorted(self._must_not & found)]
-        self._must, self._must_not = found, set()
+    def _check(self, there: Mapping[str, Sequence[Path]]) -> None:
+        found = Counter({name: len(paths) for name, paths in there.items()})
+        rebuilt, copies = self._has_rebuilt(), self._copies
+        lost = self._must - found.keys()
+        undone = {name for name in self._must_not if found[name] > max(copies[name] - 1, 0)}
+        doubled = {name for name, count in found.items() if count > max(copies[name], 1) and not rebuilt}
+        for names, faults in ((lost, "lost"), (undone, "undone"), (doubled, "doubled")):
+            getattr(self.tally, faults).extend(
+                f"before round {self.tally.rounds}: {name}" for name in sorted(names)
+            )
+        self._must, self._copies = set(found), found
+        self._must_not -= self._must  # told, or there once more
+
+    def _has_rebuilt(self) -> bool:
+        """Whether Dovecot has rebuilt the storage, or a mailbox, since the last time."""
+        lines = self.account.dovecot.log_lines()
+        new, self._logged = lines[self._logged :], len(lines)
+        return any("rebuilding indexes" in line or "Rebuilding index" in line for line in new)
 
     def _read(self, journals: list[Path]) -> None:
         for journal in journals:
@@ -193,8 +219,8 @@ class Kills:
             self._must.add(names[-1])
 
 
-def _own(there: dict[str, Path], writer: int) -> dict[str, Path]:
-    return {name: path for name, path in there.items() if name.startswith(f"w{writer}-")}
+def _own(there: Mapping[str, Sequence[Path]], writer: int) -> dict[str, Path]:
+    return {name: paths[0] for name, paths in there.items() if name.startswith(f"w{writer}-")}
 
 
 def _fields(path: str) -> list[str]:

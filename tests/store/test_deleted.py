@@ -155,7 +155,7 @@ async def test_an_expunge_that_was_only_asked_for_is_listed_and_comes_back_with_
     async with made.writer(WriteOptions(Neighbour.DOVECOT)) as writer:
         await writer.set_flags("INBOX", [2], add=0x08 | 0x04)
         await writer.set_keywords("INBOX", [2], add=["Label"])
-        await writer.expunge("INBOX", [2])
+        await writer.expunge("INBOX", [2], execute=False)
     (one,) = await made.deleted()
     assert one.what.requested == ("INBOX", 2)
     async with made.writer(WriteOptions(Neighbour.DOVECOT)) as writer:

@@ -160,8 +160,10 @@ async def test_beside_a_dovecot_a_removal_can_be_taken_back_before_it_was_carrie
     async with mounted(Kind.MDBOX, WriteOptions(Neighbour.DOVECOT)) as m:
         p = m.program()
         await p.set_xattr("INBOX/1.eml", "flags", r"\Flagged")
-        path = await remove(p, "INBOX/1.eml")
-        await p.rename(path, "INBOX/again")
+        guid = await p.xattr("INBOX/1.eml", "guid")
+        await m.others.expunge("INBOX", [1], execute=False)
+        await m.store.refresh_mailbox(m.store.folders["INBOX"])
+        await p.rename(f"{DELETED}/INBOX/{guid}.eml", "INBOX/again")
         assert await p.read("INBOX/again") == ONE
         assert await p.xattr("INBOX/again", "flags") == r"\Flagged"
         assert await p.names("INBOX") == ["again"]

@@ -67,7 +67,7 @@ class References:
             if not await self._disk.attempt(index.append(again)):
                 return False
         diffs = [(message.map_uid, -references) for message in appended]
-        if self._work.options.alone and not uids:
+        if not uids:
             diffs += [(map_uid, 1) for _, map_uid in replaced]
         return await self._disk.attempt(self.change(diffs))
 

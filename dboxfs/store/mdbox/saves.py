@@ -237,7 +237,6 @@ class MdboxSaves:
         more = references_of([row for share in shares for row in share.referring], 1)
         batch += log_records.change_refcounts(self._work.map.state, more)
         lost = sorted(map_uid for share in shares for _, map_uid in share.replaced)
-        lost = lost if self._work.options.alone else []
         batch += log_records.change_refcounts(self._work.map.state, [(map_uid, -1) for map_uid in lost])
         writes = [self._work.map.plan(batch, durable=True)]
         writes += [share.index.plan(self._records(share), durable=True) for share in shares]
@@ -399,7 +398,7 @@ class MdboxSaves:
         records = log_records.append_messages(share.index.state, share.appended, mdbox=True)
         replaced = sorted(uid for uid, _ in share.replaced)
         if replaced:
-            records += log_records.expunge(share.index.state, replaced, external=self._work.options.alone)
+            records += log_records.expunge(share.index.state, replaced, external=True)
         return records
 
     async def _settle(self, share: _Share, write: LogWrite, written: LogWritten | None) -> bool:

@@ -151,28 +151,26 @@ class MdboxWriter:
 
         :param replaced: (uid, map uid) of messages that are expunged with the append.
         """
-        alone = self._work.options.alone
-        execute = bool(gone) and alone
         more = references_of(rows, 1)
-        lost = [(map_uid, -1) for _, map_uid in replaced] if alone else []
-        # A move that is executed at once changes no refcount in the end; the records say that it has begun.
-        await self._references.begin(more, references_of(rows, -1) if execute else [], lost)
+        lost = [(map_uid, -1) for _, map_uid in replaced]
+        # A move changes no refcount in the end; the records say that it has begun.
+        await self._references.begin(more, references_of(rows, -1) if gone else [], lost)
         arrived = False
         consistent = True
         try:
             batch = log_records.append_messages(there.state, rows, mdbox=True)
             if replaced:
-                batch += log_records.expunge(there.state, [uid for uid, _ in replaced], external=alone)
+                batch += log_records.expunge(there.state, [uid for uid, _ in replaced], external=True)
             await there.append(batch, durable=True)
             arrived = True
             if gone:
-                await here.append(log_records.expunge(here.state, gone, external=execute), durable=execute)
+                await here.append(log_records.expunge(here.state, gone, external=True), durable=True)
         except OSError:
             if not arrived:
                 consistent = await self._references.take_back(
-                    there, rows, replaced, references=0 if execute else 1
+                    there, rows, replaced, references=0 if gone else 1
                 )
-            elif execute and present(here.state, gone):
+            elif present(here.state, gone):
                 consistent = await self._disk.attempt(self._references.change(more))
             raise
         finally:
@@ -235,19 +233,22 @@ class MdboxWriter:
         *,
         heir: int | None = None,
         named: Wanted | None = None,
+        beside: bool = False,
     ) -> list[int]:
         """Expunge messages (None: all), and those whose expunge other processes requested; gives all their
         uids.
 
         :param heir: the uid that takes the place of the only message in *uids*, if that still exists.
         :param named: the name that the heir shall have.
+        :param beside: what others have asked for is left to Dovecot: a crash between the map and the mailbox
+            has it forget what was answered already.
         :raises NoSuchMessage: there is no heir.
         """
         async with self._work.locked_map() as mapping, self._work.mailbox(name) as index:
             wanted = index.state.uids.tolist() if uids is None else present(index.state, uids)
             await self._work.name_one(name, index, named)
             first = heritage(index, heir, wanted[0]) if heir is not None and wanted else None
-            gone = sorted({*wanted, *index.state.pending_expunges.tolist()})
+            gone = wanted if beside else sorted({*wanted, *index.state.pending_expunges.tolist()})
             diffs = lost_references(index, mapping, gone)
             await self._references.begin(diffs)
             consistent = True

@@ -12,16 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import trio
 
-from dboxfs.dbox import parse_ext_refs
-from dboxfs.errors import NoSuchMailbox, Unsupported
+from dboxfs.errors import NoSuchMailbox
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
 from dboxfs.store.indexes.log import IndexLog
+from dboxfs.store.sdbox.files import attachment_files, unlink
 from dboxfs.store.sdbox.publish import Publishing, publish_and_write, publish_steps
-from dboxfs.store.sdbox.read import SdboxFiles
 from dboxfs.store.sdbox.saved import keep_saved_dates
 from dboxfs.store.sync_all import can_sync_all, sync_all
 from dboxfs.store.write import log_records
@@ -34,7 +32,6 @@ from dboxfs.store.write.results import Saved, side_by_side
 from dboxfs.store.write.session import Work, present, visible
 
 _AT_ONCE = 16
-_BATCH = 256
 
 
 @dataclass(slots=True)
@@ -54,6 +51,16 @@ class Arrival:
     wanted: Wanted | None = None
     has_pop3_uidl: bool = False
     saved: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Replaced:
+    """Messages that go as others come.  ``attachments``: their files; None: Dovecot alone knows them, and is
+    asked to expunge the messages.
+    """
+
+    uids: Sequence[int]
+    attachments: Sequence[str] | None
 
 
 _Request = Request[list[Arrival], Saved]
@@ -181,7 +188,6 @@ class SdboxSaves:
     # -- commit ------------------------------------------------------------------------------------------
 
     async def _commit(self, name: str, group: Sequence[_Request]) -> None:
-        attachments: list[str] = []
         async with self._work.mailbox(name) as index:
             validity = index.state.uid_validity
             await self._take_uids(name, index, [new for request in group for new in request.what])
@@ -189,9 +195,9 @@ class SdboxSaves:
             news = [new for request in group for new in request.what]
             if not news:
                 return
-            replaced = self._inherit(index, news)
-            if self._work.options.alone:
-                attachments = await self.attachment_files(name, index, replaced)
+            olds = self._inherit(index, news)
+            beside = not self._work.options.alone
+            replaced = _Replaced(olds, await attachment_files(self._work, name, index, olds, beside=beside))
             notes: list[str] = []
             try:
                 await self._link_attachments(index, news)
@@ -200,13 +206,13 @@ class SdboxSaves:
                         await self._name(name, index, group)
                     await self._write_log(index, news, replaced, notes)
             except BaseException as error:
-                await self._take_back(name, index, news, replaced, error)
+                await self._take_back(name, index, news, replaced.uids, error)
                 raise
             finally:
                 await self._work.notes.drop(notes)
             self._work.count("saved", len(news))
-        if self._work.options.alone:
-            await self._disk.attempt(self.unlink(name, replaced, attachments))
+        if replaced.attachments is not None:
+            await self._disk.attempt(unlink(self._work, name, replaced.uids, replaced.attachments))
         for request in group:
             request.result = Saved(
                 validity, tuple(new.uid for new in request.what), tuple(new.guid for new in request.what)
@@ -272,7 +278,7 @@ class SdboxSaves:
         name: str,
         index: IndexLog,
         news: list[Arrival],
-        replaced: Sequence[int],
+        replaced: _Replaced,
         notes: list[str],
     ) -> bool:
         """Give the files their names; a uid whose name is taken is skipped.
@@ -329,7 +335,7 @@ class SdboxSaves:
         self,
         index: IndexLog,
         news: Sequence[Arrival],
-        replaced: Sequence[int],
+        replaced: _Replaced,
         dates: Sequence[bytes] = (),
     ) -> list[bytes]:
         """The records that are appended to the log.
@@ -343,12 +349,13 @@ class SdboxSaves:
             for new in sorted(news, key=lambda new: new.uid)
         ]
         batch = [*log_records.append_messages(index.state, rows, mdbox=False), *dates]
-        if replaced:
-            batch += log_records.expunge(index.state, replaced, external=self._work.options.alone)
+        if replaced.uids:
+            execute = replaced.attachments is not None
+            batch += log_records.expunge(index.state, replaced.uids, external=execute)
         return batch
 
     async def _write_log(
-        self, index: IndexLog, news: Sequence[Arrival], replaced: Sequence[int], notes: list[str]
+        self, index: IndexLog, news: Sequence[Arrival], replaced: _Replaced, notes: list[str]
     ) -> None:
         dates = sorted((new.uid, new.saved) for new in news if new.saved is not None)
         records = self._records(index, news, replaced, await keep_saved_dates(index, dates))
@@ -394,56 +401,3 @@ class SdboxSaves:
     def _suffix(self, index: IndexLog) -> str:
         """The end of the names of this mailbox's attachment files, before the uid."""
         return f"-{self._work.header(index).guid.hex()}-"
-
-    # -- attachments -------------------------------------------------------------------------------------
-
-    async def attachments(
-        self, name: str, uids: Sequence[int], guid: bytes
-    ) -> dict[int, tuple[tuple[str, str], ...]]:
-        """The attachment files of messages: (file, path without suffix), by uid."""
-        files = SdboxFiles(self._work.fs, self._work.location, name)
-        found = {}
-        for start in range(0, len(uids), _BATCH):
-            for scanned in await files.scan(np.array(uids[start : start + _BATCH], np.uint32)):
-                refs = scanned.record.metadata.ext_refs if scanned.record is not None else None
-                if refs is None:
-                    continue
-                directory = self._work.location.attachments
-                if directory is None:
-                    raise Unsupported(
-                        f"{self._work.shown(name)}: uid {scanned.uid} has external attachments; "
-                        "say where they are: -o attachments=DIR"
-                    )
-                paths = [os.path.join(directory, ref.path) for ref in parse_ext_refs(refs)]
-                found[scanned.uid] = tuple((f"{p}-{guid.hex()}-{scanned.uid}", p) for p in paths)
-        return found
-
-    async def attachment_files(self, name: str, index: IndexLog, uids: Sequence[int]) -> list[str]:
-        """The attachment files of messages that will be expunged; empty if their directory isn't known."""
-        if not uids or self._work.location.attachments is None:
-            return []
-        found = await self.attachments(name, uids, self._work.header(index).guid)
-        return [file for pairs in found.values() for file, _ in pairs]
-
-    async def unlink(self, name: str, uids: Sequence[int], attachments: Sequence[str]) -> None:
-        """Remove the files of messages that have no record any more.
-
-        :raises OSError: one could not be removed; the others were.
-        """
-        paths = [self._work.message_paths(name, uid) for uid in uids]
-        first = await self._disk.run_all([ops.Unlink(some[0]) for some in paths])
-        again = [
-            path
-            for some, answer in zip(paths, first, strict=True)
-            if isinstance(answer, FileNotFoundError)
-            for path in some[1:]
-        ]
-        second = await self._disk.run_all([ops.Unlink(path) for path in [*again, *attachments]])
-        failed: OSError | None = None
-        done = zip([*(some[0] for some in paths), *again, *attachments], [*first, *second], strict=True)
-        for path, answer in done:
-            if isinstance(answer, OSError) and not isinstance(answer, FileNotFoundError):
-                await self._work.remember_unremoved(path)
-                failed = failed or answer
-        if failed is not None:
-            raise failed

@@ -12,6 +12,7 @@ from functools import partial
 from dboxfs.errors import NoSuchMessage, Unsupported
 from dboxfs.index.state import IndexState
 from dboxfs.store.mdbox.expunged import Expunged
+from dboxfs.store.sdbox.files import attachment_files, attachments_of, unlink
 from dboxfs.store.sdbox.saves import Arrival, SdboxSaves
 from dboxfs.store.write import log_records
 from dboxfs.store.write.expunges import finish_expunge, heritage
@@ -129,7 +130,7 @@ class SdboxWriter:
                 state = index.state
                 facts = [(int(state.flags[row]), state.keywords(row)) for row in rows]
                 seen = {uid: log_records.marks(state, uid) for uid in wanted}
-                attachments = await self._saves.attachments(source, wanted, guid)
+                attachments = await attachments_of(self._work, source, wanted, guid)
                 for uid, (flags, keywords) in zip(wanted, facts, strict=True):
                     new = Arrival(self._disk.temporary(directory), flags, keywords, b"")
                     new.attachments = attachments.get(uid, ())
@@ -193,20 +194,13 @@ class SdboxWriter:
         await self._expunge_marked(source, uids, None)
 
     async def _expunge_marked(self, source: str, uids: Sequence[int], marks: _Marks | None) -> None:
-        """Expunge messages, as the writer's options say.
+        """Expunge messages.
 
         :param marks: only if the messages have these marks; None: with any.
         :raises _MarksChanged: a message has other marks; nothing was changed.
         """
-        if self._work.options.alone:
-            await self._done_when_gone(source, uids, self.expunge(source, uids, marks=marks))
-            return
-        async with self._work.mailbox(source) as index:
-            _check_marks(index.state, marks)
-            wanted = visible(index.state, uids)
-            if wanted:
-                await index.append(log_records.expunge(index.state, wanted, external=False))
-        self._work.count("expunged", len(wanted))
+        beside = not self._work.options.alone
+        await self._done_when_gone(source, uids, self.expunge(source, uids, marks=marks, beside=beside))
 
     async def _mark_again(self, target: str, came: Mapping[int, int], before: _Marks, now: _Marks) -> None:
         """Give copies the new marks of their originals, unless another process has changed the copy's marks
@@ -250,6 +244,7 @@ class SdboxWriter:
         heir: int | None = None,
         named: Wanted | None = None,
         marks: _Marks | None = None,
+        beside: bool = False,
     ) -> list[int]:
         """Expunge messages (None: all), and those whose expunge other processes requested; gives all their
         uids.
@@ -257,6 +252,9 @@ class SdboxWriter:
         :param heir: the uid that takes the place of the only message in *uids*, if that still exists.
         :param named: the name that the heir shall have.
         :param marks: only if the messages still have these marks; None: with any.
+        :param beside: requests of other processes are left to Dovecot: after a crash between the log and the
+            files, a rebuild would bring back what was answered already.  If only Dovecot knows where the
+            attachments of a message are, the expunge is requested.
         :raises NoSuchMessage: there is no heir.
         :raises OSError: also if they are expunged, but a file could not be removed (``maintain`` will).
         """
@@ -265,8 +263,14 @@ class SdboxWriter:
             wanted = index.state.uids.tolist() if uids is None else present(index.state, uids)
             await self._work.name_one(name, index, named)
             first = heritage(index, heir, wanted[0]) if heir is not None and wanted else None
-            gone = sorted({*wanted, *index.state.pending_expunges.tolist()})
-            attachments = await self._saves.attachment_files(name, index, gone)
+            gone = wanted if beside else sorted({*wanted, *index.state.pending_expunges.tolist()})
+            attachments = await attachment_files(self._work, name, index, gone, beside=beside)
+            if attachments is None:
+                asked = log_records.expunge(index.state, wanted, external=False) if wanted else []
+                if asked:
+                    await index.append([*(first or []), *asked], durable=True)
+                self._work.count("expunged", len(wanted))
+                return wanted
             try:
                 await finish_expunge(index, gone, first or [])
             except OSError:  # the records may be in the log all the same: the files are left to maintenance
@@ -274,7 +278,7 @@ class SdboxWriter:
                     if index.state.row_of(uid) < 0:
                         await self._work.remember_unremoved(self._work.message_paths(name, uid)[0])
                 raise
-        await self._saves.unlink(name, gone, attachments)
+        await unlink(self._work, name, gone, attachments)
         self._work.count("expunged", len(gone))
         return gone
 

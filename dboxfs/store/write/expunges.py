@@ -21,11 +21,13 @@ def heritage(index: IndexLog, heir: int, old: int) -> list[bytes] | None:
 
 
 async def finish_expunge(index: IndexLog, gone: Sequence[int], first: Sequence[bytes] = ()) -> None:
-    """Write the expunge of *gone* to a locked mailbox, and mark all requests as executed.
+    """Write the expunge of *gone* to a locked mailbox, and mark all requests as executed, if they are.
 
     :param first: records of the same transaction before the expunge.
     """
-    tail = not first and log_records.only_expunges_pending(index.state) and index.state.has_pending_requests
+    state = index.state
+    tail = not first and state.has_pending_requests and log_records.only_expunges_pending(state)
+    tail = tail and set(state.pending_expunges.tolist()) <= set(gone)
     batch = [*first, *(log_records.expunge(index.state, gone, external=True) if gone else [])]
     if batch or tail:
         await index.append(batch, tail=tail, durable=True)

@@ -60,10 +60,12 @@ class MessageWriter(Protocol):
         *,
         heir: int | None = None,
         named: Wanted | None = None,
+        beside: bool = False,
     ) -> list[int]:
         """Expunge messages (None: all), and execute the requests of other programs.
 
         :param heir: takes the place of the only one of *uids*, if that is there.
         :param named: the name that the heir shall have.
+        :param beside: a Dovecot may be there, which does what it does better (PROTOCOL section 8).
         """
         ...

@@ -45,7 +45,6 @@ from dboxfs.store.mdbox.write import MdboxWriter
 from dboxfs.store.sdbox.write import SdboxWriter
 from dboxfs.store.write import log_records
 from dboxfs.store.write.expunge_requests import Asking
-from dboxfs.store.write.expunges import heritage
 from dboxfs.store.write.leftovers import forget, resolve
 from dboxfs.store.write.mailboxes import MailboxTree
 from dboxfs.store.write.maintain import Maintained, Pause, maintain
@@ -208,16 +207,7 @@ class StoreWriter:
             return True
 
     async def _take_place(self, name: str, uid: int, old: int, named: Wanted | None) -> None:
-        if self.options.alone:
-            await self._backend.expunge(name, [old], heir=uid, named=named)
-            return
-        async with self._work.mailbox(name) as index:
-            await self._work.name_one(name, index, named)
-            batch = heritage(index, uid, old)
-            if batch is not None:
-                batch += log_records.expunge(index.state, [old], external=False)
-                await index.append(batch, durable=True)
-                self._work.count("expunged")
+        await self._backend.expunge(name, [old], heir=uid, named=named, beside=not self.options.alone)
 
     async def expunge(self, name: str, uids: Iterable[int], *, execute: bool | None = None) -> list[int]:
         """Expunge messages; gives the uids that were there.
@@ -225,14 +215,14 @@ class StoreWriter:
         Once they are gone this succeeds, even if the disk could not confirm it or a file could not be removed
         (``lost_errors``; ``maintain`` does it again).
 
-        :param execute: execute it and all requested ones; False: request it from Dovecot; None: by
-            ``options.neighbour``.
+        :param execute: and all requested ones; False: only request it; None: by ``options.neighbour``.
         :raises OSError: one of the messages is still there.
         """
         wanted = sorted(set(uids))
-        if not (execute if execute is not None else self.options.alone):
+        if execute is False:
             return await self._request_expunge(name, wanted)
-        found = await self._done_when_gone(name, wanted, self._execute_expunge(name, wanted))
+        beside = not (execute or self.options.alone)
+        found = await self._done_when_gone(name, wanted, self._backend.expunge(name, wanted, beside=beside))
         return wanted if found is None else found
 
     async def _execute_expunge(self, name: str, uids: Sequence[int] | None = None) -> list[int]:

@@ -86,13 +86,42 @@ async def test_expunge(dovecot: Dovecot, driver: str, neighbour: Neighbour) -> N
 async def test_requests_of_others_are_carried_out(dovecot: Dovecot, driver: str) -> None:
     account = made(dovecot, driver)
     async with writing(account.location) as asking:
-        await asking.expunge("INBOX", [1, 2])
+        await asking.expunge("INBOX", [1, 2], execute=False)
     async with writing(account.location, WriteOptions(Neighbour.ALONE)) as writer:
         assert await writer.expunge("INBOX", [5]) == [1, 2, 5]
     if driver == "sdbox":
         files = sorted(p.name for p in account.root.glob("mailboxes/INBOX/dbox-Mails/u.*"))
         assert files == ["u.3", "u.4", "u.6"]
     assert Shown.of(account).uids == [3, 4, 6]
+    assert_resync_changes_nothing(account)
+
+
+@BOTH
+async def test_a_rebuild_brings_back_nothing_that_was_removed_replaced_or_moved_beside_a_dovecot(
+    dovecot: Dovecot, driver: str
+) -> None:
+    account = made(dovecot, driver)
+    async with writing(account.location) as writer:
+        assert await writer.expunge("INBOX", [1]) == [1]
+        await writer.save("INBOX", [NewMessage(body(7), replaces=2)])
+        await writer.move("INBOX", [3], "Work")
+        await writer.take_place("INBOX", 5, 4)
+        await writer.move("Work", [1], "INBOX", replaces=6)
+    account.force_resync("*")  # before any Dovecot could carry out what it was asked for
+    assert Shown.of(account).texts == [body(4), body(7), body(2)]
+    assert Shown.of(account, "Work").texts == []
+
+
+@BOTH
+async def test_requests_of_others_stay_where_a_dovecot_may_carry_them_out(
+    dovecot: Dovecot, driver: str
+) -> None:
+    account = made(dovecot, driver)
+    async with writing(account.location) as writer:
+        assert await writer.expunge("INBOX", [1, 2], execute=False) == [1, 2]
+        assert await writer.expunge("INBOX", [5]) == [5]
+        await writer.save("INBOX", [NewMessage(body(7), replaces=6)])
+    assert Shown.of(account).texts == [body(2), body(3), body(7)]
     assert_resync_changes_nothing(account)
 
 

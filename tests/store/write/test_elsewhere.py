@@ -92,6 +92,20 @@ async def test_attachments_follow_copies_and_go_with_the_last(dovecot: Dovecot, 
     account.doveadm("expunge", "mailbox", "Work", "all")
 
 
+async def test_dovecot_removes_what_has_attachments_that_only_it_can_find(dovecot: Dovecot) -> None:
+    account = dovecot.account("sdbox:{home}/mail", mail_attachment_dir="{home}/attachments")
+    account.append([Append(next(iter(corpus.attachments().values()))) for _ in range(3)])
+    account.save(body(4))
+    async with writing(account.location) as writer:
+        assert await writer.expunge("INBOX", [1]) == [1]
+        await writer.save("INBOX", [NewMessage(body(5), replaces=2)])
+        await writer.take_place("INBOX", 4, 3)
+    assert len(files(account.root)) == 5  # they wait for Dovecot
+    assert Shown.of(account).texts == [body(4), body(5)]
+    assert attachment_files(account) == []
+    assert files(account.root) == ["u.4", "u.5"]
+
+
 async def test_attachments_that_cannot_be_found_are_not_copied(dovecot: Dovecot) -> None:
     account = dovecot.account("sdbox:{home}/mail", mail_attachment_dir="{home}/attachments")
     account.append([Append(next(iter(corpus.attachments().values())))])
