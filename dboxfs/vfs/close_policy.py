@@ -142,8 +142,10 @@ class ClosePolicy:
                 if not writing.holders.opener_holds and draft.left():
                     self._host.spawn(partial(self._wait_for_others, draft))
                 return
+            is_known = _is_known(draft)
             await self._finish(draft)
-        await self._tell(draft)
+        if is_known:
+            await self._tell(draft)
 
     async def _finish(self, draft: Draft) -> None:
         """Commit the draft, or stage it; the caller holds its lock."""
@@ -155,7 +157,7 @@ class ClosePolicy:
     async def _tell(self, draft: Draft) -> None:
         """Have the kernel look up the name again, before the program that has closed the file does."""
         parent = self._inodes.of(draft.folder) if draft.folder in self._inodes else 0
-        if parent and not draft.inode & DRAFTS:
+        if parent:
             await self._host.kernel.now(parent, draft.name)
 
     # -- drafts that only other processes than the opener hold ---------------------------------
@@ -165,7 +167,12 @@ class ClosePolicy:
             await trio.sleep_until(draft.written + HOLDER_SECONDS)
             if draft.is_temporary:  # renamed to a name with a dot meanwhile
                 break
-            if trio.current_time() >= draft.written + HOLDER_SECONDS and await self._commit_left(draft):
+            is_known = _is_known(draft)
+            if (
+                trio.current_time() >= draft.written + HOLDER_SECONDS
+                and await self._commit_left(draft)
+                and is_known
+            ):
                 await self._tell(draft)
         draft.not_left()
 
@@ -197,6 +204,7 @@ class ClosePolicy:
         draft = writing.draft
         async with draft.lock:
             draft.released()
+            is_known = _is_known(draft) and (draft.dirty or not draft.inode & DRAFTS)
             if draft.handles or draft.is_temporary or (draft.is_staged and not draft.failed):
                 return
             gone = killed or draft.failed or draft.is_removed
@@ -209,7 +217,8 @@ class ClosePolicy:
             finally:
                 if not draft.is_staged:
                     self._drafts.drop(draft)
-        await self._tell(draft)
+        if is_known:
+            await self._tell(draft)
 
     def hold(self, draft: Draft, pid: int) -> None:
         """The process of thread *pid* has made a file without opening it (mknod): a ghost, or a temporary."""
@@ -225,3 +234,11 @@ class ClosePolicy:
         await trio.sleep(HOLDER_SECONDS)
         if draft.stage is Stage.GHOST:
             self._drafts.drop(draft)
+
+
+def _is_known(draft: Draft) -> bool:
+    """Whether the kernel may know its name as that of a message, which is another one after the commit.
+
+    Also where the draft has an inode of its own: who looks the name up meanwhile finds the message.
+    """
+    return draft.uid is not None or not draft.inode & DRAFTS

@@ -28,6 +28,21 @@ async def test_who_writes_a_message_that_is_being_read_has_an_inode_of_its_own(
     assert len(await m.stored()) == 1
 
 
+async def test_what_was_written_has_its_name_when_close_returns_whoever_has_looked_it_up(
+    m: Mounted, p: Program, q: Program
+) -> None:
+    reader = await q.open("INBOX/1.eml")
+    writer = await p.open("INBOX/1.eml", os.O_WRONLY | os.O_APPEND)
+    await writer.write(TWO, len(ONE))
+    assert (await q.stat("INBOX/1.eml")).inode == reader.inode  # so the kernel has the name for the old one
+    m.told.looked_up_again.clear()
+    await writer.file.flush()
+    assert m.told.looked_up_again == [(await p.inode("INBOX"), b"1.eml")]
+    assert (await p.stat("INBOX/1.eml")).size == len(ONE + TWO)
+    await writer.file.release()
+    await reader.close()
+
+
 async def test_who_can_not_look_it_up_again_opens_the_message_itself(p: Program, q: Program) -> None:
     reader = await q.open("INBOX/1.eml")
     with raises(errno.ESTALE):
