@@ -34,12 +34,12 @@ def maintenance(rw: Writable) -> dict[str, int]:
 async def long_used(account: Account) -> Path:
     """Put 400 messages into INBOX and let its log grow until it is due for a new one; gives the log.
 
-    As next to a Dovecot, which also shall expunge uid 1.
+    As next to a Dovecot, which was also asked to expunge uid 1.
     """
     index = account.root / "mailboxes/INBOX/dbox-Mails/dovecot.index.log"
     async with writing(account.location, WriteOptions(fsync=Fsync.NEVER)) as writer:
         saved = await writer.save("INBOX", [NewMessage(body(n)) for n in range(400)])
-        await writer.expunge("INBOX", [1])
+        await writer.expunge("INBOX", [1], execute=False)
         while index.stat().st_size <= 1 << 20:
             await writer.set_keywords("INBOX", saved.uids[::2], add=["word"])
             await writer.set_keywords("INBOX", saved.uids[::2], remove=["word"])

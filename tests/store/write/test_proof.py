@@ -175,9 +175,26 @@ async def test_file_that_could_not_be_removed_is_removed_by_the_same_writer_what
     async with FileSystem(faults) as fs:
         writer = place.writer(fs)
         await writer.expunge("INBOX", [2])
-        await writer.save("INBOX", [message(9)])
+        await writer.set_flags("INBOX", [1], add=8)
         done = await writer.maintain()
     assert (done.removed, done.left) == (1, 0)
+    assert not (place.inbox / "u.2").exists()
+
+
+@pytest.mark.parametrize("change", ["save", "expunge"])
+async def test_file_that_could_not_be_removed_goes_with_the_next_change_of_its_mailbox(
+    tmp_path: Path, change: str
+) -> None:
+    place = await Place(Kind.SDBOX, tmp_path).make()
+    faults = FaultsDriver(ThreadsDriver(1), [Fault("unlink", 1, error=5)], depth=1)
+    async with FileSystem(faults) as fs:
+        writer = place.writer(fs, WriteOptions())  # beside a Dovecot
+        await writer.expunge("INBOX", [2])
+        assert (place.inbox / "u.2").exists()
+        if change == "save":
+            await writer.save("INBOX", [message(9)])
+        else:
+            await writer.expunge("INBOX", [1])
     assert not (place.inbox / "u.2").exists()
 
 
