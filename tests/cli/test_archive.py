@@ -119,6 +119,20 @@ def test_commands_take_an_archive_for_a_store(tmp_path: Path, capsys: pytest.Cap
     assert "1 generations stay, 0 were removed" in said("archive", "prune", url, "--keep-daily", "1")
 
 
+def test_each_user_of_a_site_gets_an_archive(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("ann", "bob"):
+        (tmp_path / "mail" / name).mkdir(parents=True)
+        trio.run(make_store, tmp_path / "mail" / name / "mdbox")
+    source, url = f"mdbox:{tmp_path}/mail/%u/mdbox", f"file://{tmp_path}/objects/%u"
+    done = dboxfs("archive", "--users", source, url)
+    assert done.returncode == 0, done.stderr
+    for name in ("ann", "bob"):
+        assert main(["info", url.replace("%u", name)]) == 0
+        assert "messages:     8" in capfd.readouterr().out
+    assert main(["archive", "--users", source, f"file://{tmp_path}/objects"]) == 2
+    assert "an archive for each user" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "status", "text"),
     [

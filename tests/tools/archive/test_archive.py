@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
+from dboxfs.errors import CorruptFile
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, open_store
+from dboxfs.store.mailbox import Mailbox
 from dboxfs.tools.archive import ArchiveOptions, ArchiveView, parse_at
 from dboxfs.tools.check import CheckOptions, Finding, check_store
 from dboxfs.tools.convert import Converter
@@ -162,6 +165,51 @@ async def test_a_rescue_needs_no_index_objects(tmp_path: Path, gone: str) -> Non
         await rescue_store(fs, view.location(), target, options, lambda event: None, target_fs=local)
     rescued = await of_store(location.same_names(Kind.MDBOX, target))
     assert texts(rescued) == texts(await of_store(location))
+
+
+async def test_a_message_that_cannot_be_read_is_told_left_out_and_tried_again(tmp_path: Path) -> None:
+    location = await make_store(tmp_path / "store", "sdbox")
+    objects = memory()
+    path = tmp_path / "store" / "mailboxes" / "INBOX" / "dbox-Mails" / "u.3"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    done = await archive(location, objects)
+    (line,) = done.failed
+    assert line.startswith("INBOX: uid 3 was left out: ")
+    assert list((await of_archive(objects))["INBOX"]["messages"]) == [1, 2, 4, 5, 6]  # type: ignore[call-overload]
+    path.write_bytes(whole)
+    again = await archive(location, objects)
+    assert (again.new, again.stored, again.failed) == (True, 1, [])
+    assert texts(await of_archive(objects)) == texts(await of_store(location))
+
+
+@pytest.mark.expected_log("the map names this file, but it is missing")
+async def test_an_object_that_is_gone_costs_its_own_messages_alone(tmp_path: Path) -> None:
+    location = await make_store(tmp_path / "store", messages=9)
+    objects = memory()
+    await archive(location, objects, ArchiveOptions(sealed=1500))
+    keys = sorted(info.key for info in objects.list_all("data"))
+    assert len(keys) > 2
+    objects.delete(keys[1])
+    view = ArchiveView(URL, make=lambda url: objects)
+    async with (
+        FileSystem(view.driver()) as fs,
+        open_store(fs, view.location(), follow=False, cache_dir=view.cache_dir) as store,
+    ):
+        box = store.folders["INBOX"].mailbox
+        assert box is not None
+        lost = [uid for uid in box.uids.tolist() if not await is_readable(box, uid)]
+    assert 0 < len(lost) < 9
+
+
+async def is_readable(box: Mailbox, uid: int) -> bool:
+    """Whether a message is there, whole; it is damaged if not."""
+    try:
+        body = await box.open(uid)
+    except CorruptFile:
+        return False
+    with contextlib.closing(body):
+        return len(await body.read(body.size, 0)) == body.size
 
 
 def test_dates_of_at() -> None:
