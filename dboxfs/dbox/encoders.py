@@ -27,7 +27,7 @@ _SIZE: Final = struct.Struct(">I")
 
 
 class Encoder(Protocol):
-    """Compresses one body: ``feed`` pieces of the text, then ``finish``; both give stored bytes."""
+    """Compresses or encrypts one body: ``feed`` pieces of the text, then ``finish``; both give bytes."""
 
     def feed(self, data: bytes) -> bytes:
         """Take the next piece of the text."""
@@ -37,17 +37,17 @@ class Encoder(Protocol):
 
 
 class Coding(Protocol):
-    """How one message is stored: a :class:`Method`, or one that encrypts (:mod:`dboxfs.dbox.encrypt`)."""
+    """The coding of a stored message: a :class:`Method`, or an encryption (:mod:`dboxfs.dbox.encrypt`)."""
 
     def encoder(self) -> Encoder:
-        """A new encoder; each gives the same bytes of the same pieces."""
+        """A new encoder; all give the same bytes for the same pieces."""
 
 
 class Seals(Protocol):
-    """New messages are encrypted.  What does it is loaded only where it is asked for."""
+    """The encryption of new messages; its module is loaded only if it is used."""
 
     def sealed(self, method: Method | None) -> Coding:
-        """How one message is stored, which is compressed first by *method*, if there is one."""
+        """The coding of one message; *method* compresses it first, if given."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,19 @@
-"""Encrypting a body as Dovecot's ``mail_crypt`` plugin does; the form of it is in :mod:`.crypt`.
+"""Encrypt a body like Dovecot's ``mail_crypt`` plugin; :mod:`.crypt` describes the format.
 
-Written is what Dovecot 2.3 and 2.4 write: header version 2, AES-256-GCM, SHA-256, 2,048 rounds, a new secret
-for each message, wrapped for one public key.  What is to be compressed is compressed first, as Dovecot
-does it.
+The result has the form that Dovecot 2.3 and 2.4 write: header version 2, AES-256-GCM, SHA-256, 2,048 rounds,
+a new secret for each message, wrapped for one public key.  Compression comes before encryption, as in
+Dovecot.
 
-A :class:`Sealed` is one message: it has its secret from the beginning, so a body can be measured in one pass
-and written in another, to the same bytes.
+A :class:`Sealed` is one message.  It makes its secret at once, so a body can be measured in one pass and
+written in another, to the same bytes.
 
-Of an empty text nothing is stored, as Dovecot does it: a body of header and tag alone it can't read
+The stored body of an empty text is empty, as in Dovecot, which can't read a body of only header and tag
 ("Truncated header", 2.3.19).
 
-A public key comes in PEM, or in Dovecot's own form, a line of fields with ``:`` or TAB between them: ``2``,
-the key (SubjectPublicKeyInfo with a compressed point, in DER, in hexadecimal), its id.
+A public key is in PEM, or in Dovecot's own form: a line of fields with ``:`` or TAB between them, ``2``, the
+key (SubjectPublicKeyInfo with a compressed point, in DER, in hexadecimal), its id.
 
-Source: bodies that Dovecot 2.3.19 and 2.4.1 wrote, and read of what is written here.
+Source: bodies that Dovecot 2.3.19 and 2.4.1 wrote; both read the bodies that this module writes.
 """
 
 from __future__ import annotations
@@ -56,20 +56,20 @@ _LINE: Final = re.compile(rb"2[:\t]([0-9a-f]+)[:\t]([0-9a-f]{64})\s*")
 
 @dataclass(frozen=True, slots=True)
 class Sealing:
-    """New messages are encrypted for *key*."""
+    """Encryption of new messages for *key*."""
 
     key: Public
 
     def sealed(self, method: Method | None) -> Coding:
-        """How one message is stored.
+        """The coding of one message.
 
-        :param method: how its text is compressed first; None: not at all.
+        :param method: compresses its text first; None: no compression.
         """
         return Sealed(self.key, method)
 
 
 class Sealed:
-    """One message that is encrypted for *key*: each of its encoders gives the same bytes of the same text."""
+    """The coding of one message, for *key*: all its encoders give the same bytes for the same text."""
 
     def __init__(self, key: Public, method: Method | None) -> None:
         self._secret = os.urandom(_SECRET_SIZE)
@@ -134,7 +134,7 @@ def _wrapped(secret: bytes, key: Public) -> tuple[int, bytes, bytes]:
 
 
 def _proof(secret: bytes) -> bytes:
-    """By which a reader sees that it has the right secret."""
+    """A hash by which a reader checks the secret."""
     found = hashlib.sha256(secret).digest()
     for count in range(1, _KDF_ROUNDS + 1):
         found = hashlib.sha256(found + _number(count)).digest()

@@ -73,7 +73,7 @@ class Installed:
         return parse_configuration(done.stdout)
 
     def secret(self, name: str) -> str:
-        """The value of one setting, also where ``doveconf -n`` hides it; of ``<FILE`` what is in it.
+        """The value of one setting, even if ``doveconf -n`` hides it; for ``<FILE`` the contents of the file.
 
         :raises NoDovecot: it can't be read.
         """

@@ -3,16 +3,16 @@
 ========================  ====================================  ===================================
                           2.3 (block ``plugin``, or userdb)     2.4
 ========================  ====================================  ===================================
-it is on                  mail_plugins has mail_crypt           the same
+the plugin is on          mail_plugins has mail_crypt           the same
 nothing is encrypted      mail_crypt_save_version = 0           crypt_write_algorithm is empty
 a global key              mail_crypt_global_public_key: PEM,    crypt_global_public_key_file
                           the same in base64, or <FILE
 a key for each folder     neither of them                       neither of them
 ========================  ====================================  ===================================
 
-2.3 shows the value with ``doveconf -P`` alone, as if it were a secret.  It writes version 1 of the format,
-too, which dboxfs doesn't.  Keys of folders are made by Dovecot, at the first message of a mailbox, and are in
-``mail_attribute_dict``: dboxfs reads with them, and writes with a global key alone.
+2.3 shows the value only with ``doveconf -P``, like a secret.  2.3 can also write version 1 of the format;
+dboxfs can't.  Dovecot makes the key of a folder at its first message, and keeps it in
+``mail_attribute_dict``.  dboxfs can read with such keys, but it writes only with a global key.
 
 Source: doveconf, doveadm and messages of 2.3.19 and 2.4.1.
 """
@@ -36,9 +36,9 @@ _LARGEST: Final = 1 << 16
 
 
 def public_key_of(found: FoundUser) -> bytes | None:
-    """The key that new messages of this user are encrypted for, as it stands in its file; None: they are not.
+    """The public key for new messages of this user, as in its file; None: they are not encrypted.
 
-    :raises Unsupported: they are, in a way that dboxfs doesn't write.
+    :raises Unsupported: they are encrypted in a way that dboxfs can't write.
     :raises OSError: the key's file can't be read.
     """
     settings = found.settings

@@ -1,22 +1,22 @@
-"""A store is opened with the rights of its owner, where the process is root's.
+"""Open a store with the rights of its owner, if the process is root's.
 
-The owner decides what lies in a store, links to other places too: in the tree of mailboxes, in the place of
-an index, of attachments.  Root would go wherever they lead, and a mount with ``allow_other`` (or a program
-of root's that copies it) would hand to the owner what only root may read; a writable one would write there.
-With uid and gid of the owner, and no other group, each of them leads where the owner could go anyway.  That
-is what Dovecot does, too, whose processes run as the user.
+The owner of a store can put symbolic links into it: in the tree of mailboxes, in place of an index or of
+attachments.  With root's rights, dboxfs would follow them to any file.  Then a mount with ``allow_other`` (or
+a program of root's that copies the store) would show the owner files that only root may read, and a writable
+mount would write to them.  With the uid and gid of the owner, and no other group, a link only leads to files
+that the owner can reach anyway.  Dovecot does the same: its processes run as the user.
 
 ::
 
     not root's process, or root's own store    the rights of the process
     no files of this machine (objects)         the same: no link leads out of them
-    the owner can get to the root              those of the owner
-    the owner can't (a directory above it is   refused where others may look or mail is written;
-    closed: a copy below /root), or can't be   else those of the process, and one warning
-    acted as (a container without CAP_SETUID)
+    the owner can reach the root directory     those of the owner
+    the owner can't (a directory above it is   refused if others may read it or mail is written;
+    closed: a copy below /root), or root can't else those of the process, and one warning
+    act as the owner (no CAP_SETUID)
 
-The owner is asked for once before, and compared with whose the store is shown to be: a root that is a link,
-and leads elsewhere by then, is refused.
+The owner is read once before, and compared with the owner of the opened store.  So a root that is a link, and
+meanwhile leads elsewhere, is refused.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ async def open_owned_store(
     """The store at *location*, opened and followed as :func:`~dboxfs.store.opening.open_store` does, with the
     rights of its owner.
 
-    :param strict: never with root's rights, unless it is root's own.
-    :param warn: called with one line, if it is opened with root's rights and is somebody else's.
-    :raises NoSuchStore: it can't be read; *strict*: the owner can't get to it.
+    :param strict: never use root's rights, unless it is root's own store.
+    :param warn: called with one line, if another user's store is opened with root's rights.
+    :raises NoSuchStore: it can't be read; *strict*: the owner can't reach it.
     """
     owner = await _owner(fs, location.root)
     async with (
@@ -65,9 +65,10 @@ async def open_owned_store(
 
 
 def check_owner(store: Store, owner: Owner | None) -> None:
-    """
-    :param owner: whose rights the store was opened with; None: it could not be told.
-    :raises NoSuchStore: it is shown as somebody else's.
+    """Check that *store* belongs to the owner with whose rights it was opened.
+
+    :param owner: uid and gid; None: they were unknown.
+    :raises NoSuchStore: it belongs to another user.
     """
     if owner is not None and (store.owner.st_uid, store.owner.st_gid) != owner:
         raise NoSuchStore(f"{store.location.root}: its owner was changed meanwhile; try again")
@@ -77,7 +78,7 @@ async def _owner(fs: FileSystem, root: str) -> Owner | None:
     try:
         found = await fs.stat(root)
     except OSError:
-        return None  # who opens it tells
+        return None  # opening the store reports the error
     return found.st_uid, found.st_gid
 
 

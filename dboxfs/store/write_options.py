@@ -55,7 +55,7 @@ class WriteOptions:
     :param rewrite_after: bytes by which a log grows before ``dovecot.index`` is rewritten (ALONE).
     :param rotate_log: bytes of a log before a new one is begun (ALONE).
     :param compress: the compression of new messages, only with dbox version 2; None: none.
-    :param encrypt: the encryption of new messages, only with dbox version 2; None: none.
+    :param encrypt: the encryption of new messages, only with dbox version 2; None: no encryption.
     :param temporary_age: seconds after which a temporary file counts as left over (dbox-files section 5;
         ALONE).
     """
@@ -86,7 +86,7 @@ class WriteOptions:
         return self.compress is not None or self.encrypt is not None
 
     def coding(self) -> Coding | None:
-        """How one new message is stored; None: as it is."""
+        """The coding of one new message; None: it is stored as it is."""
         return self.compress if self.encrypt is None else self.encrypt.sealed(self.compress)
 
     @property

@@ -46,7 +46,7 @@ async def coded(message: NewMessage, method: Coding, *, convert: bool) -> NewMes
 class CodedSource:
     """The stored bytes of a text, made again each time that they are read from the beginning.
 
-    :param size: number of compressed bytes.
+    :param size: number of coded bytes.
     """
 
     def __init__(self, text: Source, method: Coding, size: int, *, convert: bool) -> None:

@@ -10,7 +10,7 @@ pass.  In format 2 a body whose first bytes are the magic of a compression forma
 decompress it.  In both formats a body that begins like an encrypted message is refused: no reader could show
 it.  Bytes that are known to be compressed or encrypted (``coded``) are stored as they are.  If new messages
 are compressed (``WriteOptions.compress``), no magic is refused; if they are only encrypted, the magic of a
-compression format is: Dovecot would decompress what it has decrypted.
+compression format is: Dovecot would decompress the decrypted body.
 
 Format 3 has all of that behind the body (``dbox/FORMAT3.md``): it takes one pass, which also counts size,
 line ends and CRC.  An upload whose spool file has that format already (``spool``) needs no pass.
@@ -247,8 +247,8 @@ async def compose(
     :param options: dbox version, line ends, coding, and the largest message that is composed in memory.
     :param mailbox: storage name for the B line (mdbox).
     :param directory: the directory in which a spool file can become the message file.
-    :raises RefusedMessage: it begins like an encrypted message, and is not coded here; format 2: like a
-        compressed one, and is not compressed here.
+    :raises RefusedMessage: it begins like an encrypted message, and this call does not code it; format 2: it
+        begins like a compressed one, and this call does not compress it.
     :raises OSError: its source can't be read, or has changed.
     :raises ValueError: an invalid guid, text, date or keyword.
     """
@@ -259,7 +259,7 @@ async def compose(
     guid = checked_guid(message)
     convert, memory_limit = options.eol is Eol.LF and message.coded is None, options.memory_limit
     if message.coded is None and options.dbox_version != 3 and (coding := options.coding()) is not None:
-        if options.compress is None:  # Dovecot, too, looks into what it has decrypted
+        if options.compress is None:  # Dovecot also decompresses decrypted texts
             _refuse_compressed(await _source(message).read(PREFIX_SIZE, 0))
         message, convert = await coded(message, coding, convert=convert), False
     if message.coded is None and is_encrypted(await _source(message).read(PREFIX_SIZE, 0)):
@@ -326,9 +326,10 @@ async def _compose2(
 
 
 def _refuse_compressed(first: bytes) -> None:
-    """
+    """Refuse a text that would be taken for a compressed one.
+
     :param first: the first bytes of a text that is not compressed.
-    :raises RefusedMessage: it begins like one that is.
+    :raises RefusedMessage: it begins with the magic of a compression format.
     """
     compression = detect(first)
     if compression is not None:

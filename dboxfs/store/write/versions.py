@@ -21,7 +21,7 @@ async def with_version(
     :param asked: 2 or 3; None: the recorded version.
     :param force: write version 3 though a Dovecot has used the store.
     :raises DovecotNeedsVersion2: version 3 without *force*, though a Dovecot has used the store.
-    :raises Unsupported: version 3, and messages are to be compressed or encrypted.
+    :raises Unsupported: version 3, but new messages are to be compressed or encrypted.
     :raises CorruptFile, OSError: the recorded version can't be read.
     """
     version = asked if asked is not None else await recorded_version(store.fs, store.location)
