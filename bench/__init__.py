@@ -13,5 +13,7 @@
 * :mod:`bench.goals`: the rows of the answer, with the goals,
 * :mod:`bench.report`, :mod:`bench.plot`: table, JSON, picture.
 
+:mod:`bench.views`, :mod:`bench.restores` and :mod:`bench.site` are programs of their own.
+
 Nothing in here is imported by ``dboxfs``.
 """

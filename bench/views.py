@@ -45,7 +45,7 @@ _NOTMUCH = """
 path={work}/index
 mail_root={root}
 [new]
-ignore=dovecot-keywords;.mu-prop
+ignore=dovecot-keywords;.mu-prop;.uidvalidity
 [user]
 name=a
 primary_email=a@example.org
