@@ -96,9 +96,10 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
 def import_mail(arguments: argparse.Namespace) -> int:
     """``dboxfs import SOURCE STORE [--from KIND] [--mailbox NAME] [--format F] [--verify] ...``."""
     log_to_stderr()
-    path, source = arguments.source, None
+    path, source, view = arguments.source, None, None
     if is_url(path):
         check_url(path)
+        view = ArchiveView(path, arguments.at)
     else:
         path = os.path.abspath(os.path.expanduser(path))
         source = find_source(path, arguments.kind)
@@ -110,7 +111,7 @@ def import_mail(arguments: argparse.Namespace) -> int:
         meter.show(doing, progress.messages, progress.of or 0, progress.bytes)
 
     async def run() -> tuple[Imported, Location, bool]:
-        async with FileSystem(ThreadsDriver()) as fs, _mail_source(path, source, arguments.at) as mail:
+        async with FileSystem(ThreadsDriver()) as fs, _mail_source(source, view) as mail:
             location, new = await _target(fs, arguments, options)
             if source is not None and (part := overlap(location, path)) is not None:
                 raise UsageError(
@@ -134,6 +135,8 @@ def import_mail(arguments: argparse.Namespace) -> int:
     if arguments.mailbox is not None and not done.mailboxes and not done.failed:
         what = "an archive" if source is None else f"a {source.kind}"
         raise UsageError(f"{path}: there is no mailbox {arguments.mailbox} (it is {what})")
+    if view is not None:
+        print(f"cost: {view.cost}")
     return _tell(done, location, meter, new=new)
 
 
@@ -198,12 +201,12 @@ async def _target(
 
 
 @asynccontextmanager
-async def _mail_source(path: str, source: MailSource | None, at: str | None) -> AsyncIterator[MailSource]:
-    """*source*, or where it is None the archive whose URL *path* is."""
+async def _mail_source(source: MailSource | None, view: ArchiveView | None) -> AsyncIterator[MailSource]:
+    """*source*, or what *view* shows where that is None."""
     if source is not None:
         yield source
         return
-    view = ArchiveView(path, at)
+    assert view is not None
     async with (
         FileSystem(view.driver()) as files,
         open_store(files, view.location(), follow=False, cache_dir=view.cache_dir) as store,

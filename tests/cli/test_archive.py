@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,9 +109,9 @@ def test_commands_take_an_archive_for_a_store(tmp_path: Path, capsys: pytest.Cap
     assert "rescued: 6 messages and 2 copies" in said("rescue", url, f"{tmp_path}/rescued")
     assert "messages:     8" in said("info", url)
     assert said("ls", url, "INBOX").count("\n") >= 6
-    assert "8 messages imported into 3 mailboxes" in said(
-        "import", url, f"{tmp_path}/new", "--format", "mdbox", "--verify"
-    )
+    imported = said("import", url, f"{tmp_path}/new", "--format", "mdbox", "--verify")
+    assert "8 messages imported into 3 mailboxes" in imported
+    assert re.match(r"cost: [1-9]\d* requests \(.* GET, .*\), 0 bytes up, [1-9]\d* down\n", imported)
     assert trio.run(of_store, location.same_names(Kind.MDBOX, f"{tmp_path}/new")) == trio.run(
         of_store, location
     )

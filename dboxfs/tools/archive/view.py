@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 
 from dboxfs.errors import CorruptFile, NoSuchStore
 from dboxfs.fsapi import FileSystem
-from dboxfs.fsapi.drivers.object_client import Objects, connect
+from dboxfs.fsapi.drivers.object_client import Cost, Objects, connect
 from dboxfs.fsapi.drivers.slices import Slice, SlicesDriver, SliceTree
 from dboxfs.store.location import Kind, Location
 from dboxfs.tools.archive.data_file import file_id_of
@@ -46,6 +46,7 @@ class ArchiveView:
     :param make: makes the store; in tests one with faults.
     :ivar generation: what is shown, once the driver is started; None: message files alone.
     :ivar keys: of all generations.
+    :ivar cost: what was asked of the store so far.
     :ivar complaint: why it is message files alone; empty: it is not.
     """
 
@@ -61,6 +62,7 @@ class ArchiveView:
         self.generation: Generation | None = None
         self.keys: list[str] = []
         self.complaint = ""
+        self.cost = Cost()
         self._at = at
         self._damaged = damaged
         self._make = make
@@ -84,6 +86,7 @@ class ArchiveView:
 
     def _connect(self) -> tuple[Objects, SliceTree]:
         objects = self._make(self.url)
+        self.cost = objects.cost
         repository = Repository(objects, self.url)
         try:
             self.keys = repository.generations()
