@@ -14,18 +14,19 @@ import trio
 
 
 class Lock:
-    """``async with Lock()``.  It is a checkpoint only if another task holds the lock."""
+    """``async with Lock()``.  It is a checkpoint only if another task holds the lock.
 
-    __slots__ = ("__weakref__", "_lock")
+    A small object: the queue exists only while tasks wait.
+    """
+
+    __slots__ = ("__weakref__", "_owner", "_waiting")
 
     def __init__(self) -> None:
-        self._lock = trio.Lock()
+        self._owner: trio.lowlevel.Task | None = None
+        self._waiting: trio.lowlevel.ParkingLot | None = None
 
     async def __aenter__(self) -> None:
-        if self._lock.locked():
-            await self._lock.acquire()
-        else:
-            self._lock.acquire_nowait()
+        await self.acquire()
 
     async def __aexit__(
         self,
@@ -33,24 +34,51 @@ class Lock:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._lock.release()
+        self.release()
 
     @property
     def is_mine(self) -> bool:
         """Whether the current task holds the lock."""
-        return self._lock.statistics().owner is trio.lowlevel.current_task()
+        return self._owner is trio.lowlevel.current_task()
 
     def locked(self) -> bool:
         """Whether any task holds the lock."""
-        return self._lock.locked()
+        return self._owner is not None
+
+    async def acquire(self) -> None:
+        """Take the lock; wait while another task holds it.
+
+        :raises RuntimeError: the current task holds it.
+        """
+        if self._owner is None:
+            self._owner = trio.lowlevel.current_task()
+            return
+        if self.is_mine:
+            raise RuntimeError("a task takes a lock that it holds")
+        if self._waiting is None:
+            self._waiting = trio.lowlevel.ParkingLot()
+        await self._waiting.park()  # release() has made this task the owner
 
     def acquire_nowait(self) -> None:
         """Take the lock.
 
         :raises trio.WouldBlock: another task holds it.
+        :raises RuntimeError: the current task holds it.
         """
-        self._lock.acquire_nowait()
+        if self.is_mine:
+            raise RuntimeError("a task takes a lock that it holds")
+        if self._owner is not None:
+            raise trio.WouldBlock
+        self._owner = trio.lowlevel.current_task()
 
     def release(self) -> None:
-        """Release the lock."""
-        self._lock.release()
+        """Give the lock to the task that waits longest; without one it is free.
+
+        :raises RuntimeError: the current task does not hold it.
+        """
+        if not self.is_mine:
+            raise RuntimeError("a task releases a lock that it does not hold")
+        woken = self._waiting.unpark() if self._waiting else []
+        self._owner = woken[0] if woken else None
+        if not self._waiting:
+            self._waiting = None

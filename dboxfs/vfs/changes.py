@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -223,17 +223,18 @@ class MessageChanges:
         guid, seen = mailbox_of(folder).guid, as_seen(folder)
         if guid is not None and not len(mailbox_of(folder)):
             self._filled.add(guid)
-        async with AsyncExitStack() as stack:
-            for message in messages:
-                await stack.enter_async_context(self._announced(folder, message.wanted))
+        async with self._announced(folder, *(message.wanted for message in messages)):
             with seen:
                 arrived = await self._once.save(folder.name, messages)
         await self._store.see(folder)
-        async with trio.open_nursery() as nursery:
-            for message, uid in zip(messages, arrived.saved.uids, strict=True):
-                self._editor_saves.saved(folder.name, uid)
-                if message.wanted is not None:
-                    nursery.start_soon(self._keep_written_name, folder, uid, message.wanted.name)
+        for uid in arrived.saved.uids:
+            self._editor_saves.saved(folder.name, uid)
+        wanted = [(uid, m.wanted) for m, uid in zip(messages, arrived.saved.uids, strict=True)]
+        named = [(uid, some.name) for uid, some in wanted if some is not None]
+        for at in range(0, len(named), 1000):
+            async with trio.open_nursery() as nursery:
+                for uid, name in named[at : at + 1000]:  # with one sync, each in a task
+                    nursery.start_soon(self._keep_written_name, folder, uid, name)
         return arrived
 
     async def _keep_written_name(self, folder: Folder, uid: int, name: bytes) -> None:
@@ -259,14 +260,15 @@ class MessageChanges:
         return self._names.name(folder, uid) == b"%d.eml" % uid
 
     @asynccontextmanager
-    async def _announced(self, folder: Folder, wanted: Wanted | None) -> AsyncIterator[None]:
+    async def _announced(self, folder: Folder, *names: Wanted | None) -> AsyncIterator[None]:
         """Wraps the save of a message; if it fails after its name was announced, the name is withdrawn."""
         try:
             yield
         except BaseException:
-            if wanted is not None and wanted.uid:
-                with trio.CancelScope(shield=True):
-                    await self._withdraw(folder, wanted)
+            with trio.CancelScope(shield=True):
+                for wanted in names:
+                    if wanted is not None and wanted.uid:
+                        await self._withdraw(folder, wanted)
             raise
 
     async def _withdraw(self, folder: Folder, wanted: Wanted) -> None:

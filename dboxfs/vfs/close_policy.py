@@ -187,10 +187,11 @@ class ClosePolicy:
 
     async def finish(self) -> None:
         """The mount ends: commit the drafts that their openers have closed, give up all others."""
-        for draft in self._drafts.all():
+        for draft in self._drafts.unpacked():
             if draft.is_left and draft.dirty and not draft.is_temporary:
                 await self._commit_left(draft)
             draft.close()
+        self._drafts.forget_staged()
 
     # -- the end of an open --------------------------------------------------------------------
 

@@ -24,11 +24,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from dboxfs.store import Body
 from dboxfs.store.write import BytesSource, Source
 from dboxfs.vfs.extents import Extents, From
+from dboxfs.vfs.staging_file import StagingFile, StagingSegment
 
 EACH = 256 << 10
 """Bytes that one draft may have in memory, at most."""
@@ -104,25 +105,43 @@ class Temporary(Source, Protocol):
         """Delete it, unless a commit has taken it."""
 
 
+Spools = Callable[[], Temporary]
+
+
+class PackedContent(NamedTuple):
+    """A content without its objects.
+
+    ``file``: the staging file that its temporary is a segment of, or None; ``places``: of that in the file.
+    ``extents``: of the draft in its temporary.  Both as :meth:`Extents.numbers` has them.  ``memory``: the
+    temporary, where it is in memory.  ``based``, ``dirty``, ``synced``: see :class:`Content`.
+    """
+
+    file: StagingFile | None
+    places: tuple[int, ...]
+    extents: tuple[int, ...]
+    memory: bytes
+    dirty: bool
+    based: int | None
+    synced: bool
+
+
 class Content:
     """The bytes of one draft.
 
-    :param spool: makes a temporary file where the message will be.
     :param base: the message that the draft was opened on, if its bytes stay; the draft closes it.
     :param based: how many of the first bytes are a message's; 0 for a file that is only appended to.
     :ivar dirty: there are uncommitted bytes.
+
+    Methods that may need a temporary file are given *spool*, which makes one where the message will be.
     """
 
-    def __init__(
-        self,
-        spool: Callable[[], Temporary],
-        budget: Budget,
-        base: Body | None = None,
-        based: int | None = None,
-    ) -> None:
+    __slots__ = (
+        "_base", "_based", "_budget", "_copy", "_extents", "_memory", "_spool", "_synced", "dirty",
+    )  # fmt: skip
+
+    def __init__(self, budget: Budget, base: Body | None = None, based: int | None = None) -> None:
         self.dirty = False
         self._based = base.size if base is not None else based
-        self._new_spool = spool
         self._budget = budget
         self._base = base
         self._extents = Extents(base.size if base is not None else 0)
@@ -149,7 +168,7 @@ class Content:
 
     # -- writing -------------------------------------------------------------------------------
 
-    async def write(self, data: bytes, offset: int | None) -> None:
+    async def write(self, data: bytes, offset: int | None, spool: Spools) -> None:
         """Write *data* at *offset* (None: at the end, wherever that is).
 
         :raises Refused: EFBIG: the file would have too many extents or too many zeros; nothing has changed.
@@ -163,12 +182,12 @@ class Content:
         if place is not None:
             self._memory[place : place + len(data)] = data
         else:
-            await self._append(data, offset)
+            await self._append(data, offset, spool)
         if self._based is not None and offset < self._based:
             self._based = None
         self.dirty = True
 
-    async def _append(self, data: bytes, offset: int) -> None:
+    async def _append(self, data: bytes, offset: int, spool: Spools) -> None:
         end = len(self._memory) if self._spool is None else self._spool.size
         before = self._extents.size
         self._extents.write(offset, len(data), end)
@@ -176,8 +195,8 @@ class Content:
             if self._fits(len(data)):
                 self._memory += data
             else:
-                await (await self._spill()).write_all(data)
-                await self._begin_again_if_wasted()
+                await (await self._spill(spool)).write_all(data)
+                await self._begin_again_if_wasted(spool)
         except OSError:  # the draft has failed; its earlier bytes stay readable
             self._extents.truncate(min(before, self._extents.size))
             raise
@@ -205,34 +224,34 @@ class Content:
             self._base.close()
         self._base, self._extents, self._based = body, extents, body.size
 
-    async def _spill(self) -> Temporary:
+    async def _spill(self, spool: Spools) -> Temporary:
         """The temporary file; moves the bytes in memory there."""
         if self._spool is None:
-            self._spool = self._new_spool()
+            self._spool = spool()
             await self._spool.write_all(bytes(self._memory))
             self._forget_memory()
             self._drop_copy()
         else:
-            await self.renew()
+            await self.renew(spool)
         return self._spool
 
-    async def renew(self) -> None:
+    async def renew(self, spool: Spools) -> None:
         """Get a new temporary file if a commit has taken the old one: later writes make another message.
 
         :raises OSError: it can't be written.
         """
         if self._spool is not None and self._spool.taken:
-            old, self._spool = self._spool, self._new_spool()
+            old, self._spool = self._spool, spool()
             try:
                 await _transfer(old, self._spool)
             finally:
                 old.close()
 
-    async def _begin_again_if_wasted(self) -> None:
+    async def _begin_again_if_wasted(self, spool: Spools) -> None:
         """Write a temporary that has far more bytes than the draft anew, with the draft's bytes alone."""
         if self._spool is None or self._spool.size <= WASTE + 2 * self.size:
             return
-        new, extents = self._new_spool(), Extents(self._base.size if self._base is not None else 0)
+        new, extents = spool(), Extents(self._base.size if self._base is not None else 0)
         extents.truncate(0)
         at = 0
         try:
@@ -313,7 +332,7 @@ class Content:
         if self._spool is not None:
             await self._spool.settle()
 
-    async def sync(self, *, scratch: bool) -> None:
+    async def sync(self, spool: Spools, *, scratch: bool) -> None:
         """Make the bytes durable, in a temporary file, if commits are; :meth:`settle` included.
 
         :param scratch: they also stay in memory, to be overwritten in place.
@@ -322,10 +341,10 @@ class Content:
         if self._synced or self.taken:
             return
         if self._spool is not None or not scratch:
-            await (await self._spill()).sync()
+            await (await self._spill(spool)).sync()
         else:
             if self._copy is None:
-                self._copy = self._new_spool()
+                self._copy = spool()
             self._copy.rollback()
             await self._copy.write_all(bytes(self._memory))
             await self._copy.sync()
@@ -337,6 +356,33 @@ class Content:
         if not self._extents.is_plain(end):
             return _Pieced(self)
         return BytesSource(bytes(self._memory)) if self._spool is None else self._spool
+
+    # -- packed, and unpacked ------------------------------------------------------------------
+
+    def pack(self) -> PackedContent | None:
+        """What :meth:`unpack` makes the same content of; None: it has files of its own.
+
+        The memory that it has taken of the budget is the caller's from then on.
+        """
+        if self._base is not None or self._copy is not None:
+            return None
+        segment = self._spool
+        if segment is not None and not isinstance(segment, StagingSegment):
+            return None
+        file, places = (segment.file, segment.extents.numbers()) if segment is not None else (None, ())
+        return PackedContent(
+            file, places, self._extents.numbers(), bytes(self._memory), self.dirty, self._based, self._synced
+        )
+
+    @classmethod
+    def unpack(cls, packed: PackedContent, budget: Budget) -> Content:
+        """The content that was packed."""
+        content = cls(budget, based=packed.based)
+        content._extents, content._memory = Extents.of(packed.extents), bytearray(packed.memory)
+        content.dirty, content._synced = packed.dirty, packed.synced
+        if packed.file is not None:
+            content._spool = StagingSegment(packed.file, Extents.of(packed.places))
+        return content
 
     def committed(self) -> None:
         """All bytes are committed."""

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import NamedTuple
 
 import trio
 
@@ -22,9 +23,19 @@ from dboxfs.store import Body, Folder
 from dboxfs.store.write import Source
 from dboxfs.util.lock import Lock
 from dboxfs.vfs.brought import Brought
-from dboxfs.vfs.content import Budget, Content, Temporary
+from dboxfs.vfs.content import Budget, Content, PackedContent, Temporary
 from dboxfs.vfs.draft_stages import DraftEvent, Stage, Standing, guid_of
 from dboxfs.vfs.errors import Refused, errno_of
+
+
+class PackedDraft(NamedTuple):
+    """A draft that is staged, and that nobody has open, as values."""
+
+    standing: Standing
+    created: int
+    creator: int
+    brought: Brought
+    content: PackedContent
 
 
 class Draft:
@@ -37,6 +48,11 @@ class Draft:
     :ivar lock: held while its bytes change or are committed.
     :ivar created: seconds since the epoch.
     """
+
+    __slots__ = (
+        "__weakref__", "_brought", "_content", "_creator", "_failed", "_handles", "_is_left", "_spool",
+        "_standing", "_written", "created", "inode", "lock",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -51,7 +67,8 @@ class Draft:
         self.lock = Lock()
         self.created = int(time.time())
         self._standing = standing
-        self._content = Content(lambda: spool(self.folder), budget, base, based)
+        self._spool = spool
+        self._content = Content(budget, base, based)
         self._failed = 0
         self._handles = 0
         self._creator = 0
@@ -259,6 +276,10 @@ class Draft:
         """Its name began with a dot when it was opened or renamed last, even if that name is gone by now."""
         return self.uid is None and self.name.startswith(b".")
 
+    def _temporary(self) -> Temporary:
+        """A temporary file where its message will be."""
+        return self._spool(self.folder)
+
     async def write(self, data: bytes, offset: int | None) -> int:
         """Write *data* at *offset* (None: at the end, wherever that is); gives the bytes written.
 
@@ -269,7 +290,7 @@ class Draft:
         self.check()
         self._written = trio.current_time()
         with self._failing():
-            await self._content.write(data, offset)
+            await self._content.write(data, offset, self._temporary)
         return len(data)
 
     def truncate(self, size: int) -> None:
@@ -299,14 +320,14 @@ class Draft:
         :raises OSError: they are not.
         """
         with self._failing():
-            await self._content.sync(scratch=self._scratch)
+            await self._content.sync(self._temporary, scratch=self._scratch)
 
     async def renew(self) -> None:
         """Get a new temporary file if a commit has taken the old one.
 
         :raises OSError: it can't be written.
         """
-        await self._content.renew()
+        await self._content.renew(self._temporary)
 
     async def rebase(self, body: Body) -> None:
         """Put the bytes of *body* in front of those that were appended; the draft closes *body*."""
@@ -343,6 +364,24 @@ class Draft:
         except OSError as exc:
             self._failed = exc.errno or errno.EIO
             raise
+
+    def pack(self) -> PackedDraft | None:
+        """What :meth:`unpack` makes the same draft of; None: it is not one that waits, and nothing else."""
+        is_busy = self._handles or self._failed or self._is_left or self.lock.locked()
+        content = self._content.pack() if self.is_staged and not is_busy else None
+        if content is None:
+            return None
+        return PackedDraft(self._standing, self.created, self._creator, self._brought, content)
+
+    @classmethod
+    def unpack(
+        cls, inode: int, packed: PackedDraft, spool: Callable[[Folder], Temporary], budget: Budget
+    ) -> Draft:
+        """The draft that was packed."""
+        draft = cls(inode, packed.standing, spool, budget)
+        draft._content = Content.unpack(packed.content, budget)
+        draft.created, draft._creator, draft._brought = packed.created, packed.creator, packed.brought
+        return draft
 
     def close(self) -> None:
         """Give up all bytes; the temporary file is deleted."""

@@ -18,7 +18,8 @@ Concurrency: no method awaits, so each is atomic.
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict
+import weakref
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -32,9 +33,13 @@ from dboxfs.vfs.draft_stages import Stage, Standing
 from dboxfs.vfs.holders import Holders, process_of
 from dboxfs.vfs.node import DRAFTS, Inodes
 from dboxfs.vfs.open_files import OpenFiles
+from dboxfs.vfs.packed_drafts import PackedDrafts
 
 GHOSTS = 64
 """Ghosts that are kept at most; also the number of messages that are remembered as emptied."""
+
+AWAKE = 64
+"""So many staged files that nobody has open are kept as they are; the others are packed."""
 
 EMPTIED_SECONDS = 60.0
 """For this long a write by the process that has truncated a message by name to 0 bytes begins it anew."""
@@ -89,6 +94,8 @@ class Drafts:
         self._numbers = itertools.count(1)
         self._opens: dict[Writing, None] = {}
         self._by_inode: dict[int, Draft] = {}
+        self._packed = PackedDrafts()
+        self._resting: OrderedDict[int, None] = OrderedDict()
         self._by_name: dict[tuple[int, bytes], Draft] = {}
         self._keys: dict[Draft, tuple[int, bytes]] = {}
         self._displaced: dict[tuple[int, bytes], Draft] = {}
@@ -99,7 +106,7 @@ class Drafts:
     @property
     def would_be_lost(self) -> bool:
         """Whether there are drafts that are neither messages nor staged: their bytes end with the mount."""
-        return any(not draft.is_staged for draft in self._by_inode.values())
+        return any(not draft.is_staged for draft in self._by_inode.values())  # packed ones are staged
 
     # -- making --------------------------------------------------------------------------------
 
@@ -170,17 +177,20 @@ class Drafts:
 
     # -- finding -------------------------------------------------------------------------------
 
-    def all(self) -> list[Draft]:
-        """Every file that is being written."""
+    def unpacked(self) -> list[Draft]:
+        """Every file that is being written, except staged ones that are packed."""
         return list({*self._by_inode.values(), *(w.draft for w in self._opens)})
 
     def by_inode(self, inode: int) -> Draft | None:
         """The draft that has this inode of its own."""
-        return self._by_inode.get(inode)
+        found = self._by_inode.get(inode)
+        return found if found is not None or not self._packed else self._unpack(inode)
 
     def by_name(self, parent: int, name: bytes) -> Draft | None:
         """The draft with this name."""
-        return self._by_name.get((parent, name))
+        found = self._by_name.get((parent, name))
+        inode = self._packed.inode(parent, name) if found is None and self._packed else None
+        return found if inode is None else self._unpack(inode)
 
     def is_open(self, draft: Draft, pid: int) -> bool:
         """Whether the process of thread *pid* has made it or has opened it."""
@@ -189,7 +199,7 @@ class Drafts:
 
     def lay(self, parent: int, name: bytes, pid: int) -> Draft | None:
         """The draft with this name, for a process that wants to make a file; drops a ghost of another one."""
-        found = self._by_name.get((parent, name))
+        found = self.by_name(parent, name)
         if found is not None and found.stage is Stage.GHOST and found.creator != process_of(pid):
             self.drop(found)
             return None
@@ -224,13 +234,94 @@ class Drafts:
 
     def of_message(self, folder: Folder, uid: int) -> list[Draft]:
         """The drafts that are the message, or will replace it."""
-        return [draft for draft in self.all() if draft.uid == uid and draft.folder is folder]
+        return [draft for draft in self.unpacked() if draft.uid == uid and draft.folder is folder]
 
     def of_folder(self, folder: Folder) -> list[Draft]:
         """The drafts with an inode of their own in *folder*."""
-        return [draft for draft in self._by_inode.values() if draft.folder is folder]
+        awake = [self._unpack(inode) for inode in self._packed.inodes(folder)]  # what nobody has is packed
+        found = [draft for draft in self._by_inode.values() if draft.folder is folder]
+        awake.clear()
+        return found
+
+    def folders(self) -> set[Folder]:
+        """The mailboxes that drafts are in."""
+        return {draft.folder for draft in self.unpacked()} | set(self._packed.folders())
+
+    # -- staged files --------------------------------------------------------------------------
+
+    def staged(self, folder: Folder) -> Iterator[Draft]:
+        """The staged files of a mailbox, to look at; one that is to be changed is asked for by its inode."""
+        yield from [d for d in self._by_inode.values() if d.is_staged and d.folder is folder]
+        for inode, packed in self._packed.look(folder):
+            yield Draft.unpack(inode, packed, self._spool, self._budget)
+
+    def staged_folders(self) -> dict[Folder, int]:
+        """How many staged files there are, by mailbox."""
+        return Counter(d.folder for d in self._by_inode.values() if d.is_staged) + self._packed.folders()
+
+    def have_attributes(self, folder: Folder) -> bool:
+        """Whether each staged file of a mailbox has been given something beside its bytes."""
+        staged = (d for d in self._by_inode.values() if d.is_staged and d.folder is folder)
+        return all(draft.brought.names for draft in staged) and self._packed.have_attributes(folder)
+
+    def rest(self, draft: Draft) -> None:
+        """A staged file was changed: it is packed as soon as so many others were and nobody has it."""
+        if draft.inode in self._by_inode:
+            self._resting[draft.inode] = None
+            self._resting.move_to_end(draft.inode)
+        self._pack_oldest(2)
+
+    def rest_all(self) -> None:
+        """Pack what can be: a commit has unpacked a mailbox, and failed."""
+        self._pack_oldest(len(self._resting))
+
+    def _pack_oldest(self, most: int) -> None:
+        for _ in range(min(most, len(self._resting) - AWAKE)):
+            self._pack(self._resting.popitem(last=False)[0])
+
+    def _pack(self, inode: int) -> None:
+        """Pack a draft, unless a task has it: then it rests on.
+
+        A draft has no cycles, so it ends with the last reference to it.
+        """
+        draft = self._by_inode.get(inode)
+        if draft is None or not draft.is_staged:
+            return
+        key = self._keys.get(draft)
+        packed = draft.pack() if key is not None and key[1] == draft.name else None
+        if packed is None or key is None or key in self._displaced or self._by_name.get(key) is not draft:
+            self._resting[inode] = None
+            return
+        there = weakref.ref(draft)
+        del self._by_inode[inode], self._by_name[key], self._keys[draft], draft
+        draft = there()
+        if draft is None:
+            self._packed.put(inode, packed, key[0])
+        else:
+            self._put(draft, key)
+            self._resting[inode] = None
+
+    def _unpack(self, inode: int) -> Draft | None:
+        found = self._packed.take(inode)
+        if found is None:
+            return None
+        packed, key = found
+        draft = Draft.unpack(inode, packed, self._spool, self._budget)
+        self._put(draft, key)
+        self._resting[inode] = None
+        self._pack_oldest(2)
+        return draft
+
+    def _put(self, draft: Draft, key: tuple[int, bytes]) -> None:
+        self._by_inode[draft.inode], self._by_name[key], self._keys[draft] = draft, draft, key
 
     # -- names ---------------------------------------------------------------------------------
+
+    def mailbox_is(self, before: Folder, now: Folder) -> None:
+        """A mailbox was renamed."""
+        opened = [w.draft for w in self._opens if w.draft.folder is before]
+        for draft in {*self.of_folder(before), *opened}:
+            draft.mailbox_is(now)
 
     def rename(self, draft: Draft, folder: Folder, name: bytes, over: int | None, *, takes: bool) -> Before:
         """Give a draft another name; gives what :meth:`not_renamed` needs.
@@ -271,7 +362,7 @@ class Drafts:
             self._name(draft, (self._inodes.of(draft.folder), draft.name))
 
     def _name(self, draft: Draft, key: tuple[int, bytes]) -> None:
-        before = self._by_name.get(key)
+        before = self.by_name(*key)
         if before is not None and before is not draft:
             self._displaced[key] = before
         self._by_name[key] = draft
@@ -291,7 +382,7 @@ class Drafts:
         """
         losers = set(self.of_message(folder, over) if over is not None else ()) - {heir}
         key = (self._inodes.of(folder), name) if folder in self._inodes else (0, name)
-        has_name, had_name = self._by_name.get(key), self._displaced.pop(key, None)
+        has_name, had_name = self.by_name(*key), self._displaced.pop(key, None)
         known = {has_name, had_name, *(w.draft for w in self._opens)} - {heir, None}
         named = {d for d in known if d and d.folder is folder and d.name == name and d.uid is None}
         for draft in losers | named:
@@ -340,6 +431,11 @@ class Drafts:
         if draft.handles:
             return
         self._by_inode.pop(draft.inode, None)
+        self._resting.pop(draft.inode, None)
         self._ghosts.pop(draft.inode, None)
         self._unname(draft)
         draft.close()
+
+    def forget_staged(self) -> None:
+        """The mount ends: nothing of what is packed will be committed."""
+        self._packed.clear()

@@ -79,12 +79,34 @@ class Extents:
     :ivar size: bytes of the file.
     """
 
+    __slots__ = ("_covered", "_extents", "_most", "_most_holes", "size")
+
     def __init__(self, base: int = 0, *, most: int = MOST_EXTENTS, most_holes: int = MOST_HOLES) -> None:
         self.size = base
         self._extents = [_Extent(0, base, From.BASE, 0)] if base else []
         self._covered = base
         self._most = most
         self._most_holes = most_holes
+
+    @classmethod
+    def of(cls, numbers: tuple[int, ...]) -> Extents:
+        """Extents in a temporary as :meth:`numbers` has written them down."""
+        found = cls()
+        found.size = numbers[0]
+        for at in range(1, len(numbers), 3):
+            start, end, place = numbers[at : at + 3]
+            found._extents.append(_Extent(start, end, From.TEMPORARY, place))
+        found._covered = _bytes(found._extents)
+        return found
+
+    def numbers(self) -> tuple[int, ...]:
+        """The size, then start, end and place in the temporary of each extent.
+
+        :raises ValueError: there is a base.
+        """
+        if any(extent.source is not From.TEMPORARY for extent in self._extents):
+            raise ValueError("extents of a base")
+        return (self.size, *(n for extent in self._extents for n in (extent.start, extent.end, extent.at)))
 
     def __len__(self) -> int:
         """How many extents there are."""

@@ -170,10 +170,10 @@ class Mailboxes:
                 await self._writer.rename_mailbox(old, new)
             finally:
                 await self._store.refresh_tree()
-        for draft in self._drafts.all():
-            if f"{draft.folder.name}/".startswith(f"{old}/"):
-                now = new + draft.folder.name.removeprefix(old)
-                draft.mailbox_is(self._store.folders.get(now, draft.folder))
+        for was in self._drafts.folders():
+            if f"{was.name}/".startswith(f"{old}/"):
+                now_is = self._store.folders.get(new + was.name.removeprefix(old), was)
+                self._drafts.mailbox_is(was, now_is)
         for now, some in self._below(new):
             with suppress(OSError, DboxfsError):  # the next request reads it again
                 await self._store.check(some)

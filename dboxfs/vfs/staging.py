@@ -43,7 +43,7 @@ import errno
 import logging
 from array import array
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +53,7 @@ from dboxfs.dbox import PREFIX_SIZE, detect, is_encrypted
 from dboxfs.errors import DboxfsError
 from dboxfs.store import Folder, Store
 from dboxfs.store.names.of_mailbox import number_of
-from dboxfs.store.write import Eol, NewMessage, RefusedMessage, StoreWriter, Wanted
+from dboxfs.store.write import Eol, RefusedMessage, StoreWriter, Wanted
 from dboxfs.vfs.back_already import is_back_already
 from dboxfs.vfs.brought import folder_guid, number
 from dboxfs.vfs.changes import MessageChanges, mailbox_of
@@ -67,6 +67,7 @@ from dboxfs.vfs.node import Inodes
 from dboxfs.vfs.restore_report import RestoreReport
 from dboxfs.vfs.seen import as_seen
 from dboxfs.vfs.staging_file import StagingFile, StagingSegment
+from dboxfs.vfs.staging_order import asked_uid, in_order, new_message
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +147,7 @@ class Staging:
             raise error
         draft.staged()
         self.touch(draft.folder)
+        self._drafts.rest(draft)
 
     def is_other_now(self, folder: Folder, name: bytes) -> None:
         """Have the kernel look up a name again: it stands for another file, or for a shorter one."""
@@ -160,8 +162,8 @@ class Staging:
         if not self._changes.just_came(folder, uid):
             raise Refused(errno.EEXIST)
 
-    def staged(self, folder: Folder) -> list[Draft]:
-        """The staged files of a mailbox."""
+    def _staged(self, folder: Folder) -> list[Draft]:
+        """The staged files of a mailbox, to be changed."""
         return [draft for draft in self._drafts.of_folder(folder) if draft.is_staged]
 
     # -- mailboxes -----------------------------------------------------------------------------
@@ -201,7 +203,13 @@ class Staging:
         :return: False: this is not an empty INBOX.
         """
         box = folder.mailbox
-        if folder.name != "INBOX" or box is None or len(box) or folder.children or self.staged(folder):
+        if (
+            folder.name != "INBOX"
+            or box is None
+            or len(box)
+            or folder.children
+            or folder in self._drafts.staged_folders()
+        ):
             return False
         self._vanished = True
         return True
@@ -234,7 +242,7 @@ class Staging:
         brought = self._brought.get(folder)
         is_known = brought is not None and None not in (brought.guid, brought.uid_validity)
         is_known |= folder in self._known or not self._changes.is_new_mailbox(folder)
-        return is_known and all(draft.brought.names for draft in self.staged(folder))
+        return is_known and self._drafts.have_attributes(folder)
 
     async def commit(self, folders: Iterable[Folder] | None = None) -> None:
         """Make messages of staged files, mailbox by mailbox (None: of all mailboxes).
@@ -252,6 +260,7 @@ class Staging:
                     log.error("%s: could not be committed: %s", shown, exc)
                     self._report.failed[shown] = str(exc)
                     self.touch(folder)
+                    self._drafts.rest_all()
                 else:
                     self._report.failed.pop(shown, None)
             self._report.under_way = ""
@@ -266,8 +275,7 @@ class Staging:
             raise Refused(errno.EIO)
 
     def _waiting(self) -> set[Folder]:
-        staged = {draft.folder for draft in self._drafts.all() if draft.is_staged}
-        return staged | set(self._brought)
+        return set(self._drafts.staged_folders()) | set(self._brought)
 
     async def _commit(self, before: Folder) -> None:
         folder = self._now(before)
@@ -283,14 +291,14 @@ class Staging:
         if brought is not None and brought.next_uid is not None:
             await self._set_next_uid(folder, brought.next_uid)
         self._report.mailboxes += 1
-        if not self.staged(before) and not any(d.folder is before for d in self._drafts.all()):
+        if before not in self._drafts.folders():
             file = self._files.pop(before, None)
             if file is not None:
                 file.close()
 
     def _now(self, folder: Folder) -> Folder:
         """The folder that has now the mailbox that *folder* had when its files were staged."""
-        for draft in self.staged(folder):
+        for draft in self._drafts.staged(folder):
             guid = draft.standing.guid
             found = self._changes.folder_with(folder, guid) if guid is not None else None
             return folder if found is None else found
@@ -299,10 +307,15 @@ class Staging:
     @asynccontextmanager
     async def _held(self, folder: Folder) -> AsyncIterator[list[Draft]]:
         """The staged files of a mailbox that no process has open; their locks are held."""
-        async with AsyncExitStack() as stack:
-            for draft in sorted(self.staged(folder), key=lambda draft: draft.inode):
-                await stack.enter_async_context(draft.lock)
-            yield [draft for draft in self.staged(folder) if not draft.handles and not draft.failed]
+        held = []
+        try:
+            for draft in sorted(self._staged(folder), key=lambda draft: draft.inode):
+                await draft.lock.acquire()
+                held.append(draft)
+            yield [draft for draft in self._staged(folder) if not draft.handles and not draft.failed]
+        finally:
+            for draft in held:
+                draft.lock.release()
 
     async def _identify(self, before: Folder, folder: Folder) -> None:
         """Give the mailbox the guid and UIDVALIDITY that were set on its directory, if it can have them."""
@@ -338,12 +351,12 @@ class Staging:
         drafts = [draft for draft in drafts if not await self._is_there(folder, draft)]
         if not drafts:
             return
-        ordered = _in_order(drafts, box.uid_next)
+        ordered = in_order(drafts, box.uid_next)
         messages = []
         for draft, uid in ordered:
             is_free = self._changes.is_free(folder, draft.name)
             name = Wanted(draft.name) if is_free and draft.name != b"%d.eml" % (uid or 0) else None
-            messages.append(_message(draft, uid or next_uid, name))
+            messages.append(new_message(draft, uid or next_uid, name))
             if not is_free:
                 self._report.tell(shown, draft.name, "name", "a message has it already")
         arrived = await self._changes.save_all(folder, messages)
@@ -361,7 +374,7 @@ class Staging:
 
     async def _is_there(self, folder: Folder, draft: Draft) -> bool:
         """Whether the mailbox has this message already; if so, the message gets the file's name."""
-        uid, convert = _asked(draft), self._writer.options.eol is Eol.LF
+        uid, convert = asked_uid(draft), self._writer.options.eol is Eol.LF
         if uid is None or not await is_back_already(mailbox_of(folder), uid, draft, convert=convert):
             return False
         if self._changes.has_no_name(folder, uid) and self._changes.is_free(folder, draft.name):
@@ -402,7 +415,7 @@ class Staging:
 
     def describe(self) -> dict[str, object]:
         """The content of restore.json."""
-        staged = sum(draft.is_staged for draft in self._drafts.all())
+        staged = sum(self._drafts.staged_folders().values())
         return self._report.describe(staged=staged, on_disk=sum(file.size for file in self._files.values()))
 
     def close(self) -> None:
@@ -410,39 +423,3 @@ class Staging:
         for file in self._files.values():
             file.close()
         self._files.clear()
-
-
-def _asked(draft: Draft) -> int | None:
-    """The uid that a file asks for."""
-    return draft.brought.uid if draft.brought.uid is not None else number_of(draft.name)
-
-
-def _in_order(drafts: list[Draft], next_uid: int) -> list[tuple[Draft, int | None]]:
-    """Files in the order of their new uids, each with the uid that it asks for; None: it can't get that."""
-    last, kept, others = next_uid - 1, list[tuple[Draft, int | None]](), list[Draft]()
-    for draft in sorted(
-        drafts, key=lambda draft: (_asked(draft) or 0, draft.brought.uid is None, draft.name)
-    ):
-        asked = _asked(draft)
-        if asked is None or asked <= last:
-            others.append(draft)
-        else:
-            kept.append((draft, asked))
-            last = asked
-    return kept + [(draft, None) for draft in others]
-
-
-def _message(draft: Draft, uid: int | None, wanted: Wanted | None) -> NewMessage:
-    brought = draft.brought
-    return NewMessage(
-        draft.source(),
-        brought.received if brought.received is not None else draft.created,
-        brought.flags,
-        brought.keywords,
-        uid=uid,
-        saved=brought.saved,
-        guid_text=brought.guid,
-        orig_mailbox=brought.orig_mailbox,
-        pop3_uidl=brought.pop3_uidl,
-        wanted=wanted,
-    )

@@ -71,18 +71,23 @@ class StagingFile:
 
 
 class StagingSegment:
-    """The temporary of one draft: its pieces of a staging file, in order."""
+    """The temporary of one draft: its pieces of a staging file, in order.
 
+    :ivar file: the staging file.
+    :ivar extents: where in it the pieces are.
+    """
+
+    __slots__ = ("extents", "file")
     taken = False
 
-    def __init__(self, file: StagingFile) -> None:
-        self._file = file
-        self._extents = Extents()
+    def __init__(self, file: StagingFile, extents: Extents | None = None) -> None:
+        self.file = file
+        self.extents = Extents() if extents is None else extents
 
     @property
     def size(self) -> int:
         """Bytes written to it."""
-        return self._extents.size
+        return self.extents.size
 
     async def write_all(self, data: bytes) -> None:
         """Append bytes.
@@ -90,12 +95,12 @@ class StagingSegment:
         :raises OSError: they can't be written.
         :raises Refused: EFBIG: it would be in too many parts.
         """
-        at = await self._file.append(data)
-        self._extents.write(self.size, len(data), at)
+        at = await self.file.append(data)
+        self.extents.write(self.size, len(data), at)
 
     async def read(self, size: int, offset: int) -> bytes:
         """Exactly *size* bytes at *offset*, fewer at the end."""
-        parts = [await self._file.read(piece.size, piece.at) for piece in self._extents.pieces(offset, size)]
+        parts = [await self.file.read(piece.size, piece.at) for piece in self.extents.pieces(offset, size)]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def descriptor(self) -> int | None:
@@ -104,15 +109,15 @@ class StagingSegment:
 
     def rollback(self) -> None:
         """Empty it."""
-        self._extents = Extents()
+        self.extents = Extents()
 
     async def settle(self) -> None:
         """Hand everything to the file system, so that its errors are known."""
-        await self._file.settle()
+        await self.file.settle()
 
     async def sync(self) -> None:
         """Make everything durable, where commits are durable."""
-        await self._file.sync()
+        await self.file.sync()
 
     def close(self) -> None:
         """Does nothing: its bytes are deleted with the staging file."""

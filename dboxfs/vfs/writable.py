@@ -139,8 +139,7 @@ class WritableVfs:
 
     def _staged_rows(self, folder: Folder) -> list[ListingRow]:
         """The staged files of a directory, for a listing."""
-        staged = self.staging.staged(folder) if self.staging is not None else []
-        found = [(draft.name, self._draft_attrs(draft)) for draft in staged]
+        found = [(draft.name, self._draft_attrs(draft)) for draft in self._drafts.staged(folder)]
         return [
             ListingRow(0, name, a.inode, a.size, a.modified_ns // NS, a.changed_ns, 0.0) for name, a in found
         ]

@@ -103,7 +103,7 @@ async def test_a_message_that_is_written_already_is_not_written_apart(
 
 
 async def test_of_a_draft_that_was_not_opened_nothing_stays(m: Mounted, p: Program, q: Program) -> None:
-    before = len(m.vfs._drafts.all())
+    before = len(m.vfs._drafts.unpacked())
     reader = await q.open("INBOX/1.eml")
     with raises(errno.ESTALE):
         await p.rw.open(reader.inode, os.O_WRONLY | os.O_APPEND, p.pid)
@@ -111,15 +111,15 @@ async def test_of_a_draft_that_was_not_opened_nothing_stays(m: Mounted, p: Progr
     await opened.file.flush()
     await opened.file.release()
     await reader.close()
-    assert len(m.vfs._drafts.all()) == before
+    assert len(m.vfs._drafts.unpacked()) == before
 
 
 async def test_drafts_that_nobody_opens_after_all_do_not_pile_up(m: Mounted, p: Program) -> None:
     reader = await m.program().open("INBOX/1.eml")
-    before = len(m.vfs._drafts.all())
+    before = len(m.vfs._drafts.unpacked())
     for _ in range(100):
         with raises(errno.ESTALE):
             await p.rw.open(reader.inode, os.O_WRONLY, m.program().pid)
-    assert len(m.vfs._drafts.all()) - before <= 16
+    assert len(m.vfs._drafts.unpacked()) - before <= 16
     await reader.close()
     assert await p.texts() == {"1.eml": ONE}

@@ -1,0 +1,134 @@
+"""Staged files that nobody has open, a few hundred bytes each.
+
+A backup that is put back has tens of thousands of files that wait for the commit of their mailbox.  As a
+:class:`~dboxfs.vfs.draft.Draft` each takes some 2 KiB, packed a row of bytes::
+
+    row    group (4 bytes) | name, date, attributes, extents and what is in memory (marshal)
+
+What many rows have in common is a *group*: mailbox, its guid, the inode of the directory, the staging file,
+and whether the files have been given attributes.
+
+A row and a draft of the same file are never there at once: :meth:`PackedDrafts.take` removes the row, and
+:class:`~dboxfs.vfs.drafts.Drafts` packs a draft when nothing else refers to it.
+
+Concurrency: nothing here awaits.
+"""
+
+from __future__ import annotations
+
+import marshal
+from collections import Counter
+from collections.abc import Iterator
+from operator import attrgetter
+from typing import NamedTuple
+
+from dboxfs.store import Folder
+from dboxfs.vfs.brought import NAMES, Brought
+from dboxfs.vfs.content import PackedContent
+from dboxfs.vfs.draft import PackedDraft
+from dboxfs.vfs.draft_stages import Stage, Standing
+from dboxfs.vfs.staging_file import StagingFile
+
+_attributes = attrgetter(*NAMES)
+_NOTHING_BROUGHT = Brought()
+
+
+class _Group(NamedTuple):
+    folder: Folder
+    guid: bytes | None
+    parent: int
+    file: StagingFile | None
+    has_attributes: bool
+
+
+class PackedDrafts:
+    """The rows, by inode and by name."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, bytes] = {}
+        self._names: dict[int, dict[bytes, int]] = {}
+        self._groups: dict[_Group, bytes] = {}
+        self._by_number: list[_Group] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    # -- in and out ----------------------------------------------------------------------------
+
+    def put(self, inode: int, packed: PackedDraft, parent: int) -> None:
+        """Keep a draft, whose name is one of the directory *parent*."""
+        standing, content, brought = packed.standing, packed.content, packed.brought
+        group = _Group(standing.folder, standing.guid, parent, content.file, brought != _NOTHING_BROUGHT)
+        number = self._groups.get(group)
+        if number is None:
+            number = self._groups[group] = len(self._by_number).to_bytes(4, "little")
+            self._by_number.append(group)
+        self._rows[inode] = number + marshal.dumps(
+            (
+                standing.name, standing.exclusive, standing.takes_place, packed.created, packed.creator,
+                _attributes(brought), content[1:],
+            )
+        )  # fmt: skip
+        self._names.setdefault(parent, {})[standing.name] = inode
+
+    def take(self, inode: int) -> tuple[PackedDraft, tuple[int, bytes]] | None:
+        """Keep a draft no longer; gives it, with the directory and the name; None: it is none of these."""
+        row = self._rows.pop(inode, None)
+        if row is None:
+            return None
+        packed, parent = self._unpacked(row)
+        names = self._names[parent]
+        del names[packed.standing.name]
+        if not names:
+            del self._names[parent]
+        if not self._rows:
+            self.clear()
+        return packed, (parent, packed.standing.name)
+
+    def clear(self) -> None:
+        """Forget all."""
+        for some in (self._rows, self._names, self._groups, self._by_number):
+            some.clear()
+
+    # -- finding -------------------------------------------------------------------------------
+
+    def inode(self, parent: int, name: bytes) -> int | None:
+        """The inode of the file with this name; None: it is none of these."""
+        names = self._names.get(parent)
+        return names.get(name) if names is not None else None
+
+    def inodes(self, folder: Folder) -> list[int]:
+        """Those of the files in *folder*."""
+        numbers = {number for group, number in self._groups.items() if group.folder is folder}
+        return [inode for inode, row in self._rows.items() if row[:4] in numbers] if numbers else []
+
+    def look(self, folder: Folder) -> Iterator[tuple[int, PackedDraft]]:
+        """Those in *folder* with their inodes, one at a time; they stay here."""
+        for inode in self.inodes(folder):
+            row = self._rows.get(inode)
+            if row is not None:
+                yield inode, self._unpacked(row)[0]
+
+    def folders(self) -> Counter[Folder]:
+        """How many there are, by mailbox."""
+        found: Counter[Folder] = Counter()
+        for number, count in self._numbers().items():
+            found[self._by_number[int.from_bytes(number, "little")].folder] += count
+        return found
+
+    def have_attributes(self, folder: Folder) -> bool:
+        """Whether each file of *folder* has been given something beside its bytes."""
+        groups = (self._by_number[int.from_bytes(number, "little")] for number in self._numbers())
+        return all(group.has_attributes for group in groups if group.folder is folder)
+
+    def _numbers(self) -> Counter[bytes]:
+        return Counter(row[:4] for row in self._rows.values())
+
+    def _unpacked(self, row: bytes) -> tuple[PackedDraft, int]:
+        group = self._by_number[int.from_bytes(row[:4], "little")]
+        name, exclusive, takes_place, created, creator, brought, content = marshal.loads(row[4:])
+        standing = Standing(Stage.STAGED, group.folder, name, group.guid, None, exclusive, takes_place)
+        packed = PackedDraft(
+            standing, created, creator, Brought(*brought), PackedContent(group.file, *content)
+        )
+        return packed, group.parent
