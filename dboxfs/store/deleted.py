@@ -10,8 +10,9 @@ saved to*.  A message that was moved later still names that mailbox, which may b
 of the expunge is not stored.  Flags are known only while the expunge is a request.
 
 :meth:`DeletedMessages.look` gives a snapshot.  A purge may remove any of them at any time;
-:meth:`~dboxfs.store.write.StoreWriter.undelete` checks again under the map's lock.  This module neither locks
-nor writes.  Concurrency: one event loop; two calls of ``look`` at once at most read the same records twice.
+:meth:`~dboxfs.store.write.writer.StoreWriter.undelete` checks again under the map's lock.  This module
+neither locks nor writes.  Concurrency: one event loop; two calls of ``look`` at once at most read the same
+records twice.
 """
 
 from __future__ import annotations

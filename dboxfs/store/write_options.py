@@ -43,7 +43,7 @@ class LockMethod(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """Options of a :class:`~dboxfs.store.write.StoreWriter`.
+    """Options of a :class:`~dboxfs.store.write.writer.StoreWriter`.
 
     :param lock_timeout: seconds to wait for a lock before StoreBusy.
     :param dbox_version: 2 (Dovecot reads it) or 3 (``dbox/FORMAT3.md``), of new messages; messages of

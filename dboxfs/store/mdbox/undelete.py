@@ -34,7 +34,7 @@ async def undelete(
     messages: Sequence[Expunged],
     named: Wanted | None,
 ) -> Copied:
-    """See :meth:`dboxfs.store.write.StoreWriter.undelete`."""
+    """See :meth:`dboxfs.store.write.writer.StoreWriter.undelete`."""
     sources = [message.requested[0] for message in messages if message.requested is not None]
     async with work.locked_map() as mapping, work.mailboxes([target, *sources]) as indexes:
         there = indexes[target]

@@ -1,7 +1,12 @@
-"""Writing a store, as a plain library; ``PROTOCOL.md`` beside this file lists the steps."""
+"""Writing a store, as a plain library; ``PROTOCOL.md`` beside this file lists the steps.
 
-from dboxfs.store.mdbox.purge import Purged, PurgeProgress
-from dboxfs.store.write.maintain import Maintained
+The modules of ``sdbox`` and ``mdbox`` use those of this package, and :class:`StoreWriter` uses them.  So the
+names of what stands above them (:data:`_ABOVE`) are imported when a module asks for them.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
 from dboxfs.store.write.meaning import meaning
 from dboxfs.store.write.message import (
     BodySource,
@@ -19,7 +24,6 @@ from dboxfs.store.write.new_store import init_store
 from dboxfs.store.write.results import Copied, Saved
 from dboxfs.store.write.spool import Spool
 from dboxfs.store.write.versions import with_version
-from dboxfs.store.write.writer import StoreWriter
 from dboxfs.store.write_errors import (
     DovecotNeedsVersion2,
     IndexMissing,
@@ -32,6 +36,11 @@ from dboxfs.store.write_errors import (
     TextGone,
 )
 from dboxfs.store.write_options import Eol, Fsync, LockMethod, Neighbour, WriteOptions
+
+if TYPE_CHECKING:
+    from dboxfs.store.mdbox.purge import Purged, PurgeProgress
+    from dboxfs.store.write.maintain import Maintained
+    from dboxfs.store.write.writer import StoreWriter
 
 __all__ = [
     "BodySource",
@@ -70,3 +79,21 @@ __all__ = [
     "meaning",
     "with_version",
 ]
+
+_ABOVE = {
+    "Maintained": "dboxfs.store.write.maintain",
+    "PurgeProgress": "dboxfs.store.mdbox.purge",
+    "Purged": "dboxfs.store.mdbox.purge",
+    "StoreWriter": "dboxfs.store.write.writer",
+}
+"""Modules of the names that are imported later."""
+
+
+def __getattr__(name: str) -> object:
+    """A name of a module that stands above ``sdbox`` and ``mdbox``.
+
+    :raises AttributeError: there is no such name.
+    """
+    if name not in _ABOVE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_ABOVE[name]), name)
