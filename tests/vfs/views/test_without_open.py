@@ -11,6 +11,7 @@ from dboxfs.vfs.unopened import Unopened
 from dboxfs.vfs.views import without_open
 from dboxfs.vfs.views.mh import MhView
 from tests.vfs.inside import ONE, TWO, raises
+from tests.vfs.test_names_anew import SAME_SIZE, written_anew
 from tests.vfs.test_unopened import Pages
 from tests.vfs.views.inside import InMaildir, maildir, mh
 
@@ -74,3 +75,12 @@ async def test_a_listing_has_each_message_under_the_name_that_a_look_finds(kind:
         found = [await m.p.read(f"INBOX/{sub}/{name}") for sub in listed for name in listed[sub]]
         assert len(set(found)) == 150
         assert ONE in found
+
+
+async def test_a_name_that_another_mount_gives_makes_the_times_of_cur_and_new_old(m: InMaildir) -> None:
+    await m.inner.program().rename("INBOX/1.eml", "INBOX/first-a")
+    places = {await m.p.inode("INBOX/cur"), await m.p.inode("INBOX/new")}
+    written_anew(m.inner, SAME_SIZE)
+    m.inner.told.changed.clear()
+    await m.inner.name_reader.look(m.inner.folder())
+    assert places <= set(m.inner.told.changed)
