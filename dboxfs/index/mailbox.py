@@ -18,9 +18,8 @@ from dboxfs.index.state import IndexState
 SDBOX_HEADER = "dbox-hdr"
 MDBOX_HEADER = "mdbox-hdr"
 
-#: Flags of the header: some message has a P (POP3 UIDL), or an O (POP3 order) metadata line.
+#: Flag of the header: some message has a P (POP3 UIDL) metadata line.  (0x02: an O line, POP3 order.)
 HAVE_POP3_UIDLS = 0x01
-HAVE_POP3_ORDERS = 0x02
 
 POP3_UIDL = "hdr-pop3-uidl"
 """Extension whose header has the highest uid with a P line (4 bytes)."""

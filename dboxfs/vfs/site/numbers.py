@@ -68,11 +68,6 @@ class SiteNumbers:
         """The inode number of the directory of a domain."""
         return self._take(b"domain\0" + name, name) << 32
 
-    def domain_of(self, inode: int) -> bytes | None:
-        """The domain whose directory *inode* is; None: it isn't a domain's."""
-        meant = self._meant.get(inode >> 32) if not inode & (DRAFTS | UID_MASK) else None
-        return meant if isinstance(meant, bytes) else None
-
     def meant(self, inode: int) -> Meant:
         """The user, and the number in the user's file system, of an inode number of the site.
 
