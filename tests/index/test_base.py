@@ -188,3 +188,9 @@ def test_what_is_written_can_be_read_again_or_is_not_written() -> None:
         encode_index(state)
     empty = build.replayed()
     assert len(parse_index(encode_index(empty))) == 0
+
+
+def test_a_snapshot_that_nobody_could_read_is_not_written() -> None:
+    state = build.replayed(build.append(1, 2, 3))  # messages, and no uid_validity
+    with pytest.raises(FormatError, match="uid_validity"):
+        encode_index(state)
