@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.live.dovecot import Account
-from tests.live.mounts import DBOXFS, dboxfs, is_mounted
+from tests.live.mounts import DBOXFS, is_mounted
 from tests.stress.clients import flags_of, uid_of, words
 from tests.stress.journal import Item, Key
 from tests.stress.texts import Mangled, parse
@@ -76,22 +76,31 @@ class Served:
         if self._process is None:
             return
         if is_mounted(self.mnt):
-            done = dboxfs("umount", self.mnt)
+            done = subprocess.run(
+                [DBOXFS, "umount", self.mnt], capture_output=True, text=True, check=False, timeout=3 * seconds
+            )  # it has a patience of its own
             if done.returncode:
-                raise RuntimeError(f"dboxfs umount {self.mnt}: {done.stderr.strip()}")
+                raise RuntimeError(f"dboxfs umount {self.mnt}: {done.stderr.strip()}{self._dump()}")
         began = time.monotonic()
         try:
             self._process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            self._process.send_signal(signal.SIGUSR1)  # it writes what it does to its log
-            time.sleep(2)
             who = ", ".join(map(str, namespaces_with(self.mnt))) or "none"
             raise RuntimeError(
                 f"the daemon of {self.mnt} is there {seconds:.0f} s after its unmount; processes in whose "
-                f"namespace it is mounted: {who}"
+                f"namespace it is mounted: {who}{self._dump()}"
             ) from None
         self.ended = time.monotonic() - began
         self._process = None
+
+    def _dump(self) -> str:
+        """What the daemon does now, as it writes it to its log at a SIGUSR1."""
+        if self._process is None or self._process.poll() is not None or not self.log.exists():
+            return ""
+        before = self.log.stat().st_size
+        self._process.send_signal(signal.SIGUSR1)
+        time.sleep(2)
+        return "\n" + self.log.read_bytes()[before:].decode(errors="replace")
 
     def abandon(self) -> None:
         """Take it away, whatever state it is in."""
