@@ -53,6 +53,24 @@ async def test_what_is_listed_can_be_read(m: Mounted, p: Program, path: str) -> 
     assert bool(names) == bool(path)
 
 
+async def test_attributes_that_can_be_set_are_listed_before_those_that_only_inform(
+    m: Mounted, p: Program
+) -> None:
+    names = [
+        name.decode().removeprefix("user.dbox.")
+        for name in await m.vfs.listxattr(await p.inode("INBOX/1.eml"))
+    ]
+    assert names[:6] == ["flags", "keywords", "guid", "saved", "received", "uid"]
+    assert names[-3:] == ["virtual_size", "modseq", "location"]
+    assert await m.vfs.listxattr(await p.inode("Work")) == [
+        b"user.dbox." + name
+        for name in (
+            b"subscribed", b"mailbox", b"uidvalidity", b"guid",
+            b"uidnext", b"messages", b"unseen", b"highestmodseq",
+        )
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("path", ["INBOX/1.eml", "INBOX", "", ".dboxfs", ".dboxfs/stats.json"])
 @pytest.mark.parametrize(
     ("name", "number"),
