@@ -94,11 +94,11 @@ async def test_a_store_that_nobody_uses_is_closed_and_opens_again(jumping_clock:
 async def test_a_store_with_an_open_file_is_not_closed(jumping_clock: trio.abc.Clock) -> None:
     async with site_mounted(limits=SiteLimits(idle=60)) as m:
         file = await m.program().open("ann/INBOX/1.eml")
-        await trio.sleep(500)
+        await trio.sleep(70)
         assert m.open_now == ["ann"]
         assert await file.read() == text_of("ann")
         await file.close()
-        await trio.sleep(500)
+        await trio.sleep(70)
         assert m.open_now == []
 
 
@@ -208,7 +208,7 @@ async def test_what_is_written_is_the_user_s_and_stays_over_a_close(
         await p.mkdir("ann/Work")
         await p.rename("ann/INBOX/1.eml", "ann/Work/moved")
         await p.set_xattr("ann/INBOX/note", "flags", "\\Seen")
-        await trio.sleep(500)
+        await trio.sleep(70)
         assert m.open_now == []
         assert await p.inode("ann/INBOX/note") == written
         assert await p.texts("ann/INBOX") == {"note": TWO}
@@ -221,11 +221,11 @@ async def test_a_temporary_keeps_its_store_open(jumping_clock: trio.abc.Clock) -
     async with site_mounted(write=ALONE, limits=SiteLimits(idle=60)) as m:
         p = m.program()
         await p.write("ann/INBOX/.note.x", TWO)
-        await trio.sleep(500)
+        await trio.sleep(70)
         assert m.open_now == ["ann"]
         await p.rename("ann/INBOX/.note.x", "ann/INBOX/note")
         assert await p.read("ann/INBOX/note") == TWO
-        await trio.sleep(500)
+        await trio.sleep(70)
         assert m.open_now == []
 
 
@@ -238,7 +238,7 @@ async def test_a_draft_s_number_means_nothing_after_its_store_was_closed(
         await file.write(TWO)
         draft = file.inode
         await file.close()
-        await trio.sleep(500)
+        await trio.sleep(70)
         await p.create("bob/INBOX/other")
         with raises(errno.ESTALE):
             await m.site.getattr(draft)
@@ -248,7 +248,7 @@ async def test_what_others_do_while_a_store_is_closed_is_seen(jumping_clock: tri
     async with site_mounted(limits=SiteLimits(idle=60)) as m:
         p = m.program()
         await p.names("ann/INBOX")
-        await trio.sleep(500)
+        await trio.sleep(70)
         others = await m.others("ann")
         await others.save("INBOX", [NewMessage(TWO, JULY)])
         await others.expunge("INBOX", [1])
