@@ -122,7 +122,6 @@ class Following:
         if folder in self._inodes:
             for name in names:
                 self._kernel.entry(self._inodes.of(folder), name)
-            self._kernel.attributes(self._inodes.of(folder))  # in a view they tell of names, too
             self._tell_listing(self._inodes.of(folder))
 
     # -- directories ---------------------------------------------------------------------------

@@ -188,13 +188,13 @@ def test_store_of_version_3_that_a_dovecot_has_been_at_since_is_not_written(
 
 @BOTH
 def test_store_that_was_converted_to_version_3_is_written_in_it(
-    dovecot: Dovecot, mounts: Mounts, tmp_path: Path, kind: str
+    dovecot: Dovecot, mounts: Mounts, kind: str
 ) -> None:
     account = dovecot.account(f"{kind}:{{home}}/mail")
     account.save(ONE)
     account.save(TWO)
     account.doveadm("fetch", "hdr.subject size.virtual", "all")
-    target = tmp_path / "converted"
+    target = account.home / "converted"  # where the owner of the store gets to
     done = dboxfs("convert", "--dbox-version", "3", account.root, target)
     assert done.returncode == 0, done.stderr
     assert "dbox version 3" in dboxfs("info", target).stdout

@@ -50,6 +50,8 @@ class ViewKernel:
 
     def listing(self, inode: int) -> None:
         for found in self._with_view(inode):
+            if found != inode:  # the times of the view's own directories tell of names, too
+                self._kernel.attributes(found)
             self._kernel.listing(found)
 
     def _with_view(self, inode: int) -> Sequence[int]:
