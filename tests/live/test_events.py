@@ -34,7 +34,10 @@ def test_tail_follows_what_dovecot_does(
     account.append([Append(b"Subject: hush\n\nx\n")])
     events = mounts.mount(account.location, options) / ".dboxfs/events"
     said = tmp_path / "said"
-    with said.open("wb") as out, subprocess.Popen(["tail", "-n", "+1", "-f", events], stdout=out) as tail:
+    with (
+        said.open("wb") as out,
+        subprocess.Popen(["tail", "-s", "0.1", "-n", "+1", "-f", events], stdout=out) as tail,
+    ):
         try:
             account.append([Append(b"Subject: hush\n\ny\n", r"\Seen")])
             first = wait_for_lines(said, 1)
