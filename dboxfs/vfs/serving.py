@@ -250,7 +250,7 @@ async def serve(store: Store, options: MountOptions, host: Host) -> Served:
     if not isinstance(kernel, ViewKernel):
         return Served(vfs, vfs, vfs if isinstance(vfs, WritableVfs) else None)
     view, writes = shown(vfs, options.view, kernel, names)
-    return Served(vfs, view if writes is None else writes, writes, view)
+    return Served(vfs, view if writes is None else writes, writes, view.without_open)
 
 
 async def _file_system(

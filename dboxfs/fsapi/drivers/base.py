@@ -17,17 +17,33 @@ Contract of a driver (:func:`dboxfs.fsapi.testing.conformance.check_driver` test
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import trio
 
 from dboxfs.fsapi.ops import Job, Op
-from dboxfs.fsapi.types import Capabilities
+from dboxfs.fsapi.types import Capabilities, Peek, PeekResult
 
 R = TypeVar("R")
+
+
+def peek_each(requests: Sequence[Peek], peek: Callable[[Peek], PeekResult]) -> list[PeekResult | OSError]:
+    """The answer or the error of each request.  A path that no file can have is EINVAL, for its own request
+    alone.
+    """
+    answers: list[PeekResult | OSError] = []
+    for request in requests:
+        try:
+            answers.append(peek(request))
+        except OSError as error:
+            answers.append(error)
+        except ValueError as error:
+            answers.append(OSError(errno.EINVAL, str(error), request.path))
+    return answers
 
 
 class Driver(Protocol):

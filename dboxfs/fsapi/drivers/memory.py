@@ -19,7 +19,7 @@ from typing import Any, ClassVar, TypeVar
 import trio
 
 from dboxfs.fsapi import ops
-from dboxfs.fsapi.drivers.base import Completions
+from dboxfs.fsapi.drivers.base import Completions, peek_each
 from dboxfs.fsapi.drivers.memory_tree import MemoryNode, Tree
 from dboxfs.fsapi.ops import Appended, Job, Op, OpenedFile, os_error
 from dboxfs.fsapi.types import Capabilities, DirEntry, Peek, PeekResult, Permissions
@@ -251,13 +251,7 @@ class MemoryDriver:
         """Does nothing: all files are in memory."""
 
     def _peek_many(self, op: ops.PeekMany) -> list[PeekResult | OSError]:
-        answers: list[PeekResult | OSError] = []
-        for request in op.requests:
-            try:
-                answers.append(self._peek(request))
-            except OSError as error:
-                answers.append(error)
-        return answers
+        return peek_each(op.requests, self._peek)
 
     def _peek(self, request: Peek) -> PeekResult:
         node = self._found(request.path, request.nofollow)

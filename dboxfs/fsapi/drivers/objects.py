@@ -38,6 +38,7 @@ from typing import IO, Any, ClassVar, TypeVar
 import trio
 
 from dboxfs.fsapi import ops
+from dboxfs.fsapi.drivers.base import peek_each
 from dboxfs.fsapi.drivers.object_client import PART, ObjectInfo, Objects
 from dboxfs.fsapi.drivers.object_files import key_of, make_stat, name_of, read_ranges
 from dboxfs.fsapi.drivers.pool import WorkerPool
@@ -260,13 +261,7 @@ class ObjectsDriver:
         ]
 
     def _peek_many(self, op: ops.PeekMany) -> list[PeekResult | OSError]:
-        answers: list[PeekResult | OSError] = []
-        for request in op.requests:
-            try:
-                answers.append(self._peek(request))
-            except OSError as error:
-                answers.append(error)
-        return answers
+        return peek_each(op.requests, self._peek)
 
     def _peek(self, request: Peek) -> PeekResult:
         info = self._found(request.path)

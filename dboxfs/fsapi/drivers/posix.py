@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Chain, execute_chain
 from dboxfs.fsapi.drivers.acting import acting_as
+from dboxfs.fsapi.drivers.base import peek_each
 from dboxfs.fsapi.ops import Appended, Op, OpenedFile, os_error
 from dboxfs.fsapi.types import DirEntry, Peek, PeekResult, Permissions
 
@@ -196,15 +197,7 @@ def _readlink(op: ops.Readlink) -> str:
 
 
 def _peek_many(op: ops.PeekMany) -> list[PeekResult | OSError]:
-    answers: list[PeekResult | OSError] = []
-    for request in op.requests:
-        try:
-            answers.append(_peek(request))
-        except OSError as error:
-            answers.append(error)
-        except ValueError as error:
-            answers.append(OSError(errno.EINVAL, str(error), request.path))
-    return answers
+    return peek_each(op.requests, _peek)
 
 
 def _peek(request: Peek) -> PeekResult:

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, TypeVar
 import trio
 
 from dboxfs.fsapi import ops
+from dboxfs.fsapi.drivers.base import peek_each
 from dboxfs.fsapi.drivers.object_blocks import BlockReader
 from dboxfs.fsapi.drivers.object_client import Objects
 from dboxfs.fsapi.drivers.object_files import make_stat, read_ranges
@@ -295,13 +296,7 @@ class SlicesDriver:
         return [DirEntry(name, is_dir, False) for name, is_dir in entries if name.startswith(op.prefix)]
 
     def _peek_many(self, op: ops.PeekMany) -> list[PeekResult | OSError]:
-        answers: list[PeekResult | OSError] = []
-        for request in op.requests:
-            try:
-                answers.append(self._peek(request))
-            except OSError as error:
-                answers.append(error)
-        return answers
+        return peek_each(op.requests, self._peek)
 
     def _peek(self, request: Peek) -> PeekResult:
         relative = self._file(request.path)

@@ -252,15 +252,18 @@ async def peek_reads_ranges(fs: FileSystem, root: str) -> None:
         Peek(f"{root}/none", ranges),
         Peek(root, ranges),
         Peek(paths[0], ((0, None),), limit=9),
+        Peek(f"{root}/no\0name", ranges),
     ]
     answers = await fs.peek(requests)
     assert await fs.peek([]) == [], "no requests"
-    missing, directory, limited = answers[30:33]
+    missing, directory, limited, impossible = answers[30:34]
     assert isinstance(missing, FileNotFoundError), f"ENOENT, not {missing!r}"
     assert isinstance(directory, IsADirectoryError), f"EISDIR, not {directory!r}"
     assert isinstance(limited, PeekResult), f"chunks, not {limited!r}"
     assert limited.chunks == (BODY[:9],), "the limit"
-    for number, answer in enumerate(answers[:30] + answers[33:]):
+    assert isinstance(impossible, OSError), f"EINVAL, not {impossible!r}"
+    assert impossible.errno == errno.EINVAL, f"EINVAL, not {impossible!r}"
+    for number, answer in enumerate(answers[:30] + answers[34:]):
         whole = BODY + b"%d" % number
         assert isinstance(answer, PeekResult), f"{paths[number]}: {answer!r}"
         assert answer.chunks == (whole[:4], whole[-3:], whole[len(BODY) :], whole[:2], b"", b"")

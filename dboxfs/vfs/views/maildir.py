@@ -85,7 +85,7 @@ class MaildirView:
         self._name_reader = name_reader
         self._told = ToldNames()
         self._moving: set[tuple[int, int]] = set()
-        self.without_open = WithoutOpen(reading, kernel)
+        self.without_open = WithoutOpen(reading, kernel, self.opendir)
         self.temporaries: Callable[[MaildirPlace], Awaitable[Sequence[Entry]]] = _no_temporaries
         self.hides: Callable[[MaildirPlace], bool] = lambda _: False
         self.more: Callable[[int], Awaitable[Sequence[Entry]]] = _nothing_more
@@ -344,27 +344,6 @@ class MaildirView:
             raise Refused(errno.EACCES)
         content = self._keywords_of(self.folder(place).mailbox)
         return Opened(OpenControlFile(content), direct_io=True, keep_cache=False)
-
-    # -- where nothing is opened ---------------------------------------------------------------
-
-    def unopen(self) -> None:
-        """Nothing is opened from now on."""
-        self.without_open.is_on = True
-
-    def content(self, inode: int) -> bytes | None:
-        """What a file says that the view makes; None: it makes none of this number.
-
-        :raises Refused: ESTALE: it said so too long ago.
-        """
-        return self.without_open.read(inode) if is_content(inode) else None
-
-    def listing_changes(self, inode: int) -> int:
-        """How often the entries of a directory have changed."""
-        return self.without_open.listing_changes(inode)
-
-    def mailbox_folder(self, inode: int) -> Folder | None:
-        """The mailbox that a directory is, or is one of; None: none, or it is gone."""
-        return self.without_open.folder(inode)
 
     # -- the rest is about inodes --------------------------------------------------------------
 

@@ -93,7 +93,7 @@ class MhView:
         self.layout = layout
         self.names = MhNames(reading.names, reading.inodes)
         self.shown = ShownSequences(reading.store, self.names)
-        self.without_open = WithoutOpen(reading, kernel)
+        self.without_open = WithoutOpen(reading, kernel, self.opendir)
         self._inner = inner
         self._kernel = kernel
         self.hides: Callable[[int], bool] = lambda _: False
@@ -222,27 +222,6 @@ class MhView:
         folder = (await self.reading.folders.checked(place.folder)).directory()
         shown = await self.shown.show(folder)
         return Opened(OpenSequences(shown.content, lambda: None), direct_io=True, keep_cache=False)
-
-    # -- where nothing is opened ---------------------------------------------------------------
-
-    def unopen(self) -> None:
-        """Nothing is opened from now on."""
-        self.without_open.is_on = True
-
-    def content(self, inode: int) -> bytes | None:
-        """What a file says that the view makes; None: it makes none of this number.
-
-        :raises Refused: ESTALE: it said so too long ago.
-        """
-        return self.without_open.read(inode) if is_content(inode) else None
-
-    def listing_changes(self, inode: int) -> int:
-        """How often the entries of a directory have changed."""
-        return self.without_open.listing_changes(inode)
-
-    def mailbox_folder(self, inode: int) -> Folder | None:
-        """The mailbox that a directory is, or is one of; None: none, or it is gone."""
-        return self.without_open.folder(inode)
 
     # -- the rest is about inodes --------------------------------------------------------------
 

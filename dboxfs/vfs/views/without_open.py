@@ -6,19 +6,21 @@
 * **Listings.**  The kernel keeps them.  It is told of messages and mailboxes that come and go by
   :mod:`dboxfs.vfs.following`; here, of names that change because flags do.
 
-Concurrency: nothing here awaits.
+Concurrency: only :meth:`WithoutOpen.opendir` awaits.
 """
 
 from __future__ import annotations
 
 import errno
 from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import NamedTuple
 
 from dboxfs.store import Folder
 from dboxfs.vfs.attrs import Attrs
 from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.listing import OpenDirectory
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.views.places import MaildirPlace, content_inode, is_content, place_of
 from dboxfs.vfs.views.told_names import ViewKernel
@@ -36,13 +38,17 @@ class _Content(NamedTuple):
 
 
 class WithoutOpen:
-    """Contents of files that a view makes, and how often its listings changed.
+    """Contents of files that a view makes, and how often its listings changed
+    (:class:`~dboxfs.vfs.unopened.UnopenedView`).
 
-    :ivar is_on: the kernel opens nothing.
+    :param opendir: the view's.
     """
 
-    def __init__(self, reading: ReadOnlyVfs, kernel: ViewKernel) -> None:
-        self.is_on = False
+    def __init__(
+        self, reading: ReadOnlyVfs, kernel: ViewKernel, opendir: Callable[[int], Awaitable[OpenDirectory]]
+    ) -> None:
+        self._opendir = opendir
+        self._is_on = False
         self._reading = reading
         self._kernel = kernel
         self._contents: OrderedDict[int, _Content] = OrderedDict()
@@ -50,11 +56,15 @@ class WithoutOpen:
         self._next = 1
         self._changes: Counter[int] = Counter()
 
+    def unopen(self) -> None:
+        """Nothing is opened from now on."""
+        self._is_on = True
+
     # -- files ---------------------------------------------------------------------------------
 
     def shown(self, place: MaildirPlace, data: bytes, attrs: Attrs) -> Attrs:
         """The attributes of a file that says *data* now: *attrs*, and a number of this content's own."""
-        if not self.is_on:
+        if not self._is_on:
             return attrs
         inode = self._latest.get(place, 0)
         if inode not in self._contents or self._contents[inode].data != data:
@@ -77,12 +87,12 @@ class WithoutOpen:
         """
         return replace(self._content(inode).attrs)
 
-    def read(self, inode: int) -> bytes:
-        """A content.
+    def content(self, inode: int) -> bytes | None:
+        """What a file says that the view makes; None: it makes none of this number.
 
-        :raises Refused: ESTALE: it was made too long ago.
+        :raises Refused: ESTALE: it said so too long ago.
         """
-        return self._content(inode).data
+        return self._content(inode).data if is_content(inode) else None
 
     def _content(self, inode: int) -> _Content:
         found = self._contents.get(inode)
@@ -91,6 +101,10 @@ class WithoutOpen:
         return found
 
     # -- listings ------------------------------------------------------------------------------
+
+    async def opendir(self, inode: int) -> OpenDirectory:
+        """A snapshot of a directory, as the view gives it."""
+        return await self._opendir(inode)
 
     def names_changed(self, inode: int) -> None:
         """Names in the directories of the mailbox *inode* changed, and no message came or went."""
@@ -102,8 +116,8 @@ class WithoutOpen:
         mailbox = mailbox_of(inode)
         return self._changes[mailbox] + self._reading.listing_changes(mailbox)
 
-    def folder(self, inode: int) -> Folder | None:
-        """The mailbox that a directory is, or is one of."""
+    def mailbox_folder(self, inode: int) -> Folder | None:
+        """The mailbox that a directory is, or is one of; None: none, or it is gone."""
         return self._reading.inodes.folder(mailbox_of(inode))
 
 

@@ -22,7 +22,7 @@ async def test_what_a_file_said_has_a_number_of_its_own_and_is_read_to_its_end(
     m: InMaildir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(without_open, "KEPT_CONTENTS", 2)
-    unopened = Unopened(m.inner.reading, Pages(), m.view)
+    unopened = Unopened(m.inner.reading, Pages(), m.view.without_open)
     path, said = "INBOX/dovecot-keywords", [b"0 one\n", b"0 one\n1 two\n", b"0 one\n1 two\n2 three\n"]
     numbers = []
     for word, content in zip(("one", "two", "three"), said, strict=True):
@@ -44,7 +44,7 @@ async def test_sequences_of_another_moment_have_another_number(kind: Kind) -> No
     async with mh(kind) as w:
         view = w.p.vfs
         assert isinstance(view, MhView)
-        unopened = Unopened(w.inner.reading, Pages(), view)
+        unopened = Unopened(w.inner.reading, Pages(), view.without_open)
         before = await w.p.stat("INBOX/.mh_sequences")
         await w.flag(1, add=SEEN)
         now = await w.p.stat("INBOX/.mh_sequences")
@@ -54,10 +54,10 @@ async def test_sequences_of_another_moment_have_another_number(kind: Kind) -> No
 
 async def test_a_change_of_flags_makes_the_listings_of_its_mailbox_old(m: InMaildir) -> None:
     cur = await m.p.inode("INBOX/cur")
-    before = m.view.listing_changes(cur)
+    before = m.view.without_open.listing_changes(cur)
     await m.flag(1, add=FLAGGED)
-    assert m.view.listing_changes(cur) > before
-    assert m.view.listing_changes(await m.p.inode("Work/cur")) == 0
+    assert m.view.without_open.listing_changes(cur) > before
+    assert m.view.without_open.listing_changes(await m.p.inode("Work/cur")) == 0
 
 
 async def test_a_listing_has_each_message_under_the_name_that_a_look_finds(kind: Kind) -> None:
