@@ -9,11 +9,11 @@ import argparse
 import os
 import sys
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import trio
 
 from dboxfs.cli.crypt_keys import add_keys, given_keys
+from dboxfs.cli.dates import date_or_days
 from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
@@ -54,7 +54,11 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     add_store(parser, by_option=by_option, users=True)
     add_each_user(parser)
     parser.add_argument("url", metavar="URL", help="of the archive")
-    parser.add_argument("--before", metavar="DATE", type=_date, help="only messages received before that day")
+    parser.add_argument(
+        "--before", metavar="DATE", type=date_or_days,
+        help="only messages received before that day (2026-11-01, local time) or time "
+        "(2026-11-01T08:00:00Z), or more than so many days ago (365d)",
+    )  # fmt: skip
     parser.add_argument(
         "--mailbox", metavar="NAME", action="append",
         help="only this mailbox (may be repeated); the others stay as the newest generation has them",
@@ -69,13 +73,6 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     )
     add_keys(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
-
-
-def _date(text: str) -> int:
-    try:
-        return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no day, such as 2026-11-01") from None
 
 
 def _number(text: str) -> int:

@@ -19,8 +19,8 @@ from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.progress import Meter
-from dboxfs.cli.status import first_error, message
-from dboxfs.cli.stores import add_store, choose_store
+from dboxfs.cli.status import UsageError, first_error, message
+from dboxfs.cli.stores import NOT_AN_ARCHIVE, add_at, add_store, choose_store
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store.location import Location
@@ -46,6 +46,7 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     parser.epilog = STATUS
     parser.set_defaults(run=check)
     add_store(parser, by_option=by_option, users=True)
+    add_at(parser)
     parser.add_argument("--quick", action="store_true", help="sizes and metadata only: don't read the texts")
     parser.add_argument("--json", action="store_true", help="one JSON object a line; the last is the summary")
     parser.add_argument(
@@ -62,6 +63,8 @@ def check(arguments: argparse.Namespace) -> int:
     """``dboxfs check STORE [--quick] [--json] [--unused] [--attachments DIR]``."""
     log_to_stderr()
     if arguments.users is not None:
+        if arguments.at is not None:
+            raise UsageError(NOT_AN_ARCHIVE)
         return for_each_user(
             arguments, EachUser("checked", check, tells_all=arguments.json, says_not_done=True)
         )
@@ -77,7 +80,10 @@ def check(arguments: argparse.Namespace) -> int:
         output = Output(as_json=arguments.json, location=location, meter=meter)
 
         async def run() -> Checked:
-            async with FileSystem(ThreadsDriver()) as fs, store_files(fs, location) as (files, place):
+            async with (
+                FileSystem(ThreadsDriver()) as fs,
+                store_files(fs, location, arguments.at) as (files, place),
+            ):
                 return await check_store(files, place, output.finding, options, output.progress)
 
         done = trio.run(run)

@@ -23,7 +23,7 @@ from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError, new_root
-from dboxfs.cli.stores import add_at, add_store, check_url, choose_store
+from dboxfs.cli.stores import NOT_AN_ARCHIVE, add_at, add_store, check_url, choose_store
 from dboxfs.errors import NoSuchStore, StoreBusy
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.fsapi.drivers.object_client import is_url
@@ -101,6 +101,8 @@ def import_mail(arguments: argparse.Namespace) -> int:
         check_url(path)
         view = ArchiveView(path, arguments.at)
     else:
+        if arguments.at is not None:
+            raise UsageError(NOT_AN_ARCHIVE)
         path = os.path.abspath(os.path.expanduser(path))
         source = find_source(path, arguments.kind)
     meter = Meter(quiet=arguments.quiet)

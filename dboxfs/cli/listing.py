@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import re
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+from dboxfs.cli.dates import date_or_days
 from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import one_line
 from dboxfs.cli.show import folder_path, shown_folders, shown_name, trouble, warn_of_hidden, with_store
 from dboxfs.cli.status import UsageError
-from dboxfs.cli.stores import add_store, choose_store
+from dboxfs.cli.stores import add_at, add_store, choose_store
 from dboxfs.errors import NoSuchMailbox
 from dboxfs.store import Folder, Store
 from dboxfs.store.headers import HeaderReader
@@ -26,7 +25,6 @@ from dboxfs.util.dates import rfc3339
 from dboxfs.vfs.options import View
 
 _SIZES = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_DAYS = re.compile(r"([0-9]{1,6})d")
 
 
 def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
@@ -39,6 +37,7 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
         "damaged, and the exit status is 1; with -0 it is only told.\n\n" + STORE_HELP
     )
     add_store(parser, by_option=by_option)
+    add_at(parser)
     parser.add_argument("mailbox", metavar="MAILBOX", nargs="?")
     which = parser.add_argument_group("which messages (all of it has to be true)")
     which.add_argument("--unseen", action="store_true", help="without \\Seen")
@@ -50,9 +49,10 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     which.add_argument("--subject", metavar="TEXT", help="TEXT is in the field Subject")
     which.add_argument(
         "--since",
-        type=since,
+        type=date_or_days,
         metavar="DATE",
-        help="received on DATE (2026-06-30, local time) or later, or in the last days (7d)",
+        help="received on DATE (2026-06-30, local time; or 2026-06-30T08:00:00Z) or later, or in the last "
+        "days (7d)",
     )
     which.add_argument("--larger", type=_size, metavar="SIZE", help="than SIZE bytes (20k, 3M, 1G)")
     how = parser.add_mutually_exclusive_group()
@@ -61,20 +61,6 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
         "-0", dest="nul", action="store_true", help="only the paths in a mount, each with a NUL behind it"
     )
     parser.set_defaults(run=ls)
-
-
-def since(text: str) -> int:
-    """A date, or so many days ago (``7d``), in seconds since the epoch.
-
-    :raises argparse.ArgumentTypeError: it is neither.
-    """
-    days = _DAYS.fullmatch(text)
-    try:
-        if days:
-            return int((datetime.datetime.now() - datetime.timedelta(days=int(days[1]))).timestamp())
-        return int(datetime.datetime.fromisoformat(text).timestamp())
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text!r}: give a date (2026-06-30) or days (7d)") from None
 
 
 def _size(text: str) -> int:
@@ -90,11 +76,11 @@ def ls(arguments: argparse.Namespace) -> int:
     query = _query(arguments)
     location = choose_store(arguments, archives=True).location
     if arguments.mailbox is None and query == Query() and not arguments.json and not arguments.nul:
-        return with_store(location, _list_mailboxes)
+        return with_store(location, _list_mailboxes, arguments.at)
     work: Callable[[Store], Awaitable[int]]
     listing = _Listing(arguments, query, mountpoint)
     work = listing.run
-    return with_store(location, work)
+    return with_store(location, work, arguments.at)
 
 
 def _query(arguments: argparse.Namespace) -> Query:

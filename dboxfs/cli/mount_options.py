@@ -56,7 +56,7 @@ options for -o:
   metrics_public       also where other machines can ask
   namespaces           with --user: the user's other namespaces too (public, shared by others), each below
                        the directories of its prefix
-  at=DATE              of an archive (a URL): the newest generation before that day, or time in UTC
+  at=DATE              of an archive (a URL): the newest generation before that day or time
   separator=C          between the parts of user.dbox.mailbox (default /)
   entries=auto|epoch|companion|timeout
                        how the kernel hears that a name means something else (default auto)
@@ -212,7 +212,7 @@ OPTIONS: Mapping[str, MountOption] = {
     "crypt_key": MountOption("a file", _Goes.STORE, "keys", _path, many=True),
     "crypt_password_fd": MountOption("a number", _Goes.STORE, "password_fd", _id),
     "replace": _flag(_Goes.STORE, "replace"),
-    "at": MountOption("a day (2026-11-01), or a time in UTC", _Goes.STORE, "at", parse_at),
+    "at": MountOption("a day (2026-11-01), or a time", _Goes.STORE, "at", parse_at),
     "namespaces": _flag(_Goes.STORE, "namespaces"),
     "fsync": _enum(_Goes.WRITE, "fsync", Fsync),
     "eol": _enum(_Goes.WRITE, "eol", Eol),

@@ -21,7 +21,7 @@ from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import first_error, message, new_root
-from dboxfs.cli.stores import add_store, choose_store, compress_method
+from dboxfs.cli.stores import add_at, add_store, choose_store, compress_method
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location
@@ -63,6 +63,7 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     parser.epilog = STATUS
     parser.set_defaults(run=rescue)
     add_store(parser, by_option=by_option)
+    add_at(parser)
     parser.add_argument("target", metavar="DST", type=new_root)
     parser.add_argument("--format", choices=("sdbox", "mdbox"), help="of DST; left out: that of STORE")
     parser.add_argument(
@@ -105,7 +106,7 @@ def rescue(arguments: argparse.Namespace) -> int:
         async def run() -> Rescued:
             async with (
                 FileSystem(ThreadsDriver()) as fs,
-                store_files(fs, location, damaged=True) as (files, place),
+                store_files(fs, location, arguments.at, damaged=True) as (files, place),
             ):
                 return await rescue_store(
                     files, place, root, options, output.event, output.progress, target_fs=fs

@@ -10,7 +10,7 @@ import trio
 
 from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
-from dboxfs.cli.stores import add_store, choose_store
+from dboxfs.cli.stores import add_at, add_store, choose_store
 from dboxfs.dovecot.user import FoundUser
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Folder, Location, Store, open_store
@@ -25,6 +25,7 @@ def declare_info(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = "Show where the parts of STORE are, its mailboxes and their counts.\n\n" + STORE_HELP
     add_store(parser, by_option=by_option)
+    add_at(parser)
     parser.set_defaults(run=info)
 
 
@@ -40,7 +41,7 @@ def info(arguments: argparse.Namespace) -> int:
     chosen = choose_store(arguments, archives=True)
     if chosen.found is not None:
         _print_user(chosen.found)
-    return with_store(chosen.location, _print_info)
+    return with_store(chosen.location, _print_info, arguments.at)
 
 
 def dump(arguments: argparse.Namespace) -> int:
@@ -50,14 +51,14 @@ def dump(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def with_store(location: Location, work: Callable[[Store], Awaitable[int]]) -> int:
-    """Open a store and do *work*; returns the exit status."""
+def with_store(location: Location, work: Callable[[Store], Awaitable[int]], at: str | None = None) -> int:
+    """Open a store and do *work*; returns the exit status.  ``at``: which generation of an archive."""
     log_to_stderr()
 
     async def run() -> int:
         async with (
             FileSystem(ThreadsDriver()) as fs,
-            store_files(fs, location) as (files, place),
+            store_files(fs, location, at) as (files, place),
             open_store(files, place, follow=False) as store,
         ):
             return await work(store)

@@ -32,6 +32,8 @@ from dboxfs.store.mail_location import named_location, parse_location
 from dboxfs.store.user_variables import StoreUser, absolute_path
 from dboxfs.tools.archive.view import parse_at
 
+NOT_AN_ARCHIVE = "--at: says which generation of an archive: it needs the URL of one"
+
 _BARE = re.compile(r"[\w.@+=-]*[\w@+=-]", re.ASCII)
 """Texts that can be the name of a user, and are not ``.``, ``..`` or a path."""
 
@@ -110,7 +112,7 @@ def add_at(parser: argparse.ArgumentParser) -> None:
         "--at",
         metavar="DATE",
         type=_at,
-        help="of an archive: the newest generation before that day, or time in UTC",
+        help="of an archive: the newest generation before that day or time (local time; UTC with a Z)",
     )
 
 
@@ -145,6 +147,12 @@ def choose_store(arguments: argparse.Namespace, *, damaged: bool = False, archiv
     :raises NoSuchStore: the store is missing, or is no dbox store; the user or a Dovecot is missing.
     :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.
     """
+    if (
+        archives
+        and getattr(arguments, "at", None) is not None
+        and not (arguments.store and is_url(arguments.store))
+    ):
+        raise UsageError(NOT_AN_ARCHIVE)
     each = getattr(arguments, "each", None)
     if each is not None:  # one of all users (each_user.py)
         return Chosen(each(damaged))

@@ -14,9 +14,9 @@ from email.policy import compat32
 import trio
 
 from dboxfs.cli.begin_writing import begin_writing
+from dboxfs.cli.dates import date_or_days
 from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
-from dboxfs.cli.listing import since
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.status import UsageError
 from dboxfs.cli.stores import add_store, choose_store
@@ -68,9 +68,9 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
         "--mailbox", metavar="NAME", help="only messages that were first saved to this mailbox"
     )
     parser.add_argument(
-        "--since", metavar="DATE", type=since,
-        help="only messages that were received since then (2026-11-30, or 2026-11-30T08:00:00Z), or in the "
-        "last days (7d); a store doesn't note when a message is expunged",
+        "--since", metavar="DATE", type=date_or_days,
+        help="only messages that were received since then (2026-11-30, local time; or 2026-11-30T08:00:00Z), "
+        "or in the last days (7d); a store doesn't note when a message is expunged",
     )  # fmt: skip
     parser.add_argument("--to", metavar="NAME", help="into this mailbox, which has to be there")
     parser.add_argument(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from dboxfs.cli.main import main
 from dboxfs.fsapi.drivers.object_client import connect
 from dboxfs.store import Kind
 from tests.live.mounts import dboxfs
-from tests.tools.archive.archives import add, make_store, of_store
+from tests.tools.archive.archives import add, expunge, make_store, of_store
 
 
 def files(root: Path) -> dict[str, tuple[bytes, int]]:
@@ -33,6 +36,15 @@ def attributes(root: Path) -> str:
     words = ["getfattr", "-R", "-d", "-m", f"^user.dbox.({names})$", "."]
     done = subprocess.run(words, cwd=root, capture_output=True, check=True, text=True)
     return done.stdout
+
+
+def later_than_the_newest(url: str) -> str:
+    """A time that lies behind the newest generation; returns when that is over."""
+    name = max(info.key for info in connect(url).list_all("generations"))
+    found = datetime.strptime(name.split("/")[1].partition("-")[0], "%Y%m%dT%H%M%SZ") + timedelta(seconds=1)
+    while datetime.now(UTC).replace(tzinfo=None) < found:
+        time.sleep(0.05)
+    return found.isoformat() + "Z"
 
 
 @pytest.fixture
@@ -103,6 +115,21 @@ def test_commands_take_an_archive_for_a_store(tmp_path: Path, capsys: pytest.Cap
         return capsys.readouterr().out
 
     said("archive", location.root, url)
+    then = later_than_the_newest(url)
+    trio.run(add, location, 70)
+    said("archive", location.root, url)
+    for words in (["ls", url], ["info", url], ["check", url], ["rescue", url, f"{tmp_path}/nine"]):
+        assert re.search(r"\b9$|7 +INBOX|\b7 messages (in 3|and 2 copies)", said(*words), re.M), words
+    assert re.search(r"6 +INBOX\n", said("ls", url, "--at", then))
+    assert "messages:     8" in said("info", url, "--at", then)
+    assert "6 messages in" in said("check", url, "--at", then)
+    assert "6 messages and 2 copies" in said("rescue", url, f"{tmp_path}/eight", "--at", then)
+    for words in (["rescue", url, f"{tmp_path}/none"], ["ls", url], ["check", url]):
+        assert main([*words, "--at", "2001-01-01"]) in (2, 3)
+        assert "no generation of an archive that is so old is there" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "objects")
+    trio.run(expunge, location, "INBOX", 7)
+    said("archive", location.root, url)
     assert "0 errors, 0 warnings" in said("check", url)
     converted = said("convert", url, f"{tmp_path}/back", "--format", "sdbox", "--verify")
     assert "verified: 8 messages are what they are in file:///" in converted
@@ -144,6 +171,9 @@ def test_each_user_of_a_site_gets_an_archive(tmp_path: Path, capfd: pytest.Captu
             2,
             "which generation of an archive",
         ),
+        (["ls", "--at", "2026-11-01", "{store}"], 2, "it needs the URL of one"),
+        (["check", "--at", "2026-11-01", "--users", "*"], 2, "it needs the URL of one"),
+        (["import", "--at", "2026-11-01", "{store}", "{dir}"], 2, "it needs the URL of one"),
         (["purge", "{url}"], 2, "this command takes no archive"),
         (["check", "s3://key:secret@bucket/x"], 2, "credentials don't belong into it"),
         (["archive", "{dir}", "http://x/y"], 2, "no URL of an object store"),

@@ -15,6 +15,12 @@ SAMPLES = Path(__file__).parent.parent.parent / "samples"
 MISTAKES = [
     ("config nonsense", 2, "nonsense: no such command"),
     ("ls {mdbox} --since yesterday", 2, "'yesterday': give a date (2026-06-30) or days (7d)"),
+    (
+        "ls --at then {mdbox}",
+        2,
+        "'then' is neither a day (2026-11-01) nor a time (2026-11-01T12:00:00Z)",
+    ),
+    ("archive --before then {mdbox} {tmp}", 2, "'then': give a date (2026-06-30) or days (7d)"),
     ("ls {mdbox} --larger 3X", 2, "'3X': give bytes, or 20k, 3M, 1G"),
     (
         "init {tmp}/new --format sdbox --owner root:nogroupofthisname",

@@ -24,6 +24,7 @@ FORMAT: Final = "dboxfs archive"
 ARCHIVE_VERSION: Final = 1
 
 GENERATIONS: Final = "generations"
+_STAMP: Final = "%Y%m%dT%H%M%SZ"
 DATA: Final = "data"
 ROWS: Final = "rows"
 INDEX: Final = "index"
@@ -109,7 +110,13 @@ class Generation:
 
 def stamp(seconds: int) -> str:
     """A date in a key: UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y%m%dT%H%M%SZ")
+    return datetime.fromtimestamp(seconds, UTC).strftime(_STAMP)
+
+
+def made_at(key: str) -> int:
+    """When the generation of *key* was made, in seconds since the epoch."""
+    name = key.removeprefix(GENERATIONS + "/").partition("-")[0]
+    return int(datetime.strptime(name, _STAMP).replace(tzinfo=UTC).timestamp())
 
 
 def digest(data: bytes | memoryview) -> str:

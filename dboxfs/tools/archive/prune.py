@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
-from dboxfs.tools.archive.generation import DATA, GENERATIONS, INDEX, ROWS
+from dboxfs.tools.archive.generation import DATA, INDEX, ROWS, made_at
 from dboxfs.tools.archive.repository import Repository
 
 REMOVED_AT_ONCE = 200
@@ -28,16 +29,18 @@ class Pruned:
 def kept(keys: Sequence[str], daily: int, monthly: int) -> set[str]:
     """Which generations stay: of the last *daily* days and *monthly* months that have some the newest each.
 
-    The newest one of all stays always.
+    The newest one of all stays always.  Days and months are those of the process's time zone (``TZ``), as
+    everywhere on the command line.
 
     :param keys: of all generations, the oldest first.
     """
     found = set(keys[-1:])
-    for letters, count in ((8, daily), (6, monthly)):
+    dates = {key: datetime.fromtimestamp(made_at(key)) for key in keys}
+    for period, count in (("%Y%m%d", daily), ("%Y%m", monthly)):
         newest: dict[str, str] = {}
         for key in keys:
-            newest[key.removeprefix(GENERATIONS + "/")[:letters]] = key
-        found.update(newest[period] for period in sorted(newest)[len(newest) - count :] if count > 0)
+            newest[dates[key].strftime(period)] = key
+        found.update(newest[name] for name in sorted(newest)[len(newest) - count :] if count > 0)
     return found
 
 

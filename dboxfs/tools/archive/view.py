@@ -6,11 +6,10 @@ has begun doesn't live through a fork.
 
 from __future__ import annotations
 
-import re
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
 
 from dboxfs.errors import CorruptFile, NoSuchStore
 from dboxfs.fsapi import FileSystem
@@ -18,23 +17,21 @@ from dboxfs.fsapi.drivers.object_client import Cost, Objects, connect
 from dboxfs.fsapi.drivers.slices import Slice, SlicesDriver, SliceTree
 from dboxfs.store.location import Kind, Location
 from dboxfs.tools.archive.data_file import file_id_of
-from dboxfs.tools.archive.generation import DATA, GENERATIONS, SIZES, Generation
+from dboxfs.tools.archive.generation import DATA, GENERATIONS, SIZES, Generation, made_at, stamp
 from dboxfs.tools.archive.mailbox_object import PLACE
 from dboxfs.tools.archive.repository import Repository
+from dboxfs.util.dates import moment, rfc3339
 
-_AT = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:T(\d\d):(\d\d):(\d\d)Z?)?")
+log = logging.getLogger(__name__)
 
 
 def parse_at(text: str) -> str:
-    """A day or a time (UTC), as keys of generations begin: the newest generation *before* it is meant.
+    """A day or a time (:func:`~dboxfs.util.dates.moment`) in UTC, as keys of generations begin: the newest
+    generation *before* it is meant.
 
     :raises ValueError: it is neither.
     """
-    found = _AT.fullmatch(text)
-    if found is None:
-        raise ValueError(f"{text!r} is neither a day (2026-11-01) nor a time in UTC (2026-11-01T12:00:00)")
-    year, month, day, *clock = found.groups()
-    return f"{year}{month}{day}" + (f"T{''.join(clock)}Z" if clock[0] is not None else "")
+    return stamp(moment(text))
 
 
 class ArchiveView:
@@ -93,7 +90,7 @@ class ArchiveView:
             self.generation = repository.opened(self._at)
             tree = self.generation.tree()
         except (CorruptFile, NoSuchStore, FileNotFoundError) as error:
-            if not self._damaged:
+            if not self._damaged or (self._at is not None and isinstance(error, NoSuchStore)):
                 raise
             self.complaint = str(error)
             return objects, _message_files(objects)
@@ -106,9 +103,8 @@ class ArchiveView:
         found = []
         for key in self.keys:
             name = key.removeprefix(GENERATIONS + "/")
-            date = datetime.strptime(name.partition("-")[0], "%Y%m%dT%H%M%SZ") + timedelta(seconds=1)
             shown = self.generation is not None and self.generation.key == key
-            found.append((name, date.isoformat() + "Z", shown))
+            found.append((name, rfc3339(made_at(key) + 1), shown))
         return found
 
 
@@ -150,4 +146,6 @@ async def store_files(
         return
     view = ArchiveView(location.root, at, damaged=damaged)
     async with FileSystem(view.driver()) as fs:
+        if view.complaint:
+            log.warning("%s; the messages are read without it", view.complaint)
         yield fs, view.location(location)

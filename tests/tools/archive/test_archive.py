@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -212,9 +213,14 @@ async def is_readable(box: Mailbox, uid: int) -> bool:
         return len(await body.read(body.size, 0)) == body.size
 
 
-def test_dates_of_at() -> None:
-    assert parse_at("2026-11-01") == "20261101"
+def test_dates_of_at(time_zone: Callable[[str], None]) -> None:
+    time_zone("UTC")
+    assert parse_at("2026-11-01") == "20261101T000000Z"
     assert parse_at("2026-11-01T09:30:00Z") == parse_at("2026-11-01T09:30:00") == "20261101T093000Z"
-    for text in ("", "2026", "yesterday", "2026-11-01 09:30"):
+    time_zone("XYZ-3")  # three hours before UTC
+    assert parse_at("2026-11-01") == "20261031T210000Z"
+    assert parse_at("2026-11-01T09:30:00") == parse_at("2026-11-01 09:30") == "20261101T063000Z"
+    assert parse_at("2026-11-01T09:30:00Z") == "20261101T093000Z"
+    for text in ("", "2026", "yesterday", "20261101"):
         with pytest.raises(ValueError, match="neither a day"):
             parse_at(text)

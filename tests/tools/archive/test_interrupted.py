@@ -151,13 +151,21 @@ async def test_a_prune_that_ends_anywhere_goes_on(
 
 
 async def test_a_prune_keeps_one_a_day_and_one_a_month_and_what_they_need() -> None:
-    days = ["20260131T1", "20260201T1", "20260228T1", "20260301T1", "20260301T2", "20260302T1", "20260302T3"]
-    keys = [f"generations/{day}" for day in days]
+    days = ["0131T10", "0201T10", "0228T10", "0301T10", "0301T20", "0302T10", "0302T23"]
+    keys = [f"generations/2026{day}0000Z-{0:016x}" for day in days]
     assert kept(keys, 2, 0) == {keys[4], keys[6]}
     assert kept(keys, 0, 2) == {keys[2], keys[6]}
     assert kept(keys, 1, 9) == {keys[0], keys[2], keys[6]}
     assert kept(keys, 0, 0) == {keys[6]}
     assert kept([], 3, 3) == set()
+
+
+def test_the_days_of_a_prune_are_local_days(time_zone: Callable[[str], None]) -> None:
+    keys = [f"generations/202603{time}0000Z-{0:016x}" for time in ("01T05", "01T23", "02T05")]
+    time_zone("UTC")
+    assert kept(keys, 2, 0) == {keys[1], keys[2]}
+    time_zone("XYZ-3")  # three hours before UTC
+    assert kept(keys, 2, 0) == {keys[0], keys[2]}
 
 
 async def test_a_generation_that_cannot_be_read_ends_a_prune_before_anything_goes(tmp_path: Path) -> None:

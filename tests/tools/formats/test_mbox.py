@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from dboxfs.tools.formats.mbox import Own, encode_from_line, encode_own, parse_from_line, take_own
@@ -39,16 +41,9 @@ def test_a_line_of_a_text_is_no_from_line(line: bytes) -> None:
     assert parse_from_line(line) is None
 
 
-def test_a_date_without_a_zone_is_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    import time
-
-    monkeypatch.setenv("TZ", "XXX-03")
-    time.tzset()
-    try:
-        assert parse_from_line(b"From u@h  Thu Jul 01 08:00:00 2010") == 1277971200 - 3 * 3600
-    finally:
-        monkeypatch.undo()
-        time.tzset()
+def test_a_date_without_a_zone_is_local_time(time_zone: Callable[[str], None]) -> None:
+    time_zone("XXX-03")
+    assert parse_from_line(b"From u@h  Thu Jul 01 08:00:00 2010") == 1277971200 - 3 * 3600
 
 
 def test_own_header_lines_come_back() -> None:
