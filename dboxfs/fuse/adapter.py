@@ -26,6 +26,7 @@ import trio
 from pyfuse3 import FUSEError
 
 from dboxfs.fuse.error_map import ErrorMap
+from dboxfs.fuse.openless import NO_FLUSH
 from dboxfs.vfs.attrs import NS, Attrs
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.file_system import ReadableFileSystem, WritableFileSystem
@@ -160,8 +161,8 @@ class Adapter(pyfuse3.Operations):
             raise Refused(errno.ENOSYS)
         return self._new_handle(self._directories, await self._vfs.opendir(inode))
 
-    def _new_handle(self, table: dict[int, R], what: R) -> int:
-        handle = self._next_handle
+    def _new_handle(self, table: dict[int, R], what: R, mark: int = 0) -> int:
+        handle = self._next_handle | mark
         self._next_handle += 1
         table[handle] = what
         return handle
@@ -209,8 +210,10 @@ class Adapter(pyfuse3.Operations):
         return self._opened(await self._vfs.open(inode, flags, ctx.pid))
 
     def _opened(self, opened: Opened) -> pyfuse3.FileInfo:
-        handle = pyfuse3.FileHandleT(self._new_handle(self._files, opened.file))
-        return pyfuse3.FileInfo(fh=handle, direct_io=opened.direct_io, keep_cache=opened.keep_cache)
+        handle = self._new_handle(self._files, opened.file, 0 if opened.flushes else NO_FLUSH)
+        return pyfuse3.FileInfo(
+            fh=pyfuse3.FileHandleT(handle), direct_io=opened.direct_io, keep_cache=opened.keep_cache
+        )
 
     @request
     async def read(self, fh: int, offset: int, size: int) -> bytes:

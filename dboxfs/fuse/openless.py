@@ -1,4 +1,4 @@
-"""The hook that lets a read-only mount do without OPEN.
+"""The hook that lets a read-only mount do without OPEN, and a writable one without needless FLUSH requests.
 
 A file system that answers OPEN and OPENDIR with ENOSYS gets its READ and READDIRPLUS requests without a
 handle, and has to know the inode instead. pyfuse3's handlers are given the handle alone. The hook
@@ -7,9 +7,13 @@ libfuse call functions that put the inode where the handle is 0; pyfuse3 passes 
 that does that by itself some day (``packaging/upstream``) makes the hook superfluous, and is not disturbed by
 it.
 
+The hook also stands in front of ``fuse_reply_open``. An OPEN whose handle has the bit :data:`NO_FLUSH` is
+answered with NOFLUSH (libfuse 3.11, Linux 5.16), which pyfuse3 can't set: the kernel then sends no FLUSH when
+a descriptor is closed. Without the hook FLUSH comes, and does nothing.
+
 The dynamic linker takes the first definition that it finds, so the hook has to be loaded before pyfuse3, and
 for all libraries (RTLD_GLOBAL): :mod:`dboxfs.fuse` does that when it is imported. On mounts that answer OPEN
-the hook changes nothing: their handles are never 0.
+it only does the latter: their handles are never 0.
 
 The extension is optional: without a compiler or libfuse's headers dboxfs is installed without it. Then, and
 where the hook can't be loaded or pyfuse3's table did not go through it, :func:`why_not` says why, and OPEN
@@ -24,6 +28,9 @@ from dataclasses import dataclass
 from typing import Final
 
 _MODULE = "dboxfs.fuse._openless"
+
+NO_FLUSH: Final = 1 << 62
+"""A bit of the handle of a file that is closed without FLUSH; ``DBOXFS_NO_FLUSH`` of the hook."""
 
 
 @dataclass(frozen=True, slots=True)

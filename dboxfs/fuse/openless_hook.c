@@ -1,9 +1,14 @@
-/* Put the inode into READ and READDIRPLUS requests that carry no handle.
+/* Two things that pyfuse3 leaves out: the inode of READ and READDIRPLUS requests that carry no handle, and NOFLUSH in
+ * the answer to an OPEN.
  *
  * A file system that answers OPEN with ENOSYS gets its READs with fh 0, and has to know the inode.  libfuse passes it,
  * pyfuse3 passes only fi->fh on.  So this object, loaded RTLD_GLOBAL before pyfuse3, stands in front of libfuse's
  * fuse_session_new (libfuse 3.17: fuse_session_new_versioned), and gives libfuse a copy of pyfuse3's table in which
  * the two handlers put the inode where fh is 0, count that, and go on to pyfuse3's own.
+ *
+ * NOFLUSH (libfuse 3.11, Linux 5.16): the kernel sends no FLUSH when a descriptor of this open is closed.  The object
+ * stands in front of fuse_reply_open, too, and sets it where the handle has the bit DBOXFS_NO_FLUSH.  An older libfuse
+ * or kernel knows nothing of it, and FLUSH comes.
  *
  * The functions have names of their own and only the symbols of libfuse's: the headers of 3.17 make a macro of one.
  */
@@ -13,9 +18,13 @@
 #include <dlfcn.h>
 #include <fuse3/fuse_lowlevel.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <string.h>
 
+#define DBOXFS_NO_FLUSH ((uint64_t)1 << 62)
+
 typedef void handler(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
+typedef int reply_open(fuse_req_t, const struct fuse_file_info *);
 typedef struct fuse_session *new_session(struct fuse_args *, const struct fuse_lowlevel_ops *, size_t, void *);
 typedef struct fuse_session *new_versioned(struct fuse_args *, const struct fuse_lowlevel_ops *, size_t, void *, void *);
 
@@ -76,9 +85,26 @@ struct fuse_session *hooked_versioned(struct fuse_args *args, const struct fuse_
     return next_versioned()(args, wrap(ops, size), size, version, data);
 }
 
+static reply_open *next_reply_open(void)
+{
+    static reply_open *next;
+    return next ? next : (next = (reply_open *)dlsym(RTLD_NEXT, "fuse_reply_open"));
+}
+
+int hooked_reply_open(fuse_req_t, const struct fuse_file_info *) __asm__("fuse_reply_open");
+int hooked_reply_open(fuse_req_t req, const struct fuse_file_info *fi)
+{
+    struct fuse_file_info answer = *fi;
+#if FUSE_MAJOR_VERSION > 3 || FUSE_MINOR_VERSION >= 11
+    if (answer.fh & DBOXFS_NO_FLUSH)
+        answer.noflush = 1;
+#endif
+    return next_reply_open()(req, &answer);
+}
+
 /* Whether libfuse's own functions are found behind ours: every call is passed on then.  libfuse before 3.17 has no
  * versioned one, and nothing that was built with it calls it.  fuse_version() keeps libfuse among our libraries. */
 int dboxfs_hook_ready(void)
 {
-    return next_session() && (fuse_version() < 317 || next_versioned());
+    return next_session() && next_reply_open() && (fuse_version() < 317 || next_versioned());
 }

@@ -36,12 +36,14 @@ class Opened(NamedTuple):
     """The answer to an OPEN.
 
     ``direct_io``: reads go past the kernel's cache, and past the size that it knows.  ``keep_cache``: the
-    kernel's pages of the file are still right.
+    kernel's pages of the file are still right.  ``flushes``: :meth:`OpenFile.flush` does something, so the
+    kernel has to send FLUSH for each descriptor that is closed.
     """
 
     file: OpenFile
     direct_io: bool
     keep_cache: bool
+    flushes: bool = True
 
 
 class OpenMessage:
@@ -125,7 +127,8 @@ class Reader:
             self._kernel.at_once(inode)
         file = OpenMessage(self, inode, body, facts, AtOpen.of(node.mailbox(), node.uid))
         self._open_files.begin_reading(inode, file)
-        return Opened(file, direct_io=resized, keep_cache=not resized and (pushed or not doubtful))
+        keep_cache = not resized and (pushed or not doubtful)
+        return Opened(file, direct_io=resized, keep_cache=keep_cache, flushes=False)
 
     @staticmethod
     async def body(node: Node) -> tuple[Node, Body, Facts]:

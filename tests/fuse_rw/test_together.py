@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.fuse_rw.rw import TWO, Writable, resynced
+from tests.fuse_rw.rw import ONE, TWO, Writable, resynced
 
 pytestmark = [resynced, pytest.mark.parametrize("driver", ["sdbox", "mdbox"])]
 
@@ -46,14 +46,19 @@ def made(rw: Writable, work: Callable[[], None]) -> Counter[str]:
     return requests() - before - own
 
 
-def test_a_file_takes_five_requests_to_write_and_no_attributes_to_remove(rw: Writable) -> None:
-    """None for attributes: the kernel has nothing to compare for those whom it lets in."""
+def test_a_file_takes_five_requests_to_write_two_to_read_and_no_attributes_to_remove(rw: Writable) -> None:
+    """None for attributes: the kernel has nothing to compare for those whom it lets in.  No FLUSH of a
+    message that was opened to be read: nothing can come of it."""
 
     def write() -> None:
         for number in range(5):
             fd = os.open(rw.inbox / f"new-{number}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             os.write(fd, TWO)
             os.close(fd)
+
+    def read() -> None:
+        for _ in range(5):
+            assert (rw.inbox / "1.eml").read_bytes() == ONE
 
     def remove() -> None:
         for number in range(5):
@@ -64,3 +69,5 @@ def test_a_file_takes_five_requests_to_write_and_no_attributes_to_remove(rw: Wri
     assert max(written.pop("getattr", 0), removed.pop("getattr", 0)) <= 1, "of the control file"
     assert written == dict.fromkeys(("lookup", "create", "write", "flush", "release"), 5)
     assert removed == {"lookup": 10, "unlink": 5}, "each name means another inode than when it was made"
+    read()
+    assert made(rw, read) == {"open": 5, "release": 5}
