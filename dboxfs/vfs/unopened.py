@@ -26,7 +26,8 @@ from __future__ import annotations
 
 import errno
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -45,13 +46,13 @@ from dboxfs.vfs.open_files import AtOpen
 from dboxfs.vfs.reader import Reader
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.waiting import Wake
-from dboxfs.vfs.walks import Orders, Predictor
+from dboxfs.vfs.walks import Listed, Orders, Predictor
 
 KEPT_BODIES = 256
 """Bodies that stay open, at most."""
 
 LISTINGS = 64
-"""Snapshots of directories that can be continued, at most; also the mailboxes whose orders are kept."""
+"""Snapshots of directories that can be continued, at most; also the directories whose orders are kept."""
 
 _SHIFT = 40
 """Bits of an offset that are the place in its snapshot."""
@@ -103,6 +104,15 @@ class ListedDirectories(Protocol):
     def mailbox_folder(self, inode: int) -> Folder | None:
         """The mailbox that a directory is, or belongs to; None: none, or it is gone."""
 
+    def listed_with(self, box: Mailbox, node: Node) -> Listed:
+        """The messages of a mailbox that are in the same directory as the message *node*.
+
+        That a message is missing in them, or one too many, costs requests and nothing else.
+        """
+
+    def message_directories(self, inode: int) -> Sequence[int]:
+        """The directories that have the messages of the mailbox *inode*, which may be gone."""
+
 
 class UnopenedView(ListedDirectories, Protocol):
     """A view in a mount without OPEN."""
@@ -121,6 +131,13 @@ class _PlainDirectories:
         self.opendir = vfs.opendir
         self.listing_changes = vfs.listing_changes
         self.mailbox_folder = vfs.inodes.folder
+        self._names = vfs.names
+
+    def listed_with(self, box: Mailbox, node: Node) -> Listed:
+        return Listed(node.base, box.uids, partial(self._names.listed, node.directory()))
+
+    def message_directories(self, inode: int) -> Sequence[int]:
+        return (inode,)
 
 
 class Unopened:
@@ -247,8 +264,9 @@ class Unopened:
 
     def gone(self, folder_inode: int) -> None:
         """A mailbox is gone."""
-        self._predictor.forget(folder_inode)
-        self._orders.pop(folder_inode, None)
+        for directory in self._shown.message_directories(folder_inode):
+            self._predictor.forget(directory)
+            self._orders.pop(directory, None)
 
     def close(self) -> None:
         """The mount has ended."""
@@ -264,8 +282,9 @@ class Unopened:
         if folder is None or folder.mailbox is None:
             return None
         box = folder.mailbox
-        walks = self._predictor.walks(node.base)
-        uids = walks.read(node.uid, self._order(node.base, folder, box), lambda some: _sizes(box, some))
+        listed = self._shown.listed_with(box, node)
+        walks = self._predictor.walks(listed.directory)
+        uids = walks.read(node.uid, self._order(listed), lambda some: _sizes(box, some))
         wanted = self._pages.wanted((uids.astype(np.int64) | node.base).tolist())
         uids = uids[[node.base | uid in wanted for uid in uids.tolist()]] if len(uids) else uids
         if not len(uids):
@@ -275,11 +294,10 @@ class Unopened:
         self._vfs.host.observed.pushed(item for item, _ in items)
         return self._pages.push(items, generation) if items else None
 
-    def _order(self, base: int, folder: Folder, box: Mailbox) -> Orders:
-        named = self._vfs.names.listed(folder)
-        known = self._orders.get(base)
-        if known is None or known.uids is not box.uids:
-            known = self._orders[base] = Orders(box.uids, named)
+    def _order(self, listed: Listed) -> Orders:
+        known = self._orders.get(listed.directory)
+        if known is None or known.uids is not listed.uids:
+            known = self._orders[listed.directory] = Orders(listed.uids, listed.named(), listed.own)
             if len(self._orders) > LISTINGS:
                 self._orders.popitem(last=False)
         return known

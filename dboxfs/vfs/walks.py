@@ -7,13 +7,13 @@ READ that arrives is one of these:
 * one for the first message behind the walk's last window: the walk goes on, its window doubles
   (:data:`WINDOW_FIRST` to :data:`WINDOW_MOST` messages), and the messages in it are to be pushed;
 * one for a neighbour of a message that was read just now: a new walk, in that direction;
-* one for the first or last message of a mailbox, when a walk has just come to the end of another one: a
-  program goes from mailbox to mailbox. The walk keeps the size of its window;
+* one for the first or last message of a directory, when a walk has just come to the end of another one: a
+  program goes from mailbox to mailbox, or from ``cur/`` to ``new/``. The walk keeps the size of its window;
 * any other: no message is pushed, so a program that reads in no order causes no pushes.
 
-There are two orders, that of the uids (listings, tar, grep -r) and that of the names (``cat *``, rsync), and
-two directions. Several readers at once are several walks, or one whose steps are a little out of order, by up
-to :data:`WALK_SLACK` messages.
+There are two orders in each directory, that of the uids (listings, tar, grep -r) and that of the names
+(``cat *``, rsync), and two directions. Several readers at once are several walks, or one whose steps are a
+little out of order, by up to :data:`WALK_SLACK` messages.
 
 A window ends early where its messages have :data:`WINDOW_BYTES` together. Messages of more bytes than
 :data:`PUSHED_MOST_BYTES`, and those whose size is not known, are not pushed: programs read them piece by
@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -55,16 +56,45 @@ Sizes = Callable[[Uids], npt.NDArray[np.int64]]
 """uids -> int64[n], bytes of each message; negative: it is not to be pushed."""
 
 
-class Orders:
-    """The messages of one mailbox, in both orders.
+class OwnNames(NamedTuple):
+    """Names of messages that no program has named: ``before``, the uid in digits, ``behind``."""
 
-    :param uids: ascending, uint32[n].
-    :param named: names of messages that are not called ``<uid>.eml``.
+    before: bytes
+    behind: bytes
+
+    def of(self, uid: int) -> bytes:
+        """The name of a message, up to what all names have behind the uid."""
+        return b"%b%d%b" % (self.before, uid, self.behind)
+
+
+EML = OwnNames(b"", b".eml")
+"""Names where no view is."""
+
+
+class Listed(NamedTuple):
+    """The messages of a directory.
+
+    ``directory``: its inode number.  ``uids``: ascending, uint32[n]; the same array as long as they are the
+    same messages.  ``named``: gives names of messages that are not called as ``own`` says.
     """
 
-    def __init__(self, uids: Uids, named: Mapping[int, bytes]) -> None:
+    directory: int
+    uids: Uids
+    named: Callable[[], Mapping[int, bytes]]
+    own: OwnNames = EML
+
+
+class Orders:
+    """The messages of one directory, in both orders.
+
+    :param uids: ascending, uint32[n].
+    :param named: names of messages that are not called as *own* says.
+    """
+
+    def __init__(self, uids: Uids, named: Mapping[int, bytes], own: OwnNames = EML) -> None:
         self.uids = uids
         self._named = named
+        self._own = own
         self._by_name: npt.NDArray[np.intp] | None = None
         self._rank: npt.NDArray[np.intp] | None = None
 
@@ -98,13 +128,15 @@ class Orders:
         """Rows in the order of the names as bytes; in a very large mailbox without the written names."""
         uids = self.uids.astype(np.int64)
         if self._named and len(uids) <= _NAMED_MOST:
-            names = [self._named.get(uid) or b"%d.eml" % uid for uid in uids.tolist()]
+            names = [self._named.get(uid) or self._own.of(uid) for uid in uids.tolist()]
             return np.array(sorted(range(len(names)), key=names.__getitem__), np.intp)
-        # The point before "eml" sorts below every digit, so a number comes before those that begin with it.
         digits = np.ones(len(uids), np.int64)
         for power in range(1, 10):
             digits += uids >= 10**power
-        return np.lexsort((digits, uids * 10 ** (10 - digits)))
+        padding = 10 ** (10 - digits)
+        if self._own.behind < b"0":  # a number comes before those that begin with it
+            return np.lexsort((digits, uids * padding))
+        return np.lexsort((-digits, uids * padding + padding - 1))
 
 
 @dataclass(slots=True)
@@ -130,9 +162,9 @@ class _Walk:
 
 
 class Walks:
-    """The walks through one mailbox.
+    """The walks through one directory.
 
-    :param predictor: knows the other mailboxes.
+    :param predictor: knows the other directories.
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -202,29 +234,29 @@ class Walks:
 
 
 class Predictor:
-    """The walks through all mailboxes of a mount."""
+    """The walks through all directories of a mount."""
 
     def __init__(self) -> None:
         self._of: dict[int, Walks] = {}
         self._ended: tuple[bool, int, int] | None = None
 
-    def walks(self, folder: int) -> Walks:
-        """The walks through the mailbox with this inode number."""
-        found = self._of.get(folder)
+    def walks(self, directory: int) -> Walks:
+        """The walks through the directory with this inode number."""
+        found = self._of.get(directory)
         if found is None:
-            found = self._of[folder] = Walks(self)
+            found = self._of[directory] = Walks(self)
         return found
 
-    def forget(self, folder: int) -> None:
-        """The mailbox is gone."""
-        self._of.pop(folder, None)
+    def forget(self, directory: int) -> None:
+        """The directory is gone."""
+        self._of.pop(directory, None)
 
     def ended(self, by_name: bool, step: int, window: int) -> None:
-        """A walk has come to the end of its mailbox."""
+        """A walk has come to the end of its directory."""
         self._ended = by_name, step, window
 
     def continued(self, uid: int, orders: Orders) -> _Walk | None:
-        """The walk that ended last, if *uid* is the message where it would begin in this mailbox."""
+        """The walk that ended last, if *uid* is the message where it would begin in this directory."""
         if self._ended is None:
             return None
         by_name, step, window = self._ended

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from dboxfs.store.attrs import Uids
-from dboxfs.vfs.walks import PUSHED_MOST_BYTES, WINDOW_BYTES, WINDOW_MOST, Orders, Predictor
+from dboxfs.vfs.walks import PUSHED_MOST_BYTES, WINDOW_BYTES, WINDOW_MOST, Orders, OwnNames, Predictor
 
 COUNT = 20_000
 
@@ -198,3 +198,7 @@ def test_names_of_numbers_are_in_the_order_of_their_bytes(count: int) -> None:
     assert Orders(numbers, {}).slice(0, count, by_name=True).tolist() == by_name(range(1, count + 1))
     large = numbers + np.uint32(4_294_967_295 - count)
     assert Orders(large, {}).slice(0, count, by_name=True).tolist() == by_name(large.tolist())
+    in_maildir = Orders(numbers, {}, OwnNames(b"7.U", b"F0.dboxfs")).slice(0, count, by_name=True)
+    assert in_maildir.tolist() == sorted(range(1, count + 1), key=lambda uid: b"7.U%dF0" % uid)
+    in_mh = Orders(numbers, {}, OwnNames(b"", b"")).slice(0, count, by_name=True)
+    assert in_mh.tolist() == sorted(range(1, count + 1), key=lambda uid: b"%d" % uid)

@@ -25,6 +25,7 @@ import errno
 import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from dboxfs.errors import DboxfsError
 from dboxfs.store import Delta, Folder, Listener, Mailbox
@@ -35,7 +36,7 @@ from dboxfs.vfs.control import OpenControlFile
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.file_system import ReadableFileSystem
 from dboxfs.vfs.listing import OpenDirectory
-from dboxfs.vfs.node import ROOT, is_in_control_tree
+from dboxfs.vfs.node import ROOT, Node, is_in_control_tree
 from dboxfs.vfs.reader import Opened
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.views.layout import Layout
@@ -45,6 +46,7 @@ from dboxfs.vfs.views.maildir_names import MaildirNames, Name
 from dboxfs.vfs.views.places import DIRECTORIES, KEYWORDS_NAME, MaildirPlace, Sub, is_content, place_of
 from dboxfs.vfs.views.told_names import ToldNames, ViewKernel
 from dboxfs.vfs.views.without_open import WithoutOpen, is_of_view
+from dboxfs.vfs.walks import Listed
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
 
@@ -85,7 +87,7 @@ class MaildirView:
         self._name_reader = name_reader
         self._told = ToldNames()
         self._moving: set[tuple[int, int]] = set()
-        self.without_open = WithoutOpen(reading, kernel, self.opendir)
+        self.without_open = WithoutOpen(reading, kernel, self)
         self.temporaries: Callable[[MaildirPlace], Awaitable[Sequence[Entry]]] = _no_temporaries
         self.hides: Callable[[MaildirPlace], bool] = lambda _: False
         self.more: Callable[[int], Awaitable[Sequence[Entry]]] = _nothing_more
@@ -100,7 +102,7 @@ class MaildirView:
         node = self.reading.inodes.node(inode)
         if node.uid or node.folder is None or node.folder.mailbox is None:
             return ()
-        return [MaildirPlace(inode, sub).inode for sub in (Sub.CUR, Sub.NEW, Sub.KEYWORDS)]
+        return [*self.message_directories(inode), MaildirPlace(inode, Sub.KEYWORDS).inode]
 
     def translate(self, parent: int, name: bytes) -> Iterable[tuple[int, bytes]]:
         """A name of the default view: a mailbox's, or a message's."""
@@ -113,6 +115,17 @@ class MaildirView:
         told = self._told.get(node.base, uid) if uid is not None else None
         if told is not None and (node.base, uid) not in self._moving:
             yield MaildirPlace(node.base, told.sub).inode, told.name
+
+    def listed_with(self, box: Mailbox, node: Node) -> Listed:
+        """The messages that are in ``cur/`` or ``new/``, as the message *node* is."""
+        folder = node.directory()
+        sub, uids = self.names.beside(folder, node.uid)
+        directory, own = MaildirPlace(node.base, sub).inode, self.names.own_names(folder)
+        return Listed(directory, uids, partial(self.names.bases, folder), own)
+
+    def message_directories(self, inode: int) -> Sequence[int]:
+        """``cur/`` and ``new/`` of a mailbox."""
+        return [MaildirPlace(inode, sub).inode for sub in (Sub.CUR, Sub.NEW)]
 
     def _messages_changed(self, folder: Folder, delta: Delta) -> None:
         inode = self.reading.inodes.of(folder)

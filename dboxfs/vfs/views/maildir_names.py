@@ -36,6 +36,7 @@ from dboxfs.store.names.of_mailbox import number_of
 from dboxfs.vfs.names import Names
 from dboxfs.vfs.views.letters import FLAG_MASK, INFO, SEEN, Marks, letters_of, split
 from dboxfs.vfs.views.places import Sub
+from dboxfs.vfs.walks import OwnNames
 
 LONGEST_BASE = LONGEST_NAME - len(INFO) - 32
 """Bytes of a base: every letter has room behind it."""
@@ -83,12 +84,21 @@ class _WrittenNames(NamedTuple):
     bases: Collection[bytes]
 
 
+class _Sides(NamedTuple):
+    """The messages in ``cur/`` and in ``new/``, uint32[n] each; another *key*: they may be others."""
+
+    key: object
+    cur: Uids
+    new: Uids
+
+
 class MaildirNames:
     """Finds messages by their Maildir name, and the names by message."""
 
     def __init__(self, names: Names) -> None:
         self._names = names
         self._written: OrderedDict[str, _WrittenNames] = OrderedDict()
+        self._sides: OrderedDict[str, _Sides] = OrderedDict()
 
     # -- by message ----------------------------------------------------------------------------
 
@@ -128,9 +138,7 @@ class MaildirNames:
         return chosen if chosen is not None else self._own_base(folder, uid, size)
 
     def _own_base(self, folder: Folder, uid: int, size: int | None) -> bytes:
-        box = folder.mailbox
-        validity = box.uid_validity if box is not None else 0
-        base = b"%d.U%dF%s.dboxfs" % (validity, uid, _tag(folder.identity))
+        base = self.own_names(folder).of(uid)
         if size is not None:
             base += b",S=%d" % size
         while self._chosen_by(folder, base) not in (None, uid):
@@ -183,7 +191,7 @@ class MaildirNames:
             odd |= box.state.with_keyword(np.maximum(rows, 0), word)
         flags = (box.state.flags[np.maximum(rows, 0)] & FLAG_MASK).tolist()
         written, hidden = self._written_names(folder), self._names.hidden(folder)
-        before, behind = b"%d.U" % box.uid_validity, b"F%s.dboxfs" % _tag(folder.identity)
+        before, behind = self.own_names(folder)
         for uid, size, bits, is_odd in zip(uids.tolist(), sizes, flags, odd.tolist(), strict=True):
             base = b"%b%d%b,S=%d" % (before, uid, behind, size)
             if is_odd or size < 0 or uid in written.by_uid or uid in hidden or base in written.bases:
@@ -192,6 +200,47 @@ class MaildirNames:
                 yield Name(Sub.CUR, base + _INFO_OF[bits])
             else:
                 yield Name(Sub.NEW, base)
+
+    def own_names(self, folder: Folder) -> OwnNames:
+        """What a base that no program has chosen is made of, up to its size."""
+        box = folder.mailbox
+        validity = box.uid_validity if box is not None else 0
+        return OwnNames(b"%d.U" % validity, b"F%s.dboxfs" % _tag(folder.identity))
+
+    def bases(self, folder: Folder) -> Mapping[int, bytes]:
+        """The bases that programs have chosen, by message; a base that two messages want is there twice."""
+        bases = {uid: name.removesuffix(INFO) for uid, name in self._written_names(folder).by_uid.items()}
+        return {uid: base for uid, base in bases.items() if number_of(base) != uid}
+
+    def beside(self, folder: Folder, uid: int) -> tuple[Sub, Uids]:
+        """Whether a message is in ``cur/`` or ``new/``, and all that are there, ascending; nearly exact."""
+        sides = self._sides_of(folder)
+        sub = Sub.CUR if uid in sides.cur[sides.cur.searchsorted(uid) :][:1] else Sub.NEW
+        return sub, sides.cur if sub is Sub.CUR else sides.new
+
+    def _sides_of(self, folder: Folder) -> _Sides:
+        box = folder.mailbox
+        assert box is not None
+        assert box.state is not None
+        key, known = (box, box.changes, self.version(folder)), self._sides.get(folder.name)
+        if known is not None and known.key == key:
+            return known
+        rows = box.state.rows_of(box.uids)
+        flags = box.state.flags[np.maximum(rows, 0)]
+        in_cur = (flags & FLAG_MASK) != 0
+        for word in box.state.keyword_names():
+            in_cur |= box.state.with_keyword(np.maximum(rows, 0), word)
+        for uid, written in self._written_names(folder).by_uid.items():
+            at = int(box.uids.searchsorted(uid))
+            if at < len(box.uids) and box.uids[at] == uid:
+                in_cur[at] = bool(flags[at] & SEEN) or written.endswith(INFO)
+        cur, new = box.uids[in_cur], box.uids[~in_cur]
+        if known is not None and np.array_equal(known.cur, cur) and np.array_equal(known.new, new):
+            cur, new = known.cur, known.new
+        self._sides[folder.name] = found = _Sides(key, cur, new)
+        if len(self._sides) > KEPT_MAILBOXES:
+            self._sides.popitem(last=False)
+        return found
 
     def written(self, folder: Folder) -> Collection[int]:
         """The messages whose written name is no ``<uid>.eml``."""

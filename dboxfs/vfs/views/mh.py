@@ -15,15 +15,16 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
 
-from dboxfs.store import Delta, Folder, Listener
+from dboxfs.store import Delta, Folder, Listener, Mailbox
 from dboxfs.store.names.of_mailbox import encode
 from dboxfs.vfs import control as control_files
 from dboxfs.vfs.attrs import Attrs
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.file_system import ReadableFileSystem
 from dboxfs.vfs.listing import ListingRow, OpenDirectory
-from dboxfs.vfs.node import ROOT, UID_MASK, is_in_control_tree
+from dboxfs.vfs.node import ROOT, UID_MASK, Node, is_in_control_tree
 from dboxfs.vfs.reader import Opened
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.views.layout import Layout
@@ -34,7 +35,9 @@ from dboxfs.vfs.views.mh_shown import SequencesShown, ShownSequences
 from dboxfs.vfs.views.places import MaildirPlace, Sub, is_content, place_of
 from dboxfs.vfs.views.told_names import ViewKernel
 from dboxfs.vfs.views.without_open import WithoutOpen, is_of_view
+from dboxfs.vfs.walks import Listed, OwnNames
 
+_NUMBERS = OwnNames(b"", b"")
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
 
 
@@ -93,7 +96,7 @@ class MhView:
         self.layout = layout
         self.names = MhNames(reading.names, reading.inodes)
         self.shown = ShownSequences(reading.store, self.names)
-        self.without_open = WithoutOpen(reading, kernel, self.opendir)
+        self.without_open = WithoutOpen(reading, kernel, self)
         self._inner = inner
         self._kernel = kernel
         self.hides: Callable[[int], bool] = lambda _: False
@@ -118,6 +121,14 @@ class MhView:
         number = name_of(name.removesuffix(b".eml"))
         if number is not None:
             yield from ((parent, number._replace(removed=removed).shown) for removed in (False, True))
+
+    def listed_with(self, box: Mailbox, node: Node) -> Listed:
+        """The messages that are in the same directory as the message *node*: all of its mailbox."""
+        return Listed(node.base, box.uids, partial(self.names.shown, node.directory()), _NUMBERS)
+
+    def message_directories(self, inode: int) -> Sequence[int]:
+        """The directories that have the messages of a mailbox: its own."""
+        return (inode,)
 
     def _messages_changed(self, folder: Folder, delta: Delta) -> None:
         inode = self.reading.inodes.of(folder)

@@ -105,6 +105,10 @@ class MhNames:
         """The messages that are not called by their uid."""
         return self._unusual(folder).names
 
+    def shown(self, folder: Folder) -> Mapping[int, bytes]:
+        """The same, with their names as bytes."""
+        return {uid: name.shown for uid, name in self.unusual(folder).items()}
+
     def inner(self, folder: Folder, uid: int) -> bytes:
         """The name of a message where no view is."""
         return self._names.name(folder, uid)

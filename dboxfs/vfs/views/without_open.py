@@ -5,6 +5,7 @@
   a LOOKUP gives; the kernel keeps neither the name nor the attributes.
 * **Listings.**  The kernel keeps them.  It is told of messages and mailboxes that come and go by
   :mod:`dboxfs.vfs.following`; here, of names that change because flags do.
+* **Walks** (:mod:`dboxfs.vfs.walks`) go through the directories that the view has, in the order of its names.
 
 Concurrency: only :meth:`WithoutOpen.opendir` awaits.
 """
@@ -13,17 +14,19 @@ from __future__ import annotations
 
 import errno
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from dboxfs.store import Folder
+from dboxfs.store import Folder, Mailbox
 from dboxfs.vfs.attrs import Attrs
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.listing import OpenDirectory
+from dboxfs.vfs.node import Node
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.views.places import MaildirPlace, content_inode, is_content, place_of
 from dboxfs.vfs.views.told_names import ViewKernel
+from dboxfs.vfs.walks import Listed
 
 KEPT_CONTENTS = 64
 """Contents that can be read."""
@@ -37,17 +40,27 @@ class _Content(NamedTuple):
     attrs: Attrs
 
 
+class ListingView(Protocol):
+    """The view, as far as it is asked here (:class:`~dboxfs.vfs.unopened.ListedDirectories`)."""
+
+    async def opendir(self, inode: int) -> OpenDirectory: ...
+
+    def listed_with(self, box: Mailbox, node: Node) -> Listed: ...
+
+    def message_directories(self, inode: int) -> Sequence[int]: ...
+
+
 class WithoutOpen:
     """Contents of files that a view makes, and how often its listings changed
     (:class:`~dboxfs.vfs.unopened.UnopenedView`).
 
-    :param opendir: the view's.
+    :param view: the view itself.
     """
 
-    def __init__(
-        self, reading: ReadOnlyVfs, kernel: ViewKernel, opendir: Callable[[int], Awaitable[OpenDirectory]]
-    ) -> None:
-        self._opendir = opendir
+    def __init__(self, reading: ReadOnlyVfs, kernel: ViewKernel, view: ListingView) -> None:
+        self._view = view
+        self.listed_with = view.listed_with
+        self.message_directories = view.message_directories
         self._is_on = False
         self._reading = reading
         self._kernel = kernel
@@ -104,7 +117,7 @@ class WithoutOpen:
 
     async def opendir(self, inode: int) -> OpenDirectory:
         """A snapshot of a directory, as the view gives it."""
-        return await self._opendir(inode)
+        return await self._view.opendir(inode)
 
     def names_changed(self, inode: int) -> None:
         """Names in the directories of the mailbox *inode* changed, and no message came or went."""

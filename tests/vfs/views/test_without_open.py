@@ -7,10 +7,11 @@ import errno
 import pytest
 
 from dboxfs.store import Kind
+from dboxfs.store.write import NewMessage
 from dboxfs.vfs.unopened import Unopened
 from dboxfs.vfs.views import without_open
 from dboxfs.vfs.views.mh import MhView
-from tests.vfs.inside import ONE, TWO, raises
+from tests.vfs.inside import JULY, ONE, TWO, raises
 from tests.vfs.test_names_anew import SAME_SIZE, written_anew
 from tests.vfs.test_unopened import Pages
 from tests.vfs.views.inside import InMaildir, maildir, mh
@@ -84,3 +85,31 @@ async def test_a_name_that_another_mount_gives_makes_the_times_of_cur_and_new_ol
     m.inner.told.changed.clear()
     await m.inner.name_reader.look(m.inner.folder())
     assert places <= set(m.inner.told.changed)
+
+
+async def test_messages_of_cur_and_new_come_ahead_of_a_program_that_reads_one_of_them(kind: Kind) -> None:
+    """Every third message is in new/: its neighbours by uid are in cur/, and are not what comes next."""
+    async with maildir(kind) as m:
+        some = [NewMessage(b"Subject: %d\n\n" % n, JULY, SEEN if n % 3 else 0) for n in range(2, 300)]
+        await m.inner.others.save("INBOX", some)
+        await m.inner.follow()
+
+        async def reads(sub: str, names: list[str]) -> tuple[int, int]:
+            """Read these messages; how many READs that takes, and how many messages were pushed."""
+            pages, asked = Pages(), 0
+            unopened = Unopened(m.inner.reading, pages, m.view.without_open)
+            for name in names:
+                inode = await m.p.inode(f"INBOX/{sub}/{name}")
+                if inode not in pages.there:
+                    asked += 1
+                    await unopened.read(inode, 1 << 20, 0)
+            return asked, len(pages.there)
+
+        for sub, count in (("new", 100), ("cur", 199)):
+            by_uid = await m.p.names(f"INBOX/{sub}")
+            assert len(by_uid) == count
+            by_uid.sort(key=lambda name: int(name.partition("U")[2].partition("F")[0]))
+            for order in (by_uid, sorted(by_uid)):
+                asked, pushed = await reads(sub, order)
+                assert asked <= 12
+                assert count - 12 <= pushed <= count
