@@ -46,7 +46,7 @@ from dboxfs.vfs.open_files import AtOpen
 from dboxfs.vfs.reader import Reader
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.waiting import Wake
-from dboxfs.vfs.walks import Listed, Orders, Predictor
+from dboxfs.vfs.walks import InDirectory, Orders, Predictor
 
 KEPT_BODIES = 256
 """Bodies that stay open, at most."""
@@ -104,7 +104,7 @@ class ListedDirectories(Protocol):
     def mailbox_folder(self, inode: int) -> Folder | None:
         """The mailbox that a directory is, or belongs to; None: none, or it is gone."""
 
-    def listed_with(self, box: Mailbox, node: Node) -> Listed:
+    def directory_of(self, box: Mailbox, node: Node) -> InDirectory:
         """The messages of a mailbox that are in the same directory as the message *node*.
 
         That a message is missing in them, or one too many, costs requests and nothing else.
@@ -133,8 +133,8 @@ class _PlainDirectories:
         self.mailbox_folder = vfs.inodes.folder
         self._names = vfs.names
 
-    def listed_with(self, box: Mailbox, node: Node) -> Listed:
-        return Listed(node.base, box.uids, partial(self._names.listed, node.directory()))
+    def directory_of(self, box: Mailbox, node: Node) -> InDirectory:
+        return InDirectory(node.base, box.uids, partial(self._names.listed, node.directory()))
 
     def message_directories(self, inode: int) -> Sequence[int]:
         return (inode,)
@@ -282,7 +282,7 @@ class Unopened:
         if folder is None or folder.mailbox is None:
             return None
         box = folder.mailbox
-        listed = self._shown.listed_with(box, node)
+        listed = self._shown.directory_of(box, node)
         walks = self._predictor.walks(listed.directory)
         uids = walks.read(node.uid, self._order(listed), lambda some: _sizes(box, some))
         wanted = self._pages.wanted((uids.astype(np.int64) | node.base).tolist())
@@ -294,7 +294,7 @@ class Unopened:
         self._vfs.host.observed.pushed(item for item, _ in items)
         return self._pages.push(items, generation) if items else None
 
-    def _order(self, listed: Listed) -> Orders:
+    def _order(self, listed: InDirectory) -> Orders:
         known = self._orders.get(listed.directory)
         if known is None or known.uids is not listed.uids:
             known = self._orders[listed.directory] = Orders(listed.uids, listed.named(), listed.own)

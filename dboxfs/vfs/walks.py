@@ -71,7 +71,7 @@ EML = OwnNames(b"", b".eml")
 """Names where no view is."""
 
 
-class Listed(NamedTuple):
+class InDirectory(NamedTuple):
     """The messages of a directory.
 
     ``directory``: its inode number.  ``uids``: ascending, uint32[n]; the same array as long as they are the

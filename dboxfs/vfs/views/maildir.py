@@ -46,7 +46,7 @@ from dboxfs.vfs.views.maildir_names import MaildirNames, Name
 from dboxfs.vfs.views.places import DIRECTORIES, KEYWORDS_NAME, MaildirPlace, Sub, is_content, place_of
 from dboxfs.vfs.views.told_names import ToldNames, ViewKernel
 from dboxfs.vfs.views.without_open import WithoutOpen, is_of_view
-from dboxfs.vfs.walks import Listed
+from dboxfs.vfs.walks import InDirectory
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
 
@@ -116,12 +116,12 @@ class MaildirView:
         if told is not None and (node.base, uid) not in self._moving:
             yield MaildirPlace(node.base, told.sub).inode, told.name
 
-    def listed_with(self, box: Mailbox, node: Node) -> Listed:
+    def directory_of(self, box: Mailbox, node: Node) -> InDirectory:
         """The messages that are in ``cur/`` or ``new/``, as the message *node* is."""
         folder = node.directory()
         sub, uids = self.names.beside(folder, node.uid)
         directory, own = MaildirPlace(node.base, sub).inode, self.names.own_names(folder)
-        return Listed(directory, uids, partial(self.names.bases, folder), own)
+        return InDirectory(directory, uids, partial(self.names.bases, folder), own)
 
     def message_directories(self, inode: int) -> Sequence[int]:
         """``cur/`` and ``new/`` of a mailbox."""

@@ -35,7 +35,7 @@ from dboxfs.vfs.views.mh_shown import SequencesShown, ShownSequences
 from dboxfs.vfs.views.places import MaildirPlace, Sub, is_content, place_of
 from dboxfs.vfs.views.told_names import ViewKernel
 from dboxfs.vfs.views.without_open import WithoutOpen, is_of_view
-from dboxfs.vfs.walks import Listed, OwnNames
+from dboxfs.vfs.walks import InDirectory, OwnNames
 
 _NUMBERS = OwnNames(b"", b"")
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
@@ -122,9 +122,9 @@ class MhView:
         if number is not None:
             yield from ((parent, number._replace(removed=removed).shown) for removed in (False, True))
 
-    def listed_with(self, box: Mailbox, node: Node) -> Listed:
+    def directory_of(self, box: Mailbox, node: Node) -> InDirectory:
         """The messages that are in the same directory as the message *node*: all of its mailbox."""
-        return Listed(node.base, box.uids, partial(self.names.shown, node.directory()), _NUMBERS)
+        return InDirectory(node.base, box.uids, partial(self.names.shown, node.directory()), _NUMBERS)
 
     def message_directories(self, inode: int) -> Sequence[int]:
         """The directories that have the messages of a mailbox: its own."""

@@ -26,7 +26,7 @@ from dboxfs.vfs.node import Node
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.views.places import MaildirPlace, content_inode, is_content, place_of
 from dboxfs.vfs.views.told_names import ViewKernel
-from dboxfs.vfs.walks import Listed
+from dboxfs.vfs.walks import InDirectory
 
 KEPT_CONTENTS = 64
 """Contents that can be read."""
@@ -45,7 +45,7 @@ class ListingView(Protocol):
 
     async def opendir(self, inode: int) -> OpenDirectory: ...
 
-    def listed_with(self, box: Mailbox, node: Node) -> Listed: ...
+    def directory_of(self, box: Mailbox, node: Node) -> InDirectory: ...
 
     def message_directories(self, inode: int) -> Sequence[int]: ...
 
@@ -59,7 +59,7 @@ class WithoutOpen:
 
     def __init__(self, reading: ReadOnlyVfs, kernel: ViewKernel, view: ListingView) -> None:
         self._view = view
-        self.listed_with = view.listed_with
+        self.directory_of = view.directory_of
         self.message_directories = view.message_directories
         self._is_on = False
         self._reading = reading
