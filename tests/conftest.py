@@ -23,6 +23,7 @@ from tests import counted
 
 pytest.register_assert_rewrite("tests.live.equal")
 
+from tests.fsapi.s3_server import FaultyServer, endpoint, served  # noqa: E402
 from tests.live.dovecot import Dovecot  # noqa: E402
 from tests.live.mounts import Mounts  # noqa: E402
 
@@ -102,3 +103,13 @@ def time_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]
     yield set_zone
     monkeypatch.undo()
     time.tzset()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
+    """An S3 server, which fails as a test says, and which the environment names: ``s3://bucket``."""
+    with served() as running:
+        for name, value in (("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", "secret"), ("REGION", "r")):
+            monkeypatch.setenv(f"AWS_{name}", value)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint(running))
+        yield running

@@ -17,6 +17,7 @@ from dboxfs.cli.dates import date_or_days
 from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.object_store import access_of, add_access
 from dboxfs.cli.paths import default_cache_dir
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError
@@ -72,6 +73,7 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
         "--attachments", metavar="DIR", help="Dovecot's mail_attachment_dir, if STORE has one"
     )
     add_keys(parser)
+    add_access(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
@@ -119,7 +121,7 @@ def _archive(arguments: argparse.Namespace, location: Location) -> int:
 
     async def run() -> Archived:
         nonlocal cost
-        objects = connect(arguments.url)
+        objects = connect(arguments.url, access_of(arguments))
         cost = objects.cost
         async with (
             FileSystem(ThreadsDriver()) as fs,
@@ -158,7 +160,7 @@ def _archive(arguments: argparse.Namespace, location: Location) -> int:
 def _prune(arguments: argparse.Namespace) -> int:
     if arguments.keep_daily is None and arguments.keep_monthly is None:
         raise UsageError("archive prune: say what stays: --keep-daily N, --keep-monthly N")
-    repository = Repository(connect(arguments.url), arguments.url)
+    repository = Repository(connect(arguments.url, access_of(arguments)), arguments.url)
     daily, monthly = arguments.keep_daily or 0, arguments.keep_monthly or 0
     done = prune(repository, daily, monthly, break_lock=arguments.break_lock)
     print(one_line(f"{arguments.url}: {done.generations} generations stay, {done.removed} were removed"))

@@ -18,6 +18,7 @@ import trio
 from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.object_store import access_of
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError, first_error, message
 from dboxfs.cli.stores import NOT_AN_ARCHIVE, add_at, add_store, choose_store
@@ -82,7 +83,7 @@ def check(arguments: argparse.Namespace) -> int:
         async def run() -> Checked:
             async with (
                 FileSystem(ThreadsDriver()) as fs,
-                store_files(fs, location, arguments.at) as (files, place),
+                store_files(fs, location, arguments.at, access_of(arguments)) as (files, place),
             ):
                 return await check_store(files, place, output.finding, options, output.progress)
 

@@ -17,6 +17,7 @@ from dboxfs.cli.crypt_keys import add_keys, given_keys
 from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.object_store import access_of
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError, new_root
@@ -117,7 +118,7 @@ def convert(arguments: argparse.Namespace) -> int:
     async def run() -> Converted:
         async with (
             FileSystem(ThreadsDriver()) as fs,
-            store_files(fs, location, arguments.at) as (files, place),
+            store_files(fs, location, arguments.at, access_of(arguments)) as (files, place),
             open_store(files, place, follow=False) as store,
         ):
             options = WriteOptions(

@@ -16,6 +16,7 @@ import trio
 from dboxfs.cli.crypt_keys import add_keys, given_keys
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.object_store import access_of
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError, new_root
@@ -99,7 +100,7 @@ def export(arguments: argparse.Namespace) -> int:
     async def run() -> tuple[Exported, Format]:
         async with (
             FileSystem(ThreadsDriver()) as fs,
-            store_files(fs, location, arguments.at) as (files, place),
+            store_files(fs, location, arguments.at, access_of(arguments)) as (files, place),
             open_store(files, place, follow=False) as store,
         ):
             hidden = await hidden_in(store)

@@ -20,6 +20,7 @@ from dboxfs.cli import change
 from dboxfs.cli.begin_writing import begin_writing
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.object_store import access_of
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError, new_root
@@ -99,7 +100,7 @@ def import_mail(arguments: argparse.Namespace) -> int:
     path, source, view = arguments.source, None, None
     if is_url(path):
         check_url(path)
-        view = ArchiveView(path, arguments.at)
+        view = ArchiveView(path, arguments.at, access_of(arguments))
     else:
         if arguments.at is not None:
             raise UsageError(NOT_AN_ARCHIVE)

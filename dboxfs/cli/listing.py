@@ -76,11 +76,11 @@ def ls(arguments: argparse.Namespace) -> int:
     query = _query(arguments)
     location = choose_store(arguments, archives=True).location
     if arguments.mailbox is None and query == Query() and not arguments.json and not arguments.nul:
-        return with_store(location, _list_mailboxes, arguments.at)
+        return with_store(location, _list_mailboxes, arguments)
     work: Callable[[Store], Awaitable[int]]
     listing = _Listing(arguments, query, mountpoint)
     work = listing.run
-    return with_store(location, work, arguments.at)
+    return with_store(location, work, arguments)
 
 
 def _query(arguments: argparse.Namespace) -> Query:

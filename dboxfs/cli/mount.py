@@ -21,6 +21,7 @@ from dboxfs.cli.daemon import in_background
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import SYSLOG, default_log_file, is_stderr, log_to, one_line
 from dboxfs.cli.mount_options import OPTIONS_HELP, ParsedOptions, parse_options
+from dboxfs.cli.object_store import NO_ARCHIVE
 from dboxfs.cli.of_dovecot import OfDovecot
 from dboxfs.cli.paths import around, default_cache_dir, overlap
 from dboxfs.cli.reread import Reread
@@ -32,6 +33,7 @@ from dboxfs.cli.umount import clear_dead
 from dboxfs.errors import MountError
 from dboxfs.fsapi import Driver, FileSystem, Ksm, choose_driver
 from dboxfs.fsapi.drivers.choice import CHOICES
+from dboxfs.fsapi.drivers.object_access import Access
 from dboxfs.fsapi.drivers.object_client import is_url
 from dboxfs.fuse.companion import Companion
 from dboxfs.store import Kind, Location
@@ -145,7 +147,9 @@ def mount(arguments: argparse.Namespace) -> int:
     mountpoint = check_mountpoint(arguments.mountpoint)
     location = what if isinstance(what, Location) else None
     archive = (
-        None if location is None or not is_url(location.root) else ArchiveView(location.root, options.at)
+        ArchiveView(location.root, options.at, Access(**options.access))
+        if location is not None and is_url(location.root)
+        else None
     )
     here = [] if location is None or archive is not None else [location]
     places = [*here, *(one.location for one in others)]
@@ -226,6 +230,8 @@ def _check_archive(location: Location, options: ParsedOptions) -> None:
     if not is_url(location.root):
         if options.at is not None:
             raise UsageError("-o at: says which generation of an archive; STORE is none")
+        if options.access:
+            raise UsageError(f"-o ca_file, request_timeout, request_retries: {NO_ARCHIVE}")
     elif options.mount.write is not None:
         raise UsageError("-o rw: an archive can only be read; dboxfs import or convert bring it back")
 

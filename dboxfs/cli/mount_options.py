@@ -7,12 +7,14 @@ meaning for a FUSE daemon.
 
 from __future__ import annotations
 
+import argparse
 import enum
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from dboxfs.cli.object_store import retries, seconds
 from dboxfs.cli.status import UsageError
 from dboxfs.dbox.encoders import Method, parse_method
 from dboxfs.store.write import Eol, Fsync, LockMethod, Neighbour, WriteOptions
@@ -57,6 +59,11 @@ options for -o:
   namespaces           with --user: the user's other namespaces too (public, shared by others), each below
                        the directories of its prefix
   at=DATE              of an archive (a URL): the newest generation before that day or time
+  ca_file=FILE         of an archive: certificates (PEM) that are trusted besides the system's
+                       (default: AWS_CA_BUNDLE)
+  request_timeout=SECONDS, request_retries=N
+                       of an archive: for one try of one request (default 30), and how often it is
+                       tried again (default 5)
   separator=C          between the parts of user.dbox.mailbox (default /)
   entries=auto|epoch|companion|timeout
                        how the kernel hears that a name means something else (default auto)
@@ -98,6 +105,7 @@ class ParsedOptions:
     :ivar replace: remove a dead mount first.
     :ivar namespaces: show the user's other namespaces, too.
     :ivar at: which generation of an archive, as keys of generations begin; None: the newest.
+    :ivar access: how the server of an archive is asked: fields of Access.
     :ivar site: options of a mount of many users.
     :ivar metrics_public: metrics may be served at an address that other machines reach.
     """
@@ -110,6 +118,7 @@ class ParsedOptions:
     replace: bool = False
     namespaces: bool = False
     at: str | None = None
+    access: Mapping[str, Any] = field(default_factory=dict)
     site: Mapping[str, Any] = field(default_factory=dict)
     metrics_public: bool = False
 
@@ -126,6 +135,7 @@ class _Goes(enum.Enum):
     KEY = enum.auto()
     """To ParsedOptions, and only with ``rw``."""
     STORE = enum.auto()
+    ACCESS = enum.auto()
     SITE = enum.auto()
     """Only with ``--users``."""
 
@@ -176,6 +186,18 @@ def _octal(text: str) -> int:
     return int(text, 8) & 0o777
 
 
+def _given(read: Callable[[str], object]) -> Callable[[str], object]:
+    """*read* of a command's option, with the error that an option of a mount raises."""
+
+    def checked(text: str) -> object:
+        try:
+            return read(text)
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(str(error)) from None
+
+    return checked
+
+
 def _character(text: str) -> str:
     if len(text) != 1 or not text.isprintable():
         raise ValueError(text)
@@ -213,6 +235,9 @@ OPTIONS: Mapping[str, MountOption] = {
     "crypt_password_fd": MountOption("a number", _Goes.STORE, "password_fd", _id),
     "replace": _flag(_Goes.STORE, "replace"),
     "at": MountOption("a day (2026-11-01), or a time", _Goes.STORE, "at", parse_at),
+    "ca_file": MountOption("a file", _Goes.ACCESS, "ca_file", _path),
+    "request_timeout": MountOption("0.1 to 3600 seconds", _Goes.ACCESS, "timeout", _given(seconds)),
+    "request_retries": MountOption("a number from 0 to 100", _Goes.ACCESS, "retries", _given(retries)),
     "namespaces": _flag(_Goes.STORE, "namespaces"),
     "fsync": _enum(_Goes.WRITE, "fsync", Fsync),
     "eol": _enum(_Goes.WRITE, "eol", Eol),
@@ -279,7 +304,9 @@ def parse_options(
         **found[_Goes.VERSION],
     )
     store = found[_Goes.STORE] | found[_Goes.KEY]
-    return ParsedOptions(mount, **{"attachments": None, **store}, site=found[_Goes.SITE])
+    return ParsedOptions(
+        mount, **{"attachments": None, **store}, access=found[_Goes.ACCESS], site=found[_Goes.SITE]
+    )
 
 
 def _check_metrics(address: Address | None, store: Mapping[str, Any]) -> None:

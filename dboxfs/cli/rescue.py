@@ -18,6 +18,7 @@ import trio
 from dboxfs.cli.crypt_keys import add_keys, given_keys
 from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.object_store import access_of
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import first_error, message, new_root
@@ -106,7 +107,7 @@ def rescue(arguments: argparse.Namespace) -> int:
         async def run() -> Rescued:
             async with (
                 FileSystem(ThreadsDriver()) as fs,
-                store_files(fs, location, arguments.at, damaged=True) as (files, place),
+                store_files(fs, location, arguments.at, access_of(arguments), damaged=True) as (files, place),
             ):
                 return await rescue_store(
                     files, place, root, options, output.event, output.progress, target_fs=fs

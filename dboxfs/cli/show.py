@@ -10,6 +10,7 @@ import trio
 
 from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.object_store import access_of
 from dboxfs.cli.stores import add_at, add_store, choose_store
 from dboxfs.dovecot.user import FoundUser
 from dboxfs.fsapi import FileSystem, ThreadsDriver
@@ -41,7 +42,7 @@ def info(arguments: argparse.Namespace) -> int:
     chosen = choose_store(arguments, archives=True)
     if chosen.found is not None:
         _print_user(chosen.found)
-    return with_store(chosen.location, _print_info, arguments.at)
+    return with_store(chosen.location, _print_info, arguments)
 
 
 def dump(arguments: argparse.Namespace) -> int:
@@ -51,14 +52,19 @@ def dump(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def with_store(location: Location, work: Callable[[Store], Awaitable[int]], at: str | None = None) -> int:
-    """Open a store and do *work*; returns the exit status.  ``at``: which generation of an archive."""
+def with_store(
+    location: Location, work: Callable[[Store], Awaitable[int]], arguments: argparse.Namespace
+) -> int:
+    """Open a store and do *work*; returns the exit status.
+
+    :param arguments: with those of :func:`~dboxfs.cli.stores.add_at`.
+    """
     log_to_stderr()
 
     async def run() -> int:
         async with (
             FileSystem(ThreadsDriver()) as fs,
-            store_files(fs, location, at) as (files, place),
+            store_files(fs, location, arguments.at, access_of(arguments)) as (files, place),
             open_store(files, place, follow=False) as store,
         ):
             return await work(store)

@@ -20,6 +20,7 @@ import sys
 from dataclasses import dataclass
 
 from dboxfs.cli.logs import one_line
+from dboxfs.cli.object_store import NO_ARCHIVE, add_access
 from dboxfs.cli.of_dovecot import OfDovecot
 from dboxfs.cli.status import UsageError
 from dboxfs.dbox.encoders import Method, parse_method
@@ -107,13 +108,14 @@ def _setting(text: str) -> tuple[str, str]:
 
 
 def add_at(parser: argparse.ArgumentParser) -> None:
-    """Declare which generation of an archive is meant."""
+    """Declare which generation of an archive is meant, and how its server is asked."""
     parser.add_argument(
         "--at",
         metavar="DATE",
         type=_at,
         help="of an archive: the newest generation before that day or time (local time; UTC with a Z)",
     )
+    add_access(parser)
 
 
 def _at(text: str) -> str:
@@ -147,12 +149,11 @@ def choose_store(arguments: argparse.Namespace, *, damaged: bool = False, archiv
     :raises NoSuchStore: the store is missing, or is no dbox store; the user or a Dovecot is missing.
     :raises Unsupported: a dbox store of a kind that dboxfs doesn't read.
     """
-    if (
-        archives
-        and getattr(arguments, "at", None) is not None
-        and not (arguments.store and is_url(arguments.store))
-    ):
-        raise UsageError(NOT_AN_ARCHIVE)
+    if archives and not (arguments.store and is_url(arguments.store)):
+        if getattr(arguments, "at", None) is not None:
+            raise UsageError(NOT_AN_ARCHIVE)
+        if getattr(arguments, "ca_file", None) is not None:
+            raise UsageError(f"--ca-file: {NO_ARCHIVE}")
     each = getattr(arguments, "each", None)
     if each is not None:  # one of all users (each_user.py)
         return Chosen(each(damaged))

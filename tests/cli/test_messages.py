@@ -20,6 +20,8 @@ MISTAKES = [
         2,
         "'then' is neither a day (2026-11-01) nor a time (2026-11-01T12:00:00Z)",
     ),
+    ("ls --request-timeout x {mdbox}", 2, "'x' is no number of seconds from 0.1 to 3600"),
+    ("ls --request-retries 101 {mdbox}", 2, "'101' is no number from 0 to 100"),
     ("archive --before then {mdbox} {tmp}", 2, "'then': give a date (2026-06-30) or days (7d)"),
     ("ls {mdbox} --larger 3X", 2, "'3X': give bytes, or 20k, 3M, 1G"),
     (

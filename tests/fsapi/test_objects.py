@@ -10,6 +10,7 @@ from typing import BinaryIO
 import pytest
 
 from dboxfs.fsapi import CreateMode, FileSystem, ObjectsDriver, Peek, PeekResult
+from dboxfs.fsapi.drivers.object_access import shared_config
 from dboxfs.fsapi.drivers.object_blocks import BlockReader
 from dboxfs.fsapi.drivers.object_client import (
     PART,
@@ -18,7 +19,6 @@ from dboxfs.fsapi.drivers.object_client import (
     Objects,
     connect,
     is_url,
-    shared_config,
     understood,
 )
 from dboxfs.fsapi.drivers.object_files import key_of

@@ -12,15 +12,20 @@ ESTALE     the object was replaced since its etag was asked for
 EACCES     the server refuses these credentials, or there are none
 EFBIG      ``put(create=True)`` of more than 5 GiB, which no server takes in one request
 EOPNOTSUPP the server can't do that
-EIO        anything else: no connection, a time-out, an answer that is none; obstore has tried again
+EIO        anything else: no connection, a time-out, an answer that is none; it was tried again before
 =========  ===================================================================================================
+
+A request is tried again after an answer that is none, after 408, 429 and 5xx, with growing waits, as often as
+:class:`Access` says; obstore itself tries nothing again (it would not a listing whose connection ends in the
+middle, a delete or a create without an answer), so each try is counted.  All requests may be repeated: a
+create finds out whether it was the first, see below.
 
 Facts of the servers, found out by running them (obstore 0.12.1; Ceph radosgw 16.2.15, the local and the
 memory store):
 
 * A range that begins at the end of an object or behind it is an error, and so is one of no bytes: never
 asked.
-* A create whose answer was lost is tried again by obstore, and then finds its own object ("already exists"):
+* A create whose answer was lost is tried again, and then finds its own object ("already exists"):
   what is there is compared with what was to be written.  So whoever creates should write something unique.
 * The condition of a create is ignored at the end of a multipart upload and by server-side copies: a create
   is a single request whatever its size, and a copy that must not replace is refused (memory and local: they
@@ -29,27 +34,38 @@ asked.
 * After a fork a store hangs in the child: it is made by the process that uses it (:func:`connect`).
 
 No credentials are kept or told here: obstore reads AWS_*, GOOGLE_* and AZURE_* variables, and asks the
-instance's metadata service; :func:`shared_config` reads the profile of ``~/.aws``.  TLS certificates are
+instance's metadata service; ``object_access`` reads the profile of ``~/.aws``.  TLS certificates are
 verified; plain HTTP is used only for an endpoint that says ``http://``.
 """
 
 from __future__ import annotations
 
-import configparser
 import contextlib
 import errno
 import os
+import random
 import re
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, BinaryIO, Final, Protocol
+from functools import cache, partial
+from typing import Any, BinaryIO, Final, Protocol, TypeVar
 
 from dboxfs.errors import Unsupported
+from dboxfs.fsapi.drivers.object_access import Access, certificates, shared_config
 
 PART: Final = 8 << 20
 """Bytes above which a replacing put is a multipart upload, and of each of its parts."""
+
+LARGE: Final = 4 << 20
+"""Bytes of a put above which it has more time."""
+
+_LARGE_FACTOR = 8
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 10.0
+
+R = TypeVar("R")
 
 _URL = re.compile(r"(s3a?|gs|az|azure|abfss?|adl|file|memory)://", re.IGNORECASE)
 _MOST_CREATED = 5 << 30
@@ -73,7 +89,7 @@ class ObjectInfo:
 
 @dataclass(slots=True)
 class Cost:
-    """What was asked of a store so far; obstore's own repetitions are not counted."""
+    """What was asked of a store so far, repetitions too; of a put in parts each part once."""
 
     requests: dict[str, int] = field(default_factory=dict)
     bytes_up: int = 0
@@ -135,17 +151,22 @@ class ObstoreObjects:
     """:class:`Objects` on a store of obstore.
 
     :param url: for people: stands before the key in errors.
+    :param retries: how often a request is tried again.
+    :param large: makes the store for large puts; None: it is the same.
     """
 
-    def __init__(self, store: Any, url: str = "") -> None:
+    def __init__(
+        self, store: Any, url: str = "", retries: int = 0, large: Callable[[], Any] | None = None
+    ) -> None:
         self.cost = Cost()
         self._url = url
         self._store = store
+        self._retries = retries
+        self._large = cache(large or (lambda: store))
         self._o = _obstore()
 
     def head(self, key: str) -> ObjectInfo:
-        self.cost.count("HEAD")
-        return self._info(self._call(key, self._o.head, self._store, key))
+        return self._info(self._call(key, "HEAD", lambda: self._o.head(self._store, key)))
 
     def get(self, key: str, start: int, end: int, etag: str | None = None) -> bytes:
         options: dict[str, Any] = {"range": (start, end)}
@@ -160,18 +181,21 @@ class ObstoreObjects:
         return self._get(key, {})
 
     def _get(self, key: str, options: dict[str, Any]) -> bytes:
-        self.cost.count("GET")
-        found = self._call(key, lambda: self._o.get(self._store, key, options=options).bytes())
+        found = self._call(key, "GET", lambda: self._o.get(self._store, key, options=options).bytes())
         self.cost.count("GET", down=len(found), requests=0)
         return bytes(memoryview(found))
 
     def put(self, key: str, data: bytes | memoryview, *, create: bool) -> None:
         if len(data) > _MOST_CREATED:
             raise OSError(errno.EFBIG, "more than 5 GiB in one request", key)
+        store = self._large() if len(data) > LARGE else self._store
         mode = "create" if create else "overwrite"
-        self.cost.count("PUT", up=len(data))
+
+        def put() -> None:
+            self._o.put(store, key, data, mode=mode, use_multipart=False)
+
         try:
-            self._call(key, lambda: self._o.put(self._store, key, data, mode=mode, use_multipart=False))
+            self._call(key, "PUT", put, up=len(data))
         except OSError as error:
             if not create or error.errno not in (errno.EEXIST, errno.EIO) or not self._is_there(key, data):
                 raise
@@ -184,34 +208,34 @@ class ObstoreObjects:
             return False
 
     def put_file(self, key: str, file: BinaryIO, size: int) -> None:
-        self.cost.count("PUT", up=size, requests=max(1, -(-size // PART)) + 2 * (size > PART))
-        file.seek(0)
-        self._call(
-            key,
-            lambda: self._o.put(
-                self._store, key, file, use_multipart=size > PART, chunk_size=PART, max_concurrency=4
-            ),
-        )
+        def put() -> None:
+            file.seek(0)
+            self._o.put(
+                self._large(), key, file, use_multipart=size > PART, chunk_size=PART, max_concurrency=4
+            )
+
+        self._call(key, "PUT", put, up=size, requests=max(1, -(-size // PART)) + 2 * (size > PART))
 
     def delete(self, key: str) -> None:
-        self.cost.count("DELETE")
         with contextlib.suppress(FileNotFoundError):
-            self._call(key, self._o.delete, self._store, key)
+            self._call(key, "DELETE", lambda: self._o.delete(self._store, key))
 
     def copy(self, source: str, target: str, *, replace: bool) -> None:
-        self.cost.count("COPY")
-        self._call(source, lambda: self._o.copy(self._store, source, target, overwrite=replace))
+        self._call(source, "COPY", lambda: self._o.copy(self._store, source, target, overwrite=replace))
 
     def list_all(self, prefix: str) -> Iterator[ObjectInfo]:
-        pages = iter(self._call(prefix, self._o.list, self._store, prefix or None))
-        while (page := self._call(prefix, next, pages, None)) is not None:
-            self.cost.count("LIST")
-            for entry in page:
-                yield self._info(entry)
+        def listed() -> list[ObjectInfo]:
+            found = []
+            pages = self._o.list(self._store, prefix or None, chunk_size=_PAGE)
+            for number, page in enumerate(pages):
+                self.cost.count("LIST", requests=min(number, 1))  # the first one is counted by _call
+                found += [self._info(entry) for entry in page]
+            return found
+
+        yield from self._call(prefix, "LIST", listed)
 
     def list_level(self, prefix: str) -> tuple[list[str], list[ObjectInfo]]:
-        self.cost.count("LIST")
-        found = self._call(prefix, self._o.list_with_delimiter, self._store, prefix or None)
+        found = self._call(prefix, "LIST", lambda: self._o.list_with_delimiter(self._store, prefix or None))
         skip = len(prefix) + 1 if prefix else 0
         return [name[skip:] for name in found["common_prefixes"]], [self._info(e) for e in found["objects"]]
 
@@ -219,25 +243,35 @@ class ObstoreObjects:
         modified = int(entry["last_modified"].timestamp() * 10**6) * 1000
         return ObjectInfo(entry["path"], entry["size"], modified, entry["e_tag"])
 
-    def _call(self, key: str, call: Any, *args: Any) -> Any:
+    def _call(self, key: str, kind: str, call: Callable[[], R], *, up: int = 0, requests: int = 1) -> R:
+        """What *call* gives, tried again where that may help; each try counts as so many *requests*."""
+        for attempt in range(self._retries + 1):
+            self.cost.count(kind, up=up, requests=requests)
+            try:
+                return call()
+            except FileNotFoundError:
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), self._where(key)) from None
+            except (ValueError, self._o.exceptions.InvalidPathError) as error:
+                raise OSError(errno.EINVAL, _line(error), self._where(key)) from None
+            except (self._o.exceptions.BaseError, OSError) as error:
+                text, code = str(error), self._code(error)
+                if attempt == self._retries or not may_pass(text, code):
+                    raise OSError(*understood(text, code), self._where(key)) from None
+            time.sleep(min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt) * random.uniform(0.5, 1))
+        raise AssertionError("the last try returns or raises")
+
+    def _code(self, error: Exception) -> int:
+        """The errno for the class of *error*."""
         kinds = self._o.exceptions
-        try:
-            return call(*args)
-        except FileNotFoundError:
-            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), self._where(key)) from None
-        except (ValueError, kinds.InvalidPathError) as error:
-            raise OSError(errno.EINVAL, _line(error), self._where(key)) from None
-        except (kinds.BaseError, OSError) as error:
-            table = (
-                (kinds.NotFoundError, errno.ENOENT),
-                (kinds.AlreadyExistsError, errno.EEXIST),
-                (kinds.PreconditionError, errno.ESTALE),
-                (kinds.PermissionDeniedError, errno.EACCES),
-                (kinds.UnauthenticatedError, errno.EACCES),
-                (kinds.NotSupportedError, errno.EOPNOTSUPP),
-            )
-            code = next((code for kind, code in table if isinstance(error, kind)), errno.EIO)
-            raise OSError(*understood(str(error), code), self._where(key)) from None
+        table = (
+            (kinds.NotFoundError, errno.ENOENT),
+            (kinds.AlreadyExistsError, errno.EEXIST),
+            (kinds.PreconditionError, errno.ESTALE),
+            (kinds.PermissionDeniedError, errno.EACCES),
+            (kinds.UnauthenticatedError, errno.EACCES),
+            (kinds.NotSupportedError, errno.EOPNOTSUPP),
+        )
+        return next((code for kind, code in table if isinstance(error, kind)), errno.EIO)
 
     def _where(self, key: str) -> str:
         return f"{self._url}/{key}" if self._url else key
@@ -245,6 +279,19 @@ class ObstoreObjects:
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
+_CERTIFICATE = re.compile(r"InvalidCertificate\(\s*(\w+)")
+_PAGE = 1000
+
+
+def may_pass(text: str, code: int) -> bool:
+    """Whether an error may be gone at the next try: no answer, half of one, or one that says so.
+
+    :param text: what obstore says.  :param code: what the class of the error says.
+    """
+    status = _STATUS.search(text)
+    if code != errno.EIO or _CERTIFICATE.search(text) or "NoSuchBucket" in text:
+        return False
+    return status is None or status[1] in ("408", "429") or status[1].startswith("5")
 
 
 def understood(text: str, code: int) -> tuple[int, str]:
@@ -260,6 +307,14 @@ def understood(text: str, code: int) -> tuple[int, str]:
         return errno.EACCES, f"the server refuses these credentials{why}"
     if code == errno.EIO and status is not None:
         return code, f"the server answers {status[1]}{why}"
+    certificate = _CERTIFICATE.search(text)
+    if certificate is not None:
+        return code, (
+            f"the server's certificate is not trusted ({certificate[1]}); --ca-file FILE, or -o ca_file= of "
+            "a mount, names the certificates of its CA"
+        )
+    if code == errno.EIO and "body error" in text:
+        return code, "the connection ended, or time ran out, in the middle of the answer"
     if code == errno.EIO and "error sending request" in text:
         return code, "no connection to the server, or no answer in time"
     return code, _line(text)
@@ -284,19 +339,19 @@ def _obstore() -> Any:
     return obstore
 
 
-def connect(url: str, *, timeout: float = 30.0, retries: int = 5) -> ObstoreObjects:
+def connect(url: str, access: Access | None = None) -> ObstoreObjects:
     """The store at *url*: ``s3://bucket/prefix``, ``gs://``, ``az://``, ``file:///directory``.
 
     Nothing is asked of it yet.  The process that calls this is the one that may use it.
 
-    :param timeout: seconds for one try of one request.
-    :param retries: how often a request is tried again.
     :raises Unsupported: obstore is not installed.
-    :raises OSError: EINVAL: the URL or the settings in the environment are wrong.
+    :raises OSError: EINVAL: the URL or the settings in the environment are wrong; or the file of certificates
+        can't be read.
     """
+    access = access or Access()
     stores = _obstore().store
-    url = url.rstrip("/")
     scheme, _, rest = url.partition("://")
+    url = url.rstrip("/")
     try:
         if scheme.lower() == "file":
             path = os.path.abspath("/" + rest.lstrip("/"))
@@ -307,50 +362,22 @@ def connect(url: str, *, timeout: float = 30.0, retries: int = 5) -> ObstoreObje
         endpoint = given.get("endpoint") or os.environ.get(
             "AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", "")
         )
-        client: dict[str, Any] = {"timeout": f"{timeout:g}s", "connect_timeout": f"{min(timeout, 10):g}s"}
+        client: dict[str, Any] = {"connect_timeout": f"{min(access.timeout, 10) * 1000:.0f}ms"}
         if endpoint.lower().startswith("http://"):
             client["allow_http"] = True
-        retry = {"max_retries": retries, "retry_timeout": timedelta(seconds=timeout * (retries + 1))}
-        return ObstoreObjects(stores.from_url(url, client_options=client, retry_config=retry, **given), url)
+        bundle = given.pop("ca_bundle", os.environ.get("AWS_CA_BUNDLE"))
+        ca_file = access.ca_file or bundle
+        if ca_file:
+            client["root_certificate"] = certificates(ca_file)
+        once = {"max_retries": 0, "retry_timeout": timedelta(seconds=access.timeout)}
+
+        def made(seconds: float) -> Any:
+            options = client | {"timeout": f"{seconds * 1000:.0f}ms"}
+            return stores.from_url(url, client_options=options, retry_config=once, **given)
+
+        large = partial(made, access.timeout * _LARGE_FACTOR)
+        return ObstoreObjects(made(access.timeout), url, access.retries, large)
     except Exception as error:
-        if isinstance(error, Unsupported):
+        if isinstance(error, Unsupported | OSError):
             raise
         raise OSError(errno.EINVAL, _line(error), url) from None
-
-
-def shared_config(environment: Mapping[str, str]) -> dict[str, str]:
-    """Settings for S3 of the profile in ``~/.aws/credentials`` and ``~/.aws/config``; variables win.
-
-    The names are those of the files (AWS CLI): ``aws_access_key_id``, ``aws_secret_access_key``,
-    ``aws_session_token``, ``region``, ``endpoint_url``.
-    """
-    profile = environment.get("AWS_PROFILE", "default")
-    home = os.path.expanduser("~/.aws")
-    found: dict[str, str] = {}
-    places = (
-        (
-            environment.get("AWS_CONFIG_FILE", f"{home}/config"),
-            profile if profile == "default" else f"profile {profile}",
-        ),
-        (environment.get("AWS_SHARED_CREDENTIALS_FILE", f"{home}/credentials"), profile),
-    )
-    for path, section in places:
-        parser = configparser.ConfigParser(interpolation=None, strict=False)
-        try:
-            parser.read(path, "utf-8")
-        except (configparser.Error, UnicodeDecodeError):
-            raise OSError(errno.EINVAL, "it can't be read as settings", path) from None
-        if parser.has_section(section):
-            found.update(parser.items(section))
-    names = {
-        "aws_access_key_id": ("access_key_id", "AWS_ACCESS_KEY_ID"),
-        "aws_secret_access_key": ("secret_access_key", "AWS_ACCESS_KEY_ID"),
-        "aws_session_token": ("session_token", "AWS_ACCESS_KEY_ID"),
-        "region": ("region", "AWS_REGION"),
-        "endpoint_url": ("endpoint", "AWS_ENDPOINT_URL"),
-    }
-    return {
-        option: found[name]
-        for name, (option, variable) in names.items()
-        if name in found and variable not in environment
-    }

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from dboxfs.errors import CorruptFile, NoSuchStore
 from dboxfs.fsapi import FileSystem
+from dboxfs.fsapi.drivers.object_access import Access
 from dboxfs.fsapi.drivers.object_client import Cost, Objects, connect
 from dboxfs.fsapi.drivers.slices import Slice, SlicesDriver, SliceTree
 from dboxfs.store.location import Kind, Location
@@ -38,6 +39,7 @@ class ArchiveView:
     """One generation of the archive at *url*.
 
     :param at: the newest one before that (:func:`parse_at`); None: the newest one.
+    :param access: how the server is asked.
     :param damaged: for a rescue: where there is no generation, or none that can be read, the message files
         are shown.
     :param make: makes the store; in tests one with faults.
@@ -51,9 +53,10 @@ class ArchiveView:
         self,
         url: str,
         at: str | None = None,
+        access: Access | None = None,
         *,
         damaged: bool = False,
-        make: Callable[[str], Objects] = connect,
+        make: Callable[[str, Access | None], Objects] = connect,
     ) -> None:
         self.url = url.rstrip("/")
         self.generation: Generation | None = None
@@ -61,6 +64,7 @@ class ArchiveView:
         self.complaint = ""
         self.cost = Cost()
         self._at = at
+        self._access = access
         self._damaged = damaged
         self._make = make
 
@@ -82,7 +86,7 @@ class ArchiveView:
         return replace(location, utf8=self.generation.utf8, escape=self.generation.escape)
 
     def _connect(self) -> tuple[Objects, SliceTree]:
-        objects = self._make(self.url)
+        objects = self._make(self.url, self._access)
         self.cost = objects.cost
         repository = Repository(objects, self.url)
         try:
@@ -132,7 +136,12 @@ def _what_is_left(tree: SliceTree, objects: Objects) -> SliceTree:
 
 @asynccontextmanager
 async def store_files(
-    local: FileSystem, location: Location, at: str | None = None, *, damaged: bool = False
+    local: FileSystem,
+    location: Location,
+    at: str | None = None,
+    access: Access | None = None,
+    *,
+    damaged: bool = False,
 ) -> AsyncIterator[tuple[FileSystem, Location]]:
     """What a store is reached by, and where it is: *local*, or the archive whose URL is the root of
     *location*.
@@ -144,7 +153,7 @@ async def store_files(
     if not is_url(location.root):
         yield local, location
         return
-    view = ArchiveView(location.root, at, damaged=damaged)
+    view = ArchiveView(location.root, at, access, damaged=damaged)
     async with FileSystem(view.driver()) as fs:
         if view.complaint:
             log.warning("%s; the messages are read without it", view.complaint)

@@ -181,7 +181,7 @@ async def of_store(location: Location) -> dict[str, Shown]:
 
 async def of_archive(objects: Objects, at: str | None = None) -> dict[str, Shown]:
     """What a mount shows of the archive."""
-    view = ArchiveView(URL, at, make=lambda url: objects)
+    view = ArchiveView(URL, at, make=lambda url, access: objects)
     async with (
         FileSystem(view.driver(2)) as fs,
         open_store(fs, view.location(), follow=False, cache_dir=view.cache_dir) as store,

@@ -101,7 +101,7 @@ async def test_a_listing_reads_no_object_but_indexes(tmp_path: Path) -> None:
         return data
 
     objects.reads = reads
-    view = ArchiveView(URL, make=lambda url: objects)
+    view = ArchiveView(URL, make=lambda url, access: objects)
     async with (
         FileSystem(view.driver()) as fs,
         open_store(fs, view.location(), follow=False, cache_dir=view.cache_dir) as store,
@@ -119,7 +119,7 @@ async def test_a_conversion_of_an_archive_is_the_store(tmp_path: Path) -> None:
     location = await make_store(tmp_path / "store")
     objects = memory()
     await archive(location, objects)
-    view = ArchiveView(URL, make=lambda url: objects)
+    view = ArchiveView(URL, make=lambda url, access: objects)
     target = tmp_path / "back"
     async with (
         FileSystem(ThreadsDriver(2)) as local,
@@ -139,7 +139,7 @@ async def test_check_finds_nothing_in_an_archive_and_names_what_is_damaged(tmp_p
 
     async def check() -> list[Finding]:
         found: list[Finding] = []
-        view = ArchiveView(URL, make=lambda url: objects)
+        view = ArchiveView(URL, make=lambda url, access: objects)
         async with FileSystem(view.driver()) as fs:
             await check_store(fs, view.location(), found.append, CheckOptions(patience=()))
         return found
@@ -159,7 +159,7 @@ async def test_a_rescue_needs_no_index_objects(tmp_path: Path, gone: str) -> Non
     await archive(location, objects)
     for info in list(objects.list_all(gone)):
         objects.delete(info.key)
-    view = ArchiveView(URL, damaged=True, make=lambda url: objects)
+    view = ArchiveView(URL, damaged=True, make=lambda url, access: objects)
     async with FileSystem(ThreadsDriver(2)) as local, FileSystem(view.driver()) as fs:
         options = RescueOptions(Kind.MDBOX, writing=FAST)
         target = str(tmp_path / "rescued")
@@ -192,7 +192,7 @@ async def test_an_object_that_is_gone_costs_its_own_messages_alone(tmp_path: Pat
     keys = sorted(info.key for info in objects.list_all("data"))
     assert len(keys) > 2
     objects.delete(keys[1])
-    view = ArchiveView(URL, make=lambda url: objects)
+    view = ArchiveView(URL, make=lambda url, access: objects)
     async with (
         FileSystem(view.driver()) as fs,
         open_store(fs, view.location(), follow=False, cache_dir=view.cache_dir) as store,
