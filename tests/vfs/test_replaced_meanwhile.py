@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from dboxfs.store import Folder
 from tests.vfs.inside import ONE, TWO, Mounted, Program
 
 
@@ -53,3 +58,27 @@ async def test_a_message_that_somebody_else_removes_while_it_is_written_anew_is_
         await m.follow()
         await late.close()
     assert await p.texts() == {"1.eml": ONE, "note": TWO}
+
+
+async def test_who_looks_a_name_up_while_another_does_and_its_message_was_just_replaced_finds_the_new_one_too(
+    m: Mounted, p: Program, q: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, found = m.name_reader.look, list[int]()
+
+    async def size(program: Program) -> None:
+        found.append((await program.stat("INBOX/note")).size)
+
+    async def look_while_another_comes(folder: Folder) -> None:
+        monkeypatch.setattr(m.name_reader, "look", look)
+        nursery.start_soon(size, q)
+        await wait_all_tasks_blocked()
+        await look(folder)
+
+    await p.write("INBOX/note", ONE)
+    async with m.again() as other:
+        await other.program().write("INBOX/note", TWO)
+        await m.follow()  # the index, and not the file of names
+        monkeypatch.setattr(m.name_reader, "look", look_while_another_comes)
+        async with trio.open_nursery() as nursery:
+            await size(p)
+    assert found == [len(TWO)] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
@@ -143,7 +144,8 @@ class NameReader:
         self.changed: Changed = _nobody
         self.directory = os.path.join(store.location.control_dir, DIRECTORY)
         self._places: dict[bytes, ReadSoFar] = {}
-        self._behind: set[bytes] = set()
+        self._behind: dict[bytes, int] = {}
+        self._notes = itertools.count()
 
     @property
     def skipped(self) -> int:
@@ -190,9 +192,13 @@ class NameReader:
                 await self.look(folder)
 
     def is_behind(self, box: Mailbox) -> None:
-        """Note that the index has got or lost messages whose names may be in the file."""
+        """Note that the index has got or lost messages whose names may be in the file.
+
+        This holds until a read of the file that began after the note has ended: a task that comes while
+        another one reads waits, too.
+        """
         if box.guid is not None:
-            self._behind.add(box.guid)
+            self._behind[box.guid] = next(self._notes)
 
     async def catch_up(self, folder: Folder) -> None:
         """Read the file of a mailbox, if the index was read after it.
@@ -219,8 +225,7 @@ class NameReader:
         """
         box = folder.mailbox
         for _ in range(_LOOKS):
-            self._behind.discard(box.guid or b"" if box is not None else b"")
-            await self.look(folder)
+            await self._look_behind(folder, box)
             if box is None or box.guid not in self._behind:
                 break
 
@@ -232,8 +237,16 @@ class NameReader:
             place.is_told = True
 
     async def _catch_up(self, folder: Folder, box: Mailbox) -> None:
-        self._behind.discard(box.guid or b"")
+        if box.guid in self._behind:  # else another task has read it meanwhile
+            await self._look_behind(folder, box)
+
+    async def _look_behind(self, folder: Folder, box: Mailbox | None) -> None:
+        """Read the new lines, and forget the note that there may be some; one made meanwhile stays."""
+        guid = box.guid or b"" if box is not None else b""
+        note = self._behind.get(guid)
         await self.look(folder)
+        if note is not None and self._behind.get(guid) == note:
+            del self._behind[guid]
 
     async def look(self, folder: Folder, *, anew: bool = False) -> None:
         """Read the new lines in the file of a mailbox.
