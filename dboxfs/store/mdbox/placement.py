@@ -71,9 +71,8 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A record and its place: *size* bytes at *offset* in *container*."""
+    """The place of a record: *size* bytes at *offset* in *container*."""
 
-    composed: Composed
     container: Container
     offset: int
     size: int
@@ -116,14 +115,14 @@ class Placer:
         place = container.next
         header, container.header = container.header, b""
         size = await composed.write_to(container.file, place, header)
-        return Placed(composed.written(), container, place.offset, size)
+        return Placed(container, place.offset, size)
 
     async def adopt(self, spooled: Spooled) -> Placed:
         """Take the file that a record was spooled to as a new one.  On an error :meth:`rollback` is due."""
         file, place = await spooled.take(self._disk), spooled.place
         self.containers.append(await self._own(Container(file, 0, 0, True, b"", place.key)))
         size = await spooled.write_to(file, place)
-        return Placed(spooled, self.containers[-1], place.offset, size)
+        return Placed(self.containers[-1], place.offset, size)
 
     async def place_in_turn(self, batch: Sequence[Composed]) -> list[Placed]:
         """Append records; small ones in a row share one write.  They are durable after :meth:`sync`.  On an
@@ -165,7 +164,7 @@ class Placer:
                 finally:
                     self._work.fs.locks.release(holder)
                 if done is not None and container is not None:
-                    placed = self._placed_at_once(target, container, batch, done)
+                    placed = self._placed_at_once(target, container, done)
                     await stack.enter_async_context(own.pop_all())
                     return placed
         placed = await self.place_all(batch, first)
@@ -188,7 +187,7 @@ class Placer:
             offset, parts = container.end, [container.header]
             while at < len(batch) and (len(parts) == 1 or self._fits(offset, batch[at].room)):
                 data = batch[at].encode(Place(offset, container.key))
-                placed.append(Placed(batch[at].written(), container, offset, len(data)))
+                placed.append(Placed(container, offset, len(data)))
                 parts.append(data)
                 offset += len(data)
                 at += 1
@@ -207,9 +206,7 @@ class Placer:
         self.containers.append(container)
         return container
 
-    def _placed_at_once(
-        self, target: NewestFile, container: Container, batch: list[Composed], done: Placing
-    ) -> list[Placed]:
+    def _placed_at_once(self, target: NewestFile, container: Container, done: Placing) -> list[Placed]:
         """The places of the records that a job has appended.
 
         :raises OSError: the records are incomplete, or not durable.
@@ -219,10 +216,7 @@ class Placer:
         if done.error is not None:
             raise done.error
         offsets = accumulate(done.sizes, initial=target.end)
-        return [
-            Placed(composed.written(), container, offset, size)
-            for composed, offset, size in zip(batch, offsets, done.sizes, strict=False)
-        ]
+        return [Placed(container, offset, size) for offset, size in zip(offsets, done.sizes, strict=False)]
 
     def _target(self, size: int) -> NewestFile | None:
         """The newest file, if it has room for *size* more bytes."""

@@ -122,7 +122,7 @@ class MdboxSaves:
                 composed = await compose(
                     message, options, mailbox=name, directory=self._work.location.storage
                 )
-                save.arriving.append(_Arriving(composed.message, composed.guid))
+                save.arriving.append(_Arriving(message, composed.guid))  # not its bytes as they are stored
                 save.waiting.append((save.arriving[-1], composed))
                 waiting += composed.room
                 if save.placer is None and (waiting > SHARED_LIMIT or not composed.whole):

@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import trio
-
 from dboxfs.errors import NoSuchMailbox
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
@@ -84,18 +82,16 @@ class SdboxSaves:
     async def add(self, name: str, messages: Sequence[NewMessage]) -> Saved:
         """Save *messages* into a mailbox in one transaction."""
         made: list[Arrival] = []
-        limit = trio.CapacityLimiter(_AT_ONCE)
         found: list[Arrival | None] = [None] * len(messages)
         directory = self._work.location.mailbox_path(name)
         many = len(messages) >= self._work.options.sync_together
         together = many and await can_sync_all(self._disk, directory)
 
         async def prepare(at: int, message: NewMessage) -> None:
-            async with limit:
-                found[at] = await self._prepare(name, message, made, sync=not together)
+            found[at] = await self._prepare(name, message, made, sync=not together)
 
         try:
-            await side_by_side(prepare, messages)
+            await side_by_side(prepare, messages, at_once=_AT_ONCE)
             if together:
                 await sync_all(self._disk, made[-1].temporary)
         except BaseException:

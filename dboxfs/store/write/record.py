@@ -23,7 +23,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from dboxfs.dbox import (
@@ -90,9 +90,6 @@ class Composed(Protocol):
     """
 
     @property
-    def message(self) -> NewMessage: ...
-
-    @property
     def guid(self) -> bytes: ...
 
     @property
@@ -103,9 +100,6 @@ class Composed(Protocol):
 
     def encode(self, place: Place) -> bytes:
         """The bytes of a record that is in memory."""
-
-    def written(self) -> Composed:
-        """The same record without its bytes in memory, once they are in the file."""
 
     async def write_to(self, file: AppendFile, place: Place, prefix: bytes = b"") -> int:
         """Append *prefix* and the record, and give the record's size (bytes).  Memory: 1 MiB.
@@ -133,9 +127,6 @@ class _Record2:
     def encode(self, place: Place) -> bytes:
         assert self.data is not None, "a small record is in memory"
         return self.data
-
-    def written(self) -> _Record2:
-        return replace(self, data=None)
 
     async def write_to(self, file: AppendFile, place: Place, prefix: bytes = b"") -> int:
         if self.data is not None:
@@ -183,9 +174,6 @@ class _Record3:
         writer.feed(self.body)
         return b"".join((writer.header, self.body, writer.trailer(self.items)))
 
-    def written(self) -> _Record3:
-        return replace(self, body=None)
-
     async def write_to(self, file: AppendFile, place: Place, prefix: bytes = b"") -> int:
         if self.body is not None:
             await file.append(prefix + self.encode(place))
@@ -223,9 +211,6 @@ class Spooled:
 
     def encode(self, place: Place) -> bytes:
         raise AssertionError("a spooled record is in no memory")
-
-    def written(self) -> Spooled:
-        return self
 
     async def take(self, disk: Disk) -> AppendFile:
         """Take the spool's file; the caller owns it from then on."""

@@ -49,15 +49,26 @@ def first_error(group: BaseExceptionGroup) -> Exception | None:
     return None
 
 
-async def side_by_side(work: Callable[[int, T], Awaitable[None]], items: Sequence[T]) -> None:
-    """Run *work* for all items, with their positions; the first error ends the others and is raised."""
+async def side_by_side(
+    work: Callable[[int, T], Awaitable[None]], items: Sequence[T], *, at_once: int | None = None
+) -> None:
+    """Run *work* for all items, with their positions; the first error ends the others and is raised.
+
+    :param at_once: how many run at the same time, each in a task; None: all.
+    """
     if len(items) == 1:
         await work(0, items[0])
         return
+    waiting = enumerate(items)
+
+    async def work_on() -> None:
+        for at, item in waiting:
+            await work(at, item)
+
     try:
         async with trio.open_nursery() as nursery:
-            for at, item in enumerate(items):
-                nursery.start_soon(work, at, item)
+            for _ in range(len(items) if at_once is None else min(at_once, len(items))):
+                nursery.start_soon(work_on)
     except BaseExceptionGroup as group:
         error = first_error(group)
         if error is None:
