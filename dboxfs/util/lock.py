@@ -71,6 +71,15 @@ class Lock:
             raise trio.WouldBlock
         self._owner = trio.lowlevel.current_task()
 
+    def take_for(self, task: trio.lowlevel.Task) -> None:
+        """Take the lock for *task*, which releases it.
+
+        :raises trio.WouldBlock: a task holds it.
+        """
+        if self._owner is not None:
+            raise trio.WouldBlock
+        self._owner = task
+
     def release(self) -> None:
         """Give the lock to the task that waits longest; without one it is free.
 

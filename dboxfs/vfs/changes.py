@@ -33,6 +33,7 @@ from dboxfs.store.write import BodySource, Copied, NewMessage, Source, StoreWrit
 from dboxfs.vfs.editor_saves import EditorSaves
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.forwarding import Forwarding
+from dboxfs.vfs.keep_names import keep_names
 from dboxfs.vfs.name_locks import NameLocks
 from dboxfs.vfs.node import Inodes, Node
 from dboxfs.vfs.seen import as_seen
@@ -231,18 +232,8 @@ class MessageChanges:
             self._editor_saves.saved(folder.name, uid)
         wanted = [(uid, m.wanted) for m, uid in zip(messages, arrived.saved.uids, strict=True)]
         named = [(uid, some.name) for uid, some in wanted if some is not None]
-        for at in range(0, len(named), 1000):
-            async with trio.open_nursery() as nursery:
-                for uid, name in named[at : at + 1000]:  # with one sync, each in a task
-                    nursery.start_soon(self._keep_written_name, folder, uid, name)
+        await keep_names(self._store, self._files, folder, named)
         return arrived
-
-    async def _keep_written_name(self, folder: Folder, uid: int, name: bytes) -> None:
-        try:
-            await self._files.record(folder, uid, name)
-        except (OSError, DboxfsError) as exc:
-            shown = self._store.display_name(folder)
-            log.error("%s: the name of uid %d can't be kept: %s", shown, uid, exc)
 
     async def be_sure_of_names(self, folder: Folder) -> None:
         """Read the names of a mailbox again, before the caller decides that a message is gone.

@@ -37,10 +37,11 @@ from dboxfs.vfs import holders
 from dboxfs.vfs.commit import Committer
 from dboxfs.vfs.draft import Draft
 from dboxfs.vfs.draft_stages import Stage
-from dboxfs.vfs.drafts import Drafts, Writing
+from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.host import Host
 from dboxfs.vfs.node import DRAFTS, Inodes
 from dboxfs.vfs.staging import Staging
+from dboxfs.vfs.writing import Writing
 
 log = logging.getLogger(__name__)
 

@@ -23,44 +23,26 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import trio
-
 from dboxfs.store import Body, Folder
 from dboxfs.util.mounts import Membership
 from dboxfs.vfs.content import Budget, Temporary
 from dboxfs.vfs.draft import Draft
 from dboxfs.vfs.draft_stages import Stage, Standing
-from dboxfs.vfs.holders import Holders, process_of
+from dboxfs.vfs.emptied import Emptied
+from dboxfs.vfs.holders import process_of
 from dboxfs.vfs.node import DRAFTS, Inodes
 from dboxfs.vfs.open_files import OpenFiles
 from dboxfs.vfs.packed_drafts import PackedDrafts
+from dboxfs.vfs.writing import Writing
 
 GHOSTS = 64
-"""Ghosts that are kept at most; also the number of messages that are remembered as emptied."""
+"""Ghosts that are kept at most."""
 
 AWAKE = 64
 """So many staged files that nobody has open are kept as they are; the others are packed."""
 
-EMPTIED_SECONDS = 60.0
-"""For this long a write by the process that has truncated a message by name to 0 bytes begins it anew."""
-
 LINKED = 1000
 """Names of linked temporaries that are remembered at most."""
-
-
-class Writing:
-    """One open of a draft.
-
-    ``pid``: the process that has opened it.  ``inode``: the inode that the kernel has opened.
-    """
-
-    __slots__ = ("draft", "holders", "inode", "pid")
-
-    def __init__(self, draft: Draft, pid: int, membership: Membership) -> None:
-        self.draft = draft
-        self.pid = pid
-        self.inode = draft.inode
-        self.holders = Holders(pid, membership)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +59,7 @@ class Drafts:
     :param spool: makes the temporary file of a draft in a folder.
     :param outside: gives the number that an inode has in the mount.
     :ivar membership: which descriptors of a process belong to this mount.
+    :ivar emptied: messages that were truncated to 0 bytes by name.
     """
 
     def __init__(
@@ -96,12 +79,13 @@ class Drafts:
         self._by_inode: dict[int, Draft] = {}
         self._packed = PackedDrafts()
         self._resting: OrderedDict[int, None] = OrderedDict()
+        self._hold: tuple[Folder, Callable[[Draft], None]] | None = None
         self._by_name: dict[tuple[int, bytes], Draft] = {}
         self._keys: dict[Draft, tuple[int, bytes]] = {}
         self._displaced: dict[tuple[int, bytes], Draft] = {}
         self._ghosts: OrderedDict[int, Draft] = OrderedDict()
         self._linked: OrderedDict[tuple[int, bytes], int] = OrderedDict()
-        self._emptied: OrderedDict[tuple[int, int], float] = OrderedDict()
+        self.emptied = Emptied()
 
     @property
     def would_be_lost(self) -> bool:
@@ -139,20 +123,6 @@ class Drafts:
     def replacement(self, inode: int, folder: Folder, name: bytes, uid: int, base: Body | None) -> Draft:
         """A draft that is to replace message *uid*, which the kernel knows as *inode*."""
         return Draft(inode, Standing.of(folder, name, uid), self._spool, self._budget, base)
-
-    def empty(self, inode: int, pid: int) -> None:
-        """The process of thread *pid* has truncated the message *inode* to 0 bytes by name (truncate(2)).
-
-        There is no empty message: it stays, and the bytes that this process writes next replace it.
-        """
-        self._emptied[inode, process_of(pid)] = trio.current_time()
-        if len(self._emptied) > GHOSTS:
-            self._emptied.popitem(last=False)
-
-    def is_emptied(self, inode: int, pid: int) -> bool:
-        """Whether the process of thread *pid* has done that a short while ago; asking forgets it."""
-        when = self._emptied.pop((inode, process_of(pid)), None)
-        return when is not None and trio.current_time() - when < EMPTIED_SECONDS
 
     # -- opening and closing -------------------------------------------------------------------
 
@@ -239,9 +209,13 @@ class Drafts:
     def of_folder(self, folder: Folder) -> list[Draft]:
         """The drafts with an inode of their own in *folder*."""
         awake = [self._unpack(inode) for inode in self._packed.inodes(folder)]  # what nobody has is packed
-        found = [draft for draft in self._by_inode.values() if draft.folder is folder]
+        found = self.awake(folder)
         awake.clear()
         return found
+
+    def awake(self, folder: Folder) -> list[Draft]:
+        """Those of them that are not packed."""
+        return [draft for draft in self._by_inode.values() if draft.folder is folder]
 
     def folders(self) -> set[Folder]:
         """The mailboxes that drafts are in."""
@@ -254,6 +228,25 @@ class Drafts:
         yield from [d for d in self._by_inode.values() if d.is_staged and d.folder is folder]
         for inode, packed in self._packed.look(folder):
             yield Draft.unpack(inode, packed, self._spool, self._budget)
+
+    def look(self, inode: int) -> Draft | None:
+        """The staged file with this inode; one that is packed stays so, and this is a copy to look at."""
+        found, packed = self._by_inode.get(inode), self._packed.at(inode)
+        if packed is not None:
+            return Draft.unpack(inode, packed, self._spool, self._budget)
+        return found if found is not None and found.is_staged else None
+
+    def hold(self, folder: Folder, lock: Callable[[Draft], None]) -> None:
+        """Call *lock* with each packed file of *folder* before a request gets it, until :meth:`let_go`."""
+        self._hold = folder, lock
+
+    def let_go(self) -> None:
+        """Ends :meth:`hold`."""
+        self._hold = None
+
+    def packed(self, folder: Folder) -> list[int]:
+        """The inodes of those that are packed."""
+        return self._packed.inodes(folder)
 
     def staged_folders(self) -> dict[Folder, int]:
         """How many staged files there are, by mailbox."""
@@ -308,6 +301,8 @@ class Drafts:
         packed, key = found
         draft = Draft.unpack(inode, packed, self._spool, self._budget)
         self._put(draft, key)
+        if self._hold is not None and self._hold[0] is draft.folder:
+            self._hold[1](draft)
         self._resting[inode] = None
         self._pack_oldest(2)
         return draft
@@ -319,9 +314,19 @@ class Drafts:
 
     def mailbox_is(self, before: Folder, now: Folder) -> None:
         """A mailbox was renamed."""
+        self._packed.mailbox_is(before, now)
+        if self._hold is not None and self._hold[0] is before:
+            self._hold = now, self._hold[1]
         opened = [w.draft for w in self._opens if w.draft.folder is before]
-        for draft in {*self.of_folder(before), *opened}:
+        for draft in {*self.awake(before), *opened}:
             draft.mailbox_is(now)
+
+    def mailbox_got(self, folder: Folder, before: bytes | None, guid: bytes | None) -> None:
+        """The mailbox of *folder* was given another guid."""
+        self._packed.mailbox_got(folder, before, guid)
+        for draft in self.awake(folder):
+            if draft.standing.guid == before:
+                draft.mailbox_got(guid)
 
     def rename(self, draft: Draft, folder: Folder, name: bytes, over: int | None, *, takes: bool) -> Before:
         """Give a draft another name; gives what :meth:`not_renamed` needs.

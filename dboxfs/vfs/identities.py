@@ -19,9 +19,6 @@ from __future__ import annotations
 import errno
 import logging
 
-import trio
-
-from dboxfs.errors import DboxfsError
 from dboxfs.store import Folder, Store
 from dboxfs.store.names.files import NameFiles
 from dboxfs.store.names.read import NameReader
@@ -29,6 +26,7 @@ from dboxfs.store.write import StoreWriter
 from dboxfs.vfs.changes import MessageChanges, mailbox_of
 from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.keep_names import keep_names
 from dboxfs.vfs.seen import as_seen
 
 log = logging.getLogger(__name__)
@@ -77,22 +75,11 @@ class MailboxIdentities:
         validity = validity if uid_validity is None else uid_validity
         if (guid, validity) == (before, box.uid_validity):
             return
-        names = {uid: name for uid, name in self._names.unusual(folder).items() if uid in box}
+        names = [(uid, name) for uid, name in self._names.unusual(folder).items() if uid in box]
         with self._store.renumbered(folder):
             with as_seen(folder):
                 await self._writer.set_identity(folder.name, guid=guid, uid_validity=validity, next_uid=1)
             await self._store.refresh_mailbox(folder)
         self._changes.is_known_as(before, guid)
-        async with trio.open_nursery() as nursery:
-            for uid, name in names.items():
-                nursery.start_soon(self._name_again, folder, uid, name)
-        for draft in self._drafts.of_folder(folder):
-            if draft.standing.guid == before:
-                draft.mailbox_got(box.guid)
-
-    async def _name_again(self, folder: Folder, uid: int, name: bytes) -> None:
-        try:
-            await self._files.record(folder, uid, name)
-        except (OSError, DboxfsError) as exc:
-            shown = self._store.display_name(folder)
-            log.error("%s: the name of uid %d can't be kept: %s", shown, uid, exc)
+        await keep_names(self._store, self._files, folder, names)
+        self._drafts.mailbox_got(folder, before, box.guid)

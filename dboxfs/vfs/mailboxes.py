@@ -147,13 +147,16 @@ class Mailboxes:
         await self._removals.finish(folder)
         if self._staging is not None and self._staging.vanish(folder):
             return
-        if any(draft.handles or draft.is_staged for draft in self._drafts.of_folder(folder)):
+        awake = self._drafts.awake(folder)
+        if self._drafts.packed(folder) or any(draft.handles or draft.is_staged for draft in awake):
             raise Refused(errno.ENOTEMPTY)
         with self._takes_away(folder):
             try:
                 await self._writer.delete_mailbox(folder.name, only_empty=True)
-                for draft in self._drafts.of_folder(folder):
+                for draft in self._drafts.awake(folder):
                     self._drafts.drop(draft)
+                if self._staging is not None:
+                    self._staging.mailbox_is(folder, None)
             finally:
                 await self._store.refresh_tree()
 
@@ -170,10 +173,12 @@ class Mailboxes:
                 await self._writer.rename_mailbox(old, new)
             finally:
                 await self._store.refresh_tree()
-        for was in self._drafts.folders():
+        for was in self._drafts.folders() | (self._staging.brought if self._staging is not None else set()):
             if f"{was.name}/".startswith(f"{old}/"):
                 now_is = self._store.folders.get(new + was.name.removeprefix(old), was)
                 self._drafts.mailbox_is(was, now_is)
+                if self._staging is not None:
+                    self._staging.mailbox_is(was, now_is)
         for now, some in self._below(new):
             with suppress(OSError, DboxfsError):  # the next request reads it again
                 await self._store.check(some)

@@ -126,7 +126,7 @@ class Opening:
                 body.close()
                 raise
         folder, base = now.directory(), None if flags & os.O_TRUNC else body
-        if self._drafts.is_emptied(inode, pid) or base is None:
+        if self._drafts.emptied.take(inode, pid) or base is None:
             base = None
             body.close()
         name = self._names.name(folder, now.uid)

@@ -85,6 +85,23 @@ class PackedDrafts:
             self.clear()
         return packed, (parent, packed.standing.name)
 
+    def mailbox_is(self, before: Folder, now: Folder) -> None:
+        """A mailbox was renamed."""
+        for number, group in enumerate(self._by_number):
+            if group.folder is before:
+                self._regroup(number, group._replace(folder=now))
+
+    def mailbox_got(self, folder: Folder, before: bytes | None, guid: bytes | None) -> None:
+        """The mailbox of *folder* was given another guid."""
+        for number, group in enumerate(self._by_number):
+            if group.folder is folder and group.guid == before:
+                self._regroup(number, group._replace(guid=guid))
+
+    def _regroup(self, number: int, group: _Group) -> None:
+        self._groups.pop(self._by_number[number], None)
+        self._by_number[number] = group
+        self._groups[group] = number.to_bytes(4, "little")
+
     def clear(self) -> None:
         """Forget all."""
         for some in (self._rows, self._names, self._groups, self._by_number):
@@ -99,15 +116,22 @@ class PackedDrafts:
 
     def inodes(self, folder: Folder) -> list[int]:
         """Those of the files in *folder*."""
-        numbers = {number for group, number in self._groups.items() if group.folder is folder}
+        numbers = {
+            at.to_bytes(4, "little") for at, group in enumerate(self._by_number) if group.folder is folder
+        }
         return [inode for inode, row in self._rows.items() if row[:4] in numbers] if numbers else []
+
+    def at(self, inode: int) -> PackedDraft | None:
+        """The file with this inode, which stays here; None: it is none of these."""
+        row = self._rows.get(inode)
+        return None if row is None else self._unpacked(row)[0]
 
     def look(self, folder: Folder) -> Iterator[tuple[int, PackedDraft]]:
         """Those in *folder* with their inodes, one at a time; they stay here."""
         for inode in self.inodes(folder):
-            row = self._rows.get(inode)
-            if row is not None:
-                yield inode, self._unpacked(row)[0]
+            packed = self.at(inode)
+            if packed is not None:
+                yield inode, packed
 
     def folders(self) -> Counter[Folder]:
         """How many there are, by mailbox."""

@@ -117,7 +117,7 @@ class Setattr:
         if (cuts or dates) and self._staging is not None:
             self._staging.may_replace(folder, node.uid)
         if cuts and size == 0:
-            self._drafts.empty(node.inode, pid)
+            self._drafts.emptied.note(node.inode, pid)
         elif cuts and size is not None:
             await self._cut(node, size)
         elif dates and received is not None:

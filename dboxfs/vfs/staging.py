@@ -34,7 +34,7 @@ messages that are there already are refused to it (EEXIST), or it skips them bec
 The kernel keeps names and attributes of staged files, and of temporaries with a dot, as long as those of
 messages: their changes come through the kernel, except those that :meth:`Staging.is_other_now` tells it.
 
-Locks: one commit at a time; ``Draft.lock`` of every file that it takes, in the order of their inodes.
+Locks: one commit at a time; ``Draft.lock`` of every file that it takes (:mod:`dboxfs.vfs.held_drafts`).
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ from __future__ import annotations
 import errno
 import logging
 from array import array
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +52,7 @@ from dboxfs.dbox import PREFIX_SIZE, detect, is_encrypted
 from dboxfs.errors import DboxfsError
 from dboxfs.store import Folder, Store
 from dboxfs.store.names.of_mailbox import number_of
-from dboxfs.store.write import Eol, RefusedMessage, StoreWriter, Wanted
+from dboxfs.store.write import Eol, NewMessage, RefusedMessage, StoreWriter, Wanted
 from dboxfs.vfs.back_already import is_back_already
 from dboxfs.vfs.brought import folder_guid, number
 from dboxfs.vfs.changes import MessageChanges, mailbox_of
@@ -61,13 +60,14 @@ from dboxfs.vfs.draft import Draft
 from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.forwarding import Forwarding
+from dboxfs.vfs.held_drafts import HeldDrafts, holding
 from dboxfs.vfs.host import Kernel
 from dboxfs.vfs.identities import MailboxIdentities
 from dboxfs.vfs.node import Inodes
 from dboxfs.vfs.restore_report import RestoreReport
 from dboxfs.vfs.seen import as_seen
 from dboxfs.vfs.staging_file import StagingFile, StagingSegment
-from dboxfs.vfs.staging_order import asked_uid, in_order, new_message
+from dboxfs.vfs.staging_order import Asking, asked_uid, in_order, new_message
 
 log = logging.getLogger(__name__)
 
@@ -162,10 +162,6 @@ class Staging:
         if not self._changes.just_came(folder, uid):
             raise Refused(errno.EEXIST)
 
-    def _staged(self, folder: Folder) -> list[Draft]:
-        """The staged files of a mailbox, to be changed."""
-        return [draft for draft in self._drafts.of_folder(folder) if draft.is_staged]
-
     # -- mailboxes -----------------------------------------------------------------------------
 
     def bring(self, folder: Folder, word: str, value: bytes) -> bool:
@@ -194,6 +190,26 @@ class Staging:
             return brought.guid.hex() if brought.guid is not None else None
         found = {"uidvalidity": brought.uid_validity, "uidnext": brought.next_uid}.get(word)
         return None if found is None else str(found)
+
+    @property
+    def brought(self) -> set[Folder]:
+        """The mailboxes whose identity was set for a commit."""
+        return set(self._brought)
+
+    def mailbox_is(self, before: Folder, now: Folder | None) -> None:
+        """A mailbox was renamed through this mount; None: it was removed, without staged files."""
+        touched, brought = self._touched.pop(before, None), self._brought.pop(before, None)
+        if now is None:
+            return
+        file = self._files.pop(before, None)
+        if touched is not None:
+            self._touched[now] = touched
+        if brought is not None:
+            self._brought[now] = brought
+        if file is not None:
+            self._files[now] = file
+        if before in self._known:
+            self._known.add(now)
 
     def vanish(self, folder: Folder) -> bool:
         """rmdir(2) of INBOX, which always exists: hides it, if it is empty, until a mkdir(2) of it.
@@ -275,16 +291,16 @@ class Staging:
             raise Refused(errno.EIO)
 
     def _waiting(self) -> set[Folder]:
-        return set(self._drafts.staged_folders()) | set(self._brought)
+        return set(self._drafts.staged_folders()) | self.brought
 
     async def _commit(self, before: Folder) -> None:
         folder = self._now(before)
-        async with self._held(before) as drafts:
+        async with holding(self._drafts, before) as held:
             await self._identify(before, folder)
             brought = self._brought.get(before)
             next_uid = brought.next_uid if brought is not None else None
-            if drafts:
-                await self._changes.again(lambda: folder, lambda: self._save(folder, drafts, next_uid))
+            if held.inodes:
+                await self._changes.again(lambda: folder, lambda: self._save(folder, held, next_uid))
         self._brought.pop(before, None)
         if brought is not None:
             self._known.add(before)
@@ -303,19 +319,6 @@ class Staging:
             found = self._changes.folder_with(folder, guid) if guid is not None else None
             return folder if found is None else found
         return folder
-
-    @asynccontextmanager
-    async def _held(self, folder: Folder) -> AsyncIterator[list[Draft]]:
-        """The staged files of a mailbox that no process has open; their locks are held."""
-        held = []
-        try:
-            for draft in sorted(self._staged(folder), key=lambda draft: draft.inode):
-                await draft.lock.acquire()
-                held.append(draft)
-            yield [draft for draft in self._staged(folder) if not draft.handles and not draft.failed]
-        finally:
-            for draft in held:
-                draft.lock.release()
 
     async def _identify(self, before: Folder, folder: Folder) -> None:
         """Give the mailbox the guid and UIDVALIDITY that were set on its directory, if it can have them."""
@@ -338,41 +341,50 @@ class Staging:
         await self._identities.give(folder, guid=brought.guid, uid_validity=brought.uid_validity)
         if old is not None and box.guid is not None:
             self._came[box.guid] = self._came.pop(old, came)
-        for draft in self._drafts.of_folder(before):
-            if draft.standing.guid == old:
-                draft.mailbox_got(box.guid)
+        self._drafts.mailbox_got(before, old, box.guid)
 
-    async def _save(self, folder: Folder, drafts: list[Draft], next_uid: int | None) -> None:
-        """Save the drafts in one transaction.
+    async def _save(self, folder: Folder, held: HeldDrafts, next_uid: int | None) -> None:
+        """Save staged files in one transaction.
 
         :param next_uid: of the mailbox that is put back: messages without a uid of their own get none below.
         """
         box, shown = mailbox_of(folder), self._store.display_name(folder)
-        drafts = [draft for draft in drafts if not await self._is_there(folder, draft)]
-        if not drafts:
-            return
-        ordered = in_order(drafts, box.uid_next)
-        messages = []
-        for draft, uid in ordered:
+        files = []
+        for inode in held.inodes:
+            draft = held.look(inode)
+            if draft is not None and not await self._is_there(folder, held, draft):
+                files.append(Asking.of(draft))
+        ordered, messages = list[tuple[Asking, int | None]](), list[NewMessage]()
+        for some, uid in in_order(files, box.uid_next):
+            draft = held.look(some.inode)
+            if draft is None:  # another file was given its name
+                continue
             is_free = self._changes.is_free(folder, draft.name)
             name = Wanted(draft.name) if is_free and draft.name != b"%d.eml" % (uid or 0) else None
+            ordered.append((some, uid))
             messages.append(new_message(draft, uid or next_uid, name))
             if not is_free:
                 self._report.tell(shown, draft.name, "name", "a message has it already")
+        if not messages:
+            return
         arrived = await self._changes.save_all(folder, messages)
+        messages.clear()
         self._came.setdefault(box.guid or b"", array("I")).extend(arrived.saved.uids)
-        for at, ((draft, uid), now) in enumerate(zip(ordered, arrived.saved.uids, strict=True)):
-            self._count(shown, draft, uid, now, arrived.not_kept.get(at))
-            self._report.size += draft.size
-            self._became(draft, folder, now)
+        for at, ((some, uid), now) in enumerate(zip(ordered, arrived.saved.uids, strict=True)):
+            draft = held.take(some.inode)
+            if draft is not None:
+                self._count(shown, draft, uid, now, arrived.not_kept.get(at))
+                self._report.size += draft.size
+                self._became(held, draft, folder, now)
 
-    def _became(self, draft: Draft, folder: Folder, uid: int) -> None:
+    def _became(self, held: HeldDrafts, draft: Draft, folder: Folder, uid: int) -> None:
         draft.committed(uid)
         self._forwarding.became(draft.inode, folder, uid)
         self._drafts.drop(draft)
         self.is_other_now(folder, draft.name)
+        held.give_back(draft)
 
-    async def _is_there(self, folder: Folder, draft: Draft) -> bool:
+    async def _is_there(self, folder: Folder, held: HeldDrafts, draft: Draft) -> bool:
         """Whether the mailbox has this message already; if so, the message gets the file's name."""
         uid, convert = asked_uid(draft), self._writer.options.eol is Eol.LF
         if uid is None or not await is_back_already(mailbox_of(folder), uid, draft, convert=convert):
@@ -381,7 +393,9 @@ class Staging:
             await self._changes.rename(folder, uid, draft.name, over=None)
         self._report.there += 1
         self._came.setdefault(mailbox_of(folder).guid or b"", array("I")).append(uid)
-        self._became(draft, folder, uid)
+        taken = held.take(draft.inode)
+        if taken is not None:
+            self._became(held, taken, folder, uid)
         return True
 
     def _count(self, shown: str, draft: Draft, asked: int | None, uid: int, other: str | None) -> None:

@@ -8,6 +8,9 @@ Pure: nothing here looks at a store.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 from dboxfs.store.names.of_mailbox import number_of
 from dboxfs.store.write import NewMessage, Wanted
 from dboxfs.vfs.draft import Draft
@@ -18,19 +21,32 @@ def asked_uid(draft: Draft) -> int | None:
     return draft.brought.uid if draft.brought.uid is not None else number_of(draft.name)
 
 
-def in_order(drafts: list[Draft], next_uid: int) -> list[tuple[Draft, int | None]]:
+class Asking(NamedTuple):
+    """A staged file, as far as its place in the order depends on it.
+
+    ``uid``: the one that it asks for, or 0; ``only_by_name``: its name says it, and no attribute.
+    """
+
+    uid: int
+    only_by_name: bool
+    name: bytes
+    inode: int
+
+    @classmethod
+    def of(cls, draft: Draft) -> Asking:
+        return cls(asked_uid(draft) or 0, draft.brought.uid is None, draft.name, draft.inode)
+
+
+def in_order(files: Iterable[Asking], next_uid: int) -> list[tuple[Asking, int | None]]:
     """Files in the order of their new uids, each with the uid that it asks for; None: it can't get that."""
-    last, kept, others = next_uid - 1, list[tuple[Draft, int | None]](), list[Draft]()
-    for draft in sorted(
-        drafts, key=lambda draft: (asked_uid(draft) or 0, draft.brought.uid is None, draft.name)
-    ):
-        asked = asked_uid(draft)
-        if asked is None or asked <= last:
-            others.append(draft)
+    last, kept, others = next_uid - 1, list[tuple[Asking, int | None]](), list[Asking]()
+    for some in sorted(files):
+        if some.uid <= last:
+            others.append(some)
         else:
-            kept.append((draft, asked))
-            last = asked
-    return kept + [(draft, None) for draft in others]
+            kept.append((some, some.uid))
+            last = some.uid
+    return kept + [(some, None) for some in others]
 
 
 def new_message(draft: Draft, uid: int | None, wanted: Wanted | None) -> NewMessage:

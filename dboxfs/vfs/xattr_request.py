@@ -109,10 +109,7 @@ class XattrRequest:
         word, draft = xattrs.word(name), self._draft_of(inode)
         if word is None:
             raise Refused(errno.EPERM if is_desktop(name) else errno.ENODATA)
-        if draft is not None and draft.uid is None:
-            draft.bring(draft.brought.without(word))
-            if word == "received":
-                self._reading.host.kernel.at_once(draft.inode)
+        if draft is not None and await self._bring_without(draft, word):
             return
         if word not in ("flags", "keywords"):
             self._setattr.check_removal(self._reading.forwarding.now(inode), word)
@@ -120,10 +117,23 @@ class XattrRequest:
         await self._reading.folders.steady(inode, lambda found: self._set_xattr(found, word, b""))
 
     async def _set_xattr(self, inode: int, word: str, value: bytes) -> None:
-        draft = self._draft_of(inode)
+        draft, forwarding = self._draft_of(inode), self._reading.forwarding
         change = partial(self._setattr.xattr, draft=draft, word=word, value=value)
-        now = self._reading.forwarding.now(inode)
         if draft is None:
-            await self._reading.forwarding.use(now.inode, change)
-        else:
-            await change(now)
+            await forwarding.use(forwarding.now(inode).inode, change)
+            return
+        async with draft.lock:  # a commit may have taken its attributes already
+            if draft.uid is None:
+                await change(forwarding.now(inode))
+                return
+        await change(forwarding.now(inode))
+
+    async def _bring_without(self, draft: Draft, word: str) -> bool:
+        """Remove an attribute of a draft; False: it is a message by now."""
+        async with draft.lock:
+            if draft.uid is not None:
+                return False
+            draft.bring(draft.brought.without(word))
+        if word == "received":
+            self._reading.host.kernel.at_once(draft.inode)
+        return True

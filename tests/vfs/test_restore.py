@@ -14,6 +14,7 @@ from dboxfs.fsapi import Driver, Fault, FaultsDriver
 from dboxfs.fsapi.drivers.memory import MemoryDriver
 from dboxfs.store import Kind, open_store
 from dboxfs.store.write import NewMessage
+from dboxfs.vfs.drafts import AWAKE
 from dboxfs.vfs.staging import UNTOUCHED_SECONDS
 from tests.vfs.inside import JULY, ONE, TWO, Mounted, Program, mounted, raises
 
@@ -166,6 +167,23 @@ async def test_a_mailbox_that_has_messages_of_others_stays_what_it_is(m: Mounted
     assert report["not_kept"] == [
         {"mailbox": "INBOX", "name": "", "what": "guid and UIDVALIDITY", "why": why}
     ]
+
+
+async def test_a_mailbox_that_is_renamed_or_removed_takes_the_identity_that_was_set_along(
+    m: Mounted, p: Program
+) -> None:
+    for name in ("Work/Old", "Work/Other"):
+        await p.mkdir(name)
+        await p.set_xattr(name, "guid", GUID % len(name))
+        await p.set_xattr(name, "uidvalidity", "77")
+    await p.rename("Work/Old", "Done")
+    await p.rmdir("Work/Other")
+    found = await commit(m)
+    assert (found["failed"], found["mailboxes"]) == ({}, 1)
+    async with open_store(m.fs, m.location, follow=False) as fresh:
+        box = fresh.folders["Done"].mailbox
+        assert box is not None
+        assert (box.guid, box.uid_validity) == (bytes.fromhex(GUID % len("Work/Old")), 77)
 
 
 async def test_two_mailboxes_never_get_one_guid(m: Mounted, p: Program) -> None:
@@ -398,3 +416,41 @@ async def test_a_program_whose_dates_begin_in_1970_does_not_take_an_earlier_one_
         await p.set_received(f"Work/{name}", later)
     await commit(m)
     assert [received for _, _, received, _ in await shown(m, "Work")] == [-315_619_200, JULY]
+
+
+@pytest.mark.parametrize("uid", [1, AWAKE + 8], ids=["packed", "awake"])
+async def test_what_a_program_changes_while_the_mailbox_is_committed_is_changed_in_the_message(
+    kind: Kind, autojump_clock: trio.testing.MockClock, uid: int
+) -> None:
+    disk = FailingDisk()
+    async with mounted(kind, faults=disk, restore=True) as m:
+        p, done = m.program(), trio.Event()
+        for number in range(1, AWAKE + 10):
+            await put_back(p, f"Work/{number}.eml", ONE, number, "\\Seen")
+        names = [f"Work/{number}.eml" for number in (uid, 9, 10, 11)]
+        disk.driver.replan([Fault("append sync", delay=1.0)])
+
+        async def commit_all() -> None:
+            await commit(m)
+            done.set()
+
+        async def append() -> None:
+            await p.append(names[0], b"more\n")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(commit_all)
+            await trio.sleep(0.5)  # the first bytes of the transaction are being written
+            nursery.start_soon(append)
+            nursery.start_soon(p.rename, names[1], "Work/other")
+            nursery.start_soon(p.unlink, names[2])
+            nursery.start_soon(p.set_xattr, names[3], "flags", "\\Answered")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert not done.is_set()
+        disk.driver.replan([])
+        shown_names, stored = set(await p.names("Work")), dict(await m.stored("Work"))
+        assert {f"{uid}.eml", "other"} <= shown_names
+        assert not {"9.eml", "10.eml"} & shown_names
+        assert ONE + b"more\n" in stored.values()
+        assert stored[9] == ONE
+        assert (await m.flags(11, "Work"))[0] == ("\\Answered",)
+        assert len(stored) == AWAKE + 8

@@ -19,6 +19,9 @@ from tests.vfs.inside import JULY, ONE, TWO, Mounted, Program, mounted
 MANY = 3 * AWAKE
 MOST_BYTES = 700
 """Bytes of memory that a staged file may take, its text aside."""
+FEW, LOTS = 100, 500
+MOST_IN_COMMIT = {Kind.SDBOX: 1700, Kind.MDBOX: 2300}
+"""Bytes of memory that the commit of a mailbox may take for each of its messages, beside what stays."""
 
 
 @pytest.fixture
@@ -68,6 +71,29 @@ async def test_a_staged_file_that_nobody_has_open_takes_a_few_hundred_bytes(m: M
     assert grown / MANY < MOST_BYTES
 
 
+@pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.value)
+async def test_the_commit_of_a_mailbox_takes_a_few_hundred_bytes_a_message_for_as_long_as_it_runs(
+    kind: Kind, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with mounted(kind, restore=True) as m:
+        assert m.vfs.staging is not None
+        program, took = m.program(), list[int]()
+        for first, count in (1, AWAKE), (1000, FEW), (2000, LOTS):
+            for uid in range(first, first + count):
+                await stage(program, uid)
+            gc.collect()
+            tracemalloc.start()
+            try:
+                await m.vfs.staging.commit()
+                gc.collect()
+                after, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            took.append(peak - after)
+        assert len(await m.stored("Work")) == AWAKE + FEW + LOTS
+    assert (took[2] - took[1]) / (LOTS - FEW) < MOST_IN_COMMIT[kind]
+
+
 async def test_a_staged_file_is_the_same_after_many_others_came(m: Mounted, p: Program, q: Program) -> None:
     """Small and large, in one part and in many, in the places of others, renamed."""
     large = ONE + bytes(range(256)) * (EACH // 128)
@@ -103,7 +129,9 @@ async def test_a_staged_file_is_the_same_after_many_others_came(m: Mounted, p: P
 async def test_a_mailbox_with_staged_files_is_renamed_with_them(m: Mounted, p: Program) -> None:
     for uid in range(1, MANY):
         await stage(p, uid, TWO)
+    await p.set_xattr("Work", "guid", "5a" * 16)
     await p.rename("Work", "Done")
     assert m.vfs.staging is not None
     await m.vfs.staging.commit()
     assert await m.stored("Done") == [(uid, TWO) for uid in range(1, MANY)]
+    assert await p.xattr("Done", "guid") == "5a" * 16

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from dboxfs.vfs.drafts import EMPTIED_SECONDS
+from dboxfs.vfs.emptied import EMPTIED_SECONDS
 from tests.vfs.inside import JULY, ONE, TWO, Mounted, Program, raises
 
 ANEW = b"x" * len(ONE)
