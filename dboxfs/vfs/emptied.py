@@ -14,7 +14,7 @@ from dboxfs.vfs.holders import process_of
 EMPTIED_SECONDS = 60.0
 """For this long a write by the process that has truncated a message by name to 0 bytes begins it anew."""
 
-_MOST = 64
+_EMPTIED = 64
 
 
 class Emptied:
@@ -26,7 +26,7 @@ class Emptied:
     def note(self, inode: int, pid: int) -> None:
         """The process of thread *pid* has emptied the message *inode*."""
         self._when[inode, process_of(pid)] = trio.current_time()
-        if len(self._when) > _MOST:
+        if len(self._when) > _EMPTIED:
             self._when.popitem(last=False)
 
     def take(self, inode: int, pid: int) -> bool:

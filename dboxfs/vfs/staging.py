@@ -67,7 +67,7 @@ from dboxfs.vfs.node import Inodes
 from dboxfs.vfs.restore_report import RestoreReport
 from dboxfs.vfs.seen import as_seen
 from dboxfs.vfs.staging_file import StagingFile, StagingSegment
-from dboxfs.vfs.staging_order import Asking, asked_uid, in_order, new_message
+from dboxfs.vfs.staging_order import StagedOrder, asked_uid, in_order, new_message
 
 log = logging.getLogger(__name__)
 
@@ -353,8 +353,8 @@ class Staging:
         for inode in held.inodes:
             draft = held.look(inode)
             if draft is not None and not await self._is_there(folder, held, draft):
-                files.append(Asking.of(draft))
-        ordered, messages = list[tuple[Asking, int | None]](), list[NewMessage]()
+                files.append(StagedOrder.of(draft))
+        ordered, messages = list[tuple[StagedOrder, int | None]](), list[NewMessage]()
         for some, uid in in_order(files, box.uid_next):
             draft = held.look(some.inode)
             if draft is None:  # another file was given its name

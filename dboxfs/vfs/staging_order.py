@@ -21,7 +21,7 @@ def asked_uid(draft: Draft) -> int | None:
     return draft.brought.uid if draft.brought.uid is not None else number_of(draft.name)
 
 
-class Asking(NamedTuple):
+class StagedOrder(NamedTuple):
     """A staged file, as far as its place in the order depends on it.
 
     ``uid``: the one that it asks for, or 0; ``only_by_name``: its name says it, and no attribute.
@@ -33,13 +33,13 @@ class Asking(NamedTuple):
     inode: int
 
     @classmethod
-    def of(cls, draft: Draft) -> Asking:
+    def of(cls, draft: Draft) -> StagedOrder:
         return cls(asked_uid(draft) or 0, draft.brought.uid is None, draft.name, draft.inode)
 
 
-def in_order(files: Iterable[Asking], next_uid: int) -> list[tuple[Asking, int | None]]:
+def in_order(files: Iterable[StagedOrder], next_uid: int) -> list[tuple[StagedOrder, int | None]]:
     """Files in the order of their new uids, each with the uid that it asks for; None: it can't get that."""
-    last, kept, others = next_uid - 1, list[tuple[Asking, int | None]](), list[Asking]()
+    last, kept, others = next_uid - 1, list[tuple[StagedOrder, int | None]](), list[StagedOrder]()
     for some in sorted(files):
         if some.uid <= last:
             others.append(some)
