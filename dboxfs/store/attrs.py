@@ -1,8 +1,8 @@
 """Attributes of messages that a listing needs: size, received date, saved date.  Columns, not objects.
 
 They are not in the index, but in the dbox files (message header and metadata).  They are read once, since a
-message never changes.  :class:`FactTable` keeps them in numpy columns beside the uids, 13 bytes a message, in
-the order of the uids.  Before the first fact is put there are no columns.
+message never changes.  :class:`FactTable` keeps them in numpy columns beside the uids, 13 to 17 bytes a
+message, in the order of the uids.  Before the first fact is put there are no columns.
 
 =========== ======= ======================================================================
 column      type    meaning
@@ -12,12 +12,13 @@ state       uint8   UNKNOWN, KNOWN or DAMAGED, and HAS_ATTACHMENTS, CODED (compr
 size        uint32  bytes of the plain message as the user reads it; DAMAGED: the best guess, or 0
 received    uint32  seconds since the epoch (``R``)
 saved       uint32  seconds since the epoch
+virtual     uint32  bytes with CRLF line ends, if the metadata say it (``V``); else 0
 cached_at   uint32  sdbox: where ``dovecot.index.cache`` had the message when ``saved`` was found
 mark        uint64  the message's bytes (``size_table``), until the facts are in the table; else 0
 =========== ======= ======================================================================
 
-``size`` and the dates become int64 the first time that a value doesn't fit (4 GiB, before 1970).
-``cached_at`` and ``mark`` exist only while there is something in them.
+The sizes and the dates become int64 the first time that a value doesn't fit (4 GiB, before 1970).
+``virtual``, ``cached_at`` and ``mark`` exist only while there is something in them.
 
 All methods run between two checkpoints of the event loop, so no lock guards the table.
 """
@@ -39,7 +40,7 @@ HAS_ATTACHMENTS = 8
 
 _NARROW = ("size", "received", "saved")
 _LAZY = {"state": np.uint8, "size": np.uint32, "received": np.uint32, "saved": np.uint32}
-_OPTIONAL = {"cached_at": np.uint32, "mark": np.uint64}
+_OPTIONAL = {"virtual": np.uint32, "cached_at": np.uint32, "mark": np.uint64}
 _LARGEST_U32 = 0xFFFFFFFF
 
 Uids = npt.NDArray[np.uint32]
@@ -51,6 +52,7 @@ Marks = npt.NDArray[np.uint64]
 class Facts:
     """One message's row of the table.  ``size`` in bytes, dates in seconds since the epoch.
 
+    ``virtual``: bytes with CRLF line ends; 0: not known.
     ``nanoseconds``: of the time of its last change (:mod:`dboxfs.store.change_time`), if the mailbox gives
     them; the table does not have them.
     """
@@ -59,6 +61,7 @@ class Facts:
     size: int
     received: int
     saved: int
+    virtual: int = 0
     nanoseconds: int = field(default=0, compare=False)
 
     @property
@@ -78,10 +81,12 @@ class FactColumns:
     size: npt.NDArray[Any]
     received: npt.NDArray[Any]
     saved: npt.NDArray[Any]
+    virtual: npt.NDArray[Any]
 
     def __getitem__(self, rows: Any) -> FactColumns:
         """The facts of some rows: a slice, an array of row numbers, or a mask."""
-        return FactColumns(self.state[rows], self.size[rows], self.received[rows], self.saved[rows])
+        columns = (self.state, self.size, self.received, self.saved, self.virtual)
+        return FactColumns(*(column[rows] for column in columns))
 
     def __len__(self) -> int:
         return len(self.state)
@@ -95,8 +100,8 @@ class FactTable:
     """
 
     __slots__ = (
-        "_cached_at", "_mark", "_received", "_saved", "_size", "_state", "_uid_view", "cache_seq", "uids",
-        "unknown", "version",
+        "_cached_at", "_mark", "_received", "_saved", "_size", "_state", "_uid_view", "_virtual",
+        "cache_seq", "uids", "unknown", "version",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -106,6 +111,7 @@ class FactTable:
         self._size: npt.NDArray[Any] | None = None
         self._received: npt.NDArray[Any] | None = None
         self._saved: npt.NDArray[Any] | None = None
+        self._virtual: npt.NDArray[Any] | None = None
         self._cached_at: npt.NDArray[Any] | None = None
         self._mark: npt.NDArray[Any] | None = None
         self.unknown = 0
@@ -167,7 +173,8 @@ class FactTable:
         state, size, received, saved = self._state, self._size, self._received, self._saved
         if state is None or size is None or received is None or saved is None:
             return Facts(UNKNOWN, 0, 0, 0)
-        return Facts(state.item(row), size.item(row), received.item(row), saved.item(row))
+        virtual = self._virtual.item(row) if self._virtual is not None else 0
+        return Facts(state.item(row), size.item(row), received.item(row), saved.item(row), virtual)
 
     def known_size(self, uid: int) -> tuple[int, int | None]:
         """The row of *uid* (-1: it is not in the table), and its size in bytes, if it is known and plain."""
@@ -179,10 +186,11 @@ class FactTable:
     def columns(self, rows: Any = slice(None)) -> FactColumns:
         """The facts of many rows: copies for row numbers and masks, views for a slice."""
         state, size, received, saved = self._state, self._size, self._received, self._saved
+        none = np.broadcast_to(np.zeros(1, np.uint8), len(self.uids))
         if state is None or size is None or received is None or saved is None:
-            none = np.broadcast_to(np.zeros(1, np.uint8), len(self.uids))[rows]
-            return FactColumns(none, none, none, none)
-        return FactColumns(state[rows], size[rows], received[rows], saved[rows])
+            return FactColumns(none, none, none, none, none)[rows]
+        virtual = self._virtual if self._virtual is not None else none
+        return FactColumns(state, size, received, saved, virtual)[rows]
 
     def unknown_uids(self) -> Uids:
         """The uids whose facts are unknown, ascending."""
@@ -227,6 +235,7 @@ class FactTable:
             if not 0 <= value <= _LARGEST_U32:
                 self._widen(name)
             getattr(self, name)[row] = value
+        self._set_virtual(row, np.array(facts.virtual, np.int64))
         if mark is not None:
             self._set_optional("mark", row, mark)
 
@@ -242,6 +251,7 @@ class FactTable:
             if values.dtype.itemsize > 4 and not _fits(values):
                 self._widen("_" + name)
             getattr(self, "_" + name)[rows] = values
+        self._set_virtual(rows, facts.virtual)
         if self._mark is not None:
             self._mark[rows] = 0
         self.unknown = int(np.count_nonzero(state == UNKNOWN))
@@ -259,6 +269,15 @@ class FactTable:
             self._mark[rows] = 0
             if not self._mark.any():
                 self._mark = None
+
+    def _set_virtual(self, rows: Any, values: npt.NDArray[Any]) -> None:
+        if self._virtual is None and not values.any():
+            return
+        if self._virtual is None:
+            self._virtual = np.zeros(len(self.uids), _OPTIONAL["virtual"])
+        if values.dtype.itemsize > 4 and not _fits(values):
+            self._widen("_virtual")
+        self._virtual[rows] = values
 
     def _set_optional(self, name: str, rows: Any, values: Any) -> None:
         column = getattr(self, "_" + name)

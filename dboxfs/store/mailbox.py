@@ -232,7 +232,7 @@ class Mailbox:
         if self.state is None or row < 0:
             return facts
         nanoseconds = change_time.of_message(self.state, row, uid)
-        return Facts(facts.state, facts.size, facts.received, facts.saved, nanoseconds)
+        return Facts(facts.state, facts.size, facts.received, facts.saved, facts.virtual, nanoseconds)
 
     async def scan(self) -> None:
         """Read the facts of all messages whose facts are unknown; returns when that is done.

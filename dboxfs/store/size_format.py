@@ -4,8 +4,8 @@
 
     file   = header, block*, end;  everything little-endian
     header = "dboxsize", version u32, cache_seq u32, generation 16 bytes, key 32 bytes
-    block  = rows u32 (16384 at most), widths u8[3], unused u8, columns, checksum;  uids rise through the file
-    columns = mark u64, size, received, saved (u32 or i64: widths), uid u32, cached_at u32, state u8;
+    block  = rows u32 (16384 at most), widths u8[4], columns, checksum;  uids rise through the file
+    columns = mark u64, size, received, saved, virtual (u32 or i64: widths), uid u32, cached_at u32, state u8;
               each one padded to 8 bytes
     end    = a block of 0 rows
     checksum = BLAKE2b (32 bytes) of the header, the block's number u64, and the block before its checksum
@@ -46,7 +46,7 @@ import numpy.typing as npt
 from dboxfs.errors import FormatError
 from dboxfs.store.attrs import DAMAGED, KNOWN, FactColumns, Marks, Uids
 
-VERSION = 2
+VERSION = 3
 
 BLOCK_ROWS = 1 << 14
 """Rows of a block, at most."""
@@ -56,7 +56,7 @@ NOT_CACHED = 0xFFFFFFFF
 
 _MAGIC = b"dboxsize"
 _HEADER = struct.Struct("<8sII16s32s")
-_BLOCK = struct.Struct("<I3Bx")
+_BLOCK = struct.Struct("<I4B")
 _NUMBER = struct.Struct("<Q")
 _CHECKSUM = 32
 _MASK = (1 << 64) - 1
@@ -164,7 +164,7 @@ def encode_table(rows: Remembered, key: bytes, generation: bytes) -> bytes:
 def encode_block(rows: Remembered, header: bytes, number: int) -> bytes:
     """Block *number* of the file that begins with *header*."""
     facts = rows.facts
-    narrow = [_narrowest(column) for column in (facts.size, facts.received, facts.saved)]
+    narrow = [_narrowest(column) for column in (facts.size, facts.received, facts.saved, facts.virtual)]
     columns = [
         rows.marks.astype("<u8"), *narrow, rows.uids.astype("<u4"), rows.cached_at.astype("<u4"),
         facts.state.astype("u1"),
@@ -238,8 +238,8 @@ def decode_block(block: bytes, header: bytes, number: int, cache_seq: int) -> Re
     for kind in types:
         columns.append(np.frombuffer(view, kind, count, offset))
         offset += _padded(kind, count)
-    marks, plain, received, saved, uids, cached_at, state = columns
-    return Remembered(uids, marks, FactColumns(state, plain, received, saved), cached_at, cache_seq)
+    marks, plain, received, saved, virtual, uids, cached_at, state = columns
+    return Remembered(uids, marks, FactColumns(state, plain, received, saved, virtual), cached_at, cache_seq)
 
 
 def merged(fresh: Remembered, old: list[Remembered], keep: Uids) -> Remembered:
@@ -264,6 +264,7 @@ def merged(fresh: Remembered, old: list[Remembered], keep: Uids) -> Remembered:
             np.concatenate([part.facts.size for part in parts])[order],
             np.concatenate([part.facts.received for part in parts])[order],
             np.concatenate([part.facts.saved for part in parts])[order],
+            np.concatenate([part.facts.virtual for part in parts])[order],
         ),
         np.concatenate([part.cached_at for part in parts])[order],
         fresh.cache_seq,
@@ -279,6 +280,6 @@ def usable(state: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 NO_ROWS = Remembered(
     np.empty(0, np.uint32),
     np.empty(0, np.uint64),
-    FactColumns(*(np.empty(0, np.uint32) for _ in range(4))),
+    FactColumns(*(np.empty(0, np.uint32) for _ in range(5))),
     np.empty(0, np.uint32),
 )

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from dboxfs.errors import CorruptFile
-from dboxfs.store.attrs import DAMAGED, FactColumns, FactTable, Uids
+from dboxfs.store.attrs import DAMAGED, FactTable, Uids
 from dboxfs.store.backend import MessageFiles
 from dboxfs.store.saved_dates import CachePlaces, SavedDates
 from dboxfs.store.size_format import BLOCK_ROWS, NOT_CACHED, Key, Remembered, merged, usable
@@ -90,7 +91,7 @@ class Recall:
         at = np.minimum(at, max(len(table) - 1, 0))
         if len(table):
             wanted = same & (table.uids[at] == rows.uids) & (table.columns(at).state == 0)
-            facts = FactColumns(rows.facts.state, rows.facts.size, rows.facts.received, saved)
+            facts = replace(rows.facts, saved=saved)
             table.put_many(at[wanted], facts[wanted])
             if dates.seq is not None and wanted.any():
                 table.set_cached_at(at[wanted], dates.offsets[wanted], dates.seq)

@@ -81,7 +81,15 @@ class Record:
             state |= CODED
         if self.metadata.ext_refs is not None:
             state |= HAS_ATTACHMENTS
-        return Facts(state, self.size, self.metadata.received, saved)
+        return Facts(state, self.size, self.metadata.received, saved, self._virtual_size())
+
+    def _virtual_size(self) -> int:
+        """That of the metadata; 0: they have none, or one that this message can't have."""
+        try:
+            virtual = self.metadata.virtual_size or 0
+        except FormatError:
+            return 0
+        return virtual if self.size <= virtual <= 2 * self.size else 0
 
 
 @dataclass(frozen=True, slots=True)

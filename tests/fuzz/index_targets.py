@@ -214,7 +214,7 @@ def make_table(random: Random) -> bytes:
     for number in range(random.randrange(1, 3)):
         count = random.randrange(1, 6)
         numbers = [
-            np.array([random.getrandbits(62) - 2**61 for _ in range(count)], np.int64) for _ in range(3)
+            np.array([random.getrandbits(62) - 2**61 for _ in range(count)], np.int64) for _ in range(4)
         ]
         small = [np.array([random.getrandbits(32) for _ in range(count)], np.uint32) for _ in range(2)]
         states = np.array([random.getrandbits(8) for _ in range(count)], np.uint8)

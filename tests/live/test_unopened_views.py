@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from tests.stress import readers
 from tests.stress.clients import soon
 
 COUNT = 200
+
+_SIZES = re.compile(r"U(\d+)F[^ ]*,W=(\d+)")
 
 
 def shown(holds: Callable[[], bool]) -> None:
@@ -41,6 +44,9 @@ def test_a_walk_through_maildirs_costs_few_requests_and_a_second_one_none(
     assert asked["read"] < COUNT / 2  # messages come ahead of their reader
     assert asked["open"] <= 1  # the kernel hears with the first that it needs not ask
     assert asked["release"] == 0
+    said = {int(match[1]): int(match[2]) for match in _SIZES.finditer(" ".join(os.listdir(inbox / "new")))}
+    virtual = {message.uid: message.virtual_size for message in account.fetch()}
+    assert said == {uid: virtual[uid] for uid in range(COUNT // 2 + 1, COUNT + 1)}
     second = requests(mnt)
     assert read_all(inbox / "cur") == read_all(inbox / "new") == COUNT // 2
     asked = asked_by(mnt, second)

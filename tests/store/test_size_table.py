@@ -354,7 +354,9 @@ KEY, GENERATION = bytes(range(32)), bytes(range(16))
 def rows(uids: list[int], seq: int = 0, size: int = 100) -> size_format.Remembered:
     n = len(uids)
     column = np.arange(n, dtype=np.int64)
-    facts = FactColumns(np.full(n, KNOWN, np.uint8), column + size, column - 5, column + (1 << 33))
+    facts = FactColumns(
+        np.full(n, KNOWN, np.uint8), column + size, column - 5, column + (1 << 33), column + size + 3
+    )
     marks = np.arange(1, n + 1, dtype=np.uint64)
     return size_format.Remembered(np.array(uids, np.uint32), marks, facts, np.arange(n, dtype=np.uint32), seq)
 
@@ -453,17 +455,24 @@ def test_columns_cost_nothing_until_something_is_known() -> None:
     table.put(500_000, Facts(KNOWN, 1, 2, 3))
     assert (table.nbytes, table.unknown) == (13_000_000, 999_999)
     assert table.get(500_000) == Facts(KNOWN, 1, 2, 3)
+    table.put(500_001, Facts(KNOWN, 1, 2, 3, virtual=4))
+    assert table.nbytes == 17_000_000
+    assert (table.get(500_000), table.get(500_001)) == (Facts(KNOWN, 1, 2, 3), Facts(KNOWN, 1, 2, 3, 4))
 
 
 def test_values_that_do_not_fit_make_a_column_wide() -> None:
     table = FactTable()
     table.sync(np.array([1, 2, 3], np.uint32))
     small, large, early = (
-        Facts(KNOWN, 5, 6, 7), Facts(KNOWN, 1 << 32, 6, 7), Facts(KNOWN, 5, -1, (1 << 40))
+        Facts(KNOWN, 5, 6, 7), Facts(KNOWN, 1 << 32, 6, 7, 1 << 33), Facts(KNOWN, 5, -1, (1 << 40), 6)
     )  # fmt: skip
     for uid, facts in enumerate((small, large, early), 1):
         table.put(uid, facts)
     assert [table.get(uid) for uid in (1, 2, 3)] == [small, large, early]
+    again = FactTable()
+    again.sync(table.uids)
+    again.put_many(np.arange(3), table.columns())
+    assert [again.get(uid) for uid in (1, 2, 3)] == [small, large, early]
 
 
 def test_a_table_follows_its_mailbox_as_a_dictionary_would() -> None:
@@ -479,7 +488,7 @@ def test_a_table_follows_its_mailbox_as_a_dictionary_would() -> None:
             present = [uid for uid in present if random.random() < 0.8]
         table.sync(np.array(present, np.uint32))
         for uid in present[:: int(random.integers(1, 4))]:
-            model[uid] = Facts(KNOWN, step, step + 1, step + 2)
+            model[uid] = Facts(KNOWN, step, step + 1, step + 2, step % 3 * step)
             table.put(uid, model[uid], step % 2)
         model = {uid: facts for uid, facts in model.items() if uid in present}
         for uid in range(1, next_uid + 1):

@@ -217,7 +217,7 @@ class Archiver:
         table = box.facts
         at = np.searchsorted(table.uids, portrait.uids)
         at[at == len(table)] = 0
-        facts = table.columns(at) if len(table) else FactColumns(*(np.zeros(0, np.uint8),) * 4)
+        facts = table.columns(at) if len(table) else FactColumns(*(np.zeros(0, np.uint8),) * 5)
         rows = np.arange(len(portrait))
         if self._options.before is not None:
             rows = rows[facts.received.astype(np.int64) < self._options.before]

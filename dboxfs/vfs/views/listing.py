@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from dboxfs.errors import DboxfsError
-from dboxfs.store import KNOWN, Folder, Mailbox, change_time
+from dboxfs.store import Folder, Mailbox, change_time
 from dboxfs.store.attrs import DAMAGED, Uids
 from dboxfs.vfs.attrs import NS, SHORT, Attrs
 from dboxfs.vfs.errors import Refused
@@ -233,11 +233,10 @@ class MessageDirectory:
         at = np.minimum(table.uids.searchsorted(uids), max(len(table) - 1, 0))
         there = table.uids[at] == uids if len(table) else np.zeros(len(uids), bool)
         positions, uids, facts = np.flatnonzero(there) + first, uids[there], table.columns(at[there])
-        sizes = np.where(facts.state == KNOWN, facts.size.astype(np.int64), -1).tolist()
         changed = change_time.of_messages(box.state, uids)
         columns = (positions, uids, facts.state, facts.size, facts.received, facts.saved)
         rows = zip(
-            *(column.tolist() for column in columns), changed, self._view.names.of_many(folder, uids, sizes),
+            *(column.tolist() for column in columns), changed, self._view.names.of_many(folder, uids, facts),
             strict=True,
         )  # fmt: skip
         for position, uid, state, size, received, saved, nanoseconds, name in rows:

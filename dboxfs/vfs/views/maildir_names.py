@@ -4,8 +4,10 @@ The base stays as long as the message lives:
 
 * the one that a program has chosen (a delivery, a move), which is the message's written name
   (:mod:`dboxfs.store.names.of_mailbox`), or
-* ``<uidvalidity>.U<uid>F<mailbox>.dboxfs,S=<size>``: mailbox is 7 hex digits of a hash of the mailbox's
-  identity, size the bytes of the message.  A damaged message has no size there.
+* ``<uidvalidity>.U<uid>F<mailbox>.dboxfs,S=<size>,W=<virtual size>``: mailbox is 7 hex digits of a hash of
+  the mailbox's identity, size the bytes of the message, virtual size those with CRLF line ends.  ``W=`` is
+  left out where the message's metadata don't say it: to count it, every message would have to be read before
+  the first listing, and a name that got it later would not be stable.  A damaged message has neither.
 
 **In ``new/``** is a message that is not \\Seen, that no Maildir program has moved to ``cur/``, and that has
 no other flag or keyword with a letter either, unless a Maildir program has chosen its name: a delivery into
@@ -22,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -30,7 +32,7 @@ import numpy as np
 
 from dboxfs.errors import NoSuchMessage
 from dboxfs.store import Folder, Mailbox
-from dboxfs.store.attrs import Uids
+from dboxfs.store.attrs import DAMAGED, KNOWN, FactColumns, Facts, Uids
 from dboxfs.store.names.codec import LONGEST_NAME
 from dboxfs.store.names.of_mailbox import number_of
 from dboxfs.vfs.names import Names
@@ -46,7 +48,7 @@ KEPT_MAILBOXES = 16
 
 _INFO_OF = tuple(INFO + letters_of(Marks(bits), ()).encode("ascii") for bits in range(FLAG_MASK + 1))
 
-_OWN = re.compile(rb"([0-9]{1,10})\.U([1-9][0-9]{0,9})F([0-9a-f]{7})\.dboxfs(?:,S=[0-9]+)?\+*")
+_OWN = re.compile(rb"([0-9]{1,10})\.U([1-9][0-9]{0,9})F([0-9a-f]{7})\.dboxfs(?:,S=[0-9]+(?:,W=[0-9]+)?)?\+*")
 
 
 @lru_cache(maxsize=4096)
@@ -69,6 +71,14 @@ class ChosenName(NamedTuple):
 
     base: bytes | None
     in_cur: bool
+
+
+def sizes_in_name(size: int, virtual: int) -> bytes:
+    """What a base says of the size of its message.
+
+    :param size: bytes.  :param virtual: bytes with CRLF line ends; 0: not known.
+    """
+    return b",S=%d,W=%d" % (size, virtual) if virtual else b",S=%d" % size
 
 
 def can_be_base(base: bytes) -> bool:
@@ -129,18 +139,10 @@ class MaildirNames:
             return ChosenName(None, in_cur)
         return ChosenName(base, in_cur)
 
-    def base(self, folder: Folder, uid: int, size: int | None) -> bytes:
-        """The base of a message's name.
-
-        :param size: bytes; None: not known, or damaged.
-        """
-        chosen = self.chosen(folder, uid).base
-        return chosen if chosen is not None else self._own_base(folder, uid, size)
-
-    def _own_base(self, folder: Folder, uid: int, size: int | None) -> bytes:
+    def _own_base(self, folder: Folder, uid: int, facts: Facts) -> bytes:
         base = self.own_names(folder).of(uid)
-        if size is not None:
-            base += b",S=%d" % size
+        if facts.known and not facts.damaged:
+            base += sizes_in_name(facts.size, facts.virtual)
         while self._chosen_by(folder, base) not in (None, uid):
             base += b"+"
         return base
@@ -165,22 +167,22 @@ class MaildirNames:
         if box is None or facts is None or uid in self._names.hidden(folder):
             return None
         try:
-            return self._name(folder, box, uid, facts.size if facts.known and not facts.damaged else None)
+            return self._name(folder, box, uid, facts)
         except NoSuchMessage:
             return None
 
-    def _name(self, folder: Folder, box: Mailbox, uid: int, size: int | None) -> Name:
+    def _name(self, folder: Folder, box: Mailbox, uid: int, facts: Facts) -> Name:
         marks, (chosen, in_cur) = self.marks(box, uid), self.chosen(folder, uid)
         letters = self.letters(box, marks)
-        base = chosen if chosen is not None else self._own_base(folder, uid, size)
+        base = chosen if chosen is not None else self._own_base(folder, uid, facts)
         if marks.flags & SEEN or in_cur or (letters and chosen is None):
             return Name(Sub.CUR, base + INFO + letters.encode("ascii"))
         return Name(Sub.NEW, base + INFO + letters.encode("ascii") if letters else base)
 
-    def of_many(self, folder: Folder, uids: Uids, sizes: Sequence[int]) -> Iterator[Name | None]:
+    def of_many(self, folder: Folder, uids: Uids, facts: FactColumns) -> Iterator[Name | None]:
         """What :meth:`now` gives for each of *uids*, all in the mailbox, with little effort.
 
-        :param sizes: bytes of each; negative: not known, or damaged.
+        :param facts: of each.
         """
         box = folder.mailbox
         assert box is not None
@@ -189,12 +191,14 @@ class MaildirNames:
         odd = rows < 0
         for word in box.state.keyword_names():
             odd |= box.state.with_keyword(np.maximum(rows, 0), word)
-        flags = (box.state.flags[np.maximum(rows, 0)] & FLAG_MASK).tolist()
+        flags = box.state.flags[np.maximum(rows, 0)] & FLAG_MASK
         written, hidden = self._written_names(folder), self._names.hidden(folder)
+        odd |= (facts.state & (KNOWN | DAMAGED)) != KNOWN
         before, behind = self.own_names(folder)
-        for uid, size, bits, is_odd in zip(uids.tolist(), sizes, flags, odd.tolist(), strict=True):
-            base = b"%b%d%b,S=%d" % (before, uid, behind, size)
-            if is_odd or size < 0 or uid in written.by_uid or uid in hidden or base in written.bases:
+        columns = (uids, facts.size, facts.virtual, flags, odd)
+        for uid, size, virtual, bits, is_odd in zip(*(column.tolist() for column in columns), strict=True):
+            base = b"%b%d%b%b" % (before, uid, behind, sizes_in_name(size, virtual))
+            if is_odd or uid in written.by_uid or uid in hidden or base in written.bases:
                 yield self.now(folder, uid)
             elif bits:
                 yield Name(Sub.CUR, base + _INFO_OF[bits])
@@ -202,7 +206,7 @@ class MaildirNames:
                 yield Name(Sub.NEW, base)
 
     def own_names(self, folder: Folder) -> OwnNames:
-        """What a base that no program has chosen is made of, up to its size."""
+        """What a base that no program has chosen is made of, up to its sizes."""
         box = folder.mailbox
         validity = box.uid_validity if box is not None else 0
         return OwnNames(b"%d.U" % validity, b"F%s.dboxfs" % _tag(folder.identity))
@@ -276,7 +280,7 @@ class MaildirNames:
     # -- by name -------------------------------------------------------------------------------
 
     def by_base(self, folder: Folder, base: bytes) -> int | None:
-        """The message whose base may be this: what a size in it says is not compared."""
+        """The message whose base may be this: what it says of sizes is not compared."""
         uid = self._chosen_by(folder, base)
         if uid is not None:
             return uid

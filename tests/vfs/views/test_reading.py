@@ -34,7 +34,7 @@ async def test_a_message_that_nobody_has_seen_is_in_new_and_its_first_mark_takes
     m: InMaildir,
 ) -> None:
     (name,) = await m.new()
-    assert re.fullmatch(rf"\d+\.U1F[0-9a-f]{{7}}\.dboxfs,S={len(ONE)}", name)
+    assert re.fullmatch(rf"\d+\.U1F[0-9a-f]{{7}}\.dboxfs,S={len(ONE)},W={len(ONE) + 3}", name)
     assert await m.cur() == []
     await m.flag(1, add=FLAGGED)
     assert (await m.new(), await m.cur()) == ([], [f"{name}:2,F"])
@@ -42,6 +42,31 @@ async def test_a_message_that_nobody_has_seen_is_in_new_and_its_first_mark_takes
     assert await m.cur() == [f"{name}:2,FRST"]
     await m.flag(1, remove=0x1F)
     assert (await m.new(), await m.cur()) == ([name], [])
+
+
+async def test_a_name_says_the_sizes_that_its_message_has_in_its_metadata_in_each_mount(kind: Kind) -> None:
+    """A virtual size that is missing there, no number, or none that the message can have, is left out."""
+    async with maildir(kind) as m:
+        for change in (b"Y", b"Vx", b"V9", b"V1"):
+            uid = await m.came(TWO)
+            path = [path for path in m.inner.files() if path.split("/")[-1][:2] in ("u.", "m.")][-1]
+            data = m.inner.file(path)
+            at = data.rindex(b"\nV") + 1
+            data[at : at + len(change)] = change
+        await m.came(TWO, SEEN)
+        whole = f"S={len(TWO)},W={len(TWO) + TWO.count(10)}"
+        names = [*await m.new(), *await m.cur()]
+        said = {int(name.split("U")[1].split("F")[0]): name.partition(",")[2] for name in names}
+        left_out = f"S={len(TWO)}"
+        assert said == {
+            1: f"S={len(ONE)},W={len(ONE) + 3}", **dict.fromkeys(range(2, uid + 1), left_out),
+            uid + 1: f"{whole}:2,S",
+        }  # fmt: skip
+        assert [await m.p.read(f"INBOX/new/{name}") for name in names[1:5]] == [TWO] * 4
+        with raises(2):
+            await m.p.stat(f"INBOX/new/{names[0].partition(',W')[0]}")
+        async with maildir(kind, driver=MemoryDriver(tree=m.inner.tree)) as other:
+            assert [*await other.new(), *await other.cur()] == names
 
 
 async def test_a_name_leads_to_its_message_only_while_it_is_its_name(m: InMaildir) -> None:
