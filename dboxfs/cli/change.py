@@ -7,9 +7,9 @@ import errno
 import grp
 import os
 import pwd
-from dataclasses import replace
 
 import trio
+from msgspec.structs import replace
 
 from dboxfs.cli.begin_writing import begin_writing
 from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user

@@ -7,13 +7,14 @@ one JSON object a line, and the last line is the summary.  Progress goes to stde
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
 from collections import Counter
-from dataclasses import replace
 
 import trio
+from msgspec.structs import replace
 
 from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STORE_HELP
@@ -74,7 +75,7 @@ def check(arguments: argparse.Namespace) -> int:
         location = choose_store(arguments, damaged=True, archives=True).location
         if arguments.attachments is not None:
             where = os.path.abspath(os.path.expanduser(arguments.attachments))
-            location = replace(location, attachments=where)
+            location = dataclasses.replace(location, attachments=where)
         options = CheckOptions(texts=not arguments.quick)
         if arguments.unused:
             options = replace(options, patience=())

@@ -21,7 +21,8 @@ import argparse
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.cli.status import UsageError
 from dboxfs.util.suggest import did_you_mean
@@ -34,8 +35,7 @@ _FLAGS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(Struct, frozen=True):
     """A value for an option, and its source: a file with its table, or a variable."""
 
     value: object

@@ -24,8 +24,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import IO, NoReturn
+
+from msgspec import Struct, field
 
 from dboxfs.cli.logs import one_line
 from dboxfs.cli.progress import Meter
@@ -49,8 +50,7 @@ _LATE_CODECS = ("unicode_escape", "utf-16-be")
 _LATE_MODULES = ("dboxfs.store.deciphering",)
 
 
-@dataclass(frozen=True, slots=True)
-class EachUser:
+class EachUser(Struct, frozen=True):
     """A command that can be run for each user.
 
     :ivar done: a participle for the summary ("checked").
@@ -154,8 +154,7 @@ class _Journal:
             self._file.close()
 
 
-@dataclass(eq=False, slots=True)
-class _Run:
+class _Run(Struct, eq=False):
     """The run for one user.  ``output``: the pipe with its output.  ``began``: monotonic seconds."""
 
     name: str

@@ -12,9 +12,9 @@ import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 
 import trio
+from msgspec.structs import replace
 
 from dboxfs.cli import change
 from dboxfs.cli.begin_writing import begin_writing

@@ -7,7 +7,8 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from dboxfs.cli.dates import date_or_days
 from dboxfs.cli.help_texts import STORE_HELP

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import dataclasses
 import importlib
 import logging
 import os
 import resource
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
 from typing import Any
 
 import trio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.cli.daemon import in_background
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
@@ -219,8 +221,10 @@ def _chosen(
     if arguments.users is not None:
         return options, GivenToAll(given, source), others
     if options.namespaces:
-        others = [replace(one, location=replace(one.location, **given)) for one in _namespaces(chosen)]
-    return options, replace(chosen.location, **given), others
+        others = [
+            replace(one, location=dataclasses.replace(one.location, **given)) for one in _namespaces(chosen)
+        ]
+    return options, dataclasses.replace(chosen.location, **given), others
 
 
 def _check_archive(location: Location, options: ParsedOptions) -> None:
@@ -380,8 +384,7 @@ def _serve(
     return 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Running:
+class _Running(Struct, frozen=True):
     """The parts of a mount that can be changed while it is served."""
 
     fs: FileSystem

@@ -23,7 +23,8 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.cli.logs import one_line
 from dboxfs.cli.status import EXIT_MOUNT, EXIT_STORE, EXIT_USAGE
@@ -36,8 +37,7 @@ USAGE, SYSTEM, FAILED = 1, 2, 32
 _STATUSES = {0: 0, EXIT_USAGE: USAGE, EXIT_STORE: FAILED, EXIT_MOUNT: FAILED}
 
 
-@dataclass(frozen=True, slots=True)
-class MountCall:
+class MountCall(Struct, frozen=True):
     """The request in the options of mount(8).
 
     :ivar options: for ``dboxfs mount -o``.

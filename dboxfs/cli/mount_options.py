@@ -11,8 +11,10 @@ import argparse
 import enum
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dboxfs.cli.object_store import retries, seconds
 from dboxfs.cli.status import UsageError
@@ -93,8 +95,7 @@ _KERNEL = frozenset(
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedOptions:
+class ParsedOptions(Struct, frozen=True):
     """The parsed values of ``-o``.
 
     :ivar attachments: Dovecot's mail_attachment_dir, absolute.
@@ -140,8 +141,7 @@ class _Goes(enum.Enum):
     """Only with ``--users``."""
 
 
-@dataclass(frozen=True, slots=True)
-class MountOption:
+class MountOption(Struct, frozen=True):
     """One option.
 
     :ivar takes: its values, for messages to the user; empty: it takes no value.

@@ -9,7 +9,9 @@ import argparse
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from dboxfs.cli.liveness import Answer, ask, parent, started
 from dboxfs.cli.logs import one_line
@@ -20,8 +22,7 @@ from dboxfs.util.mounts import Mount
 _SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(Struct, frozen=True):
     """A mount.
 
     :ivar state: ``alive``, ``dead`` (its daemon has ended), ``silent`` (it does not answer in time).

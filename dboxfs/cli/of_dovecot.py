@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from dboxfs.dbox.encoders import Method, parse_method
 from dboxfs.dovecot.encryption import public_key_of
 from dboxfs.dovecot.user import FoundUser
 
 
-@dataclass(frozen=True, slots=True)
-class OfDovecot:
+class OfDovecot(Struct, frozen=True):
     """``found``: what it has said of a user, or of all users alike; None: it was not asked."""
 
     found: FoundUser | None

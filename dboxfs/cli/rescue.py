@@ -7,13 +7,14 @@ JSON object a line, and the last line is the summary.  Progress goes to stderr i
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
 from collections import Counter
-from dataclasses import asdict, replace
 
 import trio
+from msgspec.structs import asdict, replace
 
 from dboxfs.cli.crypt_keys import add_keys, given_keys
 from dboxfs.cli.help_texts import STORE_HELP
@@ -92,8 +93,8 @@ def rescue(arguments: argparse.Namespace) -> int:
         )
         if arguments.attachments is not None:
             where = os.path.abspath(os.path.expanduser(arguments.attachments))
-            location = replace(location, attachments=where)
-        location = replace(location, keys=given_keys(arguments))
+            location = dataclasses.replace(location, attachments=where)
+        location = dataclasses.replace(location, keys=given_keys(arguments))
         root = os.path.abspath(os.path.expanduser(arguments.target))
         if (part := overlap(location, root)) is not None:
             text = f"{root}: DST and STORE must not lie in each other ({part} belongs to STORE)"

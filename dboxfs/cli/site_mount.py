@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.cli.mount_options import ParsedOptions, parse_options
 from dboxfs.cli.paths import overlap
@@ -47,8 +50,7 @@ def site_defaults(source: UserSource) -> FoundUser | None:
     return source.defaults() if isinstance(source, DovecotUsers) else None
 
 
-@dataclass(frozen=True, slots=True)
-class GivenToAll:
+class GivenToAll(Struct, frozen=True):
     """A source whose locations get the same values of some fields for all users."""
 
     fields: Mapping[str, Any]
@@ -70,11 +72,10 @@ class GivenToAll:
         return self.source.names()
 
     def locate(self, name: str, *, damaged: bool = False) -> Location:
-        return replace(self.source.locate(name, damaged=damaged), **self.fields)
+        return dataclasses.replace(self.source.locate(name, damaged=damaged), **self.fields)
 
 
-@dataclass(frozen=True, slots=True)
-class ApartFrom:
+class ApartFrom(Struct, frozen=True):
     """A source that refuses stores in the mount itself, for which the daemon would wait for ever."""
 
     mountpoint: str

@@ -8,8 +8,9 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from dboxfs.cli.logs import one_line
 from dboxfs.cli.status import UsageError
@@ -21,8 +22,7 @@ MOST_KINDS = 7
 _ENDINGS = (".svg", ".png", ".pdf")
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(Struct, frozen=True):
     """The drawn values: one for each interval between two samples; NaN: there was nothing to measure.
 
     :ivar times: ends of the intervals.

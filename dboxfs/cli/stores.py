@@ -17,7 +17,8 @@ import os
 import pwd
 import re
 import sys
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.cli.logs import one_line
 from dboxfs.cli.object_store import NO_ARCHIVE, add_access
@@ -39,8 +40,7 @@ _BARE = re.compile(r"[\w.@+=-]*[\w@+=-]", re.ASCII)
 """Texts that can be the name of a user, and are not ``.``, ``..`` or a path."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(Struct, frozen=True):
     """The store that the command line names; ``found``: Dovecot's answer about its user."""
 
     location: Location

@@ -31,8 +31,9 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, TypeAlias
+
+from msgspec import Struct
 
 from dboxfs.dbox.format2 import MAX_SIZE
 from dboxfs.errors import FormatError
@@ -47,8 +48,7 @@ MAX_LINE_LENGTH: Final = 2**31 - 4
 """Longest base64 line (characters)."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExtRef:
+class ExtRef(Struct, frozen=True):
     """One external part of a message.
 
     ``start``, ``size``: its place in the full plain message (bytes).  ``options``: as stored.  ``path``:
@@ -79,8 +79,7 @@ class ExtRef:
             raise FormatError(0, f"attachment of {raw_size} bytes gives {gives} bytes, expected {self.size}")
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(Struct, frozen=True):
     """A piece of the full message: ``size`` bytes at ``out_start``, never 0.
 
     ``source``: offset in the plain stored body, or the external part.

@@ -37,7 +37,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
@@ -48,6 +47,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 from cryptography.hazmat.primitives.padding import PKCS7
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from msgspec import Struct
 
 from dboxfs.dbox.format2 import Buffer, NeedMore
 from dboxfs.dbox.stored import ENCRYPTED_MAGIC
@@ -91,8 +91,7 @@ class BadKey(ValueError):
     """A file has no usable private key, or its password is wrong.  ``str()`` is one line."""
 
 
-@dataclass(frozen=True, slots=True)
-class WrappedSecret:
+class WrappedSecret(Struct, frozen=True):
     """The message's secret, encrypted for one key."""
 
     kind: int
@@ -101,8 +100,7 @@ class WrappedSecret:
     wrapped: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class CryptHeader:
+class CryptHeader(Struct, frozen=True):
     """The header of an encrypted body.  ``size`` in bytes; ``cipher``, ``digest``: object identifiers."""
 
     size: int

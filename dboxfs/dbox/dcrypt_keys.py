@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
@@ -30,6 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 from cryptography.hazmat.primitives.serialization import load_der_private_key
+from msgspec import Struct
 
 from dboxfs.dbox.crypt import BadKey, Private, key_id, load_key
 
@@ -49,8 +49,7 @@ _DIGESTS: Final[Mapping[str, type[hashes.HashAlgorithm]]] = MappingProxyType(
 _LINE: Final = re.compile(rb"2[:\t][0-9.]+[:\t]([012])[:\t][^\n]*")
 
 
-@dataclass(frozen=True, slots=True)
-class LockedKey:
+class LockedKey(Struct, frozen=True):
     """A key in its written form.  ``by``: the id of the key that it is encrypted for; ``key``: the bytes."""
 
     algorithm: str

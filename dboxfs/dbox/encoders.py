@@ -13,11 +13,11 @@ import bz2
 import struct
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 import lz4.block
 import zstandard
+from msgspec import Struct
 
 from dboxfs.dbox import _decoders
 from dboxfs.dbox.compression import Compression
@@ -50,8 +50,7 @@ class Seals(Protocol):
         """The coding of one message; *method* compresses it first, if given."""
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
+class Method(Struct, frozen=True):
     """The compression of new messages.  ``level``: of the format; None: it has no levels."""
 
     kind: Compression

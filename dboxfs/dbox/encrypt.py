@@ -21,7 +21,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from dataclasses import dataclass
 from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -36,6 +35,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_public_key,
     load_pem_public_key,
 )
+from msgspec import Struct
 
 from dboxfs.dbox.crypt import BadKey, key_id
 from dboxfs.dbox.encoders import Coding, Encoder, Method
@@ -54,8 +54,7 @@ _RSA, _EC = 1, 2
 _LINE: Final = re.compile(rb"2[:\t]([0-9a-f]+)[:\t]([0-9a-f]{64})\s*")
 
 
-@dataclass(frozen=True, slots=True)
-class Sealing:
+class Sealing(Struct, frozen=True):
     """Encryption of new messages for *key*."""
 
     key: Public

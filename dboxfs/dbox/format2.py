@@ -33,8 +33,9 @@ Source: dbox-files sections 1.1 and 1.2.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final, TypeAlias
+
+from msgspec import Struct
 
 from dboxfs.errors import FormatError
 
@@ -66,8 +67,7 @@ _HEX: Final = re.compile(rb"[0-9a-fA-F]+")
 _NOT_HEX: Final = re.compile(rb"[^0-9a-fA-F]")
 
 
-@dataclass(frozen=True, slots=True)
-class NeedMore:
+class NeedMore(Struct, frozen=True):
     """The input is too short.
 
     ``size``: bytes, counted from the start of the parser's input, that are needed at least.  If the end can
@@ -78,8 +78,7 @@ class NeedMore:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class FileHeader:
+class FileHeader(Struct, frozen=True):
     """The first line of a dbox file.
 
     ``version``: 1, 2 or 3.  ``message_header_size``: bytes of every message header of the file (M).
@@ -94,8 +93,7 @@ class FileHeader:
     key: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MessageHeader:
+class MessageHeader(Struct, frozen=True):
     """The header before a body.  ``type``: "N".  ``body_size``: stored bytes (compressed or not)."""
 
     type: str

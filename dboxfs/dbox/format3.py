@@ -24,9 +24,10 @@ import hmac
 import re
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
+
+from msgspec import Struct
 
 from dboxfs.dbox.compression import Compression
 from dboxfs.dbox.format2 import MAX_SIZE, MESSAGE_HEADER_SIZE_3, Buffer, FileHeader, NeedMore
@@ -61,8 +62,7 @@ _LAST_LINE: Final = re.compile(rb"L([0-9a-f]{8})\n\n")
 _WINDOW: Final = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Trailer:
+class Trailer(Struct, frozen=True):
     """The trailer behind a body, which describes the whole record.
 
     ``offset``: of the trailer in its file.  ``size``: of the trailer (bytes).  ``body_size``: stored bytes of

@@ -28,8 +28,9 @@ import binascii
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from dboxfs.dbox.format2 import MAX_SIZE, METADATA_MAGIC, Buffer, NeedMore
 from dboxfs.errors import FormatError
@@ -45,8 +46,7 @@ _GUID_HEX: Final = re.compile(rb"[0-9a-fA-F]{32}")
 _VIEW_WINDOW: Final = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Metadata:
+class Metadata(Struct, frozen=True):
     """The metadata of one message.
 
     ``items``: (key byte, value) in the order of the file, unknown keys included.  ``size``: bytes of the

@@ -30,8 +30,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from dboxfs.dbox.format2 import MESSAGE_HEADER_SIZE_3, Buffer, FileHeader, parse_file_header
 from dboxfs.dbox.format3 import (
@@ -49,8 +50,7 @@ _CANDIDATE: Final = re.compile(rb"\x01\x03[\0-\xff]{16}[0-7][0-9a-f]{15}\n")
 _SCAN_PIECE: Final = 4 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class FoundRecord:
+class FoundRecord(Struct, frozen=True):
     """A record of the file.  ``damage``: the fault of its message header; None: none."""
 
     trailer: Trailer
@@ -67,8 +67,7 @@ class FoundRecord:
         return self.trailer.end
 
 
-@dataclass(frozen=True, slots=True)
-class NoRecord:
+class NoRecord(Struct, frozen=True):
     """Bytes of the file, from ``offset`` to ``end``, that are no whole record.
 
     ``incomplete``: they are a record at the end of the file that was begun and not finished.

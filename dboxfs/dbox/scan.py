@@ -15,8 +15,9 @@ Source: dbox-files section 1.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from dboxfs.dbox.format2 import Buffer, FileHeader, MessageHeader, NeedMore, parse_message_header
 from dboxfs.dbox.metadata import Metadata, parse_metadata
@@ -28,8 +29,7 @@ MAX_FOUND_METADATA: Final = 16384
 _RECORD_START: Final = re.compile(rb"\x01\x02N[\0-\xff]{10}[0-7][0-9a-fA-F]{15}")
 
 
-@dataclass(frozen=True, slots=True)
-class ScannedRecord:
+class ScannedRecord(Struct, frozen=True):
     """The place of one message in its file, and its metadata.
 
     ``offset``, ``body_offset``, ``metadata_offset``: offsets in the file.  ``size``: bytes of the whole

@@ -21,7 +21,8 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dboxfs.errors import NoDovecot, NoSuchUser
 
@@ -37,8 +38,7 @@ _BLOCK = re.compile(r"([^\s{]+)(?:\s+([^{]*?))?\s*\{")
 _SETTING = re.compile(r"(\S+) =(?: (.*))?")
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(Struct, frozen=True):
     """Settings of one level, and the blocks in it, each with its kind and title."""
 
     settings: dict[str, str] = field(default_factory=dict)
@@ -51,8 +51,7 @@ class Block:
                 yield title, block
 
 
-@dataclass(frozen=True, slots=True)
-class Installed:
+class Installed(Struct, frozen=True):
     """The Dovecot of this machine.
 
     :ivar version: major and minor number.

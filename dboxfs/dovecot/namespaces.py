@@ -15,9 +15,12 @@ Source: doveadm and doveconf of 2.3.19 and 2.4.1 with such namespaces.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.dovecot.user import Asked, FoundUser, look_up
 from dboxfs.errors import NoDovecot, NoSuchStore, NoSuchUser, Unsupported
@@ -31,8 +34,7 @@ _OWNER = re.compile(r"%%([und])|\$(user(?:name)?|domain)")
 _FIELD = {"u": "user", "user": "user", "n": "name", "username": "name", "d": "domain", "domain": "domain"}
 
 
-@dataclass(frozen=True, slots=True)
-class Namespace:
+class Namespace(Struct, frozen=True):
     """One namespace, or the part of a shared one that has one owner.
 
     :ivar path: the names of the directories that lead to it: the parts of its prefix behind that of the
@@ -48,8 +50,7 @@ class Namespace:
     private: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Planned:
+class _Planned(Struct, frozen=True):
     """A namespace whose store was not checked yet."""
 
     found: FoundUser
@@ -93,9 +94,9 @@ def _as_shown(
     if planned.found.settings.get("subscriptions") == "no" and namespace.prefix.startswith(main_prefix):
         parts = (main.names.stored(part) + namespace.separator for part in namespace.path)
         subscribed_as = "".join(parts)
-        place = replace(place, subscribed_in=main.subscriptions_path, subscribed_as=subscribed_as)
+        place = dataclasses.replace(place, subscribed_in=main.subscriptions_path, subscribed_as=subscribed_as)
     if not planned.private and _has_acl(asked, planned.found):
-        place = replace(place, only=frozenset(_readable(namespace, asked)))
+        place = dataclasses.replace(place, only=frozenset(_readable(namespace, asked)))
     return replace(namespace, location=place)
 
 
@@ -130,7 +131,7 @@ def _planned(asked: Asked, main: FoundUser, tell: Tell) -> Iterator[_Planned]:
         if settings.get("list") == "no":
             continue
         kind = settings.get("type", "private")
-        found = replace(main, settings=settings)
+        found = dataclasses.replace(main, settings=settings)
         if kind != "shared":
             yield _Planned(found, found.prefix, kind == "private")
             continue
@@ -171,4 +172,4 @@ def _owners(asked: Asked, prefix: str, separator: str) -> Sequence[tuple[str, st
 
 
 def _of_owner(found: FoundUser, owner: StoreUser) -> FoundUser:
-    return replace(found, user=replace(found.user, owner=owner))
+    return dataclasses.replace(found, user=replace(found.user, owner=owner))

@@ -15,10 +15,14 @@ userdb: the home directory is ``mail_home``, or that of the system's user with t
 
 from __future__ import annotations
 
+import dataclasses
 import pwd
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.dovecot.ask import Block, Installed, installed
 from dboxfs.errors import NoDovecot, NoSuchStore, NoSuchUser
@@ -102,9 +106,9 @@ class FoundUser:
             found = location_in(absolute_path(expand(text, self.user, version=(2, 3)), self.user))
         attachments = expand(self.settings.get("mail_attachment_dir", ""), self.user, version=(2, 3))
         if attachments:
-            found = replace(found, attachments=absolute_path(attachments, self.user))
+            found = dataclasses.replace(found, attachments=absolute_path(attachments, self.user))
         if "listescape" in re.split("[ ,]+", self.settings.get("mail_plugins", "")):
-            found = replace(found, escape=self.settings.get("listescape_char", "\\"))
+            found = dataclasses.replace(found, escape=self.settings.get("listescape_char", "\\"))
         return found
 
     def _first(self, *names: str) -> str:
@@ -137,8 +141,7 @@ def find_user(
     return FoundUser(asked.user, dovecot.version, settings, alone, asked)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """Answers of the installed Dovecot: its configuration, and the userdb ``fields`` of one user."""
 
     dovecot: Installed

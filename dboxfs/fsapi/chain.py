@@ -25,7 +25,6 @@ calls nothing of trio; it is short, since it can't be cancelled; it yields nothi
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from dboxfs.fsapi.ops import Op
@@ -37,8 +36,7 @@ Steps: TypeAlias = Generator[Op[Any], Any, T]
 """A program: it yields operations, is sent their answers, and returns a ``T``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chain(Op[R]):
+class Chain(Op[R], frozen=True):
     """Run a program to its end; its answer is what the program returns or raises."""
 
     kind: ClassVar[str] = "chain"

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import trio
+from msgspec import Struct, field
 
 from dboxfs.fsapi.cache.cache import PageCache
 from dboxfs.fsapi.cache.ksm import Ksm
@@ -35,8 +35,7 @@ CLOSE_SECONDS = 2.0
 """Seconds that :meth:`Engine.aclose` waits for operations in flight."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """The limits that the caller of the file API chose.
 
     :param readahead: bytes read ahead of a sequential reader, at most.
@@ -51,8 +50,7 @@ class Limits:
     sync: bool = True
 
 
-@dataclass(slots=True)
-class Counters:
+class Counters(Struct):
     """Counted since the start; see ``FileSystem.stats``."""
 
     opens: int = 0
@@ -90,8 +88,7 @@ class Closable(Protocol):
         ...
 
 
-@dataclass(eq=False)
-class Engine:
+class Engine(Struct, eq=False):
     """One driver on one event loop, and the state that all handles of a file system share."""
 
     driver: Driver

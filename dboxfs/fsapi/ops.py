@@ -19,39 +19,36 @@ import enum
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
+
+from msgspec import Struct
 
 from dboxfs.fsapi.types import DirEntry, Peek, PeekResult, Permissions
 
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
-class Op(Generic[R]):
+class Op(Struct, Generic[R], frozen=True):
     """An operation that answers with an ``R`` or an :class:`OSError`."""
 
     kind: ClassVar[str] = "op"
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedFile:
+class OpenedFile(Struct, frozen=True):
     """A file that was opened or created: the driver's number for it, and its attributes at that time."""
 
     fd: int
     stat: os.stat_result
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(Struct, frozen=True):
     """How many bytes of an :class:`Append` reached the file, and the error that stopped the rest."""
 
     written: int
     error: OSError | None
 
 
-@dataclass(frozen=True, slots=True)
-class Open(Op[OpenedFile]):
+class Open(Op[OpenedFile], frozen=True):
     """Open an existing file.  ``advise``: bytes from its beginning that the kernel shall read ahead.
 
     ``nofollow``: ELOOP if the last component of the path is a symbolic link.
@@ -64,8 +61,7 @@ class Open(Op[OpenedFile]):
     nofollow: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Create(Op[OpenedFile]):
+class Create(Op[OpenedFile], frozen=True):
     """Create a file that must not exist (no symbolic link is followed), open for appending and reading."""
 
     kind: ClassVar[str] = "create"
@@ -73,8 +69,7 @@ class Create(Op[OpenedFile]):
     permissions: Permissions
 
 
-@dataclass(frozen=True, slots=True)
-class Read(Op[bytes]):
+class Read(Op[bytes], frozen=True):
     """Read up to ``size`` bytes.  Fewer come only at the end of the file, or if a driver reads short."""
 
     kind: ClassVar[str] = "read"
@@ -83,8 +78,7 @@ class Read(Op[bytes]):
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Advise(Op[None]):
+class Advise(Op[None], frozen=True):
     """Bring a range into the kernel's page cache without waiting for it."""
 
     kind: ClassVar[str] = "advise"
@@ -93,8 +87,7 @@ class Advise(Op[None]):
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Append(Op[Appended]):
+class Append(Op[Appended], frozen=True):
     """Write at the end of the file.  An error after some bytes is part of the answer, not an exception."""
 
     kind: ClassVar[str] = "append"
@@ -102,8 +95,7 @@ class Append(Op[Appended]):
     chunks: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Truncate(Op[None]):
+class Truncate(Op[None], frozen=True):
     """Cut a file back to ``size``; EBUSY if it is longer than ``expected``: another program appended."""
 
     kind: ClassVar[str] = "truncate"
@@ -112,8 +104,7 @@ class Truncate(Op[None]):
     expected: int
 
 
-@dataclass(frozen=True, slots=True)
-class Sync(Op[None]):
+class Sync(Op[None], frozen=True):
     """Make the file's data and size durable (unless ``durable`` is off, for bulk loads).
 
     EBUSY if the file is not ``expected`` bytes long: another program has written to it.
@@ -125,8 +116,7 @@ class Sync(Op[None]):
     durable: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Publish(Op[None]):
+class Publish(Op[None], frozen=True):
     """Give a temporary file its final name, atomically.  Without ``replace``: EEXIST if the name is taken."""
 
     kind: ClassVar[str] = "publish"
@@ -135,24 +125,21 @@ class Publish(Op[None]):
     replace: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SyncDir(Op[None]):
+class SyncDir(Op[None], frozen=True):
     """Make the names in a directory durable."""
 
     kind: ClassVar[str] = "sync_dir"
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Close(Op[None]):
+class Close(Op[None], frozen=True):
     """Close an open file.  Its number is free afterwards, also after an error."""
 
     kind: ClassVar[str] = "close"
     fd: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stat(Op[os.stat_result]):
+class Stat(Op[os.stat_result], frozen=True):
     """Attributes by name; ``follow``: of the target of a symbolic link."""
 
     kind: ClassVar[str] = "stat"
@@ -160,8 +147,7 @@ class Stat(Op[os.stat_result]):
     follow: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Listdir(Op[list[DirEntry]]):
+class Listdir(Op[list[DirEntry]], frozen=True):
     """All entries of a directory but ``.`` and ``..``, in no particular order.
 
     :param prefix: only entries whose names begin with it.
@@ -172,32 +158,28 @@ class Listdir(Op[list[DirEntry]]):
     prefix: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Readlink(Op[str]):
+class Readlink(Op[str], frozen=True):
     """The target of a symbolic link."""
 
     kind: ClassVar[str] = "readlink"
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class PeekMany(Op[list[PeekResult | OSError]]):
+class PeekMany(Op[list[PeekResult | OSError]], frozen=True):
     """Open, stat, read and close several files one after the other; one answer or error each."""
 
     kind: ClassVar[str] = "peek"
     requests: tuple[Peek, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class WillneedMany(Op[None]):
+class WillneedMany(Op[None], frozen=True):
     """Bring the first bytes of files, (path, size), into the kernel's cache.  No links, no errors."""
 
     kind: ClassVar[str] = "advise"
     files: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Rename(Op[None]):
+class Rename(Op[None], frozen=True):
     """Rename; an existing file of the new name is replaced atomically."""
 
     kind: ClassVar[str] = "rename"
@@ -205,8 +187,7 @@ class Rename(Op[None]):
     target: str
 
 
-@dataclass(frozen=True, slots=True)
-class Link(Op[None]):
+class Link(Op[None], frozen=True):
     """Another name for a file; EEXIST if the name is taken."""
 
     kind: ClassVar[str] = "link"
@@ -214,8 +195,7 @@ class Link(Op[None]):
     target: str
 
 
-@dataclass(frozen=True, slots=True)
-class Copy(Op[None]):
+class Copy(Op[None], frozen=True):
     """Copy a file as a whole, its bytes; EEXIST if ``target`` is taken and ``replace`` is not set.
 
     EOPNOTSUPP: the driver has no copies, or none that never replace.
@@ -227,16 +207,14 @@ class Copy(Op[None]):
     replace: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Unlink(Op[None]):
+class Unlink(Op[None], frozen=True):
     """Remove a name of a file."""
 
     kind: ClassVar[str] = "unlink"
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Mkdir(Op[None]):
+class Mkdir(Op[None], frozen=True):
     """Make a directory with exactly these permissions."""
 
     kind: ClassVar[str] = "mkdir"
@@ -244,8 +222,7 @@ class Mkdir(Op[None]):
     permissions: Permissions
 
 
-@dataclass(frozen=True, slots=True)
-class Rmdir(Op[None]):
+class Rmdir(Op[None], frozen=True):
     """Remove an empty directory."""
 
     kind: ClassVar[str] = "rmdir"
@@ -267,16 +244,14 @@ class LockKind(enum.Enum):
     FLOCK = "flock"
 
 
-@dataclass(frozen=True, slots=True)
-class OpenShared(Op[OpenedFile]):
+class OpenShared(Op[OpenedFile], frozen=True):
     """Open an existing regular file for reading and appending; ELOOP if the name is a symbolic link."""
 
     kind: ClassVar[str] = "open_shared"
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class TryLock(Op[bool]):
+class TryLock(Op[bool], frozen=True):
     """Lock an open file exclusively; False: another open file has the lock.  Locked already: True."""
 
     kind: ClassVar[str] = "try_lock"
@@ -284,8 +259,7 @@ class TryLock(Op[bool]):
     lock: LockKind
 
 
-@dataclass(frozen=True, slots=True)
-class Unlock(Op[None]):
+class Unlock(Op[None], frozen=True):
     """Release the lock of an open file, which stays open; does nothing if it has none."""
 
     kind: ClassVar[str] = "unlock"
@@ -293,8 +267,7 @@ class Unlock(Op[None]):
     lock: LockKind
 
 
-@dataclass(frozen=True, slots=True)
-class AppendLocked(Op[Appended | None]):
+class AppendLocked(Op[Appended | None], frozen=True):
     """Lock an open file, append to it if it ends at ``end`` and ``path`` is still its name, and unlock it.
 
     None: a condition is not met, or another process has the lock; nothing was written.  A write that fails in
@@ -310,8 +283,7 @@ class AppendLocked(Op[Appended | None]):
     lock: LockKind
 
 
-@dataclass(frozen=True, slots=True)
-class SyncAll(Op[None]):
+class SyncAll(Op[None], frozen=True):
     """Make all data and names on the file system of an open file durable (syncfs(2)).
 
     For a writer of many files, which would otherwise wait for each of them.
@@ -321,8 +293,7 @@ class SyncAll(Op[None]):
     fd: int
 
 
-@dataclass(frozen=True, slots=True)
-class CopyRange(Op[Appended]):
+class CopyRange(Op[Appended], frozen=True):
     """Append ``size`` bytes of another open file, from its ``offset`` on, without a copy in this process.
 
     EBUSY if the target is not ``expected`` bytes long: another program has written to it.  An error after
@@ -340,8 +311,7 @@ class CopyRange(Op[Appended]):
 # -- copies that other programs read as plain files ----------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class SetTimes(Op[None]):
+class SetTimes(Op[None], frozen=True):
     """Set mtime and atime of an open file: ns since the epoch, before 1970 negative."""
 
     kind: ClassVar[str] = "set_times"
@@ -349,8 +319,7 @@ class SetTimes(Op[None]):
     mtime_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class SetXattr(Op[None]):
+class SetXattr(Op[None], frozen=True):
     """Set an extended attribute of a file or directory."""
 
     kind: ClassVar[str] = "set_xattr"
@@ -359,8 +328,7 @@ class SetXattr(Op[None]):
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class AsOwner(Op[R]):
+class AsOwner(Op[R], frozen=True):
     """Run an operation with the rights of another user, in a process of root.
 
     This user owns the files that it makes, and it can't reach files that this user may not reach: a symbolic

@@ -18,7 +18,8 @@ import os
 import re
 import stat
 import time
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 PREFIX = ".temp."
 
@@ -28,8 +29,7 @@ _TOKEN = re.compile(r"(\d{1,10})-([0-9a-f]{8}-\d+)-(\d+)")
 _LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "f2fs", "jfs", "reiserfs", "tmpfs", "zfs", "bcachefs"})
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(Struct, frozen=True):
     """A process that makes temporary files.  ``mark``: boot and pid namespace; "": not known."""
 
     pid: int

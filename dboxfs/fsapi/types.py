@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import enum
 import os
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
 class OpenMode(enum.Enum):
@@ -25,8 +26,7 @@ class CreateMode(enum.Enum):
     REPLACE_IF_EXISTS = "replace-if-exists"
 
 
-@dataclass(frozen=True, slots=True)
-class Permissions:
+class Permissions(Struct, frozen=True):
     """Owner and mode of a new file or directory.  They are set exactly, in spite of the umask.
 
     :param mode: permission bits.
@@ -39,8 +39,7 @@ class Permissions:
     uid: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DirEntry:
+class DirEntry(Struct, frozen=True):
     """One name in a directory.  ``is_dir`` is about the entry itself: False for a link to a directory."""
 
     name: str
@@ -48,8 +47,7 @@ class DirEntry:
     is_symlink: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Peek:
+class Peek(Struct, frozen=True):
     """A request to read small ranges of one file.
 
     :param path: the file.
@@ -65,16 +63,14 @@ class Peek:
     nofollow: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PeekResult:
+class PeekResult(Struct, frozen=True):
     """The answer to a :class:`Peek`: the file's attributes and one chunk a range, short at the file's end."""
 
     stat: os.stat_result
     chunks: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(Struct, frozen=True):
     """The features of a driver.
 
     :param locks: ``try_lock`` works.  Without it a multi-dbox store can't be held for writing.

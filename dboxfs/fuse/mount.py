@@ -14,11 +14,11 @@ import shutil
 import stat
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 
 import pyfuse3
 import trio
+from msgspec import Struct
 
 from dboxfs.errors import MountError
 from dboxfs.fsapi import FileSystem
@@ -271,8 +271,7 @@ def _all_is_allowed(options: MountOptions, owner: int | None) -> bool:
     return user == 0 or (user == (owner if view.uid is None else view.uid) and not view.umask & 0o700)
 
 
-@dataclass(frozen=True, slots=True)
-class _Beginning:
+class _Beginning(Struct, frozen=True):
     """The steps of a mount's start that have to wait for the kernel's first request.
 
     None of them makes a call on the mount itself (:mod:`dboxfs.util.mounts`).

@@ -24,8 +24,9 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 _MODULE = "dboxfs.fuse._openless"
 
@@ -33,8 +34,7 @@ NO_FLUSH: Final = 1 << 62
 """A bit of the handle of a file that is closed without FLUSH; ``DBOXFS_NO_FLUSH`` of the hook."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hook:
+class Hook(Struct, frozen=True):
     """The loaded hook, or why there is none.
 
     :param loaded: the shared object; None: requests get no inodes.

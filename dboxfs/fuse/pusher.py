@@ -32,10 +32,10 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 import trio
+from msgspec import Struct, field
 
 from dboxfs.vfs.host import Item
 
@@ -51,8 +51,7 @@ WAIT_SECONDS = 0.02
 """Seconds that a READ waits for a batch at most: a safeguard, should the rules not be enough."""
 
 
-@dataclass(eq=False, slots=True)
-class PushBatch:
+class PushBatch(Struct, eq=False):
     """Messages that were handed over together. ``counts``: waits, and waits that were given up."""
 
     generation: int

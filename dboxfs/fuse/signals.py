@@ -18,10 +18,10 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 
 import pyfuse3
 import trio
+from msgspec import Struct, field
 
 from dboxfs.errors import DboxfsError
 from dboxfs.fuse import taskdump
@@ -33,8 +33,7 @@ from dboxfs.vfs.serving import Serving
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Commander:
+class Commander(Struct, frozen=True):
     """Callbacks of the command line that started the daemon; a HUP uses them.
 
     :ivar reread: reads the configuration again and puts it in force; gives lines for the log.  Raises
@@ -51,8 +50,7 @@ def _if_unexpected(exc: Exception) -> Exception | None:
     return None if isinstance(exc, DboxfsError | OSError) else exc
 
 
-@dataclass(frozen=True, slots=True)
-class Signals:
+class Signals(Struct, frozen=True):
     """The signals of one mount.
 
     :ivar told: set when a signal says to unmount.

@@ -18,11 +18,11 @@ Limits: little-endian, major version 7, records below 64 KiB.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dboxfs.errors import FormatError
 from dboxfs.index import extensions as ext_format
@@ -60,8 +60,7 @@ def parse_index(data: Buffer) -> IndexState:
     return IndexState(header, uids, flags, extensions, columns, record_size)
 
 
-@dataclass(frozen=True, slots=True)
-class LogPosition:
+class LogPosition(Struct, frozen=True):
     """The position of a snapshot: it covers log *file_seq* of index *indexid* up to *head_offset* (bytes)."""
 
     indexid: int

@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dboxfs.errors import FormatError
 from dboxfs.index.log import Buffer, decode_size, encode_size
@@ -64,8 +64,7 @@ class FieldType(IntEnum):
     HEADER = 4
 
 
-@dataclass(frozen=True, slots=True)
-class CacheField:
+class CacheField(Struct, frozen=True):
     """One field of the file: its data ``size`` in bytes (None = stored with each value)."""
 
     name: str
@@ -75,8 +74,7 @@ class CacheField:
     last_used: int
 
 
-@dataclass(frozen=True, slots=True)
-class CacheHeader:
+class CacheHeader(Struct, frozen=True):
     """Header of the file.  ``file_seq`` must equal the reset_id of the index extension ``cache``."""
 
     indexid: int

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 #: Flag bits of a message (mail-index section 3); BACKEND: sdbox, the file is in the alt storage.
 FLAG_ANSWERED = 0x01
@@ -40,8 +40,7 @@ class Column:
         return Column(array)
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(Struct, frozen=True):
     """The changes of one replay.  uids are ascending; ``updated`` may have too many.
 
     ``updated``: flags, keywords, extension data or modseq changed.  Not reported: cache offsets (any reader
@@ -57,8 +56,7 @@ class Changes:
     mailbox_changed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(Struct, frozen=True):
     """The extension that the last EXT_INTRO selected: its ext_id, the stride of its record updates.
 
     ``position`` -1: none was introduced yet.  ``ignore``: the intro was for another generation.

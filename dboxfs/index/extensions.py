@@ -18,7 +18,9 @@ import re
 import struct
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.errors import FormatError
 
@@ -42,8 +44,7 @@ _NAME = re.compile(r"[A-Za-z0-9 _-]{1,63}\Z")
 _U32 = struct.Struct("<I")
 
 
-@dataclass(frozen=True, slots=True)
-class Extension:
+class Extension(Struct, frozen=True):
     """One extension.  ``hdr`` is its header data; sizes and offsets in bytes."""
 
     name: str

@@ -22,9 +22,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from dboxfs.errors import FormatError
 
@@ -82,8 +83,7 @@ _EXPUNGES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class LogHeader:
+class LogHeader(Struct, frozen=True):
     """Header of a log file (mail-index-log section 1)."""
 
     indexid: int
@@ -108,8 +108,7 @@ class LogHeader:
         return self.minor_version >= 3
 
 
-@dataclass(frozen=True, slots=True)
-class LogRecord:
+class LogRecord(Struct, frozen=True):
     """One record.  ``size`` is the whole record with its 8 byte header; ``payload`` a view of the data."""
 
     offset: int

@@ -8,10 +8,10 @@ extensions.  Writers of these extensions: ``payload``.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dboxfs.index.state import IndexState
 
@@ -32,8 +32,7 @@ _MDBOX_LAYOUT = struct.Struct("<II")
 _MDBOX_RECORD = np.dtype([("map_uid", "<u4"), ("save_date", "<u4")])
 
 
-@dataclass(frozen=True, slots=True)
-class MailboxHeader:
+class MailboxHeader(Struct, frozen=True):
     """Header of ``dbox-hdr`` or ``mdbox-hdr``.  ``guid``: 16 bytes of mailbox GUID (zeros: none yet).
 
     ``map_uid_validity``: mdbox; uid_validity of the map index that the map_uids belong to.

@@ -11,10 +11,10 @@ than the state that was read.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dboxfs.index.state import IndexState
 
@@ -24,8 +24,7 @@ _REFCOUNT = struct.Struct("<H")
 _MAP_HEADER = struct.Struct("<II")
 
 
-@dataclass(frozen=True, slots=True)
-class MapRecord:
+class MapRecord(Struct, frozen=True):
     """Place of one stored message.  ``offset``: of its dbox header in ``m.<file_id>``, bytes.
 
     ``size``: header, body, metadata and terminator, bytes; 0 = 4 GiB or more, and last in its file.

@@ -16,8 +16,9 @@ the answer is RETRY, and only if that persists the files are damaged.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
+
+from msgspec import Struct
 
 from dboxfs.errors import FormatError
 from dboxfs.index.log import Buffer, LogHeader, parse_log_header
@@ -36,8 +37,7 @@ class Action(Enum):
     DAMAGED = auto()  #: nothing will help
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """An :class:`Action`, the file offsets to replay from (bytes), and a reason for messages to users."""
 
     action: Action

@@ -15,11 +15,11 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from dboxfs.errors import FormatError
 from dboxfs.index import extensions as ext_format

@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 UNKNOWN = 0
 KNOWN = 1
@@ -73,8 +74,7 @@ class Facts:
         return bool(self.state & DAMAGED)
 
 
-@dataclass(frozen=True, slots=True)
-class FactColumns:
+class FactColumns(Struct, frozen=True):
     """Facts of many messages: arrays of one length, any integer types."""
 
     state: npt.NDArray[Any]

@@ -7,11 +7,11 @@ When a store is opened, it gets the :class:`Backend` of its format, and each mai
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dboxfs.errors import CorruptFile, FormatError, NoSuchMessage
 from dboxfs.fsapi import Handle
@@ -22,8 +22,7 @@ from dboxfs.store.saved_dates import CachePlaces, SavedDates
 from dboxfs.store.stored_record import Record
 
 
-@dataclass(frozen=True, slots=True)
-class Scanned:
+class Scanned(Struct, frozen=True):
     """The result of the scan of one message: ``facts`` and ``record``, or ``error``.
 
     A damaged message may have facts, too: the guess that a listing shows.  An ``OSError`` says nothing about
@@ -40,8 +39,7 @@ class Scanned:
     path: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Marked:
+class Marked(Struct, frozen=True):
     """The current marks of some messages (0: unknown), and their saved dates.
 
     Dates in seconds since the epoch, as the message files or the mailbox's index have them.
@@ -51,8 +49,7 @@ class Marked:
     saved: npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class OpenRecord:
+class OpenRecord(Struct, frozen=True):
     """An open dbox file and the record in it.  ``close()`` gives the handle back; call it once."""
 
     handle: Handle

@@ -13,11 +13,12 @@ from __future__ import annotations
 import bisect
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
 import trio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.dbox import (
     Compression,
@@ -66,8 +67,7 @@ class BodyDecoder(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Decoding:
+class Decoding(Struct, frozen=True):
     """The decoding of one message's stored bytes.
 
     ``decoder``: makes a new decoder, for the beginning of the message.  ``compression``: of the text.

@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import trio
+from msgspec import Struct
 
 from dboxfs.dbox import Metadata
 from dboxfs.errors import DboxfsError, FormatError, NoSuchMessage, Unsupported
@@ -42,8 +42,7 @@ DEFAULT_MAILBOX = "INBOX"
 """The mailbox of a message that names none, as in Dovecot's repair."""
 
 
-@dataclass(frozen=True, slots=True)
-class DeletedMessage:
+class DeletedMessage(Struct, frozen=True):
     """A deleted message.
 
     :ivar guid_text: as ``doveadm fetch guid`` gave it.

@@ -12,8 +12,9 @@ Concurrency: details of a mailbox that has changed during the read are returned,
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from dboxfs.dbox import Metadata
 from dboxfs.errors import DboxfsError
@@ -32,8 +33,7 @@ _SHARE = 4  # one walk may fill this part of the table ahead: 1/_SHARE
 _STEP_MOST = 4  # distance of positions in a walk, at most
 
 
-@dataclass(frozen=True, slots=True)
-class Details:
+class Details(Struct, frozen=True):
     """Details that only the metadata have.  ``location``: path below the root, offset, bytes of the
     record.
     """

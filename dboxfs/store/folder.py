@@ -5,15 +5,15 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dboxfs.fsapi.ops import fresh, os_error
 from dboxfs.store.indexes.delta import Delta
 from dboxfs.store.mailbox import Mailbox
 
 
-@dataclass(eq=False, slots=True)
-class Folder:
+class Folder(Struct, eq=False):
     """A directory of the mailbox tree.  ``mailbox`` is None for a parent that holds no messages itself.
 
     :ivar name: storage name ("" is the root).
@@ -45,8 +45,7 @@ class Folder:
         return b"guid:" + box.guid + box.uid_validity.to_bytes(4, "little")
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
+class Listener(Struct, frozen=True):
     """Functions that the store calls after changes, on the event loop's thread.  They must not block.
 
     :ivar messages: called with the changes in a folder's mailbox.

@@ -25,12 +25,12 @@ import enum
 import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import trio
+from msgspec import Struct
 
 from dboxfs.errors import CorruptFile, DboxfsError
 from dboxfs.fsapi import FileSystem, Peek, PeekResult
@@ -63,8 +63,7 @@ class Cause(enum.Enum):
     NO_INBOX = "no-inbox"
 
 
-@dataclass(frozen=True, slots=True)
-class Hidden:
+class Hidden(Struct, frozen=True):
     """One sign of hidden mail.  ``what``, ``todo``: half a line each.  ``mailbox``: storage name.
 
     ``messages``: number of messages found that are not shown; 0: unknown.

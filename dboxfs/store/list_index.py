@@ -25,7 +25,8 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.errors import CorruptFile, FormatError
 from dboxfs.fsapi import FileSystem
@@ -52,8 +53,7 @@ _NO_GUID = bytes(16)
 _DEEPEST = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class ListedNode:
+class ListedNode(Struct, frozen=True):
     """One record.  ``part``: its name without escapes.  ``guid``: 16 bytes; None: the node is no mailbox."""
 
     uid: int
@@ -65,8 +65,7 @@ class ListedNode:
     uid_validity: int
 
 
-@dataclass(frozen=True, slots=True)
-class ListedTree:
+class ListedTree(Struct, frozen=True):
     """The tree of names.
 
     :ivar nodes: by storage name.

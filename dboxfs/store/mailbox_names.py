@@ -31,7 +31,8 @@ from __future__ import annotations
 import binascii
 import os
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 INDEX_ESCAPE = "^"
 """The default escape character of a store with LAYOUT=index."""
@@ -96,8 +97,7 @@ def encode_mutf7(name: str) -> bytes:
     return b"".join(out)
 
 
-@dataclass(frozen=True, slots=True)
-class NameCoding:
+class NameCoding(Struct, frozen=True):
     """The coding of the parts of mailbox names in a store.
 
     :ivar utf8: True: UTF-8; else modified UTF-7.

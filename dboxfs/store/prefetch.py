@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import trio
+from msgspec import Struct
 
 from dboxfs.fsapi import FileSystem, Handle
 
@@ -38,8 +38,7 @@ SECONDS = 5.0
 """Seconds that a file is kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(Struct, frozen=True):
     handle: Handle | None
     since: float
 

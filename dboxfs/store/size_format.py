@@ -37,11 +37,11 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dboxfs.errors import FormatError
 from dboxfs.store.attrs import DAMAGED, KNOWN, FactColumns, Marks, Uids
@@ -68,8 +68,7 @@ BLOCK_START_BYTES = _BLOCK.size
 """Bytes of a block that :func:`block_size` needs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Struct, frozen=True):
     """The key of a table.  ``root``: path of the store's root; ``guid``: the mailbox's, 16 bytes."""
 
     root: str
@@ -84,8 +83,7 @@ class Key:
         return hashlib.blake2b(numbers + self.guid + os.fsencode(self.root), digest_size=32).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
+class Remembered(Struct, frozen=True):
     """The rows of a table, ascending by uid.
 
     ``cache_seq``: file_seq of the ``dovecot.index.cache`` that ``cached_at`` is an offset in; 0: none.

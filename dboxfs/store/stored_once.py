@@ -37,10 +37,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
 
 import numpy as np
 import trio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.dbox import Metadata
 from dboxfs.errors import DboxfsError, EncryptedMessage, NoSuchMessage, StoreBusy
@@ -70,16 +71,14 @@ class _Unreadable(Exception):
     """The message that has a guid can't be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arrived:
+class Arrived(Struct, frozen=True):
     """Messages that were saved.  ``not_kept``: by number, why a message does not have its given guid."""
 
     saved: Saved
     not_kept: Mapping[int, str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Holder:
+class _Holder(Struct, frozen=True):
     """A message that has a guid: *uid* of *folder*, or one that was expunged and not purged."""
 
     map_uid: int

@@ -11,7 +11,7 @@ body before it, format 3 behind it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from dboxfs.dbox import (
     MESSAGE_HEADER_SIZE_3,
@@ -52,8 +52,7 @@ LOST_HEADER = FileHeader(3, MESSAGE_HEADER_SIZE_3, None, 0)
 """For an ``m.N`` whose header line is damaged: records of format 3 can be read without it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """The place of one message.  Offsets and sizes in bytes; ``size``: of the plain message.
 
     ``encrypted``: its stored bytes are ciphertext.  ``doubtful``: only reading the body shows whether it is
@@ -92,8 +91,7 @@ class Record:
         return virtual if self.size <= virtual <= 2 * self.size else 0
 
 
-@dataclass(frozen=True, slots=True)
-class NeedRange:
+class NeedRange(Struct, frozen=True):
     """Read the bytes from ``offset`` to ``end`` as the new tail, and parse again."""
 
     offset: int

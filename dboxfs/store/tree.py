@@ -17,9 +17,9 @@ import errno
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 import trio
+from msgspec import Struct, field
 
 from dboxfs.fsapi import DirEntry, FileSystem
 from dboxfs.fsapi.ops import os_error
@@ -30,8 +30,7 @@ _DIRECTORIES_AT_ONCE = 32
 _MESSAGE = re.compile(r"u\.[1-9][0-9]{0,9}")
 
 
-@dataclass(slots=True)
-class TreeDirectory:
+class TreeDirectory(Struct):
     """One directory of the tree: its storage name ("" is the root), and whether it is a mailbox."""
 
     name: str

@@ -18,13 +18,13 @@ import os
 import pwd
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.errors import NoSuchStore
 
 
-@dataclass(frozen=True, slots=True)
-class StoreUser:
+class StoreUser(Struct, frozen=True):
     """The user of a store.  ``uid``, ``gid`` and ``home`` are None if they are unknown.
 
     :ivar owner: the owner of mailboxes that are shared with this user (``%{owner_home}`` … in a shared

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.dbox.encoders import Coding, Method, Seals
 
@@ -41,8 +42,7 @@ class LockMethod(enum.Enum):
     DOTLOCK = "dotlock"
 
 
-@dataclass(frozen=True, slots=True)
-class WriteOptions:
+class WriteOptions(Struct, frozen=True):
     """Options of a :class:`~dboxfs.store.write.writer.StoreWriter`.
 
     :param lock_timeout: seconds to wait for a lock before StoreBusy.

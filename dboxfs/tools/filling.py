@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from msgspec import Struct, field
 
 from dboxfs.store.write import CopyAs, MailboxExists, NewMessage, StoreWriter
 from dboxfs.store.write.record import check_text
@@ -54,8 +55,7 @@ async def make_mailbox(writer: StoreWriter, name: str) -> bool:
     return True
 
 
-@dataclass(slots=True)
-class _Copies(Generic[T]):
+class _Copies(Struct, Generic[T]):
     """Copies that wait: of messages of mailbox ``source``, ascending by uid."""
 
     source: str = ""

@@ -7,9 +7,10 @@ table or the message's record, headers in Dovecot's cache file or the message.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dboxfs.errors import DboxfsError
 from dboxfs.store import Facts, Mailbox
@@ -18,8 +19,7 @@ from dboxfs.store.headers import Fields, HeaderReader
 SEEN, FLAGGED = 0x08, 0x02
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(Struct, frozen=True):
     """The conditions of a search; a message must meet all of them.
 
     ``since``: received at this time (seconds since the epoch) or later.  ``larger``: more than so many bytes.
@@ -46,8 +46,7 @@ class Query:
         return tuple(dict.fromkeys([name for name, _ in self.headers] + list(self.wants)))
 
 
-@dataclass(frozen=True, slots=True)
-class FoundMessage:
+class FoundMessage(Struct, frozen=True):
     """One message; ``facts`` None: it can't be read, and ``error`` says why.
 
     ``unread``: the message or its header can't be read, so it is not known whether it meets the query.

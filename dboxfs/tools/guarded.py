@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.errors import DboxfsError
 from dboxfs.store.write import Source
@@ -22,8 +23,7 @@ class TextLost(OSError):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Guarded:
+class Guarded(Struct, frozen=True):
     """A source that raises each of its read errors as :class:`TextLost`, with the number of its message."""
 
     source: Source

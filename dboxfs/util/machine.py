@@ -10,7 +10,8 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.util.mounts import TYPE, mount_of
 from dboxfs.util.network import network_kind
@@ -20,8 +21,7 @@ ERROR, WARNING, NOTE = "error", "warning", "note"
 _WATCHES_A_MAILBOX = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Remark:
+class Remark(Struct, frozen=True):
     """The result of a check.
 
     :ivar level: :data:`ERROR`: mounts do not work; :data:`WARNING`: mail or time may be lost; :data:`NOTE`.
@@ -34,8 +34,7 @@ class Remark:
     remedy: str
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(Struct, frozen=True):
     """A machine, or one for a test.
 
     :ivar root: the directory that stands for ``/``.

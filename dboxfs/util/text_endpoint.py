@@ -21,10 +21,10 @@ import socket
 import stat
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 import h11
 import trio
+from msgspec import Struct
 
 CONNECTIONS = 16
 """Clients that are served at the same time, at most."""
@@ -40,8 +40,7 @@ _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _PAUSE = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Struct, frozen=True):
     """An address to listen on.
 
     :ivar host: an IP address; empty: ``path`` is a Unix socket.

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Container
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.store import Facts, Folder, Store
 from dboxfs.vfs.host import Kernel
@@ -34,8 +35,7 @@ NS = 1_000_000_000
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
-@dataclass(slots=True)
-class Attrs:
+class Attrs(Struct):
     """The result of stat(2), and for how many seconds the kernel may keep the name and the attributes.
 
     ``size``: bytes.  ``modified_ns`` (atime too), ``changed_ns``: nanoseconds since the epoch.

@@ -25,8 +25,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.store.mailbox import FLAG_NAMES
 from dboxfs.store.write.log_records import check_keywords
@@ -60,8 +62,7 @@ def flag_names(bits: int) -> list[str]:
     return [name for bit, name in FLAG_NAMES if bits & bit]
 
 
-@dataclass(frozen=True, slots=True)
-class Brought:
+class Brought(Struct, frozen=True):
     """The attributes of a file that is no message yet; None: not set.
 
     ``flags``: bits.  ``saved``, ``received``: seconds since the epoch.
@@ -135,7 +136,7 @@ class Brought:
         return [name for name in NAMES if self.value(name) is not None]
 
 
-NAMES = tuple(Brought.__dataclass_fields__)
+NAMES = Brought.__struct_fields__
 """The attributes that can be set, in the order of a listing."""
 
 

@@ -18,11 +18,11 @@ import errno
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 import trio
+from msgspec.structs import replace
 
 from dboxfs.errors import DboxfsError, NoSuchMessage, StoreBusy
 from dboxfs.store import Folder, Mailbox, Store

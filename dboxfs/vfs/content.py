@@ -23,8 +23,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+from msgspec import Struct
 
 from dboxfs.store import Body
 from dboxfs.store.write import BytesSource, Source
@@ -62,8 +63,7 @@ class Budget:
         self.used -= size
 
 
-@dataclass(frozen=True, slots=True)
-class _Pieced:
+class _Pieced(Struct, frozen=True):
     """A source that is put together from base, temporary and zeros."""
 
     content: Content

@@ -23,9 +23,9 @@ import errno
 import hashlib
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import trio
+from msgspec import Struct, field
 
 from dboxfs.store import Body, Store
 from dboxfs.store.deleted import DEFAULT_MAILBOX, DeletedMessage, DeletedMessages
@@ -47,8 +47,7 @@ _FRESH = 0.5
 """Seconds for which a tree is good."""
 
 
-@dataclass(eq=False, slots=True)
-class Branch:
+class Branch(Struct, eq=False):
     """A directory of the tree: its inode, and its entries by name."""
 
     inode: int

@@ -14,10 +14,10 @@ import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import NamedTuple
 
 import trio
+from msgspec.structs import replace
 
 from dboxfs.store import Body, Folder
 from dboxfs.store.write import Source

@@ -43,7 +43,9 @@ Concurrency: a :class:`Standing` is an immutable value; no method awaits.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.store import Folder
 
@@ -111,8 +113,7 @@ TABLE: dict[DraftEvent, dict[Stage, Stage]] = {
 """The stage that an event leads to, by event and stage."""
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(Struct, frozen=True):
     """The stage of a draft, its place, and its message.
 
     ``folder``, ``name``: where the message is, or will be.  ``guid``: of the mailbox that it was opened in,

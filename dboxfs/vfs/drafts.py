@@ -21,7 +21,8 @@ import itertools
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.store import Body, Folder
 from dboxfs.util.mounts import Membership
@@ -45,8 +46,7 @@ LINKED = 1000
 """Names of linked temporaries that are remembered at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Before:
+class Before(Struct, frozen=True):
     """A draft as it was before a rename.  ``key``: inode of its directory, and name; None: it had no name."""
 
     standing: Standing

@@ -17,9 +17,9 @@ must exist still, and only messages that came through this mount in that time in
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 
 import trio
+from msgspec import Struct
 
 REMEMBERED_SECONDS = 300.0
 """Seconds for which a renamed message is remembered, and for which a message counts as new."""
@@ -28,8 +28,7 @@ MOST_REMEMBERED = 1000
 """Renamed messages that are remembered at most, and new ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class PutAside:
+class PutAside(Struct, frozen=True):
     """A message whose name was given up; ``when``: ``trio.current_time``."""
 
     uid: int

@@ -23,8 +23,9 @@ from __future__ import annotations
 import errno
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from dboxfs.vfs.errors import Refused
 
@@ -43,8 +44,7 @@ class From(Enum):
     HOLE = "hole"
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """*size* bytes that follow each other in the file and, from *at* on, in their source (bytes)."""
 
     source: From
@@ -52,8 +52,7 @@ class Piece:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Extent:
+class _Extent(Struct, frozen=True):
     start: int
     end: int
     source: From

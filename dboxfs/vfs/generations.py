@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.vfs.attrs import Attributes, Attrs
 from dboxfs.vfs.control import OpenControlFile
@@ -87,8 +88,7 @@ class GenerationTree:
         return {}
 
 
-@dataclass(frozen=True, slots=True)
-class _OpenGenerations:
+class _OpenGenerations(Struct, frozen=True):
     """The directory, opened."""
 
     own: Attrs

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from dboxfs.vfs.kernel_pages import Pushed
 from dboxfs.vfs.observed import Observed
@@ -91,8 +92,7 @@ def _same(inode: int) -> int:
     return inode
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(Struct, frozen=True):
     """The mount, as its file system sees it.
 
     :ivar spawn: starts a background task.

@@ -9,9 +9,10 @@ from __future__ import annotations
 import stat
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
 
 import trio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.errors import MountError
 from dboxfs.fsapi import FileSystem
@@ -31,8 +32,7 @@ from dboxfs.vfs.site.numbers import SiteNumbers, UserNumbers
 from dboxfs.vfs.site.told import UserKernel
 
 
-@dataclass(frozen=True, slots=True)
-class MountedNamespace:
+class MountedNamespace(Struct, frozen=True):
     """One more store of a mount.
 
     ``path``: the names of the directories that lead to it.  ``prefix``, ``separator``: of the names of its
@@ -46,8 +46,7 @@ class MountedNamespace:
     writable: bool
 
 
-@dataclass(frozen=True, slots=True)
-class JoinedStores:
+class JoinedStores(Struct, frozen=True):
     """The store with the INBOX, which is the root, and those of the user's other namespaces.
 
     :param warn: called with a warning for the user, one line.
@@ -139,8 +138,7 @@ def _options_of(namespace: MountedNamespace, options: MountOptions) -> MountOpti
     return replace(options, view=view, write=options.write if namespace.writable else None)
 
 
-@dataclass(frozen=True, slots=True)
-class _ServingJoined:
+class _ServingJoined(Struct, frozen=True):
     """Stores that are mounted as one tree."""
 
     top: ReadableFileSystem

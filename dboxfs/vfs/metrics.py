@@ -6,7 +6,8 @@ Neither contains text of a message, or a name of one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.vfs.observed import Observed
 
@@ -23,8 +24,7 @@ GAUGES = {
 """Numbers of stats.json -> their meaning."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Family:
+class _Family(Struct, frozen=True):
     """Samples of one name: (labels, value) of each."""
 
     name: str

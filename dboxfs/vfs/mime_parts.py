@@ -13,11 +13,12 @@ from __future__ import annotations
 import mimetypes
 import os
 import re
-from dataclasses import dataclass
 from email import message_from_bytes
 from email.errors import MessageError
 from email.message import Message
 from email.policy import compat32
+
+from msgspec import Struct
 
 PARTS_MOST = 1000
 """Parts of a message that are shown, at most."""
@@ -29,8 +30,7 @@ _BAD = re.compile(r"[\x00-\x1f\x7f/\\]+")
 _ENDINGS = {"text/plain": ".txt", "text/html": ".html", "message/rfc822": ".eml", "image/jpeg": ".jpg"}
 
 
-@dataclass(frozen=True, slots=True)
-class MimePart:
+class MimePart(Struct, frozen=True):
     """One file.  ``kind``: its content type, in lower case."""
 
     name: bytes

@@ -18,7 +18,8 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dboxfs.vfs.attrs import Attrs
 from dboxfs.vfs.errors import Refused
@@ -30,8 +31,7 @@ from dboxfs.vfs.reader import Opened
 from dboxfs.vfs.site.numbers import SiteNumbers, UserNumbers
 
 
-@dataclass(frozen=True, slots=True)
-class JoinedStore:
+class JoinedStore(Struct, frozen=True):
     """One store of the mount.
 
     :ivar path: the names of the directories that lead to it.
@@ -45,8 +45,7 @@ class JoinedStore:
     writable: WritableFileSystem | None = None
 
 
-@dataclass(slots=True)
-class _Place:
+class _Place(Struct):
     """A directory of prefixes.  ``store``: the store whose root it is; None: it only leads to others."""
 
     inode: int

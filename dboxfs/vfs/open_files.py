@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from dboxfs.store import Facts, Mailbox
 
@@ -35,8 +36,7 @@ class OpenFile(Protocol):
         """The last descriptor of this open was closed."""
 
 
-@dataclass(frozen=True, slots=True)
-class AtOpen:
+class AtOpen(Struct, frozen=True):
     """The index data of a message at the time of its open.  ``flags``: bits."""
 
     uid: int

@@ -8,7 +8,8 @@ from __future__ import annotations
 import enum
 import json
 import os
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dboxfs.store import Folder, Kind, Store
 from dboxfs.store.write import WriteOptions
@@ -63,8 +64,7 @@ class Charset(enum.Enum):
     MUTF7 = "mutf7"
 
 
-@dataclass(frozen=True, slots=True)
-class FullNames:
+class FullNames(Struct, frozen=True):
     """The whole name of a mailbox, as IMAP clients have it: fields as in :class:`ViewOptions`."""
 
     separator: str = "/"
@@ -77,8 +77,7 @@ class FullNames:
         return name if self.has_inbox and folder.name == "INBOX" else self.prefix + name
 
 
-@dataclass(frozen=True, slots=True)
-class ViewOptions:
+class ViewOptions(Struct, frozen=True):
     """How files are shown.  ``uid``, ``gid``: owner, None: the store's.
 
     ``umask``: permission bits taken away.  ``file_mode``, ``directory_mode``: permission bits before that,
@@ -107,8 +106,7 @@ class ViewOptions:
         return FullNames(self.separator, self.prefix, self.has_inbox)
 
 
-@dataclass(frozen=True, slots=True)
-class ShownGeneration:
+class ShownGeneration(Struct, frozen=True):
     """A generation: its name, what selects it with ``-o at=``, whether the mount shows it."""
 
     name: str
@@ -123,8 +121,7 @@ class ShownGeneration:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class MountOptions:
+class MountOptions(Struct, frozen=True):
     """The options of a mount.
 
     ``fast_loop``: use the stand-in of :mod:`dboxfs.fuse.loop`.  ``fuse``: further options for libfuse.

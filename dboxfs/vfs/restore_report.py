@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 MOST_TOLD = 1000
 """How many names, uids and guids that could not be kept are listed one by one."""
 
 
-@dataclass(slots=True)
-class RestoreReport:
+class RestoreReport(Struct):
     """Counts of a restore so far; ``size``: bytes.
 
     ``there``: messages that the store had already, which were not saved again.

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
 from typing import Protocol
 
 import trio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.errors import MailHidden, NoSuchStore
 from dboxfs.fsapi import FileSystem
@@ -117,8 +118,7 @@ class Mountable(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(Struct, frozen=True):
     """A store that is served.
 
     :ivar top: answers the requests.  :ivar writes: answers those that write; None: it is read-only.
@@ -158,8 +158,7 @@ class Served:
             await self.vfs.finish()
 
 
-@dataclass(frozen=True, slots=True)
-class OneStore:
+class OneStore(Struct, frozen=True):
     """One store, to be mounted.
 
     :param warn: called with a warning for the user, one line.
@@ -198,8 +197,7 @@ class OneStore:
             nursery.cancel_scope.cancel()
 
 
-@dataclass(frozen=True, slots=True)
-class _ServingOne:
+class _ServingOne(Struct, frozen=True):
     """A store that is mounted by itself."""
 
     served: Served

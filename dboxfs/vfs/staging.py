@@ -43,10 +43,10 @@ import errno
 import logging
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import trio
+from msgspec import Struct
 
 from dboxfs.dbox import PREFIX_SIZE, detect, is_encrypted
 from dboxfs.errors import DboxfsError
@@ -77,8 +77,7 @@ UNTOUCHED_SECONDS = 60.0
 _LOOK = 5.0
 
 
-@dataclass(slots=True)
-class BroughtMailbox:
+class BroughtMailbox(Struct):
     """The identity that a program has set on a directory, for its mailbox; None: not set."""
 
     guid: bytes | None = None

@@ -24,11 +24,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dboxfs.store.attrs import Uids
 
@@ -139,8 +139,7 @@ class Orders:
         return np.lexsort((-digits, uids * padding + padding - 1))
 
 
-@dataclass(slots=True)
-class _Walk:
+class _Walk(Struct):
     """One walk. ``end``: the last uid of its window. ``window``: messages in it. ``step``: 1 or -1."""
 
     by_name: bool

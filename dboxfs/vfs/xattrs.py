@@ -13,7 +13,8 @@ import errno
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.errors import NoSuchMessage
 from dboxfs.store import Facts, Folder, Mailbox, Store
@@ -186,8 +187,7 @@ LOOK_SECONDS = 0.25
 """Seconds for which they are remembered, at most: the file of a message may change without its mailbox."""
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(Struct, frozen=True):
     """The attributes of a message, as they were at a moment.
 
     ``names``: all of them, with prefix. ``values``: name -> encoded value, for those that have one.

@@ -14,11 +14,11 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, ThreadsDriver

@@ -13,9 +13,10 @@ import copy
 import os
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
+from msgspec.structs import replace
 
 import dboxfs.store.write  # noqa: F401 - before its parts, which come from two folders
 from dboxfs.errors import DboxfsError

@@ -6,10 +6,10 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from dboxfs.fsapi.temporary import Process, booted, is_alive, is_left_over, is_temporary
 

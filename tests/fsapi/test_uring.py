@@ -387,7 +387,8 @@ async def test_a_name_that_is_taken_is_never_overwritten_without_renameat2(
     def missing(source: str, target: str) -> None:
         raise OSError(code, "no renameat2")
 
-    monkeypatch.setitem(uring_steps.STEPS, ops.Publish, refused)
+    publish: type[ops.Op[Any]] = ops.Publish
+    monkeypatch.setitem(uring_steps.STEPS, publish, refused)
     monkeypatch.setattr(posix, "_rename_noreplace", missing)
     (tmp_path / "a").write_bytes(b"old")
     async with FileSystem(UringDriver(2)) as fs, fs.create(str(tmp_path / "a")) as handle:

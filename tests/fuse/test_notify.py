@@ -10,12 +10,12 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pyfuse3
 import pytest
 import trio
+from msgspec.structs import replace
 
 import dboxfs
 from dboxfs.errors import MountError

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from dboxfs.errors import FormatError
 from dboxfs.index.base import encode_index, parse_index

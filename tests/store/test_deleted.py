@@ -6,9 +6,10 @@ import copy
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
+from msgspec.structs import replace
 
 from dboxfs.errors import NoSuchMailbox, NoSuchMessage, Unsupported
 from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
 import trio.testing
+from msgspec.structs import replace
 
 from dboxfs.fsapi.drivers.memory import MemoryDriver
 from dboxfs.store import Kind

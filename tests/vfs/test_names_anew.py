@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from dboxfs.store import Kind
 from dboxfs.store.names.codec import Line, decode_lines, encode_line

@@ -18,10 +18,11 @@ import math
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import trio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.drivers.base import Completions, Driver
@@ -37,8 +38,7 @@ class Crash(enum.Enum):
     AFTER = "after"
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """A fault, and the operation that it hits.
 
     :param kind: the operation (``open create read append sync publish sync_dir unlink`` ..., see

@@ -13,10 +13,10 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import trio
+from msgspec import Struct
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.drivers.base import Completions, peek_each
@@ -27,8 +27,7 @@ from dboxfs.fsapi.types import Capabilities, DirEntry, Peek, PeekResult, Permiss
 R = TypeVar("R")
 
 
-@dataclass(slots=True, eq=False)
-class _OpenFile:
+class _OpenFile(Struct, eq=False):
     node: MemoryNode
     append: bool
     closed: bool = False

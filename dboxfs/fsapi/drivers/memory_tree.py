@@ -12,8 +12,9 @@ import itertools
 import os
 import stat
 import time
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from dboxfs.fsapi.ops import LockKind, os_error
 from dboxfs.fsapi.types import Permissions
@@ -31,8 +32,7 @@ class Holder(Protocol):
         """Whether it was closed, so that it holds no lock any more."""
 
 
-@dataclass(slots=True, eq=False)
-class MemoryNode:
+class MemoryNode(Struct, eq=False):
     """An inode: a regular file (``data``), a directory (``entries``) or a symbolic link (``target``).
 
     ``locks``: the open file that took each lock; a closed one doesn't count.
@@ -86,8 +86,7 @@ class MemoryNode:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(Struct, frozen=True):
     """The target of a path: its directory, the last name, and the node of this name (None: none)."""
 
     parent: MemoryNode

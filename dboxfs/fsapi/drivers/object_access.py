@@ -9,11 +9,11 @@ import configparser
 import errno
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(Struct, frozen=True):
     """How a server is asked.
 
     :ivar ca_file: certificates (PEM) that are trusted besides the system's; None: those that AWS_CA_BUNDLE

@@ -48,10 +48,11 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache, partial
 from typing import Any, BinaryIO, Final, Protocol, TypeVar
+
+from msgspec import Struct, field
 
 from dboxfs.errors import Unsupported
 from dboxfs.fsapi.drivers.object_access import Access, certificates, shared_config
@@ -76,8 +77,7 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
+class ObjectInfo(Struct, frozen=True):
     """One object.  ``size``: bytes.  ``modified_ns``: since the epoch.  ``etag``: None where there are
     none."""
 
@@ -87,8 +87,7 @@ class ObjectInfo:
     etag: str | None
 
 
-@dataclass(slots=True)
-class Cost:
+class Cost(Struct):
     """What was asked of a store so far, repetitions too; of a put in parts each part once."""
 
     requests: dict[str, int] = field(default_factory=dict)

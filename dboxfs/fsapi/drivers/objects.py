@@ -31,11 +31,11 @@ import stat
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import IO, Any, ClassVar, TypeVar
 
 import trio
+from msgspec import Struct, field
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.drivers.base import peek_each
@@ -53,8 +53,7 @@ OBJECTS_CAN = Capabilities(
 )  # fmt: skip
 
 
-@dataclass(slots=True, eq=False)
-class _File:
+class _File(Struct, eq=False):
     """An open object, or (``spool``) a new file with what was written so far."""
 
     info: ObjectInfo

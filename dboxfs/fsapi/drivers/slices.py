@@ -16,11 +16,11 @@ import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, ClassVar, TypeVar
 
 import trio
+from msgspec import Struct, field
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.drivers.base import peek_each
@@ -48,8 +48,7 @@ def inode_of(path: str) -> int:
     return int.from_bytes(digest, "little") >> 1 or 1
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(Struct, frozen=True):
     """A file: *size* bytes of the object *key* from *offset* on; in its plain bytes, if that is packed."""
 
     key: str
@@ -57,16 +56,14 @@ class Slice:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(Struct, frozen=True):
     """An object that is read whole.  ``digest``: BLAKE2b, 16 bytes in hex, of what is stored."""
 
     digest: str
     unpack: Callable[[bytes], bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class SliceTree:
+class SliceTree(Struct, frozen=True):
     """What the driver shows.  Paths are relative to its root, parts joined with ``/``; "" is the root.
 
     ``directories``: those that are to be there though they are empty; what leads to a file is there anyway.

@@ -8,9 +8,9 @@ another generation (reset_id) all of them are ignored, except EXT_RESET.
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from dboxfs.index import extensions as ext_format
 from dboxfs.index.columns import Column, Selection

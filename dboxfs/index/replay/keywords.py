@@ -7,9 +7,8 @@ removed.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
+from msgspec.structs import replace
 
 from dboxfs.index import extensions as ext_format
 from dboxfs.index.columns import Column

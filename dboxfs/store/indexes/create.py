@@ -12,7 +12,8 @@ import re
 import struct
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from dboxfs.errors import CorruptFile
 from dboxfs.fsapi import ops

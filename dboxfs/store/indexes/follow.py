@@ -24,10 +24,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import trio
+from msgspec import Struct
 
 from dboxfs.errors import CorruptFile, FormatError
 from dboxfs.fsapi import FileSystem, Peek, PeekResult
@@ -50,8 +50,7 @@ START = 512
 """Bytes at the beginning of a log that identify it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Loaded:
+class _Loaded(Struct, frozen=True):
     """Base and log of an index, joined.  ``log``: None: there is none."""
 
     state: IndexState | None

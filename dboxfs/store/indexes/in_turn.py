@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
@@ -19,8 +20,7 @@ from dboxfs.fsapi.ops import Appended
 from dboxfs.store.disk import AppendFile, Disk
 
 
-@dataclass(frozen=True, slots=True)
-class LogWrite:
+class LogWrite(Struct, frozen=True):
     """Bytes for the end of a locked log.
 
     :param end: the end of the log before the write (bytes).
@@ -35,8 +35,7 @@ class LogWrite:
     unlink: Sequence[str] = ()
 
 
-@dataclass(slots=True)
-class LogWritten:
+class LogWritten(Struct):
     """The result of a :class:`LogWrite` that was begun.
 
     ``appended``: the bytes that are in the log.  ``unsynced``: the error of the sync.  ``status``: the log's
@@ -48,8 +47,7 @@ class LogWritten:
     unsynced: OSError | None = None
 
 
-@dataclass(slots=True)
-class InTurn:
+class InTurn(Struct):
     """The results of several writes: those that were begun; the last one may have failed."""
 
     begun: list[LogWritten] = field(default_factory=list)

@@ -12,11 +12,11 @@ under the lock.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Unlocked:
+class Unlocked(Struct, frozen=True):
     """Bytes of a log that were replayed without its lock: *size* bytes from file offset *offset* on."""
 
     offset: int

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Expunged:
+class Expunged(Struct, frozen=True):
     """A message that no mailbox shows.
 
     :ivar guid: 16 bytes; the map uid must still stand for a message with this guid.

@@ -9,7 +9,8 @@ caller does the same with separate operations.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.dbox import MESSAGE_HEADER_SIZE, FileHeader, parse_file_header
 from dboxfs.errors import FormatError
@@ -21,8 +22,7 @@ from dboxfs.store.stored_record import FILE_HEAD
 from dboxfs.store.write.record import Composed, Place
 
 
-@dataclass(frozen=True, slots=True)
-class NewestFile:
+class NewestFile(Struct, frozen=True):
     """The file, as the map has it.
 
     :param end: the end of the file by the map (bytes).
@@ -41,8 +41,7 @@ class NewestFile:
     durable: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Placing:
+class Placing(Struct, frozen=True):
     """The locked file and the append to it: *written* bytes, records of these *sizes*; or an error."""
 
     opened: OpenedFile

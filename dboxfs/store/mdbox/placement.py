@@ -20,11 +20,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, groupby
 
 import numpy as np
+from msgspec import Struct
 
 from dboxfs.dbox import FileHeader, parse_file_header
 from dboxfs.errors import FormatError
@@ -43,8 +43,7 @@ _MOST_LOOKED_AT = 10
 _MOST_OPEN = 8
 
 
-@dataclass(eq=False, slots=True)
-class Container:
+class Container(Struct, eq=False):
     """A file that is being appended to.
 
     ``file_id`` 0: new, not named yet.  ``start``: its size before.  ``header``: still to be written.
@@ -69,8 +68,7 @@ class Container:
         return Place(self.end, self.key)
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(Struct, frozen=True):
     """The place of a record: *size* bytes at *offset* in *container*."""
 
     container: Container
@@ -82,8 +80,7 @@ def _went_well(done: Placing | None) -> bool:
     return done is not None and done.error is None
 
 
-@dataclass(frozen=True, slots=True)
-class LastEnd:
+class LastEnd(Struct, frozen=True):
     """The newest file and its end (bytes); valid as long as the map's log has the mark *mark*."""
 
     mark: tuple[int, int, int]

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from dboxfs.dbox import (
     MESSAGE_HEADER_SIZE,
@@ -48,8 +48,7 @@ JOURNAL = "dboxfs.purge"
 _FILE_HEAD = 64
 
 
-@dataclass(frozen=True, slots=True)
-class PurgeProgress:
+class PurgeProgress(Struct, frozen=True):
     """Progress after each file; ``bytes_freed``: given back so far, or with a dry run, that would be.
 
     :ivar bytes_at_once: before the first file: the disk space that the largest copy needs; later 0.
@@ -61,8 +60,7 @@ class PurgeProgress:
     bytes_at_once: int = 0
 
 
-@dataclass(slots=True)
-class Purged:
+class Purged(Struct):
     """The result of a purge or of a dry run.  ``left``: files that were left alone, with the reason."""
 
     files: int = 0
@@ -74,8 +72,7 @@ class Purged:
 Report = Callable[[PurgeProgress], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
+class _Plan(Struct, frozen=True):
     """The records of one file by offset: (map_uid, offset, size), those to keep and those to drop."""
 
     file_id: int

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dboxfs.dbox import (
     TRAILER_HEAD_SIZE,
@@ -342,8 +342,7 @@ def _has_size3(container: OpenContainer, head: bytes, offset: int, size: int) ->
     return trailer is not None and isinstance(separator, bytes) and begins_trailer(trailer, separator, size)
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Wanted(Struct, frozen=True):
     uid: int
     saved: int
     place: MapRecord

@@ -19,7 +19,8 @@ import errno
 import logging
 import os
 from collections import Counter
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.errors import DboxfsError, FormatError
 from dboxfs.index.mailbox import map_uids
@@ -35,8 +36,7 @@ from dboxfs.store.write.session import Work
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Lost:
+class _Lost(Struct, frozen=True):
     """A stored message that no mailbox has: its guid and the mailbox that it was saved to."""
 
     place: MapRecord

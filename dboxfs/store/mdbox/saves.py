@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
+
+from msgspec import Struct, field
 
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import ops
@@ -51,8 +52,7 @@ _TAIL = 64
 """Bytes by which a log grows at most beyond the planned write: the map's tail."""
 
 
-@dataclass(slots=True)
-class _Arriving:
+class _Arriving(Struct):
     """A message on its way.  ``placed``: its record; None: not written yet, or it refers to a stored text."""
 
     message: NewMessage
@@ -60,8 +60,7 @@ class _Arriving:
     placed: Placed | None = None
 
 
-@dataclass(slots=True)
-class _Save:
+class _Save(Struct):
     """A save on its way.
 
     ``waiting``: messages whose records are in memory; the save's own placer has placed the others.
@@ -73,8 +72,7 @@ class _Save:
     placer: Placer | None = None
 
 
-@dataclass(slots=True)
-class _Share:
+class _Share(Struct):
     """The part of a group for one mailbox: its requests, and the messages that they replace (uid, map uid).
 
     ``uids``: of the new messages, by the ``id()`` of their :class:`_Arriving`.  ``referring``: those of

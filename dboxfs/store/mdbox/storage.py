@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from dboxfs.dbox import FileHeader
 from dboxfs.errors import CorruptFile, FormatError
@@ -44,8 +44,7 @@ KEEP_OPEN = 32
 _GAP = 64 << 10
 
 
-@dataclass(slots=True)
-class OpenContainer:
+class OpenContainer(Struct):
     """One open ``m.N``; ``users``: the messages that are open in it.  ``damage``: of its header line."""
 
     path: str

@@ -7,7 +7,8 @@ mailboxes, then move the map's tail, which marks the change as complete.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from dboxfs.errors import NoSuchMessage
 from dboxfs.index.mailbox import guids, map_uids

@@ -28,8 +28,9 @@ import enum
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from msgspec import Struct
 
 LONGEST_NAME = 255
 """Bytes that the name of a file may have."""
@@ -51,8 +52,7 @@ class LineKind(enum.Enum):
     ANNOUNCED = "+"
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """*uid* has this name as soon as message ``after`` is gone (0: now).
 
     ``writer``: the token of the process, with ``kind`` PLACED and ANNOUNCED.

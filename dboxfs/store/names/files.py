@@ -38,11 +38,11 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import trio
+from msgspec import Struct
 
 from dboxfs.errors import DboxfsError, NoSuchMessage
 from dboxfs.fsapi import ops
@@ -60,8 +60,7 @@ from dboxfs.store.write.group_commit import GroupCommit, Request
 _LOCKS = {LockMethod.FCNTL: LockKind.RECORD, LockMethod.FLOCK: LockKind.FLOCK}
 
 
-@dataclass(frozen=True, slots=True)
-class LinesAppended:
+class LinesAppended(Struct, frozen=True):
     """The result of :func:`append_steps`: the file, and the bytes ``before`` that it had behind ``seen``.
 
     ``appended``: False: another process has written meanwhile, and nothing was appended.
@@ -120,8 +119,7 @@ def append_steps(
         yield ops.Close(fd)
 
 
-@dataclass(frozen=True, slots=True)
-class _Naming:
+class _Naming(Struct, frozen=True):
     folder: Folder
     uid: int
     name: bytes

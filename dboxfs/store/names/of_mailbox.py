@@ -21,7 +21,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dboxfs.store.names.codec import HIGHEST_UID, Line, LineKind
 
@@ -43,8 +45,7 @@ def never(what: object) -> bool:
     return False
 
 
-@dataclass(slots=True)
-class BoxNames:
+class BoxNames(Struct):
     """The written names of one mailbox.
 
     A line counts when its message exists and the message that it replaces does not.  Of the lines about one

@@ -7,9 +7,10 @@ import logging
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import trio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.fsapi import Peek, PeekResult
 from dboxfs.fsapi.temporary import Process, lives
@@ -36,8 +37,7 @@ QUIET_SECONDS = 0.05
 """Seconds after a line of this process in which its file is not read for lines of other mounts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """The part of a file that was read: device and inode, the end of the last whole line, and that line.
 
     A rewritten file may have the inode number of the one before.  So it counts as the same file only if it
@@ -78,8 +78,7 @@ NOTHING_SEEN = Seen()
 """No file, or no part of it."""
 
 
-@dataclass(slots=True)
-class ReadSoFar:
+class ReadSoFar(Struct):
     """The state of reading a file.
 
     ``skipped``: invalid lines in it.  ``looks``: coalesces tasks that wait until it was read again.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.dbox import Metadata
 from dboxfs.store.salvage.measure import Measured
@@ -18,16 +19,14 @@ class Trust(enum.IntEnum):
     DAMAGED = 3  #: its text is incomplete, or the end of its text is unknown
 
 
-@dataclass(frozen=True, slots=True)
-class MapPlace:
+class MapPlace(Struct, frozen=True):
     """The place of a record by the map.  ``size``: bytes, 0: up to the end of the file."""
 
     offset: int
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """One message in a file.  Offsets in the file, sizes in bytes.
 
     ``body_size``: stored bytes of its text that exist.  ``metadata``: None: lost.  ``measured``: None: its
@@ -58,8 +57,7 @@ class Found:
         return text.decode("utf-8", "backslashreplace") if text is not None else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(Struct, frozen=True):
     """Bytes from ``offset`` to ``end`` that are no message.  ``reason``: as text."""
 
     offset: int

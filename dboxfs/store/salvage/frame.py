@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from dboxfs.dbox import MESSAGE_HEADER_SIZE, MessageHeader, parse_message_header
 from dboxfs.errors import FormatError
@@ -19,8 +19,7 @@ _LONG_BLOCK = 4 << 10
 _LONGEST_BLOCK = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Framed:
+class Framed(Struct, frozen=True):
     """A record by its frame: the place of its text, and its metadata."""
 
     body_offset: int

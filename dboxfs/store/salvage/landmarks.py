@@ -23,6 +23,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dboxfs.dbox import MESSAGE_HEADER_SIZE, PREFIX_SIZE, detect, is_encrypted
 from dboxfs.store.salvage.trailer import RECORD_START
@@ -153,8 +154,7 @@ async def find_landmarks(window: Window, start: int, end: int) -> Landmarks:
     return Landmarks(start, at, blocks, virtual, sums, heads[good], texts[good], grains)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Piece:
+class _Piece(Struct, frozen=True, eq=False):
     """The landmarks of a piece.
 
     ``any_text``: whether a block has no V, or attachments, so that V does not apply.  ``ends``: the end of

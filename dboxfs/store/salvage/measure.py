@@ -9,7 +9,9 @@ a line end.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.dbox import (
     PREFIX_SIZE,
@@ -33,8 +35,7 @@ _SLOWER = 4
 _SMALL = 64 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(Struct, frozen=True):
     """The measures of a stored text.  Sizes in bytes: ``stored`` (file), ``plain``, ``virtual`` (CRLF line
     ends).
 

@@ -25,7 +25,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from dboxfs.dbox import MESSAGE_HEADER_SIZE, METADATA_MAGIC, FileHeader, parse_file_header
 from dboxfs.errors import FormatError

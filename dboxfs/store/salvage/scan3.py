@@ -15,8 +15,9 @@ Time: linear in the file's size (:mod:`~dboxfs.store.salvage.effort`).
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from dboxfs.dbox import Compression, FileHeader, Metadata, parse_file_header, recovery
 from dboxfs.dbox.format2 import MESSAGE_HEADER_SIZE_3

@@ -18,8 +18,9 @@ readable parts:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from dboxfs.dbox import METADATA_MAGIC, Metadata, parse_metadata
 from dboxfs.errors import FormatError
@@ -39,8 +40,7 @@ _GUID: Final = re.compile(rb"[0-9a-f]{32}")
 _TWO_WRONG: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
-class MetadataBlock:
+class MetadataBlock(Struct, frozen=True):
     """A metadata block.  ``problems``: its faults and repairs, as text; empty: the block is valid."""
 
     metadata: Metadata

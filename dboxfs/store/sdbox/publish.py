@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
@@ -21,8 +23,7 @@ from dboxfs.store.indexes.snapshot import is_due_behind
 from dboxfs.store.write_options import LockMethod
 
 
-@dataclass(frozen=True, slots=True)
-class Publishing:
+class Publishing(Struct, frozen=True):
     """New files of one directory, and the steps that follow.
 
     :param first: steps before the files get their names; called with the attributes of the files.
@@ -39,8 +40,7 @@ class Publishing:
     close: Sequence[int] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(Struct, frozen=True):
     """Result of a :class:`Publishing`.
 
     ``errors``: one for each name, None if the file has its name.  ``written``: the result of the write to the

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
+
+from msgspec import Struct
 
 from dboxfs.errors import NoSuchMailbox
 from dboxfs.fsapi import ops
@@ -32,8 +33,7 @@ from dboxfs.store.write.session import Work, present, visible
 _AT_ONCE = 16
 
 
-@dataclass(slots=True)
-class Arrival:
+class Arrival(Struct):
     """A message that waits for its uid.  ``attachments``: (existing file, path without the suffix).  ``uid``:
     at first the lowest uid that the message may have.  ``wanted``: the name that the message shall have.
     """
@@ -51,8 +51,7 @@ class Arrival:
     saved: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Replaced:
+class _Replaced(Struct, frozen=True):
     """Messages that go as others come.  ``attachments``: their files; None: Dovecot alone knows them, and is
     asked to expunge the messages.
     """

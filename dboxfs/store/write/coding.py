@@ -9,10 +9,10 @@ Coding a piece takes milliseconds, so a worker thread does it while the event lo
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 import trio
+from msgspec.structs import replace
 
 from dboxfs.dbox import LineEnds
 from dboxfs.dbox.encoders import Coding, Encoder

@@ -19,7 +19,9 @@ import struct
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.errors import CorruptFile, FormatError
 from dboxfs.index import payload
@@ -48,8 +50,7 @@ _ALIGN = 4
 _HEADER_STEP = 128
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
+class _Plan(Struct, frozen=True):
     """A change of the nodes: ``removed`` by number; ``changed`` and ``added`` as they are after it."""
 
     added: Sequence[ListedNode] = ()

@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from dboxfs.index import payload
 from dboxfs.index.log import USER_FLAGS, RecordType, encode_record
@@ -30,8 +30,7 @@ _GUID = (0, 16, 1)
 _GUID_RECORD = struct.Struct("16s")
 
 
-@dataclass(frozen=True, slots=True)
-class AppendedRow:
+class AppendedRow(Struct, frozen=True):
     """A new message of a mailbox.  ``map_uid`` and ``save_date`` (seconds): mdbox only.  ``has_pop3_uidl``:
     its metadata have a POP3 UIDL.
     """
@@ -45,8 +44,7 @@ class AppendedRow:
     has_pop3_uidl: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class MapEntry:
+class MapEntry(Struct, frozen=True):
     """A new stored message of the map: its place in ``m.<file_id>`` (bytes; size 0: 4 GiB or more)."""
 
     map_uid: int

@@ -16,10 +16,10 @@ import os
 import stat
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import numpy as np
 import trio
+from msgspec import Struct
 
 from dboxfs.errors import DboxfsError, NoSuchMailbox
 from dboxfs.fsapi import DirEntry
@@ -41,8 +41,7 @@ Expunge = Callable[[str, list[int]], Awaitable[list[int]]]
 Pause = Callable[[], Awaitable[object]]
 
 
-@dataclass(slots=True)
-class Maintained:
+class Maintained(Struct):
     """Counts of the work of :func:`maintain`.
 
     ``mailboxes``: maintained.  ``expunged``: messages whose expunge was requested.  ``recovered``: unfinished

@@ -7,8 +7,9 @@ as Dovecot's own save does; lone CR and NUL stay.  ``compose`` makes the record.
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from dboxfs.fsapi import Handle
 from dboxfs.store.body import Body
@@ -31,8 +32,7 @@ class Source(Protocol):
         """The driver's number of an open file that holds exactly the bytes, to copy from; None: read them."""
 
 
-@dataclass(frozen=True, slots=True)
-class BytesSource:
+class BytesSource(Struct, frozen=True):
     """Bytes in memory."""
 
     data: bytes
@@ -48,8 +48,7 @@ class BytesSource:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class HandleSource:
+class HandleSource(Struct, frozen=True):
     """Everything that was written through *handle*, committed or not; the handle stays the caller's."""
 
     handle: Handle
@@ -65,8 +64,7 @@ class HandleSource:
         return await self.handle.settle()
 
 
-@dataclass(frozen=True, slots=True)
-class BodySource:
+class BodySource(Struct, frozen=True):
     """The text of a message that exists, for saving it again; the body stays the caller's."""
 
     body: Body
@@ -82,8 +80,7 @@ class BodySource:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Coded:
+class Coded(Struct, frozen=True):
     """Sizes of a text that comes as it will be stored: compressed, or encrypted by Dovecot.
 
     :param size: of the plain message with LF line ends (bytes): its ``Z``.
@@ -94,8 +91,7 @@ class Coded:
     virtual_size: int
 
 
-@dataclass(frozen=True, slots=True)
-class StoredText:
+class StoredText(Struct, frozen=True):
     """mdbox: a text that the storage has already, under *map_uid*.
 
     :param generation: of the map in which it was found (``generation_of``): map uids differ between
@@ -106,15 +102,13 @@ class StoredText:
     generation: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Twin:
+class Twin(Struct, frozen=True):
     """mdbox: the same text as message *number* of the same save, which must come before."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class NewMessage:
+class NewMessage(Struct, frozen=True):
     """A message to be saved.
 
     :param source: its bytes (or ``bytes``).
@@ -157,8 +151,7 @@ class NewMessage:
     same_as: StoredText | Twin | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CopyAs:
+class CopyAs(Struct, frozen=True):
     """The properties of a copy that differ from the original's: see :class:`NewMessage`."""
 
     uid: int

@@ -8,14 +8,14 @@ another name than its own, and two mounts that give the same name do so one afte
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from dboxfs.errors import DboxfsError
 
 
-@dataclass(eq=False, slots=True)
-class Wanted:
+class Wanted(Struct, eq=False):
     """The name that a new message shall have.
 
     :ivar name: as the kernel has it.

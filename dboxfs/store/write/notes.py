@@ -21,7 +21,9 @@ import logging
 import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from dboxfs.fsapi import Permissions, ops
 from dboxfs.fsapi.chain import Steps
@@ -32,8 +34,7 @@ from dboxfs.store.evidence import NOTE
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(Struct, frozen=True):
     """A change that has begun.
 
     :param mailbox: storage name of the mailbox that gets messages; ``guid``: its guid, hex.

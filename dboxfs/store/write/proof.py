@@ -22,7 +22,8 @@ import re
 import stat
 import struct
 from collections.abc import Collection
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.errors import FormatError
 from dboxfs.index.log import (
@@ -43,8 +44,7 @@ _U32 = struct.Struct("<I")
 _RANGE = struct.Struct("<II")
 
 
-@dataclass(frozen=True, slots=True)
-class LogBytes:
+class LogBytes(Struct, frozen=True):
     """A whole log file.  ``changed``: when it was written last (its mtime, ns)."""
 
     data: bytes

@@ -23,8 +23,9 @@ from __future__ import annotations
 import errno
 import os
 import time
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from dboxfs.dbox import (
     MESSAGE_HEADER_SIZE_3,
@@ -53,16 +54,14 @@ from dboxfs.store.write_options import Eol, WriteOptions
 _OVERHEAD = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """The place of a record: *offset* (bytes) in a file with this *key* (format 3; else None)."""
 
     offset: int
     key: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class NewFile:
+class NewFile(Struct, frozen=True):
     """The beginning of a message file: its header line, and in format 3 its key."""
 
     header: bytes
@@ -108,8 +107,7 @@ class Composed(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class _Record2:
+class _Record2(Struct, frozen=True):
     """A record of format 2: *head*, body, *tail*.  ``data``: the whole record, if it is small."""
 
     message: NewMessage
@@ -149,8 +147,7 @@ class _Record2:
         return self.room
 
 
-@dataclass(frozen=True, slots=True)
-class _Record3:
+class _Record3(Struct, frozen=True):
     """A record of format 3.
 
     ``body`` and ``items``: the message and its metadata, if it is small; then ``room`` is exact.
@@ -190,8 +187,7 @@ class _Record3:
         return file.size - place.offset
 
 
-@dataclass(frozen=True, slots=True)
-class Spooled:
+class Spooled(Struct, frozen=True):
     """A record of format 3 whose spool file has all of it but the trailer."""
 
     message: NewMessage

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.errors import CorruptFile, DboxfsError, FormatError
 from dboxfs.fsapi import Peek, PeekResult
@@ -34,8 +35,7 @@ _MARKS = (RecordType.INDEX_DELETED, RecordType.INDEX_UNDELETED)
 Delete = Callable[[str], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class LogEnd:
+class LogEnd(Struct, frozen=True):
     """The end of a log.
 
     ``unfinished``: there are bytes behind the last whole transaction.  ``deleted``: the mailbox is marked as

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import trio
+from msgspec import Struct
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(Struct, frozen=True):
     """Messages that were saved: uid and guid (16 bytes) of each, in the order in which they were given."""
 
     uid_validity: int
@@ -21,8 +20,7 @@ class Saved:
     guids: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Copied:
+class Copied(Struct, frozen=True):
     """Messages that were copied or moved: uids in the source, ascending, and their uids in the target."""
 
     uid_validity: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from dboxfs.errors import Unsupported
 from dboxfs.store.dbox_version import recorded_version, trace_of_dovecot

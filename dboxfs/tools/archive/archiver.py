@@ -12,12 +12,13 @@ import os
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import trio
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi.drivers.slices import Slice
@@ -54,8 +55,7 @@ SEALED_BYTES = 32 << 20
 R = TypeVar("R")
 
 
-@dataclass(slots=True)
-class Archived:
+class Archived(Struct):
     """What came of a run.  ``generation``: the newest one now; ``new``: this run has made it.
 
     ``stored``: messages (and ``bytes``) that were written.  ``failed``: messages and mailboxes that were
@@ -71,8 +71,7 @@ class Archived:
     told: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class ArchiveOptions:
+class ArchiveOptions(Struct, frozen=True):
     """``before``: only messages received before then (seconds since the epoch).  ``mailboxes``: only these
     (storage names), the others stay as the newest generation has them; None: all.  ``sealed``: bytes of a
     message file. ``break_lock``: take the lock away from whoever has it.

@@ -13,10 +13,10 @@ import mmap
 import os
 import tempfile
 import zlib
-from dataclasses import replace
 from hashlib import blake2b
 
 import numpy as np
+from msgspec.structs import replace
 
 from dboxfs.errors import FormatError
 from dboxfs.store.write.record import new_file

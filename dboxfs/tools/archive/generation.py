@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Final
@@ -16,6 +15,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import zstandard
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from dboxfs.errors import FormatError
 from dboxfs.fsapi.drivers.slices import Packed, Slice, SliceTree
@@ -48,8 +49,7 @@ it."""
 Rows = npt.NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class MailboxEntry:
+class MailboxEntry(Struct, frozen=True):
     """A mailbox of a generation.  ``fingerprint``: of what was archived of it; equal ones are equal.
 
     ``guid``: 32 hex digits.
@@ -61,8 +61,7 @@ class MailboxEntry:
     messages: int
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
+class Generation(Struct, frozen=True):
     """One generation; the fields are those of the JSON."""
 
     created: int

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.fsapi.drivers.slices import Slice, inode_of
 from dboxfs.index.base import parse_index
@@ -38,8 +39,7 @@ PLACE = Location(Kind.MDBOX, "")
 """The paths of a generation's tree."""
 
 
-@dataclass(frozen=True, slots=True)
-class PackedFiles:
+class PackedFiles(Struct, frozen=True):
     """Files that become one object: their paths and bytes, in order."""
 
     files: tuple[tuple[str, bytes], ...]

@@ -6,8 +6,9 @@ The order, and what a crash after each step leaves: ``ARCHIVE.md``.  Blocking ca
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 from dboxfs.tools.archive.generation import DATA, INDEX, ROWS, made_at
 from dboxfs.tools.archive.repository import Repository
@@ -16,8 +17,7 @@ REMOVED_AT_ONCE = 200
 """Objects that are removed between two looks at the lock."""
 
 
-@dataclass(slots=True)
-class Pruned:
+class Pruned(Struct):
     """What came of it: ``generations`` stay, ``removed`` ones went, and ``objects`` of so many ``bytes``."""
 
     generations: int = 0

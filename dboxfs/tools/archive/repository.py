@@ -12,7 +12,8 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.errors import CorruptFile, FormatError, NoSuchStore, StoreBusy
 from dboxfs.fsapi.drivers.object_client import ObjectInfo, Objects
@@ -36,8 +37,7 @@ READ_BACK = 8 << 20
 _GENERATION = re.compile(GENERATIONS + r"/\d{8}T\d{6}Z-[0-9a-f]{16}")
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenObject:
+class WrittenObject(Struct, frozen=True):
     """An object that was written and read back: size (bytes) and digest of what is stored."""
 
     key: str

@@ -6,10 +6,12 @@ has begun doesn't live through a fork.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from dboxfs.errors import CorruptFile, NoSuchStore
 from dboxfs.fsapi import FileSystem
@@ -82,8 +84,8 @@ class ArchiveView:
         given."""
         location = given if given is not None else Location(Kind.MDBOX, self.url)
         if self.generation is None:
-            return replace(location, root=f"{self.url}/{PLACE.storage}", loose=True)
-        return replace(location, utf8=self.generation.utf8, escape=self.generation.escape)
+            return dataclasses.replace(location, root=f"{self.url}/{PLACE.storage}", loose=True)
+        return dataclasses.replace(location, utf8=self.generation.utf8, escape=self.generation.escape)
 
     def _connect(self) -> tuple[Objects, SliceTree]:
         objects = self._make(self.url, self._access)

@@ -12,7 +12,8 @@ message, and a few chunks of files.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.errors import NoSuchStore
 from dboxfs.fsapi import FileSystem
@@ -45,8 +46,7 @@ LOOK_AGAIN_AFTER = (0.5, 1.0, 2.0)
 _ROUNDS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class CheckOptions:
+class CheckOptions(Struct, frozen=True):
     """How to check.
 
     :param texts: read and decompress every text; if False, compare only sizes and metadata.
@@ -57,8 +57,7 @@ class CheckOptions:
     patience: Sequence[float] = LOOK_AGAIN_AFTER
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
+class Checked(Struct, frozen=True):
     """Numbers of mailboxes and messages that were checked, and of bytes that were read.
 
     ``external``: messages whose attachments are files of their own.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import time
-from dataclasses import dataclass, field, replace
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dboxfs.fsapi import FileSystem, Peek
 from dboxfs.index.mapindex import MapIndex, MapRecord
@@ -34,8 +35,7 @@ from dboxfs.tools.check.readable import open_reader
 from dboxfs.util.uid_ranges import uid_ranges
 
 
-@dataclass(frozen=True, slots=True)
-class _Scan:
+class _Scan(Struct, frozen=True):
     """The contents of a file.
 
     ``refused``: why a reader doesn't show a message that the map has, by the message's offset.  ``header``:
@@ -49,8 +49,7 @@ class _Scan:
     changing: bool
 
 
-@dataclass(slots=True)
-class StorageCheck:
+class StorageCheck(Struct):
     """The check of the storage, file by file.
 
     :param live: other processes may be appending to its files at this moment.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 
 import numpy as np
 import trio
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dboxfs.fsapi import FileSystem
 from dboxfs.index.mailbox import guids
@@ -37,8 +38,7 @@ _FILES_AT_ONCE = 8
 _CHUNK = 256 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(Struct, frozen=True):
     """A message that was read.  ``guid``: 16 bytes.  ``size``: bytes of its plain text; -1: text not read."""
 
     guid: bytes
@@ -48,8 +48,7 @@ class Text:
     path: str
 
 
-@dataclass(slots=True)
-class SinglesCheck:
+class SinglesCheck(Struct):
     """The check of one mailbox.  :meth:`look` may be called again: it skips messages that were good before.
 
     :ivar good: uids of the messages that were good.

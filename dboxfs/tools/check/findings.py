@@ -10,9 +10,10 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 
 import trio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.util.uid_ranges import uid_ranges
 
@@ -32,8 +33,7 @@ class Severity(enum.Enum):
     NOTE = "note"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One problem or state that the check reports.
 
     ``code``: its kind, for programs.  ``path``: the file it is about; ``offset``: the place in the file

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dboxfs.errors import CorruptFile, FormatError
 from dboxfs.fsapi import FileSystem, Peek, PeekResult
@@ -19,8 +20,7 @@ from dboxfs.tools.check.findings import Finding, Severity
 _LARGEST_CACHE = 64 << 20
 
 
-@dataclass(slots=True)
-class Index:
+class Index(Struct):
     """An index of the store.  ``mailbox``: its storage name; None: the map, or the list of mailboxes.
 
     ``what``: its name in messages.  ``state``: None: there is no index, or it can't be read (then ``error``

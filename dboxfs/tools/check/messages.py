@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.dbox import ExtRef, parse_ext_refs
 from dboxfs.errors import FormatError
@@ -19,8 +20,7 @@ _SAYS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Who:
+class Who(Struct, frozen=True):
     """Identifies a message: in words, and by its numbers as far as they are known.
 
     ``needed``: some mailbox has the message.  ``single``: the message has a file of its own (sdbox).

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.index.mailbox import map_uids
 from dboxfs.tools.check.findings import Finding
@@ -16,8 +17,7 @@ MOST_NAMED = 8
 """Mailbox records of one message that a finding names one by one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True):
     """Messages of one mailbox.  ``uids``: ascending.
 
     ``box`` None: messages that no mailbox has; ``uids`` are map uids.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dboxfs.fsapi import FileSystem, Peek, PeekResult
 from dboxfs.store.salvage import Found
@@ -14,8 +15,7 @@ LATELY = 120.0
 """Seconds after the last change of a file during which another process may still be changing it."""
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(Struct):
     """Counts of a check.
 
     ``texts``: whether texts are read.  ``report``: called after each file.  ``messages``, ``bytes``: checked

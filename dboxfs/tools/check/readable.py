@@ -9,7 +9,7 @@ here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from dboxfs.dbox import MESSAGE_HEADER_SIZE, FileHeader, parse_ext_refs
 from dboxfs.errors import FormatError
@@ -28,8 +28,7 @@ from dboxfs.store.stored_record import (
 _LONGEST_LINE = 1100
 
 
-@dataclass(frozen=True, slots=True)
-class ReadableFile:
+class ReadableFile(Struct, frozen=True):
     """One file as a reader sees it.
 
     ``header``: the file's header.  ``damage``: why its header line can't be read; None: it can.  ``single``:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from dboxfs.fsapi import FileSystem
 from dboxfs.index.mailbox import guids, map_uids
@@ -32,8 +32,7 @@ from dboxfs.tools.check.indexes import (
 from dboxfs.tools.check.messages import Who
 
 
-@dataclass(slots=True)
-class ReferencesCheck:
+class ReferencesCheck(Struct):
     """The check of all indexes of an mdbox.
 
     :param names: guids (16 bytes) of the messages that were read, by map uid.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.store.dbox_version import DEFAULT, encode_version, version_path
 from dboxfs.store.indexes.create import last_uid_validity, set_uid_validity
@@ -15,8 +16,7 @@ from dboxfs.tools.convert.source import reason
 from dboxfs.tools.convert.staging import Workplace
 
 
-@dataclass(frozen=True, slots=True)
-class ControlFiles:
+class ControlFiles(Struct, frozen=True):
     """Copies the control files from *store* to the destination in *place*.
 
     :param portraits: the source's mailboxes, by storage name.

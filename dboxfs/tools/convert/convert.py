@@ -17,11 +17,12 @@ one chunk is written, the next one is read.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from dboxfs.errors import DboxfsError, Unsupported
 from dboxfs.fsapi import FileSystem
@@ -295,7 +296,9 @@ class Converter:
             self._fail(line)
         await self._place.journal.commit()
         if self._verify:
-            await self._compare_stores(replace(self._place.work.location, keys=self._store.location.keys))
+            await self._compare_stores(
+                dataclasses.replace(self._place.work.location, keys=self._store.location.keys)
+            )
         await self._check_unchanged()
         await self._place.journal.publish()
 

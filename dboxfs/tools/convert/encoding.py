@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from dboxfs.dbox import (
     OWN_KEYS,
@@ -90,8 +91,7 @@ def must_be_packed(first: bytes, compression: Compression | None, *, as_it_is: b
     return compression is None and not as_it_is and detect(first[:PREFIX_SIZE]) is not None
 
 
-@dataclass(slots=True)
-class _Record2:
+class _Record2(Struct):
     """Format 2: header with the size, body, metadata."""
 
     head: bytes

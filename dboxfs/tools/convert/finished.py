@@ -8,9 +8,9 @@ destination were left out.  A store that was used since, or has another source, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem

@@ -24,8 +24,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from msgspec import Struct, field
 
 from dboxfs.store.disk import AppendFile
 from dboxfs.store.location import UNFINISHED
@@ -61,8 +62,7 @@ class SharedMessage(NamedTuple):
     trouble: str = ""
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(Struct):
     """The contents of one ``mailbox`` line."""
 
     mailbox: str
@@ -97,8 +97,7 @@ class Batch:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """Source and format of a conversion.  ``fingerprints``: of each mailbox when the conversion began."""
 
     source: str

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dboxfs.index.columns import ByteArray, UidArray
 from dboxfs.index.extensions import KEYWORDS, MODSEQ
@@ -27,8 +27,7 @@ from dboxfs.index.state import IndexState
 _DAYS = slice(84, 120)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MailboxSnapshot:
+class MailboxSnapshot(Struct, frozen=True, eq=False):
     """One mailbox.  Columns have one row a message, ascending by uid.
 
     ``days``: day_stamp and day_first_uid of the base header.  ``header_flags``: whether messages have P and

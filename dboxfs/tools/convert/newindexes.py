@@ -18,10 +18,10 @@ a message was saved (mail-cache).
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dboxfs.index.base import encode_index
 from dboxfs.index.cachefile import encode_saved_dates
@@ -41,8 +41,7 @@ from dboxfs.tools.convert.mailbox_snapshot import MailboxSnapshot
 _FILE_SEQ = 2
 
 
-@dataclass(frozen=True, slots=True)
-class NewIndexFiles:
+class NewIndexFiles(Struct, frozen=True):
     """The files of one index: snapshot, log, and cache (None: it has none)."""
 
     snapshot: bytes
@@ -50,8 +49,7 @@ class NewIndexFiles:
     cache: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class NewRows:
+class NewRows(Struct, frozen=True, eq=False):
     """The new columns of the messages that the destination has of a mailbox; one row a message.
 
     ``uids``: all of the portrait's, or some of them.  ``saved``: seconds since the epoch.  ``map_uids`` and
@@ -104,8 +102,7 @@ def mailbox_files(
     return NewIndexFiles(snapshot, encode_log_header(log), cache)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MapRows:
+class MapRows(Struct, frozen=True, eq=False):
     """The stored messages of an mdbox: place (bytes) and reference count of each.
 
     ``map_uids``: ascending; None: 1, 2, 3 ...  ``next_map_uid``: above all that were ever given.

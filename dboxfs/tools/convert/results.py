@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import Struct, field
 
 from dboxfs.tools.convert.journal import Batch
 from dboxfs.tools.convert.newindexes import NewRows
 
 
-@dataclass(frozen=True, slots=True)
-class ConvertProgress:
+class ConvertProgress(Struct, frozen=True):
     """The progress of a conversion.  ``verifying``: it compares the destination with the source.
 
     ``messages``: of this run and of the earlier runs that it continues, out of ``of``; ``bytes``: stored
@@ -25,8 +24,7 @@ class ConvertProgress:
     verifying: bool = False
 
 
-@dataclass(slots=True)
-class Converted:
+class Converted(Struct):
     """The result of a conversion.
 
     ``failed``: a line for each message or mailbox that was left out; ``told``: a line for each that was
@@ -48,8 +46,7 @@ class Converted:
     encrypted: dict[str, list[int]] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class Collected:
+class Collected(Struct):
     """The messages on disk of the mailbox that is being converted; columns with one entry a message."""
 
     uids: array[int] = field(default_factory=lambda: array("I"))

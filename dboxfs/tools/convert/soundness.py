@@ -10,7 +10,7 @@ is kept:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from dboxfs.dbox import Compression, Metadata
 from dboxfs.errors import FormatError
@@ -19,8 +19,7 @@ from dboxfs.store.salvage.measure import Measured, TextMeter, contradictions, se
 Items = list[tuple[bytes, bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(Struct, frozen=True):
     """``items``: the metadata lines to write.  ``trouble``: the problem, one line; empty: none."""
 
     items: Items

@@ -14,10 +14,10 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import trio
+from msgspec import Struct
 
 from dboxfs.dbox import Compression, Metadata
 from dboxfs.dbox.encoders import Method
@@ -49,16 +49,14 @@ USUAL = Method(Compression.GZIP, 6)
 """How a message is compressed that format 2 can't hold plain."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(Struct, frozen=True):
     """A message that can't be carried over, and why: one line."""
 
     uid: int
     reason: str
 
 
-@dataclass(slots=True)
-class Stored:
+class Stored(Struct):
     """A message as it is stored.  ``saved``: seconds since the epoch.  ``guid``: 16 bytes.
 
     ``size``: of its body as the destination will store it (bytes).  ``data``: that body, if it is small.

@@ -14,7 +14,8 @@ refused, and so is the journal of another conversion, or one that a running conv
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from dboxfs.errors import NoSuchStore, StoreBusy
 from dboxfs.fsapi import FileSystem, ops

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import os
 from array import array
-from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
+from msgspec.structs import replace
 
 from dboxfs.store.write.record import NewFile, new_file
 from dboxfs.store.write.record import Place as FilePlace

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.fsapi import ops
 from dboxfs.store import Folder
@@ -23,8 +24,7 @@ from dboxfs.tools.formats.attributes import PREFIX
 from dboxfs.util.dates import rfc3339
 
 
-@dataclass(frozen=True, slots=True)
-class EmlFormat:
+class EmlFormat(Struct, frozen=True):
     """Writes plain files.  ``names``: of messages, as a mount shows them.  ``coding``: of mailbox names."""
 
     xattrs: bool
@@ -60,8 +60,7 @@ class EmlFormat:
         return [f"the way back: dboxfs import {root} STORE --format mdbox"]
 
 
-@dataclass(slots=True)
-class _Directory:
+class _Directory(Struct):
     disk: Disk
     path: str
     box: BoxFacts

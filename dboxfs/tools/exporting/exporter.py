@@ -28,10 +28,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import trio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.errors import DboxfsError, NoSuchStore, StoreBusy
 from dboxfs.fsapi import FileSystem, ops
@@ -55,8 +56,7 @@ _READ_AT_ONCE = 32
 Report = Callable[[ExportProgress], None]
 
 
-@dataclass(slots=True)
-class _State:
+class _State(Struct):
     """The contents of the journal."""
 
     head: Mapping[str, Any] | None

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
@@ -20,8 +21,7 @@ from dboxfs.tools.exporting.errors import NoPlace
 from dboxfs.tools.exporting.message import Outgoing
 
 
-@dataclass(frozen=True, slots=True)
-class BoxFacts:
+class BoxFacts(Struct, frozen=True):
     """A mailbox to be written.  ``guid``: 16 bytes.  ``keywords``: those that messages have."""
 
     folder: Folder

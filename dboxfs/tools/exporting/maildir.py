@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dboxfs.store import Folder
 from dboxfs.store.disk import Disk
@@ -35,8 +36,7 @@ _OWN = frozenset((b"cur", b"new", b"tmp"))
 _LONGEST_NAME = 255
 
 
-@dataclass(frozen=True, slots=True)
-class MaildirFormat:
+class MaildirFormat(Struct, frozen=True):
     """Writes Maildirs.  ``plain``: plain directories.  ``coding``: of the store's names."""
 
     plain: bool
@@ -90,8 +90,7 @@ class MaildirFormat:
         return [f"for Dovecot 2.3: mail_location = maildir:{root}" + (":LAYOUT=fs" if self.plain else "")]
 
 
-@dataclass(slots=True)
-class _Maildir:
+class _Maildir(Struct):
     disk: Disk
     path: str
     box: BoxFacts

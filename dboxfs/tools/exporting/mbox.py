@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.errors import DboxfsError
 from dboxfs.store import Folder, Store
@@ -36,8 +37,7 @@ def needs_directories(store: Store) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class MboxFormat:
+class MboxFormat(Struct, frozen=True):
     """Writes mbox files.  ``nested``: mailboxes are directories.  ``coding``: of the store's names."""
 
     nested: bool
@@ -73,8 +73,7 @@ class MboxFormat:
         return [f"for Dovecot 2.3: mail_location = mbox:{root}:INBOX={root}/inbox{more}"]
 
 
-@dataclass(slots=True)
-class _Mbox:
+class _Mbox(Struct):
     box: BoxFacts
     out: BufferedFile
     first: bool = True

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.dbox import Metadata
 from dboxfs.store.body import Body
@@ -12,8 +13,7 @@ TEXT_PIECE = 1 << 20
 WHOLE_MESSAGE = 256 << 10
 
 
-@dataclass(slots=True)
-class Outgoing:
+class Outgoing(Struct):
     """A message.  ``received``, ``saved``: seconds since the epoch.  ``flags``: bits as in an index.
 
     ``data``: the text, if it is small; a larger one is read while it is written.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 
-@dataclass(frozen=True, slots=True)
-class ExportProgress:
+class ExportProgress(Struct, frozen=True):
     """The progress of an export: messages and bytes of this run, messages of the store (``of``)."""
 
     messages: int
@@ -14,8 +13,7 @@ class ExportProgress:
     bytes: int
 
 
-@dataclass(slots=True)
-class Exported:
+class Exported(Struct):
     """The result of an export.
 
     ``resumed``: number of mailboxes that an earlier run had written.  ``finished``: an earlier run had done

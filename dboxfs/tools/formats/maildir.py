@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dboxfs.errors import FormatError
 
@@ -30,8 +31,7 @@ _HIGHEST = 0xFFFFFFFF
 MOST_KEYWORDS = 26
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(Struct, frozen=True):
     """A record of the uidlist.  ``guid``: None: it is the base.  ``uidl``, ``order``: POP3's."""
 
     uid: int
@@ -41,8 +41,7 @@ class Listed:
     order: int | None = None
 
 
-@dataclass(slots=True)
-class UidList:
+class UidList(Struct):
     """``dovecot-uidlist``.  ``messages``: by base.  ``doubtful``: lines that can't be read."""
 
     uid_validity: int = 0

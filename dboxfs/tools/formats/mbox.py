@@ -27,8 +27,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
+
+from msgspec import Struct
 
 FROM = b"From "
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -48,8 +49,7 @@ _STATUS = {"R": 0x08}
 _X_STATUS = {"A": 0x01, "D": 0x04, "F": 0x02, "T": 0x10}
 
 
-@dataclass(slots=True)
-class Own:
+class Own(Struct):
     """The facts in an mbox's own header lines of a message.  ``length``: bytes of its body; None: unknown.
 
     ``base``: uidvalidity and last uid.  ``pseudo``: it is no message, but only keeps uids.

@@ -13,10 +13,10 @@ Memory: about 200 bytes for each message of this run, 24 for each that an mdbox 
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from msgspec import Struct
 
 from dboxfs.index.mailbox import guids
 from dboxfs.store.location import Kind
@@ -38,8 +38,7 @@ class StoredAt(NamedTuple):
     received: int | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Columns:
+class _Columns(Struct, frozen=True, eq=False):
     """Messages of an mdbox: guids ascending, with the number of the mailbox and the uid of each."""
 
     names: list[str]

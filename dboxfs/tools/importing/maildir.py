@@ -17,10 +17,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import AsyncGenerator, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import trio
+from msgspec import Struct, field
 
 from dboxfs.errors import DboxfsError, FormatError
 from dboxfs.store.mailbox_names import decode_mutf7, shown_part
@@ -59,8 +59,7 @@ class _Row(NamedTuple):
     uidl: bytes | None
 
 
-@dataclass(slots=True)
-class MaildirMailbox:
+class MaildirMailbox(Struct):
     """One Maildir, a :class:`~dboxfs.tools.importing.source.SourceMailbox`."""
 
     path: str

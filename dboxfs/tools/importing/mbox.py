@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Iterator
-from dataclasses import dataclass, field
 
 import trio
+from msgspec import Struct, field
 
 from dboxfs.errors import DboxfsError, FormatError
 from dboxfs.tools.formats.mbox import FROM, OWN, Own, header_name, parse_from_line, take_own
@@ -94,8 +94,7 @@ class _Window:
         return self.size
 
 
-@dataclass(slots=True)
-class MboxMailbox:
+class MboxMailbox(Struct):
     """One mbox, a :class:`~dboxfs.tools.importing.source.SourceMailbox`."""
 
     path: str

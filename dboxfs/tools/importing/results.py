@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 
-@dataclass(frozen=True, slots=True)
-class ImportProgress:
+class ImportProgress(Struct, frozen=True):
     """The progress of an import.  ``of``: None: not known yet.  ``verifying``: it compares."""
 
     messages: int
@@ -15,8 +14,7 @@ class ImportProgress:
     verifying: bool = False
 
 
-@dataclass(slots=True)
-class Imported:
+class Imported(Struct):
     """The result of an import.  Numbers of messages, where nothing else is said.
 
     ``messages``: saved by this run; ``copies``: those of them without bytes of their own.  ``there``: already

@@ -12,10 +12,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import trio
+from msgspec import Struct, field
 
 from dboxfs.errors import DboxfsError
 
@@ -28,8 +28,7 @@ MESSAGES_AT_ONCE = 64
 """Messages that are read in one step."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileText:
+class FileText(Struct, frozen=True):
     """*prefix*, then *length* bytes of a file from *offset* on: a ``MailSource`` of the writing side."""
 
     path: str
@@ -64,8 +63,7 @@ class FileText:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(Struct, frozen=True):
     """A message.  None: the source doesn't know the value.
 
     ``where``: its place, for messages to the user.  ``text``: bytes, if it is small.  ``guid``: as its
@@ -93,8 +91,7 @@ class Incoming:
         return len(self.text) if isinstance(self.text, bytes) else self.text.size
 
 
-@dataclass(frozen=True, slots=True)
-class NoArrival:
+class NoArrival(Struct, frozen=True):
     """A message that can't be read, or a file that is no message.  ``reason``: one line."""
 
     where: str
@@ -104,8 +101,7 @@ class NoArrival:
 Arrival = Incoming | NoArrival
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """A mailbox's identity for IMAP clients.  ``guid``: 16 bytes.  None and 0: unknown."""
 
     guid: bytes | None = None
@@ -139,8 +135,7 @@ class SourceMailbox(Protocol):
         """The identity; ``next_uid`` is exact after the last message."""
 
 
-@dataclass(frozen=True, slots=True)
-class MailSource:
+class MailSource(Struct, frozen=True):
     """A whole source.  ``kind``: its format, for the user.  ``subscriptions``: names as ``parts``; None: not
     known.
 

@@ -6,7 +6,8 @@ Every message is read when its turn comes; one above 256 KiB is a chunk of its o
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dboxfs.errors import DboxfsError, FormatError
 from dboxfs.store.mailbox import Mailbox
@@ -24,8 +25,7 @@ from dboxfs.tools.importing.source import (
 )
 
 
-@dataclass(slots=True)
-class StoreMailbox:
+class StoreMailbox(Struct):
     """A mailbox of *store*; ``parts``: its name as a mount shows it.
 
     ``reader``: knows the names of its files.

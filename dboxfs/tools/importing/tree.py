@@ -11,10 +11,10 @@ import errno
 import os
 import re
 from collections.abc import AsyncGenerator, Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import trio
+from msgspec import Struct, field
 
 from dboxfs.errors import DboxfsError
 from dboxfs.tools.formats.attributes import PREFIX, flag_bits, mailbox_guid, number, seconds
@@ -55,8 +55,7 @@ def attribute(target: str | int, name: str) -> bytes | None:
         raise
 
 
-@dataclass(slots=True)
-class TreeMailbox:
+class TreeMailbox(Struct):
     """One directory, a :class:`~dboxfs.tools.importing.source.SourceMailbox`."""
 
     path: str

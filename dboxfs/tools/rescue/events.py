@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """Something that was lost, is not known, or had to be guessed.
 
     ``code``: its kind, for programs.  ``what``: in plain words.  ``path``, ``offset`` (bytes): the place that
@@ -47,8 +47,7 @@ LOSSES = frozenset(
 """Kinds of events that mean: something of the old store is missing or uncertain in the new one."""
 
 
-@dataclass(slots=True)
-class Rescued:
+class Rescued(Struct):
     """The result of a rescue.
 
     ``messages``: saved messages, each counted once; ``copies``: further mailbox records of them.

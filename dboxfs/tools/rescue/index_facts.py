@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from dboxfs.errors import CorruptFile, FormatError
 from dboxfs.fsapi import FileSystem, Peek, PeekResult
@@ -29,8 +29,7 @@ from dboxfs.tools.rescue.events import Emit, Event
 _LIMIT = 1 << 31
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """The facts of an index about a message.  ``saved``: seconds since the epoch; None: not known."""
 
     uid: int
@@ -39,8 +38,7 @@ class Known:
     saved: int | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Box:
+class Box(Struct, frozen=True, eq=False):
     """A mailbox of the old store.
 
     ``directories``: where its messages may be (sdbox).  ``state``: the readable part of its index; None:
@@ -68,8 +66,7 @@ class Box:
         return Known(int(state.uids[row]), flags, state.keywords(row), saved or None)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Knowledge:
+class Knowledge(Struct, frozen=True, eq=False):
     """All mailboxes, and (mdbox) the map.  ``map_fresh``: the map can be read, and is up to date."""
 
     boxes: tuple[Box, ...]
@@ -78,8 +75,7 @@ class Knowledge:
     references: IndexReferences
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class IndexReferences:
+class IndexReferences(Struct, frozen=True, eq=False):
     """mdbox: the references of mailbox records to messages, sorted by map uid and by guid.
 
     For each reference: ``boxes`` (int64, position of the mailbox), ``rows`` (int64, row in its state),

@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import Struct, field
 
 from dboxfs.store.location import Kind
 from dboxfs.store.salvage import Trust
@@ -36,16 +36,14 @@ UNPLACED_MAILBOX = "Rescued-Unplaced"
 """The mailbox for messages that were moved out of the mailbox that they name, to one that is not known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """Message *row* of the table shall be in a mailbox.  ``known``: its facts from the index; None: none."""
 
     row: int
     known: Known | None
 
 
-@dataclass(slots=True)
-class Assigned:
+class Assigned(Struct):
     """``targets``: the messages of each mailbox (storage name).  ``damaged``: rows of incomplete messages."""
 
     targets: dict[str, list[Target]] = field(default_factory=lambda: defaultdict(list))

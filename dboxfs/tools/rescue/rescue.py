@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dboxfs.errors import CorruptFile, NoSuchStore, Unsupported
 from dboxfs.fsapi import FileSystem, Peek, PeekResult
@@ -37,8 +39,7 @@ _LARGEST_NAMES = 256 << 20
 _NAMES = "dboxfs-names"  # its contents: dboxfs.store.names.table
 
 
-@dataclass(frozen=True, slots=True)
-class RescueOptions:
+class RescueOptions(Struct, frozen=True):
     """How to rescue.
 
     :param kind: format of the new store.
@@ -53,8 +54,7 @@ class RescueOptions:
     writing: WriteOptions = field(default_factory=lambda: WriteOptions(neighbour=Neighbour.ALONE))
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """``reading``: messages found and bytes read so far; else messages saved so far, of about ``of``."""
 
     reading: bool

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.dbox import Compression
 from dboxfs.store.salvage import Trust
@@ -23,8 +24,7 @@ _KINDS: tuple[Compression | None, ...] = (None, *Compression)
 _INSIDE, _EXTERNAL, _AS_IT_IS = 1, 2, 4
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One message.  Offsets in its file, sizes in bytes.
 
     ``file``: number of its file (``Harvest.files``).  ``home``: number of the mailbox that its metadata name

@@ -6,9 +6,10 @@ import errno
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dboxfs.errors import FormatError
 from dboxfs.fsapi import FileSystem
@@ -26,8 +27,7 @@ _LONGEST_GUESS = (1 << 40) - 1
 """Received dates beyond this are damage."""
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(Struct, frozen=True):
     """A dbox file.
 
     ``mailbox`` and ``number``: sdbox: storage name and uid of its message; mdbox: None and the file id.
@@ -42,8 +42,7 @@ class File:
     broken: bool = False
 
 
-@dataclass(slots=True)
-class Harvest:
+class Harvest(Struct):
     """All files and messages of a store.
 
     :ivar files: by number.

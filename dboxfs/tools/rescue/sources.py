@@ -7,7 +7,9 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.dbox import (
     PREFIX_SIZE,
@@ -43,8 +45,7 @@ _STEP = 64 << 10
 _KEEP_OPEN = 16
 
 
-@dataclass(frozen=True, slots=True)
-class RangeSource:
+class RangeSource(Struct, frozen=True):
     """*size* bytes of a file, from offset *base*."""
 
     handle: Handle

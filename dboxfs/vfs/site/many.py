@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import trio
+from msgspec import Struct
 
 from dboxfs.fsapi import FileSystem
 from dboxfs.store import Kind
@@ -26,8 +26,7 @@ from dboxfs.vfs.site.unopened import SiteUnopened
 from dboxfs.vfs.site.users import SiteUsers
 
 
-@dataclass(frozen=True, slots=True)
-class ManyStores:
+class ManyStores(Struct, frozen=True):
     """The stores of all users that *source* knows.
 
     :param by_domain: there is a directory for each domain.
@@ -64,8 +63,7 @@ class ManyStores:
                 stores.inotify.close()
 
 
-@dataclass(frozen=True, slots=True)
-class ServingMany:
+class ServingMany(Struct, frozen=True):
     """A site that is mounted."""
 
     site: Site

@@ -21,10 +21,11 @@ import errno
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
 from functools import partial
 
 import trio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem
@@ -52,8 +53,7 @@ LOOK_EVERY = 5.0
 """Seconds between two looks for idle stores, at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class SiteLimits:
+class SiteLimits(Struct, frozen=True):
     """Limits of all stores of a site together.
 
     :ivar stores: open stores, at most.  :ivar idle: seconds after which an idle store is closed.

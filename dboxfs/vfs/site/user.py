@@ -20,9 +20,9 @@ import errno
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 
 import trio
+from msgspec import Struct, field
 
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.serving import Served
@@ -39,8 +39,7 @@ CROWD = 256
 """Requests and open files of one user, at most; more are refused (EBUSY), to leave room for other users."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenStore:
+class OpenStore(Struct, frozen=True):
     """A store that is open.
 
     :ivar unopened: answers READ and READDIR in a mount without OPEN; None: the mount has OPEN.

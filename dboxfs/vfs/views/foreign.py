@@ -28,9 +28,10 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
+
+from msgspec import Struct
 
 from dboxfs.fsapi.drivers.acting import acting_as
 from dboxfs.vfs.attrs import Attributes, Attrs
@@ -54,8 +55,7 @@ _KEPT = os.O_RDONLY | os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_EXCL
 _NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
-class _Path:
+class _Path(Struct, frozen=True):
     """A file or directory: ``home`` is what its mailbox is known by, ``parts`` are below it."""
 
     home: bytes

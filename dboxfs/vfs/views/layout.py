@@ -15,7 +15,8 @@ Pure: nothing here awaits.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.store import Folder, Store
 from dboxfs.store.mailbox_names import decode_mutf7, encode_mutf7, shown_part, storage_part
@@ -29,8 +30,7 @@ _RESERVED = frozenset({*(name.decode("ascii") for name in DIRECTORIES), KEYWORDS
 _DOT, _ESCAPED_DOT = ".", "%2E"
 
 
-@dataclass(frozen=True, slots=True)
-class NewName:
+class NewName(Struct, frozen=True):
     """A name in a directory of the view, as the default view has it."""
 
     parent: Folder

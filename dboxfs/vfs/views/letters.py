@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.store.names.of_mailbox import decode
 
@@ -40,8 +41,7 @@ FLAG_MASK = 0x1F
 _OF_BYTE = tuple("".join(letter for letter, bit in FLAGS.items() if byte & bit) for byte in range(32))
 
 
-@dataclass(frozen=True, slots=True)
-class Marks:
+class Marks(Struct, frozen=True):
     """Flags (bits) and keywords of a message."""
 
     flags: int

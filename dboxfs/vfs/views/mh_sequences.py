@@ -26,10 +26,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 NAME = b".mh_sequences"
 
@@ -45,8 +45,7 @@ _HIGHEST = 0xFFFFFFFF
 _LINE = re.compile(rb"\s*([A-Za-z][^\s:]*):((?:\s+[0-9]{1,10}(?:-[0-9]{1,10})?)*)\s*")
 
 
-@dataclass(frozen=True, slots=True)
-class Sequences:
+class Sequences(Struct, frozen=True):
     """What a file says.
 
     ``ranges``: by the name of the sequence, an array of shape (n, 2) of first and last numbers.

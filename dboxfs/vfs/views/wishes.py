@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import errno
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dboxfs.errors import DboxfsError
 from dboxfs.store import Folder
@@ -23,8 +24,7 @@ from dboxfs.vfs.views.places import MaildirPlace, Sub
 from dboxfs.vfs.writable import WritableVfs
 
 
-@dataclass(frozen=True, slots=True)
-class MaildirWish:
+class MaildirWish(Struct, frozen=True):
     """A name in ``cur/`` or ``new/`` that a program wants to give.
 
     ``inner``: the written name.  ``marks``: what its letters say.

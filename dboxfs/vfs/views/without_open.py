@@ -15,8 +15,9 @@ from __future__ import annotations
 import errno
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple, Protocol
+
+from msgspec.structs import replace
 
 from dboxfs.store import Folder, Mailbox
 from dboxfs.vfs.attrs import Attrs

@@ -13,10 +13,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, ThreadsDriver
