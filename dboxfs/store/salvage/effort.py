@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from typing import Final
 
-ATTEMPT: Final = 16 << 10
+ATTEMPT: Final = 22 << 10
 """The cost of examining a damaged record, in bytes that could be read in that time."""
 
-SMALL_ATTEMPT: Final = 4 << 10
+SMALL_ATTEMPT: Final = 6 << 10
 """The same for a place that looked like a record but was none."""
 
 _LEAST: Final = 2 << 20
