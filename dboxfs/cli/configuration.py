@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import tomllib
 from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
@@ -64,11 +63,15 @@ def read(
     for path in files(environment):
         try:
             with open(path, "rb") as file:
-                tables = tomllib.load(file)
+                data = file.read()
         except FileNotFoundError:
             if environment.get(CONFIG_VARIABLE):
                 raise UsageError(f"{CONFIG_VARIABLE}: {path}: no such file") from None
             continue
+        import tomllib  # most machines have no such file
+
+        try:
+            tables = tomllib.loads(data.decode())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
             raise UsageError(f"{path}: no TOML: {exc}") from None
         for name, table in tables.items():

@@ -26,6 +26,7 @@ from dboxfs.cli.status import (
     message,
 )
 from dboxfs.errors import DboxfsError
+from dboxfs.util.importing import importing
 from dboxfs.util.suggest import did_you_mean
 
 _DESCRIPTION = """\
@@ -74,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["mount.dboxfs"]:  # as mount(8) calls it
         return int(importlib.import_module("dboxfs.cli.mount_helper").main(words[1:]))
-    parser, command = build_parser(words), _command(words)
+    with importing():
+        parser, command = build_parser(words), _command(words)
     if command is not None and command not in COMMANDS:
         parser.error(
             f"{command!r}: no such command{did_you_mean(command, COMMANDS)}; dboxfs --help lists them"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import dataclasses
+import gc
 import importlib
 import logging
 import os
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from msgspec import Struct
@@ -39,12 +40,15 @@ from dboxfs.fsapi.drivers.object_access import Access
 from dboxfs.fsapi.drivers.object_client import is_url
 from dboxfs.fuse.companion import Companion
 from dboxfs.store import Kind, Location
-from dboxfs.tools.archive.view import ArchiveView
+from dboxfs.util.importing import importing
 from dboxfs.util.systemd import notify, watchdog_seconds
-from dboxfs.vfs.joined import MountedNamespace
 from dboxfs.vfs.options import ShownGeneration, wants_companion
 from dboxfs.vfs.serving import Serving
 from dboxfs.vfs.site.source import UserSource
+
+if TYPE_CHECKING:
+    from dboxfs.tools.archive.view import ArchiveView
+    from dboxfs.vfs.joined import MountedNamespace
 
 log = logging.getLogger("dboxfs")
 
@@ -142,17 +146,15 @@ def _fuse() -> ModuleType:
 def mount(arguments: argparse.Namespace) -> int:
     """``dboxfs mount STORE MOUNTPOINT``, or ``dboxfs mount --users SOURCE MOUNTPOINT``."""
     reread = Reread(arguments)
-    check_mountpoint = _fuse().check_mountpoint
+    with importing():
+        check_mountpoint = _fuse().check_mountpoint
+    gc.freeze()  # modules are no garbage: no collection looks at them again
     check_site_options(arguments)  # a wrong option is reported before anything else
     options, what, others = _chosen(arguments)
     clear_dead(os.path.abspath(arguments.mountpoint), replace=arguments.replace or options.replace)
     mountpoint = check_mountpoint(arguments.mountpoint)
     location = what if isinstance(what, Location) else None
-    archive = (
-        ArchiveView(location.root, options.at, Access(**options.access))
-        if location is not None and is_url(location.root)
-        else None
-    )
+    archive = None if location is None else _archive(location, options)
     here = [] if location is None or archive is not None else [location]
     places = [*here, *(one.location for one in others)]
     for place in places:
@@ -179,7 +181,7 @@ def mount(arguments: argparse.Namespace) -> int:
             pass
     _raise_file_limit()
     _give_memory_back()
-    serve = partial(_serve, arguments, archive or what, others, mountpoint, options, reread)
+    serve = partial(_serve, arguments, what, archive, others, mountpoint, options, reread)
     start_log = partial(log_to, arguments.log_file, arguments.log_level, foreground=arguments.foreground)
     if not arguments.foreground:
         return in_background(serve, start_log)
@@ -227,6 +229,15 @@ def _chosen(
     return options, dataclasses.replace(chosen.location, **given), others
 
 
+def _archive(location: Location, options: ParsedOptions) -> ArchiveView | None:
+    """The archive at *location*; None: it is a store of this machine."""
+    if not is_url(location.root):
+        return None
+    from dboxfs.tools.archive.view import ArchiveView
+
+    return ArchiveView(location.root, options.at, Access(**options.access))
+
+
 def _check_archive(location: Location, options: ParsedOptions) -> None:
     """
     :raises UsageError: options that an archive can't have, or a store on this machine.
@@ -263,6 +274,7 @@ def _namespaces(chosen: Chosen) -> list[MountedNamespace]:
     :raises UsageError: the store was not given by ``--user``.
     """
     from dboxfs.dovecot.namespaces import other_namespaces
+    from dboxfs.vfs.joined import MountedNamespace
 
     if chosen.found is None:
         raise UsageError("-o namespaces: only with --user, whose Dovecot tells which there are")
@@ -337,7 +349,8 @@ def _give_memory_back() -> None:
 
 def _serve(
     arguments: argparse.Namespace,
-    what: Location | UserSource | ArchiveView,
+    what: Location | UserSource,
+    archive: ArchiveView | None,
     others: Sequence[MountedNamespace],
     mountpoint: str,
     parsed: ParsedOptions,
@@ -345,13 +358,13 @@ def _serve(
     ready: Callable[[], None],
 ) -> int:
     options, has_terminal = parsed.mount, arguments.foreground and os.isatty(2)
-    kind = None if others else Kind.MDBOX if isinstance(what, ArchiveView) else what.kind
+    kind = None if others else Kind.MDBOX if archive is not None else what.kind
     companion = Companion.start() if wants_companion(options, kind) else None
 
     async def main() -> None:
         driver: Driver
-        if isinstance(what, ArchiveView):
-            driver = what.driver(max(arguments.workers, SITE_WORKERS))
+        if archive is not None:
+            driver = archive.driver(max(arguments.workers, SITE_WORKERS))
         else:
             least = 1 if isinstance(what, Location) else SITE_WORKERS
             driver = choose_driver(arguments.io, max(arguments.workers, least))
@@ -362,9 +375,9 @@ def _serve(
             ksm=Ksm() if arguments.ksm else None,
             sync=options.write is None or options.write.durable,
         ) as fs:
-            if isinstance(what, ArchiveView):
-                shown = replace(options, generations=tuple(ShownGeneration(*one) for one in what.names()))
-                mounted = mountable(fs, what.location(), others, replace(parsed, mount=shown), _warn)
+            if archive is not None:
+                shown = replace(options, generations=tuple(ShownGeneration(*one) for one in archive.names()))
+                mounted = mountable(fs, archive.location(), others, replace(parsed, mount=shown), _warn)
             else:
                 mounted = mountable(fs, what, others, parsed, _warn)
 

@@ -20,9 +20,8 @@ from dboxfs.cli.object_store import retries, seconds
 from dboxfs.cli.status import UsageError
 from dboxfs.dbox.encoders import Method, parse_method
 from dboxfs.store.write import Eol, Fsync, LockMethod, Neighbour, WriteOptions
-from dboxfs.tools.archive.view import parse_at
+from dboxfs.util.addresses import Address, parse_address
 from dboxfs.util.suggest import did_you_mean
-from dboxfs.util.text_endpoint import Address, parse_address
 from dboxfs.vfs.options import Charset, Entries, MountOptions, Nesting, Opens, View, ViewOptions
 
 OPTIONS_HELP = """\
@@ -210,6 +209,12 @@ def _path(text: str) -> str:
     return os.path.abspath(os.path.expanduser(text))
 
 
+def _generation_at(text: str) -> str:
+    from dboxfs.tools.archive.view import parse_at
+
+    return parse_at(text)
+
+
 def _path_or_none(text: str) -> str:
     return "" if text == "none" else _path(text)
 
@@ -234,7 +239,7 @@ OPTIONS: Mapping[str, MountOption] = {
     "crypt_key": MountOption("a file", _Goes.STORE, "keys", _path, many=True),
     "crypt_password_fd": MountOption("a number", _Goes.STORE, "password_fd", _id),
     "replace": _flag(_Goes.STORE, "replace"),
-    "at": MountOption("a day (2026-11-01), or a time", _Goes.STORE, "at", parse_at),
+    "at": MountOption("a day (2026-11-01), or a time", _Goes.STORE, "at", _generation_at),
     "ca_file": MountOption("a file", _Goes.ACCESS, "ca_file", _path),
     "request_timeout": MountOption("0.1 to 3600 seconds", _Goes.ACCESS, "timeout", _given(seconds)),
     "request_retries": MountOption("a number from 0 to 100", _Goes.ACCESS, "retries", _given(retries)),

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,12 +19,12 @@ from dboxfs.dovecot.users import DovecotUsers
 from dboxfs.errors import NoSuchStore
 from dboxfs.fsapi import FileSystem
 from dboxfs.store import Kind, Location
-from dboxfs.vfs.joined import JoinedStores, MountedNamespace
 from dboxfs.vfs.options import View
 from dboxfs.vfs.serving import Mountable, OneStore
-from dboxfs.vfs.site.many import ManyStores
 from dboxfs.vfs.site.source import UserSource
-from dboxfs.vfs.site.stores import SiteLimits
+
+if TYPE_CHECKING:
+    from dboxfs.vfs.joined import MountedNamespace
 
 
 def check_site_options(arguments: argparse.Namespace) -> None:
@@ -111,11 +111,19 @@ def mountable(
     parsed: ParsedOptions,
     warn: Callable[[str], None],
 ) -> Mountable:
-    """The stores to mount: one store, with or without its user's other namespaces, or those of all users."""
+    """The stores to mount: one store, with or without its user's other namespaces, or those of all users.
+
+    Only the modules for these are imported.
+    """
     if isinstance(what, Location) and others:
+        from dboxfs.vfs.joined import JoinedStores
+
         return JoinedStores(fs, what, others, parsed.mount, warn)
     if isinstance(what, Location):
         return OneStore(fs, what, parsed.mount, warn)
+    from dboxfs.vfs.site.many import ManyStores
+    from dboxfs.vfs.site.stores import SiteLimits
+
     if os.geteuid() == 0:
         os.setgroups([])  # an operation with the rights of a store's owner must not have root's groups
     site = parsed.site

@@ -32,7 +32,6 @@ from dboxfs.store.location import Kind, Location
 from dboxfs.store.location_settings import NAMES, location_of, named_by_settings
 from dboxfs.store.mail_location import named_location, parse_location
 from dboxfs.store.user_variables import StoreUser, absolute_path
-from dboxfs.tools.archive.view import parse_at
 
 NOT_AN_ARCHIVE = "--at: says which generation of an archive: it needs the URL of one"
 
@@ -119,6 +118,8 @@ def add_at(parser: argparse.ArgumentParser) -> None:
 
 
 def _at(text: str) -> str:
+    from dboxfs.tools.archive.view import parse_at  # a mount of a store needs no archive
+
     try:
         return parse_at(text)
     except ValueError as error:

@@ -30,8 +30,8 @@ from dboxfs.fuse.notify import Notifier
 from dboxfs.fuse.pusher import Pusher
 from dboxfs.fuse.signals import Commander, Signals
 from dboxfs.util import mounts
+from dboxfs.util.addresses import Address
 from dboxfs.util.mounts import Mount
-from dboxfs.util.text_endpoint import Address, listen, serve
 from dboxfs.vfs.host import Host, Spawn
 from dboxfs.vfs.observed import Observed
 from dboxfs.vfs.options import Entries, MountOptions, Opens, wants_no_open
@@ -167,6 +167,8 @@ def _metrics_endpoint(
         return lambda make: None
     if address.path and os.path.commonpath((mountpoint, os.path.realpath(address.path))) == mountpoint:
         raise MountError(f"-o metrics={address}: lies in the mount; give a path elsewhere")
+    from dboxfs.util.text_endpoint import listen, serve  # most mounts need no HTTP
+
     try:
         listener = listen(address)
     except OSError as exc:

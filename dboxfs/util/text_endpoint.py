@@ -15,7 +15,6 @@ Concurrency: all of it runs on the event loop; the text is made between two chec
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 import socket
 import stat
@@ -24,7 +23,8 @@ from contextlib import suppress
 
 import h11
 import trio
-from msgspec import Struct
+
+from dboxfs.util.addresses import Address
 
 CONNECTIONS = 16
 """Clients that are served at the same time, at most."""
@@ -34,49 +34,9 @@ CLIENT_SECONDS = 10.0
 
 PATH = "/metrics"
 _TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_UNIX = "unix:"
 _RECEIVED_AT_ONCE = 4096
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _PAUSE = 0.1
-
-
-class Address(Struct, frozen=True):
-    """An address to listen on.
-
-    :ivar host: an IP address; empty: ``path`` is a Unix socket.
-    """
-
-    host: str
-    port: int
-    path: str = ""
-
-    @property
-    def is_local(self) -> bool:
-        """Whether only this machine can connect."""
-        return not self.host or ipaddress.ip_address(self.host).is_loopback
-
-    def __str__(self) -> str:
-        if not self.host:
-            return _UNIX + self.path
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_address(text: str) -> Address:
-    """``PORT``, ``ADDRESS:PORT``, ``[ADDRESS]:PORT``, ``unix:PATH``.
-
-    :raises ValueError: *text* has none of these forms.
-    """
-    if text.startswith(_UNIX):
-        path = text.removeprefix(_UNIX)
-        if not path:
-            raise ValueError(text)
-        return Address("", 0, os.path.abspath(os.path.expanduser(path)))
-    host, _, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    if not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
-        raise ValueError(text)
-    return Address(str(ipaddress.ip_address(host)) if host else "127.0.0.1", int(port))
 
 
 def listen(address: Address) -> socket.socket:

@@ -16,7 +16,6 @@ import re
 from email import message_from_bytes
 from email.errors import MessageError
 from email.message import Message
-from email.policy import compat32
 
 from msgspec import Struct
 
@@ -45,7 +44,7 @@ def parts_of(data: bytes) -> list[MimePart]:
     """
     found: list[MimePart] = []
     taken: set[bytes] = set()
-    todo: list[Message] = [message_from_bytes(data, policy=compat32)]
+    todo: list[Message] = [message_from_bytes(data)]
     while todo and len(found) < PARTS_MOST:
         part = todo.pop()
         payload = part.get_payload()

@@ -13,7 +13,7 @@ from msgspec import Struct, field
 
 from dboxfs.store import Folder, Kind, Store
 from dboxfs.store.write import WriteOptions
-from dboxfs.util.text_endpoint import Address
+from dboxfs.util.addresses import Address
 
 _EPOCH_SINCE = (6, 16)
 

@@ -30,8 +30,6 @@ from dboxfs.vfs.listing import OpenDirectory
 from dboxfs.vfs.options import MountOptions, View
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.unopened import Unopened, UnopenedView
-from dboxfs.vfs.views.told_names import ViewKernel
-from dboxfs.vfs.views.views import shown
 from dboxfs.vfs.waiting import Wake
 from dboxfs.vfs.writable import WritableVfs
 
@@ -241,12 +239,16 @@ async def serve(store: Store, options: MountOptions, host: Host) -> Served:
     :param host: its kernel knows nothing of views.
     :raises DboxfsError, OSError: the store can't be read, or written.
     """
-    kernel = ViewKernel(host.kernel) if options.view.view is not View.EML else host.kernel
     names = NameReader(store)
     await names.load()
-    vfs = await _file_system(store, options, replace(host, kernel=kernel), names)
-    if not isinstance(kernel, ViewKernel):
+    if options.view.view is View.EML:
+        vfs = await _file_system(store, options, host, names)
         return Served(vfs, vfs, vfs if isinstance(vfs, WritableVfs) else None)
+    from dboxfs.vfs.views.told_names import ViewKernel  # most mounts have no view
+    from dboxfs.vfs.views.views import shown
+
+    kernel = ViewKernel(host.kernel)
+    vfs = await _file_system(store, options, replace(host, kernel=kernel), names)
     view, writes = shown(vfs, options.view, kernel, names)
     return Served(vfs, view if writes is None else writes, writes, view.without_open)
 

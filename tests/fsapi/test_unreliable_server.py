@@ -6,10 +6,10 @@ import errno
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from dboxfs.fsapi.drivers.object_access import Access
 from dboxfs.fsapi.drivers.object_client import LARGE, Objects, connect, may_pass

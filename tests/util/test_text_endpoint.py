@@ -15,7 +15,8 @@ import pytest
 import trio
 import trio.testing
 
-from dboxfs.util.text_endpoint import CLIENT_SECONDS, CONNECTIONS, Address, listen, serve
+from dboxfs.util.addresses import Address
+from dboxfs.util.text_endpoint import CLIENT_SECONDS, CONNECTIONS, listen, serve
 
 TEXT = "some_metric 1\n"
 

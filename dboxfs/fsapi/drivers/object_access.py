@@ -5,7 +5,6 @@ No credentials are kept or told here.
 
 from __future__ import annotations
 
-import configparser
 import errno
 import os
 from collections.abc import Mapping
@@ -56,6 +55,8 @@ def shared_config(environment: Mapping[str, str]) -> dict[str, str]:
         ),
         (environment.get("AWS_SHARED_CREDENTIALS_FILE", f"{home}/credentials"), profile),
     )
+    import configparser  # only here: a mount of a directory needs none
+
     for path, section in places:
         parser = configparser.ConfigParser(interpolation=None, strict=False)
         try:
