@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from dboxfs.errors import CorruptFile
 from dboxfs.store.attrs import DAMAGED, FactTable, Uids
