@@ -12,10 +12,12 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.live.mounts import Mounts
@@ -51,6 +53,7 @@ class Shown:
 
     def file(self, name: str, text: str) -> Path:
         path = self.tmp / name
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text)
         return path
 
@@ -184,16 +187,31 @@ def showing(dovecot: Dovecot, mounts: Mounts, tmp: Path) -> Iterator[Showing]:
         shown.settled()
 
 
-def in_terminal(shown: Shown, *args: str | Path, seconds: float = 20) -> None:
-    """Run a program in a terminal until it ends by itself."""
+class Typed(NamedTuple):
+    """What is typed once this holds; it is given what the terminal has said since the last time."""
+
+    when: Callable[[bytes], bool]
+    keys: bytes
+
+
+def in_terminal(
+    shown: Shown, *args: str | Path, seconds: float = 20, typed: Iterable[Typed] = (), **environment: str
+) -> None:
+    """Run a program in a terminal until it ends by itself.
+
+    :param typed: in this order.
+    """
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(shown.mnt)
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))  # Debian 13's mutt needs one
-        os.environ.update(TERM="xterm", HOME=str(shown.tmp), LC_ALL="C.UTF-8")
+        os.environ.update(TERM="xterm", HOME=str(shown.tmp), LC_ALL="C.UTF-8", **environment)
         os.execvp(str(args[0]), [str(arg) for arg in args])
-    deadline, said = time.monotonic() + seconds, b""
+    deadline, said, keys = time.monotonic() + seconds, b"", deque(typed)
     while time.monotonic() < deadline:
+        if keys and keys[0].when(said):
+            os.write(terminal, keys.popleft().keys)
+            said = b""
         ready, _, _ = select.select([terminal], [], [], 0.2)
         try:
             said += os.read(terminal, 65536) if ready else b""
@@ -203,7 +221,7 @@ def in_terminal(shown: Shown, *args: str | Path, seconds: float = 20) -> None:
         os.kill(pid, 9)
     os.close(terminal)
     _, status = os.waitpid(pid, 0)
-    assert status == 0, said[-2000:]
+    assert (status, len(keys)) == (0, 0), said[-2000:]
 
 
 def wait_for_the_next_second() -> None:

@@ -17,6 +17,7 @@ from tests.clients.shown import (
     ONE,
     TWO,
     ShownMaildir,
+    Typed,
     in_terminal,
     showing,
     subject_of,
@@ -286,3 +287,28 @@ def test_mutt_flags_saves_and_deletes(make: Make, program: str) -> None:
     in_terminal(shown, program, "-n", "-F", rc, "-f", shown.mnt / "INBOX")
     assert shown.flags() == {"one": {"\\Flagged"}}
     assert list(shown.flags("Work")) == ["two"]
+
+
+def test_aerc_flags_reads_moves_and_deletes(make: Make) -> None:
+    three = ONE.replace(b": one", b": three").replace(b"<one@", b"<three@")
+    shown = make("mdbox", "rw", [Append(ONE), Append(TWO), Append(three)])
+    account = f"[mail]\nsource=maildir://{shown.mnt}\ndefault=INBOX\nfrom=a <a@example.org>\n"
+    shown.file("aerc/accounts.conf", account).chmod(0o600)
+    shown.file("aerc/aerc.conf", "[ui]\nindex-format=subject %s\nsort=subject\nmouse-enabled=false\n")
+    shown.file("aerc/binds.conf", "[messages]\nQ = :quit<Enter>\n")
+
+    def holds(expected: dict[str, set[str]], box: str = "INBOX") -> Callable[[bytes], bool]:
+        return lambda said: shown.flags(box) == expected
+
+    seen = {"one": {"\\Flagged", "\\Seen"}, "two": set(), "three": set()}
+    in_terminal(
+        shown, "aerc", seconds=60, XDG_CONFIG_HOME=str(shown.tmp), XDG_RUNTIME_DIR=str(shown.tmp),
+        typed=[
+            Typed(lambda said: b"subject three" in said, b":select 0\r:flag -t\r"),
+            Typed(holds(seen | {"one": {"\\Flagged"}}), b":read\r"),
+            Typed(holds(seen), b":select 2\r:move Work\r"),
+            Typed(holds({"two": set()}, "Work"), b":select 1\r:delete\r"),
+            Typed(holds({"one": seen["one"]}), b":quit\r"),
+        ],
+    )  # fmt: skip
+    assert list((shown.mnt / "INBOX/new").iterdir()) == []

@@ -116,7 +116,7 @@ async def test_a_view_to_be_written_keeps_the_promises(
         assert await w.p.read(first) == THREE
         await w.p.write(second, ONE, received=JULY)
         await w.p.unlink((await shown.paths())[1])
-        acknowledged = {path: text for path, text in zip((first, second), (THREE, ONE), strict=True)}
+        acknowledged = dict(zip((first, second), (THREE, ONE), strict=True))
         tree = w.inner.tree
 
         # The daemon is gone: what was acknowledged is there, with its name, and what was removed is not.
