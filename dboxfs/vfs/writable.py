@@ -168,9 +168,12 @@ class WritableVfs:
 
     async def sweep(self) -> None:
         """Remove the files that a killed daemon has left."""
+        await self._writer.sweep(self._all_mailboxes(), [self._name_files.directory])
+
+    def _all_mailboxes(self) -> list[str]:
+        """The storage names of all mailboxes."""
         folders = self._reading.store.folders.values()
-        names = [folder.name for folder in folders if folder.mailbox is not None]
-        await self._writer.sweep(names, [self._name_files.directory])
+        return [folder.name for folder in folders if folder.mailbox is not None]
 
     async def finish(self) -> None:
         """The mount ends: finish removals; commit staged files, and drafts that their openers have closed."""
@@ -182,6 +185,16 @@ class WritableVfs:
             await self._close_policy.finish()
             if self.staging is not None:
                 self.staging.close()
+            await self._remove_again()
+
+    async def _remove_again(self) -> None:
+        """Remove files of expunged messages that could not be removed: this mount alone knows of them."""
+        if not self._writer.stats()["lost_errors"]:
+            return
+        try:
+            await self._writer.recover(self._all_mailboxes())
+        except (DboxfsError, OSError) as exc:
+            log.warning("files of expunged messages may be left: %s", exc)
 
     # -- names and attributes ------------------------------------------------------------------
 

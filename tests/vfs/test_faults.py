@@ -9,6 +9,7 @@ import pytest
 
 from dboxfs.fsapi import Driver, Fault, FaultsDriver
 from dboxfs.store import Kind
+from dboxfs.store.write import Neighbour, WriteOptions
 from tests.vfs.inside import ONE, TWO, Mounted, mounted, raises
 
 
@@ -137,3 +138,20 @@ async def test_fsync_tells_and_nothing_is_committed_then(m: Mounted, disk: Disk)
     with raises(errno.EIO):
         await file.close()
     assert await m.stored() == [(1, ONE)]
+
+
+@pytest.mark.expected_log("is expunged, but")
+@pytest.mark.parametrize("kind_of_step", ["sync", "unlink"])
+async def test_a_file_that_could_not_be_removed_is_removed_when_the_mount_ends(
+    disk: Disk, kind_of_step: str
+) -> None:
+    """Else a rebuild by Dovecot would bring back a removed message, whose unlink was answered."""
+    async with mounted(Kind.SDBOX, WriteOptions(Neighbour.DOVECOT), faults=disk) as m:
+        p = m.program()
+        await p.write("Work/note", ONE)
+        disk.fail(kind_of_step, errno.EIO)
+        await p.unlink("Work/note")
+        disk.mend()
+        assert await p.names("Work") == []
+        await m.vfs.finish()
+        assert [path for path in m.files() if "/Work/" in path and "/u." in path] == []

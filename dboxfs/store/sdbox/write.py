@@ -256,7 +256,8 @@ class SdboxWriter:
             files, a rebuild would bring back what was answered already.  If only Dovecot knows where the
             attachments of a message are, the expunge is requested.
         :raises NoSuchMessage: there is no heir.
-        :raises OSError: also if they are expunged, but a file could not be removed (``maintain`` will).
+        :raises OSError: also if they are expunged, but the disk could not confirm it, or a file could not be
+            removed (``maintain`` will).
         """
         async with self._work.mailbox(name) as index:
             _check_marks(index.state, marks)
@@ -271,14 +272,16 @@ class SdboxWriter:
                     await index.append([*(first or []), *asked], durable=True)
                 self._work.count("expunged", len(wanted))
                 return wanted
+            unsynced: OSError | None = None
             try:
                 await finish_expunge(index, gone, first or [])
-            except OSError:  # the records may be in the log all the same: the files are left to maintenance
-                for uid in gone:
-                    if index.state.row_of(uid) < 0:
-                        await self._work.remember_unremoved(self._work.message_paths(name, uid)[0])
-                raise
+            except OSError as error:
+                if any(index.state.row_of(uid) >= 0 for uid in gone):
+                    raise
+                unsynced = error  # the messages are gone: a file that stayed would bring them back
         await unlink(self._work, name, gone, attachments)
+        if unsynced is not None:
+            raise unsynced
         self._work.count("expunged", len(gone))
         return gone
 

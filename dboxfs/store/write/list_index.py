@@ -71,15 +71,24 @@ class ListedMailboxes:
         return any(other.startswith(name + "/") for other in self.tree.nodes)
 
     async def add(self, name: str, guid: bytes, uid_validity: int) -> None:
-        """List mailbox *name* and its parents."""
+        """List mailbox *name* and its parents.
+
+        :raises OSError: it is not listed: if only the sync failed, further records take the node back.
+        """
         old = self.tree.nodes.get(name)
-        if old is not None:
-            node = replace(old, flags=LISTED, guid=guid, uid_validity=uid_validity)
-            await self._carry_out(_Plan(changed=[node]))
-            return
-        *added, node = self._missing(name)
+        *added, node = self._missing(name) if old is None else [old]
         node = replace(node, flags=LISTED, guid=guid, uid_validity=uid_validity)
-        await self._carry_out(_Plan(added=[*added, node]))
+        if old is not None:
+            plan, back = _Plan(changed=[node]), _Plan(changed=[old])
+        else:
+            plan = _Plan(added=[*added, node])
+            back = _Plan(removed=[one.uid for one in plan.added])
+        try:
+            await self._carry_out(plan)
+        except OSError:
+            if self._index.state.row_of(node.uid) >= 0:
+                await self._work.disk.attempt(self._carry_out(back))
+            raise
 
     async def remove(self, name: str) -> None:
         """Remove mailbox *name* from the list; a node with others below it stays as their parent."""

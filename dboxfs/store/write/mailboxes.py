@@ -79,7 +79,7 @@ class MailboxTree:
         async with self._locked():
             if self._by_guid:
                 await self._give_guid(name)
-            path = self._location.mailbox_path(name)
+            path, directory = self._location.mailbox_path(name), self._location.directories.of(name)
             if await self._disk.exists(path):
                 raise MailboxExists(f"{self._work.shown(name)}: the mailbox exists")
             self._work.index(name).forget()
@@ -93,6 +93,8 @@ class MailboxTree:
                     await self._list(name)
             except (OSError, DboxfsError):
                 # A power failure could remove it, with messages that were saved in it by then.
+                if self._by_guid:
+                    self._location.directories.put(name, directory)  # the list index does not have it
                 await self._disk.attempt(self._take_back(name, path))
                 raise
         self._work.count("mailboxes")
@@ -112,7 +114,6 @@ class MailboxTree:
         async with listed(self._work) as mailboxes:
             node = mailboxes.tree.nodes.get(name)
             if node is not None and node.guid is not None:
-                self._location.directories.put(name, guid.hex())  # the new one is taken back, not the other
                 raise MailboxExists(f"{self._work.shown(name)}: the mailbox exists")
             await mailboxes.add(name, guid, state.uid_validity)
 
@@ -128,7 +129,10 @@ class MailboxTree:
     async def _take_back(self, name: str, path: str) -> None:
         """Remove a mailbox that was just made, unless another process has put a message there."""
         try:
-            await self._mark_if_empty(name, requested_ok=True)
+            async with self._work.index(name).locked() as index:
+                if len(index.state):
+                    raise MailboxInUse(f"{self._work.shown(name)}: the mailbox has messages")
+                await index.append(log_records.index_deleted(), durable=True)
         except DboxfsError:
             self._disk.lost_errors += 1
             return

@@ -7,6 +7,8 @@ the map.
 A store may have thousands of mailboxes, and hardly ever one with an unfinished end.  So the ends of all logs
 are first read without a lock, many at once: the part that the snapshot does not cover is split into
 transactions (not replayed).  Only a log that looks unfinished is locked and checked again.
+
+A later run, when a mount ends after an error, also tries to remove files again that could not be removed.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from dboxfs.index.state import BASE_HEADER_SIZE
 from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.mdbox.repair import selectable
 from dboxfs.store.mdbox.torn_tails import cut_torn_records
+from dboxfs.store.sdbox.files import unlink
 from dboxfs.store.write.session import Work
 
 log = logging.getLogger(__name__)
@@ -69,7 +72,21 @@ async def recover(work: Work, delete: Delete, names: Iterable[str] | None = None
         cut += await _finish(work, index, end)
     if work.mdbox:
         cut += await cut_torn_records(work)
+    elif not work.options.alone:  # else the maintenance does it
+        await _remove_again(work, boxes)
     return cut
+
+
+async def _remove_again(work: Work, names: Iterable[str]) -> None:
+    """sdbox: remove files of expunged messages that this writer could not remove before."""
+    for name in filter(work.unremoved, names):
+        try:
+            async with work.mailbox(name) as index:
+                paths = await work.still_unremoved(name, index)
+        except (DboxfsError, OSError) as error:
+            log.warning("%s: not looked at: %s", work.shown(name), error)
+        else:
+            await work.disk.attempt(unlink(work, name, [], paths))
 
 
 async def _delete(work: Work, delete: Delete, name: str) -> None:

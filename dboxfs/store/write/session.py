@@ -120,11 +120,17 @@ class Work:
         """
         return self._unremoved.pop(path, None) == _identity(found)
 
+    def unremoved(self, name: str) -> list[str]:
+        """sdbox: files of a mailbox's messages that this writer could not remove."""
+        if not self._unremoved:
+            return []
+        directories = {self.location.mailbox_path(name), self.location.alt_mailbox_path(name)}
+        return [path for path in self._unremoved if os.path.dirname(path) in directories]
+
     async def still_unremoved(self, name: str, index: IndexLog) -> list[str]:
         """sdbox: files of expunged messages of a locked mailbox that this writer could not remove before."""
         found = []
-        directories = {self.location.mailbox_path(name), self.location.alt_mailbox_path(name)}
-        for path in [some for some in self._unremoved if os.path.dirname(some) in directories]:
+        for path in self.unremoved(name):
             status, uid = await self.disk.stat(path), message_number(os.path.basename(path), "u")
             if status is not None and self.is_unremoved(path, status) and index.state.row_of(uid or 0) < 0:
                 found.append(path)

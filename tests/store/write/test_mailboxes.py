@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import stat
 from pathlib import Path
@@ -9,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from dboxfs.errors import NoSuchMailbox, Unsupported
-from dboxfs.fsapi import FileSystem, Permissions, ThreadsDriver
+from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, Permissions, ThreadsDriver
+from dboxfs.fsapi.drivers.memory import MemoryDriver
 from dboxfs.store import Kind, Location, parse_location
+from dboxfs.store.list_index import read_list
 from dboxfs.store.location import TreeLayout
 from dboxfs.store.write import (
     InvalidName,
@@ -194,3 +198,32 @@ async def test_a_shared_store_keeps_group_and_modes(dovecot: Dovecot, driver: st
             assert stat.S_IMODE(st.st_mode) == 0o2770, path
         elif not path.name.startswith("dovecot-uidvalidity."):
             assert stat.S_IMODE(st.st_mode) == 0o660, path
+
+
+async def test_a_mailbox_whose_creation_reports_an_error_is_not_there_whatever_has_failed() -> None:
+    location = Location(Kind.SDBOX, "/store", layout=TreeLayout.INDEX)
+    for nth in itertools.count(1):
+        memory = MemoryDriver()
+        async with FileSystem(memory) as fs:
+            await init_store(fs, location)
+            await StoreWriter(fs, location, await fs.stat("/store")).create_mailbox("Work")
+        faults = FaultsDriver(MemoryDriver(tree=memory.tree), depth=1)
+        async with FileSystem(faults) as fs:
+            writer = StoreWriter(fs, location, await fs.stat("/store"))
+            faults.replan([Fault("*", nth, error=errno.EIO)])
+            before = sum(faults.counts.values())
+            try:
+                await writer.create_mailbox("New/Deep")
+                is_made = True
+            except OSError:
+                is_made = False
+            operations = sum(faults.counts.values()) - before
+            faults.replan([])
+            listed = await read_list(fs, location)
+            directories = {entry.name for entry in await fs.listdir("/store/mailboxes")}
+        shown = {name for name, node in listed.nodes.items() if node.guid is not None}
+        assert shown == ({"INBOX", "Work", "New/Deep"} if is_made else {"INBOX", "Work"}), nth
+        assert ("New" in listed.nodes) == is_made, nth
+        assert directories == {node.guid.hex() for node in listed.nodes.values() if node.guid}, nth
+        if operations < nth:
+            break
