@@ -39,13 +39,14 @@ from dboxfs.vfs.listing import OpenDirectory
 from dboxfs.vfs.node import ROOT, Node, is_in_control_tree
 from dboxfs.vfs.reader import Opened
 from dboxfs.vfs.readonly import ReadOnlyVfs
+from dboxfs.vfs.views.by_inode import ReadByInode
 from dboxfs.vfs.views.layout import Layout
 from dboxfs.vfs.views.letters import keywords_file
 from dboxfs.vfs.views.listing import Entry, MailboxDirectory, MessageDirectory
 from dboxfs.vfs.views.maildir_names import MaildirNames, Name
 from dboxfs.vfs.views.places import DIRECTORIES, KEYWORDS_NAME, MaildirPlace, Sub, is_content, place_of
 from dboxfs.vfs.views.told_names import ToldNames, ViewKernel
-from dboxfs.vfs.views.without_open import WithoutOpen, is_of_view
+from dboxfs.vfs.views.without_open import WithoutOpen
 from dboxfs.vfs.walks import InDirectory
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
@@ -83,6 +84,9 @@ class MaildirView:
         self.layout = layout
         self.names = MaildirNames(reading.names)
         self._inner = inner
+        by_inode = ReadByInode(inner)
+        self.getxattr, self.listxattr = by_inode.getxattr, by_inode.listxattr
+        self.statfs = by_inode.statfs
         self._kernel = kernel
         self._name_reader = name_reader
         self._told = ToldNames()
@@ -357,19 +361,3 @@ class MaildirView:
             raise Refused(errno.EACCES)
         content = self._keywords_of(self.folder(place).mailbox)
         return Opened(OpenControlFile(content), direct_io=True, keep_cache=False)
-
-    # -- the rest is about inodes --------------------------------------------------------------
-
-    async def getxattr(self, inode: int, name: bytes) -> bytes:
-        """The value of an extended attribute; ``cur/``, ``new/`` and ``tmp/`` have none."""
-        if is_of_view(inode):
-            raise Refused(errno.ENODATA if name.startswith(b"user.") else errno.EOPNOTSUPP)
-        return await self._inner.getxattr(inode, name)
-
-    async def listxattr(self, inode: int) -> Sequence[bytes]:
-        """The names of the extended attributes."""
-        return [] if is_of_view(inode) else await self._inner.listxattr(inode)
-
-    async def statfs(self) -> os.statvfs_result:
-        """That of the file system that the store lies on."""
-        return await self._inner.statfs()

@@ -21,12 +21,14 @@ from dboxfs.store import Delta, Folder, Listener, Mailbox
 from dboxfs.store.names.of_mailbox import encode
 from dboxfs.vfs import control as control_files
 from dboxfs.vfs.attrs import Attrs
+from dboxfs.vfs.control import OpenControlFile
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.file_system import ReadableFileSystem
 from dboxfs.vfs.listing import ListingRow, OpenDirectory
 from dboxfs.vfs.node import ROOT, UID_MASK, Node, is_in_control_tree
 from dboxfs.vfs.reader import Opened
 from dboxfs.vfs.readonly import ReadOnlyVfs
+from dboxfs.vfs.views.by_inode import ReadByInode
 from dboxfs.vfs.views.layout import Layout
 from dboxfs.vfs.views.listing import Entry
 from dboxfs.vfs.views.mh_names import MhName, MhNames, name_of
@@ -34,7 +36,7 @@ from dboxfs.vfs.views.mh_sequences import NAME
 from dboxfs.vfs.views.mh_shown import SequencesShown, ShownSequences
 from dboxfs.vfs.views.places import MaildirPlace, Sub, is_content, place_of
 from dboxfs.vfs.views.told_names import ViewKernel
-from dboxfs.vfs.views.without_open import WithoutOpen, is_of_view
+from dboxfs.vfs.views.without_open import WithoutOpen
 from dboxfs.vfs.walks import InDirectory, OwnNames
 
 _NUMBERS = OwnNames(b"", b"")
@@ -48,35 +50,6 @@ def is_reserved(shown: str) -> bool:
 
 async def _nothing_more(inode: int) -> Sequence[Entry]:
     return ()
-
-
-class OpenSequences:
-    """``.mh_sequences``, opened to be read: what it said then.
-
-    :param seen: is told when a program reads it.
-    """
-
-    __slots__ = ("_content", "_seen")
-
-    def __init__(self, content: bytes, seen: Callable[[], None]) -> None:
-        self._content = content
-        self._seen = seen
-
-    async def read(self, size: int, offset: int) -> bytes:
-        self._seen()
-        return self._content[offset : offset + size]
-
-    async def write(self, data: bytes, offset: int) -> int:
-        raise Refused(errno.EBADF)
-
-    async def flush(self) -> None:
-        """Nothing was written."""
-
-    async def fsync(self) -> None:
-        """Nothing was written."""
-
-    async def release(self) -> None:
-        """There is nothing to give back."""
 
 
 class MhView:
@@ -98,6 +71,9 @@ class MhView:
         self.shown = ShownSequences(reading.store, self.names)
         self.without_open = WithoutOpen(reading, kernel, self)
         self._inner = inner
+        by_inode = ReadByInode(inner)
+        self.getxattr, self.listxattr = by_inode.getxattr, by_inode.listxattr
+        self.statfs = by_inode.statfs
         self._kernel = kernel
         self.hides: Callable[[int], bool] = lambda _: False
         self.more: Callable[[int], Awaitable[Sequence[Entry]]] = _nothing_more
@@ -232,23 +208,7 @@ class MhView:
             raise Refused(errno.EACCES)
         folder = (await self.reading.folders.checked(place.folder)).directory()
         shown = await self.shown.show(folder)
-        return Opened(OpenSequences(shown.content, lambda: None), direct_io=True, keep_cache=False)
-
-    # -- the rest is about inodes --------------------------------------------------------------
-
-    async def getxattr(self, inode: int, name: bytes) -> bytes:
-        """The value of an extended attribute; ``.mh_sequences`` has none."""
-        if is_of_view(inode):
-            raise Refused(errno.ENODATA if name.startswith(b"user.") else errno.EOPNOTSUPP)
-        return await self._inner.getxattr(inode, name)
-
-    async def listxattr(self, inode: int) -> Sequence[bytes]:
-        """The names of the extended attributes."""
-        return [] if is_of_view(inode) else await self._inner.listxattr(inode)
-
-    async def statfs(self) -> os.statvfs_result:
-        """That of the file system that the store lies on."""
-        return await self._inner.statfs()
+        return Opened(OpenControlFile(shown.content), direct_io=True, keep_cache=False)
 
 
 class MhDirectory:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -31,13 +32,14 @@ from dboxfs.store import Folder
 from dboxfs.vfs.attrs import Attrs
 from dboxfs.vfs.brought import flag_names
 from dboxfs.vfs.changes import mailbox_of
+from dboxfs.vfs.control import OpenControlFile
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.holders import process_of
 from dboxfs.vfs.open_files import OpenFile
 from dboxfs.vfs.reader import Opened
 from dboxfs.vfs.views.foreign import Foreign
 from dboxfs.vfs.views.letters import FLAGS, SEEN
-from dboxfs.vfs.views.mh import MhView, OpenSequences
+from dboxfs.vfs.views.mh import MhView
 from dboxfs.vfs.views.mh_names import name_of
 from dboxfs.vfs.views.mh_sequences import (
     FLAGGED,
@@ -96,8 +98,25 @@ class _Edit:
         self.writers: set[SequencesWriter] = set()
 
 
+class _OpenSequences(OpenControlFile):
+    """``.mh_sequences``, opened to be read: its content then.
+
+    :param seen: is called when the process reads it.
+    """
+
+    __slots__ = ("_seen",)
+
+    def __init__(self, content: bytes, seen: Callable[[], None]) -> None:
+        super().__init__(content)
+        self._seen = seen
+
+    async def read(self, size: int, offset: int) -> bytes:
+        self._seen()
+        return await super().read(size, offset)
+
+
 class SequenceEdits:
-    """The files of all mailboxes that are open to be written, and who has read what."""
+    """The files of all mailboxes that are open to be written, and what each process has read of them."""
 
     def __init__(self, view: MhView, inner: WritableVfs, foreign: Foreign) -> None:
         self._view = view
@@ -182,7 +201,7 @@ class SequenceEdits:
         shown = await self.shown(inode, pid)
         base = Base(shown.content, shown.uid_next)
         if flags & os.O_ACCMODE == os.O_RDONLY:
-            read = OpenSequences(shown.content, lambda: self.has_read(inode, pid, base))
+            read = _OpenSequences(shown.content, lambda: self.has_read(inode, pid, base))
             return Opened(read, direct_io=True, keep_cache=False)
         edit = self._edits.get(inode)
         if edit is None:

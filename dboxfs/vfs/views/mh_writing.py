@@ -36,6 +36,7 @@ from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.listing import OpenDirectory
 from dboxfs.vfs.open_files import OpenFile
 from dboxfs.vfs.reader import Opened
+from dboxfs.vfs.views.by_inode import WrittenByInode
 from dboxfs.vfs.views.foreign import Foreign
 from dboxfs.vfs.views.listing import Entry
 from dboxfs.vfs.views.mh import MhDirectory, MhView
@@ -60,6 +61,10 @@ class WritableMhView:
         self._view = view
         self._inner = inner
         self._foreign = foreign
+        by_inode = WrittenByInode(view, inner, foreign)
+        self.getxattr, self.listxattr = by_inode.getxattr, by_inode.listxattr
+        self.setxattr, self.removexattr = by_inode.setxattr, by_inode.removexattr
+        self.opendir, self.statfs = by_inode.opendir, by_inode.statfs
         self._inodes = view.reading.inodes
         self._names = view.names
         self._numbering = MhNumbering(view.names, inner, self._inodes)
@@ -175,38 +180,10 @@ class WritableMhView:
             return await self._foreign.open(inode, flags)
         return await self._view.open(inode, flags, pid)
 
-    async def opendir(self, inode: int) -> OpenDirectory:
-        """Open a directory."""
-        return await (self._foreign if is_foreign(inode) else self._view).opendir(inode)
-
     async def fsyncdir(self, directory: OpenDirectory) -> None:
         """Return when all that was removed from a directory is on disk."""
         inner = directory.inner if isinstance(directory, MhDirectory) else directory
         await self._inner.fsyncdir(inner)
-
-    # -- extended attributes -------------------------------------------------------------------
-
-    async def getxattr(self, inode: int, name: bytes) -> bytes:
-        """The value of an extended attribute; a foreign file has none."""
-        if is_foreign(inode):
-            raise Refused(errno.ENODATA if name.startswith(b"user.") else errno.EOPNOTSUPP)
-        return await self._view.getxattr(inode, name)
-
-    async def listxattr(self, inode: int) -> Sequence[bytes]:
-        """The names of the extended attributes."""
-        return [] if is_foreign(inode) else await self._view.listxattr(inode)
-
-    async def setxattr(self, inode: int, name: bytes, value: bytes) -> None:
-        """Set an extended attribute of a message or a mailbox."""
-        if is_foreign(inode) or place_of(inode) is not None:
-            raise Refused(errno.EOPNOTSUPP)
-        await self._inner.setxattr(inode, name, value)
-
-    async def removexattr(self, inode: int, name: bytes) -> None:
-        """Take an extended attribute away."""
-        if is_foreign(inode) or place_of(inode) is not None:
-            raise Refused(errno.ENODATA)
-        await self._inner.removexattr(inode, name)
 
     # -- unlink --------------------------------------------------------------------------------
 
@@ -272,7 +249,3 @@ class WritableMhView:
         if await self._kept(inode):
             raise Refused(errno.ENOTEMPTY)
         await self._inner.rmdir(self._inodes.of(folder), encode(child.shown))
-
-    async def statfs(self) -> os.statvfs_result:
-        """That of the file system that the store lies on."""
-        return await self._inner.statfs()
