@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterator
 
 from dboxfs.cli import restoring
-from dboxfs.cli.liveness import Answer, ask, lives, wait
+from dboxfs.cli.liveness import Answer, ask, lives, parent, wait
 from dboxfs.errors import MountError
 from dboxfs.util import mounts
 from dboxfs.util.mounts import Mount
@@ -53,7 +53,8 @@ def umount(arguments: argparse.Namespace) -> int:
         if arguments.quiet:
             return 0
         raise MountError(f"{given}: no dboxfs mount")
-    daemons = mounts.servers(mount.connection)
+    servers = mounts.servers(mount.connection)
+    daemons = [pid for pid in servers if parent(pid) not in servers]  # the others are companions
     status = 0
     if arguments.force or (not arguments.lazy and _is_dead(mount, daemons)):
         _abort(mount)
@@ -147,11 +148,12 @@ def _program(pid: int) -> str:
 def _have_ended(mount: Mount, daemons: list[int], *, patient: bool) -> bool:
     """Wait for the daemon to end.
 
+    :param daemons: the processes that may be it: several, if the kernel doesn't report which one it is.
     :param patient: if no other namespace has the mount, wait as long as a slow machine may need.
     """
 
     def ended() -> bool:
-        return not any(map(lives, daemons))
+        return not daemons or not all(map(lives, daemons))
 
     return wait(ended) or (patient and mounts.who_else_has(mount) is None and wait(ended, SLOW_SECONDS))
 

@@ -4,14 +4,15 @@ A daemon that sent a request to its own mount (stat, statvfs, opening a file) wo
 is killed meanwhile, the waiting thread never ends.  So the device of a mount comes from ``mountinfo``
 (proc(5)), and the mount of a descriptor from ``mnt_id`` in its ``fdinfo``: neither sends a request.
 
-The ``fdinfo`` of a ``/dev/fuse`` descriptor has its connection (``fuse_connection``, if the kernel supports
-it); the number of a connection is the minor number of the mount's device.
+The ``fdinfo`` of a ``/dev/fuse`` descriptor has its connection (``fuse_connection``, from Linux 6.16 on, and
+only once it is mounted); the number of a connection is the minor number of the mount's device.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 import select
 import subprocess
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ TYPE = "fuse.dboxfs"
 _FUSE = "/dev/fuse"
 _CONNECTIONS = "/sys/fs/fuse/connections"
 _MNT_FORCE, _MNT_DETACH = 1, 2
+_REPORTING = (6, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,30 +181,42 @@ def devices() -> set[int]:
 
 
 def servers(connection: int) -> list[int]:
-    """Living processes that may serve a connection.
+    """Living processes that serve a connection, as far as the kernel reports that (:func:`reports`).
 
-    If the kernel doesn't report the connection of a descriptor: all processes that serve any.  Only root sees
-    those of other users.
+    If it doesn't: all processes that serve any connection, or are about to.  Only root sees those of other
+    users.
     """
-    return [pid for pid in _processes() if _serves(pid, connection)]
+    found = {pid: set(_connections(pid)) for pid in _processes()}
+    exact = [pid for pid, numbers in found.items() if connection in numbers]
+    if exact or reports() or any(numbers - {None} for numbers in found.values()):
+        return exact
+    return [pid for pid, numbers in found.items() if numbers]
+
+
+def reports() -> bool:
+    """Whether this kernel reports the connection of a descriptor (Linux 6.16), once it has one: before
+    mount(2), a descriptor of ``/dev/fuse`` has none.
+    """
+    version = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return version is not None and (int(version[1]), int(version[2])) >= _REPORTING
 
 
 def _processes() -> Iterator[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
-def _serves(pid: int, connection: int) -> bool:
-    try:
+def _connections(pid: int) -> Iterator[int | None]:
+    """The connections of a process's descriptors of ``/dev/fuse``; None: not reported."""
+    with suppress(OSError, ValueError):  # it has ended, or belongs to another user
         for descriptor in os.listdir(f"/proc/{pid}/fd"):
-            if os.readlink(f"/proc/{pid}/fd/{descriptor}") != _FUSE:
-                continue
-            with open(f"/proc/{pid}/fdinfo/{descriptor}", "rb") as info:
-                number = info.read().partition(b"fuse_connection:")[2].split()
-            if not number or int(number[0]) == connection:
-                return True
-    except (OSError, ValueError):
-        pass  # it has ended, or belongs to another user
-    return False
+            if os.readlink(f"/proc/{pid}/fd/{descriptor}") == _FUSE:
+                yield _connection_of(pid, descriptor)
+
+
+def _connection_of(pid: int, descriptor: str) -> int | None:
+    with open(f"/proc/{pid}/fdinfo/{descriptor}", "rb") as info:
+        number = info.read().partition(b"fuse_connection:")[2].split()
+    return int(number[0]) if number else None
 
 
 def who_else_has(mount: Mount) -> int | None:

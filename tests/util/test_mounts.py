@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from dboxfs.cli import liveness, umount
 from dboxfs.errors import MountError
 from dboxfs.util import mounts as fuse_mounts
 from dboxfs.util.mounts import Abort, Mount, is_there, mounted_on, servers
@@ -68,6 +70,43 @@ def test_an_abort_touches_no_other_mount(account: Account, mounts: Mounts, means
     assert os.listdir(mnt) == ["file"]
     subprocess.run(["umount", mnt], check=True)
     abort.close()
+
+
+@pytest.fixture
+def about_to_mount() -> Iterator[int]:
+    """A process that has ``/dev/fuse`` open, and has mounted nothing with it yet; its pid."""
+    descriptor = os.open("/dev/fuse", os.O_RDWR)
+    yield os.getpid()
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("reported", [True, False])
+def test_umount_waits_for_no_process_but_the_daemon(
+    account: Account,
+    mounts: Mounts,
+    about_to_mount: int,
+    reported: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the kernel does not report which connection a descriptor has."""
+    mnt = mounts.mount(account.location)
+    connection, waited = there(mnt).connection, list[float]()
+
+    def connection_of(pid: int, descriptor: str) -> int | None:
+        if pid == about_to_mount or not reported:
+            return None
+        return connection if os.fsencode(mnt) in Path(f"/proc/{pid}/cmdline").read_bytes() else 0
+
+    def wait(condition: Callable[[], bool], seconds: float = 0.0) -> bool:
+        waited.append(seconds)
+        return liveness.wait(condition, 20)
+
+    monkeypatch.setattr(fuse_mounts, "_connection_of", connection_of)
+    monkeypatch.setattr(fuse_mounts, "reports", lambda: reported)
+    monkeypatch.setattr(umount, "wait", wait)
+    assert (about_to_mount in servers(connection)) != reported
+    assert umount.umount(Namespace(mountpoint=str(mnt), lazy=False, force=False, quiet=False)) == 0
+    assert umount.SLOW_SECONDS not in waited
 
 
 def test_without_the_means_that_is_said_at_once(
