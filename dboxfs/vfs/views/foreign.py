@@ -1,22 +1,22 @@
 """Files and directories that programs keep beside the mail: ``.uidvalidity``, ``.mbsyncstate``, ``.notmuch/``
 ...
 
-They are no mail, are never shown as mail, and no other view has them.  They are plain files in the control
-directory of the store::
+They are no mail, and only this view shows them.  They are plain files in the control directory of the
+store::
 
     <control>/dboxfs-maildir/<guid of the mailbox, or "root">/<path below the mailbox's directory>
     <control>/dboxfs-mh/...                                                       the same of the MH view
 
-so they follow their mailbox when it is renamed.  Each write goes to the file at once; fsync is the file's
-own.
+so they stay with their mailbox when it is renamed.  Each write goes to the file at once, and fsync to the
+file's own.
 
-Limits: :data:`FOREIGN_LARGEST`, :data:`FOREIGN_ENTRIES` a directory, :data:`FOREIGN_BYTES` a store (
-counted from the mount on: other mounts of the store count for themselves).
+Limits: :data:`FOREIGN_LARGEST` a file, :data:`FOREIGN_ENTRIES` a directory, :data:`FOREIGN_BYTES` a store
+(each mount counts for itself).
 
-This is the one part of ``vfs/`` that touches a disk, and not through ``fsapi``, which can't overwrite: a
-database does.  Each call runs on a worker thread.
+Only this part of ``vfs/`` touches a disk, and not through ``fsapi``: programs keep databases, which overwrite
+their files, and ``fsapi`` can't.  Each call runs on a worker thread.
 
-Concurrency: requests about one file are as ordered as the kernel sends them.
+Concurrency: requests about one file are carried out in the order in which the kernel sends them.
 """
 
 from __future__ import annotations
@@ -47,16 +47,23 @@ T = TypeVar("T")
 MAILDIR_DIRECTORY = "dboxfs-maildir"
 MH_DIRECTORY = "dboxfs-mh"
 FOREIGN_LARGEST = 1 << 30
-"""Bytes."""
+"""Bytes of a file, at most."""
+
 FOREIGN_ENTRIES = 10_000
+"""Entries of a directory, at most."""
+
 FOREIGN_BYTES = 4 << 30
+"""Bytes of all files of a store, at most."""
 
 _KEPT = os.O_RDONLY | os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_EXCL
 _NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _Path(Struct, frozen=True):
-    """A file or directory: ``home`` is what its mailbox is known by, ``parts`` are below it."""
+    """A file or directory.
+
+    ``home``: the guid of its mailbox in hex digits, or ``root``.  ``parts``: the names below that.
+    """
 
     home: bytes
     parts: tuple[bytes, ...]
@@ -89,10 +96,11 @@ class Foreign:
         self._used: int | None = None
         self._written: Counter[int] = Counter()
 
-    # -- where things are ----------------------------------------------------------------------
+    # -- inode numbers and paths ---------------------------------------------------------------
 
     def _path(self, inode: int) -> _Path:
-        """
+        """The path of an inode number.
+
         :raises Refused: ESTALE: it is gone.
         """
         found = self._path_of.get(inode)
@@ -135,8 +143,9 @@ class Foreign:
     # -- names and attributes ------------------------------------------------------------------
 
     async def lookup(self, parent: int, name: bytes) -> Attrs:
-        """
-        :raises Refused: ENOENT: there is nothing of this name.
+        """The attributes of the file or directory of this name.
+
+        :raises Refused: ENOENT: there is none.
         """
         path = self._path(parent).child(name)
         found = await self._run(partial(os.lstat, self._on_disk(path)))
@@ -155,13 +164,15 @@ class Foreign:
         return attrs
 
     async def getattr(self, inode: int, pid: int = 0) -> Attrs:
-        """
+        """The attributes of *inode*.
+
         :raises Refused: ENOENT, ESTALE: it is gone.
         """
         return self._attrs(inode, await self._run(partial(os.lstat, self._on_disk(self._path(inode)))))
 
     async def setattr(self, inode: int, size: int | None, modified: int | None) -> Attrs:
-        """
+        """Set the size or the mtime of a file.
+
         :param size: bytes.  :param modified: seconds since the epoch.
         :raises Refused: EFBIG, ENOSPC: it would be too large.
         """
@@ -174,7 +185,7 @@ class Foreign:
         return await self.getattr(inode)
 
     async def entries(self, inode: int) -> Sequence[tuple[bytes, Attrs]]:
-        """What is in a directory, of a mailbox or of a program."""
+        """The entries of a directory, of a mailbox or of a program."""
         try:
             path = self._path(inode)
             names = await self._run(partial(_names, self._on_disk(path)))
@@ -189,7 +200,8 @@ class Foreign:
         return found
 
     async def opendir(self, inode: int) -> OpenDirectory:
-        """
+        """Open a directory.
+
         :raises Refused: ENOENT: it is gone.
         """
         return OpenForeign(await self.getattr(inode), await self.entries(inode))
@@ -197,15 +209,17 @@ class Foreign:
     # -- files ---------------------------------------------------------------------------------
 
     async def create(self, parent: int, name: bytes, flags: int) -> tuple[Opened, Attrs]:
-        """
-        :raises Refused: ENOSPC: there are too many.
+        """open(2) with O_CREAT.
+
+        :raises Refused: ENOSPC: the directory has too many entries.
         """
         path = self._path(parent).child(name)
         await self._make_way(path)
         return await self._opened(path, flags | os.O_CREAT)
 
     async def open(self, inode: int, flags: int) -> Opened:
-        """
+        """open(2) of a file that is there.
+
         :raises Refused: ENOENT, ESTALE: it is gone.
         """
         opened, _ = await self._opened(self._path(inode), flags & ~os.O_CREAT)
@@ -226,7 +240,7 @@ class Foreign:
         self._written[inode] += 1
 
     def ended(self, inode: int) -> None:
-        """It has closed it."""
+        """A program has closed a file that it had opened to write it."""
         self._written[inode] -= 1
         if not self._written[inode]:
             del self._written[inode]
@@ -234,16 +248,14 @@ class Foreign:
     async def content(self, inode: int) -> bytes:
         """The whole content of a file.
 
-        :raises Refused: EBUSY: a program writes it still; ENOENT, ESTALE: it is gone; EISDIR.
+        :raises Refused: EBUSY: a program is writing it; ENOENT, ESTALE: it is gone; EISDIR.
         """
         if self._written[inode]:
             raise Refused(errno.EBUSY)
         return await self._run(partial(_read, self._on_disk(self._path(inode))))
 
     async def small(self, parent: int, name: bytes) -> tuple[bytes, int]:
-        """The content of a small file, and when it was written (ns since the epoch); nothing, if none is
-        there.
-        """
+        """The content of a small file, and its mtime (ns since the epoch); no bytes and 0: there is none."""
         try:
             path = self._on_disk(self._path(parent).child(name))
             return await self._run(partial(_read_dated, path))
@@ -251,7 +263,7 @@ class Foreign:
             return b"", 0
 
     async def put(self, parent: int, name: bytes, data: bytes) -> None:
-        """Write a small file anew, as a whole; with no byte in it, it goes."""
+        """Replace a small file as a whole; without a byte it is removed."""
         path = self._path(parent).child(name)
         await self._make_way(path)
         await self._run(partial(self._put, self._on_disk(path), data))
@@ -267,9 +279,9 @@ class Foreign:
         os.rename(beside, path)
 
     async def _make_way(self, path: _Path) -> None:
-        """The directory of a mailbox's files is made with the first of them.
+        """Make the directory of a mailbox's files, if this is the first.
 
-        :raises Refused: ENOSPC: there are too many entries.
+        :raises Refused: ENOSPC: the directory has too many entries.
         """
         above = os.path.dirname(self._on_disk(path))
         if len(path.parts) == 1:
@@ -283,9 +295,9 @@ class Foreign:
             raise Refused(errno.ENOSPC)
 
     async def _room(self, size: int, before: int) -> None:
-        """A file becomes *size* bytes long.
+        """Count a file that becomes *size* bytes long instead of *before*.
 
-        :raises Refused: EFBIG: it must not; ENOSPC: all together must not.
+        :raises Refused: EFBIG: the file would be too large; ENOSPC: all files together would be.
         """
         if size > FOREIGN_LARGEST:
             raise Refused(errno.EFBIG)
@@ -301,9 +313,9 @@ class Foreign:
         return sum(os.lstat(os.path.join(above, name)).st_size for above, _, names in walk for name in names)
 
     async def grown(self, number: int, end: int) -> None:
-        """A file is about to be written to *end*.
+        """Count a file that is about to be written up to *end* (bytes).
 
-        :raises Refused: EFBIG, ENOSPC: it must not.
+        :raises Refused: EFBIG, ENOSPC: as of :meth:`_room`.
         """
         before = os.fstat(number).st_size
         if end > before:
@@ -312,7 +324,8 @@ class Foreign:
     # -- changes of names ----------------------------------------------------------------------
 
     async def unlink(self, parent: int, name: bytes) -> None:
-        """
+        """unlink(2).
+
         :raises Refused: ENOENT: there is nothing of this name.
         """
         path = self._path(parent).child(name)
@@ -325,8 +338,9 @@ class Foreign:
     async def rename(
         self, old_parent: int, old: bytes, new_parent: int, new: bytes, *, noreplace: bool
     ) -> None:
-        """
-        :raises Refused: ENOENT: there is nothing of this name; EEXIST: something is in the way.
+        """rename(2).
+
+        :raises Refused: ENOENT: there is nothing of this name; EEXIST: the new name exists.
         """
         source, target = self._path(old_parent).child(old), self._path(new_parent).child(new)
         if noreplace and await self._run(partial(os.path.lexists, self._on_disk(target))):
@@ -342,8 +356,9 @@ class Foreign:
             self._inode_of[now], self._path_of[inode] = inode, now
 
     async def link(self, inode: int, parent: int, name: bytes) -> Attrs:
-        """
-        :raises Refused: EEXIST: something has this name; ENOSPC: there are too many.
+        """link(2).
+
+        :raises Refused: EEXIST: the name exists; ENOSPC: the directory has too many entries.
         """
         path = self._path(parent).child(name)
         await self._make_way(path)

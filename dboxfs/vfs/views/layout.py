@@ -1,13 +1,13 @@
-"""Which directory of a view is which mailbox, and what it is called there.
+"""The tree of a view: which directory is which mailbox, and its name.
 
 * ``verbatim``: children nested beside ``cur/``, ``new/`` and ``tmp/``.  The root is no Maildir.
 * ``++``: the root is INBOX, every other mailbox a directory ``.Sub.Folder`` beside its ``cur/``.  Parents
   that are no mailbox are not shown.
 
 A part of a name is that of the default view (:mod:`dboxfs.store.mailbox_names`), with more bytes escaped in
-the same way: ``%XX`` is one byte of the mailbox's name, so what is read back is the same name.  Escaped are
-the first byte of a name that the view needs for itself (``cur``; in the MH view a number), and in ``++``
-every dot.  With ``names=mutf7`` parts are in modified UTF-7.
+the same way: ``%XX`` is one byte of the mailbox's name, so the escaped name stands for the same mailbox.
+Escaped are the first byte of a name that the view needs for itself (``cur``; in the MH view a number), and in
+``++`` every dot.  With ``names=mutf7`` parts are in modified UTF-7.
 
 Pure: nothing here awaits.
 """
@@ -60,7 +60,7 @@ class Layout:
         self._flat = nesting is Nesting.PLUS_PLUS
         self._mutf7 = charset is Charset.MUTF7
 
-    # -- what a directory is -------------------------------------------------------------------
+    # -- directories and their mailboxes -------------------------------------------------------
 
     @property
     def is_flat(self) -> bool:
@@ -106,9 +106,10 @@ class Layout:
     # -- names to be made ----------------------------------------------------------------------
 
     def target(self, folder: Folder, name: bytes) -> NewName | None:
-        """What a directory that is made, or renamed to, in that of *folder* is in the default view.
+        """The default view's directory and name of a mailbox that is made as, or renamed to, *name* in the
+        directory of *folder*.
 
-        :return: None: no mailbox can be called so here.
+        :return: None: no mailbox can have this name here.
         """
         if not self._flat:
             shown = self._shown(decode(name))

@@ -78,10 +78,10 @@ def letters_of(marks: Marks, keywords: Sequence[str]) -> str:
 
 
 def marks_of(letters: str, keywords: Sequence[str]) -> Marks:
-    """What letters say.
+    """The flags and keywords of letters.
 
     :param keywords: all of the mailbox.
-    :raises ValueError: a letter that stands for nothing.
+    :raises ValueError: a letter has no meaning.
     """
     flags, found = 0, []
     known = dict(zip(string.ascii_lowercase, with_letters(keywords), strict=False))

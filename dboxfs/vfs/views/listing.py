@@ -1,10 +1,10 @@
 """Open directories of the Maildir view.
 
-The names of a listing are those of now: a message whose flags change between two READDIRs is listed under the
-name that it has then, once.  A message that goes from ``new/`` to ``cur/`` meanwhile is in one of the two
-listings or in both, as it is in any Maildir.
+A listing gives each message the name that it has when the entry is given: a message whose flags change
+between two READDIRs is listed once.  A message that goes from ``new/`` to ``cur/`` meanwhile is in one of the
+two listings or in both, as in any Maildir.
 
-Concurrency: one reader at a time, as the kernel has it.
+Concurrency: one reader at a time; the kernel sees to that.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Row(NamedTuple):
 
 
 class ListedView(Protocol):
-    """What a listing needs of the view."""
+    """The view, as far as a listing needs it."""
 
     @property
     def reading(self) -> ReadOnlyVfs: ...
@@ -144,7 +144,7 @@ class MessageDirectory:
         return self._view.folder(self.place)
 
     async def prepare(self, start: int) -> None:
-        """Take what is there now, at the beginning: messages whose names need a size are looked at."""
+        """At the beginning take the messages of now, and wait for their sizes, which names contain."""
         if start:
             return
         view = self._view
@@ -220,7 +220,7 @@ class MessageDirectory:
             position = first + _ROWS_AT_ONCE
 
     def _loaded(self, folder: Folder, box: Mailbox, first: int) -> list[_Row]:
-        """The messages from number *first* on, anew if anything of the mailbox has changed since."""
+        """The messages from number *first* on, read again if the mailbox has changed since."""
         assert box.state is not None
         log = box.state.log_file_seq, box.state.head_offset
         now = first, box.facts, box.facts.version, box.state, log, self._view.names.version(folder)

@@ -1,21 +1,20 @@
 """The Maildir view of a store, to be read (``-o view=maildir``): a map of names, around a file system over
 mail.
 
-Messages and mailboxes have the inode numbers that they have without the view, so whatever is about an inode
-(attributes, bytes, extended attributes) is answered by the file system around which this is.  This answers
-what is about names: ``cur/``, ``new/`` and ``tmp/`` of each mailbox, ``dovecot-keywords``, and the
-directories of mailboxes.
+Messages and mailboxes have the inode numbers that they have without the view, so the file system that the
+view is around answers the requests about an inode (attributes, bytes, extended attributes).  The view answers
+those about names: ``cur/``, ``new/`` and ``tmp/`` of each mailbox, ``dovecot-keywords``, and the directories
+of mailboxes.
 
 Grammar of names: :mod:`dboxfs.vfs.views.maildir_names`; of the tree: :mod:`dboxfs.vfs.views.layout`.
 
 **Directory times.**  The mtime of ``cur/`` and ``new/`` is that of the last change of the mailbox's index or
-of its written names, whichever is later: every change of a name in them is a write to one of the two, by
-whatever program.
+of its written names, whichever is later: each program that changes a name in them writes to one of the two.
 
-**What the kernel remembers.**  A name is told as good for long only while it is in :class:`ToldNames`: when
-flags or keywords change, the old name is taken back.
+**Names that the kernel keeps.**  The kernel may keep a name for long only while :class:`ToldNames` remembers
+it: when flags or keywords change, the view tells the kernel that the old name is gone.
 
-Concurrency: many requests at a time, on one event loop; what the store tells is taken between two
+Concurrency: many requests at a time, on one event loop; the store's changes are taken between two
 checkpoints.
 """
 
@@ -64,12 +63,12 @@ class MaildirView:
     """Answers the requests of a mount with ``view=maildir``.
 
     :param reading: the store without the view, which has *kernel* as its kernel.
-    :param inner: answers what is about inodes: *reading*, or the writable file system around it.
+    :param inner: answers the requests about inodes: *reading*, or the writable file system around it.
     :param name_reader: has read the written names.
-    :ivar more: gives what programs keep in a directory of a mailbox.
+    :ivar more: gives the files that programs keep in a directory of a mailbox.
     :ivar temporaries: gives the files of ``tmp/`` that are being delivered.
     :ivar hides: whether ``cur/``, ``new/`` or ``tmp/`` of a mailbox that a program makes was not made yet.
-    :ivar without_open: what is added where the kernel opens nothing.
+    :ivar without_open: the part of a mount whose kernel opens nothing.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class MaildirView:
         reading.report.view = "maildir"
         reading.store.listen(Listener(self._messages_changed, self._folder_gone, self._folder_new))
 
-    # -- what the kernel is told ---------------------------------------------------------------
+    # -- telling the kernel --------------------------------------------------------------------
 
     def directories(self, inode: int) -> Sequence[int]:
         """``cur/``, ``new/`` and ``dovecot-keywords`` of a mailbox."""
@@ -142,7 +141,7 @@ class MaildirView:
             self.without_open.names_changed(inode)
 
     def take_back(self, folder: Folder, uids: Iterable[int]) -> None:
-        """Tell the kernel of names of messages that it remembers and that are others by now."""
+        """Tell the kernel of names of messages that it keeps and that have changed by now."""
         inode = self.reading.inodes.of(folder)
         for uid in uids:
             told = self._told.get(inode, uid) if (inode, uid) not in self._moving else None
@@ -152,10 +151,10 @@ class MaildirView:
 
     @contextmanager
     def moving(self, folder: Folder, uid: int) -> Iterator[None]:
-        """The kernel itself takes away the name that it has of a message, or gives it another one, unless
-        this fails.
+        """Within this the kernel itself removes or changes the name that it keeps of a message, unless the
+        request fails.
 
-        It needs not be told, and must not be told in between of what is half done.
+        It need not be told of that name, and must not be told while the change is half done.
         """
         key = self.reading.inodes.of(folder), uid
         self._moving.add(key)
@@ -166,7 +165,7 @@ class MaildirView:
             self.take_back(folder, [uid])
 
     def has_moved(self, folder: Folder, uid: int, place: MaildirPlace | None, name: bytes = b"") -> None:
-        """The kernel knows a message by this name from now on; *place* None: by none."""
+        """From now on the kernel keeps this name of a message; *place* None: it keeps none."""
         inode = self.reading.inodes.of(folder)
         if place is None:
             self._told.pop(inode, uid)
@@ -174,7 +173,7 @@ class MaildirView:
             self._told.put(inode, uid, Name(place.sub, name))
 
     def look_up_again(self, place: MaildirPlace, name: bytes) -> None:
-        """A name means another inode than the kernel believes."""
+        """A name means another inode than the one that the kernel keeps."""
         self._kernel.shown_entry(place.inode, name)
 
     def forget_directory(self, parent: int, name: bytes) -> None:
@@ -193,7 +192,7 @@ class MaildirView:
         """Whether it is the control directory, or in it: the same in each view."""
         return self.reading.inodes.node(inode).is_control or is_in_control_tree(inode)
 
-    # -- where a request is --------------------------------------------------------------------
+    # -- the mailbox of a request --------------------------------------------------------------
 
     def folder(self, place: MaildirPlace) -> Folder:
         """The mailbox of a directory.
@@ -206,15 +205,15 @@ class MaildirView:
         return folder
 
     async def checked(self, place: MaildirPlace) -> Folder:
-        """The same, looked at on disk where nobody tells of changes."""
+        """The same, looked at on disk where no program tells of changes."""
         return (await self.reading.folders.checked(place.folder)).directory()
 
     # -- names and attributes ------------------------------------------------------------------
 
     async def lookup(self, parent: int, name: bytes, pid: int = 0) -> Attrs:
-        """What has this name in the directory *parent*.
+        """The file or directory of this name in the directory *parent*.
 
-        :raises Refused: ENOENT: nothing has.
+        :raises Refused: ENOENT: there is none.
         """
         place = place_of(parent)
         if place is not None:
@@ -245,11 +244,11 @@ class MaildirView:
         return attrs
 
     def tell(self, folder: Folder, uid: int, name: Name) -> bool:
-        """The kernel is about to remember a name; False: it must not for long."""
+        """The kernel is about to keep a name; False: it must not keep it for long."""
         return self._told.put(self.reading.inodes.of(folder), uid, name)
 
     def can_tell(self, folder: Folder, count: int) -> bool:
-        """Whether so many names of a mailbox can be told for long."""
+        """Whether the kernel may keep so many names of a mailbox for long."""
         return self._told.has_room(self.reading.inodes.of(folder), count)
 
     async def _lookup_directory(self, parent: int, name: bytes) -> Attrs:
@@ -302,7 +301,7 @@ class MaildirView:
         if box is not None and box.guid is not None:
             try:
                 written = await self.reading.store.fs.stat(self._name_reader.path(box))
-            except (OSError, DboxfsError):  # nobody has named anything
+            except (OSError, DboxfsError):  # no message has a written name
                 return attrs
             attrs.modified_ns = attrs.changed_ns = max(attrs.modified_ns, written.st_mtime_ns)
         return attrs

@@ -1,9 +1,11 @@
-"""Directories of a writable Maildir view: mailboxes, and what programs make beside them.
+"""Directories of a writable Maildir view: mailboxes, and directories that programs make beside them.
 
-A program that makes a Maildir makes its directory, then ``cur/``, ``new/`` and ``tmp/`` in it, and many take
-it for an error if one of these is there (Python's ``mailbox``, mutt, maildirmake).  So in a mailbox that was
-made through the mount they are hidden for :data:`MAKING_SECONDS`, each until it is made.  The same holds for
-a Maildir that is taken apart.
+A program that makes a Maildir makes its directory, then ``cur/``, ``new/`` and ``tmp/`` in it.  For many
+programs it is an error if one of these is there already (Python's ``mailbox``, mutt, maildirmake).  So in a
+mailbox that was made through the mount they are hidden for :data:`MAKING_SECONDS`, each until it is made.
+The same holds for a Maildir whose directories a program removes one by one.
+
+Concurrency: the locks are those of the file system that the view is around.
 """
 
 from __future__ import annotations
@@ -24,10 +26,10 @@ from dboxfs.vfs.views.places import DIRECTORIES, KEYWORDS_NAME, MaildirPlace, Su
 from dboxfs.vfs.writable import WritableVfs
 
 MAKING_SECONDS = 5.0
-"""A program has so much time to make, or remove, the directories of a Maildir one by one."""
+"""A program has so many seconds to make, or remove, the directories of a Maildir one by one."""
 
 FOREIGN_DIRECTORIES = (b".notmuch", b".mbsync", b".nnmaildir", b"courierimap")
-"""How directories begin that programs make beside the mail, where a name with a dot can be a mailbox."""
+"""Beginnings of the names of programs' directories, where a name with a dot can be a mailbox."""
 
 
 class MaildirDirectories:
@@ -40,7 +42,7 @@ class MaildirDirectories:
         self._inodes = view.reading.inodes
         self._unmade: dict[int, tuple[float, set[Sub]]] = {}
 
-    # -- what is hidden ------------------------------------------------------------------------
+    # -- hidden directories --------------------------------------------------------------------
 
     def hides(self, place: MaildirPlace) -> bool:
         """Whether a directory is still to be made by the program that makes the mailbox."""
@@ -61,8 +63,9 @@ class MaildirDirectories:
         return self._inodes.of(maildir) if maildir is not None else None
 
     def _new_name(self, folder: Folder, name: bytes) -> NewName:
-        """
-        :raises Refused: EINVAL: no mailbox can be called so here.
+        """The name without the view of a mailbox that is made here.
+
+        :raises Refused: EINVAL: no mailbox can have this name.
         """
         found = self._view.layout.target(folder, name)
         if found is None:
@@ -75,7 +78,8 @@ class MaildirDirectories:
         return is_known or (name.startswith(b".") and self._view.layout.target(folder, b".x") is None)
 
     def check_foreign(self, parent: int, name: bytes) -> None:
-        """
+        """Check whether a program's file can have this name.
+
         :raises Refused: EPERM: no file can be there; EEXIST: a mailbox, or the view itself, has this name.
         """
         if self._view.is_beside(parent):
@@ -110,7 +114,7 @@ class MaildirDirectories:
     async def rmdir(self, parent: int, name: bytes) -> None:
         """rmdir(2).
 
-        :raises Refused: ENOTEMPTY: there is something in it; ENOENT: there is no such directory.
+        :raises Refused: ENOTEMPTY: it is not empty; ENOENT: there is no such directory.
         """
         folder = self._inodes.node(parent).folder
         if is_foreign(parent) or folder is None:
@@ -139,9 +143,9 @@ class MaildirDirectories:
     async def rename(
         self, old_parent: int, old: bytes, new_parent: int, new: bytes, flags: int, pid: int
     ) -> bool:
-        """Rename a mailbox; False: *old* is none.
+        """Rename a mailbox; False: *old* is no mailbox.
 
-        :raises Refused: it can't be renamed so.
+        :raises Refused: it can't get this name.
         """
         node = self._inodes.node(old_parent)
         folder = node.folder
@@ -158,9 +162,8 @@ class MaildirDirectories:
             flags,
             pid,
         )
-        for (
-            name
-        ) in before:  # with Maildir++ the kernel knows them as directories beside the one that it renames
+        # With Maildir++ the kernel knows its children as directories beside the one that it renames.
+        for name in before:
             self._view.forget_directory(old_parent, name)
         return True
 

@@ -10,11 +10,11 @@ The base stays as long as the message lives:
   the first listing, and a name that got it later would not be stable.  A damaged message has neither.
 
 **In ``new/``** is a message that is not \\Seen, that no Maildir program has moved to ``cur/``, and that has
-no other flag or keyword with a letter either, unless a Maildir program has chosen its name: a delivery into
-``new/`` may bring flags (mbsync).
+no other flag or keyword with a letter either.  If a Maildir program has chosen its name, other letters leave
+it in ``new/``: a delivery into ``new/`` may bring flags (mbsync).
 
-That a program has moved it to ``cur/`` is kept in the written name too: it ends with ``:2,`` (without
-letters: these are in the index).  A message whose base nobody has chosen is ``<uid>.eml:2,`` then.
+If a program has moved a message to ``cur/``, its written name ends with ``:2,`` (without letters: these are
+in the index).  If no program has chosen its base, the written name is ``<uid>.eml:2,`` then.
 
 Concurrency: only :meth:`MaildirNames.resolve` and :meth:`MaildirNames.full` await.
 """
@@ -64,9 +64,9 @@ class Name(NamedTuple):
 
 
 class ChosenName(NamedTuple):
-    """What programs have said of the name of a message.
+    """The part of a message's name that programs have chosen.
 
-    ``base``: the one that they chose, None: none.  ``in_cur``: one has moved it to ``cur/``.
+    ``base``: the chosen one; None: none.  ``in_cur``: a program has moved it to ``cur/``.
     """
 
     base: bytes | None
@@ -129,7 +129,7 @@ class MaildirNames:
         return letters_of(marks, words)
 
     def chosen(self, folder: Folder, uid: int) -> ChosenName:
-        """What programs have chosen."""
+        """The base that a program has chosen, and whether one has moved the message to ``cur/``."""
         written = self._names.name(folder, uid)
         in_cur = written.endswith(INFO)
         base = written.removesuffix(INFO) if in_cur else written
@@ -180,7 +180,7 @@ class MaildirNames:
         return Name(Sub.NEW, base + INFO + letters.encode("ascii") if letters else base)
 
     def of_many(self, folder: Folder, uids: Uids, facts: FactColumns) -> Iterator[Name | None]:
-        """What :meth:`now` gives for each of *uids*, all in the mailbox, with little effort.
+        """The names of many messages of the mailbox, as :meth:`now` gives them, at less cost.
 
         :param facts: of each.
         """

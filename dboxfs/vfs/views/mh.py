@@ -1,12 +1,13 @@
 """The MH view of a store, to be read (``-o view=mh``): messages are files whose names are numbers.
 
 Messages and mailboxes have the inode numbers that they have without the view, as in
-:mod:`dboxfs.vfs.views.maildir`; this answers what is about names, and ``.mh_sequences`` of each mailbox.
+:mod:`dboxfs.vfs.views.maildir`.  The view answers the requests about names, and those about
+``.mh_sequences`` of each mailbox.
 
 Grammar of names: :mod:`dboxfs.vfs.views.mh_names`; of ``.mh_sequences``:
 :mod:`dboxfs.vfs.views.mh_sequences`.
 
-Concurrency: many requests at a time, on one event loop; what the store tells is taken between two
+Concurrency: many requests at a time, on one event loop; the store's changes are taken between two
 checkpoints.
 """
 
@@ -56,10 +57,10 @@ class MhView:
     """Answers the requests of a mount with ``view=mh``.
 
     :param reading: the store without the view, which has *kernel* as its kernel.
-    :param inner: answers what is about inodes: *reading*, or the writable file system around it.
-    :ivar more: gives what programs keep in the directory of a mailbox.
-    :ivar hides: whether ``.mh_sequences`` of a mailbox is out of sight.
-    :ivar without_open: what is added where the kernel opens nothing.
+    :param inner: answers the requests about inodes: *reading*, or the writable file system around it.
+    :ivar more: gives the files that programs keep in the directory of a mailbox.
+    :ivar hides: whether ``.mh_sequences`` of a mailbox is hidden.
+    :ivar without_open: the part of a mount whose kernel opens nothing.
     """
 
     def __init__(
@@ -81,10 +82,10 @@ class MhView:
         reading.report.view = "mh"
         reading.store.listen(Listener(self._messages_changed, lambda _: None, lambda _: None))
 
-    # -- what the kernel is told ---------------------------------------------------------------
+    # -- telling the kernel --------------------------------------------------------------------
 
     def directories(self, inode: int) -> Sequence[int]:
-        """What else changes with a mailbox: ``.mh_sequences`` is asked for each time anyhow."""
+        """None: the kernel asks for ``.mh_sequences`` each time anyhow."""
         return ()
 
     def translate(self, parent: int, name: bytes) -> Iterable[tuple[int, bytes]]:
@@ -121,9 +122,9 @@ class MhView:
     # -- names and attributes ------------------------------------------------------------------
 
     async def lookup(self, parent: int, name: bytes, pid: int = 0) -> Attrs:
-        """What has this name in the directory *parent*.
+        """The file or directory of this name in the directory *parent*.
 
-        :raises Refused: ENOENT: nothing has.
+        :raises Refused: ENOENT: there is none.
         """
         if self.is_beside(parent) or (parent == ROOT and name == control_files.NAME):
             return await self._inner.lookup(parent, name, pid)
@@ -147,7 +148,7 @@ class MhView:
         return self.reading.attributes.folder(child, self.reading.inodes.of(child))
 
     async def message(self, folder: Folder, number: MhName, pid: int = 0) -> Attrs | None:
-        """The message that is called so; None: there is none."""
+        """The message with this number; None: there is none."""
         await self.names.know(folder)
         uid = self.names.resolve(folder, number)
         if uid is None:
@@ -178,7 +179,7 @@ class MhView:
         return self.sequences_attrs(inode, shown)
 
     def sequences_attrs(self, inode: int, shown: SequencesShown) -> Attrs:
-        """The attributes of a file that says this."""
+        """The attributes of ``.mh_sequences`` with this content."""
         place = MaildirPlace(inode, Sub.SEQUENCES)
         attrs = self.reading.attributes.messages(None)
         attrs.inode, attrs.size = place.inode, len(shown.content)
@@ -212,9 +213,9 @@ class MhView:
 
 
 class MhDirectory:
-    """The directory of a mailbox, or of a parent: that without the view, under the names of the view.
+    """The directory of a mailbox, or of a parent: the one without the view, with the names of the view.
 
-    What the view adds comes first.
+    The entries that the view adds come first.
 
     :ivar inner: the directory without the view.
     """

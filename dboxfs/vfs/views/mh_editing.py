@@ -1,20 +1,20 @@
-"""``.mh_sequences``, written: what programs make of it becomes flags.
+"""``.mh_sequences``, written: programs change flags with it.
 
 A program reads the file, and writes it anew: in place (nmh, Python), or as another file that it links or
-renames to the name, which it takes away before that (mutt).  What has changed is what differs between the
-content that the process has read last and the one that it has written:
+renames to the name, which it has unlinked before (mutt).  The view compares the content that the process has
+read last with the one that it has written:
 
-* A message that was in a sequence and is not any more loses the flag (gets \\Seen), if the process can have
-  known of it: messages that came since stay.
+* A message that was in a sequence and is not any more loses the flag (of ``unseen``: gets \\Seen), if the
+  process can have known of it.  Messages that came since keep their flags.
 * A process that has read nothing can only add to sequences.
-* A message that the process itself has just put there is in no sequence for it, and what it writes next says
-  what the message is: a message that is not in ``unseen`` then was read (mutt saves, Python's ``add``).
+* A message that the process itself has just delivered counts as being in no sequence.  The next content says
+  its flags: if it is not in ``unseen`` then, it was read (mutt saves, Python's ``add``).
 
-What is written counts when the descriptor is closed that has written it.  A file that is empty then, and open
-still, is one that somebody has only cut.  A file that is taken away by a process that has it open is an empty
-one (nmh).
+A content counts when the descriptor through which it was written is closed.  If the file is empty then and
+another descriptor is open, the process has only cut it, and nothing changes.  If a process that has the file
+open for writing unlinks it, the file counts as empty (nmh).
 
-Concurrency: everything that is kept here changes between two checkpoints.
+Concurrency: all state changes between two checkpoints.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ from dboxfs.vfs.views.mh_shown import SequencesShown
 from dboxfs.vfs.writable import WritableVfs
 
 HIDDEN_SECONDS = 5.0
-"""A program that has taken the file away, or made the mailbox, has so much time to make the file."""
+"""A program that has unlinked the file, or made the mailbox, has so many seconds to make the file."""
 
 FRESH_SECONDS = 300.0
-"""... and so much to say what a message is that it has put there."""
+"""A program that has delivered a message has so many seconds to write its flags."""
 
 READERS = 64
-"""Processes of which is remembered what they have read."""
+"""Processes whose last read content is remembered, at most."""
 
 REMEMBERED_BYTES = 8 << 20
-"""Bytes of that, in all."""
+"""Bytes of these contents in all, at most; one is always kept."""
 
 _BITS = ((FLAGGED, FLAGS["F"]), (REPLIED, FLAGS["R"]))
 
@@ -73,14 +73,16 @@ _Key = tuple[int, int]
 
 
 class Base(NamedTuple):
-    """What a process has read, and the uid that came next then."""
+    """The content that a process has read, and the mailbox's next uid at that time."""
 
     content: bytes
     uid_next: int
 
 
 class _Fresh(NamedTuple):
-    """Numbers of new messages of a process, which it has not said anything of until *until*."""
+    """Numbers of messages that a process has delivered and whose flags it may write until *until* (trio's
+    clock).
+    """
 
     numbers: set[int]
     until: float
@@ -89,7 +91,7 @@ class _Fresh(NamedTuple):
 class _Edit:
     """The file of one mailbox, while it is open to be written.
 
-    ``dirty``: it was written, and has not been taken over.
+    ``dirty``: it was written, and the flags are not changed yet.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -131,10 +133,10 @@ class SequenceEdits:
     async def _own(self, folder: Folder) -> tuple[bytes, int]:
         return await self._foreign.small(self._view.reading.inodes.of(folder), NAME)
 
-    # -- out of sight --------------------------------------------------------------------------
+    # -- hidden files --------------------------------------------------------------------------
 
     def hides(self, inode: int) -> bool:
-        """Whether the file of the mailbox *inode* was taken away, or was not made yet."""
+        """Whether the file of the mailbox *inode* was unlinked, or not made yet."""
         if inode not in self._hidden:
             return False
         if trio.current_time() >= self._hidden[inode]:
@@ -143,10 +145,10 @@ class SequenceEdits:
         return True
 
     def hide(self, inode: int) -> None:
-        """A program makes the mailbox, and the file after it."""
+        """Hide the file of a mailbox, until a program makes it or :data:`HIDDEN_SECONDS` are over."""
         self._hidden[inode] = trio.current_time() + HIDDEN_SECONDS
 
-    # -- who knows what ------------------------------------------------------------------------
+    # -- what each process knows ---------------------------------------------------------------
 
     def has_read(self, inode: int, pid: int, base: Base) -> None:
         """The process of thread *pid* has read the file."""
@@ -160,7 +162,7 @@ class SequenceEdits:
             self._bases.popitem(last=False)
 
     def brings(self, inode: int, pid: int, number: int) -> None:
-        """The process of thread *pid* puts a new message there, under this number."""
+        """The process of thread *pid* delivers a message with this number."""
         key = process_of(pid), inode
         numbers = {*self._numbers(key), number}
         self._fresh[key] = _Fresh(numbers, trio.current_time() + FRESH_SECONDS)
@@ -173,7 +175,7 @@ class SequenceEdits:
         return fresh.numbers if fresh is not None and trio.current_time() < fresh.until else set()
 
     async def shown(self, inode: int, pid: int) -> SequencesShown:
-        """What the file of the mailbox *inode* says to the process of thread *pid*."""
+        """The file of the mailbox *inode* as the process of thread *pid* sees it."""
         folder = (await self._view.reading.folders.checked(inode)).directory()
         shown = await self._view.shown.show(folder, self._numbers((process_of(pid), inode)))
         edit = self._edits.get(inode)
@@ -233,10 +235,10 @@ class SequenceEdits:
                 self.truncate(edit, size)
         return await self.attrs(inode, pid)
 
-    # -- what was written counts ---------------------------------------------------------------
+    # -- a content becomes flags ---------------------------------------------------------------
 
     async def closed(self, writer: SequencesWriter, *, released: bool = False) -> None:
-        """A descriptor is closed that may have written the file; *released*: the last one of an open."""
+        """A descriptor that may have written the file is closed; *released*: the last one of its open."""
         edit = writer.edit
         if released:
             edit.writers.discard(writer)
@@ -268,7 +270,7 @@ class SequenceEdits:
         self.hide(inode)
 
     async def replaced(self, inode: int, content: bytes, pid: int) -> None:
-        """Another file gets the name.
+        """Another file, with this content, is renamed or linked to the name.
 
         :raises Refused: EFBIG.
         """
@@ -278,9 +280,9 @@ class SequenceEdits:
         self._hidden.pop(inode, None)
 
     async def says(self, inode: int, content: bytes, pid: int) -> None:
-        """The process of thread *pid* says what the sequences of a mailbox are.
+        """The process of thread *pid* has written this content: change the flags that differ.
 
-        :raises Refused, DboxfsError, OSError: it could not be kept.
+        :raises Refused, DboxfsError, OSError: a change failed.
         """
         folder = (await self._view.reading.folders.checked(inode)).directory()
         key, new = (process_of(pid), inode), parse_sequences(content)
@@ -295,7 +297,7 @@ class SequenceEdits:
         self.has_read(inode, pid, Base(content, mailbox_of(folder).uid_next))
 
     async def _bring(self, folder: Folder, new: Sequences, process: int) -> None:
-        """Files that the process has open, and that are messages when it closes them."""
+        """Give flags to the files that the process has open and that become messages at their close."""
         for draft in self._inner.drafts.of_folder(folder):
             number = name_of(draft.name.removesuffix(b".eml"))
             if number is None or draft.uid is not None or draft.creator != process:
@@ -334,7 +336,7 @@ class SequenceEdits:
         await self._view.reading.store.see(folder)
 
     async def _keep(self, folder: Folder, inode: int, new: Sequences, *, merge: bool) -> None:
-        """Keep the sequences that are the program's own; *merge*: it does not know what others there are."""
+        """Keep the program's own sequences; *merge*: beside those that are there, which it has not read."""
         before = parse_sequences((await self._view.shown.own(folder))[0]).lines
         lines = {**before, **new.lines} if merge else dict(new.lines)
         if lines != before:
@@ -344,8 +346,8 @@ class SequenceEdits:
 class SequencesWriter:
     """The file, opened to be written.
 
-    :param base: what it said then.
-    :ivar has_written: bytes were written through it.
+    :param base: its content at the open.
+    :ivar has_written: whether bytes were written through it.
     """
 
     def __init__(
@@ -379,7 +381,7 @@ class SequencesWriter:
         await self._edits.closed(self)
 
     async def fsync(self) -> None:
-        """What was written counts when it is closed."""
+        """Does nothing: the content counts at the close."""
 
     async def release(self) -> None:
         await self._edits.closed(self, released=True)

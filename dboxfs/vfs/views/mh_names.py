@@ -1,6 +1,6 @@
 """The names of messages in the MH view: numbers.
 
-A message is called by its uid.  The exceptions, which are written names of it
+The number of a message is its uid.  The exceptions are written names
 (:mod:`dboxfs.store.names.of_mailbox`) that are numbers:
 
 * ``N``, ``N.eml``: a number below its uid that no other message has.  MH programs number a new message
@@ -9,11 +9,10 @@ A message is called by its uid.  The exceptions, which are written names of it
 * ``,N``, ``,N.eml``, and it is \\Deleted: an MH program has removed it, by a rename as all of them do.  It is
   a message of Dovecot's still.  Without \\Deleted it has its number again.
 
-A number below a uid is never given out as a uid again.  A message that has the number of another uid than its
-own makes way for no other: whose uid the number is keeps it, unless that message has gone to another number
-itself (``folder -pack``).
+A number below a uid never becomes a uid again.  If the number is the uid of another message, that message
+keeps it, unless it has got another number itself (``folder -pack``).
 
-What differs from the uid is looked at once for each state of names and mailbox.
+The exceptions are looked up once for each state of names and mailbox.
 
 Concurrency: nothing here awaits but :meth:`MhNames.know`.
 """
@@ -36,7 +35,7 @@ from dboxfs.vfs.views.letters import FLAGS
 from dboxfs.vfs.views.mh_sequences import Numbers
 
 REMOVED = b","
-"""What the name of a message begins with that an MH program has removed."""
+"""The beginning of the name of a message that an MH program has removed."""
 
 KNOWN_MAILBOXES = 256
 """Mailboxes whose unusual names are remembered."""

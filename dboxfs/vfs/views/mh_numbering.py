@@ -1,4 +1,4 @@
-"""Numbers that MH programs give, and what messages are called for it where no view is.
+"""Numbers that MH programs give to messages, and the written names that keep them.
 
 ===========================================  =============================================================
 a program gives a new file the number        it becomes
@@ -28,7 +28,7 @@ LEAP = 1_000_000
 
 
 class MhNumbering:
-    """Says under which written name a number can be given."""
+    """Finds the written name for a number that a program gives."""
 
     def __init__(self, names: MhNames, inner: WritableVfs, inodes: Inodes) -> None:
         self._names = names
@@ -36,7 +36,7 @@ class MhNumbering:
         self._inodes = inodes
 
     def free(self, folder: Folder, name: MhName, uid: int | None = None) -> bytes:
-        """A written name that stands for a number which nothing has.
+        """A written name for a number that neither a message nor a file has.
 
         :param uid: the message that is to get it.
         :raises Refused: EEXIST: a message, or a file that is being written, has it.

@@ -1,7 +1,7 @@
-"""rename(2) and link(2) in a writable MH view; :mod:`dboxfs.vfs.views.mh_writing` says what they mean.
+"""rename(2) and link(2) in a writable MH view; their meaning: :mod:`dboxfs.vfs.views.mh_writing`.
 
-A file that becomes a message is read and saved again.  Where a program writes it still, that is refused with
-EBUSY: what it writes next would be lost.
+A file that becomes a message is read and saved again.  If a program is still writing it, this is refused with
+EBUSY: its next bytes would be lost.
 
 Concurrency: the locks are those of the file system that the view is around.
 """
@@ -28,7 +28,7 @@ from dboxfs.vfs.writable import WritableVfs
 
 
 class MhMailboxes:
-    """What requests about names in a mailbox have in common."""
+    """Steps that the requests about names in a mailbox share."""
 
     def __init__(
         self, view: MhView, inner: WritableVfs, numbering: MhNumbering, edits: SequenceEdits
@@ -41,7 +41,8 @@ class MhMailboxes:
         self._names = view.names
 
     async def mailbox(self, parent: int) -> Folder:
-        """
+        """The mailbox of a directory, whose names are known then.
+
         :raises Refused: EPERM: there are no messages in this directory.
         """
         folder = (await self._view.reading.folders.checked(parent)).directory()
@@ -50,14 +51,15 @@ class MhMailboxes:
         return folder
 
     async def begin(self, folder: Folder, number: MhName, uid: int | None, attrs: Attrs, pid: int) -> None:
-        """A file was made that becomes a message."""
+        """A file that will be a message was made: note the uid that it asks for, and its number."""
         if uid is not None and self._inodes.node(attrs.inode).is_draft:
             await self._inner.setxattr(attrs.inode, b"user.dbox.uid", b"%d" % uid)
         if self._names.resolve(folder, number) is None:
             self._edits.brings(self._inodes.of(folder), pid, number.number)
 
     def check_foreign(self, parent: int, name: bytes) -> None:
-        """
+        """Check whether a program's file can have this name.
+
         :raises Refused: EPERM: no file can be there; EEXIST: a mailbox, or the view itself, has this name.
         """
         if is_foreign(parent):
@@ -69,9 +71,9 @@ class MhMailboxes:
             raise Refused(errno.EEXIST)
 
     def inner_name(self, folder: Folder, number: MhName) -> bytes:
-        """What has this number is called where no view is.
+        """The name without the view of the message or file with this number.
 
-        :raises Refused: ENOENT: nothing has it.
+        :raises Refused: ENOENT: there is none.
         """
         uid = self._names.resolve(folder, number)
         if uid is not None:

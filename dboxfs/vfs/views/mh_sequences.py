@@ -1,4 +1,4 @@
-"""``.mh_sequences``: which messages of a mailbox are what, by their numbers.
+"""The format of ``.mh_sequences``: lists of messages, by their numbers.
 
 ::
 
@@ -15,9 +15,6 @@ One line a sequence: its name, a colon, numbers and ranges.  In this view
 ===========  ==========================
 
 Every other sequence (``cur``) is a program's own, and kept as it was written.
-
-What is written is compared with what its writer has read: a message that is in both or in neither keeps its
-flags, whatever others have made of them meanwhile.
 
 Pure: no store, no kernel.  Ranges are never expanded, so a file can't ask for more memory than it has bytes.
 """
@@ -46,7 +43,7 @@ _LINE = re.compile(rb"\s*([A-Za-z][^\s:]*):((?:\s+[0-9]{1,10}(?:-[0-9]{1,10})?)*
 
 
 class Sequences(Struct, frozen=True):
-    """What a file says.
+    """The content of a file.
 
     ``ranges``: by the name of the sequence, an array of shape (n, 2) of first and last numbers.
     ``lines``: the lines of the sequences that are a program's own, by name.
@@ -70,7 +67,7 @@ class Sequences(Struct, frozen=True):
 
 
 def parse_sequences(data: bytes) -> Sequences:
-    """Understand a file; a line that says no sequence says nothing."""
+    """Parse a file; lines that are no sequence are left out."""
     ranges: dict[bytes, Numbers] = {}
     lines: dict[bytes, bytes] = {}
     for line in data.split(b"\n"):

@@ -1,7 +1,7 @@
-"""What ``.mh_sequences`` of a mailbox shows: its flags as Dovecot has them, and the sequences that programs
-keep for themselves, which stand in a file of this name in the store's control directory.
+"""The content of ``.mh_sequences``: the flags of a mailbox as Dovecot has them, then the sequences that
+programs keep for themselves, which stand in a file of this name in the store's control directory.
 
-Concurrency: what is shown is made between two checkpoints, behind the reading of that file.
+Concurrency: after the read of that file the content is made without a checkpoint.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Own = Callable[[Folder], Awaitable[tuple[bytes, int]]]
 class ShownSequences:
     """The content of every mailbox's file.
 
-    :ivar own: where the sequences come from that are the programs' own.
+    :ivar own: gives the programs' own sequences.
     """
 
     def __init__(self, store: Store, names: MhNames) -> None:

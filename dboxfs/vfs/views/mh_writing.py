@@ -1,4 +1,4 @@
-"""The MH view, written (``-o rw,view=mh``): what a change of a name in it does to the mail.
+"""The MH view, written (``-o rw,view=mh``): how a change of a name changes the mail.
 
 =====================================  ===================================================================
 a program does                         the store does
@@ -14,13 +14,13 @@ rename to another mailbox              MOVE
 link of a message                      COPY
 unlink                                 expunge, of ``,N`` too
 a write of ``.mh_sequences``           :mod:`dboxfs.vfs.views.mh_editing`
-mkdir, rmdir, rename of directories    mailboxes are made, deleted, renamed
+mkdir, rmdir, rename of a directory    create, delete, rename a mailbox
 =====================================  ===================================================================
 
 Every other name is that of a file which a program keeps (:mod:`dboxfs.vfs.views.foreign`).  A message can't
-be renamed to one.
+be renamed to such a name.
 
-Concurrency: the locks are those of the file system that this is around.
+Concurrency: the locks are those of the file system that the view is around.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class WritableMhView:
 
     :param view: the same, to be read.
     :param inner: the writable file system without the view.
-    :param foreign: keeps what programs keep beside the mail.
+    :param foreign: the files that programs keep beside the mail.
     """
 
     def __init__(self, view: MhView, inner: WritableVfs, foreign: Foreign) -> None:
@@ -75,15 +75,15 @@ class WritableMhView:
         view.more = self._kept
 
     async def _kept(self, inode: int) -> Sequence[Entry]:
-        """What programs keep in a directory."""
+        """The files that programs keep in a directory."""
         return [(name, attrs) for name, attrs in await self._foreign.entries(inode) if name != NAME]
 
     # -- names and attributes ------------------------------------------------------------------
 
     async def lookup(self, parent: int, name: bytes, pid: int = 0) -> Attrs:
-        """What has this name in the directory *parent*, for thread *pid*.
+        """The file or directory of this name in the directory *parent*, for thread *pid*.
 
-        :raises Refused: ENOENT: nothing has.
+        :raises Refused: ENOENT: there is none.
         """
         if is_foreign(parent):
             return await self._foreign.lookup(parent, name)
@@ -161,9 +161,9 @@ class WritableMhView:
         return attrs
 
     def _new(self, folder: Folder, number: MhName) -> tuple[bytes, int | None]:
-        """The name that a file which is made gets where no view is, and the uid that it wishes, if any.
+        """The name without the view of a new file with this number, and the uid that it asks for, if any.
 
-        A message, or a file, that has the number already: its name.
+        If a message or a file has the number already, the name is that one's.
         """
         uid = self._names.resolve(folder, number)
         if uid is not None:
@@ -181,14 +181,14 @@ class WritableMhView:
         return await self._view.open(inode, flags, pid)
 
     async def fsyncdir(self, directory: OpenDirectory) -> None:
-        """Return when all that was removed from a directory is on disk."""
+        """Return when all removals from a directory are on disk."""
         inner = directory.inner if isinstance(directory, MhDirectory) else directory
         await self._inner.fsyncdir(inner)
 
     # -- unlink --------------------------------------------------------------------------------
 
     async def unlink(self, parent: int, name: bytes, pid: int) -> None:
-        """unlink(2) by thread *pid*: of a number an expunge."""
+        """unlink(2) by thread *pid*; of a number: an expunge."""
         number = name_of(name)
         if self._view.is_beside(parent):
             await self._inner.unlink(parent, name, pid)
@@ -210,7 +210,7 @@ class WritableMhView:
         await self._renames.rename(old_parent, old, new_parent, new, flags, pid)
 
     async def link(self, inode: int, new_parent: int, new: bytes, pid: int) -> Attrs:
-        """link(2) by thread *pid*: a copy of a message, or a file of a program that becomes one."""
+        """link(2) by thread *pid*: a copy of a message, or of a program's file that becomes a message."""
         made = await self._renames.link(inode, new_parent, new, pid)
         attrs = made if made is not None else await self.lookup(new_parent, new, pid)
         attrs.entry_timeout = 0.0
@@ -219,7 +219,7 @@ class WritableMhView:
     # -- directories ---------------------------------------------------------------------------
 
     async def mkdir(self, parent: int, name: bytes) -> Attrs:
-        """mkdir(2): a mailbox, or, with a dot, a directory of a program."""
+        """mkdir(2): a mailbox; with a dot before its name a directory that a program keeps."""
         if is_foreign(parent):
             return await self._foreign.mkdir(parent, name)
         if self._view.is_beside(parent):
@@ -238,7 +238,7 @@ class WritableMhView:
     async def rmdir(self, parent: int, name: bytes) -> None:
         """rmdir(2).
 
-        :raises Refused: ENOTEMPTY: there is something in it; ENOENT: there is no such directory.
+        :raises Refused: ENOTEMPTY: it is not empty; ENOENT: there is no such directory.
         """
         folder = self._inodes.node(parent).folder if not is_foreign(parent) else None
         child = self._view.layout.child(folder, name) if folder is not None else None

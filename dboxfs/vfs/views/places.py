@@ -1,10 +1,10 @@
-"""Inode numbers of what a view shows beside mailboxes and messages.
+"""Inode numbers of the directories and files that a view shows beside mailboxes and messages.
 
 ::
 
     63 ... 60 | 36 | 35 ... 34 | 33 ......... 3 | 2 ... 0
     1 1 0 1   | 0  | 0         | folder number  | Sub    a directory or file that a mailbox has in this view
-    1 1 0 1   | 0  | 1 1       | number                 what such a file said, where nothing is opened
+    1 1 0 1   | 0  | 1 1       | number                 a content of such a file, where nothing is opened
     1 1 0 1   | 1  | number                              a file or directory that a program keeps beside mail
 
 :mod:`dboxfs.vfs.node` has the others.
@@ -30,7 +30,7 @@ _FOLDER_MASK = 0x7FFFFFFF
 
 
 class Sub(enum.IntEnum):
-    """What a mailbox has in a view; the value is a part of its inode number."""
+    """A directory or file that a mailbox has in a view; the value is a part of its inode number."""
 
     CUR = 1
     NEW = 2
@@ -57,7 +57,7 @@ class MaildirPlace(NamedTuple):
 
 
 def place_of(inode: int) -> MaildirPlace | None:
-    """What an inode number stands for; None: it is none of this view's directories and files."""
+    """The directory or file of an inode number; None: it is none that a view adds."""
     if inode & _PLACES != VIEW:
         return None
     number = inode >> _SUB_BITS & _FOLDER_MASK
@@ -65,7 +65,7 @@ def place_of(inode: int) -> MaildirPlace | None:
 
 
 def content_inode(number: int) -> int:
-    """The inode number of what a file said that a view makes."""
+    """The inode number of a content of a file that a view makes."""
     return _CONTENT | number & _CONTENT_MASK
 
 

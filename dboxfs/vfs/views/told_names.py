@@ -1,7 +1,10 @@
-"""What the kernel is told where a view is: names as the view has them.
+"""Telling the kernel of changes in a mount with a view: names are translated into those of the view.
 
 :class:`ViewKernel` stands between :mod:`dboxfs.vfs` and the kernel.  Inode numbers of mailboxes and messages
-are the same in every view, so what is about an inode goes on as it is; what is about a name goes to the view.
+are the same in every view, so a message about an inode is passed on unchanged; a name is translated by the
+view.  :class:`ToldNames` remembers which names the kernel keeps.
+
+Concurrency: only :meth:`ViewKernel.now` awaits.
 """
 
 from __future__ import annotations
@@ -17,19 +20,19 @@ TOLD_MOST = 50_000
 
 
 class NameTranslator(Protocol):
-    """What a view makes of inodes and names."""
+    """A view that translates names."""
 
     def directories(self, inode: int) -> Sequence[int]:
         """The inodes whose attributes and listings change when those of the mailbox *inode* do."""
 
     def translate(self, parent: int, name: bytes) -> Iterable[tuple[int, bytes]]:
-        """What *name* in the mailbox *parent* is called here."""
+        """The directories and names that *name* in the mailbox *parent* has in the view."""
 
 
 class ViewKernel:
     """A kernel that hears of the names of a view.
 
-    :ivar view: what translates names; None until the view is made.
+    :ivar view: translates names; None until the view is made.
     """
 
     def __init__(self, kernel: Kernel) -> None:

@@ -27,8 +27,8 @@ def maildir_view(
 ) -> MaildirView:
     """The Maildir view of what *reading* shows, to be read.
 
-    :param inner: answers what is about inodes.
-    :param kernel: that *reading* tells of its changes.  :param names: has read the written names.
+    :param inner: answers the requests about inodes.
+    :param kernel: told by *reading* of its changes.  :param names: has read the written names.
     """
     layout = Layout(reading.store, options.nesting, options.charset)
     return MaildirView(reading, inner, layout, kernel, names)
@@ -51,7 +51,7 @@ def writable_maildir_view(
 ) -> WritableFileSystem:
     """The same, to be written.
 
-    :param directory: where foreign files are kept; None: in the control directory of the store.
+    :param directory: that of foreign files; None: in the control directory of the store.
     """
     return WritableMaildirView(view, inner, _foreign(view.reading, MAILDIR_DIRECTORY, directory))
 
@@ -64,9 +64,9 @@ def writable_mh_view(view: MhView, inner: WritableVfs, directory: str | None = N
 def shown(
     vfs: ReadOnlyVfs | WritableVfs, options: ViewOptions, kernel: ViewKernel, names: NameReader
 ) -> tuple[MaildirView | MhView, WritableFileSystem | None]:
-    """What answers the kernel where a view was asked for: reading, and all of it where it can be written.
+    """The view of a mount to be read, and, in a writable mount, the one that answers all requests.
 
-    :param kernel: that *vfs* tells of its changes.  :param names: has read the written names.
+    :param kernel: told by *vfs* of its changes.  :param names: has read the written names.
     """
     reading = vfs.reading if isinstance(vfs, WritableVfs) else vfs
     view: MaildirView | MhView

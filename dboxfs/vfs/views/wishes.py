@@ -1,4 +1,5 @@
-"""Names in ``cur/`` and ``new/`` that programs give: what they say, and how it becomes true.
+"""Names in ``cur/`` and ``new/`` that programs give: their written name, flags and keywords, and how these
+are set.
 
 Concurrency: the locks are those of the file system that the view is around.
 """
@@ -27,7 +28,7 @@ from dboxfs.vfs.writable import WritableVfs
 class MaildirWish(Struct, frozen=True):
     """A name in ``cur/`` or ``new/`` that a program wants to give.
 
-    ``inner``: the written name.  ``marks``: what its letters say.
+    ``inner``: the written name.  ``marks``: the flags and keywords of its letters.
     """
 
     place: MaildirPlace
@@ -38,7 +39,7 @@ class MaildirWish(Struct, frozen=True):
 
 
 class MaildirWishes:
-    """Reads names, and changes flags and keywords to what they say."""
+    """Reads names, and sets the flags and keywords of their letters."""
 
     def __init__(self, view: MaildirView, inner: WritableVfs) -> None:
         self._view = view
@@ -49,11 +50,12 @@ class MaildirWishes:
     async def wanted(
         self, place: MaildirPlace, name: bytes, *, replace: bool = False, marks: Marks | None = None
     ) -> MaildirWish:
-        """A name in ``cur/`` or ``new/`` that is to be given.
+        """Read a name in ``cur/`` or ``new/`` that a program wants to give.
 
-        :param replace: a message that has exactly this name makes way.
-        :param marks: what its letters mean; None: what they mean in this mailbox.
-        :raises Refused: EINVAL, ENAMETOOLONG: no message can be called so; EEXIST: another one has its base.
+        :param replace: a message that has exactly this name is replaced.
+        :param marks: the flags and keywords of its letters; None: those that they mean in this mailbox.
+        :raises Refused: EINVAL, ENAMETOOLONG: no message can have this name; EEXIST: another message has its
+            base.
         """
         folder = await self._view.checked(place)
         mailbox_of(folder)
@@ -72,9 +74,9 @@ class MaildirWishes:
         return MaildirWish(place, folder, name, inner, said)
 
     def said(self, folder: Folder, name: bytes) -> Marks:
-        """What the letters of a name say in this mailbox.
+        """The flags and keywords that the letters of a name mean in this mailbox.
 
-        :raises Refused: EINVAL: one of them means nothing.
+        :raises Refused: EINVAL: a letter has no meaning.
         """
         state = mailbox_of(folder).state
         try:
@@ -83,14 +85,16 @@ class MaildirWishes:
             raise Refused(errno.EINVAL) from None
 
     async def bring(self, inode: int, marks: Marks) -> None:
-        """The file *inode* brings flags and keywords; without letters those that it was given stay."""
+        """Give the file *inode* flags and keywords; without letters those that it has stay."""
         if marks != Marks(0):
             flags = " ".join(flag_names(marks.flags)).encode("ascii")
             await self._inner.setxattr(inode, b"user.dbox.flags", flags)
             await self._inner.setxattr(inode, b"user.dbox.keywords", encode(" ".join(marks.keywords)))
 
     async def mark(self, folder: Folder, uid: int, before: Marks, after: Marks) -> None:
-        """Change what differs between two names of a message; a keyword without a letter stays."""
+        """Change the flags and keywords that differ between two names of a message; a keyword without a
+        letter stays.
+        """
         if before == after:
             return
         state = mailbox_of(folder).state
@@ -108,7 +112,7 @@ class MaildirWishes:
         await self._view.reading.store.see(folder)
 
     async def mark_by_name(self, wanted: MaildirWish, before: Marks) -> None:
-        """The same for the message that has just got a written name."""
+        """The same for the message that has just got the written name *wanted*."""
         if before == wanted.marks:
             return
         await self._names.know(wanted.folder)

@@ -1,10 +1,10 @@
-"""What a read-only view adds where the kernel opens nothing (:mod:`dboxfs.vfs.unopened`).
+"""The part of a read-only view in a mount whose kernel opens nothing (:mod:`dboxfs.vfs.unopened`).
 
 * **Files that the view makes** (``dovecot-keywords``, ``.mh_sequences``) change, and the kernel would mix
-  what it has of one content with the size of the next.  So each content has an inode number of its own, which
-  a LOOKUP gives; the kernel keeps neither the name nor the attributes.
-* **Listings.**  The kernel keeps them.  It is told of messages and mailboxes that come and go by
-  :mod:`dboxfs.vfs.following`; here, of names that change because flags do.
+  the pages of one content with the size of the next.  So each content has an inode number of its own, which a
+  LOOKUP gives; the kernel keeps neither the name nor the attributes.
+* **Listings.**  The kernel keeps them.  :mod:`dboxfs.vfs.following` tells it of messages and mailboxes that
+  come and go; this module tells it of names that change because flags do.
 * **Walks** (:mod:`dboxfs.vfs.walks`) go through the directories that the view has, in the order of its names.
 
 Concurrency: only :meth:`WithoutOpen.opendir` awaits.
@@ -30,11 +30,11 @@ from dboxfs.vfs.views.told_names import ViewKernel
 from dboxfs.vfs.walks import InDirectory
 
 KEPT_CONTENTS = 64
-"""Contents that can be read."""
+"""Contents that are kept to be read, at most."""
 
 
 class _Content(NamedTuple):
-    """What a file said."""
+    """A content that a file had."""
 
     place: MaildirPlace
     data: bytes
@@ -77,7 +77,7 @@ class WithoutOpen:
     # -- files ---------------------------------------------------------------------------------
 
     def shown(self, place: MaildirPlace, data: bytes, attrs: Attrs) -> Attrs:
-        """The attributes of a file that says *data* now: *attrs*, and a number of this content's own."""
+        """The attributes of a file with the content *data*: *attrs* with this content's inode number."""
         if not self._is_on:
             return attrs
         inode = self._latest.get(place, 0)
@@ -97,14 +97,14 @@ class WithoutOpen:
     def attributes(self, inode: int) -> Attrs:
         """The attributes that a content had.
 
-        :raises Refused: ESTALE: it was made too long ago.
+        :raises Refused: ESTALE: the content is too old.
         """
         return replace(self._content(inode).attrs)
 
     def content(self, inode: int) -> bytes | None:
-        """What a file says that the view makes; None: it makes none of this number.
+        """The content of a file that the view makes; None: *inode* is no such file.
 
-        :raises Refused: ESTALE: it said so too long ago.
+        :raises Refused: ESTALE: the content is too old.
         """
         return self._content(inode).data if is_content(inode) else None
 

@@ -1,28 +1,29 @@
-"""The Maildir view, written (``-o rw,view=maildir``): what a change of a name in it does to the mail.
+"""The Maildir view, written (``-o rw,view=maildir``): how a change of a name changes the mail.
 
-====================================
-========================================================================== a program does
-the store does ====================================
-========================================================================== create in ``tmp/``
-a file of the mount that is no message (a temporary draft, ``.tmp.<name>``) rename, link ``tmp/`` -> cur/,
-new/   the delivery: one commit, with the flags and keywords of the name; the base is
-                                      the message's written name
-create in ``cur/``, ``new/``          the same at the last close
-rename in a mailbox                   written name (the base, or that it is in ``cur/``), then flags, then
-keywords rename to another mailbox             MOVE with the written name, then what has changed of flags and
-keywords link of a message                     COPY with the written name, then the same unlink
-expunge mkdir, rmdir, rename of directories   mailboxes are made, deleted, renamed
-====================================
-==========================================================================
+=================================  =======================================================================
+a program does                     the store does
+=================================  =======================================================================
+create in ``tmp/``                 a file of the mount that is no message (a temporary draft,
+                                   ``.tmp.<name>``)
+rename or link from ``tmp/`` to    the delivery: one commit, with the flags and keywords of the name; the
+``cur/`` or ``new/``               base is the message's written name
+create in ``cur/`` or ``new/``     the same at the last close
+rename in a mailbox                written name (the base, or that it is in ``cur/``), then flags, then
+                                   keywords
+rename to another mailbox          MOVE with the written name, then flags and keywords that differ
+link of a message                  COPY with the written name, then the same
+unlink                             expunge
+mkdir, rmdir, rename of a          create, delete, rename a mailbox
+directory
+=================================  =======================================================================
 
-Each step is one transaction of its own, so a crash leaves a message that has some of them; none takes a
-message away.  A change of letters adds and removes what differs between the old name and the new one: what
-another program has changed meanwhile stays.
+Each step is a transaction of its own.  A crash leaves the message with some of the steps done; no step
+removes the message.  A change of letters adds and removes the flags and keywords that differ between the old
+name and the new one.  Flags that another program has changed meanwhile stay.
 
-Every name that a program gives has to be the only one with its base in the mailbox: a second one is refused
-with EEXIST.
+A base is given once in a mailbox: a second name with it is refused with EEXIST.
 
-Concurrency: the locks are those of the file system that this is around.
+Concurrency: the locks are those of the file system that the view is around.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class WritableMaildirView:
 
     :param view: the same, to be read.
     :param inner: the writable file system without the view.
-    :param foreign: keeps what programs keep beside the mail.
+    :param foreign: the files that programs keep beside the mail.
     """
 
     def __init__(self, view: MaildirView, inner: WritableVfs, foreign: Foreign) -> None:
@@ -81,9 +82,9 @@ class WritableMaildirView:
     # -- names and attributes ------------------------------------------------------------------
 
     async def lookup(self, parent: int, name: bytes, pid: int = 0) -> Attrs:
-        """What has this name in the directory *parent*, for thread *pid*.
+        """The file or directory of this name in the directory *parent*, for thread *pid*.
 
-        :raises Refused: ENOENT: nothing has.
+        :raises Refused: ENOENT: there is none.
         """
         place = place_of(parent)
         if place is None:
@@ -108,7 +109,7 @@ class WritableMaildirView:
         return await self._foreign.lookup(parent, name)
 
     async def _draft(self, place: MaildirPlace, name: bytes, pid: int) -> Attrs:
-        """The file that the process writes in ``cur/`` or ``new/``, which is no message yet.
+        """The file that the process is writing in ``cur/`` or ``new/`` and that is no message yet.
 
         :raises Refused: ENOENT: there is none.
         """
@@ -177,9 +178,9 @@ class WritableMaildirView:
         return attrs
 
     async def _foreign_parent(self, parent: int, name: bytes) -> int:
-        """The directory that a foreign file goes to.
+        """The directory in which a foreign file is made.
 
-        :raises Refused: EPERM, EEXIST: the view needs the name for itself, or it is no directory for files.
+        :raises Refused: EPERM: it is no directory for files; EEXIST: the view needs the name for itself.
         """
         if not is_foreign(parent):
             self._directories.check_foreign(parent, name)
@@ -192,7 +193,7 @@ class WritableMaildirView:
         return await self._view.open(inode, flags, pid)
 
     async def fsyncdir(self, directory: OpenDirectory) -> None:
-        """Return when all that was removed from a directory is on disk."""
+        """Return when all removals from a directory are on disk."""
         if isinstance(directory, MessageDirectory):
             await self._inner.removals.finish(directory.folder)
         else:
@@ -254,7 +255,7 @@ class WritableMaildirView:
     async def _deliver(
         self, source: MaildirPlace, old: bytes, target: MaildirPlace, new: bytes, flags: int, pid: int
     ) -> None:
-        """A file that is no message gets another name, which may make it one."""
+        """Give a file that is no message another name, which may make it a message."""
         inner = _temporary_name(source, old)
         if _is_temporary(target, new):
             await self._inner.rename(
@@ -305,7 +306,9 @@ class WritableMaildirView:
         flags: int,
         pid: int,
     ) -> None:
-        """Give a message the written name that puts it where it is renamed to, if it needs another one."""
+        """Give a message the written name that puts it into the directory of its new name, if its own
+        doesn't.
+        """
         inode, inner = self._inodes.of(folder), self._names.inner(folder, uid)
         (old_sub, old_name), (new_sub, new_name) = old, new
         base = split(new_name)[0]
@@ -320,7 +323,9 @@ class WritableMaildirView:
             await self._inner.rename(inode, inner, inode, written, flags, pid)
 
     async def link(self, inode: int, new_parent: int, new: bytes, pid: int) -> Attrs:
-        """link(2) by thread *pid*: a delivery, or a copy of a message; gives the new one's attributes."""
+        """link(2) by thread *pid*: a delivery, or a copy of a message; gives the attributes of the new
+        message.
+        """
         target = place_of(new_parent)
         if target is None or is_foreign(inode) or _is_temporary(target, new):
             raise Refused(errno.EPERM)
@@ -341,7 +346,7 @@ class WritableMaildirView:
     # -- directories ---------------------------------------------------------------------------
 
     async def mkdir(self, parent: int, name: bytes) -> Attrs:
-        """mkdir(2): a mailbox, one of its directories that are there already, or a directory of a program."""
+        """mkdir(2): a mailbox, one of its own directories, or a directory that a program keeps."""
         return await self._directories.mkdir(parent, name)
 
     async def rmdir(self, parent: int, name: bytes) -> None:
@@ -359,5 +364,5 @@ def _temporary_name(place: MaildirPlace, name: bytes) -> bytes:
 
 
 def _draft_name(sub: Sub, name: bytes) -> bytes:
-    """The name of a file that is being written in ``cur/`` or ``new/``, where no view is."""
+    """The name without the view of a file that is being written in ``cur/`` or ``new/``."""
     return name if name.startswith(b".") else written_name(sub, split(name)[0])
