@@ -247,3 +247,21 @@ def test_a_walk_brings_blocks_and_a_single_read_only_what_it_asks_for() -> None:
     )
     assert got == data
     assert asked == [(0, 1 << 20), (1 << 20, 5 << 20), (5 << 20, 9 << 20)]
+
+
+def test_messages_in_the_order_of_their_names_take_about_one_request_a_mebibyte() -> None:
+    size, count = 15_000, 2000
+    data = os.urandom(size * count)
+    asked: list[int] = []
+
+    def get(key: str, start: int, end: int) -> bytes:
+        asked.append(end - start)
+        return data[start:end]
+
+    reader = BlockReader(get)
+    for name in sorted(str(number) for number in range(count)):
+        start = int(name) * size
+        assert reader.read("a", len(data), start, start + size) == data[start : start + size]
+    mebibytes = len(data) / (1 << 20)
+    assert len(asked) <= 1.1 * mebibytes
+    assert sum(asked) <= 1.5 * len(data)

@@ -1,9 +1,11 @@
 """Ranges of large objects, in blocks of 1 MiB where they are read one behind the other.
 
-A small range somewhere is one request of exactly that range.  A range of 256 KiB, or one in or behind a
-block that is kept, brings whole blocks: one at first, four in one request where the block before is there.
-So a walk through an object makes one request for 4 MiB, whatever the size of the reads, and single reads
-pay for no more than what they ask for.  Threads that want the same block wait for one of them to bring it.
+A small range somewhere is one request of exactly that range.  A range of 256 KiB, the third small one in a
+block, or one in or behind a block that is kept, brings whole blocks: one at first, four in one request where
+the block before is there.  So a walk through an object makes one request for 4 MiB, whatever the size of the
+reads, several walks at once too (messages in the order of their names are three or four: 1, 10, 100, 1000,
+1001 ...), and single reads pay for no more than what they ask for.  Threads that want the same block wait for
+one of them to bring it.
 """
 
 from __future__ import annotations
@@ -17,6 +19,10 @@ BLOCK: Final = 1 << 20
 BLOCKS_AHEAD: Final = 4
 BLOCKS_KEPT: Final = 32
 LARGE_READ: Final = 256 << 10
+SMALL_READS: Final = 2
+"""Small ranges of a block that are a request each."""
+
+BLOCKS_COUNTED: Final = 1024
 
 Get = Callable[[str, int, int], bytes]
 
@@ -29,6 +35,7 @@ class BlockReader:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._turns: dict[str, threading.Lock] = {}
+        self._small: OrderedDict[tuple[str, int], int] = OrderedDict()
 
     def read(self, key: str, size: int, start: int, end: int) -> bytes:
         """The bytes from *start* to before *end* of an object of *size* bytes.
@@ -38,11 +45,20 @@ class BlockReader:
         first, last = start // BLOCK, (end - 1) // BLOCK
         with self._lock:
             near = (key, first) in self._kept or (key, first - 1) in self._kept
-        if end - start < LARGE_READ and not near:
+            single = end - start < LARGE_READ and not near and self._is_single(key, first)
+        if single:
             return self._get(key, start, end)
         pieces = [self._block(key, size, number) for number in range(first, last + 1)]
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         return data[start - first * BLOCK : end - first * BLOCK]
+
+    def _is_single(self, key: str, block: int) -> bool:
+        """Count a small range; whether it is one of the first in its block."""
+        count = self._small.pop((key, block), 0) + 1
+        self._small[key, block] = count
+        if len(self._small) > BLOCKS_COUNTED:
+            self._small.popitem(last=False)
+        return count <= SMALL_READS
 
     def _block(self, key: str, size: int, number: int) -> bytes:
         with self._lock:
