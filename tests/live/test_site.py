@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import smtplib
 import stat
 import subprocess
+import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from dboxfs.store import Kind
-from tests.live.dovecot import Dovecot
+from tests.live.dovecot import Append, Dovecot
 from tests.live.mounts import Mounts, dboxfs, is_mounted, xattrs
 from tests.live.site import JULY, Vmail, as_user, text_of, vmail
 
@@ -151,6 +155,82 @@ def test_a_site_shows_what_dovecot_has_of_each_user_and_what_it_delivers(
     with pytest.raises(FileNotFoundError):
         (mnt / "nobody").stat()
     wait_for(lambda: os.listdir(mnt) == [accounts[0].name])
+
+
+class Walking:
+    """``tar`` of a whole site, again and again, beside what a test does.
+
+    :ivar walks: of each whole walk, what tar has read: name -> bytes.
+    """
+
+    def __init__(self, site: Path) -> None:
+        self.walks: list[dict[str, bytes]] = []
+        self.complaints: list[str] = []
+        self._site = site
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._walk)
+
+    def __enter__(self) -> Walking:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _walk(self) -> None:
+        while not self._over.is_set():
+            done = subprocess.run(
+                ["tar", "cf", "-", "-C", self._site, "."], capture_output=True, check=False, timeout=120,
+                env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+            )  # fmt: skip
+            with tarfile.open(fileobj=io.BytesIO(done.stdout)) as read:
+                found = {one.name: read.extractfile(one) for one in read if one.isfile()}
+                self.walks.append({name: file.read() for name, file in found.items() if file is not None})
+            lines = done.stderr.decode().splitlines()
+            # a directory into which mail is delivered changes while tar lists it, and tar says so
+            self.complaints += [line for line in lines if "file changed as we read it" not in line]
+
+
+@root
+def test_what_is_delivered_while_tar_walks_a_site_appears_and_nothing_is_lost(
+    dovecot: Dovecot, mounts: Mounts, tmp_path: Path
+) -> None:
+    """The mount has few stores open at a time, so that those which mail comes to are closed and opened."""
+    accounts = [dovecot.account(f"{driver}:{{home}}/mail") for driver in ("mdbox", "sdbox") * 3]
+    texts = {
+        account.name: [text_of(f"{account.name} {number}") for number in range(12)] for account in accounts
+    }
+    for account in accounts:
+        account.append([Append(text) for text in texts[account.name]])
+    source = tmp_path / "users"
+    source.write_text("".join(f"{account.name}\n" for account in accounts))
+    mnt = mounted(mounts, str(source), "-c", dovecot.config, "-o", "stores=3")
+    before = len(accounts) * 12
+    with Walking(mnt) as walking:
+        wait_for(lambda: walking.walks)
+        for number in range(10):
+            for account in accounts[:2]:
+                text = text_of(f"{account.name}: delivery {number}")
+                with smtplib.LMTP(str(dovecot.lmtp)) as session:
+                    session.sendmail("sender@example.org", [account.name], text)
+                path = mnt / account.name / "INBOX" / f"{13 + number}.eml"
+                wait_for(path.exists)
+                assert text in path.read_bytes()
+    for walk in walking.walks:
+        assert len(walk) >= before
+    assert walking.complaints == []
+    for account in accounts:
+        inbox = mnt / account.name / "INBOX"
+        found = {path.name: path.read_bytes() for path in inbox.iterdir()}
+        assert found == {f"{one.uid}.eml": one.text for one in account.fetch()}
+        assert len(found) == 12 + 10 * (account in accounts[:2])
+        for walk in walking.walks:
+            here = {name: text for name, text in walk.items() if name.startswith(f"./{account.name}/")}
+            assert (
+                here.items()
+                <= {f"./{account.name}/INBOX/{name}": text for name, text in found.items()}.items()
+            )
 
 
 @pytest.fixture
