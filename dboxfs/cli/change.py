@@ -193,9 +193,10 @@ def purge(arguments: argparse.Namespace) -> int:
             found = await hidden_in(store)
             if found and not arguments.force:
                 raise MailHidden(f"{summary(found)}; nothing was purged (--force: purge all the same)")
-            writer = StoreWriter(fs, location, store.owner, WriteOptions(neighbour=Neighbour.ALONE))
+            options = WriteOptions(neighbour=Neighbour.ALONE)
+            writer = StoreWriter(fs, location, store.owner, options)
             if not arguments.dry_run:
-                await begin_writing(writer, store)
+                await begin_writing(writer, store, options)
             done = await writer.purge(dry_run=arguments.dry_run, report=show)
         meter.clear()
         verb = "would free" if arguments.dry_run else "freed"

@@ -125,7 +125,7 @@ def import_mail(arguments: argparse.Namespace) -> int:
                     neighbour = Neighbour.ALONE if new or arguments.alone else Neighbour.DOVECOT
                     writing = await with_version(store, replace(options, neighbour=neighbour))
                     writer = StoreWriter(fs, location, store.owner, writing)
-                    await begin_writing(writer, store)
+                    await begin_writing(writer, store, writing)
                     importer = Importer(
                         store, writer, mail, only=arguments.mailbox, verify=arguments.verify, report=report
                     )

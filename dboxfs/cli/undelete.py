@@ -101,7 +101,7 @@ def undelete(arguments: argparse.Namespace) -> int:
             lock_method = LockMethod(arguments.lock_method)
             options = await with_version(store, WriteOptions(Neighbour.DOVECOT, lock_method=lock_method))
             writer = StoreWriter(fs, location, store.owner, options, views=store)
-            await begin_writing(writer, store)
+            await begin_writing(writer, store, options)
             return await _Bringing(store, writer, arguments.to).run(found)
 
     return trio.run(run)

@@ -65,4 +65,7 @@ async def open_store(
             raise inner from None  # the error inside, without the nursery's group
         raise
     finally:
+        if store.claim is not None:
+            with trio.CancelScope(shield=True):
+                await store.claim.close()
         store.close()

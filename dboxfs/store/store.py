@@ -38,6 +38,7 @@ from dboxfs.store.damage_log import DamageLog, IndexErrors
 from dboxfs.store.dbox_version import recorded_version
 from dboxfs.store.details import Details
 from dboxfs.store.details_cache import DEFAULT_LIMIT, DetailsCache
+from dboxfs.store.disk import AppendFile
 from dboxfs.store.folder import Folder, Listener, Listeners, why_unreadable
 from dboxfs.store.indexes.delta import Delta
 from dboxfs.store.indexes.follow import IndexFiles
@@ -67,6 +68,7 @@ class Store:
     :param cache: the directory of the size tables, outside of the store, with its file API.
     :param table_size: number of messages whose parsed records are kept in memory.
     :param inotify: shared with other stores; None: make an own one.
+    :ivar claim: the locked file of ``write/claim.py``, closed with the store; None: there is none.
     :ivar dbox_version: recorded version of new messages (``dboxversion``); None: it can't be read.
     """
 
@@ -88,6 +90,7 @@ class Store:
         self.reports = DamageLog()
         self.refreshes = 0
         self.dbox_version: int | None = None
+        self.claim: AppendFile | None = None
         self.owner: os.stat_result
         self.storage = storage
         self.ahead = ahead
@@ -400,9 +403,8 @@ class Store:
 
     def is_watched(self, folder: Folder) -> bool:
         """Whether events report changes of *folder*; otherwise :meth:`check` has to look for them."""
-        return self._tree_followed(folder) and (
-            folder.mailbox is None or self._index_followed(folder.mailbox)
-        )
+        box = folder.mailbox
+        return self._tree_followed(folder) and (box is None or self._index_followed(box))
 
     def _tree_followed(self, folder: Folder) -> bool:
         if self.root.error is not None or self.fs.capabilities.frozen:
@@ -428,10 +430,7 @@ class Store:
         return await self.fs.statvfs(self.location.root)
 
     async def subscribed(self) -> frozenset[str]:
-        """The subscribed storage names in the file now.
-
-        :raises OSError: there is such a file, but it can't be read.
-        """
+        """The subscribed storage names in the file now; OSError: it can't be read."""
         return await read_subscriptions(self.fs, self.location)
 
     def display_name(self, folder: Folder, separator: str = "/") -> str:

@@ -22,6 +22,7 @@ from dboxfs.store.hidden import Cause, hidden_in, summary
 from dboxfs.store.names.read import NameReader
 from dboxfs.store.owner_rights import open_owned_store
 from dboxfs.store.write import StoreWriter, with_version
+from dboxfs.store.write.claim import claim
 from dboxfs.util.mounts import Mount
 from dboxfs.vfs.file_system import ReadableFileSystem, WritableFileSystem
 from dboxfs.vfs.generations import GenerationTree
@@ -265,6 +266,7 @@ async def _file_system(
     if (await store.statvfs()).f_flag & os.ST_RDONLY:
         root = store.location.root
         raise NoSuchStore(f"{root}: lies on a read-only file system; mount it without -o rw")
+    await claim(store, write)
     writer = StoreWriter(store.fs, store.location, store.owner, write, views=store)
     await writer.recover(name for name, folder in store.folders.items() if folder.mailbox is not None)
     reading = ReadOnlyVfs(store, replace(options.view, writable=True), host, names)

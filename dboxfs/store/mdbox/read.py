@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+import trio
 from msgspec import Struct
 
 from dboxfs.dbox import (
@@ -35,6 +37,7 @@ from dboxfs.store.mdbox.storage import MdboxStorage, OpenContainer, read_record,
 from dboxfs.store.odd_files import odd_file
 from dboxfs.store.saved_dates import CachePlaces, SavedDates
 from dboxfs.store.size_format import generation_of, marks_of_records
+from dboxfs.store.stale import looks_again
 from dboxfs.store.stored_record import (
     FILE_HEAD,
     RECORD_HEAD,
@@ -108,10 +111,14 @@ class MdboxFiles:
         read.
         """
         answers = await self._scan_once(uids, fresh=False)
-        again = [
-            i for i, answer in enumerate(answers) if isinstance(answer.error, CorruptFile | NoSuchMessage)
-        ]
-        if again:  # the map may have changed between looking and reading
+        for wait in (0.0, *looks_again(self._storage.location.storage)):
+            kinds = CorruptFile if wait else CorruptFile | NoSuchMessage
+            again = [i for i, answer in enumerate(answers) if isinstance(answer.error, kinds)]
+            if not again:
+                break
+            if wait:
+                await trio.sleep(wait)
+            # the map may have changed between looking and reading
             for i, answer in zip(again, await self._scan_once(uids[again], fresh=True), strict=True):
                 answers[i] = answer
         return answers
@@ -221,7 +228,12 @@ class MdboxFiles:
         try:
             return await self._open_once(uid, fresh=False)
         except (CorruptFile, FileNotFoundError, NoSuchMessage):
-            return await self._open_again(uid)
+            pass
+        for wait in looks_again(self._storage.location.storage):
+            with suppress(CorruptFile):
+                return await self._open_again(uid)
+            await trio.sleep(wait)
+        return await self._open_again(uid)
 
     async def _open_again(self, uid: int) -> OpenRecord:
         try:

@@ -63,7 +63,7 @@ async def imported(
         async with open_store(fs, location, follow=False) as opened:
             writer = StoreWriter(fs, location, opened.owner, options)
             writer.disk.process = process or writer.disk.process
-            await begin_writing(writer, opened)
+            await begin_writing(writer, opened, options)
             return await Importer(opened, writer, found, only=only, verify=verify).run()
 
 
