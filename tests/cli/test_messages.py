@@ -112,6 +112,22 @@ MISTAKES = [
         "-o view=maildir: with --users it can only be read; leave out rw",
     ),
     ("stats {tmp}/mnt --plot {tmp}/new.doc", 2, "--plot {tmp}/new.doc: end the name with one of "),
+    (
+        "archive {mdbox} file://{tmp}/new --keep-daily 1",
+        2,
+        "--keep-daily, --keep-monthly: belong to dboxfs archive prune URL",
+    ),
+    (
+        "mount -o namespaces {mdbox} {tmp}/mnt",
+        2,
+        "-o namespaces: only with --user, whose Dovecot tells which there are",
+    ),
+    (
+        "mount -o metrics=0.0.0.0:9999 {mdbox} {tmp}/mnt",
+        2,
+        "other machines could read it; give a loopback address, or add metrics_public",
+    ),
+    ("import {tmp}/maildir  --format mdbox", 2, "STORE: "),
     ("info sdbox:{mdbox}", 3, "{mdbox}: this is an mdbox store ("),
     ("info --set mail_path=/x", 3, "mail_driver is not set; dboxfs needs mail_driver = sdbox or mdbox"),
     ("info mdbox:{mdbox}:INDEX=", 3, "INDEX= needs a value"),
