@@ -125,18 +125,20 @@ def _add(
         raise UsageError(f"{source}: {key}: no option of this command{did_you_mean(key, options)}")
     try:
         meant = _meant(action, value)
-    except (argparse.ArgumentTypeError, ValueError, KeyError) as exc:
-        raise UsageError(f"{source}: {key} = {value!r}: {exc or 'no value that it takes'}") from None
+    except (argparse.ArgumentTypeError, ValueError) as exc:
+        raise UsageError(f"{source}: {key} = {value!r}: {exc}") from None
     found.setdefault(key, []).append(Given(meant, source))
 
 
 def _meant(action: argparse.Action, value: object) -> object:
     """The meaning of a value, parsed as on the command line.
 
-    :raises argparse.ArgumentTypeError, ValueError, KeyError: the option doesn't take it.
+    :raises argparse.ArgumentTypeError, ValueError: the option doesn't take it.
     """
     if action.nargs == 0:
-        flag = value if isinstance(value, bool) else _FLAGS[str(value).lower()]
+        flag = value if isinstance(value, bool) else _FLAGS.get(str(value).lower())
+        if flag is None:
+            raise ValueError("takes one of true, false, " + ", ".join(_FLAGS))
         return action.const if flag else action.default
     if isinstance(action.default, list):
         return [_one(action, item) for item in (value if isinstance(value, list) else [value])]

@@ -1,4 +1,4 @@
-"""Messages about what is in a command's way, not about a mistake: one line that says what, where, and what to do."""
+"""What is in a command's way, where nobody made a mistake: one line that says what, where, and what to do."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from dboxfs.cli.main import main
 from dboxfs.cli.site import choose_users
@@ -62,7 +64,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
         ("echo '# 2.2.36 (x): /etc/dovecot.conf'", 3,
          "dboxfs: Dovecot 2.2 is installed; dboxfs asks 2.3 and 2.4; give STORE instead"),
         ("echo 'doveconf: Fatal: open() failed' >&2; exit 89", 3, "open() failed"),
-        ("echo '# 2.3.19 (x): c'; [ \"$1\" = -n ] && echo 'doveconf: Error: line 3' >&2 && exit 1", 3, "line 3"),
+        ("echo '# 2.3.19 (x): c'; echo 'doveconf: Error: line 3' >&2; exit 1", 3, "line 3"),
         ("exec sleep 5", 3, "dboxfs: doveconf did not answer within 1 s"),
         ("echo '# 2.3.19 (x): c'", 3,
          "dboxfs: ann: neither Dovecot's configuration nor its userdb has a mail_location"),
@@ -162,8 +164,12 @@ def test_a_machine_without_fuse(
 def test_a_mountpoint_that_may_not_be_looked_at(
     told: Told, mdbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(path: object) -> list[str]:
-        raise PermissionError(13, "Permission denied")
+    listed = os.listdir
+
+    def refused(path: str) -> list[str]:
+        if path == str(tmp_path / "mnt"):
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
 
     (tmp_path / "mnt").mkdir()
     monkeypatch.setattr(os, "listdir", refused)
@@ -191,3 +197,37 @@ def test_a_lock_of_an_archive_that_is_always_taken() -> None:
     objects.fault = taken
     with pytest.raises(StoreBusy, match=r"^memory://a: another run has just taken the lock; try again$"):
         Repository(objects, "memory://a").lock("archive")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[mount]\nworkers = 3 4\n", "{file}: no TOML: "),
+        ("[mount]\nlog-level = 7\n", "{file} [mount]: log-level = 7: takes one of debug, info, "),
+        ("[mount]\nforeground = 'x'\n", "{file} [mount]: foreground = 'x': takes one of true, false, "),
+    ],
+)
+def test_a_configuration_that_can_not_be_meant(
+    told: Told, mdbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, line: str
+) -> None:
+    file = tmp_path / "dboxfs.toml"
+    file.write_text(text)
+    monkeypatch.setenv("DBOXFS_CONFIG", str(file))
+    status, said = told("mount", mdbox, tmp_path)
+    assert status == 2
+    assert line.format(file=file) in said
+
+
+def test_a_password_that_can_not_be_read(told: Told, mdbox: Path, tmp_path: Path) -> None:
+    secret = serialization.BestAvailableEncryption(b"x")
+    key = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret
+    )
+    (tmp_path / "key.pem").write_bytes(key)
+    (tmp_path / "mnt").mkdir()
+    with open("/dev/null", "rb") as nothing:
+        number = nothing.fileno()
+    options = f"crypt_key={tmp_path}/key.pem,crypt_password_fd={number}"
+    assert told("mount", "-o", options, mdbox, tmp_path / "mnt") == (
+        2, f"dboxfs: -o crypt_password_fd={number}: Bad file descriptor",
+    )  # fmt: skip
