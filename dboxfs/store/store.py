@@ -46,6 +46,7 @@ from dboxfs.store.location import Location
 from dboxfs.store.mailbox import Mailbox
 from dboxfs.store.mdbox.storage import MdboxStorage
 from dboxfs.store.prefetch import AheadFiles
+from dboxfs.store.quiet import QuietReads
 from dboxfs.store.size_table import SizeTables
 from dboxfs.store.subscriptions import read_subscriptions
 from dboxfs.store.tree import TreeDirectory, keep_unreadable, scan_tree
@@ -106,6 +107,7 @@ class Store:
         self._tree_lock = trio.Lock()
         self._renumbered: set[Folder] = set()
         self._index_errors = IndexErrors()
+        self._quiet = QuietReads()
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -136,17 +138,16 @@ class Store:
                 again = self._index_errors.retried & self.folders.keys()
                 if not await self._changes.wait(_RETRY_AFTER if again else math.inf):
                     self._changes.note(again)
-                await self._settle()
+                await self._settle(nursery)
 
-    async def _settle(self) -> None:
+    async def _settle(self, tasks: trio.Nursery) -> None:
         tree, names = self._changes.take(self.folders)
         if tree:
             await self.refresh_tree()
         async with trio.open_nursery() as nursery:
-            for name in names:
-                folder = self.folders.get(name)
-                if folder is not None and folder.mailbox is not None:
-                    nursery.start_soon(self.refresh_mailbox, folder)
+            for folder in filter(None, map(self.folders.get, names)):
+                if (box := folder.mailbox) is not None:
+                    self._quiet.read(box.index, partial(self.refresh_mailbox, folder), nursery, tasks)
 
     def hold(self, name: str) -> None:
         """Read changes of a mailbox only after :meth:`let_go`, a fraction of a second later.

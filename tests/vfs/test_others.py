@@ -8,8 +8,10 @@ import os
 import pytest
 import trio
 
+from dboxfs.fsapi import Driver, FaultsDriver
+from dboxfs.store import Kind
 from dboxfs.store.write import NewMessage
-from tests.vfs.inside import JULY, ONE, TWO, Mounted, Program, raises
+from tests.vfs.inside import JULY, ONE, TWO, Mounted, Program, mounted, raises
 
 
 async def test_a_new_message_of_somebody_else_is_shown(m: Mounted, p: Program) -> None:
@@ -275,3 +277,30 @@ async def test_a_listing_while_things_change_shows_each_name_once(m: Mounted, p:
             assert "1.eml" in await q.listed()
             await trio.lowlevel.checkpoint()
     assert await q.names() == ["1.eml", *[f"m{n}" for n in range(0, 10, 2)]]
+
+
+async def test_a_file_that_is_called_as_its_message_would_be_anyway_costs_no_sync_for_its_name(
+    kind: Kind,
+) -> None:
+    """Two mounts know it all the same, and a mount after them."""
+    drivers: list[FaultsDriver] = []
+
+    def counting(driver: Driver) -> Driver:
+        drivers.append(FaultsDriver(driver))
+        return drivers[0]
+
+    async with mounted(kind, faults=counting) as m, m.again() as other:
+        p, q, counts = m.program(), other.program(), drivers[0].counts
+        took = []
+        for name in ("INBOX/first", "INBOX/second", "INBOX/4.eml", "INBOX/third"):
+            before = counts["sync"]
+            await p.write(name, TWO)
+            took.append(counts["sync"] - before)
+        assert took[2] == took[1] - 1 == took[3] - 1
+        await q.write("INBOX/4.eml", ONE)  # it has not heard of it: the first one keeps the name
+        await q.write("INBOX/4.eml", TWO + ONE)
+        await m.follow()
+        expected = {"1.eml": ONE, "4.eml": TWO + ONE, "6.eml": ONE, "first": TWO, "second": TWO, "third": TWO}
+        assert await p.texts() == expected
+        async with m.again() as later:
+            assert await later.program().texts() == expected

@@ -22,6 +22,7 @@ step between two checkpoints, so code without an ``await`` sees a consistent sta
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable
 
@@ -82,6 +83,7 @@ class IndexFiles:
         with an empty :class:`Delta`.
     :ivar missed: called if there was a call of :meth:`refresh` while a writer held the lock.
     :ivar is_fed: whether a writer of this process has held the lock.
+    :ivar turns: how often it has; each time it has read the log to its end.
     """
 
     def __init__(self, fs: FileSystem, directory: str, stem: str = "dovecot.index") -> None:
@@ -102,7 +104,8 @@ class IndexFiles:
         self._held = False
         self._missed = False
         self._anew = False
-        self._turns = self._begun_at = 0
+        self.turns = self._begun_at = 0
+        self._turn_began = -math.inf
         self._lock = Lock()
 
     async def refresh(self) -> Delta:
@@ -115,7 +118,7 @@ class IndexFiles:
             if self._held:
                 self._missed = True
                 return NOTHING
-            self._begun_at = self._turns
+            self._begun_at = self.turns
             await self._fail_again()
             try:
                 delta = await self._follow() if self.state is not None and not self._anew else None
@@ -229,11 +232,16 @@ class IndexFiles:
     @property
     def _overtaken(self) -> bool:
         """Whether a writer of this process has held the lock since the running refresh began."""
-        return self._turns != self._begun_at
+        return self.turns != self._begun_at
 
     def _hold(self) -> None:
         self._held = self.is_fed = True
-        self._turns += 1
+        self.turns += 1
+        self._turn_began = trio.current_time()
+
+    def was_fed(self, seconds: float) -> bool:
+        """Whether a turn of the writer has begun in the last *seconds*."""
+        return self.is_fed and trio.current_time() - self._turn_began < seconds
 
     async def exists(self) -> bool:
         """Whether the directory exists.  The state stays without it: the tree shows whether the mailbox is

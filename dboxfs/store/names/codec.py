@@ -14,7 +14,7 @@ name means one of the two messages.  *writer* is the process that has written th
                before that, the next writable mount takes the line out
 ``+<process>`` the message *uid* is about to come (in the place of *old uid*, if that is not 0).  The
                line counts as long as the process runs; a line without a writer follows when the
-               message is on disk.  If the process dies before that, the line means nothing: the uid
+               message is on disk, unless the name is ``<uid>.eml``, which it has then anyway.  If the process dies before that, the line means nothing: the uid
                may become that of a message which has nothing to do with it
 =============  ======================================================================================
 

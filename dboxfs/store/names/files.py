@@ -17,7 +17,8 @@ rewrites the file, under the lock of the old one.  Readers take no lock.
 The name of a new message is written twice.  :meth:`NameFiles.begin` announces it under the lock of the
 mailbox, before the message is written, without a sync: every mount shows the message under its name from the
 first moment on, and two mounts that give the same name do so one after the other.  :meth:`NameFiles.record`
-confirms it when the message is durable: a crash between the two leaves the message as ``<uid>.eml``.  For a
+confirms it when the message is durable: a crash between the two leaves the message as ``<uid>.eml``.  If that
+is its announced name, it needs no confirmation, which costs a sync (``BoxNames.confirmation``).  For a
 message that replaces another one by a rename, the line is written and synced before.  If its writer dies
 before the rename, the line has no effect, and the next writable mount removes it.
 

@@ -52,7 +52,8 @@ class BoxNames(Struct):
     name, the last one that counts gives its message.  ``by_name`` and ``by_uid`` have the lines that count,
     ``pending`` the later lines that don't count yet, by name, in their order.
 
-    ``unfinished``: announced messages whose writer died before it confirmed the name.
+    ``unfinished``: announced messages whose writer died before it confirmed the name.  ``contested``:
+    announced messages about which there was another line before.
 
     ``unusual``: the names that differ from ``<uid>.eml``, by uid, if no child mailbox has one of them.
     ``pending_of``: the last pending line about a message, by its uid.  ``announced``: lines that count but
@@ -76,6 +77,7 @@ class BoxNames(Struct):
     pending_of: dict[int, Line] = field(default_factory=dict)
     announced: dict[int, Line] = field(default_factory=dict)
     unfinished: set[int] = field(default_factory=set)
+    contested: set[int] = field(default_factory=set)
     heirs: dict[int, int] = field(default_factory=dict)
     successors: dict[int, int] = field(default_factory=dict)
     replaced: dict[int, Line] = field(default_factory=dict)
@@ -111,7 +113,7 @@ class BoxNames(Struct):
 
     def confirmation(self, uid: int, name: bytes) -> list[Line]:
         """The lines that confirm a durable message that was announced with *name*; empty: it was renamed
-        since.
+        since, or has the name without a line.
 
         A later line about a name supersedes an earlier one.  So the lines of messages that were given the
         name since, or have it by now, follow once more.
@@ -124,7 +126,20 @@ class BoxNames(Struct):
             line = self.announced.get(holder) or Line(self.validity, holder, name)
             lines.append(replace(line, after=uid))
         others = (line for line in self.pending.get(name, ()) if line.uid != uid)
-        return lines + [line for line in others if self._believes(line)]
+        lines += [line for line in others if self._believes(line)]
+        return [] if len(lines) == 1 and self._is_plain(uid, name) else lines
+
+    def _is_plain(self, uid: int, name: bytes) -> bool:
+        """Whether a message has this name also if its announcement does not count any more, because its
+        writer is gone: it is ``<uid>.eml``, replaces no message, and there was no other line about it.
+        """
+        said = self.announced.get(uid) or self.pending_of.get(uid)
+        return (
+            name == b"%d.eml" % uid
+            and said is not None
+            and (said.name, said.after) == (name, 0)
+            and uid not in self.contested
+        )
 
     def _believes(self, line: Line) -> bool:
         return line.kind is not LineKind.ANNOUNCED or self.lives(line.writer)
@@ -144,6 +159,10 @@ class BoxNames(Struct):
             self._remember(line)
             return set()
         self.announced.pop(line.uid, None)
+        if line.kind is LineKind.ANNOUNCED and (before is not None or line.uid in self.by_uid):
+            self.contested.add(line.uid)
+        else:
+            self.contested.discard(line.uid)
         if before is not None and before.name == line.name and not line.after:
             line = replace(line, after=before.after)
         self.pending.setdefault(line.name, []).append(line)

@@ -196,3 +196,46 @@ def test_a_file_that_is_written_anew_says_of_a_bounded_number_of_messages_that_w
         writer.go(uid - 1, came=(uid,))
         writer.say(uid, b"x")
     assert 64 < len(writer.names.all_lines()) < 70
+
+
+def test_a_message_that_is_called_as_it_would_be_anyway_needs_no_last_word() -> None:
+    box = Box(4)
+    box.say(5, b"5.eml", 0, LineKind.ANNOUNCED)
+    assert box.names.confirmation(5, b"5.eml") == []
+    box.go(came=(5,))
+    assert box.names.confirmation(5, b"5.eml") == []
+    again = Box(4, 5)
+    again.say(5, b"5.eml", 0, LineKind.ANNOUNCED, DEAD)
+    assert again.shown == box.shown == {4: b"4.eml", 5: b"5.eml"}
+
+
+@pytest.mark.parametrize("earlier", [LineKind.ANNOUNCED, LineKind.SAID])
+def test_it_needs_one_where_another_line_was_about_it(earlier: LineKind) -> None:
+    """That line would count as soon as the announcement does not."""
+    box = Box(4)
+    box.say(5, b"other", 0, earlier)
+    box.say(5, b"5.eml", 0, LineKind.ANNOUNCED)
+    assert box.names.confirmation(5, b"5.eml") == [Line(7, 5, b"5.eml")]
+    box.go(came=(5,))
+    assert box.names.confirmation(5, b"5.eml") == [Line(7, 5, b"5.eml")]
+    box.say(5, b"5.eml")
+    assert not box.names.contested
+
+
+def test_it_needs_one_where_it_replaces_a_message_or_another_waits_for_its_name() -> None:
+    box = Box(4)
+    box.say(4, b"5.eml")
+    box.say(5, b"5.eml", 4, LineKind.ANNOUNCED)
+    box.go(4, came=(5,))
+    assert box.names.confirmation(5, b"5.eml")[0] == Line(7, 5, b"5.eml")
+    box = Box(4)
+    box.say(9, b"5.eml", 0, LineKind.ANNOUNCED)
+    box.say(5, b"5.eml", 0, LineKind.ANNOUNCED)
+    assert box.names.confirmation(5, b"5.eml")[0] == Line(7, 5, b"5.eml")
+
+
+def test_one_that_was_never_announced_or_has_another_number_is_written_down() -> None:
+    box = Box(5)
+    assert box.names.confirmation(5, b"5.eml") == [Line(7, 5, b"5.eml")]
+    box.say(6, b"7.eml", 0, LineKind.ANNOUNCED)
+    assert box.names.confirmation(6, b"7.eml") == [Line(7, 6, b"7.eml")]
