@@ -14,8 +14,9 @@ name means one of the two messages.  *writer* is the process that has written th
                before that, the next writable mount takes the line out
 ``+<process>`` the message *uid* is about to come (in the place of *old uid*, if that is not 0).  The
                line counts as long as the process runs; a line without a writer follows when the
-               message is on disk, unless the name is ``<uid>.eml``, which it has then anyway.  If the process dies before that, the line means nothing: the uid
-               may become that of a message which has nothing to do with it
+               message is on disk, unless the name is ``<uid>.eml``, which it has then anyway.  If the
+               process dies before that, the line means nothing: the uid may become that of a message
+               which has nothing to do with it
 =============  ======================================================================================
 
 An invalid line (a wrong checksum, a missing number, a name that no file can have) is skipped and counted.
