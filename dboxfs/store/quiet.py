@@ -2,7 +2,7 @@
 
 Each change of the writer makes an event, and it is shown already.  What others have changed, the writer reads
 in each of its turns, under the log's lock.  So an event of a mailbox that is being written needs no look at
-the disk until the writer has been quiet for :data:`QUIET` seconds, or for :data:`LONGEST` at most.
+the disk until the writer has been quiet for :data:`WRITER_PAUSES` seconds, or for :data:`WRITER_READ_AFTER` at most.
 
 Concurrency: one waiting task a mailbox; an event that comes when it has begun to read starts another one.
 """
@@ -14,9 +14,9 @@ from typing import Protocol
 
 import trio
 
-QUIET = 0.02
+WRITER_PAUSES = 0.02
 """Seconds without a turn of the writer, after which a mailbox is read."""
-LONGEST = 0.5
+WRITER_READ_AFTER = 0.5
 """Seconds after which it is read all the same."""
 
 
@@ -43,16 +43,16 @@ class QuietReads:
         """Have *read* called in the tasks *now*; or in *later*, when the writer of *index* pauses."""
         if index in self._waiting:
             return
-        if not index.was_fed(QUIET):
+        if not index.was_fed(WRITER_PAUSES):
             now.start_soon(read)
             return
         self._waiting.add(index)
 
         async def wait() -> None:
             begun, turns = trio.current_time(), -1
-            while turns != index.turns and trio.current_time() - begun < LONGEST:
+            while turns != index.turns and trio.current_time() - begun < WRITER_READ_AFTER:
                 turns = index.turns
-                await trio.sleep(QUIET)
+                await trio.sleep(WRITER_PAUSES)
             self._waiting.discard(index)
             await read()
 

@@ -9,7 +9,7 @@ import trio.testing
 
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, open_store
-from dboxfs.store.quiet import LONGEST, QUIET, QuietReads
+from dboxfs.store.quiet import WRITER_READ_AFTER, WRITER_PAUSES, QuietReads
 from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
 
 ALONE = WriteOptions(Neighbour.ALONE)
@@ -35,12 +35,12 @@ async def test_own_changes_in_a_row_are_read_once_and_those_of_others_are_seen(
             for number in range(MANY):
                 await writer.save("INBOX", [NewMessage(b"Subject: %d\n\n" % number)])
                 assert len(box) == number + 2
-                await trio.sleep(QUIET / 4)
+                await trio.sleep(WRITER_PAUSES / 4)
             assert store.refreshes - before <= MANY // 3
             await other.save("INBOX", [NewMessage(b"Subject: another's\n\n")])
             with trio.fail_after(5):
                 while len(box) < MANY + 2:
-                    await trio.sleep(QUIET / 4)
+                    await trio.sleep(WRITER_PAUSES / 4)
 
 
 class _Written:
@@ -72,12 +72,12 @@ async def test_a_writer_that_never_pauses_is_read_all_the_same(
         for _ in range(100):
             index.turn()
             quiet.read(index, read, tasks, tasks)
-            await trio.sleep(QUIET / 2)
+            await trio.sleep(WRITER_PAUSES / 2)
         last = trio.current_time()
-        assert begun + QUIET < reads[0] <= begun + LONGEST + QUIET
-        await trio.sleep(3 * QUIET)
-        assert reads[-1] > last - QUIET / 2
-        assert len(reads) <= 1 + (last - begun) / LONGEST
+        assert begun + WRITER_PAUSES < reads[0] <= begun + WRITER_READ_AFTER + WRITER_PAUSES
+        await trio.sleep(3 * WRITER_PAUSES)
+        assert reads[-1] > last - WRITER_PAUSES / 2
+        assert len(reads) <= 1 + (last - begun) / WRITER_READ_AFTER
         quiet.read(index, read, tasks, tasks)  # nobody writes: at once
         await trio.testing.wait_all_tasks_blocked()
         assert reads[-1] == trio.current_time()
