@@ -2,7 +2,8 @@
 
 Each change of the writer makes an event, and it is shown already.  What others have changed, the writer reads
 in each of its turns, under the log's lock.  So an event of a mailbox that is being written needs no look at
-the disk until the writer has been quiet for :data:`WRITER_PAUSES` seconds, or for :data:`WRITER_READ_AFTER` at most.
+the disk until the writer has paused for :data:`WRITER_PAUSES` seconds; it is read after
+:data:`WRITER_READ_AFTER` seconds all the same.
 
 Concurrency: one waiting task a mailbox; an event that comes when it has begun to read starts another one.
 """

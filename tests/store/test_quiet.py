@@ -9,7 +9,7 @@ import trio.testing
 
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, open_store
-from dboxfs.store.quiet import WRITER_READ_AFTER, WRITER_PAUSES, QuietReads
+from dboxfs.store.quiet import WRITER_PAUSES, WRITER_READ_AFTER, QuietReads
 from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
 
 ALONE = WriteOptions(Neighbour.ALONE)
