@@ -9,6 +9,7 @@ import mailbox
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,9 +61,9 @@ def test_reading_programs_find_what_they_find_in_a_plain_maildir(make: Make, tmp
     shown = make("sdbox", "ro", messages)
     copy = plain(shown, tmp_path / "plain")
 
-    def counts(root: Path, work: Path) -> dict[str, object]:
+    def counts(root: Path, work: Path) -> dict[str, Any]:
         work.mkdir()
-        inbox, found = root / "INBOX", dict[str, object]()
+        inbox, found = root / "INBOX", dict[str, Any]()
         box = mailbox.Maildir(inbox, factory=None, create=False)
         found["python"] = sorted(
             (m.as_bytes(), "".join(c for c in m.get_flags() if c in LETTERS)) for m in box
@@ -71,8 +72,12 @@ def test_reading_programs_find_what_they_find_in_a_plain_maildir(make: Make, tmp
         for switch in ("", "-F", "-N", "-r", "-s"):
             command = [arg for arg in ("mlist", switch, str(inbox)) if arg]
             found[f"mblaze {switch}"] = len(shown.run(*command).splitlines())
-        first = shown.run("mlist", inbox).splitlines()[0]
-        assert shown.run("mhdr", first)
+        listed = shown.run("mlist", inbox).splitlines()
+        assert shown.run("mhdr", listed[0])
+        found["mscan"] = sorted(shown.run("mscan", "-f", "%D %f %s", *listed).splitlines())
+        found["mshow"] = sorted(shown.run("mshow", "-h", "from:subject", "-n", path) for path in listed)
+        assert len(listed) == len(found["mscan"]) == len(messages)
+        assert all(found["mshow"])
         found["mailutils"] = shown.run("messages", "-q", f"maildir:{inbox}")
         config = work / "notmuch"
         (work / "index").mkdir()
