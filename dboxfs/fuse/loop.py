@@ -67,7 +67,7 @@ class LoopLock:
 
 
 class LoopLowlevel:
-    """Stands in for ``trio.lowlevel``: everything but ``wait_readable`` is trio's own.
+    """Stands in for ``trio.lowlevel``: everything but ``wait_readable`` and ``notify_closing`` is trio's.
 
     :param busy: tells whether work is in flight whose answers come through the scheduler.
     :ivar polled: requests that the first poll found.  :ivar spun: those that further polling found.
@@ -84,28 +84,45 @@ class LoopLowlevel:
         self._budget = BURST
         self._may_spin = (os.cpu_count() or 1) > 1
         self._spin = 0.0
+        self._is_closing = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(trio.lowlevel, name)
 
     async def wait_readable(self, fd: int) -> None:
-        """Return when *fd* is readable, without a scheduler round where that is possible."""
+        """Return when *fd* is readable, without a scheduler round where that is possible.
+
+        After any await it polls again: the kernel takes a request back whose client was killed, and other
+        tasks answer requests whose interruption was to be read.  A read of nothing would stop the event loop.
+
+        :raises trio.ClosedResourceError: pyfuse3 ends its loop.
+        """
         if fd != self._fd:
             self._watch(fd)
-        if self._poll(0):
-            self.polled += 1
-            self._budget -= _BUSY_STEP if self._busy() else 1
-            if self._budget <= 0:
+        while not self._is_closing:
+            if self._poll(0):
+                self.polled += 1
+                self._budget -= _BUSY_STEP if self._busy() else 1
+                if self._budget > 0:
+                    return
                 self._budget = BURST
                 await trio.lowlevel.checkpoint()
-            return
-        if self._spin and not self._busy() and self._spin_for():
-            return
-        self._budget = BURST
-        self.slept += 1
-        await trio.lowlevel.wait_readable(fd)
-        if self._may_spin:
-            self._spin = max(self._spin, _SPIN_FIRST)
+            elif self._spin and not self._busy() and self._spin_for():
+                return
+            else:
+                self._budget = BURST
+                self.slept += 1
+                await trio.lowlevel.wait_readable(fd)
+                if self._may_spin:
+                    self._spin = max(self._spin, _SPIN_FIRST)
+            if self._poll(0):
+                return
+        raise trio.ClosedResourceError
+
+    def notify_closing(self, fd: int) -> None:
+        """End all waits, as trio's own does, and those that poll again."""
+        self._is_closing = True
+        trio.lowlevel.notify_closing(fd)
 
     def _spin_for(self) -> bool:
         poll, now = self._poll, time.perf_counter

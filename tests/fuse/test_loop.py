@@ -120,6 +120,46 @@ async def test_an_empty_descriptor_is_slept_on_and_polling_ends_when_it_finds_no
         os.read(reader, 1)
 
 
+@pytest.mark.parametrize("wait", ["checkpoint", "wait_readable"])
+async def test_a_request_that_is_taken_back_while_others_have_their_turn_is_not_read(
+    pipe: tuple[int, int], wait: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel does that when its client is killed; a read would stop the event loop until the next one."""
+    reader, writer = pipe
+    waits, returned, real = LoopLowlevel(lambda: False), trio.Event(), getattr(trio.lowlevel, wait)
+
+    async def taken_back(*arguments: int) -> None:
+        await real(*arguments)
+        monkeypatch.undo()
+        os.read(reader, 1)
+
+    async def use() -> None:
+        await waits.wait_readable(reader)
+        returned.set()
+
+    if wait == "checkpoint":
+        os.write(writer, b"x")
+        for _ in range(BURST - 1):
+            await waits.wait_readable(reader)
+    async with trio.open_nursery() as nursery:
+        monkeypatch.setattr(trio.lowlevel, wait, taken_back)
+        nursery.start_soon(use)
+        await trio.testing.wait_all_tasks_blocked(0.001)
+        if wait == "wait_readable":
+            os.write(writer, b"x")
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        assert not returned.is_set()
+        os.write(writer, b"y")
+    assert returned.is_set()
+
+
+async def test_the_end_of_the_loop_ends_a_wait_that_begins_behind_it(pipe: tuple[int, int]) -> None:
+    waits = LoopLowlevel(lambda: False)
+    waits.notify_closing(pipe[0])
+    with pytest.raises(trio.ClosedResourceError):
+        await waits.wait_readable(pipe[0])
+
+
 async def test_the_lock_is_exclusive_and_entered_without_yielding_when_free() -> None:
     lock = LoopLock()
     inside = 0

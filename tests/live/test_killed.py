@@ -222,7 +222,7 @@ def test_a_signal_ends_daemon_and_companion_and_whoever_waits(
     account = made(dovecot, "sdbox")
     mnt = mounts.mount(account.location, f"rw,entries={entries}")
     pids = processes(mnt)
-    fd = os.open(mnt / "INBOX" / "2.eml", os.O_RDONLY)
+    fd = os.open(mnt / "INBOX" / "2.eml", os.O_RDWR)  # what was opened to be read is closed without a request
     os.kill(pids[0], signal.SIGTERM)
     assert have_ended(pids)
     assert not is_mounted(mnt)
