@@ -115,6 +115,10 @@ class Landmarks:
             at += int(np.argmax(self.alive[at:])) or len(self.records)
         return at if at < len(self.records) else -1
 
+    def goes_on(self, number: int) -> bool:
+        """Whether there is a possible record *number*."""
+        return number < len(self.records) and bool(self.alive[number])
+
 
 async def find_landmarks(window: Window, start: int, end: int) -> Landmarks:
     """The landmarks of the file from *start* to *end*, or up to a place where there are too many.

@@ -43,14 +43,17 @@ class Search:
 
     async def _look(self, start: int) -> Landmarks:
         """The landmarks of a stretch that contains *start*."""
-        known, size = self._landmarks, self._window.size
-        if known is None or not (
-            known.base <= start <= known.end
-            and (known.end == size or start < known.base + (known.end - known.base) // 2)
-        ):
-            end = min(start + LOOK_AHEAD, size)
+        known = self._landmarks
+        if known is None or not self._reach(known, start):
+            end = min(start + LOOK_AHEAD, self._window.size)
             known = self._landmarks = await find_landmarks(self._window, start, end)
         return known
+
+    def _reach(self, known: Landmarks, start: int) -> bool:
+        """Whether *known* are enough for a look at what begins at *start*."""
+        if not known.base <= start <= known.end:
+            return False
+        return known.end == self._window.size or start < known.base + (known.end - known.base) // 2
 
     # -- the end of a text -------------------------------------------------------------------------------
 
@@ -179,15 +182,17 @@ class Search:
                     break
                 start = max(start + 1, (landmarks.base + landmarks.end) // 2 + 1)
                 continue
-            at = int(landmarks.records[number])
-            one = await self._whole(at, landmarks.texts[number]) if at < end else None
-            if at >= end or (one is not None and one.end > end):
-                break
-            if one is not None:
-                self._barren = (first, at, one)
-                return one
-            landmarks.alive[number] = 0
-            start = at + 1
+            while landmarks.goes_on(number) and self._reach(landmarks, start):
+                at = int(landmarks.records[number])
+                one = await self._whole(at, landmarks.texts[number]) if at < end else None
+                if at >= end or (one is not None and one.end > end):
+                    self._barren = (first, start, None)
+                    return None
+                if one is not None:
+                    self._barren = (first, at, one)
+                    return one
+                landmarks.alive[number] = 0
+                start, number = at + 1, number + 1
         self._barren = (first, min(start, end), None)
         return None
 

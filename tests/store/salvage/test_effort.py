@@ -15,7 +15,7 @@ from tests.store.salvage.lookalikes import BODIES, BODIES_3, FILES, blocks_that_
 
 SIZE = 2 << 20
 MOST = 3
-TIMES = 5
+TIMES = 10
 
 
 def hopeless(text: bytes) -> bytes:
