@@ -35,7 +35,7 @@ class NetworkMounts:
 
     def __init__(self, read: Callable[[], Sequence[Mount]] = table) -> None:
         self._read = read
-        self._mounts: Sequence[Mount] = ()
+        self._points: list[tuple[str, str | None]] = []
         self._read_at = -TABLE_SECONDS
 
     def kind_of(self, path: str) -> str | None:
@@ -47,10 +47,16 @@ class NetworkMounts:
                 mounts = self._read()
             except OSError:
                 mounts = ()
-            self._mounts = mounts if any(network_kind(mount) for mount in mounts) else ()
-        if not self._mounts:
+            self._points = _by_length(mounts)
+        if not self._points:
             return None
-        real = os.path.realpath(path)
-        above = [mount for mount in self._mounts if os.path.commonpath((mount.point, real)) == mount.point]
-        found = max(reversed(above), key=lambda mount: len(mount.point), default=None)
-        return network_kind(found) if found is not None else None
+        real = os.path.realpath(path) + "/"
+        return next((kind for point, kind in self._points if real.startswith(point)), None)
+
+
+def _by_length(mounts: Sequence[Mount]) -> list[tuple[str, str | None]]:
+    """Mountpoints that end with a slash, the longest first and of equal ones the last, and the kind of each;
+    empty where none is a network file system.
+    """
+    kinds = {mount.point.rstrip("/") + "/": network_kind(mount) for mount in mounts}
+    return sorted(kinds.items(), key=lambda one: -len(one[0])) if any(kinds.values()) else []

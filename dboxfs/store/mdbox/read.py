@@ -10,6 +10,7 @@ import os
 from bisect import bisect_right
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -111,7 +112,7 @@ class MdboxFiles:
         read.
         """
         answers = await self._scan_once(uids, fresh=False)
-        for wait in (0.0, *looks_again(self._storage.location.storage)):
+        for wait in chain((0.0,), looks_again(self._storage.location.storage)):
             kinds = CorruptFile if wait else CorruptFile | NoSuchMessage
             again = [i for i, answer in enumerate(answers) if isinstance(answer.error, kinds)]
             if not again:

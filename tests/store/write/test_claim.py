@@ -86,3 +86,18 @@ async def test_a_file_that_is_shown_shorter_than_it_is_makes_no_message_damaged(
         nursery.start_soon(look)
         await trio.sleep(0.35)
         file.write_bytes(whole)
+
+
+async def test_the_table_of_mounts_is_read_for_what_seems_damaged_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("dboxfs.store.stale.NetworkMounts.kind_of", lambda self, path: asked.append(path))
+    await make_store(tmp_path / "store", messages=2)
+    async with opened(tmp_path / "store") as store:
+        asked.clear()
+        box = store.folders["INBOX"].mailbox
+        assert box is not None
+        assert not (await box.facts_of(2)).damaged
+        (await box.open(2)).close()
+    assert asked == []
