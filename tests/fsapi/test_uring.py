@@ -409,7 +409,7 @@ class Hanging:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, kind: type[ops.Op[Any]], name: str) -> None:
         self._ends = os.pipe()
-        self.begun = 0
+        self._begun = list[str]()
         self._patch_threads(monkeypatch, kind, name)
         self._patch_uring(monkeypatch, kind, name)
 
@@ -419,8 +419,14 @@ class Hanging:
             os.readlink(f"/proc/self/fd/{fd}") if fd is not None else getattr(op, "source", None) or op.path
         )
         fits = name in path
-        self.begun += fits
+        if fits:
+            self._begun.append(path)  # by several threads at a time
         return fits
+
+    @property
+    def begun(self) -> int:
+        """How many have begun."""
+        return len(self._begun)
 
     def _patch_threads(self, monkeypatch: pytest.MonkeyPatch, kind: type[ops.Op[Any]], name: str) -> None:
         original = posix._CALLS[kind]
@@ -522,6 +528,8 @@ async def test_hanging_readahead_leaves_places_for_those_who_wait(
         for _ in range(100):
             handle.willneed(0, 1000)
         with trio.move_on_after(5) as scope:
+            while hanging.begun < driver.depth * 3 // 4:
+                await trio.sleep(0)
             for _ in range(20):
                 other = fs.open(str(tmp_path / "a"))
                 assert await other.read(1, 0) == b"x"
