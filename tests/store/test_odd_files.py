@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -177,6 +178,8 @@ def test_a_listing_shows_it_and_reading_it_is_eio(
     else:
         with_every_kind(root)
     mnt = mounts.mount(f"{driver}:{root}", f"open={opens}")
+    listed = subprocess.run(["ls", "-l", mnt / "INBOX"], capture_output=True, text=True, check=False)
+    assert (listed.returncode, listed.stderr, "?" in listed.stdout) == (0, "", False)
     with os.scandir(mnt / "INBOX") as entries:
         found = {entry.name: entry.stat() for entry in entries}
     assert len(found) == len(KINDS)

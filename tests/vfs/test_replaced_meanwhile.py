@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 
 import pytest
@@ -82,3 +84,41 @@ async def test_who_looks_a_name_up_while_another_does_and_its_message_was_just_r
         async with trio.open_nursery() as nursery:
             await size(p)
     assert found == [len(TWO)] * 2
+
+
+@pytest.mark.parametrize("where", ["this mount", "another mount"])
+async def test_a_message_that_is_replaced_before_each_step_of_an_open_is_opened(
+    m: Mounted, p: Program, where: str
+) -> None:
+    """The kernel looks a name up, opens the inode, and after ESTALE does both once more."""
+    await p.write("INBOX/note", ONE)
+    async with m.again() as other:
+        writer = m.program() if where == "this mount" else other.program()
+        numbers = itertools.count()
+
+        async def replace(way: str) -> None:
+            new = b"%s%d\n" % (TWO, next(numbers))
+            if way == "append":
+                await writer.append("INBOX/note", b"more\n")
+            elif way == "write":
+                await writer.write("INBOX/note", new)
+            elif way == "touch":
+                await writer.set_received("INBOX/note", 1000 + next(numbers))
+            else:
+                await writer.write(f"{way}/other", new)
+                await writer.rename(f"{way}/other", "INBOX/note")
+
+        for way in ("append", "write", "touch", "INBOX", "Work"):
+            for flags in (os.O_RDONLY, os.O_WRONLY | os.O_APPEND):
+                for turn in range(2):
+                    inode = await p.inode("INBOX/note")
+                    await replace(way)
+                    await replace(way)
+                    try:
+                        opened = await p.vfs.open(inode, flags, p.pid)
+                    except OSError as error:
+                        if error.errno != errno.ESTALE or turn:
+                            raise
+                    else:
+                        await opened.file.release()
+                        break
