@@ -235,7 +235,8 @@ class FactTable:
             if not 0 <= value <= _LARGEST_U32:
                 self._widen(name)
             getattr(self, name)[row] = value
-        self._set_virtual(row, np.array(facts.virtual, np.int64))
+        if facts.virtual or self._virtual is not None:
+            self._virtual_up_to(facts.virtual)[row] = facts.virtual
         if mark is not None:
             self._set_optional("mark", row, mark)
 
@@ -251,7 +252,9 @@ class FactTable:
             if values.dtype.itemsize > 4 and not _fits(values):
                 self._widen("_" + name)
             getattr(self, "_" + name)[rows] = values
-        self._set_virtual(rows, facts.virtual)
+        largest = int(facts.virtual.max())
+        if largest or self._virtual is not None:
+            self._virtual_up_to(largest)[rows] = facts.virtual
         if self._mark is not None:
             self._mark[rows] = 0
         self.unknown = int(np.count_nonzero(state == UNKNOWN))
@@ -270,14 +273,13 @@ class FactTable:
             if not self._mark.any():
                 self._mark = None
 
-    def _set_virtual(self, rows: Any, values: npt.NDArray[Any]) -> None:
-        if self._virtual is None and not values.any():
-            return
+    def _virtual_up_to(self, largest: int) -> npt.NDArray[Any]:
+        """The column of virtual sizes, which has room for this one (bytes)."""
         if self._virtual is None:
             self._virtual = np.zeros(len(self.uids), _OPTIONAL["virtual"])
-        if values.dtype.itemsize > 4 and not _fits(values):
-            self._widen("_virtual")
-        self._virtual[rows] = values
+        if largest > _LARGEST_U32:
+            self._virtual = self._virtual.astype(np.int64)
+        return self._virtual
 
     def _set_optional(self, name: str, rows: Any, values: Any) -> None:
         column = getattr(self, "_" + name)

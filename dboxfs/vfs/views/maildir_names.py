@@ -224,8 +224,8 @@ class MaildirNames:
 
     def _sides_of(self, folder: Folder) -> _Sides:
         box = folder.mailbox
-        assert box is not None
-        assert box.state is not None
+        if box is None or box.state is None:  # gone a moment ago
+            return _Sides(None, np.empty(0, np.uint32), np.empty(0, np.uint32))
         key, known = (box, box.changes, self.version(folder)), self._sides.get(folder.name)
         if known is not None and known.key == key:
             return known
