@@ -29,7 +29,7 @@ from dboxfs.cli.of_dovecot import OfDovecot
 from dboxfs.cli.paths import around, default_cache_dir, overlap
 from dboxfs.cli.reread import Reread
 from dboxfs.cli.site import USERS_HELP, choose_users
-from dboxfs.cli.site_mount import ApartFrom, GivenToAll, check_site_options, mountable, site_defaults
+from dboxfs.cli.site_mount import apart_from, check_site_options, given_to_all, mountable, site_defaults
 from dboxfs.cli.status import UsageError
 from dboxfs.cli.stores import Chosen, add_store, choose_store
 from dboxfs.cli.umount import clear_dead
@@ -160,7 +160,7 @@ def mount(arguments: argparse.Namespace) -> int:
     for place in places:
         _check_apart(place, mountpoint)
     if not isinstance(what, Location):
-        what = ApartFrom(mountpoint, what)
+        what = apart_from(mountpoint, what)
     options = replace(
         options,
         mount=replace(
@@ -221,7 +221,7 @@ def _chosen(
 
         given["keys"] = read_keys(options.keys, options.password_fd)
     if arguments.users is not None:
-        return options, GivenToAll(given, source), others
+        return options, given_to_all(source, given), others
     if options.namespaces:
         others = [
             replace(one, location=dataclasses.replace(one.location, **given)) for one in _namespaces(chosen)

@@ -50,11 +50,11 @@ def site_defaults(source: UserSource) -> FoundUser | None:
     return source.defaults() if isinstance(source, DovecotUsers) else None
 
 
-class GivenToAll(Struct, frozen=True):
-    """A source whose locations get the same values of some fields for all users."""
+class Located(Struct, frozen=True):
+    """A source whose locations go through *change*, which gives another one, or refuses it."""
 
-    fields: Mapping[str, Any]
     source: UserSource
+    change: Callable[[Location], Location]
 
     @property
     def described(self) -> str:
@@ -72,36 +72,24 @@ class GivenToAll(Struct, frozen=True):
         return self.source.names()
 
     def locate(self, name: str, *, damaged: bool = False) -> Location:
-        return dataclasses.replace(self.source.locate(name, damaged=damaged), **self.fields)
+        return self.change(self.source.locate(name, damaged=damaged))
 
 
-class ApartFrom(Struct, frozen=True):
-    """A source that refuses stores in the mount itself, for which the daemon would wait for ever."""
+def given_to_all(source: UserSource, fields: Mapping[str, Any]) -> UserSource:
+    """*source* with the same values of some fields in the locations of all users."""
+    return Located(source, lambda found: dataclasses.replace(found, **fields))
 
-    mountpoint: str
-    source: UserSource
 
-    @property
-    def described(self) -> str:
-        return self.source.described
+def apart_from(mountpoint: str, source: UserSource) -> UserSource:
+    """*source*, which refuses stores in the mount itself: the daemon would wait for them for ever."""
 
-    @property
-    def place(self) -> str:
-        return self.source.place
-
-    @property
-    def kind(self) -> Kind | None:
-        return self.source.kind
-
-    def names(self) -> Sequence[str]:
-        return self.source.names()
-
-    def locate(self, name: str, *, damaged: bool = False) -> Location:
-        found = self.source.locate(name, damaged=damaged)
-        part = overlap(found, self.mountpoint)
+    def check(found: Location) -> Location:
+        part = overlap(found, mountpoint)
         if part is not None:
-            raise NoSuchStore(f"{part}: {self.mountpoint} lies inside of this store, or the store in it")
+            raise NoSuchStore(f"{part}: {mountpoint} lies inside of this store, or the store in it")
         return found
+
+    return Located(source, check)
 
 
 def mountable(
