@@ -138,7 +138,7 @@ def _meant(action: argparse.Action, value: object) -> object:
     if action.nargs == 0:
         flag = value if isinstance(value, bool) else _FLAGS.get(str(value).lower())
         if flag is None:
-            raise ValueError("takes one of true, false, " + ", ".join(_FLAGS))
+            raise ValueError("takes one of " + ", ".join(_FLAGS))
         return action.const if flag else action.default
     if isinstance(action.default, list):
         return [_one(action, item) for item in (value if isinstance(value, list) else [value])]
