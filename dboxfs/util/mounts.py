@@ -11,9 +11,11 @@ only once it is mounted); the number of a connection is the minor number of the 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import select
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -27,6 +29,7 @@ TYPE = "fuse.dboxfs"
 _FUSE = "/dev/fuse"
 _CONNECTIONS = "/sys/fs/fuse/connections"
 _MNT_FORCE, _MNT_DETACH = 1, 2
+_CLONE_NEWNS = 0x20000
 _REPORTING = (6, 16)
 
 
@@ -222,15 +225,47 @@ def _connection_of(pid: int, descriptor: str) -> int | None:
 def who_else_has(mount: Mount) -> int | None:
     """A process in another mount namespace that also has the file system of *mount*; None: this process sees
     none.
+
+    The table of a process in a chroot lacks what it can't reach: then, as root, the whole one is read.
     """
-    ours = os.readlink("/proc/self/ns/mnt")
+    known = {os.readlink("/proc/self/ns/mnt")}
     for pid in _processes():
         with suppress(OSError, ValueError):
-            if os.readlink(f"/proc/{pid}/ns/mnt") == ours:
+            namespace = f"/proc/{pid}/ns/mnt"
+            if (name := os.readlink(namespace)) in known:
                 continue
-            if any(some.device == mount.device for some in table(f"/proc/{pid}/mountinfo")):
+            if os.readlink(f"/proc/{pid}/root") == "/":
+                found = table(f"/proc/{pid}/mountinfo")
+            else:
+                known.add(name)
+                found = _whole_table(namespace)
+            if any(some.device == mount.device for some in found):
                 return pid
     return None
+
+
+def _whole_table(namespace: str) -> list[Mount]:
+    """All mounts of a mount namespace, by a child that enters it and runs nothing of it.
+
+    :raises OSError: it can't be entered.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    entered, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(told, b"1" if libc.setns(fd, _CLONE_NEWNS) == 0 else b"0")
+        signal.pause()
+        os._exit(0)
+    try:
+        if os.read(entered, 1) != b"1":
+            raise PermissionError(errno.EPERM, "the namespace can't be entered", namespace)
+        return list(table(f"/proc/{child}/mountinfo"))
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        for one in (fd, entered, told):
+            os.close(one)
 
 
 def who_uses(mount: Mount) -> int | None:

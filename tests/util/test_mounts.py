@@ -129,3 +129,23 @@ def test_a_mount_is_found_by_a_name_of_any_bytes_and_no_other_is(tmp_path: Path)
         assert mounted_on(odd) is None, "it is no dboxfs"
     finally:
         subprocess.run(["umount", odd], check=True)
+
+
+def test_a_process_in_a_chroot_of_another_namespace_is_seen_to_have_a_mount(
+    account: Account, mounts: Mounts, tmp_path: Path
+) -> None:
+    """Its own table of mounts does not show it, and the daemon goes on until that process is gone."""
+    mnt = mounts.mount(account.location)
+    mount = there(mnt)
+    assert fuse_mounts.who_else_has(mount) is None
+    (tmp_path / "root").mkdir()
+    script = f"mount --bind / {tmp_path}/root && exec chroot {tmp_path}/root /bin/sleep 60"
+    other = subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sh", "-c", script])
+    try:
+        assert liveness.wait(lambda: os.readlink(f"/proc/{other.pid}/root") != "/")
+        assert str(mnt) not in Path(f"/proc/{other.pid}/mountinfo").read_text()
+        assert fuse_mounts.who_else_has(mount) == other.pid
+    finally:
+        other.kill()
+        other.wait()
+    assert fuse_mounts.who_else_has(mount) is None
