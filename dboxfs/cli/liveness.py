@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from dboxfs.util import mounts
 from dboxfs.util.mounts import Mount
 
 DAEMON_SECONDS = 5.0
@@ -68,6 +69,18 @@ def parent(pid: int) -> int:
     return int((_stat(pid)[1:2] or [b"0"])[0])
 
 
+def daemons_of(mount: Mount) -> list[int]:
+    """Living processes that may be the daemon of a mount: one, if the kernel reports which one it is.
+
+    Else those of all FUSE file systems, or, if there are any, those that have the mountpoint in their command
+    line.
+    """
+    servers = mounts.servers(mount.connection)
+    found = [pid for pid in servers if parent(pid) not in servers]  # the others are companions
+    point = os.fsencode(mount.point)
+    return [pid for pid in found if point in _command(pid)] or found if len(found) > 1 else found
+
+
 def started(pid: int) -> float | None:
     """When a process was started, seconds since the epoch; None: it is gone."""
     fields = _stat(pid)
@@ -75,6 +88,13 @@ def started(pid: int) -> float | None:
         return None
     since_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot)
+
+
+def _command(pid: int) -> list[bytes]:
+    """The program of a process and its arguments; empty: it is gone."""
+    with suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as command:
+        return command.read().split(b"\0")
+    return []
 
 
 def _stat(pid: int) -> list[bytes]:

@@ -13,7 +13,7 @@ import time
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from dboxfs.cli.liveness import Answer, ask, parent, started
+from dboxfs.cli.liveness import Answer, ask, daemons_of, started
 from dboxfs.cli.logs import one_line
 from dboxfs.errors import MountError
 from dboxfs.util import mounts
@@ -66,8 +66,7 @@ def status(arguments: argparse.Namespace) -> int:
 
 def look(mount: Mount) -> Shown:
     """The state of a mount, as far as this process can see it."""
-    servers = mounts.servers(mount.connection)
-    daemons = [pid for pid in servers if parent(pid) not in servers]  # the others are companions
+    daemons = daemons_of(mount)
     pid = daemons[0] if daemons else None
     answer = ask(mount, _SECONDS)
     alive = answer is Answer.GIVEN and (pid is not None or os.geteuid() != 0)

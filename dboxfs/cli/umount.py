@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterator
 
 from dboxfs.cli import restoring
-from dboxfs.cli.liveness import Answer, ask, lives, parent, wait
+from dboxfs.cli.liveness import Answer, ask, daemons_of, lives, wait
 from dboxfs.errors import MountError
 from dboxfs.util import mounts
 from dboxfs.util.mounts import Mount
@@ -53,8 +53,7 @@ def umount(arguments: argparse.Namespace) -> int:
         if arguments.quiet:
             return 0
         raise MountError(f"{given}: no dboxfs mount")
-    servers = mounts.servers(mount.connection)
-    daemons = [pid for pid in servers if parent(pid) not in servers]  # the others are companions
+    daemons = daemons_of(mount)
     status = 0
     if arguments.force or (not arguments.lazy and _is_dead(mount, daemons)):
         _abort(mount)
@@ -76,7 +75,7 @@ def clear_dead(mountpoint: str, *, replace: bool) -> None:
     :raises MountError: *replace* is not set, or the user may not remove it; or its daemon does not answer.
     """
     mount = next((found for name in _names_of(mountpoint) if (found := mounts.mounted_on(name))), None)
-    if mount is None or not _is_dead(mount, mounts.servers(mount.connection)):
+    if mount is None or not _is_dead(mount, daemons_of(mount)):
         return
     if not replace:
         raise MountError(

@@ -105,6 +105,8 @@ def test_umount_waits_for_no_process_but_the_daemon(
     monkeypatch.setattr(fuse_mounts, "reports", lambda: reported)
     monkeypatch.setattr(umount, "wait", wait)
     assert (about_to_mount in servers(connection)) != reported
+    daemons = liveness.daemons_of(there(mnt))
+    assert [os.fsencode(mnt) in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in daemons] == [True]
     assert umount.umount(Namespace(mountpoint=str(mnt), lazy=False, force=False, quiet=False)) == 0
     assert umount.SLOW_SECONDS not in waited
 
