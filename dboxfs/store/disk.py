@@ -169,27 +169,28 @@ class Disk:
         :raises FileExistsError: the name is taken.
         :raises OSError: the file is incomplete; the caller removes it.
         """
-        permissions, durable = self.file_permissions, sync and self.options.durable
+        error = await self.chain(lambda: self.writing_new(path, data, sync=sync))
+        if error is not None:
+            raise error
 
-        def program() -> Steps[tuple[OSError | None, bool]]:
-            opened = yield ops.Create(path, permissions)
-            failed: OSError | None = None
-            try:
-                check_appended((yield ops.Append(opened.fd, (data,))), len(data), path)
-                if durable:
-                    yield ops.Sync(opened.fd, len(data))
-            except OSError as error:
-                failed = error
-            try:
-                yield ops.Close(opened.fd)
-            except OSError:
-                return failed, False
-            return failed, True
-
-        failed, closed = await self.chain(program)
-        self.lost_errors += not closed
-        if failed is not None:
-            raise failed
+    def writing_new(self, path: str, data: bytes, *, sync: bool = True) -> Steps[OSError | None]:
+        """The steps of :meth:`write_new`; gives its error.  An error of the close is only counted."""
+        failed: OSError | None = None
+        try:
+            opened = yield ops.Create(path, self.file_permissions)
+        except OSError as error:
+            return error
+        try:
+            check_appended((yield ops.Append(opened.fd, (data,))), len(data), path)
+            if sync and self.options.durable:
+                yield ops.Sync(opened.fd, len(data))
+        except OSError as error:
+            failed = error
+        try:
+            yield ops.Close(opened.fd)
+        except OSError:
+            self.lost_errors += 1
+        return failed
 
     async def create_temporary(self, directory: str) -> AppendFile:
         """Make a new file under a temporary name."""

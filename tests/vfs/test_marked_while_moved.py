@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dboxfs.store import Kind
-from dboxfs.store.sdbox.saves import Arrival, SdboxSaves
+from dboxfs.store.sdbox.arrival import Arrival
+from dboxfs.store.sdbox.saves import SdboxSaves
 from dboxfs.store.write import Neighbour, Saved, WriteOptions
 from tests.vfs.inside import ONE, Mounted, mounted
 

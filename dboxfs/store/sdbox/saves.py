@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 
 from msgspec import Struct
 
-from dboxfs.errors import NoSuchMailbox
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
 from dboxfs.store.indexes.log import IndexLog
+from dboxfs.store.sdbox.arrival import Arrival, ArrivalRequest, need_directory, write_and_lock
 from dboxfs.store.sdbox.files import attachment_files, unlink
 from dboxfs.store.sdbox.publish import Publishing, publish_and_write, publish_steps
 from dboxfs.store.sdbox.saved import keep_saved_dates
@@ -24,31 +25,12 @@ from dboxfs.store.sync_all import can_sync_all, sync_all
 from dboxfs.store.write import log_records
 from dboxfs.store.write.group_commit import GroupCommit, Request
 from dboxfs.store.write.message import NewMessage
-from dboxfs.store.write.naming import Wanted
 from dboxfs.store.write.notes import Note, writing
 from dboxfs.store.write.record import Composed, Spooled, compose, new_file
 from dboxfs.store.write.results import Saved, side_by_side
 from dboxfs.store.write.session import Work, present, visible
 
 _AT_ONCE = 16
-
-
-class Arrival(Struct):
-    """A message that waits for its uid.  ``attachments``: (existing file, path without the suffix).  ``uid``:
-    at first the lowest uid that the message may have.  ``wanted``: the name that the message shall have.
-    """
-
-    temporary: str
-    flags: int
-    keywords: tuple[str, ...]
-    guid: bytes
-    replaces: int | None = None
-    inherits: int | None = None
-    attachments: tuple[tuple[str, str], ...] = ()
-    uid: int = 0
-    wanted: Wanted | None = None
-    has_pop3_uidl: bool = False
-    saved: int | None = None
 
 
 class _Replaced(Struct, frozen=True):
@@ -58,9 +40,6 @@ class _Replaced(Struct, frozen=True):
 
     uids: Sequence[int]
     attachments: Sequence[str] | None
-
-
-_Request = Request[list[Arrival], Saved]
 
 
 class SdboxSaves:
@@ -85,9 +64,10 @@ class SdboxSaves:
         directory = self._work.location.mailbox_path(name)
         many = len(messages) >= self._work.options.sync_together
         together = many and await can_sync_all(self._disk, directory)
+        later = len(messages) == 1 and self._queue(name).is_quiet
 
         async def prepare(at: int, message: NewMessage) -> None:
-            found[at] = await self._prepare(name, message, made, sync=not together)
+            found[at] = await self._prepare(name, message, made, sync=not together, later=later)
 
         try:
             await side_by_side(prepare, messages, at_once=_AT_ONCE)
@@ -98,16 +78,13 @@ class SdboxSaves:
             raise
         return await self.take(name, [new for new in found if new is not None])
 
-    async def need_directory(self, name: str, directory: str) -> None:
-        """With ``INDEX=`` a mailbox may have an index and no directory yet."""
-        if await self._disk.exists(directory):
-            return
-        if self._work.location.index is None or not await self._disk.exists(self._work.index(name).log_path):
-            raise NoSuchMailbox(f"{self._work.shown(name)}: no such mailbox")
-        await self._disk.make_dirs(directory)
+    async def _prepare(
+        self, name: str, message: NewMessage, made: list[Arrival], *, sync: bool, later: bool
+    ) -> Arrival:
+        """Write one message to a temporary file.
 
-    async def _prepare(self, name: str, message: NewMessage, made: list[Arrival], *, sync: bool) -> Arrival:
-        """Write one message to a temporary file."""
+        :param later: leave a small one to the commit, which writes it and takes the lock in one job.
+        """
         options, directory = self._work.options, self._work.location.mailbox_path(name)
         composed = await compose(message, options, mailbox=None, directory=directory)
         new = Arrival("", message.flags, message.keywords, composed.guid, message.replaces, message.inherits)
@@ -117,10 +94,14 @@ class SdboxSaves:
         if isinstance(composed, Spooled):
             await self._finish(composed, new, sync=sync)
             return new
+        if later and composed.whole:
+            begun = new_file(options.dbox_version)
+            new.data = begun.header + composed.encode(begun.first)
+            return new
         try:
             await self._write(composed, new, directory, sync=sync)
         except FileNotFoundError:
-            await self.need_directory(name, directory)
+            await need_directory(self._work, name)
             await self._write(composed, new, directory, sync=sync)
         return new
 
@@ -161,20 +142,26 @@ class SdboxSaves:
 
         On an error the temporary files are removed.
         """
-        queue = self._queues.get(name)
-        if queue is None:
-
-            async def commit(group: Sequence[_Request]) -> None:
-                await self._commit(name, group)
-
-            queue = self._queues[name] = GroupCommit(commit, gathers=True)
-        request: _Request = Request(new, name)
+        request: ArrivalRequest = Request(new, name)
         try:
-            return await queue.run(request)
+            return await self._queue(name).run(request)
         except BaseException:
             if not request.taken or request.error is not None:
                 await self.discard(new)
             raise
+
+    def _queue(self, name: str) -> GroupCommit[list[Arrival], Saved]:
+        queue = self._queues.get(name)
+        if queue is None:
+
+            async def commit(group: Sequence[ArrivalRequest]) -> None:
+                async with AsyncExitStack() as stack:
+                    there = await write_and_lock(self._work, name, group, stack)
+                    if there:
+                        await self._commit(name, there)
+
+            queue = self._queues[name] = GroupCommit(commit, gathers=True)
+        return queue
 
     async def discard(self, made: Sequence[Arrival]) -> None:
         """Remove temporary files."""
@@ -182,7 +169,7 @@ class SdboxSaves:
 
     # -- commit ------------------------------------------------------------------------------------------
 
-    async def _commit(self, name: str, group: Sequence[_Request]) -> None:
+    async def _commit(self, name: str, group: Sequence[ArrivalRequest]) -> None:
         async with self._work.mailbox(name) as index:
             validity = index.state.uid_validity
             await self._take_uids(name, index, [new for request in group for new in request.what])
@@ -236,7 +223,9 @@ class SdboxSaves:
                 new.uid = number
             todo = todo[len(numbers) :]
 
-    async def _name(self, name: str, index: IndexLog, group: Sequence[_Request]) -> list[_Request]:
+    async def _name(
+        self, name: str, index: IndexLog, group: Sequence[ArrivalRequest]
+    ) -> list[ArrivalRequest]:
         """Tell the namer the uids; gives the requests that it has accepted."""
         fine = []
         for request in group:

@@ -12,8 +12,9 @@ from functools import partial
 from dboxfs.errors import NoSuchMessage, Unsupported
 from dboxfs.index.state import IndexState
 from dboxfs.store.mdbox.expunged import Expunged
+from dboxfs.store.sdbox.arrival import Arrival, need_directory
 from dboxfs.store.sdbox.files import attachment_files, attachments_of, unlink
-from dboxfs.store.sdbox.saves import Arrival, SdboxSaves
+from dboxfs.store.sdbox.saves import SdboxSaves
 from dboxfs.store.write import log_records
 from dboxfs.store.write.expunges import finish_expunge, heritage
 from dboxfs.store.write.leftovers import inodes_of
@@ -117,7 +118,7 @@ class SdboxWriter:
         """:meth:`copy`; also gives the marks that the originals had."""
         made: list[Arrival] = []
         directory = self._work.location.mailbox_path(target)
-        await self._saves.need_directory(target, directory)
+        await need_directory(self._work, target)
         try:
             async with self._work.mailbox(source) as index:
                 wanted = visible(index.state, uids)

@@ -77,6 +77,11 @@ class GroupCommit(Generic[T, R]):
         self._leader: Request[T, R] | None = None
         self._gathering = _Gathering() if gathers else None
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the next request will probably be committed at once, and alone, as the last one was."""
+        return self._leader is None and (self._gathering is None or self._gathering.expects_one)
+
     async def run(self, request: Request[T, R]) -> R:
         """Have *request* committed and give its result, or raise its error."""
         self._waiting.append(request)
@@ -153,6 +158,11 @@ class _Gathering:
         self._seconds = 0.0
         self._skip = self._skipped = 0
         self._arrival: trio.Event | None = None
+
+    @property
+    def expects_one(self) -> bool:
+        """Whether the last group was a single request."""
+        return self._expected <= 1
 
     def came(self) -> None:
         """Tell the waiting leader that a request has come."""
