@@ -56,7 +56,7 @@ class Upstream(Protocol):
 
 
 class InMemory:
-    """A bucket in memory."""
+    """A bucket in memory, whose name is ``bucket``."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -66,7 +66,9 @@ class InMemory:
     def __call__(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         where, _, query = path.partition("?")
         asked = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
-        key = urllib.parse.unquote(where).lstrip("/").partition("/")[2]
+        bucket, _, key = urllib.parse.unquote(where).lstrip("/").partition("/")
+        if bucket != "bucket":
+            return Answer(404, body=b"<Error><Code>NoSuchBucket</Code></Error>")
         with self._lock:
             if method in ("GET", "HEAD"):
                 return self._list(asked) if not key else self._get(key, headers)

@@ -159,3 +159,14 @@ def test_a_certificate_is_trusted_if_its_ca_is_named(
             connect("s3://bucket", Access(str(tmp_path / "empty")))
         with pytest.raises(FileNotFoundError):
             connect("s3://bucket", Access(str(tmp_path / "none")))
+
+
+def test_a_bucket_that_is_not_there_is_named_as_that(server: FaultyServer) -> None:
+    store = connect("s3://none", PATIENT)
+    for call in (
+        lambda: store.put("a", NEW, create=True),
+        lambda: store.get_whole("a"),
+        lambda: list(store.list_all("a")),
+    ):
+        assert outcome(call) == (errno.ENOENT, "there is no such bucket")
+    assert len(server.asked) == 3

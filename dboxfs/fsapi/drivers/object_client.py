@@ -248,8 +248,9 @@ class ObstoreObjects:
             self.cost.count(kind, up=up, requests=requests)
             try:
                 return call()
-            except FileNotFoundError:
-                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), self._where(key)) from None
+            except FileNotFoundError as error:
+                text = NO_BUCKET if _NO_BUCKET in str(error) else os.strerror(errno.ENOENT)
+                raise OSError(errno.ENOENT, text, self._where(key)) from None
             except (ValueError, self._o.exceptions.InvalidPathError) as error:
                 raise OSError(errno.EINVAL, _line(error), self._where(key)) from None
             except (self._o.exceptions.BaseError, OSError) as error:
@@ -281,6 +282,9 @@ _CODE = re.compile(r"<Code>(\w+)</Code>")
 _CERTIFICATE = re.compile(r"InvalidCertificate\(\s*(\w+)")
 _PAGE = 1000
 
+NO_BUCKET: Final = "there is no such bucket"
+_NO_BUCKET = "NoSuchBucket"
+
 
 def may_pass(text: str, code: int) -> bool:
     """Whether an error may be gone at the next try: no answer, half of one, or one that says so.
@@ -288,7 +292,7 @@ def may_pass(text: str, code: int) -> bool:
     :param text: what obstore says.  :param code: what the class of the error says.
     """
     status = _STATUS.search(text)
-    if code != errno.EIO or _CERTIFICATE.search(text) or "NoSuchBucket" in text:
+    if code != errno.EIO or _CERTIFICATE.search(text) or _NO_BUCKET in text:
         return False
     return status is None or status[1] in ("408", "429") or status[1].startswith("5")
 
@@ -300,8 +304,8 @@ def understood(text: str, code: int) -> tuple[int, str]:
     """
     status, name = _STATUS.search(text), _CODE.search(text)
     why = f" ({name[1]})" if name is not None else ""
-    if name is not None and name[1] == "NoSuchBucket":
-        return errno.ENOENT, "there is no such bucket"
+    if name is not None and name[1] == _NO_BUCKET:
+        return errno.ENOENT, NO_BUCKET
     if (status is not None and status[1] in ("401", "403")) or code == errno.EACCES:
         return errno.EACCES, f"the server refuses these credentials{why}"
     if code == errno.EIO and status is not None:
