@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -14,8 +15,8 @@ from dboxfs.cli.dates import date_or_days
 from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import one_line
 from dboxfs.cli.show import folder_path, shown_folders, shown_name, trouble, warn_of_hidden, with_store
-from dboxfs.cli.status import UsageError
 from dboxfs.cli.stores import add_at, add_store, choose_store
+from dboxfs.cli.view_paths import ViewPaths
 from dboxfs.errors import NoSuchMailbox
 from dboxfs.store import Folder, Store
 from dboxfs.store.headers import HeaderReader
@@ -24,6 +25,7 @@ from dboxfs.tools.finding import FoundMessage, Query, find
 from dboxfs.util import mounts
 from dboxfs.util.dates import rfc3339
 from dboxfs.vfs.options import View
+from dboxfs.vfs.views.layout import INBOX
 
 _SIZES = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -96,11 +98,15 @@ def _query(arguments: argparse.Namespace) -> Query:
     )
 
 
-def _take_mountpoint(arguments: argparse.Namespace) -> str | None:
-    """If STORE is a mountpoint, put the mounted store in its place; returns the mountpoint, or None.
+class _Mountpoint(NamedTuple):
+    """A mount of dboxfs.  ``has_view``: messages have other paths than those of the default view."""
 
-    :raises UsageError: ``-0`` for a mount that shows other names.
-    """
+    path: str
+    has_view: bool
+
+
+def _take_mountpoint(arguments: argparse.Namespace) -> _Mountpoint | None:
+    """If STORE is a mountpoint, put the mounted store in its place; returns the mountpoint, or None."""
     point = os.path.abspath(str(arguments.store)) if arguments.store is not None else None
     if point is None or mounts.mounted_on(os.path.realpath(point)) is None:
         return None
@@ -110,24 +116,24 @@ def _take_mountpoint(arguments: argparse.Namespace) -> str | None:
         location, view = str(said["mail_location"]), said["view"]
     except (OSError, ValueError, KeyError):
         return None
-    if arguments.nul and view != View.EML.value:
-        raise UsageError(f"-0: {point} does not show the names of the default view; use --json")
     arguments.store = location
-    return point
+    return _Mountpoint(point, has_view=view != View.EML.value)
 
 
 class _Listing:
     """Prints messages.
 
-    :param mountpoint: the beginning of paths; None: they begin with the name of the mailbox.
+    :param mountpoint: paths are those in this mount; None: they begin with the name of the mailbox.
     """
 
-    def __init__(self, arguments: argparse.Namespace, query: Query, mountpoint: str | None) -> None:
+    def __init__(self, arguments: argparse.Namespace, query: Query, mountpoint: _Mountpoint | None) -> None:
         self._mailbox: str | None = arguments.mailbox
         self._json: bool = arguments.json
         self._nul: bool = arguments.nul
         self._query = replace(query, wants=("from", "subject")) if arguments.json else query
-        self._mountpoint = mountpoint
+        self._above = mountpoint.path if mountpoint is not None else ""
+        in_view = mountpoint is not None and mountpoint.has_view and (arguments.json or arguments.nul)
+        self._view_paths = ViewPaths(self._above) if in_view else None
         self._failed = False
 
     async def run(self, store: Store) -> int:
@@ -167,12 +173,19 @@ class _Listing:
             raise NoSuchMailbox(f"{self._mailbox}: no such mailbox in {root}; dboxfs ls {root} lists them")
         return found[:1]
 
+    def _path(self, folder: Folder, name: bytes, uid: int) -> str | None:
+        """The path of a message; None: the mount doesn't show it yet, or any more."""
+        if self._view_paths is None:
+            return os.path.join(self._above, folder_path(folder), os.fsdecode(name))
+        guid = folder.mailbox.guid if folder.mailbox is not None else None
+        return self._view_paths.of(guid, uid, is_inbox=folder.name == INBOX)
+
     def _print(self, store: Store, folder: Folder, name: bytes, message: FoundMessage) -> None:
-        path = os.path.join(self._mountpoint or "", folder_path(folder), os.fsdecode(name))
+        path = self._path(folder, name, message.uid)
         facts = message.facts
         readable = facts is not None and not facts.damaged
         if self._nul:
-            sys.stdout.write(path + "\0")
+            sys.stdout.write(f"{path}\0" if path is not None else "")
             return
         received = rfc3339(facts.received) if facts is not None and readable else None
         if self._json:

@@ -102,8 +102,18 @@ def test_ls_of_a_mountpoint_gives_paths_that_are_there(account: Account, mounts:
         "subject": "grün",
     }
     mounts.umount(mnt)
-    as_maildir = mounts.mount(account.location, "view=maildir")
-    assert "-0" in dboxfs("ls", as_maildir, "-0").stderr
+    for options, places in (
+        ("view=maildir", ["INBOX/cur", "Work/cur"]),
+        ("view=maildir,maildir=++", ["cur", ".Work/cur"]),
+        ("view=mh", ["INBOX", "Work"]),
+    ):
+        mnt = mounts.mount(account.location, options)
+        paths = dboxfs("ls", mnt, "--keyword", "urgent", "-0").stdout.split("\0")[:-1]
+        assert [os.path.relpath(os.path.dirname(path), mnt) for path in paths] == places
+        assert all(Path(path).read_bytes().startswith(b"Subject: =?utf-8") for path in paths)
+        lines = dboxfs("ls", mnt, "--keyword", "urgent", "--json").stdout.splitlines()
+        assert [json.loads(line)["path"] for line in lines] == paths
+        mounts.umount(mnt)
 
 
 @pytest.mark.parametrize("how", ["file is a directory", "header is damaged"])
