@@ -135,6 +135,11 @@ class Handle:
             raise BlockingIOError(errno.EAGAIN, "not in memory yet", self.path)
         return data
 
+    @property
+    def asks_kernel(self) -> bool:
+        """Whether the kernel's cache keeps the file's bytes, and not this process."""
+        return self._reader.asks_kernel
+
     def pread_now(self, size: int, offset: int) -> bytes | None:
         """Like :meth:`pread`, but returns None if the bytes are not in memory, and begins nothing.
 

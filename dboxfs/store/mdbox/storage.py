@@ -8,8 +8,9 @@ bytes don't change.
 The map is read after the mailbox, since a missing map uid may be newer than the map that was read.  It is
 read lazily: a change of the map only sets a flag (``MdboxStorage.changed``).
 
-The messages that are open in an ``m.N`` share one handle, and the last few handles stay open.  All of this
-runs on the event loop's thread.
+The messages that are open in an ``m.N`` share one handle, and the last few handles stay open.  Where this
+process keeps the pages and not the kernel, a file is opened again when the map names new records in it.  All
+of this runs on the event loop's thread.
 """
 
 from __future__ import annotations
@@ -104,6 +105,21 @@ class MdboxStorage:
             self._map = MapIndex(self.index.state)
         if delta.reloaded or len(delta.expunged) or len(delta.updated):
             self._drop_purged(self._map)
+        if self._open:
+            self._drop_grown(self._map, delta)
+
+    def _drop_grown(self, mapping: MapIndex, delta: Delta) -> None:
+        """Open files again that have new records, if their pages are kept here and not by the kernel: a page
+        may have been read with a record at the same place that its writer took back.
+        """
+        kept = [file_id for file_id, some in self._open.items() if not some.handle.asks_kernel]
+        if not kept:
+            return
+        rows = mapping.rows_of(np.concatenate((delta.appended, delta.updated)))
+        grown = set(mapping.file_ids[rows[rows >= 0]].tolist())
+        for file_id in kept:
+            if delta.reloaded or file_id in grown:
+                self.drop(file_id)
 
     def _drop_purged(self, mapping: MapIndex) -> None:
         """Close the files that a purge has taken out of the map: open files hold disk space."""
