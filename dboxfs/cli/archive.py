@@ -18,13 +18,14 @@ from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.object_store import access_of, add_access
+from dboxfs.cli.owned import add_root_rights, more_as_root, store_to_read
 from dboxfs.cli.paths import default_cache_dir
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError
 from dboxfs.cli.stores import add_store, check_url, choose_store
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.fsapi.drivers.object_client import Cost, connect
-from dboxfs.store import Location, open_store
+from dboxfs.store import Location
 from dboxfs.store.user_variables import StoreUser, expand
 from dboxfs.tools.archive import Archived, ArchiveOptions, Archiver, Repository
 from dboxfs.tools.archive.generation import GENERATIONS
@@ -72,6 +73,7 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     parser.add_argument(
         "--attachments", metavar="DIR", help="Dovecot's mail_attachment_dir, if STORE has one"
     )
+    add_root_rights(parser)
     add_keys(parser)
     add_access(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
@@ -125,7 +127,9 @@ def _archive(arguments: argparse.Namespace, location: Location) -> int:
         cost = objects.cost
         async with (
             FileSystem(ThreadsDriver()) as fs,
-            open_store(fs, location, follow=False, cache_dir=default_cache_dir()) as store,
+            store_to_read(
+                fs, location, cache_dir=default_cache_dir(), root_rights=arguments.root_rights
+            ) as store,
         ):
             given = arguments.mailbox
             names = {store.display_name(folder): name for name, folder in store.folders.items()}
@@ -153,7 +157,7 @@ def _archive(arguments: argparse.Namespace, location: Location) -> int:
     print(f"stored {done.stored} messages, {meter.rate(done.bytes)}")
     print(f"cost: {cost}")
     if done.failed:
-        print(f"{len(done.failed)} could not be archived (see above)")
+        print(f"{len(done.failed)} could not be archived (see above){more_as_root(arguments)}")
     return 1 if done.failed or done.told else 0
 
 

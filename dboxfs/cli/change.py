@@ -15,13 +15,13 @@ from dboxfs.cli.begin_writing import begin_writing
 from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.owned import store_to_read, store_to_write
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError
 from dboxfs.cli.stores import add_store, choose_new_store, choose_store
 from dboxfs.dovecot.user import FoundUser
 from dboxfs.errors import MailHidden
 from dboxfs.fsapi import FileSystem, Permissions, ThreadsDriver
-from dboxfs.store import open_store
 from dboxfs.store.hidden import hidden_in, summary
 from dboxfs.store.mail_settings import for_dovecot
 from dboxfs.store.write import Neighbour, PurgeProgress, StoreWriter, WriteOptions, init_store
@@ -189,12 +189,13 @@ def purge(arguments: argparse.Namespace) -> int:
         meter.show("purged", progress.files_done, progress.files, what="files")
 
     async def run() -> int:
-        async with FileSystem(ThreadsDriver()) as fs, open_store(fs, location, follow=False) as store:
+        opened = store_to_read if arguments.dry_run else store_to_write
+        async with FileSystem(ThreadsDriver()) as fs, opened(fs, location) as store:
             found = await hidden_in(store)
             if found and not arguments.force:
                 raise MailHidden(f"{summary(found)}; nothing was purged (--force: purge all the same)")
             options = WriteOptions(neighbour=Neighbour.ALONE)
-            writer = StoreWriter(fs, location, store.owner, options)
+            writer = StoreWriter(store.fs, location, store.owner, options)
             if not arguments.dry_run:
                 await begin_writing(writer, store, options)
             done = await writer.purge(dry_run=arguments.dry_run, report=show)

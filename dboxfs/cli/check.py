@@ -20,13 +20,13 @@ from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.object_store import access_of
+from dboxfs.cli.owned import add_root_rights, files_of
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError, first_error, message
 from dboxfs.cli.stores import NOT_AN_ARCHIVE, add_at, add_store, choose_store
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store.location import Location
-from dboxfs.tools.archive.view import store_files
 from dboxfs.tools.check import Checked, CheckOptions, Finding, Severity, check_store
 
 DESCRIPTION = """\
@@ -58,6 +58,7 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     parser.add_argument(
         "--attachments", metavar="DIR", help="Dovecot's mail_attachment_dir, if STORE has one"
     )
+    add_root_rights(parser)
     add_each_user(parser)
 
 
@@ -84,7 +85,9 @@ def check(arguments: argparse.Namespace) -> int:
         async def run() -> Checked:
             async with (
                 FileSystem(ThreadsDriver()) as fs,
-                store_files(fs, location, arguments.at, access_of(arguments)) as (files, place),
+                files_of(
+                    fs, location, arguments.at, access_of(arguments), root_rights=arguments.root_rights
+                ) as (files, place),
             ):
                 return await check_store(files, place, output.finding, options, output.progress)
 

@@ -18,16 +18,16 @@ from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.object_store import access_of
+from dboxfs.cli.owned import add_root_rights, more_as_root, store_to_read
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError, new_root
 from dboxfs.cli.stores import add_at, add_store, choose_store, compress_method
 from dboxfs.fsapi import FileSystem, ThreadsDriver
-from dboxfs.store import Kind, Location, open_store
+from dboxfs.store import Kind, Location
 from dboxfs.store.mail_settings import for_dovecot
 from dboxfs.store.user_variables import StoreUser, expand
 from dboxfs.store.write import Neighbour, WriteOptions
-from dboxfs.tools.archive.view import store_files
 from dboxfs.tools.convert import Converted, Converter, ConvertProgress
 from dboxfs.util.uid_ranges import uid_ranges
 
@@ -69,6 +69,7 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
         help="store plain messages compressed: zstd[:LEVEL], lz4, gz[:LEVEL], bz2[:LEVEL] (dbox version 2)",
     )  # fmt: skip
     parser.add_argument("--attachments", metavar="DIR", help="Dovecot's mail_attachment_dir, if SRC has one")
+    add_root_rights(parser, "SRC")
     add_keys(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
@@ -118,8 +119,9 @@ def convert(arguments: argparse.Namespace) -> int:
     async def run() -> Converted:
         async with (
             FileSystem(ThreadsDriver()) as fs,
-            store_files(fs, location, arguments.at, access_of(arguments)) as (files, place),
-            open_store(files, place, follow=False) as store,
+            store_to_read(
+                fs, location, arguments.at, access_of(arguments), root_rights=arguments.root_rights
+            ) as store,
         ):
             options = WriteOptions(
                 neighbour=Neighbour.ALONE,
@@ -156,6 +158,6 @@ def convert(arguments: argparse.Namespace) -> int:
     if done.failed:
         print(
             f"{len(done.failed)} could not be carried over (see above); "
-            f"dboxfs rescue {location.root} DST may find more of them"
+            f"dboxfs rescue {location.root} DST may find more of them{more_as_root(arguments)}"
         )
     return 1 if done.failed or done.told or done.hidden else 0

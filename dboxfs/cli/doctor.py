@@ -12,11 +12,12 @@ import trio
 
 from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.owned import store_to_read
 from dboxfs.cli.stores import add_store, choose_store
 from dboxfs.dovecot.ask import Block, installed
 from dboxfs.errors import DboxfsError, NoDovecot
 from dboxfs.fsapi import FileSystem, ThreadsDriver
-from dboxfs.store import Location, Store, open_store
+from dboxfs.store import Location, Store
 from dboxfs.store.hidden import hidden_in, summary
 from dboxfs.util import machine as look
 from dboxfs.util.machine import ERROR, NOTE, WARNING, Machine, Remark
@@ -113,7 +114,7 @@ def _store(location: Location, machine: Machine) -> list[Remark]:
     remarks = [*look.network(paths), *_owners(location, machine), *_read_only(location)]
 
     async def run() -> list[Remark]:
-        async with FileSystem(ThreadsDriver()) as fs, open_store(fs, location, follow=False) as store:
+        async with FileSystem(ThreadsDriver()) as fs, store_to_read(fs, location) as store:
             return [*await _hidden(store), *look.watches(machine, len(store.folders))]
 
     return remarks + trio.run(run)

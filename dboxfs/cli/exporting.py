@@ -17,16 +17,16 @@ from dboxfs.cli.crypt_keys import add_keys, given_keys
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.object_store import access_of
+from dboxfs.cli.owned import add_root_rights, more_as_root, store_to_read
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError, new_root
 from dboxfs.cli.stores import add_at, add_store, choose_store
 from dboxfs.errors import MailHidden
 from dboxfs.fsapi import FileSystem, ThreadsDriver
-from dboxfs.store import Store, open_store
+from dboxfs.store import Store
 from dboxfs.store.hidden import hidden_in, summary
 from dboxfs.store.names.read import NameReader
-from dboxfs.tools.archive.view import store_files
 from dboxfs.tools.exporting import (
     EmlFormat,
     Exported,
@@ -78,6 +78,7 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     parser.add_argument(
         "--attachments", metavar="DIR", help="Dovecot's mail_attachment_dir, if STORE has one"
     )
+    add_root_rights(parser)
     add_keys(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
@@ -100,8 +101,9 @@ def export(arguments: argparse.Namespace) -> int:
     async def run() -> tuple[Exported, Format]:
         async with (
             FileSystem(ThreadsDriver()) as fs,
-            store_files(fs, location, arguments.at, access_of(arguments)) as (files, place),
-            open_store(files, place, follow=False) as store,
+            store_to_read(
+                fs, location, arguments.at, access_of(arguments), root_rights=arguments.root_rights
+            ) as store,
         ):
             hidden = await hidden_in(store)
             if hidden and not arguments.force:
@@ -116,7 +118,7 @@ def export(arguments: argparse.Namespace) -> int:
         raise UsageError(str(group.exceptions[0])) from None
     finally:
         meter.clear()
-    return _tell(done, form, root, meter)
+    return _tell(done, form, root, meter, more_as_root(arguments))
 
 
 async def _form(arguments: argparse.Namespace, store: Store) -> tuple[Format, str]:
@@ -135,7 +137,7 @@ async def _form(arguments: argparse.Namespace, store: Store) -> tuple[Format, st
     ), f"eml xattrs={arguments.xattrs}"
 
 
-def _tell(done: Exported, form: Format, root: str, meter: Meter) -> int:
+def _tell(done: Exported, form: Format, root: str, meter: Meter, more: str) -> int:
     for line in done.failed:
         print(f"dboxfs: {one_line(line)}", file=sys.stderr)
     for line in done.told[:_MOST_NOTES]:
@@ -145,11 +147,11 @@ def _tell(done: Exported, form: Format, root: str, meter: Meter) -> int:
     if done.finished:
         print(one_line(f"{root}: finished by an earlier run, nothing was left to do"))
         return 0
-    more = f", {done.resumed} mailboxes were there already" if done.resumed else ""
-    what = f"{done.messages} messages in {done.mailboxes} mailboxes, {meter.rate(done.bytes)}{more}"
+    before = f", {done.resumed} mailboxes were there already" if done.resumed else ""
+    what = f"{done.messages} messages in {done.mailboxes} mailboxes, {meter.rate(done.bytes)}{before}"
     print(one_line(f"{root}: {what}"))
     for line in form.advice(root):
         print(one_line(line))
     if done.failed:
-        print(f"{len(done.failed)} were left out (see above); dboxfs rescue may find more of them")
+        print(f"{len(done.failed)} were left out (see above); dboxfs rescue may find more of them{more}")
     return 1 if done.failed else 0

@@ -21,6 +21,7 @@ from dboxfs.cli.begin_writing import begin_writing
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.object_store import access_of
+from dboxfs.cli.owned import add_root_rights, store_to_write, tell
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError, new_root
@@ -30,7 +31,9 @@ from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.fsapi.drivers.object_client import is_url
 from dboxfs.store import Kind, Location, open_store, parse_location
 from dboxfs.store.mail_settings import for_dovecot
+from dboxfs.store.owner_rights import owned_target, owner_to_read_as
 from dboxfs.store.write import Eol, Neighbour, StoreWriter, WriteOptions, with_version
+from dboxfs.store.write.new_store import make_root
 from dboxfs.tools.archive.view import ArchiveView
 from dboxfs.tools.importing import (
     KINDS,
@@ -41,7 +44,7 @@ from dboxfs.tools.importing import (
     is_begun,
     make_store,
 )
-from dboxfs.tools.importing.source import MailSource
+from dboxfs.tools.importing.source import MailSource, reading_as, with_rights
 from dboxfs.tools.importing.store import store_source
 
 DESCRIPTION = """\
@@ -90,6 +93,7 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
         "--eol", choices=[eol.value for eol in Eol], default=Eol.KEEP.value,
         help="line ends: keep (default), or lf, as Dovecot saves them",
     )  # fmt: skip
+    add_root_rights(parser, "SOURCE")
     parser.add_argument("--verify", action="store_true", help="read everything again and compare it")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
@@ -97,15 +101,20 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
 def import_mail(arguments: argparse.Namespace) -> int:
     """``dboxfs import SOURCE STORE [--from KIND] [--mailbox NAME] [--format F] [--verify] ...``."""
     log_to_stderr()
-    path, source, view = arguments.source, None, None
+    path = arguments.source
     if is_url(path):
         check_url(path)
-        view = ArchiveView(path, arguments.at, access_of(arguments))
-    else:
-        if arguments.at is not None:
-            raise UsageError(NOT_AN_ARCHIVE)
-        path = os.path.abspath(os.path.expanduser(path))
-        source = find_source(path, arguments.kind)
+        return _import(arguments, path, None, ArchiveView(path, arguments.at, access_of(arguments)))
+    if arguments.at is not None:
+        raise UsageError(NOT_AN_ARCHIVE)
+    path = os.path.abspath(os.path.expanduser(path))
+    with reading_as(None if arguments.root_rights else owner_to_read_as(path, tell)):
+        return _import(arguments, path, with_rights(find_source, path, arguments.kind), None)
+
+
+def _import(
+    arguments: argparse.Namespace, path: str, source: MailSource | None, view: ArchiveView | None
+) -> int:
     meter = Meter(quiet=arguments.quiet)
     options = WriteOptions(eol=Eol(arguments.eol))
 
@@ -121,10 +130,10 @@ def import_mail(arguments: argparse.Namespace) -> int:
                     f"{path}: SOURCE and STORE must not lie in each other ({part} belongs to STORE)"
                 )
             with _held(location.root):
-                async with open_store(fs, location, follow=False) as store:
+                async with store_to_write(fs, location, new=new) as store:
                     neighbour = Neighbour.ALONE if new or arguments.alone else Neighbour.DOVECOT
                     writing = await with_version(store, replace(options, neighbour=neighbour))
-                    writer = StoreWriter(fs, location, store.owner, writing)
+                    writer = StoreWriter(store.fs, location, store.owner, writing)
                     await begin_writing(writer, store, writing)
                     importer = Importer(
                         store, writer, mail, only=arguments.mailbox, verify=arguments.verify, report=report
@@ -199,7 +208,9 @@ async def _target(
         return found, False
     version = arguments.dbox_version or options.dbox_version
     permissions = change.new_root_permissions(root, arguments.owner)
-    await make_store(fs, location, permissions, replace(options, dbox_version=version))
+    await make_root(fs, root, permissions)
+    async with owned_target(fs, root) as files:
+        await make_store(files, location, permissions, replace(options, dbox_version=version))
     return location, True
 
 

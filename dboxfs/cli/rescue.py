@@ -20,6 +20,7 @@ from dboxfs.cli.crypt_keys import add_keys, given_keys
 from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.object_store import access_of
+from dboxfs.cli.owned import add_root_rights, files_of, more_as_root
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import first_error, message, new_root
@@ -28,7 +29,6 @@ from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location
 from dboxfs.store.mail_settings import for_dovecot
-from dboxfs.tools.archive.view import store_files
 from dboxfs.tools.rescue import (
     DAMAGED_MAILBOX,
     LOSSES,
@@ -80,6 +80,7 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
         help="store messages compressed: zstd[:LEVEL], lz4, gz[:LEVEL], bz2[:LEVEL] (dbox version 2)",
     )  # fmt: skip
     parser.add_argument("--attachments", metavar="DIR", help="the store's mail_attachment_dir, if it has one")
+    add_root_rights(parser)
     add_keys(parser)
 
 
@@ -108,7 +109,14 @@ def rescue(arguments: argparse.Namespace) -> int:
         async def run() -> Rescued:
             async with (
                 FileSystem(ThreadsDriver()) as fs,
-                store_files(fs, location, arguments.at, access_of(arguments), damaged=True) as (files, place),
+                files_of(
+                    fs,
+                    location,
+                    arguments.at,
+                    access_of(arguments),
+                    damaged=True,
+                    root_rights=arguments.root_rights,
+                ) as (files, place),
             ):
                 return await rescue_store(
                     files, place, root, options, output.event, output.progress, target_fs=fs
@@ -126,6 +134,8 @@ def rescue(arguments: argparse.Namespace) -> int:
         print(f"dboxfs: {one_line(said)}", file=sys.stderr)
         return EXIT_NOT_DONE
     output.summary(root, kind, done)
+    if done.events["unreadable"] and (more := more_as_root(arguments)):
+        print(f"{done.events['unreadable']} files or directories can't be read{more}")
     return 0 if done.complete else 1
 
 

@@ -11,13 +11,13 @@ import trio
 from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.object_store import access_of
+from dboxfs.cli.owned import store_to_read
 from dboxfs.cli.stores import add_at, add_store, choose_store
 from dboxfs.dovecot.user import FoundUser
 from dboxfs.fsapi import FileSystem, ThreadsDriver
-from dboxfs.store import Folder, Location, Store, open_store
+from dboxfs.store import Folder, Location, Store
 from dboxfs.store.hidden import hidden_in, told
 from dboxfs.store.mail_settings import for_dovecot
-from dboxfs.tools.archive.view import store_files
 from dboxfs.tools.dump import describe_file
 
 
@@ -64,8 +64,7 @@ def with_store(
     async def run() -> int:
         async with (
             FileSystem(ThreadsDriver()) as fs,
-            store_files(fs, location, arguments.at, access_of(arguments)) as (files, place),
-            open_store(files, place, follow=False) as store,
+            store_to_read(fs, location, arguments.at, access_of(arguments)) as store,
         ):
             return await work(store)
 

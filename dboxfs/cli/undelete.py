@@ -18,11 +18,12 @@ from dboxfs.cli.dates import date_or_days
 from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.owned import store_to_read, store_to_write
 from dboxfs.cli.status import UsageError
 from dboxfs.cli.stores import add_store, choose_store
 from dboxfs.errors import CorruptFile, DboxfsError, NoSuchMailbox, NoSuchMessage
 from dboxfs.fsapi import FileSystem, ThreadsDriver
-from dboxfs.store import Store, open_store
+from dboxfs.store import Store
 from dboxfs.store.deleted import DEFAULT_MAILBOX, DeletedMessage, DeletedMessages
 from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.write import (
@@ -89,7 +90,8 @@ def undelete(arguments: argparse.Namespace) -> int:
     location = choose_store(arguments).location
 
     async def run() -> int:
-        async with FileSystem(ThreadsDriver()) as fs, open_store(fs, location, follow=False) as store:
+        opened = store_to_read if arguments.list else store_to_write
+        async with FileSystem(ThreadsDriver()) as fs, opened(fs, location) as store:
             deleted = DeletedMessages(store)
             found = _chosen(await deleted.look(), arguments, store)
             if deleted.unreadable:
@@ -100,7 +102,7 @@ def undelete(arguments: argparse.Namespace) -> int:
                 return 0
             lock_method = LockMethod(arguments.lock_method)
             options = await with_version(store, WriteOptions(Neighbour.DOVECOT, lock_method=lock_method))
-            writer = StoreWriter(fs, location, store.owner, options, views=store)
+            writer = StoreWriter(store.fs, location, store.owner, options, views=store)
             await begin_writing(writer, store, options)
             return await _Bringing(store, writer, arguments.to).run(found)
 

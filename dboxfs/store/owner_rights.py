@@ -4,7 +4,8 @@ The owner of a store can put symbolic links into it: in the tree of mailboxes, i
 attachments.  With root's rights, dboxfs would follow them to any file.  Then a mount with ``allow_other`` (or
 a program of root's that copies the store) would show the owner files that only root may read, and a writable
 mount would write to them.  With the uid and gid of the owner, and no other group, a link only leads to files
-that the owner can reach anyway.  Dovecot does the same: its processes run as the user.
+that the owner can reach anyway.  Dovecot does the same: its processes run as the user.  Commands that read or
+change one store do it, too: what they have read of a store is given to its owner.
 
 ::
 
@@ -27,7 +28,7 @@ from contextlib import asynccontextmanager
 
 from dboxfs.errors import NoSuchStore
 from dboxfs.fsapi import FileSystem
-from dboxfs.fsapi.drivers.acting import give_up_groups, may_act_as
+from dboxfs.fsapi.drivers.acting import acting_as, give_up_groups, may_act_as
 from dboxfs.fsapi.drivers.tenant import TenantDriver
 from dboxfs.store.details_cache import DEFAULT_LIMIT
 from dboxfs.store.location import Location
@@ -37,6 +38,9 @@ from dboxfs.store.store import Store
 Owner = tuple[int, int]
 """Uid and gid."""
 
+TO_MOUNT = "open the way for its owner, or mount it without rw and allow_other"
+"""What to do about a store that its owner can't reach, and that shall be mounted."""
+
 
 @asynccontextmanager
 async def open_owned_store(
@@ -45,20 +49,24 @@ async def open_owned_store(
     *,
     strict: bool,
     warn: Callable[[str], None],
+    advice: str = TO_MOUNT,
+    follow: bool = True,
     cache_dir: str | None = None,
     table_size: int = DEFAULT_LIMIT,
 ) -> AsyncIterator[Store]:
-    """The store at *location*, opened and followed as :func:`~dboxfs.store.opening.open_store` does, with the
-    rights of its owner.
+    """The store at *location*, opened as :func:`~dboxfs.store.opening.open_store` does, with the rights of
+    its owner.
 
     :param strict: never use root's rights, unless it is root's own store.
     :param warn: called with one line, if another user's store is opened with root's rights.
+    :param advice: what to do if *strict* refuses the store.
     :raises NoSuchStore: it can't be read; *strict*: the owner can't reach it.
     """
-    owner = await _owner(fs, location.root)
     async with (
-        _files(fs, location.root, owner, strict=strict, warn=warn) as files,
-        open_store(files, location, cache_dir=cache_dir, table_size=table_size, cache_fs=fs) as store,
+        owned_files(fs, location.root, strict=strict, warn=warn, advice=advice) as (files, owner),
+        open_store(
+            files, location, follow=follow, cache_dir=cache_dir, table_size=table_size, cache_fs=fs
+        ) as store,
     ):
         check_owner(store, owner)
         yield store
@@ -83,33 +91,95 @@ async def _owner(fs: FileSystem, root: str) -> Owner | None:
 
 
 @asynccontextmanager
-async def _files(
-    fs: FileSystem, root: str, owner: Owner | None, *, strict: bool, warn: Callable[[str], None]
-) -> AsyncIterator[FileSystem]:
-    if owner is None or owner[0] == 0 or os.geteuid() != 0 or not fs.capabilities.owners:
-        yield fs
+async def owned_files(
+    fs: FileSystem, root: str, *, strict: bool, warn: Callable[[str], None], advice: str = TO_MOUNT
+) -> AsyncIterator[tuple[FileSystem, Owner | None]]:
+    """Reach the files of the store at *root* with the rights of its owner; gives the owner, too (None:
+    unknown).
+
+    :param strict, warn, advice: as for :func:`open_owned_store`.
+    :raises NoSuchStore: *strict*: the owner can't reach it.
+    """
+    owner = await _owner(fs, root)
+    if owner is None or not needs_rights_of(owner) or not fs.capabilities.owners:
+        yield fs, owner
         return
     driver = TenantDriver(fs.driver, owner, depth=fs.driver.depth)
     async with fs.sharing(driver) as owned:
         obstacle = await _obstacle(owned, root, owner)
         if obstacle is None:
-            yield owned
+            yield owned, owner
             return
     if strict:
         raise NoSuchStore(
-            f"{root}: {obstacle}, and with root's rights links in it would lead anywhere; "
-            "open the way for its owner, or mount it without rw and allow_other"
+            f"{root}: {obstacle}, and with root's rights links in it would lead anywhere; {advice}"
         )
-    warn(f"{root}: {obstacle}: read with root's rights, wherever links in it lead")
-    yield fs
+    warn(_unguarded(root, obstacle))
+    yield fs, owner
+
+
+def owner_to_read_as(path: str, warn: Callable[[str], None]) -> Owner | None:
+    """The owner of the tree at *path*, with whose rights it is to be read; None: with those of the process.
+
+    :param warn: called with one line, if another user's tree is read with root's rights.
+    """
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None  # reading it reports the error
+    owner = (found.st_uid, found.st_gid)
+    if not needs_rights_of(owner):
+        return None
+    if not give_up_groups() or not may_act_as(*owner):
+        warn(_unguarded(path, _cannot_act(owner)))
+        return None
+    try:
+        with acting_as(*owner):
+            os.stat(path)
+    except OSError as exc:
+        warn(_unguarded(path, _cannot_reach(owner, exc)))
+        return None
+    return owner
+
+
+@asynccontextmanager
+async def owned_target(fs: FileSystem, root: str) -> AsyncIterator[FileSystem]:
+    """Write the new directory *root*, which is there, with the rights of its owner.
+
+    A directory that root has made for another user is that user's from the first moment on, and root would
+    follow the links that the user puts into it.  If the owner can't get there, no links can be put into it.
+    """
+    async with owned_files(fs, root, strict=False, warn=_nothing) as (files, _):
+        yield files
+
+
+def _nothing(text: str) -> None:
+    """A new directory that its owner can't reach has no links."""
+
+
+def needs_rights_of(owner: Owner) -> bool:
+    """Whether this process has more rights than *owner*: it is root's, and the owner is not root."""
+    return owner[0] != 0 and os.geteuid() == 0
 
 
 async def _obstacle(owned: FileSystem, root: str, owner: Owner) -> str | None:
     """Why the store can't be opened with its owner's rights; None: it can."""
     if not give_up_groups() or not may_act_as(*owner):
-        return f"this process can't act as its owner (uid {owner[0]})"
+        return _cannot_act(owner)
     try:
         await owned.stat(os.path.join(root, "."))
     except OSError as exc:
-        return f"its owner (uid {owner[0]}) can't get there ({exc.strerror})"
+        return _cannot_reach(owner, exc)
     return None
+
+
+def _cannot_act(owner: Owner) -> str:
+    return f"this process can't act as its owner (uid {owner[0]})"
+
+
+def _cannot_reach(owner: Owner, error: OSError) -> str:
+    return f"its owner (uid {owner[0]}) can't get there ({error.strerror})"
+
+
+def _unguarded(path: str, obstacle: str) -> str:
+    return f"{path}: {obstacle}: read with root's rights, wherever links in it lead"

@@ -198,6 +198,8 @@ class _Scanner:
             return False
         try:
             target = await self._fs.stat(os.path.join(parent, entry.name))
+        except PermissionError:
+            return True  # the visit reports it: mail behind it would be missing in silence
         except OSError:
             return False  # a dangling link is no folder; nor for Dovecot
         return (target.st_mode & 0o170000) == 0o040000 and (target.st_dev, target.st_ino) not in above

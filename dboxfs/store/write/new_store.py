@@ -39,12 +39,8 @@ async def init_store(
     :raises NoSuchStore: the directory above is missing, or can't be written.
     """
     await _refuse_used(fs, location)
-    try:
-        owner = await _make_root(fs, location.root, permissions)
-    except FileNotFoundError:
-        raise nowhere(location.root) from None
-    except OSError as exc:
-        raise NoSuchStore(f"{location.root}: {exc.strerror}") from exc
+    await make_root(fs, location.root, permissions)
+    owner = await _empty_root(fs, location.root)
     work = Work(fs, location, owner, options or WriteOptions())
     for path in (location.index, location.control):
         if path is not None:
@@ -92,12 +88,25 @@ async def _nothing_to_expunge(name: str, uids: object) -> None:
     """Do nothing: no mailbox is deleted here."""
 
 
-async def _make_root(fs: FileSystem, root: str, permissions: Permissions) -> os.stat_result:
+async def make_root(fs: FileSystem, root: str, permissions: Permissions) -> None:
+    """Make the directory of a new store, if it is missing.
+
+    :raises NoSuchStore: the directory above is missing, or can't be written.
+    """
     try:
         await fs.run(ops.Mkdir(root, permissions))
     except FileExistsError:
+        pass
+    except FileNotFoundError:
+        raise nowhere(root) from None
+    except OSError as exc:
+        raise NoSuchStore(f"{root}: {exc.strerror}") from exc
+
+
+async def _empty_root(fs: FileSystem, root: str) -> os.stat_result:
+    try:
         if await fs.run(ops.Listdir(root)):
-            raise StoreExists(
-                f"{root}: the directory is not empty; a new store needs a new or an empty one"
-            ) from None
-    return await fs.run(ops.Stat(root))
+            raise StoreExists(f"{root}: the directory is not empty; a new store needs a new or an empty one")
+        return await fs.run(ops.Stat(root))
+    except OSError as exc:
+        raise NoSuchStore(f"{root}: {exc.strerror}") from exc

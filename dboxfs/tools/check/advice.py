@@ -36,6 +36,13 @@ def restore_first(what: str, drops: str = DROPS_MISSING) -> str:
     return f"restore {what} from a backup before any {FORCE_RESYNC}: {drops}"
 
 
+def readable_first(error: OSError, what: str) -> str:
+    """Make *what*, which *error* keeps from being read, readable for its owner; else restore it."""
+    if isinstance(error, PermissionError):
+        return "give it to the owner of the store (chown), and check its mode: Dovecot can't read it either"
+    return restore_first(what)
+
+
 def recount(why: str) -> str:
     """Advice where only force-resync helps, and harms nothing once all other errors are mended.
 

@@ -23,6 +23,7 @@ from dboxfs.tools.check.advice import (
     DROPS_DAMAGED,
     FORCE_RESYNC,
     RESCUE,
+    readable_first,
     rescue_first,
     restore_first,
 )
@@ -113,9 +114,9 @@ class StorageCheck(Struct):
         except OSError as exc:
             why = f"the file can't be read: {why_unreadable(exc)}"
             if places:
-                return self._whole_file("unreadable", paths[0], places, why, restore_first("the file"))
+                return self._whole_file("unreadable", paths[0], places, why, readable_first(exc, "the file"))
             what = f"{why}; the map has no messages in it"
-            todo = f"{COPY}; if the map was lost or made anew, {restore_first('the file')}"
+            todo = f"{COPY}; if the map was lost or made anew, {readable_first(exc, 'the file')}"
             return [Finding(Severity.WARNING, "unreadable", paths[0], what, todo)]
         findings += await self._compare(file_id, paths[0], places, scan)
         if not places:

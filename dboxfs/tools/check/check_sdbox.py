@@ -25,6 +25,7 @@ from dboxfs.tools.check.advice import (
     DROPS_FLAGS,
     FORCE_RESYNC,
     elsewhere,
+    readable_first,
     rescue_first,
     restore_first,
 )
@@ -160,7 +161,7 @@ class SinglesCheck(Struct):
             items, refused, misled = await self._scan(path)
         except OSError as exc:
             what = f"the file can't be read: {why_unreadable(exc)}"
-            return [who.finding(Severity.ERROR, "unreadable", path, what, restore_first("the file"))]
+            return [who.finding(Severity.ERROR, "unreadable", path, what, readable_first(exc, "the file"))]
         findings = [gap_finding(item, path, who) for item in items if isinstance(item, Gap)]
         messages = [item for item in items if isinstance(item, Found) and not item.inside]
         if not messages:

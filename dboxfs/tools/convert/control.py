@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from dboxfs.store.dbox_version import DEFAULT, encode_version, version_path
+from dboxfs.store.disk import Disk
 from dboxfs.store.indexes.create import last_uid_validity, set_uid_validity
 from dboxfs.store.location import WRITTEN_NAMES
 from dboxfs.store.store import Store
+from dboxfs.store.write_options import WriteOptions
 from dboxfs.tools.convert.mailbox_snapshot import MailboxSnapshot
 from dboxfs.tools.convert.source import reason
 from dboxfs.tools.convert.staging import Workplace
@@ -26,6 +28,11 @@ class ControlFiles(Struct, frozen=True):
     place: Workplace
     portraits: Mapping[str, MailboxSnapshot]
 
+    @property
+    def _source(self) -> Disk:
+        """Reads the store, with the rights that it was opened with."""
+        return Disk(self.store.fs, self.store.owner, WriteOptions(), self.store.location.root)
+
     async def write(self, version: int) -> list[str]:
         """Write all control files; returns a line for each that could not be read.
 
@@ -36,7 +43,7 @@ class ControlFiles(Struct, frozen=True):
         disk, target = self.place.work.disk, self.place.work.location
         if version != DEFAULT:
             await self.place.write(version_path(target), encode_version(version))
-        given = [await last_uid_validity(disk, self.store.location)]
+        given = [await last_uid_validity(self._source, self.store.location)]
         given += [portrait.uid_validity for portrait in self.portraits.values()]
         if any(given):
             await set_uid_validity(disk, target, max(given))
@@ -47,7 +54,7 @@ class ControlFiles(Struct, frozen=True):
         location = self.store.location
         path = os.path.join(location.control_dir, location.subscriptions)
         try:
-            subscriptions = await self.place.work.disk.read_whole(path)
+            subscriptions = await self._source.read_whole(path)
         except OSError as exc:
             return [f"the subscriptions were left out: {reason(exc)}"]
         if subscriptions is not None:
@@ -57,18 +64,18 @@ class ControlFiles(Struct, frozen=True):
 
     async def _names(self) -> list[str]:
         """Copy the written names: one file for each mailbox, by uid.  The uids stay, so the files fit."""
-        location, disk = self.store.location, self.place.work.disk
+        location = self.store.location
         there = os.path.join(self.place.work.location.control_dir, WRITTEN_NAMES)
         failed = []
         for name, portrait in self.portraits.items():
             guid = portrait.guid.hex()
             try:
-                data = await disk.read_whole(os.path.join(location.control_dir, WRITTEN_NAMES, guid))
+                data = await self._source.read_whole(os.path.join(location.control_dir, WRITTEN_NAMES, guid))
             except OSError as exc:
                 shown = location.display_name(name)
                 failed.append(f"{shown}: the names of its files were left out: {reason(exc)}")
                 continue
             if data is not None and any(portrait.guid):
-                await disk.make_dirs(there)
+                await self.place.work.disk.make_dirs(there)
                 await self.place.write(os.path.join(there, guid), data)
         return failed

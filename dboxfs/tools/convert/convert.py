@@ -27,13 +27,16 @@ from msgspec.structs import replace
 from dboxfs.errors import DboxfsError, Unsupported
 from dboxfs.fsapi import FileSystem
 from dboxfs.fsapi.ops import fresh
+from dboxfs.store.disk import Disk
 from dboxfs.store.folder import Folder
 from dboxfs.store.hidden import hidden_in, summary, told
 from dboxfs.store.location import Kind, Location
 from dboxfs.store.mailbox import Mailbox
 from dboxfs.store.opening import open_store
+from dboxfs.store.owner_rights import owned_target
 from dboxfs.store.store import Store
 from dboxfs.store.write import StoreExists, WriteOptions
+from dboxfs.store.write.new_store import make_root
 from dboxfs.store.write.results import now_seconds, side_by_side
 from dboxfs.tools.convert.control import ControlFiles
 from dboxfs.tools.convert.errors import HiddenMail, OtherConversion, SourceChanged, VerifyFailed
@@ -90,7 +93,7 @@ class Converter:
         report: Report | None = None,
         batch: int = DURABLE_EVERY,
     ) -> None:
-        self._fs = fs
+        self._made_by = fs
         self._store = store
         self._root = root
         self._kind = kind
@@ -109,6 +112,7 @@ class Converter:
         self._total = 0
         self._map_validity = 0
         self.result = Converted()
+        self._fs: FileSystem
         self._place: Workplace
         self._target: StoreTarget
 
@@ -124,10 +128,14 @@ class Converter:
         """
         await self._look_at_source()
         await self._look_for_hidden()
+        like = Disk(self._made_by, self._store.owner, self._options)
+        await make_root(self._made_by, self._root, like.dir_permissions)
+        async with owned_target(self._made_by, self._root) as self._fs:
+            return await self._run()
+
+    async def _run(self) -> Converted:
         try:
-            self._place = await open_workplace(
-                self._fs, self._root, self._kind, self._store.owner, self._options
-            )
+            self._place = await open_workplace(self._fs, self._root, self._kind, self._options)
         except StoreExists:
             if not await self._is_finished():
                 raise

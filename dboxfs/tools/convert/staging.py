@@ -20,10 +20,8 @@ from msgspec.structs import replace
 from dboxfs.errors import NoSuchStore, StoreBusy
 from dboxfs.fsapi import FileSystem, ops
 from dboxfs.fsapi.ops import LockKind
-from dboxfs.store.disk import Disk
 from dboxfs.store.location import UNFINISHED, Kind, Location
 from dboxfs.store.write import Fsync, StoreExists, WriteOptions
-from dboxfs.store.write.new_store import nowhere
 from dboxfs.store.write.session import Work
 from dboxfs.tools.convert.journal import Journal, journal_path
 from dboxfs.tools.staged import publish
@@ -83,26 +81,16 @@ class Workplace:
         await self.journal.close()
 
 
-async def open_workplace(
-    fs: FileSystem, root: str, kind: Kind, like: os.stat_result, options: WriteOptions
-) -> Workplace:
-    """Lock the destination *root*; make it if it is missing.
+async def open_workplace(fs: FileSystem, root: str, kind: Kind, options: WriteOptions) -> Workplace:
+    """Lock the destination *root*, which is there.
 
-    :param like: attributes of the source's root: owner, group and modes of a new root.  Everything in the
-        destination gets those of its root.
+    Everything in it gets the owner, group and modes of *root*.
+
     :raises StoreExists: *root* holds something that no conversion has made.
     :raises StoreBusy: another conversion into *root* is running.
-    :raises NoSuchStore: the directory above is missing, or can't be written.
+    :raises NoSuchStore: *root* can't be read.
     """
-    probe = Disk(fs, like, options)
-    try:
-        await fs.run(ops.Mkdir(root, probe.dir_permissions))
-    except FileExistsError:
-        await _check_entries(fs, root)
-    except FileNotFoundError:
-        raise nowhere(root) from None
-    except OSError as exc:
-        raise NoSuchStore(f"{root}: {exc.strerror}") from exc
+    await _check_entries(fs, root)
     owner = await fs.run(ops.Stat(root))
     staged = Location(kind, os.path.join(root, STAGING))
     work = Work(fs, staged, owner, replace(options, fsync=Fsync.NEVER))

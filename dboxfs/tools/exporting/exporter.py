@@ -40,6 +40,7 @@ from dboxfs.fsapi.ops import LockKind
 from dboxfs.store.attrs import Uids
 from dboxfs.store.disk import Disk
 from dboxfs.store.mailbox import Mailbox
+from dboxfs.store.owner_rights import owned_target
 from dboxfs.store.store import Store
 from dboxfs.store.write import Fsync, WriteOptions
 from dboxfs.store.write.results import now_seconds
@@ -51,6 +52,7 @@ from dboxfs.tools.line_journal import LineJournal
 from dboxfs.tools.staged import publish, remove_tree
 
 UNFINISHED = ".dboxfs-export"
+_WRITING = WriteOptions(fsync=Fsync.NEVER)
 _READ_AT_ONCE = 32
 
 Report = Callable[[ExportProgress], None]
@@ -101,6 +103,7 @@ class Exporter:
         self._durable = durable
         self._report = report
         self._total = 0
+        self._subscribed: frozenset[str] = frozenset()
         self._work = os.path.join(root, UNFINISHED, "work")
         self._inbox = os.path.join(root, UNFINISHED, "inbox")
         self._made = os.path.join(root, UNFINISHED, "root")
@@ -118,7 +121,12 @@ class Exporter:
         """
         boxes = await self._boxes()
         self._check_places(boxes)
-        if await self._make_root():
+        await self._make_root()
+        async with owned_target(self._fs, self._root) as files:
+            return await self._export(files, boxes)
+
+    async def _export(self, files: FileSystem, boxes: list[BoxFacts]) -> Exported:
+        if await self._is_finished(files):
             await self._end()
             self.result.finished = True
             return self.result
@@ -140,7 +148,10 @@ class Exporter:
         """All mailboxes that can be read; the others are reported."""
         if self._store.root.error is not None:
             raise ops.fresh(self._store.root.error)
-        subscribed = await self._store.subscribed()
+        try:
+            self._subscribed = await self._store.subscribed()
+        except OSError as exc:
+            self.result.failed.append(f"the subscriptions were left out: {_reason(exc)}")
         found = []
         folders = [folder for folder in self._store.folders.values() if folder.parent is not None]
         for folder in sorted(folders, key=lambda folder: folder.name):
@@ -158,7 +169,7 @@ class Exporter:
             validity = box.uid_validity or now_seconds()
             words = _used_keywords(box)
             found.append(
-                BoxFacts(folder, shown, guid, validity, box.uid_next, words, folder.name in subscribed)
+                BoxFacts(folder, shown, guid, validity, box.uid_next, words, folder.name in self._subscribed)
             )
         return found
 
@@ -172,10 +183,9 @@ class Exporter:
 
     # -- the target --------------------------------------------------------------------------------------
 
-    async def _make_root(self) -> bool:
-        """Make the directory if it is missing, with the store's owner; True: it holds the finished export."""
-        options = WriteOptions(fsync=Fsync.NEVER)
-        probe = Disk(self._fs, self._store.owner, options)
+    async def _make_root(self) -> None:
+        """Make the directory if it is missing, with the store's owner."""
+        probe = Disk(self._fs, self._store.owner, _WRITING)
         try:
             await self._fs.run(ops.Mkdir(self._root, replace(probe.dir_permissions, mode=0o700)))
         except FileExistsError:
@@ -183,8 +193,14 @@ class Exporter:
         except FileNotFoundError:
             above = os.path.dirname(self._root)
             raise NoSuchStore(f"{self._root}: there is no directory {above}; make it first") from None
-        self._disk = Disk(self._fs, await self._fs.stat(self._root), options, self._root)
-        names = {entry.name for entry in await self._fs.listdir(self._root)}
+
+    async def _is_finished(self, files: FileSystem) -> bool:
+        """Whether the directory holds the finished export.  *files* writes it.
+
+        :raises TargetTaken: it holds something else, or an interrupted export without *resume*.
+        """
+        self._disk = Disk(files, await files.stat(self._root), _WRITING, self._root)
+        names = {entry.name for entry in await files.listdir(self._root)}
         begun = UNFINISHED in names
         if begun and not self._resume:
             raise TargetTaken(f"{self._root}: holds an interrupted export; --resume goes on with it")
@@ -251,7 +267,7 @@ class Exporter:
             journal.add({"done": box.folder.name})
             await journal.commit()
             self.result.mailboxes += 1
-        await self._form.finish(self._disk, self._made, boxes, await self._store.subscribed())
+        await self._form.finish(self._disk, self._made, boxes, self._subscribed)
 
     async def _write(self, box: BoxFacts) -> None:
         mailbox = box.folder.mailbox

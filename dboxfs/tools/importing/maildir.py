@@ -19,7 +19,6 @@ import re
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from typing import NamedTuple
 
-import trio
 from msgspec import Struct, field
 
 from dboxfs.errors import DboxfsError, FormatError
@@ -39,6 +38,7 @@ from dboxfs.tools.importing.source import (
     MailSource,
     NoArrival,
     in_chunks,
+    in_worker,
     open_regular,
     read_small,
     reason_of,
@@ -71,7 +71,7 @@ class MaildirMailbox(Struct):
 
     async def look(self) -> tuple[Identity, int | None]:
         """Read the uidlist, the keywords, and the names of all messages."""
-        await trio.to_thread.run_sync(self._look)
+        await in_worker(self._look)
         return self._identity, len(self._rows)
 
     def _look(self) -> None:
@@ -114,7 +114,7 @@ class MaildirMailbox(Struct):
             try:
                 with os.scandir(os.fsencode(os.path.join(self.path, directory))) as entries:
                     for entry in entries:
-                        if not entry.name.startswith(b".") and not entry.is_dir():
+                        if not entry.name.startswith(b".") and not _leads_to_directory(entry):
                             yield directory, entry.name
             except FileNotFoundError:
                 continue
@@ -159,6 +159,13 @@ class MaildirMailbox(Struct):
     def bounds(self) -> Identity:
         """The mailbox's identity."""
         return self._identity
+
+
+def _leads_to_directory(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link that can't be followed: reading the message reports the error
 
 
 def _began(name: bytes) -> int:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Iterator
 
-import trio
 from msgspec import Struct, field
 
 from dboxfs.errors import DboxfsError, FormatError
@@ -30,6 +29,7 @@ from dboxfs.tools.importing.source import (
     Identity,
     Incoming,
     MailSource,
+    in_worker,
     open_regular,
     read_exactly,
     reason_of,
@@ -105,7 +105,7 @@ class MboxMailbox(Struct):
 
     async def look(self) -> tuple[Identity, int | None]:
         """Read the header of the first message, which has the uidvalidity.  The number of messages: None."""
-        await trio.to_thread.run_sync(self._look)
+        await in_worker(self._look)
         return self.bounds(), None
 
     def _look(self) -> None:
@@ -124,7 +124,7 @@ class MboxMailbox(Struct):
         self._highest = 0
         offset: int | None = 0
         while offset is not None:
-            found, offset = await trio.to_thread.run_sync(self._chunk, offset)
+            found, offset = await in_worker(self._chunk, offset)
             yield found
 
     def _chunk(self, offset: int) -> tuple[list[Arrival], int | None]:

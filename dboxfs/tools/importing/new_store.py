@@ -12,12 +12,11 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from dboxfs.errors import NoSuchStore
 from dboxfs.fsapi import FileSystem, Permissions, ops
 from dboxfs.store.disk import Disk
 from dboxfs.store.location import Location
 from dboxfs.store.write import StoreExists, WriteOptions, init_store
-from dboxfs.store.write.new_store import nowhere
+from dboxfs.store.write.new_store import make_root
 from dboxfs.tools.staged import publish, remove_tree
 
 BEGUN = ".dboxfs-new"
@@ -43,14 +42,7 @@ async def make_store(
     :raises NoSuchStore: the directory above is missing, or can't be written.
     """
     root = location.root
-    try:
-        await fs.run(ops.Mkdir(root, permissions))
-    except FileExistsError:
-        pass
-    except FileNotFoundError:
-        raise nowhere(root) from None
-    except OSError as exc:
-        raise NoSuchStore(f"{root}: {exc.strerror}") from exc
+    await make_root(fs, root, permissions)
     if not await is_begun(fs, root):
         raise StoreExists(f"{root}: the directory is not empty; a new store needs a new or an empty one")
     owner = await fs.stat(root)

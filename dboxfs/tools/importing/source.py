@@ -4,6 +4,9 @@ A source is an untrusted tree of plain files: it is read with ordinary system ca
 chunk of messages at a time.  Small texts come with their message; a larger one is read piece by piece while
 it is saved (:class:`FileText`).  Memory: the names of one mailbox's messages, and one chunk.
 
+Who owns the tree may have put links into it.  So root reads it with the rights of its owner
+(:func:`reading_as`): text that a link leads to would be saved as a message for that user.
+
 A message that can't be read becomes a :class:`NoArrival` and doesn't stop the others.
 """
 
@@ -11,21 +14,50 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol, TypeVar, TypeVarTuple
 
 import trio
 from msgspec import Struct, field
 
 from dboxfs.errors import DboxfsError
+from dboxfs.fsapi.drivers.acting import acting_as
 
 R = TypeVar("R")
+Args = TypeVarTuple("Args")
 
 READ_WHOLE = 256 << 10
 """Largest text, in bytes, that comes with its message."""
 
 MESSAGES_AT_ONCE = 64
 """Messages that are read in one step."""
+
+
+_rights: ContextVar[tuple[int, int] | None] = ContextVar("rights", default=None)
+"""Uid and gid with whose rights the task reads a source; None: the process's."""
+
+
+@contextmanager
+def reading_as(owner: tuple[int, int] | None) -> Iterator[None]:
+    """While the context lasts, the task reads sources with the rights of this uid and gid (None: its own)."""
+    token = _rights.set(owner)
+    try:
+        yield
+    finally:
+        _rights.reset(token)
+
+
+async def in_worker(function: Callable[[*Args], R], *arguments: *Args) -> R:
+    """Call *function*, which reads a source, in a worker thread, with the rights of :func:`reading_as`."""
+    return await trio.to_thread.run_sync(with_rights, function, *arguments)
+
+
+def with_rights(function: Callable[[*Args], R], *arguments: *Args) -> R:
+    """Call *function* with the rights of :func:`reading_as`."""
+    with acting_as(*(_rights.get() or (None, None))):
+        return function(*arguments)
 
 
 class FileText(Struct, frozen=True):
@@ -50,7 +82,7 @@ class FileText(Struct, frozen=True):
         wanted = min(size - len(head), self.length - start)
         if wanted <= 0:
             return head
-        return head + await trio.to_thread.run_sync(self._read, wanted, self.offset + start)
+        return head + await in_worker(self._read, wanted, self.offset + start)
 
     def _read(self, size: int, offset: int) -> bytes:
         fd = open_regular(self.path)
@@ -206,7 +238,7 @@ async def in_chunks(rows: Sequence[R], read: Callable[[R], Arrival]) -> AsyncGen
     """The results of *read* for each of *rows*, a chunk in one step of a worker thread."""
     for start in range(0, len(rows), MESSAGES_AT_ONCE):
         chunk = rows[start : start + MESSAGES_AT_ONCE]
-        yield await trio.to_thread.run_sync(_read_all, chunk, read)
+        yield await in_worker(_read_all, chunk, read)
 
 
 def _read_all(rows: Sequence[R], read: Callable[[R], Arrival]) -> list[Arrival]:

@@ -13,7 +13,6 @@ import re
 from collections.abc import AsyncGenerator, Iterator
 from typing import NamedTuple
 
-import trio
 from msgspec import Struct, field
 
 from dboxfs.errors import DboxfsError
@@ -26,6 +25,7 @@ from dboxfs.tools.importing.source import (
     MailSource,
     NoArrival,
     in_chunks,
+    in_worker,
     open_regular,
     reason_of,
     text_of,
@@ -66,7 +66,7 @@ class TreeMailbox(Struct):
 
     async def look(self) -> tuple[Identity, int | None]:
         """Read the names of all messages, and their uids."""
-        await trio.to_thread.run_sync(self._look)
+        await in_worker(self._look)
         return self._identity, len(self._rows)
 
     def _look(self) -> None:

@@ -22,8 +22,10 @@ from dboxfs.fsapi import FileSystem, Peek, PeekResult
 from dboxfs.store.dbox_version import DEFAULT, recorded_version
 from dboxfs.store.disk import Disk
 from dboxfs.store.location import Kind, Location
+from dboxfs.store.owner_rights import owned_target
 from dboxfs.store.subscriptions import parse_subscriptions
 from dboxfs.store.write import Neighbour, StoreWriter, WriteOptions, init_store
+from dboxfs.store.write.new_store import make_root
 from dboxfs.tools.rescue.events import Emit, Event, Rescued
 from dboxfs.tools.rescue.index_facts import learn
 from dboxfs.tools.rescue.place import assign
@@ -100,7 +102,26 @@ async def rescue_store(
     writing = replace(options.writing, dbox_version=done.version)
     if writing.compress is not None and done.version == 3:
         raise Unsupported("messages of dbox version 3 are not compressed; give --dbox-version 2 as well")
-    await init_store(new, target, Disk(new, await fs.stat(source.root), writing).dir_permissions, writing)
+    permissions = Disk(new, await fs.stat(source.root), writing).dir_permissions
+    await make_root(new, root, permissions)
+    async with owned_target(new, root) as files:
+        await init_store(files, target, permissions, writing)
+        writer = StoreWriter(files, target, await files.stat(root), writing)
+        await _fill(fs, source, writer, done, report, told, partial=options.partial)
+    return done
+
+
+async def _fill(
+    fs: FileSystem,
+    source: Location,
+    writer: StoreWriter,
+    done: Rescued,
+    report: Emit,
+    told: Callable[[Progress], None],
+    *,
+    partial: bool,
+) -> None:
+    """Find all messages of *source*, and save them with *writer*; counts them in *done*."""
     knowledge = await learn(fs, source, report)
 
     def reading(messages: int, size: int) -> None:
@@ -112,7 +133,6 @@ async def rescue_store(
         what = f"{harvest.pop3} messages had POP3 UIDLs or places of their own, which are not kept"
         report(Event("pop3", what))
     assigned = assign(harvest)
-    writer = StoreWriter(new, target, await new.stat(root), writing)
     suffixes = {box.name: f"-{box.header.guid.hex()}-" for box in knowledge.boxes if box.header is not None}
     texts = Texts(fs, source, suffixes)
     try:
@@ -122,14 +142,13 @@ async def rescue_store(
 
         planter = Planter(harvest, assigned, texts, writer, saving)
         await planter.mailboxes()
-        if options.partial:
+        if partial:
             await planter.damaged(DAMAGED_MAILBOX)
     finally:
         texts.close()
     await _subscribe(fs, source, writer, report)
     guids = [guid for name, guid in planter.kept.items() if name not in planter.renumbered]
-    await _keep_names(fs, source, Disk(new, await new.stat(root), writing), target, guids, report)
-    return done
+    await _keep_names(fs, source, writer.disk, writer.location, guids, report)
 
 
 async def _keep_names(

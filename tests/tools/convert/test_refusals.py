@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, ThreadsDriver
+from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, Permissions, ThreadsDriver
 from dboxfs.store import Kind, open_store, parse_location
 from dboxfs.store.write import Neighbour, WriteOptions
+from dboxfs.store.write.new_store import make_root
 from dboxfs.tools.convert import Converter, ConvertProgress, SourceChanged, VerifyFailed
 from dboxfs.tools.convert.staging import STAGING, open_workplace
 from tests.live.dovecot import Account, Append, Dovecot
@@ -126,8 +127,9 @@ async def test_two_conversions_into_one_destination_exclude_each_other(
     source: Account, tmp_path: Path
 ) -> None:
     async with FileSystem(ThreadsDriver()) as fs:
-        like = await fs.stat(str(source.root))
-        place = await open_workplace(fs, str(tmp_path / "mail"), Kind.MDBOX, like, WriteOptions())
+        root = str(tmp_path / "mail")
+        await make_root(fs, root, Permissions(0o700))
+        place = await open_workplace(fs, root, Kind.MDBOX, WriteOptions())
         try:
             assert "another dboxfs convert" in refused(source.location, str(tmp_path / "mail"))
         finally:
