@@ -14,8 +14,6 @@ Exit status: 0: all runs had 0; 1: a run had another one; 2: a run could not be 
 from __future__ import annotations
 
 import argparse
-import codecs
-import importlib
 import json
 import os
 import selectors
@@ -28,6 +26,7 @@ from typing import IO, NoReturn
 
 from msgspec import Struct, field
 
+from dboxfs.cli.late import load_late
 from dboxfs.cli.logs import one_line
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.site import USERS_HELP, choose_users
@@ -45,9 +44,6 @@ _MOST_KEPT = 1 << 20
 """Bytes of a run's output that wait for its end."""
 
 _GIVEN_UP = -1000
-
-_LATE_CODECS = ("unicode_escape", "utf-16-be")
-_LATE_MODULES = ("dboxfs.store.deciphering",)
 
 
 class EachUser(Struct, frozen=True):
@@ -182,7 +178,7 @@ class _Runs:
 
     def all(self, names: Sequence[str]) -> None:
         """Run the command for each, some at a time."""
-        _load_late()
+        load_late()
         waiting = list(reversed(names))
         while waiting or self._running:
             while waiting and len(self._running) < self._arguments.jobs:
@@ -272,14 +268,6 @@ class _Runs:
         if self.left_over and self._command.says_not_done:
             return NOT_DONE
         return 1 if self.left_over or self._counts[1] else 0
-
-
-def _load_late() -> None:
-    """Load modules that are else loaded on demand: without root's rights a run may not reach their files."""
-    for codec in _LATE_CODECS:
-        codecs.lookup(codec)
-    for module in _LATE_MODULES:
-        importlib.import_module(module)
 
 
 def _be(

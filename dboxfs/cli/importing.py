@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from dboxfs.cli import change
 from dboxfs.cli.begin_writing import begin_writing
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
+from dboxfs.cli.late import load_late
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.object_store import access_of
 from dboxfs.cli.owned import add_root_rights, store_to_write, tell
@@ -108,6 +109,7 @@ def import_mail(arguments: argparse.Namespace) -> int:
     if arguments.at is not None:
         raise UsageError(NOT_AN_ARCHIVE)
     path = os.path.abspath(os.path.expanduser(path))
+    load_late()
     with reading_as(None if arguments.root_rights else owner_to_read_as(path, tell)):
         return _import(arguments, path, with_rights(find_source, path, arguments.kind), None)
 

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 
 from dboxfs.cli.logs import one_line
 from dboxfs.fsapi import FileSystem
-from dboxfs.fsapi.drivers.object_client import Access
+from dboxfs.fsapi.drivers.object_access import Access
 from dboxfs.store import Location, Store, open_store
 from dboxfs.store.owner_rights import check_owner, open_owned_store, owned_files
 from dboxfs.tools.archive.view import store_files

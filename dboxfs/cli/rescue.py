@@ -134,7 +134,7 @@ def rescue(arguments: argparse.Namespace) -> int:
         print(f"dboxfs: {one_line(said)}", file=sys.stderr)
         return EXIT_NOT_DONE
     output.summary(root, kind, done)
-    if done.events["unreadable"] and (more := more_as_root(arguments)):
+    if not arguments.json and done.events["unreadable"] and (more := more_as_root(arguments)):
         print(f"{done.events['unreadable']} files or directories can't be read{more}")
     return 0 if done.complete else 1
 

@@ -164,10 +164,10 @@ def write_plain(path: Path, text: bytes) -> None:
 LIKE_GZIP = b"\x1f\x8b\x08 looks like gzip, is text\n"
 
 
-def test_what_format_2_takes_for_compressed_is_stored_compressed(dovecot: Dovecot, tmp_path: Path) -> None:
+def test_what_format_2_takes_for_compressed_is_stored_compressed(dovecot: Dovecot) -> None:
     account = dovecot.account("sdbox:{home}/mail")
     account.append([Append(body(n)) for n in range(3)])
-    third = tmp_path / "third"
+    third = account.root.parent / "third"  # its owner can get there
     assert dboxfs("convert", account.location, str(third), "--dbox-version", "3").returncode == 0
     large = LIKE_GZIP * 20_000
     for uid, text in ((2, LIKE_GZIP), (3, large)):
@@ -178,5 +178,5 @@ def test_what_format_2_takes_for_compressed_is_stored_compressed(dovecot: Doveco
         assert (done.returncode, done.stderr) == (0, "")
         assert [message.text for message in back.fetch()] == [body(0), LIKE_GZIP, large]
         assert dboxfs("check", back.location).returncode == 0
-    fourth = tmp_path / "fourth"
+    fourth = account.root.parent / "fourth"
     assert dboxfs("convert", str(third), str(fourth), "--dbox-version", "3", "--verify").returncode == 0
