@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,10 @@ from dboxfs.cli.status import UsageError
 from dboxfs.dbox.crypt import BadKey, KeyRing, Private
 from dboxfs.dbox.dcrypt_keys import load_keys, needs_password
 from dboxfs.dbox.encrypt import Sealing, load_public_key
+from dboxfs.dbox.folder_keys import is_attribute_file
+from dboxfs.store.write.folder_keys import FolderKeys
+
+log = logging.getLogger(__name__)
 
 _MAX_KEY = 1 << 20
 _MAX_PASSWORD = 4096
@@ -52,30 +57,57 @@ def read_keys(files: Sequence[str], password_fd: int | None) -> KeyRing | None:
     if not files:
         return None
     password = None if password_fd is None else _from_descriptor(password_fd)
-    return KeyRing(key for path in files for key in _read_keys(path, password))
+    found = [_KeyFile(path, password) for path in files]
+    return KeyRing(
+        [key for file in found for key in file.every()], lambda: [key for file in found for key in file.new()]
+    )
 
 
-def _read_keys(path: str, password: bytes | None) -> list[Private]:
-    with open(path, "rb") as file:
-        data = file.read(_MAX_KEY)
-    try:
-        if not needs_password(data):
-            return load_keys(data)
-        if password is None:
-            password = _asked(path)
-        return load_keys(data, password)
-    except BadKey as error:
-        raise UsageError(f"-o crypt_key={path}: {error}") from None
+class _KeyFile:
+    """A file with private keys.  Dovecot adds those of new folders to the file of attributes."""
+
+    def __init__(self, path: str, password: bytes | None) -> None:
+        self._path = path
+        self._password = password
+        self._stamp: tuple[int, int, int] | None = None
+
+    def every(self) -> list[Private]:
+        """All keys in the file.
+
+        :raises UsageError: they can't be used.
+        :raises OSError: it can't be read.
+        """
+        with open(self._path, "rb") as file:
+            data, status = file.read(_MAX_KEY), os.fstat(file.fileno())
+        self._stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        try:
+            if needs_password(data) and self._password is None:
+                self._password = _asked(self._path)
+            return load_keys(data, self._password)
+        except BadKey as error:
+            raise UsageError(f"-o crypt_key={self._path}: {error}") from None
+
+    def new(self) -> list[Private]:
+        """All keys, if the file was changed since; else none, and none if it can't be read now."""
+        try:
+            status = os.stat(self._path)
+            if (status.st_ino, status.st_size, status.st_mtime_ns) == self._stamp:
+                return []
+            return self.every()
+        except (OSError, UsageError) as error:
+            log.warning("crypt_key=%s: new keys can't be read: %s", self._path, error)
+            return []
 
 
-def read_sealing(path: str) -> Sealing:
-    """New messages are encrypted for the public key in a file.
+def read_sealing(path: str) -> Sealing | FolderKeys:
+    """New messages are encrypted for the public key in a file, or for the keys of folders in it.
 
     :raises UsageError: it can't be used.
     :raises OSError: it can't be read.
     """
     with open(path, "rb") as file:
-        return sealing_for(file.read(_MAX_KEY), f"-o encrypt={path}")
+        data = file.read(_MAX_KEY)
+    return FolderKeys(path) if is_attribute_file(data) else sealing_for(data, f"-o encrypt={path}")
 
 
 def sealing_for(data: bytes, named: str) -> Sealing:

@@ -35,8 +35,9 @@ options for -o:
     dbox_version=2|3     of new messages (default: what the store was made with); Dovecot reads 2 only
     compress=METHOD      store new messages compressed: zstd[:LEVEL], lz4, gz[:LEVEL], bz2[:LEVEL] or none
                          (default none; with --user: as Dovecot does)
-    encrypt=FILE|none    encrypt new messages, as mail_crypt does, for the public key in FILE (PEM);
-                         default none; with --user: as Dovecot does with its global key
+    encrypt=FILE|none    encrypt new messages, as mail_crypt does, for the public key in FILE (PEM), or for
+                         the key of each folder in FILE, the user's dovecot-attributes; default none;
+                         with --user: as Dovecot does
     alone                no Dovecot uses the store meanwhile: expunge for good, rewrite indexes
   restore              writable, for putting a backup back: files become messages, with the uids, guids
                        and dates that they bring, at the end of the mount or at dboxfs commit

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from dboxfs.dbox.encoders import Method, parse_method
-from dboxfs.dovecot.encryption import public_key_of
+from dboxfs.dovecot.encryption import KeyOfEachFolder, encryption_of
 from dboxfs.dovecot.user import FoundUser
 
 
@@ -34,10 +34,11 @@ class OfDovecot(Struct, frozen=True):
         except ValueError:
             return None
 
-    def public_key(self) -> bytes | None:
-        """The key that it encrypts new messages for; None: it doesn't encrypt them.
+    def encryption(self) -> bytes | KeyOfEachFolder | None:
+        """The public key that it encrypts new messages for, or where those of the folders are; None: it
+        doesn't encrypt them.
 
         :raises Unsupported: it does, in a way that dboxfs doesn't write.
         :raises OSError: the key can't be read.
         """
-        return None if self.found is None else public_key_of(self.found)
+        return None if self.found is None else encryption_of(self.found)

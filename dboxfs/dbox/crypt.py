@@ -36,7 +36,7 @@ Source: bodies that Dovecot 2.3.19 and 2.4.1 wrote.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -177,10 +177,15 @@ def parse_crypt_header(data: Buffer) -> CryptHeader | NeedMore:
 
 
 class KeyRing:
-    """Private keys, found by their id.  Immutable."""
+    """Private keys, found by their id.
 
-    def __init__(self, keys: Iterable[Private]) -> None:
+    :param more: called for an unknown key: gives all keys that there are by now (Dovecot makes a key for a
+        new folder), or none.
+    """
+
+    def __init__(self, keys: Iterable[Private], more: Callable[[], Iterable[Private]] = tuple) -> None:
         self._keys = {key_id(key.public_key()): key for key in keys}
+        self._more = more
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -191,6 +196,8 @@ class KeyRing:
         :raises NoKey: there is none.
         """
         wanted = list(secrets)
+        if not any(secret.key_id in self._keys for secret in wanted):
+            self._keys |= {key_id(key.public_key()): key for key in self._more()}
         for secret in wanted:
             key = self._keys.get(secret.key_id)
             if key is not None:
@@ -215,12 +222,17 @@ def load_key(data: bytes, password: bytes | None = None) -> Private:
 
 def key_id(key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey) -> bytes:
     """The id of *key* in headers: 32 bytes."""
-    der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if isinstance(key, ec.EllipticCurvePublicKey):
-        full = key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-        point = key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
-        der = _sequence(_first_element(der[: -len(full)]) + _tlv(0x03, b"\0" + point))
-    return hashlib.sha256(der).digest()
+        return hashlib.sha256(compressed_der(key)).digest()
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+
+
+def compressed_der(key: ec.EllipticCurvePublicKey) -> bytes:
+    """SubjectPublicKeyInfo in DER, with a compressed point, as Dovecot writes it."""
+    der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    full = key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    point = key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    return _sequence(_first_element(der[: -len(full)]) + _tlv(0x03, b"\0" + point))
 
 
 def _first_element(der: bytes) -> bytes:

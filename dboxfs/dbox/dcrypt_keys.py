@@ -49,6 +49,17 @@ _DIGESTS: Final[Mapping[str, type[hashes.HashAlgorithm]]] = MappingProxyType(
 _LINE: Final = re.compile(rb"2[:\t][0-9.]+[:\t]([012])[:\t][^\n]*")
 
 
+def curve_identifier(curve: ec.EllipticCurve) -> str:
+    """The object identifier of a curve.
+
+    :raises BadKey: dboxfs doesn't know it.
+    """
+    for identifier, known in _CURVES.items():
+        if isinstance(curve, known):
+            return identifier
+    raise BadKey(f"a key of the curve {curve.name}, which dboxfs doesn't know")
+
+
 class LockedKey(Struct, frozen=True):
     """A key in its written form.  ``by``: the id of the key that it is encrypted for; ``key``: the bytes."""
 

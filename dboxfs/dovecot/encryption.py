@@ -7,12 +7,13 @@ the plugin is on          mail_plugins has mail_crypt           the same
 nothing is encrypted      mail_crypt_save_version = 0           crypt_write_algorithm is empty
 a global key              mail_crypt_global_public_key: PEM,    crypt_global_public_key_file
                           the same in base64, or <FILE
-a key for each folder     neither of them                       neither of them
+a key for each folder     neither of them; the keys are in      neither of them; the keys are in
+                          mail_attribute_dict = file:FILE       mail_attribute { dict file { path
 ========================  ====================================  ===================================
 
 2.3 shows the value only with ``doveconf -P``, like a secret.  2.3 can also write version 1 of the format;
-dboxfs can't.  Dovecot makes the key of a folder at its first message, and keeps it in
-``mail_attribute_dict``.  dboxfs can read with such keys, but it writes only with a global key.
+dboxfs can't.  Keys of folders in another dict than a file, or one with another lock than a dotlock, can't be
+used.
 
 Source: doveconf, doveadm and messages of 2.3.19 and 2.4.1.
 """
@@ -24,9 +25,12 @@ import binascii
 import re
 from typing import Final
 
+from msgspec import Struct
+
 from dboxfs.dovecot.ask import Installed
 from dboxfs.dovecot.user import FoundUser
 from dboxfs.errors import NoDovecot, Unsupported
+from dboxfs.store.user_variables import absolute_path, expand
 
 _OLD_KEY: Final = "mail_crypt_global_public_key"
 _NEW_KEY: Final = "crypt_global_public_key_file"
@@ -35,8 +39,15 @@ _USUAL_ALGORITHM: Final = "aes-256-gcm-sha256"
 _LARGEST: Final = 1 << 16
 
 
-def public_key_of(found: FoundUser) -> bytes | None:
-    """The public key for new messages of this user, as in its file; None: they are not encrypted.
+class KeyOfEachFolder(Struct, frozen=True):
+    """Each folder has a key of its own; they are in the file *path* (:mod:`dboxfs.dbox.folder_keys`)."""
+
+    path: str
+
+
+def encryption_of(found: FoundUser) -> bytes | KeyOfEachFolder | None:
+    """The public key for new messages of this user, as in its file, or where those of the folders are; None:
+    they are not encrypted.
 
     :raises Unsupported: they are encrypted in a way that dboxfs can't write.
     :raises OSError: the key's file can't be read.
@@ -51,7 +62,7 @@ def public_key_of(found: FoundUser) -> bytes | None:
         if algorithm != _USUAL_ALGORITHM:
             raise _unsupported(found, f"with {algorithm}")
         if not settings.get(_NEW_KEY):
-            raise _unsupported(found, "with a key for each folder")
+            return _folder_keys(found)
         return _read(settings[_NEW_KEY])
     version = settings.get("mail_crypt_save_version", "")
     if version == "0":
@@ -63,13 +74,33 @@ def public_key_of(found: FoundUser) -> bytes | None:
         assert found.asked is not None, "settings come from a Dovecot that was asked"
         value = _shown(found.asked.dovecot)
     if not value:
-        raise _unsupported(found, "with a key for each folder")
+        return _folder_keys(found)
     if value.startswith("<"):
         return _read(value[1:])
     try:
         return value.encode() if value.startswith("-") else base64.b64decode(value, validate=True)
     except binascii.Error:
         return value.encode()
+
+
+def _folder_keys(found: FoundUser) -> KeyOfEachFolder:
+    path = _attribute_file(found)
+    if not path or not found.user.name:
+        raise _unsupported(found, "with a key for each folder, in no file that dboxfs finds")
+    return KeyOfEachFolder(absolute_path(expand(path, found.user, version=found.version), found.user))
+
+
+def _attribute_file(found: FoundUser) -> str:
+    """The file of the dict with the keys, variables not expanded; empty: it is none, or has other locks."""
+    if found.version < (2, 4):
+        driver, _, path = found.settings.get("mail_attribute_dict", "").partition(":")
+        return path if driver == "file" and ":" not in path else ""
+    blocks = found.asked.configuration.named("mail_attribute") if found.asked is not None else ()
+    for _, block in blocks:
+        for title, inner in block.named("dict"):
+            if title == "file" and inner.settings.get("dict_file_lock_method", "dotlock") == "dotlock":
+                return inner.settings.get("path", "")
+    return ""
 
 
 def _is_on(found: FoundUser) -> bool:

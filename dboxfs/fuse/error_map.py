@@ -6,7 +6,7 @@ error                            errno        log
 Refused                          its errno    nothing
 CorruptFile, FormatError,        its errno    one line, by the layer that found it
 EncryptedMessage
-IndexMissing                     EROFS        one line; the same line not again
+IndexMissing, NoFolderKey        its errno    one line; the same line not again
 StoreBusy                        EBUSY        one line
 any other DboxfsError            its errno    nothing
 OSError: something else stands   EIO          one line
@@ -23,7 +23,7 @@ import logging
 from collections import OrderedDict
 
 from dboxfs.errors import DboxfsError, StoreBusy
-from dboxfs.store.write import IndexMissing
+from dboxfs.store.write import IndexMissing, NoFolderKey
 from dboxfs.vfs.errors import Refused
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class ErrorMap:
             case StoreBusy():
                 log.warning("%s: %s", what, error)
                 return error.errno
-            case IndexMissing():
+            case IndexMissing() | NoFolderKey():
                 if self._is_new((error.errno, str(error))):
                     log.error("%s: %s", what, error)
                 return error.errno

@@ -109,7 +109,7 @@ class StoredOnce:
         async with self._alone_with(set(brought.values())):
             for _ in range(MOST_LOOKS):
                 try:
-                    chosen, not_kept = await self._choose(messages, brought)
+                    chosen, not_kept = await self._choose(name, messages, brought)
                     saved = await self._writer.save(name, chosen)
                 except TextGone:
                     await self._look_again(set(brought.values()))
@@ -136,7 +136,7 @@ class StoredOnce:
     # -- decisions for each ----------------------------------------------------------------------------
 
     async def _choose(
-        self, messages: Sequence[NewMessage], brought: Mapping[int, bytes]
+        self, name: str, messages: Sequence[NewMessage], brought: Mapping[int, bytes]
     ) -> tuple[list[NewMessage], dict[int, str]]:
         """The messages in the form to be saved, and by number why some can't keep their guids."""
         holders = await self._holders(set(brought.values()))
@@ -147,7 +147,7 @@ class StoredOnce:
             message = messages[number]
             text: StoredText | Twin | str
             if guid in holders:
-                text = await self._stored(message, holders[guid])
+                text = await self._stored(name, message, holders[guid])
             elif guid in first:
                 text = await self._twin(messages, first[guid], message)
             else:
@@ -170,8 +170,9 @@ class StoredOnce:
             count = place.refcount if place is not None else 0
         return count + planned[text] + 1 >= REFCOUNT_LIMIT
 
-    async def _stored(self, message: NewMessage, holders: Sequence[_Holder]) -> StoredText | str:
-        """The stored text with the guid and the bytes of *message*; or the reason why there is none.
+    async def _stored(self, name: str, message: NewMessage, holders: Sequence[_Holder]) -> StoredText | str:
+        """The stored text with the guid and the bytes of *message*, which is for the mailbox *name*; or the
+        reason why there is none.
 
         :raises TextGone: the mailboxes have changed.
         """
@@ -180,6 +181,9 @@ class StoredOnce:
             shown = "a message that was expunged and not purged"
             if holder.folder is not None:
                 shown = f"{self._store.display_name(holder.folder)}, uid {holder.uid},"
+            if self._writer.options.by_folder and (holder.folder is None or holder.folder.name != name):
+                why = why or f"{shown} has it, encrypted with the key of another mailbox"
+                continue
             try:
                 found = await self._compare(message, holder)
             except _Unreadable as exc:

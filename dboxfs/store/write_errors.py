@@ -28,6 +28,21 @@ class RefusedMessage(DboxfsError):
     errno: ClassVar[int] = errno.EINVAL
 
 
+class NoFolderKey(DboxfsError):
+    """Messages are encrypted with a key for each mailbox, and this one has none and can't get one."""
+
+    errno: ClassVar[int] = errno.EACCES
+
+
+class OtherKey(DboxfsError):
+    """Each mailbox has a key of its own: a message can't be in another one as it is stored.
+
+    A program like mv(1) then copies its text.
+    """
+
+    errno: ClassVar[int] = errno.EXDEV
+
+
 class DovecotNeedsVersion2(DboxfsError):
     """Messages of dbox version 3 were to be written to a store that a Dovecot reads."""
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import enum
+from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
 from dboxfs.dbox.encoders import Coding, Method, Seals
+from dboxfs.fsapi import FileSystem
 
 
 class Neighbour(enum.Enum):
@@ -42,6 +44,17 @@ class LockMethod(enum.Enum):
     DOTLOCK = "dotlock"
 
 
+@runtime_checkable
+class SealsByFolder(Protocol):
+    """The encryption of new messages with a key for each mailbox (:mod:`dboxfs.store.write.folder_keys`)."""
+
+    async def seals(self, fs: FileSystem, lock_timeout: float, guid: bytes) -> Seals:
+        """The encryption for one mailbox.
+
+        :param fs: reaches the file of the keys.  :param lock_timeout: seconds to wait for its lock.
+        """
+
+
 class WriteOptions(Struct, frozen=True):
     """Options of a :class:`~dboxfs.store.write.writer.StoreWriter`.
 
@@ -73,7 +86,7 @@ class WriteOptions(Struct, frozen=True):
     rotate_log: int = 1 << 20
     temporary_age: float = 36 * 3600.0
     compress: Method | None = None
-    encrypt: Seals | None = None
+    encrypt: Seals | SealsByFolder | None = None
 
     @property
     def alone(self) -> bool:
@@ -87,7 +100,16 @@ class WriteOptions(Struct, frozen=True):
 
     def coding(self) -> Coding | None:
         """The coding of one new message; None: it is stored as it is."""
+        assert not isinstance(self.encrypt, SealsByFolder), "Work.coding_options knows the folder's key"
         return self.compress if self.encrypt is None else self.encrypt.sealed(self.compress)
+
+    @property
+    def by_folder(self) -> SealsByFolder | None:
+        """The encryption, if each mailbox has a key of its own.
+
+        Then Dovecot can't read a message that lies in another mailbox than the one it was saved to.
+        """
+        return self.encrypt if isinstance(self.encrypt, SealsByFolder) else None
 
     @property
     def durable(self) -> bool:

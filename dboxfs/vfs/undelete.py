@@ -49,7 +49,8 @@ class UndeleteRequest:
         """rename(2) by thread *pid*, with the flags of renameat2(2).
 
         :raises Refused: EEXIST: the name is taken; EPERM: it is a directory, the target is no mailbox, or the
-            new name begins with a dot; EINVAL: other flags than RENAME_NOREPLACE; ENOENT: no such message.
+            new name begins with a dot; EXDEV: it is encrypted for the key of another mailbox; EINVAL: other
+            flags than RENAME_NOREPLACE; ENOENT: no such message.
         :raises NoSuchMessage: it was purged, or a mailbox has it by now.
         """
         if flags & ~NOREPLACE:
@@ -60,6 +61,8 @@ class UndeleteRequest:
         message = await self._deleted.message(old_parent, old)
         target = await self._changes.look_again(self._inodes.node(new_parent).directory())
         mailbox_of(target)
+        if self._writer.options.by_folder and message.mailbox != target.name:
+            raise Refused(errno.EXDEV)
         if self._drafts.lay(new_parent, new, pid) is not None:
             raise Refused(errno.EEXIST)
         try:

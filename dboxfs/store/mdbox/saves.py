@@ -105,7 +105,7 @@ class MdboxSaves:
 
     async def add(self, name: str, messages: Sequence[NewMessage]) -> Saved:
         """Save *messages* into a mailbox in one transaction."""
-        options = self._work.options
+        options = await self._work.coding_options(name)
         save = _Save(name)
         request: _Request = Request(save, save.name)
         waiting, notes = 0, list[str]()

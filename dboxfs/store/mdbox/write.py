@@ -100,7 +100,9 @@ class MdboxWriter:
         :raises NoSuchMessage: one of them is gone; nothing was changed.
         :raises Superseded: another message has the name; nothing was changed.
         :raises Unsupported: one of them has too many copies already.
+        :raises OtherKey: they are encrypted for the key of their mailbox.
         """
+        self._work.check_key(source, target)
         async with (
             self._work.locked_map() as mapping,
             self._work.mailboxes([source, target]) as indexes,

@@ -29,6 +29,7 @@ from dboxfs.store.write.notes import Note, writing
 from dboxfs.store.write.record import Composed, Spooled, compose, new_file
 from dboxfs.store.write.results import Saved, side_by_side
 from dboxfs.store.write.session import Work, present, visible
+from dboxfs.store.write_options import WriteOptions
 
 _AT_ONCE = 16
 
@@ -62,12 +63,13 @@ class SdboxSaves:
         made: list[Arrival] = []
         found: list[Arrival | None] = [None] * len(messages)
         directory = self._work.location.mailbox_path(name)
-        many = len(messages) >= self._work.options.sync_together
+        options = await self._work.coding_options(name)
+        many = len(messages) >= options.sync_together
         together = many and await can_sync_all(self._disk, directory)
         later = len(messages) == 1 and self._queue(name).is_quiet
 
         async def prepare(at: int, message: NewMessage) -> None:
-            found[at] = await self._prepare(name, message, made, sync=not together, later=later)
+            found[at] = await self._prepare(name, message, made, options, sync=not together, later=later)
 
         try:
             await side_by_side(prepare, messages, at_once=_AT_ONCE)
@@ -79,13 +81,20 @@ class SdboxSaves:
         return await self.take(name, [new for new in found if new is not None])
 
     async def _prepare(
-        self, name: str, message: NewMessage, made: list[Arrival], *, sync: bool, later: bool
+        self,
+        name: str,
+        message: NewMessage,
+        made: list[Arrival],
+        options: WriteOptions,
+        *,
+        sync: bool,
+        later: bool,
     ) -> Arrival:
         """Write one message to a temporary file.
 
         :param later: leave a small one to the commit, which writes it and takes the lock in one job.
         """
-        options, directory = self._work.options, self._work.location.mailbox_path(name)
+        directory = self._work.location.mailbox_path(name)
         composed = await compose(message, options, mailbox=None, directory=directory)
         new = Arrival("", message.flags, message.keywords, composed.guid, message.replaces, message.inherits)
         new.uid, new.wanted = message.uid or 0, message.wanted

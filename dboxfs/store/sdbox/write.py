@@ -116,6 +116,7 @@ class SdboxWriter:
         named: Wanted | None = None,
     ) -> tuple[Copied, _Marks]:
         """:meth:`copy`; also gives the marks that the originals had."""
+        self._work.check_key(source, target)
         made: list[Arrival] = []
         directory = self._work.location.mailbox_path(target)
         await need_directory(self._work, target)

@@ -15,6 +15,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from dboxfs.errors import CorruptFile, DboxfsError, NoSuchMailbox, Unsupported
 from dboxfs.fsapi import FileSystem, ops
 from dboxfs.index.mailbox import MDBOX_HEADER, MailboxHeader, mailbox_header
@@ -30,7 +32,7 @@ from dboxfs.store.location import Kind, Location, TreeLayout
 from dboxfs.store.write.meaning import meaning, meant
 from dboxfs.store.write.naming import Namer, Wanted
 from dboxfs.store.write.notes import Notes
-from dboxfs.store.write_errors import WHERE_INDEX, IndexMissing
+from dboxfs.store.write_errors import WHERE_INDEX, IndexMissing, OtherKey
 from dboxfs.store.write_options import WriteOptions
 
 HIGHEST_NUMBER = 0xFFFFFFFF
@@ -101,6 +103,30 @@ class Work:
     def count(self, what: str, number: int = 1) -> None:
         """Add to a counter."""
         self.counts[what] = self.counts.get(what, 0) + number
+
+    async def coding_options(self, name: str) -> WriteOptions:
+        """The options for new messages of a mailbox: with a key for each mailbox, they have that of this one.
+
+        :raises NoFolderKey, StoreBusy, OSError: there is no key.
+        """
+        keys = self.options.by_folder
+        if keys is None:
+            return self.options
+        async with self.mailbox(name) as index:
+            header = mailbox_header(index.state)
+        if header is None:
+            raise NoSuchMailbox(f"{self.shown(name)}: no such mailbox")
+        return replace(
+            self.options, encrypt=await keys.seals(self.fs, self.options.lock_timeout, header.guid)
+        )
+
+    def check_key(self, source: str, target: str) -> None:
+        """Check that a message can be brought from one mailbox into another as it is stored.
+
+        :raises OtherKey: it is encrypted for the key of its mailbox.
+        """
+        if self.options.by_folder and source != target:
+            raise OtherKey(f"{self.shown(source)}: its messages are encrypted with a key of their own")
 
     # -- files that could not be removed -----------------------------------------------------------------
 
