@@ -103,7 +103,7 @@ def init(arguments: argparse.Namespace) -> int:
     for line in (f"{root}: an empty {kind} store", *lines):
         print(one_line(line))
     if os.stat(root).st_uid == 0:
-        print("it is root's alone; for mail of another user: dboxfs init --owner USER")
+        print(f"{root}: belongs to root; for mail of another user remove it, and: dboxfs init --owner USER")
     return 0
 
 
@@ -203,7 +203,7 @@ def purge(arguments: argparse.Namespace) -> int:
         verb = "would free" if arguments.dry_run else "freed"
         print(f"{verb} {done.bytes_freed} bytes: {done.messages} messages in {done.files} files")
         for line in done.left:
-            print(f"left alone: {line}")
+            print(one_line(f"not purged: {line}"))
         return 1 if done.left else 0
 
     try:

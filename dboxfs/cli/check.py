@@ -53,7 +53,7 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line; the last is the summary")
     parser.add_argument(
         "--unused", action="store_true",
-        help="nobody uses STORE now: report at once, don't look again at what may be a change in progress",
+        help="no program writes STORE during the check: report each finding at once, without a second look",
     )  # fmt: skip
     parser.add_argument(
         "--attachments", metavar="DIR", help="Dovecot's mail_attachment_dir, if STORE has one"

@@ -147,10 +147,10 @@ def _meant(action: argparse.Action, value: object) -> object:
 
 def _one(action: argparse.Action, value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError("takes a text or a number")
+        raise ValueError("the value must be one text or number")
     meant = action.type(str(value)) if callable(action.type) else str(value)
     if action.choices is not None and meant not in action.choices:
-        raise ValueError("takes one of " + ", ".join(map(str, action.choices)))
+        raise ValueError("the value must be one of " + ", ".join(map(str, action.choices)))
     return meant
 
 

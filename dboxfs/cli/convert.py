@@ -151,7 +151,7 @@ def convert(arguments: argparse.Namespace) -> int:
         for line in for_dovecot(location.same_names(kind, root)):
             print(one_line(line))
     for mailbox, uids in done.encrypted.items():
-        text = f"{mailbox}: {len(uids)} messages are encrypted (mail_crypt), kept as they are stored: uid "
+        text = f"{mailbox}: {len(uids)} messages stay encrypted (mail_crypt), Dovecot needs their keys: uid "
         print(one_line(text + uid_ranges(uids)))
     if done.told:
         print(f"{len(done.told)} are not as they should be in {location.root}, and were kept (see above)")

@@ -54,7 +54,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     for remark in sorted(remarks, key=lambda remark: (ERROR, WARNING, NOTE).index(remark.level)):
         print(one_line(f"{remark.level}: {remark.what}; {remark.remedy}"))
     bad = sum(remark.level != NOTE for remark in remarks)
-    print("nothing is in the way" if not bad else f"{bad} things to be mended")
+    print("nothing is in the way" if not bad else f"{bad} problems: each line above ends with what to do")
     return 1 if bad else 0
 
 
@@ -79,8 +79,8 @@ def _dovecot(config: str | None) -> Iterator[Remark]:
         found = installed(config)
         yield from of_configuration(found.version, found.configuration())
     except NoDovecot as exc:
-        remedy = "beside a Dovecot on another machine leave out -o alone; without any give it"
-        yield Remark(NOTE, f"no Dovecot can be asked here: {exc}", remedy)
+        remedy = "mount writable with -o alone only if no Dovecot on another machine uses the store"
+        yield Remark(NOTE, f"Dovecot's settings on this machine can't be read: {exc}", remedy)
 
 
 def of_configuration(version: tuple[int, int], configuration: Block) -> Iterator[Remark]:

@@ -73,7 +73,9 @@ def add_each_user(parser: argparse.ArgumentParser) -> None:
         help="with --users: so many at a time (default 2)",
     )
     parser.add_argument(
-        "--resume", metavar="FILE", help="with --users: note in FILE who is done, and leave out who was"
+        "--resume",
+        metavar="FILE",
+        help="with --users: record finished users in FILE; a later run with FILE skips them",
     )
     parser.add_argument(
         "--patience", type=_positive, metavar="SECONDS",

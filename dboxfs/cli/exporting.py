@@ -124,7 +124,9 @@ def export(arguments: argparse.Namespace) -> int:
 async def _form(arguments: argparse.Namespace, store: Store) -> tuple[Format, str]:
     names = store.location.names
     if arguments.xattrs and arguments.format != "eml":
-        raise UsageError("--xattrs is for --format eml: the other formats have places of their own")
+        raise UsageError(
+            f"--xattrs: only for --format eml; leave it out: {arguments.format} has flags and dates anyway"
+        )
     if arguments.format == "maildir":
         return MaildirFormat(plain=arguments.layout == "fs", coding=names), f"maildir {arguments.layout}"
     if arguments.format == "mbox":
@@ -143,7 +145,7 @@ def _tell(done: Exported, form: Format, root: str, meter: Meter, more: str) -> i
     for line in done.told[:_MOST_NOTES]:
         print(one_line(f"note: {line}"))
     if len(done.told) > _MOST_NOTES:
-        print(f"note: {len(done.told) - _MOST_NOTES} more like these")
+        print(f"note: {len(done.told) - _MOST_NOTES} more notes of this kind")
     if done.finished:
         print(one_line(f"{root}: finished by an earlier run, nothing was left to do"))
         return 0

@@ -160,7 +160,7 @@ def _tell(done: Imported, location: Location, meter: Meter, *, new: bool) -> int
     for line in done.notes[:_MOST_NOTES]:
         print(one_line(f"note: {line}"))
     if len(done.notes) > _MOST_NOTES:
-        print(f"note: {len(done.notes) - _MOST_NOTES} more like these")
+        print(f"note: {len(done.notes) - _MOST_NOTES} more notes of this kind")
     print(
         one_line(
             f"{location.root}: {done.messages} messages imported into {done.mailboxes} mailboxes, "
@@ -168,15 +168,15 @@ def _tell(done: Imported, location: Location, meter: Meter, *, new: bool) -> int
         )
     )
     for count, what in (
-        (done.there, "were there already, with the same text: nothing was saved"),
-        (done.copies, "are copies of messages that the store has, without bytes of their own"),
-        (done.renumbered, "have another uid than in the source: theirs were taken"),
-        (done.reguided, "have another guid than in the source: theirs are other messages'"),
+        (done.there, "messages were there already, with the same text, and were not saved again"),
+        (done.copies, "messages are copies of messages in the store, and take no more space"),
+        (done.renumbered, "messages got a new uid: another message of the mailbox has theirs"),
+        (done.reguided, "messages got a new guid: another message of the store has theirs"),
     ):
         if count:
             print(f"{count} {what}")
     if done.verified is not None:
-        print(f"compared: {done.verified} messages with the source, {len(done.told)} lines about it above")
+        print(f"compared with the source: {done.verified} messages, {len(done.told)} differences (see above)")
     if new:
         for line in for_dovecot(location):
             print(one_line(line))

@@ -81,10 +81,10 @@ def _print(shown: list[Shown]) -> None:
         print("no dboxfs mounts")
     for one in shown:
         mode = "rw" if one.writable else "ro"
-        daemon = f"pid {one.pid}, {_age(one.age or 0)}" if one.pid is not None else "no daemon to be seen"
+        daemon = f"pid {one.pid}, {_age(one.age or 0)}" if one.pid is not None else "daemon not found"
         print(one_line(f"{one.mountpoint}  {one.store}  {mode}  {one.state}  {daemon}"))
         if one.state == "dead":
-            print(one_line(f"  its daemon has ended; take it away: dboxfs umount {one.mountpoint}"))
+            print(one_line(f"  its daemon has ended: unmount it with dboxfs umount {one.mountpoint}"))
 
 
 def _age(seconds: int) -> str:

@@ -130,7 +130,7 @@ def rescue(arguments: argparse.Namespace) -> int:
         if said is None or isinstance(error, BrokenPipeError):
             raise
         if isinstance(error, OSError):
-            said += f"; what is in {arguments.target} by now is not complete: remove it"
+            said += f"; {arguments.target} is incomplete: remove it before you try again"
         print(f"dboxfs: {one_line(said)}", file=sys.stderr)
         return EXIT_NOT_DONE
     output.summary(root, kind, done)

@@ -221,7 +221,9 @@ def _planned(arguments: argparse.Namespace) -> Chosen:
     location = named_location(text, user)
     if location is None:
         if arguments.format is None:
-            raise UsageError(f"{text}: which format? give --format sdbox or --format mdbox")
+            raise UsageError(
+                f"{text}: a directory alone doesn't say the format: give --format sdbox or --format mdbox"
+            )
         location = Location(Kind(arguments.format), absolute_path(text, user))
     return Chosen(location)
 

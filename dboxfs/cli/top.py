@@ -62,7 +62,7 @@ def screen(point: str, before: Mapping[str, Any], now: Mapping[str, Any], second
     :param before: stats.json *seconds* before *now*.
     """
     health = now["health"]
-    state = "ok" if health["ok"] else "look: " + ", ".join(_troubles(health))
+    state = "ok" if health["ok"] else "needs attention: " + ", ".join(_troubles(health))
     lines = [
         one_line(f"{point}: up {now['uptime_seconds']:.0f} s, {now['messages']} messages, {state}"),
         f"{'request':<12} {'per second':>10} {'in all':>10} {'p50 ms':>10} {'p99 ms':>10}",

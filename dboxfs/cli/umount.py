@@ -101,8 +101,8 @@ def _is_dead(mount: Mount, daemons: list[int]) -> bool:
     answer = ask(mount)
     if answer is Answer.NONE and daemons:
         raise MountError(
-            f"{mount.point}: its daemon (process {daemons[0]}) does not answer; wait, or end it, and what is "
-            f"being written: dboxfs umount --force {mount.point}"
+            f"{mount.point}: its daemon (process {daemons[0]}) does not answer: try again later, or end it "
+            f"with dboxfs umount --force {mount.point}, which loses what is being written"
         )
     return answer is not Answer.GIVEN
 

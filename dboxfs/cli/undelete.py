@@ -203,7 +203,7 @@ class _Bringing:
                 done += await self._bring(target, group[start : start + _IN_ONE])
             print(one_line(f"{_shown(self._store, target)}: {done} messages brought back"))
         if not messages:
-            print("no message is deleted that fits; nothing was changed")
+            print("no deleted message fits: nothing was changed; --list shows what is deleted")
         return 1 if self._failed else 0
 
     async def _bring(self, target: str, group: Sequence[DeletedMessage]) -> int:
@@ -236,7 +236,9 @@ class _Bringing:
         except MailboxExists:
             return mailbox
         except InvalidName:
-            print(one_line(f"{shown}: no name that a mailbox can have; its messages go to INBOX"))
+            print(
+                one_line(f"{shown}: not a valid name of a mailbox: its messages are brought back into INBOX")
+            )
             return DEFAULT_MAILBOX
-        print(one_line(f"{shown}: this mailbox was gone, and is made again"))
+        print(one_line(f"{shown}: the mailbox did not exist any more, and was made"))
         return mailbox

@@ -85,9 +85,9 @@ def test_the_command_line_wins(system: Write, tmp_path: Path, capsys: pytest.Cap
         ("[muont]\nworkers = 3\n", "muont: no command's table; did you mean mount?"),
         ("workers = 3\n", "workers: no command's table"),
         ("[mount]\nworkers = 0\n", "[mount]: workers = 0: '0' is no number above 0"),
-        ("[mount]\nio = 'tape'\n", "[mount]: io = 'tape': takes one of "),
+        ("[mount]\nio = 'tape'\n", "[mount]: io = 'tape': the value must be one of "),
         ("[mount]\nksm = 'perhaps'\n", "[mount]: ksm = 'perhaps': "),
-        ("[mount]\nworkers = [1]\n", "[mount]: workers = [1]: takes a text or a number"),
+        ("[mount]\nworkers = [1]\n", "[mount]: workers = [1]: the value must be one text or number"),
         ("[mount\n", "no TOML: "),
     ],
 )

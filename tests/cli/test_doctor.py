@@ -131,7 +131,7 @@ def test_a_store_with_files_of_another_user_gets_a_warning_and_status_1(
     (line,) = [line for line in out if line.startswith("warning: ")]
     assert f"{store}/mailboxes/INBOX: belongs to nobody, the store to root" in line
     assert line.endswith(f"; chown -R --from=65534 0 {store}")
-    assert out[-1] == "1 things to be mended"
+    assert out[-1] == "1 problems: each line above ends with what to do"
     os.chown(store / "mailboxes/INBOX", 0, 0)
     assert main(["doctor", str(store)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "nothing is in the way"
@@ -158,4 +158,6 @@ def test_a_store_that_is_missing_is_status_3(tmp_path: Path, capsys: pytest.Capt
 
 def test_without_a_store_the_machine_alone_is_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) in (0, 1)
-    assert capsys.readouterr().out.splitlines()[-1].endswith(("nothing is in the way", "things to be mended"))
+    assert (
+        capsys.readouterr().out.splitlines()[-1].endswith(("nothing is in the way", "ends with what to do"))
+    )

@@ -34,6 +34,12 @@ MISTAKES = [
         2,
         "'123456': no such user (a number needs :GROUP then)",
     ),
+    ("init {tmp}/new", 2, "{tmp}/new: a directory alone doesn't say the format: give --format sdbox or "),
+    (
+        "export {mdbox} {tmp}/new --format mbox --xattrs",
+        2,
+        "only for --format eml; leave it out: mbox has flags",
+    ),
     ("convert {mdbox} mdbox:{tmp}/new:INDEX=/x --format sdbox", 2, "a new store is named by its directory"),
     ("rescue {mdbox} ", 2, "it is empty: name a directory"),
     ("info --set mail_path", 2, "'mail_path': give NAME=VALUE"),
@@ -183,7 +189,7 @@ def test_a_configuration_file_that_is_named_and_not_there_is_told(
         ("[mount]\ncach-size = 1\n", "cach-size: no option of this command; did you mean cache-size?"),
         ("[mount]\nksm = 3\n", "ksm = 3: "),
         ("[mount]\nworkers = 0\n", "workers = 0: '0' is no number above 0"),
-        ('[mount]\nlog-level = "loud"\n', "takes one of debug, info, warning, error"),
+        ('[mount]\nlog-level = "loud"\n', "the value must be one of debug, info, warning, error"),
     ],
 )
 def test_a_mistake_in_a_configuration_file_is_told_with_its_place(

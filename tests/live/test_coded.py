@@ -150,7 +150,9 @@ def test_convert_and_rescue_keep_ciphertext_that_dovecot_still_reads(
             to = dovecot.account(f"{target}:{{home}}/mail", **keys)
             done = dboxfs(*command, "--format", target, account.location, to.root)
             assert done.returncode == 0, done.stdout + done.stderr
-            assert ("kept as they are stored: uid 2" in done.stdout) == (command[0] == "convert")
+            assert ("stay encrypted (mail_crypt), Dovecot needs their keys: uid 2" in done.stdout) == (
+                command[0] == "convert"
+            )
             hand_over(dovecot, to.root)
             found = to.fetch()
             for what in ("text", "guid", "physical_size", "virtual_size", "received", "uid"):

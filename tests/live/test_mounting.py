@@ -121,8 +121,8 @@ def test_a_dead_mount_is_listed_as_dead_and_replaced_and_one_that_lives_is_not(
     while (dead := dboxfs("status", mnt)).returncode == 0 and time.monotonic() < deadline:
         pass
     assert dead.returncode == 1
-    assert "  dead  no daemon to be seen\n" in dead.stdout
-    assert f"take it away: dboxfs umount {mnt}" in dead.stdout
+    assert "  dead  daemon not found\n" in dead.stdout
+    assert f"unmount it with dboxfs umount {mnt}" in dead.stdout
     refused = dboxfs("mount", root, mnt)
     assert refused.returncode == 4
     assert "a dead mount is here" in refused.stderr

@@ -62,7 +62,7 @@ def test_a_mailbox_that_dovecot_deleted_is_made_again_with_its_messages(
     assert " Späße  Grüße\n" in capsys.readouterr().out
     assert main(["undelete", str(account.root), "--all"]) == 0
     out = capsys.readouterr().out
-    assert "Späße: this mailbox was gone, and is made again\n" in out
+    assert "Späße: the mailbox did not exist any more, and was made\n" in out
     assert "Späße: 1 messages brought back\n" in out
     assert len(account.fetch("Späße")) == 1
     assert len(account.fetch()) == 4
@@ -78,7 +78,7 @@ def test_what_is_asked_for_comes_back_and_nothing_else(
     assert main(["undelete", root, "--guid", guids[1], "--to", "Work"]) == 0
     assert [message.guid for message in account.fetch("Work")][1:] == [guids[1]]
     assert main(["undelete", root, "--since", "2100-01-01"]) == 0
-    assert "no message is deleted that fits" in capsys.readouterr().out
+    assert "no deleted message fits: nothing was changed" in capsys.readouterr().out
     assert main(["undelete", root, "--mailbox", "INBOX", "--since", "2020-01-01"]) == 0
     assert len(account.fetch()) == 3
     for wrong, status, text in (

@@ -224,6 +224,8 @@ def twin_findings(texts: Sequence[Text]) -> list[Finding]:
         first, second = texts[order[at]], texts[order[at + 1]]
         who = Who(f"{second.index.what}/{second.uid}", second.index.mailbox, second.uid, single=True)
         what = f"it has the guid {second.guid.hex()} of {first.index.what}/{first.uid}, and another size"
-        todo = "both can be read; clients that go by guid may take the one for the other"
+        todo = (
+            "both can be read; a program that goes by guid (dsync) may show one for the other: save one anew"
+        )
         findings.append(who.finding(Severity.WARNING, "same-guid", second.path, what, todo))
     return findings

@@ -89,10 +89,12 @@ def index_findings(index: Index) -> list[Finding]:
             f"{index.log_size - state.head_offset} bytes behind the last whole transaction of the log: "
             "a write that died, or the log lost bytes: then acknowledged messages and flags are not shown"
         )
-        todo = f"{COPY}: Dovecot may drop all since its snapshot; a writable dboxfs mount cuts off that end"
+        todo = (
+            f"{COPY}, which may drop all changes in the log; a writable dboxfs mount drops the torn end only"
+        )
         findings.append(found(Severity.ERROR, "torn-log", what, todo, state.head_offset))
     if state.header_flags & HEADER_FSCKED:
-        what = "Dovecot has marked it for a rebuild, which it does when it opens it"
+        what = "Dovecot has marked the index as damaged, and rebuilds it when it opens it next"
         findings.append(found(Severity.WARNING, "fscked", what, rescue_first(DROPS_FLAGS)))
     if state.uid_validity == 0 and len(state):
         what = f"it has {len(state)} messages and no UIDVALIDITY"
@@ -167,6 +169,6 @@ async def version_findings(fs: FileSystem, location: Location) -> list[Finding]:
         await recorded_version(fs, location)
     except (CorruptFile, OSError) as exc:
         what = f"which dbox version new messages get can't be read: {exc}"
-        todo = "write 2 into it if Dovecot uses the store; 3 only where dboxfs init or convert did"
+        todo = "write 2 into the file if Dovecot uses the store, 3 if dboxfs init or convert made it with 3"
         return [Finding(Severity.ERROR, "version", version_path(location), what, todo)]
     return []

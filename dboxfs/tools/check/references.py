@@ -92,7 +92,7 @@ class ReferencesCheck(Struct):
         if highest > mapping.highest_file_id:
             last = mapping.highest_file_id
             what = f"it has messages in m.{highest}, but says that m.{last} is the last file"
-            todo = f"no saving before this: {recount('gives new numbers')}"
+            todo = f"let no program save mail before this is mended: {recount('gives new numbers')}"
             findings.append(self.map.found(Severity.ERROR, "highest-file-id", what, todo))
         findings += self._twins(mapping)
         return findings
@@ -178,12 +178,12 @@ class ReferencesCheck(Struct):
         path = self.map.files.log_path
         if has > says:
             what = f"{has} mailbox records refer to it, the map counts {says}: a purge may remove it"
-            todo = f"don't expunge or purge before this: {recount('counts anew')}"
+            todo = f"don't expunge or purge before this is mended: {recount('counts anew')}"
             return who.finding(Severity.ERROR, "refcount-low", path, what, todo)
         if has == 0:
             what = f"no mailbox has this message, the map counts {says} references"
             todo = f"see that no mailbox is missing; {COPY}; dboxfs rescue or {FORCE_RESYNC} brings it back"
             return who.finding(Severity.ERROR, "in-no-mailbox", path, what, todo)
         what = f"{has} mailbox records refer to it, the map counts {says}: its space is never given back"
-        todo = f"it may stay so; {recount('counts anew')}"
+        todo = f"it only costs space; to get that back, {recount('counts anew')}"
         return who.finding(Severity.WARNING, "refcount-high", path, what, todo)

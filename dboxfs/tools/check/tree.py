@@ -51,8 +51,8 @@ def _unlisted(location: Location, what: str) -> Finding:
 def _hidden(location: Location, folder: TreeDirectory, shown: str) -> Finding:
     """A mailbox that is called INBOX in other letters, or lies below such a name: Dovecot doesn't list it."""
     first = folder.name.split("/")[0]
-    what = f"{shown}: Dovecot takes the name {first} for INBOX's, and shows nothing of this mailbox"
-    todo = f"with no Dovecot and no mount on the store, rename the directory {first} to another name"
+    what = f"{shown}: Dovecot reads the name {first} as INBOX, and so does not show this mailbox"
+    todo = f"stop Dovecot, unmount the store, and rename the directory {first} to another name"
     path = os.path.join(location.tree, folder.name)
     return Finding(Severity.ERROR, "hidden", path, what, todo, mailbox=folder.name)
 

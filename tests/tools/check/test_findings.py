@@ -166,6 +166,15 @@ async def findings(store: Path) -> list[Finding]:
     return [finding for finding in found if finding.severity is not Severity.NOTE]
 
 
+ADVICE = {
+    "torn-log": "which may drop all changes in the log; a writable dboxfs mount drops the torn end only",
+    "refcount-low": "don't expunge or purge before this is mended: ",
+    "refcount-high": "it only costs space; to get that back, ",
+    "same-guid": "both can be read; a program that goes by guid (dsync) may show one for the other",
+    "highest-file-id": "let no program save mail before this is mended: ",
+}
+
+
 def small_account(dovecot: Dovecot, driver: str) -> Account:
     account = dovecot.account(f"{driver}:{{home}}/mail")
     account.doveadm("mailbox create", "Other")
@@ -199,6 +208,7 @@ async def test_damage_is_found_and_named(
         assert_costs_in_order(finding.todo)
         assert "\n" not in finding.what
         assert finding.mailbox is None or finding.mailbox in finding.what
+        assert ADVICE.get(finding.code, "") in finding.todo
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
