@@ -12,6 +12,7 @@ OPEN (:mod:`dboxfs.vfs.unopened`) they have a size: each lookup makes a snapshot
 * ``restore.json``, ``commit`` (``-o restore``): the report of a restore; a write to ``commit`` commits all.
 * ``unseen/``, ``flagged/``, ``keyword/``, ``since/``: links (:mod:`dboxfs.vfs.searches`).
 * ``parts/``: the decoded parts of messages (:mod:`dboxfs.vfs.parts`).
+* ``raw/``: the files of the store as they are on disk (:mod:`dboxfs.vfs.raw`).
 * ``deleted/``: messages that are expunged and not purged (:mod:`dboxfs.vfs.deleted`, mdbox).
 """
 

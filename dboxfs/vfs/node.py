@@ -52,6 +52,8 @@ PARTS = BESIDE | 1 << 35
 """The first bits of the decoded parts of messages."""
 GENERATIONS = BESIDE | 1 << 36
 """The first bits of the generations of an archive."""
+RAW = BESIDE | 0b110 << 34
+"""The first bits of the files of a store as they are on disk."""
 
 _FOLDER_MASK = 0x7FFFFFFF
 UID_MASK = 0xFFFFFFFF
@@ -117,8 +119,8 @@ def is_deleted(inode: int) -> bool:
 
 
 def is_in_control_tree(inode: int) -> bool:
-    """Whether a number belongs to a tree in the control directory: messages, links, parts, generations."""
-    return is_deleted(inode) or inode & (0b1111 << 60 | 0b111 << 34) in (SEARCHES, PARTS, GENERATIONS)
+    """Whether a number belongs to a tree in the control directory (messages, links, parts ...)."""
+    return is_deleted(inode) or inode & (0b1111 << 60 | 0b111 << 34) in (SEARCHES, PARTS, GENERATIONS, RAW)
 
 
 def is_file(inode: int) -> bool:

@@ -42,6 +42,7 @@ from dboxfs.vfs.node import CONTROL, ROOT, Inodes, is_in_control_tree
 from dboxfs.vfs.open_files import OpenFiles
 from dboxfs.vfs.options import ViewOptions
 from dboxfs.vfs.parts import MessageParts
+from dboxfs.vfs.raw import RawTree
 from dboxfs.vfs.reader import Opened, Reader
 from dboxfs.vfs.scans import Scans
 from dboxfs.vfs.searches import SearchPlaces
@@ -96,6 +97,8 @@ class ReadOnlyVfs:
         searches = SearchPlaces(store, self.inodes, self.folders, self.names, self.attributes)
         parts = MessageParts(store, self.inodes, self.folders, self.attributes)
         self.trees: list[ControlTree] = [*searches.trees(), parts]
+        if not store.fs.capabilities.frozen and store.location.only is None:
+            self.trees.append(RawTree(store, self.attributes, host.spawn))
         if self.deleted is not None:
             self.trees.append(self.deleted)
         self.report.more += [self.reader.stats, self._stats, host.stats]
