@@ -14,12 +14,16 @@ import os
 import sys
 from collections.abc import Sequence
 
+from dboxfs.cli.of_dovecot import OfDovecot
 from dboxfs.cli.status import UsageError
 from dboxfs.dbox.crypt import BadKey, KeyRing, Private
 from dboxfs.dbox.dcrypt_keys import load_keys, needs_password
+from dboxfs.dbox.encoders import Seals
 from dboxfs.dbox.encrypt import Sealing, load_public_key
 from dboxfs.dbox.folder_keys import is_attribute_file
+from dboxfs.dovecot.encryption import KeyOfEachFolder
 from dboxfs.store.write.folder_keys import FolderKeys
+from dboxfs.store.write_options import SealsByFolder
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +101,20 @@ class _KeyFile:
         except (OSError, UsageError) as error:
             log.warning("crypt_key=%s: new keys can't be read: %s", self._path, error)
             return []
+
+
+def sealing_as(said: str | None, dovecot: OfDovecot) -> Seals | SealsByFolder | None:
+    """The encryption of new messages; None: they are not encrypted.
+
+    :param said: a file with a key, or ``none``; None: as Dovecot does it.
+    :raises UsageError, OSError, Unsupported: they can't be encrypted so.
+    """
+    if said is not None:
+        return None if said in ("", "none") else read_sealing(os.path.abspath(os.path.expanduser(said)))
+    found = dovecot.encryption()
+    if isinstance(found, KeyOfEachFolder):
+        return FolderKeys(found.path)
+    return None if found is None else sealing_for(found, "Dovecot's public key")
 
 
 def read_sealing(path: str) -> Sealing | FolderKeys:

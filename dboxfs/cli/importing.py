@@ -7,6 +7,7 @@ and makes the exit status 1.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import fcntl
 import os
 import sys
@@ -18,15 +19,17 @@ from msgspec.structs import replace
 
 from dboxfs.cli import change
 from dboxfs.cli.begin_writing import begin_writing
+from dboxfs.cli.crypt_keys import add_keys, given_keys, sealing_as
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.late import load_late
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.object_store import access_of
+from dboxfs.cli.of_dovecot import OfDovecot
 from dboxfs.cli.owned import add_root_rights, store_to_write, tell
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError, new_root
-from dboxfs.cli.stores import NOT_AN_ARCHIVE, add_at, add_store, check_url, choose_store
+from dboxfs.cli.stores import NOT_AN_ARCHIVE, add_at, add_store, check_url, choose_store, compress_method
 from dboxfs.errors import NoSuchStore, StoreBusy
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.fsapi.drivers.object_client import is_url
@@ -94,6 +97,17 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
         "--eol", choices=[eol.value for eol in Eol], default=Eol.KEEP.value,
         help="line ends: keep (default), or lf, as Dovecot saves them",
     )  # fmt: skip
+    parser.add_argument(
+        "--compress", metavar="METHOD", type=compress_method, default=False,
+        help="store new messages compressed: zstd[:LEVEL], lz4, gz[:LEVEL], bz2[:LEVEL], none (default; with "
+        "--user: as Dovecot does)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--encrypt", metavar="FILE",
+        help="encrypt new messages for the public key or the keys of folders in FILE; none (default; with "
+        "--user: as Dovecot does)",
+    )  # fmt: skip
+    add_keys(parser)
     add_root_rights(parser, "SOURCE")
     parser.add_argument("--verify", action="store_true", help="read everything again and compare it")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
@@ -126,7 +140,8 @@ def _import(
 
     async def run() -> tuple[Imported, Location, bool]:
         async with FileSystem(ThreadsDriver()) as fs, _mail_source(source, view) as mail:
-            location, new = await _target(fs, arguments, options)
+            location, new, dovecot = await _target(fs, arguments, options)
+            location = dataclasses.replace(location, keys=given_keys(arguments))
             if source is not None and (part := overlap(location, path)) is not None:
                 raise UsageError(
                     f"{path}: SOURCE and STORE must not lie in each other ({part} belongs to STORE)"
@@ -134,7 +149,8 @@ def _import(
             with _held(location.root):
                 async with store_to_write(fs, location, new=new) as store:
                     neighbour = Neighbour.ALONE if new or arguments.alone else Neighbour.DOVECOT
-                    writing = await with_version(store, replace(options, neighbour=neighbour))
+                    coding = _coded(arguments, dovecot, replace(options, neighbour=neighbour), location)
+                    writing = await with_version(store, coding)
                     writer = StoreWriter(store.fs, location, store.owner, writing)
                     await begin_writing(writer, store, writing)
                     importer = Importer(
@@ -187,11 +203,14 @@ def _tell(done: Imported, location: Location, meter: Meter, *, new: bool) -> int
 
 async def _target(
     fs: FileSystem, arguments: argparse.Namespace, options: WriteOptions
-) -> tuple[Location, bool]:
-    """The store, which is made if ``--format`` asks for it; and whether it was made."""
+) -> tuple[Location, bool, OfDovecot]:
+    """The store, which is made if ``--format`` asks for it; whether it was made; what Dovecot does for its
+    user.
+    """
     if arguments.format is None:
         try:
-            return choose_store(arguments).location, False
+            chosen = choose_store(arguments)
+            return chosen.location, False, chosen.of_dovecot
         except NoSuchStore as exc:
             if arguments.store is None:
                 raise
@@ -207,13 +226,30 @@ async def _target(
         found = parse_location(root)
         if found.kind is not location.kind:
             raise NoSuchStore(f"{root}: this is an {found.kind.value} store; leave out --format")
-        return found, False
+        return found, False, OfDovecot(None)
     version = arguments.dbox_version or options.dbox_version
     permissions = change.new_root_permissions(root, arguments.owner)
     await make_root(fs, root, permissions)
     async with owned_target(fs, root) as files:
         await make_store(files, location, permissions, replace(options, dbox_version=version))
-    return location, True
+    return location, True, OfDovecot(None)
+
+
+def _coded(
+    arguments: argparse.Namespace, dovecot: OfDovecot, options: WriteOptions, location: Location
+) -> WriteOptions:
+    """*options* with the compression and encryption of new messages: as was said, else as Dovecot does it.
+
+    :raises UsageError: STORE's messages can't be compared with those of SOURCE.
+    """
+    compress = dovecot.compress if arguments.compress is False else arguments.compress
+    encrypt = sealing_as(arguments.encrypt, dovecot)
+    if encrypt is not None and location.keys is None:
+        raise UsageError(
+            "messages of STORE are encrypted: give --crypt-key FILE, to see which are there already, or "
+            "--encrypt none, to save them as they are"
+        )
+    return replace(options, compress=compress, encrypt=encrypt)
 
 
 @asynccontextmanager

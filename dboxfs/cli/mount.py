@@ -33,8 +33,6 @@ from dboxfs.cli.site_mount import apart_from, check_site_options, given_to_all, 
 from dboxfs.cli.status import UsageError
 from dboxfs.cli.stores import Chosen, add_store, choose_store
 from dboxfs.cli.umount import clear_dead
-from dboxfs.dbox.encoders import Seals
-from dboxfs.dovecot.encryption import KeyOfEachFolder
 from dboxfs.errors import MountError
 from dboxfs.fsapi import Driver, FileSystem, Ksm, choose_driver
 from dboxfs.fsapi.drivers.choice import CHOICES
@@ -42,7 +40,6 @@ from dboxfs.fsapi.drivers.object_access import Access
 from dboxfs.fsapi.drivers.object_client import is_url
 from dboxfs.fuse.companion import Companion
 from dboxfs.store import Kind, Location
-from dboxfs.store.write_options import SealsByFolder
 from dboxfs.util.importing import importing
 from dboxfs.util.systemd import notify, watchdog_seconds
 from dboxfs.vfs.options import ShownGeneration, wants_companion
@@ -262,19 +259,11 @@ def _encrypting(options: ParsedOptions, dovecot: OfDovecot) -> ParsedOptions:
     write, said = options.mount.write, options.encrypt
     if write is None or said == "":
         return options
-    found = None if said is not None else dovecot.encryption()
-    if said is None and found is None:
+    if said is None and dovecot.encryption() is None:
         return options
-    from dboxfs.cli.crypt_keys import read_sealing, sealing_for
-    from dboxfs.store.write.folder_keys import FolderKeys
+    from dboxfs.cli.crypt_keys import sealing_as
 
-    sealing: SealsByFolder | Seals
-    if isinstance(found, KeyOfEachFolder):
-        sealing = FolderKeys(found.path)
-    elif found is not None:
-        sealing = sealing_for(found, "Dovecot's public key")
-    else:
-        sealing = read_sealing(said or "")
+    sealing = sealing_as(said, dovecot)
     return replace(options, mount=replace(options.mount, write=replace(write, encrypt=sealing)))
 
 

@@ -142,6 +142,8 @@ class FilledMailbox:
         place = self._known.anywhere(guid)
         if place is None:
             return False
+        if self._writer.options.by_folder and place.mailbox != self._box.name:
+            return False  # Dovecot could not read the copy with this mailbox's key
         if place.uid == 0:
             await self.flush()
             place = self._known.anywhere(guid)
@@ -242,10 +244,13 @@ class FilledMailbox:
 
         :raises RefusedMessage: the store can't hold it.
         """
-        if is_encrypted(seen.first):
+        options = self._writer.options
+        if is_encrypted(seen.first) and not options.codes:
             raise RefusedMessage("it begins like a message that Dovecot's mail_crypt has encrypted")
-        if self._writer.options.dbox_version == 3 or detect(seen.first) is None:
+        if options.dbox_version == 3 or options.compress is not None or detect(seen.first) is None:
             return None
+        if options.encrypt is not None:
+            raise RefusedMessage("it begins like a compressed message; with --compress zstd it can be saved")
         if text.size > MOST:
             raise RefusedMessage(f"it begins like a compressed message, and has more than {MOST} bytes")
         return await packed(text)
