@@ -279,6 +279,7 @@ async def test_the_control_directory_is_there_but_never_listed(
             "locks",
             "metrics",
             "parts",
+            "raw",
             "since",
             "stats.json",
             "store.json",

@@ -173,7 +173,7 @@ async def test_the_control_directory_is_answered_by_name_and_never_listed(
     assert (await p.stat(".dboxfs")).inode == CONTROL
     deleted = ["deleted"] if kind is Kind.MDBOX else []
     files = ["events", "locks", "metrics", "stats.json", "store.json"]
-    trees = [*deleted, "flagged", "keyword", "parts", "since", "unseen"]
+    trees = [*deleted, "flagged", "keyword", "parts", "raw", "since", "unseen"]
     assert await p.names(".dboxfs") == sorted([*files, *trees])
     assert not await p.exists("INBOX/.dboxfs")
     assert not await p.exists(".dboxfs/other")
