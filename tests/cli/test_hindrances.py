@@ -203,7 +203,7 @@ def test_a_lock_of_an_archive_that_is_always_taken() -> None:
     ("text", "line"),
     [
         ("[mount]\nworkers = 3 4\n", "{file}: no TOML: "),
-        ("[mount]\nlog-level = 7\n", "{file} [mount]: log-level = 7: takes one of debug, info, "),
+        ("[mount]\nlog-level = 7\n", "{file} [mount]: log-level = 7: the value must be one of debug, info, "),
         ("[mount]\nforeground = 'x'\n", "{file} [mount]: foreground = 'x': takes one of 1, true, yes, on, "),
     ],
 )

@@ -104,7 +104,7 @@ def test_a_control_file_has_its_size_and_says_what_is_now(
     assert json.loads(path.read_bytes())["requests"]["lookup"] > json.loads(before)["requests"]["lookup"]
     deleted = ["deleted"] if driver == "mdbox" else []
     files = ["events", "locks", "metrics", "stats.json", "store.json"]
-    trees = [*deleted, "flagged", "keyword", "parts", "since", "unseen"]
+    trees = [*deleted, "flagged", "keyword", "parts", "raw", "since", "unseen"]
     assert sorted(os.listdir(path.parent)) == sorted([*files, *trees])
     assert len((path.parent / "store.json").read_bytes()) > 100
 
