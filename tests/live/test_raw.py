@@ -56,7 +56,10 @@ def test_a_copy_is_the_store_byte_by_byte_and_dovecot_opens_it(
     subprocess.run(["diff", "-r", account.root, copy / "root"], check=True)
     for path in copy.rglob("*"):
         before = account.root / path.relative_to(copy / "root") if path != copy / "root" else account.root
-        assert path.stat().st_mtime_ns == before.stat().st_mtime_ns
+        now, then = path.stat().st_mtime_ns, before.stat().st_mtime_ns
+        if path.is_dir():  # rsync leaves a directory alone whose date is of the same second
+            now, then = now // 10**9, then // 10**9
+        assert now == then, path
     log = "root/mailboxes/INBOX/dbox-Mails/dovecot.index.log"
     for refused in (
         lambda: (raw / "new").mkdir(),
