@@ -96,7 +96,8 @@ async def test_no_file_of_the_control_directory_has_a_word_of_a_message_or_its_n
         p = m.program()
         await p.write("Work/a-secret-name", b"Subject: a-secret-subject\n\na-secret-text\n")
         await p.read("Work/a-secret-name")
-        directories = {"deleted", "flagged", "keyword", "parts", "raw", "since", "unseen"}  # these have messages
+        # These have messages.
+        directories = {"deleted", "flagged", "keyword", "parts", "raw", "since", "unseen"}
         files = set(await p.names(".dboxfs")) - directories
         assert {"metrics", "stats.json", "locks", "events"} <= files
         for name in files:

@@ -1,7 +1,7 @@
 """However a file is made, a scan of it takes at most four times as long as one of a file without damage and
 as large, and loses nothing that is whole.
 
-Whole records are read at 25 MB a second on two cores of 2026, so that is less than the two seconds that 10 MB
+Whole records are read at 25 MB a second on two cores in 2026, so that is less than the two seconds that 10 MB
 may take at most.
 """
 
