@@ -14,6 +14,7 @@ from dboxfs.fsapi.drivers.memory import MemoryDriver
 from dboxfs.store import Kind, Location
 from dboxfs.store.write import NewMessage
 from dboxfs.vfs.node import ROOT
+from dboxfs.vfs.site import stores
 from dboxfs.vfs.site.stores import SiteLimits
 from tests.vfs.inside import ALONE, JULY, TWO, raises
 from tests.vfs.site.inside import VMAIL, make_site, site_mounted, text_of
@@ -137,7 +138,10 @@ async def test_places_are_free_before_somebody_needs_them() -> None:
                 await trio.sleep(0.01)
 
 
-async def test_where_all_places_are_taken_a_user_is_refused(jumping_clock: trio.abc.Clock) -> None:
+async def test_where_all_places_are_taken_a_user_is_refused(
+    monkeypatch: pytest.MonkeyPatch, jumping_clock: trio.abc.Clock
+) -> None:
+    monkeypatch.setattr(stores, "PLACE_SECONDS", 0.5)
     async with site_mounted(limits=SiteLimits(stores=1)) as m:
         p = m.program()
         file = await p.open("ann/INBOX/1.eml")
