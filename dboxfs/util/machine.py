@@ -120,8 +120,8 @@ def network(paths: Sequence[str]) -> list[Remark]:
         kind = network_kind(mount) if mount is not None else None
         if mount is not None and kind is not None:
             what = f"{path}: lies on a network file system ({kind} on {mount.point}): what other machines"
-            what += " change is not told by inotify, and names and locks are those of one machine"
-            remedy = "use it on one machine at a time, with Dovecot's lock_method"
+            what += " change is not told by inotify, and a file may be shown older than it is"
+            remedy = "write to it through one mount at a time, on the machine where its Dovecot runs"
             found.append(Remark(WARNING, what, remedy))
     return found
 
