@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from dataclasses import replace
 
 import trio
@@ -16,7 +15,7 @@ from dboxfs.cli.crypt_keys import add_keys, given_keys
 from dboxfs.cli.dates import date_or_days
 from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
-from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.logs import log_to_stderr, one_line, tell
 from dboxfs.cli.object_store import access_of, add_access
 from dboxfs.cli.owned import add_root_rights, more_as_root, store_to_read
 from dboxfs.cli.paths import default_cache_dir
@@ -147,7 +146,7 @@ def _archive(arguments: argparse.Namespace, location: Location) -> int:
     finally:
         meter.clear()
     for line in (*done.told, *done.failed):
-        print(f"dboxfs: {one_line(line)}", file=sys.stderr)
+        tell(line)
     assert done.generation is not None
     name = done.generation.key.removeprefix(GENERATIONS + "/")
     state = "is new" if done.new else "has all of it already"

@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import json
 import os
-import sys
 from collections import Counter
 
 import trio
@@ -18,7 +17,7 @@ from msgspec.structs import replace
 
 from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STORE_HELP
-from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.logs import log_to_stderr, one_line, tell
 from dboxfs.cli.object_store import access_of
 from dboxfs.cli.owned import add_root_rights, files_of
 from dboxfs.cli.progress import Meter
@@ -98,7 +97,7 @@ def check(arguments: argparse.Namespace) -> int:
         text = message(error)
         if text is None or isinstance(error, BrokenPipeError):
             raise
-        print(f"dboxfs: {one_line(text)}", file=sys.stderr)
+        tell(text)
         return EXIT_NOT_CHECKED
     output.summary(location.root, done)
     return 1 if output.counts[Severity.ERROR] or output.counts[Severity.WARNING] else 0

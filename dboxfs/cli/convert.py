@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from dataclasses import replace
 
 import trio
@@ -16,7 +15,7 @@ import trio
 from dboxfs.cli.crypt_keys import add_keys, given_keys
 from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
-from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.logs import log_to_stderr, one_line, tell
 from dboxfs.cli.object_store import access_of
 from dboxfs.cli.owned import add_root_rights, more_as_root, store_to_read
 from dboxfs.cli.paths import overlap
@@ -139,7 +138,7 @@ def convert(arguments: argparse.Namespace) -> int:
     finally:
         meter.clear()
     for line in (*done.hidden, *done.told, *done.failed):
-        print(f"dboxfs: {one_line(line)}", file=sys.stderr)
+        tell(line)
     if done.finished:
         print(f"{root}: finished by an earlier run, nothing was left to do")
     print(f"{root}: {done.messages} messages in {done.mailboxes} mailboxes, {meter.rate(done.bytes)}")

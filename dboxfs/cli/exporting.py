@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from dataclasses import replace
 
 import trio
 
 from dboxfs.cli.crypt_keys import add_keys, given_keys
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
-from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.logs import log_to_stderr, one_line, tell
 from dboxfs.cli.object_store import access_of
 from dboxfs.cli.owned import add_root_rights, more_as_root, store_to_read
 from dboxfs.cli.paths import overlap
@@ -141,7 +140,7 @@ async def _form(arguments: argparse.Namespace, store: Store) -> tuple[Format, st
 
 def _tell(done: Exported, form: Format, root: str, meter: Meter, more: str) -> int:
     for line in done.failed:
-        print(f"dboxfs: {one_line(line)}", file=sys.stderr)
+        tell(line)
     for line in done.told[:_MOST_NOTES]:
         print(one_line(f"note: {line}"))
     if len(done.told) > _MOST_NOTES:

@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import fcntl
 import os
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -22,10 +21,10 @@ from dboxfs.cli.begin_writing import begin_writing
 from dboxfs.cli.crypt_keys import add_keys, given_keys, sealing_as
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.late import load_late
-from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.logs import log_to_stderr, one_line, tell
 from dboxfs.cli.object_store import access_of
 from dboxfs.cli.of_dovecot import OfDovecot
-from dboxfs.cli.owned import add_root_rights, store_to_write, tell
+from dboxfs.cli.owned import add_root_rights, store_to_write
 from dboxfs.cli.paths import overlap
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError, new_root
@@ -172,7 +171,7 @@ def _import(
 
 def _tell(done: Imported, location: Location, meter: Meter, *, new: bool) -> int:
     for line in (*done.told, *done.failed):
-        print(f"dboxfs: {one_line(line)}", file=sys.stderr)
+        tell(line)
     for line in done.notes[:_MOST_NOTES]:
         print(one_line(f"note: {line}"))
     if len(done.notes) > _MOST_NOTES:

@@ -11,6 +11,7 @@ import logging
 import logging.handlers
 import os
 import re
+import sys
 
 SYSLOG = "/dev/log"
 """The socket of syslog."""
@@ -22,6 +23,11 @@ def one_line(text: str) -> str:
     """*text* with backslash escapes in place of control characters and of bytes that are no UTF-8."""
     text = text.encode("utf-8", "backslashreplace").decode()
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def tell(text: str) -> None:
+    """Print a line for the user on stderr, behind the program's name."""
+    print(f"dboxfs: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 class _OneLine(logging.Formatter):

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dboxfs import __version__
 from dboxfs.cli.configuration import configure
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
-from dboxfs.cli.logs import one_line
+from dboxfs.cli.logs import tell
 from dboxfs.cli.status import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -103,7 +103,7 @@ def _failed(exc: BaseException) -> int:
     text = message(error)
     if text is None:
         raise exc
-    print(f"dboxfs: {one_line(text)}", file=sys.stderr)
+    tell(text)
     return exit_status(error)
 
 

@@ -10,7 +10,6 @@ import importlib
 import logging
 import os
 import resource
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from types import ModuleType
@@ -22,7 +21,7 @@ from msgspec.structs import replace
 
 from dboxfs.cli.daemon import in_background
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
-from dboxfs.cli.logs import SYSLOG, default_log_file, is_stderr, log_to, one_line
+from dboxfs.cli.logs import SYSLOG, default_log_file, is_stderr, log_to, one_line, tell
 from dboxfs.cli.mount_options import OPTIONS_HELP, ParsedOptions, parse_options
 from dboxfs.cli.object_store import NO_ARCHIVE
 from dboxfs.cli.of_dovecot import OfDovecot
@@ -277,7 +276,7 @@ def _namespaces(chosen: Chosen) -> list[MountedNamespace]:
 
     if chosen.found is None:
         raise UsageError("-o namespaces: only with --user, whose Dovecot tells which there are")
-    found = other_namespaces(chosen.found, chosen.location, _tell)
+    found = other_namespaces(chosen.found, chosen.location, tell)
     return [MountedNamespace(n.location, n.path, n.prefix, n.separator, n.private) for n in found]
 
 
@@ -422,13 +421,8 @@ async def _watched(main: Callable[[], Awaitable[None]]) -> None:
         nursery.cancel_scope.cancel()
 
 
-def _tell(text: str) -> None:
-    """Print a message to the caller, before there is a log."""
-    print(f"dboxfs: {one_line(text)}", file=sys.stderr, flush=True)
-
-
 def _warn(text: str) -> None:
     """Log a warning, and print it to the caller, which waits until the mount is usable."""
     log.warning("%s", text)
     if not is_stderr():
-        print(f"dboxfs: {one_line(text)}", file=sys.stderr, flush=True)
+        tell(text)

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from dboxfs.cli.logs import one_line
+from dboxfs.cli.logs import tell
 from dboxfs.fsapi import FileSystem
 from dboxfs.fsapi.drivers.object_access import Access
 from dboxfs.store import Location, Store, open_store
@@ -106,11 +105,6 @@ def more_as_root(arguments: argparse.Namespace) -> str:
     if os.geteuid() != 0 or arguments.root_rights:
         return ""
     return "; of files that the owner of the store may not read, --root-rights takes those, too"
-
-
-def tell(text: str) -> None:
-    """Print a line on stderr."""
-    print(f"dboxfs: {one_line(text)}", file=sys.stderr)
 
 
 def _nothing(text: str) -> None:

@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import json
 import os
-import sys
 from collections import Counter
 
 import trio
@@ -18,7 +17,7 @@ from msgspec.structs import asdict, replace
 
 from dboxfs.cli.crypt_keys import add_keys, given_keys
 from dboxfs.cli.help_texts import STORE_HELP
-from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.logs import log_to_stderr, one_line, tell
 from dboxfs.cli.object_store import access_of
 from dboxfs.cli.owned import add_root_rights, files_of, more_as_root
 from dboxfs.cli.paths import overlap
@@ -99,7 +98,7 @@ def rescue(arguments: argparse.Namespace) -> int:
         root = os.path.abspath(os.path.expanduser(arguments.target))
         if (part := overlap(location, root)) is not None:
             text = f"{root}: DST and STORE must not lie in each other ({part} belongs to STORE)"
-            print(f"dboxfs: {one_line(text)}", file=sys.stderr)
+            tell(text)
             return EXIT_NOT_DONE
         kind = Kind(arguments.format) if arguments.format is not None else location.kind
         options = RescueOptions(kind, arguments.dbox_version, partial=arguments.partial)
@@ -131,7 +130,7 @@ def rescue(arguments: argparse.Namespace) -> int:
             raise
         if isinstance(error, OSError):
             said += f"; {arguments.target} is incomplete: remove it before you try again"
-        print(f"dboxfs: {one_line(said)}", file=sys.stderr)
+        tell(said)
         return EXIT_NOT_DONE
     output.summary(root, kind, done)
     if not arguments.json and done.events["unreadable"] and (more := more_as_root(arguments)):

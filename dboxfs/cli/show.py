@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Awaitable, Callable
 
 import trio
 
 from dboxfs.cli.help_texts import STORE_HELP
-from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.logs import log_to_stderr, one_line, tell
 from dboxfs.cli.object_store import access_of
 from dboxfs.cli.owned import store_to_read
 from dboxfs.cli.stores import add_at, add_store, choose_store
@@ -82,7 +81,7 @@ def shown_folders(store: Store) -> list[Folder]:
 async def warn_of_hidden(store: Store) -> None:
     """Warn on stderr of mail that the store may hide: one line for each cause."""
     for line in told(await hidden_in(store)):
-        print(f"dboxfs: {one_line(line)}", file=sys.stderr)
+        tell(line)
 
 
 def shown_name(store: Store, folder: Folder) -> str:

@@ -16,11 +16,10 @@ import argparse
 import os
 import pwd
 import re
-import sys
 
 from msgspec import Struct
 
-from dboxfs.cli.logs import one_line
+from dboxfs.cli.logs import tell
 from dboxfs.cli.object_store import NO_ARCHIVE, add_access
 from dboxfs.cli.of_dovecot import OfDovecot
 from dboxfs.cli.status import UsageError
@@ -238,7 +237,7 @@ def _tell_alone(found: FoundUser) -> None:
         text = (
             f"{found.user.name}: from Dovecot's configuration alone, its userdb was not asked: {found.alone}"
         )
-        print(f"dboxfs: {one_line(text)}", file=sys.stderr)
+        tell(text)
 
 
 def _not_old(found: FoundUser, settings: dict[str, str]) -> None:

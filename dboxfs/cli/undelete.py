@@ -17,7 +17,7 @@ from dboxfs.cli.begin_writing import begin_writing
 from dboxfs.cli.dates import date_or_days
 from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
-from dboxfs.cli.logs import log_to_stderr, one_line
+from dboxfs.cli.logs import log_to_stderr, one_line, tell
 from dboxfs.cli.owned import store_to_read, store_to_write
 from dboxfs.cli.status import UsageError
 from dboxfs.cli.stores import add_store, choose_store
@@ -215,7 +215,7 @@ class _Bringing:
                 return sum([await self._bring(target, [some]) for some in group])
             self._failed += 1
             text = f"{group[0].guid_text}: not brought back: {exc}"
-            print(f"dboxfs: {one_line(text)}", file=sys.stderr)
+            tell(text)
             return 0
 
     async def _target(self, mailbox: str) -> str:

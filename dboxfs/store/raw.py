@@ -29,7 +29,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -95,9 +95,11 @@ class RawDirectory(Struct, eq=False):
 
     def all_directories(self) -> Iterator[RawDirectory]:
         """This directory and all below it."""
-        yield self
-        for inner in self.directories.values():
-            yield from inner.all_directories()
+        todo = [self]
+        while todo:
+            one = todo.pop()
+            yield one
+            todo += reversed(one.directories.values())
 
 
 class Moment:
@@ -127,6 +129,17 @@ class Moment:
             if (now.st_dev, now.st_ino) != file.identity[:2]:
                 raise os_error(errno.ESTALE, file.path)
             return await _read(handle, size, offset)
+
+    async def singles(self, directory: RawDirectory, uids: Sequence[int]) -> list[RawFile | None]:
+        """The ``u.N`` of *directory* with these uids, as they are now; None: it is gone."""
+        paths = [os.path.join(directory.path, f"u.{uid}") for uid in uids]
+        found = await self._fs.run_all([ops.Stat(path, follow=False) for path in paths])
+        return [
+            None
+            if isinstance(one, OSError) or not stat.S_ISREG(one.st_mode)
+            else RawFile(path, _identity(one))
+            for path, one in zip(paths, found, strict=True)
+        ]
 
     def close(self) -> None:
         """Close the descriptors of large files that are kept."""
@@ -167,8 +180,8 @@ async def take_moment(fs: FileSystem, location: Location) -> Moment:
     look = _Look(fs)
     for number in range(MOMENT_LOOKS):
         top = RawDirectory("")
-        for name, path in parts_of(location).items():
-            top.directories[name] = await look.directory(path, frozenset())
+        top.directories |= {name: RawDirectory(path) for name, path in parts_of(location).items()}
+        await look.fill(top.directories.values())
         look.forget_others(top)
         settled = await look.is_settled(top)
         if settled or number == MOMENT_LOOKS - 1:
@@ -184,21 +197,30 @@ class _Look:
         self._kept: dict[str, RawFile] = {}
         self._bytes = 0
 
-    async def directory(self, path: str, above: frozenset[tuple[int, int]]) -> RawDirectory:
-        """List a directory and what lies below it; an empty one if it can't be read."""
-        made = RawDirectory(path)
-        try:
-            here = await self._fs.stat(path)
-            entries = await self._fs.listdir(path)
-        except OSError:
-            return made
-        if (here.st_dev, here.st_ino) in above:
-            return made  # a link that leads back
-        above |= {(here.st_dev, here.st_ino)}
+    async def fill(self, parts: Iterable[RawDirectory]) -> None:
+        """List directories and all below them; one that can't be read stays empty."""
+        todo = [(part, frozenset[tuple[int, int]]()) for part in parts]
+        todo.reverse()
+        maps: list[tuple[RawDirectory, frozenset[tuple[int, int]]]] = []  # after all mailboxes
+        while todo or maps:
+            made, above = todo.pop() if todo else maps.pop()
+            try:
+                here = await self._fs.stat(made.path)
+                entries = await self._fs.listdir(made.path)
+            except OSError:
+                continue
+            identity = here.st_dev, here.st_ino
+            if identity in above:
+                continue  # a link that leads back
+            await self._list(made, here, entries)
+            for name, inner in reversed(made.directories.items()):
+                (maps if name == "storage" else todo).append((inner, above | {identity}))
+
+    async def _list(self, made: RawDirectory, here: os.stat_result, entries: Sequence[DirEntry]) -> None:
+        path = made.path
         made.modified_ns = here.st_mtime_ns
-        inner = [one.name for one in entries if one.is_dir or await self._leads_to_directory(path, one)]
-        for name in sorted(inner, key=lambda name: (name == "storage", name)):  # mailboxes before the map
-            made.directories[name] = await self.directory(os.path.join(path, name), above)
+        inner = {one.name for one in entries if one.is_dir or await self._leads_to_directory(path, one)}
+        made.directories |= {name: RawDirectory(os.path.join(path, name)) for name in sorted(inner)}
         names = [one.name for one in entries if one.name not in inner and not _TEMPORARY.fullmatch(one.name)]
         await self._files(made, [name for name in names if not _SINGLE.fullmatch(name)])
         if any(name.startswith("m.") for name in names):  # all that the map, read by now, names is there
@@ -207,7 +229,6 @@ class _Look:
         links = {one.name for one in entries if one.is_symlink}
         uids = [int(m[1]) for name in names if name not in links and (m := _SINGLE.fullmatch(name))]
         made.singles = np.array(sorted(uid for uid in uids if uid <= _HIGHEST_UID), np.uint32)
-        return made
 
     async def _leads_to_directory(self, path: str, entry: DirEntry) -> bool:
         if not entry.is_symlink:

@@ -24,7 +24,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import trio
 from msgspec import Struct, field
 
-from dboxfs.fsapi import ops
 from dboxfs.store import Store
 from dboxfs.store.raw import Moment, RawDirectory, RawFile, take_moment
 from dboxfs.vfs.attrs import Attributes, Attrs
@@ -47,10 +46,6 @@ class _Single(Struct, frozen=True, eq=False):
 
     directory: RawDirectory
     uid: int
-
-    @property
-    def path(self) -> str:
-        return os.path.join(self.directory.path, f"u.{self.uid}")
 
 
 _Item = RawDirectory | RawFile | _Single
@@ -153,19 +148,17 @@ class RawTree:
 
     # -- attributes ----------------------------------------------------------------------------
 
-    def shown(self, now: _Numbered, item: _Item, found: os.stat_result | None = None) -> Attrs:
-        """The attributes of an item; *found*: those of a ``u.N`` on disk."""
+    def shown(self, now: _Numbered, item: _Item, single: RawFile | None = None) -> Attrs:
+        """The attributes of an item; *single*: a ``u.N`` as it is on disk."""
         inode = self.root if item is now.moment.top else RAW | now.number(item)
         if isinstance(item, RawDirectory):
             attrs = self._attributes.control_dir(inode)
             changed = item.modified_ns
-        elif isinstance(item, RawFile):
-            attrs = self._attributes.control_file(inode, item.size)
-            changed = item.modified_ns
         else:
-            assert found is not None
-            attrs = self._attributes.control_file(inode, found.st_size)
-            changed = found.st_mtime_ns
+            file = item if isinstance(item, RawFile) else single
+            assert file is not None
+            attrs = self._attributes.control_file(inode, file.size)
+            changed = file.modified_ns
         attrs.mode &= ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
         if changed:
             attrs.modified_ns = attrs.changed_ns = changed
@@ -173,12 +166,14 @@ class RawTree:
         return attrs
 
     async def _attrs(self, now: _Numbered, item: _Item) -> Attrs:
-        found = None
-        if isinstance(item, _Single):
-            found = await self._store.fs.lstat(item.path)
-            if not stat.S_ISREG(found.st_mode):
-                raise Refused(errno.ENOENT)
-        return self.shown(now, item, found)
+        return self.shown(now, item, await self._single(now, item) if isinstance(item, _Single) else None)
+
+    @staticmethod
+    async def _single(now: _Numbered, item: _Single) -> RawFile:
+        (found,) = await now.moment.singles(item.directory, [item.uid])
+        if found is None:
+            raise Refused(errno.ENOENT)
+        return found
 
     # -- requests ------------------------------------------------------------------------------
 
@@ -237,28 +232,24 @@ class RawTree:
         :raises OSError: see :meth:`Moment.read <dboxfs.store.raw.Moment.read>`.
         """
         self._used = trio.current_time()
-        if isinstance(item, RawFile):
-            return await now.moment.read(item, size, offset)
-        found = await self._store.fs.lstat(item.path)
-        file = RawFile(item.path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+        file = item if isinstance(item, RawFile) else await self._single(now, item)
         return await now.moment.read(file, size, offset)
 
     async def xattrs(self, inode: int) -> Mapping[str, str]:
         """There are none."""
         return {}
 
-    async def some(self, now: _Numbered, items: Sequence[_Item]) -> list[Attrs | None]:
-        """The attributes of entries of a listing; None: it is gone."""
-        paths = [item.path for item in items if isinstance(item, _Single)]
-        answers = await self._store.fs.run_all([ops.Stat(path, follow=False) for path in paths])
-        found = iter(answers)
+    async def some(
+        self, now: _Numbered, directory: RawDirectory, items: Sequence[_Item]
+    ) -> list[Attrs | None]:
+        """The attributes of entries of *directory*; None: it is gone."""
+        uids = [item.uid for item in items if isinstance(item, _Single)]
+        singles = iter(await now.moment.singles(directory, uids))
         shown: list[Attrs | None] = []
         for item in items:
-            status = next(found) if isinstance(item, _Single) else None
-            if isinstance(status, OSError) or (status is not None and not stat.S_ISREG(status.st_mode)):
-                shown.append(None)
-            else:
-                shown.append(self.shown(now, item, status))
+            single = next(singles) if isinstance(item, _Single) else None
+            is_gone = isinstance(item, _Single) and single is None
+            shown.append(None if is_gone else self.shown(now, item, single))
         return shown
 
 
@@ -325,10 +316,8 @@ class _OpenRawDirectory:
         first = max(start - 2, 0)
         while first < count:
             entries = [self._entry(at) for at in range(first, min(first + _LISTED_AT_ONCE, count))]
-            for number, ((name, _), attrs) in enumerate(
-                zip(entries, await self._tree.some(self._now, [item for _, item in entries]), strict=True),
-                first + 3,
-            ):
+            shown = await self._tree.some(self._now, self._directory, [item for _, item in entries])
+            for number, ((name, _), attrs) in enumerate(zip(entries, shown, strict=True), first + 3):
                 if attrs is not None:
                     self._ready.append((number, os.fsencode(name), attrs))
             first += len(entries)

@@ -222,13 +222,15 @@ def test_a_signal_ends_daemon_and_companion_and_whoever_waits(
     account = made(dovecot, "sdbox")
     mnt = mounts.mount(account.location, f"rw,entries={entries}")
     pids = processes(mnt)
-    fd = os.open(mnt / "INBOX" / "2.eml", os.O_RDWR)  # what was opened to be read is closed without a request
+    fd, reading = os.open(mnt / "INBOX" / "2.eml", os.O_RDWR), os.open(mnt / "INBOX" / "1.eml", os.O_RDONLY)
     os.kill(pids[0], signal.SIGTERM)
     assert have_ended(pids)
     assert not is_mounted(mnt)
-    for ask in (lambda: os.getxattr(fd, "user.dbox.uid"), lambda: os.close(fd)):
+    uid = "user.dbox.uid"
+    for ask in (lambda: os.getxattr(reading, uid), lambda: os.getxattr(fd, uid), lambda: os.close(fd)):
         with contextlib.suppress(ConnectionAbortedError), pytest.raises(OSError, match="not connected"):
             ask()
+    os.close(reading)  # without a request: there was nothing to write
 
 
 def test_a_mount_over_a_dead_one_says_in_one_line_what_is_there_and_what_to_do(

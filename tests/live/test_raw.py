@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dboxfs.fsapi import FileSystem, ThreadsDriver
-from dboxfs.store import parse_location
+from dboxfs.fsapi import FileSystem, MemoryDriver, ThreadsDriver
+from dboxfs.store import Kind, Location, parse_location
 from dboxfs.store.raw import MOMENT_SMALL, take_moment
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.live.mounts import Mounts, dboxfs
@@ -146,3 +146,18 @@ async def test_large_files_are_kept_by_their_descriptor_and_links_are_left_out(t
         with pytest.raises(OSError, match="Stale"):
             await moment.read(storage.files[name], 10, 0)
         moment.close()
+
+
+async def test_a_tree_deeper_than_the_stack_may_be_is_shown_to_its_end() -> None:
+    depth = 1100
+    async with FileSystem(MemoryDriver()) as fs:
+        path = "/mail/mailboxes"
+        await fs.mkdir("/mail")
+        await fs.mkdir(path)
+        for _ in range(depth):
+            path += "/a"
+            await fs.mkdir(path)
+        moment = await take_moment(fs, Location(Kind.SDBOX, "/mail"))
+        assert moment.settled
+        *_, last = moment.top.all_directories()
+        assert last.path == path

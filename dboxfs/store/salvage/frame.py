@@ -9,6 +9,7 @@ from dboxfs.errors import FormatError
 from dboxfs.store.salvage.effort import Effort
 from dboxfs.store.salvage.found import Found, Trust
 from dboxfs.store.salvage.measure import Measured, contradictions
+from dboxfs.store.salvage.quick import usual_frame
 from dboxfs.store.salvage.trailer import RECORD_START, MetadataBlock, begins_block, read_block
 from dboxfs.store.salvage.window import Window
 
@@ -58,6 +59,12 @@ class Frames:
 
         :param through: its block may have no end, and continue to the next message header.
         """
+        if self.header_sizes == (MESSAGE_HEADER_SIZE,):
+            data, at = await self._window.loaded(start)
+            usual = usual_frame(data, at, start - at)
+            if usual is not None:
+                _, metadata = usual
+                return Framed(start + MESSAGE_HEADER_SIZE, metadata.base, MetadataBlock(metadata))
         for header_size in self.header_sizes:
             header = await self.message_header(start, header_size)
             if header is None:

@@ -34,24 +34,37 @@ def usual_record(data: bytes, at: int, base: int, *, texts: bool) -> Found | Non
     :param base: offset of *data* in the file.
     :param texts: compare its text with its metadata.
     """
-    header = RECORD_START.match(data, at)
-    if header is None:
+    frame = usual_frame(data, at, base)
+    if frame is None:
         return None
-    size = int(header[1], 16)
+    size, metadata = frame
     start = at + MESSAGE_HEADER_SIZE
     end = start + size
-    if size > _SMALL or (block := _BLOCK.match(data, end)) is None:
-        return None
-    items = tuple([(line[:1], line[1:]) for line in block[1].split(b"\n")[:-1]])
-    metadata = Metadata(items, block.end() - end, base + end)
     measured: Measured | None = None
     if texts:
         text = data[start:end]
         if detect(text[:PREFIX_SIZE]) is not None or is_encrypted(text):
             return None
-        keys = dict(reversed(items))  # the first of each key counts
+        keys = dict(reversed(metadata.items))  # the first of each key counts
         virtual = size + text.count(b"\n") - text.count(b"\r\n")
         if b"Z" in keys or b"X" in keys or keys.get(b"V", b"").lower() != b"%x" % virtual:
             return None
         measured = Measured(size, size, virtual, None, zlib.crc32(text))
-    return Found(base + at, base + block.end(), base + start, size, metadata, measured, Trust.WHOLE)
+    after = base + end + metadata.size
+    return Found(base + at, after, base + start, size, metadata, measured, Trust.WHOLE)
+
+
+def usual_frame(data: bytes, at: int, base: int) -> tuple[int, Metadata] | None:
+    """Size (bytes) and metadata of the text of the record at ``data[at:]``, if both are usual.
+
+    :param base: offset of *data* in the file.
+    """
+    header = RECORD_START.match(data, at)
+    if header is None:
+        return None
+    size = int(header[1], 16)
+    end = at + MESSAGE_HEADER_SIZE + size
+    if size > _SMALL or (block := _BLOCK.match(data, end)) is None:
+        return None
+    items = tuple([(line[:1], line[1:]) for line in block[1].split(b"\n")[:-1]])
+    return size, Metadata(items, block.end() - end, base + end)

@@ -65,7 +65,7 @@ class _Items:
                 first = next((at for at, item in enumerate(items) if isinstance(item, Found)), len(items))
                 items = items[: first + 1]
                 scan.position = items[-1].end
-            self._found |= any(isinstance(item, Found) for item in items)
+                self._found = first < len(items)
             self._ready += items
         return self._ready.popleft()
 

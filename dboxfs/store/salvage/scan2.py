@@ -252,12 +252,12 @@ class Format2Scan:
                 rest.append(await self._piece(tail, end, tail, body_end, block, why))
                 body_end = end = tail
             block = None
-        if block is None:
-            body_end = await self._text_end(start, body_offset, body_end)
         if block is None and end - start < _SCRAP and header[:3] != b"\x01\x02N":
             return [Gap(start, end, f"{end - start} bytes that are no message: {why}"), *rest]
         if block is None and await self._window.find(_TEXT, start, end, 1) < 0:
             return [Gap(start, end, f"{end - start} NUL bytes: {why}"), *rest]
+        if block is None:
+            body_end = await self._text_end(start, body_offset, body_end)
         return [await self._piece(start, end, body_offset, body_end, block, why), *rest]
 
     async def _piece(
