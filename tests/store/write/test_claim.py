@@ -9,12 +9,18 @@ from pathlib import Path
 import pytest
 import trio
 
+from dboxfs.cli.begin_writing import begin_writing
 from dboxfs.errors import CorruptFile, StoreBusy
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Kind, Location, Store, open_store
+from dboxfs.store.write import StoreWriter
 from dboxfs.store.write.claim import FILE, claim
 from dboxfs.util.network import NetworkMounts
+from dboxfs.vfs.host import Host
+from dboxfs.vfs.options import MountOptions
+from dboxfs.vfs.serving import serve
 from tests.tools.archive.archives import FAST, make_store
+from tests.vfs.inside import Told
 
 
 @pytest.fixture
@@ -50,6 +56,27 @@ async def test_one_mount_writes_a_store_on_a_network_file_system_and_says_where(
     async with opened(tmp_path / "store") as third:
         await claim(third, FAST)
         assert third.claim is not None
+
+
+async def test_mounts_that_write_and_commands_claim_the_store_and_mounts_that_read_do_not(
+    tmp_path: Path, far: None
+) -> None:
+    await make_store(tmp_path / "store")
+    async with (
+        opened(tmp_path / "store") as first,
+        opened(tmp_path / "store") as second,
+        trio.open_nursery() as nursery,
+    ):
+        await claim(first, FAST)
+        host = Host(nursery.start_soon, Told(), {})
+        with pytest.raises(StoreBusy):
+            await serve(second, MountOptions(write=FAST), host)
+        held = tmp_path / "store" / FILE
+        held.write_text(f"elsewhere.example {held.read_text().partition(' ')[2]}")
+        with pytest.raises(StoreBusy):
+            await begin_writing(StoreWriter(second.fs, second.location, second.owner, FAST), second, FAST)
+        await serve(second, MountOptions(), host)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_store_on_this_machine_is_not_claimed(tmp_path: Path) -> None:
