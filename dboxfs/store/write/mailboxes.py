@@ -14,7 +14,7 @@ import logging
 import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 from dboxfs.errors import DboxfsError, NoSuchMailbox, Unsupported
 from dboxfs.fsapi import ops
@@ -25,7 +25,7 @@ from dboxfs.store.indexes.locks import tree_lock
 from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.location import TreeLayout
 from dboxfs.store.write import log_records
-from dboxfs.store.write.list_index import listed, own_name, own_name_of
+from dboxfs.store.write.list_index import ListedMailboxes, listed, own_name, own_name_of
 from dboxfs.store.write.mailbox_check import check_mailbox_name
 from dboxfs.store.write.proof import expunges_of, holds_messages, is_left_by_expunge
 from dboxfs.store.write.removing import remove_index_files, remove_tree, was_empty
@@ -78,49 +78,49 @@ class MailboxTree:
         check_mailbox_name(self._location, name)
         async with self._locked():
             if self._by_guid:
-                await self._give_guid(name)
-            path, directory = self._location.mailbox_path(name), self._location.directories.of(name)
-            if await self._disk.exists(path):
-                raise MailboxExists(f"{self._work.shown(name)}: the mailbox exists")
-            self._work.index(name).forget()
-            if self._location.index is None:
-                await self._create_whole(name, path)
+                async with listed(self._work) as mailboxes:
+                    self._refuse_listed(name, mailboxes)
+                guid = os.urandom(16)
+                with self._location.directories.keep(name, guid):
+                    await self._create(name, guid)
             else:
-                await self._create_apart(name, path)
-            try:
-                await self._sync_parents(path)
-                if self._by_guid:
-                    await self._list(name)
-            except (OSError, DboxfsError):
-                # A power failure could remove it, with messages that were saved in it by then.
-                if self._by_guid:
-                    self._location.directories.put(name, directory)  # the list index does not have it
-                await self._disk.attempt(self._take_back(name, path))
-                raise
+                await self._create(name, None)
         self._work.count("mailboxes")
 
-    async def _give_guid(self, name: str) -> None:
-        """Choose the directory of a mailbox that is to be made (LAYOUT=index)."""
-        async with listed(self._work) as mailboxes:
-            node = mailboxes.tree.nodes.get(name)
-            if node is not None and node.guid is not None:
-                raise MailboxExists(f"{self._work.shown(name)}: the mailbox exists")
-        self._location.directories.put(name, os.urandom(16).hex())
+    async def _create(self, name: str, guid: bytes | None) -> None:
+        """:param guid: the guid of the mailbox, with LAYOUT=index; this lists it as the last step."""
+        path = self._location.mailbox_path(name)
+        if await self._disk.exists(path):
+            raise MailboxExists(f"{self._work.shown(name)}: the mailbox exists")
+        self._work.index(name).forget()
+        if self._location.index is None:
+            await self._create_whole(name, path, guid)
+        else:
+            await self._create_apart(name, path, guid)
+        try:
+            await self._sync_parents(path)
+            if guid is not None:
+                await self._list(name, guid)
+        except (OSError, DboxfsError):
+            # A power failure could remove it, with messages that were saved in it by then.
+            await self._disk.attempt(self._take_back(name, path))
+            raise
 
-    async def _list(self, name: str) -> None:
+    def _refuse_listed(self, name: str, mailboxes: ListedMailboxes) -> None:
+        node = mailboxes.tree.nodes.get(name)
+        if node is not None and node.guid is not None:
+            raise MailboxExists(f"{self._work.shown(name)}: the mailbox exists")
+
+    async def _list(self, name: str, guid: bytes) -> None:
         """List a new mailbox under its name (LAYOUT=index)."""
-        guid = bytes.fromhex(self._location.directories.of(name))
         state = await self._work.new_index(name).peek()
         async with listed(self._work) as mailboxes:
-            node = mailboxes.tree.nodes.get(name)
-            if node is not None and node.guid is not None:
-                raise MailboxExists(f"{self._work.shown(name)}: the mailbox exists")
+            self._refuse_listed(name, mailboxes)
             await mailboxes.add(name, guid, state.uid_validity)
 
-    async def _make_index(self, name: str, index: IndexLog) -> bool:
+    async def _make_index(self, name: str, index: IndexLog, guid: bytes | None) -> bool:
         """Make the index of a mailbox; False: it exists."""
-        guid = bytes.fromhex(self._location.directories.of(name)) if self._by_guid else None
-        said = own_name(None, own_name_of(self._work, name)) if self._by_guid else ()
+        said = own_name(None, own_name_of(self._work, name)) if guid is not None else ()
         disk, location, view = self._disk, self._location, self._work.map_view
         return await make_mailbox_index(
             disk, location, index, view, contended=False, guid=guid, own_name=said
@@ -140,7 +140,7 @@ class MailboxTree:
         await self._remove_mailbox(name, path)
         await was_empty(self._disk, os.path.dirname(path))
 
-    async def _create_whole(self, name: str, path: str) -> None:
+    async def _create_whole(self, name: str, path: str, guid: bytes | None) -> None:
         """Make the mailbox's directory with its index under a hidden name, then rename it."""
         staging = os.path.join(self._trash, uuid.uuid4().hex)
         if path == self._location.inbox:  # it may be on a disk of its own
@@ -149,7 +149,7 @@ class MailboxTree:
         await self._disk.make_dirs(staging)
         try:
             index = IndexLog(self._disk, staging, "dovecot.index", self._work.shown(name))
-            await self._make_index(name, index)
+            await self._make_index(name, index, guid)
             await self._disk.make_dirs(os.path.dirname(path))
             await self._disk.run(ops.Rename(staging, path))
         except OSError:
@@ -167,11 +167,11 @@ class MailboxTree:
             missing.append(path)
         return missing
 
-    async def _create_apart(self, name: str, path: str) -> None:
+    async def _create_apart(self, name: str, path: str, guid: bytes | None) -> None:
         """Make a mailbox whose index is elsewhere: with the index it exists."""
         index = self._work.index(name)
         await self._disk.make_dirs(index.directory)
-        made = await self._make_index(name, index)
+        made = await self._make_index(name, index, guid)
         await self._disk.make_dirs(path)
         if not made:
             raise MailboxExists(f"{self._work.shown(name)}: the mailbox exists")
@@ -195,27 +195,33 @@ class MailboxTree:
         if name == "INBOX":
             raise Unsupported("INBOX can't be deleted")
         async with self._locked():
-            if self._by_guid:
-                async with listed(self._work):
-                    pass  # this reads its current directory
-            folder, path = self._location.folder_path(name), self._location.mailbox_path(name)
-            if only_empty:
-                await self._check_empty(name, folder)
-            if await self._disk.exists(path) or await self._disk.exists(self._work.index(name).log_path):
-                await self._refuse_message_files(name)
-                await self._mark_deleted(name, only_empty=only_empty)
-                self._work.forget(name)
+            with ExitStack() as directory:
                 if self._by_guid:
-                    await self._unlist(name)
-                await self._remove_mailbox(name, path)
-            elif self._by_guid:
-                await self._unlist(name)
-            elif not await self._disk.exists(folder):
-                raise NoSuchMailbox(f"{self._work.shown(name)}: no such mailbox")
-            await was_empty(self._disk, folder)
-            if not await self._disk.exists(self._location.root):
-                raise ops.os_error(errno.ENOENT, self._location.root)  # the store went away, nothing deleted
+                    async with listed(self._work):
+                        guid = self._location.directories.guid(name)
+                    if guid is not None:  # its files are still to be removed when it is listed no more
+                        directory.enter_context(self._location.directories.keep(name, guid))
+                await self._delete(name, only_empty=only_empty)
         self._work.count("mailboxes")
+
+    async def _delete(self, name: str, *, only_empty: bool) -> None:
+        folder, path = self._location.folder_path(name), self._location.mailbox_path(name)
+        if only_empty:
+            await self._check_empty(name, folder)
+        if await self._disk.exists(path) or await self._disk.exists(self._work.index(name).log_path):
+            await self._refuse_message_files(name)
+            await self._mark_deleted(name, only_empty=only_empty)
+            self._work.forget(name)
+            if self._by_guid:
+                await self._unlist(name)
+            await self._remove_mailbox(name, path)
+        elif self._by_guid:
+            await self._unlist(name)
+        elif not await self._disk.exists(folder):
+            raise NoSuchMailbox(f"{self._work.shown(name)}: no such mailbox")
+        await was_empty(self._disk, folder)
+        if not await self._disk.exists(self._location.root):
+            raise ops.os_error(errno.ENOENT, self._location.root)  # the store went away, nothing deleted
 
     async def _check_empty(self, name: str, folder: str) -> None:
         if self._by_guid:
@@ -229,14 +235,12 @@ class MailboxTree:
 
     async def _unlist(self, name: str) -> None:
         """Unlist a mailbox, or a parent that has no children (LAYOUT=index)."""
-        guid = self._location.directories.of(name)
         async with listed(self._work) as mailboxes:
             node = mailboxes.tree.nodes.get(name)
             if node is None:
                 raise NoSuchMailbox(f"{self._work.shown(name)}: no such mailbox")
             if node.guid is not None or not mailboxes.has_children(name):
                 await mailboxes.remove(name)
-        self._location.directories.put(name, guid)  # its files are still to be removed
 
     async def _refuse_message_files(self, name: str) -> None:
         """Check that the mailbox's directory has no message files but those of its messages and expunged

@@ -269,23 +269,24 @@ class Work:
         """
         :raises IndexMissing: there are messages, so the index is lost, or is elsewhere.
         """
-        if not await self.disk.exists(self.location.mailbox_path(name)):
+        guid = self.location.directories.guid(name) if self._list is not None else None
+        path, alt = self.location.mailbox_path(name), self.location.alt_mailbox_path(name)
+        unlisted = guid is None and self._list is not None
+        if unlisted or index.directory != self.index_directory(name) or not await self.disk.exists(path):
             raise NoSuchMailbox(f"{self.shown(name)}: no such mailbox")
-        await self._refuse_lost_index(name, index)
+        await self._refuse_lost_index(name, index, [path] if alt is None else [path, alt])
         await self.disk.make_dirs(index.directory)
-        location = self.location
-        guid = bytes.fromhex(location.directories.of(name)) if self._list is not None else None
-        await make_mailbox_index(self.disk, location, index, self.map_view, contended=True, guid=guid)
+        await make_mailbox_index(self.disk, self.location, index, self.map_view, contended=True, guid=guid)
 
-    async def _refuse_lost_index(self, name: str, index: IndexLog) -> None:
+    async def _refuse_lost_index(self, name: str, index: IndexLog, directories: Sequence[str]) -> None:
         """Refuse to replace a lost index: a new one would reuse uids, and existing messages would look
         expunged.
         """
         await refuse_lost_log(self.disk, index)
         if self.mdbox:
             return
-        for directory in (self.location.mailbox_path(name), self.location.alt_mailbox_path(name)):
-            entries = await self.disk.listdir(directory) if directory is not None else []
+        for directory in directories:
+            entries = await self.disk.listdir(directory)
             count = sum(bool(message_number(entry.name, "u")) for entry in entries)
             if count:
                 raise IndexMissing(

@@ -6,13 +6,16 @@ import errno
 import itertools
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from dboxfs.errors import NoSuchMailbox, Unsupported
 from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, Permissions, ThreadsDriver
 from dboxfs.fsapi.drivers.memory import MemoryDriver
+from dboxfs.fsapi.ops import Job, Op
 from dboxfs.store import Kind, Location, parse_location
 from dboxfs.store.list_index import read_list
 from dboxfs.store.location import TreeLayout
@@ -30,6 +33,7 @@ from dboxfs.store.write import (
 from tests.live.dovecot import Account, Dovecot
 from tests.store.write.stores import RESYNC, Shown, assert_resync_changes_nothing, body, writing
 
+R = TypeVar("R")
 pytestmark = pytest.mark.expected_log(*RESYNC)
 SPLIT = ":INDEX={home}/index:CONTROL={home}/control"
 BOTH = pytest.mark.parametrize("driver", ["sdbox", "mdbox"])
@@ -227,3 +231,36 @@ async def test_a_mailbox_whose_creation_reports_an_error_is_not_there_whatever_h
         assert directories == {node.guid.hex() for node in listed.nodes.values() if node.guid}, nth
         if operations < nth:
             break
+
+
+class _ReadBetween(FaultsDriver):
+    """At each operation the store's own reader has just read a list index without these mailboxes."""
+
+    def __init__(self, inner: MemoryDriver, location: Location, unlisted: str) -> None:
+        super().__init__(inner)
+        self._location, self._unlisted = location, unlisted
+
+    def submit(self, op: Op[R], done: Callable[[Job[R]], None], *, background: bool = False) -> Job[R]:
+        directories = self._location.directories
+        directories.take({name: guid for name, guid in directories.all.items() if name != self._unlisted})
+        return super().submit(op, done, background=background)
+
+
+async def test_a_mailbox_is_made_and_removed_whole_while_somebody_reads_the_list_index() -> None:
+    for index in (None, "/index"):
+        location = Location(
+            Kind.SDBOX, "/store", layout=TreeLayout.INDEX, mailbox_dir="mailboxes", index=index
+        )
+        memory = MemoryDriver()
+        async with FileSystem(memory) as fs:
+            await init_store(fs, location)
+        async with FileSystem(_ReadBetween(MemoryDriver(tree=memory.tree), location, "New")) as fs:
+            writer = StoreWriter(fs, location, await fs.stat("/store"))
+            await writer.create_mailbox("New")
+            made = (await read_list(fs, location)).nodes["New"].guid
+            assert made is not None
+            assert made.hex() in {entry.name for entry in await fs.listdir("/store/mailboxes")}
+            await writer.delete_mailbox("New")
+            assert list((await read_list(fs, location)).nodes) == ["INBOX"]
+            for tree in filter(None, ("/store", index)):
+                assert made.hex() not in {entry.name for entry in await fs.listdir(f"{tree}/mailboxes")}
