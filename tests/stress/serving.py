@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from tests.stress import texts
-from tests.stress.clients import Fault, deliver, gone, soon, words
+from tests.stress.clients import Fault, deliver, gone, soon, visible, words
 from tests.stress.journal import Item
 from tests.stress.mounting import FLAGS, KEYWORDS
 from tests.stress.texts import Text
@@ -132,5 +132,9 @@ class Serving:
             after = [replace(item, box=new) for item in before]
             with w.operation("rename_mailbox", before, after):
                 w.sessions[store].rename(old, new)
+            for number, mount in enumerate(w.config.mounts):
+                if mount.store == store:  # a write into it before that would be refused, rightly
+                    path = w.directory(number, new)
+                    w.delayed(soon(f"{path}, renamed by Dovecot", partial(visible, path)))
             for own, item in zip(inside, after, strict=True):
                 w.change(own, item, None, own.uid)
