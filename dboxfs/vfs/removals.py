@@ -197,9 +197,10 @@ class Removals:
             boxes = [(some, some.mailbox) for some in self._store.folders.values() if some is not folder]
             homes = [some for some, box in boxes if box is not None and guid is not None and box.guid == guid]
             for home in homes:
-                for uid in asked:
-                    await self._writer.ask_expunge(home.name, uid)
-                await self._writer.carry_out(home.name)
+                with meaning((home.name, guid)):
+                    for uid in asked:
+                        await self._writer.ask_expunge(home.name, uid)
+                    await self._writer.carry_out(home.name)
                 await self._store.refresh_mailbox(home)
             return
         await self._store.refresh_mailbox(folder)

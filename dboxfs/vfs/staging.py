@@ -328,6 +328,11 @@ class Staging:
         if other is not None:
             self._report.tell(shown, b"", "guid", f"{self._store.display_name(other)} has it")
             brought.guid = None
+        if self._writer.options.by_folder and len(box) and brought.guid not in (None, box.guid):
+            self._report.tell(
+                shown, b"", "guid", "its messages are encrypted with the key of the guid it has"
+            )
+            brought.guid = None
         if brought.guid in (None, box.guid) and brought.uid_validity in (None, box.uid_validity):
             return
         came = self._came.get(box.guid or b"", array("I"))

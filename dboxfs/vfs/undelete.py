@@ -20,6 +20,7 @@ from dboxfs.vfs.host import Kernel
 from dboxfs.vfs.names import Names, check_name
 from dboxfs.vfs.node import Inodes, is_deleted
 from dboxfs.vfs.rename import NOREPLACE
+from dboxfs.vfs.seen import as_seen
 
 
 class UndeleteRequest:
@@ -76,6 +77,7 @@ class UndeleteRequest:
         taken = self._names.resolve(target, name) is not None
         if taken or self._names.child(target, name) is not None:
             raise Refused(errno.EEXIST)
-        await self._changes.bring(
-            target, name, lambda named: self._writer.undelete(target.name, [message.what], named=named)
-        )
+        with as_seen(target):
+            await self._changes.bring(
+                target, name, lambda named: self._writer.undelete(target.name, [message.what], named=named)
+            )

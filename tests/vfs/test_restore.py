@@ -10,12 +10,15 @@ import pytest
 import trio
 import trio.testing
 
-from dboxfs.fsapi import Driver, Fault, FaultsDriver
+from dboxfs.dbox.encrypt import Sealing
+from dboxfs.dbox.folder_keys import with_new_key
+from dboxfs.fsapi import Driver, Fault, FaultsDriver, FileSystem
 from dboxfs.fsapi.drivers.memory import MemoryDriver
 from dboxfs.store import Kind, open_store
-from dboxfs.store.write import NewMessage
+from dboxfs.store.write import Neighbour, NewMessage, WriteOptions
 from dboxfs.vfs.drafts import AWAKE
 from dboxfs.vfs.staging import UNTOUCHED_SECONDS
+from tests.store.write.test_folder_keys import KEYS
 from tests.vfs.inside import JULY, ONE, TWO, Mounted, Program, mounted, raises
 
 GUID = "00112233445566778899aabbccddee%02x"
@@ -167,6 +170,35 @@ async def test_a_mailbox_that_has_messages_of_others_stays_what_it_is(m: Mounted
     assert report["not_kept"] == [
         {"mailbox": "INBOX", "name": "", "what": "guid and UIDVALIDITY", "why": why}
     ]
+
+
+class KeyOfEachFolder:
+    """As ``encrypt=FILE`` with the user's keys of folders."""
+
+    async def seals(self, fs: FileSystem, lock_timeout: float, guid: bytes) -> Sealing:
+        return Sealing(with_new_key(KEYS, guid)[1])
+
+
+async def test_a_mailbox_whose_messages_are_encrypted_with_the_key_of_its_guid_keeps_that(
+    kind: Kind, autojump_clock: trio.testing.MockClock
+) -> None:
+    options = WriteOptions(Neighbour.ALONE, encrypt=KeyOfEachFolder())
+    async with mounted(kind, options, restore=True) as m:
+        p = m.program()
+        await put_back(p, "Work/7.eml", TWO, 7)
+        await commit(m)
+        before, _ = await identity(m, "Work")
+        await p.set_xattr("Work", "guid", "ab" * 16)
+        await p.set_xattr("Work", "uidvalidity", "4711")
+        await put_back(p, "Work/8.eml", TWO, 8)
+        report = await commit(m)
+        assert await identity(m, "Work") == (before, 4711)
+        why = "its messages are encrypted with the key of the guid it has"
+        assert report["not_kept"] == [{"mailbox": "Work", "name": "", "what": "guid", "why": why}]
+        await p.mkdir("Empty")
+        await p.set_xattr("Empty", "guid", "cd" * 16)
+        await commit(m)
+        assert (await identity(m, "Empty"))[0] == b"\xcd" * 16
 
 
 async def test_a_mailbox_that_is_renamed_or_removed_takes_the_identity_that_was_set_along(

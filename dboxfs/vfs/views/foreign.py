@@ -305,12 +305,20 @@ class Foreign:
             self._used = await self._run(self._count)
         more = size - before
         if more > 0 and self._used + more > FOREIGN_BYTES:
-            raise Refused(errno.ENOSPC)
+            self._used = await self._run(self._count)  # files were replaced or cut since
+            if self._used + more > FOREIGN_BYTES:
+                raise Refused(errno.ENOSPC)
         self._used += more
 
     def _count(self) -> int:
-        walk = os.walk(self._directory)
-        return sum(os.lstat(os.path.join(above, name)).st_size for above, _, names in walk for name in names)
+        """The bytes of all files; a file with several names counts once."""
+        sizes: dict[int, int] = {}
+        for above, _, names in os.walk(self._directory):
+            for name in names:
+                with suppress(FileNotFoundError):  # gone meanwhile
+                    found = os.lstat(os.path.join(above, name))
+                    sizes[found.st_ino] = found.st_size
+        return sum(sizes.values())
 
     async def grown(self, number: int, end: int) -> None:
         """Count a file that is about to be written up to *end* (bytes).
@@ -329,11 +337,11 @@ class Foreign:
         :raises Refused: ENOENT: there is nothing of this name.
         """
         path = self._path(parent).child(name)
-        size = (await self._run(partial(os.lstat, self._on_disk(path)))).st_size
+        found = await self._run(partial(os.lstat, self._on_disk(path)))
         await self._run(partial(os.unlink, self._on_disk(path)))
         self._forget(path)
-        if self._used is not None:
-            self._used -= size
+        if self._used is not None and found.st_nlink == 1:
+            self._used -= found.st_size
 
     async def rename(
         self, old_parent: int, old: bytes, new_parent: int, new: bytes, *, noreplace: bool

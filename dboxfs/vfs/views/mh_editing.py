@@ -37,6 +37,7 @@ from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.holders import process_of
 from dboxfs.vfs.open_files import OpenFile
 from dboxfs.vfs.reader import Opened
+from dboxfs.vfs.seen import as_seen
 from dboxfs.vfs.views.foreign import Foreign
 from dboxfs.vfs.views.letters import FLAGS, SEEN
 from dboxfs.vfs.views.mh import MhView
@@ -329,10 +330,11 @@ class SequenceEdits:
             add[gets & ((flags & bit) == 0)] |= bit
             remove[loses & ((flags & bit) != 0)] |= bit
         changes = add.astype(np.uint16) << 8 | remove
-        for change in np.unique(changes[changes != 0]).tolist():
-            await self._inner.writer.set_flags(
-                folder.name, uids[changes == change].tolist(), add=change >> 8, remove=change & 0xFF
-            )
+        with as_seen(folder):
+            for change in np.unique(changes[changes != 0]).tolist():
+                await self._inner.writer.set_flags(
+                    folder.name, uids[changes == change].tolist(), add=change >> 8, remove=change & 0xFF
+                )
         await self._view.reading.store.see(folder)
 
     async def _keep(self, folder: Folder, inode: int, new: Sequences, *, merge: bool) -> None:

@@ -17,6 +17,7 @@ from dboxfs.vfs.attrs import Attrs
 from dboxfs.vfs.changes import mailbox_of
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.rename import NOREPLACE
+from dboxfs.vfs.seen import as_seen
 from dboxfs.vfs.views.foreign import Foreign
 from dboxfs.vfs.views.mh import MhView
 from dboxfs.vfs.views.mh_editing import SequenceEdits
@@ -201,6 +202,7 @@ class MhRenames:
         self, source: Folder, old: MhName, target: Folder, new: MhName, flags: int, pid: int
     ) -> None:
         uid, inner = self._names.resolve(source, old), self._there.inner_name(source, old)
+        seen = as_seen(source)
         inodes = self._inodes.of(source), self._inodes.of(target)
         if source is target and old == new:
             return
@@ -218,12 +220,14 @@ class MhRenames:
         if new.removed and not old.removed:
             if is_there:  # which was removed before
                 await self._inner.unlink(inodes[0], self._there.inner_name(target, new), pid)
-            await self._mark_deleted(source, uid, deleted=True)
+            with seen:
+                await self._mark_deleted(source, uid, deleted=True)
             is_there = False
         name = self._there.inner_name(target, new) if is_there else self._numbering.free(target, new, uid)
         await self._inner.rename(inodes[0], inner, inodes[0], name, flags, pid)
         if old.removed and not new.removed:
-            await self._mark_deleted(source, uid, deleted=False)
+            with seen:
+                await self._mark_deleted(source, uid, deleted=False)
 
     async def _mark_deleted(self, folder: Folder, uid: int, *, deleted: bool) -> None:
         add, remove = (DELETED, 0) if deleted else (0, DELETED)

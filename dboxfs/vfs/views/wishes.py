@@ -18,6 +18,7 @@ from dboxfs.store.names.of_mailbox import encode
 from dboxfs.vfs.brought import flag_names
 from dboxfs.vfs.changes import mailbox_of
 from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.seen import as_seen
 from dboxfs.vfs.views.letters import FORWARDED, Marks, marks_of, split, with_letters
 from dboxfs.vfs.views.maildir import MaildirView
 from dboxfs.vfs.views.maildir_names import LONGEST_BASE, can_be_base, written_name
@@ -93,7 +94,7 @@ class MaildirWishes:
 
     async def mark(self, folder: Folder, uid: int, before: Marks, after: Marks) -> None:
         """Change the flags and keywords that differ between two names of a message; a keyword without a
-        letter stays.
+        letter stays.  The caller says which mailbox it means (:mod:`dboxfs.vfs.seen`).
         """
         if before == after:
             return
@@ -118,7 +119,7 @@ class MaildirWishes:
         await self._names.know(wanted.folder)
         uid = self._view.reading.names.resolve(wanted.folder, wanted.inner)
         if uid is not None:
-            with suppress(DboxfsError):  # it is gone already
+            with suppress(DboxfsError), as_seen(wanted.folder):  # it is gone already
                 await self.mark(wanted.folder, uid, before, wanted.marks)
 
 

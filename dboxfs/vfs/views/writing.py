@@ -40,6 +40,7 @@ from dboxfs.vfs.listing import OpenDirectory
 from dboxfs.vfs.open_files import OpenFile
 from dboxfs.vfs.reader import Opened
 from dboxfs.vfs.rename import NOREPLACE
+from dboxfs.vfs.seen import as_seen
 from dboxfs.vfs.views.by_inode import WrittenByInode
 from dboxfs.vfs.views.foreign import Foreign
 from dboxfs.vfs.views.letters import Marks, split
@@ -280,12 +281,13 @@ class WritableMaildirView:
             return
         if _is_temporary(target, new):
             raise Refused(errno.EPERM)
-        before = self._names.marks(mailbox_of(folder), uid)
+        before, seen = self._names.marks(mailbox_of(folder), uid), as_seen(folder)
         after = before if split(new)[1] == split(old)[1] else self._given.said(folder, new)
         with self._view.moving(folder, uid):
             if source.folder == target.folder:
                 await self._rename_here(folder, uid, (source.sub, old), (target.sub, new), after, flags, pid)
-                await self._given.mark(folder, uid, before, after)
+                with seen:
+                    await self._given.mark(folder, uid, before, after)
                 self._view.has_moved(folder, uid, target, new)
             else:
                 wanted = await self._given.wanted(target, new, replace=not flags & NOREPLACE, marks=after)

@@ -11,7 +11,7 @@ import pytest
 
 from dboxfs.fsapi.drivers.memory import MemoryDriver
 from dboxfs.store import Kind
-from dboxfs.vfs.views import mh_editing, mh_numbering
+from dboxfs.vfs.views import foreign, mh_editing, mh_numbering
 from tests.vfs.inside import ONE, TWO, Program, raises
 from tests.vfs.views.inside import InView, mh
 
@@ -429,3 +429,17 @@ async def test_every_other_name_is_a_file_of_a_program(w: InView) -> None:
     assert await w.p.names() == [".mh_sequences", ".mu-prop", "1"]
     with raises(errno.EPERM):
         await w.p.write("5", TWO)
+
+
+async def test_a_name_that_a_foreign_file_has_besides_takes_and_gives_no_room(
+    w: InView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreign, "FOREIGN_BYTES", 15)
+    await w.p.write("INBOX/a", b"0123456789")
+    for _ in range(3):
+        await w.p.link("INBOX/a", "INBOX/b")
+        await w.p.unlink("INBOX/b")
+    file = await w.p.create("INBOX/c")
+    with raises(errno.ENOSPC):
+        await file.write(b"0123456789")
+    await file.close()

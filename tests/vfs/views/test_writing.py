@@ -352,3 +352,14 @@ async def test_foreign_files_have_limits(w: InMaildir, monkeypatch: pytest.Monke
         await w.p.create("INBOX/.d")
     await w.p.unlink("INBOX/.a")
     await w.p.write("INBOX/.d", b"0123456789")
+
+
+async def test_a_foreign_file_that_is_replaced_or_cut_gives_its_room_back(
+    w: InMaildir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreign, "FOREIGN_BYTES", 30)
+    for _ in range(5):
+        await w.p.write("INBOX/.state.new", b"0123456789")
+        await w.p.rename("INBOX/.state.new", "INBOX/.state")
+        await w.p.write("INBOX/.log", b"0123456789")
+    assert await w.p.read("INBOX/.state") == b"0123456789"
