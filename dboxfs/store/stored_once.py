@@ -44,7 +44,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from dboxfs.dbox import Metadata
-from dboxfs.errors import DboxfsError, EncryptedMessage, NoSuchMessage, StoreBusy
+from dboxfs.errors import DboxfsError, EncryptedMessage, StoreBusy
 from dboxfs.index.mailbox import guids, map_uid, map_uids
 from dboxfs.store.body import Body, open_body, settled
 from dboxfs.store.decrypt import decrypting
@@ -227,7 +227,7 @@ class StoredOnce:
         if holder.deleted is not None and self._deleted is not None and self._store.storage is not None:
             place = (await self._store.storage.map()).lookup(holder.map_uid)
             if place is None:
-                raise NoSuchMessage("it was purged")
+                raise TextGone("it was purged")
             metadata = (await self._store.storage.record(place)).metadata
             return await self._deleted.open(holder.deleted), metadata
         assert holder.folder is not None

@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import trio
 
+from dboxfs.cli.main import main
 from dboxfs.store import Kind
 from tests.live.mounts import Mounts, dboxfs, is_mounted
 from tests.store.test_hidden import lose_index, made
@@ -93,6 +95,27 @@ async def test_purge_of_a_store_that_hides_mail_is_refused(kept: Path) -> None:
     assert "nothing was purged" in done.stderr
     assert snapshot(root) == before
     assert dboxfs("purge", "--force", root).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["convert"], "; --force converts what is shown"),
+        (["export", "--format", "eml"], "; --force exports what is shown"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+async def test_no_copy_of_a_store_that_hides_mail_looks_like_a_whole_one(
+    kept: Path, capsys: pytest.CaptureFixture[str], command: list[str], said: str
+) -> None:
+    root = await made(Kind.SDBOX, kept / "s", INBOX=2, Work=2)
+    lose_index(root, "Work")
+    line = [*command, "-q", str(root), str(kept / "new")]
+    assert await trio.to_thread.run_sync(main, line) == 3
+    (told,) = capsys.readouterr().err.splitlines()
+    assert f"{root}/mailboxes/Work/" in told
+    assert told.endswith(said)
+    assert await trio.to_thread.run_sync(main, [*line, "--force"]) in (0, 1)
 
 
 async def test_every_command_refuses_a_location_that_contradicts_the_store_in_one_line(kept: Path) -> None:

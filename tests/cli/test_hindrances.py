@@ -133,6 +133,15 @@ def test_one_export_at_a_time(
     assert (status, line) == (1, f"dboxfs: {target}: another dboxfs export is writing it")
 
 
+def test_a_journal_that_is_none_is_told_with_its_place(told: Told, mdbox: Path, tmp_path: Path) -> None:
+    journal = tmp_path / "out/.dboxfs-export/journal"
+    journal.parent.mkdir(parents=True)
+    journal.write_text('{"export": 1}\nnonsense\n')
+    assert told("export", "-q", "--resume", mdbox, tmp_path / "out", "--format", "eml") == (
+        1, f"dboxfs: {journal}: damaged at offset 14: no line of a export's journal",
+    )  # fmt: skip
+
+
 async def _never(self: object, kind: object) -> bool:
     return False
 
@@ -159,6 +168,16 @@ def test_a_machine_without_fuse(
     (tmp_path / "mnt").mkdir()
     monkeypatch.setattr(os, "open", refused)
     assert told("mount", mdbox, tmp_path / "mnt") == (4, line)
+
+
+def test_root_serves_many_users_with_their_rights_which_io_uring_does_not_know(
+    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mnt").mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert told("mount", "--io", "uring", "--users", f"{tmp_path}/%u", tmp_path / "mnt") == (
+        2, "dboxfs: --io uring: can't act as each store's owner; leave it out with --users",
+    )  # fmt: skip
 
 
 def test_a_mountpoint_that_may_not_be_looked_at(

@@ -137,6 +137,37 @@ MISTAKES = [
     ("info sdbox:{mdbox}", 3, "{mdbox}: this is an mdbox store ("),
     ("info --set mail_path=/x", 3, "mail_driver is not set; dboxfs needs mail_driver = sdbox or mdbox"),
     ("info mdbox:{mdbox}:INDEX=", 3, "INDEX= needs a value"),
+    ("nonsense", 2, "'nonsense': no such command; dboxfs --help lists them"),
+    (
+        "convert {mdbox} {mdbox}/new",
+        2,
+        "{mdbox}/new: DST and SRC must not lie in each other ({mdbox} belongs",
+    ),
+    (
+        "export {mdbox} {mdbox}/new --format eml",
+        2,
+        "{mdbox}/new: DIR and STORE must not lie in each other ({mdbox} belongs to STORE)",
+    ),
+    (
+        "import {tmp}/maildir {tmp}/maildir/new --format mdbox",
+        2,
+        "{tmp}/maildir: SOURCE and STORE must not lie in each other ({tmp}/maildir/new belongs to STORE)",
+    ),
+    ("import {tmp}/maildir --user ann --format mdbox", 2, "--format makes a new store: name its directory"),
+    ("ls {mdbox} Nowhere", 1, "Nowhere: no such mailbox in {mdbox}; dboxfs ls {mdbox} lists them"),
+    (
+        "mount --cache-dir {mdbox}/cache {mdbox} {tmp}/mnt",
+        4,
+        "--cache-dir {mdbox}/cache: lies inside of {mdbox}; give a directory of its own",
+    ),
+    ("mount {mdbox} {tmp}/none", 4, "{tmp}/none: no such directory; make it with: mkdir {tmp}/none"),
+    (
+        "mount -o nosuchthing {mdbox} {tmp}/mnt",
+        2,
+        "-o nosuchthing: unknown option; dboxfs mount --help lists",
+    ),
+    ("ls --ca-file {tmp}/file {mdbox}", 2, "--ca-file: about the server of an archive; STORE is none"),
+    ("info sdbox:{mdbox}", 3, " says so); give mdbox:{mdbox}"),
 ]
 
 

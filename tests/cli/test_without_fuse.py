@@ -44,7 +44,8 @@ def test_mount_without_fuse_says_in_one_line_what_is_missing(tmp_path: Path) -> 
     done = dboxfs("mount", store, str(tmp_path / "mnt"))
     assert done.returncode == 4
     assert len(done.stderr.splitlines()) == 1
-    assert "pyfuse3" in done.stderr
+    assert done.stderr.startswith("dboxfs: can't mount here: ")
+    assert done.stderr.endswith("; install pyfuse3 and libfuse 3\n")
 
 
 def test_unmounting_loads_nothing_that_only_mounting_needs(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.structure import rules
+from tests.structure import messages, rules
 
 
 def main() -> int:
@@ -18,6 +18,7 @@ def main() -> int:
         *rules.stale_pages(root),
         *rules.stale_docstrings(root),
         *rules.stale_diagram(root),
+        *messages.unexpected_messages(root),
     ]
     for line in found:
         print(line)

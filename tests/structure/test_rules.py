@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.structure import rules
+from tests.structure import messages, rules
 
 Files = dict[str, str]
 
@@ -98,3 +98,20 @@ def test_a_diagram_that_is_not_the_tree_is_found(made: Callable[[Files], Path]) 
 
 def test_no_module_of_the_program_imports_itself_by_way_of_others() -> None:
     assert rules.import_circles() == []
+
+
+def test_a_message_that_no_test_expects_is_found(made: Callable[[Files], Path]) -> None:
+    root = made(
+        {
+            "dboxfs/errors.py": "class DboxfsError(Exception): ...\nclass Busy(DboxfsError): ...\n",
+            "dboxfs/a.py": "raise Busy(f'{path}: another program writes; wait for its end')\n"
+            "raise Busy('another program reads; wait for its end')\n"
+            "parser.error('no such command' if command else 'give a command')\n"
+            "log.error('a line of the log')\nraise ValueError('a text for nobody')\n",
+            "tests/test_a.py": "match=r'another program reads; wait for'\n'give a '\n'command'\n",
+        }
+    )
+    assert messages.unexpected_messages(root) == [
+        "dboxfs/a.py:1: no test expects: : another program writes; wait for its end",
+        "dboxfs/a.py:3: no test expects: no such command",
+    ]

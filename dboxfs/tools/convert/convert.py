@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from msgspec.structs import replace
 
-from dboxfs.errors import DboxfsError, Unsupported
+from dboxfs.errors import DboxfsError, MailHidden, Unsupported
 from dboxfs.fsapi import FileSystem
 from dboxfs.fsapi.ops import fresh
 from dboxfs.store.disk import Disk
@@ -39,7 +39,7 @@ from dboxfs.store.write import StoreExists, WriteOptions
 from dboxfs.store.write.new_store import make_root
 from dboxfs.store.write.results import now_seconds, side_by_side
 from dboxfs.tools.convert.control import ControlFiles
-from dboxfs.tools.convert.errors import HiddenMail, OtherConversion, SourceChanged, VerifyFailed
+from dboxfs.tools.convert.errors import OtherConversion, SourceChanged, VerifyFailed
 from dboxfs.tools.convert.finished import finished
 from dboxfs.tools.convert.journal import Batch, Head, Journal
 from dboxfs.tools.convert.mailbox_snapshot import MailboxSnapshot, take_portrait
@@ -119,7 +119,7 @@ class Converter:
     async def run(self) -> Converted:
         """Convert, or go on where an interrupted run ended.
 
-        :raises HiddenMail: the source seems to have mail that it doesn't show.
+        :raises MailHidden: the source seems to have mail that it doesn't show.
         :raises SourceChanged: the source was changed since the conversion began; the destination stays
             unfinished.
         :raises VerifyFailed: source and destination differ; the destination stays unfinished.
@@ -158,7 +158,7 @@ class Converter:
         """Refuse a source that seems to hide mail; with *force*, only report it in the result."""
         found = await hidden_in(self._store)
         if found and not self._force:
-            raise HiddenMail(f"{summary(found)}; --force converts what is shown")
+            raise MailHidden(f"{summary(found)}; --force converts what is shown")
         self.result.hidden = told(found)
 
     async def _is_finished(self) -> bool:

@@ -26,11 +26,5 @@ class VerifyFailed(DboxfsError):
     errno: ClassVar[int] = errno.EIO
 
 
-class HiddenMail(DboxfsError):
-    """The source has mail that it doesn't show; a conversion would lack this mail."""
-
-    errno: ClassVar[int] = errno.EINVAL
-
-
 class Unfit(DboxfsError):
     """A message can't be read, or can't be written in the format of the destination."""

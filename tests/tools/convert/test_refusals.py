@@ -14,7 +14,11 @@ from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, Permissions, Th
 from dboxfs.store import Kind, open_store, parse_location
 from dboxfs.store.write import Neighbour, WriteOptions
 from dboxfs.store.write.new_store import make_root
+from dboxfs.store.write.record import Place
 from dboxfs.tools.convert import Converter, ConvertProgress, SourceChanged, VerifyFailed
+from dboxfs.tools.convert.encoding import begin_record
+from dboxfs.tools.convert.errors import Unfit
+from dboxfs.tools.convert.source import Stored
 from dboxfs.tools.convert.staging import STAGING, open_workplace
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.live.mounts import dboxfs
@@ -264,3 +268,14 @@ def test_a_source_that_only_looks_empty_is_refused_and_never_called_verified(
     assert "\nverified" not in done.stdout
     assert "\nnot verified" in done.stdout
     assert (tmp_path / "new/mailboxes").exists()
+
+
+def test_bytes_that_format_2_would_take_for_another_compression_are_not_stored() -> None:
+    with pytest.raises(Unfit, match=r"^it begins with the magic of gz, which format 2 takes for compressed$"):
+        begin_record(Place(0, None), 7, b"\x1f\x8b text", None)
+
+
+async def test_a_message_that_was_cut_off_since_its_index_was_read_says_by_how_much() -> None:
+    stored = Stored(1, 0, bytes(16), None, 10, None, [], b"short")
+    with pytest.raises(Unfit, match=r"^it ends 5 bytes too early$"):
+        await stored.read(10, 0)
