@@ -184,12 +184,13 @@ class Notifier:
             return False
         return True
 
-    @staticmethod
-    def at_once(inode: int) -> None:
+    def at_once(self, inode: int) -> None:
         """The attributes of *inode* changed: the client of our next answer already gets the new ones.
 
-        In the kernel this takes no lock and doesn't wait.
+        In the kernel this takes no lock and doesn't wait.  Nothing happens once the mount ends.
         """
+        if self._ending.is_set():
+            return
         with contextlib.suppress(OSError):  # the kernel doesn't know it any more
             pyfuse3.invalidate_inode(pyfuse3.InodeT(inode), attr_only=True)
 

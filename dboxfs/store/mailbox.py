@@ -116,7 +116,7 @@ class Mailbox:
 
     @property
     def uid_validity(self) -> int:
-        return self.state.uid_validity if self.state is not None else 0
+        return self.identity[1]
 
     @property
     def uid_next(self) -> int:

@@ -436,7 +436,8 @@ class Store:
 
     def display_name(self, folder: Folder, separator: str = "/") -> str:
         """The full name of *folder* for messages to users."""
-        return self.location.display_name(folder.name, separator)
+        box = folder.mailbox if separator == "/" else None
+        return box.display_name if box is not None else self.location.display_name(folder.name, separator)
 
     @property
     def index_errors(self) -> dict[str, str]:

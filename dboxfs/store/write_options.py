@@ -100,8 +100,10 @@ class WriteOptions(Struct, frozen=True):
 
     def coding(self) -> Coding | None:
         """The coding of one new message; None: it is stored as it is."""
+        if self.encrypt is None:
+            return self.compress
         assert not isinstance(self.encrypt, SealsByFolder), "Work.coding_options knows the folder's key"
-        return self.compress if self.encrypt is None else self.encrypt.sealed(self.compress)
+        return self.encrypt.sealed(self.compress)
 
     @property
     def by_folder(self) -> SealsByFolder | None:
@@ -109,7 +111,8 @@ class WriteOptions(Struct, frozen=True):
 
         Then Dovecot can't read a message that lies in another mailbox than the one it was saved to.
         """
-        return self.encrypt if isinstance(self.encrypt, SealsByFolder) else None
+        keys = self.encrypt  # isinstance() with a protocol is slow
+        return keys if keys is not None and isinstance(keys, SealsByFolder) else None
 
     @property
     def durable(self) -> bool:

@@ -121,7 +121,8 @@ class EventStream:
         if delta.reloaded:
             self._add("rebuilt", mailbox)
         self._add("new", mailbox, delta.appended, folder)
-        self._add("flags", mailbox, np.setdiff1d(delta.updated, delta.appended), folder)
+        if len(delta.updated):
+            self._add("flags", mailbox, np.setdiff1d(delta.updated, delta.appended), folder)
         self._add("expunge", mailbox, delta.expunged)
 
     def _add(

@@ -96,7 +96,7 @@ class Following:
             self.doubt(inode)
             for uid in folder.mailbox.uids.tolist():
                 self._kernel.attributes(inode | uid)
-        self._kernel.attributes(inode)
+        self._kernel.at_once(inode)
         if delta.reloaded or len(delta.appended) or len(delta.expunged):
             self._tell_listing(inode)
 

@@ -54,6 +54,7 @@ _REQUESTS = frozenset(
 _ONE_REQUEST = np.dtype([("head", "<u8"), ("uid", "<u4"), ("guid", "V16")])
 #: Size and type of a transaction of its own that asks to expunge one message.
 _REQUEST_HEAD = np.frombuffer(encode_record(RecordType.EXPUNGE_GUID, bytes(20)), _ONE_REQUEST)["head"][0]
+_REQUEST_START = encode_record(RecordType.EXPUNGE_GUID, bytes(20))[:RECORD_HEADER_SIZE]
 
 
 def _boundary(ctx: Context, body: memoryview) -> None:
@@ -171,6 +172,8 @@ def _requests_at_once(table: Table, view: memoryview, base: int) -> int:
 
     A request changes only the list of pending requests: no row, no modseq, and not the tail.
     """
+    if bytes(view[: len(_REQUEST_START)]) != _REQUEST_START:
+        return 0
     records = np.frombuffer(view, _ONE_REQUEST, len(view) // _ONE_REQUEST.itemsize)
     others = (records["head"] != _REQUEST_HEAD) | (records["uid"] == 0)
     count = int(others.argmax()) if others.any() else len(records)

@@ -93,6 +93,16 @@ def write_in_turn(writes: Sequence[LogWrite], close: Sequence[int] = ()) -> Step
     return done
 
 
+def first_and_last(writes: Sequence[LogWrite], done: InTurn) -> tuple[LogWrite, LogWritten] | None:
+    """The first and the last write, both to one log, as one; None: not all writes were carried out."""
+    first, last, written = writes[0], writes[-1], done.begun[-1]
+    if len(done.begun) < len(writes) or written.appended != Appended(len(last.data), None):
+        return None
+    size = len(first.data) + len(last.data)
+    joined = LogWrite(first.file, first.data + last.data, first.end, first.durable)
+    return joined, LogWritten(Appended(size, None), written.status, written.unsynced)
+
+
 async def run_in_turn(disk: Disk, writes: Sequence[LogWrite], close: Sequence[AppendFile] = ()) -> InTurn:
     """:func:`write_in_turn` as one job, with the files updated; it syncs only if commits do."""
     planned, descriptors = as_durable_as_commits(disk, writes), [file.fd for file in close]

@@ -25,7 +25,7 @@ from dboxfs.fsapi import ops
 from dboxfs.index.mailbox import map_uids
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.disk import AppendFile
-from dboxfs.store.indexes.in_turn import LogWrite, LogWritten, run_in_turn
+from dboxfs.store.indexes.in_turn import LogWrite, LogWritten, first_and_last, run_in_turn
 from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.indexes.snapshot import is_due_behind
 from dboxfs.store.mdbox.placement import LastEnd, Placed, Placer
@@ -240,8 +240,9 @@ class MdboxSaves:
         writes += [share.index.plan(self._records(share), durable=True) for share in shares]
         writes.append(self._work.map.plan((), tail=True, unlink=notes, behind=writes[0]))
         done = await run_in_turn(self._disk, writes, self._to_close(placers, shares, writes))
+        of_map = first_and_last(writes, done)  # one replay for both
         try:
-            await self._work.map.settle(writes[0], done.begun[0])
+            await self._work.map.settle(*(of_map or (writes[0], done.begun[0])))
         except OSError:
             await self._disown(shares, placers, lost)
             raise
@@ -251,7 +252,7 @@ class MdboxSaves:
         for share, write, written in zip_longest(shares, writes[1:-1], done.begun[1 : len(shares) + 1]):
             consistent &= await self._settle(share, write, written)
         if len(done.begun) == len(writes):
-            if await self._disk.attempt(self._work.map.settle(writes[-1], done.begun[-1])):
+            if of_map or await self._disk.attempt(self._work.map.settle(writes[-1], done.begun[-1])):
                 notes.clear()
                 self._last = placers[0].last_end(entries) if len(placers) == 1 else None
         elif consistent and await self._disk.attempt(self._work.map_done(notes)):

@@ -181,8 +181,10 @@ class NameFiles:
             if some.holder is not None:
                 is_free &= bool(there([some.holder])) and self._names.name(folder, some.holder) == some.name
             seen.add(some.name)
-            what = f"{folder}: {some.name!r} is the name of another message by now"
-            refused.append(None if is_free else Superseded(what))
+            if is_free:
+                refused.append(None)
+            else:
+                refused.append(Superseded(f"{folder}: {some.name!r} is the name of another message by now"))
         return refused
 
     def _announcement(self, box: Mailbox, some: Wanted, there: There) -> Line:
@@ -316,12 +318,11 @@ class NameFiles:
         request.
         """
         known = self._seen(box)  # before any wait: other tasks read meanwhile
-        data = b"".join(map(encode_line, lines))
         own = {name for line in lines for name in (line.name, self._names.name(folder, line.uid))}
         try:
-            done = await self._append_at_once(folder, box, known, data, durable)
+            done = await self._append_at_once(folder, box, known, lines, durable=durable)
             if done is None:
-                done = await self._append_locked(folder, box, known, data, durable)
+                done = await self._append_locked(folder, box, known, lines, durable=durable)
         except BaseException:
             await self._disk.attempt(self._reader.look(folder, anew=True))
             raise
@@ -330,9 +331,10 @@ class NameFiles:
         return done is not False
 
     async def _append_locked(
-        self, folder: Folder, box: Mailbox, known: Seen, data: bytes, durable: bool
+        self, folder: Folder, box: Mailbox, known: Seen, lines: Sequence[Line], *, durable: bool
     ) -> set[bytes] | Literal[False]:
         """Wait for the file's lock, and append; gives the names that have another meaning now."""
+        data = b"".join(map(encode_line, lines))
         async with self._locked(folder, box) as file:
             if known.has_grown(self._seen(box)):
                 return False
@@ -344,28 +346,37 @@ class NameFiles:
             except OSError:
                 await self._disk.attempt(file.cut(place.seen.end))
                 raise
-            return self._names.take(box, self._reader.lines(box, data))
+            self._reader.wrote(box, data)
+            return self._names.take(box, lines)
 
     async def _append_at_once(
-        self, folder: Folder, box: Mailbox, known: Seen, data: bytes, durable: bool
+        self, folder: Folder, box: Mailbox, known: Seen, lines: Sequence[Line], *, durable: bool
     ) -> set[bytes] | Literal[False] | None:
-        """:meth:`_append_locked` with one hop to a worker; None: there is no file, or it is locked."""
+        """:meth:`_append_locked` with one hop to a worker; None: there is no file, or it is locked.
+
+        Without a sync the loop waits for it (:mod:`dboxfs.fsapi.drivers.lane`).
+        """
         kind = _LOCKS.get(self._disk.options.lock_method)
         place, path = self._reader.place(box), self._reader.path(box)
         if kind is None:
             return None
         async with place.lock:
             place.quiet_until = trio.current_time() + QUIET_SECONDS
+            data = b"".join(map(encode_line, lines))
             program = partial(append_steps, path, kind, self._seen(box), known, data, durable=durable)
+            run = self._disk.chain if durable else self._disk.fs.run_chain_soon
             try:
-                done = await self._disk.chain(program)
+                done = await run(program)
             except FileNotFoundError:
                 return None
             if done is None:
                 return None
             place.seen, place.quiet_until = done.seen, trio.current_time() + QUIET_SECONDS
             self._reader.take(folder, box, done.status, done.before)
-            return self._names.take(box, self._reader.lines(box, data)) if done.appended else False
+            if not done.appended:
+                return False
+            self._reader.wrote(box, data)
+            return self._names.take(box, lines)
 
     @asynccontextmanager
     async def _locked(self, folder: Folder, box: Mailbox) -> AsyncIterator[AppendFile]:

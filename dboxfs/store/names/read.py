@@ -312,6 +312,12 @@ class NameReader:
         if changed:
             self.changed(folder, changed)
 
+    def wrote(self, box: Mailbox, data: bytes) -> None:
+        """*data*, lines that this process has just appended, count as read now."""
+        place = self.place(box)
+        place.skipped = place.skipped if place.seen.end else 0
+        place.seen = place.seen.after(data)
+
     def lines(self, box: Mailbox, data: bytes) -> list[Line | None]:
         """The whole lines of *data*, which count as read now; None for an invalid line."""
         place = self.place(box)

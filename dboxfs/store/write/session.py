@@ -41,6 +41,9 @@ HIGHEST_NUMBER = 0xFFFFFFFF
 MOST_UNREMOVED = 10_000
 """Files that could not be removed: so many are remembered at most."""
 
+_FEW = 16
+"""So many uids are looked up faster one by one than as an array."""
+
 KEEP_STATES = 64
 """Mailboxes whose index state stays in memory between two changes."""
 
@@ -426,6 +429,8 @@ def message_number(name: str, prefix: str) -> int:
 def present(state: IndexState, uids: Iterable[int]) -> list[int]:
     """Those of *uids* that the index has, ascending, each once."""
     wanted = sorted(set(uids))
+    if len(wanted) <= _FEW:
+        return [uid for uid in wanted if state.row_of(uid) >= 0]
     return [uid for uid, row in zip(wanted, state.rows_of(wanted).tolist(), strict=True) if row >= 0]
 
 

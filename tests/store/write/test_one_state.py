@@ -21,6 +21,7 @@ from dboxfs.index import payload
 from dboxfs.index.log import RecordType, encode_record
 from dboxfs.store import Folder, Kind, Listener, Location, Store, open_store
 from dboxfs.store.indexes.delta import Delta
+from dboxfs.store.indexes.follow import IndexFiles
 from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
 
 BOTH = pytest.mark.parametrize("kind", [Kind.SDBOX, Kind.MDBOX])
@@ -74,6 +75,26 @@ async def one_process(kind: Kind, tmp_path: Path, options: WriteOptions | None =
 
 def _stays(folder: Folder) -> None:
     raise AssertionError(f"{folder.name} stays the same")
+
+
+@BOTH
+async def test_a_save_is_replayed_once_into_the_map_and_once_into_the_mailbox(
+    kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replayed: list[str] = []
+    feed = IndexFiles.feed
+
+    def counted(self: IndexFiles, data: bytes, mtime_ns: int) -> None:
+        replayed.append(os.path.basename(self.log_path))
+        feed(self, data, mtime_ns)
+
+    async with one_process(kind, tmp_path) as one:
+        await one.writer.save("INBOX", [NewMessage(b"Subject: 2\n\n")])
+        monkeypatch.setattr(IndexFiles, "feed", counted)
+        await one.writer.save("INBOX", [NewMessage(b"Subject: 3\n\n")])
+        assert one.uids == [1, 2, 3]
+    logs = ["dovecot.index.log"] if kind is Kind.SDBOX else ["dovecot.map.index.log", "dovecot.index.log"]
+    assert replayed == logs
 
 
 @BOTH
