@@ -26,8 +26,9 @@ a call that takes one:
   range. It takes the locks of the directory's pages, which the kernel holds while it copies entries, never
   while it waits for an answer.
 
-The kernel is told only of a name that went away or stands for something else: it remembers no missing name
-(LOOKUP answers ENOENT, never an entry without an inode).
+The kernel is told only of a name that went away or stands for something else: it remembers no missing name.
+The exception are mounts that put backups back, where it has epochs (:mod:`dboxfs.vfs.missing`): these are
+told of names that come, too.
 
 Concurrency: the methods belong to the event loop's thread. One thread sends the queue, in order; the kernel
 answers ENOENT for an inode or a name that it doesn't know, which is no error. With epochs,
@@ -171,6 +172,11 @@ class Notifier:
     def names_expire(self) -> bool:
         """Whether names can't be invalidated: the kernel has to ask again by itself."""
         return self.means is Entries.TIMEOUT
+
+    @property
+    def keeps_missing(self) -> bool:
+        """Whether the kernel may remember that a name does not exist: an epoch makes these stale, too."""
+        return self.means is Entries.EPOCH
 
     @staticmethod
     def push(inode: int, data: bytes) -> bool:

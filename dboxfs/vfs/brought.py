@@ -133,11 +133,13 @@ class Brought(Struct, frozen=True):
     @property
     def names(self) -> list[str]:
         """The attributes that are set."""
-        return [name for name in NAMES if self.value(name) is not None]
+        return [name for name, unset in zip(NAMES, _UNSET, strict=True) if getattr(self, name) != unset]
 
 
 NAMES = Brought.__struct_fields__
 """The attributes that can be set, in the order of a listing."""
+
+_UNSET = Brought.__struct_defaults__
 
 
 def words(value: bytes) -> list[str]:

@@ -73,7 +73,7 @@ class OpenDraft:
             return await self.draft.write(data, None if self._append else offset)
 
     async def flush(self) -> None:
-        if holders.killed(self._writing.pid):
+        if not self.draft.is_temporary and holders.killed(self._writing.pid):
             self._killed = True
         else:
             await self._policy.flush(self._writing)

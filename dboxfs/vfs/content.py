@@ -177,7 +177,8 @@ class Content:
         if not data:
             return
         offset = self.size if offset is None else offset
-        place = self._extents.place(offset, len(data)) if self._spool is None else None
+        within = offset < self.size and self._spool is None
+        place = self._extents.place(offset, len(data)) if within else None
         self._synced = False
         if place is not None:
             self._memory[place : place + len(data)] = data

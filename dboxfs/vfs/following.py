@@ -1,8 +1,9 @@
 """Tells the kernel of changes of the store: names, attributes, bytes.
 
-The kernel is told only of a name that went away or has another inode: it remembers no missing names.  It is
-not told of removals that it has asked for itself: hidden messages (:mod:`dboxfs.vfs.names`), and directories
-that it removes or renames (:meth:`Folders.going`).
+The kernel is told only of a name that went away or has another inode: it remembers no missing names, except
+in mounts for putting backups back (:mod:`dboxfs.vfs.missing`).  It is not told of removals that it has asked
+for itself: hidden messages (:mod:`dboxfs.vfs.names`), and directories that it removes or renames
+(:meth:`Folders.going`).
 
 Concurrency: the store calls these methods between two checkpoints; none of them awaits.
 """
@@ -39,6 +40,7 @@ class Following:
     :ivar doubters: are told of messages that may have other bytes by now, and of mailboxes that are gone.
     :ivar listings_changed: how often the entries of each directory have changed, by inode.
     :ivar follower: watches the files of names; None: there are none.
+    :ivar tells_new_names: the kernel is told of names that come, if it remembers missing ones.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Following:
         self._name_reader = name_reader
         self._kernel = kernel
         self.follower = NameFollower(name_reader) if name_reader is not None else None
+        self.tells_new_names = False
 
     def begin(self) -> None:
         """Give every folder its inode, and tell the kernel of every change from now on."""
@@ -84,6 +87,10 @@ class Following:
     def _tell_listing(self, inode: int) -> None:
         self.listings_changed[inode] += 1
         self._kernel.listing(inode)
+
+    @property
+    def _tells_new(self) -> bool:
+        return self.tells_new_names and self._kernel.keeps_missing
 
     # -- messages ------------------------------------------------------------------------------
 
@@ -114,6 +121,8 @@ class Following:
                 self._kernel.entry(inode, name, 0 if is_there else inode | uid)
         for name in changed.difference(gone.values()):
             self._kernel.entry(inode, name)
+        for uid in came if self._tells_new else ():
+            self._kernel.entry(inode, written.name(folder, uid))
         box = folder.mailbox
         if self._name_reader is not None and box is not None and not written.explain(folder, lost, came):
             self._name_reader.is_behind(box)
@@ -141,8 +150,8 @@ class Following:
     def _folder_new(self, folder: Folder) -> None:
         """Give a new folder its inode; the kernel is told of its parent, and not of its name.
 
-        The kernel remembers no missing names.  An invalidation of a directory that it has just made would
-        take away the working directory of every process that is there by now.
+        Mostly the kernel remembers no missing names.  An invalidation of a directory that it has just made
+        would take away the working directory of every process that is there by now; an epoch does not.
         """
         self._inodes.add(folder)
         if folder.mailbox is not None and folder.mailbox.guid is not None:
@@ -151,7 +160,7 @@ class Following:
                 self._name_reader.is_behind(folder.mailbox)
         if folder.parent is not None:
             parent, name = self._inodes.of(folder.parent), encode(folder.shown)
-            if self._holder(folder.parent, name) is not None:  # a message had this name
+            if self._tells_new or self._holder(folder.parent, name) is not None:  # or a message had the name
                 self._kernel.entry(parent, name)
             self._kernel.attributes(parent)
             self._tell_listing(parent)

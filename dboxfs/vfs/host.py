@@ -27,6 +27,12 @@ class Kernel(Protocol):
     def names_expire(self) -> bool:
         """Whether names can't be invalidated: the kernel has to ask again by itself."""
 
+    @property
+    def keeps_missing(self) -> bool:
+        """Whether the kernel may remember that a name does not exist: :meth:`entry` also makes such a name
+        stale, and does no harm to a directory that has just been made.
+        """
+
     def attributes(self, inode: int) -> None:
         """The attributes of *inode* changed."""
 
@@ -34,7 +40,7 @@ class Kernel(Protocol):
         """The same, but before the answer to the current request is sent."""
 
     def entry(self, parent: int, name: bytes, deleted: int = 0) -> None:
-        """A name went away, or means something else now.
+        """A name went away, or means something else now, or came where the kernel remembers missing names.
 
         :param deleted: the name was this inode, which is gone; 0: the inode isn't gone, or is unknown.
         """

@@ -119,6 +119,10 @@ class ReadOnlyVfs:
         """Also tell *doubter* of messages that may have other bytes, and of mailboxes that are gone."""
         self._following.doubters.append(doubter)
 
+    def tell_new_names(self) -> None:
+        """Tell the kernel of names that come, where it remembers missing ones (:mod:`dboxfs.vfs.missing`)."""
+        self._following.tells_new_names = True
+
     async def drop_caches(self) -> None:
         """Read the store again, and have the kernel ask again for everything.
 

@@ -81,12 +81,29 @@ class Setattr:
         if size is not None:
             draft.truncate(size)
         elif received is not None:
-            if received == 0 and draft.uid is None and (draft.received or 0) < 0:
-                return  # borg sets dates before 1970 to 0; the attribute "received" has the right one
-            draft.set_received(received)
-            self._touch(draft)
+            self.date_new(draft, received)
             if draft.uid is not None and not draft.dirty and draft.handles:
                 await self._redate(draft, draft.uid, received)
+
+    def date_new(self, draft: Draft, received: int) -> None:
+        """Give a draft a received date, for the message that it will be; no other task holds its lock.
+
+        :param received: seconds since the epoch.
+        """
+        if received == 0 and draft.uid is None and (draft.received or 0) < 0:
+            return  # borg sets dates before 1970 to 0; the attribute "received" has the right one
+        draft.set_received(received)
+        self._touch(draft)
+
+    def bring(self, draft: Draft, word: str, value: bytes) -> None:
+        """Set ``user.dbox.<word>`` of a draft that is no message yet; no other task holds its lock.
+
+        :raises Refused: EINVAL: no such attribute, or an invalid value.
+        """
+        draft.bring(draft.brought.told(word, value))
+        self._touch(draft)
+        if word == "received":
+            self._kernel.at_once(draft.inode)
 
     def _touch(self, draft: Draft) -> None:
         if self._staging is not None:
@@ -148,10 +165,7 @@ class Setattr:
         :raises Refused: EINVAL: no such attribute, or an invalid value; EPERM: it can't be changed.
         """
         if draft is not None and draft.uid is None:
-            draft.bring(draft.brought.told(word, value))
-            self._touch(draft)
-            if word == "received":
-                self._kernel.at_once(draft.inode)
+            self.bring(draft, word, value)
         elif draft is not None or node.is_message:
             await self._message_xattr(node, word, value)
         elif node.directory().parent is not None:

@@ -40,6 +40,7 @@ from dboxfs.vfs.link import LinkRequest
 from dboxfs.vfs.listing import Directory, ListingRow, OpenDirectory
 from dboxfs.vfs.mailboxes import Mailboxes
 from dboxfs.vfs.maintenance import Maintenance
+from dboxfs.vfs.missing import MissingNames
 from dboxfs.vfs.name_locks import NameLocks
 from dboxfs.vfs.node import ROOT, Node, is_deleted, is_in_control_tree
 from dboxfs.vfs.open_files import OpenFile
@@ -89,6 +90,7 @@ class WritableVfs:
             store, writer, inodes, self._drafts, changes, identities, forwarding, host.kernel
         ) if restore else None  # fmt: skip
         self.staging = staging
+        self._missing = MissingNames(store, inodes, names, host.kernel) if restore else None
         self._removals = Removals(store, writer, names, host.spawn)
         self.writer, self.drafts, self.removals, self.reading = writer, self._drafts, self._removals, reading
         self._close_policy = ClosePolicy(host, inodes, self._drafts, committer, staging)
@@ -132,6 +134,7 @@ class WritableVfs:
             reading.control.serve(b"restore.json", staging.describe)
             reading.control.commands(b"commit", staging.commit_all)
             reading.listings.staged = self._staged_rows
+            reading.tell_new_names()
 
     def _temporary(self, folder: Folder) -> Temporary:
         """The temporary file of a draft in *folder*."""
@@ -201,6 +204,7 @@ class WritableVfs:
     async def lookup(self, parent: int, name: bytes, pid: int = 0) -> Attrs:
         """The attributes of the entry *name* of the directory *parent*, as thread *pid* sees it.
 
+        :return: with inode 0: there is none, and the kernel may remember that.
         :raises Refused: ENOENT: there is none.
         """
         draft = self._drafts.by_name(parent, name)
@@ -211,6 +215,10 @@ class WritableVfs:
             raise Refused(errno.ENOENT)
         linked = self._drafts.linked(parent, name)
         if linked is None:
+            if draft is None and self._missing is not None:
+                missing = await self._missing.find(parent, name)
+                if missing is not None:
+                    return missing
             found = await self._reading.lookup(parent, name)
             apart = self._opening.apart.find(found.inode, pid)
             return found if apart is None else self._draft_attrs(apart)
@@ -261,6 +269,12 @@ class WritableVfs:
 
         :param file: the open file of the request (ftruncate, futimens); None: the request came by name.
         """
+        new = file.draft if isinstance(file, OpenDraft) else self._drafts.by_inode(inode)
+        is_new = new is not None and new.uid is None and self._drafts.by_inode(new.inode) is new
+        if new is not None and is_new and size is None and not new.lock.locked():
+            if received is not None:
+                self._setattr.date_new(new, received)
+            return self._draft_attrs(new)
         return await self._reading.folders.steady(
             inode, lambda found: self._set_attributes(found, size, received, file, pid)
         )

@@ -112,6 +112,9 @@ MESSAGE: dict[str, Callable[[Mailbox, int], Awaitable[str | None]]] = {
 Attributes that can be set come first: a program that puts them back may stop at the first refusal.
 """
 
+WORDS = {PREFIX + name.encode(): name for name in MESSAGE}
+"""The rest of a name after ``user.dbox.``, by the whole name, of the attributes that a message may have."""
+
 FOLDER_SETTABLE = frozenset({"subscribed", "uidvalidity", "guid"})
 """Attributes of a mailbox that can be set: ``subscribed`` always, the others while it is new."""
 

@@ -192,6 +192,16 @@ def test_without_epochs_and_companion_the_kernel_asks_again(monkeypatch: pytest.
                 Notifier().choose(entries, refuses.fileno(), None, None)
 
 
+@pytest.mark.parametrize("entries", [Entries.EPOCH, Entries.TIMEOUT])
+def test_the_kernel_remembers_missing_names_only_where_an_epoch_makes_them_stale(
+    device: tuple[int, int], entries: Entries
+) -> None:
+    notifier = Notifier()
+    assert not notifier.keeps_missing
+    notifier.choose(entries, device[1], None, None)
+    assert notifier.keeps_missing is (entries is Entries.EPOCH)
+
+
 async def test_timeouts_send_nothing(device: tuple[int, int]) -> None:
     reader, writer = device
     notifier = Notifier()

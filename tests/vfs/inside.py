@@ -62,6 +62,7 @@ class Told:
     """What the kernel was told."""
 
     names_expire: bool = False
+    keeps_missing: bool = False
     entries: list[tuple[int, bytes, int]] = field(default_factory=list)
     changed: list[int] = field(default_factory=list)
     listings: list[int] = field(default_factory=list)

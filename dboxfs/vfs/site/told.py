@@ -19,6 +19,11 @@ class UserKernel:
     def names_expire(self) -> bool:
         return self._kernel.names_expire
 
+    @property
+    def keeps_missing(self) -> bool:
+        """Not for a store that is closed when it isn't used: what comes meanwhile is told to no one."""
+        return False
+
     def attributes(self, inode: int) -> None:
         self._kernel.attributes(self._out(inode))
 

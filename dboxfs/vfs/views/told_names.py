@@ -43,6 +43,11 @@ class ViewKernel:
     def names_expire(self) -> bool:
         return self._kernel.names_expire
 
+    @property
+    def keeps_missing(self) -> bool:
+        """Views are not for putting backups back."""
+        return False
+
     def attributes(self, inode: int) -> None:
         for found in self._with_view(inode):
             self._kernel.attributes(found)
