@@ -41,15 +41,15 @@ log = logging.getLogger(__name__)
 
 READING = (
     "lookup", "getattr", "open", "read", "release", "opendir", "readdir", "releasedir", "getxattr",
-    "listxattr", "statfs", "flush", "setattr", "poll",
+    "listxattr", "statfs", "flush", "fsync", "fsyncdir", "setattr", "poll",
 )  # fmt: skip
-"""The requests that every mount counts."""
+"""The requests that the kernel sends to every mount."""
 
 WRITING = (
-    "create", "write", "fsync", "fsyncdir", "unlink", "rename", "link", "mkdir", "rmdir", "mknod", "symlink",
-    "setxattr", "removexattr",
+    "create", "write", "unlink", "rename", "link", "mkdir", "rmdir", "mknod", "symlink", "setxattr",
+    "removexattr",
 )  # fmt: skip
-"""The requests that a writable mount counts, too."""
+"""The requests that it sends to a writable mount, too."""
 
 _READY = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
 
@@ -64,7 +64,7 @@ def request(
     name = method.__name__
 
     async def answered(self: Adapter, *args: P.args, **kwargs: P.kwargs) -> R:
-        self.requests[name] += 1
+        self.requests[name] = self.requests.get(name, 0) + 1  # an error here would end the daemon
         began = perf_counter_ns()
         try:
             return await method(self, *args, **kwargs)
@@ -130,6 +130,14 @@ class Adapter(pyfuse3.Operations):
             raise Refused(errno.EROFS)
         return self._writable
 
+    def _refuse_sync(self) -> None:
+        """
+        :raises Refused: ENOSYS: this is a read-only mount, where nothing is to be written to the disk.  For
+            the kernel that is success, and it doesn't send this request again.
+        """
+        if self._writable is None:
+            raise Refused(errno.ENOSYS)
+
     async def forget(self, inodes: Sequence[tuple[int, int]]) -> None:
         if self.unopened is not None:
             self.unopened.forget(inode for inode, _ in inodes)
@@ -192,6 +200,7 @@ class Adapter(pyfuse3.Operations):
 
     @request
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        self._refuse_sync()
         await self._writes.fsyncdir(self._directories[fh])
 
     # -- files ---------------------------------------------------------------------------------
@@ -237,12 +246,12 @@ class Adapter(pyfuse3.Operations):
 
     @request
     async def flush(self, fh: int) -> None:
-        if self._writable is None:
-            raise Refused(errno.ENOSYS)  # read-only, nothing to flush: the kernel doesn't send it again
+        self._refuse_sync()
         await self._files[fh].flush()
 
     @request
     async def fsync(self, fh: int, datasync: bool) -> None:
+        self._refuse_sync()
         await self._files[fh].fsync()
 
     @request

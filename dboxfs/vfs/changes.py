@@ -106,10 +106,17 @@ class MessageChanges:
 
     # -- repeating a change, and finding its mailbox -------------------------------------------
 
-    async def again(self, folder: Callable[[], Folder], change: Callable[[], Awaitable[T]]) -> T:
+    async def again(
+        self,
+        folder: Callable[[], Folder],
+        change: Callable[[], Awaitable[T]],
+        *,
+        source: Folder | None = None,
+    ) -> T:
         """Make a change, and make it again each time that another writer was faster.
 
         :param folder: gives the folder whose messages and names the change depends on.
+        :param source: the folder that a message comes from; None: the same.
         :raises StoreBusy: another writer was faster :data:`ATTEMPTS` times.
         :raises NoSuchMessage: the message is gone.
         """
@@ -122,8 +129,9 @@ class MessageChanges:
                 if gone > GONE:
                     raise
                 await trio.sleep(min(_FIRST_DELAY * attempt, _LONGEST_DELAY))
-                await self._store.refresh_mailbox(folder())
-                await self._reader.look(folder())
+                for some in {folder(), source or folder()}:
+                    await self._store.refresh_mailbox(some)
+                    await self._reader.look(some)
         raise StoreBusy(f"{folder()}: a message was replaced by others again and again")
 
     def folder_with(self, before: Folder, guid: bytes) -> Folder | None:

@@ -110,7 +110,7 @@ class LinkRequest:
             self._check_free(target, name)
             return await self._changes.copy(source, node.uid, target, name)
 
-        return await self._changes.again(lambda: target, once)
+        return await self._changes.again(lambda: target, once, source=source)
 
     async def _save(self, draft: Draft, target: Folder, name: bytes) -> int:
         self._check_free(target, name)

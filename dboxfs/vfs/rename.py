@@ -89,7 +89,9 @@ class RenameRequest:
                     return
             # The draft was committed or removed meanwhile, or its name was given to another file.
         await self._changes.again(
-            lambda: target, partial(self._rename_message, source, old, target, new, replace=replace)
+            lambda: target,
+            partial(self._rename_message, source, old, target, new, replace=replace),
+            source=source,
         )
         if source is not target:  # the kernel moves the name with the inode, which is another one now
             self._kernel.entry(new_parent, new)

@@ -368,3 +368,23 @@ async def test_modes_are_compared_where_others_may_look(dovecot: Dovecot, tmp_pa
         looked = await aside(lambda: subprocess.run(command, capture_output=True, check=False))
         assert looked.stderr.endswith(b"Permission denied\n")
         assert await aside(lambda: os.listdir(mnt / "INBOX")) == ["1.eml"]
+
+
+@pytest.mark.parametrize("opens", [Opens.CLASSIC, Opens.NONE])
+async def test_a_sync_of_a_message_or_a_directory_that_is_only_read_succeeds(
+    dovecot: Dovecot, tmp_path: Path, opens: Opens
+) -> None:
+    account = made(dovecot, "sdbox")
+    async with mounted(account, tmp_path / "mnt", options=MountOptions(opens=opens)) as mnt:
+
+        def sync_and_read() -> bytes:
+            for path in (mnt / "INBOX/1.eml", mnt / "INBOX", mnt):
+                number = os.open(path, os.O_RDONLY)
+                try:
+                    for sync in (os.fsync, os.fdatasync, os.fsync):
+                        sync(number)
+                finally:
+                    os.close(number)
+            return (mnt / "INBOX/1.eml").read_bytes()
+
+        assert await aside(sync_and_read) == message(1)
