@@ -46,7 +46,10 @@ class Observed:
 
     def took(self, what: str, ns: int) -> None:
         """A request was answered after *ns* nanoseconds."""
-        self._durations[what][min(max(ns.bit_length(), FIRST), BUCKETS - 1)] += 1
+        bits = ns.bit_length()
+        if not FIRST <= bits < BUCKETS:
+            bits = FIRST if bits < FIRST else BUCKETS - 1
+        self._durations[what][bits] += 1
         self._sums[what] += ns
 
     def failed(self, what: str, number: int) -> None:
