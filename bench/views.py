@@ -2,10 +2,11 @@
 
 Each program works on a plain Maildir on ext4 and, in turns, on mounts with ``view=maildir``: ``ro``, and with
 ``--rw`` a writable one.  It runs twice: first on a mount that was just made (the store in memory, the plain
-files too) with nothing of its own, then again with what it has kept of the first run.  A line for each:
-seconds on the plain Maildir; of each mount, how many times as long it took, how many times as much CPU time
-(of program and daemon; it says more beside other work), and requests of the kernel a message, in both runs.
-Medians of the rounds.  ``mbsync`` syncs both ways with a second plain Maildir and needs a writable mount.
+files too) with nothing of its own, then again with what it has kept of the first run.  The table, in
+Markdown, has a line for each: seconds on the plain Maildir; of each mount, how many times as long it took,
+how many times as much CPU time (of program and daemon; it says more beside other work), and requests of the
+kernel a message; always of the first and of the second run.  Medians of the rounds.  ``mbsync`` syncs both
+ways with a second plain Maildir and needs a writable mount.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -74,13 +76,14 @@ PROGRAMS = ("ls", "mblaze", "mailutils", "python", "mutt", "neomutt", "notmuch",
 
 
 class Times(NamedTuple):
-    """Seconds of both runs, CPU seconds of program and daemon, and requests of the kernel for both."""
+    """Seconds of both runs, CPU seconds of program and daemon, and requests of the kernel."""
 
     first: float
     again: float
     first_cpu: float
     again_cpu: float
-    requests: float
+    first_requests: float
+    again_requests: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,9 @@ def main() -> int:
     parser.add_argument("--messages", type=int, default=10_000)
     parser.add_argument("--size", type=int, default=4000, help="bytes of a message, about")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="no other round of a program begins after so many"
+    )
     parser.add_argument("--format", default="mdbox", choices=("mdbox", "sdbox"))
     parser.add_argument("--programs", default=",".join(PROGRAMS))
     parser.add_argument("--rw", action="store_true", help="a writable mount, too")
@@ -170,22 +176,30 @@ def _measure_all(work: Path, args: argparse.Namespace) -> None:
         whole = ",".join(filter(None, (options, args.options)))
         subjects.append(Dboxfs(name, root, work, [*command, whole, root]))
     print(f"{args.messages} messages, {args.format}, {args.rounds} rounds, load {os.getloadavg()[0]:.1f}")
-    names = [subject.name for subject in subjects[1:]]
-    columns = "".join(f"   {name:>7}  again    CPU  again  req." for name in names)
-    print(" " * 14 + "plain   again" + columns)
+    columns = ["program", "plain, seconds"]
+    for subject in subjects[1:]:
+        columns += [subject.name, f"{subject.name}: CPU", f"{subject.name}: requests"]
+    print(_row([*columns, "rounds"]) + "\n" + "|---" * (len(columns) + 1) + "|")
     with ExitStack() as stack:
         for subject in subjects:
             stack.enter_context(subject)
         for name in args.programs.split(","):
-            print(
-                _line(name, _measured(name, subjects, args.rounds, work / "own"), args.messages), flush=True
-            )
+            found = _measured(name, subjects, args.rounds, args.seconds, work / "own")
+            print(_line(name, found, args.messages), flush=True)
 
 
-def _measured(name: str, subjects: Sequence[Subject], rounds: int, own: Path) -> list[list[Times]]:
-    """The times of each round, for each subject; none of a subject on which it can't be run."""
+def _measured(
+    name: str, subjects: Sequence[Subject], rounds: int, seconds: float, own: Path
+) -> list[list[Times]]:
+    """The times of each round, for each subject; none of a subject on which it can't be run.
+
+    :param seconds: after so many no other round begins.
+    """
     found: list[list[Times]] = [[] for _ in subjects]
+    began = time.monotonic()
     for number in range(rounds):
+        if time.monotonic() - began > seconds:
+            break
         for place in range(len(subjects))[:: -1 if number % 2 else 1]:
             subject = subjects[place]
             if name != "mbsync" or subject.name != "ro":
@@ -196,15 +210,22 @@ def _measured(name: str, subjects: Sequence[Subject], rounds: int, own: Path) ->
 
 def _line(name: str, found: Sequence[Sequence[Times]], messages: int) -> str:
     plain = _medians(found[0])
-    line = f"{name:10} {plain.first:8.2f} s {plain.again:6.2f} s"
+    cells = [name, f"{plain.first:.2f}, {plain.again:.2f}"]
     for times in found[1:]:
-        if times:
-            ratios = [here / max(there, 0.01) for here, there in zip(_medians(times), plain, strict=True)]
-            requests = _medians(times).requests / messages
-            line += "   " + "".join(f"{ratio:7.2f}" for ratio in ratios[:4]) + f"{requests:6.1f}"
-        else:
-            line += "   " + "      -" * 4 + "     -"
-    return line
+        if not times:
+            cells += ["", "", ""]
+            continue
+        here = _medians(times)
+        pairs = [(here.first, plain.first), (here.again, plain.again)]
+        cpu = [(here.first_cpu, plain.first_cpu), (here.again_cpu, plain.again_cpu)]
+        for ratios in (pairs, cpu):
+            cells.append(", ".join(f"{mine / max(other, 0.01):.2f}" for mine, other in ratios))
+        cells.append(f"{here.first_requests / messages:.3f}, {here.again_requests / messages:.3f}")
+    return _row([*cells, str(len(found[0]))])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def _medians(times: Sequence[Times]) -> Times:
@@ -237,9 +258,13 @@ def _run(name: str, subject: Subject, own: Path) -> Times:
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "HOME": str(own), "TERM": "xterm", **ran.environment}
     if ran.prepare:
         subprocess.run(ran.prepare, check=True, env=environment, capture_output=True)
-    first, again = (measure(ran.command, daemon=subject.pid, environment=environment) for _ in range(2))
+    runs, requests = [], [subject.requests() or 0]
+    for _ in range(2):
+        runs.append(measure(ran.command, daemon=subject.pid, environment=environment))
+        requests.append(subject.requests() or 0)
+    first, again = runs
     cpu = (first.client_cpu + first.daemon_cpu, again.client_cpu + again.daemon_cpu)
-    return Times(first.wall, again.wall, *cpu, subject.requests() or 0)
+    return Times(first.wall, again.wall, *cpu, requests[1] - requests[0], requests[2] - requests[1])
 
 
 if __name__ == "__main__":

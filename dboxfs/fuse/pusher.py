@@ -5,8 +5,9 @@ daemon. The thread may wait there, the event loop never. These rules keep the th
 whose answer waits for the thread, and keep a program from reading faster than the thread stores:
 
 1. There is one thread. The READ that opens a window is answered after its batch is stored
-   (:meth:`PushBatch.wait`).
-2. A READ of an inode that is queued waits for that batch, too, and the thread passes over the inode.
+   (:meth:`PushBatch.wait`), or at once if the program has messages of the window before left to read.
+2. A READ of an inode that is queued waits for that batch, too, and the thread passes over the inode. An inode
+   is queued from :meth:`Pusher.expect` on, before its bytes are read.
 3. A READ of the inode that is being stored at this moment is answered at once: the thread waits for it.
 4. An inode with a READ in flight is not queued.
 5. No wait lasts longer than :data:`WAIT_SECONDS`.
@@ -16,8 +17,8 @@ waits for. So nothing is pushed before a companion process (:mod:`dboxfs.fuse.co
 the connection then, nor after it has ended (:attr:`Pusher.guarded`).
 
 After a repair of the store the kernel's pages may be wrong. The same thread drops them (:meth:`Pusher.drop`),
-in the order of the calls. Bytes that were read before a drop are not stored after it: a push names the
-:attr:`Pusher.generation` at which the reading of its bytes began, and each drop begins a new generation.
+in the order of the calls. Bytes that were read before a drop are not stored after it: a batch has the
+:attr:`Pusher.generation` at which it was expected, and each drop begins a new generation.
 
 Concurrency: all methods belong to the event loop, except those of the thread itself. ``_lock`` guards the
 state that both use; neither waits while it holds the lock.
@@ -52,12 +53,24 @@ WAIT_SECONDS = 0.02
 
 
 class PushBatch(Struct, eq=False):
-    """Messages that were handed over together. ``counts``: waits, and waits that were given up."""
+    """Messages that are handed over together.
+
+    ``inodes``: of all that were expected.  ``hand``: gives the batch to the thread.  ``counts``: waits, and
+    waits that were given up.
+    """
 
     generation: int
-    items: Sequence[Item]
+    inodes: Sequence[int]
+    hand: Callable[[PushBatch], None]
     counts: Counter[str]
+    items: Sequence[Item] = ()
     done: trio.Event = field(default_factory=trio.Event)
+
+    def push(self, items: Sequence[Item]) -> None:
+        """Have these messages stored, in this order, and no other of those that were expected. Once only."""
+        self.items = items
+        self.counts["batches"] += 1
+        self.hand(self)
 
     async def wait(self) -> None:
         """Wait until the thread is through with all of them, for :data:`WAIT_SECONDS` at most."""
@@ -145,16 +158,13 @@ class Pusher:
         with self._lock:
             return {one for one in inodes if one not in self._in_flight and one not in self._queued}
 
-    def push(self, items: Sequence[Item], generation: int) -> PushBatch:
-        """Have messages stored, in this order.
-
-        :param generation: the pusher's before their bytes were read.
+    def expect(self, inodes: Sequence[int]) -> PushBatch:
+        """The bytes of these messages are about to be read and pushed (:meth:`PushBatch.push`): from now on,
+        READs of them wait for that.
         """
-        batch = PushBatch(generation, items, self._counts)
+        batch = PushBatch(self.generation, inodes, self._todo.put, self._counts)
         with self._lock:
-            self._queued.update({inode: batch for inode, _ in items if inode not in self._in_flight})
-            self._counts["batches"] += 1
-        self._todo.put(batch)
+            self._queued.update({inode: batch for inode in inodes if inode not in self._in_flight})
         return batch
 
     def drop(self, inodes: Sequence[int]) -> None:
@@ -219,7 +229,7 @@ class Pusher:
 
     def _through(self, batch: PushBatch) -> None:
         with self._lock:
-            for inode, _ in batch.items:
+            for inode in batch.inodes:
                 if self._queued.get(inode) is batch:
                     del self._queued[inode]
         try:

@@ -63,20 +63,17 @@ Item = tuple[int, bytes | memoryview]
 
 
 class PushWait(Protocol):
-    """Items that were handed over together."""
+    """Items that are handed over together."""
+
+    def push(self, items: Sequence[Item]) -> None:
+        """Have them stored, in this order; call it once, without items if there are none after all."""
 
     async def wait(self) -> None:
         """Wait until they are stored, but not longer than a READ may wait."""
 
 
 class Pages(Protocol):
-    """The kernel's page cache of a mount without OPEN (:mod:`dboxfs.vfs.unopened`).
-
-    :ivar generation: :meth:`drop` begins a new one; a push names the one at which the reading of its bytes
-        began.
-    """
-
-    generation: int
+    """The kernel's page cache of a mount without OPEN (:mod:`dboxfs.vfs.unopened`)."""
 
     def begin(self, inode: int) -> PushWait | None:
         """A READ of *inode* has come; gives what it has to wait for. Call :meth:`end` afterwards."""
@@ -87,11 +84,11 @@ class Pages(Protocol):
     def wanted(self, inodes: Iterable[int]) -> set[int]:
         """Those of *inodes* that may be pushed."""
 
-    def push(self, items: Sequence[Item], generation: int) -> PushWait:
-        """Have them stored, in this order."""
+    def expect(self, inodes: Sequence[int]) -> PushWait:
+        """The bytes of these messages are about to be read and pushed: READs of them wait for that."""
 
     def drop(self, inodes: Sequence[int]) -> None:
-        """Have the kernel drop its pages of *inodes*, and discard queued bytes that were read before."""
+        """Have the kernel drop its pages of *inodes*, and discard what was expected before."""
 
 
 def _same(inode: int) -> int:

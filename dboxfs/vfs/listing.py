@@ -19,7 +19,7 @@ import numpy as np
 import trio
 
 from dboxfs.store import KNOWN, UNKNOWN, Folder, Mailbox, Store, change_time
-from dboxfs.store.attrs import DAMAGED
+from dboxfs.store.attrs import DAMAGED, Uids
 from dboxfs.store.names.of_mailbox import encode
 from dboxfs.vfs.attrs import NS, SHORT, Attributes, Attrs
 from dboxfs.vfs.folders import Folders
@@ -138,14 +138,24 @@ class Snapshot:
         self._rows = list(zip(*(column.tolist() for column in columns), strict=True))
         self._window_start = start
 
-    def unknown(self, start: int, count: int) -> bool:
-        """Whether the size of one of *count* messages from number *start* on is unknown."""
-        if self.mailbox is None or not self.mailbox.facts.unknown:
-            return False
-        table = self.mailbox.facts
-        uids = self.uids[start : start + count]
-        at = np.minimum(table.uids.searchsorted(uids), len(table) - 1)
-        return bool(np.any((table.columns(at).state == UNKNOWN) & (table.uids[at] == uids)))
+
+async def wait_for_sizes(box: Mailbox, scans: Scans, uids: Uids, deadline: float) -> None:
+    """Wait until the sizes of some messages are known, their scan has ended, or the time is over.
+
+    :param uids: ascending, uint32[n]; the first :data:`_AHEAD` count.
+    :param deadline: by the clock of the event loop.
+    """
+    with trio.move_on_at(deadline):
+        while scans.runs(box) and _any_unknown(box, uids[:_AHEAD]):
+            await scans.progress(box)
+
+
+def _any_unknown(box: Mailbox, uids: Uids) -> bool:
+    table = box.facts
+    if not table.unknown:
+        return False
+    at = np.minimum(table.uids.searchsorted(uids), len(table) - 1)
+    return bool(np.any((table.columns(at).state == UNKNOWN) & (table.uids[at] == uids)))
 
 
 class Directory:
@@ -196,13 +206,10 @@ class Directory:
 
     async def sizes(self, start: int) -> None:
         """Wait for sizes of messages from offset *start* on that are unknown yet; for a limited time."""
-        box, scans = self.snapshot.mailbox, self._lists.scans
-        if box is None or not box.facts.unknown:
-            return
-        first = self._first(start)
-        with trio.move_on_at(self._deadline):
-            while scans.runs(box) and self.snapshot.unknown(first, _AHEAD):
-                await scans.progress(box)
+        box = self.snapshot.mailbox
+        if box is not None and box.facts.unknown:
+            uids = self.snapshot.uids[self._first(start) :]
+            await wait_for_sizes(box, self._lists.scans, uids, self._deadline)
 
     def _first(self, start: int) -> int:
         """The number of the first message from offset *start* on."""

@@ -59,7 +59,8 @@ class ReadOnlyVfs:
     :ivar follower: watches the files of names.
     :ivar deleted: the tree of expunged messages; None: an sdbox, or only a part of the store is shown.
     :ivar events: the stream of changes of the store.
-    :ivar trees: the directories of the control directory.
+    :ivar searches: those of them that have messages as links.  :ivar trees: the directories of the control
+        directory.
     :ivar departures: facts of messages that are gone, in a mount without OPEN; None: the kernel tells which
         files are open.
 
@@ -94,9 +95,11 @@ class ReadOnlyVfs:
         self.deleted = Deleted(store, self.attributes) if keeps else None
         self.events = EventStream(store, lambda folder: self.full_names.of(store, folder), host.spawn)
         self.control.streams(events.NAME, self.events)
-        searches = SearchPlaces(store, self.inodes, self.folders, self.names, self.attributes)
+        self.searches = SearchPlaces(
+            store, self.inodes, self.folders, self.names, self.attributes, self.scans
+        )
         parts = MessageParts(store, self.inodes, self.folders, self.attributes)
-        self.trees: list[ControlTree] = [*searches.trees(), parts]
+        self.trees: list[ControlTree] = [*self.searches.trees(), parts]
         if not store.fs.capabilities.frozen and store.location.only is None:
             self.trees.append(RawTree(store, self.attributes, host.spawn))
         if self.deleted is not None:

@@ -12,8 +12,11 @@
 A message in it is a link: the inode of the message, under its name without any view.  A directory has a
 number of its own, which is remembered while it is one of the last :data:`DIRECTORIES`.
 
-Each request searches anew, and the kernel keeps none of the names.  Only the store's owner may look into it,
-even if ``umask`` allows more.
+Each request searches anew, and the kernel keeps none of the names.  So each open of a link begins with a
+LOOKUP, which tells that its message is read by this way: the messages of the listing that come next, and not
+their neighbours in the mailbox, are read ahead (:mod:`dboxfs.vfs.walks`).
+
+Only the store's owner may look into it, even if ``umask`` allows more.
 
 Concurrency: a listing is a snapshot.
 """
@@ -25,9 +28,11 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import trio
 
 from dboxfs.store import Folder, Mailbox, Store
 from dboxfs.store.attrs import Uids
@@ -35,13 +40,21 @@ from dboxfs.store.names.of_mailbox import decode, encode
 from dboxfs.vfs.attrs import Attributes, Attrs
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.folders import Folders
-from dboxfs.vfs.listing import ListingRow, OpenDirectory
+from dboxfs.vfs.listing import SIZES_SECONDS, ListingRow, OpenDirectory, wait_for_sizes
 from dboxfs.vfs.names import Names
 from dboxfs.vfs.node import SEARCHES, Inodes
 from dboxfs.vfs.open_files import OpenFile
+from dboxfs.vfs.scans import Scans
+from dboxfs.vfs.walks import InDirectory
 
 DIRECTORIES = 4096
 """Directories whose numbers are remembered, at most."""
+
+LOOKED_UP = 64
+"""Messages of which it is remembered by which link they were looked up last, at most."""
+
+LISTED = 64
+"""Listings whose order is remembered, at most."""
 
 _SEARCH_BITS = 0b1111 << 60 | 0b111 << 34
 _SEARCH_TOPS = {b"unseen": 1, b"flagged": 2, b"keyword": 3, b"since": 4}
@@ -60,6 +73,13 @@ class MessageSearch(NamedTuple):
     def since(self) -> int:
         """The beginning of the day, seconds since the epoch."""
         return int(datetime.fromisoformat(self.argument).timestamp())
+
+
+class _Listed(NamedTuple):
+    """The messages in a directory, ascending.  ``among``: the messages of the mailbox, these among them."""
+
+    uids: Uids
+    among: Uids
 
 
 class _Place(NamedTuple):
@@ -130,8 +150,15 @@ class SearchPlaces:
     """All directories of links."""
 
     def __init__(
-        self, store: Store, inodes: Inodes, folders: Folders, names: Names, attributes: Attributes
+        self,
+        store: Store,
+        inodes: Inodes,
+        folders: Folders,
+        names: Names,
+        attributes: Attributes,
+        scans: Scans,
     ) -> None:
+        self.scans = scans
         self.names = names
         self.inodes = inodes
         self.attributes = attributes
@@ -140,6 +167,8 @@ class SearchPlaces:
         self._numbers = itertools.count(_FIRST_SEARCH)
         self._place_of: OrderedDict[int, _Place] = OrderedDict()
         self._inode_of: dict[_Place, int] = {}
+        self._way_to: OrderedDict[int, int] = OrderedDict()
+        self._listed: OrderedDict[int, _Listed] = OrderedDict()
 
     def trees(self) -> list[SearchTree]:
         """The tree of each kind of search."""
@@ -233,9 +262,12 @@ class SearchPlaces:
             return True
         return any(self._has_any(search, child) for child in folder.children.values())
 
-    def found(self, search: MessageSearch, box: Mailbox) -> Uids:
-        """The messages of a mailbox that match, by the index and the dates that are known."""
-        state, uids = box.state, box.uids
+    def found(self, search: MessageSearch, box: Mailbox, among: Uids | None = None) -> Uids:
+        """The messages of a mailbox that match, by the index and the dates that are known.
+
+        :param among: those that are asked for, uint32[n]; None: all.
+        """
+        state, uids = box.state, box.uids if among is None else among
         if state is None or not len(uids):
             return uids[:0]
         rows = state.rows_of(uids)
@@ -268,7 +300,32 @@ class SearchPlaces:
         box = folder.mailbox
         if place.search is None or box is None:
             return folder, np.empty(0, np.uint32)
-        return folder, self.found(place.search, box)
+        uids = self.found(place.search, box)
+        self._remember(inode, _Listed(uids, box.uids))
+        return folder, uids
+
+    # -- which link comes next -----------------------------------------------------------------
+
+    def links_beside(self, folder: Folder, uid: int) -> InDirectory | None:
+        """The links of the directory by which a message was looked up last; None: it was by none of late."""
+        directory = self._way_to.get(self.inodes.of(folder) | uid, 0)
+        place, box = self._known(directory), folder.mailbox
+        if place is None or place.search is None or box is None or place.folder != folder.name:
+            return None
+        listed = self._listed.get(directory)
+        if listed is None:
+            listed = _Listed(self.found(place.search, box), box.uids)
+        elif listed.among is not box.uids:
+            there = np.isin(listed.uids, box.uids, assume_unique=True)
+            listed = _Listed(listed.uids if there.all() else listed.uids[there], box.uids)
+        self._remember(directory, listed)
+        return InDirectory(directory, listed.uids, partial(self.names.listed, folder))
+
+    def _remember(self, directory: int, listed: _Listed) -> None:
+        self._listed[directory] = listed
+        self._listed.move_to_end(directory)
+        if len(self._listed) > LISTED:
+            self._listed.popitem(last=False)
 
     # -- requests ------------------------------------------------------------------------------
 
@@ -288,10 +345,16 @@ class SearchPlaces:
         await self.names.know(folder)
         uid = self.names.resolve(folder, name)
         box = folder.mailbox
-        if uid is None or box is None or uid not in self.found(place.search, box):
+        if uid is None or box is None:
+            raise Refused(errno.ENOENT)
+        if not len(self.found(place.search, box, np.array([uid], np.uint32))):
             raise Refused(errno.ENOENT)
         attrs = self.attributes.message(self.inodes.of(folder) | uid, await box.facts_of(uid), folder)
         attrs.entry_timeout = 0.0
+        self._way_to[attrs.inode] = parent
+        self._way_to.move_to_end(attrs.inode)
+        if len(self._way_to) > LOOKED_UP:
+            self._way_to.popitem(last=False)
         return attrs
 
     def _asked(self, kind: bytes, name: str) -> MessageSearch:
@@ -330,6 +393,7 @@ class _OpenSearch:
         self._inode = inode
         self._above: list[tuple[bytes, Attrs]] = []
         self._folder: Folder | None = None
+        self._deadline = 0.0
         self._uids: Uids = np.empty(0, np.uint32)
 
     async def prepare(self, start: int) -> None:
@@ -341,13 +405,20 @@ class _OpenSearch:
             self._above = [(b".", own), (b"..", own), *places.directories(self._inode)]
             self._folder, self._uids = places.messages(self._inode)
             await places.names.know(self._folder)
+            self._deadline = trio.current_time() + SIZES_SECONDS
+            if self._folder.mailbox is not None and len(self._uids):
+                places.scans.opened(self._folder.mailbox)
 
     def above(self, start: int) -> Iterator[tuple[int, bytes, Attrs]]:
         for position in range(start, len(self._above)):
             yield position + 1, *self._above[position]
 
     async def sizes(self, start: int) -> None:
-        """Does nothing: the kernel asks for the sizes that it needs."""
+        """Wait for sizes of messages from offset *start* on that are unknown yet; for a limited time."""
+        box = self._folder.mailbox if self._folder is not None else None
+        if box is not None and box.facts.unknown:
+            uids = self._uids[max(start - len(self._above), 0) :]
+            await wait_for_sizes(box, self._places.scans, uids, self._deadline)
 
     def attributes(self) -> Attrs:
         attrs = self._places.attributes.messages(self._folder)

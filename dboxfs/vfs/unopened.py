@@ -7,7 +7,8 @@ know which messages are open. A READ comes only for bytes that the kernel does n
   which is read piece by piece is opened once, and a program that has begun to read it can go on after its
   expunge.
 * It may be a step of a walk (:mod:`dboxfs.vfs.walks`). The messages that come next are then read in as few
-  operations as possible and put into the kernel's cache, before the READ is answered.
+  operations as possible and put into the kernel's cache: before the READ is answered, or while the program
+  works with those that came before.
 
 A listing continues in the snapshot in which it began: the snapshot's number is in the upper bits of each
 offset. The kernel keeps listings, too, and is told when one changes
@@ -282,17 +283,28 @@ class Unopened:
         if folder is None or folder.mailbox is None:
             return None
         box = folder.mailbox
-        listed = self._shown.directory_of(box, node)
+        listed = self._vfs.searches.links_beside(folder, node.uid) or self._shown.directory_of(box, node)
         walks = self._predictor.walks(listed.directory)
-        uids = walks.read(node.uid, self._order(listed), lambda some: _sizes(box, some))
+        window = walks.read(node.uid, self._order(listed), lambda some: _sizes(box, some))
+        uids = window.uids
         wanted = self._pages.wanted((uids.astype(np.int64) | node.base).tolist())
         uids = uids[[node.base | uid in wanted for uid in uids.tolist()]] if len(uids) else uids
         if not len(uids):
             return None
-        generation = self._pages.generation
-        items = await self._load(box, node.base, uids)
-        self._vfs.host.observed.pushed(item for item, _ in items)
-        return self._pages.push(items, generation) if items else None
+        expected = self._pages.expect([node.base | uid for uid in uids.tolist()])
+        if window.ahead:
+            self._vfs.host.spawn(partial(self._push, expected, box, node.base, uids))
+            return None
+        await self._push(expected, box, node.base, uids)
+        return expected
+
+    async def _push(self, expected: PushWait, box: Mailbox, base: int, uids: Uids) -> None:
+        items: list[Item] = []
+        try:
+            items = await self._load(box, base, uids)
+            self._vfs.host.observed.pushed(item for item, _ in items)
+        finally:
+            expected.push(items)
 
     def _order(self, listed: InDirectory) -> Orders:
         known = self._orders.get(listed.directory)

@@ -4,16 +4,21 @@ This module uses no clock, no kernel and no store. The kernel sends a READ only 
 have. So once the next messages of a walk are in its cache, no READ comes until the walk has passed them. Each
 READ that arrives is one of these:
 
-* one for the first message behind the walk's last window: the walk goes on, its window doubles
-  (:data:`WINDOW_FIRST` to :data:`WINDOW_MOST` messages), and the messages in it are to be pushed;
+* one for the *wire* of a walk, a message behind three quarters of its last window, which is not pushed (the
+  first window has none, since it may be no walk after all): the walk goes on. Its next window doubles
+  (:data:`WINDOW_FIRST` to :data:`WINDOW_MOST` messages) and begins behind the last one, so its messages are
+  read and pushed while the program works with the rest of the last one;
+* one for the first message behind the walk's last window, whose wire the program did not read: the walk goes
+  on in the same way, but the program waits;
 * one for a neighbour of a message that was read just now: a new walk, in that direction;
 * one for the first or last message of a directory, when a walk has just come to the end of another one: a
   program goes from mailbox to mailbox, or from ``cur/`` to ``new/``. The walk keeps the size of its window;
 * any other: no message is pushed, so a program that reads in no order causes no pushes.
 
 There are two orders in each directory, that of the uids (listings, tar, grep -r) and that of the names
-(``cat *``, rsync), and two directions. Several readers at once are several walks, or one whose steps are a
-little out of order, by up to :data:`WALK_SLACK` messages.
+(``cat *``, rsync), and two directions. A directory of links to some messages of a mailbox
+(:mod:`dboxfs.vfs.searches`) is one of its own. Several readers at once are several walks, or one whose
+steps are a little out of order, by up to :data:`WALK_SLACK` messages.
 
 A window ends early where its messages have :data:`WINDOW_BYTES` together. Messages of more bytes than
 :data:`PUSHED_MOST_BYTES`, and those whose size is not known, are not pushed: programs read them piece by
@@ -22,7 +27,7 @@ piece.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -46,6 +51,9 @@ PUSHED_MOST_BYTES = 2 << 20
 
 WALK_SLACK = 4
 """A READ up to this many messages behind the end of a walk belongs to it: several readers may share it."""
+
+WALKED_MOST = 1024
+"""Directories whose walks are remembered, at most."""
 
 _NEIGHBOURS = 2
 _RECENT = 6
@@ -84,6 +92,17 @@ class InDirectory(NamedTuple):
     own: OwnNames = EML
 
 
+class Window(NamedTuple):
+    """Messages to push.
+
+    ``uids``: in the order of the walk, uint32[n].  ``ahead``: the program has messages of the window before
+    left to read, so its READ need not wait for these.
+    """
+
+    uids: Uids
+    ahead: bool = False
+
+
 class Orders:
     """The messages of one directory, in both orders.
 
@@ -110,7 +129,9 @@ class Orders:
 
     def slice(self, first: int, last: int, *, by_name: bool) -> Uids:
         """The messages at the places from *first* to *last*, *last* excluded; backwards if *last* is less."""
-        step = 1 if last >= first else -1
+        if first == last:
+            return self.uids[:0]
+        step = 1 if last > first else -1
         if not by_name:
             return self.uids[first : last if last >= 0 else None : step]
         self._ranks()
@@ -140,12 +161,17 @@ class Orders:
 
 
 class _Walk(Struct):
-    """One walk. ``end``: the last uid of its window. ``window``: messages in it. ``step``: 1 or -1."""
+    """One walk. ``end``: the last uid of its window. ``window``: messages in it. ``step``: 1 or -1.
+    ``wire``: the uid whose READ opens the next window; 0: there is none.  ``begin``: the uid whose READ has
+    opened this one.
+    """
 
     by_name: bool
     step: int
     end: int
     window: int
+    wire: int = 0
+    begin: int = 0
     _seen: Orders | None = None
     _place: int = -1
 
@@ -171,19 +197,31 @@ class Walks:
         self._walks: list[_Walk] = []
         self._recent: deque[int] = deque(maxlen=_RECENT)
 
-    def read(self, uid: int, orders: Orders, sizes: Sizes) -> Uids:
-        """The kernel reads the beginning of *uid*; gives the uids to push, in the order of the walk."""
+    def read(self, uid: int, orders: Orders, sizes: Sizes) -> Window:
+        """The kernel reads the beginning of *uid*; gives the messages to push."""
+        walk = next((walk for walk in self._walks if walk.wire == uid), None)
+        if walk is not None and (end := walk.place(orders)) >= 0:
+            self._doubled(walk)
+            walk.begin = uid
+            return Window(self._window(walk, end, orders, sizes), ahead=True)
         walk = self._goes_on(uid, orders)
         if walk is not None and walk.end == uid:
-            return orders.uids[:0]
+            return Window(orders.uids[:0])
         if walk is None:
             walk = self._new(uid, orders) or self._predictor.continued(uid, orders)
             self._recent.append(uid)
             if walk is None:
-                return orders.uids[:0]
+                return Window(orders.uids[:0])
             self._walks.insert(0, walk)
             del self._walks[_WALKS:]
-        return self._window(walk, uid, orders, sizes)
+        walk.begin = uid
+        walk.promise(uid)
+        return Window(self._window(walk, walk.place(orders), orders, sizes))
+
+    def _doubled(self, walk: _Walk) -> None:
+        walk.window = min(walk.window * 2, WINDOW_MOST)
+        self._walks.remove(walk)
+        self._walks.insert(0, walk)
 
     def _goes_on(self, uid: int, orders: Orders) -> _Walk | None:
         """The walk that *uid* belongs to; None: none. Its ``end`` is *uid* if no message is to be pushed."""
@@ -196,11 +234,12 @@ class Walks:
                 continue
             ahead = (here - end) * walk.step
             if 0 < ahead <= WALK_SLACK:
-                walk.window = min(walk.window * 2, WINDOW_MOST)
-                self._walks.remove(walk)
-                self._walks.insert(0, walk)
+                self._doubled(walk)
                 return walk
-            if -walk.window < ahead <= 0:  # in the window: not stored yet, not pushed, or dropped again
+            begin = orders.position(walk.begin, by_name=walk.by_name)
+            if (
+                ahead <= 0 and begin >= 0 and (here - begin) * walk.step >= 0
+            ):  # in the window: not stored yet, not pushed, or dropped again
                 return _Walk(walk.by_name, walk.step, uid, 0)
         return None
 
@@ -218,25 +257,38 @@ class Walks:
                     return _Walk(by_name, 1 if other in before else -1, uid, WINDOW_FIRST)
         return None
 
-    def _window(self, walk: _Walk, uid: int, orders: Orders, sizes: Sizes) -> Uids:
-        here = orders.position(uid, by_name=walk.by_name)
-        last = max(-1, min(here + walk.step * (walk.window + 1), len(orders)))
-        uids = orders.slice(here + walk.step, last, by_name=walk.by_name)
+    def _window(self, walk: _Walk, behind: int, orders: Orders, sizes: Sizes) -> Uids:
+        """The walk's next window, which begins behind this place, without its wire."""
+        first, edge = behind + walk.step, len(orders) if walk.step > 0 else -1
+        walk.wire = 0
+        is_last = abs(edge - first) <= walk.window  # it ends with the directory
+        has_wire = not is_last and walk.window > WINDOW_FIRST
+        last = edge if is_last else first + walk.step * (walk.window + has_wire)
+        uids = orders.slice(first, last, by_name=walk.by_name)
         bytes_each = sizes(uids)
         pushed = (bytes_each > 0) & (bytes_each <= PUSHED_MOST_BYTES)
-        total = np.cumsum(np.where(pushed, bytes_each, 0))
-        within = total <= WINDOW_BYTES
-        walk.promise(int(uids[within][-1]) if within.any() else uid)
-        if within.all() and last in (-1, len(orders)):
+        within = _within(bytes_each, pushed)
+        if has_wire and within.any():
+            wire = int(np.count_nonzero(within)) * 3 // 4
+            walk.wire, pushed[wire] = int(uids[wire]), False
+            within = _within(bytes_each, pushed)
+        if within.any():
+            walk.promise(int(uids[within][-1]))
+        if is_last and within.all():
             self._predictor.ended(walk.by_name, walk.step, walk.window)
         return uids[within & pushed]
+
+
+def _within(bytes_each: npt.NDArray[np.int64], pushed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which messages are within the bytes of a window."""
+    return np.asarray(np.cumsum(np.where(pushed, bytes_each, 0)) <= WINDOW_BYTES)
 
 
 class Predictor:
     """The walks through all directories of a mount."""
 
     def __init__(self) -> None:
-        self._of: dict[int, Walks] = {}
+        self._of: OrderedDict[int, Walks] = OrderedDict()
         self._ended: tuple[bool, int, int] | None = None
 
     def walks(self, directory: int) -> Walks:
@@ -244,6 +296,10 @@ class Predictor:
         found = self._of.get(directory)
         if found is None:
             found = self._of[directory] = Walks(self)
+            if len(self._of) > WALKED_MOST:
+                self._of.popitem(last=False)
+        else:
+            self._of.move_to_end(directory)
         return found
 
     def forget(self, directory: int) -> None:

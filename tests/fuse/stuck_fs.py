@@ -45,7 +45,7 @@ async def main(mountpoint: str, companion: Companion | None) -> None:
         nursery.start_soon(pyfuse3.main)
         print("mounted", flush=True)
         await operations.asked.wait()
-        pusher.push([(2, FILES[2][1])], pusher.generation)
+        pusher.expect([2]).push([(2, FILES[2][1])])
         print("stuck", flush=True)
         await trio.sleep_forever()
 

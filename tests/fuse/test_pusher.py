@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from dboxfs.fuse import pusher as pusher_module
-from dboxfs.fuse.pusher import Pusher
+from dboxfs.fuse.pusher import PushBatch, Pusher
 
 LONG = 5.0
 """Seconds: longer than anything here takes, unless it hangs."""
@@ -60,7 +60,7 @@ class Kernel:
         assert self.lock(inode).acquire(blocking=False)
         batch = pusher.begin(inode)
         if opens is not None:
-            batch = pusher.push(opens, pusher.generation)
+            batch = pushed(pusher, opens)
         if batch is not None:
             await batch.wait()
         self.log.append(f"answered {inode}")
@@ -70,6 +70,12 @@ class Kernel:
 
 def items(*inodes: int) -> list[tuple[int, bytes]]:
     return [(inode, b"%d" % inode) for inode in inodes]
+
+
+def pushed(pusher: Pusher, some: list[tuple[int, bytes]]) -> PushBatch:
+    batch = pusher.expect([inode for inode, _ in some])
+    batch.push(some)
+    return batch
 
 
 @asynccontextmanager
@@ -116,6 +122,21 @@ async def test_a_read_of_a_queued_message_waits_for_the_batch_and_is_passed_over
 
 
 @pytest.mark.usefixtures("patient")
+async def test_a_read_of_a_message_whose_bytes_are_still_read_waits_for_them_and_no_other_read_does() -> None:
+    kernel = Kernel()
+    async with pushing(kernel) as pusher, trio.open_nursery() as nursery:
+        batch = pusher.expect([2, 3, 4])
+        assert pusher.wanted([1, 2, 3]) == {1}
+        nursery.start_soon(kernel.read, pusher, 3)
+        await kernel.read(pusher, 1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert kernel.log == ["answered 1"]
+        batch.push(items(2, 3))  # the third one could not be read
+    assert kernel.log == ["answered 1", "stored 2", "answered 3"]
+    assert pusher.wanted([2, 3, 4]) == {2, 3, 4}
+
+
+@pytest.mark.usefixtures("patient")
 async def test_a_read_of_the_message_that_is_being_stored_is_answered_at_once() -> None:
     kernel = Kernel()
     kernel.slow[2] = threading.Event()
@@ -138,7 +159,7 @@ async def test_a_message_with_a_read_in_flight_is_not_pushed() -> None:
         assert kernel.lock(3).acquire(blocking=False)
         assert pusher.begin(3) is None
         assert pusher.wanted([2, 3, 4]) == {2, 4}
-        await pusher.push(items(2, 3, 4), pusher.generation).wait()  # it came after the window was made
+        await pushed(pusher, items(2, 3, 4)).wait()  # it came after the window was made
         pusher.end(3)
         kernel.lock(3).release()
     assert kernel.log == ["stored 2", "stored 4"]
@@ -177,10 +198,11 @@ async def test_two_windows_that_wait_for_each_others_messages_do_not_hang() -> N
 async def test_what_was_read_before_pages_were_dropped_is_not_stored_after_it() -> None:
     kernel = Kernel()
     async with pushing(kernel) as pusher:
-        before = pusher.generation
+        before = pusher.expect([2])
         pusher.drop([2, 3])
-        await pusher.push(items(2), before).wait()
-        await pusher.push([(3, b"repaired")], pusher.generation).wait()
+        before.push(items(2))
+        await before.wait()
+        await pushed(pusher, [(3, b"repaired")]).wait()
     assert kernel.pages == {3: b"repaired"}
     assert kernel.log == ["dropped 2", "dropped 3", "stored 3"]
 

@@ -181,8 +181,6 @@ async def test_a_mount_without_open_reads_it_too(m: Mounted, p: Program) -> None
     path = await remove(p, "INBOX/1.eml")
 
     class NoPages:
-        generation = 0
-
         def begin(self, inode: int) -> None:
             return None
 

@@ -9,11 +9,14 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
 import pytest
+import trio.testing
 
 from dboxfs.store import Kind
 from dboxfs.store.write import NewMessage
 from dboxfs.vfs import searches
+from dboxfs.vfs.unopened import Unopened
 from tests.vfs.inside import JULY, ONE, TWO, Mounted, Program, mounted, raises
+from tests.vfs.test_unopened import Pages
 
 SEEN, FLAGGED = 0x08, 0x02
 
@@ -87,6 +90,66 @@ async def test_what_changes_is_seen_at_once(m: Mounted, p: Program) -> None:
         await p.stat(".dboxfs/unseen/INBOX")
     await p.unlink("INBOX/2.eml")
     assert await p.names(".dboxfs/keyword/Later") == []
+
+
+@pytest.mark.parametrize("top", ["unseen", "flagged", "keyword/Later"])
+async def test_links_come_ahead_in_the_order_of_their_listing_and_nothing_that_lies_between_them(
+    m: Mounted, p: Program, top: str
+) -> None:
+    mark = {"unseen": (0, ()), "flagged": (SEEN | FLAGGED, ()), "keyword/Later": (SEEN, ("Later",))}[top]
+    texts = [b"Subject: %d\n\n" % number for number in range(600)]
+    some = [
+        NewMessage(text, JULY, *(mark if number % 9 == 0 else (SEEN, ())))
+        for number, text in enumerate(texts)
+    ]
+    await m.others.save("INBOX", some)
+    await m.follow()
+    pages, reads, found = Pages(), 0, []
+    unopened = Unopened(m.reading, pages)
+    names = await p.names(f".dboxfs/{top}/INBOX")
+    for name in sorted(names, key=lambda name: int(name.removesuffix(".eml"))):
+        inode = await p.inode(f".dboxfs/{top}/INBOX/{name}")
+        if inode not in pages.there:
+            reads += 1
+            pages.there[inode] = await unopened.read(inode, 4096, 0)
+            await trio.testing.wait_all_tasks_blocked()  # the program works with it
+        found.append(pages.there[inode])
+    assert found[1:] == texts[::9]
+    assert reads < 10
+    assert len(pages.there) == len(names) == 68
+
+
+async def test_a_message_that_is_read_by_its_own_name_brings_no_links(m: Mounted, p: Program) -> None:
+    some = [NewMessage(b"Subject: %d\n\n" % n, JULY, SEEN if n % 9 else 0) for n in range(600)]
+    await m.others.save("INBOX", some)
+    await m.follow()
+    pages = Pages()
+    unopened = Unopened(m.reading, pages)
+    await p.names(".dboxfs/unseen/INBOX")
+    for path in (".dboxfs/unseen/INBOX/3.eml", ".dboxfs/unseen/INBOX/12.eml", "INBOX/300.eml"):
+        await unopened.read(await p.inode(path), 4096, 0)
+    came, base = len(pages.there), await p.inode("INBOX")
+    await unopened.read(await p.inode("INBOX/301.eml"), 4096, 0)
+    assert {base | uid for uid in range(302, 306)} <= set(pages.there)
+    assert came > 6
+
+
+async def test_links_whose_messages_have_gone_meanwhile_bring_those_that_are_left(
+    m: Mounted, p: Program
+) -> None:
+    some = [NewMessage(b"Subject: %d\n\n" % n, JULY, SEEN if n % 9 else 0) for n in range(600)]
+    await m.others.save("INBOX", some)
+    await m.follow()
+    pages = Pages()
+    unopened = Unopened(m.reading, pages)
+    names = await p.names(".dboxfs/unseen/INBOX")
+    assert names[1:3] == ["102.eml", "111.eml"]
+    await m.others.expunge("INBOX", [21, 30, 595])
+    await m.follow()
+    for name in ("3.eml", "12.eml"):
+        await unopened.read(await p.inode(f".dboxfs/unseen/INBOX/{name}"), 4096, 0)
+    base = await p.inode("INBOX")
+    assert sorted(inode - base for inode in pages.there)[:3] == [39, 48, 57]
 
 
 async def test_a_name_that_a_program_gave_is_the_links_name(p: Program) -> None:

@@ -31,15 +31,27 @@ COUNT = 300
 
 
 class Batch:
+    def __init__(self, pages: Pages, inodes: Sequence[int]) -> None:
+        self.pages = pages
+        self.inodes = inodes
+
+    def push(self, items: Sequence[Item]) -> None:
+        assert {inode for inode, _ in items} <= set(self.inodes)
+        self.pages.there.update({inode: bytes(data) for inode, data in items})
+
     async def wait(self) -> None:
+        self.pages.waits += 1
         await trio.lowlevel.checkpoint()
 
 
 class Pages:
-    """The kernel's page cache: what was pushed is there."""
+    """The kernel's page cache: what was pushed is there.
+
+    :ivar waits: READs that were answered after their window was stored.
+    """
 
     def __init__(self) -> None:
-        self.generation = 0
+        self.waits = 0
         self.there: dict[int, bytes] = {}
         self.in_flight: list[int] = []
         self.dropped: list[int] = []
@@ -53,13 +65,10 @@ class Pages:
     def wanted(self, inodes: Iterable[int]) -> set[int]:
         return set(inodes) - set(self.in_flight)
 
-    def push(self, items: Sequence[Item], generation: int) -> Batch:
-        assert generation == self.generation
-        self.there.update({inode: bytes(data) for inode, data in items})
-        return Batch()
+    def expect(self, inodes: Sequence[int]) -> Batch:
+        return Batch(self, inodes)
 
     def drop(self, inodes: Sequence[int]) -> None:
-        self.generation += 1
         self.dropped += inodes
 
 
@@ -82,6 +91,7 @@ class Reader:
         if inode not in self.pages.there:
             self.reads += 1
             self.pages.there[inode] = await self.unopened.read(inode, 1 << 20, 0)
+            await trio.testing.wait_all_tasks_blocked()  # the program works with it
         return self.pages.there[inode]
 
     async def again(self, uid: int, size: int = 1 << 20, offset: int = 0) -> bytes:
@@ -108,6 +118,13 @@ async def test_a_walk_gets_the_bytes_of_the_messages_with_a_read_for_each_window
     assert [await r.read(uid) for uid in range(2, COUNT + 1)] == [text(uid) for uid in range(2, COUNT + 1)]
     assert r.reads <= 8
     assert r.pages.in_flight == []
+
+
+async def test_only_the_first_windows_of_a_walk_keep_the_program_waiting(r: Reader) -> None:
+    for uid in range(2, COUNT + 1):
+        await r.read(uid)
+    assert r.pages.waits == 2
+    assert r.reads > 4
 
 
 async def test_a_walk_backwards_does_too(r: Reader) -> None:

@@ -32,6 +32,7 @@ class Kernel:
         self.cached: set[tuple[int, int]] = set()
         self.seen: set[tuple[int, int]] = set()
         self.windows: list[list[int]] = []
+        self.ahead: list[bool] = []
         self.reads = self.in_vain = 0
 
     def size_of(self, uids: Uids) -> npt.NDArray[np.int64]:
@@ -43,9 +44,11 @@ class Kernel:
             return
         self.reads += 1
         self.cached.add((folder, uid))
-        window = self.predictor.walks(folder).read(uid, self.orders, self.size_of).tolist()
+        asked = self.predictor.walks(folder).read(uid, self.orders, self.size_of)
+        window = asked.uids.tolist()
         if window:
             self.windows.append(window)
+            self.ahead.append(asked.ahead)
         self.in_vain += sum((folder, pushed) in self.seen for pushed in window)
         self.cached.update((folder, pushed) for pushed in window)
 
@@ -157,6 +160,34 @@ def test_a_window_doubles_up_to_its_limit() -> None:
     kernel.read_all(uids())
     assert [len(window) for window in kernel.windows[:7]] == [8, 16, 32, 64, 128, 128, 128]
     assert max(map(len, kernel.windows)) == WINDOW_MOST
+
+
+@pytest.mark.parametrize(
+    "order", [uids(), list(reversed(uids())), by_name(uids())], ids=["up", "down", "names"]
+)
+def test_a_walk_waits_twice_and_each_later_window_comes_when_a_quarter_of_the_last_one_is_left(
+    order: list[int],
+) -> None:
+    kernel = Kernel(uids())
+    for uid in order[:5000]:
+        windows = len(kernel.windows)
+        kernel.read(uid)
+        if windows > 1 and len(kernel.windows) > windows:
+            last, here = kernel.windows[-2], order.index(uid)
+            assert len(set(last) & set(order[here:])) == len(last) // 4
+    assert kernel.ahead == [False, False] + [True] * (len(kernel.windows) - 2)
+    assert len(kernel.windows) > 30
+
+
+def test_a_walk_whose_wire_the_program_leaves_out_goes_on_behind_its_window() -> None:
+    numbers = uids()
+    kernel = Kernel(numbers)
+    kernel.read_all(numbers[:11])
+    first, last = (numbers.index(uid) for uid in (kernel.windows[1][0], kernel.windows[1][-1]))
+    (wire,) = set(numbers[first : last + 1]) - set(kernel.windows[1])
+    kernel.read_all(uid for uid in numbers[11:100] if uid != wire)
+    assert kernel.windows[2][0] == numbers[last + 2]
+    assert kernel.ahead[:4] == [False, False, False, True]
 
 
 def test_a_window_has_no_more_bytes_than_its_limit() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from dboxfs.vfs.host import Item, Kernel, Pages, PushWait
 from dboxfs.vfs.site.numbers import UserNumbers
@@ -50,14 +50,6 @@ class UserPages:
         self._pages = pages
         self._out = numbers.out
 
-    @property
-    def generation(self) -> int:
-        return self._pages.generation
-
-    @generation.setter
-    def generation(self, value: int) -> None:
-        self._pages.generation = value
-
     def begin(self, inode: int) -> PushWait | None:
         return self._pages.begin(self._out(inode))
 
@@ -68,8 +60,20 @@ class UserPages:
         outside = {self._out(inode): inode for inode in inodes}
         return {outside[inode] for inode in self._pages.wanted(outside)}
 
-    def push(self, items: Sequence[Item], generation: int) -> PushWait:
-        return self._pages.push([(self._out(inode), data) for inode, data in items], generation)
+    def expect(self, inodes: Sequence[int]) -> PushWait:
+        return _UserBatch(self._pages.expect([self._out(inode) for inode in inodes]), self._out)
 
     def drop(self, inodes: Sequence[int]) -> None:
         self._pages.drop([self._out(inode) for inode in inodes])
+
+
+class _UserBatch:
+    """Messages of one user that are handed over together."""
+
+    def __init__(self, batch: PushWait, out: Callable[[int], int]) -> None:
+        self._batch = batch
+        self._out = out
+        self.wait = batch.wait
+
+    def push(self, items: Sequence[Item]) -> None:
+        self._batch.push([(self._out(inode), data) for inode, data in items])

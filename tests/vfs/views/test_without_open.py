@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 import pytest
+import trio.testing
 
 from dboxfs.store import Kind
 from dboxfs.store.write import NewMessage
@@ -103,6 +104,7 @@ async def test_messages_of_cur_and_new_come_ahead_of_a_program_that_reads_one_of
                 if inode not in pages.there:
                     asked += 1
                     await unopened.read(inode, 1 << 20, 0)
+                    await trio.testing.wait_all_tasks_blocked()  # the program works with it
             return asked, len(pages.there)
 
         for sub, count in (("new", 100), ("cur", 199)):
