@@ -53,7 +53,7 @@ DIRECTORIES = 4096
 LOOKED_UP = 64
 """Messages of which it is remembered by which link they were looked up last, at most."""
 
-LISTED = 64
+LISTINGS_KEPT = 64
 """Listings whose order is remembered, at most."""
 
 _SEARCH_BITS = 0b1111 << 60 | 0b111 << 34
@@ -324,7 +324,7 @@ class SearchPlaces:
     def _remember(self, directory: int, listed: _Listed) -> None:
         self._listed[directory] = listed
         self._listed.move_to_end(directory)
-        if len(self._listed) > LISTED:
+        if len(self._listed) > LISTINGS_KEPT:
             self._listed.popitem(last=False)
 
     # -- requests ------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ class InDirectory(NamedTuple):
     own: OwnNames = EML
 
 
-class Window(NamedTuple):
+class PushWindow(NamedTuple):
     """Messages to push.
 
     ``uids``: in the order of the walk, uint32[n].  ``ahead``: the program has messages of the window before
@@ -197,26 +197,26 @@ class Walks:
         self._walks: list[_Walk] = []
         self._recent: deque[int] = deque(maxlen=_RECENT)
 
-    def read(self, uid: int, orders: Orders, sizes: Sizes) -> Window:
+    def read(self, uid: int, orders: Orders, sizes: Sizes) -> PushWindow:
         """The kernel reads the beginning of *uid*; gives the messages to push."""
         walk = next((walk for walk in self._walks if walk.wire == uid), None)
         if walk is not None and (end := walk.place(orders)) >= 0:
             self._doubled(walk)
             walk.begin = uid
-            return Window(self._window(walk, end, orders, sizes), ahead=True)
+            return PushWindow(self._window(walk, end, orders, sizes), ahead=True)
         walk = self._goes_on(uid, orders)
         if walk is not None and walk.end == uid:
-            return Window(orders.uids[:0])
+            return PushWindow(orders.uids[:0])
         if walk is None:
             walk = self._new(uid, orders) or self._predictor.continued(uid, orders)
             self._recent.append(uid)
             if walk is None:
-                return Window(orders.uids[:0])
+                return PushWindow(orders.uids[:0])
             self._walks.insert(0, walk)
             del self._walks[_WALKS:]
         walk.begin = uid
         walk.promise(uid)
-        return Window(self._window(walk, walk.place(orders), orders, sizes))
+        return PushWindow(self._window(walk, walk.place(orders), orders, sizes))
 
     def _doubled(self, walk: _Walk) -> None:
         walk.window = min(walk.window * 2, WINDOW_MOST)
