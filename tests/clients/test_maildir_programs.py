@@ -294,6 +294,34 @@ def test_mutt_flags_saves_and_deletes(make: Make, program: str) -> None:
     assert list(shown.flags("Work")) == ["two"]
 
 
+@pytest.mark.parametrize("program", ["mutt", "neomutt"])
+def test_mutt_shows_what_somebody_types_and_writes_when_it_is_told_to(make: Make, program: str) -> None:
+    three = ONE.replace(b": one", b": three").replace(b"<one@", b"<three@")
+    shown = make("mdbox", "rw", [Append(ONE), Append(TWO), Append(three, r"\Seen")])
+    rc = shown.file(
+        f"{program}rc",
+        f"set folder={shown.mnt}\nset mbox_type=Maildir\nset move=no\nset mark_old=no\n"
+        "set confirmappend=no\nset confirmcreate=no\nset delete=yes\nset wait_key=no\nset beep=no\n"
+        "set quit=yes\nset maildir_trash=no\nset sort=mailbox-order\nset pager_stop=yes\n",
+    )
+
+    def holds(expected: dict[str, set[str]], box: str = "INBOX") -> Callable[[bytes], bool]:
+        return lambda said: shown.flags(box) == expected
+
+    in_terminal(
+        shown, program, "-n", "-F", rc, "-f", shown.mnt / "INBOX", seconds=60,
+        typed=[
+            Typed(lambda said: b"three" in said, b"/~s one\rF"),
+            Typed(lambda said: True, b"/~s two\rs=Work\r"),
+            Typed(lambda said: True, b"/~s three\rd$"),
+            Typed(holds({"one": {"\\Flagged"}}), b"/~s one\r\r"),
+            Typed(lambda said: b"first" in said, b"q$"),
+            Typed(holds({"one": {"\\Flagged", "\\Seen"}}), b"q"),
+        ],
+    )  # fmt: skip
+    assert shown.flags("Work") == {"two": set()}
+
+
 def test_aerc_flags_reads_moves_and_deletes(make: Make) -> None:
     three = ONE.replace(b": one", b": three").replace(b"<one@", b"<three@")
     shown = make("mdbox", "rw", [Append(ONE), Append(TWO), Append(three)])

@@ -327,6 +327,33 @@ async def test_what_programs_keep_beside_the_mail_is_kept_and_is_no_mail(
     assert not await w.p.exists("INBOX/.renamed")
 
 
+KNOWN = (
+    ".uidvalidity", ".mbsyncstate", ".mbsyncstate.new", ".mbsyncstate.journal", ".mbsyncstate.lock",
+    ".mh_sequences", "courierimapuiddb", "courierimapkeywords/:list", "courierimaphieracl/x", "maildirsize",
+    ".notmuch/xapian/postlist.glass",
+)  # fmt: skip
+"""What mbsync, mblaze, Courier and notmuch keep in a Maildir."""
+
+
+async def test_each_file_that_programs_are_known_to_keep_is_there_in_the_next_mount_and_is_no_mail(
+    kind: Kind, tmp_path: Path
+) -> None:
+    async with maildir(kind, directory=tmp_path) as w:
+        for above in ("courierimapkeywords", "courierimaphieracl", ".notmuch", ".notmuch/xapian"):
+            await w.p.mkdir(f"INBOX/{above}")
+        for name in KNOWN:
+            await w.p.write(f"INBOX/{name}", name.encode())
+        assert await w.inner.stored() == [(1, ONE)]
+        assert await w.inner.program().names("INBOX") == ["1.eml"]
+        driver = MemoryDriver(tree=w.inner.tree)
+    async with maildir(kind, directory=tmp_path, driver=driver) as w:
+        for name in KNOWN:
+            assert await w.p.read(f"INBOX/{name}") == name.encode()
+        tops = {name.partition("/")[0] for name in KNOWN}
+        assert await w.p.names("INBOX") == sorted([*tops, "cur", "new", "tmp"])
+        assert await w.inner.stored() == [(1, ONE)]
+
+
 async def test_foreign_files_follow_their_mailbox_and_keep_it_from_being_removed(w: InMaildir) -> None:
     await w.p.write("Work/.uidvalidity", b"1\n")
     await w.p.rename("Work", "Done")
