@@ -62,6 +62,11 @@ class MapIndex:
         return self._header()[1]
 
     @property
+    def identity(self) -> tuple[int, int, int]:
+        """indexid, uid_validity and number of rebuilds: a map that was made anew or rebuilt has another."""
+        return self.state.indexid, self.uid_validity, self.rebuild_count
+
+    @property
     def map_uids(self) -> npt.NDArray[np.uint32]:
         """All map uids, ascending."""
         return self.state.uids

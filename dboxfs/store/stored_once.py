@@ -328,7 +328,7 @@ class StoredOnce:
     async def _generation(self) -> bytes:
         assert self._store.storage is not None
         mapping = await self._store.storage.map()
-        return generation_of(mapping.state.indexid, mapping.uid_validity, mapping.rebuild_count)
+        return generation_of(*mapping.identity)
 
 
 @contextmanager

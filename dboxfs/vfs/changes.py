@@ -8,8 +8,8 @@ one has its name, nothing is changed (:class:`~dboxfs.store.write.Superseded`), 
 with the mailbox as it is now (:meth:`MessageChanges.again`).
 
 Locks: :meth:`MessageChanges.move` and a rename over a message hold the lock of the name that gets another
-meaning (:mod:`dboxfs.vfs.name_locks`).  A commit already holds it when it calls :meth:`MessageChanges.save`,
-which takes none.
+meaning (:class:`~dboxfs.vfs.names.NameLocks`).  A commit already holds it when it calls
+:meth:`MessageChanges.save`, which takes none.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from dboxfs.store.names.files import NameFiles
 from dboxfs.store.names.read import NameReader
 from dboxfs.store.stored_once import Arrived, StoredOnce
 from dboxfs.store.write import BodySource, Copied, NewMessage, Source, StoreWriter, Superseded, Wanted
+from dboxfs.store.write.meaning import as_seen
 from dboxfs.vfs.editor_saves import EditorSaves
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.forwarding import Forwarding
 from dboxfs.vfs.keep_names import keep_names
-from dboxfs.vfs.name_locks import NameLocks
+from dboxfs.vfs.names import NameLocks
 from dboxfs.vfs.node import Inodes, Node
-from dboxfs.vfs.seen import as_seen
 
 log = logging.getLogger(__name__)
 

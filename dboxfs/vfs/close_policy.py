@@ -35,13 +35,12 @@ import trio
 from dboxfs.errors import DboxfsError
 from dboxfs.vfs import holders
 from dboxfs.vfs.commit import Committer
-from dboxfs.vfs.draft import Draft
+from dboxfs.vfs.draft import Draft, Writing
 from dboxfs.vfs.draft_stages import Stage
 from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.host import Host
 from dboxfs.vfs.node import DRAFTS, Inodes
 from dboxfs.vfs.staging import Staging
-from dboxfs.vfs.writing import Writing
 
 log = logging.getLogger(__name__)
 

@@ -32,7 +32,8 @@ was given it                                   (``<uid>.eml``)
 :meth:`Committer.commit` returns when the message is on disk, the mailbox has been read again, and the name is
 recorded.  When it raises, nothing has changed, and nothing of the draft will ever be committed.
 
-Locks: the caller holds :attr:`Draft.lock`; a commit takes the name's lock (:mod:`dboxfs.vfs.name_locks`).
+Locks: the caller holds :attr:`Draft.lock`; a commit takes the name's lock
+(:class:`~dboxfs.vfs.names.NameLocks`).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from dboxfs.vfs.changes import MessageChanges, mailbox_of
 from dboxfs.vfs.draft import Draft
 from dboxfs.vfs.draft_stages import Stage
 from dboxfs.vfs.forwarding import Forwarding
-from dboxfs.vfs.name_locks import NameLocks
+from dboxfs.vfs.names import NameLocks
 from dboxfs.vfs.node import Inodes
 
 

@@ -22,10 +22,12 @@ from msgspec.structs import replace
 from dboxfs.store import Body, Folder
 from dboxfs.store.write import Source
 from dboxfs.util.lock import Lock
+from dboxfs.util.mounts import Membership
 from dboxfs.vfs.brought import Brought
 from dboxfs.vfs.content import Budget, Content, PackedContent, Temporary
 from dboxfs.vfs.draft_stages import DraftEvent, Stage, Standing, guid_of
 from dboxfs.vfs.errors import Refused, errno_of
+from dboxfs.vfs.holders import Holders
 
 
 class PackedDraft(NamedTuple):
@@ -387,3 +389,18 @@ class Draft:
         """Give up all bytes; the temporary file is deleted."""
         self.removed()
         self._content.close()
+
+
+class Writing:
+    """One open of a draft.
+
+    ``pid``: the process that has opened it.  ``inode``: the inode that the kernel has opened.
+    """
+
+    __slots__ = ("draft", "holders", "inode", "pid")
+
+    def __init__(self, draft: Draft, pid: int, membership: Membership) -> None:
+        self.draft = draft
+        self.pid = pid
+        self.inode = draft.inode
+        self.holders = Holders(pid, membership)

@@ -27,14 +27,13 @@ from msgspec import Struct
 from dboxfs.store import Body, Folder
 from dboxfs.util.mounts import Membership
 from dboxfs.vfs.content import Budget, Temporary
-from dboxfs.vfs.draft import Draft
+from dboxfs.vfs.draft import Draft, Writing
 from dboxfs.vfs.draft_stages import Stage, Standing
 from dboxfs.vfs.emptied import Emptied
 from dboxfs.vfs.holders import process_of
 from dboxfs.vfs.node import DRAFTS, Inodes
 from dboxfs.vfs.open_files import OpenFiles
 from dboxfs.vfs.packed_drafts import PackedDrafts
-from dboxfs.vfs.writing import Writing
 
 GHOSTS = 64
 """Ghosts that are kept at most."""

@@ -23,11 +23,11 @@ from dboxfs.store import Folder, Store
 from dboxfs.store.names.files import NameFiles
 from dboxfs.store.names.read import NameReader
 from dboxfs.store.write import StoreWriter
+from dboxfs.store.write.meaning import as_seen
 from dboxfs.vfs.changes import MessageChanges, mailbox_of
 from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.keep_names import keep_names
-from dboxfs.vfs.seen import as_seen
 
 log = logging.getLogger(__name__)
 

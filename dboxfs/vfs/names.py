@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection, Iterable, Mapping
+from weakref import WeakValueDictionary
 
 from dboxfs.store import Folder
 from dboxfs.store.names.codec import LONGEST_NAME, can_be
 from dboxfs.store.names.of_mailbox import decode
 from dboxfs.store.names.read import NameReader
 from dboxfs.store.names.table import WrittenNames
+from dboxfs.util.lock import Lock
 from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.node import Inodes
 
 
 def check_name(name: bytes) -> None:
@@ -90,3 +93,23 @@ class Names:
             hidden.difference_update(uids)
             if not hidden:
                 del self._hidden[folder.name]
+
+
+class NameLocks:
+    """A lock for each name of each folder, as long as a task holds it or waits for it.
+
+    Changes of the file that a name stands for come one after the other.  A caller that gives the name to
+    another file (a rename) tells the writers of the old file before another task runs.
+    """
+
+    def __init__(self, inodes: Inodes) -> None:
+        self._inodes = inodes
+        self._locks: WeakValueDictionary[tuple[int, bytes], Lock] = WeakValueDictionary()
+
+    def of(self, folder: Folder, name: bytes) -> Lock:
+        """The lock of *name* in *folder*."""
+        key = self._inodes.of(folder), name
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = Lock()
+        return lock

@@ -112,7 +112,10 @@ class Reader:
         :raises DboxfsError, OSError: as :meth:`dboxfs.store.Mailbox.open`.
         """
         inode = asked.inode
-        node, body, facts = await self._forwarding.use(inode, self.body, anew=True)
+        found = self._body_now(asked)
+        if found is None:
+            found = await self._forwarding.use(inode, self.body, anew=True)
+        node, body, facts = found
         try:
             same = node.inode == inode
             may_push = same and body.size <= PUSH_MOST and not flags & os.O_NOATIME
@@ -129,6 +132,15 @@ class Reader:
         self._open_files.begin_reading(inode, file)
         keep_cache = not resized and (pushed or not doubtful)
         return Opened(file, direct_io=resized, keep_cache=keep_cache, flushes=False)
+
+    @staticmethod
+    def _body_now(node: Node) -> tuple[Node, Body, Facts] | None:
+        """:meth:`body` of a message that is there, without a wait; None: not now."""
+        box = node.folder.mailbox if node.folder is not None else None
+        body = box.open_now(node.uid) if box is not None else None
+        if box is None or body is None:
+            return None
+        return node, body, box.changed(box.known(node.uid), node.uid)
 
     @staticmethod
     async def body(node: Node) -> tuple[Node, Body, Facts]:

@@ -53,6 +53,7 @@ from dboxfs.errors import DboxfsError
 from dboxfs.store import Folder, Store
 from dboxfs.store.names.of_mailbox import number_of
 from dboxfs.store.write import Eol, NewMessage, RefusedMessage, StoreWriter, Wanted
+from dboxfs.store.write.meaning import as_seen
 from dboxfs.vfs.back_already import is_back_already
 from dboxfs.vfs.brought import folder_guid, number
 from dboxfs.vfs.changes import MessageChanges, mailbox_of
@@ -65,7 +66,6 @@ from dboxfs.vfs.host import Kernel
 from dboxfs.vfs.identities import MailboxIdentities
 from dboxfs.vfs.node import Inodes
 from dboxfs.vfs.restore_report import RestoreReport
-from dboxfs.vfs.seen import as_seen
 from dboxfs.vfs.staging_file import StagingFile, StagingSegment
 from dboxfs.vfs.staging_order import StagedOrder, asked_uid, in_order, new_message
 

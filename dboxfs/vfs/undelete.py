@@ -12,6 +12,7 @@ import errno
 from dboxfs.store import Folder
 from dboxfs.store.deleted import DeletedMessage
 from dboxfs.store.write import StoreWriter
+from dboxfs.store.write.meaning import as_seen
 from dboxfs.vfs.changes import MessageChanges, mailbox_of
 from dboxfs.vfs.deleted import Deleted
 from dboxfs.vfs.drafts import Drafts
@@ -20,7 +21,6 @@ from dboxfs.vfs.host import Kernel
 from dboxfs.vfs.names import Names, check_name
 from dboxfs.vfs.node import Inodes, is_deleted
 from dboxfs.vfs.rename import NOREPLACE
-from dboxfs.vfs.seen import as_seen
 
 
 class UndeleteRequest:

@@ -41,8 +41,8 @@ from dboxfs.vfs.listing import Directory, ListingRow, OpenDirectory
 from dboxfs.vfs.mailboxes import Mailboxes
 from dboxfs.vfs.maintenance import Maintenance
 from dboxfs.vfs.missing import MissingNames
-from dboxfs.vfs.name_locks import NameLocks
-from dboxfs.vfs.node import ROOT, Node, is_deleted, is_in_control_tree
+from dboxfs.vfs.names import NameLocks
+from dboxfs.vfs.node import DRAFTS, ROOT, Node, is_deleted, is_in_control_tree
 from dboxfs.vfs.open_files import OpenFile
 from dboxfs.vfs.opening import Opening
 from dboxfs.vfs.reader import Opened
@@ -322,7 +322,7 @@ class WritableVfs:
 
         :raises Refused: ESTALE: it is gone; EACCES: a control file, for writing.
         """
-        draft = self._drafts.by_inode(inode)
+        draft = self._drafts.by_inode(inode) if inode & DRAFTS else None
         written = await self._opening.open_draft(draft, flags, pid) if draft is not None else None
         if written is not None:
             return written

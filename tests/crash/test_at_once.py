@@ -61,7 +61,7 @@ async def refer(writer: StoreWriter) -> None:
         assert box is not None
         first = (await box.details(1)).metadata.guid
         mapping = await writer.seen_map()
-    generation = generation_of(mapping.state.indexid, mapping.uid_validity, mapping.rebuild_count)
+    generation = generation_of(*mapping.identity)
     new, stored = os.urandom(16), StoredText(int(mapping.map_uids[0]), generation)
     await writer.save(
         "Work",

@@ -146,7 +146,10 @@ class IndexLog:
         :raises CorruptFile: log or snapshot are damaged; nothing was changed.
         :raises StoreBusy: another program holds the lock.
         """
-        async with self._alone():
+        has_mutex = self.mutex.is_mine  # by locked_ahead()
+        if not has_mutex:
+            await self.mutex.acquire()
+        try:
             file, self._ahead = self._ahead, None
             if file is None:
                 file = await lock_log(self.disk, self.log_path)
@@ -162,20 +165,14 @@ class IndexLog:
                 self._file = None
                 self._view.let_go()
                 await unlock_log(self._held)
+        finally:
+            if not has_mutex:
+                self.mutex.release()
 
     @property
     def is_held(self) -> bool:
         """Whether the log's lock is still held: a job may have released it already."""
         return self._file is not None and self._file.is_open
-
-    @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
-        """Hold ``mutex``, unless this task has it already by :func:`locked_ahead`."""
-        if self.mutex.is_mine:
-            yield
-            return
-        async with self.mutex:
-            yield
 
     async def peek(self) -> IndexState:
         """The index as it was a moment ago, without a lock.

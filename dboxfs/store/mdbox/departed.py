@@ -20,8 +20,7 @@ from dboxfs.errors import CorruptFile
 from dboxfs.index.mapindex import MapRecord
 from dboxfs.store.attrs import Uids
 from dboxfs.store.backend import OpenRecord, Places
-from dboxfs.store.mdbox.columns import MailboxColumns
-from dboxfs.store.mdbox.storage import MdboxStorage, OpenContainer, read_record
+from dboxfs.store.mdbox.storage import MailboxColumns, MdboxStorage, OpenContainer, read_record
 
 MOST_DEPARTED = 1024
 

@@ -1,7 +1,7 @@
 """multi-dbox: the messages of one mailbox in the storage.
 
 mailbox record -> ``map_uid`` -> map record -> (file_id, offset, size) -> ``m.<file_id>``: the first two steps
-are in :mod:`dboxfs.store.mdbox.columns` and the map, the last ones in :mod:`dboxfs.store.mdbox.storage`.
+are in the index and the map, the last ones in the files (:mod:`dboxfs.store.mdbox.storage`).
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ from dboxfs.index.mapindex import MapIndex, MapRecord
 from dboxfs.store.attrs import DAMAGED, Facts, FactTable, Marks, Uids
 from dboxfs.store.backend import DepartedFiles, Marked, MessageFiles, OpenRecord, Scanned, StateOf, scanned
 from dboxfs.store.body_plain import PlainBody
-from dboxfs.store.mdbox.columns import MailboxColumns
 from dboxfs.store.mdbox.departed import DepartedPlaces
 from dboxfs.store.mdbox.read_many import read_run, runs
-from dboxfs.store.mdbox.storage import MdboxStorage, OpenContainer, read_record, split_header
+from dboxfs.store.mdbox.storage import MailboxColumns, MdboxStorage, OpenContainer, read_record, split_header
 from dboxfs.store.odd_files import odd_file
 from dboxfs.store.saved_dates import CachePlaces, SavedDates
 from dboxfs.store.size_format import generation_of, marks_of_records
@@ -97,7 +96,7 @@ class MdboxFiles:
     async def generation(self) -> bytes | None:
         """A value that changes when Dovecot has rebuilt the storage or created a new map."""
         mapping = await self._storage.map()
-        return generation_of(mapping.state.indexid, mapping.uid_validity, mapping.rebuild_count)
+        return generation_of(*mapping.identity)
 
     async def marks(self, uids: Uids) -> Marked:
         """The marks and saved dates of *uids* at present, by index and map; no message is read."""

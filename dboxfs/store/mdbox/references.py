@@ -89,7 +89,7 @@ def check_limit(mapping: MapIndex, rows: Sequence[log_records.AppendedRow]) -> N
 
     :raises Unsupported: a message has as many references as it can have.
     """
-    for map_uid, more in references_of(rows, 1):
+    for map_uid, more in log_records.references_of(rows, 1):
         found = mapping.lookup(map_uid)
         if found is not None and found.refcount + more >= REFCOUNT_LIMIT:
             raise Unsupported(f"a stored message can't have more than {REFCOUNT_LIMIT - 1} copies")
@@ -105,12 +105,4 @@ def lost_references(index: IndexLog, mapping: MapIndex, gone: Sequence[int]) -> 
         found = mapping.lookup(map_uid)
         if found is not None and found.refcount > -counts.get(map_uid, 0):
             counts[map_uid] = counts.get(map_uid, 0) - 1
-    return sorted(counts.items())
-
-
-def references_of(rows: Sequence[log_records.AppendedRow], each: int) -> list[tuple[int, int]]:
-    """(map uid, difference) for *rows*, ascending."""
-    counts: dict[int, int] = {}
-    for row in rows:
-        counts[row.map_uid] = counts.get(row.map_uid, 0) + each
     return sorted(counts.items())

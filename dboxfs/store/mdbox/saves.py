@@ -29,7 +29,7 @@ from dboxfs.store.indexes.in_turn import LogWrite, LogWritten, first_and_last, r
 from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.indexes.snapshot import is_due_behind
 from dboxfs.store.mdbox.placement import LastEnd, Placed, Placer
-from dboxfs.store.mdbox.references import REFCOUNT_LIMIT, References, references_of
+from dboxfs.store.mdbox.references import REFCOUNT_LIMIT, References
 from dboxfs.store.size_format import generation_of
 from dboxfs.store.write import log_records
 from dboxfs.store.write.group_commit import GroupCommit, Request
@@ -232,7 +232,7 @@ class MdboxSaves:
         batch = log_records.highest_file_id(self._work.map.state, highest) if highest else []
         if entries:
             batch += log_records.append_to_map(self._work.map.state, entries)
-        more = references_of([row for share in shares for row in share.referring], 1)
+        more = log_records.references_of([row for share in shares for row in share.referring], 1)
         batch += log_records.change_refcounts(self._work.map.state, more)
         lost = sorted(map_uid for share in shares for _, map_uid in share.replaced)
         batch += log_records.change_refcounts(self._work.map.state, [(map_uid, -1) for map_uid in lost])
@@ -281,12 +281,11 @@ class MdboxSaves:
     @staticmethod
     def _refuse_lost_texts(mapping: MapIndex, shares: list[_Share]) -> None:
         """Drop requests whose messages refer to a text that is gone; they get an error."""
-        state, more = mapping.state, Counter[int]()
-        now = generation_of(state.indexid, mapping.uid_validity, mapping.rebuild_count)
+        more = Counter[int]()
         for share in shares:
             for request in list(share.requests):
                 wanted = Counter(
-                    text.map_uid if text.generation == now else 0
+                    text.map_uid if text.generation == generation_of(*mapping.identity) else 0
                     for text in (arriving.message.same_as for arriving in request.what.arriving)
                     if isinstance(text, StoredText)
                 )
@@ -430,7 +429,7 @@ class MdboxSaves:
             return
         for placer in placers:
             placer.named = True
-        back = references_of([row for share in shares for row in share.appended], -1)
+        back = log_records.references_of([row for share in shares for row in share.appended], -1)
         back += [(map_uid, 1) for map_uid in lost]
         await self._disk.attempt(self._references.change(back, tail=True))
 

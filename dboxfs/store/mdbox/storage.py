@@ -1,4 +1,4 @@
-"""multi-dbox: the storage of a whole store: the map and the open ``m.<file_id>`` files (mdbox-map).
+"""multi-dbox: where messages are: a mailbox's map uids, the map, the open ``m.<file_id>`` (mdbox-map).
 
 A message is in ``m.<file_id>`` in the storage, else in the alternative storage.  A purge writes the live
 messages of a file into another one, changes the map and unlinks the file.  So a reader that finds a file or
@@ -19,12 +19,16 @@ import os
 from collections import OrderedDict
 
 import numpy as np
+import numpy.typing as npt
 from msgspec import Struct
 
 from dboxfs.dbox import FileHeader
 from dboxfs.errors import CorruptFile, FormatError
 from dboxfs.fsapi import FileSystem, Handle
+from dboxfs.index import mailbox
 from dboxfs.index.mapindex import MapIndex, MapRecord
+from dboxfs.store.attrs import Uids
+from dboxfs.store.backend import Places, StateOf
 from dboxfs.store.indexes.delta import Delta
 from dboxfs.store.indexes.follow import IndexFiles
 from dboxfs.store.location import Location
@@ -255,6 +259,54 @@ class MdboxStorage:
         """Close every file in which no message is open; the others close with their messages."""
         for file_id in list(self._open):
             self.drop(file_id)
+
+
+class MailboxColumns:
+    """Map uids, saved dates and GUIDs of one mailbox's messages, as its index has them now.
+
+    :param state: gives the state of the index.
+    """
+
+    def __init__(self, state: StateOf) -> None:
+        self._state = state
+
+    def all_map_uids(self) -> Places | None:
+        """The uids of the mailbox and the map uid of each, as the index has them now; None: the index has no
+        map uids.  The arrays stay as they are: an expunge makes new ones.
+        """
+        state = self._state()
+        column = mailbox.map_uids(state) if state is not None else None
+        return None if state is None or column is None else (state.uids, column)
+
+    def map_uids(self, uids: Uids) -> tuple[np.ndarray, np.ndarray]:
+        """(map_uid, save_date) of *uids*, uint32[n] each; zeros for those that the index doesn't have."""
+        numbers, dates = np.zeros(len(uids), np.uint32), np.zeros(len(uids), np.uint32)
+        state = self._state()
+        if (
+            state is not None
+            and (of_row := mailbox.map_uids(state)) is not None
+            and (saved := mailbox.save_dates(state)) is not None
+        ):
+            rows = state.rows_of(uids)
+            found = rows >= 0
+            numbers[found] = of_row[rows[found]]
+            dates[found] = saved[rows[found]]
+        return numbers, dates
+
+    def map_uid(self, uid: int) -> int:
+        """The map uid of *uid*; 0 if the index has none."""
+        state = self._state()
+        row = state.row_of(uid) if state is not None else -1
+        return mailbox.map_uid(state, row) if state is not None and row >= 0 else 0
+
+    def guids(self, uids: Uids) -> npt.NDArray[np.uint8]:
+        """The GUIDs of *uids* in the index, uint8[n, 16]; zeros for those without one."""
+        found, state = np.zeros((len(uids), 16), np.uint8), self._state()
+        column = mailbox.guids(state) if state is not None else None
+        if state is not None and column is not None:
+            rows = state.rows_of(uids)
+            found[rows >= 0] = column[rows[rows >= 0]]
+        return found
 
 
 def split_header(head: bytes) -> tuple[FileHeader, FormatError | None]:

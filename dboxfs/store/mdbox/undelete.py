@@ -17,7 +17,7 @@ from dboxfs.index.mailbox import map_uids
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.mdbox.expunged import Expunged
-from dboxfs.store.mdbox.references import References, check_limit, references_of
+from dboxfs.store.mdbox.references import References, check_limit
 from dboxfs.store.mdbox.repair import read_record
 from dboxfs.store.write import log_records
 from dboxfs.store.write.naming import Wanted
@@ -43,7 +43,7 @@ async def undelete(
         if named is not None:
             named.uid = rows[0].uid
             await work.name_one(target, there, named)
-        await references.begin(references_of(rows, 1))
+        await references.begin(log_records.references_of(rows, 1))
         consistent = True
         try:
             await there.append(log_records.append_messages(there.state, rows, mdbox=True), durable=True)

@@ -15,7 +15,7 @@ from dboxfs.index.mailbox import guids, map_uids
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.mdbox.expunged import Expunged
-from dboxfs.store.mdbox.references import References, check_limit, lost_references, references_of
+from dboxfs.store.mdbox.references import References, check_limit, lost_references
 from dboxfs.store.mdbox.saves import MdboxSaves
 from dboxfs.store.mdbox.undelete import undelete
 from dboxfs.store.write import log_records
@@ -154,10 +154,10 @@ class MdboxWriter:
 
         :param replaced: (uid, map uid) of messages that are expunged with the append.
         """
-        more = references_of(rows, 1)
+        more = log_records.references_of(rows, 1)
         lost = [(map_uid, -1) for _, map_uid in replaced]
         # A move changes no refcount in the end; the records say that it has begun.
-        await self._references.begin(more, references_of(rows, -1) if gone else [], lost)
+        await self._references.begin(more, log_records.references_of(rows, -1) if gone else [], lost)
         arrived = False
         consistent = True
         try:

@@ -252,6 +252,14 @@ def append_to_map(state: IndexState, entries: Sequence[MapEntry]) -> list[bytes]
     ]
 
 
+def references_of(rows: Sequence[AppendedRow], each: int) -> list[tuple[int, int]]:
+    """(map uid, difference) for *rows*, ascending."""
+    counts: dict[int, int] = {}
+    for row in rows:
+        counts[row.map_uid] = counts.get(row.map_uid, 0) + each
+    return sorted(counts.items())
+
+
 def change_refcounts(state: IndexState, diffs: Iterable[tuple[int, int]]) -> list[bytes]:
     """Add to refcounts: (map_uid, difference), map uids ascending."""
     changes = [(map_uid, diff) for map_uid, diff in diffs if diff]

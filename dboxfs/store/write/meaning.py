@@ -18,8 +18,10 @@ carries its own meaning, also the meaning "any"; requests that contradict each o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+
+from dboxfs.store.folder import Folder
 
 _MEANT: ContextVar[Mapping[str, bytes]] = ContextVar("meant", default={})  # noqa: B039 - never changed
 
@@ -44,3 +46,13 @@ def meaning(*mailboxes: tuple[str, bytes | None]) -> Iterator[None]:
 def contradict(one: Mapping[str, bytes | None], other: Mapping[str, bytes | None]) -> bool:
     """Whether a name means different mailboxes in both (None: any, which differs from a guid)."""
     return any(other.get(name, guid) != guid for name, guid in one.items())
+
+
+def as_seen(*folders: Folder) -> AbstractContextManager[None]:
+    """Changes inside apply to the mailboxes that these folders have now.
+
+    If another mailbox has got such a name before the change is made, the change raises
+    :class:`~dboxfs.errors.NoSuchMailbox`.
+    """
+    boxes = ((folder.name, folder.mailbox) for folder in folders)
+    return meaning(*((name, box.guid) for name, box in boxes if box is not None))

@@ -125,5 +125,5 @@ def _size_table(
     empty: npt.NDArray[Any] = records[:0]
     probe = map_object(empty, uid_validity=uid_validity, next_map_uid=1, highest_file_id=0)
     mapping = MapIndex(parse_index(probe.files[0][1]))
-    generation = generation_of(mapping.state.indexid, mapping.uid_validity, mapping.rebuild_count)
+    generation = generation_of(*mapping.identity)
     return f"{SIZES}/{table_name(key)}", encode_table(table, key, generation)

@@ -29,6 +29,7 @@ import numpy as np
 import trio
 
 from dboxfs.store import Folder
+from dboxfs.store.write.meaning import as_seen
 from dboxfs.vfs.attrs import Attrs
 from dboxfs.vfs.brought import flag_names
 from dboxfs.vfs.changes import mailbox_of
@@ -37,7 +38,6 @@ from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.holders import process_of
 from dboxfs.vfs.open_files import OpenFile
 from dboxfs.vfs.reader import Opened
-from dboxfs.vfs.seen import as_seen
 from dboxfs.vfs.views.foreign import Foreign
 from dboxfs.vfs.views.letters import FLAGS, SEEN
 from dboxfs.vfs.views.mh import MhView

@@ -13,11 +13,11 @@ import os
 
 from dboxfs.store import Folder
 from dboxfs.store.names.of_mailbox import encode
+from dboxfs.store.write.meaning import as_seen
 from dboxfs.vfs.attrs import Attrs
 from dboxfs.vfs.changes import mailbox_of
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.rename import NOREPLACE
-from dboxfs.vfs.seen import as_seen
 from dboxfs.vfs.views.foreign import Foreign
 from dboxfs.vfs.views.mh import MhView
 from dboxfs.vfs.views.mh_editing import SequenceEdits

@@ -15,10 +15,10 @@ from dboxfs.errors import DboxfsError
 from dboxfs.store import Folder
 from dboxfs.store.names.codec import LONGEST_NAME
 from dboxfs.store.names.of_mailbox import encode
+from dboxfs.store.write.meaning import as_seen
 from dboxfs.vfs.brought import flag_names
 from dboxfs.vfs.changes import mailbox_of
 from dboxfs.vfs.errors import Refused
-from dboxfs.vfs.seen import as_seen
 from dboxfs.vfs.views.letters import FORWARDED, Marks, marks_of, split, with_letters
 from dboxfs.vfs.views.maildir import MaildirView
 from dboxfs.vfs.views.maildir_names import LONGEST_BASE, can_be_base, written_name
@@ -94,7 +94,7 @@ class MaildirWishes:
 
     async def mark(self, folder: Folder, uid: int, before: Marks, after: Marks) -> None:
         """Change the flags and keywords that differ between two names of a message; a keyword without a
-        letter stays.  The caller says which mailbox it means (:mod:`dboxfs.vfs.seen`).
+        letter stays.  The caller says which mailbox it means (:mod:`dboxfs.store.write.meaning`).
         """
         if before == after:
             return

@@ -33,6 +33,7 @@ import os
 from collections.abc import Sequence
 
 from dboxfs.store import Folder
+from dboxfs.store.write.meaning import as_seen
 from dboxfs.vfs.attrs import Attrs
 from dboxfs.vfs.changes import mailbox_of
 from dboxfs.vfs.errors import Refused
@@ -40,7 +41,6 @@ from dboxfs.vfs.listing import OpenDirectory
 from dboxfs.vfs.open_files import OpenFile
 from dboxfs.vfs.reader import Opened
 from dboxfs.vfs.rename import NOREPLACE
-from dboxfs.vfs.seen import as_seen
 from dboxfs.vfs.views.by_inode import WrittenByInode
 from dboxfs.vfs.views.foreign import Foreign
 from dboxfs.vfs.views.letters import Marks, split
