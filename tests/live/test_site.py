@@ -31,9 +31,9 @@ def site(request: pytest.FixtureRequest) -> Iterator[Vmail]:
         yield made
 
 
-def wait_for(what: Callable[[], object]) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 20) -> None:
     """Until *what* is true."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.05)
