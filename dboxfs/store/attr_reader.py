@@ -130,10 +130,14 @@ class AttrReader:
             await self._take_remembered()
             todo = self._box.facts.unknown_uids()
             dates = await self._files.saved_dates(todo, saved_dates.READ_FOR_ALL)
-            batches = iter([todo[i : i + _BATCH] for i in range(0, len(todo), _BATCH)])
-            async with trio.open_nursery() as nursery:
-                for _ in range(_BATCHES_AT_ONCE):
-                    nursery.start_soon(self._scan_batches, batches, dates)
+            batches = [todo[i : i + _BATCH] for i in range(0, len(todo), _BATCH)]
+            rest = iter(batches)
+            if len(batches) <= 1:  # most mailboxes of a site: tasks would take longer than the work
+                await self._scan_batches(rest, dates)
+            else:
+                async with trio.open_nursery() as nursery:
+                    for _ in range(min(_BATCHES_AT_ONCE, len(batches))):
+                        nursery.start_soon(self._scan_batches, rest, dates)
         finally:
             self.scanning = False
             self._advance()
