@@ -114,21 +114,41 @@ class Moment:
         self.top = top
         self.settled = settled
 
-    async def read(self, file: RawFile, size: int, offset: int) -> bytes:
-        """Bytes of a file, as at that moment.
+    async def open(self, file: RawFile) -> Handle | None:
+        """Open a file on the disk; the caller closes it.  None: its bytes are kept.
 
         :raises OSError: ENOENT: it was removed since; ESTALE: another file has its name.
+        """
+        if file.kept:
+            return None
+        handle = self._fs.open(file.path, nofollow=True)
+        try:
+            now = await handle.wait_open()
+            if (now.st_dev, now.st_ino) != file.identity[:2]:
+                raise os_error(errno.ESTALE, file.path)
+        except BaseException:
+            handle.close()
+            raise
+        return handle
+
+    async def read(self, file: RawFile, size: int, offset: int, handle: Handle | None = None) -> bytes:
+        """Bytes of a file, as at that moment.
+
+        :param handle: from :meth:`open`; None: it is opened for this read.
+        :raises OSError: as :meth:`open`; it can't be read.
         """
         size = min(size, max(file.size - offset, 0))
         if file.content is not None:
             return file.content[offset : offset + size]
-        if file.handle is not None:
-            return await _read(file.handle, size, offset)
-        async with self._fs.open(file.path, nofollow=True) as handle:
-            now = await handle.wait_open()
-            if (now.st_dev, now.st_ino) != file.identity[:2]:
-                raise os_error(errno.ESTALE, file.path)
-            return await _read(handle, size, offset)
+        opened = handle or file.handle
+        if opened is not None:
+            return await _read(opened, size, offset)
+        own = await self.open(file)
+        assert own is not None, "its bytes are not kept"
+        try:
+            return await _read(own, size, offset)
+        finally:
+            own.close()
 
     async def singles(self, directory: RawDirectory, uids: Sequence[int]) -> list[RawFile | None]:
         """The ``u.N`` of *directory* with these uids, as they are now; None: it is gone."""

@@ -19,11 +19,13 @@ import bisect
 import errno
 import os
 import stat
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 
 import trio
 from msgspec import Struct, field
 
+from dboxfs.fsapi import Handle
 from dboxfs.store import Store
 from dboxfs.store.raw import Moment, RawDirectory, RawFile, take_moment
 from dboxfs.vfs.attrs import Attributes, Attrs
@@ -34,6 +36,9 @@ from dboxfs.vfs.node import RAW
 
 LASTS = 60.0
 """Seconds without a request after which a moment is given up."""
+
+KEPT_OPEN = 16
+"""Files that are kept open for the next read, at most: without OPEN no RELEASE tells of the last one."""
 
 _BITS = 0b1111 << 60 | 0b111 << 34
 _ROOT = RAW | 1
@@ -49,6 +54,25 @@ class _Single(Struct, frozen=True, eq=False):
 
 
 _Item = RawDirectory | RawFile | _Single
+
+
+class _Reading(Struct, eq=False):
+    """A file that is read.  ``file``: None: it was not opened yet.  ``users``: reads that run now.
+
+    ``handle``: None: its bytes are kept.  ``ended``: the last of the users closes it.
+    """
+
+    file: RawFile | None = None
+    handle: Handle | None = None
+    users: int = 0
+    ended: bool = False
+    opening: trio.Lock = field(default_factory=trio.Lock)
+
+    def close_unused(self) -> None:
+        """Close it if it is over, and no read uses it."""
+        if self.ended and not self.users and self.handle is not None:
+            self.handle.close()
+            self.handle = None
 
 
 class _Numbered(Struct, eq=False):
@@ -106,6 +130,7 @@ class RawTree:
         self._free = 2
         self._used = 0.0
         self._taking = trio.Lock()
+        self._readings: OrderedDict[int, _Reading] = OrderedDict()
 
     def owns(self, inode: int) -> bool:
         """Whether a number is one of the tree."""
@@ -131,6 +156,8 @@ class RawTree:
             while (left := self._used + LASTS - trio.current_time()) > 0:
                 await trio.sleep(left)
         finally:
+            for number in list(self._readings):
+                self._end(number)
             if self._now is not None:
                 self._now.moment.close()
                 self._now = None
@@ -227,13 +254,42 @@ class RawTree:
         return OpenRaw(self, now, item)
 
     async def read(self, now: _Numbered, item: RawFile | _Single, size: int, offset: int) -> bytes:
-        """Bytes of a file.
+        """Bytes of a file, which stays open for the next reads.
 
         :raises OSError: see :meth:`Moment.read <dboxfs.store.raw.Moment.read>`.
         """
         self._used = trio.current_time()
-        file = item if isinstance(item, RawFile) else await self._single(now, item)
-        return await now.moment.read(file, size, offset)
+        number = now.number(item)
+        reading = self._readings.setdefault(number, _Reading())
+        self._readings.move_to_end(number)
+        while len(self._readings) > KEPT_OPEN:
+            self._end(next(iter(self._readings)))
+        reading.users += 1
+        try:
+            async with reading.opening:
+                if reading.file is None:
+                    file = item if isinstance(item, RawFile) else await self._single(now, item)
+                    reading.handle = await now.moment.open(file)
+                    reading.file = file
+            return await now.moment.read(reading.file, size, offset, reading.handle)
+        except BaseException:
+            if reading.file is None:
+                reading.ended = True
+                self._readings.pop(number, None)
+            raise
+        finally:
+            reading.users -= 1
+            reading.close_unused()
+
+    def released(self, now: _Numbered, item: RawFile | _Single) -> None:
+        """An open of a file is over."""
+        self._end(now.number(item))
+
+    def _end(self, number: int) -> None:
+        reading = self._readings.pop(number, None)
+        if reading is not None:
+            reading.ended = True
+            reading.close_unused()
 
     async def xattrs(self, inode: int) -> Mapping[str, str]:
         """There are none."""
@@ -286,7 +342,7 @@ class OpenRaw:
         """Does nothing: nothing was written."""
 
     async def release(self) -> None:
-        """Does nothing: each read opens the file."""
+        self._tree.released(self._now, self._item)
 
 
 class _OpenRawDirectory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -161,3 +162,21 @@ async def test_a_tree_deeper_than_the_stack_may_be_is_shown_to_its_end() -> None
         assert moment.settled
         *_, last = moment.top.all_directories()
         assert last.path == path
+
+
+@pytest.mark.parametrize("options", ["open=classic", "rw", ""])
+def test_a_file_is_opened_once_for_all_reads_of_it(mounts: Mounts, tmp_path: Path, options: str) -> None:
+    root = tmp_path / "mail"
+    shutil.copytree(Path(__file__).parent.parent.parent / "samples/mdbox", root)
+    mnt = mounts.mount(f"mdbox:{root}", options)
+    file = next((mnt / ".dboxfs/raw/root/storage").glob("m.*"))
+    wanted, stats = (root / "storage" / file.name).read_bytes(), mnt / ".dboxfs/stats.json"
+    with file.open("rb", buffering=0) as reading:
+        os.posix_fadvise(reading.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        first = reading.read(512)
+        before = json.loads(stats.read_text())
+        parts = [first, *(reading.read(512) for _ in range(len(wanted) // 512))]
+        after = json.loads(stats.read_text())
+    assert b"".join(parts) == wanted
+    assert after["files"]["opens"] == before["files"]["opens"]
+    assert after["requests"]["read"] > before["requests"]["read"] + 3, "the reads came to the daemon"
