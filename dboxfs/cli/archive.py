@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import trio
 
-from dboxfs.cli.crypt_keys import add_keys, given_keys
+from dboxfs.cli.crypt_keys import add_keys, with_given_keys
 from dboxfs.cli.dates import date_or_days
 from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
@@ -102,7 +102,7 @@ def archive(arguments: argparse.Namespace) -> int:
     location = choose_store(arguments).location
     if arguments.attachments is not None:
         location = replace(location, attachments=os.path.abspath(os.path.expanduser(arguments.attachments)))
-    return _archive(arguments, replace(location, keys=given_keys(arguments)))
+    return _archive(arguments, with_given_keys(location, arguments))
 
 
 def _of_user(url: str, name: str) -> str:

@@ -7,6 +7,7 @@ import errno
 import grp
 import os
 import pwd
+from contextlib import suppress
 
 import trio
 from msgspec.structs import replace
@@ -24,8 +25,8 @@ from dboxfs.errors import MailHidden
 from dboxfs.fsapi import FileSystem, Permissions, ThreadsDriver
 from dboxfs.store.hidden import hidden_in, summary
 from dboxfs.store.mail_settings import for_dovecot
-from dboxfs.store.write import Neighbour, PurgeProgress, StoreWriter, WriteOptions, init_store
-from dboxfs.store.write.new_store import ROOT
+from dboxfs.store.write import Neighbour, PurgeProgress, StoreWriter, WriteOptions
+from dboxfs.store.write.new_store import ROOT, init_owned_store
 
 INIT_HELP = """\
 Make an empty store, with an INBOX, where nothing is yet. STORE is one of
@@ -92,7 +93,7 @@ def init(arguments: argparse.Namespace) -> int:
     async def run() -> None:
         async with FileSystem(ThreadsDriver()) as fs:
             options = WriteOptions(dbox_version=arguments.dbox_version)
-            await init_store(fs, location, permissions, options)
+            await init_owned_store(fs, location, permissions, options)
 
     trio.run(run)
     kind, version = location.kind.value, arguments.dbox_version
@@ -152,8 +153,13 @@ def new_root_permissions(root: str, given: tuple[int, int] | None) -> Permission
         except OSError:
             return ROOT  # making the root gives the error
         return replace(ROOT, uid=above.st_uid, gid=above.st_gid)
-    if os.path.isdir(root) and not os.listdir(root):
-        os.chown(root, *given)
+    with suppress(OSError):
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if not os.listdir(fd):
+                os.fchown(fd, *given)
+        finally:
+            os.close(fd)
     return replace(ROOT, uid=given[0], gid=given[1])
 
 

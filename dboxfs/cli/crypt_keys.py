@@ -8,6 +8,7 @@ user at the terminal.  It is never an argument, since other users could see it.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import getpass
 import logging
 import os
@@ -16,12 +17,16 @@ from collections.abc import Sequence
 
 from dboxfs.cli.of_dovecot import OfDovecot
 from dboxfs.cli.status import UsageError
+from dboxfs.cli.stores import is_one_of_all
 from dboxfs.dbox.crypt import BadKey, KeyRing, Private
 from dboxfs.dbox.dcrypt_keys import load_keys, needs_password
 from dboxfs.dbox.encoders import Seals
 from dboxfs.dbox.encrypt import Sealing, load_public_key
 from dboxfs.dbox.folder_keys import is_attribute_file
 from dboxfs.dovecot.encryption import KeyOfEachFolder
+from dboxfs.fsapi.drivers.acting import acting_as
+from dboxfs.store import Location
+from dboxfs.store.owner_rights import Owner
 from dboxfs.store.write.folder_keys import FolderKeys
 from dboxfs.store.write_options import SealsByFolder
 
@@ -43,13 +48,15 @@ def add_keys(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def given_keys(arguments: argparse.Namespace) -> KeyRing | None:
-    """The keys that those options name.
+def with_given_keys(location: Location, arguments: argparse.Namespace) -> Location:
+    """*location* with the keys that those options name; that of one of all users has them already.
 
     :raises UsageError, OSError: as :func:`read_keys`.
     """
+    if is_one_of_all(arguments):
+        return location
     files = [os.path.abspath(os.path.expanduser(file)) for file in arguments.crypt_key]
-    return read_keys(files, arguments.crypt_password_fd)
+    return dataclasses.replace(location, keys=read_keys(files, arguments.crypt_password_fd))
 
 
 def read_keys(files: Sequence[str], password_fd: int | None) -> KeyRing | None:
@@ -58,32 +65,77 @@ def read_keys(files: Sequence[str], password_fd: int | None) -> KeyRing | None:
     :raises UsageError: a key can't be used, or its password is missing or wrong.
     :raises OSError: a file can't be read.
     """
+    return keys_with(files, given_password(password_fd) if files else None)
+
+
+def keys_with(files: Sequence[str], password: bytes | None) -> KeyRing | None:
+    """The keys in *files*, with a password that was read before.
+
+    :raises UsageError, OSError: as :func:`read_keys`.
+    """
     if not files:
         return None
-    password = None if password_fd is None else _from_descriptor(password_fd)
     found = [_KeyFile(path, password) for path in files]
     return KeyRing(
         [key for file in found for key in file.every()], lambda: [key for file in found for key in file.new()]
     )
 
 
-class _KeyFile:
-    """A file with private keys.  Dovecot adds those of new folders to the file of attributes."""
+def given_password(password_fd: int | None) -> bytes | None:
+    """The password at a file descriptor, which can be read once; None: none was given.
 
-    def __init__(self, path: str, password: bytes | None) -> None:
+    :raises UsageError: it can't be read.
+    """
+    return None if password_fd is None else _from_descriptor(password_fd)
+
+
+def later_keys(
+    files: Sequence[tuple[str, bytes | None]], owner: Owner | None, common: KeyRing | None
+) -> KeyRing:
+    """The keys in *files* (path, password), which are read when a message needs one that *common* lacks.
+
+    :param owner: the files are read with the rights of this user; None: with those of the process.
+    """
+    found = [_KeyFile(path, password, owner) for path, password in files]
+    return KeyRing([], lambda: _first_readable(found), common)
+
+
+def _first_readable(files: Sequence[_KeyFile]) -> list[Private]:
+    """The keys of all files that can be read.
+
+    :raises BadKey: none of them can be.
+    """
+    keys, reasons = list[Private](), list[str]()
+    for file in files:
+        try:
+            keys += file.later()
+        except BadKey as error:
+            reasons.append(str(error))
+    if len(reasons) == len(files):
+        raise BadKey("; ".join(reasons))
+    return keys
+
+
+class _KeyFile:
+    """A file with private keys.  Dovecot adds those of new folders to the file of attributes.
+
+    :param owner: it is read with the rights of this user; None: with those of the process.
+    """
+
+    def __init__(self, path: str, password: bytes | None, owner: Owner | None = None) -> None:
         self._path = path
         self._password = password
+        self._owner = owner
         self._stamp: tuple[int, int, int] | None = None
+        self._keys: list[Private] = []
 
     def every(self) -> list[Private]:
-        """All keys in the file.
+        """All keys in the file; asks the user for a password that is missing.
 
         :raises UsageError: they can't be used.
         :raises OSError: it can't be read.
         """
-        with open(self._path, "rb") as file:
-            data, status = file.read(_MAX_KEY), os.fstat(file.fileno())
-        self._stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        data = self._read()
         try:
             if needs_password(data) and self._password is None:
                 self._password = _asked(self._path)
@@ -94,13 +146,52 @@ class _KeyFile:
     def new(self) -> list[Private]:
         """All keys, if the file was changed since; else none, and none if it can't be read now."""
         try:
-            status = os.stat(self._path)
-            if (status.st_ino, status.st_size, status.st_mtime_ns) == self._stamp:
+            if self._seen(os.stat(self._path)) == self._stamp:
                 return []
             return self.every()
         except (OSError, UsageError) as error:
             log.warning("crypt_key=%s: new keys can't be read: %s", self._path, error)
             return []
+
+    def later(self) -> list[Private]:
+        """All keys in the file as it is now; nobody is asked for a password.
+
+        :raises BadKey: it can't be read, or its keys can't be used.
+        """
+        try:
+            with acting_as(*(self._owner or (None, None))):
+                unchanged = self._seen(os.stat(self._path)) == self._stamp
+        except PermissionError:
+            unchanged = False
+        except OSError as error:
+            raise BadKey(f"{self._path}: {error.strerror}") from None
+        try:
+            if not unchanged:
+                self._keys = load_keys(self._read(), self._password)
+        except BadKey as error:
+            self._stamp = None
+            raise BadKey(f"{self._path}: {error}") from None
+        except OSError as error:
+            raise BadKey(f"{self._path}: {error.strerror}") from None
+        return self._keys
+
+    def _read(self) -> bytes:
+        try:
+            with acting_as(*(self._owner or (None, None))):
+                return self._opened()
+        except PermissionError:
+            if self._owner is None or os.path.realpath(self._path) != self._path:
+                raise
+        return self._opened()  # only root may read it, and no link leads to it
+
+    def _opened(self) -> bytes:
+        with open(self._path, "rb") as file:
+            data, self._stamp = file.read(_MAX_KEY), self._seen(os.fstat(file.fileno()))
+        return data
+
+    @staticmethod
+    def _seen(status: os.stat_result) -> tuple[int, int, int]:
+        return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def sealing_as(said: str | None, dovecot: OfDovecot) -> Seals | SealsByFolder | None:
@@ -115,6 +206,20 @@ def sealing_as(said: str | None, dovecot: OfDovecot) -> Seals | SealsByFolder | 
     if isinstance(found, KeyOfEachFolder):
         return FolderKeys(found.path)
     return None if found is None else sealing_for(found, "Dovecot's public key")
+
+
+def user_sealing(path: str, owner: Owner | None) -> Sealing | FolderKeys:
+    """:func:`read_sealing` of a user's own file, with the rights of *owner* (None: of the process).
+
+    A file that can't be read now may be there at the first new message: else that is refused.
+
+    :raises UsageError: the key in it can't be used.
+    """
+    try:
+        with acting_as(*(owner or (None, None))):
+            return read_sealing(path)
+    except OSError:
+        return FolderKeys(path)
 
 
 def read_sealing(path: str) -> Sealing | FolderKeys:

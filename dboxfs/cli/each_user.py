@@ -31,6 +31,7 @@ from dboxfs.cli.logs import one_line
 from dboxfs.cli.progress import Meter
 from dboxfs.cli.site import USERS_HELP, choose_users
 from dboxfs.cli.status import EXIT_INTERRUPTED, UsageError, first_error, message
+from dboxfs.cli.user_keys import keyed_users
 from dboxfs.errors import NoSuchStore
 from dboxfs.store import Location
 from dboxfs.vfs.site.shown import shown_user
@@ -98,6 +99,8 @@ def for_each_user(arguments: argparse.Namespace, command: EachUser) -> int:
     if arguments.user is not None or arguments.settings:
         raise UsageError("--users: names all stores; leave out --user and --set")
     source = choose_users(arguments.users, arguments.config)
+    if hasattr(arguments, "crypt_key"):
+        source = keyed_users(source, arguments)
     names = source.names()
     journal = _Journal(arguments.resume)
     todo = [name for name in names if not journal.is_done(name)]

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import trio
 
-from dboxfs.cli.crypt_keys import add_keys, given_keys
+from dboxfs.cli.crypt_keys import add_keys, with_given_keys
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line, tell
 from dboxfs.cli.object_store import access_of
@@ -88,7 +88,7 @@ def export(arguments: argparse.Namespace) -> int:
     location = choose_store(arguments, archives=True).location
     if arguments.attachments is not None:
         location = replace(location, attachments=os.path.abspath(os.path.expanduser(arguments.attachments)))
-    location = replace(location, keys=given_keys(arguments))
+    location = with_given_keys(location, arguments)
     root = os.path.abspath(os.path.expanduser(arguments.target))
     if (part := overlap(location, root)) is not None:
         raise UsageError(f"{root}: DIR and STORE must not lie in each other ({part} belongs to STORE)")

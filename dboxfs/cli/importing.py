@@ -7,7 +7,6 @@ and makes the exit status 1.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import fcntl
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -18,7 +17,7 @@ from msgspec.structs import replace
 
 from dboxfs.cli import change
 from dboxfs.cli.begin_writing import begin_writing
-from dboxfs.cli.crypt_keys import add_keys, given_keys, sealing_as
+from dboxfs.cli.crypt_keys import add_keys, sealing_as, with_given_keys
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.late import load_late
 from dboxfs.cli.logs import log_to_stderr, one_line, tell
@@ -140,7 +139,7 @@ def _import(
     async def run() -> tuple[Imported, Location, bool]:
         async with FileSystem(ThreadsDriver()) as fs, _mail_source(source, view) as mail:
             location, new, dovecot = await _target(fs, arguments, options)
-            location = dataclasses.replace(location, keys=given_keys(arguments))
+            location = with_given_keys(location, arguments)
             if source is not None and (part := overlap(location, path)) is not None:
                 raise UsageError(
                     f"{path}: SOURCE and STORE must not lie in each other ({part} belongs to STORE)"

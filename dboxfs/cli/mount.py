@@ -28,10 +28,11 @@ from dboxfs.cli.of_dovecot import OfDovecot
 from dboxfs.cli.paths import around, default_cache_dir, overlap
 from dboxfs.cli.reread import Reread
 from dboxfs.cli.site import USERS_HELP, choose_users
-from dboxfs.cli.site_mount import apart_from, check_site_options, given_to_all, mountable, site_defaults
+from dboxfs.cli.site_mount import apart_from, check_site_options, mountable, site_defaults
 from dboxfs.cli.status import UsageError
 from dboxfs.cli.stores import Chosen, add_store, choose_store
 from dboxfs.cli.umount import clear_dead
+from dboxfs.cli.user_keys import GivenKeys, encrypting, of_all_users
 from dboxfs.errors import MountError
 from dboxfs.fsapi import Driver, FileSystem, Ksm, choose_driver
 from dboxfs.fsapi.drivers.choice import CHOICES
@@ -201,17 +202,17 @@ def _chosen(
     arguments: argparse.Namespace,
 ) -> tuple[ParsedOptions, Location | UserSource, Sequence[MountedNamespace]]:
     """The options, the one store or all users that are to be mounted, and the one user's other namespaces."""
-    others: list[MountedNamespace] = []
     if arguments.users is not None:
         source = choose_users(arguments.users, arguments.config)
         dovecot = OfDovecot(site_defaults(source))
         options = parse_options(arguments.options, dovecot.separator, dovecot.compress)
-    else:
-        chosen = choose_store(arguments, archives=True)
-        dovecot = chosen.of_dovecot
-        options = parse_options(arguments.options, dovecot.separator, dovecot.compress, dovecot.prefix)
-        _check_archive(chosen.location, options)
-    options = _encrypting(options, dovecot)
+        options, keyed = of_all_users(source, options, dovecot)
+        return options, keyed, []
+    chosen = choose_store(arguments, archives=True)
+    dovecot = chosen.of_dovecot
+    options = parse_options(arguments.options, dovecot.separator, dovecot.compress, dovecot.prefix)
+    _check_archive(chosen.location, options)
+    options = encrypting(options, dovecot)
     given: dict[str, Any] = {}
     if options.attachments is not None:
         given["attachments"] = options.attachments
@@ -219,8 +220,10 @@ def _chosen(
         from dboxfs.cli.crypt_keys import read_keys
 
         given["keys"] = read_keys(options.keys, options.password_fd)
-    if arguments.users is not None:
-        return options, given_to_all(source, given), others
+    if chosen.found is not None:
+        own = GivenKeys(given.get("keys"), encrypt="").of(chosen.location, chosen.found.user, chosen.found)
+        given["keys"] = own.keys
+    others: list[MountedNamespace] = []
     if options.namespaces:
         others = [
             replace(one, location=dataclasses.replace(one.location, **given)) for one in _namespaces(chosen)
@@ -248,22 +251,6 @@ def _check_archive(location: Location, options: ParsedOptions) -> None:
             raise UsageError(f"-o ca_file, request_timeout, request_retries: {NO_ARCHIVE}")
     elif options.mount.write is not None:
         raise UsageError("-o rw: an archive can only be read; dboxfs import or convert bring it back")
-
-
-def _encrypting(options: ParsedOptions, dovecot: OfDovecot) -> ParsedOptions:
-    """How new messages are encrypted: as was said, else as Dovecot does it.
-
-    :raises UsageError, OSError, Unsupported: they can't be.
-    """
-    write, said = options.mount.write, options.encrypt
-    if write is None or said == "":
-        return options
-    if said is None and dovecot.encryption() is None:
-        return options
-    from dboxfs.cli.crypt_keys import sealing_as
-
-    sealing = sealing_as(said, dovecot)
-    return replace(options, mount=replace(options.mount, write=replace(write, encrypt=sealing)))
 
 
 def _namespaces(chosen: Chosen) -> list[MountedNamespace]:

@@ -78,7 +78,8 @@ options for -o:
   loop=fast|plain      answer requests with pyfuse3's loop made cheap (default), or as it is
   attachments=DIR      Dovecot's mail_attachment_dir, for messages stored with it
   crypt_key=FILE       private key of messages that mail_crypt has encrypted: PEM, or the user's
-                       dovecot-attributes with folder keys; may be given several times
+                       dovecot-attributes with folder keys; may be given several times; with --users
+                       FILE may have %u, %n, %d (users of Dovecot: their folder keys are found)
   crypt_password_fd=N  file descriptor with the password of the key (default: asked for on the terminal)
 """
 

@@ -15,7 +15,7 @@ from collections import Counter
 import trio
 from msgspec.structs import asdict, replace
 
-from dboxfs.cli.crypt_keys import add_keys, given_keys
+from dboxfs.cli.crypt_keys import add_keys, with_given_keys
 from dboxfs.cli.help_texts import STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line, tell
 from dboxfs.cli.object_store import access_of
@@ -94,7 +94,7 @@ def rescue(arguments: argparse.Namespace) -> int:
         if arguments.attachments is not None:
             where = os.path.abspath(os.path.expanduser(arguments.attachments))
             location = dataclasses.replace(location, attachments=where)
-        location = dataclasses.replace(location, keys=given_keys(arguments))
+        location = with_given_keys(location, arguments)
         root = os.path.abspath(os.path.expanduser(arguments.target))
         if (part := overlap(location, root)) is not None:
             text = f"{root}: DST and STORE must not lie in each other ({part} belongs to STORE)"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 
 from dboxfs.cli.status import UsageError
+from dboxfs.dovecot.user import FoundUser
 from dboxfs.dovecot.users import DovecotUsers
 from dboxfs.errors import NoSuchStore, NoSuchUser
 from dboxfs.store import Kind, Location
@@ -77,12 +78,22 @@ class FileUsers:
 
         :raises NoSuchStore: the store is missing, or can't be found out; NoSuchUser: the file lacks the user.
         """
-        if name not in self._locations:
-            raise NoSuchUser(f"{name}: not in {self._path} any more")
-        text = self._locations[name]
+        text = self._text(name)
         if not text:
             return self._dovecot.locate(name, damaged=damaged)
         return parse_location(text, damaged=damaged, user=StoreUser(name))
+
+    def user(self, name: str) -> FoundUser | None:
+        """The facts from Dovecot about a user; None: the file has the location.
+
+        :raises NoSuchUser: the file lacks the user.  :raises NoDovecot, NoSuchStore: Dovecot doesn't answer.
+        """
+        return None if self._text(name) else self._dovecot.user(name)
+
+    def _text(self, name: str) -> str:
+        if name not in self._locations:
+            raise NoSuchUser(f"{name}: not in {self._path} any more")
+        return self._locations[name]
 
 
 def _user(line: str) -> tuple[str, str]:

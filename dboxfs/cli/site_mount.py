@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -73,11 +72,6 @@ class Located(Struct, frozen=True):
 
     def locate(self, name: str, *, damaged: bool = False) -> Location:
         return self.change(self.source.locate(name, damaged=damaged))
-
-
-def given_to_all(source: UserSource, fields: Mapping[str, Any]) -> UserSource:
-    """*source* with the same values of some fields in the locations of all users."""
-    return Located(source, lambda found: dataclasses.replace(found, **fields))
 
 
 def apart_from(mountpoint: str, source: UserSource) -> UserSource:

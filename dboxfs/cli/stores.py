@@ -154,9 +154,8 @@ def choose_store(arguments: argparse.Namespace, *, damaged: bool = False, archiv
             raise UsageError(NOT_AN_ARCHIVE)
         if getattr(arguments, "ca_file", None) is not None:
             raise UsageError(f"--ca-file: {NO_ARCHIVE}")
-    each = getattr(arguments, "each", None)
-    if each is not None:  # one of all users (each_user.py)
-        return Chosen(each(damaged))
+    if is_one_of_all(arguments):
+        return Chosen(arguments.each(damaged))
     settings = dict(arguments.settings)
     if settings and ("mail_location" in settings or "mail_path" in settings or arguments.user is None):
         user = None if arguments.user is None else _whose(arguments.user, arguments.config)
@@ -184,6 +183,11 @@ def choose_store(arguments: argparse.Namespace, *, damaged: bool = False, archiv
         except NoDovecot:
             raise error from None
     return _told(found, damaged=damaged, settings={})
+
+
+def is_one_of_all(arguments: argparse.Namespace) -> bool:
+    """Whether this is the run for one of all users (:mod:`dboxfs.cli.each_user`)."""
+    return getattr(arguments, "each", None) is not None
 
 
 def choose_new_store(arguments: argparse.Namespace) -> Chosen:

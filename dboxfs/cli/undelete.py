@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from email import message_from_bytes
 from email.header import decode_header, make_header
 from email.policy import compat32
@@ -14,16 +15,18 @@ from email.policy import compat32
 import trio
 
 from dboxfs.cli.begin_writing import begin_writing
+from dboxfs.cli.crypt_keys import add_keys, sealing_as, with_given_keys
 from dboxfs.cli.dates import date_or_days
 from dboxfs.cli.each_user import EachUser, add_each_user, for_each_user
 from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
 from dboxfs.cli.logs import log_to_stderr, one_line, tell
 from dboxfs.cli.owned import store_to_read, store_to_write
 from dboxfs.cli.status import UsageError
-from dboxfs.cli.stores import add_store, choose_store
+from dboxfs.cli.stores import Chosen, add_store, choose_store, is_one_of_all
+from dboxfs.cli.user_keys import GivenKeys
 from dboxfs.errors import CorruptFile, DboxfsError, NoSuchMailbox, NoSuchMessage
 from dboxfs.fsapi import FileSystem, ThreadsDriver
-from dboxfs.store import Store
+from dboxfs.store import Location, Store
 from dboxfs.store.deleted import DEFAULT_MAILBOX, DeletedMessage, DeletedMessages
 from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.write import (
@@ -31,10 +34,13 @@ from dboxfs.store.write import (
     LockMethod,
     MailboxExists,
     Neighbour,
+    NewMessage,
     StoreWriter,
     WriteOptions,
     with_version,
 )
+from dboxfs.store.write.message import BodySource
+from dboxfs.store.write_options import SealsByFolder
 from dboxfs.util.dates import rfc3339
 
 DESCRIPTION = """\
@@ -48,6 +54,8 @@ mailbox that it was first saved to; one that is not there any more is made. A Do
 """
 
 _HEADER = 16 << 10
+_KEPT_FLAGS = 0x1B
+"""Answered, flagged, seen, draft: all but deleted."""
 _IN_ONE = 100
 """Messages of one transaction, during which the map is locked."""
 
@@ -74,6 +82,12 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
         "or in the last days (7d); a store doesn't note when a message is expunged",
     )  # fmt: skip
     parser.add_argument("--to", metavar="NAME", help="into this mailbox, which has to be there")
+    add_keys(parser)
+    parser.add_argument(
+        "--encrypt", metavar="FILE",
+        help="keys of folders (dovecot-attributes): a message of another folder is encrypted anew, which "
+        "needs --crypt-key; none: messages come back as they are stored (default: as Dovecot, with --user)",
+    )  # fmt: skip
     parser.add_argument(
         "--lock-method", choices=[some.value for some in LockMethod], default=LockMethod.FCNTL.value,
         help="Dovecot's setting lock_method (default fcntl)",
@@ -87,7 +101,7 @@ def undelete(arguments: argparse.Namespace) -> int:
         raise UsageError("say which messages: --guid, --mailbox, --since, or --all; --list shows them")
     if arguments.users is not None:
         return for_each_user(arguments, EachUser("looked through", undelete, tells_all=True))
-    location = choose_store(arguments).location
+    location = _with_keys(choose_store(arguments), arguments)
 
     async def run() -> int:
         opened = store_to_read if arguments.list else store_to_write
@@ -101,12 +115,24 @@ def undelete(arguments: argparse.Namespace) -> int:
                 await _list(store, deleted, found)
                 return 0
             lock_method = LockMethod(arguments.lock_method)
-            options = await with_version(store, WriteOptions(Neighbour.DOVECOT, lock_method=lock_method))
+            by_folder = location.encrypt if isinstance(location.encrypt, SealsByFolder) else None
+            beside = WriteOptions(Neighbour.DOVECOT, lock_method=lock_method, encrypt=by_folder)
+            options = await with_version(store, beside)
             writer = StoreWriter(store.fs, location, store.owner, options, views=store)
             await begin_writing(writer, store, options)
-            return await _Bringing(store, writer, arguments.to).run(found)
+            return await _Bringing(store, writer, deleted, arguments.to).run(found)
 
     return trio.run(run)
+
+
+def _with_keys(chosen: Chosen, arguments: argparse.Namespace) -> Location:
+    """The location with the keys that read its messages, and those that new ones are encrypted for."""
+    if is_one_of_all(arguments):
+        return chosen.location
+    location = with_given_keys(chosen.location, arguments)
+    if chosen.found is not None:
+        location = GivenKeys(location.keys, encrypt="").of(location, chosen.found.user, chosen.found)
+    return replace(location, encrypt=sealing_as(arguments.encrypt, chosen.of_dovecot))
 
 
 def _chosen(
@@ -179,9 +205,10 @@ class _Bringing:
     :param to: the shown name of the mailbox for all of them; None: each to its own.
     """
 
-    def __init__(self, store: Store, writer: StoreWriter, to: str | None) -> None:
+    def __init__(self, store: Store, writer: StoreWriter, deleted: DeletedMessages, to: str | None) -> None:
         self._store = store
         self._writer = writer
+        self._deleted = deleted
         self._to = None if to is None else self._existing(to)
         self._targets: dict[str, str] = {}
         self._failed = 0
@@ -198,9 +225,14 @@ class _Bringing:
         for message in messages:
             groups.setdefault(await self._target(message.mailbox), []).append(message)
         for target, group in groups.items():
-            done = 0
-            for start in range(0, len(group), _IN_ONE):
-                done += await self._bring(target, group[start : start + _IN_ONE])
+            done, as_stored = 0, []
+            for message in group:
+                if await self._fits(target, message):
+                    as_stored.append(message)
+                else:
+                    done += await self._save_anew(target, message)
+            for start in range(0, len(as_stored), _IN_ONE):
+                done += await self._bring(target, as_stored[start : start + _IN_ONE])
             print(one_line(f"{_shown(self._store, target)}: {done} messages brought back"))
         if not messages:
             print("no deleted message fits: nothing was changed; --list shows what is deleted")
@@ -213,10 +245,49 @@ class _Bringing:
         except (NoSuchMessage, NoSuchMailbox, CorruptFile) as exc:
             if len(group) > 1:
                 return sum([await self._bring(target, [some]) for some in group])
-            self._failed += 1
-            text = f"{group[0].guid_text}: not brought back: {exc}"
-            tell(text)
-            return 0
+            return self._not_brought(group[0], exc)
+
+    def _not_brought(self, message: DeletedMessage, why: Exception) -> int:
+        self._failed += 1
+        tell(f"{message.guid_text}: not brought back: {why}")
+        return 0
+
+    async def _fits(self, target: str, message: DeletedMessage) -> bool:
+        """Whether Dovecot can read a message in the mailbox *target* as it is stored."""
+        keys = self._writer.options.by_folder
+        if keys is None:
+            return True
+        try:
+            ids = await self._deleted.key_ids(message)
+            folder = self._store.folders.get(target)
+            guid = None if folder is None or folder.mailbox is None else folder.mailbox.guid
+            return not ids or (guid is not None and await keys.have(self._store.fs, guid, ids))
+        except (DboxfsError, OSError):
+            return message.mailbox == target  # Dovecot may read what this program can't
+
+    async def _save_anew(self, target: str, message: DeletedMessage) -> int:
+        """Save the text of a message, encrypted for the key of *target*; returns the number brought back.
+
+        The deleted message stays as it is until a purge, and is not listed any more.
+        """
+        flags, keywords = self._marks(message)
+        try:
+            body = await self._deleted.open(message)
+            try:
+                new = NewMessage(BodySource(body), message.received, flags, keywords, message.what.guid)
+                return len((await self._writer.save(target, [new])).uids)
+            finally:
+                body.close()
+        except (DboxfsError, OSError) as exc:
+            return self._not_brought(message, exc)
+
+    def _marks(self, message: DeletedMessage) -> tuple[int, tuple[str, ...]]:
+        """Flags and keywords of a message, known while its expunge is a request."""
+        if message.what.requested is None:
+            return 0, ()
+        name, uid = message.what.requested
+        box = self._store.folders[name].mailbox
+        return (0, ()) if box is None else (box.flag_bits(uid) & _KEPT_FLAGS, box.keywords(uid))
 
     async def _target(self, mailbox: str) -> str:
         """The mailbox that gets messages of *mailbox*; it is made if it is gone."""

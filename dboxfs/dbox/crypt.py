@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Final
 
@@ -180,12 +181,19 @@ class KeyRing:
     """Private keys, found by their id.
 
     :param more: called for an unknown key: gives all keys that there are by now (Dovecot makes a key for a
-        new folder), or none.
+        new folder), or none.  It raises BadKey if they can't be had.
+    :param common: more keys, which are tried first.
     """
 
-    def __init__(self, keys: Iterable[Private], more: Callable[[], Iterable[Private]] = tuple) -> None:
+    def __init__(
+        self,
+        keys: Iterable[Private],
+        more: Callable[[], Iterable[Private]] = tuple,
+        common: KeyRing | None = None,
+    ) -> None:
         self._keys = {key_id(key.public_key()): key for key in keys}
         self._more = more
+        self._common = common
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -196,8 +204,14 @@ class KeyRing:
         :raises NoKey: there is none.
         """
         wanted = list(secrets)
+        if self._common is not None:
+            with suppress(NoKey):
+                return self._common.find(wanted)
         if not any(secret.key_id in self._keys for secret in wanted):
-            self._keys |= {key_id(key.public_key()): key for key in self._more()}
+            try:
+                self._keys |= {key_id(key.public_key()): key for key in self._more()}
+            except BadKey as error:
+                raise NoKey(str(error)) from None
         for secret in wanted:
             key = self._keys.get(secret.key_id)
             if key is not None:

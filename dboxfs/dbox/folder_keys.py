@@ -66,6 +66,12 @@ def folder_key(found: Mapping[bytes, bytes], guid: bytes) -> Public | None:
     return _active(found, _SHARED + guid.hex().encode("ascii") + b"/")
 
 
+def has_key(found: Mapping[bytes, bytes], guid: bytes, key: bytes) -> bool:
+    """Whether the key with the id *key* (32 bytes) is one of the mailbox *guid* (16 bytes), old or active."""
+    place = _SHARED + guid.hex().encode("ascii") + b"/" + _CRYPT + b"pubkeys/"
+    return place + key.hex().encode("ascii") in found
+
+
 def user_key(found: Mapping[bytes, bytes]) -> Public | None:
     """The user's key; None: there is none yet.
 

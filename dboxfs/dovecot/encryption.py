@@ -40,9 +40,22 @@ _LARGEST: Final = 1 << 16
 
 
 class KeyOfEachFolder(Struct, frozen=True):
-    """Each folder has a key of its own; they are in the file *path* (:mod:`dboxfs.dbox.folder_keys`)."""
+    """Each folder has a key of its own; they are in the file *path* (:mod:`dboxfs.dbox.folder_keys`).
+
+    If all users are meant, the variables in *path* are left as they are.
+    """
 
     path: str
+
+
+class PrivateKeys(Struct, frozen=True):
+    """The file with the private keys of a user and of the user's folders.
+
+    :ivar password: unlocks the user's key; None: Dovecot has none.
+    """
+
+    path: str
+    password: bytes | None = None
 
 
 def encryption_of(found: FoundUser) -> bytes | KeyOfEachFolder | None:
@@ -83,11 +96,29 @@ def encryption_of(found: FoundUser) -> bytes | KeyOfEachFolder | None:
         return value.encode()
 
 
+def private_keys_of(found: FoundUser) -> PrivateKeys | None:
+    """Where the user's private keys are, and those of the folders; None: Dovecot has none in a file.
+
+    :raises NoSuchStore: the path has a variable that is not known.
+    """
+    path = _attribute_file(found) if _is_on(found) else ""
+    if not path or not found.user.name:
+        return None
+    fields = {} if found.asked is None else found.asked.fields
+    name = "crypt_user_key_password" if found.version >= (2, 4) else "mail_crypt_private_password"
+    password = fields.get(f"plugin/{name}") or fields.get(name) or found.settings.get(name)
+    return PrivateKeys(_expanded(path, found), password.encode() if password else None)
+
+
 def _folder_keys(found: FoundUser) -> KeyOfEachFolder:
     path = _attribute_file(found)
-    if not path or not found.user.name:
+    if not path:
         raise _unsupported(found, "with a key for each folder, in no file that dboxfs finds")
-    return KeyOfEachFolder(absolute_path(expand(path, found.user, version=found.version), found.user))
+    return KeyOfEachFolder(_expanded(path, found) if found.user.name else path)
+
+
+def _expanded(path: str, found: FoundUser) -> str:
+    return absolute_path(expand(path, found.user, version=found.version), found.user)
 
 
 def _attribute_file(found: FoundUser) -> str:

@@ -61,6 +61,21 @@ async def deciphering(opened: OpenRecord, keys: KeyRing) -> Decoding:
     return Decoding(partial(Chained, new, compression), compression, None)
 
 
+async def ids_in(opened: OpenRecord) -> list[bytes]:
+    """The ids of the keys that the settled record in *opened*, which is encrypted, is encrypted for.
+
+    :raises CorruptFile: its header is damaged, or of a form that is not read.
+    :raises OSError: it can't be read.
+    """
+    record = opened.record
+    body = PlainBody(opened.handle, opened.path, record.body_offset, record.stored_size, opened.close)
+    try:
+        header = await _header(body)
+    except FormatError as error:
+        raise CorruptFile(opened.path, record.body_offset + error.offset, error.reason) from error
+    return [secret.key_id for secret in header.secrets]
+
+
 async def _header(body: PlainBody) -> CryptHeader:
     size = FIXED_SIZE
     while True:

@@ -29,3 +29,17 @@ async def decrypting(opened: OpenRecord, keys: KeyRing | None) -> Decoding | Non
     from dboxfs.store.deciphering import deciphering
 
     return await deciphering(opened, keys)
+
+
+async def key_ids(opened: OpenRecord) -> list[bytes]:
+    """The ids (32 bytes each) of the keys that the settled record in *opened* is encrypted for; empty: it is
+    not encrypted.  The caller still owns *opened*.
+
+    :raises CorruptFile: the header of the encryption is damaged, or of a form that dboxfs doesn't read.
+    :raises OSError: it can't be read.
+    """
+    if not opened.record.encrypted:
+        return []
+    from dboxfs.store.deciphering import ids_in
+
+    return await ids_in(opened)

@@ -30,7 +30,7 @@ from dboxfs.index.mailbox import guids, map_uids
 from dboxfs.index.mapindex import MapIndex, MapRecord
 from dboxfs.store.backend import OpenRecord
 from dboxfs.store.body import Body, open_body, settled
-from dboxfs.store.decrypt import decrypting
+from dboxfs.store.decrypt import decrypting, key_ids
 from dboxfs.store.mdbox.expunged import Expunged
 from dboxfs.store.mdbox.storage import MdboxStorage, read_record
 from dboxfs.store.store import Store
@@ -194,6 +194,19 @@ class DeletedMessages:
             opened.close()
             raise
         return open_body(self._store.fs, opened, self._store.location.attachments, "", how)
+
+    async def key_ids(self, message: DeletedMessage) -> list[bytes]:
+        """The ids (32 bytes each) of the keys that a message is encrypted for; empty: it is not encrypted.
+
+        :raises NoSuchMessage: it was purged.
+        :raises DboxfsError, OSError: it can't be read.
+        """
+        opened = await self._open(await self._storage.map(fresh=True), message)
+        try:
+            opened = await settled(opened)
+            return await key_ids(opened)
+        finally:
+            opened.close()
 
     async def _open(self, mapping: MapIndex, message: DeletedMessage) -> OpenRecord:
         place = mapping.lookup(message.map_uid)

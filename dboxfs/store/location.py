@@ -20,6 +20,8 @@ from dboxfs.store.mailbox_names import NameCoding
 
 if TYPE_CHECKING:
     from dboxfs.dbox.crypt import KeyRing
+    from dboxfs.dbox.encoders import Seals
+    from dboxfs.store.write_options import SealsByFolder
 
 UNFINISHED = ".dboxfs-convert"
 """A file in the root of a store that ``dboxfs convert`` is still making."""
@@ -62,6 +64,8 @@ class Location:
     volatile: str | None = None
     keys: KeyRing | None = field(default=None, compare=False, repr=False)
     """Private keys of encrypted messages; None: such messages can't be read."""
+    encrypt: Seals | SealsByFolder | None = field(default=None, compare=False, repr=False)
+    """The encryption of this user's new messages, where users have keys of their own; None: none."""
     layout: TreeLayout = TreeLayout.FS
     list_index_name: str = "dovecot.list.index"
     escape: str = ""

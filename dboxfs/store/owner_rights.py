@@ -23,11 +23,12 @@ meanwhile leads elsewhere, is refused.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from dboxfs.errors import NoSuchStore
-from dboxfs.fsapi import FileSystem
+from dboxfs.fsapi import FileSystem, Permissions, ops
 from dboxfs.fsapi.drivers.acting import acting_as, give_up_groups, may_act_as
 from dboxfs.fsapi.drivers.tenant import TenantDriver
 from dboxfs.store.details_cache import DEFAULT_LIMIT
@@ -151,6 +152,66 @@ async def owned_target(fs: FileSystem, root: str) -> AsyncIterator[FileSystem]:
     """
     async with owned_files(fs, root, strict=False, warn=_nothing) as (files, _):
         yield files
+
+
+async def refuse_planted_links(fs: FileSystem, path: str) -> None:
+    """Refuse to make the new directory *path* where a link of another user leads.
+
+    Root would follow it into a directory that the user could not write.  Root's own links are followed.
+
+    :raises NoSuchStore: *path*, or a part of it, is such a link.
+    """
+    if os.geteuid() != 0 or not fs.capabilities.owners:
+        return
+    parts = path.split("/")
+    for end in range(2, len(parts) + 1):
+        part = "/".join(parts[:end])
+        try:
+            found = await fs.run(ops.Stat(part, follow=False))
+        except OSError:
+            return  # making the directory reports the error
+        if stat.S_ISLNK(found.st_mode) and found.st_uid != 0:
+            raise NoSuchStore(
+                f"{part}: a link that uid {found.st_uid} has made, and root would make the store where it "
+                "leads; name that directory itself"
+            )
+
+
+async def make_for_owner(fs: FileSystem, path: str, owner: Owner) -> None:
+    """Make the directory *path* for *owner*, with root's rights, if *owner* can't.
+
+    Only where none but root can put a link into the way: else nothing is made, and the owner's own attempt
+    gives the error.
+
+    :param fs: has root's rights.
+    :raises OSError: it can't be made.
+    """
+    missing = list[str]()
+    while True:
+        try:
+            found = await fs.run(ops.Stat(path, follow=False))
+            break
+        except FileNotFoundError:
+            missing.append(path)
+            path = os.path.dirname(path)
+    if not missing or not await _only_root_changes(fs, path, found):
+        return
+    for one in reversed(missing):
+        await fs.run(ops.Mkdir(one, Permissions(0o700, owner[1], owner[0])))
+
+
+async def _only_root_changes(fs: FileSystem, path: str, found: os.stat_result) -> bool:
+    """Whether *path* and the directories above it are root's, and no other user can change these names."""
+    kept = 0  # in a directory like /tmp others can make names, but can't replace root's
+    while True:
+        loose = found.st_mode & 0o022 and not found.st_mode & kept
+        if found.st_uid != 0 or not stat.S_ISDIR(found.st_mode) or loose:
+            return False
+        if path == "/":
+            return True
+        kept = stat.S_ISVTX
+        path = os.path.dirname(path)
+        found = await fs.run(ops.Stat(path, follow=False))
 
 
 def _nothing(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -52,6 +53,12 @@ class SealsByFolder(Protocol):
         """The encryption for one mailbox.
 
         :param fs: reaches the file of the keys.  :param lock_timeout: seconds to wait for its lock.
+        """
+
+    async def have(self, fs: FileSystem, guid: bytes, ids: Sequence[bytes]) -> bool:
+        """Whether one of the keys *ids* (32 bytes each) is a key of the mailbox *guid* (16 bytes).
+
+        :raises DboxfsError, OSError: the file can't be read.
         """
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dboxfs.cli.site_mount import apart_from, given_to_all
+from dboxfs.cli.site_mount import apart_from
+from dboxfs.cli.user_keys import GivenKeys, KeyedUsers
 from dboxfs.errors import NoSuchStore
 from dboxfs.store.user_templates import TemplateUsers
 
@@ -22,7 +23,7 @@ def stores(root: Path, names: Sequence[str]) -> TemplateUsers:
 
 def test_all_users_get_the_same_values_and_the_source_is_what_it_was(tmp_path: Path) -> None:
     source = stores(tmp_path, ("anna", "bert"))
-    given = given_to_all(source, {"attachments": "/srv/attachments"})
+    given = KeyedUsers(source, GivenKeys(encrypt=""), {"attachments": "/srv/attachments"})
     assert [given.locate(name).attachments for name in given.names()] == ["/srv/attachments"] * 2
     assert (given.described, given.place, given.kind) == (source.described, source.place, source.kind)
     assert given.locate("anna").root == source.locate("anna").root

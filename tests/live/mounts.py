@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,8 +28,13 @@ what is the default.
 _LOUD = re.compile(r"\b(WARNING|ERROR|CRITICAL|Traceback)\b", re.IGNORECASE)
 
 
-def dboxfs(*args: str | Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run ``dboxfs`` to its end, whatever its status."""
+def dboxfs(
+    *args: str | Path, timeout: float = 60, pass_fds: Sequence[int] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run ``dboxfs`` to its end, whatever its status.
+
+    :param pass_fds: descriptors that it inherits.
+    """
     return subprocess.run(
         [DBOXFS, *args],
         capture_output=True,
@@ -37,6 +42,7 @@ def dboxfs(*args: str | Path, timeout: float = 60) -> subprocess.CompletedProces
         timeout=timeout,
         check=False,
         stdin=subprocess.DEVNULL,
+        pass_fds=pass_fds,
     )
 
 

@@ -173,3 +173,41 @@ def test_a_store_that_its_owner_can_not_get_to_is_read_and_not_changed(site: Vma
     new = dboxfs("import", tmp_path / "out", kept / "new", "--format", site.kind.value, "--owner", "nobody")
     assert (new.returncode, new.stderr) == (0, ""), "nobody could plant links in a store that is made now"
     assert {path.stat().st_uid for path in (kept / "new").rglob("*")} == {NOBODY}
+
+
+def test_init_makes_nothing_where_a_planted_link_leads(site: Vmail) -> None:
+    theirs, roots = site.store(OWNER).parent, site.store(ROOT).parent
+    (roots / "empty").mkdir()
+    before = contents(roots)
+    for name, target in {"index": roots, "control": roots / "empty", "whole": roots / "empty"}.items():
+        (theirs / name).symlink_to(target)
+        os.chown(theirs / name, NOBODY, NOBODY, follow_symlinks=False)
+    kind = site.kind.value
+    for more in ([], ["--owner", "nobody"]):
+        new = f"{kind}:{theirs}/new{len(more)}"
+        for where, status in (
+            (f"{new}1:INDEX={theirs}/index", 1),
+            (f"{new}2:CONTROL={theirs}/control/deep", 1),
+            (f"{new}3:INBOX={theirs}/control/INBOX", 1),
+            (f"{kind}:{theirs}/whole", 3),
+            (f"{kind}:{theirs}/index/new", 3),
+        ):
+            done = dboxfs("init", where, *more)
+            assert (done.returncode, done.stderr.count("\n")) == (status, 1), (where, done.stderr)
+    assert contents(roots) == before
+    for name, status in {"convert": 3, "rescue": 2, "eml": 3}.items():
+        out = theirs / "index/new"
+        done = dboxfs(*(word.format(store=location(site), out=out) for word in COPIES[name]))
+        assert done.returncode == status
+        assert "a link that uid 65534 has made" in done.stderr
+    assert contents(roots) == before
+
+
+def test_init_makes_what_only_root_can_make_for_the_owner(site: Vmail) -> None:
+    theirs, index = site.store(OWNER).parent, site.root / "index"
+    where = f"{site.kind.value}:{theirs}/new:INDEX={index}/nobody:CONTROL={theirs}/control"
+    done = dboxfs("init", where)
+    assert (done.returncode, done.stderr) == (0, "")
+    made = [*(theirs / "new").rglob("*"), *index.rglob("*"), *(theirs / "control").rglob("*")]
+    assert {path.stat().st_uid for path in (*made, theirs / "new", index, theirs / "control")} == {NOBODY}
+    assert dboxfs("check", where).returncode == 0

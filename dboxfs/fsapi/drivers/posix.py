@@ -263,10 +263,22 @@ def _mkdir(op: ops.Mkdir) -> None:
     except PermissionError:  # the owner may not make it here, but root may
         os.mkdir(op.path, mode)
     try:
-        _set_permissions(op.path, op.permissions)
+        if op.permissions.uid is None:
+            _set_permissions(op.path, op.permissions)
+        else:
+            _give(op.path, op.permissions)
     except BaseException:
         os.rmdir(op.path)
         raise
+
+
+def _give(path: str, permissions: Permissions) -> None:
+    """Set owner and mode of a new directory, and of none that a link leads to which has taken its place."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _set_permissions(fd, permissions)
+    finally:
+        os.close(fd)
 
 
 def _rmdir(op: ops.Rmdir) -> None:

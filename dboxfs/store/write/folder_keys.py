@@ -20,13 +20,14 @@ Concurrency: the file is read again if it has changed; one save at a time makes 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import trio
 
 from dboxfs.dbox.crypt import BadKey
 from dboxfs.dbox.encoders import Seals
 from dboxfs.dbox.encrypt import Public, Sealing
-from dboxfs.dbox.folder_keys import attributes, folder_key, with_new_key
+from dboxfs.dbox.folder_keys import attributes, folder_key, has_key, with_new_key
 from dboxfs.fsapi import FileSystem
 from dboxfs.store.disk import Disk
 from dboxfs.store.indexes.locks import DOTLOCK_STALE, link_exclusive
@@ -63,6 +64,18 @@ class FolderKeys:
         except BadKey as exc:
             raise NoFolderKey(f"{self.path}: {exc}") from None
         return Sealing(key)
+
+    async def have(self, fs: FileSystem, guid: bytes, ids: Sequence[bytes]) -> bool:
+        """Whether one of the keys *ids* (32 bytes each) is a key of the mailbox *guid* (16 bytes).
+
+        :raises NoFolderKey: the file is missing or damaged.
+        :raises OSError: it can't be read.
+        """
+        try:
+            found = await self._read(await self._disk(fs, 0.0))
+        except BadKey as exc:
+            raise NoFolderKey(f"{self.path}: {exc}") from None
+        return any(has_key(found, guid, one) for one in ids)
 
     async def _disk(self, fs: FileSystem, lock_timeout: float) -> Disk:
         """Writes files with the owner and mode that the file has."""

@@ -15,6 +15,7 @@ from dboxfs.fsapi import FileSystem, Permissions, ops
 from dboxfs.store.dbox_version import DEFAULT, encode_version, version_path
 from dboxfs.store.indexes.create import make_map
 from dboxfs.store.location import Location, TreeLayout
+from dboxfs.store.owner_rights import make_for_owner, owned_target, refuse_planted_links
 from dboxfs.store.write.list_index import make_list_index
 from dboxfs.store.write.mailboxes import MailboxTree
 from dboxfs.store.write.session import Work
@@ -57,6 +58,28 @@ async def init_store(
         await work.disk.sync_dir(path)
 
 
+async def init_owned_store(
+    fs: FileSystem, location: Location, permissions: Permissions, options: WriteOptions
+) -> None:
+    """Make an empty store with the rights of the owner of its root: a link in the way leads no further.
+
+    Directories outside of the root that only root can make are made for the owner.
+
+    :param fs: has the rights of the process.  :param permissions: as for :func:`init_store`.
+    :raises StoreExists, NoSuchStore: as :func:`init_store`.
+    """
+    await _refuse_used(fs, location)
+    await make_root(fs, location.root, permissions)
+    async with owned_target(fs, location.root) as files:
+        if files is not fs:
+            status = await fs.stat(location.root)
+            inbox = None if location.inbox is None else os.path.dirname(location.inbox)
+            for path in (location.index, location.control, inbox):
+                if path is not None:
+                    await make_for_owner(fs, path, (status.st_uid, status.st_gid))
+        await init_store(files, location, permissions, options)
+
+
 def nowhere(root: str) -> NoSuchStore:
     """The error when *root* can't be made because the directory above is missing."""
     above = os.path.dirname(root)
@@ -91,8 +114,10 @@ async def _nothing_to_expunge(name: str, uids: object) -> None:
 async def make_root(fs: FileSystem, root: str, permissions: Permissions) -> None:
     """Make the directory of a new store, if it is missing.
 
-    :raises NoSuchStore: the directory above is missing, or can't be written.
+    :raises NoSuchStore: the directory above is missing, or can't be written; another user's link is in the
+        way, and the process is root's.
     """
+    await refuse_planted_links(fs, root)
     try:
         await fs.run(ops.Mkdir(root, permissions))
     except FileExistsError:

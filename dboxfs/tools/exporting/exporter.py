@@ -40,7 +40,7 @@ from dboxfs.fsapi.ops import LockKind
 from dboxfs.store.attrs import Uids
 from dboxfs.store.disk import Disk
 from dboxfs.store.mailbox import Mailbox
-from dboxfs.store.owner_rights import owned_target
+from dboxfs.store.owner_rights import owned_target, refuse_planted_links
 from dboxfs.store.store import Store
 from dboxfs.store.write import Fsync, WriteOptions
 from dboxfs.store.write.results import now_seconds
@@ -184,7 +184,11 @@ class Exporter:
     # -- the target --------------------------------------------------------------------------------------
 
     async def _make_root(self) -> None:
-        """Make the directory if it is missing, with the store's owner."""
+        """Make the directory if it is missing, with the store's owner.
+
+        :raises NoSuchStore: the directory above is missing; another user's link is in the way.
+        """
+        await refuse_planted_links(self._fs, self._root)
         probe = Disk(self._fs, self._store.owner, _WRITING)
         try:
             await self._fs.run(ops.Mkdir(self._root, replace(probe.dir_permissions, mode=0o700)))

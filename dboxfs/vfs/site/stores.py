@@ -265,7 +265,7 @@ class Stores:
                     stats=dict,
                     outside=user.numbers.out,
                 )
-                served = await serve(store, self._options, host)
+                served = await serve(store, self._options_of(location), host)
                 unopened = self._unopened(served, user)
                 self._doubt(user, store, served)
                 served.begin(host.spawn, self.mount)
@@ -278,6 +278,13 @@ class Stores:
                 user.store = None
                 user.numbers.end()
             nursery.cancel_scope.cancel()
+
+    def _options_of(self, location: Location) -> MountOptions:
+        """The options of one store: users may have keys of their own."""
+        write = self._options.write
+        if write is None or location.encrypt is None:
+            return self._options
+        return replace(self._options, write=replace(write, encrypt=location.encrypt))
 
     def _unopened(self, served: Served, user: SiteUser) -> Unopened | None:
         if self.pages is None:
