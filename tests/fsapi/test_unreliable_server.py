@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from dboxfs.fsapi.drivers.object_access import Access
 from dboxfs.fsapi.drivers.object_client import LARGE, Objects, connect, may_pass
 from tests.fsapi.certificates import make_certificates
-from tests.fsapi.s3_server import FAULTS, FaultyServer, endpoint, served
+from tests.fsapi.s3_server import FAULTS, Answer, FaultyServer, InMemory, endpoint, served
 
 OLD, NEW = os.urandom(100_000), os.urandom(90_000)
 RETRIES = 1
@@ -170,3 +170,29 @@ def test_a_bucket_that_is_not_there_is_named_as_that(server: FaultyServer) -> No
     ):
         assert outcome(call) == (errno.ENOENT, "there is no such bucket")
     assert len(server.asked) == 3
+
+
+class _AsAzure(InMemory):
+    """A deleted object has another etag, says this server."""
+
+    def __call__(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        found = super().__call__(method, path, headers, body)
+        return Answer(412) if found.status == 404 and "if-match" in headers else found
+
+
+def test_a_read_of_an_object_that_was_deleted_says_so_whatever_the_server_says(
+    server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(_AsAzure()) as azure:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint(azure))
+        store = connect("s3://bucket", PATIENT)
+        store.put("a", OLD, create=True)
+        etag = store.head("a").etag
+        assert store.get("a", 0, 5, etag) == OLD[:5]
+        store.put("a", NEW, create=False)
+        replaced = outcome(lambda: store.get("a", 0, 5, etag))
+        assert isinstance(replaced, tuple)
+        assert replaced[0] == errno.ESTALE
+        store.delete("a")
+        with pytest.raises(FileNotFoundError):
+            store.get("a", 0, 5, etag)

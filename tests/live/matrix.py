@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 from tests.live import corpus
 from tests.live.crypt_keys import Keys
@@ -23,7 +24,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "layout": ("fs", "index"),
     "elsewhere": ("nothing", "INDEX", "CONTROL", "INDEXCACHE", "INBOX"),
     "eol": ("LF", "CRLF"),
-    "crypt": ("plain", "encrypted"),
+    "crypt": ("plain", "encrypted", "folders"),
 }
 
 
@@ -58,6 +59,8 @@ class Cell:
     def settings(self, dovecot: Dovecot, keys: Keys) -> dict[str, str]:
         """Settings of the account, by their names of 2.3."""
         found = dict(keys.settings) if self.crypt == "encrypted" else {}
+        if self.crypt == "folders":  # each mailbox has a key of its own, unlocked by the user's
+            found = dovecot.dialect.folder_keys("prime256v1", "")
         if self.compress not in ("none", "mixed"):
             found["zlib_save"] = self.compress
         if self.attachments != "none":
@@ -118,6 +121,12 @@ def _messages(cell: Cell) -> list[Append]:
         texts = [text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") for text in texts]
         texts.append(b"Subject: odd ends\r\n\r\none\r\r\ntwo\rthree\nfour\r")
     return corpus.with_flags({str(n): text for n, text in enumerate(texts)})
+
+
+def private_keys(account: Account, cell: Cell, keys: Keys) -> Path | None:
+    """The file with the keys of the store's messages; None: they are plain."""
+    files = {"encrypted": keys.private, "folders": account.home / "dovecot-attributes"}
+    return files.get(cell.crypt)
 
 
 def fill(dovecot: Dovecot, cell: Cell, keys: Keys) -> Account:

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from dboxfs.dbox.crypt import KeyRing, load_key
+from dboxfs.dbox.crypt import KeyRing
+from dboxfs.dbox.dcrypt_keys import load_keys
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Location, open_store, parse_location
 from tests import counted
 from tests.live.crypt_keys import Keys, global_keys
 from tests.live.dovecot import Account, Dovecot, Fetched
 from tests.live.equal import Expected, Tally, assert_shows
-from tests.live.matrix import Cell, each_value, fill, pairwise
+from tests.live.matrix import Cell, each_value, fill, pairwise, private_keys
 from tests.live.mounts import Mounts, dboxfs
 
 CELLS = pairwise() if os.environ.get("DBOXFS_MATRIX") == "all" else each_value()
@@ -78,22 +79,34 @@ async def test_a_store_of_each_kind(
     expected = Expected.of(account)
     wanted = sorted(row(name, m) for name, messages in expected.messages.items() for m in messages)
     options, attached, key = [], list[str | Path](), list[str | Path]()
-    if cell.crypt == "encrypted":
-        options.append(f"crypt_key={keys.private}")
-        key = ["--crypt-key", keys.private]
+    private = private_keys(account, cell, keys)
+    if private is not None:
+        options.append(f"crypt_key={private}")
+        key = ["--crypt-key", private]
     if cell.attachments != "none":
         options.append(f"attachments={account.home}/attachments")
         attached = ["--attachments", account.home / "attachments"]
     assert_shows(mounts.mount(account.location, ",".join(options)), expected, tally)
 
-    done = dboxfs("check", account.location, *attached)
-    assert (done.returncode, done.stdout.splitlines()[-1].split(",")[0]) == (0, "0 errors"), done.stdout
+    is_clean(cell, cell.driver, account.location, *attached)
 
-    ring = KeyRing([load_key(keys.private.read_bytes())]) if cell.crypt == "encrypted" else None
+    ring = None if private is None else KeyRing(load_keys(private.read_bytes()))
     await converts_both_ways(account.location, [*attached, *key], cell, tmp_path, ring, wanted)
     await is_rescued(account, key, cell, tmp_path, ring, wanted)
     counts = counted.of(pytestconfig, "messages in stores of the matrix")
     counts[str(cell)] = len(wanted)
+
+
+def is_clean(cell: Cell, driver: str, *store: str | Path) -> None:
+    """``check`` has no complaint about a store of this kind."""
+    done = dboxfs("check", *store)
+    warned = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
+    assert done.stdout.splitlines()[-1].startswith(f"0 errors, {len(warned)} warnings"), done.stdout
+    assert done.returncode == bool(warned)
+    if driver == "mdbox" and cell.crypt == "folders":  # Dovecot's copies are encrypted anew, with one guid
+        assert all("have the same guid" in line for line in warned), done.stdout
+    else:
+        assert warned == []
 
 
 async def converts_both_ways(
@@ -111,7 +124,7 @@ async def converts_both_ways(
         assert done.returncode == 0, done.stderr
         assert f"verified: {len(wanted)} messages" in done.stdout
         assert await rows_of(replace(parse_location(str(to)), keys=ring)) == wanted
-        assert dboxfs("check", to).returncode == 0
+        is_clean(cell, driver, to)
 
 
 def texts(rows: list[Row]) -> Counter[bytes]:

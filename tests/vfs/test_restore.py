@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import trio
@@ -177,6 +177,9 @@ class KeyOfEachFolder:
 
     async def seals(self, fs: FileSystem, lock_timeout: float, guid: bytes) -> Sealing:
         return Sealing(with_new_key(KEYS, guid)[1])
+
+    async def have(self, fs: FileSystem, guid: bytes, ids: Sequence[bytes]) -> bool:
+        return False
 
 
 async def test_a_mailbox_whose_messages_are_encrypted_with_the_key_of_its_guid_keeps_that(

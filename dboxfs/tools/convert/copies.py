@@ -81,6 +81,24 @@ async def is_copy(file: AppendFile, place: StoredPlace, message: Stored) -> bool
     return True
 
 
+async def is_encrypted_anew(file: AppendFile, place: StoredPlace, message: Stored) -> bool:
+    """Whether the record at *place* in *file* and *message* are one message, encrypted for two keys.
+
+    With a key for each folder Dovecot encrypts a copy anew and keeps its guid.  Both are needed: each mailbox
+    has the key of its own message alone.
+
+    :raises OSError: *file* can't be read.
+    """
+    if not place.size or not message.encrypted:
+        return False
+    try:
+        record = await _read_record(file, place)
+    except FormatError:
+        return False
+    same = _compared(record.metadata.items) == _compared(completed_items(message.items, message.guid, None))
+    return record.encrypted and same
+
+
 def _compared(items: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     return sorted(item for item in items if item[0] not in _OWN_TO_A_PLACE)
 

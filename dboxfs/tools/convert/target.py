@@ -25,7 +25,7 @@ from dboxfs.store.write.results import side_by_side
 from dboxfs.store.write.session import Work, message_number
 from dboxfs.store.write_options import WriteOptions
 from dboxfs.tools.buffered_file import BufferedFile
-from dboxfs.tools.convert.copies import Copies, is_copy
+from dboxfs.tools.convert.copies import Copies, is_copy, is_encrypted_anew
 from dboxfs.tools.convert.encoding import RecordFormat, begin_record, completed_items, must_be_packed
 from dboxfs.tools.convert.errors import Unfit
 from dboxfs.tools.convert.journal import Batch, DestinationRow, SharedMessage, StoredPlace
@@ -268,6 +268,8 @@ class MdboxTarget:
         file = await self._disk.open(self._work.storage_paths(place.file_id)[0])
         try:
             if not await is_copy(file, place, message):
+                if await is_encrypted_anew(file, place, message):
+                    return None
                 message.doubt = "it has the guid of another message, which is not the same"
                 return None
         finally:

@@ -58,16 +58,41 @@ async def verify(
         subscribed = frozenset()
     if subscribed != await made.subscribed():
         raise VerifyFailed("the subscriptions are not what they were")
+    origins = _Origins()
     for name, portrait in portraits.items():
         here, there = _box(source, name), _box(made, name)
         if here is None or there is None:
             shown = source.location.display_name(name)
             raise VerifyFailed(f"{shown}: the mailbox is gone")
-        await _Comparison(portrait, here, there, left_out, tell).run(count)
+        await _Comparison(portrait, here, there, left_out, tell, origins).run(count)
+    origins.check()
 
 
 def _box(store: Store, name: str) -> Mailbox | None:
     return store.folders[name].mailbox if name in store.folders else None
+
+
+class _Origins:
+    """The original mailboxes.  Copies with a record each may become one, which has that of one of them."""
+
+    def __init__(self) -> None:
+        self._of: dict[bytes | None, set[bytes | None]] = {}
+        self._others: list[tuple[bytes, bytes | None, str]] = []
+
+    def add(self, metadata: Metadata, made: Metadata, where: str) -> None:
+        """Compare that of a message, now or when all are known."""
+        was = metadata.orig_mailbox
+        self._of.setdefault(metadata.guid, set()).add(was)
+        if was is not None and was != made.orig_mailbox:
+            self._others.append((metadata.guid or b"", made.orig_mailbox, where))
+
+    def check(self) -> None:
+        """
+        :raises VerifyFailed: a message has one that no copy of it had.
+        """
+        for guid, now, where in self._others:
+            if now not in self._of.get(guid, ()):
+                raise VerifyFailed(f"{where}the original mailbox is not what it was")
 
 
 class _Comparison:
@@ -80,7 +105,9 @@ class _Comparison:
         there: Mailbox,
         left_out: Container[tuple[str, int]],
         tell: Callable[[str], None],
+        origins: _Origins,
     ) -> None:
+        self._origins = origins
         self._portrait = portrait
         self._here = here
         self._there = there
@@ -188,7 +215,7 @@ class _Comparison:
         for key in _KEPT_LINES:
             if key not in added:
                 self._same(f"{key.decode()} line", metadata.get(key), made.get(key), uid)
-        self._same("original mailbox", *_boxes(metadata, made), uid)
+        self._origins.add(metadata, made, f"{self._here.display_name}: uid {uid}: ")
 
     async def _theirs(self, read: Awaitable[T], uid: int) -> T:
         """Read from the destination.
@@ -214,9 +241,3 @@ async def _ours(read: Awaitable[T]) -> T:
         return await read
     except (DboxfsError, OSError) as exc:
         raise _SourceError(reason(exc)) from exc
-
-
-def _boxes(metadata: Metadata, made: Metadata) -> tuple[bytes | None, bytes | None]:
-    """The original mailbox in both stores; twice None if the source has none."""
-    was = metadata.orig_mailbox
-    return was, made.orig_mailbox if was is not None else None
