@@ -30,12 +30,12 @@ from dboxfs.fsapi.handle import Handle
 from dboxfs.fsapi.locks import LockTable
 from dboxfs.fsapi.open_file import HandleFile
 from dboxfs.fsapi.ops import Job, Op, OpenedFile, os_error
+from dboxfs.fsapi.peek_jobs import PeekJobs
 from dboxfs.fsapi.temporary import Process
 from dboxfs.fsapi.types import Capabilities, CreateMode, DirEntry, OpenMode, Peek, PeekResult, Permissions
 
 R = TypeVar("R")
 
-_PEEK_BATCH = 64
 _WILLNEED_BATCH = 16
 
 
@@ -72,6 +72,7 @@ class FileSystem:
         if cache is None:
             self.engine.cache.merge(ksm)
         self._process = Process.this()
+        self._peek_jobs = PeekJobs(adapts=driver.kernel_cached)
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
 
     def sharing(self, driver: Driver) -> FileSystem:
@@ -217,12 +218,13 @@ class FileSystem:
         """
         if in_order:
             return await self._run(ops.PeekMany(tuple(requests)))
-        depth = max(1, self.driver.depth)
-        step = max(1, min(_PEEK_BATCH, -(-len(requests) // depth)))
+        step = self._peek_jobs.of(len(requests), self.driver.depth)
         batches = [
             ops.PeekMany(tuple(requests[start : start + step])) for start in range(0, len(requests), step)
         ]
+        began = trio.current_time()
         answers = await self._run_all(batches)
+        self._peek_jobs.took(step, trio.current_time() - began)
         return [answer for batch in answers for answer in batch]
 
     async def peek_soon(self, request: Peek) -> PeekResult | OSError:

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import trio
+from msgspec.structs import replace
 
 from dboxfs.errors import CorruptFile, DboxfsError, NoSuchMailbox
 from dboxfs.index.state import IndexState
 from dboxfs.store import saved_dates
-from dboxfs.store.attrs import DAMAGED, Facts, FactTable, Uids
+from dboxfs.store.attrs import DAMAGED, FactColumns, Facts, FactTable, Uids
 from dboxfs.store.backend import MessageFiles, Scanned
 from dboxfs.store.saved_dates import SavedDates
 from dboxfs.store.size_recall import Recall
@@ -192,9 +192,12 @@ class AttrReader:
                 return dict.fromkeys(uids.tolist(), NoSuchMailbox(self._box.display_name))
         if self._replaced(table):
             return {}
+        good = [one for one in answers.values() if one.error is None and one.facts is not None]
+        self._take(good, dates)
         for uid, scanned in answers.items():
-            if uid in self._box:
-                self._take(scanned, dates)
+            if isinstance(scanned.error, DboxfsError) and uid in self._box:
+                self._box.facts.put(uid, scanned.facts or Facts(DAMAGED, 0, 0, 0))
+                self._report(f"{self._box.display_name}: uid {uid}", scanned.error)
         return {uid: scanned.error for uid, scanned in answers.items() if scanned.error is not None}
 
     def _replaced(self, table: FactTable) -> bool:
@@ -211,17 +214,18 @@ class AttrReader:
             self._report("", exc)
             return [Scanned(uid, Facts(DAMAGED, 0, 0, 0), None, None) for uid in uids.tolist()]
 
-    def _take(self, scanned: Scanned, dates: SavedDates | None) -> None:
-        facts = scanned.facts
-        if scanned.error is None and facts is not None:
-            saved = dates.get(scanned.uid) if dates is not None else None
-            facts = facts if saved is None else replace(facts, saved=saved)
-            self._box.facts.put(scanned.uid, facts, scanned.mark if self._recall is not None else None)
-            if dates is not None:
-                saved_dates.remember(self._box.facts, scanned.uid, dates)
-        elif isinstance(scanned.error, DboxfsError):
-            self._box.facts.put(scanned.uid, facts or Facts(DAMAGED, 0, 0, 0))
-            self._report(f"{self._box.display_name}: uid {scanned.uid}", scanned.error)
+    def _take(self, found: list[Scanned], dates: SavedDates | None) -> None:
+        """Put the facts of messages that could be read into the table."""
+        uids = np.array([one.uid for one in found], np.uint32)
+        rows, there = self._box.facts.rows_of(uids)
+        facts = FactColumns.of([one.facts for one in found if one.facts is not None])
+        if dates is not None:
+            known = dates.of(uids)
+            facts = replace(facts, saved=np.where(known >= 0, known, facts.saved))
+        marks = np.array([one.mark for one in found], np.uint64)[there] if self._recall is not None else None
+        self._box.facts.put_many(rows, facts[there], marks)
+        if dates is not None:
+            saved_dates.remember(self._box.facts, uids, dates)
 
     def _advance(self) -> None:
         self._progress.set()

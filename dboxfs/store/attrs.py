@@ -26,6 +26,7 @@ All methods run between two checkpoints of the event loop, so no lock guards the
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +83,18 @@ class FactColumns(Struct, frozen=True):
     received: npt.NDArray[Any]
     saved: npt.NDArray[Any]
     virtual: npt.NDArray[Any]
+
+    @classmethod
+    def of(cls, facts: Sequence[Facts]) -> FactColumns:
+        """The columns of these rows."""
+        sizes, dates = [one.size for one in facts], [one.received for one in facts]
+        return cls(
+            np.array([one.state for one in facts], np.uint8),
+            np.array(sizes, np.int64),
+            np.array(dates, np.int64),
+            np.array([one.saved for one in facts], np.int64),
+            np.array([one.virtual for one in facts], np.int64),
+        )
 
     def __getitem__(self, rows: Any) -> FactColumns:
         """The facts of some rows: a slice, an array of row numbers, or a mask."""
@@ -163,6 +176,13 @@ class FactTable:
         at = bisect_left(self._uid_view, uid)
         return at if at < len(self._uid_view) and self._uid_view[at] == uid else -1
 
+    def rows_of(self, uids: Uids) -> tuple[Rows, npt.NDArray[np.bool_]]:
+        """The rows of those of *uids* that are in the table, and which these are."""
+        at = np.searchsorted(self.uids, uids)
+        there = at < len(self.uids)
+        there[there] = self.uids[at[there]] == uids[there]
+        return at[there], there
+
     def get(self, uid: int) -> Facts | None:
         """The facts of *uid*; None: the mailbox doesn't have it."""
         row = self.row(uid)
@@ -240,12 +260,17 @@ class FactTable:
         if mark is not None:
             self._set_optional("mark", row, mark)
 
-    def put_many(self, rows: Rows, facts: FactColumns) -> None:
-        """Store the facts of many *rows*; they are in the size table already."""
+    def put_many(self, rows: Rows, facts: FactColumns, marks: Marks | None = None) -> None:
+        """Store the facts of many *rows*, each of which comes once.
+
+        :param marks: as of :meth:`put`; None: the facts are in the size table already, or there is none.
+        """
         if not len(rows):
             return
         state = self._allocated()
         self.version += 1
+        self.unknown += int(np.count_nonzero(facts.state == UNKNOWN))
+        self.unknown -= int(np.count_nonzero(state[rows] == UNKNOWN))
         state[rows] = facts.state
         for name in _NARROW:
             values: npt.NDArray[Any] = getattr(facts, name)
@@ -255,9 +280,8 @@ class FactTable:
         largest = int(facts.virtual.max())
         if largest or self._virtual is not None:
             self._virtual_up_to(largest)[rows] = facts.virtual
-        if self._mark is not None:
-            self._mark[rows] = 0
-        self.unknown = int(np.count_nonzero(state == UNKNOWN))
+        if marks is not None or self._mark is not None:
+            self._set_optional("mark", rows, 0 if marks is None else marks)
 
     def set_cached_at(self, rows: Any, offsets: Any, cache_seq: int) -> None:
         """Store the offsets of the messages in *rows* (one row, or an array) in the cache file

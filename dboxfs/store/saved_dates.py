@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from dboxfs.errors import FormatError
 from dboxfs.fsapi import FileSystem, Peek, PeekResult
@@ -54,10 +55,16 @@ class SavedDates:
         value = file.lookup(int(offsets[row])).get("date.save")
         return value if isinstance(value, int) else None
 
-    def offset(self, uid: int) -> int:
-        """The offset of *uid* in the cache file, by the index; 0: none."""
-        row, column = self._state.row_of(uid), self._state.column("cache", "<u4")
-        return 0 if row < 0 or column is None else int(column[row])
+    def of(self, uids: Uids) -> npt.NDArray[np.int64]:
+        """:meth:`get` of many messages: int64[n], -1: the cache file has none."""
+        file = self._file
+        if file is None or cache_offsets(self._state, file.header.file_seq) is None:
+            return np.full(len(uids), -1, np.int64)
+        return file.numbers(self.offsets(uids), "date.save")
+
+    def offsets(self, uids: Uids) -> Uids:
+        """The offsets of *uids* in the cache file, by the index; 0: none."""
+        return offsets_of(self._state, uids)
 
 
 async def load_saved_dates(
@@ -100,13 +107,13 @@ def offsets_of(state: IndexState, uids: Uids) -> Uids:
     return found
 
 
-def remember(table: FactTable, uid: int, dates: SavedDates) -> None:
-    """Note in *table* that it has the date of *uid* in *dates*: it is read again only when Dovecot caches
-    more.
+def remember(table: FactTable, uids: Uids, dates: SavedDates) -> None:
+    """Note in *table* that it has the dates of *uids* in *dates*: they are read again only when Dovecot
+    caches more.
     """
-    row = table.row(uid)
-    if row >= 0:
-        table.set_cached_at(row, dates.offset(uid), dates.cache_seq)
+    rows, there = table.rows_of(uids)
+    if len(rows):
+        table.set_cached_at(rows, dates.offsets(uids)[there], dates.cache_seq)
 
 
 async def look_again(fs: FileSystem, path: str, state: IndexState, table: FactTable) -> Uids:
@@ -126,12 +133,12 @@ async def look_again(fs: FileSystem, path: str, state: IndexState, table: FactTa
         return uids
     dates = await load_saved_dates(fs, path, state, uids, READ_FOR_FEW)
     changed: list[int] = []
-    for uid in uids.tolist():
-        facts, saved = table.get(uid), dates.get(uid)
-        if facts is not None and saved is not None and saved != facts.saved:
+    for uid, saved in zip(uids.tolist(), dates.of(uids).tolist(), strict=True):
+        facts = table.get(uid)
+        if facts is not None and saved >= 0 and saved != facts.saved:
             changed.append(uid)
             table.put(uid, replace(facts, saved=saved))
-        remember(table, uid, dates)
+    remember(table, uids, dates)
     return np.array(changed, np.uint32)
 
 

@@ -218,8 +218,7 @@ class _StaleDates:
         """The saved date of each row; *now*: the dates of the files or the index."""
         saved = np.where(self._stale, now, rows.facts.saved)
         if self._known is not None:
-            for row in np.flatnonzero(self._stale & (self.offsets != 0)).tolist():
-                date = self._known.get(int(rows.uids[row]))
-                if date is not None:
-                    saved[row] = date
+            asked = np.flatnonzero(self._stale & (self.offsets != 0))
+            dates = self._known.of(rows.uids[asked])
+            saved[asked[dates >= 0]] = dates[dates >= 0]
         return saved

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import struct
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dboxfs.errors import FormatError
 from dboxfs.index import mailbox
@@ -160,6 +163,23 @@ def test_what_makes_no_sense_is_not_cached() -> None:
     struct.pack_into("<I", unknown, newer_at + 8, 77)
     assert CacheFile(unknown).lookup(newer_at) == CacheFile(data).lookup(older_at)
     assert CacheFile(data[:-4]).lookup(newer_at) == {}
+
+
+@given(st.data())
+def test_one_number_of_many_messages_is_the_one_that_each_message_has(data: st.DataObject) -> None:
+    """Also in a file that was damaged anywhere behind its header."""
+    whole, older_at, newer_at = cache_file()
+    damaged = bytearray(whole)
+    for at in data.draw(st.lists(st.integers(32 + len(field_header()), len(whole) - 4), max_size=6)):
+        struct.pack_into(
+            "<I", damaged, at & ~3, data.draw(st.sampled_from((0, 1, 3, 4, 8, 77, older_at, newer_at)))
+        )
+    cache = CacheFile(damaged[: data.draw(st.integers(len(whole) - 40, len(whole)))])
+    offsets = [0, older_at, newer_at, 4, older_at + 1, newer_at + 16, len(whole), 1 << 31]
+    for name in ("date.received", "size.physical", "guid", "none"):
+        each = [cache.lookup(offset).get(name) for offset in offsets]
+        expected = [value if isinstance(value, int) else -1 for value in each]
+        assert cache.numbers(np.array(offsets, np.uint32), name).tolist() == expected
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,11 @@ def _peek_range(fd: int, wanted: tuple[int, int | None], file_size: int, limit: 
 
 def _read_to_end(fd: int, offset: int, expected: int, limit: int) -> bytes:
     """Up to ``limit`` bytes to the end of the file, which may grow meanwhile."""
-    data = _read(ops.Read(fd, min(expected + 1, limit), offset))
+    data = os.pread(fd, min(expected + 1, limit), offset)
+    if len(data) == expected:  # all that it had, and there is no more
+        return data
+    if len(data) < min(expected, limit):
+        data += _read(ops.Read(fd, min(expected + 1, limit) - len(data), offset + len(data)))
     while len(data) == expected + 1 and len(data) < limit:
         expected += 1 << 16
         data += _read(ops.Read(fd, min(expected + 1, limit) - len(data), offset + len(data)))
