@@ -52,6 +52,12 @@ WAIT_SECONDS = 0.02
 """Seconds that a READ waits for a batch at most: a safeguard, should the rules not be enough."""
 
 
+MISSED_MOST = 4096
+"""Inodes that are remembered because the kernel didn't know them, at most."""
+
+_MISSED_IN_A_ROW = 4
+
+
 class PushBatch(Struct, eq=False):
     """Messages that are handed over together.
 
@@ -105,6 +111,7 @@ class Pusher:
         self._in_flight: Counter[int] = Counter()
         self._queued: dict[int, PushBatch] = {}
         self._at = 0
+        self._missed: dict[int, None] = {}
         self._todo: queue.SimpleQueue[PushBatch | Sequence[int] | None] = queue.SimpleQueue()
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="dboxfs-pusher", daemon=True)
@@ -158,6 +165,16 @@ class Pusher:
         with self._lock:
             return {one for one in inodes if one not in self._in_flight and one not in self._queued}
 
+    def missed(self, inode: int) -> bool:
+        """Whether *inode* was to be stored, and the kernel didn't know it yet: a program reads messages
+        before it has read the whole listing.  Forgotten with this answer.
+        """
+        with self._lock:
+            is_missed = inode in self._missed
+            if is_missed:
+                del self._missed[inode]
+        return is_missed
+
     def expect(self, inodes: Sequence[int]) -> PushBatch:
         """The bytes of these messages are about to be read and pushed (:meth:`PushBatch.push`): from now on,
         READs of them wait for that.
@@ -165,6 +182,8 @@ class Pusher:
         batch = PushBatch(self.generation, inodes, self._todo.put, self._counts)
         with self._lock:
             self._queued.update({inode: batch for inode in inodes if inode not in self._in_flight})
+            for inode in inodes:
+                self._missed.pop(inode, None)
         return batch
 
     def drop(self, inodes: Sequence[int]) -> None:
@@ -189,17 +208,29 @@ class Pusher:
                     self._through(task)
 
     def _store(self, batch: PushBatch) -> None:
+        unknown = 0
         for inode, data in batch.items:
             if self._ending:
                 return
-            if self._take(inode, batch):
+            if unknown == _MISSED_IN_A_ROW:  # nor does the kernel know the others
+                self._miss(inode)
+            elif self._take(inode, batch):
                 try:
                     known = self._put(inode, data)
                 finally:
                     self._leave()
+                unknown = 0 if known else unknown + 1
                 with self._lock:
                     self._counts["messages" if known else "unknown"] += 1
                     self._counts["bytes"] += len(data) if known else 0
+                if not known:
+                    self._miss(inode)
+
+    def _miss(self, inode: int) -> None:
+        with self._lock:
+            self._missed[inode] = None
+            if len(self._missed) > MISSED_MOST:
+                del self._missed[next(iter(self._missed))]
 
     def _take(self, inode: int, batch: PushBatch) -> bool:
         """Whether *inode* is still to be stored; from now on it is being stored."""

@@ -84,6 +84,9 @@ class Pages(Protocol):
     def wanted(self, inodes: Iterable[int]) -> set[int]:
         """Those of *inodes* that may be pushed."""
 
+    def missed(self, inode: int) -> bool:
+        """Whether *inode* was to be stored, but the kernel didn't know it. Forgotten with this answer."""
+
     def expect(self, inodes: Sequence[int]) -> PushWait:
         """The bytes of these messages are about to be read and pushed: READs of them wait for that."""
 

@@ -284,8 +284,10 @@ class Unopened:
             return None
         box = folder.mailbox
         listed = self._vfs.searches.links_beside(folder, node.uid) or self._shown.directory_of(box, node)
-        walks = self._predictor.walks(listed.directory)
-        window = walks.read(node.uid, self._order(listed), lambda some: _sizes(box, some))
+        walks, order = self._predictor.walks(listed.directory), self._order(listed)
+        if self._pages.missed(inode):
+            walks.missed(node.uid, order)
+        window = walks.read(node.uid, order, lambda some: _sizes(box, some))
         uids = window.uids
         wanted = self._pages.wanted((uids.astype(np.int64) | node.base).tolist())
         uids = uids[[node.base | uid in wanted for uid in uids.tolist()]] if len(uids) else uids

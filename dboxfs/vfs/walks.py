@@ -11,6 +11,8 @@ READ that arrives is one of these:
 * one for the first message behind the walk's last window, whose wire the program did not read: the walk goes
   on in the same way, but the program waits;
 * one for a neighbour of a message that was read just now: a new walk, in that direction;
+* one for a message that was to be pushed, but that the kernel did not know yet (:meth:`Walks.missed`): a
+  program such as rsync reads messages before it has read the whole listing.  The window ended before it;
 * one for the first or last message of a directory, when a walk has just come to the end of another one: a
   program goes from mailbox to mailbox, or from ``cur/`` to ``new/``. The walk keeps the size of its window;
 * any other: no message is pushed, so a program that reads in no order causes no pushes.
@@ -222,6 +224,17 @@ class Walks:
         walk.window = min(walk.window * 2, WINDOW_MOST)
         self._walks.remove(walk)
         self._walks.insert(0, walk)
+
+    def missed(self, uid: int, orders: Orders) -> None:
+        """The kernel did not know *uid* when it was to be pushed: the window of its walk ended before it."""
+        for walk in self._walks:
+            here = orders.position(uid, by_name=walk.by_name)
+            begin = orders.position(walk.begin, by_name=walk.by_name)
+            end, before = walk.place(orders), here - walk.step
+            there = min(begin, end, here, before) >= 0 and before < len(orders)
+            if there and (here - begin) * walk.step > 0 >= (here - end) * walk.step:
+                walk.wire = 0
+                walk.promise(int(orders.slice(before, here, by_name=walk.by_name)[0]))
 
     def _goes_on(self, uid: int, orders: Orders) -> _Walk | None:
         """The walk that *uid* belongs to; None: none. Its ``end`` is *uid* if no message is to be pushed."""

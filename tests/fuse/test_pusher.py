@@ -208,6 +208,28 @@ async def test_what_was_read_before_pages_were_dropped_is_not_stored_after_it() 
 
 
 @pytest.mark.usefixtures("patient")
+async def test_messages_that_the_kernel_does_not_know_yet_are_told_once_and_after_four_none_is_tried() -> (
+    None
+):
+    kernel = Kernel()
+    kernel.unknown = set(range(3, 20))
+    async with pushing(kernel) as pusher:
+        await kernel.read(pusher, 1, items(*range(2, 20)))
+        assert pusher.stats()["unknown"] == 4
+        assert [pusher.missed(inode) for inode in (1, 2, 3, 3, 7, 19)] == [
+            False,
+            False,
+            True,
+            False,
+            True,
+            True,
+        ]
+        kernel.unknown = set()
+        await pushed(pusher, items(8)).wait()
+        assert not pusher.missed(8)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_a_message_that_the_kernel_does_not_know_is_counted_and_nothing_else() -> None:
     kernel = Kernel()
     kernel.unknown = {2}

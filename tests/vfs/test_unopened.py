@@ -37,7 +37,9 @@ class Batch:
 
     def push(self, items: Sequence[Item]) -> None:
         assert {inode for inode, _ in items} <= set(self.inodes)
-        self.pages.there.update({inode: bytes(data) for inode, data in items})
+        self.pages.lost |= {inode for inode, _ in items} & self.pages.unknown
+        known = {inode: bytes(data) for inode, data in items if inode not in self.pages.unknown}
+        self.pages.there.update(known)
 
     async def wait(self) -> None:
         self.pages.waits += 1
@@ -48,6 +50,7 @@ class Pages:
     """The kernel's page cache: what was pushed is there.
 
     :ivar waits: READs that were answered after their window was stored.
+    :ivar unknown: inodes that the kernel doesn't know.
     """
 
     def __init__(self) -> None:
@@ -55,6 +58,8 @@ class Pages:
         self.there: dict[int, bytes] = {}
         self.in_flight: list[int] = []
         self.dropped: list[int] = []
+        self.unknown: set[int] = set()
+        self.lost: set[int] = set()
 
     def begin(self, inode: int) -> None:
         self.in_flight.append(inode)
@@ -64,6 +69,9 @@ class Pages:
 
     def wanted(self, inodes: Iterable[int]) -> set[int]:
         return set(inodes) - set(self.in_flight)
+
+    def missed(self, inode: int) -> bool:
+        return inode in self.lost
 
     def expect(self, inodes: Sequence[int]) -> Batch:
         return Batch(self, inodes)
@@ -125,6 +133,17 @@ async def test_only_the_first_windows_of_a_walk_keep_the_program_waiting(r: Read
         await r.read(uid)
     assert r.pages.waits == 2
     assert r.reads > 4
+
+
+async def test_a_program_that_reads_messages_between_parts_of_the_listing_gets_a_window_for_each_part(
+    r: Reader,
+) -> None:
+    """The kernel knows a message only once it was listed."""
+    for first in range(2, COUNT, 60):
+        part = range(first, min(first + 60, COUNT + 1))
+        r.pages.unknown = {r.base | uid for uid in range(part[-1] + 1, COUNT + 1)}
+        assert [await r.read(uid) for uid in part] == [text(uid) for uid in part]
+    assert r.reads <= 18
 
 
 async def test_a_walk_backwards_does_too(r: Reader) -> None:

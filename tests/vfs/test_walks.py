@@ -52,6 +52,22 @@ class Kernel:
         self.in_vain += sum((folder, pushed) in self.seen for pushed in window)
         self.cached.update((folder, pushed) for pushed in window)
 
+    def read_listed(self, uids: Sequence[int], at_once: int) -> float:
+        """READs a message, of a program that reads messages while it reads the listing: the kernel knows only
+        the messages that were listed, *at_once* of them at a time.
+        """
+        walks, missed = self.predictor.walks(1), set[int]()
+        for start in range(0, len(uids), at_once):
+            known = set(uids[: start + at_once])
+            for uid in uids[start : start + at_once]:
+                if uid in missed and (1, uid) not in self.cached:
+                    walks.missed(uid, self.orders)
+                self.read(uid)
+                lost = {one for _, one in self.cached} - known
+                missed |= lost
+                self.cached -= {(1, one) for one in lost}
+        return self.reads / len(uids)
+
     def read_all(self, uids: Iterable[int], folder: int = 1) -> float:
         """READs a message."""
         before, count = self.reads, 0
@@ -90,6 +106,12 @@ def test_a_walk_in_the_order_of_the_uids_costs_a_request_in_a_hundred_messages()
 
 def test_a_walk_backwards_does_too() -> None:
     assert Kernel(uids()).read_all(reversed(uids())) < 0.0095
+
+
+def test_a_walk_that_reads_messages_before_it_has_read_the_whole_listing_costs_two_in_a_hundred() -> None:
+    some = uids()[:2000]
+    kernel = Kernel(some)
+    assert kernel.read_listed(some, 180) < 0.025
 
 
 @pytest.mark.parametrize("backwards", [False, True])

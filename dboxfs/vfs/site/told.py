@@ -60,6 +60,9 @@ class UserPages:
         outside = {self._out(inode): inode for inode in inodes}
         return {outside[inode] for inode in self._pages.wanted(outside)}
 
+    def missed(self, inode: int) -> bool:
+        return self._pages.missed(self._out(inode))
+
     def expect(self, inodes: Sequence[int]) -> PushWait:
         return _UserBatch(self._pages.expect([self._out(inode) for inode in inodes]), self._out)
 
