@@ -24,7 +24,7 @@ from typing import TypeVar
 import trio
 from msgspec.structs import replace
 
-from dboxfs.errors import DboxfsError, NoSuchMessage, StoreBusy
+from dboxfs.errors import DboxfsError, NoSuchMailbox, NoSuchMessage, StoreBusy
 from dboxfs.store import Folder, Mailbox, Store
 from dboxfs.store.names.files import NameFiles
 from dboxfs.store.names.read import NameReader
@@ -59,9 +59,12 @@ _LONGEST_DELAY = 0.05
 def mailbox_of(folder: Folder) -> Mailbox:
     """The mailbox of a folder.
 
+    :raises NoSuchMailbox: the folder is gone, or has another name.
     :raises Refused: EPERM: the folder has none, so it can't hold messages.
     """
     if folder.mailbox is None:
+        if folder.parent is not None and folder.parent.children.get(folder.shown) is not folder:
+            raise NoSuchMailbox(f"{folder}: the mailbox is gone")
         raise Refused(errno.EPERM)
     return folder.mailbox
 
@@ -169,8 +172,6 @@ class MessageChanges:
         """A mailbox was given another guid."""
         if before in self._filled:
             self._filled.add(guid)
-
-    # -- saving --------------------------------------------------------------------------------
 
     async def save(self, folder: Folder, message: NewMessage, name: bytes | None) -> int:
         """Save a message under this name (None: ``<uid>.eml``); gives its uid.

@@ -31,6 +31,7 @@ from dboxfs.fsapi import Driver, FileSystem
 from dboxfs.fsapi.drivers.memory import MemoryDriver
 from dboxfs.fsapi.drivers.memory_tree import Tree
 from dboxfs.store import Folder, Kind, Location, Store, open_store
+from dboxfs.store.location import TreeLayout
 from dboxfs.store.names.read import NameReader
 from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
 from dboxfs.vfs.attrs import Attrs
@@ -374,13 +375,16 @@ def raises(*numbers: int) -> Iterator[None]:
     assert error.errno in numbers, repr(error)
 
 
-def location_of(kind: Kind) -> Location:
-    return Location(kind, ROOT_DIRECTORY)
+def location_of(kind: Kind, layout: TreeLayout = TreeLayout.FS) -> Location:
+    escape = "^" if layout is TreeLayout.INDEX else ""
+    return Location(kind, ROOT_DIRECTORY, layout=layout, escape=escape)
 
 
-async def make_store(driver: Driver, kind: Kind, options: WriteOptions = ALONE) -> None:
+async def make_store(
+    driver: Driver, kind: Kind, options: WriteOptions = ALONE, layout: TreeLayout = TreeLayout.FS
+) -> None:
     """INBOX with one message (uid 1), and Work with none."""
-    location = location_of(kind)
+    location = location_of(kind, layout)
     async with FileSystem(driver) as fs:
         await init_store(fs, location, options=options)
         writer = StoreWriter(fs, location, await fs.stat(location.root), options)
@@ -396,6 +400,7 @@ async def mounted(
     faults: Callable[[Driver], Driver] | None = None,
     restore: bool = False,
     kernel: Callable[[Kernel], Kernel] = lambda told: told,
+    layout: TreeLayout = TreeLayout.FS,
 ) -> AsyncIterator[Mounted]:
     """A new store in memory, or the one that *driver* has, mounted with ``rw``.
 
@@ -405,10 +410,10 @@ async def mounted(
     if driver is None:
         memory = MemoryDriver()
         memory.make_dirs(os.path.dirname(ROOT_DIRECTORY))
-        await make_store(memory, kind)
+        await make_store(memory, kind, layout=layout)
         driver = MemoryDriver(tree=memory.tree)
     tree = driver.tree
-    location, told = location_of(kind), Told()
+    location, told = location_of(kind, layout), Told()
     requests: dict[str, int] = {}
     async with (
         FileSystem(faults(driver) if faults is not None else driver) as fs,

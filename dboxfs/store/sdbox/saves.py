@@ -14,6 +14,7 @@ from functools import partial
 
 from msgspec import Struct
 
+from dboxfs.errors import NoSuchMailbox
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
 from dboxfs.store.indexes.log import IndexLog
@@ -198,6 +199,9 @@ class SdboxSaves:
                     await self._write_log(index, news, replaced, notes)
             except BaseException as error:
                 await self._take_back(name, index, news, replaced.uids, error)
+                if isinstance(error, FileNotFoundError) and not await self._is_there(name):
+                    what = f"{index.what}: the mailbox was renamed or removed while a message was saved"
+                    raise NoSuchMailbox(what) from error
                 raise
             finally:
                 await self._work.notes.drop(notes)
@@ -208,6 +212,9 @@ class SdboxSaves:
             request.result = Saved(
                 validity, tuple(new.uid for new in request.what), tuple(new.guid for new in request.what)
             )
+
+    async def _is_there(self, name: str) -> bool:
+        return await self._disk.exists(self._work.location.mailbox_path(name))
 
     async def _take_uids(self, name: str, index: IndexLog, news: Sequence[Arrival]) -> None:
         """Give the messages the next uids, without those whose file is in the alternative storage."""

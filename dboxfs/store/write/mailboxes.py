@@ -371,8 +371,8 @@ class MailboxTree:
                 there[0] and any(taken)
             ):
                 raise MailboxExists(f"{self._work.shown(new)}: the mailbox exists")
-            self._work.forget(old)
-            await self._rename_all([pair for pair, here in zip(pairs, there, strict=True) if here])
+            async with self._work.forgotten(old):
+                await self._rename_all([pair for pair, here in zip(pairs, there, strict=True) if here])
             for tree in self._trees():
                 await self._disk.attempt(self._remove_empty_parents(tree, old))
         self._work.count("mailboxes")

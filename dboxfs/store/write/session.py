@@ -11,7 +11,7 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Protocol
 
@@ -213,6 +213,15 @@ class Work:
                 if not self._indexes[known].busy:
                     del self._indexes[known]
 
+    @asynccontextmanager
+    async def forgotten(self, name: str) -> AsyncIterator[None]:
+        """:meth:`forget` a mailbox, and hold its lock if it can be had: no file is written there then."""
+        async with AsyncExitStack() as stack:
+            with suppress(DboxfsError, OSError):
+                await stack.enter_async_context(self.index(name).locked(deleted_ok=True))
+            self.forget(name)
+            yield
+
     async def locate(self) -> None:
         """With LAYOUT=index: read the current directories of the mailboxes."""
         if self._list is not None:
@@ -226,7 +235,7 @@ class Work:
         :raises CorruptFile, StoreBusy: see :meth:`IndexLog.locked`.
         """
         await self.locate()
-        index = self.index(name)
+        index, guid = self.index(name), self.location.directories.guid(name)
         async with AsyncExitStack() as stack:
             try:
                 await stack.enter_async_context(index.locked())
@@ -235,15 +244,15 @@ class Work:
                 await stack.enter_async_context(index.locked())
             self._check_header(name, index)
             self._check_meant(name, index)
+            if guid is not None:  # a rename in the list index takes no lock of the mailbox
+                stack.enter_context(self.location.directories.keep(name, guid))
             yield index
             if self.options.alone and index.is_held:
                 await tidy(index)
 
     @asynccontextmanager
     async def mailboxes(self, names: Iterable[str]) -> AsyncIterator[dict[str, IndexLog]]:
-        """Hold several mailboxes, each once, in the order of their names.  Only under the map's or the tree's
-        lock.
-        """
+        """Hold several mailboxes, each once, by their names; only under the map's or the tree's lock."""
         async with AsyncExitStack() as stack:
             yield {name: await stack.enter_async_context(self.mailbox(name)) for name in sorted(set(names))}
 
