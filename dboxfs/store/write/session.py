@@ -33,7 +33,7 @@ from dboxfs.store.write.meaning import meaning, meant
 from dboxfs.store.write.naming import Namer, Wanted
 from dboxfs.store.write.notes import Notes
 from dboxfs.store.write_errors import WHERE_INDEX, IndexMissing, OtherKey
-from dboxfs.store.write_options import WriteOptions
+from dboxfs.store.write_options import LockMethod, WriteOptions
 
 HIGHEST_NUMBER = 0xFFFFFFFF
 """uids and file ids are below it: the next one must have 32 bits at most, too."""
@@ -216,9 +216,10 @@ class Work:
     @asynccontextmanager
     async def forgotten(self, name: str) -> AsyncIterator[None]:
         """:meth:`forget` a mailbox, and hold its lock if it can be had: no file is written there then."""
+        index, moves = self.index(name), self.options.lock_method is LockMethod.DOTLOCK  # and would stay
         async with AsyncExitStack() as stack:
             with suppress(DboxfsError, OSError):
-                await stack.enter_async_context(self.index(name).locked(deleted_ok=True))
+                await stack.enter_async_context(index.mutex if moves else index.locked(deleted_ok=True))
             self.forget(name)
             yield
 
@@ -392,10 +393,8 @@ class Work:
 
     def storage_paths(self, file_id: int) -> list[str]:
         """mdbox: where ``m.<file_id>`` may be."""
-        paths = [os.path.join(self.location.storage, f"m.{file_id}")]
-        if self.location.alt_storage is not None:
-            paths.append(os.path.join(self.location.alt_storage, f"m.{file_id}"))
-        return paths
+        roots = (self.location.storage, self.location.alt_storage)
+        return [os.path.join(root, f"m.{file_id}") for root in roots if root is not None]
 
     async def link_or_copy(self, source: str, target: str) -> None:
         """Make a hard link to a file, or, if that is not possible, a copy of its bytes.

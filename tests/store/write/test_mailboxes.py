@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import trio
 
 from dboxfs.errors import NoSuchMailbox, Unsupported
 from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, Permissions, ThreadsDriver
@@ -21,6 +22,7 @@ from dboxfs.store.list_index import read_list
 from dboxfs.store.location import TreeLayout
 from dboxfs.store.write import (
     InvalidName,
+    LockMethod,
     MailboxExists,
     MailboxInUse,
     Neighbour,
@@ -231,6 +233,22 @@ async def test_a_mailbox_whose_creation_reports_an_error_is_not_there_whatever_h
         assert directories == {node.guid.hex() for node in listed.nodes.values() if node.guid}, nth
         if operations < nth:
             break
+
+
+@pytest.mark.parametrize("lock_method", list(LockMethod))
+async def test_a_renamed_mailbox_is_locked_by_nobody(lock_method: LockMethod) -> None:
+    location, options = Location(Kind.SDBOX, "/store"), WriteOptions(lock_method=lock_method)
+    async with FileSystem(MemoryDriver()) as fs:
+        await init_store(fs, location, options=options)
+        writer = StoreWriter(fs, location, await fs.stat("/store"), options)
+        await writer.create_mailbox("Old")
+        await writer.save("Old", [NewMessage(body(0))])
+        await writer.rename_mailbox("Old", "New")
+        names = {entry.name for entry in await fs.listdir(os.path.dirname(location.index_path("New") + "/x"))}
+        assert "u.1" in names
+        assert not [name for name in names if name.endswith(".lock")]
+        with trio.fail_after(options.lock_timeout / 2):
+            assert (await writer.save("New", [NewMessage(body(1))])).uids == (2,)
 
 
 class _ReadBetween(FaultsDriver):
