@@ -3,10 +3,13 @@
 ::
 
     parent    fork ─ wait for the pipe ──────────────── "ok": exit 0;  status LF message: say it, exit status
-    child          └ setsid ─ close inherited files ─ work ─ ready(): detach stdio, "ok" ─ serve ─ exit
+    child          └ close inherited files ─ work ─ ready(): setsid, detach stdio, "ok" ─ serve ─ exit
 
 The pipe ends without an answer only if the child was killed.  If the parent is interrupted meanwhile, the
 pipe closes; the child notices when it writes its answer, and ends.
+
+The child stays in the caller's process group until the mount is made: an automount lets only the group of the
+process that it has started look at the mountpoint.
 """
 
 from __future__ import annotations
@@ -35,7 +38,6 @@ def in_background(serve: Callable[[Callable[[], None]], int], prepare: Callable[
         return _await_answer(reader, pid)
     status = EXIT_FAILURE
     try:
-        os.setsid()
         os.chdir("/")
         _close_all_but(writer)
         status = _run(serve, prepare, writer)
@@ -77,6 +79,7 @@ def _run(serve: Callable[[Callable[[], None]], int], prepare: Callable[[], None]
             os.close(writer)
 
     def ready() -> None:
+        os.setsid()
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)

@@ -62,7 +62,8 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     add_store(parser, by_option=by_option)
     add_at(parser)
     parser.add_argument("target", metavar="DIR", type=new_root)
-    parser.add_argument("--format", choices=("maildir", "mbox", "eml"), required=True)
+    formats = ("maildir", "mbox", "eml")
+    parser.add_argument("--format", choices=formats, required=True, help="of what is written to DIR")
     parser.add_argument(
         "--layout", choices=("maildir++", "fs"), default="maildir++",
         help="of a maildir: .Work.Customers (default), or directories in each other (Dovecot: LAYOUT=fs)",

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 
 from dboxfs import __version__
 from dboxfs.cli import configuration, mount_helper
-from dboxfs.cli.help_texts import STATUS_HELP, STORE_HELP
+from dboxfs.cli.help_texts import EXAMPLES_HELP, MOUNT_HELP, STATUS_HELP, STORE_HELP
 from dboxfs.cli.main import COMMANDS, command_parsers
 from dboxfs.cli.mount_options import OPTIONS_HELP
 
@@ -50,13 +50,17 @@ def _program() -> Iterator[str]:
     yield from _head("dboxfs", 1, "mount a Dovecot dbox mailstore as a directory tree, and look after it")
     yield from (".SH SYNOPSIS", ".B dboxfs", ".I COMMAND", "[options]")
     yield from (".SH DESCRIPTION", *_as_it_is(STORE_HELP))
+    yield from (".SH EXAMPLES", *_as_it_is(EXAMPLES_HELP))
+    yield from (".SH WHAT A MOUNT SHOWS", *_as_it_is(MOUNT_HELP))
     yield ".SH COMMANDS"
     for name, parser in command_parsers().items():
         yield from (f".SS {escaped(name)}", f"{escaped(COMMANDS[name][2])}.", ".PP")
         yield from _as_it_is(parser.format_usage().removeprefix("usage: "))
+        yield from _own_text(parser.description)
         for action in parser._actions:  # noqa: SLF001 (argparse has no other way to ask)
             if action.option_strings or action.help:
                 yield from (".TP", f".B {escaped(_called(action))}", escaped(_help(action)))
+        yield from _own_text(parser.epilog)
     yield from (".SH OPTIONS OF A MOUNT", *_as_it_is(OPTIONS_HELP))
     yield from (".SH EXIT STATUS", f"{escaped(STATUS_HELP.partition(': ')[2])}.")
     yield from (
@@ -64,6 +68,16 @@ def _program() -> Iterator[str]:
         f"{escaped(configuration.SYSTEM_FILE)}, {escaped('~/.config/dboxfs/dboxfs.toml')}",
     )
     yield from (".SH SEE ALSO", ".BR mount.dboxfs (8),", ".BR dboxfs.toml (5),", ".BR doveadm (1)")
+
+
+def _own_text(text: str | None) -> Iterator[str]:
+    """What a command's help says beside its options, without the parts that have a section of the page."""
+    own = text or ""
+    for shown in (STORE_HELP, OPTIONS_HELP, STATUS_HELP):
+        own = own.replace(shown.strip("\n"), "")
+    if own.strip():
+        yield ".PP"
+        yield from _as_it_is(own) if "\n" in own.strip() else (escaped(own.strip()),)
 
 
 def _called(action: argparse.Action) -> str:
@@ -74,7 +88,7 @@ def _called(action: argparse.Action) -> str:
 
 
 def _help(action: argparse.Action) -> str:
-    return action.help or "see above"
+    return action.help or ""
 
 
 def _helper() -> Iterator[str]:

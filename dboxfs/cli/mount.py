@@ -83,7 +83,8 @@ def declare(parser: argparse.ArgumentParser, *, by_option: bool) -> None:
     parser.add_argument(
         "--log-file", metavar="FILE", help="log to FILE (default: stderr with -f, else syslog)"
     )
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    levels = ("debug", "info", "warning", "error")
+    parser.add_argument("--log-level", choices=levels, default="info", help="what is logged (default info)")
     parser.add_argument(
         "--workers", type=_positive, default=10, metavar="N", help="worker threads (default 10)"
     )

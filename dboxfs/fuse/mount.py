@@ -61,6 +61,9 @@ def check_mountpoint(path: str) -> str:
         raise MountError(f"{path}: {exc.strerror}") from None
     if not stat.S_ISDIR(found.st_mode):
         raise MountError(f"{path}: not a directory; give an empty directory to mount on")
+    if mounts.is_automount(os.path.realpath(path)):
+        _check_fuse()
+        return path
     if os.path.ismount(path):
         raise MountError(
             f"{path}: something is mounted there already; unmount it first: dboxfs umount {path}"

@@ -82,6 +82,12 @@ def mounted_on(point: str) -> Mount | None:
     return here[-1] if here and here[-1].kind == TYPE else None
 
 
+def is_automount(point: str) -> bool:
+    """Whether an automount keeps *point* for a mount: a process that opens the directory waits for it."""
+    here = [mount for mount in table() if mount.point == point]
+    return bool(here) and here[-1].kind == "autofs"
+
+
 def mount_of(path: str) -> Mount | None:
     """The mount of an existing path, by its name; None: unknown."""
     real = os.path.realpath(path)
@@ -330,8 +336,11 @@ class Abort:
                 os.write(self._control, b"1")
             return
         # A descriptor of the mount's root, which takes no request, keeps the mount busy: so it stays, and no
-        # program writes into the directory below it.
+        # program writes into the directory below it.  Below a mount that is gone an automount may be, which
+        # would make it anew for the descriptor.
         with suppress(OSError):
+            if not is_there(self._mount):
+                return
             root = os.open(self._mount.point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 if mnt_id_of(root) == self._mount.mnt_id:

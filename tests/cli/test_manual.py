@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from dboxfs.cli import manual
 from dboxfs.cli.configuration import options_of
+from dboxfs.cli.help_texts import EXAMPLES_HELP
 from dboxfs.cli.main import COMMANDS, command_parsers
 from dboxfs.cli.mount_options import OPTIONS, OPTIONS_HELP
 
@@ -22,7 +24,7 @@ def test_every_option_of_every_command_has_a_word_of_help() -> None:
     for name, parser in command_parsers().items():
         for action in parser._actions:
             if action.option_strings:
-                assert action.help or action.choices, f"{name}: {action.option_strings}"
+                assert action.help, f"{name}: {action.option_strings}"
 
 
 def test_every_mount_option_is_in_the_help_of_mount() -> None:
@@ -43,6 +45,24 @@ def test_every_command_and_option_is_in_the_manual() -> None:
             assert f".B [{name}]\n{', '.join(options_of(parser))}" in file
     for name in OPTIONS:
         assert name in helper
+
+
+def test_the_manual_says_what_each_command_does_and_what_its_help_says_below_the_options() -> None:
+    program = plain("dboxfs.1")
+    for name, parser in command_parsers().items():
+        for line in (parser.description or "").splitlines() + (parser.epilog or "").splitlines():
+            assert line.strip() in program or line.startswith("exit status: 0 done"), f"{name}: {line}"
+
+
+def test_the_examples_of_the_manual_are_commands_and_options_that_there_are() -> None:
+    parsers = command_parsers()
+    lines = [line.strip() for line in EXAMPLES_HELP.splitlines() if "dboxfs " in line]
+    used = [words.split() for line in lines for words in re.findall(r"dboxfs ([^&]+)", line)]
+    assert {words[0] for words in used} >= {"mount", "ls", "status", "stats", "umount", "undelete", "doctor"}
+    for words in used:
+        parsers[words[0]].parse_args(words[1:])
+    plain_page = plain("dboxfs.1")
+    assert all(line in plain_page for line in lines)
 
 
 @pytest.mark.parametrize("page", ["dboxfs.1", "mount.dboxfs.8", "dboxfs.toml.5"])

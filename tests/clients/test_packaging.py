@@ -135,12 +135,30 @@ class TestUnit:
                 assert said <= {f"READY=1\nSTATUS={account.root} on {mountpoint}", "WATCHDOG=1"}
                 assert manager.recv(4096) == b"WATCHDOG=1"
                 assert len(list((mountpoint / "INBOX").iterdir())) == 103
+                shell, *reload = self.command("ExecReload", variables)
+                words = [word.replace("$MAINPID", str(daemon.pid)) for word in reload]
+                assert run(shell, *words, PATH="/nonexistent").returncode == 0
+                while not manager.recv(4096).startswith(b"RELOADING=1"):
+                    pass
                 assert run(*self.command("ExecStop", variables)).returncode == 0
                 assert daemon.wait(60) == 0
                 while manager.recv(4096) != b"STOPPING=1":
                     pass
         assert not is_mounted(mountpoint)
         assert run(*self.command("ExecStopPost", variables)).returncode == 0
+
+    def test_root_with_its_capabilities_writes_the_store_of_a_user(
+        self, account: Account, mounts: Mounts
+    ) -> None:
+        lines = re.findall(r"^CapabilityBoundingSet=(.*)$", UNIT.read_text(), re.MULTILINE)
+        allowed = ",".join(f"+{name.lower()}" for name in " ".join(lines).replace("CAP_", "").split())
+        mountpoint = mounts.mountpoint()
+        bounded = ("setpriv", "--no-new-privs", f"--bounding-set=-all,{allowed}")
+        done = run(*bounded, DBOXFS, "mount", "-o", "rw,allow_other", account.location, mountpoint)
+        assert (done.returncode, done.stderr) == (0, "")
+        (mountpoint / "INBOX/new").write_bytes(b"Subject: of the service\n\ntext\n")
+        assert account.fetch()[-1].text == b"Subject: of the service\n\ntext\n"
+        mounts.umount(mountpoint)
 
     def test_nothing_in_it_hides_the_mount_in_a_namespace(self) -> None:
         keys = re.findall(r"^(\w+)=", UNIT.read_text(), re.MULTILINE)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from dboxfs.cli.main import main
-from tests.live.mounts import Mounts, dboxfs, is_mounted
+from dboxfs.util.mounts import table
+from tests.live.mounts import DBOXFS, Mounts, dboxfs, is_mounted
 
 pytestmark = [pytest.mark.mount, pytest.mark.root]
 OTHER = ["setpriv", "--reuid=65534", "--regid=8", "--clear-groups"]
@@ -65,6 +66,33 @@ def test_mount_a_again_and_remount(mounts: Mounts, tmp_path: Path) -> None:
         lines = log.read_text().splitlines()
         assert lines[0].endswith(f" dboxfs INFO: {mnt}: mounted, mdbox:{root}, writable")
         assert lines[-1].endswith(f" dboxfs INFO: {mnt}: unmounted")
+
+
+def test_a_mount_takes_the_place_that_an_automount_keeps_for_it(mounts: Mounts, tmp_path: Path) -> None:
+    """As systemd does it: a process that looks waits, but not those of the group that is to mount."""
+    root, point = store(tmp_path), mounts.mountpoint()
+    asking, told = os.pipe()
+    words = [str(DBOXFS), "mount.dboxfs", root, str(point), "-o", "ro,replace"]
+    command = ["sh", "-c", 'read go; exec "$@"', "sh", *words]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as mounting:
+        how = f"fd={told},pgrp={mounting.pid},minproto=5,maxproto=5,direct"
+        subprocess.run(["mount", "-t", "autofs", "-o", how, "none", point], pass_fds=(told,), check=True)
+        try:
+            with subprocess.Popen(["ls", point], stdout=subprocess.DEVNULL) as looking:
+                try:
+                    os.read(asking, 4096)  # it waits
+                    mounting.communicate(b"\n", timeout=60)
+                finally:
+                    looking.kill()
+            assert mounting.returncode == 0
+            assert os.listdir(point) == ["INBOX"]
+            assert dboxfs("umount", point).returncode == 0
+            assert [mount.kind for mount in table() if mount.point == str(point)] == ["autofs"]
+        finally:
+            mounting.kill()
+            os.close(asking)
+            os.close(told)
+            subprocess.run(["umount", "-l", point], check=True)
 
 
 def test_a_daemon_that_was_mounted_read_only_stays_so(mounts: Mounts, tmp_path: Path) -> None:
