@@ -378,7 +378,7 @@ class Job(Generic[R]):
         try:
             self.result = execute(self.op)
         except OSError as error:
-            self.error = error
+            self.error = error.with_traceback(None)  # its frames would keep this job, and value() copies it
         except ValueError as error:  # a path with a NUL byte
             self.error = OSError(errno.EINVAL, str(error))
         except BaseException as error:  # noqa: BLE001 - raised by value() in the task that asked

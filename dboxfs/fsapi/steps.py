@@ -52,7 +52,7 @@ async def run_all(engine: Engine, batch: Sequence[Op[R]]) -> list[R | OSError]:
         try:
             answers.append(job.value())
         except OSError as error:
-            answers.append(error)
+            answers.append(error.with_traceback(None))  # its frames would keep all answers
     return answers
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -364,3 +366,22 @@ async def test_a_new_directory_is_its_owners_from_its_first_moment_on(
     assert seen[0] == (65532, 65533)
     assert (place / "after").stat().st_uid == 0
     shutil.rmtree(place)
+
+
+async def test_an_error_of_one_file_does_not_keep_the_bytes_of_the_others_in_memory(tmp_path: Path) -> None:
+    """Nor does an operation that fails keep itself: neither waits for the collector of cycles."""
+    (tmp_path / "large").write_bytes(b"x" * 4096)
+    wanted = [Peek(str(tmp_path / name), ((0, None),)) for name in ("large", "missing")]
+    gc.collect()
+    gc.disable()
+    try:
+        async with FileSystem(ThreadsDriver(workers=1)) as fs:
+            found = await fs.peek(wanted, in_order=True)
+            assert [type(one) for one in found] == [PeekResult, FileNotFoundError]
+            del found
+            with suppress(FileNotFoundError):
+                await fs.run(ops.Stat(str(tmp_path / "missing")))
+        left = [one for one in gc.get_objects() if isinstance(one, PeekResult | ops.Job)]
+        assert left == []
+    finally:
+        gc.enable()

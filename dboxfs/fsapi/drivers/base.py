@@ -33,14 +33,14 @@ R = TypeVar("R")
 
 def peek_each(requests: Sequence[Peek], peek: Callable[[Peek], PeekResult]) -> list[PeekResult | OSError]:
     """The answer or the error of each request.  A path that no file can have is EINVAL, for its own request
-    alone.
+    alone.  Errors have no traceback: its frames would keep the answers until the collector of cycles comes.
     """
     answers: list[PeekResult | OSError] = []
     for request in requests:
         try:
             answers.append(peek(request))
         except OSError as error:
-            answers.append(error)
+            answers.append(error.with_traceback(None))
         except ValueError as error:
             answers.append(OSError(errno.EINVAL, str(error), request.path))
     return answers
