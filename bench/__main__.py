@@ -54,7 +54,7 @@ scenarios:
   15  saves a second: mount and library, beside IMAP APPEND and doveadm save
   16  tar of a fresh mount whose store is in RAM, against plain files warm
   17  the daemon's CPU time a file          18  the second find and ls -lR
-  19  getfattr -R -d, against a tree on ext4 with the same attributes
+  19  getfattr -R -d, against a tree on ext4 with the same attributes, and the C passthrough over it
   20  the second borg create, against the same
 """
 

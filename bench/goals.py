@@ -128,8 +128,29 @@ def _ratios() -> list[Row]:
             rows.append(ratio(18, f"second {name}, {store} / plain files", *cells, 1.1))
         label = f"getfattr {store} warm / the same on ext4"
         rows.append(ratio(19, label, f"getfattr/warm/{store}", "getfattr/warm/attributes", 1.3))
+        rows.append(
+            ratio(
+                19,
+                f"getfattr {store} warm / C passthrough",
+                f"getfattr/warm/{store}",
+                "getfattr/warm/through",
+                None,
+            )
+        )
         label = f"borg {store}, second / the same on ext4"
         rows.append(ratio(20, label, f"borg/second/{store}", "borg/second/attributes", 1.5))
+        rows.append(
+            ratio(
+                20,
+                f"borg {store}, second / C passthrough",
+                f"borg/second/{store}",
+                "borg/second/through",
+                None,
+            )
+        )
+    for scenario, client, heat in ((19, "getfattr", "warm"), (20, "borg", "second")):
+        ours, peer = (f"{client}/{heat}/{subject}" for subject in ("through", "attributes"))
+        rows.append(ratio(scenario, f"{client} C passthrough, {heat} / the same on ext4", ours, peer, None))
     return rows
 
 

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #define LONG_TIMEOUT 86400.0
@@ -208,11 +209,16 @@ static void pt_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     fuse_reply_open(req, fi);
 }
 
+static void make_room(size_t size)
+{
+    if (size > buffer_size)
+        buffer = must(realloc(buffer, buffer_size = size));
+}
+
 static void pt_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
 {
     (void)ino;
-    if (size > buffer_size)
-        buffer = must(realloc(buffer, buffer_size = size));
+    make_room(size);
     ssize_t got = pread(fi->fh, buffer, size, offset);
     if (got < 0)
         fuse_reply_err(req, errno);
@@ -227,6 +233,40 @@ static void pt_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     fuse_reply_err(req, 0);
 }
 
+/* A path of a node for the calls that take no descriptor of its directory. */
+static const char *path_of(struct node *node)
+{
+    static char path[512];
+    if (node->parent)
+        snprintf(path, sizeof path, "/proc/self/fd/%d/%s", dir_fd(node->parent), node->name);
+    else
+        snprintf(path, sizeof path, "/proc/self/fd/%d/.", node->dir_fd);
+    return path;
+}
+
+/* Answer with an attribute's value, or with the names of all attributes; size 0 asks for the length. */
+static void reply_attributes(fuse_req_t req, size_t size, ssize_t got)
+{
+    if (got < 0)
+        fuse_reply_err(req, errno);
+    else if (size == 0)
+        fuse_reply_xattr(req, got);
+    else
+        fuse_reply_buf(req, buffer, got);
+}
+
+static void pt_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+    make_room(size);
+    reply_attributes(req, size, lgetxattr(path_of(node_of(ino)), name, buffer, size));
+}
+
+static void pt_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
+{
+    make_room(size);
+    reply_attributes(req, size, llistxattr(path_of(node_of(ino)), buffer, size));
+}
+
 static const struct fuse_lowlevel_ops operations = {
     .lookup = pt_lookup,
     .forget = pt_forget,
@@ -239,6 +279,8 @@ static const struct fuse_lowlevel_ops operations = {
     .open = pt_open,
     .read = pt_read,
     .release = pt_release,
+    .getxattr = pt_getxattr,
+    .listxattr = pt_listxattr,
 };
 
 int main(int argc, char **argv)

@@ -149,6 +149,7 @@ def _subjects(bench: Bench) -> list[subjects.Subject]:
         subjects.Subject("plain-again", stores.plain),
         subjects.Dboxfs("mdbox-again", stores.mdbox, work),
         subjects.Subject("attributes", work / "attributes"),
+        subjects.passthrough("through", work / "attributes", work),
     ]
     if bench.before:
         way = subjects.unopened(bench.before)
