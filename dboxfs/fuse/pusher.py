@@ -8,7 +8,8 @@ whose answer waits for the thread, and keep a program from reading faster than t
    (:meth:`PushBatch.wait`), or at once if the program has messages of the window before left to read.
 2. A READ of an inode that is queued waits for that batch, too, and the thread passes over the inode. An inode
    is queued from :meth:`Pusher.expect` on, before its bytes are read.
-3. A READ of the inode that is being stored at this moment is answered at once: the thread waits for it.
+3. A READ of the inode that is being stored at this moment is answered at once: the thread waits for it. It
+   stores the rest of the batch from its end then: the program, as fast as the thread, would ask for each.
 4. An inode with a READ in flight is not queued.
 5. No wait lasts longer than :data:`WAIT_SECONDS`.
 
@@ -31,7 +32,7 @@ import os
 import queue
 import struct
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
@@ -112,6 +113,7 @@ class Pusher:
         self._queued: dict[int, PushBatch] = {}
         self._at = 0
         self._missed: dict[int, None] = {}
+        self._is_overtaken = False
         self._todo: queue.SimpleQueue[PushBatch | Sequence[int] | None] = queue.SimpleQueue()
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="dboxfs-pusher", daemon=True)
@@ -146,6 +148,7 @@ class Pusher:
         with self._lock:
             self._in_flight[inode] += 1
             if self._at == inode:
+                self._is_overtaken = True
                 return None
             return self._queued.pop(inode, None)
 
@@ -208,10 +211,9 @@ class Pusher:
                     self._through(task)
 
     def _store(self, batch: PushBatch) -> None:
-        unknown = 0
-        for inode, data in batch.items:
-            if self._ending:
-                return
+        unknown, items = 0, deque(batch.items)
+        while items and not self._ending:
+            inode, data = items.popleft()
             if unknown == _MISSED_IN_A_ROW:  # nor does the kernel know the others
                 self._miss(inode)
             elif self._take(inode, batch):
@@ -223,6 +225,9 @@ class Pusher:
                 with self._lock:
                     self._counts["messages" if known else "unknown"] += 1
                     self._counts["bytes"] += len(data) if known else 0
+                    if self._is_overtaken:
+                        items.reverse()
+                    self._is_overtaken = False
                 if not known:
                     self._miss(inode)
 

@@ -153,6 +153,23 @@ async def test_a_read_of_the_message_that_is_being_stored_is_answered_at_once() 
 
 
 @pytest.mark.usefixtures("patient")
+async def test_a_program_that_is_as_fast_as_the_thread_asks_for_one_message_more_and_not_for_each() -> None:
+    kernel = Kernel()
+    kernel.slow = {2: threading.Event(), 9: threading.Event()}
+    async with pushing(kernel) as pusher, trio.open_nursery() as nursery:
+        batch = pushed(pusher, items(*range(2, 10)))
+        await trio.to_thread.run_sync(kernel.storing.wait, LONG)
+        assert pusher.begin(2) is None  # it has come to the message that is being stored
+        pusher.end(2)
+        kernel.slow[2].set()
+        nursery.start_soon(kernel.read, pusher, 3)
+        await trio.testing.wait_all_tasks_blocked()
+        kernel.slow[9].set()
+        await batch.wait()
+    assert kernel.log == [*(f"stored {n}" for n in (2, 9, 8, 7, 6, 5, 4)), "answered 3"]
+
+
+@pytest.mark.usefixtures("patient")
 async def test_a_message_with_a_read_in_flight_is_not_pushed() -> None:
     kernel = Kernel()
     async with pushing(kernel) as pusher:
