@@ -15,7 +15,7 @@ from typing import Protocol
 
 import trio
 
-WRITER_PAUSES = 0.05
+WRITER_PAUSES = 0.02
 """Seconds without a turn of the writer, after which a mailbox is read."""
 WRITER_READ_AFTER = 0.5
 """Seconds after which it is read all the same."""

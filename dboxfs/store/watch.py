@@ -21,7 +21,6 @@ from __future__ import annotations
 import enum
 import errno
 import logging
-import math
 import os
 from collections.abc import Callable
 
@@ -36,12 +35,6 @@ Callback = Callable[[set[str | None]], None]
 
 SETTLE = 0.004
 """Seconds for which events are gathered after the first one: a change of a store causes several."""
-
-SETTLE_MOST = 0.032
-"""The same at most: twice as long each time, while events go on coming."""
-
-SETTLE_AGAIN = 0.05
-"""Seconds without an event after which it is :data:`SETTLE` again."""
 
 _EVENTS = (
     flags.MODIFY
@@ -133,14 +126,10 @@ class Inotify:
         if self._inotify is None:
             await trio.sleep_forever()
         assert self._inotify is not None
-        settle, delivered = SETTLE, -math.inf
         while True:
             await trio.lowlevel.wait_readable(self._inotify.fileno())
-            is_busy = trio.current_time() - delivered < SETTLE_AGAIN
-            settle = min(2 * settle, SETTLE_MOST) if is_busy else SETTLE
-            await trio.sleep(settle)
+            await trio.sleep(SETTLE)
             self._deliver(self._inotify)
-            delivered = trio.current_time()
 
     def _deliver(self, inotify: INotify) -> None:
         changed: dict[int, set[str | None]] = {}

@@ -13,9 +13,8 @@ from typing import NamedTuple
 import pytest
 import trio
 from inotify_simple import INotify, flags
-from trio.testing import MockClock
 
-from dboxfs.store.watch import SETTLE, SETTLE_AGAIN, SETTLE_MOST, Watched, Watcher
+from dboxfs.store.watch import Watched, Watcher
 
 Names = set[str | None]
 
@@ -184,32 +183,4 @@ async def test_lost_events_are_told_to_everybody(
     await delivered(watcher)
     assert seen == {"a": {None}, "b": {None}}
     assert "events were lost" in caplog.text
-    watcher.close()
-
-
-async def test_events_that_go_on_coming_are_gathered_for_longer(
-    tmp_path: Path, seen: Seen, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gathered: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        gathered.append(seconds)
-        await trio.lowlevel.checkpoint()
-
-    async def change(name: str) -> None:
-        (tmp_path / name).touch()
-        while name not in seen.get("k", set()):
-            await trio.lowlevel.checkpoint()
-
-    monkeypatch.setattr(trio, "sleep", sleep)
-    watcher = Watcher()
-    watcher.add(str(tmp_path), "k", seen.by("k"))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watcher.run)
-        for number in range(5):
-            await change(str(number))
-        mock_clock.jump(SETTLE_AGAIN)
-        await change("later")
-        nursery.cancel_scope.cancel()
-    assert gathered == [SETTLE, 2 * SETTLE, 4 * SETTLE, SETTLE_MOST, SETTLE_MOST, SETTLE]
     watcher.close()
