@@ -65,7 +65,7 @@ def test_a_mount_of_dovecots_users_reads_and_writes_each_one_s_mail_with_the_use
 
 
 @pytest.mark.root
-@pytest.mark.expected_log("is encrypted")
+@pytest.mark.expected_log("is encrypted", "this is an sdbox")  # another test's user, opened ahead of a walk
 def test_a_user_s_key_is_found_by_the_user_s_name_and_a_locked_or_planted_one_is_eacces_with_one_line(
     dovecot: Dovecot, mounts: Mounts
 ) -> None:
