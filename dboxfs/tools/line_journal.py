@@ -47,7 +47,7 @@ class LineJournal:
                 try:
                     take(json.loads(line))
                 except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-                    raise CorruptFile(self._file.path, end, f"no line of a {whose}'s journal") from exc
+                    raise CorruptFile(self._file.path, end, f"no line of the {whose}'s journal") from exc
                 end += len(line) + 1
         if rest:
             await self._file.cut(end)

@@ -1,8 +1,8 @@
 """Removals of messages: each is answered when it is in the log; the rest of the work comes in batches.
 
 After the answer no reader of the store shows the message any more, even if the daemon dies then: either it is
-expunged (the first messages of a row), or the request is in the
-mailbox's log (PROTOCOL section 8).  No removal is answered from memory alone.
+expunged (the first messages of a row), or the request is in the mailbox's log (PROTOCOL section 8).  No
+removal is answered from memory alone.  A new message, a change of the mailbox itself or a pause ends a row.
 
 A row of removals (``rm -r``) shares the rest: waiting for the disk, carrying the requests out where no
 Dovecot does, and reading the mailbox again.  That happens :data:`DELAY` seconds after the last removal of the
@@ -52,14 +52,16 @@ class _Batch:
     ``asked``: uids whose request is in the log, and waits for the disk, or to be carried out.
     ``guid``: of the mailbox that they are in.  ``error``: of a run that no caller has got yet.
     ``first``, ``last``: time of the oldest of these requests, and of the newest removal.
+    ``row``: removals of the row so far.  ``next_uid``: of the mailbox, at the newest removal.
     """
 
-    __slots__ = ("asked", "error", "first", "guid", "last", "lock", "row", "scheduled")
+    __slots__ = ("asked", "error", "first", "guid", "last", "lock", "next_uid", "row", "scheduled")
 
     def __init__(self) -> None:
         self.guid: bytes | None = None
         self.asked: set[int] = set()
         self.row = 0
+        self.next_uid = 0
         self.scheduled = False
         self.first = 0.0
         self.last = 0.0
@@ -87,7 +89,9 @@ class Removals:
         """
         batch = self._batches.setdefault(folder.name, _Batch())
         now = trio.current_time()
-        batch.row = batch.row + 1 if now - batch.last < ROW else 1
+        next_uid = folder.mailbox.uid_next if folder.mailbox is not None else 0
+        batch.row = batch.row + 1 if now - batch.last < ROW and next_uid == batch.next_uid else 1
+        batch.next_uid = next_uid
         self._names.hide(folder, uid)  # the kernel knows of this removal and need not be told
         try:
             was_there = await self._remove(folder, batch, uid)
@@ -128,6 +132,7 @@ class Removals:
         batch = self._batches.get(folder.name)
         if batch is None:
             return
+        batch.row = 0
         await self._finish(folder, batch)
         error, batch.error = batch.error, None
         if error is not None:

@@ -138,7 +138,7 @@ def test_a_journal_that_is_none_is_told_with_its_place(told: Told, mdbox: Path, 
     journal.parent.mkdir(parents=True)
     journal.write_text('{"export": 1}\nnonsense\n')
     assert told("export", "-q", "--resume", mdbox, tmp_path / "out", "--format", "eml") == (
-        1, f"dboxfs: {journal}: damaged at offset 14: no line of a export's journal",
+        1, f"dboxfs: {journal}: damaged at offset 14: no line of the export's journal",
     )  # fmt: skip
 
 

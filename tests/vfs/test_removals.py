@@ -156,6 +156,23 @@ async def test_a_removal_that_could_not_be_written_is_reported_by_its_own_unlink
 
 
 @kinds
+async def test_removals_between_saves_are_no_row_and_each_is_carried_out_before_its_answer(
+    tmp_path: Path, kind: Kind
+) -> None:
+    location = await made(tmp_path, kind)
+    async with daemon(location, WriteOptions()) as ours:
+        for uid in range(1, MANY):
+            await ours.writer.save("INBOX", [NewMessage(body(uid))])
+            await ours.store.refresh_mailbox(ours.folder())
+            await ours.removals.remove(ours.folder(), uid)
+            box = ours.folder().mailbox
+            assert box is not None
+            assert box.state is not None
+            assert box.state.uids.tolist() == list(range(uid + 1, MANY + uid + 1))
+        assert not ours.put_off
+
+
+@kinds
 async def test_a_mailbox_that_fails_keeps_no_other_from_being_finished(tmp_path: Path, kind: Kind) -> None:
     location = await made(tmp_path, kind)
     options = WriteOptions(Neighbour.ALONE, Fsync.NEVER, lock_timeout=0.1)
