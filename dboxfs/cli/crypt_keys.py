@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import getpass
 import logging
 import os
+import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO
 
 from dboxfs.cli.of_dovecot import OfDovecot
 from dboxfs.cli.status import UsageError
@@ -176,22 +180,39 @@ class _KeyFile:
         return self._keys
 
     def _read(self) -> bytes:
+        if self._owner is None:
+            with open(self._path, "rb") as file:
+                return self._taken(file)
         try:
-            with acting_as(*(self._owner or (None, None))):
-                return self._opened()
-        except PermissionError:
-            if self._owner is None or os.path.realpath(self._path) != self._path:
-                raise
-        return self._opened()  # only root may read it, and no link leads to it
+            with acting_as(*self._owner), _user_file(self._path) as file:
+                return self._taken(file)
+        except PermissionError:  # only root may read it
+            with _user_file(self._path, linked=False) as file:
+                return self._taken(file)
 
-    def _opened(self) -> bytes:
-        with open(self._path, "rb") as file:
-            data, self._stamp = file.read(_MAX_KEY), self._seen(os.fstat(file.fileno()))
-        return data
+    def _taken(self, file: BinaryIO) -> bytes:
+        self._stamp = self._seen(os.fstat(file.fileno()))
+        return file.read(_MAX_KEY)
 
     @staticmethod
     def _seen(status: os.stat_result) -> tuple[int, int, int]:
         return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@contextmanager
+def _user_file(path: str, *, linked: bool = True) -> Iterator[BinaryIO]:
+    """A file in a user's hands, open.  The open never waits, as that of a FIFO would, which holds up all
+    users.
+
+    :param linked: False: no link may lead to it, also none that was put there meanwhile.
+    :raises OSError: EINVAL: it is no regular file; EACCES: a link leads to it; it can't be opened.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+        if not linked and os.readlink(f"/proc/self/fd/{file.fileno()}") != path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        yield file
 
 
 def sealing_as(said: str | None, dovecot: OfDovecot) -> Seals | SealsByFolder | None:
@@ -216,8 +237,8 @@ def user_sealing(path: str, owner: Owner | None) -> Sealing | FolderKeys:
     :raises UsageError: the key in it can't be used.
     """
     try:
-        with acting_as(*(owner or (None, None))):
-            return read_sealing(path)
+        with acting_as(*(owner or (None, None))), _user_file(path) as file:
+            return _sealing_in(file, path)
     except OSError:
         return FolderKeys(path)
 
@@ -229,7 +250,11 @@ def read_sealing(path: str) -> Sealing | FolderKeys:
     :raises OSError: it can't be read.
     """
     with open(path, "rb") as file:
-        data = file.read(_MAX_KEY)
+        return _sealing_in(file, path)
+
+
+def _sealing_in(file: BinaryIO, path: str) -> Sealing | FolderKeys:
+    data = file.read(_MAX_KEY)
     return FolderKeys(path) if is_attribute_file(data) else sealing_for(data, f"-o encrypt={path}")
 
 

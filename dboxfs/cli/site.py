@@ -9,6 +9,9 @@ with ``#`` are ignored. A name is written as the mount shows it (``%2F`` is a sl
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+
+from msgspec import Struct
 
 from dboxfs.cli.status import UsageError
 from dboxfs.dovecot.user import FoundUser
@@ -27,6 +30,27 @@ SOURCE of --users:
   '*' or '*@example.org'         the users that doveadm user tells, each where Dovecot says
   FILE                           a line a user: name and location, or the name alone
 """
+
+
+class SameUsers(Struct, frozen=True):
+    """The users of *source*; a subclass says where their mail is."""
+
+    source: UserSource
+
+    @property
+    def described(self) -> str:
+        return self.source.described
+
+    @property
+    def place(self) -> str:
+        return self.source.place
+
+    @property
+    def kind(self) -> Kind | None:
+        return self.source.kind
+
+    def names(self) -> Sequence[str]:
+        return self.source.names()
 
 
 def choose_users(text: str, config: str | None = None) -> UserSource:

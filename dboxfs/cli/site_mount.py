@@ -7,17 +7,17 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from dboxfs.cli.mount_options import ParsedOptions, parse_options
 from dboxfs.cli.paths import overlap
+from dboxfs.cli.site import SameUsers
 from dboxfs.cli.status import UsageError
 from dboxfs.dovecot.user import FoundUser
 from dboxfs.dovecot.users import DovecotUsers
 from dboxfs.errors import NoSuchStore
 from dboxfs.fsapi import FileSystem
-from dboxfs.store import Kind, Location
+from dboxfs.store import Location
 from dboxfs.vfs.options import View
 from dboxfs.vfs.serving import Mountable, OneStore
 from dboxfs.vfs.site.source import UserSource
@@ -49,26 +49,10 @@ def site_defaults(source: UserSource) -> FoundUser | None:
     return source.defaults() if isinstance(source, DovecotUsers) else None
 
 
-class Located(Struct, frozen=True):
+class Located(SameUsers, frozen=True):
     """A source whose locations go through *change*, which gives another one, or refuses it."""
 
-    source: UserSource
     change: Callable[[Location], Location]
-
-    @property
-    def described(self) -> str:
-        return self.source.described
-
-    @property
-    def place(self) -> str:
-        return self.source.place
-
-    @property
-    def kind(self) -> Kind | None:
-        return self.source.kind
-
-    def names(self) -> Sequence[str]:
-        return self.source.names()
 
     def locate(self, name: str, *, damaged: bool = False) -> Location:
         return self.change(self.source.locate(name, damaged=damaged))

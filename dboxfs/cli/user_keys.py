@@ -28,11 +28,11 @@ from msgspec.structs import replace
 
 from dboxfs.cli.mount_options import ParsedOptions
 from dboxfs.cli.of_dovecot import OfDovecot
-from dboxfs.cli.site import FileUsers
+from dboxfs.cli.site import FileUsers, SameUsers
 from dboxfs.dovecot.encryption import private_keys_of
 from dboxfs.dovecot.user import FoundUser
 from dboxfs.dovecot.users import DovecotUsers
-from dboxfs.store import Kind, Location
+from dboxfs.store import Location
 from dboxfs.store.owner_rights import Owner, owner_to_read_as
 from dboxfs.store.user_variables import StoreUser, absolute_path, expand
 from dboxfs.store.write_options import SealsByFolder
@@ -97,27 +97,11 @@ def _nothing(text: str) -> None:
     """The mount or the command has its own warning about a store that its owner can't reach."""
 
 
-class KeyedUsers(Struct, frozen=True):
-    """*source*, whose locations have the keys of their users, and the same values of *fields*."""
+class KeyedUsers(SameUsers, frozen=True):
+    """A source whose locations have the keys of their users, and the same values of *fields*."""
 
-    source: UserSource
     given: GivenKeys
     fields: Mapping[str, Any]
-
-    @property
-    def described(self) -> str:
-        return self.source.described
-
-    @property
-    def place(self) -> str:
-        return self.source.place
-
-    @property
-    def kind(self) -> Kind | None:
-        return self.source.kind
-
-    def names(self) -> Sequence[str]:
-        return self.source.names()
 
     def locate(self, name: str, *, damaged: bool = False) -> Location:
         source = self.source
@@ -139,19 +123,12 @@ def of_all_users(
         doesn't write.
     """
     fields = {} if options.attachments is None else {"attachments": options.attachments}
-    files = tuple(key for key in options.keys if _is_of_each(key))
-    common, password = None, None
-    if options.keys:
-        from dboxfs.cli.crypt_keys import given_password, keys_with
-
-        password = given_password(options.password_fd)
-        common = keys_with([key for key in options.keys if key not in files], password)
     said = options.encrypt
     if options.mount.write is None or (said is not None and not _is_of_each(said)):
         options, said = encrypting(options, dovecot), ""
     elif said is None:
         encrypting(options, dovecot)  # refuses a mount whose messages can't be encrypted for any user
-    return options, KeyedUsers(source, GivenKeys(common, files, password, said), fields)
+    return options, KeyedUsers(source, _given(options.keys, options.password_fd, said), fields)
 
 
 def keyed_users(source: UserSource, arguments: argparse.Namespace) -> UserSource:
@@ -160,14 +137,23 @@ def keyed_users(source: UserSource, arguments: argparse.Namespace) -> UserSource
     :raises UsageError, OSError: a key can't be used.
     """
     files = [os.path.abspath(os.path.expanduser(file)) for file in arguments.crypt_key]
-    own, common, password = tuple(file for file in files if _is_of_each(file)), None, None
-    if files:
-        from dboxfs.cli.crypt_keys import given_password, keys_with
-
-        password = given_password(arguments.crypt_password_fd)
-        common = keys_with([file for file in files if file not in own], password)
     said = getattr(arguments, "encrypt", "")
-    return KeyedUsers(source, GivenKeys(common, own, password, "" if said == "none" else said), {})
+    given = _given(files, arguments.crypt_password_fd, "" if said == "none" else said)
+    return KeyedUsers(source, given, {})
+
+
+def _given(files: Sequence[str], password_fd: int | None, encrypt: str | None) -> GivenKeys:
+    """The keys that options give, with those of all users read.
+
+    :raises UsageError, OSError: a key can't be used.
+    """
+    if not files:
+        return GivenKeys(encrypt=encrypt)
+    from dboxfs.cli.crypt_keys import given_password, keys_with
+
+    password = given_password(password_fd)
+    common = keys_with([file for file in files if not _is_of_each(file)], password)
+    return GivenKeys(common, tuple(file for file in files if _is_of_each(file)), password, encrypt)
 
 
 def encrypting(options: ParsedOptions, dovecot: OfDovecot) -> ParsedOptions:

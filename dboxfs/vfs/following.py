@@ -103,9 +103,9 @@ class Following:
             self.doubt(inode)
             for uid in folder.mailbox.uids.tolist():
                 self._kernel.attributes(inode | uid)
-        self._kernel.at_once(inode)
         if delta.reloaded or len(delta.appended) or len(delta.expunged):
             self._tell_listing(inode)
+        self._kernel.attributes(inode)  # last: who sees the new time and lists again sees the change
 
     def _follow_names(self, folder: Folder, delta: Delta) -> None:
         """Tell the kernel of names after messages came or went; read the names again if these don't fit."""

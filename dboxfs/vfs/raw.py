@@ -273,9 +273,8 @@ class RawTree:
                     reading.file = file
             return await now.moment.read(reading.file, size, offset, reading.handle)
         except BaseException:
-            if reading.file is None:
-                reading.ended = True
-                self._readings.pop(number, None)
+            if reading.file is None and self._readings.get(number) is reading:
+                self._end(number)
             raise
         finally:
             reading.users -= 1

@@ -250,9 +250,8 @@ class Walks:
                 self._doubled(walk)
                 return walk
             begin = orders.position(walk.begin, by_name=walk.by_name)
-            if (
-                ahead <= 0 and begin >= 0 and (here - begin) * walk.step >= 0
-            ):  # in the window: not stored yet, not pushed, or dropped again
+            is_within = ahead <= 0 and begin >= 0 and (here - begin) * walk.step >= 0
+            if is_within:  # not stored yet, not pushed, or dropped again
                 return _Walk(walk.by_name, walk.step, uid, 0)
         return None
 

@@ -351,9 +351,9 @@ async def test_a_new_directory_is_its_owners_from_its_first_moment_on(
     seen = []
     finish = posix._set_permissions
 
-    def look(target: str | int, permissions: Permissions) -> None:
-        seen.append((os.stat(target).st_uid, os.stat(target).st_gid))
-        finish(target, permissions)
+    def look(fd: int, permissions: Permissions) -> None:
+        seen.append((os.stat(fd).st_uid, os.stat(fd).st_gid))
+        finish(fd, permissions)
 
     monkeypatch.setattr(posix, "_set_permissions", look)
     async with FileSystem(ThreadsDriver(workers=1)) as fs:

@@ -65,13 +65,12 @@ def test_a_mount_of_dovecots_users_reads_and_writes_each_one_s_mail_with_the_use
 
 
 @pytest.mark.root
-@pytest.mark.expected_log("is encrypted", "this is an sdbox")  # another test's user, opened ahead of a walk
+@pytest.mark.expected_log("is encrypted")
 def test_a_user_s_key_is_found_by_the_user_s_name_and_a_locked_or_planted_one_is_eacces_with_one_line(
     dovecot: Dovecot, mounts: Mounts
 ) -> None:
-    account, locked, planted, without = (
-        with_keys(dovecot, driver, password)
-        for driver, password in (("mdbox", ""), ("mdbox", PASSWORD), ("mdbox", ""), ("mdbox", ""))
+    account, locked, planted, without, waiting = (
+        with_keys(dovecot, "mdbox", password) for password in ("", PASSWORD, "", "", "")
     )
     keys = "dovecot-attributes"
     secret = dovecot.root / "secret-keys"
@@ -80,13 +79,17 @@ def test_a_user_s_key_is_found_by_the_user_s_name_and_a_locked_or_planted_one_is
     os.chown(secret, 0, 0)
     (planted.home / keys).symlink_to(secret)
     (without.home / keys).unlink()
+    (waiting.home / keys).unlink()
+    os.mkfifo(waiting.home / keys)
+    os.chown(waiting.home / keys, dovecot.mail_uid, -1)
     each = f"{dovecot.root}/home/%u/{keys}"
     source = f"mdbox:{dovecot.root}/home/%u/mail"
     mnt = mounted(mounts, source, "-o", f"rw,crypt_key={each},encrypt={each}")
     (mnt / account.name / "INBOX/two").write_bytes(TEXT * 2)
     assert (mnt / account.name / "INBOX/two").read_bytes() == TEXT * 2
-    for user, why in (
-        (locked, "it needs a password"), (planted, "Permission denied"), (without, "No such file"),
+    for user, why in (  # not in their order, which would be a walk, and open the user of another test ahead
+        (waiting, "it is no regular file"), (without, "No such file"), (planted, "Permission denied"),
+        (locked, "it needs a password"),
     ):  # fmt: skip
         before = len(encrypted_lines(mounts, mnt))
         for _ in range(3):

@@ -11,7 +11,7 @@ import trio
 from dboxfs.fsapi import Driver, FaultsDriver
 from dboxfs.store import Kind
 from dboxfs.store.write import NewMessage
-from tests.vfs.inside import JULY, ONE, TWO, Mounted, Program, mounted, raises
+from tests.vfs.inside import JULY, ONE, TWO, Mounted, Program, Told, mounted, raises
 
 
 async def test_a_new_message_of_somebody_else_is_shown(m: Mounted, p: Program) -> None:
@@ -26,6 +26,18 @@ async def test_an_expunge_of_somebody_else_is_shown_and_told(m: Mounted, p: Prog
     await m.follow()
     assert await p.names() == []
     assert (inbox, b"1.eml", inode) in m.told.entries
+
+
+async def test_the_kernel_is_told_of_a_directory_s_new_time_after_its_new_entries(
+    m: Mounted, p: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, int]] = []
+    for what in ("attributes", "at_once", "listing"):
+        monkeypatch.setattr(Told, what, lambda self, inode, what=what: told.append((what, inode)))
+    inbox = await p.inode("INBOX")
+    await m.others.save("INBOX", [NewMessage(TWO)])
+    await m.follow()
+    assert [what for what, inode in told if inode == inbox] == ["listing", "attributes"]
 
 
 async def test_flags_of_somebody_else_are_shown(m: Mounted, p: Program) -> None:

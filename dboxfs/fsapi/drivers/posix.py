@@ -87,12 +87,12 @@ def _create(op: ops.Create) -> OpenedFile:
         raise
 
 
-def _set_permissions(target: int | str, permissions: Permissions) -> None:
+def _set_permissions(fd: int, permissions: Permissions) -> None:
     uid = -1 if permissions.uid is None else permissions.uid
     gid = -1 if permissions.gid is None else permissions.gid
     if (uid, gid) != (-1, -1):
-        os.chown(target, uid, gid)
-    os.chmod(target, permissions.mode)
+        os.fchown(fd, uid, gid)
+    os.fchmod(fd, permissions.mode)
 
 
 def _read(op: ops.Read) -> bytes:
@@ -267,10 +267,7 @@ def _mkdir(op: ops.Mkdir) -> None:
     except PermissionError:  # the owner may not make it here, but root may
         os.mkdir(op.path, mode)
     try:
-        if op.permissions.uid is None:
-            _set_permissions(op.path, op.permissions)
-        else:
-            _give(op.path, op.permissions)
+        _give(op.path, op.permissions)
     except BaseException:
         os.rmdir(op.path)
         raise

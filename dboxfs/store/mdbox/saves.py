@@ -281,11 +281,11 @@ class MdboxSaves:
     @staticmethod
     def _refuse_lost_texts(mapping: MapIndex, shares: list[_Share]) -> None:
         """Drop requests whose messages refer to a text that is gone; they get an error."""
-        more = Counter[int]()
+        more, now = Counter[int](), generation_of(*mapping.identity)
         for share in shares:
             for request in list(share.requests):
                 wanted = Counter(
-                    text.map_uid if text.generation == generation_of(*mapping.identity) else 0
+                    text.map_uid if text.generation == now else 0
                     for text in (arriving.message.same_as for arriving in request.what.arriving)
                     if isinstance(text, StoredText)
                 )

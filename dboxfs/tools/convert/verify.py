@@ -11,7 +11,9 @@ The kernel may serve these reads from its cache.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Awaitable, Callable, Container, Mapping
+from hashlib import blake2b
 from typing import TypeVar
 
 from dboxfs.dbox import Metadata
@@ -73,26 +75,36 @@ def _box(store: Store, name: str) -> Mailbox | None:
 
 
 class _Origins:
-    """The original mailboxes.  Copies with a record each may become one, which has that of one of them."""
+    """The original mailboxes.  Copies with a record each may become one, which has that of one of them.
+
+    In memory: 8 bytes a message, and those that are not what they were.
+    """
 
     def __init__(self) -> None:
-        self._of: dict[bytes | None, set[bytes | None]] = {}
-        self._others: list[tuple[bytes, bytes | None, str]] = []
+        self._had = array("Q")
+        self._others: list[tuple[int, str]] = []
 
     def add(self, metadata: Metadata, made: Metadata, where: str) -> None:
         """Compare that of a message, now or when all are known."""
         was = metadata.orig_mailbox
-        self._of.setdefault(metadata.guid, set()).add(was)
+        self._had.append(self._digest(metadata.guid, was))
         if was is not None and was != made.orig_mailbox:
-            self._others.append((metadata.guid or b"", made.orig_mailbox, where))
+            self._others.append((self._digest(metadata.guid, made.orig_mailbox), where))
 
     def check(self) -> None:
         """
         :raises VerifyFailed: a message has one that no copy of it had.
         """
-        for guid, now, where in self._others:
-            if now not in self._of.get(guid, ()):
+        had = frozenset(self._had if self._others else ())
+        for now, where in self._others:
+            if now not in had:
                 raise VerifyFailed(f"{where}the original mailbox is not what it was")
+
+    @staticmethod
+    def _digest(guid: bytes | None, mailbox: bytes | None) -> int:
+        """A message and a mailbox as 64 bits."""
+        text = b"%r %r" % (guid, mailbox)
+        return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
 
 
 class _Comparison:
