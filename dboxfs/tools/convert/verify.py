@@ -53,13 +53,13 @@ async def verify(
     different = (names ^ expected) | (portraits.keys() - boxes)
     if different:
         shown = source.location.display_name(min(different))
-        raise VerifyFailed(f"{shown}: the mailbox is not as it was")
+        raise VerifyFailed(f"{shown}: a mailbox that only one of both has")
     try:
         subscribed = await source.subscribed()
     except OSError:  # the conversion has left them out and reported it
         subscribed = frozenset()
     if subscribed != await made.subscribed():
-        raise VerifyFailed("the subscriptions are not what they were")
+        raise VerifyFailed("not the same subscriptions")
     origins = _Origins()
     for name, portrait in portraits.items():
         here, there = _box(source, name), _box(made, name)
@@ -98,7 +98,7 @@ class _Origins:
         had = frozenset(self._had if self._others else ())
         for now, where in self._others:
             if now not in had:
-                raise VerifyFailed(f"{where}the original mailbox is not what it was")
+                raise VerifyFailed(f"{where}not the same original mailbox")
 
     @staticmethod
     def _digest(guid: bytes | None, mailbox: bytes | None) -> int:
@@ -152,7 +152,7 @@ class _Comparison:
     def _same(self, what: str, was: object, now: object, uid: int | None = None) -> None:
         if was != now:
             where = f"uid {uid}: " if uid is not None else ""
-            raise VerifyFailed(f"{self._here.display_name}: {where}the {what} is not what it was")
+            raise VerifyFailed(f"{self._here.display_name}: {where}not the same {what}")
 
     async def _message(self, uid: int) -> int:
         """Compare one message; returns the number of bytes that were compared."""
@@ -185,12 +185,12 @@ class _Comparison:
             )
             other = await self._theirs(there.open(uid), uid)
             try:
+                self._same("size", (was.size, body.size), (now.size, other.size), uid)
                 for offset in range(0, body.size, _PIECE):
                     piece = await _ours(body.read(_PIECE, offset))
                     self._same("text", piece, await self._theirs(other.read(_PIECE, offset), uid), uid)
-                for what in ("size", "received", "saved"):
-                    self._same(what, getattr(was, what), getattr(now, what), uid)
-                self._same("size", body.size, other.size, uid)
+                self._same("received date", was.received, now.received, uid)
+                self._same("saved date", was.saved, now.saved, uid)
             finally:
                 other.close()
         finally:
