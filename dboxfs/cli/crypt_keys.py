@@ -22,7 +22,7 @@ from typing import BinaryIO
 from dboxfs.cli.of_dovecot import OfDovecot
 from dboxfs.cli.status import UsageError
 from dboxfs.cli.stores import is_one_of_all
-from dboxfs.dbox.crypt import BadKey, KeyRing, Private
+from dboxfs.dbox.crypt import BadKey, KeyRing, Private, key_id
 from dboxfs.dbox.dcrypt_keys import load_keys, needs_password
 from dboxfs.dbox.encoders import Seals
 from dboxfs.dbox.encrypt import Sealing, load_public_key
@@ -131,7 +131,7 @@ class _KeyFile:
         self._password = password
         self._owner = owner
         self._stamp: tuple[int, int, int] | None = None
-        self._keys: list[Private] = []
+        self._keys: dict[bytes, Private] = {}
 
     def every(self) -> list[Private]:
         """All keys in the file; asks the user for a password that is missing.
@@ -143,7 +143,7 @@ class _KeyFile:
         try:
             if needs_password(data) and self._password is None:
                 self._password = _asked(self._path)
-            return load_keys(data, self._password)
+            return self._load(data)
         except BadKey as error:
             raise UsageError(f"-o crypt_key={self._path}: {error}") from None
 
@@ -171,13 +171,22 @@ class _KeyFile:
             raise BadKey(f"{self._path}: {error.strerror}") from None
         try:
             if not unchanged:
-                self._keys = load_keys(self._read(), self._password)
+                self._load(self._read())
         except BadKey as error:
             self._stamp = None
             raise BadKey(f"{self._path}: {error}") from None
         except OSError as error:
             raise BadKey(f"{self._path}: {error.strerror}") from None
-        return self._keys
+        return list(self._keys.values())
+
+    def _load(self, data: bytes) -> list[Private]:
+        """The keys in *data*; those that were decrypted before are not decrypted again.
+
+        :raises BadKey: they can't be used.
+        """
+        keys = load_keys(data, self._password, self._keys)
+        self._keys = {key_id(key.public_key()): key for key in keys}
+        return keys
 
     def _read(self) -> bytes:
         if self._owner is None:

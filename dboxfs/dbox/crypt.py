@@ -36,6 +36,7 @@ Source: bodies that Dovecot 2.3.19 and 2.4.1 wrote.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from types import MappingProxyType
@@ -178,7 +179,7 @@ def parse_crypt_header(data: Buffer) -> CryptHeader | NeedMore:
 
 
 class KeyRing:
-    """Private keys, found by their id.
+    """Private keys, found by their id.  Threads may share it; one of them at a time asks for more keys.
 
     :param more: called for an unknown key: gives all keys that there are by now (Dovecot makes a key for a
         new folder), or none.  It raises BadKey if they can't be had.
@@ -194,12 +195,14 @@ class KeyRing:
         self._keys = {key_id(key.public_key()): key for key in keys}
         self._more = more
         self._common = common
+        self._asking = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def find(self, secrets: Iterable[WrappedSecret]) -> tuple[WrappedSecret, Private]:
-        """The first of *secrets* for which there is a key, and the key.
+        """The first of *secrets* for which there is a key, and the key.  It may read files and decrypt many
+        keys: a worker thread calls it.
 
         :raises NoKey: there is none.
         """
@@ -207,11 +210,12 @@ class KeyRing:
         if self._common is not None:
             with suppress(NoKey):
                 return self._common.find(wanted)
-        if not any(secret.key_id in self._keys for secret in wanted):
-            try:
-                self._keys |= {key_id(key.public_key()): key for key in self._more()}
-            except BadKey as error:
-                raise NoKey(str(error)) from None
+        with self._asking:
+            if not any(secret.key_id in self._keys for secret in wanted):
+                try:
+                    self._keys |= {key_id(key.public_key()): key for key in self._more()}
+                except BadKey as error:
+                    raise NoKey(str(error)) from None
         for secret in wanted:
             key = self._keys.get(secret.key_id)
             if key is not None:
@@ -268,7 +272,8 @@ def _tlv(tag: int, content: bytes) -> bytes:
 
 
 def unwrap(header: CryptHeader, keys: KeyRing) -> bytes:
-    """The message's secret: cipher key, nonce and additional data.
+    """The message's secret: cipher key, nonce and additional data.  Takes milliseconds, and longer for the
+    first message of a key (:meth:`KeyRing.find`): a worker thread calls it.
 
     :raises NoKey: the secret was encrypted for none of *keys*.
     :raises FormatError: the wrapped secret is damaged.

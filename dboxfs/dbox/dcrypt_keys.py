@@ -75,10 +75,14 @@ class LockedKey(Struct, frozen=True):
     salt: bytes = b""
 
 
-def load_keys(data: bytes, password: bytes | None = None) -> list[Private]:
-    """All private keys in a file: one in PEM, or lines of the form above.
+def load_keys(
+    data: bytes, password: bytes | None = None, known: Mapping[bytes, Private] = MappingProxyType({})
+) -> list[Private]:
+    """All private keys in a file: one in PEM, or lines of the form above.  Takes a millisecond for each
+    encrypted key that is not known yet.
 
     :param password: the password of encrypted keys.
+    :param known: keys by their id (32 bytes) that were decrypted before.
     :raises BadKey: there is no key, or the password is missing or wrong.
     """
     if b"-----BEGIN" in data:
@@ -86,7 +90,7 @@ def load_keys(data: bytes, password: bytes | None = None) -> list[Private]:
     locked = [parse_line(match[0]) for match in _LINE.finditer(data)]
     if not locked:
         raise BadKey("neither a private key in PEM nor one in Dovecot's own form")
-    return _unlocked(locked, password)
+    return _unlocked(locked, password, known)
 
 
 def needs_password(data: bytes) -> bool:
@@ -115,7 +119,9 @@ def parse_line(line: bytes) -> LockedKey:
         raise BadKey("a key in Dovecot's own form is damaged") from None
 
 
-def _unlocked(locked: Iterable[LockedKey], password: bytes | None) -> list[Private]:
+def _unlocked(
+    locked: Iterable[LockedKey], password: bytes | None, known: Mapping[bytes, Private]
+) -> list[Private]:
     """The keys that can be decrypted: plain ones, those with the password, then those encrypted for one of
     these.
     """
@@ -125,17 +131,26 @@ def _unlocked(locked: Iterable[LockedKey], password: bytes | None) -> list[Priva
         ready = [one for one in waiting if not one.by or one.by in found]
         if not ready:
             break
+        waiting = [one for one in waiting if one.by and one.by not in found]
         for one in ready:
-            if one.password and password is None:
-                raise BadKey("it needs a password")
-            key = _unlock(one, password, found.get(one.by))
-            if key_id(key.public_key()) != one.id:
-                raise BadKey("the password is wrong" if one.password else "a key is not the one that it says")
-            found[one.id] = key
-        waiting = [one for one in waiting if one not in ready]
+            found[one.id] = known[one.id] if one.id in known else _proved(one, password, found.get(one.by))
     if not found:
         raise BadKey("all keys in it are encrypted for another one; give that key, too")
     return list(found.values())
+
+
+def _proved(one: LockedKey, password: bytes | None, by: Private | None) -> Private:
+    """The key, decrypted.
+
+    :raises BadKey: it is damaged, of an unknown kind, or not the one that it says; the password is missing or
+        wrong.
+    """
+    if one.password and password is None:
+        raise BadKey("it needs a password")
+    key = _unlock(one, password, by)
+    if key_id(key.public_key()) != one.id:
+        raise BadKey("the password is wrong" if one.password else "a key is not the one that it says")
+    return key
 
 
 def _unlock(one: LockedKey, password: bytes | None, by: Private | None) -> Private:

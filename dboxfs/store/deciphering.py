@@ -4,6 +4,8 @@ No byte of a message is shown before its tag was verified: the whole message is 
 opened, with nothing kept, and again when it is read.  The plain bytes may be compressed; the first bytes say
 so.
 
+Keys are read and decrypted by a worker thread: those of many folders take seconds, and other tasks go on.
+
 Cancelled or failed: the caller still owns the open record.
 """
 
@@ -12,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Final
+
+import trio
 
 from dboxfs.dbox import PREFIX_SIZE, Compression, Decompressor, NeedMore, detect
 from dboxfs.dbox.crypt import (
@@ -44,7 +48,8 @@ async def deciphering(opened: OpenRecord, keys: KeyRing) -> Decoding:
     body = PlainBody(opened.handle, opened.path, record.body_offset, record.stored_size, opened.close)
     try:
         header = await _header(body)
-        new = partial(Decryptor, header, unwrap(header, keys), record.stored_size)
+        secret = await trio.to_thread.run_sync(unwrap, header, keys)
+        new = partial(Decryptor, header, secret, record.stored_size)
         compression = await _verified(body, new())
     except NoKey as error:
         raise EncryptedMessage(

@@ -4,7 +4,8 @@ Format 2 has the size of a body in front, so the text is coded once before anyth
 :data:`KEPT` the coded bytes stay in memory.  A larger result is only counted; then the text is coded again,
 to the same bytes, each time that the body is read.
 
-Coding a piece takes milliseconds, so a worker thread does it while the event loop continues.
+Coding a piece, and making the secret of an encrypted message, take milliseconds, so a worker thread does it
+while the event loop continues.
 """
 
 from __future__ import annotations
@@ -17,11 +18,19 @@ from msgspec.structs import replace
 from dboxfs.dbox import LineEnds
 from dboxfs.dbox.encoders import Coding, Encoder
 from dboxfs.store.write.message import BytesSource, Coded, NewMessage, Pieces, Source
+from dboxfs.store.write_options import WriteOptions
 
 KEPT: Final = 4 << 20
 """Coded bytes of one message that are kept in memory."""
 _SMALL_PIECE: Final = 16 << 10
 """A piece up to this size (bytes) is coded at once: a thread would take longer."""
+
+
+async def new_coding(options: WriteOptions) -> Coding | None:
+    """The coding of one new message; None: it is stored as it is."""
+    if options.encrypt is None:
+        return options.coding()
+    return await trio.to_thread.run_sync(options.coding)
 
 
 async def coded(message: NewMessage, method: Coding, *, convert: bool) -> NewMessage:

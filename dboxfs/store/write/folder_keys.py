@@ -104,10 +104,11 @@ class FolderKeys:
         try:
             data = await disk.read_whole(self.path) or b""
             key = folder_key(attributes(data), guid)
-            if key is None:
-                data, key = with_new_key(data, guid)
-                await disk.replace(self.path, data)
-                await disk.sync_dir(os.path.dirname(self.path))
-            return key
+            if key is not None:
+                return key
+            data, made = await trio.to_thread.run_sync(with_new_key, data, guid)
+            await disk.replace(self.path, data)
+            await disk.sync_dir(os.path.dirname(self.path))
+            return made
         finally:
             await disk.discard([lock])

@@ -43,7 +43,7 @@ from dboxfs.dbox import (
     trailer_size,
 )
 from dboxfs.store.disk import AppendFile, Disk
-from dboxfs.store.write.coding import coded
+from dboxfs.store.write.coding import coded, new_coding
 from dboxfs.store.write.log_records import check_keywords
 from dboxfs.store.write.message import BytesSource, NewMessage, Pieces, Source
 from dboxfs.store.write.results import now_seconds
@@ -239,7 +239,8 @@ async def compose(
             check_text(text)
     guid = checked_guid(message)
     convert, memory_limit = options.eol is Eol.LF and message.coded is None, options.memory_limit
-    if message.coded is None and options.dbox_version != 3 and (coding := options.coding()) is not None:
+    codes = message.coded is None and options.dbox_version != 3
+    if codes and (coding := await new_coding(options)) is not None:
         if options.compress is None:  # Dovecot also decompresses decrypted texts
             _refuse_compressed(await _source(message).read(PREFIX_SIZE, 0))
         message, convert = await coded(message, coding, convert=convert), False
