@@ -179,7 +179,9 @@ class _Check:
                 found = await self._settled(look, paths)
                 self._emit_all([owners.named(one) for one in found])
                 done.add(file_id)
-        references = ReferencesCheck(self._fs, self._location, index, boxes, check.guids, check.unmapped)
+        references = ReferencesCheck(
+            self._fs, self._location, index, boxes, check.guids, check.encrypted, check.unmapped
+        )
         logs = [box.files.log_path for box in boxes]
         found = await self._settled(references.look, [*paths, *logs])
         owners = Owners(boxes)

@@ -39,13 +39,14 @@ from dboxfs.util.uid_ranges import uid_ranges
 class _Scan(Struct, frozen=True):
     """The contents of a file.
 
-    ``refused``: why a reader doesn't show a message that the map has, by the message's offset.  ``header``:
-    the fault in the file's header line that causes this.  ``changing``: another process may be writing the
-    file.
+    ``refused``: why a reader doesn't show a message that the map has, by the message's offset.
+    ``encrypted``: offsets of those that are encrypted.  ``header``: the fault in the file's header line that
+    makes a reader refuse messages.  ``changing``: another process may be writing the file.
     """
 
     items: list[Found | Gap]
     refused: dict[int, str]
+    encrypted: set[int]
     header: str | None
     changing: bool
 
@@ -56,6 +57,7 @@ class StorageCheck(Struct):
     :param live: other processes may be appending to its files at this moment.
     :param owners: the mailbox records, to name messages by mailbox and uid.
     :ivar guids: the guid (16 bytes) of each message that was read, by map uid.
+    :ivar encrypted: the map uids of messages that are encrypted.
     :ivar counted: the map uids of messages without a guid that were read, each counted once.
     :ivar unmapped: number of whole messages in each file, by file id, while the map is missing or empty.
     """
@@ -67,6 +69,7 @@ class StorageCheck(Struct):
     live: bool
     owners: Owners
     guids: dict[int, bytes] = field(default_factory=dict)
+    encrypted: set[int] = field(default_factory=set)
     counted: set[int] = field(default_factory=set)
     unmapped: dict[int, int] = field(default_factory=dict)
 
@@ -164,7 +167,7 @@ class StorageCheck(Struct):
         known = [MapPlace(place.offset, place.size) for place in places]
         ends = {place.offset: place.offset + place.size if place.size else 0 for place in places}
         items: list[Found | Gap] = []
-        refused: dict[int, str] = {}
+        refused, encrypted = dict[int, str](), set[int]()
         header: str | None = None
         async with open_window(self.fs, path, chunk) as window:
             reader = await open_reader(window, single=False)
@@ -172,15 +175,17 @@ class StorageCheck(Struct):
                 items.append(item)
                 if not isinstance(item, Found) or item.inside or item.offset not in ends:
                     continue
-                why = await reader.refuses(item, ends[item.offset] or window.size)
-                if why is not None:
-                    refused[item.offset] = why
+                seen = await reader.reading(item, ends[item.offset] or window.size)
+                if seen.encrypted:
+                    encrypted.add(item.offset)
+                if seen.refused is not None:
+                    refused[item.offset] = seen.refused
                     header = header or reader.misled_by(item)
             self.tally.read(window.bytes_read)
             changing = self.live and time.time() - window.changed < LATELY
             if reader.damage is not None and header is None and refused:
                 header = f"the file header line is damaged: {reader.damage.reason}"
-            return _Scan(items, refused, header, changing)
+            return _Scan(items, refused, encrypted, header, changing)
 
     async def _compare(self, file_id: int, path: str, places: list[MapRecord], scan: _Scan) -> list[Finding]:
         findings: list[Finding] = []
@@ -209,6 +214,8 @@ class StorageCheck(Struct):
                 findings.append(who.finding(severity, "no-message", path, what, who.repair, place.offset))
                 continue
             findings += await self._message(found, path, place, who, refused.get(place.offset))
+            if place.offset in scan.encrypted:
+                self.encrypted.add(place.map_uid)
         known = {place.offset for place in places}
         strange = [found for offset, found in messages.items() if offset not in known]
         if self.map.state is None or not len(self.map.state):

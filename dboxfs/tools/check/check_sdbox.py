@@ -203,7 +203,7 @@ class SinglesCheck(Struct):
             items: list[Found | Gap] = []
             async for item in scan_file(window, single=True, texts=self.tally.texts):
                 if isinstance(item, Found) and not any(isinstance(one, Found) for one in items):
-                    refused = await reader.refuses(item, window.size)
+                    refused = (await reader.reading(item, window.size)).refused
                     misled = reader.misled_by(item) if refused is not None else None
                 items.append(item)
             self.tally.read(window.bytes_read)

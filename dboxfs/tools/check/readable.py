@@ -28,6 +28,16 @@ from dboxfs.store.stored_record import (
 _LONGEST_LINE = 1100
 
 
+class Reading(Struct, frozen=True):
+    """A message as a reader sees it.
+
+    ``refused``: why it can't be read, in words; None: it can.  ``encrypted``: it needs a key.
+    """
+
+    refused: str | None
+    encrypted: bool = False
+
+
 class ReadableFile(Struct, frozen=True):
     """One file as a reader sees it.
 
@@ -40,21 +50,21 @@ class ReadableFile(Struct, frozen=True):
     damage: FormatError | None
     single: bool
 
-    async def refuses(self, found: Found, end: int) -> str | None:
-        """Why a reader can't read *found*, in words; None: it can.
+    async def reading(self, found: Found, end: int) -> Reading:
+        """Whether a reader can read *found*.
 
         :param end: the end of its record: the end of the file (sdbox), or the offset that the map gives.
         :raises OSError: the file can't be read.
         """
         if self.damage is not None and (self.single or found.version != 3):
-            return f"the file header line can't be read: {self.damage.reason}"
+            return Reading(f"the file header line can't be read: {self.damage.reason}")
         try:
             record = await self._record(found.offset, end)
             _ = record.metadata.received, record.facts(0)
             _check_body(record, found.measured)
         except FormatError as exc:
-            return exc.reason
-        return None
+            return Reading(exc.reason)
+        return Reading(None, record.encrypted)
 
     def misled_by(self, found: Found) -> str | None:
         """The fault in the header line that makes a reader refuse the good message *found*, or None."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 from msgspec import Struct
@@ -36,6 +36,7 @@ class ReferencesCheck(Struct):
     """The check of all indexes of an mdbox.
 
     :param names: guids (16 bytes) of the messages that were read, by map uid.
+    :param encrypted: map uids of the messages that are encrypted.
     :param unmapped: number of whole messages in each file, by file id, if the map is missing or empty.
     """
 
@@ -44,6 +45,7 @@ class ReferencesCheck(Struct):
     map: Index
     boxes: Sequence[Index]
     names: Mapping[int, bytes]
+    encrypted: Set[int]
     unmapped: Mapping[int, int]
 
     async def look(self) -> list[Finding]:
@@ -98,20 +100,37 @@ class ReferencesCheck(Struct):
         return findings
 
     def _twins(self, mapping: MapIndex) -> list[Finding]:
-        """Messages with one guid that are stored twice."""
+        """Messages with one guid that are stored twice.
+
+        Where each mailbox has a key of its own, Dovecot encrypts a copy anew and keeps its guid (2.3.19,
+        2.4.1).
+        """
         first: dict[bytes, int] = {}
         findings = []
+        copies = 0
         for map_uid, count in zip(mapping.map_uids.tolist(), mapping.refcounts.tolist(), strict=True):
             guid = self.names.get(map_uid)
             if guid is None or not count:
                 continue
             other = first.setdefault(guid, map_uid)
-            if other != map_uid:
+            if other == map_uid:
+                continue
+            if {other, map_uid} <= self.encrypted:
+                copies += 1
+            else:
                 what = f"map uids {other} and {map_uid} have the same guid {guid.hex()}"
                 todo = f"both can be read; avoid {FORCE_RESYNC}: it keeps one of them if they have one size"
                 found = Who(f"map uid {map_uid}", map_uid=map_uid)
                 path = self.map.files.log_path
                 findings.append(found.finding(Severity.WARNING, "same-guid", path, what, todo))
+        if copies:
+            what = (
+                f"{copies} messages are copies of others, encrypted anew: Dovecot does so for a mailbox's key"
+            )
+            todo = (
+                f"avoid {FORCE_RESYNC}: it keeps one for all mailboxes, and Dovecot reads that in one of them"
+            )
+            findings.append(self.map.found(Severity.NOTE, "encrypted-copies", what, todo))
         return findings
 
     def _box(self, box: Index, state: IndexState, mapping: MapIndex, counted: np.ndarray) -> list[Finding]:

@@ -40,6 +40,35 @@ def test_texts_that_are_hard_to_count_are_counted_as_dovecot_does(
     assert report.summary["messages"] == len(corpus.nasty())
 
 
+def test_copies_that_dovecot_encrypts_anew_for_another_mailbox_are_healthy(dovecot: Dovecot) -> None:
+    account = dovecot.account("mdbox:{home}/mail", **dovecot.dialect.folder_keys("prime256v1", ""))
+    for number in range(2):
+        account.save(body(number, 300))
+    account.doveadm("mailbox create", "Work")
+    account.doveadm("copy", "Work", "mailbox", "INBOX", "uid", "1:2")
+    account.doveadm("copy", "Work", "mailbox", "Work", "uid", "1")
+    for options in ([], ["--quick"]):
+        report = check(account.location, *options)
+        assert (report.status, report.loud()) == (0, [])
+        (note,) = [one for one in report.findings if one["code"] == "encrypted-copies"]
+        assert "3 messages are copies of others, encrypted anew" in str(note["what"])
+        assert "avoid doveadm force-resync" in str(note["todo"])
+
+
+def test_messages_with_one_guid_that_are_not_encrypted_are_told(dovecot: Dovecot) -> None:
+    account = dovecot.account("mdbox:{home}/mail")
+    for number in range(2):
+        account.save(body(number, 300))
+    path = account.root / "storage/m.1"
+    data = path.read_bytes()
+    first, second = (data[at + 2 : at + 34] for at in (data.index(b"\nG"), data.rindex(b"\nG")))
+    path.write_bytes(data.replace(second, first))
+    report = check(account.location)
+    assert report.codes() == {"same-guid", "guid"}
+    (twins,) = [one for one in report.findings if one["code"] == "same-guid"]
+    assert f"have the same guid {first.decode()}" in str(twins["what"])
+
+
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_attachments_in_files_of_their_own_are_looked_for(dovecot: Dovecot, driver: str) -> None:
     account = dovecot.account(f"{driver}:{{home}}/mail", mail_attachment_dir="{home}/attachments")
