@@ -59,7 +59,7 @@ async def verify(
     except OSError:  # the conversion has left them out and reported it
         subscribed = frozenset()
     if subscribed != await made.subscribed():
-        raise VerifyFailed("not the same subscriptions")
+        raise VerifyFailed("the subscriptions differ")
     origins = _Origins()
     for name, portrait in portraits.items():
         here, there = _box(source, name), _box(made, name)
@@ -98,7 +98,7 @@ class _Origins:
         had = frozenset(self._had if self._others else ())
         for now, where in self._others:
             if now not in had:
-                raise VerifyFailed(f"{where}not the same original mailbox")
+                raise VerifyFailed(f"{where}the original mailbox differs")
 
     @staticmethod
     def _digest(guid: bytes | None, mailbox: bytes | None) -> int:
@@ -137,7 +137,7 @@ class _Comparison:
             if what != "uidvalidity" or was:  # a mailbox without one got a new one: readers need it
                 self._same(what, was, now)
         kept = [uid for uid in portrait.uids.tolist() if (portrait.name, uid) not in self._left_out]
-        self._same("list of uids", kept, there.uids.tolist())
+        self._same("uids", kept, there.uids.tolist())
         await self._there.scan()
         await self._here.scan()
         for first in range(0, len(kept), _AT_ONCE):
@@ -152,7 +152,8 @@ class _Comparison:
     def _same(self, what: str, was: object, now: object, uid: int | None = None) -> None:
         if was != now:
             where = f"uid {uid}: " if uid is not None else ""
-            raise VerifyFailed(f"{self._here.display_name}: {where}not the same {what}")
+            differ = "differ" if what.endswith("s") else "differs"
+            raise VerifyFailed(f"{self._here.display_name}: {where}the {what} {differ}")
 
     async def _message(self, uid: int) -> int:
         """Compare one message; returns the number of bytes that were compared."""
@@ -185,10 +186,10 @@ class _Comparison:
             )
             other = await self._theirs(there.open(uid), uid)
             try:
-                self._same("size", (was.size, body.size), (now.size, other.size), uid)
                 for offset in range(0, body.size, _PIECE):
                     piece = await _ours(body.read(_PIECE, offset))
                     self._same("text", piece, await self._theirs(other.read(_PIECE, offset), uid), uid)
+                self._same("size", (was.size, body.size), (now.size, other.size), uid)
                 self._same("received date", was.received, now.received, uid)
                 self._same("saved date", was.saved, now.saved, uid)
             finally:

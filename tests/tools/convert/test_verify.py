@@ -101,20 +101,19 @@ async def compared(fs: FileSystem, source: Path, other: Path) -> int:
 
 
 MESSAGES: dict[str, Change] = {
-    "not the same flags": first(flags=0x08),
-    "not the same keywords": first(keywords=("one", "two")),
-    "not the same text": first(source=b"Subject: 0\n\nTEXT\n"),
-    "not the same size": first(source=b"Subject: 0\n\ntext\nmore\n"),
-    "not the same received date": first(received=5),
-    "not the same saved date": first(saved=5),
-    "not the same G line": first(guid=b"another message."),
-    "not the same P line": first(pop3_uidl=b"pop9"),
-    "not the same original mailbox": first(orig_mailbox=b"Elsewhere"),
+    "the flags differ": first(flags=0x08),
+    "the keywords differ": first(keywords=("one", "two")),
+    "the text differs": first(source=b"Subject: 0\n\nTEXT\n"),
+    "the received date differs": first(received=5),
+    "the saved date differs": first(saved=5),
+    "the G line differs": first(guid=b"another message."),
+    "the P line differs": first(pop3_uidl=b"pop9"),
+    "the original mailbox differs": first(orig_mailbox=b"Elsewhere"),
 }
 IDENTITIES: dict[str, tuple[bytes, int, int]] = {
-    "not the same guid": (bytes(16), 7, 30),
-    "not the same uidvalidity": (GUID, 8, 30),
-    "not the same next uid": (GUID, 7, 31),
+    "the guid differs": (bytes(16), 7, 30),
+    "the uidvalidity differs": (GUID, 8, 30),
+    "the next uid differs": (GUID, 7, 31),
 }
 
 
@@ -133,6 +132,14 @@ async def test_each_difference_of_a_message_is_found(tmp_path: Path, line: str, 
         assert await difference(fs, tmp_path) == f"Box: uid 1: {line}"
 
 
+async def test_more_text_behind_the_last_piece_that_is_compared_is_found(tmp_path: Path) -> None:
+    piece = b"Subject: 0\n\n".ljust(1 << 20, b"x")
+    async with FileSystem(ThreadsDriver()) as fs:
+        await made(fs, tmp_path / "source", change=first(source=piece))
+        await made(fs, tmp_path / "other", change=first(source=piece + b"more\n"))
+        assert await difference(fs, tmp_path) == "Box: uid 1: the size differs"
+
+
 async def test_a_copy_has_the_original_mailbox_of_one_of_the_copies_and_no_other(tmp_path: Path) -> None:
     def set_origin(origin: bytes) -> Change:
         def change(found: Messages) -> None:
@@ -145,7 +152,7 @@ async def test_a_copy_has_the_original_mailbox_of_one_of_the_copies_and_no_other
         await made(fs, tmp_path / "one", change=set_origin(b"Other"))
         assert await compared(fs, tmp_path / "source", tmp_path / "one") == 3
         await made(fs, tmp_path / "other", change=set_origin(b"Elsewhere"))
-        assert await difference(fs, tmp_path) == "Box: uid 2: not the same original mailbox"
+        assert await difference(fs, tmp_path) == "Box: uid 2: the original mailbox differs"
 
 
 @pytest.mark.parametrize(("line", "identity"), IDENTITIES.items(), ids=list(IDENTITIES))
@@ -163,7 +170,7 @@ async def test_a_message_too_many_or_too_few_a_mailbox_and_a_subscription_are_fo
         await made(fs, tmp_path / "source")
         other = await made(fs, tmp_path / "other")
         await other.subscribe("INBOX")
-        assert await difference(fs, tmp_path) == "not the same subscriptions"
+        assert await difference(fs, tmp_path) == "the subscriptions differ"
         await other.create_mailbox("New")
         assert await difference(fs, tmp_path) == "New: a mailbox that only one of both has"
         await other.delete_mailbox("New")
@@ -178,7 +185,7 @@ async def test_a_list_with_another_message_is_found(tmp_path: Path) -> None:
     async with FileSystem(ThreadsDriver()) as fs:
         await made(fs, tmp_path / "source")
         await made(fs, tmp_path / "other", change=without_the_last)
-        assert await difference(fs, tmp_path) == "Box: not the same list of uids"
+        assert await difference(fs, tmp_path) == "Box: the uids differ"
 
 
 async def test_flags_that_were_changed_and_changed_back_are_found_by_the_modseq(tmp_path: Path) -> None:
@@ -187,7 +194,7 @@ async def test_flags_that_were_changed_and_changed_back_are_found_by_the_modseq(
         other = await made(fs, tmp_path / "other")
         await other.set_flags("Box", [1], add=0x08)
         await other.set_flags("Box", [1], remove=0x08)
-        assert await difference(fs, tmp_path) == "Box: not the same highest modseq"
+        assert await difference(fs, tmp_path) == "Box: the highest modseq differs"
 
 
 async def test_equal_stores_are_equal_and_each_message_is_compared(tmp_path: Path) -> None:
