@@ -104,7 +104,11 @@ def init(arguments: argparse.Namespace) -> int:
     for line in (f"{root}: an empty {kind} store", *lines):
         print(one_line(line))
     if os.stat(root).st_uid == 0:
-        print(f"{root}: belongs to root; for mail of another user remove it, and: dboxfs init --owner USER")
+        print(
+            one_line(
+                f"{root}: belongs to root; for mail of another user remove it, and: dboxfs init --owner USER"
+            )
+        )
     return 0
 
 

@@ -19,7 +19,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from dboxfs.cli.logs import is_stderr, one_line
+from dboxfs.cli.logs import is_stderr, one_line, tell
 from dboxfs.cli.status import EXIT_FAILURE, exit_status, first_error, message
 
 log = logging.getLogger("dboxfs")
@@ -53,11 +53,11 @@ def _await_answer(reader: int, pid: int) -> int:
         return 0
     status, _, text = answer.partition("\n")
     if status.isdigit():
-        print(f"dboxfs: {text}", file=sys.stderr)
+        tell(text)
         return int(status)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     how = f"signal {-code}" if code < 0 else f"status {code}"
-    print(f"dboxfs: the daemon ended ({how}) before the mount was usable; see its log", file=sys.stderr)
+    tell(f"the daemon ended ({how}) before the mount was usable; see its log")
     return EXIT_FAILURE
 
 

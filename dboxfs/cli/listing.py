@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from dboxfs.cli.dates import date_or_days
 from dboxfs.cli.help_texts import STORE_HELP
-from dboxfs.cli.logs import one_line
+from dboxfs.cli.logs import one_line, tell
 from dboxfs.cli.show import folder_path, shown_folders, shown_name, trouble, warn_of_hidden, with_store
 from dboxfs.cli.stores import add_at, add_store, choose_store
 from dboxfs.cli.view_paths import ViewPaths
@@ -152,10 +152,7 @@ class _Listing:
             for message in await find(box, self._query, headers):
                 if message.error:
                     self._failed = True
-                    print(
-                        f"dboxfs: {one_line(f'{box.display_name}: uid {message.uid}: {message.error}')}",
-                        file=sys.stderr,
-                    )
+                    tell(f"{box.display_name}: uid {message.uid}: {message.error}")
                 self._failed |= message.unread  # the reason is in the log
                 if message.unread and self._nul and self._query.reads:
                     continue  # a program takes each path for a message that meets the conditions
@@ -204,7 +201,7 @@ class _Listing:
             return
         marks = " ".join((*message.flags, *message.keywords))
         size = facts.size if facts is not None else 0
-        line = f"{message.uid:>9} {size:>10}  {received or 'damaged':<20}  {marks}".rstrip()
+        line = one_line(f"{message.uid:>9} {size:>10}  {received or 'damaged':<20}  {marks}".rstrip())
         print(line if self._mailbox is not None else f"{shown_name(store, folder)}:{line}")
 
 

@@ -2,7 +2,9 @@
 
 Users choose the names of mailboxes and files: they may contain line ends, escape sequences and bytes that are
 no UTF-8.  The log has backslash escapes for these, so that no name forges a line or controls the terminal of
-a reader.  Only tracebacks, which mean a bug in dboxfs, take more lines.
+a reader.  What commands print goes through :func:`one_line` or :func:`tell`, too: names, keywords, subjects.
+Characters that end a line or change the direction of the text for some readers (U+2028, U+202E ...) are
+escaped as well.  Only tracebacks, which mean a bug in dboxfs, take more lines.
 """
 
 from __future__ import annotations
@@ -16,13 +18,17 @@ import sys
 SYSLOG = "/dev/log"
 """The socket of syslog."""
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def one_line(text: str) -> str:
     """*text* with backslash escapes in place of control characters and of bytes that are no UTF-8."""
     text = text.encode("utf-8", "backslashreplace").decode()
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+    return _CONTROL.sub(lambda match: _escaped(ord(match[0])), text)
+
+
+def _escaped(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def tell(text: str) -> None:

@@ -278,7 +278,7 @@ def _log_without_syslog() -> str | None:
         with open(path, "ab"):
             pass
     except OSError as exc:
-        print(f"no log is kept: no syslog here, and {path}: {exc.strerror}; give --log-file FILE")
+        print(one_line(f"no log is kept: no syslog here, and {path}: {exc.strerror}; give --log-file FILE"))
         return None
     print(one_line(f"the log goes to {path}, since there is no syslog"))
     return path

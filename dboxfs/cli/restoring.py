@@ -10,10 +10,10 @@ import argparse
 import errno
 import json
 import os
-import sys
 import threading
 from typing import Any
 
+from dboxfs.cli import logs
 from dboxfs.cli.progress import Meter
 from dboxfs.errors import MountError
 from dboxfs.util import mounts
@@ -85,9 +85,9 @@ def tell(report: dict[str, Any]) -> int:
     if more:
         first = "; ".join(f"{_where(one)}: {one['what']} ({one['why']})" for one in told[:_MOST_NAMED])
         line += f"; {more} not kept: {first}{' ...' if more > _MOST_NAMED else ''}"
-    print(line)
+    print(logs.one_line(line))
     for mailbox, why in report["failed"].items():
-        print(f"dboxfs: {mailbox}: not committed: {why}", file=sys.stderr)
+        logs.tell(f"{mailbox}: not committed: {why}")
     return 1 if report["failed"] else 0
 
 

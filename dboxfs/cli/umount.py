@@ -16,11 +16,11 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 
 from dboxfs.cli import restoring
 from dboxfs.cli.liveness import Answer, ask, daemons_of, lives, wait
+from dboxfs.cli.logs import tell
 from dboxfs.errors import MountError
 from dboxfs.util import mounts
 from dboxfs.util.mounts import Mount
@@ -64,7 +64,7 @@ def umount(arguments: argparse.Namespace) -> int:
         _unmount(mount, lazy=arguments.lazy)
     wait(lambda: not mounts.is_there(mount))
     if not arguments.lazy and not _have_ended(mount, daemons, patient=not arguments.force):
-        print(f"dboxfs: {_why(mount, daemons)}", file=sys.stderr)
+        tell(_why(mount, daemons))
     return 0
 
 
@@ -111,7 +111,7 @@ def _abort(mount: Mount) -> None:
     try:
         mounts.Abort(mount)()
     except MountError as exc:  # the detach below at least keeps further processes out
-        print(f"dboxfs: {exc}", file=sys.stderr)
+        tell(str(exc))
     mounts.detach(mount)
     if mounts.is_there(mount):
         raise MountError(f"{mount.point}: its daemon is dead, but you may not unmount it; try as root")

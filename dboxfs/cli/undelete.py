@@ -6,11 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
-from email import message_from_bytes
-from email.header import decode_header, make_header
-from email.policy import compat32
 
 import trio
 
@@ -28,6 +24,7 @@ from dboxfs.errors import CorruptFile, DboxfsError, NoSuchMailbox, NoSuchMessage
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Location, Store
 from dboxfs.store.deleted import DEFAULT_MAILBOX, DeletedMessage, DeletedMessages
+from dboxfs.store.headers import parse_fields
 from dboxfs.store.mailbox_names import display_name
 from dboxfs.store.write import (
     InvalidName,
@@ -190,10 +187,8 @@ async def _subject(deleted: DeletedMessages, message: DeletedMessage) -> str:
         return f"({one_line(str(exc))})"
     finally:
         body.close()
-    text = str(message_from_bytes(re.split(rb"\r?\n\r?\n", head)[0], policy=compat32)["Subject"] or "")
-    with suppress(LookupError, ValueError):
-        text = str(make_header(decode_header(text)))
-    return " ".join(text.split())
+    fields = parse_fields(re.split(rb"\r?\n\r?\n", head)[0], ("subject",))
+    return " ".join(fields.get("subject", "").split())
 
 
 # -- bringing back ---------------------------------------------------------------------------------------
