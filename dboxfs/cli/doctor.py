@@ -11,15 +11,18 @@ from collections.abc import Iterator
 import trio
 
 from dboxfs.cli.help_texts import STORE_HELP
+from dboxfs.cli.liveness import Answer, ask
 from dboxfs.cli.logs import log_to_stderr, one_line
 from dboxfs.cli.owned import store_to_read
 from dboxfs.cli.stores import add_store, choose_store
+from dboxfs.cli.top import read_stats
 from dboxfs.dovecot.ask import Block, installed
 from dboxfs.errors import DboxfsError, NoDovecot
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.store import Location, Store
 from dboxfs.store.hidden import hidden_in, summary
 from dboxfs.util import machine as look
+from dboxfs.util import mounts
 from dboxfs.util.machine import ERROR, NOTE, WARNING, Machine, Remark
 
 DESCRIPTION = """\
@@ -31,6 +34,8 @@ says how bad it is (error, warning, note), what is so, and what to do.
 STATUS = "exit status: 0 notes at most, 1 something is wrong, 2 wrong usage, 3 store missing or unreadable"
 
 _MOST_OWNERS = 3
+_SECONDS = 1.0
+"""Seconds that a mount may take to answer."""
 _MOST_FILES = 20_000
 """Files whose owner is checked, at most."""
 
@@ -64,10 +69,24 @@ def _machine(machine: Machine) -> Iterator[Remark]:
     yield from look.user_allow_other(machine)
     yield from look.updatedb(machine)
     yield from look.backups(machine)
+    yield from _mounts()
     try:
         importlib.import_module("dboxfs.fuse.mount")
     except ImportError as exc:
         yield Remark(ERROR, f"pyfuse3 can't be used: {exc}", "install pyfuse3 and libfuse 3")
+
+
+def _mounts() -> Iterator[Remark]:
+    """Remarks on the living mounts that this user may look into."""
+    for mount in mounts.table():
+        if mount.kind != mounts.TYPE or ask(mount, _SECONDS) is not Answer.GIVEN:
+            continue
+        try:
+            mode = read_stats(mount.point).get("mountpoint_mode")
+        except (OSError, ValueError):
+            continue
+        if mode is not None:
+            yield from look.mirrors(mount.point, mode)
 
 
 # -- Dovecot ---------------------------------------------------------------------------------------------

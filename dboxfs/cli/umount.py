@@ -23,6 +23,7 @@ from dboxfs.cli.liveness import Answer, ask, daemons_of, lives, wait
 from dboxfs.cli.logs import tell
 from dboxfs.errors import MountError
 from dboxfs.util import mounts
+from dboxfs.util.machine import MTAB, MTAB_REMEDY
 from dboxfs.util.mounts import Mount
 
 SLOW_SECONDS = 55.0
@@ -132,7 +133,8 @@ def _unmount(mount: Mount, *, lazy: bool) -> None:
                 f"{point}: in use by process {user}{_program(user)}; end it, or detach the mount now and "
                 f"let it finish: dboxfs umount --lazy {point}"
             )
-        raise MountError(f"{point}: {reason}")
+        remedy = f"; {MTAB_REMEDY}" if MTAB in reason else ""
+        raise MountError(f"{point}: {reason}{remedy}")
 
 
 def _program(pid: int) -> str:

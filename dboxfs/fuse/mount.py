@@ -31,6 +31,7 @@ from dboxfs.fuse.pusher import Pusher
 from dboxfs.fuse.signals import Commander, Signals
 from dboxfs.util import mounts
 from dboxfs.util.addresses import Address
+from dboxfs.util.machine import MTAB, MTAB_REMEDY
 from dboxfs.util.mounts import Mount
 from dboxfs.vfs.host import Host, Spawn
 from dboxfs.vfs.observed import Observed
@@ -90,6 +91,8 @@ def _check_fuse() -> None:
         raise MountError(f"/dev/fuse: {exc.strerror}; may you use FUSE here?") from None
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
         raise MountError("fusermount3 is missing; install the package fuse3")
+    if os.geteuid() != 0 and not os.path.exists(MTAB):
+        raise MountError(f"{MTAB} is missing: fusermount3 can't unmount without it; {MTAB_REMEDY}")
 
 
 async def run(
@@ -113,9 +116,13 @@ async def run(
     notifier, requests = Notifier(), dict[str, int]()
     polling: loop.LoopLowlevel | None = None
     observed = Observed()
+    below = _mode_below(mountpoint)
+
+    def kernel() -> dict[str, object]:
+        return {**_kernel_stats(notifier, polling), "mountpoint_mode": below}
 
     def host(nursery: trio.Nursery) -> Host:
-        return Host(_spawner(nursery), notifier, requests, lambda: _kernel_stats(notifier, polling), observed)
+        return Host(_spawner(nursery), notifier, requests, kernel, observed)
 
     async with what.serving(host) as serving, trio.open_nursery() as nursery:
         adapter = Adapter(serving.top, requests, serving.writes)
@@ -157,6 +164,15 @@ async def run(
             # below it.  So do we, unless a signal told us to unmount.
             if signals.told.is_set() and mount is not None and mounts.is_there(mount):
                 mounts.detach(mount)
+
+
+def _mode_below(mountpoint: str) -> str | None:
+    """The permission bits of the directory that is mounted on, in octal: programs see it when the mount is
+    gone.  None: of an automount, which brings the mount again.
+    """
+    if mounts.is_automount(os.path.realpath(mountpoint)):
+        return None
+    return f"{stat.S_IMODE(os.stat(mountpoint).st_mode):04o}"
 
 
 def _metrics_endpoint(

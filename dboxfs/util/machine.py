@@ -18,6 +18,10 @@ from dboxfs.util.network import network_kind
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
+MTAB = "/etc/mtab"
+"""The list of mounts, usually a link.  Without it fusermount3 mounts, but does not unmount (libfuse 3.14)."""
+MTAB_REMEDY = "as root: ln -s ../proc/self/mounts /etc/mtab"
+
 _WATCHES_A_MAILBOX = 2
 
 
@@ -69,10 +73,16 @@ def fuse_device(machine: Machine) -> list[Remark]:
 
 
 def fusermount(machine: Machine) -> list[Remark]:
-    """Whether the program that mounts for users is installed."""
-    if machine.uid == 0 or machine.which("fusermount3") is not None:
-        return []
-    return [Remark(ERROR, "fusermount3 is missing: only root can mount", "install the package fuse3")]
+    """Whether the program that mounts for users is installed, and finds what it needs."""
+    found = []
+    if machine.uid != 0 and machine.which("fusermount3") is None:
+        found.append(
+            Remark(ERROR, "fusermount3 is missing: only root can mount", "install the package fuse3")
+        )
+    if machine.uid != 0 and not os.path.lexists(os.path.join(machine.root, MTAB.lstrip("/"))):
+        what = f"{MTAB} is missing: fusermount3 can't unmount without it, so users can't mount"
+        found.append(Remark(ERROR, what, MTAB_REMEDY))
+    return found
 
 
 def user_allow_other(machine: Machine) -> list[Remark]:
@@ -124,6 +134,20 @@ def network(paths: Sequence[str]) -> list[Remark]:
             remedy = "write to it through one mount at a time, on the machine where its Dovecot runs"
             found.append(Remark(WARNING, what, remedy))
     return found
+
+
+def mirrors(point: str, mode: str) -> list[Remark]:
+    """Whether the directory below the mount on *point* looks like a store without mail.
+
+    :param mode: the permission bits of that directory, in octal.
+    """
+    if not int(mode, 8) & 0o444:
+        return []
+    what = f"{point}: when the mount is gone, the empty directory below it (mode {mode}) can be listed: a"
+    what += " program that mirrors it takes all mail for deleted"
+    remedy = f"begin a backup with cd -P {point}/.dboxfs/.. which fails then; while nothing is mounted there,"
+    remedy += f" for a mount of root's: chmod 0 {point}"
+    return [Remark(NOTE, what, remedy)]
 
 
 def backups(machine: Machine) -> list[Remark]:

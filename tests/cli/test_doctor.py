@@ -45,10 +45,24 @@ def test_a_device_that_may_not_be_opened_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_user_needs_fusermount_and_root_does_not(tmp_path: Path) -> None:
-    (one,) = look.fusermount(machine(tmp_path, {}))
+    (one,) = look.fusermount(machine(tmp_path, {"etc/mtab": ""}))
     assert (one.level, one.remedy) == (ERROR, "install the package fuse3")
     assert look.fusermount(machine(tmp_path, {}, programs=("fusermount3",))) == []
     assert look.fusermount(machine(tmp_path, {}, uid=0)) == []
+
+
+def test_fusermount_needs_the_list_of_mounts_which_a_small_chroot_lacks(tmp_path: Path) -> None:
+    (one,) = look.fusermount(machine(tmp_path, {}, programs=("fusermount3",)))
+    assert (one.level, one.what.partition(":")[0]) == (ERROR, "/etc/mtab is missing")
+    assert one.remedy == "as root: ln -s ../proc/self/mounts /etc/mtab"
+    assert look.fusermount(machine(tmp_path, {}, uid=0)) == []
+
+
+def test_a_mountpoint_that_looks_like_an_empty_store_when_the_mount_is_gone_is_told() -> None:
+    (one,) = look.mirrors("/mnt/ann", "0755")
+    assert (one.level, "takes all mail for deleted" in one.what) == (NOTE, True)
+    assert one.remedy.startswith("begin a backup with cd -P /mnt/ann/.dboxfs/.. which fails then")
+    assert look.mirrors("/mnt/ann", "0000") == []
 
 
 def test_allow_other_takes_a_line_for_users(tmp_path: Path) -> None:

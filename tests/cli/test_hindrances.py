@@ -13,11 +13,14 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from dboxfs.cli import umount
+from dboxfs.cli.liveness import Answer
 from dboxfs.cli.main import main
 from dboxfs.cli.site import choose_users
 from dboxfs.dovecot import ask
 from dboxfs.errors import NoSuchUser, StoreBusy
 from dboxfs.tools.archive import Repository
+from dboxfs.util import mounts
 from tests.tools.archive.archives import FaultyObjects, memory
 
 SAMPLES = Path(__file__).parent.parent.parent / "samples"
@@ -168,6 +171,35 @@ def test_a_machine_without_fuse(
     (tmp_path / "mnt").mkdir()
     monkeypatch.setattr(os, "open", refused)
     assert told("mount", mdbox, tmp_path / "mnt") == (4, line)
+
+
+def test_a_user_on_a_machine_without_the_list_of_mounts(
+    told: Told,
+    mdbox: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    program: Callable[[str, str], None],
+) -> None:
+    (tmp_path / "mnt").mkdir()
+    remedy = "as root: ln -s ../proc/self/mounts /etc/mtab"
+    exists = os.path.exists
+    program(
+        "fusermount3", "echo 'fusermount3: failed to open /etc/mtab: No such file or directory' >&2; exit 1"
+    )
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os.path, "exists", lambda path: path != "/etc/mtab" and exists(path))
+    assert told("mount", mdbox, tmp_path / "mnt") == (
+        4, f"dboxfs: /etc/mtab is missing: fusermount3 can't unmount without it; {remedy}",
+    )  # fmt: skip
+    line = f"9 1 0:99 / {tmp_path}/mnt ro - fuse.dboxfs mdbox:/x ro"
+    (tmp_path / "table").write_text(line + "\n")
+    table = mounts.table
+    monkeypatch.setattr(mounts, "table", lambda path="": table(str(tmp_path / "table")))
+    monkeypatch.setattr(umount, "ask", lambda mount: Answer.GIVEN)
+    assert told("umount", tmp_path / "mnt") == (
+        4,
+        f"dboxfs: {tmp_path}/mnt: fusermount3: failed to open /etc/mtab: No such file or directory; {remedy}",
+    )
 
 
 def test_root_serves_many_users_with_their_rights_which_io_uring_does_not_know(

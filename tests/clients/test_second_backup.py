@@ -114,3 +114,24 @@ def test_borg_reads_of_an_unchanged_store_what_is_newest_and_else_what_changed(
         oldest = min((mnt / "Work").iterdir(), key=lambda path: path.stat().st_ctime_ns).name
     flag(mounts, store, mnt, oldest)
     assert backed_up(mounts, store, mnt, *third) == 2
+
+
+def test_a_backup_of_a_mount_that_is_gone_removes_nothing(
+    mounts: Mounts, store: Path, tmp_path: Path
+) -> None:
+    mnt, copy = mounts.mountpoint(), tmp_path / "copy"
+    page = (Path(__file__).parents[2] / "docs/back-up-and-restore.md").read_text()
+    lines = re.findall(r"^    (.+ && rsync -aX --delete .+)$", page, re.MULTILINE)
+    assert len(lines) == 2
+    lines = [line.replace("/mnt/mail", str(mnt)).replace("/backup/mail", str(copy)) for line in lines]
+    for shell, line in zip(("sh", "bash"), lines, strict=True):
+        with mounted(mounts, store, mnt):
+            subprocess.run([shell, "-ec", line], check=True)
+            told = dboxfs("doctor").stdout
+            (remark,) = [one for one in told.splitlines() if f" {mnt}: when the mount is gone" in one]
+            assert remark.startswith("note: ")
+            assert f"begin a backup with {lines[0].partition(' && ')[0]} which fails then" in told
+        assert list(mnt.iterdir()) == [], "what a program sees that looks into the mountpoint now"
+        gone = subprocess.run([shell, "-c", line], capture_output=True, check=False)
+        assert gone.returncode != 0
+        assert len(list((copy / "Work").iterdir())) == COUNT
