@@ -13,7 +13,6 @@ import errno
 import getpass
 import logging
 import os
-import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from dboxfs.store import Location
 from dboxfs.store.owner_rights import Owner
 from dboxfs.store.write.folder_keys import FolderKeys
 from dboxfs.store.write_options import SealsByFolder
+from dboxfs.util.regular import open_regular
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ class _KeyFile:
 
     def _read(self) -> bytes:
         if self._owner is None:
-            with open(self._path, "rb") as file:
+            with open(self._path, "rb") as file:  # may be a pipe: of the shell's <(...)
                 return self._taken(file)
         try:
             with acting_as(*self._owner), _user_file(self._path) as file:
@@ -214,11 +214,9 @@ def _user_file(path: str, *, linked: bool = True) -> Iterator[BinaryIO]:
     users.
 
     :param linked: False: no link may lead to it, also none that was put there meanwhile.
-    :raises OSError: EINVAL: it is no regular file; EACCES: a link leads to it; it can't be opened.
+    :raises OSError: EINVAL: not a regular file; EACCES: a link leads to it; it can't be opened.
     """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", path)
+    with open(open_regular(path), "rb") as file:
         if not linked and os.readlink(f"/proc/self/fd/{file.fileno()}") != path:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
         yield file

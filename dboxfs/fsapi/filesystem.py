@@ -198,10 +198,7 @@ class FileSystem:
 
         A checkpoint; cancelled: nothing happened.
         """
-        if self.capabilities.frozen:
-            await trio.lowlevel.checkpoint()
-            return os.statvfs_result((4096, 4096, 0, 0, 0, 0, 0, 0, os.ST_RDONLY, 255))
-        return await trio.to_thread.run_sync(os.statvfs, path)
+        return await self._run(ops.Statvfs(path))
 
     async def readlink(self, path: str) -> str:
         """The target of a symbolic link.  A checkpoint; cancelled: nothing happened."""

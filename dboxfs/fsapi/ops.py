@@ -165,6 +165,13 @@ class Readlink(Op[str], frozen=True):
     path: str
 
 
+class Statvfs(Op[os.statvfs_result], frozen=True):
+    """The file system on which a path lies; one without numbers, where it is none of this machine's."""
+
+    kind: ClassVar[str] = "statvfs"
+    path: str
+
+
 class PeekMany(Op[list[PeekResult | OSError]], frozen=True):
     """Open, stat, read and close several files one after the other; one answer or error each."""
 

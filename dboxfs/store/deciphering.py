@@ -4,7 +4,8 @@ No byte of a message is shown before its tag was verified: the whole message is 
 opened, with nothing kept, and again when it is read.  The plain bytes may be compressed; the first bytes say
 so.
 
-Keys are read and decrypted by a worker thread: those of many folders take seconds, and other tasks go on.
+Keys are read and decrypted by worker threads: those of many folders take seconds, and other tasks go on.
+Each key ring has a few threads of its own, so that a disk of keys that hangs holds up nobody else.
 
 Cancelled or failed: the caller still owns the open record.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -34,6 +36,9 @@ from dboxfs.store.body import BodyDecoder, Decoding
 from dboxfs.store.body_plain import PlainBody
 
 _CIPHER_PIECE: Final = 64 << 10
+_THREADS: Final = 2
+"""Of a key ring, at most."""
+_threads: WeakKeyDictionary[KeyRing, trio.CapacityLimiter] = WeakKeyDictionary()
 
 
 async def deciphering(opened: OpenRecord, keys: KeyRing) -> Decoding:
@@ -48,7 +53,8 @@ async def deciphering(opened: OpenRecord, keys: KeyRing) -> Decoding:
     body = PlainBody(opened.handle, opened.path, record.body_offset, record.stored_size, opened.close)
     try:
         header = await _header(body)
-        secret = await trio.to_thread.run_sync(unwrap, header, keys)
+        limiter = _threads.setdefault(keys, trio.CapacityLimiter(_THREADS))
+        secret = await trio.to_thread.run_sync(unwrap, header, keys, limiter=limiter)
         new = partial(Decryptor, header, secret, record.stored_size)
         compression = await _verified(body, new())
     except NoKey as error:

@@ -15,6 +15,8 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 
+from dboxfs.util.regular import open_regular
+
 NOTE = "dboxfs-note"
 """The beginning of the names of notes of intent (``write/notes``)."""
 
@@ -132,7 +134,7 @@ def kind_by_index(directories: Iterable[str | None]) -> str | None:
 
 def _beginning(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open(open_regular(path), "rb") as file:
             return file.read(_EXTENSIONS_HEAD)
     except OSError:
         return b""

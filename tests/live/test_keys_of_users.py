@@ -88,7 +88,7 @@ def test_a_user_s_key_is_found_by_the_user_s_name_and_a_locked_or_planted_one_is
     (mnt / account.name / "INBOX/two").write_bytes(TEXT * 2)
     assert (mnt / account.name / "INBOX/two").read_bytes() == TEXT * 2
     for user, why in (  # not in their order, which would be a walk, and open the user of another test ahead
-        (waiting, "it is no regular file"), (without, "No such file"), (planted, "Permission denied"),
+        (waiting, "not a regular file"), (without, "No such file"), (planted, "Permission denied"),
         (locked, "it needs a password"),
     ):  # fmt: skip
         before = len(encrypted_lines(mounts, mnt))

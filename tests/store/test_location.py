@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from dboxfs.errors import DboxfsError, NoSuchStore, Unsupported
 from dboxfs.store import Kind, Location, parse_location
+from dboxfs.store.evidence import kind_by_index
 from dboxfs.store.user_variables import StoreUser
 from tests.live.dovecot import Dovecot
 
@@ -181,3 +183,13 @@ def test_files_beside_the_mailboxes_of_a_list_index_are_no_mailboxes(tmp_path: P
     (root / "mailboxes" / "Work").mkdir()
     with pytest.raises(NoSuchStore, match="don't lie under their guids"):
         parse_location(f"sdbox:{root}:LAYOUT=index")
+
+
+def test_a_fifo_in_the_place_of_an_index_is_no_evidence_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    fifo = make(tmp_path / "store", "mailboxes/INBOX/dbox-Mails") / "mailboxes/INBOX/dbox-Mails/dovecot.index"
+    os.mkfifo(fifo)
+    timer = threading.Timer(10, lambda: os.close(os.open(fifo, os.O_RDWR)))
+    timer.start()
+    assert kind_by_index([str(tmp_path)]) is None
+    assert timer.is_alive(), "it was opened, and waited for somebody who writes"
+    timer.cancel()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dboxfs.cli.crypt_keys import keys_with, later_keys
@@ -18,6 +19,7 @@ from dboxfs.dbox.crypt import KeyRing, Private, WrappedSecret, key_id
 from dboxfs.dbox.dcrypt_keys import load_keys
 from dboxfs.dbox.encrypt import Sealing
 from dboxfs.dbox.folder_keys import with_new_key
+from dboxfs.errors import EncryptedMessage
 from dboxfs.fsapi import FileSystem
 from dboxfs.fsapi.drivers.memory import MemoryDriver
 from dboxfs.store import Kind, Location, open_store
@@ -121,6 +123,41 @@ async def test_other_tasks_go_on_while_the_keys_of_an_encrypted_message_are_decr
             await trio.to_thread.run_sync(begun.wait)
             others.set()
     assert asked == 1, "who comes meanwhile waits for the same keys"
+
+
+async def test_keys_on_a_disk_that_hangs_hold_up_no_other_user() -> None:
+    private = ec.generate_private_key(ec.SECP256R1())
+    answers = threading.Event()
+
+    def hanging() -> list[Private]:
+        answers.wait()
+        return []
+
+    async def read(keys: KeyRing) -> bytes:
+        async with open_store(fs, replace(LOCATION, keys=keys), follow=False) as store:
+            body = await box_of(store).open(1)
+            try:
+                return await body.read(100, 0)
+            finally:
+                body.close()
+
+    async def wait(keys: KeyRing) -> None:
+        with pytest.raises(EncryptedMessage):
+            await read(keys)
+
+    more_than_threads = int(trio.to_thread.current_default_thread_limiter().total_tokens) + 5
+    async with FileSystem(MemoryDriver()) as fs:
+        await save(fs, WriteOptions(encrypt=Sealing(private.public_key())), 1)
+        keys = KeyRing([], hanging)
+        async with trio.open_nursery() as nursery:
+            for _ in range(more_than_threads):
+                nursery.start_soon(wait, keys)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            with trio.move_on_after(10) as time:
+                text = await read(KeyRing([private]))
+            answers.set()
+    assert not time.cancelled_caught, "another user's keys wait for those"
+    assert text == TEXT
 
 
 async def test_the_secret_of_a_new_message_and_the_key_of_a_new_folder_are_made_by_a_worker_thread(

@@ -31,6 +31,11 @@ from dboxfs.fsapi.types import Capabilities, Peek, PeekResult
 R = TypeVar("R")
 
 
+def no_numbers(flags: int = 0) -> os.statvfs_result:
+    """statvfs(2) of what is on no file system of this machine.  *flags*: ``ST_*`` bits."""
+    return os.statvfs_result((4096, 4096, 0, 0, 0, 0, 0, 0, flags, 255))
+
+
 def peek_each(requests: Sequence[Peek], peek: Callable[[Peek], PeekResult]) -> list[PeekResult | OSError]:
     """The answer or the error of each request.  A path that no file can have is EINVAL, for its own request
     alone.  Errors have no traceback: its frames would keep the answers until the collector of cycles comes.

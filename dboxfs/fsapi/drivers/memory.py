@@ -19,7 +19,7 @@ import trio
 from msgspec import Struct
 
 from dboxfs.fsapi import ops
-from dboxfs.fsapi.drivers.base import Completions, peek_each
+from dboxfs.fsapi.drivers.base import Completions, no_numbers, peek_each
 from dboxfs.fsapi.drivers.memory_tree import MemoryNode, Tree
 from dboxfs.fsapi.ops import Appended, Job, Op, OpenedFile, os_error
 from dboxfs.fsapi.types import Capabilities, DirEntry, Peek, PeekResult, Permissions
@@ -246,6 +246,10 @@ class MemoryDriver:
             raise os_error(errno.EINVAL, op.path)
         return node.target
 
+    def _statvfs(self, op: ops.Statvfs) -> os.statvfs_result:
+        self.tree.find(op.path)
+        return no_numbers()
+
     def _willneed_many(self, op: ops.WillneedMany) -> None:
         """Does nothing: all files are in memory."""
 
@@ -330,6 +334,7 @@ class MemoryDriver:
         ops.Stat: _stat,
         ops.Listdir: _listdir,
         ops.Readlink: _readlink,
+        ops.Statvfs: _statvfs,
         ops.PeekMany: _peek_many,
         ops.WillneedMany: _willneed_many,
         ops.Rename: _rename,

@@ -38,7 +38,7 @@ import trio
 from msgspec import Struct, field
 
 from dboxfs.fsapi import ops
-from dboxfs.fsapi.drivers.base import peek_each
+from dboxfs.fsapi.drivers.base import no_numbers, peek_each
 from dboxfs.fsapi.drivers.object_client import PART, ObjectInfo, Objects
 from dboxfs.fsapi.drivers.object_files import key_of, make_stat, name_of, read_ranges
 from dboxfs.fsapi.drivers.pool import WorkerPool
@@ -240,6 +240,9 @@ class ObjectsDriver:
         self._look(op.path)
         raise os_error(errno.EINVAL, op.path)
 
+    def _statvfs(self, op: ops.Statvfs) -> os.statvfs_result:
+        return no_numbers()
+
     def _listdir(self, op: ops.Listdir) -> list[DirEntry]:
         key = key_of(op.path)
         below = key + "/" if key else ""
@@ -374,6 +377,7 @@ class ObjectsDriver:
         ops.Stat: _stat,
         ops.Listdir: _listdir,
         ops.Readlink: _readlink,
+        ops.Statvfs: _statvfs,
         ops.PeekMany: _peek_many,
         ops.WillneedMany: _willneed_many,
         ops.Unlink: _unlink,

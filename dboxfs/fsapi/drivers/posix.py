@@ -196,6 +196,10 @@ def _readlink(op: ops.Readlink) -> str:
     return os.readlink(op.path)
 
 
+def _statvfs(op: ops.Statvfs) -> os.statvfs_result:
+    return os.statvfs(op.path)
+
+
 def _peek_many(op: ops.PeekMany) -> list[PeekResult | OSError]:
     return peek_each(op.requests, _peek)
 
@@ -422,6 +426,7 @@ _CALLS: dict[type[Op[Any]], Callable[[Any], Any]] = {
     ops.Stat: _stat,
     ops.Listdir: _listdir,
     ops.Readlink: _readlink,
+    ops.Statvfs: _statvfs,
     ops.PeekMany: _peek_many,
     ops.WillneedMany: _willneed_many,
     ops.Rename: _rename,

@@ -23,7 +23,7 @@ import trio
 from msgspec import Struct, field
 
 from dboxfs.fsapi import ops
-from dboxfs.fsapi.drivers.base import peek_each
+from dboxfs.fsapi.drivers.base import no_numbers, peek_each
 from dboxfs.fsapi.drivers.object_blocks import BlockReader
 from dboxfs.fsapi.drivers.object_client import Objects
 from dboxfs.fsapi.drivers.object_files import make_stat, read_ranges
@@ -285,6 +285,9 @@ class SlicesDriver:
         self._relative(op.path)
         raise os_error(errno.EINVAL, op.path)
 
+    def _statvfs(self, op: ops.Statvfs) -> os.statvfs_result:
+        return no_numbers(os.ST_RDONLY)
+
     def _listdir(self, op: ops.Listdir) -> list[DirEntry]:
         relative = self._relative(op.path)
         if relative in self._tree.files:
@@ -309,6 +312,7 @@ class SlicesDriver:
         ops.Close: _close,
         ops.Stat: _stat,
         ops.Readlink: _readlink,
+        ops.Statvfs: _statvfs,
         ops.Listdir: _listdir,
         ops.PeekMany: _peek_many,
     }

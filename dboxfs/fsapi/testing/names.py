@@ -30,6 +30,9 @@ async def attributes(fs: FileSystem, root: str) -> None:
     await fails(errno.ENOTDIR, lambda: fs.stat(f"{path}/below"))
     await fails(errno.EINVAL, lambda: fs.stat(f"{root}/nul\0"))
     await fails(errno.EINVAL, lambda: fs.readlink(path))
+    room = await fs.statvfs(path)
+    assert room.f_bsize > 0, "a file system has blocks"
+    assert room.f_bavail <= room.f_bfree <= room.f_blocks, "no more room than blocks"
 
 
 async def dates_and_extended_attributes(fs: FileSystem, root: str) -> None:

@@ -39,11 +39,11 @@ from dboxfs.tools.importing.source import (
     NoArrival,
     in_chunks,
     in_worker,
-    open_regular,
     read_small,
     reason_of,
     text_of,
 )
+from dboxfs.util.regular import open_regular
 
 _DIGITS = re.compile(rb"[0-9]+")
 _OWN = frozenset(("cur", "new", "tmp"))

@@ -30,10 +30,10 @@ from dboxfs.tools.importing.source import (
     Incoming,
     MailSource,
     in_worker,
-    open_regular,
     read_exactly,
     reason_of,
 )
+from dboxfs.util.regular import open_regular
 
 DIRNAME = "mBoX-MeSsAgEs"
 """The file with the messages of a mailbox that is a directory (Dovecot's ``DIRNAME=``, as in its manual)."""

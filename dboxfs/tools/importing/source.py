@@ -13,7 +13,6 @@ A message that can't be read becomes a :class:`NoArrival` and doesn't stop the o
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,6 +23,7 @@ from msgspec import Struct, field
 
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi.drivers.acting import acting_as
+from dboxfs.util.regular import open_regular
 
 R = TypeVar("R")
 Args = TypeVarTuple("Args")
@@ -179,18 +179,6 @@ class MailSource(Struct, frozen=True):
     subscriptions: frozenset[tuple[str, ...]] | None = None
     single: bool = False
     notes: list[str] = field(default_factory=list)
-
-
-def open_regular(path: str) -> int:
-    """Open a regular file for reading; never waits for a pipe.
-
-    :raises OSError: the file can't be opened, or is no regular file.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(0, "not a regular file", path)
-    return fd
 
 
 def read_exactly(fd: int, size: int, offset: int) -> bytes:

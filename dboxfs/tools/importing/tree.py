@@ -26,10 +26,10 @@ from dboxfs.tools.importing.source import (
     NoArrival,
     in_chunks,
     in_worker,
-    open_regular,
     reason_of,
     text_of,
 )
+from dboxfs.util.regular import open_regular
 
 _NUMBERED = re.compile(r"(?:uid-)*([1-9][0-9]{0,9})\.eml")
 _LIKE_MAIL = re.compile(rb"(?:From [^\n]*\n)?[!-9;-~]+[ \t]*:")

@@ -31,9 +31,11 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
+import trio
 from msgspec import Struct
 
 from dboxfs.fsapi.drivers.acting import acting_as
+from dboxfs.util.regular import open_regular
 from dboxfs.vfs.attrs import Attributes, Attrs
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.listing import OpenDirectory
@@ -49,6 +51,12 @@ MH_DIRECTORY = "dboxfs-mh"
 FOREIGN_LARGEST = 1 << 30
 """Bytes of a file, at most."""
 
+FOREIGN_SMALL = 16 << 20
+"""Bytes of a file that is read as a whole each time."""
+
+FOREIGN_THREADS = 4
+"""Calls of the system for these files that run at the same time."""
+
 FOREIGN_ENTRIES = 10_000
 """Entries of a directory, at most."""
 
@@ -56,7 +64,6 @@ FOREIGN_BYTES = 4 << 30
 """Bytes of all files of a store, at most."""
 
 _KEPT = os.O_RDONLY | os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_EXCL
-_NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _Path(Struct, frozen=True):
@@ -95,6 +102,7 @@ class Foreign:
         self._path_of: dict[int, _Path] = {}
         self._used: int | None = None
         self._written: Counter[int] = Counter()
+        self.threads = trio.CapacityLimiter(FOREIGN_THREADS)
 
     # -- inode numbers and paths ---------------------------------------------------------------
 
@@ -135,7 +143,7 @@ class Foreign:
     async def _run(self, work: Callable[[], T]) -> T:
         """Run *work* on a worker thread, with the rights of the store's owner."""
         uid, gid = self._owner or (None, None)
-        return await in_thread(partial(_acting, uid, gid, work))
+        return await in_thread(partial(_acting, uid, gid, work), self.threads)
 
     def _on_disk(self, path: _Path) -> bytes:
         return os.path.join(self._directory, path.home, *path.parts)
@@ -227,10 +235,10 @@ class Foreign:
 
     async def _opened(self, path: _Path, flags: int) -> tuple[Opened, Attrs]:
         is_only_written = flags & os.O_ACCMODE == os.O_WRONLY
-        kept = flags & (_KEPT | os.O_CREAT) | _NO_LINK
+        kept = flags & (_KEPT | os.O_CREAT) | os.O_NOFOLLOW
         if is_only_written:  # the kernel may read what it fills a page with
             kept += os.O_RDWR - os.O_WRONLY
-        number = await self._run(partial(os.open, self._on_disk(path), kept, 0o600))
+        number = await self._run(partial(open_regular, self._on_disk(path), kept))
         attrs = self._attrs(self._inode(path), os.fstat(number))
         file = ForeignFile(self, attrs.inode, number, is_written=bool(flags & os.O_ACCMODE))
         return Opened(file, direct_io=False, keep_cache=False), attrs
@@ -248,17 +256,20 @@ class Foreign:
     async def content(self, inode: int) -> bytes:
         """The whole content of a file.
 
-        :raises Refused: EBUSY: a program is writing it; ENOENT, ESTALE: it is gone; EISDIR.
+        :raises Refused: EBUSY: a program is writing it; ENOENT, ESTALE: it is gone; EISDIR; EFBIG.
         """
         if self._written[inode]:
             raise Refused(errno.EBUSY)
-        return await self._run(partial(_read, self._on_disk(self._path(inode))))
+        data, _ = await self._run(partial(_read, self._on_disk(self._path(inode)), FOREIGN_LARGEST))
+        return data
 
     async def small(self, parent: int, name: bytes) -> tuple[bytes, int]:
-        """The content of a small file, and its mtime (ns since the epoch); no bytes and 0: there is none."""
+        """The content of a small file, and its mtime (ns since the epoch); no bytes and 0: there is none that
+        can be read, of at most :data:`FOREIGN_SMALL` bytes.
+        """
         try:
             path = self._on_disk(self._path(parent).child(name))
-            return await self._run(partial(_read_dated, path))
+            return await self._run(partial(_read, path, FOREIGN_SMALL))
         except Refused:
             return b"", 0
 
@@ -274,7 +285,8 @@ class Foreign:
                 os.unlink(path)
             return
         beside = path + b".new"
-        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NO_LINK, 0o600), "wb") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        with open(open_regular(beside, flags), "wb") as file:
             file.write(data)
         os.rename(beside, path)
 
@@ -397,14 +409,13 @@ def _acting(uid: int | None, gid: int | None, work: Callable[[], T]) -> T:
         return work()
 
 
-def _read(path: bytes) -> bytes:
-    with open(os.open(path, os.O_RDONLY | _NO_LINK), "rb") as file:
-        return file.read()
-
-
-def _read_dated(path: bytes) -> tuple[bytes, int]:
-    with open(os.open(path, os.O_RDONLY | _NO_LINK), "rb") as file:
-        return file.read(), os.fstat(file.fileno()).st_mtime_ns
+def _read(path: bytes, most: int) -> tuple[bytes, int]:
+    """The content of a file of at most *most* bytes, and its mtime (ns since the epoch)."""
+    with open(open_regular(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        data = file.read(most + 1)
+        if len(data) > most:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+        return data, os.fstat(file.fileno()).st_mtime_ns
 
 
 def _is_in(path: _Path, above: _Path) -> bool:

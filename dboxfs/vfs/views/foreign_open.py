@@ -1,6 +1,7 @@
 """Files and directories of :mod:`dboxfs.vfs.views.foreign` that are open.
 
-Each call runs on a worker thread.
+Each call runs on one of the store's own worker threads: a disk that hangs, or slow files of
+one user's programs, hold up nobody else.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from dboxfs.vfs.listing import ListingRow
 T = TypeVar("T")
 
 
-async def in_thread(work: Callable[[], T]) -> T:
-    """Run *work* on a worker thread; what the system refuses is refused."""
+async def in_thread(work: Callable[[], T], threads: trio.CapacityLimiter) -> T:
+    """Run *work* on one of *threads*; what the system refuses is refused."""
     try:
-        return await trio.to_thread.run_sync(work)
+        return await trio.to_thread.run_sync(work, limiter=threads)
     except OSError as exc:
         if exc.errno in (errno.EIO, None):
             raise
@@ -31,7 +32,9 @@ async def in_thread(work: Callable[[], T]) -> T:
 
 
 class ForeignKeeper(Protocol):
-    """What an open file tells of itself."""
+    """What an open file tells of itself, and the threads that it shares."""
+
+    threads: trio.CapacityLimiter
 
     async def grown(self, number: int, end: int) -> None: ...
 
@@ -55,11 +58,11 @@ class ForeignFile:
             foreign.began(inode)
 
     async def read(self, size: int, offset: int) -> bytes:
-        return await in_thread(partial(os.pread, self._number, size, offset))
+        return await in_thread(partial(os.pread, self._number, size, offset), self._foreign.threads)
 
     async def write(self, data: bytes, offset: int) -> int:
         await self._foreign.grown(self._number, offset + len(data))
-        return await in_thread(partial(self._write, data, offset))
+        return await in_thread(partial(self._write, data, offset), self._foreign.threads)
 
     def _write(self, data: bytes, offset: int) -> int:
         done = 0
@@ -71,7 +74,7 @@ class ForeignFile:
         """Nothing waits here."""
 
     async def fsync(self) -> None:
-        await in_thread(partial(os.fsync, self._number))
+        await in_thread(partial(os.fsync, self._number), self._foreign.threads)
 
     async def release(self) -> None:
         os.close(self._number)
