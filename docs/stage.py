@@ -83,7 +83,8 @@ def options() -> str:
         lines += ["| option | |", "|---|---|"]
         for action in parser._actions:  # noqa: SLF001 (argparse has no other way to ask)
             if action.help and action.help != "==SUPPRESS==":
-                metavar = str(action.metavar or "")
+                choices = f"{{{','.join(map(str, action.choices))}}}" if action.choices else ""
+                metavar = str(action.metavar or choices)
                 called = f"{', '.join(action.option_strings)} {metavar}".strip() or action.dest
                 lines.append(f"| `{called}` | {cell(action.help)} |")
         lines.append("")
@@ -192,6 +193,7 @@ def stage(to: Path) -> None:
     (to / "pages").mkdir(parents=True)
     for name, text in pages.items():
         (to / "pages" / name).write_text(linked(text, set(pages)))
+    shutil.copy(ROOT / "docs/extra.css", to / "pages")
     settings = (ROOT / "docs/mkdocs.yml").read_text().replace("@ROOT@", str(ROOT))
     (to / "mkdocs.yml").write_text(settings + "docs_dir: pages\nsite_dir: site\n")
 

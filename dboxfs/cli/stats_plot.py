@@ -132,27 +132,37 @@ def draw(samples: Sequence[Mapping[str, Any]], path: str, title: str) -> None:
     figure = importlib.import_module("matplotlib.figure").Figure(figsize=(9, 9), layout="constrained")
     figure.suptitle(one_line(title).replace("$", r"\$"))
     rates, took, errors, messages = figure.subplots(4, sharex=True, height_ratios=[3, 3, 2, 2])
-    for kind, line in found.rates.items():
-        rates.plot(found.times, line, label=kind, linewidth=1)
+    rates.stackplot(found.times, *found.rates.values(), labels=list(found.rates), linewidth=0, step="pre")
     rates.set_ylabel("requests a second")
     took.plot(found.times, found.p99, label="p99", color="tab:red", drawstyle="steps")
     took.plot(found.times, found.p50, label="p50", color="tab:blue", drawstyle="steps")
     took.set_yscale("log")
+    took.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     took.set_ylabel("milliseconds")
     for name, line in found.errors.items():
         errors.plot(found.times, line, label=name)
     if not found.errors:
         errors.text(0.5, 0.5, "no errors", transform=errors.transAxes, ha="center", va="center")
     errors.set_ylabel("errors a second")
-    messages.plot(found.times, found.messages, label="messages", color="tab:gray")
+    messages.plot(found.times, found.messages, color="tab:gray")
     messages.set_ylabel("messages")
     for axes in (rates, took, errors, messages):
         axes.grid(alpha=0.3)
         axes.margins(x=0.01)
-        if axes.get_lines():
-            axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize="small")
-    for axes in (rates, errors, messages):
+        handles, labels = axes.get_legend_handles_labels()
+        if axes is rates:  # from top to bottom, as the areas lie
+            handles, labels = handles[::-1], labels[::-1]
+        if handles:
+            axes.legend(
+                handles, labels, loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize="small"
+            )
+    for axes in (rates, errors):
         axes.set_ylim(bottom=0)
+    for axes in (rates, errors, messages):
         axes.ticklabel_format(axis="y", style="plain", useOffset=False)
+    messages.margins(y=0.2)
+    messages.yaxis.get_major_locator().set_params(integer=True)
+    dates = importlib.import_module("matplotlib.dates")
+    messages.xaxis.set_major_formatter(dates.ConciseDateFormatter(messages.xaxis.get_major_locator()))
     with importlib.import_module("matplotlib").rc_context({"svg.fonttype": "none"}):  # words stay words
         figure.savefig(path)

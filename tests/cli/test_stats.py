@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from dboxfs.cli.main import main
-from dboxfs.cli.stats_plot import MOST_KINDS, quantile, series
+from dboxfs.cli.stats_plot import MOST_KINDS, draw, quantile, series
 from tests.live.mounts import Mounts
 
 SAMPLES = Path(__file__).parent.parent.parent / "samples"
+SVG_TEXT = "{http://www.w3.org/2000/svg}text"
 Sample = dict[str, object]
 
 
@@ -45,6 +46,27 @@ def test_a_picture_shows_what_was_more_in_each_interval() -> None:
     assert dict(found.errors) == {"EIO": [0.5, 0.0]}
     assert found.p50[0] == pytest.approx(0.001024)
     assert [one.timestamp() for one in found.times] == [12, 13]
+
+
+def test_a_picture_has_plain_numbers_times_of_the_day_and_small_changes_of_many_messages(
+    tmp_path: Path,
+) -> None:
+    kinds = ("read", "open")
+    samples = [
+        sample(1e9 + 60 * n, {kind: 100 * n * (2 - at) for at, kind in enumerate(kinds)}, took=n)
+        for n in range(9)
+    ]
+    for n, one in enumerate(samples):
+        one["messages"] = 20_000 + n
+    draw(samples, str(tmp_path / "p.svg"), "a title")
+    words = ["".join(text.itertext()).strip() for text in ET.parse(tmp_path / "p.svg").iter(SVG_TEXT)]
+    assert words.index("open") < words.index("read"), "from top to bottom, as the areas lie"
+    times = [word for word in words if ":" in word]
+    assert times
+    assert all(re.fullmatch(r"\d\d:\d\d", word) for word in times)
+    assert {"20002", "20004"} <= set(words)
+    assert not [word for word in words if "10" in word and word.startswith("$")]
+    assert "0.001" in words, "milliseconds as numbers, not as powers of ten"
 
 
 def test_a_mount_that_was_made_anew_begins_anew() -> None:

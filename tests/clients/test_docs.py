@@ -26,7 +26,7 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_page_is_in_the_navigation_and_every_link_leads_to_one(staged: Path) -> None:
-    pages = {path.name: path.read_text() for path in (staged / "pages").iterdir()}
+    pages = {path.name: path.read_text() for path in (staged / "pages").glob("*.md")}
     named = re.findall(r": ([\w-]+\.md)$", (staged / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(named) == sorted(pages)
     for name, text in pages.items():
@@ -37,6 +37,7 @@ def test_every_page_is_in_the_navigation_and_every_link_leads_to_one(staged: Pat
 def test_reference_pages_have_every_command_and_metric(staged: Path) -> None:
     options = (staged / "pages/options.md").read_text()
     assert [name for name in COMMANDS if f"\n## {name}\n" not in options] == []
+    assert "`--io {auto,threads,uring}`" in options, "values that an option takes"
     metrics = (staged / "pages/metrics.md").read_text()
     assert [name for name in GAUGES if f"`dboxfs_{name}`" not in metrics] == []
     assert len(re.findall(r"^\* ", (staged / "pages/messages.md").read_text(), re.MULTILINE)) > 100
