@@ -1,21 +1,20 @@
-"""However a file is made, a scan of it takes at most three times as long as one of a file without damage and
-as large, and loses nothing that is whole."""
+"""However a file is made, a scan of it takes at most three times the work of one of a file without damage and
+as large, and loses nothing that is whole.
+"""
 
 from __future__ import annotations
 
-import math
-import time
-
 import pytest
+import trio
 
 from dboxfs.store.salvage import Found, Gap, Trust
 from tests.dbox.golden3 import file_of
 from tests.store.salvage.files import HEADER, record, sample, scan, text_of
 from tests.store.salvage.lookalikes import BODIES, BODIES_3, FILES, blocks_that_fit, each, whole
+from tests.store.salvage.work import counted_scan
 
 SIZE = 2 << 20
 MOST = 3
-TIMES = 5
 
 
 def hopeless(text: bytes) -> bytes:
@@ -36,24 +35,19 @@ def text_of_number(n: int) -> bytes:
     return b"Subject: %08d\n\n" % n + b"x" * 40
 
 
-async def seconds(data: bytes, *, single: bool = False) -> tuple[float, list[Found | Gap]]:
-    """How long a scan takes of the process's own time, and what it finds."""
-    began = time.process_time()
-    items = await scan(data, single=single)
-    return time.process_time() - began, items
+@pytest.fixture(scope="module")
+def floor() -> float:
+    """The work of a scan of a file without damage, a byte of it."""
+    data = without_damage(SIZE)
+    work, _ = trio.run(counted_scan, data)
+    return work / len(data)
 
 
-async def in_time(data: bytes, *, single: bool = False) -> list[Found | Gap]:
-    """What a scan finds.  It takes turns with a scan of a file without damage: the fastest of each counts."""
-    plain = without_damage(len(data))
-    ours = floor = math.inf
-    for _ in range(TIMES):
-        floor = min(floor, (await seconds(plain))[0])
-        took, items = await seconds(data, single=single)
-        ours = min(ours, took)
-        if ours <= MOST * floor:
-            return items
-    raise AssertionError(f"{ours:.2f} s for {len(data)} bytes; {floor:.2f} s without damage")
+async def within(floor: float, data: bytes, *, single: bool = False) -> list[Found | Gap]:
+    """What a scan of *data* finds, if its work is at most :data:`MOST` times *floor* a byte."""
+    work, items = await counted_scan(data, single=single)
+    assert work <= MOST * floor * len(data), f"{work / floor / len(data):.2f} times the work without damage"
+    return items
 
 
 def found_texts(data: bytes, items: list[Found | Gap]) -> list[bytes]:
@@ -61,40 +55,44 @@ def found_texts(data: bytes, items: list[Found | Gap]) -> list[bytes]:
 
 
 @pytest.mark.parametrize("body", BODIES)
-async def test_a_damaged_record_full_of_lookalikes_takes_no_longer_and_hides_none_behind_it(
-    body: str,
+async def test_a_damaged_record_full_of_lookalikes_takes_no_more_work_and_hides_none_behind_it(
+    floor: float, body: str
 ) -> None:
     text = b"Subject: look\n\n" + BODIES[body](SIZE)
     data = HEADER + hopeless(text) + record(2, b"last\n")
-    items = await in_time(data)
+    items = await within(floor, data)
     assert found_texts(data, items)[-1:] == [b"last\n"]
 
 
 @pytest.mark.parametrize("body", BODIES)
-async def test_a_text_full_of_lookalikes_whose_header_is_damaged_is_proven_by_its_metadata(body: str) -> None:
+async def test_a_text_full_of_lookalikes_whose_header_is_damaged_is_proven_by_its_metadata(
+    floor: float, body: str
+) -> None:
     text = b"Subject: look\n\n" + BODIES[body](SIZE // 16)
     damaged = bytearray(record(1, text))
     damaged[20] ^= 0x40
     data = HEADER + bytes(damaged) + record(2, b"last\n")
-    found = [item for item in await in_time(data) if isinstance(item, Found)]
+    found = [item for item in await within(floor, data) if isinstance(item, Found)]
     assert [text_of(data, m) for m in found] == [text, b"last\n"]
     assert [m.trust for m in found] == [Trust.REPAIRED, Trust.WHOLE]
 
 
 @pytest.mark.parametrize("body", BODIES)
-async def test_a_damaged_file_with_one_message_full_of_lookalikes_takes_no_longer(body: str) -> None:
+async def test_a_damaged_file_with_one_message_full_of_lookalikes_takes_no_more_work(
+    floor: float, body: str
+) -> None:
     text = b"Subject: look\n\n" + BODIES[body](SIZE)
-    (found, *_) = await in_time(HEADER + hopeless(text), single=True)
+    (found, *_) = await within(floor, HEADER + hopeless(text), single=True)
     assert isinstance(found, Found)
     assert (found.trust, found.body_size) == (Trust.DAMAGED, len(text))
 
 
 @pytest.mark.parametrize("records", FILES)
-async def test_a_file_with_damage_at_every_record_takes_no_longer_and_every_whole_one_is_found(
-    records: str,
+async def test_a_file_with_damage_at_every_record_takes_no_more_work_and_every_whole_one_is_found(
+    floor: float, records: str
 ) -> None:
     data = HEADER + FILES[records](SIZE)
-    items = await in_time(data)
+    items = await within(floor, data)
     if records.startswith("whole"):
         expected = [f"Subject: {n}\n".encode() for n in range(sum(isinstance(i, Found) for i in items))]
         assert [text[: text.index(b"\n") + 1] for text in found_texts(data, items)] == expected
@@ -105,18 +103,22 @@ async def test_a_file_with_damage_at_every_record_takes_no_longer_and_every_whol
 
 
 @pytest.mark.parametrize("body", BODIES_3)
-async def test_a_damaged_record_of_version_3_full_of_lookalikes_takes_no_longer(body: str) -> None:
+async def test_a_damaged_record_of_version_3_full_of_lookalikes_takes_no_more_work(
+    floor: float, body: str
+) -> None:
     data, ends = file_of([b"Subject: look\n\n" + BODIES_3[body](SIZE), b"last\n"])
     damaged = bytearray(data)
     damaged[ends[0]] ^= 0x40
     at = data.rindex(b"\nL", 0, ends[1])
     damaged[at + 2 : at + 6] = b"zzzz"
-    assert found_texts(bytes(damaged), await in_time(bytes(damaged)))[-1:] == [b"last\n"]
+    assert found_texts(bytes(damaged), await within(floor, bytes(damaged)))[-1:] == [b"last\n"]
 
 
 @pytest.mark.parametrize("body", BODIES_3)
-async def test_a_file_of_version_3_whose_header_line_is_lost_takes_no_longer(body: str) -> None:
-    await in_time(b"?" * 50 + BODIES_3[body](SIZE))
+async def test_a_file_of_version_3_whose_header_line_is_lost_takes_no_more_work(
+    floor: float, body: str
+) -> None:
+    await within(floor, b"?" * 50 + BODIES_3[body](SIZE))
 
 
 async def test_the_same_however_far_away_the_proof_is() -> None:
