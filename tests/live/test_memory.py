@@ -15,7 +15,7 @@ MESSAGES = 300
 MIB = 1 << 20
 
 
-def _rss(pid: int) -> int:
+def rss(pid: int) -> int:
     line = next(
         row for row in Path(f"/proc/{pid}/status").read_text().splitlines() if row.startswith("VmRSS")
     )
@@ -45,8 +45,8 @@ def test_reading_everything_again_and_again_takes_no_more_memory(
     )  # 64 KB and more each, in several pages
     with mounts.foreground(account.location, "--cache-size", "4M") as (mnt, process):
         sizes = [_read_all(mnt) for _ in range(3)]
-        after_warming = _rss(process.pid)
+        after_warming = rss(process.pid)
         sizes += [_read_all(mnt) for _ in range(12)]
         assert len(set(sizes)) == 1
         assert sizes[0] > 15 * MIB  # far more than the cache holds
-        assert _rss(process.pid) - after_warming < 6 * MIB
+        assert rss(process.pid) - after_warming < 6 * MIB
