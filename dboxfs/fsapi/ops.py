@@ -278,7 +278,9 @@ class AppendLocked(Op[Appended | None], frozen=True):
     """Lock an open file, append to it if it ends at ``end`` and ``path`` is still its name, and unlock it.
 
     None: a condition is not met, or another process has the lock; nothing was written.  A write that fails in
-    the middle is cut off again.  Only drivers with a lane know this operation.
+    the middle is cut off again.  Once all is written, ``note`` is appended to the open file ``note_fd``; an
+    error of that is part of an answer with all bytes of ``data``.  Only drivers with a lane know this
+    operation.
     """
 
     kind: ClassVar[str] = "append_locked"
@@ -288,6 +290,8 @@ class AppendLocked(Op[Appended | None], frozen=True):
     end: int
     data: bytes
     lock: LockKind
+    note_fd: int
+    note: bytes
 
 
 class SyncAll(Op[None], frozen=True):

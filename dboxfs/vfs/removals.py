@@ -4,13 +4,16 @@ After the answer no reader of the store shows the message any more, even if the 
 expunged (the first messages of a row), or the request is in the mailbox's log (PROTOCOL section 8).  No
 removal is answered from memory alone.  A new message, a change of the mailbox itself or a pause ends a row.
 
-A row of removals (``rm -r``) shares the rest: waiting for the disk, carrying the requests out where no
-Dovecot does, and reading the mailbox again.  That happens :data:`DELAY` seconds after the last removal of the
+A row of removals (``rm -r``) shares the rest: waiting for the disk, carrying the requests out where there is
+no Dovecot, and reading the mailbox again.  That happens :data:`DELAY` seconds after the last removal of the
 row, at the latest after :data:`LONGEST` seconds or :data:`BATCH` messages.  fsync of the directory, and other
 changes of the mailbox, wait for it (:meth:`Removals.finish`); the next of these gets an error of this work.
 The messages stay removed all the same, since the log says so.
 
-If a request is lost while it waits for Dovecot (a rebuild forgets requests), it is made again.
+Beside a Dovecot the requests are carried out :data:`QUIET` seconds after the last removal, or :data:`LATEST`
+seconds after the first batch: this costs reading each message of an sdbox, and nothing waits for it but the
+end of the mount.  Until then they are noted, so that no death of the daemon undoes them.  If a request is
+lost meanwhile (a rebuild by Dovecot forgets requests), it is made again.
 """
 
 from __future__ import annotations
@@ -45,6 +48,12 @@ LONGEST = 0.5
 BATCH = 5000
 """Messages of a batch, at most."""
 
+QUIET = 1.0
+"""Seconds without a removal after which the requests of a row are carried out beside a Dovecot."""
+
+LATEST = 60.0
+"""Seconds after the first batch of a row until that happens, at most."""
+
 
 class _Batch:
     """The unfinished removals of one mailbox.
@@ -52,16 +61,18 @@ class _Batch:
     ``asked``: uids whose request is in the log, and waits for the disk, or to be carried out.
     ``guid``: of the mailbox that they are in.  ``error``: of a run that no caller has got yet.
     ``first``, ``last``: time of the oldest of these requests, and of the newest removal.
-    ``row``: removals of the row so far.  ``next_uid``: of the mailbox, at the newest removal.
+    ``row``: removals of the row so far.  ``next_uid``: of the mailbox, at the newest removal.  ``open``: a
+    task waits for the end of the row.
     """
 
-    __slots__ = ("asked", "error", "first", "guid", "last", "lock", "next_uid", "row", "scheduled")
+    __slots__ = ("asked", "error", "first", "guid", "last", "lock", "next_uid", "open", "row", "scheduled")
 
     def __init__(self) -> None:
         self.guid: bytes | None = None
         self.asked: set[int] = set()
         self.row = 0
         self.next_uid = 0
+        self.open = False
         self.scheduled = False
         self.first = 0.0
         self.last = 0.0
@@ -81,6 +92,7 @@ class Removals:
         self._names = names
         self._spawn = spawn
         self._batches: dict[str, _Batch] = {}
+        self._keeping = trio.Lock()
 
     async def remove(self, folder: Folder, uid: int) -> bool:
         """Remove a message; False: another process has done it, and the mailbox was read again.
@@ -139,7 +151,7 @@ class Removals:
             raise error
 
     async def finish_all(self) -> None:
-        """:meth:`finish` for all mailboxes, also after one has failed.
+        """:meth:`finish` for all mailboxes, also after one has failed; and all requests are carried out.
 
         :raises Exception: the first error; the others are logged.
         """
@@ -156,6 +168,7 @@ class Removals:
                     first = exc
                 else:
                     log.error("%s: its removals are not carried out: %r", folder, exc, exc_info=exc)
+        await self._keep_promises(None)
         if first is not None:
             raise first
 
@@ -174,6 +187,31 @@ class Removals:
             self._store.let_go(folder.name)
         await self._finish(folder, batch)
         batch.last = trio.current_time()  # the time of this run is no pause of the removing program
+        if not (batch.open or self._writer.options.alone):
+            batch.open = True
+            self._spawn(partial(self._when_it_ends, folder, batch))
+
+    async def _when_it_ends(self, folder: Folder, batch: _Batch) -> None:
+        """Carry out the requests of a row when no more of them come."""
+        latest = trio.current_time() + LATEST
+        try:
+            while (now := trio.current_time()) < latest and (batch.scheduled or now - batch.last < QUIET):
+                await trio.sleep(QUIET)
+        finally:
+            batch.open = False
+        await self._keep_promises(folder)
+        batch.last = trio.current_time()
+
+    async def _keep_promises(self, folder: Folder | None) -> None:
+        """Carry out requests (of one mailbox) that are noted.  Those that can't be are noted still."""
+        async with self._keeping:
+            with trio.CancelScope(shield=True):
+                try:
+                    await self._writer.keep_promises(folder.name if folder is not None else None)
+                    if folder is not None:
+                        await self._store.refresh_mailbox(folder)
+                except (DboxfsError, OSError) as exc:
+                    log.warning("%s: messages are removed, but only requested: %s", folder or "removals", exc)
 
     async def _finish(self, folder: Folder, batch: _Batch) -> None:
         async with batch.lock:

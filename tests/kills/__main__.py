@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument(
         "--entries", choices=ways, action="append", help="-o entries= (default: epoch and companion)"
     )
+    parser.add_argument("--keep", type=Path, help="directory for stores and journals of rounds with faults")
     given = parser.parse_args()
     bad = False
     with Dovecot() as dovecot, tempfile.TemporaryDirectory(prefix="dboxfs-kills.") as top:
@@ -34,6 +35,7 @@ def main() -> int:
                 account.doveadm("mailbox create", "Work")
                 account.save(b"Subject: first\n\ntext\n")
                 kills = Kills(account, entries, empty(Path(top, f"{driver}-{entries}")), given.seed)
+                kills.keep = given.keep and given.keep / f"{driver}-{entries}"
                 tally = kills.run(given.rounds, given.seconds)
                 print(f"{driver}, entries={entries}: {tally}", flush=True)
                 for line in tally.faults:

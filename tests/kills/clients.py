@@ -1,18 +1,24 @@
 """The processes that use a mount until its daemon is killed.
 
 Each is forked, does one thing after the other, and ends with the first call that says that the daemon is
-gone. A writer keeps a journal beside the mount: what it begins, and what was acknowledged. Every message
-has an id, which is in its text and belongs to one writer.
+gone. A writer keeps a journal beside the mount: what it begins, and what was acknowledged, each with the time
+(monotonic, seconds), the mailbox, and the size of the mailbox's log at that time. Every message has an id,
+which is in its text and belongs to one writer.
+
+    begin|done VERB ID... | HOW MAILBOX TIME LOG-SIZE
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import imaplib
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.live.dovecot import Account
@@ -20,7 +26,12 @@ from tests.live.dovecot import Account
 GONE = {errno.ENOTCONN, errno.ECONNABORTED}
 MAILBOXES = ("INBOX", "Work")
 KEEP = 12
-"""So many messages of a writer are there at most."""
+"""So many messages of a writer are there at most, but for a row of removals."""
+
+VERBS = os.environ.get("VERBS", "create create replace append rename move remove link row").split()
+
+ROW = 12
+"""Messages that are made for a row of removals, at least."""
 
 
 def text(name: str) -> bytes:
@@ -50,60 +61,120 @@ def fork(work: Callable[[], None]) -> int:
         os._exit(status)
 
 
-class Writer:
-    """Creates, appends, replaces, renames, moves and removes messages of its own.
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What a writer does next.
 
-    :param there: its messages by id, with their paths.
+    :param how: the call; ``row3``: the fourth removal of a row.  ``what``: verb and ids of the journal.
+    :param then: what the writer knows after it.
     """
 
-    def __init__(self, mnt: Path, name: str, seed: int, there: dict[str, Path], journal: Path) -> None:
+    how: str
+    path: Path
+    what: str
+    do: Callable[[], object]
+    then: Callable[[], object] = lambda: None
+
+    @property
+    def box(self) -> str:
+        """The mailbox."""
+        return self.path.parent.name
+
+
+class Writer:
+    """Creates, appends, replaces, renames, moves, links and removes messages of its own.
+
+    :param there: its messages by id, with their paths.
+    :param logs: the log of each mailbox.
+    """
+
+    def __init__(
+        self, mnt: Path, name: str, seed: int, there: dict[str, Path], journal: Path, logs: Mapping[str, Path]
+    ) -> None:
         self._mnt = mnt
         self._name = name
         self._random = random.Random(seed)
         self._there = there
         self._journal = journal
+        self._logs = logs
         self._count = 0
 
     def run(self) -> None:
         """Until the daemon is gone."""
         with self._journal.open("wb", buffering=0) as journal:
             while True:
-                do, what, then = self._next()
-                journal.write(f"begin {what}\n".encode())
-                do()
-                journal.write(f"done {what}\n".encode())
-                then()
+                for step in self._next():
+                    journal.write(self._line("begin", step))
+                    step.do()
+                    journal.write(self._line("done", step))
+                    step.then()
 
-    def _next(self) -> tuple[Callable[[], object], str, Callable[[], object]]:
+    def _line(self, state: str, step: _Step) -> bytes:
+        with contextlib.suppress(OSError):
+            size = self._logs[step.box].stat().st_size
+            return f"{state} {step.what} | {step.how} {step.box} {time.monotonic():.6f} {size}\n".encode()
+        return f"{state} {step.what} | {step.how} {step.box} {time.monotonic():.6f} ?\n".encode()
+
+    def _next(self) -> Iterator[_Step]:
         there, mnt = self._there, self._mnt
-        verb = self._random.choice(["create", "create", "replace", "append", "rename", "move", "remove"])
+        verb = self._random.choice(VERBS)
         if not there or (verb == "create" and len(there) < KEEP):
-            new, path = self._new()
-            return lambda: path.write_bytes(text(new)), f"create {new}", lambda: there.update({new: path})
+            yield self._create(self._random.choice(MAILBOXES))
+            return
+        if verb == "row":
+            yield from self._row(self._random.choice(MAILBOXES))
+            return
         old = self._random.choice(sorted(there))
         path = there[old]
         if verb == "replace":
-            new, _ = self._new()
-            return (
-                (lambda: _replace(path, text(new))),
-                f"replace {old} {new}",
-                (lambda: (there.pop(old), there.update({new: path}))),
+            new = self._new()
+            yield _Step(
+                "over", path, f"replace {old} {new}",
+                lambda: _replace(path, text(new)),
+                lambda: (there.pop(old), there.update({new: path})),
+            )  # fmt: skip
+        elif verb == "append":
+            yield _Step("append", path, f"change {old}", lambda: _append(path))
+        elif verb in ("remove", "create"):
+            yield self._remove(old, "unlink")
+        elif verb == "link":
+            to = mnt / self._random.choice(MAILBOXES) / f"{self._name}-{self._number()}"
+            yield _Step("link", to, f"link {old}", partial(to.hardlink_to, path))
+            yield _Step("unlink", path, f"once {old}", path.unlink, lambda: there.update({old: to}))
+        else:
+            box = path.parent.name if verb == "rename" else self._random.choice(MAILBOXES)
+            to = mnt / box / f"{self._name}-{self._number()}"
+            yield _Step(
+                verb, path, f"change {old}", partial(path.rename, to), lambda: there.update({old: to})
             )
-        if verb == "append":
-            return lambda: _append(path), f"change {old}", lambda: None
-        if verb == "remove" or verb == "create":
-            return path.unlink, f"remove {old}", lambda: there.pop(old)
-        box = path.parent.name if verb == "rename" else self._random.choice(MAILBOXES)
-        to = mnt / box / f"{self._name}-{self._number()}"
-        return (lambda: path.rename(to)), f"change {old}", lambda: there.update({old: to})
+
+    def _row(self, box: str) -> Iterator[_Step]:
+        """``rm -r``: of all its messages of a mailbox, at least :data:`ROW`."""
+        own = [name for name, path in self._there.items() if path.parent.name == box]
+        for _ in range(ROW - len(own)):
+            yield self._create(box)
+        own = [name for name, path in self._there.items() if path.parent.name == box]
+        for number, name in enumerate(own):
+            yield self._remove(name, f"row{number}")
+
+    def _create(self, box: str) -> _Step:
+        new = self._new()
+        path = self._mnt / box / new
+        return _Step(
+            "create", path, f"create {new}", lambda: path.write_bytes(text(new)),
+            lambda: self._there.update({new: path}),
+        )  # fmt: skip
+
+    def _remove(self, name: str, how: str) -> _Step:
+        path = self._there[name]
+        return _Step(how, path, f"remove {name}", path.unlink, lambda: self._there.pop(name))
 
     def _number(self) -> str:
         self._count += 1
         return f"{os.getpid()}-{self._count}"
 
-    def _new(self) -> tuple[str, Path]:
-        name = f"{self._name}-{self._number()}"
-        return name, self._mnt / self._random.choice(MAILBOXES) / name
+    def _new(self) -> str:
+        return f"{self._name}-{self._number()}"
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -85,6 +85,10 @@ class Kills:
     _copies: Counter[str] = field(default_factory=Counter)
     _logged: int = 0
     _must_not: set[str] = field(default_factory=set)
+    _once: set[str] = field(default_factory=set)
+    _twice: set[str] = field(default_factory=set)
+    _journal: list[str] = field(default_factory=list)
+    keep: Path | None = None
 
     @property
     def mnt(self) -> Path:
@@ -113,8 +117,12 @@ class Kills:
         pids = [pid for pid in servers(mount.connection) if _is_ours(pid)]
         daemon = min(pids, key=lambda pid: _parent(pid) in pids)
         journals = [self.directory / f"journal{n}" for n in range(WRITERS)]
+        logs = {
+            box: Path(self.account.root, "mailboxes", box, "dbox-Mails/dovecot.index.log")
+            for box in MAILBOXES
+        }
         clients = [
-            fork(Writer(self.mnt, f"w{n}", choose.getrandbits(32), _own(there, n), journals[n]).run)
+            fork(Writer(self.mnt, f"w{n}", choose.getrandbits(32), _own(there, n), journals[n], logs).run)
             for n in range(WRITERS)
         ]
         clients += [fork(partial(list_and_read, self.mnt, choose.getrandbits(32))) for _ in range(LISTERS)]
@@ -166,6 +174,9 @@ class Kills:
 
     def _mount(self) -> dict[str, list[Path]]:
         """Mount it; gives the messages with an id, and where they are."""
+        if self.keep is not None:
+            shutil.rmtree(self.directory / "before", ignore_errors=True)
+            shutil.copytree(self.account.root, self.directory / "before")
         options = f"rw,fsync=never,entries={self.entries}"
         log = ("--log-file", str(self.directory / "log"), "--cache-dir", "none")
         status = self._dboxfs("mount", *log, "-o", options, self.account.location, str(self.mnt))
@@ -184,13 +195,35 @@ class Kills:
         rebuilt, copies = self._has_rebuilt(), self._copies
         lost = self._must - found.keys()
         undone = {name for name in self._must_not if found[name] > max(copies[name] - 1, 0)}
-        doubled = {name for name, count in found.items() if count > max(copies[name], 1) and not rebuilt}
+        more = {name for name, count in found.items() if count > max(copies[name], 1)}
+        undone |= more & self._once
+        doubled = more - self._twice - undone if not rebuilt else set[str]()
         for names, faults in ((lost, "lost"), (undone, "undone"), (doubled, "doubled")):
-            getattr(self.tally, faults).extend(
-                f"before round {self.tally.rounds}: {name}" for name in sorted(names)
-            )
+            getattr(self.tally, faults).extend(self._told(name) for name in sorted(names))
+        self._keep(bool(lost or undone or doubled))
         self._must, self._copies = set(found), found
         self._must_not -= self._must  # told, or there once more
+        self._once, self._twice = set(), set()
+
+    def _told(self, name: str) -> str:
+        """The fault of a message, with its last lines of the journal."""
+        lines = [line for line in self._journal if name in line.partition(" | ")[0].split(" ")]
+        return "; ".join([f"before round {self.tally.rounds}: {name}", *lines[-2:]])
+
+    def _keep(self, wanted: bool) -> None:
+        """Keep what tells the cause of a fault: the store as the dead daemon and Dovecot left it and as it is
+        after the next mount, the journals and Dovecot's log of the round.
+        """
+        if self.keep is None:
+            return
+        before, kept = self.directory / "before", self.keep / f"round{self.tally.rounds}"
+        if wanted:
+            kept.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(before, kept / "before")
+            shutil.copytree(self.account.root, kept / "after")
+            (kept / "journal").write_text("\n".join(self._journal))
+            (kept / "dovecot.log").write_text("\n".join(self.account.dovecot.log_lines()))
+            shutil.copy(self.directory / "log", kept / "dboxfs.log")
 
     def _has_rebuilt(self) -> bool:
         """Whether Dovecot has rebuilt the storage, or a mailbox, since the last time."""
@@ -201,12 +234,18 @@ class Kills:
     def _read(self, journals: list[Path]) -> None:
         for journal in journals:
             begun: list[str] = []
+            half: str | None = None
             for line in journal.read_text().splitlines() if journal.exists() else []:
-                state, verb, *names = line.split(" ")
+                self._journal.append(line)
+                state, verb, *names = line.partition(" | ")[0].split(" ")
                 begun = names if state == "begin" else []
+                half = names[0] if verb == "link" or (verb == "once" and state == "begin") else None
+                if state == "begin":
+                    self._once.difference_update(names)
                 if state == "done":
                     self.tally.operations += 1
                     self._acknowledged(verb, names)
+            self._twice.update([half] if half else [])
             self._must.difference_update(begun)  # it may be there or not, as it was or as it will be
             self._must_not.difference_update(begun)
             journal.unlink(missing_ok=True)
@@ -215,6 +254,8 @@ class Kills:
         if verb in ("replace", "remove"):
             self._must.discard(names[0])
             self._must_not.add(names[0])
+        if verb == "once":
+            self._once.add(names[0])
         if verb in ("create", "replace"):
             self._must.add(names[-1])
 

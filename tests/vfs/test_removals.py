@@ -7,7 +7,7 @@ put off is ever done.
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from dboxfs.errors import StoreBusy
 from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.fsapi.drivers.base import Driver
+from dboxfs.fsapi.temporary import Process
 from dboxfs.store import Folder, Kind, Location, Store, open_store
 from dboxfs.store.write import (
     Fsync,
@@ -29,9 +31,10 @@ from dboxfs.store.write import (
     WriteOptions,
     init_store,
 )
+from dboxfs.store.write.notes import Note, parse_note, promise
 from dboxfs.vfs.names import Names
 from dboxfs.vfs.removals import ONE_BY_ONE, Removals
-from tests.live.dovecot import Dovecot
+from tests.live.dovecot import Account, Dovecot
 from tests.store.write.stores import body
 
 MANY = 4 * ONE_BY_ONE
@@ -231,3 +234,204 @@ async def test_a_removal_that_a_rebuild_of_dovecots_forgot_is_asked_for_again(
         assert not ours.names.hidden(ours.folder())
         assert "1 removals were lost in a rebuild" in caplog.text
     assert [message.uid for message in account.fetch()] == [1, 3]
+
+
+REBUILT = pytest.mark.expected_log("Rebuilding index", "fscking index file", "rebuilding indexes")
+drivers = pytest.mark.parametrize("driver", ["sdbox", "mdbox"])
+
+
+def of_dovecot(dovecot: Dovecot, driver: str) -> tuple[Account, Location]:
+    """A store with five messages."""
+    account = dovecot.account(f"{driver}:{{home}}/mail")
+    for n in range(5):
+        account.save(body(n))
+    return account, Location(Kind(driver), str(account.root))
+
+
+def notes(location: Location) -> list[Path]:
+    return list(Path(location.root).rglob("dboxfs-note*"))
+
+
+async def died(location: Location, uids: Iterable[int], mailbox: str = "INBOX") -> None:
+    """Requests of a daemon that died before it has executed them."""
+    async with daemon(location, WriteOptions()) as dying:
+        dying.writer.disk.process = replace(Process.this(), start="1")
+        for uid in uids:
+            assert await dying.writer.ask_expunge(mailbox, uid)
+        await dying.writer.carry_out(mailbox)
+    assert len(notes(location)) == 1
+
+
+async def next_mount(location: Location) -> None:
+    async with FileSystem(ThreadsDriver()) as fs:
+        await StoreWriter(fs, location, await fs.stat(location.root), WriteOptions()).recover()
+
+
+@REBUILT
+@drivers
+async def test_a_removal_of_a_dead_daemon_that_dovecots_rebuild_forgot_is_executed_by_the_next_mount(
+    dovecot: Dovecot, driver: str
+) -> None:
+    account, location = of_dovecot(dovecot, driver)
+    await died(location, [2, 4])
+    await trio.to_thread.run_sync(account.force_resync)
+    assert [message.uid for message in account.fetch()] == [1, 2, 3, 4, 5]
+    await next_mount(location)
+    assert not notes(location)
+    await trio.to_thread.run_sync(account.force_resync)
+    assert [message.uid for message in account.fetch()] == [1, 3, 5]
+
+
+@REBUILT
+@drivers
+async def test_a_removal_of_a_dead_daemon_is_executed_in_the_renamed_mailbox_and_not_in_another(
+    dovecot: Dovecot, driver: str
+) -> None:
+    account, location = of_dovecot(dovecot, driver)
+    account.doveadm("mailbox create", "Work")
+    account.doveadm("copy", "Work", "all")
+    await died(location, [2, 4], "Work")
+    await trio.to_thread.run_sync(account.force_resync)
+    account.doveadm("mailbox rename", "Work", "Else")
+    account.doveadm("mailbox create", "Work")
+    account.doveadm("copy", "Work", "mailbox", "INBOX")
+    await next_mount(location)
+    assert not notes(location)
+    assert await shown(location, "Else") == [1, 3, 5]
+    assert await shown(location, "Work") == await shown(location) == [1, 2, 3, 4, 5]
+
+
+@drivers
+async def test_a_note_removes_no_message_with_another_guid_or_uidvalidity(
+    dovecot: Dovecot, driver: str
+) -> None:
+    account, location = of_dovecot(dovecot, driver)
+    await died(location, [2])
+    (path,) = notes(location)
+    note = parse_note(path.read_bytes())
+    assert note is not None
+    others = [replace(note, promised=((3, note.promised[0][1]),), uid_validity=note.uid_validity + 1)]
+    if driver == "mdbox":
+        others.append(replace(note, promised=((3, bytes(15) + b"x"),)))
+    for other in others:
+        path.write_bytes(other.encode())
+        await next_mount(location)
+        assert not path.exists()
+    assert [message.uid for message in account.fetch()] == [1, 3, 4, 5]
+
+
+@REBUILT
+@drivers
+async def test_a_row_of_removals_is_executed_when_it_has_ended_whatever_dovecot_rebuilds(
+    dovecot: Dovecot, driver: str, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    monkeypatch.setattr("dboxfs.vfs.removals.ONE_BY_ONE", 0)  # as if the row was a long one already
+    account, location = of_dovecot(dovecot, driver)
+    async with daemon(location, WriteOptions()) as ours:
+        for uid in (2, 4):
+            await ours.removals.remove(ours.folder(), uid)
+        await ours.put_off.pop()()
+        assert len(notes(location)) == 1
+        account.force_resync()  # the mount does not notice it
+        await ours.put_off.pop()()
+        assert not notes(location)
+        assert not ours.put_off
+        account.force_resync()
+        assert [message.uid for message in account.fetch()] == [1, 3, 5]
+
+
+@kinds
+@pytest.mark.parametrize("renamed", [False, True], ids=["fsync and end", "end alone"])
+async def test_the_end_of_the_mount_executes_what_is_put_off(
+    tmp_path: Path, kind: Kind, renamed: bool
+) -> None:
+    location = await made(tmp_path, kind)
+    async with daemon(location, WriteOptions()) as ours:
+        for uid in range(1, MANY):
+            await ours.removals.remove(ours.folder("Work"), uid)
+        if not renamed:
+            await ours.removals.finish(ours.folder("Work"))
+            assert len(notes(location)) == 1
+        else:
+            async with daemon(location, WriteOptions()) as other:
+                await other.writer.rename_mailbox("Work", "Else")
+            await ours.store.refresh_tree()
+        await ours.removals.finish_all()
+    assert not notes(location)
+    name = "Else" if renamed else "Work"
+    assert await shown(location, name) == [MANY]
+    if kind is Kind.SDBOX:
+        files = Path(location.root, f"mailboxes/{name}/dbox-Mails").glob("u.*")
+        assert [file.name for file in files] == [f"u.{MANY}"]
+
+
+@kinds
+@pytest.mark.parametrize("torn", [0, 7])
+async def test_a_removal_that_can_not_be_noted_is_executed_before_its_answer(
+    tmp_path: Path, kind: Kind, torn: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    location = await made(tmp_path, kind)
+    driver = FaultsDriver(ThreadsDriver(1), depth=1)
+    async with daemon(location, WriteOptions(), driver) as ours:
+        for uid in (1, 2):
+            assert await ours.writer.ask_expunge("INBOX", uid)
+        driver.replan([Fault("append", 2, short=torn, error=errno.ENOSPC)])
+        assert await ours.writer.ask_expunge("INBOX", 3)
+        driver.replan([Fault("create", 1, error=errno.ENOSPC)])
+        assert await ours.writer.ask_expunge("INBOX", 4)
+        driver.replan([])
+        assert caplog.text.count("removals can't be noted") == 2
+        async with ours.writer.held("INBOX") as there:
+            assert list(there([3, 4, 5])) == [5]
+        (path,) = notes(location)
+        note = parse_note(path.read_bytes())
+        assert note is not None
+        assert [uid for uid, _ in note.promised] == [1, 2]
+        await ours.writer.carry_out("INBOX")
+        await ours.writer.keep_promises()
+    assert not notes(location)
+    assert await shown(location) == list(range(5, MANY + 1))
+
+
+@kinds
+async def test_the_notes_of_a_deleted_mailbox_go_with_it(tmp_path: Path, kind: Kind) -> None:
+    location = await made(tmp_path, kind)
+    async with daemon(location, WriteOptions()) as ours:
+        for uid in range(1, MANY + 1):
+            await ours.removals.remove(ours.folder("Work"), uid)
+        await ours.removals.finish(ours.folder("Work"))
+        assert len(notes(location)) == 1
+        await ours.writer.delete_mailbox("Work", only_empty=True)
+        assert not notes(location)
+
+
+@kinds
+async def test_what_can_not_be_executed_now_stays_noted_and_is_executed_later(
+    tmp_path: Path, kind: Kind, caplog: pytest.LogCaptureFixture
+) -> None:
+    location = await made(tmp_path, kind)
+    options = WriteOptions(lock_timeout=0.1)
+    async with daemon(location, options) as ours, daemon(location, options) as other:
+        for uid in range(1, MANY):
+            await ours.removals.remove(ours.folder(), uid)
+        await ours.removals.finish(ours.folder())
+        async with other.writer.held("INBOX"):
+            await ours.removals.finish_all()
+        assert "removed, but only requested" in caplog.text
+        assert len(notes(location)) == 1
+        await ours.removals.finish_all()
+        assert not notes(location)
+    assert await shown(location) == [MANY]
+
+
+def test_a_promise_that_is_torn_or_damaged_counts_for_nothing() -> None:
+    promised = tuple((uid, bytes([uid]) * 16) for uid in range(1, 6))
+    note = Note("INBOX", "ab" * 16, uid_validity=7, promised=promised)
+    data = note.encode()
+    assert parse_note(data) == note
+    line = len(promise(bytes(20)))
+    for cut in range(1, line + 1):
+        assert parse_note(data[:-cut]) == replace(note, promised=promised[:4])
+    damaged = data[: -3 * line] + b"\0" * (line - 1) + data[-2 * line - 1 :]
+    assert parse_note(damaged) == replace(note, promised=(*promised[:2], *promised[3:]))
+    assert parse_note(data[: len(note.encode()) - 5 * line - 1]) is None

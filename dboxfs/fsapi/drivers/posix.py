@@ -358,6 +358,8 @@ def _append_at(op: ops.AppendLocked) -> Appended | None:
     if written < len(op.data):
         with suppress(OSError):  # else the next process that locks the file cuts it off
             _truncate(ops.Truncate(op.fd, op.end, op.end + written))
+    elif error is None:
+        error = _append(ops.Append(op.note_fd, (op.note,))).error
     return Appended(written, error)
 
 

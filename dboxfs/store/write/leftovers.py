@@ -8,7 +8,8 @@ store:
   refcount becomes 0 (``repair``); if the map doesn't have it, it is cut off the end of its ``m.N``, or gets a
   map record with refcount 0 if other writers have appended behind it (``torn_tails``);
 * a move whose copies are in the target is finished: the messages are expunged in the source; sdbox:
-  a ``u.N`` of the source without a record and with the copy's inode number is unlinked.
+  a ``u.N`` of the source without a record and with the copy's inode number is unlinked;
+* removals that were promised are executed (``promises``).
 
 A note stays for the next time if its mailbox can't be locked, or if another process holds an ``m.N``.
 """
@@ -18,18 +19,17 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from dboxfs.errors import DboxfsError, NoSuchMailbox
 from dboxfs.fsapi import ops
 from dboxfs.index.mailbox import map_uids
 from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.write.notes import Note
+from dboxfs.store.write.promises import Expunge, keep_after_death
 from dboxfs.store.write.session import Work, present
 
 log = logging.getLogger(__name__)
-
-Expunge = Callable[[str, Iterable[int]], Awaitable[object]]
 
 
 async def resolve(work: Work, expunge: Expunge) -> int:
@@ -70,6 +70,8 @@ async def _resolve(work: Work, note: Note, expunge: Expunge) -> None:
                 await _unlink_unrecorded(
                     work, index, note.mailbox, note.files, "a save that was interrupted is taken back"
                 )
+    if note.promised:
+        await keep_after_death(work, note, expunge)
     if note.moved:
         if work.mdbox:
             async with work.locked_map():

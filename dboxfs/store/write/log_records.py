@@ -170,11 +170,18 @@ def expunge(state: IndexState, uids: Sequence[int], *, external: bool) -> list[b
     return [encode_record(RecordType.EXPUNGE_GUID, payload.expunge_guid(entries), external=external)]
 
 
-def ask_for_expunge(state: IndexState, uid: int) -> bytes:
-    """Request the expunge of one message that is there; like :func:`expunge`, but quicker."""
+def request(state: IndexState, uid: int) -> bytes:
+    """The entry of an expunge of one message that is there, with the guid of the index."""
     found = state.unpack("guid", state.row_of(uid), _GUID_RECORD)
-    guid: bytes = NO_GUID if found is None else found[0]
-    return encode_record(RecordType.EXPUNGE_GUID, payload.expunge_guid([(uid, guid)]))
+    return payload.expunge_guid([(uid, NO_GUID if found is None else found[0])])
+
+
+def ask_for_expunge(entry: bytes) -> bytes:
+    """Request one expunge; like :func:`expunge`, but quicker.
+
+    :param entry: :func:`request`.
+    """
+    return encode_record(RecordType.EXPUNGE_GUID, entry)
 
 
 def change_flags(uids: Iterable[int], add: int, remove: int) -> list[bytes]:

@@ -5,10 +5,15 @@ message; a move leaves the message in two mailboxes for a moment.  If the writer
 the next writable mount that these files or records were that writer's and were never acknowledged.  Only then
 may the mount remove them, or finish the move.
 
+Other notes are promises: they name removals that were answered, but are only requests in the log until they
+are executed (``promises``).  Dovecot forgets a request when it rebuilds the mailbox.
+
 On disk a note is a file in the control directory.  Its name is ``dboxfs-note`` and the name of a temporary
-file, which identifies the process.  Its content is one line: CRC-32 of the rest as 8 hex digits, a blank,
-JSON, LF.  The change begins only after the note is whole, so a torn note means nothing.  Notes are not
-synced: they are for the death of a process, not for a power failure.
+file, which identifies the process.  Each line is the CRC-32 of the rest as 8 hex digits, a blank, the rest,
+LF.  The rest of the first line is JSON.  Each further line is a promise: 40 hex digits, the bytes of the
+request (uid as uint32, little endian, and guid; without a guid: zeros).  A change begins only after its note
+is whole, so a torn note means nothing; a promise is answered only after its line, so a torn line means
+nothing.  Notes are not synced: they are for the death of a process, not for a power failure.
 
 A note is resolved only if its process is surely gone (``fsapi/temporary``), and only for the exact things
 that it names: a mailbox with its guid, a file with its inode number, a record with the guid of its message.
@@ -19,6 +24,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import struct
 import zlib
 from collections.abc import Sequence
 
@@ -33,6 +39,9 @@ from dboxfs.store.evidence import NOTE
 
 log = logging.getLogger(__name__)
 
+_REQUEST = struct.Struct("<I16s")
+"""An entry of an EXPUNGE_GUID record: uid and guid (mail-index-log section 3)."""
+
 
 class Note(Struct, frozen=True):
     """A change that has begun.
@@ -44,6 +53,8 @@ class Note(Struct, frozen=True):
     :param moved: a move: uid in the source, and the key that the copy shares: inode number (sdbox) or map uid
         (mdbox).
     :param first_uid: a move: uids of the copies are not below this.
+    :param uid_validity: promises: the mailbox's.
+    :param promised: uid and guid (16 bytes; zeros: not known) of each promised removal.
     """
 
     mailbox: str
@@ -54,23 +65,58 @@ class Note(Struct, frozen=True):
     source_guid: str = ""
     moved: tuple[tuple[int, int], ...] = ()
     first_uid: int = 0
+    uid_validity: int = 0
+    promised: tuple[tuple[int, bytes], ...] = ()
 
     def encode(self) -> bytes:
-        """The line on disk."""
-        text = json.dumps(asdict(self), separators=(",", ":")).encode()
-        return b"%08x %s\n" % (zlib.crc32(text), text)
+        """The lines on disk."""
+        values = asdict(self)
+        promised = values.pop("promised")
+        first = _line(json.dumps(values, separators=(",", ":")).encode())
+        return b"".join([first, *(promise(_REQUEST.pack(uid, guid)) for uid, guid in promised)])
+
+
+def _line(text: bytes) -> bytes:
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def promise(request: bytes) -> bytes:
+    """The line of a promised removal.
+
+    :param request: its entry in an EXPUNGE_GUID record, 20 bytes.
+    """
+    return _line(request.hex().encode())
+
+
+def parse_request(data: bytes) -> tuple[int, bytes]:
+    """uid and guid of an entry of an EXPUNGE_GUID record, 20 bytes.
+
+    :raises struct.error: another size.
+    """
+    uid, guid = _REQUEST.unpack(data)
+    return uid, guid
+
+
+def _checked(line: bytes) -> bytes | None:
+    """The text of a line; None: it is damaged."""
+    head, _, text = line.partition(b" ")
+    return text if head == b"%08x" % zlib.crc32(text) else None
 
 
 def parse_note(data: bytes) -> Note | None:
     """The note in *data*; None: it is torn."""
-    head, _, text = data.rstrip(b"\n").partition(b" ")
-    if not data.endswith(b"\n") or head != b"%08x" % zlib.crc32(text):
+    first, *lines = data.split(b"\n")[:-1] or [b""]  # behind the last LF: nothing, or a torn line
+    text = _checked(first)
+    if text is None:
         return None
+    requests = [found for found in map(_checked, lines) if found is not None]
     try:
+        promised = tuple(parse_request(bytes.fromhex(found.decode("ascii"))) for found in requests)
         values = json.loads(text)
         pairs = {key: tuple((int(a), int(b)) for a, b in values[key]) for key in ("files", "moved")}
-        return Note(**{**values, **pairs, "messages": tuple(values["messages"])})
-    except (ValueError, KeyError, TypeError):
+        messages = tuple(values["messages"])
+        return Note(**{**values, **pairs, "messages": messages, "promised": promised})
+    except (ValueError, KeyError, TypeError, struct.error):
         return None
 
 

@@ -44,7 +44,7 @@ from dboxfs.store.mdbox.repair import repair_storage
 from dboxfs.store.mdbox.write import MdboxWriter
 from dboxfs.store.sdbox.write import SdboxWriter
 from dboxfs.store.write import log_records
-from dboxfs.store.write.expunge_requests import Asking
+from dboxfs.store.write.expunge_requests import Requests
 from dboxfs.store.write.leftovers import forget, resolve
 from dboxfs.store.write.mailboxes import MailboxTree
 from dboxfs.store.write.maintain import Maintained, Pause, maintain
@@ -89,7 +89,7 @@ class StoreWriter:
             MdboxWriter(self._work) if mdbox else SdboxWriter(self._work, self._done_when_gone)
         )
         self._tree = MailboxTree(self._work, self._execute_expunge)
-        self._asking: dict[str, Asking] = {}
+        self._requests = Requests(self._work, self.expunge, self._execute_expunge)
 
     @property
     def disk(self) -> Disk:
@@ -239,34 +239,27 @@ class StoreWriter:
     async def ask_expunge(self, name: str, uid: int) -> bool:
         """Request the expunge of one message; False: it is gone, or was requested already.
 
-        When this returns, the request is in the log: no reader shows the message any more, even if this
-        process dies.  :meth:`carry_out` makes requests durable and executes them, many at once.  Calls in a
-        row are quick (``expunge_requests``).
+        When this returns, the request is in the log and noted: no reader shows the message any more, even if
+        this process dies.  :meth:`carry_out` makes requests durable, :meth:`keep_promises` executes them,
+        many at once.  Calls in a row are quick (``expunge_requests``).
 
         :raises OSError: nothing was changed.
         """
-        asking = self._asking.get(name)
-        if asking is None:
-            asking = self._asking[name] = Asking(self._work, name)
-        asked = await asking.ask(uid)
-        if not self.options.alone:  # else it is counted when it is carried out
-            self._work.count("expunged", int(asked))
-        return asked
+        return await self._requests.ask(name, uid)
 
     async def carry_out(self, name: str) -> None:
-        """Make the requests of :meth:`ask_expunge` durable; execute them if no Dovecot will do it.
+        """Make the requests of :meth:`ask_expunge` durable; execute them if there is no Dovecot.
 
         :raises OSError, DboxfsError: that failed; the requests are still in the log.
         """
-        asking = self._asking.pop(name, None)
-        if asking is None:
-            return
-        await asking.close()
-        if self.options.alone:
-            await self._execute_expunge(name, [])
-        elif self.options.durable:
-            async with self._work.mailbox(name) as index:
-                await index.file.sync()
+        await self._requests.carry_out(name)
+
+    async def keep_promises(self, name: str | None = None) -> None:
+        """Execute the requests that :meth:`carry_out` has left (in one mailbox), and forget their notes.
+
+        :raises OSError, DboxfsError: that failed; the requests stay noted.
+        """
+        await self._requests.keep(name)
 
     def spool(self, name: str, *, plain: bool = False) -> Spool:
         """A file for the text of a message: its ``source`` later; *plain*: of several messages."""
@@ -360,6 +353,7 @@ class StoreWriter:
         :raises MailboxInUse, NoSuchMailbox, Unsupported: it can't be deleted.
         """
         await self._tree.delete(name, only_empty=only_empty)
+        await self._requests.forget(name)
 
     async def rename_mailbox(self, old: str, new: str) -> None:
         """Rename a mailbox or a parent, with all children.

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from dboxfs.fsapi.chain import Chain, execute_chain
 from dboxfs.fsapi.drivers import posix
@@ -19,6 +20,7 @@ from dboxfs.store.write.expunge_requests import append_under_lock
 
 LOG = b"what is there"
 DATA = b"a request"
+NOTE = b"its promise"
 
 Way = Callable[[AppendLocked], Appended | None]
 
@@ -40,12 +42,16 @@ def a_log(tmp_path: Path, lock: LockKind = LockKind.RECORD) -> Iterator[AppendLo
     path = tmp_path / "log"
     path.write_bytes(LOG)
     fd = os.open(path, os.O_RDWR | os.O_APPEND)
+    note = os.open(tmp_path / "note", os.O_RDWR | os.O_APPEND | os.O_CREAT)
     found = os.fstat(fd)
     try:
-        yield AppendLocked(fd, str(path), (found.st_dev, found.st_ino), len(LOG), DATA, lock)
+        yield AppendLocked(fd, str(path), (found.st_dev, found.st_ino), len(LOG), DATA, lock, note, NOTE)
         assert is_free(fd, lock, path)
+        asked = path.exists() and path.read_bytes() == LOG + DATA
+        assert (tmp_path / "note").read_bytes() == (NOTE if asked else b"")
     finally:
         os.close(fd)
+        os.close(note)
 
 
 def lock_it(path: Path, lock: LockKind) -> int:
@@ -76,6 +82,16 @@ def test_a_log_that_ends_where_it_did_gets_the_request(way: Way, lock: LockKind,
     with a_log(tmp_path, lock) as asked:
         assert way(asked) == Appended(len(DATA), None)
     assert (tmp_path / "log").read_bytes() == LOG + DATA
+
+
+@WAYS
+def test_a_request_that_could_not_be_noted_says_so(way: Way, tmp_path: Path) -> None:
+    with a_log(tmp_path) as asked, Path("/dev/full").open("ab", buffering=0) as full:
+        answer = way(replace(asked, note_fd=full.fileno()))
+        assert answer is not None
+        assert (answer.written, answer.error is not None) == (len(DATA), True)
+        assert (tmp_path / "log").read_bytes() == LOG + DATA
+        (tmp_path / "note").write_bytes(NOTE)
 
 
 @WAYS
