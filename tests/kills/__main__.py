@@ -34,8 +34,9 @@ def main() -> int:
                 account = dovecot.account(f"{driver}:{{home}}/mail")
                 account.doveadm("mailbox create", "Work")
                 account.save(b"Subject: first\n\ntext\n")
-                kills = Kills(account, entries, empty(Path(top, f"{driver}-{entries}")), given.seed)
-                kills.keep = given.keep and given.keep / f"{driver}-{entries}"
+                kills = Kills(
+                    account, entries, empty(Path(top, f"{driver}-{entries}")), given.seed, given.keep
+                )
                 tally = kills.run(given.rounds, given.seconds)
                 print(f"{driver}, entries={entries}: {tally}", flush=True)
                 for line in tally.faults:

@@ -4,7 +4,8 @@ is left.
 What must hold after each: every client and the daemon with its companion end by themselves within
 :data:`PATIENCE` seconds; in the next mount every message whose writing was acknowledged is there, none whose
 removal was, and none twice, but where a Dovecot has rebuilt the storage in the middle of a change that was
-not acknowledged: it brings up what it finds (PROTOCOL section 13).
+not acknowledged: it brings up what it finds (PROTOCOL section 13).  Of a message that was linked and whose
+first name was removed then, one is left, whatever Dovecot rebuilds.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,10 +27,19 @@ from pathlib import Path
 import dboxfs.fuse.mount  # noqa: F401 - loaded once, before the forks
 from dboxfs.cli.main import main
 from dboxfs.util.mounts import mounted_on, servers
-from tests.kills.clients import MAILBOXES, Writer, dovecot_at_work, fork, id_of, list_and_read
+from tests.kills.clients import (
+    MAILBOXES,
+    Writer,
+    dovecot_at_work,
+    fork,
+    id_of,
+    list_and_read,
+    own_mailbox,
+)
 from tests.live.dovecot import Account
 
 WRITERS, LISTERS = 4, 2
+ALL = (*MAILBOXES, *(own_mailbox(f"w{n}") for n in range(WRITERS)))
 PATIENCE = 5.0
 """Seconds in which everything has to end by itself."""
 
@@ -40,7 +52,8 @@ class Tally:
     """What came of the rounds; each line is a fault.
 
     ``hung``: one line for each process that didn't end by itself.  ``lost``: acknowledged messages that are
-    not there.  ``undone``: acknowledged removals of messages that are there.  ``doubled``: messages that are
+    not there.  ``undone``: acknowledged removals of messages that are there, with the last lines of the
+    journal about each.  ``doubled``: messages that are
     there twice, and Dovecot has rebuilt nothing.  ``failed``: clients that ended with an error that has
     nothing to do with the kill.
     """
@@ -74,12 +87,14 @@ class Kills:
 
     :ivar entries: how the daemon tells the kernel of names (``-o entries=``).
     :ivar directory: an empty one, for the mountpoint, journals and logs.
+    :ivar keep: where to keep what tells the cause of a fault; None: nowhere.
     """
 
     account: Account
     entries: str
     directory: Path
     seed: int
+    keep: Path | None = None
     tally: Tally = field(default_factory=Tally)
     _must: set[str] = field(default_factory=set)
     _copies: Counter[str] = field(default_factory=Counter)
@@ -88,7 +103,6 @@ class Kills:
     _once: set[str] = field(default_factory=set)
     _twice: set[str] = field(default_factory=set)
     _journal: list[str] = field(default_factory=list)
-    keep: Path | None = None
 
     @property
     def mnt(self) -> Path:
@@ -98,6 +112,8 @@ class Kills:
         """So many rounds, as long as there is time for another one."""
         deadline = time.monotonic() + seconds
         self.mnt.mkdir()
+        for box in ALL[len(MAILBOXES) :]:
+            self.account.doveadm("mailbox create", box)
         try:
             for number in range(rounds):
                 if time.monotonic() > deadline:
@@ -117,10 +133,7 @@ class Kills:
         pids = [pid for pid in servers(mount.connection) if _is_ours(pid)]
         daemon = min(pids, key=lambda pid: _parent(pid) in pids)
         journals = [self.directory / f"journal{n}" for n in range(WRITERS)]
-        logs = {
-            box: Path(self.account.root, "mailboxes", box, "dbox-Mails/dovecot.index.log")
-            for box in MAILBOXES
-        }
+        logs = {box: Path(self.account.root, "mailboxes", box, "dbox-Mails/dovecot.index.log") for box in ALL}
         clients = [
             fork(Writer(self.mnt, f"w{n}", choose.getrandbits(32), _own(there, n), journals[n], logs).run)
             for n in range(WRITERS)
@@ -175,14 +188,13 @@ class Kills:
     def _mount(self) -> dict[str, list[Path]]:
         """Mount it; gives the messages with an id, and where they are."""
         if self.keep is not None:
-            shutil.rmtree(self.directory / "before", ignore_errors=True)
-            shutil.copytree(self.account.root, self.directory / "before")
+            shutil.copytree(self.account.root, empty(self.directory / "before"), dirs_exist_ok=True)
         options = f"rw,fsync=never,entries={self.entries}"
         log = ("--log-file", str(self.directory / "log"), "--cache-dir", "none")
         status = self._dboxfs("mount", *log, "-o", options, self.account.location, str(self.mnt))
         assert status == 0, f"mount: {status}"
         found: dict[str, list[Path]] = {}
-        for path in (path for box in MAILBOXES for path in (self.mnt / box).iterdir()):
+        for path in (path for box in ALL for path in (self.mnt / box).iterdir()):
             with contextlib.suppress(FileNotFoundError):
                 if name := id_of(path.read_bytes()):
                     found.setdefault(name, []).append(path)
@@ -200,7 +212,8 @@ class Kills:
         doubled = more - self._twice - undone if not rebuilt else set[str]()
         for names, faults in ((lost, "lost"), (undone, "undone"), (doubled, "doubled")):
             getattr(self.tally, faults).extend(self._told(name) for name in sorted(names))
-        self._keep(bool(lost or undone or doubled))
+        if self.keep is not None and (lost or undone or doubled):
+            self._keep(self.keep / f"{self.account.name}-{self.tally.rounds}")
         self._must, self._copies = set(found), found
         self._must_not -= self._must  # told, or there once more
         self._once, self._twice = set(), set()
@@ -210,20 +223,19 @@ class Kills:
         lines = [line for line in self._journal if name in line.partition(" | ")[0].split(" ")]
         return "; ".join([f"before round {self.tally.rounds}: {name}", *lines[-2:]])
 
-    def _keep(self, wanted: bool) -> None:
-        """Keep what tells the cause of a fault: the store as the dead daemon and Dovecot left it and as it is
-        after the next mount, the journals and Dovecot's log of the round.
+    def _keep(self, kept: Path) -> None:
+        """Keep the store as the dead daemon and Dovecot left it, and as it is after the next mount, with the
+        records of its logs; the journals; both programs' logs.
         """
-        if self.keep is None:
-            return
-        before, kept = self.directory / "before", self.keep / f"round{self.tally.rounds}"
-        if wanted:
-            kept.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(before, kept / "before")
-            shutil.copytree(self.account.root, kept / "after")
-            (kept / "journal").write_text("\n".join(self._journal))
-            (kept / "dovecot.log").write_text("\n".join(self.account.dovecot.log_lines()))
-            shutil.copy(self.directory / "log", kept / "dboxfs.log")
+        shutil.copytree(self.directory / "before", kept / "before")
+        shutil.copytree(self.account.root, kept / "after")
+        for path in sorted(kept.rglob("dovecot*.log")):
+            with path.with_name(f"{path.name}.txt").open("wb") as text:
+                dump = [str(Path(sys.executable).with_name("dboxfs")), "dump", str(path)]
+                subprocess.run(dump, stdout=text, stderr=text, check=False)
+        (kept / "journal").write_text("\n".join(self._journal))
+        (kept / "dovecot.log").write_text("\n".join(self.account.dovecot.log_lines()))
+        shutil.copy(self.directory / "log", kept / "dboxfs.log")
 
     def _has_rebuilt(self) -> bool:
         """Whether Dovecot has rebuilt the storage, or a mailbox, since the last time."""

@@ -394,6 +394,28 @@ async def test_a_removal_that_can_not_be_noted_is_executed_before_its_answer(
 
 
 @kinds
+async def test_removals_in_a_mailbox_and_in_its_namesake_are_executed_each_in_its_own(
+    tmp_path: Path, kind: Kind
+) -> None:
+    location = await made(tmp_path, kind)
+    async with daemon(location, WriteOptions()) as ours, daemon(location, WriteOptions()) as other:
+        assert await ours.writer.ask_expunge("Work", 1)
+        await other.writer.rename_mailbox("Work", "Else")
+        await other.writer.create_mailbox("Work")
+        await other.writer.save("Work", [NewMessage(body(n)) for n in range(3)])
+        assert await ours.writer.ask_expunge("Work", 2)
+        assert len(notes(location)) == 2
+        await ours.writer.carry_out("Work")
+        await ours.writer.keep_promises()
+        for name, left in (("Work", [1, 3]), ("Else", list(range(2, MANY + 1)))):
+            assert await shown(location, name) == left
+            if kind is Kind.SDBOX:
+                files = Path(location.root, f"mailboxes/{name}/dbox-Mails").glob("u.*")
+                assert sorted(int(file.name[2:]) for file in files) == left
+    assert not notes(location)
+
+
+@kinds
 async def test_the_notes_of_a_deleted_mailbox_go_with_it(tmp_path: Path, kind: Kind) -> None:
     location = await made(tmp_path, kind)
     async with daemon(location, WriteOptions()) as ours:

@@ -176,8 +176,7 @@ async def _expunge(work: Work, name: str, note: Note, expunge: Expunge) -> None:
     for start in range(0, len(note.promised), AT_ONCE):
         async with work.mailbox(name) as index:
             uids = _still_there(index.state, note.promised[start : start + AT_ONCE])
-            same = index.state.uid_validity == note.uid_validity
-        if uids and same:
+        if uids:
             await expunge(name, uids)
 
 
