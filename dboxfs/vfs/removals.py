@@ -10,10 +10,10 @@ row, at the latest after :data:`LONGEST` seconds or :data:`BATCH` messages.  fsy
 changes of the mailbox, wait for it (:meth:`Removals.finish`); the next of these gets an error of this work.
 The messages stay removed all the same, since the log says so.
 
-Beside a Dovecot the requests are carried out :data:`QUIET` seconds after the last removal, or :data:`LATEST`
-seconds after the first batch: this costs reading each message of an sdbox, and nothing waits for it but the
-end of the mount.  Until then they are noted, so that no death of the daemon undoes them.  If a request is
-lost meanwhile (a rebuild by Dovecot forgets requests), it is made again.
+Beside a Dovecot the requests are carried out :data:`ROW_ENDED` seconds after the last removal, or
+:data:`LONGEST_ROW` seconds after the first batch: this costs reading each message of an sdbox, and nothing
+waits for it but the end of the mount.  Until then they are noted, so that no death of the daemon undoes them.
+If a request is lost meanwhile (a rebuild by Dovecot forgets requests), it is made again.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ LONGEST = 0.5
 BATCH = 5000
 """Messages of a batch, at most."""
 
-QUIET = 1.0
-"""Seconds without a removal after which the requests of a row are carried out beside a Dovecot."""
+ROW_ENDED = 1.0
+"""Seconds without a removal: then the requests of a row are carried out beside a Dovecot."""
 
-LATEST = 60.0
+LONGEST_ROW = 60.0
 """Seconds after the first batch of a row until that happens, at most."""
 
 
@@ -193,10 +193,10 @@ class Removals:
 
     async def _when_it_ends(self, folder: Folder, batch: _Batch) -> None:
         """Carry out the requests of a row when no more of them come."""
-        latest = trio.current_time() + LATEST
+        latest = trio.current_time() + LONGEST_ROW
         try:
-            while (now := trio.current_time()) < latest and (batch.scheduled or now - batch.last < QUIET):
-                await trio.sleep(QUIET)
+            while (now := trio.current_time()) < latest and (batch.scheduled or now - batch.last < ROW_ENDED):
+                await trio.sleep(ROW_ENDED)
         finally:
             batch.open = False
         await self._keep_promises(folder)

@@ -34,10 +34,10 @@ from dboxfs.store.write.session import Work, present
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 200
+UNDER_ONE_LOCK = 200
 """Messages that are expunged under one lock of their mailbox."""
 
-LOOKS = 3
+RENAMED_MEANWHILE = 3
 """So often a mailbox is looked for that is renamed again and again."""
 
 Expunge = Callable[[str, Iterable[int]], Awaitable[object]]
@@ -116,7 +116,7 @@ async def keep(work: Work, note: Note, expunge: Expunge) -> None:
 
     :raises DboxfsError, OSError: a part of them is not expunged.
     """
-    for look in range(LOOKS):
+    for look in range(RENAMED_MEANWHILE):
         name = await _where(work, note)
         if name is None:
             return  # the messages are gone with their mailbox
@@ -125,7 +125,7 @@ async def keep(work: Work, note: Note, expunge: Expunge) -> None:
                 await _expunge(work, name, note, expunge)
             return
         except NoSuchMailbox:
-            if look == LOOKS - 1:
+            if look == RENAMED_MEANWHILE - 1:
                 raise
 
 
@@ -173,9 +173,9 @@ async def _is(work: Work, name: str, note: Note) -> bool:
 
 
 async def _expunge(work: Work, name: str, note: Note, expunge: Expunge) -> None:
-    for start in range(0, len(note.promised), AT_ONCE):
+    for start in range(0, len(note.promised), UNDER_ONE_LOCK):
         async with work.mailbox(name) as index:
-            uids = _still_there(index.state, note.promised[start : start + AT_ONCE])
+            uids = _still_there(index.state, note.promised[start : start + UNDER_ONE_LOCK])
         if uids:
             await expunge(name, uids)
 
