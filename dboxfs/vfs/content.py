@@ -49,11 +49,11 @@ class Budget:
 
     def __init__(self, limit: int = ALL) -> None:
         self.used = 0
-        self._limit = limit
+        self.limit = limit
 
     def take(self, size: int) -> bool:
         """Take *size* bytes; False: the limit doesn't allow it."""
-        if self.used + size > self._limit:
+        if self.used + size > self.limit:
             return False
         self.used += size
         return True

@@ -57,6 +57,8 @@ class Drafts:
 
     :param spool: makes the temporary file of a draft in a folder.
     :param outside: gives the number that an inode has in the mount.
+    :param packed: gets staged files that nobody has open.
+    :param budget: counts the bytes in memory.
     :ivar membership: which descriptors of a process belong to this mount.
     :ivar emptied: messages that were truncated to 0 bytes by name.
     """
@@ -66,17 +68,19 @@ class Drafts:
         inodes: Inodes,
         open_files: OpenFiles,
         spool: Callable[[Folder], Temporary],
-        outside: Callable[[int], int] = lambda inode: inode,
+        outside: Callable[[int], int],
+        packed: PackedDrafts,
+        budget: Budget,
     ) -> None:
         self._inodes = inodes
         self._open_files = open_files
         self._spool = spool
-        self._budget = Budget()
+        self._budget = budget
         self.membership = Membership(None, outside)
         self._numbers = itertools.count(1)
         self._opens: dict[Writing, None] = {}
         self._by_inode: dict[int, Draft] = {}
-        self._packed = PackedDrafts()
+        self._packed = packed
         self._resting: OrderedDict[int, None] = OrderedDict()
         self._hold: tuple[Folder, Callable[[Draft], None]] | None = None
         self._by_name: dict[tuple[int, bytes], Draft] = {}

@@ -41,14 +41,23 @@ class _Group(NamedTuple):
     has_attributes: bool
 
 
+class InMemory(NamedTuple):
+    """A row with bytes of its file; ``memory``: these bytes."""
+
+    inode: int
+    row: bytes
+    memory: bytes
+
+
 class PackedDrafts:
-    """The rows, by inode and by name."""
+    """The rows, by inode and by name; and those with bytes in memory, by group."""
 
     def __init__(self) -> None:
         self._rows: dict[int, bytes] = {}
         self._names: dict[int, dict[bytes, int]] = {}
         self._groups: dict[_Group, bytes] = {}
         self._by_number: list[_Group] = []
+        self._in_memory: dict[bytes, dict[int, None]] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -70,12 +79,15 @@ class PackedDrafts:
             )
         )  # fmt: skip
         self._names.setdefault(parent, {})[standing.name] = inode
+        if content.memory:
+            self._in_memory.setdefault(number, {})[inode] = None
 
     def take(self, inode: int) -> tuple[PackedDraft, tuple[int, bytes]] | None:
         """Keep a draft no longer; gives it, with the directory and the name; None: it is none of these."""
         row = self._rows.pop(inode, None)
         if row is None:
             return None
+        self._not_in_memory(inode, row)
         packed, parent = self._unpacked(row)
         names = self._names[parent]
         del names[packed.standing.name]
@@ -104,8 +116,50 @@ class PackedDrafts:
 
     def clear(self) -> None:
         """Forget all."""
-        for some in (self._rows, self._names, self._groups, self._by_number):
+        for some in (self._rows, self._names, self._groups, self._by_number, self._in_memory):
             some.clear()
+
+    # -- bytes in memory -----------------------------------------------------------------------
+
+    def in_memory(self, most: int) -> tuple[Folder, list[InMemory]] | None:
+        """Files of one mailbox with bytes in memory, those first that came first, and *most* bytes together
+        or one file; None: there are none.
+        """
+        for number, inodes in self._in_memory.items():
+            found, size = list[InMemory](), 0
+            for inode in inodes:
+                row = self._rows[inode]
+                memory = self._unpacked(row)[0].content.memory
+                size += len(memory)
+                if found and size > most:
+                    break
+                found.append(InMemory(inode, row, memory))
+            return self._by_number[int.from_bytes(number, "little")].folder, found
+        return None
+
+    def went_to_disk(self, rows: list[InMemory], file: StagingFile, at: int) -> int:
+        """The bytes of *rows*, one after the other, are in *file* from *at* on; gives how many of them are
+        not in memory any more: a file that was taken or changed meanwhile keeps its own.
+        """
+        freed = 0
+        for inode, row, memory in rows:
+            size = len(memory)
+            if self._rows.get(inode) is row:
+                self._not_in_memory(inode, row)
+                packed, parent = self._unpacked(row)
+                places = size, 0, size, at
+                content = packed.content._replace(file=file, places=places, memory=b"", synced=False)
+                self.put(inode, packed._replace(content=content), parent)
+                freed += size
+            at += size
+        return freed
+
+    def _not_in_memory(self, inode: int, row: bytes) -> None:
+        inodes = self._in_memory.get(row[:4])
+        if inodes is not None:
+            inodes.pop(inode, None)
+            if not inodes:
+                del self._in_memory[row[:4]]
 
     # -- finding -------------------------------------------------------------------------------
 

@@ -66,7 +66,7 @@ from dboxfs.vfs.host import Kernel
 from dboxfs.vfs.identities import MailboxIdentities
 from dboxfs.vfs.node import Inodes
 from dboxfs.vfs.restore_report import RestoreReport
-from dboxfs.vfs.staging_file import StagingFile, StagingSegment
+from dboxfs.vfs.staging_files import StagingFiles
 from dboxfs.vfs.staging_order import StagedOrder, asked_uid, in_order, new_message
 
 log = logging.getLogger(__name__)
@@ -98,6 +98,7 @@ class Staging:
         identities: MailboxIdentities,
         forwarding: Forwarding,
         kernel: Kernel,
+        files: StagingFiles,
     ) -> None:
         self._identities = identities
         self._store = store
@@ -107,7 +108,7 @@ class Staging:
         self._drafts = drafts
         self._changes = changes
         self._forwarding = forwarding
-        self._files: dict[Folder, StagingFile] = {}
+        self._files = files
         self._brought: dict[Folder, BroughtMailbox] = {}
         self._touched: dict[Folder, float] = {}
         self._came: dict[bytes, array[int]] = {}
@@ -118,13 +119,6 @@ class Staging:
 
     # -- files ---------------------------------------------------------------------------------
 
-    def segment(self, folder: Folder) -> StagingSegment:
-        """The temporary of a new file in *folder*."""
-        file = self._files.get(folder)
-        if file is None:
-            file = self._files[folder] = StagingFile(self._writer.spool(folder.name, plain=True))
-        return StagingSegment(file)
-
     def touch(self, folder: Folder) -> None:
         """A file of a mailbox, or the mailbox, was changed: wait for more changes before a commit."""
         self._touched[folder] = trio.current_time()
@@ -133,7 +127,9 @@ class Staging:
         """The last descriptor of a new file was closed, or its dot was taken away; the caller holds its lock.
 
         :raises RefusedMessage: it can't be a message: the program gets the error now, and the file is lost.
+        :raises OSError: bytes that don't stay in memory can't be written.
         """
+        await draft.settle()
         first = await draft.read(PREFIX_SIZE, 0)
         reason, options = "", self._writer.options
         if not options.codes and is_encrypted(first):
@@ -147,6 +143,7 @@ class Staging:
         draft.staged()
         self.touch(draft.folder)
         self._drafts.rest(draft)
+        self._files.relieve()
 
     def is_other_now(self, folder: Folder, name: bytes) -> None:
         """Have the kernel look up a name again: it stands for another file, or for a shorter one."""
@@ -200,13 +197,11 @@ class Staging:
         touched, brought = self._touched.pop(before, None), self._brought.pop(before, None)
         if now is None:
             return
-        file = self._files.pop(before, None)
+        self._files.mailbox_is(before, now)
         if touched is not None:
             self._touched[now] = touched
         if brought is not None:
             self._brought[now] = brought
-        if file is not None:
-            self._files[now] = file
         if before in self._known:
             self._known.add(now)
 
@@ -307,9 +302,7 @@ class Staging:
             await self._set_next_uid(folder, brought.next_uid)
         self._report.mailboxes += 1
         if before not in self._drafts.folders():
-            file = self._files.pop(before, None)
-            if file is not None:
-                file.close()
+            self._files.end(before)
 
     def _now(self, folder: Folder) -> Folder:
         """The folder that has now the mailbox that *folder* had when its files were staged."""
@@ -434,10 +427,8 @@ class Staging:
     def describe(self) -> dict[str, object]:
         """The content of restore.json."""
         staged = sum(self._drafts.staged_folders().values())
-        return self._report.describe(staged=staged, on_disk=sum(file.size for file in self._files.values()))
+        return self._report.describe(staged=staged, on_disk=self._files.size)
 
     def close(self) -> None:
         """The mount ends: delete the temporaries of files that are not committed."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+        self._files.close()

@@ -31,7 +31,7 @@ from dboxfs.vfs.attrs import NS, Attrs
 from dboxfs.vfs.changes import MessageChanges, mailbox_of
 from dboxfs.vfs.close_policy import ClosePolicy, OpenDraft
 from dboxfs.vfs.commit import Committer
-from dboxfs.vfs.content import Temporary
+from dboxfs.vfs.content import Budget, Temporary
 from dboxfs.vfs.draft import Draft
 from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.errors import Refused
@@ -45,12 +45,14 @@ from dboxfs.vfs.names import NameLocks
 from dboxfs.vfs.node import DRAFTS, ROOT, Node, is_deleted, is_in_control_tree
 from dboxfs.vfs.open_files import OpenFile
 from dboxfs.vfs.opening import Opening
+from dboxfs.vfs.packed_drafts import PackedDrafts
 from dboxfs.vfs.reader import Opened
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.removals import Removals
 from dboxfs.vfs.rename import RenameRequest
 from dboxfs.vfs.setattr import Setattr
 from dboxfs.vfs.staging import Staging
+from dboxfs.vfs.staging_files import StagingFiles
 from dboxfs.vfs.undelete import UndeleteRequest
 from dboxfs.vfs.unlink import UnlinkRequest
 from dboxfs.vfs.xattr_request import XattrRequest
@@ -83,11 +85,14 @@ class WritableVfs:
         self._name_files = NameFiles(name_reader, writer.options)
         locks = NameLocks(inodes)
         changes = MessageChanges(store, writer, inodes, forwarding, locks, name_reader, self._name_files)
-        self._drafts = Drafts(inodes, reading.open_files, self._temporary, host.outside)
+        packed, budget = PackedDrafts(), Budget()
+        self._drafts = Drafts(inodes, reading.open_files, self._temporary, host.outside, packed, budget)
         committer = Committer(store, inodes, names.written, forwarding, locks, changes)
         identities = MailboxIdentities(store, writer, changes, self._drafts, name_reader, self._name_files)
+        self._staging_files = StagingFiles(writer, packed, budget, host.spawn)
         staging = Staging(
-            store, writer, inodes, self._drafts, changes, identities, forwarding, host.kernel
+            store, writer, inodes, self._drafts, changes, identities, forwarding, host.kernel,
+            self._staging_files,
         ) if restore else None  # fmt: skip
         self.staging = staging
         self._missing = MissingNames(store, inodes, names, host.kernel) if restore else None
@@ -138,7 +143,9 @@ class WritableVfs:
 
     def _temporary(self, folder: Folder) -> Temporary:
         """The temporary file of a draft in *folder*."""
-        return self._writer.spool(folder.name) if self.staging is None else self.staging.segment(folder)
+        if self.staging is not None:
+            return self._staging_files.segment(folder)
+        return self._writer.spool(folder.name)
 
     def _staged_rows(self, folder: Folder) -> list[ListingRow]:
         """The staged files of a directory, for a listing."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from functools import partial
 
 import pytest
+import trio
 import trio.testing
 
+from dboxfs.fsapi import Driver, Fault, FaultsDriver
 from dboxfs.store import Kind
-from dboxfs.vfs.content import EACH
+from dboxfs.vfs import writable
+from dboxfs.vfs.content import EACH, Budget
 from dboxfs.vfs.draft import Draft
 from dboxfs.vfs.drafts import AWAKE
-from tests.vfs.inside import JULY, ONE, TWO, Mounted, Program, mounted
+from tests.vfs.inside import JULY, ONE, TWO, Mounted, Program, mounted, raises
 
 MANY = 3 * AWAKE
 MOST_BYTES = 700
@@ -135,3 +140,104 @@ async def test_a_mailbox_with_staged_files_is_renamed_with_them(m: Mounted, p: P
     await m.vfs.staging.commit()
     assert await m.stored("Done") == [(uid, TWO) for uid in range(1, MANY)]
     assert await p.xattr("Done", "guid") == "5a" * 16
+
+
+ROOM, SMALL, MORE_THAN_FITS = 2 << 20, 8_000, 500
+"""Bytes that all drafts together may have in memory here; bytes of a message; messages, twice what fits."""
+
+
+class Slow:
+    """Gives a mount a driver whose faults can be planned, and that counts operations."""
+
+    driver: FaultsDriver
+
+    def __call__(self, driver: Driver) -> Driver:
+        self.driver = FaultsDriver(driver, depth=2)
+        return self.driver
+
+
+@pytest.fixture
+async def disk() -> Slow:
+    return Slow()
+
+
+@pytest.fixture
+async def filled(
+    disk: Slow, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Mounted]:
+    monkeypatch.setattr(writable, "Budget", partial(Budget, ROOM))
+    async with mounted(Kind.SDBOX, faults=disk, restore=True) as made:
+        yield made
+
+
+async def stage_many(p: Program, uids: Iterable[int]) -> None:
+    """As rsync does."""
+    for uid in uids:
+        file = await p.create(f"Work/.{uid}.eml.x7Qz", os.O_EXCL)
+        await file.write(text_of(uid))
+        await file.close()
+        for name, value in {"keywords": "$Work", "uid": str(uid)}.items():
+            await p.set_xattr(f"Work/.{uid}.eml.x7Qz", name, value)
+        await p.rename(f"Work/.{uid}.eml.x7Qz", f"Work/{uid}.eml")
+        await trio.lowlevel.checkpoint()  # as the request loop does
+
+
+def text_of(uid: int) -> bytes:
+    return b"Subject: %d\n\n" % uid + bytes([uid % 251 + 1]) * SMALL
+
+
+async def test_bytes_that_do_not_fit_into_memory_go_to_the_disk_many_files_at_once(
+    disk: Slow, filled: Mounted
+) -> None:
+    p, before = filled.program(), disk.driver.counts["append"]
+    await stage_many(p, range(1, 1 + MORE_THAN_FITS))
+    assert 0 < disk.driver.counts["append"] - before < MORE_THAN_FITS // 8
+    texts = await p.texts("Work")
+    assert all(texts[f"{uid}.eml"] == text_of(uid) for uid in range(1, 1 + MORE_THAN_FITS))
+    assert filled.vfs.staging is not None
+    on_disk = filled.vfs.staging.describe()["staged_bytes_on_disk"]
+    assert isinstance(on_disk, int)
+    assert on_disk >= MORE_THAN_FITS * SMALL - ROOM
+    await filled.vfs.staging.commit()
+    assert await filled.stored("Work") == [(uid, text_of(uid)) for uid in range(1, 1 + MORE_THAN_FITS)]
+
+
+async def test_files_that_are_changed_while_their_bytes_go_to_the_disk_keep_the_change(
+    disk: Slow, filled: Mounted, autojump_clock: trio.testing.MockClock
+) -> None:
+    p = filled.program()
+    disk.driver.replan([Fault("append", delay=1.0)])
+    uid = 0
+    while not disk.driver.stats()["in_flight"]:
+        uid += 1
+        await stage_many(p, [uid])
+    await p.append("Work/1.eml", b"more\n")
+    await p.rename("Work/2.eml", "Work/other")
+    await p.unlink("Work/3.eml")
+    await p.set_xattr("Work/4.eml", "flags", "\\Answered")
+    await p.rename("Work", "Done")
+    disk.driver.replan([])
+    autojump_clock.jump(2.0)
+    assert filled.vfs.staging is not None
+    await filled.vfs.staging.commit()
+    stored = dict(await filled.stored("Done"))
+    assert stored.pop(1) == text_of(1) + b"more\n"
+    assert stored == {number: text_of(number) for number in (2, *range(4, uid + 1))}
+    assert await filled.flags(4, "Done") == (("\\Answered",), ("$Work",))
+    assert "other" in await p.names("Done")
+
+
+async def test_a_full_disk_loses_no_file_that_was_closed_and_is_told_to_the_program_whose_bytes_find_no_room(
+    disk: Slow, filled: Mounted
+) -> None:
+    p, q, uid = filled.program(), filled.program(), 0
+    disk.driver.replan([Fault("append", error=errno.ENOSPC)])
+    with raises(errno.ENOSPC):
+        for uid in range(1, 1 + MORE_THAN_FITS):
+            await stage_many(p, [uid])
+    assert uid * SMALL > ROOM * 0.9
+    assert await q.texts("Work") == {f"{number}.eml": text_of(number) for number in range(1, uid)}
+    disk.driver.replan([])
+    assert filled.vfs.staging is not None
+    await filled.vfs.staging.commit()
+    assert await filled.stored("Work") == [(number, text_of(number)) for number in range(1, uid)]
