@@ -2,9 +2,9 @@
 
 The bytes of a small file stay in memory while there is room (:class:`~dboxfs.vfs.content.Budget`).  When half
 of it is taken, a task writes those of packed files to the staging file of their mailbox, many files at once,
-until a quarter is: one by one each write would take longer than all requests for its file.  A file keeps its bytes in memory
-until they are in the staging file.  So an error of the disk loses no file that was closed: the memory stays
-taken, and the error reaches the program whose next bytes find no room there.
+until a quarter is: one by one each write would take longer than all requests for its file.  A file keeps its
+bytes in memory until they are in the staging file.  So an error of the disk loses no file that was closed:
+the memory stays taken, and the error reaches the program whose next bytes find no room there.
 
 Concurrency: one such task at a time.  Requests may take, change or remove files while it waits for the disk.
 """
