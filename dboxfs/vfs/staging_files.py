@@ -18,7 +18,7 @@ from dboxfs.vfs.host import Spawn
 from dboxfs.vfs.packed_drafts import PackedDrafts
 from dboxfs.vfs.staging_file import StagingFile, StagingSegment
 
-TOGETHER = 256 << 10
+WRITE_TOGETHER = 256 << 10
 """Bytes that are written together; more if a single file has more."""
 
 
@@ -74,7 +74,7 @@ class StagingFiles:
 
         :raises OSError: they can't be written, and stay in memory.
         """
-        found = self._packed.in_memory(TOGETHER)
+        found = self._packed.in_memory(WRITE_TOGETHER)
         if found is None:
             return False
         folder, rows = found
@@ -83,7 +83,7 @@ class StagingFiles:
         at = await file.append(data)
         await file.settle()
         self._budget.give(self._packed.went_to_disk(rows, file, at))
-        return len(data) > TOGETHER // 2
+        return len(data) > WRITE_TOGETHER // 2
 
     # -- mailboxes -----------------------------------------------------------------------------
 
