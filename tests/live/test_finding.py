@@ -122,6 +122,8 @@ def test_ls_tells_of_each_message_that_cannot_be_read_and_never_gives_it_to_a_pr
 ) -> None:
     account = dovecot.account("sdbox:{home}/mail")
     account.append([Append(b"Subject: number %d\n\nx\n" % n) for n in range(1, 4)])
+    for cache in account.root.rglob("dovecot.index.cache"):
+        cache.unlink()  # 2.4 keeps subjects there, for which no message is read
     (path,) = account.root.rglob("u.2")
     if how == "file is a directory":
         path.unlink()
