@@ -76,7 +76,7 @@ async def test_the_loop_waits_a_moment_and_no_longer(monkeypatch: pytest.MonkeyP
     stalled = threading.Event()
 
     def program() -> Steps[str]:
-        stalled.wait()
+        stalled.wait(60)
         yield Stat(os.curdir)
         return os.curdir
 
@@ -86,11 +86,10 @@ async def test_the_loop_waits_a_moment_and_no_longer(monkeypatch: pytest.MonkeyP
         async def ask() -> None:
             answers.append(await fs.run_chain_soon(program))
 
-        began = time.monotonic()
         nursery.start_soon(ask)
         while not fs.engine.in_flight:
             await trio.lowlevel.checkpoint()
-        assert time.monotonic() - began < 1  # the loop goes on
+        assert not answers  # the loop goes on
         with pytest.raises(FileNotFoundError):
             await fs.run_chain_soon(missing)  # by another worker
         assert not answers

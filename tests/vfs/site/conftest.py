@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
+from typing import Any
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from dboxfs.store import Kind
@@ -18,9 +21,23 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture
-def jumping_clock() -> MockClock:
+def jumping_clock(monkeypatch: pytest.MonkeyPatch) -> MockClock:
     """A clock that jumps once nothing happens any more, threads (which look users up) included."""
-    return MockClock(autojump_threshold=0.05)
+    clock, run_sync, running = MockClock(autojump_threshold=0), trio.to_thread.run_sync, 0
+
+    async def awaited(*args: Any, **options: Any) -> Any:
+        nonlocal running
+        running += 1
+        clock.autojump_threshold = math.inf
+        try:
+            return await run_sync(*args, **options)
+        finally:
+            running -= 1
+            if not running:
+                clock.autojump_threshold = 0
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", awaited)
+    return clock
 
 
 @pytest.fixture(autouse=True)
