@@ -68,7 +68,7 @@ from dboxfs.dbox.format3 import (
     unreadable_header,
 )
 from dboxfs.dbox.forward import ForwardParser
-from dboxfs.dbox.lineends import LineEnds
+from dboxfs.dbox.lineends import LineEnds, bare_line_feeds
 from dboxfs.dbox.metadata import Metadata, encode_date, encode_metadata, guid128_of, parse_metadata
 from dboxfs.dbox.recovery import FoundRecord, NoRecord, TrailerScan, resolve, scan_file
 from dboxfs.dbox.scan import ScannedRecord, find_record, next_record
@@ -102,6 +102,7 @@ __all__ = [
     "SegmentPlan",
     "Trailer",
     "TrailerScan",
+    "bare_line_feeds",
     "begins_trailer",
     "check_message_header",
     "describe",

@@ -3,10 +3,10 @@
 A backup that is put back has tens of thousands of files that wait for the commit of their mailbox.  As a
 :class:`~dboxfs.vfs.draft.Draft` each takes some 2 KiB, packed a row of bytes::
 
-    row    group (4 bytes) | name, date, attributes, extents and what is in memory (marshal)
+    row    group (4 bytes) | name, date, attributes, extents (marshal)
 
 What many rows have in common is a *group*: mailbox, its guid, the inode of the directory, the staging file,
-and whether the files have been given attributes.
+and whether the files have been given attributes.  The bytes of a file that are in memory are beside its row.
 
 A row and a draft of the same file are never there at once: :meth:`PackedDrafts.take` removes the row, and
 :class:`~dboxfs.vfs.drafts.Drafts` packs a draft when nothing else refers to it.
@@ -42,7 +42,7 @@ class _Group(NamedTuple):
 
 
 class InMemory(NamedTuple):
-    """A row with bytes of its file; ``memory``: these bytes."""
+    """A row, and the bytes of its file."""
 
     inode: int
     row: bytes
@@ -50,14 +50,14 @@ class InMemory(NamedTuple):
 
 
 class PackedDrafts:
-    """The rows, by inode and by name; and those with bytes in memory, by group."""
+    """The rows, by inode and by name; and the bytes in memory, by group and inode."""
 
     def __init__(self) -> None:
         self._rows: dict[int, bytes] = {}
         self._names: dict[int, dict[bytes, int]] = {}
         self._groups: dict[_Group, bytes] = {}
         self._by_number: list[_Group] = []
-        self._in_memory: dict[bytes, dict[int, None]] = {}
+        self._in_memory: dict[bytes, dict[int, bytes]] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -75,20 +75,20 @@ class PackedDrafts:
         self._rows[inode] = number + marshal.dumps(
             (
                 standing.name, standing.exclusive, standing.takes_place, packed.created, packed.creator,
-                _attributes(brought), content[1:],
+                _attributes(brought), content._replace(memory=b"")[1:],
             )
         )  # fmt: skip
         self._names.setdefault(parent, {})[standing.name] = inode
         if content.memory:
-            self._in_memory.setdefault(number, {})[inode] = None
+            self._in_memory.setdefault(number, {})[inode] = content.memory
 
     def take(self, inode: int) -> tuple[PackedDraft, tuple[int, bytes]] | None:
         """Keep a draft no longer; gives it, with the directory and the name; None: it is none of these."""
         row = self._rows.pop(inode, None)
         if row is None:
             return None
+        packed, parent = self._unpacked(inode, row)
         self._not_in_memory(inode, row)
-        packed, parent = self._unpacked(row)
         names = self._names[parent]
         del names[packed.standing.name]
         if not names:
@@ -127,13 +127,11 @@ class PackedDrafts:
         """
         for number, inodes in self._in_memory.items():
             found, size = list[InMemory](), 0
-            for inode in inodes:
-                row = self._rows[inode]
-                memory = self._unpacked(row)[0].content.memory
+            for inode, memory in inodes.items():
                 size += len(memory)
                 if found and size > most:
                     break
-                found.append(InMemory(inode, row, memory))
+                found.append(InMemory(inode, self._rows[inode], memory))
             return self._by_number[int.from_bytes(number, "little")].folder, found
         return None
 
@@ -146,9 +144,9 @@ class PackedDrafts:
             size = len(memory)
             if self._rows.get(inode) is row:
                 self._not_in_memory(inode, row)
-                packed, parent = self._unpacked(row)
+                packed, parent = self._unpacked(inode, row)
                 places = size, 0, size, at
-                content = packed.content._replace(file=file, places=places, memory=b"", synced=False)
+                content = packed.content._replace(file=file, places=places, synced=False)
                 self.put(inode, packed._replace(content=content), parent)
                 freed += size
             at += size
@@ -178,7 +176,7 @@ class PackedDrafts:
     def at(self, inode: int) -> PackedDraft | None:
         """The file with this inode, which stays here; None: it is none of these."""
         row = self._rows.get(inode)
-        return None if row is None else self._unpacked(row)[0]
+        return None if row is None else self._unpacked(inode, row)[0]
 
     def look(self, folder: Folder) -> Iterator[tuple[int, PackedDraft]]:
         """Those in *folder* with their inodes, one at a time; they stay here."""
@@ -202,11 +200,12 @@ class PackedDrafts:
     def _numbers(self) -> Counter[bytes]:
         return Counter(row[:4] for row in self._rows.values())
 
-    def _unpacked(self, row: bytes) -> tuple[PackedDraft, int]:
+    def _unpacked(self, inode: int, row: bytes) -> tuple[PackedDraft, int]:
         group = self._by_number[int.from_bytes(row[:4], "little")]
         name, exclusive, takes_place, created, creator, brought, content = marshal.loads(row[4:])
         standing = Standing(Stage.STAGED, group.folder, name, group.guid, None, exclusive, takes_place)
-        packed = PackedDraft(
-            standing, created, creator, Brought(*brought), PackedContent(group.file, *content)
-        )
-        return packed, group.parent
+        kept = PackedContent(group.file, *content)
+        memory = self._in_memory.get(row[:4], {}).get(inode)
+        if memory is not None:
+            kept = kept._replace(memory=memory)
+        return PackedDraft(standing, created, creator, Brought(*brought), kept), group.parent

@@ -19,6 +19,7 @@ from dboxfs.dbox import (
     Decompressor,
     LineEnds,
     Metadata,
+    bare_line_feeds,
     detect,
     is_as_it_is,
     is_doubtful,
@@ -160,7 +161,7 @@ async def measure_as(
     if kind is None and end - start <= _SMALL:
         text = await window.read(start, end - start)
         if not is_encrypted(text):
-            virtual = len(text) + text.count(b"\n") - text.count(b"\r\n")
+            virtual = len(text) + bare_line_feeds(text)
             return Measured(len(text), len(text), virtual, None, zlib.crc32(text))
     meter = TextMeter(kind, claim, effort)
     async for piece in window.pieces(start, end):

@@ -10,7 +10,14 @@ import re
 import zlib
 from typing import Final
 
-from dboxfs.dbox import MESSAGE_HEADER_SIZE, PREFIX_SIZE, Metadata, detect, is_encrypted
+from dboxfs.dbox import (
+    MESSAGE_HEADER_SIZE,
+    PREFIX_SIZE,
+    Metadata,
+    bare_line_feeds,
+    detect,
+    is_encrypted,
+)
 from dboxfs.store.salvage.found import Found, Trust
 from dboxfs.store.salvage.measure import Measured
 from dboxfs.store.salvage.trailer import RECORD_START
@@ -46,7 +53,7 @@ def usual_record(data: bytes, at: int, base: int, *, texts: bool) -> Found | Non
         if detect(text[:PREFIX_SIZE]) is not None or is_encrypted(text):
             return None
         keys = dict(reversed(metadata.items))  # the first of each key counts
-        virtual = size + text.count(b"\n") - text.count(b"\r\n")
+        virtual = size + bare_line_feeds(text)
         if b"Z" in keys or b"X" in keys or keys.get(b"V", b"").lower() != b"%x" % virtual:
             return None
         measured = Measured(size, size, virtual, None, zlib.crc32(text))

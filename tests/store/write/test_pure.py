@@ -21,9 +21,9 @@ from dboxfs.store.write.subscriptions import changed_subscriptions
 PIECES = st.lists(st.text(alphabet="a\r\n\0", max_size=6).map(str.encode), max_size=8)
 
 
-@given(PIECES)
-def test_line_ends_are_counted_over_pieces(pieces: list[bytes]) -> None:
-    lines = LineEnds()
+@given(PIECES, st.sampled_from([1, 700]))
+def test_line_ends_are_counted_over_pieces_short_and_long(short: list[bytes], times: int) -> None:
+    lines, pieces = LineEnds(), [piece * times for piece in short]
     for piece in pieces:
         lines.feed(piece)
     text = b"".join(pieces)
