@@ -1,11 +1,12 @@
 """``python -m bench.restores``: how long ``rsync -aX`` takes to put a backup back, and what the daemon needs.
 
 The backup is a plain tree with the attributes that a mount shows.  It goes, in turns, onto a plain directory
-of the same disk and through mounts with ``-o restore`` and, of fewer messages, ``-o rw``, in both formats;
-with ``--against`` also through ``-o rw`` of another checkout.  A line for each: seconds of rsync, seconds
-until everything is on disk (``syncfs`` of the plain directory, ``dboxfs umount``), both a thousand messages,
-CPU time of the daemon a message (all threads), its highest resident memory; then the requests a message by
-kind.  Medians of the rounds.
+of the same disk, into the least that a file system on pyfuse3 costs (:mod:`bench.restore_floor`), and through
+mounts with ``-o restore`` and, of fewer messages, ``-o rw``, in both formats; with ``--against`` also through
+``-o rw`` of another checkout.  A line for each: seconds of rsync, seconds until everything is on disk
+(``syncfs`` of the plain directory, ``dboxfs umount``), both a thousand messages, CPU time a message of the
+daemon (all threads) and of rsync (its processes, with what the kernel does for them), the daemon's highest
+resident memory; then the requests a message by kind.  Medians of the rounds.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import ctypes
 import json
 import os
 import random
+import resource
 import shutil
 import statistics
 import subprocess
@@ -36,9 +38,12 @@ _MAILBOXES = 12
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One restore: seconds of rsync and of the rest; daemon: CPU seconds, highest RSS (bytes), requests."""
+    """One restore: seconds of rsync, its CPU seconds, seconds of the rest; daemon: CPU seconds, highest RSS
+    (bytes), requests.
+    """
 
     rsync: float
+    client: float
     end: float
     cpu: float = 0.0
     memory: int = 0
@@ -69,6 +74,7 @@ def _measure_all(work: Path, args: argparse.Namespace) -> None:
     subjects: dict[str, tuple[int, Callable[[], Result]]] = {
         "ext4": (args.messages, partial(_plain, full, work / "copy"))
     }
+    subjects["floor"] = args.messages, partial(_floor, full, work / "mount")
     for driver in formats:
         subjects[f"restore {driver}"] = args.messages, partial(_mounted, full, work, driver, "restore")
     if args.rw:
@@ -83,17 +89,17 @@ def _measure_all(work: Path, args: argparse.Namespace) -> None:
     for number in range(args.rounds):
         for name in list(subjects)[:: -1 if number % 2 else 1]:
             found.setdefault(name, []).append(subjects[name][1]())
-    print("into             rsync s  + rest s  s/1000 messages  times ext4  CPU ms/message  RSS MB")
+    print("into             rsync s  + rest s  s/1000 messages  times ext4  CPU ms/message  of rsync  RSS MB")
     plain = _median([one.rsync for one in found["ext4"]]) / args.messages
     for name, results in found.items():
         count = subjects[name][0]
-        rsync, end, cpu = (
-            _median([getattr(one, what) for one in results]) for what in ("rsync", "end", "cpu")
+        rsync, end, cpu, client = (
+            _median([getattr(one, what) for one in results]) for what in ("rsync", "end", "cpu", "client")
         )
         each, memory = (rsync + end) / count, max(one.memory for one in results) / 1e6
         print(
             f"{name:15} {rsync:8.2f} {end:9.2f} {1000 * each:16.2f} {each / plain:11.2f}"
-            f" {1000 * cpu / count:15.2f} {memory:7.0f}"
+            f" {1000 * cpu / count:15.2f} {1000 * client / count:9.2f} {memory:7.0f}"
         )
     for name, results in found.items():
         kinds = {kind: count / subjects[name][0] for kind, count in results[-1].requests.items() if count}
@@ -125,24 +131,51 @@ def _make_tree(tree: Path, count: int, size: int) -> None:
         os.utime(path, (1577836800 + number, 1577836800 + number))
 
 
-def _rsync(tree: Path, target: Path, accepted: Sequence[int] = (0,)) -> float:
-    """
+def _rsync(tree: Path, target: Path, accepted: Sequence[int] = (0,)) -> tuple[float, float]:
+    """Seconds, and CPU seconds of rsync's processes.
+
     :param accepted: exit statuses; 23: an older mount refuses attributes that only inform.
     """
-    start = time.perf_counter()
+    before, start = _of_children(), time.perf_counter()
     done = subprocess.run(["rsync", "-aX", f"{tree}/", f"{target}/"], check=False, capture_output=True)
     if done.returncode not in accepted:
         raise SystemExit(done.stderr.decode()[-2000:])
-    return time.perf_counter() - start
+    return time.perf_counter() - start, _of_children() - before
+
+
+def _of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _floor(tree: Path, mount: Path) -> Result:
+    """The restore into :mod:`bench.restore_floor`, which has nothing to do at the end."""
+    mount.mkdir()
+    daemon = subprocess.Popen([sys.executable, "-m", "bench.restore_floor", str(mount)], cwd=_ROOT)
+    try:
+        while not os.path.ismount(mount):
+            if daemon.poll() is not None:
+                raise SystemExit("the floor has ended")
+            time.sleep(0.05)
+        watch = _Watch(daemon.pid)
+        before = watch.cpu
+        seconds, client = _rsync(tree, mount)
+        watch.look()
+        watch.stop()
+        return Result(seconds, client, 0.0, watch.cpu - before, watch.memory)
+    finally:
+        subprocess.run(["umount", str(mount)], check=False)
+        daemon.wait()
+        mount.rmdir()
 
 
 def _plain(tree: Path, target: Path) -> Result:
     target.mkdir()
-    seconds, start = _rsync(tree, target), time.perf_counter()
+    (seconds, client), start = _rsync(tree, target), time.perf_counter()
     descriptor = os.open(target, os.O_RDONLY)
     ctypes.CDLL(None).syncfs(descriptor)
     os.close(descriptor)
-    result = Result(seconds, time.perf_counter() - start)
+    result = Result(seconds, client, time.perf_counter() - start)
     shutil.rmtree(target)
     return result
 
@@ -181,7 +214,7 @@ def _timed(
 ) -> Result:
     watch = _Watch(daemon.pid)
     before = watch.cpu
-    rsync = _rsync(tree, mount, accepted)
+    rsync, client = _rsync(tree, mount, accepted)
     requests = json.loads((mount / ".dboxfs" / "stats.json").read_text())["requests"]
     start = time.perf_counter()
     ended = subprocess.run([*_COMMAND, "umount", str(mount)], env=environment, cwd=code, check=False)
@@ -189,7 +222,7 @@ def _timed(
     watch.stop()
     if ended.returncode:
         raise SystemExit("dboxfs umount has failed")
-    return Result(rsync, end, watch.cpu - before, watch.memory, requests)
+    return Result(rsync, client, end, watch.cpu - before, watch.memory, requests)
 
 
 class _Watch:
@@ -199,15 +232,16 @@ class _Watch:
         self._pid = pid
         self._ended = threading.Event()
         self.cpu, self.memory = 0.0, 0
-        self._look()
+        self.look()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         while not self._ended.wait(0.05):
-            self._look()
+            self.look()
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Look now."""
         try:
             fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
             status = Path(f"/proc/{self._pid}/status").read_text()
