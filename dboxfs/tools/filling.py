@@ -43,13 +43,14 @@ def line_text(text: bytes | None) -> bytes | None:
     return text or None
 
 
-async def make_mailbox(writer: StoreWriter, name: str) -> bool:
+async def make_mailbox(writer: StoreWriter, name: str, guid: bytes | None = None) -> bool:
     """Make a mailbox; False: it exists already.
 
+    :param guid: of a mailbox with LAYOUT=index, which keeps the one that it is made with; None: a new one.
     :raises InvalidName: the store can't have a mailbox with this name.
     """
     try:
-        await writer.create_mailbox(name)
+        await writer.create_mailbox(name, guid=guid)
     except MailboxExists:
         return False
     return True

@@ -20,6 +20,7 @@ import errno
 import logging
 
 from dboxfs.store import Folder, Store
+from dboxfs.store.location import TreeLayout
 from dboxfs.store.names.files import NameFiles
 from dboxfs.store.names.read import NameReader
 from dboxfs.store.write import StoreWriter
@@ -51,7 +52,16 @@ class MailboxIdentities:
         self._names = reader.names
         self._files = files
 
-    def other_with(self, folder: Folder, guid: bytes) -> Folder | None:
+    def why_not(self, folder: Folder, guid: bytes) -> str | None:
+        """Why a mailbox can't get another guid; None: it can."""
+        if guid == mailbox_of(folder).guid:
+            return None
+        if self._store.location.layout is TreeLayout.INDEX:
+            return "it names the directory of the mailbox"
+        other = self._other_with(folder, guid)
+        return None if other is None else f"{self._store.display_name(other)} has it"
+
+    def _other_with(self, folder: Folder, guid: bytes) -> Folder | None:
         """Another mailbox that has this guid; None: there is none."""
         for other in self._store.folders.values():
             if other is not folder and other.mailbox is not None and other.mailbox.guid == guid:
@@ -61,7 +71,7 @@ class MailboxIdentities:
     async def give(self, folder: Folder, *, guid: bytes | None, uid_validity: int | None) -> None:
         """Give a mailbox this guid, and this UIDVALIDITY (None: those that it has).
 
-        A guid that another mailbox has is not given; the caller checks that and reports it.
+        A guid that it can't have (:meth:`why_not`) is not given; the caller reports it.
 
         :raises Refused: EPERM: its index was never read.
         :raises DboxfsError, OSError: the index can't be written; nothing has changed.
@@ -70,7 +80,7 @@ class MailboxIdentities:
         before, validity = box.guid, box.uid_validity
         if before is None:
             raise Refused(errno.EPERM)
-        if guid is None or self.other_with(folder, guid) is not None:
+        if guid is None or self.why_not(folder, guid) is not None:
             guid = before
         validity = validity if uid_validity is None else uid_validity
         if (guid, validity) == (before, box.uid_validity):

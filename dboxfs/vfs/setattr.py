@@ -231,8 +231,7 @@ class Setattr:
         if box is None or not self._changes.is_new_mailbox(folder):
             raise Refused(errno.EPERM)
         if (guid is not None or validity is not None) and not len(box):
-            other = self._identities.other_with(folder, guid) if guid is not None else None
-            if other is not None:
-                shown = self._store.display_name(folder), self._store.display_name(other)
-                log.info("%s keeps its guid: %s has the one that it was given", *shown)
+            why = self._identities.why_not(folder, guid) if guid is not None else None
+            if why is not None:
+                log.info("%s keeps its guid: %s", self._store.display_name(folder), why)
             await self._identities.give(folder, guid=guid, uid_validity=validity)

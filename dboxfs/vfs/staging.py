@@ -317,9 +317,9 @@ class Staging:
         brought, box, shown = self._brought.get(before), mailbox_of(folder), self._store.display_name(folder)
         if brought is None or (brought.guid is None and brought.uid_validity is None):
             return
-        other = self._identities.other_with(folder, brought.guid) if brought.guid is not None else None
-        if other is not None:
-            self._report.tell(shown, b"", "guid", f"{self._store.display_name(other)} has it")
+        why = self._identities.why_not(folder, brought.guid) if brought.guid is not None else None
+        if why is not None:
+            self._report.tell(shown, b"", "guid", why)
             brought.guid = None
         if self._writer.options.by_folder and len(box) and brought.guid not in (None, box.guid):
             self._report.tell(

@@ -10,7 +10,7 @@ from dboxfs.store.location import Location
 from dboxfs.store.mail_location import parse_location
 from tests.live.dovecot import Account, Append, Dovecot
 from tests.live.equal import Expected, Tally, assert_shows
-from tests.live.mounts import Mounts
+from tests.live.mounts import Mounts, dboxfs
 from tests.live.test_entries import within_a_second
 
 STORES = {
@@ -112,6 +112,38 @@ def names_found_anew(account: Account) -> list[str]:
     for path in account.home.rglob("names.index*"):
         path.unlink()
     return account.mailboxes()
+
+
+def test_what_is_put_back_is_where_dovecot_finds_it_under_its_guid_where_that_can_be(
+    dovecot: Dovecot, account: Account, mounts: Mounts
+) -> None:
+    source = dovecot.account("sdbox:{home}/mail")
+    source.save(b"Subject: first\n\ntext\n")
+    source.doveadm("mailbox create", "Work/Deep")
+    source.save(b"Subject: second\n\ntext\n", "Work/Deep")
+    was = source.status()
+    assert dboxfs("export", source.location, source.home / "tree", "--format", "maildir").returncode == 0
+    done = dboxfs("import", source.home / "tree", account.location)
+    assert (done.returncode, done.stderr) == (0, "")
+    now = account.status()
+    assert now["Work/Deep"].guid == was["Work/Deep"].guid
+    assert now["Work/Deep"].uidvalidity == was["Work/Deep"].uidvalidity
+
+    with_guid, guid = mounts.mount(account.location, "restore"), b"0123456789abcdef" * 2
+    (with_guid / "Back").mkdir()
+    os.setxattr(with_guid / "Back", "user.dbox.guid", guid)
+    os.setxattr(with_guid / "Back", "user.dbox.uidvalidity", b"4000000001")
+    (with_guid / "Back/1.eml").write_bytes(b"Subject: third\n\ntext\n")
+    done = dboxfs("umount", with_guid)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1 not kept: Back: guid (it names the directory of the mailbox)" in done.stdout
+    assert account.status()["Back"].uidvalidity == 4_000_000_001
+    for name, count in (("Work/Deep", 1), ("Back", 1), ("INBOX", 3)):
+        account.append([Append(b"Subject: Dovecot's\n\ntext\n")], name)
+        assert account.status()[name].messages == count + 1
+    assert mailbox_directories(account) >= {status.guid for status in account.status().values()} - {
+        account.status()["INBOX"].guid
+    }
 
 
 @pytest.mark.expected_log("Mailbox list rescan found", "Rebuilding index", "rebuilding indexes", "fscking")

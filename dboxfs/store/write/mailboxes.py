@@ -69,8 +69,8 @@ class MailboxTree:
 
     # -- create ------------------------------------------------------------------------------------------
 
-    async def create(self, name: str) -> None:
-        """Make a mailbox, and the directories above it.
+    async def create(self, name: str, own: bytes | None = None) -> None:
+        """Make a mailbox, and the directories above it; *own*: its guid with LAYOUT=index, None: a new one.
 
         :raises MailboxExists: the mailbox exists.
         :raises InvalidName: the name is not allowed.
@@ -80,7 +80,7 @@ class MailboxTree:
             if self._by_guid:
                 async with listed(self._work) as mailboxes:
                     self._refuse_listed(name, mailboxes)
-                guid = os.urandom(16)
+                guid = own or os.urandom(16)
                 with self._location.directories.keep(name, guid):
                     await self._create(name, guid)
             else:

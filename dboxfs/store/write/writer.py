@@ -339,12 +339,12 @@ class StoreWriter:
 
     # -- mailboxes ---------------------------------------------------------------------------------------
 
-    async def create_mailbox(self, name: str) -> None:
-        """Make a mailbox, and the missing folders above it.
+    async def create_mailbox(self, name: str, *, guid: bytes | None = None) -> None:
+        """Make a mailbox, and the missing folders above it; *guid* (16 bytes) counts with LAYOUT=index.
 
         :raises MailboxExists, InvalidName: it can't be made.
         """
-        await self._tree.create(name)
+        await self._tree.create(name, guid)
 
     async def delete_mailbox(self, name: str, *, only_empty: bool = False) -> None:
         """Delete a mailbox with its messages, which are expunged first; children stay.
@@ -365,15 +365,15 @@ class StoreWriter:
     async def set_identity(self, name: str, *, guid: bytes, uid_validity: int, next_uid: int) -> None:
         """Give a mailbox that no client has seen yet the identity of a mailbox of another store.
 
-        :param guid: 16 bytes.
+        :param guid: 16 bytes; ignored with LAYOUT=index, where it names the mailbox's directory.
         :param next_uid: ignored if the mailbox's own is higher.
         :raises ValueError: a guid does not have 16 bytes, or a number is out of range.
         """
         if len(guid) != 16 or not 0 < uid_validity < 1 << 32 or not 0 < next_uid < 1 << 32:
             raise ValueError("a guid has 16 bytes; UIDVALIDITY and uids are 1 to 2**32-1")
         async with self._work.mailbox(name) as index:
-            kind = self._work.header(index).kind
-            batch = log_records.identity(index.state, kind, guid, uid_validity, next_uid)
+            kind, own = self._work.header(index).kind, self._work.location.directories.guid(name)
+            batch = log_records.identity(index.state, kind, own or guid, uid_validity, next_uid)
             await index.append(batch, durable=True)
 
     async def subscribe(self, name: str, subscribed: bool = True) -> bool:

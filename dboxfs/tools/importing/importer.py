@@ -29,6 +29,7 @@ from contextlib import aclosing
 
 from dboxfs.errors import DboxfsError
 from dboxfs.store.indexes.create import last_uid_validity, set_uid_validity
+from dboxfs.store.location import TreeLayout
 from dboxfs.store.mailbox import Mailbox
 from dboxfs.store.store import Store
 from dboxfs.store.write import InvalidName, StoreWriter
@@ -132,7 +133,8 @@ class Importer:
             self.result.failed.append(f"{shown}: the mailbox was left out: {reason_of(exc)}")
             return
         try:
-            await make_mailbox(self._writer, name)
+            free = identity.guid if identity.guid is not None and not self._has(identity.guid) else None
+            await make_mailbox(self._writer, name, free)
         except InvalidName as exc:
             self.result.failed.append(f"{shown}: the mailbox was left out: {exc}")
             return
@@ -173,6 +175,9 @@ class Importer:
         guid = identity.guid
         if guid is not None and guid != box.guid and self._has(guid):
             self.result.notes.append(f"{box.display_name}: another mailbox has its guid: it has a new one")
+            guid = None
+        if guid not in (None, box.guid) and self._store.location.layout is TreeLayout.INDEX:
+            self.result.notes.append(f"{box.display_name}: keeps its guid, which names its directory")
             guid = None
         guid, validity = guid or box.guid, identity.uid_validity or box.uid_validity
         if guid is None or not validity:
