@@ -5,6 +5,7 @@ They are no mail, and only this view shows them.  They are plain files in the co
 store::
 
     <control>/dboxfs-maildir/<guid of the mailbox, or "root">/<path below the mailbox's directory>
+    <control>/dboxfs-maildir/<guid of the mailbox>.new                            one that is about to be replaced
     <control>/dboxfs-mh/...                                                       the same of the MH view
 
 so they stay with their mailbox when it is renamed.  Each write goes to the file at once, and fsync to the
@@ -277,14 +278,15 @@ class Foreign:
         """Replace a small file as a whole; without a byte it is removed."""
         path = self._path(parent).child(name)
         await self._make_way(path)
-        await self._run(partial(self._put, self._on_disk(path), data))
+        beside = os.path.join(self._directory, path.home + b".new")  # where no program has names
+        await self._run(partial(self._put, self._on_disk(path), beside, data))
 
-    def _put(self, path: bytes, data: bytes) -> None:
+    @staticmethod
+    def _put(path: bytes, beside: bytes, data: bytes) -> None:
         if not data:
             with suppress(FileNotFoundError):
                 os.unlink(path)
             return
-        beside = path + b".new"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         with open(open_regular(beside, flags), "wb") as file:
             file.write(data)

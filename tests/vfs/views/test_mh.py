@@ -431,6 +431,15 @@ async def test_every_other_name_is_a_file_of_a_program(w: InView) -> None:
         await w.p.write("5", TWO)
 
 
+async def test_a_new_file_for_the_sequences_is_the_programs_until_it_is_renamed(w: InView) -> None:
+    await w.p.write(f"{SEQUENCES}.new", b"mine: 1\n")
+    await rewrite(w.program(), "unseen: 1\ncur: 1\n")
+    assert await said(w.p) == "unseen: 1\ncur: 1\n"
+    assert await w.p.read(f"{SEQUENCES}.new") == b"mine: 1\n"
+    await w.p.rename(f"{SEQUENCES}.new", SEQUENCES)
+    assert "mine: 1\n" in await said(w.p)
+
+
 async def test_a_name_that_a_foreign_file_has_besides_takes_and_gives_no_room(
     w: InView, monkeypatch: pytest.MonkeyPatch
 ) -> None:
