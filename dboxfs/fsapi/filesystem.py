@@ -52,6 +52,7 @@ class FileSystem:
     :param dirty_limit: bytes of all handles together that are written but not yet at the driver.
     :param sync: a commit waits until data and name are durable.  False, for bulk loads: it doesn't.
     :param cache: the page cache of another file system; None: one of its own.
+    :param process: this process; None: it is looked up.
     :param ksm: has the kernel keep equal pages of the cache once (see :mod:`dboxfs.fsapi.cache.ksm`).
     """
 
@@ -66,12 +67,13 @@ class FileSystem:
         sync: bool = True,
         ksm: Ksm | None = None,
         cache: PageCache | None = None,
+        process: Process | None = None,
     ) -> None:
         limits = Limits(readahead, write_buffer, dirty_limit, sync)
         self.engine = Engine(driver, cache or PageCache(cache_size), limits, ksm, owns_cache=cache is None)
         if cache is None:
             self.engine.cache.merge(ksm)
-        self._process = Process.this()
+        self._process = process or Process.this()
         self._peek_jobs = PeekJobs(adapts=driver.kernel_cached)
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
 
@@ -82,7 +84,7 @@ class FileSystem:
 
         :param driver: a driver on top of this file system's driver.
         """
-        limits, found = self.engine.limits, type(self)(driver, cache=self.engine.cache)
+        limits, found = self.engine.limits, type(self)(driver, cache=self.engine.cache, process=self._process)
         found.engine.limits = limits
         return found
 

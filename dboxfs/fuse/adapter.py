@@ -177,21 +177,22 @@ class Adapter(pyfuse3.Operations):
 
     @request
     async def readdir(self, fh: int, start: int, token: pyfuse3.ReaddirToken) -> None:
-        reply, above = pyfuse3.readdir_reply, 0
+        reply: Any = pyfuse3.readdir_reply  # its types of names and numbers are calls for nothing
+        above = 0
         if self.unopened is not None:
             directory, above, start = await self.unopened.directory(fh, start)
         else:
             directory = self._directories[fh]
         await directory.prepare(start)
         for behind, name, attrs in directory.above(start):
-            if not reply(token, pyfuse3.FileNameT(name), _entry(attrs), above | behind):
+            if not reply(token, name, _entry(attrs), above | behind):
                 return
         await directory.sizes(start)
         entry = _entry(directory.attributes())
         timeout = entry.attr_timeout
         for row in directory.messages(start):
             _fill(entry, row, timeout)
-            if not reply(token, pyfuse3.FileNameT(row.name), entry, above | row.next):
+            if not reply(token, row.name, entry, above | row.next):
                 return
 
     @request
@@ -348,11 +349,11 @@ def _entry(attrs: Attrs) -> pyfuse3.EntryAttributes:
     return entry
 
 
-def _fill(entry: pyfuse3.EntryAttributes, row: ListingRow, timeout: float) -> None:
+def _fill(entry: Any, row: ListingRow, timeout: float) -> None:
     """Make *entry* the attributes of one message in a listing: made once, filled for each."""
-    entry.st_ino = pyfuse3.InodeT(row.inode)
-    entry.st_size = row.size
-    entry.st_blocks = (row.size + 511) >> 9
+    entry.st_ino = row.inode
+    entry.st_size = size = row.size
+    entry.st_blocks = (size + 511) >> 9
     entry.st_mtime_ns = entry.st_atime_ns = row.received * NS
     entry.st_ctime_ns = row.changed_ns
     entry.attr_timeout = timeout if row.attr_timeout is None else row.attr_timeout

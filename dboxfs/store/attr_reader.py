@@ -207,7 +207,7 @@ class AttrReader:
         if not len(uids):
             return []
         try:
-            return await self._files.scan(uids)
+            return await self._files.scan(uids, records=False)
         except OSError as exc:
             return [Scanned(uid, None, None, exc) for uid in uids.tolist()]
         except CorruptFile as exc:  # the map is damaged: no message can be found

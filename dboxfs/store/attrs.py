@@ -206,11 +206,17 @@ class FactTable:
     def columns(self, rows: Any = slice(None)) -> FactColumns:
         """The facts of many rows: copies for row numbers and masks, views for a slice."""
         state, size, received, saved = self._state, self._size, self._received, self._saved
-        none = np.broadcast_to(np.zeros(1, np.uint8), len(self.uids))
+        virtual = self._virtual
         if state is None or size is None or received is None or saved is None:
+            none = np.broadcast_to(np.zeros(1, np.uint8), len(self.uids))
             return FactColumns(none, none, none, none, none)[rows]
-        virtual = self._virtual if self._virtual is not None else none
+        if virtual is None:
+            virtual = np.broadcast_to(np.zeros(1, np.uint8), len(self.uids))
         return FactColumns(state, size, received, saved, virtual)[rows]
+
+    def states(self, rows: Any) -> npt.NDArray[Any]:
+        """The column ``state`` of many rows, as of :meth:`columns`."""
+        return self.columns(rows).state if self._state is None else self._state[rows]
 
     def unknown_uids(self) -> Uids:
         """The uids whose facts are unknown, ascending."""
@@ -222,7 +228,7 @@ class FactTable:
         if not len(self.uids):
             return np.zeros(len(uids), np.bool_)
         at = np.minimum(np.searchsorted(self.uids, uids), len(self.uids) - 1)
-        found: npt.NDArray[np.bool_] = (self.uids[at] == uids) & (self.columns(at).state == UNKNOWN)
+        found: npt.NDArray[np.bool_] = (self.uids[at] == uids) & (self.states(at) == UNKNOWN)
         return found
 
     @property

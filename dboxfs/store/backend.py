@@ -165,9 +165,12 @@ class MessageFiles(Protocol):
         :raises CorruptFile, OSError: no message can be found.
         """
 
-    async def scan(self, uids: Uids) -> list[Scanned]:
+    async def scan(self, uids: Uids, *, records: bool = True) -> list[Scanned]:
         """Read the attributes of *uids* that a listing needs, in one batch; the answers are in the order of
         *uids*.
+
+        :param records: False: the caller only needs facts, marks and errors; the answers for usual messages
+            have no record then.
         """
 
     async def open(self, uid: int) -> OpenRecord:

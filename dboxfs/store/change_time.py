@@ -16,6 +16,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,15 +67,27 @@ def of_messages(state: IndexState | None, uids: UidArray) -> list[int]:
     mixed = ((mixed ^ mixed >> np.uint64(16)) * np.uint64(_MIX)) & np.uint64(_WORD)
     found = (mixed ^ mixed >> np.uint64(13)) % np.uint64(_NS)
     found[~there] = 0
-    return [int(ns) for ns in found.tolist()]
+    nanoseconds_of: list[int] = found.tolist()
+    return nanoseconds_of
 
 
 def _marks_of(state: IndexState, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
     """:func:`marks` of some rows, computed once for messages with the same bits."""
-    flags = (state.flags[rows] & np.uint8(FLAGS)).reshape(-1, 1)
-    column = state.column("keywords")
-    bits = flags if column is None else np.hstack([flags, column[rows]])
-    _, first, inverse = np.unique(bits, axis=0, return_index=True, return_inverse=True)
+    flags, column = state.flags[rows] & np.uint8(FLAGS), state.column("keywords")
+    bits = flags if column is None else _packed(flags, column[rows])
+    axis = 0 if bits.ndim > 1 else None
+    _, first, inverse = np.unique(bits, axis=axis, return_index=True, return_inverse=True)
     one_each: Iterable[int] = (int(rows[at]) for at in first.tolist())
     known = [marks(state.flags_of(row) & FLAGS, state.keywords(row)) for row in one_each]
     return np.array(known, np.uint64)[inverse.reshape(-1)]
+
+
+def _packed(flags: npt.NDArray[np.uint8], words: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+    """Flags and keyword bits, equal only for equal bits: one number a message (uint64[n]), which sorts ten
+    times as fast as several; with too many keywords uint8[n, k].
+    """
+    if 1 + words.shape[1] > 8:
+        return np.hstack([flags.reshape(-1, 1), words])
+    wide = np.zeros((len(flags), 8), np.uint8)
+    wide[:, 0], wide[:, 1 : 1 + words.shape[1]] = flags, words
+    return wide.view(np.uint64).reshape(-1)

@@ -13,10 +13,12 @@ Concurrency: one reader at a time; the kernel sees to that.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import trio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dboxfs.store import KNOWN, UNKNOWN, Folder, Mailbox, Store, change_time
 from dboxfs.store.attrs import DAMAGED, Uids
@@ -34,7 +36,7 @@ _AHEAD = 64
 _LISTING_WINDOW = 2048
 
 
-class ListingRow(NamedTuple):
+class ListingRow(Struct, frozen=True, gc=False):
     """A message in a listing.
 
     ``next``: the offset behind it.  ``size``: bytes.  ``received``: seconds, ``changed_ns``: nanoseconds
@@ -151,11 +153,7 @@ async def wait_for_sizes(box: Mailbox, scans: Scans, uids: Uids, deadline: float
 
 
 def _any_unknown(box: Mailbox, uids: Uids) -> bool:
-    table = box.facts
-    if not table.unknown:
-        return False
-    at = np.minimum(table.uids.searchsorted(uids), len(table) - 1)
-    return bool(np.any((table.columns(at).state == UNKNOWN) & (table.uids[at] == uids)))
+    return bool(box.facts.unknown and box.facts.is_unknown(uids).any())
 
 
 class Directory:
@@ -237,7 +235,7 @@ class Directory:
                 yield ListingRow(position + after, name, base | uid, size, received, changed_ns, timeout)
         behind = len(snapshot.uids)
         for position, row in enumerate(self._staged[max(first - behind, 0) :], max(first, behind)):
-            yield row._replace(next=position + after)
+            yield replace(row, next=position + after)
 
 
 class Listings:

@@ -20,6 +20,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dboxfs.vfs.attrs import Attrs
 from dboxfs.vfs.errors import Refused
@@ -350,4 +351,4 @@ class _JoinedDirectory:
         out = self.store.numbers.out
         for row in self.inner.messages(self._inner_start(start)):
             if row.name not in self._names:
-                yield row._replace(next=row.next + len(self._more), inode=out(row.inode))
+                yield replace(row, next=row.next + len(self._more), inode=out(row.inode))

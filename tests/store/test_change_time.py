@@ -41,6 +41,15 @@ def test_many_messages_have_what_each_has() -> None:
     assert of_messages(state, uids[:0]) == []
 
 
+def test_many_messages_have_what_each_has_with_more_keywords_than_fit_one_number() -> None:
+    words = [f"word{number}" for number in range(70)]
+    state = replayed(append(1, 2, 3, flags=0x08), *(keyword(word, 2, 3) for word in words))
+    apply(state, keyword(words[69], 3, 3, payload.KEYWORD_REMOVE))
+    found = of_messages(state, state.uids)
+    assert found == [of_message(state, row, uid) for row, uid in enumerate((1, 2, 3))]
+    assert len(set(found)) == 3
+
+
 @given(st.integers(0, 31), WORDS, st.integers(1, 2**32 - 2))
 def test_it_is_less_than_a_second_and_depends_on_every_part(bits: int, words: list[str], uid: int) -> None:
     found = nanoseconds(marks(bits, tuple(words)), uid)

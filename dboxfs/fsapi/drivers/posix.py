@@ -222,7 +222,11 @@ def _peek_range(fd: int, wanted: tuple[int, int | None], file_size: int, limit: 
         offset = max(0, file_size + offset)
     if size is None:
         return _read_to_end(fd, offset, max(0, file_size - offset), limit)
-    return _read(ops.Read(fd, min(size, limit), offset))
+    size = min(size, limit)
+    data = os.pread(fd, size, offset)
+    if len(data) == size or (data and offset + len(data) >= file_size):
+        return data
+    return data + _read(ops.Read(fd, size - len(data), offset + len(data))) if data else data
 
 
 def _read_to_end(fd: int, offset: int, expected: int, limit: int) -> bytes:

@@ -39,6 +39,8 @@ def difference(old: IndexState | None, new: IndexState | None) -> Delta:
     """The changes from an old state to one that was loaded whole; None: there is no index."""
     before = old.uids if old is not None else _NO_UIDS
     after = new.uids if new is not None else _NO_UIDS
+    if not len(before):
+        return Delta(after.copy(), _NO_UIDS, _NO_UIDS, True)
     return Delta(
         np.setdiff1d(after, before, assume_unique=True),
         np.setdiff1d(before, after, assume_unique=True),

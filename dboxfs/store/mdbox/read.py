@@ -18,10 +18,12 @@ import trio
 from msgspec import Struct
 
 from dboxfs.dbox import (
+    MESSAGE_HEADER_SIZE,
     TRAILER_HEAD_SIZE,
     FileHeader,
     MessageHeader,
     begins_trailer,
+    guid128_of,
     parse_message_header,
     separator_of,
 )
@@ -47,6 +49,7 @@ from dboxfs.store.stored_record import (
     damaged_facts,
     parse_record,
 )
+from dboxfs.store.usual_record import usual_message
 
 
 class MdboxBackend:
@@ -106,11 +109,11 @@ class MdboxFiles:
 
     # -- scanning ------------------------------------------------------------------------------
 
-    async def scan(self, uids: Uids) -> list[Scanned]:
+    async def scan(self, uids: Uids, *, records: bool = True) -> list[Scanned]:
         """Read the attributes of *uids* that a listing needs, in one batch; neighbours in a file share a
         read.
         """
-        answers = await self._scan_once(uids, fresh=False)
+        answers = await self._scan_once(uids, fresh=False, records=records)
         for wait in chain((0.0,), looks_again(self._storage.location.storage)):
             kinds = CorruptFile if wait else CorruptFile | NoSuchMessage
             again = [i for i, answer in enumerate(answers) if isinstance(answer.error, kinds)]
@@ -119,11 +122,12 @@ class MdboxFiles:
             if wait:
                 await trio.sleep(wait)
             # the map may have changed between looking and reading
-            for i, answer in zip(again, await self._scan_once(uids[again], fresh=True), strict=True):
+            found = await self._scan_once(uids[again], fresh=True, records=records)
+            for i, answer in zip(again, found, strict=True):
                 answers[i] = answer
         return answers
 
-    async def _scan_once(self, uids: Uids, *, fresh: bool) -> list[Scanned]:
+    async def _scan_once(self, uids: Uids, *, fresh: bool, records: bool) -> list[Scanned]:
         mapping = await self._storage.map(fresh=fresh)
         map_uids, saved = self._columns.map_uids(uids)
         guids = self._columns.guids(uids)
@@ -138,7 +142,7 @@ class MdboxFiles:
             else:
                 wanted.append(_Wanted(uid, when, place, guid.tobytes(), mark))
         wanted.sort(key=lambda want: (want.place.file_id, want.place.offset))
-        for one in await self._read(wanted):
+        for one in await self._read(wanted, records=records):
             answers[one.uid] = one
         return [answers[uid] for uid in uids.tolist()]
 
@@ -149,7 +153,7 @@ class MdboxFiles:
             f"uid {uid} refers to map uid {map_uid}, which the map doesn't have",
         )
 
-    async def _read(self, wanted: list[_Wanted]) -> list[Scanned]:
+    async def _read(self, wanted: list[_Wanted], *, records: bool) -> list[Scanned]:
         groups: dict[int, list[_Wanted]] = {}
         for want in wanted:
             groups.setdefault(want.place.file_id, []).append(want)
@@ -162,7 +166,8 @@ class MdboxFiles:
                 found[i] = peek
         answers: list[Scanned] = []
         for (file_id, group), peek in zip(files, found, strict=True):
-            answers += await self._understand(self._storage.paths(file_id)[0], group, peek)
+            path = self._storage.paths(file_id)[0]
+            answers += await self._understand(path, group, peek, records=records)
         return answers
 
     async def _peek(self, files: list[tuple[str, list[_Wanted]]]) -> list[PeekResult | OSError]:
@@ -172,7 +177,9 @@ class MdboxFiles:
             else []
         )
 
-    async def _understand(self, path: str, group: list[_Wanted], peek: PeekResult | OSError) -> list[Scanned]:
+    async def _understand(
+        self, path: str, group: list[_Wanted], peek: PeekResult | OSError, *, records: bool
+    ) -> list[Scanned]:
         if isinstance(peek, FileNotFoundError):
             error: CorruptFile | OSError = CorruptFile(path, 0, "the map names this file, but it is missing")
             return [Scanned(want.uid, None, None, error) for want in group]
@@ -183,7 +190,14 @@ class MdboxFiles:
         header, damage = split_header(peek.chunks[0])
         chunks = dict(zip([at for at, _ in _ranges(group)], peek.chunks, strict=True))
         pieces = _Pieces(chunks)
-        found = [await self._one(path, want, header, pieces, peek.stat.st_size) for want in group]
+        size = peek.stat.st_size
+        usual = not records and damage is None and header.version != 3
+        usual = usual and header.message_header_size == MESSAGE_HEADER_SIZE
+        found = [
+            (_usual(want, pieces, size) if usual else None)
+            or await self._one(path, want, header, pieces, size)
+            for want in group
+        ]
         if damage is not None:
             error = CorruptFile(path, damage.offset, damage.reason)
             return [one if one.record is not None else Scanned(one.uid, None, None, error) for one in found]
@@ -360,6 +374,19 @@ class _Wanted(Struct, frozen=True):
     place: MapRecord
     guid: bytes
     mark: int
+
+
+def _usual(want: _Wanted, pieces: _Pieces, file_size: int) -> Scanned | None:
+    """The answer for a usual message, without its record; None: it is not usual, or can't be read."""
+    offset, end = want.place.offset, want.place.offset + want.place.size
+    if not want.place.size or end > file_size:
+        return None
+    tail_offset = max(offset, end - TAIL)
+    head, tail = pieces.get(offset, RECORD_HEAD), pieces.get(tail_offset, end - tail_offset)
+    found = usual_message(head, tail, tail_offset, offset, end, want.saved, whole=True)
+    if found is None:
+        return None
+    return Scanned(want.uid, found.facts, None, None, want.mark if guid128_of(found.guid) == want.guid else 0)
 
 
 def _marks(mapping: MapIndex, map_uids: np.ndarray, guids: npt.NDArray[np.uint8]) -> Marks:

@@ -41,6 +41,7 @@ from dboxfs.store.saved_dates import (
 from dboxfs.store.sdbox.departed import DepartedHeldFiles, HeldFiles, read_record
 from dboxfs.store.size_format import generation_of, marks_of_files
 from dboxfs.store.stored_record import HEAD, TAIL, NeedRange, Record, damaged_facts, file_header, parse_record
+from dboxfs.store.usual_record import usual_body, usual_message
 
 _RANGES = ((0, HEAD), (-TAIL, None))
 
@@ -99,6 +100,7 @@ class SdboxFiles:
         self._fs = fs
         self._root = location.root
         self._dir = location.mailbox_path(name)
+        self._prefix = os.path.join(self._dir, "u.")
         self._alt = location.alt_mailbox_path(name)
         self.ahead_pays = False
         self._ahead = ahead if ahead is not None else AheadFiles(fs)
@@ -124,24 +126,26 @@ class SdboxFiles:
         return Marked(_marks(found), np.array(saved, np.int64))
 
     def _paths(self, uid: int) -> list[str]:
-        name = f"u.{uid}"
-        paths = [os.path.join(self._dir, name)]
+        paths = [f"{self._prefix}{uid}"]
         if self._alt is not None:
-            paths.append(os.path.join(self._alt, name))
+            paths.append(os.path.join(self._alt, f"u.{uid}"))
         return paths
 
-    async def scan(self, uids: Uids) -> list[Scanned]:
+    async def scan(self, uids: Uids, *, records: bool = True) -> list[Scanned]:
         """Read the attributes of *uids* that a listing needs, in one batch."""
         wanted = uids.tolist()
         paths, found = await self._peek(wanted, _RANGES)
         marks = _marks(found).tolist()
-        return [await self._understand(*one) for one in zip(wanted, paths, found, marks, strict=True)]
+        return [
+            (None if records else _usual(uid, peek, mark)) or await self._understand(uid, path, peek, mark)
+            for uid, path, peek, mark in zip(wanted, paths, found, marks, strict=True)
+        ]
 
     async def _peek(
         self, uids: list[int], ranges: tuple[tuple[int, int | None], ...]
     ) -> tuple[list[str], list[PeekResult | OSError]]:
         """For each message: the path where it was found or looked for first, and the result of the read."""
-        paths = [self._paths(uid)[0] for uid in uids]
+        paths = [f"{self._prefix}{uid}" for uid in uids]
         found = await self._fs.peek([Peek(path, ranges, nofollow=True) for path in paths])
         if self._alt is not None:
             missing = [i for i, peek in enumerate(found) if isinstance(peek, FileNotFoundError)]
@@ -240,9 +244,9 @@ class SdboxFiles:
 
     async def read_many(self, uids: Uids, sizes: list[int]) -> list[bytes | memoryview | None]:
         """Read the files of messages in one batch, spread over the workers."""
-        paths = [self._paths(uid)[0] for uid in uids.tolist()]
         wanted = [
-            Peek(path, ((0, size + HEAD),), nofollow=True) for path, size in zip(paths, sizes, strict=True)
+            Peek(f"{self._prefix}{uid}", ((0, size + HEAD),), nofollow=True)
+            for uid, size in zip(uids.tolist(), sizes, strict=True)
         ]
         found = await self._fs.peek(wanted)
         return [
@@ -256,8 +260,8 @@ class SdboxFiles:
 
     def prefetch(self, uids: Uids, sizes: list[int]) -> None:
         """Open the files of *uids*, in the background, and ask for their bytes."""
-        names = (self._paths(uid)[0] for uid in uids.tolist())
-        self._ahead.bring([(path, size + HEAD + TAIL) for path, size in zip(names, sizes, strict=True)])
+        wanted = zip(uids.tolist(), sizes, strict=True)
+        self._ahead.bring([(f"{self._prefix}{uid}", size + HEAD + TAIL) for uid, size in wanted])
 
     async def saved_dates(self, uids: Uids, limit: int) -> SavedDates | None:
         """The saved dates of *uids* that ``dovecot.index.cache`` has."""
@@ -296,6 +300,16 @@ class SdboxFiles:
         self._ahead.drop(self._dir)
 
 
+def _usual(uid: int, peek: PeekResult | OSError, mark: int) -> Scanned | None:
+    """The answer for a usual message, without its record; None: it is not usual, or can't be read."""
+    if isinstance(peek, OSError):
+        return None
+    head, tail = peek.chunks
+    size = peek.stat.st_size
+    found = usual_message(head, tail, size - len(tail), 0, size, int(peek.stat.st_ctime), whole=False)
+    return None if found is None else Scanned(uid, found.facts, None, None, mark)
+
+
 def _marks(found: list[PeekResult | OSError]) -> Marks:
     """The mark of each file, 0 for one that isn't there."""
     marks = np.zeros(len(found), np.uint64)
@@ -307,7 +321,7 @@ def _marks(found: list[PeekResult | OSError]) -> Marks:
 def _body_in(data: bytes, size: int) -> memoryview | None:
     """The body of *size* bytes in the first bytes of a file; None: it isn't there."""
     try:
-        base = _body_base(memoryview(data), size)
+        base = usual_body(data, size) or _body_base(memoryview(data), size)
     except FormatError:
         return None
     return None if base is None or base + size > len(data) else memoryview(data)[base : base + size]

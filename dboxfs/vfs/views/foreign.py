@@ -5,7 +5,7 @@ They are no mail, and only this view shows them.  They are plain files in the co
 store::
 
     <control>/dboxfs-maildir/<guid of the mailbox, or "root">/<path below the mailbox's directory>
-    <control>/dboxfs-maildir/<guid of the mailbox>.new                            one that is about to be replaced
+    <control>/dboxfs-maildir/<guid of the mailbox>.new                            one to replace another
     <control>/dboxfs-mh/...                                                       the same of the MH view
 
 so they stay with their mailbox when it is renamed.  Each write goes to the file at once, and fsync to the

@@ -9,11 +9,13 @@ Concurrency: one reader at a time; the kernel sees to that.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Awaitable, Collection, Iterator, Sequence
 from contextlib import suppress
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
+from msgspec import Struct
 
 from dboxfs.errors import DboxfsError
 from dboxfs.store import Folder, Mailbox, change_time
@@ -32,7 +34,7 @@ _ROWS_AT_ONCE = 512
 Entry = tuple[bytes, Attrs]
 
 
-class _Row(NamedTuple):
+class _Row(Struct, frozen=True):
     """A message of a listing, number *position* of its candidates."""
 
     position: int
@@ -42,6 +44,10 @@ class _Row(NamedTuple):
     size: int
     received: int
     changed_ns: int
+
+
+def _position(row: _Row) -> int:
+    return row.position
 
 
 class ListedView(Protocol):
@@ -206,9 +212,8 @@ class MessageDirectory:
             if box is None or box.state is None:
                 return
             first = position - position % _ROWS_AT_ONCE
-            for row in self._loaded(folder, box, first):
-                if row.position < position:
-                    continue
+            rows = self._loaded(folder, box, first)
+            for row in rows[bisect_left(rows, position, key=_position) :]:
                 damaged, inode, size = row.state & DAMAGED, self.place.folder | row.uid, row.size
                 timeout = SHORT if damaged else 0.0 if not row.state or inode in written else None
                 if self._may_tell:

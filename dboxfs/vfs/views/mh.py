@@ -18,6 +18,8 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 
+from msgspec.structs import replace
+
 from dboxfs.store import Delta, Folder, Listener, Mailbox
 from dboxfs.store.names.of_mailbox import encode
 from dboxfs.vfs import control as control_files
@@ -258,4 +260,4 @@ class MhDirectory:
         for row in self.inner.messages(max(start - count, 0)):
             uid = row.inode & UID_MASK
             name = unusual[uid].shown if uid in unusual else b"%d" % uid
-            yield row._replace(next=row.next + count, name=name)
+            yield replace(row, next=row.next + count, name=name)
