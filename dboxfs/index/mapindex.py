@@ -101,6 +101,19 @@ class MapIndex:
         refcount = self.state.unpack("ref", row, _REFCOUNT) or (0,)
         return MapRecord(map_uid, *place, *refcount)
 
+    def lookup_many(self, map_uids: npt.NDArray[np.uint32]) -> list[MapRecord | None]:
+        """:meth:`lookup` of each of *map_uids*."""
+        rows, records = self.rows_of(map_uids), self.state.column("map", _MAP_RECORD)
+        if records is None or not len(self):
+            return [None] * len(rows)
+        at = np.maximum(rows, 0)
+        fields = [records[name][at].tolist() for name in ("file_id", "offset", "size")]
+        columns = zip(rows.tolist(), map_uids.tolist(), *fields, self.refcounts[at].tolist(), strict=True)
+        return [
+            MapRecord(map_uid, file_id, offset, size, refcount) if row >= 0 else None
+            for row, map_uid, file_id, offset, size, refcount in columns
+        ]
+
     def rows_of(self, map_uids: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Rows of many map uids, to index the arrays with; -1 if the map has none."""
         return self.state.rows_of(map_uids)

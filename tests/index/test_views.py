@@ -64,6 +64,8 @@ def test_the_map_finds_messages() -> None:
     assert index.lookup(1) == MapRecord(1, 1, 0x10, 0xA5, 0)
     assert index.lookup(2) == MapRecord(2, 1, 0xB5, 0xA5, 2)
     assert index.lookup(3) is None
+    found = index.lookup_many(np.array([2, 9, 1], np.uint32))
+    assert found == [MapRecord(2, 1, 0xB5, 0xA5, 2), None, MapRecord(1, 1, 0x10, 0xA5, 0)]
     assert (index.highest_file_id, index.rebuild_count, index.uid_validity) == (1, 0, 1795206765)
     assert state.tail_offset == state.head_offset == 608
     rows = index.rows_of([2, 9, 1])
@@ -82,6 +84,7 @@ def test_the_maps_snapshot() -> None:
 def test_an_empty_map() -> None:
     index = MapIndex(build.replayed())
     assert (index.lookup(1), index.highest_file_id, index.refcounts.tolist()) == (None, 0, [])
+    assert index.lookup_many(np.array([1, 2], np.uint32)) == [None, None]
 
 
 # -- cache file ---------------------------------------------------------------------------------------

@@ -51,6 +51,9 @@ from dboxfs.store.stored_record import (
 )
 from dboxfs.store.usual_record import usual_message
 
+_Ranges = tuple[tuple[int, int | None], ...]
+"""(offset, bytes) of the parts of a file that are read."""
+
 
 class MdboxBackend:
     """The message files of an mdbox store: all mailboxes share its storage."""
@@ -134,13 +137,13 @@ class MdboxFiles:
         marks = _marks(mapping, map_uids, guids).tolist()
         wanted: list[_Wanted] = []
         answers: dict[int, Scanned] = {}
-        columns = zip(uids.tolist(), map_uids.tolist(), saved.tolist(), marks, guids, strict=True)
-        for uid, map_uid, when, mark, guid in columns:
-            place = mapping.lookup(map_uid)
+        places, flat = mapping.lookup_many(map_uids), guids.tobytes()
+        columns = zip(uids.tolist(), map_uids.tolist(), saved.tolist(), marks, places, strict=True)
+        for number, (uid, map_uid, when, mark, place) in enumerate(columns):
             if place is None:
                 answers[uid] = Scanned(uid, None, None, self._unmapped(uid, map_uid))
             else:
-                wanted.append(_Wanted(uid, when, place, guid.tobytes(), mark))
+                wanted.append(_Wanted(uid, when, place, flat[number * 16 : number * 16 + 16], mark))
         wanted.sort(key=lambda want: (want.place.file_id, want.place.offset))
         for one in await self._read(wanted, records=records):
             answers[one.uid] = one
@@ -158,27 +161,26 @@ class MdboxFiles:
         for want in wanted:
             groups.setdefault(want.place.file_id, []).append(want)
         files = list(groups.items())
-        found = await self._peek([(self._storage.paths(file_id)[0], group) for file_id, group in files])
+        ranges = [_ranges(group) for _, group in files]
+        paths = [self._storage.paths(file_id)[0] for file_id, _ in files]
+        found = await self._peek(list(zip(paths, ranges, strict=True)))
         if self._storage.location.alt is not None:
             missing = [i for i, peek in enumerate(found) if isinstance(peek, FileNotFoundError)]
-            elsewhere = [(self._storage.paths(files[i][0])[1], files[i][1]) for i in missing]
+            elsewhere = [(self._storage.paths(files[i][0])[1], ranges[i]) for i in missing]
             for i, peek in zip(missing, await self._peek(elsewhere), strict=True):
                 found[i] = peek
         answers: list[Scanned] = []
-        for (file_id, group), peek in zip(files, found, strict=True):
-            path = self._storage.paths(file_id)[0]
-            answers += await self._understand(path, group, peek, records=records)
+        for path, (_, group), some, peek in zip(paths, files, ranges, found, strict=True):
+            answers += await self._understand(path, group, some, peek, records=records)
         return answers
 
-    async def _peek(self, files: list[tuple[str, list[_Wanted]]]) -> list[PeekResult | OSError]:
-        return (
-            await self._storage.fs.peek([Peek(path, _ranges(group), nofollow=True) for path, group in files])
-            if files
-            else []
-        )
+    async def _peek(self, files: list[tuple[str, _Ranges]]) -> list[PeekResult | OSError]:
+        if not files:
+            return []
+        return await self._storage.fs.peek([Peek(path, ranges, nofollow=True) for path, ranges in files])
 
     async def _understand(
-        self, path: str, group: list[_Wanted], peek: PeekResult | OSError, *, records: bool
+        self, path: str, group: list[_Wanted], ranges: _Ranges, peek: PeekResult | OSError, *, records: bool
     ) -> list[Scanned]:
         if isinstance(peek, FileNotFoundError):
             error: CorruptFile | OSError = CorruptFile(path, 0, "the map names this file, but it is missing")
@@ -188,8 +190,7 @@ class MdboxFiles:
             facts = [None if odd is None else Facts(DAMAGED, 0, 0, want.saved) for want in group]
             return [Scanned(w.uid, f, None, odd or peek) for w, f in zip(group, facts, strict=True)]
         header, damage = split_header(peek.chunks[0])
-        chunks = dict(zip([at for at, _ in _ranges(group)], peek.chunks, strict=True))
-        pieces = _Pieces(chunks)
+        pieces = _Pieces(dict(zip([at for at, _ in ranges], peek.chunks, strict=True)))
         size = peek.stat.st_size
         usual = not records and damage is None and header.version != 3
         usual = usual and header.message_header_size == MESSAGE_HEADER_SIZE
@@ -412,7 +413,7 @@ class _Pieces:
         return memoryview(self._chunks[start])[offset - start : offset - start + size]
 
 
-def _ranges(group: list[_Wanted]) -> tuple[tuple[int, int | None], ...]:
+def _ranges(group: list[_Wanted]) -> _Ranges:
     """The ranges to read of one file for *group* (ascending by offset): its header line and both ends of each
     record.
 
