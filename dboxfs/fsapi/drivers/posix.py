@@ -95,14 +95,14 @@ def _set_permissions(fd: int, permissions: Permissions) -> None:
     os.fchmod(fd, permissions.mode)
 
 
-def _read(op: ops.Read) -> bytes:
-    data = os.pread(op.fd, op.size, op.offset)
-    if not data or len(data) == op.size:
+def _pread(fd: int, size: int, offset: int) -> bytes:
+    data = os.pread(fd, size, offset)
+    if not data or len(data) == size:
         return data
     parts = [data]
     got = len(data)
-    while data and got < op.size:
-        data = os.pread(op.fd, op.size - got, op.offset + got)
+    while data and got < size:
+        data = os.pread(fd, size - got, offset + got)
         parts.append(data)
         got += len(data)
     return b"".join(parts)
@@ -222,11 +222,7 @@ def _peek_range(fd: int, wanted: tuple[int, int | None], file_size: int, limit: 
         offset = max(0, file_size + offset)
     if size is None:
         return _read_to_end(fd, offset, max(0, file_size - offset), limit)
-    size = min(size, limit)
-    data = os.pread(fd, size, offset)
-    if len(data) == size or (data and offset + len(data) >= file_size):
-        return data
-    return data + _read(ops.Read(fd, size - len(data), offset + len(data))) if data else data
+    return _pread(fd, min(size, limit), offset)
 
 
 def _read_to_end(fd: int, offset: int, expected: int, limit: int) -> bytes:
@@ -235,10 +231,10 @@ def _read_to_end(fd: int, offset: int, expected: int, limit: int) -> bytes:
     if len(data) == expected:  # all that it had, and there is no more
         return data
     if len(data) < min(expected, limit):
-        data += _read(ops.Read(fd, min(expected + 1, limit) - len(data), offset + len(data)))
+        data += _pread(fd, min(expected + 1, limit) - len(data), offset + len(data))
     while len(data) == expected + 1 and len(data) < limit:
         expected += 1 << 16
-        data += _read(ops.Read(fd, min(expected + 1, limit) - len(data), offset + len(data)))
+        data += _pread(fd, min(expected + 1, limit) - len(data), offset + len(data))
     return data
 
 
@@ -421,7 +417,7 @@ def _copy_by_hand(op: ops.CopyRange) -> Appended:
 _CALLS: dict[type[Op[Any]], Callable[[Any], Any]] = {
     ops.Open: _open,
     ops.Create: _create,
-    ops.Read: _read,
+    ops.Read: lambda op: _pread(op.fd, op.size, op.offset),
     ops.Advise: _advise,
     ops.Append: _append,
     ops.Truncate: _truncate,
