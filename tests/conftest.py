@@ -31,8 +31,15 @@ _MOUNTING = ("mounted", "Mounts", "Serving", "serving", "is_mounted")
 """Helpers that make mounts; a test module that imports one of them mounts."""
 
 
+_LONG = ("through", "stress", "kills", "crash", "model", "damage", "clients")
+"""Folders with files of a minute."""
+_MIDDLING = ("live", "fuse_rw", "fuse", "tools", "cli")
+"""Folders with mounts."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["DBOXFS_CONFIG"] = "none"  # nothing of this machine's
+    config.option.loadscopereorder = False  # a parallel run keeps the order of the files: _turn
     counted.plug_in(config)
     config.addinivalue_line("markers", "expected_log(*parts): log lines with these parts are no failure")
     config.addinivalue_line("markers", "dovecot: needs a Dovecot (and root, to start it)")
@@ -48,6 +55,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("dovecot")
         if "mounts" in item.fixturenames or any(hasattr(item.module, name) for name in _MOUNTING):
             item.add_marker("mount")
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    """The turn of the item's file.  The long files come first, so that at the end all processes have work."""
+    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    if folder in _LONG:
+        return _LONG.index(folder)
+    return len(_LONG) + (folder not in _MIDDLING)
 
 
 @pytest.fixture(scope="module", autouse=True)

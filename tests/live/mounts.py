@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.live import forked
+
 DBOXFS = Path(sys.executable).with_name("dboxfs")
 IO = os.environ.get("DBOXFS_TEST_IO", "auto")
 """The driver that mounts use: the whole suite can be run with another one."""
@@ -31,10 +33,12 @@ _LOUD = re.compile(r"\b(WARNING|ERROR|CRITICAL|Traceback)\b", re.IGNORECASE)
 def dboxfs(
     *args: str | Path, timeout: float = 60, pass_fds: Sequence[int] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``dboxfs`` to its end, whatever its status.
+    """Run ``dboxfs`` to its end, whatever its status (:mod:`tests.live.forked`).
 
-    :param pass_fds: descriptors that it inherits.
+    :param pass_fds: descriptors that it inherits; it is started for itself then.
     """
+    if not pass_fds:
+        return forked.run([str(DBOXFS), *map(str, args)], timeout)
     return subprocess.run(
         [DBOXFS, *args],
         capture_output=True,
