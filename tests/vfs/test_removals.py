@@ -21,7 +21,7 @@ from dboxfs.errors import StoreBusy
 from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.fsapi.drivers.base import Driver
 from dboxfs.fsapi.temporary import Process
-from dboxfs.store import Folder, Kind, Location, Store, open_store
+from dboxfs.store import Folder, Kind, Location, Store, open_store, parse_location
 from dboxfs.store.write import (
     Fsync,
     LockMethod,
@@ -238,18 +238,21 @@ async def test_a_removal_that_a_rebuild_of_dovecots_forgot_is_asked_for_again(
 
 REBUILT = pytest.mark.expected_log("Rebuilding index", "fscking index file", "rebuilding indexes")
 drivers = pytest.mark.parametrize("driver", ["sdbox", "mdbox"])
+layouts = pytest.mark.parametrize(
+    "more", ["", ":LAYOUT=index:INDEX={home}/i:CONTROL={home}/c"], ids=["fs", "index"]
+)
 
 
-def of_dovecot(dovecot: Dovecot, driver: str) -> tuple[Account, Location]:
+def of_dovecot(dovecot: Dovecot, driver: str, more: str = "") -> tuple[Account, Location]:
     """A store with five messages."""
-    account = dovecot.account(f"{driver}:{{home}}/mail")
+    account = dovecot.account(f"{driver}:{{home}}/mail{more}")
     for n in range(5):
         account.save(body(n))
-    return account, Location(Kind(driver), str(account.root))
+    return account, parse_location(account.location)
 
 
 def notes(location: Location) -> list[Path]:
-    return list(Path(location.root).rglob("dboxfs-note*"))
+    return list(Path(location.control_dir).glob("dboxfs-note*"))
 
 
 async def died(location: Location, uids: Iterable[int], mailbox: str = "INBOX") -> None:
@@ -269,10 +272,11 @@ async def next_mount(location: Location) -> None:
 
 @REBUILT
 @drivers
+@layouts
 async def test_a_removal_of_a_dead_daemon_that_dovecots_rebuild_forgot_is_executed_by_the_next_mount(
-    dovecot: Dovecot, driver: str
+    dovecot: Dovecot, driver: str, more: str
 ) -> None:
-    account, location = of_dovecot(dovecot, driver)
+    account, location = of_dovecot(dovecot, driver, more)
     await died(location, [2, 4])
     await trio.to_thread.run_sync(account.force_resync)
     assert [message.uid for message in account.fetch()] == [1, 2, 3, 4, 5]
@@ -284,10 +288,11 @@ async def test_a_removal_of_a_dead_daemon_that_dovecots_rebuild_forgot_is_execut
 
 @REBUILT
 @drivers
+@layouts
 async def test_a_removal_of_a_dead_daemon_is_executed_in_the_renamed_mailbox_and_not_in_another(
-    dovecot: Dovecot, driver: str
+    dovecot: Dovecot, driver: str, more: str
 ) -> None:
-    account, location = of_dovecot(dovecot, driver)
+    account, location = of_dovecot(dovecot, driver, more)
     account.doveadm("mailbox create", "Work")
     account.doveadm("copy", "Work", "all")
     await died(location, [2, 4], "Work")
