@@ -27,6 +27,7 @@ from dboxfs.store.write import log_records
 from dboxfs.store.write.group_commit import GroupCommit, Request
 from dboxfs.store.write.message import NewMessage
 from dboxfs.store.write.notes import Note, writing
+from dboxfs.store.write.promises import LeftToDovecot
 from dboxfs.store.write.record import Composed, Spooled, compose, new_file
 from dboxfs.store.write.results import Saved, side_by_side
 from dboxfs.store.write.session import Work, present, visible
@@ -45,10 +46,14 @@ class _Replaced(Struct, frozen=True):
 
 
 class SdboxSaves:
-    """Brings messages into the mailboxes of a single-dbox store."""
+    """Brings messages into the mailboxes of a single-dbox store.
 
-    def __init__(self, work: Work) -> None:
+    :param left: notes of replaced messages that only Dovecot can remove.
+    """
+
+    def __init__(self, work: Work, left: LeftToDovecot) -> None:
         self._work = work
+        self._left = left
         self._disk = work.disk
         self._queues: dict[str, GroupCommit[list[Arrival], Saved]] = {}
 
@@ -205,6 +210,8 @@ class SdboxSaves:
                 raise
             finally:
                 await self._work.notes.drop(notes)
+            if replaced.attachments is None and replaced.uids:
+                await self._left.note(name, index, replaced.uids)
             self._work.count("saved", len(news))
         if replaced.attachments is not None:
             await self._disk.attempt(unlink(self._work, name, replaced.uids, replaced.attachments))

@@ -21,6 +21,7 @@ from dboxfs.store.write.leftovers import inodes_of
 from dboxfs.store.write.message import CopyAs, NewMessage
 from dboxfs.store.write.naming import Wanted
 from dboxfs.store.write.notes import Note
+from dboxfs.store.write.promises import LeftToDovecot
 from dboxfs.store.write.results import Copied, Saved
 from dboxfs.store.write.session import Work, present, visible
 
@@ -67,7 +68,8 @@ class SdboxWriter:
         self._work = work
         self._disk = work.disk
         self._done_when_gone = done_when_gone
-        self._saves = SdboxSaves(work)
+        self._left = LeftToDovecot(work)
+        self._saves = SdboxSaves(work, self._left)
 
     @property
     def groups(self) -> int:
@@ -269,9 +271,11 @@ class SdboxWriter:
             gone = wanted if beside else sorted({*wanted, *index.state.pending_expunges.tolist()})
             attachments = await attachment_files(self._work, name, index, gone, beside=beside)
             if attachments is None:
-                asked = log_records.expunge(index.state, wanted, external=False) if wanted else []
-                if asked:
+                new = visible(index.state, wanted)
+                if new:
+                    asked = log_records.expunge(index.state, new, external=False)
                     await index.append([*(first or []), *asked], durable=True)
+                await self._left.note(name, index, wanted)
                 self._work.count("expunged", len(wanted))
                 return wanted
             unsynced: OSError | None = None

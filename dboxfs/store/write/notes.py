@@ -71,9 +71,12 @@ class Note(Struct, frozen=True):
     def encode(self) -> bytes:
         """The lines on disk."""
         values = asdict(self)
-        promised = values.pop("promised")
-        first = _line(json.dumps(values, separators=(",", ":")).encode())
-        return b"".join([first, *(promise(_REQUEST.pack(uid, guid)) for uid, guid in promised)])
+        del values["promised"]
+        return _line(json.dumps(values, separators=(",", ":")).encode()) + self.promises()
+
+    def promises(self) -> bytes:
+        """The lines of the promised removals."""
+        return b"".join(promise(_REQUEST.pack(uid, guid)) for uid, guid in self.promised)
 
 
 def _line(text: bytes) -> bytes:

@@ -8,7 +8,10 @@ note.  If the process dies before that, the next writable mount executes what th
 Only the message that was meant is expunged: the same uid and guid, in the mailbox with the same guid and
 UIDVALIDITY, whatever its name is by then.
 
-Concurrency: a note is written under the lock of the mailbox, like the request that it names.
+In an sdbox only Dovecot may know where the attachments of a message are.  Then the removal stays a request,
+which is noted, too (:class:`LeftToDovecot`).
+
+Concurrency: the note of a row is written under the lock of the mailbox, like the request that it names.
 """
 
 from __future__ import annotations
@@ -192,3 +195,35 @@ def _still_there(state: IndexState, promised: Sequence[tuple[int, bytes]]) -> li
         for uid, row in zip(uids, rows, strict=True)
         if wanted[uid] == NO_GUID or column[row].tobytes() == wanted[uid]
     ]
+
+
+class LeftToDovecot:
+    """Notes of the removals of an sdbox that only Dovecot can execute, since it alone knows where attachments
+    are: one for each mailbox, until this process ends.  The next writable mount asks Dovecot again for those
+    that a rebuild has brought back.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._paths: dict[tuple[bytes, int], str] = {}
+
+    async def note(self, name: str, index: IndexLog, uids: Sequence[int]) -> None:
+        """Note messages whose expunge is in the log as a request.  Never fails: without a note a rebuild
+        brings them back.
+        """
+        guid, uid_validity = self._work.header(index).guid, index.state.uid_validity
+        note = Note(
+            name, guid.hex(), uid_validity=uid_validity, promised=tuple((uid, NO_GUID) for uid in uids)
+        )
+        path = self._paths.get((guid, uid_validity))
+        try:
+            if path is None:
+                self._paths[guid, uid_validity] = await self._work.notes.put(note)
+                return
+            file = await self._work.disk.open(path)
+            try:
+                await file.append(note.promises())
+            finally:
+                await file.close()
+        except OSError as error:
+            log.warning("%s: removals can't be noted: %s", self._work.shown(name), error)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import trio
+from msgspec.structs import replace as replace_in
 
 from dboxfs.errors import Unsupported
 from dboxfs.fsapi import FileSystem, ThreadsDriver
+from dboxfs.fsapi.temporary import Process
 from dboxfs.store import parse_location
 from dboxfs.store.indexes.locks import tree_lock
 from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions
@@ -104,6 +106,32 @@ async def test_dovecot_removes_what_has_attachments_that_only_it_can_find(doveco
     assert Shown.of(account).texts == [body(4), body(5)]
     assert attachment_files(account) == []
     assert files(account.root) == ["u.4", "u.5"]
+
+
+async def test_what_only_dovecot_can_remove_is_asked_for_again_if_a_rebuild_of_dovecots_forgot_it(
+    dovecot: Dovecot,
+) -> None:
+    account = dovecot.account("sdbox:{home}/mail", mail_attachment_dir="{home}/attachments")
+    account.append([Append(next(iter(corpus.attachments().values()))) for _ in range(4)])
+    account.save(body(5))
+    async with writing(account.location) as writer:
+        writer.disk.process = replace_in(Process.this(), start="1")
+        assert await writer.expunge("INBOX", [1]) == [1]
+        await writer.save("INBOX", [NewMessage(body(6), replaces=2)])
+        await writer.take_place("INBOX", 5, 3)
+        assert await writer.ask_expunge("INBOX", 4)
+        await writer.carry_out("INBOX")
+        await writer.keep_promises()
+    (note,) = account.root.glob("dboxfs-note*")
+    account.force_resync()
+    assert len(Shown.of(account).texts) == 6
+    for _ in range(2):
+        async with writing(account.location) as writer:
+            await writer.recover()
+    assert not note.exists()
+    assert Shown.of(account).texts == [body(5), body(6)]
+    assert attachment_files(account) == []
+    assert files(account.root) == ["u.5", "u.6"]
 
 
 async def test_attachments_that_cannot_be_found_are_not_copied(dovecot: Dovecot) -> None:
