@@ -418,8 +418,13 @@ async def check_removed(location: Location, answered: set[int], where: str) -> N
 @pytest.mark.parametrize("neighbour", list(Neighbour), ids=lambda n: n.value)
 @pytest.mark.parametrize("kind", list(Kind), ids=lambda k: k.value)
 async def test_an_answered_removal_of_a_row_is_seen_at_once_and_leaves_nothing_for_a_rebuild(
-    points: dict[str, int], tmp_path: Path, kind: Kind, neighbour: Neighbour
+    points: dict[str, int],
+    tmp_path: Path,
+    kind: Kind,
+    neighbour: Neighbour,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("dboxfs.store.write.promises.UNDER_ONE_LOCK", 1)
     first = Location(kind, str(tmp_path / "first"))
     await prepared(first)
     recorder = Recorder()

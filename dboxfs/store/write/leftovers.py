@@ -43,12 +43,12 @@ async def resolve(work: Work, expunge: Expunge) -> int:
     for path, note in left.items():
         try:
             if note is not None:
-                await _resolve(work, note, expunge)
-        except NoSuchMailbox:
-            pass  # the mailbox is gone, and its files with it
+                await _resolve(work, path, note, expunge)
         except (DboxfsError, OSError) as error:
-            log.warning("%s: what a dead writer began is left for later: %s", path, error)
-            continue
+            gone = isinstance(error, NoSuchMailbox) and note is not None and not note.promised
+            if not gone:  # else its files are gone with it; a promise holds for the mailbox's new name
+                log.warning("%s: what a dead writer began is left for later: %s", path, error)
+                continue
         if note is None or not note.messages:
             await work.notes.drop([path])
     return len(left)
@@ -63,7 +63,7 @@ async def forget(work: Work) -> None:
     await work.notes.drop([path for path, note in left.items() if note is not None and note.messages])
 
 
-async def _resolve(work: Work, note: Note, expunge: Expunge) -> None:
+async def _resolve(work: Work, path: str, note: Note, expunge: Expunge) -> None:
     if note.files:
         async with work.mailbox(note.mailbox) as index:
             if work.header(index).guid.hex() == note.guid:
@@ -71,7 +71,7 @@ async def _resolve(work: Work, note: Note, expunge: Expunge) -> None:
                     work, index, note.mailbox, note.files, "a save that was interrupted is taken back"
                 )
     if note.promised:
-        await keep_after_death(work, note, expunge)
+        await keep_after_death(work, path, note, expunge)
     if note.moved:
         if work.mdbox:
             async with work.locked_map():

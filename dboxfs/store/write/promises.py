@@ -132,25 +132,35 @@ async def keep(work: Work, note: Note, expunge: Expunge) -> None:
                 raise
 
 
-async def keep_after_death(work: Work, note: Note, expunge: Expunge) -> None:
+async def keep_after_death(work: Work, path: str, note: Note, expunge: Expunge) -> None:
     """:func:`keep` for the note of a dead writer, which may also have died between the expunge of a message
     and the removal of its file.
 
+    :param path: of the note.
     :raises DboxfsError, OSError: a part of it is not done.
     """
-    await keep(work, note, expunge)
     name = None if work.mdbox else await _where(work, note)
-    if name is None:
-        return
-    with meaning((name, bytes.fromhex(note.guid))):
-        async with work.mailbox(name) as index:
-            gone = [uid for uid, _ in note.promised if index.state.row_of(uid) < 0]
-            shown = await expunges_of(index, gone)
-            for uid in sorted(shown):
-                for path in work.message_paths(name, uid):
-                    if is_left_by_expunge(await work.disk.stat(path), uid, shown):
-                        await work.disk.unlink(path)
-                        log.info("%s: a removal that was interrupted is finished", path)
+    written = await work.disk.stat(path)
+    if name is not None and written is not None:
+        with meaning((name, bytes.fromhex(note.guid))):
+            async with work.mailbox(name) as index:
+                await _unlink_expunged(work, name, index, note, written.st_mtime_ns)
+    await keep(work, note, expunge)
+
+
+async def _unlink_expunged(work: Work, name: str, index: IndexLog, note: Note, written: int) -> None:
+    """Remove files that an expunge has left: the message was promised, has no record, the log shows its
+    expunge, and the file was not changed since its removal was promised.
+
+    :param written: when the last line of the note was written (ns).
+    """
+    gone = [uid for uid, _ in note.promised if index.state.row_of(uid) < 0]
+    expunged = dict.fromkeys(await expunges_of(index, gone), written + 1)
+    for uid in sorted(expunged):
+        for path in work.message_paths(name, uid):
+            if is_left_by_expunge(await work.disk.stat(path), uid, expunged):
+                await work.disk.unlink(path)
+                log.info("%s: a removal that was interrupted is finished", path)
 
 
 async def _where(work: Work, note: Note) -> str | None:
@@ -158,6 +168,7 @@ async def _where(work: Work, note: Note) -> str | None:
 
     :raises DboxfsError, OSError: a mailbox can't be read.
     """
+    await work.locate()
     if await _is(work, note.mailbox, note):
         return note.mailbox
     for name in await selectable(work):
