@@ -7,6 +7,7 @@ put off is ever done.
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -323,6 +324,25 @@ async def test_a_note_removes_no_message_with_another_guid_or_uidvalidity(
         await next_mount(location)
         assert not path.exists()
     assert [message.uid for message in account.fetch()] == [1, 3, 4, 5]
+
+
+async def test_a_note_of_an_executed_removal_removes_no_file_that_was_put_back_later(
+    dovecot: Dovecot, tmp_path: Path
+) -> None:
+    account, location = of_dovecot(dovecot, "sdbox")
+    await died(location, [2])
+    (path,) = notes(location)
+    shutil.copy2(path, tmp_path / path.name)
+    await next_mount(location)
+    directory = account.root / "mailboxes/INBOX/dbox-Mails"
+    assert not path.exists()
+    assert not (directory / "u.2").exists()
+    shutil.copy2(directory / "u.1", directory / "u.2")
+    shutil.copy2(tmp_path / path.name, path)
+    await next_mount(location)
+    assert not path.exists()
+    assert (directory / "u.2").read_bytes() == (directory / "u.1").read_bytes()
+    (directory / "u.2").unlink()
 
 
 @REBUILT
